@@ -1,0 +1,1 @@
+"""Seekable: a small, fast, self-hosted media server."""

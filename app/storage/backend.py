@@ -1,0 +1,56 @@
+"""The blocking Protocols that one database implements; threads, read-ahead and hashing are added above."""
+
+from typing import Protocol
+
+from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Page
+
+
+class Reader(Protocol):
+    """One version of one file, as `contract.OpenFile` promises. Used by one thread at a time."""
+
+    @property
+    def info(self) -> FileInfo: ...
+
+    def read(self, start: int, size: int) -> bytes:
+        """Up to `size` bytes from `start`; fewer only where the bytes really end. StorageUnavailable."""
+
+    def close(self) -> None:
+        """Give back what it holds. Called once, when no read is under way."""
+
+
+class Writer(Protocol):
+    """Bytes on their way in. Used by one thread at a time."""
+
+    def write(self, data: bytes) -> None:
+        """Write all of it. OutOfSpace, StorageUnavailable."""
+
+    def discard(self) -> None:
+        """Give back what it holds, and remove every byte that was not committed. Called once, last."""
+
+
+class Backend(Protocol):
+    """Stored files over one database, blocking. Called by many threads at once.
+
+    Each method keeps the promise of its namesake in `contract.Storage`.
+    """
+
+    def open(self, address: Address) -> Reader: ...
+
+    def stat(self, address: Address) -> FileInfo: ...
+
+    def check(self, key: Key, expect: Expectation) -> None: ...
+
+    def stage(self, size: int | None) -> Writer: ...
+
+    def commit(
+        self, key: Key, writer: Writer, *, size: int, sha256: str, content_type: str, expect: Expectation
+    ) -> Committed:
+        """`size` and `sha256` are of all that was given to the writer, which came from this backend."""
+
+    def delete(self, key: Key, expect: Expectation) -> None: ...
+
+    def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo: ...
+
+    def page(self, library: str, folder: str, *, cursor: str | None, limit: int) -> Page: ...
+
+    def ping(self) -> None: ...

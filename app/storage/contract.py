@@ -1,0 +1,84 @@
+"""The storage as the program sees it: two asynchronous Protocols and what they promise."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Page
+
+
+class OpenFile(Protocol):
+    """One version of one file. It keeps giving these bytes even if the key is replaced, moved or deleted."""
+
+    @property
+    def info(self) -> FileInfo: ...
+
+    def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        """The bytes [start, stop) in order, the next batch fetched while you send one.
+
+        Raises Truncated sooner than end early, StorageUnavailable when the storage fails. Close it
+        (`contextlib.aclosing`) when you leave before its end.
+        """
+
+
+class Staged(Protocol):
+    """Bytes on their way in, before it is known where they will be stored."""
+
+    async def write(self, data: bytes) -> None:
+        """Take the next bytes. They may be written later, so a failure may show in a later call or in the
+        commit: OutOfSpace, StorageUnavailable. Holds a bounded amount in memory."""
+
+    async def flush(self) -> None:
+        """Return when all that was written so far is counted and hashed."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes were flushed."""
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the bytes flushed, in hexadecimal."""
+
+
+class Storage(Protocol):
+    """Stored files. Every method may raise StorageUnavailable; all raise InvalidName through Key alone."""
+
+    def open(self, address: Address) -> AbstractAsyncContextManager[OpenFile]:
+        """The current version. NotFound. The storage closes it when the context ends, also on cancellation."""
+
+    async def stat(self, address: Address) -> FileInfo:
+        """What is known of the current version. NotFound."""
+
+    async def check(self, key: Key, expect: Expectation) -> None:
+        """Raise now what a commit with this expectation would raise now. It promises nothing of later:
+        only the commit decides. For refusing an upload before its bytes arrive."""
+
+    def stage(self, *, size: int | None = None) -> AbstractAsyncContextManager[Staged]:
+        """Room for bytes on their way in. `size` is how many will come, if known: OutOfSpace at once when
+        they cannot fit. Left without a commit, for any reason, nothing of them remains."""
+
+    async def commit(
+        self, key: Key, staged: Staged, *, content_type: str, expect: Expectation = Expect.ANY
+    ) -> Committed:
+        """Store the staged bytes at the key; once for each stage.
+
+        All or nothing: readers see the old file until this returns; then it is durable. AlreadyExists,
+        VersionMismatch, PathConflict, OutOfSpace: nothing has changed. The id and created_at of a file
+        outlive its replacement.
+        """
+
+    async def delete(self, key: Key, *, expect: Expectation = Expect.ANY) -> None:
+        """Forget the file, durably. NotFound, VersionMismatch. Readers that have it open keep their bytes."""
+
+    async def move(self, source: Key, target: Key, *, expect: Expectation = Expect.ANY) -> FileInfo:
+        """Give the file another key, durably; id and version stay. `expect` is about the source.
+        NotFound, AlreadyExists, PathConflict, VersionMismatch: nothing has changed."""
+
+    async def page(self, library: str, folder: str, *, cursor: str | None, limit: int) -> Page:
+        """Files directly in the folder, after those that earlier pages gave. Every file that exists the
+        whole time appears exactly once, whatever comes and goes meanwhile. A folder that no file has is
+        empty. A cursor that no page gave raises InvalidCursor."""
+
+    async def ping(self) -> None:
+        """Return when the database and the bytes behind it answer; else StorageUnavailable names which
+        does not. A ping that nobody waits for any more costs nothing further."""

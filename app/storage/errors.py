@@ -1,0 +1,41 @@
+"""What can go wrong with stored files, in the storage's own words."""
+
+
+class StorageError(Exception):
+    """The message is a sentence that may be shown to the person who asked."""
+
+
+class InvalidName(StorageError):
+    """A path, folder or filename that no stored file can have."""
+
+
+class InvalidCursor(StorageError):
+    """A cursor that no page gave."""
+
+
+class NotFound(StorageError):
+    """Nothing is stored there."""
+
+
+class AlreadyExists(StorageError):
+    """Something is stored there, and the caller expected nothing."""
+
+
+class PathConflict(StorageError):
+    """A file stands where a folder is needed, or a folder where a file is."""
+
+
+class VersionMismatch(StorageError):
+    """What is stored there is not the version that the caller expected."""
+
+
+class OutOfSpace(StorageError):
+    """The bytes do not fit; nothing of them was kept."""
+
+
+class Truncated(StorageError):
+    """A stored file ended before its recorded size."""
+
+
+class StorageUnavailable(StorageError):
+    """The database or the disk does not answer as it should; trying again later may help."""

@@ -1,0 +1,156 @@
+"""The nouns of the storage contract."""
+
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from app.storage.errors import InvalidName
+
+RESERVED = ".seekable"
+"""The first segment that no stored path may have: the storage keeps its own things there."""
+
+MAX_SEGMENT_BYTES = 255
+MAX_PATH_BYTES = 1024
+MAX_SEGMENTS = 32
+
+
+def _check_segment(segment: str) -> None:
+    if segment in ("", ".", ".."):
+        raise InvalidName("A path has no empty, '.' or '..' segments, and no slash at either end.")
+    if "\\" in segment or any(unicodedata.category(character) == "Cc" for character in segment):
+        raise InvalidName("A path holds no backslashes and no control characters.")
+    if len(segment.encode()) > MAX_SEGMENT_BYTES:
+        raise InvalidName(f"A segment of a path is at most {MAX_SEGMENT_BYTES} bytes long in UTF-8.")
+
+
+def _check_path(path: str) -> None:
+    try:
+        length = len(path.encode())
+    except UnicodeEncodeError:  # lone surrogates
+        raise InvalidName("A path is valid UTF-8.") from None
+    # The length first: what follows costs time for every character.
+    if length > MAX_PATH_BYTES:
+        raise InvalidName(f"A path is at most {MAX_PATH_BYTES} bytes long in UTF-8.")
+    if not unicodedata.is_normalized("NFC", path):
+        raise InvalidName("A path is in Unicode normalisation form NFC.")
+    segments = path.split("/")
+    if len(segments) > MAX_SEGMENTS:
+        raise InvalidName(f"A path has at most {MAX_SEGMENTS} segments.")
+    for segment in segments:
+        _check_segment(segment)
+    if segments[0] == RESERVED:
+        raise InvalidName(f"A path does not start with {RESERVED!r}.")
+
+
+def clean_folder(folder: str) -> str:
+    """The folder in NFC; "" is the top. Raises InvalidName."""
+    if folder:
+        folder = _nfc(folder)
+        _check_path(folder)
+    return folder
+
+
+def _nfc(text: str) -> str:
+    # Normalising can be made to cost more than linear time, so only what may be legal is normalised:
+    # no NFC form is more than three times shorter in UTF-8 than what it was made from.
+    if len(text) > 3 * MAX_PATH_BYTES:
+        raise InvalidName(f"A path is at most {MAX_PATH_BYTES} bytes long in UTF-8.")
+    return unicodedata.normalize("NFC", text)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Where a file is: a filename in a folder in a library. A Key that exists is a legal one.
+
+    `folder` is "" for the top, else `a/b` with no slash at either end. Raises InvalidName.
+    """
+
+    library: str
+    folder: str
+    filename: str
+
+    def __post_init__(self) -> None:
+        if "/" in self.filename:
+            raise InvalidName("A filename holds no slash.")
+        _check_path(self.path)
+
+    @classmethod
+    def of(cls, library: str, folder: str, filename: str) -> "Key":
+        """The key of names as somebody typed them: brought to NFC, so that twins cannot exist."""
+        return cls(library, _nfc(folder), _nfc(filename))
+
+    @classmethod
+    def at(cls, library: str, path: str) -> "Key":
+        """The key of a path `folder/filename` as somebody typed it."""
+        folder, slash, filename = path.rpartition("/")
+        if slash and not folder:
+            raise InvalidName("A path is not absolute.")
+        return cls.of(library, folder, filename)
+
+    @property
+    def path(self) -> str:
+        """The folder and the filename, joined by a slash."""
+        return f"{self.folder}/{self.filename}" if self.folder else self.filename
+
+
+@dataclass(frozen=True, slots=True)
+class FileId:
+    """A file by its opaque id, which it keeps when it is replaced or moved."""
+
+    library: str
+    id: str
+
+
+Address = Key | FileId
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What is known of one version of one stored file."""
+
+    id: str
+    key: Key
+    size: int
+    """In bytes."""
+    content_type: str
+    etag: str
+    """Changes whenever the bytes change; without the quotes that HTTP puts around it."""
+    sha256: str | None
+    """In hexadecimal; None while the bytes have not been hashed."""
+    created_at: datetime
+    """With time zone UTC, as all times here."""
+    updated_at: datetime
+    """When these bytes came to be stored."""
+
+
+class Expect(Enum):
+    """What a change takes for granted about what is stored at its key."""
+
+    ANY = "any"
+    ABSENT = "absent"
+
+
+Expectation = Expect | str
+"""ANY: nothing is taken for granted. ABSENT: nothing is stored there, else AlreadyExists. A version (an
+ETag without quotes): that one is stored there, else VersionMismatch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit did."""
+
+    info: FileInfo
+    created: bool
+    """False when it replaced an earlier version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the files of one folder, in the byte order of their names."""
+
+    folders: tuple[str, ...]
+    """Names of the folders directly inside, in byte order; only on the first page, at most 1,000."""
+    items: tuple[FileInfo, ...]
+    next_cursor: str | None
+    """What to ask the next page with; None when this page is the last."""
