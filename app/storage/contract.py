@@ -44,7 +44,7 @@ class Storage(Protocol):
     """Stored files. Every method may raise StorageUnavailable; all raise InvalidName through Key alone."""
 
     def open(self, address: Address) -> AbstractAsyncContextManager[OpenFile]:
-        """The current version. NotFound. The storage closes it when the context ends, also on cancellation."""
+        """The current version. NotFound. It is closed when the context ends, also on cancellation."""
 
     async def stat(self, address: Address) -> FileInfo:
         """What is known of the current version. NotFound."""

@@ -10,6 +10,9 @@ from app.storage.errors import InvalidName
 RESERVED = ".seekable"
 """The first segment that no stored path may have: the storage keeps its own things there."""
 
+SHARED = ""
+"""The library that everybody has together."""
+
 MAX_SEGMENT_BYTES = 255
 MAX_PATH_BYTES = 1024
 MAX_SEGMENTS = 32
@@ -63,6 +66,7 @@ def _nfc(text: str) -> str:
 class Key:
     """Where a file is: a filename in a folder in a library. A Key that exists is a legal one.
 
+    `library` is SHARED, or one path segment.
     `folder` is "" for the top, else `a/b` with no slash at either end. Raises InvalidName.
     """
 
@@ -71,6 +75,8 @@ class Key:
     filename: str
 
     def __post_init__(self) -> None:
+        if self.library:
+            _check_segment(self.library)
         if "/" in self.filename:
             raise InvalidName("A filename holds no slash.")
         _check_path(self.path)

@@ -1,0 +1,31 @@
+"""How alembic reaches the database: on the connection that `app.database.sql.migrations` gives it, else on
+the one that the settings name (for `alembic revision --autogenerate` in a checkout)."""
+
+from alembic import context
+
+from app.database.sql.tables import Table
+
+
+def run(connection):
+    context.configure(
+        connection=connection,
+        target_metadata=Table.metadata,
+        transactional_ddl=True,  # SQLite's too: the transaction was begun explicitly
+        render_as_batch=True,  # SQLite cannot alter a column in place
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+connection = context.config.attributes.get("connection")
+if connection is not None:
+    run(connection)
+else:
+    from contextlib import ExitStack
+
+    from app.database import open_sql
+    from app.settings import Settings
+
+    with ExitStack() as stack, open_sql(Settings(), stack).writing() as session:
+        run(session.connection())
+        session.commit()

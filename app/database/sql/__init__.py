@@ -1,0 +1,1 @@
+"""File metadata through SQLAlchemy, the bytes as ordinary files."""

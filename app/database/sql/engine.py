@@ -1,0 +1,71 @@
+"""Connections to an SQL database, and its errors in the storage's words."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from sqlite3 import Connection as SQLiteConnection
+from typing import Any
+
+from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
+
+from app.storage.errors import OutOfSpace, StorageUnavailable
+
+BUSY_TIMEOUT_MS = 30_000
+"""How long a writer waits for the writers of other processes."""
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Database errors in the storage's words."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL":
+            raise OutOfSpace("The disk of the database is full.") from error
+        raise StorageUnavailable(f"The database refuses: {error.orig}.") from error
+    except PoolTimeout as error:
+        raise StorageUnavailable("The database has too much to do.") from error
+
+
+class Database:
+    """One SQL database."""
+
+    def __init__(self, url: URL) -> None:
+        self.engine = create_engine(url, pool_size=40)
+        event.listen(self.engine, "connect", _configure)
+        event.listen(self.engine, "begin", _begin)
+        self._writers = self.engine.execution_options(begin="BEGIN IMMEDIATE")
+        # SQLite lets a writer wait by sleeping and trying again, without any order. A lock of ours is
+        # fair, and leaves only the writers of other processes to SQLite.
+        self._writing = threading.Lock()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A snapshot of the database."""
+        with translated(), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """The one writer's view of the database; what is not committed inside is rolled back."""
+        with translated(), self._writing, Session(self._writers, expire_on_commit=False) as session:
+            yield session
+
+
+def _configure(connection: SQLiteConnection, _record: Any) -> None:
+    connection.isolation_level = None  # or the driver begins transactions by itself, and not IMMEDIATE
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged commits in a power cut
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))

@@ -1,0 +1,235 @@
+"""The asynchronous face of any blocking backend: threads, read-ahead, hashing and cancellation, once."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from app.storage.backend import Backend, Reader, Writer
+from app.storage.contract import Staged
+from app.storage.errors import Truncated
+from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Page
+
+T = TypeVar("T")
+
+WRITE_BATCH = 1 << 20
+"""Bytes that are hashed and written in one go."""
+
+
+async def _ended(future: asyncio.Future[T]) -> T:
+    """The future's result. When cancelled, the cancellation goes on only after the future has ended.
+
+    Cancelling a task does not stop its thread: whoever closed a descriptor or removed a file while the
+    thread still used it would break it.
+    """
+    await _settled(future)
+    return future.result()
+
+
+async def _settled(future: asyncio.Future[T]) -> None:
+    """Return when the future has ended, however it ended; then let a cancellation go on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not future.cancelled():
+        future.exception()  # seen, so that it is not reported as never retrieved
+    if cancelled is not None:
+        raise cancelled
+
+
+class _Pool:
+    """A bounded number of threads."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    def start(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await _ended(self.start(function, *arguments))
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class ThreadedOpenFile:
+    """A reader, and the one read that it may have under way."""
+
+    def __init__(self, reader: Reader, pool: _Pool, chunk_size: int) -> None:
+        self._reader = reader
+        self._pool = pool
+        self._chunk_size = chunk_size
+        self._ahead: asyncio.Future[bytes] | None = None
+
+    @property
+    def info(self) -> FileInfo:
+        return self._reader.info
+
+    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        self._fetch(start, stop)
+        while start < stop and self._ahead is not None:
+            data = await _ended(self._ahead)
+            expected = min(self._chunk_size, stop - start)
+            if len(data) != expected:
+                raise Truncated(f"Only {start + len(data)} bytes of {stop} could be read.")
+            start += expected
+            self._fetch(start, stop)
+            yield data
+
+    async def settle(self) -> None:
+        """Wait for the read that is under way: the reader must not be closed under it."""
+        if self._ahead is not None:
+            await _settled(self._ahead)
+
+    def _fetch(self, start: int, stop: int) -> None:
+        size = min(self._chunk_size, stop - start)
+        self._ahead = self._pool.start(self._reader.read, start, size) if size > 0 else None
+
+
+class ThreadedStaged:
+    """A writer, the batch that is being collected for it, and the one that is being written."""
+
+    def __init__(self, writer: Writer, pool: _Pool) -> None:
+        self.writer = writer
+        self._pool = pool
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._batch: list[bytes] = []
+        self._batch_size = 0
+        self._under_way: asyncio.Future[None] | None = None
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    async def write(self, data: bytes) -> None:
+        self._batch.append(data)
+        self._batch_size += len(data)
+        if self._batch_size >= WRITE_BATCH:
+            await self._write_batch()
+
+    async def flush(self) -> None:
+        await self._write_batch()
+        if self._under_way is not None:
+            await _ended(self._under_way)
+
+    async def settle(self) -> None:
+        """Wait for the write that is under way: the writer must not be discarded under it."""
+        if self._under_way is not None:
+            await _settled(self._under_way)
+
+    async def _write_batch(self) -> None:
+        if self._under_way is not None:
+            await _ended(self._under_way)
+        batch, self._batch, self._batch_size = self._batch, [], 0
+        if batch:
+            self._under_way = self._pool.start(self._write, batch)
+
+    def _write(self, batch: list[bytes]) -> None:
+        data = b"".join(batch)
+        batch.clear()
+        self._hash.update(data)
+        self.writer.write(data)
+        self._size += len(data)
+
+
+class ThreadedStorage:
+    """`contract.Storage` over a `backend.Backend`.
+
+    Reads and changes have threads of their own, so that changes that wait for one another in the database
+    keep no reader waiting; and so has the ping, so that it is answered when all others are busy.
+    """
+
+    def __init__(self, backend: Backend, *, chunk_size: int, threads: int = 16) -> None:
+        self._backend = backend
+        self._chunk_size = chunk_size
+        self._reads = _Pool(threads, "read")
+        self._changes = _Pool(threads, "change")
+        self._pings = _Pool(1, "ping")
+
+    def close(self) -> None:
+        """Wait for what is under way. Nothing may be asked of the storage afterwards."""
+        for pool in (self._reads, self._changes, self._pings):
+            pool.close()
+
+    @asynccontextmanager
+    async def open(self, address: Address) -> AsyncIterator[ThreadedOpenFile]:
+        opening = self._reads.start(self._backend.open, address)
+        try:
+            reader = await _ended(opening)
+        except asyncio.CancelledError:
+            if opening.exception() is None:
+                opening.result().close()
+            raise
+        file = ThreadedOpenFile(reader, self._reads, self._chunk_size)
+        try:
+            yield file
+        finally:
+            try:
+                await file.settle()
+            finally:
+                reader.close()
+
+    async def stat(self, address: Address) -> FileInfo:
+        return await self._reads.run(self._backend.stat, address)
+
+    async def check(self, key: Key, expect: Expectation) -> None:
+        await self._reads.run(self._backend.check, key, expect)
+
+    @asynccontextmanager
+    async def stage(self, *, size: int | None = None) -> AsyncIterator[ThreadedStaged]:
+        staging = self._changes.start(self._backend.stage, size)
+        try:
+            writer = await _ended(staging)
+        except asyncio.CancelledError:
+            if staging.exception() is None:
+                await self._changes.run(staging.result().discard)
+            raise
+        staged = ThreadedStaged(writer, self._changes)
+        try:
+            yield staged
+        finally:
+            try:
+                await staged.settle()
+            finally:
+                await self._changes.run(writer.discard)
+
+    async def commit(
+        self, key: Key, staged: Staged, *, content_type: str, expect: Expectation = Expect.ANY
+    ) -> Committed:
+        if not isinstance(staged, ThreadedStaged):
+            raise TypeError("These bytes were staged by another storage.")
+        await staged.flush()
+        return await self._changes.run(
+            lambda: self._backend.commit(
+                key,
+                staged.writer,
+                size=staged.size,
+                sha256=staged.sha256,
+                content_type=content_type,
+                expect=expect,
+            )
+        )
+
+    async def delete(self, key: Key, *, expect: Expectation = Expect.ANY) -> None:
+        await self._changes.run(self._backend.delete, key, expect)
+
+    async def move(self, source: Key, target: Key, *, expect: Expectation = Expect.ANY) -> FileInfo:
+        return await self._changes.run(self._backend.move, source, target, expect)
+
+    async def page(self, library: str, folder: str, *, cursor: str | None, limit: int) -> Page:
+        return await self._reads.run(lambda: self._backend.page(library, folder, cursor=cursor, limit=limit))
+
+    async def ping(self) -> None:
+        # Not `run`: one that nobody waits for any more is taken from the queue, not waited for.
+        await self._pings.start(self._backend.ping)
