@@ -1,0 +1,70 @@
+"""The `seekable` command."""
+
+import sys
+
+import click
+from pydantic import ValidationError
+
+from app.database import ConfigurationError, migrate_database
+from app.resources.admission import is_loopback
+from app.server import serve, serve_reloading
+from app.settings import Settings
+from app.storage.errors import StorageError
+
+
+@click.group()
+@click.version_option(package_name="seekable")
+@click.pass_context
+def main(context: click.Context) -> None:
+    """A small, fast, self-hosted media server. Settings are read from SEEKABLE_* and from .env."""
+    try:
+        context.obj = Settings()
+    except ValidationError as error:
+        faults = (f"SEEKABLE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise click.ClickException("; ".join(faults)) from None
+
+
+@main.command("serve")
+@click.option("--host", help="Address to listen on (SEEKABLE_HOST, 127.0.0.1).")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port, 0 for a free one (SEEKABLE_PORT, 8000).")
+@click.option("--reload", is_flag=True, help="Start again whenever the code changes, for development.")
+@click.pass_obj
+def serve_command(settings: Settings, host: str | None, port: int | None, reload: bool) -> None:
+    """Serve the library. An SQLite database is migrated first."""
+    host = host if host is not None else settings.host
+    port = port if port is not None else settings.port
+    if settings.access != "open" and host != "localhost" and not is_loopback(host):
+        raise click.ClickException(
+            f"Anybody who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=open to allow that, "
+            "or listen on 127.0.0.1."
+        )
+    if reload:
+        serve_reloading(host, port)
+        return
+
+    def announce(port: int) -> None:
+        base = settings.base_url or f"http://{_authority(host, port)}"
+        click.echo(
+            f"Seekable serves {settings.files_dir.absolute()}\n"
+            f"  docs    {base}/docs\n"
+            f"  upload  curl -F file=@film.mp4 {base}/file/upload\n"
+            f"  play    vlc {base}/files/film.mp4"
+        )
+
+    if not serve(host, port, shutdown_timeout=settings.shutdown_timeout, started=announce):
+        sys.exit(1)
+
+
+@main.command()
+@click.pass_obj
+def migrate(settings: Settings) -> None:
+    """Bring the database to the newest schema."""
+    try:
+        migrate_database(settings)
+    except (ConfigurationError, StorageError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _authority(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # not addresses to connect to
+    return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"

@@ -1,0 +1,204 @@
+"""What kind of file a file is: what its client said, else what its extension says."""
+
+import re
+
+UNKNOWN = "application/octet-stream"
+MAX_LENGTH = 255
+
+# Said by clients that do not know (most of curl) or that speak of the request and not of the file.
+_SAYS_NOTHING = frozenset({UNKNOWN, "binary/octet-stream", "application/x-www-form-urlencoded"})
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+# No two ways lead through it, so that a refusal takes linear time: the spaces after a semicolon belong to
+# the parameter, or when there is none to the next semicolon.
+_MEDIA_TYPE = re.compile(rf"({_TOKEN}/{_TOKEN})(?: *;(?: *{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*")
+
+# The types that browsers and VLC take, where those differ from the registered ones. Python's own table
+# lacks most of them and varies with the machine.
+_BY_EXTENSION = {
+    # video
+    "3g2": "video/3gpp2",
+    "3gp": "video/3gpp",
+    "3gpp": "video/3gpp",
+    "asf": "video/x-ms-asf",
+    "avi": "video/x-msvideo",
+    "divx": "video/x-msvideo",
+    "dv": "video/x-dv",
+    "f4v": "video/mp4",
+    "flv": "video/x-flv",
+    "m2t": "video/mp2t",
+    "m2ts": "video/mp2t",
+    "m2v": "video/mpeg",
+    "m4s": "video/iso.segment",
+    "m4v": "video/mp4",  # browsers do not play video/x-m4v
+    "mk3d": "video/x-matroska",
+    "mkv": "video/x-matroska",
+    "mov": "video/quicktime",
+    "mp4": "video/mp4",
+    "mpe": "video/mpeg",
+    "mpeg": "video/mpeg",
+    "mpg": "video/mpeg",
+    "mts": "video/mp2t",
+    "mxf": "application/mxf",
+    "ogm": "video/ogg",
+    "ogv": "video/ogg",
+    "qt": "video/quicktime",
+    "rm": "application/vnd.rn-realmedia",
+    "rmvb": "application/vnd.rn-realmedia-vbr",
+    "ts": "video/mp2t",
+    "vob": "video/mpeg",
+    "webm": "video/webm",
+    "wmv": "video/x-ms-wmv",
+    # audio
+    "aac": "audio/aac",
+    "ac3": "audio/ac3",
+    "adts": "audio/aac",
+    "aif": "audio/aiff",
+    "aifc": "audio/aiff",
+    "aiff": "audio/aiff",
+    "amr": "audio/amr",
+    "ape": "audio/x-ape",
+    "au": "audio/basic",
+    "caf": "audio/x-caf",
+    "dsf": "audio/x-dsf",
+    "dts": "audio/vnd.dts",
+    "eac3": "audio/eac3",
+    "flac": "audio/flac",
+    "m4a": "audio/mp4",
+    "m4b": "audio/mp4",
+    "m4r": "audio/mp4",
+    "mid": "audio/midi",
+    "midi": "audio/midi",
+    "mka": "audio/x-matroska",
+    "mp2": "audio/mpeg",
+    "mp3": "audio/mpeg",
+    "mpc": "audio/x-musepack",
+    "mpga": "audio/mpeg",
+    "oga": "audio/ogg",
+    "ogg": "audio/ogg",
+    "opus": "audio/ogg",  # audio/opus is the RTP payload
+    "spx": "audio/ogg",
+    "tta": "audio/x-tta",
+    "wav": "audio/wav",
+    "weba": "audio/webm",
+    "wma": "audio/x-ms-wma",
+    "wv": "audio/x-wavpack",
+    # images
+    "apng": "image/apng",
+    "avif": "image/avif",
+    "bmp": "image/bmp",
+    "dng": "image/x-adobe-dng",
+    "gif": "image/gif",
+    "heic": "image/heic",
+    "heif": "image/heif",
+    "ico": "image/x-icon",
+    "jfif": "image/jpeg",
+    "jpe": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "jpg": "image/jpeg",
+    "jxl": "image/jxl",
+    "png": "image/png",
+    "psd": "image/vnd.adobe.photoshop",
+    "svg": "image/svg+xml",
+    "svgz": "application/gzip",  # as image/svg+xml it would need a Content-Encoding
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+    "webp": "image/webp",
+    # subtitles
+    "ass": "text/x-ssa",
+    "dfxp": "application/ttml+xml",
+    "sami": "application/x-sami",
+    "smi": "application/x-sami",
+    "srt": "application/x-subrip",
+    "ssa": "text/x-ssa",
+    "sub": "text/x-microdvd",
+    "ttml": "application/ttml+xml",
+    "vtt": "text/vtt",
+    # playlists
+    "asx": "video/x-ms-asf",
+    "cue": "application/x-cue",
+    "m3u": "audio/x-mpegurl",
+    # VLC takes application/vnd.apple.mpegurl for HLS whatever is inside; this it decides by the content,
+    # and Safari takes this for HLS too.
+    "m3u8": "audio/x-mpegurl",
+    "mpd": "application/dash+xml",
+    "pls": "audio/x-scpls",
+    "wpl": "application/vnd.ms-wpl",
+    "xspf": "application/xspf+xml",
+    # texts
+    "css": "text/css",
+    "csv": "text/csv",
+    "htm": "text/html",
+    "html": "text/html",
+    "js": "text/javascript",
+    "json": "application/json",
+    "log": "text/plain",
+    "lrc": "text/plain",
+    "markdown": "text/markdown",
+    "md": "text/markdown",
+    "mjs": "text/javascript",
+    "nfo": "text/plain",
+    "rtf": "application/rtf",
+    "text": "text/plain",
+    "txt": "text/plain",
+    "xhtml": "application/xhtml+xml",
+    "xml": "application/xml",
+    "yaml": "application/yaml",
+    "yml": "application/yaml",
+    # documents
+    "azw3": "application/vnd.amazon.mobi8-ebook",
+    "cbr": "application/vnd.comicbook-rar",
+    "cbz": "application/vnd.comicbook+zip",
+    "doc": "application/msword",
+    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "epub": "application/epub+zip",
+    "mobi": "application/x-mobipocket-ebook",
+    "odp": "application/vnd.oasis.opendocument.presentation",
+    "ods": "application/vnd.oasis.opendocument.spreadsheet",
+    "odt": "application/vnd.oasis.opendocument.text",
+    "pdf": "application/pdf",
+    "ppt": "application/vnd.ms-powerpoint",
+    "pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    "xls": "application/vnd.ms-excel",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+    # archives
+    "7z": "application/x-7z-compressed",
+    "bz2": "application/x-bzip2",
+    "gz": "application/gzip",
+    "iso": "application/x-iso9660-image",
+    "rar": "application/vnd.rar",
+    "tar": "application/x-tar",
+    "tgz": "application/gzip",
+    "torrent": "application/x-bittorrent",
+    "xz": "application/x-xz",
+    "zip": "application/zip",
+    "zst": "application/zstd",
+}
+
+
+def media_type(declared: str | None, filename: str) -> str:
+    """The Content-Type to store and serve: the client's when it is one (RFC 9110 8.3.1) and says something.
+
+    The answer is always a legal header value of printable ASCII, at most 255 characters long.
+    """
+    return _normalised(declared or "") or _by_extension(filename)
+
+
+def _normalised(declared: str) -> str | None:
+    declared = declared.strip(" \t")
+    if len(declared) > MAX_LENGTH or not (declared.isascii() and declared.isprintable()):
+        return None
+    match = _MEDIA_TYPE.fullmatch(declared)
+    if match is None:
+        return None
+    kind = match[1].lower()
+    # A wildcard is a range for Accept and no type; Android's upload libraries send `video/*`.
+    if kind in _SAYS_NOTHING or kind.startswith("multipart/") or "*" in kind:
+        return None
+    return kind + declared[match.end(1) :]
+
+
+def _by_extension(filename: str) -> str:
+    _, dot, extension = filename.rpartition(".")
+    return _BY_EXTENSION.get(extension.lower(), UNKNOWN) if dot else UNKNOWN

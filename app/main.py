@@ -1,0 +1,91 @@
+"""Where everything meets: opened here, and closed in reverse."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from app.database import open_database
+from app.library.mediatypes import media_type
+from app.resources.admission import Admission, AdmissionMiddleware
+from app.resources.deps import Services
+from app.resources.docs import RELEASE, Assets
+from app.resources.errors import HANDLERS
+from app.resources.routes import ROUTERS
+from app.settings import Settings
+from app.uploads.service import Uploads
+
+EXPOSED_HEADERS = (
+    "Accept-Ranges",
+    "Content-Range",
+    "Content-Length",
+    "Content-Type",
+    "Content-Encoding",
+    "Content-Disposition",
+    "ETag",
+    "Last-Modified",
+    "Location",
+    "Repr-Digest",
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The program as an ASGI application. Opens nothing before its lifespan begins."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
+            services = Services(
+                storage=stores.storage,
+                uploads=Uploads(stores.storage, settings.max_upload_size),
+                base_url=settings.base_url,
+                cache_control=settings.cache_control,
+            )
+            yield {"services": services}
+
+    app = FastAPI(
+        title="Seekable",
+        version=version("seekable"),
+        description="Upload a film, play it anywhere, seek to any byte.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers=HANDLERS,
+    )
+    for router in ROUTERS:
+        app.include_router(router)
+    app.mount(f"/assets/{RELEASE}", Assets())
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    admission = Admission.of(
+        everybody=settings.access == "open",
+        base_url=settings.base_url,
+        hosts=settings.allowed_hosts,
+        origins=settings.cors_origins,
+    )
+    app.add_middleware(AdmissionMiddleware, admission=admission)
+    return app
+
+
+@cache
+def _app() -> FastAPI:
+    return create_app()
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`uvicorn app.main:app` finds the program here, made when it is asked for: importing does no I/O."""
+    if name == "app":
+        return _app()
+    raise AttributeError(name)

@@ -1,0 +1,119 @@
+"""Who may knock: which peers, under which Host names, from pages of which sites."""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.resources.problems import problem
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Refused(Exception):
+    """The request is not let in; `status` says how it is answered."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The rules. `hosts` are names, IP literals (`[::1]` with brackets) and patterns (`*.example.org`, `*`),
+    besides the loopback names; `origins` are those of other sites (`https://app.example.org`, `*`)."""
+
+    open: bool
+    hosts: frozenset[str]
+    origins: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, *, everybody: bool, base_url: str | None, hosts: Iterable[str], origins: Iterable[str]
+    ) -> "Admission":
+        own = {urlsplit(base_url).netloc.rpartition("@")[2]} if base_url else set()
+        names = {hostname(host) for host in (*_LOOPBACK_NAMES, *hosts, *own)}
+        return cls(everybody, frozenset(names), frozenset(origin.rstrip("/").lower() for origin in origins))
+
+    def check(
+        self, method: str, headers: Headers, *, peer: str | None, local: str | None, version: str = "1.1"
+    ) -> None:
+        """Raise Refused unless the request may come in.
+
+        `peer` and `local` are the IP addresses of the two ends of the connection, if it has any.
+        """
+        if not self.open and not is_loopback(peer):
+            raise Refused(403, "Only this machine may connect, unless SEEKABLE_ACCESS=open is set.")
+        self._check_host(headers, local, version)
+        if method not in _SAFE_METHODS:
+            self._check_site(headers)
+
+    def _check_host(self, headers: Headers, local: str | None, version: str) -> None:
+        values = headers.getlist("host")
+        if len(values) != 1:
+            if not values and version == "1.0":
+                return
+            raise Refused(400, "A request has one Host.")  # RFC 9112 3.2
+        name = hostname(values[0])
+        # The address that the connection came in at is no name that DNS could rebind.
+        if name in self.hosts or "*" in self.hosts or (local is not None and name in (local, f"[{local}]")):
+            return
+        if any(name.endswith(pattern[1:]) for pattern in self.hosts if pattern.startswith("*.")):
+            return
+        raise Refused(421, "This server does not answer to that Host; see SEEKABLE_ALLOWED_HOSTS.")
+
+    def _check_site(self, headers: Headers) -> None:
+        """Browsers say where a write comes from (Fetch: Origin, Sec-Fetch-Site); other programs do not."""
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        if origin is not None and (origin.lower() in self.origins or "*" in self.origins):
+            return
+        # Behind a proxy the scheme differs, so only the authority can be compared.
+        own = origin is None or urlsplit(origin.lower()).netloc == headers["host"].lower()
+        if site in (None, "same-origin", "none") and (own or site == "same-origin"):
+            return
+        raise Refused(403, "Pages of other sites may not write here; see SEEKABLE_CORS_ORIGINS.")
+
+
+def hostname(host: str) -> str:
+    """A Host without its port, in lower case (RFC 9110 7.2)."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[: host.find("]") + 1]
+    return host.partition(":")[0].rstrip(".")
+
+
+def is_loopback(address: str | None) -> bool:
+    """Whether an IP address is this machine's own."""
+    try:
+        ip = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
+
+
+class AdmissionMiddleware:
+    """Asks before anything else of the program sees a request."""
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app = app
+        self._admission = admission
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            client, server = scope.get("client"), scope.get("server")
+            try:
+                self._admission.check(
+                    scope["method"],
+                    Headers(scope=scope),
+                    peer=client[0] if client else None,
+                    local=server[0] if server else None,
+                    version=scope["http_version"],
+                )
+            except Refused as refused:
+                await problem(refused.status, str(refused))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

@@ -1,0 +1,57 @@
+"""What routes work with, put there by the lifespan in main."""
+
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import unquote_to_bytes
+
+from fastapi import Depends, Request
+
+from app.storage.contract import Storage
+from app.storage.errors import InvalidName
+from app.storage.types import SHARED, Key
+from app.uploads.service import Uploads
+
+
+@dataclass(frozen=True)
+class Services:
+    """All that a route may call, and the plain values that answers need."""
+
+    storage: Storage
+    uploads: Uploads
+    base_url: str | None
+    cache_control: str
+
+
+async def services(request: Request) -> Services:
+    """The services of this program."""
+    found = request.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+async def library(request: Request) -> str:
+    """The library that this request works in. The names in its URL are valid UTF-8, else InvalidName:
+    the server and the framework both replace what is not, and would turn two names into one."""
+    for raw in (request.scope["raw_path"], request.scope["query_string"]):
+        try:
+            unquote_to_bytes(raw).decode()
+        except UnicodeDecodeError:
+            raise InvalidName("A URL is valid UTF-8 when its escapes are decoded.") from None
+    return SHARED
+
+
+ServicesDep = Annotated[Services, Depends(services)]
+LibraryDep = Annotated[str, Depends(library)]
+
+
+async def key(library: LibraryDep, path: str) -> Key:
+    """The key that the path of the URL names."""
+    return Key.at(library, path)
+
+
+KeyDep = Annotated[Key, Depends(key)]
+
+
+def base_url(request: Request, configured: str | None) -> str:
+    """What absolute links begin with. The Host is one of ours: admission saw to it."""
+    return configured or str(request.base_url).rstrip("/")

@@ -1,0 +1,42 @@
+"""The OpenAPI console at /docs, with assets that this program serves: it works with no internet."""
+
+from importlib.metadata import version
+from importlib.resources import files
+
+from fastapi import APIRouter, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+RELEASE = f"docs-{version('fastapi-offline')}"
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.head("/docs")
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The console."""
+    root = request.scope.get("root_path", "")
+    assets = f"{root}/assets/{RELEASE}"
+    return get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title="Seekable",
+        swagger_js_url=f"{assets}/swagger-ui-bundle.js",
+        swagger_css_url=f"{assets}/swagger-ui.css",
+        swagger_favicon_url=f"{assets}/favicon.png",
+        swagger_ui_parameters={"tryItOutEnabled": True},
+    )
+
+
+class Assets(StaticFiles):
+    """Files that never change under their name, which holds the release that they came with."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=str(files("fastapi_offline") / "static"))
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["cache-control"] = "public, max-age=31536000, immutable"
+        return response

@@ -1,0 +1,88 @@
+"""The one table from errors to statuses."""
+
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from app.resources.problems import problem
+from app.storage import errors as storage
+from app.streaming.ranges import RangeNotSatisfiable
+from app.uploads import errors as uploads
+
+STATUS: dict[type[Exception], int] = {
+    storage.InvalidName: 400,
+    storage.InvalidCursor: 400,
+    storage.NotFound: 404,
+    storage.AlreadyExists: 409,
+    storage.PathConflict: 409,
+    storage.VersionMismatch: 412,
+    storage.Truncated: 500,
+    storage.StorageUnavailable: 503,
+    storage.OutOfSpace: 507,
+    uploads.BadForm: 400,
+    uploads.BadDigest: 400,
+    uploads.TooLarge: 413,
+    uploads.UnsupportedForm: 415,
+    RangeNotSatisfiable: 416,
+}
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+
+
+async def _domain(request: Request, error: Exception) -> Response:
+    status = STATUS[type(error)]
+    headers = {"retry-after": "5"} if status == 503 else {}
+    if isinstance(error, RangeNotSatisfiable):
+        headers["content-range"] = f"bytes */{error.size}"
+    return problem(status, str(error), headers)
+
+
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+    return problem(422, "; ".join(faults))
+
+
+async def _http(request: Request, error: HTTPException) -> Response:
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == 405:
+        headers["allow"] = ", ".join(_allowed(request))
+    detail = error.detail
+    if detail == HTTPStatus(error.status_code).phrase:
+        detail = f"{request.method} {request.url.path}: {detail.lower()}."
+    return problem(error.status_code, detail, headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """All methods of a path: the router's own 405 names those of one route only (RFC 9110 10.2.1)."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    # Nobody reads this answer. A client that leaves is no error.
+    return problem(400, "The client left before the end of its request.")
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    return problem(500, "The server made a mistake; its log says more.")
+
+
+Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+
+HANDLERS: dict[int | type[Exception], Handler] = {
+    **dict.fromkeys(STATUS, _domain),
+    RequestValidationError: _invalid,
+    HTTPException: _http,
+    ClientDisconnect: _left,
+    Exception: _unexpected,
+}

@@ -1,0 +1,247 @@
+"""Stored files: upload, stream, replace, delete, list."""
+
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.exceptions import HTTPException
+
+from app.resources.deps import KeyDep, LibraryDep, Services, ServicesDep, base_url
+from app.resources.problems import problems
+from app.resources.schemas import File, FileList
+from app.storage.errors import AlreadyExists, NotFound, VersionMismatch
+from app.storage.types import Address, Expect, Expectation, FileId, FileInfo, Key, clean_folder
+from app.streaming.conditions import expectation
+from app.streaming.plan import repr_digest
+from app.streaming.response import StoredFileResponse
+from app.uploads.digests import declared_sha256
+from app.uploads.errors import UnsupportedForm
+from app.uploads.form import FormReader, boundary_of
+
+
+class _Rest(Convertor[str]):
+    """All that is left of a path. Starlette's own `path` stops at a line break, and a name that holds one
+    would be 404 instead of refused."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("rest", _Rest())
+
+router = APIRouter(tags=["files"])
+
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "folder": {"type": "string", "description": "Where to put it; the top if absent."},
+                    },
+                }
+            }
+        },
+    }
+}
+_RAW: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_BYTES: dict[str, Any] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+_MEDIA: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The whole file.", **_BYTES},
+    206: {"description": "The ranges asked for.", **_BYTES},
+    304: {"description": "The client has this version already."},
+    **problems(400, 404, 412, 416, 422, 503),
+}
+
+RangeHeader = Annotated[
+    str | None, Header(alias="Range", description="Such as `bytes=0-1023`.", examples=["bytes=0-1023"])
+]
+Download = Annotated[bool, Query(description="Answer as an attachment, for saving rather than playing.")]
+
+
+@router.post(
+    "/file/upload",
+    status_code=201,
+    response_model=File,
+    openapi_extra=_FORM,
+    responses=problems(400, 403, 409, 413, 415, 422, 503, 507),
+)
+async def upload_file(
+    request: Request,
+    services: ServicesDep,
+    library: LibraryDep,
+    folder: Annotated[str | None, Query(description="Where to put it, if no field says so.")] = None,
+) -> Response:
+    """Store a new file from a form; never over another (409). The fields may come in any order."""
+    form = FormReader(boundary_of(request.headers.get("content-type")))
+    _refuse_encoding(request)
+    info = await services.uploads.receive_form(library, folder, form, request.stream(), _length(request))
+    return _created(request, services, info)
+
+
+@router.head("/file/stream", response_class=Response, responses=_MEDIA)
+@router.get("/file/stream", response_class=Response, responses=_MEDIA)
+async def stream_file(
+    services: ServicesDep,
+    library: LibraryDep,
+    filename: Annotated[str, Query()],
+    folder: Annotated[str, Query()] = "",
+    download: Download = False,
+    range_: RangeHeader = None,
+) -> Response:
+    """A file, whole or in ranges, by folder and filename."""
+    return _stored(services, Key.of(library, folder, filename), download)
+
+
+@router.head("/stream/{id}", response_class=Response, responses=_MEDIA)
+@router.get("/stream/{id}", response_class=Response, responses=_MEDIA)
+async def stream_file_by_id(
+    services: ServicesDep,
+    library: LibraryDep,
+    id: str,
+    download: Download = False,
+    range_: RangeHeader = None,
+) -> Response:
+    """A file, whole or in ranges, by the id in its JSON, which outlives a move."""
+    return _stored(services, FileId(library, id), download)
+
+
+@router.head("/files/{path:rest}", response_class=Response, responses=_MEDIA)
+@router.get("/files/{path:rest}", response_class=Response, responses=_MEDIA)
+async def get_file(
+    services: ServicesDep, key: KeyDep, download: Download = False, range_: RangeHeader = None
+) -> Response:
+    """A file, whole or in ranges, by its path."""
+    return _stored(services, key, download)
+
+
+@router.put(
+    "/files/{path:rest}",
+    response_model=File,
+    status_code=201,
+    openapi_extra=_RAW,
+    responses={204: {"description": "Replaced."}, **problems(400, 403, 409, 412, 413, 415, 422, 503, 507)},
+)
+async def put_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
+    """Store the body at this path, as a new file (201) or over the one that is there (204)."""
+    if "content-range" in request.headers:
+        raise HTTPException(400, "A PUT stores a whole file; Content-Range is not taken.")  # RFC 9110 14.5
+    _refuse_encoding(request)
+    content_type = request.headers.get("content-type")
+    if content_type is not None and content_type.lower().startswith("multipart/form-data"):
+        raise UnsupportedForm("A PUT stores its body as it is; forms go to POST /file/upload.")
+    expect = expectation("PUT", request.scope["headers"], await _current(services, key))
+    try:
+        committed = await services.uploads.receive_raw(
+            key,
+            request.stream(),
+            length=_length(request),
+            sha256=declared_sha256(
+                [*request.headers.getlist("content-digest"), *request.headers.getlist("repr-digest")]
+            ),
+            content_type=content_type,
+            expect=expect,
+        )
+    except AlreadyExists as error:
+        raise _as_precondition(error, expect) from None
+    if committed.created:
+        return _created(request, services, committed.info)
+    return Response(status_code=204, headers=_version(committed.info))
+
+
+@router.delete(
+    "/files/{path:rest}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(400, 403, 404, 412, 422, 503),
+)
+async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
+    """Delete a file. Downloads of it that run go on to their end."""
+    current = await services.storage.stat(key)
+    await services.storage.delete(key, expect=expectation("DELETE", request.scope["headers"], current))
+    return Response(status_code=204)
+
+
+@router.head("/files", response_model=FileList, responses=problems(400, 422, 503))
+@router.get("/files", response_model=FileList, responses=problems(400, 422, 503))
+async def list_files(
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    library: LibraryDep,
+    folder: Annotated[str, Query(description="The top if absent.")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(description="From the page before.")] = None,
+) -> FileList:
+    """The files directly in a folder, in the byte order of their names, page by page."""
+    folder = clean_folder(folder)
+    page = await services.storage.page(library, folder, cursor=cursor, limit=limit)
+    base = base_url(request, services.base_url)
+    if page.next_cursor is not None:
+        query = urlencode({"folder": folder, "limit": limit, "cursor": page.next_cursor})
+        response.headers["link"] = f'<{base}/files?{query}>; rel="next"'  # RFC 8288
+    return FileList(
+        folder=folder,
+        folders=list(page.folders),
+        items=[File.of(info, base) for info in page.items],
+        next_cursor=page.next_cursor,
+    )
+
+
+def _stored(services: Services, address: Address, download: bool) -> Response:
+    return StoredFileResponse(
+        services.storage, address, cache_control=services.cache_control, download=download
+    )
+
+
+async def _current(services: Services, key: Key) -> FileInfo | None:
+    try:
+        return await services.storage.stat(key)
+    except NotFound:
+        return None
+
+
+def _as_precondition(error: AlreadyExists, expect: Expectation) -> Exception:
+    """What If-None-Match: * asked for is a precondition, not a name to be taken (RFC 9110 13.1.2)."""
+    return VersionMismatch(str(error)) if expect is Expect.ABSENT else error
+
+
+def _created(request: Request, services: Services, info: FileInfo) -> Response:
+    file = File.of(info, base_url(request, services.base_url))
+    return Response(
+        file.model_dump_json(),
+        201,
+        headers={"location": file.url, **_version(info)},
+        media_type="application/json",
+    )
+
+
+def _version(info: FileInfo) -> dict[str, str]:
+    digest = {"repr-digest": repr_digest(info.sha256)} if info.sha256 else {}
+    return {"etag": f'"{info.etag}"', **digest}
+
+
+def _length(request: Request) -> int | None:
+    value = request.headers.get("content-length", "")
+    return int(value) if value.isascii() and value.isdigit() else None
+
+
+def _refuse_encoding(request: Request) -> None:
+    # What is stored is what is served, to clients that may not take this encoding.
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedForm("The body is stored as it is; send it without a Content-Encoding.")

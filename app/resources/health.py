@@ -1,0 +1,36 @@
+"""Whether the server lives, and whether it can work."""
+
+import asyncio
+from importlib.metadata import version
+
+from fastapi import APIRouter
+
+from app.resources.deps import ServicesDep
+from app.resources.problems import problems
+from app.resources.schemas import Health
+from app.storage.errors import StorageUnavailable
+
+READY_WITHIN_S = 2
+
+router = APIRouter(tags=["health"])
+
+
+@router.head("/health", response_model=Health)
+@router.get("/health", response_model=Health)
+@router.head("/health/live", response_model=Health)
+@router.get("/health/live", response_model=Health)
+async def live() -> Health:
+    """The process answers."""
+    return Health(status="ok", version=version("seekable"))
+
+
+@router.head("/health/ready", response_model=Health, responses=problems(503))
+@router.get("/health/ready", response_model=Health, responses=problems(503))
+async def ready(services: ServicesDep) -> Health:
+    """Database and storage answer; else 503 names the one that does not."""
+    try:
+        async with asyncio.timeout(READY_WITHIN_S):
+            await services.storage.ping()
+    except TimeoutError:
+        raise StorageUnavailable(f"storage: no answer within {READY_WITHIN_S} s.") from None
+    return Health(status="ok", version=version("seekable"))

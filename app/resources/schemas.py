@@ -1,0 +1,58 @@
+"""The JSON that goes out."""
+
+from datetime import datetime
+from urllib.parse import quote
+
+from pydantic import BaseModel, Field
+
+from app.storage.types import FileInfo
+
+
+class File(BaseModel):
+    """A stored file."""
+
+    id: str = Field(description="Stays the same when the file is replaced or moved.")
+    path: str
+    folder: str
+    filename: str
+    size: int = Field(description="Bytes.")
+    mimetype: str
+    etag: str = Field(description="The version, as in the ETag header, without its quotes.")
+    sha256: str | None = Field(description="Hexadecimal; null while it is not known.")
+    created_at: datetime
+    updated_at: datetime
+    url: str
+    stream_url: str
+
+    @classmethod
+    def of(cls, info: FileInfo, base_url: str) -> "File":
+        return cls(
+            id=info.id,
+            path=info.key.path,
+            folder=info.key.folder,
+            filename=info.key.filename,
+            size=info.size,
+            mimetype=info.content_type,
+            etag=info.etag,
+            sha256=info.sha256,
+            created_at=info.created_at,
+            updated_at=info.updated_at,
+            url=f"{base_url}/files/{quote(info.key.path)}",
+            stream_url=f"{base_url}/stream/{info.id}",
+        )
+
+
+class FileList(BaseModel):
+    """One page of a folder."""
+
+    folder: str
+    folders: list[str] = Field(description="Names of the folders inside; on the first page only.")
+    items: list[File]
+    next_cursor: str | None = Field(description="Ask for the next page with it; null on the last.")
+
+
+class Health(BaseModel):
+    """How the server is."""
+
+    status: str
+    version: str

@@ -1,0 +1,51 @@
+"""The only file that knows uvicorn."""
+
+import socket
+from collections.abc import Callable
+from importlib.resources import files
+
+import uvicorn
+
+APP = "app.main:app"
+
+
+class _Server(uvicorn.Server):
+    """Says when it can be reached."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._on_start = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_start(self.servers[0].sockets[0].getsockname()[1])
+
+
+def serve(host: str, port: int, *, shutdown_timeout: int, started: Callable[[int], None]) -> bool:
+    """Serve until SIGINT or SIGTERM. `started` is given the port that was taken. False when it could not
+    start."""
+    config = uvicorn.Config(
+        APP,
+        host=host,
+        port=port,
+        server_header=False,
+        # Without a limit one stalled client keeps the process from ending.
+        timeout_graceful_shutdown=shutdown_timeout,
+    )
+    server = _Server(config, started)
+    server.run()
+    return server.started
+
+
+def serve_reloading(host: str, port: int) -> None:
+    """Serve for development: start again whenever the code changes, and do not wait for transfers."""
+    uvicorn.run(
+        APP,
+        host=host,
+        port=port,
+        server_header=False,
+        reload=True,
+        reload_dirs=[str(files("app"))],
+        timeout_graceful_shutdown=1,
+    )

@@ -1,0 +1,150 @@
+"""The answer to a GET or HEAD of a stored file, decided without reading a byte of it."""
+
+import base64
+import re
+from dataclasses import dataclass
+
+from app.storage.errors import VersionMismatch
+from app.storage.types import FileInfo
+from app.streaming.conditions import Verdict, evaluate, range_applies
+from app.streaming.dates import format_date
+from app.streaming.disposition import content_disposition, is_inline
+from app.streaming.headers import RawHeaders, field, single
+from app.streaming.ranges import Span, parse_ranges
+
+Part = bytes | Span
+"""Bytes to send as they are, or a span of the file."""
+
+Headers = list[tuple[bytes, bytes]]
+
+_WANTS_SHA256 = re.compile(r"sha-256[ \t]*+(?:;[ \t]*+q=(?P<q>.*))?", re.IGNORECASE)
+_ZERO = re.compile(r"0(?:\.0{0,3})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A response: what to say, and what to send, in order."""
+
+    status: int
+    headers: Headers
+    parts: tuple[Part, ...]
+
+
+def plan(
+    method: str,
+    headers: RawHeaders,
+    info: FileInfo,
+    *,
+    cache_control: str,
+    boundary: str,
+    download: bool = False,
+) -> Plan:
+    """The answer to a GET or HEAD: 200, 206 or 304 (RFC 9110 13.2.2).
+
+    `boundary` stands between the parts of a multipart answer, so nobody may guess it beforehand. Raises
+    VersionMismatch for a 412 and RangeNotSatisfiable for a 416.
+    """
+    verdict = evaluate(method, headers, info.etag, info.updated_at)
+    if verdict is Verdict.FAILED:
+        raise VersionMismatch("The file is not the version that the request's conditions ask for.")
+    validators = _validators(info, cache_control)
+    if verdict is Verdict.NOT_MODIFIED:
+        return Plan(304, validators, ())
+
+    common = validators + _description(headers, info, download)
+    spans = _requested(headers, info) if method == "GET" else None
+    if spans is None:
+        return _whole(common, info, has_body=method == "GET")
+    return (
+        _one_part(common, info, spans[0]) if len(spans) == 1 else _many_parts(common, info, spans, boundary)
+    )
+
+
+def repr_digest(sha256: str) -> str:
+    """The value of Repr-Digest for a hash in hexadecimal (RFC 9530 3)."""
+    return f"sha-256=:{_base64(sha256)}:"
+
+
+def _validators(info: FileInfo, cache_control: str) -> Headers:
+    """What even a 304 says (RFC 9110 15.4.5)."""
+    return [
+        (b"etag", f'"{info.etag}"'.encode("latin-1")),
+        (b"last-modified", format_date(info.updated_at).encode()),
+        (b"cache-control", cache_control.encode("latin-1")),
+    ]
+
+
+def _description(headers: RawHeaders, info: FileInfo, download: bool) -> Headers:
+    """What a 200 and a 206 say of the file besides (RFC 9110 8, RFC 6266, RFC 9530)."""
+    inline = is_inline(info.content_type)
+    disposition = content_disposition(info.key.filename, attachment=download or not inline)
+    described = [
+        (b"accept-ranges", b"bytes"),
+        (b"content-disposition", disposition.encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    if not inline:
+        described.append((b"content-security-policy", b"sandbox; default-src 'none'"))
+    if info.sha256 is not None:
+        described.append((b"repr-digest", repr_digest(info.sha256).encode()))
+        if _wants_sha256(headers):
+            described.append((b"digest", f"SHA-256={_base64(info.sha256)}".encode()))
+    return described
+
+
+def _wants_sha256(headers: RawHeaders) -> bool:
+    """Whether Want-Digest names SHA-256 with a weight other than 0 (RFC 3230 4.3.1)."""
+    wanted = field(headers, b"want-digest")
+    if wanted is None:
+        return False
+    matches = (_WANTS_SHA256.fullmatch(element.strip(" \t")) for element in wanted.split(","))
+    return any(match is not None and not _ZERO.fullmatch(match["q"] or "1") for match in matches)
+
+
+def _base64(sha256: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256)).decode()
+
+
+def _requested(headers: RawHeaders, info: FileInfo) -> tuple[Span, ...] | None:
+    """The spans that Range and If-Range ask for; None: the whole file (RFC 9110 13.2.2, 14.2)."""
+    value = single(headers, b"range")
+    if value is None or not range_applies(headers, info.etag, info.updated_at):
+        return None
+    return parse_ranges(value, info.size)
+
+
+def _whole(common: Headers, info: FileInfo, *, has_body: bool) -> Plan:
+    """The whole file (RFC 9110 15.3.1)."""
+    parts = (Span(0, info.size),) if has_body and info.size else ()
+    return Plan(200, [*common, *_content(info.content_type, info.size)], parts)
+
+
+def _one_part(common: Headers, info: FileInfo, span: Span) -> Plan:
+    """One range of it (RFC 9110 15.3.7.1)."""
+    content_range = (b"content-range", _content_range(info, span).encode())
+    content = _content(info.content_type, span.stop - span.start)
+    return Plan(206, [*common, *content, content_range], (span,))
+
+
+def _many_parts(common: Headers, info: FileInfo, spans: tuple[Span, ...], boundary: str) -> Plan:
+    """Several ranges of it, each with a small head of its own (RFC 9110 14.6 and 15.3.7.2)."""
+    parts: list[Part] = []
+    delimiter = f"--{boundary}"
+    for span in spans:
+        head = (
+            f"{delimiter}\r\nContent-Type: {info.content_type}\r\n"
+            f"Content-Range: {_content_range(info, span)}\r\n\r\n"
+        )
+        parts += [head.encode("latin-1"), span]
+        delimiter = f"\r\n--{boundary}"
+    parts.append(f"{delimiter}--\r\n".encode())
+    length = sum(len(part) if isinstance(part, bytes) else part.stop - part.start for part in parts)
+    return Plan(206, [*common, *_content(f"multipart/byteranges; boundary={boundary}", length)], tuple(parts))
+
+
+def _content(content_type: str, length: int) -> Headers:
+    return [(b"content-type", content_type.encode("latin-1")), (b"content-length", str(length).encode())]
+
+
+def _content_range(info: FileInfo, span: Span) -> str:
+    return f"bytes {span.start}-{span.stop - 1}/{info.size}"

@@ -1,0 +1,104 @@
+"""The Range header (RFC 9110 14.1 and 14.2). The cost is linear in its length, whatever it holds."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MAX_RANGES = 64
+"""A set of more ranges than this is ignored, as RFC 9110 14.2 allows."""
+
+_SPEC = re.compile(r"([0-9]*)-([0-9]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The bytes from `start` up to, and without, `stop`."""
+
+    start: int
+    stop: int
+
+
+class RangeNotSatisfiable(Exception):
+    """None of the ranges that were asked for holds a byte of the file (RFC 9110 15.5.17)."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"None of the ranges holds a byte of this file of {size} bytes.")
+        self.size = size
+
+
+def parse_ranges(value: str, size: int) -> tuple[Span, ...] | None:
+    """The spans that a Range header asks for of a file of this size (RFC 9110 14.2).
+
+    None: the header is to be ignored. Raises RangeNotSatisfiable.
+    """
+    specs = _specs(value)
+    if specs is None:
+        return None
+    spans = [span for first, last in specs if (span := _span(first, last, size)) is not None]
+    if not spans:
+        raise RangeNotSatisfiable(size)
+    return _coalesce(spans)
+
+
+def _specs(value: str) -> list[tuple[str, str]] | None:
+    """The digits before and after each hyphen of a valid set of byte ranges (RFC 9110 14.1.1), else None."""
+    unit, _, text = value.partition("=")
+    if unit.lower() != "bytes":
+        return None
+    specs: list[tuple[str, str]] = []
+    for element in (padded.strip(" \t") for padded in text.split(",")):
+        if not element:  # RFC 9110 5.6.1.2: a recipient takes empty list elements
+            continue
+        spec = _spec(element)
+        if spec is None or len(specs) == MAX_RANGES:
+            return None
+        specs.append(spec)
+    return specs or None
+
+
+def _spec(element: str) -> tuple[str, str] | None:
+    """The digits before and after the hyphen of one valid int-range or suffix-range (RFC 9110 14.1.2)."""
+    match = _SPEC.fullmatch(element)
+    if match is None or element == "-":
+        return None
+    first, last = match.groups()
+    if first and last and _magnitude(last) < _magnitude(first):
+        return None
+    return first, last
+
+
+def _magnitude(digits: str) -> tuple[int, str]:
+    """Something that compares as the number does; int() takes more than linear time and has a limit."""
+    significant = digits.lstrip("0")
+    return len(significant), significant
+
+
+def _at_most(digits: str, limit: int) -> int:
+    """The number, or the limit when that is smaller."""
+    length, significant = _magnitude(digits)
+    if length > len(str(limit)):
+        return limit
+    return min(int(significant or "0"), limit)
+
+
+def _span(first: str, last: str, size: int) -> Span | None:
+    """What one range means for a file of this size; None when it is not satisfiable (RFC 9110 14.1.2)."""
+    if first:
+        start = _at_most(first, size)
+        stop = min(_at_most(last, size) + 1, size) if last else size
+    else:
+        start = size - _at_most(last, size)
+        stop = size
+    return Span(start, stop) if start < stop else None
+
+
+def _coalesce(spans: Sequence[Span]) -> tuple[Span, ...]:
+    """Overlapping and touching spans made one, in the order in which they were asked (RFC 9110 15.3.7.2)."""
+    merged: list[tuple[int, Span]] = []
+    for order, span in sorted(enumerate(spans), key=lambda entry: entry[1].start):
+        if merged and span.start <= merged[-1][1].stop:
+            first, before = merged[-1]
+            merged[-1] = (min(first, order), Span(before.start, max(before.stop, span.stop)))
+        else:
+            merged.append((order, span))
+    return tuple(span for _, span in sorted(merged, key=lambda entry: entry[0]))

@@ -1,0 +1,97 @@
+"""Carries a plan out: the one place where the bytes of stored files meet ASGI."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.storage.contract import OpenFile, Storage
+from app.storage.errors import StorageError
+from app.storage.types import Address
+from app.streaming.plan import Part, plan
+from app.streaming.ranges import Span
+
+_log = logging.getLogger("seekable")
+
+
+class StoredFileResponse(Response):
+    """The answer to a GET or HEAD of a stored file, with its ranges and conditions (RFC 9110).
+
+    Raises NotFound, VersionMismatch, RangeNotSatisfiable and StorageUnavailable while nothing has been
+    sent. A failure after that leaves the response incomplete, so that the server breaks the connection.
+    """
+
+    def __init__(
+        self, storage: Storage, address: Address, *, cache_control: str, download: bool = False
+    ) -> None:
+        super().__init__()
+        self._storage = storage
+        self._address = address
+        self._cache_control = cache_control
+        self._download = download
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Open the file, plan the answer and send it."""
+        async with self._storage.open(self._address) as file:
+            answer = plan(
+                scope["method"],
+                scope["headers"],
+                file.info,
+                cache_control=self._cache_control,
+                boundary=secrets.token_hex(16),
+                download=self._download,
+            )
+            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+            if not answer.parts:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            try:
+                await _send_while_present(file, answer.parts, receive, send)
+            except StorageError as error:
+                _log.error("The answer for %r was broken off: %s", file.info.key.path, error)
+
+
+async def _send_while_present(file: OpenFile, parts: tuple[Part, ...], receive: Receive, send: Send) -> None:
+    """Send the body, and stop wherever that stands when the client leaves.
+
+    A server's send() may well do nothing then, so receive() has to be watched.
+    """
+    try:
+        # A timeout that only the watcher sets: it cancels this block and nothing else, and nobody
+        # else's cancelling is taken for it.
+        async with asyncio.timeout(None) as presence:
+            watcher = asyncio.create_task(_end_when_gone(presence, receive))
+            try:
+                await _send_body(file, parts, send)
+            finally:
+                watcher.cancel()
+                await asyncio.gather(watcher, return_exceptions=True)
+    except TimeoutError:
+        if not presence.expired():
+            raise
+
+
+async def _end_when_gone(presence: asyncio.Timeout, receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    presence.reschedule(0)
+
+
+async def _send_body(file: OpenFile, parts: tuple[Part, ...], send: Send) -> None:
+    for part in parts:
+        if isinstance(part, Span):
+            await _send_span(file, part, send)
+        else:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send_span(file: OpenFile, span: Span, send: Send) -> None:
+    async with contextlib.aclosing(file.read(span.start, span.stop)) as chunks:
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            # Neither a buffered read nor a send() to a fast reader waits: others get their turn here.
+            await asyncio.sleep(0)

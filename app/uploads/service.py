@@ -1,0 +1,124 @@
+"""Takes uploads: bytes go straight from the request into staging, and are stored when all have come."""
+
+from collections.abc import AsyncIterator
+
+from app.library.mediatypes import media_type
+from app.storage.contract import Staged, Storage
+from app.storage.types import Committed, Expect, Expectation, FileInfo, Key
+from app.uploads import digests
+from app.uploads.errors import BadForm, TooLarge
+from app.uploads.form import Field, FileData, FileStarted, FormReader
+
+FORM_OVERHEAD = 1 << 20
+"""Bytes that a form may be longer than the file in it."""
+
+
+class Uploads:
+    """Both ways to send a file. Neither holds more of it in memory than the storage's stage does.
+
+    `max_size` is in bytes, of one file. Raises the errors of uploads and storage; nothing is stored then.
+    """
+
+    def __init__(self, storage: Storage, max_size: int) -> None:
+        self._storage = storage
+        self._max_size = max_size
+
+    async def receive_form(
+        self,
+        library: str,
+        folder: str | None,
+        form: FormReader,
+        body: AsyncIterator[bytes],
+        length: int | None,
+    ) -> FileInfo:
+        """Store the file of a form as a new one. `folder` is where, unless a field of the form says it;
+        `length` is that of the whole body, if known."""
+        if length is not None and length > self._max_size + FORM_OVERHEAD:
+            raise self._too_large()
+        target = _Target(library, folder)
+        async with self._storage.stage(size=length) as staged:
+            received = 0
+            async for data in body:
+                for event in form.feed(data):
+                    if isinstance(event, FileData):
+                        received += len(event.data)
+                        await self._write(staged, event.data, received)
+                    elif (key := target.learn(event)) is not None:
+                        await self._storage.check(key, Expect.ABSENT)
+            form.finish()
+            key = target.key()
+            committed = await self._storage.commit(
+                key,
+                staged,
+                content_type=media_type(target.content_type, key.filename),
+                expect=Expect.ABSENT,
+            )
+            return committed.info
+
+    async def receive_raw(
+        self,
+        key: Key,
+        body: AsyncIterator[bytes],
+        *,
+        length: int | None,
+        sha256: bytes | None,
+        content_type: str | None,
+        expect: Expectation,
+    ) -> Committed:
+        """Store the body at the key. `length` and `sha256` are what the client announced, if it did."""
+        if length is not None and length > self._max_size:
+            raise self._too_large()
+        await self._storage.check(key, expect)
+        async with self._storage.stage(size=length) as staged:
+            received = 0
+            async for data in body:
+                received += len(data)
+                await self._write(staged, data, received)
+            await staged.flush()
+            digests.verify(sha256, staged.sha256)
+            return await self._storage.commit(
+                key, staged, content_type=media_type(content_type, key.filename), expect=expect
+            )
+
+    async def _write(self, staged: Staged, data: bytes, received: int) -> None:
+        if received > self._max_size:
+            raise self._too_large()
+        await staged.write(data)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"A file may have at most {self._max_size} bytes here.")
+
+
+class _Target:
+    """Where the file of a form goes, as far as its parts, which come in any order, have said so."""
+
+    def __init__(self, library: str, folder: str | None) -> None:
+        self._library = library
+        self._folder = folder
+        self._filename: str | None = None
+        self.content_type: str | None = None
+        if folder is not None:
+            self._key_of("x")
+
+    def learn(self, event: Field | FileStarted) -> Key | None:
+        """Take note. The key as soon as it is certain; a bad name is refused at once."""
+        if isinstance(event, FileStarted):
+            self._filename, self.content_type = event.filename, event.content_type
+            self._key_of(event.filename)
+        elif event.name == "folder":
+            if self._folder is not None and self._folder != event.value:
+                raise BadForm("The form and the URL name different folders.")
+            self._folder = event.value
+            self._key_of(self._filename if self._filename is not None else "x")
+        else:
+            return None
+        return self.key() if self._folder is not None and self._filename is not None else None
+
+    def key(self) -> Key:
+        """Where it goes when nothing more is said: at the top, unless a folder was named."""
+        if self._filename is None:
+            raise BadForm("The form has no file.")
+        return self._key_of(self._filename)
+
+    def _key_of(self, filename: str) -> Key:
+        return Key.of(self._library, self._folder or "", filename)

@@ -1,0 +1,121 @@
+"""A real server on a free port, for tests that talk to one."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+SEEKABLE = str(Path(sys.executable).with_name("seekable"))
+
+
+class Server:
+    """`seekable serve` as a process of its own. `settings` are SEEKABLE_* without the prefix, in lower case."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.folder = folder
+        self.files = folder / "files"
+        self.log_file = folder / "server.log"
+        self.url = ""
+        self._settings = {"files_dir": self.files, **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str, within: float = 30) -> "Server":
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+        environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in self._settings.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        offset = self.log_file.stat().st_size if self.log_file.exists() else 0
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [SEEKABLE, "serve", "--port", "0", *arguments],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline and self._process.poll() is None:
+            found = re.search(r"docs +(http\S+)/docs", self.log()[offset:])
+            if found:
+                self.url = found[1]
+                return self
+            time.sleep(0.02)
+        raise AssertionError(f"The server did not start:\n{self.log()[offset:]}")
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """As a power cut would, short of the disk's own cache."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Ask it to end. The exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+    def client(self, **options: object) -> httpx.Client:
+        options = {"base_url": self.url, "timeout": 30, "trust_env": False, **options}
+        return httpx.Client(**options)  # type: ignore[arg-type]
+
+    def staging(self) -> list[Path]:
+        """What is in the staging folder of the filesystem backend."""
+        return list((self.files / ".seekable" / "staging").iterdir())
+
+    def rss(self) -> int:
+        """Resident memory, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) * 1024
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, **settings: object) -> Iterator[Server]:
+    """A server that is up, and is stopped at the end."""
+    server = Server(folder, **settings)
+    try:
+        yield server.start(*arguments)
+    finally:
+        if server._process is not None:
+            server.stop()
+
+
+def need(*commands: str) -> None:
+    """Skip a test whose system packages are missing; in CI, where none may be missing, fail it."""
+    missing = [command for command in commands if shutil.which(command) is None]
+    if missing:
+        message = f"needs {', '.join(missing)}: run tests/tools.sh"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+def run(*command: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run a client to its end, and show what it said if it fails."""
+    result = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=timeout, errors="replace"
+    )
+    if check and result.returncode != 0:
+        raise AssertionError(f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
+    return result
