@@ -1,0 +1,75 @@
+# Seekable. `make` alone lists what can be done; everything installs what it needs first.
+
+PYTHON ?= python3
+ARGS   ?=
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP   := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test soak lint format lock build clean
+.SUFFIXES:
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+install: $(STAMP) ## set up .venv with everything the program and its tests need
+
+run: install ## start the server (ARGS="--port 9000")
+	$(BIN)/seekable serve $(ARGS)
+
+test: install ## run every test, real clients included (ARGS="-k range")
+	@sh tests/tools.sh
+	$(BIN)/pytest -n 2 $(ARGS)
+
+soak: install ## run what takes too long for `make test`: memory under load
+	$(BIN)/python tests/soak/memory.py $(ARGS)
+
+lint: install ## check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## fix what can be fixed by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# It names no index: --no-config keeps a machine's own out, and the last line fails when one got in all the same.
+lock: install ## remake requirements.lock from pyproject.toml (ARGS=--upgrade)
+	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --all-extras \
+		--no-annotate --custom-compile-command 'make lock' $(ARGS) --output-file requirements.lock pyproject.toml
+	@! grep -nE '://|file:|^-|@ ' requirements.lock
+
+build: install ## make a wheel in dist/
+	rm -rf dist
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist/*.whl
+
+clean: ## remove what builds and tests leave behind, but neither .venv nor files/
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . \( -path ./.venv -o -path ./.git -o -path ./files \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp comes last, so an installation that was broken off is done again. --no-build-isolation: the backend is in the
+# lock; an isolated build would fetch the newest one, unchecked.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Seekable needs Python 3.11 or newer and $(PYTHON) is %d.%d: choose another with make PYTHON=..." % v[:2])'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(ensure_venv); $(PYTHON) -m venv --clear $(VENV); }
+	@echo 'Installing into $(VENV) what requirements.lock names: about a minute the first time'
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Debian and Ubuntu ship Python without ensurepip, and `python -m venv` then fails halfway with advice over ten lines.
+define ensure_venv
+$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+	then \
+		echo "Installing $$package" && apt-get -qq update && \
+		DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends "$$package" </dev/null >/dev/null; \
+	else \
+		echo "$(PYTHON) cannot make a virtual environment: apt-get install $$package, then make again" >&2; false; \
+	fi; } || exit 1
+endef

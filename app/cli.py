@@ -3,12 +3,11 @@
 import sys
 
 import click
-from pydantic import ValidationError
 
-from app.database import ConfigurationError, migrate_database
+from app.database import migrate_database
 from app.resources.admission import is_loopback
 from app.server import serve, serve_reloading
-from app.settings import Settings
+from app.settings import ConfigurationError, Settings, load
 from app.storage.errors import StorageError
 
 
@@ -18,10 +17,9 @@ from app.storage.errors import StorageError
 def main(context: click.Context) -> None:
     """A small, fast, self-hosted media server. Settings are read from SEEKABLE_* and from .env."""
     try:
-        context.obj = Settings()
-    except ValidationError as error:
-        faults = (f"SEEKABLE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        raise click.ClickException("; ".join(faults)) from None
+        context.obj = load()
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from None
 
 
 @main.command("serve")

@@ -1,5 +1,6 @@
 """The only file that knows uvicorn."""
 
+import contextlib
 import socket
 from collections.abc import Callable
 from importlib.resources import files
@@ -34,7 +35,8 @@ def serve(host: str, port: int, *, shutdown_timeout: int, started: Callable[[int
         timeout_graceful_shutdown=shutdown_timeout,
     )
     server = _Server(config, started)
-    server.run()
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean end
+        server.run()
     return server.started
 
 

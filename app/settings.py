@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, ByteSize, Field, field_validator
+from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class ConfigurationError(Exception):
+    """The settings ask for what cannot be; the message is a sentence for the one who made them."""
 
 
 def _split(value: object) -> object:
@@ -43,7 +47,7 @@ class Settings(BaseSettings):
         ByteSize(64 << 30), gt=0, description="Bytes that one file may have; units such as `64GiB` are read."
     )
     read_chunk_size: ByteSize = Field(
-        ByteSize(256 << 10), ge=4096, le=16 << 20, description="Bytes read from the storage in one go."
+        ByteSize(128 << 10), ge=4096, le=16 << 20, description="Bytes read from the storage in one go."
     )
     cache_control: str = Field("no-cache", description="Cache-Control of every stored file.")
     shutdown_timeout: int = Field(
@@ -66,3 +70,12 @@ class Settings(BaseSettings):
         if not (value.isascii() and value.isprintable()):
             raise ValueError("must be printable ASCII: it becomes a header")
         return value
+
+
+def load() -> Settings:
+    """The settings of this process. ConfigurationError names what is wrong with each."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = (f"SEEKABLE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError("; ".join(faults)) from None

@@ -14,16 +14,12 @@ from app.database.sql.engine import Database
 from app.database.sql.files import FilesystemBackend
 from app.database.sql.migrations import migrate
 from app.database.sql.tables import Volume
-from app.settings import Settings
+from app.settings import ConfigurationError, Settings
 from app.storage.contract import Storage
 from app.storage.disk import Disk
 from app.storage.errors import StorageUnavailable
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import RESERVED
-
-
-class ConfigurationError(Exception):
-    """The settings ask for what cannot be; the message is a sentence for the one who made them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ async def open_database(settings: Settings, *, media_type: Callable[[str], str])
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        backend = await asyncio.to_thread(_open_filesystem, settings, media_type, stack)
+        backend = await asyncio.to_thread(open_filesystem, settings, media_type, stack)
         storage = ThreadedStorage(backend, chunk_size=settings.read_chunk_size)
         stack.callback(storage.close)
         yield Stores(storage)
@@ -49,14 +45,14 @@ async def open_database(settings: Settings, *, media_type: Callable[[str], str])
 def migrate_database(settings: Settings) -> None:
     """Bring the SQL database that the settings name to the newest schema."""
     with ExitStack() as stack:
-        _open_files(settings, stack)
+        open_files(settings, stack)
         migrate(open_sql(settings, stack))
 
 
-def _open_filesystem(
+def open_filesystem(
     settings: Settings, media_type: Callable[[str], str], stack: ExitStack
 ) -> FilesystemBackend:
-    files = _open_files(settings, stack)
+    files = open_files(settings, stack)
     database = open_sql(settings, stack)
     migrate(database)
     volume = _claim(files, database)
@@ -64,7 +60,7 @@ def _open_filesystem(
     return FilesystemBackend(database, files, volume=volume, media_type=media_type)
 
 
-def _open_files(settings: Settings, stack: ExitStack) -> Disk:
+def open_files(settings: Settings, stack: ExitStack) -> Disk:
     if settings.storage != "filesystem":
         raise ConfigurationError(f"SEEKABLE_STORAGE={settings.storage} is not in this version yet.")
     files = Disk(settings.files_dir)

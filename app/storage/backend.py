@@ -14,6 +14,9 @@ class Reader(Protocol):
     def read(self, start: int, size: int) -> bytes:
         """Up to `size` bytes from `start`; fewer only where the bytes really end. StorageUnavailable."""
 
+    def is_cached(self, start: int, size: int) -> bool:
+        """Whether such a read would hardly wait, because the bytes are in memory. Itself it never waits."""
+
     def close(self) -> None:
         """Give back what it holds. Called once, when no read is under way."""
 

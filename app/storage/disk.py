@@ -34,6 +34,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
+
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
@@ -384,6 +386,19 @@ def _not_a_folder(name: str) -> PathConflict:
 
 def _is_a_folder(name: str) -> PathConflict:
     return PathConflict(f"{name!r} is a folder, so that no file can have that name.")
+
+
+def is_cached(descriptor: int, start: int, size: int) -> bool:
+    """Whether the range's first and last byte are in the page cache, and so most likely all between."""
+    if not _NO_WAIT:
+        return False
+    try:
+        return all(
+            os.preadv(descriptor, [bytearray(1)], offset, _NO_WAIT) == 1
+            for offset in (start, start + size - 1)
+        )
+    except OSError:  # EAGAIN: it is not; EOPNOTSUPP: nobody knows (tmpfs)
+        return False
 
 
 def read(descriptor: int, start: int, size: int) -> bytes:

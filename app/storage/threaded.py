@@ -72,14 +72,20 @@ class ThreadedOpenFile:
         return self._reader.info
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        self._fetch(start, stop)
-        while start < stop and self._ahead is not None:
-            data = await _ended(self._ahead)
-            expected = min(self._chunk_size, stop - start)
-            if len(data) != expected:
+        slow = False
+        while start < stop:
+            size = min(self._chunk_size, stop - start)
+            if self._ahead is None and self._reader.is_cached(start, size):
+                data = self._reader.read(start, size)  # a thread would cost more than the copy
+            else:
+                slow = True
+                data = await _ended(self._ahead or self._fetch(start, size))
+            if len(data) != size:
                 raise Truncated(f"Only {start + len(data)} bytes of {stop} could be read.")
-            start += expected
-            self._fetch(start, stop)
+            start += size
+            self._ahead = None
+            if slow and start < stop:
+                self._ahead = self._fetch(start, min(self._chunk_size, stop - start))
             yield data
 
     async def settle(self) -> None:
@@ -87,9 +93,9 @@ class ThreadedOpenFile:
         if self._ahead is not None:
             await _settled(self._ahead)
 
-    def _fetch(self, start: int, stop: int) -> None:
-        size = min(self._chunk_size, stop - start)
-        self._ahead = self._pool.start(self._reader.read, start, size) if size > 0 else None
+    def _fetch(self, start: int, size: int) -> asyncio.Future[bytes]:
+        self._ahead = self._pool.start(self._reader.read, start, size)
+        return self._ahead
 
 
 class ThreadedStaged:

@@ -138,7 +138,7 @@ class FormReader:
 
     def finish(self) -> None:
         """Say that the body has ended. Raises BadForm unless the form was whole and held a file."""
-        if self._failed or not self._ended:
+        if not self._ended:
             raise BadForm("The form ends before its closing boundary.")
         if FILE not in self._seen:
             raise BadForm(f"The form has no part named {FILE!r}.")

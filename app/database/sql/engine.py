@@ -54,8 +54,19 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """The one writer's view of the database; what is not committed inside is rolled back."""
-        with translated(), self._writing, Session(self._writers, expire_on_commit=False) as session:
-            yield session
+        with (
+            translated(),
+            self._writing,
+            self._writers.connect() as connection,
+            Session(connection, expire_on_commit=False) as session,
+        ):
+            try:
+                yield session
+            except BaseException:
+                # SQLAlchemy takes a COMMIT for the end of the transaction even when it fails. To SQLite it
+                # is not, and the next user of the connection would be inside it still.
+                connection.connection.rollback()
+                raise
 
 
 def _configure(connection: SQLiteConnection, _record: Any) -> None:

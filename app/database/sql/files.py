@@ -55,6 +55,9 @@ class DiskReader:
     def read(self, start: int, size: int) -> bytes:
         return disk.read(self._descriptor, start, size)
 
+    def is_cached(self, start: int, size: int) -> bool:
+        return disk.is_cached(self._descriptor, start, size)
+
     def close(self) -> None:
         os.close(self._descriptor)
 

@@ -1,0 +1,656 @@
+"""What every storage promises (app/storage/contract.py). Each backend meets all of it."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.storage.contract import OpenFile, Storage
+from app.storage.errors import (
+    AlreadyExists,
+    InvalidCursor,
+    InvalidName,
+    NotFound,
+    OutOfSpace,
+    PathConflict,
+    VersionMismatch,
+)
+from app.storage.types import SHARED, Committed, Expect, Expectation, FileId, FileInfo, Key
+
+pytestmark = pytest.mark.anyio
+
+FILM = Key(SHARED, "films", "film.mp4")
+BYTES = bytes(range(256)) * 80 + b"the end"  # five reads and a bit
+
+ODD_NAMES = [
+    "two words.mp4",
+    "100% #1 ?&;=+.mp4",
+    "quo\"te'd.mp4",
+    "-rf.mp4",
+    ".hidden",
+    "...",
+    "~",
+    "ünïcödé.mp4",
+    "🎬.mkv",
+    "שלום עולם.mp4",
+    "\u202egnp.exe",  # right-to-left override
+    "a\u2028b.mp4",
+    "x" * 251 + ".mp4",
+    "é" * 125 + ".mp4",
+    "con",
+    "a:b*c|d<e>.mp4",
+]
+
+
+async def put(
+    storage: Storage,
+    key: Key = FILM,
+    data: bytes = BYTES,
+    expect: Expectation = Expect.ANY,
+    content_type: str = "video/mp4",
+) -> Committed:
+    async with storage.stage() as staged:
+        await staged.write(data)
+        return await storage.commit(key, staged, content_type=content_type, expect=expect)
+
+
+async def read(file: OpenFile, start: int = 0, stop: int | None = None) -> bytes:
+    async with aclosing(file.read(start, file.info.size if stop is None else stop)) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def get(storage: Storage, address: Key | FileId = FILM) -> bytes:
+    async with storage.open(address) as file:
+        return await read(file)
+
+
+async def names(storage: Storage, folder: str = "films", library: str = SHARED) -> list[str]:
+    page = await storage.page(library, folder, cursor=None, limit=1000)
+    return [info.key.filename for info in page.items]
+
+
+# Storing and reading
+
+
+async def test_what_was_committed_is_read_back(storage: Storage) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    committed = await put(storage, content_type="video/x-test; a=b")
+    info = committed.info
+    assert committed.created
+    assert info.key == FILM
+    assert info.size == len(BYTES)
+    assert info.content_type == "video/x-test; a=b"
+    assert info.sha256 == hashlib.sha256(BYTES).hexdigest()
+    assert info.created_at == info.updated_at
+    assert before < info.created_at < datetime.now(UTC) + timedelta(seconds=1)
+    assert info.created_at.tzinfo is UTC
+    assert await get(storage) == BYTES
+    assert await storage.stat(FILM) == info
+
+
+async def test_an_id_finds_the_file_too(storage: Storage) -> None:
+    info = (await put(storage)).info
+    assert await storage.stat(FileId(SHARED, info.id)) == info
+    assert await get(storage, FileId(SHARED, info.id)) == BYTES
+
+
+async def test_nothing_is_not_found(storage: Storage) -> None:
+    for address in (FILM, FileId(SHARED, "0" * 32), FileId(SHARED, "é/../x\0")):
+        with pytest.raises(NotFound):
+            await storage.stat(address)
+        with pytest.raises(NotFound):
+            async with storage.open(address):
+                pass
+    with pytest.raises(NotFound):
+        await storage.delete(FILM)
+    with pytest.raises(NotFound):
+        await storage.move(FILM, Key(SHARED, "", "other"))
+
+
+async def test_an_empty_file(storage: Storage, leftovers: Callable[[], set[str]]) -> None:
+    async with storage.stage() as staged:
+        info = (await storage.commit(FILM, staged, content_type="video/mp4")).info
+    assert info.size == 0
+    assert info.sha256 == hashlib.sha256(b"").hexdigest()
+    assert await get(storage) == b""
+    assert await names(storage) == ["film.mp4"]
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+async def test_odd_names_survive(storage: Storage, name: str) -> None:
+    key = Key(SHARED, name, name)
+    await put(storage, key)
+    assert await get(storage, key) == BYTES
+    assert (await storage.page(SHARED, "", cursor=None, limit=10)).folders == (name,)
+    assert await names(storage, name) == [name]
+    assert (await storage.move(key, Key(SHARED, "", f"{name}"[:-1] + "_"))).key.filename == name[:-1] + "_"
+
+
+async def test_names_differ_by_case_and_by_anything_else(storage: Storage) -> None:
+    for name in ("film", "Film", "film ", " film", "film.", "ﬁlm"):
+        await put(storage, Key(SHARED, "", name), name.encode())
+    for name in ("film", "Film", "film ", " film", "film.", "ﬁlm"):
+        assert await get(storage, Key(SHARED, "", name)) == name.encode()
+
+
+async def test_libraries_do_not_meet(storage: Storage) -> None:
+    mine, yours = Key("mine", "films", "film.mp4"), Key("yours", "films", "film.mp4")
+    info = (await put(storage, mine, b"mine")).info
+    assert (await put(storage, yours, b"yours")).created
+    assert (await put(storage, FILM, b"shared")).created
+    assert [await get(storage, key) for key in (mine, yours, FILM)] == [b"mine", b"yours", b"shared"]
+    with pytest.raises(NotFound):
+        await storage.stat(FileId("yours", info.id))
+    await storage.delete(mine)
+    assert await names(storage, library="mine") == []
+    assert await names(storage, library="yours") == ["film.mp4"]
+    assert (await storage.page(SHARED, "", cursor=None, limit=10)).folders == ("films",)
+
+
+async def test_bytes_may_come_in_any_pieces(storage: Storage) -> None:
+    data = os.urandom(3_500_000)  # more than three batches
+    async with storage.stage(size=len(data)) as staged:
+        position = 0
+        for size in (0, 1, 2, 1_000_000, 7, 2_000_000, 500_000):
+            await staged.write(data[position : position + size])
+            position += size
+        await staged.flush()
+        assert staged.size == len(data[:position])
+        assert staged.sha256 == hashlib.sha256(data[:position]).hexdigest()
+        info = (await storage.commit(FILM, staged, content_type="video/mp4")).info
+    assert info.sha256 == hashlib.sha256(data[:position]).hexdigest()
+    assert await get(storage) == data[:position]
+
+
+# Ranges
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        (0, 1),
+        (0, 4096),
+        (4095, 4097),
+        (4096, 8192),
+        (1, 20_000),
+        (20_486, 20_487),
+        (0, 20_487),
+        (5, 5),
+        (9, 2),
+    ],
+)
+async def test_a_range_is_exactly_its_bytes(storage: Storage, start: int, stop: int) -> None:
+    await put(storage)
+    async with storage.open(FILM) as file:
+        assert await read(file, start, stop) == BYTES[start:stop]
+
+
+async def test_one_open_file_gives_several_ranges(storage: Storage) -> None:
+    await put(storage)
+    async with storage.open(FILM) as file:
+        for start, stop in ((10_000, 20_000), (0, 9), (19_000, 20_487)):
+            assert await read(file, start, stop) == BYTES[start:stop]
+
+
+async def test_a_read_may_be_left_early(storage: Storage) -> None:
+    await put(storage)
+    async with storage.open(FILM) as file:
+        async with aclosing(file.read(0, len(BYTES))) as chunks:
+            assert await anext(chunks) == BYTES[:4096]
+        assert await read(file, 3, 9) == BYTES[3:9]
+
+
+async def test_sizes_beyond_32_bits(storage: Storage, big_file: Callable[[int, bytes], Key]) -> None:
+    size = (5 << 30) + 3
+    key = await asyncio.to_thread(big_file, size, b"the end")
+    async with storage.open(key) as file:
+        assert file.info.size == size
+        assert await read(file, size - 9, size) == b"\0\0the end"
+        assert await read(file, (1 << 32) - 2, (1 << 32) + 2) == bytes(4)
+    page = await storage.page(SHARED, "", cursor=None, limit=10)
+    assert [info.size for info in page.items] == [size]
+
+
+# Expectations
+
+
+async def test_creating_never_overwrites(storage: Storage) -> None:
+    await put(storage, expect=Expect.ABSENT)
+    with pytest.raises(AlreadyExists):
+        await put(storage, data=b"other", expect=Expect.ABSENT)
+    assert await get(storage) == BYTES
+
+
+async def test_replacing_keeps_the_identity_and_changes_the_version(storage: Storage) -> None:
+    first = (await put(storage)).info
+    replaced = await put(storage, data=b"other", content_type="video/x-other", expect=first.etag)
+    second = replaced.info
+    assert not replaced.created
+    assert (second.id, second.created_at) == (first.id, first.created_at)
+    assert second.etag != first.etag
+    assert second.updated_at > first.updated_at
+    assert second.content_type == "video/x-other"
+    assert await get(storage) == b"other"
+    assert await storage.stat(FILM) == second
+
+
+async def test_a_version_that_is_not_there_is_not_replaced(storage: Storage) -> None:
+    with pytest.raises(VersionMismatch):
+        await put(storage, expect="0" * 64)
+    assert await names(storage) == []
+    old = (await put(storage)).info
+    await put(storage, data=b"newer")
+    with pytest.raises(VersionMismatch):
+        await put(storage, data=b"stale", expect=old.etag)
+    with pytest.raises(VersionMismatch):
+        await storage.delete(FILM, expect=old.etag)
+    with pytest.raises(VersionMismatch):
+        await storage.move(FILM, Key(SHARED, "", "elsewhere"), expect=old.etag)
+    assert await get(storage) == b"newer"
+
+
+async def test_versions_tell_bytes_apart(storage: Storage) -> None:
+    etags = {(await put(storage, data=data)).info.etag for data in (b"a", b"b", b"", b"ab")}
+    assert len(etags) == 4
+    assert (await put(storage, data=b"a")).info.etag in etags
+
+
+async def test_check_says_what_a_commit_would(storage: Storage) -> None:
+    await storage.check(FILM, Expect.ABSENT)
+    await storage.check(FILM, Expect.ANY)
+    with pytest.raises(VersionMismatch):
+        await storage.check(FILM, "0" * 64)
+    info = (await put(storage)).info
+    await storage.check(FILM, Expect.ANY)
+    await storage.check(FILM, info.etag)
+    with pytest.raises(AlreadyExists):
+        await storage.check(FILM, Expect.ABSENT)
+    for conflict in (Key(SHARED, "", "films"), Key(SHARED, "films/film.mp4", "inside")):
+        for expect in (Expect.ANY, Expect.ABSENT):
+            with pytest.raises(PathConflict):
+                await storage.check(conflict, expect)
+
+
+async def test_a_file_and_a_folder_cannot_share_a_path(
+    storage: Storage, leftovers: Callable[[], set[str]]
+) -> None:
+    await put(storage)
+    other = (await put(storage, Key(SHARED, "", "other"))).info
+    for conflict in (
+        Key(SHARED, "", "films"),
+        Key(SHARED, "films/film.mp4", "inside"),
+        Key(SHARED, "films/film.mp4/deep", "inside"),
+    ):
+        for expect in (Expect.ANY, Expect.ABSENT):
+            with pytest.raises(PathConflict):
+                await put(storage, conflict, expect=expect)
+        with pytest.raises(PathConflict):
+            await storage.move(other.key, conflict)
+    assert await get(storage) == BYTES
+    assert await get(storage, other.key) == BYTES
+    assert not leftovers()
+
+
+async def test_a_folder_is_gone_with_its_last_file(storage: Storage) -> None:
+    deep = Key(SHARED, "a/b/c", "film.mp4")
+    await put(storage, deep)
+    assert (await storage.page(SHARED, "a", cursor=None, limit=9)).folders == ("b",)
+    await storage.delete(deep)
+    assert (await storage.page(SHARED, "", cursor=None, limit=9)).folders == ()
+    await put(storage, Key(SHARED, "", "a"))  # the name is free for a file
+    with pytest.raises(PathConflict):
+        await storage.move(Key(SHARED, "", "a"), deep)  # which is below what is moved
+    await storage.delete(Key(SHARED, "", "a"))
+    await put(storage, deep)
+
+
+@pytest.mark.parametrize("expect", [Expect.ABSENT, Expect.ANY])
+async def test_of_racing_creators_one_wins(storage: Storage, expect: Expectation) -> None:
+    results = await asyncio.gather(
+        *(put(storage, data=b"%d" % number, expect=expect) for number in range(50)), return_exceptions=True
+    )
+    created = [r for r in results if isinstance(r, Committed) and r.created]
+    assert len(created) == 1
+    others = [r for r in results if r is not created[0]]
+    if expect is Expect.ABSENT:
+        assert all(isinstance(r, AlreadyExists) for r in others), others
+        assert await get(storage) == b"%d" % results.index(created[0])
+    else:
+        assert all(isinstance(r, Committed) for r in others), others
+    info = await storage.stat(FILM)
+    assert hashlib.sha256(await get(storage)).hexdigest() == info.sha256 == info.etag
+
+
+async def test_of_racing_replacers_of_one_version_one_wins(storage: Storage) -> None:
+    first = (await put(storage)).info
+    results = await asyncio.gather(
+        *(put(storage, data=b"%d" % number, expect=first.etag) for number in range(20)),
+        return_exceptions=True,
+    )
+    won = [r for r in results if isinstance(r, Committed)]
+    assert len(won) == 1
+    assert all(isinstance(r, VersionMismatch) for r in results if r not in won)
+    assert await get(storage) == b"%d" % results.index(won[0])
+
+
+# All or nothing
+
+
+async def test_what_is_staged_is_not_seen(storage: Storage) -> None:
+    async with storage.stage() as staged:
+        await staged.write(BYTES)
+        await staged.flush()
+        assert await names(storage) == []
+        assert (await storage.page(SHARED, "", cursor=None, limit=9)).folders == ()
+
+
+async def test_staged_bytes_that_are_left_are_gone(
+    storage: Storage, leftovers: Callable[[], set[str]]
+) -> None:
+    async with storage.stage() as staged:
+        await staged.write(BYTES)
+    assert not leftovers()
+    with pytest.raises(ZeroDivisionError):
+        async with storage.stage() as staged:
+            await staged.write(bytes(2_000_000))
+            raise ZeroDivisionError
+    assert not leftovers()
+    await put(storage)
+    with pytest.raises(AlreadyExists):
+        await put(storage, expect=Expect.ABSENT)
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 5, 20])
+async def test_a_cancelled_upload_leaves_nothing_or_all(
+    storage: Storage, leftovers: Callable[[], set[str]], rounds: int
+) -> None:
+    async def upload() -> None:
+        async with storage.stage() as staged:
+            for _ in range(10):
+                await staged.write(bytes(700_000))
+            await storage.commit(FILM, staged, content_type="video/mp4")
+
+    task = asyncio.create_task(upload())
+    for _ in range(rounds):
+        await asyncio.sleep(0.001)
+    task.cancel()
+    task.cancel()
+    await asyncio.wait([task])
+    assert not leftovers()
+    if await names(storage):
+        assert await get(storage) == bytes(7_000_000)
+    else:
+        with pytest.raises(NotFound):
+            await storage.stat(FILM)
+
+
+async def test_a_cancelled_commit_is_all_or_nothing(
+    storage: Storage, leftovers: Callable[[], set[str]]
+) -> None:
+    await put(storage, data=b"old")
+    seen = set()
+    for delay in (0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032):
+        task = asyncio.create_task(put(storage, data=b"new %f" % delay))
+        await asyncio.sleep(delay)
+        task.cancel()
+        await asyncio.wait([task])
+        assert not leftovers()
+        data, info = await get(storage), await storage.stat(FILM)
+        assert info.sha256 == hashlib.sha256(data).hexdigest()
+        seen.add(data)
+    assert seen <= {b"old"} | {b"new %f" % delay for delay in (0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)}
+
+
+async def test_a_cancelled_open_or_read_holds_nothing(storage: Storage) -> None:
+    await put(storage)
+    before = len(os.listdir("/proc/self/fd"))
+    for delay in (0, 0.0005, 0.001, 0.002):
+        for _ in range(10):
+            task = asyncio.create_task(get(storage))
+            await asyncio.sleep(delay)
+            task.cancel()
+            await asyncio.wait([task])
+    # The pools of connections may have grown; forty leaked descriptors would show.
+    assert len(os.listdir("/proc/self/fd")) < before + 40
+
+
+async def test_a_file_that_cannot_fit_is_refused_at_once(
+    storage: Storage, leftovers: Callable[[], set[str]]
+) -> None:
+    with pytest.raises(OutOfSpace):
+        async with storage.stage(size=1 << 60):
+            pass
+    assert not leftovers()
+
+
+# Snapshots
+
+
+async def test_an_open_file_stays_what_it_was(storage: Storage) -> None:
+    old = (await put(storage)).info
+    async with storage.open(FILM) as file:
+        async with aclosing(file.read(0, len(BYTES))) as chunks:
+            first = await anext(chunks)
+            await put(storage, data=b"other")
+            assert first + b"".join([chunk async for chunk in chunks]) == BYTES
+        assert file.info == old
+        await storage.move(FILM, Key(SHARED, "", "moved"))
+        assert await read(file) == BYTES
+    async with storage.open(Key(SHARED, "", "moved")) as file:
+        await storage.delete(Key(SHARED, "", "moved"))
+        assert await read(file) == b"other"
+    assert await names(storage) == []
+
+
+async def test_readers_never_see_a_mixture(storage: Storage) -> None:
+    await put(storage, data=bytes(30_000))
+
+    async def write() -> None:
+        for number in range(1, 30):
+            await put(storage, data=bytes([number]) * 30_000)
+
+    async def watch() -> int:
+        seen = 0
+        while not writing.done():
+            async with storage.open(FILM) as file:
+                data = await read(file)
+                assert len(data) == 30_000
+                assert len(set(data)) == 1
+                assert file.info.sha256 == hashlib.sha256(data).hexdigest()
+                seen += 1
+        return seen
+
+    writing = asyncio.create_task(write())
+    counts = await asyncio.gather(*(watch() for _ in range(4)))
+    await writing
+    assert min(counts) > 1
+
+
+# Deleting and moving
+
+
+async def test_what_is_deleted_is_gone(storage: Storage, leftovers: Callable[[], set[str]]) -> None:
+    info = (await put(storage)).info
+    await storage.delete(FILM, expect=info.etag)
+    for address in (FILM, FileId(SHARED, info.id)):
+        with pytest.raises(NotFound):
+            await storage.stat(address)
+    assert await names(storage) == []
+    assert not leftovers()
+    again = await put(storage)
+    assert again.created
+    assert again.info.id != info.id
+
+
+async def test_a_moved_file_is_the_same_file(storage: Storage, leftovers: Callable[[], set[str]]) -> None:
+    info = (await put(storage)).info
+    target = Key(SHARED, "new/place", "other name.mkv")
+    moved = await storage.move(FILM, target, expect=info.etag)
+    assert moved.key == target
+    assert (moved.id, moved.etag, moved.sha256, moved.size) == (info.id, info.etag, info.sha256, info.size)
+    assert (moved.created_at, moved.updated_at) == (info.created_at, info.updated_at)
+    assert await get(storage, target) == BYTES
+    assert await get(storage, FileId(SHARED, info.id)) == BYTES
+    with pytest.raises(NotFound):
+        await storage.stat(FILM)
+    assert await names(storage) == []
+    assert not leftovers()
+
+
+async def test_moving_onto_itself_changes_nothing(storage: Storage) -> None:
+    info = (await put(storage)).info
+    assert await storage.move(FILM, FILM) == info
+    assert await get(storage) == BYTES
+
+
+async def test_moving_never_overwrites(storage: Storage) -> None:
+    await put(storage)
+    other = (await put(storage, Key(SHARED, "films", "other.mp4"), b"other")).info
+    with pytest.raises(AlreadyExists):
+        await storage.move(FILM, other.key)
+    assert await get(storage) == BYTES
+    assert await get(storage, other.key) == b"other"
+
+
+async def test_racing_movers_to_one_name(storage: Storage) -> None:
+    keys = [Key(SHARED, "from", f"{number}") for number in range(10)]
+    for key in keys:
+        await put(storage, key, key.filename.encode())
+    target = Key(SHARED, "to", "target")
+    results = await asyncio.gather(*(storage.move(key, target) for key in keys), return_exceptions=True)
+    won = [index for index, r in enumerate(results) if isinstance(r, FileInfo)]
+    assert len(won) == 1
+    assert all(isinstance(r, AlreadyExists) for index, r in enumerate(results) if index not in won)
+    assert await get(storage, target) == keys[won[0]].filename.encode()
+    assert len(await names(storage, "from")) == 9
+
+
+# Pages
+
+
+async def test_pages_are_in_byte_order_and_complete(storage: Storage) -> None:
+    wanted = ["B", "a", "a-b", "a.b", "ab", "é", "ﬁ", "🎬", "Z", "_"]
+    for name in wanted:
+        await put(storage, Key(SHARED, "f", name), name.encode())
+    await put(storage, Key(SHARED, "f/inside", "not directly"))
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await storage.page(SHARED, "f", cursor=cursor, limit=3)
+        assert len(page.items) <= 3
+        assert page.folders == (("inside",) if cursor is None else ())
+        seen += [info.key.filename for info in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == sorted(wanted, key=str.encode)
+
+
+async def test_folders_are_those_directly_inside(storage: Storage) -> None:
+    for folder in ("a", "a/b", "a/b/c", "a-2", "a-2/x", "a0", "b/c", "é/x", "🎬"):
+        await put(storage, Key(SHARED, folder, "file"))
+    top = await storage.page(SHARED, "", cursor=None, limit=10)
+    assert top.folders == ("a", "a-2", "a0", "b", "é", "🎬")
+    assert top.items == ()
+    assert (await storage.page(SHARED, "a", cursor=None, limit=10)).folders == ("b",)
+    assert (await storage.page(SHARED, "b", cursor=None, limit=10)).folders == ("c",)
+    assert (await storage.page(SHARED, "nowhere", cursor=None, limit=10)).folders == ()
+
+
+async def test_pages_stay_right_while_files_come_and_go(storage: Storage) -> None:
+    for number in range(20):
+        await put(storage, Key(SHARED, "f", f"{number:02}"))
+    first = await storage.page(SHARED, "f", cursor=None, limit=10)
+    await storage.delete(Key(SHARED, "f", "05"))
+    await storage.delete(Key(SHARED, "f", "09"))  # the one that the cursor was made of
+    await put(storage, Key(SHARED, "f", "03a"))
+    await put(storage, Key(SHARED, "f", "15a"))
+    second = await storage.page(SHARED, "f", cursor=first.next_cursor, limit=100)
+    expected = sorted([f"{number:02}" for number in range(10, 20)] + ["15a"])
+    assert [info.key.filename for info in second.items] == expected
+    assert second.next_cursor is None
+
+
+async def test_a_full_last_page_is_the_last(storage: Storage) -> None:
+    for name in "abcd":
+        await put(storage, Key(SHARED, "f", name))
+    first = await storage.page(SHARED, "f", cursor=None, limit=2)
+    assert first.next_cursor is not None
+    assert (await storage.page(SHARED, "f", cursor=first.next_cursor, limit=2)).next_cursor is None
+
+
+@pytest.mark.parametrize("cursor", ["%%%", "é", "a", "_w", "=", " "])
+async def test_a_cursor_that_no_page_gave(storage: Storage, cursor: str) -> None:
+    with pytest.raises(InvalidCursor):
+        await storage.page(SHARED, "f", cursor=cursor, limit=2)
+
+
+async def test_ping(storage: Storage) -> None:
+    await storage.ping()
+
+
+# Keys check themselves, for every backend
+
+
+@pytest.mark.parametrize(
+    ("folder", "filename"),
+    [
+        ("", ""),
+        ("", "."),
+        ("", ".."),
+        ("", "a/b"),
+        ("/a", "b"),
+        ("a/", "b"),
+        ("a//b", "c"),
+        ("a/../b", "c"),
+        ("a/./b", "c"),
+        ("", "a\0b"),
+        ("", "a\nb"),
+        ("", "a\x7fb"),
+        ("", "a\x85b"),
+        ("", "a\\b"),
+        ("", "x" * 256),
+        ("", "é" * 128),
+        ("", "\ud800"),
+        ("/".join("a" * 32), "b"),
+        ("/".join(["x" * 200] * 5), "y" * 20),
+        (".seekable", "id"),
+        ("", ".seekable"),
+        ("", "e\u0301"),  # not NFC
+    ],
+)
+def test_names_that_no_file_can_have(folder: str, filename: str) -> None:
+    with pytest.raises(InvalidName):
+        Key(SHARED, folder, filename)
+
+
+@pytest.mark.parametrize(
+    ("folder", "filename"),
+    [
+        ("", "x" * 255),
+        ("/".join("a" * 31), "b"),
+        ("/".join(["x" * 200] * 4), "y" * 220),
+        ("a/.seekable", "id"),
+        (".seekable2", "..."),
+        ("..a", " "),
+    ],
+)
+def test_names_at_the_limits(folder: str, filename: str) -> None:
+    assert Key(SHARED, folder, filename).path == f"{folder}/{filename}".removeprefix("/")
+
+
+def test_typed_names_are_normalised() -> None:
+    assert Key.at(SHARED, "Ame\u0301lie/e\u0301") == Key(SHARED, "Amélie", "é")
+    assert Key.of(SHARED, "a/b", "c") == Key.at(SHARED, "a/b/c")
+    assert Key.of(SHARED, "", "\u212a") == Key(SHARED, "", "K")  # the Kelvin sign
+    for path in ("", "/", "/a", "a/", "a//b"):
+        with pytest.raises(InvalidName):
+            Key.at(SHARED, path)
+    with pytest.raises(InvalidName):
+        Key.of(SHARED, "", "\u0344" * 100_000)

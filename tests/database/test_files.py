@@ -1,0 +1,373 @@
+"""The filesystem backend beyond its contract: what it does with what crashes and people leave behind."""
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from app.database import open_files, open_filesystem, open_sql
+from app.database.sql.files import FilesystemBackend
+from app.settings import ConfigurationError, Settings
+from app.storage.errors import (
+    AlreadyExists,
+    NotFound,
+    PathConflict,
+    StorageError,
+    StorageUnavailable,
+)
+from app.storage.types import SHARED, Committed, Expect, Expectation, FileInfo, Key
+
+FILM = Key(SHARED, "films", "film.mp4")
+
+
+class Library:
+    """A backend in a folder, closed and opened again as a restart would."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.settings = Settings(_env_file=None, files_dir=root)
+        self.stack = ExitStack()
+        self.open()
+
+    def open(self) -> None:
+        self.backend: FilesystemBackend = open_filesystem(
+            self.settings, lambda name: "video/guessed", self.stack
+        )
+
+    def close(self) -> None:
+        self.stack.close()
+
+    def put(self, data: bytes, key: Key = FILM, expect: Expectation = Expect.ANY) -> Committed:
+        staged = self.backend.stage(None)
+        try:
+            staged.write(data)
+            return self.backend.commit(
+                key,
+                staged,
+                size=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                content_type="video/mp4",
+                expect=expect,
+            )
+        finally:
+            staged.discard()
+
+    def get(self, key: Key = FILM) -> tuple[bytes, FileInfo]:
+        reader = self.backend.open(key)
+        try:
+            return reader.read(0, 1 << 20), reader.info
+        finally:
+            reader.close()
+
+    def path(self, key: Key = FILM) -> Path:
+        return self.root / key.path
+
+    def staging(self) -> list[str]:
+        return os.listdir(self.root / ".seekable" / "staging")
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        with closing(
+            sqlite3.connect(self.root / ".seekable" / "seekable.db", isolation_level=None)
+        ) as database:
+            return database.execute(statement).fetchall()
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    library = Library(tmp_path / "files")
+    yield library
+    library.close()
+
+
+def wait_until_stable() -> None:
+    time.sleep(2.1)
+
+
+# Your files stay yours
+
+
+def test_an_upload_is_an_ordinary_file(library: Library) -> None:
+    library.put(b"film")
+    assert library.path().read_bytes() == b"film"
+    assert library.path().stat().st_mode & 0o777 == 0o666 & ~_umask()
+    assert library.path().stat().st_nlink == 1
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_file_that_was_dropped_is_taken_in_and_never_overwritten(library: Library) -> None:
+    library.path().parent.mkdir()
+    library.path().write_bytes(b"dropped")
+    with pytest.raises(NotFound):  # it may be half written
+        library.get()
+    for expect in (Expect.ANY, Expect.ABSENT):
+        with pytest.raises(AlreadyExists):
+            library.put(b"upload", expect=expect)
+        with pytest.raises(AlreadyExists):
+            library.backend.check(FILM, expect)
+    wait_until_stable()
+    data, info = library.get()
+    assert data == b"dropped"
+    assert (info.content_type, info.sha256, info.size) == ("video/guessed", None, 7)
+    assert library.get()[1] == info
+    with pytest.raises(AlreadyExists):
+        library.put(b"upload", expect=Expect.ABSENT)
+    assert library.path().read_bytes() == b"dropped"
+
+
+def test_a_file_that_was_edited_is_a_new_version(library: Library) -> None:
+    old = library.put(b"before").info
+    library.path().write_bytes(b"after it")
+    data, info = library.get()
+    assert data == b"after it"
+    assert info.id == old.id
+    assert info.etag != old.etag
+    assert info.sha256 is None
+    assert library.get()[1] == info
+    again = library.put(b"uploaded", expect=info.etag)
+    assert not again.created
+
+
+def test_a_file_that_was_removed_is_gone(library: Library) -> None:
+    library.put(b"film")
+    library.path().unlink()
+    with pytest.raises(NotFound):
+        library.get()
+    assert library.sql("SELECT * FROM media") == []
+    assert library.put(b"again", expect=Expect.ABSENT).created
+
+
+def test_a_restored_backup_keeps_its_version(library: Library) -> None:
+    info = library.put(b"film").info
+    shutil.copy2(library.path(), library.root / "copy")
+    os.replace(library.root / "copy", library.path())
+    assert library.get() == (b"film", info)
+
+
+def test_an_empty_folder_gives_way_to_a_file(library: Library) -> None:
+    library.path().mkdir(parents=True)
+    library.backend.check(FILM, Expect.ABSENT)
+    library.put(b"film")
+    assert library.get()[0] == b"film"
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo", "socket", "directory"])
+def test_what_is_no_regular_file_is_not_served(library: Library, kind: str) -> None:
+    library.path().parent.mkdir()
+    outside = library.root.parent / "secret"
+    outside.write_bytes(b"secret")
+    if kind == "symlink":
+        library.path().symlink_to(outside)
+    elif kind == "fifo":
+        os.mkfifo(library.path())
+    elif kind == "socket":
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(library.path()))
+    else:
+        (library.path() / "inside").mkdir(parents=True)
+        (library.path() / "inside" / "file").write_bytes(b"x")
+    wait_until_stable()
+    with pytest.raises(NotFound):
+        library.get()
+    with pytest.raises(NotFound):
+        library.backend.delete(FILM, Expect.ANY)
+    with pytest.raises((AlreadyExists, PathConflict)):
+        library.put(b"upload")
+    assert outside.read_bytes() == b"secret"
+    assert os.path.lexists(library.path())
+
+
+def test_a_folder_that_leads_out_is_not_entered(library: Library) -> None:
+    outside = library.root.parent / "outside"
+    outside.mkdir()
+    (outside / "film.mp4").write_bytes(b"secret")
+    (library.root / "films").symlink_to(outside)
+    wait_until_stable()
+    with pytest.raises(NotFound):
+        library.get()
+    with pytest.raises(PathConflict):
+        library.put(b"upload", Key(SHARED, "films", "other"))
+    assert os.listdir(outside) == ["film.mp4"]
+
+
+# What a crash leaves
+
+
+def test_a_crash_after_the_link_leaves_a_whole_file(library: Library) -> None:
+    staged = library.backend.stage(None)
+    staged.write(b"film")
+    library.path().parent.mkdir()
+    os.link(library.root / ".seekable" / "staging" / staged.name, library.path())
+    os.close(staged._descriptor)  # the lock goes as it would with the process
+    library.close()
+    library.open()
+    assert library.staging() == []
+    wait_until_stable()
+    assert library.get()[0] == b"film"
+    assert library.put(b"new").info.size == 3
+
+
+def test_a_crash_after_the_rename_leaves_the_new_file(library: Library) -> None:
+    old = library.put(b"old").info
+    (library.root / "new").write_bytes(b"newer")
+    os.replace(library.root / "new", library.path())
+    data, info = library.get()
+    assert data == b"newer"
+    assert (info.id, info.size) == (old.id, 5)
+    assert info.etag != old.etag
+
+
+def test_a_sweep_leaves_the_living_alone(library: Library) -> None:
+    staged = library.backend.stage(None)
+    staged.write(b"film")
+    dead = library.root / ".seekable" / "staging" / "dead"
+    dead.write_bytes(b"half")
+    other = Library(library.root)  # another process would sweep when it starts
+    assert library.staging() == [staged.name]
+    other.close()
+    staged.discard()
+    assert library.staging() == []
+
+
+# A failing COMMIT, made by a constraint that is checked only then
+
+
+@pytest.fixture
+def failing_commit(library: Library) -> Iterator[None]:
+    """Every COMMIT of a change fails from now on."""
+    engine = library.backend._database.engine
+    library.backend._database.close()
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
+    library.put(b"film")
+    library.sql("CREATE TABLE trap (x REFERENCES volume (id) DEFERRABLE INITIALLY DEFERRED)")
+    for verb in ("INSERT", "UPDATE", "DELETE"):
+        library.sql(
+            f"CREATE TRIGGER trap_{verb} AFTER {verb} ON media BEGIN INSERT INTO trap VALUES ('no'); END"
+        )
+    yield
+    for verb in ("INSERT", "UPDATE", "DELETE"):
+        library.sql(f"DROP TRIGGER trap_{verb}")
+    assert library.get()[0] == b"film"
+    assert library.put(b"works again").info.size == 11
+
+
+@pytest.mark.usefixtures("failing_commit")
+def test_a_create_that_fails_late_is_undone(library: Library) -> None:
+    other = Key(SHARED, "new/folder", "other")
+    with pytest.raises(StorageUnavailable):
+        library.put(b"other", other)
+    assert not (library.root / "new").exists()
+    assert library.staging() == []
+    with pytest.raises(NotFound):
+        library.get(other)
+
+
+@pytest.mark.usefixtures("failing_commit")
+def test_a_replace_that_fails_late_is_undone(library: Library) -> None:
+    info = library.get()[1]
+    with pytest.raises(StorageUnavailable):
+        library.put(b"other")
+    assert library.path().read_bytes() == b"film"
+    assert library.get()[1] == info
+    assert library.staging() == []
+
+
+@pytest.mark.usefixtures("failing_commit")
+def test_a_delete_that_fails_late_is_undone(library: Library) -> None:
+    info = library.get()[1]
+    with pytest.raises(StorageUnavailable):
+        library.backend.delete(FILM, Expect.ANY)
+    assert library.get() == (b"film", info)
+    assert library.staging() == []
+
+
+@pytest.mark.usefixtures("failing_commit")
+def test_a_move_that_fails_late_is_undone(library: Library) -> None:
+    info = library.get()[1]
+    with pytest.raises(StorageUnavailable):
+        library.backend.move(FILM, Key(SHARED, "elsewhere", "film"), Expect.ANY)
+    assert library.get() == (b"film", info)
+    assert not (library.root / "elsewhere").exists()
+    assert library.path().stat().st_nlink == 1
+    assert library.staging() == []
+
+
+# The folder and the database belong together
+
+
+def test_another_folder_is_refused_and_loses_no_row(library: Library, tmp_path: Path) -> None:
+    library.put(b"film")
+    settings = library.settings.model_copy(
+        update={
+            "database_url": f"sqlite:///{library.root}/.seekable/seekable.db",
+            "files_dir": tmp_path / "mount",
+        }
+    )
+    with ExitStack() as stack, pytest.raises(StorageUnavailable, match="not the one"):
+        open_filesystem(settings, str, stack)
+    # The same when it happens under a running server: the row stays.
+    (library.root / ".seekable" / "id").rename(library.root / "id-elsewhere")
+    library.path().rename(library.root / "film-elsewhere")
+    for look in (library.get, library.backend.ping):
+        with pytest.raises(StorageUnavailable):
+            look()
+    assert len(library.sql("SELECT * FROM media")) == 1
+    (library.root / "id-elsewhere").rename(library.root / ".seekable" / "id")
+    (library.root / "film-elsewhere").rename(library.path())
+    assert library.get()[0] == b"film"
+
+
+def test_a_lost_database_is_rebuilt_from_the_files(library: Library) -> None:
+    library.put(b"film")
+    library.close()
+    for name in ("seekable.db", "seekable.db-wal", "seekable.db-shm"):
+        (library.root / ".seekable" / name).unlink(missing_ok=True)
+    wait_until_stable()
+    library.open()
+    assert library.get()[0] == b"film"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"database_url": "nonsense"}, "SEEKABLE_DATABASE_URL"),
+        ({"database_url": "mysql://x/y"}, "SEEKABLE_DATABASE_URL"),
+        ({"storage": "gridfs"}, "SEEKABLE_STORAGE"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path, change: dict[str, str], word: str) -> None:
+    settings = Settings(_env_file=None, files_dir=tmp_path, **change)
+    with ExitStack() as stack, pytest.raises(ConfigurationError, match=word):
+        open_filesystem(settings, str, stack)
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    settings = Settings(_env_file=None, files_dir=tmp_path / "file" / "files")
+    with ExitStack() as stack, pytest.raises(StorageError):
+        open_files(settings, stack)
+
+
+def test_the_database_may_be_elsewhere(tmp_path: Path) -> None:
+    settings = Settings(
+        _env_file=None, files_dir=tmp_path / "files", database_url=f"sqlite:///{tmp_path}/other.db"
+    )
+    with ExitStack() as stack:
+        open_files(settings, stack)
+        open_sql(settings, stack)
+    with ExitStack() as stack:
+        open_filesystem(settings, str, stack).ping()
+    assert (tmp_path / "other.db").exists()

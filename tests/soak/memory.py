@@ -1,0 +1,129 @@
+"""Prints the server's peak memory while a big file goes up, both ways, and comes down to slow readers.
+
+Run by `make soak`; ends with status 1 when a peak is further above idle than the limit. Sizes in MiB:
+
+    make soak ARGS="--size 2048 --readers 50 --limit 60"
+"""
+
+import argparse
+import hashlib
+import selectors
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+
+from tests.support import Server, running
+
+MIB = 1 << 20
+BLOCK = bytes(range(256)) * 4096  # 1 MiB
+
+
+def blocks(size: int) -> Iterator[bytes]:
+    """A file of this many MiB, no two of them alike."""
+    for number in range(size):
+        yield number.to_bytes(8, "big") + BLOCK[8:]
+
+
+def peak(server: Server) -> float:
+    """The most memory that was resident since the last call, in MiB."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # the peak starts anew, proc(5)
+    return int(line.split()[1]) / 1024
+
+
+def put(server: Server, size: int) -> None:
+    with server.client(timeout=600) as client:
+        answer = client.put(
+            "/files/put.bin", content=blocks(size), headers={"content-length": str(size * MIB)}
+        )
+        assert answer.status_code == 201, answer.text
+
+
+def form(server: Server, size: int) -> None:
+    head = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="form.bin"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n"
+    )
+    tail = b"\r\n--b--\r\n"
+
+    def body() -> Iterator[bytes]:
+        yield head
+        yield from blocks(size)
+        yield tail
+
+    headers = {
+        "content-type": "multipart/form-data; boundary=b",
+        "content-length": str(size * MIB + len(head) + len(tail)),
+    }
+    with server.client(timeout=600) as client:
+        answer = client.post("/file/upload", content=body(), headers=headers)
+        assert answer.status_code == 201, answer.text
+
+
+def get(server: Server, size: int) -> None:
+    wanted, found = hashlib.sha256(), hashlib.sha256()
+    for block in blocks(size):
+        wanted.update(block)
+    with server.client(timeout=600) as client, client.stream("GET", "/files/put.bin") as answer:
+        for data in answer.iter_bytes():
+            found.update(data)
+    assert found.digest() == wanted.digest(), "the bytes that came down are others"
+
+
+def slow_readers(server: Server, readers: int, seconds: float) -> None:
+    """So many downloads at once, each of 64 KiB every fifth of a second."""
+    request = b"GET /files/put.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with selectors.DefaultSelector() as selector:
+        for _ in range(readers):
+            connection = socket.create_connection(("127.0.0.1", server.port))
+            connection.sendall(request)
+            selector.register(connection, selectors.EVENT_READ)
+        received = 0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for key, _ in selector.select(0.1):
+                received += len(key.fileobj.recv(65536))  # type: ignore[union-attr]
+            time.sleep(0.2)
+        assert received > readers * 65536
+        for key in list(selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=2048, help="MiB of the file")
+    parser.add_argument("--readers", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=20, help="for the slow readers")
+    parser.add_argument("--limit", type=float, default=60, help="MiB above idle")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
+        with server.client() as client:
+            client.get("/health/ready").raise_for_status()
+        time.sleep(1)
+        peak(server)
+        time.sleep(1)
+        idle = peak(server)
+        print(f"{'idle':24} {idle:7.1f} MiB")
+        worst = 0.0
+        for name, work in {
+            f"PUT of {options.size} MiB": lambda: put(server, options.size),
+            f"form of {options.size} MiB": lambda: form(server, options.size),
+            f"GET of {options.size} MiB": lambda: get(server, options.size),
+            f"{options.readers} slow readers": lambda: slow_readers(server, options.readers, options.seconds),
+        }.items():
+            work()
+            height = peak(server)
+            worst = max(worst, height - idle)
+            print(f"{name:24} {height:7.1f} MiB, {height - idle:+.1f}")
+    print(f"highest above idle: {worst:.1f} MiB (limit {options.limit:.0f})")
+    sys.exit(worst > options.limit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Who may import whom: the arrows of README's "How it fits together"."""
+
+import ast
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+APP = Path(__file__).parent.parent / "app"
+
+EVERYTHING = {
+    "settings",
+    "storage",
+    "streaming",
+    "library",
+    "uploads",
+    "database",
+    "resources",
+    "server",
+    "main",
+}
+
+# What each part of the program may import of the others.
+MAY_IMPORT: dict[str, set[str]] = {
+    "settings": set(),
+    "storage": set(),
+    "streaming": {"storage"},
+    "library": {"storage"},
+    "uploads": {"library", "storage"},
+    "database": {"storage", "settings"},
+    "resources": EVERYTHING - {"database", "server", "main", "settings"},
+    "main": EVERYTHING,
+    "server": EVERYTHING,
+    "cli": EVERYTHING,
+    "__init__": set(),
+}
+
+# Where alone a library may be imported; a file counts with the folder it is in.
+ONLY_IN: dict[str, set[str]] = {
+    "sqlalchemy": {"database"},
+    "alembic": {"database"},
+    "mongoengine": {"database"},
+    "pymongo": {"database"},
+    "gridfs": {"database"},
+    "bson": {"database"},
+    "fastapi": {"resources", "main", "streaming.response"},
+    "starlette": {"resources", "main", "streaming.response"},
+    "uvicorn": {"server", "cli"},
+    "pydantic": {"resources", "settings"},
+    "pydantic_settings": {"resources", "settings"},
+    "click": {"cli"},
+    "python_multipart": {"uploads"},
+}
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Every module that the file imports, wherever in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            yield f"{node.module}.{node.names[0].name}" if node.module == "app" else node.module or ""
+
+
+def wrong_arrows(app: Path) -> list[str]:
+    """Each import that points where it may not."""
+    wrong = []
+    for file in sorted(app.rglob("*.py")):
+        module = ".".join(file.relative_to(app).with_suffix("").parts)
+        part = module.partition(".")[0]
+        for imported in imports(file):
+            top, _, rest = imported.partition(".")
+            target = rest.partition(".")[0]
+            if top == "app":
+                bad = target != part and target not in MAY_IMPORT[part]
+            else:
+                bad = top in ONLY_IN and not {part, module} & ONLY_IN[top]
+            if bad:
+                wrong.append(f"{module} -> {imported}")
+    return wrong
+
+
+def test_no_arrow_points_the_wrong_way() -> None:
+    assert wrong_arrows(APP) == []
+
+
+def test_every_part_has_its_rule() -> None:
+    parts = {path.stem for path in APP.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert parts == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("storage/disk.py", "from app.streaming import ranges"),
+        ("storage/types.py", "import app.settings"),
+        ("streaming/plan.py", "from starlette.responses import Response"),
+        ("streaming/ranges.py", "from app.uploads.errors import TooLarge"),
+        ("uploads/service.py", "from app.resources import deps"),
+        ("resources/files.py", "from app.database.sql import tables"),
+        ("resources/files.py", "from app import settings"),
+        ("resources/health.py", "import sqlalchemy.orm"),
+        ("library/mediatypes.py", "def f():\n    import pydantic"),
+        ("database/sql/files.py", "from app.resources.problems import problem"),
+    ],
+)
+def test_a_planted_import_is_seen(tmp_path: Path, file: str, line: str) -> None:
+    shutil.copytree(APP, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "app" / file).open("a") as planted:
+        planted.write(f"\n{line}\n")
+    assert len(wrong_arrows(tmp_path / "app")) == 1
+
+
+def test_importing_the_parts_needs_no_other_library() -> None:
+    """Every third-party package that is imported is one that pyproject.toml asks for, or comes with one."""
+    ours = {"app", "click", "uvicorn", *ONLY_IN}
+    found = {imported.partition(".")[0] for file in APP.rglob("*.py") for imported in imports(file)}
+    assert found - set(sys.stdlib_module_names) <= ours

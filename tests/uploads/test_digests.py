@@ -1,0 +1,151 @@
+"""Declared digests (RFC 9530)."""
+
+import base64
+import contextlib
+import hashlib
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.uploads.digests import declared_sha256, verify
+from app.uploads.errors import BadDigest
+
+ONE = hashlib.sha256(b"one")
+TWO = hashlib.sha256(b"two")
+
+
+def member(digest: bytes, key: str = "sha-256") -> str:
+    return f"{key}=:{base64.b64encode(digest).decode()}:"
+
+
+ONE_MEMBER = member(ONE.digest())
+TWO_MEMBER = member(TWO.digest())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [ONE_MEMBER],
+        [f" {ONE_MEMBER}\t"],
+        [ONE_MEMBER, ONE_MEMBER],
+        ["", ONE_MEMBER],
+        [f"{ONE_MEMBER}, {ONE_MEMBER}"],
+        [f"sha-512=:YQ==:,{ONE_MEMBER} ,\tmd5=:YQ==:"],
+        [ONE_MEMBER.replace("=:", ":").replace("sha-256:", "sha-256=:")],  # without padding
+        [f"{ONE_MEMBER};a;b=1; c=tok/en:x;d=:YQ==:"],
+        # Members that no digest has, but that a dictionary may.
+        [f'a, b;c, d=?1, e=-1.5, f=42, g=@-1, h="a\\", b\\\\", i=*t, j=%"f%c3%bc", {ONE_MEMBER}'],
+        [f'a=(), b=( ), c=(1 "a;b"  :YQ==:;x=1 tok;y ), d=(a b);q=1, {ONE_MEMBER}'],
+    ],
+)
+def test_the_sha256_is_found(values: list[str]) -> None:
+    assert declared_sha256(values) == ONE.digest()
+
+
+@pytest.mark.parametrize(
+    "values", [[], [""], [" "], ["sha-512=:YQ==:"], ["md5=:YQ==:", "sha=1"], ["sha-256x=?0"]]
+)
+def test_no_sha256(values: list[str]) -> None:
+    assert declared_sha256(values) is None
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [ONE_MEMBER, TWO_MEMBER],
+        [f"{ONE_MEMBER}, {TWO_MEMBER}"],
+        [ONE_MEMBER, "sha-256=:AAAA:"],
+        ["sha-256"],
+        ["sha-256="],
+        ["sha-256=::"],
+        ["sha-256=10"],
+        ["sha-256=" + ONE.hexdigest()],
+        ["sha-256=:" + ONE.hexdigest() + ":"],
+        [f"sha-256=({ONE_MEMBER.removeprefix('sha-256=')})"],
+        [f'sha-256="{ONE_MEMBER.removeprefix("sha-256=")}"'],
+        [member(ONE.digest()[:-1])],
+        [member(ONE.digest() + b"\0")],
+        [member(hashlib.sha512(b"").digest())],
+        [ONE_MEMBER[:-2] + "==:"],
+        [ONE_MEMBER[:-1]],
+        ["sha-256=:" + "A" * 42 + ":"],
+        ["sha-256=:" + "A" * 42 + "=:"],
+        ["sha-256=:" + "A" * 44 + ":"],
+        [ONE_MEMBER.replace("=:", "=")],
+        [ONE_MEMBER.upper()],
+        [ONE_MEMBER.replace("sha-256=", "sha-256 = ")],
+        ["sha-256=:" + base64.urlsafe_b64encode(b"\xff" * 32).decode() + ":"],
+        ["sha-256=:" + "é" * 43 + "=:"],
+        ["sha-256=:" + " " * 43 + "=:"],
+        [ONE_MEMBER + "\n"],
+        [ONE_MEMBER + ","],
+        ["," + ONE_MEMBER],
+        [ONE_MEMBER + ",," + ONE_MEMBER],
+        [ONE_MEMBER + " " + ONE_MEMBER],
+        [ONE_MEMBER + "; "],
+        [ONE_MEMBER + ";=1"],
+        ['a="', ONE_MEMBER],
+        ["a=1.", ONE_MEMBER],
+        ["a=1.2345", ONE_MEMBER],
+        ["a=1234567890123456", ONE_MEMBER],
+        ["a=(1", ONE_MEMBER],
+        ["a=(1,2)", ONE_MEMBER],
+        ['a=("b""c")', ONE_MEMBER],
+        ["a=?2", ONE_MEMBER],
+        ['a="ä"', ONE_MEMBER],
+        ['a=%"%FF"', ONE_MEMBER],
+        ["A=1", ONE_MEMBER],
+        ["a=@1.5", ONE_MEMBER],
+        ["md5=:a b:", ONE_MEMBER],
+    ],
+)
+def test_a_bad_digest(values: list[str]) -> None:
+    with pytest.raises(BadDigest):
+        declared_sha256(values)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.one_of(st.text(), st.text('sha-256=:;,()"\\ A1.?%@*').map(ONE_MEMBER.__add__)), max_size=3)
+)
+def test_anything_at_all(values: list[str]) -> None:
+    with contextlib.suppress(BadDigest):
+        assert declared_sha256(values) in (None, ONE.digest())
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=32, max_size=32))
+def test_every_digest_comes_back(digest: bytes) -> None:
+    assert declared_sha256([member(digest)]) == digest
+    verify(digest, digest.hex())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a=(" + "a " * 50_000,
+        "a" + ";a" * 50_000 + ";",
+        'a="' + "\\\\" * 50_000,
+        "a=:" + "A" * 100_000,
+        "a, " * 50_000,
+        "a" * 100_000 + "=",
+        "a=(" + " " * 100_000,
+        "a=1" + "; " * 50_000,
+        "a" + " " * 100_000 + "b",
+    ],
+    ids=lambda value: value[:8],
+)
+def test_a_refusal_takes_linear_time(value: str) -> None:
+    began = time.process_time()
+    with pytest.raises(BadDigest):
+        declared_sha256([value])
+    assert time.process_time() - began < 0.5
+
+
+def test_verify() -> None:
+    verify(None, ONE.hexdigest())
+    verify(ONE.digest(), ONE.hexdigest())
+    with pytest.raises(BadDigest):
+        verify(TWO.digest(), ONE.hexdigest())
