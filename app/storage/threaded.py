@@ -175,7 +175,7 @@ class ThreadedStorage:
             reader = await _ended(opening)
         except asyncio.CancelledError:
             if opening.exception() is None:
-                opening.result().close()
+                await self._reads.run(opening.result().close)
             raise
         file = ThreadedOpenFile(reader, self._reads, self._chunk_size)
         try:
@@ -184,7 +184,8 @@ class ThreadedStorage:
             try:
                 await file.settle()
             finally:
-                reader.close()
+                # The last to close a big file that was deleted meanwhile waits until its blocks are freed.
+                await self._reads.run(reader.close)
 
     async def stat(self, address: Address) -> FileInfo:
         return await self._reads.run(self._backend.stat, address)

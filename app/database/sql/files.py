@@ -20,7 +20,7 @@ from app.database.sql.engine import Database
 from app.database.sql.tables import Media
 from app.storage import disk
 from app.storage.backend import Writer
-from app.storage.disk import Disk, Signature, StagedFile
+from app.storage.disk import Disk
 from app.storage.errors import (
     AlreadyExists,
     InvalidCursor,
@@ -28,6 +28,8 @@ from app.storage.errors import (
     StorageUnavailable,
     VersionMismatch,
 )
+from app.storage.folders import Path
+from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
     RESERVED,
     Address,
@@ -232,7 +234,7 @@ class FilesystemBackend:
 _BEING_WRITTEN = "A file of this name is being put there."
 
 
-def _path(key: Key) -> disk.Path:
+def _path(key: Key) -> Path:
     segments = tuple(key.path.split("/"))
     # Not beside the shared files, where a library's name could be that of somebody's folder.
     return (RESERVED, "libraries", key.library, *segments) if key.library else segments

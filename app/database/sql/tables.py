@@ -47,7 +47,7 @@ class Media(Table):
     sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    # The signature of the bytes that this row speaks of; see storage.disk.Signature.
+    # The signature of the bytes that this row speaks of; see storage.staging.Signature.
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     inode: Mapped[int] = mapped_column(BigInteger)

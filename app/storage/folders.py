@@ -1,0 +1,146 @@
+"""Folders beneath a root: walked, made, removed, without ever being led out of it.
+
+Paths are tuples of segments. Each is walked segment by segment with `dir_fd` and O_NOFOLLOW, so that no
+symbolic link, however it is swapped in, leads elsewhere. (Python has no openat2.)
+"""
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+from app.storage.errors import AlreadyExists, InvalidName, OutOfSpace, PathConflict, StorageUnavailable
+
+Path = tuple[str, ...]
+
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""What the system says of a path where nothing is that could be entered or opened."""
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Operating system errors in the storage's words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise OutOfSpace("The disk is full.") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidName("The disk does not take so long a name.") from error
+        raise StorageUnavailable(f"The disk refuses: {error.strerror}.") from error
+
+
+@contextmanager
+def entered(root: int, path: Path, *, create: bool = False) -> Generator[int]:
+    """A descriptor of the folder, closed afterwards. New folders are on the disk before it is given.
+
+    Raises OSError, and PathConflict where a folder cannot be made.
+    """
+    folder = os.dup(root)
+    try:
+        for segment in path:
+            inner = _enter(folder, segment, create=create)
+            os.close(folder)
+            folder = inner
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def status(root: int, path: Path) -> os.stat_result | None:
+    """What stands at the path itself, a link too; None when nothing does."""
+    try:
+        with entered(root, path[:-1]) as folder:
+            return os.lstat(path[-1], dir_fd=folder)
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return None
+        raise
+
+
+def check_room(root: int, path: Path) -> None:
+    """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
+    for depth in range(1, len(path)):
+        found = status(root, path[:depth])
+        if found is None:
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            raise _not_a_folder(path[depth - 1])
+    found = status(root, path)
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        with entered(root, path) as folder:
+            if os.listdir(folder):
+                raise _is_a_folder(path[-1])
+
+
+def link(source_folder: int, source: str, folder: int, name: str) -> None:
+    """Give a file a second name, which is never taken from another: AlreadyExists, PathConflict."""
+    for _ in range(2):
+        try:
+            os.link(source, name, src_dir_fd=source_folder, dst_dir_fd=folder, follow_symlinks=False)
+            return
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+                raise AlreadyExists("A file of this name exists.") from None
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise StorageUnavailable("The file system has no hard links, which are needed.") from error
+            raise
+        # A folder exists while a file has it, so an empty one, which a crash may have left, gives way.
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=folder)
+    raise _is_a_folder(name)
+
+
+def prune(root: int, path: Path) -> None:
+    """Remove the folder if it is empty, and then those above it."""
+    for depth in range(len(path), 0, -1):
+        try:
+            with entered(root, path[: depth - 1]) as above:
+                os.rmdir(path[depth - 1], dir_fd=above)
+                os.fsync(above)
+        except OSError:
+            return
+
+
+def make_root(path: str) -> None:
+    """Make the folder that all others are beneath, and those above it, so that they outlive a power cut."""
+    if not os.path.isdir(path):
+        above = os.path.dirname(path)
+        make_root(above)
+        os.mkdir(path)
+        descriptor = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _enter(folder: int, segment: str, *, create: bool) -> int:
+    while True:
+        try:
+            return os.open(segment, _FOLDER, dir_fd=folder)
+        except FileNotFoundError:
+            if not create:
+                raise
+        except OSError as error:
+            if create and error.errno in NOT_THERE:
+                raise _not_a_folder(segment) from None
+            raise
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(segment, dir_fd=folder)
+            os.fsync(folder)
+
+
+def _not_a_folder(name: str) -> PathConflict:
+    return PathConflict(f"{name!r} is a file, so that no file can be inside it.")
+
+
+def _is_a_folder(name: str) -> PathConflict:
+    return PathConflict(f"{name!r} is a folder, so that no file can have that name.")

@@ -1,0 +1,80 @@
+"""Files that are being written, under names that nobody else sees."""
+
+import contextlib
+import fcntl
+import os
+from dataclasses import dataclass
+from uuid import uuid4
+
+from app.storage.folders import translated
+
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Which bytes a file holds, as far as can be told without reading them."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Signature":
+        # A database's integer has 64 bits with a sign, an inode number 64 without.
+        inode = status.st_ino - (1 << 64) if status.st_ino >> 63 else status.st_ino
+        return cls(status.st_size, status.st_mtime_ns, inode)
+
+
+class StagedFile:
+    """A new file in the staging folder, whose name is locked for as long as its writer lives."""
+
+    def __init__(self, staging: int) -> None:
+        self._staging = staging
+        while True:
+            self.name = uuid4().hex
+            self._descriptor = os.open(self.name, _CREATE, 0o666, dir_fd=staging)
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                if os.fstat(self._descriptor).st_nlink:
+                    return
+            os.close(self._descriptor)  # a sweep came between the open and the lock
+
+    def write(self, data: bytes) -> None:
+        with translated():
+            rest = memoryview(data)
+            while rest:  # a write may be short: on signals, near a limit, on a full disk
+                rest = rest[os.write(self._descriptor, rest) :]
+
+    def seal(self) -> Signature:
+        """Bring the bytes to the disk. An error here is final: the kernel may have dropped what it could
+        not write, and a second fsync would then succeed without it."""
+        with translated():
+            os.fsync(self._descriptor)
+            return Signature.of(os.fstat(self._descriptor))
+
+    def discard(self) -> None:
+        """Give up the staging name; a link made from it elsewhere stays."""
+        with translated():
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.name, dir_fd=self._staging)
+            finally:
+                os.close(self._descriptor)
+
+
+def sweep(staging: int) -> None:
+    """Remove what crashed writers left in the staging folder."""
+    with translated():
+        for name in os.listdir(staging):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
+                try:
+                    # A name whose writer lives is locked: see StagedFile.
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name, dir_fd=staging)
+                finally:
+                    os.close(descriptor)
