@@ -18,7 +18,7 @@ SEEKABLE = str(Path(sys.executable).with_name("seekable"))
 
 
 class Server:
-    """`seekable serve` as a process of its own. `settings` are SEEKABLE_* in lower case, without the prefix."""
+    """`seekable serve` in a process of its own. `settings` are SEEKABLE_*, lower case, without the prefix."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder

@@ -72,6 +72,8 @@ class ThreadedOpenFile:
         return self._reader.info
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        await self.settle()  # of a read that was left early
+        self._ahead = None
         slow = False
         while start < stop:
             size = min(self._chunk_size, stop - start)

@@ -27,16 +27,15 @@ _TEXTS = frozenset(
         "text/srt",
         "text/vtt",
         "text/x-ass",
+        "text/x-microdvd",
         "text/x-ssa",
     )
 )
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Backslashes are legal in a quoted string, but who splits values at commas may read them otherwise.
 _QUOTED = r'"[\t !#-\[\]-~]*+"'
-_MEDIA_TYPE = re.compile(
-    rf"({_TOKEN}/{_TOKEN})(?:[ \t]*+;[ \t]*+(?:{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?+)*+[ \t]*+"
-)
+_MEDIA_TYPE = re.compile(rf"({_TOKEN}/{_TOKEN})(?:[ \t]*;(?:[ \t]*{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*[ \t]*")
 
 _UNSAFE = re.compile(r'[^ -~]|["\\%]')
 _ATTR_CHAR = "!#$&+-.^_`|~"

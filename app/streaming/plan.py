@@ -17,7 +17,7 @@ Part = bytes | Span
 
 Headers = list[tuple[bytes, bytes]]
 
-_WANTS_SHA256 = re.compile(r"sha-256[ \t]*+(?:;[ \t]*+q=(?P<q>.*))?", re.IGNORECASE)
+_WANTS_SHA256 = re.compile(r"sha-256[ \t]*(?:;[ \t]*q=(?P<q>.*))?", re.IGNORECASE)
 _ZERO = re.compile(r"0(?:\.0{0,3})?")
 
 

@@ -1,8 +1,9 @@
 """A storage of every backend, opened in this process, on real engines."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -11,11 +12,24 @@ from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
 
+# On tmpfs nobody can tell whether a read would wait, so that there every read takes a thread.
+PLACES = ["disk", *(["tmpfs"] if Path("/dev/shm").is_dir() else [])]
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """An empty folder."""
+    if request.param == "disk":
+        yield tmp_path
+    else:
+        with TemporaryDirectory(dir="/dev/shm") as folder:
+            yield Path(folder)
+
 
 @pytest.fixture
-def settings(backend_settings: dict[str, object], tmp_path: Path) -> Settings:
+def settings(backend_settings: dict[str, object], place: Path) -> Settings:
     # The smallest chunks: most reads in these tests need several.
-    return Settings(_env_file=None, files_dir=tmp_path / "files", read_chunk_size=4096, **backend_settings)
+    return Settings(_env_file=None, files_dir=place / "files", read_chunk_size=4096, **backend_settings)
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """The filesystem backend beyond its contract: what it does with what crashes and people leave behind."""
 
 import hashlib
+import multiprocessing
 import os
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, aclosing, closing
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from app.storage.errors import (
     PathConflict,
     StorageError,
     StorageUnavailable,
+    Truncated,
 )
+from app.storage.threaded import ThreadedStorage
 from app.storage.types import SHARED, Committed, Expect, Expectation, FileInfo, Key
 
 FILM = Key(SHARED, "films", "film.mp4")
@@ -88,6 +91,42 @@ def library(tmp_path: Path) -> Iterator[Library]:
 
 def wait_until_stable() -> None:
     time.sleep(2.1)
+
+
+def test_a_moved_file_leaves_no_empty_folder(library: Library) -> None:
+    deep = Key(SHARED, "a/b/c", "film.mp4")
+    library.put(b"film", deep)
+    library.backend.move(deep, FILM, Expect.ANY)
+    assert not (library.root / "a").exists()
+    library.backend.delete(FILM, Expect.ANY)
+    assert os.listdir(library.root) == [".seekable"]
+
+
+def _write_many(root: Path, name: str) -> None:
+    with closing(Library(root)) as library:
+        for number in range(20):
+            library.put(name.encode(), Key(SHARED, name, str(number)), Expect.ABSENT)
+            library.put(b"shared", Key(SHARED, "", "shared"))
+
+
+def test_processes_that_write_at_once_do_not_refuse_one_another(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(4) as pool:
+        pool.starmap(_write_many, [(tmp_path / "files", f"writer-{number}") for number in range(4)])
+    with closing(Library(tmp_path / "files")) as library:
+        assert len(library.sql("SELECT * FROM media")) == 81
+
+
+@pytest.mark.anyio
+async def test_a_file_that_shrinks_under_a_reader_is_truncated(library: Library) -> None:
+    library.put(bytes(10_000))
+    storage = ThreadedStorage(library.backend, chunk_size=4096)
+    async with storage.open(FILM) as file, aclosing(file.read(0, 10_000)) as chunks:
+        assert len(await anext(chunks)) == 4096
+        os.truncate(library.path(), 5000)
+        with pytest.raises(Truncated):
+            await anext(chunks)
+    storage.close()
 
 
 # Your files stay yours

@@ -226,7 +226,8 @@ class FilesystemBackend:
         # Reading it all to hash it would keep everybody waiting, so its version comes from its signature.
         row.etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
         row.sha256 = None
-        row.updated_at = datetime.fromtimestamp(status.st_mtime, UTC)
+        # Not in the future, which Last-Modified must not be (RFC 9110 8.8.2.1).
+        row.updated_at = min(datetime.fromtimestamp(status.st_mtime, UTC), datetime.now(UTC))
         session.flush()
         return row
 

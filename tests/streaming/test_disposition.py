@@ -1,0 +1,163 @@
+"""What is shown in place (the contract), and the names of RFC 6266 and RFC 8187."""
+
+import re
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.streaming.disposition import content_disposition, is_inline
+
+INLINE = [
+    *(
+        "video/mp4",
+        "video/x-matroska",
+        "video/mp2t",
+        "audio/mpeg",
+        "audio/flac",
+        "audio/x-mpegurl",
+        "audio/ogg",
+    ),
+    *(
+        "image/jpeg",
+        "image/png",
+        "image/gif",
+        "image/webp",
+        "image/avif",
+        "image/apng",
+        "image/bmp",
+        "image/tiff",
+    ),
+    *("image/x-icon", "image/vnd.microsoft.icon", "image/heic", "image/heif", "image/jxl"),
+    *("text/plain", "text/vtt", "application/x-subrip", "text/x-ssa", "text/x-microdvd"),
+    # RFC 9110 8.3.1: case and parameters
+    *(
+        "VIDEO/MP4",
+        "text/plain; charset=utf-8",
+        "Text/Plain;Charset=UTF-8",
+        "audio/ogg ; codecs=opus",
+        "video/mp4;",
+    ),
+    'video/mp4; codecs="avc1.640028, mp4a.40.2"',
+]
+
+NOT_INLINE = [
+    *(
+        "text/html",
+        "TEXT/HTML",
+        "text/html; charset=utf-8",
+        "application/xhtml+xml",
+        "image/svg+xml",
+        "text/xml",
+    ),
+    *(
+        "application/xml",
+        "application/ttml+xml",
+        "text/javascript",
+        "application/javascript",
+        "application/pdf",
+    ),
+    *(
+        "text/css",
+        "application/json",
+        "application/octet-stream",
+        "application/zip",
+        "multipart/x-mixed-replace",
+    ),
+    *("text/richtext", "message/rfc822", "image/unknown", "model/gltf+json", "font/woff2"),
+    # an XML document to a browser, whatever stands before it
+    *("audio/x+xml", "video/x+XML", "video/mp4+xml; charset=utf-8", "image/png+xml", "text/plain+xml"),
+    # of several types a browser takes the last (Fetch, "extract a MIME type")
+    *("video/mp4, text/html", "text/plain,text/html", "video/mp4; a=b, text/html", "video/mp4;, text/html"),
+    *(
+        'video/mp4; a="b", text/html',
+        'video/mp4; a="\\", text/html; b="',
+        'video/mp4; a="b',
+        "video/mp4; a=b c",
+    ),
+    # not a media type
+    *(
+        "",
+        "video",
+        "video/",
+        "/mp4",
+        "video/ mp4",
+        "video /mp4",
+        "video/mp4/x",
+        "video/mp4 x",
+        "video/mp4\n",
+        "*/*",
+    ),
+    *("video/mp4;charset", "audio/é", "video/<script>"),
+]
+
+
+@pytest.mark.parametrize("content_type", INLINE)
+def test_inline(content_type: str) -> None:
+    assert is_inline(content_type)
+
+
+@pytest.mark.parametrize("content_type", NOT_INLINE)
+def test_not_inline(content_type: str) -> None:
+    assert not is_inline(content_type)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "text", ["video/mp4" + ";" * 65536 + ",", "a" * 65536, "video/mp4" + " " * 65536 + "x"]
+)
+def test_long_content_types_cost_no_more_than_their_length(text: str) -> None:
+    assert not any(is_inline(text) for _ in range(100))
+
+
+NAMES = [
+    # safe: as it is
+    ("film.mp4", 'filename="film.mp4"'),
+    ("-rf .mp4", 'filename="-rf .mp4"'),
+    (".hidden", 'filename=".hidden"'),
+    ("a;b,c=d&e#f?g'h.mp4", 'filename="a;b,c=d&e#f?g\'h.mp4"'),
+    # RFC 6266 appendix D: what clients decode or unescape in their own ways
+    ('say "hi".mp4', "filename=\"say _hi_.mp4\"; filename*=UTF-8''say%20%22hi%22.mp4"),
+    ("back\\slash", "filename=\"back_slash\"; filename*=UTF-8''back%5Cslash"),
+    ("100%25.mp4", "filename=\"100_25.mp4\"; filename*=UTF-8''100%2525.mp4"),
+    # RFC 8187 3.2.3, the example
+    ("£ and € rates", "filename=\"_ and _ rates\"; filename*=UTF-8''%C2%A3%20and%20%E2%82%AC%20rates"),
+    ("naïve.mkv", "filename=\"na_ve.mkv\"; filename*=UTF-8''na%C3%AFve.mkv"),
+    ("🎬.mp4", "filename=\"_.mp4\"; filename*=UTF-8''%F0%9F%8E%AC.mp4"),
+    ("שלום.mp4", "filename=\"____.mp4\"; filename*=UTF-8''%D7%A9%D7%9C%D7%95%D7%9D.mp4"),
+    ("a\u202e4pm.exe", "filename=\"a_4pm.exe\"; filename*=UTF-8''a%E2%80%AE4pm.exe"),
+    # RFC 8187 3.2.1: attr-char stands, the rest does not
+    ("é!#$&+-.^_`|~*'()", "filename=\"_!#$&+-.^_`|~*'()\"; filename*=UTF-8''%C3%A9!#$&+-.^_`|~%2A%27%28%29"),
+    # no legal name, but nothing may get out of the header
+    ("a\r\nSet-Cookie: x", "filename=\"a__Set-Cookie: x\"; filename*=UTF-8''a%0D%0ASet-Cookie%3A%20x"),
+    ("a\x00\x7f", "filename=\"a__\"; filename*=UTF-8''a%00%7F"),
+]
+
+
+@pytest.mark.parametrize(("filename", "parameters"), NAMES, ids=lambda value: ascii(value)[:30])
+def test_names(filename: str, parameters: str) -> None:
+    assert content_disposition(filename, attachment=True) == f"attachment; {parameters}"
+    assert content_disposition(filename, attachment=False) == f"inline; {parameters}"
+
+
+GRAMMAR = re.compile(
+    r'attachment; filename="(?P<plain>[ !#-\[\]-~]*)"'
+    r"(?:; filename\*=UTF-8''(?P<encoded>(?:[A-Za-z0-9!#$&+.^_`|~-]|%[0-9A-F]{2})+))?"
+)
+
+
+@given(filename=st.one_of(st.text(min_size=1), st.text('";%\\ aé\r\n', min_size=1)))
+def test_any_name_survives_and_none_gets_out(filename: str) -> None:
+    match = GRAMMAR.fullmatch(content_disposition(filename, attachment=True))
+    assert match is not None
+    assert len(match["plain"]) == len(filename)
+    if match["encoded"] is None:
+        assert match["plain"] == filename
+        assert "%" not in filename
+    else:
+        assert unquote(match["encoded"], errors="strict") == filename
+
+
+def test_a_lone_surrogate_raises_nothing() -> None:
+    assert content_disposition("\ud800", attachment=False) == "inline; filename=\"_\"; filename*=UTF-8''%3F"
