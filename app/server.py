@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.resources import files
 
 import uvicorn
+from uvicorn.supervisors import ChangeReload
 
 APP = "app.main:app"
 
@@ -40,9 +41,9 @@ def serve(host: str, port: int, *, shutdown_timeout: int, started: Callable[[int
     return server.started
 
 
-def serve_reloading(host: str, port: int) -> None:
+def serve_reloading(host: str, port: int, *, started: Callable[[int], None]) -> None:
     """Serve for development: start again whenever the code changes, and do not wait for transfers."""
-    uvicorn.run(
+    config = uvicorn.Config(
         APP,
         host=host,
         port=port,
@@ -51,3 +52,6 @@ def serve_reloading(host: str, port: int) -> None:
         reload_dirs=[str(files("app"))],
         timeout_graceful_shutdown=1,
     )
+    listener = config.bind_socket()
+    started(listener.getsockname()[1])
+    ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()

@@ -17,7 +17,7 @@ from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
 from app.storage.contract import Storage
 from app.storage.disk import Disk
-from app.storage.errors import StorageUnavailable
+from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import RESERVED
 
@@ -42,11 +42,13 @@ async def open_database(settings: Settings, *, media_type: Callable[[str], str])
         yield Stores(storage)
 
 
-def migrate_database(settings: Settings) -> None:
-    """Bring the SQL database that the settings name to the newest schema."""
+def prepare_database(settings: Settings) -> None:
+    """Bring the database that the settings name to the newest schema, and see that it can be worked with.
+
+    Raises ConfigurationError, StorageUnavailable.
+    """
     with ExitStack() as stack:
-        open_files(settings, stack)
-        migrate(open_sql(settings, stack))
+        open_filesystem(settings, str, stack)
 
 
 def open_filesystem(
@@ -63,7 +65,10 @@ def open_filesystem(
 def open_files(settings: Settings, stack: ExitStack) -> Disk:
     if settings.storage != "filesystem":
         raise ConfigurationError(f"SEEKABLE_STORAGE={settings.storage} is not in this version yet.")
-    files = Disk(settings.files_dir)
+    try:
+        files = Disk(settings.files_dir)
+    except StorageError as error:
+        raise ConfigurationError(f"SEEKABLE_FILES_DIR={settings.files_dir}: {error}") from error
     stack.callback(files.close)
     return files
 

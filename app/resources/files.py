@@ -47,7 +47,11 @@ _FORM: dict[str, Any] = {
                     "required": ["file"],
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
-                        "folder": {"type": "string", "description": "Where to put it; the top if absent."},
+                        "folder": {
+                            "type": "string",
+                            "default": "",  # or the console fills in an example
+                            "description": "Where to put it; the top if absent.",
+                        },
                     },
                 }
             }
@@ -94,7 +98,7 @@ async def upload_file(
     return _created(request, services, info)
 
 
-@router.head("/file/stream", response_class=Response, responses=_MEDIA)
+@router.head("/file/stream", include_in_schema=False)
 @router.get("/file/stream", response_class=Response, responses=_MEDIA)
 async def stream_file(
     services: ServicesDep,
@@ -108,7 +112,7 @@ async def stream_file(
     return _stored(services, Key.of(library, folder, filename), download)
 
 
-@router.head("/stream/{id}", response_class=Response, responses=_MEDIA)
+@router.head("/stream/{id}", include_in_schema=False)
 @router.get("/stream/{id}", response_class=Response, responses=_MEDIA)
 async def stream_file_by_id(
     services: ServicesDep,
@@ -121,7 +125,7 @@ async def stream_file_by_id(
     return _stored(services, FileId(library, id), download)
 
 
-@router.head("/files/{path:rest}", response_class=Response, responses=_MEDIA)
+@router.head("/files/{path:rest}", include_in_schema=False)
 @router.get("/files/{path:rest}", response_class=Response, responses=_MEDIA)
 async def get_file(
     services: ServicesDep, key: KeyDep, download: Download = False, range_: RangeHeader = None
@@ -177,7 +181,7 @@ async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> R
     return Response(status_code=204)
 
 
-@router.head("/files", response_model=FileList, responses=problems(400, 422, 503))
+@router.head("/files", include_in_schema=False)
 @router.get("/files", response_model=FileList, responses=problems(400, 422, 503))
 async def list_files(
     request: Request,

@@ -15,16 +15,16 @@ READY_WITHIN_S = 2
 router = APIRouter(tags=["health"])
 
 
-@router.head("/health", response_model=Health)
+@router.head("/health", include_in_schema=False)
 @router.get("/health", response_model=Health)
-@router.head("/health/live", response_model=Health)
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=Health)
 async def live() -> Health:
     """The process answers."""
     return Health(status="ok", version=version("seekable"))
 
 
-@router.head("/health/ready", response_model=Health, responses=problems(503))
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", response_model=Health, responses=problems(503))
 async def ready(services: ServicesDep) -> Health:
     """Database and storage answer; else 503 names the one that does not."""

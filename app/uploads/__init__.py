@@ -1,1 +1,1 @@
-"""Uploads as they arrive: multipart forms and declared digests, read without I/O."""
+"""Uploads: forms read as they arrive, declared digests, and the way into the storage."""

@@ -106,9 +106,9 @@ class _Target:
             self._filename, self.content_type = event.filename, event.content_type
             self._key_of(event.filename)
         elif event.name == "folder":
-            if self._folder is not None and self._folder != event.value:
+            if self._folder and event.value and self._folder != event.value:
                 raise BadForm("The form and the URL name different folders.")
-            self._folder = event.value
+            self._folder = event.value or self._folder or ""
             self._key_of(self._filename if self._filename is not None else "x")
         else:
             return None

@@ -20,7 +20,6 @@ from app.storage.errors import (
     AlreadyExists,
     NotFound,
     PathConflict,
-    StorageError,
     StorageUnavailable,
     Truncated,
 )
@@ -396,7 +395,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path, change: dict[st
 def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     settings = Settings(_env_file=None, files_dir=tmp_path / "file" / "files")
-    with ExitStack() as stack, pytest.raises(StorageError):
+    with ExitStack() as stack, pytest.raises(ConfigurationError, match="SEEKABLE_FILES_DIR"):
         open_files(settings, stack)
 
 

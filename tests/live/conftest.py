@@ -1,0 +1,68 @@
+"""Small films that ffmpeg makes, each about a minute long, with a key frame every second."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import need, run
+
+SECONDS = 60
+
+
+def _film(target: Path, *options: str, noise: int = 12) -> Path:
+    """A test picture and a tone; noise keeps it from shrinking so much that no player had to seek."""
+    need("ffmpeg")
+    picture = f"testsrc=size=320x180:rate=15:duration={SECONDS},noise=alls={noise}:allf=t"
+    # fmt: off
+    run(
+        "ffmpeg", "-hide_banner", "-nostdin", "-loglevel", "error",
+        "-f", "lavfi", "-i", picture,
+        "-f", "lavfi", "-i", f"sine=frequency=440:duration={SECONDS}",
+        "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", "15",
+        "-c:a", "aac", "-b:a", "64k",
+        *options, target,
+    )
+    # fmt: on
+    return target
+
+
+def _copied(film: Path, target: Path, *options: str) -> Path:
+    """The same pictures in another file."""
+    run("ffmpeg", "-nostdin", "-loglevel", "error", "-i", film, "-c", "copy", *options, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """7 MB of MP4 with its index (moov) at the end, where a player has to seek for it."""
+    film = _film(
+        tmp_path_factory.mktemp("films") / "film.mp4", "-b:v", "900k", "-maxrate", "900k", "-bufsize", "900k"
+    )
+    assert _moov(film) > film.stat().st_size / 2
+    return film
+
+
+@pytest.fixture(scope="session")
+def faststart_film(film: Path) -> Path:
+    """The same with the index at the front."""
+    moved = _copied(film, film.with_name("faststart.mp4"), "-movflags", "+faststart")
+    assert _moov(moved) < 1000
+    return moved
+
+
+@pytest.fixture(scope="session")
+def matroska_film(film: Path) -> Path:
+    """The same as Matroska."""
+    return _copied(film, film.with_suffix(".mkv"))
+
+
+@pytest.fixture(scope="session")
+def long_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `film`, but 50 MB: VLC reads 16 MiB ahead, and answers a seek within them by itself."""
+    film = _film(tmp_path_factory.mktemp("films") / "long.mp4", "-qp", "10", noise=60)
+    assert film.stat().st_size > 40 << 20
+    return film
+
+
+def _moov(film: Path) -> int:
+    return film.read_bytes().index(b"moov")

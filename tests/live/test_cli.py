@@ -1,0 +1,301 @@
+"""The `seekable` command, and `uvicorn app.main:app`, as a person starts them."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live.clients import BIN, Program, Vlc, program, sha256, until
+from tests.support import need
+
+pytestmark = pytest.mark.live
+
+CHECKOUT = Path(__file__).parents[2]
+SEEKABLE = BIN / "seekable"
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """An empty folder to start things in."""
+    here = tmp_path / "here"
+    here.mkdir()
+    return here
+
+
+@contextmanager
+def serving(here: Path, *arguments: object, **environment: str) -> Iterator[tuple[Program, str]]:
+    """`seekable serve`, once it can be reached, and where that is."""
+    with program(here, SEEKABLE, "serve", *arguments, **environment) as server:
+        yield server, server.wait_for(r"docs +(http\S+)/docs")[1]
+
+
+def get(url: str, **headers: str) -> httpx.Response:
+    return httpx.get(url, headers=headers, trust_env=False, timeout=10)
+
+
+def fails(here: Path, *arguments: object, **environment: str) -> str:
+    """What a command says that ends by itself with an error."""
+    with program(here, SEEKABLE, *arguments, **environment) as command:
+        assert command.process.wait(20) != 0
+        return command.log()
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def own_address() -> str:
+    """An address of this machine that others can reach; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no network")
+        address: str = probe.getsockname()[0]
+        return address
+
+
+# What it prints
+
+
+def test_the_lines_it_prints_work(here: Path, film: Path) -> None:
+    need("curl", "vlc", "setpriv")
+    with serving(here, "--port", "0") as (server, url):
+        assert get(f"{url}/docs").status_code == 200
+        shutil.copy(film, here / "film.mp4")
+        upload = shlex.split(server.wait_for(r"upload +(curl .+)")[1])
+        uploaded = subprocess.run([*upload, "-sSf"], cwd=here, capture_output=True, text=True, timeout=30)
+        assert uploaded.returncode == 0, uploaded.stderr
+        assert sha256(here / "files" / "film.mp4") == sha256(film)
+        play = shlex.split(server.wait_for(r"play +(vlc .+)")[1])
+        assert len(play) == 2
+        with Vlc(play[1]) as vlc:
+            vlc.play_to(1)
+        assert '"GET /files/film.mp4 HTTP/1.1" 206' in server.log()
+        server.terminate()
+        assert "Application shutdown complete" in server.log()
+        assert "Traceback" not in server.log()
+
+
+def test_host_and_port(here: Path) -> None:
+    port = free_port()
+    with serving(here, "--host", "127.0.0.2", "--port", port) as (server, url):
+        assert url == f"http://127.0.0.2:{port}"
+        assert get(f"{url}/health").status_code == 200
+        assert f"curl -F file=@film.mp4 {url}/file/upload" in server.log()
+        assert f"vlc {url}/files/film.mp4" in server.log()
+        with pytest.raises(httpx.ConnectError):
+            get(f"http://127.0.0.1:{port}/health")
+
+
+def test_host_and_port_from_the_environment_yield_to_options(here: Path) -> None:
+    port = free_port()
+    environment = {"SEEKABLE_HOST": "127.0.0.2", "SEEKABLE_PORT": str(port)}
+    with serving(here, **environment) as (_, url):
+        assert url == f"http://127.0.0.2:{port}"
+    with serving(here, "--host", "localhost", "--port", "0", **environment) as (_, url):
+        assert url.startswith("http://localhost:")
+        assert url != f"http://localhost:{port}"
+        assert get(f"{url}/health").status_code == 200
+
+
+def test_links_of_the_base_url(here: Path) -> None:
+    with program(
+        here, SEEKABLE, "serve", "--port", "0", SEEKABLE_BASE_URL="https://media.example.org/tv/"
+    ) as server:
+        assert server.wait_for(r"docs +(\S+)")[1] == "https://media.example.org/tv/docs"
+        port = server.wait_for(r"running on http://127.0.0.1:(\d+)")[1]
+        put = httpx.put(f"http://127.0.0.1:{port}/files/a.txt", content=b"a", trust_env=False)
+        assert put.json()["url"] == "https://media.example.org/tv/files/a.txt"
+
+
+def test_defaults_are_in_the_folder_it_was_started_in(here: Path) -> None:
+    with serving(here, "--port", "0") as (_, url):
+        httpx.put(f"{url}/files/a/b.txt", content=b"b", trust_env=False).raise_for_status()
+    assert [path.name for path in here.iterdir()] == ["files"]
+    assert (here / "files/a/b.txt").read_bytes() == b"b"
+    assert (here / "files/.seekable/seekable.db").exists()
+
+
+# Who may knock
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_it_does_not_open_itself_to_everybody_unasked(host: str, how: str, here: Path) -> None:
+    if how == "option":
+        said = fails(here, "serve", "--port", "0", "--host", host)
+    else:
+        said = fails(here, "serve", "--port", "0", SEEKABLE_HOST=host)
+    assert said.count("\n") == 1
+    assert "SEEKABLE_ACCESS=open" in said
+    assert list(here.iterdir()) == []
+
+
+def test_access_open_serves_everybody(here: Path) -> None:
+    address = own_address()
+    with serving(here, "--host", "0.0.0.0", "--port", "0", SEEKABLE_ACCESS="open") as (_, url):
+        assert url.startswith("http://127.0.0.1:"), "0.0.0.0 is no address to connect to"
+        assert get(f"{url}/health").status_code == 200
+        assert get(f"{url.replace('127.0.0.1', address)}/health").status_code == 200
+
+
+def test_uvicorn_itself_lets_nobody_else_in(here: Path) -> None:
+    address, port = own_address(), free_port()
+    with program(here, BIN / "uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", port) as server:
+        server.wait_for("Uvicorn running")
+        assert get(f"http://127.0.0.1:{port}/health").status_code == 200
+        assert get(f"http://{address}:{port}/health").status_code == 403
+
+
+# Settings
+
+
+def test_a_file_of_settings_is_read(here: Path) -> None:
+    (here / ".env").write_text("SEEKABLE_PORT=0\nSEEKABLE_FILES_DIR='my films'\nOTHER=1\n")
+    with serving(here) as (server, url):
+        assert f"{here}/my films" in server.log()
+        httpx.put(f"{url}/files/b.txt", content=b"b", trust_env=False).raise_for_status()
+    assert (here / "my films" / "b.txt").read_bytes() == b"b"
+    assert {path.name for path in here.iterdir()} == {".env", "my films"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SEEKABLE_PORT", "abc"),
+        ("SEEKABLE_PORT", "65536"),
+        ("SEEKABLE_ACCESS", "everyone"),
+        ("SEEKABLE_STORAGE", "tape"),
+        ("SEEKABLE_MAX_UPLOAD_SIZE", "many"),
+        ("SEEKABLE_BASE_URL", "media.example.org"),
+        ("SEEKABLE_DATABASE_URL", "nonsense"),
+        ("SEEKABLE_DATABASE_URL", "oracle://somewhere/films"),
+        ("SEEKABLE_FILES_DIR", "/dev/null/films"),
+    ],
+)
+def test_a_bad_setting_gives_one_clear_line(name: str, value: str, here: Path) -> None:
+    for command in (["serve", "--port", "0"], ["migrate"]):
+        said = fails(here, *command, **{name: value})
+        assert "Traceback" not in said
+        assert name in said
+        assert sum(1 for line in said.splitlines() if not line.startswith("INFO: ")) == 1
+
+
+def test_a_port_that_is_taken(here: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        said = fails(here, "serve", "--port", taken.getsockname()[1])
+    assert "address already in use" in said
+    assert "Traceback" not in said
+    assert "docs " not in said
+
+
+# Other ways to start it
+
+
+def test_uvicorn_serves_it(here: Path, film: Path) -> None:
+    port = free_port()
+    with program(here, BIN / "uvicorn", "app.main:app", "--port", port) as server:
+        server.wait_for("Uvicorn running")
+        url = f"http://127.0.0.1:{port}/files/film.mp4"
+        assert httpx.put(url, content=film.read_bytes(), trust_env=False).status_code == 201
+        assert get(url, range="bytes=4-7").content == b"ftyp"
+        assert sha256(here / "files" / "film.mp4") == sha256(film)
+        server.terminate()
+        assert "Traceback" not in server.log()
+
+
+def test_reload_starts_again_when_the_code_changes(here: Path, tmp_path: Path) -> None:
+    """In a copy of the program, so that nobody else's is touched."""
+    copy = tmp_path / "copy"
+    for part in ("app", "alembic"):
+        shutil.copytree(CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    start = "from app.cli import main; main()"
+    port = free_port()
+    with program(
+        here, sys.executable, "-c", start, "serve", "--reload", "--port", port, PYTHONPATH=str(copy)
+    ) as server:
+        server.wait_for("Application startup complete")
+        url = f"http://127.0.0.1:{port}"
+        assert get(f"{url}/openapi.json").json()["info"]["title"] == "Seekable"
+        program_file = copy / "app" / "main.py"
+        program_file.write_text(program_file.read_text().replace('title="Seekable"', 'title="Changed"'))
+        server.wait_for("(?s)Application startup complete.*Application startup complete")
+        assert get(f"{url}/openapi.json").json()["info"]["title"] == "Changed"
+        (child,) = _children(server.process.pid, "spawn_main")
+        server.terminate()
+        assert not _runs(child)
+        with pytest.raises(httpx.ConnectError):
+            get(f"{url}/health")
+        assert "Traceback" not in server.log()
+
+
+def test_reload_prints_where_it_is(here: Path) -> None:
+    port = free_port()
+    with program(here, SEEKABLE, "serve", "--reload", "--port", port) as server:
+        server.wait_for("Application startup complete")
+        until(lambda: f"http://127.0.0.1:{port}/docs" in server.log(), server.log(), within=3)
+        assert f"curl -F file=@film.mp4 http://127.0.0.1:{port}/file/upload" in server.log()
+
+
+def _children(pid: int, command: str) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if command in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def _runs(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return Path(f"/proc/{pid}").exists()
+
+
+# Importing it
+
+
+AUDIT = """
+import os, sys
+events = []
+def note(event, arguments):
+    if event == "open":
+        path, mode, flags = arguments
+        here = isinstance(path, (str, bytes)) and os.path.abspath(os.fsdecode(path)).startswith(os.getcwd())
+        if here or (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            events.append((event, path, mode, flags))
+    elif event in (
+        "os.mkdir", "os.rename", "os.remove", "sqlite3.connect", "socket.connect", "socket.bind",
+        "socket.getaddrinfo", "subprocess.Popen", "os.posix_spawn", "os.system", "_thread.start_new_thread",
+    ):
+        events.append((event, *map(str, arguments)))
+sys.addaudithook(note)
+import app.main
+print(*events, sep="\\n", end="")
+"""
+
+
+def test_importing_the_program_does_nothing(here: Path) -> None:
+    """No file is made or written, nothing is connected, and not even the settings are read."""
+    (here / ".env").write_text("SEEKABLE_PORT=abc\n")
+    python = [sys.executable, "-B", "-c"]
+    imported = subprocess.run([*python, AUDIT], cwd=here, capture_output=True, text=True, timeout=60)
+    assert (imported.returncode, imported.stdout, imported.stderr) == (0, "", "")
+    assert os.listdir(here) == [".env"]
+    # The audit sees what it should: the same with an action added is noticed.
+    planted = AUDIT.replace("import app.main", "os.mkdir('files'); open('files/x', 'w').close()")
+    noticed = subprocess.run([*python, planted], cwd=here, capture_output=True, text=True, timeout=60)
+    assert re.search(r"os\.mkdir.*\n.*open", noticed.stdout)

@@ -1,0 +1,344 @@
+"""What people type: curl and wget against a running server."""
+
+import base64
+import json
+import os
+import re
+from email import message_from_bytes
+from email.policy import HTTP
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.live.clients import sha256
+from tests.support import Server, need, run, running
+
+pytestmark = pytest.mark.live
+
+ODD_NAME = 'it\'s; a "film" — 100% #1 & more? 🎬 שלום.mp4'
+
+
+@pytest.fixture(autouse=True)
+def tools() -> None:
+    need("curl", "wget")
+
+
+@pytest.fixture
+def url(server: Server, folder: str, film: Path) -> str:
+    """A film that is stored."""
+    url = f"{server.url}/files/{folder}/film.mp4"
+    assert curl("-T", film, url)["status"] == 201
+    return url
+
+
+@pytest.fixture
+def sparse(tmp_path: Path) -> Path:
+    """100 MiB that cost nothing."""
+    sparse = tmp_path / "sparse.mp4"
+    with sparse.open("wb") as file:
+        file.truncate(100 << 20)
+    return sparse
+
+
+def curl(*arguments: object) -> dict[str, Any]:
+    """What curl got: status, headers, body (and its JSON), bytes sent and received, and its log."""
+    separator = "\n--curl--\n"
+    summary = separator + "%{http_code} %{size_upload} %{size_download}" + separator + "%{header_json}"
+    result = run("curl", "-sSv", "-w", summary, *arguments)
+    body, numbers, headers = result.stdout.split(separator)
+    status, sent, received = map(int, numbers.split())
+    return {
+        "status": status,
+        "sent": sent,
+        "received": received,
+        "headers": {name: values[0] for name, values in json.loads(headers).items()},
+        "body": body,
+        "json": json.loads(body) if body.startswith("{") else None,
+        "log": result.stderr,
+    }
+
+
+def download(url: str, target: Path, *arguments: object) -> Path:
+    curl("-f", "-o", target, *arguments, url)
+    return target
+
+
+# Up
+
+
+@pytest.mark.parametrize("folder_first", [True, False])
+def test_a_form_with_its_fields_in_any_order(
+    folder_first: bool, server: Server, folder: str, film: Path, tmp_path: Path
+) -> None:
+    fields = ["-F", f"folder={folder}/films", "-F", f"file=@{film}"]
+    answer = curl(*(fields if folder_first else fields[2:] + fields[:2]), f"{server.url}/file/upload")
+    assert answer["status"] == 201
+    file, headers = answer["json"], answer["headers"]
+    assert (file["folder"], file["filename"], file["path"]) == (
+        f"{folder}/films",
+        "film.mp4",
+        f"{folder}/films/film.mp4",
+    )
+    assert (file["size"], file["mimetype"]) == (film.stat().st_size, "video/mp4")
+    assert file["sha256"] == sha256(film)
+    assert headers["location"] == file["url"] == f"{server.url}/files/{folder}/films/film.mp4"
+    assert headers["etag"] == f'"{file["etag"]}"'
+    digest = base64.b64encode(bytes.fromhex(sha256(film))).decode()
+    assert headers["repr-digest"] == f"sha-256=:{digest}:"
+    for number, url in enumerate((file["url"], file["stream_url"])):
+        assert sha256(download(url, tmp_path / str(number))) == sha256(film)
+
+
+def test_an_upload_is_an_ordinary_file(film: Path, tmp_path: Path) -> None:
+    """Promise 11: with the filesystem backend, at files/<folder>/<filename>."""
+    with running(tmp_path / "server", storage="filesystem") as server:
+        curl("-F", f"file=@{film}", f"{server.url}/file/upload")
+        curl("-F", "folder=a/b c", "-F", f"file=@{film}", f"{server.url}/file/upload")
+        curl("-T", film, f"{server.url}/files/a/{quote(ODD_NAME)}")
+        assert server.staging() == []
+    stored = {str(path.relative_to(server.files)) for path in server.files.rglob("*.mp4")}
+    assert stored == {"film.mp4", "a/b c/film.mp4", f"a/{ODD_NAME}"}
+    assert {sha256(server.files / path) for path in stored} == {sha256(film)}
+
+
+def test_a_form_never_replaces(
+    server: Server, folder: str, url: str, film: Path, matroska_film: Path, tmp_path: Path
+) -> None:
+    form = ("-F", f"folder={folder}", "-F", f"file=@{matroska_film};filename=film.mp4")
+    answer = curl(*form, f"{server.url}/file/upload")
+    assert (answer["status"], answer["headers"]["content-type"]) == (409, "application/problem+json")
+    assert sha256(download(url, tmp_path / "back")) == sha256(film)
+
+
+def test_a_put_creates_and_then_replaces(
+    server: Server, folder: str, film: Path, matroska_film: Path, tmp_path: Path
+) -> None:
+    url = f"{server.url}/files/{folder}/film"
+    created = curl("-T", film, url)
+    replaced = curl("-T", matroska_film, url)
+    assert (created["status"], replaced["status"]) == (201, 204)
+    assert created["json"]["sha256"] == sha256(film)
+    assert replaced["headers"]["etag"] != created["headers"]["etag"]
+    assert sha256(download(url, tmp_path / "back")) == sha256(matroska_film)
+
+
+def test_a_put_to_a_folder_takes_the_local_name(server: Server, folder: str, film: Path) -> None:
+    """curl adds the name to a URL that ends with a slash."""
+    assert curl("-T", film, f"{server.url}/files/{folder}/")["json"]["path"] == f"{folder}/film.mp4"
+
+
+def test_a_put_from_a_pipe(server: Server, folder: str, film: Path, tmp_path: Path) -> None:
+    """Of a length that nobody knows beforehand."""
+    url = f"{server.url}/files/{folder}/film.mp4"
+    piped = 'cat "$1" | curl -sSv -T - "$2"'
+    result = run("sh", "-c", piped, "sh", film, url)
+    assert "> Transfer-Encoding: chunked" in result.stderr
+    assert "< HTTP/1.1 201" in result.stderr
+    assert sha256(download(url, tmp_path / "back")) == sha256(film)
+
+
+def test_a_name_of_any_kind_goes_up_and_comes_down(
+    server: Server, folder: str, film: Path, tmp_path: Path
+) -> None:
+    local = tmp_path / ODD_NAME
+    local.symlink_to(film)
+    quoted = str(local).replace("\\", "\\\\").replace('"', '\\"')
+    file = curl("-F", f"folder={folder}", "-F", f'file=@"{quoted}"', f"{server.url}/file/upload")["json"]
+    assert file["filename"] == ODD_NAME
+    assert sha256(download(file["url"], tmp_path / "back")) == sha256(film)
+    assert curl("-T", film, f"{server.url}/files/{folder}/{quote(ODD_NAME)}")["status"] == 204
+
+
+# Refused before the bytes come
+
+
+def test_what_exists_is_not_sent_again(url: str, sparse: Path, film: Path, tmp_path: Path) -> None:
+    answer = curl("-T", sparse, "-H", "If-None-Match: *", url)
+    assert answer["status"] == 412
+    assert "> Expect: 100-continue" in answer["log"]
+    assert "100 Continue" not in answer["log"]
+    assert answer["sent"] == 0
+    assert sha256(download(url, tmp_path / "back")) == sha256(film)
+
+
+def test_a_stale_version_is_not_replaced(url: str, sparse: Path) -> None:
+    answer = curl("-T", sparse, "-H", 'If-Match: "an older one"', url)
+    assert (answer["status"], answer["sent"]) == (412, 0)
+    assert "100 Continue" not in answer["log"]
+
+
+def test_a_file_cannot_take_the_place_of_a_folder(url: str, sparse: Path) -> None:
+    answer = curl("-T", sparse, url.rpartition("/")[0])
+    assert (answer["status"], answer["sent"]) == (409, 0)
+    assert "100 Continue" not in answer["log"]
+
+
+def test_a_bad_name_is_refused_at_once(server: Server, folder: str, sparse: Path) -> None:
+    answer = curl("-T", sparse, f"{server.url}/files/{folder}/{'x' * 256}")
+    assert (answer["status"], answer["sent"]) == (400, 0)
+    assert "100 Continue" not in answer["log"]
+
+
+@pytest.mark.parametrize("where", ["field", "query"])
+def test_a_form_for_a_name_that_is_taken_is_stopped(
+    where: str, server: Server, folder: str, url: str, sparse: Path
+) -> None:
+    """The name is known only once the form has begun, so that some of it is on its way."""
+    file = ("-F", f"file=@{sparse};filename=film.mp4")
+    if where == "field":
+        answer = curl("-F", f"folder={folder}", *file, f"{server.url}/file/upload")
+    else:
+        answer = curl(*file, f"{server.url}/file/upload?folder={folder}")
+    assert answer["status"] == 409
+    assert answer["sent"] < sparse.stat().st_size / 2
+
+
+def test_too_much_is_refused_at_once(sparse: Path, tmp_path: Path) -> None:
+    with running(tmp_path / "server", max_upload_size="1MiB") as server:
+        put = curl("-T", sparse, f"{server.url}/files/put.mp4")
+        form = curl("-F", f"file=@{sparse}", f"{server.url}/file/upload")
+        for answer in (put, form):
+            assert (answer["status"], answer["sent"]) == (413, 0)
+            assert "100 Continue" not in answer["log"]
+        piped = 'cat "$1" | curl -sS -o "$3" -w "%{http_code} %{size_upload}" -T - "$2"'
+        result = run(
+            "sh", "-c", piped, "sh", sparse, f"{server.url}/files/pipe.mp4", tmp_path / "body", check=False
+        )
+        status, sent = map(int, result.stdout.split())
+        assert status == 413, result.stderr
+        assert sent < sparse.stat().st_size / 2
+        with server.client() as client:
+            assert client.get("/files").json()["items"] == []
+        assert server.staging() == []
+
+
+# Down
+
+
+def test_a_download_that_was_cut_is_resumed(url: str, film: Path, tmp_path: Path) -> None:
+    target = tmp_path / "back"
+    run("sh", "-c", 'curl -sS "$1" | head -c 3000000 >"$2"', "sh", url, target)
+    assert target.stat().st_size == 3_000_000
+    resumed = curl("-C", "-", "-o", target, url)
+    assert resumed["status"] == 206
+    assert resumed["received"] == film.stat().st_size - 3_000_000
+    assert sha256(target) == sha256(film)
+    again = curl("-C", "-", "-o", target, url)  # nothing is left: 416, which curl takes for success
+    assert (again["status"], again["headers"]["content-range"]) == (416, f"bytes */{film.stat().st_size}")
+    assert sha256(target) == sha256(film)
+
+
+def test_wget_resumes(url: str, film: Path, tmp_path: Path) -> None:
+    target = tmp_path / "film.mp4"
+    target.write_bytes(film.read_bytes()[:1_000_000])
+    log = run("wget", "-c", "-P", tmp_path, url).stderr
+    assert "206 Partial Content" in log
+    assert sha256(target) == sha256(film)
+    assert "nothing to do" in run("wget", "-c", "-P", tmp_path, url).stderr
+    assert sha256(target) == sha256(film)
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [("0-9", 0, 10), ("1000-1999", 1000, 2000), ("7000000-", 7_000_000, None), ("-500", -500, None)],
+)
+def test_one_range(asked: str, start: int, stop: int | None, url: str, film: Path, tmp_path: Path) -> None:
+    expected = film.read_bytes()[start:stop]
+    answer = curl("-r", asked, "-o", tmp_path / "part", url)
+    assert answer["status"] == 206
+    assert (tmp_path / "part").read_bytes() == expected
+    first = start % film.stat().st_size
+    assert (
+        answer["headers"]["content-range"]
+        == f"bytes {first}-{first + len(expected) - 1}/{film.stat().st_size}"
+    )
+    assert answer["headers"]["content-length"] == str(len(expected))
+
+
+def test_several_ranges(url: str, film: Path, tmp_path: Path) -> None:
+    answer = curl("-r", "0-99,5000-5099,-100", "-o", tmp_path / "parts", url)
+    assert answer["status"] == 206
+    body = (tmp_path / "parts").read_bytes()
+    assert answer["headers"]["content-length"] == str(len(body))
+    head = f"Content-Type: {answer['headers']['content-type']}\r\n\r\n"
+    message = message_from_bytes(head.encode() + body, policy=HTTP)
+    assert message.get_content_type() == "multipart/byteranges"
+    data, size = film.read_bytes(), film.stat().st_size
+    got = [(part["content-range"], part.get_payload(decode=True)) for part in message.iter_parts()]
+    assert got == [
+        (f"bytes 0-99/{size}", data[:100]),
+        (f"bytes 5000-5099/{size}", data[5000:5100]),
+        (f"bytes {size - 100}-{size - 1}/{size}", data[-100:]),
+    ]
+
+
+def test_what_did_not_change_is_not_sent(url: str, film: Path, matroska_film: Path, tmp_path: Path) -> None:
+    copy, etag = tmp_path / "copy", tmp_path / "etag"
+    curl("-R", "-o", copy, "--etag-save", etag, url)
+    assert curl("-z", copy, "-o", tmp_path / "none", url)["status"] == 304
+    unchanged = curl("--etag-compare", etag, "-o", tmp_path / "none", url)
+    assert (unchanged["status"], unchanged["received"]) == (304, 0)
+    assert curl("-T", matroska_film, url)["status"] == 204
+    changed = curl("--etag-compare", etag, "-o", tmp_path / "new", url)
+    assert changed["status"] == 200
+    assert sha256(tmp_path / "new") == sha256(matroska_film)
+    os.utime(copy, (0, 0))
+    assert curl("-z", copy, "-o", tmp_path / "newer", url)["status"] == 200
+
+
+def test_a_file_is_saved_under_its_name(server: Server, folder: str, film: Path, tmp_path: Path) -> None:
+    """By a URL that does not hold it. curl reads the plain name only, wget the encoded one too."""
+    names = {"curl": "it's a film; take #1 & more?.mp4", "wget": "é 🎬 שלום — #1 & more.mp4"}
+    for client, name in names.items():
+        (tmp_path / client).mkdir()
+        file = curl("-T", film, f"{server.url}/files/{folder}/{quote(name)}")["json"]
+        if client == "curl":
+            run(
+                "curl",
+                "-sSf",
+                "--remote-name",
+                "--remote-header-name",
+                "--output-dir",
+                tmp_path / client,
+                file["stream_url"],
+            )
+        else:
+            run(
+                "env",
+                "LC_ALL=C.UTF-8",
+                "wget",
+                "-nv",
+                "--content-disposition",
+                "-P",
+                tmp_path / client,
+                file["stream_url"],
+            )
+        assert [path.name for path in (tmp_path / client).iterdir()] == [name]
+        assert sha256(tmp_path / client / name) == sha256(film)
+
+
+def test_curl_saves_a_name_that_it_cannot_read_as_something_safe(
+    server: Server, folder: str, film: Path, tmp_path: Path
+) -> None:
+    """curl's -J does not know RFC 8187; it must not end up with a path, an escape or nothing."""
+    file = curl("-T", film, f"{server.url}/files/{folder}/{quote(ODD_NAME)}")["json"]
+    run("curl", "-sSf", "-OJ", "--output-dir", tmp_path, file["stream_url"])
+    (saved,) = tmp_path.glob("*.mp4")
+    assert re.fullmatch(r"it's; a _film_ _ 100_ #1 & more\? _ _+\.mp4", saved.name)
+    assert sha256(saved) == sha256(film)
+
+
+def test_a_deleted_file_is_gone(url: str) -> None:
+    assert curl("-X", "DELETE", url)["status"] == 204
+    gone = curl(url)
+    assert (gone["status"], gone["json"]["status"]) == (404, 404)
+
+
+def test_a_head_is_a_get_without_its_body(url: str, film: Path) -> None:
+    headers = curl("-I", url)["headers"]
+    assert headers["content-length"] == str(film.stat().st_size)
+    assert headers["accept-ranges"] == "bytes"
+    assert headers["content-type"] == "video/mp4"
+    assert not headers["etag"].startswith("W/")

@@ -1,0 +1,153 @@
+"""The console at /docs, in a browser that reaches no other site."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Request, Route, expect, sync_playwright
+
+from tests.live.clients import sha256
+from tests.support import Server, need
+
+pytestmark = pytest.mark.live
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@dataclass
+class Console:
+    """The page, and what went wrong with it."""
+
+    page: Page
+    faults: list[str] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+
+    def open(self, title: str) -> Locator:
+        """Unfold an operation, like `POST /file/upload`."""
+        method, path = title.split()
+        summary = self.page.locator(f".opblock-{method.lower()}").filter(
+            has=self.page.locator(f'[data-path="{path}"]')
+        )
+        expect(summary).to_have_count(1)
+        summary.locator(".opblock-summary-control").click()
+        expect(summary.get_by_role("button", name="Execute")).to_be_visible()
+        return summary
+
+    def execute(self, operation: Locator) -> Locator:
+        """Press the button. The part of the page that shows the answer."""
+        operation.get_by_role("button", name="Execute").click()
+        answer = operation.locator(".live-responses-table")
+        expect(answer).to_be_visible()
+        return answer
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    need("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def console(server: Server, browser: Browser) -> Iterator[Console]:
+    """The page, opened by somebody who was never here."""
+    context = browser.new_context(viewport={"width": 1200, "height": 1600})
+    page = context.new_page()
+    console = Console(page)
+
+    def route(route: Route) -> None:
+        console.requests.append(route.request)
+        if route.request.url.startswith((f"{server.url}/", "data:", "blob:")):
+            route.continue_()
+        else:
+            console.faults.append(f"asked another site for {route.request.url}")
+            route.abort()
+
+    page.route("**/*", route)
+    page.on("console", lambda message: console.faults.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: console.faults.append(f"error: {error}"))
+    page.goto(f"{server.url}/docs")
+    expect(page.get_by_role("heading", name="Seekable")).to_be_visible()
+    yield console
+    context.close()
+
+
+@pytest.fixture
+def clip(tmp_path: Path, film: Path) -> Path:
+    """A small film with a name that nobody else has."""
+    clip = tmp_path / f"{tmp_path.name}.mp4"
+    clip.write_bytes(film.read_bytes()[:100_000])
+    return clip
+
+
+def test_an_upload_and_a_range_from_the_console(
+    console: Console, server: Server, folder: str, clip: Path, tmp_path: Path
+) -> None:
+    upload = console.open("POST /file/upload")
+    upload.locator("input[type=file]").set_input_files(clip)
+    upload.get_by_placeholder("folder").last.fill(folder)
+    answer = console.execute(upload)
+    expect(answer.locator(".response-col_status").last).to_have_text("201")
+    expect(answer).to_contain_text(sha256(clip))
+    with server.client() as client:
+        assert client.get(f"/files/{folder}/{clip.name}").content == clip.read_bytes()
+    console.page.screenshot(path=tmp_path / "upload.png", full_page=True)
+
+    for title, fields in {
+        "GET /files/{path}": {"path": f"{folder}/{clip.name}"},
+        "GET /file/stream": {"filename": clip.name, "folder": folder},
+    }.items():
+        get = console.open(title)
+        for placeholder, value in {**fields, "Range": "bytes=4-7"}.items():
+            get.get_by_placeholder(placeholder, exact=True).fill(value)
+        answer = console.execute(get)
+        expect(answer.locator(".response-col_status").last).to_have_text("206")
+        expect(answer).to_contain_text(f"content-range: bytes 4-7/{clip.stat().st_size}")
+        expect(answer.locator(".response-col_description .highlight-code")).to_contain_text("ftyp")
+        get.scroll_into_view_if_needed()
+        console.page.screenshot(path=tmp_path / f"{fields.get('filename', 'path')[:4]}.png")
+    assert len(console.requests) > 4
+    assert console.faults == []
+
+
+def test_an_upload_that_names_no_folder_goes_to_the_top(console: Console, server: Server, clip: Path) -> None:
+    """What the console puts into a field by itself is not what the person asked for."""
+    upload = console.open("POST /file/upload")
+    upload.locator("input[type=file]").set_input_files(clip)
+    answer = console.execute(upload)
+    expect(answer.locator(".response-col_status").last).to_have_text("201")
+    expect(answer).to_contain_text(f'"path": "{clip.name}"')
+    with server.client() as client:
+        assert client.get(f"/files/{clip.name}").content == clip.read_bytes()
+    assert console.faults == []
+
+
+def test_one_folder_field_is_enough(console: Console, folder: str, clip: Path) -> None:
+    """Filling in the first box that is called folder, and leaving all else, puts the file there."""
+    upload = console.open("POST /file/upload")
+    upload.locator("input[type=file]").set_input_files(clip)
+    upload.get_by_placeholder("folder").first.fill(folder)
+    answer = console.execute(upload)
+    expect(answer.locator(".response-col_status").last).to_have_text("201")
+    expect(answer).to_contain_text(f'"path": "{folder}/{clip.name}"')
+
+
+def test_a_refusal_is_shown(console: Console, folder: str, clip: Path) -> None:
+    get = console.open("GET /files/{path}")
+    get.get_by_placeholder("path").fill(f"{folder}/missing.mp4")
+    answer = console.execute(get)
+    expect(answer.locator(".response-col_status").last).to_contain_text("404")
+    expect(answer).to_contain_text("There is no such file.")

@@ -1,0 +1,157 @@
+"""Films play and seek in the players that people use."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.live.clients import Vlc, answers, until
+from tests.live.conftest import SECONDS
+from tests.support import Server, need, run
+
+pytestmark = pytest.mark.live
+
+Put = Callable[[Path, str], dict[str, Any]]
+
+
+@pytest.fixture
+def put(server: Server, folder: str) -> Put:
+    """Store a film under a name; its JSON."""
+
+    def put(film: Path, name: str) -> dict[str, Any]:
+        with server.client() as client, film.open("rb") as body:
+            answer = client.put(f"/files/{folder}/{quote(name, safe='')}", content=body)
+        assert answer.status_code == 201, answer.text
+        file: dict[str, Any] = answer.json()
+        return file
+
+    return put
+
+
+@pytest.fixture
+def watch(server: Server) -> Callable[[str], Vlc]:
+    """VLC at a URL; the server's log, not VLC, says whether it went well."""
+    need("vlc", "setpriv")
+    return Vlc
+
+
+def duration(url: str) -> float:
+    return float(
+        run("ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", url).stdout
+    )
+
+
+def frame_at(second: int, source: object) -> tuple[str, str]:
+    """The hash of the picture that ffmpeg shows at this second, and its log."""
+    # fmt: off
+    shown = run(
+        "ffmpeg", "-hide_banner", "-nostdin", "-loglevel", "debug", "-ss", second, "-i", source,
+        "-frames:v", "1", "-map", "0:v", "-f", "hash", "-",
+    )
+    # fmt: on
+    return shown.stdout, shown.stderr
+
+
+@pytest.mark.parametrize("kind", ["film", "faststart_film", "matroska_film"])
+def test_ffprobe_tells_the_duration(
+    kind: str, request: pytest.FixtureRequest, server: Server, put: Put
+) -> None:
+    film: Path = request.getfixturevalue(kind)
+    file = put(film, film.name)
+    assert duration(file["url"]) == pytest.approx(SECONDS, abs=0.2)
+    assert duration(file["stream_url"]) == pytest.approx(SECONDS, abs=0.2)
+    assert set(answers(server, file["url"])) == {206}
+    if kind == "film":
+        assert len(answers(server, file["url"])) > 1, "the index is at the end, so it has to seek"
+
+
+@pytest.mark.parametrize("kind", ["film", "faststart_film", "matroska_film"])
+def test_ffmpeg_seeks(kind: str, request: pytest.FixtureRequest, server: Server, put: Put) -> None:
+    film: Path = request.getfixturevalue(kind)
+    file = put(film, film.name)
+    expected, _ = frame_at(45, film)
+    assert expected.startswith("SHA256=")
+    assert expected != frame_at(44, film)[0]
+    shown, log = frame_at(45, file["url"])
+    assert shown == expected
+    assert set(answers(server, file["url"])) == {206}
+    starts = [int(start) for start in re.findall(r"^Range: bytes=(\d+)-", log, re.MULTILINE)]
+    assert len(starts) == len(answers(server, file["url"]))
+    assert any(0.6 < start / film.stat().st_size < 0.8 for start in starts), "where second 45 is"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two words.mp4",
+        'it\'s "quoted".mp4',
+        "100%.mp4",
+        "%41%2F.mp4",
+        "#1?.mp4",
+        "a=1&b=2;c+d.mp4",
+        "film 🎬.mp4",
+        "סרט עברי.mp4",
+        "Ame\u0301lie ½.mp4",
+        "-leading dash.mp4",
+        ".hidden.mp4",
+        "<b>:*|.mp4",
+    ],
+)
+def test_a_film_of_any_name_plays_at_its_own_url(name: str, film: Path, server: Server, put: Put) -> None:
+    file = put(film, name)
+    for url in (file["url"], file["stream_url"]):
+        assert duration(url) == pytest.approx(SECONDS, abs=0.2)
+        assert set(answers(server, url)) == {206}
+
+
+def test_vlc_opens_a_film_and_seeks_twice(
+    long_film: Path, server: Server, put: Put, watch: Callable[[str], Vlc]
+) -> None:
+    file = put(long_film, "film.mp4")
+    url = file["url"]
+    with watch(url) as vlc:
+        vlc.play_to(1)
+        assert vlc.ask("get_length") == pytest.approx(SECONDS, abs=1)
+        for second in (45, 10):
+            before = len(answers(server, url))
+            vlc.tell(f"seek {second}")
+            until(lambda seen=before: len(answers(server, url)) > seen, f"a request for second {second}")
+            vlc.play_to(second + 1)  # it says that it is at `second` before it is
+        requests, log = vlc.requests(), vlc.log()
+    assert set(answers(server, url)) == {206}
+    assert len(requests) <= len(answers(server, url))
+    # VLC repeats the ETag in If-Match, where only a strong one matches (RFC 9110 13.1.1).
+    assert set(re.findall(r"^etag: (.*)", log, re.MULTILINE)) == {f'"{file["etag"]}"'}
+    assert {request.get("if-match") for request in requests[1:]} == {f'"{file["etag"]}"'}
+    starts = [int(request["range"].removeprefix("bytes=").removesuffix("-")) for request in requests]
+    assert starts[0] == 0
+    assert starts[1] > long_film.stat().st_size / 2, "the index at the end"
+    assert any(start > long_film.stat().st_size / 2 for start in starts[2:]), "second 45"
+
+
+@pytest.mark.parametrize("name", ["100% #1? 🎬 סרט.mp4", "film.mkv"])
+def test_vlc_plays_any_name(
+    name: str, request: pytest.FixtureRequest, server: Server, put: Put, watch: Callable[[str], Vlc]
+) -> None:
+    film: Path = request.getfixturevalue("matroska_film" if name.endswith(".mkv") else "film")
+    file = put(film, name)
+    with watch(file["url"]) as vlc:
+        vlc.play_to(1)
+    assert set(answers(server, file["url"])) == {206}
+
+
+def test_vlc_sees_one_film_while_it_is_replaced(
+    long_film: Path, film: Path, server: Server, put: Put, watch: Callable[[str], Vlc]
+) -> None:
+    """Never the bytes of one version after those of another: a seek is then refused, by its If-Match."""
+    file = put(long_film, "film.mp4")
+    with watch(file["url"]) as vlc:
+        vlc.play_to(1)
+        with server.client() as client, film.open("rb") as body:
+            assert client.put(file["url"], content=body).status_code == 204
+        vlc.tell("seek 45")
+        until(lambda: answers(server, file["url"])[-1] != 206, "the seek")
+    assert 412 in answers(server, file["url"])
