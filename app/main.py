@@ -13,7 +13,6 @@ from app.database import open_database
 from app.library.mediatypes import media_type
 from app.resources.admission import Admission, AdmissionMiddleware
 from app.resources.deps import Services
-from app.resources.docs import RELEASE, Assets
 from app.resources.errors import HANDLERS
 from app.resources.routes import ROUTERS
 from app.settings import Settings
@@ -60,7 +59,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     for router in ROUTERS:
         app.include_router(router)
-    app.mount(f"/assets/{RELEASE}", Assets())
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

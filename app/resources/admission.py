@@ -1,6 +1,7 @@
 """Who may knock: which peers, under which Host names, from pages of which sites."""
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.resources.problems import problem
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_][a-z0-9._-]*)(?::[0-9]*)?")
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -24,8 +26,8 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Admission:
-    """The rules. `hosts` are names, IP literals (`[::1]` with brackets) and patterns (`*.example.org`, `*`),
-    besides the loopback names; `origins` are those of other sites (`https://app.example.org`, `*`)."""
+    """The rules. `hosts` are names, IP literals (`[::1]` with brackets) and patterns (`*.example.org`, `*`);
+    `origins` are those of sites that may write (`https://app.example.org`, `*`), besides our own."""
 
     open: bool
     hosts: frozenset[str]
@@ -35,9 +37,14 @@ class Admission:
     def of(
         cls, *, everybody: bool, base_url: str | None, hosts: Iterable[str], origins: Iterable[str]
     ) -> "Admission":
-        own = {urlsplit(base_url).netloc.rpartition("@")[2]} if base_url else set()
-        names = {hostname(host) for host in (*_LOOPBACK_NAMES, *hosts, *own)}
-        return cls(everybody, frozenset(names), frozenset(origin.rstrip("/").lower() for origin in origins))
+        own = urlsplit(base_url or "")
+        names = [*_LOOPBACK_NAMES, *hosts, *([own.netloc.rpartition("@")[2]] if base_url else [])]
+        sites = [*origins, *([f"{own.scheme}://{own.netloc}"] if base_url else [])]
+        return cls(
+            everybody,
+            frozenset(hostname(name) or name.lower() for name in names),
+            frozenset(site.rstrip("/").lower() for site in sites),
+        )
 
     def check(
         self, method: str, headers: Headers, *, peer: str | None, local: str | None, version: str = "1.1"
@@ -48,17 +55,16 @@ class Admission:
         """
         if not self.open and not is_loopback(peer):
             raise Refused(403, "Only this machine may connect, unless SEEKABLE_ACCESS=open is set.")
-        self._check_host(headers, local, version)
+        hosts = headers.getlist("host")
+        if hosts or version != "1.0":
+            self._check_host(hosts, local)
         if method not in _SAFE_METHODS:
             self._check_site(headers)
 
-    def _check_host(self, headers: Headers, local: str | None, version: str) -> None:
-        values = headers.getlist("host")
-        if len(values) != 1:
-            if not values and version == "1.0":
-                return
-            raise Refused(400, "A request has one Host.")  # RFC 9112 3.2
-        name = hostname(values[0])
+    def _check_host(self, hosts: list[str], local: str | None) -> None:
+        name = hostname(hosts[0]) if len(hosts) == 1 else None
+        if name is None:
+            raise Refused(400, "A request has one valid Host.")  # RFC 9112 3.2
         # The address that the connection came in at is no name that DNS could rebind.
         if name in self.hosts or "*" in self.hosts or (local is not None and name in (local, f"[{local}]")):
             return
@@ -72,18 +78,16 @@ class Admission:
         if origin is not None and (origin.lower() in self.origins or "*" in self.origins):
             return
         # Behind a proxy the scheme differs, so only the authority can be compared.
-        own = origin is None or urlsplit(origin.lower()).netloc == headers["host"].lower()
+        own = origin is None or origin.lower().partition("://")[2] == headers.get("host", "").lower() != ""
         if site in (None, "same-origin", "none") and (own or site == "same-origin"):
             return
         raise Refused(403, "Pages of other sites may not write here; see SEEKABLE_CORS_ORIGINS.")
 
 
-def hostname(host: str) -> str:
-    """A Host without its port, in lower case (RFC 9110 7.2)."""
-    host = host.strip().lower()
-    if host.startswith("["):
-        return host[: host.find("]") + 1]
-    return host.partition(":")[0].rstrip(".")
+def hostname(host: str) -> str | None:
+    """A Host without its port, in lower case (RFC 9110 7.2); None when it is malformed."""
+    match = _HOST.fullmatch(host.strip().lower())
+    return match[1].rstrip(".") if match else None
 
 
 def is_loopback(address: str | None) -> bool:

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
 
 RELEASE = f"docs-{version('fastapi-offline')}"
+_STATIC = StaticFiles(directory=str(files("fastapi_offline") / "static"))
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,13 +30,10 @@ async def docs(request: Request) -> Response:
     )
 
 
-class Assets(StaticFiles):
-    """Files that never change under their name, which holds the release that they came with."""
-
-    def __init__(self) -> None:
-        super().__init__(directory=str(files("fastapi_offline") / "static"))
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        response = await super().get_response(path, scope)
-        response.headers["cache-control"] = "public, max-age=31536000, immutable"
-        return response
+@router.head(f"/assets/{RELEASE}/{{name}}")
+@router.get(f"/assets/{RELEASE}/{{name}}")
+async def asset(request: Request, name: str) -> Response:
+    """What the console is made of. It never changes under its name, which holds the release."""
+    response = await _STATIC.get_response(name, request.scope)
+    response.headers["cache-control"] = "public, max-age=31536000, immutable"
+    return response

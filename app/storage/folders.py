@@ -73,10 +73,18 @@ def check_room(root: int, path: Path) -> None:
         if not stat.S_ISDIR(found.st_mode):
             raise _not_a_folder(path[depth - 1])
     found = status(root, path)
-    if found is not None and stat.S_ISDIR(found.st_mode):
+    if found is not None and stat.S_ISDIR(found.st_mode) and not _is_empty(root, path):
+        raise _is_a_folder(path[-1])
+
+
+def _is_empty(root: int, path: Path) -> bool:
+    try:
         with entered(root, path) as folder:
-            if os.listdir(folder):
-                raise _is_a_folder(path[-1])
+            return not os.listdir(folder)
+    except OSError as error:
+        if error.errno in NOT_THERE:  # it went away meanwhile
+            return True
+        raise
 
 
 def link(source_folder: int, source: str, folder: int, name: str) -> None:

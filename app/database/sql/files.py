@@ -13,11 +13,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.database.sql.engine import Database
-from app.database.sql.tables import Media
+from app.database.sql.tables import Media, Volume
 from app.storage import disk
 from app.storage.backend import Writer
 from app.storage.disk import Disk
@@ -115,13 +115,21 @@ class FilesystemBackend:
     def check(self, key: Key, expect: Expectation) -> None:
         self._disk.check_room(_path(key))
         try:
-            current = self.stat(key)
+            _check(self.stat(key).etag, expect)
         except NotFound:
-            if self._disk.status(_path(key)) is not None:
-                raise AlreadyExists(_BEING_WRITTEN) from None
-            _check(None, expect)
-        else:
-            _check(current.etag, expect)
+            if self._disk.status(_path(key)) is None:
+                _check(None, expect)
+            else:
+                self._check_settled(key, expect)
+
+    def _check_settled(self, key: Key, expect: Expectation) -> None:
+        # A file without a row: another commit was between the two, or somebody is putting it there.
+        with self._database.writing() as session:
+            row = self._settle(session, key)
+            session.commit()
+            if row is None and self._disk.status(_path(key)) is not None:
+                raise AlreadyExists("A file of this name is being put there.")
+        _check(row.etag if row is not None else None, expect)
 
     def stage(self, size: int | None) -> StagedFile:
         return self._disk.stage(size)
@@ -185,7 +193,8 @@ class FilesystemBackend:
 
     def ping(self) -> None:
         with self._database.reading() as session:
-            session.execute(text("SELECT 1"))
+            if session.scalar(select(Volume.id)) != self._volume:
+                raise StorageUnavailable("The database is another one than at the start.")
         self._check_volume()
 
     def _check_volume(self) -> None:
@@ -230,9 +239,6 @@ class FilesystemBackend:
         row.updated_at = min(datetime.fromtimestamp(status.st_mtime, UTC), datetime.now(UTC))
         session.flush()
         return row
-
-
-_BEING_WRITTEN = "A file of this name is being put there."
 
 
 def _path(key: Key) -> Path:

@@ -1,0 +1,130 @@
+"""A disk that is full, or loses bytes. Over the filesystem backend."""
+
+import contextlib
+import os
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support import Server, running
+
+Begin = Callable[..., socket.socket]
+
+FORM = "Content-Type: multipart/form-data; boundary=xxx"
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Server]:
+    """A server of its own, which takes files of any size."""
+    with running(tmp_path, storage="filesystem", max_upload_size="4EiB") as server:
+        yield server
+
+
+def raw(method: str, target: str, *headers: str) -> bytes:
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
+
+
+def part(size: int, name: str = "film.mp4") -> bytes:
+    head = f'--xxx\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    return head.encode() + b"x" * size
+
+
+@pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)], ids=["sending at once", "100-continue"])
+def test_what_cannot_fit_is_refused_before_it_comes(
+    alone: Server, begin: Begin, expect: tuple[str, ...]
+) -> None:
+    length = f"Content-Length: {1 << 60}"
+    sent = b"" if expect else b"x" * 5000
+    for request in (
+        raw("PUT", "/files/film.mp4", length, *expect) + sent,
+        raw("POST", "/file/upload", FORM, length, *expect) + (b"" if expect else part(5000)),
+    ):
+        connection = begin(alone, request)
+        assert connection.recv(12) == b"HTTP/1.1 507"
+        connection.close()
+    with alone.client() as http:
+        assert http.get("/files").json()["items"] == []
+    assert alone.staging() == []
+
+
+def test_a_disk_that_is_full_in_the_middle(alone: Server) -> None:
+    """A limit on the size of files is met as a full disk is: a write fails that had begun well."""
+    with alone.client() as http:
+        http.put("/files/old.mp4", content=b"old").raise_for_status()
+        resource.prlimit(alone.process.pid, resource.RLIMIT_FSIZE, (4_000_000, resource.RLIM_INFINITY))
+        for response in (
+            http.put("/files/film.mp4", content=iter([b"x" * 1_000_000] * 8)),
+            http.put("/files/old.mp4", content=iter([b"x" * 1_000_000] * 8)),
+            http.post("/file/upload", content=iter([part(8_000_000)]), headers={"content-type": FORM[14:]}),
+        ):
+            assert response.status_code == 507
+            assert response.headers["content-type"] == "application/problem+json"
+            assert response.json()["status"] == 507
+            assert alone.staging() == []
+        # The rest goes on.
+        assert http.get("/files/old.mp4").content == b"old"
+        assert http.get("/files/film.mp4").status_code == 404
+        assert [item["path"] for item in http.get("/files").json()["items"]] == ["old.mp4"]
+        assert http.put("/files/small.mp4", content=b"small").status_code == 201
+        resource.prlimit(alone.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        assert http.put("/files/film.mp4", content=b"x" * 8_000_000).status_code == 201
+    assert "Traceback" not in alone.log()
+
+
+def test_nothing_is_read_for_clients_that_left(
+    alone: Server, begin: Begin, until: Callable[..., bool]
+) -> None:
+    """Of a file so large that reading it to its end would take minutes."""
+    with alone.client() as http:
+        http.put("/files/film.mp4", content=b"x" * 100).raise_for_status()
+        try:
+            os.truncate(alone.files / "film.mp4", 1 << 37)
+        except OSError:
+            pytest.skip("the file system has no files of this size")
+        assert http.head("/files/film.mp4").headers["content-length"] == str(1 << 37)
+        leaving = [begin(alone, raw("GET", "/files/film.mp4"), buffer=1 << 16) for _ in range(20)]
+        for connection in leaving:
+            assert connection.recv(1 << 14).startswith(b"HTTP/1.1 200")
+        assert len(readers(alone)) == 20
+        for connection in leaving:
+            connection.close()
+        assert until(lambda: readers(alone) == []), "they are still open"
+        assert http.get("/files/film.mp4", headers={"range": "bytes=0-99"}).content == b"x" * 100
+    assert "Traceback" not in alone.log()
+
+
+def readers(server: Server) -> list[str]:
+    """The descriptors through which the server reads the film."""
+    found = []
+    folder = f"/proc/{server.process.pid}/fd"
+    for descriptor in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(f"{folder}/{descriptor}").endswith("film.mp4"):
+                found.append(descriptor)
+    return found
+
+
+@pytest.mark.parametrize("header", ["X: y", "Range: bytes=100-", "Range: bytes=0-1000,10000000-"])
+def test_a_file_that_loses_its_end_never_looks_complete(alone: Server, begin: Begin, header: str) -> None:
+    with alone.client() as http:
+        http.put("/files/film.mp4", content=b"x" * 24_000_000).raise_for_status()
+        connection = begin(alone, raw("GET", "/files/film.mp4", header), buffer=1 << 16)
+        answer = connection.recv(1 << 14)
+        head = httpx.Headers(
+            [line.split(b": ", 1) for line in answer.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]]
+        )  # type: ignore[misc]
+        announced = int(head["content-length"])
+        os.truncate(alone.files / "film.mp4", 12_000_000)
+        body = len(answer.partition(b"\r\n\r\n")[2])
+        try:
+            while data := connection.recv(1 << 18):
+                body += len(data)
+        except ConnectionResetError:
+            pass
+        assert body < announced, "the connection breaks before the end"
+        assert http.get("/health").status_code == 200
+    assert "was broken off" in alone.log()

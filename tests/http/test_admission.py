@@ -1,0 +1,515 @@
+"""Who may knock: as a table, and over the wire."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.datastructures import Headers
+
+from app.resources.admission import Admission, Refused
+from tests.support import SEEKABLE, Server, running
+
+Ask = Callable[..., httpx.Response]
+Problem = Callable[[httpx.Response, int], str]
+Unchanged = Callable[..., AbstractContextManager[None]]
+
+# The rules as a table
+
+
+def check(rules: Admission, method: str = "GET", peer: str | None = "127.0.0.1", **said: Any) -> int | None:
+    """The status of the refusal; None when the request may come in."""
+    local, version = said.pop("local", "127.0.0.1"), said.pop("version", "1.1")
+    headers = {"host": "localhost", **{name.replace("_", "-"): value for name, value in said.items()}}
+    raw = [
+        (name.encode(), line.encode("latin-1"))
+        for name, value in headers.items()
+        if value is not None
+        for line in (value if isinstance(value, list) else [value])
+    ]
+    try:
+        rules.check(method, Headers(raw=raw), peer=peer, local=local, version=version)
+    except Refused as refused:
+        return refused.status
+    return None
+
+
+def rules(
+    *,
+    everybody: bool = False,
+    base_url: str | None = None,
+    hosts: tuple[str, ...] = (),
+    origins: tuple[str, ...] = (),
+) -> Admission:
+    return Admission.of(everybody=everybody, base_url=base_url, hosts=hosts, origins=origins)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize(
+    ("peer", "status"),
+    [
+        ("127.0.0.1", None),
+        ("127.255.255.254", None),
+        ("::1", None),
+        ("0:0:0:0:0:0:0:1", None),
+        ("::ffff:127.0.0.1", None),
+        ("::ffff:7f00:1", None),
+        ("192.168.1.2", 403),
+        ("::ffff:192.168.1.2", 403),
+        ("128.0.0.1", 403),
+        ("0.0.0.0", 403),
+        ("::", 403),
+        ("::2", 403),
+        ("fe80::1", 403),
+        ("169.254.1.1", 403),
+        ("8.8.8.8", 403),
+        ("localhost", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("", 403),
+        (None, 403),
+    ],
+)
+def test_peers(method: str, peer: str | None, status: int | None) -> None:
+    assert check(rules(), method, peer) == status
+    assert check(rules(everybody=True), method, peer) is None
+
+
+OURS = {
+    "base_url": "https://Media.Example.org:8443/seekable",
+    "hosts": ("nas.local", "*.example.net", "192.168.1.5", "[fd00::5]", "with-port.test:9000"),
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", None),
+        ("LocalHost:8000", None),
+        ("localhost.", None),
+        ("127.0.0.1", None),
+        ("127.0.0.1:8000", None),
+        ("[::1]", None),
+        ("[::1]:8000", None),
+        ("media.example.org", None),
+        ("media.example.org:8443", None),
+        ("MEDIA.EXAMPLE.ORG", None),
+        ("nas.local", None),
+        ("nas.local:8000", None),
+        ("a.example.net", None),
+        ("a.b.example.net:8000", None),
+        ("192.168.1.5:8000", None),
+        ("[fd00::5]:8000", None),
+        ("with-port.test", None),
+        ("evil.example", 421),
+        ("example.net", 421),
+        ("aexample.net", 421),
+        ("example.org", 421),
+        ("a.media.example.org", 421),
+        ("localhost.evil.example", 421),
+        ("evil.example.localhost", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("127.0.0.2", 421),
+        ("192.168.1.50", 421),
+        ("[::2]", 421),
+        ("[fd00::50]", 421),
+        ("example.net.evil.example", 421),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_hosts(method: str, host: str, status: int | None) -> None:
+    assert check(rules(**OURS), method, host=host) == status  # type: ignore[arg-type]
+    # Whoever may come from anywhere may still not come under any name.
+    assert check(rules(everybody=True, **OURS), method, host=host) == status  # type: ignore[arg-type]
+    assert check(rules(hosts=("*",)), method, host=host) is None
+
+
+@pytest.mark.parametrize(
+    ("local", "host", "status"),
+    [
+        ("192.168.1.9", "192.168.1.9:8000", None),
+        ("192.168.1.9", "192.168.1.8:8000", 421),
+        ("fd00::9", "[fd00::9]:8000", None),
+        ("fd00::9", "[fd00::8]:8000", 421),
+        (None, "192.168.1.9", 421),
+        (None, "localhost", None),
+    ],
+)
+def test_the_address_that_was_connected_to_is_a_name_of_ours(
+    local: str | None, host: str, status: int | None
+) -> None:
+    assert check(rules(everybody=True), host=host, local=local) == status
+
+
+def test_a_request_has_one_host() -> None:
+    assert check(rules(), host=None) == 400
+    assert check(rules(), host=["localhost", "localhost"]) == 400
+    assert check(rules(), host=["localhost", "evil.example"]) == 400
+    assert check(rules(), host=None, version="1.0") is None
+    assert check(rules(), host=["localhost", "localhost"], version="1.0") == 400
+
+
+SITES = [
+    # Sec-Fetch-Site, Origin, whether a write may come in
+    (None, None, True),  # curl, VLC
+    ("none", None, True),  # typed by the user
+    ("same-origin", None, True),
+    ("same-origin", "http://localhost:8000", True),
+    (None, "http://localhost:8000", True),
+    (None, "HTTP://LOCALHOST:8000", True),
+    (None, "https://localhost:8000", True),  # a proxy may have ended TLS
+    ("cross-site", None, False),
+    ("cross-site", "http://localhost:8000", False),
+    ("same-site", None, False),
+    ("same-site", "http://localhost:9000", False),
+    ("nonsense", None, False),
+    ("cross-site", "https://evil.example", False),
+    (None, "https://evil.example", False),
+    (None, "http://localhost:9000", False),  # another program of this machine
+    (None, "http://localhost", False),
+    (None, "http://localhost:8000.evil.example", False),
+    (None, "http://evil.example/localhost:8000", False),
+    (None, "http://localhost:8000@evil.example", False),
+    (None, "null", False),
+    ("cross-site", "null", False),
+    ("same-origin", "null", True),  # a page of ours that is sandboxed, as the browser itself says
+    (None, "", False),
+    (None, "file://", False),
+    (None, "http://[::1", False),
+    (None, "http://[evil]", False),
+    (None, "http://\u00e9", False),
+]
+
+
+@pytest.mark.parametrize(("site", "origin", "allowed"), SITES)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_sites(method: str, site: str | None, origin: str | None, allowed: bool) -> None:
+    said = {"host": "localhost:8000", "sec_fetch_site": site, "origin": origin}
+    expected = None if allowed else 403
+    assert check(rules(), method, **said) == expected
+    assert check(rules(origins=("https://app.example.org",)), method, **said) == expected
+    for safe in ("GET", "HEAD", "OPTIONS"):
+        assert check(rules(), safe, **said) is None
+
+
+@pytest.mark.parametrize("site", [None, "cross-site", "same-site", "same-origin"])
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://app.example.org", True),
+        ("HTTPS://App.Example.org", True),
+        ("http://app.example.org", False),
+        ("https://app.example.org:444", False),
+        ("https://app.example.org.evil.example", False),
+        ("https://evil.example", False),
+    ],
+)
+def test_origins_of_other_sites(site: str | None, origin: str, allowed: bool) -> None:
+    ours = rules(origins=("https://App.example.org/",))
+    expected = None if allowed or site == "same-origin" else 403
+    assert check(ours, "PUT", sec_fetch_site=site, origin=origin) == expected
+    assert check(rules(origins=("*",)), "PUT", sec_fetch_site=site, origin=origin) is None
+
+
+def test_an_origin_without_a_host_to_compare_it_with() -> None:
+    assert check(rules(), "PUT", host=None, version="1.0", origin="https://evil.example") == 403
+    assert check(rules(), "PUT", host=None, version="1.0") is None
+
+
+def test_the_origin_of_the_base_url_is_our_own() -> None:
+    """A proxy that does not pass the Host on leaves its own one there."""
+    ours = rules(base_url="https://media.example.org/seekable")
+    assert check(ours, "PUT", host="127.0.0.1:8000", origin="https://media.example.org") is None
+    assert check(ours, "PUT", host="127.0.0.1:8000", origin="https://evil.example") == 403
+
+
+# Over the wire
+
+
+def test_a_foreign_host_is_refused(
+    ask: Ask,
+    part: Any,
+    send_form: Any,
+    problem: Problem,
+    unchanged: Unchanged,
+    folder: str,
+    http: httpx.Client,
+) -> None:
+    http.put(f"/files/{folder}/film.mp4", content=b"film").raise_for_status()
+    with unchanged():
+        for host in ("evil.example", "evil.example:8000", "localhost.evil.example"):
+            problem(ask("PUT", f"/files/{folder}/new.mp4", f"Host: {host}", body=b"x"), 421)
+            problem(ask("PUT", f"/files/{folder}/film.mp4", f"Host: {host}", body=b"x"), 421)
+            problem(ask("DELETE", f"/files/{folder}/film.mp4", f"Host: {host}"), 421)
+            problem(ask("GET", f"/files/{folder}/film.mp4", f"Host: {host}"), 421)
+            problem(ask("GET", "/files", f"Host: {host}"), 421)
+            problem(ask("GET", "/health", f"Host: {host}"), 421)
+            file = part("file", b"x", filename="new.mp4")
+            problem(send_form(file, query=f"?folder={folder}", headers=(f"Host: {host}",)), 421)
+        problem(ask("PUT", f"/files/{folder}/new.mp4", "Host: localhost", "Host: localhost", body=b"x"), 400)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("Origin: https://evil.example",),
+        ("Origin: null",),
+        ("Sec-Fetch-Site: cross-site",),
+        ("Sec-Fetch-Site: same-site",),
+        ("Origin: http://localhost:1", "Sec-Fetch-Site: same-site"),
+        ("Origin: http://[::1",),
+        ("Origin: \u00e9",),
+    ],
+)
+def test_a_cross_site_write_is_refused(
+    ask: Ask,
+    part: Any,
+    send_form: Any,
+    problem: Problem,
+    unchanged: Unchanged,
+    folder: str,
+    http: httpx.Client,
+    headers: tuple[str, ...],
+) -> None:
+    http.put(f"/files/{folder}/film.mp4", content=b"film").raise_for_status()
+    with unchanged():
+        for response in (
+            ask("PUT", f"/files/{folder}/new.mp4", *headers, body=b"x"),
+            ask("PUT", f"/files/{folder}/film.mp4", *headers, body=b"x"),
+            ask("DELETE", f"/files/{folder}/film.mp4", *headers),
+            send_form(part("file", b"x", filename="new.mp4"), query=f"?folder={folder}", headers=headers),
+        ):
+            problem(response, 403)
+            assert "access-control-allow-origin" not in response.headers
+    # Reading is no write; the browser keeps it from the page, because nothing here lets it through.
+    response = ask("GET", f"/files/{folder}/film.mp4", *headers)
+    assert response.status_code == 200
+    assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_an_http_1_0_write_of_another_site(
+    connect: Any, problem: Problem, unchanged: Unchanged, folder: str
+) -> None:
+    with unchanged():
+        connection = connect()
+        lines = f"PUT /files/{folder}/film.mp4 HTTP/1.0", "Origin: https://evil.example", "Content-Length: 1"
+        connection.send("\r\n".join([*lines, "", "x"]).encode())
+        problem(connection.answer("PUT"), 403)
+
+
+def test_our_own_pages_may_write(ask: Ask, server: Server, folder: str) -> None:
+    origin = f"Origin: {server.url}"
+    assert ask("PUT", f"/files/{folder}/a.mp4", origin, body=b"x").status_code == 201
+    same = "Sec-Fetch-Site: same-origin"
+    assert ask("PUT", f"/files/{folder}/b.mp4", origin, same, body=b"x").status_code == 201
+    assert ask("DELETE", f"/files/{folder}/b.mp4", "Sec-Fetch-Site: none").status_code == 204
+
+
+# CORS
+
+APP = "https://app.example.org"
+EXPOSED = {"accept-ranges", "content-range", "content-length", "content-type", "content-encoding",
+           "content-disposition", "etag", "last-modified", "location", "repr-digest"}  # fmt: skip
+
+
+def words(value: str) -> set[str]:
+    return {word.strip().lower() for word in value.split(",")}
+
+
+@pytest.fixture(scope="module", params=[APP, "*"])
+def shared(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    backend_settings: dict[str, object],
+) -> Iterator[Server]:
+    """A server that the pages of another site, or of all sites, may use."""
+    folder = tmp_path_factory.mktemp("shared")
+    with running(folder, cors_origins=request.param, **backend_settings) as server:
+        yield server
+
+
+def test_cors(shared: Server, ask: Ask, problem: Problem) -> None:
+    response = ask(
+        "PUT", "/files/film.mp4", f"Origin: {APP}", "Sec-Fetch-Site: cross-site", body=b"film", to=shared
+    )
+    assert response.status_code in (201, 204)
+    answers = [
+        response,
+        ask("GET", "/files/film.mp4", f"Origin: {APP}", to=shared),
+        ask("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=0-1", to=shared),
+        ask("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=9-", to=shared),
+        ask("GET", "/files/film.mp4", f"Origin: {APP}", "If-None-Match: *", to=shared),
+        ask(
+            "GET", "/files/film.mp4", f"Origin: {APP}", "Cookie: a=b", "Authorization: Basic eDp5", to=shared
+        ),
+        ask("HEAD", "/files/film.mp4", f"Origin: {APP}", to=shared),
+        ask("GET", "/files/none.mp4", f"Origin: {APP}", to=shared),
+        ask("GET", "/files", f"Origin: {APP}", to=shared),
+    ]
+    assert [answer.status_code for answer in answers[1:]] == [200, 206, 416, 304, 200, 200, 404, 200]
+    for answer in answers:
+        assert answer.headers["access-control-allow-origin"] in (APP, "*")
+        assert words(answer.headers["access-control-expose-headers"]) >= EXPOSED
+        assert "access-control-allow-credentials" not in answer.headers
+        if answer.headers["access-control-allow-origin"] != "*":
+            assert "origin" in words(answer.headers["vary"])
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
+def test_preflight(shared: Server, ask: Ask, method: str) -> None:
+    response = ask(
+        "OPTIONS",
+        "/files/film.mp4",
+        f"Origin: {APP}",
+        f"Access-Control-Request-Method: {method}",
+        "Access-Control-Request-Headers: content-type, if-match, range",
+        to=shared,
+    )
+    assert response.status_code in (200, 204)
+    assert response.headers["access-control-allow-origin"] in (APP, "*")
+    assert method in response.headers["access-control-allow-methods"]
+    assert words(response.headers["access-control-allow-headers"]) >= {"content-type", "if-match", "range"}
+    assert "access-control-allow-credentials" not in response.headers
+
+
+def test_cors_is_for_the_sites_that_were_named(shared: Server, ask: Ask, problem: Problem) -> None:
+    allowed = ask("GET", "/health", f"Origin: {APP}", to=shared).headers["access-control-allow-origin"]
+    if allowed == "*":
+        return  # all of them were
+    evil = "Origin: https://evil.example"
+    problem(ask("PUT", "/files/evil.mp4", evil, body=b"x", to=shared), 403)
+    assert "access-control-allow-origin" not in ask("GET", "/health", evil, to=shared).headers
+    preflight = ask("OPTIONS", "/files/a", evil, "Access-Control-Request-Method: PUT", to=shared)
+    assert "access-control-allow-origin" not in preflight.headers
+    problem(ask("GET", "/files/evil.mp4", to=shared), 404)
+
+
+def test_without_a_setting_there_is_no_cors(ask: Ask) -> None:
+    for response in (
+        ask("GET", "/health", f"Origin: {APP}"),
+        ask("OPTIONS", "/files/a", f"Origin: {APP}", "Access-Control-Request-Method: PUT"),
+    ):
+        assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_hosts_by_setting(
+    tmp_path: Path, backend_settings: dict[str, object], ask: Ask, problem: Problem
+) -> None:
+    with running(tmp_path, allowed_hosts="nas.local, *.example.net", **backend_settings) as server:
+        for host in ("nas.local", "a.example.net:8000", "localhost"):
+            response = ask("PUT", f"/files/{host}", f"Host: {host}", body=b"x", to=server)
+            assert response.status_code == 201
+            # Links lead where the client came from.
+            assert response.json()["url"].startswith(f"http://{host}/files/")
+        problem(ask("PUT", "/files/a", "Host: nas.local.evil.example", body=b"x", to=server), 421)
+
+
+# Other machines, which this one plays through its own address
+
+
+@pytest.fixture(scope="module")
+def outside() -> str:
+    """An address of this machine that is not loopback. Who connects to it comes from it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no network")
+        address = str(probe.getsockname()[0])
+    if address.startswith("127."):
+        pytest.skip("this machine has no address but loopback")
+    return address
+
+
+def without_settings() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.77", "example.org", ""])
+@pytest.mark.parametrize("how", ["setting", "option"])
+def test_serve_refuses_to_be_reached_by_others(tmp_path: Path, host: str, how: str) -> None:
+    said = {"SEEKABLE_HOST": host} if how == "setting" else {}
+    options = ["--host", host] if how == "option" else []
+    result = subprocess.run(
+        [SEEKABLE, "serve", "--port", "0", *options],
+        cwd=tmp_path,
+        env=without_settings() | said,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode != 0
+    assert "SEEKABLE_ACCESS=open" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_open_access(
+    tmp_path: Path, backend_settings: dict[str, object], ask: Ask, problem: Problem, outside: str
+) -> None:
+    with running(tmp_path, host="0.0.0.0", access="open", **backend_settings) as server:
+        for host in ("127.0.0.1", outside):
+            response = ask("PUT", f"/files/{host}", body=b"x", to=server, host=host)
+            assert response.status_code == 201
+            assert response.json()["url"] == f"http://{host}:{server.port}/files/{host}"
+        problem(ask("GET", "/files", "Host: evil.example", to=server, host=outside), 421)
+        problem(
+            ask("PUT", "/files/a", "Origin: https://evil.example", body=b"x", to=server, host=outside), 403
+        )
+
+
+@contextmanager
+def plain_uvicorn(folder: Path, backend_settings: dict[str, object]) -> Iterator[int]:
+    """`uvicorn app.main:app --host 0.0.0.0`, which nothing but the program itself guards. Its port."""
+    settings = {f"SEEKABLE_{name.upper()}": str(value) for name, value in backend_settings.items()}
+    log_file = folder / "uvicorn.log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", "0"],
+            cwd=folder,
+            env=without_settings() | settings,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while not (found := re.search(r"running on http://0\.0\.0\.0:(\d+)", log_file.read_text())):
+            assert time.monotonic() < deadline, log_file.read_text()
+            assert process.poll() is None, log_file.read_text()
+            time.sleep(0.05)
+        yield int(found[1])
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def test_plain_uvicorn_answers_loopback_only(
+    tmp_path: Path, backend_settings: dict[str, object], problem: Problem, outside: str
+) -> None:
+    with plain_uvicorn(tmp_path, backend_settings) as port:
+        far, near = f"http://{outside}:{port}", f"http://127.0.0.1:{port}"
+        with httpx.Client(trust_env=False) as client:
+            for headers in (
+                {},
+                {"host": "localhost"},
+                {"x-forwarded-for": "127.0.0.1"},
+                {"forwarded": "for=127.0.0.1"},
+                {"x-real-ip": "127.0.0.1"},
+                {"origin": far, "sec-fetch-site": "same-origin"},
+            ):
+                problem(client.get(f"{far}/files", headers=headers), 403)
+                problem(client.get(f"{far}/health", headers=headers), 403)
+                problem(client.put(f"{far}/files/a.mp4", content=b"x", headers=headers), 403)
+                problem(client.delete(f"{far}/files/a.mp4", headers=headers), 403)
+            assert client.get(f"{near}/files").json()["items"] == []
+            assert client.put(f"{near}/files/a.mp4", content=b"x").status_code == 201
+            # A proxy on this machine says for whom it asks.
+            for forwarded in ("198.51.100.7", "127.0.0.1, 198.51.100.7"):
+                problem(client.get(f"{near}/files", headers={"x-forwarded-for": forwarded}), 403)

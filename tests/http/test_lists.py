@@ -1,0 +1,190 @@
+"""Lists of a folder: what is in them, in which order, and page by page while files come and go."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from tests.support import Server
+
+Ask = Callable[..., httpx.Response]
+Problem = Callable[[httpx.Response, int], str]
+
+# In the order of their bytes in UTF-8, which is neither that of a dictionary nor that of UTF-16.
+ORDERED = [
+    *(" ", "!", "-", "--", ".x", "0", "00", "1", "10", "2", "A", "B", "Z", "[", "_"),
+    *("a", "a ", "a-b", "a.b", "aa", "b", "z", "~", "ß", "é", "ÿ", "Ω", "я", "א", "あ", "한"),
+    *("\ufb01", "\uff21", "\uffee", "\U00010000", "🎬"),
+]
+
+
+def fill(http: httpx.Client, folder: str, *names: str) -> dict[str, dict[str, Any]]:
+    return {
+        name: http.post("/file/upload", data={"folder": folder}, files={"file": (name, name.encode())})
+        .raise_for_status()
+        .json()
+        for name in names
+    }
+
+
+def page(http: httpx.Client, **query: object) -> dict[str, Any]:
+    response = http.get("/files", params=query)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    return response.json()
+
+
+def pages(http: httpx.Client, **query: object) -> list[httpx.Response]:
+    """All pages, as the Link headers lead through them."""
+    found = [http.get("/files", params=query)]
+    while "next" in found[-1].links:
+        assert len(found) < 200, "it leads in circles"
+        found.append(http.get(found[-1].links["next"]["url"]))
+    return found
+
+
+def names(response: httpx.Response) -> list[str]:
+    return [item["filename"] for item in response.json()["items"]]
+
+
+def test_an_empty_folder(http: httpx.Client, folder: str) -> None:
+    nothing = {"folder": folder, "folders": [], "items": [], "next_cursor": None}
+    assert page(http, folder=folder) == nothing
+    assert page(http, folder=f"{folder}/deep/er") == nothing | {"folder": f"{folder}/deep/er"}
+
+
+def test_a_folder(http: httpx.Client, folder: str) -> None:
+    files = fill(http, folder, "b.mp4", "a.mp4", "c.mp4")
+    fill(http, f"{folder}/sub", "x.mp4")
+    fill(http, f"{folder}/sub/deeper", "y.mp4")
+    fill(http, f"{folder}/z/only/deep", "z.mp4")
+    assert page(http, folder=folder) == {
+        "folder": folder,
+        "folders": ["sub", "z"],
+        "items": [files["a.mp4"], files["b.mp4"], files["c.mp4"]],
+        "next_cursor": None,
+    }
+    assert page(http, folder=f"{folder}/z") == {
+        "folder": f"{folder}/z",
+        "folders": ["only"],
+        "items": [],
+        "next_cursor": None,
+    }
+    assert folder in page(http, limit=1000)["folders"]
+    assert folder in page(http, folder="", limit=1000)["folders"]
+    http.delete(f"/files/{folder}/z/only/deep/z.mp4")
+    assert page(http, folder=folder)["folders"] == ["sub"]
+
+
+def test_the_order_is_by_bytes(http: httpx.Client, folder: str) -> None:
+    assert sorted(ORDERED, key=str.encode) == ORDERED
+    fill(http, folder, *reversed(ORDERED))
+    assert names(http.get("/files", params={"folder": folder})) == ORDERED
+    for response, name in zip(pages(http, folder=folder, limit=1), ORDERED, strict=True):
+        assert names(response) == [name]
+
+
+def test_the_order_of_folders_is_by_bytes(http: httpx.Client, folder: str) -> None:
+    for name in reversed(ORDERED):
+        fill(http, f"{folder}/{name}", "x")
+        fill(http, f"{folder}/{name}/inside", "x")
+    # Neither its parent nor its neighbours have files of their own.
+    fill(http, f"{folder}-2", "x")
+    fill(http, f"{folder}0", "x")
+    try:
+        assert page(http, folder=folder)["folders"] == ORDERED
+    finally:
+        for name in (f"{folder}-2/x", f"{folder}0/x"):
+            http.delete(f"/files/{name}")
+
+
+def test_limit(http: httpx.Client, folder: str) -> None:
+    fill(http, folder, *(f"{i:03}" for i in range(105)))
+    by_default = http.get("/files", params={"folder": folder})
+    assert len(names(by_default)) == 100
+    assert names(http.get(by_default.links["next"]["url"])) == [f"{i}" for i in range(100, 105)]
+    assert len(page(http, folder=folder, limit=1)["items"]) == 1
+    exact = http.get("/files", params={"folder": folder, "limit": 105})
+    assert len(names(exact)) == 105
+    assert "link" not in exact.headers, "there is nothing on the next page"
+    assert exact.json()["next_cursor"] is None
+    assert len(page(http, folder=folder, limit=1000)["items"]) == 105
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1001", "99999999999999999999", "x", "1.5", "", "1,2"])
+def test_limits_out_of_range(http: httpx.Client, problem: Problem, limit: str) -> None:
+    assert "limit" in problem(http.get("/files", params={"limit": limit}), 422)
+
+
+def test_cursor_and_link_lead_to_the_same_page(http: httpx.Client, folder: str, server: Server) -> None:
+    inside = f"{folder}/a b/ü&c=d"
+    fill(http, inside, "1", "2", "3")
+    fill(http, f"{inside}/folder", "x")
+    first = http.get("/files", params={"folder": inside, "limit": 2})
+    assert first.json()["folders"] == ["folder"]
+    link = urlsplit(first.links["next"]["url"])
+    assert f"{link.scheme}://{link.netloc}" == server.url
+    cursor = first.json()["next_cursor"]
+    assert parse_qs(link.query) == {"folder": [inside], "limit": ["2"], "cursor": [cursor]}
+    second = http.get(first.links["next"]["url"])
+    assert second.json() == page(http, folder=inside, limit=2, cursor=cursor)
+    assert names(second) == ["3"]
+    assert second.json()["folders"] == [], "folders are on the first page only"
+    assert "link" not in second.headers
+
+
+def test_pages_stay_right_while_files_come_and_go(http: httpx.Client, folder: str) -> None:
+    stay = [f"{i:03}" for i in range(0, 100, 2)]
+    fill(http, folder, *stay)
+    seen: list[str] = []
+    response = http.get("/files", params={"folder": folder, "limit": 7})
+    turn = 0
+    while True:
+        seen += names(response)
+        if "next" not in response.links:
+            break
+        last = seen[-1]
+        turn += 1
+        # Before and behind where we are, and the very file that the cursor is about.
+        fill(http, folder, f"{last}-new", f"000-{turn}")
+        if turn % 2:
+            http.delete(f"/files/{folder}/{last}").raise_for_status()
+            stay.remove(last)
+        response = http.get(response.links["next"]["url"])
+        assert turn < 50
+    assert len(seen) == len(set(seen)), "nothing comes twice"
+    assert set(stay) <= set(seen), "nothing that was there all the time is left out"
+    assert seen == sorted(seen)
+    assert {name for name in seen if name.startswith("000-")} == set(), "what was added behind us"
+
+
+def test_a_cursor_outlives_its_folder(http: httpx.Client, folder: str) -> None:
+    fill(http, folder, "1", "2", "3")
+    first = http.get("/files", params={"folder": folder, "limit": 1})
+    for name in "123":
+        http.delete(f"/files/{folder}/{name}").raise_for_status()
+    rest = http.get(first.links["next"]["url"])
+    assert rest.status_code == 200
+    assert rest.json() == {"folder": folder, "folders": [], "items": [], "next_cursor": None}
+
+
+def test_a_list_follows_every_change_at_once(http: httpx.Client, folder: str) -> None:
+    for turn in range(20):
+        created = http.put(f"/files/{folder}/film.mp4", content=b"x" * turn).json()
+        assert page(http, folder=folder)["items"] == [created]
+        assert http.put(f"/files/{folder}/film.mp4", content=b"replaced").status_code == 204
+        assert [item["size"] for item in page(http, folder=folder)["items"]] == [8]
+        assert http.delete(f"/files/{folder}/film.mp4").status_code == 204
+        assert page(http, folder=folder)["items"] == []
+
+
+@pytest.mark.parametrize("query", ["", "&limit=2", "&limit=x"])
+def test_head(ask: Ask, http: httpx.Client, folder: str, query: str) -> None:
+    fill(http, folder, "1", "2", "3")
+    get, head = (ask(method, f"/files?folder={folder}{query}") for method in ("GET", "HEAD"))
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    for response in (get, head):
+        del response.headers["date"]
+    assert head.headers == get.headers

@@ -1,0 +1,816 @@
+"""What every answer with a stored file says, on all routes that give one, and what clients build on it."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+import httpx
+import pytest
+
+from tests.support import Server, running
+
+Ask = Callable[..., httpx.Response]
+Problem = Callable[[httpx.Response, int], str]
+File = dict[str, Any]
+
+DATA = bytes(range(251)) * 400
+SIZE = len(DATA)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+REPR_DIGEST = f"sha-256=:{base64.b64encode(hashlib.sha256(DATA).digest()).decode()}:"
+
+BOMB = "bytes=" + ",".join(["0-0"] * 1000)
+
+
+def put(http: httpx.Client, path: str, data: bytes, **headers: str) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return http.put(f"/files/{quote(path)}", content=data, headers=named)
+
+
+@pytest.fixture
+def film(http: httpx.Client, folder: str) -> File:
+    """A stored film, as its JSON."""
+    response = put(http, f"{folder}/film.mp4", DATA, content_type="video/mp4")
+    assert response.status_code == 201
+    return response.json()
+
+
+def by_path(file: File, **query: str) -> str:
+    return f"/files/{quote(file['path'])}" + (f"?{urlencode(query)}" if query else "")
+
+
+def by_name(file: File, **query: str) -> str:
+    return f"/file/stream?{urlencode({'folder': file['folder'], 'filename': file['filename'], **query})}"
+
+
+def by_id(file: File, **query: str) -> str:
+    return f"/stream/{file['id']}" + (f"?{urlencode(query)}" if query else "")
+
+
+ROUTES = (by_path, by_name, by_id)
+each_route = pytest.mark.parametrize("route", ROUTES)
+
+
+def http_date(moment: str | datetime) -> str:
+    moment = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return format_datetime(moment.replace(microsecond=0), usegmt=True)
+
+
+def shift(date: str, **by: float) -> str:
+    return http_date(parsedate_to_datetime(date) + timedelta(**by))
+
+
+def check_description(response: httpx.Response, file: File) -> None:
+    """All that a 200 and a 206 of a film say."""
+    headers = response.headers
+    assert headers["accept-ranges"] == "bytes"
+    assert headers["etag"] == f'"{file["etag"]}"'
+    assert headers["last-modified"] == http_date(file["updated_at"])
+    assert headers["content-disposition"] == 'inline; filename="film.mp4"'
+    assert headers["cache-control"] == "no-cache"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["repr-digest"] == REPR_DIGEST
+    assert "digest" not in headers
+    assert "content-encoding" not in headers
+    assert "transfer-encoding" not in headers
+    names = [name.lower() for name, _ in headers.raw]
+    assert len(names) == len(set(names)), "a header is there twice"
+
+
+# Whole, parts, nothing
+
+
+@each_route
+def test_a_whole_file(ask: Ask, film: File, route: Callable[..., str]) -> None:
+    # rclone sends Accept-Encoding; media is never compressed.
+    response = ask("GET", route(film), "Accept-Encoding: gzip, br, deflate")
+    assert response.status_code == 200
+    check_description(response, film)
+    assert response.headers["content-type"] == "video/mp4"
+    assert response.headers["content-length"] == str(SIZE)
+    assert "content-range" not in response.headers
+    assert response.content == DATA
+
+
+@each_route
+@pytest.mark.parametrize(
+    ("value", "start", "stop"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=100-199", 100, 200),
+        ("bytes=100-", 100, SIZE),
+        ("bytes=-100", SIZE - 100, SIZE),
+        (f"bytes={SIZE - 1}-", SIZE - 1, SIZE),
+        (f"bytes=5-{SIZE + 1000}", 5, SIZE),
+        (f"bytes=-{SIZE + 1000}", 0, SIZE),
+        ("bytes=0-", 0, SIZE),
+        ("BYTES=7-9", 7, 10),
+        (f"bytes=10-19,{SIZE}-", 10, 20),  # one of two can be satisfied
+        ("bytes=10-19,15-29,30-39", 10, 40),  # overlapping and touching ones are one
+    ],
+)
+def test_one_range(
+    ask: Ask, film: File, route: Callable[..., str], value: str, start: int, stop: int
+) -> None:
+    response = ask("GET", route(film), f"Range: {value}")
+    assert response.status_code == 206
+    check_description(response, film)
+    assert response.headers["content-type"] == "video/mp4"
+    assert response.headers["content-length"] == str(stop - start)
+    assert response.headers["content-range"] == f"bytes {start}-{stop - 1}/{SIZE}"
+    assert response.content == DATA[start:stop]
+
+
+@each_route
+@pytest.mark.parametrize(
+    "value",
+    ["pages=1-2", "bytes", "bytes=", "bytes=5", "bytes=9-5", "bytes=a-b", "bytes=+1-2", "bytes=1_0-20",
+     "bytes=-", "bytes=10-19,30-0x", "bytes=1-2 3-4", "bytes 1-2", "bytes=١-٢", BOMB],
+)  # fmt: skip
+def test_a_range_that_is_ignored(ask: Ask, film: File, route: Callable[..., str], value: str) -> None:
+    response = ask("GET", route(film), f"Range: {value}")
+    assert response.status_code == 200
+    assert response.content == DATA
+    assert "content-range" not in response.headers
+
+
+@each_route
+@pytest.mark.parametrize("headers", [(), ("Range: bytes=0-99",), ("Range: bytes=0-9,20-29",)])
+def test_head_says_what_get_says_and_ignores_ranges(
+    ask: Ask, film: File, route: Callable[..., str], headers: tuple[str, ...]
+) -> None:
+    head, get = ask("HEAD", route(film), *headers), ask("GET", route(film))
+    assert head.status_code == 200
+    assert head.content == b""
+    check_description(head, film)
+    for response in (head, get):
+        del response.headers["date"]
+    assert head.headers == get.headers
+
+
+def test_nothing_follows_the_head_of_an_answer_to_head(connect: Callable[..., Any], film: File) -> None:
+    connection = connect()
+    for target in (by_path(film), f"/files/{film['path']}-missing", "/files", "/nope"):
+        connection.request("HEAD", target)
+        connection.answer("HEAD")
+    # A body would stand before this answer.
+    connection.request("GET", by_path(film))
+    assert connection.answer().content == DATA
+
+
+@each_route
+def test_several_ranges(ask: Ask, film: File, route: Callable[..., str]) -> None:
+    response = ask("GET", route(film), f"Range: bytes=500-599, 0-9,-10 ,,{SIZE}-")
+    assert response.status_code == 206
+    check_description(response, film)
+    assert "content-range" not in response.headers
+    kind, _, boundary = response.headers["content-type"].partition("; boundary=")
+    assert kind == "multipart/byteranges"
+    # The connection stays in step only if Content-Length is right: `ask` read as much as it says.
+    assert int(response.headers["content-length"]) == len(response.content)
+    spans = [(500, 600), (0, 10), (SIZE - 10, SIZE)]
+    expected = b""
+    for start, stop in spans:
+        expected += (
+            f"\r\n--{boundary}\r\nContent-Type: video/mp4\r\n"
+            f"Content-Range: bytes {start}-{stop - 1}/{SIZE}\r\n\r\n"
+        ).encode() + DATA[start:stop]
+    expected += f"\r\n--{boundary}--\r\n".encode()
+    assert response.content == expected.removeprefix(b"\r\n")
+
+
+def test_a_boundary_is_never_used_twice(ask: Ask, film: File) -> None:
+    answers = [ask("GET", by_path(film), "Range: bytes=0-0,5-5") for _ in range(3)]
+    assert len({answer.headers["content-type"] for answer in answers}) == 3
+
+
+@each_route
+@pytest.mark.parametrize(
+    "value", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE}-{SIZE + 5},-0", f"bytes={10**30}-"]
+)
+def test_no_satisfiable_range(
+    ask: Ask, problem: Problem, film: File, route: Callable[..., str], value: str
+) -> None:
+    response = ask("GET", route(film), f"Range: {value}")
+    problem(response, 416)
+    assert response.headers["content-range"] == f"bytes */{SIZE}"
+    assert "content-disposition" not in response.headers
+
+
+@each_route
+def test_an_empty_file(ask: Ask, http: httpx.Client, folder: str, route: Callable[..., str]) -> None:
+    file = put(http, f"{folder}/empty.mp4", b"").json()
+    assert file["size"] == 0
+    response = ask("GET", route(file))
+    assert (response.status_code, response.headers["content-length"], response.content) == (200, "0", b"")
+    assert response.headers["accept-ranges"] == "bytes"
+    for value in ("bytes=0-", "bytes=0-0", "bytes=-1", "bytes=-0"):
+        response = ask("GET", route(file), f"Range: {value}")
+        assert (response.status_code, response.headers["content-range"]) == (416, "bytes */0")
+
+
+# Conditions
+
+CONDITIONS: list[tuple[str, Callable[[str, str], tuple[str, ...]], int]] = [
+    ("If-None-Match that matches", lambda tag, date: (f"If-None-Match: {tag}",), 304),
+    ("If-None-Match weakly", lambda tag, date: (f"If-None-Match: W/{tag}",), 304),
+    ("If-None-Match among others", lambda tag, date: (f'If-None-Match: "a", {tag}, "b"',), 304),
+    ("If-None-Match on two lines", lambda tag, date: ('If-None-Match: "a"', f"If-None-Match: {tag}"), 304),
+    ("If-None-Match star", lambda tag, date: ("If-None-Match: *",), 304),
+    ("If-None-Match of another", lambda tag, date: ('If-None-Match: "other"',), 200),
+    ("If-None-Match malformed", lambda tag, date: (f"If-None-Match: {tag[1:-1]}",), 200),
+    ("If-Modified-Since now", lambda tag, date: (f"If-Modified-Since: {date}",), 304),
+    ("If-Modified-Since later", lambda tag, date: (f"If-Modified-Since: {shift(date, hours=1)}",), 304),
+    ("If-Modified-Since earlier", lambda tag, date: (f"If-Modified-Since: {shift(date, seconds=-1)}",), 200),
+    ("If-Modified-Since malformed", lambda tag, date: ("If-Modified-Since: yesterday",), 200),
+    (
+        "If-None-Match comes before If-Modified-Since",
+        lambda tag, date: ('If-None-Match: "other"', f"If-Modified-Since: {date}"),
+        200,
+    ),
+    ("a 304 comes before ranges", lambda tag, date: (f"If-None-Match: {tag}", f"Range: bytes={SIZE}-"), 304),
+    ("If-Match that matches", lambda tag, date: (f"If-Match: {tag}",), 200),
+    ("If-Match star", lambda tag, date: ("If-Match: *",), 200),
+    ("If-Match weakly", lambda tag, date: (f"If-Match: W/{tag}",), 412),
+    ("If-Match of another", lambda tag, date: ('If-Match: "other"',), 412),
+    ("a VLC seek", lambda tag, date: (f"If-Match: {tag}", "Range: bytes=10-"), 206),
+    ("a seek in another version", lambda tag, date: ('If-Match: "other"', "Range: bytes=10-"), 412),
+    ("a 412 comes before a 416", lambda tag, date: ('If-Match: "other"', f"Range: bytes={SIZE}-"), 412),
+    ("a 412 comes before a 304", lambda tag, date: ('If-Match: "other"', f"If-None-Match: {tag}"), 412),
+    ("If-Unmodified-Since now", lambda tag, date: (f"If-Unmodified-Since: {date}",), 200),
+    (
+        "If-Unmodified-Since earlier",
+        lambda tag, date: (f"If-Unmodified-Since: {shift(date, seconds=-1)}",),
+        412,
+    ),
+    (
+        "If-Match comes before If-Unmodified-Since",
+        lambda tag, date: (f"If-Match: {tag}", f"If-Unmodified-Since: {shift(date, hours=-1)}"),
+        200,
+    ),
+    ("If-Range that matches", lambda tag, date: (f"If-Range: {tag}", "Range: bytes=10-"), 206),
+    ("If-Range weakly", lambda tag, date: (f"If-Range: W/{tag}", "Range: bytes=10-"), 200),
+    ("If-Range of another", lambda tag, date: ('If-Range: "other"', "Range: bytes=10-"), 200),
+    ("If-Range by date", lambda tag, date: (f"If-Range: {date}", "Range: bytes=10-"), 206),
+    ("If-Range earlier", lambda tag, date: (f"If-Range: {shift(date, seconds=-1)}", "Range: bytes=10-"), 200),
+    ("If-Range later", lambda tag, date: (f"If-Range: {shift(date, seconds=1)}", "Range: bytes=10-"), 200),
+    ("If-Range and no 416", lambda tag, date: ('If-Range: "other"', f"Range: bytes={SIZE}-"), 200),
+    ("If-Range without Range", lambda tag, date: ('If-Range: "other"',), 200),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "status"), [case[1:] for case in CONDITIONS], ids=[case[0] for case in CONDITIONS]
+)
+@each_route
+def test_conditions(
+    ask: Ask, problem: Problem, film: File, route: Callable[..., str], make: Any, status: int
+) -> None:
+    headers = make(f'"{film["etag"]}"', http_date(film["updated_at"]))
+    response = ask("GET", route(film), *headers)
+    assert response.status_code == status
+    if status == 412:
+        problem(response, 412)
+    elif status == 304:
+        assert response.headers["etag"] == f'"{film["etag"]}"'
+        assert response.headers["last-modified"] == http_date(film["updated_at"])
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.headers.get("content-length") in (None, str(SIZE))
+        assert "content-range" not in response.headers
+    else:
+        check_description(response, film)
+        assert response.content == (DATA if status == 200 else DATA[10:])
+    expected_of_head = 200 if status in (206, 416) else status
+    assert ask("HEAD", route(film), *headers).status_code == expected_of_head
+
+
+def test_a_resumed_download_after_a_replacement_is_the_new_file(http: httpx.Client, film: File) -> None:
+    first = http.get(by_path(film), headers={"range": "bytes=0-999"})
+    assert first.status_code == 206
+    assert put(http, film["path"], b"new" * 1000).status_code == 204
+    resumed = {"range": "bytes=1000-", "if-range": first.headers["etag"]}
+    for route in ROUTES:
+        again = http.get(route(film), headers=resumed)
+        assert (again.status_code, again.content) == (200, b"new" * 1000)
+    assert http.get(by_path(film), headers={"if-match": first.headers["etag"]}).status_code == 412
+    assert http.get(by_path(film), headers={"if-none-match": first.headers["etag"]}).status_code == 200
+
+
+# One helper behind all routes
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "headers",
+    [(), ("Range: bytes=3-7",), ("Range: bytes=0-0,9-9",), ("Range: bytes=999999999-",),
+     ("Range: lines=1-2",), ("If-None-Match: *",), ('If-Match: "x"',), ("Want-Digest: sha-256",),
+     ("Want-Digest: sha-256", "Range: bytes=1-2")],
+)  # fmt: skip
+@pytest.mark.parametrize("download", [False, True])
+def test_all_routes_answer_alike(
+    ask: Ask, film: File, method: str, headers: tuple[str, ...], download: bool
+) -> None:
+    query = {"download": "1"} if download else {}
+    answers = []
+    for route in ROUTES:
+        response = ask(method, route(film, **query), *headers)
+        _, _, boundary = response.headers.get("content-type", "").partition("; boundary=")
+        fields = {
+            name: value.replace(boundary, "...") if boundary else value
+            for name, value in response.headers.items()
+            if name != "date"
+        }
+        content = response.content.replace(boundary.encode(), b"...") if boundary else response.content
+        answers.append((response.status_code, fields, content))
+    assert answers[0] == answers[1] == answers[2]
+
+
+@each_route
+def test_a_missing_file(ask: Ask, problem: Problem, folder: str, route: Callable[..., str]) -> None:
+    missing = {"path": f"{folder}/none.mp4", "folder": folder, "filename": "none.mp4", "id": "0" * 32}
+    problem(ask("GET", route(missing)), 404)
+    problem(ask("GET", route(missing), "If-Match: *", "Range: bytes=0-"), 404)
+    assert ask("HEAD", route(missing)).status_code == 404
+
+
+def test_a_folder_is_no_file(ask: Ask, problem: Problem, film: File) -> None:
+    problem(ask("GET", f"/files/{film['folder']}"), 404)
+    problem(ask("GET", f"/files/{film['path']}/below"), 404)
+
+
+@pytest.mark.parametrize("unknown", ["x", "%20", "..", "%00", "%0d%0aX-Injected:%20yes", "%27%20OR%201=1"])
+def test_no_such_id(ask: Ask, problem: Problem, unknown: str) -> None:
+    response = ask("GET", f"/stream/{unknown}")
+    problem(response, 404)
+    assert "x-injected" not in response.headers
+
+
+# Digests
+
+
+@each_route
+@pytest.mark.parametrize(
+    ("wanted", "given"),
+    [
+        ("SHA-256", True),
+        ("sha-256", True),
+        ("sha-256;q=1, md5;q=0.3", True),
+        ("md5, sha-256;q=0.5", True),
+        ("sha-256;q=0", False),
+        ("sha-256;q=0.0", False),
+        ("md5", False),
+        ("sha-2560", False),
+        ("", False),
+    ],
+)
+def test_want_digest(ask: Ask, film: File, route: Callable[..., str], wanted: str, given: bool) -> None:
+    expected = REPR_DIGEST.replace("sha-256=:", "SHA-256=").removesuffix(":") if given else None
+    for headers in ((), ("Range: bytes=0-9",), ("Range: bytes=0-0,5-5",)):
+        response = ask("GET", route(film), f"Want-Digest: {wanted}", *headers)
+        assert response.status_code == (206 if headers else 200)
+        assert response.headers.get("digest") == expected
+        assert response.headers["repr-digest"] == REPR_DIGEST
+    assert ask("HEAD", route(film), f"Want-Digest: {wanted}").headers.get("digest") == expected
+
+
+# Types and dispositions
+
+
+@each_route
+@pytest.mark.parametrize(
+    ("value", "disposition"), [("1", "attachment"), ("true", "attachment"), ("0", "inline")]
+)
+def test_download(ask: Ask, film: File, route: Callable[..., str], value: str, disposition: str) -> None:
+    for headers in ((), ("Range: bytes=0-9",)):
+        response = ask("GET", route(film, download=value), *headers)
+        assert response.headers["content-disposition"] == f'{disposition}; filename="film.mp4"'
+        assert response.headers["content-type"] == "video/mp4"
+
+
+TYPES = [
+    ("a.mkv", "video/x-matroska"),
+    ("a.MKV", "video/x-matroska"),
+    ("a.mp4", "video/mp4"),
+    ("a.m4v", "video/mp4"),
+    ("a.ts", "video/mp2t"),
+    ("a.webm", "video/webm"),
+    ("a.flac", "audio/flac"),
+    ("a.mp3", "audio/mpeg"),
+    ("a.srt", "application/x-subrip"),
+    ("a.vtt", "text/vtt"),
+    ("a.jpg", "image/jpeg"),
+    ("a.svg", "image/svg+xml"),
+    ("a.html", "text/html"),
+    ("a.pdf", "application/pdf"),
+    ("a.unknown", "application/octet-stream"),
+    ("mkv", "application/octet-stream"),
+]
+
+
+@pytest.mark.parametrize(
+    "said", [None, "application/octet-stream", "Application/Octet-Stream; charset=binary"]
+)
+@pytest.mark.parametrize(("name", "expected"), TYPES)
+def test_types_that_say_nothing_are_replaced(
+    http: httpx.Client,
+    part: Callable[..., bytes],
+    send_form: Callable[..., httpx.Response],
+    folder: str,
+    name: str,
+    expected: str,
+    said: str | None,
+) -> None:
+    by_put = put(http, f"{folder}/put/{name}", b"x", **({} if said is None else {"content_type": said}))
+    parts = part("folder", f"{folder}/form".encode()), part("file", b"x", filename=name, content_type=said)
+    for response in (by_put, send_form(*parts)):
+        assert response.status_code == 201
+        assert response.json()["mimetype"] == expected
+        served = http.get(by_path(response.json())).headers["content-type"]
+        assert served.partition(";")[0] == expected
+    # Replacing decides anew.
+    put(http, f"{folder}/put/{name}", b"y", content_type="video/ogg")
+    assert http.get(f"/files/{folder}/put/{name}").headers["content-type"] == "video/ogg"
+
+
+@pytest.mark.parametrize("said", ["audio/x-rare", "video/mp4; codecs=avc1", 'text/plain; charset="utf-8"'])
+def test_what_the_client_says_is_served(http: httpx.Client, folder: str, said: str) -> None:
+    file = put(http, f"{folder}/a.mkv", b"x", content_type=said).json()
+    assert file["mimetype"] == said
+    assert http.get(by_path(file)).headers["content-type"] == said
+
+
+INLINE = ["video/mp4", "video/x-matroska", "audio/flac", "image/jpeg", "image/png", "image/webp",
+          "text/plain", "text/vtt", "application/x-subrip"]  # fmt: skip
+ATTACHED = ["text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "application/pdf", "application/xml",
+            "text/xml", "application/xhtml+xml", "text/javascript", "application/javascript", "text/css",
+            "application/zip", "video/mp4+xml", "video/mp4, text/html", "x", "text/html\t;",
+            "application/json", "application/x-shockwave-flash", "text/xsl", "image/svg+xml;x=video/mp4",
+            "multipart/x-mixed-replace; boundary=x", "message/rfc822"]  # fmt: skip
+
+
+@each_route
+@pytest.mark.parametrize("kind", INLINE)
+def test_what_a_browser_may_show(
+    http: httpx.Client, folder: str, route: Callable[..., str], kind: str
+) -> None:
+    file = put(http, f"{folder}/a", b"data", content_type=kind).json()
+    for headers in ({}, {"range": "bytes=0-1"}):
+        response = http.get(route(file), headers=headers)
+        assert response.headers["content-disposition"].startswith("inline;")
+        assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@each_route
+@pytest.mark.parametrize("kind", ATTACHED)
+def test_what_could_run_in_our_origin_is_an_attachment(
+    http: httpx.Client, folder: str, route: Callable[..., str], kind: str
+) -> None:
+    file = put(http, f"{folder}/a.html", b"<script>", content_type=kind).json()
+    for headers in ({}, {"range": "bytes=0-1"}, {"range": "bytes=0-1,4-5"}):
+        for response in (http.get(route(file), headers=headers), http.head(route(file), headers=headers)):
+            assert response.headers["content-disposition"].startswith("attachment;")
+            assert response.headers["content-security-policy"] == "sandbox; default-src 'none'"
+            assert response.headers["x-content-type-options"] == "nosniff"
+
+
+# Names
+
+NAMES = [
+    "plain.mkv",
+    "two words.mkv",
+    " leading and trailing ",
+    'say "hi".mkv',
+    "it's.mkv",
+    "100%.mkv",
+    "a%20b.mkv",
+    "a%2Fb.mkv",
+    "%2e%2e",
+    "a%00b",
+    "#1.mkv",
+    "a#b?c&d=e;f.mkv",
+    "?.mkv",
+    "a+b.mkv",
+    "a=b;c, d.mkv",
+    ";filename=x.mkv",
+    "🎬👩‍👩‍👧‍👦.mkv",
+    "סרט עברי.mkv",
+    "فيلم.mkv",
+    "\u202emkv.exe",
+    "映画.mkv",
+    "Ünïcödé.mkv",
+    "-rf.mkv",
+    "--",
+    ".hidden",
+    "...",
+    "..mkv",
+    "trailing.",
+    "<img src=x onerror=alert(1)>",
+    "$(reboot)`id`|x.mkv",
+    "a:b*c|d.mkv",
+    "line\u2028separator",
+    "no\u00a0break",
+    "~",
+    "[1]{2}^3.mkv",
+    "@",
+    "č\u010ač\u010a.mkv",  # CR LF where characters are cut to bytes
+    "x" * 255,
+    "é" * 127,
+]
+
+
+def disposition_name(value: str) -> str:
+    """The name that a client of today takes from a Content-Disposition (RFC 6266 4.3)."""
+    assert value.isascii()
+    assert value.isprintable()
+    extended = re.search(r"; filename\*=UTF-8''([!#$&+.^_`|~0-9A-Za-z%-]+)$", value)
+    if extended:
+        return unquote(extended[1], errors="strict")
+    plain = re.search(r'; filename="([^"\\%]*)"$', value)
+    assert plain is not None
+    return plain[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("way", ["put", "form"])
+def test_names_survive(
+    http: httpx.Client, ask: Ask, listed: Callable[..., dict[str, File]], folder: str, name: str, way: str
+) -> None:
+    inside = f"{folder}/{name}"  # a folder is named like that as well
+    if way == "put":
+        response = put(http, f"{inside}/{name}", name.encode())
+    else:
+        response = http.post("/file/upload", data={"folder": inside}, files={"file": (name, name.encode())})
+    assert response.status_code == 201
+    file = response.json()
+    assert (file["filename"], file["folder"], file["path"]) == (name, inside, f"{inside}/{name}")
+    assert response.headers["location"] == file["url"]
+    assert listed(folder) == {file["path"]: file}
+    for url in (file["url"], file["stream_url"]):
+        assert url.isascii()
+        parts = urlsplit(url)
+        assert not parts.query
+        assert not parts.fragment
+        answer = ask("GET", parts.path)
+        assert (answer.status_code, answer.content) == (200, name.encode())
+        assert disposition_name(answer.headers["content-disposition"]) == name
+    answer = ask("GET", by_name(file))
+    assert (answer.status_code, answer.content) == (200, name.encode())
+    assert ask("DELETE", urlsplit(file["url"]).path).status_code == 204
+    assert listed(folder) == {}
+
+
+def test_a_fallback_name_stands_before_an_encoded_one(http: httpx.Client, folder: str) -> None:
+    file = put(http, f"{folder}/naïve.mkv", b"x").json()
+    assert http.get(by_path(file)).headers["content-disposition"] == (
+        "inline; filename=\"na_ve.mkv\"; filename*=UTF-8''na%C3%AFve.mkv"
+    )
+
+
+TWINS = [
+    ("Cafe\u0301.mkv", "Caf\u00e9.mkv"),
+    ("\u1112\u1161\u11ab.mkv", "\ud55c.mkv"),
+    ("\u212bngstrom.mkv", "\u00c5ngstrom.mkv"),
+    ("a\u037eb.mkv", "a;b.mkv"),
+]
+
+
+@pytest.mark.parametrize(("decomposed", "composed"), TWINS)
+@pytest.mark.parametrize("first", ["decomposed", "composed"])
+def test_twins_cannot_exist(
+    http: httpx.Client,
+    listed: Callable[..., dict[str, File]],
+    folder: str,
+    decomposed: str,
+    composed: str,
+    first: str,
+) -> None:
+    names = (decomposed, composed) if first == "decomposed" else (composed, decomposed)
+    paths = [f"{folder}/{name}/{name}" for name in names]
+    response = put(http, paths[0], b"twin")
+    assert response.status_code == 201
+    file = response.json()
+    assert file["path"] == f"{folder}/{composed}/{composed}"
+    for path in paths:
+        inside, _, name = path.rpartition("/")
+        assert http.get(f"/files/{quote(path)}").content == b"twin"
+        assert http.get("/file/stream", params={"folder": inside, "filename": name}).content == b"twin"
+        assert http.get("/files", params={"folder": inside}).json()["items"] == [file]
+        assert put(http, path, b"x", if_none_match="*").status_code == 412
+        form = http.post("/file/upload", data={"folder": inside}, files={"file": (name, b"x")})
+        assert form.status_code == 409
+    assert put(http, paths[1], b"one").status_code == 204
+    assert list(listed(folder)) == [file["path"]]
+    assert http.delete(f"/files/{quote(paths[1])}").status_code == 204
+    assert listed(folder) == {}
+
+
+# What stays
+
+
+def test_the_id_outlives_a_replacement(http: httpx.Client, film: File) -> None:
+    assert put(http, film["path"], b"another film", content_type="video/webm").status_code == 204
+    now = http.get("/files", params={"folder": film["folder"]}).json()["items"][0]
+    assert now["id"] == film["id"]
+    assert now["created_at"] == film["created_at"]
+    assert now["updated_at"] > film["updated_at"]
+    assert now["etag"] != film["etag"]
+    response = http.get(f"/stream/{film['id']}")
+    assert (response.content, response.headers["content-type"]) == (b"another film", "video/webm")
+    assert response.headers["etag"] == f'"{now["etag"]}"'
+
+
+def test_an_id_of_a_deleted_file_is_not_used_again(http: httpx.Client, problem: Problem, film: File) -> None:
+    assert http.delete(by_path(film)).status_code == 204
+    problem(http.get(by_id(film)), 404)
+    again = put(http, film["path"], DATA).json()
+    assert again["id"] != film["id"]
+    problem(http.get(by_id(film)), 404)
+
+
+def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Client, folder: str) -> None:
+    first, second, third = (
+        put(http, f"{folder}/{name}", data).headers["etag"]
+        for name, data in (("a", DATA), ("b", DATA), ("c", b""))
+    )
+    assert first == second != third
+
+
+# Connections
+
+
+def test_a_connection_stays_open_after_every_kind_of_answer(
+    connect: Callable[..., Any], part: Callable[..., bytes], film: File, folder: str
+) -> None:
+    path, tag = by_path(film), f'"{film["etag"]}"'
+    form = part("folder", folder.encode()) + part("file", b"x" * 300_000, filename="film.mp4")
+    form += b"--xxBOUNDARYxx--\r\n"
+    form_type = "Content-Type: multipart/form-data; boundary=xxBOUNDARYxx"
+    body = b"x" * 300_000
+    connection = connect()
+    exchanges: list[tuple[int, str, str, tuple[str, ...], bytes | None]] = [
+        (200, "GET", path, (), None),
+        (206, "GET", path, ("Range: bytes=0-9",), None),
+        (206, "GET", path, ("Range: bytes=0-9,20-29",), None),
+        (200, "HEAD", path, (), None),
+        (304, "GET", path, (f"If-None-Match: {tag}",), None),
+        (304, "HEAD", path, (f"If-None-Match: {tag}",), None),
+        (412, "GET", path, ('If-Match: "x"',), None),
+        (412, "HEAD", path, ('If-Match: "x"',), None),
+        (416, "GET", path, ("Range: bytes=999999999-",), None),
+        (404, "GET", f"{path}.none", (), None),
+        (404, "HEAD", f"{path}.none", (), None),
+        (400, "GET", "/files/..", (), None),
+        (404, "GET", "/nope", (), None),
+        (404, "POST", "/nope", (), body),
+        (405, "POST", path, (), body),
+        (422, "GET", "/file/stream", (), None),
+        (200, "GET", "/files", (), None),
+        (200, "GET", "/health", (), None),
+        (200, "GET", path, (), b"a body that a GET has no use for"),
+        (201, "PUT", f"{path}.2", (), body),
+        (204, "PUT", f"{path}.2", (), b""),
+        (412, "PUT", path, ("If-None-Match: *",), body),
+        (400, "PUT", "/files/..", (), body),
+        (400, "PUT", path, ("Content-Range: bytes 0-1/2",), body),
+        (400, "PUT", path, ("Content-Digest: sha-256=:AAAA:",), body),
+        (415, "PUT", path, ("Content-Encoding: gzip",), body),
+        (409, "PUT", f"{path}/below", (), body),
+        (409, "POST", "/file/upload", (form_type,), form),
+        (400, "POST", "/file/upload", (form_type,), b"no form" * 50_000),
+        (415, "POST", "/file/upload", ("Content-Type: text/plain",), body),
+        (403, "PUT", path, ("Sec-Fetch-Site: cross-site",), body),
+        (421, "PUT", path, ("Host: elsewhere.example",), body),
+        (204, "DELETE", f"{path}.2", (), None),
+        (404, "DELETE", f"{path}.2", (), None),
+        (412, "DELETE", path, ('If-Match: "x"',), None),
+        (200, "GET", path, (), None),
+    ]
+    for status, method, target, headers, sent in exchanges:
+        connection.request(method, target, *headers, body=sent)
+        response = connection.answer(method)
+        assert response.status_code == status, (method, target, headers)
+        assert response.headers.get("connection") != "close", (method, target, headers)
+        if status == 204:
+            assert "content-length" not in response.headers  # RFC 9110 8.6
+    assert response.content == DATA
+
+
+def test_requests_that_do_not_wait_for_answers(connect: Callable[..., Any], film: File) -> None:
+    connection = connect()
+    request = f"GET {by_path(film)} HTTP/1.1\r\nHost: {connection.host}\r\nRange: bytes={{}}-{{}}\r\n\r\n"
+    connection.send("".join(request.format(i, i + 9) for i in range(20)).encode())
+    assert [connection.answer().content for _ in range(20)] == [DATA[i : i + 10] for i in range(20)]
+
+
+# Routes
+
+
+def allow_of(response: httpx.Response) -> set[str]:
+    methods = [method.strip() for method in response.headers["allow"].split(",")]
+    assert len(methods) == len(set(methods))
+    return set(methods)
+
+
+ALLOWED = {
+    "/file/upload": {"POST"},
+    "/file/stream": {"GET", "HEAD"},
+    "/stream/some-id": {"GET", "HEAD"},
+    "/files": {"GET", "HEAD"},
+    "/files/a/b.mp4": {"GET", "HEAD", "PUT", "DELETE"},
+    "/files/none%0A": {"GET", "HEAD", "PUT", "DELETE"},
+    "/health": {"GET", "HEAD"},
+    "/health/live": {"GET", "HEAD"},
+    "/health/ready": {"GET", "HEAD"},
+    "/docs": {"GET", "HEAD"},
+    "/openapi.json": {"GET", "HEAD"},
+}
+
+
+@pytest.mark.parametrize("path", ALLOWED)
+def test_every_other_method_is_405_with_a_complete_allow(ask: Ask, problem: Problem, path: str) -> None:
+    refused = {"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "LOCK"} - ALLOWED[path]
+    for method in sorted(refused):
+        response = ask(method, path, body=b"" if method in ("POST", "PUT") else None)
+        assert allow_of(response) - {"PATCH", "OPTIONS"} == ALLOWED[path], method
+        if method == "HEAD":
+            assert response.status_code == 405
+        else:
+            problem(response, 405)
+    for method in sorted(ALLOWED[path] & {"GET", "HEAD"}):
+        assert ask(method, path).status_code != 405
+
+
+def test_405_on_assets_names_get_and_head(ask: Ask, problem: Problem, http: httpx.Client) -> None:
+    found = re.search(r'"(/assets/[^"]+)"', http.get("/docs").text)
+    assert found is not None
+    for method in ("POST", "PUT", "DELETE"):
+        response = ask(method, found[1], body=b"")
+        problem(response, 405)
+        assert allow_of(response) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/nope", "/file", "/file/", "/file/upload/", "/file/upload/x", "/stream", "/stream/", "/stream/a/b",
+     "/filesx", "/Files", "/files.", "/health/", "/health/nope", "/assets", "/assets/", "/assets/nope/x.js",
+     "/redoc", "/../etc/passwd", "/%2e%2e/etc/passwd", "//", "/nope%0d%0aX-Injected:%20yes",
+     "/.seekable/id", "/staging"],
+)  # fmt: skip
+def test_unknown_routes(ask: Ask, problem: Problem, target: str) -> None:
+    for method, body in (("GET", None), ("POST", b"x"), ("DELETE", None)):
+        response = ask(method, target, body=body)
+        problem(response, 404)
+        assert "x-injected" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/file/stream", "/file/stream?folder=a", "/files?limit=x", "/files?limit=0", "/files?limit=",
+     "/files?limit=1e3", "/files/a?download=maybe", "/stream/a?download=2", f"/files?limit={'9' * 5000}"],
+)  # fmt: skip
+def test_parameters_that_are_not_what_they_should_be(ask: Ask, problem: Problem, target: str) -> None:
+    detail = problem(ask("GET", target), 422)
+    assert re.search("filename|limit|download", detail)
+
+
+# Settings
+
+
+def direct_url(server: Server) -> str:
+    """Where the server is, and not the proxy that it names."""
+    found = re.search(r"running on (http\S+)", server.log())
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def proxied(
+    tmp_path_factory: pytest.TempPathFactory, backend_settings: dict[str, object]
+) -> Iterator[httpx.Client]:
+    """A server that stands behind a proxy."""
+    settings = {"base_url": "https://media.example.org/seekable/", "cache_control": "private, max-age=60"}
+    with (
+        running(tmp_path_factory.mktemp("proxied"), **settings, **backend_settings) as server,
+        httpx.Client(base_url=direct_url(server), trust_env=False) as client,
+    ):
+        yield client
+
+
+def test_links_and_caching_by_setting(proxied: httpx.Client) -> None:
+    http = proxied
+    base = "https://media.example.org/seekable"
+    response = put(http, "a b/ü.mp4", DATA, host="media.example.org")
+    file = response.json()
+    assert response.headers["location"] == file["url"] == f"{base}/files/a%20b/%C3%BC.mp4"
+    assert file["stream_url"] == f"{base}/stream/{file['id']}"
+    put(http, "a b/映.mp4", DATA)
+    page = http.get("/files", params={"folder": "a b", "limit": 1})
+    assert page.links["next"]["url"].startswith(f"{base}/files?")
+    assert page.json()["items"] == [file]
+    for headers in ({}, {"range": "bytes=0-1"}, {"if-none-match": "*"}):
+        response = http.get(by_path(file), headers=headers)
+        assert response.headers["cache-control"] == "private, max-age=60"

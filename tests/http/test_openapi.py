@@ -1,0 +1,201 @@
+"""The document of the API, and the console that shows it without any other site."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+import pytest
+
+Ask = Callable[..., httpx.Response]
+Part = Callable[..., bytes]
+
+MEDIA = {200, 206, 304, 400, 404, 412, 416, 503}
+ROUTES = {
+    ("post", "/file/upload"): {201, 400, 403, 409, 413, 415, 503, 507},
+    ("get", "/file/stream"): MEDIA | {422},
+    ("get", "/stream/{id}"): MEDIA,
+    ("get", "/files/{path}"): MEDIA,
+    ("put", "/files/{path}"): {201, 204, 400, 403, 409, 412, 413, 415, 503, 507},
+    ("delete", "/files/{path}"): {204, 400, 403, 404, 412, 503},
+    ("get", "/files"): {200, 400, 422, 503},
+    ("get", "/health"): {200},
+    ("get", "/health/live"): {200},
+    ("get", "/health/ready"): {200, 503},
+}
+
+
+@pytest.fixture(scope="module")
+def document(http: httpx.Client) -> dict[str, Any]:
+    response = http.get("/openapi.json")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    return response.json()
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_route_is_documented_with_its_answers(document: dict[str, Any], method: str, path: str) -> None:
+    operation = document["paths"][path][method]
+    assert {int(status) for status in operation["responses"]} >= ROUTES[method, path]
+    assert operation.get("summary")
+    for status, response in operation["responses"].items():
+        assert response["description"]
+        if int(status) >= 400:
+            assert "application/problem+json" in response["content"], status
+
+
+def test_nothing_else_is_there(document: dict[str, Any]) -> None:
+    methods = {(method, path) for path, item in document["paths"].items() for method in item}
+    assert methods - set(ROUTES) <= {("head", path) for _, path in ROUTES}
+
+
+def test_operations_have_names_of_their_own(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
+    assert len(names) == len(set(names))
+
+
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))):
+        target: Any = document
+        for step in reference.split("/"):
+            target = target[step]
+
+
+def test_what_the_console_needs_to_upload_and_to_seek(document: dict[str, Any]) -> None:
+    upload = document["paths"]["/file/upload"]["post"]["requestBody"]
+    form = upload["content"]["multipart/form-data"]["schema"]
+    assert upload["required"]
+    assert form["required"] == ["file"]
+    assert form["properties"]["file"]["format"] == "binary"
+    assert "folder" in form["properties"]
+    assert "application/octet-stream" in document["paths"]["/files/{path}"]["put"]["requestBody"]["content"]
+    for path in ("/file/stream", "/stream/{id}", "/files/{path}"):
+        parameters = {(p["in"], p["name"].lower()) for p in document["paths"][path]["get"]["parameters"]}
+        assert {("header", "range"), ("query", "download")} <= parameters
+
+
+def test_answers_have_the_fields_that_are_documented(
+    document: dict[str, Any], http: httpx.Client, folder: str
+) -> None:
+    file = http.put(f"/files/{folder}/a.mp4", content=b"x").json()
+    assert set(document["components"]["schemas"]["File"]["properties"]) == set(file)
+    page = http.get("/files", params={"folder": folder}).json()
+    assert set(document["components"]["schemas"]["FileList"]["properties"]) == set(page)
+
+
+def test_answers_are_among_the_documented_ones(
+    document: dict[str, Any], ask: Ask, part: Part, send_form: Any, folder: str
+) -> None:
+    """One of each kind. Who may knock at all (403 and 421 for reads) is no matter of a single route."""
+    film = f"/files/{folder}/film.mp4"
+    seen: set[tuple[str, str, int]] = set()
+
+    def note(method: str, template: str, response: httpx.Response) -> None:
+        # Nobody needs HEAD in a console: it answers as GET does.
+        seen.add(("get" if method == "HEAD" else method.lower(), template, response.status_code))
+
+    def put(path: str, *headers: str, body: bytes = b"x" * 100) -> None:
+        note("PUT", "/files/{path}", ask("PUT", path, *headers, body=body))
+
+    created = ask("PUT", film, body=b"x" * 100)
+    note("PUT", "/files/{path}", created)
+    put(film)
+    put(film, "If-None-Match: *")
+    put(film, "Content-Encoding: gzip")
+    put(film, "Sec-Fetch-Site: cross-site")
+    put(film, f"Content-Length: {1 << 50}", body=b"")
+    put(f"{film}/below")
+    put("/files/..")
+    for name, query, headers in (
+        ("film.mp4", f"?folder={folder}", ()),
+        ("new.mp4", f"?folder={folder}", ()),
+        ("..", "", ()),
+        ("new.mp4", "", ("Origin: null",)),
+        ("new.mp4", "", ("Content-Encoding: br",)),
+    ):
+        file = part("file", b"x", filename=name)
+        note("POST", "/file/upload", send_form(file, query=query, headers=headers))
+    kind = "Content-Type: multipart/form-data; boundary=x"
+    note("POST", "/file/upload", ask("POST", "/file/upload", kind, f"Content-Length: {1 << 50}"))
+    by_name = "/file/stream?filename="
+    reads = [
+        ("/files/{path}", film, "/files/none", "/files/.."),
+        ("/file/stream", f"{by_name}film.mp4&folder={folder}", f"{by_name}none", f"{by_name}.."),
+        ("/stream/{id}", f"/stream/{created.json()['id']}", "/stream/none", "/stream/%ff"),
+    ]
+    conditions = "Range: bytes=0-1", "Range: bytes=999-", "If-Match: x", "If-None-Match: *", "X: y"
+    for method in ("GET", "HEAD"):
+        for template, found, missing, bad in reads:
+            for header in conditions:
+                note(method, template, ask(method, found, header))
+            for target in (missing, bad, f"{found}{'&' if '?' in found else '?'}download=x"):
+                note(method, template, ask(method, target))
+        note(method, "/file/stream", ask(method, "/file/stream"))
+        for target in ("/files", "/files?limit=0", "/files?folder=..", "/files?cursor=!"):
+            note(method, "/files", ask(method, target))
+    for target, header in (
+        (f"{film}.none", "X: y"),
+        (film, "If-Match: x"),
+        ("/files/..", "X: y"),
+        (film, "Origin: null"),
+        (film, "X: y"),
+    ):
+        note("DELETE", "/files/{path}", ask("DELETE", target, header))
+
+    documented = {
+        (method, path, int(status))
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        for status in operation["responses"]
+    }
+    assert seen <= documented
+    assert len(seen) > 35, "the requests above are as different as they should be"
+
+
+def test_the_console_works_without_the_internet(http: httpx.Client) -> None:
+    response = http.get("/docs")
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/html")
+    addresses = re.findall(r"""(?:src|href)=["']([^"']+)["']""", response.text)
+    assert len(addresses) >= 3
+    for address in addresses:
+        assert re.match(r"/[^/]", address), f"{address} is elsewhere"
+    assert not re.findall(r"""["'(](?:https?:)?//[^"')]+""", response.text)
+    assert re.search(r"""["']/openapi\.json["']""", response.text)
+
+
+def test_assets_are_cached_for_good(http: httpx.Client) -> None:
+    page = http.get("/docs").text
+    for address in re.findall(r"""["'](/assets/[^"']+)["']""", page):
+        response = http.get(urljoin("/", address))
+        assert response.status_code == 200
+        assert response.content
+        assert "immutable" in response.headers["cache-control"]
+        assert int(re.search(r"max-age=(\d+)", response.headers["cache-control"])[1]) >= 31536000  # type: ignore[index]
+        assert response.headers["content-type"].partition(";")[0] in (
+            "text/javascript",
+            "application/javascript",
+            "text/css",
+            "image/png",
+        )
+        # Neither the script nor the style fetches its parts from elsewhere.
+        if "css" in response.headers["content-type"]:
+            assert not re.findall(r"""url\(["']?(?:https?:)?//""", response.text)
+            assert "@import" not in response.text
+        head = http.head(address)
+        assert (head.status_code, head.content) == (200, b"")
+        again = http.get(address, headers={"if-none-match": response.headers["etag"]})
+        assert again.status_code == 304
+
+
+def test_assets_are_nothing_else(http: httpx.Client, ask: Ask, folder: str) -> None:
+    release = re.search(r"(/assets/[^/]+)/", http.get("/docs").text)
+    assert release is not None
+    http.put(f"/files/{folder}/film.mp4", content=b"x").raise_for_status()
+    upwards = "/../../../etc/passwd", "/..%2f..%2f__init__.py", "//etc/passwd", "/%2e%2e/core.py"
+    for target in (*upwards, f"/{folder}/film.mp4", "/%00", "/", "", "/nope.js"):
+        response = ask("GET", release[1] + target)
+        assert response.status_code in (400, 404), target
+        assert "immutable" not in response.headers.get("cache-control", "")
