@@ -6,9 +6,36 @@ from collections.abc import Callable
 from importlib.resources import files
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import ChangeReload
 
 APP = "app.main:app"
+
+MAX_HEAD_SIZE = 64 << 10
+"""Bytes of a request before its body."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """Refuses a request whose head is without end; the parser would remember all of it."""
+
+    _head_size: int | None = None  # None while no head is being read
+
+    def on_message_begin(self) -> None:
+        self._head_size = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_size = None
+        if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_SIZE:
+            raise ValueError("too long")  # which the parser's caller answers with 400
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head_size is not None and not self.transport.is_closing():
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD_SIZE:
+                self.send_400_response("The head of the request is too long.")
 
 
 class _Server(uvicorn.Server):
@@ -31,6 +58,7 @@ def serve(host: str, port: int, *, shutdown_timeout: int, started: Callable[[int
         APP,
         host=host,
         port=port,
+        http=_Protocol,
         server_header=False,
         # Without a limit one stalled client keeps the process from ending.
         timeout_graceful_shutdown=shutdown_timeout,
@@ -47,6 +75,7 @@ def serve_reloading(host: str, port: int, *, started: Callable[[int], None]) -> 
         APP,
         host=host,
         port=port,
+        http=_Protocol,
         server_header=False,
         reload=True,
         reload_dirs=[str(files("app"))],

@@ -42,7 +42,7 @@ class Admission:
         sites = [*origins, *([f"{own.scheme}://{own.netloc}"] if base_url else [])]
         return cls(
             everybody,
-            frozenset(hostname(name) or name.lower() for name in names),
+            frozenset(hostname(name) or name.lower().partition(":")[0] for name in names),  # or a pattern
             frozenset(site.rstrip("/").lower() for site in sites),
         )
 

@@ -86,7 +86,14 @@ def test_peers(method: str, peer: str | None, status: int | None) -> None:
 
 OURS = {
     "base_url": "https://Media.Example.org:8443/seekable",
-    "hosts": ("nas.local", "*.example.net", "192.168.1.5", "[fd00::5]", "with-port.test:9000"),
+    "hosts": (
+        "nas.local",
+        "*.example.net",
+        "192.168.1.5",
+        "[fd00::5]",
+        "with-port.test:9000",
+        "*.ported.test:9000",
+    ),
 }
 
 
@@ -110,6 +117,7 @@ OURS = {
         ("192.168.1.5:8000", None),
         ("[fd00::5]:8000", None),
         ("with-port.test", None),
+        ("a.ported.test:8000", None),
         ("evil.example", 421),
         ("example.net", 421),
         ("aexample.net", 421),

@@ -716,6 +716,27 @@ def test_hosts_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, host: 
         assert response.status_code in (400, 421), response.text
 
 
-@pytest.mark.parametrize("cursor", ["!!!", "a", "%ff", "_w", "%00", "%C3%A9", "AA==BB", "x" * 5001, "/w"])
+@pytest.mark.parametrize(
+    "piece",
+    [b"x" * 1_000_000, b"".join(b"X-%d: y\r\n" % number for number in range(100_000))],
+    ids=["one long header", "many headers"],
+)
+def test_headers_have_a_limit(connect: Any, ask: Ask, piece: bytes) -> None:
+    """The promise "Bounded": whoever sends headers without end is stopped, and not remembered."""
+    connection = connect()
+    connection.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + (b"X: " if b":" not in piece else b""))
+    try:
+        for _ in range(16):
+            connection.send(piece)
+        connection.send(b"\r\n\r\n")
+        status = connection.answer().status_code
+    except ConnectionError:
+        status = None
+    assert status in (None, 400, 431)
+    connection.close()
+    assert ask("GET", "/health").status_code == 200
+
+
+@pytest.mark.parametrize("cursor", ["", "!!!", "a", "%ff", "_w", "%00", "%C3%A9", "AA==BB", "x" * 5001, "/w"])
 def test_cursors_that_no_page_gave(ask: Ask, problem: Problem, cursor: str) -> None:
     problem(ask("GET", f"/files?cursor={cursor}"), 400)

@@ -321,6 +321,9 @@ def _encode_cursor(filename: str) -> str:
 
 def _decode_cursor(cursor: str) -> str:
     try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+        name = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
-        raise InvalidCursor("The cursor is not one that a page gave.") from None
+        name = ""
+    if not name:
+        raise InvalidCursor("The cursor is not one that a page gave.")
+    return name
