@@ -54,16 +54,7 @@ class _Server(uvicorn.Server):
 def serve(host: str, port: int, *, shutdown_timeout: int, started: Callable[[int], None]) -> bool:
     """Serve until SIGINT or SIGTERM. `started` is given the port that was taken. False when it could not
     start."""
-    config = uvicorn.Config(
-        APP,
-        host=host,
-        port=port,
-        http=_Protocol,
-        server_header=False,
-        # Without a limit one stalled client keeps the process from ending.
-        timeout_graceful_shutdown=shutdown_timeout,
-    )
-    server = _Server(config, started)
+    server = _Server(_config(host, port, shutdown_timeout), started)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean end
         server.run()
     return server.started
@@ -71,16 +62,21 @@ def serve(host: str, port: int, *, shutdown_timeout: int, started: Callable[[int
 
 def serve_reloading(host: str, port: int, *, started: Callable[[int], None]) -> None:
     """Serve for development: start again whenever the code changes, and do not wait for transfers."""
-    config = uvicorn.Config(
+    config = _config(host, port, shutdown_timeout=1, reload=True)
+    listener = config.bind_socket()
+    started(listener.getsockname()[1])
+    ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+
+
+def _config(host: str, port: int, shutdown_timeout: int, *, reload: bool = False) -> uvicorn.Config:
+    return uvicorn.Config(
         APP,
         host=host,
         port=port,
         http=_Protocol,
         server_header=False,
-        reload=True,
-        reload_dirs=[str(files("app"))],
-        timeout_graceful_shutdown=1,
+        reload=reload,
+        reload_dirs=[str(files("app"))] if reload else None,
+        # Without a limit one stalled client keeps the process from ending.
+        timeout_graceful_shutdown=shutdown_timeout,
     )
-    listener = config.bind_socket()
-    started(listener.getsockname()[1])
-    ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
