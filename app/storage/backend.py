@@ -14,8 +14,8 @@ class Reader(Protocol):
     def read(self, start: int, size: int) -> bytes:
         """Up to `size` bytes from `start`; fewer only where the bytes really end. StorageUnavailable."""
 
-    def is_cached(self, start: int, size: int) -> bool:
-        """Whether such a read would hardly wait, because the bytes are in memory. Itself it never waits."""
+    def read_nowait(self, start: int, size: int) -> bytes | None:
+        """What `read` would give, if it is in memory; None where that would have to wait. Never raises."""
 
     def close(self) -> None:
         """Give back what it holds. Called once, when no read is under way."""
@@ -37,9 +37,8 @@ class Backend(Protocol):
     Each method keeps the promise of its namesake in `contract.Storage`.
     """
 
-    def open(self, address: Address) -> Reader: ...
-
-    def stat(self, address: Address) -> FileInfo: ...
+    def open(self, address: Address, *, wait: bool) -> Reader | None:
+        """None only if not to wait, and the answer has to wait for a change that may be under way."""
 
     def check(self, key: Key, expect: Expectation) -> None: ...
 

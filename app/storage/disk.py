@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 from app.storage import folders
-from app.storage.errors import NotFound, OutOfSpace
-from app.storage.folders import Path, translated
-from app.storage.staging import StagedFile, sweep
+from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
+from app.storage.folders import Segments, translated
+from app.storage.staging import StagedFile, hold, sweep
 from app.storage.types import RESERVED
 
-_STAGING: Path = (RESERVED, "staging")
-_ID: Path = (RESERVED, "id")
+_STAGING: Segments = (RESERVED, "staging")
+_ID: Segments = (RESERVED, "id")
 # O_NONBLOCK: opening a named pipe that somebody put there must not wait for its other end.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TRIES = 20
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
 
 
@@ -47,7 +48,7 @@ class Disk:
         descriptor = self.open(_ID)
         if descriptor is None:
             return None
-        with open(descriptor, encoding="ascii") as file, translated():
+        with open(descriptor, encoding="ascii", errors="replace") as file, translated():
             return file.read().strip()
 
     def mark(self, volume: str) -> None:
@@ -78,7 +79,7 @@ class Disk:
 
     # Looking
 
-    def open(self, path: Path) -> int | None:
+    def open(self, path: Segments) -> int | None:
         """A descriptor of the regular file at the path, which the caller closes; None when there is none."""
         with translated(), contextlib.ExitStack() as stack:
             try:
@@ -94,7 +95,7 @@ class Disk:
             os.close(descriptor)
             return None
 
-    def status(self, path: Path) -> os.stat_result | None:
+    def status(self, path: Segments) -> os.stat_result | None:
         """The status of the regular file at the path; None when there is none."""
         descriptor = self.open(path)
         if descriptor is None:
@@ -105,7 +106,7 @@ class Disk:
             finally:
                 os.close(descriptor)
 
-    def check_room(self, path: Path) -> None:
+    def check_room(self, path: Segments) -> None:
         """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
         with translated():
             folders.check_room(self._root, path)
@@ -113,12 +114,11 @@ class Disk:
     # The file steps: each is taken when its context is entered, and undone when the body fails
 
     @contextmanager
-    def created(self, staged: StagedFile, path: Path) -> Generator[None]:
+    def created(self, staged: StagedFile, path: Segments) -> Generator[None]:
         """The staged file also has this path, which it never takes from another: AlreadyExists."""
         with translated():
             try:
-                with folders.entered(self._root, path[:-1], create=True) as folder:
-                    folders.link(self._staging, staged.name, folder, path[-1])
+                with self._linked(self._staging, staged.name, path) as folder:
                     try:
                         os.fsync(folder)
                         yield
@@ -130,7 +130,7 @@ class Disk:
                 raise
 
     @contextmanager
-    def replaced(self, staged: StagedFile, path: Path) -> Generator[None]:
+    def replaced(self, staged: StagedFile, path: Segments) -> Generator[None]:
         """The staged file has the path of the file that is there."""
         with translated(), folders.entered(self._root, path[:-1]) as folder, self._kept(folder, path[-1]):
             os.rename(staged.name, path[-1], src_dir_fd=self._staging, dst_dir_fd=folder)
@@ -138,7 +138,7 @@ class Disk:
             yield
 
     @contextmanager
-    def removed(self, path: Path) -> Generator[None]:
+    def removed(self, path: Segments) -> Generator[None]:
         """The file no longer has this path; folders that become empty are gone."""
         with translated():
             with folders.entered(self._root, path[:-1]) as folder, self._kept(folder, path[-1]):
@@ -148,7 +148,7 @@ class Disk:
             folders.prune(self._root, path[:-1])
 
     @contextmanager
-    def moved(self, source: Path, target: Path) -> Generator[None]:
+    def moved(self, source: Segments, target: Segments) -> Generator[None]:
         """The file has the target as its path, which it never takes from another: AlreadyExists.
 
         A crash may leave both names, never neither.
@@ -157,9 +157,8 @@ class Disk:
             try:
                 with (
                     folders.entered(self._root, source[:-1]) as old,
-                    folders.entered(self._root, target[:-1], create=True) as new,
+                    self._linked(old, source[-1], target) as new,
                 ):
-                    folders.link(old, source[-1], new, target[-1])
                     try:
                         os.fsync(new)  # before the old name goes, or a power cut could lose both
                         os.unlink(source[-1], dir_fd=old)
@@ -177,13 +176,26 @@ class Disk:
             folders.prune(self._root, source[:-1])
 
     @contextmanager
+    def _linked(self, source_folder: int, source: str, path: Segments) -> Generator[int]:
+        """The file has this path too; a descriptor of the folder that it is in."""
+        with contextlib.ExitStack() as stack:
+            for _ in range(_TRIES):
+                try:
+                    folder = stack.enter_context(folders.entered(self._root, path[:-1], create=True))
+                    folders.link(source_folder, source, folder, path[-1])
+                    break
+                except FileNotFoundError:
+                    # Another process found the folder empty and removed it. That the source is gone is the
+                    # other reason, and no reason to try again.
+                    os.stat(source, dir_fd=source_folder, follow_symlinks=False)
+            else:
+                raise StorageUnavailable("The folder is removed as often as it is made.")
+            yield folder
+
+    @contextmanager
     def _kept(self, folder: int, name: str) -> Generator[None]:
         """Hold a second name of a file while it is changed, and give it its own again when that fails."""
-        kept = uuid4().hex
-        try:
-            os.link(name, kept, src_dir_fd=folder, dst_dir_fd=self._staging, follow_symlinks=False)
-        except FileNotFoundError:
-            raise NotFound("The file is gone.") from None
+        kept, held = self._keep(folder, name)
         try:
             yield
         except BaseException:
@@ -193,19 +205,30 @@ class Disk:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(kept, dir_fd=self._staging)
+            os.close(held)
+
+    def _keep(self, folder: int, name: str) -> tuple[str, int]:
+        while True:
+            kept = uuid4().hex
+            try:
+                os.link(name, kept, src_dir_fd=folder, dst_dir_fd=self._staging, follow_symlinks=False)
+            except FileNotFoundError:
+                raise NotFound("The file is gone.") from None
+            held = hold(self._staging, kept)
+            if held is not None:
+                return kept, held
 
 
-def is_cached(descriptor: int, start: int, size: int) -> bool:
-    """Whether the range's first and last byte are in the page cache, and so most likely all between."""
+def read_nowait(descriptor: int, start: int, size: int) -> bytes | None:
+    """What `read` would give, when all of it is in the page cache; None when it is not, or nobody knows."""
     if not _NO_WAIT:
-        return False
+        return None
+    buffer = bytearray(size)
     try:
-        return all(
-            os.preadv(descriptor, [bytearray(1)], offset, _NO_WAIT) == 1
-            for offset in (start, start + size - 1)
-        )
-    except OSError:  # EAGAIN: it is not; EOPNOTSUPP: nobody knows (tmpfs)
-        return False
+        complete = os.preadv(descriptor, [buffer], start, _NO_WAIT) == size
+    except OSError:  # EAGAIN: it is not; EOPNOTSUPP: nobody knows (tmpfs). A real fault shows in `read`.
+        return None
+    return bytes(buffer) if complete else None
 
 
 def read(descriptor: int, start: int, size: int) -> bytes:

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 from app.storage.errors import AlreadyExists, InvalidName, OutOfSpace, PathConflict, StorageUnavailable
 
-Path = tuple[str, ...]
+Segments = tuple[str, ...]
+"""A path beneath the root, in pieces."""
 
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 """What the system says of a path where nothing is that could be entered or opened."""
@@ -33,11 +34,13 @@ def translated() -> Iterator[None]:
             raise OutOfSpace("The disk is full.") from error
         if error.errno == errno.ENAMETOOLONG:
             raise InvalidName("The disk does not take so long a name.") from error
+        if error.errno == errno.EXDEV:
+            raise PathConflict("Another file system is mounted there; it can only be read.") from error
         raise StorageUnavailable(f"The disk refuses: {error.strerror}.") from error
 
 
 @contextmanager
-def entered(root: int, path: Path, *, create: bool = False) -> Generator[int]:
+def entered(root: int, path: Segments, *, create: bool = False) -> Generator[int]:
     """A descriptor of the folder, closed afterwards. New folders are on the disk before it is given.
 
     Raises OSError, and PathConflict where a folder cannot be made.
@@ -53,7 +56,7 @@ def entered(root: int, path: Path, *, create: bool = False) -> Generator[int]:
         os.close(folder)
 
 
-def status(root: int, path: Path) -> os.stat_result | None:
+def status(root: int, path: Segments) -> os.stat_result | None:
     """What stands at the path itself, a link too; None when nothing does."""
     try:
         with entered(root, path[:-1]) as folder:
@@ -64,7 +67,7 @@ def status(root: int, path: Path) -> os.stat_result | None:
         raise
 
 
-def check_room(root: int, path: Path) -> None:
+def check_room(root: int, path: Segments) -> None:
     """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
     for depth in range(1, len(path)):
         found = status(root, path[:depth])
@@ -77,7 +80,7 @@ def check_room(root: int, path: Path) -> None:
         raise _is_a_folder(path[-1])
 
 
-def _is_empty(root: int, path: Path) -> bool:
+def _is_empty(root: int, path: Segments) -> bool:
     try:
         with entered(root, path) as folder:
             return not os.listdir(folder)
@@ -106,7 +109,7 @@ def link(source_folder: int, source: str, folder: int, name: str) -> None:
     raise _is_a_folder(name)
 
 
-def prune(root: int, path: Path) -> None:
+def prune(root: int, path: Segments) -> None:
     """Remove the folder if it is empty, and then those above it."""
     for depth in range(len(path), 0, -1):
         try:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from app.storage.folders import translated
 
+_LAST_NS = (1 << 63) - 2
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -23,24 +24,43 @@ class Signature:
     def of(cls, status: os.stat_result) -> "Signature":
         # A database's integer has 64 bits with a sign, an inode number 64 without.
         inode = status.st_ino - (1 << 64) if status.st_ino >> 63 else status.st_ino
-        return cls(status.st_size, status.st_mtime_ns, inode)
+        # Dates beyond 2262 do not fit; the last that does stands for all of them.
+        return cls(status.st_size, max(-_LAST_NS, min(status.st_mtime_ns, _LAST_NS)), inode)
+
+
+def hold(staging: int, name: str) -> int | None:
+    """A descriptor that keeps a name in the staging folder from every sweep until it is closed; None when a
+    sweep was faster."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
+    except FileNotFoundError:
+        return None
+    if _lock(staging, name, descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _lock(staging: int, name: str, descriptor: int) -> bool:
+    # Shared, because several names may hold one file at once; the lock goes when its process dies.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.stat(name, dir_fd=staging, follow_symlinks=False)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True
 
 
 class StagedFile:
-    """A new file in the staging folder, whose name is locked for as long as its writer lives."""
+    """A new file in the staging folder, which no sweep removes for as long as its writer lives."""
 
     def __init__(self, staging: int) -> None:
         self._staging = staging
         while True:
             self.name = uuid4().hex
             self._descriptor = os.open(self.name, _CREATE, 0o666, dir_fd=staging)
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pass
-            else:
-                if os.fstat(self._descriptor).st_nlink:
-                    return
+            if _lock(staging, self.name, self._descriptor):
+                return
             os.close(self._descriptor)  # a sweep came between the open and the lock
 
     def write(self, data: bytes) -> None:
@@ -56,6 +76,13 @@ class StagedFile:
             os.fsync(self._descriptor)
             return Signature.of(os.fstat(self._descriptor))
 
+    def seal_after(self, mtime_ns: int) -> Signature:
+        """Make the file look newer than that. The kernel's clock ticks slowly: two versions that are
+        written within one tick could not be told apart by their signatures."""
+        with translated():
+            os.utime(self._descriptor, ns=(mtime_ns + 1, mtime_ns + 1))
+        return self.seal()
+
     def discard(self) -> None:
         """Give up the staging name; a link made from it elsewhere stays."""
         with translated():
@@ -70,11 +97,13 @@ def sweep(staging: int) -> None:
     """Remove what crashed writers left in the staging folder."""
     with translated():
         for name in os.listdir(staging):
-            with contextlib.suppress(FileNotFoundError, BlockingIOError):
-                descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
+            with contextlib.suppress(FileNotFoundError, BlockingIOError, IsADirectoryError):
+                # O_NONBLOCK: who put a named pipe there must not stop the server.
+                descriptor = os.open(
+                    name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=staging
+                )
                 try:
-                    # A name whose writer lives is locked: see StagedFile.
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not while somebody holds it
                     os.unlink(name, dir_fd=staging)
                 finally:
                     os.close(descriptor)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from app.storage.backend import Backend, Reader, Writer
 from app.storage.contract import Staged
-from app.storage.errors import Truncated
+from app.storage.errors import StorageUnavailable, Truncated
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Page
 
 T = TypeVar("T")
@@ -77,9 +77,9 @@ class ThreadedOpenFile:
         slow = False
         while start < stop:
             size = min(self._chunk_size, stop - start)
-            if self._ahead is None and self._reader.is_cached(start, size):
-                data = self._reader.read(start, size)  # a thread would cost more than the copy
-            else:
+            # At hand, a thread would cost more than the copy.
+            data = self._reader.read_nowait(start, size) if self._ahead is None else None
+            if data is None:
                 slow = True
                 data = await _ended(self._ahead or self._fetch(start, size))
             if len(data) != size:
@@ -108,8 +108,7 @@ class ThreadedStaged:
         self._pool = pool
         self._hash = hashlib.sha256()
         self._size = 0
-        self._batch: list[bytes] = []
-        self._batch_size = 0
+        self._batch = bytearray()
         self._under_way: asyncio.Future[None] | None = None
 
     @property
@@ -121,9 +120,8 @@ class ThreadedStaged:
         return self._hash.hexdigest()
 
     async def write(self, data: bytes) -> None:
-        self._batch.append(data)
-        self._batch_size += len(data)
-        if self._batch_size >= WRITE_BATCH:
+        self._batch += data
+        if len(self._batch) >= WRITE_BATCH:
             await self._write_batch()
 
     async def flush(self) -> None:
@@ -139,16 +137,14 @@ class ThreadedStaged:
     async def _write_batch(self) -> None:
         if self._under_way is not None:
             await _ended(self._under_way)
-        batch, self._batch, self._batch_size = self._batch, [], 0
+        batch, self._batch = bytes(self._batch), bytearray()
         if batch:
             self._under_way = self._pool.start(self._write, batch)
 
-    def _write(self, batch: list[bytes]) -> None:
-        data = b"".join(batch)
-        batch.clear()
-        self._hash.update(data)
-        self.writer.write(data)
-        self._size += len(data)
+    def _write(self, batch: bytes) -> None:
+        self._hash.update(batch)
+        self.writer.write(batch)
+        self._size += len(batch)
 
 
 class ThreadedStorage:
@@ -172,13 +168,12 @@ class ThreadedStorage:
 
     @asynccontextmanager
     async def open(self, address: Address) -> AsyncIterator[ThreadedOpenFile]:
-        opening = self._reads.start(self._backend.open, address)
-        try:
-            reader = await _ended(opening)
-        except asyncio.CancelledError:
-            if opening.exception() is None:
-                await self._reads.run(opening.result().close)
-            raise
+        # What has to wait for changes waits among them, and keeps no other reader from a thread.
+        reader = await self._open(self._reads, address, wait=False)
+        if reader is None:
+            reader = await self._open(self._changes, address, wait=True)
+        if reader is None:
+            raise StorageUnavailable("The file could not be opened.")
         file = ThreadedOpenFile(reader, self._reads, self._chunk_size)
         try:
             yield file
@@ -189,11 +184,21 @@ class ThreadedStorage:
                 # The last to close a big file that was deleted meanwhile waits until its blocks are freed.
                 await self._reads.run(reader.close)
 
+    async def _open(self, pool: _Pool, address: Address, *, wait: bool) -> Reader | None:
+        opening = pool.start(lambda: self._backend.open(address, wait=wait))
+        try:
+            return await _ended(opening)
+        except asyncio.CancelledError:
+            if opening.exception() is None and (reader := opening.result()) is not None:
+                await self._reads.run(reader.close)
+            raise
+
     async def stat(self, address: Address) -> FileInfo:
-        return await self._reads.run(self._backend.stat, address)
+        async with self.open(address) as file:
+            return file.info
 
     async def check(self, key: Key, expect: Expectation) -> None:
-        await self._reads.run(self._backend.check, key, expect)
+        await self._changes.run(self._backend.check, key, expect)
 
     @asynccontextmanager
     async def stage(self, *, size: int | None = None) -> AsyncIterator[ThreadedStaged]:

@@ -75,10 +75,10 @@ class Key:
     filename: str
 
     def __post_init__(self) -> None:
+        if "/" in self.filename or "/" in self.library:
+            raise InvalidName("Neither a filename nor the name of a library holds a slash.")
         if self.library:
-            _check_segment(self.library)
-        if "/" in self.filename:
-            raise InvalidName("A filename holds no slash.")
+            _check_path(self.library)
         _check_path(self.path)
 
     @classmethod

@@ -472,6 +472,41 @@ async def test_readers_never_see_a_mixture(storage: Storage) -> None:
     assert min(counts) > 1
 
 
+async def test_versions_of_one_size_are_told_apart(storage: Storage) -> None:
+    """They are written within one tick of the kernel's clock."""
+    await put(storage, data=bytes(64))
+
+    async def write(number: int) -> None:
+        for turn in range(15):
+            await put(storage, data=bytes([number, turn]) * 32)
+
+    async def watch() -> None:
+        while not writing.done():
+            async with storage.open(FILM) as file:
+                assert file.info.sha256 == hashlib.sha256(await read(file)).hexdigest()
+
+    writing = asyncio.ensure_future(asyncio.gather(*(write(number) for number in range(8))))
+    await asyncio.gather(*(watch() for _ in range(4)))
+    await writing
+
+
+async def test_an_id_is_found_while_its_file_moves(storage: Storage) -> None:
+    info = (await put(storage)).info
+    places = [Key(SHARED, "films", "film.mp4"), Key(SHARED, "other", "place")]
+
+    async def move() -> None:
+        for turn in range(60):
+            await storage.move(places[turn % 2], places[(turn + 1) % 2])
+
+    async def watch() -> None:
+        while not moving.done():
+            assert await get(storage, FileId(SHARED, info.id)) == BYTES
+
+    moving = asyncio.create_task(move())
+    await asyncio.gather(*(watch() for _ in range(4)))
+    await moving
+
+
 # Deleting and moving
 
 
@@ -643,6 +678,12 @@ def test_names_that_no_file_can_have(folder: str, filename: str) -> None:
 )
 def test_names_at_the_limits(folder: str, filename: str) -> None:
     assert Key(SHARED, folder, filename).path == f"{folder}/{filename}".removeprefix("/")
+
+
+@pytest.mark.parametrize("library", ["a/b", "../..", "..", ".", "/", "a\0", "\ud800", ".seekable", "x" * 256])
+def test_names_that_no_library_can_have(library: str) -> None:
+    with pytest.raises(InvalidName):
+        Key(library, "", "film.mp4")
 
 
 def test_typed_names_are_normalised() -> None:

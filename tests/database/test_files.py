@@ -1,5 +1,6 @@
 """The filesystem backend beyond its contract: what it does with what crashes and people leave behind."""
 
+import asyncio
 import hashlib
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, aclosing, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,8 @@ class Library:
             staged.discard()
 
     def get(self, key: Key = FILM) -> tuple[bytes, FileInfo]:
-        reader = self.backend.open(key)
+        reader = self.backend.open(key, wait=True)
+        assert reader is not None
         try:
             return reader.read(0, 1 << 20), reader.info
         finally:
@@ -278,6 +281,64 @@ def test_a_sweep_leaves_the_living_alone(library: Library) -> None:
     other.close()
     staged.discard()
     assert library.staging() == []
+
+
+def test_a_sweep_beside_a_change_does_not_take_what_would_undo_it(library: Library) -> None:
+    library.put(b"film")
+    disk = library.backend._disk
+    with pytest.raises(ZeroDivisionError), disk.removed(("films", "film.mp4")):
+        assert not library.path().exists()
+        disk.sweep()
+        raise ZeroDivisionError
+    assert library.get()[0] == b"film"
+    assert library.staging() == []
+
+
+def test_odd_things_in_the_staging_folder_do_not_stop_the_start(library: Library) -> None:
+    staging = library.root / ".seekable" / "staging"
+    os.mkfifo(staging / "pipe")
+    (staging / "folder").mkdir()
+    library.close()
+    library.open()
+    assert library.staging() == ["folder"]
+
+
+@pytest.mark.parametrize("date", ["2300-01-01", "1900-01-01", "2038-02-01"])
+def test_files_of_odd_dates(library: Library, date: str) -> None:
+    library.put(b"film")
+    moment = datetime.fromisoformat(f"{date}T00:00:00+00:00").timestamp()
+    os.utime(library.path(), (moment, moment))
+    data, info = library.get()
+    assert data == b"film"
+    assert info.updated_at <= datetime.now(UTC)
+    assert library.get()[1] == info
+    assert library.put(b"other", expect=info.etag).info.updated_at > info.updated_at
+    library.backend.delete(FILM, Expect.ANY)
+
+
+def test_what_waits_for_a_change_keeps_no_reader_waiting(library: Library) -> None:
+    """Another process holds the database; files that have to be settled first wait for it, others do not."""
+
+    async def readers() -> None:
+        storage = ThreadedStorage(library.backend, chunk_size=4096)
+        waiting = [asyncio.create_task(storage.stat(Key(SHARED, "", f"{n}"))) for n in range(20)]
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(5):
+            for _ in range(20):
+                assert (await storage.stat(FILM)).size == 4
+        assert not any(task.done() for task in waiting)
+        other.execute("ROLLBACK")
+        assert len(await asyncio.gather(*waiting)) == 20
+        storage.close()
+
+    library.put(b"film")
+    for number in range(20):
+        (library.root / f"{number}").write_bytes(b"dropped")
+    wait_until_stable()
+    database = library.root / ".seekable" / "seekable.db"
+    with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        asyncio.run(readers())
 
 
 # A failing COMMIT, made by a constraint that is checked only then

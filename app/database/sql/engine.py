@@ -52,11 +52,20 @@ class Database:
             yield session
 
     @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
+            raise StorageUnavailable("The database has too much to do.")
+        try:
+            yield
+        finally:
+            self._writing.release()
+
+    @contextmanager
     def writing(self) -> Iterator[Session]:
         """The one writer's view of the database; what is not committed inside is rolled back."""
         with (
             translated(),
-            self._writing,
+            self._turn(),
             self._writers.connect() as connection,
             Session(connection, expire_on_commit=False) as session,
         ):

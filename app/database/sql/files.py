@@ -5,8 +5,6 @@ look again at row and file, write the row, take the file step and bring it to th
 a crash leaves in between is a whole file without a row, or with an old one; the next look settles that.
 """
 
-import base64
-import binascii
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from uuid import uuid4
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.database.sql import pages
 from app.database.sql.engine import Database
 from app.database.sql.tables import Media, Volume
 from app.storage import disk
@@ -23,12 +22,11 @@ from app.storage.backend import Writer
 from app.storage.disk import Disk
 from app.storage.errors import (
     AlreadyExists,
-    InvalidCursor,
     NotFound,
     StorageUnavailable,
     VersionMismatch,
 )
-from app.storage.folders import Path
+from app.storage.folders import Segments
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
     RESERVED,
@@ -44,7 +42,7 @@ from app.storage.types import (
 STABLE_AFTER_S = 2
 """A file without a row is taken for finished when it has not changed for so long."""
 
-MAX_FOLDERS = 1000
+_NO_FILE = "There is no such file."
 
 
 class DiskReader:
@@ -57,8 +55,8 @@ class DiskReader:
     def read(self, start: int, size: int) -> bytes:
         return disk.read(self._descriptor, start, size)
 
-    def is_cached(self, start: int, size: int) -> bool:
-        return disk.is_cached(self._descriptor, start, size)
+    def read_nowait(self, start: int, size: int) -> bytes | None:
+        return disk.read_nowait(self._descriptor, start, size)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -79,48 +77,50 @@ class FilesystemBackend:
         self._volume = volume
         self._media_type = media_type
 
-    def open(self, address: Address) -> DiskReader:
+    def open(self, address: Address, *, wait: bool) -> DiskReader | None:
         with self._database.reading() as session:
             row = _find(session, address)
         if row is None and not isinstance(address, Key):
-            raise NotFound("There is no such file.")
+            raise NotFound(_NO_FILE)
         key = _key(row) if row is not None else address
         assert isinstance(key, Key)
         descriptor = self._disk.open(_path(key))
         if descriptor is not None:
-            if row is not None and _speaks_for(row, Signature.of(os.fstat(descriptor))):
+            status = os.fstat(descriptor)
+            if row is not None and _signature(row) == Signature.of(status):
                 return DiskReader(_info(row), descriptor)
             os.close(descriptor)
+            if row is None and _is_young(status):
+                raise NotFound(_NO_FILE)
         elif row is None:
-            raise NotFound("There is no such file.")
+            raise NotFound(_NO_FILE)
         # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
-        return self._open_settled(address, key)
+        return self._open_settled(address) if wait else None
 
-    def _open_settled(self, address: Address, key: Key) -> DiskReader:
+    def _open_settled(self, address: Address) -> DiskReader:
         with self._database.writing() as session:
-            row = self._settle(session, key)
+            row = _find(session, address)  # again: it may have moved
+            key = address if isinstance(address, Key) else _key(row) if row is not None else None
+            row = self._settle(session, key) if key is not None else None
             session.commit()
-            descriptor = self._disk.open(_path(key)) if row is not None else None
-        if row is not None and descriptor is not None:
-            if isinstance(address, Key) or address.id == row.id:
-                return DiskReader(_info(row), descriptor)
-            os.close(descriptor)
-        raise NotFound("There is no such file.")
-
-    def stat(self, address: Address) -> FileInfo:
-        reader = self.open(address)
-        reader.close()
-        return reader.info
+            descriptor = self._disk.open(_path(_key(row))) if row is not None else None
+        if row is None or descriptor is None:
+            raise NotFound(_NO_FILE)
+        return DiskReader(_info(row), descriptor)
 
     def check(self, key: Key, expect: Expectation) -> None:
         self._disk.check_room(_path(key))
         try:
-            _check(self.stat(key).etag, expect)
+            reader = self.open(key, wait=True)
         except NotFound:
             if self._disk.status(_path(key)) is None:
                 _check(None, expect)
             else:
                 self._check_settled(key, expect)
+        else:
+            assert reader is not None
+            reader.close()
+            _check(reader.info.etag, expect)
 
     def _check_settled(self, key: Key, expect: Expectation) -> None:
         # A file without a row: another commit was between the two, or somebody is putting it there.
@@ -144,6 +144,8 @@ class FilesystemBackend:
         with self._database.writing() as session:
             row = self._settle(session, key)
             _check(row.etag if row is not None else None, expect)
+            if row is not None and signature.mtime_ns <= row.mtime_ns:
+                signature = writer.seal_after(row.mtime_ns)
             now = datetime.now(UTC)
             created = row is None
             if row is None:
@@ -181,15 +183,10 @@ class FilesystemBackend:
             return _info(row)
 
     def page(self, library: str, folder: str, *, cursor: str | None, limit: int) -> Page:
-        query = select(Media).where(Media.library == library, Media.folder == folder)
-        if cursor is not None:
-            query = query.where(Media.filename > _decode_cursor(cursor))
         with self._database.reading() as session:
-            rows = session.scalars(query.order_by(Media.filename).limit(limit + 1)).all()
-            folders = _folders(session, library, folder) if cursor is None else ()
-        items = tuple(_info(row) for row in rows[:limit])
-        more = len(rows) > limit
-        return Page(folders, items, _encode_cursor(items[-1].key.filename) if more else None)
+            rows, next_cursor = pages.rows(session, library, folder, cursor=cursor, limit=limit)
+            folders = pages.folders(session, library, folder) if cursor is None else ()
+        return Page(folders, tuple(map(_info, rows)), next_cursor)
 
     def ping(self) -> None:
         with self._database.reading() as session:
@@ -205,7 +202,7 @@ class FilesystemBackend:
         row = self._settle(session, key)
         if row is None:
             session.commit()
-            raise NotFound("There is no such file.")
+            raise NotFound(_NO_FILE)
         return row
 
     def _settle(self, session: Session, key: Key) -> Media | None:
@@ -222,10 +219,12 @@ class FilesystemBackend:
                 session.flush()
             return None
         signature = Signature.of(status)
-        if row is not None and _speaks_for(row, signature):
+        if row is not None and (row.size, row.mtime_ns) == (signature.size, signature.mtime_ns):
+            row.inode = signature.inode  # another one alone is a copy that was restored with its times
+            session.flush()
             return row
         if row is None:
-            if time.time_ns() - status.st_ctime_ns < STABLE_AFTER_S * 1_000_000_000:
+            if _is_young(status):
                 return None
             row = Media(id=uuid4().hex, created_at=datetime.now(UTC))
             _place(row, key)
@@ -236,12 +235,12 @@ class FilesystemBackend:
         row.etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
         row.sha256 = None
         # Not in the future, which Last-Modified must not be (RFC 9110 8.8.2.1).
-        row.updated_at = min(datetime.fromtimestamp(status.st_mtime, UTC), datetime.now(UTC))
+        row.updated_at = datetime.fromtimestamp(max(0, min(status.st_mtime, time.time())), UTC)
         session.flush()
         return row
 
 
-def _path(key: Key) -> Path:
+def _path(key: Key) -> Segments:
     segments = tuple(key.path.split("/"))
     # Not beside the shared files, where a library's name could be that of somebody's folder.
     return (RESERVED, "libraries", key.library, *segments) if key.library else segments
@@ -264,9 +263,12 @@ def _check(etag: str | None, expect: Expectation) -> None:
         raise VersionMismatch("The stored file is another version, or gone.")
 
 
-def _speaks_for(row: Media, signature: Signature) -> bool:
-    # Another inode alone is a copy that was restored with its times.
-    return row.size == signature.size and row.mtime_ns == signature.mtime_ns
+def _is_young(status: os.stat_result) -> bool:
+    return 0 <= time.time_ns() - status.st_ctime_ns < STABLE_AFTER_S * 1_000_000_000
+
+
+def _signature(row: Media) -> Signature:
+    return Signature(row.size, row.mtime_ns, row.inode)
 
 
 def _sign(row: Media, signature: Signature) -> None:
@@ -292,38 +294,3 @@ def _info(row: Media) -> FileInfo:
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
-
-
-def _folders(session: Session, library: str, folder: str) -> tuple[str, ...]:
-    """The names of the folders directly inside, by jumping from one to the next along the index."""
-    prefix = f"{folder}/" if folder else ""
-    names: set[str] = set()
-    # No legal name holds "\x01", so that it stands right behind a text and before all that go on from it;
-    # and "0" comes right after "/".
-    start, end = prefix or "\x01", f"{folder}0" if folder else None
-    query = select(Media.folder).where(Media.library == library).order_by(Media.folder).limit(1)
-    if end is not None:
-        query = query.where(Media.folder < end)
-    while len(names) < MAX_FOLDERS:
-        found = session.scalar(query.where(Media.folder >= start))
-        if found is None:
-            break
-        name, slash, _ = found[len(prefix) :].partition("/")
-        names.add(name)
-        # Between `name` and `name/…` may come `name-2`: only what is inside can be passed over at once.
-        start = f"{prefix}{name}0" if slash else f"{found}\x01"
-    return tuple(sorted(names, key=str.encode))
-
-
-def _encode_cursor(filename: str) -> str:
-    return base64.urlsafe_b64encode(filename.encode()).decode("ascii").rstrip("=")
-
-
-def _decode_cursor(cursor: str) -> str:
-    try:
-        name = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        name = ""
-    if not name:
-        raise InvalidCursor("The cursor is not one that a page gave.")
-    return name
