@@ -22,6 +22,15 @@ Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 """Several words with commas between them."""
 
 
+def _origins(value: object) -> object:
+    parts = _split(value)
+    return tuple(part.rstrip("/").lower() for part in parts) if isinstance(parts, tuple) else parts
+
+
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
+"""Origins as browsers send them (RFC 6454 6.2)."""
+
+
 class Settings(BaseSettings):
     """What can be set. Frozen: a change takes a restart."""
 
@@ -36,7 +45,7 @@ class Settings(BaseSettings):
         None, description="Where clients reach this server, behind a proxy: links begin with it."
     )
     allowed_hosts: Names = Field((), description="Further Host names to answer to, `*.example.org` too.")
-    cors_origins: Names = Field((), description="Origins of other sites whose pages may use this server.")
+    cors_origins: Origins = Field((), description="Origins of other sites whose pages may use this server.")
     storage: Literal["filesystem", "gridfs"] = Field("filesystem", description="Where the bytes are.")
     files_dir: Path = Field(Path("files"), description="Folder of the files, with storage `filesystem`.")
     database_url: str | None = Field(

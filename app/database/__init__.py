@@ -79,8 +79,8 @@ def open_sql(settings: Settings, stack: ExitStack) -> Database:
         url = make_url(settings.database_url or default)
     except ArgumentError:
         raise ConfigurationError("SEEKABLE_DATABASE_URL is not an SQLAlchemy URL.") from None
-    if url.get_backend_name() != "sqlite":
-        raise ConfigurationError("SEEKABLE_DATABASE_URL: this version knows sqlite:///… only.")
+    if url.drivername not in ("sqlite", "sqlite+pysqlite") or url.database in (None, "", ":memory:"):
+        raise ConfigurationError("SEEKABLE_DATABASE_URL: this version knows sqlite:///FILE only.")
     database = Database(url)
     stack.callback(database.close)
     return database

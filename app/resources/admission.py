@@ -17,11 +17,12 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Refused(Exception):
-    """The request is not let in; `status` says how it is answered."""
+    """The request is not let in; `status` says how it is answered, `close` that nothing can follow it."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, *, close: bool = False) -> None:
         super().__init__(detail)
         self.status = status
+        self.headers = {"connection": "close"} if close else {}
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,9 @@ class Admission:
             self._check_host(hosts, local)
         if method not in _SAFE_METHODS:
             self._check_site(headers)
+        if _upgrades(headers) and _has_body(headers):
+            # The HTTP parser takes what follows for another protocol, so that the body would seem empty.
+            raise Refused(400, "A request that asks for an upgrade has no body here.", close=True)
 
     def _check_host(self, hosts: list[str], local: str | None) -> None:
         name = hostname(hosts[0]) if len(hosts) == 1 else None
@@ -82,6 +86,15 @@ class Admission:
         if site in (None, "same-origin", "none") and (own or site == "same-origin"):
             return
         raise Refused(403, "Pages of other sites may not write here; see SEEKABLE_CORS_ORIGINS.")
+
+
+def _upgrades(headers: Headers) -> bool:
+    options = ",".join(headers.getlist("connection")).lower().split(",")
+    return "upgrade" in headers and "upgrade" in (option.strip() for option in options)
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def hostname(host: str) -> str | None:
@@ -118,6 +131,6 @@ class AdmissionMiddleware:
                     version=scope["http_version"],
                 )
             except Refused as refused:
-                await problem(refused.status, str(refused))(scope, receive, send)
+                await problem(refused.status, str(refused), refused.headers)(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 RELEASE = f"docs-{version('fastapi-offline')}"
-_STATIC = StaticFiles(directory=str(files("fastapi_offline") / "static"))
+_STATIC = StaticFiles(directory=str(files("fastapi_offline") / "static"), check_dir=False)
 
 router = APIRouter(include_in_schema=False)
 

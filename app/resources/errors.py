@@ -27,6 +27,7 @@ STATUS: dict[type[Exception], int] = {
     storage.OutOfSpace: 507,
     uploads.BadForm: 400,
     uploads.BadDigest: 400,
+    uploads.IncompleteBody: 400,
     uploads.TooLarge: 413,
     uploads.UnsupportedForm: 415,
     RangeNotSatisfiable: 416,
@@ -36,7 +37,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
 async def _domain(request: Request, error: Exception) -> Response:
-    status = STATUS[type(error)]
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     headers = {"retry-after": "5"} if status == 503 else {}
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"

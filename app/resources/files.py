@@ -5,7 +5,6 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.exceptions import HTTPException
 
 from app.resources.deps import KeyDep, LibraryDep, Services, ServicesDep, base_url
 from app.resources.problems import problems
@@ -16,7 +15,7 @@ from app.streaming.conditions import expectation
 from app.streaming.plan import repr_digest
 from app.streaming.response import StoredFileResponse
 from app.uploads.digests import declared_sha256
-from app.uploads.errors import UnsupportedForm
+from app.uploads.errors import IncompleteBody, UnsupportedForm
 from app.uploads.form import FormReader, boundary_of
 
 
@@ -72,6 +71,7 @@ _MEDIA: dict[int | str, dict[str, Any]] = {
     **problems(400, 404, 412, 416, 422, 503),
 }
 
+# The response reads the Range header itself; as a parameter it has its place in the console.
 RangeHeader = Annotated[
     str | None, Header(alias="Range", description="Such as `bytes=0-1023`.", examples=["bytes=0-1023"])
 ]
@@ -144,7 +144,7 @@ async def get_file(
 async def put_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
     """Store the body at this path, as a new file (201) or over the one that is there (204)."""
     if "content-range" in request.headers:
-        raise HTTPException(400, "A PUT stores a whole file; Content-Range is not taken.")  # RFC 9110 14.5
+        raise IncompleteBody("A PUT stores a whole file; Content-Range is not taken.")  # RFC 9110 14.5
     _refuse_encoding(request)
     content_type = request.headers.get("content-type")
     if content_type is not None and content_type.lower().startswith("multipart/form-data"):
@@ -249,3 +249,5 @@ def _refuse_encoding(request: Request) -> None:
     # What is stored is what is served, to clients that may not take this encoding.
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedForm("The body is stored as it is; send it without a Content-Encoding.")
+    if request.headers.get("transfer-encoding", "chunked").lower() != "chunked":
+        raise UnsupportedForm("The only Transfer-Encoding that is decoded is chunked.")

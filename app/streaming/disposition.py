@@ -34,7 +34,7 @@ _TEXTS = frozenset(
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Backslashes are legal in a quoted string, but who splits values at commas may read them otherwise.
-_QUOTED = r'"[\t !#-\[\]-~]*+"'
+_QUOTED = r'"[\t !#-\[\]-~]*"'
 _MEDIA_TYPE = re.compile(rf"({_TOKEN}/{_TOKEN})(?:[ \t]*;(?:[ \t]*{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*[ \t]*")
 
 _UNSAFE = re.compile(r'[^ -~]|["\\%]')

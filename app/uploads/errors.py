@@ -13,6 +13,10 @@ class UnsupportedForm(UploadError):
     """The body is not multipart/form-data, or it is encoded in a way that is not decoded here."""
 
 
+class IncompleteBody(UploadError):
+    """Fewer or more bytes came than were announced, or only a part of a file is meant."""
+
+
 class TooLarge(UploadError):
     """The upload is longer than what is taken."""
 

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 from app.library.mediatypes import media_type
 from app.storage.contract import Staged, Storage
-from app.storage.types import Committed, Expect, Expectation, FileInfo, Key
+from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, clean_folder
 from app.uploads import digests
-from app.uploads.errors import BadForm, TooLarge
+from app.uploads.errors import BadForm, IncompleteBody, TooLarge
 from app.uploads.form import Field, FileData, FileStarted, FormReader
 
 FORM_OVERHEAD = 1 << 20
@@ -74,6 +74,8 @@ class Uploads:
             async for data in body:
                 received += len(data)
                 await self._write(staged, data, received)
+            if length is not None and received != length:
+                raise IncompleteBody(f"{length} bytes were announced, and {received} came.")
             await staged.flush()
             digests.verify(sha256, staged.sha256)
             return await self._storage.commit(
@@ -94,11 +96,9 @@ class _Target:
 
     def __init__(self, library: str, folder: str | None) -> None:
         self._library = library
-        self._folder = folder
+        self._folder = clean_folder(folder) if folder else None
         self._filename: str | None = None
         self.content_type: str | None = None
-        if folder is not None:
-            self._key_of("x")
 
     def learn(self, event: Field | FileStarted) -> Key | None:
         """Take note. The key as soon as it is certain; a bad name is refused at once."""
@@ -106,10 +106,10 @@ class _Target:
             self._filename, self.content_type = event.filename, event.content_type
             self._key_of(event.filename)
         elif event.name == "folder":
-            if self._folder and event.value and self._folder != event.value:
+            folder = clean_folder(event.value)
+            if self._folder and folder and self._folder != folder:
                 raise BadForm("The form and the URL name different folders.")
-            self._folder = event.value or self._folder or ""
-            self._key_of(self._filename if self._filename is not None else "x")
+            self._folder = folder or self._folder or ""
         else:
             return None
         return self.key() if self._folder is not None and self._filename is not None else None

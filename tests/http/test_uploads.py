@@ -584,3 +584,53 @@ def test_a_broken_chunk_stores_nothing(
             connection.request("PUT", f"/files/{folder}/film.mp4", "Transfer-Encoding: chunked", body=chunks)
             assert connection.answer("PUT").status_code == 400
             connection.close()
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket", "anything"])
+def test_a_body_behind_an_upgrade_is_not_lost(
+    connect: Callable[..., Any], unchanged: Any, http: httpx.Client, folder: str, upgrade: str
+) -> None:
+    target = f"/files/{folder}/film.mp4"
+    http.put(target, content=b"film").raise_for_status()
+    with unchanged():
+        connection = connect()
+        connection.send(
+            f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\n"
+            f"Upgrade: {upgrade}\r\nContent-Length: 5\r\n\r\nother".encode()
+        )
+        connection.close()
+    assert http.get(target).content == b"film"
+
+
+def test_a_transfer_encoding_that_is_not_decoded(
+    connect: Callable[..., Any], unchanged: Unchanged, folder: str, problem: Problem
+) -> None:
+    with unchanged():
+        connection = connect()
+        connection.send(
+            f"PUT /files/{folder}/a.mp4 HTTP/1.1\r\nHost: localhost\r\n"
+            "Transfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n".encode()
+        )
+        problem(connection.answer("PUT"), 415)
+        connection.close()
+
+
+def test_an_empty_folder_in_the_url_says_nothing(http: httpx.Client, folder: str) -> None:
+    http.put("/files/taken-at-the-top.mp4", content=b"top").raise_for_status()
+    response = http.post(
+        "/file/upload?folder=",
+        files={"file": ("taken-at-the-top.mp4", b"below")},
+        data={"folder": folder},
+    )
+    assert (response.status_code, response.json()["folder"]) == (201, folder)
+    http.delete("/files/taken-at-the-top.mp4").raise_for_status()
+
+
+def test_one_folder_may_be_named_twice(http: httpx.Client, folder: str) -> None:
+    response = http.post(
+        "/file/upload",
+        params={"folder": f"{folder}/e\u0301"},
+        files={"file": ("film.mp4", b"film")},
+        data={"folder": f"{folder}/\u00e9"},
+    )
+    assert (response.status_code, response.json()["folder"]) == (201, f"{folder}/\u00e9")

@@ -5,11 +5,12 @@ import re
 import shlex
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -177,6 +178,9 @@ def test_a_file_of_settings_is_read(here: Path) -> None:
         ("SEEKABLE_BASE_URL", "media.example.org"),
         ("SEEKABLE_DATABASE_URL", "nonsense"),
         ("SEEKABLE_DATABASE_URL", "oracle://somewhere/films"),
+        ("SEEKABLE_DATABASE_URL", "sqlite+aiosqlite:///films.db"),
+        ("SEEKABLE_DATABASE_URL", "sqlite://"),
+        ("SEEKABLE_STORAGE", "gridfs"),
         ("SEEKABLE_FILES_DIR", "/dev/null/films"),
     ],
 )
@@ -186,6 +190,19 @@ def test_a_bad_setting_gives_one_clear_line(name: str, value: str, here: Path) -
         assert "Traceback" not in said
         assert name in said
         assert sum(1 for line in said.splitlines() if not line.startswith("INFO: ")) == 1
+
+
+def test_a_database_of_a_newer_version_is_left_alone(here: Path) -> None:
+    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    with closing(
+        sqlite3.connect(here / "files" / ".seekable" / "seekable.db", isolation_level=None)
+    ) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    for command in (["serve", "--port", "0"], ["migrate"]):
+        said = fails(here, *command)
+        assert "Traceback" not in said
+        assert "9999" in said
+        assert len(said.splitlines()) == 1
 
 
 def test_a_port_that_is_taken(here: Path) -> None:

@@ -175,6 +175,24 @@ def test_a_file_cannot_take_the_place_of_a_folder(url: str, sparse: Path) -> Non
     assert "100 Continue" not in answer["log"]
 
 
+@pytest.mark.parametrize("source", ["file", "pipe"])
+def test_an_upload_that_asks_for_http_2_harms_nothing(
+    url: str, film: Path, tmp_path: Path, source: str
+) -> None:
+    """The server's parser takes the body of such a request for another protocol."""
+    other = tmp_path / "other.mp4"
+    other.write_bytes(b"other" * 60_000)
+    if source == "file":
+        answer = curl("--http2", "-T", other, url)
+    else:
+        answer = json.loads(
+            run("sh", "-c", f"curl -sS --http2 -T - '{url}' < '{other}' -o /dev/null -w '%{{json}}'").stdout
+        )
+        answer["status"] = answer["http_code"]
+    assert answer["status"] == 400
+    assert sha256(download(url, tmp_path / "same.mp4")) == sha256(film)
+
+
 def test_a_bad_name_is_refused_at_once(server: Server, folder: str, sparse: Path) -> None:
     answer = curl("-T", sparse, f"{server.url}/files/{folder}/{'x' * 256}")
     assert (answer["status"], answer["sent"]) == (400, 0)

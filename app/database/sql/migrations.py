@@ -5,8 +5,10 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 
 from app.database.sql.engine import Database
+from app.storage.errors import StorageUnavailable
 
 
 def config() -> Config:
@@ -19,9 +21,15 @@ def config() -> Config:
 
 
 def migrate(database: Database) -> None:
-    """Run what is missing, all or nothing, one process at a time."""
+    """Run what is missing, all or nothing, one process at a time.
+
+    Raises StorageUnavailable, also for a database of a newer version of this program.
+    """
     scripts = config()
     with database.writing() as session:
         scripts.attributes["connection"] = session.connection()
-        command.upgrade(scripts, "head")
+        try:
+            command.upgrade(scripts, "head")
+        except CommandError as error:
+            raise StorageUnavailable(f"The database cannot be migrated: {error}") from error
         session.commit()
