@@ -271,6 +271,18 @@ def test_a_crash_after_the_rename_leaves_the_new_file(library: Library) -> None:
     assert info.etag != old.etag
 
 
+def test_a_row_never_seems_to_speak_for_the_version_after_it(library: Library) -> None:
+    """As it would after a crash between the rename and the COMMIT, if both were written in one clock tick."""
+    library.put(b"film")
+    moment = library.path().stat().st_mtime_ns
+    staged = library.backend.stage(None)
+    staged.write(b"FILM")
+    os.utime(staged._descriptor, ns=(moment, moment))
+    library.backend.commit(FILM, staged, size=4, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY)
+    staged.discard()
+    assert library.path().stat().st_mtime_ns != moment
+
+
 def test_a_sweep_leaves_the_living_alone(library: Library) -> None:
     staged = library.backend.stage(None)
     staged.write(b"film")

@@ -586,9 +586,12 @@ def test_a_broken_chunk_stores_nothing(
             connection.close()
 
 
+@pytest.mark.parametrize(
+    "body", ["Content-Length: 5\r\n\r\nother", "Transfer-Encoding: chunked\r\n\r\n5\r\nother\r\n0\r\n\r\n"]
+)
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "anything"])
 def test_a_body_behind_an_upgrade_is_not_lost(
-    connect: Callable[..., Any], unchanged: Any, http: httpx.Client, folder: str, upgrade: str
+    connect: Callable[..., Any], unchanged: Any, http: httpx.Client, folder: str, upgrade: str, body: str
 ) -> None:
     target = f"/files/{folder}/film.mp4"
     http.put(target, content=b"film").raise_for_status()
@@ -596,8 +599,10 @@ def test_a_body_behind_an_upgrade_is_not_lost(
         connection = connect()
         connection.send(
             f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\n"
-            f"Upgrade: {upgrade}\r\nContent-Length: 5\r\n\r\nother".encode()
+            f"Upgrade: {upgrade}\r\n{body}".encode()
         )
+        if upgrade != "websocket":  # which uvicorn hands to its WebSocket protocol
+            assert connection.answer("PUT").status_code == 400
         connection.close()
     assert http.get(target).content == b"film"
 

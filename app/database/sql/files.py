@@ -144,7 +144,7 @@ class FilesystemBackend:
         with self._database.writing() as session:
             row = self._settle(session, key)
             _check(row.etag if row is not None else None, expect)
-            if row is not None and signature.mtime_ns <= row.mtime_ns:
+            if row is not None and _looks_alike(row, signature):
                 signature = writer.seal_after(row.mtime_ns)
             now = datetime.now(UTC)
             created = row is None
@@ -219,7 +219,7 @@ class FilesystemBackend:
                 session.flush()
             return None
         signature = Signature.of(status)
-        if row is not None and (row.size, row.mtime_ns) == (signature.size, signature.mtime_ns):
+        if row is not None and _looks_alike(row, signature):
             row.inode = signature.inode  # another one alone is a copy that was restored with its times
             session.flush()
             return row
@@ -269,6 +269,10 @@ def _is_young(status: os.stat_result) -> bool:
 
 def _signature(row: Media) -> Signature:
     return Signature(row.size, row.mtime_ns, row.inode)
+
+
+def _looks_alike(row: Media, signature: Signature) -> bool:
+    return (row.size, row.mtime_ns) == (signature.size, signature.mtime_ns)
 
 
 def _sign(row: Media, signature: Signature) -> None:
