@@ -101,9 +101,9 @@ def check_staging(server: Server, within: float = 5) -> None:
     if not (server.files / ".seekable" / "staging").is_dir():
         return
     deadline = time.monotonic() + within
-    while server.staging() and time.monotonic() < deadline:
+    while (left := server.staging()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert server.staging() == []
+    assert left == []
 
 
 def statuses(answers: list[httpx.Response]) -> Counter[int]:
