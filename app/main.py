@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Lifespan
 
 from app.database import open_database
 from app.library.mediatypes import media_type
@@ -35,23 +36,11 @@ EXPOSED_HEADERS = (
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The program as an ASGI application. Opens nothing before its lifespan begins."""
     settings = settings or Settings()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
-            services = Services(
-                storage=stores.storage,
-                uploads=Uploads(stores.storage, settings.max_upload_size),
-                base_url=settings.base_url,
-                cache_control=settings.cache_control,
-            )
-            yield {"services": services}
-
     app = FastAPI(
         title="Seekable",
         version=version("seekable"),
         description="Upload a film, play it anywhere, seek to any byte.",
-        lifespan=lifespan,
+        lifespan=_lifespan(settings),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -75,6 +64,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(AdmissionMiddleware, admission=admission)
     return app
+
+
+def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
+            services = Services(
+                storage=stores.storage,
+                uploads=Uploads(stores.storage, settings.max_upload_size),
+                base_url=settings.base_url,
+                cache_control=settings.cache_control,
+            )
+            yield {"services": services}
+
+    return lifespan
 
 
 @cache
