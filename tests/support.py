@@ -25,6 +25,7 @@ class Server:
         self.files = folder / "files"
         self.log_file = folder / "server.log"
         self.url = ""
+        self.wrapper: tuple[str, ...] = ()  # a command to run it under
         self._settings = {"files_dir": self.files, **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -35,7 +36,7 @@ class Server:
         offset = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [SEEKABLE, "serve", "--port", "0", *arguments],
+                [*self.wrapper, SEEKABLE, "serve", "--port", "0", *arguments],
                 cwd=self.folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ _STAGING: Segments = (RESERVED, "staging")
 _ID: Segments = (RESERVED, "id")
 # O_NONBLOCK: opening a named pipe that somebody put there must not wait for its other end.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_TRIES = 20
+_TRIES = 20  # to make a folder that another process removes
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
 
 

@@ -1,6 +1,5 @@
 """Forms as real clients build them."""
 
-import shutil
 import socket
 import subprocess
 import threading
@@ -13,6 +12,7 @@ import httpx
 import pytest
 
 from app.uploads.form import Event, Field, FileData, FileStarted, FormReader, boundary_of
+from tests.support import need
 
 CONTENT = bytes(range(256)) * 300
 """More than one chunk of any client, with every byte."""
@@ -106,10 +106,10 @@ def curl(*arguments: str) -> Capture:
     return capture
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("escape", [[], ["--form-escape"]], ids=["percent", "backslash"])
 @pytest.mark.parametrize("filename", [*NAMES, "back\\slash.mkv", "line\nbreak.mkv"])
 def test_curl(filename: str, escape: list[str], tmp_path: Path) -> None:
+    need("curl")
     if escape and "\n" in filename:
         escape = []  # --form-escape sends a line break as it is, and that is refused
     path = tmp_path / filename
