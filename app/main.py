@@ -69,7 +69,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
+        async with open_database(
+            settings, media_type=lambda name: media_type(None, name), notice=lambda change: None
+        ) as stores:
             services = Services(
                 storage=stores.storage,
                 uploads=Uploads(stores.storage, settings.max_upload_size),

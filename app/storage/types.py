@@ -151,6 +151,26 @@ class Committed:
     """False when it replaced an earlier version."""
 
 
+class Kind(Enum):
+    """What became of a file."""
+
+    CREATED = "created"
+    REPLACED = "replaced"
+    MOVED = "moved"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that became of a file without anybody having asked this program for it."""
+
+    kind: Kind
+    info: FileInfo
+    """What is known of it now; of a deleted file, what was known last."""
+    previous: Key | None = None
+    """Where it was before, if it was moved."""
+
+
 class Sort(Enum):
     """What a list is in the order of. Where that is equal, paths decide, in the order of NAME."""
 
