@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 from app.storage import folders
-from app.storage.entries import Folder
-from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
+from app.storage.entries import Folder, looking
+from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable, Unreadable
 from app.storage.folders import Segments, translated
 from app.storage.staging import StagedFile, hold, sweep
 from app.storage.types import RESERVED
@@ -121,9 +121,9 @@ class Disk:
 
     @contextmanager
     def folder(self, path: Segments) -> Generator[Folder | None]:
-        """The folder at the path, open for looking into it; None when there is none."""
+        """The folder at the path, open for looking into it; None when there is none. Raises Unreadable."""
         with contextlib.ExitStack() as stack:
-            with translated():
+            with looking():
                 try:
                     descriptor = stack.enter_context(folders.entered(self._root, path))
                 except OSError as error:
@@ -133,9 +133,12 @@ class Disk:
             yield None if descriptor is None else Folder(descriptor)
 
     def folder_changed_ns(self, path: Segments) -> int | None:
-        """When names in the folder came or went last; None when there is no folder."""
-        with self.folder(path) as found:
-            return None if found is None else found.changed_ns
+        """When names in the folder came or went last; None when there is no folder that can be read."""
+        try:
+            with self.folder(path) as found:
+                return None if found is None else found.changed_ns
+        except Unreadable:
+            return None
 
     def check_room(self, path: Segments) -> None:
         """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""

@@ -1,12 +1,22 @@
 """What is in a folder of the disk."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from app.storage.folders import translated
+from app.storage.errors import Unreadable
 from app.storage.staging import Signature, signed
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Raises Unreadable where the system does not let us look."""
+    try:
+        yield
+    except OSError as error:
+        raise Unreadable(f"The disk refuses: {error.strerror}.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,7 @@ class Folder:
 
     def entries(self) -> Generator[Entry]:
         """What is in it, in no order. Every name that is there the whole time comes once."""
-        with translated(), os.scandir(self._descriptor) as found:
+        with looking(), os.scandir(self._descriptor) as found:
             for entry in found:
                 if entry.is_symlink():
                     kind: Literal["file", "folder", "link", "other"] = "link"
@@ -41,7 +51,7 @@ class Folder:
 
     def signature(self, name: str) -> Signature | None:
         """The signature of what has this name; None when nothing has."""
-        with translated():
+        with looking():
             try:
                 return Signature.of(os.lstat(name, dir_fd=self._descriptor))
             except FileNotFoundError:

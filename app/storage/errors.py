@@ -43,3 +43,7 @@ class StorageUnavailable(StorageError):
 
 class Unfinished(StorageUnavailable):
     """Another program is writing the file."""
+
+
+class Unreadable(StorageUnavailable):
+    """A folder on the disk cannot be looked into."""

@@ -44,8 +44,10 @@ class Verdict(Enum):
 
     SOUND = "sound"
     UNKNOWN = "not hashed yet"
-    DAMAGED = "damaged: its bytes are not those that were stored"
-    CHANGED = "changed: its size or time is another than was recorded"
+    DAMAGED = "damaged"
+    """Its bytes are not those that were stored."""
+    CHANGED = "changed"
+    """Its size or time is another than was recorded: somebody worked in the folder by hand."""
     MISSING = "missing"
     UNREADABLE = "unreadable"
 

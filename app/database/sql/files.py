@@ -8,10 +8,10 @@ a crash leaves in between is a whole file without a row, or with an old one; the
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from app.database.sql import pages
 from app.database.sql.engine import Database
@@ -28,8 +28,8 @@ from app.database.sql.rows import (
     signature_of,
 )
 from app.database.sql.scanning import Scanner
-from app.database.sql.settling import STABLE_AFTER_S, Settling, age_s
-from app.database.sql.tables import Media, Volume
+from app.database.sql.settling import Settling, is_young
+from app.database.sql.tables import Departed, Media, Volume
 from app.storage import disk
 from app.storage.backend import Writer
 from app.storage.disk import Disk
@@ -47,6 +47,9 @@ from app.storage.types import (
     Page,
 )
 from app.storage.upkeep import Scanned, Usage, Verified
+
+REMEMBERED_FOR = timedelta(days=30)
+"""How long it is known of a file that went away what it was, should it come back."""
 
 _NO_FILE = "There is no such file."
 
@@ -107,7 +110,7 @@ class FilesystemBackend:
             if row is not None and signature_of(row) == Signature.of(status):
                 return DiskReader(info_of(row), descriptor)
             os.close(descriptor)
-            if row is None and 0 <= age_s(status) < STABLE_AFTER_S:
+            if row is None and is_young(status):
                 raise NotFound(_NO_FILE)
         elif row is None:
             raise NotFound(_NO_FILE)
@@ -227,6 +230,10 @@ class FilesystemBackend:
 
     def scan(self) -> Generator[Scanned]:
         self._disk.sweep()
+        with self._database.writing() as session:
+            old = datetime.now(UTC) - REMEMBERED_FOR
+            session.execute(delete(Departed).where(Departed.departed_at < old))
+            session.commit()
         yield from self._scanner.scan()
 
     def hash_unverified(self) -> Generator[int]:

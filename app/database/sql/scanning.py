@@ -18,7 +18,7 @@ from app.database.sql.settling import Settling
 from app.database.sql.tables import Media
 from app.storage.disk import Disk
 from app.storage.entries import Entry, Folder
-from app.storage.errors import InvalidName, PathConflict, StorageUnavailable, Unfinished
+from app.storage.errors import InvalidName, PathConflict, Unfinished, Unreadable
 from app.storage.folders import Segments
 from app.storage.types import RESERVED, SHARED, Key, clean_folder
 from app.storage.upkeep import Finding, Outcome, Scanned
@@ -85,43 +85,53 @@ class Scanner:
             self._refreshing.release()
 
     def _look(self, library: str, folder: str, *, closely: bool, recursive: bool) -> Iterator[Scanned]:
+        """Look through a folder; also through those inside if recursive, else only through those that no
+        row speaks of.
+
+        Closely, what is gone is settled last: what was moved is then found where it is before it is missed.
+        """
         root = root_of(library)
         with self._database.reading() as session:
             paths = {_segments(folder), *disk_folders(session, library, folder)}
         stack = [(*root, *path) for path in paths]
+        last: list[Generator[Scanned, None, list[str]]] = []
         there = False
         while stack:
             path = stack.pop()
+            shown = "/".join(path[len(root) :])
+            seen = self._seen.get(path)
+            inner: Iterable[str]
             try:
                 with self._disk.folder(path) as found:
                     if found is None:
                         continue
                     there = True
-                    inner = yield from self._look_into(
-                        found, library, path, closely=closely, recursive=recursive
-                    )
-            except StorageUnavailable as error:
-                yield Scanned(0, (Finding("/".join(path), Outcome.SKIPPED, str(error)),))
+                    if not closely and seen is not None and seen.changed_ns == found.changed_ns:
+                        inner = seen.folders if recursive else seen.empty
+                    else:
+                        inner, rest = yield from self._look_into(found, library, path, closely=closely)
+                        if closely:
+                            last.append(rest)
+                        else:
+                            empty = yield from rest
+                            inner = inner if recursive else empty
+            except (Unreadable, InvalidName) as error:
                 there = True
+                yield Scanned(0, (Finding(shown, Outcome.SKIPPED, str(error)),))
             else:
                 stack += [(*path, name) for name in inner]
+        for rest in last:
+            yield from rest
         if not there:
             yield from self._settle_rows(library, folder, beneath=True)
 
     def _look_into(
-        self, found: Folder, library: str, path: Segments, *, closely: bool, recursive: bool
-    ) -> Generator[Scanned, None, Iterable[str]]:
-        """Settle what differs in one folder. The folders inside that are to be looked into as well."""
-        seen = self._seen.get(path)
-        if not closely and seen is not None and seen.changed_ns == found.changed_ns:
-            return seen.folders if recursive else seen.empty
-        depth = len(root_of(library))
-        try:
-            folder = clean_folder("/".join(path[depth:]))
-        except InvalidName as error:
-            yield Scanned(0, (Finding("/".join(path[depth:]), Outcome.SKIPPED, str(error)),))
-            return ()
-        began_ns = time.time_ns()
+        self, found: Folder, library: str, path: Segments, *, closely: bool
+    ) -> Generator[Scanned, None, tuple[list[str], Generator[Scanned, None, list[str]]]]:
+        """Settle what differs in one folder. The folders inside, and what is to be done last."""
+        inside = path[len(root_of(library)) :]
+        folder = clean_folder("/".join(inside))
+        looked_ns = time.time_ns()
         folders: list[str] = []
         files, unfinished = 0, False
         for entries in _batches(found.entries()):
@@ -130,15 +140,24 @@ class Scanner:
             files += step.files
             unfinished = unfinished or any(one.outcome is Outcome.UNFINISHED for one in step.findings)
             yield step
-        if depth == 0 and not folder and RESERVED in folders:
-            folders.remove(RESERVED)
-        yield from self._settle_gone(
-            library, folder, files, {unicodedata.normalize("NFC", name) for name in folders}
-        )
-        empty = [name for name in folders if self._is_unknown(library, folder, name)]
-        if not unfinished:
-            self._seen.put(path, Seen(found.changed_ns, tuple(folders), tuple(empty)), began_ns)
-        return folders if recursive else empty
+        if not path:
+            folders = [name for name in folders if name != RESERVED]
+        rest = self._settle_gone(library, folder, files, folders)
+        if unfinished:  # what has no row yet must be looked for again
+            return folders, rest
+        return folders, self._remembered(rest, path, found.changed_ns, folders, looked_ns)
+
+    def _remembered(
+        self,
+        rest: Generator[Scanned, None, list[str]],
+        path: Segments,
+        changed_ns: int,
+        folders: list[str],
+        looked_ns: int,
+    ) -> Generator[Scanned, None, list[str]]:
+        empty = yield from rest
+        self._seen.put(path, Seen(changed_ns, tuple(folders), tuple(empty)), looked_ns)
+        return empty
 
     def _settle_entries(
         self,
@@ -174,17 +193,21 @@ class Scanner:
         findings += settled.findings
         return Scanned(len(places) - len(differing) + settled.files, tuple(findings))
 
-    def _settle_gone(self, library: str, folder: str, files: int, folders: set[str]) -> Iterator[Scanned]:
-        """Settle the rows of a folder that have no file any more, if there are more rows than files."""
+    def _settle_gone(
+        self, library: str, folder: str, files: int, folders: list[str]
+    ) -> Generator[Scanned, None, list[str]]:
+        """Settle the rows that have no file any more, where there are more rows than `files`, or rows in
+        folders that are none of `folders`. Those of them that no row speaks of."""
         here = (Media.library == library) & (Media.folder == folder)
         with self._database.reading() as session:
             rows = session.scalar(select(func.count()).select_from(Media).where(here)) or 0
-            known = list(folder_names(session, library, folder))
+            known = set(folder_names(session, library, folder))
         if rows > files:
             yield from self._settle_rows(library, folder, beneath=False)
-        for name in known:
-            if name not in folders:
-                yield from self._settle_rows(library, f"{folder}/{name}" if folder else name, beneath=True)
+        names = {name: unicodedata.normalize("NFC", name) for name in folders}
+        for name in known.difference(names.values()):
+            yield from self._settle_rows(library, f"{folder}/{name}" if folder else name, beneath=True)
+        return [name for name in folders if names[name] not in known]
 
     def _settle_rows(self, library: str, folder: str, *, beneath: bool) -> Iterator[Scanned]:
         """Settle the rows in a folder, or all beneath it, that have no file where they say."""
@@ -231,15 +254,6 @@ class Scanner:
         )
         with self._database.reading() as session:
             return {row.filename: row for row in session.scalars(query)}
-
-    def _is_unknown(self, library: str, folder: str, name: str) -> bool:
-        """Whether no row is in or beneath this folder, so that nothing but looking would tell of it."""
-        try:
-            inner = clean_folder(f"{folder}/{name}" if folder else name)
-        except InvalidName:
-            return False
-        with self._database.reading() as session:
-            return not after(session, library, inner, ("", ""), beneath=True, limit=1)
 
 
 def _agree(found: Folder, entry: Entry, row: Media, *, closely: bool) -> bool:

@@ -68,9 +68,7 @@ class Settling:
                 return self._compare(row, known, status)
             self._forget(row)
         status = self._disk.status(path)
-        if status is None or self._is_unfinished(path, status, STABLE_AFTER_S):
-            return None
-        return self._adopt(key, path, status)
+        return None if status is None else self._adopt(key, path, status)
 
     def hashed(self, row: Media, sha256: str) -> None:
         """Take note of the hash of the bytes that the row speaks of."""
@@ -107,27 +105,31 @@ class Settling:
                 row.inode, row.unverified = signature.inode, True
                 self.session.flush()
             return row
-        if self._is_unfinished(path, status, 0):
+        if self._is_written(path, status):
             raise Unfinished("The file is being written; try again when that is done.")
         self._describe(row, status, row.filename)
         self.session.flush()
         self._note(Kind.REPLACED, row)
         return row
 
-    def _adopt(self, key: Key, path: Segments, status: os.stat_result) -> Media:
+    def _adopt(self, key: Key, path: Segments, status: os.stat_result) -> Media | None:
         if path != path_at(key):
             self.check_room(key)
         row = self._moved(key, path, status)
+        if row is not None:
+            return row
+        # A file that is known is no new one that somebody may still be writing.
+        row = self._returned(key, status)
         if row is None:
-            row = self._returned(key, status)
-            if row is None:
-                row = Media(id=uuid4().hex, created_at=datetime.now(UTC))
-                self._describe(row, status, key.filename)
-            sign(row, Signature.of(status))
-            place(row, key, path)
-            self.session.add(row)
-            self.session.flush()
-            self._note(Kind.CREATED, row)
+            if is_young(status) or self._is_written(path, status):
+                return None
+            row = Media(id=uuid4().hex, created_at=datetime.now(UTC))
+            self._describe(row, status, key.filename)
+        sign(row, Signature.of(status))
+        place(row, key, path)
+        self.session.add(row)
+        self.session.flush()
+        self._note(Kind.CREATED, row)
         return row
 
     def _moved(self, key: Key, path: Segments, status: os.stat_result) -> Media | None:
@@ -206,16 +208,19 @@ class Settling:
         # Not in the future, which Last-Modified must not be (RFC 9110 8.8.2.1).
         row.updated_at = datetime.fromtimestamp(max(0, min(status.st_mtime, time.time())), UTC)
 
-    def _is_unfinished(self, path: Segments, status: os.stat_result, stable_after_s: int) -> bool:
-        age = age_s(status)
-        if age < 0:  # a clock that was set back must not hide files
-            return False
-        return age < stable_after_s or (age < WRITTEN_FOR_S and self._disk.is_written(path))
+    def _is_written(self, path: Segments, status: os.stat_result) -> bool:
+        return 0 <= _age_s(status) < WRITTEN_FOR_S and self._disk.is_written(path)
 
     def _note(self, kind: Kind, row: Media, previous: Key | None = None) -> None:
         self.changes.append(Change(kind, info_of(row), previous))
 
 
-def age_s(status: os.stat_result) -> float:
-    """How long the file has been as it is, in seconds; below 0 if the clock was set back."""
+def is_young(status: os.stat_result) -> bool:
+    """Whether the file changed so shortly ago that it may still be changing."""
+    return 0 <= _age_s(status) < STABLE_AFTER_S
+
+
+def _age_s(status: os.stat_result) -> float:
+    """How long the file has been as it is, in seconds; below 0 if the clock was set back, which must not
+    hide files."""
     return (time.time_ns() - status.st_ctime_ns) / 1e9
