@@ -21,7 +21,7 @@ def upgrade():
         op.create_index(f"ix_media_folder_{column}", "media", ["library", "folder", column, "filename"])
         op.create_index(f"ix_media_library_{column}", "media", ["library", column, "folder", "filename"])
     op.create_index("ix_media_content_type", "media", ["library", "content_type"])
-    op.create_index("ix_media_inode", "media", ["inode"])
+    op.create_index("ix_media_inode", "media", ["inode", "size", "mtime_ns"])
     create_partial_index("ix_media_unverified", "unverified", ["id"])
     create_partial_index("ix_media_disk_path", "disk_path IS NOT NULL", ["library", "folder"])
     word = op.create_table(
@@ -54,7 +54,7 @@ def upgrade():
         sa.Column("inode", sa.BigInteger, nullable=False),
         sa.Column("departed_at", sa.DateTime(timezone=True), nullable=False),
     )
-    op.create_index("ix_departed_inode", "departed", ["inode"])
+    op.create_index("ix_departed_inode", "departed", ["inode", "size", "mtime_ns"])
     op.create_index("ix_departed_at", "departed", ["departed_at"])
 
 

@@ -1,6 +1,7 @@
 """What is in a folder of the disk."""
 
 import os
+import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,14 @@ class Folder:
                 else:
                     kind = "file" if entry.is_file(follow_symlinks=False) else "other"
                 yield Entry(entry.name, kind, signed(entry.inode()))
+
+    def has_file(self, name: str) -> bool:
+        """Whether this is the name of a regular file."""
+        with looking():
+            try:
+                return stat.S_ISREG(os.lstat(name, dir_fd=self._descriptor).st_mode)
+            except FileNotFoundError:
+                return False
 
     def signature(self, name: str) -> Signature | None:
         """The signature of what has this name; None when nothing has."""

@@ -1,24 +1,29 @@
 """Rows and folders in the order of their paths, along the index behind them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from sqlalchemy import or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from app.database.sql.rows import disk_path, path_at
 from app.database.sql.tables import Media
 from app.storage.folders import Segments
-from app.storage.types import Listing
+from app.storage.types import Key, Listing
 
 MAX_FOLDERS = 1000
 """That a page names."""
 
 
-def after(
-    session: Session, library: str, folder: str, position: tuple[str, str], *, beneath: bool, limit: int
-) -> Sequence[Media]:
-    """Rows of a folder, or of all beneath it too, in the order of (folder, filename), behind a position."""
-    query = select(Media).where(
-        Media.library == library, tuple_(Media.folder, Media.filename) > tuple_(*position)
+Place = tuple[Key, Segments]
+"""A file, and where on the disk it is, or may be."""
+
+
+def places(
+    session: Session, library: str, folder: str, after: tuple[str, str], *, beneath: bool, limit: int
+) -> list[Place]:
+    """What the rows in a folder, or also those beneath it, speak of, behind this folder and filename."""
+    query = select(Media.folder, Media.filename, Media.disk_path).where(
+        Media.library == library, tuple_(Media.folder, Media.filename) > tuple_(*after)
     )
     if not beneath:
         query = query.where(Media.folder == folder)
@@ -28,7 +33,9 @@ def after(
         query = query.where(
             Media.folder >= folder, Media.folder < f"{folder}0", or_(Media.folder == folder, inside)
         )
-    return session.scalars(query.order_by(Media.folder, Media.filename).limit(limit)).all()
+    rows = session.execute(query.order_by(Media.folder, Media.filename).limit(limit))
+    keys = ((Key(library, folder, name), path) for folder, name, path in rows)
+    return [(key, path_at(key) if path is None else disk_path(library, path)) for key, path in keys]
 
 
 def disk_folders(session: Session, library: str, folder: str) -> set[Segments]:

@@ -21,11 +21,16 @@ def path_at(key: Key) -> Segments:
     return (*root_of(key.library), *key.path.split("/"))
 
 
+def disk_path(library: str, path: str) -> Segments:
+    """Where a row's `disk_path` is."""
+    return (*root_of(library), *path.split("/"))
+
+
 def path_of(row: Media) -> Segments:
     """Where the file of a row is."""
     if row.disk_path is None:
         return path_at(key_of(row))
-    return (*root_of(row.library), *row.disk_path.split("/"))
+    return disk_path(row.library, row.disk_path)
 
 
 def find(session: Session, address: Address) -> Media | None:

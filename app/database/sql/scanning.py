@@ -5,14 +5,14 @@ import time
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
-from itertools import islice
+from itertools import groupby, islice
 from typing import TypeVar
 
 from sqlalchemy import func, select
 
 from app.database.sql.engine import Database
-from app.database.sql.paths import after, disk_folders, folder_names
-from app.database.sql.rows import key_of, path_of, root_of, signature_of
+from app.database.sql.paths import Place, disk_folders, folder_names, places
+from app.database.sql.rows import root_of
 from app.database.sql.seen import Seen, SeenFolders
 from app.database.sql.settling import Settling
 from app.database.sql.tables import Media
@@ -20,6 +20,7 @@ from app.storage.disk import Disk
 from app.storage.entries import Entry, Folder
 from app.storage.errors import InvalidName, PathConflict, Unfinished, Unreadable
 from app.storage.folders import Segments
+from app.storage.staging import Signature
 from app.storage.types import RESERVED, SHARED, Key, clean_folder
 from app.storage.upkeep import Finding, Outcome, Scanned
 
@@ -29,12 +30,12 @@ BATCH = 256
 """Files that are looked at in one go, or settled in one transaction."""
 
 REFRESH_FOR_S = 2
-"""How long a list may look for new files; what is left is found by the next one, or by the sweep."""
+"""How long a list may look for new files. Folders with more than that allows wait for the next scan."""
+
+LEFT_FOR_S = 60
+"""How long no list looks again into such a folder."""
 
 _NO_FILE = {"link": "It is a symbolic link.", "other": "It is neither a file nor a folder."}
-
-Place = tuple[Key, Segments]
-"""A file that may be there, and where."""
 
 
 class Scanner:
@@ -51,6 +52,7 @@ class Scanner:
         self._settling = settling
         self._seen = SeenFolders()
         self._refreshing = threading.Lock()
+        self._left_until: dict[Segments, float] = {}
 
     def scan(self) -> Generator[Scanned]:
         """Look at every file of every library, closely enough to see one that was edited in place."""
@@ -62,12 +64,13 @@ class Scanner:
     def is_fresh(self, library: str, folder: str, *, recursive: bool) -> bool:
         """Whether nothing came to or went from the folder since it was last looked through. Never waits for
         a change."""
-        stack = [(*root_of(library), *_segments(folder))]
+        top = (*root_of(library), *_segments(folder))
+        stack = [top]
         while stack:
             path = stack.pop()
             seen = self._seen.get(path)
             if seen is None or seen.changed_ns != self._disk.folder_changed_ns(path):
-                return False
+                return time.monotonic() < self._left_until.get(top, 0)
             stack += [(*path, name) for name in (seen.folders if recursive else seen.empty)]
         return True
 
@@ -80,6 +83,7 @@ class Scanner:
         try:
             for _ in self._look(library, folder, closely=False, recursive=recursive):
                 if time.monotonic() > deadline:
+                    self._left_until[(*root_of(library), *_segments(folder))] = deadline + LEFT_FOR_S
                     return
         finally:
             self._refreshing.release()
@@ -171,27 +175,28 @@ class Scanner:
     ) -> Scanned:
         """One batch of what is in a folder. `files` counts those that have a row in the end."""
         findings: list[Finding] = []
-        places: dict[str, Place] = {}
+        files: dict[str, Place] = {}
+        depth = len(root_of(library))
         for entry in entries:
-            shown = "/".join((*path[len(root_of(library)) :], entry.name))
+            shown = "/".join((*path[depth:], entry.name))
             if entry.kind in _NO_FILE:
                 findings.append(Finding(shown, Outcome.SKIPPED, _NO_FILE[entry.kind]))
             elif entry.kind == "file":
                 try:
-                    places[entry.name] = Key.of(library, folder, entry.name), (*path, entry.name)
+                    files[entry.name] = Key.of(library, folder, entry.name), (*path, entry.name)
                 except InvalidName as error:
                     findings.append(Finding(shown, Outcome.SKIPPED, str(error)))
-        known = self._rows(library, folder, [key.filename for key, _ in places.values()])
+        known = self._known(library, folder, [key.filename for key, _ in files.values()])
         differing = []
         for entry in entries:
-            if entry.name in places:
-                key, where = places[entry.name]
-                row = known.get(key.filename)
-                if row is None or path_of(row) != where or not _agree(found, entry, row, closely=closely):
+            if entry.name in files:
+                key, where = files[entry.name]
+                path_known, signature = known.get(key.filename, (None, None))
+                if path_known != "/".join(where[depth:]) or not _agree(found, entry, signature, closely):
                     differing.append((key, where))
         settled = self._settle(differing)
         findings += settled.findings
-        return Scanned(len(places) - len(differing) + settled.files, tuple(findings))
+        return Scanned(len(files) - len(differing) + settled.files, tuple(findings))
 
     def _settle_gone(
         self, library: str, folder: str, files: int, folders: list[str]
@@ -211,23 +216,31 @@ class Scanner:
 
     def _settle_rows(self, library: str, folder: str, *, beneath: bool) -> Iterator[Scanned]:
         """Settle the rows in a folder, or all beneath it, that have no file where they say."""
-        position = ("", "")
+        after = ("", "")
         while True:
             with self._database.reading() as session:
-                rows = after(session, library, folder, position, beneath=beneath, limit=BATCH)
-            if not rows:
+                found = places(session, library, folder, after, beneath=beneath, limit=BATCH)
+            if not found:
                 return
-            position = (rows[-1].folder, rows[-1].filename)
-            gone = [(key_of(row), path_of(row)) for row in rows if self._disk.status(path_of(row)) is None]
-            yield Scanned(0, self._settle(gone).findings)
+            last = found[-1][0]
+            after = (last.folder, last.filename)
+            yield Scanned(0, self._settle(list(self._missing(found))).findings)
 
-    def _settle(self, places: list[Place]) -> Scanned:
-        if not places:
+    def _missing(self, known: list[Place]) -> Iterator[Place]:
+        """Those that have no file."""
+        for inside, those in groupby(known, lambda place: place[1][:-1]):
+            with self._disk.folder(inside) as folder:
+                for key, path in those:
+                    if folder is None or not folder.has_file(path[-1]):
+                        yield key, path
+
+    def _settle(self, differing: list[Place]) -> Scanned:
+        if not differing:
             return Scanned(0, ())
         findings: list[Finding] = []
         files = 0
         with self._settling() as settling:
-            for key, path in places:
+            for key, path in differing:
                 before = len(settling.changes)
                 left: tuple[Outcome, str] | None = None
                 try:
@@ -246,22 +259,28 @@ class Scanner:
             settling.commit()
         return Scanned(files, tuple(findings))
 
-    def _rows(self, library: str, folder: str, names: list[str]) -> dict[str, Media]:
+    def _known(self, library: str, folder: str, names: list[str]) -> dict[str, tuple[str, Signature]]:
+        """Where the rows of these names say that their files are, and what these are."""
         if not names:
             return {}
-        query = select(Media).where(
+        # Not whole rows: making them takes most of the time of a scan.
+        query = select(Media.filename, Media.disk_path, Media.size, Media.mtime_ns, Media.inode).where(
             Media.library == library, Media.folder == folder, Media.filename.in_(names)
         )
+        prefix = f"{folder}/" if folder else ""
         with self._database.reading() as session:
-            return {row.filename: row for row in session.scalars(query)}
+            return {
+                name: (path or f"{prefix}{name}", Signature(*signature))
+                for name, path, *signature in session.execute(query)
+            }
 
 
-def _agree(found: Folder, entry: Entry, row: Media, *, closely: bool) -> bool:
-    """Whether the row speaks of this file. An inode is known without asking for it; not all file systems
-    say the same one there."""
-    if not closely and entry.inode == row.inode:
+def _agree(found: Folder, entry: Entry, signature: Signature | None, closely: bool) -> bool:
+    """Whether this is the file that a row has this signature of. An inode is known without asking for it;
+    not all file systems say the same one there."""
+    if not closely and signature is not None and entry.inode == signature.inode:
         return True
-    return found.signature(entry.name) == signature_of(row)
+    return found.signature(entry.name) == signature
 
 
 def _segments(folder: str) -> Segments:

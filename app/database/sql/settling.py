@@ -139,9 +139,10 @@ class Settling:
             Media.inode == signature.inode,
             Media.size == signature.size,
             Media.mtime_ns == signature.mtime_ns,
-            Media.library == key.library,
         )
         for row in self.session.scalars(query):
+            if row.library != key.library:
+                continue
             there = self._disk.status(path_of(row))
             if there is None or Signature.of(there).inode != signature.inode:
                 previous = key_of(row)

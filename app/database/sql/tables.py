@@ -65,7 +65,7 @@ class Media(Table):
             )
         ),
         Index("ix_media_content_type", "library", "content_type"),
-        Index("ix_media_inode", "inode"),
+        Index("ix_media_inode", "inode", "size", "mtime_ns"),
         _partial("ix_media_unverified", "unverified", "id"),
         _partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder"),
     )
@@ -108,7 +108,10 @@ class Departed(Table):
     that it is on may come back."""
 
     __tablename__ = "departed"
-    __table_args__ = (Index("ix_departed_inode", "inode"), Index("ix_departed_at", "departed_at"))
+    __table_args__ = (
+        Index("ix_departed_inode", "inode", "size", "mtime_ns"),
+        Index("ix_departed_at", "departed_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     library: Mapped[str] = mapped_column(String(255))
