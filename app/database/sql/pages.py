@@ -229,24 +229,32 @@ def _end(prefix: str) -> str | None:
 
 
 def folders(session: Session, listing: Listing) -> tuple[str, ...]:
-    """The names of the folders directly inside, by jumping from one to the next along the index."""
+    """The names of the first folders directly inside."""
     if listing.recursive or listing.query.strip():
         return ()
-    library, folder = listing.library, listing.folder
-    prefix = f"{folder}/" if folder else ""
     names: set[str] = set()
+    for name in folder_names(session, listing.library, listing.folder):
+        names.add(name)
+        if len(names) == MAX_FOLDERS:
+            break
+    return tuple(sorted(names, key=str.encode))
+
+
+def folder_names(session: Session, library: str, folder: str) -> Iterator[str]:
+    """The names of the folders directly inside, by jumping from one to the next along the index. Some come
+    twice."""
+    prefix = f"{folder}/" if folder else ""
     # No legal name holds "\x01", so that it stands right behind a text and before all that go on from it;
     # and "0" comes right after "/".
     start, end = prefix or "\x01", f"{folder}0" if folder else None
     query = select(Media.folder).where(Media.library == library).order_by(Media.folder).limit(1)
     if end is not None:
         query = query.where(Media.folder < end)
-    while len(names) < MAX_FOLDERS:
+    while True:
         found = session.scalar(query.where(Media.folder >= start))
         if found is None:
-            break
+            return
         name, slash, _ = found[len(prefix) :].partition("/")
-        names.add(name)
+        yield name
         # Between `name` and `name/…` may come `name-2`: only what is inside can be passed over at once.
         start = f"{prefix}{name}0" if slash else f"{found}\x01"
-    return tuple(sorted(names, key=str.encode))
