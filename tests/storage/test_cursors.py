@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.storage import cursors
@@ -133,6 +133,7 @@ def test_a_cursor_is_of_a_place_in_the_list(listing: Listing, folder: str, taken
             cursors.decode(listing, cursor)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(POSITIONS), st.data())
 def test_a_cursor_that_was_tampered_with_is_another_or_none(
     case: tuple[Sort, Position], data: st.DataObject
