@@ -34,13 +34,12 @@ def wanted_words(listing: Listing) -> list[str]:
     return [word for word in wanted if not any(other != word and other.startswith(word) for other in wanted)]
 
 
-def few_files(session: Session, listing: Listing, wanted: Sequence[str]) -> Select[Media] | None:
-    """Few files among which all of the listing are; None if they are many, or an index has their order."""
+def few_files(session: Session, listing: Listing, wanted: Sequence[str]) -> Ids | None:
+    """The ids of few files among which all of the listing are; None if they are many, or if an index has
+    them in order."""
     filtered = bool(wanted or listing.content_type)
     scattered = listing.recursive and bool(listing.folder) and listing.sort is not Sort.NAME
-    among = _fewest(session, listing, wanted) if filtered or scattered else None
-    # Nothing reaches behind a LIMIT: whoever selects from this starts from these few.
-    return None if among is None else select(Media).where(Media.id.in_(among)).limit(FEW)
+    return _fewest(session, listing, wanted) if filtered or scattered else None
 
 
 def _fewest(session: Session, listing: Listing, wanted: Sequence[str]) -> Ids | None:
@@ -89,22 +88,22 @@ def _with_words(listing: Listing, wanted: Sequence[str]) -> Select[str]:
 # Filters. They leave it to the query around them which index is used: none has what `concat` makes.
 
 
-def covered(media: type[Media], listing: Listing) -> ColumnElement[bool]:
+def covered(listing: Listing) -> ColumnElement[bool]:
     """Whether a file is in the folder of the listing, or beneath it."""
     if not listing.recursive:
-        return media.folder.concat("") == listing.folder
-    return _begins(media.folder.concat("/"), f"{listing.folder}/") if listing.folder else true()
+        return Media.folder.concat("") == listing.folder
+    return _begins(Media.folder.concat("/"), f"{listing.folder}/") if listing.folder else true()
 
 
-def filters(media: type[Media], listing: Listing, wanted: Sequence[str]) -> Iterator[ColumnElement[bool]]:
+def filters(listing: Listing, wanted: Sequence[str]) -> Iterator[ColumnElement[bool]]:
     """Whether a file is of the type of the listing and has the words."""
-    kind, stored = listing.content_type, media.content_type.concat("")
+    kind, stored = listing.content_type, Media.content_type.concat("")
     if "/" in kind:
         yield or_(stored == kind, _begins(stored, f"{kind};"), _begins(stored, f"{kind} "))
     elif kind:
         yield _begins(stored, f"{kind}/")
     for word in wanted:
-        yield exists().where(Word.media_id == media.id, _begins(Word.word, word))
+        yield exists().where(Word.media_id == Media.id, _begins(Word.word, word))
 
 
 def _begins(column: Text, prefix: str) -> ColumnElement[bool]:

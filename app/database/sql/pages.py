@@ -7,7 +7,7 @@ Where no index has what is listed in the order that is wanted, one of two ways i
 from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import Select, literal, select, tuple_
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from app.database.sql.finding import covered, few_files, filters, wanted_words
 from app.database.sql.tables import Media
@@ -39,13 +39,13 @@ def _stretches(session: Session, listing: Listing, position: Position | None) ->
     if listing.query.strip() and not wanted:
         return
     few = few_files(session, listing, wanted)
-    if few is not None:
-        media = aliased(Media, few.subquery())
-        query = select(media).where(covered(media, listing), *filters(media, listing, wanted))
-        yield _behind(query, media, _keys(listing, "folder", "filename"), listing, position)
-        return
-    for stretch in _along(listing, position):
-        yield stretch.where(*filters(Media, listing, wanted))
+    if few is None:
+        stretches = _along(listing, position)
+    else:
+        query = select(Media).where(Media.id.in_(few), covered(listing))
+        stretches = iter([_behind(query, _keys(listing, "folder", "filename"), listing, position)])
+    for stretch in stretches:
+        yield stretch.where(*filters(listing, wanted))
 
 
 # Along an index
@@ -56,22 +56,22 @@ def _along(listing: Listing, position: Position | None) -> Iterator[Select[Media
     here = library.where(Media.folder == listing.folder)
     keys, keys_here = _keys(listing, "folder", "filename"), _keys(listing, "filename")
     if not listing.recursive:
-        yield _behind(here, Media, keys_here, listing, position)
+        yield _behind(here, keys_here, listing, position)
     elif not listing.folder:
-        yield _behind(library, Media, keys, listing, position)
+        yield _behind(library, keys, listing, position)
     elif listing.sort is not Sort.NAME:
-        yield _behind(library.where(covered(Media, listing)), Media, keys, listing, position)
+        yield _behind(library.where(covered(listing)), keys, listing, position)
     # Between a folder and those inside it stand others, such as `a-b` between `a` and `a/b`.
     elif listing.descending:
         if position is None or position.folder != listing.folder:
-            yield _behind(_inside(library, listing, position), Media, keys, listing, position)
+            yield _behind(_inside(library, listing, position), keys, listing, position)
             position = None
-        yield _behind(here, Media, keys_here, listing, position)
+        yield _behind(here, keys_here, listing, position)
     else:
         if position is None or position.folder == listing.folder:
-            yield _behind(here, Media, keys_here, listing, position)
+            yield _behind(here, keys_here, listing, position)
             position = None
-        yield _behind(_inside(library, listing, position), Media, keys, listing, position)
+        yield _behind(_inside(library, listing, position), keys, listing, position)
 
 
 def _inside(library: Select[Media], listing: Listing, position: Position | None) -> Select[Media]:
@@ -88,21 +88,13 @@ def _keys(listing: Listing, *names: str) -> tuple[str, ...]:
 
 
 def _behind(
-    query: Select[Media],
-    media: type[Media],
-    keys: Iterable[str],
-    listing: Listing,
-    position: Position | None,
+    query: Select[Media], keys: Iterable[str], listing: Listing, position: Position | None
 ) -> Select[Media]:
     """The query in the order of these columns, from behind the position."""
-    columns = [getattr(media, key) for key in keys]
+    columns = [getattr(Media, key) for key in keys]
     if position is not None:
-        values = {
-            listing.sort.value: position.value,
-            "folder": position.folder,
-            "filename": position.filename,
-        }
-        there = tuple_(*(literal(values[column.key], column.type) for column in columns))
+        at = {"folder": position.folder, "filename": position.filename, listing.sort.value: position.value}
+        there = tuple_(*(literal(at[column.key], column.type) for column in columns))
         place = tuple_(*columns)
         query = query.where(place < there if listing.descending else place > there)
     return query.order_by(*(column.desc() if listing.descending else column for column in columns))
