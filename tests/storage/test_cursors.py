@@ -38,7 +38,7 @@ def of(text: str | bytes) -> str:
 def test_what_was_encoded_is_decoded(sort: Sort, position: Position, descending: bool) -> None:
     listing = replace(ALL, sort=sort, descending=descending)
     cursor = cursors.encode(listing, position)
-    assert len(cursor) <= cursors.MAX_LENGTH
+    assert len(cursor) < 1500, "it fits into a URL"
     assert set(cursor) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     assert cursors.decode(listing, cursor) == position
 
