@@ -227,6 +227,16 @@ def test_few_are_found_by_what_they_have_in_common(
     assert "SCAN media" not in page, page
 
 
+def test_words_that_are_common_but_not_together_are_not_looked_for_along_the_order(
+    database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "FEW", 10)
+    *_, page = plans(database, Listing(SHARED, "", True, query="the strasse"))
+    assert page.startswith("SEARCH media USING INDEX sqlite_autoindex_media_1 (id=?)"), page
+    *_, page = plans(database, Listing(SHARED, "", True, query="the end"))
+    assert "(id=?)" not in page, "together they are many"
+
+
 def test_finding_out_that_files_are_many_costs_no_more_than_the_few(
     database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
