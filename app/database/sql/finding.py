@@ -91,7 +91,7 @@ def _with_words(listing: Listing, wanted: Sequence[str]) -> Select[str]:
 def covered(listing: Listing) -> ColumnElement[bool]:
     """Whether a file is in the folder of the listing, or beneath it."""
     if not listing.recursive:
-        return Media.folder.concat("") == listing.folder
+        return Media.folder == listing.folder
     return _begins(Media.folder.concat("/"), f"{listing.folder}/") if listing.folder else true()
 
 
