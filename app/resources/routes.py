@@ -1,5 +1,5 @@
 """The routers."""
 
-from app.resources import docs, files, health
+from app.resources import docs, files, health, pages, playlists
 
-ROUTERS = (files.router, health.router, docs.router)
+ROUTERS = (files.router, playlists.router, health.router, docs.router, pages.router, pages.ASSETS.router)
