@@ -18,14 +18,14 @@ from starlette.responses import HTMLResponse, Response
 from app.resources.assets import Assets
 from app.resources.deps import LibraryDep, Services, ServicesDep, base_url, file_url
 from app.resources.errors import explained
-from app.resources.listing import Order, ordered
+from app.resources.listing import Order, Words, ordered
 from app.resources.problems import Problem
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName, NotFound, StorageError
 from app.storage.types import FileInfo, Key, Listing, clean_folder
 from app.streaming.disposition import is_inline
 
-PAGE_SIZE = 200
+PAGE_SIZE = 100
 
 HEADERS = {
     # Nothing of other sites and no script; names are escaped, and this holds should one not be.
@@ -106,7 +106,7 @@ async def index(
     services: ServicesDep,
     library: LibraryDep,
     folder: str = "",
-    q: str = "",
+    q: Words = "",
     sort: Order = "name",
     cursor: Annotated[str | None, Query()] = None,
     play: str = "",
