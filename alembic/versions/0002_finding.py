@@ -20,6 +20,7 @@ def upgrade():
     for column in SORTS:
         op.create_index(f"ix_media_folder_{column}", "media", ["library", "folder", column, "filename"])
         op.create_index(f"ix_media_library_{column}", "media", ["library", column, "folder", "filename"])
+    op.create_index("ix_media_content_type", "media", ["library", "content_type"])
     op.create_index("ix_media_inode", "media", ["inode"])
     where = sa.text("unverified")
     op.create_index("ix_media_unverified", "media", ["id"], sqlite_where=where, postgresql_where=where)
@@ -63,6 +64,7 @@ def downgrade():
     with op.batch_alter_table("media") as media:
         media.drop_index("ix_media_unverified")
         media.drop_index("ix_media_inode")
+        media.drop_index("ix_media_content_type")
         for column in SORTS:
             media.drop_index(f"ix_media_folder_{column}")
             media.drop_index(f"ix_media_library_{column}")

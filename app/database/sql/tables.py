@@ -59,6 +59,7 @@ class Media(Table):
                 ("library", ("library", column, "folder", "filename")),
             )
         ),
+        Index("ix_media_content_type", "library", "content_type"),
         Index("ix_media_inode", "inode"),
         Index(
             "ix_media_unverified",
