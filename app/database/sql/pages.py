@@ -122,7 +122,7 @@ def _behind(
             "folder": position.folder,
             "filename": position.filename,
         }
-        there = tuple_(*(literal(at[column.key], column.type) for column in columns))
+        there = tuple_(*(literal(values[column.key], column.type) for column in columns))
         place = tuple_(*columns)
         query = query.where(place < there if listing.descending else place > there)
     return query.order_by(*(column.desc() if listing.descending else column for column in columns))
