@@ -124,6 +124,7 @@ async def index(
         request,
         "list.html",
         folder=listing.folder,
+        trail=bool(q),
         page=page,
         q=q,
         order="" if sort == "name" else sort,
@@ -139,7 +140,7 @@ async def _player(request: Request, storage: Storage, key: Key) -> Response:
         request,
         "play.html",
         folder=key.folder,
-        trail=True,  # the folder is not where the reader is, but on the way
+        trail=True,
         info=info,
         kind=kind,
         inline=is_inline(info.content_type),
@@ -171,6 +172,7 @@ def _html(
 ) -> Response:
     services: Services = request.state.services
     links = Links(base_url(request, services.base_url))
+    # trail: that the folder is not where the reader is, but on the way there.
     context = {"q": "", "order": "", "trail": False, **context}
     text = _templates().get_template(template).render(links=links, **context)
     return HTMLResponse(text, status, headers={**HEADERS, **(headers or {})})

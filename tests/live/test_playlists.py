@@ -11,7 +11,7 @@ from tests.support import Server, need, run
 
 pytestmark = pytest.mark.live
 
-NAMES = ["#1? 100% & <b>.mp4", "-film 🎬, it's - \"2\".mp4", "סרט עברי.mkv"]
+NAMES = ["#1? 100% & <b>.mp4", '-film 🎬, it\'s - "2".mp4', "סרט עברי.mkv"]
 
 
 @pytest.fixture
