@@ -1,4 +1,4 @@
-"""Lists of a folder: what is in them, in which order, and page by page while files come and go."""
+"""Lists of files: what is in them, in which order, and page by page while files come and go."""
 
 from collections.abc import Callable
 from typing import Any
@@ -188,3 +188,139 @@ def test_head(ask: Ask, http: httpx.Client, folder: str, query: str) -> None:
     for response in (get, head):
         del response.headers["date"]
     assert head.headers == get.headers
+
+
+# Orders, all that is beneath a folder, words and types. (tests/contracts/test_lists.py says more of them.)
+
+
+def size_of(name: str) -> int:
+    return int(name.partition(".")[0])
+
+
+def test_orders(http: httpx.Client, folder: str) -> None:
+    for name in ("3.mp4", "10.mp4", "1.mp4", "2.mp4"):
+        http.put(f"/files/{folder}/{name}", content=bytes(size_of(name))).raise_for_status()
+    http.put(f"/files/{folder}/3.mp4", content=b"123").raise_for_status()  # created first, updated last
+    orders = {
+        "name": ["1", "10", "2", "3"],
+        "size": ["1", "2", "3", "10"],
+        "created_at": ["3", "10", "1", "2"],
+        "updated_at": ["10", "1", "2", "3"],
+    }
+    for sort, order in orders.items():
+        for prefix, wanted in (("", order), ("-", order[::-1])):
+            for limit in (1, 3, 100):
+                found = pages(http, folder=folder, sort=prefix + sort, limit=limit)
+                assert [name.removesuffix(".mp4") for one in found for name in names(one)] == wanted
+
+
+def test_all_that_is_beneath_a_folder(http: httpx.Client, folder: str) -> None:
+    inside = (f"{folder}/a/1", f"{folder}/a/b/2", f"{folder}/a/b/c/3", f"{folder}/a/é/4")
+    others = (f"{folder}/a-b/5", f"{folder}/a0/6", f"{folder}/a.mp4")
+    for path in (*others, *reversed(inside)):
+        http.put(f"/files/{path}", content=b"x").raise_for_status()
+    for recursive in ("true", "1", "yes", "on", "True"):
+        found = page(http, folder=f"{folder}/a", recursive=recursive)
+        assert [item["path"] for item in found["items"]] == list(inside)
+        assert found["folders"] == []
+    for recursive in ("false", "0", "no", "off"):
+        found = page(http, folder=f"{folder}/a", recursive=recursive)
+        assert [item["path"] for item in found["items"]] == [inside[0]]
+        assert found["folders"] == ["b", "é"]
+    everything = [item["path"] for one in pages(http, recursive=1, limit=3) for item in one.json()["items"]]
+    assert set(inside) | set(others) <= set(everything)
+    assert len(everything) == len(set(everything))
+
+
+def test_words(http: httpx.Client, folder: str) -> None:
+    fill(http, folder, "The Big Sleep (1946).mkv", "big_buck_bunny.mp4", "100% Größe.mp4")
+    fill(http, f"{folder}/inside", "sleepers.mp4")
+
+    def found(q: str, **query: object) -> list[str]:
+        return names(http.get("/files", params={"folder": folder, "q": q, **query}))
+
+    assert found("big") == ["The Big Sleep (1946).mkv", "big_buck_bunny.mp4"]
+    assert found("  SLEEP   194 ") == ["The Big Sleep (1946).mkv"]
+    assert found("GRÖSSE") == ["100% Größe.mp4"]
+    assert found("gro\u0308ß") == ["100% Größe.mp4"]
+    assert found("leep") == []
+    assert found("sleep", recursive=True) == ["The Big Sleep (1946).mkv", "sleepers.mp4"]
+    assert found("big", sort="-name") == ["big_buck_bunny.mp4", "The Big Sleep (1946).mkv"]
+    assert found("big", type="video/mp4") == ["big_buck_bunny.mp4"]
+    assert found(" ") == found("") == names(http.get("/files", params={"folder": folder}))
+    assert found("-") == found("%") == []
+    assert page(http, folder=folder, q="-") == {
+        "folder": folder,
+        "folders": [],
+        "items": [],
+        "next_cursor": None,
+    }
+
+
+def test_types(http: httpx.Client, folder: str) -> None:
+    for name, kind in (
+        ("a", "video/mp4"),
+        ("b", "video/mp4;codecs=x"),
+        ("c", "video/webm"),
+        ("d", "audio/flac"),
+    ):
+        http.put(f"/files/{folder}/{name}", content=b"x", headers={"content-type": kind}).raise_for_status()
+    for asked, found in {
+        "video": "abc",
+        "video/*": "abc",
+        "VIDEO/MP4": "ab",
+        "video/webm": "c",
+        "audio": "d",
+        "text": "",
+        "": "abcd",
+    }.items():
+        assert "".join(names(http.get("/files", params={"folder": folder, "type": asked}))) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("type", value) for value in ("video/", "/mp4", "*/*", "*", "video mp4", "video/mp4;a=b", "a/b/c")),
+        *(("type", value) for value in ("video\n", "é", "%", "video/m*", "x" * 128)),
+        *(("sort", value) for value in ("", "-", "--name", "Name", "+size", "etag", "name,size", "é")),
+        *(("recursive", value) for value in ("", "x", "2", "é")),
+        ("q", "x" * 256),
+    ],
+)
+def test_parameters_that_are_none(http: httpx.Client, problem: Problem, name: str, value: str) -> None:
+    assert name in problem(http.get("/files", params={name: value}), 422)
+
+
+def test_the_link_repeats_every_parameter(http: httpx.Client, folder: str) -> None:
+    fill(http, f"{folder}/a&b", "1 x.mp4", "2 x.mp4", "3 y.mp4", "4 x.mp4")
+    asked = {
+        "folder": folder,
+        "recursive": "true",
+        "q": "x &",
+        "type": "video/*",
+        "sort": "-size",
+        "limit": "1",
+    }
+    first = http.get("/files", params=asked)
+    link = urlsplit(first.links["next"]["url"])
+    assert parse_qs(link.query) == {key: [value] for key, value in asked.items()} | {
+        "cursor": [first.json()["next_cursor"]]
+    }
+    found = [name for one in pages(http, **asked) for name in names(one)]
+    assert found == ["4 x.mp4", "2 x.mp4", "1 x.mp4"]
+    for given in ({"recursive": "false"}, {"q": ""}, {"type": ""}, {"sort": "name"}):
+        found = [name for one in pages(http, folder=f"{folder}/a&b", limit=1, **given) for name in names(one)]
+        assert found == ["1 x.mp4", "2 x.mp4", "3 y.mp4", "4 x.mp4"]
+
+
+def test_a_cursor_of_another_list_is_refused(http: httpx.Client, problem: Problem, folder: str) -> None:
+    fill(http, folder, "1", "2", "3")
+    cursor = page(http, folder=folder, limit=1)["next_cursor"]
+    for other in ({"sort": "-name"}, {"sort": "size"}, {"folder": f"{folder}/a"}, {"folder": ""}):
+        query = {"folder": folder, "cursor": cursor, **other}
+        problem(http.get("/files", params=query), 400)
+    for position in range(len(cursor)):
+        for letter in "A_z":
+            tampered = cursor[:position] + letter + cursor[position + 1 :]
+            response = http.get("/files", params={"folder": folder, "cursor": tampered})
+            assert response.status_code in (200, 400)

@@ -19,6 +19,7 @@ ROUTES = {
     ("get", "/stream/{id}"): MEDIA,
     ("get", "/files/{path}"): MEDIA,
     ("put", "/files/{path}"): {201, 204, 400, 403, 409, 412, 413, 415, 503, 507},
+    ("patch", "/files/{path}"): {200, 400, 403, 404, 409, 412, 413, 415, 503, 507},
     ("delete", "/files/{path}"): {204, 400, 403, 404, 412, 503},
     ("get", "/files"): {200, 400, 422, 503},
     ("get", "/playlist.m3u"): {200, 400, 422, 503},
@@ -73,6 +74,12 @@ def test_what_the_console_needs_to_upload_and_to_seek(document: dict[str, Any]) 
     assert form["properties"]["file"]["format"] == "binary"
     assert "folder" in form["properties"]
     assert "application/octet-stream" in document["paths"]["/files/{path}"]["put"]["requestBody"]["content"]
+    patch = document["paths"]["/files/{path}"]["patch"]["requestBody"]
+    names = patch["content"]["application/merge-patch+json"]["schema"]["properties"]
+    assert set(names) == {"folder", "filename"}
+    listing = {p["name"]: p["schema"] for p in document["paths"]["/files"]["get"]["parameters"]}
+    assert set(listing) == {"folder", "recursive", "q", "type", "sort", "limit", "cursor"}
+    assert {"name", "-size", "created_at", "-updated_at"} < set(listing["sort"]["enum"])
     for path in ("/file/stream", "/stream/{id}", "/files/{path}"):
         parameters = {(p["in"], p["name"].lower()) for p in document["paths"][path]["get"]["parameters"]}
         assert {("header", "range"), ("query", "download")} <= parameters
@@ -135,11 +142,23 @@ def test_answers_are_among_the_documented_ones(
             for target in (missing, bad, f"{found}{'&' if '?' in found else '?'}download=x"):
                 note(method, template, ask(method, target))
         note(method, "/file/stream", ask(method, "/file/stream"))
-        for target in ("/files", "/files?limit=0", "/files?folder=..", "/files?cursor=!"):
+        for target in ("/files", "/files?limit=0", "/files?sort=x", "/files?folder=..", "/files?cursor=!"):
             note(method, "/files", ask(method, target))
         for template in ("/playlist.m3u", "/playlist.xspf"):
             for query in ("", "?folder=..", "?sort=x"):
                 note(method, template, ask(method, template + query))
+    kind = "Content-Type: application/merge-patch+json"
+    for target, headers, body in (
+        (film, (kind,), b"{}"),
+        (film, (kind,), b"{"),
+        (film, (kind, "Origin: null"), b"{}"),
+        (f"{film}.none", (kind,), b"{}"),
+        (film, (kind,), b'{"folder": "%s/film.mp4"}' % folder.encode()),
+        (film, (kind, "If-Match: x"), b"{}"),
+        (film, (kind, f"Content-Length: {1 << 20}"), b""),
+        (film, (), b"{}"),
+    ):
+        note("PATCH", "/files/{path}", ask("PATCH", target, *headers, body=body))
     for target, header in (
         (f"{film}.none", "X: y"),
         (film, "If-Match: x"),
@@ -156,7 +175,7 @@ def test_answers_are_among_the_documented_ones(
         for status in operation["responses"]
     }
     assert seen <= documented
-    assert len(seen) > 35, "the requests above are as different as they should be"
+    assert len(seen) > 43, "the requests above are as different as they should be"
 
 
 def test_the_console_works_without_the_internet(http: httpx.Client) -> None:
