@@ -84,4 +84,3 @@ async def _pieces(pages: AsyncIterator[Page], format: Format, title: str, base: 
         infos = (info for info in page.items if is_playable(info.content_type))
         yield "".join(format.track(Track(file_url(base, info.key), info.key.filename)) for info in infos)
     yield format.tail
-
