@@ -89,9 +89,7 @@ class _PageRoute(APIRoute):
                 told = await explained(request, error)
                 problem = Problem.model_validate_json(bytes(told.body))
                 kept = {name: value for name, value in told.headers.items() if name == "retry-after"}
-                return _html(
-                    request, "error.html", problem.status, kept, problem=problem, folder="", trail=True
-                )
+                return _html(request, "error.html", problem.status, kept, problem=problem, folder="")
 
         return answer_in_html
 
