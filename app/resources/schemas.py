@@ -43,10 +43,10 @@ class File(BaseModel):
 
 
 class FileList(BaseModel):
-    """One page of a folder."""
+    """One page of a list."""
 
     folder: str
-    folders: list[str] = Field(description="Names of the folders inside; on the first page only.")
+    folders: list[str] = Field(description="Names of the folders inside; on the first page of a folder only.")
     items: list[File]
     next_cursor: str | None = Field(description="Ask for the next page with it; null on the last.")
 

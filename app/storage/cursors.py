@@ -7,9 +7,6 @@ from datetime import UTC, datetime, timedelta
 from app.storage.errors import InvalidCursor, InvalidName
 from app.storage.types import Key, Listing, Sort
 
-MAX_LENGTH = 1500
-"""Characters: more than the longest path needs."""
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -45,8 +42,6 @@ def decode(listing: Listing, cursor: str) -> Position:
 
 
 def _decoded(listing: Listing, cursor: str) -> Position:
-    if len(cursor) > MAX_LENGTH:
-        raise ValueError
     padded = cursor + "=" * (-len(cursor) % 4)
     _, number, path = base64.b64decode(padded, altchars=b"-_", validate=True).decode().split(":", 2)
     folder, _, filename = path.rpartition("/")

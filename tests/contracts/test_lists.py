@@ -66,6 +66,7 @@ FOUND = {
     "the": [BIG_SLEEP],
     "sleep big": [BIG_SLEEP],
     "SLEE 19": [BIG_SLEEP],
+    "b big": [BIG_SLEEP],
     "leep": [],
     "the small": [],
     "mkv": [BIG_SLEEP],

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, make_url
+from sqlalchemy import event, make_url, select
 from sqlalchemy.orm import Session
 
-from app.database.sql import pages
+from app.database.sql import finding, pages
 from app.database.sql.engine import Database
 from app.database.sql.migrations import migrate
 from app.database.sql.tables import Media, Word
@@ -90,7 +90,7 @@ def all_pages(session: Session, listing: Listing, limit: int) -> list[FileInfo]:
 def test_what_is_found_does_not_depend_on_the_way(
     database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
-    monkeypatch.setattr(pages, "FEW", few)
+    monkeypatch.setattr(finding, "FEW", few)
     with database.reading() as session:
         for listing, limit in model.some(model.LISTINGS, 200):
             assert all_pages(session, listing, limit) == model.expected(infos, listing), listing
@@ -197,7 +197,7 @@ def test_a_page_costs_the_same_however_deep_it_is(tmp_path: Path) -> None:
 def test_many_are_met_along_the_order_and_never_sorted(
     database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch, listing: Listing, sort: Sort
 ) -> None:
-    monkeypatch.setattr(pages, "FEW", 0)
+    monkeypatch.setattr(finding, "FEW", 0)
     listing = Listing(SHARED, listing.folder, listing.recursive, listing.query, listing.content_type, sort)
     *counts, page = plans(database, listing)
     assert counts
@@ -227,13 +227,13 @@ def test_few_are_found_by_what_they_have_in_common(
     assert "SCAN media" not in page, page
 
 
-def test_counting_ends_where_files_are_not_few(
+def test_finding_out_that_files_are_many_costs_no_more_than_the_few(
     database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "FEW", 3)
+    monkeypatch.setattr(finding, "FEW", 3)
     with database.reading() as session:
-        ids = pages._with_word(Listing(SHARED), "")
-        assert pages._count(session, ids, 4) == 4
+        all_of_them = select(Media.id)
+        assert finding._count(session, all_of_them, 4) == 4
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_counting_ends_where_files_are_not_few(
     ],
 )
 def test_where_a_prefix_ends(prefix: str, end: str | None) -> None:
-    assert pages._end(prefix) == end
+    assert finding.end_of(prefix) == end
     if end is not None:
         longest = (prefix + "\U0010ffff" * 9).encode()
         assert prefix.encode() < longest < end.encode()

@@ -139,6 +139,7 @@ BAD = {
     "deep objects": b'{"a":' * 10_000,
     "a member twice": b'{"filename": "x", "filename": "y"}',
     "an unknown member": b'{"filename": "x", "size": 1}',
+    "a long unknown member": b'{"%s": 1}' % (b"x" * 60_000),
     "an unknown null": b'{"size": null}',
     "the path": b'{"path": "x"}',
     "another case": b'{"Filename": "x"}',

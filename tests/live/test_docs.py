@@ -130,3 +130,25 @@ def test_a_refusal_is_shown(console: Console, folder: str, clip: Path) -> None:
     answer = console.execute(get)
     expect(answer.locator(".response-col_status").last).to_contain_text("404")
     expect(answer).to_contain_text("There is no such file.")
+
+
+def test_finding_and_moving_from_the_console(
+    console: Console, server: Server, folder: str, clip: Path
+) -> None:
+    with server.client() as client:
+        client.put(f"/files/{folder}/{clip.name}", content=clip.read_bytes()).raise_for_status()
+    listing = console.open("GET /files")
+    listing.get_by_placeholder("folder", exact=True).fill(folder)
+    answer = console.execute(listing)  # all else as the console fills it in
+    expect(answer.locator(".response-col_status").last).to_have_text("200")
+    expect(answer).to_contain_text(f'"path": "{folder}/{clip.name}"')
+
+    patch = console.open("PATCH /files/{path}")
+    patch.get_by_placeholder("path", exact=True).fill(f"{folder}/{clip.name}")
+    patch.locator("textarea").fill('{"filename": "moved.mp4"}')
+    answer = console.execute(patch)
+    expect(answer.locator(".response-col_status").last).to_have_text("200")
+    expect(answer).to_contain_text(f'"path": "{folder}/moved.mp4"')
+    with server.client() as client:
+        assert client.get(f"/files/{folder}/moved.mp4").content == clip.read_bytes()
+    assert console.faults == []

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.storage import cursors
@@ -38,7 +38,7 @@ def of(text: str | bytes) -> str:
 def test_what_was_encoded_is_decoded(sort: Sort, position: Position, descending: bool) -> None:
     listing = replace(ALL, sort=sort, descending=descending)
     cursor = cursors.encode(listing, position)
-    assert len(cursor) <= cursors.MAX_LENGTH
+    assert len(cursor) < 1500, "it fits into a URL"
     assert set(cursor) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     assert cursors.decode(listing, cursor) == position
 
@@ -133,6 +133,7 @@ def test_a_cursor_is_of_a_place_in_the_list(listing: Listing, folder: str, taken
             cursors.decode(listing, cursor)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(POSITIONS), st.data())
 def test_a_cursor_that_was_tampered_with_is_another_or_none(
     case: tuple[Sort, Position], data: st.DataObject

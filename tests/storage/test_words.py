@@ -4,7 +4,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.storage.types import MAX_SEGMENT_BYTES
@@ -47,6 +47,7 @@ def test_words(text: str, found: str) -> None:
     assert words(text) == tuple(found.split(" ") if found else ())
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_the_ways_to_write_a_text_have_the_same_words(text: str) -> None:
     for form in ("NFC", "NFD"):
@@ -54,6 +55,7 @@ def test_the_ways_to_write_a_text_have_the_same_words(text: str) -> None:
     assert words(f" {text}-") == words(text)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=["L", "N", "P", "So", "Zs"]), max_size=40))
 def test_words_of_words_are_they_themselves(text: str) -> None:
     assert words(" ".join(words(text))) == words(text)

@@ -1,0 +1,34 @@
+"""README's tour, command by command."""
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.support import Server, need, run
+
+pytestmark = pytest.mark.live
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def test_the_tour_works_as_it_is_written(
+    server: Server, tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("curl")
+    tour = README[README.index("\n## A tour") : README.index("\n### What a client may rely on")]
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", tour, re.DOTALL)).replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in blocks.splitlines()]
+    curls = [command for command in commands if command and command[0] == "curl"]
+    assert len(curls) > 9
+    (tmp_path / "film.mp4").write_bytes(film.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for command in curls:
+        if "-C" in command:
+            os.truncate("film.mp4", 1000)  # the download that was cut
+        said = run(*(word.replace("http://127.0.0.1:8000", server.url) for word in command), "--fail", "-sS")
+        if "/files?" in " ".join(command):
+            assert '"filename":"film.mp4"' in said.stdout, command
+    assert (tmp_path / "film.mp4").read_bytes() == film.read_bytes()
