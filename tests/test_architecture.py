@@ -16,6 +16,7 @@ EVERYTHING = {
     "streaming",
     "library",
     "uploads",
+    "media",
     "database",
     "resources",
     "server",
@@ -29,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streaming": {"storage"},
     "library": {"storage"},
     "uploads": {"library", "storage"},
+    "media": {"storage", "library"},
     "database": {"storage", "settings"},
     "resources": EVERYTHING - {"database", "server", "main", "settings"},
     "main": EVERYTHING,
@@ -51,6 +53,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic": {"resources", "settings"},
     "pydantic_settings": {"resources", "settings"},
     "click": {"cli"},
+    "jinja2": {"resources"},
     "python_multipart": {"uploads"},
 }
 

@@ -10,6 +10,7 @@ ffprobe   ffmpeg
 curl      curl
 wget      wget
 vlc       vlc-bin vlc-plugin-base
+mpv       mpv
 chromium  chromium
 setpriv   util-linux
 strace    strace

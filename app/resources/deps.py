@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import Depends, Request
 from starlette.convertors import Convertor, register_url_convertor
@@ -72,3 +72,8 @@ KeyDep = Annotated[Key, Depends(key)]
 def base_url(request: Request, configured: str | None) -> str:
     """What absolute links begin with. The Host is one of ours: admission saw to it."""
     return configured or str(request.base_url).rstrip("/")
+
+
+def file_url(base: str, key: Key) -> str:
+    """Where a file is, as links say it: percent-encoded, so that every name survives."""
+    return f"{base}/files/{quote(key.path)}"

@@ -6,12 +6,13 @@ from importlib.resources import files
 from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
-from starlette.staticfiles import StaticFiles
 
-RELEASE = f"docs-{version('fastapi-offline')}"
-_STATIC = StaticFiles(directory=str(files("fastapi_offline") / "static"), check_dir=False)
+from app.resources.assets import Assets
+
+ASSETS = Assets(f"docs-{version('fastapi-offline')}", str(files("fastapi_offline") / "static"))
 
 router = APIRouter(include_in_schema=False)
+router.include_router(ASSETS.router)
 
 
 @router.head("/docs")
@@ -19,7 +20,7 @@ router = APIRouter(include_in_schema=False)
 async def docs(request: Request) -> Response:
     """The console."""
     root = request.scope.get("root_path", "")
-    assets = f"{root}/assets/{RELEASE}"
+    assets = f"{root}{ASSETS.path}"
     return get_swagger_ui_html(
         openapi_url=f"{root}/openapi.json",
         title="Seekable",
@@ -28,12 +29,3 @@ async def docs(request: Request) -> Response:
         swagger_favicon_url=f"{assets}/favicon.png",
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
-
-
-@router.head(f"/assets/{RELEASE}/{{name}}")
-@router.get(f"/assets/{RELEASE}/{{name}}")
-async def asset(request: Request, name: str) -> Response:
-    """What the console is made of. It never changes under its name, which holds the release."""
-    response = await _STATIC.get_response(name, request.scope)
-    response.headers["cache-control"] = "public, max-age=31536000, immutable"
-    return response

@@ -93,3 +93,9 @@ HANDLERS: dict[int | type[Exception], Handler] = {
     ClientDisconnect: _left,
     Exception: _unexpected,
 }
+
+
+async def explained(request: Request, error: Exception) -> Response:
+    """The answer to an error of the table, for who tells it otherwise."""
+    handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
+    return await handler(request, error)

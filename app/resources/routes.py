@@ -1,5 +1,14 @@
 """The routers."""
 
-from app.resources import docs, files, health, lists, moves
+from app.resources import docs, files, health, lists, moves, pages, playlists
 
-ROUTERS = (files.router, moves.router, lists.router, health.router, docs.router)
+ROUTERS = (
+    files.router,
+    moves.router,
+    lists.router,
+    playlists.router,
+    health.router,
+    docs.router,
+    pages.router,
+    pages.ASSETS.router,
+)

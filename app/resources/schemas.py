@@ -1,10 +1,10 @@
 """The JSON that goes out."""
 
 from datetime import datetime
-from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
+from app.resources.deps import file_url
 from app.storage.types import FileInfo
 
 
@@ -37,7 +37,7 @@ class File(BaseModel):
             sha256=info.sha256,
             created_at=info.created_at,
             updated_at=info.updated_at,
-            url=f"{base_url}/files/{quote(info.key.path)}",
+            url=file_url(base_url, info.key),
             stream_url=f"{base_url}/stream/{info.id}",
         )
 

@@ -22,6 +22,8 @@ ROUTES = {
     ("patch", "/files/{path}"): {200, 400, 403, 404, 409, 412, 413, 415, 503, 507},
     ("delete", "/files/{path}"): {204, 400, 403, 404, 412, 503},
     ("get", "/files"): {200, 400, 422, 503},
+    ("get", "/playlist.m3u"): {200, 400, 422, 503},
+    ("get", "/playlist.xspf"): {200, 400, 422, 503},
     ("get", "/health"): {200},
     ("get", "/health/live"): {200},
     ("get", "/health/ready"): {200, 503},
@@ -142,6 +144,9 @@ def test_answers_are_among_the_documented_ones(
         note(method, "/file/stream", ask(method, "/file/stream"))
         for target in ("/files", "/files?limit=0", "/files?sort=x", "/files?folder=..", "/files?cursor=!"):
             note(method, "/files", ask(method, target))
+        for template in ("/playlist.m3u", "/playlist.xspf"):
+            for query in ("", "?folder=..", "?sort=x"):
+                note(method, template, ask(method, template + query))
     kind = "Content-Type: application/merge-patch+json"
     for target, headers, body in (
         (film, (kind,), b"{}"),

@@ -154,6 +154,14 @@ class Vlc:
         until(answered, f"VLC's answer to {question}\n{self.log()[-3000:]}")
         return int(numbers[0]) if numbers else -1
 
+    def titles(self) -> list[str]:
+        """What its playlist shows, in order; those with a known length without it."""
+        before = len(self._said)
+        self.tell("playlist")
+        until(lambda: "+----[ End of playlist ]" in self._said[before:], "VLC's playlist")
+        entries = [line[5:] for line in self._said[before:] if line.startswith("|  - ")]
+        return [re.sub(r" \(\d\d:\d\d\)$", "", entry) for entry in entries]
+
     def tell(self, command: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\n")

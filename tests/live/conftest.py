@@ -1,12 +1,26 @@
-"""Small films that ffmpeg makes, each about a minute long, with a key frame every second."""
+"""Small films that ffmpeg makes, each about a minute long, with a key frame every second; and a browser."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from tests.support import need, run
 
 SECONDS = 60
+
+CHROMIUM_FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 def _film(target: Path, *options: str, noise: int = 12) -> Path:
@@ -66,3 +80,13 @@ def long_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _moov(film: Path) -> int:
     return film.read_bytes().index(b"moov")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all tests of a module. (Longer, and its event loop would be in the way of others.)"""
+    need("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()

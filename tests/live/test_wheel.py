@@ -90,6 +90,10 @@ def test_it_serves_from_an_empty_folder(installed: Path, anywhere: Path, film: P
             page = client.get("/docs").text
             script = page.partition('<script src="')[2].partition('"')[0]
             assert "swagger" in client.get(script).raise_for_status().text.lower()
+            page = client.get("/").raise_for_status().text
+            assert "film.mp4" in page
+            style = page.partition('<link rel="stylesheet" href="')[2].partition('"')[0]
+            assert "body {" in client.get(style).raise_for_status().text
         assert (anywhere / "files" / "film.mp4").read_bytes() == film.read_bytes()
         assert [path.name for path in anywhere.iterdir()] == ["files"]
         serving.terminate()

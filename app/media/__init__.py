@@ -1,0 +1,1 @@
+"""What is known of films and music beyond their bytes."""

@@ -1,0 +1,462 @@
+"""The web page at /: what is read off it leads to the files, whatever their names, and no script is in it."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urljoin, urlsplit
+
+import httpx
+import pytest
+
+from tests.support import Server, running
+
+Ask = Callable[..., httpx.Response]
+Problem = Callable[[httpx.Response, int], str]
+
+NAMES = [
+    "two  words.mp4",
+    " ",
+    "it's.mp4",
+    '"quoted".mp4',
+    '" onerror="alert(1)',
+    "100%.mp4",
+    "%41%2F.mp4",
+    "#1?.mp4",
+    "a=1&b=2;c+d.mp4",
+    "&amp;&lt;.mp4",
+    "<b>bold<b>.mp4",
+    "<script>alert(1)<script>.mp4",
+    "{{ 7 * 7 }}{% raw %}.mp4",
+    "javascript:alert(1)",
+    "film 🎬.mp4",
+    "סרט עברי.mp4",
+    "\u202egnp.mp4",
+    "é ½.mp4",
+    "-dash.mp4",
+    ".hidden.mp4",
+    "odd\ufffe\uffff.mp4",
+    "line\u2028line.mp4",
+    "?play=x",
+    "http:",
+    "ñ" * 127,
+]
+
+VOID = {"meta", "link", "input", "img", "track", "br"}
+
+
+@dataclass
+class Element:
+    tag: str
+    attributes: dict[str, str]
+    children: list["Element | str"] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """All text in it, as it stands."""
+        return "".join(child if isinstance(child, str) else child.text for child in self.children)
+
+    def all(self, tag: str = "", **attributes: str) -> list["Element"]:
+        """Those inside it, at any depth, that have this tag and these attributes (`class_` for class)."""
+        found = []
+        for child in self.children:
+            if isinstance(child, Element):
+                wanted = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items()}
+                if tag in ("", child.tag) and wanted.items() <= child.attributes.items():
+                    found.append(child)
+                found += child.all(tag, **attributes)
+        return found
+
+    def one(self, tag: str = "", **attributes: str) -> "Element":
+        (found,) = self.all(tag, **attributes)
+        return found
+
+
+class Tree(HTMLParser):
+    """Reads a page, and takes no liberties: what is opened is closed, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._open = [Element("", {})]
+        self.root = self._open[0]
+        self.feed(text)
+        self.close()
+        assert self._open == [self.root]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), f"an attribute comes twice in {attrs}"
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self._open[-1].children.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self._open[-1].children.append(data)
+
+
+@dataclass
+class Web:
+    """Reads pages as a browser without scripts does."""
+
+    http: httpx.Client
+
+    def open(self, url: str, status: int = 200) -> Element:
+        response = self.http.get(url)
+        assert response.status_code == status, response.text
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        assert response.text.startswith("<!doctype html>\n")
+        check_safe(response)
+        return Tree(response.text).root
+
+    def folder(self, folder: str = "", **query: object) -> Element:
+        given = {"folder": folder, **query}
+        return self.open("/?" + "&".join(f"{name}={quote(str(value))}" for name, value in given.items()))
+
+
+def check_safe(response: httpx.Response) -> None:
+    """Nothing runs in the page, and nothing of it comes from elsewhere."""
+    policy = dict(part.strip().partition(" ")[::2] for part in CSP.split(";"))
+    told = response.headers["content-security-policy"]
+    assert dict(part.strip().partition(" ")[::2] for part in told.split(";")) == policy
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["referrer-policy"] == "no-referrer"
+    assert response.headers["cache-control"] == "no-cache"
+    for element in Tree(response.text).root.all():
+        assert element.tag not in ("script", "style", "iframe", "object", "embed", "base"), element
+        for name, value in element.attributes.items():
+            assert not name.startswith("on"), element
+            assert name != "style", element
+            if name in ("href", "src", "action"):
+                assert re.match(r"/(?!/)", value), element
+
+
+CSP = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; media-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+@pytest.fixture(scope="module")
+def web(http: httpx.Client) -> Web:
+    return Web(http)
+
+
+def fill(http: httpx.Client, folder: str, *names: str) -> None:
+    for name in names:
+        path = quote(f"{folder}/{name}" if folder else name)
+        http.put(f"/files/{path}", content=name.encode()).raise_for_status()
+
+
+def rows(page: Element) -> list[Element]:
+    return page.one("tbody").all("tr") if page.all("tbody") else []
+
+
+def names(page: Element) -> list[str]:
+    return [row.one("td", class_="name").all("bdi")[0].text for row in rows(page)]
+
+
+def link(row: Element) -> str:
+    return row.one("td", class_="name").all("a")[0].attributes["href"]
+
+
+# Names
+
+
+def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
+    web: Web, http: httpx.Client, folder: str
+) -> None:
+    fill(http, folder, *NAMES)
+    page = web.folder(folder)
+    assert names(page) == sorted(NAMES, key=str.encode)
+    for row, name in zip(rows(page), names(page), strict=True):
+        player = web.open(link(row))
+        assert player.one("h1").text == name
+        assert name in player.one("title").text
+        for media in player.all("video"):
+            assert http.get(media.attributes["src"]).content == name.encode()
+        assert bool(player.all("video")) == name.endswith(".mp4")
+        for source in (row.one("td", class_="save"), player.one("p", class_="actions")):
+            saved = http.get(source.all("a")[0].attributes["href"])
+            assert saved.content == name.encode()
+            assert saved.headers["content-disposition"].startswith("attachment")
+        address = player.one("dl").one("a")
+        assert http.get(address.text).content == http.get(address.attributes["href"]).content == name.encode()
+
+
+def test_every_folder_leads_inside_and_back(web: Web, http: httpx.Client, folder: str) -> None:
+    for name in NAMES:
+        fill(http, f"{folder}/{name}/{name}", "film.mp4")
+    page = web.folder(folder)
+    assert names(page) == sorted(NAMES, key=str.encode)
+    for row, name in zip(rows(page), names(page), strict=True):
+        inside = web.open(link(row))
+        assert inside.one("h1").text == name
+        assert names(inside) == [name]
+        deeper = web.open(link(rows(inside)[0]))
+        trail = deeper.one("ol")
+        assert [part.text for part in trail.all("li")] == ["All files", folder, name, name]
+        assert [part.text for part in trail.all(aria_current="page")] == [name]
+        assert names(web.open(trail.all("a")[2].attributes["href"])) == [name]
+        player = web.open(link(rows(deeper)[0]))
+        assert names(web.open(player.one("ol").all("a")[-1].attributes["href"])) == ["film.mp4"]
+
+
+# Lists
+
+
+def test_a_list_tells_kind_size_and_time(web: Web, http: httpx.Client, folder: str) -> None:
+    http.put(f"/files/{folder}/film.mp4", content=b"x" * 1_234_567).raise_for_status()
+    fill(http, f"{folder}/sub", "x")
+    updated = http.get("/files", params={"folder": folder}).json()["items"][0]["updated_at"]
+    inside, film = rows(web.folder(folder))
+    assert (inside.attributes["class"], film.attributes["class"]) == ("folder", "video")
+    assert film.one("td", class_="type").text == "video/mp4"
+    assert film.one("td", class_="size").text == "1.2 MB"
+    time = film.one("time")
+    assert time.text == updated[:10]
+    assert time.attributes["datetime"].replace("+00:00", "Z") == updated.replace("+00:00", "Z")
+
+
+def test_an_empty_folder_tells_how_to_upload(
+    web: Web, http: httpx.Client, server: Server, folder: str
+) -> None:
+    page = web.folder(f"{folder}/it's")
+    assert rows(page) == []
+    assert page.one("pre").text == (
+        f"curl -F file=@film.mp4 '{server.url}/file/upload?folder={folder}/it%27s'"
+    )
+    assert page.one("main").one("a").attributes["href"] == "/docs"
+    assert http.get("/docs").status_code == 200
+
+
+def test_an_empty_library_tells_how_to_upload(tmp_path: Path) -> None:
+    with running(tmp_path) as server, server.client() as http:
+        page = Web(http).open("/")
+        assert page.one("pre").text == f"curl -F file=@film.mp4 '{server.url}/file/upload'"
+        assert page.all("table") == []
+        fill(http, "", "film.mp4")
+        assert names(Web(http).open("/")) == ["film.mp4"]
+        assert Web(http).open("/?play=film.mp4").one("ol").one("a").attributes["href"] == "/"
+
+
+def test_pages_lead_to_the_end(web: Web, http: httpx.Client, folder: str) -> None:
+    every = [f"{number:03}" for number in range(101)]
+    fill(http, folder, *every)
+    fill(http, f"{folder}/sub", "x")
+    first = web.folder(folder)
+    assert names(first) == ["sub", *every[:100]]
+    assert first.one("nav", aria_label="Pages").one("a").attributes["rel"] == "next"
+    last = web.open(first.one("a", rel="next").attributes["href"])
+    assert names(last) == every[100:]
+    back = last.one("nav", aria_label="Pages").one("a")
+    assert back.text == "First page"
+    assert names(web.open(back.attributes["href"])) == names(first)
+    assert web.folder(f"{folder}/sub").all("nav", aria_label="Pages") == []
+
+
+def test_sorting(web: Web, http: httpx.Client, folder: str) -> None:
+    for name, size in (("b", 3), ("a", 1), ("c", 2)):
+        http.put(f"/files/{folder}/{name}", content=b"x" * size).raise_for_status()
+    orders = {
+        "Name": (["c", "b", "a"], "descending"),
+        "Size": (["b", "c", "a"], "descending"),
+        "Changed": (["c", "a", "b"], "descending"),
+    }
+    start = web.folder(folder)
+    assert names(start) == ["a", "b", "c"]
+    assert start.one("th", aria_sort="ascending").text == "Name"
+    for label, (order, direction) in orders.items():
+        page = web.open(heading(start, label).one("a").attributes["href"])
+        assert names(page) == order
+        assert page.one("th", aria_sort=direction).text == label
+        turned = web.open(heading(page, label).one("a").attributes["href"])
+        assert names(turned) == order[::-1]
+        assert turned.one("th", aria_sort="ascending").text == label
+        assert names(web.open(heading(page, "Size").one("a").attributes["href"]))[0] in ("a", "b")
+
+
+def heading(page: Element, label: str) -> Element:
+    (found,) = (head for head in page.all("th") if head.text == label)
+    return found
+
+
+def test_searching_beneath_a_folder(web: Web, http: httpx.Client, folder: str) -> None:
+    fill(http, folder, "Summer holiday.mp4", "winter.mp4")
+    fill(http, f"{folder}/a & b", "song of summer.mp3")
+    form = web.folder(folder).one("form")
+    assert (form.attributes["role"], form.attributes["method"]) == ("search", "get")
+    fields = {field.attributes["name"]: field.attributes["value"] for field in form.all("input")}
+    assert fields == {"folder": folder, "q": ""}
+    found = web.folder(**fields | {"q": "SUM"})
+    assert names(found) == ["Summer holiday.mp4", "song of summer.mp3"]
+    assert found.one("input", name="q").attributes["value"] == "SUM"
+    here, below = rows(found)
+    assert here.all("a", class_="where") == []
+    where = below.one("a", class_="where")
+    assert where.one("bdi").text == f"{folder}/a & b"
+    assert names(web.open(where.attributes["href"])) == ["song of summer.mp3"]
+    assert http.get(web.open(link(below)).one("audio").attributes["src"]).content == b"song of summer.mp3"
+    nothing = web.folder(folder, q='"><script>')
+    assert rows(nothing) == []
+    assert nothing.one("h1").text == 'Names with “"><script>”'
+
+
+def test_playlists_of_what_is_shown(web: Web, http: httpx.Client, folder: str) -> None:
+    inside = f"{folder}/a & b"
+    fill(http, f"{inside}/deeper", "summer.mp4", "winter.mp4")
+    for query, titles in (({}, ["summer.mp4", "winter.mp4"]), ({"q": "sum"}, ["summer.mp4"])):
+        links = web.folder(inside, **query).one("p", class_="actions").all("a")
+        assert [urlsplit(a.attributes["href"]).path for a in links] == ["/playlist.m3u", "/playlist.xspf"]
+        for a in links:
+            playlist = http.get(a.attributes["href"]).text
+            assert [title for title in ("summer.mp4", "winter.mp4") if f"/{title}" in playlist] == titles
+    order = web.folder(inside, q="sum", sort="-size").one("p", class_="actions").all("a")[0]
+    assert parse_qs(urlsplit(order.attributes["href"]).query)["sort"] == ["-size"]
+
+
+# Players
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [("a.mp4", "video"), ("a.mkv", "video"), ("a.mp3", "audio"), ("a.jpg", "img"), ("a.webp", "img")],
+)
+def test_what_plays_is_shown(web: Web, http: httpx.Client, folder: str, name: str, tag: str) -> None:
+    fill(http, folder, name)
+    player = web.open(f"/?play={folder}/{name}")
+    (media,) = player.one("main").all(tag)
+    assert http.get(media.attributes["src"]).content == name.encode()
+    if tag != "img":
+        assert "controls" in media.attributes
+        assert "autoplay" not in media.attributes
+        assert media.attributes["preload"] == "metadata"
+
+
+@pytest.mark.parametrize(
+    ("name", "opens"), [("a.txt", True), ("a.srt", True), ("a.html", False), ("a.svg", False), ("a", False)]
+)
+def test_what_does_not_play_is_linked(
+    web: Web, http: httpx.Client, folder: str, name: str, opens: bool
+) -> None:
+    fill(http, folder, name)
+    main = web.open(f"/?play={folder}/{name}").one("main")
+    assert not [tag for tag in ("video", "audio", "img") if main.all(tag)]
+    actions = main.one("p", class_="actions").all("a")
+    assert [action.text for action in actions] == (["Download", "Open"] if opens else ["Download"])
+    assert http.get(actions[-1].attributes["href"]).content == name.encode()
+
+
+def test_a_film_knows_its_subtitles(web: Web, http: httpx.Client, folder: str) -> None:
+    fill(http, folder, "a b.mp4", "a b.vtt", "other.mp4", "ñ" * 125 + ".mp4", "longest" + "x" * 246 + ".m")
+    track = web.open(f"/?play={folder}/a b.mp4").one("track")
+    assert http.get(track.attributes["src"]).content == b"a b.vtt"
+    assert web.open(f"/?play={folder}/other.mp4").all("track") == []
+    assert web.open(f"/?play={folder}/{'ñ' * 125}.mp4").all("track") == []
+    http.put(f"/files/{folder}/{'x' * 253}.m", content=b"x", headers={"content-type": "video/mp4"})
+    assert web.open(f"/?play={folder}/{'x' * 253}.m").one("video")
+
+
+def test_details(web: Web, http: httpx.Client, folder: str) -> None:
+    file = http.put(f"/files/{folder}/film.mp4", content=b"x" * 1234).json()
+    details = web.open(f"/?play={folder}/film.mp4").one("dl")
+    terms = dict(zip(*([e.text for e in details.all(tag)] for tag in ("dt", "dd")), strict=True))
+    assert terms["Size"] == "1.2 kB (1,234 bytes)"
+    assert terms["Type"] == "video/mp4"
+    assert terms["SHA-256"] == file["sha256"]
+    assert terms["Address, for players"] == file["url"]
+
+
+# Errors, headers and places
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("play=none/such.mp4", 404),
+        ("play=..", 400),
+        ("play=/etc/passwd", 400),
+        ("folder=a//b", 400),
+        ("folder=%00", 400),
+        ("folder=%ff", 400),
+        ("cursor=!", 400),
+        ("sort=colour", 422),
+        ("play=<script>/.%2e/\u202e", 400),
+    ],
+)
+def test_errors_are_pages_here(web: Web, http: httpx.Client, query: str, status: int) -> None:
+    page = web.open(f"/?{query}", status)
+    assert str(status) in page.one("h1").text
+    assert page.one("main").all("p")[0].text
+    assert names(web.open(page.one("main").all("a")[-1].attributes["href"])) is not None
+    assert http.head(f"/?{query}").status_code == status
+
+
+def test_errors_elsewhere_and_of_other_methods_are_problems(ask: Ask, problem: Problem) -> None:
+    problem(ask("GET", "/nope", "Accept: text/html"), 404)
+    response = ask("POST", "/", body=b"")
+    problem(response, 405)
+    assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+@pytest.mark.parametrize("query", ["", "?folder=none", "?play=none"])
+def test_head(ask: Ask, query: str) -> None:
+    get, head = (ask(method, f"/{query}") for method in ("GET", "HEAD"))
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    for response in (get, head):
+        del response.headers["date"]
+    assert head.headers == get.headers
+
+
+def test_the_assets_of_the_page(web: Web, http: httpx.Client, ask: Ask, problem: Problem) -> None:
+    page = web.open("/")
+    style = page.one("link", rel="stylesheet").attributes["href"]
+    icon = page.one("link", rel="icon").attributes["href"]
+    for address, kind in ((style, "text/css; charset=utf-8"), (icon, "image/svg+xml")):
+        response = http.get(address)
+        assert response.status_code == 200
+        assert response.headers["content-type"] == kind
+        assert "immutable" in response.headers["cache-control"]
+        assert response.headers["x-content-type-options"] == "nosniff"
+    for part in re.findall(r'url\("([^"]+)"\)', http.get(style).text):
+        assert http.get(urljoin(style, part)).headers["content-type"] == "image/svg+xml"
+    assert "@import" not in http.get(style).text
+    for wrong in ("/../templates/base.html", "/..%2ftemplates%2fbase.html", "/nope.css"):
+        problem(ask("GET", style.rpartition("/")[0] + wrong), 404)
+
+
+@pytest.fixture
+def beneath(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A server that a proxy put below a path, which the proxy takes away."""
+    with running(tmp_path, base_url="https://media.example.org/tv") as server:
+        port = server.log().partition("running on http://127.0.0.1:")[2].partition(" ")[0]
+
+        def below(request: httpx.Request) -> None:
+            assert request.url.raw_path.startswith(b"/tv/"), request.url
+            request.url = request.url.copy_with(raw_path=request.url.raw_path[3:])
+
+        with server.client(base_url=f"http://127.0.0.1:{port}/tv", event_hooks={"request": [below]}) as http:
+            yield http
+
+
+def test_links_below_a_path(beneath: httpx.Client) -> None:
+    origin = str(beneath.base_url).removesuffix("/tv/")
+
+    def read(path: str) -> Element:
+        response = beneath.get(f"{origin}{path}").raise_for_status()
+        return Tree(response.text).root
+
+    upload = read("/tv/").one("pre").text
+    assert upload == "curl -F file=@film.mp4 'https://media.example.org/tv/file/upload'"
+    fill(beneath, "a b", "c.mp4")
+    top = read("/tv/")
+    for element in top.all():
+        for name in ("href", "src", "action"):
+            if name in element.attributes and element.attributes[name] != "/tv/docs":
+                assert beneath.get(f"{origin}{element.attributes[name]}").status_code == 200
+    player = read(link(rows(read(link(rows(top)[0])))[0]))
+    assert beneath.get(f"{origin}{player.one('video').attributes['src']}").content == b"c.mp4"
+    assert player.one("dl").one("a").text == "https://media.example.org/tv/files/a%20b/c.mp4"

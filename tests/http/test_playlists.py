@@ -1,0 +1,270 @@
+"""GET /playlist.m3u and /playlist.xspf: folders as players take them."""
+
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from app.resources import playlists
+from app.resources.deps import Services
+from app.resources.errors import HANDLERS
+from app.storage.errors import StorageUnavailable
+from app.storage.types import FileInfo, Key, Listing, Page
+from tests.support import Server, running
+
+Ask = Callable[..., httpx.Response]
+Problem = Callable[[httpx.Response, int], str]
+
+NAMES = [
+    "two words.mp4",
+    'it\'s "quoted".mp4',
+    "100%.mp4",
+    "%41%2F.mp4",
+    "#1?.mp4",
+    "a=1&b=2;c+d.mp4",
+    "<title>&amp;.mp4",
+    "film 🎬.mp4",
+    "סרט.mp4",
+    "é.mp4",
+    "-dash.mp4",
+    ".hidden.mp4",
+    "odd\ufffe.mp4",
+    "line\u2028line.mp4",
+]
+
+
+def fill(http: httpx.Client, folder: str, *names: str) -> None:
+    for name in names:
+        http.put(f"/files/{folder}/{quote(name)}", content=name.encode()).raise_for_status()
+
+
+def m3u(http: httpx.Client, **query: object) -> list[tuple[str, str]]:
+    """Title and address of each entry."""
+    response = http.get("/playlist.m3u", params=query)
+    assert response.status_code == 200, response.text
+    head, encoding, *lines, end = response.content.decode().split("\n")
+    assert (head, encoding, end) == ("#EXTM3U", "#EXTENC:UTF-8", "")
+    assert all(line.startswith("#EXTINF:-1,") for line in lines[::2])
+    return [(line[11:], url) for line, url in zip(lines[::2], lines[1::2], strict=True)]
+
+
+def xspf(http: httpx.Client, **query: object) -> list[tuple[str, str]]:
+    """Title and address of each entry."""
+    response = http.get("/playlist.xspf", params=query)
+    assert response.status_code == 200, response.text
+    tracks = ElementTree.fromstring(response.content).iter("{http://xspf.org/ns/0/}track")
+    return [(track[1].text or "", track[0].text or "") for track in tracks]
+
+
+@pytest.mark.parametrize("read", [m3u, xspf])
+def test_every_address_gives_its_film(
+    read: Callable[..., list[tuple[str, str]]], http: httpx.Client, folder: str, server: Server
+) -> None:
+    inside = f"{folder}/a b/ü&c=d#?"
+    fill(http, quote(inside), *NAMES)
+    entries = read(http, folder=inside)
+    assert len(entries) == len(NAMES)
+    for (title, url), name in zip(entries, sorted(NAMES, key=str.encode), strict=True):
+        assert title == (name if read is m3u else name.replace("\ufffe", "\ufffd"))
+        assert url.startswith(f"{server.url}/files/")
+        assert url.isascii()
+        assert http.get(url).content == name.encode()
+
+
+def test_headers(http: httpx.Client, ask: Ask, folder: str) -> None:
+    fill(http, f"{folder}/films", "a.mp4")
+    for extension, kind in (("m3u", "audio/x-mpegurl"), ("xspf", "application/xspf+xml")):
+        target = f"/playlist.{extension}?folder={folder}/films"
+        get, head = (ask(method, target) for method in ("GET", "HEAD"))
+        assert get.headers["content-type"] == kind
+        assert get.headers["content-disposition"] == f'attachment; filename="films.{extension}"'
+        assert get.headers["cache-control"] == "no-cache"
+        assert get.headers["x-content-type-options"] == "nosniff"
+        assert (head.status_code, head.content) == (200, b"")
+        told = {"content-type", "content-disposition", "cache-control", "x-content-type-options"}
+        assert {name: head.headers[name] for name in told} == {name: get.headers[name] for name in told}
+
+
+@pytest.mark.parametrize(
+    ("name", "disposition"),
+    [
+        ("", 'attachment; filename="playlist.m3u"'),
+        ("סרט 1", "attachment; filename=\"___ 1.m3u\"; filename*=UTF-8''%D7%A1%D7%A8%D7%98%201.m3u"),
+    ],
+)
+def test_the_file_is_called_as_the_folder(ask: Ask, name: str, disposition: str) -> None:
+    response = ask("GET", f"/playlist.m3u?folder={quote(name)}")
+    assert response.headers["content-disposition"] == disposition
+
+
+def test_only_what_a_player_plays(http: httpx.Client, folder: str) -> None:
+    played = ["a.mp4", "b.mkv", "c.mp3", "d.flac", "e.webm"]
+    fill(http, folder, *played, "a.srt", "a.vtt", "a.jpg", "a.txt", "a.html", "a", "a.m3u", "a.xspf", "a.pls")
+    for read in (m3u, xspf):
+        assert [title for title, _ in read(http, folder=folder)] == played
+
+
+def test_an_empty_folder_is_an_empty_playlist(http: httpx.Client, folder: str) -> None:
+    for read in (m3u, xspf):
+        assert read(http, folder=folder) == []
+        assert read(http, folder=f"{folder}/none/at all") == []
+
+
+def test_what_is_in_folders_inside_comes_if_asked_for(http: httpx.Client, folder: str) -> None:
+    fill(http, folder, "z.mp4")
+    fill(http, f"{folder}/series/1", "a.mp4", "b.mp4")
+    fill(http, f"{folder}-2", "no.mp4")
+    try:
+        for read in (m3u, xspf):
+            assert [title for title, _ in read(http, folder=folder)] == ["z.mp4"]
+            entries = read(http, folder=folder, recursive="true")
+            assert [url.partition(f"/{folder}/")[2] for _, url in entries] == [
+                "z.mp4",
+                "series/1/a.mp4",
+                "series/1/b.mp4",
+            ]
+    finally:
+        http.delete(f"/files/{folder}-2/no.mp4").raise_for_status()
+
+
+def test_a_search_is_a_playlist_too(http: httpx.Client, folder: str) -> None:
+    fill(http, folder, "Summer holiday.mp4", "winter.mp4", "songs of summer.mp3", "summer.txt")
+    found = [title for title, _ in m3u(http, folder=folder, q="sum")]
+    assert found == ["Summer holiday.mp4", "songs of summer.mp3"]
+    assert m3u(http, folder=folder, q="sum", type="audio")[0][0] == "songs of summer.mp3"
+    by_size = [title for title, _ in m3u(http, folder=folder, sort="-size")]
+    assert by_size == ["songs of summer.mp3", "Summer holiday.mp4", "winter.mp4"]
+
+
+@pytest.mark.parametrize("path", ["/playlist.m3u", "/playlist.xspf"])
+def test_errors_are_told_before_anything_is_sent(ask: Ask, problem: Problem, path: str) -> None:
+    for query in ("folder=..", "folder=/a", "folder=a/", "folder=a//b", "folder=%00", "folder=%ff"):
+        problem(ask("GET", f"{path}?{query}"), 400)
+        assert ask("HEAD", f"{path}?{query}").status_code == 400
+    assert "recursive" in problem(ask("GET", f"{path}?recursive=perhaps"), 422)
+    assert "sort" in problem(ask("GET", f"{path}?sort=colour"), 422)
+    problem(ask("POST", path, body=b""), 405)
+
+
+def test_addresses_begin_with_the_base_url(tmp_path: Path) -> None:
+    with running(tmp_path, base_url="https://media.example.org/tv") as server:
+        port = direct_port(server)
+        with server.client(base_url=f"http://127.0.0.1:{port}") as http:
+            fill(http, "a b", "c d.mp4")
+            expected = [("c d.mp4", "https://media.example.org/tv/files/a%20b/c%20d.mp4")]
+            assert m3u(http, folder="a b") == xspf(http, folder="a b") == expected
+
+
+def direct_port(server: Server) -> int:
+    found = server.log().partition("running on http://127.0.0.1:")[2].partition(" ")[0]
+    return int(found)
+
+
+# Many files, and failures in the middle. The library here is one in memory that honestly pages, because
+# neither a real one of that size nor its failing comes at will.
+
+FILES = 100_000
+TIME = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+class Memory:
+    """The pages of a storage of many films."""
+
+    def __init__(self) -> None:
+        self.pages = 0
+        self.fail_at: int | None = None
+
+    async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
+        start = int(cursor or 0)
+        self.pages += 1
+        if self.fail_at is not None and start >= self.fail_at:
+            raise StorageUnavailable("The disk is gone.")
+        stop = min(start + limit, FILES)
+        items = tuple(self._info(number) for number in range(start, stop))
+        return Page((), items, str(stop) if stop < FILES else None)
+
+    def _info(self, number: int) -> FileInfo:
+        key = Key("", "films", f"{number:07}.mp4")
+        return FileInfo(str(number), key, 1, "video/mp4", "e", None, TIME, TIME)
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def many(memory: Memory) -> Iterator[int]:
+    """The port of a real server over it."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        fields = dict.fromkeys(Services.__dataclass_fields__) | {"storage": memory}
+        yield {"services": Services(**fields)}  # type: ignore[arg-type]
+
+    app = FastAPI(lifespan=lifespan, exception_handlers=HANDLERS)
+    app.include_router(playlists.router)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_many_films_come_to_the_end(memory: Memory, many: int) -> None:
+    with httpx.stream("GET", f"http://127.0.0.1:{many}/playlist.m3u", trust_env=False) as response:
+        lines = sum(data.count(b"\n") for data in response.iter_bytes())
+    assert lines == 2 + 2 * FILES
+    assert memory.pages == FILES // 1000
+
+
+def test_a_reader_that_stops_stops_the_looking_up(memory: Memory, many: int) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+        connection.connect(("127.0.0.1", many))
+        connection.sendall(b"GET /playlist.xspf HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
+        seen = -1
+        while seen != memory.pages:
+            seen = memory.pages
+            time.sleep(0.3)
+        assert 0 < seen < 100, "what fits between the two"
+    time.sleep(0.3)
+    assert memory.pages < 100, "and nothing is looked up for who has left"
+
+
+def test_head_looks_no_further(memory: Memory, many: int) -> None:
+    response = httpx.head(f"http://127.0.0.1:{many}/playlist.m3u", trust_env=False)
+    assert response.status_code == 200
+    assert memory.pages == 1
+
+
+def test_a_storage_that_fails_at_once_is_unavailable(memory: Memory, many: int, problem: Problem) -> None:
+    memory.fail_at = 0
+    response = httpx.get(f"http://127.0.0.1:{many}/playlist.m3u", trust_env=False)
+    assert problem(response, 503) == "The disk is gone."
+    assert "retry-after" in response.headers
+
+
+@pytest.mark.parametrize("extension", ["m3u", "xspf"])
+def test_a_failure_later_breaks_the_connection(memory: Memory, many: int, extension: str) -> None:
+    memory.fail_at = 3000
+    with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+        httpx.get(f"http://127.0.0.1:{many}/playlist.{extension}", trust_env=False)
+    assert memory.pages == 4

@@ -1,0 +1,59 @@
+"""Players play whole folders from their playlists, through to the last film, whatever the names."""
+
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import pytest
+
+from tests.live.clients import Vlc, answers, until
+from tests.support import Server, need, run
+
+pytestmark = pytest.mark.live
+
+NAMES = ["#1? 100% & <b>.mp4", '-film 🎬, it\'s - "2".mp4', "סרט עברי.mkv"]
+
+
+@pytest.fixture
+def films(server: Server, folder: str, film: Path, matroska_film: Path) -> list[str]:
+    """The addresses of three films in a folder with a name as odd as theirs, and of none that is no film."""
+    inside = f"{folder}/a&b #1"
+    with server.client() as client:
+        for name in (*NAMES, "notes.txt", "סרט עברי.srt"):
+            body = (matroska_film if name.endswith(".mkv") else film).read_bytes()
+            client.put(f"/files/{quote(f'{inside}/{name}')}", content=body).raise_for_status()
+        items = client.get("/files", params={"folder": inside}).json()["items"]
+    return [item["url"] for item in items if item["mimetype"].startswith("video/")]
+
+
+def playlist(server: Server, folder: str, kind: str) -> str:
+    return f"{server.url}/playlist.{kind}?folder={quote(f'{folder}/a&b #1', safe='')}"
+
+
+@pytest.mark.parametrize("kind", ["m3u", "xspf"])
+def test_vlc_plays_to_the_third_film(kind: str, server: Server, folder: str, films: list[str]) -> None:
+    need("vlc", "setpriv")
+    with Vlc(playlist(server, folder, kind)) as vlc:
+        for url in films:
+            if url != films[0]:
+                vlc.tell("next")
+            until(lambda url=url: answers(server, url) != [], f"a request for {url}\n{vlc.log()[-3000:]}")
+            vlc.play_to(1)
+        titles = vlc.titles()
+    assert [set(answers(server, url)) for url in films] == [{206}] * 3
+    # What stands before a " - " in an M3U, VLC takes for the artist; an XSPF leaves no doubt.
+    assert titles == (NAMES if kind == "xspf" else [name.rpartition(" - ")[2] for name in NAMES])
+
+
+def test_mpv_plays_to_the_third_film(server: Server, folder: str, films: list[str]) -> None:
+    need("mpv")
+    # fmt: off
+    run(
+        "mpv", "--no-config", "--vo=null", "--ao=null", "--no-terminal", "--ytdl=no", "--end=0.3",
+        playlist(server, folder, "m3u"),
+    )
+    # fmt: on
+    assert [set(answers(server, url)) for url in films] == [{206}] * 3
+    said = unquote(server.log().rpartition("/playlist.m3u")[2])
+    asked = dict.fromkeys(Path(path).name for path in re.findall("GET (/files/.*) HTTP", said))
+    assert list(asked) == NAMES
