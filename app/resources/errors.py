@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 
+from app.resources.indexes import TooManyFolders
 from app.resources.problems import problem
 from app.storage import errors as storage
 from app.streaming.ranges import RangeNotSatisfiable
@@ -31,6 +32,7 @@ STATUS: dict[type[Exception], int] = {
     uploads.TooLarge: 413,
     uploads.UnsupportedForm: 415,
     RangeNotSatisfiable: 416,
+    TooManyFolders: 501,
 }
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")

@@ -59,7 +59,7 @@ _FORM: dict[str, Any] = {
 }
 _RAW: dict[str, Any] = {
     "requestBody": {
-        "required": True,
+        "required": False,  # none makes an empty file
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
@@ -196,6 +196,9 @@ async def list_files(
     folder = clean_folder(folder)
     page = await services.storage.page(library, folder, cursor=cursor, limit=limit)
     base = base_url(request, services.base_url)
+    response.headers["cache-control"] = (
+        "no-cache"  # or a cache may guess how long it is fresh (RFC 9111 4.2.2)
+    )
     if page.next_cursor is not None:
         query = urlencode({"folder": folder, "limit": limit, "cursor": page.next_cursor})
         response.headers["link"] = f'<{base}/files?{query}>; rel="next"'  # RFC 8288

@@ -1,5 +1,6 @@
 """The routers."""
 
-from app.resources import docs, files, health
+from app.resources import docs, files, health, indexes
 
-ROUTERS = (files.router, health.router, docs.router)
+# Before the files: a path that ends in a slash is a folder.
+ROUTERS = (indexes.router, files.router, health.router, docs.router)
