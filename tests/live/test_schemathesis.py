@@ -1,6 +1,7 @@
 """Schemathesis asks what the OpenAPI document allows, and what it does not, and holds us to it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,18 @@ enabled = false
 deterministic = true
 max-examples = 100
 
+[dictionaries]
+ranges.values = ["bytes=0-0", "bytes=0-0,2-2", "bytes=-5", "bytes=9999-"]
+paths.values = ["film.mp4", "films/film.mp4"]
+names.values = ["film.mp4"]
+folders.values = ["", "films"]
+
+[parameters]
+"header.Range" = { dictionary = "ranges", probability = 0.5 }
+"path.path" = { dictionary = "paths", probability = 0.5 }
+"query.filename" = { dictionary = "names", probability = 0.5 }
+"query.folder" = { dictionary = "folders", probability = 0.5 }
+
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", "400", "403", "404", "409", "412", "416"]
 
@@ -34,6 +47,9 @@ def test_every_operation_answers_as_it_is_documented(
     config, report = tmp_path / "schemathesis.toml", tmp_path / "report.json"
     config.write_text(CONFIG)
     with running(tmp_path / "server", **backend_settings) as server:
+        with server.client() as http:
+            http.put("/files/films/film.mp4", content=bytes(100)).raise_for_status()
+            paths = http.get("/openapi.json").json()["paths"]
         result = run(
             *(BIN / "schemathesis", "--config-file", config, "run", f"{server.url}/openapi.json"),
             *("--no-color", "--continue-on-failure", "--report", "json", "--report-json-path", report),
@@ -41,9 +57,10 @@ def test_every_operation_answers_as_it_is_documented(
             check=False,
         )
         assert result.returncode == 0, result.stdout
-        with server.client() as http:
-            paths = http.get("/openapi.json").json()["paths"]
-        assert "Traceback" not in server.log()
+        log = server.log()
+    assert "Traceback" not in log
+    statuses = set(map(int, re.findall(r'HTTP/1.1" ([0-9]{3})', log)))
+    assert statuses >= {200, 201, 204, 206, 400, 404, 405, 409, 416, 422}
     told = json.loads(report.read_text())
     assert told["operations"]["tested"] == sum(len(methods) for methods in paths.values())
     assert told["test_cases"]["generated"] > 500
