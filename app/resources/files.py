@@ -196,9 +196,7 @@ async def list_files(
     folder = clean_folder(folder)
     page = await services.storage.page(library, folder, cursor=cursor, limit=limit)
     base = base_url(request, services.base_url)
-    response.headers["cache-control"] = (
-        "no-cache"  # or a cache may guess how long it is fresh (RFC 9111 4.2.2)
-    )
+    response.headers["cache-control"] = "no-cache"  # or caches guess how long it is fresh (RFC 9111 4.2.2)
     if page.next_cursor is not None:
         query = urlencode({"folder": folder, "limit": limit, "cursor": page.next_cursor})
         response.headers["link"] = f'<{base}/files?{query}>; rel="next"'  # RFC 8288
