@@ -1,1 +1,1 @@
-"""A package, because an installed one of this name (sniffpy has one) would hide a mere folder."""
+"""A package, because some libraries install one of that name."""

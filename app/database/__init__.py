@@ -19,7 +19,7 @@ from app.storage.contract import Storage
 from app.storage.disk import Disk
 from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.threaded import ThreadedStorage
-from app.storage.types import RESERVED
+from app.storage.types import RESERVED, Change
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,21 @@ class Stores:
     storage: Storage
 
 
+def _ignore(change: Change) -> None:
+    """Nobody wants to hear of it."""
+
+
 @asynccontextmanager
-async def open_database(settings: Settings, *, media_type: Callable[[str], str]) -> AsyncIterator[Stores]:
+async def open_database(
+    settings: Settings, *, media_type: Callable[[str], str], notice: Callable[[Change], None] = _ignore
+) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
-    Raises ConfigurationError, StorageUnavailable.
+    `media_type` guesses the type of a file that was not uploaded from its name; `notice` is told, by any
+    thread, what other programs did to the files. Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        backend = await asyncio.to_thread(open_filesystem, settings, media_type, stack)
+        backend = await asyncio.to_thread(open_filesystem, settings, media_type, stack, notice)
         storage = ThreadedStorage(backend, chunk_size=settings.read_chunk_size)
         stack.callback(storage.close)
         yield Stores(storage)
@@ -52,14 +59,17 @@ def prepare_database(settings: Settings) -> None:
 
 
 def open_filesystem(
-    settings: Settings, media_type: Callable[[str], str], stack: ExitStack
+    settings: Settings,
+    media_type: Callable[[str], str],
+    stack: ExitStack,
+    notice: Callable[[Change], None] = _ignore,
 ) -> FilesystemBackend:
     files = open_files(settings, stack)
     database = open_sql(settings, stack)
     migrate(database)
     volume = _claim(files, database)
     files.sweep()
-    return FilesystemBackend(database, files, volume=volume, media_type=media_type)
+    return FilesystemBackend(database, files, volume=volume, media_type=media_type, notice=notice)
 
 
 def open_files(settings: Settings, stack: ExitStack) -> Disk:

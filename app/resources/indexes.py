@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from app.resources.deps import LibraryDep, Services, ServicesDep
 from app.storage.contract import Storage
 from app.storage.errors import NotFound
-from app.storage.types import Page, clean_folder
+from app.storage.types import Listing, Page, clean_folder
 
 PAGE_SIZE = 100
 """Files that are in memory at a time."""
@@ -52,7 +52,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/files/")
 async def index_of_all(request: Request, services: ServicesDep, library: LibraryDep) -> Response:
     """The top folder as a web page."""
-    return await _index(request, services, library, "")
+    return await _index(request, services, Listing(library))
 
 
 @router.head("/files/{folder:folder}/")
@@ -61,26 +61,26 @@ async def index_of_folder(
     request: Request, services: ServicesDep, library: LibraryDep, folder: str
 ) -> Response:
     """A folder as a web page: all that is in it, which `rclone` and `wget -r` can copy."""
-    return await _index(request, services, library, clean_folder(folder))
+    return await _index(request, services, Listing(library, clean_folder(folder)))
 
 
-async def _index(request: Request, services: Services, library: str, folder: str) -> Response:
-    first = await services.storage.page(library, folder, cursor=None, limit=PAGE_SIZE)
-    if folder and not first.folders and not first.items:
+async def _index(request: Request, services: Services, listing: Listing) -> Response:
+    first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
+    if listing.folder and not first.folders and not first.items:
         raise NotFound("There is no such folder.")
     if len(first.folders) >= MAX_FOLDERS:
         # Who copies a library by its links would take one that is cut short for all of it.
         raise TooManyFolders(f"There are {MAX_FOLDERS} folders inside, or more: too many for one page.")
     if request.method == "HEAD":
         return StreamingResponse((), headers=_HEADERS, media_type="text/html")
-    links = _links(services.storage, library, folder, first)
+    links = _links(services.storage, listing, first)
     return StreamingResponse(links, headers=_HEADERS, media_type="text/html")
 
 
-async def _links(storage: Storage, library: str, folder: str, page: Page) -> AsyncIterator[str]:
+async def _links(storage: Storage, listing: Listing, page: Page) -> AsyncIterator[str]:
     """The page, a batch at a time. A storage that fails breaks it off, so that nothing short looks whole."""
-    title = escape(f"/{folder}")
-    up = _link("..", "/") if folder else ""
+    title = escape(f"/{listing.folder}")
+    up = _link("..", "/") if listing.folder else ""
     folders = "".join(_link(name, "/") for name in page.folders)
     yield (
         f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
@@ -90,7 +90,7 @@ async def _links(storage: Storage, library: str, folder: str, page: Page) -> Asy
         yield "".join(_link(info.key.filename) for info in page.items)
         if page.next_cursor is None:
             break
-        page = await storage.page(library, folder, cursor=page.next_cursor, limit=PAGE_SIZE)
+        page = await storage.page(listing, cursor=page.next_cursor, limit=PAGE_SIZE)
     yield "</ul>\n</html>\n"
 
 

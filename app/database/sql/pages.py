@@ -2,22 +2,23 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.database.sql.tables import Media
 from app.storage.errors import InvalidCursor
+from app.storage.types import Listing
 
 MAX_FOLDERS = 1000
 
 
 def rows(
-    session: Session, library: str, folder: str, *, cursor: str | None, limit: int
+    session: Session, listing: Listing, *, cursor: str | None, limit: int
 ) -> tuple[Sequence[Media], str | None]:
-    """The next files directly in the folder, and the cursor of the page after them."""
-    query = select(Media).where(Media.library == library, Media.folder == folder)
+    """The next files of the listing, and the cursor of the page after them."""
+    query = select(Media).where(Media.library == listing.library, Media.folder == listing.folder)
     if cursor is not None:
         query = query.where(Media.filename > _decode_cursor(cursor))
     found = session.scalars(query.order_by(Media.filename).limit(limit + 1)).all()
@@ -25,25 +26,34 @@ def rows(
     return page, _encode_cursor(page[-1].filename) if len(found) > limit else None
 
 
-def folders(session: Session, library: str, folder: str) -> tuple[str, ...]:
-    """The names of the folders directly inside, by jumping from one to the next along the index."""
-    prefix = f"{folder}/" if folder else ""
+def folders(session: Session, listing: Listing) -> tuple[str, ...]:
+    """The names of the first folders directly inside."""
     names: set[str] = set()
+    for name in folder_names(session, listing.library, listing.folder):
+        names.add(name)
+        if len(names) == MAX_FOLDERS:
+            break
+    return tuple(sorted(names, key=str.encode))
+
+
+def folder_names(session: Session, library: str, folder: str) -> Iterator[str]:
+    """The names of the folders directly inside, by jumping from one to the next along the index. Some come
+    twice."""
+    prefix = f"{folder}/" if folder else ""
     # No legal name holds "\x01", so that it stands right behind a text and before all that go on from it;
     # and "0" comes right after "/".
     start, end = prefix or "\x01", f"{folder}0" if folder else None
     query = select(Media.folder).where(Media.library == library).order_by(Media.folder).limit(1)
     if end is not None:
         query = query.where(Media.folder < end)
-    while len(names) < MAX_FOLDERS:
+    while True:
         found = session.scalar(query.where(Media.folder >= start))
         if found is None:
-            break
+            return
         name, slash, _ = found[len(prefix) :].partition("/")
-        names.add(name)
+        yield name
         # Between `name` and `name/…` may come `name-2`: only what is inside can be passed over at once.
         start = f"{prefix}{name}0" if slash else f"{found}\x01"
-    return tuple(sorted(names, key=str.encode))
 
 
 def _encode_cursor(filename: str) -> str:
