@@ -20,6 +20,7 @@ def upgrade():
     for column in SORTS:
         op.create_index(f"ix_media_folder_{column}", "media", ["library", "folder", column, "filename"])
         op.create_index(f"ix_media_library_{column}", "media", ["library", column, "folder", "filename"])
+    op.create_index("ix_media_content_type", "media", ["library", "content_type"])
     op.create_index("ix_media_inode", "media", ["inode"])
     create_partial_index("ix_media_unverified", "unverified", ["id"])
     create_partial_index("ix_media_disk_path", "disk_path IS NOT NULL", ["library", "folder"])
@@ -68,6 +69,7 @@ def downgrade():
         media.drop_index("ix_media_disk_path")
         media.drop_index("ix_media_unverified")
         media.drop_index("ix_media_inode")
+        media.drop_index("ix_media_content_type")
         for column in SORTS:
             media.drop_index(f"ix_media_folder_{column}")
             media.drop_index(f"ix_media_library_{column}")

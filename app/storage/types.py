@@ -191,11 +191,19 @@ class Listing:
     recursive: bool = False
     """Also those in folders inside it."""
     query: str = ""
-    """Only files of which each word of this begins a word of the filename; see `words`."""
+    """Only files of which each word of this begins a word of the filename; see `words`. Blank, it asks
+    for nothing; what is not blank and has no word finds nothing."""
     content_type: str = ""
-    """Only those of this media type: `video/mp4`, or `video` for all that begin so."""
+    """Only those of this media type, whatever its parameters: `video/mp4`, or `video` for all of them."""
     sort: Sort = Sort.NAME
     descending: bool = False
+    """The whole order from its end, that of equals too."""
+
+    def covers(self, folder: str) -> bool:
+        """Whether files in this folder may be listed."""
+        if not self.recursive:
+            return folder == self.folder
+        return not self.folder or f"{folder}/".startswith(f"{self.folder}/")
 
 
 @dataclass(frozen=True, slots=True)

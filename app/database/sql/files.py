@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from sqlalchemy import delete, select
 
-from app.database.sql import pages
+from app.database.sql import pages, paths
 from app.database.sql.engine import Database
 from app.database.sql.hashing import Hasher
 from app.database.sql.rows import (
@@ -216,7 +216,7 @@ class FilesystemBackend:
                 return None
         with self._database.reading() as session:
             rows, next_cursor = pages.rows(session, listing, cursor=cursor, limit=limit)
-            folders = pages.folders(session, listing) if cursor is None else ()
+            folders = paths.folders(session, listing) if cursor is None else ()
         return Page(folders, tuple(map(info_of, rows)), next_cursor)
 
     def ping(self) -> None:

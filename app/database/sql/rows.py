@@ -1,8 +1,6 @@
 """Rows of stored files, and what they say in the storage's words."""
 
-from collections.abc import Sequence
-
-from sqlalchemy import or_, select, tuple_
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.database.sql.tables import Media, Word
@@ -37,32 +35,6 @@ def find(session: Session, address: Address) -> Media | None:
     else:
         query = query.where(Media.id == address.id)
     return session.scalar(query)
-
-
-def after(
-    session: Session, library: str, folder: str, position: tuple[str, str], *, beneath: bool, limit: int
-) -> Sequence[Media]:
-    """Rows of a folder, or of all beneath it too, in the order of (folder, filename), behind a position."""
-    query = select(Media).where(
-        Media.library == library, tuple_(Media.folder, Media.filename) > tuple_(*position)
-    )
-    if not beneath:
-        query = query.where(Media.folder == folder)
-    elif folder:
-        # "0" comes right after "/". What lies between the folder and its inside is passed over.
-        inside = Media.folder >= f"{folder}/"
-        query = query.where(
-            Media.folder >= folder, Media.folder < f"{folder}0", or_(Media.folder == folder, inside)
-        )
-    return session.scalars(query.order_by(Media.folder, Media.filename).limit(limit)).all()
-
-
-def disk_folders(session: Session, library: str, folder: str) -> set[Segments]:
-    """Where files of a folder are on the disk, if its name is another there."""
-    odd = Media.disk_path.is_not(None)
-    query = select(Media.disk_path).where(Media.library == library, Media.folder == folder, odd)
-    paths = session.scalars(query.limit(10)).all()
-    return {tuple(path.split("/")[:-1]) for path in paths if path is not None}
 
 
 def place(row: Media, key: Key, path: Segments) -> None:

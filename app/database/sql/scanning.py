@@ -11,8 +11,8 @@ from typing import TypeVar
 from sqlalchemy import func, select
 
 from app.database.sql.engine import Database
-from app.database.sql.pages import folder_names
-from app.database.sql.rows import after, disk_folders, key_of, path_of, root_of, signature_of
+from app.database.sql.paths import after, disk_folders, folder_names
+from app.database.sql.rows import key_of, path_of, root_of, signature_of
 from app.database.sql.seen import Seen, SeenFolders
 from app.database.sql.settling import Settling
 from app.database.sql.tables import Media

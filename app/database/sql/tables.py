@@ -64,6 +64,7 @@ class Media(Table):
                 ("library", ("library", column, "folder", "filename")),
             )
         ),
+        Index("ix_media_content_type", "library", "content_type"),
         Index("ix_media_inode", "inode"),
         _partial("ix_media_unverified", "unverified", "id"),
         _partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder"),
