@@ -149,7 +149,7 @@ def test_a_folder_cannot_be_written(
     ask: Ask, http: httpx.Client, folder: str, problem: Problem, method: str
 ) -> None:
     put(http, f"{folder}/film.mp4")
-    for target in (f"/files/{folder}/", f"/files/{folder}/new/", "/files/"):
+    for target in (f"/files/{folder}/", f"/files/{folder}%2F", f"/files/{folder}/new/", "/files/"):
         problem(ask(method, target, body=b"x" if method == "PUT" else None), 400)
     assert len(links(http.get(f"/files/{folder}/"))) == 2
 
