@@ -19,7 +19,7 @@ enabled = false
 
 [generation]
 deterministic = true
-max-examples = 100
+max-examples = 50
 
 [dictionaries]
 ranges.values = ["bytes=0-0", "bytes=0-0,2-2", "bytes=-5", "bytes=9999-"]
@@ -68,7 +68,7 @@ def test_every_operation_answers_as_it_is_documented(
     assert statuses >= {200, 201, 204, 206, 400, 404, 405, 409, 416, 422}
     told = json.loads(report.read_text())
     assert told["operations"]["tested"] == sum(len(methods) for methods in paths.values())
-    assert told["test_cases"]["generated"] > 500
+    assert told["test_cases"]["generated"] > 400
     for operation, phases in told["valid_rates"].items():
         counts = [(phase["accepted"], phase["unreachable"], phase["conflicts"]) for phase in phases.values()]
         assert any(map(any, counts)), f"all that was asked of {operation} was refused unseen"
