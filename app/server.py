@@ -3,6 +3,7 @@
 import contextlib
 import socket
 from collections.abc import Callable
+from email.utils import formatdate
 from importlib.resources import files
 
 import uvicorn
@@ -28,6 +29,9 @@ class _Protocol(HttpToolsProtocol):
         self._head_size = None
         if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_SIZE:
             raise ValueError("too long")  # which the parser's caller answers with 400
+        # uvicorn's Date is up to a second old, and Last-Modified must not be later (RFC 9110 8.8.2.1).
+        date = (b"date", formatdate(usegmt=True).encode())
+        self.server_state.default_headers = [date, *self.config.encoded_headers]
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:

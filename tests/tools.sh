@@ -9,6 +9,8 @@ ffmpeg    ffmpeg
 ffprobe   ffmpeg
 curl      curl
 wget      wget
+aria2c    aria2
+rclone    rclone
 vlc       vlc-bin vlc-plugin-base
 mpv       mpv
 chromium  chromium

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from app.library import patches
+from app.resources.indexes import TooManyFolders
 from app.resources.problems import problem
 from app.storage import errors as storage
 from app.streaming.ranges import RangeNotSatisfiable
@@ -35,6 +36,7 @@ STATUS: dict[type[Exception], int] = {
     patches.PatchTooLarge: 413,
     patches.UnsupportedPatch: 415,
     RangeNotSatisfiable: 416,
+    TooManyFolders: 501,
 }
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")

@@ -41,7 +41,7 @@ _FORM: dict[str, Any] = {
 }
 _RAW: dict[str, Any] = {
     "requestBody": {
-        "required": True,
+        "required": False,  # none makes an empty file
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }

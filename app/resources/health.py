@@ -3,7 +3,7 @@
 import asyncio
 from importlib.metadata import version
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
 from app.resources.deps import ServicesDep
 from app.resources.problems import problems
@@ -19,18 +19,20 @@ router = APIRouter(tags=["health"])
 @router.get("/health", response_model=Health)
 @router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=Health)
-async def live() -> Health:
+async def live(response: Response) -> Health:
     """The process answers."""
+    response.headers["cache-control"] = "no-store"
     return Health(status="ok", version=version("seekable"))
 
 
 @router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", response_model=Health, responses=problems(503))
-async def ready(services: ServicesDep) -> Health:
+async def ready(response: Response, services: ServicesDep) -> Health:
     """Database and storage answer; else 503 names the one that does not."""
     try:
         async with asyncio.timeout(READY_WITHIN_S):
             await services.storage.ping()
     except TimeoutError:
         raise StorageUnavailable(f"storage: no answer within {READY_WITHIN_S} s.") from None
+    response.headers["cache-control"] = "no-store"
     return Health(status="ok", version=version("seekable"))

@@ -26,6 +26,7 @@ async def list_files(
     """The files of a folder, page by page. The order is by bytes, and by path where the rest is equal."""
     page = await services.storage.page(listing, cursor=cursor, limit=limit)
     base = base_url(request, services.base_url)
+    response.headers["cache-control"] = "no-cache"  # or caches guess how long it is fresh (RFC 9111 4.2.2)
     if page.next_cursor is not None:
         asked = ((name, request.query_params.get(name)) for name in ("recursive", "q", "type", "sort"))
         given = {name: value for name, value in asked if value is not None}

@@ -1,8 +1,9 @@
 """The routers."""
 
-from app.resources import docs, files, health, lists, moves, pages, playlists
+from app.resources import docs, files, health, indexes, lists, moves, pages, playlists
 
 ROUTERS = (
+    indexes.router,  # before files: a path that ends in a slash is a folder
     files.router,
     moves.router,
     lists.router,

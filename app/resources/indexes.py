@@ -1,0 +1,99 @@
+"""A folder as a page of links, as web servers have always shown one; rclone and `wget -r` read it."""
+
+from collections.abc import AsyncIterator
+from html import escape
+from urllib.parse import quote
+
+from fastapi import APIRouter, Request, Response
+from starlette.convertors import Convertor, register_url_convertor
+from starlette.responses import StreamingResponse
+
+from app.resources.deps import LibraryDep, Services, ServicesDep
+from app.storage.contract import Storage
+from app.storage.errors import NotFound
+from app.storage.types import Listing, Page, clean_folder
+
+PAGE_SIZE = 100
+"""Files that are in memory at a time."""
+
+MAX_FOLDERS = 1000
+"""How many folders the storage names at most."""
+
+_HEADERS = {
+    "cache-control": "no-cache",
+    "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none';"
+    " frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+
+
+class TooManyFolders(Exception):
+    """There may be more folders inside than the storage names."""
+
+
+class _Folder(Convertor[str]):
+    """A folder, which may hold anything, but is not empty: `//` is no way to write the top."""
+
+    regex = r"[\s\S]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("folder", _Folder())
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.head("/files/")
+@router.get("/files/")
+async def index_of_all(request: Request, services: ServicesDep, library: LibraryDep) -> Response:
+    """The top folder as a web page."""
+    return await _index(request, services, Listing(library))
+
+
+@router.head("/files/{folder:folder}/")
+@router.get("/files/{folder:folder}/")
+async def index_of_folder(
+    request: Request, services: ServicesDep, library: LibraryDep, folder: str
+) -> Response:
+    """A folder as a web page: all that is in it, which `rclone` and `wget -r` can copy."""
+    return await _index(request, services, Listing(library, clean_folder(folder)))
+
+
+async def _index(request: Request, services: Services, listing: Listing) -> Response:
+    first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
+    if listing.folder and not first.folders and not first.items:
+        raise NotFound("There is no such folder.")
+    if len(first.folders) >= MAX_FOLDERS:
+        # Who copies a library by its links would take one that is cut short for all of it.
+        raise TooManyFolders(f"There are {MAX_FOLDERS} folders inside, or more: too many for one page.")
+    if request.method == "HEAD":
+        return StreamingResponse((), headers=_HEADERS, media_type="text/html")
+    links = _links(services.storage, listing, first)
+    return StreamingResponse(links, headers=_HEADERS, media_type="text/html")
+
+
+async def _links(storage: Storage, listing: Listing, page: Page) -> AsyncIterator[str]:
+    """The page, a batch at a time. A storage that fails breaks it off, so that nothing short looks whole."""
+    title = escape(f"/{listing.folder}")
+    up = _link("..", "/") if listing.folder else ""
+    folders = "".join(_link(name, "/") for name in page.folders)
+    yield (
+        f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f"<h1>{title}</h1>\n<ul>\n{up}{folders}"
+    )
+    while True:
+        yield "".join(_link(info.key.filename) for info in page.items)
+        if page.next_cursor is None:
+            break
+        page = await storage.page(listing, cursor=page.next_cursor, limit=PAGE_SIZE)
+    yield "</ul>\n</html>\n"
+
+
+def _link(name: str, end: str = "") -> str:
+    # All but letters, digits and `-._~` is escaped: a colon would make a scheme of what is before it.
+    return f'<li><a href="{quote(name, safe="")}{end}">{escape(name)}{end}</a></li>\n'

@@ -1,0 +1,208 @@
+"""A folder as a page of links: complete, right for any name, and none of it more than text."""
+
+import socket
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import quote, unquote, urljoin
+
+import httpx
+import pytest
+
+from tests.support import Server, running
+
+Ask = Callable[..., httpx.Response]
+Problem = Callable[[httpx.Response, int], str]
+
+ODD = [
+    *(" leading", "trailing ", 'it\'s; a "film" — 100% #1 & more?', "a+b=c,d$e!f*g(h)[i]{j}|k^l`m~n@o"),
+    *("http:thing", "c:", "javascript:alert(1)", "?", "#", "%", "%2e%2e", "%2F", "&amp;", "..."),
+    *("-dash", "--", ".dot", "~", "index.html", "<script>", "'\"><b>", "🎬", "שלום.mkv", "été"),
+    *("x" * 255, "\u2028", "\ufeff", "\u202egpj.exe"),
+]
+
+QUOTES = "'" * 250
+"""One of them takes nine bytes of a page."""
+
+
+class Links(HTMLParser):
+    """What a page links to, and the text of each link, in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self.tags: set[str] = set()
+        self._href: str | None = None
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self._href = dict(attributes).get("href") if tag == "a" else None
+
+    def handle_data(self, data: str) -> None:
+        if self._href is not None:
+            self.found.append((self._href, data))
+
+    def handle_endtag(self, tag: str) -> None:
+        self._href = None
+
+
+def links(response: httpx.Response) -> list[tuple[str, str]]:
+    assert response.status_code == 200
+    return Links(response.text).found
+
+
+def put(http: httpx.Client, *paths: str) -> None:
+    for path in paths:
+        assert http.put(f"/files/{quote(path)}", content=path.encode()).status_code == 201
+
+
+def test_a_folder(http: httpx.Client, folder: str) -> None:
+    put(http, f"{folder}/b.mp4", f"{folder}/a.mp4", f"{folder}/sub/x", f"{folder}/z/only/deep/y")
+    response = http.get(f"/files/{folder}/")
+    expected = [("../", "../"), ("sub/", "sub/"), ("z/", "z/"), ("a.mp4", "a.mp4"), ("b.mp4", "b.mp4")]
+    assert links(response) == expected
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert links(http.get(f"/files/{folder}/z/")) == [("../", "../"), ("only/", "only/")]
+    top = links(http.get("/files/"))
+    assert (f"{folder}/", f"{folder}/") in top
+    assert ("../", "../") not in top, "what is above is no folder of ours"
+
+
+@pytest.mark.parametrize("kind", ["files", "folders"])
+def test_every_link_leads_to_what_it_names(http: httpx.Client, folder: str, kind: str) -> None:
+    end = "/" if kind == "folders" else ""
+    put(http, *(f"{folder}/{name}{end and '/x'}" for name in ODD))
+    url = str(http.base_url.join(f"/files/{folder}/"))
+    up, *found = links(http.get(url))
+    assert up == ("../", "../")
+    assert [text for _, text in found] == [f"{name}{end}" for name in sorted(ODD, key=str.encode)]
+    for href, text in found:
+        target = urljoin(url, href)
+        assert unquote(target.removeprefix(url)) == text, "it is relative, whatever looks like a scheme"
+        answer = http.get(target)
+        if kind == "folders":
+            assert [urljoin(target, href) for href, _ in links(answer)] == [url, f"{target}x"]
+        else:
+            assert answer.content == f"{folder}/{text}".encode()
+
+
+def test_names_are_text(http: httpx.Client, folder: str) -> None:
+    name = "</title><script>alert(1)</script><b onload='x'>&lt;"
+    put(http, f"{folder}/{name}")
+    above, _, last = f"{folder}/{name}".rpartition("/")
+    page = http.get(f"/files/{quote(above)}/")
+    assert Links(page.text).tags == {"html", "meta", "title", "h1", "ul", "li", "a"}
+    assert links(page)[1:] == [(quote(last, safe=""), last)]
+
+
+def test_more_files_than_are_read_in_one_go(http: httpx.Client, folder: str) -> None:
+    names = [f"{number:03}" for number in range(105)]
+    put(http, *(f"{folder}/{name}" for name in names))
+    assert links(http.get(f"/files/{folder}/")) == [("../", "../"), *zip(names, names, strict=True)]
+
+
+def test_it_follows_every_change_at_once(http: httpx.Client, folder: str, problem: Problem) -> None:
+    problem(http.get(f"/files/{folder}/"), 404)
+    put(http, f"{folder}/film.mp4")
+    assert len(links(http.get(f"/files/{folder}/"))) == 2
+    assert http.delete(f"/files/{folder}/film.mp4").status_code == 204
+    problem(http.get(f"/files/{folder}/"), 404)
+
+
+def test_a_file_is_no_folder(http: httpx.Client, folder: str, problem: Problem) -> None:
+    put(http, f"{folder}/film.mp4")
+    problem(http.get(f"/files/{folder}/film.mp4/"), 404)
+    problem(http.get(f"/files/{folder}"), 404)
+
+
+def test_head(ask: Ask, http: httpx.Client, folder: str) -> None:
+    put(http, f"{folder}/film.mp4")
+    for target in (f"/files/{folder}/", "/files/", f"/files/{folder}/none/", "/files/../"):
+        get, head = ask("GET", target), ask("HEAD", target)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        for response in (get, head):
+            del response.headers["date"]
+        get.headers.pop("transfer-encoding", None)  # of what a HEAD has not
+        assert head.headers == get.headers
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *("/", "//", "a//", "/a/", "a//b/", "../", "./", "a/../", ".seekable/", ".seekable/staging/"),
+        *("%00/", "%0A/", "%ff/", "a\\b/", "%2F/", "a%2F/", f"{'x' * 256}/", "a/" * 40, f"{'%C3%A9' * 600}/"),
+    ],
+)
+def test_what_is_no_folder(ask: Ask, problem: Problem, target: str) -> None:
+    problem(ask("GET", f"/files/{target}"), 400)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_folder_cannot_be_written(
+    ask: Ask, http: httpx.Client, folder: str, problem: Problem, method: str
+) -> None:
+    put(http, f"{folder}/film.mp4")
+    for target in (f"/files/{folder}/", f"/files/{folder}%2F", f"/files/{folder}/new/", "/files/"):
+        problem(ask(method, target, body=b"x" if method == "PUT" else None), 400)
+    assert len(links(http.get(f"/files/{folder}/"))) == 2
+
+
+def test_a_library_without_files(tmp_path: Path, backend_settings: dict[str, object]) -> None:
+    with running(tmp_path / "server", **backend_settings) as server, server.client() as http:
+        assert links(http.get("/files/")) == []
+
+
+@pytest.fixture
+def crowded(tmp_path: Path) -> Iterator[Server]:
+    """`wide` has 999 folders, and `long` has so many files that their page fits into no buffer."""
+    with running(tmp_path, storage="filesystem") as server, server.client() as http:
+        put(http, "like/this")
+    files = [server.files / "wide" / str(number) / "x" for number in range(999)]
+    files += [server.files / "long" / f"{number:04}{QUOTES}" for number in range(5000)]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    remember(server, files)
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+def remember(server: Server, files: list[Path]) -> None:
+    """As if they had been uploaded, which would take a minute."""
+    with closing(sqlite3.connect(server.files / ".seekable" / "seekable.db")) as database, database:
+        database.row_factory = sqlite3.Row
+        row = dict(database.execute("SELECT * FROM media").fetchone())
+        rows = []
+        for number, file in enumerate(files):
+            path, status = file.relative_to(server.files), file.stat()
+            own = {"id": str(number), "folder": str(path.parent), "filename": path.name, "size": 0}
+            rows.append({**row, **own, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino})
+        database.executemany(f"INSERT INTO media VALUES ({', '.join(f':{name}' for name in row)})", rows)
+
+
+def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server, problem: Problem) -> None:
+    """Who copies a library by its links must not take a part of it for all."""
+    with crowded.client() as http:
+        assert len(links(http.get("/files/wide/"))) == 1000
+        put(http, "wide/one more/x")
+        assert "1000" in problem(http.get("/files/wide/"), 501)
+
+    little = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)]
+    with crowded.client(transport=httpx.HTTPTransport(socket_options=little)) as http:
+        assert len(links(http.get("/files/long/"))) == 5001
+        with http.stream("GET", "/files/long/") as response:
+            lines = response.iter_lines()
+            next(lines)
+            with closing(sqlite3.connect(crowded.files / ".seekable" / "seekable.db")) as database:
+                database.execute("ALTER TABLE media RENAME TO lost")
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)

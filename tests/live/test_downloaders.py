@@ -1,0 +1,201 @@
+"""Programs that fetch for others: wget goes on, aria2 verifies, rclone copies a library."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from tests.live.clients import answers, program, sha256, until
+from tests.support import Server, need, run, running
+
+pytestmark = pytest.mark.live
+
+ODD_NAME = 'it\'s; a "film" — 100% #1 & more? 🎬 שלום.mp4'
+
+
+@pytest.fixture(scope="module")
+def big() -> bytes:
+    return os.urandom(8_000_000)
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as client:
+        yield client
+
+
+def put(http: httpx.Client, path: str, content: bytes) -> str:
+    """Store it. Its URL."""
+    target = f"/files/{quote(path)}"
+    http.put(target, content=content).raise_for_status()
+    return f"{http.base_url}{target}"
+
+
+# wget
+
+
+def cut(folder: Path, *command: object, file: Path) -> None:
+    """Start a download, and kill it when some of the file has come."""
+    with program(folder, *command) as download:
+        until(lambda: file.exists() and file.stat().st_size > 1_000_000, "a part of it")
+        download.process.kill()
+        download.process.wait()
+
+
+def test_wget_goes_on_with_what_was_cut(http: httpx.Client, folder: str, big: bytes, tmp_path: Path) -> None:
+    need("wget")
+    url, file = put(http, f"{folder}/big.mp4", big), tmp_path / "big.mp4"
+    cut(tmp_path, "wget", "--limit-rate=4m", url, file=file)
+    there = file.stat().st_size
+    assert there < len(big)
+    log = run("wget", "-c", "-P", tmp_path, url).stderr
+    assert f"{len(big) - there} " in log, "no more than was missing"
+    assert file.read_bytes() == big
+
+
+def test_wget_goes_on_by_itself_when_the_server_comes_back(big: bytes, tmp_path: Path) -> None:
+    need("wget")
+    with running(tmp_path / "server") as server:
+        with server.client() as http:
+            url = put(http, "big.mp4", big)
+        file = tmp_path / "big.mp4"
+        (tmp_path / "wget").mkdir()
+        patient = ("--tries=50", "--waitretry=1", "--retry-connrefused")
+        with program(tmp_path / "wget", "wget", "--limit-rate=4m", *patient, "-P", tmp_path, url) as wget:
+            until(lambda: file.exists() and file.stat().st_size > 1_000_000, "a part of it")
+            port = server.port
+            server.kill()
+            server.start("--port", str(port))
+            assert wget.process.wait(60) == 0, wget.log()
+        assert "206 Partial Content" in wget.log()
+        assert file.read_bytes() == big
+
+
+def test_wget_with_the_etag_mixes_nothing_when_the_file_was_replaced(
+    http: httpx.Client, folder: str, big: bytes, tmp_path: Path
+) -> None:
+    """By itself `wget -c` never asks whether it is still the same file, and a server cannot know."""
+    need("wget")
+    url, file = put(http, f"{folder}/big.mp4", big), tmp_path / "big.mp4"
+    etag = http.head(url).headers["etag"]
+    file.write_bytes(big[:3_000_000])
+    same = ("wget", "-c", "-P", tmp_path, f"--header=If-Match: {etag}", url)
+    put(http, f"{folder}/big.mp4", big[::-1])
+    refused = run(*same, check=False)
+    assert refused.returncode == 8
+    assert "412" in refused.stderr
+    assert file.read_bytes() == big[:3_000_000]
+    put(http, f"{folder}/big.mp4", big)
+    run(*same)
+    assert file.read_bytes() == big
+
+
+# aria2
+
+ARIA2 = ("aria2c", "--no-conf", "-x4", "-s4", "-k1M", "--summary-interval=0", "--log-level=debug")
+CHECKSUM_ERROR = 32  # what it ends with (aria2c(1), EXIT STATUS)
+
+
+@pytest.mark.parametrize("name", ["big.mp4", "a b.mp4", ODD_NAME])
+def test_aria2_verifies_what_it_fetched_in_pieces(
+    server: Server, http: httpx.Client, folder: str, big: bytes, tmp_path: Path, name: str
+) -> None:
+    need("aria2c")
+    url = put(http, f"{folder}/{name}", big)
+    run(*ARIA2, f"--log={tmp_path / 'log'}", f"--dir={tmp_path / 'saved'}", url)
+    log = (tmp_path / "log").read_text(errors="replace")
+    assert "Valid hash found in Digest header field" in log
+    assert "Verification finished successfully" in log
+    assert answers(server, url).count(206) >= 3
+    assert [file.name for file in (tmp_path / "saved").iterdir()] == [name]
+    assert sha256(tmp_path / "saved" / name) == sha256(big)
+
+
+def test_aria2_refuses_what_rotted_on_the_disk(big: bytes, tmp_path: Path) -> None:
+    need("aria2c")
+    with running(tmp_path / "server", storage="filesystem") as server, server.client() as http:
+        url = put(http, "big.mp4", big)
+        stored = server.files / "big.mp4"
+        before = stored.stat()
+        with stored.open("r+b") as file:
+            file.seek(5_000_000)
+            file.write(bytes(byte ^ 1 for byte in big[5_000_000:5_000_001]))
+        os.utime(stored, ns=(before.st_atime_ns, before.st_mtime_ns))
+        result = run(*ARIA2, f"--log={tmp_path / 'log'}", f"--dir={tmp_path}", url, check=False)
+        assert result.returncode == CHECKSUM_ERROR, result.stdout
+        assert "Checksum error detected" in (tmp_path / "log").read_text(errors="replace")
+
+
+def test_aria2_mixes_nothing_when_the_file_was_replaced(
+    http: httpx.Client, folder: str, big: bytes, tmp_path: Path
+) -> None:
+    need("aria2c")
+    url, file = put(http, f"{folder}/big.mp4", big), tmp_path / "big.mp4"
+    (tmp_path / "aria2").mkdir()
+    slowly = (*ARIA2, "--max-download-limit=3M", "--file-allocation=none", f"--dir={tmp_path}", url)
+    with program(tmp_path / "aria2", *slowly) as aria2:
+        until(lambda: file.exists() and file.stat().st_blocks > 2_000_000 // 512, "a part of it")
+        aria2.terminate()
+    assert file.with_name("big.mp4.aria2").exists(), "what it needs to go on"
+    put(http, f"{folder}/big.mp4", big[::-1])
+    result = run(*ARIA2, "-c", f"--dir={tmp_path}", url, check=False)
+    assert result.returncode == CHECKSUM_ERROR, result.stdout
+
+
+# rclone
+
+LIBRARY = {
+    "top.mp4": b"top",
+    "empty.txt": b"",
+    "films/film.mp4": os.urandom(300_000),
+    "films/index.html": b"<a href='../gone'>not an index</a>",
+    "films/2024 (new)/a b.mp4": b"spaces",
+    f"films/2024 (new)/{ODD_NAME}": b"odd",
+    "films/http:/c:d.mp4": b"colons",
+    "films/%2e%2e/%2F.mp4": b"escapes",
+    "films/-dash/.dot": b"dash and dot",
+    "films/ leading/trailing ": b"spaces at the ends",
+    "films/&amp;/<b>.mp4": b"markup",
+    "שלום/🎬/été.mp4": b"scripts",
+}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def rclone(url: str, *arguments: object) -> str:
+    """What it says of a run that went well at the first try."""
+    settings = ("--config", os.devnull, "--retries", 1, "-v", "--http-url", f"{url}/files/")
+    return run("rclone", *arguments, *settings).stderr
+
+
+def test_rclone_copies_a_library(tmp_path: Path, backend_settings: dict[str, object]) -> None:
+    """But for names with a colon at the top of what is copied: it asks for `./c:d`, which is refused."""
+    need("rclone")
+    copy = tmp_path / "copy"
+    with running(tmp_path / "server", **backend_settings) as server, server.client() as http:
+        rclone(server.url, "copy", ":http:", copy)
+        assert tree(copy) == {}, "no files are no failure"
+        for path, content in LIBRARY.items():
+            put(http, path, content)
+        rclone(server.url, "copy", ":http:", copy)
+        assert tree(copy) == LIBRARY
+        time.sleep(2.1)  # it takes dates for equal that are a second apart
+        assert "There was nothing to transfer" in rclone(server.url, "copy", ":http:", copy)
+
+        put(http, "films/film.mp4", b"replaced")
+        http.delete("/files/top.mp4")
+        said = rclone(server.url, "sync", ":http:", copy)
+        changes = dict(re.findall(r"INFO +: (.*): (Copied|Deleted)", said))
+        assert changes == {"films/film.mp4": "Copied", "top.mp4": "Deleted"}
+        now = {**LIBRARY, "films/film.mp4": b"replaced"}
+        del now["top.mp4"]
+        assert tree(copy) == now
+        rclone(server.url, "copy", ":http:films/2024 (new)", tmp_path / "part")
+        assert set(tree(tmp_path / "part")) == {"a b.mp4", ODD_NAME}
