@@ -1,12 +1,14 @@
 """The `seekable` command."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 
+from app import logs
 from app.database import prepare_database
+from app.listen import authority, listen
 from app.resources.admission import is_loopback
 from app.server import serve, serve_reloading
 from app.settings import ConfigurationError, Settings, load
@@ -24,7 +26,7 @@ def _in_a_sentence() -> Iterator[None]:
     try:
         yield
     except (ConfigurationError, StorageError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(logs.escaped(str(error))) from None
 
 
 @main.command("serve")
@@ -33,31 +35,27 @@ def _in_a_sentence() -> Iterator[None]:
 @click.option("--reload", is_flag=True, help="Start again whenever the code changes, for development.")
 def serve_command(host: str | None, port: int | None, reload: bool) -> None:
     """Serve the library. An SQLite database is migrated first."""
+    logs.configure()
     with _in_a_sentence():
         settings = load()
         host = host if host is not None else settings.host
         port = port if port is not None else settings.port
         _check_host(host, settings)
+        listeners = listen(host, port)  # before the database is touched
         prepare_database(settings)  # what is wrong with it is said here, and not in a traceback
 
-    def announce(port: int) -> None:
-        base = settings.base_url or f"http://{_authority(host, port)}"
-        click.echo(
-            f"Seekable serves {settings.files_dir.absolute()}\n"
-            f"  docs    {base}/docs\n"
-            f"  upload  curl -F file=@film.mp4 {base}/file/upload\n"
-            f"  play    vlc {base}/files/film.mp4"
-        )
-
+    announce = partial(_announce, settings, host, listeners[0].getsockname()[1])
     if reload:
-        serve_reloading(host, port, started=announce)
-    elif not serve(host, port, shutdown_timeout=settings.shutdown_timeout, started=announce):
-        sys.exit(1)
+        announce()
+        serve_reloading(listeners)
+    else:
+        serve(listeners, shutdown_timeout=settings.shutdown_timeout, started=announce)
 
 
 @main.command()
 def migrate() -> None:
     """Bring the database to the newest schema."""
+    logs.configure()
     with _in_a_sentence():
         prepare_database(load())
 
@@ -70,6 +68,12 @@ def _check_host(host: str, settings: Settings) -> None:
         )
 
 
-def _authority(host: str, port: int) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # not addresses to connect to
-    return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
+def _announce(settings: Settings, host: str, port: int) -> None:
+    here = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # one to connect to
+    base = settings.base_url or f"http://{authority(here, port)}"
+    click.echo(
+        f"Seekable serves {logs.escaped(str(settings.files_dir.absolute()))}\n"
+        f"  docs    {base}/docs\n"
+        f"  upload  curl -F file=@film.mp4 {base}/file/upload\n"
+        f"  play    vlc {base}/files/film.mp4"
+    )
