@@ -10,7 +10,7 @@ from app.resources.deps import KeyDep, LibraryDep, Services, ServicesDep, base_u
 from app.resources.problems import problems
 from app.resources.schemas import File, FileList
 from app.storage.errors import AlreadyExists, NotFound, VersionMismatch
-from app.storage.types import Address, Expect, Expectation, FileId, FileInfo, Key, clean_folder
+from app.storage.types import Address, Expect, Expectation, FileId, FileInfo, Key, Listing, clean_folder
 from app.streaming.conditions import expectation
 from app.streaming.plan import repr_digest
 from app.streaming.response import StoredFileResponse
@@ -194,7 +194,7 @@ async def list_files(
 ) -> FileList:
     """The files directly in a folder, in the byte order of their names, page by page."""
     folder = clean_folder(folder)
-    page = await services.storage.page(library, folder, cursor=cursor, limit=limit)
+    page = await services.storage.page(Listing(library, folder), cursor=cursor, limit=limit)
     base = base_url(request, services.base_url)
     if page.next_cursor is not None:
         query = urlencode({"folder": folder, "limit": limit, "cursor": page.next_cursor})

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Page
+from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Listing, Page
 
 
 class Reader(Protocol):
@@ -53,6 +53,6 @@ class Backend(Protocol):
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo: ...
 
-    def page(self, library: str, folder: str, *, cursor: str | None, limit: int) -> Page: ...
+    def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page: ...
 
     def ping(self) -> None: ...

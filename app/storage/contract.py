@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Page
+from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
 
 
 class OpenFile(Protocol):
@@ -74,10 +74,10 @@ class Storage(Protocol):
         """Give the file another key, durably; id and version stay. `expect` is about the source.
         NotFound, AlreadyExists, PathConflict, VersionMismatch: nothing has changed."""
 
-    async def page(self, library: str, folder: str, *, cursor: str | None, limit: int) -> Page:
-        """Files directly in the folder, after those that earlier pages gave. Every file that exists the
+    async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
+        """Files of the listing, after those that earlier pages gave. Every file that exists unchanged the
         whole time appears exactly once, whatever comes and goes meanwhile. A folder that no file has is
-        empty. A cursor that no page gave raises InvalidCursor."""
+        empty. A cursor that no page of such a listing gave raises InvalidCursor."""
 
     async def ping(self) -> None:
         """Return when the database and the bytes behind it answer; else StorageUnavailable names which

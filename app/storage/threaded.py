@@ -10,7 +10,7 @@ from typing import TypeVar
 from app.storage.backend import Backend, Reader, Writer
 from app.storage.contract import Staged
 from app.storage.errors import StorageUnavailable, Truncated
-from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Page
+from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
 
 T = TypeVar("T")
 
@@ -241,8 +241,8 @@ class ThreadedStorage:
     async def move(self, source: Key, target: Key, *, expect: Expectation = Expect.ANY) -> FileInfo:
         return await self._changes.run(self._backend.move, source, target, expect)
 
-    async def page(self, library: str, folder: str, *, cursor: str | None, limit: int) -> Page:
-        return await self._reads.run(lambda: self._backend.page(library, folder, cursor=cursor, limit=limit))
+    async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
+        return await self._reads.run(lambda: self._backend.page(listing, cursor=cursor, limit=limit))
 
     async def ping(self) -> None:
         # Not `run`: one that nobody waits for any more is taken from the queue, not waited for.

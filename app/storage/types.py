@@ -151,12 +151,40 @@ class Committed:
     """False when it replaced an earlier version."""
 
 
+class Sort(Enum):
+    """What a list is in the order of. Where that is equal, paths decide, in the order of NAME."""
+
+    NAME = "name"
+    """The bytes of the folder, then those of the filename."""
+    SIZE = "size"
+    CREATED_AT = "created_at"
+    UPDATED_AT = "updated_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which files are listed, and in which order."""
+
+    library: str
+    folder: str = ""
+    """As `clean_folder` gives it."""
+    recursive: bool = False
+    """Also those in folders inside it."""
+    query: str = ""
+    """Only files of which each word of this begins a word of the filename; see `words`."""
+    content_type: str = ""
+    """Only those of this media type: `video/mp4`, or `video` for all that begin so."""
+    sort: Sort = Sort.NAME
+    descending: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the files of one folder, in the byte order of their names."""
+    """Some of the files of a listing, in its order."""
 
     folders: tuple[str, ...]
-    """Names of the folders directly inside, in byte order; only on the first page, at most 1,000."""
+    """Names of the folders directly inside, in byte order; only on the first page, at most 1,000, and
+    none when the listing is recursive or has a query."""
     items: tuple[FileInfo, ...]
     next_cursor: str | None
     """What to ask the next page with; None when this page is the last."""

@@ -19,7 +19,7 @@ from app.storage.errors import (
     PathConflict,
     VersionMismatch,
 )
-from app.storage.types import SHARED, Committed, Expect, Expectation, FileId, FileInfo, Key
+from app.storage.types import SHARED, Committed, Expect, Expectation, FileId, FileInfo, Key, Listing
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,7 @@ async def get(storage: Storage, address: Key | FileId = FILM) -> bytes:
 
 
 async def names(storage: Storage, folder: str = "films", library: str = SHARED) -> list[str]:
-    page = await storage.page(library, folder, cursor=None, limit=1000)
+    page = await storage.page(Listing(library, folder), cursor=None, limit=1000)
     return [info.key.filename for info in page.items]
 
 
@@ -126,7 +126,7 @@ async def test_odd_names_survive(storage: Storage, name: str) -> None:
     key = Key(SHARED, name, name)
     await put(storage, key)
     assert await get(storage, key) == BYTES
-    assert (await storage.page(SHARED, "", cursor=None, limit=10)).folders == (name,)
+    assert (await storage.page(Listing(SHARED, ""), cursor=None, limit=10)).folders == (name,)
     assert await names(storage, name) == [name]
     assert (await storage.move(key, Key(SHARED, "", f"{name}"[:-1] + "_"))).key.filename == name[:-1] + "_"
 
@@ -149,7 +149,7 @@ async def test_libraries_do_not_meet(storage: Storage) -> None:
     await storage.delete(mine)
     assert await names(storage, library="mine") == []
     assert await names(storage, library="yours") == ["film.mp4"]
-    assert (await storage.page(SHARED, "", cursor=None, limit=10)).folders == ("films",)
+    assert (await storage.page(Listing(SHARED, ""), cursor=None, limit=10)).folders == ("films",)
 
 
 async def test_bytes_may_come_in_any_pieces(storage: Storage) -> None:
@@ -212,7 +212,7 @@ async def test_sizes_beyond_32_bits(storage: Storage, big_file: Callable[[int, b
         assert file.info.size == size
         assert await read(file, size - 9, size) == b"\0\0the end"
         assert await read(file, (1 << 32) - 2, (1 << 32) + 2) == bytes(4)
-    page = await storage.page(SHARED, "", cursor=None, limit=10)
+    page = await storage.page(Listing(SHARED, ""), cursor=None, limit=10)
     assert [info.size for info in page.items] == [size]
 
 
@@ -299,9 +299,9 @@ async def test_a_file_and_a_folder_cannot_share_a_path(
 async def test_a_folder_is_gone_with_its_last_file(storage: Storage) -> None:
     deep = Key(SHARED, "a/b/c", "film.mp4")
     await put(storage, deep)
-    assert (await storage.page(SHARED, "a", cursor=None, limit=9)).folders == ("b",)
+    assert (await storage.page(Listing(SHARED, "a"), cursor=None, limit=9)).folders == ("b",)
     await storage.delete(deep)
-    assert (await storage.page(SHARED, "", cursor=None, limit=9)).folders == ()
+    assert (await storage.page(Listing(SHARED, ""), cursor=None, limit=9)).folders == ()
     await put(storage, Key(SHARED, "", "a"))  # the name is free for a file
     with pytest.raises(PathConflict):
         await storage.move(Key(SHARED, "", "a"), deep)  # which is below what is moved
@@ -346,7 +346,7 @@ async def test_what_is_staged_is_not_seen(storage: Storage) -> None:
         await staged.write(BYTES)
         await staged.flush()
         assert await names(storage) == []
-        assert (await storage.page(SHARED, "", cursor=None, limit=9)).folders == ()
+        assert (await storage.page(Listing(SHARED, ""), cursor=None, limit=9)).folders == ()
 
 
 async def test_staged_bytes_that_are_left_are_gone(
@@ -577,7 +577,7 @@ async def test_pages_are_in_byte_order_and_complete(storage: Storage) -> None:
     seen: list[str] = []
     cursor = None
     while True:
-        page = await storage.page(SHARED, "f", cursor=cursor, limit=3)
+        page = await storage.page(Listing(SHARED, "f"), cursor=cursor, limit=3)
         assert len(page.items) <= 3
         assert page.folders == (("inside",) if cursor is None else ())
         seen += [info.key.filename for info in page.items]
@@ -590,23 +590,23 @@ async def test_pages_are_in_byte_order_and_complete(storage: Storage) -> None:
 async def test_folders_are_those_directly_inside(storage: Storage) -> None:
     for folder in ("a", "a/b", "a/b/c", "a-2", "a-2/x", "a0", "b/c", "é/x", "🎬"):
         await put(storage, Key(SHARED, folder, "file"))
-    top = await storage.page(SHARED, "", cursor=None, limit=10)
+    top = await storage.page(Listing(SHARED, ""), cursor=None, limit=10)
     assert top.folders == ("a", "a-2", "a0", "b", "é", "🎬")
     assert top.items == ()
-    assert (await storage.page(SHARED, "a", cursor=None, limit=10)).folders == ("b",)
-    assert (await storage.page(SHARED, "b", cursor=None, limit=10)).folders == ("c",)
-    assert (await storage.page(SHARED, "nowhere", cursor=None, limit=10)).folders == ()
+    assert (await storage.page(Listing(SHARED, "a"), cursor=None, limit=10)).folders == ("b",)
+    assert (await storage.page(Listing(SHARED, "b"), cursor=None, limit=10)).folders == ("c",)
+    assert (await storage.page(Listing(SHARED, "nowhere"), cursor=None, limit=10)).folders == ()
 
 
 async def test_pages_stay_right_while_files_come_and_go(storage: Storage) -> None:
     for number in range(20):
         await put(storage, Key(SHARED, "f", f"{number:02}"))
-    first = await storage.page(SHARED, "f", cursor=None, limit=10)
+    first = await storage.page(Listing(SHARED, "f"), cursor=None, limit=10)
     await storage.delete(Key(SHARED, "f", "05"))
     await storage.delete(Key(SHARED, "f", "09"))  # the one that the cursor was made of
     await put(storage, Key(SHARED, "f", "03a"))
     await put(storage, Key(SHARED, "f", "15a"))
-    second = await storage.page(SHARED, "f", cursor=first.next_cursor, limit=100)
+    second = await storage.page(Listing(SHARED, "f"), cursor=first.next_cursor, limit=100)
     expected = sorted([f"{number:02}" for number in range(10, 20)] + ["15a"])
     assert [info.key.filename for info in second.items] == expected
     assert second.next_cursor is None
@@ -615,15 +615,15 @@ async def test_pages_stay_right_while_files_come_and_go(storage: Storage) -> Non
 async def test_a_full_last_page_is_the_last(storage: Storage) -> None:
     for name in "abcd":
         await put(storage, Key(SHARED, "f", name))
-    first = await storage.page(SHARED, "f", cursor=None, limit=2)
+    first = await storage.page(Listing(SHARED, "f"), cursor=None, limit=2)
     assert first.next_cursor is not None
-    assert (await storage.page(SHARED, "f", cursor=first.next_cursor, limit=2)).next_cursor is None
+    assert (await storage.page(Listing(SHARED, "f"), cursor=first.next_cursor, limit=2)).next_cursor is None
 
 
 @pytest.mark.parametrize("cursor", ["", "%%%", "é", "a", "_w", "=", " "])
 async def test_a_cursor_that_no_page_gave(storage: Storage, cursor: str) -> None:
     with pytest.raises(InvalidCursor):
-        await storage.page(SHARED, "f", cursor=cursor, limit=2)
+        await storage.page(Listing(SHARED, "f"), cursor=cursor, limit=2)
 
 
 async def test_ping(storage: Storage) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from app.database.sql import pages
 from app.database.sql.engine import Database
-from app.database.sql.tables import Media, Volume
+from app.database.sql.tables import Media, Volume, Word
 from app.storage import disk
 from app.storage.backend import Writer
 from app.storage.disk import Disk
@@ -36,8 +36,10 @@ from app.storage.types import (
     Expectation,
     FileInfo,
     Key,
+    Listing,
     Page,
 )
+from app.storage.words import words
 
 STABLE_AFTER_S = 2
 """A file without a row is taken for finished when it has not changed for so long."""
@@ -182,10 +184,10 @@ class FilesystemBackend:
                     session.commit()
             return _info(row)
 
-    def page(self, library: str, folder: str, *, cursor: str | None, limit: int) -> Page:
+    def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
         with self._database.reading() as session:
-            rows, next_cursor = pages.rows(session, library, folder, cursor=cursor, limit=limit)
-            folders = pages.folders(session, library, folder) if cursor is None else ()
+            rows, next_cursor = pages.rows(session, listing, cursor=cursor, limit=limit)
+            folders = pages.folders(session, listing) if cursor is None else ()
         return Page(folders, tuple(map(_info, rows)), next_cursor)
 
     def ping(self) -> None:
@@ -281,6 +283,7 @@ def _sign(row: Media, signature: Signature) -> None:
 
 def _place(row: Media, key: Key) -> None:
     row.library, row.folder, row.filename = key.library, key.folder, key.filename
+    row.words = [Word(library=key.library, word=word) for word in words(key.filename)]
 
 
 def _key(row: Media) -> Key:

@@ -9,15 +9,16 @@ from sqlalchemy.orm import Session
 
 from app.database.sql.tables import Media
 from app.storage.errors import InvalidCursor
+from app.storage.types import Listing
 
 MAX_FOLDERS = 1000
 
 
 def rows(
-    session: Session, library: str, folder: str, *, cursor: str | None, limit: int
+    session: Session, listing: Listing, *, cursor: str | None, limit: int
 ) -> tuple[Sequence[Media], str | None]:
-    """The next files directly in the folder, and the cursor of the page after them."""
-    query = select(Media).where(Media.library == library, Media.folder == folder)
+    """The next files of the listing, and the cursor of the page after them."""
+    query = select(Media).where(Media.library == listing.library, Media.folder == listing.folder)
     if cursor is not None:
         query = query.where(Media.filename > _decode_cursor(cursor))
     found = session.scalars(query.order_by(Media.filename).limit(limit + 1)).all()
@@ -25,8 +26,9 @@ def rows(
     return page, _encode_cursor(page[-1].filename) if len(found) > limit else None
 
 
-def folders(session: Session, library: str, folder: str) -> tuple[str, ...]:
+def folders(session: Session, listing: Listing) -> tuple[str, ...]:
     """The names of the folders directly inside, by jumping from one to the next along the index."""
+    library, folder = listing.library, listing.folder
     prefix = f"{folder}/" if folder else ""
     names: set[str] = set()
     # No legal name holds "\x01", so that it stands right behind a text and before all that go on from it;

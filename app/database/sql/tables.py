@@ -3,8 +3,20 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, String, TypeDecorator, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    false,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -35,8 +47,26 @@ class Media(Table):
     """What is known of one stored file."""
 
     __tablename__ = "media"
-    # The index behind it also answers lists: it is in the order that they are given in.
-    __table_args__ = (UniqueConstraint("library", "folder", "filename", name="uq_media_path"),)
+    # Lists are ranges of these indexes, in their order: the unique one by name, and by each other `Sort` one
+    # for a folder and one for all that is in a library.
+    __table_args__ = (
+        UniqueConstraint("library", "folder", "filename", name="uq_media_path"),
+        *(
+            Index(f"ix_media_{scope}_{column}", *columns)
+            for column in ("size", "created_at", "updated_at")
+            for scope, columns in (
+                ("folder", ("library", "folder", column, "filename")),
+                ("library", ("library", column, "folder", "filename")),
+            )
+        ),
+        Index("ix_media_inode", "inode"),
+        Index(
+            "ix_media_unverified",
+            "id",
+            sqlite_where=text("unverified"),
+            postgresql_where=text("unverified"),
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     library: Mapped[str] = mapped_column(String(255))
@@ -51,3 +81,41 @@ class Media(Table):
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     inode: Mapped[int] = mapped_column(BigInteger)
+    # Where it is on the disk, if not at the path above: somebody put it there under a name that is not in
+    # NFC.
+    disk_path: Mapped[str | None] = mapped_column(Text)
+    # The hash is not known, or has to be held against the bytes again.
+    unverified: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+    words: Mapped[list["Word"]] = relationship(cascade="all, delete-orphan")
+
+
+class Word(Table):
+    """A word of a filename, to find it by; see storage.words."""
+
+    __tablename__ = "word"
+    __table_args__ = (Index("ix_word", "library", "word", "media_id"),)
+
+    media_id: Mapped[str] = mapped_column(ForeignKey("media.id"), primary_key=True)
+    word: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    library: Mapped[str] = mapped_column(String(255))
+
+
+class Departed(Table):
+    """What was known of a file that is no longer where it was: it may have been moved by hand, or the disk
+    that it is on may come back."""
+
+    __tablename__ = "departed"
+    __table_args__ = (Index("ix_departed_inode", "inode"), Index("ix_departed_at", "departed_at"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    library: Mapped[str] = mapped_column(String(255))
+    content_type: Mapped[str] = mapped_column(String(255))
+    etag: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    inode: Mapped[int] = mapped_column(BigInteger)
+    departed_at: Mapped[datetime] = mapped_column(UtcDateTime)

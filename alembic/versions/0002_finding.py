@@ -1,0 +1,70 @@
+"""What lists, searches, hand-made changes and the verification of hashes need."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from app.storage.words import words
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+SORTS = ("size", "created_at", "updated_at")
+
+
+def upgrade():
+    op.add_column("media", sa.Column("disk_path", sa.Text))
+    op.add_column("media", sa.Column("unverified", sa.Boolean, nullable=False, server_default=sa.false()))
+    op.execute("UPDATE media SET unverified = true WHERE sha256 IS NULL")
+    for column in SORTS:
+        op.create_index(f"ix_media_folder_{column}", "media", ["library", "folder", column, "filename"])
+        op.create_index(f"ix_media_library_{column}", "media", ["library", column, "folder", "filename"])
+    op.create_index("ix_media_inode", "media", ["inode"])
+    where = sa.text("unverified")
+    op.create_index("ix_media_unverified", "media", ["id"], sqlite_where=where, postgresql_where=where)
+    word = op.create_table(
+        "word",
+        sa.Column("media_id", sa.String(32), sa.ForeignKey("media.id"), primary_key=True),
+        sa.Column("word", sa.String(1024), primary_key=True),
+        sa.Column("library", sa.String(255), nullable=False),
+    )
+    op.create_index("ix_word", "word", ["library", "word", "media_id"])
+    media = op.get_bind().execute(sa.text("SELECT id, library, filename FROM media"))
+    for rows in media.partitions(1000):
+        found = [
+            {"media_id": identity, "word": one, "library": library}
+            for identity, library, filename in rows
+            for one in words(filename)
+        ]
+        if found:
+            op.bulk_insert(word, found)
+    op.create_table(
+        "departed",
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("library", sa.String(255), nullable=False),
+        sa.Column("content_type", sa.String(255), nullable=False),
+        sa.Column("etag", sa.String(64), nullable=False),
+        sa.Column("sha256", sa.String(64)),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("mtime_ns", sa.BigInteger, nullable=False),
+        sa.Column("inode", sa.BigInteger, nullable=False),
+        sa.Column("departed_at", sa.DateTime(timezone=True), nullable=False),
+    )
+    op.create_index("ix_departed_inode", "departed", ["inode"])
+    op.create_index("ix_departed_at", "departed", ["departed_at"])
+
+
+def downgrade():
+    op.drop_table("departed")
+    op.drop_table("word")
+    with op.batch_alter_table("media") as media:
+        media.drop_index("ix_media_unverified")
+        media.drop_index("ix_media_inode")
+        for column in SORTS:
+            media.drop_index(f"ix_media_folder_{column}")
+            media.drop_index(f"ix_media_library_{column}")
+        media.drop_column("unverified")
+        media.drop_column("disk_path")

@@ -1,0 +1,1 @@
+"""A package, because some libraries install one of that name."""
