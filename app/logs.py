@@ -50,7 +50,7 @@ def _one(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         inside = f" [{' | '.join(told(each) for each in error.exceptions[:_LINKS])}]"
     kind = type(error).__qualname__
-    return f"{kind}: {message}{inside}{_trace(error.__traceback__)}" if message else f"{kind}{inside}"
+    return f"{kind}{message and f': {message}'}{inside}{_trace(error.__traceback__)}"
 
 
 def _trace(found: TracebackType | None) -> str:

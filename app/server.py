@@ -22,7 +22,7 @@ APP = "app.main:app"
 MAX_HEAD_SIZE = 64 << 10
 """Bytes of a request before its body."""
 
-GRACE_S = 5
+GRACE_S = 3
 """Seconds between the end of the last transfer and that of the process, whatever a disk may do."""
 
 _LOOK_EVERY_S = 0.05
@@ -88,8 +88,8 @@ class _Server(uvicorn.Server):
         limit = self.config.timeout_graceful_shutdown or 0
         _log.info("Stopping. %s", _transfers(len(self.server_state.tasks), f"may run for {limit} s more"))
         deadline = time.monotonic() + limit
-        while self._busy() and not self.force_exit and time.monotonic() < deadline:
-            await asyncio.sleep(_LOOK_EVERY_S)
+        while self._busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY_S)  # uvicorn tells nobody when one ends
         _end_within(GRACE_S)
         if self._busy():
             _log.warning("%s", _transfers(self._busy(), "did not end in time and were broken off"))
