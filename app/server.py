@@ -6,12 +6,13 @@ import os
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import ChangeReload
 
 from app import logs
@@ -31,9 +32,14 @@ _log = logging.getLogger("seekable")
 
 
 class _Protocol(HttpToolsProtocol):
-    """Refuses a request whose head is without end; the parser would remember all of it."""
+    """Refuses a request whose head is without end, all of which the parser would remember, and tells each
+    request of a connection that its client left, not only the last (they may be pipelined)."""
 
     _head_size: int | None = None  # None while no head is being read
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
 
     def on_message_begin(self) -> None:
         self._head_size = 0
@@ -44,6 +50,17 @@ class _Protocol(HttpToolsProtocol):
         if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_SIZE:
             raise ValueError("too long")  # which the parser's caller answers with 400
         super().on_headers_complete()
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        if self.cycle is not None:  # none has begun: it asks for another protocol
+            self._cycles.append(self.cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -79,6 +96,7 @@ class _Server(uvicorn.Server):
         Whoever is broken off is a client that left: what it had sent is discarded, and what it was sent
         does not look complete, because its connection is reset or ends early.
         """
+        _log.info("Stopping")
         for server in self.servers:
             server.close()
         for listener in sockets or ():
@@ -86,7 +104,8 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()  # at once if it is idle, else after its answer
         limit = self.config.timeout_graceful_shutdown or 0
-        _log.info("Stopping. %s", _transfers(len(self.server_state.tasks), f"may run for {limit} s more"))
+        if self.server_state.tasks:
+            _log.info("%s", _transfers(len(self.server_state.tasks), f"may run for {limit} s more"))
         deadline = time.monotonic() + limit
         while self._busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_EVERY_S)  # uvicorn tells nobody when one ends
@@ -112,7 +131,7 @@ def _end_within(seconds: float) -> None:
     begun is then as after a power cut, which harms nothing."""
 
     def end() -> None:
-        _log.error("A disk or the database does not answer; ended without it.")
+        _log.error("A disk or the database did not answer within %d s; ended without it.", seconds)
         os._exit(1)
 
     timer = threading.Timer(seconds, end)

@@ -23,7 +23,7 @@ from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import RESERVED
 
-PATIENCE_MS = 4_000
+PATIENCE_MS = 3_000
 """How long a command waits for the writers of other processes before it says so."""
 
 _NO_FOLDER = {
@@ -162,5 +162,6 @@ def _claim(folder: Path, files: Disk, database: Database) -> str:
 
 def _not_ours(folder: Path) -> StorageUnavailable:
     return StorageUnavailable(
-        f"The folder of files, {folder}, is not the one that the database speaks of; is its disk mounted?"
+        f"The folder of files, {folder}, is not the one that the database speaks of; perhaps its disk is not "
+        "mounted."
     )

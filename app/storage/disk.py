@@ -39,10 +39,10 @@ class Disk:
             self._check_writable()
 
     def _check_writable(self) -> None:
-        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._root):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes
             StagedFile(self._staging).discard()
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._root):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def close(self) -> None:
         os.close(self._staging)

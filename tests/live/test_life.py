@@ -227,7 +227,7 @@ def test_what_does_not_answer_keeps_it_for_seconds_only(start: Start, begin: Beg
         time.sleep(0.5)
         server.process.terminate()
         assert ended(server, within=8) == 1
-    assert "does not answer" in server.log()
+    assert "did not answer" in server.log()
     assert "Traceback" not in server.log()
     assert server.start()
     with server.client() as http:
