@@ -74,7 +74,9 @@ def open_filesystem(
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
 ) -> FilesystemBackend:
     database = open_sql(settings, stack, busy_timeout_ms=busy_timeout_ms)
-    if not _is_marked(settings):
+    with _said_of_folder(settings):
+        marked = is_marked(settings.files_dir)
+    if not marked:
         with _said_of(database):
             _check_unclaimed(settings.files_dir, database)
     files = open_files(settings, stack)
@@ -90,11 +92,6 @@ def open_files(settings: Settings, stack: ExitStack) -> Disk:
         files = Disk(settings.files_dir)
     stack.callback(files.close)
     return files
-
-
-def _is_marked(settings: Settings) -> bool:
-    with _said_of_folder(settings):
-        return is_marked(settings.files_dir)
 
 
 @contextmanager
