@@ -1,24 +1,31 @@
 """The `seekable` command."""
 
-from collections.abc import Iterator
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 import click
 
 from app import logs
-from app.database import prepare_database
+from app.database import open_database, prepare_database
+from app.library.mediatypes import media_type
 from app.listen import authority, listen
 from app.resources.admission import is_loopback
 from app.server import serve, serve_reloading
 from app.settings import ConfigurationError, Settings, load
+from app.storage.contract import Storage
 from app.storage.errors import StorageError
+from app.storage.upkeep import Outcome, Verdict
 
 
 @click.group()
 @click.version_option(package_name="seekable")
 def main() -> None:
     """A small, fast, self-hosted media server. Settings are read from SEEKABLE_* and from .env."""
+    logs.configure()
 
 
 @contextmanager
@@ -35,7 +42,6 @@ def _in_a_sentence() -> Iterator[None]:
 @click.option("--reload", is_flag=True, help="Start again whenever the code changes, for development.")
 def serve_command(host: str | None, port: int | None, reload: bool) -> None:
     """Serve the library. An SQLite database is migrated first."""
-    logs.configure()
     with _in_a_sentence():
         settings = load()
         host = host if host is not None else settings.host
@@ -55,9 +61,72 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
 @main.command()
 def migrate() -> None:
     """Bring the database to the newest schema."""
-    logs.configure()
     with _in_a_sentence():
         prepare_database(load())
+
+
+@main.command()
+def scan() -> None:
+    """Take note of files that were put there, changed, moved or removed by hand."""
+    found: Counter[Outcome] = Counter()
+    left: list[str] = []
+    files = 0
+
+    async def run(storage: Storage) -> None:
+        nonlocal files
+        usage = await storage.usage()
+        with click.progressbar(length=usage.files, label="Scanning", file=sys.stderr) as bar:
+            async for step in storage.scan():
+                files += step.files
+                bar.update(step.files)
+                for finding in step.findings:
+                    found[finding.outcome] += 1
+                    if finding.outcome in (Outcome.SKIPPED, Outcome.UNFINISHED):
+                        left.append(
+                            f"  {finding.outcome.value}: {logs.escaped(finding.path)}: {finding.reason}"
+                        )
+
+    _with_storage(run)
+    click.echo(", ".join([f"{files} files", *_counts(found)]))
+    for line in left:
+        click.echo(line)
+
+
+@main.command()
+def verify() -> None:
+    """Read every file and name those that no longer match their hash; the exit status is then 1."""
+    found: Counter[Verdict] = Counter()
+    bad: list[str] = []
+
+    async def run(storage: Storage) -> None:
+        usage = await storage.usage()
+        with click.progressbar(length=usage.size, label="Verifying", file=sys.stderr) as bar:
+            async for step in storage.verify():
+                bar.update(step.size)
+                if step.verdict is not None:
+                    found[step.verdict] += 1
+                if step.verdict not in (None, Verdict.SOUND, Verdict.UNKNOWN):
+                    bad.append(f"  {step.verdict.value}: {logs.escaped(step.path)}")
+
+    _with_storage(run)
+    click.echo(", ".join([f"{found.total()} files", *_counts(found)]))
+    for line in bad:
+        click.echo(line)
+    if bad:
+        sys.exit(1)
+
+
+def _with_storage(run: Callable[[Storage], Awaitable[None]]) -> None:
+    async def opened() -> None:
+        async with open_database(load(), media_type=lambda name: media_type(None, name)) as stores:
+            await run(stores.storage)
+
+    with _in_a_sentence():
+        asyncio.run(opened())
+
+
+def _counts(found: Mapping[Outcome, int] | Mapping[Verdict, int]) -> list[str]:
+    return [f"{n} {kind.value}" for kind, n in found.items()]
 
 
 def _check_host(host: str, settings: Settings) -> None:

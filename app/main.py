@@ -1,6 +1,7 @@
 """Where everything meets: opened here, and closed in reverse."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
@@ -12,11 +13,13 @@ from starlette.types import Lifespan
 
 from app.database import open_database
 from app.library.mediatypes import media_type
+from app.library.upkeep import Upkeep
 from app.resources.admission import Admission, AdmissionMiddleware
 from app.resources.deps import Services
 from app.resources.errors import HANDLERS
 from app.resources.routes import ROUTERS
 from app.settings import Settings
+from app.storage.types import Change
 from app.uploads.service import Uploads
 
 EXPOSED_HEADERS = (
@@ -69,16 +72,36 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
+        loop = asyncio.get_running_loop()
+
+        def notice(change: Change) -> None:
+            """From any thread."""
+            loop.call_soon_threadsafe(upkeep.hash_soon)
+
+        async with open_database(
+            settings, media_type=lambda name: media_type(None, name), notice=notice
+        ) as stores:
+            upkeep = Upkeep(stores.storage, settings.scan_interval)
             services = Services(
                 storage=stores.storage,
                 uploads=Uploads(stores.storage, settings.max_upload_size),
                 base_url=settings.base_url,
                 cache_control=settings.cache_control,
             )
-            yield {"services": services}
+            async with _running(upkeep.run()):
+                yield {"services": services}
 
     return lifespan
+
+
+@asynccontextmanager
+async def _running(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(coroutine)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 @cache

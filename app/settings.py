@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         ByteSize(128 << 10), ge=4096, le=16 << 20, description="Bytes read from the storage in one go."
     )
     cache_control: str = Field("no-cache", description="Cache-Control of every stored file.")
+    scan_interval: int = Field(
+        3600, ge=1, description="Seconds between two scans for files that were put, moved or removed by hand."
+    )
     shutdown_timeout: int = Field(
         30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
     )

@@ -20,9 +20,10 @@ def upgrade():
     for column in SORTS:
         op.create_index(f"ix_media_folder_{column}", "media", ["library", "folder", column, "filename"])
         op.create_index(f"ix_media_library_{column}", "media", ["library", column, "folder", "filename"])
+    op.create_index("ix_media_content_type", "media", ["library", "content_type"])
     op.create_index("ix_media_inode", "media", ["inode"])
-    where = sa.text("unverified")
-    op.create_index("ix_media_unverified", "media", ["id"], sqlite_where=where, postgresql_where=where)
+    create_partial_index("ix_media_unverified", "unverified", ["id"])
+    create_partial_index("ix_media_disk_path", "disk_path IS NOT NULL", ["library", "folder"])
     word = op.create_table(
         "word",
         sa.Column("media_id", sa.String(32), sa.ForeignKey("media.id"), primary_key=True),
@@ -57,12 +58,18 @@ def upgrade():
     op.create_index("ix_departed_at", "departed", ["departed_at"])
 
 
+def create_partial_index(name, where, columns):
+    op.create_index(name, "media", columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+
+
 def downgrade():
     op.drop_table("departed")
     op.drop_table("word")
     with op.batch_alter_table("media") as media:
+        media.drop_index("ix_media_disk_path")
         media.drop_index("ix_media_unverified")
         media.drop_index("ix_media_inode")
+        media.drop_index("ix_media_content_type")
         for column in SORTS:
             media.drop_index(f"ix_media_folder_{column}")
             media.drop_index(f"ix_media_library_{column}")

@@ -21,7 +21,7 @@ from app.storage.contract import Storage
 from app.storage.disk import Disk, is_marked
 from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.threaded import ThreadedStorage
-from app.storage.types import RESERVED
+from app.storage.types import RESERVED, Change
 
 PATIENCE_MS = 3_000
 """How long a command waits for the writers of other processes before it says so."""
@@ -43,14 +43,21 @@ class Stores:
     storage: Storage
 
 
+def _ignore(change: Change) -> None:
+    """Nobody wants to hear of it."""
+
+
 @asynccontextmanager
-async def open_database(settings: Settings, *, media_type: Callable[[str], str]) -> AsyncIterator[Stores]:
+async def open_database(
+    settings: Settings, *, media_type: Callable[[str], str], notice: Callable[[Change], None] = _ignore
+) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
-    Raises ConfigurationError, StorageUnavailable.
+    `media_type` guesses the type of a file that was not uploaded from its name; `notice` is told, by any
+    thread, what other programs did to the files. Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        backend = await asyncio.to_thread(open_filesystem, settings, media_type, stack)
+        backend = await asyncio.to_thread(open_filesystem, settings, media_type, stack, notice)
         storage = ThreadedStorage(backend, chunk_size=settings.read_chunk_size)
         stack.callback(storage.close)
         yield Stores(storage)
@@ -70,6 +77,7 @@ def open_filesystem(
     settings: Settings,
     media_type: Callable[[str], str],
     stack: ExitStack,
+    notice: Callable[[Change], None] = _ignore,
     *,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
 ) -> FilesystemBackend:
@@ -84,7 +92,7 @@ def open_filesystem(
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
     files.sweep()
-    return FilesystemBackend(database, files, volume=volume, media_type=media_type)
+    return FilesystemBackend(database, files, volume=volume, media_type=media_type, notice=notice)
 
 
 def open_files(settings: Settings, stack: ExitStack) -> Disk:

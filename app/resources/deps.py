@@ -5,6 +5,7 @@ from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
 from fastapi import Depends, Request
+from starlette.convertors import Convertor, register_url_convertor
 
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName
@@ -42,6 +43,22 @@ async def library(request: Request) -> str:
 
 ServicesDep = Annotated[Services, Depends(services)]
 LibraryDep = Annotated[str, Depends(library)]
+
+
+class _Rest(Convertor[str]):
+    """All that is left of a path: `{path:rest}`. Starlette's own `path` stops at a line break, and a name
+    that holds one would be 404 instead of refused."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("rest", _Rest())
 
 
 async def key(library: LibraryDep, path: str) -> Key:

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 
+from app.library import patches
 from app.resources.problems import problem
 from app.storage import errors as storage
 from app.streaming.ranges import RangeNotSatisfiable
@@ -30,6 +31,9 @@ STATUS: dict[type[Exception], int] = {
     uploads.IncompleteBody: 400,
     uploads.TooLarge: 413,
     uploads.UnsupportedForm: 415,
+    patches.BadPatch: 400,
+    patches.PatchTooLarge: 413,
+    patches.UnsupportedPatch: 415,
     RangeNotSatisfiable: 416,
 }
 
@@ -41,6 +45,8 @@ async def _domain(request: Request, error: Exception) -> Response:
     headers = {"retry-after": "5"} if status == 503 else {}
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
+    if isinstance(error, patches.UnsupportedPatch):
+        headers["accept-patch"] = patches.MEDIA_TYPE  # RFC 5789 2.2
     return problem(status, str(error), headers)
 
 

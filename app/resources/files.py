@@ -1,38 +1,20 @@
-"""Stored files: upload, stream, replace, delete, list."""
+"""Stored files: upload, stream, replace, delete."""
 
 from typing import Annotated, Any
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from starlette.convertors import Convertor, register_url_convertor
 
 from app.resources.deps import KeyDep, LibraryDep, Services, ServicesDep, base_url
 from app.resources.problems import problems
-from app.resources.schemas import File, FileList
+from app.resources.schemas import File
 from app.storage.errors import AlreadyExists, NotFound, VersionMismatch
-from app.storage.types import Address, Expect, Expectation, FileId, FileInfo, Key, Listing, clean_folder
+from app.storage.types import Address, Expect, Expectation, FileId, FileInfo, Key
 from app.streaming.conditions import expectation
 from app.streaming.plan import repr_digest
 from app.streaming.response import StoredFileResponse
 from app.uploads.digests import declared_sha256
 from app.uploads.errors import IncompleteBody, UnsupportedForm
 from app.uploads.form import FormReader, boundary_of
-
-
-class _Rest(Convertor[str]):
-    """All that is left of a path. Starlette's own `path` stops at a line break, and a name that holds one
-    would be 404 instead of refused."""
-
-    regex = r"[\s\S]*"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("rest", _Rest())
 
 router = APIRouter(tags=["files"])
 
@@ -179,32 +161,6 @@ async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> R
     current = await services.storage.stat(key)
     await services.storage.delete(key, expect=expectation("DELETE", request.scope["headers"], current))
     return Response(status_code=204)
-
-
-@router.head("/files", include_in_schema=False)
-@router.get("/files", response_model=FileList, responses=problems(400, 422, 503))
-async def list_files(
-    request: Request,
-    response: Response,
-    services: ServicesDep,
-    library: LibraryDep,
-    folder: Annotated[str, Query(description="The top if absent.")] = "",
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    cursor: Annotated[str | None, Query(description="From the page before.")] = None,
-) -> FileList:
-    """The files directly in a folder, in the byte order of their names, page by page."""
-    folder = clean_folder(folder)
-    page = await services.storage.page(Listing(library, folder), cursor=cursor, limit=limit)
-    base = base_url(request, services.base_url)
-    if page.next_cursor is not None:
-        query = urlencode({"folder": folder, "limit": limit, "cursor": page.next_cursor})
-        response.headers["link"] = f'<{base}/files?{query}>; rel="next"'  # RFC 8288
-    return FileList(
-        folder=folder,
-        folders=list(page.folders),
-        items=[File.of(info, base) for info in page.items],
-        next_cursor=page.next_cursor,
-    )
 
 
 def _stored(services: Services, address: Address, download: bool) -> Response:

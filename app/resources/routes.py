@@ -1,5 +1,5 @@
 """The routers."""
 
-from app.resources import docs, files, health
+from app.resources import docs, files, health, lists, moves
 
-ROUTERS = (files.router, health.router, docs.router)
+ROUTERS = (files.router, moves.router, lists.router, health.router, docs.router)

@@ -1,8 +1,10 @@
 """The blocking Protocols that one database implements; threads, read-ahead and hashing are added above."""
 
+from collections.abc import Generator
 from typing import Protocol
 
 from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Listing, Page
+from app.storage.upkeep import Scanned, Usage, Verified
 
 
 class Reader(Protocol):
@@ -53,6 +55,15 @@ class Backend(Protocol):
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo: ...
 
-    def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page: ...
+    def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
+        """None only if not to wait, and the answer has to wait for a change that may be due."""
 
     def ping(self) -> None: ...
+
+    def usage(self) -> Usage: ...
+
+    def scan(self) -> Generator[Scanned]: ...
+
+    def hash_unverified(self) -> Generator[int]: ...
+
+    def verify(self) -> Generator[Verified]: ...

@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
+from app.storage.upkeep import Scanned, Usage, Verified
 
 
 class OpenFile(Protocol):
@@ -78,6 +79,20 @@ class Storage(Protocol):
         """Files of the listing, after those that earlier pages gave. Every file that exists unchanged the
         whole time appears exactly once, whatever comes and goes meanwhile. A folder that no file has is
         empty. A cursor that no page of such a listing gave raises InvalidCursor."""
+
+    async def usage(self) -> Usage:
+        """How many files are stored, in all libraries, and how long they are together."""
+
+    def scan(self) -> AsyncGenerator[Scanned, None]:
+        """Look through everything for what was put there, changed or taken away by other programs, and for
+        what crashes left; take note of it, and clean up. Harmless to repeat, beside other processes too."""
+
+    def hash_unverified(self) -> AsyncGenerator[int, None]:
+        """Hash what was not uploaded, or may have changed unseen. Each step is the bytes it read."""
+
+    def verify(self) -> AsyncGenerator[Verified, None]:
+        """Read every file and hold it against its hash. Changes nothing. The last step of each file has
+        its verdict."""
 
     async def ping(self) -> None:
         """Return when the database and the bytes behind it answer; else StorageUnavailable names which

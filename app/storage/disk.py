@@ -2,14 +2,17 @@
 
 import contextlib
 import errno
+import fcntl
 import os
+import signal
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from uuid import uuid4
 
 from app.storage import folders
-from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
+from app.storage.entries import Folder, looking
+from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable, Unreadable
 from app.storage.folders import Segments, translated
 from app.storage.staging import StagedFile, hold, sweep
 from app.storage.types import RESERVED
@@ -112,6 +115,37 @@ class Disk:
                 return os.fstat(descriptor)
             finally:
                 os.close(descriptor)
+
+    def is_written(self, path: Segments) -> bool:
+        """Whether some process has the regular file at the path open for writing, where the system says."""
+        descriptor = self.open(path)
+        if descriptor is None:
+            return False
+        try:
+            return has_writer(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def folder(self, path: Segments) -> Generator[Folder | None]:
+        """The folder at the path, open for looking into it; None when there is none. Raises Unreadable."""
+        with contextlib.ExitStack() as stack:
+            with looking():
+                try:
+                    descriptor = stack.enter_context(folders.entered(self._root, path))
+                except OSError as error:
+                    if error.errno not in folders.NOT_THERE:
+                        raise
+                    descriptor = None
+            yield None if descriptor is None else Folder(descriptor)
+
+    def folder_changed_ns(self, path: Segments) -> int | None:
+        """When names in the folder came or went last; None when there is no folder that can be read."""
+        try:
+            with self.folder(path) as found:
+                return None if found is None else found.changed_ns
+        except Unreadable:
+            return None
 
     def check_room(self, path: Segments) -> None:
         """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
@@ -224,6 +258,21 @@ class Disk:
             held = hold(self._staging, kept)
             if held is not None:
                 return kept, held
+
+
+def has_writer(descriptor: int) -> bool:
+    """Whether any process has the file open for writing, as far as the system says (Linux: leases)."""
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        # Who opens the file for writing just now waits until the lease is given back. The signal that says
+        # so would end this process if it were the default one; this one is ignored unless asked for.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:  # EACCES: somebody else's file; EINVAL: a file system without leases
+        return error.errno == errno.EAGAIN
+    return False
 
 
 def is_marked(root: str | os.PathLike[str]) -> bool:

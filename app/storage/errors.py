@@ -39,3 +39,11 @@ class Truncated(StorageError):
 
 class StorageUnavailable(StorageError):
     """The database or the disk does not answer as it should; trying again later may help."""
+
+
+class Unfinished(StorageUnavailable):
+    """Another program is writing the file."""
+
+
+class Unreadable(StorageUnavailable):
+    """A folder on the disk cannot be looked into."""

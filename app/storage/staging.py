@@ -22,10 +22,14 @@ class Signature:
 
     @classmethod
     def of(cls, status: os.stat_result) -> "Signature":
-        # A database's integer has 64 bits with a sign, an inode number 64 without.
-        inode = status.st_ino - (1 << 64) if status.st_ino >> 63 else status.st_ino
         # Dates beyond 2262 do not fit; the last that does stands for all of them.
-        return cls(status.st_size, max(-_LAST_NS, min(status.st_mtime_ns, _LAST_NS)), inode)
+        mtime_ns = max(-_LAST_NS, min(status.st_mtime_ns, _LAST_NS))
+        return cls(status.st_size, mtime_ns, signed(status.st_ino))
+
+
+def signed(inode: int) -> int:
+    """A database's integer has 64 bits with a sign, an inode number 64 without."""
+    return inode - (1 << 64) if inode >> 63 else inode
 
 
 def hold(staging: int, name: str) -> int | None:

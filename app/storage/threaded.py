@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -11,6 +11,7 @@ from app.storage.backend import Backend, Reader, Writer
 from app.storage.contract import Staged
 from app.storage.errors import StorageUnavailable, Truncated
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
+from app.storage.upkeep import Scanned, Usage, Verified
 
 T = TypeVar("T")
 
@@ -151,7 +152,8 @@ class ThreadedStorage:
     """`contract.Storage` over a `backend.Backend`.
 
     Reads and changes have threads of their own, so that changes that wait for one another in the database
-    keep no reader waiting; and so has the ping, so that it is answered when all others are busy.
+    keep no reader waiting; so has what reads everything; and so has the ping, so that it is answered when
+    all others are busy.
     """
 
     def __init__(self, backend: Backend, *, chunk_size: int, threads: int = 16) -> None:
@@ -159,11 +161,12 @@ class ThreadedStorage:
         self._chunk_size = chunk_size
         self._reads = _Pool(threads, "read")
         self._changes = _Pool(threads, "change")
+        self._upkeep = _Pool(2, "upkeep")
         self._pings = _Pool(1, "ping")
 
     def close(self) -> None:
         """Wait for what is under way. Nothing may be asked of the storage afterwards."""
-        for pool in (self._reads, self._changes, self._pings):
+        for pool in (self._reads, self._changes, self._upkeep, self._pings):
             pool.close()
 
     @asynccontextmanager
@@ -242,7 +245,33 @@ class ThreadedStorage:
         return await self._changes.run(self._backend.move, source, target, expect)
 
     async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
-        return await self._reads.run(lambda: self._backend.page(listing, cursor=cursor, limit=limit))
+        def page(wait: bool) -> Page | None:
+            return self._backend.page(listing, cursor=cursor, limit=limit, wait=wait)
+
+        found = await self._reads.run(page, False) or await self._changes.run(page, True)
+        assert found is not None
+        return found
+
+    async def usage(self) -> Usage:
+        return await self._upkeep.run(self._backend.usage)
+
+    def scan(self) -> AsyncGenerator[Scanned, None]:
+        return self._steps(self._backend.scan)
+
+    def hash_unverified(self) -> AsyncGenerator[int, None]:
+        return self._steps(self._backend.hash_unverified)
+
+    def verify(self) -> AsyncGenerator[Verified, None]:
+        return self._steps(self._backend.verify)
+
+    async def _steps(self, begin: Callable[[], Generator[T]]) -> AsyncGenerator[T, None]:
+        """What a backend's generator yields, each step taken in a thread."""
+        steps = begin()
+        try:
+            while (step := await self._upkeep.run(next, steps, None)) is not None:
+                yield step
+        finally:
+            await self._upkeep.run(steps.close)
 
     async def ping(self) -> None:
         # Not `run`: one that nobody waits for any more is taken from the queue, not waited for.

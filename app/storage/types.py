@@ -151,6 +151,26 @@ class Committed:
     """False when it replaced an earlier version."""
 
 
+class Kind(Enum):
+    """What became of a file."""
+
+    CREATED = "created"
+    REPLACED = "replaced"
+    MOVED = "moved"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something that became of a file without anybody having asked this program for it."""
+
+    kind: Kind
+    info: FileInfo
+    """What is known of it now; of a deleted file, what was known last."""
+    previous: Key | None = None
+    """Where it was before, if it was moved."""
+
+
 class Sort(Enum):
     """What a list is in the order of. Where that is equal, paths decide, in the order of NAME."""
 
@@ -171,11 +191,19 @@ class Listing:
     recursive: bool = False
     """Also those in folders inside it."""
     query: str = ""
-    """Only files of which each word of this begins a word of the filename; see `words`."""
+    """Only files of which each word of this begins a word of the filename; see `words`. Blank, it asks
+    for nothing; what is not blank and has no word finds nothing."""
     content_type: str = ""
-    """Only those of this media type: `video/mp4`, or `video` for all that begin so."""
+    """Only those of this media type, whatever its parameters: `video/mp4`, or `video` for all of them."""
     sort: Sort = Sort.NAME
     descending: bool = False
+    """The whole order from its end, that of equals too."""
+
+    def covers(self, folder: str) -> bool:
+        """Whether files in this folder may be listed."""
+        if not self.recursive:
+            return folder == self.folder
+        return not self.folder or f"{folder}/".startswith(f"{self.folder}/")
 
 
 @dataclass(frozen=True, slots=True)

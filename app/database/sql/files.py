@@ -6,31 +6,38 @@ a crash leaves in between is a whole file without a row, or with an old one; the
 """
 
 import os
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, select
 
-from app.database.sql import pages
+from app.database.sql import pages, paths
 from app.database.sql.engine import Database
-from app.database.sql.tables import Media, Volume, Word
+from app.database.sql.hashing import Hasher
+from app.database.sql.rows import (
+    find,
+    info_of,
+    key_of,
+    looks_alike,
+    path_at,
+    path_of,
+    place,
+    sign,
+    signature_of,
+)
+from app.database.sql.scanning import Scanner
+from app.database.sql.settling import Settling, is_young
+from app.database.sql.tables import Departed, Media, Volume
 from app.storage import disk
 from app.storage.backend import Writer
 from app.storage.disk import Disk
-from app.storage.errors import (
-    AlreadyExists,
-    NotFound,
-    StorageUnavailable,
-    VersionMismatch,
-)
-from app.storage.folders import Segments
+from app.storage.errors import AlreadyExists, NotFound, StorageUnavailable, VersionMismatch
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
-    RESERVED,
     Address,
+    Change,
     Committed,
     Expect,
     Expectation,
@@ -39,10 +46,10 @@ from app.storage.types import (
     Listing,
     Page,
 )
-from app.storage.words import words
+from app.storage.upkeep import Scanned, Usage, Verified
 
-STABLE_AFTER_S = 2
-"""A file without a row is taken for finished when it has not changed for so long."""
+REMEMBERED_FOR = timedelta(days=30)
+"""How long it is known of a file that went away what it was, should it come back."""
 
 _NO_FILE = "There is no such file."
 
@@ -68,31 +75,42 @@ class FilesystemBackend:
     """`storage.backend.Backend` over a folder of files and an SQL database.
 
     `volume` is the id that tells this folder from an empty mount point. `media_type` guesses the type of a
-    file that was not uploaded from its name.
+    file that was not uploaded from its name. `notice` is told what became of files by hand, by any thread.
     """
 
     def __init__(
-        self, database: Database, files: Disk, *, volume: str, media_type: Callable[[str], str]
+        self,
+        database: Database,
+        files: Disk,
+        *,
+        volume: str,
+        media_type: Callable[[str], str],
+        notice: Callable[[Change], None],
     ) -> None:
         self._database = database
         self._disk = files
         self._volume = volume
         self._media_type = media_type
+        self._notice = notice
+        self._scanner = Scanner(database, files, self._settling)
+        self._hasher = Hasher(database, files, self._settling)
 
     def open(self, address: Address, *, wait: bool) -> DiskReader | None:
         with self._database.reading() as session:
-            row = _find(session, address)
-        if row is None and not isinstance(address, Key):
+            row = find(session, address)
+        if row is not None:
+            path = path_of(row)
+        elif isinstance(address, Key):
+            path = path_at(address)
+        else:
             raise NotFound(_NO_FILE)
-        key = _key(row) if row is not None else address
-        assert isinstance(key, Key)
-        descriptor = self._disk.open(_path(key))
+        descriptor = self._disk.open(path)
         if descriptor is not None:
             status = os.fstat(descriptor)
-            if row is not None and _signature(row) == Signature.of(status):
-                return DiskReader(_info(row), descriptor)
+            if row is not None and signature_of(row) == Signature.of(status):
+                return DiskReader(info_of(row), descriptor)
             os.close(descriptor)
-            if row is None and _is_young(status):
+            if row is None and is_young(status):
                 raise NotFound(_NO_FILE)
         elif row is None:
             raise NotFound(_NO_FILE)
@@ -100,22 +118,22 @@ class FilesystemBackend:
         return self._open_settled(address) if wait else None
 
     def _open_settled(self, address: Address) -> DiskReader:
-        with self._database.writing() as session:
-            row = _find(session, address)  # again: it may have moved
-            key = address if isinstance(address, Key) else _key(row) if row is not None else None
-            row = self._settle(session, key) if key is not None else None
-            session.commit()
-            descriptor = self._disk.open(_path(_key(row))) if row is not None else None
+        with self._settling() as settling:
+            row = find(settling.session, address)  # again: it may have moved
+            key = address if isinstance(address, Key) else key_of(row) if row is not None else None
+            row = settling.settle(key) if key is not None else None
+            settling.commit()
+            descriptor = self._disk.open(path_of(row)) if row is not None else None
         if row is None or descriptor is None:
             raise NotFound(_NO_FILE)
-        return DiskReader(_info(row), descriptor)
+        return DiskReader(info_of(row), descriptor)
 
     def check(self, key: Key, expect: Expectation) -> None:
-        self._disk.check_room(_path(key))
+        self._disk.check_room(path_at(key))
         try:
             reader = self.open(key, wait=True)
         except NotFound:
-            if self._disk.status(_path(key)) is None:
+            if self._disk.status(path_at(key)) is None:
                 _check(None, expect)
             else:
                 self._check_settled(key, expect)
@@ -126,10 +144,10 @@ class FilesystemBackend:
 
     def _check_settled(self, key: Key, expect: Expectation) -> None:
         # A file without a row: another commit was between the two, or somebody is putting it there.
-        with self._database.writing() as session:
-            row = self._settle(session, key)
-            session.commit()
-            if row is None and self._disk.status(_path(key)) is not None:
+        with self._settling() as settling:
+            row = settling.settle(key)
+            settling.commit()
+            if row is None and self._disk.status(path_at(key)) is not None:
                 raise AlreadyExists("A file of this name is being put there.")
         _check(row.etag if row is not None else None, expect)
 
@@ -143,52 +161,63 @@ class FilesystemBackend:
         signature = writer.seal()
         if signature.size != size:
             raise StorageUnavailable("The disk did not keep all that was written.")
-        with self._database.writing() as session:
-            row = self._settle(session, key)
+        with self._settling() as settling:
+            row = settling.settle(key)
             _check(row.etag if row is not None else None, expect)
-            if row is not None and _looks_alike(row, signature):
+            if row is not None and looks_alike(row, signature):
                 signature = writer.seal_after(row.mtime_ns)
             now = datetime.now(UTC)
             created = row is None
             if row is None:
+                settling.check_room(key)
                 row = Media(id=uuid4().hex, created_at=now)
-                _place(row, key)
-                session.add(row)
-            _sign(row, signature)
-            row.content_type, row.sha256, row.etag, row.updated_at = content_type, sha256, sha256, now
-            session.flush()
+                place(row, key, path_at(key))
+                settling.session.add(row)
+            sign(row, signature)
+            row.content_type, row.updated_at = content_type, now
+            row.sha256, row.etag, row.unverified = sha256, sha256, False
+            settling.session.flush()
             step = self._disk.created if created else self._disk.replaced
-            with step(writer, _path(key)):
-                session.commit()
-            return Committed(_info(row), created)
+            with step(writer, path_of(row)):
+                settling.commit()
+            return Committed(info_of(row), created)
 
     def delete(self, key: Key, expect: Expectation) -> None:
-        with self._database.writing() as session:
-            row = self._settled(session, key)
+        with self._settling() as settling:
+            row = self._settled(settling, key)
             _check(row.etag, expect)
-            session.delete(row)
-            session.flush()
-            with self._disk.removed(_path(key)):
-                session.commit()
+            path = path_of(row)
+            settling.session.delete(row)
+            settling.session.flush()
+            with self._disk.removed(path):
+                settling.commit()
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
-        with self._database.writing() as session:
-            row = self._settled(session, source)
+        with self._settling() as settling:
+            row = self._settled(settling, source)
             _check(row.etag, expect)
             if source != target:
-                if self._settle(session, target) is not None:
+                if settling.settle(target) is not None:
                     raise AlreadyExists("A file of this name exists.")
-                _place(row, target)
-                session.flush()
-                with self._disk.moved(_path(source), _path(target)):
-                    session.commit()
-            return _info(row)
+                settling.check_room(target)
+                path = path_of(row)
+                place(row, target, path_at(target))
+                settling.session.flush()
+                with self._disk.moved(path, path_at(target)):
+                    settling.commit()
+            return info_of(row)
 
-    def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
+    def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
+        if cursor is None:
+            where = listing.library, listing.folder
+            if wait:
+                self._scanner.refresh(*where, recursive=listing.recursive)
+            elif not self._scanner.is_fresh(*where, recursive=listing.recursive):
+                return None
         with self._database.reading() as session:
             rows, next_cursor = pages.rows(session, listing, cursor=cursor, limit=limit)
-            folders = pages.folders(session, listing) if cursor is None else ()
-        return Page(folders, tuple(map(_info, rows)), next_cursor)
+            folders = paths.folders(session, listing) if cursor is None else ()
+        return Page(folders, tuple(map(info_of, rows)), next_cursor)
 
     def ping(self) -> None:
         with self._database.reading() as session:
@@ -196,65 +225,44 @@ class FilesystemBackend:
                 raise StorageUnavailable("The database is another one than at the start.")
         self._check_volume()
 
+    def usage(self) -> Usage:
+        return self._hasher.usage()
+
+    def scan(self) -> Generator[Scanned]:
+        self._disk.sweep()
+        with self._database.writing() as session:
+            old = datetime.now(UTC) - REMEMBERED_FOR
+            session.execute(delete(Departed).where(Departed.departed_at < old))
+            session.commit()
+        yield from self._scanner.scan()
+
+    def hash_unverified(self) -> Generator[int]:
+        return self._hasher.hash_unverified()
+
+    def verify(self) -> Generator[Verified]:
+        return self._hasher.verify()
+
     def _check_volume(self) -> None:
         if self._disk.volume() != self._volume:
             raise StorageUnavailable("The folder of files is not the one that the database speaks of.")
 
-    def _settled(self, session: Session, key: Key) -> Media:
-        row = self._settle(session, key)
+    @contextmanager
+    def _settling(self) -> Iterator[Settling]:
+        with self._database.writing() as session:
+            settling = Settling(
+                session, self._disk, media_type=self._media_type, check_volume=self._check_volume
+            )
+            yield settling
+        if settling.committed:
+            for change in settling.changes:
+                self._notice(change)
+
+    def _settled(self, settling: Settling, key: Key) -> Media:
+        row = settling.settle(key)
         if row is None:
-            session.commit()
+            settling.commit()
             raise NotFound(_NO_FILE)
         return row
-
-    def _settle(self, session: Session, key: Key) -> Media | None:
-        """Make the row say what the file is; None when there is no file, or one that is being written.
-
-        Only the one writer may do this: others could be between their row and their file step.
-        """
-        row = _find(session, key)
-        status = self._disk.status(_path(key))
-        if status is None:
-            if row is not None:
-                self._check_volume()  # the right folder, or every row would seem to have lost its file
-                session.delete(row)
-                session.flush()
-            return None
-        signature = Signature.of(status)
-        if row is not None and _looks_alike(row, signature):
-            row.inode = signature.inode  # another one alone is a copy that was restored with its times
-            session.flush()
-            return row
-        if row is None:
-            if _is_young(status):
-                return None
-            row = Media(id=uuid4().hex, created_at=datetime.now(UTC))
-            _place(row, key)
-            session.add(row)
-        _sign(row, signature)
-        row.content_type = self._media_type(key.filename)
-        # Reading it all to hash it would keep everybody waiting, so its version comes from its signature.
-        row.etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
-        row.sha256 = None
-        # Not in the future, which Last-Modified must not be (RFC 9110 8.8.2.1).
-        row.updated_at = datetime.fromtimestamp(max(0, min(status.st_mtime, time.time())), UTC)
-        session.flush()
-        return row
-
-
-def _path(key: Key) -> Segments:
-    segments = tuple(key.path.split("/"))
-    # Not beside the shared files, where a library's name could be that of somebody's folder.
-    return (RESERVED, "libraries", key.library, *segments) if key.library else segments
-
-
-def _find(session: Session, address: Address) -> Media | None:
-    query = select(Media).where(Media.library == address.library)
-    if isinstance(address, Key):
-        query = query.where(Media.folder == address.folder, Media.filename == address.filename)
-    else:
-        query = query.where(Media.id == address.id)
-    return session.scalar(query)
 
 
 def _check(etag: str | None, expect: Expectation) -> None:
@@ -263,41 +271,3 @@ def _check(etag: str | None, expect: Expectation) -> None:
             raise AlreadyExists("A file of this name exists.")
     elif isinstance(expect, str) and etag != expect:
         raise VersionMismatch("The stored file is another version, or gone.")
-
-
-def _is_young(status: os.stat_result) -> bool:
-    return 0 <= time.time_ns() - status.st_ctime_ns < STABLE_AFTER_S * 1_000_000_000
-
-
-def _signature(row: Media) -> Signature:
-    return Signature(row.size, row.mtime_ns, row.inode)
-
-
-def _looks_alike(row: Media, signature: Signature) -> bool:
-    return (row.size, row.mtime_ns) == (signature.size, signature.mtime_ns)
-
-
-def _sign(row: Media, signature: Signature) -> None:
-    row.size, row.mtime_ns, row.inode = signature.size, signature.mtime_ns, signature.inode
-
-
-def _place(row: Media, key: Key) -> None:
-    row.library, row.folder, row.filename = key.library, key.folder, key.filename
-    row.words = [Word(library=key.library, word=word) for word in words(key.filename)]
-
-
-def _key(row: Media) -> Key:
-    return Key(row.library, row.folder, row.filename)
-
-
-def _info(row: Media) -> FileInfo:
-    return FileInfo(
-        id=row.id,
-        key=_key(row),
-        size=row.size,
-        content_type=row.content_type,
-        etag=row.etag,
-        sha256=row.sha256,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-    )

@@ -43,6 +43,11 @@ class Volume(Table):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
+def _partial(name: str, where: str, *columns: str) -> Index:
+    """An index of the few rows that this is true of."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
+
 class Media(Table):
     """What is known of one stored file."""
 
@@ -59,13 +64,10 @@ class Media(Table):
                 ("library", ("library", column, "folder", "filename")),
             )
         ),
+        Index("ix_media_content_type", "library", "content_type"),
         Index("ix_media_inode", "inode"),
-        Index(
-            "ix_media_unverified",
-            "id",
-            sqlite_where=text("unverified"),
-            postgresql_where=text("unverified"),
-        ),
+        _partial("ix_media_unverified", "unverified", "id"),
+        _partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder"),
     )
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)

@@ -1,0 +1,74 @@
+"""Rows of stored files, and what they say in the storage's words."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.database.sql.tables import Media, Word
+from app.storage.folders import Segments
+from app.storage.staging import Signature
+from app.storage.types import RESERVED, Address, FileInfo, Key
+from app.storage.words import words
+
+
+def root_of(library: str) -> Segments:
+    """The folder of a library."""
+    # Not beside the shared files, where a library's name could be that of somebody's folder.
+    return (RESERVED, "libraries", library) if library else ()
+
+
+def path_at(key: Key) -> Segments:
+    """Where the file of a key is put."""
+    return (*root_of(key.library), *key.path.split("/"))
+
+
+def path_of(row: Media) -> Segments:
+    """Where the file of a row is."""
+    if row.disk_path is None:
+        return path_at(key_of(row))
+    return (*root_of(row.library), *row.disk_path.split("/"))
+
+
+def find(session: Session, address: Address) -> Media | None:
+    query = select(Media).where(Media.library == address.library)
+    if isinstance(address, Key):
+        query = query.where(Media.folder == address.folder, Media.filename == address.filename)
+    else:
+        query = query.where(Media.id == address.id)
+    return session.scalar(query)
+
+
+def place(row: Media, key: Key, path: Segments) -> None:
+    """Let the row speak of the file at the path, under the key."""
+    row.library, row.folder, row.filename = key.library, key.folder, key.filename
+    row.disk_path = None if path == path_at(key) else "/".join(path[len(root_of(key.library)) :])
+    row.words = [Word(library=key.library, word=word) for word in words(key.filename)]
+
+
+def sign(row: Media, signature: Signature) -> None:
+    row.size, row.mtime_ns, row.inode = signature.size, signature.mtime_ns, signature.inode
+
+
+def signature_of(row: Media) -> Signature:
+    return Signature(row.size, row.mtime_ns, row.inode)
+
+
+def looks_alike(row: Media, signature: Signature) -> bool:
+    """Whether these seem to be the bytes of the row, be it in another inode."""
+    return (row.size, row.mtime_ns) == (signature.size, signature.mtime_ns)
+
+
+def key_of(row: Media) -> Key:
+    return Key(row.library, row.folder, row.filename)
+
+
+def info_of(row: Media) -> FileInfo:
+    return FileInfo(
+        id=row.id,
+        key=key_of(row),
+        size=row.size,
+        content_type=row.content_type,
+        etag=row.etag,
+        sha256=row.sha256,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,226 @@
+"""Making rows say what files are: the file system decides, the database remembers."""
+
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from app.database.sql.rows import find, info_of, key_of, looks_alike, path_at, path_of, place, sign
+from app.database.sql.tables import Departed, Media
+from app.storage.disk import Disk
+from app.storage.errors import PathConflict, Unfinished
+from app.storage.folders import Segments
+from app.storage.staging import Signature
+from app.storage.types import Change, Key, Kind
+
+STABLE_AFTER_S = 2
+"""A new file is taken for finished when it has not changed for so long."""
+
+WRITTEN_FOR_S = 60
+"""A file that is open for writing is taken for finished when it has not changed for so long: some programs
+never close what they wrote."""
+
+
+class Settling:
+    """One transaction of the one writer, in which rows are made to say what files are.
+
+    Only the one writer may do this: others could be between their row and their file step. `changes` are
+    those that nobody asked for; they are true once the transaction is committed.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        files: Disk,
+        *,
+        media_type: Callable[[str], str],
+        check_volume: Callable[[], None],
+    ) -> None:
+        self.session = session
+        self.changes: list[Change] = []
+        self.committed = False
+        self._disk = files
+        self._media_type = media_type
+        self._check_volume = check_volume
+
+    def commit(self) -> None:
+        self.session.commit()
+        self.committed = True
+
+    def settle(self, key: Key, found: Segments | None = None) -> Media | None:
+        """The row of the file at the key; None when there is none, or a new one that is being written.
+
+        `found` is where a file of this key was found on the disk. Raises Unfinished while a known
+        file is being written over, PathConflict when another file than the one found has the key.
+        """
+        path = found or path_at(key)
+        row = find(self.session, key)
+        if row is not None:
+            known = path_of(row)
+            status = self._disk.status(known)
+            if status is not None:
+                if found is not None and found != known:
+                    raise PathConflict("Another file has the same name but for its Unicode normalisation.")
+                return self._compare(row, known, status)
+            self._forget(row)
+        status = self._disk.status(path)
+        return None if status is None else self._adopt(key, path, status)
+
+    def hashed(self, row: Media, sha256: str) -> None:
+        """Take note of the hash of the bytes that the row speaks of."""
+        changed = row.sha256 not in (None, sha256)
+        row.sha256, row.unverified = sha256, False
+        if changed:  # other bytes under the size and time of those that were there before
+            row.etag, row.updated_at = sha256, datetime.now(UTC)
+        self.session.flush()
+        if changed:
+            self._note(Kind.REPLACED, row)
+
+    def check_room(self, key: Key) -> None:
+        """Raise PathConflict when a file cannot have this key because of the name of a folder or file that
+        only normalisation makes the same: the disk would take them for two."""
+        odd = select(Media.id).where(Media.library == key.library, Media.disk_path.is_not(None))
+        folders = key.folder.split("/") if key.folder else []
+        above = [
+            (Media.folder == "/".join(folders[:depth])) & (Media.filename == folders[depth])
+            for depth in range(len(folders))
+        ]
+        if above and self.session.scalar(odd.where(or_(*above)).limit(1)) is not None:
+            raise PathConflict("One of its folders has the name of a file.")
+        inside = (Media.folder == key.path) | (
+            (Media.folder > f"{key.path}/") & (Media.folder < f"{key.path}0")
+        )
+        if self.session.scalar(odd.where(inside).limit(1)) is not None:
+            raise PathConflict(f"{key.filename!r} is a folder, so that no file can have that name.")
+
+    def _compare(self, row: Media, path: Segments, status: os.stat_result) -> Media:
+        signature = Signature.of(status)
+        if looks_alike(row, signature):
+            if row.inode != signature.inode:
+                # Another inode alone is a copy that was restored with its times, if it is what it seems.
+                row.inode, row.unverified = signature.inode, True
+                self.session.flush()
+            return row
+        if self._is_written(path, status):
+            raise Unfinished("The file is being written; try again when that is done.")
+        self._describe(row, status, row.filename)
+        self.session.flush()
+        self._note(Kind.REPLACED, row)
+        return row
+
+    def _adopt(self, key: Key, path: Segments, status: os.stat_result) -> Media | None:
+        if path != path_at(key):
+            self.check_room(key)
+        row = self._moved(key, path, status)
+        if row is not None:
+            return row
+        # A file that is known is no new one that somebody may still be writing.
+        row = self._returned(key, status)
+        if row is None:
+            if is_young(status) or self._is_written(path, status):
+                return None
+            row = Media(id=uuid4().hex, created_at=datetime.now(UTC))
+            self._describe(row, status, key.filename)
+        sign(row, Signature.of(status))
+        place(row, key, path)
+        self.session.add(row)
+        self.session.flush()
+        self._note(Kind.CREATED, row)
+        return row
+
+    def _moved(self, key: Key, path: Segments, status: os.stat_result) -> Media | None:
+        """The row of this very file, if it was at another path until now."""
+        signature = Signature.of(status)
+        query = select(Media).where(
+            Media.inode == signature.inode,
+            Media.size == signature.size,
+            Media.mtime_ns == signature.mtime_ns,
+            Media.library == key.library,
+        )
+        for row in self.session.scalars(query):
+            there = self._disk.status(path_of(row))
+            if there is None or Signature.of(there).inode != signature.inode:
+                previous = key_of(row)
+                place(row, key, path)
+                self.session.flush()
+                self._note(Kind.MOVED, row, previous)
+                return row
+        return None
+
+    def _returned(self, key: Key, status: os.stat_result) -> Media | None:
+        """What was known of this very file when it went away."""
+        signature = Signature.of(status)
+        query = select(Departed).where(
+            Departed.inode == signature.inode,
+            Departed.size == signature.size,
+            Departed.mtime_ns == signature.mtime_ns,
+            Departed.library == key.library,
+        )
+        departed = self.session.scalars(query.order_by(Departed.departed_at.desc())).first()
+        if departed is None:
+            return None
+        self.session.delete(departed)
+        if self.session.get(Media, departed.id) is not None:
+            return None
+        return Media(
+            id=departed.id,
+            content_type=departed.content_type,
+            etag=departed.etag,
+            sha256=departed.sha256,
+            unverified=departed.sha256 is None,
+            created_at=departed.created_at,
+            updated_at=departed.updated_at,
+        )
+
+    def _forget(self, row: Media) -> None:
+        """Its file is gone."""
+        self._check_volume()  # the right folder, or every row would seem to have lost its file
+        self.session.merge(
+            Departed(
+                id=row.id,
+                library=row.library,
+                content_type=row.content_type,
+                etag=row.etag,
+                sha256=row.sha256,
+                created_at=row.created_at,
+                updated_at=row.updated_at,
+                size=row.size,
+                mtime_ns=row.mtime_ns,
+                inode=row.inode,
+                departed_at=datetime.now(UTC),
+            )
+        )
+        self._note(Kind.DELETED, row)
+        self.session.delete(row)
+        self.session.flush()
+
+    def _describe(self, row: Media, status: os.stat_result, filename: str) -> None:
+        """Let the row speak of these bytes, which nobody has read yet."""
+        sign(row, Signature.of(status))
+        row.content_type = self._media_type(filename)
+        # Reading it all to hash it would keep everybody waiting, so its version comes from its signature.
+        row.etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
+        row.sha256, row.unverified = None, True
+        # Not in the future, which Last-Modified must not be (RFC 9110 8.8.2.1).
+        row.updated_at = datetime.fromtimestamp(max(0, min(status.st_mtime, time.time())), UTC)
+
+    def _is_written(self, path: Segments, status: os.stat_result) -> bool:
+        return 0 <= _age_s(status) < WRITTEN_FOR_S and self._disk.is_written(path)
+
+    def _note(self, kind: Kind, row: Media, previous: Key | None = None) -> None:
+        self.changes.append(Change(kind, info_of(row), previous))
+
+
+def is_young(status: os.stat_result) -> bool:
+    """Whether the file changed so shortly ago that it may still be changing."""
+    return 0 <= _age_s(status) < STABLE_AFTER_S
+
+
+def _age_s(status: os.stat_result) -> float:
+    """How long the file has been as it is, in seconds; below 0 if the clock was set back, which must not
+    hide files."""
+    return (time.time_ns() - status.st_ctime_ns) / 1e9

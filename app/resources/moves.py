@@ -1,0 +1,79 @@
+"""PATCH of a file: moving and renaming."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from app.library.patches import MAX_BYTES, MEDIA_TYPE, PatchTooLarge, UnsupportedPatch, patched
+from app.resources.deps import KeyDep, ServicesDep, base_url
+from app.resources.problems import problems
+from app.resources.schemas import File
+from app.streaming.conditions import expectation
+from app.uploads.parameters import word_of
+
+router = APIRouter(tags=["files"])
+
+_PATCH: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "additionalProperties": False,
+                    "properties": {
+                        "folder": {
+                            "type": ["string", "null"],
+                            "description": "The folder to move it to; null or empty is the top.",
+                        },
+                        "filename": {"type": "string", "description": "The name to give it."},
+                    },
+                },
+                "example": {"folder": "films", "filename": "another name.mp4"},
+            }
+        },
+    }
+}
+
+
+@router.patch(
+    "/files/{path:rest}",
+    response_model=File,
+    openapi_extra=_PATCH,
+    responses=problems(400, 403, 404, 409, 412, 413, 415, 422, 503, 507),
+)
+async def move_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
+    """Move or rename a file; never over another (409). Its id and version stay, and so do the names that
+    the body does not mention."""
+    _check_type(request)
+    target = patched(key, await _document(request))
+    current = await services.storage.stat(key)
+    expect = expectation("PATCH", request.scope["headers"], current)
+    info = await services.storage.move(key, target, expect=expect)
+    file = File.of(info, base_url(request, services.base_url))
+    # As in RFC 5789 2.1: the ETag is that of what Content-Location names.
+    return Response(
+        file.model_dump_json(),
+        headers={"content-location": file.url, "etag": f'"{info.etag}"'},
+        media_type="application/json",
+    )
+
+
+def _check_type(request: Request) -> None:
+    if word_of(request.headers.get("content-type", "")) != MEDIA_TYPE:
+        raise UnsupportedPatch(f"A file is moved or renamed by a body with Content-Type: {MEDIA_TYPE}.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedPatch("A patch is sent as it is, without a Content-Encoding.")
+
+
+async def _document(request: Request) -> bytes:
+    length = request.headers.get("content-length", "")
+    document = bytearray()
+    if not (length.isascii() and length.isdigit() and int(length) > MAX_BYTES):
+        async for data in request.stream():
+            document += data
+            if len(document) > MAX_BYTES:
+                break
+        else:
+            return bytes(document)
+    raise PatchTooLarge(f"A patch has at most {MAX_BYTES} bytes.")

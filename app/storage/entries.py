@@ -1,0 +1,58 @@
+"""What is in a folder of the disk."""
+
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from app.storage.errors import Unreadable
+from app.storage.staging import Signature, signed
+
+
+@contextmanager
+def looking() -> Iterator[None]:
+    """Raises Unreadable where the system does not let us look."""
+    try:
+        yield
+    except OSError as error:
+        raise Unreadable(f"The disk refuses: {error.strerror}.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name in a folder, as it is on the disk: what is not UTF-8 is in lone surrogates."""
+
+    name: str
+    kind: Literal["file", "folder", "link", "other"]
+    inode: int
+    """As in a Signature."""
+
+
+class Folder:
+    """An open folder."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.changed_ns = os.fstat(descriptor).st_mtime_ns
+        """When names came or went last, before `entries` looks."""
+
+    def entries(self) -> Generator[Entry]:
+        """What is in it, in no order. Every name that is there the whole time comes once."""
+        with looking(), os.scandir(self._descriptor) as found:
+            for entry in found:
+                if entry.is_symlink():
+                    kind: Literal["file", "folder", "link", "other"] = "link"
+                elif entry.is_dir(follow_symlinks=False):
+                    kind = "folder"
+                else:
+                    kind = "file" if entry.is_file(follow_symlinks=False) else "other"
+                yield Entry(entry.name, kind, signed(entry.inode()))
+
+    def signature(self, name: str) -> Signature | None:
+        """The signature of what has this name; None when nothing has."""
+        with looking():
+            try:
+                return Signature.of(os.lstat(name, dir_fd=self._descriptor))
+            except FileNotFoundError:
+                return None

@@ -1,0 +1,72 @@
+"""What looking after stored files tells, step by step. A step takes a short while only."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Outcome(Enum):
+    """What a scan did about a file."""
+
+    CREATED = "created"
+    """It was put there by hand, and is taken in."""
+    REPLACED = "replaced"
+    """It was changed by hand: a new version."""
+    MOVED = "moved"
+    DELETED = "deleted"
+    UNFINISHED = "unfinished"
+    """It is still being written, so that it is left for later."""
+    SKIPPED = "skipped"
+    """It cannot be taken in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A file about which a scan did something, or would have."""
+
+    path: str
+    """May hold lone surrogates, where a name on the disk is not UTF-8."""
+    outcome: Outcome
+    reason: str = ""
+    """Why it was left or skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A step of a scan."""
+
+    files: int
+    """How many stored files were looked at."""
+    findings: tuple[Finding, ...]
+
+
+class Verdict(Enum):
+    """What a verification found of a file."""
+
+    SOUND = "sound"
+    UNKNOWN = "not hashed yet"
+    DAMAGED = "damaged"
+    """Its bytes are not those that were stored."""
+    CHANGED = "changed"
+    """Its size or time is another than was recorded: somebody worked in the folder by hand."""
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A step of a verification."""
+
+    path: str
+    size: int
+    """Bytes that were read in this step."""
+    verdict: Verdict | None
+    """None while there is more of the file to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much is stored."""
+
+    files: int
+    size: int
+    """In bytes."""

@@ -1,0 +1,172 @@
+"""What every storage promises of lists: which files, in which order, and whole while files come and go."""
+
+from collections.abc import Iterable
+from itertools import product
+
+import pytest
+
+from app.storage.contract import Storage
+from app.storage.errors import InvalidCursor
+from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
+from tests import model
+
+pytestmark = pytest.mark.anyio
+
+ORDERS = list(product(Sort, (False, True)))
+
+
+async def put(storage: Storage, key: Key, size: int = 0, content_type: str = "video/mp4") -> FileInfo:
+    async with storage.stage() as staged:
+        await staged.write(bytes(size))
+        return (await storage.commit(key, staged, content_type=content_type)).info
+
+
+async def put_all(storage: Storage, names: Iterable[str], folder: str = "f") -> list[FileInfo]:
+    return [await put(storage, Key(SHARED, folder, name)) for name in names]
+
+
+async def pages(storage: Storage, listing: Listing, limit: int = 1000) -> list[FileInfo]:
+    """All pages, joined."""
+    found: list[FileInfo] = []
+    cursor = None
+    for _ in range(1000):
+        page = await storage.page(listing, cursor=cursor, limit=limit)
+        assert len(page.items) <= limit
+        assert cursor is None or page.folders == ()
+        found += page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+        assert len(page.items) == limit, "only the last page may be short"
+    raise AssertionError("it leads in circles")
+
+
+async def names(storage: Storage, query: str) -> list[str]:
+    return [info.key.filename for info in await pages(storage, Listing(SHARED, "f", query=query))]
+
+
+async def test_every_list_is_what_a_plain_model_says(storage: Storage) -> None:
+    infos = {}
+    for key, size, content_type in model.FILES:
+        infos[key] = await put(storage, key, size, content_type)
+    for key, size, content_type in model.FILES[::4]:  # created early, updated late
+        infos[key] = await put(storage, key, size + 1, content_type)
+    await put(storage, Key("another", "a", "The End.mp4"))
+    met = 0
+    unfiltered = [one for one in model.LISTINGS if not one.query and not one.content_type]
+    for listing, limit in [*((one, 7) for one in unfiltered), *model.some(model.LISTINGS, 400)]:
+        wanted = model.expected(infos.values(), listing)
+        assert await pages(storage, listing, limit) == wanted, listing
+        met += len(wanted)
+    assert met > 1500, "the lists above are not all empty"
+
+
+BIG_SLEEP, PERCENT, HEART = "The_Big.Sleep (1946).mkv", "b%.mp4", "❤.mp4"
+FOUND = {
+    "the": [BIG_SLEEP],
+    "sleep big": [BIG_SLEEP],
+    "SLEE 19": [BIG_SLEEP],
+    "leep": [],
+    "the small": [],
+    "mkv": [BIG_SLEEP],
+    "b": [BIG_SLEEP, PERCENT],
+    "b%": [BIG_SLEEP, PERCENT],
+    "b_": [BIG_SLEEP, PERCENT],
+    "*.mp4": [PERCENT, HEART],
+    "❤\ufe0f": [HEART],
+    "": [BIG_SLEEP, PERCENT, HEART],
+    " \t": [BIG_SLEEP, PERCENT, HEART],
+    "-": [],
+    "%": [],
+    "\U0010ffff": [],
+    "x" * 5000: [],
+}
+
+
+async def test_each_word_begins_a_word_of_the_name(storage: Storage) -> None:
+    await put_all(storage, [BIG_SLEEP, PERCENT, HEART])
+    for query, found in FOUND.items():
+        assert await names(storage, query) == found, query
+
+
+async def test_a_file_is_found_by_its_new_name_and_no_more_by_its_old(storage: Storage) -> None:
+    [info] = await put_all(storage, ["old name.mp4"])
+    await storage.move(info.key, Key(SHARED, "f", "new name.mp4"))
+    assert await names(storage, "old") == []
+    assert await names(storage, "new name mp4") == ["new name.mp4"]
+    await put(storage, Key(SHARED, "f", "new name.mp4"), 5)
+    assert await names(storage, "name") == ["new name.mp4"]
+    await storage.delete(Key(SHARED, "f", "new name.mp4"))
+    assert await names(storage, "name") == []
+
+
+async def test_folders_are_for_those_who_look_around(storage: Storage) -> None:
+    for folder in ("f", "f/inside"):
+        await put_all(storage, ["film.mp4"], folder)
+    for listing, folders in (
+        (Listing(SHARED, "f"), ("inside",)),
+        (Listing(SHARED, "f", query=" "), ("inside",)),
+        (Listing(SHARED, "f", content_type="audio"), ("inside",)),
+        (Listing(SHARED, "f", sort=Sort.SIZE, descending=True), ("inside",)),
+        (Listing(SHARED, "f", recursive=True), ()),
+        (Listing(SHARED, "f", query="film"), ()),
+        (Listing(SHARED, "f", query="-"), ()),
+    ):
+        assert (await storage.page(listing, cursor=None, limit=1)).folders == folders, listing
+
+
+@pytest.mark.parametrize(("sort", "descending"), ORDERS)
+async def test_every_order_stays_right_while_files_come_and_go(
+    storage: Storage, sort: Sort, descending: bool
+) -> None:
+    keys = [Key(SHARED, ("a", "a/b", "a-b", "a/c")[number % 4], f"film {number:02}") for number in range(24)]
+    infos = {key: await put(storage, key, number % 5) for number, key in enumerate(keys)}
+    listing = Listing(SHARED, "a", recursive=True, sort=sort, descending=descending)
+    stay = {info.id for info in model.expected(infos.values(), listing)}
+    seen: list[FileInfo] = []
+    page = await storage.page(listing, cursor=None, limit=4)
+    while True:
+        seen += page.items
+        if page.next_cursor is None:
+            break
+        last = page.items[-1]
+        await storage.delete(last.key)  # the very one that the cursor is about
+        stay.discard(last.id)
+        for size in (0, 9):
+            await put(storage, Key(SHARED, last.key.folder, f"film {len(seen)}-{size}"), size)
+        page = await storage.page(listing, cursor=page.next_cursor, limit=4)
+        assert len(seen) < 200
+    ids = [info.id for info in seen]
+    assert len(ids) == len(set(ids)), "nothing comes twice"
+    assert stay <= set(ids), "nothing that was there all the time is left out"
+    assert seen == model.expected(seen, listing), "all pages together are in order"
+
+
+@pytest.mark.parametrize("sort", [Sort.SIZE, Sort.UPDATED_AT])
+async def test_a_file_that_moves_along_the_order_does_no_harm(storage: Storage, sort: Sort) -> None:
+    for number in range(12):
+        await put(storage, Key(SHARED, "f", f"{number:02}"), number)
+    listing = Listing(SHARED, "f", sort=sort)
+    first = await storage.page(listing, cursor=None, limit=4)
+    await put(storage, Key(SHARED, "f", "01"), 100)  # from the first page to the last
+    rest = await storage.page(listing, cursor=first.next_cursor, limit=100)
+    assert [info.key.filename for info in rest.items] == [*(f"{number:02}" for number in range(4, 12)), "01"]
+
+
+async def test_a_cursor_belongs_to_its_folder_and_its_order(storage: Storage) -> None:
+    for folder in ("", "a", "a/b"):
+        await put_all(storage, ["1", "2", "3"], folder)
+    listings = [
+        Listing(SHARED, folder, sort=sort, descending=descending)
+        for folder, sort, descending in product(("", "a"), Sort, (False, True))
+    ]
+    cursors = {one: (await storage.page(one, cursor=None, limit=1)).next_cursor for one in listings}
+    for listing, other in product(listings, listings):
+        if listing == other:
+            assert (await storage.page(listing, cursor=cursors[other], limit=1)).items[0].key.filename == "2"
+            continue
+        with pytest.raises(InvalidCursor):
+            await storage.page(listing, cursor=cursors[other], limit=1)
+    beneath = Listing(SHARED, "a", recursive=True)
+    with pytest.raises(InvalidCursor):
+        await storage.page(beneath, cursor=cursors[Listing(SHARED, "")], limit=1)

@@ -1,0 +1,68 @@
+"""A library over the filesystem backend, for tests that look behind the contract."""
+
+import hashlib
+import os
+import sqlite3
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from app.database import open_filesystem
+from app.database.sql.files import FilesystemBackend
+from app.settings import Settings
+from app.storage.types import SHARED, Change, Committed, Expect, Expectation, FileInfo, Key
+
+FILM = Key(SHARED, "films", "film.mp4")
+
+
+class Library:
+    """A backend in a folder, closed and opened again as a restart would."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.settings = Settings(_env_file=None, files_dir=root)
+        self.stack = ExitStack()
+        self.noticed: list[Change] = []
+        self.open()
+
+    def open(self) -> None:
+        self.backend: FilesystemBackend = open_filesystem(
+            self.settings, lambda name: "video/guessed", self.stack, self.noticed.append
+        )
+
+    def close(self) -> None:
+        self.stack.close()
+
+    def put(self, data: bytes, key: Key = FILM, expect: Expectation = Expect.ANY) -> Committed:
+        staged = self.backend.stage(None)
+        try:
+            staged.write(data)
+            return self.backend.commit(
+                key,
+                staged,
+                size=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                content_type="video/mp4",
+                expect=expect,
+            )
+        finally:
+            staged.discard()
+
+    def get(self, key: Key = FILM) -> tuple[bytes, FileInfo]:
+        reader = self.backend.open(key, wait=True)
+        assert reader is not None
+        try:
+            return reader.read(0, 1 << 20), reader.info
+        finally:
+            reader.close()
+
+    def path(self, key: Key = FILM) -> Path:
+        return self.root / key.path
+
+    def staging(self) -> list[str]:
+        return os.listdir(self.root / ".seekable" / "staging")
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        with closing(
+            sqlite3.connect(self.root / ".seekable" / "seekable.db", isolation_level=None)
+        ) as database:
+            return database.execute(statement).fetchall()

@@ -1,0 +1,452 @@
+"""What other programs do in the folder of the files is found, and nothing of theirs is harmed."""
+
+import hashlib
+import os
+import shutil
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.database.sql import scanning, seen, settling
+from app.storage.errors import AlreadyExists, NotFound, PathConflict, Unfinished
+from app.storage.types import SHARED, Change, Expect, FileId, FileInfo, Key, Kind, Listing, Page
+from app.storage.upkeep import Finding, Outcome, Verdict
+from tests.database.library import FILM, Library
+
+STABLE_AFTER_S = 0.2
+NFD = unicodedata.normalize("NFD", "Amélie.mkv")
+NFC = unicodedata.normalize("NFC", NFD)
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds are long when they come in every test."""
+    monkeypatch.setattr(settling, "STABLE_AFTER_S", STABLE_AFTER_S)
+    monkeypatch.setattr(seen, "SETTLED_AFTER_NS", STABLE_AFTER_S * 1e9)
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    library = Library(tmp_path / "files")
+    yield library
+    library.close()
+
+
+def page(library: Library, folder: str = "", *, recursive: bool = False) -> Page:
+    found = library.backend.page(
+        Listing(SHARED, folder, recursive=recursive), cursor=None, limit=1000, wait=True
+    )
+    assert found is not None
+    return found
+
+
+def names(library: Library, folder: str = "") -> list[str]:
+    return [info.key.filename for info in page(library, folder).items]
+
+
+def scan(library: Library) -> Counter[Outcome]:
+    return Counter(finding.outcome for finding in findings(library))
+
+
+def findings(library: Library) -> list[Finding]:
+    return [finding for step in library.backend.scan() for finding in step.findings]
+
+
+def drop(path: Path, data: bytes = b"dropped") -> Path:
+    """Put a file there that has been still for long enough."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def rest() -> None:
+    time.sleep(STABLE_AFTER_S + 0.05)
+
+
+def stat(library: Library, key: Key = FILM) -> FileInfo:
+    return library.get(key)[1]
+
+
+# Lists
+
+
+def test_a_dropped_file_is_in_the_next_list(library: Library) -> None:
+    drop(library.root / "films" / "one.mp4")
+    drop(library.root / "top.mp4")
+    assert page(library).items == (), "they may still be written"
+    rest()
+    assert names(library) == ["top.mp4"]
+    assert page(library).folders == ("films",)
+    assert names(library, "films") == ["one.mp4"]
+    info = stat(library, Key(SHARED, "films", "one.mp4"))
+    assert (info.size, info.sha256, info.content_type) == (7, None, "video/guessed")
+
+
+def test_a_file_that_is_dropped_into_a_folder_that_was_listed_empty(library: Library) -> None:
+    """Nothing changes in the folder above, and no row speaks of the one it is in."""
+    (library.root / "films" / "new").mkdir(parents=True)
+    rest()
+    assert page(library).folders == ()
+    drop(library.root / "films" / "new" / "one.mp4")
+    rest()
+    assert page(library).folders == ("films",)
+    assert names(library, "films/new") == ["one.mp4"]
+
+
+def test_a_recursive_list_finds_what_was_dropped_below(library: Library) -> None:
+    library.put(b"film", Key(SHARED, "a/b", "film.mp4"))
+    page(library, recursive=True)
+    drop(library.root / "a" / "b" / "two.mp4")
+    rest()
+    assert page(library, "a/b").items[1].key.filename == "two.mp4"
+    drop(library.root / "a" / "b" / "three.mp4")
+    rest()
+    page(library, recursive=True)
+    assert [info.key.filename for info in page(library, "a/b").items] == ["film.mp4", "three.mp4", "two.mp4"]
+
+
+def test_what_was_removed_is_in_no_list(library: Library) -> None:
+    for name in ("one.mp4", "two.mp4"):
+        library.put(b"film", Key(SHARED, "films/old", name))
+    library.put(b"film", Key(SHARED, "films", "film.mp4"))
+    (library.root / "films" / "old" / "one.mp4").unlink()
+    assert names(library, "films/old") == ["two.mp4"]
+    shutil.rmtree(library.root / "films" / "old")
+    assert page(library, "films").folders == ()
+    shutil.rmtree(library.root / "films")
+    assert page(library).folders == ()
+    assert library.sql("SELECT * FROM media") == []
+
+
+def test_a_folder_that_did_not_change_is_not_looked_through_again(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.put(b"film", Key(SHARED, "a", "film.mp4"))
+    rest()
+    page(library, "a")
+    listing = Listing(SHARED, "a")
+    assert library.backend.page(listing, cursor=None, limit=9, wait=False) is not None
+    drop(library.root / "a" / "two.mp4")
+    assert library.backend.page(listing, cursor=None, limit=9, wait=False) is None
+    # What changed within one tick of the clock before it was looked at may have changed after that too.
+    monkeypatch.setattr(seen, "SETTLED_AFTER_NS", 10**12)
+    page(library, "a")
+    assert library.backend.page(listing, cursor=None, limit=9, wait=False) is None
+
+
+def test_many_files_at_once(library: Library) -> None:
+    count = 2 * scanning.BATCH + 3
+    for number in range(count):
+        drop(library.root / "many" / f"{number:04}.mp4")
+    rest()
+    assert scan(library) == {Outcome.CREATED: count}
+    for number in range(0, count, 2):
+        (library.root / "many" / f"{number:04}.mp4").unlink()
+    assert scan(library) == {Outcome.DELETED: count // 2 + 1}
+    assert len(names(library, "many")) == count // 2
+
+
+def test_what_is_remembered_of_folders_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seen, "MAX_FOLDERS", 3)
+    folders = seen.SeenFolders()
+    for number in range(5):
+        folders.put((str(number),), seen.Seen(0, (), ()), looked_ns=10**10)
+    assert [folders.get((str(number),)) is not None for number in range(5)] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+# Files that are being written
+
+
+def test_a_file_that_is_being_written_is_left_alone(library: Library) -> None:
+    path = library.root / "slow.mp4"
+    with path.open("wb") as file:
+        file.write(b"half")
+        file.flush()
+        rest()
+        assert names(library) == []
+        assert scan(library) == {Outcome.UNFINISHED: 1}
+        with pytest.raises(NotFound):
+            library.get(Key(SHARED, "", "slow.mp4"))
+        with pytest.raises(AlreadyExists):
+            library.backend.check(Key(SHARED, "", "slow.mp4"), Expect.ABSENT)
+        file.write(b" and half")
+    rest()
+    assert names(library) == ["slow.mp4"]
+    assert library.get(Key(SHARED, "", "slow.mp4"))[0] == b"half and half"
+
+
+def test_a_known_file_that_is_being_written_over_is_not_served_by_halves(library: Library) -> None:
+    info = library.put(b"the old film").info
+    with library.path().open("r+b") as file:
+        file.write(b"THE NEW")
+        file.flush()
+        with pytest.raises(Unfinished):
+            library.get()
+        assert scan(library) == {Outcome.UNFINISHED: 1}
+    data, after = library.get()
+    assert data == b"THE NEW film"
+    assert (after.id, after.sha256) == (info.id, None)
+    assert after.etag != info.etag
+
+
+def test_a_file_that_is_moved_over_another_is_a_new_version(library: Library) -> None:
+    info = library.put(b"old").info
+    drop(library.root / "films" / "new.mp4", b"new!").rename(library.path())
+    data, after = library.get()
+    assert (data, after.id, after.size) == (b"new!", info.id, 4)
+    assert after.etag != info.etag
+    assert names(library, "films") == ["film.mp4"]
+
+
+# Files that were moved
+
+
+def test_a_moved_file_stays_what_it_was(library: Library) -> None:
+    info = library.put(b"film").info
+    (library.root / "new").mkdir()
+    library.path().rename(library.root / "new" / "name.mp4")
+    assert scan(library) == {Outcome.MOVED: 1}
+    after = stat(library, Key(SHARED, "new", "name.mp4"))
+    assert (after.id, after.etag, after.sha256, after.created_at) == (
+        info.id,
+        info.etag,
+        info.sha256,
+        info.created_at,
+    )
+    assert page(library).folders == ("new",)
+    assert library.backend.open(FileId(SHARED, info.id), wait=False) is not None
+
+
+def test_a_moved_folder_stays_what_it_was_whichever_end_is_looked_at_first(library: Library) -> None:
+    ids = {library.put(b"film", Key(SHARED, "a/b", name)).info.id for name in ("1", "2", "3")}
+    (library.root / "a").rename(library.root / "c")
+    assert page(library, "a/b").items == ()
+    assert {info.id for info in page(library, "c/b").items} == ids
+    (library.root / "c").rename(library.root / "a")
+    assert {info.id for info in page(library, "a/b").items} == ids
+    assert scan(library) == {}
+    assert page(library).folders == ("a",)
+
+
+def test_a_second_link_is_a_second_file(library: Library) -> None:
+    info = library.put(b"film").info
+    os.link(library.path(), library.root / "again.mp4")
+    rest()
+    assert scan(library) == {Outcome.CREATED: 1}
+    assert stat(library).id == info.id
+    assert stat(library, Key(SHARED, "", "again.mp4")).id != info.id
+
+
+def test_what_departed_long_ago_is_forgotten(library: Library) -> None:
+    library.put(b"film")
+    library.path().unlink()
+    assert scan(library) == {Outcome.DELETED: 1}
+    assert len(library.sql("SELECT * FROM departed")) == 1
+    scan(library)
+    assert len(library.sql("SELECT * FROM departed")) == 1
+    library.sql("UPDATE departed SET departed_at = '2020-01-01 00:00:00.000000'")
+    scan(library)
+    assert library.sql("SELECT * FROM departed") == []
+
+
+# Names that the disk takes and we do not
+
+
+def test_what_cannot_be_taken_in_is_named(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    drop(tmp_path / "outside" / "secret.mp4")
+    (library.root / "link.mp4").symlink_to(tmp_path / "outside" / "secret.mp4")
+    (library.root / "folder").symlink_to(tmp_path / "outside")
+    os.mkfifo(library.root / "pipe")
+    drop(library.root / "back\\slash")
+    Path(os.fsdecode(os.fsencode(library.root) + b"/not\xffutf8")).write_bytes(b"")
+    bad = library.root / "line\nbreak"
+    drop(bad / "film.mp4")
+    drop(library.root / "good.mp4")
+    rest()
+    found = {finding.path: finding for finding in findings(library)}
+    assert {path for path, one in found.items() if one.outcome is Outcome.SKIPPED} == {
+        "link.mp4",
+        "folder",
+        "pipe",
+        "back\\slash",
+        "not\udcffutf8",
+        "line\nbreak",
+    }
+    assert all(one.reason for one in found.values() if one.outcome is Outcome.SKIPPED)
+    assert names(library) == ["good.mp4"]
+    assert page(library).folders == ()
+    assert (bad / "film.mp4").exists()
+
+
+def test_a_name_in_another_normalisation_is_served_and_kept(library: Library) -> None:
+    """As files that were made on a Mac have."""
+    folder = unicodedata.normalize("NFD", "séries")
+    drop(library.root / folder / NFD, b"film")
+    rest()
+    key = Key.of(SHARED, "séries", NFC)
+    assert page(library).folders == ("séries",)
+    assert names(library, "séries") == [NFC]
+    assert library.get(key)[0] == b"film"
+    assert os.listdir(library.root / folder) == [NFD]
+    drop(library.root / folder / "two.mp4")
+    rest()
+    assert names(library, "séries") == [NFC, "two.mp4"]
+    # It is replaced where it is.
+    library.put(b"other", key)
+    assert (library.root / folder / NFD).read_bytes() == b"other"
+    assert not (library.root / "séries").exists()
+    library.backend.move(key, FILM, Expect.ANY)
+    assert library.path().read_bytes() == b"other"
+    assert os.listdir(library.root / folder) == ["two.mp4"]
+    library.backend.delete(Key.of(SHARED, "séries", "two.mp4"), Expect.ANY)
+    assert not (library.root / folder).exists()
+
+
+def test_twins_are_not_taken_for_one_another(library: Library) -> None:
+    library.put(b"first", Key(SHARED, "", NFC))
+    drop(library.root / NFD, b"second")
+    rest()
+    (found,) = findings(library)
+    assert (found.path, found.outcome) == (NFD, Outcome.SKIPPED)
+    assert library.get(Key(SHARED, "", NFC))[0] == b"first"
+    (library.root / NFC).unlink()
+    assert scan(library) == {Outcome.DELETED: 1, Outcome.CREATED: 1}
+    assert library.get(Key(SHARED, "", NFC))[0] == b"second"
+
+
+def test_a_file_and_a_folder_that_differ_in_normalisation_only(library: Library) -> None:
+    drop(library.root / NFD)
+    rest()
+    assert names(library) == [NFC]
+    with pytest.raises(PathConflict):
+        library.put(b"film", Key(SHARED, NFC, "film.mp4"))
+    folder = unicodedata.normalize("NFD", "séries")
+    drop(library.root / folder / "film.mp4")
+    rest()
+    scan(library)
+    with pytest.raises(PathConflict):
+        library.put(b"film", Key.of(SHARED, "", "séries"))
+
+
+# Hashes
+
+
+def test_what_was_dropped_is_hashed_and_keeps_its_version(library: Library) -> None:
+    drop(library.root / "film.mp4", b"x" * 3_000_000)
+    rest()
+    before = page(library).items[0]
+    assert list(library.backend.hash_unverified()) == [1 << 20, 1 << 20, 3_000_000 - (2 << 20)]
+    after = page(library).items[0]
+    assert after.sha256 == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    assert after.etag == before.etag
+    assert list(library.backend.hash_unverified()) == []
+
+
+def test_a_restored_backup_is_hashed_again(library: Library, changes: list[Change]) -> None:
+    info = library.put(b"film").info
+    times = library.path().stat()
+    for data, same in ((b"film", True), (b"FILM", False)):
+        copy = drop(library.root / "copy", data)  # beside it, or it may get the same inode
+        os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
+        copy.rename(library.path())
+        assert stat(library).etag == info.etag
+        list(library.backend.hash_unverified())
+        assert (stat(library).etag == info.etag) is same
+        assert (stat(library).sha256 == info.sha256) is same
+    assert [change.kind for change in changes] == [Kind.REPLACED]
+
+
+def test_a_file_that_changes_while_it_is_hashed(library: Library) -> None:
+    drop(library.root / "film.mp4", b"x" * 3_000_000)
+    rest()
+    page(library)
+    hashing = library.backend.hash_unverified()
+    next(hashing)
+    drop(library.root / "film.mp4", b"y")
+    for _ in hashing:
+        pass
+    data, info = library.get(Key(SHARED, "", "film.mp4"))
+    assert (data, info.sha256) == (b"y", None)
+
+
+def verdicts(library: Library) -> dict[str, Verdict]:
+    return {step.path: step.verdict for step in library.backend.verify() if step.verdict is not None}
+
+
+def test_verify_names_what_no_longer_matches(library: Library) -> None:
+    for name in ("sound", "rotten", "edited", "gone", "short"):
+        library.put(b"x" * 2_000_000, Key(SHARED, "a", name))
+    drop(library.root / "dropped")
+    rest()
+    page(library)
+    folder = library.root / "a"
+    times = (folder / "rotten").stat()
+    with (folder / "rotten").open("r+b") as file:
+        file.seek(1_500_000)
+        file.write(b"y")
+    os.utime(folder / "rotten", ns=(times.st_atime_ns, times.st_mtime_ns))
+    with (folder / "edited").open("r+b") as file:
+        file.write(b"y")
+    os.truncate(folder / "short", 1_000_000)
+    (folder / "gone").unlink()
+    before = library.sql("SELECT * FROM media")
+    assert verdicts(library) == {
+        "a/sound": Verdict.SOUND,
+        "a/rotten": Verdict.DAMAGED,
+        "a/edited": Verdict.CHANGED,
+        "a/short": Verdict.CHANGED,
+        "a/gone": Verdict.MISSING,
+        "dropped": Verdict.UNKNOWN,
+    }
+    assert library.sql("SELECT * FROM media") == before
+    assert sum(step.size for step in library.backend.verify() if step.path == "a/sound") == 2_000_000
+    assert (library.backend.usage().files, library.backend.usage().size) == (6, 10_000_007)
+
+
+def test_what_is_replaced_or_deleted_while_it_is_verified_is_no_fault(library: Library) -> None:
+    library.put(b"x" * 3_000_000)
+    steps = library.backend.verify()
+    next(steps)
+    library.put(b"y")
+    assert [step.verdict for step in steps if step.verdict] == [Verdict.SOUND]
+    library.put(b"x" * 3_000_000)
+    steps = library.backend.verify()
+    next(steps)
+    library.backend.delete(FILM, Expect.ANY)
+    assert [step.verdict for step in steps if step.verdict in (Verdict.MISSING, Verdict.DAMAGED)] == []
+
+
+# Who is told
+
+
+@pytest.fixture
+def changes(library: Library) -> list[Change]:
+    return library.noticed
+
+
+def test_changes_by_hand_are_told_of(library: Library, changes: list[Change]) -> None:
+    library.put(b"film")
+    assert changes == [], "whoever asked for it knows"
+    library.path().rename(library.root / "moved.mp4")
+    scan(library)
+    (library.root / "moved.mp4").write_bytes(b"other")
+    scan(library)
+    (library.root / "moved.mp4").unlink()
+    scan(library)
+    assert [(change.kind, change.info.key.path) for change in changes] == [
+        (Kind.MOVED, "moved.mp4"),
+        (Kind.REPLACED, "moved.mp4"),
+        (Kind.DELETED, "moved.mp4"),
+    ]
+    assert changes[0].previous == FILM

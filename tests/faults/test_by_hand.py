@@ -1,0 +1,240 @@
+"""Files that other programs put, change, move and remove beneath a server that runs."""
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support import SEEKABLE, Server, need, run, running
+
+Until = Callable[..., bool]
+
+FILM_SHA256 = base64.b64encode(hashlib.sha256(b"film").digest()).decode()
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Iterator[Server]:
+    """A server of its own, that scans once a second."""
+    with running(tmp_path / "server", storage="filesystem", scan_interval=1) as server:
+        yield server
+
+
+@pytest.fixture
+def lazy(tmp_path: Path) -> Iterator[Server]:
+    """A server of its own, whose next scan is far away."""
+    with running(tmp_path / "server", storage="filesystem", scan_interval=100_000) as server:
+        yield server
+
+
+def names(http: httpx.Client, folder: str = "", **query: object) -> list[str]:
+    answer = http.get("/files", params={"folder": folder, **query}).raise_for_status().json()
+    return [item["path"] for item in answer["items"]]
+
+
+def test_a_file_that_dd_writes_slowly_is_never_half_adopted(lazy: Server, until: Until) -> None:
+    """It pauses for longer than a file must be still to be taken for finished."""
+    target = lazy.files / "film.mp4"
+    pieces = "for i in 1 2 3; do head -c 100000 /dev/zero; sleep 2.6; done"
+    writing = subprocess.Popen(["sh", "-c", f"({pieces}) | dd of={target} bs=4k status=none"])
+    sizes = set()
+    with lazy.client() as http:
+        while writing.poll() is None:
+            sizes |= {item["size"] for item in http.get("/files").json()["items"]}
+            answer = http.get("/files/film.mp4")
+            sizes |= {len(answer.content)} if answer.status_code == 200 else set()
+            assert answer.status_code in (200, 404)
+            assert http.put("/files/film.mp4", content=b"x", headers={"if-none-match": "*"}).is_client_error
+            time.sleep(0.1)
+        assert until(lambda: names(http) == ["film.mp4"])
+        assert len(http.get("/files/film.mp4").content) == 300_000
+    assert sizes <= {300_000}
+
+
+def test_mv_over_a_managed_file_is_a_new_version(lazy: Server, tmp_path: Path) -> None:
+    (tmp_path / "new.mp4").write_bytes(b"new bytes")
+    with lazy.client() as http:
+        before = http.put("/files/a/film.mp4", content=b"old").json()
+        # While somebody reads the old one.
+        with http.stream("GET", "/files/a/film.mp4") as reading:
+            run("mv", tmp_path / "new.mp4", lazy.files / "a" / "film.mp4")
+            assert reading.read() == b"old"
+        after = http.get("/files/a/film.mp4")
+        assert after.content == b"new bytes"
+        assert after.headers["etag"] != f'"{before["etag"]}"'
+        old = http.get("/files/a/film.mp4", headers={"if-match": f'"{before["etag"]}"'})
+        assert old.status_code == 412
+        (item,) = http.get("/files", params={"folder": "a"}).json()["items"]
+        assert (item["id"], item["size"]) == (before["id"], 9)
+
+
+def test_a_list_shows_what_was_dropped_and_not_what_was_removed(lazy: Server, until: Until) -> None:
+    with lazy.client() as http:
+        http.put("/files/a/one.mp4", content=b"1")
+        http.put("/files/b/two.mp4", content=b"2")
+        (lazy.files / "album").mkdir()
+        (lazy.files / "album" / "track 1.mp3").write_bytes(b"3")
+        shutil.rmtree(lazy.files / "b")
+        assert until(lambda: http.get("/files").json()["folders"] == ["a", "album"])
+        assert names(http, recursive=True) == ["a/one.mp4", "album/track 1.mp3"]
+        assert names(http, q="track", recursive=True) == ["album/track 1.mp3"]
+        assert http.get("/files/b/two.mp4").status_code == 404
+        assert http.get("/files/album/track%201.mp3").headers["content-type"] == "audio/mpeg"
+
+
+def test_the_server_finds_and_hashes_by_itself(mine: Server, until: Until) -> None:
+    with mine.client() as http:
+        kept = http.put("/files/a/one.mp4", content=b"1").json()
+        (mine.files / "a" / "one.mp4").rename(mine.files / "moved.mp4")
+        (mine.files / "b").mkdir()
+        (mine.files / "b" / "film.mp4").write_bytes(b"film")
+
+        # Not by a list, which would look for itself.
+        assert until(lambda: "1 created" in mine.log() and "1 moved" in mine.log(), within=20)
+
+        def digest() -> str | None:
+            return http.get("/files/b/film.mp4").headers.get("repr-digest")
+
+        assert until(lambda: digest() == f"sha-256=:{FILM_SHA256}:")
+        assert http.get(f"/stream/{kept['id']}").content == b"1"
+        assert http.get("/files/moved.mp4").headers["etag"] == f'"{kept["etag"]}"'
+
+
+def test_links_out_of_the_folder_are_neither_served_nor_listed(lazy: Server, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret.mp4").write_bytes(b"secret")
+    (lazy.files / "link.mp4").symlink_to(outside / "secret.mp4")
+    (lazy.files / "folder").symlink_to(outside)
+    (lazy.files / "inside.mp4").symlink_to("real.mp4")
+    with lazy.client() as http:
+        http.put("/files/real.mp4", content=b"real")
+        time.sleep(2.1)
+        assert names(http, recursive=True) == ["real.mp4"]
+        assert http.get("/files").json()["folders"] == []
+        for path in ("link.mp4", "folder/secret.mp4", "inside.mp4"):
+            assert http.get(f"/files/{path}").status_code == 404
+        assert http.delete("/files/folder/secret.mp4").status_code == 404
+        assert http.put("/files/folder/new.mp4", content=b"x").status_code == 409
+        assert http.put("/files/link.mp4", content=b"x").status_code == 409
+    assert os.listdir(outside) == ["secret.mp4"]
+    assert (outside / "secret.mp4").read_bytes() == b"secret"
+
+
+# A disk that is not there
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
+    """Mount a disk at a folder, or take it away; it keeps what is on it."""
+    need("mount")
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    run("mkfs.ext4", "-q", "-O", "^has_journal", image)
+    mounted: list[Path] = []
+
+    def mount(point: Path) -> None:
+        if point in mounted:
+            run("umount", point)
+            mounted.remove(point)
+        else:
+            point.mkdir(parents=True, exist_ok=True)
+            run("mount", "-o", "loop", image, point)
+            mounted.append(point)
+
+    yield mount
+    for point in mounted:
+        run("umount", "-l", point)
+
+
+def seekable(server: Server, command: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    environment = {f"SEEKABLE_{key.upper()}": str(value) for key, value in settings.items()}
+    return subprocess.run(
+        [SEEKABLE, command],
+        env={**os.environ, "SEEKABLE_FILES_DIR": str(server.files), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_an_unmounted_disk_loses_no_row(tmp_path: Path, disk: Callable[[Path], None]) -> None:
+    database = f"sqlite:///{tmp_path}/rows.db"
+    server = Server(tmp_path / "server", database_url=database)
+    disk(server.files)
+    try:
+        with server.start().client() as http:
+            file = http.put("/files/a/film.mp4", content=b"film").json()
+        server.stop()
+        disk(server.files)  # away
+        for command in ("serve", "scan", "verify", "migrate"):
+            refused = seekable(server, command, database_url=database, port=0)
+            assert refused.returncode == 1
+            assert "not the one" in refused.stderr
+            assert refused.stderr.count("\n") <= 2
+        disk(server.files)  # and back
+        with server.start().client() as http:
+            (item,) = http.get("/files", params={"folder": "a"}).json()["items"]
+            assert (item["id"], item["etag"]) == (file["id"], file["etag"])
+    finally:
+        if server.process.poll() is None:
+            server.stop()
+
+
+def test_a_disk_inside_the_library_that_goes_and_comes_back(
+    lazy: Server, disk: Callable[[Path], None]
+) -> None:
+    """What is mounted below is served, not written."""
+    point = lazy.files / "disk"
+    disk(point)
+    (point / "film.mp4").write_bytes(b"film")
+    time.sleep(2.1)
+    with lazy.client() as http:
+        (before,) = http.get("/files", params={"folder": "disk"}).json()["items"]
+        assert http.get("/files/disk/film.mp4").content == b"film"
+        disk(point)  # away
+        assert names(http, "disk") == []
+        assert http.get("/files/disk/film.mp4").status_code == 404
+        disk(point)  # and back
+        (after,) = http.get("/files", params={"folder": "disk"}).json()["items"]
+        assert (after["id"], after["created_at"]) == (before["id"], before["created_at"])
+        assert http.get(f"/stream/{before['id']}").content == b"film"
+
+
+# The commands
+
+
+def test_scan_and_verify_beside_a_running_server(lazy: Server) -> None:
+    with lazy.client() as http:
+        http.put("/files/a/film.mp4", content=b"x" * 100_000)
+        http.put("/files/a/gone.mp4", content=b"gone")
+        (lazy.files / "new.mp4").write_bytes(b"new")
+        (lazy.files / "a" / "gone.mp4").unlink()
+        (lazy.files / "link\x1b[31m").symlink_to("/etc/passwd")
+        time.sleep(2.1)
+        scanned = seekable(lazy, "scan")
+        assert scanned.returncode == 0, scanned.stderr
+        assert scanned.stdout.splitlines() == [
+            "2 files, 1 skipped, 1 created, 1 deleted",
+            "  skipped: link\\x1b[31m: It is a symbolic link.",
+        ]
+        assert names(http, recursive=True) == ["new.mp4", "a/film.mp4"]
+        sound = seekable(lazy, "verify")
+        assert (sound.returncode, sound.stderr) == (0, "Verifying\n")
+        assert sound.stdout.count("\n") == 1
+        path = lazy.files / "a" / "film.mp4"
+        times = path.stat()
+        with path.open("r+b") as file:
+            file.write(b"rot")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        rotten = seekable(lazy, "verify")
+        assert rotten.returncode == 1
+        assert "  damaged: a/film.mp4\n" in rotten.stdout
+        assert "1 damaged" in rotten.stdout.splitlines()[0]
