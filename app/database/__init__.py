@@ -82,11 +82,7 @@ def open_filesystem(
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
 ) -> FilesystemBackend:
     database = open_sql(settings, stack, busy_timeout_ms=busy_timeout_ms)
-    with _said_of_folder(settings):
-        marked = is_marked(settings.files_dir)
-    if not marked:
-        with _said_of(database):
-            _check_unclaimed(settings.files_dir, database)
+    _check_mounted(settings, database)
     files = open_files(settings, stack)
     with _said_of(database):
         migrate(database)
@@ -137,14 +133,23 @@ def open_sql(settings: Settings, stack: ExitStack, *, busy_timeout_ms: int = BUS
     return database
 
 
-def _check_unclaimed(folder: Path, database: Database) -> None:
-    """Refuse a folder without an id when the database demands one. Nothing was written into it so far: it
+def _check_mounted(settings: Settings, database: Database) -> None:
+    """Refuse a folder without an id when the database demands one, before anything is written into it: it
     may be the empty mount point of a disk that is missing."""
-    if database.exists():
+    if _is_marked(settings) or not database.exists():
+        return
+    with _said_of(database):
         with database.reading() as session:
             known = inspect(session.connection()).has_table(Volume.__tablename__)
-            if known and session.scalar(select(Volume.id)) is not None:
-                raise _not_ours(folder)
+            demanded = known and session.scalar(select(Volume.id)) is not None
+        # Another process may be making both just now; it marks the folder first.
+        if demanded and not _is_marked(settings):
+            raise _not_ours(settings.files_dir)
+
+
+def _is_marked(settings: Settings) -> bool:
+    with _said_of_folder(settings):
+        return is_marked(settings.files_dir)
 
 
 def _claim(folder: Path, files: Disk, database: Database) -> str:
