@@ -5,11 +5,14 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import click
 
+from app import logs
 from app.database import open_database, prepare_database
 from app.library.mediatypes import media_type
+from app.listen import authority, listen
 from app.resources.admission import is_loopback
 from app.server import serve, serve_reloading
 from app.settings import ConfigurationError, Settings, load
@@ -22,6 +25,7 @@ from app.storage.upkeep import Outcome, Verdict
 @click.version_option(package_name="seekable")
 def main() -> None:
     """A small, fast, self-hosted media server. Settings are read from SEEKABLE_* and from .env."""
+    logs.configure()
 
 
 @contextmanager
@@ -29,7 +33,7 @@ def _in_a_sentence() -> Iterator[None]:
     try:
         yield
     except (ConfigurationError, StorageError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(logs.escaped(str(error))) from None
 
 
 @main.command("serve")
@@ -43,21 +47,15 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
         host = host if host is not None else settings.host
         port = port if port is not None else settings.port
         _check_host(host, settings)
+        listeners = listen(host, port)  # before the database is touched
         prepare_database(settings)  # what is wrong with it is said here, and not in a traceback
 
-    def announce(port: int) -> None:
-        base = settings.base_url or f"http://{_authority(host, port)}"
-        click.echo(
-            f"Seekable serves {settings.files_dir.absolute()}\n"
-            f"  docs    {base}/docs\n"
-            f"  upload  curl -F file=@film.mp4 {base}/file/upload\n"
-            f"  play    vlc {base}/files/film.mp4"
-        )
-
+    announce = partial(_announce, settings, host, listeners[0].getsockname()[1])
     if reload:
-        serve_reloading(host, port, started=announce)
-    elif not serve(host, port, shutdown_timeout=settings.shutdown_timeout, started=announce):
-        sys.exit(1)
+        announce()
+        serve_reloading(listeners)
+    else:
+        serve(listeners, shutdown_timeout=settings.shutdown_timeout, started=announce)
 
 
 @main.command()
@@ -84,7 +82,9 @@ def scan() -> None:
                 for finding in step.findings:
                     found[finding.outcome] += 1
                     if finding.outcome in (Outcome.SKIPPED, Outcome.UNFINISHED):
-                        left.append(f"  {finding.outcome.value}: {_shown(finding.path)}: {finding.reason}")
+                        left.append(
+                            f"  {finding.outcome.value}: {logs.escaped(finding.path)}: {finding.reason}"
+                        )
 
     _with_storage(run)
     click.echo(", ".join([f"{files} files", *_counts(found)]))
@@ -106,7 +106,7 @@ def verify() -> None:
                 if step.verdict is not None:
                     found[step.verdict] += 1
                 if step.verdict not in (None, Verdict.SOUND, Verdict.UNKNOWN):
-                    bad.append(f"  {step.verdict.value}: {_shown(step.path)}")
+                    bad.append(f"  {step.verdict.value}: {logs.escaped(step.path)}")
 
     _with_storage(run)
     click.echo(", ".join([f"{found.total()} files", *_counts(found)]))
@@ -129,13 +129,6 @@ def _counts(found: Mapping[Outcome, int] | Mapping[Verdict, int]) -> list[str]:
     return [f"{n} {kind.value}" for kind, n in found.items()]
 
 
-def _shown(path: str) -> str:
-    """A path as it can be printed: names on the disk may hold anything."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in path
-    )
-
-
 def _check_host(host: str, settings: Settings) -> None:
     if settings.access != "open" and host != "localhost" and not is_loopback(host):
         raise ConfigurationError(
@@ -144,6 +137,12 @@ def _check_host(host: str, settings: Settings) -> None:
         )
 
 
-def _authority(host: str, port: int) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # not addresses to connect to
-    return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
+def _announce(settings: Settings, host: str, port: int) -> None:
+    here = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # one to connect to
+    base = settings.base_url or f"http://{authority(here, port)}"
+    click.echo(
+        f"Seekable serves {logs.escaped(str(settings.files_dir.absolute()))}\n"
+        f"  docs    {base}/docs\n"
+        f"  upload  curl -F file=@film.mp4 {base}/file/upload\n"
+        f"  play    vlc {base}/files/film.mp4"
+    )

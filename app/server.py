@@ -1,25 +1,46 @@
 """The only file that knows uvicorn."""
 
-import contextlib
+import asyncio
+import logging
+import os
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from email.utils import formatdate
 from importlib.resources import files
+from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import ChangeReload
+
+from app import logs
+from app.listen import BACKLOG, authority
 
 APP = "app.main:app"
 
 MAX_HEAD_SIZE = 64 << 10
 """Bytes of a request before its body."""
 
+GRACE_S = 3
+"""Seconds between the end of the last transfer and that of the process, whatever a disk may do."""
+
+_LOOK_EVERY_S = 0.05
+
+_log = logging.getLogger("seekable")
+
 
 class _Protocol(HttpToolsProtocol):
-    """Refuses a request whose head is without end; the parser would remember all of it."""
+    """Refuses a request whose head is without end, all of which the parser would remember, and tells each
+    request of a connection that its client left, not only the last (they may be pipelined)."""
 
     _head_size: int | None = None  # None while no head is being read
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
 
     def on_message_begin(self) -> None:
         self._head_size = 0
@@ -33,6 +54,17 @@ class _Protocol(HttpToolsProtocol):
         date = (b"date", formatdate(usegmt=True).encode())
         self.server_state.default_headers = [date, *self.config.encoded_headers]
         super().on_headers_complete()
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        if self.cycle is not None:  # none has begun: it asks for another protocol
+            self._cycles.append(self.cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -43,42 +75,93 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """Says when it can be reached."""
+    """Says when it can be reached, and ends in good order: see `shutdown`."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[int], None]) -> None:
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_start = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self._on_start(self.servers[0].sockets[0].getsockname()[1])
+            for listener in sockets or ():
+                _log.info("Seekable is running on http://%s", authority(*listener.getsockname()[:2]))
+            self._on_start()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Nothing is noted for uvicorn, which would raise the signal again after a clean end.
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nobody in any more, let transfers end within the limit, break off the others, and close the
+        application.
+
+        Whoever is broken off is a client that left: what it had sent is discarded, and what it was sent
+        does not look complete, because its connection is reset or ends early.
+        """
+        _log.info("Stopping")
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()  # at once if it is idle, else after its answer
+        limit = self.config.timeout_graceful_shutdown or 0
+        if self.server_state.tasks:
+            _log.info("%s", _transfers(len(self.server_state.tasks), f"may run for {limit} s more"))
+        deadline = time.monotonic() + limit
+        while self._busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_EVERY_S)  # uvicorn tells nobody when one ends
+        _end_within(GRACE_S)
+        if self._busy():
+            _log.warning("%s", _transfers(self._busy(), "did not end in time and were broken off"))
+        while self._busy():
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+            await asyncio.sleep(_LOOK_EVERY_S)
+        await self.lifespan.shutdown()
+
+    def _busy(self) -> int:
+        return max(len(self.server_state.connections), len(self.server_state.tasks))
 
 
-def serve(host: str, port: int, *, shutdown_timeout: int, started: Callable[[int], None]) -> bool:
-    """Serve until SIGINT or SIGTERM. `started` is given the port that was taken. False when it could not
-    start."""
-    server = _Server(_config(host, port, shutdown_timeout), started)
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean end
-        server.run()
-    return server.started
+def _transfers(number: int, what: str) -> str:
+    return f"{number} {'transfer' if number == 1 else 'transfers'} {what}."
 
 
-def serve_reloading(host: str, port: int, *, started: Callable[[int], None]) -> None:
+def _end_within(seconds: float) -> None:
+    """End the process after this time even if a thread waits for a disk that does not answer. What it had
+    begun is then as after a power cut, which harms nothing."""
+
+    def end() -> None:
+        _log.error("A disk or the database did not answer within %d s; ended without it.", seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def serve(listeners: Sequence[socket.socket], *, shutdown_timeout: int, started: Callable[[], None]) -> None:
+    """Serve until SIGINT or SIGTERM; a second one ends what still runs at once. `started` is called when
+    the server can be reached."""
+    _Server(_config(shutdown_timeout), started).run(sockets=[*listeners])
+
+
+def serve_reloading(listeners: Sequence[socket.socket]) -> None:
     """Serve for development: start again whenever the code changes, and do not wait for transfers."""
-    config = _config(host, port, shutdown_timeout=1, reload=True)
-    listener = config.bind_socket()
-    started(listener.getsockname()[1])
-    ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
+    config = _config(shutdown_timeout=1, reload=True)
+    ChangeReload(config, target=uvicorn.Server(config).run, sockets=[*listeners]).run()
 
 
-def _config(host: str, port: int, shutdown_timeout: int, *, reload: bool = False) -> uvicorn.Config:
+def _config(shutdown_timeout: int, *, reload: bool = False) -> uvicorn.Config:
     return uvicorn.Config(
         APP,
-        host=host,
-        port=port,
         http=_Protocol,
         server_header=False,
+        log_config=logs.CONFIG,
+        backlog=BACKLOG,
         reload=reload,
         reload_dirs=[str(files("app"))] if reload else None,
         # Without a limit one stalled client keeps the process from ending.

@@ -39,6 +39,13 @@ class Disk:
             self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with folders.entered(self._root, _STAGING, create=True) as staging:
                 self._staging = os.dup(staging)
+            self._check_writable()
+
+    def _check_writable(self) -> None:
+        with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes
+            StagedFile(self._staging).discard()
+        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._root):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def close(self) -> None:
         os.close(self._staging)
@@ -266,6 +273,16 @@ def has_writer(descriptor: int) -> bool:
     except OSError as error:  # EACCES: somebody else's file; EINVAL: a file system without leases
         return error.errno == errno.EAGAIN
     return False
+
+
+def is_marked(root: str | os.PathLike[str]) -> bool:
+    """Whether `Disk.mark` was ever called for a folder, which need not be there. Writes nothing."""
+    with translated():
+        try:
+            os.lstat(os.path.join(root, *_ID))
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
 
 def read_nowait(descriptor: int, start: int, size: int) -> bytes | None:

@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -205,14 +205,186 @@ def test_a_database_of_a_newer_version_is_left_alone(here: Path) -> None:
         assert len(said.splitlines()) == 1
 
 
+# What it refuses
+
+
+UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-net_bind_service")
+UNSHARED = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))
+READ_ONLY = (
+    *UNSHARED,
+    "sh",
+    "-c",
+    'mount --bind files files && mount -o remount,bind,ro files && exec "$@"',
+    "-",
+)
+
+
+def as_anybody() -> tuple[str, ...]:
+    """What to run a command under so that permissions bind it, even for root."""
+    if os.geteuid() != 0:
+        return ()
+    need("setpriv")
+    return UNPRIVILEGED
+
+
+def refuses(here: Path, wrapper: tuple[str, ...], *arguments: object, **environment: str) -> str:
+    """The one sentence of a command that does not begin."""
+    with program(here, *wrapper, SEEKABLE, *arguments, **environment) as command:
+        status = command.process.wait(20)
+        said = command.log()
+    assert status == 1, said
+    assert re.fullmatch(r"Error: .+\.\n", said), said
+    return said
+
+
+def neither_begins(here: Path, *wrapper: str, **environment: str) -> str:
+    """The one sentence of both commands."""
+    said = {
+        refuses(here, wrapper, *arguments, **environment)
+        for arguments in (["serve", "--port", "0"], ["migrate"])
+    }
+    assert len(said) == 1
+    return said.pop()
+
+
 def test_a_port_that_is_taken(here: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        said = fails(here, "serve", "--port", taken.getsockname()[1])
-    assert "address already in use" in said
-    assert "Traceback" not in said
-    assert "docs " not in said
+        port = taken.getsockname()[1]
+        said = refuses(here, (), "serve", "--port", port)
+        assert f"Port {port} of 127.0.0.1 is taken by another program" in said
+        assert "--port" in said
+        assert refuses(here, (), "serve", "--port", port, "--reload") == said
+    assert list(here.iterdir()) == [], "the database is not touched before"
+
+
+def test_a_port_that_needs_rights(here: Path) -> None:
+    said = refuses(here, as_anybody(), "serve", "--port", 1)
+    assert "Port 1 of 127.0.0.1 needs rights" in said
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        ("192.0.2.1", "192.0.2.1 is not an address of this machine"),
+        ("2001:db8::1", "2001:db8::1 is not an address of this machine"),
+        ("films.invalid", "films.invalid is not the name of an address"),
+        ("f" * 64, "is not the name of an address"),
+        ("1\x1b[2J\n", r"1\x1b[2J\n is not the name of an address"),
+    ],
+)
+def test_a_host_that_is_not_here(host: str, why: str, here: Path) -> None:
+    said = refuses(here, (), "serve", "--port", "0", SEEKABLE_HOST=host, SEEKABLE_ACCESS="open")
+    assert why in said
+    assert "--host" in said
+    assert list(here.iterdir()) == []
+
+
+def test_a_folder_of_files_that_is_a_file(here: Path) -> None:
+    (here / "files").write_bytes(b"")
+    assert neither_begins(here) == "Error: SEEKABLE_FILES_DIR=files: This is no folder.\n"
+    said = neither_begins(here, SEEKABLE_FILES_DIR="files/inside")
+    assert said == "Error: SEEKABLE_FILES_DIR=files/inside: This is no folder.\n"
+
+
+def test_a_folder_of_files_that_cannot_be_made(here: Path) -> None:
+    here.chmod(0o555)
+    said = neither_begins(here, *as_anybody())
+    assert said == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
+
+
+@pytest.mark.parametrize("what", [".", ".seekable", ".seekable/staging"])
+def test_a_folder_of_files_that_cannot_be_written(what: str, here: Path) -> None:
+    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    (here / "files" / what).chmod(0o555)
+    said = neither_begins(here, *as_anybody())
+    if what == ".seekable":
+        assert (
+            said == f"Error: sqlite:///{here}/files/.seekable/seekable.db: The database cannot be written.\n"
+        )
+    else:
+        assert said == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
+
+
+@pytest.mark.parametrize("before", ["nothing", "a library"])
+def test_a_folder_of_files_on_a_read_only_file_system(before: str, here: Path) -> None:
+    need("unshare")
+    if before == "nothing":
+        (here / "files").mkdir()
+    else:
+        assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    said = neither_begins(here, *READ_ONLY)
+    assert said == "Error: SEEKABLE_FILES_DIR=files: Its file system is read-only.\n"
+
+
+@pytest.mark.parametrize("there", ["an empty mount point", "nothing", "another library"])
+def test_a_disk_that_is_not_mounted(there: str, here: Path) -> None:
+    environment = {"SEEKABLE_DATABASE_URL": f"sqlite:///{here}/films.db"}
+    with serving(here, "--port", "0", **environment) as (_, url):
+        httpx.put(f"{url}/files/a.txt", content=b"a", trust_env=False).raise_for_status()
+    files, away = here / "files", here / "away"
+
+    def beside_the_database() -> list[Path]:
+        return sorted(path for path in here.rglob("*") if not path.match("films.db-*"))
+
+    files.rename(away)
+    if there == "an empty mount point":
+        files.mkdir()
+    elif there == "another library":
+        assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+        (files / ".seekable" / "seekable.db").unlink()
+    before = beside_the_database()
+    said = neither_begins(here, **environment)
+    assert "The folder of files, files, is not the one that the database speaks of" in said
+    assert beside_the_database() == before, "nothing was written where the disk should be"
+    shutil.rmtree(files, ignore_errors=True)
+    away.rename(files)
+    with serving(here, "--port", "0", **environment) as (_, url):
+        assert get(f"{url}/files/a.txt").content == b"a"
+
+
+def test_a_database_that_somebody_keeps(here: Path) -> None:
+    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    path = here / "files" / ".seekable" / "seekable.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        for lock in ("BEGIN IMMEDIATE", "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE"):
+            for statement in lock.split("; "):
+                database.execute(statement)
+            began = time.monotonic()
+            said = refuses(here, (), "serve", "--port", "0")
+            assert said == f"Error: sqlite:///{path}: The database is locked by another program.\n"
+            assert time.monotonic() - began < 10  # of which it waits four
+            database.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: path.write_bytes(b"not a database" * 100), "is no SQLite file"),
+        (lambda path: path.mkdir(), "cannot be opened"),
+        (lambda path: path.touch(0o000), "cannot be opened"),
+        (lambda path: path.touch(0o444), "cannot be written"),
+        (lambda path: path.parent.chmod(0o555), "cannot be opened"),
+        (lambda path: path.parent.rmdir(), "cannot be opened"),
+    ],
+    ids=["another file", "a folder", "unreadable", "read-only", "in a read-only folder", "in no folder"],
+)
+def test_a_database_that_does_not_answer(make: Callable[[Path], None], why: str, here: Path) -> None:
+    path = here / "data" / "films.db"
+    path.parent.mkdir()
+    make(path)
+    url = f"sqlite:///{path}"
+    said = refuses(here, as_anybody(), "migrate", SEEKABLE_DATABASE_URL=url)
+    assert said == f"Error: {url}: The database {why}.\n"
+
+
+def test_a_database_that_is_damaged(here: Path) -> None:
+    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    path = here / "files" / ".seekable" / "seekable.db"
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
+    assert "The database is damaged." in neither_begins(here)
 
 
 # Other ways to start it

@@ -1,8 +1,10 @@
 """Connections to an SQL database, and its errors in the storage's words."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
 
@@ -14,7 +16,15 @@ from sqlalchemy.orm import Session
 from app.storage.errors import OutOfSpace, StorageUnavailable
 
 BUSY_TIMEOUT_MS = 30_000
-"""How long a writer waits for the writers of other processes."""
+"""How long a writer waits for the writers of other processes, unless somebody waits for an answer."""
+
+_REASONS = {
+    "SQLITE_BUSY": "is locked by another program",
+    "SQLITE_CANTOPEN": "cannot be opened",
+    "SQLITE_READONLY": "cannot be written",
+    "SQLITE_NOTADB": "is no SQLite file",
+    "SQLITE_CORRUPT": "is damaged",
+}
 
 
 @contextmanager
@@ -25,18 +35,24 @@ def translated() -> Iterator[None]:
     except DBAPIError as error:
         if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL":
             raise OutOfSpace("The disk of the database is full.") from error
-        raise StorageUnavailable(f"The database refuses: {error.orig}.") from error
+        raise StorageUnavailable(f"The database {_reason(error.orig)}.") from error
     except PoolTimeout as error:
         raise StorageUnavailable("The database has too much to do.") from error
 
 
-class Database:
-    """One SQL database."""
+def _reason(error: BaseException | None) -> str:
+    primary = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+    return _REASONS.get(primary, f"refuses: {error}")
 
-    def __init__(self, url: URL) -> None:
+
+class Database:
+    """One SQL database. `busy_timeout_ms` is how long a writer waits for the writers of other processes."""
+
+    def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.engine = create_engine(url, pool_size=40)
-        event.listen(self.engine, "connect", _configure)
+        event.listen(self.engine, "connect", partial(_configure, busy_timeout_ms))
         event.listen(self.engine, "begin", _begin)
+        self.name = url.render_as_string(hide_password=True)
         self._writers = self.engine.execution_options(begin="BEGIN IMMEDIATE")
         # SQLite lets a writer wait by sleeping and trying again, without any order. A lock of ours is
         # fair, and leaves only the writers of other processes to SQLite.
@@ -44,6 +60,10 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def exists(self) -> bool:
+        """Whether there is a database, which SQLite makes of nothing when it is first used."""
+        return os.path.exists(self.engine.url.database or "")
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -78,10 +98,10 @@ class Database:
                 raise
 
 
-def _configure(connection: SQLiteConnection, _record: Any) -> None:
+def _configure(busy_timeout_ms: int, connection: SQLiteConnection, _record: Any) -> None:
     connection.isolation_level = None  # or the driver begins transactions by itself, and not IMMEDIATE
     cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    cursor.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged commits in a power cut
     cursor.close()

@@ -1,0 +1,138 @@
+"""Logs: every record is one line, and nothing in it drives a terminal or passes for another line."""
+
+import logging
+import logging.config
+import sys
+import threading
+import traceback
+from datetime import datetime
+from types import TracebackType
+from typing import Any
+
+_FRAMES = 12  # of an exception, the innermost; enough to see whose fault it was
+_LINKS = 5  # of a chain or a group of exceptions
+
+_log = logging.getLogger("seekable")
+
+
+def escaped(text: str) -> str:
+    """The text with all that is not printable as a backslash escape, as Python writes it.
+
+    That is every control character (C0, DEL, C1), line and paragraph separators, what turns the direction
+    of writing, lone surrogates, and what no font has.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def told(error: BaseException) -> str:
+    """An exception, where it was raised, innermost first, and what led to it."""
+    parts, link = [], ""
+    at: BaseException | None = error
+    for _ in range(_LINKS):
+        if at is None:
+            break
+        parts.append(link + _one(at))
+        if at.__cause__ is not None:
+            at, link = at.__cause__, "caused by "
+        else:
+            at, link = (None if at.__suppress_context__ else at.__context__), "while handling "
+    return "; ".join(parts)
+
+
+def _one(error: BaseException) -> str:
+    try:
+        message = str(error)
+    except Exception:
+        message = "(without words)"
+    inside = ""
+    if isinstance(error, BaseExceptionGroup):
+        inside = f" [{' | '.join(told(each) for each in error.exceptions[:_LINKS])}]"
+    kind = type(error).__qualname__
+    return f"{kind}{message and f': {message}'}{inside}{_trace(error.__traceback__)}"
+
+
+def _trace(found: TracebackType | None) -> str:
+    frames = [
+        f"{_short(frame.f_code.co_filename)}:{line} {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(found)
+    ]
+    shown = " < ".join(frames[: -_FRAMES - 1 : -1])
+    return shown and f" at {shown}{' < …' if len(frames) > _FRAMES else ''}"
+
+
+def _short(file: str) -> str:
+    """The file's path without the folder that it was imported from."""
+    homes = [home for home in sys.path if home and file.startswith(f"{home}/")]
+    return file[len(max(homes, key=len)) + 1 :] if homes else file
+
+
+class LineFormatter(logging.Formatter):
+    """A record as one line: time, level, message, and the exception if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        try:
+            message = record.getMessage()
+        except Exception:  # a message that does not fit its arguments must not be lost
+            message = f"{record.msg!r} {record.args!r}"
+        parts = [message.rstrip()]
+        if record.exc_info and record.exc_info[1] is not None:
+            parts.append(told(record.exc_info[1]))
+        if record.stack_info:
+            parts.append(record.stack_info)
+        time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        return f"{time} {record.levelname} {escaped(': '.join(parts))}"
+
+
+class LineHandler(logging.StreamHandler[Any]):
+    """Writes lines; a log that nobody reads any more is no reason to say so to nobody."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
+
+
+def without_echo(record: logging.LogRecord) -> bool:
+    """Whether the record says something new: the library of WebSockets repeats what uvicorn has said."""
+    return record.msg not in ("connection open", "connection closed")
+
+
+CONFIG: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"()": "app.logs.LineFormatter"}},
+    "handlers": {
+        "said": {
+            "class": "app.logs.LineHandler",
+            "stream": "ext://sys.stderr",
+            "formatter": "line",
+            "filters": [without_echo],
+        },
+        "asked": {"class": "app.logs.LineHandler", "stream": "ext://sys.stdout", "formatter": "line"},
+    },
+    "root": {"level": "WARNING", "handlers": ["said"]},
+    "loggers": {
+        "seekable": {"level": "INFO"},
+        "uvicorn": {"level": "INFO"},
+        "uvicorn.access": {"level": "INFO", "handlers": ["asked"], "propagate": False},
+    },
+}
+"""For `logging.config.dictConfig`. Requests go to standard output, all else to standard error."""
+
+
+def configure() -> None:
+    """Let everything that this process has to say become lines."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    logging.config.dictConfig(CONFIG)
+    logging.captureWarnings(True)
+    threading.excepthook = _thread_failed
+    sys.unraisablehook = _ignored
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    _log.error("A thread ended by itself", exc_info=failed.exc_value)
+
+
+def _ignored(ignored: "sys.UnraisableHookArgs") -> None:
+    _log.error("%s %r", ignored.err_msg or "Ignored in", ignored.object, exc_info=ignored.exc_value)

@@ -1,0 +1,337 @@
+"""A clean life: what the server says, and how it ends."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from tests.live.clients import program, until
+from tests.support import Server
+
+pytestmark = pytest.mark.live
+
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d (DEBUG|INFO|WARNING|ERROR|CRITICAL) \S.*"
+)
+BANNER = 4
+
+FILM = os.urandom(1 << 20) * 12  # much more than the buffers between server and client hold
+TIMEOUT = 25
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture
+def start(tmp_path: Path, backend_settings: dict[str, object]) -> Iterator[Start]:
+    """A server with a film in it, and settings of its own."""
+    started: list[Server] = []
+
+    def start(**settings: object) -> Server:
+        server = Server(tmp_path / "server", **backend_settings, **settings)
+        started.append(server.start())
+        with server.client() as http:
+            http.put("/files/film.mp4", content=FILM).raise_for_status()
+        return server
+
+    yield start
+    for server in started:
+        if server.process.poll() is None:
+            server.kill()
+
+
+Begin = Callable[[Server, bytes], socket.socket]
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """A connection that keeps little in its buffers, with the beginning of a request sent."""
+    with ExitStack() as stack:
+
+        def begin(server: Server, data: bytes) -> socket.socket:
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+            connection.settimeout(TIMEOUT)
+            connection.connect(("127.0.0.1", server.port))
+            connection.sendall(data)
+            return connection
+
+        yield begin
+
+
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def asked(connection: socket.socket) -> socket.socket:
+    """A connection that is kept after its question was answered."""
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += connection.recv(1000)
+    return connection
+
+
+Transfer = Callable[..., socket.socket]
+
+
+@pytest.fixture
+def download(begin: Begin) -> Transfer:
+    """A download that is under way."""
+
+    def download(server: Server) -> socket.socket:
+        connection = begin(server, b"GET /files/film.mp4 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+        return connection
+
+    return download
+
+
+@pytest.fixture
+def upload(begin: Begin) -> Transfer:
+    """An upload of which half was sent."""
+
+    def upload(server: Server, name: str) -> socket.socket:
+        head = f"PUT /files/{name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(FILM)}\r\n\r\n"
+        return begin(server, head.encode() + FILM[: len(FILM) // 2])
+
+    return upload
+
+
+def rest(connection: socket.socket) -> tuple[bytes, bool]:
+    """All that comes until the connection ends, and whether it was reset."""
+    received = bytearray()
+    try:
+        while data := connection.recv(1 << 20):
+            received += data
+    except ConnectionResetError:
+        return bytes(received), True
+    return bytes(received), False
+
+
+def body(received: bytes) -> bytes:
+    return received.partition(b"\r\n\r\n")[2]
+
+
+def refused(server: Server) -> bool:
+    with socket.socket() as knocking:
+        return knocking.connect_ex(("127.0.0.1", server.port)) != 0
+
+
+def ended(server: Server, within: float) -> int:
+    """The exit status of a server that ends by itself."""
+    return server.process.wait(within)
+
+
+def staging(server: Server) -> int:
+    return len(server.staging())
+
+
+# How it ends
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_what_runs_ends_in_peace_and_nobody_new_is_let_in(
+    start: Start, begin: Begin, download: Transfer, upload: Transfer, how: signal.Signals
+) -> None:
+    server = start(shutdown_timeout=TIMEOUT)
+    downloads = [download(server) for _ in range(10)]
+    uploads = {name: upload(server, name) for name in ("one.mp4", "two.mp4")}
+    idle = asked(begin(server, HEALTH))
+    until(lambda: staging(server) == 2, "two uploads under way")
+    server.process.send_signal(how)
+
+    until(lambda: refused(server), "new connections are refused", within=2)
+    assert idle.recv(1) == b"", "who asks for nothing is not waited for"
+    assert server.process.poll() is None
+    with ThreadPoolExecutor(12) as pool:
+        received = pool.map(rest, downloads)
+        for connection in uploads.values():
+            connection.sendall(FILM[len(FILM) // 2 :])
+        answers = [*pool.map(rest, uploads.values())]
+        assert refused(server)
+        for data, reset in received:
+            assert (hashlib.sha256(body(data)).digest(), reset) == (hashlib.sha256(FILM).digest(), False)
+    for name, (answer, reset) in zip(uploads, answers, strict=True):
+        assert (answer[:12], reset) == (b"HTTP/1.1 201", False)
+        assert json.loads(body(answer))["sha256"] == hashlib.sha256(FILM).hexdigest()
+        assert (server.files / name).read_bytes() == FILM
+    assert ended(server, within=5) == 0
+    # The answered question may not be over yet.
+    assert re.search(" 1[23] transfers may run for 25 s more", server.log()), server.log()
+    check_clean(server)
+
+
+def test_what_does_not_end_in_time_is_broken_off(start: Start, download: Transfer, upload: Transfer) -> None:
+    server = start(shutdown_timeout=2)
+    downloads = [download(server) for _ in range(3)]
+    uploads = [upload(server, f"{number}.mp4") for number in range(2)]
+    until(lambda: staging(server) == 2, "two uploads under way")
+    server.process.terminate()
+    began = time.monotonic()
+    assert ended(server, within=10) == 0
+    assert 1.5 < time.monotonic() - began < 4
+    for connection in downloads:
+        data, _ = rest(connection)
+        assert len(body(data)) < len(FILM)
+    for connection in uploads:
+        assert rest(connection)[0] == b""
+    assert staging(server) == 0
+    assert not (server.files / "0.mp4").exists()
+    assert "5 transfers did not end in time and were broken off" in server.log(), server.log()
+    check_clean(server, warnings=1)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(
+    start: Start, download: Transfer, upload: Transfer, second: signal.Signals
+) -> None:
+    server = start(shutdown_timeout=TIMEOUT)
+    reading, writing = download(server), upload(server, "new.mp4")
+    until(lambda: staging(server) == 1, "an upload under way")
+    server.process.terminate()
+    until(lambda: refused(server), "it began to end", within=2)
+    server.process.send_signal(second)
+    assert ended(server, within=2) == 0
+    assert len(body(rest(reading)[0])) < len(FILM)
+    assert rest(writing)[0] == b""
+    assert staging(server) == 0
+    check_clean(server, warnings=1)
+
+
+def test_connections_that_ask_for_nothing_are_not_waited_for(start: Start, begin: Begin) -> None:
+    server = start(shutdown_timeout=TIMEOUT)
+    silent, halfway = begin(server, b""), begin(server, b"GET /health HTTP/1.1\r\nHost: loc")
+    kept = asked(begin(server, HEALTH))
+    server.process.terminate()
+    assert ended(server, within=2) == 0
+    for connection in (silent, halfway, kept):
+        assert rest(connection)[0] == b""
+    check_clean(server)
+
+
+def test_what_does_not_answer_keeps_it_for_seconds_only(start: Start, begin: Begin) -> None:
+    """The database here; a thread that waits for a dead disk is no different."""
+    server = start(shutdown_timeout=1)
+    database = sqlite3.connect(server.files / ".seekable" / "seekable.db", isolation_level=None)
+    with closing(database):
+        database.execute("BEGIN IMMEDIATE")
+        begin(server, b"DELETE /files/film.mp4 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        time.sleep(0.5)
+        server.process.terminate()
+        assert ended(server, within=8) == 1
+    assert "did not answer" in server.log()
+    assert "Traceback" not in server.log()
+    assert server.start()
+    with server.client() as http:
+        assert http.get("/files/film.mp4").content == FILM
+
+
+def check_clean(server: Server, *, warnings: int = 0) -> None:
+    """All that it said is lines, and there is no error among them."""
+    lines = levels(server.log())
+    assert "ERROR" not in lines
+    assert lines.count("WARNING") == warnings, server.log()
+    assert "Application shutdown complete." in server.log()
+
+
+def levels(log: str) -> list[str]:
+    """The level of each line; what is printed when it starts aside."""
+    found = []
+    printed = 0
+    for line in log.split("\n")[:-1]:
+        if match := LINE.fullmatch(line):
+            found.append(match[1])
+        else:
+            printed += 1
+    assert printed == BANNER, log
+    return found
+
+
+# What it says
+
+ACCIDENTS = """
+import asyncio, logging, threading, warnings
+import app.main
+from app.cli import main
+
+async def boom():
+    try:
+        open("/nowhere\\n\\x1b[2J")
+    except OSError as error:
+        raise RuntimeError("the reason\\nis long") from error
+
+async def others():
+    warnings.warn("old\\nstyle")
+    logging.getLogger("somebody").error("forged\\n2026-01-01T00:00:00.000+00:00 INFO line")
+    logging.getLogger("uvicorn.error").warning("too %d", "many")
+    thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()
+    class Odd:
+        def __del__(self):
+            raise KeyError("gone\\n")
+    Odd()
+    async def lost():
+        raise ValueError("nobody\\nasked")
+    asyncio.create_task(lost())
+    await asyncio.sleep(0.01)
+
+for route in (boom, others):
+    app.main.app.add_api_route("/" + route.__name__, route)
+main(["serve", "--port", "0"])
+"""
+
+
+def test_whatever_happens_is_a_line(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    with program(here, sys.executable, "-c", ACCIDENTS) as server:
+        host, port = server.wait_for(r"docs +http://(.+):(\d+)/docs").groups()
+
+        def ask(target: bytes, head: bytes = b"") -> bytes:
+            with socket.create_connection((host, int(port)), timeout=10) as connection:
+                connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n")
+                return connection.recv(12)
+
+        assert ask(b"/boom") == b"HTTP/1.1 500"
+        assert ask(b"/others") == b"HTTP/1.1 200"
+        assert ask(b"/files/a%0A%1B%5B2Jb%E2%80%A8%C2%9B") == b"HTTP/1.1 400"
+        assert ask(b"/files/a?x=%0A%1B") == b"HTTP/1.1 404"
+        ask(b"/files/a?\xc2\x9b\xe2\x80\xa8\x7f")
+        ask(b"/files/\xff\xfe")
+        assert ask(b"/files/b", b"X-Forwarded-For: \x9b2J\x85 forged\xad\r\n") == b"HTTP/1.1 403"
+        time.sleep(0.2)
+        assert server.terminate() == 0
+        log = server.log()
+    lines = levels(log)
+    assert "\x1b" not in log
+    assert "Traceback" not in log
+    said = [line.split(" ", 2)[2] for line in log.splitlines() if LINE.fullmatch(line)]
+
+    def one(pattern: str) -> None:
+        assert len([line for line in said if re.search(pattern, line)]) == 1, (pattern, log)
+
+    one(
+        r"^Exception in ASGI application: RuntimeError: the reason\\nis long at <string>:\d+ boom < .*; "
+        r"caused by FileNotFoundError: \[Errno 2\] .* at <string>:\d+ boom$"
+    )
+    one(r"UserWarning: old\\nstyle")
+    one(r"^forged\\n2026-01-01T00:00:00.000\+00:00 INFO line$")
+    one(r"^'too %d' \('many',\)$")
+    one(
+        r"^A thread ended by itself: ZeroDivisionError: division by zero at <string>:\d+ <lambda> < threading"
+    )
+    one(r"Odd.__del__.*: KeyError: 'gone\\n' at")
+    one(r"^Task exception was never retrieved\\n.*: ValueError: nobody\\nasked at <string>:\d+ lost$")
+    one(r'"GET /files/a%0A%1B%5B2Jb%E2%80%A8%C2%9B HTTP/1.1" 400$')
+    one(r'"GET /files/a\?x=%0A%1B HTTP/1.1" 404$')
+    one(r'^\S+ - "GET /boom HTTP/1.1" 500$')
+    one(r'"GET /files/b HTTP/1.1" 403$')
+    assert lines.count("ERROR") == 5, log

@@ -1,0 +1,149 @@
+"""What becomes of a record: one line that nobody can forge."""
+
+import json
+import logging
+import re
+import sys
+
+import pytest
+
+from app.logs import LineFormatter, escaped, told
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("GET /films/a%20b.mp4", "GET /films/a%20b.mp4"),
+        ("Amélie 映画 🎬", "Amélie 映画 🎬"),
+        ("a\nb", r"a\nb"),
+        ("a\r\nb\tc", r"a\r\nb\tc"),
+        ("\0", r"\x00"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("\x07\x08\x7f", r"\x07\x08\x7f"),
+        ("\x85\x9b2J", r"\x85\x9b2J"),  # C1: NEL ends lines, CSI is ESC [ in one
+        ("a\v\f\x1c\x1d\x1eb", r"a\x0b\x0c\x1c\x1d\x1eb"),  # where str.splitlines would cut
+        ("a\u2028b\u2029c", r"a\u2028b\u2029c"),
+        ("\u202egnp.exe\u2066", r"\u202egnp.exe\u2066"),  # turned around by a bidirectional override
+        ("\u200b\ufeff\u00ad", r"\u200b\ufeff\xad"),  # not to be seen at all
+        ("\ud800 \udcff", r"\ud800 \udcff"),
+        ("\U000e0041", r"\U000e0041"),
+    ],
+)
+def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
+    assert escaped(text) == shown
+    assert shown.isprintable()
+    assert escaped(shown) == shown
+
+
+def test_every_character_gives_printable_text() -> None:
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    shown = escaped(everything)
+    assert shown.isprintable()
+    shown.encode()
+    assert len(shown.splitlines()) == 1
+
+
+def failed(function: object, *arguments: object) -> BaseException:
+    try:
+        function(*arguments)  # type: ignore[operator]
+    except BaseException as error:
+        return error
+    raise AssertionError
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+def chained(*, suppress: bool) -> None:
+    try:
+        raise_(KeyError("inner"))
+    except KeyError as error:
+        if suppress:
+            raise ValueError("outer") from None
+        raise ValueError("outer") from error
+
+
+def during() -> None:
+    try:
+        raise_(KeyError("inner"))
+    except KeyError:
+        raise_(ValueError("outer"))
+
+
+def endless(depth: int) -> None:
+    endless(depth + 1)
+
+
+def grouped() -> None:
+    raise ExceptionGroup("several", [failed(raise_, ValueError("a\nb")), failed(raise_, OSError(5, "x"))])
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+HERE = r"tests/test_logs\.py:\d+"
+
+
+@pytest.mark.parametrize(
+    ("error", "pattern"),
+    [
+        (ValueError("never raised"), "ValueError: never raised"),
+        (failed(raise_, ValueError("why")), f"ValueError: why at {HERE} raise_ < {HERE} failed"),
+        (failed(raise_, ValueError()), f"ValueError at {HERE} raise_ < {HERE} failed"),
+        (failed(raise_, Mute()), rf"Mute: \(without words\) at {HERE} raise_ < {HERE} failed"),
+        (
+            failed(lambda: chained(suppress=False)),
+            f"ValueError: outer at {HERE} chained .*; caused by KeyError: 'inner' at {HERE} raise_ < .*",
+        ),
+        (failed(lambda: chained(suppress=True)), f"ValueError: outer at {HERE} chained < [^;]*"),
+        (failed(during), "ValueError: outer at .*; while handling KeyError: 'inner' at .*"),
+        (failed(endless, 0), rf"RecursionError: .* at {HERE} endless < ({HERE} endless < ){{11}}…"),
+        (
+            failed(grouped),
+            r"ExceptionGroup: several \(2 sub-exceptions\) "
+            rf"\[ValueError: a\nb at .* \| OSError: \[Errno 5\] x at .*\] at {HERE} grouped < .*",
+        ),
+        (failed(int, "x"), f"ValueError: invalid literal .*: 'x' at {HERE} failed"),
+    ],
+)
+def test_an_exception_is_told_in_one_line(error: BaseException, pattern: str) -> None:
+    assert re.fullmatch(pattern, told(error)), told(error)
+
+
+def test_a_circle_of_exceptions_has_an_end() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert told(first).count("caused by") == 4
+
+
+def test_files_of_libraries_are_named_without_their_folder() -> None:
+    assert " < json/__init__.py:" in told(failed(json.loads, "{"))
+
+
+def line(message: object, *arguments: object, error: BaseException | None = None) -> str:
+    info = (type(error), error, error.__traceback__) if error else None
+    return LineFormatter().format(
+        logging.LogRecord("any", logging.WARNING, __file__, 1, message, arguments, info)
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (line("plain"), "plain"),
+        (line("%s is %d", "a\nb", 3), r"a\nb is 3"),
+        (line("Exception in ASGI application\n", error=ValueError("why")), "Exception in ASGI application: "
+         "ValueError: why"),
+        (line("%d", "no number"), "'%d' ('no number',)"),
+        (line("%s %s", "too few"), "'%s %s' ('too few',)"),
+        (line(ValueError("\x1b")), r"\x1b"),
+    ],
+)  # fmt: skip
+def test_a_record_is_one_line_of_time_level_and_message(said: str, shown: str) -> None:
+    found = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d WARNING (.*)", said)
+    assert found is not None
+    assert found[1] == shown
