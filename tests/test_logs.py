@@ -142,6 +142,7 @@ def line(message: object, *arguments: object, error: BaseException | None = None
         (line("%s %s", "too few"), "'%s %s' ('too few',)"),
         (line(ValueError("\x1b")), r"\x1b"),
     ],
+    ids=["plain", "escaped", "an exception", "not its arguments", "too few", "no text"],
 )  # fmt: skip
 def test_a_record_is_one_line_of_time_level_and_message(said: str, shown: str) -> None:
     found = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d WARNING (.*)", said)
