@@ -432,7 +432,7 @@ def test_the_assets_of_the_page(web: Web, http: httpx.Client, ask: Ask, problem:
 def beneath(tmp_path: Path) -> Iterator[httpx.Client]:
     """A server that a proxy put below a path, which the proxy takes away."""
     with running(tmp_path, base_url="https://media.example.org/tv") as server:
-        port = server.log().partition("running on http://127.0.0.1:")[2].partition(" ")[0]
+        port = server.log().partition("running on http://127.0.0.1:")[2].split()[0]
 
         def below(request: httpx.Request) -> None:
             assert request.url.raw_path.startswith(b"/tv/"), request.url

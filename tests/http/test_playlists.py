@@ -167,7 +167,7 @@ def test_addresses_begin_with_the_base_url(tmp_path: Path) -> None:
 
 
 def direct_port(server: Server) -> int:
-    found = server.log().partition("running on http://127.0.0.1:")[2].partition(" ")[0]
+    found = server.log().partition("running on http://127.0.0.1:")[2].split()[0]
     return int(found)
 
 
