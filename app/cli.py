@@ -51,7 +51,13 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
 
     if reload:
         serve_reloading(host, port, started=announce)
-    elif not serve(host, port, shutdown_timeout=settings.shutdown_timeout, started=announce):
+    elif not serve(
+        host,
+        port,
+        shutdown_timeout=settings.shutdown_timeout,
+        heartbeat=settings.heartbeat,
+        started=announce,
+    ):
         sys.exit(1)
 
 

@@ -1,5 +1,6 @@
 """Where everything meets: opened here, and closed in reverse."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -11,7 +12,10 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Lifespan
 
 from app.database import open_database
+from app.events.connections import ConnectionManager
+from app.events.event import Event
 from app.library.mediatypes import media_type
+from app.library.service import Library
 from app.resources.admission import Admission, AdmissionMiddleware
 from app.resources.deps import Services
 from app.resources.errors import HANDLERS
@@ -70,9 +74,21 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
+            connections = ConnectionManager(limit=settings.max_sockets)
+            loop = asyncio.get_running_loop()
+
+            def publish(event: Event) -> None:
+                """From any thread."""
+                loop.call_soon_threadsafe(connections.publish, event)
+
+            library = Library(stores.storage, publish)
             services = Services(
                 storage=stores.storage,
-                uploads=Uploads(stores.storage, settings.max_upload_size),
+                library=library,
+                uploads=Uploads(
+                    stores.storage, library, max_size=settings.max_upload_size, tell=connections.send
+                ),
+                connections=connections,
                 base_url=settings.base_url,
                 cache_control=settings.cache_control,
             )

@@ -9,6 +9,8 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import ChangeReload
 
+from app.websocket import WebSocketProtocol
+
 APP = "app.main:app"
 
 MAX_HEAD_SIZE = 64 << 10
@@ -51,10 +53,12 @@ class _Server(uvicorn.Server):
             self._on_start(self.servers[0].sockets[0].getsockname()[1])
 
 
-def serve(host: str, port: int, *, shutdown_timeout: int, started: Callable[[int], None]) -> bool:
+def serve(
+    host: str, port: int, *, shutdown_timeout: int, heartbeat: float, started: Callable[[int], None]
+) -> bool:
     """Serve until SIGINT or SIGTERM. `started` is given the port that was taken. False when it could not
     start."""
-    server = _Server(_config(host, port, shutdown_timeout), started)
+    server = _Server(_config(host, port, shutdown_timeout, heartbeat), started)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean end
         server.run()
     return server.started
@@ -68,12 +72,19 @@ def serve_reloading(host: str, port: int, *, started: Callable[[int], None]) -> 
     ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
 
 
-def _config(host: str, port: int, shutdown_timeout: int, *, reload: bool = False) -> uvicorn.Config:
+def _config(
+    host: str, port: int, shutdown_timeout: int, heartbeat: float = 20, *, reload: bool = False
+) -> uvicorn.Config:
     return uvicorn.Config(
         APP,
         host=host,
         port=port,
         http=_Protocol,
+        ws=WebSocketProtocol,
+        ws_max_size=64 << 10,
+        ws_ping_interval=heartbeat,
+        ws_ping_timeout=heartbeat,
+        ws_per_message_deflate=False,  # tens of KiB for each connection
         server_header=False,
         reload=reload,
         reload_dirs=[str(files("app"))] if reload else None,

@@ -59,6 +59,10 @@ class Settings(BaseSettings):
         ByteSize(128 << 10), ge=4096, le=16 << 20, description="Bytes read from the storage in one go."
     )
     cache_control: str = Field("no-cache", description="Cache-Control of every stored file.")
+    max_sockets: int = Field(10_000, ge=1, description="WebSockets that may be open at once.")
+    heartbeat: float = Field(
+        20, gt=0, description="Seconds between pings of a WebSocket, and those its peer has to answer."
+    )
     shutdown_timeout: int = Field(
         30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
     )

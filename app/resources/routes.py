@@ -1,5 +1,5 @@
 """The routers."""
 
-from app.resources import docs, files, health
+from app.resources import docs, files, health, sockets
 
-ROUTERS = (files.router, health.router, docs.router)
+ROUTERS = (files.router, health.router, docs.router, sockets.router)

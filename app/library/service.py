@@ -1,0 +1,50 @@
+"""The library: every change of what is stored, and who is told of it."""
+
+from collections.abc import Callable
+
+from app.events.event import Event
+from app.library.mediatypes import media_type
+from app.storage.contract import Staged, Storage
+from app.storage.types import Committed, Expect, Expectation, FileInfo, Key
+
+
+class Library:
+    """Changes files, and publishes each change that has happened: never one that failed.
+
+    `publish` must not wait. Raises the errors of storage.
+    """
+
+    def __init__(self, storage: Storage, publish: Callable[[Event], None]) -> None:
+        self._storage = storage
+        self._publish = publish
+
+    async def add(self, key: Key, staged: Staged, *, content_type: str | None) -> FileInfo:
+        """Store staged bytes as a new file. `content_type` is what the client said of them, if anything."""
+        committed = await self.replace(key, staged, content_type=content_type, expect=Expect.ABSENT)
+        return committed.info
+
+    async def replace(
+        self, key: Key, staged: Staged, *, content_type: str | None, expect: Expectation = Expect.ANY
+    ) -> Committed:
+        """Store staged bytes as a new file, or over the one that is there."""
+        committed = await self._storage.commit(
+            key, staged, content_type=media_type(content_type, key.filename), expect=expect
+        )
+        self._tell("file.created" if committed.created else "file.replaced", committed.info)
+        return committed
+
+    async def rename(self, source: Key, target: Key, *, expect: Expectation) -> FileInfo:
+        """Give a file another name, folder, or both. `expect` is about the source."""
+        info = await self._storage.move(source, target, expect=expect)
+        if source != target:
+            self._tell("file.moved", info, previous_path=source.path)
+        return info
+
+    async def remove(self, file: FileInfo, *, expect: Expectation) -> None:
+        """Delete what is at the key of a file that was there a moment ago."""
+        await self._storage.delete(file.key, expect=expect)
+        self._tell("file.deleted", file)
+
+    def _tell(self, what: str, file: FileInfo, **more: str) -> None:
+        data = {"id": file.id, "path": file.key.path, "etag": file.etag, **more}
+        self._publish(Event(what, file.key.library, data))
