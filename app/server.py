@@ -32,6 +32,12 @@ class _Protocol(HttpToolsProtocol):
             raise ValueError("too long")  # which the parser's caller answers with 400
         super().on_headers_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # the answer that is under way would go on past every limit
+        else:
+            super().handle_websocket_upgrade()
+
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._head_size is not None and not self.transport.is_closing():

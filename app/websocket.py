@@ -1,6 +1,7 @@
-"""uvicorn's WebSockets, but for peers that do not read: nothing waits for them."""
+"""uvicorn's WebSockets, for peers that do not read, do not speak the protocol, or mean harm."""
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -8,11 +9,22 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
 
-CLOSE_TIMEOUT_S = 5.0
+INVALID_DATA = 1007  # RFC 6455 7.4.1
+
+CLOSE_TIMEOUT_S = 3.0
 """How long the peer has for its half of the closing handshake."""
 
-FLUSH_WITHIN_S = 2.0
+FLUSH_WITHIN_S = 1.0
 """How long what was sent has to leave a connection that is being closed."""
+
+WRITE_BUFFER = 32 << 10
+"""Bytes that wait in the process, and about as many in the kernel, for a peer that is slow to read."""
+
+_REFUSAL = b'{"title":"Bad Request","status":400,"detail":"This handshake is malformed, or too long."}'
+_REFUSED = (
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncache-control: no-store\r\n"
+    b"content-type: application/problem+json\r\ncontent-length: %d\r\n\r\n%s" % (len(_REFUSAL), _REFUSAL)
+)
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -24,7 +36,31 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        # What a peer that does not read may keep: by itself the kernel would take megabytes for it.
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        connected = self.transport.get_extra_info("socket")
+        if connected is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WRITE_BUFFER)
         self.transport = _Closing(self.transport, self.loop)  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated and not self.transport.is_closing():
+            # A head comes whole. Of one that the parser refused uvicorn hears nothing, and would wait.
+            self.transport.write(_REFUSED)
+            self.transport.close()
+
+    def handle_cont(self, event: Any) -> None:
+        if event.data or event.fin:  # the others count for nothing in the size, and could go on for ever
+            super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        text = self.curr_msg_data_type == "text" and not self.close_sent
+        if text and not _is_utf8(b"".join(self.frames)):
+            self.conn.send_close(INVALID_DATA)  # uvicorn would do the same, and log a traceback each time
+            self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
 
     def handle_ping(self) -> None:
         if self.writable.is_set():
@@ -36,10 +72,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if message["type"] == "websocket.close":
             self.writable.set()  # the close waits behind what is on its way, and we do not
         await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # it was refused: uvicorn would log an error for each
 
     def shutdown(self) -> None:
         if not self.transport.is_closing():  # else the peer closes it, and there is no more to say
             super().shutdown()
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Closing:

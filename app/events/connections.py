@@ -8,7 +8,7 @@ from typing import Protocol
 from app.events.event import Event
 from app.events.outbox import Offered, Outbox
 
-BACKLOG = 256
+BACKLOG = 128
 """Messages that wait for one connection. They are small, and those of a broadcast are one string for all."""
 
 TRY_AGAIN_LATER = 1013

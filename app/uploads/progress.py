@@ -1,9 +1,9 @@
 """What is told of an upload while it comes in, and how often."""
 
-import json
 import time
 from collections.abc import Callable
 
+from app.events.event import compact
 from app.uploads.errors import BadForm
 
 INTERVAL_S = 0.125
@@ -50,7 +50,7 @@ class Progress:
         """So many more bytes have come."""
         self._received += size
         now = self._clock()
-        if self._sid and now >= self._not_before and self._received != self._total:
+        if self._sid and size and now >= self._not_before and self._received != self._total:
             self._not_before = now + INTERVAL_S
             self._send(self._total)
 
@@ -62,4 +62,4 @@ class Progress:
     def _send(self, total: int | None) -> None:
         assert self._sid is not None
         progress = {"filename": self.filename, "received": self._received, "total": total}
-        self._tell(self._sid, json.dumps({"progress": progress}))
+        self._tell(self._sid, compact({"progress": progress}))
