@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.sockets import HANDSHAKE, PING, PONG, TEXT, Socket, descriptors
+from tests.sockets import CLOSE, HANDSHAKE, PING, PONG, TEXT, Socket, descriptors
 from tests.support import Server, running
 
 LONG = "/".join(["f" * 200] * 5)
@@ -132,15 +132,20 @@ def test_those_who_are_connected_do_not_hold_the_end(tmp_path: Path) -> None:
     with running(tmp_path) as server, server.client() as http, ExitStack() as stack:
         session, listener = (stack.enter_context(Socket(server, target)) for target in ("/", "/events"))
         session.json()
-        stuck = stack.enter_context(Socket(server, "/events", receive_buffer=4096))
+        stuck, leaving = (
+            stack.enter_context(Socket(server, "/events", receive_buffer=4096)) for _ in range(2)
+        )
         for number in range(150):
             http.put(f"/files/{LONG}", content=b"%d" % number)
+        leaving.send(CLOSE, b"\x03\xe8")  # behind what it does not read
+        http.get("/health").raise_for_status()
         started = time.monotonic()
         server.stop()
         assert time.monotonic() - started < 5  # of the 30 s that transfers have
         assert session.close_code() == listener.close_code() == 1012
-        assert stuck.status == 101
+        assert stuck.status == leaving.status == 101
         assert "Traceback" not in server.log()
+        assert "Application shutdown complete" in server.log()
 
 
 @pytest.mark.parametrize("target", ["/", "/events"])
