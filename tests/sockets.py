@@ -42,16 +42,17 @@ class Socket:
         *headers: str,
         receive_buffer: int | None = None,
         host: str | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(20)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.connect(("127.0.0.1", server.port))
+        self.socket.connect((address, server.port))
         self._buffer = b""
         lines = [
             f"GET {target} HTTP/1.1",
-            f"Host: {host or f'127.0.0.1:{server.port}'}",
+            f"Host: {host or f'{address}:{server.port}'}",
             *HANDSHAKE,
             *headers,
         ]
