@@ -50,7 +50,7 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
         )
 
     if reload:
-        serve_reloading(host, port, started=announce)
+        serve_reloading(host, port, heartbeat=settings.heartbeat, started=announce)
     elif not serve(
         host,
         port,

@@ -70,16 +70,16 @@ def serve(
     return server.started
 
 
-def serve_reloading(host: str, port: int, *, started: Callable[[int], None]) -> None:
+def serve_reloading(host: str, port: int, *, heartbeat: float, started: Callable[[int], None]) -> None:
     """Serve for development: start again whenever the code changes, and do not wait for transfers."""
-    config = _config(host, port, shutdown_timeout=1, reload=True)
+    config = _config(host, port, 1, heartbeat, reload=True)
     listener = config.bind_socket()
     started(listener.getsockname()[1])
     ChangeReload(config, target=uvicorn.Server(config).run, sockets=[listener]).run()
 
 
 def _config(
-    host: str, port: int, shutdown_timeout: int, heartbeat: float = 20, *, reload: bool = False
+    host: str, port: int, shutdown_timeout: int, heartbeat: float, *, reload: bool = False
 ) -> uvicorn.Config:
     return uvicorn.Config(
         APP,

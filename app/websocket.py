@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 if TYPE_CHECKING:
-    from uvicorn._types import ASGISendEvent
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
 INVALID_DATA = 1007  # RFC 6455 7.4.1
 
-CLOSE_TIMEOUT_S = 3.0
+CLOSE_TIMEOUT_S = 5.0
 """How long the peer has for its half of the closing handshake."""
 
 FLUSH_WITHIN_S = 1.0
@@ -19,6 +19,9 @@ FLUSH_WITHIN_S = 1.0
 
 WRITE_BUFFER = 32 << 10
 """Bytes that wait in the process, and about as many in the kernel, for a peer that is slow to read."""
+
+PIECE = 4 << 10
+"""Bytes that are taken in at once."""
 
 _REFUSAL = b'{"title":"Bad Request","status":400,"detail":"This handshake is malformed, or too long."}'
 _REFUSED = (
@@ -33,6 +36,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.close_timeout = CLOSE_TIMEOUT_S
+        self._unparsed = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -44,11 +48,27 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport = _Closing(self.transport, self.loop)  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated:
+            self._unparsed += data
+            self._parse()
+            return
         super().data_received(data)
-        if not self.handshake_initiated and not self.transport.is_closing():
+        if not self.handshake_initiated:
             # A head comes whole. Of one that the parser refused uvicorn hears nothing, and would wait.
             self.transport.write(_REFUSED)
             self.transport.close()
+
+    async def receive(self) -> "ASGIReceiveEvent":
+        message = await super().receive()
+        self._parse()
+        return message
+
+    def _parse(self) -> None:
+        """Take in what came, while the program has taken all before it: a message of one byte becomes an
+        object of two hundred, and uvicorn would make ten thousands of them at once."""
+        while self._unparsed and not self.read_paused and not self.transport.is_closing():
+            piece, self._unparsed = self._unparsed[:PIECE], self._unparsed[PIECE:]
+            super().data_received(piece)
 
     def handle_cont(self, event: Any) -> None:
         if event.data or event.fin:  # the others count for nothing in the size, and could go on for ever
@@ -69,8 +89,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.conn.data_to_send()  # a peer that pings and does not read would fill the memory with pongs
 
     async def send(self, message: "ASGISendEvent") -> None:
-        if message["type"] == "websocket.close":
-            self.writable.set()  # the close waits behind what is on its way, and we do not
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # it was refused: uvicorn would log an error for each

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.sockets import CLOSE, HANDSHAKE, PING, PONG, TEXT, Socket, descriptors
+from tests.sockets import CLOSE, HANDSHAKE, PING, PONG, TEXT, Socket, descriptors, frame
 from tests.support import Server, running
 
 LONG = "/".join(["f" * 200] * 5)
@@ -43,14 +43,14 @@ def test_one_that_does_not_read_is_closed_and_delays_nobody(tmp_path: Path) -> N
         before = descriptors(server)
         late, never = (stack.enter_context(Socket(server, "/events", receive_buffer=4096)) for _ in range(2))
         slowest = 0.0
-        for number in range(350):  # as many as fill what is kept for them
+        for number in range(250):  # more than is kept for them, and no time to give them up
             assert http.put(f"/files/{LONG}", content=b"%d" % number).status_code in (201, 204)
             answered = time.monotonic()
             assert fine.json()["path"] == LONG
             slowest = max(slowest, time.monotonic() - answered)
         assert slowest < 1
         assert late.close_code() == 1013
-        until(lambda: descriptors(server) <= before, 10, "the one that never reads is not dropped")
+        until(lambda: descriptors(server) <= before, 20, "the one that never reads is not dropped")
         assert never.status == 101
         assert http.put(f"/files/{LONG}", content=b"last").status_code == 204
         assert fine.json()["path"] == LONG
@@ -68,7 +68,7 @@ def test_a_thousand_idle_sockets_cost_less_than_50_mb(tmp_path: Path) -> None:
         sockets = [stack.enter_context(Socket(server, "/events" if n % 2 else "/")) for n in range(1000)]
         for one in sockets:
             one.json()
-        assert descriptors(server) >= before + 1000
+        assert descriptors(server) >= before + 990  # an idle connection of the client may end
         assert server.rss() - memory < 50e6
         started = time.monotonic()
         assert http.put("/files/a", content=b"x").status_code == 201
@@ -163,24 +163,26 @@ def test_nothing_remains_of_those_who_leave_without_a_word(
     until(lambda: descriptors(server) <= before, 5, "descriptors are still open")
 
 
-def test_pings_and_texts_without_end_do_not_pile_up(server: Server, untroubled: None) -> None:
-    """From one that never reads the answers."""
-    with Socket(server, receive_buffer=4096) as flood:
+@pytest.mark.parametrize("frames", [frame(PING, b"p" * 125), frame(TEXT, b"t")], ids=["pings", "short texts"])
+def test_what_comes_without_end_from_those_who_do_not_read_does_not_pile_up(
+    tmp_path: Path, frames: bytes
+) -> None:
+    with running(tmp_path) as server, ExitStack() as stack:
+        floods = [stack.enter_context(Socket(server, receive_buffer=4096)) for _ in range(4)]
+        for flood in floods:
+            flood.json()
+            flood.socket.setblocking(False)
         memory = server.rss()
-        flood.socket.settimeout(1)
-        sent = 0
-        block = b"".join([b"\x89\xfd\0\0\0\0" + b"p" * 125] * 500)
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            while sent < 40 << 20:
-                flood.socket.sendall(block)
-                sent += len(block)
+        block = frames * ((1 << 20) // len(frames))
+        sent = dict.fromkeys(floods, 0)
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            for flood in floods:
+                with contextlib.suppress(BlockingIOError):
+                    sent[flood] += flood.socket.send(block[sent[flood] % len(frames) :])
+            time.sleep(0.001)
         assert server.rss() - memory < 8 << 20
-        flood.socket.settimeout(1)
-        block = b"\x81\x81\0\0\0\0t" * 10_000
-        with contextlib.suppress(TimeoutError, ConnectionError):
-            for _ in range(100):
-                flood.socket.sendall(block)
-        assert server.rss() - memory < 24 << 20
+        assert "Traceback" not in server.log()
 
 
 def test_an_upgrade_amid_an_answer_ends_the_connection(
