@@ -53,9 +53,14 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
     announce = partial(_announce, settings, host, listeners[0].getsockname()[1])
     if reload:
         announce()
-        serve_reloading(listeners)
+        serve_reloading(listeners, heartbeat=settings.heartbeat)
     else:
-        serve(listeners, shutdown_timeout=settings.shutdown_timeout, started=announce)
+        serve(
+            listeners,
+            shutdown_timeout=settings.shutdown_timeout,
+            heartbeat=settings.heartbeat,
+            started=announce,
+        )
 
 
 @main.command()

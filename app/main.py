@@ -12,7 +12,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Lifespan
 
 from app.database import open_database
+from app.events.connections import ConnectionManager
 from app.library.mediatypes import media_type
+from app.library.service import Library
 from app.library.upkeep import Upkeep
 from app.resources.admission import Admission, AdmissionMiddleware
 from app.resources.deps import Services
@@ -73,18 +75,28 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         loop = asyncio.get_running_loop()
+        connections = ConnectionManager(limit=settings.max_sockets)
+
+        def noticed(change: Change) -> None:
+            library.tell(change)
+            upkeep.hash_soon()
 
         def notice(change: Change) -> None:
             """From any thread."""
-            loop.call_soon_threadsafe(upkeep.hash_soon)
+            loop.call_soon_threadsafe(noticed, change)
 
         async with open_database(
             settings, media_type=lambda name: media_type(None, name), notice=notice
         ) as stores:
+            library = Library(stores.storage, connections.publish)
             upkeep = Upkeep(stores.storage, settings.scan_interval)
             services = Services(
                 storage=stores.storage,
-                uploads=Uploads(stores.storage, settings.max_upload_size),
+                library=library,
+                uploads=Uploads(
+                    stores.storage, library, max_size=settings.max_upload_size, tell=connections.send
+                ),
+                connections=connections,
                 base_url=settings.base_url,
                 cache_control=settings.cache_control,
             )

@@ -18,6 +18,7 @@ from uvicorn.supervisors import ChangeReload
 
 from app import logs
 from app.listen import BACKLOG, authority
+from app.websocket import WebSocketProtocol
 
 APP = "app.main:app"
 
@@ -65,6 +66,12 @@ class _Protocol(HttpToolsProtocol):
             if not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # the answer that is under way would go on past every limit
+        else:
+            super().handle_websocket_upgrade()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -143,22 +150,33 @@ def _end_within(seconds: float) -> None:
     timer.start()
 
 
-def serve(listeners: Sequence[socket.socket], *, shutdown_timeout: int, started: Callable[[], None]) -> None:
+def serve(
+    listeners: Sequence[socket.socket],
+    *,
+    shutdown_timeout: int,
+    heartbeat: float,
+    started: Callable[[], None],
+) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends what still runs at once. `started` is called when
     the server can be reached."""
-    _Server(_config(shutdown_timeout), started).run(sockets=[*listeners])
+    _Server(_config(shutdown_timeout, heartbeat), started).run(sockets=[*listeners])
 
 
-def serve_reloading(listeners: Sequence[socket.socket]) -> None:
+def serve_reloading(listeners: Sequence[socket.socket], *, heartbeat: float) -> None:
     """Serve for development: start again whenever the code changes, and do not wait for transfers."""
-    config = _config(shutdown_timeout=1, reload=True)
+    config = _config(1, heartbeat, reload=True)
     ChangeReload(config, target=uvicorn.Server(config).run, sockets=[*listeners]).run()
 
 
-def _config(shutdown_timeout: int, *, reload: bool = False) -> uvicorn.Config:
+def _config(shutdown_timeout: int, heartbeat: float, *, reload: bool = False) -> uvicorn.Config:
     return uvicorn.Config(
         APP,
         http=_Protocol,
+        ws=WebSocketProtocol,
+        ws_max_size=64 << 10,
+        ws_ping_interval=heartbeat,
+        ws_ping_timeout=heartbeat,
+        ws_per_message_deflate=False,  # tens of KiB for each connection
         server_header=False,
         log_config=logs.CONFIG,
         backlog=BACKLOG,

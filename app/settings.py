@@ -62,6 +62,10 @@ class Settings(BaseSettings):
     scan_interval: int = Field(
         3600, ge=1, description="Seconds between two scans for files that were put, moved or removed by hand."
     )
+    max_sockets: int = Field(10_000, ge=1, description="WebSockets that may be open at once.")
+    heartbeat: float = Field(
+        20, gt=0, description="Seconds between pings of a WebSocket, and those its peer has to answer."
+    )
     shutdown_timeout: int = Field(
         30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
     )

@@ -48,9 +48,16 @@ class Admission:
         )
 
     def check(
-        self, method: str, headers: Headers, *, peer: str | None, local: str | None, version: str = "1.1"
+        self,
+        method: str,
+        headers: Headers,
+        *,
+        peer: str | None,
+        local: str | None,
+        version: str = "1.1",
+        websocket: bool = False,
     ) -> None:
-        """Raise Refused unless the request may come in.
+        """Raise Refused unless the request, or the handshake of a WebSocket, may come in.
 
         `peer` and `local` are the IP addresses of the two ends of the connection, if it has any.
         """
@@ -61,6 +68,8 @@ class Admission:
             self._check_host(hosts, local)
         if method not in _SAFE_METHODS:
             self._check_site(headers)
+        if websocket:
+            self._check_origin(headers)
         if _upgrades(headers) and _has_body(headers):
             # The HTTP parser takes what follows for another protocol, so that the body would seem empty.
             raise Refused(400, "A request that asks for an upgrade has no body here.", close=True)
@@ -79,13 +88,27 @@ class Admission:
     def _check_site(self, headers: Headers) -> None:
         """Browsers say where a write comes from (Fetch: Origin, Sec-Fetch-Site); other programs do not."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        if origin is not None and (origin.lower() in self.origins or "*" in self.origins):
+        if origin is not None and self._is_cors(origin):
             return
-        # Behind a proxy the scheme differs, so only the authority can be compared.
-        own = origin is None or origin.lower().partition("://")[2] == headers.get("host", "").lower() != ""
+        own = origin is None or _is_own(origin, headers)
         if site in (None, "same-origin", "none") and (own or site == "same-origin"):
             return
         raise Refused(403, "Pages of other sites may not write here; see SEEKABLE_CORS_ORIGINS.")
+
+    def _check_origin(self, headers: Headers) -> None:
+        """No browser asks before it opens a WebSocket to another site, and its page may read all of it."""
+        if not all(_is_own(origin, headers) or self._is_cors(origin) for origin in headers.getlist("origin")):
+            raise Refused(
+                403, "Pages of other sites may not open a WebSocket here; see SEEKABLE_CORS_ORIGINS."
+            )
+
+    def _is_cors(self, origin: str) -> bool:
+        return origin.lower() in self.origins or "*" in self.origins
+
+
+def _is_own(origin: str, headers: Headers) -> bool:
+    # Behind a proxy the scheme differs, so only the authority can be compared.
+    return origin.lower().partition("://")[2] == headers.get("host", "").lower() != ""
 
 
 def _upgrades(headers: Headers) -> bool:
@@ -120,15 +143,16 @@ class AdmissionMiddleware:
         self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] in ("http", "websocket"):
             client, server = scope.get("client"), scope.get("server")
             try:
                 self._admission.check(
-                    scope["method"],
+                    scope.get("method", "GET"),
                     Headers(scope=scope),
                     peer=client[0] if client else None,
                     local=server[0] if server else None,
                     version=scope["http_version"],
+                    websocket=scope["type"] == "websocket",
                 )
             except Refused as refused:
                 await problem(refused.status, str(refused), refused.headers)(scope, receive, send)

@@ -6,7 +6,10 @@ from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import Depends, Request
 from starlette.convertors import Convertor, register_url_convertor
+from starlette.requests import HTTPConnection
 
+from app.events.connections import ConnectionManager
+from app.library.service import Library
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key
@@ -18,19 +21,21 @@ class Services:
     """All that a route may call, and the plain values that answers need."""
 
     storage: Storage
+    library: Library
     uploads: Uploads
+    connections: ConnectionManager
     base_url: str | None
     cache_control: str
 
 
-async def services(request: Request) -> Services:
+async def services(request: HTTPConnection) -> Services:
     """The services of this program."""
     found = request.state.services
     assert isinstance(found, Services)
     return found
 
 
-async def library(request: Request) -> str:
+async def library(request: HTTPConnection) -> str:
     """The library that this request works in. The names in its URL are valid UTF-8, else InvalidName:
     the server and the framework both replace what is not, and would turn two names into one."""
     for raw in (request.scope["raw_path"], request.scope["query_string"]):

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
 
+from app.events import connections
 from app.library import patches
 from app.resources.indexes import TooManyFolders
 from app.resources.problems import problem
@@ -27,6 +28,7 @@ STATUS: dict[type[Exception], int] = {
     storage.Truncated: 500,
     storage.StorageUnavailable: 503,
     storage.OutOfSpace: 507,
+    connections.TooManyConnections: 503,
     uploads.BadForm: 400,
     uploads.BadDigest: 400,
     uploads.IncompleteBody: 400,

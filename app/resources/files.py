@@ -15,6 +15,7 @@ from app.streaming.response import StoredFileResponse
 from app.uploads.digests import declared_sha256
 from app.uploads.errors import IncompleteBody, UnsupportedForm
 from app.uploads.form import FormReader, boundary_of
+from app.uploads.progress import MAX_SID_LENGTH
 
 router = APIRouter(tags=["files"])
 
@@ -32,6 +33,12 @@ _FORM: dict[str, Any] = {
                             "type": "string",
                             "default": "",  # or the console fills in an example
                             "description": "Where to put it; the top if absent.",
+                        },
+                        "sid": {
+                            "type": "string",
+                            "maxLength": MAX_SID_LENGTH,
+                            "default": "",
+                            "description": "Who is told of the progress: what the WebSocket / said first.",
                         },
                     },
                 }
@@ -59,6 +66,13 @@ RangeHeader = Annotated[
 ]
 Download = Annotated[bool, Query(description="Answer as an attachment, for saving rather than playing.")]
 
+Sid = Annotated[
+    str | None,
+    Query(
+        max_length=MAX_SID_LENGTH, description="Who is told of the progress: what the WebSocket / said first."
+    ),
+]
+
 
 @router.post(
     "/file/upload",
@@ -72,11 +86,14 @@ async def upload_file(
     services: ServicesDep,
     library: LibraryDep,
     folder: Annotated[str | None, Query(description="Where to put it, if no field says so.")] = None,
+    sid: Sid = None,
 ) -> Response:
     """Store a new file from a form; never over another (409). The fields may come in any order."""
     form = FormReader(boundary_of(request.headers.get("content-type")))
     _refuse_encoding(request)
-    info = await services.uploads.receive_form(library, folder, form, request.stream(), _length(request))
+    info = await services.uploads.receive_form(
+        library, folder, form, request.stream(), length=_length(request), sid=sid
+    )
     return _created(request, services, info)
 
 
@@ -123,7 +140,7 @@ async def get_file(
     openapi_extra=_RAW,
     responses={204: {"description": "Replaced."}, **problems(400, 403, 409, 412, 413, 415, 422, 503, 507)},
 )
-async def put_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
+async def put_file(request: Request, services: ServicesDep, key: KeyDep, sid: Sid = None) -> Response:
     """Store the body at this path, as a new file (201) or over the one that is there (204)."""
     if "content-range" in request.headers:
         raise IncompleteBody("A PUT stores a whole file; Content-Range is not taken.")  # RFC 9110 14.5
@@ -142,6 +159,7 @@ async def put_file(request: Request, services: ServicesDep, key: KeyDep) -> Resp
             ),
             content_type=content_type,
             expect=expect,
+            sid=sid,
         )
     except AlreadyExists as error:
         raise _as_precondition(error, expect) from None
@@ -159,7 +177,7 @@ async def put_file(request: Request, services: ServicesDep, key: KeyDep) -> Resp
 async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
     """Delete a file. Downloads of it that run go on to their end."""
     current = await services.storage.stat(key)
-    await services.storage.delete(key, expect=expectation("DELETE", request.scope["headers"], current))
+    await services.library.remove(current, expect=expectation("DELETE", request.scope["headers"], current))
     return Response(status_code=204)
 
 

@@ -49,7 +49,7 @@ async def move_file(request: Request, services: ServicesDep, key: KeyDep) -> Res
     target = patched(key, await _document(request))
     current = await services.storage.stat(key)
     expect = expectation("PATCH", request.scope["headers"], current)
-    info = await services.storage.move(key, target, expect=expect)
+    info = await services.library.rename(key, target, expect=expect)
     file = File.of(info, base_url(request, services.base_url))
     # As in RFC 5789 2.1: the ETag is that of what Content-Location names.
     return Response(

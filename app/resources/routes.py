@@ -1,6 +1,6 @@
 """The routers."""
 
-from app.resources import docs, files, health, indexes, lists, moves, pages, playlists
+from app.resources import docs, files, health, indexes, lists, moves, pages, playlists, sockets
 
 ROUTERS = (
     indexes.router,  # before files: a path that ends in a slash is a folder
@@ -11,5 +11,6 @@ ROUTERS = (
     health.router,
     docs.router,
     pages.router,
+    sockets.router,
     pages.ASSETS.router,
 )

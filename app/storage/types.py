@@ -162,11 +162,11 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Something that became of a file without anybody having asked this program for it."""
+    """What became of a file."""
 
     kind: Kind
     info: FileInfo
-    """What is known of it now; of a deleted file, what was known last."""
+    """As it is now; a deleted file as it was last."""
     previous: Key | None = None
     """Where it was before, if it was moved."""
 

@@ -1,13 +1,14 @@
 """Takes uploads: bytes go straight from the request into staging, and are stored when all have come."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
-from app.library.mediatypes import media_type
+from app.library.service import Library
 from app.storage.contract import Staged, Storage
 from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, clean_folder
 from app.uploads import digests
 from app.uploads.errors import BadForm, IncompleteBody, TooLarge
 from app.uploads.form import Field, FileData, FileStarted, FormReader
+from app.uploads.progress import Progress
 
 FORM_OVERHEAD = 1 << 20
 """Bytes that a form may be longer than the file in it."""
@@ -16,12 +17,17 @@ FORM_OVERHEAD = 1 << 20
 class Uploads:
     """Both ways to send a file. Neither holds more of it in memory than the storage's stage does.
 
-    `max_size` is in bytes, of one file. Raises the errors of uploads and storage; nothing is stored then.
+    `max_size` is in bytes, of one file; `tell` takes a sid and a text for it. Raises the errors of uploads
+    and storage; nothing is stored then.
     """
 
-    def __init__(self, storage: Storage, max_size: int) -> None:
+    def __init__(
+        self, storage: Storage, library: Library, *, max_size: int, tell: Callable[[str, str], None]
+    ) -> None:
         self._storage = storage
+        self._library = library
         self._max_size = max_size
+        self._tell = tell
 
     async def receive_form(
         self,
@@ -29,13 +35,16 @@ class Uploads:
         folder: str | None,
         form: FormReader,
         body: AsyncIterator[bytes],
+        *,
         length: int | None,
+        sid: str | None,
     ) -> FileInfo:
-        """Store the file of a form as a new one. `folder` is where, unless a field of the form says it;
-        `length` is that of the whole body, if known."""
+        """Store the file of a form as a new one. `folder` is where, unless a field of the form says it, and
+        so is `sid` for who is told of its progress; `length` is that of the whole body, if known."""
         if length is not None and length > self._max_size + FORM_OVERHEAD:
             raise self._too_large()
         target = _Target(library, folder)
+        progress = Progress(self._tell, sid=sid, filename=None, total=length)
         async with self._storage.stage(size=length) as staged:
             received = 0
             async for data in body:
@@ -43,17 +52,16 @@ class Uploads:
                     if isinstance(event, FileData):
                         received += len(event.data)
                         await self._write(staged, event.data, received)
+                    elif isinstance(event, Field) and event.name == "sid":
+                        progress.follow(event.value)
                     elif (key := target.learn(event)) is not None:
                         await self._storage.check(key, Expect.ABSENT)
+                progress.filename = target.filename
+                progress.advance(len(data))
             form.finish()
-            key = target.key()
-            committed = await self._storage.commit(
-                key,
-                staged,
-                content_type=media_type(target.content_type, key.filename),
-                expect=Expect.ABSENT,
-            )
-            return committed.info
+            info = await self._library.add(target.key(), staged, content_type=target.content_type)
+        progress.finish()
+        return info
 
     async def receive_raw(
         self,
@@ -64,23 +72,27 @@ class Uploads:
         sha256: bytes | None,
         content_type: str | None,
         expect: Expectation,
+        sid: str | None,
     ) -> Committed:
-        """Store the body at the key. `length` and `sha256` are what the client announced, if it did."""
+        """Store the body at the key, and tell the sid of it. `length` and `sha256` are what the client
+        announced, if it did."""
         if length is not None and length > self._max_size:
             raise self._too_large()
         await self._storage.check(key, expect)
+        progress = Progress(self._tell, sid=sid, filename=key.filename, total=length)
         async with self._storage.stage(size=length) as staged:
             received = 0
             async for data in body:
                 received += len(data)
                 await self._write(staged, data, received)
+                progress.advance(len(data))
             if length is not None and received != length:
                 raise IncompleteBody(f"{length} bytes were announced, and {received} came.")
             await staged.flush()
             digests.verify(sha256, staged.sha256)
-            return await self._storage.commit(
-                key, staged, content_type=media_type(content_type, key.filename), expect=expect
-            )
+            committed = await self._library.replace(key, staged, content_type=content_type, expect=expect)
+        progress.finish()
+        return committed
 
     async def _write(self, staged: Staged, data: bytes, received: int) -> None:
         if received > self._max_size:
@@ -97,13 +109,13 @@ class _Target:
     def __init__(self, library: str, folder: str | None) -> None:
         self._library = library
         self._folder = clean_folder(folder) if folder else None
-        self._filename: str | None = None
+        self.filename: str | None = None
         self.content_type: str | None = None
 
     def learn(self, event: Field | FileStarted) -> Key | None:
         """Take note. The key as soon as it is certain; a bad name is refused at once."""
         if isinstance(event, FileStarted):
-            self._filename, self.content_type = event.filename, event.content_type
+            self.filename, self.content_type = event.filename, event.content_type
             self._key_of(event.filename)
         elif event.name == "folder":
             folder = clean_folder(event.value)
@@ -112,13 +124,13 @@ class _Target:
             self._folder = folder or self._folder or ""
         else:
             return None
-        return self.key() if self._folder is not None and self._filename is not None else None
+        return self.key() if self._folder is not None and self.filename is not None else None
 
     def key(self) -> Key:
         """Where it goes when nothing more is said: at the top, unless a folder was named."""
-        if self._filename is None:
+        if self.filename is None:
             raise BadForm("The form has no file.")
-        return self._key_of(self._filename)
+        return self._key_of(self.filename)
 
     def _key_of(self, filename: str) -> Key:
         return Key.of(self._library, self._folder or "", filename)

@@ -272,3 +272,13 @@ def problem() -> Callable[..., str]:
         return str(document["detail"])
 
     return problem
+
+
+@pytest.fixture
+def untroubled(server: Server) -> Iterator[None]:
+    """Nothing that the test does is a surprise to the program."""
+    said = len(server.log())
+    yield
+    time.sleep(0.05)
+    assert "Traceback" not in server.log()[said:]
+    assert "ERROR" not in server.log()[said:]

@@ -18,6 +18,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from app.resources.admission import Admission, Refused
+from tests.sockets import HANDSHAKE, Socket
 from tests.support import SEEKABLE, Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -30,6 +31,7 @@ Unchanged = Callable[..., AbstractContextManager[None]]
 def check(rules: Admission, method: str = "GET", peer: str | None = "127.0.0.1", **said: Any) -> int | None:
     """The status of the refusal; None when the request may come in."""
     local, version = said.pop("local", "127.0.0.1"), said.pop("version", "1.1")
+    websocket = said.pop("websocket", False)
     headers = {"host": "localhost", **{name.replace("_", "-"): value for name, value in said.items()}}
     raw = [
         (name.encode(), line.encode("latin-1"))
@@ -38,7 +40,7 @@ def check(rules: Admission, method: str = "GET", peer: str | None = "127.0.0.1",
         for line in (value if isinstance(value, list) else [value])
     ]
     try:
-        rules.check(method, Headers(raw=raw), peer=peer, local=local, version=version)
+        rules.check(method, Headers(raw=raw), peer=peer, local=local, version=version, websocket=websocket)
     except Refused as refused:
         return refused.status
     return None
@@ -238,6 +240,37 @@ def test_the_origin_of_the_base_url_is_our_own() -> None:
     ours = rules(base_url="https://media.example.org/seekable")
     assert check(ours, "PUT", host="127.0.0.1:8000", origin="https://media.example.org") is None
     assert check(ours, "PUT", host="127.0.0.1:8000", origin="https://evil.example") == 403
+
+
+@pytest.mark.parametrize("site", [None, "cross-site", "same-origin"])
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        (None, True),
+        ("http://localhost:8000", True),
+        ("HTTPS://LocalHost:8000", True),  # behind a proxy the scheme differs
+        ("https://app.example.org", True),
+        ("https://media.example.org", True),  # of the base URL
+        ("http://localhost", False),
+        ("http://localhost:8001", False),
+        ("http://localhost:8000.evil.example", False),
+        ("https://evil.example", False),
+        ("http://app.example.org", False),
+        ("localhost:8000", False),
+        ("null", False),
+        ("", False),
+        (["http://localhost:8000", "https://evil.example"], False),
+    ],
+)
+def test_origins_of_websockets(site: str | None, origin: str | list[str] | None, allowed: bool) -> None:
+    """Another site's page may open one without asking, so here a GET is looked at like a write."""
+    ours = rules(base_url="https://media.example.org", origins=("https://app.example.org",))
+    said = {"host": "localhost:8000", "origin": origin, "sec_fetch_site": site}
+    assert check(ours, websocket=True, **said) == (None if allowed else 403)
+    assert check(ours, websocket=False, **said) is None
+    assert check(rules(origins=("*",)), websocket=True, **said) is None
+    assert check(ours, websocket=True, peer="192.168.1.2", **said) == 403
+    assert check(ours, websocket=True, **{**said, "host": "evil.example"}) == 421
 
 
 # Over the wire
@@ -470,6 +503,8 @@ def test_open_access(
             problem(
                 ask("PUT", "/files/a", "Origin: https://evil.example", body=b"x", to=server, host=host), 403
             )
+            with Socket(server, address=host) as session:
+                assert session.status == 101
 
 
 @contextmanager
@@ -514,6 +549,8 @@ def test_plain_uvicorn_answers_loopback_only(
                     {"sec-fetch-site": "same-origin"},
                 ),
             ):
+                handshake = dict(line.split(": ") for line in HANDSHAKE)
+                problem(client.get(f"{far}/events", headers=headers | handshake), 403)
                 problem(client.get(f"{far}/files", headers=headers), 403)
                 problem(client.get(f"{far}/health", headers=headers), 403)
                 problem(client.put(f"{far}/files/a.mp4", content=b"x", headers=headers), 403)

@@ -72,7 +72,10 @@ def test_what_the_console_needs_to_upload_and_to_seek(document: dict[str, Any]) 
     assert upload["required"]
     assert form["required"] == ["file"]
     assert form["properties"]["file"]["format"] == "binary"
-    assert "folder" in form["properties"]
+    assert {"folder", "sid"} <= set(form["properties"])
+    for method, path in (("post", "/file/upload"), ("put", "/files/{path}")):
+        parameters = document["paths"][path][method]["parameters"]
+        assert ("query", "sid") in {(p["in"], p["name"]) for p in parameters}
     assert "application/octet-stream" in document["paths"]["/files/{path}"]["put"]["requestBody"]["content"]
     patch = document["paths"]["/files/{path}"]["patch"]["requestBody"]
     names = patch["content"]["application/merge-patch+json"]["schema"]["properties"]

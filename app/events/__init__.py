@@ -1,0 +1,1 @@
+"""What changed, and who is told of it."""

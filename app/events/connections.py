@@ -1,0 +1,119 @@
+"""Who is connected, and what they are told. It has never heard of WebSockets."""
+
+import asyncio
+import contextlib
+import secrets
+from typing import Protocol
+
+from app.events.event import Event
+from app.events.outbox import Offered, Outbox
+
+BACKLOG = 128
+"""Messages that wait for one connection. They are small, and those of a broadcast are one string for all."""
+
+TRY_AGAIN_LATER = 1013
+"""How the connection of a client that does not read is closed (IANA's registry of RFC 6455 codes)."""
+
+
+class TooManyConnections(Exception):
+    """The message is a sentence that may be shown to the person who asked."""
+
+
+class Peer(Protocol):
+    """The other end of a connection."""
+
+    async def send(self, text: str) -> None:
+        """Return when it may be given more, which may take for ever. ConnectionError when it has left."""
+
+    async def close(self, code: int) -> None:
+        """End the connection, within seconds even if the other end does not read. Does not raise."""
+
+
+class Connection:
+    """One client, its outbox, and the task that sends from it: there is one only while something waits."""
+
+    def __init__(self, peer: Peer, topic: str | None, backlog: int) -> None:
+        self.sid = secrets.token_urlsafe(16)
+        self.topic = topic
+        self._peer = peer
+        self._outbox = Outbox(backlog)
+        self._task: asyncio.Task[None] | None = None
+
+    def offer(self, text: str) -> None:
+        """Send it when the ones before it are sent. Waits for nobody: who does not read is closed."""
+        match self._outbox.offer(text):
+            case Offered.FIRST:
+                self._task = asyncio.create_task(self._send_all())
+            case Offered.OVERFLOW:
+                self._stop()
+                self._task = asyncio.create_task(self._peer.close(TRY_AGAIN_LATER))
+
+    def close(self) -> None:
+        """Send nothing more."""
+        self._outbox.close()
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _send_all(self) -> None:
+        with contextlib.suppress(ConnectionError):  # whoever receives from it hears of that too
+            while (text := self._outbox.take()) is not None:
+                await self._peer.send(text)
+
+
+class ConnectionManager:
+    """All connections. `limit` is how many there may be. Used from the event loop only."""
+
+    def __init__(self, *, limit: int, backlog: int = BACKLOG) -> None:
+        self._limit = limit
+        self._backlog = backlog
+        self._by_sid: dict[str, Connection] = {}
+        self._by_topic: dict[str, set[Connection]] = {}
+
+    def connect(self, peer: Peer, topic: str | None) -> Connection:
+        """Make room for a connection, which hears of nothing yet. Raises TooManyConnections.
+
+        With a topic it is for what is broadcast there; without, for what is sent to its sid.
+        """
+        if len(self._by_sid) >= self._limit:
+            raise TooManyConnections("Too many WebSockets are open; try again later.")
+        connection = Connection(peer, topic, self._backlog)
+        self._by_sid[connection.sid] = connection
+        return connection
+
+    def open(self, connection: Connection, greeting: str) -> None:
+        """From now on it is told what concerns it, and the greeting before all else."""
+        connection.offer(greeting)
+        if connection.topic is not None:
+            self._by_topic.setdefault(connection.topic, set()).add(connection)
+
+    def disconnect(self, connection: Connection) -> None:
+        """Forget a connection."""
+        connection.close()
+        self._by_sid.pop(connection.sid, None)
+        if connection.topic in self._by_topic:
+            listeners = self._by_topic[connection.topic]
+            listeners.discard(connection)
+            if not listeners:
+                del self._by_topic[connection.topic]
+
+    def find(self, sid: str) -> Connection | None:
+        """The connection with this sid."""
+        return self._by_sid.get(sid)
+
+    def send(self, sid: str, text: str) -> None:
+        """To one, if it is still there."""
+        connection = self.find(sid)
+        if connection is not None:
+            connection.offer(text)
+
+    def broadcast(self, topic: str, text: str) -> None:
+        """To all who listen to the topic. One that does not read costs the others nothing."""
+        for connection in self._by_topic.get(topic, ()):
+            connection.offer(text)
+
+    def publish(self, event: Event) -> None:
+        """To all who listen to the library that changed."""
+        self.broadcast(event.library, event.text())

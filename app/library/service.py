@@ -1,0 +1,54 @@
+"""The library: every change of what is stored, and who is told of it."""
+
+from collections.abc import Callable
+
+from app.events.event import Event
+from app.library.mediatypes import media_type
+from app.storage.contract import Staged, Storage
+from app.storage.types import Change, Committed, Expect, Expectation, FileInfo, Key, Kind
+
+
+class Library:
+    """Changes files, and publishes each change that has happened: never one that failed.
+
+    `publish` must not wait. Raises the errors of storage.
+    """
+
+    def __init__(self, storage: Storage, publish: Callable[[Event], None]) -> None:
+        self._storage = storage
+        self._publish = publish
+
+    async def add(self, key: Key, staged: Staged, *, content_type: str | None) -> FileInfo:
+        """Store staged bytes as a new file. `content_type` is what the client said of them, if anything."""
+        committed = await self.replace(key, staged, content_type=content_type, expect=Expect.ABSENT)
+        return committed.info
+
+    async def replace(
+        self, key: Key, staged: Staged, *, content_type: str | None, expect: Expectation = Expect.ANY
+    ) -> Committed:
+        """Store staged bytes as a new file, or over the one that is there."""
+        committed = await self._storage.commit(
+            key, staged, content_type=media_type(content_type, key.filename), expect=expect
+        )
+        self.tell(Change(Kind.CREATED if committed.created else Kind.REPLACED, committed.info))
+        return committed
+
+    async def rename(self, source: Key, target: Key, *, expect: Expectation) -> FileInfo:
+        """Give a file another name, folder, or both. `expect` is about the source."""
+        info = await self._storage.move(source, target, expect=expect)
+        if source != target:
+            self.tell(Change(Kind.MOVED, info, source))
+        return info
+
+    async def remove(self, file: FileInfo, *, expect: Expectation) -> None:
+        """Delete what is at the key of a file that was there a moment ago."""
+        await self._storage.delete(file.key, expect=expect)
+        self.tell(Change(Kind.DELETED, file))
+
+    def tell(self, change: Change) -> None:
+        """Publish what became of a file, whoever did it."""
+        file = change.info
+        data = {"id": file.id, "path": file.key.path, "etag": file.etag}
+        if change.previous is not None:
+            data["previous_path"] = change.previous.path
+        self._publish(Event(f"file.{change.kind.value}", file.key.library, data))

@@ -1,0 +1,96 @@
+"""WebSockets: one that answers and tells the progress of uploads, one that tells what changes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, WebSocket
+from starlette.websockets import WebSocketDisconnect
+
+from app.events.connections import Connection, ConnectionManager
+from app.events.event import compact
+from app.resources.deps import LibraryDep, ServicesDep
+from app.storage.errors import NotFound
+
+UNSUPPORTED_DATA = 1003  # RFC 6455 7.4.1
+
+CLOSE_WITHIN_S = 5
+"""How long a peer that does not read is waited for, where the server would wait for ever."""
+
+PONG = compact({"pong": True})
+RESYNC = compact({"type": "resync"})
+
+router = APIRouter()
+
+
+@router.websocket("/")
+async def session(websocket: WebSocket, services: ServicesDep) -> None:
+    """Says its sid and answers every text. An upload that names the sid is followed here."""
+    async with _connected(websocket, services.connections, None) as (peer, connection):
+        services.connections.open(connection, compact({"sid": connection.sid}))
+        async for _ in peer.texts():
+            await peer.send(PONG)  # directly: who does not read the answers is not read from either
+
+
+@router.websocket("/events")
+async def events(websocket: WebSocket, services: ServicesDep, library: LibraryDep) -> None:
+    """Tells what changes in the library; first, that the client should list it."""
+    async with _connected(websocket, services.connections, library) as (peer, connection):
+        services.connections.open(connection, RESYNC)
+        async for _ in peer.texts():
+            pass
+
+
+@router.websocket("/{path:rest}")
+async def nothing(websocket: WebSocket) -> None:
+    """The router itself would answer 403."""
+    raise NotFound("There is no WebSocket here; the two are / and /events.")
+
+
+class _Peer:
+    """A WebSocket as `events.connections` knows it."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self.lifetime = asyncio.timeout(None)
+
+    async def texts(self) -> AsyncIterator[str]:
+        """Every text until either end closes. What is not a text closes."""
+        while (message := await self._websocket.receive())["type"] == "websocket.receive":
+            text = message.get("text")
+            if text is None:
+                await self.close(UNSUPPORTED_DATA)
+                return
+            yield text
+
+    async def send(self, text: str) -> None:
+        try:
+            await self._websocket.send_text(text)
+        except (WebSocketDisconnect, RuntimeError) as error:  # the second where a close is under way
+            raise ConnectionError from error
+
+    async def close(self, code: int) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_WITHIN_S):
+                await self._websocket.close(code)
+        except TimeoutError:
+            self.lifetime.reschedule(0)
+        except (WebSocketDisconnect, RuntimeError):
+            pass  # it is closed
+
+
+@asynccontextmanager
+async def _connected(
+    websocket: WebSocket, connections: ConnectionManager, topic: str | None
+) -> AsyncIterator[tuple[_Peer, Connection]]:
+    """A connection that was accepted, and is forgotten at the end. Beyond the limit, TooManyConnections."""
+    peer = _Peer(websocket)
+    connection = connections.connect(peer, topic)
+    try:
+        async with peer.lifetime:
+            await websocket.accept()
+            yield peer, connection
+    except (ConnectionError, TimeoutError, WebSocketDisconnect):
+        pass  # it has left
+    finally:
+        connections.disconnect(connection)

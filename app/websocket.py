@@ -1,0 +1,122 @@
+"""uvicorn's WebSockets, for peers that do not read, do not speak the protocol, or mean harm."""
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+
+INVALID_DATA = 1007  # RFC 6455 7.4.1
+
+CLOSE_TIMEOUT_S = 5.0
+"""How long the peer has for its half of the closing handshake."""
+
+FLUSH_WITHIN_S = 1.0
+"""How long what was sent has to leave a connection that is being closed."""
+
+WRITE_BUFFER = 32 << 10
+"""Bytes that wait in the process, and about as many in the kernel, for a peer that is slow to read."""
+
+PIECE = 4 << 10
+"""Bytes that are taken in at once."""
+
+_REFUSAL = b'{"title":"Bad Request","status":400,"detail":"This handshake is malformed, or too long."}'
+_REFUSED = (
+    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncache-control: no-store\r\n"
+    b"content-type: application/problem+json\r\ncontent-length: %d\r\n\r\n%s" % (len(_REFUSAL), _REFUSAL)
+)
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """Written on websockets' sans-I/O core, which uvicorn chooses by itself too."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.close_timeout = CLOSE_TIMEOUT_S
+        self._unparsed = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # What a peer that does not read may keep: by itself the kernel would take megabytes for it.
+        self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        connected = self.transport.get_extra_info("socket")
+        if connected is not None:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WRITE_BUFFER)
+        self.transport = _Closing(self.transport, self.loop)  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self.handshake_initiated:
+            self._unparsed += data
+            self._parse()
+            return
+        super().data_received(data)
+        if not self.handshake_initiated:
+            # A head comes whole. Of one that the parser refused uvicorn hears nothing, and would wait.
+            self.transport.write(_REFUSED)
+            self.transport.close()
+
+    async def receive(self) -> "ASGIReceiveEvent":
+        message = await super().receive()
+        self._parse()
+        return message
+
+    def _parse(self) -> None:
+        """Take in what came, while the program has taken all before it: a message of one byte becomes an
+        object of two hundred, and uvicorn would make ten thousands of them at once."""
+        while self._unparsed and not self.read_paused and not self.transport.is_closing():
+            piece, self._unparsed = self._unparsed[:PIECE], self._unparsed[PIECE:]
+            super().data_received(piece)
+
+    def handle_cont(self, event: Any) -> None:
+        if event.data or event.fin:  # the others count for nothing in the size, and could go on for ever
+            super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        text = self.curr_msg_data_type == "text" and not self.close_sent
+        if text and not _is_utf8(b"".join(self.frames)):
+            self.conn.send_close(INVALID_DATA)  # uvicorn would do the same, and log a traceback each time
+            self.handle_parser_exception()
+            return
+        super().send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # a peer that pings and does not read would fill the memory with pongs
+
+    async def send(self, message: "ASGISendEvent") -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # it was refused: uvicorn would log an error for each
+
+    def shutdown(self) -> None:
+        if not self.transport.is_closing():  # else the peer closes it, and there is no more to say
+            super().shutdown()
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+class _Closing:
+    """A transport that does not flush for ever when it is closed."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+
+    def close(self) -> None:
+        if not self._transport.is_closing():
+            self._transport.close()
+            self._loop.call_later(FLUSH_WITHIN_S, self._transport.abort)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

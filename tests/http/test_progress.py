@@ -1,0 +1,154 @@
+"""The progress of uploads, as the WebSocket that they name hears of it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.sockets import TEXT, Socket
+from tests.support import Server
+
+BIG = b"f" * (24 << 20)
+
+
+@pytest.fixture
+def session(server: Server) -> Iterator[Socket]:
+    with Socket(server) as session:
+        yield session
+
+
+@pytest.fixture
+def sid(session: Socket) -> str:
+    return str(session.json()["sid"])
+
+
+def progress_of(session: Socket) -> list[dict[str, Any]]:
+    """All messages up to the one that says that all was received."""
+    messages: list[dict[str, Any]] = []
+    while not messages or messages[-1]["received"] != messages[-1]["total"]:
+        message = session.json()
+        assert set(message) == {"progress"}
+        messages.append(message["progress"])
+        assert set(messages[-1]) == {"filename", "received", "total"}
+    assert [message["received"] for message in messages] == sorted({m["received"] for m in messages})
+    return messages
+
+
+@pytest.mark.parametrize("where", ["before", "after", "query", "twice"])
+def test_an_upload_by_form_tells_its_progress(
+    session: Socket,
+    sid: str,
+    folder: str,
+    where: str,
+    part: Callable[..., bytes],
+    send_form: Callable[..., httpx.Response],
+    untroubled: None,
+) -> None:
+    file, field = part("file", BIG, filename="film.mp4"), part("sid", sid.encode())
+    parts = {"before": [field, file], "after": [file, field], "query": [file], "twice": [file, field]}[where]
+    query = f"?folder={folder}" + (f"&sid={sid}" if where in ("query", "twice") else "")
+    answer = send_form(*parts, query=query)
+    assert answer.status_code == 201, answer.text
+    messages = progress_of(session)
+    total = messages[-1]["total"]
+    assert {message["total"] for message in messages} == {total}
+    assert total == len(b"".join(parts)) + len("--xxBOUNDARYxx--\r\n")
+    assert messages[-1] == {"filename": "film.mp4", "received": total, "total": total}
+    assert (len(messages) > 1) == (where != "after")  # before it is named, nobody can be told
+    assert session.is_silent(0.2)
+
+
+def slowly(seconds: float, size: int) -> Iterator[bytes]:
+    """So many bytes, in pieces that come every 5 ms."""
+    pieces = int(seconds / 0.005)
+    for _ in range(pieces):
+        yield b"x" * (size // pieces)
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_progress_comes_while_the_bytes_do_and_at_most_ten_times_a_second(
+    server: Server, session: Socket, sid: str, folder: str, chunked: bool, untroubled: None
+) -> None:
+    """Two uploads at once that name one sid: ten a second each."""
+    size, seconds = 400_000, 2.0
+    answered: dict[str, float] = {}
+
+    def put(name: str) -> None:
+        headers = {} if chunked else {"content-length": str(size)}
+        with server.client() as client:
+            url = f"/files/{folder}/{name}?sid={sid}"
+            answer = client.put(url, content=slowly(seconds, size), headers=headers)
+            answered[name] = time.monotonic()
+            assert answer.status_code == 201
+
+    threads = [threading.Thread(target=put, args=(name,)) for name in ("a", "b")]
+    started = time.monotonic()
+    for thread in threads:
+        thread.start()
+    heard: dict[str, list[tuple[float, int, int | None]]] = {"a": [], "b": []}
+    while any(not told or told[-1][1] != told[-1][2] for told in heard.values()):
+        progress = session.json()["progress"]
+        told = (time.monotonic(), progress["received"], progress["total"])
+        heard[progress["filename"]].append(told)
+    for thread in threads:
+        thread.join()
+    for name, told in heard.items():
+        assert 5 <= len(told) <= 10 * (answered[name] - started)  # of 400 pieces
+        assert told[0][0] < answered[name] - seconds / 2
+        assert told[-1][0] < answered[name] + 1
+        assert {total for _, _, total in told[:-1]} == {None if chunked else size}
+        assert told[-1][1:] == (size, size)
+
+
+@pytest.mark.parametrize("content", [b"", iter([b""])], ids=["length", "chunked"])
+def test_the_last_message_comes_for_an_empty_file_too(
+    session: Socket, sid: str, http: httpx.Client, folder: str, content: bytes | Iterator[bytes]
+) -> None:
+    answer = http.put(f"/files/{folder}/empty", params={"sid": sid}, content=content)
+    assert answer.status_code == 201
+    assert session.json() == {"progress": {"filename": "empty", "received": 0, "total": 0}}
+    assert http.put(f"/files/{folder}/empty", params={"sid": sid}, content=b"abc").status_code == 204
+    assert progress_of(session)[-1] == {"filename": "empty", "received": 3, "total": 3}
+
+
+def test_an_upload_that_fails_is_never_told_to_be_whole(
+    session: Socket,
+    sid: str,
+    folder: str,
+    send_form: Callable[..., httpx.Response],
+    part: Callable[..., bytes],
+) -> None:
+    file = part("file", b"x" * 1000, filename="a")
+    assert send_form(file, query=f"?folder={folder}&sid={sid}").status_code == 201
+    progress_of(session)
+    assert send_form(file, query=f"?folder={folder}&sid={sid}").status_code == 409
+    session.send(TEXT, b"all said?")
+    messages = []
+    while "pong" not in (message := session.json()):
+        messages.append(message["progress"])
+    assert all(message["received"] < message["total"] for message in messages)
+
+
+def test_a_sid_that_is_nobodys_is_ignored_and_two_or_an_endless_one_are_refused(
+    http: httpx.Client,
+    folder: str,
+    part: Callable[..., bytes],
+    send_form: Callable[..., httpx.Response],
+    problem: Callable[..., str],
+    untroubled: None,
+) -> None:
+    file = part("file", b"x", filename="a")
+    at = f"?folder={folder}"
+    assert send_form(part("sid", b"nobody"), file, query=at).status_code == 201
+    assert http.put(f"/files/{folder}/b?sid=nobody", content=b"x").status_code == 201
+    assert http.put(f"/files/{folder}/b?sid=", content=b"x").status_code == 204
+    other = part("file", b"x", filename="c")
+    assert "sid" in problem(send_form(other, part("sid", b"one"), query=f"{at}&sid=two"), 400)
+    assert "sid" in problem(send_form(other, part("sid", b"s" * 65), query=at), 400)
+    assert "sid" in problem(send_form(other, query=f"{at}&sid={'s' * 65}"), 422)
+    assert "sid" in problem(http.put(f"/files/{folder}/c?sid={'s' * 65}", content=b"x"), 422)
+    assert http.get(f"/files/{folder}/c").status_code == 404

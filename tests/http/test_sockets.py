@@ -1,0 +1,138 @@
+"""WebSockets: what they answer, what they tell, and whom they refuse."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.sockets import BINARY, CLOSE, PING, PONG, TEXT, Socket
+from tests.support import Server
+
+
+def events_of(server: Server) -> Socket:
+    listener = Socket(server, "/events")
+    assert listener.json() == {"type": "resync"}
+    return listener
+
+
+def test_a_session_says_its_sid_and_answers_every_text(server: Server, untroubled: None) -> None:
+    with Socket(server) as one, Socket(server) as other:
+        sids = {one.json()["sid"], other.json()["sid"]}
+        assert len(sids) == 2
+        for text in (b"", b'"ping"', "été".encode(), b"x" * (64 << 10)):
+            one.send(TEXT, text)
+            assert one.json() == {"pong": True}
+        one.send(TEXT, b"in ", fin=False)
+        one.send(0, b"pieces")
+        assert one.json() == {"pong": True}
+        for _ in range(1000):
+            one.send(TEXT, b"x")
+        assert [one.json() for _ in range(1000)] == [{"pong": True}] * 1000
+        assert other.is_silent(0.1)
+
+
+def test_a_ping_is_answered_and_a_close_too(server: Server, untroubled: None) -> None:
+    with Socket(server, "/events") as listener:
+        assert listener.json() == {"type": "resync"}
+        listener.send(PING, b"there?")
+        assert listener.receive() == (PONG, b"there?")
+        listener.send(TEXT, b"ignored")
+        listener.send(CLOSE, b"\x03\xe8")
+        assert listener.close_code() == 1000
+        with pytest.raises(ConnectionError):
+            listener.receive()
+
+
+def test_every_change_is_told_to_those_who_listen(
+    server: Server, http: httpx.Client, folder: str, untroubled: None
+) -> None:
+    path = f"{folder}/é.mp4"
+    with events_of(server) as listener, Socket(server) as session:
+        session.json()
+        created = http.put(f"/files/{path}", content=b"one").json()
+        replaced = http.put(f"/files/{path}", content=b"two")
+        form = http.post("/file/upload", data={"folder": folder}, files={"file": ("b.mp4", b"b")}).json()
+        assert http.delete(f"/files/{path}").status_code == 204
+        common = {"id": created["id"], "path": path}
+        etag = replaced.headers["etag"].strip('"')
+        assert [listener.json() for _ in range(4)] == [
+            {"type": "file.created", **common, "etag": created["etag"]},
+            {"type": "file.replaced", **common, "etag": etag},
+            {"type": "file.created", "id": form["id"], "path": f"{folder}/b.mp4", "etag": form["etag"]},
+            {"type": "file.deleted", **common, "etag": etag},
+        ]
+        assert session.is_silent(0.1)
+
+
+def test_what_failed_is_not_told(server: Server, http: httpx.Client, folder: str, untroubled: None) -> None:
+    path = f"/files/{folder}/a.mp4"
+    http.put(path, content=b"one")
+    with events_of(server) as listener:
+        assert http.put(path, content=b"two", headers={"if-none-match": "*"}).status_code == 412
+        assert http.put(path, content=b"two", headers={"repr-digest": "sha-256=:AA:"}).status_code == 400
+        assert http.delete(path, headers={"if-match": '"other"'}).status_code == 412
+        assert http.delete(f"/files/{folder}/none").status_code == 404
+        again = http.post("/file/upload", data={"folder": folder}, files={"file": ("a.mp4", b"b")})
+        assert again.status_code == 409
+        assert http.put(f"/files/{folder}/last", content=b"").status_code == 201
+        assert listener.json()["path"] == f"{folder}/last"
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([(BINARY, b"x", {})], 1003),
+        ([(BINARY, b"x", {"fin": False}), (0, b"y", {})], 1003),
+        ([(TEXT, b"x" * 100, {"length": (64 << 10) + 1})], 1009),
+        ([(TEXT, b"x" * 60_000, {"fin": False}), (0, b"", {"length": 60_000})], 1009),
+        ([(TEXT, b"\xff", {})], 1007),
+        ([(3, b"", {})], 1002),
+    ],
+)
+@pytest.mark.parametrize("target", ["/", "/events"])
+def test_what_is_not_a_text_closes(
+    server: Server, target: str, frames: list[tuple[int, bytes, dict[str, Any]]], code: int, untroubled: None
+) -> None:
+    with Socket(server, target) as connection:
+        for opcode, payload, more in frames:
+            connection.send(opcode, payload, **more)
+        assert connection.close_code() == code
+
+
+@pytest.mark.parametrize(
+    ("headers", "host", "status"),
+    [
+        ((), "evil.example", 421),
+        ((), "evil.example:80", 421),
+        (("Host: localhost",), None, 400),
+        (("Origin: http://evil.example",), None, 403),
+        (("Origin: null",), None, 403),
+        (("Origin: http://127.0.0.1",), None, 403),  # another port is another site
+        (("Origin: http://127.0.0.1.evil.example",), "127.0.0.1", 403),
+        (("X-Long: " + "x" * 9000,), None, 400),
+        (("Content-Length: 3",), None, 400),
+        (("Origin: http://localhost:1",), "localhost:1", 101),
+        (("Origin: HTTPS://Localhost",), "localhost", 101),  # the scheme is a proxy's
+    ],
+)
+@pytest.mark.parametrize("target", ["/", "/events"])
+def test_who_may_not_knock_is_refused_before_the_socket_opens(
+    server: Server, target: str, headers: tuple[str, ...], host: str | None, status: int, untroubled: None
+) -> None:
+    with Socket(server, target, *headers, host=host) as connection:
+        assert connection.status == status
+        if status != 101:
+            assert connection.problem()["status"] == status
+            with pytest.raises(ConnectionError):
+                connection.receive()
+
+
+def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
+    server: Server, http: httpx.Client, untroubled: None
+) -> None:
+    for target in ("/nothing", "/files", "/files/a.mp4", "/events/", "/docs", "/a%0Ab"):
+        with Socket(server, target) as connection:
+            assert connection.problem()["status"] == connection.status == 404
+    with Socket(server, "/events?%ff") as connection:
+        assert connection.problem()["status"] == connection.status == 400
+    assert http.get("/events").status_code == 404
