@@ -68,6 +68,8 @@ class Upkeep:
                     pass
             except StorageError as error:
                 _log.error("The files could not be hashed: %s", error)
+            except Exception:
+                _log.exception("The files could not be hashed")
 
 
 async def _unhurried(steps: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

@@ -46,4 +46,4 @@ class Unfinished(StorageUnavailable):
 
 
 class Unreadable(StorageUnavailable):
-    """A folder on the disk cannot be looked into."""
+    """A file on the disk cannot be read, or a folder not be looked into."""

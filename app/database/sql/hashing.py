@@ -8,19 +8,19 @@ from contextlib import AbstractContextManager, contextmanager
 from sqlalchemy import func, select
 
 from app.database.sql.engine import Database
-from app.database.sql.rows import path_of, signature_of
+from app.database.sql.rows import looks_alike, path_of, signature_of
 from app.database.sql.settling import Settling
 from app.database.sql.tables import Media
 from app.storage import disk
 from app.storage.disk import Disk
-from app.storage.errors import StorageUnavailable
+from app.storage.errors import StorageUnavailable, Unreadable
 from app.storage.staging import Signature
 from app.storage.upkeep import Usage, Verdict, Verified
 
 STEP = 1 << 20
 """Bytes that are read in one go."""
 
-TRIES = 3  # to verify a file that is replaced meanwhile
+_NO_FAULT = (None, Verdict.SOUND, Verdict.UNKNOWN)
 
 
 class Hasher:
@@ -40,51 +40,55 @@ class Hasher:
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""
-        for row in self._rows(Media.unverified):
+        for listed in self._rows(Media.unverified):
             try:
-                with self._opened(row) as descriptor:
-                    if descriptor is None or Signature.of(os.fstat(descriptor)) != signature_of(row):
-                        continue  # settled when it is looked at next
-                    digest = hashlib.sha256()
-                    for data in _read(descriptor, row.size):
-                        digest.update(data)
-                        yield len(data)
-                    if Signature.of(os.fstat(descriptor)) == signature_of(row):
-                        self._record(row, digest.hexdigest())
-            except StorageUnavailable:
+                hashed = yield from self._hash(listed)
+            except Unreadable:
                 continue  # it stays unverified
+            if hashed is not None:
+                self._record(*hashed)
+
+    def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, str] | None]:
+        """None when row and file do not agree: that is settled when the file is looked at next."""
+        with self._opened(listed) as (row, descriptor):
+            if row is None or descriptor is None or Signature.of(os.fstat(descriptor)) != signature_of(row):
+                return None
+            digest = hashlib.sha256()
+            for data in _read(descriptor, row.size):
+                digest.update(data)
+                yield len(data)
+            agree = Signature.of(os.fstat(descriptor)) == signature_of(row)
+            return (row, digest.hexdigest()) if agree else None
 
     def verify(self) -> Generator[Verified]:
         """Hold every file against its row. Changes nothing."""
-        for first in self._rows():
-            row: Media | None = first
-            for _ in range(TRIES):
-                assert row is not None
-                verdict = yield from self._verify(row)
-                if verdict in (Verdict.SOUND, Verdict.UNKNOWN):
-                    break
-                now = self._again(row)
-                if now is None or now.etag == row.etag:
-                    break
-                row = now  # it was replaced or moved while it was read
-            if self._again(first) is not None:
-                yield Verified(_shown(first), 0, verdict)
+        for row in self._rows():
+            verdict = yield from self._verify(row, alone=False)
+            if verdict not in _NO_FAULT:
+                # A change may be under way, which takes its file step before it is committed. Nothing is
+                # while the row and the file are found alone.
+                verdict = yield from self._verify(row, alone=True)
+            if verdict is not None:
+                yield Verified(_shown(row), 0, verdict)
 
-    def _verify(self, row: Media) -> Generator[Verified, None, Verdict]:
+    def _verify(self, listed: Media, *, alone: bool) -> Generator[Verified, None, Verdict | None]:
+        """None when the file was deleted, and not by hand."""
         digest = hashlib.sha256()
         try:
-            with self._opened(row) as descriptor:
+            with self._opened(listed, alone=alone) as (row, descriptor):
+                if row is None:
+                    return None
                 if descriptor is None:
                     return Verdict.MISSING
                 before = Signature.of(os.fstat(descriptor))
-                if (before.size, before.mtime_ns) != (row.size, row.mtime_ns):
+                if not looks_alike(row, before):
                     return Verdict.CHANGED
                 for data in _read(descriptor, row.size):
                     digest.update(data)
-                    yield Verified(_shown(row), len(data), None)
+                    yield Verified(_shown(listed), len(data), None)
                 if Signature.of(os.fstat(descriptor)) != before:
                     return Verdict.CHANGED
-        except StorageUnavailable:
+        except Unreadable:
             return Verdict.UNREADABLE
         if row.sha256 is None:
             return Verdict.UNKNOWN
@@ -109,27 +113,37 @@ class Hasher:
             yield row
             last = row.id
 
-    def _again(self, row: Media) -> Media | None:
-        with self._database.reading() as session:
-            return session.get(Media, row.id)
-
     @contextmanager
-    def _opened(self, row: Media) -> Iterator[int | None]:
-        descriptor = self._disk.open(path_of(row))
+    def _opened(self, listed: Media, *, alone: bool = False) -> Iterator[tuple[Media | None, int | None]]:
+        """The row as it is now, and its open file; alone, as they are while nobody changes them."""
+        with self._database.writing() if alone else self._database.reading() as session:
+            row = session.get(Media, listed.id)
+            with _unreadable():
+                descriptor = None if row is None else self._disk.open(path_of(row))
         try:
             if descriptor is not None and hasattr(os, "posix_fadvise"):
                 # What is read once, and by nobody else, need not push out what is being watched.
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_NOREUSE)
-            yield descriptor
+            yield row, descriptor
         finally:
             if descriptor is not None:
                 os.close(descriptor)
 
 
+@contextmanager
+def _unreadable() -> Iterator[None]:
+    """Tells a file that cannot be read from a database that does not answer."""
+    try:
+        yield
+    except StorageUnavailable as error:
+        raise Unreadable(str(error)) from error
+
+
 def _read(descriptor: int, size: int) -> Iterator[bytes]:
     position = 0
     while position < size:
-        data = disk.read(descriptor, position, min(STEP, size - position))
+        with _unreadable():
+            data = disk.read(descriptor, position, min(STEP, size - position))
         if not data:
             return
         yield data

@@ -114,7 +114,8 @@ class Settling:
 
     def _adopt(self, key: Key, path: Segments, status: os.stat_result) -> Media | None:
         if path != path_at(key):
-            self.check_room(key)
+            self._disk.check_room(path_at(key))
+        self.check_room(key)
         row = self._moved(key, path, status)
         if row is not None:
             return row

@@ -1,0 +1,203 @@
+"""What every storage promises of scans, hashes, verifications and usage, as far as it can be seen from inside
+the program: what other programs do to a storage is another matter for each backend."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import pytest
+
+from app.storage.contract import Storage
+from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
+from app.storage.upkeep import Finding, Usage, Verdict, Verified
+
+pytestmark = pytest.mark.anyio
+
+BIG = os.urandom(3_000_000)  # more than is read in one step
+FILES = {
+    Key(SHARED, "", "top.mp4"): b"top",
+    Key(SHARED, "films", "big.mkv"): BIG,
+    Key(SHARED, "films", "empty"): b"",
+    Key(SHARED, "films/deep/er", "Amélie.mkv"): b"deep",
+    Key("another", "films", "film.mp4"): b"another library's",
+}
+SIZE = sum(map(len, FILES.values()))
+
+Steps = Callable[[Storage], AsyncGenerator[object, None]]
+ALL_STEPS: list[Steps] = [
+    lambda storage: storage.scan(),
+    lambda storage: storage.verify(),
+    lambda storage: storage.hash_unverified(),
+]
+of_all_steps = pytest.mark.parametrize("steps", ALL_STEPS, ids=["scan", "verify", "hash"])
+
+
+async def put(storage: Storage, key: Key, data: bytes, expect: Expect = Expect.ANY) -> FileInfo:
+    async with storage.stage() as staged:
+        await staged.write(data)
+        return (await storage.commit(key, staged, content_type="video/mp4", expect=expect)).info
+
+
+async def fill(storage: Storage) -> list[FileInfo]:
+    return [await put(storage, key, data) for key, data in FILES.items()]
+
+
+async def stored(storage: Storage, library: str = SHARED) -> dict[str, FileInfo]:
+    listing = Listing(library, recursive=True)
+    page = await storage.page(listing, cursor=None, limit=1000)
+    return {info.key.path: info for info in page.items}
+
+
+async def read(storage: Storage, key: Key) -> bytes:
+    async with storage.open(key) as file, aclosing(file.read(0, file.info.size)) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def findings(storage: Storage) -> list[Finding]:
+    return [finding async for step in storage.scan() for finding in step.findings]
+
+
+async def verdicts(storage: Storage) -> Counter[Verdict]:
+    return Counter([step.verdict async for step in storage.verify() if step.verdict is not None])
+
+
+async def test_a_scan_of_an_untouched_library_finds_nothing(storage: Storage) -> None:
+    infos = await fill(storage)
+    for _ in range(2):
+        steps = [step async for step in storage.scan()]
+        assert [step.findings for step in steps if step.findings] == []
+        assert sum(step.files for step in steps) == len(FILES)
+    assert [await storage.stat(key) for key in FILES] == infos
+    assert len(await stored(storage)) == len(FILES) - 1
+
+
+async def test_a_scan_of_an_empty_library_finds_nothing(storage: Storage) -> None:
+    assert await findings(storage) == []
+    assert await verdicts(storage) == {}
+    assert [size async for size in storage.hash_unverified()] == []
+
+
+async def test_verify_reads_every_file_once_and_finds_it_sound(storage: Storage) -> None:
+    infos = await fill(storage)
+    steps: list[Verified] = [step async for step in storage.verify()]
+    assert sum(step.size for step in steps) == SIZE
+    assert Counter(step.verdict for step in steps if step.verdict) == {Verdict.SOUND: len(FILES)}
+    for key, data in FILES.items():
+        mine = [step for step in steps if step.path == key.path]
+        assert mine[-1].verdict is Verdict.SOUND
+        assert all(step.verdict is None for step in mine[:-1])
+        assert sum(step.size for step in mine) == len(data)
+    assert len(steps) > len(FILES) + 1, "a long file takes several steps"
+    assert [await storage.stat(key) for key in FILES] == infos
+
+
+async def test_what_was_uploaded_needs_no_second_hash(storage: Storage) -> None:
+    await fill(storage)
+    assert [size async for size in storage.hash_unverified()] == []
+
+
+async def test_usage_is_of_all_libraries(storage: Storage) -> None:
+    assert await storage.usage() == Usage(0, 0)
+    await fill(storage)
+    assert await storage.usage() == Usage(len(FILES), SIZE)
+    top, big = Key(SHARED, "", "top.mp4"), Key(SHARED, "films", "big.mkv")
+    await put(storage, top, b"longer than before")
+    await storage.move(top, Key(SHARED, "elsewhere", "top.mp4"))
+    await storage.delete(big)
+    assert await storage.usage() == Usage(len(FILES) - 1, SIZE - len(BIG) - len(b"top") + 18)
+
+
+# Left early
+
+
+@of_all_steps
+@pytest.mark.parametrize("taken", [0, 1, 2])
+async def test_the_steps_may_be_left_at_any_of_them(storage: Storage, steps: Steps, taken: int) -> None:
+    """The storage closes cleanly after this, too."""
+    await fill(storage)
+    for _ in range(3):
+        async with aclosing(steps(storage)) as under_way:
+            for _ in range(taken):
+                await anext(under_way, None)
+    assert await findings(storage) == []
+    assert await verdicts(storage) == {Verdict.SOUND: len(FILES)}
+    await storage.delete(Key(SHARED, "films", "big.mkv"))
+
+
+@of_all_steps
+async def test_the_steps_may_be_cancelled_in_the_middle_of_one(storage: Storage, steps: Steps) -> None:
+    await fill(storage)
+
+    async def again_and_again() -> None:
+        while True:
+            async for _ in steps(storage):
+                pass
+
+    for turn in range(10):
+        task = asyncio.create_task(again_and_again())
+        await asyncio.sleep(turn / 500)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await verdicts(storage) == {Verdict.SOUND: len(FILES)}
+    assert await storage.usage() == Usage(len(FILES), SIZE)
+
+
+# Beside changes
+
+
+@of_all_steps
+async def test_what_changes_between_two_steps_harms_nothing(storage: Storage, steps: Steps) -> None:
+    await fill(storage)
+    number = 0
+    async with aclosing(steps(storage)) as under_way:
+        while await anext(under_way, None) is not None:
+            number += 1
+            await put(storage, Key(SHARED, "films", "big.mkv"), BIG[number:])
+            await put(storage, Key(SHARED, "new", f"{number}.mp4"), b"new")
+            places = [Key(SHARED, "", "top.mp4"), Key(SHARED, "other", "top.mp4")]
+            await storage.move(*places[:: 1 if number % 2 else -1])
+            if number == 1:
+                await storage.delete(Key(SHARED, "films", "empty"))
+            if number > 30:
+                break
+    assert await read(storage, Key(SHARED, "films", "big.mkv")) == BIG[number:]
+    top = "other/top.mp4" if number % 2 else "top.mp4"
+    expected = {"films/big.mkv", "films/deep/er/Amélie.mkv", top}
+    expected |= {f"new/{one}.mp4" for one in range(1, number + 1)}
+    expected |= set() if number else {"films/empty"}
+    assert set(await stored(storage)) == expected
+    assert set(await stored(storage, "another")) == {"films/film.mp4"}
+    assert await findings(storage) == []
+    assert await verdicts(storage) == {Verdict.SOUND: len(expected) + 1}
+
+
+async def test_changes_at_the_same_time_are_no_finding_and_no_fault(storage: Storage) -> None:
+    await fill(storage)
+    keys = [Key(SHARED, folder, "film.mp4") for folder in ("a", "b/c")]
+    found: list[Finding] = []
+    verified: Counter[Verdict] = Counter()
+
+    async def change(name: str) -> None:
+        here, there = (Key(key.library, key.folder, name) for key in keys)
+        for turn in range(12):
+            await put(storage, here, name.encode() * turn)
+            await put(storage, here, BIG[:turn])
+            await storage.move(here, there)
+            await (storage.delete(there) if turn % 2 else storage.move(there, here))
+
+    async def scan() -> None:
+        while not changing.done():
+            found.extend(await findings(storage))
+
+    async def verify() -> None:
+        while not changing.done():
+            verified.update(await verdicts(storage))
+
+    changing = asyncio.gather(*(change(name) for name in ("one", "two", "three")))
+    await asyncio.gather(changing, scan(), verify())
+    assert found == []
+    assert set(verified) == {Verdict.SOUND}
+    assert await storage.usage() == Usage(len(FILES), SIZE)
