@@ -3,72 +3,19 @@
 import hashlib
 import os
 import shutil
-import time
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app.database.sql import scanning, seen, settling
+from app.database.sql import scanning, seen
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, Unfinished
-from app.storage.types import SHARED, Change, Expect, FileId, FileInfo, Key, Kind, Listing, Page
-from app.storage.upkeep import Finding, Outcome, Verdict
+from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind, Listing
+from app.storage.upkeep import Outcome, Verdict
+from tests.database.by_hand import NFC, NFD, drop, findings, names, page, rest, scan, stat, verdicts
 from tests.database.library import FILM, Library
 
-STABLE_AFTER_S = 0.2
-NFD = unicodedata.normalize("NFD", "Amélie.mkv")
-NFC = unicodedata.normalize("NFC", NFD)
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seconds are long when they come in every test."""
-    monkeypatch.setattr(settling, "STABLE_AFTER_S", STABLE_AFTER_S)
-    monkeypatch.setattr(seen, "SETTLED_AFTER_NS", STABLE_AFTER_S * 1e9)
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Iterator[Library]:
-    library = Library(tmp_path / "files")
-    yield library
-    library.close()
-
-
-def page(library: Library, folder: str = "", *, recursive: bool = False) -> Page:
-    found = library.backend.page(
-        Listing(SHARED, folder, recursive=recursive), cursor=None, limit=1000, wait=True
-    )
-    assert found is not None
-    return found
-
-
-def names(library: Library, folder: str = "") -> list[str]:
-    return [info.key.filename for info in page(library, folder).items]
-
-
-def scan(library: Library) -> Counter[Outcome]:
-    return Counter(finding.outcome for finding in findings(library))
-
-
-def findings(library: Library) -> list[Finding]:
-    return [finding for step in library.backend.scan() for finding in step.findings]
-
-
-def drop(path: Path, data: bytes = b"dropped") -> Path:
-    """Put a file there that has been still for long enough."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
-def rest() -> None:
-    time.sleep(STABLE_AFTER_S + 0.05)
-
-
-def stat(library: Library, key: Key = FILM) -> FileInfo:
-    return library.get(key)[1]
+pytestmark = pytest.mark.usefixtures("hurry")
 
 
 # Lists
@@ -380,10 +327,6 @@ def test_a_file_that_changes_while_it_is_hashed(library: Library) -> None:
     assert (data, info.sha256) == (b"y", None)
 
 
-def verdicts(library: Library) -> dict[str, Verdict]:
-    return {step.path: step.verdict for step in library.backend.verify() if step.verdict is not None}
-
-
 def test_verify_names_what_no_longer_matches(library: Library) -> None:
     for name in ("sound", "rotten", "edited", "gone", "short"):
         library.put(b"x" * 2_000_000, Key(SHARED, "a", name))
@@ -428,11 +371,6 @@ def test_what_is_replaced_or_deleted_while_it_is_verified_is_no_fault(library: L
 
 
 # Who is told
-
-
-@pytest.fixture
-def changes(library: Library) -> list[Change]:
-    return library.noticed
 
 
 def test_changes_by_hand_are_told_of(library: Library, changes: list[Change]) -> None:

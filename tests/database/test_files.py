@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import event
 
 from app.database import open_files, open_filesystem, open_sql
+from app.database.sql import scanning
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import (
     AlreadyExists,
@@ -24,15 +25,8 @@ from app.storage.errors import (
     Truncated,
 )
 from app.storage.threaded import ThreadedStorage
-from app.storage.types import SHARED, Expect, Key
+from app.storage.types import SHARED, Expect, Key, Listing
 from tests.database.library import FILM, Library
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Iterator[Library]:
-    library = Library(tmp_path / "files")
-    yield library
-    library.close()
 
 
 def wait_until_stable() -> None:
@@ -272,19 +266,24 @@ def test_files_of_odd_dates(library: Library, date: str) -> None:
     library.backend.delete(FILM, Expect.ANY)
 
 
-def test_what_waits_for_a_change_keeps_no_reader_waiting(library: Library) -> None:
+def test_what_waits_for_a_change_keeps_no_reader_waiting(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another process holds the database; files that have to be settled first wait for it, others do not."""
+    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 20)
 
     async def readers() -> None:
         storage = ThreadedStorage(library.backend, chunk_size=4096)
         waiting = [asyncio.create_task(storage.stat(Key(SHARED, "", f"{n}"))) for n in range(20)]
+        lists = [storage.page(Listing(SHARED), cursor=None, limit=9) for _ in range(20)]
+        waiting += [asyncio.create_task(one) for one in lists]
         await asyncio.sleep(0.2)
         async with asyncio.timeout(5):
             for _ in range(20):
                 assert (await storage.stat(FILM)).size == 4
         assert not any(task.done() for task in waiting)
         other.execute("ROLLBACK")
-        assert len(await asyncio.gather(*waiting)) == 20
+        assert len(await asyncio.gather(*waiting)) == 40
         storage.close()
 
     library.put(b"film")
@@ -295,6 +294,26 @@ def test_what_waits_for_a_change_keeps_no_reader_waiting(library: Library) -> No
     with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
         asyncio.run(readers())
+
+
+def test_the_storage_closes_when_the_step_of_a_scan_has_ended(library: Library) -> None:
+    async def close_in_the_middle() -> None:
+        storage = ThreadedStorage(library.backend, chunk_size=4096)
+        async with aclosing(storage.scan()) as steps:
+            step = asyncio.create_task(anext(steps))
+            await asyncio.sleep(0.1)
+            closing = asyncio.create_task(asyncio.to_thread(storage.close))
+            await asyncio.sleep(0.1)
+            assert not closing.done()
+            other.execute("ROLLBACK")
+            await step
+            await closing
+
+    database = library.root / ".seekable" / "seekable.db"
+    with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RuntimeError, match="shutdown"):  # the steps are closed by nobody now
+            asyncio.run(close_in_the_middle())
 
 
 # A failing COMMIT, made by a constraint that is checked only then

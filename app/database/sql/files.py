@@ -7,7 +7,7 @@ a crash leaves in between is a whole file without a row, or with an old one; the
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -28,12 +28,12 @@ from app.database.sql.rows import (
     signature_of,
 )
 from app.database.sql.scanning import Scanner
-from app.database.sql.settling import Settling, is_young
+from app.database.sql.settling import Settling
 from app.database.sql.tables import Departed, Media, Volume
 from app.storage import disk
 from app.storage.backend import Writer
 from app.storage.disk import Disk
-from app.storage.errors import AlreadyExists, NotFound, StorageUnavailable, VersionMismatch
+from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageUnavailable, VersionMismatch
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
     Address,
@@ -106,12 +106,9 @@ class FilesystemBackend:
             raise NotFound(_NO_FILE)
         descriptor = self._disk.open(path)
         if descriptor is not None:
-            status = os.fstat(descriptor)
-            if row is not None and signature_of(row) == Signature.of(status):
+            if row is not None and signature_of(row) == Signature.of(os.fstat(descriptor)):
                 return DiskReader(info_of(row), descriptor)
             os.close(descriptor)
-            if row is None and is_young(status):
-                raise NotFound(_NO_FILE)
         elif row is None:
             raise NotFound(_NO_FILE)
         # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
@@ -121,7 +118,8 @@ class FilesystemBackend:
         with self._settling() as settling:
             row = find(settling.session, address)  # again: it may have moved
             key = address if isinstance(address, Key) else key_of(row) if row is not None else None
-            row = settling.settle(key) if key is not None else None
+            with suppress(PathConflict):  # another has its name or a part of it, so that it is not taken in
+                row = settling.settle(key) if key is not None else None
             settling.commit()
             descriptor = self._disk.open(path_of(row)) if row is not None else None
         if row is None or descriptor is None:
@@ -248,11 +246,14 @@ class FilesystemBackend:
 
     @contextmanager
     def _settling(self) -> Iterator[Settling]:
-        with self._database.writing() as session:
+        with ExitStack() as told, self._database.writing() as session:
             settling = Settling(
                 session, self._disk, media_type=self._media_type, check_volume=self._check_volume
             )
+            told.callback(self._tell, settling)  # also when what was asked for is refused
             yield settling
+
+    def _tell(self, settling: Settling) -> None:
         if settling.committed:
             for change in settling.changes:
                 self._notice(change)

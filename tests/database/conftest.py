@@ -1,0 +1,52 @@
+"""What the tests of the filesystem backend share."""
+
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.database.sql import seen, settling
+from app.storage.types import Change
+from tests.database.by_hand import STABLE_AFTER_S
+from tests.database.library import Library
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[Library]:
+    library = Library(tmp_path / "files")
+    yield library
+    library.close()
+
+
+@pytest.fixture
+def changes(library: Library) -> list[Change]:
+    """What was told of changes by hand."""
+    return library.noticed
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds are long when they come in every test."""
+    monkeypatch.setattr(settling, "STABLE_AFTER_S", STABLE_AFTER_S)
+    monkeypatch.setattr(seen, "SETTLED_AFTER_NS", STABLE_AFTER_S * 1e9)
+
+
+@pytest.fixture
+def no_descriptors() -> Callable[[], AbstractContextManager[None]]:
+    """This process can open no more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    @contextmanager
+    def none() -> Iterator[None]:
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return none

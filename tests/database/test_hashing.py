@@ -1,0 +1,152 @@
+"""Reading files to hash and to verify them, beside whatever becomes of them meanwhile."""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+
+from app.storage.types import SHARED, Change, Expect, Key, Kind
+from app.storage.upkeep import Verdict
+from tests.database.by_hand import drop, names, page, rest, stat, verdicts
+from tests.database.library import FILM, Library
+
+pytestmark = pytest.mark.usefixtures("hurry")
+
+LONG = b"x" * 3_000_000  # several steps
+NEW = Key(SHARED, "", "new.mp4")
+
+
+@pytest.fixture
+def dropped(library: Library, hurry: None) -> Key:
+    """A file of several steps that needs a hash."""
+    drop(library.path(NEW), LONG)
+    rest()
+    assert names(library) == ["new.mp4"]
+    return NEW
+
+
+@pytest.mark.usefixtures("dropped")
+def test_no_list_has_the_hash_of_bytes_that_were_changed_while_they_were_hashed(library: Library) -> None:
+    hashing = library.backend.hash_unverified()
+    next(hashing)
+    with library.path(NEW).open("r+b") as file:
+        file.write(b"y")
+    list(hashing)
+    assert [info.sha256 for info in page(library).items] == [None]
+
+
+def test_what_was_edited_since_it_was_looked_at_is_not_even_read(library: Library, dropped: Key) -> None:
+    library.path(dropped).write_bytes(b"edited")
+    assert list(library.backend.hash_unverified()) == []
+    assert stat(library, dropped).sha256 is None
+    assert list(library.backend.hash_unverified()) == [6]
+
+
+def test_what_is_uploaded_over_a_file_while_it_is_hashed_keeps_its_own_hash(
+    library: Library, dropped: Key, changes: list[Change]
+) -> None:
+    changes.clear()
+    hashing = library.backend.hash_unverified()
+    next(hashing)
+    info = library.put(b"uploaded", dropped).info
+    list(hashing)
+    assert stat(library, dropped) == info
+    assert changes == []
+
+
+def test_what_is_moved_over_a_file_while_it_is_hashed_is_hashed_itself(
+    library: Library, dropped: Key
+) -> None:
+    hashing = library.backend.hash_unverified()
+    next(hashing)
+    drop(library.root / "other", b"other bytes").rename(library.path(dropped))
+    before = stat(library, dropped)
+    list(hashing)
+    assert stat(library, dropped) == before
+    assert before.sha256 is None
+    assert list(library.backend.hash_unverified()) == [11]
+
+
+def test_what_is_deleted_while_it_is_hashed_is_gone(library: Library, dropped: Key) -> None:
+    hashing = library.backend.hash_unverified()
+    next(hashing)
+    library.backend.delete(dropped, Expect.ANY)
+    assert sum(hashing) == len(LONG) - (1 << 20)
+    assert library.sql("SELECT * FROM media") == []
+
+
+def test_what_is_moved_while_it_is_hashed_or_verified_does_no_harm(library: Library, dropped: Key) -> None:
+    hashing = library.backend.hash_unverified()
+    next(hashing)
+    library.backend.move(dropped, FILM, Expect.ANY)
+    list(hashing)
+    assert stat(library).sha256 is not None
+    verifying = library.backend.verify()
+    next(verifying)
+    library.backend.move(FILM, dropped, Expect.ANY)
+    assert [step.verdict for step in verifying if step.verdict] == [Verdict.SOUND]
+
+
+def test_other_bytes_under_the_same_size_and_time_are_a_newer_version(
+    library: Library, changes: list[Change]
+) -> None:
+    info = library.put(b"film").info
+    times = library.path().stat()
+    copy = drop(library.root / "copy", b"FILM")
+    os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
+    copy.rename(library.path())
+    assert stat(library).etag == info.etag
+    list(library.backend.hash_unverified())
+    after = stat(library)
+    assert after.etag != info.etag
+    assert after.updated_at > info.updated_at
+    assert [(change.kind, change.info) for change in changes] == [(Kind.REPLACED, after)]
+
+
+def test_a_file_that_is_edited_while_it_is_verified_is_changed_and_not_damaged(library: Library) -> None:
+    library.put(LONG)
+    steps = library.backend.verify()
+    next(steps)
+    with library.path().open("r+b") as file:
+        file.seek(2_500_000)
+        file.write(b"y")
+    assert [step.verdict for step in steps if step.verdict] == [Verdict.CHANGED]
+
+
+def test_a_deleted_file_has_no_verdict_of_a_fault(library: Library) -> None:
+    for name in ("a", "b"):
+        library.put(b"film", Key(SHARED, "", name))
+    steps = library.backend.verify()
+    first = next(steps).path
+    other = "b" if first == "a" else "a"
+    (library.root / other).unlink()
+    library.backend.check(Key(SHARED, "", other), Expect.ANY)
+    assert {step.path: step.verdict for step in steps if step.verdict} == {first: Verdict.SOUND}
+
+
+@pytest.mark.usefixtures("dropped")
+def test_steps_that_are_left_hold_no_file_open(library: Library) -> None:
+    library.put(LONG)
+    list(library.backend.verify())
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        for steps in (library.backend.verify(), library.backend.hash_unverified()):
+            next(steps)
+            assert len(os.listdir("/proc/self/fd")) > before
+            steps.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_cannot_be_read_is_called_so_and_hashed_later(
+    library: Library, no_descriptors: Callable[[], AbstractContextManager[None]]
+) -> None:
+    library.put(b"film")
+    drop(library.path(NEW))
+    rest()
+    assert names(library) == ["new.mp4"]
+    with no_descriptors():
+        assert verdicts(library) == {"films/film.mp4": Verdict.UNREADABLE, "new.mp4": Verdict.UNREADABLE}
+        assert list(library.backend.hash_unverified()) == []
+    assert list(library.backend.hash_unverified()) == [7]
+    assert verdicts(library) == {"films/film.mp4": Verdict.SOUND, "new.mp4": Verdict.SOUND}

@@ -1,0 +1,388 @@
+"""What a file that was worked with by hand is taken for: the same, a new version, another, or none yet."""
+
+import os
+import shutil
+import time
+import unicodedata
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from app.database.sql import scanning, settling
+from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageUnavailable
+from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind
+from app.storage.upkeep import Outcome, Verdict
+from tests.database.by_hand import NFC, NFD, drop, findings, names, page, rest, scan, stat, verdicts
+from tests.database.library import FILM, Library
+
+pytestmark = pytest.mark.usefixtures("hurry")
+
+NEW = Key(SHARED, "", "new.mp4")
+THEIRS = Key("theirs", "films", "film.mp4")
+SERIES = unicodedata.normalize("NFD", "séries")
+
+
+def with_times_of(path: Path, other: os.stat_result) -> Path:
+    os.utime(path, ns=(other.st_atime_ns, other.st_mtime_ns))
+    return path
+
+
+# The same file
+
+
+def test_a_moved_file_is_the_same_although_another_took_its_place(library: Library) -> None:
+    info = library.put(b"film").info
+    library.path().rename(library.path(NEW))
+    drop(library.path(), b"another")
+    rest()
+    assert stat(library, NEW).id == info.id
+    assert stat(library).id != info.id
+    assert library.get()[0] == b"another"
+
+
+def test_a_moved_file_is_there_at_once(library: Library) -> None:
+    info = library.put(b"film").info
+    library.path().rename(library.path(NEW))
+    assert (stat(library, NEW).id, stat(library, NEW).etag) == (info.id, info.etag)
+
+
+def test_a_file_that_was_away_comes_back_as_what_it_was(library: Library, tmp_path: Path) -> None:
+    info = library.put(b"film").info
+    library.path().rename(tmp_path / "away")
+    assert names(library, "films") == []
+    (tmp_path / "away").rename(library.path())
+    assert stat(library) == info
+    assert scan(library) == {}
+
+
+def test_a_file_that_was_away_before_it_was_hashed_is_hashed_yet(library: Library, tmp_path: Path) -> None:
+    drop(library.path(), b"film")
+    rest()
+    info = stat(library)
+    library.path().rename(tmp_path / "away")
+    assert names(library, "films") == []
+    (tmp_path / "away").rename(library.path())
+    assert stat(library).id == info.id
+    assert list(library.backend.hash_unverified()) == [4]
+    assert stat(library).sha256 is not None
+
+
+def test_an_edited_file_keeps_its_id_and_gets_its_type_from_its_name(library: Library) -> None:
+    info = library.put(b"film").info
+    library.path().write_bytes(b"edited")
+    address = FileId(SHARED, info.id)
+    reader = library.backend.open(address, wait=True)
+    assert reader is not None
+    assert (reader.info.id, reader.info.size, reader.info.content_type) == (info.id, 6, "video/guessed")
+    reader.close()
+
+
+# Another file
+
+
+@pytest.mark.parametrize("noticed", [False, True], ids=["at-once", "away-for-a-while"])
+def test_a_file_that_was_moved_and_edited_is_another(library: Library, tmp_path: Path, noticed: bool) -> None:
+    """Its old version, and so its ETag, would promise other bytes."""
+    info = library.put(b"film").info
+    library.path().rename(tmp_path / "away")
+    if noticed:
+        assert names(library, "films") == []
+    with (tmp_path / "away").open("ab") as file:
+        file.write(b" and more")
+    (tmp_path / "away").rename(library.path(NEW))
+    rest()
+    data, after = library.get(NEW)
+    assert data == b"film and more"
+    assert after.etag != info.etag
+    assert after.id != info.id
+
+
+@pytest.mark.parametrize("noticed", [False, True], ids=["at-once", "after-it-went"])
+def test_a_copy_that_has_the_same_times_is_another(
+    library: Library, tmp_path: Path, noticed: bool, changes: list[Change]
+) -> None:
+    info = library.put(b"film").info
+    times = library.path().stat()
+    if noticed:
+        library.path().rename(tmp_path / "away")
+        assert names(library, "films") == []
+    with_times_of(drop(library.path(NEW), b"FILM"), times)
+    rest()
+    after = stat(library, NEW)
+    assert (after.id == info.id, after.etag == info.etag) == (False, False)
+    assert Kind.MOVED not in [change.kind for change in changes]
+
+
+@pytest.mark.parametrize("noticed", [False, True], ids=["at-once", "away-for-a-while"])
+def test_a_file_that_is_moved_to_another_library_is_another(library: Library, noticed: bool) -> None:
+    """Who has its id there must not follow it."""
+    info = library.put(b"film", THEIRS).info
+    theirs = library.root / ".seekable" / "libraries" / THEIRS.library / THEIRS.path
+    away = theirs.rename(library.root / ".seekable" / "away")
+    if noticed:
+        assert page(library, "films", of=THEIRS.library).items == ()
+    away.rename(library.path(NEW))
+    rest()
+    assert stat(library, NEW).id != info.id
+    with pytest.raises(NotFound):
+        stat(library, THEIRS)
+
+
+def test_every_library_is_scanned(library: Library) -> None:
+    library.put(b"film", THEIRS)
+    folder = library.root / ".seekable" / "libraries" / THEIRS.library
+    drop(folder / "new" / "film.mp4")
+    rest()
+    assert [(one.path, one.outcome) for one in findings(library)] == [("new/film.mp4", Outcome.CREATED)]
+    shutil.rmtree(folder)
+    library.put(b"film", Key(THEIRS.library, "", "other"))
+    assert scan(library) == {Outcome.DELETED: 2}
+
+
+# Not yet
+
+
+def test_what_was_just_touched_is_not_taken_for_finished(library: Library) -> None:
+    """An old date says nothing: tar, rsync and wget give one to what they just wrote."""
+    os.utime(drop(library.path(NEW)), (1e9, 1e9))
+    assert names(library) == []
+    rest()
+    assert names(library) == ["new.mp4"]
+
+
+def test_what_nobody_ever_closes_is_taken_in_at_last(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with drop(library.path(NEW)).open("ab"):
+        rest()
+        assert names(library) == []
+        monkeypatch.setattr(settling, "WRITTEN_FOR_S", 0.1)
+        assert names(library) == ["new.mp4"]
+
+
+def test_a_clock_that_was_set_back_hides_no_files(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now() - 3600 * 10**9)
+    drop(library.path(NEW))
+    with drop(library.path()).open("ab"):
+        assert library.get()[0] == b"dropped"
+    assert library.get(NEW)[0] == b"dropped"
+
+
+def test_a_file_went_although_another_beside_it_is_not_finished(library: Library) -> None:
+    library.put(b"film")
+    library.path().unlink()
+    with drop(library.root / "films" / "new.mp4").open("ab"):
+        rest()
+        assert names(library, "films") == []
+        assert library.sql("SELECT * FROM media") == []
+        assert [step.files for step in library.backend.scan() if step.files] == []
+
+
+def test_what_came_within_one_tick_of_the_clock_is_found(library: Library) -> None:
+    """Which is as if the folder had not changed since it was looked through."""
+    drop(library.path(NEW))
+    rest()
+    os.utime(library.root)
+    times = library.root.stat()
+    assert names(library) == ["new.mp4"]
+    drop(library.root / "two.mp4")
+    rest()
+    with_times_of(library.root, times)
+    assert names(library) == ["new.mp4", "two.mp4"]
+
+
+# What is gone
+
+
+def test_whole_folders_that_are_gone_are_noticed(library: Library) -> None:
+    for folder in ("a/b", "a/b/c", "a-b", "a0"):
+        library.put(b"film", Key(SHARED, folder, "film.mp4"))
+    shutil.rmtree(library.root / "a")
+    assert scan(library) == {Outcome.DELETED: 2}
+    assert page(library).folders == ("a-b", "a0")
+
+
+def test_a_file_that_became_a_folder_is_gone(library: Library) -> None:
+    for name in ("one", "two"):
+        library.put(b"film", Key(SHARED, "", name))
+        library.path(Key(SHARED, "", name)).unlink()
+    (library.root / "one").mkdir()
+    os.mkfifo(library.root / "two")
+    assert names(library) == []
+
+
+def test_what_is_gone_makes_room(library: Library) -> None:
+    library.put(b"film", Key(SHARED, "a", "film"))
+    shutil.rmtree(library.root / "a")
+    library.put(b"film", Key(SHARED, "", "a"))
+    library.path(Key(SHARED, "", "a")).unlink()
+    library.put(b"film", Key(SHARED, "a", "film"))
+    assert page(library, recursive=True).items[0].key.path == "a/film"
+
+
+def test_a_change_of_what_is_gone_tells_that_it_is_gone(library: Library, changes: list[Change]) -> None:
+    infos = [library.put(b"film", key).info for key in (FILM, NEW)]
+    for key in (FILM, NEW):
+        library.path(key).unlink()
+    with pytest.raises(NotFound):
+        library.backend.delete(FILM, Expect.ANY)
+    with pytest.raises(NotFound):
+        library.backend.move(NEW, Key(SHARED, "", "other"), Expect.ANY)
+    assert [(change.kind, change.info) for change in changes] == [(Kind.DELETED, info) for info in infos]
+
+
+def test_what_a_refused_change_saw_is_told_once_it_is_true(library: Library, changes: list[Change]) -> None:
+    library.put(b"film")
+    library.path().write_bytes(b"edited")
+    with pytest.raises(AlreadyExists):
+        library.put(b"upload", expect=Expect.ABSENT)
+    told = list(changes)
+    info = stat(library)
+    assert [change.info for change in changes] == [info]
+    assert told in ([], changes)
+
+
+def test_a_scan_removes_what_crashed_writers_left(library: Library) -> None:
+    drop(library.root / ".seekable" / "staging" / "dead")
+    scan(library)
+    assert library.staging() == []
+
+
+# Names in another normalisation
+
+
+def test_an_odd_name_that_was_moved_by_hand_is_served_where_it_is(library: Library) -> None:
+    drop(library.root / NFD, b"film")
+    rest()
+    (info,) = page(library).items
+    (library.root / SERIES).mkdir()
+    (library.root / NFD).rename(library.root / SERIES / NFD)
+    assert scan(library) == {Outcome.MOVED: 1}
+    data, after = library.get(Key.of(SHARED, SERIES, NFC))
+    assert (data, after.id) == (b"film", info.id)
+    assert scan(library) == {}
+
+
+def test_an_odd_name_that_was_made_an_even_one_is_the_same_file(library: Library) -> None:
+    drop(library.root / NFD, b"film")
+    rest()
+    (info,) = page(library).items
+    list(library.backend.hash_unverified())
+    (library.root / NFD).rename(library.root / NFC)
+    scan(library)
+    assert verdicts(library) == {NFC: Verdict.SOUND}
+    assert stat(library, Key(SHARED, "", NFC)).id == info.id
+
+
+def test_odd_names_are_not_missed_while_others_go(library: Library) -> None:
+    drop(library.root / SERIES / NFD)
+    drop(library.root / SERIES / "two.mp4")
+    rest()
+    assert scan(library) == {Outcome.CREATED: 2}
+    (library.root / SERIES / "two.mp4").unlink()
+    assert scan(library) == {Outcome.DELETED: 1}
+    assert names(library, "séries") == [NFC]
+
+
+def test_odd_names_stand_in_the_way_of_their_own_library_only(library: Library) -> None:
+    drop(library.root / SERIES / "deep" / "film.mp4")
+    drop(library.root / NFD)
+    rest()
+    assert scan(library) == {Outcome.CREATED: 2}
+    for key in (Key(SHARED, "", "séries"), Key(SHARED, "séries", "deep"), Key(SHARED, NFC, "film.mp4")):
+        with pytest.raises(PathConflict):
+            library.put(b"film", key)
+        library.put(b"film", Key("theirs", key.folder, key.filename))
+        library.backend.delete(Key("theirs", key.folder, key.filename), Expect.ANY)
+    library.put(b"film", Key(SHARED, "", "sérieux"))
+
+
+@pytest.mark.parametrize("odd_first", [False, True], ids=["even-first", "odd-first"])
+@pytest.mark.parametrize("odd_file", [False, True], ids=["odd-folder", "odd-file"])
+def test_a_file_and_a_folder_of_one_name_are_never_both_taken_in(
+    library: Library, odd_first: bool, odd_file: bool
+) -> None:
+    """The disk takes both, if they differ in normalisation."""
+    file, folder = (NFD, NFC) if odd_file else (NFC, NFD)
+
+    def put_file() -> None:
+        drop(library.root / file)
+
+    def put_folder() -> None:
+        drop(library.root / folder / "film.mp4")
+
+    for put in (put_file, put_folder) if odd_first is odd_file else (put_folder, put_file):
+        put()
+        rest()
+        scan(library)
+    found = findings(library)
+    assert [one.outcome for one in found] == [Outcome.SKIPPED]
+    (info,) = page(library, recursive=True).items
+    assert info.key.path in (NFC, f"{NFC}/film.mp4")
+    other = {NFC, f"{NFC}/film.mp4"} - {info.key.path}
+    with pytest.raises(NotFound):
+        library.get(Key.at(SHARED, other.pop()))
+    assert len(page(library, recursive=True).items) == 1
+
+
+# Lists that have little time
+
+
+def test_a_list_leaves_a_huge_folder_to_the_next_scan(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0)
+    monkeypatch.setattr(scanning, "BATCH", 2)
+    for number in range(9):
+        drop(library.root / f"{number}")
+    rest()
+    began = len(names(library))
+    assert began < 9
+    drop(library.root / "another")
+    assert len(names(library)) == began, "no list looks again"
+    rest()
+    assert scan(library) == {Outcome.CREATED: 10 - began}
+    assert len(names(library)) == 10
+    monkeypatch.setattr(scanning, "LEFT_FOR_S", 0.01)
+    library.close()
+    library.open()  # nothing is remembered
+    drop(library.root / "last")
+    rest()
+    for _ in range(20):
+        page(library)
+    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 10)
+    time.sleep(0.02)
+    assert len(names(library)) == 11
+
+
+def test_a_recursive_list_looks_beneath_folders_that_did_not_change(library: Library) -> None:
+    library.put(b"film", Key(SHARED, "a/b/c", "film.mp4"))
+    rest()
+    assert len(page(library, recursive=True).items) == 1
+    drop(library.root / "a" / "b" / "c" / "two.mp4")
+    rest()
+    assert len(page(library, recursive=True).items) == 2
+
+
+def test_a_scan_looks_closely_at_what_lists_remember(library: Library) -> None:
+    library.put(b"film")
+    rest()
+    assert names(library, "films") == ["film.mp4"]
+    library.path().write_bytes(b"edited")
+    assert scan(library) == {Outcome.REPLACED: 1}
+
+
+def test_a_list_is_there_although_its_folder_cannot_be_looked_into(
+    library: Library, no_descriptors: Callable[[], AbstractContextManager[None]]
+) -> None:
+    library.put(b"film")
+    rest()
+    page(library, "films")
+    with no_descriptors():
+        assert names(library, "films") == ["film.mp4"]
+        with pytest.raises(StorageUnavailable):
+            library.get()
+    assert library.get()[0] == b"film"
