@@ -79,6 +79,17 @@ def test_an_edited_file_keeps_its_id_and_gets_its_type_from_its_name(library: Li
     reader.close()
 
 
+def test_a_second_link_of_a_file_that_was_away_is_a_second_file(library: Library, tmp_path: Path) -> None:
+    info = library.put(b"film").info
+    library.path().rename(tmp_path / "away")
+    assert names(library, "films") == []
+    (tmp_path / "away").rename(library.path())
+    assert stat(library).id == info.id
+    os.link(library.path(), library.path(NEW))
+    rest()
+    assert stat(library, NEW).id != info.id
+
+
 # Another file
 
 
@@ -356,6 +367,20 @@ def test_a_list_leaves_a_huge_folder_to_the_next_scan(
     monkeypatch.setattr(scanning, "REFRESH_FOR_S", 10)
     time.sleep(0.02)
     assert len(names(library)) == 11
+
+
+def test_a_recursive_list_that_took_too_long_keeps_no_other_from_looking(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(library.root / "a" / "film.mp4")
+    rest()
+    with monkeypatch.context() as hurried:
+        hurried.setattr(scanning, "REFRESH_FOR_S", 0)
+        assert page(library, recursive=True).items == ()
+    drop(library.path(NEW))
+    rest()
+    assert page(library, recursive=True).items == ()
+    assert names(library) == ["new.mp4"]
 
 
 def test_a_recursive_list_looks_beneath_folders_that_did_not_change(library: Library) -> None:

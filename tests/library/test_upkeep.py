@@ -179,12 +179,14 @@ async def test_what_nobody_thought_of_does_not_end_it(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As a row in which somebody wrote."""
-    drop(root)
+    drop(root, b"old")
     await asyncio.sleep(0.15)
     await storage.stat(FILM)
+    drop(root)
     sql(root, "UPDATE media SET updated_at = 'nonsense'")
     async with running(storage, 0.05):
-        await until(lambda: len([one for one in caplog.records if "hashed" in one.getMessage()]) >= 2)
+        for what in ("scanned", "hashed"):
+            await until(lambda what=what: caplog.text.count(f"could not be {what}") >= 2)
         sql(root, "UPDATE media SET updated_at = '2020-01-01 00:00:00.000000'")
         await until(lambda: hashes(root) == [sha256(b"film")])
     assert any(record.exc_info for record in caplog.records), "a traceback helps to find out"

@@ -52,7 +52,7 @@ class Scanner:
         self._settling = settling
         self._seen = SeenFolders()
         self._refreshing = threading.Lock()
-        self._left_until: dict[Segments, float] = {}
+        self._left_until: dict[tuple[Segments, bool], float] = {}
 
     def scan(self) -> Generator[Scanned]:
         """Look at every file of every library, closely enough to see one that was edited in place."""
@@ -70,7 +70,7 @@ class Scanner:
             path = stack.pop()
             seen = self._seen.get(path)
             if seen is None or seen.changed_ns != self._disk.folder_changed_ns(path):
-                return time.monotonic() < self._left_until.get(top, 0)
+                return time.monotonic() < self._left_until.get((top, recursive), 0)
             stack += [(*path, name) for name in (seen.folders if recursive else seen.empty)]
         return True
 
@@ -83,7 +83,8 @@ class Scanner:
         try:
             for _ in self._look(library, folder, closely=False, recursive=recursive):
                 if time.monotonic() > deadline:
-                    self._left_until[(*root_of(library), *_segments(folder))] = deadline + LEFT_FOR_S
+                    top = (*root_of(library), *_segments(folder))
+                    self._left_until[top, recursive] = deadline + LEFT_FOR_S
                     return
         finally:
             self._refreshing.release()

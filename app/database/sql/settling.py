@@ -166,8 +166,6 @@ class Settling:
         if departed is None:
             return None
         self.session.delete(departed)
-        if self.session.get(Media, departed.id) is not None:
-            return None
         return Media(
             id=departed.id,
             content_type=departed.content_type,
