@@ -99,16 +99,14 @@ def test_many_files_at_once(library: Library) -> None:
 
 def test_what_is_remembered_of_folders_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seen, "MAX_FOLDERS", 3)
+    monkeypatch.setattr(seen, "MAX_INNER", 2)
     folders = seen.SeenFolders()
-    for number in range(5):
-        folders.put((str(number),), seen.Seen(0, (), ()), looked_ns=10**10)
-    assert [folders.get((str(number),)) is not None for number in range(5)] == [
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]
+    for number in (0, 1, 2, 0, 3, 4):
+        folders.put((str(number),), seen.Seen(0, ("a", "b"), ()), looked_ns=10**10)
+    found = [number for number in range(5) if folders.get((str(number),)) is not None]
+    assert found == [0, 3, 4], "those that were looked through last"
+    folders.put(("0",), seen.Seen(0, ("a", "b", "c"), ()), looked_ns=10**10)
+    assert folders.get(("0",)) is None, "not with so much in it"
 
 
 # Files that are being written

@@ -404,6 +404,12 @@ def test_another_folder_is_refused_and_loses_no_row(library: Library, tmp_path: 
     assert library.get()[0] == b"film"
 
 
+def test_a_database_that_was_swapped_beneath_the_server_is_noticed(library: Library) -> None:
+    library.sql("UPDATE volume SET id = 'another'")
+    with pytest.raises(StorageUnavailable, match="another one"):
+        library.backend.ping()
+
+
 def test_a_lost_database_is_rebuilt_from_the_files(library: Library) -> None:
     library.put(b"film")
     library.close()

@@ -1,6 +1,7 @@
 """Reading files to hash and to verify them, beside whatever becomes of them meanwhile."""
 
 import os
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -112,6 +113,21 @@ def test_a_file_that_is_edited_while_it_is_verified_is_changed_and_not_damaged(l
         file.seek(2_500_000)
         file.write(b"y")
     assert [step.verdict for step in steps if step.verdict] == [Verdict.CHANGED]
+
+
+def test_a_change_that_is_under_way_is_no_fault(library: Library) -> None:
+    """It takes its file step before it is committed, or undone."""
+    library.put(b"film")
+    found: dict[str, Verdict] = {}
+    verifying = threading.Thread(target=lambda: found.update(verdicts(library)))
+    disk, database = library.backend._disk, library.backend._database
+    with pytest.raises(ZeroDivisionError), database.writing(), disk.removed(("films", "film.mp4")):
+        verifying.start()
+        verifying.join(0.2)
+        assert verifying.is_alive()
+        raise ZeroDivisionError
+    verifying.join(20)
+    assert found == {"films/film.mp4": Verdict.SOUND}
 
 
 def test_a_deleted_file_has_no_verdict_of_a_fault(library: Library) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from app.database.sql import scanning, settling
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageUnavailable
-from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind
+from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind, Listing
 from app.storage.upkeep import Outcome, Verdict
 from tests.database.by_hand import NFC, NFD, drop, findings, names, page, rest, scan, stat, verdicts
 from tests.database.library import FILM, Library
@@ -353,20 +353,26 @@ def test_a_list_leaves_a_huge_folder_to_the_next_scan(
     began = len(names(library))
     assert began < 9
     drop(library.root / "another")
-    assert len(names(library)) == began, "no list looks again"
+    listing = Listing(SHARED)
+    assert library.backend.page(listing, cursor=None, limit=99, wait=False) is not None, "nobody looks again"
     rest()
     assert scan(library) == {Outcome.CREATED: 10 - began}
     assert len(names(library)) == 10
+
+
+def test_a_list_looks_into_a_huge_folder_again_after_a_while(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(scanning, "LEFT_FOR_S", 0.01)
-    library.close()
-    library.open()  # nothing is remembered
-    drop(library.root / "last")
+    monkeypatch.setattr(scanning, "BATCH", 2)
+    for number in range(9):
+        drop(library.root / f"{number}")
     rest()
-    for _ in range(20):
-        page(library)
-    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 10)
+    with monkeypatch.context() as hurried:
+        hurried.setattr(scanning, "REFRESH_FOR_S", 0)
+        assert len(names(library)) < 9
     time.sleep(0.02)
-    assert len(names(library)) == 11
+    assert len(names(library)) == 9
 
 
 def test_a_recursive_list_that_took_too_long_keeps_no_other_from_looking(
