@@ -256,7 +256,7 @@ async def test_each_step_is_followed_by_a_rest_of_its_own_length() -> None:
     assert [step async for step in upkeep._unhurried(steps())] == [0, 1, 2, 3, 4]
     took = time.monotonic() - began
     assert took >= 10 * 0.04 - 0.01
-    assert took < 1, "and not of all the steps before"
+    assert took < 1.8, "and not of all the steps before"
 
 
 async def test_a_rest_is_never_long(monkeypatch: pytest.MonkeyPatch) -> None:
