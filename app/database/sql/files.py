@@ -5,6 +5,7 @@ look again at row and file, write the row, take the file step and bring it to th
 a crash leaves in between is a whole file without a row, or with an old one; the next look settles that.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from app.database.sql.tables import Departed, Media, Volume
 from app.storage import disk
 from app.storage.backend import Writer
 from app.storage.disk import Disk
-from app.storage.errors import AlreadyExists, NotFound, StorageUnavailable, VersionMismatch
+from app.storage.errors import AlreadyExists, NotFound, OutOfSpace, StorageUnavailable, VersionMismatch
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
     Address,
@@ -211,7 +212,9 @@ class FilesystemBackend:
         if cursor is None:
             where = listing.library, listing.folder
             if wait:
-                self._scanner.refresh(*where, recursive=listing.recursive)
+                # What cannot be taken note of now, because the disk is full, say, is found by a later list.
+                with contextlib.suppress(OutOfSpace, StorageUnavailable):
+                    self._scanner.refresh(*where, recursive=listing.recursive)
             elif not self._scanner.is_fresh(*where, recursive=listing.recursive):
                 return None
         with self._database.reading() as session:
