@@ -112,6 +112,15 @@ def need(*commands: str) -> None:
         pytest.skip(message)
 
 
+def need_root() -> None:
+    """Skip a test that mounts file systems or traces a server that runs; in CI, fail it."""
+    if os.geteuid() != 0:
+        message = "needs root, to mount file systems and to trace a process"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
 def run(*command: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a client to its end, and show what it said if it fails."""
     result = subprocess.run(

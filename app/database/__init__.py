@@ -56,9 +56,10 @@ def open_filesystem(
 ) -> FilesystemBackend:
     files = open_files(settings, stack)
     database = open_sql(settings, stack)
-    migrate(database)
-    volume = _claim(files, database)
-    files.sweep()
+    with files.with_reserve():  # even a look at the database needs a file beside it
+        migrate(database)
+        volume = _claim(files, database)
+        files.sweep()
     return FilesystemBackend(database, files, volume=volume, media_type=media_type)
 
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 from app.storage import folders
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.folders import Segments, translated
+from app.storage.reserve import Reserve
 from app.storage.staging import StagedFile, hold, sweep
 from app.storage.types import RESERVED
 
@@ -36,8 +37,12 @@ class Disk:
             self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with folders.entered(self._root, _STAGING, create=True) as staging:
                 self._staging = os.dup(staging)
+            with folders.entered(self._root, (RESERVED,)) as ours:
+                self._ours = os.dup(ours)
+        self._reserve = Reserve(self._ours)
 
     def close(self) -> None:
+        os.close(self._ours)
         os.close(self._staging)
         os.close(self._root)
 
@@ -67,6 +72,7 @@ class Disk:
     def stage(self, size: int | None = None) -> StagedFile:
         """A new file in the staging folder. OutOfSpace when `size` more bytes cannot fit."""
         with translated():
+            self._reserve.fill()
             if size is not None:
                 free = os.fstatvfs(self._staging)
                 if size > free.f_bavail * free.f_frsize:
@@ -76,6 +82,12 @@ class Disk:
     def sweep(self) -> None:
         """Remove what crashed writers left in the staging folder."""
         sweep(self._staging)
+
+    @contextmanager
+    def with_reserve(self) -> Generator[None]:
+        """A little room inside, even on a full disk, for one at a time."""
+        with translated(), self._reserve.given_up():
+            yield
 
     # Looking
 

@@ -1,5 +1,6 @@
 """Connections to an SQL database, and its errors in the storage's words."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +18,17 @@ BUSY_TIMEOUT_MS = 30_000
 """How long a writer waits for the writers of other processes."""
 
 
+# The second is said of the file beside the database that its readers and writers share.
+_FULL = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Database errors in the storage's words."""
     try:
         yield
     except DBAPIError as error:
-        if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL":
+        if getattr(error.orig, "sqlite_errorname", "") in _FULL:
             raise OutOfSpace("The disk of the database is full.") from error
         raise StorageUnavailable(f"The database refuses: {error.orig}.") from error
     except PoolTimeout as error:
@@ -50,6 +55,11 @@ class Database:
         """A snapshot of the database."""
         with translated(), Session(self.engine, expire_on_commit=False) as session:
             yield session
+
+    def checkpoint(self) -> None:
+        """Bring the log into the database: the next change writes over it, and it need not grow."""
+        with translated(), contextlib.closing(self.engine.raw_connection()) as connection:
+            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 from uuid import uuid4
 
 from sqlalchemy import select
@@ -23,6 +24,7 @@ from app.storage.disk import Disk
 from app.storage.errors import (
     AlreadyExists,
     NotFound,
+    OutOfSpace,
     StorageUnavailable,
     VersionMismatch,
 )
@@ -38,6 +40,8 @@ from app.storage.types import (
     Key,
     Page,
 )
+
+T = TypeVar("T")
 
 STABLE_AFTER_S = 2
 """A file without a row is taken for finished when it has not changed for so long."""
@@ -95,7 +99,7 @@ class FilesystemBackend:
         elif row is None:
             raise NotFound(_NO_FILE)
         # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
-        return self._open_settled(address) if wait else None
+        return self._with_reserve(lambda: self._open_settled(address)) if wait else None
 
     def _open_settled(self, address: Address) -> DiskReader:
         with self._database.writing() as session:
@@ -161,6 +165,18 @@ class FilesystemBackend:
             return Committed(_info(row), created)
 
     def delete(self, key: Key, expect: Expectation) -> None:
+        self._with_reserve(lambda: self._delete(key, expect))
+
+    def _with_reserve(self, step: Callable[[], T]) -> T:
+        # Deleting is how people make room, and reading needs none: neither may fail for want of it.
+        try:
+            return step()
+        except OutOfSpace:
+            with self._disk.with_reserve():
+                self._database.checkpoint()
+                return step()
+
+    def _delete(self, key: Key, expect: Expectation) -> None:
         with self._database.writing() as session:
             row = self._settled(session, key)
             _check(row.etag, expect)
