@@ -1,10 +1,13 @@
 """What the tests of faults share."""
 
 import hashlib
+import signal
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -59,6 +62,32 @@ def mount() -> Iterator[Callable[..., Path]]:
     yield mount
     for folder in reversed(mounted):
         run("umount", folder)
+
+
+@pytest.fixture
+def injected(tmp_path: Path) -> Callable[..., AbstractContextManager[Path]]:
+    """Faults in the system calls of a process that runs, as strace(1) words them, until the context ends. Gives
+    the file that names each call that was made, with its result."""
+    need("strace")
+    need_root()
+
+    @contextmanager
+    def injected(process: int, *faults: str, paths: tuple[Path, ...] = ()) -> Iterator[Path]:
+        trace = tmp_path / f"trace-{time.monotonic_ns()}"
+        calls = ",".join(fault.partition(":")[0] for fault in faults)
+        command = ["strace", "-f", "-y", "-p", str(process), "-o", str(trace), "-e", f"trace={calls}"]
+        command += [word for fault in faults for word in ("-e", f"inject={fault}")]
+        command += [word for path in paths for word in ("-P", str(path))]
+        strace = subprocess.Popen(command, stderr=subprocess.PIPE)
+        assert strace.stderr is not None
+        try:
+            assert b"attached" in strace.stderr.readline(), "strace has the process"
+            yield trace
+        finally:
+            strace.send_signal(signal.SIGINT)
+            strace.communicate()
+
+    return injected
 
 
 @pytest.fixture

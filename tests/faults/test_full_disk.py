@@ -171,3 +171,22 @@ def test_starting_without_any_room(disk: SmallDisk, how: str) -> None:
         assert http.put("/files/c.mp4", content=b"").status_code == 507
         assert http.delete("/files/a.mp4").status_code == 204
         assert http.put("/files/c.mp4", content=data[:MB]).status_code == 201
+
+
+def test_what_is_held_back_is_made_anew(disk: SmallDisk) -> None:
+    """By the next upload at the latest, for example where there was no room for it at the start."""
+    reserve = disk.server.files / ".seekable" / "reserve"
+    with disk.server.client() as http:
+        reserve.unlink()
+        http.put("/files/film.mp4", content=b"film").raise_for_status()
+        assert reserve.stat().st_blocks * 512 >= 200_000
+        disk.fill()
+        assert http.delete("/files/film.mp4").status_code == 204
+        # Without it the start says what is wrong.
+        disk.server.stop()
+        reserve.unlink()
+        disk.fill()
+        with pytest.raises(AssertionError, match="Error: The disk of the database is full"):
+            disk.server.start()
+        disk.make_room()
+        disk.server.start()
