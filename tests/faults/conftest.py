@@ -66,8 +66,8 @@ def mount() -> Iterator[Callable[..., Path]]:
 
 @pytest.fixture
 def injected(tmp_path: Path) -> Callable[..., AbstractContextManager[Path]]:
-    """Faults in the system calls of a process that runs, as strace(1) words them, until the context ends. Gives
-    the file that names each call that was made, with its result."""
+    """Faults in the system calls of a process that runs, as strace(1) words them, until the context ends.
+    Gives the file that names each call that was made, with its result."""
     need("strace")
     need_root()
 
@@ -85,7 +85,11 @@ def injected(tmp_path: Path) -> Callable[..., AbstractContextManager[Path]]:
             yield trace
         finally:
             strace.send_signal(signal.SIGINT)
-            strace.communicate()
+            try:
+                strace.communicate(timeout=1)
+            except subprocess.TimeoutExpired:
+                strace.kill()  # it waits for a process that is dead, whose parent has yet to ask for it
+                strace.communicate()
 
     return injected
 

@@ -64,7 +64,7 @@ def test_an_fsync_that_fails(doomed: Server, injected: Injected, listed: Listed)
 def test_killed_after_an_fsync_of_the_database_failed(
     doomed: Server, injected: Injected, listed: Listed, until: Callable[..., bool], name: str
 ) -> None:
-    """The log of the database then holds a change that was refused, and that counts again at the next start."""
+    """The log of the database holds a change that was refused, and that counts again at the next start."""
     with doomed.client() as http:
         http.put("/files/a/old.mp4", content=OLD).raise_for_status()
         wal = doomed.files / ".seekable" / "seekable.db-wal"

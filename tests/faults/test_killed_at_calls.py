@@ -1,0 +1,196 @@
+"""kill -9 at every system call that changes the disk, of every change. Over the filesystem backend.
+
+A call at which strace kills is not made: killing at each of them shows every state that the disk passes
+through.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.faults.victim import NEW, OLD, Library
+from tests.support import Server
+
+Injected = Callable[..., AbstractContextManager[Path]]
+Listed = Callable[[httpx.Client, str], dict[str, str]]
+
+CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "mkdirat", "linkat", "renameat", "unlinkat")
+KINDS = ("create", "replace", "delete", "move")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Victims:
+    """Processes that are killed, one after another, in one library."""
+
+    def __init__(self, root: Path, injected: Injected) -> None:
+        self.root = root
+        self._injected = injected
+        script = Path(__file__).with_name("victim.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self._look: list[str] = []
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _tell(self, **task: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(task).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        heard: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return heard
+
+    def look(self) -> dict[str, str | None]:
+        """What is found where the last change was made, by the next process that starts."""
+        self._tell(look=self._look)
+        heard = self._hear()
+        assert self._hear() == {"status": 0}
+        assert heard["staging"] == []
+        return heard["found"]
+
+    def change(self, kind: str, path: str, *faults: str) -> tuple[bool, str]:
+        """Make a change under these faults. Whether it was acknowledged, and the calls that were made."""
+        self._tell(look=[], kind=kind, path=path)
+        pid = self._hear()["pid"]
+        assert self._hear() == {"ready": True}
+        with self._injected(pid, *faults) as trace:
+            self._tell()
+            done = self._hear() == {"done": True}
+            if done:
+                assert "status" in self._hear()
+        self._look = [path, f"moved/{path}"]
+        return done, trace.read_text()
+
+
+@pytest.fixture
+def victims(tmp_path: Path, injected: Injected) -> Iterator[Victims]:
+    victims = Victims(tmp_path / "files", injected)
+    yield victims
+    victims.close()
+
+
+States = set[tuple[str | None, str | None]]
+"""What may be found at the path of a change, and at the path that it moves to."""
+
+_OLD, _NEW = sha256(OLD), sha256(NEW)
+BEFORE: dict[str, States] = {kind: {(None if kind == "create" else _OLD, None)} for kind in KINDS}
+AFTER: dict[str, States] = {
+    "create": {(_NEW, None)},
+    "replace": {(_NEW, None)},
+    "delete": {(None, None)},
+    "move": {(None, _OLD)},
+}
+BOTH_NAMES: States = {(_OLD, _OLD)}  # which a crash in a move may leave, but never neither
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_each_call(victims: Victims, kind: str) -> None:
+    allowed: dict[str, States] = {}
+    kills: Counter[str] = Counter()
+    victims.look()
+    for call in CALLS:
+        done = False
+        while not done:
+            number = kills[call] + 1
+            path = f"{kind}-{call}-{number}/film"
+            done, trace = victims.change(kind, path, f"{call}:signal=SIGKILL:when={number}")
+            kills[call] += "SIGKILL" in trace
+            # A kill on the way to its end, when all is acknowledged, is the last of its kind.
+            allowed[path] = AFTER[kind] if done else BEFORE[kind] | AFTER[kind]
+            if kind == "move" and not done:
+                allowed[path] |= BOTH_NAMES
+            found = victims.look()
+            now = (found[path], found[f"moved/{path}"])
+            # A file that was linked and has no row yet is not served until it has been still for 2 s.
+            assert now in allowed[path] | ({(None, None)} if kind == "move" and not done else set()), path
+    assert {"write", "pwrite64", "fsync", "fdatasync", "unlinkat"} <= (+kills).keys(), "each was met"
+    assert ("renameat" if kind == "replace" else "linkat") in (+kills)
+    time.sleep(2.1)
+    check_settled(victims.root, allowed)
+
+
+def check_settled(root: Path, allowed: dict[str, States]) -> None:
+    """Nobody has repaired anything: all is whole, what is listed is what is read, every name can be used."""
+    with ExitStack() as stack:
+        library = Library(root, stack)
+        for path, states in allowed.items():
+            assert (library.get(path), library.get(f"moved/{path}")) in states, path
+            for name in (path, f"moved/{path}"):
+                found, folder = library.get(name), name.rpartition("/")[0]
+                assert (root / name).exists() == (found is not None)
+                assert library.listed(folder) == ([name] if found is not None else [])
+                library.put(name, b"other")
+                library.change("delete", name)
+        assert library.staging() == []
+        assert os.listdir(root) == [".seekable"], "no folder is left"
+
+
+# What is changed, the call at which the server is killed, and where that call is made.
+KILLS = [
+    ("create", "linkat", None),
+    ("form", "fsync", ""),
+    ("replace", "renameat", None),
+    ("replace", "fdatasync", ".seekable/seekable.db-wal"),
+    ("delete", "unlinkat", None),
+    ("delete", "fsync", ""),
+]
+
+
+def test_a_server_that_is_killed_at_a_call(doomed: Server, injected: Injected, listed: Listed) -> None:
+    for number, (kind, call, where) in enumerate(KILLS):
+        with doomed.client() as http:
+            http.put(f"/files/{number}/old.mp4", content=OLD).raise_for_status()
+            paths = () if where is None else (doomed.files / (where or str(number)),)
+            with (
+                injected(doomed.process.pid, f"{call}:signal=SIGKILL", paths=paths),
+                pytest.raises(httpx.TransportError),
+            ):
+                change(http, kind, str(number))
+        doomed.process.wait()
+        doomed.start()
+        assert doomed.staging() == []
+    time.sleep(2.1)
+    with doomed.client() as http:
+        for number, (kind, _, _) in enumerate(KILLS):
+            check_names(http, listed, kind, str(number))
+    assert os.listdir(doomed.files) == [".seekable"]
+
+
+def change(http: httpx.Client, kind: str, folder: str) -> httpx.Response:
+    if kind == "delete":
+        return http.delete(f"/files/{folder}/old.mp4")
+    if kind == "form":
+        return http.post(f"/file/upload?folder={folder}", files={"file": ("new.mp4", NEW)})
+    return http.put(f"/files/{folder}/{'new' if kind == 'create' else 'old'}.mp4", content=NEW)
+
+
+def check_names(http: httpx.Client, listed: Listed, kind: str, folder: str) -> None:
+    """Both names hold what they may after a change that was not acknowledged, and can be used."""
+    found = {
+        name: sha256(answer.content) if (answer := http.get(f"/files/{folder}/{name}")).is_success else None
+        for name in ("old.mp4", "new.mp4")
+    }
+    assert found["old.mp4"] in {"replace": (_OLD, _NEW), "delete": (_OLD, None)}.get(kind, (_OLD,))
+    assert found["new.mp4"] in ((_NEW, None) if kind in ("create", "form") else (None,))
+    assert listed(http, folder) == {name: data for name, data in found.items() if data is not None}
+    for name in found:
+        assert http.put(f"/files/{folder}/{name}", content=OLD).is_success
+        assert http.delete(f"/files/{folder}/{name}").status_code == 204

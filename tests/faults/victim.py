@@ -1,0 +1,116 @@
+"""A process that changes stored files when it is told to, to be killed in the middle.
+
+It reads tasks from its input, one JSON object a line, and forks for each, so that the program is imported
+once. The child opens the library as a start of the server does, says what is there, prepares, says that it is
+ready, waits for a line, makes the one change, and says that it is done.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from contextlib import ExitStack
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from app.database import open_filesystem
+from app.database.sql.files import FilesystemBackend
+from app.settings import Settings
+from app.storage.errors import NotFound
+from app.storage.types import SHARED, Expect, Key
+
+# Nothing is read ahead: some lines are for the parent, some for its children.
+INPUT = FileIO(0, closefd=False)
+
+OLD = b"old" * 1000
+NEW = b"new" * 100_000
+
+
+class Library:
+    """Stored files, as one process that has just started sees them."""
+
+    def __init__(self, root: Path, stack: ExitStack) -> None:
+        settings = Settings(_env_file=None, files_dir=root)
+        self.backend: FilesystemBackend = open_filesystem(settings, lambda name: "video/mp4", stack)
+        self._staging = root / ".seekable" / "staging"
+
+    def put(self, path: str, data: bytes) -> None:
+        staged = self.backend.stage(len(data))
+        try:
+            for start in range(0, len(data), 100_000):
+                staged.write(data[start : start + 100_000])
+            self.backend.commit(
+                Key.at(SHARED, path),
+                staged,
+                size=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                content_type="video/mp4",
+                expect=Expect.ANY,
+            )
+        finally:
+            staged.discard()
+
+    def get(self, path: str) -> str | None:
+        """The SHA-256 of the bytes, which is what their row says, if it says one."""
+        try:
+            reader = self.backend.open(Key.at(SHARED, path), wait=True)
+        except NotFound:
+            return None
+        assert reader is not None
+        data = reader.read(0, 1 << 24)
+        reader.close()
+        found = hashlib.sha256(data).hexdigest()
+        assert (len(data), found) == (reader.info.size, reader.info.sha256 or found)
+        return found
+
+    def listed(self, folder: str) -> list[str]:
+        page = self.backend.page(SHARED, folder, cursor=None, limit=1000)
+        return [item.key.path for item in page.items]
+
+    def change(self, kind: str, path: str) -> None:
+        key = Key.at(SHARED, path)
+        match kind:
+            case "create" | "replace":
+                self.put(path, NEW)
+            case "delete":
+                self.backend.delete(key, Expect.ANY)
+            case "move":
+                self.backend.move(key, Key.at(SHARED, f"moved/{path}"), Expect.ANY)
+
+    def staging(self) -> list[str]:
+        return os.listdir(self._staging)
+
+
+def say(**what: Any) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+def perform(root: Path, look: list[str], kind: str | None = None, path: str = "") -> None:
+    """Look at the paths `look`; then make the change."""
+    with ExitStack() as stack:
+        library = Library(root, stack)
+        say(pid=os.getpid(), staging=library.staging(), found={path: library.get(path) for path in look})
+        if kind is None:
+            return
+        if kind != "create":
+            library.put(path, OLD)
+        say(ready=True)
+        INPUT.readline()
+        library.change(kind, path)
+        say(done=True)
+
+
+def main() -> None:
+    root = Path(sys.argv[1])
+    while line := INPUT.readline():
+        child = os.fork()
+        if child == 0:
+            perform(root, **json.loads(line))
+            os._exit(0)
+        say(status=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+if __name__ == "__main__":
+    main()
