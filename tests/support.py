@@ -121,6 +121,19 @@ def need_root() -> None:
         pytest.skip(message)
 
 
+@contextmanager
+def mounted(folder: Path, *arguments: object) -> Iterator[Path]:
+    """A file system on a folder, which is made, as mount(8) words it."""
+    need_root()
+    need("mount", "umount")
+    folder.mkdir(parents=True, exist_ok=True)
+    run("mount", *arguments, folder)
+    try:
+        yield folder
+    finally:
+        run("umount", folder)
+
+
 def run(*command: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a client to its end, and show what it said if it fails."""
     result = subprocess.run(

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import Server, need, need_root, run
+from tests.support import Server, need, need_root
 
 
 def sha256(data: bytes) -> str:
@@ -44,24 +44,6 @@ def doomed(tmp_path: Path) -> Iterator[Server]:
     finally:
         if server.process.poll() is None:
             server.stop()
-
-
-@pytest.fixture
-def mount() -> Iterator[Callable[..., Path]]:
-    """Mount a file system on a folder, which is made, until the test ends."""
-    need_root()
-    need("mount", "umount")
-    mounted: list[Path] = []
-
-    def mount(folder: Path, *arguments: object) -> Path:
-        folder.mkdir(parents=True)
-        run("mount", *arguments, folder)
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in reversed(mounted):
-        run("umount", folder)
 
 
 @pytest.fixture

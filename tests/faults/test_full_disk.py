@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import Server
+from tests.support import Server, mounted
 
 MB = 1_000_000
 FORM = {"content-type": "multipart/form-data; boundary=xxx"}
@@ -47,12 +47,12 @@ class SmallDisk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path, mount: Callable[..., Path]) -> Iterator[SmallDisk]:
-    mount(tmp_path / "server" / "files", "-t", "tmpfs", "-o", "size=16m", "tmpfs")
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     disk = SmallDisk(tmp_path / "server")
-    disk.server.start()
-    yield disk
-    disk.server.stop()
+    with mounted(disk.server.files, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
+        disk.server.start()
+        yield disk
+        disk.server.stop()
     assert "Traceback" not in disk.server.log()
 
 

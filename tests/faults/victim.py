@@ -2,7 +2,7 @@
 
 It reads tasks from its input, one JSON object a line, and forks for each, so that the program is imported
 once. The child opens the library as a start of the server does, says what is there, prepares, says that it is
-ready, waits for a line, makes the one change, and says that it is done.
+ready, waits for a line, makes the one change, says that it is done, and waits for a line before it ends.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import sys
 from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from app.database import open_filesystem
@@ -27,11 +28,16 @@ OLD = b"old" * 1000
 NEW = b"new" * 100_000
 
 
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 class Library:
     """Stored files, as one process that has just started sees them."""
 
-    def __init__(self, root: Path, stack: ExitStack) -> None:
-        settings = Settings(_env_file=None, files_dir=root)
+    def __init__(self, root: Path, stack: ExitStack, database: Path | None = None) -> None:
+        url = None if database is None else f"sqlite:///{database}"
+        settings = Settings(_env_file=None, files_dir=root, database_url=url)
         self.backend: FilesystemBackend = open_filesystem(settings, lambda name: "video/mp4", stack)
         self._staging = root / ".seekable" / "staging"
 
@@ -51,8 +57,8 @@ class Library:
         finally:
             staged.discard()
 
-    def get(self, path: str) -> str | None:
-        """The SHA-256 of the bytes, which is what their row says, if it says one."""
+    def get(self, path: str, *, known: bool = False) -> str | None:
+        """The SHA-256 of the bytes, as their row says; only if `known` it must say so."""
         try:
             reader = self.backend.open(Key.at(SHARED, path), wait=True)
         except NotFound:
@@ -61,7 +67,7 @@ class Library:
         data = reader.read(0, 1 << 24)
         reader.close()
         found = hashlib.sha256(data).hexdigest()
-        assert (len(data), found) == (reader.info.size, reader.info.sha256 or found)
+        assert (len(data), found) == (reader.info.size, reader.info.sha256 or (None if known else found))
         return found
 
     def listed(self, folder: str) -> list[str]:
@@ -87,27 +93,29 @@ def say(**what: Any) -> None:
     sys.stdout.flush()
 
 
-def perform(root: Path, look: list[str], kind: str | None = None, path: str = "") -> None:
+def perform(library: Library, look: list[str], kind: str | None = None, path: str = "") -> None:
     """Look at the paths `look`; then make the change."""
-    with ExitStack() as stack:
-        library = Library(root, stack)
-        say(pid=os.getpid(), staging=library.staging(), found={path: library.get(path) for path in look})
-        if kind is None:
-            return
-        if kind != "create":
-            library.put(path, OLD)
-        say(ready=True)
-        INPUT.readline()
-        library.change(kind, path)
-        say(done=True)
+    say(pid=os.getpid(), staging=library.staging(), found={path: library.get(path) for path in look})
+    if kind is None:
+        return
+    if kind != "create":
+        library.put(path, OLD)
+    say(ready=True)
+    INPUT.readline()
+    library.change(kind, path)
+    say(done=True)
+    INPUT.readline()
 
 
 def main() -> None:
-    root = Path(sys.argv[1])
+    root, database = Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        Library(Path(folder), stack)  # what is loaded only then is loaded once, too
     while line := INPUT.readline():
         child = os.fork()
         if child == 0:
-            perform(root, **json.loads(line))
+            with ExitStack() as stack:
+                perform(Library(root, stack, database), **json.loads(line))
             os._exit(0)
         say(status=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
