@@ -4,7 +4,6 @@ A call at which strace kills is not made: killing at each of them shows every st
 through.
 """
 
-import hashlib
 import os
 import time
 from collections import Counter
@@ -15,18 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.faults.victim import NEW, OLD, Library
-from tests.faults.victims import Injected, Victims
+from tests.faults.victim import NEW, OLD, Library, sha256
+from tests.faults.victims import KINDS, Injected, States, Victims, states
 from tests.support import Server
 
 Listed = Callable[[httpx.Client, str], dict[str, str]]
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "mkdirat", "linkat", "renameat", "unlinkat")
-KINDS = ("create", "replace", "delete", "move")
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture
@@ -36,18 +30,7 @@ def victims(tmp_path: Path, injected: Injected) -> Iterator[Victims]:
     victims.close()
 
 
-States = set[tuple[str | None, str | None]]
-"""What may be found at the path of a change, and at the path that it moves to."""
-
 _OLD, _NEW = sha256(OLD), sha256(NEW)
-BEFORE: dict[str, States] = {kind: {(None if kind == "create" else _OLD, None)} for kind in KINDS}
-AFTER: dict[str, States] = {
-    "create": {(_NEW, None)},
-    "replace": {(_NEW, None)},
-    "delete": {(None, None)},
-    "move": {(None, _OLD)},
-}
-BOTH_NAMES: States = {(_OLD, _OLD)}  # which a crash in a move may leave, but never neither
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,9 +49,7 @@ def test_killed_at_each_call(victims: Victims, kind: str) -> None:
             if before:
                 check_found(victims, kind, *before, allowed[before[0]])
             before = (path, f"moved/{path}")
-            allowed[path] = AFTER[kind] if done else BEFORE[kind] | AFTER[kind]
-            if kind == "move" and not done:
-                allowed[path] |= BOTH_NAMES
+            allowed[path] = states(kind, acknowledged=done)
     assert {"write", "pwrite64", "fsync", "fdatasync", "unlinkat"} <= (+kills).keys(), "each was met"
     assert ("renameat" if kind == "replace" else "linkat") in (+kills)
     time.sleep(2.1)
@@ -89,8 +70,8 @@ def check_settled(root: Path, allowed: dict[str, States]) -> None:
     """Nobody has repaired anything: all is whole, what is listed is what is read, every name can be used."""
     with ExitStack() as stack:
         library = Library(root, stack)
-        for path, states in allowed.items():
-            assert (library.get(path), library.get(f"moved/{path}")) in states, path
+        for path, expected in allowed.items():
+            assert (library.get(path), library.get(f"moved/{path}")) in expected, path
             for name in (path, f"moved/{path}"):
                 found, folder = library.get(name), name.rpartition("/")[0]
                 assert (root / name).exists() == (found is not None)

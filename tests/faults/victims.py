@@ -8,7 +8,32 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.faults.victim import NEW, OLD, sha256
+
 Injected = Callable[..., AbstractContextManager[Path]]
+
+KINDS = ("create", "replace", "delete", "move")
+
+States = set[tuple[str | None, str | None]]
+"""Hashes that may be found at the path of a change, and at the path that it moves to."""
+
+_OLD, _NEW = sha256(OLD), sha256(NEW)
+_AFTER: dict[str, States] = {
+    "create": {(_NEW, None)},
+    "replace": {(_NEW, None)},
+    "delete": {(None, None)},
+    "move": {(None, _OLD)},
+}
+_BOTH_NAMES = (_OLD, _OLD)  # which a crash in a move may leave, but never neither
+
+
+def states(kind: str, *, acknowledged: bool) -> States:
+    """What may be found after a change, once that is settled."""
+    if acknowledged:
+        return _AFTER[kind]
+    before = (None if kind == "create" else _OLD, None)
+    return _AFTER[kind] | {before} | ({_BOTH_NAMES} if kind == "move" else set())
+
 
 Outcome = tuple[bool, str]
 """Whether a change was acknowledged, and the calls at which faults were put in."""
