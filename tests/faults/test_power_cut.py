@@ -95,8 +95,8 @@ def test_what_was_acknowledged_is_there_after_a_power_cut(machine: Machine, vict
     stored: dict[str, str] = {}
     for number in range(ROUNDS):
         for kind in KINDS:
-            # Some in folders that are there, some in new ones.
-            path = f"{kind}/{number // 2}/{number}.mp4"
+            # Some in folders of their own, which come and go with them.
+            path = f"{kind if number % 2 else 'all'}/{kind}-{number}.mp4"
             with victims.change(kind, path) as (done, _):
                 assert done
                 cut = machine.cut()

@@ -19,7 +19,7 @@ from app.database import open_filesystem
 from app.database.sql.files import FilesystemBackend
 from app.settings import Settings
 from app.storage.errors import NotFound
-from app.storage.types import SHARED, Expect, Key
+from app.storage.types import SHARED, Expect, Expectation, Key
 
 # Nothing is read ahead: some lines are for the parent, some for its children.
 INPUT = FileIO(0, closefd=False)
@@ -41,7 +41,7 @@ class Library:
         self.backend: FilesystemBackend = open_filesystem(settings, lambda name: "video/mp4", stack)
         self._staging = root / ".seekable" / "staging"
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: bytes, expect: Expectation = Expect.ANY) -> None:
         staged = self.backend.stage(len(data))
         try:
             for start in range(0, len(data), 100_000):
@@ -52,7 +52,7 @@ class Library:
                 size=len(data),
                 sha256=hashlib.sha256(data).hexdigest(),
                 content_type="video/mp4",
-                expect=Expect.ANY,
+                expect=expect,
             )
         finally:
             staged.discard()
