@@ -226,7 +226,11 @@ class Disk:
                 os.link(name, kept, src_dir_fd=folder, dst_dir_fd=self._staging, follow_symlinks=False)
             except FileNotFoundError:
                 raise NotFound("The file is gone.") from None
-            held = hold(self._staging, kept)
+            try:
+                held = hold(self._staging, kept)
+            except OSError:  # a symbolic link that somebody swapped in, for one
+                os.unlink(kept, dir_fd=self._staging)
+                raise
             if held is not None:
                 return kept, held
 

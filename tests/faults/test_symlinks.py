@@ -1,10 +1,9 @@
 """Symbolic links that lead out of the folder, swapped in while requests walk through. Over the filesystem
 backend."""
 
-import ctypes
-import multiprocessing
-import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,30 +22,34 @@ from tests.support import Server
 SECONDS = 4
 SECRET = b"secret" * 1000 + b"!"
 INSIDE = b"inside" * 1000
-_AT_FDCWD, _EXCHANGE = -100, 2
 
 
-def swap_for_ever(one: Path, other: Path) -> None:
-    """Let two names change places, each time at one stroke."""
-    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    names = (os.fsencode(one), os.fsencode(other))
-    while True:
-        renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE)
+SWAP = """
+import ctypes, sys
+rename = ctypes.CDLL(None).renameat2
+one, other = (name.encode() for name in sys.argv[1:])
+while rename(-100, one, -100, other, 2) == 0:  # AT_FDCWD, RENAME_EXCHANGE
+    pass
+"""
+"""Lets two names change places for ever, each time at one stroke."""
 
 
 @contextmanager
 def swapping(one: Path, other: Path) -> Iterator[None]:
     """The names change places as often as can be; at the end each stands for what it did at first."""
     linked = one.is_symlink()
-    process = multiprocessing.get_context("spawn").Process(target=swap_for_ever, args=(one, other))
-    process.start()
+    process = subprocess.Popen([sys.executable, "-c", SWAP, one, other])
     try:
         yield
     finally:
+        assert process.poll() is None, "they were swapped to the end"
         process.kill()
-        process.join()
+        process.wait()
         if one.is_symlink() != linked:
-            ctypes.CDLL(None).renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE)
+            aside = one.with_name("aside")
+            one.rename(aside)
+            other.rename(one)
+            aside.rename(other)
 
 
 class Client(threading.Thread):

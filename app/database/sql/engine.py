@@ -2,8 +2,10 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from sqlite3 import SQLITE_BUSY, Cursor, OperationalError
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
 
@@ -92,9 +94,22 @@ def _configure(connection: SQLiteConnection, _record: Any) -> None:
     connection.isolation_level = None  # or the driver begins transactions by itself, and not IMMEDIATE
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _use_log(cursor)
     cursor.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged commits in a power cut
     cursor.close()
+
+
+def _use_log(cursor: Cursor) -> None:
+    # The one step that SQLite does not wait for when others take it, too: processes that start at once.
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin(connection: Connection) -> None:
