@@ -13,6 +13,8 @@ vlc       vlc-bin vlc-plugin-base
 chromium  chromium
 setpriv   util-linux
 strace    strace
+mount     mount
+mkfs.ext4 e2fsprogs
 '
 
 # Fills $commands and $packages with what is missing.
