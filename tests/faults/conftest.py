@@ -1,19 +1,19 @@
 """What the tests of faults share."""
 
 import hashlib
-import signal
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support import Server, lacks, need, need_root
+from tests.faults import tracing
+from tests.support import Server, need, need_root
 
 
 def sha256(data: bytes) -> str:
@@ -48,34 +48,11 @@ def doomed(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def injected(tmp_path: Path) -> Callable[..., AbstractContextManager[Path]]:
-    """Faults in the system calls of a process that runs, as strace(1) words them, until the context ends.
-    Gives the file that names each call that was made, with its result."""
+    """Puts faults into the system calls of a process that runs; see tracing.py."""
     need("strace")
     need_root()
 
-    @contextmanager
-    def injected(process: int, *faults: str, paths: tuple[Path, ...] = ()) -> Iterator[Path]:
-        trace = tmp_path / f"trace-{time.monotonic_ns()}"
-        calls = ",".join(fault.partition(":")[0] for fault in faults)
-        command = ["strace", "-f", "-y", "-p", str(process), "-o", str(trace), "-e", f"trace={calls}"]
-        command += [word for fault in faults for word in ("-e", f"inject={fault}")]
-        command += [word for path in paths for word in ("-P", str(path))]
-        strace = subprocess.Popen(command, stderr=subprocess.PIPE)
-        assert strace.stderr is not None
-        try:
-            said = strace.stderr.readline().decode()
-            if "attached" not in said:
-                lacks(f"cannot trace here: {said.strip()}")
-            yield trace
-        finally:
-            strace.send_signal(signal.SIGINT)
-            try:
-                strace.communicate(timeout=1)
-            except subprocess.TimeoutExpired:
-                strace.kill()  # it waits for a process that is dead, whose parent has yet to ask for it
-                strace.communicate()
-
-    return injected
+    return partial(tracing.injected, tmp_path)
 
 
 @pytest.fixture
