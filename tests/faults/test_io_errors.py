@@ -60,7 +60,7 @@ def test_an_fsync_that_fails(doomed: Server, injected: Injected, listed: Listed)
     assert "Traceback" not in doomed.log()
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", ["create", "replace", "delete"])
 def test_killed_after_an_fsync_of_the_database_failed(
     doomed: Server, injected: Injected, listed: Listed, until: Callable[..., bool], name: str
 ) -> None:

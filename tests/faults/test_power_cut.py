@@ -19,7 +19,7 @@ from tests.faults.victim import NEW, OLD, Library, sha256
 from tests.faults.victims import KINDS, Injected, States, Victims, states
 from tests.support import Server, mounted, need, run
 
-ROUNDS = 4
+ROUNDS = 3
 
 
 class Machine:
