@@ -84,10 +84,11 @@ def open_filesystem(
     database = open_sql(settings, stack, busy_timeout_ms=busy_timeout_ms)
     _check_mounted(settings, database)
     files = open_files(settings, stack)
-    with _said_of(database):
+    # Even a look at the database needs a file beside it.
+    with _said_of(database), files.with_reserve():
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
-    files.sweep()
+        files.sweep()
     return FilesystemBackend(database, files, volume=volume, media_type=media_type, notice=notice)
 
 

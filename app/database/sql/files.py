@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from uuid import uuid4
 
 from sqlalchemy import delete, select
@@ -29,7 +30,7 @@ from app.database.sql.rows import (
     signature_of,
 )
 from app.database.sql.scanning import Scanner
-from app.database.sql.settling import Settling, is_young
+from app.database.sql.settling import Settling
 from app.database.sql.tables import Departed, Media, Volume
 from app.storage import disk
 from app.storage.backend import Writer
@@ -48,6 +49,8 @@ from app.storage.types import (
     Page,
 )
 from app.storage.upkeep import Scanned, Usage, Verified
+
+T = TypeVar("T")
 
 REMEMBERED_FOR = timedelta(days=30)
 """How long it is known of a file that went away what it was, should it come back."""
@@ -107,16 +110,13 @@ class FilesystemBackend:
             raise NotFound(_NO_FILE)
         descriptor = self._disk.open(path)
         if descriptor is not None:
-            status = os.fstat(descriptor)
-            if row is not None and signature_of(row) == Signature.of(status):
+            if row is not None and signature_of(row) == Signature.of(os.fstat(descriptor)):
                 return DiskReader(info_of(row), descriptor)
             os.close(descriptor)
-            if row is None and is_young(status):
-                raise NotFound(_NO_FILE)
         elif row is None:
             raise NotFound(_NO_FILE)
         # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
-        return self._open_settled(address) if wait else None
+        return self._with_reserve(lambda: self._open_settled(address)) if wait else None
 
     def _open_settled(self, address: Address) -> DiskReader:
         with self._settling() as settling:
@@ -184,6 +184,18 @@ class FilesystemBackend:
             return Committed(info_of(row), created)
 
     def delete(self, key: Key, expect: Expectation) -> None:
+        self._with_reserve(lambda: self._delete(key, expect))
+
+    def _with_reserve(self, step: Callable[[], T]) -> T:
+        # Deleting is how people make room, and reading needs none: neither may fail for want of it.
+        try:
+            return step()
+        except OutOfSpace:
+            with self._disk.with_reserve():
+                self._database.checkpoint()
+                return step()
+
+    def _delete(self, key: Key, expect: Expectation) -> None:
         with self._settling() as settling:
             row = self._settled(settling, key)
             _check(row.etag, expect)

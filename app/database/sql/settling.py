@@ -121,7 +121,7 @@ class Settling:
         # A file that is known is no new one that somebody may still be writing.
         row = self._returned(key, status)
         if row is None:
-            if is_young(status) or self._is_written(path, status):
+            if _is_young(status) or self._is_written(path, status):
                 return None
             row = Media(id=uuid4().hex, created_at=datetime.now(UTC))
             self._describe(row, status, key.filename)
@@ -216,7 +216,7 @@ class Settling:
         self.changes.append(Change(kind, info_of(row), previous))
 
 
-def is_young(status: os.stat_result) -> bool:
+def _is_young(status: os.stat_result) -> bool:
     """Whether the file changed so shortly ago that it may still be changing."""
     return 0 <= _age_s(status) < STABLE_AFTER_S
 
