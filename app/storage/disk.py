@@ -102,8 +102,10 @@ class Disk:
     # Looking
 
     def open(self, path: Segments) -> int | None:
-        """A descriptor of the regular file at the path, which the caller closes; None when there is none."""
-        with translated(), contextlib.ExitStack() as stack:
+        """A descriptor of the regular file at the path, which the caller closes; None when there is none.
+
+        Raises Unreadable."""
+        with looking(), contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(folders.entered(self._root, path[:-1]))
                 descriptor = os.open(path[-1], _READ, dir_fd=folder)
@@ -118,7 +120,7 @@ class Disk:
             return None
 
     def status(self, path: Segments) -> os.stat_result | None:
-        """The status of the regular file at the path; None when there is none."""
+        """The status of the regular file at the path; None when there is none. Raises Unreadable."""
         descriptor = self.open(path)
         if descriptor is None:
             return None

@@ -127,6 +127,34 @@ def test_links_out_of_the_folder_are_neither_served_nor_listed(lazy: Server, tmp
     assert (outside / "secret.mp4").read_bytes() == b"secret"
 
 
+def test_what_the_server_may_not_read_spoils_no_list(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server")
+    if os.geteuid() == 0:  # who may read everything, unless this is taken away
+        need("setpriv")
+        server.wrapper = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    try:
+        with server.start().client() as http:
+            http.put("/files/a/film.mp4", content=b"film").raise_for_status()
+            for path in (server.files / "a" / "secret.mp4", server.files / "a" / "closed" / "secret.mp4"):
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(b"secret")
+                path.chmod(0)
+            (server.files / "a" / "closed").chmod(0)
+            time.sleep(2.1)
+            assert names(http, "a") == ["a/film.mp4"]
+            assert names(http, recursive=True) == ["a/film.mp4"]
+            assert http.get("/files/a/secret.mp4").status_code == 503
+            scanned = run(*server.wrapper, "env", f"SEEKABLE_FILES_DIR={server.files}", SEEKABLE, "scan")
+            assert "unreadable: a/secret.mp4: The disk refuses: Permission denied." in scanned.stdout
+            assert "unreadable: a/closed: The disk refuses: Permission denied." in scanned.stdout
+            (server.files / "a" / "secret.mp4").chmod(0o644)
+            time.sleep(2.1)
+            assert names(http, "a") == ["a/film.mp4", "a/secret.mp4"]
+    finally:
+        server.stop()
+        (server.files / "a" / "closed").chmod(0o755)
+
+
 # A disk that is not there
 
 

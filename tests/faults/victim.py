@@ -19,7 +19,7 @@ from app.database import open_filesystem
 from app.database.sql.files import FilesystemBackend
 from app.settings import Settings
 from app.storage.errors import NotFound
-from app.storage.types import SHARED, Expect, Expectation, Key
+from app.storage.types import SHARED, Expect, Expectation, Key, Listing
 
 # Nothing is read ahead: some lines are for the parent, some for its children.
 INPUT = FileIO(0, closefd=False)
@@ -71,7 +71,8 @@ class Library:
         return found
 
     def listed(self, folder: str) -> list[str]:
-        page = self.backend.page(SHARED, folder, cursor=None, limit=1000)
+        page = self.backend.page(Listing(SHARED, folder), cursor=None, limit=1000, wait=True)
+        assert page is not None
         return [item.key.path for item in page.items]
 
     def change(self, kind: str, path: str) -> None:
