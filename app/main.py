@@ -1,7 +1,7 @@
 """Where everything meets: opened here, and closed in reverse."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
@@ -80,13 +80,13 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
         loop = asyncio.get_running_loop()
         connections = ConnectionManager(limit=settings.max_sockets)
 
-        def noticed(change: Change) -> None:
-            library.tell(change)
+        def noticed(changes: Sequence[Change]) -> None:
+            library.tell(changes)
             upkeep.hash_soon()
 
-        def notice(change: Change) -> None:
+        def notice(changes: Sequence[Change]) -> None:
             """From any thread."""
-            loop.call_soon_threadsafe(noticed, change)
+            loop.call_soon_threadsafe(noticed, changes)
 
         async with open_database(
             settings, media_type=lambda name: media_type(None, name), notice=notice

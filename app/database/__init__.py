@@ -2,7 +2,7 @@
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,18 +43,22 @@ class Stores:
     storage: Storage
 
 
-def _ignore(change: Change) -> None:
+def _ignore(changes: Sequence[Change]) -> None:
     """Nobody wants to hear of it."""
 
 
 @asynccontextmanager
 async def open_database(
-    settings: Settings, *, media_type: Callable[[str], str], notice: Callable[[Change], None] = _ignore
+    settings: Settings,
+    *,
+    media_type: Callable[[str], str],
+    notice: Callable[[Sequence[Change]], None] = _ignore,
 ) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
     `media_type` guesses the type of a file that was not uploaded from its name; `notice` is told, by any
-    thread, what other programs did to the files. Raises ConfigurationError, StorageUnavailable.
+    thread, what other programs did to the files: all that one look found, at once.
+    Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
         backend = await asyncio.to_thread(open_filesystem, settings, media_type, stack, notice)
@@ -77,7 +81,7 @@ def open_filesystem(
     settings: Settings,
     media_type: Callable[[str], str],
     stack: ExitStack,
-    notice: Callable[[Change], None] = _ignore,
+    notice: Callable[[Sequence[Change]], None] = _ignore,
     *,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
 ) -> FilesystemBackend:

@@ -26,7 +26,7 @@ class Library:
 
     def open(self) -> None:
         self.backend: FilesystemBackend = open_filesystem(
-            self.settings, lambda name: "video/guessed", self.stack, self.noticed.append
+            self.settings, lambda name: "video/guessed", self.stack, self.noticed.extend
         )
 
     def close(self) -> None:

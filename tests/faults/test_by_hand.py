@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.sockets import Socket
 from tests.support import SEEKABLE, Server, need, run, running
 
 Until = Callable[..., bool]
@@ -86,6 +87,31 @@ def test_a_list_shows_what_was_dropped_and_not_what_was_removed(lazy: Server, un
         assert names(http, q="track", recursive=True) == ["album/track 1.mp3"]
         assert http.get("/files/b/two.mp4").status_code == 404
         assert http.get("/files/album/track%201.mp3").headers["content-type"] == "audio/mpeg"
+
+
+def test_a_download_that_gets_its_name_when_it_is_whole(lazy: Server, until: Until) -> None:
+    part = lazy.files / "film.mp4.part"
+    part.write_bytes(b"film")
+    with lazy.client() as http:
+        assert until(lambda: names(http) == ["film.mp4.part"])
+        part.rename(lazy.files / "film.mp4")
+        assert names(http, type="video") == ["film.mp4"]
+        assert http.get("/files/film.mp4").headers["content-disposition"].startswith("inline")
+
+
+def test_many_files_at_once_close_no_listener(lazy: Server, until: Until) -> None:
+    """Of so many changes it is only said that the library is to be listed again."""
+    with Socket(lazy, "/events") as events, lazy.client() as http:
+        assert events.json() == {"type": "resync"}
+        for number in range(1000):
+            (lazy.files / f"{number}.mp4").touch()
+        assert until(lambda: len(names(http, limit=1000)) == 1000, within=30)
+        http.put("/files/last.mp4", content=b"last").raise_for_status()
+        told = [events.json()]
+        while told[-1].get("path") != "last.mp4":
+            told.append(events.json())
+    assert {"type": "resync"} in told
+    assert len(told) < 200
 
 
 def test_the_server_finds_and_hashes_by_itself(mine: Server, until: Until) -> None:

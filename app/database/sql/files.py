@@ -7,7 +7,7 @@ a crash leaves in between is a whole file without a row, or with an old one; the
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -89,7 +89,7 @@ class FilesystemBackend:
         *,
         volume: str,
         media_type: Callable[[str], str],
-        notice: Callable[[Change], None],
+        notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
         self._disk = files
@@ -214,7 +214,7 @@ class FilesystemBackend:
                     raise AlreadyExists("A file of this name exists.")
                 settling.check_room(target)
                 path = path_of(row)
-                place(row, target, path_at(target))
+                settling.rename(row, target, path_at(target))
                 settling.session.flush()
                 with self._disk.moved(path, path_at(target)):
                     settling.commit()
@@ -268,9 +268,8 @@ class FilesystemBackend:
                 session, self._disk, media_type=self._media_type, check_volume=self._check_volume
             )
             yield settling
-        if settling.committed:
-            for change in settling.changes:
-                self._notice(change)
+        if settling.committed and settling.changes:
+            self._notice(settling.changes)
 
     def _settled(self, settling: Settling, key: Key) -> Media:
         row = settling.settle(key)
