@@ -48,8 +48,9 @@ class Disk:
     def _check_writable(self) -> None:
         with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes
             StagedFile(self._staging).discard()
-        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._root):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        for folder in (self._root, self._ours):
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def close(self) -> None:
         os.close(self._ours)
