@@ -1,4 +1,4 @@
-"""The only file that knows uvicorn."""
+"""uvicorn: how it is set up, started and stopped. With websocket.py the only file that knows it."""
 
 import asyncio
 import logging

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from app.database import open_files, open_filesystem, open_sql
+from app.database.sql.opening import open_files, open_filesystem, open_sql
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import (
     AlreadyExists,

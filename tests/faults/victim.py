@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from app.database import open_filesystem
 from app.database.sql.files import FilesystemBackend
+from app.database.sql.opening import open_filesystem
 from app.settings import Settings
 from app.storage.errors import NotFound
 from app.storage.types import SHARED, Expect, Expectation, Key, Listing
