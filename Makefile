@@ -24,8 +24,9 @@ test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/tools.sh
 	$(BIN)/pytest -n 2 $(ARGS)
 
-soak: install ## run what takes too long for `make test`: memory under load
+soak: install ## run what takes too long for `make test`: memory under load, kill -9 at each call
 	$(BIN)/python tests/soak/memory.py $(ARGS)
+	$(BIN)/python tests/soak/kills.py
 
 lint: install ## check style, formatting and types
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ if connection is not None:
 else:
     from contextlib import ExitStack
 
-    from app.database import open_sql
+    from app.database.sql.opening import open_sql
     from app.settings import Settings
 
     with ExitStack() as stack, open_sql(Settings(), stack).writing() as session:

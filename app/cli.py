@@ -86,7 +86,7 @@ def scan() -> None:
                 bar.update(step.files)
                 for finding in step.findings:
                     found[finding.outcome] += 1
-                    if finding.outcome in (Outcome.SKIPPED, Outcome.UNFINISHED):
+                    if finding.reason:
                         left.append(
                             f"  {finding.outcome.value}: {logs.escaped(finding.path)}: {finding.reason}"
                         )

@@ -1,11 +1,12 @@
 """Where everything meets: opened here, and closed in reverse."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -49,6 +50,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # The path that a proxy puts this server below, so that the console asks there.
+        root_path=urlsplit(settings.base_url or "").path,
         exception_handlers=HANDLERS,
     )
     for router in ROUTERS:
@@ -77,13 +80,13 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
         loop = asyncio.get_running_loop()
         connections = ConnectionManager(limit=settings.max_sockets)
 
-        def noticed(change: Change) -> None:
-            library.tell(change)
+        def noticed(changes: Sequence[Change]) -> None:
+            library.tell(changes)
             upkeep.hash_soon()
 
-        def notice(change: Change) -> None:
+        def notice(changes: Sequence[Change]) -> None:
             """From any thread."""
-            loop.call_soon_threadsafe(noticed, change)
+            loop.call_soon_threadsafe(noticed, changes)
 
         async with open_database(
             settings, media_type=lambda name: media_type(None, name), notice=notice

@@ -1,8 +1,9 @@
-"""The only file that knows uvicorn."""
+"""uvicorn: how it is set up, started and stopped. With websocket.py the only file that knows it."""
 
 import asyncio
 import logging
 import os
+import resource
 import socket
 import threading
 import time
@@ -159,7 +160,14 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends what still runs at once. `started` is called when
     the server can be reached."""
+    _take_descriptors()
     _Server(_config(shutdown_timeout, heartbeat), started).run(sockets=[*listeners])
+
+
+def _take_descriptors() -> None:
+    """Every connection takes one, and the usual limit of 1,024 is for programs that use select()."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def serve_reloading(listeners: Sequence[socket.socket], *, heartbeat: float) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -106,10 +107,35 @@ def need(*commands: str) -> None:
     """Skip a test whose system packages are missing; in CI, where none may be missing, fail it."""
     missing = [command for command in commands if shutil.which(command) is None]
     if missing:
-        message = f"needs {', '.join(missing)}: run tests/tools.sh"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        lacks(f"needs {', '.join(missing)}: run tests/tools.sh")
+
+
+def need_root() -> None:
+    """The same for a test that mounts file systems, or traces a server that runs."""
+    if os.geteuid() != 0:
+        lacks("needs root, to mount file systems and to trace processes")
+
+
+def lacks(message: str) -> NoReturn:
+    """Skip a test because of what this machine has not; in CI, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@contextmanager
+def mounted(folder: Path, *arguments: object) -> Iterator[Path]:
+    """A file system on a folder, which is made, as mount(8) words it."""
+    need_root()
+    need("mount", "umount")
+    folder.mkdir(parents=True, exist_ok=True)
+    result = run("mount", *arguments, folder, check=False)
+    if result.returncode != 0:
+        lacks(f"cannot mount here: {result.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        run("umount", folder)
 
 
 def run(*command: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,8 @@ mpv       mpv
 chromium  chromium
 setpriv   util-linux
 strace    strace
+mount     mount
+mkfs.ext4 e2fsprogs
 '
 
 # Fills $commands and $packages with what is missing.

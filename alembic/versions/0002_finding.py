@@ -44,6 +44,7 @@ def upgrade():
         "departed",
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("library", sa.String(255), nullable=False),
+        sa.Column("filename", sa.String(255), nullable=False),
         sa.Column("content_type", sa.String(255), nullable=False),
         sa.Column("etag", sa.String(64), nullable=False),
         sa.Column("sha256", sa.String(64)),

@@ -4,6 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+RESYNC = "resync"
+"""The type of the event that says: list again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

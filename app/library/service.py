@@ -1,11 +1,14 @@
 """The library: every change of what is stored, and who is told of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from app.events.event import Event
+from app.events.event import RESYNC, Event
 from app.library.mediatypes import media_type
 from app.storage.contract import Staged, Storage
 from app.storage.types import Change, Committed, Expect, Expectation, FileInfo, Key, Kind
+
+MAX_AT_ONCE = 32
+"""Changes that are told of one by one."""
 
 
 class Library:
@@ -30,23 +33,32 @@ class Library:
         committed = await self._storage.commit(
             key, staged, content_type=media_type(content_type, key.filename), expect=expect
         )
-        self.tell(Change(Kind.CREATED if committed.created else Kind.REPLACED, committed.info))
+        self._tell(Change(Kind.CREATED if committed.created else Kind.REPLACED, committed.info))
         return committed
 
     async def rename(self, source: Key, target: Key, *, expect: Expectation) -> FileInfo:
         """Give a file another name, folder, or both. `expect` is about the source."""
         info = await self._storage.move(source, target, expect=expect)
         if source != target:
-            self.tell(Change(Kind.MOVED, info, source))
+            self._tell(Change(Kind.MOVED, info, source))
         return info
 
     async def remove(self, file: FileInfo, *, expect: Expectation) -> None:
         """Delete what is at the key of a file that was there a moment ago."""
         await self._storage.delete(file.key, expect=expect)
-        self.tell(Change(Kind.DELETED, file))
+        self._tell(Change(Kind.DELETED, file))
 
-    def tell(self, change: Change) -> None:
-        """Publish what became of a file, whoever did it."""
+    def tell(self, changes: Sequence[Change]) -> None:
+        """Publish what became of files without anybody having asked for it here. Of more at once than a
+        listener has time for, it is only said that the library is to be listed again."""
+        if len(changes) > MAX_AT_ONCE:
+            for library in {change.info.key.library for change in changes}:
+                self._publish(Event(RESYNC, library))
+        else:
+            for change in changes:
+                self._tell(change)
+
+    def _tell(self, change: Change) -> None:
         file = change.info
         data = {"id": file.id, "path": file.key.path, "etag": file.etag}
         if change.previous is not None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from app.events.connections import Connection, ConnectionManager
-from app.events.event import compact
+from app.events.event import RESYNC, Event, compact
 from app.resources.deps import LibraryDep, ServicesDep
 from app.storage.errors import NotFound
 
@@ -18,7 +18,6 @@ CLOSE_WITHIN_S = 5
 """How long a peer that does not read is waited for, where the server would wait for ever."""
 
 PONG = compact({"pong": True})
-RESYNC = compact({"type": "resync"})
 
 router = APIRouter()
 
@@ -36,7 +35,7 @@ async def session(websocket: WebSocket, services: ServicesDep) -> None:
 async def events(websocket: WebSocket, services: ServicesDep, library: LibraryDep) -> None:
     """Tells what changes in the library; first, that the client should list it."""
     async with _connected(websocket, services.connections, library) as (peer, connection):
-        services.connections.open(connection, RESYNC)
+        services.connections.open(connection, Event(RESYNC, library).text())
         async for _ in peer.texts():
             pass
 

@@ -72,7 +72,8 @@ class Storage(Protocol):
         """Forget the file, durably. NotFound, VersionMismatch. Readers that have it open keep their bytes."""
 
     async def move(self, source: Key, target: Key, *, expect: Expectation = Expect.ANY) -> FileInfo:
-        """Give the file another key, durably; id and version stay. `expect` is about the source.
+        """Give the file another key, durably; id and version stay, and so does the media type, unless it is
+        what the old name suggests and the new one suggests another. `expect` is about the source.
         NotFound, AlreadyExists, PathConflict, VersionMismatch: nothing has changed."""
 
     async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:

@@ -14,6 +14,7 @@ from app.storage import folders
 from app.storage.entries import Folder, looking
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable, Unreadable
 from app.storage.folders import Segments, translated
+from app.storage.reserve import Reserve
 from app.storage.staging import StagedFile, hold, sweep
 from app.storage.types import RESERVED
 
@@ -39,15 +40,20 @@ class Disk:
             self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             with folders.entered(self._root, _STAGING, create=True) as staging:
                 self._staging = os.dup(staging)
+            with folders.entered(self._root, (RESERVED,)) as ours:
+                self._ours = os.dup(ours)
             self._check_writable()
+        self._reserve = Reserve(self._ours)
 
     def _check_writable(self) -> None:
         with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes
             StagedFile(self._staging).discard()
-        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self._root):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        for folder in (self._root, self._ours):
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def close(self) -> None:
+        os.close(self._ours)
         os.close(self._staging)
         os.close(self._root)
 
@@ -77,6 +83,7 @@ class Disk:
     def stage(self, size: int | None = None) -> StagedFile:
         """A new file in the staging folder. OutOfSpace when `size` more bytes cannot fit."""
         with translated():
+            self._reserve.fill()
             if size is not None:
                 free = os.fstatvfs(self._staging)
                 if size > free.f_bavail * free.f_frsize:
@@ -87,11 +94,19 @@ class Disk:
         """Remove what crashed writers left in the staging folder."""
         sweep(self._staging)
 
+    @contextmanager
+    def with_reserve(self) -> Generator[None]:
+        """A little room inside, even on a full disk, for one at a time."""
+        with translated(), self._reserve.given_up():
+            yield
+
     # Looking
 
     def open(self, path: Segments) -> int | None:
-        """A descriptor of the regular file at the path, which the caller closes; None when there is none."""
-        with translated(), contextlib.ExitStack() as stack:
+        """A descriptor of the regular file at the path, which the caller closes; None when there is none.
+
+        Raises Unreadable."""
+        with looking(), contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(folders.entered(self._root, path[:-1]))
                 descriptor = os.open(path[-1], _READ, dir_fd=folder)
@@ -106,7 +121,7 @@ class Disk:
             return None
 
     def status(self, path: Segments) -> os.stat_result | None:
-        """The status of the regular file at the path; None when there is none."""
+        """The status of the regular file at the path; None when there is none. Raises Unreadable."""
         descriptor = self.open(path)
         if descriptor is None:
             return None
@@ -255,7 +270,11 @@ class Disk:
                 os.link(name, kept, src_dir_fd=folder, dst_dir_fd=self._staging, follow_symlinks=False)
             except FileNotFoundError:
                 raise NotFound("The file is gone.") from None
-            held = hold(self._staging, kept)
+            try:
+                held = hold(self._staging, kept)
+            except OSError:  # a symbolic link that somebody swapped in, for one
+                os.unlink(kept, dir_fd=self._staging)
+                raise
             if held is not None:
                 return kept, held
 

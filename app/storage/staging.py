@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import stat
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -102,12 +103,17 @@ def sweep(staging: int) -> None:
     with translated():
         for name in os.listdir(staging):
             with contextlib.suppress(FileNotFoundError, BlockingIOError, IsADirectoryError):
-                # O_NONBLOCK: who put a named pipe there must not stop the server.
-                descriptor = os.open(
-                    name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=staging
-                )
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not while somebody holds it
+                if stat.S_ISREG(os.lstat(name, dir_fd=staging).st_mode):
+                    _remove(staging, name)
+                else:  # nothing of ours, and some of it cannot be opened
                     os.unlink(name, dir_fd=staging)
-                finally:
-                    os.close(descriptor)
+
+
+def _remove(staging: int, name: str) -> None:
+    # O_NONBLOCK: who put a named pipe there meanwhile must not stop the server.
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=staging)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not while somebody holds it
+        os.unlink(name, dir_fd=staging)
+    finally:
+        os.close(descriptor)

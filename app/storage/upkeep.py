@@ -15,6 +15,8 @@ class Outcome(Enum):
     DELETED = "deleted"
     UNFINISHED = "unfinished"
     """It is still being written, so that it is left for later."""
+    UNREADABLE = "unreadable"
+    """The disk does not let us look at it."""
     SKIPPED = "skipped"
     """It cannot be taken in."""
 

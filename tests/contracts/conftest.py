@@ -44,7 +44,7 @@ def leftovers(settings: Settings) -> Callable[[], set[str]]:
 
     def filesystem() -> set[str]:
         root = settings.files_dir
-        mine = {root / ".seekable" / name for name in ("id", "staging")}
+        mine = {root / ".seekable" / name for name in ("id", "reserve", "staging")}
         return {
             str(path.relative_to(root))
             for path in root.glob(".seekable/**/*")

@@ -6,8 +6,8 @@ import sqlite3
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from app.database import open_filesystem
 from app.database.sql.files import FilesystemBackend
+from app.database.sql.opening import open_filesystem
 from app.settings import Settings
 from app.storage.types import SHARED, Change, Committed, Expect, Expectation, FileInfo, Key
 
@@ -26,7 +26,7 @@ class Library:
 
     def open(self) -> None:
         self.backend: FilesystemBackend = open_filesystem(
-            self.settings, lambda name: "video/guessed", self.stack, self.noticed.append
+            self.settings, lambda name: "video/guessed", self.stack, self.noticed.extend
         )
 
     def close(self) -> None:

@@ -1,9 +1,10 @@
 """The filesystem backend beyond its contract: what it does with what crashes and people leave behind."""
 
 import asyncio
-import multiprocessing
+import contextlib
 import os
 import shutil
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from app.database import open_files, open_filesystem, open_sql
 from app.database.sql import scanning
+from app.database.sql.opening import open_files, open_filesystem, open_sql
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import (
     AlreadyExists,
@@ -40,21 +41,6 @@ def test_a_moved_file_leaves_no_empty_folder(library: Library) -> None:
     assert not (library.root / "a").exists()
     library.backend.delete(FILM, Expect.ANY)
     assert os.listdir(library.root) == [".seekable"]
-
-
-def _write_many(root: Path, name: str) -> None:
-    with closing(Library(root)) as library:
-        for number in range(20):
-            library.put(name.encode(), Key(SHARED, name, str(number)), Expect.ABSENT)
-            library.put(b"shared", Key(SHARED, "", "shared"))
-
-
-def test_processes_that_write_at_once_do_not_refuse_one_another(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(4) as pool:
-        pool.starmap(_write_many, [(tmp_path / "files", f"writer-{number}") for number in range(4)])
-    with closing(Library(tmp_path / "files")) as library:
-        assert len(library.sql("SELECT * FROM media")) == 81
 
 
 @pytest.mark.anyio
@@ -247,6 +233,10 @@ def test_a_sweep_beside_a_change_does_not_take_what_would_undo_it(library: Libra
 def test_odd_things_in_the_staging_folder_do_not_stop_the_start(library: Library) -> None:
     staging = library.root / ".seekable" / "staging"
     os.mkfifo(staging / "pipe")
+    (staging / "link").symlink_to(library.path())
+    (staging / "dangling").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(staging):
+        listener.bind("socket")
     (staging / "folder").mkdir()
     library.close()
     library.open()

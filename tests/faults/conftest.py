@@ -5,12 +5,15 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support import Server
+from tests.faults import tracing
+from tests.support import Server, need, need_root
 
 
 def sha256(data: bytes) -> str:
@@ -41,6 +44,15 @@ def doomed(tmp_path: Path) -> Iterator[Server]:
     finally:
         if server.process.poll() is None:
             server.stop()
+
+
+@pytest.fixture
+def injected(tmp_path: Path) -> Callable[..., AbstractContextManager[Path]]:
+    """Puts faults into the system calls of a process that runs; see tracing.py."""
+    need("strace")
+    need_root()
+
+    return partial(tracing.injected, tmp_path)
 
 
 @pytest.fixture

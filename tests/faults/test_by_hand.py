@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.sockets import Socket
 from tests.support import SEEKABLE, Server, need, run, running
 
 Until = Callable[..., bool]
@@ -88,6 +89,31 @@ def test_a_list_shows_what_was_dropped_and_not_what_was_removed(lazy: Server, un
         assert http.get("/files/album/track%201.mp3").headers["content-type"] == "audio/mpeg"
 
 
+def test_a_download_that_gets_its_name_when_it_is_whole(lazy: Server, until: Until) -> None:
+    part = lazy.files / "film.mp4.part"
+    part.write_bytes(b"film")
+    with lazy.client() as http:
+        assert until(lambda: names(http) == ["film.mp4.part"])
+        part.rename(lazy.files / "film.mp4")
+        assert names(http, type="video") == ["film.mp4"]
+        assert http.get("/files/film.mp4").headers["content-disposition"].startswith("inline")
+
+
+def test_many_files_at_once_close_no_listener(lazy: Server, until: Until) -> None:
+    """Of so many changes it is only said that the library is to be listed again."""
+    with Socket(lazy, "/events") as events, lazy.client() as http:
+        assert events.json() == {"type": "resync"}
+        for number in range(1000):
+            (lazy.files / f"{number}.mp4").touch()
+        assert until(lambda: len(names(http, limit=1000)) == 1000, within=30)
+        http.put("/files/last.mp4", content=b"last").raise_for_status()
+        told = [events.json()]
+        while told[-1].get("path") != "last.mp4":
+            told.append(events.json())
+    assert {"type": "resync"} in told
+    assert len(told) < 200
+
+
 def test_the_server_finds_and_hashes_by_itself(mine: Server, until: Until) -> None:
     with mine.client() as http:
         kept = http.put("/files/a/one.mp4", content=b"1").json()
@@ -125,6 +151,34 @@ def test_links_out_of_the_folder_are_neither_served_nor_listed(lazy: Server, tmp
         assert http.put("/files/link.mp4", content=b"x").status_code == 409
     assert os.listdir(outside) == ["secret.mp4"]
     assert (outside / "secret.mp4").read_bytes() == b"secret"
+
+
+def test_what_the_server_may_not_read_spoils_no_list(tmp_path: Path) -> None:
+    server = Server(tmp_path / "server")
+    if os.geteuid() == 0:  # who may read everything, unless this is taken away
+        need("setpriv")
+        server.wrapper = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    try:
+        with server.start().client() as http:
+            http.put("/files/a/film.mp4", content=b"film").raise_for_status()
+            for path in (server.files / "a" / "secret.mp4", server.files / "a" / "closed" / "secret.mp4"):
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(b"secret")
+                path.chmod(0)
+            (server.files / "a" / "closed").chmod(0)
+            time.sleep(2.1)
+            assert names(http, "a") == ["a/film.mp4"]
+            assert names(http, recursive=True) == ["a/film.mp4"]
+            assert http.get("/files/a/secret.mp4").status_code == 503
+            scanned = run(*server.wrapper, "env", f"SEEKABLE_FILES_DIR={server.files}", SEEKABLE, "scan")
+            assert "unreadable: a/secret.mp4: The disk refuses: Permission denied." in scanned.stdout
+            assert "unreadable: a/closed: The disk refuses: Permission denied." in scanned.stdout
+            (server.files / "a" / "secret.mp4").chmod(0o644)
+            time.sleep(2.1)
+            assert names(http, "a") == ["a/film.mp4", "a/secret.mp4"]
+    finally:
+        server.stop()
+        (server.files / "a" / "closed").chmod(0o755)
 
 
 # A disk that is not there

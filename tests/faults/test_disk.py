@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import re
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -75,6 +77,42 @@ def test_a_disk_that_is_full_in_the_middle(alone: Server) -> None:
     assert "Traceback" not in alone.log()
 
 
+def test_a_limit_that_falls_into_a_write(
+    alone: Server, injected: Callable[..., AbstractContextManager[Path]]
+) -> None:
+    """The write is short, and the next fails; the signal that comes with it kills nobody."""
+    with alone.client() as http:
+        resource.prlimit(alone.process.pid, resource.RLIMIT_FSIZE, (1_500_000, resource.RLIM_INFINITY))
+        data = os.urandom(1_500_001)
+        with injected(alone.process.pid, "write:delay_enter=1") as trace:
+            for path in ("/files/a/film.mp4", "/files/film.mp4"):
+                assert http.put(path, content=data).status_code == 507
+        written = re.findall(r"staging.*, (\d+)\) += (-?\d+)", trace.read_text())
+        assert any(0 < int(done) < int(asked) for asked, done in written), written
+        assert "EFBIG" in trace.read_text()
+        assert os.listdir(alone.files) == [".seekable"]
+        assert alone.staging() == []
+        assert http.put("/files/film.mp4", content=data[:-1]).status_code == 201
+        assert http.get("/files/film.mp4").content == data[:-1]
+
+
+def test_a_limit_that_the_database_meets(alone: Server) -> None:
+    with alone.client() as http:
+        film = http.put("/files/film.mp4", content=b"film").raise_for_status().json()
+        resource.prlimit(alone.process.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        for response in (
+            http.put("/files/new.mp4", content=b"new"),
+            http.put("/files/film.mp4", content=b"new"),
+            http.delete("/files/film.mp4"),
+        ):
+            assert response.status_code in (503, 507)
+            assert http.get("/files").json()["items"] == [film]
+            assert http.get("/files/film.mp4").content == b"film"
+        resource.prlimit(alone.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        assert http.put("/files/new.mp4", content=b"new").status_code == 201
+        assert http.delete("/files/film.mp4").status_code == 204
+
+
 def test_nothing_is_read_for_clients_that_left(
     alone: Server, begin: Begin, until: Callable[..., bool]
 ) -> None:
@@ -86,10 +124,10 @@ def test_nothing_is_read_for_clients_that_left(
         leaving = [begin(alone, raw("GET", "/files/film.mp4"), buffer=1 << 16) for _ in range(20)]
         for connection in leaving:
             assert connection.recv(1 << 14).startswith(b"HTTP/1.1 200")
-        assert len(readers(alone)) == 20
+        assert len(readers(alone)) - 20 in (0, 1), "besides, it is being hashed"
         for connection in leaving:
             connection.close()
-        assert until(lambda: readers(alone) == []), "they are still open"
+        assert until(lambda: len(readers(alone)) <= 1), "they are still open"
         assert http.get("/files/film.mp4", headers={"range": "bytes=0-99"}).content == b"x" * 100
     assert "Traceback" not in alone.log()
 

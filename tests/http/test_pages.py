@@ -442,6 +442,18 @@ def beneath(tmp_path: Path) -> Iterator[httpx.Client]:
             yield http
 
 
+def test_the_console_below_a_path(beneath: httpx.Client) -> None:
+    console = beneath.get("/docs").raise_for_status().text
+    assert "'/tv/openapi.json'" in console
+    for asset in re.findall(r'(?:src|href)="([^"]+)"', console):
+        assert asset.startswith("/tv/assets/")
+        assert beneath.get(asset.removeprefix("/tv")).status_code == 200
+    assert beneath.get("/openapi.json").json()["servers"] == [{"url": "/tv"}]
+    created = beneath.put("/files/film.mp4", content=b"film")
+    assert created.headers["location"] == "https://media.example.org/tv/files/film.mp4"
+    assert beneath.get("/files/film.mp4").content == b"film"
+
+
 def test_links_below_a_path(beneath: httpx.Client) -> None:
     origin = str(beneath.base_url).removesuffix("/tv/")
 

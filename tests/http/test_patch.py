@@ -42,7 +42,28 @@ def moved(http: httpx.Client, file: File, path: str) -> File:
     """The JSON of a file, if it were there."""
     folder, _, filename = path.rpartition("/")
     url = str(http.base_url.join(f"/files/{quote(path)}"))
-    return file | {"path": path, "folder": folder, "filename": filename, "url": url}
+    mimetype = {"mkv": "video/x-matroska"}.get(filename.rpartition(".")[2], file["mimetype"])
+    names = {"path": path, "folder": folder, "filename": filename, "mimetype": mimetype}
+    return file | names | {"url": url}
+
+
+@pytest.mark.parametrize(
+    ("content_type", "old", "new", "mimetype"),
+    [
+        ("application/octet-stream", "upload", "film.mkv", "video/x-matroska"),
+        ("application/octet-stream", "film.mp4.part", "film.mp4", "video/mp4"),
+        ("video/mp4", "film.mp4", "film", "video/mp4"),
+        ("video/x-special", "film.mp4", "film.mkv", "video/x-special"),
+        ("text/plain", "notes", "notes.html", "text/plain"),
+    ],
+)
+def test_a_type_that_a_name_suggested_follows_the_name(
+    http: httpx.Client, folder: str, content_type: str, old: str, new: str, mimetype: str
+) -> None:
+    headers = {"content-type": content_type}
+    http.put(f"/files/{folder}/{old}", content=DATA, headers=headers).raise_for_status()
+    assert patch(http, f"{folder}/{old}", {"filename": new}).json()["mimetype"] == mimetype
+    assert http.get(f"/files/{folder}/{new}").headers["content-type"].partition(";")[0] == mimetype
 
 
 @pytest.mark.parametrize(
@@ -79,7 +100,7 @@ def test_a_move_changes_the_place_and_nothing_else(
                 DATA,
                 response.headers["etag"],
             )
-            assert got.headers["content-type"] == "video/mp4"
+            assert got.headers["content-type"] == wanted["mimetype"]
         if wanted["path"] != film["path"]:
             assert http.get(film["url"]).status_code == 404
         assert listed(wanted["folder"])[wanted["path"]] == wanted

@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
@@ -126,7 +126,7 @@ async def test_what_came_in_between_is_hashed_soon(root: Path) -> None:
     """A list took it in, and the storage told of that, by any thread."""
     loop = asyncio.get_running_loop()
 
-    def notice(change: Change) -> None:
+    def notice(changes: Sequence[Change]) -> None:
         loop.call_soon_threadsafe(looking_after.hash_soon)
 
     settings = Settings(_env_file=None, files_dir=root)

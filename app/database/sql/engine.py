@@ -1,10 +1,13 @@
 """Connections to an SQL database, and its errors in the storage's words."""
 
+import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from sqlite3 import SQLITE_BUSY, Cursor, OperationalError
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
 
@@ -27,13 +30,17 @@ _REASONS = {
 }
 
 
+# The second is said of the file beside the database that its readers and writers share.
+_FULL = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Database errors in the storage's words."""
     try:
         yield
     except DBAPIError as error:
-        if getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL":
+        if getattr(error.orig, "sqlite_errorname", "") in _FULL:
             raise OutOfSpace("The disk of the database is full.") from error
         raise StorageUnavailable(f"The database {_reason(error.orig)}.") from error
     except PoolTimeout as error:
@@ -71,6 +78,11 @@ class Database:
         with translated(), Session(self.engine, expire_on_commit=False) as session:
             yield session
 
+    def checkpoint(self) -> None:
+        """Bring the log into the database: the next change writes over it, and it need not grow."""
+        with translated(), contextlib.closing(self.engine.raw_connection()) as connection:
+            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+
     @contextmanager
     def _turn(self) -> Iterator[None]:
         if not self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
@@ -102,9 +114,22 @@ def _configure(busy_timeout_ms: int, connection: SQLiteConnection, _record: Any)
     connection.isolation_level = None  # or the driver begins transactions by itself, and not IMMEDIATE
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _use_log(cursor, busy_timeout_ms)
     cursor.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged commits in a power cut
     cursor.close()
+
+
+def _use_log(cursor: Cursor, busy_timeout_ms: int) -> None:
+    # The one step that SQLite does not wait for when others take it, too: processes that start at once.
+    deadline = time.monotonic() + busy_timeout_ms / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _begin(connection: Connection) -> None:

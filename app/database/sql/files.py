@@ -5,10 +5,12 @@ look again at row and file, write the row, take the file step and bring it to th
 a crash leaves in between is a whole file without a row, or with an old one; the next look settles that.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from uuid import uuid4
 
 from sqlalchemy import delete, select
@@ -33,7 +35,14 @@ from app.database.sql.tables import Departed, Media, Volume
 from app.storage import disk
 from app.storage.backend import Writer
 from app.storage.disk import Disk
-from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageUnavailable, VersionMismatch
+from app.storage.errors import (
+    AlreadyExists,
+    NotFound,
+    OutOfSpace,
+    PathConflict,
+    StorageUnavailable,
+    VersionMismatch,
+)
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
     Address,
@@ -47,6 +56,8 @@ from app.storage.types import (
     Page,
 )
 from app.storage.upkeep import Scanned, Usage, Verified
+
+T = TypeVar("T")
 
 REMEMBERED_FOR = timedelta(days=30)
 """How long it is known of a file that went away what it was, should it come back."""
@@ -85,7 +96,7 @@ class FilesystemBackend:
         *,
         volume: str,
         media_type: Callable[[str], str],
-        notice: Callable[[Change], None],
+        notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
         self._disk = files
@@ -112,7 +123,7 @@ class FilesystemBackend:
         elif row is None:
             raise NotFound(_NO_FILE)
         # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
-        return self._open_settled(address) if wait else None
+        return self._with_reserve(lambda: self._open_settled(address)) if wait else None
 
     def _open_settled(self, address: Address) -> DiskReader:
         with self._settling() as settling:
@@ -181,6 +192,18 @@ class FilesystemBackend:
             return Committed(info_of(row), created)
 
     def delete(self, key: Key, expect: Expectation) -> None:
+        self._with_reserve(lambda: self._delete(key, expect))
+
+    def _with_reserve(self, step: Callable[[], T]) -> T:
+        # Deleting is how people make room, and reading needs none: neither may fail for want of it.
+        try:
+            return step()
+        except OutOfSpace:
+            with self._disk.with_reserve():
+                self._database.checkpoint()
+                return step()
+
+    def _delete(self, key: Key, expect: Expectation) -> None:
         with self._settling() as settling:
             row = self._settled(settling, key)
             _check(row.etag, expect)
@@ -199,7 +222,7 @@ class FilesystemBackend:
                     raise AlreadyExists("A file of this name exists.")
                 settling.check_room(target)
                 path = path_of(row)
-                place(row, target, path_at(target))
+                settling.rename(row, target, path_at(target))
                 settling.session.flush()
                 with self._disk.moved(path, path_at(target)):
                     settling.commit()
@@ -209,7 +232,9 @@ class FilesystemBackend:
         if cursor is None:
             where = listing.library, listing.folder
             if wait:
-                self._scanner.refresh(*where, recursive=listing.recursive)
+                # What cannot be taken note of now, because the disk is full, say, is found by a later list.
+                with contextlib.suppress(OutOfSpace, StorageUnavailable):
+                    self._scanner.refresh(*where, recursive=listing.recursive)
             elif not self._scanner.is_fresh(*where, recursive=listing.recursive):
                 return None
         with self._database.reading() as session:
@@ -254,9 +279,8 @@ class FilesystemBackend:
             yield settling
 
     def _tell(self, settling: Settling) -> None:
-        if settling.committed:
-            for change in settling.changes:
-                self._notice(change)
+        if settling.committed and settling.changes:
+            self._notice(settling.changes)
 
     def _settled(self, settling: Settling, key: Key) -> Media:
         row = settling.settle(key)

@@ -35,6 +35,9 @@ REFRESH_FOR_S = 2
 LEFT_FOR_S = 60
 """How long no list looks again into such a folder."""
 
+_LATER = (Outcome.UNFINISHED, Outcome.UNREADABLE)
+"""What the time of its folder does not tell the end of."""
+
 _NO_FILE = {"link": "It is a symbolic link.", "other": "It is neither a file nor a folder."}
 
 
@@ -122,7 +125,8 @@ class Scanner:
                             inner = inner if recursive else empty
             except (Unreadable, InvalidName) as error:
                 there = True
-                yield Scanned(0, (Finding(shown, Outcome.SKIPPED, str(error)),))
+                outcome = Outcome.SKIPPED if isinstance(error, InvalidName) else Outcome.UNREADABLE
+                yield Scanned(0, (Finding(shown, outcome, str(error)),))
             else:
                 stack += [(*path, name) for name in inner]
         for rest in last:
@@ -143,7 +147,7 @@ class Scanner:
             folders += [entry.name for entry in entries if entry.kind == "folder"]
             step = self._settle_entries(found, library, path, folder, entries, closely=closely)
             files += step.files
-            unfinished = unfinished or any(one.outcome is Outcome.UNFINISHED for one in step.findings)
+            unfinished = unfinished or any(one.outcome in _LATER for one in step.findings)
             yield step
         if not path:
             folders = [name for name in folders if name != RESERVED]
@@ -251,6 +255,8 @@ class Scanner:
                         left = Outcome.UNFINISHED, "It is being written, or was until just now."
                 except Unfinished as error:
                     left = Outcome.UNFINISHED, str(error)
+                except Unreadable as error:
+                    left = Outcome.UNREADABLE, str(error)
                 except PathConflict as error:
                     left = Outcome.SKIPPED, str(error)
                 for change in settling.changes[before:]:

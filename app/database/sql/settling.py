@@ -24,6 +24,9 @@ WRITTEN_FOR_S = 60
 """A file that is open for writing is taken for finished when it has not changed for so long: some programs
 never close what they wrote."""
 
+ANYTHING = "application/octet-stream"
+"""The media type of bytes of which nothing is known (RFC 2046 4.5.1)."""
+
 
 class Settling:
     """One transaction of the one writer, in which rows are made to say what files are.
@@ -70,6 +73,14 @@ class Settling:
         status = self._disk.status(path)
         return None if status is None else self._adopt(key, path, status)
 
+    def rename(self, row: Media, key: Key, path: Segments) -> None:
+        """Let the row speak of the file at another path. A type that its old name suggested gives way to
+        that of the new one: programs that fetch a film give it its name when it is whole."""
+        suggested = self._media_type(key.filename)
+        if suggested != ANYTHING and row.content_type == self._media_type(row.filename):
+            row.content_type = suggested
+        place(row, key, path)
+
     def hashed(self, row: Media, sha256: str) -> None:
         """Take note of the hash of the bytes that the row speaks of."""
         changed = row.sha256 not in (None, sha256)
@@ -107,7 +118,7 @@ class Settling:
             return row
         if self._is_written(path, status):
             raise Unfinished("The file is being written; try again when that is done.")
-        self._describe(row, status, row.filename)
+        self._describe(row, status)
         self.session.flush()
         self._note(Kind.REPLACED, row)
         return row
@@ -124,10 +135,10 @@ class Settling:
         if row is None:
             if _is_young(status) or self._is_written(path, status):
                 return None
-            row = Media(id=uuid4().hex, created_at=datetime.now(UTC))
-            self._describe(row, status, key.filename)
+            row = Media(id=uuid4().hex, created_at=datetime.now(UTC), filename=key.filename)
+            self._describe(row, status)
         sign(row, Signature.of(status))
-        place(row, key, path)
+        self.rename(row, key, path)
         self.session.add(row)
         self.session.flush()
         self._note(Kind.CREATED, row)
@@ -147,7 +158,7 @@ class Settling:
             there = self._disk.status(path_of(row))
             if there is None or Signature.of(there).inode != signature.inode:
                 previous = key_of(row)
-                place(row, key, path)
+                self.rename(row, key, path)
                 self.session.flush()
                 self._note(Kind.MOVED, row, previous)
                 return row
@@ -168,6 +179,7 @@ class Settling:
         self.session.delete(departed)
         return Media(
             id=departed.id,
+            filename=departed.filename,
             content_type=departed.content_type,
             etag=departed.etag,
             sha256=departed.sha256,
@@ -183,6 +195,7 @@ class Settling:
             Departed(
                 id=row.id,
                 library=row.library,
+                filename=row.filename,
                 content_type=row.content_type,
                 etag=row.etag,
                 sha256=row.sha256,
@@ -198,10 +211,10 @@ class Settling:
         self.session.delete(row)
         self.session.flush()
 
-    def _describe(self, row: Media, status: os.stat_result, filename: str) -> None:
+    def _describe(self, row: Media, status: os.stat_result) -> None:
         """Let the row speak of these bytes, which nobody has read yet."""
         sign(row, Signature.of(status))
-        row.content_type = self._media_type(filename)
+        row.content_type = self._media_type(row.filename)
         # Reading it all to hash it would keep everybody waiting, so its version comes from its signature.
         row.etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
         row.sha256, row.unverified = None, True

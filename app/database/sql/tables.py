@@ -115,6 +115,7 @@ class Departed(Table):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     library: Mapped[str] = mapped_column(String(255))
+    filename: Mapped[str] = mapped_column(String(255))
     content_type: Mapped[str] = mapped_column(String(255))
     etag: Mapped[str] = mapped_column(String(64))
     sha256: Mapped[str | None] = mapped_column(String(64))

@@ -1,0 +1,125 @@
+"""A process that changes stored files when it is told to, to be killed in the middle.
+
+It reads tasks from its input, one JSON object a line, and forks for each, so that the program is imported
+once. The child opens the library as a start of the server does, says what is there, prepares, says that it is
+ready, waits for a line, makes the one change, says that it is done, and waits for a line before it ends.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from contextlib import ExitStack
+from io import FileIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from app.database.sql.files import FilesystemBackend
+from app.database.sql.opening import open_filesystem
+from app.settings import Settings
+from app.storage.errors import NotFound
+from app.storage.types import SHARED, Expect, Expectation, Key, Listing
+
+# Nothing is read ahead: some lines are for the parent, some for its children.
+INPUT = FileIO(0, closefd=False)
+
+OLD = b"old" * 1000
+NEW = b"new" * 100_000
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Library:
+    """Stored files, as one process that has just started sees them."""
+
+    def __init__(self, root: Path, stack: ExitStack, database: Path | None = None) -> None:
+        url = None if database is None else f"sqlite:///{database}"
+        settings = Settings(_env_file=None, files_dir=root, database_url=url)
+        self.backend: FilesystemBackend = open_filesystem(settings, lambda name: "video/mp4", stack)
+        self._staging = root / ".seekable" / "staging"
+
+    def put(self, path: str, data: bytes, expect: Expectation = Expect.ANY) -> None:
+        staged = self.backend.stage(len(data))
+        try:
+            for start in range(0, len(data), 100_000):
+                staged.write(data[start : start + 100_000])
+            self.backend.commit(
+                Key.at(SHARED, path),
+                staged,
+                size=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                content_type="video/mp4",
+                expect=expect,
+            )
+        finally:
+            staged.discard()
+
+    def get(self, path: str, *, known: bool = False) -> str | None:
+        """The SHA-256 of the bytes, as their row says; only if `known` it must say so."""
+        try:
+            reader = self.backend.open(Key.at(SHARED, path), wait=True)
+        except NotFound:
+            return None
+        assert reader is not None
+        data = reader.read(0, 1 << 24)
+        reader.close()
+        found = hashlib.sha256(data).hexdigest()
+        assert (len(data), found) == (reader.info.size, reader.info.sha256 or (None if known else found))
+        return found
+
+    def listed(self, folder: str) -> list[str]:
+        page = self.backend.page(Listing(SHARED, folder), cursor=None, limit=1000, wait=True)
+        assert page is not None
+        return [item.key.path for item in page.items]
+
+    def change(self, kind: str, path: str) -> None:
+        key = Key.at(SHARED, path)
+        match kind:
+            case "create" | "replace":
+                self.put(path, NEW)
+            case "delete":
+                self.backend.delete(key, Expect.ANY)
+            case "move":
+                self.backend.move(key, Key.at(SHARED, f"moved/{path}"), Expect.ANY)
+
+    def staging(self) -> list[str]:
+        return os.listdir(self._staging)
+
+
+def say(**what: Any) -> None:
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
+
+
+def perform(library: Library, look: list[str], kind: str | None = None, path: str = "") -> None:
+    """Look at the paths `look`; then make the change."""
+    say(pid=os.getpid(), staging=library.staging(), found={path: library.get(path) for path in look})
+    if kind is None:
+        return
+    if kind != "create":
+        library.put(path, OLD)
+    say(ready=True)
+    INPUT.readline()
+    library.change(kind, path)
+    say(done=True)
+    INPUT.readline()
+
+
+def main() -> None:
+    root, database = Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    with TemporaryDirectory() as folder, ExitStack() as stack:
+        Library(Path(folder), stack)  # what is loaded only then is loaded once, too
+    while line := INPUT.readline():
+        child = os.fork()
+        if child == 0:
+            with ExitStack() as stack:
+                perform(Library(root, stack, database), **json.loads(line))
+            os._exit(0)
+        say(status=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+if __name__ == "__main__":
+    main()
