@@ -81,6 +81,9 @@ class Storage(Protocol):
         whole time appears exactly once, whatever comes and goes meanwhile. A folder that no file has is
         empty. A cursor that no page of such a listing gave raises InvalidCursor."""
 
+    async def folders(self, library: str, folder: str) -> tuple[str, ...]:
+        """Names of the folders directly inside, in byte order: all of them, or the first MAX_ALL_FOLDERS."""
+
     async def usage(self) -> Usage:
         """How many files are stored, in all libraries, and how long they are together."""
 

@@ -252,6 +252,9 @@ class ThreadedStorage:
         assert found is not None
         return found
 
+    async def folders(self, library: str, folder: str) -> tuple[str, ...]:
+        return await self._reads.run(self._backend.folders, library, folder)
+
     async def usage(self) -> Usage:
         return await self._upkeep.run(self._backend.usage)
 

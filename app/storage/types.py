@@ -151,6 +151,13 @@ class Committed:
     """False when it replaced an earlier version."""
 
 
+MAX_FOLDERS = 1000
+"""Folders that a page names at most."""
+
+MAX_ALL_FOLDERS = 100_000
+"""Folders inside one that are named at most, by any means."""
+
+
 class Kind(Enum):
     """What became of a file."""
 
@@ -211,8 +218,8 @@ class Page:
     """Some of the files of a listing, in its order."""
 
     folders: tuple[str, ...]
-    """Names of the folders directly inside, in byte order; only on the first page, at most 1,000, and
-    none when the listing is recursive or has a query."""
+    """Names of the folders directly inside, in byte order; only on the first page, at most
+    MAX_FOLDERS, and none when the listing is recursive or has a query."""
     items: tuple[FileInfo, ...]
     next_cursor: str | None
     """What to ask the next page with; None when this page is the last."""

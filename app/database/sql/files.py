@@ -45,6 +45,8 @@ from app.storage.errors import (
 )
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
+    MAX_ALL_FOLDERS,
+    MAX_FOLDERS,
     Address,
     Change,
     Committed,
@@ -239,8 +241,14 @@ class FilesystemBackend:
                 return None
         with self._database.reading() as session:
             rows, next_cursor = pages.rows(session, listing, cursor=cursor, limit=limit)
-            folders = paths.folders(session, listing) if cursor is None else ()
+            folders: tuple[str, ...] = ()
+            if cursor is None and not listing.recursive and not listing.query.strip():
+                folders = paths.folders(session, listing.library, listing.folder, limit=MAX_FOLDERS)
         return Page(folders, tuple(map(info_of, rows)), next_cursor)
+
+    def folders(self, library: str, folder: str) -> tuple[str, ...]:
+        with self._database.reading() as session:
+            return paths.folders(session, library, folder, limit=MAX_ALL_FOLDERS)
 
     def ping(self) -> None:
         with self._database.reading() as session:

@@ -1,17 +1,18 @@
 """Rows and folders in the order of their paths, along the index behind them."""
 
 from collections.abc import Iterator
+from itertools import islice
 
-from sqlalchemy import or_, select, tuple_
+from sqlalchemy import case, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.database.sql.rows import disk_path, path_at
 from app.database.sql.tables import Media
 from app.storage.folders import Segments
-from app.storage.types import Key, Listing
+from app.storage.types import Key
 
-MAX_FOLDERS = 1000
-"""That a page names."""
+MAX_LOOKED_AT = 200_000
+"""Names of folders that are in memory at once, at most; some are there twice."""
 
 
 Place = tuple[Key, Segments]
@@ -46,32 +47,31 @@ def disk_folders(session: Session, library: str, folder: str) -> set[Segments]:
     return {tuple(path.split("/")[:-1]) for path in paths if path is not None}
 
 
-def folders(session: Session, listing: Listing) -> tuple[str, ...]:
-    """The names of the first folders directly inside, as the first page of a listing has them."""
-    if listing.recursive or listing.query.strip():
-        return ()
-    names: set[str] = set()
-    for name in folder_names(session, listing.library, listing.folder):
-        names.add(name)
-        if len(names) == MAX_FOLDERS:
-            break
-    return tuple(sorted(names, key=str.encode))
+def folders(session: Session, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
+    """The first names, by bytes, of the folders directly inside."""
+    names = set(islice(folder_names(session, library, folder), MAX_LOOKED_AT))
+    return tuple(sorted(names, key=str.encode)[:limit])
 
 
 def folder_names(session: Session, library: str, folder: str) -> Iterator[str]:
-    """The names of the folders directly inside, by jumping from one to the next. Some come twice."""
+    """The names of the folders directly inside, by jumping from one to the next along the index. Some come
+    twice."""
     prefix = f"{folder}/" if folder else ""
-    # No legal name holds "\x01", so that it stands right behind a text and before all that go on from it;
-    # and "0" comes right after "/".
-    start, end = prefix or "\x01", f"{folder}0" if folder else None
-    query = select(Media.folder).where(Media.library == library).order_by(Media.folder).limit(1)
-    if end is not None:
-        query = query.where(Media.folder < end)
-    while True:
-        found = session.scalar(query.where(Media.folder >= start))
-        if found is None:
-            return
-        name, slash, _ = found[len(prefix) :].partition("/")
-        yield name
-        # Between `name` and `name/…` may come `name-2`: only what is inside can be passed over at once.
-        start = f"{prefix}{name}0" if slash else f"{found}\x01"
+    rows = select(func.min(Media.folder)).where(Media.library == library)
+    if folder:
+        rows = rows.where(Media.folder < f"{folder}0")  # "0" comes right after "/"
+    # No legal name holds "\x01", so that it stands right behind a text and before all that go on from it.
+    found = select(rows.where(Media.folder >= (prefix or "\x01")).scalar_subquery().label("folder")).cte(
+        "found", recursive=True
+    )
+    rest = func.substr(found.c.folder, len(prefix) + 1)
+    slash = func.instr(rest, "/")
+    # Between `name` and `name/…` may come `name-2`: only what is inside can be passed over at once.
+    passed = case(
+        (slash > 0, literal(prefix).concat(func.substr(rest, 1, slash - 1)).concat("0")),
+        else_=found.c.folder.concat("\x01"),
+    )
+    following = rows.where(Media.folder >= passed).correlate(found).scalar_subquery()
+    found = found.union_all(select(following).where(found.c.folder.is_not(None)))
+    for (path,) in session.execute(select(found.c.folder).where(found.c.folder.is_not(None))):
+        yield path[len(prefix) :].partition("/")[0]
