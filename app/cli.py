@@ -79,11 +79,11 @@ def scan() -> None:
 
     async def run(storage: Storage) -> None:
         nonlocal files
-        usage = await storage.usage()
-        with click.progressbar(length=usage.files, label="Scanning", file=sys.stderr) as bar:
+        length = await storage.to_scan()
+        with click.progressbar(length=length, label="Scanning", file=sys.stderr) as bar:
             async for step in storage.scan():
                 files += step.files
-                bar.update(step.files)
+                bar.update(step.files + sum(bool(finding.reason) for finding in step.findings))
                 for finding in step.findings:
                     found[finding.outcome] += 1
                     if finding.reason:
@@ -127,6 +127,7 @@ def _with_storage(run: Callable[[Storage], Awaitable[None]]) -> None:
             await run(stores.storage)
 
     with _in_a_sentence():
+        prepare_database(load(), create=False)
         asyncio.run(opened())
 
 

@@ -42,11 +42,12 @@ async def open_database(
         yield Stores(storage)
 
 
-def prepare_database(settings: Settings) -> None:
+def prepare_database(settings: Settings, *, create: bool = True) -> None:
     """Bring the database that the settings name to the newest schema, and see that it can be worked with.
-    Whoever started this waits for an answer, and gets one within seconds.
+    Whoever started this waits for an answer, and gets one within seconds. Unless to create, there has to be a
+    library already.
 
     Raises ConfigurationError, StorageError.
     """
     with ExitStack() as stack:
-        open_filesystem(settings, str, stack, busy_timeout_ms=PATIENCE_MS)
+        open_filesystem(settings, str, stack, busy_timeout_ms=PATIENCE_MS, create=create)

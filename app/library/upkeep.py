@@ -1,6 +1,7 @@
 """Looks after the stored files while the server runs."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -17,6 +18,9 @@ _log = logging.getLogger("seekable")
 
 LONGEST_REST_S = 1
 RETRY_AFTER_S = 60
+
+LOOK_EVERY_S = 60
+"""How often it is looked for files without a hash, if nobody says that there are some."""
 
 
 class Upkeep:
@@ -36,6 +40,11 @@ class Upkeep:
 
     async def run(self) -> None:
         """Go on until cancelled. What goes wrong is logged, and tried again."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._scan_again_and_again())
+            tasks.create_task(self._hash_again_and_again())
+
+    async def _scan_again_and_again(self) -> None:
         while True:
             rest = self._interval_s
             try:
@@ -46,7 +55,7 @@ class Upkeep:
             except Exception:
                 _log.exception("The files could not be scanned")
             self._to_hash.set()
-            await self._hash_until(time.monotonic() + rest)
+            await asyncio.sleep(rest)
 
     async def _scan(self) -> None:
         found: Counter[str] = Counter()
@@ -55,14 +64,8 @@ class Upkeep:
         if found:
             _log.info("Scanned the files: %s", ", ".join(f"{n} {word}" for word, n in sorted(found.items())))
 
-    async def _hash_until(self, end: float) -> None:
-        while (left := end - time.monotonic()) > 0:
-            try:
-                async with asyncio.timeout(left):
-                    await self._to_hash.wait()
-            except TimeoutError:
-                return
-            self._to_hash.clear()
+    async def _hash_again_and_again(self) -> None:
+        while True:
             try:
                 async for _ in _unhurried(self._storage.hash_unverified()):
                     pass
@@ -70,6 +73,11 @@ class Upkeep:
                 _log.error("The files could not be hashed: %s", error)
             except Exception:
                 _log.exception("The files could not be hashed")
+            # Other processes find files too, and tell nobody.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._to_hash.wait()
+            self._to_hash.clear()
 
 
 async def _unhurried(steps: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

@@ -87,6 +87,9 @@ class Storage(Protocol):
     async def usage(self) -> Usage:
         """How many files are stored, in all libraries, and how long they are together."""
 
+    async def to_scan(self) -> int:
+        """How many files a scan will look at, about. For a progress bar: counting them takes a while."""
+
     def scan(self) -> AsyncGenerator[Scanned, None]:
         """Look through everything for what was put there, changed or taken away by other programs, and for
         what crashes left; take note of it, and clean up. Harmless to repeat, beside other processes too."""

@@ -2,15 +2,14 @@
 
 import contextlib
 import errno
-import fcntl
 import os
-import signal
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from uuid import uuid4
 
 from app.storage import folders
+from app.storage.descriptors import has_writer
 from app.storage.entries import Folder, looking
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable, Unreadable
 from app.storage.folders import Segments, translated
@@ -23,7 +22,6 @@ _ID: Segments = (RESERVED, "id")
 # O_NONBLOCK: opening a named pipe that somebody put there must not wait for its other end.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TRIES = 20  # to make a folder that another process removes
-_NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
 
 
 class Disk:
@@ -279,21 +277,6 @@ class Disk:
                 return kept, held
 
 
-def has_writer(descriptor: int) -> bool:
-    """Whether any process has the file open for writing, as far as the system says (Linux: leases)."""
-    if not hasattr(fcntl, "F_SETLEASE"):
-        return False
-    try:
-        # Who opens the file for writing just now waits until the lease is given back. The signal that says
-        # so would end this process if it were the default one; this one is ignored unless asked for.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:  # EACCES: somebody else's file; EINVAL: a file system without leases
-        return error.errno == errno.EAGAIN
-    return False
-
-
 def is_marked(root: str | os.PathLike[str]) -> bool:
     """Whether `Disk.mark` was ever called for a folder, which need not be there. Writes nothing."""
     with translated():
@@ -302,27 +285,3 @@ def is_marked(root: str | os.PathLike[str]) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True
-
-
-def read_nowait(descriptor: int, start: int, size: int) -> bytes | None:
-    """What `read` would give, when all of it is in the page cache; None when it is not, or nobody knows."""
-    if not _NO_WAIT:
-        return None
-    buffer = bytearray(size)
-    try:
-        complete = os.preadv(descriptor, [buffer], start, _NO_WAIT) == size
-    except OSError:  # EAGAIN: it is not; EOPNOTSUPP: nobody knows (tmpfs). A real fault shows in `read`.
-        return None
-    return bytes(buffer) if complete else None
-
-
-def read(descriptor: int, start: int, size: int) -> bytes:
-    """Up to `size` bytes from `start`; fewer only where the file ends."""
-    with translated():
-        data = os.pread(descriptor, size, start)
-        while 0 < len(data) < size:
-            more = os.pread(descriptor, size - len(data), start + len(data))
-            if not more:
-                break
-            data += more
-        return data

@@ -35,8 +35,9 @@ class Folder:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self.changed_ns = os.fstat(descriptor).st_mtime_ns
-        """When names came or went last, before `entries` looks."""
+        # Not the time of modification, which programs that copy folders set back.
+        self.changed_ns = os.fstat(descriptor).st_ctime_ns
+        """When names came or went last, or the folder's rights changed, before `entries` looks."""
 
     def entries(self) -> Generator[Entry]:
         """What is in it, in no order. Every name that is there the whole time comes once."""

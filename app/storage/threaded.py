@@ -161,12 +161,13 @@ class ThreadedStorage:
         self._chunk_size = chunk_size
         self._reads = _Pool(threads, "read")
         self._changes = _Pool(threads, "change")
+        self._looks = _Pool(threads, "look")
         self._upkeep = _Pool(2, "upkeep")
         self._pings = _Pool(1, "ping")
 
     def close(self) -> None:
         """Wait for what is under way. Nothing may be asked of the storage afterwards."""
-        for pool in (self._reads, self._changes, self._upkeep, self._pings):
+        for pool in (self._reads, self._changes, self._looks, self._upkeep, self._pings):
             pool.close()
 
     @asynccontextmanager
@@ -248,7 +249,7 @@ class ThreadedStorage:
         def page(wait: bool) -> Page | None:
             return self._backend.page(listing, cursor=cursor, limit=limit, wait=wait)
 
-        found = await self._reads.run(page, False) or await self._changes.run(page, True)
+        found = await self._reads.run(page, False) or await self._looks.run(page, True)
         assert found is not None
         return found
 
@@ -257,6 +258,9 @@ class ThreadedStorage:
 
     async def usage(self) -> Usage:
         return await self._upkeep.run(self._backend.usage)
+
+    async def to_scan(self) -> int:
+        return await self._upkeep.run(self._backend.to_scan)
 
     def scan(self) -> AsyncGenerator[Scanned, None]:
         return self._steps(self._backend.scan)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql import seen, settling
+from app.database.sql import settling
 from app.storage.types import Change
 from tests.database.by_hand import STABLE_AFTER_S
 from tests.database.library import Library
@@ -31,7 +31,6 @@ def changes(library: Library) -> list[Change]:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds are long when they come in every test."""
     monkeypatch.setattr(settling, "STABLE_AFTER_S", STABLE_AFTER_S)
-    monkeypatch.setattr(seen, "SETTLED_AFTER_NS", STABLE_AFTER_S * 1e9)
 
 
 @pytest.fixture

@@ -94,6 +94,7 @@ def test_a_file_that_was_dropped_is_taken_in_and_never_overwritten(library: Libr
 def test_a_file_that_was_edited_is_a_new_version(library: Library) -> None:
     old = library.put(b"before").info
     library.path().write_bytes(b"after it")
+    wait_until_stable()
     data, info = library.get()
     assert data == b"after it"
     assert info.id == old.id
@@ -248,6 +249,7 @@ def test_files_of_odd_dates(library: Library, date: str) -> None:
     library.put(b"film")
     moment = datetime.fromisoformat(f"{date}T00:00:00+00:00").timestamp()
     os.utime(library.path(), (moment, moment))
+    wait_until_stable()
     data, info = library.get()
     assert data == b"film"
     assert info.updated_at <= datetime.now(UTC)

@@ -39,9 +39,10 @@ def test_no_list_has_the_hash_of_bytes_that_were_changed_while_they_were_hashed(
 
 def test_what_was_edited_since_it_was_looked_at_is_not_even_read(library: Library, dropped: Key) -> None:
     library.path(dropped).write_bytes(b"edited")
-    assert list(library.backend.hash_unverified()) == []
+    assert sum(library.backend.hash_unverified()) == 0
+    rest()
     assert stat(library, dropped).sha256 is None
-    assert list(library.backend.hash_unverified()) == [6]
+    assert sum(library.backend.hash_unverified()) == 6
 
 
 def test_what_is_uploaded_over_a_file_while_it_is_hashed_keeps_its_own_hash(
@@ -66,7 +67,7 @@ def test_what_is_moved_over_a_file_while_it_is_hashed_is_hashed_itself(
     list(hashing)
     assert stat(library, dropped) == before
     assert before.sha256 is None
-    assert list(library.backend.hash_unverified()) == [11]
+    assert sum(library.backend.hash_unverified()) == 11
 
 
 def test_what_is_deleted_while_it_is_hashed_is_gone(library: Library, dropped: Key) -> None:
@@ -163,6 +164,6 @@ def test_what_cannot_be_read_is_called_so_and_hashed_later(
     assert names(library) == ["new.mp4"]
     with no_descriptors():
         assert verdicts(library) == {"films/film.mp4": Verdict.UNREADABLE, "new.mp4": Verdict.UNREADABLE}
-        assert list(library.backend.hash_unverified()) == []
-    assert list(library.backend.hash_unverified()) == [7]
+        assert sum(library.backend.hash_unverified()) == 0
+    assert sum(library.backend.hash_unverified()) == 7
     assert verdicts(library) == {"films/film.mp4": Verdict.SOUND, "new.mp4": Verdict.SOUND}

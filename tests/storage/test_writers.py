@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.disk import Disk, has_writer
+from app.storage.descriptors import has_writer
+from app.storage.disk import Disk
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -27,7 +28,7 @@ def test_a_writer_is_seen_for_as_long_as_it_has_the_file_open(tmp_path: Path) ->
 
 ASK_AND_OPEN = """
 import os, sys, threading, time
-from app.storage.disk import has_writer
+from app.storage.descriptors import has_writer
 end = time.monotonic() + 0.5
 def write():
     while time.monotonic() < end:

@@ -32,7 +32,7 @@ from app.database.sql.rows import (
 from app.database.sql.scanning import Scanner
 from app.database.sql.settling import Settling
 from app.database.sql.tables import Departed, Media, Volume
-from app.storage import disk
+from app.storage import descriptors
 from app.storage.backend import Writer
 from app.storage.disk import Disk
 from app.storage.errors import (
@@ -75,10 +75,10 @@ class DiskReader:
         self._descriptor = descriptor
 
     def read(self, start: int, size: int) -> bytes:
-        return disk.read(self._descriptor, start, size)
+        return descriptors.read(self._descriptor, start, size)
 
     def read_nowait(self, start: int, size: int) -> bytes | None:
-        return disk.read_nowait(self._descriptor, start, size)
+        return descriptors.read_nowait(self._descriptor, start, size)
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -258,6 +258,9 @@ class FilesystemBackend:
 
     def usage(self) -> Usage:
         return self._hasher.usage()
+
+    def to_scan(self) -> int:
+        return self._scanner.to_scan()
 
     def scan(self) -> Generator[Scanned]:
         self._disk.sweep()

@@ -1,5 +1,6 @@
 """Reading stored files to hash them: those whose hash is not known yet, or all, to find what rots."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Generator, Iterator
@@ -8,10 +9,10 @@ from contextlib import AbstractContextManager, contextmanager
 from sqlalchemy import func, select
 
 from app.database.sql.engine import Database
-from app.database.sql.rows import looks_alike, path_of, signature_of
+from app.database.sql.rows import key_of, looks_alike, path_of, signature_of
 from app.database.sql.settling import Settling
 from app.database.sql.tables import Media
-from app.storage import disk
+from app.storage import descriptors
 from app.storage.disk import Disk
 from app.storage.errors import StorageUnavailable, Unreadable
 from app.storage.staging import Signature
@@ -41,12 +42,12 @@ class Hasher:
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""
         for listed in self._rows(Media.unverified):
-            try:
+            hashed = None
+            with contextlib.suppress(Unreadable):  # it stays unverified
                 hashed = yield from self._hash(listed)
-            except Unreadable:
-                continue  # it stays unverified
             if hashed is not None:
                 self._record(*hashed)
+            yield 0  # of many files that are empty, or wait, each is a step too
 
     def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, str] | None]:
         """None when row and file do not agree: that is settled when the file is looked at next."""
@@ -69,7 +70,7 @@ class Hasher:
                 # while the row and the file are found alone.
                 verdict = yield from self._verify(row, alone=True)
             if verdict is not None:
-                yield Verified(_shown(row), 0, verdict)
+                yield Verified(key_of(row).path, 0, verdict)
 
     def _verify(self, listed: Media, *, alone: bool) -> Generator[Verified, None, Verdict | None]:
         """None when the file was deleted, and not by hand."""
@@ -85,7 +86,7 @@ class Hasher:
                     return Verdict.CHANGED
                 for data in _read(descriptor, row.size):
                     digest.update(data)
-                    yield Verified(_shown(listed), len(data), None)
+                    yield Verified(key_of(listed).path, len(data), None)
                 if Signature.of(os.fstat(descriptor)) != before:
                     return Verdict.CHANGED
         except Unreadable:
@@ -143,12 +144,8 @@ def _read(descriptor: int, size: int) -> Iterator[bytes]:
     position = 0
     while position < size:
         with _unreadable():
-            data = disk.read(descriptor, position, min(STEP, size - position))
+            data = descriptors.read(descriptor, position, min(STEP, size - position))
         if not data:
             return
         yield data
         position += len(data)
-
-
-def _shown(row: Media) -> str:
-    return f"{row.folder}/{row.filename}" if row.folder else row.filename

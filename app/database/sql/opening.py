@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import inspect, select
+from sqlalchemy import inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -40,9 +40,14 @@ def open_filesystem(
     notice: Callable[[Sequence[Change]], None] = ignore,
     *,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    create: bool = True,
 ) -> FilesystemBackend:
     database = open_sql(settings, stack, busy_timeout_ms=busy_timeout_ms)
     _check_mounted(settings, database)
+    if not create and not _is_marked(settings):
+        raise ConfigurationError(
+            f"SEEKABLE_FILES_DIR={settings.files_dir}: There is no library here; `seekable serve` makes one."
+        )
     files = open_files(settings, stack)
     # Even a look at the database needs a file beside it.
     with _said_of(database), files.with_reserve():
@@ -124,9 +129,11 @@ def _claim(folder: Path, files: Disk, database: Database) -> str:
                 found = uuid4().hex
                 files.mark(found)  # first: the id of a folder is adopted, that of a database is demanded
             session.add(Volume(id=found))
-            session.commit()
         elif known != found:
             raise _not_ours(folder)
+        else:
+            session.execute(update(Volume).values(id=found))  # to see whether it can be written
+        session.commit()
         assert found is not None
         return found
 

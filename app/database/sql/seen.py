@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from app.storage.folders import Segments
 
 MAX_FOLDERS = 20_000
-MAX_INNER = 10_000
-SETTLED_AFTER_NS = 2_000_000_000
-"""How coarse a file system's times may be: a change within as long of the last look may have the same."""
+MAX_NAMES = 500_000
+"""Of folders inside folders, in all."""
+
+FINE_NS = 100_000_000
+COARSE_NS = 2_000_000_000
+"""How long after a change another one may still have the same time, on file systems whose times have
+fractions of a second, and on others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class SeenFolders:
 
     def __init__(self) -> None:
         self._folders: OrderedDict[Segments, Seen] = OrderedDict()
+        self._names = 0
         self._lock = threading.Lock()
 
     def get(self, path: Segments) -> Seen | None:
@@ -38,8 +43,24 @@ class SeenFolders:
         """Remember it, unless it changed so shortly before it was looked through (`looked_ns`) that a later
         change may not show."""
         with self._lock:
-            self._folders.pop(path, None)
-            if 0 <= seen.changed_ns <= looked_ns - SETTLED_AFTER_NS and len(seen.folders) <= MAX_INNER:
+            self._forget(path)
+            fine = seen.changed_ns % 1_000_000_000 != 0
+            if seen.changed_ns <= looked_ns - (FINE_NS if fine else COARSE_NS):
                 self._folders[path] = seen
-                while len(self._folders) > MAX_FOLDERS:
-                    self._folders.popitem(last=False)
+                self._names += len(seen.folders)
+                while len(self._folders) > MAX_FOLDERS or self._names > MAX_NAMES:
+                    self._forget(next(iter(self._folders)))
+
+    def forget(self, path: Segments) -> None:
+        with self._lock:
+            self._forget(path)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._folders.clear()
+            self._names = 0
+
+    def _forget(self, path: Segments) -> None:
+        seen = self._folders.pop(path, None)
+        if seen is not None:
+            self._names -= len(seen.folders)

@@ -18,7 +18,7 @@ from app.storage.staging import Signature
 from app.storage.types import Change, Key, Kind
 
 STABLE_AFTER_S = 2
-"""A new file is taken for finished when it has not changed for so long."""
+"""A file that is new, or changed in place, is taken for finished when it has been still for so long."""
 
 WRITTEN_FOR_S = 60
 """A file that is open for writing is taken for finished when it has not changed for so long: some programs
@@ -116,7 +116,8 @@ class Settling:
                 row.inode, row.unverified = signature.inode, True
                 self.session.flush()
             return row
-        if self._is_written(path, status):
+        # A file that was moved over another one is whole; one that is written in place may pause.
+        if self._is_written(path, status) or (row.inode == signature.inode and _is_young(status)):
             raise Unfinished("The file is being written; try again when that is done.")
         self._describe(row, status)
         self.session.flush()

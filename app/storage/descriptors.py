@@ -1,0 +1,49 @@
+"""What can be asked of an open file."""
+
+import errno
+import fcntl
+import os
+import signal
+
+from app.storage.folders import translated
+
+_NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
+
+
+def has_writer(descriptor: int) -> bool:
+    """Whether any process has the file open for writing, as far as the system says (Linux: leases)."""
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        # Who opens the file for writing just now waits until the lease is given back. The signal that says
+        # so would end this process if it were the default one; this one is ignored unless asked for.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:  # EACCES: somebody else's file; EINVAL: a file system without leases
+        return error.errno == errno.EAGAIN
+    return False
+
+
+def read_nowait(descriptor: int, start: int, size: int) -> bytes | None:
+    """What `read` would give, when all of it is in the page cache; None when it is not, or nobody knows."""
+    if not _NO_WAIT:
+        return None
+    buffer = bytearray(size)
+    try:
+        complete = os.preadv(descriptor, [buffer], start, _NO_WAIT) == size
+    except OSError:  # EAGAIN: it is not; EOPNOTSUPP: nobody knows (tmpfs). A real fault shows in `read`.
+        return None
+    return bytes(buffer) if complete else None
+
+
+def read(descriptor: int, start: int, size: int) -> bytes:
+    """Up to `size` bytes from `start`; fewer only where the file ends."""
+    with translated():
+        data = os.pread(descriptor, size, start)
+        while 0 < len(data) < size:
+            more = os.pread(descriptor, size - len(data), start + len(data))
+            if not more:
+                break
+            data += more
+        return data
