@@ -102,7 +102,7 @@ def sweep(staging: int) -> None:
     """Remove what crashed writers left in the staging folder."""
     with translated():
         for name in os.listdir(staging):
-            with contextlib.suppress(FileNotFoundError, BlockingIOError, IsADirectoryError):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError, IsADirectoryError, PermissionError):
                 if stat.S_ISREG(os.lstat(name, dir_fd=staging).st_mode):
                     _remove(staging, name)
                 else:  # nothing of ours, and some of it cannot be opened

@@ -171,3 +171,15 @@ async def test_a_cursor_belongs_to_its_folder_and_its_order(storage: Storage) ->
     beneath = Listing(SHARED, "a", recursive=True)
     with pytest.raises(InvalidCursor):
         await storage.page(beneath, cursor=cursors[Listing(SHARED, "")], limit=1)
+
+
+async def test_all_folders_inside_are_named_in_byte_order(storage: Storage) -> None:
+    paths = ["a", "a-b/c", "a/b", "a/b/c", "a0", "z/y/x", "é/f", "🎬/f", "f", "~/f"]
+    for path in paths:
+        await put(storage, Key.at(SHARED, f"top/{path}/film.mp4"))
+    names = {path.partition("/")[0] for path in paths}
+    assert await storage.folders(SHARED, "top") == tuple(sorted(names, key=str.encode))
+    assert await storage.folders(SHARED, "top/a") == ("b",)
+    assert await storage.folders(SHARED, "") == ("top",)
+    assert await storage.folders(SHARED, "to") == ()
+    assert await storage.folders("another", "top") == ()

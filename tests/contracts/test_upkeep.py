@@ -59,6 +59,13 @@ async def findings(storage: Storage) -> list[Finding]:
     return [finding async for step in storage.scan() for finding in step.findings]
 
 
+async def test_a_scan_looks_at_about_as_many_files_as_it_says(storage: Storage) -> None:
+    assert await storage.to_scan() == 0
+    await fill(storage)
+    assert await storage.to_scan() == len(FILES)
+    assert sum([step.files async for step in storage.scan()]) == len(FILES)
+
+
 async def verdicts(storage: Storage) -> Counter[Verdict]:
     return Counter([step.verdict async for step in storage.verify() if step.verdict is not None])
 

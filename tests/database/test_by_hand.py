@@ -85,6 +85,18 @@ def test_a_folder_that_did_not_change_is_not_looked_through_again(
     assert library.backend.page(listing, cursor=None, limit=9, wait=False) is None
 
 
+def test_a_folder_whose_time_was_set_back_is_looked_through(library: Library) -> None:
+    """As tar, rsync and cp -a do when they have copied into it."""
+    library.put(b"film")
+    os.utime(library.root / "films", (1_500_000_000, 1_500_000_000))
+    rest()
+    page(library, "films")
+    drop(library.root / "films" / "two.mp4")
+    os.utime(library.root / "films", (1_500_000_000, 1_500_000_000))
+    rest()
+    assert names(library, "films") == ["film.mp4", "two.mp4"]
+
+
 def test_many_files_at_once(library: Library) -> None:
     count = 2 * comparing.BATCH + 3
     for number in range(count):

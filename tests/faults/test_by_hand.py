@@ -58,6 +58,22 @@ def test_a_file_that_dd_writes_slowly_is_never_half_adopted(lazy: Server, until:
     assert sizes <= {300_000}
 
 
+def test_a_known_file_that_is_written_in_pieces_is_served_whole_or_not(lazy: Server) -> None:
+    """Each piece by a program that opens and closes it."""
+    target = lazy.files / "film.mp4"
+    with lazy.client() as http:
+        http.put("/files/film.mp4", content=b"old" * 1000).raise_for_status()
+        for number in range(6):
+            with target.open("wb" if number == 0 else "ab") as file:
+                file.write(b"new" * 1000)
+            answer = http.get("/files/film.mp4")
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"]
+            time.sleep(0.3)
+        time.sleep(2.1)
+        assert http.get("/files/film.mp4").content == b"new" * 6000
+
+
 def test_mv_over_a_managed_file_is_a_new_version(lazy: Server, tmp_path: Path) -> None:
     (tmp_path / "new.mp4").write_bytes(b"new bytes")
     with lazy.client() as http:

@@ -303,6 +303,23 @@ def test_a_folder_of_files_that_cannot_be_written(what: str, here: Path) -> None
     assert said == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
 
 
+def test_a_database_that_cannot_be_written(here: Path) -> None:
+    """As one that somebody else made."""
+    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    database = here / "files" / ".seekable" / "seekable.db"
+    database.chmod(0o444)
+    said = neither_begins(here, *as_anybody())
+    assert said == f"Error: sqlite:///{database}: The database cannot be written.\n"
+
+
+@pytest.mark.parametrize("command", ["scan", "verify"])
+def test_what_looks_after_files_makes_no_library(command: str, here: Path) -> None:
+    """Or a disk that is missing would seem to hold nothing, and that all well."""
+    said = refuses(here, (), command)
+    assert said == "Error: SEEKABLE_FILES_DIR=files: There is no library here; `seekable serve` makes one.\n"
+    assert list(here.iterdir()) == []
+
+
 @pytest.mark.parametrize("before", ["nothing", "a library"])
 def test_a_folder_of_files_on_a_read_only_file_system(before: str, here: Path) -> None:
     need("unshare")
