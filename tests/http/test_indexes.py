@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urljoin
 import httpx
 import pytest
 
+from app.resources.piecewise import PAGE_SIZE
 from tests.support import Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -103,7 +104,7 @@ def test_names_are_text(http: httpx.Client, folder: str) -> None:
 
 
 def test_more_files_than_are_read_in_one_go(http: httpx.Client, folder: str) -> None:
-    names = [f"{number:03}" for number in range(105)]
+    names = [f"{number:03}" for number in range(PAGE_SIZE + 5)]
     put(http, *(f"{folder}/{name}" for name in names))
     assert links(http.get(f"/files/{folder}/")) == [("../", "../"), *zip(names, names, strict=True)]
 
@@ -206,3 +207,8 @@ def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server, problem:
                 database.execute("ALTER TABLE media RENAME TO lost")
             with pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
+    assert crowded.stop() == 0
+    said = [line for line in crowded.log().splitlines() if "/files/long/" in line or "ASGI" in line]
+    told = [line for line in said if " ERROR " in line]
+    assert len(told) == 1, crowded.log()
+    assert "The answer for '/files/long/' was broken off: " in told[0]
