@@ -10,7 +10,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from app.resources.deps import LibraryDep, Services, ServicesDep
 from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse, pages_from
 from app.storage.errors import NotFound
-from app.storage.types import MAX_FOLDERS, Listing, Page, clean_folder
+from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, Listing, Page, clean_folder
 
 _HEADERS = {
     "content-type": "text/html; charset=utf-8",
@@ -62,11 +62,14 @@ async def _index(request: Request, services: Services, listing: Listing) -> Resp
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
     if listing.folder and not first.folders and not first.items:
         raise NotFound("There is no such folder.")
-    if len(first.folders) >= MAX_FOLDERS:
+    folders = first.folders
+    if len(folders) >= MAX_FOLDERS:
+        folders = await services.storage.folders(listing.library, listing.folder)
+    if len(folders) >= MAX_ALL_FOLDERS:
         # Who copies a library by its links would take one that is cut short for all of it.
-        raise TooManyFolders(f"There are {MAX_FOLDERS} folders inside, or more: too many for one page.")
+        raise TooManyFolders(f"There are {MAX_ALL_FOLDERS:,} folders inside, or more: too many for one page.")
     pages = pages_from(first, services.storage, listing)
-    return PiecewiseResponse(request, _page(listing.folder, first.folders, pages), _HEADERS)
+    return PiecewiseResponse(request, _page(listing.folder, folders, pages), _HEADERS)
 
 
 async def _page(folder: str, folders: Sequence[str], pages: AsyncIterator[Page]) -> AsyncIterator[str]:
@@ -76,7 +79,8 @@ async def _page(folder: str, folders: Sequence[str], pages: AsyncIterator[Page])
         f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
         f"<h1>{title}</h1>\n<ul>\n{up}"
     )
-    yield "".join(_link(name, "/") for name in folders)
+    for start in range(0, len(folders), PAGE_SIZE):
+        yield "".join(_link(name, "/") for name in folders[start : start + PAGE_SIZE])
     async for page in pages:
         yield "".join(_link(info.key.filename) for info in page.items)
     yield "</ul>\n</html>\n"
