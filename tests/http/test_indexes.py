@@ -165,7 +165,7 @@ def test_a_library_without_files(tmp_path: Path, backend_settings: dict[str, obj
 
 @pytest.fixture
 def crowded(tmp_path: Path) -> Iterator[Server]:
-    """`wide` has 1,001 folders, `narrow` 999, and `long` so many files that their page fits into no buffer."""
+    """`wide` has 1,001 folders, `narrow` 999, `long` so many files that their page fits into no buffer."""
     with running(tmp_path, storage="filesystem") as server, server.client() as http:
         put(http, "like/this")
     files = [server.files / "wide" / str(number) / "x" for number in range(1001)]
