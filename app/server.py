@@ -1,6 +1,7 @@
 """uvicorn: how it is set up, started and stopped. With websocket.py the only file that knows it."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -91,6 +92,10 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What is there now stays. Looking for garbage in all of it, again and again, would stop everything
+        # for a tenth of a second each time.
+        gc.collect()
+        gc.freeze()
         if self.started:
             for listener in sockets or ():
                 _log.info("Seekable is running on http://%s", authority(*listener.getsockname()[:2]))
