@@ -14,8 +14,8 @@ ASSETS = Assets(f"docs-{version('fastapi-offline')}", str(files("fastapi_offline
 HEADERS = {
     # The console comes with a script in its page, and pictures in its style. It may ask this server alone,
     # and no page of another site may lay itself over its buttons.
-    "content-security-policy": "default-src 'none'; script-src 'self' 'unsafe-inline'; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' blob:; connect-src 'self'; "
+    "content-security-policy": "default-src 'none'; connect-src 'self'; script-src 'self' 'unsafe-inline'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' blob:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
