@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     files_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
         Path("files"), description="Folder of the files, with storage `filesystem`."
     )
-    database_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
+    database_url: str | None = Field(
         None, description="SQLAlchemy URL; by default an SQLite file in FILES_DIR/.seekable."
     )
     mongodb_url: str | None = Field(None, description="MongoDB URL, with storage `gridfs`.")

@@ -10,7 +10,7 @@ from app.settings import ConfigurationError, load
 @pytest.fixture(autouse=True)
 def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no .env is
-    for name in ("BASE_URL", "ALLOWED_HOSTS", "CORS_ORIGINS", "FILES_DIR"):
+    for name in ("BASE_URL", "ALLOWED_HOSTS", "CORS_ORIGINS", "FILES_DIR", "DATABASE_URL"):
         monkeypatch.delenv(f"SEEKABLE_{name}", raising=False)
 
 
@@ -37,6 +37,7 @@ def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "http://a.example:443,moz-extension://ab-c",
             ("http://a.example:443", "moz-extension://ab-c"),
         ),
+        ("database_url", "sqlite:///films.db", "sqlite:///films.db"),
         ("files_dir", "my films", Path("my films")),
         ("files_dir", "/srv/films", Path("/srv/films")),
     ],
