@@ -219,6 +219,7 @@ def test_a_refusal_names_what_cannot_be_changed(http: httpx.Client, problem: Pro
         ("Content-Type: application/merge-patch",),
         ("Content-Type: ",),
         (f"Content-Type: {KIND}", "Content-Encoding: gzip"),
+        (f"Content-Type: {KIND}", "Transfer-Encoding: gzip, chunked"),
     ],
 )
 def test_another_kind_of_patch(
