@@ -1,17 +1,20 @@
 """GET /playlist.m3u and /playlist.xspf: folders as players take them."""
 
+import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 import httpx
 import pytest
+from fastapi import Request
 
 from app.resources import playlists
-from app.resources.piecewise import PAGE_SIZE
+from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse
 from tests.http.memory import Memory, serving
 from tests.support import Server, running
 
@@ -221,3 +224,32 @@ def test_a_failure_later_breaks_the_connection(memory: Memory, many: int, extens
     with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
         httpx.get(f"http://127.0.0.1:{many}/playlist.{extension}", trust_env=False)
     assert memory.pages == 3000 // PAGE_SIZE + 1
+
+
+def test_others_get_their_turn_while_a_long_answer_is_written() -> None:
+    """Neither this storage nor this client ever waits."""
+    turns = 0
+
+    async def pieces() -> AsyncIterator[str]:
+        for _ in range(100):
+            yield "piece"
+
+    async def send(message: object) -> None: ...
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        beside = asyncio.create_task(other())
+        await PiecewiseResponse(Request(scope), pieces(), {})(scope, receive, send)
+        beside.cancel()
+
+    asyncio.run(both())
+    assert turns >= 100
