@@ -12,6 +12,14 @@ from typing import Any
 _FRAMES = 12  # of an exception, the innermost; enough to see whose fault it was
 _LINKS = 5  # of a chain or a group of exceptions
 
+_ECHOES = (
+    # The library of WebSockets repeats what uvicorn has said.
+    "connection open",
+    "connection closed",
+    # uvicorn repeats what was said by the one who broke an answer off, and why.
+    "ASGI callable returned without completing response.",
+)
+
 _log = logging.getLogger("seekable")
 
 
@@ -93,8 +101,8 @@ class LineHandler(logging.StreamHandler[Any]):
 
 
 def without_echo(record: logging.LogRecord) -> bool:
-    """Whether the record says something new: the library of WebSockets repeats what uvicorn has said."""
-    return record.msg not in ("connection open", "connection closed")
+    """Whether the record says something new."""
+    return record.msg not in _ECHOES
 
 
 CONFIG: dict[str, Any] = {

@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Lifespan
 
 from app.database import open_database
@@ -18,6 +17,7 @@ from app.library.mediatypes import media_type
 from app.library.service import Library
 from app.library.upkeep import Upkeep
 from app.resources.admission import Admission, AdmissionMiddleware
+from app.resources.cors import CORSMiddleware
 from app.resources.deps import Services
 from app.resources.errors import HANDLERS
 from app.resources.routes import ROUTERS
@@ -35,6 +35,10 @@ EXPOSED_HEADERS = (
     "ETag",
     "Last-Modified",
     "Location",
+    "Link",
+    "Allow",
+    "Accept-Patch",
+    "Retry-After",
     "Repr-Digest",
 )
 

@@ -1,6 +1,7 @@
 """uvicorn: how it is set up, started and stopped. With websocket.py the only file that knows it."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -91,6 +92,10 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        # What is there now stays. Looking for garbage in all of it, again and again, would stop everything
+        # for a tenth of a second each time.
+        gc.collect()
+        gc.freeze()
         if self.started:
             for listener in sockets or ():
                 _log.info("Seekable is running on http://%s", authority(*listener.getsockname()[:2]))
@@ -117,13 +122,13 @@ class _Server(uvicorn.Server):
             connection.shutdown()  # at once if it is idle, else after its answer
         limit = self.config.timeout_graceful_shutdown or 0
         if self.server_state.tasks:
-            _log.info("%s", _transfers(len(self.server_state.tasks), f"may run for {limit} s more"))
+            _log.info("Connections that may go on for %d s more: %d", limit, len(self.server_state.tasks))
         deadline = time.monotonic() + limit
         while self._busy() and not self.force_exit and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_EVERY_S)  # uvicorn tells nobody when one ends
         _end_within(GRACE_S)
         if self._busy():
-            _log.warning("%s", _transfers(self._busy(), "did not end in time and were broken off"))
+            _log.warning("Connections that did not end in time and are broken off: %d", self._busy())
         while self._busy():
             for connection in list(self.server_state.connections):
                 connection.transport.abort()
@@ -132,10 +137,6 @@ class _Server(uvicorn.Server):
 
     def _busy(self) -> int:
         return max(len(self.server_state.connections), len(self.server_state.tasks))
-
-
-def _transfers(number: int, what: str) -> str:
-    return f"{number} {'transfer' if number == 1 else 'transfers'} {what}."
 
 
 def _end_within(seconds: float) -> None:

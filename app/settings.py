@@ -1,10 +1,12 @@
 """Every knob, its default and its unit. Read from the environment (SEEKABLE_*) and from `.env`."""
 
+import os
+import re
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, ByteSize, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -18,17 +20,69 @@ def _split(value: object) -> object:
     )
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-"""Several words with commas between them."""
+def _host(name: str) -> str:
+    """A Host that can match: a name, an IP literal, or a pattern."""
+    if name != "*" and not _is_authority(name.removeprefix("*.")):
+        raise ValueError(
+            f"{_ascii(name)!r} is not like nas.local, *.example.org, 192.0.2.1, [2001:db8::1] or *"
+        )
+    return name
 
 
-def _origins(value: object) -> object:
-    parts = _split(value)
-    return tuple(part.rstrip("/").lower() for part in parts) if isinstance(parts, tuple) else parts
+def _origin(site: str) -> str:
+    """An origin as browsers send it (RFC 6454 6.2)."""
+    site = _ascii(site).lower().rstrip("/")
+    scheme, _, authority = site.partition("://")
+    if site != "*" and not (_SCHEME.fullmatch(scheme) and _is_authority(authority)):
+        raise ValueError(f"{site!r} is not like https://app.example.org, http://localhost:3000 or *")
+    return site.removesuffix(_DEFAULT_PORTS.get(scheme, ""))
 
 
-Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
-"""Origins as browsers send them (RFC 6454 6.2)."""
+def _base_url(url: str) -> str:
+    scheme, _, rest = _ascii(url).partition("://")
+    authority, slash, path = rest.partition("/")
+    scheme = scheme.lower()
+    if scheme not in _DEFAULT_PORTS or not _is_authority(authority) or not _PATH.fullmatch(slash + path):
+        raise ValueError(f"{url!r} is not like https://media.example.org or https://example.org/media")
+    return f"{scheme}://{rest}".rstrip("/")
+
+
+def _folder(path: object) -> object:
+    if not isinstance(path, str):
+        return path
+    if not path.strip():  # which would be the folder that the server is started in, with all that is in it
+        raise ValueError("It names no folder")
+    return os.path.expanduser(path)
+
+
+def _ascii(text: str) -> str:
+    if not text.isascii():
+        raise ValueError(f"{text!r} is not in ASCII; names of hosts are written as xn--…, all else as %…")
+    return text
+
+
+def _is_authority(text: str) -> bool:
+    """Whether it is a host, perhaps with a port (RFC 3986 3.2)."""
+    match = _AUTHORITY.fullmatch(_ascii(text))
+    if match is None or int(match["port"] or 0) > 65535:
+        return False
+    try:
+        return match["ip"] is None or bool(IPv6Address(match["ip"]))
+    except ValueError:
+        return False
+
+
+_AUTHORITY = re.compile(
+    r"(?i:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[(?P<ip>[0-9a-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?"
+)
+_PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+"""What browsers leave out of an origin."""
+
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
+"""Several, with commas between them."""
 
 
 class Settings(BaseSettings):
@@ -41,13 +95,15 @@ class Settings(BaseSettings):
     access: Literal["loopback", "open"] = Field(
         "loopback", description="Who may knock: this machine only, or everybody who can reach it."
     )
-    base_url: str | None = Field(
+    base_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
         None, description="Where clients reach this server, behind a proxy: links begin with it."
     )
-    allowed_hosts: Names = Field((), description="Further Host names to answer to, `*.example.org` too.")
+    allowed_hosts: Hosts = Field((), description="Further Host names to answer to, `*.example.org` too.")
     cors_origins: Origins = Field((), description="Origins of other sites whose pages may use this server.")
     storage: Literal["filesystem", "gridfs"] = Field("filesystem", description="Where the bytes are.")
-    files_dir: Path = Field(Path("files"), description="Folder of the files, with storage `filesystem`.")
+    files_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+        Path("files"), description="Folder of the files, with storage `filesystem`."
+    )
     database_url: str | None = Field(
         None, description="SQLAlchemy URL; by default an SQLite file in FILES_DIR/.seekable."
     )
@@ -70,16 +126,6 @@ class Settings(BaseSettings):
         30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
     )
 
-    @field_validator("base_url")
-    @classmethod
-    def _is_base_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError("must be like https://media.example.org or https://example.org/media")
-        return value.rstrip("/")
-
     @field_validator("cache_control")
     @classmethod
     def _is_header(cls, value: str) -> str:
@@ -93,5 +139,8 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        faults = (f"SEEKABLE_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        faults = (
+            f"SEEKABLE_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
         raise ConfigurationError("; ".join(faults)) from None

@@ -14,6 +14,7 @@ from app.events import connections
 from app.library import patches
 from app.resources.indexes import TooManyFolders
 from app.resources.problems import problem
+from app.resources.sockets import NoWebSocket
 from app.storage import errors as storage
 from app.streaming.ranges import RangeNotSatisfiable
 from app.uploads import errors as uploads
@@ -29,6 +30,7 @@ STATUS: dict[type[Exception], int] = {
     storage.StorageUnavailable: 503,
     storage.OutOfSpace: 507,
     connections.TooManyConnections: 503,
+    NoWebSocket: 426,
     uploads.BadForm: 400,
     uploads.BadDigest: 400,
     uploads.IncompleteBody: 400,
@@ -47,6 +49,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 async def _domain(request: Request, error: Exception) -> Response:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     headers = {"retry-after": "5"} if status == 503 else {}
+    if isinstance(error, NoWebSocket):
+        headers |= {"upgrade": "websocket", "connection": "upgrade"}  # RFC 9110 7.8, 15.5.22
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
     if isinstance(error, patches.UnsupportedPatch):
@@ -65,7 +69,7 @@ async def _http(request: Request, error: HTTPException) -> Response:
         headers["allow"] = ", ".join(_allowed(request))
     detail = error.detail
     if detail == HTTPStatus(error.status_code).phrase:
-        detail = f"{request.method} {request.url.path}: {detail.lower()}."
+        detail = f"{request.url.path}: {detail.lower()}."  # no method: HEAD and GET give the same headers
     return problem(error.status_code, detail, headers)
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from app.resources.bodies import length_of, refuse_encoding
 from app.resources.deps import KeyDep, LibraryDep, Services, ServicesDep, base_url
 from app.resources.problems import problems
 from app.resources.schemas import File
@@ -90,9 +91,9 @@ async def upload_file(
 ) -> Response:
     """Store a new file from a form; never over another (409). The fields may come in any order."""
     form = FormReader(boundary_of(request.headers.get("content-type")))
-    _refuse_encoding(request)
+    refuse_encoding(request, UnsupportedForm)
     info = await services.uploads.receive_form(
-        library, folder, form, request.stream(), length=_length(request), sid=sid
+        library, folder, form, request.stream(), length=length_of(request), sid=sid
     )
     return _created(request, services, info)
 
@@ -144,7 +145,7 @@ async def put_file(request: Request, services: ServicesDep, key: KeyDep, sid: Si
     """Store the body at this path, as a new file (201) or over the one that is there (204)."""
     if "content-range" in request.headers:
         raise IncompleteBody("A PUT stores a whole file; Content-Range is not taken.")  # RFC 9110 14.5
-    _refuse_encoding(request)
+    refuse_encoding(request, UnsupportedForm)
     content_type = request.headers.get("content-type")
     if content_type is not None and content_type.lower().startswith("multipart/form-data"):
         raise UnsupportedForm("A PUT stores its body as it is; forms go to POST /file/upload.")
@@ -153,7 +154,7 @@ async def put_file(request: Request, services: ServicesDep, key: KeyDep, sid: Si
         committed = await services.uploads.receive_raw(
             key,
             request.stream(),
-            length=_length(request),
+            length=length_of(request),
             sha256=declared_sha256(
                 [*request.headers.getlist("content-digest"), *request.headers.getlist("repr-digest")]
             ),
@@ -212,16 +213,3 @@ def _created(request: Request, services: Services, info: FileInfo) -> Response:
 def _version(info: FileInfo) -> dict[str, str]:
     digest = {"repr-digest": repr_digest(info.sha256)} if info.sha256 else {}
     return {"etag": f'"{info.etag}"', **digest}
-
-
-def _length(request: Request) -> int | None:
-    value = request.headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else None
-
-
-def _refuse_encoding(request: Request) -> None:
-    # What is stored is what is served, to clients that may not take this encoding.
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedForm("The body is stored as it is; send it without a Content-Encoding.")
-    if request.headers.get("transfer-encoding", "chunked").lower() != "chunked":
-        raise UnsupportedForm("The only Transfer-Encoding that is decoded is chunked.")

@@ -1,25 +1,19 @@
 """A folder as a page of links, as web servers have always shown one; rclone and `wget -r` read it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from html import escape
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.responses import StreamingResponse
 
 from app.resources.deps import LibraryDep, Services, ServicesDep
-from app.storage.contract import Storage
+from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse, pages_from
 from app.storage.errors import NotFound
-from app.storage.types import Listing, Page, clean_folder
-
-PAGE_SIZE = 100
-"""Files that are in memory at a time."""
-
-MAX_FOLDERS = 1000
-"""How many folders the storage names at most."""
+from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, Listing, Page, clean_folder
 
 _HEADERS = {
+    "content-type": "text/html; charset=utf-8",
     "cache-control": "no-cache",
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'",
@@ -68,29 +62,27 @@ async def _index(request: Request, services: Services, listing: Listing) -> Resp
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
     if listing.folder and not first.folders and not first.items:
         raise NotFound("There is no such folder.")
-    if len(first.folders) >= MAX_FOLDERS:
+    folders = first.folders
+    if len(folders) >= MAX_FOLDERS:
+        folders = await services.storage.folders(listing.library, listing.folder)
+    if len(folders) >= MAX_ALL_FOLDERS:
         # Who copies a library by its links would take one that is cut short for all of it.
-        raise TooManyFolders(f"There are {MAX_FOLDERS} folders inside, or more: too many for one page.")
-    if request.method == "HEAD":
-        return StreamingResponse((), headers=_HEADERS, media_type="text/html")
-    links = _links(services.storage, listing, first)
-    return StreamingResponse(links, headers=_HEADERS, media_type="text/html")
+        raise TooManyFolders(f"There are {MAX_ALL_FOLDERS:,} folders inside, or more: too many for one page.")
+    pages = pages_from(first, services.storage, listing)
+    return PiecewiseResponse(request, _page(listing.folder, folders, pages), _HEADERS)
 
 
-async def _links(storage: Storage, listing: Listing, page: Page) -> AsyncIterator[str]:
-    """The page, a batch at a time. A storage that fails breaks it off, so that nothing short looks whole."""
-    title = escape(f"/{listing.folder}")
-    up = _link("..", "/") if listing.folder else ""
-    folders = "".join(_link(name, "/") for name in page.folders)
+async def _page(folder: str, folders: Sequence[str], pages: AsyncIterator[Page]) -> AsyncIterator[str]:
+    title = escape(f"/{folder}")
+    up = _link("..", "/") if folder else ""
     yield (
         f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f"<h1>{title}</h1>\n<ul>\n{up}{folders}"
+        f"<h1>{title}</h1>\n<ul>\n{up}"
     )
-    while True:
+    for start in range(0, len(folders), PAGE_SIZE):
+        yield "".join(_link(name, "/") for name in folders[start : start + PAGE_SIZE])
+    async for page in pages:
         yield "".join(_link(info.key.filename) for info in page.items)
-        if page.next_cursor is None:
-            break
-        page = await storage.page(listing, cursor=page.next_cursor, limit=PAGE_SIZE)
     yield "</ul>\n</html>\n"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app.library.patches import MAX_BYTES, MEDIA_TYPE, PatchTooLarge, UnsupportedPatch, patched
+from app.resources.bodies import length_of, refuse_encoding
 from app.resources.deps import KeyDep, ServicesDep, base_url
 from app.resources.problems import problems
 from app.resources.schemas import File
@@ -62,14 +63,12 @@ async def move_file(request: Request, services: ServicesDep, key: KeyDep) -> Res
 def _check_type(request: Request) -> None:
     if word_of(request.headers.get("content-type", "")) != MEDIA_TYPE:
         raise UnsupportedPatch(f"A file is moved or renamed by a body with Content-Type: {MEDIA_TYPE}.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedPatch("A patch is sent as it is, without a Content-Encoding.")
+    refuse_encoding(request, UnsupportedPatch)
 
 
 async def _document(request: Request) -> bytes:
-    length = request.headers.get("content-length", "")
     document = bytearray()
-    if not (length.isascii() and length.isdigit() and int(length) > MAX_BYTES):
+    if (length_of(request) or 0) <= MAX_BYTES:
         async for data in request.stream():
             document += data
             if len(document) > MAX_BYTES:

@@ -22,7 +22,7 @@ from app.resources.listing import Order, Words, ordered
 from app.resources.problems import Problem
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName, NotFound, StorageError
-from app.storage.types import FileInfo, Key, Listing, clean_folder
+from app.storage.types import MAX_FOLDERS, FileInfo, Key, Listing, clean_folder
 from app.streaming.disposition import is_inline
 
 PAGE_SIZE = 100
@@ -71,6 +71,10 @@ class Links:
     def absolute(self, info: FileInfo) -> str:
         """The address of the bytes for other programs."""
         return file_url(self.base, info.key)
+
+    def index(self, folder: str) -> str:
+        """The page of links to all that is in a folder, however much that is."""
+        return self.to(f"/files/{quote(folder)}/" if folder else "/files/")
 
     def asset(self, name: str) -> str:
         return self.to(f"{ASSETS.path}/{name}")
@@ -124,6 +128,7 @@ async def index(
         folder=listing.folder,
         trail=bool(q),
         page=page,
+        more_folders=len(page.folders) >= MAX_FOLDERS,
         q=q,
         order="" if sort == "name" else sort,
         later=bool(cursor),

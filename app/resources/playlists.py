@@ -1,26 +1,17 @@
 """Playlists of folders, for players: VLC, mpv and the like."""
 
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import StreamingResponse
-from starlette.types import Send
 
 from app.media.playlists import M3U, XSPF, Format, Track, is_playable
 from app.resources.deps import Services, ServicesDep, base_url, file_url
 from app.resources.listing import ListingDep
+from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse, pages_from
 from app.resources.problems import problems
-from app.storage.contract import Storage
-from app.storage.errors import StorageError
 from app.storage.types import Listing, Page
 from app.streaming.disposition import content_disposition
-
-PAGE_SIZE = 1000
-"""Files that are looked up at once, and are in memory at a time."""
-
-_log = logging.getLogger("seekable")
 
 router = APIRouter(tags=["playlists"])
 
@@ -44,24 +35,16 @@ async def xspf_playlist(request: Request, services: ServicesDep, listing: Listin
     return await _playlist(request, services, listing, XSPF)
 
 
-class _Playlist(StreamingResponse):
-    async def stream_response(self, send: Send) -> None:
-        try:
-            await super().stream_response(send)
-        except StorageError as error:
-            # Left without its end, so that the server breaks the connection.
-            _log.error("A playlist was broken off: %s", error)
-
-
 async def _playlist(request: Request, services: Services, listing: Listing, format: Format) -> Response:
     name = listing.folder.rpartition("/")[2] or "playlist"
     # Now, while the status can still tell what is wrong.
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
-    pages = _pages(services.storage, listing, first)
+    pages = pages_from(first, services.storage, listing)
     pieces = _pieces(pages, format, name, base_url(request, services.base_url))
-    return _Playlist(
-        () if request.method == "HEAD" else pieces,  # nobody reads what would be looked up
-        headers={
+    return PiecewiseResponse(
+        request,
+        pieces,
+        {
             "content-type": format.content_type,
             # Browsers hand a file to a player, and show a text themselves.
             "content-disposition": content_disposition(f"{name}.{format.extension}", attachment=True),
@@ -69,13 +52,6 @@ async def _playlist(request: Request, services: Services, listing: Listing, form
             "x-content-type-options": "nosniff",
         },
     )
-
-
-async def _pages(storage: Storage, listing: Listing, page: Page) -> AsyncIterator[Page]:
-    yield page
-    while page.next_cursor is not None:
-        page = await storage.page(listing, cursor=page.next_cursor, limit=PAGE_SIZE)
-        yield page
 
 
 async def _pieces(pages: AsyncIterator[Page], format: Format, title: str, base: str) -> AsyncIterator[str]:

@@ -22,6 +22,10 @@ PONG = compact({"pong": True})
 router = APIRouter()
 
 
+class NoWebSocket(Exception):
+    """The request asks for no WebSocket, and nothing else is there."""
+
+
 @router.websocket("/")
 async def session(websocket: WebSocket, services: ServicesDep) -> None:
     """Says its sid and answers every text. An upload that names the sid is followed here."""
@@ -38,6 +42,13 @@ async def events(websocket: WebSocket, services: ServicesDep, library: LibraryDe
         services.connections.open(connection, Event(RESYNC, library).text())
         async for _ in peer.texts():
             pass
+
+
+@router.head("/events", include_in_schema=False)
+@router.get("/events", include_in_schema=False)
+async def no_events() -> None:
+    """What a browser sees that opens the address as a page."""
+    raise NoWebSocket("This is a WebSocket: connect with ws:// or wss://.")
 
 
 @router.websocket("/{path:rest}")

@@ -150,7 +150,7 @@ def _enter(folder: int, segment: str, *, create: bool) -> int:
 
 
 def _not_a_folder(name: str) -> PathConflict:
-    return PathConflict(f"{name!r} is a file, so that no file can be inside it.")
+    return PathConflict(f"{name!r} is no folder, so that no file can be inside it.")
 
 
 def _is_a_folder(name: str) -> PathConflict:

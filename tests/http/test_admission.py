@@ -359,7 +359,8 @@ def test_our_own_pages_may_write(ask: Ask, server: Server, folder: str) -> None:
 
 APP = "https://app.example.org"
 EXPOSED = {"accept-ranges", "content-range", "content-length", "content-type", "content-encoding",
-           "content-disposition", "etag", "last-modified", "location", "repr-digest"}  # fmt: skip
+           "content-disposition", "etag", "last-modified", "location", "repr-digest",
+           "link", "allow", "accept-patch", "retry-after"}  # fmt: skip
 
 
 def words(value: str) -> set[str]:
@@ -431,6 +432,8 @@ def test_cors_is_for_the_sites_that_were_named(shared: Server, ask: Ask, problem
     assert "access-control-allow-origin" not in ask("GET", "/health", evil, to=shared).headers
     preflight = ask("OPTIONS", "/files/a", evil, "Access-Control-Request-Method: PUT", to=shared)
     assert "access-control-allow-origin" not in preflight.headers
+    assert "SEEKABLE_CORS_ORIGINS" in problem(preflight, 400)
+    assert "origin" in words(preflight.headers["vary"])
     problem(ask("GET", "/files/evil.mp4", to=shared), 404)
 
 

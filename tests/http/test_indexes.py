@@ -11,6 +11,10 @@ from urllib.parse import quote, unquote, urljoin
 import httpx
 import pytest
 
+from app.resources import indexes
+from app.resources.piecewise import PAGE_SIZE
+from app.storage.types import MAX_ALL_FOLDERS
+from tests.http.memory import Memory, serving
 from tests.support import Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -103,7 +107,7 @@ def test_names_are_text(http: httpx.Client, folder: str) -> None:
 
 
 def test_more_files_than_are_read_in_one_go(http: httpx.Client, folder: str) -> None:
-    names = [f"{number:03}" for number in range(105)]
+    names = [f"{number:03}" for number in range(PAGE_SIZE + 5)]
     put(http, *(f"{folder}/{name}" for name in names))
     assert links(http.get(f"/files/{folder}/")) == [("../", "../"), *zip(names, names, strict=True)]
 
@@ -161,10 +165,11 @@ def test_a_library_without_files(tmp_path: Path, backend_settings: dict[str, obj
 
 @pytest.fixture
 def crowded(tmp_path: Path) -> Iterator[Server]:
-    """`wide` has 999 folders, and `long` has so many files that their page fits into no buffer."""
+    """`wide` has 1,001 folders, `narrow` 999, `long` so many files that their page fits into no buffer."""
     with running(tmp_path, storage="filesystem") as server, server.client() as http:
         put(http, "like/this")
-    files = [server.files / "wide" / str(number) / "x" for number in range(999)]
+    files = [server.files / "wide" / str(number) / "x" for number in range(1001)]
+    files += [server.files / "narrow" / str(number) / "x" for number in range(999)]
     files += [server.files / "long" / f"{number:04}{QUOTES}" for number in range(5000)]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -189,12 +194,14 @@ def remember(server: Server, files: list[Path]) -> None:
         database.executemany(f"INSERT INTO media VALUES ({', '.join(f':{name}' for name in row)})", rows)
 
 
-def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server, problem: Problem) -> None:
+def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server) -> None:
     """Who copies a library by its links must not take a part of it for all."""
     with crowded.client() as http:
-        assert len(links(http.get("/files/wide/"))) == 1000
-        put(http, "wide/one more/x")
-        assert "1000" in problem(http.get("/files/wide/"), 501)
+        assert len(links(http.get("/files/narrow/"))) == 1000
+        found = links(http.get("/files/wide/"))
+        assert [text for _, text in found[1:]] == sorted(f"{number}/" for number in range(1001))
+        assert ("/files/wide/", "A plain list") in links(http.get("/?folder=wide"))
+        assert "A plain list" not in http.get("/?folder=narrow").text
 
     little = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)]
     with crowded.client(transport=httpx.HTTPTransport(socket_options=little)) as http:
@@ -206,3 +213,19 @@ def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server, problem:
                 database.execute("ALTER TABLE media RENAME TO lost")
             with pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
+    assert crowded.stop() == 0
+    said = [line for line in crowded.log().splitlines() if "/files/long/" in line or "ASGI" in line]
+    told = [line for line in said if " ERROR " in line]
+    assert len(told) == 1, crowded.log()
+    assert "The answer for '/files/long/' was broken off: " in told[0]
+
+
+def test_more_folders_than_can_be_named_are_refused(problem: Problem) -> None:
+    with (
+        serving(memory := Memory(folders_inside=MAX_ALL_FOLDERS), indexes.router) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,
+    ):
+        assert "100,000" in problem(http.get("/files/wide/"), 501)
+        assert http.head("/files/wide/").status_code == 501
+        memory.folders_inside -= 1
+        assert len(links(http.get("/files/wide/"))) == MAX_ALL_FOLDERS

@@ -765,6 +765,8 @@ def test_unknown_routes(ask: Ask, problem: Problem, target: str) -> None:
         response = ask(method, target, body=body)
         problem(response, 404)
         assert "x-injected" not in response.headers
+    get, head = ask("GET", target).headers, ask("HEAD", target).headers
+    assert {**head, "date": ""} == {**get, "date": ""}
 
 
 @pytest.mark.parametrize(

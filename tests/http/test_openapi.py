@@ -193,6 +193,15 @@ def test_the_console_works_without_the_internet(http: httpx.Client) -> None:
     assert re.search(r"""["']/openapi\.json["']""", response.text)
 
 
+def test_no_page_of_another_site_lays_itself_over_the_console(http: httpx.Client) -> None:
+    headers = http.get("/docs").headers
+    policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
+    assert policy["frame-ancestors"] == policy["default-src"] == policy["base-uri"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
 def test_assets_are_cached_for_good(http: httpx.Client) -> None:
     page = http.get("/docs").text
     for address in re.findall(r"""["'](/assets/[^"']+)["']""", page):
@@ -200,6 +209,7 @@ def test_assets_are_cached_for_good(http: httpx.Client) -> None:
         assert response.status_code == 200
         assert response.content
         assert "immutable" in response.headers["cache-control"]
+        assert response.headers["x-content-type-options"] == "nosniff"
         assert int(re.search(r"max-age=(\d+)", response.headers["cache-control"])[1]) >= 31536000  # type: ignore[index]
         assert response.headers["content-type"].partition(";")[0] in (
             "text/javascript",

@@ -231,6 +231,12 @@ def test_another_kind_of_patch(
         assert KIND in detail or "Encoding" in detail
 
 
+def test_a_patch_that_is_encoded_on_its_way(ask: Ask, problem: Problem, folder: str, film: File) -> None:
+    headers = f"Content-Type: {KIND}", "Transfer-Encoding: gzip, chunked"
+    body = b'11\r\n{"filename": "x"}\r\n0\r\n\r\n'
+    assert "chunked" in problem(ask("PATCH", f"/files/{folder}/film.mp4", *headers, body=body), 415)
+
+
 @pytest.mark.parametrize("kind", [f"{KIND}; charset=utf-8", KIND.upper(), f'{KIND} ;charset="UTF-8"'])
 def test_a_kind_may_have_parameters(ask: Ask, folder: str, film: File, kind: str) -> None:
     response = ask("PATCH", f"/files/{folder}/film.mp4", f"Content-Type: {kind}", body=b'{"filename": "x"}')

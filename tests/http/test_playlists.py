@@ -1,11 +1,9 @@
 """GET /playlist.m3u and /playlist.xspf: folders as players take them."""
 
+import asyncio
 import socket
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,17 +11,16 @@ from xml.etree import ElementTree
 
 import httpx
 import pytest
-import uvicorn
-from fastapi import FastAPI
+from fastapi import Request
 
 from app.resources import playlists
-from app.resources.deps import Services
-from app.resources.errors import HANDLERS
-from app.storage.errors import StorageUnavailable
-from app.storage.types import FileInfo, Key, Listing, Page
+from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse
+from tests.http.memory import Memory, serving
 from tests.support import Server, running
 
 Ask = Callable[..., httpx.Response]
+FILES = 100_000
+
 Problem = Callable[[httpx.Response, int], str]
 
 NAMES = [
@@ -171,67 +168,26 @@ def direct_port(server: Server) -> int:
     return int(found)
 
 
-# Many files, and failures in the middle. The library here is one in memory that honestly pages, because
-# neither a real one of that size nor its failing comes at will.
-
-FILES = 100_000
-TIME = datetime(2024, 1, 1, tzinfo=UTC)
-
-
-class Memory:
-    """The pages of a storage of many films."""
-
-    def __init__(self) -> None:
-        self.pages = 0
-        self.fail_at: int | None = None
-
-    async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
-        start = int(cursor or 0)
-        self.pages += 1
-        if self.fail_at is not None and start >= self.fail_at:
-            raise StorageUnavailable("The disk is gone.")
-        stop = min(start + limit, FILES)
-        items = tuple(self._info(number) for number in range(start, stop))
-        return Page((), items, str(stop) if stop < FILES else None)
-
-    def _info(self, number: int) -> FileInfo:
-        key = Key("", "films", f"{number:07}.mp4")
-        return FileInfo(str(number), key, 1, "video/mp4", "e", None, TIME, TIME)
+# Many files, and failures in the middle
 
 
 @pytest.fixture
 def memory() -> Memory:
-    return Memory()
+    return Memory(files=FILES)
 
 
 @pytest.fixture
 def many(memory: Memory) -> Iterator[int]:
     """The port of a real server over it."""
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        fields = dict.fromkeys(Services.__dataclass_fields__) | {"storage": memory}
-        yield {"services": Services(**fields)}  # type: ignore[arg-type]
-
-    app = FastAPI(lifespan=lifespan, exception_handlers=HANDLERS)
-    app.include_router(playlists.router)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
+    with serving(memory, playlists.router) as port:
+        yield port
 
 
 def test_many_films_come_to_the_end(memory: Memory, many: int) -> None:
     with httpx.stream("GET", f"http://127.0.0.1:{many}/playlist.m3u", trust_env=False) as response:
         lines = sum(data.count(b"\n") for data in response.iter_bytes())
     assert lines == 2 + 2 * FILES
-    assert memory.pages == FILES // 1000
+    assert memory.pages == FILES // PAGE_SIZE
 
 
 def test_a_reader_that_stops_stops_the_looking_up(memory: Memory, many: int) -> None:
@@ -244,9 +200,9 @@ def test_a_reader_that_stops_stops_the_looking_up(memory: Memory, many: int) -> 
         while seen != memory.pages:
             seen = memory.pages
             time.sleep(0.3)
-        assert 0 < seen < 100, "what fits between the two"
+        assert 0 < seen < FILES // PAGE_SIZE, "what fits between the two"
     time.sleep(0.3)
-    assert memory.pages < 100, "and nothing is looked up for who has left"
+    assert memory.pages < FILES // PAGE_SIZE, "and nothing is looked up for who has left"
 
 
 def test_head_looks_no_further(memory: Memory, many: int) -> None:
@@ -267,4 +223,33 @@ def test_a_failure_later_breaks_the_connection(memory: Memory, many: int, extens
     memory.fail_at = 3000
     with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
         httpx.get(f"http://127.0.0.1:{many}/playlist.{extension}", trust_env=False)
-    assert memory.pages == 4
+    assert memory.pages == 3000 // PAGE_SIZE + 1
+
+
+def test_others_get_their_turn_while_a_long_answer_is_written() -> None:
+    """Neither this storage nor this client ever waits."""
+    turns = 0
+
+    async def pieces() -> AsyncIterator[str]:
+        for _ in range(100):
+            yield "piece"
+
+    async def send(message: object) -> None: ...
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+        beside = asyncio.create_task(other())
+        await PiecewiseResponse(Request(scope), pieces(), {})(scope, receive, send)
+        beside.cancel()
+
+    asyncio.run(both())
+    assert turns >= 100

@@ -1,5 +1,6 @@
 """WebSockets: what they answer, what they tell, and whom they refuse."""
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -7,6 +8,9 @@ import pytest
 
 from tests.sockets import BINARY, CLOSE, PING, PONG, TEXT, Socket
 from tests.support import Server
+
+Ask = Callable[..., httpx.Response]
+Problem = Callable[[httpx.Response, int], str]
 
 
 def events_of(server: Server) -> Socket:
@@ -135,4 +139,11 @@ def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
             assert connection.problem()["status"] == connection.status == 404
     with Socket(server, "/events?%ff") as connection:
         assert connection.problem()["status"] == connection.status == 400
-    assert http.get("/events").status_code == 404
+
+
+def test_a_plain_get_of_a_socket_is_told_to_upgrade(ask: Ask, problem: Problem) -> None:
+    response = ask("GET", "/events")
+    assert "ws://" in problem(response, 426)
+    assert (response.headers["upgrade"], response.headers["connection"]) == ("websocket", "upgrade")
+    assert ask("HEAD", "/events").status_code == 426
+    assert ask("POST", "/events", body=b"").headers["allow"] == "GET, HEAD"

@@ -321,7 +321,7 @@ def test_a_file_and_a_folder_cannot_share_a_path(
     put(http, f"{folder}/inner/film.mp4", DATA)
     with unchanged():
         for below in (f"{folder}/taken/film.mp4", f"{folder}/taken/deep/er/film.mp4"):
-            problem(put(http, below, DATA), 409)
+            assert "'taken' is no folder" in problem(put(http, below, DATA), 409)
             problem(put(http, below, DATA, if_none_match='"x"'), 409)
             inside, _, name = below.rpartition("/")
             for order in (1, -1):

@@ -166,7 +166,7 @@ def test_what_runs_ends_in_peace_and_nobody_new_is_let_in(
         assert (server.files / name).read_bytes() == FILM
     assert ended(server, within=5) == 0
     # The answered question may not be over yet.
-    assert re.search(" 1[23] transfers may run for 25 s more", server.log()), server.log()
+    assert re.search("Connections that may go on for 25 s more: 1[23]\n", server.log()), server.log()
     check_clean(server)
 
 
@@ -186,7 +186,7 @@ def test_what_does_not_end_in_time_is_broken_off(start: Start, download: Transfe
         assert rest(connection)[0] == b""
     assert staging(server) == 0
     assert not (server.files / "0.mp4").exists()
-    assert "5 transfers did not end in time and were broken off" in server.log(), server.log()
+    assert "Connections that did not end in time and are broken off: 5\n" in server.log(), server.log()
     check_clean(server, warnings=1)
 
 
