@@ -178,36 +178,12 @@ class Settling:
         if departed is None:
             return None
         self.session.delete(departed)
-        return Media(
-            id=departed.id,
-            filename=departed.filename,
-            content_type=departed.content_type,
-            etag=departed.etag,
-            sha256=departed.sha256,
-            unverified=departed.sha256 is None,
-            created_at=departed.created_at,
-            updated_at=departed.updated_at,
-        )
+        return Media(**departed.known(), unverified=departed.sha256 is None)
 
     def _forget(self, row: Media) -> None:
         """Its file is gone."""
         self._check_volume()  # the right folder, or every row would seem to have lost its file
-        self.session.merge(
-            Departed(
-                id=row.id,
-                library=row.library,
-                filename=row.filename,
-                content_type=row.content_type,
-                etag=row.etag,
-                sha256=row.sha256,
-                created_at=row.created_at,
-                updated_at=row.updated_at,
-                size=row.size,
-                mtime_ns=row.mtime_ns,
-                inode=row.inode,
-                departed_at=datetime.now(UTC),
-            )
-        )
+        self.session.merge(Departed(**row.known(), departed_at=datetime.now(UTC)))
         self._note(Kind.DELETED, row)
         self.session.delete(row)
         self.session.flush()

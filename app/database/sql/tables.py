@@ -48,7 +48,28 @@ def _partial(name: str, where: str, *columns: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
-class Media(Table):
+class Known:
+    """What is known of a file, be it there or gone."""
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    library: Mapped[str] = mapped_column(String(255))
+    filename: Mapped[str] = mapped_column(String(255))
+    content_type: Mapped[str] = mapped_column(String(255))
+    etag: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # The signature of the bytes that this row speaks of; see storage.staging.Signature.
+    size: Mapped[int] = mapped_column(BigInteger)
+    mtime_ns: Mapped[int] = mapped_column(BigInteger)
+    inode: Mapped[int] = mapped_column(BigInteger)
+
+    def known(self) -> dict[str, Any]:
+        """All of it, by the names above."""
+        return {name: getattr(self, name) for name in Known.__annotations__}
+
+
+class Media(Known, Table):
     """What is known of one stored file."""
 
     __tablename__ = "media"
@@ -70,19 +91,7 @@ class Media(Table):
         _partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder"),
     )
 
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    library: Mapped[str] = mapped_column(String(255))
     folder: Mapped[str] = mapped_column(String(1024))
-    filename: Mapped[str] = mapped_column(String(255))
-    content_type: Mapped[str] = mapped_column(String(255))
-    etag: Mapped[str] = mapped_column(String(64))
-    sha256: Mapped[str | None] = mapped_column(String(64))
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    # The signature of the bytes that this row speaks of; see storage.staging.Signature.
-    size: Mapped[int] = mapped_column(BigInteger)
-    mtime_ns: Mapped[int] = mapped_column(BigInteger)
-    inode: Mapped[int] = mapped_column(BigInteger)
     # Where it is on the disk, if not at the path above: somebody put it there under a name that is not in
     # NFC.
     disk_path: Mapped[str | None] = mapped_column(Text)
@@ -103,7 +112,7 @@ class Word(Table):
     library: Mapped[str] = mapped_column(String(255))
 
 
-class Departed(Table):
+class Departed(Known, Table):
     """What was known of a file that is no longer where it was: it may have been moved by hand, or the disk
     that it is on may come back."""
 
@@ -113,15 +122,4 @@ class Departed(Table):
         Index("ix_departed_at", "departed_at"),
     )
 
-    id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    library: Mapped[str] = mapped_column(String(255))
-    filename: Mapped[str] = mapped_column(String(255))
-    content_type: Mapped[str] = mapped_column(String(255))
-    etag: Mapped[str] = mapped_column(String(64))
-    sha256: Mapped[str | None] = mapped_column(String(64))
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    size: Mapped[int] = mapped_column(BigInteger)
-    mtime_ns: Mapped[int] = mapped_column(BigInteger)
-    inode: Mapped[int] = mapped_column(BigInteger)
     departed_at: Mapped[datetime] = mapped_column(UtcDateTime)
