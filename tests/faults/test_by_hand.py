@@ -176,7 +176,9 @@ def test_what_the_server_may_not_read_spoils_no_list(tmp_path: Path) -> None:
         server.wrapper = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
     try:
         with server.start().client() as http:
-            http.put("/files/a/film.mp4", content=b"film").raise_for_status()
+            for path in ("a/film.mp4", "known/film.mp4", "z/film.mp4"):
+                http.put(f"/files/{path}", content=b"film").raise_for_status()
+            (server.files / "known").chmod(0)
             for path in (server.files / "a" / "secret.mp4", server.files / "a" / "closed" / "secret.mp4"):
                 path.parent.mkdir(exist_ok=True)
                 path.write_bytes(b"secret")
@@ -184,17 +186,22 @@ def test_what_the_server_may_not_read_spoils_no_list(tmp_path: Path) -> None:
             (server.files / "a" / "closed").chmod(0)
             time.sleep(2.1)
             assert names(http, "a") == ["a/film.mp4"]
-            assert names(http, recursive=True) == ["a/film.mp4"]
+            assert names(http, recursive=True) == ["a/film.mp4", "known/film.mp4", "z/film.mp4"]
             assert http.get("/files/a/secret.mp4").status_code == 503
+            (server.files / "z" / "film.mp4").unlink()
             scanned = run(*server.wrapper, "env", f"SEEKABLE_FILES_DIR={server.files}", SEEKABLE, "scan")
             assert "unreadable: a/secret.mp4: The disk refuses: Permission denied." in scanned.stdout
             assert "unreadable: a/closed: The disk refuses: Permission denied." in scanned.stdout
+            assert "unreadable: known: The disk refuses: Permission denied." in scanned.stdout
+            assert "1 deleted" in scanned.stdout, "what is behind it is looked at, too"
+            assert names(http, recursive=True) == ["a/film.mp4", "known/film.mp4"]
             (server.files / "a" / "secret.mp4").chmod(0o644)
             time.sleep(2.1)
             assert names(http, "a") == ["a/film.mp4", "a/secret.mp4"]
     finally:
         server.stop()
-        (server.files / "a" / "closed").chmod(0o755)
+        for name in ("a/closed", "known"):
+            (server.files / name).chmod(0o755)
 
 
 # A disk that is not there

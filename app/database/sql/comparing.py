@@ -1,5 +1,6 @@
 """Holding the files of a folder against the rows that speak of them, and settling what differs."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import groupby
@@ -89,9 +90,10 @@ class Comparison:
             yield Scanned(0, self._settle(list(self._missing(found))).findings)
 
     def _missing(self, known: list[Place]) -> Iterator[Place]:
-        """Those that have no file."""
+        """Those that have no file. Of what cannot be looked into nobody knows; whoever walks through the
+        folders says so."""
         for inside, those in groupby(known, lambda place: place[1][:-1]):
-            with self._disk.folder(inside) as folder:
+            with contextlib.suppress(Unreadable), self._disk.folder(inside) as folder:
                 for key, path in those:
                     if folder is None or not folder.has_file(path[-1]):
                         yield key, path
