@@ -431,3 +431,18 @@ def test_a_list_is_there_although_its_folder_cannot_be_looked_into(
         with pytest.raises(StorageUnavailable):
             library.get()
     assert library.get()[0] == b"film"
+
+
+def test_a_scan_that_is_left_keeps_no_list_from_missing_what_is_gone(library: Library) -> None:
+    for folder in ("a", "b"):
+        for name in ("one.mp4", "two.mp4"):
+            library.put(b"film", Key(SHARED, folder, name))
+    rest()
+    for folder in ("a", "b"):
+        (library.root / folder / "one.mp4").unlink()
+    rest()
+    scanning = library.backend.scan()
+    for _ in range(3):  # the top, and one folder and the other: what is gone would come next
+        assert not next(scanning).findings
+    scanning.close()
+    assert [names(library, folder) for folder in ("a", "b")] == [["two.mp4"], ["two.mp4"]]
