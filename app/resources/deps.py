@@ -42,7 +42,7 @@ async def library(request: HTTPConnection) -> str:
         try:
             unquote_to_bytes(raw).decode()
         except UnicodeDecodeError:
-            raise InvalidName("A URL is valid UTF-8 when its escapes are decoded.") from None
+            raise InvalidName("A URL must be valid UTF-8 when its escapes are decoded.") from None
     return SHARED
 
 

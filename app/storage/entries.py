@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.storage.errors import Unreadable
-from app.storage.staging import Signature, signed
+from app.storage.staging import Signature
 
 
 @contextmanager
@@ -26,8 +26,6 @@ class Entry:
 
     name: str
     kind: Literal["file", "folder", "link", "other"]
-    inode: int
-    """As in a Signature."""
 
 
 class Folder:
@@ -49,7 +47,7 @@ class Folder:
                     kind = "folder"
                 else:
                     kind = "file" if entry.is_file(follow_symlinks=False) else "other"
-                yield Entry(entry.name, kind, signed(entry.inode()))
+                yield Entry(entry.name, kind)
 
     def has_file(self, name: str) -> bool:
         """Whether this is the name of a regular file."""

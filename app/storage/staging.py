@@ -25,10 +25,10 @@ class Signature:
     def of(cls, status: os.stat_result) -> "Signature":
         # Dates beyond 2262 do not fit; the last that does stands for all of them.
         mtime_ns = max(-_LAST_NS, min(status.st_mtime_ns, _LAST_NS))
-        return cls(status.st_size, mtime_ns, signed(status.st_ino))
+        return cls(status.st_size, mtime_ns, _signed(status.st_ino))
 
 
-def signed(inode: int) -> int:
+def _signed(inode: int) -> int:
     """A database's integer has 64 bits with a sign, an inode number 64 without."""
     return inode - (1 << 64) if inode >> 63 else inode
 

@@ -20,9 +20,9 @@ MAX_SEGMENTS = 32
 
 def _check_segment(segment: str) -> None:
     if segment in ("", ".", ".."):
-        raise InvalidName("A path has no empty, '.' or '..' segments, and no slash at either end.")
+        raise InvalidName("A path must have no empty, '.' or '..' segments, and no slash at either end.")
     if "\\" in segment or any(unicodedata.category(character) == "Cc" for character in segment):
-        raise InvalidName("A path holds no backslashes and no control characters.")
+        raise InvalidName("A path must hold no backslashes and no control characters.")
     if len(segment.encode()) > MAX_SEGMENT_BYTES:
         raise InvalidName(f"A segment of a path is at most {MAX_SEGMENT_BYTES} bytes long in UTF-8.")
 
@@ -31,19 +31,19 @@ def _check_path(path: str) -> None:
     try:
         length = len(path.encode())
     except UnicodeEncodeError:  # lone surrogates
-        raise InvalidName("A path is valid UTF-8.") from None
+        raise InvalidName("A path must be valid UTF-8.") from None
     # The length first: what follows costs time for every character.
     if length > MAX_PATH_BYTES:
         raise InvalidName(f"A path is at most {MAX_PATH_BYTES} bytes long in UTF-8.")
     if not unicodedata.is_normalized("NFC", path):
-        raise InvalidName("A path is in Unicode normalisation form NFC.")
+        raise InvalidName("A path must be in Unicode normalisation form NFC.")
     segments = path.split("/")
     if len(segments) > MAX_SEGMENTS:
         raise InvalidName(f"A path has at most {MAX_SEGMENTS} segments.")
     for segment in segments:
         _check_segment(segment)
     if segments[0] == RESERVED:
-        raise InvalidName(f"A path does not start with {RESERVED!r}.")
+        raise InvalidName(f"A path must not start with {RESERVED!r}.")
 
 
 def clean_folder(folder: str) -> str:
@@ -91,7 +91,7 @@ class Key:
         """The key of a path `folder/filename` as somebody typed it."""
         folder, slash, filename = path.rpartition("/")
         if slash and not folder:
-            raise InvalidName("A path is not absolute.")
+            raise InvalidName("A path must not be absolute.")
         return cls.of(library, folder, filename)
 
     @property

@@ -97,6 +97,51 @@ def test_a_folder_whose_time_was_set_back_is_looked_through(library: Library) ->
     assert names(library, "films") == ["film.mp4", "two.mp4"]
 
 
+def test_a_file_that_was_removed_and_written_again_is_another(library: Library) -> None:
+    """It may well get the inode of the one before it."""
+    library.put(b"film")
+    rest()
+    assert page(library, "films").items[0].size == 4
+    library.path().unlink()
+    drop(library.path(), b"another film")
+    rest()
+    assert page(library, "films").items[0].size == 12
+
+
+def test_a_folder_that_lost_its_last_file_by_hand_is_looked_into_again(library: Library) -> None:
+    library.put(b"film", Key(SHARED, "a/b", "film.mp4"))
+    rest()
+    assert page(library).folders == ("a",)
+    (library.root / "a" / "b" / "film.mp4").unlink()
+    assert page(library, "a/b").items == ()
+    drop(library.root / "a" / "b" / "new.mp4")
+    rest()
+    assert page(library).folders == ("a",)
+    assert names(library, "a/b") == ["new.mp4"]
+
+
+def test_what_is_dropped_into_the_other_spelling_of_a_folder(library: Library) -> None:
+    odd = library.root / unicodedata.normalize("NFD", "séries")
+    drop(odd / "one.mp4")
+    rest()
+    page(library)
+    library.put(b"film", Key.of(SHARED, "séries", "two.mp4"))
+    rest()
+    assert names(library, "séries") == ["one.mp4", "two.mp4"]
+    drop(odd / "three.mp4")
+    rest()
+    assert names(library, "séries") == ["one.mp4", "three.mp4", "two.mp4"]
+
+
+def test_a_list_that_meets_a_moved_folder_tells_of_a_move(library: Library) -> None:
+    library.put(b"film", Key(SHARED, "old", "film.mp4"))
+    library.put(b"stays", Key(SHARED, "", "film.mp4"))
+    page(library)
+    (library.root / "old").rename(library.root / "new")
+    assert page(library).folders == ("new",)
+    assert [change.kind for change in library.noticed] == [Kind.MOVED]
+
+
 def test_many_files_at_once(library: Library) -> None:
     count = 2 * comparing.BATCH + 3
     for number in range(count):
@@ -404,6 +449,17 @@ def test_what_is_replaced_or_deleted_while_it_is_verified_is_no_fault(library: L
     next(steps)
     library.backend.delete(FILM, Expect.ANY)
     assert [step.verdict for step in steps if step.verdict in (Verdict.MISSING, Verdict.DAMAGED)] == []
+
+
+def test_what_came_back_is_hashed_again(library: Library, tmp_path: Path) -> None:
+    """What was to be hashed when it went away is not forgotten."""
+    info = library.put(b"film").info
+    library.path().rename(tmp_path / "away")
+    assert names(library, "films") == []
+    (tmp_path / "away").rename(library.path())
+    assert stat(library).sha256 == info.sha256
+    assert sum(library.backend.hash_unverified()) == 4
+    assert stat(library) == info
 
 
 # Who is told

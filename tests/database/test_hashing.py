@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
+from sqlalchemy.event import listen
 
 from app.storage.types import SHARED, Change, Expect, Key, Kind
 from app.storage.upkeep import Verdict
@@ -167,3 +168,15 @@ def test_what_cannot_be_read_is_called_so_and_hashed_later(
         assert sum(library.backend.hash_unverified()) == 0
     assert sum(library.backend.hash_unverified()) == 7
     assert verdicts(library) == {"films/film.mp4": Verdict.SOUND, "new.mp4": Verdict.SOUND}
+
+
+def test_what_is_to_be_hashed_is_found_by_an_index_of_its_own(library: Library) -> None:
+    """It is looked for every minute, in however big a library."""
+    asked: list[tuple[str, object]] = []
+    engine = library.backend._database.engine
+    listen(engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+    assert sum(library.backend.hash_unverified()) == 0
+    (statement, values), *_ = [(sql, values) for sql, values in asked if "unverified" in sql]
+    with engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).fetchall()
+    assert "ix_media_unverified" in str(plan)

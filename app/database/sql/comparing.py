@@ -43,8 +43,6 @@ class Comparison:
         path: Segments,
         folder: str,
         entries: list[Entry],
-        *,
-        closely: bool,
     ) -> Scanned:
         """One batch of what is in a folder. `files` counts those that have a row in the end."""
         findings: list[Finding] = []
@@ -65,7 +63,7 @@ class Comparison:
             if entry.name in files:
                 key, where = files[entry.name]
                 path_known, signature = known.get(key.filename, (None, None))
-                if path_known != "/".join(where[depth:]) or not _agree(found, entry, signature, closely):
+                if path_known != "/".join(where[depth:]) or found.signature(entry.name) != signature:
                     differing.append((key, where))
         settled = self._settle(differing)
         findings += settled.findings
@@ -139,11 +137,3 @@ class Comparison:
                 name: (path or f"{prefix}{name}", Signature(*signature))
                 for name, path, *signature in session.execute(query)
             }
-
-
-def _agree(found: Folder, entry: Entry, signature: Signature | None, closely: bool) -> bool:
-    """Whether this is the file that a row has this signature of. An inode is known without asking for it;
-    not all file systems say the same one there."""
-    if not closely and signature is not None and entry.inode == signature.inode:
-        return True
-    return found.signature(entry.name) == signature

@@ -54,6 +54,7 @@ from app.storage.types import (
     Expectation,
     FileInfo,
     Key,
+    Kind,
     Listing,
     Page,
 )
@@ -291,6 +292,9 @@ class FilesystemBackend:
 
     def _tell(self, settling: Settling) -> None:
         if settling.committed and settling.changes:
+            for change in settling.changes:
+                if change.kind in (Kind.DELETED, Kind.MOVED):
+                    self._scanner.forget(change.previous or change.info.key)
             self._notice(settling.changes)
 
     def _settled(self, settling: Settling, key: Key) -> Media:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.database.sql.engine import Database
 from app.database.sql.rows import key_of, looks_alike, path_of, signature_of
@@ -41,7 +41,7 @@ class Hasher:
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""
-        for listed in self._rows(Media.unverified):
+        for listed in self._rows(text("media.unverified")):
             hashed = None
             with contextlib.suppress(Unreadable):  # it stays unverified
                 hashed = yield from self._hash(listed)

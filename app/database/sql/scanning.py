@@ -11,14 +11,14 @@ from typing import TypeVar
 from app.database.sql.comparing import BATCH, Comparison
 from app.database.sql.engine import Database
 from app.database.sql.paths import disk_folders, folder_names
-from app.database.sql.rows import root_of
+from app.database.sql.rows import path_at, root_of
 from app.database.sql.seen import Seen, SeenFolders
 from app.database.sql.settling import Settling
 from app.storage.disk import Disk
 from app.storage.entries import Folder
 from app.storage.errors import InvalidName, Unreadable
 from app.storage.folders import Segments
-from app.storage.types import RESERVED, SHARED, clean_folder
+from app.storage.types import RESERVED, SHARED, Key, clean_folder
 from app.storage.upkeep import Finding, Outcome, Scanned
 
 T = TypeVar("T")
@@ -35,6 +35,12 @@ MAX_LEFT = 1000
 
 _LATER = (Outcome.UNFINISHED, Outcome.UNREADABLE)
 """What the time of its folder does not tell the end of."""
+
+_LEFT = (*_LATER, Outcome.SKIPPED)
+"""What brings a look no further."""
+
+MAX_WALKED = 200
+"""Folders beneath a list that are asked for changes while nothing else may wait for that."""
 
 Look = tuple[Segments, bool]
 """A folder, and whether those inside it are meant too."""
@@ -74,12 +80,12 @@ class Scanner:
         return files
 
     def scan(self) -> Generator[Scanned]:
-        """Look at every file of every library, closely enough to see one that was edited in place."""
+        """Look at every file of every library, to see also one that was edited in place."""
         finished = False
         try:
             # What is gone comes last: what was moved is then found where it is before it is missed.
             for library in self._libraries():
-                yield from self._look(library, "", closely=True, recursive=True)
+                yield from self._look(library, "", anew=True, recursive=True)
             for library in self._libraries():
                 yield from self._comparison.gone(library, "", beneath=True)
             finished = True
@@ -95,15 +101,32 @@ class Scanner:
     def is_fresh(self, library: str, folder: str, *, recursive: bool) -> bool:
         """Whether nothing came to or went from the folder since it was last looked through. Never waits for
         a change."""
-        top = (*root_of(library), *_segments(folder))
-        stack = [top]
+        look = (*root_of(library), *_segments(folder)), recursive
+        tops = self._tops(library, folder)
+        stack = [path for path in tops if len(tops) == 1 or self._disk.folder_changed_ns(path) is not None]
+        walked = 0
         while stack:
             path = stack.pop()
             seen = self._seen.get(path)
-            if seen is None or seen.changed_ns != self._disk.folder_changed_ns(path):
-                return time.monotonic() < self._left_until.get((top, recursive), 0)
+            walked += 1
+            if seen is None or walked > MAX_WALKED or seen.changed_ns != self._disk.folder_changed_ns(path):
+                return time.monotonic() < self._left_until.get(look, 0)
             stack += [(*path, name) for name in (seen.folders if recursive else seen.empty)]
         return True
+
+    def forget(self, key: Key) -> None:
+        """Look again for folders that no row speaks of, above a file that is no longer there."""
+        path = path_at(key)[:-1]
+        while path:
+            self._seen.forget(path)
+            path = path[:-1]
+        self._seen.forget(path)
+
+    def _tops(self, library: str, folder: str) -> set[Segments]:
+        """Where a folder is on the disk: there may be several, whose names only normalisation makes one."""
+        with self._database.reading() as session:
+            found = {_segments(folder), *disk_folders(session, library, folder)}
+        return {(*root_of(library), *path) for path in found}
 
     def refresh(self, library: str, folder: str, *, recursive: bool) -> None:
         """Look through the folder if anything came or went since that was done last."""
@@ -123,8 +146,8 @@ class Scanner:
     def _refresh(self, library: str, folder: str, look: Look) -> None:
         deadline = time.monotonic() + REFRESH_FOR_S
         found = 0
-        for step in self._look(library, folder, closely=False, recursive=look[1]):
-            found += len(step.findings)
+        for step in self._look(library, folder, anew=False, recursive=look[1]):
+            found += sum(finding.outcome not in _LEFT for finding in step.findings)
             if time.monotonic() > deadline:
                 if not found:  # else the next list finds more
                     if len(self._left_until) >= MAX_LEFT:
@@ -132,67 +155,77 @@ class Scanner:
                     self._left_until[look] = deadline + LEFT_FOR_S
                 return
 
-    def _look(self, library: str, folder: str, *, closely: bool, recursive: bool) -> Iterator[Scanned]:
+    def _look(self, library: str, folder: str, *, anew: bool, recursive: bool) -> Iterator[Scanned]:
         """Look through a folder; also through those inside if recursive, else only through those that no
-        row speaks of. Closely, what is gone is left for later."""
+        row speaks of. What is gone comes last: what was moved is then found where it is before it is
+        missed. Anew, nothing that is remembered counts, and what is gone is left to the caller."""
         root = root_of(library)
-        with self._database.reading() as session:
-            paths = {_segments(folder), *disk_folders(session, library, folder)}
-        stack = [(*root, *path) for path in paths]
+        stack = list(self._tops(library, folder))
+        last: dict[Segments, tuple[int, list[str]]] = {}
         there = False
-        while stack:
-            path = stack.pop()
-            try:
-                with self._disk.folder(path) as found:
-                    if found is None:
-                        continue
+        try:
+            while stack:
+                path = stack.pop()
+                try:
+                    with self._disk.folder(path) as found:
+                        if found is None:
+                            continue
+                        there = True
+                        seen = self._seen.get(path)
+                        if anew or seen is None or seen.changed_ns != found.changed_ns:
+                            seen, files = yield from self._look_into(found, library, path)
+                            if not anew:
+                                last[path] = files, list(seen.folders)
+                except (Unreadable, InvalidName) as error:
                     there = True
-                    seen = self._seen.get(path)
-                    if closely or seen is None or seen.changed_ns != found.changed_ns:
-                        seen = yield from self._look_into(found, library, path, closely=closely)
-            except (Unreadable, InvalidName) as error:
-                there = True
-                outcome = Outcome.SKIPPED if isinstance(error, InvalidName) else Outcome.UNREADABLE
-                yield Scanned(0, (Finding("/".join(path[len(root) :]), outcome, str(error)),))
-            else:
-                stack += [(*path, name) for name in (seen.folders if recursive else seen.empty)]
+                    outcome = Outcome.SKIPPED if isinstance(error, InvalidName) else Outcome.UNREADABLE
+                    yield Scanned(0, (Finding("/".join(path[len(root) :]), outcome, str(error)),))
+                else:
+                    stack += [(*path, name) for name in (seen.folders if recursive else seen.empty)]
+            while last:
+                path, (files, folders) = next(iter(last.items()))
+                yield from self._settle_gone(library, "/".join(path[len(root) :]), files, folders)
+                del last[path]
+        finally:
+            for path in last:
+                self._seen.forget(path)  # or nobody would look for what is gone
         if not there:
             yield from self._comparison.gone(library, folder, beneath=True)
 
     def _look_into(
-        self, found: Folder, library: str, path: Segments, *, closely: bool
-    ) -> Generator[Scanned, None, Seen]:
-        """Settle what differs in one folder, and remember how it was."""
+        self, found: Folder, library: str, path: Segments
+    ) -> Generator[Scanned, None, tuple[Seen, int]]:
+        """Settle what came to one folder or changed there, and remember how it was. How many files it has."""
         folder = clean_folder("/".join(path[len(root_of(library)) :]))
         looked_ns = time.time_ns()
         folders: list[str] = []
         files, unfinished = 0, False
+        yield Scanned(0, ())  # an empty folder is a step too
         for entries in _batches(found.entries()):
             folders += [entry.name for entry in entries if entry.kind == "folder"]
-            step = self._comparison.entries(found, library, path, folder, entries, closely=closely)
+            step = self._comparison.entries(found, library, path, folder, entries)
             files += step.files
             unfinished = unfinished or any(one.outcome in _LATER for one in step.findings)
             yield step
         if not path:
             folders = [name for name in folders if name != RESERVED]
-        names = {name: unicodedata.normalize("NFC", name) for name in folders}
-        if not closely:
-            yield from self._settle_gone(library, folder, files, set(names.values()))
         known = self._folders(library, folder)
-        empty = tuple(name for name in folders if names[name] not in known)
+        empty = tuple(name for name in folders if unicodedata.normalize("NFC", name) not in known)
         seen = Seen(found.changed_ns, tuple(folders), empty)
         if unfinished:  # what has no row yet must be looked for again
             self._seen.forget(path)
         else:
             self._seen.put(path, seen, looked_ns)
-        return seen
+        return seen, files
 
-    def _settle_gone(self, library: str, folder: str, files: int, folders: set[str]) -> Iterator[Scanned]:
+    def _settle_gone(self, library: str, folder: str, files: int, folders: list[str]) -> Iterator[Scanned]:
         """Settle the rows that have no file any more, where there are more rows than files, or rows in
         folders that are not there."""
+        folder = clean_folder(folder)
         if self._comparison.rows(library, folder) > files:
             yield from self._comparison.gone(library, folder, beneath=False)
-        for name in self._folders(library, folder) - folders:
+        there = {unicodedata.normalize("NFC", name) for name in folders}
+        for name in self._folders(library, folder) - there:
             yield from self._comparison.gone(library, f"{folder}/{name}" if folder else name, beneath=True)
 
     def _folders(self, library: str, folder: str) -> set[str]:

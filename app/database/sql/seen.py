@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from app.storage.folders import Segments
 
-MAX_FOLDERS = 20_000
+MAX_FOLDERS = 100_000
 MAX_NAMES = 500_000
 """Of folders inside folders, in all."""
 

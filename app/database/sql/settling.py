@@ -178,7 +178,7 @@ class Settling:
         if departed is None:
             return None
         self.session.delete(departed)
-        return Media(**departed.known(), unverified=departed.sha256 is None)
+        return Media(**departed.known(), unverified=True)  # nobody knows what became of it meanwhile
 
     def _forget(self, row: Media) -> None:
         """Its file is gone."""
