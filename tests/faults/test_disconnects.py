@@ -6,13 +6,13 @@ import os
 import re
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.faults.descriptors import descriptors
 from tests.support import Server
 
 CLIENTS = 500
@@ -110,18 +110,6 @@ def storm(
         ]
         for each in going:
             each.result()
-
-
-def descriptors(server: Server) -> Counter[str]:
-    """What the server has open, by kind. Not the database: its connections stay in a pool."""
-    kinds: Counter[str] = Counter()
-    folder = f"/proc/{server.process.pid}/fd"
-    for descriptor in os.listdir(folder):
-        with contextlib.suppress(FileNotFoundError):
-            target = os.readlink(f"{folder}/{descriptor}")
-            if "seekable.db" not in target:
-                kinds[target.partition(":")[0]] += 1
-    return kinds
 
 
 def threads(server: Server) -> int:

@@ -1,8 +1,6 @@
 """Many clients at once, and clients that leave: on every backend, but where the disk is named."""
 
-import contextlib
 import hashlib
-import os
 import random
 import socket
 import threading
@@ -15,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.faults.descriptors import descriptors
 from tests.support import Server
 
 Begin = Callable[..., socket.socket]
@@ -339,18 +338,6 @@ def test_a_replacement_in_the_middle_of_a_download_in_ranges(server: Server, fol
 
 
 # Clients that leave
-
-
-def descriptors(server: Server) -> Counter[str]:
-    """What the server has open, by kind. Not the database: its connections stay in a pool."""
-    kinds: Counter[str] = Counter()
-    folder = f"/proc/{server.process.pid}/fd"
-    for descriptor in os.listdir(folder):
-        with contextlib.suppress(FileNotFoundError):
-            target = os.readlink(f"{folder}/{descriptor}")
-            if "seekable.db" not in target:
-                kinds[target.partition(":")[0]] += 1
-    return kinds
 
 
 @pytest.fixture

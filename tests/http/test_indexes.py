@@ -11,10 +11,10 @@ from urllib.parse import quote, unquote, urljoin
 import httpx
 import pytest
 
+from app.database.sql import files
 from app.resources import indexes
 from app.resources.piecewise import PAGE_SIZE
-from app.storage.types import MAX_ALL_FOLDERS
-from tests.http.memory import Memory, serving
+from tests.http.crowd import Crowd, serving
 from tests.support import Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -220,12 +220,17 @@ def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server) -> None:
     assert "The answer for '/files/long/' was broken off: " in told[0]
 
 
-def test_more_folders_than_can_be_named_are_refused(problem: Problem) -> None:
+def test_more_folders_than_can_be_named_are_refused(
+    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (indexes, files):
+        monkeypatch.setattr(module, "MAX_ALL_FOLDERS", 1200)  # a hundred thousand take too long to make
+    crowd = Crowd(tmp_path / "files", (f"wide/{number:07}/film.mp4" for number in range(1200)))
     with (
-        serving(memory := Memory(folders_inside=MAX_ALL_FOLDERS), indexes.router) as port,
+        serving(crowd) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,
     ):
-        assert "100,000" in problem(http.get("/files/wide/"), 501)
+        assert "1,200" in problem(http.get("/files/wide/"), 501)
         assert http.head("/files/wide/").status_code == 501
-        memory.folders_inside -= 1
-        assert len(links(http.get("/files/wide/"))) == MAX_ALL_FOLDERS
+        http.delete("/files/wide/0000007/film.mp4").raise_for_status()
+        assert len(links(http.get("/files/wide/"))) == 1200

@@ -13,13 +13,12 @@ import httpx
 import pytest
 from fastapi import Request
 
-from app.resources import playlists
 from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse
-from tests.http.memory import Memory, serving
+from tests.http.crowd import Crowd, Watch, serving
 from tests.support import Server, running
 
 Ask = Callable[..., httpx.Response]
-FILES = 100_000
+FILES = 20_000
 
 Problem = Callable[[httpx.Response, int], str]
 
@@ -171,59 +170,70 @@ def direct_port(server: Server) -> int:
 # Many files, and failures in the middle
 
 
-@pytest.fixture
-def memory() -> Memory:
-    return Memory(files=FILES)
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Crowd:
+    """Names so long that what lies between server and client holds a part of them only."""
+    names = (f"films/{number:05} {'long name ' * 20}.mp4" for number in range(FILES))
+    return Crowd(tmp_path_factory.mktemp("crowd") / "files", names)
 
 
 @pytest.fixture
-def many(memory: Memory) -> Iterator[int]:
+def watch(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    watch = Watch(crowd, monkeypatch)
+    yield watch
+    watch.mend()
+
+
+@pytest.fixture
+def many(crowd: Crowd, watch: Watch) -> Iterator[int]:
     """The port of a real server over it."""
-    with serving(memory, playlists.router) as port:
+    with serving(crowd) as port:
         yield port
 
 
-def test_many_films_come_to_the_end(memory: Memory, many: int) -> None:
-    with httpx.stream("GET", f"http://127.0.0.1:{many}/playlist.m3u", trust_env=False) as response:
+def test_many_films_come_to_the_end(watch: Watch, many: int) -> None:
+    with httpx.stream(
+        "GET", f"http://127.0.0.1:{many}/playlist.m3u?folder=films", trust_env=False
+    ) as response:
         lines = sum(data.count(b"\n") for data in response.iter_bytes())
     assert lines == 2 + 2 * FILES
-    assert memory.pages == FILES // PAGE_SIZE
+    assert watch.pages == FILES // PAGE_SIZE
 
 
-def test_a_reader_that_stops_stops_the_looking_up(memory: Memory, many: int) -> None:
+def test_a_reader_that_stops_stops_the_looking_up(watch: Watch, many: int) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
         connection.connect(("127.0.0.1", many))
-        connection.sendall(b"GET /playlist.xspf HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        connection.sendall(b"GET /playlist.xspf?folder=films HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
         seen = -1
-        while seen != memory.pages:
-            seen = memory.pages
+        while seen != watch.pages:
+            seen = watch.pages
             time.sleep(0.3)
         assert 0 < seen < FILES // PAGE_SIZE, "what fits between the two"
     time.sleep(0.3)
-    assert memory.pages < FILES // PAGE_SIZE, "and nothing is looked up for who has left"
+    assert watch.pages < FILES // PAGE_SIZE, "and nothing is looked up for who has left"
 
 
-def test_head_looks_no_further(memory: Memory, many: int) -> None:
-    response = httpx.head(f"http://127.0.0.1:{many}/playlist.m3u", trust_env=False)
+def test_head_looks_no_further(watch: Watch, many: int) -> None:
+    response = httpx.head(f"http://127.0.0.1:{many}/playlist.m3u?folder=films", trust_env=False)
     assert response.status_code == 200
-    assert memory.pages == 1
+    assert watch.pages == 1
 
 
-def test_a_storage_that_fails_at_once_is_unavailable(memory: Memory, many: int, problem: Problem) -> None:
-    memory.fail_at = 0
-    response = httpx.get(f"http://127.0.0.1:{many}/playlist.m3u", trust_env=False)
-    assert problem(response, 503) == "The disk is gone."
+def test_a_storage_that_fails_at_once_is_unavailable(watch: Watch, many: int, problem: Problem) -> None:
+    watch.fail_at = 1
+    response = httpx.get(f"http://127.0.0.1:{many}/playlist.m3u?folder=films", trust_env=False)
+    assert problem(response, 503).startswith("The database refuses")
     assert "retry-after" in response.headers
 
 
 @pytest.mark.parametrize("extension", ["m3u", "xspf"])
-def test_a_failure_later_breaks_the_connection(memory: Memory, many: int, extension: str) -> None:
-    memory.fail_at = 3000
+def test_a_failure_later_breaks_the_connection(watch: Watch, many: int, extension: str) -> None:
+    watch.fail_at = 16
     with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
-        httpx.get(f"http://127.0.0.1:{many}/playlist.{extension}", trust_env=False)
-    assert memory.pages == 3000 // PAGE_SIZE + 1
+        httpx.get(f"http://127.0.0.1:{many}/playlist.{extension}?folder=films", trust_env=False)
+    assert watch.pages == 16
 
 
 def test_others_get_their_turn_while_a_long_answer_is_written() -> None:

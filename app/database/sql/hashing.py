@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from sqlalchemy import func, select, text
+from sqlalchemy import TextClause, func, select, text
 
 from app.database.sql.engine import Database
 from app.database.sql.rows import key_of, looks_alike, path_of, signature_of
@@ -102,11 +102,11 @@ class Hasher:
                 settling.hashed(now, sha256)
             settling.commit()
 
-    def _rows(self, *conditions: object) -> Iterator[Media]:
+    def _rows(self, *conditions: TextClause) -> Iterator[Media]:
         """The rows, in the order of their ids, as they are when their turn comes."""
         last = ""
         while True:
-            query = select(Media).where(Media.id > last, *conditions).order_by(Media.id).limit(1)  # type: ignore[arg-type]
+            query = select(Media).where(Media.id > last, *conditions).order_by(Media.id).limit(1)
             with self._database.reading() as session:
                 row = session.scalar(query)
             if row is None:
