@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Server, running
+from tests.support import NewLibrary, Server, running
 
-# One entry a backend: every test that takes `backend_settings` or `server` meets them all.
-BACKENDS = {"filesystem": {"storage": "filesystem"}}
+
+def filesystem() -> dict[str, object]:
+    return {"storage": "filesystem"}
+
+
+# One entry a backend: every test that takes `new_library` or `server` meets them all.
+BACKENDS: dict[str, NewLibrary] = {"filesystem": filesystem}
 
 
 @pytest.fixture
@@ -17,15 +22,15 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
-def backend_settings(request: pytest.FixtureRequest) -> dict[str, object]:
-    """The settings that choose a backend, without the folder."""
+def new_library(request: pytest.FixtureRequest) -> NewLibrary:
+    """Call it for the settings of one more empty library, without the folder."""
     return BACKENDS[request.param]
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, backend_settings: dict[str, object]) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
     """One server for all tests, which use a `folder` of their own in it."""
-    with running(tmp_path_factory.mktemp("server"), **backend_settings) as server:
+    with running(tmp_path_factory.mktemp("server"), **new_library()) as server:
         yield server
 
 

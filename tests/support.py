@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import httpx
 import pytest
+
+NewLibrary = Callable[[], dict[str, Any]]
+"""Gives the settings of one more empty library."""
 
 SEEKABLE = str(Path(sys.executable).with_name("seekable"))
 

@@ -11,6 +11,7 @@ from app.database import open_database
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
+from tests.support import NewLibrary
 
 # On tmpfs nobody can tell whether a read would wait, so that there every read takes a thread.
 PLACES = ["disk", *(["tmpfs"] if Path("/dev/shm").is_dir() else [])]
@@ -27,9 +28,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def settings(backend_settings: dict[str, object], place: Path) -> Settings:
+def settings(new_library: NewLibrary, place: Path) -> Settings:
     # The smallest chunks: most reads in these tests need several.
-    return Settings(_env_file=None, files_dir=place / "files", read_chunk_size=4096, **backend_settings)
+    return Settings(_env_file=None, files_dir=place / "files", read_chunk_size=4096, **new_library())
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 
 from app.resources.admission import Admission, Refused
 from tests.sockets import HANDSHAKE, Socket
-from tests.support import SEEKABLE, Server, running
+from tests.support import SEEKABLE, NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -371,11 +371,11 @@ def words(value: str) -> set[str]:
 def shared(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
-    backend_settings: dict[str, object],
+    new_library: NewLibrary,
 ) -> Iterator[Server]:
     """A server that the pages of another site, or of all sites, may use."""
     folder = tmp_path_factory.mktemp("shared")
-    with running(folder, cors_origins=request.param, **backend_settings) as server:
+    with running(folder, cors_origins=request.param, **new_library()) as server:
         yield server
 
 
@@ -445,10 +445,8 @@ def test_without_a_setting_there_is_no_cors(ask: Ask) -> None:
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-def test_hosts_by_setting(
-    tmp_path: Path, backend_settings: dict[str, object], ask: Ask, problem: Problem
-) -> None:
-    with running(tmp_path, allowed_hosts="nas.local, *.example.net", **backend_settings) as server:
+def test_hosts_by_setting(tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem) -> None:
+    with running(tmp_path, allowed_hosts="nas.local, *.example.net", **new_library()) as server:
         for host in ("nas.local", "a.example.net:8000", "localhost"):
             response = ask("PUT", f"/files/{host}", f"Host: {host}", body=b"x", to=server)
             assert response.status_code == 201
@@ -495,9 +493,9 @@ def test_serve_refuses_to_be_reached_by_others(tmp_path: Path, host: str, how: s
 
 
 def test_open_access(
-    tmp_path: Path, backend_settings: dict[str, object], ask: Ask, problem: Problem, outside: list[str]
+    tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem, outside: list[str]
 ) -> None:
-    with running(tmp_path, host="0.0.0.0", access="open", **backend_settings) as server:
+    with running(tmp_path, host="0.0.0.0", access="open", **new_library()) as server:
         for host in ("127.0.0.1", *outside):
             response = ask("PUT", f"/files/{host}", body=b"x", to=server, host=host)
             assert response.status_code == 201
@@ -511,9 +509,9 @@ def test_open_access(
 
 
 @contextmanager
-def plain_uvicorn(folder: Path, backend_settings: dict[str, object]) -> Iterator[int]:
+def plain_uvicorn(folder: Path, new_library: NewLibrary) -> Iterator[int]:
     """`uvicorn app.main:app --host 0.0.0.0`, which nothing but the program itself guards. Its port."""
-    settings = {f"SEEKABLE_{name.upper()}": str(value) for name, value in backend_settings.items()}
+    settings = {f"SEEKABLE_{name.upper()}": str(value) for name, value in new_library().items()}
     log_file = folder / "uvicorn.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
@@ -536,9 +534,9 @@ def plain_uvicorn(folder: Path, backend_settings: dict[str, object]) -> Iterator
 
 
 def test_plain_uvicorn_answers_loopback_only(
-    tmp_path: Path, backend_settings: dict[str, object], problem: Problem, outside: list[str]
+    tmp_path: Path, new_library: NewLibrary, problem: Problem, outside: list[str]
 ) -> None:
-    with plain_uvicorn(tmp_path, backend_settings) as port:
+    with plain_uvicorn(tmp_path, new_library) as port:
         near = f"http://127.0.0.1:{port}"
         with httpx.Client(trust_env=False) as client:
             for far, headers in itertools.product(

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.support import Server, running
+from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -441,11 +441,11 @@ def test_a_form_to_put(
 
 @pytest.fixture(scope="module")
 def small(
-    tmp_path_factory: pytest.TempPathFactory, backend_settings: dict[str, object]
+    tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary
 ) -> Iterator[tuple[Server, httpx.Client]]:
     """A server that takes small files only."""
     folder = tmp_path_factory.mktemp("small")
-    with running(folder, max_upload_size="1KiB", **backend_settings) as server, server.client() as client:
+    with running(folder, max_upload_size="1KiB", **new_library()) as server, server.client() as client:
         yield server, client
 
 

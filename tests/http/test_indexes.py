@@ -15,7 +15,7 @@ from app.database.sql import files
 from app.resources import indexes
 from app.resources.piecewise import PAGE_SIZE
 from tests.http.crowd import Crowd, serving
-from tests.support import Server, running
+from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -158,8 +158,8 @@ def test_a_folder_cannot_be_written(
     assert len(links(http.get(f"/files/{folder}/"))) == 2
 
 
-def test_a_library_without_files(tmp_path: Path, backend_settings: dict[str, object]) -> None:
-    with running(tmp_path / "server", **backend_settings) as server, server.client() as http:
+def test_a_library_without_files(tmp_path: Path, new_library: NewLibrary) -> None:
+    with running(tmp_path / "server", **new_library()) as server, server.client() as http:
         assert links(http.get("/files/")) == []
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import httpx
 import pytest
 
-from tests.support import Server, running
+from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -790,13 +790,11 @@ def direct_url(server: Server) -> str:
 
 
 @pytest.fixture(scope="module")
-def proxied(
-    tmp_path_factory: pytest.TempPathFactory, backend_settings: dict[str, object]
-) -> Iterator[httpx.Client]:
+def proxied(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[httpx.Client]:
     """A server that stands behind a proxy."""
     settings = {"base_url": "https://media.example.org/seekable/", "cache_control": "private, max-age=60"}
     with (
-        running(tmp_path_factory.mktemp("proxied"), **settings, **backend_settings) as server,
+        running(tmp_path_factory.mktemp("proxied"), **settings, **new_library()) as server,
         httpx.Client(base_url=direct_url(server), trust_env=False) as client,
     ):
         yield client

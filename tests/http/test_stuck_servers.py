@@ -10,16 +10,17 @@ from app.events.connections import BACKLOG
 from app.main import create_app
 from app.resources import sockets
 from app.settings import Settings
+from tests.support import NewLibrary
 
 
 def test_a_route_ends_even_where_a_close_does_not(
-    tmp_path: Path, backend_settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, new_library: NewLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "CLOSE_WITHIN_S", 0.1)
     sent: list[str] = []
 
     async def scene() -> None:
-        app = create_app(Settings(files_dir=tmp_path, **backend_settings))
+        app = create_app(Settings(files_dir=tmp_path, **new_library()))
         arrivals = asyncio.Queue[dict[str, str]]()
         arrivals.put_nowait({"type": "websocket.connect"})
 

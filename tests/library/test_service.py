@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound, StorageError, VersionMismatch
 from app.storage.types import SHARED, Expect, FileInfo, Key
+from tests.support import NewLibrary
 
 A, B, C = (Key(SHARED, "films", name) for name in ("a.mkv", "b.mkv", "c.mkv"))
 
@@ -22,12 +22,12 @@ Scene = Callable[[Library, Storage, list[Event]], Awaitable[None]]
 
 
 @pytest.fixture
-def play(tmp_path: Path, backend_settings: dict[str, Any]) -> Callable[[Scene], None]:
+def play(tmp_path: Path, new_library: NewLibrary) -> Callable[[Scene], None]:
     """Play a scene with a library over a real storage, and all that it published."""
 
     def play(scene: Scene) -> None:
         async def stage() -> None:
-            settings = Settings(files_dir=tmp_path, **backend_settings)
+            settings = Settings(files_dir=tmp_path, **new_library())
             async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
                 told: list[Event] = []
                 await scene(Library(stores.storage, told.append), stores.storage, told)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.live.clients import answers, program, sha256, until
-from tests.support import Server, need, run, running
+from tests.support import NewLibrary, Server, need, run, running
 
 pytestmark = pytest.mark.live
 
@@ -175,11 +175,11 @@ def rclone(url: str, *arguments: object) -> str:
     return run("rclone", *arguments, *settings).stderr
 
 
-def test_rclone_copies_a_library(tmp_path: Path, backend_settings: dict[str, object]) -> None:
+def test_rclone_copies_a_library(tmp_path: Path, new_library: NewLibrary) -> None:
     """But for names with a colon at the top of what is copied: it asks for `./c:d`, which is refused."""
     need("rclone")
     copy = tmp_path / "copy"
-    with running(tmp_path / "server", **backend_settings) as server, server.client() as http:
+    with running(tmp_path / "server", **new_library()) as server, server.client() as http:
         rclone(server.url, "copy", ":http:", copy)
         assert tree(copy) == {}, "no files are no failure"
         for path, content in LIBRARY.items():

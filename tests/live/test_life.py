@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.clients import program, until
-from tests.support import Server
+from tests.support import NewLibrary, Server
 
 pytestmark = pytest.mark.live
 
@@ -33,12 +33,12 @@ Start = Callable[..., Server]
 
 
 @pytest.fixture
-def start(tmp_path: Path, backend_settings: dict[str, object]) -> Iterator[Start]:
+def start(tmp_path: Path, new_library: NewLibrary) -> Iterator[Start]:
     """A server with a film in it, and settings of its own."""
     started: list[Server] = []
 
     def start(**settings: object) -> Server:
-        server = Server(tmp_path / "server", **backend_settings, **settings)
+        server = Server(tmp_path / "server", **new_library(), **settings)
         started.append(server.start())
         with server.client() as http:
             http.put("/files/film.mp4", content=FILM).raise_for_status()

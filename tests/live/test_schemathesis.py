@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.clients import BIN
-from tests.support import run, running
+from tests.support import NewLibrary, run, running
 
 pytestmark = pytest.mark.live
 
@@ -46,12 +46,10 @@ validate-formats = true
 """
 
 
-def test_every_operation_answers_as_it_is_documented(
-    tmp_path: Path, backend_settings: dict[str, object]
-) -> None:
+def test_every_operation_answers_as_it_is_documented(tmp_path: Path, new_library: NewLibrary) -> None:
     config, report = tmp_path / "schemathesis.toml", tmp_path / "report.json"
     config.write_text(CONFIG)
-    with running(tmp_path / "server", **backend_settings) as server:
+    with running(tmp_path / "server", **new_library()) as server:
         with server.client() as http:
             http.put("/files/films/film.mp4", content=bytes(100)).raise_for_status()
             paths = http.get("/openapi.json").json()["paths"]
