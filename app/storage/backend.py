@@ -50,7 +50,15 @@ class Backend(Protocol):
     def stage(self, size: int | None) -> Writer: ...
 
     def commit(
-        self, key: Key, writer: Writer, *, size: int, sha256: str, content_type: str, expect: Expectation
+        self,
+        key: Key,
+        writer: Writer,
+        *,
+        size: int,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
     ) -> Committed:
         """`size` and `sha256` are of all that was given to the writer, which came from this backend."""
 
@@ -62,6 +70,8 @@ class Backend(Protocol):
         """None only if not to wait, and the answer has to wait for a change that may be due."""
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]: ...
+
+    def libraries(self) -> tuple[str, ...]: ...
 
     def ping(self) -> None: ...
 

@@ -223,7 +223,13 @@ class ThreadedStorage:
                 await self._changes.run(writer.discard)
 
     async def commit(
-        self, key: Key, staged: Staged, *, content_type: str, expect: Expectation = Expect.ANY
+        self,
+        key: Key,
+        staged: Staged,
+        *,
+        content_type: str,
+        expect: Expectation = Expect.ANY,
+        origin: FileInfo | None = None,
     ) -> Committed:
         if not isinstance(staged, ThreadedStaged):
             raise TypeError("These bytes were staged by another storage.")
@@ -236,6 +242,7 @@ class ThreadedStorage:
                 sha256=staged.sha256,
                 content_type=content_type,
                 expect=expect,
+                origin=origin,
             )
         )
 
@@ -255,6 +262,9 @@ class ThreadedStorage:
 
     async def folders(self, library: str, folder: str) -> tuple[str, ...]:
         return await self._reads.run(self._backend.folders, library, folder)
+
+    async def libraries(self) -> tuple[str, ...]:
+        return await self._reads.run(self._backend.libraries)
 
     async def usage(self) -> Usage:
         return await self._upkeep.run(self._backend.usage)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
-from uuid import uuid4
 
 from sqlalchemy import delete, select
 
@@ -24,6 +23,7 @@ from app.database.sql.rows import (
     info_of,
     key_of,
     looks_alike,
+    new_row,
     path_at,
     path_of,
     place,
@@ -174,7 +174,15 @@ class FilesystemBackend:
         return self._disk.stage(size)
 
     def commit(
-        self, key: Key, writer: Writer, *, size: int, sha256: str, content_type: str, expect: Expectation
+        self,
+        key: Key,
+        writer: Writer,
+        *,
+        size: int,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
     ) -> Committed:
         assert isinstance(writer, StagedFile)
         signature = writer.seal()
@@ -189,11 +197,11 @@ class FilesystemBackend:
             created = row is None
             if row is None:
                 settling.check_room(key)
-                row = Media(id=uuid4().hex, created_at=now)
+                row = new_row(settling.session, origin, now)
                 place(row, key, path_at(key))
                 settling.session.add(row)
             sign(row, signature)
-            row.content_type, row.updated_at = content_type, now
+            row.content_type, row.updated_at = content_type, origin.updated_at if origin else now
             row.sha256, row.etag, row.unverified = sha256, sha256, False
             settling.session.flush()
             step = self._disk.created if created else self._disk.replaced
@@ -257,6 +265,10 @@ class FilesystemBackend:
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
         with self._database.reading() as session:
             return paths.folders(session, library, folder, limit=MAX_ALL_FOLDERS)
+
+    def libraries(self) -> tuple[str, ...]:
+        with self._database.reading() as session:
+            return tuple(paths.libraries(session))
 
     def ping(self) -> None:
         with self._database.reading() as session:
