@@ -1,4 +1,4 @@
-"""`make run-gridfs`: Seekable over GridFS, on a MongoDB of its own that is there for trying it. Both end together."""
+"""`make run-gridfs`: Seekable over GridFS, on a MongoDB of its own, to try it. Both end together."""
 
 import argparse
 import importlib.util
@@ -39,7 +39,9 @@ class Mongod:
         return f"127.0.0.1:{self.port}"
 
     def url(self, database: str) -> str:
-        return f"mongodb://{self.host}/{database}" + f"?replicaSet={self.replica_set}" * bool(self.replica_set)
+        return f"mongodb://{self.host}/{database}" + f"?replicaSet={self.replica_set}" * bool(
+            self.replica_set
+        )
 
     def start(self) -> "Mongod":
         """Returns when it answers; raises RuntimeError with the end of its log if it does not."""
@@ -107,7 +109,9 @@ def binary() -> Path:
             return path
     if other := shutil.which("mongod"):
         return Path(other)
-    raise RuntimeError("There is no mongod: the package that has one is for Linux on x86-64. Install MongoDB.")
+    raise RuntimeError(
+        "There is no mongod: the package that has one is for Linux on x86-64. Install MongoDB."
+    )
 
 
 def start_bound(command: list[object], **options: object) -> "subprocess.Popen[bytes]":
@@ -120,7 +124,9 @@ def start_bound(command: list[object], **options: object) -> "subprocess.Popen[b
 def main() -> int:
     here = Path(__file__).parent.parent
     parser = argparse.ArgumentParser(description=__doc__, epilog="All else is given to `seekable serve`.")
-    parser.add_argument("--data", type=Path, default=here / ".mongodb", help="folder of the database (.mongodb)")
+    parser.add_argument(
+        "--data", type=Path, default=here / ".mongodb", help="folder of the database (.mongodb)"
+    )
     parser.add_argument("--mongod-port", type=int, default=27117, help="where mongod listens (27117)")
     known, others = parser.parse_known_args()
 

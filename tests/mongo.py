@@ -1,4 +1,4 @@
-"""A real MongoDB for tests: one mongod for all of a process, others to be harmed, and a replica set of three."""
+"""A real MongoDB for tests: one for all of a process, others to be harmed, and a replica set of three."""
 
 import atexit
 import itertools
@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pymongo
+from pymongo.database import Database
 
 from deploy.run_gridfs import Mongod as Bare
 from tests.support import lacks
@@ -148,6 +150,23 @@ def shared() -> Mongod:
     stack = ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(mongod())
+
+
+def database(url: str) -> "Database[dict[str, Any]]":
+    """What a URL names."""
+    address, _, rest = url.rpartition("/")
+    name, _, options = rest.partition("?")
+    return _client(f"{address}/?{options}").get_database(name)
+
+
+@cache
+def _client(url: str) -> "pymongo.MongoClient[dict[str, Any]]":
+    """One for all databases of a server; it is closed with the process."""
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+        url, serverSelectionTimeoutMS=5000, tz_aware=True
+    )
+    atexit.register(client.close)
+    return client
 
 
 NUMBERS = itertools.count(1)
