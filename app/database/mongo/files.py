@@ -75,7 +75,7 @@ class GridBackend:
         with self._database.asked():
             media = find(self._database.media, key)
             if media is None:
-                paths.check_room(self._database.media, key)
+                check_room(self._database.media, key)
         check(None if media is None else media.etag, expect)
 
     def stage(self, size: int | None) -> StagedFile:
@@ -192,7 +192,9 @@ class GridBackend:
             if find(self._database.media, target) is not None:
                 raise AlreadyExists("A file of this name exists.")
             check_room(self._database.media, target)
-        media.content_type = type_after_move(media.content_type, source, target, self._media_type)
+        media.content_type = type_after_move(
+            media.content_type, source.filename, target.filename, self._media_type
+        )
         if not self._put(media, target, before):
             return False
         try:
