@@ -39,14 +39,7 @@ async def open_database(
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        backend: Backend = await asyncio.to_thread(
-            open_gridfs if settings.storage == "gridfs" else open_filesystem,
-            settings,
-            media_type,
-            stack,
-            notice,
-        )
-        storage = ThreadedStorage(backend)
+        storage = ThreadedStorage(await asyncio.to_thread(_open, settings, media_type, stack, notice))
         stack.callback(storage.close)
         yield Stores(storage)
 
@@ -63,3 +56,14 @@ def prepare_database(settings: Settings, *, create: bool = True) -> None:
             open_gridfs(settings, str, stack, create=create)
         else:
             open_filesystem(settings, str, stack, busy_timeout_ms=PATIENCE_MS, create=create)
+
+
+def _open(
+    settings: Settings,
+    media_type: Callable[[str], str],
+    stack: ExitStack,
+    notice: Callable[[Sequence[Change]], None],
+) -> Backend:
+    if settings.storage == "gridfs":
+        return open_gridfs(settings, media_type, stack, notice)
+    return open_filesystem(settings, media_type, stack, notice)

@@ -17,7 +17,8 @@ class Reader(Protocol):
         """The start and stop of each part in which the bytes [start, stop) are best read."""
 
     def read(self, start: int, size: int) -> bytes:
-        """Up to `size` bytes from `start`; fewer only where the bytes really end. Truncated, StorageUnavailable."""
+        """Up to `size` bytes from `start`; fewer only where the bytes really end. Raises Truncated,
+        StorageUnavailable."""
 
     def read_nowait(self, start: int, size: int) -> bytes | None:
         """What `read` would give, if it is in memory; None where that would have to wait. Never raises."""

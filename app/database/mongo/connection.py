@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pymongo
 from bson.errors import BSONError
@@ -21,14 +22,13 @@ from app.storage.errors import OutOfSpace, StorageUnavailable
 PATIENCE_S = 3.0
 """How long all that is asked of the database for one step may take, unless it is known to take long."""
 
-OPTIONS: dict[str, object] = {
+OPTIONS: dict[str, Any] = {
     "appname": "seekable",
     "serverselectiontimeoutms": 2000,
     "connecttimeoutms": 2000,
     # A server that is there but answers nothing is found out by the heartbeat alone.
     "heartbeatfrequencyms": 1000,
     "maxpoolsize": 64,
-    "tz_aware": True,
 }
 """What we ask of the driver where the URL does not say otherwise; names in lower case, as it parses them."""
 
@@ -59,7 +59,7 @@ class Database:
             parsed = parse_uri(url)
             options, nodes = parsed["options"], parsed["nodelist"]
             missing = {name: value for name, value in OPTIONS.items() if name not in options}
-            self.client: MongoClient[Stored] = MongoClient(url, **missing)
+            self.client: MongoClient[Stored] = MongoClient(url, tz_aware=True, **missing)
             database = self.client.get_default_database(DEFAULT_NAME)
         except (PyMongoError, ValueError) as error:
             raise ConfigurationError(f"SEEKABLE_MONGODB_URL: {error}") from None

@@ -1,8 +1,9 @@
 """Stored files as documents of MongoEngine, with their bytes in GridFS.
 
-A file exists while a document names it. Its bytes are in the bucket before the one insert or update that makes
-the document name them, and stay there for a while after the one that ends it (see `leases`). So every change
-is one write, and what a crash leaves is at most a file of the bucket that nobody names, which a sweep removes.
+A file exists while a document names it. Its bytes are in the bucket before the one insert or update that
+makes the document name them, and stay there for a while after the one that ends it (see `leases`). So every
+change is one write, and what a crash leaves is at most a file of the bucket that nobody names, which a sweep
+removes.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -47,8 +48,8 @@ _NO_FILE = "There is no such file."
 class GridBackend:
     """`storage.backend.Backend` over a MongoDB database.
 
-    `media_type` guesses the type of a file that was not uploaded from its name. `notice` is told what became of
-    files by other programs, by any thread.
+    `media_type` guesses the type of a file that was not uploaded from its name. `notice` is told what became
+    of files by other programs, by any thread.
     """
 
     def __init__(
@@ -166,15 +167,17 @@ class GridBackend:
         )
 
     def delete(self, key: Key, expect: Expectation) -> None:
+        while not self._delete(self._expected(key, expect)):
+            pass  # somebody else was faster: look again
+
+    def _delete(self, old: Media) -> bool:
+        """Whether it was still there."""
         media = self._database.media
-        while True:
-            old = self._expected(key, expect)
-            self._retire(old)
-            if self._step(
-                lambda: media.delete_one(as_it_is(old)).deleted_count == 1,
-                lambda: media.find_one({"file": old.file.grid_id}, {"_id": True}) is None,
-            ):
-                return
+        self._retire(old)
+        return self._step(
+            lambda: media.delete_one(as_it_is(old)).deleted_count == 1,
+            lambda: media.find_one({"file": old.file.grid_id}, {"_id": True}) is None,
+        )
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
         while True:

@@ -1,7 +1,7 @@
 """Which files of the bucket are ours to remove, and when.
 
-Each has an entry in `uploads`: one that is being written from before its first chunk, so that nothing is left of
-a writer that died; one that was replaced or deleted for as long as somebody may still be reading it. The
+Each has an entry in `uploads`: one that is being written from before its first chunk, so that nothing is left
+of a writer that died; one that was replaced or deleted for as long as somebody may still be reading it. The
 server's clock counts, so that those of the machines that ask need not agree.
 """
 

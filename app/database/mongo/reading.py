@@ -1,4 +1,4 @@
-"""Reading files of the bucket: only the chunks that a range touches, and never fewer bytes than there should be."""
+"""Reading files of the bucket: only the chunks that a range touches, and never fewer bytes than asked."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,10 +33,8 @@ class GridReader:
         stop = min(start + size, self.info.size)
         first, last = start // self._chunk_size, (stop - 1) // self._chunk_size
         with self._database.asked():
-            found = self._database.chunks.find(
-                {"files_id": self._file, "n": {"$gte": first, "$lte": last}},
-                {"_id": False, "n": True, "data": True},
-            )
+            wanted = {"files_id": self._file, "n": {"$gte": first, "$lte": last}}
+            found = self._database.chunks.find(wanted, {"_id": False, "n": True, "data": True})
             chunks = list(found.sort("n"))
         return self._joined(chunks, start, stop)
 

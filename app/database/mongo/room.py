@@ -21,11 +21,11 @@ def check_room(collection: Collection[Stored], key: Key) -> None:
 def conflicts(key: Key) -> list[Stored]:
     """What finds files that are where a folder has to be, or beneath the file."""
     names = key.folder.split("/") if key.folder else []
-    above = [
+    above: list[Stored] = [
         {"library": key.library, "folder": "/".join(names[:depth]), "filename": names[depth]}
         for depth in range(len(names))
     ]
-    beneath = [
+    beneath: list[Stored] = [
         {"library": key.library, "folder": key.path},
         # "0" comes right after "/"
         {"library": key.library, "folder": {"$gt": f"{key.path}/", "$lt": f"{key.path}0"}},

@@ -1,4 +1,4 @@
-"""Looks through the bucket for files that other programs put there or took away, and for what crashes left."""
+"""Looks through the bucket for files that other programs put there or removed, and for what crashes left."""
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence

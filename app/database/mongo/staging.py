@@ -56,7 +56,7 @@ class StagedFile:
             self._send(batch)
 
     def seal(self, key: Key, content_type: str, sha256: str) -> int:
-        """Bring all of it to the database, and make a file of it, which has to be named within LEASE. Its size.
+        """Bring all of it to the database, and make a file of it, to be named within LEASE. Its size.
 
         What it says of itself is for other programs that look into the bucket.
         """
