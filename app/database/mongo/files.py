@@ -75,7 +75,7 @@ class GridBackend:
         with self._database.asked():
             media = find(self._database.media, key)
             if media is None:
-                paths.check_room(self._database.media, key)
+                check_room(self._database.media, key)
         check(None if media is None else media.etag, expect)
 
     def stage(self, size: int | None) -> StagedFile:
