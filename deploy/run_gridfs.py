@@ -56,7 +56,8 @@ class Mongod:
             command += ["--replSet", self.replica_set]
         with self.log_file.open("wb") as log:
             self.process = start_bound(command, stdout=log, stderr=subprocess.STDOUT)
-        self._wait(lambda client: client.admin.command("ping"))
+        pid = self.process.pid  # another may listen on the port
+        self._wait(lambda client: client.admin.command("serverStatus")["pid"] == pid)
         return self
 
     def lead(self) -> "Mongod":

@@ -183,9 +183,15 @@ class Bucket:
 
     @contextmanager
     def replaced(self, file_id: str) -> Iterator[None]:
+        media, bucket = self._database["media"], GridFSBucket(self._database)
+        old = media.find_one({"_id": file_id}, {"file": True})
+        assert old is not None
+        with bucket.open_download_stream(old["file"]) as stream:
+            new = bucket.upload_from_stream(stream.name, stream, metadata={"library": SHARED})
         with self._client.start_session() as session, session.start_transaction():
-            self._database["media"].update_one({"_id": file_id}, {"$set": {"etag": "newer"}}, session=session)
+            media.update_one({"_id": file_id}, {"$set": {"etag": "newer", "file": new}}, session=session)
             yield
+        bucket.delete(old["file"])
 
 
 def bucket_file(file: ObjectId, path: str, size: int) -> dict[str, Any]:

@@ -154,8 +154,8 @@ def test_errors_are_told_before_anything_is_sent(ask: Ask, problem: Problem, pat
     problem(ask("POST", path, body=b""), 405)
 
 
-def test_addresses_begin_with_the_base_url(tmp_path: Path) -> None:
-    with running(tmp_path, base_url="https://media.example.org/tv") as server:
+def test_addresses_begin_with_the_base_url(tmp_path: Path, new_library: NewLibrary) -> None:
+    with running(tmp_path, base_url="https://media.example.org/tv", **new_library()) as server:
         port = direct_port(server)
         with server.client(base_url=f"http://127.0.0.1:{port}") as http:
             fill(http, "a b", "c d.mp4")
