@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from app.storage.errors import AlreadyExists, VersionMismatch
-from app.storage.types import Change, Expect, Expectation, Key
+from app.storage.types import Change, Expect, Expectation
 
 ANYTHING = "application/octet-stream"
 """The media type of bytes of which nothing is known (RFC 2046 4.5.1)."""
@@ -18,11 +18,11 @@ def check(etag: str | None, expect: Expectation) -> None:
         raise VersionMismatch("The stored file is another version, or gone.")
 
 
-def type_after_move(content_type: str, source: Key, target: Key, media_type: Callable[[str], str]) -> str:
+def type_after_move(content_type: str, old_name: str, new_name: str, media_type: Callable[[str], str]) -> str:
     """The media type of a file that gets another name. One that its old name suggested gives way to that of
     the new one: programs that fetch a film give it its name when it is whole."""
-    suggested = media_type(target.filename)
-    if suggested != ANYTHING and content_type == media_type(source.filename):
+    suggested = media_type(new_name)
+    if suggested != ANYTHING and content_type == media_type(old_name):
         return suggested
     return content_type
 

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from app.database import open_database
+from app.database.mongo import reading, staging
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
@@ -21,12 +22,16 @@ PLACES = {"filesystem": ["disk", *(["tmpfs"] if Path("/dev/shm").is_dir() else [
 @pytest.fixture(
     params=[(name, place) for name in BACKENDS for place in PLACES.get(name, ["disk"])], ids="-".join
 )
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+def settings(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Settings]:
     """Of an empty library."""
     name, place = request.param
+    # The smallest chunks: most reads in these tests need several.
+    monkeypatch.setattr(staging, "CHUNK_SIZE", 4096)
+    monkeypatch.setattr(reading, "AT_ONCE", 8192)
     with ExitStack() as stack:
         root = Path(stack.enter_context(TemporaryDirectory(dir="/dev/shm"))) if place == "tmpfs" else tmp_path
-        # The smallest chunks: most reads in these tests need several.
         yield Settings(_env_file=None, files_dir=root / "files", read_chunk_size=4096, **BACKENDS[name]())
 
 

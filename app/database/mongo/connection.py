@@ -1,5 +1,6 @@
 """The connection to MongoDB, and its errors in the storage's words."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,6 +104,14 @@ class Database:
         """Whether there are files of ours in it."""
         with self.asked():
             return self.media.name in self._database.list_collection_names()
+
+    def room(self) -> float:
+        """Free bytes on the disk of the primary, as far as they can be told."""
+        with self.asked():
+            found = self._database.command("dbStats")
+        if "fsTotalSize" not in found:  # some hosted databases do not tell
+            return math.inf
+        return float(found["fsTotalSize"] - found["fsUsedSize"])
 
     def ensure_indexes(self) -> None:
         """Make the indexes that are missing. On what is there already that takes a while."""

@@ -24,7 +24,14 @@ from app.database.mongo.scanning import Scanner
 from app.database.mongo.staging import OURS, StagedFile
 from app.database.rules import check, type_after_move
 from app.storage.backend import Writer
-from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
+from app.storage.errors import (
+    AlreadyExists,
+    NotFound,
+    OutOfSpace,
+    PathConflict,
+    StorageError,
+    StorageUnavailable,
+)
 from app.storage.types import (
     MAX_ALL_FOLDERS,
     MAX_FOLDERS,
@@ -38,6 +45,9 @@ from app.storage.types import (
     Page,
 )
 from app.storage.upkeep import Scanned, Usage, Verified
+
+BIG = 16 << 20
+"""Bytes that are worth asking for whether there is room: a database whose disk fills up may stop."""
 
 LOOK_S = 1.0
 """How long it is looked up whether a change whose outcome is not known has happened."""
@@ -79,6 +89,8 @@ class GridBackend:
         check(None if media is None else media.etag, expect)
 
     def stage(self, size: int | None) -> StagedFile:
+        if size is not None and size >= BIG and self._database.room() < size:
+            raise OutOfSpace("The disk of the database has no room for it.")
         return StagedFile(self._database)
 
     def commit(
@@ -95,6 +107,8 @@ class GridBackend:
         assert isinstance(writer, StagedFile)
         if writer.seal(key, content_type, sha256) != size:
             raise StorageUnavailable("The database did not keep all that was written.")
+        now = datetime.now(UTC)
+        created_at, updated_at = (now, now) if origin is None else (origin.created_at, origin.updated_at)
         while True:  # until nobody else is faster
             with self._database.asked():
                 old = find(self._database.media, key)
@@ -108,13 +122,10 @@ class GridBackend:
                 etag=sha256,
                 sha256=sha256,
                 unverified=False,
-                updated_at=_now() if origin is None else origin.updated_at,
+                created_at=_in_ms(created_at) if old is None else old.created_at,
+                updated_at=_in_ms(updated_at),
                 **place(key),
             )
-            if old is not None:
-                new.created_at = old.created_at
-            else:
-                new.created_at = new.updated_at if origin is None else origin.created_at
             try:
                 done = self._create(new) if old is None else self._replace(old, new)
             except StorageUnavailable:
@@ -192,7 +203,9 @@ class GridBackend:
             if find(self._database.media, target) is not None:
                 raise AlreadyExists("A file of this name exists.")
             check_room(self._database.media, target)
-        media.content_type = type_after_move(media.content_type, source, target, self._media_type)
+        media.content_type = type_after_move(
+            media.content_type, source.filename, target.filename, self._media_type
+        )
         if not self._put(media, target, before):
             return False
         try:
@@ -284,10 +297,9 @@ class GridBackend:
             raise
 
 
-def _now() -> datetime:
-    """In milliseconds, as the database keeps it."""
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+def _in_ms(time: datetime) -> datetime:
+    """As the database keeps it."""
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 def _fields(media: Media) -> Stored:

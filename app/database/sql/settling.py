@@ -73,7 +73,7 @@ class Settling:
 
     def rename(self, row: Media, key: Key, path: Segments) -> None:
         """Let the row speak of the file at another path."""
-        row.content_type = type_after_move(row.content_type, key_of(row), key, self._media_type)
+        row.content_type = type_after_move(row.content_type, row.filename, key.filename, self._media_type)
         place(row, key, path)
 
     def hashed(self, row: Media, sha256: str) -> None:
