@@ -32,7 +32,13 @@ class Library:
     def close(self) -> None:
         self.stack.close()
 
-    def put(self, data: bytes, key: Key = FILM, expect: Expectation = Expect.ANY) -> Committed:
+    def put(
+        self,
+        data: bytes,
+        key: Key = FILM,
+        expect: Expectation = Expect.ANY,
+        origin: FileInfo | None = None,
+    ) -> Committed:
         staged = self.backend.stage(None)
         try:
             staged.write(data)
@@ -43,6 +49,7 @@ class Library:
                 sha256=hashlib.sha256(data).hexdigest(),
                 content_type="video/mp4",
                 expect=expect,
+                origin=origin,
             )
         finally:
             staged.discard()

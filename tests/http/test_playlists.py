@@ -14,8 +14,9 @@ import pytest
 from fastapi import Request
 
 from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse
+from app.settings import Settings
 from tests.http.crowd import Crowd, Watch, serving
-from tests.support import Server, running
+from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
 FILES = 20_000
@@ -171,10 +172,11 @@ def direct_port(server: Server) -> int:
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory) -> Crowd:
+def crowd(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Crowd:
     """Names so long that what lies between server and client holds a part of them only."""
     names = (f"films/{number:05} {'long name ' * 20}.mp4" for number in range(FILES))
-    return Crowd(tmp_path_factory.mktemp("crowd") / "files", names)
+    settings = Settings(_env_file=None, files_dir=tmp_path_factory.mktemp("crowd") / "files", **new_library())
+    return Crowd(settings, names)
 
 
 @pytest.fixture
