@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from app.database.sql.opening import ignore, open_filesystem
+from app.database.mongo.apart import check_urls_apart
+from app.database.sql.opening import check_folders_apart, ignore, open_filesystem
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.threaded import ThreadedStorage
@@ -40,6 +41,13 @@ async def open_database(
         storage = ThreadedStorage(backend, chunk_size=settings.read_chunk_size)
         stack.callback(storage.close)
         yield Stores(storage)
+
+
+def check_apart(settings: Settings, other: Settings) -> None:
+    """Raise ConfigurationError if both name the same library, as far as can be told before it is opened, or
+    if one is inside the other."""
+    if settings.storage == other.storage:
+        (check_folders_apart if settings.storage == "filesystem" else check_urls_apart)(settings, other)
 
 
 def prepare_database(settings: Settings, *, create: bool = True) -> None:
