@@ -216,8 +216,10 @@ def misspelt(names: Iterable[str]) -> list[str]:
 
 
 def _with_nearest(name: str) -> str:
-    near = get_close_matches(name, _names(), n=1)
-    return f"{name} (perhaps {near[0]} is meant)" if near else name
+    # Without the prefix, in which they are all alike.
+    names = {known.removeprefix(PREFIX): known for known in _names()}
+    near = get_close_matches(name.removeprefix(PREFIX), names, n=1)
+    return f"{name} (perhaps {names[near[0]]} is meant)" if near else name
 
 
 def _names() -> list[str]:
