@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mongo import gridfs
 from tests.support import NewLibrary, Server, running
 
 
@@ -13,7 +14,7 @@ def filesystem() -> dict[str, object]:
 
 
 # One entry a backend: every test that takes `new_library` or `server` meets them all.
-BACKENDS: dict[str, NewLibrary] = {"filesystem": filesystem}
+BACKENDS: dict[str, NewLibrary] = {"filesystem": filesystem, "gridfs": gridfs}
 
 
 @pytest.fixture

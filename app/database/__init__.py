@@ -6,8 +6,11 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from app.database.mongo.apart import check_urls_apart
-from app.database.sql.opening import check_folders_apart, ignore, open_filesystem
+from app.database.mongo.opening import open_gridfs
+from app.database.rules import ignore
+from app.database.sql.opening import check_folders_apart, open_filesystem
 from app.settings import Settings
+from app.storage.backend import Backend
 from app.storage.contract import Storage
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import Change
@@ -37,8 +40,7 @@ async def open_database(
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        backend = await asyncio.to_thread(open_filesystem, settings, media_type, stack, notice)
-        storage = ThreadedStorage(backend, chunk_size=settings.read_chunk_size)
+        storage = ThreadedStorage(await asyncio.to_thread(_open, settings, media_type, stack, notice))
         stack.callback(storage.close)
         yield Stores(storage)
 
@@ -58,4 +60,18 @@ def prepare_database(settings: Settings, *, create: bool = True) -> None:
     Raises ConfigurationError, StorageError.
     """
     with ExitStack() as stack:
-        open_filesystem(settings, str, stack, busy_timeout_ms=PATIENCE_MS, create=create)
+        if settings.storage == "gridfs":
+            open_gridfs(settings, str, stack, create=create)
+        else:
+            open_filesystem(settings, str, stack, busy_timeout_ms=PATIENCE_MS, create=create)
+
+
+def _open(
+    settings: Settings,
+    media_type: Callable[[str], str],
+    stack: ExitStack,
+    notice: Callable[[Sequence[Change]], None],
+) -> Backend:
+    if settings.storage == "gridfs":
+        return open_gridfs(settings, media_type, stack, notice)
+    return open_filesystem(settings, media_type, stack, notice)

@@ -19,7 +19,7 @@ class Library:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.settings = Settings(_env_file=None, files_dir=root)
+        self.settings = Settings(_env_file=None, files_dir=root, read_chunk_size=4096)
         self.stack = ExitStack()
         self.noticed: list[Change] = []
         self.open()

@@ -109,3 +109,14 @@ def info_of(media: Media) -> FileInfo:
         created_at=media.created_at,
         updated_at=media.updated_at,
     )
+
+
+def as_it_is(media: Media) -> Stored:
+    """What finds the document if nobody has changed, moved or deleted it."""
+    return {
+        "_id": media.id,
+        "library": media.library,
+        "folder": media.folder,
+        "filename": media.filename,
+        "file": media.file.grid_id,
+    }

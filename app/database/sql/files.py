@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from sqlalchemy import delete, select
 
+from app.database.rules import check
 from app.database.sql import pages, paths
 from app.database.sql.engine import Database
 from app.database.sql.hashing import Hasher
@@ -34,6 +35,7 @@ from app.database.sql.settling import Settling
 from app.database.sql.tables import Departed, Media, Volume
 from app.storage import descriptors
 from app.storage.backend import Writer
+from app.storage.batches import batches
 from app.storage.disk import Disk
 from app.storage.errors import (
     AlreadyExists,
@@ -41,7 +43,6 @@ from app.storage.errors import (
     OutOfSpace,
     PathConflict,
     StorageUnavailable,
-    VersionMismatch,
 )
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
@@ -50,7 +51,6 @@ from app.storage.types import (
     Address,
     Change,
     Committed,
-    Expect,
     Expectation,
     FileInfo,
     Key,
@@ -71,9 +71,13 @@ _NO_FILE = "There is no such file."
 class DiskReader:
     """An open file and what its row said when it was opened."""
 
-    def __init__(self, info: FileInfo, descriptor: int) -> None:
+    def __init__(self, info: FileInfo, descriptor: int, chunk_size: int) -> None:
         self.info = info
         self._descriptor = descriptor
+        self._chunk_size = chunk_size
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        return batches(start, stop, unit=self._chunk_size)
 
     def read(self, start: int, size: int) -> bytes:
         return descriptors.read(self._descriptor, start, size)
@@ -88,7 +92,8 @@ class DiskReader:
 class FilesystemBackend:
     """`storage.backend.Backend` over a folder of files and an SQL database.
 
-    `volume` is the id that tells this folder from an empty mount point. `media_type` guesses the type of a
+    `volume` is the id that tells this folder from an empty mount point. `chunk_size` is how many bytes are
+    read in one go. `media_type` guesses the type of a
     file that was not uploaded from its name. `notice` is told what became of files by hand, by any thread.
     """
 
@@ -98,12 +103,14 @@ class FilesystemBackend:
         files: Disk,
         *,
         volume: str,
+        chunk_size: int,
         media_type: Callable[[str], str],
         notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
         self._disk = files
         self._volume = volume
+        self._chunk_size = chunk_size
         self._media_type = media_type
         self._notice = notice
         self._scanner = Scanner(database, files, self._settling)
@@ -121,7 +128,7 @@ class FilesystemBackend:
         descriptor = self._disk.open(path)
         if descriptor is not None:
             if row is not None and signature_of(row) == Signature.of(os.fstat(descriptor)):
-                return DiskReader(info_of(row), descriptor)
+                return DiskReader(info_of(row), descriptor, self._chunk_size)
             os.close(descriptor)
         elif row is None:
             raise NotFound(_NO_FILE)
@@ -138,7 +145,7 @@ class FilesystemBackend:
             descriptor = self._disk.open(path_of(row)) if row is not None else None
         if row is None or descriptor is None:
             raise NotFound(_NO_FILE)
-        return DiskReader(info_of(row), descriptor)
+        return DiskReader(info_of(row), descriptor, self._chunk_size)
 
     def check(self, key: Key, expect: Expectation) -> None:
         self._disk.check_room(path_at(key))
@@ -146,13 +153,13 @@ class FilesystemBackend:
             reader = self.open(key, wait=True)
         except NotFound:
             if self._disk.status(path_at(key)) is None:
-                _check(None, expect)
+                check(None, expect)
             else:
                 self._check_settled(key, expect)
         else:
             assert reader is not None
             reader.close()
-            _check(reader.info.etag, expect)
+            check(reader.info.etag, expect)
 
     def _check_settled(self, key: Key, expect: Expectation) -> None:
         # A file without a row: another commit was between the two, or somebody is putting it there.
@@ -161,7 +168,7 @@ class FilesystemBackend:
             settling.commit()
             if row is None and self._disk.status(path_at(key)) is not None:
                 raise AlreadyExists("A file of this name is being put there.")
-        _check(row.etag if row is not None else None, expect)
+        check(row.etag if row is not None else None, expect)
 
     def stage(self, size: int | None) -> StagedFile:
         return self._disk.stage(size)
@@ -183,7 +190,7 @@ class FilesystemBackend:
             raise StorageUnavailable("The disk did not keep all that was written.")
         with self._settling() as settling:
             row = settling.settle(key)
-            _check(row.etag if row is not None else None, expect)
+            check(row.etag if row is not None else None, expect)
             if row is not None and looks_alike(row, signature):
                 signature = writer.seal_after(row.mtime_ns)
             now = datetime.now(UTC)
@@ -217,7 +224,7 @@ class FilesystemBackend:
     def _delete(self, key: Key, expect: Expectation) -> None:
         with self._settling() as settling:
             row = self._settled(settling, key)
-            _check(row.etag, expect)
+            check(row.etag, expect)
             path = path_of(row)
             settling.session.delete(row)
             settling.session.flush()
@@ -227,7 +234,7 @@ class FilesystemBackend:
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
         with self._settling() as settling:
             row = self._settled(settling, source)
-            _check(row.etag, expect)
+            check(row.etag, expect)
             if source != target:
                 if settling.settle(target) is not None:
                     raise AlreadyExists("A file of this name exists.")
@@ -315,11 +322,3 @@ class FilesystemBackend:
             settling.commit()
             raise NotFound(_NO_FILE)
         return row
-
-
-def _check(etag: str | None, expect: Expectation) -> None:
-    if expect is Expect.ABSENT:
-        if etag is not None:
-            raise AlreadyExists("A file of this name exists.")
-    elif isinstance(expect, str) and etag != expect:
-        raise VersionMismatch("The stored file is another version, or gone.")

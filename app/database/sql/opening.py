@@ -11,6 +11,7 @@ from sqlalchemy import inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.database.rules import ignore
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.files import FilesystemBackend
 from app.database.sql.migrations import migrate
@@ -28,10 +29,6 @@ _NO_FOLDER = {
     errno.EROFS: "Its file system is read-only.",
 }
 """What is wrong with a folder of files, by the system's error."""
-
-
-def ignore(changes: Sequence[Change]) -> None:
-    """Nobody wants to hear of it."""
 
 
 def open_filesystem(
@@ -55,7 +52,14 @@ def open_filesystem(
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
         files.sweep()
-    return FilesystemBackend(database, files, volume=volume, media_type=media_type, notice=notice)
+    return FilesystemBackend(
+        database,
+        files,
+        volume=volume,
+        chunk_size=settings.read_chunk_size,
+        media_type=media_type,
+        notice=notice,
+    )
 
 
 def check_folders_apart(settings: Settings, other: Settings) -> None:
