@@ -75,6 +75,11 @@ def test_databases(url: str, apart: bool) -> None:
     assert are_apart(one, other) is are_apart(other, one) is apart
 
 
+def test_a_url_without_a_database_names_ours() -> None:
+    urls = ("mongodb://one", "mongodb://one/seekable")
+    assert not are_apart(*(Settings(_env_file=None, storage="gridfs", mongodb_url=url) for url in urls))
+
+
 def test_the_same_unreadable_url_is_the_same_database() -> None:
     one = Settings(_env_file=None, storage="gridfs", mongodb_url="mongodb+srv://films.example/films")
     assert not are_apart(one, one)

@@ -5,6 +5,7 @@ from typing import Any
 from pymongo.errors import PyMongoError
 from pymongo.uri_parser import parse_uri
 
+from app.database.mongo.connection import DEFAULT_NAME
 from app.settings import ConfigurationError, Settings
 
 
@@ -27,4 +28,5 @@ def _parsed(url: str) -> dict[str, Any]:
 def _same(one: dict[str, Any], two: dict[str, Any]) -> bool:
     if not one or not two:
         return False
-    return bool(set(one["nodelist"]) & set(two["nodelist"])) and one["database"] == two["database"]
+    servers = set(one["nodelist"]) & set(two["nodelist"])
+    return bool(servers) and (one["database"] or DEFAULT_NAME) == (two["database"] or DEFAULT_NAME)
