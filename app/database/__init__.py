@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.database.rules import ignore
 from app.database.sql.engine import BUSY_TIMEOUT_MS
-from app.database.sql.opening import open_filesystem
+from app.database.sql.opening import check_folders_apart, open_filesystem
 from app.settings import Settings
 from app.storage.backend import Backend
 from app.storage.contract import Storage
@@ -42,6 +42,17 @@ async def open_database(
         storage = ThreadedStorage(await asyncio.to_thread(_open, settings, media_type, stack, notice))
         stack.callback(storage.close)
         yield Stores(storage)
+
+
+def check_apart(settings: Settings, other: Settings) -> None:
+    """Raise ConfigurationError if both name the same library, as far as can be told before it is opened, or
+    if one is inside the other."""
+    if settings.storage == other.storage == "filesystem":
+        check_folders_apart(settings, other)
+    elif settings.storage == other.storage:
+        from app.database.mongo.apart import check_urls_apart  # noqa: PLC0415
+
+        check_urls_apart(settings, other)
 
 
 def prepare_database(settings: Settings, *, create: bool = True) -> None:

@@ -1,6 +1,7 @@
 """Opens a folder of files and the SQL database that speaks of it, and sees that they belong together."""
 
 import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -58,6 +59,21 @@ def open_filesystem(
         chunk_size=settings.read_chunk_size,
         media_type=media_type,
         notice=notice,
+    )
+
+
+def check_folders_apart(settings: Settings, other: Settings) -> None:
+    """Raise ConfigurationError if one folder of files is in the other, or the same: what is put into one
+    would come to be in the other."""
+    one, two = settings.files_dir, other.files_dir
+    if _is_within(one, two) or _is_within(two, one):
+        raise ConfigurationError(f"{one} and {two} are the same folder, or one is in the other.")
+
+
+def _is_within(folder: Path, other: Path) -> bool:
+    there = Path(os.path.realpath(folder))
+    return os.path.exists(other) and any(
+        os.path.exists(at) and os.path.samefile(at, other) for at in (there, *there.parents)
     )
 
 
