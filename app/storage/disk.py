@@ -85,11 +85,12 @@ class Disk:
             # For writing, or network file systems lock nothing.
             descriptor = os.open(_ID[-1], os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
-            deadline = time.monotonic() + within_s
+            deadline, pause = time.monotonic() + within_s, 0.0001
             while not _is_locked(descriptor):
                 if time.monotonic() > deadline:
                     raise StorageUnavailable("Another process is changing the files.")
-                time.sleep(0.005)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.01)
             yield
         finally:
             os.close(descriptor)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from psycopg.errors import ConnectionTimeout
 from sqlalchemy import URL, Connection, Dialect, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -100,7 +101,11 @@ class Postgresql(Database):
         # Transactions are begun by statements of ours. What is prepared ahead would be planned without its
         # values, and a page is only cheap if the plan knows how few rows it wants.
         wanted = {**_DEFAULTS, **options, "autocommit": True, "prepare_threshold": None}
-        connection = AnsweredConnection.connect(*arguments, **wanted)
+        try:
+            connection = AnsweredConnection.connect(*arguments, **wanted)
+        except ConnectionTimeout:
+            self._server.answers()  # so that nobody else finds out by waiting as long
+            raise
         connection.server = self._server
         self._server.connected(connection.info.hostaddr or connection.info.host, connection.info.port)
         try:
