@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql import settling
+from app.database.sql import postgresql, settling
 from app.storage.errors import NotFound, StorageUnavailable
 from app.storage.types import SHARED, Expect, Key
 from tests.database.by_hand import STABLE_AFTER_S, rest
@@ -33,8 +33,9 @@ AFTER: dict[str, State] = {
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is new is taken for finished soon."""
+    """A file that is new is taken for finished soon, and a server for lost."""
     monkeypatch.setattr(settling, "STABLE_AFTER_S", STABLE_AFTER_S)
+    monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
 
 
 @pytest.fixture
