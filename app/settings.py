@@ -134,7 +134,7 @@ class Settings(BaseSettings):
         ByteSize(64 << 30), gt=0, description="Bytes that one file may have; units such as `64GiB` are read."
     )
     read_chunk_size: ByteSize = Field(
-        ByteSize(128 << 10), ge=4096, le=16 << 20, description="Bytes read in one go, with storage `filesystem`."
+        ByteSize(128 << 10), ge=4096, le=16 << 20, description="Bytes read from a folder in one go."
     )
     cache_control: str = Field("no-cache", description="Cache-Control of every stored file.")
     scan_interval: int = Field(
@@ -165,6 +165,13 @@ class Settings(BaseSettings):
             if not (name == "seekable_port" and _SERVICE_URL.fullmatch(value or ""))
         }
         return init_settings, env_settings, dotenv_settings, file_secret_settings
+
+    @property
+    def place(self) -> str:
+        """Where the files are, to be shown: without a password."""
+        if self.storage == "gridfs":
+            return re.sub(r"//[^/]*@", "//", (self.mongodb_url or "").partition("?")[0])
+        return str(self.files_dir.absolute())
 
     @field_validator("cache_control")
     @classmethod
