@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -96,7 +97,10 @@ class Mongod:
                 time.sleep(0.01)
         self.process.kill()
         log = self.log_file.read_text(errors="replace")
-        raise RuntimeError(f"mongod did not start on port {self.port}:\n{log[-3000:]}")
+        # Hundreds of lines of JSON, and a few that matter: errors, fatal ones, and plain text.
+        faults = [line for line in log.splitlines() if not re.match(r'\{"t":.*?"s":"[IWD]', line)]
+        said = "\n".join(faults) or log
+        raise RuntimeError(f"mongod did not start on port {self.port}:\n{said[-3000:]}")
 
 
 def binary() -> Path:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -43,7 +44,6 @@ def test_it_keeps_its_files_and_leaves_no_process_behind(tmp_path: Path, data: P
     port = mongo.free_port()
     words = (sys.executable, SCRIPT, "--data", data, "--mongod-port", port, "--port", 0)
     ways: list[tuple[Callable[[Program], None], int]] = [
-        (lambda script: script.process.terminate(), 0),
         (lambda script: script.process.send_signal(signal.SIGINT), 0),
         (lambda script: script.process.kill(), -signal.SIGKILL),
     ]
@@ -59,7 +59,7 @@ def test_it_keeps_its_files_and_leaves_no_process_behind(tmp_path: Path, data: P
             end(script)
             assert script.process.wait(30) == status, script.log()
             until(lambda: processes(data) == [], "no mongod is left", within=10)
-            until(lambda: refuses(url), "no server is left", within=10)
+            until(partial(refuses, url), "no server is left", within=10)
 
 
 def refuses(url: str) -> bool:

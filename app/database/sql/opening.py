@@ -15,11 +15,21 @@ from app.database.rules import ignore
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.files import FilesystemBackend
 from app.database.sql.migrations import migrate
+from app.database.sql.postgresql import Postgresql
+from app.database.sql.sqlite import Sqlite
 from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
 from app.storage.disk import Disk, is_marked
 from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.types import RESERVED, Change
+
+_KINDS: dict[str, type[Sqlite] | type[Postgresql]] = {
+    "sqlite": Sqlite,
+    "sqlite+pysqlite": Sqlite,
+    "postgresql": Postgresql,
+    "postgresql+psycopg": Postgresql,
+}
+"""The databases that are known, by what their URLs begin with."""
 
 _NO_FOLDER = {
     errno.EEXIST: "This is no folder.",
@@ -112,10 +122,14 @@ def open_sql(settings: Settings, stack: ExitStack, *, busy_timeout_ms: int = BUS
         url = make_url(settings.database_url or default)
     except ArgumentError:
         raise ConfigurationError("SEEKABLE_DATABASE_URL is not an SQLAlchemy URL.") from None
-    if url.drivername not in ("sqlite", "sqlite+pysqlite") or url.database in (None, "", ":memory:"):
-        raise ConfigurationError("SEEKABLE_DATABASE_URL: this version knows sqlite:///FILE only.")
-    database = Database(url, busy_timeout_ms=busy_timeout_ms)
+    kind = _KINDS.get(url.drivername)
+    if kind is None or url.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            "SEEKABLE_DATABASE_URL is neither sqlite:///FILE nor postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
+        )
+    database = kind(url, busy_timeout_ms=busy_timeout_ms)
     stack.callback(database.close)
+    database.reach()
     return database
 
 
