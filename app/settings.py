@@ -134,7 +134,10 @@ class Settings(BaseSettings):
         ByteSize(64 << 30), gt=0, description="Bytes that one file may have; units such as `64GiB` are read."
     )
     read_chunk_size: ByteSize = Field(
-        ByteSize(128 << 10), ge=4096, le=16 << 20, description="Bytes read in one go, with storage `filesystem`."
+        ByteSize(128 << 10),
+        ge=4096,
+        le=16 << 20,
+        description="Bytes read in one go, with storage `filesystem`.",
     )
     cache_control: str = Field("no-cache", description="Cache-Control of every stored file.")
     scan_interval: int = Field(
