@@ -9,16 +9,19 @@ STAMP := $(VENV)/.installed
 PIP   := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test soak lint format lock build clean
+.PHONY: help install run run-gridfs test soak lint format lock build clean
 .SUFFIXES:
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 install: $(STAMP) ## set up .venv with everything the program and its tests need
 
 run: install ## start the server (ARGS="--port 9000")
 	$(BIN)/seekable serve $(ARGS)
+
+run-gridfs: install ## start the server over GridFS, on a MongoDB of its own in .mongodb
+	$(BIN)/python deploy/run_gridfs.py $(ARGS)
 
 test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/tools.sh
@@ -48,7 +51,7 @@ build: install ## make a wheel in dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	@ls dist/*.whl
 
-clean: ## remove what builds and tests leave behind, but neither .venv nor files/
+clean: ## remove what builds and tests leave behind, but not .venv, files/ or .mongodb
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . \( -path ./.venv -o -path ./.git -o -path ./files \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 

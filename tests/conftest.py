@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import postgres
+from tests.mongo import gridfs
 from tests.support import NewLibrary, Server, running
 
 
@@ -18,7 +19,11 @@ def postgresql() -> dict[str, object]:
 
 
 # One entry a backend: every test that takes `new_library` or `server` meets them all.
-BACKENDS: dict[str, NewLibrary] = {"filesystem": filesystem, "postgresql": postgresql}
+BACKENDS: dict[str, NewLibrary] = {
+    "filesystem": filesystem,
+    "postgresql": postgresql,
+    "gridfs": gridfs,
+}
 
 
 @pytest.fixture

@@ -30,12 +30,12 @@ class Server:
         self.log_file = folder / "server.log"
         self.url = ""
         self.wrapper: tuple[str, ...] = ()  # a command to run it under
-        self._settings = {"files_dir": self.files, **settings}
+        self.settings: dict[str, Any] = {"files_dir": self.files, **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *arguments: str, within: float = 30) -> "Server":
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
-        environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in self._settings.items()}
+        environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in self.settings.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         offset = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:

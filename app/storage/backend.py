@@ -1,6 +1,6 @@
 """The blocking Protocols that one database implements; threads, read-ahead and hashing are added above."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Listing, Page
@@ -13,8 +13,12 @@ class Reader(Protocol):
     @property
     def info(self) -> FileInfo: ...
 
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The start and stop of each part in which the bytes [start, stop) are best read."""
+
     def read(self, start: int, size: int) -> bytes:
-        """Up to `size` bytes from `start`; fewer only where the bytes really end. StorageUnavailable."""
+        """Up to `size` bytes from `start`; fewer only where the bytes really end. Raises Truncated,
+        StorageUnavailable."""
 
     def read_nowait(self, start: int, size: int) -> bytes | None:
         """What `read` would give, if it is in memory; None where that would have to wait. Never raises."""
@@ -47,7 +51,15 @@ class Backend(Protocol):
     def stage(self, size: int | None) -> Writer: ...
 
     def commit(
-        self, key: Key, writer: Writer, *, size: int, sha256: str, content_type: str, expect: Expectation
+        self,
+        key: Key,
+        writer: Writer,
+        *,
+        size: int,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
     ) -> Committed:
         """`size` and `sha256` are of all that was given to the writer, which came from this backend."""
 
@@ -59,6 +71,8 @@ class Backend(Protocol):
         """None only if not to wait, and the answer has to wait for a change that may be due."""
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]: ...
+
+    def libraries(self) -> tuple[str, ...]: ...
 
     def ping(self) -> None: ...
 

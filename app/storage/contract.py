@@ -59,13 +59,23 @@ class Storage(Protocol):
         they cannot fit. Left without a commit, for any reason, nothing of them remains."""
 
     async def commit(
-        self, key: Key, staged: Staged, *, content_type: str, expect: Expectation = Expect.ANY
+        self,
+        key: Key,
+        staged: Staged,
+        *,
+        content_type: str,
+        expect: Expectation = Expect.ANY,
+        origin: FileInfo | None = None,
     ) -> Committed:
         """Store the staged bytes at the key; once for each stage.
 
         All or nothing: readers see the old file until this returns; then it is durable. AlreadyExists,
         VersionMismatch, PathConflict, OutOfSpace: nothing has changed. The id and created_at of a file
         outlive its replacement.
+
+        `origin` is a file of another storage that this is a copy of: a new file takes over its id, unless
+        another file here has that, and its created_at and updated_at; one that is replaced takes over its
+        updated_at. The ETag is that of an upload, even if the origin has another.
         """
 
     async def delete(self, key: Key, *, expect: Expectation = Expect.ANY) -> None:
@@ -83,6 +93,9 @@ class Storage(Protocol):
 
     async def folders(self, library: str, folder: str) -> tuple[str, ...]:
         """Names of the folders directly inside, in byte order: all of them, or the first MAX_ALL_FOLDERS."""
+
+    async def libraries(self) -> tuple[str, ...]:
+        """The names of all libraries that have files, in byte order; SHARED is one of them."""
 
     async def usage(self) -> Usage:
         """How many files are stored, in all libraries, and how long they are together."""

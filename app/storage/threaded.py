@@ -62,10 +62,9 @@ class _Pool:
 class ThreadedOpenFile:
     """A reader, and the one read that it may have under way."""
 
-    def __init__(self, reader: Reader, pool: _Pool, chunk_size: int) -> None:
+    def __init__(self, reader: Reader, pool: _Pool) -> None:
         self._reader = reader
         self._pool = pool
-        self._chunk_size = chunk_size
         self._ahead: asyncio.Future[bytes] | None = None
 
     @property
@@ -76,19 +75,21 @@ class ThreadedOpenFile:
         await self.settle()  # of a read that was left early
         self._ahead = None
         slow = False
-        while start < stop:
-            size = min(self._chunk_size, stop - start)
+        batches = self._reader.batches(start, stop)
+        batch = next(batches, None)
+        while batch is not None:
+            position, end = batch
             # At hand, a thread would cost more than the copy.
-            data = self._reader.read_nowait(start, size) if self._ahead is None else None
+            data = self._reader.read_nowait(position, end - position) if self._ahead is None else None
             if data is None:
                 slow = True
-                data = await _ended(self._ahead or self._fetch(start, size))
-            if len(data) != size:
-                raise Truncated(f"Only {start + len(data)} bytes of {stop} could be read.")
-            start += size
+                data = await _ended(self._ahead or self._fetch(position, end))
+            if len(data) != end - position:
+                raise Truncated(f"Only {position + len(data)} bytes of {stop} could be read.")
             self._ahead = None
-            if slow and start < stop:
-                self._ahead = self._fetch(start, min(self._chunk_size, stop - start))
+            batch = next(batches, None)
+            if slow and batch is not None:
+                self._ahead = self._fetch(*batch)
             yield data
 
     async def settle(self) -> None:
@@ -96,8 +97,8 @@ class ThreadedOpenFile:
         if self._ahead is not None:
             await _settled(self._ahead)
 
-    def _fetch(self, start: int, size: int) -> asyncio.Future[bytes]:
-        self._ahead = self._pool.start(self._reader.read, start, size)
+    def _fetch(self, start: int, stop: int) -> asyncio.Future[bytes]:
+        self._ahead = self._pool.start(self._reader.read, start, stop - start)
         return self._ahead
 
 
@@ -156,9 +157,8 @@ class ThreadedStorage:
     all others are busy.
     """
 
-    def __init__(self, backend: Backend, *, chunk_size: int, threads: int = 16) -> None:
+    def __init__(self, backend: Backend, *, threads: int = 16) -> None:
         self._backend = backend
-        self._chunk_size = chunk_size
         self._reads = _Pool(threads, "read")
         self._changes = _Pool(threads, "change")
         self._looks = _Pool(threads, "look")
@@ -178,7 +178,7 @@ class ThreadedStorage:
             reader = await self._open(self._changes, address, wait=True)
         if reader is None:
             raise StorageUnavailable("The file could not be opened.")
-        file = ThreadedOpenFile(reader, self._reads, self._chunk_size)
+        file = ThreadedOpenFile(reader, self._reads)
         try:
             yield file
         finally:
@@ -223,7 +223,13 @@ class ThreadedStorage:
                 await self._changes.run(writer.discard)
 
     async def commit(
-        self, key: Key, staged: Staged, *, content_type: str, expect: Expectation = Expect.ANY
+        self,
+        key: Key,
+        staged: Staged,
+        *,
+        content_type: str,
+        expect: Expectation = Expect.ANY,
+        origin: FileInfo | None = None,
     ) -> Committed:
         if not isinstance(staged, ThreadedStaged):
             raise TypeError("These bytes were staged by another storage.")
@@ -236,6 +242,7 @@ class ThreadedStorage:
                 sha256=staged.sha256,
                 content_type=content_type,
                 expect=expect,
+                origin=origin,
             )
         )
 
@@ -255,6 +262,9 @@ class ThreadedStorage:
 
     async def folders(self, library: str, folder: str) -> tuple[str, ...]:
         return await self._reads.run(self._backend.folders, library, folder)
+
+    async def libraries(self) -> tuple[str, ...]:
+        return await self._reads.run(self._backend.libraries)
 
     async def usage(self) -> Usage:
         return await self._upkeep.run(self._backend.usage)

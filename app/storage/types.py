@@ -125,7 +125,7 @@ class FileInfo:
     sha256: str | None
     """In hexadecimal; None while the bytes have not been hashed."""
     created_at: datetime
-    """With time zone UTC, as all times here."""
+    """With time zone UTC, as all times here, and kept to the millisecond at least."""
     updated_at: datetime
     """When these bytes came to be stored."""
 

@@ -27,6 +27,12 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def wanted(query: str) -> list[str]:
+    """The words to look for, without those that another one begins with: what has that has them."""
+    found = words(query)
+    return [word for word in found if not any(other != word and other.startswith(word) for other in found)]
+
+
 def _is_seen(character: str) -> bool:
     if ord(character) in _VARIATION_SELECTORS:
         return False

@@ -52,10 +52,11 @@ async def put(
     data: bytes = BYTES,
     expect: Expectation = Expect.ANY,
     content_type: str = "video/mp4",
+    origin: FileInfo | None = None,
 ) -> Committed:
     async with storage.stage() as staged:
         await staged.write(data)
-        return await storage.commit(key, staged, content_type=content_type, expect=expect)
+        return await storage.commit(key, staged, content_type=content_type, expect=expect, origin=origin)
 
 
 async def read(file: OpenFile, start: int = 0, stop: int | None = None) -> bytes:
@@ -198,16 +199,20 @@ async def test_one_open_file_gives_several_ranges(storage: Storage) -> None:
 
 
 async def test_a_read_may_be_left_early(storage: Storage) -> None:
-    await put(storage)
+    data = BYTES * 200  # more than any storage reads in one go
+    await put(storage, data=data)
     async with storage.open(FILM) as file:
-        async with aclosing(file.read(0, len(BYTES))) as chunks:
-            assert await anext(chunks) == BYTES[:4096]
-        assert await read(file, 3, 9) == BYTES[3:9]
+        async with aclosing(file.read(0, len(data))) as chunks:
+            first = await anext(chunks)
+            assert first == data[: len(first)] != data
+        assert await read(file, 3, 9) == data[3:9]
 
 
 async def test_sizes_beyond_32_bits(storage: Storage, big_file: Callable[[int, bytes], Key]) -> None:
     size = (5 << 30) + 3
     key = await asyncio.to_thread(big_file, size, b"the end")
+    async for _ in storage.scan():
+        pass
     async with storage.open(key) as file:
         assert file.info.size == size
         assert await read(file, size - 9, size) == b"\0\0the end"
@@ -336,6 +341,92 @@ async def test_of_racing_replacers_of_one_version_one_wins(storage: Storage) -> 
     assert len(won) == 1
     assert all(isinstance(r, VersionMismatch) for r in results if r not in won)
     assert await get(storage) == b"%d" % results.index(won[0])
+
+
+# Copies of files of another storage
+
+
+ORIGIN = FileInfo(
+    id="0123456789abcdef" * 2,
+    key=Key("elsewhere", "some/where", "else.mkv"),
+    size=1,
+    content_type="video/x-matroska",
+    etag="1f-2e-3d",
+    sha256=None,
+    created_at=datetime(2019, 2, 3, 4, 5, 6, 789_012, UTC),
+    updated_at=datetime(2020, 12, 31, 23, 59, 59, 999_999, UTC),
+)
+
+
+def same_time(one: datetime, other: datetime) -> bool:
+    """Whether they are the same as far as every storage keeps them."""
+    return abs(one - other) < timedelta(milliseconds=1)
+
+
+async def test_a_copy_is_as_old_as_its_origin_and_has_its_id(storage: Storage) -> None:
+    committed = await put(storage, origin=ORIGIN)
+    info = committed.info
+    assert committed.created
+    assert info.id == ORIGIN.id
+    assert same_time(info.created_at, ORIGIN.created_at)
+    assert same_time(info.updated_at, ORIGIN.updated_at)
+    sha256 = hashlib.sha256(BYTES).hexdigest()
+    assert (info.key, info.content_type, info.etag, info.sha256) == (FILM, "video/mp4", sha256, sha256)
+    assert await storage.stat(FILM) == info
+    assert await get(storage, FileId(SHARED, ORIGIN.id)) == BYTES
+    (listed,) = (await storage.page(Listing(SHARED, "films"), cursor=None, limit=9)).items
+    assert listed == info
+
+
+@pytest.mark.parametrize("library", [SHARED, "another"])
+async def test_an_id_that_another_file_has_is_not_taken_over(storage: Storage, library: str) -> None:
+    other = (await put(storage, Key(library, "", "other"), b"other", origin=ORIGIN)).info
+    info = (await put(storage, origin=ORIGIN)).info
+    assert info.id != ORIGIN.id
+    assert same_time(info.created_at, ORIGIN.created_at)
+    assert await storage.stat(FileId(library, ORIGIN.id)) == other
+    assert await get(storage, FileId(SHARED, info.id)) == BYTES
+
+
+async def test_a_copy_over_a_file_keeps_its_id_and_takes_over_when_it_changed(storage: Storage) -> None:
+    first = (await put(storage)).info
+    replaced = await put(storage, data=b"other", expect=first.etag, origin=ORIGIN)
+    assert not replaced.created
+    assert (replaced.info.id, replaced.info.created_at) == (first.id, first.created_at)
+    assert same_time(replaced.info.updated_at, ORIGIN.updated_at)
+    assert await storage.stat(FILM) == replaced.info
+    assert await get(storage) == b"other"
+
+
+async def test_the_id_of_a_copy_that_was_deleted_is_free(storage: Storage) -> None:
+    await put(storage, origin=ORIGIN)
+    await storage.delete(FILM)
+    assert (await put(storage, Key(SHARED, "", "again"), origin=ORIGIN)).info.id == ORIGIN.id
+
+
+@pytest.mark.parametrize("expect", [Expect.ANY, Expect.ABSENT])
+async def test_of_racing_copies_one_has_the_id(storage: Storage, expect: Expectation) -> None:
+    keys = [Key(SHARED, f"{number}", "film.mp4") for number in range(10)]
+    committed = await asyncio.gather(*(put(storage, key, expect=expect, origin=ORIGIN) for key in keys))
+    assert len({one.info.id for one in committed}) == len(keys)
+    (one,) = [one.info for one in committed if one.info.id == ORIGIN.id]
+    assert await storage.stat(FileId(SHARED, ORIGIN.id)) == one
+
+
+async def test_libraries_are_those_that_have_files(storage: Storage) -> None:
+    assert await storage.libraries() == ()
+    for library in ("b", "a", "é", "B", "\U0001f3ac", "\uffee", "a b"):
+        for name in ("one", "two"):
+            await put(storage, Key(library, name, name), b"")
+    named = ("B", "a", "a b", "b", "é", "\uffee", "\U0001f3ac")
+    assert await storage.libraries() == named
+    await put(storage, FILM)
+    assert await storage.libraries() == (SHARED, *named)
+    await storage.delete(Key("a b", "one", "one"))
+    await storage.delete(FILM)
+    assert await storage.libraries() == named
+    await storage.delete(Key("a b", "two", "two"))
+    assert await storage.libraries() == ("B", "a", "b", "é", "\uffee", "\U0001f3ac")
 
 
 # All or nothing

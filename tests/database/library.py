@@ -18,7 +18,9 @@ class Library:
 
     def __init__(self, root: Path, database_url: str | None = None) -> None:
         self.root = root
-        self.settings = Settings(_env_file=None, files_dir=root, database_url=database_url)
+        self.settings = Settings(
+            _env_file=None, files_dir=root, database_url=database_url, read_chunk_size=4096
+        )
         self.stack = ExitStack()
         self.noticed: list[Change] = []
         self.open()
@@ -31,7 +33,13 @@ class Library:
     def close(self) -> None:
         self.stack.close()
 
-    def put(self, data: bytes, key: Key = FILM, expect: Expectation = Expect.ANY) -> Committed:
+    def put(
+        self,
+        data: bytes,
+        key: Key = FILM,
+        expect: Expectation = Expect.ANY,
+        origin: FileInfo | None = None,
+    ) -> Committed:
         staged = self.backend.stage(None)
         try:
             staged.write(data)
@@ -42,6 +50,7 @@ class Library:
                 sha256=hashlib.sha256(data).hexdigest(),
                 content_type="video/mp4",
                 expect=expect,
+                origin=origin,
             )
         finally:
             staged.discard()

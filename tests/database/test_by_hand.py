@@ -273,6 +273,19 @@ def test_a_second_link_is_a_second_file(library: Library) -> None:
     assert stat(library, Key(SHARED, "", "again.mp4")).id != info.id
 
 
+def test_what_comes_back_leaves_a_copy_its_id(library: Library) -> None:
+    info = library.put(b"film").info
+    library.path().rename(library.root.parent / "away")
+    assert names(library, "films") == []
+    copy = library.put(b"film", Key(SHARED, "", "copy.mp4"), origin=info).info
+    assert copy.id == info.id
+    (library.root.parent / "away").rename(library.path())
+    rest()
+    back = stat(library, FILM)
+    assert back.id != info.id
+    assert stat(library, FileId(SHARED, info.id)) == copy
+
+
 def test_what_departed_long_ago_is_forgotten(library: Library) -> None:
     library.put(b"film")
     library.path().unlink()

@@ -46,7 +46,7 @@ def test_a_moved_file_leaves_no_empty_folder(library: Library) -> None:
 @pytest.mark.anyio
 async def test_a_file_that_shrinks_under_a_reader_is_truncated(library: Library) -> None:
     library.put(bytes(10_000))
-    storage = ThreadedStorage(library.backend, chunk_size=4096)
+    storage = ThreadedStorage(library.backend)
     async with storage.open(FILM) as file, aclosing(file.read(0, 10_000)) as chunks:
         assert len(await anext(chunks)) == 4096
         os.truncate(library.path(), 5000)
@@ -266,7 +266,7 @@ def test_what_waits_for_a_change_keeps_no_reader_waiting(
     monkeypatch.setattr(scanning, "REFRESH_FOR_S", 20)
 
     async def readers() -> None:
-        storage = ThreadedStorage(library.backend, chunk_size=4096)
+        storage = ThreadedStorage(library.backend)
         waiting = [asyncio.create_task(storage.stat(Key(SHARED, "", f"{n}"))) for n in range(20)]
         lists = [storage.page(Listing(SHARED), cursor=None, limit=9) for _ in range(20)]
         waiting += [asyncio.create_task(one) for one in lists]
@@ -292,7 +292,7 @@ def test_what_waits_for_a_change_keeps_no_reader_waiting(
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)
 def test_the_storage_closes_when_the_step_of_a_scan_has_ended(library: Library) -> None:
     async def close_in_the_middle() -> None:
-        storage = ThreadedStorage(library.backend, chunk_size=4096)
+        storage = ThreadedStorage(library.backend)
         async with aclosing(storage.scan()) as steps:
             step = asyncio.create_task(anext(steps))
             await asyncio.sleep(0.1)

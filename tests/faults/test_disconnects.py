@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.beneath import beneath
 from tests.faults.descriptors import descriptors
 from tests.support import Server
 
@@ -126,7 +127,7 @@ def test_hundreds_that_leave_leave_nothing(
     before, said = descriptors(server), len(server.log())
     storm(server, folder, moments, CLIENTS, reset)
     assert until(lambda: descriptors(server) <= before, within=5), descriptors(server) - before
-    assert until(lambda: not server.staging(), within=1)
+    assert until(lambda: not beneath(server).leftovers(), within=1)
     assert threads(server) <= MOST_THREADS
     log = server.log()[said:]
     assert "Traceback" not in log

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.beneath import beneath
 from tests.faults.descriptors import descriptors
 from tests.support import Server
 
@@ -96,13 +97,10 @@ def check_winner(
 
 
 def check_staging(server: Server, within: float = 5) -> None:
-    """Over the filesystem backend, which alone has a place that can be looked into from outside."""
-    if not (server.files / ".seekable" / "staging").is_dir():
-        return
     deadline = time.monotonic() + within
-    while (left := server.staging()) and time.monotonic() < deadline:
+    while (left := beneath(server).leftovers()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert left == []
+    assert left == set()
 
 
 def statuses(answers: list[httpx.Response]) -> Counter[int]:
@@ -383,8 +381,7 @@ def test_clients_that_leave_in_the_middle_of_an_upload(
             whole = whole.replace(b"\r\n\r\n", b"\r\n\r\nf4240\r\n", 1)
         # From nothing of the body to nearly all of it.
         leaving.append(begin(server, whole[: 400 + number * 9_900]))
-    if (server.files / ".seekable" / "staging").is_dir():
-        assert until(lambda: len(server.staging()) > CLIENTS * 0.9), "they were under way"
+    assert until(lambda: len(beneath(server).leftovers()) > CLIENTS * 0.9), "they were under way"
     for connection in leaving:
         reset(connection) if rude else connection.close()
     check_back(server, baseline, until)

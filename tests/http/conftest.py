@@ -4,13 +4,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
+from tests.beneath import beneath
 from tests.support import Server
 
 BOUNDARY = "xxBOUNDARYxx"
@@ -211,7 +211,7 @@ def unchanged(server: Server, http: httpx.Client) -> Callable[..., AbstractConte
 
     @contextmanager
     def unchanged(server: Server = server, http: httpx.Client = http) -> Iterator[None]:
-        before, said, debris = stored(http), len(server.log()), staging(server)
+        before, said, debris = stored(http), len(server.log()), beneath(server).leftovers()
         yield
         assert stored(http) == before
         assert left_behind(server, debris) == set()
@@ -220,16 +220,11 @@ def unchanged(server: Server, http: httpx.Client) -> Callable[..., AbstractConte
     return unchanged
 
 
-def staging(server: Server) -> set[Path]:
-    """Where bytes wait that are not stored yet. Only the filesystem backend lets others look."""
-    return set(server.staging()) if (server.files / ".seekable" / "staging").is_dir() else set()
-
-
-def left_behind(server: Server, before: set[Path]) -> set[Path]:
+def left_behind(server: Server, before: set[str]) -> set[str]:
     """What is there besides, once there was time to clear it away."""
     deadline = time.monotonic() + 5
     # One look decides: between two, the server may just begin with a request that was broken off.
-    while (left := staging(server) - before) and time.monotonic() < deadline:
+    while (left := beneath(server).leftovers() - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left
 

@@ -1,9 +1,8 @@
 """A folder as a page of links: complete, right for any name, and none of it more than text."""
 
 import socket
-import sqlite3
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote, unquote, urljoin
@@ -11,9 +10,9 @@ from urllib.parse import quote, unquote, urljoin
 import httpx
 import pytest
 
-from app.database.sql import files
-from app.resources import indexes
 from app.resources.piecewise import PAGE_SIZE
+from app.settings import Settings
+from tests.beneath import beneath
 from tests.http.crowd import Crowd, serving
 from tests.support import NewLibrary, Server, running
 
@@ -164,34 +163,17 @@ def test_a_library_without_files(tmp_path: Path, new_library: NewLibrary) -> Non
 
 
 @pytest.fixture
-def crowded(tmp_path: Path) -> Iterator[Server]:
+def crowded(tmp_path: Path, new_library: NewLibrary) -> Iterator[Server]:
     """`wide` has 1,001 folders, `narrow` 999, `long` so many files that their page fits into no buffer."""
-    with running(tmp_path, storage="filesystem") as server, server.client() as http:
-        put(http, "like/this")
-    files = [server.files / "wide" / str(number) / "x" for number in range(1001)]
-    files += [server.files / "narrow" / str(number) / "x" for number in range(999)]
-    files += [server.files / "long" / f"{number:04}{QUOTES}" for number in range(5000)]
-    for file in files:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    remember(server, files)
+    server = Server(tmp_path, **new_library())
+    paths = [f"wide/{number}/x" for number in range(1001)]
+    paths += [f"narrow/{number}/x" for number in range(999)]
+    paths += [f"long/{number:04}{QUOTES}" for number in range(5000)]
+    beneath(server).fill(paths)
     try:
         yield server.start()
     finally:
         server.stop()
-
-
-def remember(server: Server, files: list[Path]) -> None:
-    """As if they had been uploaded, which would take a minute."""
-    with closing(sqlite3.connect(server.files / ".seekable" / "seekable.db")) as database, database:
-        database.row_factory = sqlite3.Row
-        row = dict(database.execute("SELECT * FROM media").fetchone())
-        rows = []
-        for number, file in enumerate(files):
-            path, status = file.relative_to(server.files), file.stat()
-            own = {"id": str(number), "folder": str(path.parent), "filename": path.name, "size": 0}
-            rows.append({**row, **own, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino})
-        database.executemany(f"INSERT INTO media VALUES ({', '.join(f':{name}' for name in row)})", rows)
 
 
 def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server) -> None:
@@ -209,9 +191,7 @@ def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server) -> None:
         with http.stream("GET", "/files/long/") as response:
             lines = response.iter_lines()
             next(lines)
-            with closing(sqlite3.connect(crowded.files / ".seekable" / "seekable.db")) as database:
-                database.execute("ALTER TABLE media RENAME TO lost")
-            with pytest.raises(httpx.RemoteProtocolError):
+            with beneath(crowded).broken(), pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
     assert crowded.stop() == 0
     said = [line for line in crowded.log().splitlines() if "/files/long/" in line or "ASGI" in line]
@@ -221,11 +201,13 @@ def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server) -> None:
 
 
 def test_more_folders_than_can_be_named_are_refused(
-    problem: Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    problem: Problem, tmp_path: Path, new_library: NewLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (indexes, files):
-        monkeypatch.setattr(module, "MAX_ALL_FOLDERS", 1200)  # a hundred thousand take too long to make
-    crowd = Crowd(tmp_path / "files", (f"wide/{number:07}/film.mp4" for number in range(1200)))
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("app.") and hasattr(module, "MAX_ALL_FOLDERS"):
+            monkeypatch.setattr(module, "MAX_ALL_FOLDERS", 1200)  # a hundred thousand take too long to make
+    settings = Settings(_env_file=None, files_dir=tmp_path / "files", **new_library())
+    crowd = Crowd(settings, (f"wide/{number:07}/film.mp4" for number in range(1200)))
     with (
         serving(crowd) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,

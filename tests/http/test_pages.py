@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, quote, urljoin, urlsplit
 import httpx
 import pytest
 
-from tests.support import Server, running
+from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -233,8 +233,8 @@ def test_an_empty_folder_tells_how_to_upload(
     assert http.get("/docs").status_code == 200
 
 
-def test_an_empty_library_tells_how_to_upload(tmp_path: Path) -> None:
-    with running(tmp_path) as server, server.client() as http:
+def test_an_empty_library_tells_how_to_upload(tmp_path: Path, new_library: NewLibrary) -> None:
+    with running(tmp_path, **new_library()) as server, server.client() as http:
         page = Web(http).open("/")
         assert page.one("pre").text == f"curl -F file=@film.mp4 '{server.url}/file/upload'"
         assert page.all("table") == []
@@ -429,9 +429,9 @@ def test_the_assets_of_the_page(web: Web, http: httpx.Client, ask: Ask, problem:
 
 
 @pytest.fixture
-def beneath(tmp_path: Path) -> Iterator[httpx.Client]:
+def beneath(tmp_path: Path, new_library: NewLibrary) -> Iterator[httpx.Client]:
     """A server that a proxy put below a path, which the proxy takes away."""
-    with running(tmp_path, base_url="https://media.example.org/tv") as server:
+    with running(tmp_path, base_url="https://media.example.org/tv", **new_library()) as server:
         port = server.log().partition("running on http://127.0.0.1:")[2].split()[0]
 
         def below(request: httpx.Request) -> None:

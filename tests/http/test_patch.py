@@ -1,19 +1,19 @@
 """PATCH /files/{path}: moving and renaming, and what it refuses."""
 
 import json
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from tests.support import Server
+from tests.beneath import beneath
+from tests.support import Server, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -109,19 +109,24 @@ def test_a_move_changes_the_place_and_nothing_else(
         http.delete(wanted["url"])
 
 
-def test_folders_come_and_go_with_their_files(
-    http: httpx.Client, server: Server, folder: str, film: File
-) -> None:
+def test_folders_come_and_go_with_their_files(http: httpx.Client, folder: str, film: File) -> None:
     assert patch(http, film["path"], {"folder": f"{folder}/a/b/c"}).status_code == 200
     assert http.get("/files", params={"folder": folder}).json()["folders"] == ["a"]
     back = patch(http, f"{folder}/a/b/c/film.mp4", {"folder": folder})
     assert back.json() == film
     assert http.get("/files", params={"folder": folder}).json()["folders"] == []
     assert patch(http, film["path"], {"folder": f"{folder}/z"}).status_code == 200
-    if (server.files / ".seekable").is_dir():  # the filesystem backend lets others look
-        names = {path.name for path in (server.files / folder).rglob("*")}
+    assert http.get("/files", params={"folder": folder}).json()["folders"] == ["z"]
+
+
+def test_folders_on_the_disk_come_and_go_with_their_files(tmp_path: Path) -> None:
+    with running(tmp_path, storage="filesystem") as server, server.client() as http:
+        http.put("/files/films/film.mp4", content=DATA).raise_for_status()
+        for there, to in (("films", "films/a/b/c"), ("films/a/b/c", "films"), ("films", "films/z")):
+            assert patch(http, f"{there}/film.mp4", {"folder": to}).status_code == 200
+        names = {path.name for path in (server.files / "films").rglob("*")}
         assert names == {"z", "film.mp4"}
-        assert (server.files / folder / "z" / "film.mp4").read_bytes() == DATA
+        assert (server.files / "films" / "z" / "film.mp4").read_bytes() == DATA
 
 
 def test_a_name_that_is_taken(
@@ -334,16 +339,11 @@ def test_a_version_that_another_process_replaces_meanwhile(
     http: httpx.Client, server: Server, problem: Problem, film: File
 ) -> None:
     """The conditions are read while the other one writes; the move waits for it to end."""
-    database = server.files / ".seekable" / "seekable.db"
-    if not database.exists():
-        pytest.skip("only SQLite lets a test hold its lock")
-    with closing(sqlite3.connect(database, isolation_level=None)) as other, ThreadPoolExecutor(1) as pool:
-        other.execute("BEGIN IMMEDIATE")
-        other.execute("UPDATE media SET etag = 'newer' WHERE id = ?", (film["id"],))
-        moving = pool.submit(patch, http, film["path"], {"filename": "x"}, if_match=f'"{film["etag"]}"')
-        with pytest.raises(TimeoutError):
-            moving.result(timeout=0.5)
-        other.execute("COMMIT")
+    with ThreadPoolExecutor(1) as pool:
+        with beneath(server).replaced(film["id"]):
+            moving = pool.submit(patch, http, film["path"], {"filename": "x"}, if_match=f'"{film["etag"]}"')
+            with pytest.raises(TimeoutError):
+                moving.result(timeout=0.5)
         problem(moving.result(), 412)
     assert http.get(film["url"]).headers["etag"] == '"newer"'
 

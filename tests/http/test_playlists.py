@@ -14,8 +14,9 @@ import pytest
 from fastapi import Request
 
 from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse
+from app.settings import Settings
 from tests.http.crowd import Crowd, Watch, serving
-from tests.support import Server, running
+from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
 FILES = 20_000
@@ -153,8 +154,8 @@ def test_errors_are_told_before_anything_is_sent(ask: Ask, problem: Problem, pat
     problem(ask("POST", path, body=b""), 405)
 
 
-def test_addresses_begin_with_the_base_url(tmp_path: Path) -> None:
-    with running(tmp_path, base_url="https://media.example.org/tv") as server:
+def test_addresses_begin_with_the_base_url(tmp_path: Path, new_library: NewLibrary) -> None:
+    with running(tmp_path, base_url="https://media.example.org/tv", **new_library()) as server:
         port = direct_port(server)
         with server.client(base_url=f"http://127.0.0.1:{port}") as http:
             fill(http, "a b", "c d.mp4")
@@ -171,10 +172,11 @@ def direct_port(server: Server) -> int:
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory) -> Crowd:
+def crowd(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Crowd:
     """Names so long that what lies between server and client holds a part of them only."""
     names = (f"films/{number:05} {'long name ' * 20}.mp4" for number in range(FILES))
-    return Crowd(tmp_path_factory.mktemp("crowd") / "files", names)
+    settings = Settings(_env_file=None, files_dir=tmp_path_factory.mktemp("crowd") / "files", **new_library())
+    return Crowd(settings, names)
 
 
 @pytest.fixture

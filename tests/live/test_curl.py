@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.beneath import beneath
 from tests.live.clients import sha256
-from tests.support import Server, need, run, running
+from tests.support import NewLibrary, Server, need, run, running
 
 pytestmark = pytest.mark.live
 
@@ -213,8 +214,8 @@ def test_a_form_for_a_name_that_is_taken_is_stopped(
     assert answer["sent"] < sparse.stat().st_size / 2
 
 
-def test_too_much_is_refused_at_once(sparse: Path, tmp_path: Path) -> None:
-    with running(tmp_path / "server", max_upload_size="1MiB") as server:
+def test_too_much_is_refused_at_once(sparse: Path, tmp_path: Path, new_library: NewLibrary) -> None:
+    with running(tmp_path / "server", max_upload_size="1MiB", **new_library()) as server:
         put = curl("-T", sparse, f"{server.url}/files/put.mp4")
         form = curl("-F", f"file=@{sparse}", f"{server.url}/file/upload")
         for answer in (put, form):
@@ -229,7 +230,7 @@ def test_too_much_is_refused_at_once(sparse: Path, tmp_path: Path) -> None:
         assert sent < sparse.stat().st_size / 2
         with server.client() as client:
             assert client.get("/files").json()["items"] == []
-        assert server.staging() == []
+        assert beneath(server).leftovers() == set()
 
 
 # Down

@@ -58,9 +58,11 @@ def test_wget_goes_on_with_what_was_cut(http: httpx.Client, folder: str, big: by
     assert file.read_bytes() == big
 
 
-def test_wget_goes_on_by_itself_when_the_server_comes_back(big: bytes, tmp_path: Path) -> None:
+def test_wget_goes_on_by_itself_when_the_server_comes_back(
+    big: bytes, tmp_path: Path, new_library: NewLibrary
+) -> None:
     need("wget")
-    with running(tmp_path / "server") as server:
+    with running(tmp_path / "server", **new_library()) as server:
         with server.client() as http:
             url = put(http, "big.mp4", big)
         file = tmp_path / "big.mp4"

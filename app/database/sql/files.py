@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
-from uuid import uuid4
 
 from sqlalchemy import delete, select
 
+from app.database.rules import check
 from app.database.sql import pages, paths
 from app.database.sql.engine import Database
 from app.database.sql.hashing import Hasher
@@ -23,6 +23,7 @@ from app.database.sql.rows import (
     info_of,
     key_of,
     looks_alike,
+    new_row,
     path_at,
     path_of,
     place,
@@ -34,6 +35,7 @@ from app.database.sql.settling import Settling
 from app.database.sql.tables import Departed, Media, Volume
 from app.storage import descriptors
 from app.storage.backend import Writer
+from app.storage.batches import batches
 from app.storage.disk import Disk
 from app.storage.errors import (
     AlreadyExists,
@@ -41,7 +43,6 @@ from app.storage.errors import (
     OutOfSpace,
     PathConflict,
     StorageUnavailable,
-    VersionMismatch,
 )
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
@@ -50,7 +51,6 @@ from app.storage.types import (
     Address,
     Change,
     Committed,
-    Expect,
     Expectation,
     FileInfo,
     Key,
@@ -74,9 +74,13 @@ _NO_FILE = "There is no such file."
 class DiskReader:
     """An open file and what its row said when it was opened."""
 
-    def __init__(self, info: FileInfo, descriptor: int) -> None:
+    def __init__(self, info: FileInfo, descriptor: int, chunk_size: int) -> None:
         self.info = info
         self._descriptor = descriptor
+        self._chunk_size = chunk_size
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        return batches(start, stop, unit=self._chunk_size)
 
     def read(self, start: int, size: int) -> bytes:
         return descriptors.read(self._descriptor, start, size)
@@ -91,7 +95,8 @@ class DiskReader:
 class FilesystemBackend:
     """`storage.backend.Backend` over a folder of files and an SQL database.
 
-    `volume` is the id that tells this folder from an empty mount point. `media_type` guesses the type of a
+    `volume` is the id that tells this folder from an empty mount point. `chunk_size` is how many bytes are
+    read in one go. `media_type` guesses the type of a
     file that was not uploaded from its name. `notice` is told what became of files by hand, by any thread.
     """
 
@@ -101,12 +106,14 @@ class FilesystemBackend:
         files: Disk,
         *,
         volume: str,
+        chunk_size: int,
         media_type: Callable[[str], str],
         notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
         self._disk = files
         self._volume = volume
+        self._chunk_size = chunk_size
         self._media_type = media_type
         self._notice = notice
         self._scanner = Scanner(database, files, self._settling)
@@ -124,7 +131,7 @@ class FilesystemBackend:
         descriptor = self._disk.open(path)
         if descriptor is not None:
             if row is not None and signature_of(row) == Signature.of(os.fstat(descriptor)):
-                return DiskReader(info_of(row), descriptor)
+                return DiskReader(info_of(row), descriptor, self._chunk_size)
             os.close(descriptor)
         elif row is None:
             raise NotFound(_NO_FILE)
@@ -141,7 +148,7 @@ class FilesystemBackend:
             descriptor = self._disk.open(path_of(row)) if row is not None else None
         if row is None or descriptor is None:
             raise NotFound(_NO_FILE)
-        return DiskReader(info_of(row), descriptor)
+        return DiskReader(info_of(row), descriptor, self._chunk_size)
 
     def check(self, key: Key, expect: Expectation) -> None:
         self._disk.check_room(path_at(key))
@@ -149,13 +156,13 @@ class FilesystemBackend:
             reader = self.open(key, wait=True)
         except NotFound:
             if self._disk.status(path_at(key)) is None:
-                _check(None, expect)
+                check(None, expect)
             else:
                 self._check_settled(key, expect)
         else:
             assert reader is not None
             reader.close()
-            _check(reader.info.etag, expect)
+            check(reader.info.etag, expect)
 
     def _check_settled(self, key: Key, expect: Expectation) -> None:
         # A file without a row: another commit was between the two, or somebody is putting it there.
@@ -164,13 +171,21 @@ class FilesystemBackend:
             settling.commit()
             if row is None and self._disk.status(path_at(key)) is not None:
                 raise AlreadyExists("A file of this name is being put there.")
-        _check(row.etag if row is not None else None, expect)
+        check(row.etag if row is not None else None, expect)
 
     def stage(self, size: int | None) -> StagedFile:
         return self._disk.stage(size)
 
     def commit(
-        self, key: Key, writer: Writer, *, size: int, sha256: str, content_type: str, expect: Expectation
+        self,
+        key: Key,
+        writer: Writer,
+        *,
+        size: int,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
     ) -> Committed:
         assert isinstance(writer, StagedFile)
         signature = writer.seal()
@@ -178,18 +193,18 @@ class FilesystemBackend:
             raise StorageUnavailable("The disk did not keep all that was written.")
         with self._settling() as settling:
             row = settling.settle(key)
-            _check(row.etag if row is not None else None, expect)
+            check(row.etag if row is not None else None, expect)
             if row is not None and looks_alike(row, signature):
                 signature = writer.seal_after(row.mtime_ns)
             now = datetime.now(UTC)
             created = row is None
             if row is None:
                 settling.check_room(key)
-                row = Media(id=uuid4().hex, created_at=now)
+                row = new_row(settling.session, origin, now)
                 place(row, key, path_at(key))
                 settling.session.add(row)
             sign(row, signature)
-            row.content_type, row.updated_at = content_type, now
+            row.content_type, row.updated_at = content_type, origin.updated_at if origin else now
             row.sha256, row.etag, row.unverified = sha256, sha256, False
             settling.session.flush()
             committed = Committed(info_of(row), created)
@@ -213,7 +228,7 @@ class FilesystemBackend:
     def _delete(self, key: Key, expect: Expectation) -> None:
         with self._settling() as settling:
             row = self._settled(settling, key)
-            _check(row.etag, expect)
+            check(row.etag, expect)
             path = path_of(row)
             settling.session.delete(row)
             settling.session.flush()
@@ -223,7 +238,7 @@ class FilesystemBackend:
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
         with self._settling() as settling:
             row = self._settled(settling, source)
-            _check(row.etag, expect)
+            check(row.etag, expect)
             if source != target:
                 if settling.settle(target) is not None:
                     raise AlreadyExists("A file of this name exists.")
@@ -256,6 +271,10 @@ class FilesystemBackend:
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
         with self._database.reading() as session:
             return paths.folders(session, library, folder, limit=MAX_ALL_FOLDERS)
+
+    def libraries(self) -> tuple[str, ...]:
+        with self._database.reading() as session:
+            return tuple(paths.libraries(session))
 
     def ping(self) -> None:
         with self._database.reading() as session:
@@ -318,11 +337,3 @@ class FilesystemBackend:
             settling.commit()
             raise NotFound(_NO_FILE)
         return row
-
-
-def _check(etag: str | None, expect: Expectation) -> None:
-    if expect is Expect.ABSENT:
-        if etag is not None:
-            raise AlreadyExists("A file of this name exists.")
-    elif isinstance(expect, str) and etag != expect:
-        raise VersionMismatch("The stored file is another version, or gone.")

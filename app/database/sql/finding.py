@@ -18,7 +18,6 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from app.database.sql.tables import Media, Word
 from app.storage.types import Listing, Sort
-from app.storage.words import words
 
 FEW = 10_000
 """How many files are sorted for a page rather than met along the order. (Of a million files, a page of 100
@@ -26,12 +25,6 @@ that is among so many is found by looking at 10,000, too.)"""
 
 Text = ColumnElement[str] | InstrumentedAttribute[str]
 Ids = Select[str] | CompoundSelect[str]
-
-
-def wanted_words(listing: Listing) -> list[str]:
-    """The words to look for, without those that another one begins with: what has that has them."""
-    wanted = words(listing.query)
-    return [word for word in wanted if not any(other != word and other.startswith(word) for other in wanted)]
 
 
 def few_files(session: Session, listing: Listing, wanted: Sequence[str]) -> Ids | None:

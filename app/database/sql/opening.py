@@ -1,6 +1,7 @@
 """Opens a folder of files and the SQL database that speaks of it, and sees that they belong together."""
 
 import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from sqlalchemy import inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.database.rules import ignore
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.files import FilesystemBackend
 from app.database.sql.migrations import migrate
@@ -39,10 +41,6 @@ _NO_FOLDER = {
 """What is wrong with a folder of files, by the system's error."""
 
 
-def ignore(changes: Sequence[Change]) -> None:
-    """Nobody wants to hear of it."""
-
-
 def open_filesystem(
     settings: Settings,
     media_type: Callable[[str], str],
@@ -64,7 +62,29 @@ def open_filesystem(
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
         files.sweep()
-    return FilesystemBackend(database, files, volume=volume, media_type=media_type, notice=notice)
+    return FilesystemBackend(
+        database,
+        files,
+        volume=volume,
+        chunk_size=settings.read_chunk_size,
+        media_type=media_type,
+        notice=notice,
+    )
+
+
+def check_folders_apart(settings: Settings, other: Settings) -> None:
+    """Raise ConfigurationError if one folder of files is in the other, or the same: what is put into one
+    would come to be in the other."""
+    one, two = settings.files_dir, other.files_dir
+    if _is_within(one, two) or _is_within(two, one):
+        raise ConfigurationError(f"{one} and {two} are the same folder, or one is in the other.")
+
+
+def _is_within(folder: Path, other: Path) -> bool:
+    there = Path(os.path.realpath(folder))
+    return os.path.exists(other) and any(
+        os.path.exists(at) and os.path.samefile(at, other) for at in (there, *there.parents)
+    )
 
 
 def open_files(settings: Settings, stack: ExitStack) -> Disk:

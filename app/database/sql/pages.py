@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from sqlalchemy import Select, literal, select, tuple_
 from sqlalchemy.orm import Session
 
-from app.database.sql.finding import covered, few_files, filters, wanted_words
+from app.database.sql.finding import covered, few_files, filters
 from app.database.sql.rows import can_be_stored
 from app.database.sql.tables import Media
-from app.storage import cursors
+from app.storage import cursors, words
 from app.storage.cursors import Position
 from app.storage.types import Listing, Sort
 
@@ -34,7 +34,7 @@ def rows(
 
 def _stretches(session: Session, listing: Listing, position: Position | None) -> Iterator[Select[Media]]:
     """Queries that give, one after the other, the files behind the position."""
-    wanted = wanted_words(listing)
+    wanted = words.wanted(listing.query)
     if (listing.query.strip() and not wanted) or not can_be_stored(listing.content_type):
         return
     few = few_files(session, listing, wanted)

@@ -61,6 +61,14 @@ def places(
     return [(key, path_at(key) if path is None else disk_path(library, path)) for key, path in keys]
 
 
+def libraries(session: Session) -> Iterator[str]:
+    """The libraries that have rows, by jumping from one to the next along the index."""
+    name = session.scalar(select(func.min(Media.library)))
+    while name is not None:
+        yield name
+        name = session.scalar(select(func.min(Media.library)).where(Media.library > name))
+
+
 def disk_folders(session: Session, library: str, folder: str) -> set[Segments]:
     """Where files of a folder are on the disk, if its name is another there."""
     odd = Media.disk_path.is_not(None)

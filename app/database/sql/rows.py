@@ -1,9 +1,12 @@
 """Rows of stored files, and what they say in the storage's words."""
 
-from sqlalchemy import select
+from datetime import datetime
+from uuid import uuid4
+
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app.database.sql.tables import Media, Word
+from app.database.sql.tables import Departed, Media, Word
 from app.storage.folders import Segments
 from app.storage.staging import Signature
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key
@@ -47,6 +50,17 @@ def find(session: Session, address: Address) -> Media | None:
     else:
         query = query.where(Media.id == address.id)
     return session.scalar(query)
+
+
+def new_row(session: Session, origin: FileInfo | None, now: datetime) -> Media:
+    """The row of a file that is new here, perhaps as the copy of another storage's."""
+    if origin is None:
+        return Media(id=uuid4().hex, created_at=now)
+    if session.get(Media, origin.id) is not None:
+        return Media(id=uuid4().hex, created_at=origin.created_at)
+    # A file that went away and comes back must not bring this id with it once more.
+    session.execute(delete(Departed).where(Departed.id == origin.id))
+    return Media(id=origin.id, created_at=origin.created_at)
 
 
 def place(row: Media, key: Key, path: Segments) -> None:

@@ -9,6 +9,7 @@ from uuid import uuid4
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from app.database.rules import type_after_move
 from app.database.sql.engine import Database, OutcomeUnknown
 from app.database.sql.rows import (
     find,
@@ -34,9 +35,6 @@ STABLE_AFTER_S = 2
 WRITTEN_FOR_S = 60
 """A file that is open for writing is taken for finished when it has not changed for so long: some programs
 never close what they wrote."""
-
-ANYTHING = "application/octet-stream"
-"""The media type of bytes of which nothing is known (RFC 2046 4.5.1)."""
 
 
 class Settling:
@@ -109,11 +107,8 @@ class Settling:
         return None if status is None else self._adopt(key, path, status)
 
     def rename(self, row: Media, key: Key, path: Segments) -> None:
-        """Let the row speak of the file at another path. A type that its old name suggested gives way to
-        that of the new one: programs that fetch a film give it its name when it is whole."""
-        suggested = self._media_type(key.filename)
-        if suggested != ANYTHING and row.content_type == self._media_type(row.filename):
-            row.content_type = suggested
+        """Let the row speak of the file at another path."""
+        row.content_type = type_after_move(row.content_type, row.filename, key.filename, self._media_type)
         place(row, key, path)
 
     def hashed(self, row: Media, sha256: str) -> None:

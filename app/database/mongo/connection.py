@@ -1,0 +1,142 @@
+"""The connection to MongoDB, and its errors in the storage's words."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pymongo
+from bson.errors import BSONError
+from pymongo import ASCENDING, IndexModel, MongoClient
+from pymongo.collection import Collection
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.uri_parser import parse_uri
+from pymongo.write_concern import WriteConcern
+
+from app.database.mongo.documents import Media, Stored
+from app.settings import ConfigurationError
+from app.storage.errors import OutOfSpace, StorageUnavailable
+
+PATIENCE_S = 3.0
+"""How long all that is asked of the database for one step may take, unless it is known to take long."""
+
+OPTIONS: dict[str, Any] = {
+    "appname": "seekable",
+    "serverselectiontimeoutms": 2000,
+    "connecttimeoutms": 2000,
+    # A server that is there but answers nothing is found out by the heartbeat alone.
+    "heartbeatfrequencyms": 1000,
+    "maxpoolsize": 64,
+}
+"""What we ask of the driver where the URL does not say otherwise; names in lower case, as it parses them."""
+
+DEFAULT_NAME = "seekable"
+
+_DISK_FULL = 14031  # OutOfDiskSpace
+_NO_ANSWER = "The database does not answer."
+
+FILES_INDEXES = [IndexModel([("filename", ASCENDING), ("uploadDate", ASCENDING)])]
+CHUNKS_INDEXES = [IndexModel([("files_id", ASCENDING), ("n", ASCENDING)], unique=True)]
+
+
+def media_indexes() -> list[IndexModel]:
+    specs = ({**spec} for spec in Media._meta["index_specs"])
+    return [IndexModel(spec.pop("fields"), **spec) for spec in specs]
+
+
+class Database:
+    """One MongoDB database. `media` has the documents; the bucket `fs` has the bytes in `files` and `chunks`;
+    `uploads` has which files of the bucket are ours to remove, and when.
+
+    What is written is on the disks of a majority when it is acknowledged, and no less is ever read.
+    Raises ConfigurationError when the URL is none.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = parse_uri(url)
+            options, nodes = parsed["options"], parsed["nodelist"]
+            missing = {name: value for name, value in OPTIONS.items() if name not in options}
+            self.client: MongoClient[Stored] = MongoClient(url, tz_aware=True, **missing)
+            database = self.client.get_default_database(DEFAULT_NAME)
+        except (PyMongoError, ValueError) as error:
+            raise ConfigurationError(f"SEEKABLE_MONGODB_URL: {error}") from None
+        self._database = database.with_options(
+            read_preference=ReadPreference.PRIMARY,
+            read_concern=ReadConcern("majority"),
+            write_concern=WriteConcern("majority", j=True),
+        )
+        self.name = database.name
+        self.where = f"MongoDB at {', '.join(f'{host}:{port}' for host, port in nodes)}"
+        self.media: Collection[Stored] = self._database["media"]
+        self.uploads: Collection[Stored] = self._database["uploads"]
+        self.files: Collection[Stored] = self._database["fs.files"]
+        self.chunks: Collection[Stored] = self._database["fs.chunks"]
+        self._silent_until = 0.0
+
+    def close(self) -> None:
+        self.client.close()
+
+    @contextmanager
+    def asked(self, within_s: float | None = PATIENCE_S) -> Iterator[None]:
+        """What is asked of the database inside has to be answered within so many seconds, all of it together.
+        Errors come in the storage's words: OutOfSpace, StorageUnavailable."""
+        self._fail_fast()
+        try:
+            with pymongo.timeout(within_s):
+                yield
+        except (PyMongoError, BSONError) as error:
+            if isinstance(error, ConnectionFailure) or (isinstance(error, PyMongoError) and error.timeout):
+                self._silent_until = time.monotonic() + 1
+            raise told(error) from error
+
+    def _fail_fast(self) -> None:
+        # Whoever waits behind others that wait for a server in vain would wait as long again.
+        if time.monotonic() < self._silent_until:
+            if not self.client.topology_description.has_writable_server():
+                raise StorageUnavailable(_NO_ANSWER)
+            self._silent_until = 0.0
+
+    def exists(self) -> bool:
+        """Whether there are files of ours in it."""
+        with self.asked():
+            return self.media.name in self._database.list_collection_names()
+
+    def room(self) -> float:
+        """Free bytes on the disk of the primary, as far as they can be told."""
+        with self.asked():
+            found = self._database.command("dbStats")
+        if "fsTotalSize" not in found:  # some hosted databases do not tell
+            return math.inf
+        return float(found["fsTotalSize"] - found["fsUsedSize"])
+
+    def ensure_indexes(self) -> None:
+        """Make the indexes that are missing. On what is there already that takes a while."""
+        with self.asked(within_s=None):
+            self.media.create_indexes(media_indexes())
+            self.files.create_indexes(FILES_INDEXES)
+            self.chunks.create_indexes(CHUNKS_INDEXES)
+
+    def ping(self) -> None:
+        """Return when the database answers and has what no file may be stored without."""
+        with self.asked(within_s=1.5):
+            unique = [list(index["key"]) for index in self.media.list_indexes() if index.get("unique")]
+        if ["library", "folder", "filename"] not in unique:
+            raise StorageUnavailable("The database has lost an index; start the server again to make it.")
+
+
+def told(error: PyMongoError | BSONError) -> OutOfSpace | StorageUnavailable:
+    """An error of the driver in the storage's words."""
+    if isinstance(error, OperationFailure):
+        if error.code == _DISK_FULL:
+            return OutOfSpace("The disk of the database is full.")
+        if error.timeout:
+            return StorageUnavailable(_NO_ANSWER)
+        reason = (error.details or {}).get("errmsg", error)
+        return StorageUnavailable(f"The database refuses: {reason}.")
+    if isinstance(error, ConnectionFailure):
+        return StorageUnavailable(_NO_ANSWER)
+    return StorageUnavailable(f"The database refuses: {error}.")

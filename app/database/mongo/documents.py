@@ -1,0 +1,122 @@
+"""What is known of stored files, as documents; their bytes are in GridFS.
+
+Any program may read them, with MongoEngine or a driver: `Media.file` is the id of a file in the bucket `fs`.
+"""
+
+from typing import Any, ClassVar
+
+from mongoengine import (
+    BooleanField,
+    DateTimeField,
+    Document,
+    FileField,
+    IntField,
+    ListField,
+    LongField,
+    StringField,
+)
+from mongoengine.queryset import QuerySet
+from pymongo.collection import Collection
+
+from app.storage import words
+from app.storage.types import Address, FileInfo, Key
+
+Stored = dict[str, Any]
+"""A document as the driver gives and takes it."""
+
+
+def _index(*fields: str) -> dict[str, Any]:
+    return {"fields": list(fields), "cls": False}
+
+
+class Media(Document):  # type: ignore[misc]
+    """What is known of one stored file."""
+
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "media",
+        "auto_create_index": False,  # connection.py makes them, and knows whether they are there
+        # Lists are ranges of these indexes, in their order: the unique one by name, and by each other `Sort`
+        # one for a folder and one for all that is in a library.
+        "indexes": [
+            _index("library", "folder", "filename") | {"unique": True},
+            _index("file") | {"unique": True},
+            *(
+                _index(*fields)
+                for key in ("size", "created_at", "updated_at")
+                for fields in (("library", "folder", key, "filename"), ("library", key, "folder", "filename"))
+            ),
+            _index("library", "content_type"),
+            _index("library", "words"),
+            _index("unverified") | {"partialFilterExpression": {"unverified": True}},
+        ],
+    }
+
+    id = StringField(primary_key=True)
+    library = StringField(required=True)
+    folder = StringField(required=True)
+    filename = StringField(required=True)
+    file = FileField(required=True)
+    size = LongField(required=True)
+    chunk_size = IntField(required=True)
+    content_type = StringField(required=True)
+    etag = StringField(required=True)
+    sha256 = StringField(null=True)
+    # The hash is not known.
+    unverified = BooleanField(required=True)
+    created_at = DateTimeField(required=True)
+    updated_at = DateTimeField(required=True)
+    # What the file is found by; see storage.words.
+    words = ListField(StringField())
+
+
+def media_in(collection: Collection[Stored]) -> QuerySet:
+    """The documents of a collection. (MongoEngine's own `Media.objects` knows one database a process.)"""
+    return QuerySet(Media, collection)
+
+
+def find(collection: Collection[Stored], address: Address) -> Media | None:
+    media = media_in(collection)(library=address.library)
+    if isinstance(address, Key):
+        media = media(folder=address.folder, filename=address.filename)
+    else:
+        media = media(id=address.id)
+    found: Media | None = media.first()
+    return found
+
+
+def place(key: Key) -> Stored:
+    """The fields that say where a file is."""
+    return {
+        "library": key.library,
+        "folder": key.folder,
+        "filename": key.filename,
+        "words": list(words.words(key.filename)),
+    }
+
+
+def key_of(media: Media) -> Key:
+    return Key(media.library, media.folder, media.filename)
+
+
+def info_of(media: Media) -> FileInfo:
+    return FileInfo(
+        id=media.id,
+        key=key_of(media),
+        size=media.size,
+        content_type=media.content_type,
+        etag=media.etag,
+        sha256=media.sha256,
+        created_at=media.created_at,
+        updated_at=media.updated_at,
+    )
+
+
+def as_it_is(media: Media) -> Stored:
+    """What finds the document if nobody has changed, moved or deleted it."""
+    return {
+        "_id": media.id,
+        "library": media.library,
+        "folder": media.folder,
+        "filename": media.filename,
+        "file": media.file.grid_id,
+    }

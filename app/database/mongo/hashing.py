@@ -1,0 +1,90 @@
+"""Reading stored files to hash them: those whose hash is not known yet, or all, to find what rots."""
+
+import hashlib
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+
+from app.database.mongo.connection import Database
+from app.database.mongo.documents import Media, info_of, media_in
+from app.database.mongo.reading import GridReader
+from app.storage.errors import Truncated
+from app.storage.upkeep import Usage, Verdict, Verified
+
+COUNTING_S = 60.0
+
+
+class Hasher:
+    """Reads files in steps; a generator of it may be left at any of them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def usage(self) -> Usage:
+        total = {"$group": {"_id": None, "files": {"$sum": 1}, "size": {"$sum": "$size"}}}
+        with self._database.asked(COUNTING_S):
+            found = next(iter(self._database.media.aggregate([total])), None)
+        return Usage(found["files"], found["size"]) if found is not None else Usage(0, 0)
+
+    def hash_unverified(self) -> Generator[int]:
+        """Hash the files that need it, one after the other. Each step is the bytes that it read."""
+        for media in self._documents(unverified=True):
+            digest = hashlib.sha256()
+            with suppress(Truncated):  # it stays unverified
+                for data in self._read(media):
+                    digest.update(data)
+                    yield len(data)
+                self._record(media, digest.hexdigest())
+            yield 0  # of many files that are empty, each is a step too
+
+    def _record(self, media: Media, sha256: str) -> None:
+        same = {"_id": media.id, "file": media.file.grid_id, "unverified": True}
+        with self._database.asked():
+            self._database.media.update_one(same, {"$set": {"sha256": sha256, "unverified": False}})
+
+    def verify(self) -> Generator[Verified]:
+        """Hold every file against its document. Changes nothing."""
+        for media in self._documents():
+            path = info_of(media).key.path
+            digest = hashlib.sha256()
+            verdict: Verdict | None
+            try:
+                for data in self._read(media):
+                    digest.update(data)
+                    yield Verified(path, len(data), None)
+            except Truncated:
+                verdict = self._missing_or_damaged(media)
+            else:
+                verdict = _verdict(media.sha256, digest.hexdigest())
+            if verdict is not None:
+                yield Verified(path, 0, verdict)
+
+    def _missing_or_damaged(self, media: Media) -> Verdict | None:
+        """None when the file was replaced or deleted meanwhile."""
+        with self._database.asked():
+            if self._database.media.find_one({"file": media.file.grid_id}, {"_id": True}) is None:
+                return None
+            there = self._database.files.find_one({"_id": media.file.grid_id}, {"_id": True})
+        return Verdict.MISSING if there is None else Verdict.DAMAGED
+
+    def _read(self, media: Media) -> Iterator[bytes]:
+        reader = GridReader(self._database, media)
+        for start, stop in reader.batches(0, media.size):
+            yield reader.read(start, stop - start)
+
+    def _documents(self, **conditions: bool) -> Iterator[Media]:
+        """The documents, in the order of their ids, as they are when their turn comes."""
+        last = ""
+        while True:
+            with self._database.asked():
+                query = media_in(self._database.media)(id__gt=last, **conditions)
+                media: Media | None = query.order_by("id").first()
+            if media is None:
+                return
+            yield media
+            last = media.id
+
+
+def _verdict(recorded: str | None, found: str) -> Verdict:
+    if recorded is None:
+        return Verdict.UNKNOWN
+    return Verdict.SOUND if found == recorded else Verdict.DAMAGED

@@ -1,0 +1,170 @@
+"""Looks through the bucket for files that other programs put there or removed, and for what crashes left."""
+
+import hashlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from uuid import uuid4
+
+from mongoengine.fields import GridFSProxy
+from pymongo.collection import Collection
+from pymongo.errors import DuplicateKeyError
+
+from app.database.mongo import leases
+from app.database.mongo.connection import Database
+from app.database.mongo.documents import Media, Stored, as_it_is, find, info_of, key_of, media_in, place
+from app.database.mongo.room import check_room
+from app.database.mongo.staging import NOT_OURS, remove_slice
+from app.storage.errors import InvalidName, PathConflict
+from app.storage.types import SHARED, Change, Key, Kind
+from app.storage.upkeep import Finding, Outcome, Scanned
+
+AT_ONCE = 100
+"""Files that are looked at in one step."""
+
+
+class Scanner:
+    """Makes documents say what the bucket holds."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        media_type: Callable[[str], str],
+        notice: Callable[[Sequence[Change]], None],
+    ) -> None:
+        self._database = database
+        self._media_type = media_type
+        self._notice = notice
+
+    def to_scan(self) -> int:
+        with self._database.asked():
+            return self._database.media.estimated_document_count()
+
+    def scan(self) -> Generator[Scanned]:
+        yield from sweep(self._database)
+        for documents in self._batches(self._database.media, {"file": True}):
+            yield Scanned(len(documents), tuple(self._missed(documents)))
+        for files in self._batches(self._database.files, {}):
+            yield Scanned(0, tuple(self._found(files)))
+
+    def _batches(self, collection: Collection[Stored], projection: Stored) -> Iterator[list[Stored]]:
+        """The documents of a collection, as they are when their turn comes."""
+        last: Stored = {}
+        while True:
+            with self._database.asked():
+                batch = list(collection.find(last, projection or None).sort("_id").limit(AT_ONCE))
+            if not batch:
+                return
+            yield batch
+            last = {"_id": {"$gt": batch[-1]["_id"]}}
+
+    # What is gone
+
+    def _missed(self, documents: Sequence[Stored]) -> Iterator[Finding]:
+        """Forget files that somebody removed from the bucket."""
+        with self._database.asked():
+            wanted = [document["file"] for document in documents]
+            there = {
+                file["_id"] for file in self._database.files.find({"_id": {"$in": wanted}}, {"_id": True})
+            }
+        for document in documents:
+            if document["file"] not in there:
+                yield from self._forget(document)
+
+    def _forget(self, document: Stored) -> Iterator[Finding]:
+        same = {"_id": document["_id"], "file": document["file"]}
+        with self._database.asked():
+            media = media_in(self._database.media)(id=document["_id"]).first()
+            forgotten = self._database.media.delete_one(same).deleted_count
+            # What is left of a file without its document, nobody can read.
+            leases.retire(self._database, document["file"])
+        if forgotten and media is not None:
+            self._notice([Change(Kind.DELETED, info_of(media))])
+            yield Finding(key_of(media).path, Outcome.DELETED)
+
+    # What is new
+
+    def _found(self, files: Sequence[Stored]) -> Iterator[Finding]:
+        """Take in files of the bucket that no document names, and nobody is writing or has let go."""
+        ids = {"$in": [file["_id"] for file in files]}
+        with self._database.asked():
+            known = {media["file"] for media in self._database.media.find({"file": ids}, {"file": True})}
+            # After the documents: one that goes meanwhile had its file entered here before.
+            known |= {entry["_id"] for entry in self._database.uploads.find({"_id": ids}, {"_id": True})}
+        for file in files:
+            if file["_id"] not in known:
+                finding = self._take_in(file)
+                if finding is not None:
+                    yield finding
+
+    def _take_in(self, file: Stored) -> Finding | None:
+        name = file.get("filename")
+        try:
+            key = Key.at(SHARED, name if isinstance(name, str) else "")
+            new = self._document(file, key)
+            with self._database.asked():
+                return self._adopt(file, key, new)
+        except (InvalidName, PathConflict) as error:
+            return Finding(str(name), Outcome.SKIPPED, str(error))
+        except (KeyError, TypeError, ValueError):
+            return Finding(str(name), Outcome.SKIPPED, "Its document is not like those of GridFS.")
+
+    def _document(self, file: Stored, key: Key) -> Media:
+        size, chunk_size = int(file["length"]), int(file["chunkSize"])
+        if size < 0 or chunk_size < 1:
+            raise ValueError
+        return Media(
+            id=uuid4().hex,
+            file=GridFSProxy(file["_id"]),
+            size=size,
+            chunk_size=chunk_size,
+            content_type=self._media_type(key.filename),
+            etag=_etag(file),
+            sha256=None,
+            unverified=True,
+            created_at=file["uploadDate"],
+            updated_at=file["uploadDate"],
+            **place(key),
+        )
+
+    def _adopt(self, file: Stored, key: Key, new: Media) -> Finding | None:
+        """None if somebody else was faster."""
+        newer = {"filename": file["filename"], "uploadDate": {"$gt": file["uploadDate"]}}
+        if self._database.files.find_one({**newer, **NOT_OURS}, {"_id": True}) is not None:
+            return Finding(key.path, Outcome.SKIPPED, "A newer file of this name is there.")
+        old = find(self._database.media, key)
+        if old is None:
+            check_room(self._database.media, key)
+            with suppress(DuplicateKeyError):
+                self._database.media.insert_one(new.to_mongo().to_dict())
+                self._notice([Change(Kind.CREATED, info_of(new))])
+                return Finding(key.path, Outcome.CREATED)
+            return None
+        before = self._database.files.find_one({"_id": old.file.grid_id, **NOT_OURS})
+        if before is None:
+            return Finding(key.path, Outcome.SKIPPED, "Another file of this name was uploaded.")
+        if before["uploadDate"] >= file["uploadDate"]:
+            return Finding(key.path, Outcome.SKIPPED, "Another file of this name is there.")
+        new.id, new.created_at = old.id, old.created_at
+        # The older one is not ours to remove.
+        replaced = self._database.media.update_one(as_it_is(old), {"$set": new.to_mongo().to_dict()})
+        if replaced.matched_count == 0:
+            return None
+        self._notice([Change(Kind.REPLACED, info_of(new))])
+        return Finding(key.path, Outcome.REPLACED)
+
+
+def _etag(file: Stored) -> str:
+    """Of bytes whose hash is not known. A file of the bucket never changes; another has another id."""
+    return hashlib.sha256(f"{file['_id']!r} {file['length']} {file['uploadDate']}".encode()).hexdigest()[:32]
+
+
+def sweep(database: Database) -> Generator[Scanned]:
+    """Remove the files that are ours to remove."""
+    for file in leases.expired(database):
+        if leases.claim(database, file):
+            while remove_slice(database, file):
+                yield Scanned(0, ())
+            with database.asked():
+                leases.end(database, file)
+        yield Scanned(0, ())

@@ -1,0 +1,139 @@
+"""Files of the bucket that are being written: chunks that nothing names yet."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import Binary, Int64, ObjectId
+
+from app.database.mongo import leases
+from app.database.mongo.connection import Database
+from app.database.mongo.documents import Stored
+from app.storage.errors import StorageError
+from app.storage.types import Key
+
+CHUNK_SIZE = 255 << 10
+"""Bytes in a chunk: what all drivers make."""
+
+BATCH = 4
+"""Chunks that are sent to the database in one go."""
+
+SLICE = 256
+"""Chunks that are removed in one go."""
+
+OURS: Stored = {"metadata.library": {"$exists": True}}
+"""True of the files of the bucket that were uploaded here."""
+
+NOT_OURS: Stored = {"metadata.library": {"$exists": False}}
+"""True of those that other programs put there."""
+
+
+class StagedFile:
+    """A new file of the bucket, which no sweep removes for as long as its writer lives.
+
+    Its chunks come first, and the document that makes a file of them last, as the GridFS specification wants.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.id = ObjectId()
+        self.chunk_size = CHUNK_SIZE
+        self._buffer = bytearray()
+        self._size = 0
+        self._chunks = 0
+        self._kept = False
+        self._failed = False
+        with database.asked():
+            leases.take(database, self.id)
+        self._renewed = time.monotonic()
+
+    def write(self, data: bytes) -> None:
+        self._buffer += data
+        batch = BATCH * self.chunk_size
+        while len(self._buffer) >= batch:
+            self._send(batch)
+
+    def seal(self, key: Key, content_type: str, sha256: str) -> int:
+        """Bring all of it to the database, and make a file of it, to be named within LEASE. Its size.
+
+        What it says of itself is for other programs that look into the bucket.
+        """
+        while self._buffer:
+            self._send(BATCH * self.chunk_size)
+        self._renew(always=True)
+        self._insert_file(key.path, {"library": key.library, "contentType": content_type, "sha256": sha256})
+        return self._size
+
+    def keep(self) -> None:
+        """A document names it now, or may."""
+        self._kept = True
+
+    def discard(self) -> None:
+        """Remove it, unless it is kept. What cannot be removed now is left to the sweep."""
+        self._buffer.clear()
+        if self._kept or self._failed:
+            return
+        with suppress(StorageError):
+            while remove_slice(self._database, self.id):
+                pass
+            with self._database.asked():
+                leases.end(self._database, self.id)
+
+    def _send(self, size: int) -> None:
+        self._renew()
+        # Of a view, because a slice would copy all of it twice.
+        with memoryview(self._buffer) as buffer:
+            parts = [
+                Binary(bytes(buffer[start : min(start + self.chunk_size, size)]))
+                for start in range(0, min(size, len(buffer)), self.chunk_size)
+            ]
+        documents = [
+            {"_id": ObjectId(), "files_id": self.id, "n": n, "data": data}
+            for n, data in enumerate(parts, self._chunks)
+        ]
+        with self._failing(), self._database.asked():
+            self._database.chunks.insert_many(documents)
+        self._chunks += len(parts)
+        self._size += sum(map(len, parts))
+        del self._buffer[:size]
+
+    def _renew(self, *, always: bool = False) -> None:
+        if always or time.monotonic() - self._renewed > leases.LEASE.total_seconds() / 4:
+            with self._failing(), self._database.asked():
+                leases.renew(self._database, self.id)
+            self._renewed = time.monotonic()
+
+    def _insert_file(self, filename: str, metadata: Stored) -> None:
+        document: Stored = {
+            "_id": self.id,
+            "filename": filename,
+            "length": Int64(self._size),
+            "chunkSize": self.chunk_size,
+            "uploadDate": datetime.now(UTC),
+            "metadata": metadata,
+        }
+        with self._failing(), self._database.asked():
+            self._database.files.insert_one(document)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        # What a database that fails has kept is not known, and asking it for more would only take time: the
+        # lease runs out.
+        try:
+            yield
+        except BaseException:
+            self._failed = True
+            raise
+
+
+def remove_slice(database: Database, file: Any) -> bool:
+    """Remove a part of a file from the bucket. Whether there may be more of it."""
+    with database.asked():
+        database.files.delete_one({"_id": file})  # first: nobody may find what is no longer whole
+        first = database.chunks.find_one({"files_id": file}, {"n": True}, sort=[("n", 1)])
+        if first is None:
+            return False
+        database.chunks.delete_many({"files_id": file, "n": {"$lt": first["n"] + SLICE}})
+        return True

@@ -1,0 +1,31 @@
+"""What every backend decides in the same way."""
+
+from collections.abc import Callable, Sequence
+
+from app.storage.errors import AlreadyExists, VersionMismatch
+from app.storage.types import Change, Expect, Expectation
+
+ANYTHING = "application/octet-stream"
+"""The media type of bytes of which nothing is known (RFC 2046 4.5.1)."""
+
+
+def check(etag: str | None, expect: Expectation) -> None:
+    """Hold what is stored, None if nothing is, against what is expected. AlreadyExists, VersionMismatch."""
+    if expect is Expect.ABSENT:
+        if etag is not None:
+            raise AlreadyExists("A file of this name exists.")
+    elif isinstance(expect, str) and etag != expect:
+        raise VersionMismatch("The stored file is another version, or gone.")
+
+
+def type_after_move(content_type: str, old_name: str, new_name: str, media_type: Callable[[str], str]) -> str:
+    """The media type of a file that gets another name. One that its old name suggested gives way to that of
+    the new one: programs that fetch a film give it its name when it is whole."""
+    suggested = media_type(new_name)
+    if suggested != ANYTHING and content_type == media_type(old_name):
+        return suggested
+    return content_type
+
+
+def ignore(changes: Sequence[Change]) -> None:
+    """Nobody wants to hear of it."""

@@ -1,0 +1,221 @@
+"""What is beneath a library: its storage, looked at and changed past the program."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+from uuid import uuid4
+
+from bson import ObjectId
+from gridfs import GridFSBucket
+from sqlalchemy import NullPool, create_engine, insert, text
+
+from app.database import prepare_database
+from app.database.sql.tables import Media
+from app.settings import Settings
+from app.storage.staging import Signature
+from app.storage.types import SHARED, Key
+from app.storage.words import words
+from tests import mongo
+from tests.support import Server
+
+CHUNK_SIZE = 255 << 10  # of all drivers
+
+
+class Beneath(Protocol):
+    """The storage of one library, whatever it is made of. Paths are of the shared library."""
+
+    def leftovers(self) -> set[str]:
+        """What is stored beyond the files that a caller may see: one for each upload that is under way, and
+        what others left that nobody removed."""
+
+    def content(self, path: str) -> bytes | None:
+        """What another program reads there."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Put a file there by other means; a scan finds it."""
+
+    def put_big(self, path: str, size: int, end: bytes) -> None:
+        """The same, with a file of many zeros and an end, which takes next to no room."""
+
+    def fill(self, paths: Iterable[str]) -> None:
+        """Empty films, made at once as if they had been uploaded, which would take minutes."""
+
+    def broken(self) -> Any:
+        """A context in which the database refuses to say what files there are."""
+
+    def replaced(self, file_id: str) -> Any:
+        """A context in which another process gives the file the version "newer", which takes it that long."""
+
+
+class Folder:
+    """Files on a disk, and rows in an SQL database."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._root = settings.files_dir
+        url = settings.database_url or f"sqlite:///{self._root.absolute()}/.seekable/seekable.db"
+        self._engine = create_engine(url, poolclass=NullPool).execution_options(isolation_level="AUTOCOMMIT")
+
+    def leftovers(self) -> set[str]:
+        mine = {self._root / ".seekable" / name for name in ("id", "reserve", "staging")}
+        return {
+            str(path.relative_to(self._root))
+            for path in self._root.glob(".seekable/**/*")
+            if path not in mine and not path.name.startswith("seekable.db") and "libraries" not in path.parts
+        }
+
+    def content(self, path: str) -> bytes | None:
+        file = self._root / path
+        return file.read_bytes() if file.exists() else None
+
+    def put(self, path: str, data: bytes) -> None:
+        self.put_big(path, len(data), data)
+
+    def put_big(self, path: str, size: int, end: bytes) -> None:
+        file = self._root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as opened:
+            opened.truncate(size - len(end))
+            opened.seek(0, os.SEEK_END)
+            opened.write(end)
+        time.sleep(2.1)  # a file that somebody put there is taken for finished when it is still for 2 s
+
+    def fill(self, paths: Iterable[str]) -> None:
+        prepare_database(self._settings)
+        rows = []
+        for key in (Key.at(SHARED, path) for path in paths):
+            file = self._root / key.path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+            found = Signature.of(os.stat(file))
+            rows.append(film(key) | {"size": 0, "mtime_ns": found.mtime_ns, "inode": found.inode})
+        with self._engine.connect() as connection:
+            connection.execute(text("BEGIN"))
+            connection.execute(insert(Media), rows)
+            connection.execute(text("COMMIT"))
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        with self._engine.connect() as connection:
+            connection.execute(text("ALTER TABLE media RENAME TO lost"))
+            try:
+                yield
+            finally:
+                connection.execute(text("ALTER TABLE lost RENAME TO media"))
+
+    @contextmanager
+    def replaced(self, file_id: str) -> Iterator[None]:
+        with self._engine.connect() as connection:
+            connection.execute(text("BEGIN IMMEDIATE" if self._engine.name == "sqlite" else "BEGIN"))
+            connection.execute(text("UPDATE media SET etag = 'newer' WHERE id = :id"), {"id": file_id})
+            try:
+                yield
+            finally:
+                connection.execute(text("COMMIT"))
+
+
+class Bucket:
+    """Documents, and GridFS."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.mongodb_url is not None
+        self._settings = settings
+        self._database = mongo.database(settings.mongodb_url)
+        self._client = self._database.client
+
+    def leftovers(self) -> set[str]:
+        # A version that was replaced or deleted is kept for a day, for who still reads it.
+        graced = {"expires_at": {"$gt": datetime.now(UTC) + timedelta(hours=1)}}
+        uploads, files, chunks = (self._database[name] for name in ("uploads", "fs.files", "fs.chunks"))
+        there = {*uploads.distinct("_id"), *files.distinct("_id"), *chunks.distinct("files_id")}
+        # In this order: what is replaced meanwhile is named by one or the other.
+        named = {*self._database["media"].distinct("file")}
+        return {str(file) for file in there - named - {*uploads.distinct("_id", graced)}}
+
+    def content(self, path: str) -> bytes | None:
+        key = Key.at(SHARED, path)
+        query = {"library": SHARED, "folder": key.folder, "filename": key.filename}
+        found = self._database["media"].find_one(query)
+        if found is None:
+            return None
+        with GridFSBucket(self._database).open_download_stream(found["file"]) as stream:
+            return stream.read()
+
+    def put(self, path: str, data: bytes) -> None:
+        GridFSBucket(self._database).upload_from_stream(path, data)
+
+    def put_big(self, path: str, size: int, end: bytes) -> None:
+        """Of the chunks only the first, the last and those around 4 GiB are there."""
+        file, last = ObjectId(), (size - 1) // CHUNK_SIZE
+        around = (1 << 32) // CHUNK_SIZE
+        for n in {0, around - 1, around, around + 1, last} & {*range(last + 1)}:
+            length = min(CHUNK_SIZE, size - n * CHUNK_SIZE)
+            data = end.rjust(length, b"\0") if n == last else bytes(length)
+            self._database["fs.chunks"].insert_one({"files_id": file, "n": n, "data": data})
+        self._database["fs.files"].insert_one(bucket_file(file, path, size))
+
+    def fill(self, paths: Iterable[str]) -> None:
+        prepare_database(self._settings)
+        keys = [(ObjectId(), Key.at(SHARED, path)) for path in paths]
+        self._database["fs.files"].insert_many(bucket_file(file, key.path, 0) for file, key in keys)
+        known = {"size": 0, "chunk_size": CHUNK_SIZE, "sha256": None}
+        self._database["media"].insert_many(
+            {"_id": row.pop("id"), **row, **known, "file": file, "words": list(words(key.filename))}
+            for file, key in keys
+            for row in [film(key)]
+        )
+
+    @contextmanager
+    def broken(self) -> Iterator[None]:
+        refuse = {
+            "failCommands": ["find", "aggregate", "distinct", "count"],
+            "namespace": f"{self._database.name}.media",
+            "errorCode": 8,  # UnknownError
+        }
+        self._client.admin.command({"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": refuse})
+        try:
+            yield
+        finally:
+            self._client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+    @contextmanager
+    def replaced(self, file_id: str) -> Iterator[None]:
+        media, bucket = self._database["media"], GridFSBucket(self._database)
+        old = media.find_one({"_id": file_id}, {"file": True})
+        assert old is not None
+        with bucket.open_download_stream(old["file"]) as stream:
+            new = bucket.upload_from_stream(stream.name, stream, metadata={"library": SHARED})
+        with self._client.start_session() as session, session.start_transaction():
+            media.update_one({"_id": file_id}, {"$set": {"etag": "newer", "file": new}}, session=session)
+            yield
+        bucket.delete(old["file"])
+
+
+def bucket_file(file: ObjectId, path: str, size: int) -> dict[str, Any]:
+    """As any driver makes it."""
+    now = datetime.now(UTC)
+    return {"_id": file, "filename": path, "length": size, "chunkSize": CHUNK_SIZE, "uploadDate": now}
+
+
+def film(key: Key) -> dict[str, Any]:
+    """What is known of an empty one."""
+    then = datetime(2024, 1, 1, tzinfo=UTC)
+    return {
+        "id": uuid4().hex,
+        "library": key.library,
+        "folder": key.folder,
+        "filename": key.filename,
+        "content_type": "video/mp4",
+        "etag": "e",
+        "unverified": False,
+        "created_at": then,
+        "updated_at": then,
+    }
+
+
+def beneath(library: Settings | Server) -> Beneath:
+    settings = library if isinstance(library, Settings) else Settings(_env_file=None, **library.settings)
+    return Bucket(settings) if settings.storage == "gridfs" else Folder(settings)

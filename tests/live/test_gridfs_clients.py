@@ -1,0 +1,220 @@
+"""Other programs and this one share a bucket of GridFS: each reads what another stored."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import mongoengine
+import pytest
+from bson import ObjectId
+from gridfs import GridFSBucket
+from mongoengine.connection import disconnect
+from pymongo.database import Database
+
+from app.database.mongo.documents import Media
+from tests import mongo
+from tests.live.clients import sha256, until
+from tests.live.node import NODE, SCRIPTS, modules
+from tests.support import SEEKABLE, Server, run, running
+
+pytestmark = pytest.mark.live
+
+CHUNK = 255 << 10
+FILES = {
+    "top.mp4": os.urandom(3 * CHUNK + 1),
+    "empty.mp4": b"",
+    "films/one chunk.mp4": os.urandom(CHUNK),
+    "films/סרט 🎬/it's “odd” & 100%.mkv": os.urandom(4_000_000),
+}
+RANGES = [(0, 1), (CHUNK - 1, CHUNK + 1), (CHUNK, 2 * CHUNK), (700_001, 700_002), (0, 3 * CHUNK + 1)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """With FILES in it, which were uploaded."""
+    with running(tmp_path_factory.mktemp("gridfs"), **mongo.gridfs()) as server:
+        with server.client() as http:
+            for path, data in FILES.items():
+                http.put(f"/files/{quote(path)}", content=data).raise_for_status()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def database(server: Server) -> Database[dict[str, Any]]:
+    return mongo.database(server.settings["mongodb_url"])
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with server.client() as http:
+        yield http
+
+
+def node(server: Server, *words: object, data: bytes = b"") -> bytes:
+    """What a program says that uses the driver for Node."""
+    command = [NODE, SCRIPTS / "gridfs.mjs", modules(), server.settings["mongodb_url"], *words]
+    done = subprocess.run([str(word) for word in command], input=data, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
+
+
+def media(database: Database[dict[str, Any]], path: str) -> dict[str, Any]:
+    """Its document, as any driver sees it."""
+    folder, _, filename = path.rpartition("/")
+    found = database["media"].find_one({"library": "", "folder": folder, "filename": filename})
+    assert found is not None
+    return found
+
+
+# What was uploaded here
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_node_reads_what_was_uploaded(server: Server, database: Database[dict[str, Any]], path: str) -> None:
+    file: ObjectId = media(database, path)["file"]
+    assert node(server, "id", file) == FILES[path]
+    assert node(server, "name", path) == FILES[path]
+
+
+@pytest.mark.parametrize(("start", "stop"), RANGES)
+def test_node_reads_ranges_of_it(
+    server: Server, database: Database[dict[str, Any]], start: int, stop: int
+) -> None:
+    assert node(server, "id", media(database, "top.mp4")["file"], start, stop) == FILES["top.mp4"][start:stop]
+    assert node(server, "name", "top.mp4", start, stop) == FILES["top.mp4"][start:stop]
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_pymongo_reads_what_was_uploaded(database: Database[dict[str, Any]], path: str) -> None:
+    bucket, data = GridFSBucket(database), FILES[path]
+    with bucket.open_download_stream(media(database, path)["file"]) as stream:
+        assert stream.read() == data
+        assert (stream.length, stream.chunk_size, stream.filename) == (len(data), CHUNK, path)
+        stream.seek(len(data) // 2)
+        assert stream.read() == data[len(data) // 2 :]
+    with bucket.open_download_stream_by_name(path) as stream:
+        assert stream.read() == data
+    assert database.command("validate", "fs.chunks")["valid"]
+
+
+@pytest.fixture
+def objects(server: Server) -> Iterator[Callable[..., Any]]:
+    """The documents, as a program of somebody else's finds them with MongoEngine."""
+    mongoengine.connect(host=server.settings["mongodb_url"], tz_aware=True, uuidRepresentation="standard")
+    try:
+        yield Media.objects
+    finally:
+        disconnect()
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_mongoengine_reads_what_was_uploaded(
+    objects: Callable[..., Any], http: httpx.Client, path: str
+) -> None:
+    folder, _, filename = path.rpartition("/")
+    found = objects(library="", folder=folder, filename=filename).first()
+    assert (found.file.read() or b"") == FILES[path]
+    assert found.sha256 == sha256(FILES[path])
+    shown = http.get("/files", params={"folder": folder}).json()["items"]
+    assert [item["id"] for item in shown if item["path"] == path] == [found.id]
+
+
+def test_what_was_replaced_moved_and_deleted_is_so_for_others_too(
+    server: Server, database: Database[dict[str, Any]], http: httpx.Client
+) -> None:
+    for data in (b"first", b"second"):
+        http.put("/files/changing/a.mp4", content=data).raise_for_status()
+    http.patch(
+        "/files/changing/a.mp4",
+        content=b'{"filename": "b.mp4"}',
+        headers={"content-type": "application/merge-patch+json"},
+    ).raise_for_status()
+    assert node(server, "name", "changing/b.mp4") == b"second"
+    assert node(server, "id", media(database, "changing/b.mp4")["file"]) == b"second"
+    http.delete("/files/changing/b.mp4").raise_for_status()
+    assert database["media"].count_documents({"folder": "changing"}) == 0
+
+
+# What others put there
+
+
+def put_by_node(server: Server, path: str, data: bytes) -> None:
+    node(server, "put", path, data=data)
+
+
+def put_by_pymongo(server: Server, path: str, data: bytes) -> None:
+    """In chunks of another size than ours."""
+    bucket = GridFSBucket(mongo.database(server.settings["mongodb_url"]), chunk_size_bytes=100_000)
+    bucket.upload_from_stream(path, data, metadata={"contentType": "video/odd"})
+
+
+def put_by_mongoengine(server: Server, path: str, data: bytes) -> None:
+    """As a file of a document of another kind."""
+
+    class Film(mongoengine.Document):  # type: ignore[misc]
+        file = mongoengine.FileField()
+
+    mongoengine.connect(host=server.settings["mongodb_url"], uuidRepresentation="standard")
+    try:
+        film = Film()
+        film.file.put(data, filename=path)
+        film.save()
+    finally:
+        disconnect()
+
+
+WAYS = [put_by_node, put_by_pymongo, put_by_mongoengine]
+
+
+def seekable(server: Server, command: str) -> str:
+    """What a command says that is run over the same library."""
+    settings = {f"SEEKABLE_{name.upper()}={value}" for name, value in server.settings.items()}
+    return run("env", *settings, SEEKABLE, command).stdout
+
+
+@pytest.mark.parametrize("put", WAYS)
+def test_what_others_put_there_is_taken_in_and_served(
+    server: Server, http: httpx.Client, put: Callable[[Server, str, bytes], None]
+) -> None:
+    folder, data = put.__name__, os.urandom(1_000_000)
+    put(server, f"{folder}/sub/film.mp4", data)
+    put(server, f"{folder}/empty.mp4", b"")
+    assert http.get(f"/files/{folder}/sub/film.mp4").status_code == 404
+    assert "2 created" in seekable(server, "scan")
+
+    listed = http.get("/files", params={"folder": folder, "recursive": True}).json()["items"]
+    assert {(item["path"], item["size"]) for item in listed} == {
+        (f"{folder}/sub/film.mp4", len(data)),
+        (f"{folder}/empty.mp4", 0),
+    }
+    url = f"/files/{folder}/sub/film.mp4"
+    whole = http.get(url)
+    assert (whole.status_code, whole.content, whole.headers["content-type"]) == (200, data, "video/mp4")
+    for start, stop in ((0, 1), (99_999, 100_001), (CHUNK - 1, CHUNK + 1), (len(data) - 7, len(data))):
+        part = http.get(url, headers={"range": f"bytes={start}-{stop - 1}"})
+        assert (part.status_code, part.content) == (206, data[start:stop])
+        assert part.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(data)}"
+    assert http.get(f"/files/{folder}/empty.mp4").content == b""
+
+
+def test_what_others_put_there_is_hashed(tmp_path: Path) -> None:
+    server = Server(tmp_path / "hashed", **mongo.gridfs())
+    datas = {put.__name__: os.urandom(1_000_000) for put in WAYS}
+    for put in WAYS:
+        put(server, put.__name__, datas[put.__name__])
+    server.start()  # which scans
+    try:
+        with server.client() as http:
+
+            def hashes() -> dict[str, str | None]:
+                return {item["path"]: item["sha256"] for item in http.get("/files").json()["items"]}
+
+            expected = {path: sha256(data) for path, data in datas.items()}
+            until(lambda: hashes() == expected, "they are hashed by and by")
+    finally:
+        server.stop()
+    assert "3 sound" in seekable(server, "verify")

@@ -1,0 +1,204 @@
+"""A real MongoDB for tests: one for all of a process, others to be harmed, and a replica set of three."""
+
+import atexit
+import itertools
+import os
+import platform
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pymongo
+from pymongo.database import Database
+
+from deploy.run_gridfs import Mongod as Bare
+from tests.support import lacks
+
+# failCommand, with which a test makes one command of one collection fail, is among the test commands.
+OPTIONS = (
+    "--setParameter", "enableTestCommands=1", "--setParameter", "diagnosticDataCollectionEnabled=false",
+    "--oplogSize", "256",
+)  # fmt: skip
+MEMORY = Path("/dev/shm")
+
+
+class Mongod(Bare):
+    """One that can be harmed. Start it in the main thread: it ends with the thread that started it."""
+
+    def __init__(self, folder: Path, *, replica_set: str = "tests") -> None:
+        if sys.platform != "linux" or platform.machine() != "x86_64":
+            lacks("needs a mongod, which pip has for Linux on x86-64 only")
+        super().__init__(folder, free_port(), *OPTIONS, replica_set=replica_set)
+
+    def kill(self) -> None:
+        """As a power cut would, short of the disk's own cache."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        """It keeps its connections, and answers nothing."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def restart(self) -> "Mongod":
+        """After a kill or a stop: with the data and the port that it had."""
+        self.start()
+        if self.replica_set:
+            self.lead()
+        return self
+
+
+class ReplicaSet:
+    """Three of them, of which any one may be lost; another is the primary 2 to 4 s later."""
+
+    def __init__(self, folder: Path) -> None:
+        self.nodes = [Mongod(folder / str(number)) for number in range(3)]
+
+    def start(self) -> "ReplicaSet":
+        for node in self.nodes:
+            node.start()
+        config = {
+            "_id": self.nodes[0].replica_set,
+            "members": [{"_id": number, "host": node.host} for number, node in enumerate(self.nodes)],
+            "settings": {
+                "electionTimeoutMillis": 1000,
+                "heartbeatIntervalMillis": 200,
+                "heartbeatTimeoutSecs": 1,
+                "catchUpTimeoutMillis": 2000,
+            },
+        }
+        with self.nodes[0].direct() as client:
+            client.admin.command("replSetInitiate", config)
+            deadline = time.monotonic() + 60
+            while sorted(states(client)) != ["PRIMARY", "SECONDARY", "SECONDARY"]:
+                assert time.monotonic() < deadline, f"They are {states(client)} after a minute."
+                time.sleep(0.05)
+        return self
+
+    def url(self, database: str) -> str:
+        hosts = ",".join(node.host for node in self.nodes)
+        return f"mongodb://{hosts}/{database}?replicaSet={self.nodes[0].replica_set}"
+
+    def primary(self, within: float = 30) -> Mongod:
+        """The node that takes writes, once there is one."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            for node in self.nodes:
+                if node.process is not None and node.process.poll() is None and is_primary(node):
+                    return node
+            time.sleep(0.05)
+        raise AssertionError(f"no primary within {within} s:\n{self.nodes[0].log_file.read_text()[-3000:]}")
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            if node.process is not None:
+                node.kill()
+
+
+def states(client: "pymongo.MongoClient[dict[str, object]]") -> list[str]:
+    """What the nodes are, as one of them sees it."""
+    return [member["stateStr"] for member in client.admin.command("replSetGetStatus")["members"]]
+
+
+def is_primary(node: Mongod) -> bool:
+    try:
+        with node.direct(timeout_ms=500) as client:
+            return bool(client.admin.command("hello")["isWritablePrimary"])
+    except pymongo.errors.PyMongoError:
+        return False
+
+
+@contextmanager
+def mongod(*, replica_set: str = "tests") -> Iterator[Mongod]:
+    """One that a test has to itself: the only node of a replica set, or standalone with `replica_set=""`."""
+    with place() as folder:
+        node = Mongod(folder, replica_set=replica_set)
+        try:
+            yield node.restart()
+        finally:
+            if node.process is not None:
+                node.kill()
+
+
+@contextmanager
+def three_nodes() -> Iterator[ReplicaSet]:
+    """A replica set that survives the loss of one node."""
+    with place() as folder:
+        nodes = ReplicaSet(folder)
+        try:
+            yield nodes.start()
+        finally:
+            nodes.kill()
+
+
+@cache
+def shared() -> Mongod:
+    """One for all that this process tests, which nobody may harm. It ends with the process."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(mongod())
+
+
+def database(url: str) -> "Database[dict[str, Any]]":
+    """What a URL names."""
+    address, _, rest = url.rpartition("/")
+    name, _, options = rest.partition("?")
+    return _client(f"{address}/?{options}").get_database(name)
+
+
+@cache
+def _client(url: str) -> "pymongo.MongoClient[dict[str, Any]]":
+    """One for all databases of a server; it is closed with the process."""
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+        url, serverSelectionTimeoutMS=5000, tz_aware=True
+    )
+    atexit.register(client.close)
+    return client
+
+
+NUMBERS = itertools.count(1)
+
+
+def gridfs() -> dict[str, object]:
+    """The settings of one more empty library: a database of its own on the shared one."""
+    return {"storage": "gridfs", "mongodb_url": shared().url(f"library-{next(NUMBERS)}")}
+
+
+@contextmanager
+def place() -> Iterator[Path]:
+    """An empty folder, in memory where there is any: what is tested is not how fast the disk is."""
+    sweep()
+    parent = MEMORY if MEMORY.is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix=f"seekable-mongod-{os.getpid()}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove what test processes that were killed have left in memory."""
+    for folder in MEMORY.glob("seekable-mongod-*"):
+        pid = folder.name.split("-")[2]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
