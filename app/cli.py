@@ -4,21 +4,29 @@ import asyncio
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager
 from functools import partial
+from signal import SIGTERM
+from typing import Any
 
 import click
 
 from app import logs
-from app.database import open_database, prepare_database
+from app.database import Stores, check_apart, open_database, prepare_database
+from app.library.copying import LEFT_BEHIND, copy
+from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
 from app.listen import authority, listen
 from app.resources.admission import is_loopback
 from app.server import serve, serve_reloading
-from app.settings import ConfigurationError, Settings, load
+from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
 from app.storage.upkeep import Outcome, Verdict
+
+_FAULTS = {Verdict.DAMAGED, Verdict.CHANGED, Verdict.MISSING, Verdict.UNREADABLE}
+_LEFT = {Outcome.UNFINISHED, Outcome.UNREADABLE}
+_GO_ON = "What is copied stays; run the same command again to go on."
 
 
 @click.group()
@@ -73,65 +81,158 @@ def migrate() -> None:
 @main.command()
 def scan() -> None:
     """Take note of files that were put there, changed, moved or removed by hand."""
+    _with_storage(_scan)
+
+
+async def _scan(storage: Storage) -> Counter[Outcome]:
+    """What was done, and how often."""
     found: Counter[Outcome] = Counter()
-    left: list[str] = []
     files = 0
-
-    async def run(storage: Storage) -> None:
-        nonlocal files
-        length = await storage.to_scan()
-        with click.progressbar(length=length, label="Scanning", file=sys.stderr) as bar:
-            async for step in storage.scan():
-                files += step.files
-                bar.update(step.files + sum(bool(finding.reason) for finding in step.findings))
-                for finding in step.findings:
-                    found[finding.outcome] += 1
-                    if finding.reason:
-                        left.append(
-                            f"  {finding.outcome.value}: {logs.escaped(finding.path)}: {finding.reason}"
-                        )
-
-    _with_storage(run)
+    with _Bar("Scanning", await storage.to_scan()) as bar:
+        async for step in storage.scan():
+            files += step.files
+            for finding in step.findings:
+                found[finding.outcome] += 1
+                if finding.reason:
+                    bar.say(finding.outcome.value, finding.path, finding.reason)
+            bar.advance(step.files + sum(bool(finding.reason) for finding in step.findings))
     click.echo(", ".join([f"{files} files", *_counts(found)]))
-    for line in left:
-        click.echo(line)
+    return found
 
 
 @main.command()
 def verify() -> None:
     """Read every file and name those that no longer match their hash; the exit status is then 1."""
     found: Counter[Verdict] = Counter()
-    bad: list[str] = []
 
     async def run(storage: Storage) -> None:
-        usage = await storage.usage()
-        with click.progressbar(length=usage.size, label="Verifying", file=sys.stderr) as bar:
+        with _Bar("Verifying", (await storage.usage()).size) as bar:
             async for step in storage.verify():
-                bar.update(step.size)
                 if step.verdict is not None:
                     found[step.verdict] += 1
-                if step.verdict not in (None, Verdict.SOUND, Verdict.UNKNOWN):
-                    bad.append(f"  {step.verdict.value}: {logs.escaped(step.path)}")
+                if step.verdict in _FAULTS:
+                    bar.say(step.verdict.value, step.path)
+                bar.advance(step.size)
 
     _with_storage(run)
     click.echo(", ".join([f"{found.total()} files", *_counts(found)]))
-    for line in bad:
-        click.echo(line)
-    if bad:
+    if found.keys() & _FAULTS:
         sys.exit(1)
 
 
-def _with_storage(run: Callable[[Storage], Awaitable[None]]) -> None:
-    async def opened() -> None:
-        async with open_database(load(), media_type=lambda name: media_type(None, name)) as stores:
+@main.command("copy")
+@click.option(
+    "--to", "storage", type=click.Choice(["filesystem", "gridfs"]), help="What the other is stored in."
+)
+@click.option("--files-dir", help="Its folder, with --to filesystem.")
+@click.option("--database-url", help="Its database, with --to filesystem; an SQLite file by default.")
+@click.option("--mongodb-url", help="Its database, with --to gridfs.")
+def copy_command(**options: str | None) -> None:
+    """Copy all files from the library of the settings to another, which is made if there is none.
+
+    Run it again to go on where it was stopped, or to bring what is new. Nothing is written over but earlier
+    copies of the same files, and nothing is deleted. The exit status is 1 if anything was left behind.
+
+    In place of each option there may be a setting SEEKABLE_COPY_TO_STORAGE, SEEKABLE_COPY_TO_MONGODB_URL and
+    so on: others on this machine can see the options of a command, and passwords in them.
+    """
+    left_behind: set[object] = set()
+
+    async def run(source: Storage) -> None:
+        # asyncio does the same on Ctrl-C: what is under way is left in good order.
+        asyncio.get_running_loop().add_signal_handler(SIGTERM, partial(_cancel, asyncio.current_task()))
+        async with AsyncExitStack() as stack:
+            with _said_of_target():
+                await asyncio.to_thread(prepare_database, target)
+                stores = await stack.enter_async_context(_opened(target))
+            # What other programs put there is brought, too.
+            left_behind.update(_LEFT & (await _scan(source)).keys())
+            left_behind.update(LEFT_BEHIND & (await _copy(source, stores.storage)).keys())
+
+    try:
+        with _in_a_sentence():
+            settings, target = load(), load_target(**options)
+            check_apart(settings, target)
+        _with_storage(run, settings)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise click.ClickException(f"Stopped. {_GO_ON}") from None
+    if left_behind:
+        sys.exit(1)
+
+
+def _cancel(task: asyncio.Task[None] | None) -> None:
+    assert task is not None
+    task.cancel()
+
+
+@contextmanager
+def _said_of_target() -> Iterator[None]:
+    try:
+        yield
+    except (ConfigurationError, StorageError) as error:
+        raise type(error)(f"The library to copy to: {error}") from error
+
+
+async def _copy(source: Storage, target: Storage) -> Counter[Copying]:
+    """What became of the files, and of how many."""
+    found: Counter[Copying] = Counter()
+    size = 0
+    try:
+        with _Bar("Copying", (await source.usage()).size) as bar:
+            async with aclosing(copy(source, target, bar.advance)) as files:
+                async for file in files:
+                    found[file.outcome] += 1
+                    size += file.size
+                    if file.reason:
+                        library = [file.key.library] if file.key.library else []
+                        bar.say(file.outcome.value, *library, file.key.path, file.reason)
+    except StorageError as error:
+        raise type(error)(f"{error} {_GO_ON}") from error
+    finally:
+        click.echo(", ".join([f"{found.total()} files", *_counts(found), f"{size} bytes copied"]))
+    return found
+
+
+class _Bar:
+    """A progress bar on standard error, and lines on standard output that do not run into it."""
+
+    def __init__(self, label: str, length: int) -> None:
+        self._bar = click.progressbar(length=length, label=label, file=sys.stderr)
+
+    def __enter__(self) -> "_Bar":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.render_finish()
+
+    def advance(self, steps: int) -> None:
+        self._bar.update(steps)
+
+    def say(self, *parts: str) -> None:
+        if sys.stderr.isatty():
+            click.echo("\r\x1b[K", file=sys.stderr, nl=False)
+            self._bar._last_line = None  # or the same line would not be drawn again
+        click.echo(": ".join(map(logs.escaped, parts)))
+        self._bar.render_progress()
+
+
+def _with_storage(run: Callable[[Storage], Awaitable[object]], settings: Settings | None = None) -> None:
+    async def opened(settings: Settings) -> None:
+        async with _opened(settings) as stores:
             await run(stores.storage)
 
     with _in_a_sentence():
-        prepare_database(load(), create=False)
-        asyncio.run(opened())
+        settings = settings or load()
+        prepare_database(settings, create=False)
+        asyncio.run(opened(settings))
 
 
-def _counts(found: Mapping[Outcome, int] | Mapping[Verdict, int]) -> list[str]:
+def _opened(settings: Settings) -> AbstractAsyncContextManager[Stores]:
+    return open_database(settings, media_type=lambda name: media_type(None, name))
+
+
+def _counts(found: Mapping[Any, int]) -> list[str]:
     return [f"{n} {kind.value}" for kind, n in found.items()]
 
 

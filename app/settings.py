@@ -1,13 +1,25 @@
 """Every knob, its default and its unit. Read from the environment (SEEKABLE_*) and from `.env`."""
 
+import logging
 import os
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+_log = logging.getLogger("seekable")
 
 
 class ConfigurationError(Exception):
@@ -77,6 +89,11 @@ _AUTHORITY = re.compile(
 )
 _PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+# What Kubernetes puts into the environment for a service that is named `seekable`, or `seekable-…`.
+_SERVICE = re.compile(
+    r"SEEKABLE(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 """What browsers leave out of an origin."""
 
@@ -85,10 +102,15 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecod
 """Several, with commas between them."""
 
 
+PREFIX = "SEEKABLE_"
+TARGET_PREFIX = "SEEKABLE_COPY_TO_"
+"""Of the settings of the library that another is copied to."""
+
+
 class Settings(BaseSettings):
     """What can be set. Frozen: a change takes a restart."""
 
-    model_config = SettingsConfigDict(env_prefix="SEEKABLE_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on; another than loopback needs ACCESS.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -126,6 +148,24 @@ class Settings(BaseSettings):
         30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """As usual, but for what Kubernetes calls SEEKABLE_PORT: it speaks of a service of that name."""
+        assert isinstance(env_settings, EnvSettingsSource)
+        env_settings.env_vars = {
+            name: value
+            for name, value in env_settings.env_vars.items()
+            if not (name == "seekable_port" and _SERVICE_URL.fullmatch(value or ""))
+        }
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
+
     @field_validator("cache_control")
     @classmethod
     def _is_header(cls, value: str) -> str:
@@ -135,12 +175,52 @@ class Settings(BaseSettings):
 
 
 def load() -> Settings:
-    """The settings of this process. ConfigurationError names what is wrong with each."""
+    """The settings of this process. ConfigurationError names what is wrong with each; names that are like
+    those of settings, and are none, are logged."""
+    settings = _read(PREFIX)
+    unknown = misspelt([*os.environ, *DotEnvSettingsSource(Settings).env_vars])
+    if unknown:
+        _log.warning("There is no such setting: %s", ", ".join(map(_with_nearest, unknown)))
+    return settings
+
+
+def load_target(**options: str | None) -> Settings:
+    """The settings of the library that another is copied to: these options, else SEEKABLE_COPY_TO_*."""
+    target = _read(TARGET_PREFIX, **{name: value for name, value in options.items() if value is not None})
+    where = {"filesystem": "files_dir", "gridfs": "mongodb_url"}[target.storage]
+    for name in ("storage", where):
+        if name not in target.model_fields_set:  # a default is where somebody may have another library
+            raise ConfigurationError(
+                f"{TARGET_PREFIX}{name.upper()}, or its option, has to say where to copy to."
+            )
+    return target
+
+
+def _read(prefix: str, **options: str) -> Settings:
     try:
-        return Settings()
+        return Settings(_env_prefix=prefix, **options)  # type: ignore[arg-type]
     except ValidationError as error:
         faults = (
-            f"SEEKABLE_{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
+            f"{prefix}{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors()
         )
         raise ConfigurationError("; ".join(faults)) from None
+
+
+def misspelt(names: Iterable[str]) -> list[str]:
+    """Those that are meant for this program, it seems, and that it does not know; each once."""
+    upper = (name.upper() for name in names)
+    return sorted(
+        {n for n in upper if n.startswith(PREFIX) and n not in _names() and not _SERVICE.fullmatch(n)}
+    )
+
+
+def _with_nearest(name: str) -> str:
+    # Without the prefix, in which they are all alike.
+    names = {known.removeprefix(PREFIX): known for known in _names()}
+    near = get_close_matches(name.removeprefix(PREFIX), names, n=1)
+    return f"{name} (perhaps {names[near[0]]} is meant)" if near else name
+
+
+def _names() -> list[str]:
+    return [f"{prefix}{name.upper()}" for name in Settings.model_fields for prefix in (PREFIX, TARGET_PREFIX)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import postgres
 from tests.mongo import gridfs
 from tests.support import NewLibrary, Server, running
 
@@ -13,8 +14,16 @@ def filesystem() -> dict[str, object]:
     return {"storage": "filesystem"}
 
 
+def postgresql() -> dict[str, object]:
+    return {"storage": "filesystem", "database_url": postgres.shared().new_database()}
+
+
 # One entry a backend: every test that takes `new_library` or `server` meets them all.
-BACKENDS: dict[str, NewLibrary] = {"filesystem": filesystem, "gridfs": gridfs}
+BACKENDS: dict[str, NewLibrary] = {
+    "filesystem": filesystem,
+    "postgresql": postgresql,
+    "gridfs": gridfs,
+}
 
 
 @pytest.fixture

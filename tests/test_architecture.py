@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY_IN: dict[str, set[str]] = {
     "sqlalchemy": {"database"},
     "alembic": {"database"},
+    "psycopg": {"database"},
     "mongoengine": {"database"},
     "pymongo": {"database"},
     "gridfs": {"database"},

@@ -1,17 +1,20 @@
 """What settings say: taken as they are meant, or refused in a sentence before anything begins."""
 
+import logging
+import os
 from pathlib import Path
 
 import pytest
 
-from app.settings import ConfigurationError, load
+from app.settings import ConfigurationError, load, load_target, misspelt
 
 
 @pytest.fixture(autouse=True)
 def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no .env is
-    for name in ("BASE_URL", "ALLOWED_HOSTS", "CORS_ORIGINS", "FILES_DIR", "DATABASE_URL"):
-        monkeypatch.delenv(f"SEEKABLE_{name}", raising=False)
+    for name in os.environ:
+        if name.startswith("SEEKABLE_"):
+            monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +87,100 @@ def test_the_home_of_the_user_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SEEKABLE_FILES_DIR", "~/films")
     assert load().files_dir == tmp_path / "films"
+
+
+# Names that are none of a setting
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SEEKABLE_PORT",
+        "seekable_port",
+        "SEEKABLE_MAX_UPLOAD_SIZE",
+        "SEEKABLE_COPY_TO_MONGODB_URL",
+        "SEEKABLEPORT",
+        "PORT",
+        # What Kubernetes sets for a service `seekable`, and for one `seekable-db`.
+        "SEEKABLE_SERVICE_HOST",
+        "SEEKABLE_SERVICE_PORT",
+        "SEEKABLE_SERVICE_PORT_HTTP",
+        "SEEKABLE_PORT_8000_TCP",
+        "SEEKABLE_PORT_8000_TCP_PROTO",
+        "SEEKABLE_PORT_8000_TCP_PORT",
+        "SEEKABLE_PORT_8000_TCP_ADDR",
+        "SEEKABLE_DB_SERVICE_HOST",
+        "SEEKABLE_DB_PORT",
+        "SEEKABLE_DB_PORT_5432_TCP_ADDR",
+    ],
+)
+def test_names_that_are_known_or_not_meant_for_us(name: str) -> None:
+    assert misspelt([name]) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("SEEKABLE_PROT", "SEEKABLE_FILE_DIR", "SEEKABLE_", "SEEKABLE_PORTS", "SEEKABLE_PORT_8000"),
+        *("SEEKABLE_COPY_TO", "SEEKABLE_COPY_TO_MONGO_URL", "SEEKABLE_SERVICE"),
+    ],
+)
+def test_names_that_are_misspelt(name: str) -> None:
+    assert misspelt(["SEEKABLE_PORT", name, name.lower()]) == [name]
+
+
+def test_what_is_misspelt_is_said_in_one_line_with_the_nearest_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        load()
+        assert caplog.messages == []
+        (tmp_path / ".env").write_text("SEEKABLE_FILE_DIR=x\nSEEKABLE_PORT=1\nOTHER=1\n")
+        monkeypatch.setenv("SEEKABLE_PROT", "2")
+        monkeypatch.setenv("SEEKABLE_XYZZY", "2")
+        assert load().port == 1
+    assert caplog.messages == [
+        "There is no such setting: SEEKABLE_FILE_DIR (perhaps SEEKABLE_FILES_DIR is meant), SEEKABLE_PROT "
+        "(perhaps SEEKABLE_PORT is meant), SEEKABLE_XYZZY"
+    ]
+
+
+@pytest.mark.parametrize("url", ["tcp://10.0.0.1:8000", "udp://10.0.0.1:53"])
+def test_the_port_of_a_service_in_kubernetes_is_no_setting(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEKABLE_PORT", url)
+    assert load().port == 8000
+    (tmp_path / ".env").write_text("SEEKABLE_PORT=9000\n")
+    assert load().port == 9000
+
+
+# Where to copy to
+
+
+def test_options_come_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SEEKABLE_COPY_TO_MONGODB_URL=mongodb://a\n")
+    monkeypatch.setenv("SEEKABLE_MONGODB_URL", "mongodb://source")
+    monkeypatch.setenv("SEEKABLE_COPY_TO_STORAGE", "filesystem")
+    monkeypatch.setenv("SEEKABLE_COPY_TO_FILES_DIR", "~/films")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load_target().files_dir == Path("/home/me/films")
+    assert load_target(files_dir="other", storage=None).files_dir == Path("other")
+    assert load_target(storage="gridfs").mongodb_url == "mongodb://a"
+    assert load().mongodb_url == "mongodb://source"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "SEEKABLE_COPY_TO_STORAGE, or its option, has to say where to copy to"),
+        ({"files_dir": "x"}, "SEEKABLE_COPY_TO_STORAGE"),
+        ({"storage": "filesystem"}, "SEEKABLE_COPY_TO_FILES_DIR"),
+        ({"storage": "gridfs"}, "SEEKABLE_COPY_TO_MONGODB_URL"),
+        ({"storage": "filesystem", "files_dir": " "}, "SEEKABLE_COPY_TO_FILES_DIR: It names no folder"),
+        ({"storage": "tape"}, "SEEKABLE_COPY_TO_STORAGE: "),
+    ],
+)
+def test_a_place_to_copy_to_is_never_a_default(options: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        load_target(**options)

@@ -9,17 +9,22 @@ branch_labels = None
 depends_on = None
 
 
+def text(length=None):
+    """What is compared and sorted by its bytes, as SQLite does anyway."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 def upgrade():
-    op.create_table("volume", sa.Column("id", sa.String(32), primary_key=True))
+    op.create_table("volume", sa.Column("id", text(32), primary_key=True))
     op.create_table(
         "media",
-        sa.Column("id", sa.String(32), primary_key=True),
-        sa.Column("library", sa.String(255), nullable=False),
-        sa.Column("folder", sa.String(1024), nullable=False),
-        sa.Column("filename", sa.String(255), nullable=False),
-        sa.Column("content_type", sa.String(255), nullable=False),
-        sa.Column("etag", sa.String(64), nullable=False),
-        sa.Column("sha256", sa.String(64)),
+        sa.Column("id", text(32), primary_key=True),
+        sa.Column("library", text(255), nullable=False),
+        sa.Column("folder", text(1024), nullable=False),
+        sa.Column("filename", text(255), nullable=False),
+        sa.Column("content_type", text(255), nullable=False),
+        sa.Column("etag", text(64), nullable=False),
+        sa.Column("sha256", text(64)),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("size", sa.BigInteger, nullable=False),

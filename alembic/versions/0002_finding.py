@@ -13,8 +13,13 @@ depends_on = None
 SORTS = ("size", "created_at", "updated_at")
 
 
+def text(length=None):
+    """What is compared and sorted by its bytes, as SQLite does anyway."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 def upgrade():
-    op.add_column("media", sa.Column("disk_path", sa.Text))
+    op.add_column("media", sa.Column("disk_path", text()))
     op.add_column("media", sa.Column("unverified", sa.Boolean, nullable=False, server_default=sa.false()))
     op.execute("UPDATE media SET unverified = true WHERE sha256 IS NULL")
     for column in SORTS:
@@ -26,9 +31,9 @@ def upgrade():
     create_partial_index("ix_media_disk_path", "disk_path IS NOT NULL", ["library", "folder"])
     word = op.create_table(
         "word",
-        sa.Column("media_id", sa.String(32), sa.ForeignKey("media.id"), primary_key=True),
-        sa.Column("word", sa.String(1024), primary_key=True),
-        sa.Column("library", sa.String(255), nullable=False),
+        sa.Column("media_id", text(32), sa.ForeignKey("media.id"), primary_key=True),
+        sa.Column("word", text(1024), primary_key=True),
+        sa.Column("library", text(255), nullable=False),
     )
     op.create_index("ix_word", "word", ["library", "word", "media_id"])
     media = op.get_bind().execute(sa.text("SELECT id, library, filename FROM media"))
@@ -42,12 +47,12 @@ def upgrade():
             op.bulk_insert(word, found)
     op.create_table(
         "departed",
-        sa.Column("id", sa.String(32), primary_key=True),
-        sa.Column("library", sa.String(255), nullable=False),
-        sa.Column("filename", sa.String(255), nullable=False),
-        sa.Column("content_type", sa.String(255), nullable=False),
-        sa.Column("etag", sa.String(64), nullable=False),
-        sa.Column("sha256", sa.String(64)),
+        sa.Column("id", text(32), primary_key=True),
+        sa.Column("library", text(255), nullable=False),
+        sa.Column("filename", text(255), nullable=False),
+        sa.Column("content_type", text(255), nullable=False),
+        sa.Column("etag", text(64), nullable=False),
+        sa.Column("sha256", text(64)),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("size", sa.BigInteger, nullable=False),

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from app.database.mongo.opening import open_gridfs
 from app.database.rules import ignore
-from app.database.sql.opening import open_filesystem
+from app.database.sql.engine import BUSY_TIMEOUT_MS
+from app.database.sql.opening import check_folders_apart, open_filesystem
 from app.settings import Settings
 from app.storage.backend import Backend
 from app.storage.contract import Storage
@@ -44,6 +44,17 @@ async def open_database(
         yield Stores(storage)
 
 
+def check_apart(settings: Settings, other: Settings) -> None:
+    """Raise ConfigurationError if both name the same library, as far as can be told before it is opened, or
+    if one is inside the other."""
+    if settings.storage == other.storage == "filesystem":
+        check_folders_apart(settings, other)
+    elif settings.storage == other.storage:
+        from app.database.mongo.apart import check_urls_apart  # noqa: PLC0415
+
+        check_urls_apart(settings, other)
+
+
 def prepare_database(settings: Settings, *, create: bool = True) -> None:
     """Bring the database that the settings name to the newest schema, and see that it can be worked with.
     Whoever started this waits for an answer, and gets one within seconds. Unless to create, there has to be a
@@ -52,10 +63,7 @@ def prepare_database(settings: Settings, *, create: bool = True) -> None:
     Raises ConfigurationError, StorageError.
     """
     with ExitStack() as stack:
-        if settings.storage == "gridfs":
-            open_gridfs(settings, str, stack, create=create)
-        else:
-            open_filesystem(settings, str, stack, busy_timeout_ms=PATIENCE_MS, create=create)
+        _open(settings, str, stack, ignore, patient=False, create=create)
 
 
 def _open(
@@ -63,7 +71,16 @@ def _open(
     media_type: Callable[[str], str],
     stack: ExitStack,
     notice: Callable[[Sequence[Change]], None],
+    *,
+    patient: bool = True,
+    create: bool = True,
 ) -> Backend:
     if settings.storage == "gridfs":
-        return open_gridfs(settings, media_type, stack, notice)
-    return open_filesystem(settings, media_type, stack, notice)
+        # Here, because who keeps files in a folder need not have MongoEngine in memory.
+        from app.database.mongo.opening import open_gridfs  # noqa: PLC0415
+
+        return open_gridfs(settings, media_type, stack, notice, create=create)
+    busy_timeout_ms = BUSY_TIMEOUT_MS if patient else PATIENCE_MS
+    return open_filesystem(
+        settings, media_type, stack, notice, busy_timeout_ms=busy_timeout_ms, create=create
+    )

@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from uuid import uuid4
@@ -75,6 +77,23 @@ class Disk:
                 pass
         finally:
             staged.discard()
+
+    @contextmanager
+    def locked(self, within_s: float) -> Generator[None]:
+        """No other process is in here meanwhile. StorageUnavailable when one is for longer than that."""
+        with looking(), folders.entered(self._root, _ID[:-1]) as folder:
+            # For writing, or network file systems lock nothing.
+            descriptor = os.open(_ID[-1], os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            deadline, pause = time.monotonic() + within_s, 0.0001
+            while not _is_locked(descriptor):
+                if time.monotonic() > deadline:
+                    raise StorageUnavailable("Another process is changing the files.")
+                time.sleep(pause)
+                pause = min(2 * pause, 0.01)
+            yield
+        finally:
+            os.close(descriptor)
 
     # Bytes on their way in
 
@@ -275,6 +294,16 @@ class Disk:
                 raise
             if held is not None:
                 return kept, held
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether the lock is ours now, until the descriptor is closed."""
+    with translated():
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def is_marked(root: str | os.PathLike[str]) -> bool:

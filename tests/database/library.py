@@ -17,9 +17,11 @@ FILM = Key(SHARED, "films", "film.mp4")
 class Library:
     """A backend in a folder, closed and opened again as a restart would."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, database_url: str | None = None) -> None:
         self.root = root
-        self.settings = Settings(_env_file=None, files_dir=root, read_chunk_size=4096)
+        self.settings = Settings(
+            _env_file=None, files_dir=root, database_url=database_url, read_chunk_size=4096
+        )
         self.stack = ExitStack()
         self.noticed: list[Change] = []
         self.open()

@@ -15,13 +15,14 @@ from sqlalchemy import Column, Integer, make_url
 
 from app.database.sql.engine import Database
 from app.database.sql.migrations import config, migrate
+from app.database.sql.sqlite import Sqlite
 from app.database.sql.tables import Media, Table
 from tests.support import SEEKABLE
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(make_url(f"sqlite:///{tmp_path}/test.db"))
+    database = Sqlite(make_url(f"sqlite:///{tmp_path}/test.db"))
     yield database
     database.close()
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.database.sql import finding, pages
 from app.database.sql.engine import Database
 from app.database.sql.migrations import migrate
+from app.database.sql.sqlite import Sqlite
 from app.database.sql.tables import Media, Word
 from app.storage import cursors
 from app.storage.cursors import Position
@@ -25,7 +26,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @contextmanager
 def empty(folder: Path) -> Iterator[Database]:
-    database = Database(make_url(f"sqlite:///{folder}/test.db"))
+    database = Sqlite(make_url(f"sqlite:///{folder}/test.db"))
     migrate(database)
     yield database
     database.close()

@@ -300,8 +300,8 @@ def test_scan_and_verify_beside_a_running_server(lazy: Server) -> None:
         scanned = seekable(lazy, "scan")
         assert scanned.returncode == 0, scanned.stderr
         assert scanned.stdout.splitlines() == [
+            "skipped: link\\x1b[31m: It is a symbolic link.",
             "2 files, 1 skipped, 1 created, 1 deleted",
-            "  skipped: link\\x1b[31m: It is a symbolic link.",
         ]
         assert names(http, recursive=True) == ["new.mp4", "a/film.mp4"]
         sound = seekable(lazy, "verify")
@@ -314,5 +314,4 @@ def test_scan_and_verify_beside_a_running_server(lazy: Server) -> None:
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         rotten = seekable(lazy, "verify")
         assert rotten.returncode == 1
-        assert "  damaged: a/film.mp4\n" in rotten.stdout
-        assert "1 damaged" in rotten.stdout.splitlines()[0]
+        assert rotten.stdout.splitlines() == ["damaged: a/film.mp4", "2 files, 1 damaged, 1 not hashed yet"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.storage.types import MAX_SEGMENT_BYTES
-from app.storage.words import words
+from app.storage.words import wanted, words
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,11 @@ def test_no_word_of_a_name_is_longer_than_its_column() -> None:
         if character.casefold() != character and unicodedata.is_normalized("NFC", character)
     )
     assert growth * MAX_SEGMENT_BYTES <= 1024
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("", ""), ("the e", "the e"), ("th the", "the"), ("THE the thesis", "thesis"), ("b ab", "b ab")],
+)
+def test_a_word_that_another_one_begins_with_is_not_looked_for(query: str, found: str) -> None:
+    assert wanted(query) == found.split()

@@ -1,136 +1,133 @@
-"""Connections to an SQL database, and its errors in the storage's words."""
+"""Connections to an SQL database: what all kinds of them have in common."""
 
-import contextlib
-import os
 import threading
-import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from sqlite3 import SQLITE_BUSY, Cursor, OperationalError
-from sqlite3 import Connection as SQLiteConnection
-from typing import Any
 
-from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy import URL, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from app.storage.errors import OutOfSpace, StorageUnavailable
+from app.storage.errors import StorageError, StorageUnavailable
 
 BUSY_TIMEOUT_MS = 30_000
 """How long a writer waits for the writers of other processes, unless somebody waits for an answer."""
 
-_REASONS = {
-    "SQLITE_BUSY": "is locked by another program",
-    "SQLITE_CANTOPEN": "cannot be opened",
-    "SQLITE_READONLY": "cannot be written",
-    "SQLITE_NOTADB": "is no SQLite file",
-    "SQLITE_CORRUPT": "is damaged",
-}
+BUSY = "The database has too much to do."
 
 
-# The second is said of the file beside the database that its readers and writers share.
-_FULL = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}
+class OutcomeUnknown(StorageUnavailable):
+    """The connection was lost in a COMMIT, and nobody can say what became of it."""
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Database errors in the storage's words."""
-    try:
-        yield
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlite_errorname", "") in _FULL:
-            raise OutOfSpace("The disk of the database is full.") from error
-        raise StorageUnavailable(f"The database {_reason(error.orig)}.") from error
-    except PoolTimeout as error:
-        raise StorageUnavailable("The database has too much to do.") from error
+class Database(ABC):
+    """One SQL database. It has one writer at a time, among all processes.
 
+    `read` and `write` are the statements that begin a reader's and a writer's transaction; the latter waits
+    for its turn.
+    """
 
-def _reason(error: BaseException | None) -> str:
-    primary = "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
-    return _REASONS.get(primary, f"refuses: {error}")
+    keeps_lock: bool
+    """Whether a writer is the only one until it has ended, even if its connection is lost before."""
 
-
-class Database:
-    """One SQL database. `busy_timeout_ms` is how long a writer waits for the writers of other processes."""
-
-    def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
-        self.engine = create_engine(url, pool_size=40)
-        event.listen(self.engine, "connect", partial(_configure, busy_timeout_ms))
-        event.listen(self.engine, "begin", _begin)
+    def __init__(self, url: URL, engine: Engine, *, read: tuple[str, ...], write: tuple[str, ...]) -> None:
         self.name = url.render_as_string(hide_password=True)
-        self._writers = self.engine.execution_options(begin="BEGIN IMMEDIATE")
-        # SQLite lets a writer wait by sleeping and trying again, without any order. A lock of ours is
-        # fair, and leaves only the writers of other processes to SQLite.
+        self.engine = engine
+        event.listen(engine, "begin", partial(_begin, read))
+        self._writers = engine.execution_options(begin=write)
+        # Databases let a writer wait without knowing of the threads behind it. A lock of ours leaves only the
+        # writers of other processes to them.
         self._writing = threading.Lock()
 
     def close(self) -> None:
         self.engine.dispose()
 
+    @abstractmethod
+    def reach(self) -> None:
+        """See that there is a server, if it needs one, and that it lets us in. ConfigurationError."""
+
+    @abstractmethod
     def exists(self) -> bool:
-        """Whether there is a database, which SQLite makes of nothing when it is first used."""
-        return os.path.exists(self.engine.url.database or "")
+        """Whether there is a database, which some make of nothing when they are first used."""
+
+    @abstractmethod
+    def explained(self, error: DBAPIError) -> StorageError:
+        """An error of the database in the storage's words."""
+
+    @abstractmethod
+    def checkpoint(self) -> None:
+        """Make room where the database shares its disk with the files, if it can."""
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A snapshot of the database."""
-        with translated(), Session(self.engine, expire_on_commit=False) as session:
+        with self._translated(), self._begun(self.engine) as connection, _session(connection) as session:
             yield session
 
-    def checkpoint(self) -> None:
-        """Bring the log into the database: the next change writes over it, and it need not grow."""
-        with translated(), contextlib.closing(self.engine.raw_connection()) as connection:
-            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """The one writer's view of the database; what is not committed inside is rolled back."""
+        with (
+            self._translated(),
+            self._turn(),
+            self._begun(self._writers) as connection,
+            _session(connection) as session,
+        ):
+            try:
+                yield session
+            except BaseException:
+                self._broken_off(connection)
+                raise
+
+    def commit(self, session: Session, was_made: Callable[[Session], bool]) -> None:
+        """Commit what a writer did, after which it cannot be undone.
+
+        `was_made` tells whether a snapshot has it, should the connection be lost meanwhile. Raises
+        OutcomeUnknown if that cannot be looked up; all else means that it was not.
+        """
+        session.commit()
+
+    def _begun(self, engine: Engine) -> Connection:
+        """A connection in a transaction that has begun."""
+        connection = engine.connect()
+        try:
+            connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @abstractmethod
+    def _broken_off(self, connection: Connection) -> None:
+        """The writer on this connection did not come to its end."""
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         if not self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
-            raise StorageUnavailable("The database has too much to do.")
+            raise StorageUnavailable(BUSY)
         try:
             yield
         finally:
             self._writing.release()
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
-        """The one writer's view of the database; what is not committed inside is rolled back."""
-        with (
-            translated(),
-            self._turn(),
-            self._writers.connect() as connection,
-            Session(connection, expire_on_commit=False) as session,
-        ):
-            try:
-                yield session
-            except BaseException:
-                # SQLAlchemy takes a COMMIT for the end of the transaction even when it fails. To SQLite it
-                # is not, and the next user of the connection would be inside it still.
-                connection.connection.rollback()
-                raise
-
-
-def _configure(busy_timeout_ms: int, connection: SQLiteConnection, _record: Any) -> None:
-    connection.isolation_level = None  # or the driver begins transactions by itself, and not IMMEDIATE
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
-    _use_log(cursor, busy_timeout_ms)
-    cursor.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged commits in a power cut
-    cursor.close()
-
-
-def _use_log(cursor: Cursor, busy_timeout_ms: int) -> None:
-    # The one step that SQLite does not wait for when others take it, too: processes that start at once.
-    deadline = time.monotonic() + busy_timeout_ms / 1000
-    while True:
+    def _translated(self) -> Iterator[None]:
         try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            return
-        except OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
+            yield
+        except DBAPIError as error:
+            raise self.explained(error) from error
+        except PoolTimeout as error:
+            raise StorageUnavailable(BUSY) from error
 
 
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("begin", "BEGIN"))
+def _session(connection: Connection) -> Session:
+    # Its commit is that of the transaction, which has begun already.
+    return Session(connection, expire_on_commit=False, join_transaction_mode="control_fully")
+
+
+def _begin(read: tuple[str, ...], connection: Connection) -> None:
+    for statement in connection.get_execution_options().get("begin", read):
+        connection.exec_driver_sql(statement)

@@ -8,7 +8,7 @@ a crash leaves in between is a whole file without a row, or with an old one; the
 import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -64,6 +64,9 @@ T = TypeVar("T")
 
 REMEMBERED_FOR = timedelta(days=30)
 """How long it is known of a file that went away what it was, should it come back."""
+
+LOCKED_FOR_S = 30
+"""How long a file step of another process is waited for that has lost the database."""
 
 _NO_FILE = "There is no such file."
 
@@ -204,10 +207,11 @@ class FilesystemBackend:
             row.content_type, row.updated_at = content_type, origin.updated_at if origin else now
             row.sha256, row.etag, row.unverified = sha256, sha256, False
             settling.session.flush()
+            committed = Committed(info_of(row), created)
             step = self._disk.created if created else self._disk.replaced
             with step(writer, path_of(row)):
-                settling.commit()
-            return Committed(info_of(row), created)
+                settling.commit_step(row)
+            return committed
 
     def delete(self, key: Key, expect: Expectation) -> None:
         self._with_reserve(lambda: self._delete(key, expect))
@@ -229,7 +233,7 @@ class FilesystemBackend:
             settling.session.delete(row)
             settling.session.flush()
             with self._disk.removed(path):
-                settling.commit()
+                settling.commit_step(row, deleted=True)
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
         with self._settling() as settling:
@@ -242,8 +246,10 @@ class FilesystemBackend:
                 path = path_of(row)
                 settling.rename(row, target, path_at(target))
                 settling.session.flush()
+                moved = info_of(row)
                 with self._disk.moved(path, path_at(target)):
-                    settling.commit()
+                    settling.commit_step(row)
+                return moved
             return info_of(row)
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
@@ -302,12 +308,21 @@ class FilesystemBackend:
 
     @contextmanager
     def _settling(self) -> Iterator[Settling]:
-        with ExitStack() as told, self._database.writing() as session:
+        with ExitStack() as told, self._database.writing() as session, self._alone():
             settling = Settling(
-                session, self._disk, media_type=self._media_type, check_volume=self._check_volume
+                self._database,
+                session,
+                self._disk,
+                media_type=self._media_type,
+                check_volume=self._check_volume,
             )
             told.callback(self._tell, settling)  # also when what was asked for is refused
             yield settling
+            settling.check_outcome()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        # Else another process could change a file that this one, whose connection was lost, is changing.
+        return nullcontext() if self._database.keeps_lock else self._disk.locked(LOCKED_FOR_S)
 
     def _tell(self, settling: Settling) -> None:
         if settling.committed and settling.changes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import TextClause, func, select, text
+from sqlalchemy.orm import Session
 
 from app.database.sql.engine import Database
 from app.database.sql.rows import key_of, looks_alike, path_of, signature_of
@@ -115,9 +116,18 @@ class Hasher:
             last = row.id
 
     @contextmanager
+    def _looking(self, *, alone: bool) -> Iterator[Session]:
+        if alone:
+            with self._settling() as settling:
+                yield settling.session
+        else:
+            with self._database.reading() as session:
+                yield session
+
+    @contextmanager
     def _opened(self, listed: Media, *, alone: bool = False) -> Iterator[tuple[Media | None, int | None]]:
         """The row as it is now, and its open file; alone, as they are while nobody changes them."""
-        with self._database.writing() if alone else self._database.reading() as session:
+        with self._looking(alone=alone) as session:
             row = session.get(Media, listed.id)
             with _unreadable():
                 descriptor = None if row is None else self._disk.open(path_of(row))

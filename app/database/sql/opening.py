@@ -1,6 +1,7 @@
 """Opens a folder of files and the SQL database that speaks of it, and sees that they belong together."""
 
 import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,11 +15,21 @@ from app.database.rules import ignore
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.files import FilesystemBackend
 from app.database.sql.migrations import migrate
+from app.database.sql.postgresql import Postgresql
+from app.database.sql.sqlite import Sqlite
 from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
 from app.storage.disk import Disk, is_marked
 from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.types import RESERVED, Change
+
+_KINDS: dict[str, type[Sqlite] | type[Postgresql]] = {
+    "sqlite": Sqlite,
+    "sqlite+pysqlite": Sqlite,
+    "postgresql": Postgresql,
+    "postgresql+psycopg": Postgresql,
+}
+"""The databases that are known, by what their URLs begin with."""
 
 _NO_FOLDER = {
     errno.EEXIST: "This is no folder.",
@@ -61,6 +72,21 @@ def open_filesystem(
     )
 
 
+def check_folders_apart(settings: Settings, other: Settings) -> None:
+    """Raise ConfigurationError if one folder of files is in the other, or the same: what is put into one
+    would come to be in the other."""
+    one, two = settings.files_dir, other.files_dir
+    if _is_within(one, two) or _is_within(two, one):
+        raise ConfigurationError(f"{one} and {two} are the same folder, or one is in the other.")
+
+
+def _is_within(folder: Path, other: Path) -> bool:
+    there = Path(os.path.realpath(folder))
+    return os.path.exists(other) and any(
+        os.path.exists(at) and os.path.samefile(at, other) for at in (there, *there.parents)
+    )
+
+
 def open_files(settings: Settings, stack: ExitStack) -> Disk:
     with _said_of_folder(settings):
         files = Disk(settings.files_dir)
@@ -96,10 +122,14 @@ def open_sql(settings: Settings, stack: ExitStack, *, busy_timeout_ms: int = BUS
         url = make_url(settings.database_url or default)
     except ArgumentError:
         raise ConfigurationError("SEEKABLE_DATABASE_URL is not an SQLAlchemy URL.") from None
-    if url.drivername not in ("sqlite", "sqlite+pysqlite") or url.database in (None, "", ":memory:"):
-        raise ConfigurationError("SEEKABLE_DATABASE_URL: this version knows sqlite:///FILE only.")
-    database = Database(url, busy_timeout_ms=busy_timeout_ms)
+    kind = _KINDS.get(url.drivername)
+    if kind is None or url.database in (None, "", ":memory:"):
+        raise ConfigurationError(
+            "SEEKABLE_DATABASE_URL is neither sqlite:///FILE nor postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
+        )
+    database = kind(url, busy_timeout_ms=busy_timeout_ms)
     stack.callback(database.close)
+    database.reach()
     return database
 
 

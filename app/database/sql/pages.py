@@ -10,6 +10,7 @@ from sqlalchemy import Select, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from app.database.sql.finding import covered, few_files, filters
+from app.database.sql.rows import can_be_stored
 from app.database.sql.tables import Media
 from app.storage import cursors, words
 from app.storage.cursors import Position
@@ -34,7 +35,7 @@ def rows(
 def _stretches(session: Session, listing: Listing, position: Position | None) -> Iterator[Select[Media]]:
     """Queries that give, one after the other, the files behind the position."""
     wanted = words.wanted(listing.query)
-    if listing.query.strip() and not wanted:
+    if (listing.query.strip() and not wanted) or not can_be_stored(listing.content_type):
         return
     few = few_files(session, listing, wanted)
     if few is None:

@@ -2,14 +2,36 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
-from sqlalchemy import case, func, literal, or_, select, tuple_
+from sqlalchemy import Integer, case, func, literal, or_, select, tuple_
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from app.database.sql.rows import disk_path, path_at
 from app.database.sql.tables import Media
 from app.storage.folders import Segments
 from app.storage.types import Key
+
+
+class Position(FunctionElement[int]):
+    """Where in a text another one stands, from 1; 0 if nowhere. Every database has its own name for it."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(Position, "sqlite")
+def _instr(element: Position, compiler: SQLCompiler, **options: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **options)})"
+
+
+@compiles(Position, "postgresql")
+def _strpos(element: Position, compiler: SQLCompiler, **options: Any) -> str:
+    return f"strpos({compiler.process(element.clauses, **options)})"
+
 
 MAX_LOOKED_AT = 200_000
 """Names of folders that are in memory at once, at most; some are there twice."""
@@ -73,7 +95,7 @@ def folder_names(session: Session, library: str, folder: str) -> Iterator[str]:
         "found", recursive=True
     )
     rest = func.substr(found.c.folder, len(prefix) + 1)
-    slash = func.instr(rest, "/")
+    slash = Position(rest, "/")
     # Between `name` and `name/…` may come `name-2`: only what is inside can be passed over at once.
     passed = case(
         (slash > 0, literal(prefix).concat(func.substr(rest, 1, slash - 1)).concat("0")),

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.database.sql.tables import Departed, Media, Word
 from app.storage.folders import Segments
 from app.storage.staging import Signature
-from app.storage.types import RESERVED, Address, FileInfo, Key
+from app.storage.types import RESERVED, Address, FileId, FileInfo, Key
 from app.storage.words import words
 
 
@@ -36,7 +36,14 @@ def path_of(row: Media) -> Segments:
     return disk_path(row.library, row.disk_path)
 
 
+def can_be_stored(text: str) -> bool:
+    """Whether all databases take the text. PostgreSQL refuses NUL, even to look for it."""
+    return "\0" not in text
+
+
 def find(session: Session, address: Address) -> Media | None:
+    if isinstance(address, FileId) and not can_be_stored(address.id):
+        return None
     query = select(Media).where(Media.library == address.library)
     if isinstance(address, Key):
         query = query.where(Media.folder == address.folder, Media.filename == address.filename)

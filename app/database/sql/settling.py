@@ -10,7 +10,18 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app.database.rules import type_after_move
-from app.database.sql.rows import find, info_of, key_of, looks_alike, path_at, path_of, place, sign
+from app.database.sql.engine import Database, OutcomeUnknown
+from app.database.sql.rows import (
+    find,
+    info_of,
+    key_of,
+    looks_alike,
+    path_at,
+    path_of,
+    place,
+    sign,
+    signature_of,
+)
 from app.database.sql.tables import Departed, Media
 from app.storage.disk import Disk
 from app.storage.errors import PathConflict, Unfinished
@@ -35,6 +46,7 @@ class Settling:
 
     def __init__(
         self,
+        database: Database,
         session: Session,
         files: Disk,
         *,
@@ -44,6 +56,8 @@ class Settling:
         self.session = session
         self.changes: list[Change] = []
         self.committed = False
+        self._unknown: OutcomeUnknown | None = None
+        self._database = database
         self._disk = files
         self._media_type = media_type
         self._check_volume = check_volume
@@ -51,6 +65,27 @@ class Settling:
     def commit(self) -> None:
         self.session.commit()
         self.committed = True
+
+    def commit_step(self, row: Media, *, deleted: bool = False) -> None:
+        """Commit what was done to the row, whose file step is taken. It stays taken if nobody knows whether
+        this was committed; `check_outcome` says so then."""
+        identity, wanted = row.id, None if deleted else _facts(row)
+
+        def was_made(session: Session) -> bool:
+            found = session.get(Media, identity)
+            return (None if found is None else _facts(found)) == wanted
+
+        try:
+            self._database.commit(self.session, was_made)
+            self.committed = True
+        except OutcomeUnknown as error:
+            self._unknown = error
+
+    def check_outcome(self) -> None:
+        """Raise OutcomeUnknown if nobody knows whether the step was committed. Its file is as it would be:
+        the next look at it makes the row agree."""
+        if self._unknown is not None:
+            raise self._unknown
 
     def settle(self, key: Key, found: Segments | None = None) -> Media | None:
         """The row of the file at the key; None when there is none, or a new one that is being written.
@@ -198,6 +233,11 @@ class Settling:
 
     def _note(self, kind: Kind, row: Media, previous: Key | None = None) -> None:
         self.changes.append(Change(kind, info_of(row), previous))
+
+
+def _facts(row: Media) -> tuple[object, ...]:
+    """What tells the row of one version at one place from all others."""
+    return key_of(row), path_of(row), signature_of(row), row.etag, row.updated_at
 
 
 def _is_young(status: os.stat_result) -> bool:

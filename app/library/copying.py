@@ -1,0 +1,277 @@
+"""Brings the files of one storage to another: verified, and over again until all are there."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import Enum, auto
+
+from app.storage.contract import Storage
+from app.storage.errors import (
+    AlreadyExists,
+    NotFound,
+    OutOfSpace,
+    PathConflict,
+    StorageError,
+    StorageUnavailable,
+    VersionMismatch,
+)
+from app.storage.types import SHARED, Address, Expect, Expectation, FileId, FileInfo, Key, Listing
+
+PAGE = 100
+"""Files that are listed at once."""
+
+TRIES = 2
+"""How often a file is begun that changes meanwhile, or that cannot be read or stored."""
+
+
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+class Action(Enum):
+    """What is to be done about one file."""
+
+    COPY = auto()
+    SKIP = auto()
+    REPLACE = auto()
+    MOVE = auto()
+    HASH = auto()
+    """Only the hashes can tell, of which one is not known."""
+    CONFLICT = auto()
+
+
+def decide(source: FileInfo, there: FileInfo | None, known: FileInfo | None) -> Action:
+    """What brings a file to another storage, which has `there` under its key and `known` under its id.
+
+    Nothing is written over but an earlier copy of this very file.
+    """
+    other = there or known
+    if other is None:
+        return Action.COPY
+    if other.size == source.size:
+        # A copy is as old as the version that it was made of; times are kept to the millisecond.
+        made_of_it = other.id == source.id and abs(other.updated_at - source.updated_at) < _MILLISECOND
+        unknown = source.sha256 is None or other.sha256 is None
+        if unknown and not made_of_it:
+            return Action.HASH
+        if unknown or source.sha256 == other.sha256:
+            return Action.SKIP if there else Action.MOVE
+    if other.id != source.id or other.updated_at >= source.updated_at:
+        return Action.CONFLICT
+    return Action.REPLACE if there else Action.MOVE
+
+
+class Outcome(Enum):
+    """What became of one file."""
+
+    COPIED = "copied"
+    REPLACED = "replaced"
+    MOVED = "moved"
+    """An earlier copy has its new name."""
+    PRESENT = "already there"
+    GONE = "gone meanwhile"
+    CONFLICT = "in conflict"
+    DAMAGED = "damaged"
+    """Its bytes are not those that were stored once."""
+    FAILED = "failed"
+
+
+LEFT_BEHIND = frozenset({Outcome.CONFLICT, Outcome.DAMAGED, Outcome.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What became of one file."""
+
+    key: Key
+    size: int
+    """Bytes that were stored."""
+    outcome: Outcome
+    reason: str = ""
+    """Why it was left behind."""
+
+
+async def copy(
+    source: Storage, target: Storage, advance: Callable[[int], None]
+) -> AsyncGenerator[Copied, None]:
+    """Bring every file of every library to the target, and say of each what became of it. `advance` is told
+    of bytes that are dealt with: of each file as many as it was listed with.
+
+    Raises OutOfSpace, and StorageUnavailable when one of the two does not answer any more; what is there by
+    then stays. It may be left, cancelled and begun again at any time.
+    """
+    for library in sorted({SHARED, *await source.libraries()}, key=str.encode):
+        cursor: str | None = None
+        while True:
+            page = await source.page(Listing(library, recursive=True), cursor=cursor, limit=PAGE)
+            for listed in page.items:
+                bar = _Advance(advance, listed.size)
+                yield await _Copying(source, target, bar.by).bring(listed)
+                bar.finish()
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+
+
+class _Advance:
+    """Tells of so many bytes, whatever a file that changes, or is read again, comes to."""
+
+    def __init__(self, tell: Callable[[int], None], size: int) -> None:
+        self._tell = tell
+        self._left = size
+
+    def by(self, size: int) -> None:
+        size = min(size, self._left)
+        self._left -= size
+        self._tell(size)
+
+    def finish(self) -> None:
+        self.by(self._left)
+
+
+class _Changed(Exception):
+    """The file is another version than was decided about."""
+
+
+class _Damaged(Exception):
+    """The bytes that were read are not those that were stored once."""
+
+
+class _Copying:
+    """One file on its way."""
+
+    def __init__(self, source: Storage, target: Storage, advance: Callable[[int], None]) -> None:
+        self._source = source
+        self._target = target
+        self._advance = advance
+        self._moved = False
+
+    async def bring(self, info: FileInfo) -> Copied:
+        """Try; where it fails because of what happens meanwhile, try again with what is so then."""
+        failed = Copied(info.key, 0, Outcome.FAILED)
+        for _ in range(TRIES):
+            try:
+                return await self._bring(info)
+            except OutOfSpace as error:
+                raise OutOfSpace(f"There is no room for {info.key.path}: {error}") from error
+            except _Damaged:
+                return Copied(info.key, 0, Outcome.DAMAGED, "Its bytes do not match its hash.")
+            except _Changed:
+                failed = Copied(info.key, 0, Outcome.FAILED, "It changes while it is read.")
+            except (AlreadyExists, PathConflict, VersionMismatch) as error:
+                failed = Copied(info.key, 0, Outcome.CONFLICT, str(error))
+            except StorageError as error:
+                failed = Copied(info.key, 0, Outcome.FAILED, str(error))
+                await self._check_answers()
+            try:
+                info = await self._now(info)
+            except NotFound:
+                return Copied(info.key, 0, Outcome.GONE)
+            except StorageError as error:
+                await self._check_answers()
+                return Copied(info.key, 0, Outcome.FAILED, str(error))
+        return failed
+
+    async def _now(self, info: FileInfo) -> FileInfo:
+        """The file as it is by now: it may have another name, or another file may have its name."""
+        try:
+            return await self._source.stat(_id(info))
+        except NotFound:
+            return await self._source.stat(info.key)
+
+    async def _check_answers(self) -> None:
+        """One file may fail; but without its storage all that follow would fail as well."""
+        for which, storage in (("from", self._source), ("to", self._target)):
+            try:
+                await storage.ping()
+            except StorageUnavailable as error:
+                raise StorageUnavailable(f"The library to copy {which} does not answer: {error}") from error
+
+    async def _bring(self, info: FileInfo) -> Copied:
+        there = await _find(self._target, info.key)
+        other = there or await _find(self._target, _id(info))
+        action = decide(info, there, other)
+        if action is Action.HASH:
+            assert other is not None
+            info = await _hashed(self._source, info, self._advance)
+            other = await _hashed(self._target, other)
+            action = decide(info, there and other, other)
+        if action is Action.MOVE:
+            assert other is not None
+            await self._target.move(other.key, info.key, expect=other.etag)
+            self._moved = True
+            return await self._bring(info)
+        if action is Action.SKIP:
+            return Copied(info.key, 0, Outcome.MOVED if self._moved else Outcome.PRESENT)
+        if action is Action.CONFLICT:
+            assert other is not None
+            return Copied(info.key, 0, Outcome.CONFLICT, _why(info, other))
+        await self._copy(info, Expect.ABSENT if there is None else there.etag)
+        return Copied(info.key, info.size, Outcome.COPIED if there is None else Outcome.REPLACED)
+
+    async def _copy(self, info: FileInfo, expect: Expectation) -> None:
+        async with (
+            self._source.open(_id(info)) as file,
+            self._target.stage(size=info.size) as staged,
+        ):
+            _check_same(info, file.info)
+            async with aclosing(file.read(0, info.size)) as chunks:
+                async for data in chunks:
+                    await staged.write(data)
+                    self._advance(len(data))
+            await staged.flush()
+            await _check_read(self._source, info, staged.sha256)
+            committed = await self._target.commit(
+                info.key, staged, content_type=info.content_type, expect=expect, origin=info
+            )
+        if committed.info.sha256 != staged.sha256:
+            raise StorageError("What was stored has another hash than what was read.")
+
+
+async def _find(storage: Storage, address: Address) -> FileInfo | None:
+    try:
+        return await storage.stat(address)
+    except NotFound:
+        return None
+
+
+async def _hashed(storage: Storage, info: FileInfo, advance: Callable[[int], None] | None = None) -> FileInfo:
+    """The same, with the hash of its bytes."""
+    if info.sha256 is not None:
+        return info
+    digest = hashlib.sha256()
+    async with storage.open(_id(info)) as file:
+        _check_same(info, file.info)
+        async with aclosing(file.read(0, info.size)) as chunks:
+            async for data in chunks:
+                await asyncio.to_thread(digest.update, data)
+                if advance is not None:
+                    advance(len(data))
+    await _check_read(storage, info, digest.hexdigest())
+    return replace(info, sha256=digest.hexdigest())
+
+
+async def _check_read(storage: Storage, info: FileInfo, sha256: str) -> None:
+    """Raise unless all that was read is what was stored once, as far as that is known."""
+    if sha256 == info.sha256:
+        return
+    # Only what a program other than this one has in its hands changes under a reader.
+    now = await storage.stat(_id(info))
+    _check_same(info, now)
+    if now.sha256 not in (None, sha256):
+        raise _Damaged
+
+
+def _check_same(info: FileInfo, now: FileInfo) -> None:
+    if (info.key, info.etag) != (now.key, now.etag):
+        raise _Changed
+
+
+def _id(info: FileInfo) -> FileId:
+    return FileId(info.key.library, info.id)
+
+
+def _why(info: FileInfo, other: FileInfo) -> str:
+    return "Another file has this name." if other.id != info.id else "What is there is not an older version."

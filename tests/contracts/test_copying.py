@@ -1,0 +1,138 @@
+"""What `seekable copy` promises, from every backend to every backend, on real engines."""
+
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.library.copying import Outcome
+from app.storage.contract import Storage
+from app.storage.errors import NotFound
+from app.storage.types import SHARED, FileId, FileInfo, Key
+from tests.conftest import BACKENDS
+from tests.copying import Pair, Watched, get, opened, put, stored
+
+pytestmark = pytest.mark.anyio
+
+FILES = {
+    Key(SHARED, "", "a"): b"",
+    Key(SHARED, "", "🎬 100% ü.mp4"): b"top",
+    Key(SHARED, "films", "a.mp4"): os.urandom(4096),
+    Key(SHARED, "films", "b.mkv"): os.urandom(3_000_000),
+    Key(SHARED, "films/deep/er", "c.mp4"): b"deep",
+    Key("alice", "films", "a.mp4"): b"of alice",
+    Key("bob", "", "a"): b"of bob",
+}
+A, DEEP = Key(SHARED, "films", "a.mp4"), Key(SHARED, "films/deep/er", "c.mp4")
+
+
+@pytest.fixture(params=[(one, other) for one in BACKENDS for other in BACKENDS], ids="-to-".join)
+async def pair(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Pair]:
+    source, target = request.param
+    async with opened(tmp_path, BACKENDS[source](), BACKENDS[target]()) as pair:
+        yield pair
+
+
+async def fill(storage: Storage) -> dict[Key, FileInfo]:
+    return {
+        key: await put(storage, key, data, content_type=f"video/x-{number}")
+        for number, (key, data) in enumerate(FILES.items())
+    }
+
+
+def assert_copies(infos: Iterable[FileInfo], of: dict[Key, FileInfo]) -> None:
+    """Everything is as it was, and the version is that of an upload."""
+    for info in infos:
+        was = of[info.key]
+        assert (info.id, info.size, info.content_type) == (was.id, was.size, was.content_type)
+        assert info.etag == info.sha256
+        assert was.sha256 in (info.sha256, None)
+        for one, other in ((info.created_at, was.created_at), (info.updated_at, was.updated_at)):
+            assert abs(one - other) < timedelta(milliseconds=1)
+
+
+async def test_a_library_is_brought_whole_and_only_once(pair: Pair) -> None:
+    assert await pair.run() == {}
+    infos = await fill(pair.source)
+    found = await pair.copy()
+    assert {file.key: file.size for file in found.values()} == {key: len(FILES[key]) for key in FILES}
+    assert {file.outcome for file in found.values()} == {Outcome.COPIED}
+    copies = await stored(pair.target)
+    assert copies.keys() == infos.keys()
+    assert_copies(copies.values(), infos)
+    for key, data in FILES.items():
+        assert await get(pair.target, FileId(key.library, infos[key].id)) == data
+    source, target = Watched(pair.source), Watched(pair.target)
+    assert set((await Pair(source, target).run()).values()) == {Outcome.PRESENT}
+    assert (source.opened, target.opened) == (0, 0)
+    assert await stored(pair.target) == copies
+    # Should both settings name the same library in different words, that harms nothing.
+    assert set((await Pair(pair.target, pair.target).run()).values()) == {Outcome.PRESENT}
+    assert await stored(pair.target) == copies
+
+
+async def test_what_changed_is_brought_by_another_run(pair: Pair) -> None:
+    for key, data in FILES.items():
+        await put(pair.source, key, data)
+    await pair.run()
+    new = Key(SHARED, "films", "0 new.mp4")
+    moved, moved_and_replaced = Key(SHARED, "moved", "a.mkv"), Key("alice", "films", "b.mp4")
+    await put(pair.source, Key(SHARED, "films", "b.mkv"), b"shorter")
+    await put(pair.source, DEEP, b"DEEP")
+    await put(pair.source, new, b"new")
+    await pair.source.move(A, moved)
+    await pair.source.move(Key("alice", "films", "a.mp4"), moved_and_replaced)
+    await put(pair.source, moved_and_replaced, b"of alice still")
+    await pair.source.delete(Key(SHARED, "", "a"))
+    assert await pair.run() == {
+        "🎬 100% ü.mp4": Outcome.PRESENT,
+        "films/0 new.mp4": Outcome.COPIED,
+        "films/b.mkv": Outcome.REPLACED,
+        "films/deep/er/c.mp4": Outcome.REPLACED,
+        "moved/a.mkv": Outcome.MOVED,
+        "alice:films/b.mp4": Outcome.REPLACED,
+        "bob:a": Outcome.PRESENT,
+    }
+    infos, copies = await stored(pair.source), await stored(pair.target)
+    assert copies.keys() - infos.keys() == {Key(SHARED, "", "a")}, "nothing is deleted"
+    assert_copies((copies[key] for key in infos), infos)
+    assert await get(pair.target, DEEP) == b"DEEP"
+    assert await get(pair.target, moved) == FILES[A]
+    assert set((await pair.run()).values()) == {Outcome.PRESENT}
+
+
+async def test_what_is_the_targets_own_is_kept(pair: Pair) -> None:
+    infos = await fill(pair.source)
+    target = pair.target
+    same_bytes = await put(target, A, FILES[A])
+    other_bytes = await put(target, DEEP, b"peed")
+    in_the_way = await put(target, Key("alice", "", "films"), b"a file, where a folder is needed")
+    has_its_id = await put(target, Key("else", "", "b"), b"-", origin=infos[Key("bob", "", "a")])
+    found = await pair.copy()
+    left = {path: file for path, file in found.items() if file.outcome is Outcome.CONFLICT}
+    assert {path: bool(file.reason) for path, file in left.items()} == {
+        ":films/deep/er/c.mp4": True,
+        "alice:films/a.mp4": True,
+    }
+    assert Counter(file.outcome for file in found.values()) == {
+        Outcome.CONFLICT: 2,
+        Outcome.PRESENT: 1,
+        Outcome.COPIED: len(FILES) - 3,
+    }
+    copies = await stored(target)
+    for mine in (same_bytes, other_bytes, in_the_way, has_its_id):
+        assert copies[mine.key] == mine
+    assert await get(target, DEEP) == b"peed"
+    assert copies[Key("bob", "", "a")].id not in (infos[Key("bob", "", "a")].id, None)
+    # What changed on the target after it was copied is its own, too.
+    top = Key(SHARED, "", "🎬 100% ü.mp4")
+    changed = await put(target, top, b"pot")
+    assert (await pair.run())[top.path] is Outcome.CONFLICT
+    await target.move(top, Key(SHARED, "elsewhere", "top.mp4"))
+    assert (await pair.run())[top.path] is Outcome.CONFLICT
+    with pytest.raises(NotFound):
+        await target.stat(top)
+    assert (await stored(target))[Key(SHARED, "elsewhere", "top.mp4")].etag == changed.etag

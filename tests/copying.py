@@ -1,0 +1,91 @@
+"""Two libraries of which one is copied to the other, in this process."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.database import open_database
+from app.library.copying import Copied, Outcome, copy
+from app.settings import Settings
+from app.storage.contract import OpenFile, Storage
+from app.storage.types import Address, FileInfo, Key, Listing
+
+
+class Watched:
+    """A storage of which is told how many files were opened to be read; `before` is done before each is."""
+
+    def __init__(self, storage: Storage, before: Callable[[], Awaitable[object]] | None = None) -> None:
+        self._storage = storage
+        self._before = before
+        self.opened = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    @asynccontextmanager
+    async def open(self, address: Address) -> AsyncIterator[OpenFile]:
+        self.opened += 1
+        if self._before is not None:
+            await self._before()
+        async with self._storage.open(address) as file:
+            yield file
+
+
+@dataclass
+class Pair:
+    """Two libraries."""
+
+    source: Any
+    target: Any
+
+    async def copy(self) -> dict[str, Copied]:
+        """One run, in which the bar comes to its end: what became of each file, by its path."""
+        async for _ in self.source.scan():
+            pass
+        size = (await self.source.usage()).size
+        advanced: list[int] = []
+        async with aclosing(copy(self.source, self.target, advanced.append)) as files:
+            found = {f"{file.key.library}:{file.key.path}": file async for file in files}
+        assert sum(advanced) == size
+        assert min(advanced, default=0) >= 0
+        return found
+
+    async def run(self) -> dict[str, Outcome]:
+        return {path.removeprefix(":"): file.outcome for path, file in (await self.copy()).items()}
+
+
+@asynccontextmanager
+async def opened(folder: Path, source: dict[str, object], target: dict[str, object]) -> AsyncIterator[Pair]:
+    """Both, of these settings."""
+    async with AsyncExitStack() as stack:
+        pair = []
+        for name, settings in (("source", source), ("target", target)):
+            database = open_database(
+                Settings(_env_file=None, files_dir=folder / name, **settings),  # type: ignore[arg-type]
+                media_type=lambda name: "video/mp4" if name.endswith(".mp4") else "video/guessed",
+            )
+            pair.append((await stack.enter_async_context(database)).storage)
+        yield Pair(*pair)
+
+
+async def put(
+    storage: Storage, key: Key, data: bytes, origin: FileInfo | None = None, content_type: str = "video/mp4"
+) -> FileInfo:
+    async with storage.stage() as staged:
+        await staged.write(data)
+        return (await storage.commit(key, staged, content_type=content_type, origin=origin)).info
+
+
+async def get(storage: Storage, address: Address) -> bytes:
+    async with storage.open(address) as file, aclosing(file.read(0, file.info.size)) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def stored(storage: Storage) -> dict[Key, FileInfo]:
+    found = {}
+    for library in await storage.libraries():
+        page = await storage.page(Listing(library, recursive=True), cursor=None, limit=1000)
+        found |= {info.key: info for info in page.items}
+    return found

@@ -1,0 +1,92 @@
+"""Whether two settings name the same library, as far as can be told before it is opened."""
+
+from pathlib import Path
+
+import pytest
+
+from app.database import check_apart
+from app.settings import ConfigurationError, Settings
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where there is a folder of films, and a link to it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "films" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("films")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(b"")
+    return tmp_path
+
+
+def are_apart(one: Settings, other: Settings) -> bool:
+    try:
+        check_apart(one, other)
+    except ConfigurationError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("folder", "apart"),
+    [
+        ("films", False),
+        ("films/../films/", False),
+        ("link", False),
+        ("link/deep", False),
+        ("films/new/folder", False),
+        ("link/new", False),
+        (".", False),
+        ("..", False),
+        ("/", False),
+        ("new", True),
+        ("films2", True),
+        ("new/films", True),
+        ("loop", True),
+        ("file/films", True),
+    ],
+)
+def test_folders(folder: str, apart: bool, here: Path) -> None:
+    films = Settings(_env_file=None, files_dir=here / "films")
+    for path in (Path(folder), here / folder):
+        assert are_apart(films, Settings(_env_file=None, files_dir=path)) is apart
+        assert are_apart(Settings(_env_file=None, files_dir=path), films) is apart
+
+
+FILMS = "mongodb://user:secret@one:27017,two/films?replicaSet=a"
+
+
+@pytest.mark.parametrize(
+    ("url", "apart"),
+    [
+        (FILMS, False),
+        ("mongodb://TWO:27017/films", False),
+        ("mongodb://one/films?w=1", False),
+        ("mongodb://one/series", True),
+        ("mongodb://three/films", True),
+        ("mongodb://one:27018/films", True),
+        ("mongodb+srv://one/films", True),
+        ("nonsense", True),
+        ("mongodb://", True),
+    ],
+)
+def test_databases(url: str, apart: bool) -> None:
+    one, other = (Settings(_env_file=None, storage="gridfs", mongodb_url=each) for each in (FILMS, url))
+    assert are_apart(one, other) is are_apart(other, one) is apart
+
+
+def test_a_url_without_a_database_names_ours() -> None:
+    urls = ("mongodb://one", "mongodb://one/seekable")
+    assert not are_apart(*(Settings(_env_file=None, storage="gridfs", mongodb_url=url) for url in urls))
+
+
+def test_the_same_unreadable_url_is_the_same_database() -> None:
+    one = Settings(_env_file=None, storage="gridfs", mongodb_url="mongodb+srv://films.example/films")
+    assert not are_apart(one, one)
+
+
+def test_other_kinds_of_storage_are_apart(tmp_path: Path) -> None:
+    folder = Settings(_env_file=None, files_dir=tmp_path)
+    assert are_apart(
+        folder, Settings(_env_file=None, storage="gridfs", mongodb_url=FILMS, files_dir=tmp_path)
+    )

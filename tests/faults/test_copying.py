@@ -1,0 +1,219 @@
+"""Copying a library while files change, rot and vanish, and disks fill. Over two folders of files."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from app.database.sql import settling
+from app.library.copying import Outcome, copy
+from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
+from app.storage.types import SHARED, Key
+from tests.copying import Pair, Watched, get, opened, put, stored
+from tests.support import mounted
+
+pytestmark = pytest.mark.anyio
+
+FILM = Key(SHARED, "films", "film.mp4")
+OTHER, LAST = Key(SHARED, "films", "other.mp4"), Key(SHARED, "films", "z.mp4")
+BYTES = os.urandom(300_000)
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds are long when they come in every test."""
+    monkeypatch.setattr(settling, "STABLE_AFTER_S", 0.2)
+
+
+@pytest.fixture
+async def pair(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Pair]:
+    async with opened(tmp_path, {}, {}) as pair:
+        yield pair
+
+
+def staged(tmp_path: Path) -> list[str]:
+    return os.listdir(tmp_path / "target" / ".seekable" / "staging")
+
+
+def rot(path: Path) -> None:
+    """Other bytes, under the same size and time."""
+    status = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"rot")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+async def test_a_damaged_file_is_not_brought(pair: Pair, tmp_path: Path) -> None:
+    await put(pair.source, FILM, BYTES)
+    await put(pair.source, LAST, b"last")
+    rot(tmp_path / "source" / FILM.path)
+    found = await pair.copy()
+    assert found[":films/film.mp4"].outcome is Outcome.DAMAGED
+    assert "hash" in found[":films/film.mp4"].reason
+    assert set(await stored(pair.target)) == {LAST}
+    assert not staged(tmp_path)
+
+
+async def test_a_file_that_lost_its_end_is_not_brought(pair: Pair, tmp_path: Path) -> None:
+    await put(pair.source, FILM, BYTES)
+    await put(pair.source, LAST, b"last")
+    path = tmp_path / "source" / FILM.path
+
+    async def cut() -> None:
+        os.truncate(path, 1000)
+
+    found = await Pair(Watched(pair.source, cut), pair.target).copy()
+    assert found[":films/film.mp4"].outcome is Outcome.FAILED
+    assert found[":films/film.mp4"].reason
+    assert set(await stored(pair.target)) == {LAST}
+    time.sleep(0.3)
+    assert await pair.run() == {"films/film.mp4": Outcome.COPIED, "films/z.mp4": Outcome.PRESENT}
+
+
+async def test_what_was_not_hashed_yet_is_hashed_on_the_way(pair: Pair, tmp_path: Path) -> None:
+    folder = tmp_path / "source" / "films"
+    folder.mkdir()
+    (folder / "film.mp4").write_bytes(BYTES)
+    (folder / "other.mp4").write_bytes(b"other")
+    (folder / "z.mp4").write_bytes(b"last")
+    await put(pair.target, OTHER, b"other")
+    await put(pair.target, LAST, b"LAST")
+    time.sleep(0.3)
+    expected = {
+        "films/film.mp4": Outcome.COPIED,
+        "films/other.mp4": Outcome.PRESENT,
+        "films/z.mp4": Outcome.CONFLICT,
+    }
+    assert await pair.run() == expected
+    infos, copies = await stored(pair.source), await stored(pair.target)
+    assert infos[FILM].sha256 is None
+    assert copies[FILM].sha256 == copies[FILM].etag == hashlib.sha256(BYTES).hexdigest()
+    assert copies[FILM].id == infos[FILM].id
+    # A copy is known again by its age, and then by its hash.
+    for to_read in (2, 0):
+        source = Watched(pair.source)
+        expected[FILM.path] = Outcome.PRESENT
+        assert await Pair(source, pair.target).run() == expected
+        assert source.opened == to_read
+        async for _ in pair.source.hash_unverified():
+            pass
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome", "left"),
+    [
+        ("replace", Outcome.COPIED, {FILM: b"new"}),
+        ("move", Outcome.COPIED, {OTHER: BYTES}),
+        ("delete", Outcome.GONE, {}),
+        ("delete and create", Outcome.COPIED, {FILM: b"new"}),
+        ("by hand", Outcome.FAILED, {}),
+        ("again and again", Outcome.FAILED, {}),
+    ],
+)
+async def test_a_file_that_changes_after_it_was_listed(
+    pair: Pair, tmp_path: Path, change: str, outcome: Outcome, left: dict[Key, bytes]
+) -> None:
+    await put(pair.source, FILM, BYTES)
+    turns = count()
+
+    async def before() -> None:
+        turn = next(turns)
+        if change == "again and again":
+            await put(pair.source, FILM, b"%d" % turn)
+        if turn:
+            return
+        if change == "replace":
+            await put(pair.source, FILM, b"new")
+        elif change == "move":
+            await pair.source.move(FILM, OTHER)
+        elif change.startswith("delete"):
+            await pair.source.delete(FILM)
+        if change == "delete and create":
+            await put(pair.source, FILM, b"new")
+        if change == "by hand":
+            (tmp_path / "source" / FILM.path).write_bytes(b"someone is still writing")
+
+    found = await Pair(Watched(pair.source, before), pair.target).copy()
+    (file,) = found.values()
+    assert file.outcome is outcome
+    assert bool(file.reason) is (outcome is Outcome.FAILED)
+    assert {key: await get(pair.target, key) for key in await stored(pair.target)} == left
+    assert not staged(tmp_path)
+
+
+async def test_a_file_that_is_edited_while_it_is_read(pair: Pair, tmp_path: Path) -> None:
+    """An adopted file has no hash to hold what was read against; but its time tells."""
+    path = tmp_path / "source" / "film.mp4"
+    path.write_bytes(BYTES)
+    time.sleep(0.3)
+    await stored(pair.source)
+    await pair.source.stat(Key(SHARED, "", "film.mp4"))
+
+    def edit(size: int) -> None:
+        if size:
+            with path.open("r+b") as file:
+                file.write(os.urandom(9))
+
+    outcomes = [file.outcome async for file in copy(pair.source, pair.target, edit)]
+    assert outcomes == [Outcome.FAILED]
+    assert await stored(pair.target) == {}
+
+
+async def test_a_target_that_changes_meanwhile_is_not_written_over(pair: Pair) -> None:
+    await put(pair.source, FILM, BYTES)
+
+    async def upload() -> None:
+        await put(pair.target, FILM, b"uploaded")
+
+    (file,) = (await Pair(Watched(pair.source, upload), pair.target).copy()).values()
+    assert (file.outcome, file.reason) == (Outcome.CONFLICT, "Another file has this name.")
+    assert await get(pair.target, FILM) == b"uploaded"
+
+
+async def test_a_target_that_is_gone_ends_it_with_a_sentence(pair: Pair, tmp_path: Path) -> None:
+    for key in (FILM, OTHER, LAST):
+        await put(pair.source, key, BYTES)
+    seen = []
+    with pytest.raises(StorageUnavailable, match="The library to copy to does not answer: "):
+        async for file in copy(pair.source, pair.target, lambda size: None):
+            seen.append(file.outcome)
+            shutil.rmtree(tmp_path / "target")
+    assert seen == [Outcome.COPIED]
+
+
+async def test_a_full_disk_ends_it_and_what_was_copied_stays(tmp_path: Path) -> None:
+    with mounted(tmp_path / "target", "-t", "tmpfs", "-o", "size=8m", "tmpfs"):
+        async with opened(tmp_path, {}, {}) as pair:
+            await put(pair.source, FILM, BYTES)
+            await put(pair.source, OTHER, os.urandom(9_000_000))
+            await put(pair.source, LAST, b"last")
+            with pytest.raises(OutOfSpace, match=r"There is no room for films/other\.mp4: "):
+                await pair.copy()
+            assert set(await stored(pair.target)) == {FILM}
+            assert not staged(tmp_path)
+            await pair.source.delete(OTHER)
+            assert await pair.run() == {"films/film.mp4": Outcome.PRESENT, "films/z.mp4": Outcome.COPIED}
+
+
+async def test_it_may_be_cancelled_at_any_time(pair: Pair, tmp_path: Path) -> None:
+    keys = [Key(SHARED, "films", f"{number}.mp4") for number in range(12)]
+    for key in keys:
+        await put(pair.source, key, BYTES)
+    for turn in range(8):
+        task = asyncio.create_task(pair.copy())
+        await asyncio.sleep(turn / 100)
+        task.cancel()
+        await asyncio.wait([task])
+        assert not staged(tmp_path)
+        for key in await stored(pair.target):
+            assert await get(pair.target, key) == BYTES
+    assert set((await pair.run()).values()) <= {Outcome.COPIED, Outcome.PRESENT}
+    assert set(await stored(pair.target)) == set(keys)
+    with pytest.raises(NotFound):
+        await pair.target.stat(FILM)

@@ -1,0 +1,187 @@
+"""`seekable copy` as a person runs it: beside a server, stopped, killed, again, and back."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live.clients import sha256
+from tests.support import SEEKABLE, NewLibrary, running
+
+pytestmark = pytest.mark.live
+
+MB = 1_000_000
+Files = dict[str, bytes]
+
+
+def environment(source: Mapping[str, object], target: Mapping[str, object]) -> dict[str, str]:
+    """What names both libraries."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+    named = {f"SEEKABLE_{key.upper()}": str(value) for key, value in source.items()}
+    return (
+        inherited | named | {f"SEEKABLE_COPY_TO_{key.upper()}": str(value) for key, value in target.items()}
+    )
+
+
+def copy(
+    source: Mapping[str, object], target: Mapping[str, object], *options: object
+) -> subprocess.CompletedProcess[str]:
+    command = [SEEKABLE, "copy", *map(str, options)]
+    return subprocess.run(
+        command, env=environment(source, target), capture_output=True, text=True, timeout=60
+    )
+
+
+def last_line(copied: subprocess.CompletedProcess[str]) -> str:
+    return copied.stdout.splitlines()[-1] if copied.stdout else copied.stderr
+
+
+def stopped(
+    source: Mapping[str, object], target: Mapping[str, object], number: int, output: Path
+) -> tuple[int, str]:
+    """Copy at a terminal, and send the signal when the bar is a third of the way. The exit status, and what
+    the terminal has shown."""
+    ours, its = os.openpty()
+    with output.open("wb") as stdout:
+        process = subprocess.Popen(
+            [SEEKABLE, "copy"], env=environment(source, target), stdout=stdout, stderr=its
+        )
+    os.close(its)
+    shown = b""
+    try:
+        while not re.search(rb"Copying .*[34]\d%", shown):
+            shown += os.read(ours, 4096)
+        process.send_signal(number)
+        while True:
+            shown += os.read(ours, 4096)
+    except OSError:  # the other end is closed
+        pass
+    finally:
+        os.close(ours)
+    return process.wait(20), shown.decode()
+
+
+def fill(http: httpx.Client, files: Files) -> dict[str, dict[str, object]]:
+    """Upload them; what the server says of each."""
+    return {
+        path: http.put(f"/files/{path}", content=data, headers={"content-type": f"video/x-{number}"}).json()
+        for number, (path, data) in enumerate(files.items())
+    }
+
+
+def test_a_library_is_copied_to_another_backend_and_back(new_library: NewLibrary, tmp_path: Path) -> None:
+    files = {f"films/{number}/ü {number}.mp4": os.urandom(MB) for number in range(12)}
+    target = {"files_dir": tmp_path / "target" / "files", **new_library()}
+    back = {"storage": "filesystem", "files_dir": tmp_path / "back"}
+    with running(tmp_path / "source", storage="filesystem") as server, server.client() as http:
+        source = {"storage": "filesystem", "files_dir": server.files}
+        infos = fill(http, files)
+        # Beside the server, killed at about a third.
+        status, shown = stopped(source, target, signal.SIGKILL, tmp_path / "killed.txt")
+        assert status == -signal.SIGKILL
+        assert "%" not in (tmp_path / "killed.txt").read_text()
+        again = copy(source, target)
+        assert (again.returncode, again.stderr) == (0, "Scanning\nCopying\n")
+        found = re.fullmatch(
+            r"12 files, (\d+) already there, (\d+) copied, (\d+) bytes copied", last_line(again)
+        )
+        assert found is not None, again.stdout
+        assert 0 < int(found[1]) < len(files)
+        assert int(found[3]) == int(found[2]) * MB
+    with running(tmp_path / "target", **target) as server, server.client() as http:
+        for path, info in infos.items():
+            assert sha256(http.get(f"/stream/{info['id']}").content) == info["sha256"]
+            moved = http.get("/files", params={"q": path.rpartition(" ")[2], "recursive": True}).json()
+            (listed,) = [item for item in moved["items"] if item["path"] == path]
+            times = [listed.pop(name)[:23] for name in ("created_at", "updated_at")]
+            assert times == [str(info.pop(name))[:23] for name in ("created_at", "updated_at")]
+            assert {**listed, "url": "", "stream_url": ""} == {**info, "url": "", "stream_url": ""}
+        # And back, stopped on the way.
+        status, shown = stopped(target, back, signal.SIGTERM, tmp_path / "stopped.txt")
+        assert status == 1
+        assert shown.splitlines()[-1] == (
+            "Error: Stopped. What is copied stays; run the same command again to go on."
+        )
+        assert re.search(r"\d files, \d copied, \d+ bytes copied\n", (tmp_path / "stopped.txt").read_text())
+        assert os.listdir(tmp_path / "back" / ".seekable" / "staging") == []
+        assert copy(target, back).returncode == 0
+    assert {path: (tmp_path / "back" / path).read_bytes() for path in files} == files
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> dict[str, object]:
+    with running(tmp_path / "server", storage="filesystem") as server, server.client() as http:
+        fill(http, {"a/film.mp4": b"film" * 1000, "a/ok.mp4": b"ok", "top.mp4": b"top"})
+    return {"files_dir": server.files}
+
+
+def test_what_is_left_behind_is_named_and_the_exit_status_is_1(
+    source: dict[str, object], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "server" / "files" / "a" / "film.mp4"
+    before = damaged.stat()
+    with damaged.open("r+b") as file:
+        file.write(b"rot")
+    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
+    target = tmp_path / "target" / "files"
+    with running(tmp_path / "target", storage="filesystem") as server, server.client() as http:
+        http.put("/files/top.mp4", content=b"pot")
+        with (damaged.parent / "half.mp4").open("wb", buffering=0) as half:
+            half.write(b"half")  # and it stays open: somebody is still writing
+            copied = copy(source, {}, "--to", "filesystem", "--files-dir", target)
+        assert copied.returncode == 1
+        assert sorted(copied.stdout.splitlines()) == [
+            "3 files, 1 in conflict, 1 damaged, 1 copied, 2 bytes copied",
+            "3 files, 1 unfinished",
+            "damaged: a/film.mp4: Its bytes do not match its hash.",
+            "in conflict: top.mp4: Another file has this name.",
+            "unfinished: a/half.mp4: It is being written, or was until just now.",
+        ]
+        assert http.get("/files/a/film.mp4").status_code == 404
+        assert http.get("/files/a/ok.mp4").content == b"ok"
+        assert http.get("/files/top.mp4").content == b"pot"
+
+
+def test_libraries_that_cannot_be_copied_are_refused_in_a_sentence(
+    source: dict[str, object], tmp_path: Path
+) -> None:
+    files = tmp_path / "server" / "files"
+    (tmp_path / "link").symlink_to(files)
+    to = "--to", "filesystem", "--files-dir"
+    for settings, options, said in (
+        (source, (), "SEEKABLE_COPY_TO_STORAGE, or its option, has to say where to copy to"),
+        (source, (*to, tmp_path / "link"), "are the same folder, or one is in the other"),
+        (source, (*to, tmp_path / "server" / "server.log"), "The library to copy to: SEEKABLE_FILES_DIR="),
+        ({"files_dir": tmp_path / "none"}, (*to, tmp_path / "new"), "There is no library here"),
+    ):
+        refused = copy(settings, {}, *options)
+        assert refused.returncode == 1
+        assert re.fullmatch(r"(Scanning\n)?Error: .+\.\n", refused.stderr), refused.stderr
+        assert said in refused.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"server", "link"}
+    assert sorted(path.name for path in files.iterdir()) == [".seekable", "a", "top.mp4"]
+
+
+def test_lines_and_the_bar_do_not_run_into_each_other_on_a_terminal(
+    source: dict[str, object], tmp_path: Path
+) -> None:
+    shutil.copy(tmp_path / "server" / "files" / "top.mp4", tmp_path / "server" / "files" / "a" / "t\x1b[31m")
+    ours, its = os.openpty()
+    scan = subprocess.Popen([SEEKABLE, "scan"], env=environment(source, {}), stdout=its, stderr=its)
+    os.close(its)
+    shown = b""
+    with pytest.raises(OSError, match="Input/output"):
+        while True:
+            shown += os.read(ours, 4096)
+    os.close(ours)
+    assert scan.wait() == 0
+    seen = [re.split(r"\r|\x1b\[K", line.rstrip("\r"))[-1] for line in shown.decode().split("\n")]
+    assert seen[0].startswith("skipped: a/t\\x1b[31m: A path must hold no")
+    assert "100%" in seen[1]
+    assert seen[2:] == ["3 files, 1 skipped", ""]

