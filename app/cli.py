@@ -248,7 +248,7 @@ def _announce(settings: Settings, host: str, port: int) -> None:
     here = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # one to connect to
     base = settings.base_url or f"http://{authority(here, port)}"
     click.echo(
-        f"Seekable serves {logs.escaped(str(settings.files_dir.absolute()))}\n"
+        f"Seekable serves {logs.escaped(settings.place)}\n"
         f"  docs    {base}/docs\n"
         f"  upload  curl -F file=@film.mp4 {base}/file/upload\n"
         f"  play    vlc {base}/files/film.mp4"

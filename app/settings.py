@@ -127,18 +127,18 @@ class Settings(BaseSettings):
         Path("files"), description="Folder of the files, with storage `filesystem`."
     )
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL; by default an SQLite file in FILES_DIR/.seekable."
+        None, description="`sqlite:///FILE` or `postgresql+psycopg://…`; by default in FILES_DIR/.seekable."
     )
     mongodb_url: str | None = Field(None, description="MongoDB URL, with storage `gridfs`.")
     max_upload_size: ByteSize = Field(
         ByteSize(64 << 30), gt=0, description="Bytes that one file may have; units such as `64GiB` are read."
     )
     read_chunk_size: ByteSize = Field(
-        ByteSize(128 << 10), ge=4096, le=16 << 20, description="Bytes read from the storage in one go."
+        ByteSize(128 << 10), ge=4096, le=16 << 20, description="Bytes read from a folder in one go."
     )
     cache_control: str = Field("no-cache", description="Cache-Control of every stored file.")
     scan_interval: int = Field(
-        3600, ge=1, description="Seconds between two scans for files that were put, moved or removed by hand."
+        3600, ge=1, description="Seconds between two scans for what other programs put or changed."
     )
     max_sockets: int = Field(10_000, ge=1, description="WebSockets that may be open at once.")
     heartbeat: float = Field(
@@ -165,6 +165,13 @@ class Settings(BaseSettings):
             if not (name == "seekable_port" and _SERVICE_URL.fullmatch(value or ""))
         }
         return init_settings, env_settings, dotenv_settings, file_secret_settings
+
+    @property
+    def place(self) -> str:
+        """Where the files are, to be shown: without a password."""
+        if self.storage == "gridfs":
+            return re.sub(r"//[^/]*@", "//", (self.mongodb_url or "").partition("?")[0])
+        return str(self.files_dir.absolute())
 
     @field_validator("cache_control")
     @classmethod

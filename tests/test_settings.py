@@ -3,10 +3,11 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.settings import ConfigurationError, load, load_target, misspelt
+from app.settings import ConfigurationError, Settings, load, load_target, misspelt
 
 
 @pytest.fixture(autouse=True)
@@ -184,3 +185,17 @@ def test_options_come_before_the_environment(monkeypatch: pytest.MonkeyPatch, tm
 def test_a_place_to_copy_to_is_never_a_default(options: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         load_target(**options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"files_dir": "/srv/films"}, "/srv/films"),
+        ({"files_dir": "films"}, str(Path("films").absolute())),
+        ({"storage": "gridfs", "mongodb_url": "mongodb://a,b:1/films"}, "mongodb://a,b:1/films"),
+        ({"storage": "gridfs", "mongodb_url": "mongodb://me:secret@a/films?x=y@z"}, "mongodb://a/films"),
+        ({"storage": "gridfs", "mongodb_url": "mongodb+srv://me:se%40@a"}, "mongodb+srv://a"),
+    ],
+)
+def test_where_the_files_are_is_shown_without_a_password(settings: dict[str, Any], place: str) -> None:
+    assert Settings(_env_file=None, **settings).place == place
