@@ -27,6 +27,9 @@ class Mongod:
     `replica_set=""`.
     """
 
+    at_death = "TERM"
+    """The signal that it gets when this process dies."""
+
     def __init__(self, folder: Path, port: int, *options: str, replica_set: str = SET) -> None:
         self.folder = folder
         self.port = port
@@ -56,7 +59,7 @@ class Mongod:
         if self.replica_set:
             command += ["--replSet", self.replica_set]
         with self.log_file.open("wb") as log:
-            self.process = start_bound(command, stdout=log, stderr=subprocess.STDOUT)
+            self.process = start_bound(command, stdout=log, stderr=subprocess.STDOUT, at_death=self.at_death)
         pid = self.process.pid  # another may listen on the port
         self._wait(lambda client: client.admin.command("serverStatus")["pid"] == pid)
         return self
@@ -119,9 +122,11 @@ def binary() -> Path:
     )
 
 
-def start_bound(command: list[object], **options: object) -> "subprocess.Popen[bytes]":
+def start_bound(
+    command: list[object], *, at_death: str = "TERM", **options: object
+) -> "subprocess.Popen[bytes]":
     """Start what ends when this process ends, however that happens, but not with its Ctrl-C."""
-    bound = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+    bound = ["setpriv", "--pdeathsig", at_death] if shutil.which("setpriv") else []
     words = [*bound, *map(str, command)]
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True, **options)  # type: ignore[call-overload,no-any-return]
 

@@ -13,6 +13,7 @@ from gridfs import GridFSBucket
 from sqlalchemy import NullPool, create_engine, insert, text
 
 from app.database import prepare_database
+from app.database.sql import postgresql
 from app.database.sql.tables import Media
 from app.settings import Settings
 from app.storage.staging import Signature
@@ -22,6 +23,7 @@ from tests import mongo
 from tests.support import Server
 
 CHUNK_SIZE = 255 << 10  # of all drivers
+WRITING = ("BEGIN", f"SELECT pg_advisory_xact_lock({postgresql._LOCK})")
 
 
 class Beneath(Protocol):
@@ -109,7 +111,10 @@ class Folder:
     @contextmanager
     def replaced(self, file_id: str) -> Iterator[None]:
         with self._engine.connect() as connection:
-            connection.execute(text("BEGIN IMMEDIATE" if self._engine.name == "sqlite" else "BEGIN"))
+            # As a writer of ours begins, so that others wait for it.
+            begin = WRITING if self._engine.name == "postgresql" else ("BEGIN IMMEDIATE",)
+            for statement in begin:
+                connection.execute(text(statement))
             connection.execute(text("UPDATE media SET etag = 'newer' WHERE id = :id"), {"id": file_id})
             try:
                 yield

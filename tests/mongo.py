@@ -4,6 +4,7 @@ import atexit
 import itertools
 import os
 import platform
+import random
 import shutil
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ MEMORY = Path("/dev/shm")
 
 class Mongod(Bare):
     """One that can be harmed. Start it in the main thread: it ends with the thread that started it."""
+
+    at_death = "KILL"  # which ends one that is paused, too
 
     def __init__(self, folder: Path, *, replica_set: str = "tests") -> None:
         if sys.platform != "linux" or platform.machine() != "x86_64":
@@ -198,7 +201,10 @@ def sweep() -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """Below those that Linux gives to who connects: it could give one away while a server is down that had it,
+    even to the client that tries to reach that server."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
