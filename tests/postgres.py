@@ -108,7 +108,7 @@ class Postgres:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509: there is no other way
+                preexec_fn=_end_with_parent,  # noqa: PLW1509
             )
         deadline = time.monotonic() + 30
         while self.process.poll() is None and time.monotonic() < deadline:
