@@ -353,6 +353,7 @@ def huge(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0)
 
 
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)  # as many lists as that one needs
 def test_a_list_that_finds_more_than_it_has_time_for_leaves_the_rest_to_the_next(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
