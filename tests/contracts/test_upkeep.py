@@ -109,6 +109,7 @@ async def test_usage_is_of_all_libraries(storage: Storage) -> None:
     assert await storage.usage() == Usage(0, 0)
     await fill(storage)
     assert await storage.usage() == Usage(len(FILES), SIZE)
+    assert isinstance((await storage.usage()).size, int)
     top, big = Key(SHARED, "", "top.mp4"), Key(SHARED, "films", "big.mkv")
     await put(storage, top, b"longer than before")
     await storage.move(top, Key(SHARED, "elsewhere", "top.mp4"))

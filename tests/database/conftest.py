@@ -10,13 +10,20 @@ import pytest
 
 from app.database.sql import settling
 from app.storage.types import Change
+from tests import postgres
 from tests.database.by_hand import STABLE_AFTER_S
 from tests.database.library import Library
 
+DATABASES: dict[str, Callable[[], str | None]] = {
+    "sqlite": lambda: None,
+    "postgresql": lambda: postgres.shared().new_database(),
+}
 
-@pytest.fixture
-def library(tmp_path: Path) -> Iterator[Library]:
-    library = Library(tmp_path / "files")
+
+@pytest.fixture(params=DATABASES)
+def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]:
+    """A library over each database. A test of one of them says so: `parametrize(…, indirect=True)`."""
+    library = Library(tmp_path / "files", DATABASES[request.param]())
     yield library
     library.close()
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import sqlite3
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -71,7 +70,8 @@ class Library:
         return os.listdir(self.root / ".seekable" / "staging")
 
     def sql(self, statement: str) -> list[tuple[object, ...]]:
-        with closing(
-            sqlite3.connect(self.root / ".seekable" / "seekable.db", isolation_level=None)
-        ) as database:
-            return database.execute(statement).fetchall()
+        """Done at once, without a transaction."""
+        with closing(self.backend._database.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(statement)
+            return [tuple(row) for row in cursor.fetchall()] if cursor.description else []

@@ -258,6 +258,7 @@ def test_files_of_odd_dates(library: Library, date: str) -> None:
     library.backend.delete(FILM, Expect.ANY)
 
 
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
 def test_what_waits_for_a_change_keeps_no_reader_waiting(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +289,7 @@ def test_what_waits_for_a_change_keeps_no_reader_waiting(
         asyncio.run(readers())
 
 
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
 def test_the_storage_closes_when_the_step_of_a_scan_has_ended(library: Library) -> None:
     async def close_in_the_middle() -> None:
         storage = ThreadedStorage(library.backend)
@@ -310,22 +312,47 @@ def test_the_storage_closes_when_the_step_of_a_scan_has_ended(library: Library) 
 
 # A failing COMMIT, made by a constraint that is checked only then
 
+_TRAP = "CREATE TABLE trap (x VARCHAR(32) REFERENCES volume (id) DEFERRABLE INITIALLY DEFERRED)"
+_VERBS = ("INSERT", "UPDATE", "DELETE")
+TRAPS = {
+    "sqlite": (
+        "PRAGMA foreign_keys = ON",
+        [
+            _TRAP,
+            *(
+                f"CREATE TRIGGER trap_{verb} AFTER {verb} ON media BEGIN INSERT INTO trap VALUES ('no'); END"
+                for verb in _VERBS
+            ),
+        ],
+        [f"DROP TRIGGER trap_{verb}" for verb in _VERBS],
+    ),
+    "postgresql": (
+        "SELECT 1",  # they are checked anyway
+        [
+            _TRAP,
+            "CREATE FUNCTION fall() RETURNS trigger LANGUAGE plpgsql "
+            "AS $$ BEGIN INSERT INTO trap VALUES ('no'); RETURN NULL; END $$",
+            f"CREATE TRIGGER trap AFTER {' OR '.join(_VERBS)} ON media FOR EACH ROW EXECUTE FUNCTION fall()",
+        ],
+        ["DROP TRIGGER trap ON media"],
+    ),
+}
+"""What a connection says first, and what sets and removes the trap."""
+
 
 @pytest.fixture
 def failing_commit(library: Library) -> Iterator[None]:
     """Every COMMIT of a change fails from now on."""
+    checked, set_trap, remove_trap = TRAPS[library.backend._database.engine.dialect.name]
     engine = library.backend._database.engine
     library.backend._database.close()
-    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
+    event.listen(engine, "connect", lambda connection, _: connection.execute(checked))
     library.put(b"film")
-    library.sql("CREATE TABLE trap (x REFERENCES volume (id) DEFERRABLE INITIALLY DEFERRED)")
-    for verb in ("INSERT", "UPDATE", "DELETE"):
-        library.sql(
-            f"CREATE TRIGGER trap_{verb} AFTER {verb} ON media BEGIN INSERT INTO trap VALUES ('no'); END"
-        )
+    for statement in set_trap:
+        library.sql(statement)
     yield
-    for verb in ("INSERT", "UPDATE", "DELETE"):
-        library.sql(f"DROP TRIGGER trap_{verb}")
+    for statement in remove_trap:
+        library.sql(statement)
     assert library.get()[0] == b"film"
     assert library.put(b"works again").info.size == 11
 
@@ -378,7 +405,7 @@ def test_another_folder_is_refused_and_loses_no_row(library: Library, tmp_path: 
     library.put(b"film")
     settings = library.settings.model_copy(
         update={
-            "database_url": f"sqlite:///{library.root}/.seekable/seekable.db",
+            "database_url": library.backend._database.engine.url.render_as_string(hide_password=False),
             "files_dir": tmp_path / "mount",
         }
     )
@@ -402,6 +429,7 @@ def test_a_database_that_was_swapped_beneath_the_server_is_noticed(library: Libr
         library.backend.ping()
 
 
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
 def test_a_lost_database_is_rebuilt_from_the_files(library: Library) -> None:
     library.put(b"film")
     library.close()

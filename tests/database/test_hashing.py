@@ -170,6 +170,7 @@ def test_what_cannot_be_read_is_called_so_and_hashed_later(
     assert verdicts(library) == {"films/film.mp4": Verdict.SOUND, "new.mp4": Verdict.SOUND}
 
 
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
 def test_what_is_to_be_hashed_is_found_by_an_index_of_its_own(library: Library) -> None:
     """It is looked for every minute, in however big a library."""
     asked: list[tuple[str, object]] = []

@@ -162,12 +162,14 @@ IN_ORDER = [
 def test_a_page_looks_at_no_more_files_than_it_has_and_one(
     media: Collection[Stored], listing: Listing
 ) -> None:
+    ascending_paths = listing.sort is Sort.NAME and not listing.descending
+    most = 2 if ascending_paths or not listing.recursive else 3
     cursor: str | None = None
     for _ in range(1000):
         with profiled(media) as commands:
             _, cursor = pages.rows(media, listing, cursor=cursor, limit=5)
         assert_short(commands)
-        assert len(commands) <= 4
+        assert len(commands) <= most
         assert total(commands, "docsExamined") <= 6
         assert total(commands, "keysExamined") <= 6 + len(commands)  # one key may tell that a range has ended
         if cursor is None:
@@ -279,6 +281,7 @@ def test_words_that_are_common_but_not_together_are_not_looked_for_along_the_ord
     with profiled(media) as commands:
         pages.rows(media, Listing(SHARED, "", True, query="the strasse"), cursor=None, limit=2)
     assert commands[-1]["planSummary"] in ("EOF", "IXSCAN { _id: 1 }")
+    assert commands[-2]["keysExamined"] <= media.count_documents({"library": SHARED, "words": "strasse"}) + 2
     with profiled(media) as commands:
         pages.rows(media, Listing(SHARED, "", True, query="the end"), cursor=None, limit=2)
     assert commands[-1]["planSummary"] == BY_PATH, "together they are many"

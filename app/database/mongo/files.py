@@ -108,32 +108,42 @@ class GridBackend:
         if writer.seal(key, content_type, sha256) != size:
             raise StorageUnavailable("The database did not keep all that was written.")
         now = datetime.now(UTC)
-        created_at, updated_at = (now, now) if origin is None else (origin.created_at, origin.updated_at)
-        while True:  # until nobody else is faster
+        new = Media(
+            file=GridFSProxy(writer.id),
+            size=size,
+            chunk_size=writer.chunk_size,
+            content_type=content_type,
+            etag=sha256,
+            sha256=sha256,
+            unverified=False,
+            created_at=_in_ms(now if origin is None else origin.created_at),
+            updated_at=_in_ms(now if origin is None else origin.updated_at),
+            **place(key),
+        )
+        try:
+            created = self._store(new, expect, origin)
+        except StorageUnavailable:
+            writer.keep()  # the document may name it, or come to name it
+            raise
+        writer.keep()
+        return Committed(info_of(new), created)
+
+    def _store(self, new: Media, expect: Expectation, origin: FileInfo | None) -> bool:
+        """Put the document in its place. Whether it is a new one."""
+        created_at = new.created_at
+        while True:
             with self._database.asked():
-                old = find(self._database.media, key)
+                old = find(self._database.media, key_of(new))
             check(None if old is None else old.etag, expect)
-            new = Media(
-                id=self._free_id(origin) if old is None else old.id,
-                file=GridFSProxy(writer.id),
-                size=size,
-                chunk_size=writer.chunk_size,
-                content_type=content_type,
-                etag=sha256,
-                sha256=sha256,
-                unverified=False,
-                created_at=_in_ms(created_at) if old is None else old.created_at,
-                updated_at=_in_ms(updated_at),
-                **place(key),
-            )
-            try:
-                done = self._create(new) if old is None else self._replace(old, new)
-            except StorageUnavailable:
-                writer.keep()  # a document may name it
-                raise
-            if done:
-                writer.keep()
-                return Committed(info_of(new), old is None)
+            if old is None:
+                new.id, new.created_at = self._free_id(origin), created_at
+                if self._create(new):
+                    return True
+            else:
+                new.id, new.created_at = old.id, old.created_at
+                if self._replace(old, new):
+                    return False
+            # Somebody else was faster: look again.
 
     def _free_id(self, origin: FileInfo | None) -> str:
         if origin is not None:

@@ -68,7 +68,7 @@ def _candidates(listing: Listing, wanted: Sequence[str]) -> Iterator[Candidates]
     """Each is ranges of one index, which are counted without a look at the documents."""
     here: Stored = {"library": listing.library}
     if listing.folder or not listing.recursive:
-        yield Candidates(here | covered(listing), ("library", "folder", "filename"))
+        yield Candidates(covered(listing), ("library", "folder", "filename"))
     for word in wanted:
         yield Candidates(here | {"words": begins(word)}, ("library", "words"))
     if listing.content_type:
@@ -77,9 +77,12 @@ def _candidates(listing: Listing, wanted: Sequence[str]) -> Iterator[Candidates]
 
 def covered(listing: Listing) -> Stored:
     """Whether a file is in the folder of the listing, or beneath it."""
+    library: Stored = {"library": listing.library}
     if not listing.recursive:
-        return {"folder": listing.folder}
-    return {"folder": {"$in": [listing.folder, begins(f"{listing.folder}/")]}} if listing.folder else {}
+        return library | {"folder": listing.folder}
+    if not listing.folder:
+        return library
+    return library | {"folder": {"$in": [listing.folder, begins(f"{listing.folder}/")]}}
 
 
 def filters(listing: Listing, wanted: Sequence[str]) -> Iterator[Stored]:

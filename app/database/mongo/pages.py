@@ -45,8 +45,7 @@ def _stretches(
     if few is not None:
         keys = _keys(listing, "folder", "filename")
         behind: Stored = {"$or": list(_behind(keys, listing, position))}
-        mine = {"library": listing.library}
-        yield _query(collection, [few.where, mine, covered(listing), *also, behind], few.index, keys, listing)
+        yield _query(collection, [few.where, covered(listing), *also, behind], few.index, keys, listing)
         return
     for span in _spans(listing, position):
         for place in _behind(span.keys, listing, span.position):

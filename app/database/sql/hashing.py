@@ -38,7 +38,7 @@ class Hasher:
     def usage(self) -> Usage:
         with self._database.reading() as session:
             files, size = session.execute(select(func.count(), func.sum(Media.size))).one()
-        return Usage(files, size or 0)
+        return Usage(files, int(size or 0))  # PostgreSQL adds up integers to a Decimal
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""

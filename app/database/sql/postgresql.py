@@ -39,6 +39,9 @@ _DEFAULTS: dict[str, Any] = {
 _SETTINGS = {
     "timezone": "UTC",
     "jit": "off",  # pages are short, and compiling takes longer than they do
+    # All that is asked for is few rows by an index, and most of it in the order of that. Without statistics,
+    # as after many files came, a plan would rather read all rows and sort them.
+    **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"), "off"),
     # A writer whose machine is gone keeps others waiting for so long, in seconds and milliseconds.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -90,7 +93,7 @@ class Postgresql(Database):
             engine,
             read=("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",),
             write=(
-                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+                "BEGIN ISOLATION LEVEL READ COMMITTED",
                 f"SELECT pg_advisory_xact_lock({_LOCK})",
             ),
         )
