@@ -201,8 +201,8 @@ def sweep() -> None:
 
 
 def free_port() -> int:
-    """Below those that Linux gives to who connects: it could give that of a server away while that is down,
-    even to the client that tries to reach that server."""
+    """Below those that Linux gives to who connects: it could give one away while a server is down that had
+    it, even to the client that tries to reach that server."""
     while True:
         port = random.randrange(10_000, 32_000)
         with socket.socket() as listener, suppress(OSError):
