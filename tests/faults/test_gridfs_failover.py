@@ -3,10 +3,12 @@ acknowledged is there on the next one, whole."""
 
 import itertools
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -85,6 +87,17 @@ class Uploads:
             self.known[path] = new
         elif not (new is None and before is None and answer.status_code == 404):
             check_refused(answer)
+
+
+def test_a_secondary_alone_is_refused_at_the_start(nodes: ReplicaSet, tmp_path: Path) -> None:
+    primary = nodes.primary()
+    secondary = next(node for node in nodes.nodes if node is not primary)
+    grid = Grid(tmp_path, f"mongodb://{secondary.host}/harmed?directConnection=true")
+    began = time.monotonic()
+    ended = grid.seekable("serve", "--port", "0")
+    assert time.monotonic() - began < 12
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
 
 
 @pytest.mark.parametrize("how", ["steps down", "is killed", "is killed, and nobody follows for a while"])
