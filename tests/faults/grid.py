@@ -47,7 +47,7 @@ class Grid:
     @contextmanager
     def server(self, name: str = "server", **settings: object) -> Iterator[Server]:
         """One that runs, and may be killed."""
-        server = Server(self._folder / name, **self.settings, **settings)
+        server = Server(self._folder / name, **{**self.settings, **settings})
         try:
             yield server.start()
         finally:
@@ -72,18 +72,27 @@ class Grid:
     def backend(self) -> Iterator[GridBackend]:
         """It, opened in this process, as by one more server."""
         with ExitStack() as stack:
-            yield open_gridfs(Settings(_env_file=None, **self.settings), lambda name: "video/mp4", stack)
+            settings = Settings(_env_file=None, storage="gridfs", mongodb_url=self.url)
+            yield open_gridfs(settings, lambda name: "video/mp4", stack)
 
-    def pass_time(self) -> None:
+    def pass_time(self, of: Callable[[Any], bool] = lambda file: True) -> None:
         """Leases have run out, and so has the grace of what was replaced or deleted."""
-        self.database["uploads"].update_many({}, {"$set": {"expires_at": LONG_AGO}})
+        files = [file for file in self.database["uploads"].distinct("_id") if of(file)]
+        self.database["uploads"].update_many({"_id": {"$in": files}}, {"$set": {"expires_at": LONG_AGO}})
+
+    def sweep(self) -> int:
+        """Scan. The number of files that are gone from the bucket."""
+        before = self.database["fs.files"].count_documents({})
+        with self.backend() as backend:
+            for _ in backend.scan():
+                pass
+        return before - self.database["fs.files"].count_documents({})
 
     def check_nothing_left(self) -> None:
         """Not a byte is there, a sweep later, of what no document names; and all that is named is whole."""
         self.pass_time()
+        self.sweep()
         with self.backend() as backend:
-            for _ in backend.scan():
-                pass
             verdicts = [step.verdict for step in backend.verify() if step.verdict is not None]
         assert set(verdicts) <= {Verdict.SOUND}
         named = self.named()

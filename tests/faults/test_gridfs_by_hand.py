@@ -92,7 +92,7 @@ def test_a_sweep_takes_only_what_is_ours_and_nobody_names(grid: Grid, server: Se
         for name in ("named.mp4", "replaced.mp4", "kept.mp4"):
             http.put(f"/files/{name}", content=FILM).raise_for_status()
         http.put("/files/replaced.mp4", content=b"new").raise_for_status()
-        # Another program's files: adopted, replaced and deleted here, beneath no name that we take, unfinished.
+        # Another program's files: adopted, beneath no name that we take, of a name that is taken, unfinished.
         others = {
             name: bucket.upload_from_stream(name, FILM, metadata={"by": "another"})
             for name in ("adopted.mp4", "/no/../name", "kept.mp4")

@@ -16,7 +16,7 @@ from pymongo.errors import PyMongoError
 
 from tests import mongo
 from tests.faults.grid import Begin, Download, Grid, check_refused, recovered, sha256, until
-from tests.mongo import ReplicaSet
+from tests.mongo import Mongod, ReplicaSet
 from tests.support import Server
 
 AT_ONCE = 20
@@ -89,6 +89,26 @@ class Uploads:
             check_refused(answer)
 
 
+def harm(primary: Mongod, other: Mongod, how: str) -> None:
+    if how == "steps down":
+        with suppress(PyMongoError), primary.direct() as client:
+            client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3)
+        return
+    if "nobody" in how:
+        other.pause()
+    primary.kill()
+
+
+def resumed(http: httpx.Client, target: str, tag: str, download: Download) -> bytes:
+    """All of it, with what did not come asked for again."""
+    here = len(download.body)
+    if here == download.length:
+        return bytes(download.body)
+    rest = http.get(target, headers={"range": f"bytes={here}-", "if-range": tag})
+    assert rest.status_code == 206
+    return download.body + rest.content
+
+
 def test_a_secondary_alone_is_refused_at_the_start(nodes: ReplicaSet, tmp_path: Path) -> None:
     primary = nodes.primary()
     secondary = next(node for node in nodes.nodes if node is not primary)
@@ -101,9 +121,7 @@ def test_a_secondary_alone_is_refused_at_the_start(nodes: ReplicaSet, tmp_path: 
 
 
 @pytest.mark.parametrize("how", ["steps down", "is killed", "is killed, and nobody follows for a while"])
-def test_the_primary_is_lost(
-    nodes: ReplicaSet, grid: Grid, server: Server, begin: Begin, how: str
-) -> None:
+def test_the_primary_is_lost(nodes: ReplicaSet, grid: Grid, server: Server, begin: Begin, how: str) -> None:
     folder = f"folder-{next(NUMBERS)}"
     target = f"/files/{folder}/film.mp4"
     with server.client() as http:
@@ -117,14 +135,8 @@ def test_the_primary_is_lost(
         try:
             assert until(lambda: uploads.outcomes[201] > AT_ONCE)
             primary = nodes.primary()
-            if how != "steps down":
-                other = next(node for node in nodes.nodes if node is not primary)
-                if "nobody" in how:
-                    other.pause()
-                primary.kill()
-            else:
-                with suppress(PyMongoError), primary.direct() as client:
-                    client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3)
+            other = next(node for node in nodes.nodes if node is not primary)
+            harm(primary, other, how)
             whole = list(pool.map(Download.rest, downloads))
             if "nobody" in how:
                 assert until(lambda: uploads.outcomes[503] > AT_ONCE)
@@ -143,13 +155,8 @@ def test_the_primary_is_lost(
         assert whole.count(False) >= AT_ONCE // 2  # of the others, the rest was on its way already
     with server.client() as http:
         for download, all_came in zip(downloads, whole, strict=True):
-            here = len(download.body)
-            assert all_came is (here == len(FILM))
-            if not all_came:
-                rest = http.get(target, headers={"range": f"bytes={here}-", "if-range": tag})
-                assert rest.status_code == 206
-                download.body += rest.content
-            assert sha256(download.body) == sha256(FILM)
+            assert all_came is (len(download.body) == len(FILM))
+            assert sha256(resumed(http, target, tag, download)) == sha256(FILM)
         assert len(uploads.known) > 2 * AT_ONCE
         for path, expected in uploads.known.items():
             found = http.get(path)

@@ -131,9 +131,7 @@ def check_all(http: httpx.Client, folder: str) -> None:
 
 
 @pytest.mark.parametrize("moment", range(2))
-def test_mongod_killed_right_after_the_answer(
-    node: Mongod, server: Server, folder: str, moment: int
-) -> None:
+def test_mongod_killed_right_after_the_answer(node: Mongod, server: Server, folder: str, moment: int) -> None:
     with server.client() as http:
         change_all(http, folder)
         node.kill()

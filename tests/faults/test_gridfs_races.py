@@ -147,7 +147,10 @@ def test_changes_of_one_name_that_race(grid: Grid, servers: Servers, folder: str
                         answer = http.patch(own, json={"filename": "x.mp4"}, headers=KIND)
                         kind = "move"
                     case 1:
-                        answer, kind = http.put(target, content=data, headers={"if-none-match": "*"}), "create"
+                        answer, kind = (
+                            http.put(target, content=data, headers={"if-none-match": "*"}),
+                            "create",
+                        )
                     case 2:
                         answer, kind = http.put(target, content=data), "put"
                     case _:

@@ -161,11 +161,11 @@ def test_uploads_in_the_middle_of_which_it_stops(
 def check_outcomes(server: Server, folder: str, data: dict[str, bytes], stored: set[str]) -> None:
     """What was acknowledged is there, and the others wholly or not at all."""
     with server.client() as http:
-        for name in data:
+        for name, sent in data.items():
             answer = http.get(f"/files/{folder}/{name}")
             assert answer.status_code == 200 or name not in stored
             if answer.status_code != 404:
-                assert sha256(answer.content) == sha256(data[name])
+                assert sha256(answer.content) == sha256(sent)
 
 
 def test_a_server_ends_in_time_although_its_database_is_silent(

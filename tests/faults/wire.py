@@ -23,12 +23,39 @@ class Wire:
         self._threads: list[threading.Thread] = []
         self._command: bytes | None = None
         self._bring = True
+        self._breaks = False
+        self._broken: set[socket.socket] = set()
+        self._held: threading.Event | None = None
+        self.is_holding = threading.Event()
         self.is_cut = threading.Event()
         self._start(self._accept)
 
     @property
     def host(self) -> str:
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def hold_at(self, command: bytes) -> None:
+        """Keep the command until `let_go`: it is on its way meanwhile."""
+        self._held = threading.Event()
+        self._command = command
+
+    def let_go(self) -> None:
+        assert self._held is not None
+        self._held.set()
+        self._held = None
+        self.is_holding.clear()
+
+    def hold_again_at(self, command: bytes) -> None:
+        """Let go of the one that is held, and hold the next."""
+        assert self._held is not None
+        before = self._held
+        self.is_holding.clear()
+        self.hold_at(command)
+        before.set()
+
+    def break_at(self, command: bytes) -> None:
+        """The connection that brings the command breaks when its answer comes; new ones work."""
+        self._breaks, self._command = True, command
 
     def cut_at(self, command: bytes, *, bring: bool) -> None:
         self._bring, self._command = bring, command
@@ -72,7 +99,20 @@ class Wire:
             while data := source.recv(1 << 20):
                 if self.is_cut.is_set():
                     continue
+                if source in self._broken:
+                    break
                 if is_request and self._command is not None and self._command in data:
+                    if (held := self._held) is not None:
+                        self._command = None
+                        self.is_holding.set()
+                        held.wait(10)
+                        target.sendall(data)
+                        continue
+                    if self._breaks:
+                        self._command, self._breaks = None, False
+                        self._broken.add(target)
+                        target.sendall(data)
+                        continue
                     self.is_cut.set()
                     if not self._bring:
                         continue
