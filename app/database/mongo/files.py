@@ -128,12 +128,26 @@ class GridBackend:
             )
             try:
                 done = self._create(new) if old is None else self._replace(old, new)
+                if done:
+                    self._check_held(old, new)
             except StorageUnavailable:
                 writer.keep()  # a document may name it
                 raise
             if done:
                 writer.keep()
                 return Committed(info_of(new), old is None)
+
+    def _check_held(self, old: Media | None, new: Media) -> None:
+        """Take back a change that comes so late, of a process that was stopped meanwhile, that a sweep may
+        have removed the bytes."""
+        with self._database.asked():
+            if leases.is_held(self._database, new.file.grid_id):
+                return
+            if old is None:
+                self._database.media.delete_one(as_it_is(new))
+            else:  # which is not gone: it was retired only just now
+                self._database.media.update_one(as_it_is(new), {"$set": _fields(old)})
+        raise StorageUnavailable("The upload paused for so long that it was given up.")
 
     def _free_id(self, origin: FileInfo | None) -> str:
         if origin is not None:
@@ -164,8 +178,9 @@ class GridBackend:
             with self._database.asked():
                 check_room(media, key)  # again: nothing but this keeps a file and a folder from one name
         except PathConflict:
-            self._step(lambda: media.delete_one(as_it_is(new)).acknowledged, lambda: not named())
-            raise
+            if self._step(lambda: media.delete_one(as_it_is(new)).deleted_count == 1, lambda: not named()):
+                raise
+            # Somebody moved or replaced it meanwhile, so that it was there.
         return True
 
     def _replace(self, old: Media, new: Media) -> bool:
@@ -291,7 +306,7 @@ class GridBackend:
             with self._database.asked():
                 return write()
         except StorageError:
-            with suppress(StorageError), self._database.asked(LOOK_S):
+            with suppress(StorageError), self._database.asked(LOOK_S, fail_fast=False):
                 if happened():
                     return True
             raise

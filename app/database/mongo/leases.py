@@ -40,6 +40,11 @@ def renew(database: Database, file: Any) -> None:
         raise StorageUnavailable("The upload paused for so long that it was given up.")
 
 
+def is_held(database: Database, file: Any) -> bool:
+    """Whether no sweep has given the file up. One that does so later sees the document that names it now."""
+    return database.uploads.find_one({"_id": file, **_UNTOUCHED}, {"_id": True}) is not None
+
+
 def end(database: Database, file: Any) -> None:
     """The file is stored, or nothing is left of it."""
     database.uploads.delete_one({"_id": file})
