@@ -1,4 +1,5 @@
-"""Prints the server's peak memory while a big file goes up, both ways, and comes down to slow readers.
+"""Prints the server's peak memory while a big file goes up, both ways, and comes down to slow readers,
+over the filesystem and over GridFS.
 
 Run by `make soak`; ends with status 1 when a peak is further above idle than the limit. Sizes in MiB:
 
@@ -13,10 +14,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from tests.mongo import Mongod
 from tests.support import Server, running
 
 MIB = 1 << 20
@@ -95,32 +98,48 @@ def slow_readers(server: Server, readers: int, seconds: float) -> None:
             key.fileobj.close()  # type: ignore[union-attr]
 
 
+def measured(server: Server, options: argparse.Namespace) -> float:
+    """Do all of it, and say how much each took. The most above idle, in MiB."""
+    with server.client() as client:
+        client.get("/health/ready").raise_for_status()
+    time.sleep(1)
+    peak(server)
+    time.sleep(1)
+    idle = peak(server)
+    print(f"{'idle':24} {idle:7.1f} MiB")
+    worst = 0.0
+    for name, work in {
+        f"PUT of {options.size} MiB": lambda: put(server, options.size),
+        f"form of {options.size} MiB": lambda: form(server, options.size),
+        f"GET of {options.size} MiB": lambda: get(server, options.size),
+        f"{options.readers} slow readers": lambda: slow_readers(server, options.readers, options.seconds),
+    }.items():
+        work()
+        height = peak(server)
+        worst = max(worst, height - idle)
+        print(f"{name:24} {height:7.1f} MiB, {height - idle:+.1f}", flush=True)
+    return worst
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=2048, help="MiB of the file")
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20, help="for the slow readers")
     parser.add_argument("--limit", type=float, default=60, help="MiB above idle")
+    parser.add_argument("--storage", choices=["filesystem", "gridfs"], action="append", help="both")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
-        with server.client() as client:
-            client.get("/health/ready").raise_for_status()
-        time.sleep(1)
-        peak(server)
-        time.sleep(1)
-        idle = peak(server)
-        print(f"{'idle':24} {idle:7.1f} MiB")
-        worst = 0.0
-        for name, work in {
-            f"PUT of {options.size} MiB": lambda: put(server, options.size),
-            f"form of {options.size} MiB": lambda: form(server, options.size),
-            f"GET of {options.size} MiB": lambda: get(server, options.size),
-            f"{options.readers} slow readers": lambda: slow_readers(server, options.readers, options.seconds),
-        }.items():
-            work()
-            height = peak(server)
-            worst = max(worst, height - idle)
-            print(f"{name:24} {height:7.1f} MiB, {height - idle:+.1f}")
+    worst = 0.0
+    for storage in options.storage or ("filesystem", "gridfs"):
+        print(f"{storage}:")
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            settings = {"storage": storage}
+            if storage == "gridfs":
+                node = Mongod(Path(folder) / "mongod")
+                stack.callback(node.stop)
+                settings["mongodb_url"] = node.restart().url("memory")
+            server = stack.enter_context(running(Path(folder) / "server", **settings))
+            worst = max(worst, measured(server, options))
     print(f"highest above idle: {worst:.1f} MiB (limit {options.limit:.0f})")
     sys.exit(worst > options.limit)
 
