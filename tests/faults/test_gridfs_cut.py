@@ -105,6 +105,20 @@ def test_a_change_of_which_only_the_answer_is_lost(cable: Wire, grid: Grid) -> N
 
 
 @pytest.mark.parametrize("kind", ["create", "replace"])
+def test_bytes_that_a_document_may_name_are_kept(cable: Wire, grid: Grid, server: Server, kind: str) -> None:
+    """Although all else can be asked of the database, and so they could be removed."""
+    folder = f"folder-{next(NUMBERS)}"
+    with server.client() as http:
+        if kind == "replace":
+            http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
+        cable.lose_answers_to(CHANGES[kind], command("find", "media"))
+        check_refused(change(http, kind, folder))
+        assert there(http, folder) == AFTER[kind]
+        grid.check_nothing_left()
+        assert there(http, folder) == AFTER[kind]
+
+
+@pytest.mark.parametrize("kind", ["create", "replace"])
 def test_a_commit_that_comes_after_the_sweep_is_not_acknowledged(
     cable: Wire, grid: Grid, server: Server, kind: str
 ) -> None:

@@ -180,6 +180,7 @@ def test_a_slow_reader_keeps_its_version_for_the_grace(
     target, film = f"/files/{folder}/film.mp4", random.Random(5).randbytes(24_000_000)
     with servers[0].client() as one, servers[1].client() as two:
         one.put(target, content=film).raise_for_status()
+        grid.check_nothing_left()  # nor its lease
         slow = [Download(begin, server, target) for server in servers for _ in range(2)]
         if change == "replaced":
             assert two.put(target, content=b"new").status_code == 204

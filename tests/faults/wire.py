@@ -23,6 +23,9 @@ class Wire:
         self._threads: list[threading.Thread] = []
         self._command: bytes | None = None
         self._bring = True
+        self._loses = False
+        self._next: list[bytes] = []
+        self._lost: set[socket.socket] = set()
         self._breaks = False
         self._broken: set[socket.socket] = set()
         self._held: threading.Event | None = None
@@ -54,8 +57,13 @@ class Wire:
         before.set()
 
     def break_at(self, command: bytes) -> None:
-        """The connection that brings the command breaks when its answer comes; new ones work."""
+        """The connection that brings the command breaks when its answer comes; others work."""
         self._breaks, self._command = True, command
+
+    def lose_answers_to(self, *commands: bytes) -> None:
+        """Of each of them, one after the other. Other connections work."""
+        self._loses = True
+        self._command, *self._next = commands
 
     def cut_at(self, command: bytes, *, bring: bool) -> None:
         self._bring, self._command = bring, command
@@ -101,11 +109,19 @@ class Wire:
                     continue
                 if source in self._broken:
                     break
+                if source in self._lost:
+                    continue
                 if is_request and self._command is not None and self._command in data:
                     if (held := self._held) is not None:
                         self._command = None
                         self.is_holding.set()
                         held.wait(10)
+                        target.sendall(data)
+                        continue
+                    if self._loses:
+                        self._lost.add(target)
+                        self._command = self._next.pop(0) if self._next else None
+                        self._loses = self._command is not None
                         target.sendall(data)
                         continue
                     if self._breaks:
