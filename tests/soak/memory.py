@@ -24,7 +24,7 @@ from tests.support import Server, running
 
 MIB = 1 << 20
 READER = {"filesystem": 1.0, "gridfs": 5.0}
-"""MiB that a slow reader may take: a batch that is being sent, the next one, and what the driver made them of."""
+"""MiB that a slow reader may take: a batch that is being sent, the next one, and what both were made of."""
 BLOCK = bytes(range(256)) * 4096  # 1 MiB
 
 
