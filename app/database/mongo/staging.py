@@ -62,7 +62,7 @@ class StagedFile:
         """
         while self._buffer:
             self._send(BATCH * self.chunk_size)
-        self._renew(always=True)
+        self._renew()
         self._insert_file(key.path, {"library": key.library, "contentType": content_type, "sha256": sha256})
         return self._size
 
@@ -99,8 +99,8 @@ class StagedFile:
         self._size += sum(map(len, parts))
         del self._buffer[:size]
 
-    def _renew(self, *, always: bool = False) -> None:
-        if always or time.monotonic() - self._renewed > leases.LEASE.total_seconds() / 4:
+    def _renew(self) -> None:
+        if time.monotonic() - self._renewed > leases.LEASE.total_seconds() / 4:
             with self._failing(), self._database.asked():
                 leases.renew(self._database, self.id)
             self._renewed = time.monotonic()
