@@ -62,7 +62,7 @@ class Database:
             missing = {name: value for name, value in OPTIONS.items() if name not in options}
             self.client: MongoClient[Stored] = MongoClient(url, tz_aware=True, **missing)
             database = self.client.get_default_database(DEFAULT_NAME)
-        except (PyMongoError, ValueError) as error:
+        except (PyMongoError, ValueError, OSError) as error:  # the last of certificates that are not there
             raise ConfigurationError(f"SEEKABLE_MONGODB_URL: {error}") from None
         self._database = database.with_options(
             read_preference=ReadPreference.PRIMARY,
