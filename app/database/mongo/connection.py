@@ -135,7 +135,7 @@ def told(error: PyMongoError | BSONError) -> OutOfSpace | StorageUnavailable:
             return OutOfSpace("The disk of the database is full.")
         if error.timeout:
             return StorageUnavailable(_NO_ANSWER)
-        reason = (error.details or {}).get("errmsg", error)
+        reason = str((error.details or {}).get("errmsg", error)).rstrip(".")
         return StorageUnavailable(f"The database refuses: {reason}.")
     if isinstance(error, ConnectionFailure):
         return StorageUnavailable(_NO_ANSWER)
