@@ -148,3 +148,20 @@ def test_what_a_writer_sends_that_was_given_up_is_swept_too(grid: Grid) -> None:
     grid.pass_time()
     grid.scan()
     assert [grid.database[name].count_documents({}) for name in ("uploads", "fs.chunks")] == [0, 0]
+
+
+def test_a_clock_that_is_ahead_makes_no_file_of_the_future(grid: Grid) -> None:
+    ahead = bucket_file(ObjectId(), "a.mp4", 0) | {"uploadDate": datetime(2100, 1, 1, tzinfo=UTC)}
+    grid.database["fs.files"].insert_one(ahead)
+    assert grid.scan() == [("a.mp4", "created")]
+    (info,) = grid.backend.page(Listing(SHARED), cursor=None, limit=1, wait=True).items
+    assert info.updated_at <= datetime.now(UTC)
+    assert grid.scan() == []
+
+
+@pytest.mark.parametrize("collection", ["media", "fs.chunks"])
+def test_it_is_not_ready_without_its_indexes(grid: Grid, collection: str) -> None:
+    grid.backend.ping()
+    grid.database[collection].drop_indexes()
+    with pytest.raises(StorageUnavailable, match="lost an index"):
+        grid.backend.ping()

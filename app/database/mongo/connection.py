@@ -122,10 +122,16 @@ class Database:
 
     def ping(self) -> None:
         """Return when the database answers and has what no file may be stored without."""
+        wanted = ((self.media, ["library", "folder", "filename"]), (self.chunks, ["files_id", "n"]))
         with self.asked(within_s=1.5):
-            unique = [list(index["key"]) for index in self.media.list_indexes() if index.get("unique")]
-        if ["library", "folder", "filename"] not in unique:
+            complete = all(fields in _unique(collection) for collection, fields in wanted)
+        if not complete:
             raise StorageUnavailable("The database has lost an index; start the server again to make it.")
+
+
+def _unique(collection: Collection[Stored]) -> list[list[str]]:
+    """The fields of which no two documents have the same."""
+    return [list(index["key"]) for index in collection.list_indexes() if index.get("unique")]
 
 
 def told(error: PyMongoError | BSONError) -> OutOfSpace | StorageUnavailable:

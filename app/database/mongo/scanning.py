@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from mongoengine.errors import ValidationError
@@ -131,6 +132,8 @@ class Scanner:
         size, chunk_size = int(file["length"]), int(file["chunkSize"])
         if not (0 <= size < 1 << 63 and 1 <= chunk_size < 1 << 31):
             raise ValueError
+        # Not in the future, which Last-Modified must not be (RFC 9110 8.8.2.1).
+        date = min(file["uploadDate"], datetime.now(UTC))
         media = Media(
             id=uuid4().hex,
             file=GridFSProxy(file["_id"]),
@@ -140,8 +143,8 @@ class Scanner:
             etag=_etag(file),
             sha256=None,
             unverified=True,
-            created_at=file["uploadDate"],
-            updated_at=file["uploadDate"],
+            created_at=date,
+            updated_at=date,
             **place(key),
         )
         media.validate()
