@@ -49,7 +49,7 @@ def _in_a_sentence() -> Iterator[None]:
 @click.option("--port", type=click.IntRange(0, 65535), help="Port, 0 for a free one (SEEKABLE_PORT, 8000).")
 @click.option("--reload", is_flag=True, help="Start again whenever the code changes, for development.")
 def serve_command(host: str | None, port: int | None, reload: bool) -> None:
-    """Serve the library. An SQLite database is migrated first."""
+    """Serve the library. An SQL database is migrated first."""
     with _in_a_sentence():
         settings = load()
         host = host if host is not None else settings.host

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -21,6 +22,8 @@ from psycopg.sql import SQL, Identifier, Literal
 NOBODY = 65534
 """Who it runs as for root, as whom it refuses to run."""
 
+PR_SET_PDEATHSIG = 1
+
 KEPT = 10
 """Databases that are kept though nobody is connected."""
 
@@ -30,6 +33,7 @@ QUICK = {
     "shared_buffers": "32MB",
     "max_connections": "200",
     "autovacuum_naptime": "5s",
+    "dynamic_shared_memory_type": "mmap",  # which leaves nothing in /dev/shm when it crashes
     "log_min_messages": "fatal",
     "unix_socket_directories": "",
     "listen_addresses": "127.0.0.1",
@@ -104,6 +108,7 @@ class Postgres:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509
             )
         deadline = time.monotonic() + 30
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -183,6 +188,11 @@ class Postgres:
                 SQL("CREATE USER {} PASSWORD {} " + grants).format(Identifier(name), Literal(password))
             )
         return name, password
+
+
+def _end_with_parent() -> None:
+    """Tests that are killed stop nothing."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 @contextlib.contextmanager

@@ -353,17 +353,20 @@ def huge(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0)
 
 
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)  # as many lists as that one needs
 def test_a_list_that_finds_more_than_it_has_time_for_leaves_the_rest_to_the_next(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scanning, "BATCH", 2)
-    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0.1)
-    for number in range(200):
+    # Time enough to compare all with what is known of them, but not to take them all in.
+    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0.3)
+    monkeypatch.setattr(scanning, "LEFT_FOR_S", 0)
+    for number in range(400):
         drop(library.root / f"{number}")
     rest()
     found = [len(names(library))]
-    assert 0 < found[0] < 200
-    while found[-1] < 200:
+    assert 0 < found[0] < 400
+    while found[-1] < 400:
         found.append(len(names(library)))
     assert found == sorted(found)
 

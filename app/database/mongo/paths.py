@@ -46,7 +46,7 @@ def _folder_names(collection: Collection[Stored], library: str, folder: str) -> 
         yield name
         # Between `name` and `name/…` may come `name-2`: only what is inside can be passed over at once.
         passed = {"$gte": f"{prefix}{name}0"} if inside else {"$gt": path}
-        rest = {key: rest[key] for key in rest if key == "$lt"} | passed
+        rest |= passed
     for path in _distinct(collection, "folder", {"library": library, "folder": rest}):
         yield path[len(prefix) :].partition("/")[0]
 

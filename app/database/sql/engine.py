@@ -65,23 +65,14 @@ class Database(ABC):
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A snapshot of the database."""
-        with self._translated(), self._begun(self.engine) as connection, _session(connection) as session:
+        with self._translated(), self._transaction(self.engine) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """The one writer's view of the database; what is not committed inside is rolled back."""
-        with (
-            self._translated(),
-            self._turn(),
-            self._begun(self._writers) as connection,
-            _session(connection) as session,
-        ):
-            try:
-                yield session
-            except BaseException:
-                self._broken_off(connection)
-                raise
+        with self._translated(), self._turn(), self._transaction(self._writers) as session:
+            yield session
 
     def commit(self, session: Session, was_made: Callable[[Session], bool]) -> None:
         """Commit what a writer did, after which it cannot be undone.
@@ -90,6 +81,19 @@ class Database(ABC):
         OutcomeUnknown if that cannot be looked up; all else means that it was not.
         """
         session.commit()
+
+    @contextmanager
+    def _transaction(self, engine: Engine) -> Iterator[Session]:
+        # The session's commit is that of the transaction, which has begun already.
+        with (
+            self._begun(engine) as connection,
+            Session(connection, expire_on_commit=False, join_transaction_mode="control_fully") as session,
+        ):
+            try:
+                yield session
+            except BaseException:
+                self._broken_off(connection)
+                raise
 
     def _begun(self, engine: Engine) -> Connection:
         """A connection in a transaction that has begun."""
@@ -103,7 +107,7 @@ class Database(ABC):
 
     @abstractmethod
     def _broken_off(self, connection: Connection) -> None:
-        """The writer on this connection did not come to its end."""
+        """End the transaction on this connection, which failed."""
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -122,11 +126,6 @@ class Database(ABC):
             raise self.explained(error) from error
         except PoolTimeout as error:
             raise StorageUnavailable(BUSY) from error
-
-
-def _session(connection: Connection) -> Session:
-    # Its commit is that of the transaction, which has begun already.
-    return Session(connection, expire_on_commit=False, join_transaction_mode="control_fully")
 
 
 def _begin(read: tuple[str, ...], connection: Connection) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from psycopg.errors import ConnectionTimeout
+from psycopg.errors import Error as PsycopgError
 from sqlalchemy import URL, Connection, Dialect, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -187,7 +188,12 @@ class Postgresql(Database):
             return session.scalar(held, {"pid": backend}) is None
 
     def _broken_off(self, connection: Connection) -> None:
-        """The transaction ends with the session, or has."""
+        # Else a connection that was lost would say so, and hide why this failed.
+        if not connection.invalidated:
+            try:
+                connection.connection.rollback()
+            except PsycopgError:
+                connection.invalidate()
 
     def _begun(self, engine: Engine) -> Connection:
         if self._server.is_silent():
