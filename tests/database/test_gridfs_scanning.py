@@ -165,3 +165,13 @@ def test_it_is_not_ready_without_its_indexes(grid: Grid, collection: str) -> Non
     grid.database[collection].drop_indexes()
     with pytest.raises(StorageUnavailable, match="lost an index"):
         grid.backend.ping()
+
+
+def test_what_is_swept_while_it_is_looked_at_does_not_come_back(grid: Grid) -> None:
+    grid.upload(Key(SHARED, "", "a.mp4"))
+    listed = [*grid.database["fs.files"].find()]
+    grid.backend.delete(Key(SHARED, "", "a.mp4"), Expect.ANY)
+    grid.pass_time()
+    grid.scan()  # by another process
+    assert [*grid.backend._scanner._found(listed)] == []
+    assert grid.paths() == []

@@ -107,8 +107,11 @@ class Scanner:
             known = [media["file"] for media in self._database.media.find({"file": ids}, {"file": True})]
             # After the documents: one that goes meanwhile had its file entered here before.
             known += [entry["_id"] for entry in self._database.uploads.find({"_id": ids}, {"_id": True})]
+            # And after those: one that was swept meanwhile is gone from the bucket before it is from there.
+            unknown = {"$in": [file["_id"] for file in files if file["_id"] not in known]}
+            there = [file["_id"] for file in self._database.files.find({"_id": unknown}, {"_id": True})]
         for file in files:
-            if file["_id"] not in known:
+            if file["_id"] in there:
                 finding = self._take_in(file)
                 if finding is not None:
                     yield finding
