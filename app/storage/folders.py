@@ -125,7 +125,8 @@ def make_root(path: str) -> None:
     if not os.path.isdir(path):
         above = os.path.dirname(path)
         make_root(above)
-        os.mkdir(path)
+        with contextlib.suppress(FileExistsError):  # another process that starts, or no folder, as will show
+            os.mkdir(path)
         descriptor = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

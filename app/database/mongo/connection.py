@@ -81,10 +81,12 @@ class Database:
         self.client.close()
 
     @contextmanager
-    def asked(self, within_s: float | None = PATIENCE_S) -> Iterator[None]:
-        """What is asked of the database inside has to be answered within so many seconds, all of it together.
-        Errors come in the storage's words: OutOfSpace, StorageUnavailable."""
-        self._fail_fast()
+    def asked(self, within_s: float | None = PATIENCE_S, *, fail_fast: bool = True) -> Iterator[None]:
+        """What is asked of the database inside has to be answered within so many seconds, all of it together;
+        to fail fast, it is not even asked if it has just been found not to answer. Errors come in the
+        storage's words: OutOfSpace, StorageUnavailable."""
+        if fail_fast:
+            self._fail_fast()
         try:
             with pymongo.timeout(within_s):
                 yield
@@ -141,7 +143,7 @@ def told(error: PyMongoError | BSONError) -> OutOfSpace | StorageUnavailable:
             return OutOfSpace("The disk of the database is full.")
         if error.timeout:
             return StorageUnavailable(_NO_ANSWER)
-        reason = str((error.details or {}).get("errmsg", error)).rstrip(".")
+        reason = str((error.details or {}).get("errmsg", error)).removesuffix(".")
         return StorageUnavailable(f"The database refuses: {reason}.")
     if isinstance(error, ConnectionFailure):
         return StorageUnavailable(_NO_ANSWER)

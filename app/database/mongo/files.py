@@ -7,31 +7,22 @@ removes.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
-from uuid import uuid4
 
 from mongoengine.fields import GridFSProxy
-from pymongo.errors import DuplicateKeyError
 
-from app.database.mongo import leases, pages, paths
+from app.database.mongo import pages, paths
+from app.database.mongo.changes import NO_FILE, Changes
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Media, Stored, as_it_is, find, info_of, key_of, place
+from app.database.mongo.documents import Media, find, info_of, place
 from app.database.mongo.hashing import Hasher
 from app.database.mongo.reading import GridReader
 from app.database.mongo.room import check_room
 from app.database.mongo.scanning import Scanner
-from app.database.mongo.staging import OURS, StagedFile
-from app.database.rules import check, type_after_move
+from app.database.mongo.staging import StagedFile
+from app.database.rules import check
 from app.storage.backend import Writer
-from app.storage.errors import (
-    AlreadyExists,
-    NotFound,
-    OutOfSpace,
-    PathConflict,
-    StorageError,
-    StorageUnavailable,
-)
+from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.types import (
     MAX_ALL_FOLDERS,
     MAX_FOLDERS,
@@ -49,11 +40,6 @@ from app.storage.upkeep import Scanned, Usage, Verified
 BIG = 16 << 20
 """Bytes that are worth asking for whether there is room: a database whose disk fills up may stop."""
 
-LOOK_S = 1.0
-"""How long it is looked up whether a change whose outcome is not known has happened."""
-
-_NO_FILE = "There is no such file."
-
 
 class GridBackend:
     """`storage.backend.Backend` over a MongoDB database.
@@ -70,7 +56,7 @@ class GridBackend:
         notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
-        self._media_type = media_type
+        self._changes = Changes(database, media_type)
         self._scanner = Scanner(database, media_type=media_type, notice=notice)
         self._hasher = Hasher(database)
 
@@ -78,7 +64,7 @@ class GridBackend:
         with self._database.asked():
             media = find(self._database.media, address)
         if media is None:
-            raise NotFound(_NO_FILE)
+            raise NotFound(NO_FILE)
         return GridReader(self._database, media)
 
     def check(self, key: Key, expect: Expectation) -> None:
@@ -121,128 +107,18 @@ class GridBackend:
             **place(key),
         )
         try:
-            created = self._store(new, expect, origin)
+            created = self._changes.store(new, expect, origin)
         except StorageUnavailable:
             writer.keep()  # the document may name it, or come to name it
             raise
         writer.keep()
         return Committed(info_of(new), created)
 
-    def _store(self, new: Media, expect: Expectation, origin: FileInfo | None) -> bool:
-        """Put the document in its place. Whether it is a new one."""
-        created_at = new.created_at
-        while True:
-            with self._database.asked():
-                old = find(self._database.media, key_of(new))
-            check(None if old is None else old.etag, expect)
-            if old is None:
-                new.id, new.created_at = self._free_id(origin), created_at
-                if self._create(new):
-                    return True
-            else:
-                new.id, new.created_at = old.id, old.created_at
-                if self._replace(old, new):
-                    return False
-            # Somebody else was faster: look again.
-
-    def _free_id(self, origin: FileInfo | None) -> str:
-        if origin is not None:
-            with self._database.asked():
-                if self._database.media.find_one({"_id": origin.id}, {"_id": True}) is None:
-                    return origin.id
-        return uuid4().hex
-
-    def _create(self, new: Media) -> bool:
-        """Whether the name was still free."""
-        key, media = key_of(new), self._database.media
-        with self._database.asked():
-            check_room(media, key)
-
-        def insert() -> bool:
-            try:
-                media.insert_one(_fields(new))
-            except DuplicateKeyError:
-                return named()  # by an attempt whose answer was lost
-            return True
-
-        def named() -> bool:
-            return media.find_one({"file": new.file.grid_id}, {"_id": True}) is not None
-
-        if not self._step(insert, named):
-            return False
-        try:
-            with self._database.asked():
-                check_room(media, key)  # again: nothing but this keeps a file and a folder from one name
-        except PathConflict:
-            self._step(lambda: media.delete_one(as_it_is(new)).acknowledged, lambda: not named())
-            raise
-        return True
-
-    def _replace(self, old: Media, new: Media) -> bool:
-        """Whether the old version was still there."""
-        media = self._database.media
-        self._retire(old)
-        return self._step(
-            lambda: media.update_one(as_it_is(old), {"$set": _fields(new)}).matched_count == 1,
-            lambda: media.find_one({"file": new.file.grid_id}, {"_id": True}) is not None,
-        )
-
     def delete(self, key: Key, expect: Expectation) -> None:
-        while not self._delete(self._expected(key, expect)):
-            pass  # somebody else was faster: look again
-
-    def _delete(self, old: Media) -> bool:
-        """Whether it was still there."""
-        media = self._database.media
-        self._retire(old)
-        return self._step(
-            lambda: media.delete_one(as_it_is(old)).deleted_count == 1,
-            lambda: media.find_one({"file": old.file.grid_id}, {"_id": True}) is None,
-        )
+        self._changes.delete(key, expect)
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
-        while True:
-            media = self._expected(source, expect)
-            if source == target or self._move(media, target):
-                return info_of(media)
-
-    def _move(self, media: Media, target: Key) -> bool:
-        """Whether it was still where it was, and the new name free."""
-        source, before = key_of(media), as_it_is(media)
-        with self._database.asked():
-            if find(self._database.media, target) is not None:
-                raise AlreadyExists("A file of this name exists.")
-            check_room(self._database.media, target)
-        media.content_type = type_after_move(
-            media.content_type, source.filename, target.filename, self._media_type
-        )
-        if not self._put(media, target, before):
-            return False
-        try:
-            with self._database.asked():
-                check_room(self._database.media, target)
-        except PathConflict:
-            if self._put(media, source, as_it_is(media)):
-                raise
-            # Somebody took the old name meanwhile, so that the file stays.
-        with suppress(StorageError), self._database.asked():  # other programs may find it by its path
-            ours = {"_id": media.file.grid_id, **OURS}
-            self._database.files.update_one(ours, {"$set": {"filename": target.path}})
-        return True
-
-    def _put(self, media: Media, key: Key, before: Stored) -> bool:
-        """Give the file the key, if it still is as before and the key is free."""
-        collection = self._database.media
-        for name, value in place(key).items():
-            setattr(media, name, value)
-
-        def update() -> bool:
-            try:
-                return collection.update_one(before, {"$set": _fields(media)}).matched_count == 1
-            except DuplicateKeyError:
-                return False
-
-        return self._step(update, lambda: collection.find_one(as_it_is(media), {"_id": True}) is not None)
+        return info_of(self._changes.move(source, target, expect))
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page:
         media = self._database.media
@@ -279,40 +155,7 @@ class GridBackend:
     def verify(self) -> Generator[Verified]:
         return self._hasher.verify()
 
-    def _expected(self, key: Key, expect: Expectation) -> Media:
-        with self._database.asked():
-            media = find(self._database.media, key)
-        if media is None:
-            raise NotFound(_NO_FILE)
-        check(media.etag, expect)
-        return media
-
-    def _retire(self, media: Media) -> None:
-        with self._database.asked():
-            leases.retire(self._database, media.file.grid_id)
-
-    def _step(self, write: Callable[[], bool], happened: Callable[[], bool]) -> bool:
-        """Make a change by one write. Whether it was made.
-
-        When the answer is lost, it is looked up whether it happened. StorageUnavailable says that this is not
-        known: it may happen yet.
-        """
-        try:
-            with self._database.asked():
-                return write()
-        except StorageError:
-            with suppress(StorageError), self._database.asked(LOOK_S):
-                if happened():
-                    return True
-            raise
-
 
 def _in_ms(time: datetime) -> datetime:
     """As the database keeps it."""
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
-
-
-def _fields(media: Media) -> Stored:
-    media.validate()
-    fields: Stored = media.to_mongo().to_dict()
-    return fields

@@ -19,6 +19,8 @@ LEASE = timedelta(minutes=2)
 GRACE = timedelta(hours=24)
 """How long a version that was replaced or deleted keeps its bytes."""
 
+GIVEN_UP = "The upload paused for so long that it was given up."
+
 # To an expression, what has no date is earlier than all dates. Such an entry is none of ours.
 _EXPIRED: Stored = {"expires_at": {"$type": "date"}, "$expr": {"$lte": ["$expires_at", "$$NOW"]}}
 _UNTOUCHED = {"sweeping": {"$exists": False}}
@@ -30,7 +32,7 @@ def _in(duration: timedelta) -> Stored:
 
 def take(database: Database, file: Any) -> None:
     """Begin to write a file."""
-    entry = {"_id": file, "expires_at": _in(LEASE)}
+    entry = {"_id": file, "expires_at": _in(LEASE), "lease": True}
     database.uploads.update_one({"_id": file}, [{"$replaceWith": entry}], upsert=True)
 
 
@@ -39,11 +41,20 @@ def renew(database: Database, file: Any) -> None:
     found = database.uploads.update_one({"_id": file, **_UNTOUCHED}, [{"$set": {"expires_at": _in(LEASE)}}])
     if found.matched_count == 0:
         take(database, file)  # for another sweep: what was sent last may have come after that one
-        raise StorageUnavailable("The upload paused for so long that it was given up.")
+        raise StorageUnavailable(GIVEN_UP)
+
+
+def hand_over(database: Database, file: Any) -> bool:
+    """End the lease of a file that a document names now. Whether no sweep has given it up before; one that
+    comes later sees the document."""
+    if database.uploads.delete_one({"_id": file, "lease": True, **_UNTOUCHED}).deleted_count:
+        return True
+    entry = database.uploads.find_one({"_id": file})
+    return entry is not None and "lease" not in entry  # it is retired already: somebody replaced it
 
 
 def end(database: Database, file: Any) -> None:
-    """The file is stored, or nothing is left of it."""
+    """Nothing is left of the file."""
     database.uploads.delete_one({"_id": file})
 
 

@@ -1,0 +1,196 @@
+"""Changes of what is stored in GridFS: each is one write of one document, before and after which it is looked
+whether it may be."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from uuid import uuid4
+
+from pymongo.errors import DuplicateKeyError
+
+from app.database.mongo import leases
+from app.database.mongo.connection import Database
+from app.database.mongo.documents import Media, Stored, as_it_is, find, key_of, place
+from app.database.mongo.room import check_room
+from app.database.mongo.staging import OURS
+from app.database.rules import check, type_after_move
+from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
+from app.storage.types import Expectation, FileInfo, Key
+
+LOOK_S = 1.0
+"""How long it is looked up whether a change whose outcome is not known has happened."""
+
+NO_FILE = "There is no such file."
+
+
+class Changes:
+    """Makes them, each as its namesake in `contract.Storage` promises. `media_type` guesses the type of a
+    file from its name."""
+
+    def __init__(self, database: Database, media_type: Callable[[str], str]) -> None:
+        self._database = database
+        self._media_type = media_type
+
+    def store(self, new: Media, expect: Expectation, origin: FileInfo | None) -> bool:
+        """Put the document in its place. Whether it is a new one."""
+        created_at = new.created_at
+        while True:
+            with self._database.asked():
+                old = find(self._database.media, key_of(new))
+            check(None if old is None else old.etag, expect)
+            if old is None:
+                new.id, new.created_at = self._free_id(origin), created_at
+                done = self._create(new)
+            else:
+                new.id, new.created_at = old.id, old.created_at
+                done = self._replace(old, new)
+            if done:
+                self._hand_over(old, new)
+                return old is None
+            # Somebody else was faster: look again.
+
+    def _hand_over(self, old: Media | None, new: Media) -> None:
+        """End the lease on the bytes, now that the document names them. A change that comes so late, of a
+        process that was stopped meanwhile, that a sweep may have removed them, is taken back."""
+        file = new.file.grid_id
+        with self._database.asked():
+            if leases.hand_over(self._database, file):
+                return
+            leases.take(self._database, file)  # or what is left of it would be nobody's
+            if old is None:
+                self._database.media.delete_one(as_it_is(new))
+            else:  # which is not gone: it was retired only just now
+                self._database.media.update_one(as_it_is(new), {"$set": _fields(old)})
+        raise StorageUnavailable(leases.GIVEN_UP)
+
+    def _free_id(self, origin: FileInfo | None) -> str:
+        if origin is not None:
+            with self._database.asked():
+                if self._database.media.find_one({"_id": origin.id}, {"_id": True}) is None:
+                    return origin.id
+        return uuid4().hex
+
+    def _create(self, new: Media) -> bool:
+        """Whether the name was still free."""
+        key, media = key_of(new), self._database.media
+        with self._database.asked():
+            check_room(media, key)
+
+        def insert() -> bool:
+            try:
+                media.insert_one(_fields(new))
+            except DuplicateKeyError:
+                return named()  # by an attempt whose answer was lost
+            return True
+
+        def named() -> bool:
+            return media.find_one({"file": new.file.grid_id}, {"_id": True}) is not None
+
+        if not self._step(insert, named):
+            return False
+        try:
+            with self._database.asked():
+                check_room(media, key)  # again: nothing but this keeps a file and a folder from one name
+        except PathConflict:
+            if self._step(lambda: media.delete_one(as_it_is(new)).deleted_count == 1, lambda: not named()):
+                raise
+            # Somebody moved or replaced it meanwhile, so that it was there.
+        return True
+
+    def _replace(self, old: Media, new: Media) -> bool:
+        """Whether the old version was still there."""
+        media = self._database.media
+        self._retire(old)
+        return self._step(
+            lambda: media.update_one(as_it_is(old), {"$set": _fields(new)}).matched_count == 1,
+            lambda: media.find_one({"file": new.file.grid_id}, {"_id": True}) is not None,
+        )
+
+    def delete(self, key: Key, expect: Expectation) -> None:
+        while not self._delete(self._expected(key, expect)):
+            pass  # somebody else was faster: look again
+
+    def _delete(self, old: Media) -> bool:
+        """Whether it was still there."""
+        media = self._database.media
+        self._retire(old)
+        return self._step(
+            lambda: media.delete_one(as_it_is(old)).deleted_count == 1,
+            lambda: media.find_one({"file": old.file.grid_id}, {"_id": True}) is None,
+        )
+
+    def move(self, source: Key, target: Key, expect: Expectation) -> Media:
+        while True:
+            media = self._expected(source, expect)
+            if source == target or self._move(media, target):
+                return media
+
+    def _move(self, media: Media, target: Key) -> bool:
+        """Whether it was still where it was, and the new name free."""
+        source, before = key_of(media), as_it_is(media)
+        with self._database.asked():
+            if find(self._database.media, target) is not None:
+                raise AlreadyExists("A file of this name exists.")
+            check_room(self._database.media, target)
+        media.content_type = type_after_move(
+            media.content_type, source.filename, target.filename, self._media_type
+        )
+        if not self._put(media, target, before):
+            return False
+        try:
+            with self._database.asked():
+                check_room(self._database.media, target)
+        except PathConflict:
+            if self._put(media, source, as_it_is(media)):
+                raise
+            # Somebody took the old name meanwhile, so that the file stays.
+        with suppress(StorageError), self._database.asked():  # other programs may find it by its path
+            ours = {"_id": media.file.grid_id, **OURS}
+            self._database.files.update_one(ours, {"$set": {"filename": target.path}})
+        return True
+
+    def _put(self, media: Media, key: Key, before: Stored) -> bool:
+        """Give the file the key, if it still is as before and the key is free."""
+        collection = self._database.media
+        for name, value in place(key).items():
+            setattr(media, name, value)
+
+        def update() -> bool:
+            try:
+                return collection.update_one(before, {"$set": _fields(media)}).matched_count == 1
+            except DuplicateKeyError:
+                return False
+
+        return self._step(update, lambda: collection.find_one(as_it_is(media), {"_id": True}) is not None)
+
+    def _expected(self, key: Key, expect: Expectation) -> Media:
+        with self._database.asked():
+            media = find(self._database.media, key)
+        if media is None:
+            raise NotFound(NO_FILE)
+        check(media.etag, expect)
+        return media
+
+    def _retire(self, media: Media) -> None:
+        with self._database.asked():
+            leases.retire(self._database, media.file.grid_id)
+
+    def _step(self, write: Callable[[], bool], happened: Callable[[], bool]) -> bool:
+        """Make a change by one write. Whether it was made.
+
+        When the answer is lost, it is looked up whether it happened. StorageUnavailable says that this is not
+        known: it may happen yet.
+        """
+        try:
+            with self._database.asked():
+                return write()
+        except StorageError:
+            with suppress(StorageError), self._database.asked(LOOK_S, fail_fast=False):
+                if happened():
+                    return True
+            raise
+
+
+def _fields(media: Media) -> Stored:
+    media.validate()
+    fields: Stored = media.to_mongo().to_dict()
+    return fields

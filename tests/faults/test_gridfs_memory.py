@@ -1,0 +1,33 @@
+"""What a server over GridFS holds in memory does not depend on how long a file is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import mongo
+from tests.soak.memory import form, get, peak, put
+from tests.support import Server, running
+
+SIZE = 192
+LIMIT = 48  # of which a heap that has grown takes a part
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with (
+        mongo.mongod() as node,
+        running(tmp_path, storage="gridfs", mongodb_url=node.url("memory")) as server,
+    ):
+        yield server
+
+
+def test_a_long_file_up_and_down(server: Server) -> None:
+    with server.client() as http:
+        http.put("/files/small.bin", content=b"x" * 5_000_000).raise_for_status()
+        http.get("/files/small.bin").raise_for_status()
+    peak(server)
+    idle = server.rss() / (1 << 20)
+    for move in (put, form, get):
+        move(server, SIZE)
+        assert peak(server) < idle + LIMIT, move.__name__

@@ -1,0 +1,72 @@
+"""Databases that cannot be served, of which one sentence says what is wrong, within seconds."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import mongo
+from tests.faults.grid import Grid
+from tests.mongo import Mongod
+
+
+def refusal(folder: Path, url: str) -> str:
+    """The sentence with which a start over it ends."""
+    grid = Grid(folder, url)
+    began = time.monotonic()
+    ended = grid.seekable("serve", "--port", "0", timeout=30)
+    assert time.monotonic() - began < 12  # of which the start of Python takes a part
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("Error: ")
+    print(url, line)
+    return line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://127.0.0.1:{closed}/library",
+        "mongodb://127.0.0.1:{closed}/library?replicaSet=tests",
+        "mongodb://127.0.0.1:{open}/library?replicaSet=another",
+        "mongodb://nobody:wrong@127.0.0.1:{open}/library",
+        "nonsense",
+        "mongodb://",
+        "mongodb://127.0.0.1:port/library",
+        "mongodb://127.0.0.1:{open}/in valid",
+        "mongodb://127.0.0.1:{open}/library?w=none of these&nonsense=1",
+        "http://127.0.0.1/library",
+    ],
+)
+def test_a_url_that_leads_nowhere(tmp_path: Path, url: str) -> None:
+    refusal(tmp_path, url.format(closed=mongo.free_port(), open=mongo.shared().port))
+
+
+def test_a_mongod_that_answers_nothing(tmp_path: Path) -> None:
+    with mongo.mongod() as node:
+        node.pause()
+        try:
+            refusal(tmp_path, node.url("library"))
+        finally:
+            node.resume()
+
+
+def test_a_node_that_is_no_primary(tmp_path: Path) -> None:
+    with mongo.place() as folder:
+        node = Mongod(folder)
+        try:
+            node.start()  # of a replica set that nobody has made
+            refusal(tmp_path, f"mongodb://{node.host}/library?directConnection=true")
+            refusal(tmp_path, node.url("library"))
+        finally:
+            node.kill()
+
+
+def test_a_url_without_a_database(tmp_path: Path) -> None:
+    """It has a usual name then."""
+    with mongo.mongod() as node:
+        grid = Grid(tmp_path, f"mongodb://{node.host}/?replicaSet=tests")
+        with grid.server() as server, server.client() as http:
+            assert http.put("/files/film.mp4", content=b"film").status_code == 201
+        assert mongo.database(node.url("seekable"))["media"].count_documents({}) == 1
