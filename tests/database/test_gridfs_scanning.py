@@ -1,6 +1,6 @@
 """What a scan takes in from a bucket, what a sweep removes, and what is none of ours to touch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -175,3 +175,21 @@ def test_what_is_swept_while_it_is_looked_at_does_not_come_back(grid: Grid) -> N
     grid.scan()  # by another process
     assert [*grid.backend._scanner._found(listed)] == []
     assert grid.paths() == []
+
+
+def test_an_upload_that_ends_while_it_is_looked_at_is_none_of_somebody_else(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, scanner = Key(SHARED, "", "a.mp4"), grid.backend._scanner
+    writer = grid.backend.stage(None)
+    writer.seal(key, "video/mp4", "0" * 64)
+    monkeypatch.setattr(writer, "seal", lambda *_: 0)
+    entered = scanner._entered
+
+    def after_a_commit(files: Sequence[Any]) -> list[Any]:
+        grid.backend.commit(key, writer, size=0, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY)
+        return entered(files)
+
+    monkeypatch.setattr(scanner, "_entered", after_a_commit)
+    assert grid.scan() == []
+    assert grid.paths() == ["a.mp4"]

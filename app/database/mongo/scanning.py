@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
 from mongoengine.errors import ValidationError
@@ -102,19 +103,30 @@ class Scanner:
 
     def _found(self, files: Sequence[Stored]) -> Iterator[Finding]:
         """Take in files of the bucket that no document names, and nobody is writing or has let go."""
-        ids = {"$in": [file["_id"] for file in files]}
+        unknown = [file["_id"] for file in files]
         with self._database.asked():
-            known = [media["file"] for media in self._database.media.find({"file": ids}, {"file": True})]
-            # After the documents: one that goes meanwhile had its file entered here before.
-            known += [entry["_id"] for entry in self._database.uploads.find({"_id": ids}, {"_id": True})]
-            # And after those: one that was swept meanwhile is gone from the bucket before it is from there.
-            unknown = {"$in": [file["_id"] for file in files if file["_id"] not in known]}
-            there = [file["_id"] for file in self._database.files.find({"_id": unknown}, {"_id": True})]
+            # After the documents: one that goes meanwhile had its file entered here before. And the documents
+            # once more: an upload is entered until one names it. And the bucket: what is swept is gone there
+            # before it is here.
+            for ids in (self._named, self._entered, self._named):
+                known = ids(unknown)
+                unknown = [file for file in unknown if file not in known]
+            there = [
+                file["_id"] for file in self._database.files.find({"_id": {"$in": unknown}}, {"_id": True})
+            ]
         for file in files:
             if file["_id"] in there:
                 finding = self._take_in(file)
                 if finding is not None:
                     yield finding
+
+    def _named(self, files: Sequence[Any]) -> list[Any]:
+        found = self._database.media.find({"file": {"$in": files}}, {"file": True})
+        return [media["file"] for media in found]
+
+    def _entered(self, files: Sequence[Any]) -> list[Any]:
+        found = self._database.uploads.find({"_id": {"$in": files}}, {"_id": True})
+        return [entry["_id"] for entry in found]
 
     def _take_in(self, file: Stored) -> Finding | None:
         name = file.get("filename")
