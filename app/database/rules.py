@@ -18,6 +18,11 @@ def check(etag: str | None, expect: Expectation) -> None:
         raise VersionMismatch("The stored file is another version, or gone.")
 
 
+def can_be_stored(text: str) -> bool:
+    """Whether all databases take the text. PostgreSQL and patterns of MongoDB refuse NUL, even to find it."""
+    return "\0" not in text
+
+
 def type_after_move(content_type: str, old_name: str, new_name: str, media_type: Callable[[str], str]) -> str:
     """The media type of a file that gets another name. One that its old name suggested gives way to that of
     the new one: programs that fetch a film give it its name when it is whole."""

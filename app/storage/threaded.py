@@ -153,13 +153,15 @@ class ThreadedStorage:
     """`contract.Storage` over a `backend.Backend`.
 
     Reads and changes have threads of their own, so that changes that wait for one another in the database
-    keep no reader waiting; so has what reads everything; and so has the ping, so that it is answered when
-    all others are busy.
+    keep no reader waiting; so have the bytes of files, so that downloads from a slow database keep no list
+    waiting; so has what reads everything; and so has the ping, so that it is answered when all others are
+    busy.
     """
 
     def __init__(self, backend: Backend, *, threads: int = 16) -> None:
         self._backend = backend
         self._reads = _Pool(threads, "read")
+        self._bytes = _Pool(threads, "bytes")
         self._changes = _Pool(threads, "change")
         self._looks = _Pool(threads, "look")
         self._upkeep = _Pool(2, "upkeep")
@@ -167,7 +169,7 @@ class ThreadedStorage:
 
     def close(self) -> None:
         """Wait for what is under way. Nothing may be asked of the storage afterwards."""
-        for pool in (self._reads, self._changes, self._looks, self._upkeep, self._pings):
+        for pool in (self._reads, self._bytes, self._changes, self._looks, self._upkeep, self._pings):
             pool.close()
 
     @asynccontextmanager
@@ -178,7 +180,7 @@ class ThreadedStorage:
             reader = await self._open(self._changes, address, wait=True)
         if reader is None:
             raise StorageUnavailable("The file could not be opened.")
-        file = ThreadedOpenFile(reader, self._reads)
+        file = ThreadedOpenFile(reader, self._bytes)
         try:
             yield file
         finally:

@@ -6,8 +6,8 @@ from itertools import product
 import pytest
 
 from app.storage.contract import Storage
-from app.storage.errors import InvalidCursor
-from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
+from app.storage.errors import InvalidCursor, NotFound
+from app.storage.types import SHARED, FileId, FileInfo, Key, Listing, Sort
 from tests import model
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +183,13 @@ async def test_all_folders_inside_are_named_in_byte_order(storage: Storage) -> N
     assert await storage.folders(SHARED, "") == ("top",)
     assert await storage.folders(SHARED, "to") == ()
     assert await storage.folders("another", "top") == ()
+
+
+async def test_what_nothing_can_be_called_is_not_there(storage: Storage) -> None:
+    await put(storage, Key(SHARED, "f", "a.mp4"))
+    for kind in ("video\0", "video/\0", "\0"):
+        assert await pages(storage, Listing(SHARED, "f", content_type=kind)) == []
+    for query in ("\0", "a\0b"):
+        assert await names(storage, query) == []
+    with pytest.raises(NotFound):
+        await storage.stat(FileId(SHARED, "a\0b"))

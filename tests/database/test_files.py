@@ -445,7 +445,7 @@ def test_a_lost_database_is_rebuilt_from_the_files(library: Library) -> None:
     [
         ({"database_url": "nonsense"}, "SEEKABLE_DATABASE_URL"),
         ({"database_url": "mysql://x/y"}, "SEEKABLE_DATABASE_URL"),
-        ({"storage": "gridfs"}, "SEEKABLE_STORAGE"),
+        ({"database_url": "postgresql://localhost:port/x"}, "SEEKABLE_DATABASE_URL"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path, change: dict[str, str], word: str) -> None:

@@ -269,8 +269,12 @@ def refusal(tmp_path: Path, url: str) -> str:
     return said
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
-    assert "refused" in refusal(tmp_path, "postgresql+psycopg://seekable:secret@127.0.0.1:1/media")
+@pytest.mark.parametrize("begin", ["postgresql+psycopg", "postgresql", "postgres"])
+@pytest.mark.parametrize(
+    "where", ["seekable:secret@127.0.0.1:1/media", "127.0.0.1:1/x?user=me&password=secret"]
+)
+def test_a_server_that_is_not_there_is_named(tmp_path: Path, begin: str, where: str) -> None:
+    assert "refused" in refusal(tmp_path, f"{begin}://{where}")
 
 
 def test_a_wrong_password_is_named(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Database:
             missing = {name: value for name, value in OPTIONS.items() if name not in options}
             self.client: MongoClient[Stored] = MongoClient(url, tz_aware=True, **missing)
             database = self.client.get_default_database(DEFAULT_NAME)
-        except (PyMongoError, ValueError) as error:
+        except (PyMongoError, ValueError, OSError) as error:  # the last of certificates that are not there
             raise ConfigurationError(f"SEEKABLE_MONGODB_URL: {error}") from None
         self._database = database.with_options(
             read_preference=ReadPreference.PRIMARY,
@@ -124,10 +124,16 @@ class Database:
 
     def ping(self) -> None:
         """Return when the database answers and has what no file may be stored without."""
+        wanted = ((self.media, ["library", "folder", "filename"]), (self.chunks, ["files_id", "n"]))
         with self.asked(within_s=1.5):
-            unique = [list(index["key"]) for index in self.media.list_indexes() if index.get("unique")]
-        if ["library", "folder", "filename"] not in unique:
+            complete = all(fields in _unique(collection) for collection, fields in wanted)
+        if not complete:
             raise StorageUnavailable("The database has lost an index; start the server again to make it.")
+
+
+def _unique(collection: Collection[Stored]) -> list[list[str]]:
+    """The fields of which no two documents have the same."""
+    return [list(index["key"]) for index in collection.list_indexes() if index.get("unique")]
 
 
 def told(error: PyMongoError | BSONError) -> OutOfSpace | StorageUnavailable:

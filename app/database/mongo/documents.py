@@ -29,11 +29,20 @@ def _index(*fields: str) -> dict[str, Any]:
     return {"fields": list(fields), "cls": False}
 
 
+class GridFile(FileField):  # type: ignore[misc]
+    """MongoEngine refuses ids that are no ObjectId; GridFS takes any, and other programs give them."""
+
+    def validate(self, value: Any) -> None:
+        if not isinstance(value, self.proxy_class) or value.grid_id is None:
+            self.error("It is no file of the bucket.")
+
+
 class Media(Document):  # type: ignore[misc]
     """What is known of one stored file."""
 
     meta: ClassVar[dict[str, Any]] = {
         "collection": "media",
+        "strict": False,  # other programs, and newer versions, may note more than we know of
         "auto_create_index": False,  # connection.py makes them, and knows whether they are there
         # Lists are ranges of these indexes, in their order: the unique one by name, and by each other `Sort`
         # one for a folder and one for all that is in a library.
@@ -55,7 +64,7 @@ class Media(Document):  # type: ignore[misc]
     library = StringField(required=True)
     folder = StringField(required=True)
     filename = StringField(required=True)
-    file = FileField(required=True)
+    file = GridFile(required=True)
     size = LongField(required=True)
     chunk_size = IntField(required=True)
     content_type = StringField(required=True)
@@ -109,6 +118,12 @@ def info_of(media: Media) -> FileInfo:
         created_at=media.created_at,
         updated_at=media.updated_at,
     )
+
+
+def behind(identity: Any) -> Stored:
+    """What finds the documents that come later in the order of ids, whatever the type of those is. ($gt
+    outside of an expression finds only ids of the same type.)"""
+    return {"$expr": {"$gt": ["$_id", {"$literal": identity}]}}
 
 
 def as_it_is(media: Media) -> Stored:

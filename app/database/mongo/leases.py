@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Stored
+from app.database.mongo.documents import Stored, behind
 from app.storage.errors import StorageUnavailable
 
 LEASE = timedelta(minutes=2)
@@ -21,7 +21,8 @@ GRACE = timedelta(hours=24)
 
 GIVEN_UP = "The upload paused for so long that it was given up."
 
-_EXPIRED = {"$expr": {"$lte": ["$expires_at", "$$NOW"]}}
+# To an expression, what has no date is earlier than all dates. Such an entry is none of ours.
+_EXPIRED: Stored = {"expires_at": {"$type": "date"}, "$expr": {"$lte": ["$expires_at", "$$NOW"]}}
 _UNTOUCHED = {"sweeping": {"$exists": False}}
 
 
@@ -39,6 +40,7 @@ def renew(database: Database, file: Any) -> None:
     """Go on writing it. Raises StorageUnavailable when a sweep has given it up."""
     found = database.uploads.update_one({"_id": file, **_UNTOUCHED}, [{"$set": {"expires_at": _in(LEASE)}}])
     if found.matched_count == 0:
+        take(database, file)  # for another sweep: what was sent last may have come after that one
         raise StorageUnavailable(GIVEN_UP)
 
 
@@ -56,6 +58,11 @@ def end(database: Database, file: Any) -> None:
     database.uploads.delete_one({"_id": file})
 
 
+def swept(database: Database, file: Any) -> None:
+    """Nothing is left of a file that was claimed; if its writer was heard of again, something may be."""
+    database.uploads.delete_one({"_id": file, "sweeping": True})
+
+
 def retire(database: Database, file: Any) -> None:
     """Let the file go when its readers have had their time. Said before no document names it any more; if one
     still does then, it stays."""
@@ -68,10 +75,10 @@ def expired(database: Database) -> Iterator[Any]:
     last: Stored = {}
     while True:
         with database.asked():
-            entry = database.uploads.find_one({**_EXPIRED, **last}, {"_id": True}, sort=[("_id", 1)])
+            entry = database.uploads.find_one({"$and": [_EXPIRED, last]}, {"_id": True}, sort=[("_id", 1)])
         if entry is None:
             return
-        last = {"_id": {"$gt": entry["_id"]}}
+        last = behind(entry["_id"])
         yield entry["_id"]
 
 

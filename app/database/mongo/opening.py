@@ -1,7 +1,10 @@
 """Opens a MongoDB database for stored files."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+
+from pymongo.errors import ServerSelectionTimeoutError
 
 from app.database.mongo.connection import Database
 from app.database.mongo.files import GridBackend
@@ -31,5 +34,14 @@ def open_gridfs(
             )
         database.ensure_indexes()
     except StorageError as error:
-        raise type(error)(f"{database.where}: {error}") from error
+        raise type(error)(f"{database.where}: {error}{_reason(error)}") from error
     return GridBackend(database, media_type=media_type, notice=notice)
+
+
+def _reason(error: StorageError) -> str:
+    """Why no server was found, which only who starts this has to know."""
+    cause = error.__cause__
+    if not isinstance(cause, ServerSelectionTimeoutError):
+        return ""
+    reason = re.split(r" \(configured timeouts|, Timeout: ", str(cause))[0]
+    return f" ({reason})"

@@ -13,6 +13,7 @@ from pymongo.collection import Collection
 from app.database.mongo import finding
 from app.database.mongo.documents import Media, Stored, media_in
 from app.database.mongo.finding import covered, few_files, filters
+from app.database.rules import can_be_stored
 from app.storage import cursors, words
 from app.storage.cursors import Position
 from app.storage.types import Listing, Sort
@@ -38,7 +39,7 @@ def _stretches(
 ) -> Iterator[QuerySet]:
     """Queries that give, one after the other, the files behind the position."""
     wanted = words.wanted(listing.query)
-    if listing.query.strip() and not wanted:
+    if (listing.query.strip() and not wanted) or not can_be_stored(listing.content_type):
         return
     also = list(filters(listing, wanted))
     few = few_files(collection, listing, wanted)

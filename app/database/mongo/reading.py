@@ -12,6 +12,9 @@ from app.storage.types import FileInfo
 AT_ONCE = 1 << 20
 """Bytes that one question asks for, at most, unless a chunk is longer."""
 
+CHUNKS_AT_ONCE = 1024
+"""Chunks that one question asks for, at most: other programs make as short ones as they like."""
+
 
 class GridReader:
     """A file of the bucket and what its document said when it was opened.
@@ -26,7 +29,8 @@ class GridReader:
         self._chunk_size: int = media.chunk_size
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        return batches(start, stop, unit=self._chunk_size, most=max(1, AT_ONCE // self._chunk_size))
+        most = max(1, min(AT_ONCE // self._chunk_size, CHUNKS_AT_ONCE))
+        return batches(start, stop, unit=self._chunk_size, most=most)
 
     def read(self, start: int, size: int) -> bytes:
         """Raises Truncated where a chunk is missing, short or too long."""
@@ -43,8 +47,9 @@ class GridReader:
         parts = []
         for number, chunk in enumerate(chunks, start // self._chunk_size):
             begin = number * self._chunk_size
-            data = chunk["data"]
-            if chunk["n"] != number or len(data) != min(self._chunk_size, self.info.size - begin):
+            data = chunk.get("data")
+            length = min(self._chunk_size, self.info.size - begin)
+            if chunk["n"] != number or not isinstance(data, bytes) or len(data) != length:
                 break
             parts.append(memoryview(data)[position - begin : stop - begin])
             position = begin + len(data)

@@ -3,15 +3,28 @@
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
+from mongoengine.errors import ValidationError
 from mongoengine.fields import GridFSProxy
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from app.database.mongo import leases
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Media, Stored, as_it_is, find, info_of, key_of, media_in, place
+from app.database.mongo.documents import (
+    Media,
+    Stored,
+    as_it_is,
+    behind,
+    find,
+    info_of,
+    key_of,
+    media_in,
+    place,
+)
 from app.database.mongo.room import check_room
 from app.database.mongo.staging import NOT_OURS, remove_slice
 from app.storage.errors import InvalidName, PathConflict
@@ -20,6 +33,11 @@ from app.storage.upkeep import Finding, Outcome, Scanned
 
 AT_ONCE = 100
 """Files that are looked at in one step."""
+
+_FIELDS = dict.fromkeys(("filename", "length", "chunkSize", "uploadDate", "metadata.library"), True)
+"""What is asked of a file of the bucket, with which other programs may keep much more."""
+
+_NOT_LIKE_GRIDFS = (KeyError, OverflowError, TypeError, ValueError, ValidationError)
 
 
 class Scanner:
@@ -44,7 +62,7 @@ class Scanner:
         yield from sweep(self._database)
         for documents in self._batches(self._database.media, {"file": True}):
             yield Scanned(len(documents), tuple(self._missed(documents)))
-        for files in self._batches(self._database.files, {}):
+        for files in self._batches(self._database.files, _FIELDS):
             yield Scanned(0, tuple(self._found(files)))
 
     def _batches(self, collection: Collection[Stored], projection: Stored) -> Iterator[list[Stored]]:
@@ -52,11 +70,11 @@ class Scanner:
         last: Stored = {}
         while True:
             with self._database.asked():
-                batch = list(collection.find(last, projection or None).sort("_id").limit(AT_ONCE))
+                batch = list(collection.find(last, projection).sort("_id").limit(AT_ONCE))
             if not batch:
                 return
             yield batch
-            last = {"_id": {"$gt": batch[-1]["_id"]}}
+            last = behind(batch[-1]["_id"])
 
     # What is gone
 
@@ -64,9 +82,8 @@ class Scanner:
         """Forget files that somebody removed from the bucket."""
         with self._database.asked():
             wanted = [document["file"] for document in documents]
-            there = {
-                file["_id"] for file in self._database.files.find({"_id": {"$in": wanted}}, {"_id": True})
-            }
+            files = self._database.files.find({"_id": {"$in": wanted}}, {"_id": True})
+            there = [file["_id"] for file in files]  # a list, because an id may be a document
         for document in documents:
             if document["file"] not in there:
                 yield from self._forget(document)
@@ -75,9 +92,9 @@ class Scanner:
         same = {"_id": document["_id"], "file": document["file"]}
         with self._database.asked():
             media = media_in(self._database.media)(id=document["_id"]).first()
-            forgotten = self._database.media.delete_one(same).deleted_count
             # What is left of a file without its document, nobody can read.
             leases.retire(self._database, document["file"])
+            forgotten = self._database.media.delete_one(same).deleted_count
         if forgotten and media is not None:
             self._notice([Change(Kind.DELETED, info_of(media))])
             yield Finding(key_of(media).path, Outcome.DELETED)
@@ -86,34 +103,53 @@ class Scanner:
 
     def _found(self, files: Sequence[Stored]) -> Iterator[Finding]:
         """Take in files of the bucket that no document names, and nobody is writing or has let go."""
-        ids = {"$in": [file["_id"] for file in files]}
+        unknown = [file["_id"] for file in files]
         with self._database.asked():
-            known = {media["file"] for media in self._database.media.find({"file": ids}, {"file": True})}
-            # After the documents: one that goes meanwhile had its file entered here before.
-            known |= {entry["_id"] for entry in self._database.uploads.find({"_id": ids}, {"_id": True})}
+            # After the documents: one that goes meanwhile had its file entered here before. And the documents
+            # once more: an upload is entered until one names it. And the bucket: what is swept is gone there
+            # before it is here.
+            for ids in (self._named, self._entered, self._named):
+                known = ids(unknown)
+                unknown = [file for file in unknown if file not in known]
+            there = [
+                file["_id"] for file in self._database.files.find({"_id": {"$in": unknown}}, {"_id": True})
+            ]
         for file in files:
-            if file["_id"] not in known:
+            if file["_id"] in there:
                 finding = self._take_in(file)
                 if finding is not None:
                     yield finding
 
+    def _named(self, files: Sequence[Any]) -> list[Any]:
+        found = self._database.media.find({"file": {"$in": files}}, {"file": True})
+        return [media["file"] for media in found]
+
+    def _entered(self, files: Sequence[Any]) -> list[Any]:
+        found = self._database.uploads.find({"_id": {"$in": files}}, {"_id": True})
+        return [entry["_id"] for entry in found]
+
     def _take_in(self, file: Stored) -> Finding | None:
         name = file.get("filename")
         try:
-            key = Key.at(SHARED, name if isinstance(name, str) else "")
+            # What was uploaded here and has lost its document belongs to whom it did.
+            metadata = file.get("metadata")
+            library = metadata.get("library", SHARED) if isinstance(metadata, dict) else SHARED
+            key = Key.at(library, name if isinstance(name, str) else "")
             new = self._document(file, key)
             with self._database.asked():
                 return self._adopt(file, key, new)
         except (InvalidName, PathConflict) as error:
             return Finding(str(name), Outcome.SKIPPED, str(error))
-        except (KeyError, TypeError, ValueError):
+        except _NOT_LIKE_GRIDFS:
             return Finding(str(name), Outcome.SKIPPED, "Its document is not like those of GridFS.")
 
     def _document(self, file: Stored, key: Key) -> Media:
         size, chunk_size = int(file["length"]), int(file["chunkSize"])
-        if size < 0 or chunk_size < 1:
+        if not (0 <= size < 1 << 63 and 1 <= chunk_size < 1 << 31):
             raise ValueError
-        return Media(
+        # Not in the future, which Last-Modified must not be (RFC 9110 8.8.2.1).
+        date = min(file["uploadDate"], datetime.now(UTC))
+        media = Media(
             id=uuid4().hex,
             file=GridFSProxy(file["_id"]),
             size=size,
@@ -122,10 +158,12 @@ class Scanner:
             etag=_etag(file),
             sha256=None,
             unverified=True,
-            created_at=file["uploadDate"],
-            updated_at=file["uploadDate"],
+            created_at=date,
+            updated_at=date,
             **place(key),
         )
+        media.validate()
+        return media
 
     def _adopt(self, file: Stored, key: Key, new: Media) -> Finding | None:
         """None if somebody else was faster."""
@@ -166,5 +204,5 @@ def sweep(database: Database) -> Generator[Scanned]:
             while remove_slice(database, file):
                 yield Scanned(0, ())
             with database.asked():
-                leases.end(database, file)
+                leases.swept(database, file)
         yield Scanned(0, ())

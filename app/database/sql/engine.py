@@ -34,7 +34,8 @@ class Database(ABC):
     """Whether a writer is the only one until it has ended, even if its connection is lost before."""
 
     def __init__(self, url: URL, engine: Engine, *, read: tuple[str, ...], write: tuple[str, ...]) -> None:
-        self.name = url.render_as_string(hide_password=True)
+        # Without the query, in which there may be a password, too.
+        self.name = url.set(query={}).render_as_string(hide_password=True)
         self.engine = engine
         event.listen(engine, "begin", partial(_begin, read))
         self._writers = engine.execution_options(begin=write)

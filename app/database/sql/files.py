@@ -96,8 +96,8 @@ class FilesystemBackend:
     """`storage.backend.Backend` over a folder of files and an SQL database.
 
     `volume` is the id that tells this folder from an empty mount point. `chunk_size` is how many bytes are
-    read in one go. `media_type` guesses the type of a
-    file that was not uploaded from its name. `notice` is told what became of files by hand, by any thread.
+    read in one go. `media_type` guesses the type of a file that was not uploaded from its name. `notice` is
+    told what became of files by hand, by any thread.
     """
 
     def __init__(

@@ -26,6 +26,7 @@ from app.storage.types import RESERVED, Change
 _KINDS: dict[str, type[Sqlite] | type[Postgresql]] = {
     "sqlite": Sqlite,
     "sqlite+pysqlite": Sqlite,
+    "postgres": Postgresql,  # as many hosts of databases write it
     "postgresql": Postgresql,
     "postgresql+psycopg": Postgresql,
 }
@@ -115,12 +116,10 @@ def _said_of(database: Database) -> Iterator[None]:
 
 
 def open_sql(settings: Settings, stack: ExitStack, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Database:
-    if settings.storage != "filesystem":
-        raise ConfigurationError(f"SEEKABLE_STORAGE={settings.storage} is not in this version yet.")
     default = f"sqlite:///{(settings.files_dir / RESERVED / 'seekable.db').absolute()}"
     try:
         url = make_url(settings.database_url or default)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise ConfigurationError("SEEKABLE_DATABASE_URL is not an SQLAlchemy URL.") from None
     kind = _KINDS.get(url.drivername)
     if kind is None or url.database in (None, "", ":memory:"):

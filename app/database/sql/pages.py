@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from sqlalchemy import Select, literal, select, tuple_
 from sqlalchemy.orm import Session
 
+from app.database.rules import can_be_stored
 from app.database.sql.finding import covered, few_files, filters
-from app.database.sql.rows import can_be_stored
 from app.database.sql.tables import Media
 from app.storage import cursors, words
 from app.storage.cursors import Position

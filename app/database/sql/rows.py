@@ -6,6 +6,7 @@ from uuid import uuid4
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from app.database.rules import can_be_stored
 from app.database.sql.tables import Departed, Media, Word
 from app.storage.folders import Segments
 from app.storage.staging import Signature
@@ -34,11 +35,6 @@ def path_of(row: Media) -> Segments:
     if row.disk_path is None:
         return path_at(key_of(row))
     return disk_path(row.library, row.disk_path)
-
-
-def can_be_stored(text: str) -> bool:
-    """Whether all databases take the text. PostgreSQL refuses NUL, even to look for it."""
-    return "\0" not in text
 
 
 def find(session: Session, address: Address) -> Media | None:

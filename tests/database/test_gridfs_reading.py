@@ -1,0 +1,92 @@
+"""What is read of files that other programs put into the bucket, however they cut them."""
+
+import asyncio
+import time
+from contextlib import ExitStack, aclosing
+from typing import Any
+
+import pytest
+from bson import Binary, ObjectId
+
+from app.database import open_database
+from app.database.mongo import reading
+from app.database.mongo.files import GridBackend
+from app.database.mongo.opening import open_gridfs
+from app.settings import Settings
+from app.storage.contract import Storage
+from app.storage.types import SHARED, Key, Listing
+from app.storage.upkeep import Verdict
+from tests import mongo
+from tests.beneath import bucket_file
+
+
+def library(stack: ExitStack, size: int, chunk_size: int, chunks: list[Any]) -> GridBackend:
+    """With one file, of these chunks."""
+    settings = Settings(_env_file=None, **mongo.gridfs())
+    assert settings.mongodb_url is not None
+    database, file = mongo.database(settings.mongodb_url), ObjectId()
+    database["fs.chunks"].insert_many(
+        {"files_id": file, "n": n, "data": data} for n, data in enumerate(chunks)
+    )
+    database["fs.files"].insert_one(bucket_file(file, "a.mp4", size) | {"chunkSize": chunk_size})
+    backend = open_gridfs(settings, lambda name: "video/mp4", stack)
+    for _ in backend.scan():
+        pass
+    return backend
+
+
+def test_short_chunks_are_read_by_the_thousand_at_most() -> None:
+    size = 5000
+    with ExitStack() as stack:
+        backend = library(stack, size, 1, [bytes([n % 251]) for n in range(size)])
+        reader = backend.open(Key(SHARED, "", "a.mp4"), wait=True)
+        batches = [*reader.batches(0, size)]
+        assert max(stop - start for start, stop in batches) == reading.CHUNKS_AT_ONCE
+        data = b"".join(reader.read(start, stop - start) for start, stop in batches)
+    assert data == bytes(n % 251 for n in range(size))
+
+
+@pytest.mark.parametrize("data", ["text", None, 5, Binary(b"four", 2), Binary(b"four", 128)])
+def test_what_is_in_a_chunk_is_bytes_or_damage(data: object) -> None:
+    with ExitStack() as stack:
+        verdicts = [step.verdict for step in library(stack, 4, 255, [data]).verify()]
+    expected = Verdict.UNKNOWN if isinstance(data, bytes) else Verdict.DAMAGED
+    assert [verdict for verdict in verdicts if verdict is not None] == [expected]
+
+
+def test_downloads_from_a_slow_database_keep_no_list_waiting() -> None:
+    settings = Settings(_env_file=None, **mongo.gridfs())
+    assert settings.mongodb_url is not None
+    database, key = mongo.database(settings.mongodb_url), Key(SHARED, "", "a.mp4")
+    slow = {
+        "failCommands": ["find"],
+        "namespace": f"{database.name}.fs.chunks",
+        "blockConnection": True,
+        "blockTimeMS": 500,
+    }
+
+    async def download(storage: Storage) -> None:
+        async with storage.open(key) as file, aclosing(file.read(0, 1)) as data:
+            async for _ in data:
+                pass
+
+    async def scene() -> float:
+        async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+            async with stores.storage.stage() as staged:
+                await staged.write(b"film")
+                await stores.storage.commit(key, staged, content_type="video/mp4")
+            database.client.admin.command(
+                {"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": slow}
+            )
+            try:
+                downloads = [asyncio.create_task(download(stores.storage)) for _ in range(64)]
+                await asyncio.sleep(0.4)
+                began = time.monotonic()
+                await stores.storage.page(Listing(SHARED), cursor=None, limit=1)
+                took = time.monotonic() - began
+                await asyncio.gather(*downloads)
+            finally:
+                database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        return took
+
+    assert asyncio.run(scene()) < 0.4

@@ -1,0 +1,195 @@
+"""What a scan takes in from a bucket, what a sweep removes, and what is none of ours to touch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import Int64, ObjectId
+from gridfs import GridFSBucket
+from pymongo.database import Database
+
+from app.database.mongo.files import GridBackend
+from app.database.mongo.opening import open_gridfs
+from app.settings import Settings
+from app.storage.errors import StorageUnavailable
+from app.storage.types import SHARED, Expect, Key, Listing
+from tests import mongo
+from tests.beneath import bucket_file
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+class Grid:
+    """A library, and the database beneath it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        settings = Settings(_env_file=None, **mongo.gridfs())
+        assert settings.mongodb_url is not None
+        self.backend: GridBackend = open_gridfs(settings, lambda name: "video/mp4", stack)
+        self.database: Database[dict[str, Any]] = mongo.database(settings.mongodb_url)
+
+    def scan(self) -> list[tuple[str, str]]:
+        return [
+            (finding.path, finding.outcome.value) for step in self.backend.scan() for finding in step.findings
+        ]
+
+    def paths(self, library: str = SHARED) -> list[str]:
+        listing = Listing(library, recursive=True)
+        return [
+            info.key.path for info in self.backend.page(listing, cursor=None, limit=1000, wait=True).items
+        ]
+
+    def pass_time(self) -> None:
+        self.database["uploads"].update_many({}, {"$set": {"expires_at": LONG_AGO}})
+
+    def upload(self, key: Key) -> None:
+        writer = self.backend.stage(None)
+        writer.write(b"film")
+        self.backend.commit(key, writer, size=4, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY)
+
+
+@pytest.fixture
+def grid() -> Iterator[Grid]:
+    with ExitStack() as stack:
+        yield Grid(stack)
+
+
+def test_ids_may_be_of_any_type(grid: Grid) -> None:
+    bucket = GridFSBucket(grid.database)
+    # More of one type than are looked at in one step.
+    ids = [*range(130), *(f"s{n}" for n in range(130)), *(ObjectId() for _ in range(3)), {"of": "another"}]
+    grid.database["fs.files"].insert_many(
+        bucket_file(ObjectId(), f"{n}.mp4", 0) | {"_id": file} for n, file in enumerate(ids)
+    )
+    bucket.upload_from_stream_with_id("named", "named.mp4", b"film")
+    assert len(grid.scan()) == len(ids) + 1
+    assert len(grid.paths()) == len(ids) + 1
+    assert grid.scan() == []
+    moved = grid.backend.move(Key(SHARED, "", "named.mp4"), Key(SHARED, "a", "b.mp4"), Expect.ANY)
+    assert moved.size == 4
+    grid.backend.delete(moved.key, Expect.ANY)
+    for n in range(len(ids)):
+        grid.backend.delete(Key(SHARED, "", f"{n}.mp4"), Expect.ANY)
+    grid.pass_time()
+    assert grid.scan() == []
+    assert [grid.database[name].count_documents({}) for name in ("uploads", "fs.files", "fs.chunks")] == [
+        0
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"length": float("inf")},
+        {"length": -1},
+        {"chunkSize": float(1 << 70)},
+        {"chunkSize": 0},
+        {"uploadDate": "yesterday"},
+        {"uploadDate": 5},
+        {"filename": None},
+        {"metadata": {"library": "no/library"}},
+        {"metadata": {"library": 7}},
+    ],
+)
+def test_what_is_odd_is_named_and_hinders_nothing(grid: Grid, odd: dict[str, object]) -> None:
+    grid.database["fs.files"].insert_many(
+        [bucket_file(ObjectId(), "odd.mp4", 0) | odd, bucket_file(ObjectId(), "sound.mp4", 0)]
+    )
+    assert sorted(outcome for _, outcome in grid.scan()) == ["created", "skipped"]
+    assert grid.paths() == ["sound.mp4"]
+
+
+@pytest.mark.parametrize("metadata", [None, [], "text", {"by": "another"}])
+def test_what_others_say_of_their_files_does_not_matter(grid: Grid, metadata: object) -> None:
+    file = bucket_file(ObjectId(), "a.mp4", 0) | {"metadata": metadata, "length": Int64(0)}
+    grid.database["fs.files"].insert_one(file)
+    assert grid.scan() == [("a.mp4", "created")]
+
+
+def test_an_upload_whose_document_is_lost_comes_back_in_its_own_library(grid: Grid) -> None:
+    grid.upload(Key("alice", "", "mine.mp4"))
+    grid.database["media"].delete_many({})
+    grid.database["uploads"].delete_many({})
+    assert grid.scan() == [("mine.mp4", "created")]
+    assert (grid.paths("alice"), grid.paths()) == (["mine.mp4"], [])
+
+
+def test_a_collection_of_the_same_name_with_something_else_in_it_is_left_alone(grid: Grid) -> None:
+    others = [{"_id": n, "invoice": n} for n in range(3)] + [{"_id": "x", "expires_at": "soon"}]
+    grid.database["uploads"].insert_many(others)
+    grid.scan()
+    assert [*grid.database["uploads"].find({}, sort=[("_id", 1)])] == others
+
+
+def test_what_others_note_in_a_document_stays_and_hinders_nothing(grid: Grid) -> None:
+    old, new = Key(SHARED, "", "a.mp4"), Key(SHARED, "", "b.mp4")
+    grid.upload(old)
+    grid.database["media"].update_one({}, {"$set": {"tags": ["seen"]}})
+    grid.backend.move(old, new, Expect.ANY)
+    grid.upload(new)
+    assert grid.paths() == ["b.mp4"]
+    media = grid.database["media"].find_one({})
+    assert media is not None
+    assert media["tags"] == ["seen"]
+
+
+def test_what_a_writer_sends_that_was_given_up_is_swept_too(grid: Grid) -> None:
+    writer = grid.backend.stage(None)
+    grid.pass_time()
+    grid.scan()  # meanwhile its process is paused, just before it sends
+    writer.write(bytes(3 << 20))
+    with pytest.raises(StorageUnavailable, match="given up"):
+        grid.backend.commit(
+            Key(SHARED, "", "a.mp4"), writer, size=3 << 20, sha256="", content_type="", expect=Expect.ANY
+        )
+    writer.discard()
+    grid.pass_time()
+    grid.scan()
+    assert [grid.database[name].count_documents({}) for name in ("uploads", "fs.chunks")] == [0, 0]
+
+
+def test_a_clock_that_is_ahead_makes_no_file_of_the_future(grid: Grid) -> None:
+    ahead = bucket_file(ObjectId(), "a.mp4", 0) | {"uploadDate": datetime(2100, 1, 1, tzinfo=UTC)}
+    grid.database["fs.files"].insert_one(ahead)
+    assert grid.scan() == [("a.mp4", "created")]
+    (info,) = grid.backend.page(Listing(SHARED), cursor=None, limit=1, wait=True).items
+    assert info.updated_at <= datetime.now(UTC)
+    assert grid.scan() == []
+
+
+@pytest.mark.parametrize("collection", ["media", "fs.chunks"])
+def test_it_is_not_ready_without_its_indexes(grid: Grid, collection: str) -> None:
+    grid.backend.ping()
+    grid.database[collection].drop_indexes()
+    with pytest.raises(StorageUnavailable, match="lost an index"):
+        grid.backend.ping()
+
+
+def test_what_is_swept_while_it_is_looked_at_does_not_come_back(grid: Grid) -> None:
+    grid.upload(Key(SHARED, "", "a.mp4"))
+    listed = [*grid.database["fs.files"].find()]
+    grid.backend.delete(Key(SHARED, "", "a.mp4"), Expect.ANY)
+    grid.pass_time()
+    grid.scan()  # by another process
+    assert [*grid.backend._scanner._found(listed)] == []
+    assert grid.paths() == []
+
+
+def test_an_upload_that_ends_while_it_is_looked_at_is_none_of_somebody_else(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, scanner = Key(SHARED, "", "a.mp4"), grid.backend._scanner
+    writer = grid.backend.stage(None)
+    writer.seal(key, "video/mp4", "0" * 64)
+    monkeypatch.setattr(writer, "seal", lambda *_: 0)
+    entered = scanner._entered
+
+    def after_a_commit(files: Sequence[Any]) -> list[Any]:
+        grid.backend.commit(key, writer, size=0, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY)
+        return entered(files)
+
+    monkeypatch.setattr(scanner, "_entered", after_a_commit)
+    assert grid.scan() == []
+    assert grid.paths() == ["a.mp4"]
