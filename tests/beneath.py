@@ -134,7 +134,7 @@ class Bucket:
     def leftovers(self) -> set[str]:
         # A version that was replaced or deleted is kept for a day, for who still reads it.
         graced = {"expires_at": {"$gt": datetime.now(UTC) + timedelta(hours=1)}}
-        uploads, files, chunks = (self._database[name] for name in ("uploads", "fs.files", "fs.chunks"))
+        uploads, files, chunks = (self._database[name] for name in ("media.uploads", "fs.files", "fs.chunks"))
         there = {*uploads.distinct("_id"), *files.distinct("_id"), *chunks.distinct("files_id")}
         # In this order: what is replaced meanwhile is named by one or the other.
         named = {*self._database["media"].distinct("file")}

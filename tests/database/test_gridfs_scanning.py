@@ -1,8 +1,9 @@
 """What a scan takes in from a bucket, what a sweep removes, and what is none of ours to touch."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,15 +11,22 @@ from bson import Int64, ObjectId
 from gridfs import GridFSBucket
 from pymongo.database import Database
 
+from app.database.mongo import changes, leases
 from app.database.mongo.files import GridBackend
 from app.database.mongo.opening import open_gridfs
+from app.database.mongo.room import check_room
 from app.settings import Settings
-from app.storage.errors import StorageUnavailable
+from app.storage.errors import PathConflict, StorageUnavailable
 from app.storage.types import SHARED, Expect, Key, Listing
 from tests import mongo
 from tests.beneath import bucket_file
 
+FILM = Key(SHARED, "", "film.mp4")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def media_type(name: str) -> str:
+    return f"video/{name.rpartition('.')[2]}"
 
 
 class Grid:
@@ -27,7 +35,7 @@ class Grid:
     def __init__(self, stack: ExitStack) -> None:
         settings = Settings(_env_file=None, **mongo.gridfs())
         assert settings.mongodb_url is not None
-        self.backend: GridBackend = open_gridfs(settings, lambda name: "video/mp4", stack)
+        self.backend: GridBackend = open_gridfs(settings, media_type, stack)
         self.database: Database[dict[str, Any]] = mongo.database(settings.mongodb_url)
 
     def scan(self) -> list[tuple[str, str]]:
@@ -42,7 +50,8 @@ class Grid:
         ]
 
     def pass_time(self) -> None:
-        self.database["uploads"].update_many({}, {"$set": {"expires_at": LONG_AGO}})
+        ending = {"expires_at": {"$exists": True}}
+        self.database["media.uploads"].update_many(ending, {"$set": {"expires_at": LONG_AGO}})
 
     def upload(self, key: Key) -> None:
         writer = self.backend.stage(None)
@@ -74,9 +83,9 @@ def test_ids_may_be_of_any_type(grid: Grid) -> None:
         grid.backend.delete(Key(SHARED, "", f"{n}.mp4"), Expect.ANY)
     grid.pass_time()
     assert grid.scan() == []
-    assert [grid.database[name].count_documents({}) for name in ("uploads", "fs.files", "fs.chunks")] == [
-        0
-    ] * 3
+    assert [
+        grid.database[name].count_documents({}) for name in ("media.uploads", "fs.files", "fs.chunks")
+    ] == [0] * 3
 
 
 @pytest.mark.parametrize(
@@ -111,16 +120,16 @@ def test_what_others_say_of_their_files_does_not_matter(grid: Grid, metadata: ob
 def test_an_upload_whose_document_is_lost_comes_back_in_its_own_library(grid: Grid) -> None:
     grid.upload(Key("alice", "", "mine.mp4"))
     grid.database["media"].delete_many({})
-    grid.database["uploads"].delete_many({})
+    grid.database["media.uploads"].delete_many({})
     assert grid.scan() == [("mine.mp4", "created")]
     assert (grid.paths("alice"), grid.paths()) == (["mine.mp4"], [])
 
 
 def test_a_collection_of_the_same_name_with_something_else_in_it_is_left_alone(grid: Grid) -> None:
     others = [{"_id": n, "invoice": n} for n in range(3)] + [{"_id": "x", "expires_at": "soon"}]
-    grid.database["uploads"].insert_many(others)
+    grid.database["media.uploads"].insert_many(others)
     grid.scan()
-    assert [*grid.database["uploads"].find({}, sort=[("_id", 1)])] == others
+    assert [*grid.database["media.uploads"].find({}, sort=[("_id", 1)])] == others
 
 
 def test_what_others_note_in_a_document_stays_and_hinders_nothing(grid: Grid) -> None:
@@ -147,7 +156,7 @@ def test_what_a_writer_sends_that_was_given_up_is_swept_too(grid: Grid) -> None:
     writer.discard()
     grid.pass_time()
     grid.scan()
-    assert [grid.database[name].count_documents({}) for name in ("uploads", "fs.chunks")] == [0, 0]
+    assert [grid.database[name].count_documents({}) for name in ("media.uploads", "fs.chunks")] == [0, 0]
 
 
 def test_a_clock_that_is_ahead_makes_no_file_of_the_future(grid: Grid) -> None:
@@ -193,3 +202,53 @@ def test_an_upload_that_ends_while_it_is_looked_at_is_none_of_somebody_else(
     monkeypatch.setattr(scanner, "_entered", after_a_commit)
     assert grid.scan() == []
     assert grid.paths() == ["a.mp4"]
+
+
+def test_an_older_file_of_a_name_does_not_come_back_when_the_newest_is_deleted(grid: Grid) -> None:
+    bucket = GridFSBucket(grid.database)
+    for data in (b"old", b"newer", b"newest"):
+        bucket.upload_from_stream("a.mp4", data)
+    assert ("a.mp4", "created") in grid.scan()
+    grid.backend.delete(Key(SHARED, "", "a.mp4"), Expect.ANY)
+    grid.pass_time()
+    assert grid.scan() == []
+    assert grid.paths() == []
+    left = {file["length"] for file in grid.database["fs.files"].find()}
+    assert left == {len(b"old"), len(b"newer")}, "they are not ours to remove"
+    bucket.upload_from_stream("a.mp4", b"put there after all")
+    assert grid.scan() == [("a.mp4", "created")]
+
+
+def test_a_writer_keeps_its_lease_however_slow_its_client_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LEASE", timedelta(seconds=1))
+    with ExitStack() as stack:
+        grid = Grid(stack)
+        writer = grid.backend.stage(None)
+        writer.write(bytes(5 << 20))
+        for _ in range(3):
+            time.sleep(0.7)
+            grid.scan()
+        grid.backend.commit(
+            FILM, writer, size=5 << 20, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY
+        )
+        reader = grid.backend.open(FILM, wait=True)
+        assert len(reader.read(0, 5 << 20)) == 5 << 20
+        assert grid.database["media.uploads"].count_documents({}) == 0
+
+
+def test_a_move_that_is_taken_back_leaves_the_file_as_it_was(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid.upload(FILM)
+    before = grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items
+
+    def look(collection: Any, key: Key) -> None:
+        check_room(collection, key)
+        if key.filename == "part":  # after this look, and before the next, somebody puts a file beneath it
+            monkeypatch.setattr(changes, "check_room", check_room)
+            grid.upload(Key(SHARED, "part", "film.mp4"))
+
+    monkeypatch.setattr(changes, "check_room", look)
+    with pytest.raises(PathConflict):
+        grid.backend.move(FILM, Key(SHARED, "", "part"), Expect.ANY)
+    assert grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items == before

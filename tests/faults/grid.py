@@ -77,8 +77,10 @@ class Grid:
 
     def pass_time(self, of: Callable[[Any], bool] = lambda file: True) -> None:
         """Leases have run out, and so has the grace of what was replaced or deleted."""
-        files = [file for file in self.database["uploads"].distinct("_id") if of(file)]
-        self.database["uploads"].update_many({"_id": {"$in": files}}, {"$set": {"expires_at": LONG_AGO}})
+        files = [file for file in self.database["media.uploads"].distinct("_id") if of(file)]
+        self.database["media.uploads"].update_many(
+            {"_id": {"$in": files}}, {"$set": {"expires_at": LONG_AGO}}
+        )
 
     def sweep(self) -> int:
         """Scan. The number of files that are gone from the bucket."""
@@ -96,7 +98,7 @@ class Grid:
             verdicts = [step.verdict for step in backend.verify() if step.verdict is not None]
         assert set(verdicts) <= {Verdict.SOUND}
         named = self.named()
-        assert self.database["uploads"].distinct("_id") == []
+        assert self.database["media.uploads"].distinct("_id") == []
         assert {*self.database["fs.files"].distinct("_id")} == named
         assert {*self.database["fs.chunks"].distinct("files_id")} <= named
 

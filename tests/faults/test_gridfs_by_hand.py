@@ -105,11 +105,11 @@ def test_a_sweep_takes_only_what_is_ours_and_nobody_names(grid: Grid, server: Se
         named = {media["file"] for media in database["media"].find({"filename": "named.mp4"})}
         for file in named:
             lease = {"_id": file, "expires_at": LONG_AGO}
-            database["uploads"].replace_one({"_id": file}, lease, upsert=True)
+            database["media.uploads"].replace_one({"_id": file}, lease, upsert=True)
         # One between the lease and the first chunk, one after some chunks, one after the file.
         crashed = [ObjectId() for _ in range(3)]
         for number, file in enumerate(crashed):
-            database["uploads"].insert_one({"_id": file, "expires_at": LONG_AGO})
+            database["media.uploads"].insert_one({"_id": file, "expires_at": LONG_AGO})
             if number >= 1:
                 database["fs.chunks"].insert_many(
                     {"files_id": file, "n": n, "data": b"x"} for n in range(600)
@@ -120,7 +120,7 @@ def test_a_sweep_takes_only_what_is_ours_and_nobody_names(grid: Grid, server: Se
         # One that is being written, as far as anybody knows.
         alive = ObjectId()
         later = datetime.now(UTC).replace(year=2100)
-        database["uploads"].insert_one({"_id": alive, "expires_at": later})
+        database["media.uploads"].insert_one({"_id": alive, "expires_at": later})
         database["fs.chunks"].insert_one({"files_id": alive, "n": 0, "data": b"x"})
         for _ in range(2):
             scanned = grid.seekable("scan")
@@ -128,7 +128,7 @@ def test_a_sweep_takes_only_what_is_ours_and_nobody_names(grid: Grid, server: Se
             there = {*database["fs.files"].distinct("_id"), *database["fs.chunks"].distinct("files_id")}
             assert not there & {*crashed}
             assert {*others.values(), unfinished, dropped, alive, *named} <= there
-        assert [entry["_id"] for entry in database["uploads"].find({"expires_at": LONG_AGO})] == []
+        assert [entry["_id"] for entry in database["media.uploads"].find({"expires_at": LONG_AGO})] == []
         assert http.get("/files/crashed.mp4").status_code == 404
         for name in ("named.mp4", "kept.mp4", "adopted.mp4"):
             assert http.get(f"/files/{name}").content == FILM

@@ -11,7 +11,7 @@ from app.database.mongo import leases
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Media, Stored, as_it_is, find, key_of, place
 from app.database.mongo.room import check_room
-from app.database.mongo.staging import OURS
+from app.database.mongo.staging import NOT_OURS, OURS
 from app.database.rules import check, type_after_move
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
 from app.storage.types import Expectation, FileInfo, Key
@@ -126,21 +126,19 @@ class Changes:
 
     def _move(self, media: Media, target: Key) -> bool:
         """Whether it was still where it was, and the new name free."""
-        source, before = key_of(media), as_it_is(media)
+        source, content_type = key_of(media), media.content_type
         with self._database.asked():
             if find(self._database.media, target) is not None:
                 raise AlreadyExists("A file of this name exists.")
             check_room(self._database.media, target)
-        media.content_type = type_after_move(
-            media.content_type, source.filename, target.filename, self._media_type
-        )
-        if not self._put(media, target, before):
+        suggested = type_after_move(content_type, source.filename, target.filename, self._media_type)
+        if not self._put(media, target, suggested):
             return False
         try:
             with self._database.asked():
                 check_room(self._database.media, target)
         except PathConflict:
-            if self._put(media, source, as_it_is(media)):
+            if self._put(media, source, content_type):
                 raise
             # Somebody took the old name meanwhile, so that the file stays.
         with suppress(StorageError), self._database.asked():  # other programs may find it by its path
@@ -148,19 +146,23 @@ class Changes:
             self._database.files.update_one(ours, {"$set": {"filename": target.path}})
         return True
 
-    def _put(self, media: Media, key: Key, before: Stored) -> bool:
-        """Give the file the key, if it still is as before and the key is free."""
-        collection = self._database.media
-        for name, value in place(key).items():
-            setattr(media, name, value)
+    def _put(self, media: Media, key: Key, content_type: str) -> bool:
+        """Give the file the key and the type, if it still is as it was and the key is free."""
+        collection, before = self._database.media, as_it_is(media)
+        fields = {**place(key), "content_type": content_type}
+        after = before | {name: fields[name] for name in ("library", "folder", "filename")}
 
         def update() -> bool:
             try:
-                return collection.update_one(before, {"$set": _fields(media)}).matched_count == 1
+                return collection.update_one(before, {"$set": fields}).matched_count == 1
             except DuplicateKeyError:
                 return False
 
-        return self._step(update, lambda: collection.find_one(as_it_is(media), {"_id": True}) is not None)
+        if not self._step(update, lambda: collection.find_one(after, {"_id": True}) is not None):
+            return False
+        for name, value in fields.items():
+            setattr(media, name, value)
+        return True
 
     def _expected(self, key: Key, expect: Expectation) -> Media:
         with self._database.asked():
@@ -171,8 +173,15 @@ class Changes:
         return media
 
     def _retire(self, media: Media) -> None:
+        file = media.file.grid_id
         with self._database.asked():
-            leases.retire(self._database, media.file.grid_id)
+            leases.retire(self._database, file)
+            strange = self._database.files.find_one({"_id": file, **NOT_OURS}, {"filename": True})
+            if strange is not None:
+                # Or older ones of its name would take its place when it is gone.
+                older = {"filename": strange["filename"], "_id": {"$ne": file}, **NOT_OURS}
+                for other in self._database.files.find(older, {"_id": True}):
+                    leases.pass_over(self._database, other["_id"])
 
     def _step(self, write: Callable[[], bool], happened: Callable[[], bool]) -> bool:
         """Make a change by one write. Whether it was made.

@@ -49,7 +49,7 @@ def media_indexes() -> list[IndexModel]:
 
 class Database:
     """One MongoDB database. `media` has the documents; the bucket `fs` has the bytes in `files` and `chunks`;
-    `uploads` has which files of the bucket are ours to remove, and when.
+    `uploads`, a collection `media.uploads`, has which files of the bucket are ours to remove, and when.
 
     What is written is on the disks of a majority when it is acknowledged, and no less is ever read.
     Raises ConfigurationError when the URL is none.
@@ -72,7 +72,7 @@ class Database:
         self.name = database.name
         self.where = f"MongoDB at {', '.join(f'{host}:{port}' for host, port in nodes)}"
         self.media: Collection[Stored] = self._database["media"]
-        self.uploads: Collection[Stored] = self._database["uploads"]
+        self.uploads: Collection[Stored] = self._database["media.uploads"]
         self.files: Collection[Stored] = self._database["fs.files"]
         self.chunks: Collection[Stored] = self._database["fs.chunks"]
         self._silent_until = 0.0
@@ -116,11 +116,18 @@ class Database:
         return float(found["fsTotalSize"] - found["fsUsedSize"])
 
     def ensure_indexes(self) -> None:
-        """Make the indexes that are missing. On what is there already that takes a while."""
-        with self.asked(within_s=None):
-            self.media.create_indexes(media_indexes())
-            self.files.create_indexes(FILES_INDEXES)
-            self.chunks.create_indexes(CHUNKS_INDEXES)
+        """Make the indexes that are missing. Where many files are already, that takes a while."""
+        for collection, indexes in (
+            (self.media, media_indexes()),
+            (self.files, FILES_INDEXES),
+            (self.chunks, CHUNKS_INDEXES),
+        ):
+            with self.asked():
+                there = [dict(index["key"]) for index in collection.list_indexes()]
+            missing = [index for index in indexes if dict(index.document["key"]) not in there]
+            if missing:
+                with self.asked(within_s=None):
+                    collection.create_indexes(missing)
 
     def ping(self) -> None:
         """Return when the database answers and has what no file may be stored without."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from mongoengine.fields import GridFSProxy
 
-from app.database.mongo import pages, paths
+from app.database.mongo import leases, pages, paths
 from app.database.mongo.changes import NO_FILE, Changes
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Media, find, info_of, place
@@ -44,18 +44,20 @@ BIG = 16 << 20
 class GridBackend:
     """`storage.backend.Backend` over a MongoDB database.
 
-    `media_type` guesses the type of a file that was not uploaded from its name. `notice` is told what became
-    of files by other programs, by any thread.
+    `keeper` holds the leases of what is written. `media_type` guesses the type of a file that was not
+    uploaded from its name. `notice` is told what became of files by other programs, by any thread.
     """
 
     def __init__(
         self,
         database: Database,
+        keeper: leases.Keeper,
         *,
         media_type: Callable[[str], str],
         notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
+        self._keeper = keeper
         self._changes = Changes(database, media_type)
         self._scanner = Scanner(database, media_type=media_type, notice=notice)
         self._hasher = Hasher(database)
@@ -77,7 +79,7 @@ class GridBackend:
     def stage(self, size: int | None) -> StagedFile:
         if size is not None and size >= BIG and self._database.room() < size:
             raise OutOfSpace("The disk of the database has no room for it.")
-        return StagedFile(self._database)
+        return StagedFile(self._database, self._keeper)
 
     def commit(
         self,

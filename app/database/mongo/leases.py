@@ -5,13 +5,17 @@ of a writer that died; one that was replaced or deleted for as long as somebody 
 server's clock counts, so that those of the machines that ask need not agree.
 """
 
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+from bson import ObjectId
+
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Stored, behind
-from app.storage.errors import StorageUnavailable
+from app.storage.errors import StorageError
 
 LEASE = timedelta(minutes=2)
 """How long a writer that is not heard of is taken to be alive."""
@@ -31,17 +35,49 @@ def _in(duration: timedelta) -> Stored:
 
 
 def take(database: Database, file: Any) -> None:
-    """Begin to write a file."""
+    """Begin to write a file, unless it has an entry already."""
+    there = {"$eq": [{"$type": "$expires_at"}, "date"]}
     entry = {"_id": file, "expires_at": _in(LEASE), "lease": True}
-    database.uploads.update_one({"_id": file}, [{"$replaceWith": entry}], upsert=True)
+    either = {"$cond": [there, "$$ROOT", entry]}
+    database.uploads.update_one({"_id": file}, [{"$replaceWith": either}], upsert=True)
 
 
-def renew(database: Database, file: Any) -> None:
-    """Go on writing it. Raises StorageUnavailable when a sweep has given it up."""
-    found = database.uploads.update_one({"_id": file, **_UNTOUCHED}, [{"$set": {"expires_at": _in(LEASE)}}])
-    if found.matched_count == 0:
-        take(database, file)  # for another sweep: what was sent last may have come after that one
-        raise StorageUnavailable(GIVEN_UP)
+class Keeper:
+    """Holds the leases of this process's writers for as long as they live, however slow their clients are."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._held: set[ObjectId] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def hold(self, file: ObjectId) -> None:
+        with self._database.asked():
+            take(self._database, file)
+        self._held.add(file)
+
+    def drop(self, file: ObjectId) -> None:
+        """What is left of the lease is enough."""
+        self._held.discard(file)
+
+    def _run(self) -> None:
+        while not self._ended.wait(LEASE.total_seconds() / 4):
+            for file in self._held.copy():
+                with suppress(StorageError), self._database.asked():
+                    _renew(self._database, file)
+
+
+def _renew(database: Database, file: ObjectId) -> None:
+    mine = {"_id": file, "lease": True, **_UNTOUCHED}
+    if database.uploads.update_one(mine, [{"$set": {"expires_at": _in(LEASE)}}]).matched_count == 0:
+        # A sweep has given it up, because this process was stopped: `hand_over` will say so. What was sent
+        # since is for another sweep.
+        take(database, file)
 
 
 def hand_over(database: Database, file: Any) -> bool:
@@ -51,6 +87,11 @@ def hand_over(database: Database, file: Any) -> bool:
         return True
     entry = database.uploads.find_one({"_id": file})
     return entry is not None and "lease" not in entry  # it is retired already: somebody replaced it
+
+
+def pass_over(database: Database, file: Any) -> None:
+    """Leave a file that other programs put there to them, although no document names it."""
+    database.uploads.update_one({"_id": file}, {"$setOnInsert": {"passed_over": True}}, upsert=True)
 
 
 def end(database: Database, file: Any) -> None:

@@ -8,6 +8,7 @@ from pymongo.errors import ServerSelectionTimeoutError
 
 from app.database.mongo.connection import Database
 from app.database.mongo.files import GridBackend
+from app.database.mongo.leases import Keeper
 from app.database.rules import ignore
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
@@ -35,7 +36,9 @@ def open_gridfs(
         database.ensure_indexes()
     except StorageError as error:
         raise type(error)(f"{database.where}: {error}{_reason(error)}") from error
-    return GridBackend(database, media_type=media_type, notice=notice)
+    keeper = Keeper(database)
+    stack.callback(keeper.close)
+    return GridBackend(database, keeper, media_type=media_type, notice=notice)
 
 
 def _reason(error: StorageError) -> str:

@@ -1,6 +1,5 @@
 """Files of the bucket that are being written: chunks that nothing names yet."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -36,8 +35,9 @@ class StagedFile:
     Its chunks come first, and the document that makes a file of them last, as the GridFS specification wants.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keeper: leases.Keeper) -> None:
         self._database = database
+        self._keeper = keeper
         self.id = ObjectId()
         self.chunk_size = CHUNK_SIZE
         self._buffer = bytearray()
@@ -45,9 +45,7 @@ class StagedFile:
         self._chunks = 0
         self._kept = False
         self._failed = False
-        with database.asked():
-            leases.take(database, self.id)
-        self._renewed = time.monotonic()
+        keeper.hold(self.id)
 
     def write(self, data: bytes) -> None:
         self._buffer += data
@@ -62,7 +60,7 @@ class StagedFile:
         """
         while self._buffer:
             self._send(BATCH * self.chunk_size)
-        self._renew()
+        self._keeper.drop(self.id)  # before it is handed over, or it would be entered again
         self._insert_file(key.path, {"library": key.library, "contentType": content_type, "sha256": sha256})
         return self._size
 
@@ -73,6 +71,7 @@ class StagedFile:
     def discard(self) -> None:
         """Remove it, unless it is kept. What cannot be removed now is left to the sweep."""
         self._buffer.clear()
+        self._keeper.drop(self.id)
         if self._kept or self._failed:
             return
         with suppress(StorageError):
@@ -82,7 +81,6 @@ class StagedFile:
                 leases.end(self._database, self.id)
 
     def _send(self, size: int) -> None:
-        self._renew()
         # Of a view, because a slice would copy all of it twice.
         with memoryview(self._buffer) as buffer:
             parts = [
@@ -98,12 +96,6 @@ class StagedFile:
         self._chunks += len(parts)
         self._size += sum(map(len, parts))
         del self._buffer[:size]
-
-    def _renew(self) -> None:
-        if time.monotonic() - self._renewed > leases.LEASE.total_seconds() / 4:
-            with self._failing(), self._database.asked():
-                leases.renew(self._database, self.id)
-            self._renewed = time.monotonic()
 
     def _insert_file(self, filename: str, metadata: Stored) -> None:
         document: Stored = {
