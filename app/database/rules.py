@@ -4,6 +4,14 @@ from collections.abc import Callable, Sequence
 
 from app.storage.errors import AlreadyExists, VersionMismatch
 from app.storage.types import Change, Expect, Expectation
+from app.storage.upkeep import Verdict
+
+FEW = 10_000
+"""How many files are sorted for a page rather than met along the order. (Of a million files, a page of 100
+that is among so many is found by looking at 10,000, too.)"""
+
+MAX_LOOKED_AT = 200_000
+"""Names of folders that are in memory at once, at most; some are there twice."""
 
 ANYTHING = "application/octet-stream"
 """The media type of bytes of which nothing is known (RFC 2046 4.5.1)."""
@@ -34,3 +42,10 @@ def type_after_move(content_type: str, old_name: str, new_name: str, media_type:
 
 def ignore(changes: Sequence[Change]) -> None:
     """Nobody wants to hear of it."""
+
+
+def verdict_of(recorded: str | None, found: str) -> Verdict:
+    """What the hash of a file's bytes says of them."""
+    if recorded is None:
+        return Verdict.UNKNOWN
+    return Verdict.SOUND if found == recorded else Verdict.DAMAGED

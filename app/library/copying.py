@@ -23,6 +23,9 @@ from app.storage.types import SHARED, Address, Expect, Expectation, FileId, File
 PAGE = 100
 """Files that are listed at once."""
 
+CHAIN = 10
+"""How many files may wait for one another to get out of the way."""
+
 TRIES = 2
 """How often a file is begun that changes meanwhile, or that cannot be read or stored."""
 
@@ -142,10 +145,18 @@ class _Damaged(Exception):
 class _Copying:
     """One file on its way."""
 
-    def __init__(self, source: Storage, target: Storage, advance: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        source: Storage,
+        target: Storage,
+        advance: Callable[[int], None],
+        waiting: frozenset[str] = frozenset(),
+    ) -> None:
+        """`waiting` are the ids of the files that wait for this one to get out of their way."""
         self._source = source
         self._target = target
         self._advance = advance
+        self._waiting = waiting
         self._moved = False
 
     async def bring(self, info: FileInfo) -> Copied:
@@ -207,9 +218,22 @@ class _Copying:
             return Copied(info.key, 0, Outcome.MOVED if self._moved else Outcome.PRESENT)
         if action is Action.CONFLICT:
             assert other is not None
+            if await self._gets_away(other, info):
+                return await self._bring(info)
             return Copied(info.key, 0, Outcome.CONFLICT, _why(info, other))
         await self._copy(info, Expect.ABSENT if there is None else there.etag)
         return Copied(info.key, info.size, Outcome.COPIED if there is None else Outcome.REPLACED)
+
+    async def _gets_away(self, other: FileInfo, info: FileInfo) -> bool:
+        """Bring the file that has the name first, if it has another one in the source by now."""
+        waiting = self._waiting | {info.id}
+        if other.id in waiting or len(waiting) > CHAIN:  # they swapped their names
+            return False
+        now = await _find(self._source, _id(other))
+        if now is None or now.key == other.key:
+            return False
+        brought = await _Copying(self._source, self._target, lambda size: None, waiting).bring(now)
+        return brought.outcome not in LEFT_BEHIND
 
     async def _copy(self, info: FileInfo, expect: Expectation) -> None:
         async with (
@@ -223,11 +247,9 @@ class _Copying:
                     self._advance(len(data))
             await staged.flush()
             await _check_read(self._source, info, staged.sha256)
-            committed = await self._target.commit(
+            await self._target.commit(
                 info.key, staged, content_type=info.content_type, expect=expect, origin=info
             )
-        if committed.info.sha256 != staged.sha256:
-            raise StorageError("What was stored has another hash than what was read.")
 
 
 async def _find(storage: Storage, address: Address) -> FileInfo | None:

@@ -104,6 +104,28 @@ async def test_what_changed_is_brought_by_another_run(pair: Pair) -> None:
     assert set((await pair.run()).values()) == {Outcome.PRESENT}
 
 
+async def test_files_that_took_one_anothers_names_are_brought_by_one_run(pair: Pair) -> None:
+    one, two, three = (Key(SHARED, "", name) for name in ("1.mp4", "2.mp4", "3.mp4"))
+    for key in (one, two):
+        await put(pair.source, key, key.filename.encode())
+    await pair.run()
+    await pair.source.move(two, three)
+    await pair.source.move(one, two)
+    await put(pair.source, one, b"new")
+    found = await pair.run()
+    assert Outcome.CONFLICT not in found.values()
+    infos = await stored(pair.source)
+    copies = await stored(pair.target)
+    assert copies.keys() == infos.keys() == {one, two, three}
+    assert_copies(copies.values(), infos)
+    # Where each has the name of the other, nothing is lost.
+    await pair.source.move(one, Key(SHARED, "", "4.mp4"))
+    await pair.source.move(two, one)
+    await pair.source.move(Key(SHARED, "", "4.mp4"), two)
+    assert Outcome.CONFLICT in (await pair.run()).values()
+    assert (await stored(pair.target)).keys() == copies.keys()
+
+
 async def test_what_is_the_targets_own_is_kept(pair: Pair) -> None:
     infos = await fill(pair.source)
     target = pair.target

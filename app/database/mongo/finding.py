@@ -9,11 +9,8 @@ from bson import Regex
 from pymongo.collection import Collection
 
 from app.database.mongo.documents import Stored
+from app.database.rules import FEW
 from app.storage.types import Listing, Sort
-
-FEW = 10_000
-"""How many files are sorted for a page rather than met along the order. (Of a million files, a page of 100
-that is among so many is found by looking at 10,000, too.)"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Media, info_of, media_in
 from app.database.mongo.reading import GridReader
+from app.database.rules import verdict_of
 from app.storage.errors import Truncated
 from app.storage.upkeep import Usage, Verdict, Verified
 
@@ -54,7 +55,7 @@ class Hasher:
             except Truncated:
                 verdict = self._missing_or_damaged(media)
             else:
-                verdict = _verdict(media.sha256, digest.hexdigest())
+                verdict = verdict_of(media.sha256, digest.hexdigest())
             if verdict is not None:
                 yield Verified(path, 0, verdict)
 
@@ -82,9 +83,3 @@ class Hasher:
                 return
             yield media
             last = media.id
-
-
-def _verdict(recorded: str | None, found: str) -> Verdict:
-    if recorded is None:
-        return Verdict.UNKNOWN
-    return Verdict.SOUND if found == recorded else Verdict.DAMAGED

@@ -6,9 +6,7 @@ from pymongo.collection import Collection
 
 from app.database.mongo.documents import Stored
 from app.database.mongo.finding import keys
-
-MAX_LOOKED_AT = 200_000
-"""Names of folders that are in memory at once, at most."""
+from app.database.rules import MAX_LOOKED_AT
 
 _JUMPS = 100
 """How many folders are gone to one by one, past all that is inside each, before the rest is read at once."""

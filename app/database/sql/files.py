@@ -18,6 +18,7 @@ from app.database.rules import check
 from app.database.sql import pages, paths
 from app.database.sql.engine import Database
 from app.database.sql.hashing import Hasher
+from app.database.sql.reading import DiskReader
 from app.database.sql.rows import (
     find,
     info_of,
@@ -33,9 +34,7 @@ from app.database.sql.rows import (
 from app.database.sql.scanning import Scanner
 from app.database.sql.settling import Settling
 from app.database.sql.tables import Departed, Media, Volume
-from app.storage import descriptors
 from app.storage.backend import Writer
-from app.storage.batches import batches
 from app.storage.disk import Disk
 from app.storage.errors import (
     AlreadyExists,
@@ -69,27 +68,6 @@ LOCKED_FOR_S = 30
 """How long a file step of another process is waited for that has lost the database."""
 
 _NO_FILE = "There is no such file."
-
-
-class DiskReader:
-    """An open file and what its row said when it was opened."""
-
-    def __init__(self, info: FileInfo, descriptor: int, chunk_size: int) -> None:
-        self.info = info
-        self._descriptor = descriptor
-        self._chunk_size = chunk_size
-
-    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        return batches(start, stop, unit=self._chunk_size)
-
-    def read(self, start: int, size: int) -> bytes:
-        return descriptors.read(self._descriptor, start, size)
-
-    def read_nowait(self, start: int, size: int) -> bytes | None:
-        return descriptors.read_nowait(self._descriptor, start, size)
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 class FilesystemBackend:

@@ -16,12 +16,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
+from app.database.rules import FEW
 from app.database.sql.tables import Media, Word
 from app.storage.types import Listing, Sort
-
-FEW = 10_000
-"""How many files are sorted for a page rather than met along the order. (Of a million files, a page of 100
-that is among so many is found by looking at 10,000, too.)"""
 
 Text = ColumnElement[str] | InstrumentedAttribute[str]
 Ids = Select[str] | CompoundSelect[str]

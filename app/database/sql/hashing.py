@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from sqlalchemy import TextClause, func, select, text
 from sqlalchemy.orm import Session
 
+from app.database.rules import verdict_of
 from app.database.sql.engine import Database
 from app.database.sql.rows import key_of, looks_alike, path_of, signature_of
 from app.database.sql.settling import Settling
@@ -92,9 +93,7 @@ class Hasher:
                     return Verdict.CHANGED
         except Unreadable:
             return Verdict.UNREADABLE
-        if row.sha256 is None:
-            return Verdict.UNKNOWN
-        return Verdict.SOUND if digest.hexdigest() == row.sha256 else Verdict.DAMAGED
+        return verdict_of(row.sha256, digest.hexdigest())
 
     def _record(self, row: Media, sha256: str) -> None:
         with self._settling() as settling:

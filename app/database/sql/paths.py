@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from app.database.rules import MAX_LOOKED_AT
 from app.database.sql.rows import disk_path, path_at
 from app.database.sql.tables import Media
 from app.storage.folders import Segments
@@ -31,10 +32,6 @@ def _instr(element: Position, compiler: SQLCompiler, **options: Any) -> str:
 @compiles(Position, "postgresql")
 def _strpos(element: Position, compiler: SQLCompiler, **options: Any) -> str:
     return f"strpos({compiler.process(element.clauses, **options)})"
-
-
-MAX_LOOKED_AT = 200_000
-"""Names of folders that are in memory at once, at most; some are there twice."""
 
 
 Place = tuple[Key, Segments]

@@ -1,0 +1,29 @@
+"""Reading files on the disk."""
+
+import os
+from collections.abc import Iterator
+
+from app.storage import descriptors
+from app.storage.batches import batches
+from app.storage.types import FileInfo
+
+
+class DiskReader:
+    """An open file and what its row said when it was opened."""
+
+    def __init__(self, info: FileInfo, descriptor: int, chunk_size: int) -> None:
+        self.info = info
+        self._descriptor = descriptor
+        self._chunk_size = chunk_size
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        return batches(start, stop, unit=self._chunk_size)
+
+    def read(self, start: int, size: int) -> bytes:
+        return descriptors.read(self._descriptor, start, size)
+
+    def read_nowait(self, start: int, size: int) -> bytes | None:
+        return descriptors.read_nowait(self._descriptor, start, size)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
