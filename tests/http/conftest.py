@@ -232,14 +232,13 @@ def left_behind(server: Server, before: set[str]) -> set[str]:
 def stored(http: httpx.Client, folder: str = "") -> dict[str, dict[str, Any]]:
     """All files in a folder and below it, by path, as the lists give them."""
     found: dict[str, dict[str, Any]] = {}
-    waiting = [folder]
-    while waiting:
-        inside = waiting.pop()
-        page = http.get("/files", params={"folder": inside, "limit": 1000}).raise_for_status().json()
-        waiting += [f"{inside}/{name}" if inside else name for name in page["folders"]]
+    query = {"folder": folder, "recursive": "true", "limit": "1000"}
+    while True:
+        page = http.get("/files", params=query).raise_for_status().json()
         found |= {item["path"]: item for item in page["items"]}
-        assert page["next_cursor"] is None
-    return found
+        if page["next_cursor"] is None:
+            return found
+        query["cursor"] = page["next_cursor"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from sqlalchemy import inspect, select, update
+from sqlalchemy import URL, inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -15,7 +15,6 @@ from app.database.rules import ignore
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.files import FilesystemBackend
 from app.database.sql.migrations import migrate
-from app.database.sql.postgresql import Postgresql
 from app.database.sql.sqlite import Sqlite
 from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
@@ -23,14 +22,9 @@ from app.storage.disk import Disk, is_marked
 from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.types import RESERVED, Change
 
-_KINDS: dict[str, type[Sqlite] | type[Postgresql]] = {
-    "sqlite": Sqlite,
-    "sqlite+pysqlite": Sqlite,
-    "postgres": Postgresql,  # as many hosts of databases write it
-    "postgresql": Postgresql,
-    "postgresql+psycopg": Postgresql,
-}
-"""The databases that are known, by what their URLs begin with."""
+_SQLITE = {"sqlite", "sqlite+pysqlite"}
+_POSTGRESQL = {"postgresql+psycopg", "postgresql", "postgres"}  # the last as many hosts of databases write it
+"""What URLs begin with."""
 
 _NO_FOLDER = {
     errno.EEXIST: "This is no folder.",
@@ -121,15 +115,23 @@ def open_sql(settings: Settings, stack: ExitStack, *, busy_timeout_ms: int = BUS
         url = make_url(settings.database_url or default)
     except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise ConfigurationError("SEEKABLE_DATABASE_URL is not an SQLAlchemy URL.") from None
-    kind = _KINDS.get(url.drivername)
-    if kind is None or url.database in (None, "", ":memory:"):
-        raise ConfigurationError(
-            "SEEKABLE_DATABASE_URL is neither sqlite:///FILE nor postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
-        )
-    database = kind(url, busy_timeout_ms=busy_timeout_ms)
+    database = _database(url, busy_timeout_ms)
     stack.callback(database.close)
     database.reach()
     return database
+
+
+def _database(url: URL, busy_timeout_ms: int) -> Database:
+    if url.drivername in _SQLITE and url.database not in (None, "", ":memory:"):
+        return Sqlite(url, busy_timeout_ms=busy_timeout_ms)
+    if url.drivername in _POSTGRESQL and url.database:
+        # Here, because who has SQLite need not have psycopg in memory.
+        from app.database.sql.postgresql import Postgresql  # noqa: PLC0415
+
+        return Postgresql(url, busy_timeout_ms=busy_timeout_ms)
+    raise ConfigurationError(
+        "SEEKABLE_DATABASE_URL is neither sqlite:///FILE nor postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
+    )
 
 
 def _check_mounted(settings: Settings, database: Database) -> None:
