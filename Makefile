@@ -25,11 +25,12 @@ run-gridfs: install ## start the server over GridFS, on a MongoDB of its own in 
 
 test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/tools.sh
-	$(BIN)/pytest -n 2 $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 soak: install ## run what takes too long for `make test`: memory under load, kill -9 at each call
 	$(BIN)/python tests/soak/memory.py $(ARGS)
 	$(BIN)/python tests/soak/kills.py
+	$(BIN)/pytest -n 2 -m campaign
 
 lint: install ## check style, formatting and types
 	$(BIN)/ruff check .

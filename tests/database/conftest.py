@@ -20,7 +20,18 @@ DATABASES: dict[str, Callable[[], str | None]] = {
 }
 
 
-@pytest.fixture(params=DATABASES)
+OVER_BOTH = {"test_settling", "test_pages"}
+"""Whose tests are about what databases do; those of other modules are about files."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = any("library" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "library" in metafunc.fixturenames and not chosen:
+        over_both = metafunc.module.__name__.rpartition(".")[2] in OVER_BOTH
+        metafunc.parametrize("library", DATABASES if over_both else ["sqlite"], indirect=True)
+
+
+@pytest.fixture
 def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]:
     """A library over each database. A test of one of them says so: `parametrize(…, indirect=True)`."""
     library = Library(tmp_path / "files", DATABASES[request.param]())

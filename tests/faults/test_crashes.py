@@ -194,6 +194,7 @@ def check(http: httpx.Client, folder: str, states: dict[str, set[str | None]], l
     assert listed(http, folder) == {name: found for name, found in seen.items() if found is not None}
 
 
+@pytest.mark.campaign
 def test_killed_at_random_moments(doomed: Server, listed: Listed) -> None:
     dice = random.Random()
     expected: dict[str, dict[str, set[str | None]]] = {}
@@ -230,6 +231,7 @@ def test_killed_at_random_moments(doomed: Server, listed: Listed) -> None:
     assert '" 500' not in doomed.log()
 
 
+@pytest.mark.campaign
 def test_killed_while_it_starts_for_the_first_time(tmp_path: Path, listed: Listed) -> None:
     """The schema and the mark of the folder are there whole, or are made again."""
     for turn in range(3):

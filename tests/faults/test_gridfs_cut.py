@@ -51,8 +51,16 @@ def server(grid: Grid) -> Iterator[Server]:
         assert "Traceback" not in server.log()
 
 
+OTHERS = [(kind, True) for kind in CHANGES if kind != "create"]
+
+
 @pytest.mark.parametrize(
-    ("kind", "brought"), [*((kind, True) for kind in CHANGES), ("create", False), ("delete", False)]
+    ("kind", "brought"),
+    [
+        ("create", True),
+        ("create", False),
+        *(pytest.param(*other, marks=pytest.mark.campaign) for other in [*OTHERS, ("delete", False)]),
+    ],
 )
 def test_a_change_whose_outcome_is_not_known(
     cable: Wire, grid: Grid, server: Server, kind: str, brought: bool

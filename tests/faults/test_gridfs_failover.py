@@ -120,7 +120,14 @@ def test_a_secondary_alone_is_refused_at_the_start(nodes: ReplicaSet, tmp_path: 
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
 
 
-@pytest.mark.parametrize("how", ["steps down", "is killed", "is killed, and nobody follows for a while"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("steps down", marks=pytest.mark.campaign),
+        "is killed",
+        pytest.param("is killed, and nobody follows for a while", marks=pytest.mark.campaign),
+    ],
+)
 def test_the_primary_is_lost(nodes: ReplicaSet, grid: Grid, server: Server, begin: Begin, how: str) -> None:
     folder = f"folder-{next(NUMBERS)}"
     target = f"/files/{folder}/film.mp4"

@@ -28,7 +28,6 @@ def refusal(folder: Path, url: str) -> str:
     "url",
     [
         "mongodb://127.0.0.1:{closed}/library",
-        "mongodb://127.0.0.1:{closed}/library?replicaSet=tests",
         "mongodb://127.0.0.1:{open}/library?replicaSet=another",
         "mongodb://nobody:wrong@127.0.0.1:{open}/library",
         "nonsense",

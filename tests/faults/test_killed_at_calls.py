@@ -33,6 +33,7 @@ def victims(tmp_path: Path, injected: Injected) -> Iterator[Victims]:
 _OLD, _NEW = sha256(OLD), sha256(NEW)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_each_call(victims: Victims, kind: str) -> None:
     allowed: dict[str, States] = {}

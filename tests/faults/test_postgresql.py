@@ -181,6 +181,7 @@ def test_a_stopped_postgresql_keeps_nobody_waiting(server: Server, database: Pos
         assert "Traceback" not in server.log()
 
 
+@pytest.mark.campaign
 def test_uploads_that_a_stop_meets_in_the_middle_are_whole_or_absent(
     server: Server, database: Postgres, until: Until
 ) -> None:

@@ -357,6 +357,7 @@ def check_back(server: Server, baseline: Counter[str], until: Until) -> None:
         assert http.get("/health/ready").status_code == 200
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("way", ["put", "chunked put", "form"])
 @pytest.mark.parametrize("rude", [False, True], ids=["closing", "resetting"])
 def test_clients_that_leave_in_the_middle_of_an_upload(
@@ -393,6 +394,7 @@ def test_clients_that_leave_in_the_middle_of_an_upload(
             assert http.put(f"/files/{folder}/{number}.mp4", content=b"x").status_code == 201
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("rude", [False, True], ids=["closing", "resetting"])
 @pytest.mark.parametrize("header", ["X: y", "Range: bytes=1000-", "Range: bytes=0-9000000,10000000-23000000"])
 def test_clients_that_leave_in_the_middle_of_a_download(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
+from tests.conftest import filesystem
 from tests.live.clients import sha256
-from tests.support import Server
+from tests.support import NewLibrary, Server
 
 pytestmark = pytest.mark.live
 
@@ -38,6 +39,12 @@ class Console:
         answer = operation.locator(".live-responses-table")
         expect(answer).to_be_visible()
         return answer
+
+
+@pytest.fixture(scope="session")
+def new_library() -> NewLibrary:
+    """What a browser sees does not depend on the backend."""
+    return filesystem
 
 
 @pytest.fixture

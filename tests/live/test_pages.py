@@ -7,9 +7,10 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.conftest import filesystem
 from tests.live.clients import answers
 from tests.live.conftest import SECONDS
-from tests.support import Server
+from tests.support import NewLibrary, Server
 
 pytestmark = pytest.mark.live
 
@@ -21,6 +22,12 @@ PASSES = """(video, position) => new Promise((resolve, reject) => {
     video.addEventListener("error", () => reject(video.error.message));
 })"""
 """Waits until it plays past a position. (The page's policy refuses wait_for_function.)"""
+
+
+@pytest.fixture(scope="session")
+def new_library() -> NewLibrary:
+    """What a browser sees does not depend on the backend."""
+    return filesystem
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Documents of MongoEngine, with their bytes in GridFS."""
