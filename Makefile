@@ -27,7 +27,7 @@ test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/tools.sh
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
-soak: install ## run what takes too long for `make test`: memory under load, kill -9 at each call
+soak: install ## run what takes too long for `make test`: memory under load, kill -9 at each call, long faults
 	$(BIN)/python tests/soak/memory.py $(ARGS)
 	$(BIN)/python tests/soak/kills.py
 	$(BIN)/pytest -n 2 -m campaign

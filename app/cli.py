@@ -17,8 +17,6 @@ from app.library.copying import LEFT_BEHIND, copy
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
 from app.listen import authority, listen
-from app.resources.admission import is_loopback
-from app.server import serve, serve_reloading
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
@@ -57,6 +55,9 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
         _check_host(host, settings)
         listeners = listen(host, port)  # before the database is touched
         prepare_database(settings)  # what is wrong with it is said here, and not in a traceback
+
+    # Here, because the other commands need no web server.
+    from app.server import serve, serve_reloading  # noqa: PLC0415
 
     announce = partial(_announce, settings, host, listeners[0].getsockname()[1])
     if reload:
@@ -237,6 +238,8 @@ def _counts(found: Mapping[Any, int]) -> list[str]:
 
 
 def _check_host(host: str, settings: Settings) -> None:
+    from app.resources.admission import is_loopback  # noqa: PLC0415
+
     if settings.access != "open" and host != "localhost" and not is_loopback(host):
         raise ConfigurationError(
             f"Anybody who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=open to allow that, "

@@ -15,7 +15,7 @@ from app.storage.upkeep import Finding, Usage, Verdict, Verified
 
 pytestmark = pytest.mark.anyio
 
-BIG = os.urandom(3_000_000)  # more than is read in one step
+BIG = os.urandom(1_200_000)  # more than is read in one step
 FILES = {
     Key(SHARED, "", "top.mp4"): b"top",
     Key(SHARED, "films", "big.mkv"): BIG,

@@ -39,6 +39,7 @@ def names(http: httpx.Client, folder: str = "", **query: object) -> list[str]:
     return [item["path"] for item in answer["items"]]
 
 
+@pytest.mark.campaign
 def test_a_file_that_dd_writes_slowly_is_never_half_adopted(lazy: Server, until: Until) -> None:
     """It pauses for longer than a file must be still to be taken for finished."""
     target = lazy.files / "film.mp4"

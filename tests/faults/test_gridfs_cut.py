@@ -113,7 +113,7 @@ def test_a_change_of_which_only_the_answer_is_lost(cable: Wire, grid: Grid) -> N
     grid.check_nothing_left()
 
 
-@pytest.mark.parametrize("kind", ["create", "replace"])
+@pytest.mark.parametrize("kind", ["create", pytest.param("replace", marks=pytest.mark.campaign)])
 def test_bytes_that_a_document_may_name_are_kept(cable: Wire, grid: Grid, server: Server, kind: str) -> None:
     """Although all else can be asked of the database, and so they could be removed."""
     folder = f"folder-{next(NUMBERS)}"

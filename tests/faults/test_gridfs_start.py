@@ -51,6 +51,7 @@ def test_a_mongod_that_answers_nothing(tmp_path: Path) -> None:
             node.resume()
 
 
+@pytest.mark.campaign
 def test_a_node_that_is_no_primary(tmp_path: Path) -> None:
     with mongo.place() as folder:
         node = Mongod(folder)

@@ -104,6 +104,7 @@ def test_what_was_acknowledged_is_there_after_a_power_cut(machine: Machine, vict
             machine.check(cut, stored, {})
 
 
+@pytest.mark.campaign
 def test_a_power_cut_in_the_middle_of_a_change(machine: Machine, victims: Victims) -> None:
     """Just before each of its fsyncs, which is when most is in memory only."""
     stored: dict[str, str] = {}

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.beneath import beneath
+from tests.conftest import filesystem
 from tests.live.clients import program, until
 from tests.support import NewLibrary, Server
 
@@ -30,6 +31,12 @@ FILM = os.urandom(1 << 20) * 12  # much more than the buffers between server and
 TIMEOUT = 25
 
 Start = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def new_library() -> NewLibrary:
+    """How it begins and ends does not depend on the backend, but for a silent one: see tests/faults."""
+    return filesystem
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from app.storage.batches import batches
 
 
 @pytest.mark.parametrize(
-    ("start", "stop", "most", "expected"),
+    ("start", "stop", "most", "expected"),  # where whole is as much as most
     [
         (0, 0, 4, []),
         (5, 5, 4, []),
@@ -26,7 +26,12 @@ from app.storage.batches import batches
     ],
 )
 def test_batches_of_units_of_ten(start: int, stop: int, most: int, expected: list[tuple[int, int]]) -> None:
-    assert list(batches(start, stop, unit=10, most=most)) == expected
+    assert list(batches(start, stop, unit=10, most=most, whole=most)) == expected
+
+
+def test_a_short_range_may_be_longer_than_a_batch() -> None:
+    assert list(batches(9, 51, unit=10, most=4, whole=6)) == [(9, 51)]
+    assert list(batches(9, 61, unit=10, most=4, whole=6)) == [(9, 10), (10, 30), (30, 61)]
 
 
 def test_a_file_of_any_length_is_begun_at_once() -> None:

@@ -30,7 +30,8 @@ class GridReader:
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         most = max(1, min(AT_ONCE // self._chunk_size, CHUNKS_AT_ONCE))
-        return batches(start, stop, unit=self._chunk_size, most=most)
+        # A range of so many bytes begins and ends anywhere in a chunk.
+        return batches(start, stop, unit=self._chunk_size, most=most, whole=most + 2)
 
     def read(self, start: int, size: int) -> bytes:
         """Raises Truncated where a chunk is missing, short or too long."""
