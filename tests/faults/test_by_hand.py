@@ -315,4 +315,6 @@ def test_scan_and_verify_beside_a_running_server(lazy: Server) -> None:
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
         rotten = seekable(lazy, "verify")
         assert rotten.returncode == 1
-        assert rotten.stdout.splitlines() == ["damaged: a/film.mp4", "2 files, 1 damaged, 1 not hashed yet"]
+        named, counts = rotten.stdout.splitlines()
+        assert named == "damaged: a/film.mp4"
+        assert sorted(counts.split(", ")) == ["1 damaged", "1 not hashed yet", "2 files"]  # by chance of ids
