@@ -1,6 +1,6 @@
 """How long a chunk should be in GridFS, and how much of a file be asked for in one go.
 
-    python benchmarks/chunks.py [rounds]
+    .venv/bin/python -m benchmarks.chunks [rounds]
 
 Starts a mongod of its own. Every round tries every pair in turn, in alternating order, through the storage as
 the server uses it; printed are the medians, as ratios to the pair that is in use.
