@@ -13,6 +13,9 @@ class Reader(Protocol):
     @property
     def info(self) -> FileInfo: ...
 
+    def fileno(self) -> int | None:
+        """As `contract.OpenFile.fileno`."""
+
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """The start and stop of each part in which the bytes [start, stop) are best read."""
 

@@ -14,6 +14,10 @@ class OpenFile(Protocol):
     @property
     def info(self) -> FileInfo: ...
 
+    def fileno(self) -> int | None:
+        """A descriptor of a regular file that holds exactly these bytes, or None. It stays ours: read at
+        offsets (pread, sendfile), never seek or close it, and use it only until this file is closed."""
+
     def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """The bytes [start, stop) in order, the next batch fetched while you send one.
 

@@ -128,7 +128,7 @@ def test_hundreds_that_leave_leave_nothing(
     before, said = descriptors(server), len(server.log())
     storm(server, folder, moments, CLIENTS, reset)
     assert until(lambda: descriptors(server) <= before, within=5), descriptors(server) - before
-    assert until(lambda: not beneath(server).leftovers(), within=1)
+    assert until(lambda: not beneath(server).leftovers(), within=15)  # a hundred uploads to take back at once
     assert threads(server) <= MOST_THREADS
     log = server.log()[said:]
     assert "Traceback" not in log

@@ -28,6 +28,9 @@ class GridReader:
         self._file: Any = media.file.grid_id
         self._chunk_size: int = media.chunk_size
 
+    def fileno(self) -> None:
+        """The bytes are in no file."""
+
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         most = max(1, min(AT_ONCE // self._chunk_size, CHUNKS_AT_ONCE))
         # A range of so many bytes begins and ends anywhere in a chunk.

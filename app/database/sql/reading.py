@@ -16,6 +16,9 @@ class DiskReader:
         self._descriptor = descriptor
         self._chunk_size = chunk_size
 
+    def fileno(self) -> int:
+        return self._descriptor
+
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         return batches(start, stop, unit=self._chunk_size)
 

@@ -1,0 +1,57 @@
+"""The asynchronous face of a writer: one batch is hashed and written while the next arrives."""
+
+import asyncio
+import hashlib
+
+from app.storage.backend import Writer
+from app.storage.threads import Pool, ended, settled
+
+WRITE_BATCH = 1 << 20
+"""Bytes that are hashed and written in one go."""
+
+
+class ThreadedStaged:
+    """A writer, the batch that is being collected for it, and the one that is being written."""
+
+    def __init__(self, writer: Writer, pool: Pool) -> None:
+        self.writer = writer
+        self._pool = pool
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._batch = bytearray()
+        self._under_way: asyncio.Future[None] | None = None
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    async def write(self, data: bytes) -> None:
+        self._batch += data
+        if len(self._batch) >= WRITE_BATCH:
+            await self._write_batch()
+
+    async def flush(self) -> None:
+        await self._write_batch()
+        if self._under_way is not None:
+            await ended(self._under_way)
+
+    async def settle(self) -> None:
+        """Wait for the write that is under way: the writer must not be discarded under it."""
+        if self._under_way is not None:
+            await settled(self._under_way)
+
+    async def _write_batch(self) -> None:
+        if self._under_way is not None:
+            await ended(self._under_way)
+        batch, self._batch = bytes(self._batch), bytearray()
+        if batch:
+            self._under_way = self._pool.start(self._write, batch)
+
+    def _write(self, batch: bytes) -> None:
+        self._hash.update(batch)
+        self.writer.write(batch)
+        self._size += len(batch)

@@ -1,0 +1,48 @@
+"""Threads for what blocks, and waiting for them without leaving any behind."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def ended(future: asyncio.Future[T]) -> T:
+    """The future's result. When cancelled, the cancellation goes on only after the future has ended.
+
+    Cancelling a task does not stop its thread: whoever closed a descriptor or removed a file while the
+    thread still used it would break it.
+    """
+    await settled(future)
+    return future.result()
+
+
+async def settled(future: asyncio.Future[T]) -> None:
+    """Return when the future has ended, however it ended; then let a cancellation go on."""
+    cancelled: asyncio.CancelledError | None = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not future.cancelled():
+        future.exception()  # seen, so that it is not reported as never retrieved
+    if cancelled is not None:
+        raise cancelled
+
+
+class Pool:
+    """A bounded number of threads."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    def start(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    async def run(self, function: Callable[..., T], *arguments: object) -> T:
+        return await ended(self.start(function, *arguments))
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
