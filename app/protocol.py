@@ -256,13 +256,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     async def _send_file(self, cycle: RequestResponseCycle, message: Any) -> None:
         assert self._sender is not None
-        count = message["count"]
-        if not cycle.response_started or cycle.chunked_encoding or count > cycle.expected_content_length:
-            raise RuntimeError("A file is sent within the Content-Length of an answer that has begun.")
         if self.flow.write_paused:
             await self.flow.drain()
         if cycle.disconnected or self.transport.is_closing():
             raise ConnectionResetError("The client has left.")
+        count = message["count"]
+        if not cycle.response_started or cycle.chunked_encoding or count > cycle.expected_content_length:
+            raise RuntimeError("A file is sent within the Content-Length of an answer that has begun.")
         await self._sender.send(message["file"].fileno(), message["offset"], count)
         cycle.expected_content_length -= count
         if not message.get("more_body", False):
