@@ -20,7 +20,7 @@ from app.resources.admission import Admission, AdmissionMiddleware
 from app.resources.cors import CORSMiddleware
 from app.resources.deps import Services
 from app.resources.errors import HANDLERS
-from app.resources.routes import ROUTERS
+from app.resources.routes import ROUTES
 from app.settings import Settings
 from app.storage.types import Change
 from app.uploads.service import Uploads
@@ -47,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The program as an ASGI application. Opens nothing before its lifespan begins."""
     settings = settings or Settings()
     app = FastAPI(
+        routes=ROUTES,
         title="Seekable",
         version=version("seekable"),
         description="Upload a film, play it anywhere, seek to any byte.",
@@ -58,8 +59,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         root_path=urlsplit(settings.base_url or "").path,
         exception_handlers=HANDLERS,
     )
-    for router in ROUTERS:
-        app.include_router(router)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

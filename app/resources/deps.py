@@ -7,6 +7,7 @@ from urllib.parse import quote, unquote_to_bytes
 from fastapi import Depends, Request
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from app.events.connections import ConnectionManager
 from app.library.service import Library
@@ -36,9 +37,14 @@ async def services(request: HTTPConnection) -> Services:
 
 
 async def library(request: HTTPConnection) -> str:
-    """The library that this request works in. The names in its URL are valid UTF-8, else InvalidName:
-    the server and the framework both replace what is not, and would turn two names into one."""
-    for raw in (request.scope["raw_path"], request.scope["query_string"]):
+    """The library that this request works in."""
+    return library_of(request.scope)
+
+
+def library_of(scope: Scope) -> str:
+    """The library that a request works in. The names in its URL are valid UTF-8, else InvalidName: the
+    server and the framework both replace what is not, and would turn two names into one."""
+    for raw in (scope["raw_path"], scope["query_string"]):
         try:
             unquote_to_bytes(raw).decode()
         except UnicodeDecodeError:
@@ -63,7 +69,14 @@ class _Rest(Convertor[str]):
         return value
 
 
+class _File(_Rest):
+    """A path that may be a file's: what ends in a slash is a folder."""
+
+    regex = r"[\s\S]*[^/]"
+
+
 register_url_convertor("rest", _Rest())
+register_url_convertor("file", _File())
 
 
 async def key(library: LibraryDep, path: str) -> Key:

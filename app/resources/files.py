@@ -1,23 +1,23 @@
-"""Stored files: upload, stream, replace, delete."""
+"""Stored files: upload, replace, delete."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from app.resources.bodies import length_of, refuse_encoding
 from app.resources.deps import KeyDep, LibraryDep, Services, ServicesDep, base_url
 from app.resources.problems import problems
 from app.resources.schemas import File
 from app.storage.errors import AlreadyExists, NotFound, VersionMismatch
-from app.storage.types import Address, Expect, Expectation, FileId, FileInfo, Key
+from app.storage.types import Expect, Expectation, FileInfo, Key
 from app.streaming.conditions import expectation
 from app.streaming.plan import repr_digest
-from app.streaming.response import StoredFileResponse
 from app.uploads.digests import declared_sha256
 from app.uploads.errors import IncompleteBody, UnsupportedForm
 from app.uploads.form import FormReader, boundary_of
 from app.uploads.progress import MAX_SID_LENGTH
 
+forms = APIRouter(tags=["files"])
 router = APIRouter(tags=["files"])
 
 _FORM: dict[str, Any] = {
@@ -53,19 +53,6 @@ _RAW: dict[str, Any] = {
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
-_BYTES: dict[str, Any] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
-_MEDIA: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The whole file.", **_BYTES},
-    206: {"description": "The ranges asked for.", **_BYTES},
-    304: {"description": "The client has this version already."},
-    **problems(400, 404, 412, 416, 422, 503),
-}
-
-# The response reads the Range header itself; as a parameter it has its place in the console.
-RangeHeader = Annotated[
-    str | None, Header(alias="Range", description="Such as `bytes=0-1023`.", examples=["bytes=0-1023"])
-]
-Download = Annotated[bool, Query(description="Answer as an attachment, for saving rather than playing.")]
 
 Sid = Annotated[
     str | None,
@@ -75,7 +62,7 @@ Sid = Annotated[
 ]
 
 
-@router.post(
+@forms.post(
     "/file/upload",
     status_code=201,
     response_model=File,
@@ -96,42 +83,6 @@ async def upload_file(
         library, folder, form, request.stream(), length=length_of(request), sid=sid
     )
     return _created(request, services, info)
-
-
-@router.head("/file/stream", include_in_schema=False)
-@router.get("/file/stream", response_class=Response, responses=_MEDIA)
-async def stream_file(
-    services: ServicesDep,
-    library: LibraryDep,
-    filename: Annotated[str, Query()],
-    folder: Annotated[str, Query()] = "",
-    download: Download = False,
-    range_: RangeHeader = None,
-) -> Response:
-    """A file, whole or in ranges, by folder and filename."""
-    return _stored(services, Key.of(library, folder, filename), download)
-
-
-@router.head("/stream/{id}", include_in_schema=False)
-@router.get("/stream/{id}", response_class=Response, responses=_MEDIA)
-async def stream_file_by_id(
-    services: ServicesDep,
-    library: LibraryDep,
-    id: str,
-    download: Download = False,
-    range_: RangeHeader = None,
-) -> Response:
-    """A file, whole or in ranges, by the id in its JSON, which outlives a move."""
-    return _stored(services, FileId(library, id), download)
-
-
-@router.head("/files/{path:rest}", include_in_schema=False)
-@router.get("/files/{path:rest}", response_class=Response, responses=_MEDIA)
-async def get_file(
-    services: ServicesDep, key: KeyDep, download: Download = False, range_: RangeHeader = None
-) -> Response:
-    """A file, whole or in ranges, by its path."""
-    return _stored(services, key, download)
 
 
 @router.put(
@@ -180,12 +131,6 @@ async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> R
     current = await services.storage.stat(key)
     await services.library.remove(current, expect=expectation("DELETE", request.scope["headers"], current))
     return Response(status_code=204)
-
-
-def _stored(services: Services, address: Address, download: bool) -> Response:
-    return StoredFileResponse(
-        services.storage, address, cache_control=services.cache_control, download=download
-    )
 
 
 async def _current(services: Services, key: Key) -> FileInfo | None:

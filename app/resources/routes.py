@@ -1,11 +1,24 @@
-"""The routers."""
+"""The routes, in the order in which they are looked at and documented."""
 
-from app.resources import docs, files, health, indexes, lists, moves, pages, playlists, sockets
+from app.resources import (
+    docs,
+    files,
+    health,
+    indexes,
+    lists,
+    moves,
+    pages,
+    playlists,
+    sockets,
+    streams,
+)
 
-ROUTERS = (
-    indexes.router,  # before files: a path that ends in a slash is a folder
+_ROUTERS = (
+    files.forms,
+    streams.router,
     files.router,
     moves.router,
+    indexes.router,
     lists.router,
     playlists.router,
     health.router,
@@ -14,3 +27,6 @@ ROUTERS = (
     sockets.router,
     pages.ASSETS.router,
 )
+
+# One list. Routers within the application would each be looked through twice for every request.
+ROUTES = [route for router in _ROUTERS for route in router.routes]

@@ -29,6 +29,9 @@ class Reader(Protocol):
     def close(self) -> None:
         """Give back what it holds. Called once, when no read is under way."""
 
+    def close_nowait(self) -> bool:
+        """What `close` does, if that need not wait; False where it may, and nothing was done."""
+
 
 class Writer(Protocol):
     """Bytes on their way in. Used by one thread at a time."""
@@ -45,6 +48,10 @@ class Backend(Protocol):
 
     Each method keeps the promise of its namesake in `contract.Storage`.
     """
+
+    def try_open(self, address: Address) -> Reader | None:
+        """What `open` would give, if that can be said at once; None where it would have to wait, or fail.
+        Never raises, and may be called on an event loop."""
 
     def open(self, address: Address, *, wait: bool) -> Reader | None:
         """None only if not to wait, and the answer has to wait for a change that may be under way."""

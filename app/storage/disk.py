@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 from app.storage import folders
+from app.storage.cached import CachedOpener
 from app.storage.descriptors import has_writer
 from app.storage.entries import Folder, looking
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable, Unreadable
@@ -44,6 +45,7 @@ class Disk:
                 self._ours = os.dup(ours)
             self._check_writable()
         self._reserve = Reserve(self._ours)
+        self._cached = CachedOpener(self._root)
 
     def _check_writable(self) -> None:
         with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes
@@ -136,6 +138,11 @@ class Disk:
                 return descriptor
             os.close(descriptor)
             return None
+
+    def open_cached(self, path: Segments) -> int | None:
+        """As `open`, but never waits for the disk, and may give what is no regular file. None also where it
+        would have to wait, and where that cannot be told."""
+        return self._cached.open("/".join(path))
 
     def status(self, path: Segments) -> os.stat_result | None:
         """The status of the regular file at the path; None when there is none. Raises Unreadable."""

@@ -42,12 +42,7 @@ class ThreadedStorage:
 
     @asynccontextmanager
     async def open(self, address: Address) -> AsyncIterator[ThreadedOpenFile]:
-        # What has to wait for changes waits among them, and keeps no other reader from a thread.
-        reader = await self._open(self._reads, address, wait=False)
-        if reader is None:
-            reader = await self._open(self._changes, address, wait=True)
-        if reader is None:
-            raise StorageUnavailable("The file could not be opened.")
+        reader = self._backend.try_open(address) or await self._open_now(address)
         file = ThreadedOpenFile(reader, self._bytes)
         try:
             yield file
@@ -55,8 +50,18 @@ class ThreadedStorage:
             try:
                 await file.settle()
             finally:
-                # The last to close a big file that was deleted meanwhile waits until its blocks are freed.
-                await self._reads.run(reader.close)
+                if not reader.close_nowait():
+                    await self._reads.run(reader.close)
+
+    async def _open_now(self, address: Address) -> Reader:
+        """Open what the database says now."""
+        # What has to wait for changes waits among them, and keeps no other reader from a thread.
+        reader = await self._open(self._reads, address, wait=False)
+        if reader is None:
+            reader = await self._open(self._changes, address, wait=True)
+        if reader is None:
+            raise StorageUnavailable("The file could not be opened.")
+        return reader
 
     async def _open(self, pool: Pool, address: Address, *, wait: bool) -> Reader | None:
         opening = pool.start(lambda: self._backend.open(address, wait=wait))
@@ -68,8 +73,11 @@ class ThreadedStorage:
             raise
 
     async def stat(self, address: Address) -> FileInfo:
-        async with self.open(address) as file:
-            return file.info
+        # Not what was true a moment ago: changes are decided by it.
+        reader = await self._open_now(address)
+        if not reader.close_nowait():
+            await self._reads.run(reader.close)
+        return reader.info
 
     async def check(self, key: Key, expect: Expectation) -> None:
         await self._changes.run(self._backend.check, key, expect)

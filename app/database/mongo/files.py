@@ -62,6 +62,9 @@ class GridBackend:
         self._scanner = Scanner(database, media_type=media_type, notice=notice)
         self._hasher = Hasher(database)
 
+    def try_open(self, address: Address) -> None:
+        """Which version is the current one only the database knows."""
+
     def open(self, address: Address, *, wait: bool) -> GridReader:
         with self._database.asked():
             media = find(self._database.media, address)

@@ -7,6 +7,7 @@ a crash leaves in between is a whole file without a row, or with an old one; the
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from app.database.sql import pages, paths
 from app.database.sql.engine import Database
 from app.database.sql.hashing import Hasher
 from app.database.sql.reading import DiskReader
+from app.database.sql.remembered import Remembered
 from app.database.sql.rows import (
     find,
     info_of,
@@ -96,8 +98,13 @@ class FilesystemBackend:
         self._notice = notice
         self._scanner = Scanner(database, files, self._settling)
         self._hasher = Hasher(database, files, self._settling)
+        self._remembered = Remembered(files, chunk_size)
+
+    def try_open(self, address: Address) -> DiskReader | None:
+        return self._remembered.open(address)
 
     def open(self, address: Address, *, wait: bool) -> DiskReader | None:
+        looked_ns = time.time_ns()
         with self._database.reading() as session:
             row = find(session, address)
         if row is not None:
@@ -108,7 +115,9 @@ class FilesystemBackend:
             raise NotFound(_NO_FILE)
         descriptor = self._disk.open(path)
         if descriptor is not None:
-            if row is not None and signature_of(row) == Signature.of(os.fstat(descriptor)):
+            status = os.fstat(descriptor)
+            if row is not None and signature_of(row) == Signature.of(status):
+                self._remembered.note(address, row, status, looked_ns)
                 return DiskReader(info_of(row), descriptor, self._chunk_size)
             os.close(descriptor)
         elif row is None:

@@ -1,0 +1,103 @@
+"""Rows that were true of their files a moment ago, so that most opens ask no database and need no thread.
+
+Nobody says when such a row is out of date: other processes cannot, and what this one would say might come
+before a slow reader notes what it found earlier. So a row is used only with a proof that it is still true,
+which no change can get around:
+
+- The file of its path is opened anew, and fstat says that it is the very inode that the row was read for, and
+  that nothing happened to it since: not a byte, not a name of it, not its rights or times, all of which
+  change its ctime, which nobody can set. (The signature in the row is less: it has no ctime, and a file may
+  get its old size and time back.) A file that is replaced, moved or deleted, by whoever, fails here, because
+  every change takes its file step before it is committed.
+- The ctime was old when the row was read. The kernel's clock ticks slowly, so a file that changed just now may
+  change again under the same ctime.
+- The row was verified. Hashing a file that was put there by hand may find that it needs another ETag, and that
+  touches no file.
+
+So the version is always the right one: the ETag and the time of change belong to these bytes. What is left is
+what no file tells: an id that went with a folder that somebody took away for a while, or a row that somebody
+edited by hand. For that the database is asked again after a while.
+"""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from app.database.sql.reading import DiskReader
+from app.database.sql.rows import info_of, path_of
+from app.database.sql.tables import Media
+from app.storage.disk import Disk
+from app.storage.folders import Segments
+from app.storage.types import Address, FileInfo
+
+MOST = 4096
+"""Rows that are kept, of about 2 KiB each."""
+
+QUIET_NS = 2_000_000_000
+"""How long nothing has to have happened to a file: longer than any tick, which is a second on some disks."""
+
+AGE_S = 10
+"""How long the database is not asked again."""
+
+Proof = tuple[int, int, int, int, int]
+"""What stays the same for as long as nothing happens to a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a row said, and of which file."""
+
+    info: FileInfo
+    path: Segments
+    proof: Proof
+    until: float
+
+
+def proof_of(status: os.stat_result) -> Proof:
+    return (
+        status.st_dev,  # one folder may hold several file systems that are not mounted there (Btrfs)
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
+class Remembered:
+    """The rows that were used last. Used by many threads at once."""
+
+    def __init__(self, files: Disk, chunk_size: int) -> None:
+        self._disk = files
+        self._chunk_size = chunk_size
+        self._known: OrderedDict[Address, Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def note(self, address: Address, row: Media, status: os.stat_result, looked_ns: int) -> None:
+        """The row is true of an open file of this status. `looked_ns` is when, or before, it was read."""
+        if row.unverified or status.st_ctime_ns > looked_ns - QUIET_NS:
+            return
+        known = Known(info_of(row), path_of(row), proof_of(status), time.monotonic() + AGE_S)
+        with self._lock:
+            self._known[address] = known
+            self._known.move_to_end(address)
+            if len(self._known) > MOST:
+                self._known.popitem(last=False)
+
+    def open(self, address: Address) -> DiskReader | None:
+        """The file, if the row that is known of it is proved to be true, without waiting for anything."""
+        with self._lock:
+            known = self._known.get(address)
+            if known is None:
+                return None
+            self._known.move_to_end(address)
+        if time.monotonic() > known.until:
+            return None
+        descriptor = self._disk.open_cached(known.path)
+        if descriptor is None:
+            return None
+        if proof_of(os.fstat(descriptor)) != known.proof:
+            os.close(descriptor)
+            return None
+        return DiskReader(known.info, descriptor, self._chunk_size, is_near=True)

@@ -1,0 +1,118 @@
+"""What is measured, of whom, and what is to be shown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks import runs, verify
+from benchmarks.ground import MIB
+from benchmarks.runs import Run
+from benchmarks.servers import Server
+
+KIB = 1 << 10
+
+ALL = ("nginx", "Caddy", "aiohttp", "Starlette", "tutorial", "Seekable", "Seekable GridFS")
+FEW = ("nginx", "Starlette", "Seekable")
+GRIDFS = ("GridFS tutorial", "Seekable GridFS")
+OURS = ("Seekable", "Seekable GridFS")
+
+
+def _whole(server: Server) -> None:
+    verify.whole(server, server.contestant.film, server.film)
+
+
+def _ranges(length: int) -> Callable[[Server], None]:
+    return lambda server: verify.ranges(server, length)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The first of `contestants` is whom the others are compared with. In quick mode only `quick` take part.
+
+    Servers have one processor and clients another if it is `pinned`; a `fresh` server has done nothing before,
+    and since that takes long, quick mode has but one round. `check` looks once whether the bytes are right.
+    """
+
+    name: str
+    title: str
+    run: Run
+    contestants: tuple[str, ...]
+    quick: tuple[str, ...]
+    check: Callable[[Server], None] = _whole
+    pinned: bool = True
+    fresh: bool = False
+
+
+CASES = [
+    Case("one", "One client, whole films", runs.downloads(1), ALL, FEW),
+    Case("16", "16 clients, whole films", runs.downloads(16), ALL, FEW),
+    Case("64", "64 clients, whole films", runs.downloads(64), ALL, FEW),
+    Case("1m", "Ranges of 1 MiB, 8 clients", runs.downloads(8, MIB), ALL, FEW, _ranges(MIB)),
+    Case("64k", "Ranges of 64 KiB, 8 clients", runs.downloads(8, 64 * KIB), ALL, FEW, _ranges(64 * KIB)),
+    Case("seek", "Seek on a new connection, to the first byte", runs.seeks, ALL, FEW, _ranges(64 * KIB)),
+    Case("ping", "A small answer while 16 download", runs.pings, ALL, OURS),
+    Case(
+        "slow-256", "256 slow readers", runs.slow_readers(256), (*ALL, "GridFS tutorial"), (),
+        pinned=False, fresh=True,
+    ),
+    Case(
+        "slow-1000", "1,000 slow readers", runs.slow_readers(1000), ("nginx", "Starlette", *OURS), OURS,
+        pinned=False, fresh=True,
+    ),
+    Case("put", "Upload by PUT", runs.uploads("put"), ("nginx", *OURS), ("nginx", "Seekable"), fresh=True, pinned=False),
+    Case(
+        "form", "Upload by form", runs.uploads("form"), ("FastAPI form", "form, read()", "Seekable"),
+        ("FastAPI form", "Seekable"), pinned=False, fresh=True,
+    ),
+    Case("gridfs", "GridFS, one client, whole films", runs.downloads(1), GRIDFS, GRIDFS, pinned=False),
+    Case(
+        "gridfs-1m", "GridFS, ranges of 1 MiB, 8 clients", runs.downloads(8, MIB), GRIDFS, GRIDFS, _ranges(MIB),
+        pinned=False,
+    ),
+    Case("gridfs-asked", "Bytes that mongod sends for one", runs.asked_of_mongod, GRIDFS, GRIDFS, pinned=False),
+    Case("gridfs-form", "GridFS, upload by form", runs.uploads("form"), GRIDFS, GRIDFS, pinned=False, fresh=True),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure of ours that must be shown: itself, or its ratio to that of `over`."""
+
+    case: str
+    figure: str
+    at_least: float | None = None
+    at_most: float | None = None
+    over: str | None = None
+    who: str = "Seekable"
+
+    def is_met(self, found: float) -> bool:
+        return (self.at_least is None or found >= self.at_least) and (
+            self.at_most is None or found <= self.at_most
+        )
+
+
+GRID = "Seekable GridFS"
+GOALS = [
+    Goal("one", "GB/s", at_least=0.95, over="nginx"),
+    Goal("16", "GB/s", at_least=0.95, over="nginx"),
+    Goal("64", "GB/s", at_least=0.9, over="nginx"),
+    Goal("1m", "ranges/s", at_least=0.95, over="nginx"),
+    Goal("one", "CPU-s/GB", at_most=1.2, over="nginx"),
+    Goal("64k", "ranges/s", at_least=0.22, over="nginx"),
+    Goal("seek", "p50 ms", at_most=2.2, over="nginx"),
+    Goal("one", "GB/s", at_least=5, over="Starlette"),
+    Goal("64k", "ranges/s", at_least=8, over="Starlette"),
+    Goal("slow-1000", "RSS growth MiB", at_most=25),
+    Goal("slow-1000", "RSS growth MiB", at_most=150, who=GRID),
+    Goal("ping", "worst ms", at_most=20),
+    Goal("ping", "worst ms", at_most=20, who=GRID),
+    Goal("gridfs", "GB/s", at_least=15, over="GridFS tutorial", who=GRID),
+    Goal("gridfs-1m", "ranges/s", at_least=18, over="GridFS tutorial", who=GRID),
+    Goal("gridfs-asked", "whole film", at_most=1.2, who=GRID),
+    Goal("gridfs-asked", "1 MiB ranges", at_most=1.2, who=GRID),
+    Goal("put", "GB/s", at_least=1.2, over="nginx"),
+    Goal("form", "GB/s", at_least=2, over="FastAPI form"),
+    Goal("put", "RSS growth MiB", at_most=10),
+    Goal("form", "RSS growth MiB", at_most=10),
+    Goal("put", "RSS growth MiB", at_most=10, who=GRID),
+    Goal("gridfs-form", "RSS growth MiB", at_most=10, who=GRID),
+]

@@ -1,0 +1,137 @@
+"""Who is measured: how each is started, as its users would, and how it is asked."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ROOT / "build" / "tools"
+"""Where tools.sh puts what the machine lacks."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server finds what it serves. `home` is its own, on the file system of `films`."""
+
+    films: Path
+    home: Path
+    port: int
+    mongodb: str
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """`command` may write what it needs into the home. `gridfs` says where its film is; `put` and `forms` where
+    it takes uploads, if it does, and `stored` where they are then."""
+
+    name: str
+    command: Callable[[Place], list[object]]
+    environment: Callable[[Place], Mapping[str, object]] = lambda place: {}
+    needs: str | None = None
+    gridfs: bool = False
+    film: str = "/film.mp4"
+    ping: str = "/ping.txt"
+    put: str | None = None
+    form: str | None = None
+    stored: str = "/{}"
+
+
+def program(name: str) -> Path | None:
+    """A server that is not Python's."""
+    places = [os.environ.get("PATH", ""), "/usr/sbin", str(TOOLS / "usr/sbin"), str(TOOLS / "usr/bin")]
+    found = shutil.which(name, path=os.pathsep.join(places))
+    return Path(found) if found else None
+
+
+def _nginx(place: Place) -> list[object]:
+    home = place.home
+    user = "user root;" if os.geteuid() == 0 else ""
+    temporary = "".join(
+        f"{kind}_temp_path {home}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (home / "nginx.conf").write_text(f"""
+        {user} daemon off; worker_processes 1; pid {home}/nginx.pid; error_log {home}/error.log;
+        events {{ worker_connections 4096; }}
+        http {{
+            access_log off; sendfile on; tcp_nopush off; keepalive_requests 1000000000; {temporary}
+            types {{ video/mp4 mp4; text/plain txt; }}
+            server {{
+                listen 127.0.0.1:{place.port} backlog=4096; root {place.films};
+                location /put/ {{ alias {home}/; dav_methods PUT DELETE; client_max_body_size 0; }}
+            }}
+        }}""")
+    return [program("nginx"), "-e", home / "error.log", "-p", home, "-c", home / "nginx.conf"]
+
+
+def _caddy(place: Place) -> list[object]:
+    (place.home / "Caddyfile").write_text(
+        "{\n admin off\n auto_https off\n persist_config off\n}\n"
+        f"http://:{place.port} {{\n bind 127.0.0.1\n root * {place.films}\n file_server\n}}\n"
+    )
+    return [program("caddy"), "run", "--adapter", "caddyfile", "--config", place.home / "Caddyfile"]
+
+
+def _aiohttp(place: Place) -> list[object]:
+    return [sys.executable, "-m", "benchmarks.aiohttp_server", place.films, place.port]
+
+
+def _uvicorn(app: str) -> Callable[[Place], list[object]]:
+    return lambda place: [
+        sys.executable, "-m", "uvicorn", f"benchmarks.tutorials:{app}", "--port", place.port,
+        "--no-access-log", "--log-level", "warning", "--backlog", 4096,
+    ]  # fmt: skip
+
+
+def _films(place: Place) -> dict[str, object]:
+    return {"FILMS": place.films}
+
+
+def _uploads(place: Place) -> dict[str, object]:
+    return {"FILMS": place.home}
+
+
+def _seekable(place: Place) -> list[object]:
+    return [sys.executable, "-c", "from app.cli import main; main()", "serve", "--port", place.port]
+
+
+def _ours(place: Place) -> dict[str, object]:
+    return {"SEEKABLE_FILES_DIR": place.films}
+
+
+def _ours_gridfs(place: Place) -> dict[str, object]:
+    return {"SEEKABLE_STORAGE": "gridfs", "SEEKABLE_MONGODB_URL": place.mongodb}
+
+
+_OURS: dict[str, str] = {
+    "film": "/files/film.mp4",
+    "ping": "/health/live",
+    "put": "/files/{}",
+    "form": "/file/upload",
+    "stored": "/files/{}",
+}
+
+CONTESTANTS = {
+    one.name: one
+    for one in [
+        Contestant("nginx", _nginx, needs="nginx", put="/put/{}", stored="/put/{}"),
+        Contestant("Caddy", _caddy, lambda place: {"HOME": place.home, "GOMAXPROCS": 1}, needs="caddy"),
+        Contestant("aiohttp", _aiohttp, needs="aiohttp"),
+        Contestant("Starlette", _uvicorn("starlette"), _films),
+        Contestant("tutorial", _uvicorn("tutorial"), _films),
+        Contestant("FastAPI form", _uvicorn("tutorial"), _uploads, form="/copied"),
+        Contestant("form, read()", _uvicorn("tutorial"), _uploads, form="/read"),
+        Contestant(
+            "GridFS tutorial",
+            _uvicorn("gridfs"),
+            lambda place: {"FILMS_MONGODB": place.mongodb},
+            gridfs=True,
+            form="/copied",
+            stored="/uploads/{}",
+        ),
+        Contestant("Seekable", _seekable, _ours, **_OURS),
+        Contestant("Seekable GridFS", _seekable, _ours_gridfs, gridfs=True, **_OURS),
+    ]
+}

@@ -1,0 +1,114 @@
+"""What all contestants share: processors, films, a MongoDB, and how long a run is."""
+
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from benchmarks.client import Client
+from benchmarks.contestants import CONTESTANTS, Place
+from benchmarks.servers import Server, free_port, stopped_at_the_end
+from deploy.run_gridfs import Mongod
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done: seconds a run, rounds, and the sizes of the films in a folder and in GridFS."""
+
+    seconds: float
+    rounds: int
+    film: int
+    gridfs_film: int
+
+
+FULL = Effort(seconds=1.5, rounds=7, film=1024 * MIB, gridfs_film=128 * MIB)
+QUICK = Effort(seconds=0.5, rounds=3, film=256 * MIB, gridfs_film=64 * MIB)
+
+
+@dataclass(frozen=True)
+class Processors:
+    """Servers have one to themselves, and clients another, so that neither takes the other's."""
+
+    server: set[int]
+    client: set[int]
+    every: set[int]
+
+    @classmethod
+    def of_this_machine(cls) -> "Processors":
+        every = os.sched_getaffinity(0)
+        return cls({min(every)}, {max(every)}, every)
+
+
+@dataclass
+class Ground:
+    """Where the contestants meet. `small` is a file of 1 MiB, to warm up with."""
+
+    effort: Effort
+    processors: Processors
+    servers: dict[str, Server]
+    mongod: Mongod
+    small: Path
+
+
+@contextmanager
+def prepared(effort: Effort, names: set[str], parent: Path | None) -> Iterator[Ground]:
+    """Films in their places and these contestants ready to start; nothing is left at the end, however that comes."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seekable-bench-", dir=parent)))
+        servers = stack.enter_context(stopped_at_the_end())
+        (folder / "films").mkdir()
+        mongod = Mongod(folder / "mongod", free_port())
+        if any(CONTESTANTS[name].gridfs for name in names):
+            stack.callback(mongod.stop)
+            mongod.start().lead()
+        processors = Processors.of_this_machine()
+        for name in sorted(names | {"Seekable"}):
+            contestant = CONTESTANTS[name]
+            home = folder / name.replace(" ", "-")
+            place = Place(folder / "films", home, free_port(), mongod.url("films"))
+            film = folder / "short.mp4" if contestant.gridfs else folder / "films" / "film.mp4"
+            servers[name] = Server(contestant, place, film)
+        ground = Ground(effort, processors, servers, mongod, folder / "small.bin")
+        _make_films(ground, folder)
+        yield ground
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _make_films(ground: Ground, folder: Path) -> None:
+    """Seekable takes in the films that all serve, so that it knows them from the start."""
+    film, short = folder / "film.bin", folder / "short.mp4"
+    _fill(ground.small, MIB)
+    _fill(film, ground.effort.film)
+    ours = ground.servers["Seekable"]
+    ours.start()
+    upload(ground, ours, film, "/files/film.mp4")
+    film.write_text("pong\n")
+    upload(ground, ours, film, "/files/ping.txt")
+    film.unlink()
+    if grid := ground.servers.get("Seekable GridFS"):
+        grid.start()
+        _fill(short, ground.effort.gridfs_film)
+        upload(ground, grid, short, "/files/film.mp4")
+
+
+def upload(ground: Ground, server: Server, file: Path, path: str) -> dict[str, float]:
+    return Client("put", server.at(path), cpus=ground.processors.client, file=str(file)).result()
+
+
+def _fill(path: Path, size: int) -> None:
+    """With what cannot be compressed, and has no two parts that are alike."""
+    with path.open("wb") as file:
+        for _ in range(size // MIB):
+            file.write(os.urandom(MIB))

@@ -1,0 +1,78 @@
+"""What a server costs while it works: the processor's time and the memory of its processes, from /proc."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_GONE = (FileNotFoundError, ProcessLookupError)
+
+
+def tree(pid: int) -> list[int]:
+    """A process, its children, theirs, and so on."""
+    found = [pid]
+    for one in found:
+        for task in Path(f"/proc/{one}/task").glob("*"):
+            with suppress(*_GONE):
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that all of them have used, in the kernel too."""
+    total = 0
+    for one in tree(pid):
+        with suppress(*_GONE):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[11:15]))  # utime, stime, and those of children that ended
+    return total / _TICKS
+
+
+def memory(pid: int, *, peak: bool = False) -> int:
+    """Bytes that are resident, or were at most since `forget_peak`."""
+    total = 0
+    for one in tree(pid):
+        with suppress(*_GONE):
+            status = Path(f"/proc/{one}/status").read_text()
+            found = re.search(r"VmHWM:\s+(\d+)" if peak else r"VmRSS:\s+(\d+)", status)
+            total += int(found[1]) << 10 if found else 0
+    return total
+
+
+def forget_peak(pid: int) -> None:
+    for one in tree(pid):
+        with suppress(*_GONE):
+            Path(f"/proc/{one}/clear_refs").write_text("5")  # proc(5)
+
+
+def pin(pid: int, cpus: set[int]) -> None:
+    """Let a process and its children run on these processors only."""
+    for one in tree(pid):
+        for task in Path(f"/proc/{one}/task").glob("*"):
+            with suppress(*_GONE):
+                os.sched_setaffinity(int(task.name), cpus)
+
+
+@contextmanager
+def on(cpus: set[int]) -> Iterator[None]:
+    """What is started meanwhile runs on these processors only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def wait_until_idle(pid: int, within: float = 5) -> None:
+    """What is left over from the run before is not charged to the next."""
+    deadline = time.monotonic() + within
+    used = processor_time(pid)
+    while time.monotonic() < deadline:
+        time.sleep(0.1)
+        before, used = used, processor_time(pid)
+        if used - before < 0.02:
+            return

@@ -1,0 +1,95 @@
+"""The tables, in Markdown."""
+
+from collections.abc import Iterable, Mapping
+
+from benchmarks.cases import CASES, GOALS, Case, Goal
+from benchmarks.paired import Spread, ratios, spread
+from benchmarks.rounds import Found
+from benchmarks.runs import BUSY
+
+Results = Mapping[str, Found]
+"""By the name of the case."""
+
+
+def report(results: Results, about: str) -> str:
+    """All tables: what must be shown, and what was measured."""
+    parts = [about, goals(results)]
+    parts += [table(case, results[case.name]) for case in CASES if case.name in results]
+    return "\n\n".join(parts) + "\n"
+
+
+def goals(results: Results) -> str:
+    """Each figure that must be shown beside its target."""
+    rows = [_goal(goal, results[goal.case]) for goal in GOALS if goal.case in results]
+    return _markdown(("What must be shown", "Target", "Median", "Quartiles", ""), rows)
+
+
+def _goal(goal: Goal, found: Found) -> tuple[str, ...]:
+    title = next(case.title for case in CASES if case.name == goal.case)
+    target = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
+    versus = f" over {goal.over}" if goal.over else ""
+    what = f"{goal.who}{versus}: {title}, {goal.figure}"
+    values = _values(found, goal.who, goal.figure, goal.over)
+    if not values:
+        return what, target, "not measured", "", "not met"
+    seen = spread(values)
+    return (
+        what,
+        target,
+        number(seen.median),
+        _quartiles(seen),
+        "met" if goal.is_met(seen.median) else "not met",
+    )
+
+
+def _values(found: Found, name: str, figure: str, over: str | None) -> list[float]:
+    values = found.values(name, figure)
+    if over is None:
+        return [value for value in values if value is not None]
+    return ratios(values, found.values(over, figure))
+
+
+def table(case: Case, found: Found) -> str:
+    """One case: each figure as it is, and as a ratio to that of the first contestant, round by round."""
+    reference = next(name for name in case.contestants if name in found.rounds)
+    figures = [figure for figure in found.figures() if figure != BUSY]
+    rows = [
+        _row(found, name, figure, reference)
+        for figure in figures
+        for name in found.rounds
+        if _values(found, name, figure, None)
+    ]
+    failed = [f"- {name} failed: {why}" for name, why in found.failed.items()]
+    busy = max((value for name in found.rounds for value in _values(found, name, BUSY, None)), default=None)
+    notes = [f"The client's processor was busy {busy:.0%} of the time at most."] if busy is not None else []
+    head = ("", "Figure", "Median", "Quartiles", f"Ratio to {reference}", "Quartiles")
+    return "\n\n".join([f"### {case.title}", _markdown(head, rows), *notes, *failed])
+
+
+def _row(found: Found, name: str, figure: str, reference: str) -> tuple[str, ...]:
+    own = spread(_values(found, name, figure, None))
+    shared = _values(found, name, figure, reference)
+    if name == reference or not shared:
+        return name, figure, number(own.median), _quartiles(own), "", ""
+    ratio = spread(shared)
+    return name, figure, number(own.median), _quartiles(own), number(ratio.median), _quartiles(ratio)
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _quartiles(seen: Spread) -> str:
+    return f"{number(seen.low)} to {number(seen.high)}"
+
+
+def _markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table that is read as easily as text."""
+    cells = [head, *rows]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+    rule = " | ".join("-" * width for width in widths)
+    return "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])

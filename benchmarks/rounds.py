@@ -1,0 +1,76 @@
+"""Rounds: in each of them every contestant has one turn."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from benchmarks.cases import Case
+from benchmarks.ground import Ground
+from benchmarks.measure import wait_until_idle
+from benchmarks.paired import turn
+from benchmarks.runs import Figures
+from benchmarks.servers import Server
+
+
+@dataclass
+class Found:
+    """Figures by contestant, one mapping a round (none where it failed), and why contestants failed."""
+
+    rounds: dict[str, list[Figures | None]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def values(self, name: str, figure: str) -> list[float | None]:
+        return [figures.get(figure) if figures else None for figures in self.rounds.get(name, [])]
+
+    def figures(self) -> list[str]:
+        """The names of all, in the order in which they came."""
+        rounds = [figures for rounds in self.rounds.values() for figures in rounds if figures]
+        return list(dict.fromkeys(name for figures in rounds for name in figures))
+
+
+def play(case: Case, names: tuple[str, ...], ground: Ground, *, rounds: int) -> Found:
+    """A contestant that fails is out of this case, and the others go on."""
+    found = Found({name: [] for name in names})
+    for name in names:
+        _try(name, found, lambda: _checked(case, ground, ground.servers[name]))
+    for number in range(rounds):
+        _say(f"{case.name}: round {number + 1} of {rounds}")
+        for name in turn(names, number):
+            if name not in found.failed:
+                found.rounds[name].append(_try(name, found, lambda: _run(case, ground, ground.servers[name])))
+    _say("")
+    return found
+
+
+def _try(name: str, found: Found, attempt: Callable[[], Figures | None]) -> Figures | None:
+    try:
+        return attempt()
+    except Exception as error:  # whatever is wrong with one server is no reason to end
+        found.failed[name] = f"{type(error).__name__}: {error}"
+        _say(f"{name} failed: {found.failed[name]}\n")
+        return None
+
+
+def _checked(case: Case, ground: Ground, server: Server) -> None:
+    server.run_on(_processors(case, ground))
+    case.check(server)
+
+
+def _run(case: Case, ground: Ground, server: Server) -> Figures:
+    if case.fresh:
+        server.stop()
+    server.run_on(_processors(case, ground))
+    wait_until_idle(server.pid)
+    return case.run(server, ground)
+
+
+def _processors(case: Case, ground: Ground) -> set[int]:
+    return ground.processors.server if case.pinned else ground.processors.every
+
+
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print("\r\x1b[K" + text, end="", file=sys.stderr, flush=True)
+    elif text:
+        print(time.strftime("%H:%M:%S"), text.rstrip("\n"), file=sys.stderr, flush=True)

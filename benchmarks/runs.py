@@ -1,0 +1,144 @@
+"""One run of one contestant: what is done, and which figures come of it."""
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+from benchmarks import verify
+from benchmarks.client import Client, Failed
+from benchmarks.ground import MIB, Ground
+from benchmarks.measure import forget_peak, memory, processor_time
+from benchmarks.servers import Server
+
+Figures = dict[str, float]
+Run = Callable[[Server, Ground], Figures]
+
+CHUNK = 255 << 10
+"""Of GridFS."""
+
+BUSY = "client busy"
+"""The share of a run that the client's processor worked: near 1, the client was the limit."""
+
+
+def downloads(connections: int, length: int | None = None) -> Run:
+    """Whole films, or ranges of one length, on connections that are kept."""
+
+    def run(server: Server, ground: Ground) -> Figures:
+        before = _processor(server, ground)
+        found = Client(
+            "download",
+            server.target,
+            cpus=ground.processors.client,
+            connections=connections,
+            length=length,
+            seconds=ground.effort.seconds,
+        ).result()
+        used = [now - then for now, then in zip(_processor(server, ground), before, strict=True)]
+        gigabytes = found["bytes"] / 1e9
+        rate = gigabytes if length is None else found["answers"]
+        return {
+            "GB/s" if length is None else "ranges/s": rate / found["seconds"],
+            "CPU-s/GB": used[0] / gigabytes,
+            BUSY: found["busy"],
+            **({"mongod CPU-s/GB": used[1] / gigabytes} if server.contestant.gridfs else {}),
+        }
+
+    return run
+
+
+def _processor(server: Server, ground: Ground) -> tuple[float, float]:
+    mongod = ground.mongod.process if server.contestant.gridfs else None
+    return processor_time(server.pid), processor_time(mongod.pid) if mongod else 0.0
+
+
+def seeks(server: Server, ground: Ground) -> Figures:
+    """To the first byte of a range in the middle, on new connections."""
+    found = Client("seek", server.target, cpus=ground.processors.client, count=200).result()
+    return {"p50 ms": found["p50"] * 1e3, "p99 ms": found["p99"] * 1e3}
+
+
+def pings(server: Server, ground: Ground) -> Figures:
+    """The smallest answer every 10 ms, while 16 clients download as fast as they can."""
+    cpus, seconds = ground.processors.client, max(1.0, ground.effort.seconds)
+    load = Client("download", server.target, cpus=cpus, connections=16, length=None, seconds=seconds + 1)
+    time.sleep(0.5)
+    small = server.at(server.contestant.ping)
+    try:
+        found = Client("ping", small, cpus=cpus, seconds=seconds).result()
+    finally:
+        load.result()
+    return {"worst ms": found["worst"] * 1e3, "p99 ms": found["p99"] * 1e3}
+
+
+def slow_readers(count: int) -> Run:
+    """How much memory clients take that read 8 KiB and then 4 KiB a second."""
+
+    def run(server: Server, ground: Ground) -> Figures:
+        verify.ranges(server, MIB, 2)
+        forget_peak(server.pid)
+        idle = memory(server.pid)
+        seconds = 4 + 2 * ground.effort.seconds
+        cpus = ground.processors.client
+        found = Client("slow", server.target, cpus=cpus, connections=count, seconds=seconds).result()
+        growth = memory(server.pid, peak=True) - idle
+        if found["going"] < count:
+            raise Failed(f"{found['answered']:.0f} of {count} were answered, {found['going']:.0f} to the end")
+        return {"RSS growth MiB": growth / MIB}
+
+    return run
+
+
+def uploads(kind: str) -> Run:
+    """A whole film up, by `put` or by `form`; all was written to the disk before it begins."""
+
+    def run(server: Server, ground: Ground) -> Figures:
+        cpus = ground.processors.every
+        address = getattr(server.contestant, kind)
+        stored = server.contestant.stored.format("upload.mp4")
+        options = {"name": "upload.mp4"} if kind == "form" else {}
+        target = server.at(address.format("upload.mp4"))
+        Client(kind, target, cpus=cpus, file=str(ground.small), **options).result()
+        verify.whole(server, stored, ground.small)
+        verify.remove(server, stored)
+        os.sync()
+        forget_peak(server.pid)
+        idle, used = memory(server.pid), processor_time(server.pid)
+        found = Client(kind, target, cpus=cpus, file=str(server.film), **options).result()
+        growth, used = memory(server.pid, peak=True) - idle, processor_time(server.pid) - used
+        verify.whole(server, stored, server.film)
+        verify.remove(server, stored)
+        gigabytes = server.film.stat().st_size / 1e9
+        return {
+            "GB/s": gigabytes / found["seconds"],
+            "CPU-s/GB": used / gigabytes,
+            "RSS growth MiB": growth / MIB,
+            BUSY: found["busy"],
+        }
+
+    return run
+
+
+def asked_of_mongod(server: Server, ground: Ground) -> Figures:
+    """What mongod sends for a byte that is sent: for a whole film, for ranges of 1 MiB, and for the chunks that
+    these lie in, less than which cannot be asked for."""
+    size, count = server.film.stat().st_size, 16
+    before = _sent(ground)
+    verify.whole(server, server.contestant.film, server.film)
+    between = _sent(ground)
+    state = random.getstate()
+    verify.ranges(server, MIB, count)
+    after = _sent(ground)
+    random.setstate(state)  # the same ranges, to count their chunks
+    starts = [random.randrange(size - MIB) for _ in range(count)]
+    chunks = sum((start + MIB - 1) // CHUNK - start // CHUNK + 1 for start in starts)
+    return {
+        "whole film": (between - before) / size,
+        "1 MiB ranges": (after - between) / (count * MIB),
+        "chunks of ranges": (after - between) / (chunks * CHUNK),
+    }
+
+
+def _sent(ground: Ground) -> int:
+    with ground.mongod.direct() as client:
+        return client.admin.command("serverStatus")["network"]["bytesOut"]  # type: ignore[no-any-return, index]

@@ -1,0 +1,123 @@
+"""The contestants' processes: started on free ports, side by side, and stopped whatever happens."""
+
+import importlib.util
+import os
+import random
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from benchmarks.contestants import ROOT, Contestant, Place, program
+from benchmarks.measure import on, pin
+from benchmarks.wire import Target
+from deploy.run_gridfs import start_bound
+
+
+class NotStarted(Exception):
+    """A contestant cannot take part, and why."""
+
+
+class Server:
+    """One contestant. `film` is the file on the disk that it serves a copy of."""
+
+    def __init__(self, contestant: Contestant, place: Place, film: Path) -> None:
+        self.contestant = contestant
+        self.place = place
+        self.film = film
+        self._log = place.home / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.contestant.name
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def target(self) -> Target:
+        return self.at(self.contestant.film, self.film.stat().st_size)
+
+    def at(self, path: str, size: int = 0) -> Target:
+        return Target(self.place.port, path, size)
+
+    def run_on(self, cpus: set[int]) -> None:
+        """Start it if it does not run, and let it run on these processors only."""
+        if self._process is None or self._process.poll() is not None:
+            with on(cpus):
+                self.start()
+        pin(self.pid, cpus)
+
+    def start(self, within: float = 30) -> None:
+        lacks = missing(self.contestant)
+        if lacks:
+            raise NotStarted(lacks)
+        self.place.home.mkdir(exist_ok=True)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+        own = self.contestant.environment(self.place)
+        environment |= {key: str(value) for key, value in own.items()}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+        with self._log.open("ab") as log:
+            self._process = start_bound(
+                self.contestant.command(self.place),
+                cwd=self.place.home,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        deadline = time.monotonic() + within
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise NotStarted(f"did not start: {self._log.read_text(errors='replace')[-500:].strip()}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        with suppress(OSError), self.at("/").connect() as connection:
+            connection.send(self.at(self.contestant.ping).get())
+            return connection.recv(8) == b"HTTP/1.1"
+        return False
+
+    def stop(self, within: float = 10) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def missing(contestant: Contestant) -> str | None:
+    """What the machine lacks for a contestant, in a line."""
+    needs = contestant.needs
+    if needs is None or program(needs) or importlib.util.find_spec(needs):
+        return None
+    return f"{needs} is missing: sh benchmarks/tools.sh, or install it"
+
+
+def free_port() -> int:
+    """Below those that Linux gives to who connects."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+
+
+@contextmanager
+def stopped_at_the_end() -> Iterator[dict[str, Server]]:
+    """Servers by name: whoever is in it at the end is stopped."""
+    servers: dict[str, Server] = {}
+    try:
+        yield servers
+    finally:
+        for server in servers.values():
+            server.stop()

@@ -1,0 +1,71 @@
+"""Whether a contestant sends and stores the right bytes: looked at before anything is timed."""
+
+import http.client
+import random
+import time
+from pathlib import Path
+
+from benchmarks.servers import Server
+from benchmarks.wire import Unexpected
+
+_BLOCK = 1 << 20
+_PATIENCE_S = 4
+"""Of a server that takes longer for a whole film only the first part is compared."""
+
+
+def whole(server: Server, path: str, file: Path) -> None:
+    """A whole file, as far as it comes within the patience."""
+    deadline = time.monotonic() + _PATIENCE_S
+    connection = _connect(server)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        _expect(answer.status == 200, f"status {answer.status}")
+        _expect(answer.length == file.stat().st_size, f"a length of {answer.length}")
+        with file.open("rb") as wanted:
+            while time.monotonic() < deadline and (expected := wanted.read(_BLOCK)):
+                _expect(answer.read(len(expected)) == expected, "wrong bytes")
+    finally:
+        connection.close()
+
+
+def ranges(server: Server, length: int, count: int = 8) -> None:
+    """Some ranges anywhere in its film."""
+    size = server.film.stat().st_size
+    connection = _connect(server)
+    try:
+        with server.film.open("rb") as file:
+            for _ in range(count):
+                start = random.randrange(size - length)
+                asked = f"bytes={start}-{start + length - 1}"
+                connection.request("GET", server.contestant.film, headers={"Range": asked})
+                answer = connection.getresponse()
+                file.seek(start)
+                right = answer.read() == file.read(length)
+                _expect(answer.status == 206, f"status {answer.status} for a range")
+                _expect(right, f"wrong bytes for {asked}")
+                described = answer.headers["content-range"]
+                _expect(
+                    described == f"bytes {start}-{start + length - 1}/{size}", f"Content-Range: {described}"
+                )
+    finally:
+        connection.close()
+
+
+def remove(server: Server, path: str) -> None:
+    connection = _connect(server)
+    try:
+        connection.request("DELETE", path)
+        status = connection.getresponse().status
+        _expect(status in (200, 204), f"status {status} for DELETE")
+    finally:
+        connection.close()
+
+
+def _connect(server: Server) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", server.place.port, timeout=60)
+
+
+def _expect(right: bool, found: str) -> None:
+    if not right:
+        raise Unexpected(f"It sent {found}.")
