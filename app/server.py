@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import ChangeReload
@@ -19,6 +20,7 @@ from app import logs
 from app.deadlines import Limits
 from app.listen import BACKLOG, authority
 from app.protocol import Config, HttpProtocol
+from app.settings import Settings
 from app.websocket import WebSocketProtocol
 
 APP = "app.main:app"
@@ -112,20 +114,11 @@ def _end_within(seconds: float) -> None:
     timer.start()
 
 
-def serve(
-    listeners: Sequence[socket.socket],
-    *,
-    limits: Limits,
-    shutdown_timeout: int,
-    heartbeat: float,
-    sendfile: bool,
-    started: Callable[[], None],
-) -> None:
+def serve(settings: Settings, listeners: Sequence[socket.socket], started: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends what still runs at once. `started` is called when
     the server can be reached."""
     _take_descriptors()
-    config = _config(limits, shutdown_timeout=shutdown_timeout, heartbeat=heartbeat, sendfile=sendfile)
-    _Server(config, started).run(sockets=[*listeners])
+    _Server(_config(settings), started).run(sockets=[*listeners])
 
 
 def _take_descriptors() -> None:
@@ -134,31 +127,31 @@ def _take_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def serve_reloading(
-    listeners: Sequence[socket.socket], *, limits: Limits, heartbeat: float, sendfile: bool
-) -> None:
+def serve_reloading(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     """Serve for development: start again whenever the code changes, and do not wait for transfers."""
-    config = _config(limits, shutdown_timeout=1, heartbeat=heartbeat, sendfile=sendfile, reload=True)
+    config = _config(settings, reload=True, reload_dirs=[str(files("app"))], timeout_graceful_shutdown=1)
     ChangeReload(config, target=uvicorn.Server(config).run, sockets=[*listeners]).run()
 
 
-def _config(
-    limits: Limits, *, shutdown_timeout: int, heartbeat: float, sendfile: bool, reload: bool = False
-) -> Config:
-    return Config(
-        APP,
-        limits=limits,
-        sendfile=sendfile,
-        ws=WebSocketProtocol,
-        ws_max_size=64 << 10,
-        ws_ping_interval=heartbeat,
-        ws_ping_timeout=heartbeat,
-        ws_per_message_deflate=False,  # tens of KiB for each connection
-        server_header=False,
-        log_config=logs.CONFIG,
-        backlog=BACKLOG,
-        reload=reload,
-        reload_dirs=[str(files("app"))] if reload else None,
+def _config(settings: Settings, **options: Any) -> Config:
+    usual: dict[str, Any] = {
+        "ws": WebSocketProtocol,
+        "ws_max_size": 64 << 10,
+        "ws_ping_interval": settings.heartbeat,
+        "ws_ping_timeout": settings.heartbeat,
+        "ws_per_message_deflate": False,  # tens of KiB for each connection
+        "server_header": False,
+        "log_config": logs.CONFIG,
+        "access_log": settings.access_log,
+        "backlog": BACKLOG,
         # Without a limit one stalled client keeps the process from ending.
-        timeout_graceful_shutdown=shutdown_timeout,
+        "timeout_graceful_shutdown": settings.shutdown_timeout,
+    }
+    limits = Limits(
+        head_size=settings.max_header_size,
+        head=settings.header_timeout,
+        body=settings.body_timeout,
+        reader=settings.send_timeout,
+        idle=settings.keepalive_timeout,
     )
+    return Config(APP, limits=limits, sendfile=settings.sendfile, **(usual | options))

@@ -156,6 +156,7 @@ class Settings(BaseSettings):
     sendfile: bool = Field(
         True, description="Let the kernel send files from a folder, where it can (Linux), without a copy."
     )
+    access_log: bool = Field(True, description="Log each request.")
     shutdown_timeout: int = Field(
         30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
     )
