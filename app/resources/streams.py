@@ -50,9 +50,8 @@ class StreamRoute(APIRoute):
             await super().handle(scope, receive, send)  # which refuses it
             return
         library = library_of(scope)
-        asked, faults = request_params_to_args(
-            self.dependant.query_params, QueryParams(scope["query_string"])
-        )
+        query = QueryParams(scope["query_string"])
+        asked, faults = request_params_to_args(self.dependant.query_params, query)
         if faults:
             raise RequestValidationError(faults)
         address = self.endpoint(library=library, **scope["path_params"], **asked)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -41,7 +42,7 @@ class StoredFileResponse(Response):
                 scope["headers"],
                 file.info,
                 cache_control=self._cache_control,
-                boundary=secrets.token_hex(16),
+                boundary=partial(secrets.token_hex, 16),
                 download=self._download,
             )
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
