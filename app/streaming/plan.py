@@ -17,8 +17,7 @@ from app.streaming.ranges import Span, parse_ranges
 Part = bytes | Span
 """Bytes to send as they are, or a span of the file."""
 
-Header = tuple[bytes, bytes]
-Headers = list[Header]
+Headers = list[tuple[bytes, bytes]]
 
 _READ = frozenset(
     (
@@ -64,10 +63,11 @@ def plan(
     verdict = evaluate(method, headers, info.etag, info.updated_at)
     if verdict is Verdict.FAILED:
         raise VersionMismatch("The file is not the version that the request's conditions ask for.")
+    validators, description = _said(info, cache_control, download)
     if verdict is Verdict.NOT_MODIFIED:
-        return Plan(304, [*_validators(info, cache_control)], ())
+        return Plan(304, [*validators], ())
 
-    common = [*_validators(info, cache_control), *_description(info, download)]
+    common = [*validators, *description]
     if info.sha256 is not None and _wants_sha256(headers):
         common.append((b"digest", f"SHA-256={_base64(info.sha256)}".encode()))
     spans = _requested(headers, info) if method == "GET" else None
@@ -83,19 +83,22 @@ def repr_digest(sha256: str) -> str:
     return f"sha-256=:{_base64(sha256)}:"
 
 
-# A film is asked for in thousands of ranges, and all that these two say of it is the same each time.
 @lru_cache(1024)
-def _validators(info: FileInfo, cache_control: str) -> tuple[Header, ...]:
+def _said(info: FileInfo, cache_control: str, download: bool) -> tuple[Headers, Headers]:
+    """What is said of a file whatever is asked of it; a film is asked for in thousands of ranges."""
+    return _validators(info, cache_control), _description(info, download)
+
+
+def _validators(info: FileInfo, cache_control: str) -> Headers:
     """What even a 304 says (RFC 9110 15.4.5)."""
-    return (
+    return [
         (b"etag", f'"{info.etag}"'.encode("latin-1")),
         (b"last-modified", format_date(info.updated_at).encode()),
         (b"cache-control", cache_control.encode("latin-1")),
-    )
+    ]
 
 
-@lru_cache(1024)
-def _description(info: FileInfo, download: bool) -> tuple[Header, ...]:
+def _description(info: FileInfo, download: bool) -> Headers:
     """What a 200 and a 206 say of the file besides (RFC 9110 8, RFC 6266, RFC 9530)."""
     inline = is_inline(info.content_type)
     disposition = content_disposition(info.key.filename, attachment=download or not inline)
@@ -108,7 +111,7 @@ def _description(info: FileInfo, download: bool) -> tuple[Header, ...]:
         described.append((b"content-security-policy", b"sandbox; default-src 'none'"))
     if info.sha256 is not None:
         described.append((b"repr-digest", repr_digest(info.sha256).encode()))
-    return tuple(described)
+    return described
 
 
 def _wants_sha256(headers: RawHeaders) -> bool:
