@@ -58,6 +58,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # The path that a proxy puts this server below, so that the console asks there.
         root_path=urlsplit(settings.base_url or "").path,
         exception_handlers=HANDLERS,
+        # Or each request asks anew whether somebody wants any.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     if settings.cors_origins:
         app.add_middleware(

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -112,20 +113,25 @@ def _is_own(origin: str, headers: Headers) -> bool:
 
 
 def _upgrades(headers: Headers) -> bool:
+    if "upgrade" not in headers:
+        return False
     options = ",".join(headers.getlist("connection")).lower().split(",")
-    return "upgrade" in headers and "upgrade" in (option.strip() for option in options)
+    return "upgrade" in (option.strip() for option in options)
 
 
 def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
+# Every request asks both of these, nearly always of the same few names and addresses.
+@lru_cache(64)
 def hostname(host: str) -> str | None:
     """A Host without its port, in lower case (RFC 9110 7.2); None when it is malformed."""
     match = _HOST.fullmatch(host.strip().lower())
     return match[1].rstrip(".") if match else None
 
 
+@lru_cache(1024)
 def is_loopback(address: str | None) -> bool:
     """Whether an IP address is this machine's own."""
     try:

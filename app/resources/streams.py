@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Query, Response
 from fastapi.dependencies.utils import request_params_to_args
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette._utils import get_route_path
 from starlette.datastructures import QueryParams
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
@@ -40,19 +41,24 @@ class StreamRoute(APIRoute):
     what the query says: the endpoint is called with that, the library and what the path says.
     """
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._without_query = self._asked(b"")
+
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, found = super().matches(scope)
-        is_head = match is Match.PARTIAL and scope["method"] == "HEAD"
-        return Match.FULL if is_head else match, found
+        """As every route, but of HEAD too, and without looking for how it was included."""
+        found = self.path_regex.match(get_route_path(scope)) if scope["type"] == "http" else None
+        if found is None:
+            return Match.NONE, {}
+        match = Match.FULL if scope["method"] in ("GET", "HEAD") else Match.PARTIAL
+        return match, {"endpoint": self.endpoint, "path_params": found.groupdict(), "route": self}
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):
             await super().handle(scope, receive, send)  # which refuses it
             return
-        library = library_of(scope)
-        asked, faults = request_params_to_args(
-            self.dependant.query_params, QueryParams(scope["query_string"])
-        )
+        library, query = library_of(scope), scope["query_string"]
+        asked, faults = self._asked(query) if query else self._without_query
         if faults:
             raise RequestValidationError(faults)
         address = self.endpoint(library=library, **scope["path_params"], **asked)
@@ -61,6 +67,10 @@ class StreamRoute(APIRoute):
             services.storage, address, cache_control=services.cache_control, download=asked["download"]
         )
         await response(scope, receive, send)
+
+    def _asked(self, query: bytes) -> tuple[dict[str, Any], list[Any]]:
+        """What the query says by the names of the endpoint's parameters, and what is wrong with it."""
+        return request_params_to_args(self.dependant.query_params, QueryParams(query))
 
 
 router = APIRouter(tags=["files"], route_class=StreamRoute)

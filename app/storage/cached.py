@@ -43,7 +43,13 @@ class CachedOpener:
         if sys.platform == "linux":
             # Unlike CDLL it keeps the interpreter's lock, which to take again may last longer than the call.
             libc = ctypes.PyDLL(None)
-            libc.syscall.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
+            libc.syscall.argtypes = (
+                ctypes.c_long,
+                ctypes.c_long,
+                ctypes.c_char_p,
+                ctypes.c_void_p,
+                ctypes.c_size_t,
+            )
             libc.syscall.restype = ctypes.c_long
             if _kind(libc, root) in _LOCAL:
                 self._libc = libc

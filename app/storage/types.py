@@ -4,6 +4,7 @@ import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from functools import lru_cache
 
 from app.storage.errors import InvalidName
 
@@ -82,6 +83,7 @@ class Key:
         _check_path(self.path)
 
     @classmethod
+    @lru_cache(1024)  # of one film there are thousands of requests
     def of(cls, library: str, folder: str, filename: str) -> "Key":
         """The key of names as somebody typed them: brought to NFC, so that twins cannot exist."""
         return cls(library, _nfc(folder), _nfc(filename))

@@ -2,7 +2,9 @@
 
 import base64
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from app.storage.errors import VersionMismatch
 from app.storage.types import FileInfo
@@ -16,6 +18,19 @@ Part = bytes | Span
 """Bytes to send as they are, or a span of the file."""
 
 Headers = list[tuple[bytes, bytes]]
+
+_READ = frozenset(
+    (
+        b"if-match",
+        b"if-modified-since",
+        b"if-none-match",
+        b"if-range",
+        b"if-unmodified-since",
+        b"range",
+        b"want-digest",
+    )
+)
+"""Fields that have a say in the answer: browsers send twenty others."""
 
 _WANTS_SHA256 = re.compile(r"sha-256[ \t]*(?:;[ \t]*q=(?P<q>.*))?", re.IGNORECASE)
 _ZERO = re.compile(r"0(?:\.0{0,3})?")
@@ -36,33 +51,42 @@ def plan(
     info: FileInfo,
     *,
     cache_control: str,
-    boundary: str,
+    boundary: Callable[[], str],
     download: bool = False,
 ) -> Plan:
     """The answer to a GET or HEAD: 200, 206 or 304 (RFC 9110 13.2.2).
 
-    `boundary` stands between the parts of a multipart answer, so nobody may guess it beforehand. Raises
-    VersionMismatch for a 412 and RangeNotSatisfiable for a 416.
+    `boundary` gives what stands between the parts of a multipart answer, which nobody may guess beforehand.
+    Raises VersionMismatch for a 412 and RangeNotSatisfiable for a 416.
     """
+    headers = [line for line in headers if line[0] in _READ]
     verdict = evaluate(method, headers, info.etag, info.updated_at)
     if verdict is Verdict.FAILED:
         raise VersionMismatch("The file is not the version that the request's conditions ask for.")
-    validators = _validators(info, cache_control)
+    validators, description = _said(info, cache_control, download)
     if verdict is Verdict.NOT_MODIFIED:
-        return Plan(304, validators, ())
+        return Plan(304, [*validators], ())
 
-    common = validators + _description(headers, info, download)
+    common = [*validators, *description]
+    if info.sha256 is not None and _wants_sha256(headers):
+        common.append((b"digest", f"SHA-256={_base64(info.sha256)}".encode()))
     spans = _requested(headers, info) if method == "GET" else None
     if spans is None:
         return _whole(common, info, has_body=method == "GET")
     return (
-        _one_part(common, info, spans[0]) if len(spans) == 1 else _many_parts(common, info, spans, boundary)
+        _one_part(common, info, spans[0]) if len(spans) == 1 else _many_parts(common, info, spans, boundary())
     )
 
 
 def repr_digest(sha256: str) -> str:
     """The value of Repr-Digest for a hash in hexadecimal (RFC 9530 3)."""
     return f"sha-256=:{_base64(sha256)}:"
+
+
+@lru_cache(1024)
+def _said(info: FileInfo, cache_control: str, download: bool) -> tuple[Headers, Headers]:
+    """What is said of a file whatever is asked of it; a film is asked for in thousands of ranges."""
+    return _validators(info, cache_control), _description(info, download)
 
 
 def _validators(info: FileInfo, cache_control: str) -> Headers:
@@ -74,7 +98,7 @@ def _validators(info: FileInfo, cache_control: str) -> Headers:
     ]
 
 
-def _description(headers: RawHeaders, info: FileInfo, download: bool) -> Headers:
+def _description(info: FileInfo, download: bool) -> Headers:
     """What a 200 and a 206 say of the file besides (RFC 9110 8, RFC 6266, RFC 9530)."""
     inline = is_inline(info.content_type)
     disposition = content_disposition(info.key.filename, attachment=download or not inline)
@@ -87,8 +111,6 @@ def _description(headers: RawHeaders, info: FileInfo, download: bool) -> Headers
         described.append((b"content-security-policy", b"sandbox; default-src 'none'"))
     if info.sha256 is not None:
         described.append((b"repr-digest", repr_digest(info.sha256).encode()))
-        if _wants_sha256(headers):
-            described.append((b"digest", f"SHA-256={_base64(info.sha256)}".encode()))
     return described
 
 

@@ -37,7 +37,7 @@ def parse_ranges(value: str, size: int) -> tuple[Span, ...] | None:
     spans = [span for first, last in specs if (span := _span(first, last, size)) is not None]
     if not spans:
         raise RangeNotSatisfiable(size)
-    return _coalesce(spans)
+    return _coalesce(spans) if len(spans) > 1 else tuple(spans)
 
 
 def _specs(value: str) -> list[tuple[str, str]] | None:

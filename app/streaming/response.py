@@ -49,7 +49,7 @@ class StoredFileResponse(Response):
                 scope["headers"],
                 file.info,
                 cache_control=self._cache_control,
-                boundary=secrets.token_hex(16),
+                boundary=partial(secrets.token_hex, 16),
                 download=self._download,
             )
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})

@@ -1,22 +1,22 @@
 """Rows that were true of their files a moment ago, so that most opens ask no database and need no thread.
 
-Nobody says when such a row is out of date: other processes cannot, and what this one would say might come
-before a slow reader notes what it found earlier. So a row is used only with a proof that it is still true,
-which no change can get around:
+Nobody says when such a row is out of date. Other processes cannot, and what this one says might come before
+a slow reader notes what it found earlier. So a row is used only with a proof that it is still true, which
+no change can get around:
 
-- The file of its path is opened anew, and fstat says that it is the very inode that the row was read for, and
-  that nothing happened to it since: not a byte, not a name of it, not its rights or times, all of which
-  change its ctime, which nobody can set. (The signature in the row is less: it has no ctime, and a file may
-  get its old size and time back.) A file that is replaced, moved or deleted, by whoever, fails here, because
-  every change takes its file step before it is committed.
-- The ctime was old when the row was read. The kernel's clock ticks slowly, so a file that changed just now may
-  change again under the same ctime.
-- The row was verified. Hashing a file that was put there by hand may find that it needs another ETag, and that
-  touches no file.
+- The file at its path is opened anew, and fstat says that it is the very inode for which the row was read,
+  and that nothing happened to it since. All that happens to a file (to its bytes, names, rights or times)
+  changes its ctime, which nobody can set. (The signature in the row is less: a file may get its old size and
+  time back.) A file that is replaced, moved or deleted, by whoever, fails here: every change takes its file
+  step before it is committed.
+- The ctime was old when the row was read. The clock of a file system ticks slowly, so that a file which
+  has just changed may change again under the same ctime.
+- The row was verified. To hash a file that was put there by hand may give it another ETag, and touches no
+  file.
 
-So the version is always the right one: the ETag and the time of change belong to these bytes. What is left is
-what no file tells: an id that went with a folder that somebody took away for a while, or a row that somebody
-edited by hand. For that the database is asked again after a while.
+So the version is always the right one: the ETag and the time of the last change belong to these bytes. What
+is left is what no file tells, such as an id that somebody edited in the database by hand, or that went with
+a folder which was away for a month. For that the database is asked again every few seconds.
 """
 
 import os
