@@ -19,8 +19,8 @@ from app.streaming.ranges import Span
 ZERO_COPY = "http.response.zerocopysend"
 """The ASGI extension that servers may offer. This one's raises ConnectionError when the client has left."""
 
-BLOCK = 1 << 20
-"""Bytes that are in memory before they are sent without a copy."""
+FIRST_BLOCK, MOST_BLOCK = 1 << 20, 8 << 20
+"""Bytes that are in memory before they are sent without a copy: few while somebody waits for the first."""
 
 _log = logging.getLogger("seekable")
 
@@ -112,11 +112,12 @@ async def _send_span(file: OpenFile, send: Send, span: Span) -> None:
 
 
 async def _sendfile(file: OpenFile, send: Send, span: Span) -> None:
-    for start in range(span.start, span.stop, BLOCK):
-        if start > span.start:
-            await asyncio.sleep(0)  # a send() to a fast reader does not wait: others get their turn here
-        stop = min(start + BLOCK, span.stop)
+    start, size = span.start, FIRST_BLOCK
+    while start < span.stop:
+        stop = min(start + size, span.stop)
         await file.preload(start, stop)
-        await send(
-            {"type": ZERO_COPY, "file": file, "offset": start, "count": stop - start, "more_body": True}
-        )
+        block = {"file": file, "offset": start, "count": stop - start}
+        await send({"type": ZERO_COPY, **block, "more_body": True})
+        start, size = stop, min(2 * size, MOST_BLOCK)
+        if start < span.stop:
+            await asyncio.sleep(0)  # a send() to a fast reader does not wait: others get their turn here
