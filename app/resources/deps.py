@@ -46,7 +46,7 @@ def library_of(scope: Scope) -> str:
     server and the framework both replace what is not, and would turn two names into one."""
     for raw in (scope["raw_path"], scope["query_string"]):
         try:
-            unquote_to_bytes(raw).decode()
+            (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
         except UnicodeDecodeError:
             raise InvalidName("A URL must be valid UTF-8 when its escapes are decoded.") from None
     return SHARED
