@@ -70,9 +70,9 @@ class _Rest(Convertor[str]):
 
 
 class _File(_Rest):
-    """A path that may be a file's: what ends in a slash is a folder."""
+    """All that is left of a path but what names a folder: that ends in a slash. (A slash alone names none.)"""
 
-    regex = r"[\s\S]*[^/]"
+    regex = r"[\s\S]*[^/]|/"
 
 
 register_url_convertor("rest", _Rest())
