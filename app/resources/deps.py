@@ -46,7 +46,7 @@ def library_of(scope: Scope) -> str:
     server and the framework both replace what is not, and would turn two names into one."""
     for raw in (scope["raw_path"], scope["query_string"]):
         try:
-            unquote_to_bytes(raw).decode()
+            (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
         except UnicodeDecodeError:
             raise InvalidName("A URL must be valid UTF-8 when its escapes are decoded.") from None
     return SHARED
@@ -70,9 +70,9 @@ class _Rest(Convertor[str]):
 
 
 class _File(_Rest):
-    """A path that may be a file's: what ends in a slash is a folder."""
+    """All that is left of a path but what names a folder: that ends in a slash. (A slash alone names none.)"""
 
-    regex = r"[\s\S]*[^/]"
+    regex = r"[\s\S]*[^/]|/"
 
 
 register_url_convertor("rest", _Rest())

@@ -50,8 +50,7 @@ class ThreadedStorage:
             try:
                 await file.settle()
             finally:
-                if not reader.close_nowait():
-                    await self._reads.run(reader.close)
+                await self._close(reader)
 
     async def _open_now(self, address: Address) -> Reader:
         """Open what the database says now."""
@@ -69,14 +68,17 @@ class ThreadedStorage:
             return await ended(opening)
         except asyncio.CancelledError:
             if opening.exception() is None and (reader := opening.result()) is not None:
-                await self._reads.run(reader.close)
+                await self._close(reader)
             raise
+
+    async def _close(self, reader: Reader) -> None:
+        if not reader.close_nowait():
+            await self._reads.run(reader.close)
 
     async def stat(self, address: Address) -> FileInfo:
         # Not what was true a moment ago: changes are decided by it.
         reader = await self._open_now(address)
-        if not reader.close_nowait():
-            await self._reads.run(reader.close)
+        await self._close(reader)
         return reader.info
 
     async def check(self, key: Key, expect: Expectation) -> None:

@@ -75,6 +75,8 @@ def _magnitude(digits: str) -> tuple[int, str]:
 
 def _at_most(digits: str, limit: int) -> int:
     """The number, or the limit when that is smaller."""
+    if len(digits) <= len(str(limit)):  # as nearly always
+        return min(int(digits), limit)
     length, significant = _magnitude(digits)
     if length > len(str(limit)):
         return limit

@@ -2,14 +2,23 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
+from functools import partial
 from typing import Any
 
 import pytest
 from bson import Binary, ObjectId
+from pymongo import MongoClient
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 
 from app.database import open_database
-from app.database.mongo import reading
+from app.database.mongo import connection, reading
 from app.database.mongo.files import GridBackend
 from app.database.mongo.opening import open_gridfs
 from app.settings import Settings
@@ -52,6 +61,46 @@ def test_what_is_in_a_chunk_is_bytes_or_damage(data: object) -> None:
         verdicts = [step.verdict for step in library(stack, 4, 255, [data]).verify()]
     expected = Verdict.UNKNOWN if isinstance(data, bytes) else Verdict.DAMAGED
     assert [verdict for verdict in verdicts if verdict is not None] == [expected]
+
+
+class Asked(CommandListener):
+    """What a database was asked."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.commands.append(f"{event.command_name} {event.command.get(event.command_name)}")
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+
+def test_to_open_a_file_is_one_question_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, threads, submit = Asked(), [], ThreadPoolExecutor.submit
+    monkeypatch.setattr(connection, "MongoClient", partial(MongoClient, event_listeners=[asked]))
+    settings, key = Settings(_env_file=None, **mongo.gridfs()), Key(SHARED, "", "a.mp4")
+
+    def counted(*arguments: Any) -> Any:
+        threads.append(arguments)
+        return submit(*arguments)
+
+    async def scene() -> None:
+        async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+            async with stores.storage.stage() as staged:
+                await staged.write(b"film")
+                await stores.storage.commit(key, staged, content_type="video/mp4")
+            monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+            for _ in range(2):
+                asked.commands.clear()
+                threads.clear()
+                async with stores.storage.open(key) as file:
+                    assert file.info.size == 4
+                assert [command for command in asked.commands if "media" in command] == ["find media"]
+                assert len(threads) == 1
+
+    asyncio.run(scene())
 
 
 def test_downloads_from_a_slow_database_keep_no_list_waiting() -> None:

@@ -1,0 +1,133 @@
+"""What another process did to a file is seen by the next who opens it, whatever was opened here before."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from app.database import open_database
+from app.database.sql import remembered
+from app.settings import Settings
+from app.storage.contract import Storage
+from app.storage.errors import NotFound
+from app.storage.types import SHARED, Committed, Expect, FileId, FileInfo, Key
+
+pytestmark = pytest.mark.anyio
+
+FILM = Key(SHARED, "films", "film.mp4")
+OTHER = Key(SHARED, "other", "place.mp4")
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of a file is used again almost at once, not when it has rested for two seconds."""
+    monkeypatch.setattr(remembered, "QUIET_NS", 20_000_000)
+
+
+@pytest.fixture
+async def other(settings: Settings, storage: Storage) -> AsyncIterator[Storage]:
+    """The same library, as another process has it."""
+    async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+        yield stores.storage
+
+
+async def put(storage: Storage, data: bytes, key: Key = FILM) -> Committed:
+    async with storage.stage() as staged:
+        await staged.write(data)
+        return await storage.commit(key, staged, content_type="video/mp4")
+
+
+async def get(storage: Storage, address: Key | FileId = FILM) -> tuple[bytes, FileInfo]:
+    async with storage.open(address) as file, aclosing(file.read(0, file.info.size)) as chunks:
+        return b"".join([chunk async for chunk in chunks]), file.info
+
+
+async def opened_before(storage: Storage, info: FileInfo) -> None:
+    """The file was opened here a while ago, and again."""
+    await asyncio.sleep(0.03)
+    for _ in range(2):
+        assert await get(storage, FileId(SHARED, info.id)) == await get(storage, info.key)
+
+
+async def test_a_replacement(storage: Storage, other: Storage) -> None:
+    info = (await put(storage, b"one")).info
+    for data in (b"two", b"six"):
+        await opened_before(storage, info)
+        new = (await put(other, data)).info
+        assert await get(storage) == await get(storage, FileId(SHARED, info.id)) == (data, new)
+
+
+async def test_a_deletion(storage: Storage, other: Storage) -> None:
+    info = (await put(storage, b"one")).info
+    await opened_before(storage, info)
+    await other.delete(FILM)
+    for address in (FILM, FileId(SHARED, info.id)):
+        with pytest.raises(NotFound):
+            await get(storage, address)
+    new = (await put(other, b"one")).info
+    assert await get(storage) == (b"one", new)
+    with pytest.raises(NotFound):
+        await get(storage, FileId(SHARED, info.id))
+
+
+async def test_a_move(storage: Storage, other: Storage) -> None:
+    info = (await put(storage, b"one")).info
+    await opened_before(storage, info)
+    moved = await other.move(FILM, OTHER)
+    with pytest.raises(NotFound):
+        await get(storage)
+    assert await get(storage, OTHER) == await get(storage, FileId(SHARED, info.id)) == (b"one", moved)
+    new = (await put(other, b"two")).info
+    assert await get(storage) == (b"two", new)
+    assert await get(storage, FileId(SHARED, info.id)) == (b"one", moved)
+
+
+async def test_two_files_that_change_places(storage: Storage, other: Storage) -> None:
+    one, two = (await put(storage, b"one")).info, (await put(storage, b"two", OTHER)).info
+    await opened_before(storage, one)
+    await opened_before(storage, two)
+    between = Key(SHARED, "", "between.mp4")
+    for source, target in ((FILM, between), (OTHER, FILM), (between, OTHER)):
+        await other.move(source, target)
+    assert [(await get(storage, key))[0] for key in (FILM, OTHER)] == [b"two", b"one"]
+    assert [(await get(storage, FileId(SHARED, info.id)))[0] for info in (one, two)] == [b"one", b"two"]
+
+
+async def test_bytes_and_what_is_said_of_them_belong_together(storage: Storage, other: Storage) -> None:
+    """While another process replaces the file, quickly and slowly; and what it has acknowledged is seen."""
+    latest = (await put(storage, bytes(64))).info
+
+    async def write() -> None:
+        nonlocal latest
+        for number in range(1, 25):
+            latest = (await put(other, bytes([number]) * 64)).info
+            await asyncio.sleep(0.03 * (number % 4))
+
+    async def watch() -> int:
+        count = 0
+        while not writing.done():
+            before = latest
+            data, info = await get(storage)
+            assert info.sha256 == hashlib.sha256(data).hexdigest()
+            assert info.updated_at >= before.updated_at
+            count += 1
+            await asyncio.sleep(0)
+        return count
+
+    writing = asyncio.create_task(write())
+    counts = await asyncio.gather(*(watch() for _ in range(4)))
+    await writing
+    assert min(counts) > 1
+    assert (await get(storage))[1] == latest
+
+
+async def test_a_change_is_held_against_what_the_other_did(storage: Storage, other: Storage) -> None:
+    info = (await put(storage, b"one")).info
+    await opened_before(storage, info)
+    new = (await put(other, b"two")).info
+    assert await storage.stat(FILM) == new
+    await storage.check(FILM, new.etag)
+    await storage.delete(FILM, expect=new.etag)
+    await other.check(FILM, Expect.ABSENT)
