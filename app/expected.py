@@ -15,6 +15,7 @@ _METHODS: dict[type, dict[str, list[str]]] = {
         "on_headers_complete": ["self"],
         "on_body": ["self", "body"],
         "on_message_complete": ["self"],
+        "timeout_keep_alive_handler": ["self"],
     },
     RequestResponseCycle: {"send": ["self", "message"]},
     FlowControl: {"__init__": ["self", "transport"], "drain": ["self"], "resume_reading": ["self"]},

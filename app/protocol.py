@@ -141,6 +141,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._begun, self._overhead = False, 0
         super().on_message_complete()
 
+    def timeout_keep_alive_handler(self) -> None:
+        if not self._begun:  # else the next request began before the end of the answer: see `look`
+            super().timeout_keep_alive_handler()
+
     def handle_websocket_upgrade(self) -> None:
         if self._is_answering():
             self.transport.abort()  # the answer that is under way would go on past every limit
