@@ -2,9 +2,9 @@
 
 import asyncio
 import fcntl
-import inspect
 import json
 import logging
+import struct
 import sys
 import termios
 import time
@@ -13,7 +13,7 @@ from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
 from math import ceil
-from socket import socket
+from socket import SO_LINGER, SOL_SOCKET, socket
 from typing import Any
 
 import uvicorn
@@ -21,12 +21,16 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.deadlines import Limits, State, Waiting, Watch, waiting_for
+from app.expected import missing
 from app.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
 
 _log = logging.getLogger("seekable")
 
 _END = {"type": "http.response.body", "body": b"", "more_body": False}
 _CLOSE = (b"connection", b"close")
+
+PIPELINE = 100
+"""Requests of one connection that may have come while another is answered: each costs thousands of bytes."""
 
 
 class Config(uvicorn.Config):
@@ -50,50 +54,6 @@ class Config(uvicorn.Config):
         self.sendfile = sendfile and IS_POSSIBLE
 
 
-_METHODS: dict[type, dict[str, list[str]]] = {
-    HttpToolsProtocol: {
-        "_start_asgi_task": ["self", "cycle", "app"],
-        "send_400_response": ["self", "msg"],
-        "handle_websocket_upgrade": ["self"],
-        "on_message_begin": ["self"],
-        "on_headers_complete": ["self"],
-        "on_message_complete": ["self"],
-    },
-    RequestResponseCycle: {"send": ["self", "message"]},
-    FlowControl: {"drain": ["self"]},
-}
-_ATTRIBUTES: dict[type, set[str]] = {
-    HttpToolsProtocol: {"config", "cycle", "flow", "loop", "parser", "scheme", "server_state", "transport"},
-    RequestResponseCycle: {
-        "chunked_encoding",
-        "disconnected",
-        "expected_content_length",
-        "message_event",
-        "response_complete",
-        "response_started",
-        "scope",
-        "waiting_for_100_continue",
-    },
-    FlowControl: {"read_paused", "write_paused"},
-}
-
-
-def missing() -> list[str]:
-    """What `HttpProtocol` leans on in uvicorn, beyond its documented interface, and is not there."""
-    methods = [
-        f"{owner.__name__}.{name}"
-        for owner, known in _METHODS.items()
-        for name, parameters in known.items()
-        if list(inspect.signature(getattr(owner, name, missing)).parameters) != parameters
-    ]
-    attributes = [
-        f"{owner.__name__}.{name}"
-        for owner, names in _ATTRIBUTES.items()
-        for name in sorted(names - {*owner.__init__.__code__.co_names})  # type: ignore[misc]
-    ]
-    return methods + attributes
-
-
 class HttpProtocol(HttpToolsProtocol):
     """One connection.
 
@@ -108,16 +68,19 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
-        self._head_size: int | None = None  # None while no head is being read
+        self.flow = _Flow(self.transport, self.pipeline)
         self._begun = False  # a request whose end has not come
+        self._head = False  # nor the end of its head
         self._received = 0
+        self._overhead = 0  # bytes since the last of a head, of a body, or of a request
         self._watch = Watch()
-        # What was written has left when writing may go on: only then may a file follow.
-        self.transport.set_write_buffer_limits(high=0)
         self._socket = transport.get_extra_info("socket")
         self._sender: FileSender | None = None
         if self.config.sendfile and self.scheme == "http" and self._socket is not None:
             self._sender = FileSender(self.loop, self._socket.fileno())
+            # What was written has left when writing may go on: only then may a file follow. (Under TLS
+            # writing would never go on: to both event loops, 0 bytes that wait are too many then.)
+            self.transport.set_write_buffer_limits(high=0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -136,21 +99,29 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
+        self._overhead += len(data)
         super().data_received(data)
-        if self._head_size is not None and not self.transport.is_closing():
-            self._head_size += len(data)
-            if self._head_size > self.config.limits.head_size:
-                self._refuse_head()
+        # The parser remembers a head, or a trailer, until it is whole.
+        if self._overhead > self.config.limits.head_size and not self.transport.is_closing():
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
-        self._head_size, self._begun = 0, True
+        self._begun = self._head = True
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head:  # else it is of a trailer, which must not be taken for the head (RFC 9110 6.5.1)
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        self._head_size = None
-        if sum(len(name) + len(value) for name, value in self.headers) > self.config.limits.head_size:
+        self._head, self._overhead = False, 0
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if size > self.config.limits.head_size:
             self._refuse_head()
             raise ValueError("too long")  # or the parser would go on
+        if len(self.pipeline) == PIPELINE:
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"At most {PIPELINE} requests may wait for another.")
+            raise ValueError("too many")
         # uvicorn's Date is up to a second old, and Last-Modified must not be later (RFC 9110 8.8.2.1).
         date = (b"date", _date(int(time.time())))
         self.server_state.default_headers = [date, *self.config.encoded_headers]
@@ -160,9 +131,19 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is not None:  # none has begun: it asks for another protocol
             self._cycles.append(self.cycle)
 
+    def on_body(self, body: bytes) -> None:
+        self._overhead = 0
+        if not self.cycle.response_started:
+            self.cycle.waiting_for_100_continue = False  # so the client did not wait, and all of it will come
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._begun = False
+        self._begun, self._overhead = False, 0
         super().on_message_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self._begun:  # else the next request began before the end of the answer: see `look`
+            super().timeout_keep_alive_handler()
 
     def handle_websocket_upgrade(self) -> None:
         if self._is_answering():
@@ -205,6 +186,8 @@ class HttpProtocol(HttpToolsProtocol):
         if waiting is Waiting.BODY or (waiting is Waiting.HEAD and self._begun):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"Waited {limit:g} s for {waiting.value}.")
         else:
+            if self._socket is not None:  # or the kernel would keep what is unsent for many minutes
+                self._socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
 
     def _state(self) -> State:
@@ -212,7 +195,7 @@ class HttpProtocol(HttpToolsProtocol):
         waits_to_continue = answering and self.cycle.waiting_for_100_continue  # the client, for us
         return State(
             begun=self._begun,
-            head=self._head_size is None,
+            head=not self._head,
             answering=answering,
             reading=not self.flow.read_paused and not waits_to_continue,
             unsent=self._is_unsent(),
@@ -267,6 +250,19 @@ class HttpProtocol(HttpToolsProtocol):
         cycle.expected_content_length -= count
         if not message.get("more_body", False):
             await cycle.send(_END)  # type: ignore[arg-type]
+
+
+class _Flow(FlowControl):
+    """Takes nothing in while whole requests wait: uvicorn reads some more with each answer it gives, so that
+    who sends many, and short ones, would fill the memory with them."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: deque[Any]) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
 
 
 @lru_cache(1)

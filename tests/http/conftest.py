@@ -19,8 +19,13 @@ BOUNDARY = "xxBOUNDARYxx"
 class Connection:
     """A connection on which anything can be sent. httpx would tidy up what it is given."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), timeout=20)
+    def __init__(self, host: str, port: int, buffer: int | None = None) -> None:
+        """`buffer` is how much the kernel may keep of what is not read."""
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self.socket.settimeout(20)
+        if buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.socket.connect((host, port))
         self.host = f"{host}:{port}"
         self._buffer = b""
 

@@ -1,0 +1,280 @@
+"""Clients that keep a connection waiting, in each of the ways in which they can."""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.beneath import beneath
+from tests.faults.descriptors import descriptors
+from tests.http.conftest import Connection
+from tests.live.clients import until
+from tests.sockets import PING, PONG, Socket
+from tests.support import NewLibrary, Server, running
+
+pytestmark = pytest.mark.live
+
+LIMIT = 1
+READER = 2
+LATE = 5
+"""Seconds after which a limit has been passed by, on a machine that is busy."""
+
+FILM = random.Random(5).randbytes(12_000_000)
+
+folder_only = pytest.mark.parametrize("new_library", ["filesystem"], indirect=True)
+"""What has nothing to do with what files are stored in."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
+    """It has little patience, and a film."""
+    limits = {f"{name}_timeout": LIMIT for name in ("header", "body", "keepalive")}
+    folder = tmp_path_factory.mktemp("impatient")
+    settings = {"send_timeout": READER, "max_header_size": 4096, **limits, **new_library()}
+    with running(folder, **settings) as server:
+        with server.client() as http:
+            http.put("/files/film.mp4", content=FILM).raise_for_status()
+        yield server
+        assert "Traceback" not in server.log()
+        assert " ERROR " not in server.log()
+
+
+Open = Callable[..., Connection]
+
+
+@pytest.fixture
+def begin(server: Server) -> Iterator[Open]:
+    """A connection on which these bytes were sent."""
+    connections: list[Connection] = []
+
+    def begin(data: bytes, buffer: int | None = None) -> Connection:
+        connections.append(connection := Connection("127.0.0.1", server.port, buffer))
+        connection.send(data)
+        return connection
+
+    yield begin
+    for connection in connections:
+        connection.close()
+
+
+def head(method: str, target: str, *headers: str) -> bytes:
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
+
+
+def watched(connection: Connection, dribble: bytes = b"") -> tuple[bytes, float]:
+    """What comes until the server ends the connection, and after how long; it is sent these bytes
+    meanwhile, again and again."""
+    began = time.monotonic()
+    received = b""
+    connection.socket.settimeout(0.2)
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < began + 10:
+            with contextlib.suppress(TimeoutError):
+                data = connection.socket.recv(1 << 16)
+                if not data:
+                    break
+                received += data
+            if dribble:
+                connection.send(dribble)
+    return received, time.monotonic() - began
+
+
+def all_watched(connections: dict[str, tuple[Connection, bytes]]) -> dict[str, tuple[bytes, float]]:
+    with ThreadPoolExecutor(len(connections)) as pool:
+        return dict(zip(connections, pool.map(lambda one: watched(*one), connections.values()), strict=True))
+
+
+HEALTH = head("GET", "/health")
+
+
+@folder_only
+def test_a_head_has_to_come(begin: Open) -> None:
+    found = all_watched(
+        {
+            "nothing": (begin(b""), b""),
+            "empty lines": (begin(b"\r\n"), b"\r\n"),
+            "half of it": (begin(HEALTH[:-2]), b""),
+            "byte by byte": (begin(HEALTH[:-2] + b"X: "), b"y"),
+            "header by header": (begin(HEALTH[:-2]), b"X: y\r\n"),
+            "half of the second": (begin(HEALTH + HEALTH[:-2]), b""),
+        }
+    )
+    for name, (received, seconds) in found.items():
+        assert LIMIT * 0.9 < seconds < LATE, name
+        answers = received.count(b"HTTP/1.1 ")
+        if name in ("nothing", "empty lines"):
+            assert answers == 0, name
+        else:
+            assert received.count(b"HTTP/1.1 408 Request Timeout\r\n") == 1, name
+            assert answers == (2 if "second" in name else 1), name
+
+
+LONG = f"Content-Length: {len(FILM)}"
+FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="new.mp4"\r\n\r\n'
+BODIES = {
+    "before it": head("PUT", "/files/new.mp4", LONG),
+    "that was asked for": head("PUT", "/files/new.mp4", LONG, "Expect: 100-continue"),
+    "amid it": head("PUT", "/files/new.mp4", LONG) + FILM[:3_000_000],
+    "amid a chunk": head("PUT", "/files/new.mp4", "Transfer-Encoding: chunked") + b"fff\r\nx",
+    "before the last chunk": head("PUT", "/files/new.mp4", "Transfer-Encoding: chunked") + b"1\r\nx\r\n",
+    "in a trailer": head("PUT", "/files/new.mp4", "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\nX: y\r\n",
+    "in a form": head("POST", "/file/upload", LONG, "Content-Type: multipart/form-data; boundary=x") + FORM,
+}
+
+
+def test_a_body_has_to_go_on(server: Server, begin: Open) -> None:
+    before = beneath(server).leftovers()
+    slow = begin(head("PUT", "/files/slow.mp4", "Content-Length: 15"))
+    found = all_watched({name: (begin(data), b"") for name, data in BODIES.items()} | {"slow": (slow, b"y")})
+    received, seconds = found.pop("slow")
+    assert received.startswith(b"HTTP/1.1 201 "), "it came, a byte at a time"
+    assert seconds > LIMIT * 2
+    for name, (received, seconds) in found.items():
+        final = received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+        assert final.startswith(b"HTTP/1.1 408 Request Timeout\r\n"), name
+        assert b"connection: close\r\n" in final, name
+        assert LIMIT * 0.9 < seconds < LATE, name
+    until(lambda: beneath(server).leftovers() == before, "nothing of them is left")
+    with server.client() as http:
+        assert [item["path"] for item in http.get("/files").json()["items"]] == ["film.mp4", "slow.mp4"]
+
+
+@folder_only
+def test_what_follows_a_refusal_has_to_end(server: Server, begin: Open) -> None:
+    refused = head("PUT", "/files/film.mp4", LONG, "If-None-Match: *")
+    found = all_watched(
+        {"it stops": (begin(refused + b"x"), b""), "it goes on": (begin(refused), b"x" * 1000)}
+    )
+    for name, (received, seconds) in found.items():
+        assert received.startswith(b"HTTP/1.1 412 "), name
+        assert received.count(b"HTTP/1.1 ") == 1, name
+        assert seconds < LATE, name
+
+
+@folder_only
+def test_who_sends_a_body_unasked_hears_why_it_is_refused(server: Server, begin: Open) -> None:
+    """What is asked for is another matter: it never comes, and the connection cannot go on."""
+    refused = head(
+        "PUT", "/files/film.mp4", "Content-Length: 300000", "If-None-Match: *", "Expect: 100-continue"
+    )
+    connection = begin(refused + FILM[:1000])
+    answer = connection.answer()
+    assert (answer.status_code, answer.headers.get("connection")) == (412, None)
+    connection.send(FILM[1000:300_000] + HEALTH)
+    assert connection.answer().status_code == 200
+    waiting = begin(refused)
+    answer = waiting.answer()
+    assert (answer.status_code, answer.headers["connection"]) == (412, "close")
+    assert waiting.is_closed()
+
+
+@folder_only
+def test_an_idle_connection_ends(begin: Open) -> None:
+    refused = head("PUT", "/files/film.mp4", "Content-Length: 1", "If-None-Match: *") + b"x"
+    found = all_watched(
+        {
+            "silent": (begin(HEALTH), b""),
+            "empty lines": (begin(HEALTH), b"\r\n"),
+            "after a refusal": (begin(refused), b""),
+            "empty lines after a refusal": (begin(refused), b"\r\n"),
+            "after a HEAD of a film": (begin(head("HEAD", "/files/film.mp4")), b"\r\n"),
+        }
+    )
+    for name, (received, seconds) in found.items():
+        assert received.count(b"HTTP/1.1 ") == 1, name
+        assert LIMIT * 0.9 < seconds < LATE, name
+
+
+def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -> None:
+    time.sleep(0.2)
+    before = descriptors(server)
+    film = head("GET", "/files/film.mp4")
+    never = [begin(film, 4096), begin(film, 65536), begin(HEALTH + film + film, 4096)]
+    # A kernel says that there is room again when about half of its buffer is free, not earlier.
+    slow = [begin(film, 4096), begin(film, 16384)]
+    until(lambda: descriptors(server)["socket"] >= before["socket"] + 5, "all are there")
+    with Socket(server) as quiet:  # nothing is asked of it, and it says nothing
+        quiet.json()
+        end = time.monotonic() + READER * 2.5
+        read = [b"", b""]
+        while time.monotonic() < end:
+            for number, connection in enumerate(slow):
+                read[number] += connection.socket.recv(12_000)
+            time.sleep(0.3)
+        quiet.send(PING, b"?")
+        assert quiet.receive() == (PONG, b"?")
+    for connection, begun in zip(slow, read, strict=True):
+        connection._buffer = begun
+    with ThreadPoolExecutor(len(slow)) as pool:
+        assert [answer.content == FILM for answer in pool.map(Connection.answer, slow)] == [True, True]
+    for connection in never:
+        # What the kernel had taken in comes, and then: no end, but a break.
+        connection.socket.settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            while connection.socket.recv(1 << 20):
+                pass
+    for connection in slow + never:
+        connection.close()
+    until(lambda: descriptors(server) <= before, "their descriptors are closed")
+
+
+# Sizes
+
+
+@folder_only
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEALTH[:-2] + b"X: " + b"y" * 5000,
+        HEALTH[:-2] + b"X: " + b"y" * 5000 + b"\r\n\r\n",
+        b"GET /health?" + b"y" * 5000,
+        head("GET", "/health?" + "y" * 5000),
+        b"\r\n" * 3000,
+    ],
+    ids=["half of it", "all of it", "half of a target", "a target", "empty lines"],
+)
+def test_a_head_that_is_too_long(begin: Open, data: bytes) -> None:
+    received, seconds = watched(begin(data))
+    assert received.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert seconds < LIMIT
+
+
+@folder_only
+def test_only_the_head_counts_as_the_head(begin: Open) -> None:
+    put = head("PUT", "/files/new.mp4", "Content-Length: 100000")
+    connection = begin(put + FILM[:100_000] + HEALTH * 90 + HEALTH[:10])
+    assert connection.answer().status_code == 201
+    assert [connection.answer().status_code for _ in range(90)] == [200] * 90
+    connection.send(HEALTH[10:])
+    assert connection.answer().status_code == 200
+
+
+CHUNKED = head("PUT", "/files/endless.mp4", "Transfer-Encoding: chunked") + b"1\r\nx\r\n"
+FLOODS = {
+    "a head": (HEALTH[:-2] + b"X: ", b"y" * 10_000),
+    "headers": (HEALTH[:-2], b"X: y\r\n" * 2000),
+    "a trailer": (CHUNKED + b"0\r\nX: ", b"y" * 10_000),
+    "trailers": (CHUNKED + b"0\r\n", b"X: y\r\n" * 2000),
+    "what a chunk says of itself": (CHUNKED + b"1;", b"y" * 10_000),
+    "requests": (b"", b"GET / HTTP/1.1\r\nHost:a\r\n\r\n" * 500),
+    "requests for films": (b"", head("GET", "/files/film.mp4", "Range: bytes=0-0") * 200),
+    "empty lines": (b"", b"\r\n" * 5000),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_what_has_no_end_is_not_remembered(server: Server, begin: Open, flood: str) -> None:
+    first, more = FLOODS[flood]
+    connection = begin(first)
+    memory = server.rss()
+    sent = 0
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        connection.socket.settimeout(0.5)
+        while sent < 30 << 20:
+            sent += connection.socket.send(more)
+    assert sent < 30 << 20, "it was stopped"
+    assert server.rss() - memory < 8 << 20
+    until(lambda: not beneath(server).leftovers(), "nothing is left")

@@ -1,0 +1,75 @@
+"""What a client is waited for, and for how long."""
+
+from itertools import product
+
+import pytest
+
+from app.deadlines import Limits, State, Waiting, Watch, waiting_for
+
+LIMITS = Limits(head_size=1000, head=10, body=30, reader=60, idle=5)
+
+# begun, head, answering, reading, unsent, new
+CASES: dict[str, tuple[tuple[int, int, int, int, int, int], Waiting | None]] = {
+    "nothing was said": ((0, 0, 0, 1, 0, 1), Waiting.HEAD),
+    "half of the first head": ((1, 0, 0, 1, 0, 1), Waiting.HEAD),
+    "half of a later head": ((1, 0, 0, 1, 0, 0), Waiting.HEAD),
+    "a body is coming": ((1, 1, 1, 1, 0, 0), Waiting.BODY),
+    "more came than the program took": ((1, 1, 1, 0, 0, 0), None),
+    "the program works": ((0, 1, 1, 1, 0, 0), None),
+    "the program works, and the next request waits": ((0, 1, 1, 0, 0, 0), None),
+    "the program works, and half of the next head is there": ((1, 0, 1, 1, 0, 0), None),
+    "an answer is not read": ((0, 1, 1, 1, 1, 0), Waiting.READER),
+    "an answer is not read, and the next request waits": ((0, 1, 1, 0, 1, 0), Waiting.READER),
+    "an answer is not read, and half of the next head is there": ((1, 0, 1, 1, 1, 0), Waiting.READER),
+    "an early answer is not read, amid a body": ((1, 1, 1, 1, 1, 0), Waiting.READER),
+    "the end of an answer is not read": ((0, 1, 0, 1, 1, 0), Waiting.READER),
+    "a body was refused": ((1, 1, 0, 1, 0, 0), Waiting.REST),
+    "all is answered": ((0, 1, 0, 1, 0, 0), Waiting.NEXT),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_the_client_is_waited_for(case: str) -> None:
+    state, waiting = CASES[case]
+    assert waiting_for(State(*map(bool, state))) is waiting
+
+
+def test_there_is_no_state_in_which_a_client_may_stay_for_ever() -> None:
+    """Nobody is waited for only while the program works on an answer, which ends by itself."""
+    for flags in product((False, True), repeat=6):
+        state = State(*flags)
+        if waiting_for(state) is None:
+            assert state.answering
+            assert not state.unsent
+
+
+@pytest.mark.parametrize(
+    ("waiting", "seconds"),
+    [(Waiting.HEAD, 10), (Waiting.BODY, 30), (Waiting.REST, 30), (Waiting.READER, 60), (Waiting.NEXT, 5)],
+)
+def test_each_has_its_limit(waiting: Waiting, seconds: float) -> None:
+    watch = Watch()
+    assert not watch.is_over(waiting, 1, LIMITS, 100.0)
+    assert not watch.is_over(waiting, 1, LIMITS, 100.0 + seconds - 0.1)
+    assert watch.is_over(waiting, 1, LIMITS, 100.0 + seconds)
+
+
+# What is seen at each second, and whether the client is let go of: w(aited for) with what progress.
+@pytest.mark.parametrize(
+    ("seen", "over"),
+    [
+        ([(0, Waiting.NEXT, 0), (5, Waiting.NEXT, 0)], [False, True]),
+        ([(0, Waiting.NEXT, 0), (4, Waiting.NEXT, 1), (8, Waiting.NEXT, 1)], [False, False, False]),
+        ([(0, Waiting.NEXT, 0), (4, Waiting.HEAD, 0), (8, Waiting.HEAD, 0)], [False, False, False]),
+        ([(0, Waiting.NEXT, 0), (4, None, 0), (8, Waiting.NEXT, 0)], [False, False, False]),
+        (
+            [(0, Waiting.NEXT, 0), (4, None, 0), (8, Waiting.NEXT, 0), (13, Waiting.NEXT, 0)],
+            [False] * 3 + [True],
+        ),
+        ([(0, None, 0), (1000, None, 0)], [False, False]),
+    ],
+    ids=["nothing happens", "progress", "another wait", "the program's turn", "and again", "never theirs"],
+)
+def test_what_begins_it_anew(seen: list[tuple[float, Waiting | None, object]], over: list[bool]) -> None:
+    watch = Watch()
+    assert [watch.is_over(waiting, progress, LIMITS, now) for now, waiting, progress in seen] == over
