@@ -43,6 +43,8 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        # It keeps no more than the one piece that a slow client has not taken yet.
+        self.transport.set_write_buffer_limits(high=0)
         self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
 
     def on_message_begin(self) -> None:

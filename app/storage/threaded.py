@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from app.storage.backend import Backend, Reader
+from app.storage.budget import Budget
 from app.storage.contract import Staged
 from app.storage.errors import StorageUnavailable
 from app.storage.opened import ThreadedOpenFile
@@ -15,6 +16,9 @@ from app.storage.types import Address, Committed, Expect, Expectation, FileInfo,
 from app.storage.upkeep import Scanned, Usage, Verified
 
 T = TypeVar("T")
+
+IN_MEMORY = 32 << 20
+"""Bytes of files that are on their way to all clients together; see Budget."""
 
 
 class ThreadedStorage:
@@ -34,6 +38,7 @@ class ThreadedStorage:
         self._looks = Pool(threads, "look")
         self._upkeep = Pool(2, "upkeep")
         self._pings = Pool(1, "ping")
+        self._budget = Budget(IN_MEMORY)
 
     def close(self) -> None:
         """Wait for what is under way. Nothing may be asked of the storage afterwards."""
@@ -48,7 +53,7 @@ class ThreadedStorage:
             reader = await self._open(self._changes, address, wait=True)
         if reader is None:
             raise StorageUnavailable("The file could not be opened.")
-        file = ThreadedOpenFile(reader, self._bytes)
+        file = ThreadedOpenFile(reader, self._bytes, self._budget)
         try:
             yield file
         finally:
