@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 
+from app.storage import descriptors
 from app.storage.ahead import ReadAhead
 from app.storage.backend import Reader
 from app.storage.budget import Budget
@@ -25,6 +26,12 @@ class ThreadedOpenFile:
 
     def fileno(self) -> int | None:
         return self._reader.fileno()
+
+    async def preload(self, start: int, stop: int) -> None:
+        descriptor = self._reader.fileno()
+        assert descriptor is not None
+        if not descriptors.is_cached(descriptor, start, stop):
+            await self._pool.run(descriptors.preload, descriptor, start, stop)
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         ahead = ReadAhead(self._reader, self._budget, self._begin, start, stop)
