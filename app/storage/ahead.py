@@ -14,6 +14,9 @@ from app.storage.threads import ended
 DEPTH = 2
 """Batches that are on their way beside the one that is being sent, at most."""
 
+PROOF = 4
+"""A batch is longer than a unit once the client has taken so many times as much without a pause."""
+
 PIECE = 16 << 10
 """Bytes that are handed over in one go to a slow client: two of them may stay with the server for long."""
 
@@ -61,8 +64,9 @@ class ReadAhead:
         self._fetched = start  # how far the bytes are here or coming
         self._held = 0  # how many of these the budget knows of
         self._lent = self._lent_before = 0  # of the last piece, and of that before it
-        self._units = self._depth = 1  # in the next batch; of batches that may be coming
-        self._quick = QUICK  # bytes since the client was slow
+        self._depth = 1  # of batches that may be coming
+        self._slow = False
+        self._taken = 0  # bytes without a pause
         self._handed_at = 0.0
 
     async def next(self) -> bytes:
@@ -83,7 +87,10 @@ class ReadAhead:
     def taken(self, size: int) -> None:
         """The server takes another piece, so it keeps nothing of that before the last any more."""
         self._budget.goes_on(self)
-        self._quick = 0 if time.monotonic() - self._handed_at > SLOW_S else self._quick + size
+        if time.monotonic() - self._handed_at > SLOW_S:
+            self._slow, self._taken = True, 0
+        self._taken += size
+        self._slow = self._slow and self._taken < QUICK
         self._budget.returned(self._lent_before)
         self._lent, self._lent_before = 0, self._lent
 
@@ -94,7 +101,7 @@ class ReadAhead:
         self._here.clear()
         self._offset = 0
         self._fetched = self._position
-        self._units = self._depth = 1
+        self._depth = 1
         self._budget.give(self._held)
         self._held = 0
 
@@ -108,7 +115,7 @@ class ReadAhead:
     def _whole(self) -> bytes | None:
         """What comes next as it came, if so much may be lent."""
         size = len(self._here[0])
-        if self._offset or self._quick < QUICK or not self._budget.lend(size):
+        if self._offset or self._slow or not self._budget.lend(size):
             return None
         self._held -= size
         self._lent = size
@@ -156,22 +163,21 @@ class ReadAhead:
         that is one batch, else a single unit."""
         unit, size = self._reader.unit, self._stop - self._fetched
         few = units_in(self._fetched, self._stop, unit) <= self._reader.most
-        if few and self._quick >= QUICK and self._budget.take(size):
+        if few and not self._slow and self._budget.take(size):
             self._held += size
             return self._stop, True
         return end_of(self._fetched, self._stop, unit, 1), False
 
     def _fetch_ahead(self) -> None:
         """Have as many batches on their way as the client deserves and the budget allows."""
-        while self._fetched < self._stop and self._quick >= QUICK and len(self._coming) < self._depth:
-            self._units = min(2 * self._units, self._reader.most)
-            while True:
-                stop = end_of(self._fetched, self._stop, self._reader.unit, self._units)
-                if self._budget.take(stop - self._fetched):
-                    break
-                if self._units == 1:
+        while self._fetched < self._stop and not self._slow and len(self._coming) < self._depth:
+            units = min(self._taken // (PROOF * self._reader.unit), self._reader.most) or 1
+            stop = end_of(self._fetched, self._stop, self._reader.unit, units)
+            while not self._budget.take(stop - self._fetched):
+                units //= 2
+                if not units:
                     return
-                self._units //= 2
+                stop = end_of(self._fetched, self._stop, self._reader.unit, units)
             self._held += stop - self._fetched
             self._fetch(stop, held=True)
         self._depth = min(self._depth + 1, DEPTH)

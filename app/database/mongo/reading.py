@@ -10,7 +10,7 @@ from app.storage.types import FileInfo
 UNIT = 255 << 10
 """Bytes that one question asks for, at least, unless there are no more or the chunks are too short."""
 
-AT_ONCE = 6 * UNIT
+AT_ONCE = 16 * UNIT
 """Bytes that one question asks for, at most, unless a chunk is longer."""
 
 CHUNKS_AT_ONCE = 1024
@@ -41,8 +41,9 @@ class GridReader:
         first, last = start // self._chunk_size, (stop - 1) // self._chunk_size
         with self._database.asked():
             wanted = {"files_id": self._file, "n": {"$gte": first, "$lte": last}}
-            # In one answer, however many they are (below zero): nothing stays open at the database.
-            found = self._database.chunks.find(wanted, sort=[("n", 1)], limit=first - last - 1)
+            # All in one answer, after which nothing stays open at the database.
+            many = last - first + 1
+            found = self._database.chunks.find(wanted, sort=[("n", 1)], limit=many, batch_size=many)
             chunks = list(found)
         pieces = self._pieces(chunks, start, stop)
         return pieces if self._chunk_size >= UNIT else [b"".join(pieces)]
