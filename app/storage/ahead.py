@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from app.storage.backend import Reader
 from app.storage.batches import end_of, units_in
@@ -27,20 +28,25 @@ QUICK = 4 << 20
 """Bytes that a slow client has to take without a pause until it is slow no longer. Whenever there is room in
 the buffer of a socket, the system takes a megabyte or more in one go, however slow the client is."""
 
-Begin = Callable[[Callable[[], list[bytes]]], "asyncio.Future[list[bytes]]"]
-"""Has a thread call a function."""
+
+class Begin(Protocol):
+    """Has a thread call a function: one for what somebody waits for, or one for what is read ahead."""
+
+    def __call__(self, read: Callable[[], list[bytes]], *, ahead: bool) -> "asyncio.Future[list[bytes]]": ...
 
 
 class _Fetch:
     """Bytes on their way from a thread."""
 
-    def __init__(self, reader: Reader, start: int, stop: int, begin: Begin, *, held: bool) -> None:
+    def __init__(
+        self, reader: Reader, start: int, stop: int, begin: Begin, *, held: bool, ahead: bool
+    ) -> None:
         self._reader = reader
         self._start = start
         self.size = stop - start
         self.held = held  # the budget knows of them
         self.dropped = False
-        self.future = begin(self._run)
+        self.future = begin(self._run, ahead=ahead)
 
     def _run(self) -> list[bytes]:
         return [] if self.dropped else self._reader.read(self._start, self.size)
@@ -142,7 +148,7 @@ class ReadAhead:
                 self._arrived([data], stop - self._fetched, held=held)
                 self._fetched = stop
                 return
-            self._fetch(stop, held=held)
+            self._fetch(stop, held=held, ahead=False)
         fetch = self._coming[0]
         pieces = await ended(fetch.future)
         self._coming.popleft()
@@ -179,9 +185,9 @@ class ReadAhead:
                     return
                 stop = end_of(self._fetched, self._stop, self._reader.unit, units)
             self._held += stop - self._fetched
-            self._fetch(stop, held=True)
+            self._fetch(stop, held=True, ahead=True)
         self._depth = min(self._depth + 1, DEPTH)
 
-    def _fetch(self, stop: int, *, held: bool) -> None:
-        self._coming.append(_Fetch(self._reader, self._fetched, stop, self._begin, held=held))
+    def _fetch(self, stop: int, *, held: bool, ahead: bool) -> None:
+        self._coming.append(_Fetch(self._reader, self._fetched, stop, self._begin, held=held, ahead=ahead))
         self._fetched = stop

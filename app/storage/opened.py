@@ -11,12 +11,28 @@ from app.storage.threads import Pool, settled
 from app.storage.types import FileInfo
 
 
+class Threads:
+    """Those that read bytes of files.
+
+    What somebody waits for does not stand in line behind what others may need later. Few read that, because
+    each thread keeps as much memory as the longest batch took that it ever read.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.now = Pool(threads, "bytes")
+        self.ahead = Pool(max(1, threads // 4), "ahead")
+
+    def close(self) -> None:
+        self.now.close()
+        self.ahead.close()
+
+
 class ThreadedOpenFile:
     """A reader, and the reads that it has under way."""
 
-    def __init__(self, reader: Reader, pool: Pool, budget: Budget) -> None:
+    def __init__(self, reader: Reader, threads: Threads, budget: Budget) -> None:
         self._reader = reader
-        self._pool = pool
+        self._threads = threads
         self._budget = budget
         self._under_way: set[asyncio.Future[list[bytes]]] = set()
 
@@ -31,7 +47,7 @@ class ThreadedOpenFile:
         descriptor = self._reader.fileno()
         assert descriptor is not None
         if not descriptors.is_cached(descriptor, start, stop):
-            await self._pool.run(descriptors.preload, descriptor, start, stop)
+            await self._threads.now.run(descriptors.preload, descriptor, start, stop)
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         ahead = ReadAhead(self._reader, self._budget, self._begin, start, stop)
@@ -50,8 +66,8 @@ class ThreadedOpenFile:
         if self._under_way:
             await settled(asyncio.gather(*self._under_way, return_exceptions=True))
 
-    def _begin(self, read: Callable[[], list[bytes]]) -> asyncio.Future[list[bytes]]:
-        future = self._pool.start(read)
+    def _begin(self, read: Callable[[], list[bytes]], *, ahead: bool) -> asyncio.Future[list[bytes]]:
+        future = (self._threads.ahead if ahead else self._threads.now).start(read)
         self._under_way.add(future)
         future.add_done_callback(self._ended)
         return future

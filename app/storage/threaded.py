@@ -9,7 +9,7 @@ from app.storage.backend import Backend, Reader
 from app.storage.budget import Budget
 from app.storage.contract import Staged
 from app.storage.errors import StorageUnavailable
-from app.storage.opened import ThreadedOpenFile
+from app.storage.opened import ThreadedOpenFile, Threads
 from app.storage.staged import ThreadedStaged
 from app.storage.threads import Pool, ended
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
@@ -33,7 +33,7 @@ class ThreadedStorage:
     def __init__(self, backend: Backend, *, threads: int = 16) -> None:
         self._backend = backend
         self._reads = Pool(threads, "read")
-        self._bytes = Pool(threads, "bytes")
+        self._bytes = Threads(threads)
         self._changes = Pool(threads, "change")
         self._looks = Pool(threads, "look")
         self._upkeep = Pool(2, "upkeep")
