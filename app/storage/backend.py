@@ -1,6 +1,6 @@
 """The blocking Protocols that one database implements; threads, read-ahead and hashing are added above."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Protocol
 
 from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Listing, Page
@@ -8,7 +8,7 @@ from app.storage.upkeep import Scanned, Usage, Verified
 
 
 class Reader(Protocol):
-    """One version of one file, as `contract.OpenFile` promises. Used by one thread at a time."""
+    """One version of one file, as `contract.OpenFile` promises. Used by several threads at once."""
 
     @property
     def info(self) -> FileInfo: ...
@@ -16,12 +16,17 @@ class Reader(Protocol):
     def fileno(self) -> int | None:
         """As `contract.OpenFile.fileno`."""
 
-    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The start and stop of each part in which the bytes [start, stop) are best read."""
+    @property
+    def unit(self) -> int:
+        """The bytes are best read from multiples of this to others."""
 
-    def read(self, start: int, size: int) -> bytes:
-        """Up to `size` bytes from `start`; fewer only where the bytes really end. Raises Truncated,
-        StorageUnavailable."""
+    @property
+    def most(self) -> int:
+        """How many units are best read in one go, if there is memory for them."""
+
+    def read(self, start: int, size: int) -> list[bytes]:
+        """Up to `size` bytes from `start`, in the pieces in which they were found; fewer only where the bytes
+        really end. Raises Truncated, StorageUnavailable."""
 
     def read_nowait(self, start: int, size: int) -> bytes | None:
         """What `read` would give, if it is in memory; None where that would have to wait. Never raises."""

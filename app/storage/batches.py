@@ -1,18 +1,24 @@
-"""Which bytes are read from a storage in one go."""
+"""Which bytes are read from a storage in one go. It keeps bytes in units of so many."""
 
 from collections.abc import Iterator
 
 
-def batches(start: int, stop: int, *, unit: int, most: int = 1, whole: int = 1) -> Iterator[tuple[int, int]]:
-    """The start and stop of each batch of the bytes [start, stop).
+def units_in(start: int, stop: int, unit: int) -> int:
+    """How many units the bytes [start, stop) touch."""
+    return -(-stop // unit) - start // unit
 
-    The storage keeps bytes in units of so many. No two batches touch the same unit. The first, for which
-    somebody waits, touches one; each that follows at most twice as many as that before it, and none more than
-    `most`; unless all of it touches no more than `whole`, so that it is one batch.
+
+def end_of(start: int, stop: int, unit: int, units: int) -> int:
+    """Where a batch ends that begins at `start`, touches so many units, and goes no further than `stop`.
+
+    No two batches touch the same unit.
     """
-    touched = -(-stop // unit) - start // unit
-    units = touched if touched <= whole else 1
+    return min(stop, (start // unit + units) * unit)
+
+
+def batches(start: int, stop: int, *, unit: int, most: int) -> Iterator[tuple[int, int]]:
+    """The start and stop of each batch of the bytes [start, stop), of `most` units each."""
     while start < stop:
-        end = min(stop, (start // unit + units) * unit)
+        end = end_of(start, stop, unit, most)
         yield start, end
-        start, units = end, min(2 * units, most)
+        start = end

@@ -1,22 +1,40 @@
-"""The asynchronous face of a reader: read-ahead, and no thread where nothing blocks."""
+"""The asynchronous face of a reader."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 from app.storage import descriptors
+from app.storage.ahead import ReadAhead
 from app.storage.backend import Reader
-from app.storage.errors import Truncated
-from app.storage.threads import Pool, ended, settled
+from app.storage.budget import Budget
+from app.storage.threads import Pool, settled
 from app.storage.types import FileInfo
 
 
-class ThreadedOpenFile:
-    """A reader, and the one read that it may have under way."""
+class Threads:
+    """Those that read bytes of files.
 
-    def __init__(self, reader: Reader, pool: Pool) -> None:
+    What somebody waits for does not stand in line behind what others may need later. Few read that, because
+    each thread keeps as much memory as the longest batch took that it ever read.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.now = Pool(threads, "bytes")
+        self.ahead = Pool(max(1, threads // 4), "ahead")
+
+    def close(self) -> None:
+        self.now.close()
+        self.ahead.close()
+
+
+class ThreadedOpenFile:
+    """A reader, and the reads that it has under way."""
+
+    def __init__(self, reader: Reader, threads: Threads, budget: Budget) -> None:
         self._reader = reader
-        self._pool = pool
-        self._ahead: asyncio.Future[bytes] | None = None
+        self._threads = threads
+        self._budget = budget
+        self._under_way: set[asyncio.Future[list[bytes]]] = set()
 
     @property
     def info(self) -> FileInfo:
@@ -29,34 +47,32 @@ class ThreadedOpenFile:
         descriptor = self._reader.fileno()
         assert descriptor is not None
         if not descriptors.is_cached(descriptor, start, stop):
-            await self._pool.run(descriptors.preload, descriptor, start, stop)
+            await self._threads.now.run(descriptors.preload, descriptor, start, stop)
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        await self.settle()  # of a read that was left early
-        self._ahead = None
-        slow = False
-        batches = self._reader.batches(start, stop)
-        batch = next(batches, None)
-        while batch is not None:
-            position, end = batch
-            # At hand, a thread would cost more than the copy.
-            data = self._reader.read_nowait(position, end - position) if self._ahead is None else None
-            if data is None:
-                slow = True
-                data = await ended(self._ahead or self._fetch(position, end))
-            if len(data) != end - position:
-                raise Truncated(f"Only {position + len(data)} bytes of {stop} could be read.")
-            self._ahead = None
-            batch = next(batches, None)
-            if slow and batch is not None:
-                self._ahead = self._fetch(*batch)
-            yield data
+        ahead = ReadAhead(self._reader, self._budget, self._begin, start, stop)
+        try:
+            while piece := await ahead.next():
+                size = len(piece)
+                ahead.handed()
+                yield piece
+                del piece  # or it would stay in memory until the next one is there
+                ahead.taken(size)
+        finally:
+            ahead.close()
 
     async def settle(self) -> None:
-        """Wait for the read that is under way: the reader must not be closed under it."""
-        if self._ahead is not None:
-            await settled(self._ahead)
+        """Wait for the reads that are under way: the reader must not be closed under them."""
+        if self._under_way:
+            await settled(asyncio.gather(*self._under_way, return_exceptions=True))
 
-    def _fetch(self, start: int, stop: int) -> asyncio.Future[bytes]:
-        self._ahead = self._pool.start(self._reader.read, start, stop - start)
-        return self._ahead
+    def _begin(self, read: Callable[[], list[bytes]], *, ahead: bool) -> asyncio.Future[list[bytes]]:
+        future = (self._threads.ahead if ahead else self._threads.now).start(read)
+        self._under_way.add(future)
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, future: asyncio.Future[list[bytes]]) -> None:
+        self._under_way.discard(future)
+        if not future.cancelled():
+            future.exception()  # seen: of a read that was left, nobody else looks at it

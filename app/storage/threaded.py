@@ -6,15 +6,19 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from app.storage.backend import Backend, Reader
+from app.storage.budget import Budget
 from app.storage.contract import Staged
 from app.storage.errors import StorageUnavailable
-from app.storage.opened import ThreadedOpenFile
+from app.storage.opened import ThreadedOpenFile, Threads
 from app.storage.staged import ThreadedStaged
 from app.storage.threads import Pool, ended
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
 from app.storage.upkeep import Scanned, Usage, Verified
 
 T = TypeVar("T")
+
+IN_MEMORY = 32 << 20
+"""Bytes of files that are on their way to all clients together; see Budget."""
 
 
 class ThreadedStorage:
@@ -29,11 +33,12 @@ class ThreadedStorage:
     def __init__(self, backend: Backend, *, threads: int = 16) -> None:
         self._backend = backend
         self._reads = Pool(threads, "read")
-        self._bytes = Pool(threads, "bytes")
+        self._bytes = Threads(threads)
         self._changes = Pool(threads, "change")
         self._looks = Pool(threads, "look")
         self._upkeep = Pool(2, "upkeep")
         self._pings = Pool(1, "ping")
+        self._budget = Budget(IN_MEMORY)
 
     def close(self) -> None:
         """Wait for what is under way. Nothing may be asked of the storage afterwards."""
@@ -43,7 +48,7 @@ class ThreadedStorage:
     @asynccontextmanager
     async def open(self, address: Address) -> AsyncIterator[ThreadedOpenFile]:
         reader = self._backend.try_open(address) or await self._open_now(address)
-        file = ThreadedOpenFile(reader, self._bytes)
+        file = ThreadedOpenFile(reader, self._bytes, self._budget)
         try:
             yield file
         finally:

@@ -29,6 +29,7 @@ def settings(
     name, place = request.param
     # The smallest chunks: most reads in these tests need several.
     monkeypatch.setattr(staging, "CHUNK_SIZE", 4096)
+    monkeypatch.setattr(reading, "UNIT", 4096)
     monkeypatch.setattr(reading, "AT_ONCE", 8192)
     with ExitStack() as stack:
         root = Path(stack.enter_context(TemporaryDirectory(dir="/dev/shm"))) if place == "tmpfs" else tmp_path

@@ -22,6 +22,7 @@ from app.database.mongo import connection, reading
 from app.database.mongo.files import GridBackend
 from app.database.mongo.opening import open_gridfs
 from app.settings import Settings
+from app.storage.batches import batches
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key, Listing
 from app.storage.upkeep import Verdict
@@ -49,9 +50,12 @@ def test_short_chunks_are_read_by_the_thousand_at_most() -> None:
     with ExitStack() as stack:
         backend = library(stack, size, 1, [bytes([n % 251]) for n in range(size)])
         reader = backend.open(Key(SHARED, "", "a.mp4"), wait=True)
-        batches = [*reader.batches(0, size)]
-        assert max(stop - start for start, stop in batches) == reading.CHUNKS_AT_ONCE
-        data = b"".join(reader.read(start, stop - start) for start, stop in batches)
+        assert (reader.unit, reader.most) == (reading.CHUNKS_AT_ONCE, 1)
+        parts = [
+            reader.read(start, stop - start) for start, stop in batches(0, size, unit=reader.unit, most=1)
+        ]
+    assert {len(pieces) for pieces in parts} == {1}
+    data = b"".join(piece for pieces in parts for piece in pieces)
     assert data == bytes(n % 251 for n in range(size))
 
 

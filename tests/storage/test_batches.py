@@ -2,11 +2,11 @@
 
 import pytest
 
-from app.storage.batches import batches
+from app.storage.batches import batches, end_of, units_in
 
 
 @pytest.mark.parametrize(
-    ("start", "stop", "most", "expected"),  # where whole is as much as most
+    ("start", "stop", "most", "expected"),
     [
         (0, 0, 4, []),
         (5, 5, 4, []),
@@ -14,25 +14,23 @@ from app.storage.batches import batches
         (0, 10, 1, [(0, 10)]),
         (0, 11, 1, [(0, 10), (10, 11)]),
         (9, 11, 1, [(9, 10), (10, 11)]),
-        # All of it touches few units, so that it is one batch.
         (0, 40, 4, [(0, 40)]),
-        (9, 31, 4, [(9, 31)]),
-        (5, 45, 5, [(5, 45)]),
-        # It touches more: small first, and then ever more at once, up to the most.
-        (0, 41, 4, [(0, 10), (10, 30), (30, 41)]),
-        (9, 41, 4, [(9, 10), (10, 30), (30, 41)]),
-        (5, 200, 4, [(5, 10), (10, 30), (30, 70), (70, 110), (110, 150), (150, 190), (190, 200)]),
-        (25, 100, 3, [(25, 30), (30, 50), (50, 80), (80, 100)]),
+        (9, 41, 4, [(9, 40), (40, 41)]),
+        (25, 100, 3, [(25, 50), (50, 80), (80, 100)]),
     ],
 )
 def test_batches_of_units_of_ten(start: int, stop: int, most: int, expected: list[tuple[int, int]]) -> None:
-    assert list(batches(start, stop, unit=10, most=most, whole=most)) == expected
+    assert list(batches(start, stop, unit=10, most=most)) == expected
 
 
-def test_a_short_range_may_be_longer_than_a_batch() -> None:
-    assert list(batches(9, 51, unit=10, most=4, whole=6)) == [(9, 51)]
-    assert list(batches(9, 61, unit=10, most=4, whole=6)) == [(9, 10), (10, 30), (30, 61)]
+@pytest.mark.parametrize(
+    ("start", "stop", "units"), [(0, 1, 1), (0, 10, 1), (0, 11, 2), (9, 10, 1), (9, 11, 2), (9, 31, 4)]
+)
+def test_a_batch_ends_where_the_units_end_that_it_touches(start: int, stop: int, units: int) -> None:
+    assert units_in(start, stop, 10) == units
+    assert end_of(start, stop, 10, units) == stop
+    assert units == 1 or end_of(start, stop, 10, units - 1) == (start // 10 + units - 1) * 10
 
 
 def test_a_file_of_any_length_is_begun_at_once() -> None:
-    assert next(batches(0, 1 << 62, unit=255 << 10, most=4)) == (0, 255 << 10)
+    assert next(batches(0, 1 << 62, unit=255 << 10, most=4)) == (0, 4 * (255 << 10))

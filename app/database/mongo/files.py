@@ -7,6 +7,7 @@ removes.
 """
 
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 
 from mongoengine.fields import GridFSProxy
@@ -44,20 +45,23 @@ BIG = 16 << 20
 class GridBackend:
     """`storage.backend.Backend` over a MongoDB database.
 
-    `keeper` holds the leases of what is written. `media_type` guesses the type of a file that was not
-    uploaded from its name. `notice` is told what became of files by other programs, by any thread.
+    `keeper` holds the leases of what is written, `senders` bring it to the database. `media_type` guesses the
+    type of a file that was not uploaded from its name. `notice` is told what became of files by other
+    programs, by any thread.
     """
 
     def __init__(
         self,
         database: Database,
         keeper: leases.Keeper,
+        senders: Executor,
         *,
         media_type: Callable[[str], str],
         notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
         self._keeper = keeper
+        self._senders = senders
         self._changes = Changes(database, media_type)
         self._scanner = Scanner(database, media_type=media_type, notice=notice)
         self._hasher = Hasher(database)
@@ -82,7 +86,7 @@ class GridBackend:
     def stage(self, size: int | None) -> StagedFile:
         if size is not None and size >= BIG and self._database.room() < size:
             raise OutOfSpace("The disk of the database has no room for it.")
-        return StagedFile(self._database, self._keeper)
+        return StagedFile(self._database, self._keeper, self._senders)
 
     def commit(
         self,

@@ -8,6 +8,7 @@ from app.database.mongo.connection import Database
 from app.database.mongo.documents import Media, info_of, media_in
 from app.database.mongo.reading import GridReader
 from app.database.rules import verdict_of
+from app.storage.batches import batches
 from app.storage.errors import Truncated
 from app.storage.upkeep import Usage, Verdict, Verified
 
@@ -69,8 +70,8 @@ class Hasher:
 
     def _read(self, media: Media) -> Iterator[bytes]:
         reader = GridReader(self._database, media)
-        for start, stop in reader.batches(0, media.size):
-            yield reader.read(start, stop - start)
+        for start, stop in batches(0, media.size, unit=reader.unit, most=reader.most):
+            yield from reader.read(start, stop - start)
 
     def _documents(self, **conditions: bool) -> Iterator[Media]:
         """The documents, in the order of their ids, as they are when their turn comes."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from pymongo.errors import ServerSelectionTimeoutError
@@ -13,6 +14,9 @@ from app.database.rules import ignore
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
 from app.storage.types import Change
+
+SENDERS = 8
+"""Batches of all uploads that the database is storing at the same time, at most."""
 
 
 def open_gridfs(
@@ -38,7 +42,8 @@ def open_gridfs(
         raise type(error)(f"{database.where}: {error}{_reason(error)}") from error
     keeper = Keeper(database)
     stack.callback(keeper.close)
-    return GridBackend(database, keeper, media_type=media_type, notice=notice)
+    senders = stack.enter_context(ThreadPoolExecutor(SENDERS, "send"))
+    return GridBackend(database, keeper, senders, media_type=media_type, notice=notice)
 
 
 def _reason(error: StorageError) -> str:

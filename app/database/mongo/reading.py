@@ -1,15 +1,16 @@
 """Reading files of the bucket: only the chunks that a range touches, and never fewer bytes than asked."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Media, Stored, info_of
-from app.storage.batches import batches
 from app.storage.errors import Truncated
 from app.storage.types import FileInfo
 
-AT_ONCE = 1 << 20
+UNIT = 255 << 10
+"""Bytes that one question asks for, at least, unless there are no more or the chunks are too short."""
+
+AT_ONCE = 8 * UNIT
 """Bytes that one question asks for, at most, unless a chunk is longer."""
 
 CHUNKS_AT_ONCE = 1024
@@ -27,39 +28,40 @@ class GridReader:
         self._database = database
         self._file: Any = media.file.grid_id
         self._chunk_size: int = media.chunk_size
+        chunks = max(1, min(UNIT // self._chunk_size, CHUNKS_AT_ONCE))
+        self.unit = chunks * self._chunk_size
+        self.most = max(1, min(AT_ONCE // self.unit, CHUNKS_AT_ONCE // chunks))
 
     def fileno(self) -> None:
         """The bytes are in no file."""
 
-    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        most = max(1, min(AT_ONCE // self._chunk_size, CHUNKS_AT_ONCE))
-        # A range of so many bytes begins and ends anywhere in a chunk.
-        return batches(start, stop, unit=self._chunk_size, most=most, whole=most + 2)
-
-    def read(self, start: int, size: int) -> bytes:
+    def read(self, start: int, size: int) -> list[bytes]:
         """Raises Truncated where a chunk is missing, short or too long."""
         stop = min(start + size, self.info.size)
         first, last = start // self._chunk_size, (stop - 1) // self._chunk_size
         with self._database.asked():
             wanted = {"files_id": self._file, "n": {"$gte": first, "$lte": last}}
-            found = self._database.chunks.find(wanted, {"_id": False, "n": True, "data": True})
-            chunks = list(found.sort("n"))
-        return self._joined(chunks, start, stop)
+            # All in one answer, after which nothing stays open at the database.
+            many = last - first + 1
+            found = self._database.chunks.find(wanted, sort=[("n", 1)], limit=many, batch_size=many)
+            chunks = list(found)
+        pieces = self._pieces(chunks, start, stop)
+        return pieces if self._chunk_size >= UNIT else [b"".join(pieces)]
 
-    def _joined(self, chunks: list[Stored], start: int, stop: int) -> bytes:
+    def _pieces(self, chunks: list[Stored], start: int, stop: int) -> list[bytes]:
         position = start
-        parts = []
+        pieces = []
         for number, chunk in enumerate(chunks, start // self._chunk_size):
             begin = number * self._chunk_size
             data = chunk.get("data")
             length = min(self._chunk_size, self.info.size - begin)
             if chunk["n"] != number or not isinstance(data, bytes) or len(data) != length:
                 break
-            parts.append(memoryview(data)[position - begin : stop - begin])
+            pieces.append(data[position - begin : stop - begin])  # of all of it, no copy is made
             position = begin + len(data)
         if position < stop:
             raise Truncated(f"Only {position} bytes of {self.info.size} are stored.")
-        return b"".join(parts)
+        return pieces
 
     def read_nowait(self, start: int, size: int) -> None:
         """The database always takes a while."""

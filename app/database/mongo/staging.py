@@ -1,6 +1,8 @@
 """Files of the bucket that are being written: chunks that nothing names yet."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -16,8 +18,11 @@ from app.storage.types import Key
 CHUNK_SIZE = 255 << 10
 """Bytes in a chunk: what all drivers make."""
 
-BATCH = 4
-"""Chunks that are sent to the database in one go."""
+BATCH = 8
+"""Chunks that are sent to the database in one go, at most."""
+
+IN_FLIGHT = 2
+"""Batches of one file that the database is storing at the same time, at most."""
 
 SLICE = 256
 """Chunks that are removed in one go."""
@@ -35,9 +40,11 @@ class StagedFile:
     Its chunks come first, and the document that makes a file of them last, as the GridFS specification wants.
     """
 
-    def __init__(self, database: Database, keeper: leases.Keeper) -> None:
+    def __init__(self, database: Database, keeper: leases.Keeper, senders: Executor) -> None:
         self._database = database
         self._keeper = keeper
+        self._senders = senders
+        self._in_flight: deque[Future[None]] = deque()  # the oldest first
         self.id = ObjectId()
         self.chunk_size = CHUNK_SIZE
         self._buffer = bytearray()
@@ -48,18 +55,21 @@ class StagedFile:
         keeper.hold(self.id)
 
     def write(self, data: bytes) -> None:
+        """What it raises may be of an earlier batch."""
         self._buffer += data
-        batch = BATCH * self.chunk_size
-        while len(self._buffer) >= batch:
-            self._send(batch)
+        while whole := len(self._buffer) // self.chunk_size:
+            self._send(min(whole, BATCH) * self.chunk_size)
 
     def seal(self, key: Key, content_type: str, sha256: str) -> int:
         """Bring all of it to the database, and make a file of it, to be named within LEASE. Its size.
 
         What it says of itself is for other programs that look into the bucket.
         """
-        while self._buffer:
-            self._send(BATCH * self.chunk_size)
+        if self._buffer:
+            self._send(len(self._buffer))
+        with self._failing():
+            while self._in_flight:
+                self._in_flight.popleft().result()
         self._keeper.drop(self.id)  # before it is handed over, or it would be entered again
         self._insert_file(key.path, {"library": key.library, "contentType": content_type, "sha256": sha256})
         return self._size
@@ -71,6 +81,7 @@ class StagedFile:
     def discard(self) -> None:
         """Remove it, unless it is kept. What cannot be removed now is left to the sweep."""
         self._buffer.clear()
+        wait(self._in_flight)  # or they would be stored after all that there is was removed
         self._keeper.drop(self.id)
         if self._kept or self._failed:
             return
@@ -85,17 +96,23 @@ class StagedFile:
         with memoryview(self._buffer) as buffer:
             parts = [
                 Binary(bytes(buffer[start : min(start + self.chunk_size, size)]))
-                for start in range(0, min(size, len(buffer)), self.chunk_size)
+                for start in range(0, size, self.chunk_size)
             ]
         documents = [
             {"_id": ObjectId(), "files_id": self.id, "n": n, "data": data}
             for n, data in enumerate(parts, self._chunks)
         ]
-        with self._failing(), self._database.asked():
-            self._database.chunks.insert_many(documents)
+        with self._failing():
+            if len(self._in_flight) == IN_FLIGHT:
+                self._in_flight.popleft().result()
+            self._in_flight.append(self._senders.submit(self._insert, documents))
         self._chunks += len(parts)
         self._size += sum(map(len, parts))
         del self._buffer[:size]
+
+    def _insert(self, documents: list[Stored]) -> None:
+        with self._database.asked():
+            self._database.chunks.insert_many(documents)
 
     def _insert_file(self, filename: str, metadata: Stored) -> None:
         document: Stored = {

@@ -1,10 +1,8 @@
 """Reading files on the disk."""
 
 import os
-from collections.abc import Iterator
 
 from app.storage import descriptors
-from app.storage.batches import batches
 from app.storage.types import FileInfo
 
 
@@ -15,17 +13,15 @@ class DiskReader:
     def __init__(self, info: FileInfo, descriptor: int, chunk_size: int, *, is_near: bool = False) -> None:
         self.info = info
         self._descriptor = descriptor
-        self._chunk_size = chunk_size
         self._is_near = is_near
+        self.unit = chunk_size
+        self.most = 1
 
     def fileno(self) -> int:
         return self._descriptor
 
-    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        return batches(start, stop, unit=self._chunk_size)
-
-    def read(self, start: int, size: int) -> bytes:
-        return descriptors.read(self._descriptor, start, size)
+    def read(self, start: int, size: int) -> list[bytes]:
+        return [descriptors.read(self._descriptor, start, size)]
 
     def read_nowait(self, start: int, size: int) -> bytes | None:
         return descriptors.read_nowait(self._descriptor, start, size)

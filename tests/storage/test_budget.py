@@ -1,0 +1,86 @@
+"""What many readers hold in memory together."""
+
+import pytest
+
+from app.storage.budget import IDLE_S, Budget
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Reading:
+    """One that holds so much, and gives all of it back when it is told to."""
+
+    def __init__(self, budget: Budget, held: int) -> None:
+        self.budget = budget
+        self.held = held
+        assert budget.take(held)
+
+    def let_go(self) -> None:
+        self.budget.give(self.held)
+        self.held = 0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def budget(clock: Clock) -> Budget:
+    return Budget(100, clock)
+
+
+def test_no_more_is_held_than_there_is(budget: Budget) -> None:
+    assert budget.take(60)
+    assert not budget.take(41)
+    assert budget.take(40)
+    budget.give(60)
+    assert budget.take(60)
+
+
+def test_whoever_waits_longest_for_a_client_lets_go_first(budget: Budget, clock: Clock) -> None:
+    first, second = Reading(budget, 40), Reading(budget, 40)
+    budget.waits(first)
+    budget.waits(second)
+    clock.now += IDLE_S
+    assert budget.take(50)
+    assert (first.held, second.held) == (0, 40)
+    assert budget.take(30)
+    assert second.held == 0
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_nobody_lets_go_while_a_client_takes_quickly(budget: Budget, clock: Clock, waits: bool) -> None:
+    reading = Reading(budget, 80)
+    budget.waits(reading)
+    clock.now += IDLE_S
+    budget.goes_on(reading)
+    if waits:  # again, and not for long
+        budget.waits(reading)
+    clock.now += IDLE_S / 2
+    assert not budget.take(30)
+    assert reading.held == 80
+
+
+def test_the_least_is_had_at_once_by_everybody(budget: Budget) -> None:
+    waiting, working = Reading(budget, 50), Reading(budget, 50)
+    budget.waits(waiting)
+    budget.take_least(30)
+    assert (waiting.held, working.held) == (0, 50)
+    budget.take_least(30)  # nobody is left who could let go
+    assert budget.held == 110
+
+
+def test_half_of_it_is_lent_at_most(budget: Budget) -> None:
+    assert budget.take(100)
+    assert budget.lend(30)
+    assert not budget.lend(21)
+    assert budget.lend(20)
+    budget.returned(30)
+    assert (budget.held, budget.lent) == (70, 20)
+    assert budget.lend(30)
