@@ -57,6 +57,7 @@ _METHODS: dict[type, dict[str, list[str]]] = {
         "handle_websocket_upgrade": ["self"],
         "on_message_begin": ["self"],
         "on_headers_complete": ["self"],
+        "on_body": ["self", "body"],
         "on_message_complete": ["self"],
     },
     RequestResponseCycle: {"send": ["self", "message"]},
@@ -65,6 +66,7 @@ _METHODS: dict[type, dict[str, list[str]]] = {
 _ATTRIBUTES: dict[type, set[str]] = {
     HttpToolsProtocol: {"config", "cycle", "flow", "loop", "parser", "scheme", "server_state", "transport"},
     RequestResponseCycle: {
+        "body",
         "chunked_encoding",
         "disconnected",
         "expected_content_length",
@@ -159,6 +161,17 @@ class HttpProtocol(HttpToolsProtocol):
             self._cycles.popleft()
         if self.cycle is not None:  # none has begun: it asks for another protocol
             self._cycles.append(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        # uvicorn copies all of a body into a bytearray, and out of it again. A piece that comes alone, as
+        # those of files do, is handed on as it is.
+        cycle: Any = self.cycle
+        if not self.parser.should_upgrade() and not cycle.response_complete:
+            if not cycle.body:
+                cycle.body, body = body, b""
+            elif isinstance(cycle.body, bytes):
+                cycle.body = bytearray(cycle.body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._begun = False
