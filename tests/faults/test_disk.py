@@ -97,6 +97,23 @@ def test_a_limit_that_falls_into_a_write(
         assert http.get("/files/film.mp4").content == data[:-1]
 
 
+def test_a_slow_disk_slows_the_client(
+    alone: Server, begin: Begin, injected: Callable[..., AbstractContextManager[Path]]
+) -> None:
+    """What cannot be written yet stays with the client, not in memory."""
+    connection = begin(alone, raw("PUT", "/files/film.mp4", "Content-Length: 1000000000"))
+    connection.settimeout(0.5)
+    sent, idle = 0, alone.rss()
+    with injected(alone.process.pid, "write:delay_enter=500000"):
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            with contextlib.suppress(TimeoutError):
+                sent += connection.send(b"x" * 1_000_000)
+        assert alone.rss() - idle < 10 << 20
+    assert sent < 32_000_000, "the buffers of two sockets, and a few batches"
+    connection.close()
+
+
 def test_a_limit_that_the_database_meets(alone: Server) -> None:
     with alone.client() as http:
         film = http.put("/files/film.mp4", content=b"film").raise_for_status().json()

@@ -42,10 +42,10 @@ def peak(server: Server) -> float:
     return int(line.split()[1]) / 1024
 
 
-def put(server: Server, size: int) -> None:
+def put(server: Server, size: int, name: str = "put.bin") -> None:
     with server.client(timeout=600) as client:
         answer = client.put(
-            "/files/put.bin", content=blocks(size), headers={"content-length": str(size * MIB)}
+            f"/files/{name}", content=blocks(size), headers={"content-length": str(size * MIB)}
         )
         assert answer.status_code == 201, answer.text
 
