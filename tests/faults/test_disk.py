@@ -99,18 +99,22 @@ def test_a_limit_that_falls_into_a_write(
 
 
 def test_a_slow_disk_slows_the_client(
-    alone: Server, begin: Begin, injected: Callable[..., AbstractContextManager[Path]]
+    alone: Server,
+    begin: Begin,
+    until: Callable[..., bool],
+    injected: Callable[..., AbstractContextManager[Path]],
 ) -> None:
     """What cannot be written yet stays with the client, not in memory."""
     connection = begin(alone, raw("PUT", "/files/film.mp4", "Content-Length: 1000000000"))
-    connection.settimeout(0.5)
+    assert until(alone.staging)
+    connection.settimeout(0.8)
     sent, idle = 0, alone.rss()
-    with injected(alone.process.pid, "write:delay_enter=500000"):
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
-            with contextlib.suppress(TimeoutError):
-                sent += connection.send(b"x" * 1_000_000)
-        assert alone.rss() - idle < 10 << 20
+    slow = injected(alone.process.pid, "write:delay_enter=2000000", paths=(*alone.staging(),))
+    with slow as trace, contextlib.suppress(TimeoutError):
+        while sent < 32_000_000:
+            sent += connection.send(bytes(1_000_000))
+    assert "write(" in trace.read_text()
+    assert alone.rss() - idle < 10 << 20
     assert sent < 32_000_000, "the buffers of two sockets, and a few batches"
     connection.close()
 

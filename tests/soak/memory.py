@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=2048, help="MiB of the file")
     parser.add_argument("--readers", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=20, help="for the slow readers")
-    parser.add_argument("--limit", type=float, default=60, help="MiB above idle, of one transfer")
+    parser.add_argument("--limit", type=float, default=10, help="MiB above idle, of one transfer")
     parser.add_argument("--storage", choices=["filesystem", "gridfs"], action="append", help="both")
     options = parser.parse_args()
     within = True
