@@ -133,8 +133,16 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._overhead = 0
-        if not self.cycle.response_started:
-            self.cycle.waiting_for_100_continue = False  # so the client did not wait, and all of it will come
+        cycle: Any = self.cycle
+        if not cycle.response_started:
+            cycle.waiting_for_100_continue = False  # so the client did not wait, and all of it will come
+        # uvicorn copies all of a body into a bytearray, and out of it again. A piece that comes alone, as
+        # those of files do, is handed on as it is.
+        if not self.parser.should_upgrade() and not cycle.response_complete:
+            if not cycle.body:
+                cycle.body, body = body, b""
+            elif isinstance(cycle.body, bytes):
+                cycle.body = bytearray(cycle.body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -1,9 +1,11 @@
 """What can be asked of an open file."""
 
+import contextlib
 import errno
 import fcntl
 import os
 import signal
+import sys
 
 from app.storage.folders import translated
 
@@ -67,3 +69,13 @@ def preload(descriptor: int, start: int, stop: int) -> None:
     """Have the bytes [start, stop) in the page cache."""
     for position in range(start, stop, _PIECE):
         read(descriptor, position, min(_PIECE, stop - position))
+
+
+def begin_write_back(descriptor: int, start: int, stop: int) -> None:
+    """Have the system bring the bytes [start, stop) of a file to the disk, without waiting for it and without
+    knowing that it did: for that there is fsync. Does nothing where the system cannot be told."""
+    if sys.platform == "linux":
+        # What it is made for is to drop pages from memory. It writes dirty ones first, and does not wait for
+        # them, so that these stay. sync_file_range(2), which does just that, is not in Python.
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)

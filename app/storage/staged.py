@@ -9,6 +9,9 @@ from app.storage.threads import Pool, ended, settled
 WRITE_BATCH = 1 << 20
 """Bytes that are hashed and written in one go."""
 
+MAX_PIECES = 256
+"""Pieces that are: a tiny one takes many times its length in memory."""
+
 
 class ThreadedStaged:
     """A writer, the batch that is being collected for it, and the one that is being written."""
@@ -18,7 +21,8 @@ class ThreadedStaged:
         self._pool = pool
         self._hash = hashlib.sha256()
         self._size = 0
-        self._batch = bytearray()
+        self._batch: list[bytes] = []  # the pieces as they came: a thread puts them together
+        self._collected = 0
         self._under_way: asyncio.Future[None] | None = None
 
     @property
@@ -30,8 +34,10 @@ class ThreadedStaged:
         return self._hash.hexdigest()
 
     async def write(self, data: bytes) -> None:
-        self._batch += data
-        if len(self._batch) >= WRITE_BATCH:
+        if data:
+            self._batch.append(data)
+            self._collected += len(data)
+        if self._collected >= WRITE_BATCH or len(self._batch) >= MAX_PIECES:
             await self._write_batch()
 
     async def flush(self) -> None:
@@ -47,11 +53,13 @@ class ThreadedStaged:
     async def _write_batch(self) -> None:
         if self._under_way is not None:
             await ended(self._under_way)
-        batch, self._batch = bytes(self._batch), bytearray()
-        if batch:
-            self._under_way = self._pool.start(self._write, batch)
+        pieces, self._batch, self._collected = self._batch, [], 0
+        if pieces:
+            self._under_way = self._pool.start(self._write, pieces)
 
-    def _write(self, batch: bytes) -> None:
+    def _write(self, pieces: list[bytes]) -> None:
+        batch = b"".join(pieces)
+        pieces.clear()  # or they would be in memory twice
         self._hash.update(batch)
         self.writer.write(batch)
         self._size += len(batch)

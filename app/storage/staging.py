@@ -7,7 +7,11 @@ import stat
 from dataclasses import dataclass
 from uuid import uuid4
 
+from app.storage.descriptors import begin_write_back
 from app.storage.folders import translated
+
+WRITE_BACK = 16 << 20
+"""Bytes after which the disk is told to begin with them: few are left to wait for when all have come."""
 
 _LAST_NS = (1 << 63) - 2
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -61,6 +65,7 @@ class StagedFile:
 
     def __init__(self, staging: int) -> None:
         self._staging = staging
+        self._size = self._given_to_disk = 0
         while True:
             self.name = uuid4().hex
             self._descriptor = os.open(self.name, _CREATE, 0o666, dir_fd=staging)
@@ -73,6 +78,10 @@ class StagedFile:
             rest = memoryview(data)
             while rest:  # a write may be short: on signals, near a limit, on a full disk
                 rest = rest[os.write(self._descriptor, rest) :]
+        self._size += len(data)
+        if self._size - self._given_to_disk >= WRITE_BACK:
+            begin_write_back(self._descriptor, self._given_to_disk, self._size)
+            self._given_to_disk = self._size
 
     def seal(self) -> Signature:
         """Bring the bytes to the disk. An error here is final: the kernel may have dropped what it could

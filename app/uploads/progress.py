@@ -29,11 +29,11 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.filename = filename
+        self.received = 0
         self._tell = tell
         self._sid: str | None = None
         self._total = total
         self._clock = clock
-        self._received = 0
         self._not_before = clock()
         if sid:
             self.follow(sid)
@@ -48,18 +48,18 @@ class Progress:
 
     def advance(self, size: int) -> None:
         """So many more bytes have come."""
-        self._received += size
+        self.received += size
         now = self._clock()
-        if self._sid and size and now >= self._not_before and self._received != self._total:
+        if self._sid and size and now >= self._not_before and self.received != self._total:
             self._not_before = now + INTERVAL_S
             self._send(self._total)
 
     def finish(self) -> None:
         """The file is stored."""
         if self._sid:
-            self._send(self._received)
+            self._send(self.received)
 
     def _send(self, total: int | None) -> None:
         assert self._sid is not None
-        progress = {"filename": self.filename, "received": self._received, "total": total}
+        progress = {"filename": self.filename, "received": self.received, "total": total}
         self._tell(self._sid, compact({"progress": progress}))

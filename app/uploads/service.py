@@ -1,6 +1,7 @@
 """Takes uploads: bytes go straight from the request into staging, and are stored when all have come."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from app.library.service import Library
 from app.storage.contract import Staged, Storage
@@ -41,27 +42,25 @@ class Uploads:
     ) -> FileInfo:
         """Store the file of a form as a new one. `folder` is where, unless a field of the form says it, and
         so is `sid` for who is told of its progress; `length` is that of the whole body, if known."""
-        if length is not None and length > self._max_size + FORM_OVERHEAD:
-            raise self._too_large()
+        self._check_length(length, self._max_size + FORM_OVERHEAD)
         target = _Target(library, folder)
         progress = Progress(self._tell, sid=sid, filename=None, total=length)
-        async with self._storage.stage(size=length) as staged:
-            received = 0
-            async for data in body:
-                for event in form.feed(data):
-                    if isinstance(event, FileData):
-                        received += len(event.data)
-                        await self._write(staged, event.data, received)
-                    elif isinstance(event, Field) and event.name == "sid":
-                        progress.follow(event.value)
-                    elif (key := target.learn(event)) is not None:
-                        await self._storage.check(key, Expect.ABSENT)
-                progress.filename = target.filename
-                progress.advance(len(data))
+
+        async def read(data: bytes) -> bytes:
+            part = b""
+            for event in form.feed(data):
+                if isinstance(event, FileData):
+                    part = event.data  # there is one at most
+                elif isinstance(event, Field) and event.name == "sid":
+                    progress.follow(event.value)
+                elif (key := target.learn(event)) is not None:
+                    await self._storage.check(key, Expect.ABSENT)
+            progress.filename = target.filename
+            return part
+
+        async with self._received(body, read, length=length, progress=progress) as staged:
             form.finish()
-            info = await self._library.add(target.key(), staged, content_type=target.content_type)
-        progress.finish()
-        return info
+            return await self._library.add(target.key(), staged, content_type=target.content_type)
 
     async def receive_raw(
         self,
@@ -76,31 +75,45 @@ class Uploads:
     ) -> Committed:
         """Store the body at the key, and tell the sid of it. `length` and `sha256` are what the client
         announced, if it did."""
-        if length is not None and length > self._max_size:
-            raise self._too_large()
+        self._check_length(length, self._max_size)
         await self._storage.check(key, expect)
         progress = Progress(self._tell, sid=sid, filename=key.filename, total=length)
-        async with self._storage.stage(size=length) as staged:
-            received = 0
-            async for data in body:
-                received += len(data)
-                await self._write(staged, data, received)
-                progress.advance(len(data))
-            if length is not None and received != length:
-                raise IncompleteBody(f"{length} bytes were announced, and {received} came.")
-            await staged.flush()
+
+        async def read(data: bytes) -> bytes:
+            return data
+
+        async with self._received(body, read, length=length, progress=progress) as staged:
             digests.verify(sha256, staged.sha256)
-            committed = await self._library.replace(key, staged, content_type=content_type, expect=expect)
+            return await self._library.replace(key, staged, content_type=content_type, expect=expect)
+
+    @asynccontextmanager
+    async def _received(
+        self,
+        body: AsyncIterator[bytes],
+        read: Callable[[bytes], Awaitable[bytes]],
+        *,
+        length: int | None,
+        progress: Progress,
+    ) -> AsyncIterator[Staged]:
+        """The whole file of a body, counted and hashed, to be stored inside. `read` gives the bytes of the
+        file that a piece of the body holds."""
+        async with self._storage.stage(size=length) as staged:
+            size = 0
+            async for data in body:
+                part = await read(data)
+                size += len(part)
+                self._check_length(size, self._max_size)
+                await staged.write(part)
+                progress.advance(len(data))
+            if length is not None and progress.received != length:
+                raise IncompleteBody(f"{length} bytes were announced, and {progress.received} came.")
+            await staged.flush()
+            yield staged
         progress.finish()
-        return committed
 
-    async def _write(self, staged: Staged, data: bytes, received: int) -> None:
-        if received > self._max_size:
-            raise self._too_large()
-        await staged.write(data)
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"A file may have at most {self._max_size} bytes here.")
+    def _check_length(self, length: int | None, most: int) -> None:
+        if length is not None and length > most:
+            raise TooLarge(f"A file may have at most {self._max_size} bytes here.")
 
 
 class _Target:

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.storage.staging import WRITE_BACK
 from tests.support import Server, running
 
 Begin = Callable[..., socket.socket]
@@ -95,6 +96,42 @@ def test_a_limit_that_falls_into_a_write(
         assert alone.staging() == []
         assert http.put("/files/film.mp4", content=data[:-1]).status_code == 201
         assert http.get("/files/film.mp4").content == data[:-1]
+
+
+def test_a_slow_disk_slows_the_client(
+    alone: Server,
+    begin: Begin,
+    until: Callable[..., bool],
+    injected: Callable[..., AbstractContextManager[Path]],
+) -> None:
+    """What cannot be written yet stays with the client, not in memory."""
+    connection = begin(alone, raw("PUT", "/files/film.mp4", "Content-Length: 1000000000"))
+    assert until(alone.staging)
+    connection.settimeout(0.8)
+    sent, idle = 0, alone.rss()
+    slow = injected(alone.process.pid, "write:delay_enter=2000000", paths=(*alone.staging(),))
+    with slow as trace, contextlib.suppress(TimeoutError):
+        while sent < 32_000_000:
+            sent += connection.send(bytes(1_000_000))
+    assert "write(" in trace.read_text()
+    assert alone.rss() - idle < 10 << 20
+    assert sent < 32_000_000, "the buffers of two sockets, and a few batches"
+    connection.close()
+
+
+def test_the_disk_begins_while_a_long_file_still_comes(
+    alone: Server, injected: Callable[..., AbstractContextManager[Path]]
+) -> None:
+    with (
+        alone.client() as http,
+        injected(alone.process.pid, "fadvise64:delay_enter=1", "fsync:delay_enter=1") as trace,
+    ):
+        assert http.put("/files/film.mp4", content=bytes(40_000_000)).status_code == 201
+    told, _, _ = trace.read_text().partition("fsync")
+    spans = [(int(start), int(size)) for start, size in re.findall(r"staging.*?, (\d+), (\d+),", told)]
+    assert len(spans) >= 2
+    assert [start for start, _ in spans] == [0, *(start + size for start, size in spans[:-1])]
+    assert sum(size for _, size in spans) > 40_000_000 - 2 * WRITE_BACK
 
 
 def test_a_limit_that_the_database_meets(alone: Server) -> None:

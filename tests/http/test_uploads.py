@@ -80,6 +80,16 @@ def test_put_a_new_file(http: httpx.Client, folder: str, data: bytes, chunked: b
     check_file(response, f"{folder}/sub folder", "film.mp4", data, http)
 
 
+def test_chunks_of_all_sizes_in_one_go(http: httpx.Client, connect: Any, folder: str) -> None:
+    """Several come before the program has taken the first, and some come alone."""
+    pieces = [bytes([number % 251]) * size for number, size in enumerate([1, 2, 70_000, 1, 300_000, 3] * 4)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+    connection = connect()
+    connection.request("PUT", f"/files/{folder}/film.mp4", "Transfer-Encoding: chunked", body=chunks)
+    assert connection.answer("PUT").status_code == 201
+    assert http.get(f"/files/{folder}/film.mp4").content == b"".join(pieces)
+
+
 def test_put_at_the_top(http: httpx.Client, folder: str) -> None:
     try:
         check_file(put(http, f"{folder}.mp4", DATA), "", f"{folder}.mp4", DATA, http)
