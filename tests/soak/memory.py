@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from tests.mongo import Mongod
 from tests.support import Server, running
 
+Server.forked = False  # what is measured begins as it does elsewhere, and has only what it needs in memory
+
 MIB = 1 << 20
 READER = {"filesystem": 1.0, "gridfs": 5.0}
 """MiB that a slow reader may take: a batch that is being sent, the next one, and what both were made of."""
