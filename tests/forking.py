@@ -1,8 +1,8 @@
 """`seekable` in processes that have its modules in memory when they begin.
 
-To import them takes five times as long as all else at a start, and the tests start hundreds of servers. So one
-process imports them, and forks. From there on the command runs as it does in a process of its own, to the end
-of the interpreter.
+To import them takes ten times as long as all else at a start, and the tests start hundreds of servers. So
+one process imports them, and forks. From there on the command runs as it does in a process of its own, to
+the end of the interpreter.
 """
 
 import gc

@@ -290,13 +290,16 @@ def test_a_disk_inside_the_library_that_goes_and_comes_back(
 # The commands
 
 
-def test_scan_and_verify_beside_a_running_server(lazy: Server) -> None:
+def test_scan_and_verify_beside_a_running_server(lazy: Server, until: Until) -> None:
+    (lazy.files / "link\x1b[31m").symlink_to("/etc/passwd")
+    lazy.stop()
+    lazy.start()
+    assert until(lambda: "Scanned the files" in lazy.log())  # by itself, which it does not do again
     with lazy.client() as http:
         http.put("/files/a/film.mp4", content=b"x" * 100_000)
         http.put("/files/a/gone.mp4", content=b"gone")
         (lazy.files / "new.mp4").write_bytes(b"new")
         (lazy.files / "a" / "gone.mp4").unlink()
-        (lazy.files / "link\x1b[31m").symlink_to("/etc/passwd")
         time.sleep(2.1)
         scanned = seekable(lazy, "scan")
         assert scanned.returncode == 0, scanned.stderr
