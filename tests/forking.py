@@ -23,6 +23,7 @@ MODULES = (
     "app.main",
     "app.server",
     "app.database.mongo.opening",
+    "app.database.sql.opening",
     "app.database.sql.postgresql",
     "uvicorn.lifespan.on",
     "uvicorn.loops.auto",
