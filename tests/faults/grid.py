@@ -116,7 +116,7 @@ def leftovers(server: Server) -> set[str]:
     return beneath(server).leftovers()
 
 
-def until(condition: Callable[[], bool], within: float = 10) -> bool:
+def until(condition: Callable[[], bool], within: float = 20) -> bool:
     """Wait for something to become true. Whether it did."""
     deadline = time.monotonic() + within
     while not condition():

@@ -96,7 +96,7 @@ def check_winner(
     check_staging(server)
 
 
-def check_staging(server: Server, within: float = 5) -> None:
+def check_staging(server: Server, within: float = 15) -> None:
     deadline = time.monotonic() + within
     while (left := beneath(server).leftovers()) and time.monotonic() < deadline:
         time.sleep(0.02)

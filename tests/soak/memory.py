@@ -22,8 +22,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from tests.mongo import Mongod
 from tests.support import Server, running
 
-Server.forked = False  # what is measured begins as it does elsewhere, and has only what it needs in memory
-
 MIB = 1 << 20
 READER = {"filesystem": 1.0, "gridfs": 5.0}
 """MiB that a slow reader may take: a batch that is being sent, the next one, and what both were made of."""
@@ -138,6 +136,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=60, help="MiB above idle, of one transfer")
     parser.add_argument("--storage", choices=["filesystem", "gridfs"], action="append", help="both")
     options = parser.parse_args()
+    Server.forked = False  # it begins as it does elsewhere, and has only what it needs in memory
     within = True
     for storage in options.storage or ("filesystem", "gridfs"):
         print(f"{storage}:")
