@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -107,6 +108,13 @@ class Server:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) * 1024
+
+
+@cache
+def noise(size: int) -> bytes:
+    """So many bytes, no two pieces of them alike. All modules that ask for one size share them: each holds
+    them as long as the process runs."""
+    return os.urandom(size)
 
 
 @contextmanager
