@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
@@ -34,9 +36,11 @@ MODULES = (
 class Command:
     """`seekable` with arguments, as far as tests need it what subprocess.Popen is."""
 
-    def __init__(self, *arguments: str, folder: Path, log: Path, environment: dict[str, str]) -> None:
-        words = {"arguments": arguments, "folder": str(folder), "log": str(log), "environment": environment}
-        self.pid: int = _parent().ask(words)
+    def __init__(
+        self, *arguments: str, folder: Path, output: Path, errors: Path, environment: Mapping[str, str]
+    ) -> None:
+        paths = {"folder": str(folder), "output": str(output), "errors": str(errors)}
+        self.pid: int = _parent().ask({"arguments": arguments, "environment": {**environment}, **paths})
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -61,6 +65,22 @@ class Command:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def completed(
+    *arguments: str, folder: Path | None = None, environment: Mapping[str, str], timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """`seekable` with arguments, run to its end. Raises TimeoutExpired."""
+    with TemporaryDirectory() as place:
+        output, errors = Path(place, "output"), Path(place, "errors")
+        command = Command(
+            *arguments, folder=folder or Path.cwd(), output=output, errors=errors, environment=environment
+        )
+        try:
+            status = command.wait(timeout)
+        finally:
+            command.kill()
+        return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
 
 class _Parent:
@@ -112,15 +132,15 @@ def _status(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _become(arguments: list[str], folder: str, log: str, environment: dict[str, str]) -> None:
+def _become(arguments: list[str], folder: str, output: str, errors: str, environment: dict[str, str]) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, log, os.O_WRONLY | os.O_APPEND)):
-        descriptor = os.open(path, flags)
+    writing = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, output, writing), (2, errors, writing)):
+        descriptor = os.open(path, flags, 0o666)
         os.dup2(descriptor, number)
         os.close(descriptor)
-    os.dup2(1, 2)
     program = Path(sys.executable).with_name("seekable")
     sys.path[0] = str(program.parent)
     sys.argv[:] = [str(program), *arguments]

@@ -59,7 +59,8 @@ class Server:
 
     def _begin(self, *arguments: str, environment: dict[str, str]) -> Process:
         if self.forked and not self.wrapper:
-            return Command(*arguments, folder=self.folder, log=self.log_file, environment=environment)
+            log = self.log_file
+            return Command(*arguments, folder=self.folder, output=log, errors=log, environment=environment)
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
                 [*self.wrapper, SEEKABLE, *arguments],

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.forking import completed
 from tests.sockets import Socket
 from tests.support import SEEKABLE, Server, need, run, running
 
@@ -235,13 +236,8 @@ def disk(tmp_path: Path, until: Until) -> Iterator[Callable[[Path], None]]:
 
 def seekable(server: Server, command: str, **settings: object) -> subprocess.CompletedProcess[str]:
     environment = {f"SEEKABLE_{key.upper()}": str(value) for key, value in settings.items()}
-    return subprocess.run(
-        [SEEKABLE, command],
-        env={**os.environ, "SEEKABLE_FILES_DIR": str(server.files), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    environment |= {"SEEKABLE_FILES_DIR": str(server.files)}
+    return completed(command, environment={**os.environ, **environment})
 
 
 def test_an_unmounted_disk_loses_no_row(tmp_path: Path, disk: Callable[[Path], None]) -> None:
