@@ -5,6 +5,7 @@ one process imports them, and forks. From there on the command runs as it does i
 the end of the interpreter.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -91,6 +92,7 @@ class _Parent:
         self._process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        atexit.register(self._process.communicate)
         self._one_at_a_time = Lock()
 
     def ask(self, question: dict[str, Any]) -> Any:
@@ -99,7 +101,9 @@ class _Parent:
         with self._one_at_a_time:
             self._process.stdin.write(f"{json.dumps(question)}\n")
             self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
+            answer = self._process.stdout.readline()
+        assert answer, "the process that forks has ended"
+        return json.loads(answer)
 
 
 @cache

@@ -289,8 +289,9 @@ def test_a_disk_inside_the_library_that_goes_and_comes_back(
 def test_scan_and_verify_beside_a_running_server(lazy: Server, until: Until) -> None:
     (lazy.files / "link\x1b[31m").symlink_to("/etc/passwd")
     lazy.stop()
+    said = len(lazy.log())
     lazy.start()
-    assert until(lambda: "Scanned the files" in lazy.log())  # by itself, which it does not do again
+    assert until(lambda: "Scanned the files" in lazy.log()[said:])  # by itself, which it does not do again
     with lazy.client() as http:
         http.put("/files/a/film.mp4", content=b"x" * 100_000)
         http.put("/files/a/gone.mp4", content=b"gone")
