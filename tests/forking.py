@@ -113,6 +113,7 @@ def _parent() -> _Parent:
 
 def serve_forks() -> None:
     """In the parent: answer questions until there are no more. In each child: return."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends the servers
     for name in MODULES:
         __import__(name)
     gc.collect()
@@ -137,6 +138,7 @@ def _status(pid: int) -> int | None:
 
 
 def _become(arguments: list[str], folder: str, output: str, errors: str, environment: dict[str, str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
