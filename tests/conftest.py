@@ -15,7 +15,7 @@ def filesystem() -> dict[str, object]:
 
 
 def postgresql() -> dict[str, object]:
-    return {"storage": "filesystem", "database_url": postgres.shared().new_database()}
+    return {"storage": "filesystem", "database_url": postgres.shared().new_library()}
 
 
 # One entry a backend: every test that takes `new_library` or `server` meets them all.

@@ -9,20 +9,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
 import pytest
 
+from tests.forking import Command
+
 NewLibrary = Callable[[], dict[str, Any]]
 """Gives the settings of one more empty library."""
+
+Process = subprocess.Popen[bytes] | Command
 
 SEEKABLE = str(Path(sys.executable).with_name("seekable"))
 
 
 class Server:
     """`seekable serve` in a process of its own. `settings` are SEEKABLE_*, lower case, without the prefix."""
+
+    forked = True
+    """It begins with its modules in memory; see forking.py."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
@@ -31,22 +39,15 @@ class Server:
         self.url = ""
         self.wrapper: tuple[str, ...] = ()  # a command to run it under
         self.settings: dict[str, Any] = {"files_dir": self.files, **settings}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def start(self, *arguments: str, within: float = 30) -> "Server":
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
         environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in self.settings.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        offset = self.log_file.stat().st_size if self.log_file.exists() else 0
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*self.wrapper, SEEKABLE, "serve", "--port", "0", *arguments],
-                cwd=self.folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self.log_file.touch()
+        offset = self.log_file.stat().st_size
+        self._process = self._begin("serve", "--port", "0", *arguments, environment=environment)
         deadline = time.monotonic() + within
         while time.monotonic() < deadline and self._process.poll() is None:
             found = re.search(r"docs +(http\S+)/docs", self.log()[offset:])
@@ -56,8 +57,22 @@ class Server:
             time.sleep(0.02)
         raise AssertionError(f"The server did not start:\n{self.log()[offset:]}")
 
+    def _begin(self, *arguments: str, environment: dict[str, str]) -> Process:
+        if self.forked and not self.wrapper:
+            log = self.log_file
+            return Command(*arguments, folder=self.folder, output=log, errors=log, environment=environment)
+        with self.log_file.open("ab") as log:
+            return subprocess.Popen(
+                [*self.wrapper, SEEKABLE, *arguments],
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Process:
         assert self._process is not None
         return self._process
 
@@ -94,6 +109,13 @@ class Server:
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) * 1024
+
+
+@cache
+def noise(size: int) -> bytes:
+    """So many bytes, no two pieces of them alike. All modules that ask for one size share them: each holds
+    them as long as the process runs."""
+    return os.urandom(size)
 
 
 @contextmanager

@@ -6,8 +6,6 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from app.database.rules import ignore
-from app.database.sql.engine import BUSY_TIMEOUT_MS
-from app.database.sql.opening import check_folders_apart, open_filesystem
 from app.settings import Settings
 from app.storage.backend import Backend
 from app.storage.contract import Storage
@@ -48,6 +46,8 @@ def check_apart(settings: Settings, other: Settings) -> None:
     """Raise ConfigurationError if both name the same library, as far as can be told before it is opened, or
     if one is inside the other."""
     if settings.storage == other.storage == "filesystem":
+        from app.database.sql.opening import check_folders_apart  # noqa: PLC0415
+
         check_folders_apart(settings, other)
     elif settings.storage == other.storage:
         from app.database.mongo.apart import check_urls_apart  # noqa: PLC0415
@@ -80,6 +80,10 @@ def _open(
         from app.database.mongo.opening import open_gridfs  # noqa: PLC0415
 
         return open_gridfs(settings, media_type, stack, notice, create=create)
+    # The other way round, SQLAlchemy and Alembic.
+    from app.database.sql.engine import BUSY_TIMEOUT_MS  # noqa: PLC0415
+    from app.database.sql.opening import open_filesystem  # noqa: PLC0415
+
     busy_timeout_ms = BUSY_TIMEOUT_MS if patient else PATIENCE_MS
     return open_filesystem(
         settings, media_type, stack, notice, busy_timeout_ms=busy_timeout_ms, create=create

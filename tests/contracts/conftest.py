@@ -15,13 +15,20 @@ from app.storage.types import SHARED, Key
 from tests.beneath import beneath
 from tests.conftest import BACKENDS
 
-# On tmpfs nobody can tell whether a read would wait, so that there every read takes a thread.
-PLACES = {"filesystem": ["disk", *(["tmpfs"] if Path("/dev/shm").is_dir() else [])]}
+LISTING = {"test_lists", "test_upkeep"}
+"""Whose tests are not about what is read of open files."""
 
 
-@pytest.fixture(
-    params=[(name, place) for name in BACKENDS for place in PLACES.get(name, ["disk"])], ids="-".join
-)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "settings" in metafunc.fixturenames:
+        places = [(name, "disk") for name in BACKENDS]
+        # On tmpfs nobody can tell whether a read would wait, so that there every read takes a thread.
+        if Path("/dev/shm").is_dir() and metafunc.module.__name__.rpartition(".")[2] not in LISTING:
+            places.insert(1, ("filesystem", "tmpfs"))
+        metafunc.parametrize("settings", places, ids="-".join, indirect=True)
+
+
+@pytest.fixture
 def settings(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:

@@ -121,11 +121,10 @@ async def test_usage_is_of_all_libraries(storage: Storage) -> None:
 
 
 @of_all_steps
-@pytest.mark.parametrize("taken", [0, 1, 2])
-async def test_the_steps_may_be_left_at_any_of_them(storage: Storage, steps: Steps, taken: int) -> None:
+async def test_the_steps_may_be_left_at_any_of_them(storage: Storage, steps: Steps) -> None:
     """The storage closes cleanly after this, too."""
     await fill(storage)
-    for _ in range(3):
+    for taken in (0, 1, 2) * 3:
         async with aclosing(steps(storage)) as under_way:
             for _ in range(taken):
                 await anext(under_way, None)
@@ -169,7 +168,7 @@ async def test_what_changes_between_two_steps_harms_nothing(storage: Storage, st
             await storage.move(*places[:: 1 if number % 2 else -1])
             if number == 1:
                 await storage.delete(Key(SHARED, "films", "empty"))
-            if number > 30:
+            if number > 12:
                 break
     assert await read(storage, Key(SHARED, "films", "big.mkv")) == BIG[number:]
     top = "other/top.mp4" if number % 2 else "top.mp4"

@@ -16,7 +16,7 @@ from tests.database.library import Library
 
 DATABASES: dict[str, Callable[[], str | None]] = {
     "sqlite": lambda: None,
-    "postgresql": lambda: postgres.shared().new_database(),
+    "postgresql": lambda: postgres.shared().new_library(),
 }
 
 

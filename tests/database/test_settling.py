@@ -357,7 +357,7 @@ def huge(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_list_that_finds_more_than_it_has_time_for_leaves_the_rest_to_the_next(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanning, "BATCH", 2)
+    monkeypatch.setattr(scanning, "BATCH", 10)
     # Time enough to compare all with what is known of them, but not to take them all in.
     monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0.3)
     monkeypatch.setattr(scanning, "LEFT_FOR_S", 0)

@@ -31,7 +31,7 @@ def new_library(request: pytest.FixtureRequest) -> NewLibrary:
 def until() -> Callable[..., bool]:
     """Wait for something to become true. Whether it did."""
 
-    def until(condition: Callable[[], bool], within: float = 5) -> bool:
+    def until(condition: Callable[[], bool], within: float = 15) -> bool:
         deadline = time.monotonic() + within
         while not condition():
             if time.monotonic() > deadline:

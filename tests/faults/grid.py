@@ -21,7 +21,8 @@ from app.settings import Settings
 from app.storage.upkeep import Verdict
 from tests import mongo
 from tests.beneath import beneath
-from tests.support import SEEKABLE, Server
+from tests.forking import completed
+from tests.support import Server
 
 Begin = Callable[..., socket.socket]
 
@@ -59,14 +60,7 @@ class Grid:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
         environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in self.settings.items()}
         self._folder.mkdir(parents=True, exist_ok=True)
-        return subprocess.run(
-            [SEEKABLE, *words],
-            cwd=self._folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+        return completed(*words, folder=self._folder, environment=environment, timeout=timeout)
 
     @contextmanager
     def backend(self) -> Iterator[GridBackend]:
@@ -116,7 +110,7 @@ def leftovers(server: Server) -> set[str]:
     return beneath(server).leftovers()
 
 
-def until(condition: Callable[[], bool], within: float = 10) -> bool:
+def until(condition: Callable[[], bool], within: float = 20) -> bool:
     """Wait for something to become true. Whether it did."""
     deadline = time.monotonic() + within
     while not condition():

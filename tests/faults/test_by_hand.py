@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.forking import completed
 from tests.sockets import Socket
 from tests.support import SEEKABLE, Server, need, run, running
 
@@ -235,13 +236,8 @@ def disk(tmp_path: Path, until: Until) -> Iterator[Callable[[Path], None]]:
 
 def seekable(server: Server, command: str, **settings: object) -> subprocess.CompletedProcess[str]:
     environment = {f"SEEKABLE_{key.upper()}": str(value) for key, value in settings.items()}
-    return subprocess.run(
-        [SEEKABLE, command],
-        env={**os.environ, "SEEKABLE_FILES_DIR": str(server.files), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    environment |= {"SEEKABLE_FILES_DIR": str(server.files)}
+    return completed(command, environment={**os.environ, **environment})
 
 
 def test_an_unmounted_disk_loses_no_row(tmp_path: Path, disk: Callable[[Path], None]) -> None:
@@ -290,13 +286,17 @@ def test_a_disk_inside_the_library_that_goes_and_comes_back(
 # The commands
 
 
-def test_scan_and_verify_beside_a_running_server(lazy: Server) -> None:
+def test_scan_and_verify_beside_a_running_server(lazy: Server, until: Until) -> None:
+    (lazy.files / "link\x1b[31m").symlink_to("/etc/passwd")
+    lazy.stop()
+    said = len(lazy.log())
+    lazy.start()
+    assert until(lambda: "Scanned the files" in lazy.log()[said:])  # by itself, which it does not do again
     with lazy.client() as http:
         http.put("/files/a/film.mp4", content=b"x" * 100_000)
         http.put("/files/a/gone.mp4", content=b"gone")
         (lazy.files / "new.mp4").write_bytes(b"new")
         (lazy.files / "a" / "gone.mp4").unlink()
-        (lazy.files / "link\x1b[31m").symlink_to("/etc/passwd")
         time.sleep(2.1)
         scanned = seekable(lazy, "scan")
         assert scanned.returncode == 0, scanned.stderr

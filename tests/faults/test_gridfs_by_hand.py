@@ -1,6 +1,5 @@
 """What other programs, and crashes, do to a bucket, and what a sweep takes away and what it leaves."""
 
-import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
@@ -11,9 +10,9 @@ from gridfs import GridFSBucket
 from tests import mongo
 from tests.beneath import bucket_file
 from tests.faults.grid import LONG_AGO, Begin, Download, Grid, sha256
-from tests.support import Server
+from tests.support import Server, noise
 
-FILM = random.Random(1).randbytes(6_000_000)
+FILM = noise(6_000_000)
 
 
 @pytest.fixture

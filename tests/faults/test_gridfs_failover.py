@@ -17,10 +17,10 @@ from pymongo.errors import PyMongoError
 from tests import mongo
 from tests.faults.grid import Begin, Download, Grid, check_refused, recovered, sha256, until
 from tests.mongo import Mongod, ReplicaSet
-from tests.support import Server
+from tests.support import Server, noise
 
 AT_ONCE = 20
-FILM = random.Random(1).randbytes(12_000_000)
+FILM = noise(12_000_000)
 NUMBERS = itertools.count(1)
 
 

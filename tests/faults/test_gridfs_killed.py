@@ -2,7 +2,6 @@
 acknowledged is lost, and what is left over is swept."""
 
 import itertools
-import random
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
@@ -23,9 +22,9 @@ from tests.faults.grid import (
     until,
 )
 from tests.mongo import Mongod
-from tests.support import Server
+from tests.support import Server, noise
 
-FILM = random.Random(1).randbytes(24_000_000)
+FILM = noise(24_000_000)
 PART = FILM[:6_000_000]
 NEW = b"new" * 100_000
 NUMBERS = itertools.count(1)

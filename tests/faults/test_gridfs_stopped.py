@@ -23,10 +23,10 @@ from tests.faults.grid import (
     until,
 )
 from tests.mongo import Mongod
-from tests.support import Server
+from tests.support import Server, noise
 
 LIMIT_S = 5.0
-FILM = random.Random(1).randbytes(24_000_000)
+FILM = noise(24_000_000)
 PART = FILM[:6_000_000]
 KIND = {"content-type": "application/merge-patch+json"}
 NUMBERS = itertools.count(1)

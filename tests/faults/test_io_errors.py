@@ -10,14 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import Server
+from tests.support import Server, noise
 
 Begin = Callable[..., socket.socket]
 Injected = Callable[..., AbstractContextManager[Path]]
 Listed = Callable[[httpx.Client, str], dict[str, str]]
 
 OLD = random.Random(1).randbytes(300_000)
-FILM = random.Random(2).randbytes(24_000_000)
+FILM = noise(24_000_000)
 
 CHANGES: dict[str, Callable[[httpx.Client], httpx.Response]] = {
     "create": lambda http: http.put("/files/a/new.mp4", content=b"new"),

@@ -227,7 +227,7 @@ def unchanged(server: Server, http: httpx.Client) -> Callable[..., AbstractConte
 
 def left_behind(server: Server, before: set[str]) -> set[str]:
     """What is there besides, once there was time to clear it away."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 15
     # One look decides: between two, the server may just begin with a request that was broken off.
     while (left := beneath(server).leftovers() - before) and time.monotonic() < deadline:
         time.sleep(0.02)

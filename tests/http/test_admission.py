@@ -18,8 +18,9 @@ import pytest
 from starlette.datastructures import Headers
 
 from app.resources.admission import Admission, Refused
+from tests.forking import completed
 from tests.sockets import HANDSHAKE, Socket
-from tests.support import SEEKABLE, NewLibrary, Server, running
+from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -479,14 +480,8 @@ def without_settings() -> dict[str, str]:
 def test_serve_refuses_to_be_reached_by_others(tmp_path: Path, host: str, how: str) -> None:
     said = {"SEEKABLE_HOST": host} if how == "setting" else {}
     options = ["--host", host] if how == "option" else []
-    result = subprocess.run(
-        [SEEKABLE, "serve", "--port", "0", *options],
-        cwd=tmp_path,
-        env=without_settings() | said,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    environment = without_settings() | said
+    result = completed("serve", "--port", "0", *options, folder=tmp_path, environment=environment)
     assert result.returncode != 0
     assert "SEEKABLE_ACCESS=open" in result.stderr
     assert list(tmp_path.iterdir()) == []

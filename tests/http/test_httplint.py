@@ -1,7 +1,7 @@
 """What httplint, the judge in REDbot, makes of our answers: no complaint but those that are wrong for us."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 
 import httpx
@@ -53,8 +53,8 @@ CASES: dict[str, tuple[str, str, tuple[str, ...], int, set[str]]] = {
     "index": ("GET", "/files/{folder}/", (), 200, NOTHING_TO_VALIDATE),
     "head of an index": ("HEAD", "/files/{folder}/", (), 200, NOTHING_TO_VALIDATE),
     "create": ("PUT", "/files/{folder}/new.mp4", (), 201, set()),
-    "replace": ("PUT", "{film}", (), 204, set()),
-    "delete": ("DELETE", "{film}", (), 204, set()),
+    "replace": ("PUT", "/files/{folder}/old.mp4", (), 204, set()),
+    "delete": ("DELETE", "/files/{folder}/unwanted.mp4", (), 204, set()),
     "delete what is missing": ("DELETE", "/files/{folder}/none.mp4", (), 404, set()),
     "no such method": ("POST", "{film}", (), 405, set()),
     "health": ("GET", "/health", (), 200, set()),
@@ -81,20 +81,32 @@ def complaints(
     return {type(note).__name__ for note in notes if note.level in (levels.BAD, levels.WARN)}
 
 
-@pytest.fixture
-def words(http: httpx.Client, folder: str) -> dict[str, str]:
+FILES = {
+    "%D7%A9%20%22%25%3B.txt": b"text",
+    "page.html": b"<p>",
+    "empty.mp4": b"",
+    "old.mp4": b"to be replaced",
+    "unwanted.mp4": b"to be deleted",
+    "film.mp4": FILM,
+}
+
+
+@pytest.fixture(scope="module")
+def words(http: httpx.Client) -> Iterator[dict[str, str]]:
     """Files of several kinds, and what a request says of them."""
-    for name, content in {"%D7%A9%20%22%25%3B.txt": b"text", "page.html": b"<p>", "empty.mp4": b""}.items():
-        http.put(f"/files/{folder}/{name}", content=content).raise_for_status()
-    created = http.put(f"/files/{folder}/film.mp4", content=FILM)
+    folder = "test_httplint"
+    for name, content in FILES.items():
+        created = http.put(f"/files/{folder}/{name}", content=content).raise_for_status()
     head = http.head(f"/files/{folder}/film.mp4").headers
-    return {
+    yield {
         "folder": folder,
         "film": f"/files/{folder}/film.mp4",
         "stream": f"/stream/{created.json()['id']}",
         "etag": head["etag"],
         "date": head["last-modified"],
     }
+    for name in (*FILES, "new.mp4"):
+        http.delete(f"/files/{folder}/{name}")
 
 
 @pytest.mark.parametrize("case", CASES)

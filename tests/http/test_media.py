@@ -31,12 +31,24 @@ def put(http: httpx.Client, path: str, data: bytes, **headers: str) -> httpx.Res
     return http.put(f"/files/{quote(path)}", content=data, headers=named)
 
 
-@pytest.fixture
-def film(http: httpx.Client, folder: str) -> File:
-    """A stored film, as its JSON."""
+def put_film(http: httpx.Client, folder: str) -> File:
     response = put(http, f"{folder}/film.mp4", DATA, content_type="video/mp4")
     assert response.status_code == 201
     return response.json()
+
+
+@pytest.fixture(scope="module")
+def film(http: httpx.Client) -> Iterator[File]:
+    """A stored film, as its JSON, for all tests that leave it as it is."""
+    film = put_film(http, "test_media")
+    yield film
+    assert http.delete(by_path(film)).status_code == 204
+
+
+@pytest.fixture
+def own_film(http: httpx.Client, folder: str) -> File:
+    """One that only this test has."""
+    return put_film(http, folder)
 
 
 def by_path(file: File, **query: str) -> str:
@@ -288,16 +300,16 @@ def test_conditions(
     assert ask("HEAD", route(film), *headers).status_code == expected_of_head
 
 
-def test_a_resumed_download_after_a_replacement_is_the_new_file(http: httpx.Client, film: File) -> None:
-    first = http.get(by_path(film), headers={"range": "bytes=0-999"})
+def test_a_resumed_download_after_a_replacement_is_the_new_file(http: httpx.Client, own_film: File) -> None:
+    first = http.get(by_path(own_film), headers={"range": "bytes=0-999"})
     assert first.status_code == 206
-    assert put(http, film["path"], b"new" * 1000).status_code == 204
+    assert put(http, own_film["path"], b"new" * 1000).status_code == 204
     resumed = {"range": "bytes=1000-", "if-range": first.headers["etag"]}
     for route in ROUTES:
-        again = http.get(route(film), headers=resumed)
+        again = http.get(route(own_film), headers=resumed)
         assert (again.status_code, again.content) == (200, b"new" * 1000)
-    assert http.get(by_path(film), headers={"if-match": first.headers["etag"]}).status_code == 412
-    assert http.get(by_path(film), headers={"if-none-match": first.headers["etag"]}).status_code == 200
+    assert http.get(by_path(own_film), headers={"if-match": first.headers["etag"]}).status_code == 412
+    assert http.get(by_path(own_film), headers={"if-none-match": first.headers["etag"]}).status_code == 200
 
 
 # One helper behind all routes
@@ -611,24 +623,26 @@ def test_twins_cannot_exist(
 # What stays
 
 
-def test_the_id_outlives_a_replacement(http: httpx.Client, film: File) -> None:
-    assert put(http, film["path"], b"another film", content_type="video/webm").status_code == 204
-    now = http.get("/files", params={"folder": film["folder"]}).json()["items"][0]
-    assert now["id"] == film["id"]
-    assert now["created_at"] == film["created_at"]
-    assert now["updated_at"] > film["updated_at"]
-    assert now["etag"] != film["etag"]
-    response = http.get(f"/stream/{film['id']}")
+def test_the_id_outlives_a_replacement(http: httpx.Client, own_film: File) -> None:
+    assert put(http, own_film["path"], b"another film", content_type="video/webm").status_code == 204
+    now = http.get("/files", params={"folder": own_film["folder"]}).json()["items"][0]
+    assert now["id"] == own_film["id"]
+    assert now["created_at"] == own_film["created_at"]
+    assert now["updated_at"] > own_film["updated_at"]
+    assert now["etag"] != own_film["etag"]
+    response = http.get(f"/stream/{own_film['id']}")
     assert (response.content, response.headers["content-type"]) == (b"another film", "video/webm")
     assert response.headers["etag"] == f'"{now["etag"]}"'
 
 
-def test_an_id_of_a_deleted_file_is_not_used_again(http: httpx.Client, problem: Problem, film: File) -> None:
-    assert http.delete(by_path(film)).status_code == 204
-    problem(http.get(by_id(film)), 404)
-    again = put(http, film["path"], DATA).json()
-    assert again["id"] != film["id"]
-    problem(http.get(by_id(film)), 404)
+def test_an_id_of_a_deleted_file_is_not_used_again(
+    http: httpx.Client, problem: Problem, own_film: File
+) -> None:
+    assert http.delete(by_path(own_film)).status_code == 204
+    problem(http.get(by_id(own_film)), 404)
+    again = put(http, own_film["path"], DATA).json()
+    assert again["id"] != own_film["id"]
+    problem(http.get(by_id(own_film)), 404)
 
 
 def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Client, folder: str) -> None:
@@ -643,9 +657,9 @@ def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Clien
 
 
 def test_a_connection_stays_open_after_every_kind_of_answer(
-    connect: Callable[..., Any], part: Callable[..., bytes], film: File, folder: str
+    connect: Callable[..., Any], part: Callable[..., bytes], own_film: File, folder: str
 ) -> None:
-    path, tag = by_path(film), f'"{film["etag"]}"'
+    path, tag = by_path(own_film), f'"{own_film["etag"]}"'
     form = part("folder", folder.encode()) + part("file", b"x" * 300_000, filename="film.mp4")
     form += b"--xxBOUNDARYxx--\r\n"
     form_type = "Content-Type: multipart/form-data; boundary=xxBOUNDARYxx"

@@ -19,7 +19,7 @@ from tests.http.crowd import Crowd, Watch, serving
 from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
-FILES = 20_000
+FILES = 6_000
 
 Problem = Callable[[httpx.Response, int], str]
 
@@ -173,8 +173,9 @@ def direct_port(server: Server) -> int:
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Crowd:
-    """Names so long that what lies between server and client holds a part of them only."""
-    names = (f"films/{number:05} {'long name ' * 20}.mp4" for number in range(FILES))
+    """Names that are so long once they are escaped that what lies between server and client holds a part of
+    them only."""
+    names = (f"films/{number:04} {'&' * 230}.mp4" for number in range(FILES))
     settings = Settings(_env_file=None, files_dir=tmp_path_factory.mktemp("crowd") / "files", **new_library())
     return Crowd(settings, names)
 

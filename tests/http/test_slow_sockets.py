@@ -141,7 +141,7 @@ def test_those_who_are_connected_do_not_hold_the_end(tmp_path: Path) -> None:
         http.get("/health").raise_for_status()
         started = time.monotonic()
         server.stop()
-        assert time.monotonic() - started < 5  # of the 30 s that transfers have
+        assert time.monotonic() - started < 10  # of the 30 s that transfers have
         assert session.close_code() == listener.close_code() == 1012
         assert stuck.status == leaving.status == 101
         assert "Traceback" not in server.log()

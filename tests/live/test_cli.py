@@ -443,7 +443,7 @@ def test_reload_prints_where_it_is(here: Path) -> None:
     port = free_port()
     with program(here, SEEKABLE, "serve", "--reload", "--port", port) as server:
         server.wait_for("Application startup complete")
-        until(lambda: f"http://127.0.0.1:{port}/docs" in server.log(), server.log(), within=3)
+        until(lambda: f"http://127.0.0.1:{port}/docs" in server.log(), server.log())
         assert f"curl -F file=@film.mp4 http://127.0.0.1:{port}/file/upload" in server.log()
 
 

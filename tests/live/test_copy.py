@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.forking import completed
 from tests.live.clients import sha256
 from tests.support import SEEKABLE, NewLibrary, running
 
@@ -32,10 +33,7 @@ def environment(source: Mapping[str, object], target: Mapping[str, object]) -> d
 def copy(
     source: Mapping[str, object], target: Mapping[str, object], *options: object
 ) -> subprocess.CompletedProcess[str]:
-    command = [SEEKABLE, "copy", *map(str, options)]
-    return subprocess.run(
-        command, env=environment(source, target), capture_output=True, text=True, timeout=60
-    )
+    return completed("copy", *map(str, options), environment=environment(source, target))
 
 
 def last_line(copied: subprocess.CompletedProcess[str]) -> str:

@@ -157,7 +157,7 @@ def test_what_runs_ends_in_peace_and_nobody_new_is_let_in(
     until(lambda: staging(server) == 2, "two uploads under way")
     server.process.send_signal(how)
 
-    until(lambda: refused(server), "new connections are refused", within=2)
+    until(lambda: refused(server), "new connections are refused", within=10)
     assert idle.recv(1) == b"", "who asks for nothing is not waited for"
     assert server.process.poll() is None
     with ThreadPoolExecutor(12) as pool:
@@ -172,7 +172,7 @@ def test_what_runs_ends_in_peace_and_nobody_new_is_let_in(
         assert (answer[:12], reset) == (b"HTTP/1.1 201", False)
         assert json.loads(body(answer))["sha256"] == hashlib.sha256(FILM).hexdigest()
         assert beneath(server).content(name) == FILM
-    assert ended(server, within=5) == 0
+    assert ended(server, within=10) == 0
     # The answered question may not be over yet.
     assert re.search("Connections that may go on for 25 s more: 1[23]\n", server.log()), server.log()
     check_clean(server)
@@ -186,7 +186,7 @@ def test_what_does_not_end_in_time_is_broken_off(start: Start, download: Transfe
     server.process.terminate()
     began = time.monotonic()
     assert ended(server, within=10) == 0
-    assert 1.5 < time.monotonic() - began < 4
+    assert 1.5 < time.monotonic() - began < 8
     for connection in downloads:
         data, _ = rest(connection)
         assert len(body(data)) < len(FILM)
@@ -206,9 +206,9 @@ def test_a_second_signal_ends_it_at_once(
     reading, writing = download(server), upload(server, "new.mp4")
     until(lambda: staging(server) == 1, "an upload under way")
     server.process.terminate()
-    until(lambda: refused(server), "it began to end", within=2)
+    until(lambda: refused(server), "it began to end", within=10)
     server.process.send_signal(second)
-    assert ended(server, within=2) == 0
+    assert ended(server, within=6) == 0
     assert len(body(rest(reading)[0])) < len(FILM)
     assert rest(writing)[0] == b""
     assert staging(server) == 0
@@ -220,7 +220,7 @@ def test_connections_that_ask_for_nothing_are_not_waited_for(start: Start, begin
     silent, halfway = begin(server, b""), begin(server, b"GET /health HTTP/1.1\r\nHost: loc")
     kept = asked(begin(server, HEALTH))
     server.process.terminate()
-    assert ended(server, within=2) == 0
+    assert ended(server, within=6) == 0
     for connection in (silent, halfway, kept):
         assert rest(connection)[0] == b""
     check_clean(server)
@@ -235,7 +235,7 @@ def test_what_does_not_answer_keeps_it_for_seconds_only(start: Start, begin: Beg
         begin(server, b"DELETE /files/film.mp4 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         time.sleep(0.5)
         server.process.terminate()
-        status = ended(server, within=8)
+        status = ended(server, within=15)
     assert (status != 0) == ("did not answer" in server.log()), server.log()
     assert "Traceback" not in server.log()
     assert server.start()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import BACKENDS
 from tests.live.clients import BIN
 from tests.support import NewLibrary, run, running
 
@@ -44,6 +45,12 @@ checks.negative_data_rejection.enabled = false
 [checks.response_schema_conformance]
 validate-formats = true
 """
+
+
+# The document does not depend on the backend, and tests/http asks each of them all that is in it.
+@pytest.fixture(params=["filesystem", pytest.param("gridfs", marks=pytest.mark.campaign)])
+def new_library(request: pytest.FixtureRequest) -> NewLibrary:
+    return BACKENDS[request.param]
 
 
 def test_every_operation_answers_as_it_is_documented(tmp_path: Path, new_library: NewLibrary) -> None:

@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, help="MiB above idle, of one transfer: 10, or 20 over GridFS")
     parser.add_argument("--storage", choices=["filesystem", "gridfs"], action="append", help="both")
     options = parser.parse_args()
+    Server.forked = False  # it begins as it does elsewhere, and has only what it needs in memory
     within = True
     for storage in options.storage or ("filesystem", "gridfs"):
         print(f"{storage}:")
