@@ -39,7 +39,7 @@ class _Download:
             received = self._take_head()
         if self._left:
             try:
-                # MSG_TRUNC: the kernel drops the bytes, see tcp(7). A copy would cost as much as the server's.
+                # MSG_TRUNC: the kernel drops the bytes, see tcp(7). A copy would cost what the server's does.
                 found = self.connection.recv_into(buffer, min(self._left, BLOCK), socket.MSG_TRUNC)
             except BlockingIOError:
                 return received

@@ -1,5 +1,6 @@
 """What all contestants share: processors, films, a MongoDB, and how long a run is."""
 
+import math
 import os
 import signal
 import sys
@@ -20,16 +21,19 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done: seconds a run, rounds, and the sizes of the films in a folder and in GridFS."""
+    """How much is done: seconds a run, rounds, seeks a run, the sizes of the films in a folder and in GridFS,
+    and the seconds after which no case begins any more."""
 
     seconds: float
     rounds: int
+    seeks: int
     film: int
     gridfs_film: int
+    within: float
 
 
-FULL = Effort(seconds=1.5, rounds=7, film=1024 * MIB, gridfs_film=128 * MIB)
-QUICK = Effort(seconds=0.5, rounds=3, film=256 * MIB, gridfs_film=64 * MIB)
+FULL = Effort(1.5, rounds=7, seeks=200, film=1024 * MIB, gridfs_film=128 * MIB, within=math.inf)
+QUICK = Effort(0.5, rounds=3, seeks=50, film=128 * MIB, gridfs_film=64 * MIB, within=150)
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Ground:
 
 @contextmanager
 def prepared(effort: Effort, names: set[str], parent: Path | None) -> Iterator[Ground]:
-    """Films in their places and these contestants ready to start; nothing is left at the end, however that comes."""
+    """Films in their places and these contestants ready to start. At the end nothing is left of it."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with ExitStack() as stack:

@@ -54,7 +54,7 @@ def _processor(server: Server, ground: Ground) -> tuple[float, float]:
 
 def seeks(server: Server, ground: Ground) -> Figures:
     """To the first byte of a range in the middle, on new connections."""
-    found = Client("seek", server.target, cpus=ground.processors.client, count=200).result()
+    found = Client("seek", server.target, cpus=ground.processors.client, count=ground.effort.seeks).result()
     return {"p50 ms": found["p50"] * 1e3, "p99 ms": found["p99"] * 1e3}
 
 
@@ -120,8 +120,8 @@ def uploads(kind: str) -> Run:
 
 
 def asked_of_mongod(server: Server, ground: Ground) -> Figures:
-    """What mongod sends for a byte that is sent: for a whole film, for ranges of 1 MiB, and for the chunks that
-    these lie in, less than which cannot be asked for."""
+    """How much more mongod sends: for a whole film, for ranges of 1 MiB, and for the chunks that these lie
+    in, less than which cannot be asked for."""
     size, count = server.film.stat().st_size, 16
     before = _sent(ground)
     verify.whole(server, server.contestant.film, server.film)
@@ -141,4 +141,4 @@ def asked_of_mongod(server: Server, ground: Ground) -> Figures:
 
 def _sent(ground: Ground) -> int:
     with ground.mongod.direct() as client:
-        return client.admin.command("serverStatus")["network"]["bytesOut"]  # type: ignore[no-any-return, index]
+        return client.admin.command("serverStatus")["network"]["bytesOut"]  # type: ignore[no-any-return]
