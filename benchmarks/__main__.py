@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.cases import CASES, Case
 from benchmarks.contestants import CONTESTANTS, ROOT, program
 from benchmarks.ground import FULL, QUICK, prepared
+from benchmarks.others import OTHERS, run_other
 from benchmarks.plot import plot
 from benchmarks.report import Results, report
 from benchmarks.rounds import Found, play
@@ -22,32 +23,45 @@ def main() -> None:
     options = _options()
     if options.list:
         print(*(f"{case.name:13} {case.title}: {', '.join(case.contestants)}" for case in CASES), sep="\n")
+        print(*(f"{name:13} {title}" for name, (_, title) in OTHERS.items()), sep="\n")
         return
-    effort = QUICK if options.quick else FULL
-    chosen = [case for case in CASES if not options.only or case.name in options.only]
-    # What is asked for by name is measured in quick mode, too.
-    names = {
-        case: _names(case, quick=options.quick and not (options.only and not case.quick)) for case in chosen
-    }
     results: dict[str, Found] = {}
+    others = [name for name in OTHERS if name in (options.only or ([] if options.quick else ["lists"]))]
+    tables: list[str] = []
     begun = time.monotonic()
     try:
-        with prepared(effort, {name for some in names.values() for name in some}, options.scratch) as ground:
-            for case in chosen:
-                if time.monotonic() - begun > effort.within:
-                    print(f"{case.name} is left out: this machine is too slow for it", file=sys.stderr)
-                elif names[case]:
-                    results[case.name] = Found()
-                    play(case, names[case], ground, results[case.name], rounds=_rounds(case, options))
+        _measure(options, results)
+        tables += map(run_other, others)
     except KeyboardInterrupt:
         print("Stopped. This was measured until then:", file=sys.stderr)
-    _show(results, _about(time.monotonic() - begun), options.to)
+    _show(results, tables, _about(time.monotonic() - begun), options.to)
+
+
+def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
+    effort = QUICK if options.quick else FULL
+    begun = time.monotonic()
+    chosen = {
+        case: names
+        for case in CASES
+        if (not options.only or case.name in options.only) and (names := _names(case, options))
+    }
+    if not chosen:
+        return
+    with prepared(effort, {name for names in chosen.values() for name in names}, options.scratch) as ground:
+        for case, names in chosen.items():
+            if time.monotonic() - begun > effort.within:
+                print(f"{case.name} is left out: there is no time left for it", file=sys.stderr)
+                continue
+            results[case.name] = Found()
+            play(case, names, ground, results[case.name], rounds=_rounds(case, options))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer, smaller and shorter: within 3 minutes")
-    parser.add_argument("--only", action="append", metavar="CASE", choices=[case.name for case in CASES])
+    parser.add_argument(
+        "--only", action="append", metavar="CASE", choices=[*(case.name for case in CASES), *OTHERS]
+    )
     parser.add_argument("--list", action="store_true", help="what can be measured, and of whom")
     parser.add_argument("--rounds", type=int, help="how often everybody has a turn (7; 3 with --quick)")
     parser.add_argument("--scratch", type=Path, help="a folder for the films: 4 GiB, on the disk to measure")
@@ -63,20 +77,20 @@ def _rounds(case: Case, options: argparse.Namespace) -> int:
     return FULL.rounds
 
 
-def _names(case: Case, *, quick: bool) -> tuple[str, ...]:
-    """Who can take part."""
-    names = case.quick if quick else case.contestants
+def _names(case: Case, options: argparse.Namespace) -> tuple[str, ...]:
+    """Who can take part. What is asked for by name is measured in quick mode, too."""
+    names = case.quick if options.quick and (case.quick or not options.only) else case.contestants
     return tuple(name for name in names if missing(CONTESTANTS[name]) is None)
 
 
-def _show(results: Results, about: str, folder: Path) -> None:
-    text = report(results, about)
+def _show(results: Results, tables: list[str], about: str, folder: Path) -> None:
+    text = "\n\n".join([report(results, about), *tables]) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.md").write_text(text)
     (folder / "results.json").write_text(json.dumps({name: vars(found) for name, found in results.items()}))
     (folder / "results.svg").write_text(plot(results))
     print(text)
-    print(f"The table, all figures and a picture are in {folder}")
+    print(f"The tables, all figures and a picture are in {folder}")
 
 
 def _about(seconds: float) -> str:

@@ -111,14 +111,16 @@ def _draw(group: Group, y: float, scale: _Scale) -> list[str]:
         f'<tspan class="soft" font-weight="400">(1 is {escape(group.reference)})</tspan></text>'
     ]
     for place, (name, bar) in enumerate(group.bars.items()):
-        drawn += _bar(name, bar, y + 8 + place * ROW, scale)
-        if group.goal and name.startswith("Seekable"):
-            x, top = scale.x(group.goal), y + 6 + place * ROW
+        goal = group.goal if name.startswith("Seekable") else None
+        drawn += _bar(name, bar, y + 8 + place * ROW, scale, beside=max(1, bar.high, goal or 1))
+        if goal is not None:
+            x, top = scale.x(goal), y + 6 + place * ROW
             drawn.append(f'<line class="goal" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + ROW - 2}"/>')
     return drawn
 
 
-def _bar(name: str, bar: Spread, y: float, scale: _Scale) -> list[str]:
+def _bar(name: str, bar: Spread, y: float, scale: _Scale, *, beside: float) -> list[str]:
+    """With its number behind all that is drawn, up to the ratio `beside`."""
     one, end, low, high = (scale.x(value) for value in (1, bar.median, bar.low, bar.high))
     kind = "bar ours" if name.startswith("Seekable") else "bar"
     middle, width = y + ROW / 2 - 2, max(1.0, abs(end - one))
@@ -126,5 +128,5 @@ def _bar(name: str, bar: Spread, y: float, scale: _Scale) -> list[str]:
         f'<text x="{LEFT - 10}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>',
         f'<rect class="{kind}" x="{min(one, end):.1f}" y="{y}" width="{width:.1f}" height="{ROW - 5}"/>',
         f'<line class="spread" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>',
-        f'<text x="{max(one, high) + 6:.1f}" y="{middle + 4}">{number(bar.median)}</text>',
+        f'<text x="{scale.x(beside) + 6:.1f}" y="{middle + 4}">{number(bar.median)}</text>',
     ]

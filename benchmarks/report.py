@@ -15,13 +15,15 @@ def report(results: Results, about: str) -> str:
     """All tables: what must be shown, and what was measured."""
     parts = [about, goals(results)]
     parts += [table(case, results[case.name]) for case in CASES if case.name in results]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts))
 
 
 def goals(results: Results) -> str:
     """Each figure that must be shown beside its target."""
     shown = [goal for goal in GOALS if goal.case in results and goal.who in results[goal.case].rounds]
     rows = [_goal(goal, results[goal.case]) for goal in shown]
+    if not rows:
+        return ""
     return _markdown(("What must be shown", "Target", "Median", "Quartiles", ""), rows)
 
 

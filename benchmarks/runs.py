@@ -35,8 +35,8 @@ def downloads(connections: int, length: int | None = None) -> Run:
             seconds=ground.effort.seconds,
         ).result()
         used = [now - then for now, then in zip(_processor(server, ground), before, strict=True)]
-        gigabytes = found["bytes"] / 1e9
-        rate = gigabytes if length is None else found["answers"]
+        gigabytes = found["all_bytes"] / 1e9
+        rate = found["bytes"] / 1e9 if length is None else found["answers"]
         return {
             "GB/s" if length is None else "ranges/s": rate / found["seconds"],
             "CPU-s/GB": used[0] / gigabytes,
@@ -133,9 +133,9 @@ def asked_of_mongod(server: Server, ground: Ground) -> Figures:
     starts = [random.randrange(size - MIB) for _ in range(count)]
     chunks = sum((start + MIB - 1) // CHUNK - start // CHUNK + 1 for start in starts)
     return {
-        "whole film": (between - before) / size,
         "1 MiB ranges": (after - between) / (count * MIB),
         "chunks of ranges": (after - between) / (chunks * CHUNK),
+        "whole film": (between - before) / size,
     }
 
 
