@@ -4,6 +4,7 @@ import random
 import select
 import socket
 import time
+from contextlib import ExitStack
 
 from benchmarks.wire import ENOUGH, Target, Unexpected, body_length
 
@@ -14,8 +15,8 @@ SHORT_BLOCK = 8 << 10
 class _Download:
     """One connection: it asks, discards the body, and asks again."""
 
-    def __init__(self, target: Target, length: int | None) -> None:
-        self.connection = target.connect()
+    def __init__(self, target: Target, length: int | None, stack: ExitStack) -> None:
+        self.connection = stack.enter_context(target.connect())
         self.connection.setblocking(False)
         self.answers = 0  # whole ones
         self._target = target
@@ -53,10 +54,11 @@ class _Download:
         return received
 
     def _take_head(self) -> int:
-        self._head += self.connection.recv(ENOUGH)
+        more = self.connection.recv(ENOUGH)
+        self._head += more
         head, end, body = self._head.partition(b"\r\n\r\n")
         if not end:
-            if not head or len(head) > 64 << 10:
+            if not more or len(head) > 64 << 10:
                 raise Unexpected(f"Instead of an answer it sent {head[:200]!r}.")
             return 0
         wanted = self._target.size if self._length is None else self._length
@@ -73,12 +75,13 @@ def download(target: Target, *, connections: int, length: int | None, seconds: f
 
     Measured is from when all are being sent to, if that is soon; `all_bytes` are those from the beginning.
     """
-    crowd = _Crowd([_Download(target, length) for _ in range(connections)])
-    before = crowd.receive(seconds, until_all_begin=True)
-    answers = crowd.answers()
-    busy, begun = time.process_time(), time.perf_counter()
-    received = crowd.receive(seconds)
-    elapsed, busy = time.perf_counter() - begun, time.process_time() - busy
+    with ExitStack() as stack:
+        crowd = _Crowd([_Download(target, length, stack) for _ in range(connections)])
+        before = crowd.receive(seconds, until_all_begin=True)
+        answers = crowd.answers()
+        busy, begun = time.process_time(), time.perf_counter()
+        received = crowd.receive(seconds)
+        elapsed, busy = time.perf_counter() - begun, time.process_time() - busy
     return {
         "bytes": received,
         "all_bytes": before + received,
