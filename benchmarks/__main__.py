@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.cases import CASES, Case
 from benchmarks.contestants import CONTESTANTS, ROOT, program
 from benchmarks.ground import FULL, QUICK, prepared
-from benchmarks.others import OTHERS, run_other
+from benchmarks.others import FULL_RUN, OTHERS, run_other
 from benchmarks.plot import plot
 from benchmarks.report import Results, report
 from benchmarks.rounds import Found, play
@@ -26,7 +26,7 @@ def main() -> None:
         print(*(f"{name:13} {title}" for name, (_, title) in OTHERS.items()), sep="\n")
         return
     results: dict[str, Found] = {}
-    others = [name for name in OTHERS if name in (options.only or ([] if options.quick else ["lists"]))]
+    others = [name for name in OTHERS if name in (options.only or (() if options.quick else FULL_RUN))]
     tables: list[str] = []
     begun = time.monotonic()
     try:
@@ -39,7 +39,6 @@ def main() -> None:
 
 def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
     effort = QUICK if options.quick else FULL
-    begun = time.monotonic()
     chosen = {
         case: names
         for case in CASES
@@ -49,8 +48,8 @@ def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
         return
     with prepared(effort, {name for names in chosen.values() for name in names}, options.scratch) as ground:
         for case, names in chosen.items():
-            if time.monotonic() - begun > effort.within:
-                print(f"{case.name} is left out: there is no time left for it", file=sys.stderr)
+            if time.monotonic() > ground.deadline:
+                print(f"{case.name} is left out: no time was left for it", file=sys.stderr)
                 continue
             results[case.name] = Found()
             play(case, names, ground, results[case.name], rounds=_rounds(case, options))

@@ -69,7 +69,7 @@ def _nginx(place: Place) -> list[object]:
 
 def _caddy(place: Place) -> list[object]:
     (place.home / "Caddyfile").write_text(
-        "{\n admin off\n auto_https off\n persist_config off\n}\n"
+        "{\n admin off\n auto_https off\n}\n"
         f"http://:{place.port} {{\n bind 127.0.0.1\n root * {place.films}\n file_server\n}}\n"
     )
     return [program("caddy"), "run", "--adapter", "caddyfile", "--config", place.home / "Caddyfile"]

@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -22,7 +23,7 @@ MIB = 1 << 20
 @dataclass(frozen=True)
 class Effort:
     """How much is done: seconds a run, rounds, seeks a run, the sizes of the films in a folder and in GridFS,
-    and the seconds after which no case begins any more."""
+    and the seconds after which nothing more is begun."""
 
     seconds: float
     rounds: int
@@ -52,18 +53,22 @@ class Processors:
 
 @dataclass
 class Ground:
-    """Where the contestants meet. `small` is a file of 1 MiB, to warm up with."""
+    """Where the contestants meet. `small` is a file of 1 MiB, to warm up with; `deadline` is on the clock of
+    time.monotonic(), and `checked` says whose uploads were looked at."""
 
     effort: Effort
     processors: Processors
     servers: dict[str, Server]
     mongod: Mongod
     small: Path
+    deadline: float
+    checked: set[tuple[str, str]] = field(default_factory=set)
 
 
 @contextmanager
 def prepared(effort: Effort, names: set[str], parent: Path | None) -> Iterator[Ground]:
     """Films in their places and these contestants ready to start. At the end nothing is left of it."""
+    deadline = time.monotonic() + effort.within
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with ExitStack() as stack:
@@ -81,7 +86,7 @@ def prepared(effort: Effort, names: set[str], parent: Path | None) -> Iterator[G
             place = Place(folder / "films", home, free_port(), mongod.url("films"))
             film = folder / "short.mp4" if contestant.gridfs else folder / "films" / "film.mp4"
             servers[name] = Server(contestant, place, film)
-        ground = Ground(effort, processors, servers, mongod, folder / "small.bin")
+        ground = Ground(effort, processors, servers, mongod, folder / "small.bin", deadline)
         _make_films(ground, folder)
         yield ground
 

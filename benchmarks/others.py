@@ -8,9 +8,12 @@ from benchmarks.contestants import ROOT
 
 OTHERS = {
     "lists": ("benchmarks.million", "Lists of a library of 1,000,000 files, and of 1,000"),
+    "profile": ("benchmarks.profiling", "What is left of a range of 64 KiB: a profile of the event loop"),
     "chunks": ("benchmarks.chunks", "Lengths of chunks and of batches in GridFS"),
 }
-"""By the name for --only. `lists` belongs to a full run."""
+"""By the name for --only."""
+
+FULL_RUN = ("lists", "profile")
 
 
 def run_other(name: str) -> str:

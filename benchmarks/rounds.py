@@ -37,7 +37,9 @@ def play(case: Case, names: tuple[str, ...], ground: Ground, found: Found, *, ro
     for number in range(rounds):
         _say(f"{case.name}: round {number + 1} of {rounds}")
         for name in turn(names, number):
-            if name not in found.failed:
+            if time.monotonic() > ground.deadline:
+                found.failed.setdefault(name, "no time was left")
+            elif name not in found.failed:
                 found.rounds[name].append(_try(name, found, _run, case, ground))
     _say("")
 
