@@ -32,7 +32,7 @@ soak: install ## run what takes too long for `make test`: memory under load, kil
 	$(BIN)/python tests/soak/kills.py
 	$(BIN)/pytest -n 2 -m campaign
 
-bench: install ## measure it beside nginx, Caddy, aiohttp and Starlette: 25 minutes (ARGS=--quick: 3 minutes)
+bench: install ## measure it beside nginx, Caddy, aiohttp and Starlette: half an hour (ARGS=--quick: 3 minutes)
 	@sh benchmarks/tools.sh
 	$(BIN)/python -m benchmarks $(ARGS)
 

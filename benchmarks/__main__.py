@@ -46,7 +46,7 @@ def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
     }
     if not chosen:
         return
-    with prepared(effort, {name for names in chosen.values() for name in names}, options.scratch) as ground:
+    with prepared(effort, {name for names in chosen.values() for name in names}) as ground:
         for case, names in chosen.items():
             if time.monotonic() > ground.deadline:
                 print(f"{case.name} is left out: no time was left for it", file=sys.stderr)
@@ -63,7 +63,6 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="what can be measured, and of whom")
     parser.add_argument("--rounds", type=int, help="how often everybody has a turn (7; 3 with --quick)")
-    parser.add_argument("--scratch", type=Path, help="a folder for the films: 4 GiB, on the disk to measure")
     parser.add_argument("--to", type=Path, default=ROOT / "build/benchmarks", help="a folder for the results")
     return parser.parse_args()
 

@@ -33,7 +33,7 @@ class Effort:
     within: float
 
 
-FULL = Effort(1.5, rounds=7, seeks=200, film=1024 * MIB, gridfs_film=128 * MIB, within=math.inf)
+FULL = Effort(1.2, rounds=7, seeks=200, film=1024 * MIB, gridfs_film=128 * MIB, within=math.inf)
 QUICK = Effort(0.5, rounds=3, seeks=50, film=128 * MIB, gridfs_film=64 * MIB, within=150)
 
 
@@ -66,13 +66,13 @@ class Ground:
 
 
 @contextmanager
-def prepared(effort: Effort, names: set[str], parent: Path | None) -> Iterator[Ground]:
+def prepared(effort: Effort, names: set[str]) -> Iterator[Ground]:
     """Films in their places and these contestants ready to start. At the end nothing is left of it."""
     deadline = time.monotonic() + effort.within
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seekable-bench-", dir=parent)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seekable-bench-")))
         servers = stack.enter_context(stopped_at_the_end())
         (folder / "films").mkdir()
         mongod = Mongod(folder / "mongod", free_port())

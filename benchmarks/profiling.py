@@ -19,7 +19,7 @@ SERVER = "import cProfile, app.main; from app.cli import main; cProfile.run('mai
 
 def main() -> None:
     ours = CONTESTANTS["Seekable"]
-    with prepared(replace(QUICK, seconds=5), {ours.name}, None) as ground:
+    with prepared(replace(QUICK, seconds=5), {ours.name}) as ground:
         server = ground.servers[ours.name]
         server.stop()
         server.contestant = replace(ours, command=_profiled)

@@ -78,7 +78,7 @@ def slow_readers(count: int) -> Run:
         verify.ranges(server, MIB, 2)
         forget_peak(server.pid)
         idle = memory(server.pid)
-        seconds = 4 + 2 * ground.effort.seconds
+        seconds = 4 + count / 250  # until all that is read ahead for them has been read
         cpus = ground.processors.client
         found = Client("slow", server.target, cpus=cpus, connections=count, seconds=seconds).result()
         growth = memory(server.pid, peak=True) - idle

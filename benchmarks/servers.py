@@ -101,7 +101,7 @@ def missing(contestant: Contestant) -> str | None:
     needs = contestant.needs
     if needs is None or program(needs) or importlib.util.find_spec(needs):
         return None
-    return f"{needs} is missing: sh benchmarks/tools.sh, or install it"
+    return f"{needs} is not installed"
 
 
 def free_port() -> int:
