@@ -13,6 +13,7 @@ import click
 
 from app import logs
 from app.database import Stores, check_apart, open_database, prepare_database
+from app.deadlines import Limits
 from app.library.copying import LEFT_BEHIND, copy
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
@@ -59,15 +60,24 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
     # Here, because the other commands need no web server.
     from app.server import serve, serve_reloading  # noqa: PLC0415
 
+    limits = Limits(
+        head_size=settings.max_header_size,
+        head=settings.header_timeout,
+        body=settings.body_timeout,
+        reader=settings.send_timeout,
+        idle=settings.keepalive_timeout,
+    )
     announce = partial(_announce, settings, host, listeners[0].getsockname()[1])
     if reload:
         announce()
-        serve_reloading(listeners, heartbeat=settings.heartbeat)
+        serve_reloading(listeners, limits=limits, heartbeat=settings.heartbeat, sendfile=settings.sendfile)
     else:
         serve(
             listeners,
+            limits=limits,
             shutdown_timeout=settings.shutdown_timeout,
             heartbeat=settings.heartbeat,
+            sendfile=settings.sendfile,
             started=announce,
         )
 

@@ -1,4 +1,4 @@
-"""uvicorn: how it is set up, started and stopped. With websocket.py the only file that knows it."""
+"""uvicorn: how it is set up, started and stopped. With protocol.py and websocket.py all that knows it."""
 
 import asyncio
 import gc
@@ -8,79 +8,31 @@ import resource
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from email.utils import formatdate
 from importlib.resources import files
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.supervisors import ChangeReload
 
 from app import logs
+from app.deadlines import Limits
 from app.listen import BACKLOG, authority
+from app.protocol import Config, HttpProtocol
 from app.websocket import WebSocketProtocol
 
 APP = "app.main:app"
-
-MAX_HEAD_SIZE = 64 << 10
-"""Bytes of a request before its body."""
 
 GRACE_S = 3
 """Seconds between the end of the last transfer and that of the process, whatever a disk may do."""
 
 _LOOK_EVERY_S = 0.05
+"""Seconds between two looks at whether all is done, while stopping."""
+
+_LOOK_EVERY = 5
+"""Ticks of uvicorn, of 0.1 s, between two looks for clients that keep a connection waiting."""
 
 _log = logging.getLogger("seekable")
-
-
-class _Protocol(HttpToolsProtocol):
-    """Refuses a request whose head is without end, all of which the parser would remember, and tells each
-    request of a connection that its client left, not only the last (they may be pipelined)."""
-
-    _head_size: int | None = None  # None while no head is being read
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]
-        self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
-
-    def on_message_begin(self) -> None:
-        self._head_size = 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._head_size = None
-        if sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_SIZE:
-            raise ValueError("too long")  # which the parser's caller answers with 400
-        # uvicorn's Date is up to a second old, and Last-Modified must not be later (RFC 9110 8.8.2.1).
-        date = (b"date", formatdate(usegmt=True).encode())
-        self.server_state.default_headers = [date, *self.config.encoded_headers]
-        super().on_headers_complete()
-        while self._cycles and self._cycles[0].response_complete:
-            self._cycles.popleft()
-        if self.cycle is not None:  # none has begun: it asks for another protocol
-            self._cycles.append(self.cycle)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        for cycle in self._cycles:
-            if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
-
-    def handle_websocket_upgrade(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # the answer that is under way would go on past every limit
-        else:
-            super().handle_websocket_upgrade()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._head_size is not None and not self.transport.is_closing():
-            self._head_size += len(data)
-            if self._head_size > MAX_HEAD_SIZE:
-                self.send_400_response("The head of the request is too long.")
 
 
 class _Server(uvicorn.Server):
@@ -100,6 +52,14 @@ class _Server(uvicorn.Server):
             for listener in sockets or ():
                 _log.info("Seekable is running on http://%s", authority(*listener.getsockname()[:2]))
             self._on_start()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _LOOK_EVERY == 0:
+            now = time.monotonic()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.look(now)
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Nothing is noted for uvicorn, which would raise the signal again after a clean end.
@@ -155,14 +115,17 @@ def _end_within(seconds: float) -> None:
 def serve(
     listeners: Sequence[socket.socket],
     *,
+    limits: Limits,
     shutdown_timeout: int,
     heartbeat: float,
+    sendfile: bool,
     started: Callable[[], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM; a second one ends what still runs at once. `started` is called when
     the server can be reached."""
     _take_descriptors()
-    _Server(_config(shutdown_timeout, heartbeat), started).run(sockets=[*listeners])
+    config = _config(limits, shutdown_timeout=shutdown_timeout, heartbeat=heartbeat, sendfile=sendfile)
+    _Server(config, started).run(sockets=[*listeners])
 
 
 def _take_descriptors() -> None:
@@ -171,16 +134,21 @@ def _take_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def serve_reloading(listeners: Sequence[socket.socket], *, heartbeat: float) -> None:
+def serve_reloading(
+    listeners: Sequence[socket.socket], *, limits: Limits, heartbeat: float, sendfile: bool
+) -> None:
     """Serve for development: start again whenever the code changes, and do not wait for transfers."""
-    config = _config(1, heartbeat, reload=True)
+    config = _config(limits, shutdown_timeout=1, heartbeat=heartbeat, sendfile=sendfile, reload=True)
     ChangeReload(config, target=uvicorn.Server(config).run, sockets=[*listeners]).run()
 
 
-def _config(shutdown_timeout: int, heartbeat: float, *, reload: bool = False) -> uvicorn.Config:
-    return uvicorn.Config(
+def _config(
+    limits: Limits, *, shutdown_timeout: int, heartbeat: float, sendfile: bool, reload: bool = False
+) -> Config:
+    return Config(
         APP,
-        http=_Protocol,
+        limits=limits,
+        sendfile=sendfile,
         ws=WebSocketProtocol,
         ws_max_size=64 << 10,
         ws_ping_interval=heartbeat,

@@ -144,6 +144,18 @@ class Settings(BaseSettings):
     heartbeat: float = Field(
         20, gt=0, description="Seconds between pings of a WebSocket, and those its peer has to answer."
     )
+    max_header_size: ByteSize = Field(
+        ByteSize(64 << 10), ge=1024, description="Bytes that a request may have before its body."
+    )
+    header_timeout: float = Field(
+        10, gt=0, description="Seconds that a client has to send a request, up to its body."
+    )
+    body_timeout: float = Field(30, gt=0, description="Seconds that an upload may pause.")
+    send_timeout: float = Field(60, gt=0, description="Seconds that a client may take nothing of an answer.")
+    keepalive_timeout: float = Field(5, gt=0, description="Seconds that an idle connection is kept.")
+    sendfile: bool = Field(
+        True, description="Let the kernel send files from a folder, where it can (Linux), without a copy."
+    )
     shutdown_timeout: int = Field(
         30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
     )

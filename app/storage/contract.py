@@ -18,6 +18,10 @@ class OpenFile(Protocol):
         """A descriptor of a regular file that holds exactly these bytes, or None. It stays ours: read at
         offsets (pread, sendfile), never seek or close it, and use it only until this file is closed."""
 
+    async def preload(self, start: int, stop: int) -> None:
+        """Return when these bytes of the descriptor are in memory, as far as that can be told, so that
+        whoever reads them next does not wait for the disk. It may fail for the reasons of `read`."""
+
     def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """The bytes [start, stop) in order, the next batch fetched while you send one.
 

@@ -8,6 +8,7 @@ import signal
 from app.storage.folders import translated
 
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
+_PIECE = 256 << 10
 
 
 def has_writer(descriptor: int) -> bool:
@@ -47,3 +48,22 @@ def read(descriptor: int, start: int, size: int) -> bytes:
                 break
             data += more
         return data
+
+
+def is_cached(descriptor: int, start: int, stop: int) -> bool:
+    """Whether the bytes [start, stop) are in the page cache, going by the first and the last of them."""
+    if not _NO_WAIT:
+        return False
+    buffer = bytearray(1)
+    try:
+        for position in (start, stop - 1):
+            os.preadv(descriptor, [buffer], position, _NO_WAIT)
+    except OSError:  # EAGAIN: they are not; EOPNOTSUPP: nobody knows. A real fault shows in `preload`.
+        return False
+    return True
+
+
+def preload(descriptor: int, start: int, stop: int) -> None:
+    """Have the bytes [start, stop) in the page cache."""
+    for position in range(start, stop, _PIECE):
+        read(descriptor, position, min(_PIECE, stop - position))

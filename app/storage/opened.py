@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
+from app.storage import descriptors
 from app.storage.backend import Reader
 from app.storage.errors import Truncated
 from app.storage.threads import Pool, ended, settled
@@ -23,6 +24,12 @@ class ThreadedOpenFile:
 
     def fileno(self) -> int | None:
         return self._reader.fileno()
+
+    async def preload(self, start: int, stop: int) -> None:
+        descriptor = self._reader.fileno()
+        assert descriptor is not None
+        if not descriptors.is_cached(descriptor, start, stop):
+            await self._pool.run(descriptors.preload, descriptor, start, stop)
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         await self.settle()  # of a read that was left early

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -13,6 +15,12 @@ from app.storage.errors import StorageError
 from app.storage.types import Address
 from app.streaming.plan import Part, plan
 from app.streaming.ranges import Span
+
+ZERO_COPY = "http.response.zerocopysend"
+"""The ASGI extension that servers may offer. This one's raises ConnectionError when the client has left."""
+
+BLOCK = 1 << 20
+"""Bytes that are in memory before they are sent without a copy."""
 
 _log = logging.getLogger("seekable")
 
@@ -49,7 +57,11 @@ class StoredFileResponse(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
             try:
-                await _send_while_present(file, answer.parts, receive, send)
+                if ZERO_COPY in scope.get("extensions", ()) and file.fileno() is not None:
+                    with contextlib.suppress(ConnectionError):  # the client has left
+                        await _send_parts(answer.parts, send, partial(_sendfile, file, send))
+                else:
+                    await _send_while_present(file, answer.parts, receive, send)
             except StorageError as error:
                 _log.error("The answer for %r was broken off: %s", file.info.key.path, error)
 
@@ -65,7 +77,7 @@ async def _send_while_present(file: OpenFile, parts: tuple[Part, ...], receive: 
         async with asyncio.timeout(None) as presence:
             watcher = asyncio.create_task(_end_when_gone(presence, receive))
             try:
-                await _send_body(file, parts, send)
+                await _send_parts(parts, send, partial(_send_span, file, send))
             finally:
                 watcher.cancel()
                 await asyncio.gather(watcher, return_exceptions=True)
@@ -80,18 +92,31 @@ async def _end_when_gone(presence: asyncio.Timeout, receive: Receive) -> None:
     presence.reschedule(0)
 
 
-async def _send_body(file: OpenFile, parts: tuple[Part, ...], send: Send) -> None:
+async def _send_parts(
+    parts: tuple[Part, ...], send: Send, send_span: Callable[[Span], Awaitable[None]]
+) -> None:
     for part in parts:
         if isinstance(part, Span):
-            await _send_span(file, part, send)
+            await send_span(part)
         else:
             await send({"type": "http.response.body", "body": part, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _send_span(file: OpenFile, span: Span, send: Send) -> None:
+async def _send_span(file: OpenFile, send: Send, span: Span) -> None:
     async with contextlib.aclosing(file.read(span.start, span.stop)) as chunks:
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             # Neither a buffered read nor a send() to a fast reader waits: others get their turn here.
             await asyncio.sleep(0)
+
+
+async def _sendfile(file: OpenFile, send: Send, span: Span) -> None:
+    for start in range(span.start, span.stop, BLOCK):
+        if start > span.start:
+            await asyncio.sleep(0)  # a send() to a fast reader does not wait: others get their turn here
+        stop = min(start + BLOCK, span.stop)
+        await file.preload(start, stop)
+        await send(
+            {"type": ZERO_COPY, "file": file, "offset": start, "count": stop - start, "more_body": True}
+        )

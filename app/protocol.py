@@ -1,0 +1,300 @@
+"""HTTP/1.1 as uvicorn speaks it, with limits of size and time, and files that are sent without a copy."""
+
+import asyncio
+import fcntl
+import inspect
+import json
+import logging
+import sys
+import termios
+import time
+from collections import deque
+from email.utils import formatdate
+from functools import lru_cache, partial
+from http import HTTPStatus
+from math import ceil
+from socket import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.deadlines import Limits, State, Waiting, Watch, waiting_for
+from app.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
+
+_log = logging.getLogger("seekable")
+
+_END = {"type": "http.response.body", "body": b"", "more_body": False}
+_CLOSE = (b"connection", b"close")
+
+
+class Config(uvicorn.Config):
+    """uvicorn's, and what its protocol needs besides. `sendfile` is whether files may be sent without a copy.
+
+    Where uvicorn is not the one that this was written for, its own protocol has to do.
+    """
+
+    def __init__(self, app: str, *, limits: Limits, sendfile: bool, **options: Any) -> None:
+        changed = missing()
+        if changed:
+            _log.warning(
+                "uvicorn %s is not as expected (%s): no sending without a copy, and no deadlines",
+                uvicorn.__version__,
+                ", ".join(changed),
+            )
+        super().__init__(
+            app, http="auto" if changed else HttpProtocol, timeout_keep_alive=ceil(limits.idle), **options
+        )
+        self.limits = limits
+        self.sendfile = sendfile and IS_POSSIBLE
+
+
+_METHODS: dict[type, dict[str, list[str]]] = {
+    HttpToolsProtocol: {
+        "_start_asgi_task": ["self", "cycle", "app"],
+        "send_400_response": ["self", "msg"],
+        "handle_websocket_upgrade": ["self"],
+        "on_message_begin": ["self"],
+        "on_headers_complete": ["self"],
+        "on_message_complete": ["self"],
+    },
+    RequestResponseCycle: {"send": ["self", "message"]},
+    FlowControl: {"drain": ["self"]},
+}
+_ATTRIBUTES: dict[type, set[str]] = {
+    HttpToolsProtocol: {"config", "cycle", "flow", "loop", "parser", "scheme", "server_state", "transport"},
+    RequestResponseCycle: {
+        "chunked_encoding",
+        "disconnected",
+        "expected_content_length",
+        "message_event",
+        "response_complete",
+        "response_started",
+        "scope",
+        "waiting_for_100_continue",
+    },
+    FlowControl: {"read_paused", "write_paused"},
+}
+
+
+def missing() -> list[str]:
+    """What `HttpProtocol` leans on in uvicorn, beyond its documented interface, and is not there."""
+    methods = [
+        f"{owner.__name__}.{name}"
+        for owner, known in _METHODS.items()
+        for name, parameters in known.items()
+        if list(inspect.signature(getattr(owner, name, missing)).parameters) != parameters
+    ]
+    attributes = [
+        f"{owner.__name__}.{name}"
+        for owner, names in _ATTRIBUTES.items()
+        for name in sorted(names - {*owner.__init__.__code__.co_names})  # type: ignore[misc]
+    ]
+    return methods + attributes
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection.
+
+    Besides what uvicorn does: it refuses a head that is too long, or does not come, and lets go of clients
+    that keep it waiting (`look`); tells each request of a connection that its client left, not only the last
+    (they may be pipelined); never writes into an answer that is under way; and offers the ASGI extension
+    `http.response.zerocopysend`, whose sends raise ConnectionError when the client has left.
+    """
+
+    config: Config
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
+        self._head_size: int | None = None  # None while no head is being read
+        self._begun = False  # a request whose end has not come
+        self._received = 0
+        self._watch = Watch()
+        # What was written has left when writing may go on: only then may a file follow.
+        self.transport.set_write_buffer_limits(high=0)
+        self._socket = transport.get_extra_info("socket")
+        self._sender: FileSender | None = None
+        if self.config.sendfile and self.scheme == "http" and self._socket is not None:
+            self._sender = FileSender(self.loop, self._socket.fileno())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._sender is not None:
+            self._sender.lose()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Tell whatever still works for this client that it is gone."""
+        for cycle in self._cycles:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    # What comes in
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        super().data_received(data)
+        if self._head_size is not None and not self.transport.is_closing():
+            self._head_size += len(data)
+            if self._head_size > self.config.limits.head_size:
+                self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        self._head_size, self._begun = 0, True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_size = None
+        if sum(len(name) + len(value) for name, value in self.headers) > self.config.limits.head_size:
+            self._refuse_head()
+            raise ValueError("too long")  # or the parser would go on
+        # uvicorn's Date is up to a second old, and Last-Modified must not be later (RFC 9110 8.8.2.1).
+        date = (b"date", _date(int(time.time())))
+        self.server_state.default_headers = [date, *self.config.encoded_headers]
+        super().on_headers_complete()
+        while self._cycles and self._cycles[0].response_complete:
+            self._cycles.popleft()
+        if self.cycle is not None:  # none has begun: it asks for another protocol
+            self._cycles.append(self.cycle)
+
+    def on_message_complete(self) -> None:
+        self._begun = False
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self._is_answering():
+            self.transport.abort()  # the answer that is under way would go on past every limit
+        else:
+            super().handle_websocket_upgrade()
+
+    # Refusing
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def _refuse_head(self) -> None:
+        limit = self.config.limits.head_size
+        self._refuse(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"The head of a request has at most {limit} bytes."
+        )
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Answer for the program, which has not begun to, and close the connection."""
+        if self.transport.is_closing():
+            return
+        if any(cycle.response_started and not cycle.response_complete for cycle in self._cycles):
+            self.transport.abort()  # an answer in the middle of another would be taken for its body
+        else:
+            self.transport.write(_problem(status, detail))
+            self._leave()
+            self.transport.close()
+
+    # Deadlines
+
+    def look(self, now: float) -> None:
+        """Let go of the client if it has kept this connection waiting for too long. To be called often."""
+        waiting = waiting_for(self._state())
+        if not self._watch.is_over(waiting, self._progress(waiting), self.config.limits, now):
+            return
+        assert waiting is not None
+        _log.debug("A client was let go: it was waited for with %s", waiting.value)
+        limit = self.config.limits.of(waiting)
+        if waiting is Waiting.BODY or (waiting is Waiting.HEAD and self._begun):
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"Waited {limit:g} s for {waiting.value}.")
+        else:
+            self.transport.abort()
+
+    def _state(self) -> State:
+        answering = self._is_answering()
+        waits_to_continue = answering and self.cycle.waiting_for_100_continue  # the client, for us
+        return State(
+            begun=self._begun,
+            head=self._head_size is None,
+            answering=answering,
+            reading=not self.flow.read_paused and not waits_to_continue,
+            unsent=self._is_unsent(),
+            new=self.cycle is None,
+        )
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _is_unsent(self) -> bool:
+        return (self._sender is not None and self._sender.is_waiting) or bool(
+            self.transport.get_write_buffer_size()
+        )
+
+    def _progress(self, waiting: Waiting | None) -> object:
+        if waiting is Waiting.BODY:
+            return self._received
+        if waiting is Waiting.READER:
+            sent = self._sender.sent if self._sender is not None else 0
+            return sent, self.transport.get_write_buffer_size(), _unacknowledged(self._socket)
+        return self.cycle  # all of it has one limit, however slowly it comes
+
+    # Sending
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self._sender is not None:
+            cycle.scope["extensions"] = {EXTENSION: {}}
+        super()._start_asgi_task(cycle, partial(self._run, app, cycle))
+
+    async def _run(self, app: Any, cycle: RequestResponseCycle, scope: Any, receive: Any, send: Any) -> None:
+        async def send_or_sendfile(message: Any) -> None:
+            if message["type"] == EXTENSION:
+                await self._send_file(cycle, message)
+                return
+            if cycle.waiting_for_100_continue and message["type"] == "http.response.start":
+                # The body was not asked for, and may come or not (RFC 9110 10.1.1).
+                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
+            await send(message)
+
+        await app(scope, receive, send_or_sendfile)
+
+    async def _send_file(self, cycle: RequestResponseCycle, message: Any) -> None:
+        assert self._sender is not None
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if cycle.disconnected or self.transport.is_closing():
+            raise ConnectionResetError("The client has left.")
+        count = message["count"]
+        if not cycle.response_started or cycle.chunked_encoding or count > cycle.expected_content_length:
+            raise RuntimeError("A file is sent within the Content-Length of an answer that has begun.")
+        await self._sender.send(message["file"].fileno(), message["offset"], count)
+        cycle.expected_content_length -= count
+        if not message.get("more_body", False):
+            await cycle.send(_END)  # type: ignore[arg-type]
+
+
+@lru_cache(1)
+def _date(seconds: int) -> bytes:
+    return formatdate(seconds, usegmt=True).encode()
+
+
+def _problem(status: HTTPStatus, detail: str) -> bytes:
+    """A whole answer that says why, as resources/problems.py would, and closes the connection."""
+    body = json.dumps({"title": status.phrase, "status": status, "detail": detail}).encode()
+    head = (
+        f"HTTP/1.1 {status:d} {status.phrase}\r\n"
+        f"date: {formatdate(usegmt=True)}\r\n"
+        "content-type: application/problem+json\r\n"
+        "cache-control: no-store\r\n"
+        f"content-length: {len(body)}\r\n"
+        "connection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _unacknowledged(connection: socket | None) -> int:
+    """Bytes that the peer has not confirmed: a client that reads slowly takes some of them between two looks,
+    long before there is room for more."""
+    if connection is None:
+        return 0
+    try:
+        size = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(size, sys.byteorder)
