@@ -1,6 +1,7 @@
 """Benchmarks with a command and tables of their own, which compare Seekable with itself."""
 
 import importlib.util
+import signal
 import subprocess
 import sys
 
@@ -17,12 +18,19 @@ FULL_RUN = ("lists", "profile")
 
 
 def run_other(name: str) -> str:
-    """Its table, as Markdown."""
+    """Its table, as Markdown. What it prints is seen meanwhile, too."""
     module, title = OTHERS[name]
     if importlib.util.find_spec(module) is None:
         return f"### {title}\n\nNot measured: there is no {module}."
-    done = subprocess.run(
-        [sys.executable, "-m", module], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
-    )
-    failed = f"\n\nIt failed, with status {done.returncode}." if done.returncode else ""
-    return f"### {title}\n\n```\n{done.stdout.strip()}\n```{failed}"
+    said = []
+    with subprocess.Popen([sys.executable, "-m", module], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        try:
+            for line in run.stdout:
+                said.append(line)
+                print(line, end="", file=sys.stderr, flush=True)
+        except BaseException:
+            run.send_signal(signal.SIGINT)  # it has something to clean up
+            raise
+    failed = f"\n\nIt failed, with status {run.returncode}." if run.returncode else ""
+    return f"### {title}\n\n```\n{''.join(said).strip()}\n```{failed}"

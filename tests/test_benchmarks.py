@@ -1,7 +1,11 @@
 """What the benchmark makes of its figures; the figures themselves are no tests."""
 
+import os
+import signal
 import socket
+import subprocess
 import threading
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +15,7 @@ import pytest
 from benchmarks.cases import CASES, GOALS, Goal
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.downloads import download
+from benchmarks.measure import memory, tree
 from benchmarks.paired import Spread, ratios, spread, turn
 from benchmarks.plot import plot
 from benchmarks.report import number, report
@@ -108,6 +113,22 @@ def test_the_picture_has_a_bar_for_each_ratio() -> None:
 )
 def test_numbers_have_the_digits_that_count(value: float, text: str) -> None:
     assert number(value) == text
+
+
+def test_the_children_of_a_server_are_measured_with_it() -> None:
+    with subprocess.Popen(["sh", "-c", "echo; sleep 60 & wait"], stdout=subprocess.PIPE) as shell:
+        try:
+            assert shell.stdout is not None
+            shell.stdout.readline()
+            deadline = time.monotonic() + 30
+            while len(processes := tree(shell.pid)) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert processes[0] == shell.pid
+            assert len(processes) == 2
+            assert memory(shell.pid) > memory(processes[1]) > 0
+        finally:
+            for pid in processes[::-1]:
+                os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
