@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP   := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-gridfs test soak lint format lock build clean
+.PHONY: help install run run-gridfs test soak bench lint format lock build clean
 .SUFFIXES:
 
 help: ## list these targets
@@ -31,6 +31,10 @@ soak: install ## run what takes too long for `make test`: memory under load, kil
 	$(BIN)/python tests/soak/memory.py $(ARGS)
 	$(BIN)/python tests/soak/kills.py
 	$(BIN)/pytest -n 2 -m campaign
+
+bench: install ## measure it beside nginx, Caddy, aiohttp and Starlette: half an hour (ARGS=--quick: 3 minutes)
+	@sh benchmarks/tools.sh
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: install ## check style, formatting and types
 	$(BIN)/ruff check .

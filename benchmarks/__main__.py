@@ -1,86 +1,113 @@
 """Seekable beside nginx, Caddy, aiohttp, Starlette and what tutorials teach: `make bench`."""
 
 import argparse
+import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.cases import CASES, Case
 from benchmarks.contestants import CONTESTANTS, ROOT, program
 from benchmarks.ground import FULL, QUICK, prepared
-from benchmarks.report import report
+from benchmarks.others import FULL_RUN, OTHERS, run_other
+from benchmarks.plot import plot
+from benchmarks.report import Results, report
 from benchmarks.rounds import Found, play
 from benchmarks.servers import missing
 
 
 def main() -> None:
     options = _options()
-    chosen = [case for case in CASES if not options.only or case.name in options.only]
     if options.list:
-        print(*(f"{case.name:14} {case.title}: {', '.join(case.contestants)}" for case in CASES), sep="\n")
+        print(*(f"{case.name:13} {case.title}: {', '.join(case.contestants)}" for case in CASES), sep="\n")
+        print(*(f"{name:13} {title}" for name, (_, title) in OTHERS.items()), sep="\n")
         return
-    effort = QUICK if options.quick else FULL
-    rounds = options.rounds or effort.rounds
-    taking_part = {case.name: _names(case, quick=options.quick) for case in chosen}
     results: dict[str, Found] = {}
+    others = [name for name in OTHERS if name in (options.only or (() if options.quick else FULL_RUN))]
+    tables: list[str] = []
     begun = time.monotonic()
     try:
-        with prepared(
-            effort, {name for names in taking_part.values() for name in names}, options.scratch
-        ) as ground:
-            for case in chosen:
-                if names := taking_part[case.name]:
-                    count = 1 if options.quick and case.fresh else rounds
-                    results[case.name] = play(case, names, ground, rounds=count)
+        _measure(options, results)
+        tables += map(run_other, others)
     except KeyboardInterrupt:
-        print("Stopped; this is what was measured until then.", file=sys.stderr)
-    text = report(results, _about(time.monotonic() - begun, rounds))
-    options.to.mkdir(parents=True, exist_ok=True)
-    (options.to / "results.md").write_text(text)
-    print(text)
+        print("Stopped. This was measured until then:", file=sys.stderr)
+    _show(results, tables, _about(time.monotonic() - begun), options.to)
+
+
+def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
+    effort = QUICK if options.quick else FULL
+    if options.rounds:  # they take as long as they take
+        effort = replace(effort, within=math.inf)
+    chosen = {
+        case: names
+        for case in CASES
+        if (not options.only or case.name in options.only) and (names := _names(case, options))
+    }
+    if not chosen:
+        return
+    with prepared(effort, {name for names in chosen.values() for name in names}) as ground:
+        for case, names in chosen.items():
+            if time.monotonic() > ground.deadline:
+                print(f"{case.name} is left out: no time was left for it", file=sys.stderr)
+                continue
+            results[case.name] = Found()
+            play(case, names, ground, results[case.name], rounds=_rounds(case, options))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer, smaller and shorter: within 3 minutes")
-    parser.add_argument("--only", action="append", metavar="CASE", choices=[case.name for case in CASES])
-    parser.add_argument("--list", action="store_true", help="what can be measured")
+    parser.add_argument(
+        "--only", action="append", metavar="CASE", choices=[*(case.name for case in CASES), *OTHERS]
+    )
+    parser.add_argument("--list", action="store_true", help="what can be measured, and of whom")
     parser.add_argument("--rounds", type=int, help="how often everybody has a turn (7; 3 with --quick)")
-    parser.add_argument(
-        "--scratch", type=Path, help="where the films are meanwhile: 4 GiB, on a disk to be measured"
-    )
-    parser.add_argument(
-        "--to", type=Path, default=ROOT / "build" / "benchmarks", help="folder of the results"
-    )
+    parser.add_argument("--to", type=Path, default=ROOT / "build/benchmarks", help="a folder for the results")
     return parser.parse_args()
 
 
-def _names(case: Case, *, quick: bool) -> tuple[str, ...]:
-    """Who takes part; who cannot is named."""
-    names = []
-    for name in case.quick if quick else case.contestants:
-        if (lacks := missing(CONTESTANTS[name])) is None:
-            names.append(name)
-        elif name not in _named:
-            _named.add(name)
-            print(f"{name} is left out: {lacks}", file=sys.stderr)
-    return tuple(names)
+def _rounds(case: Case, options: argparse.Namespace) -> int:
+    if options.rounds:
+        return int(options.rounds)
+    if options.quick:
+        return 1 if case.fresh else QUICK.rounds
+    return FULL.rounds
 
 
-_named: set[str] = set()
+def _names(case: Case, options: argparse.Namespace) -> tuple[str, ...]:
+    """Who can take part. What is asked for by name is measured in quick mode, too."""
+    names = case.quick if options.quick and (case.quick or not options.only) else case.contestants
+    return tuple(name for name in names if missing(CONTESTANTS[name]) is None)
 
 
-def _about(seconds: float, rounds: int) -> str:
-    """The machine, and who was measured."""
+def _show(results: Results, tables: list[str], about: str, folder: Path) -> None:
+    text = "\n\n".join([report(results, about), *tables]) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.md").write_text(text)
+    (folder / "results.json").write_text(json.dumps({name: vars(found) for name, found in results.items()}))
+    (folder / "results.svg").write_text(plot(results))
+    print(text)
+    print(f"The tables, all figures and a picture are in {folder}")
+
+
+def _about(seconds: float) -> str:
+    """The machine, who was measured, and who was not."""
     system = platform.uname()
-    python = f"Python {platform.python_version()}"
-    return (
-        f"{time.strftime('%Y-%m-%d')}, {rounds} rounds, {seconds / 60:.0f} minutes; {os.cpu_count()} processors, "
-        f"{system.system} {system.release}, {python}, {', '.join(_versions())}."
-    )
+    parts = [
+        f"{time.strftime('%Y-%m-%d')}, {seconds / 60:.1f} minutes, {os.cpu_count()} processors",
+        f"{system.system} {system.release}",
+        f"Python {platform.python_version()}",
+        *_versions(),
+    ]
+    left_out = [
+        f"{one.name} is left out: {lacks}." for one in CONTESTANTS.values() if (lacks := missing(one))
+    ]
+    return "\n\n".join([", ".join(parts) + ".", *left_out])
 
 
 def _versions() -> list[str]:

@@ -1,4 +1,4 @@
-"""A client in a process of its own: `python -m benchmarks.client KIND JSON` prints what it measured, as JSON."""
+"""A client in a process of its own: `python -m benchmarks.client KIND JSON` prints what it measured."""
 
 import json
 import os

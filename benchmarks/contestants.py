@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / "build" / "tools"
@@ -24,8 +25,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Contestant:
-    """`command` may write what it needs into the home. `gridfs` says where its film is; `put` and `forms` where
-    it takes uploads, if it does, and `stored` where they are then."""
+    """`command` may write what it needs into the home; `needs` is a program or package besides. `gridfs` says
+    where its film is; `put` and `form` where it takes uploads, if it does, and `stored` where they are."""
 
     name: str
     command: Callable[[Place], list[object]]
@@ -68,7 +69,7 @@ def _nginx(place: Place) -> list[object]:
 
 def _caddy(place: Place) -> list[object]:
     (place.home / "Caddyfile").write_text(
-        "{\n admin off\n auto_https off\n persist_config off\n}\n"
+        "{\n admin off\n auto_https off\n}\n"
         f"http://:{place.port} {{\n bind 127.0.0.1\n root * {place.films}\n file_server\n}}\n"
     )
     return [program("caddy"), "run", "--adapter", "caddyfile", "--config", place.home / "Caddyfile"]
@@ -105,7 +106,7 @@ def _ours_gridfs(place: Place) -> dict[str, object]:
     return {"SEEKABLE_STORAGE": "gridfs", "SEEKABLE_MONGODB_URL": place.mongodb}
 
 
-_OURS: dict[str, str] = {
+_OURS: dict[str, Any] = {
     "film": "/files/film.mp4",
     "ping": "/health/live",
     "put": "/files/{}",

@@ -4,6 +4,7 @@ import random
 import select
 import socket
 import time
+from contextlib import ExitStack
 
 from benchmarks.wire import ENOUGH, Target, Unexpected, body_length
 
@@ -14,10 +15,10 @@ SHORT_BLOCK = 8 << 10
 class _Download:
     """One connection: it asks, discards the body, and asks again."""
 
-    def __init__(self, target: Target, length: int | None) -> None:
-        self.connection = target.connect()
+    def __init__(self, target: Target, length: int | None, stack: ExitStack) -> None:
+        self.connection = stack.enter_context(target.connect())
         self.connection.setblocking(False)
-        self.whole = 0  # answers
+        self.answers = 0  # whole ones
         self._target = target
         self._length = length
         self._left = 0  # of the body; 0 while the head is waited for
@@ -39,7 +40,7 @@ class _Download:
             received = self._take_head()
         if self._left:
             try:
-                # MSG_TRUNC: the kernel drops the bytes, see tcp(7). A copy would cost as much as the server's.
+                # MSG_TRUNC: the kernel drops the bytes, see tcp(7). A copy would cost what the server's does.
                 found = self.connection.recv_into(buffer, min(self._left, BLOCK), socket.MSG_TRUNC)
             except BlockingIOError:
                 return received
@@ -48,15 +49,16 @@ class _Download:
             self._left -= found
             received += found
             if not self._left:
-                self.whole += 1
+                self.answers += 1
                 self.ask()
         return received
 
     def _take_head(self) -> int:
-        self._head += self.connection.recv(ENOUGH)
+        more = self.connection.recv(ENOUGH)
+        self._head += more
         head, end, body = self._head.partition(b"\r\n\r\n")
         if not end:
-            if not head or len(head) > 64 << 10:
+            if not more or len(head) > 64 << 10:
                 raise Unexpected(f"Instead of an answer it sent {head[:200]!r}.")
             return 0
         wanted = self._target.size if self._length is None else self._length
@@ -69,24 +71,47 @@ class _Download:
 
 
 def download(target: Target, *, connections: int, length: int | None, seconds: float) -> dict[str, float]:
-    """Whole files, or ranges of `length` bytes anywhere, for some seconds; what has not come then is left."""
-    buffer = bytearray(BLOCK)
-    downloads = [_Download(target, length) for _ in range(connections)]
-    by_descriptor = {one.connection.fileno(): one for one in downloads}
-    poll = select.epoll()
-    for descriptor in by_descriptor:
-        poll.register(descriptor, select.EPOLLIN)
-    received = 0
-    busy, begun = time.process_time(), time.perf_counter()
-    for one in downloads:
-        one.ask()
-    while (elapsed := time.perf_counter() - begun) < seconds:
-        for descriptor, _ in poll.poll(seconds - elapsed):
-            received += by_descriptor[descriptor].receive(buffer)
-    busy = time.process_time() - busy
+    """Whole files, or ranges of `length` bytes anywhere, for some seconds; what has not come then is left.
+
+    Measured is from when all are being sent to, if that is soon; `all_bytes` are those from the beginning.
+    """
+    with ExitStack() as stack:
+        crowd = _Crowd([_Download(target, length, stack) for _ in range(connections)])
+        before = crowd.receive(seconds, until_all_begin=True)
+        answers = crowd.answers()
+        busy, begun = time.process_time(), time.perf_counter()
+        received = crowd.receive(seconds)
+        elapsed, busy = time.perf_counter() - begun, time.process_time() - busy
     return {
         "bytes": received,
-        "answers": sum(one.whole for one in downloads),
+        "all_bytes": before + received,
+        "answers": crowd.answers() - answers,
         "seconds": elapsed,
         "busy": busy / elapsed,
     }
+
+
+class _Crowd:
+    """Many at once."""
+
+    def __init__(self, downloads: list[_Download]) -> None:
+        self._by_descriptor = {one.connection.fileno(): one for one in downloads}
+        self._poll = select.epoll()
+        self._buffer = bytearray(BLOCK)
+        for descriptor, one in self._by_descriptor.items():
+            self._poll.register(descriptor, select.EPOLLIN)
+            one.ask()
+
+    def answers(self) -> int:
+        return sum(one.answers for one in self._by_descriptor.values())
+
+    def receive(self, seconds: float, *, until_all_begin: bool = False) -> int:
+        """Bytes of bodies in that time."""
+        received = 0
+        idle = set(self._by_descriptor) if until_all_begin else {-1}
+        end = time.perf_counter() + seconds
+        while idle and (left := end - time.perf_counter()) > 0:
+            for descriptor, _ in self._poll.poll(left):
+                received += self._by_descriptor[descriptor].receive(self._buffer)
+                idle.discard(descriptor)
+        return received

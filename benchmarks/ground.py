@@ -1,12 +1,14 @@
 """What all contestants share: processors, films, a MongoDB, and how long a run is."""
 
+import math
 import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -20,16 +22,19 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done: seconds a run, rounds, and the sizes of the films in a folder and in GridFS."""
+    """How much is done: seconds a run, rounds, seeks a run, the sizes of the films in a folder and in GridFS,
+    and the seconds after which nothing more is begun."""
 
     seconds: float
     rounds: int
+    seeks: int
     film: int
     gridfs_film: int
+    within: float
 
 
-FULL = Effort(seconds=1.5, rounds=7, film=1024 * MIB, gridfs_film=128 * MIB)
-QUICK = Effort(seconds=0.5, rounds=3, film=256 * MIB, gridfs_film=64 * MIB)
+FULL = Effort(1.2, rounds=7, seeks=200, film=1024 * MIB, gridfs_film=128 * MIB, within=math.inf)
+QUICK = Effort(0.5, rounds=3, seeks=50, film=128 * MIB, gridfs_film=64 * MIB, within=150)
 
 
 @dataclass(frozen=True)
@@ -48,22 +53,26 @@ class Processors:
 
 @dataclass
 class Ground:
-    """Where the contestants meet. `small` is a file of 1 MiB, to warm up with."""
+    """Where the contestants meet. `small` is a file of 1 MiB, to warm up with; `deadline` is on the clock of
+    time.monotonic(), and `checked` says whose uploads were looked at."""
 
     effort: Effort
     processors: Processors
     servers: dict[str, Server]
     mongod: Mongod
     small: Path
+    deadline: float
+    checked: set[tuple[str, str]] = field(default_factory=set)
 
 
 @contextmanager
-def prepared(effort: Effort, names: set[str], parent: Path | None) -> Iterator[Ground]:
-    """Films in their places and these contestants ready to start; nothing is left at the end, however that comes."""
+def prepared(effort: Effort, names: set[str]) -> Iterator[Ground]:
+    """Films in their places and these contestants ready to start. At the end nothing is left of it."""
+    deadline = time.monotonic() + effort.within
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seekable-bench-", dir=parent)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seekable-bench-")))
         servers = stack.enter_context(stopped_at_the_end())
         (folder / "films").mkdir()
         mongod = Mongod(folder / "mongod", free_port())
@@ -77,7 +86,7 @@ def prepared(effort: Effort, names: set[str], parent: Path | None) -> Iterator[G
             place = Place(folder / "films", home, free_port(), mongod.url("films"))
             film = folder / "short.mp4" if contestant.gridfs else folder / "films" / "film.mp4"
             servers[name] = Server(contestant, place, film)
-        ground = Ground(effort, processors, servers, mongod, folder / "small.bin")
+        ground = Ground(effort, processors, servers, mongod, folder / "small.bin", deadline)
         _make_films(ground, folder)
         yield ground
 

@@ -15,12 +15,15 @@ def report(results: Results, about: str) -> str:
     """All tables: what must be shown, and what was measured."""
     parts = [about, goals(results)]
     parts += [table(case, results[case.name]) for case in CASES if case.name in results]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts))
 
 
 def goals(results: Results) -> str:
     """Each figure that must be shown beside its target."""
-    rows = [_goal(goal, results[goal.case]) for goal in GOALS if goal.case in results]
+    shown = [goal for goal in GOALS if goal.case in results and goal.who in results[goal.case].rounds]
+    rows = [_goal(goal, results[goal.case]) for goal in shown]
+    if not rows:
+        return ""
     return _markdown(("What must be shown", "Target", "Median", "Quartiles", ""), rows)
 
 
@@ -63,7 +66,14 @@ def table(case: Case, found: Found) -> str:
     busy = max((value for name in found.rounds for value in _values(found, name, BUSY, None)), default=None)
     notes = [f"The client's processor was busy {busy:.0%} of the time at most."] if busy is not None else []
     head = ("", "Figure", "Median", "Quartiles", f"Ratio to {reference}", "Quartiles")
-    return "\n\n".join([f"### {case.title}", _markdown(head, rows), *notes, *failed])
+    return "\n\n".join(
+        [
+            f"### {case.title} (n = {max(map(len, found.rounds.values()))})",
+            _markdown(head, rows),
+            *notes,
+            *failed,
+        ]
+    )
 
 
 def _row(found: Found, name: str, figure: str, reference: str) -> tuple[str, ...]:

@@ -29,23 +29,27 @@ class Found:
         return list(dict.fromkeys(name for figures in rounds for name in figures))
 
 
-def play(case: Case, names: tuple[str, ...], ground: Ground, *, rounds: int) -> Found:
-    """A contestant that fails is out of this case, and the others go on."""
-    found = Found({name: [] for name in names})
+def play(case: Case, names: tuple[str, ...], ground: Ground, found: Found, *, rounds: int) -> None:
+    """Fills `found`. A contestant that fails is out of this case, and the others go on."""
+    found.rounds = {name: [] for name in names}
     for name in names:
-        _try(name, found, lambda: _checked(case, ground, ground.servers[name]))
+        _try(name, found, _checked, case, ground)
     for number in range(rounds):
         _say(f"{case.name}: round {number + 1} of {rounds}")
         for name in turn(names, number):
-            if name not in found.failed:
-                found.rounds[name].append(_try(name, found, lambda: _run(case, ground, ground.servers[name])))
+            if time.monotonic() > ground.deadline:
+                found.failed.setdefault(name, "no time was left")
+            elif name not in found.failed:
+                found.rounds[name].append(_try(name, found, _run, case, ground))
     _say("")
-    return found
 
 
-def _try(name: str, found: Found, attempt: Callable[[], Figures | None]) -> Figures | None:
+Attempt = Callable[[Case, Ground, Server], Figures | None]
+
+
+def _try(name: str, found: Found, attempt: Attempt, case: Case, ground: Ground) -> Figures | None:
     try:
-        return attempt()
+        return attempt(case, ground, ground.servers[name])
     except Exception as error:  # whatever is wrong with one server is no reason to end
         found.failed[name] = f"{type(error).__name__}: {error}"
         _say(f"{name} failed: {found.failed[name]}\n")
@@ -53,8 +57,9 @@ def _try(name: str, found: Found, attempt: Callable[[], Figures | None]) -> Figu
 
 
 def _checked(case: Case, ground: Ground, server: Server) -> None:
-    server.run_on(_processors(case, ground))
-    case.check(server)
+    if case.check is not None:
+        server.run_on(_processors(case, ground))
+        case.check(server)
 
 
 def _run(case: Case, ground: Ground, server: Server) -> Figures:

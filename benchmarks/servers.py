@@ -62,7 +62,7 @@ class Server:
         own = self.contestant.environment(self.place)
         environment |= {key: str(value) for key, value in own.items()}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
-        with self._log.open("ab") as log:
+        with self._log.open("wb") as log:
             self._process = start_bound(
                 self.contestant.command(self.place),
                 cwd=self.place.home,
@@ -74,7 +74,8 @@ class Server:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise NotStarted(f"did not start: {self._log.read_text(errors='replace')[-500:].strip()}")
+                said = self._log.read_text(errors="replace").strip()
+                raise NotStarted(f"it said {said.rpartition(chr(10))[2][-500:]!r}")
             time.sleep(0.05)
 
     def _answers(self) -> bool:
@@ -100,7 +101,7 @@ def missing(contestant: Contestant) -> str | None:
     needs = contestant.needs
     if needs is None or program(needs) or importlib.util.find_spec(needs):
         return None
-    return f"{needs} is missing: sh benchmarks/tools.sh, or install it"
+    return f"{needs} is not installed"
 
 
 def free_port() -> int:

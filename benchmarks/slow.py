@@ -1,12 +1,13 @@
 """Clients on slow lines: each takes a little, and then a little every second."""
 
+import socket
 import time
 
 from benchmarks.wire import Target, body_length
 
 FIRST, THEN = 8 << 10, 4 << 10
 BUFFER = 32 << 10
-"""A small window, as that of a slow line: what the kernel takes in for a client is not in the server's memory."""
+"""A small window, as that of a slow line: what the kernel takes in for a client is none of the server's."""
 
 
 def read_slowly(target: Target, *, connections: int, seconds: float, within: float = 30) -> dict[str, float]:
@@ -34,8 +35,8 @@ def read_slowly(target: Target, *, connections: int, seconds: float, within: flo
     return {"answered": answered, "going": len(going)}
 
 
-def _takes(reader: object) -> bool:
+def _takes(reader: socket.socket) -> bool:
     try:
-        return bool(reader.recv(THEN))  # type: ignore[attr-defined]
+        return bool(reader.recv(THEN))
     except OSError:
         return False

@@ -2,7 +2,7 @@
 
     python -m uvicorn benchmarks.tutorials:starlette        (or tutorial, gridfs)
 
-The environment names the folder (FILMS) or the database (FILMS_MONGODB). Paths are not checked: never serve this.
+The environment names the folder (FILMS) or the database (FILMS_MONGODB). Paths are not checked: not for use.
 """
 
 import os
@@ -92,7 +92,7 @@ async def ping() -> Response:
 @gridfs.get("/{name}")
 def watch_gridfs(name: str, range: str | None = fastapi.Header(None)) -> Response:  # noqa: A002
     file = bucket().open_download_stream_by_name(name)
-    return stream(file, file.length, range)  # type: ignore[arg-type]
+    return stream(file, file.length, range)
 
 
 @gridfs.post("/copied")
@@ -104,7 +104,7 @@ def upload_gridfs(file: fastapi.UploadFile) -> dict[str, Any]:
 @gridfs.get("/uploads/{name}")
 def download_gridfs(name: str) -> Response:
     file = bucket("uploads").open_download_stream_by_name(name)
-    return stream(file, file.length, None)  # type: ignore[arg-type]
+    return stream(file, file.length, None)
 
 
 @gridfs.delete("/uploads/{name}")

@@ -1,0 +1,41 @@
+"""Where a range of 64 KiB spends its time: the server's event loop under cProfile.
+
+    .venv/bin/python -m benchmarks.profiling
+
+Each call of a Python function costs more under it, so that these look dearer than what C does.
+"""
+
+import io
+import pstats
+import sys
+from dataclasses import replace
+
+from benchmarks.contestants import CONTESTANTS, Place
+from benchmarks.ground import QUICK, prepared
+from benchmarks.runs import downloads
+
+SERVER = "import cProfile, app.main; from app.cli import main; cProfile.run('main()', 'profile')"
+
+
+def main() -> None:
+    ours = CONTESTANTS["Seekable"]
+    with prepared(replace(QUICK, seconds=5), {ours.name}) as ground:
+        server = ground.servers[ours.name]
+        server.stop()
+        server.contestant = replace(ours, command=_profiled)
+        server.run_on(ground.processors.server)
+        found = downloads(8, 64 << 10)(server, ground)
+        server.stop()
+        text = io.StringIO()
+        stats = pstats.Stats(str(server.place.home / "profile"), stream=text)
+        stats.strip_dirs().sort_stats("tottime").print_stats(30)
+    print(f"{found['ranges/s']:.0f} ranges/s under the profiler")
+    print(text.getvalue().partition("\n\n")[2].strip())
+
+
+def _profiled(place: Place) -> list[object]:
+    return [sys.executable, "-c", SERVER, "serve", "--port", place.port]
+
+
+if __name__ == "__main__":
+    main()

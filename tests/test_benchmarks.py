@@ -1,0 +1,170 @@
+"""What the benchmark makes of its figures; the figures themselves are no tests."""
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from benchmarks.cases import CASES, GOALS, Goal
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.downloads import download
+from benchmarks.measure import memory, tree
+from benchmarks.paired import Spread, ratios, spread, turn
+from benchmarks.plot import plot
+from benchmarks.report import number, report
+from benchmarks.rounds import Found
+from benchmarks.wire import Target, Unexpected
+
+
+def test_each_is_first_and_last_in_turn() -> None:
+    turns = [turn("abc", number) for number in range(6)]
+    assert ["".join(names) for names in turns] == ["abc", "cba", "bca", "acb", "cab", "bac"]
+    assert turn([], 1) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([3], Spread(3, 3, 3)),
+        ([1, 3], Spread(2, 1.5, 2.5)),
+        ([9, 1, 2, 3, 4], Spread(3, 2, 4)),
+        ([1, 1, 1, 1, 1, 1, 100], Spread(1, 1, 1)),
+    ],
+)
+def test_a_spread_is_the_median_and_the_quartiles(values: list[float], expected: Spread) -> None:
+    assert spread(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        ([2, 6], [1, 2], [2, 3]),
+        ([2, None, 6], [1, 2, 2], [2, 3]),
+        ([2, 4, 6], [1, None, 2], [2, 3]),
+        ([2, 6], [1], [2]),  # theirs failed in the second round
+        ([2, 6], [0, 2], [3]),
+        ([], [1], []),
+    ],
+)
+def test_ratios_are_of_one_round(
+    ours: list[float | None], theirs: list[float | None], expected: list[float]
+) -> None:
+    assert ratios(ours, theirs) == expected
+
+
+def test_a_goal_is_met_at_its_limit() -> None:
+    least, most = Goal("one", "GB/s", at_least=0.95), Goal("ping", "worst ms", at_most=20)
+    assert [least.is_met(0.95), least.is_met(0.94), most.is_met(20), most.is_met(20.1)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_goals_and_cases_name_what_there_is() -> None:
+    cases = {case.name: case for case in CASES}
+    assert len(cases) == len(CASES)
+    for case in CASES:
+        assert {*case.contestants, *case.quick} <= CONTESTANTS.keys()
+    for goal in GOALS:
+        assert {goal.who, goal.over or goal.who} <= set(cases[goal.case].contestants), goal
+
+
+def found() -> Found:
+    return Found(
+        {
+            "nginx": [{"GB/s": 1.0, "CPU-s/GB": 0.5}, {"GB/s": 2.0, "CPU-s/GB": 0.5}],
+            "Starlette": [None],
+            "Seekable": [{"GB/s": 0.96, "CPU-s/GB": 0.7}, {"GB/s": 1.98, "CPU-s/GB": 0.7}],
+        },
+        {"Starlette": "Failed: it left"},
+    )
+
+
+def test_the_report_says_what_is_met_and_who_failed() -> None:
+    lines = report({"one": found()}, "About.").splitlines()
+    rows = {" ".join(line.split()) for line in lines}
+    title = "One client, whole films"
+    assert f"| Seekable over nginx: {title}, GB/s | ≥ 0.95 | 0.97 | 0.97 to 0.98 | met |" in rows
+    assert f"| Seekable over nginx: {title}, CPU-s/GB | ≤ 1.2 | 1.40 | 1.40 to 1.40 | not met |" in rows
+    assert f"| Seekable over Starlette: {title}, GB/s | ≥ 5 | not measured | | not met |" in rows
+    assert "| Seekable | CPU-s/GB | 0.70 | 0.70 to 0.70 | 1.40 | 1.40 to 1.40 |" in rows
+    assert "- Starlette failed: Failed: it left" in rows
+
+
+def test_the_picture_has_a_bar_for_each_ratio() -> None:
+    picture = ET.fromstring(plot({"one": found()}))
+    bars = [node for node in picture if node.get("class") == "bar ours"]
+    assert len(bars) == 2  # GB/s, and what the processor does for one
+    faster, costlier = (float(str(bar.get("x"))) for bar in bars)
+    assert faster < costlier  # to the left of 1, and to the right
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.223, "0.22"), (9.996, "10.00"), (12.34, "12.3"), (21546.4, "21,546"), (0, "0.00")]
+)
+def test_numbers_have_the_digits_that_count(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_the_children_of_a_server_are_measured_with_it() -> None:
+    with subprocess.Popen(["sh", "-c", "echo; sleep 60 & wait"], stdout=subprocess.PIPE) as shell:
+        try:
+            assert shell.stdout is not None
+            shell.stdout.readline()
+            deadline = time.monotonic() + 30
+            while len(processes := tree(shell.pid)) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert processes[0] == shell.pid
+            assert len(processes) == 2
+            assert memory(shell.pid) > memory(processes[1]) > 0
+        finally:
+            for pid in processes[::-1]:
+                os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def saying(answer: bytes) -> Iterator[Target]:
+    """A server that has one answer for one request; it should be a file of five bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield Target(listener.getsockname()[1], "/film.mp4", 5)
+        finally:
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef", "6 bytes were announced, not 5"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
+            "closed the connection, and 2 bytes are missing",
+        ),
+        (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 5\r\n\r\nsorry", "500 Internal"),
+        (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nabcde", "206 Partial"),
+        (b"HTTP/1.1 200 OK\r\n\r\nabcde", "HTTP/1.1 200 OK"),  # as long as the connection is there
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "sent b'HTTP/1.1 200 OK"),
+        (b"", "Instead of an answer"),
+    ],
+)
+def test_no_figure_is_made_of_a_wrong_answer(answer: bytes, complaint: str) -> None:
+    with saying(answer) as film, pytest.raises(Unexpected, match=complaint):
+        download(film, connections=1, length=None, seconds=10)
