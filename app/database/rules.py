@@ -10,6 +10,16 @@ FEW = 10_000
 """How many files are sorted for a page rather than met along the order. (Of a million files, a page of 100
 that is among so many is found by looking at 10,000, too.)"""
 
+STRIDES = (1_000, 10_000)
+"""How many files are looked at along the order for a page of those that are looked for: so many first, which
+is enough where many are; then, if the page is not full, so many more. What is found by then is the page."""
+
+RARELY_TOGETHER = 1_000
+"""Of how many files at most it is noted that they have all of several common words."""
+
+MAX_TOGETHER = 50_000
+"""How many files with one word are looked at for whether they have the others, too."""
+
 MAX_LOOKED_AT = 200_000
 """Names of folders that are in memory at once, at most; some are there twice."""
 
