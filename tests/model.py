@@ -41,6 +41,15 @@ LISTINGS = [
     )
 ]
 
+WAYS = [
+    (0, 0, (1, 5)),
+    (0, 0, (1000,)),
+    (5, 1000, (10, 1000)),
+    (10_000, 0, ()),
+]
+"""How a page may be found: how few files are sorted, with how many it is looked whether they have all words,
+and how many are looked at along the order."""
+
 
 def expected(infos: Iterable[FileInfo], listing: Listing) -> list[FileInfo]:
     """The files of a listing, in its order."""

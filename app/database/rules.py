@@ -6,9 +6,19 @@ from app.storage.errors import AlreadyExists, VersionMismatch
 from app.storage.types import Change, Expect, Expectation
 from app.storage.upkeep import Verdict
 
-FEW = 10_000
-"""How many files are sorted for a page rather than met along the order. (Of a million files, a page of 100
-that is among so many is found by looking at 10,000, too.)"""
+FEW = 5_000
+"""How many files are sorted for a page rather than met along the order. (Of a million files, 30 that are
+among so many are found by looking at 6,000 along the order.)"""
+
+STRIDES = (1_000, 5_000)
+"""How many files are looked at along the order for a page of those that are looked for: so many first, which
+is enough where many are; then, if the page is not full, so many more. What is found by then is the page."""
+
+RARELY_TOGETHER = 1_000
+"""Of how many files at most it is noted that they have all of several common words."""
+
+MAX_TOGETHER = 20_000
+"""How many files with one word are looked at for whether they have the others, too."""
 
 MAX_LOOKED_AT = 200_000
 """Names of folders that are in memory at once, at most; some are there twice."""

@@ -34,7 +34,9 @@ def decode(listing: Listing, cursor: str) -> Position:
     have given for such a listing: one of another folder or order, too."""
     try:
         position = _decoded(listing, cursor)
-        if encode(listing, position) == cursor and listing.covers(position.folder):
+        # Along another order than that of names, a search may end at a file of any folder.
+        passes = listing.recursive and listing.sort is not Sort.NAME
+        if encode(listing, position) == cursor and (passes or listing.covers(position.folder)):
             return position
     except (ValueError, OverflowError, InvalidName):
         pass

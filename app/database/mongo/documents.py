@@ -120,6 +120,26 @@ def info_of(media: Media) -> FileInfo:
     )
 
 
+KNOWN = [name for name in FileInfo.__annotations__ if name not in ("id", "key")]
+KNOWN += ["library", "folder", "filename"]
+"""What a FileInfo is made of, beside the id. (Objects of MongoEngine take most of the time of a list.)"""
+
+
+def info_in(stored: Stored) -> FileInfo:
+    """What a document says that has what is KNOWN."""
+    key = Key(stored["library"], stored["folder"], stored["filename"])
+    return FileInfo(
+        id=stored["_id"],
+        key=key,
+        size=stored["size"],
+        content_type=stored["content_type"],
+        etag=stored["etag"],
+        sha256=stored.get("sha256"),
+        created_at=stored["created_at"],
+        updated_at=stored["updated_at"],
+    )
+
+
 def behind(identity: Any) -> Stored:
     """What finds the documents that come later in the order of ids, whatever the type of those is. ($gt
     outside of an expression finds only ids of the same type.)"""

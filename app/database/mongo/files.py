@@ -15,7 +15,7 @@ from mongoengine.fields import GridFSProxy
 from app.database.mongo import leases, pages, paths
 from app.database.mongo.changes import NO_FILE, Changes
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Media, find, info_of, place
+from app.database.mongo.documents import Media, find, info_in, info_of, place
 from app.database.mongo.hashing import Hasher
 from app.database.mongo.reading import GridReader
 from app.database.mongo.room import check_room
@@ -136,7 +136,7 @@ class GridBackend:
             folders: tuple[str, ...] = ()
             if cursor is None and not listing.recursive and not listing.query.strip():
                 folders = paths.folders(media, listing.library, listing.folder, limit=MAX_FOLDERS)
-        return Page(folders, tuple(map(info_of, found)), next_cursor)
+        return Page(folders, tuple(map(info_in, found)), next_cursor)
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
         with self._database.asked():

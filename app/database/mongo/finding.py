@@ -3,13 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from bson import Regex
 from pymongo.collection import Collection
 
 from app.database.mongo.documents import Stored
-from app.database.rules import FEW
+from app.database.rules import FEW, MAX_TOGETHER, RARELY_TOGETHER
 from app.storage.types import Listing, Sort
 
 
@@ -21,6 +20,10 @@ class Candidates:
     index: tuple[str, ...]
 
 
+HOW_FEW = (100, 1000)
+"""Of so many it is asked first, so that of several conditions the one counts that few files fulfil."""
+
+
 def few_files(collection: Collection[Stored], listing: Listing, wanted: Sequence[str]) -> Candidates | None:
     """Few files among which all of the listing are; None if they are many, or if an index has them in
     order.
@@ -30,44 +33,48 @@ def few_files(collection: Collection[Stored], listing: Listing, wanted: Sequence
     """
     filtered = bool(wanted or listing.content_type)
     scattered = listing.recursive and bool(listing.folder) and listing.sort is not Sort.NAME
-    return _fewest(collection, listing, wanted) if filtered or scattered else None
+    if not filtered and not scattered:
+        return None
+    for few in (*(one for one in HOW_FEW if one < FEW), FEW):
+        for candidates in _candidates(listing, wanted):
+            if not _more_than(collection, few, candidates):
+                return candidates
+    return _rarely_together(collection, listing, wanted)
 
 
-def _fewest(collection: Collection[Stored], listing: Listing, wanted: Sequence[str]) -> Candidates | None:
-    smallest, fewest = FEW + 1, None
-    for candidates in _candidates(listing, wanted):
-        if (count := _count(collection, candidates, smallest)) < smallest:
-            smallest, fewest = count, candidates
-        if not smallest:
-            break  # and none can be counted up to none
-    if fewest is None and len(wanted) > 1:
-        # Words that are common, but not together, would be looked for in vain along the order.
-        return _few_together(collection, listing, wanted)
-    return fewest
+def _more_than(collection: Collection[Stored], number: int, candidates: Candidates) -> bool:
+    """Looks at no more entries of an index than that, and at no file."""
+    entries = collection.find(candidates.where, {"_id": False, "library": True}, hint=keys(candidates.index))
+    return next(entries.skip(number).limit(1), None) is not None
 
 
-def _count(collection: Collection[Stored], candidates: Candidates, limit: int) -> int:
-    return collection.count_documents(candidates.where, hint=keys(candidates.index), limit=limit)
-
-
-def _few_together(
+def _rarely_together(
     collection: Collection[Stored], listing: Listing, wanted: Sequence[str]
 ) -> Candidates | None:
-    longest = max(wanted, key=len)  # it may well be the rarest
-    where = {"library": listing.library, "words": begins(longest)}
-    both = {"$and": [where, *filters(listing, wanted)]}
-    found = collection.find(both, {"_id": True}, hint=keys(("library", "words")), limit=FEW + 1)
-    ids = [media["_id"] for media in islice(found, FEW + 1)]
-    return Candidates({"_id": {"$in": ids}}, ("_id",)) if len(ids) <= FEW else None
+    """Words that are common, but not together, would be looked for in vain along the order."""
+    if len(wanted) < 2:
+        return None
+    for first in sorted(wanted, key=len, reverse=True):  # the longest may well be the rarest
+        candidates = _with_word(listing, first)
+        if not _more_than(collection, MAX_TOGETHER, candidates):
+            both = {"$and": [candidates.where, *filters(listing, wanted)]}
+            found = collection.find(both, {"_id": True}, hint=keys(candidates.index))
+            ids = [media["_id"] for media in found.limit(RARELY_TOGETHER + 1)]
+            return Candidates({"_id": {"$in": ids}}, ("_id",)) if len(ids) <= RARELY_TOGETHER else None
+    return None
+
+
+def _with_word(listing: Listing, word: str) -> Candidates:
+    return Candidates({"library": listing.library, "words": begins(word)}, ("library", "words"))
 
 
 def _candidates(listing: Listing, wanted: Sequence[str]) -> Iterator[Candidates]:
-    """Each is ranges of one index, which are counted without a look at the documents."""
+    """Each is ranges of one index, which are counted off without a look at the documents."""
     here: Stored = {"library": listing.library}
     if listing.folder or not listing.recursive:
         yield Candidates(covered(listing), ("library", "folder", "filename"))
     for word in wanted:
-        yield Candidates(here | {"words": begins(word)}, ("library", "words"))
+        yield _with_word(listing, word)
     if listing.content_type:
         yield Candidates(here | _of_type(listing.content_type), ("library", "content_type"))
 
@@ -87,7 +94,8 @@ def filters(listing: Listing, wanted: Sequence[str]) -> Iterator[Stored]:
     if listing.content_type:
         yield _of_type(listing.content_type)
     for word in wanted:
-        yield {"words": begins(word)}
+        # Said in a way that no index has: else MongoDB looks at all that have the most common of the words.
+        yield {"$nor": [{"words": {"$not": begins(word)}}]}
 
 
 def _of_type(kind: str) -> Stored:

@@ -1,19 +1,22 @@
-"""Pages of lists. One that an index has in its order is a few ranges of it, however many files there are.
+"""Pages of lists. One that an index has in its order is a range of it, however many files there are.
 
 Where no index has what is listed in the order that is wanted, one of two ways is short: few files are sorted
-(see `finding`); of many, enough are met soon on the way along the order.
+(see `finding`); of many, enough are met soon on the way along the order, or else the page ends early, and the
+next one goes on from there.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from mongoengine.queryset import QuerySet
+from bson import MaxKey, MinKey
+from pymongo import ASCENDING, DESCENDING
 from pymongo.collection import Collection
+from pymongo.cursor import Cursor
 
-from app.database.mongo import finding
-from app.database.mongo.documents import Media, Stored, media_in
-from app.database.mongo.finding import covered, few_files, filters
-from app.database.rules import can_be_stored
+from app.database.mongo.documents import KNOWN, Stored
+from app.database.mongo.finding import covered, few_files, filters, keys
+from app.database.rules import STRIDES, can_be_stored
 from app.storage import cursors, words
 from app.storage.cursors import Position
 from app.storage.types import Listing, Sort
@@ -21,99 +24,161 @@ from app.storage.types import Listing, Sort
 
 def rows(
     collection: Collection[Stored], listing: Listing, *, cursor: str | None, limit: int
-) -> tuple[list[Media], str | None]:
-    """The next files of the listing, and the cursor of the page after them."""
+) -> tuple[list[Stored], str | None]:
+    """What is KNOWN of the next files of the listing, and the cursor of the page after them."""
     position = None if cursor is None else cursors.decode(listing, cursor)
-    found: list[Media] = []
-    for stretch in _stretches(collection, listing, position):
-        found += stretch.limit(limit + 1 - len(found))
-        if len(found) > limit:
-            last = found[limit - 1]
-            value = None if listing.sort is Sort.NAME else getattr(last, listing.sort.value)
-            return found[:limit], cursors.encode(listing, Position(value, last.folder, last.filename))
-    return found, None
-
-
-def _stretches(
-    collection: Collection[Stored], listing: Listing, position: Position | None
-) -> Iterator[QuerySet]:
-    """Queries that give, one after the other, the files behind the position."""
     wanted = words.wanted(listing.query)
     if (listing.query.strip() and not wanted) or not can_be_stored(listing.content_type):
-        return
+        return [], None
     also = list(filters(listing, wanted))
     few = few_files(collection, listing, wanted)
     if few is not None:
-        keys = _keys(listing, "folder", "filename")
-        behind: Stored = {"$or": list(_behind(keys, listing, position))}
-        yield _query(collection, [few.where, covered(listing), *also, behind], few.index, keys, listing)
-        return
-    for span in _spans(listing, position):
-        for place in _behind(span.keys, listing, span.position):
-            where = [span.same, span.within, place, *also]
-            yield _query(collection, where, (*span.same, *span.keys), span.keys, listing)
+        where = {"$and": [few.where, covered(listing), *also, _behind(listing, position)]}
+        order = _order(listing, _keys(listing, "folder"))
+        found = list(collection.find(where, KNOWN, hint=keys(few.index), sort=order, limit=limit + 1))
+        return _page(listing, found, limit)
+    if listing.recursive and listing.folder and listing.sort is not Sort.NAME:
+        also.append(covered(listing))
+    found = []
+    for stretch in _along(listing, position):
+        end = None
+        for part, end in _parts(collection, stretch, STRIDES if also else ()):  # noqa: B007
+            found += part.find(collection, also, KNOWN).limit(limit + 1 - len(found))
+            if len(found) > limit:
+                return _page(listing, found, limit)
+        if end is not None:
+            return found, cursors.encode(listing, end)
+    return found, None
 
 
-def _query(
-    collection: Collection[Stored],
-    where: Sequence[Stored],
-    index: Sequence[str],
-    keys: Sequence[str],
-    listing: Listing,
-) -> QuerySet:
-    found = media_in(collection)(__raw__={"$and": where}).hint(finding.keys(index))
-    return found.order_by(*(f"-{key}" if listing.descending else key for key in keys))
+def _page(listing: Listing, found: list[Stored], limit: int) -> tuple[list[Stored], str | None]:
+    if len(found) <= limit:
+        return found, None
+    return found[:limit], cursors.encode(listing, _position(listing, found[limit - 1]))
+
+
+def _position(listing: Listing, found: Stored) -> Position:
+    value = None if listing.sort is Sort.NAME else found[listing.sort.value]
+    return Position(value, found["folder"], found["filename"])
+
+
+def _keys(listing: Listing, *before: str) -> tuple[str, ...]:
+    """By what the listing is sorted, where the library is the same, and the folder unless it comes before
+    the name."""
+    by = () if listing.sort is Sort.NAME else (listing.sort.value,)
+    return *by, *before, "filename"
+
+
+def _order(listing: Listing, fields: Sequence[str]) -> list[tuple[str, int]]:
+    return [(field, DESCENDING if listing.descending else ASCENDING) for field in fields]
+
+
+def _at(listing: Listing, position: Position) -> Stored:
+    value, by = position.value, listing.sort.value
+    at = {"library": listing.library, "folder": position.folder, "filename": position.filename}
+    return {by: value, **at}
+
+
+def _behind(listing: Listing, position: Position | None) -> Stored:
+    """What is true of the files behind the position: those with the same keys but for the last, then but for
+    the last two …"""
+    if position is None:
+        return {}
+    fields, at = _keys(listing, "folder"), _at(listing, position)
+    behind = "$lt" if listing.descending else "$gt"
+    depths = range(len(fields))
+    same = ({field: at[field] for field in fields[:depth]} for depth in depths)
+    return {
+        "$or": [
+            one | {fields[depth]: {behind: at[fields[depth]]}}
+            for one, depth in zip(same, depths, strict=True)
+        ]
+    }
 
 
 # Along an index
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
-    """Files that the index of all these fields has in the order of the keys, from behind the position."""
+class _Stretch:
+    """Files in the order of an index, from the low place in it to the high one, without that."""
 
-    same: Stored
-    """What is the same of all of them."""
-    keys: tuple[str, ...]
-    position: Position | None
-    within: Stored
-    """What else they must be."""
+    listing: Listing
+    index: tuple[str, ...]
+    low: tuple[Any, ...]
+    high: tuple[Any, ...]
+
+    def behind(self, position: Position | None) -> "_Stretch":
+        if position is None:
+            return self
+        if self.listing.descending:
+            return replace(self, high=self._place(position))
+        return replace(self, low=self._after(position))
+
+    def until(self, position: Position | None) -> "_Stretch":
+        """Only up to this position and with it."""
+        if position is None:
+            return self
+        if self.listing.descending:
+            return replace(self, low=self._place(position))
+        return replace(self, high=self._after(position))
+
+    def find(
+        self, collection: Collection[Stored], also: Sequence[Stored], wanted: Sequence[str] | Stored
+    ) -> Cursor[Stored]:
+        # Bounds rather than conditions: those would need several ranges, one for each key that is the same.
+        rest = len(self.index)
+        low = [*zip(self.index, (*self.low, *[MinKey()] * rest), strict=False)]
+        high = [*zip(self.index, (*self.high, *[MaxKey()] * rest), strict=False)]
+        found = collection.find({"$and": list(also)} if also else {}, wanted)
+        return found.hint(keys(self.index)).min(low).max(high).sort(_order(self.listing, self.index))
+
+    def place_of(self, collection: Collection[Stored], number: int) -> Position | None:
+        """Where the file of this number is, from 1; None if there are fewer. Looks at no file, but only at
+        the index."""
+        fields: Stored = {"_id": False} | dict.fromkeys(self.index, True)
+        place = next(self.find(collection, [], fields).skip(number - 1).limit(1), None)
+        return None if place is None else _position(self.listing, place)
+
+    def _place(self, position: Position) -> tuple[Any, ...]:
+        at = _at(self.listing, position)
+        return tuple(at[field] for field in self.index)
+
+    def _after(self, position: Position) -> tuple[Any, ...]:
+        *before, filename = self._place(position)
+        return *before, f"{filename}\0"  # the very next that a name could be, if names could hold it
 
 
-def _spans(listing: Listing, position: Position | None) -> list[_Span]:
-    """The spans, one after the other, that are all of the listing behind the position."""
-    library = {"library": listing.library}
-    here = library | {"folder": listing.folder}
-    keys, keys_here = _keys(listing, "folder", "filename"), _keys(listing, "filename")
+def _parts(
+    collection: Collection[Stored], stretch: _Stretch, strides: Sequence[int]
+) -> Iterator[tuple[_Stretch, Position | None]]:
+    """The stretch in parts of so many files, each with the place where it ends; all of it without strides."""
+    for stride in strides:
+        end = stretch.place_of(collection, stride)
+        yield stretch.until(end), end
+        if end is None:
+            return
+        stretch = stretch.behind(end)
+    if not strides:
+        yield stretch, None
+
+
+def _along(listing: Listing, position: Position | None) -> list[_Stretch]:
+    """The stretches of indexes, one after the other, in which all of the listing behind the position is."""
+    one, folder = (listing.library,), listing.folder
+    library = _Stretch(listing, ("library", *_keys(listing, "folder")), one, one)
+    here = _Stretch(listing, ("library", "folder", *_keys(listing)), (*one, folder), (*one, folder))
     if not listing.recursive:
-        return [_Span(here, keys_here, position, {})]
-    if not listing.folder or listing.sort is not Sort.NAME:
-        return [_Span(library, keys, position, covered(listing))]
+        return [here.behind(position)]
+    if not folder or listing.sort is not Sort.NAME:
+        return [library.behind(position)]
     # Between a folder and those inside it stand others, such as `a-b` between `a` and `a/b`.
-    is_here = position is not None and position.folder == listing.folder
-    inside = {"folder": {"$gte": f"{listing.folder}/", "$lt": f"{listing.folder}0"}}  # "0" comes right after
-    spans = [
-        _Span(here, keys_here, position if is_here else None, {}),
-        _Span(library, keys, None if is_here else position, inside),
-    ]
-    if listing.descending:
-        spans.reverse()
-    is_in_first = position is None or is_here is not listing.descending
-    return spans if is_in_first else spans[1:]
-
-
-def _keys(listing: Listing, *names: str) -> tuple[str, ...]:
-    return names if listing.sort is Sort.NAME else (listing.sort.value, *names)
-
-
-def _behind(keys: Sequence[str], listing: Listing, position: Position | None) -> Iterator[Stored]:
-    """What is true, of one stretch after the other, of the files behind the position: the same but for the
-    last key, then but for the last two … Each is one range of an index of the keys."""
+    inside = replace(
+        library, low=(*one, f"{folder}/"), high=(*one, f"{folder}0", MinKey())
+    )  # right after "/"
+    stretches = [inside, here] if listing.descending else [here, inside]
     if position is None:
-        yield {}
-        return
-    at = {"folder": position.folder, "filename": position.filename, listing.sort.value: position.value}
-    behind = "$lt" if listing.descending else "$gt"
-    for depth in reversed(range(len(keys))):
-        same: Stored = {key: at[key] for key in keys[:depth]}
-        yield same | {keys[depth]: {behind: at[keys[depth]]}}
+        return stretches
+    if (position.folder == folder) is listing.descending:
+        stretches = stretches[1:]
+    return [stretches[0].behind(position), *stretches[1:]]

@@ -196,7 +196,9 @@ class FilesystemBackend:
             settling.session.flush()
             committed = Committed(info_of(row), created)
             step = self._disk.created if created else self._disk.replaced
+            known = self._scanner.known(path_of(row))
             with step(writer, path_of(row)):
+                self._scanner.note(known)
                 settling.commit_step(row)
             return committed
 
@@ -219,7 +221,9 @@ class FilesystemBackend:
             path = path_of(row)
             settling.session.delete(row)
             settling.session.flush()
+            known = self._scanner.known(path)
             with self._disk.removed(path):
+                self._scanner.note(known)
                 settling.commit_step(row, deleted=True)
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
@@ -234,7 +238,9 @@ class FilesystemBackend:
                 settling.rename(row, target, path_at(target))
                 settling.session.flush()
                 moved = info_of(row)
+                known = self._scanner.known(path, path_at(target))
                 with self._disk.moved(path, path_at(target)):
+                    self._scanner.note(known)
                     settling.commit_step(row)
                 return moved
             return info_of(row)

@@ -8,81 +8,90 @@ from sqlalchemy import (
     Select,
     and_,
     exists,
-    func,
+    literal_column,
     or_,
     select,
-    true,
     union_all,
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from app.database.rules import FEW
+from app.database.rules import FEW, MAX_TOGETHER, RARELY_TOGETHER
 from app.database.sql.tables import Media, Word
 from app.storage.types import Listing, Sort
 
 Text = ColumnElement[str] | InstrumentedAttribute[str]
-Ids = Select[str] | CompoundSelect[str]
+
+HOW_FEW = (100, 1000)
+"""Of so many it is asked first, so that of several conditions the one counts that few files fulfil."""
 
 
-def few_files(session: Session, listing: Listing, wanted: Sequence[str]) -> Ids | None:
-    """The ids of few files among which all of the listing are; None if they are many, or if an index has
-    them in order."""
+def few_files(session: Session, listing: Listing, wanted: Sequence[str]) -> ColumnElement[bool] | None:
+    """What is true of few files, among which all of the listing are; None if they are many, or if an index
+    has them in order."""
     filtered = bool(wanted or listing.content_type)
     scattered = listing.recursive and bool(listing.folder) and listing.sort is not Sort.NAME
-    return _fewest(session, listing, wanted) if filtered or scattered else None
+    if not filtered and not scattered:
+        return None
+    for few in (*(one for one in HOW_FEW if one < FEW), FEW):
+        for candidates in _candidates(listing, wanted):
+            if not _more_than(session, few, candidates):
+                return Media.id.in_(union_all(*candidates))
+    return _rarely_together(session, listing, wanted)
 
 
-def _fewest(session: Session, listing: Listing, wanted: Sequence[str]) -> Ids | None:
-    smallest, among = FEW + 1, None
-    for ids in _candidates(listing, wanted):
-        if (count := _count(session, ids, smallest)) < smallest:
-            smallest, among = count, ids
-    if among is None and len(wanted) > 1:
-        # Words that are common, but not together, would be looked for in vain along the order.
-        together = _with_words(listing, wanted)
-        if _count(session, together, FEW + 1) <= FEW:
-            return together
-    return among
+Ids = Sequence[Select[str]]
+"""Queries for ids, each by one index."""
 
 
-def _count(session: Session, ids: Ids, limit: int) -> int:
-    return session.scalar(select(func.count()).select_from(ids.limit(limit).subquery())) or 0
+def _more_than(session: Session, number: int, ids: Ids) -> bool:
+    """Looks at no more entries of an index than that, and at no file."""
+    entries: CompoundSelect[int] = union_all(*(one.with_only_columns(literal_column("1")) for one in ids))
+    return session.scalar(entries.offset(number).limit(1)) is not None
 
 
 def _candidates(listing: Listing, wanted: Sequence[str]) -> Iterator[Ids]:
-    """Queries for ids, each by one index, each of at least the files of the listing."""
+    """The ids of at least the files of the listing."""
     here = select(Media.id).where(Media.library == listing.library)
-    if not listing.recursive:
-        yield here.where(Media.folder == listing.folder)
-    elif listing.folder:
-        yield union_all(
-            here.where(Media.folder == listing.folder),
-            here.where(_begins(Media.folder, f"{listing.folder}/")),
-        )
+    if listing.folder or not listing.recursive:
+        inside = [here.where(_begins(Media.folder, f"{listing.folder}/"))] if listing.recursive else []
+        yield [here.where(Media.folder == listing.folder), *inside]
     for word in wanted:
-        yield _with_words(listing, [word])
+        yield [_with_word(listing, word)]
     if listing.content_type:
-        yield here.where(_begins(Media.content_type, listing.content_type))
+        yield [here.where(_begins(Media.content_type, listing.content_type))]
 
 
-def _with_words(listing: Listing, wanted: Sequence[str]) -> Select[str]:
-    first, *others = sorted(wanted, key=len, reverse=True)  # the longest may well be the rarest
+def _with_word(listing: Listing, word: str) -> Select[str]:
+    return select(Word.media_id).where(Word.library == listing.library, _begins(Word.word, word))
+
+
+def _rarely_together(session: Session, listing: Listing, wanted: Sequence[str]) -> ColumnElement[bool] | None:
+    """Words that are common, but not together, would be looked for in vain along the order."""
+    if len(wanted) < 2:
+        return None
+    for first in sorted(wanted, key=len, reverse=True):  # the longest may well be the rarest
+        if not _more_than(session, MAX_TOGETHER, [_with_word(listing, first)]):
+            others = (_has(Word.media_id, word) for word in wanted if word != first)
+            together = _with_word(listing, first).where(*others).limit(RARELY_TOGETHER + 1)
+            ids = session.scalars(together).all()
+            return Media.id.in_(ids) if len(ids) <= RARELY_TOGETHER else None
+    return None
+
+
+def _has(identity: InstrumentedAttribute[str], word: str) -> ColumnElement[bool]:
+    """Whether the file of this id has a word that begins so."""
     other = aliased(Word)
-    return select(Word.media_id).where(
-        Word.library == listing.library,
-        _begins(Word.word, first),
-        *(exists().where(other.media_id == Word.media_id, _begins(other.word, word)) for word in others),
-    )
+    return exists().where(other.media_id == identity, _begins(other.word, word))
 
 
 # Filters. They leave it to the query around them which index is used: none has what `concat` makes.
 
 
-def covered(listing: Listing) -> ColumnElement[bool]:
+def covered(listing: Listing) -> list[ColumnElement[bool]]:
     """Whether a file is in the folder of the listing, or beneath it."""
     if not listing.recursive:
-        return Media.folder == listing.folder
-    return _begins(Media.folder.concat("/"), f"{listing.folder}/") if listing.folder else true()
+        return [Media.folder == listing.folder]
+    return [_begins(Media.folder.concat("/"), f"{listing.folder}/")] if listing.folder else []
 
 
 def filters(listing: Listing, wanted: Sequence[str]) -> Iterator[ColumnElement[bool]]:
@@ -93,7 +102,7 @@ def filters(listing: Listing, wanted: Sequence[str]) -> Iterator[ColumnElement[b
     elif kind:
         yield _begins(stored, f"{kind}/")
     for word in wanted:
-        yield exists().where(Word.media_id == Media.id, _begins(Word.word, word))
+        yield _has(Media.id, word)
 
 
 def _begins(column: Text, prefix: str) -> ColumnElement[bool]:

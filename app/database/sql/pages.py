@@ -1,16 +1,20 @@
 """Pages of lists. One that an index has in its order is a range of it, however many files there are.
 
 Where no index has what is listed in the order that is wanted, one of two ways is short: few files are sorted
-(see `finding`); of many, enough are met soon on the way along the order.
+(see `finding`); of many, enough are met soon on the way along the order, or else the page ends early, and the
+next one goes on from there.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import Select, literal, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Row, Select, literal, not_, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.database.rules import can_be_stored
+from app.database.rules import STRIDES, can_be_stored
 from app.database.sql.finding import covered, few_files, filters
+from app.database.sql.rows import KNOWN
 from app.database.sql.tables import Media
 from app.storage import cursors, words
 from app.storage.cursors import Position
@@ -19,81 +23,120 @@ from app.storage.types import Listing, Sort
 
 def rows(
     session: Session, listing: Listing, *, cursor: str | None, limit: int
-) -> tuple[Sequence[Media], str | None]:
-    """The next files of the listing, and the cursor of the page after them."""
+) -> tuple[Sequence[Row[Any]], str | None]:
+    """What is KNOWN of the next files of the listing, and the cursor of the page after them."""
     position = None if cursor is None else cursors.decode(listing, cursor)
-    found: list[Media] = []
-    for stretch in _stretches(session, listing, position):
-        found += session.scalars(stretch.limit(limit + 1 - len(found)))
-        if len(found) > limit:
-            last = found[limit - 1]
-            value = None if listing.sort is Sort.NAME else getattr(last, listing.sort.value)
-            return found[:limit], cursors.encode(listing, Position(value, last.folder, last.filename))
+    wanted = words.wanted(listing.query)
+    if (listing.query.strip() and not wanted) or not can_be_stored(listing.content_type):
+        return [], None
+    few = few_files(session, listing, wanted)
+    also = list(filters(listing, wanted))
+    if few is None:
+        stretches = _along(listing, position)
+        if listing.recursive and listing.sort is not Sort.NAME:
+            also += covered(listing)
+    else:
+        stretches = [_Stretch(listing, [few, *covered(listing)], _keys(listing, "folder")).behind(position)]
+    strides = STRIDES if few is None and also else ()
+    found: list[Row[Any]] = []
+    for stretch in stretches:
+        end = None
+        for part, end in _parts(session, stretch, strides):  # noqa: B007
+            found += session.execute(part.query().where(*also).limit(limit + 1 - len(found)))
+            if len(found) > limit:
+                return found[:limit], cursors.encode(listing, _position(listing, found[limit - 1]))
+        if end is not None:
+            return found, cursors.encode(listing, end)
     return found, None
 
 
-def _stretches(session: Session, listing: Listing, position: Position | None) -> Iterator[Select[Media]]:
-    """Queries that give, one after the other, the files behind the position."""
-    wanted = words.wanted(listing.query)
-    if (listing.query.strip() and not wanted) or not can_be_stored(listing.content_type):
-        return
-    few = few_files(session, listing, wanted)
-    if few is None:
-        stretches = _along(listing, position)
-    else:
-        query = select(Media).where(Media.id.in_(few), covered(listing))
-        stretches = iter([_behind(query, _keys(listing, "folder", "filename"), listing, position)])
-    for stretch in stretches:
-        yield stretch.where(*filters(listing, wanted))
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Files in the order of these columns, most of them along an index: all of which the conditions are true,
+    from where it starts to where it stops."""
 
+    listing: Listing
+    same: Sequence[ColumnElement[bool]]
+    keys: Sequence[str]
+    start: ColumnElement[bool] | None = None
+    stop: ColumnElement[bool] | None = None
 
-# Along an index
+    def behind(self, position: Position | None) -> "_Stretch":
+        return self if position is None else replace(self, start=self._after(position))
 
+    def until(self, position: Position | None) -> "_Stretch":
+        """Only up to this position and with it."""
+        return self if position is None else replace(self, stop=not_(self._after(position)))
 
-def _along(listing: Listing, position: Position | None) -> Iterator[Select[Media]]:
-    library = select(Media).where(Media.library == listing.library)
-    here = library.where(Media.folder == listing.folder)
-    keys, keys_here = _keys(listing, "folder", "filename"), _keys(listing, "filename")
-    if not listing.recursive:
-        yield _behind(here, keys_here, listing, position)
-    elif not listing.folder:
-        yield _behind(library, keys, listing, position)
-    elif listing.sort is not Sort.NAME:
-        yield _behind(library.where(covered(listing)), keys, listing, position)
-    # Between a folder and those inside it stand others, such as `a-b` between `a` and `a/b`.
-    elif listing.descending:
-        if position is None or position.folder != listing.folder:
-            yield _behind(_inside(library, listing, position), keys, listing, position)
-            position = None
-        yield _behind(here, keys_here, listing, position)
-    else:
-        if position is None or position.folder == listing.folder:
-            yield _behind(here, keys_here, listing, position)
-            position = None
-        yield _behind(_inside(library, listing, position), keys, listing, position)
+    def query(self) -> Select[Any]:
+        # One bound at each end: given two, SQLite may start from the wrong one.
+        bounds = [bound for bound in (self.start, self.stop) if bound is not None]
+        columns = self._columns()
+        descending = self.listing.descending
+        order = (column.desc() if descending else column for column in columns)
+        return select(*KNOWN).where(*self.same, *bounds).order_by(*order)
 
+    def place_of(self, session: Session, number: int) -> Position | None:
+        """Where the file of this number is, from 1; None if there are fewer. Looks at no file, but only at
+        the index."""
+        columns = {column.key: column for column in (*self._columns(), Media.folder, Media.filename)}
+        place = self.query().with_only_columns(*columns.values()).offset(number - 1).limit(1)
+        row = session.execute(place).first()
+        return None if row is None else _position(self.listing, row)
 
-def _inside(library: Select[Media], listing: Listing, position: Position | None) -> Select[Media]:
-    # The position is a bound already. Given two, SQLite may start from the wrong one.
-    if position is None or listing.descending:
-        library = library.where(Media.folder >= f"{listing.folder}/")
-    if position is None or not listing.descending:
-        library = library.where(Media.folder < f"{listing.folder}0")  # "0" comes right after "/"
-    return library
-
-
-def _keys(listing: Listing, *names: str) -> tuple[str, ...]:
-    return names if listing.sort is Sort.NAME else (listing.sort.value, *names)
-
-
-def _behind(
-    query: Select[Media], keys: Iterable[str], listing: Listing, position: Position | None
-) -> Select[Media]:
-    """The query in the order of these columns, from behind the position."""
-    columns = [getattr(Media, key) for key in keys]
-    if position is not None:
-        at = {"folder": position.folder, "filename": position.filename, listing.sort.value: position.value}
-        there = tuple_(*(literal(at[column.key], column.type) for column in columns))
+    def _after(self, position: Position) -> ColumnElement[bool]:
+        value, by = position.value, self.listing.sort.value
+        at = {by: value, "folder": position.folder, "filename": position.filename}
+        columns = self._columns()
         place = tuple_(*columns)
-        query = query.where(place < there if listing.descending else place > there)
-    return query.order_by(*(column.desc() if listing.descending else column for column in columns))
+        there = tuple_(*(literal(at[column.key], column.type) for column in columns))
+        return place < there if self.listing.descending else place > there
+
+    def _columns(self) -> list[InstrumentedAttribute[Any]]:
+        return [getattr(Media, key) for key in self.keys]
+
+
+def _parts(
+    session: Session, stretch: _Stretch, strides: Sequence[int]
+) -> Iterator[tuple[_Stretch, Position | None]]:
+    """The stretch in parts of so many files, each with the place where it ends; all of it without strides."""
+    for stride in strides:
+        end = stretch.place_of(session, stride)
+        yield stretch.until(end), end
+        if end is None:
+            return
+        stretch = stretch.behind(end)
+    if not strides:
+        yield stretch, None
+
+
+def _position(listing: Listing, row: Row[Any]) -> Position:
+    value = None if listing.sort is Sort.NAME else getattr(row, listing.sort.value)
+    return Position(value, row.folder, row.filename)
+
+
+def _along(listing: Listing, position: Position | None) -> list[_Stretch]:
+    """The stretches of indexes, one after the other, in which all of the listing behind the position is."""
+    library = _Stretch(listing, [Media.library == listing.library], _keys(listing, "folder"))
+    here = _Stretch(listing, [*library.same, Media.folder == listing.folder], _keys(listing))
+    if not listing.recursive:
+        return [here.behind(position)]
+    if not listing.folder or listing.sort is not Sort.NAME:
+        return [library.behind(position)]
+    # Between a folder and those inside it stand others, such as `a-b` between `a` and `a/b`.
+    start, stop = Media.folder >= f"{listing.folder}/", Media.folder < f"{listing.folder}0"  # right after "/"
+    stretches = [here, replace(library, start=start, stop=stop)]
+    if listing.descending:
+        stretches = [replace(library, start=stop, stop=start), here]
+    if position is None:
+        return stretches
+    if (position.folder == listing.folder) is listing.descending:
+        stretches = stretches[1:]
+    return [stretches[0].behind(position), *stretches[1:]]
+
+
+def _keys(listing: Listing, *before: str) -> tuple[str, ...]:
+    """By what the listing is sorted, where the library is the same, and the folder unless it comes before
+    the name."""
+    by = () if listing.sort is Sort.NAME else (listing.sort.value,)
+    return *by, *before, "filename"

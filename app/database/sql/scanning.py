@@ -23,7 +23,7 @@ from app.storage.upkeep import Finding, Outcome, Scanned
 
 T = TypeVar("T")
 
-REFRESH_FOR_S = 2
+REFRESH_FOR_S = 1
 """How long a list may look for new files. A folder that it can hardly read in this time waits for the next
 scan."""
 
@@ -41,6 +41,14 @@ _LEFT = (*_LATER, Outcome.SKIPPED)
 
 MAX_WALKED = 200
 """Folders beneath a list that are asked for changes while nothing else may wait for that."""
+
+REST = 20
+"""How many times as long as a look beneath a folder took no list takes such a look again, if that is more
+than MAX_WALKED folders."""
+
+BIG = 10_000
+"""In a folder of so many files a change of ours is no reason to compare them all. (What somebody puts there
+in the same few milliseconds is then found by the next scan.)"""
 
 Look = tuple[Segments, bool]
 """A folder, and whether those inside it are meant too."""
@@ -62,6 +70,7 @@ class Scanner:
         self._refreshing = threading.Lock()
         self._refreshed: tuple[Look, float] | None = None
         self._left_until: dict[Look, float] = {}
+        self._walked_until: dict[Look, float] = {}
 
     def to_scan(self) -> int:
         """How many files a scan will look at, about."""
@@ -109,6 +118,8 @@ class Scanner:
             path = stack.pop()
             seen = self._seen.get(path)
             walked += 1
+            if walked > MAX_WALKED and time.monotonic() < self._walked_until.get(look, 0):
+                return True
             if seen is None or walked > MAX_WALKED or seen.changed_ns != self._disk.folder_changed_ns(path):
                 return time.monotonic() < self._left_until.get(look, 0)
             stack += [(*path, name) for name in (seen.folders if recursive else seen.empty)]
@@ -121,6 +132,23 @@ class Scanner:
             self._seen.forget(path)
             path = path[:-1]
         self._seen.forget(path)
+
+    def known(self, *paths: Segments) -> list[Segments]:
+        """The folders of these files that are big and as they were when they were looked through."""
+        return [path for path in {path[:-1] for path in paths} if self._is_big_and_as_seen(path)]
+
+    def _is_big_and_as_seen(self, path: Segments) -> bool:
+        seen = self._seen.get(path)
+        if seen is None or seen.files < BIG:
+            return False
+        return seen.changed_ns == self._disk.folder_changed_ns(path)
+
+    def note(self, known: list[Segments]) -> None:
+        """Take the folders as known still, after a file step of ours."""
+        for path in known:
+            changed_ns = self._disk.folder_changed_ns(path)
+            if changed_ns is not None:
+                self._seen.note(path, changed_ns)
 
     def _tops(self, library: str, folder: str) -> set[Segments]:
         """Where a folder is on the disk: there may be several, whose names only normalisation makes one."""
@@ -144,16 +172,17 @@ class Scanner:
             self._refreshing.release()
 
     def _refresh(self, library: str, folder: str, look: Look) -> None:
-        deadline = time.monotonic() + REFRESH_FOR_S
+        began = time.monotonic()
+        deadline = began + REFRESH_FOR_S
         found = 0
         for step in self._look(library, folder, anew=False, recursive=look[1]):
             found += sum(finding.outcome not in _LEFT for finding in step.findings)
             if time.monotonic() > deadline:
                 if not found:  # else the next list finds more
-                    if len(self._left_until) >= MAX_LEFT:
-                        self._left_until.clear()
-                    self._left_until[look] = deadline + LEFT_FOR_S
+                    _remember(self._left_until, look, deadline + LEFT_FOR_S)
                 return
+        now = time.monotonic()
+        _remember(self._walked_until, look, now + REST * (now - began))
 
     def _look(self, library: str, folder: str, *, anew: bool, recursive: bool) -> Iterator[Scanned]:
         """Look through a folder; also through those inside if recursive, else only through those that no
@@ -211,7 +240,7 @@ class Scanner:
             folders = [name for name in folders if name != RESERVED]
         known = self._folders(library, folder)
         empty = tuple(name for name in folders if unicodedata.normalize("NFC", name) not in known)
-        seen = Seen(found.changed_ns, tuple(folders), empty)
+        seen = Seen(found.changed_ns, tuple(folders), empty, files)
         if unfinished:  # what has no row yet must be looked for again
             self._seen.forget(path)
         else:
@@ -232,6 +261,12 @@ class Scanner:
         """The names of the folders inside that rows speak of."""
         with self._database.reading() as session:
             return set(folder_names(session, library, folder))
+
+
+def _remember(until: dict[Look, float], look: Look, when: float) -> None:
+    if len(until) >= MAX_LEFT:
+        until.clear()
+    until[look] = when
 
 
 def _segments(folder: str) -> Segments:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.storage.folders import Segments
 
@@ -25,6 +25,8 @@ class Seen:
     """Names of those inside, as on the disk."""
     empty: tuple[str, ...]
     """Those of them that no row speaks of: nothing but looking would tell that a file came."""
+    files: int = 0
+    """How many it has that rows speak of."""
 
 
 class SeenFolders:
@@ -50,6 +52,13 @@ class SeenFolders:
                 self._names += len(seen.folders)
                 while len(self._folders) > MAX_FOLDERS or self._names > MAX_NAMES:
                     self._forget(next(iter(self._folders)))
+
+    def note(self, path: Segments, changed_ns: int) -> None:
+        """Remember that it changed in a way that is known, if it is remembered still."""
+        with self._lock:
+            seen = self._folders.get(path)
+            if seen is not None:
+                self._folders[path] = replace(seen, changed_ns=changed_ns)
 
     def forget(self, path: Segments) -> None:
         with self._lock:

@@ -132,10 +132,11 @@ class Settling:
         ]
         if above and self.session.scalar(odd.where(or_(*above)).limit(1)) is not None:
             raise PathConflict("One of its folders has the name of a file.")
-        inside = (Media.folder == key.path) | (
-            (Media.folder > f"{key.path}/") & (Media.folder < f"{key.path}0")
-        )
-        if self.session.scalar(odd.where(inside).limit(1)) is not None:
+        # One range of an index: given two, SQLite may look at all files. "0" comes right after "/", and what
+        # lies between the folder and its inside is passed over.
+        inside = Media.folder >= key.path, Media.folder < f"{key.path}0"
+        meant = or_(Media.folder == key.path, Media.folder > f"{key.path}/")
+        if self.session.scalar(odd.where(*inside, meant).limit(1)) is not None:
             raise PathConflict(f"{key.filename!r} is a folder, so that no file can have that name.")
 
     def _compare(self, row: Media, path: Segments, status: os.stat_result) -> Media:

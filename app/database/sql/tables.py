@@ -93,7 +93,7 @@ class Media(Known, Table):
         Index("ix_media_content_type", "library", "content_type"),
         Index("ix_media_inode", "inode", "size", "mtime_ns"),
         _partial("ix_media_unverified", "unverified", "id"),
-        _partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder"),
+        _partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder", "disk_path"),
     )
 
     folder: Mapped[str] = mapped_column(_text(1024))
