@@ -21,7 +21,17 @@ _METHODS: dict[type, dict[str, list[str]]] = {
     FlowControl: {"__init__": ["self", "transport"], "drain": ["self"], "resume_reading": ["self"]},
 }
 _ATTRIBUTES: dict[type, set[str]] = {
-    HttpToolsProtocol: {"config", "cycle", "flow", "loop", "parser", "pipeline", "scheme", "server_state", "transport"},
+    HttpToolsProtocol: {
+        "config",
+        "cycle",
+        "flow",
+        "loop",
+        "parser",
+        "pipeline",
+        "scheme",
+        "server_state",
+        "transport",
+    },
     RequestResponseCycle: {
         "body",
         "chunked_encoding",
