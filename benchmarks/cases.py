@@ -65,7 +65,7 @@ CASES = [
         pinned=False, fresh=True,
     ),
     Case(
-        "form", "Upload by form", runs.uploads("form"), ("FastAPI form", "form, read()", "Seekable"),
+        "form", "Upload by form", runs.uploads("form"), ("FastAPI form", "FastAPI read()", "Seekable"),
         ("FastAPI form", "Seekable"), pinned=False, fresh=True,
     ),
     Case(

@@ -123,7 +123,7 @@ CONTESTANTS = {
         Contestant("Starlette", _uvicorn("starlette"), _films),
         Contestant("tutorial", _uvicorn("tutorial"), _films),
         Contestant("FastAPI form", _uvicorn("tutorial"), _uploads, form="/copied"),
-        Contestant("form, read()", _uvicorn("tutorial"), _uploads, form="/read"),
+        Contestant("FastAPI read()", _uvicorn("tutorial"), _uploads, form="/read"),
         Contestant(
             "GridFS tutorial",
             _uvicorn("gridfs"),

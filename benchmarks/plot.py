@@ -31,12 +31,12 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Group:
-    """One figure of one case: the ratio of each contestant to the reference, and what ours should be."""
+    """One figure of one case: the ratio of each contestant to the reference, and what some should be."""
 
     title: str
     reference: str
     bars: dict[str, Spread]
-    goal: float | None
+    goals: dict[str, float]
 
 
 def plot(results: Mapping[str, Found]) -> str:
@@ -80,17 +80,16 @@ class _Scale:
 def _groups(case: Case, found: Found) -> list[Group]:
     """The first figure of a case, and what else has a target as a ratio to its reference."""
     reference = next(name for name in case.contestants if name in found.rounds)
-    goals = {goal.figure: goal for goal in GOALS if (goal.case, goal.over) == (case.name, reference)}
+    goals = [goal for goal in GOALS if (goal.case, goal.over) == (case.name, reference)]
     groups = []
-    for figure in dict.fromkeys([*found.figures()[:1], *goals]):
+    for figure in dict.fromkeys([*found.figures()[:1], *(goal.figure for goal in goals)]):
         theirs = found.values(reference, figure)
         pairs = {
             name: ratios(found.values(name, figure), theirs) for name in found.rounds if name != reference
         }
         bars = {name: spread(values) for name, values in pairs.items() if values}
         better = "more is better" if figure.endswith("/s") else "less is better"
-        goal = goals.get(figure)
-        wanted = (goal.at_least or goal.at_most) if goal else None
+        wanted = {goal.who: goal.at_least or goal.at_most or 1 for goal in goals if goal.figure == figure}
         if bars:
             groups.append(Group(f"{case.title}: {figure}, {better}", reference, bars, wanted))
     return groups
@@ -111,7 +110,7 @@ def _draw(group: Group, y: float, scale: _Scale) -> list[str]:
         f'<tspan class="soft" font-weight="400">(1 is {escape(group.reference)})</tspan></text>'
     ]
     for place, (name, bar) in enumerate(group.bars.items()):
-        goal = group.goal if name.startswith("Seekable") else None
+        goal = group.goals.get(name)
         drawn += _bar(name, bar, y + 8 + place * ROW, scale, beside=max(1, bar.high, goal or 1))
         if goal is not None:
             x, top = scale.x(goal), y + 6 + place * ROW

@@ -21,8 +21,8 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 FOLDER = Path(os.environ.get("FILMS", "."))
-CHUNK = 14 << 10
-"""Tutorials read 8 to 14 KiB at once."""
+CHUNK = 10_000
+"""As in the answer to FastAPI's issue 1240 that is copied everywhere; others read 8 to 14 KiB at once."""
 
 
 def pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
