@@ -70,7 +70,7 @@ class _Rest(Convertor[str]):
 
 
 class _File(_Rest):
-    """All that is left of a path but what names a folder: that ends in a slash. (A slash alone names none.)"""
+    """All that is left of a path, unless it names a folder: that ends in a slash, and is more than one."""
 
     regex = r"[\s\S]*[^/]|/"
 

@@ -60,6 +60,10 @@ class StreamRoute(APIRoute):
         library, query = library_of(scope), scope["query_string"]
         asked, faults = self._asked(query) if query else self._without_query
         if faults:
+            if scope["path_params"]:
+                self.endpoint(
+                    library=library, **scope["path_params"]
+                )  # what is wrong with the path comes first
             raise RequestValidationError(faults)
         address = self.endpoint(library=library, **scope["path_params"], **asked)
         services: Services = scope["state"]["services"]

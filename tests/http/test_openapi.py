@@ -8,6 +8,10 @@ from urllib.parse import urljoin
 
 import httpx
 import pytest
+from fastapi import FastAPI, Response
+
+from app.resources import streams
+from app.resources.streams import StreamRoute
 
 Ask = Callable[..., httpx.Response]
 Part = Callable[..., bytes]
@@ -86,6 +90,24 @@ def test_what_the_console_needs_to_upload_and_to_seek(document: dict[str, Any]) 
     for path in ("/file/stream", "/stream/{id}", "/files/{path}"):
         parameters = {(p["in"], p["name"].lower()) for p in document["paths"][path]["get"]["parameters"]}
         assert {("header", "range"), ("query", "download")} <= parameters
+
+
+def test_stream_routes_are_documented_as_any_other_route_would_be(document: dict[str, Any]) -> None:
+    """FastAPI does not run them, and knows nothing of that."""
+    plain = FastAPI()
+    for route in streams.router.routes:
+        assert isinstance(route, StreamRoute)
+        plain.get(
+            route.path,
+            response_model=None,
+            response_class=Response,
+            responses=route.responses,
+            tags=route.tags,
+        )(route.endpoint)
+    paths = plain.openapi()["paths"]
+    assert set(paths) == {"/file/stream", "/stream/{id}", "/files/{path}"}
+    for path in paths:
+        assert document["paths"][path]["get"] == json.loads(json.dumps(paths[path]["get"])), path
 
 
 def test_answers_have_the_fields_that_are_documented(
