@@ -21,7 +21,7 @@ PROOF = 4
 PIECE = 16 << 10
 """Bytes that are handed over in one go to a slow client: two of them may stay with the server for long."""
 
-SLOW_S = 0.25
+SLOW_S = 1.0
 """Who takes nothing for so long is slow."""
 
 QUICK = 4 << 20
