@@ -24,7 +24,7 @@ from tests.support import Server, running
 
 MIB = 1 << 20
 READER = {"filesystem": 1.0, "gridfs": 0.5}
-"""MiB that a slow reader may take. Over GridFS it is a tenth of that, and a share of what all have together."""
+"""MiB that a slow reader may take; over GridFS most of it is a share of what all have together."""
 BLOCK = bytes(range(256)) * 4096  # 1 MiB
 
 
