@@ -12,16 +12,13 @@ from app.storage.budget import Budget
 from app.storage.errors import Truncated
 from app.storage.threads import ended
 
-DEPTH = 2
-"""Batches that are on their way beside the one that is being sent, at most."""
-
-PROOF = 4
-"""A batch is longer than a unit once the client has taken so many times as much without a pause."""
+DEPTH = 1
+"""Batches that are on their way beside the one that is being sent: more were slower on one machine."""
 
 PIECE = 16 << 10
 """Bytes that are handed over in one go to a slow client: two of them may stay with the server for long."""
 
-SLOW_S = 0.25
+SLOW_S = 1.0
 """Who takes nothing for so long is slow."""
 
 QUICK = 4 << 20
@@ -70,7 +67,6 @@ class ReadAhead:
         self._fetched = start  # how far the bytes are here or coming
         self._held = 0  # how many of these the budget knows of
         self._lent = self._lent_before = 0  # of the last piece, and of that before it
-        self._depth = 1  # of batches that may be coming
         self._slow = False
         self._taken = 0  # bytes without a pause
         self._handed_at = 0.0
@@ -107,7 +103,6 @@ class ReadAhead:
         self._here.clear()
         self._offset = 0
         self._fetched = self._position
-        self._depth = 1
         self._budget.give(self._held)
         self._held = 0
 
@@ -168,16 +163,17 @@ class ReadAhead:
         """Where a batch ends for which somebody waits, and whether it is held already: all that is left if
         that is one batch, else a single unit."""
         unit, size = self._reader.unit, self._stop - self._fetched
-        few = units_in(self._fetched, self._stop, unit) <= self._reader.most
+        # A range as long as a batch begins and ends anywhere in a unit.
+        few = units_in(self._fetched, self._stop, unit) <= self._reader.most + 2
         if few and not self._slow and self._budget.take(size):
             self._held += size
             return self._stop, True
         return end_of(self._fetched, self._stop, unit, 1), False
 
     def _fetch_ahead(self) -> None:
-        """Have as many batches on their way as the client deserves and the budget allows."""
-        while self._fetched < self._stop and not self._slow and len(self._coming) < self._depth:
-            units = min(self._taken // (PROOF * self._reader.unit), self._reader.most) or 1
+        """Have as much on its way as the budget allows, no batch of it longer than what the client took."""
+        while self._fetched < self._stop and not self._slow and len(self._coming) < DEPTH:
+            units = min(self._taken // self._reader.unit, self._reader.most) or 1
             stop = end_of(self._fetched, self._stop, self._reader.unit, units)
             while not self._budget.take(stop - self._fetched):
                 units //= 2
@@ -186,7 +182,6 @@ class ReadAhead:
                 stop = end_of(self._fetched, self._stop, self._reader.unit, units)
             self._held += stop - self._fetched
             self._fetch(stop, held=True, ahead=True)
-        self._depth = min(self._depth + 1, DEPTH)
 
     def _fetch(self, stop: int, *, held: bool, ahead: bool) -> None:
         self._coming.append(_Fetch(self._reader, self._fetched, stop, self._begin, held=held, ahead=ahead))

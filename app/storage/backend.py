@@ -22,7 +22,7 @@ class Reader(Protocol):
 
     @property
     def most(self) -> int:
-        """How many units are best read in one go, if there is memory for them."""
+        """How many units are best read in one go, if there is memory for them; two more, if that is all."""
 
     def read(self, start: int, size: int) -> list[bytes]:
         """Up to `size` bytes from `start`, in the pieces in which they were found; fewer only where the bytes

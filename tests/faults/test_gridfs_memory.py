@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests import mongo
-from tests.soak.memory import form, get, peak, put
+from tests.soak.memory import form, get, peak, put, slow_readers
 from tests.support import Server, running
 
 SIZE = 192
 LIMIT = 48  # of which a heap that has grown takes a part
+READERS = 200
+READER = 0.1
 
 
 @pytest.fixture
@@ -31,3 +33,14 @@ def test_a_long_file_up_and_down(server: Server) -> None:
     for move in (put, form, get):
         move(server, SIZE)
         assert peak(server) < idle + LIMIT, move.__name__
+
+
+def test_many_readers_that_take_next_to_nothing(server: Server) -> None:
+    """Each of them had many megabytes once."""
+    with server.client() as http:
+        http.put("/files/put.bin", content=b"x" * 30_000_000).raise_for_status()
+        http.get("/files/put.bin").raise_for_status()
+    peak(server)
+    idle = server.rss() / (1 << 20)
+    slow_readers(server, READERS, seconds=4)
+    assert peak(server) < idle + LIMIT + READERS * READER
