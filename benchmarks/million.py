@@ -228,7 +228,6 @@ def whole(settings: Settings) -> dict[str, str]:
         **os.environ,
         "SEEKABLE_STORAGE": settings.storage,
         "SEEKABLE_FILES_DIR": str(settings.files_dir),
-        "SEEKABLE_LOG_LEVEL": "error",
     }
     if settings.database_url:
         environment["SEEKABLE_DATABASE_URL"] = settings.database_url

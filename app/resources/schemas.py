@@ -48,7 +48,9 @@ class FileList(BaseModel):
     folder: str
     folders: list[str] = Field(description="Names of the folders inside; on the first page of a folder only.")
     items: list[File]
-    next_cursor: str | None = Field(description="Ask for the next page with it; null on the last.")
+    next_cursor: str | None = Field(
+        description="Ask for the next page with it; null on the last. Of a search others may be short, too."
+    )
 
 
 class Health(BaseModel):

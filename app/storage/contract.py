@@ -97,7 +97,9 @@ class Storage(Protocol):
     async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
         """Files of the listing, after those that earlier pages gave. Every file that exists unchanged the
         whole time appears exactly once, whatever comes and goes meanwhile. A folder that no file has is
-        empty. A cursor that no page of such a listing gave raises InvalidCursor."""
+        empty. A page that is not the last has as many as wanted, or, of files that are looked for by words or
+        a type or sorted beneath a folder, those among so many that were looked at: fewer, or none. A cursor
+        that no page of such a listing gave raises InvalidCursor."""
 
     async def folders(self, library: str, folder: str) -> tuple[str, ...]:
         """Names of the folders directly inside, in byte order: all of them, or the first MAX_ALL_FOLDERS."""

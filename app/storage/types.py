@@ -224,4 +224,5 @@ class Page:
     MAX_FOLDERS, and none when the listing is recursive or has a query."""
     items: tuple[FileInfo, ...]
     next_cursor: str | None
-    """What to ask the next page with; None when this page is the last."""
+    """What to ask the next page with; None when this page is the last. One that is not may hold few files or
+    none, if these are rare among what was looked at."""

@@ -450,3 +450,40 @@ def test_a_scan_that_is_left_keeps_no_list_from_missing_what_is_gone(library: Li
         assert not next(scanning).findings
     scanning.close()
     assert [names(library, folder) for folder in ("a", "b")] == [["two.mp4"], ["two.mp4"]]
+
+
+def test_a_change_of_ours_in_a_big_folder_is_no_reason_to_compare_it_anew(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "BIG", 2)
+    listing = Listing(SHARED)
+    for number in range(3):
+        library.put(b"film", Key(SHARED, "", f"{number}"))
+    rest()
+    assert len(names(library)) == 3
+    library.put(b"film", Key(SHARED, "", "new"))
+    library.put(b"another film", Key(SHARED, "", "new"))
+    library.backend.move(Key(SHARED, "", "new"), Key(SHARED, "", "moved"), Expect.ANY)
+    library.backend.delete(Key(SHARED, "", "moved"), Expect.ANY)
+    assert library.backend.page(listing, cursor=None, limit=99, wait=False) is not None, "nobody looks again"
+    drop(library.root / "dropped")
+    library.put(b"film", Key(SHARED, "", "newer"))
+    rest()
+    assert names(library) == ["0", "1", "2", "dropped", "newer"]
+
+
+def test_many_folders_are_looked_through_again_after_a_while(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanning, "MAX_WALKED", 2)
+    monkeypatch.setattr(scanning, "REST", 10_000)
+    for folder in ("a", "b", "c"):
+        library.put(b"film", Key(SHARED, folder, "film"))
+    rest()
+    assert len(page(library, recursive=True).items) == 3
+    listing = Listing(SHARED, recursive=True)
+    assert library.backend.page(listing, cursor=None, limit=99, wait=False) is not None, "nobody looks again"
+    library.backend._scanner._walked_until.clear()
+    drop(library.root / "c" / "dropped")
+    rest()
+    assert len(page(library, recursive=True).items) == 4

@@ -43,6 +43,7 @@ _SETTINGS = {
     # All that is asked for is few rows by an index, and most of it in the order of that. Without statistics,
     # as after many files came, a plan would rather read all rows and sort them.
     **dict.fromkeys(("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin"), "off"),
+    **dict.fromkeys(("enable_sort", "enable_incremental_sort"), "off"),
     # A writer whose machine is gone keeps others waiting for so long, in seconds and milliseconds.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",

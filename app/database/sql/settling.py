@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import uuid4
 
-from sqlalchemy import or_, select
+from sqlalchemy import or_, select, union_all
 from sqlalchemy.orm import Session
 
 from app.database.rules import type_after_move
@@ -130,7 +130,9 @@ class Settling:
             (Media.folder == "/".join(folders[:depth])) & (Media.filename == folders[depth])
             for depth in range(len(folders))
         ]
-        if above and self.session.scalar(odd.where(or_(*above)).limit(1)) is not None:
+        # One look into an index for each: SQLite may take an "or" for a reason to look at all that are odd.
+        taken = union_all(*(odd.where(one) for one in above)).limit(1) if above else None
+        if taken is not None and self.session.scalar(taken) is not None:
             raise PathConflict("One of its folders has the name of a file.")
         # One range of an index: given two, SQLite may look at all files. "0" comes right after "/", and what
         # lies between the folder and its inside is passed over.
