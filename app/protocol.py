@@ -133,7 +133,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._overhead = 0
-        if not self.cycle.response_started:
+        if self.cycle is not None and not self.cycle.response_started:
             self.cycle.waiting_for_100_continue = False  # so the client did not wait, and all of it will come
         super().on_body(body)
 
