@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Waiting(Enum):
@@ -14,8 +15,7 @@ class Waiting(Enum):
     NEXT = "the next request"
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """How far a connection is."""
 
     begun: bool
@@ -59,13 +59,30 @@ class Limits:
     """Between the end of an answer and the next request."""
 
     def of(self, waiting: Waiting) -> float:
-        return {
-            Waiting.HEAD: self.head,
-            Waiting.BODY: self.body,
-            Waiting.REST: self.body,
-            Waiting.READER: self.reader,
-            Waiting.NEXT: self.idle,
-        }[waiting]
+        match waiting:  # asked for every connection, many times a second
+            case Waiting.HEAD:
+                return self.head
+            case Waiting.BODY | Waiting.REST:
+                return self.body
+            case Waiting.READER:
+                return self.reader
+            case Waiting.NEXT:
+                return self.idle
+
+
+class Clock:
+    """The time that the server looked: when it stood still for long, its clients were not slow."""
+
+    def __init__(self) -> None:
+        self._looked: float | None = None
+        self._time = 0.0
+
+    def time(self, now: float) -> float:
+        """Seconds, which count up to one between two looks."""
+        if self._looked is not None:
+            self._time += min(now - self._looked, 1.0)
+        self._looked = now
+        return self._time
 
 
 class Watch:

@@ -134,7 +134,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._overhead = 0
         cycle: Any = self.cycle
-        if not cycle.response_started:
+        if cycle is not None and not cycle.response_started:
             cycle.waiting_for_100_continue = False  # so the client did not wait, and all of it will come
         # uvicorn copies all of a body into a bytearray, and out of it again. A piece that comes alone, as
         # those of files do, is handed on as it is.

@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.supervisors import ChangeReload
 
 from app import logs
-from app.deadlines import Limits
+from app.deadlines import Clock, Limits
 from app.listen import BACKLOG, authority
 from app.protocol import Config, HttpProtocol
 from app.settings import Settings
@@ -43,6 +43,7 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_start = started
+        self._clock = Clock()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,7 +58,7 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if counter % _LOOK_EVERY == 0:
-            now = time.monotonic()
+            now = self._clock.time(time.monotonic())
             for connection in list(self.server_state.connections):
                 if isinstance(connection, HttpProtocol):
                     connection.look(now)

@@ -48,7 +48,10 @@ class FileSender:
         offset += self._step(self._socket, file, offset, stop)
         if offset == stop:
             return
-        watched = os.dup(self._socket)
+        try:
+            watched = os.dup(self._socket)
+        except OSError as error:
+            raise StorageUnavailable(f"The file could not be sent: {error.strerror}.") from error
         self._waiting = waiting = self._loop.create_future()
 
         def on_writable() -> None:

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from app.deadlines import Limits, State, Waiting, Watch, waiting_for
+from app.deadlines import Clock, Limits, State, Waiting, Watch, waiting_for
 
 LIMITS = Limits(head_size=1000, head=10, body=30, reader=60, idle=5)
 
@@ -73,3 +73,15 @@ def test_each_has_its_limit(waiting: Waiting, seconds: float) -> None:
 def test_what_begins_it_anew(seen: list[tuple[float, Waiting | None, object]], over: list[bool]) -> None:
     watch = Watch()
     assert [watch.is_over(waiting, progress, LIMITS, now) for now, waiting, progress in seen] == over
+
+
+def test_the_time_in_which_the_server_stood_still_does_not_count() -> None:
+    clock = Clock()
+    assert [clock.time(now) for now in (1000.0, 1000.5, 1001.25, 1001.25, 5000.0, 5000.5)] == [
+        0.0,
+        0.5,
+        1.25,
+        1.25,
+        2.25,
+        2.75,
+    ]

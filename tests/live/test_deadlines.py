@@ -2,9 +2,12 @@
 
 import contextlib
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +143,21 @@ def test_a_body_has_to_go_on(server: Server, begin: Open) -> None:
     until(lambda: beneath(server).leftovers() == before, "nothing of them is left")
     with server.client() as http:
         assert [item["path"] for item in http.get("/files").json()["items"]] == ["film.mp4", "slow.mp4"]
+
+
+@pytest.mark.campaign
+def test_the_time_in_which_the_server_stood_still_is_nobodys_fault(tmp_path: Path) -> None:
+    """As when its machine slept. What came meanwhile is there, but it has yet to look."""
+    with running(tmp_path, body_timeout=2) as server:
+        for number in range(20):  # of which a few stop it just before it looks
+            with closing(Connection("127.0.0.1", server.port)) as connection:
+                connection.send(head("PUT", f"/files/{number}", "Content-Length: 2") + b"x")
+                time.sleep(0.3 + number * 0.03)
+                server.process.send_signal(signal.SIGSTOP)
+                time.sleep(2.2)
+                connection.send(b"y")
+                server.process.send_signal(signal.SIGCONT)
+                assert connection.answer().status_code == 201
 
 
 @folder_only

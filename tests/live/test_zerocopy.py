@@ -8,9 +8,10 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -19,13 +20,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.expected import missing
 from tests.faults.tracing import injected
 from tests.http.conftest import Connection
-from tests.live.clients import Program, program, until
+from tests.live.clients import Program, program
 from tests.support import need, need_root, run
 
 pytestmark = pytest.mark.live
 
 FILM = random.Random(4).randbytes(6_000_000)  # more than the buffers of a connection hold
 SIZE = len(FILM)
+MEMORY = Path("/dev/shm")
 
 OURS = """
 import functools, sys
@@ -54,6 +56,7 @@ class Way:
 
     code: str
     zero_copy: bool = False
+    in_memory: bool = False
     tls: bool = False
     sendfile: bool = True
 
@@ -64,7 +67,7 @@ def ours(options: str = "", before: str = "") -> str:
 
 WAYS = {
     "uvloop": Way(ours("loop='uvloop'"), zero_copy=True),
-    "asyncio": Way(ours("loop='asyncio'"), zero_copy=True),
+    "asyncio": Way(ours("loop='asyncio'"), zero_copy=True, in_memory=True),
     "by setting": Way(ours(), sendfile=False),
     "TLS": Way(ours(f"loop='uvloop', {CERTIFICATE}"), tls=True),
     "TLS on asyncio": Way(ours(f"loop='asyncio', {CERTIFICATE}"), tls=True),
@@ -127,10 +130,14 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         for file in request.getfixturevalue("certificate").iterdir():
             (folder / file.name).symlink_to(file)
     settings = {"SEEKABLE_SENDFILE": str(way.sendfile), "SEEKABLE_HEADER_TIMEOUT": "1"}
-    with program(folder, sys.executable, "-c", way.code, **settings) as started:
+    files = folder / "files"
+    with ExitStack() as stack:
+        if way.in_memory and MEMORY.is_dir():  # there nobody can tell whether reading would wait
+            files = Path(stack.enter_context(TemporaryDirectory(prefix="seekable-files-", dir=MEMORY)))
+        settings["SEEKABLE_FILES_DIR"] = str(files)
+        started = stack.enter_context(program(folder, sys.executable, "-c", way.code, **settings))
         port = int(started.wait_for(r"(?:docs +|running on )https?://127\.0\.0\.1:(\d+)")[1])
-        server = Running(started, way, folder / "files", port)
-        until(lambda: started.log().count("startup complete") == 1, "it is up")
+        server = Running(started, way, files, port)
         assert server.ask("PUT", "/files/film.mp4", body=FILM) == 201
         yield server
         assert "Traceback" not in started.log()
@@ -353,11 +360,22 @@ def test_a_fault_of_the_disk_breaks_it_off(
 
 
 @zero_copy
-def test_a_file_that_is_not_in_memory(running: Running, untroubled: None) -> None:
-    with (running.files / "film.mp4").open("rb") as file:
-        for start in (0, 1_500_000, 5_999_999):
+def test_what_is_not_in_memory_is_read_by_a_thread(
+    running: Running, untroubled: None, tmp_path: Path
+) -> None:
+    need("strace")
+    need_root()
+    film, process = running.files / "film.mp4", running.program.process.pid
+    with (
+        injected(tmp_path, process, "pread64:delay_enter=1", paths=(film,)) as trace,
+        film.open("rb") as file,
+    ):
+        for start in (0, 1_500_000, SIZE - 1):
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             with closing(running.connect()) as connection:
                 connection.request("GET", "/files/film.mp4", f"Range: bytes={start}-")
                 same(connection.answer().content, FILM[start:])
+    readers = [int(line.split()[0]) for line in trace.read_text().splitlines() if "pread64(" in line]
+    assert readers
+    assert process not in readers, "its event loop"
