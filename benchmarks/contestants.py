@@ -99,11 +99,11 @@ def _seekable(place: Place) -> list[object]:
 
 
 def _ours(place: Place) -> dict[str, object]:
-    return {"SEEKABLE_FILES_DIR": place.films}
+    return {"SEEKABLE_FILES_DIR": place.films, "SEEKABLE_ACCESS_LOG": "false"}
 
 
 def _ours_gridfs(place: Place) -> dict[str, object]:
-    return {"SEEKABLE_STORAGE": "gridfs", "SEEKABLE_MONGODB_URL": place.mongodb}
+    return {"SEEKABLE_STORAGE": "gridfs", "SEEKABLE_MONGODB_URL": place.mongodb, "SEEKABLE_ACCESS_LOG": "false"}
 
 
 _OURS: dict[str, Any] = {
