@@ -312,6 +312,7 @@ FLOODS = {
 }
 
 
+@folder_only
 @pytest.mark.parametrize("flood", FLOODS)
 def test_what_has_no_end_is_not_remembered(server: Server, begin: Open, flood: str) -> None:
     first, more = FLOODS[flood]
