@@ -20,11 +20,13 @@ class Connection:
     """A connection on which anything can be sent. httpx would tidy up what it is given."""
 
     def __init__(self, host: str, port: int, buffer: int | None = None) -> None:
-        """`buffer` is how much the kernel may keep of what is not read."""
+        """`buffer` is how much the kernel keeps of what is not read; the server's then keeps little too."""
         self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.socket.settimeout(20)
         if buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+            # Not the 64 KiB of loopback, of which it would keep room for twenty.
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
         self.socket.connect((host, port))
         self.host = f"{host}:{port}"
         self._buffer = b""

@@ -228,15 +228,15 @@ def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -
         connection._buffer = begun
     with ThreadPoolExecutor(len(slow)) as pool:
         assert [answer.content == FILM for answer in pool.map(Connection.answer, slow)] == [True, True]
+    for connection in slow:
+        connection.close()
+    until(lambda: descriptors(server) <= before, "nothing is kept for those who never read")
     for connection in never:
         # What the kernel had taken in comes, and then: no end, but a break.
         connection.socket.settimeout(5)
         with pytest.raises(ConnectionResetError):
             while connection.socket.recv(1 << 20):
                 pass
-    for connection in slow + never:
-        connection.close()
-    until(lambda: descriptors(server) <= before, "their descriptors are closed")
 
 
 # Sizes
@@ -270,6 +270,35 @@ def test_only_the_head_counts_as_the_head(begin: Open) -> None:
     assert connection.answer().status_code == 200
 
 
+@folder_only
+def test_requests_that_do_not_wait_for_answers_wait_for_their_turn(begin: Open) -> None:
+    connection = begin(head("GET", "/files/film.mp4") + HEALTH * 70)
+    time.sleep(0.1)
+    connection.send(HEALTH * 70)
+    assert connection.answer().content == FILM
+    assert [connection.answer().status_code for _ in range(140)] == [200] * 140
+    connection = begin(HEALTH * 1000)
+    received, _ = watched(connection)
+    assert received.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+    assert received.count(b"HTTP/1.1 ") == 1
+
+
+@folder_only
+def test_a_trailer_is_not_of_this_head_nor_of_the_next(server: Server, begin: Open) -> None:
+    """RFC 9110 6.5.1. All of it comes at once, before the program has begun."""
+    with server.client() as http:
+        http.put("/files/there.mp4", content=b"old").raise_for_status()
+    put = head("PUT", "/files/there.mp4", "Transfer-Encoding: chunked") + b"3\r\nnew\r\n0\r\n"
+    connection = begin(put + b"If-None-Match: *\r\n\r\n")
+    assert connection.answer().status_code == 204
+    connection.send(put)
+    connection.send(b"X: " + b"y" * 3000 + b"\r\n\r\n")
+    assert connection.answer().status_code == 204
+    connection.send(HEALTH[:-2] + b"X: " + b"y" * 3000)
+    connection.send(b"\r\n\r\n")
+    assert connection.answer().status_code == 200
+
+
 CHUNKED = head("PUT", "/files/endless.mp4", "Transfer-Encoding: chunked") + b"1\r\nx\r\n"
 FLOODS = {
     "a head": (HEALTH[:-2] + b"X: ", b"y" * 10_000),
@@ -283,6 +312,7 @@ FLOODS = {
 }
 
 
+@folder_only
 @pytest.mark.parametrize("flood", FLOODS)
 def test_what_has_no_end_is_not_remembered(server: Server, begin: Open, flood: str) -> None:
     first, more = FLOODS[flood]

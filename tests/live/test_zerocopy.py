@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import httpx
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -164,6 +165,14 @@ def same(received: bytes, expected: bytes) -> None:
     assert hashlib.sha256(received).digest() == hashlib.sha256(expected).digest()
 
 
+def parts(answer: httpx.Response) -> list[bytes]:
+    """The bodies of a multipart/byteranges, which none of them holds a boundary of."""
+    boundary = b"\r\n--" + answer.headers["content-type"].partition("boundary=")[2].encode()
+    _, *found, end = (b"\r\n" + answer.content).split(boundary)
+    assert end.strip() == b"--"
+    return [part.partition(b"\r\n\r\n")[2] for part in found]
+
+
 MANY = [(0, 10), (1_000_000, 4_500_000), (SIZE - 1_200_000, SIZE)]
 EXCHANGES: list[tuple[int, str, str, tuple[str, ...], bytes | None]] = [
     (200, "GET", "/files/film.mp4", (), FILM),
@@ -207,10 +216,8 @@ def test_every_byte_is_right_on_a_connection_that_is_kept(
             if body is not None:
                 same(answer.content, body)
             if headers == (spans(*MANY),):
-                boundary = answer.headers["content-type"].partition("boundary=")[2].encode()
-                parts = answer.content.split(b"--" + boundary)[1:-1]
-                for part, (start, stop) in zip(parts, MANY, strict=True):
-                    same(part.partition(b"\r\n\r\n")[2], FILM[start:stop] + b"\r\n")
+                for part, (start, stop) in zip(parts(answer), MANY, strict=True):
+                    same(part, FILM[start:stop])
 
 
 def test_a_film_that_is_the_last_of_its_connection(running: Running, untroubled: None) -> None:
@@ -289,6 +296,18 @@ zero_copy = pytest.mark.parametrize("running", ZERO_COPY, indirect=True)
 
 
 @zero_copy
+def test_what_has_yet_to_leave_comes_before_a_file(running: Running, untroubled: None) -> None:
+    """The buffers of this connection are small, and full again and again, between any two bytes."""
+    few = [(at, at + 1 + at % 397) for at in range(0, 20 * 5003, 5003)]
+    with closing(running.connect(buffer=4096)) as connection:
+        for _ in range(80):
+            connection.request("GET", "/files/film.mp4", spans(*few))
+        for _ in range(80):
+            time.sleep(0.002)
+            assert parts(connection.answer()) == [FILM[start:stop] for start, stop in few]
+
+
+@pytest.mark.parametrize("running", ["uvloop"], indirect=True)
 def test_half_a_head_amid_a_film_waits_for_its_end(running: Running, begin: Begin, untroubled: None) -> None:
     connection = begin(b"GET /health HTTP/1.1\r\nHo")
     time.sleep(2)  # twice what a head may take, when it is its turn
