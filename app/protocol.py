@@ -149,9 +149,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._begun, self._overhead = False, 0
         super().on_message_complete()
 
-    def timeout_keep_alive_handler(self) -> None:
-        if not self._begun:  # else the next request began before the end of the answer: see `look`
-            super().timeout_keep_alive_handler()
+    def on_response_complete(self) -> None:
+        # As uvicorn does, but for the timer that it sets: `look` ends idle connections, too.
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
 
     def handle_websocket_upgrade(self) -> None:
         if self._is_answering():

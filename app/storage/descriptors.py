@@ -11,6 +11,7 @@ from app.storage.folders import translated
 
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
 _PIECE = 256 << 10
+_ONE = [bytearray(1)]  # for a byte that nobody wants
 
 
 def has_writer(descriptor: int) -> bool:
@@ -56,10 +57,9 @@ def is_cached(descriptor: int, start: int, stop: int) -> bool:
     """Whether the bytes [start, stop) are in the page cache, going by the first and the last of them."""
     if not _NO_WAIT:
         return False
-    buffer = bytearray(1)
     try:
-        for position in (start, stop - 1):
-            os.preadv(descriptor, [buffer], position, _NO_WAIT)
+        for position in {start, stop - 1}:
+            os.preadv(descriptor, _ONE, position, _NO_WAIT)
     except OSError:  # EAGAIN: they are not; EOPNOTSUPP: nobody knows. A real fault shows in `preload`.
         return False
     return True

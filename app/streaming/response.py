@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.storage.contract import OpenFile, Storage
@@ -19,13 +18,16 @@ from app.streaming.ranges import Span
 ZERO_COPY = "http.response.zerocopysend"
 """The ASGI extension that servers may offer. This one's raises ConnectionError when the client has left."""
 
+SendSpan = Callable[[Span, bool], Awaitable[None]]
+"""Sends a span of the file, and whether more of the answer follows."""
+
 FIRST_BLOCK, MOST_BLOCK = 1 << 20, 8 << 20
 """Bytes that are in memory before they are sent without a copy: few while somebody waits for the first."""
 
 _log = logging.getLogger("seekable")
 
 
-class StoredFileResponse(Response):
+class StoredFileResponse:
     """The answer to a GET or HEAD of a stored file, with its ranges and conditions (RFC 9110).
 
     Raises NotFound, VersionMismatch, RangeNotSatisfiable and StorageUnavailable while nothing has been
@@ -35,7 +37,6 @@ class StoredFileResponse(Response):
     def __init__(
         self, storage: Storage, address: Address, *, cache_control: str, download: bool = False
     ) -> None:
-        super().__init__()
         self._storage = storage
         self._address = address
         self._cache_control = cache_control
@@ -92,32 +93,33 @@ async def _end_when_gone(presence: asyncio.Timeout, receive: Receive) -> None:
     presence.reschedule(0)
 
 
-async def _send_parts(
-    parts: tuple[Part, ...], send: Send, send_span: Callable[[Span], Awaitable[None]]
-) -> None:
-    for part in parts:
+async def _send_parts(parts: tuple[Part, ...], send: Send, send_span: SendSpan) -> None:
+    for number, part in enumerate(parts, 1):
+        more = number < len(parts)
         if isinstance(part, Span):
-            await send_span(part)
+            await send_span(part, more)
         else:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
-async def _send_span(file: OpenFile, send: Send, span: Span) -> None:
+async def _send_span(file: OpenFile, send: Send, span: Span, more: bool) -> None:
     async with contextlib.aclosing(file.read(span.start, span.stop)) as chunks:
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
             # Neither a buffered read nor a send() to a fast reader waits: others get their turn here.
             await asyncio.sleep(0)
+    if not more:
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _sendfile(file: OpenFile, send: Send, span: Span) -> None:
+async def _sendfile(file: OpenFile, send: Send, span: Span, more: bool) -> None:
     start, size = span.start, FIRST_BLOCK
-    while start < span.stop:
+    while True:
         stop = min(start + size, span.stop)
         await file.preload(start, stop)
-        block = {"file": file, "offset": start, "count": stop - start}
-        await send({"type": ZERO_COPY, **block, "more_body": True})
+        block = {"type": ZERO_COPY, "file": file, "offset": start, "count": stop - start}
+        await send({**block, "more_body": more or stop < span.stop})
+        if stop == span.stop:
+            return
         start, size = stop, min(2 * size, MOST_BLOCK)
-        if start < span.stop:
-            await asyncio.sleep(0)  # a send() to a fast reader does not wait: others get their turn here
+        await asyncio.sleep(0)  # a send() to a fast reader does not wait: others get their turn here
