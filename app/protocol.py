@@ -198,7 +198,7 @@ class HttpProtocol(HttpToolsProtocol):
         if waiting is Waiting.BODY or (waiting is Waiting.HEAD and self._begun):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"Waited {limit:g} s for {waiting.value}.")
         else:
-            if self._socket is not None:  # or the kernel would keep what is unsent for many minutes
+            if waiting is Waiting.READER and self._socket is not None:  # or the kernel would keep what waits
                 self._socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
 

@@ -21,6 +21,7 @@ from tests.support import NewLibrary, Server, running
 pytestmark = pytest.mark.live
 
 LIMIT = 1
+IDLE = 0.5
 READER = 2
 LATE = 5
 """Seconds after which a limit has been passed by, on a machine that is busy."""
@@ -34,7 +35,7 @@ folder_only = pytest.mark.parametrize("new_library", ["filesystem"], indirect=Tr
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
     """It has little patience, and a film."""
-    limits = {f"{name}_timeout": LIMIT for name in ("header", "body", "keepalive")}
+    limits = {"header_timeout": LIMIT, "body_timeout": LIMIT, "keepalive_timeout": IDLE}
     folder = tmp_path_factory.mktemp("impatient")
     settings = {"send_timeout": READER, "max_header_size": 4096, **limits, **new_library()}
     with running(folder, **settings) as server:
@@ -203,7 +204,7 @@ def test_an_idle_connection_ends(begin: Open) -> None:
     )
     for name, (received, seconds) in found.items():
         assert received.count(b"HTTP/1.1 ") == 1, name
-        assert LIMIT * 0.9 < seconds < LATE, name
+        assert IDLE * 0.9 < seconds < LATE, name
 
 
 def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -> None:
@@ -237,6 +238,15 @@ def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -
         with pytest.raises(ConnectionResetError):
             while connection.socket.recv(1 << 20):
                 pass
+
+
+@folder_only
+def test_what_the_kernel_has_taken_still_comes(begin: Open) -> None:
+    """The server is done with it, and waits for the next request, long before a slow client is."""
+    connection = begin(head("GET", "/files/film.mp4", "Range: bytes=0-999999"))
+    time.sleep(IDLE * 4)
+    assert connection.answer().content == FILM[:1_000_000]
+    assert connection.is_closed()
 
 
 # Sizes
