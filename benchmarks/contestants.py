@@ -98,12 +98,15 @@ def _seekable(place: Place) -> list[object]:
     return [sys.executable, "-c", "from app.cli import main; main()", "serve", "--port", place.port]
 
 
+_QUIET = {"SEEKABLE_ACCESS_LOG": "false"}  # as all the others
+
+
 def _ours(place: Place) -> dict[str, object]:
-    return {"SEEKABLE_FILES_DIR": place.films, "SEEKABLE_ACCESS_LOG": "false"}
+    return {**_QUIET, "SEEKABLE_FILES_DIR": place.films}
 
 
 def _ours_gridfs(place: Place) -> dict[str, object]:
-    return {"SEEKABLE_STORAGE": "gridfs", "SEEKABLE_MONGODB_URL": place.mongodb, "SEEKABLE_ACCESS_LOG": "false"}
+    return {**_QUIET, "SEEKABLE_STORAGE": "gridfs", "SEEKABLE_MONGODB_URL": place.mongodb}
 
 
 _OURS: dict[str, Any] = {
