@@ -59,7 +59,7 @@ class Library:
         reader = self.backend.open(key, wait=True)
         assert reader is not None
         try:
-            return reader.read(0, 1 << 20), reader.info
+            return b"".join(reader.read(0, 1 << 20)), reader.info
         finally:
             reader.close()
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from pymongo.errors import ServerSelectionTimeoutError
@@ -10,6 +9,7 @@ from pymongo.errors import ServerSelectionTimeoutError
 from app.database.mongo.connection import Database
 from app.database.mongo.files import GridBackend
 from app.database.mongo.leases import Keeper
+from app.database.mongo.staging import Senders
 from app.database.rules import ignore
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
@@ -42,7 +42,7 @@ def open_gridfs(
         raise type(error)(f"{database.where}: {error}{_reason(error)}") from error
     keeper = Keeper(database)
     stack.callback(keeper.close)
-    senders = stack.enter_context(ThreadPoolExecutor(SENDERS, "send"))
+    senders = stack.enter_context(Senders(SENDERS))
     return GridBackend(database, keeper, senders, media_type=media_type, notice=notice)
 
 

@@ -1,10 +1,11 @@
 """Files of the bucket that are being written: chunks that nothing names yet."""
 
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Executor, Future, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from threading import Semaphore
 from typing import Any
 
 from bson import Binary, Int64, ObjectId
@@ -32,6 +33,21 @@ OURS: Stored = {"metadata.library": {"$exists": True}}
 
 NOT_OURS: Stored = {"metadata.library": {"$exists": False}}
 """True of those that other programs put there."""
+
+
+class Senders(ThreadPoolExecutor):
+    """Threads that bring chunks to the database. Who has something to send waits until one is free: what
+    stood in line would be in memory, for each upload there is."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, "send")
+        self._free = Semaphore(threads)
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._free.acquire()
+        future = super().submit(function, *args, **kwargs)
+        future.add_done_callback(lambda _: self._free.release())
+        return future
 
 
 class StagedFile:
@@ -81,9 +97,9 @@ class StagedFile:
     def discard(self) -> None:
         """Remove it, unless it is kept. What cannot be removed now is left to the sweep."""
         self._buffer.clear()
-        wait(self._in_flight)  # or they would be stored after all that there is was removed
+        sent, _ = wait(self._in_flight)  # or they would be stored after all that there is was removed
         self._keeper.drop(self.id)
-        if self._kept or self._failed:
+        if self._kept or self._failed or any(batch.exception() for batch in sent):
             return
         with suppress(StorageError):
             while remove_slice(self._database, self.id):
@@ -92,6 +108,9 @@ class StagedFile:
                 leases.end(self._database, self.id)
 
     def _send(self, size: int) -> None:
+        with self._failing():
+            if len(self._in_flight) == IN_FLIGHT:
+                self._in_flight.popleft().result()
         # Of a view, because a slice would copy all of it twice.
         with memoryview(self._buffer) as buffer:
             parts = [
@@ -103,8 +122,6 @@ class StagedFile:
             for n, data in enumerate(parts, self._chunks)
         ]
         with self._failing():
-            if len(self._in_flight) == IN_FLIGHT:
-                self._in_flight.popleft().result()
             self._in_flight.append(self._senders.submit(self._insert, documents))
         self._chunks += len(parts)
         self._size += sum(map(len, parts))
