@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.storage.contract import OpenFile, Storage
@@ -27,7 +28,7 @@ FIRST_BLOCK, MOST_BLOCK = 1 << 20, 8 << 20
 _log = logging.getLogger("seekable")
 
 
-class StoredFileResponse:
+class StoredFileResponse(Response):
     """The answer to a GET or HEAD of a stored file, with its ranges and conditions (RFC 9110).
 
     Raises NotFound, VersionMismatch, RangeNotSatisfiable and StorageUnavailable while nothing has been
@@ -37,6 +38,7 @@ class StoredFileResponse:
     def __init__(
         self, storage: Storage, address: Address, *, cache_control: str, download: bool = False
     ) -> None:
+        super().__init__()
         self._storage = storage
         self._address = address
         self._cache_control = cache_control
