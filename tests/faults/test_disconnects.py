@@ -21,9 +21,9 @@ AT_ONCE = 25
 FILM = os.urandom(1 << 20) * 8  # more than the buffers on the way hold
 PART = FILM[: (1 << 20) + 300_000]  # so that one batch of it is written to staging
 
-# The pools hold 16 threads each for look-ups, bytes and changes, and one for pings; they grow when needed
-# and stay.
-MOST_THREADS = 56
+# The pools hold 16 threads each for look-ups, lists, bytes and changes, 4 that read ahead, 8 that send to a
+# database, and few for upkeep and pings; they grow when needed and stay.
+MOST_THREADS = 90
 
 Until = Callable[..., bool]
 Reset = Callable[[socket.socket], None]

@@ -64,7 +64,7 @@ class Library:
         except NotFound:
             return None
         assert reader is not None
-        data = reader.read(0, 1 << 24)
+        data = b"".join(reader.read(0, 1 << 24))
         reader.close()
         found = hashlib.sha256(data).hexdigest()
         assert (len(data), found) == (reader.info.size, reader.info.sha256 or (None if known else found))
