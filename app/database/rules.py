@@ -10,6 +10,9 @@ FEW = 5_000
 """How many files are sorted for a page rather than met along the order. (Of a million files, 30 that are
 among so many are found by looking at 6,000 along the order.)"""
 
+HOW_FEW = (100, 1_000)
+"""Of so many it is asked first, so that of several conditions the one counts that few files fulfil."""
+
 STRIDES = (1_000, 5_000)
 """How many files are looked at along the order for a page of those that are looked for: so many first, which
 is enough where many are; then, if the page is not full, so many more. What is found by then is the page."""

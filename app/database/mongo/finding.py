@@ -8,7 +8,7 @@ from bson import Regex
 from pymongo.collection import Collection
 
 from app.database.mongo.documents import Stored
-from app.database.rules import FEW, MAX_TOGETHER, RARELY_TOGETHER
+from app.database.rules import FEW, HOW_FEW, MAX_TOGETHER, RARELY_TOGETHER
 from app.storage.types import Listing, Sort
 
 
@@ -18,10 +18,6 @@ class Candidates:
 
     where: Stored
     index: tuple[str, ...]
-
-
-HOW_FEW = (100, 1000)
-"""Of so many it is asked first, so that of several conditions the one counts that few files fulfil."""
 
 
 def few_files(collection: Collection[Stored], listing: Listing, wanted: Sequence[str]) -> Candidates | None:

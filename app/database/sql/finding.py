@@ -15,14 +15,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from app.database.rules import FEW, MAX_TOGETHER, RARELY_TOGETHER
+from app.database.rules import FEW, HOW_FEW, MAX_TOGETHER, RARELY_TOGETHER
 from app.database.sql.tables import Media, Word
 from app.storage.types import Listing, Sort
 
 Text = ColumnElement[str] | InstrumentedAttribute[str]
-
-HOW_FEW = (100, 1000)
-"""Of so many it is asked first, so that of several conditions the one counts that few files fulfil."""
 
 
 def few_files(session: Session, listing: Listing, wanted: Sequence[str]) -> ColumnElement[bool] | None:
