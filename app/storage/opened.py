@@ -14,8 +14,9 @@ from app.storage.types import FileInfo
 class Threads:
     """Those that read bytes of files.
 
-    What somebody waits for does not stand in line behind what others may need later. Few read that, because
-    each thread keeps as much memory as the longest batch took that it ever read.
+    The beginning of a range does not stand in line behind what is read ahead of others. Few read ahead: each
+    keeps as much memory as the longest batch took that it ever read, and more of them were slower beside a
+    database on the same machine.
     """
 
     def __init__(self, threads: int) -> None:

@@ -108,9 +108,6 @@ class StagedFile:
                 leases.end(self._database, self.id)
 
     def _send(self, size: int) -> None:
-        with self._failing():
-            if len(self._in_flight) == IN_FLIGHT:
-                self._in_flight.popleft().result()
         # Of a view, because a slice would copy all of it twice.
         with memoryview(self._buffer) as buffer:
             parts = [
@@ -122,6 +119,8 @@ class StagedFile:
             for n, data in enumerate(parts, self._chunks)
         ]
         with self._failing():
+            if len(self._in_flight) == IN_FLIGHT:
+                self._in_flight.popleft().result()
             self._in_flight.append(self._senders.submit(self._insert, documents))
         self._chunks += len(parts)
         self._size += sum(map(len, parts))
