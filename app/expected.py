@@ -38,6 +38,7 @@ _ATTRIBUTES: dict[type, set[str]] = {
         "disconnected",
         "expected_content_length",
         "message_event",
+        "more_body",
         "response_complete",
         "response_started",
         "scope",

@@ -2,7 +2,6 @@
 
 import asyncio
 import fcntl
-import json
 import logging
 import struct
 import sys
@@ -22,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.deadlines import Limits, State, Waiting, Watch, waiting_for
 from app.expected import missing
+from app.refusal import refusal
 from app.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
 
 _log = logging.getLogger("seekable")
@@ -178,10 +178,10 @@ class HttpProtocol(HttpToolsProtocol):
         """Answer for the program, which has not begun to, and close the connection."""
         if self.transport.is_closing():
             return
-        if any(cycle.response_started and not cycle.response_complete for cycle in self._cycles):
-            self.transport.abort()  # an answer in the middle of another would be taken for its body
+        if any(_is_spoken_for(cycle) for cycle in self._cycles):
+            self.transport.abort()
         else:
-            self.transport.write(_problem(status, detail))
+            self.transport.write(refusal(status, detail))
             self._leave()
             self.transport.close()
 
@@ -264,6 +264,14 @@ class HttpProtocol(HttpToolsProtocol):
             await cycle.send(_END)  # type: ignore[arg-type]
 
 
+def _is_spoken_for(cycle: RequestResponseCycle) -> bool:
+    """Whether a refusal that is sent now would be taken for the body of this answer, or for the outcome of a
+    change that may be made."""
+    if cycle.response_complete:
+        return False
+    return cycle.response_started or not (cycle.more_body or cycle.scope["method"] in ("GET", "HEAD"))
+
+
 class _Flow(FlowControl):
     """Takes nothing in while whole requests wait: uvicorn reads some more with each answer it gives, so that
     who sends many, and short ones, would fill the memory with them."""
@@ -282,20 +290,6 @@ def _date(seconds: int) -> bytes:
     return formatdate(seconds, usegmt=True).encode()
 
 
-def _problem(status: HTTPStatus, detail: str) -> bytes:
-    """A whole answer that says why, as resources/problems.py would, and closes the connection."""
-    body = json.dumps({"title": status.phrase, "status": status, "detail": detail}).encode()
-    head = (
-        f"HTTP/1.1 {status:d} {status.phrase}\r\n"
-        f"date: {formatdate(usegmt=True)}\r\n"
-        "content-type: application/problem+json\r\n"
-        "cache-control: no-store\r\n"
-        f"content-length: {len(body)}\r\n"
-        "connection: close\r\n\r\n"
-    )
-    return head.encode() + body
-
-
 def _unacknowledged(connection: socket | None) -> int:
     """Bytes that the peer has not confirmed: a client that reads slowly takes some of them between two looks,
     long before there is room for more."""
@@ -303,6 +297,6 @@ def _unacknowledged(connection: socket | None) -> int:
         return 0
     try:
         size = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
-    except OSError:
+    except (OSError, ValueError):  # it is lost, or closed
         return 0
     return int.from_bytes(size, sys.byteorder)

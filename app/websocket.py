@@ -2,9 +2,12 @@
 
 import asyncio
 import socket
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from app.refusal import refusal
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -22,12 +25,6 @@ WRITE_BUFFER = 32 << 10
 
 PIECE = 4 << 10
 """Bytes that are taken in at once."""
-
-_REFUSAL = b'{"title":"Bad Request","status":400,"detail":"This handshake is malformed, or too long."}'
-_REFUSED = (
-    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncache-control: no-store\r\n"
-    b"content-type: application/problem+json\r\ncontent-length: %d\r\n\r\n%s" % (len(_REFUSAL), _REFUSAL)
-)
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -55,7 +52,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
         if not self.handshake_initiated:
             # A head comes whole. Of one that the parser refused uvicorn hears nothing, and would wait.
-            self.transport.write(_REFUSED)
+            self.transport.write(refusal(HTTPStatus.BAD_REQUEST, "This handshake is malformed, or too long."))
             self.transport.close()
 
     async def receive(self) -> "ASGIReceiveEvent":

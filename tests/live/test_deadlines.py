@@ -294,6 +294,13 @@ def test_requests_that_do_not_wait_for_answers_wait_for_their_turn(begin: Open) 
 
 
 @folder_only
+def test_what_follows_a_change_is_not_taken_for_its_outcome(begin: Open) -> None:
+    connection = begin(head("PUT", "/files/changed.mp4", "Content-Length: 3") + b"abc" + b"\x00\r\n\r\n")
+    received, _ = watched(connection)
+    assert received[:12] in (b"", b"HTTP/1.1 201")
+
+
+@folder_only
 def test_a_trailer_is_not_of_this_head_nor_of_the_next(server: Server, begin: Open) -> None:
     """RFC 9110 6.5.1. All of it comes at once, before the program has begun."""
     with server.client() as http:
