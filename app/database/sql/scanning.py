@@ -48,7 +48,7 @@ than MAX_WALKED folders."""
 
 BIG = 10_000
 """In a folder of so many files a change of ours is no reason to compare them all. (What somebody puts there
-in the same few milliseconds is then found by the next scan.)"""
+while our change is brought to the disk is then found by the next scan.)"""
 
 Look = tuple[Segments, bool]
 """A folder, and whether those inside it are meant too."""
