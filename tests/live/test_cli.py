@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.forking import completed
 from tests.live.clients import BIN, Program, Vlc, program, sha256, until
 from tests.support import need
 
@@ -44,11 +45,25 @@ def get(url: str, **headers: str) -> httpx.Response:
     return httpx.get(url, headers=headers, trust_env=False, timeout=10)
 
 
+def ended(
+    here: Path, *arguments: object, wrapper: tuple[str, ...] = (), **environment: str
+) -> tuple[int, str]:
+    """The exit status of a command that ends by itself, and what it said."""
+    if wrapper:
+        with program(here, *wrapper, SEEKABLE, *arguments, **environment) as command:
+            return command.process.wait(20), command.log()
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+    result = completed(
+        *map(str, arguments), folder=here, environment={**inherited, **environment}, timeout=20
+    )
+    return result.returncode, result.stdout + result.stderr
+
+
 def fails(here: Path, *arguments: object, **environment: str) -> str:
     """What a command says that ends by itself with an error."""
-    with program(here, SEEKABLE, *arguments, **environment) as command:
-        assert command.process.wait(20) != 0
-        return command.log()
+    status, said = ended(here, *arguments, **environment)
+    assert status != 0
+    return said
 
 
 def free_port() -> int:
@@ -229,9 +244,7 @@ def as_anybody() -> tuple[str, ...]:
 
 def refuses(here: Path, wrapper: tuple[str, ...], *arguments: object, **environment: str) -> str:
     """The one sentence of a command that does not begin."""
-    with program(here, *wrapper, SEEKABLE, *arguments, **environment) as command:
-        status = command.process.wait(20)
-        said = command.log()
+    status, said = ended(here, *arguments, wrapper=wrapper, **environment)
     assert status == 1, said
     assert re.fullmatch(r"Error: .+\.\n", said), said
     return said
