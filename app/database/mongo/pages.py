@@ -5,8 +5,9 @@ Where no index has what is listed in the order that is wanted, one of two ways i
 next one goes on from there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from bson import MaxKey, MinKey
@@ -17,6 +18,7 @@ from pymongo.cursor import Cursor
 from app.database.mongo.documents import KNOWN, Stored
 from app.database.mongo.finding import covered, few_files, filters, keys
 from app.database.rules import STRIDES, can_be_stored
+from app.database.stretches import order_of, parts, remaining
 from app.storage import cursors, words
 from app.storage.cursors import Position
 from app.storage.types import Listing, Sort
@@ -34,15 +36,17 @@ def rows(
     few = few_files(collection, listing, wanted)
     if few is not None:
         where = {"$and": [few.where, covered(listing), *also, _behind(listing, position)]}
-        order = _order(listing, _keys(listing, "folder"))
+        order = _order(listing, order_of(listing, "folder"))
         found = list(collection.find(where, KNOWN, hint=keys(few.index), sort=order, limit=limit + 1))
         return _page(listing, found, limit)
     if listing.recursive and listing.folder and listing.sort is not Sort.NAME:
         also.append(covered(listing))
+    strides = STRIDES if also else ()
     found = []
     for stretch in _along(listing, position):
-        end = None
-        for part, end in _parts(collection, stretch, STRIDES if also else ()):  # noqa: B007
+        end: Position | None = None
+        for part, last in parts(stretch, strides, partial(_Stretch.place_of, collection=collection)):
+            end = last
             found += part.find(collection, also, KNOWN).limit(limit + 1 - len(found))
             if len(found) > limit:
                 return _page(listing, found, limit)
@@ -62,13 +66,6 @@ def _position(listing: Listing, found: Stored) -> Position:
     return Position(value, found["folder"], found["filename"])
 
 
-def _keys(listing: Listing, *before: str) -> tuple[str, ...]:
-    """By what the listing is sorted, where the library is the same, and the folder unless it comes before
-    the name."""
-    by = () if listing.sort is Sort.NAME else (listing.sort.value,)
-    return *by, *before, "filename"
-
-
 def _order(listing: Listing, fields: Sequence[str]) -> list[tuple[str, int]]:
     return [(field, DESCENDING if listing.descending else ASCENDING) for field in fields]
 
@@ -84,7 +81,7 @@ def _behind(listing: Listing, position: Position | None) -> Stored:
     the last two …"""
     if position is None:
         return {}
-    fields, at = _keys(listing, "folder"), _at(listing, position)
+    fields, at = order_of(listing, "folder"), _at(listing, position)
     behind = "$lt" if listing.descending else "$gt"
     depths = range(len(fields))
     same = ({field: at[field] for field in fields[:depth]} for depth in depths)
@@ -133,7 +130,7 @@ class _Stretch:
         found = collection.find({"$and": list(also)} if also else {}, wanted)
         return found.hint(keys(self.index)).min(low).max(high).sort(_order(self.listing, self.index))
 
-    def place_of(self, collection: Collection[Stored], number: int) -> Position | None:
+    def place_of(self, number: int, *, collection: Collection[Stored]) -> Position | None:
         """Where the file of this number is, from 1; None if there are fewer. Looks at no file, but only at
         the index."""
         fields: Stored = {"_id": False} | dict.fromkeys(self.index, True)
@@ -149,36 +146,15 @@ class _Stretch:
         return *before, f"{filename}\0"  # the very next that a name could be, if names could hold it
 
 
-def _parts(
-    collection: Collection[Stored], stretch: _Stretch, strides: Sequence[int]
-) -> Iterator[tuple[_Stretch, Position | None]]:
-    """The stretch in parts of so many files, each with the place where it ends; all of it without strides."""
-    for stride in strides:
-        end = stretch.place_of(collection, stride)
-        yield stretch.until(end), end
-        if end is None:
-            return
-        stretch = stretch.behind(end)
-    if not strides:
-        yield stretch, None
-
-
 def _along(listing: Listing, position: Position | None) -> list[_Stretch]:
     """The stretches of indexes, one after the other, in which all of the listing behind the position is."""
     one, folder = (listing.library,), listing.folder
-    library = _Stretch(listing, ("library", *_keys(listing, "folder")), one, one)
-    here = _Stretch(listing, ("library", "folder", *_keys(listing)), (*one, folder), (*one, folder))
+    library = _Stretch(listing, ("library", *order_of(listing, "folder")), one, one)
+    here = _Stretch(listing, ("library", "folder", *order_of(listing)), (*one, folder), (*one, folder))
     if not listing.recursive:
         return [here.behind(position)]
     if not folder or listing.sort is not Sort.NAME:
         return [library.behind(position)]
     # Between a folder and those inside it stand others, such as `a-b` between `a` and `a/b`.
-    inside = replace(
-        library, low=(*one, f"{folder}/"), high=(*one, f"{folder}0", MinKey())
-    )  # right after "/"
-    stretches = [inside, here] if listing.descending else [here, inside]
-    if position is None:
-        return stretches
-    if (position.folder == folder) is listing.descending:
-        stretches = stretches[1:]
-    return [stretches[0].behind(position), *stretches[1:]]
+    low, high = (*one, f"{folder}/"), (*one, f"{folder}0", MinKey())  # "0" is right after "/"
+    return remaining(listing, here, replace(library, low=low, high=high), position)

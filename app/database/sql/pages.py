@@ -5,8 +5,9 @@ Where no index has what is listed in the order that is wanted, one of two ways i
 next one goes on from there.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, literal, not_, select, tuple_
@@ -16,6 +17,7 @@ from app.database.rules import STRIDES, can_be_stored
 from app.database.sql.finding import covered, few_files, filters
 from app.database.sql.rows import KNOWN
 from app.database.sql.tables import Media
+from app.database.stretches import order_of, parts, remaining
 from app.storage import cursors, words
 from app.storage.cursors import Position
 from app.storage.types import Listing, Sort
@@ -36,12 +38,15 @@ def rows(
         if listing.recursive and listing.sort is not Sort.NAME:
             also += covered(listing)
     else:
-        stretches = [_Stretch(listing, [few, *covered(listing)], _keys(listing, "folder")).behind(position)]
+        stretches = [
+            _Stretch(listing, [few, *covered(listing)], order_of(listing, "folder")).behind(position)
+        ]
     strides = STRIDES if few is None and also else ()
     found: list[Row[Any]] = []
     for stretch in stretches:
-        end = None
-        for part, end in _parts(session, stretch, strides):  # noqa: B007
+        end: Position | None = None
+        for part, last in parts(stretch, strides, partial(_Stretch.place_of, session=session)):
+            end = last
             found += session.execute(part.query().where(*also).limit(limit + 1 - len(found)))
             if len(found) > limit:
                 return found[:limit], cursors.encode(listing, _position(listing, found[limit - 1]))
@@ -76,7 +81,7 @@ class _Stretch:
         order = (column.desc() if descending else column for column in columns)
         return select(*KNOWN).where(*self.same, *bounds).order_by(*order)
 
-    def place_of(self, session: Session, number: int) -> Position | None:
+    def place_of(self, number: int, *, session: Session) -> Position | None:
         """Where the file of this number is, from 1; None if there are fewer. Looks at no file, but only at
         the index."""
         columns = {column.key: column for column in (*self._columns(), Media.folder, Media.filename)}
@@ -96,20 +101,6 @@ class _Stretch:
         return [getattr(Media, key) for key in self.keys]
 
 
-def _parts(
-    session: Session, stretch: _Stretch, strides: Sequence[int]
-) -> Iterator[tuple[_Stretch, Position | None]]:
-    """The stretch in parts of so many files, each with the place where it ends; all of it without strides."""
-    for stride in strides:
-        end = stretch.place_of(session, stride)
-        yield stretch.until(end), end
-        if end is None:
-            return
-        stretch = stretch.behind(end)
-    if not strides:
-        yield stretch, None
-
-
 def _position(listing: Listing, row: Row[Any]) -> Position:
     value = None if listing.sort is Sort.NAME else getattr(row, listing.sort.value)
     return Position(value, row.folder, row.filename)
@@ -117,26 +108,14 @@ def _position(listing: Listing, row: Row[Any]) -> Position:
 
 def _along(listing: Listing, position: Position | None) -> list[_Stretch]:
     """The stretches of indexes, one after the other, in which all of the listing behind the position is."""
-    library = _Stretch(listing, [Media.library == listing.library], _keys(listing, "folder"))
-    here = _Stretch(listing, [*library.same, Media.folder == listing.folder], _keys(listing))
+    library = _Stretch(listing, [Media.library == listing.library], order_of(listing, "folder"))
+    here = _Stretch(listing, [*library.same, Media.folder == listing.folder], order_of(listing))
     if not listing.recursive:
         return [here.behind(position)]
     if not listing.folder or listing.sort is not Sort.NAME:
         return [library.behind(position)]
     # Between a folder and those inside it stand others, such as `a-b` between `a` and `a/b`.
     start, stop = Media.folder >= f"{listing.folder}/", Media.folder < f"{listing.folder}0"  # right after "/"
-    stretches = [here, replace(library, start=start, stop=stop)]
-    if listing.descending:
-        stretches = [replace(library, start=stop, stop=start), here]
-    if position is None:
-        return stretches
-    if (position.folder == listing.folder) is listing.descending:
-        stretches = stretches[1:]
-    return [stretches[0].behind(position), *stretches[1:]]
-
-
-def _keys(listing: Listing, *before: str) -> tuple[str, ...]:
-    """By what the listing is sorted, where the library is the same, and the folder unless it comes before
-    the name."""
-    by = () if listing.sort is Sort.NAME else (listing.sort.value,)
-    return *by, *before, "filename"
+    ends = (stop, start) if listing.descending else (start, stop)
+    inside = replace(library, start=ends[0], stop=ends[1])
+    return remaining(listing, here, inside, position)
