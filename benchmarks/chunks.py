@@ -26,7 +26,7 @@ from deploy.run_gridfs import Mongod
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 128 * MIB
 CHUNKS = [64 * KIB, 128 * KIB, 255 * KIB, 512 * KIB, 1020 * KIB, 2040 * KIB]
-AT_ONCE = [512 * KIB, 1 * MIB, 2 * MIB, 4 * MIB]
+AT_ONCE = [units * reading.UNIT for units in (2, 4, 8, 16)]
 USED = (staging.CHUNK_SIZE, reading.AT_ONCE)
 
 
