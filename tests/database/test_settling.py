@@ -394,6 +394,21 @@ def test_a_list_looks_into_a_huge_folder_again_after_a_while(
     assert len(names(library)) == 10
 
 
+def test_a_list_soon_looks_again_for_many_files_that_were_put_there_just_now(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow machine has no time to look at them all while none of them is finished."""
+    monkeypatch.setattr(scanning, "BATCH", 10)
+    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0.05)
+    monkeypatch.setattr(scanning, "LEFT_NEW_FOR_S", 0.01)
+    for number in range(300):
+        drop(library.root / f"{number}")
+    assert len(names(library)) < 300
+    rest()
+    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 20)
+    assert len(names(library)) == 300
+
+
 @pytest.mark.usefixtures("huge")
 def test_a_recursive_list_that_took_too_long_keeps_no_other_from_looking(
     library: Library, monkeypatch: pytest.MonkeyPatch

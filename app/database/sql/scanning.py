@@ -30,6 +30,9 @@ scan."""
 LEFT_FOR_S = 60
 """How long no list looks again into such a folder."""
 
+LEFT_NEW_FOR_S = 2
+"""The same where the time went to files that somebody put there just now, which will soon be finished."""
+
 MAX_LEFT = 1000
 """Of how many such folders is known that they are."""
 
@@ -174,12 +177,14 @@ class Scanner:
     def _refresh(self, library: str, folder: str, look: Look) -> None:
         began = time.monotonic()
         deadline = began + REFRESH_FOR_S
-        found = 0
+        found, unfinished = 0, 0
         for step in self._look(library, folder, anew=False, recursive=look[1]):
             found += sum(finding.outcome not in _LEFT for finding in step.findings)
+            unfinished += sum(finding.outcome is Outcome.UNFINISHED for finding in step.findings)
             if time.monotonic() > deadline:
                 if not found:  # else the next list finds more
-                    _remember(self._left_until, look, deadline + LEFT_FOR_S)
+                    left_for = LEFT_NEW_FOR_S if unfinished >= BATCH else LEFT_FOR_S
+                    _remember(self._left_until, look, deadline + left_for)
                 return
         now = time.monotonic()
         _remember(self._walked_until, look, now + REST * (now - began))
