@@ -20,14 +20,12 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.deadlines import Limits, State, Waiting, Watch, waiting_for
+from app.exchange import Exchange
 from app.expected import missing
 from app.refusal import refusal
 from app.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
 
 _log = logging.getLogger("seekable")
-
-_END = {"type": "http.response.body", "body": b"", "more_body": False}
-_CLOSE = (b"connection", b"close")
 
 PIPELINE = 100
 """Requests of one connection that may have come while another is answered: each costs thousands of bytes."""
@@ -235,33 +233,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._sender is not None:
             cycle.scope["extensions"] = {EXTENSION: {}}
-        super()._start_asgi_task(cycle, partial(self._run, app, cycle))
-
-    async def _run(self, app: Any, cycle: RequestResponseCycle, scope: Any, receive: Any, send: Any) -> None:
-        async def send_or_sendfile(message: Any) -> None:
-            if message["type"] == EXTENSION:
-                await self._send_file(cycle, message)
-                return
-            if cycle.waiting_for_100_continue and message["type"] == "http.response.start":
-                # The body was not asked for, and may come or not (RFC 9110 10.1.1).
-                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
-            await send(message)
-
-        await app(scope, receive, send_or_sendfile)
-
-    async def _send_file(self, cycle: RequestResponseCycle, message: Any) -> None:
-        assert self._sender is not None
-        if self.flow.write_paused:
-            await self.flow.drain()
-        if cycle.disconnected or self.transport.is_closing():
-            raise ConnectionResetError("The client has left.")
-        count = message["count"]
-        if not cycle.response_started or cycle.chunked_encoding or count > cycle.expected_content_length:
-            raise RuntimeError("A file is sent within the Content-Length of an answer that has begun.")
-        await self._sender.send(message["file"].fileno(), message["offset"], count)
-        cycle.expected_content_length -= count
-        if not message.get("more_body", False):
-            await cycle.send(_END)  # type: ignore[arg-type]
+        exchange = Exchange(cycle, self.transport, self.flow, self._sender)
+        super()._start_asgi_task(cycle, partial(exchange.run, app))
 
 
 def _is_spoken_for(cycle: RequestResponseCycle) -> bool:
