@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 
-SIZE = 1 << 20
+SIZE = 512 << 10
 """Bytes that are read in one go, at most."""
 
 LONG = 256 << 10
@@ -40,7 +40,7 @@ class BodyReader(asyncio.BufferedProtocol):
         self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
         self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # type: ignore[override]
+    def get_buffer(self, sizehint: int) -> memoryview:
         return _buffer[: self._left]
 
     def buffer_updated(self, nbytes: int) -> None:

@@ -15,7 +15,6 @@ from math import ceil
 from socket import SO_LINGER, SOL_SOCKET, socket
 from typing import Any
 
-import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -107,7 +106,7 @@ class HttpProtocol(HttpToolsProtocol):
         # The parser remembers a head, or a trailer, until it is whole.
         if self._overhead > self.config.limits.head_size and not self.transport.is_closing():
             self._refuse_head()
-        if self._left > LONG and self._socket is not None and not self.transport.is_closing():
+        if self._left > LONG and self.scheme == "http" and not self.transport.is_closing():
             self.transport.set_protocol(BodyReader(self, self._left, self._read))
 
     def _read(self, piece: bytes, left: int) -> None:
@@ -116,7 +115,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.on_body(piece)
         if not left:
             self.on_message_complete()
-            self.parser = httptools.HttpRequestParser(self)
+            self.parser = type(self.parser)(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
             self.transport.set_protocol(self)
 
