@@ -108,3 +108,19 @@ async def test_no_more_is_taken_than_one_batch_beside_those_that_are_under_way(s
     await asyncio.wait([sending])
     await staged.flush()
     assert bytes(disk.written) == data * (len(disk.written) // size)
+
+
+async def test_who_is_cancelled_still_waits_for_all_that_is_under_way(pool: Pool) -> None:
+    """Else the file would be removed under a thread that writes it."""
+    disk = SlowDisk()
+    staged = ThreadedStaged(disk, pool)
+    for _ in range(AHEAD):
+        await staged.write(bytes(WRITE_BATCH))
+    settling = asyncio.create_task(staged.settle())
+    await asyncio.sleep(0.01)
+    settling.cancel()
+    await asyncio.wait([settling], timeout=0.1)
+    assert not settling.done()
+    disk.goes_on.set()
+    await asyncio.wait([settling])
+    assert len(disk.written) == AHEAD * WRITE_BATCH
