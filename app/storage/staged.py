@@ -7,14 +7,17 @@ from collections import deque
 from app.storage.backend import Writer
 from app.storage.threads import Pool, ended, settled
 
-WRITE_BATCH = 512 << 10
+WRITE_BATCH = 1 << 20
 """Bytes that are hashed and written in one go."""
-
-AHEAD = 2
-"""Batches that are under way: one is being written, and one lies ready, so that no thread waits for it."""
 
 MAX_PIECES = 256
 """Pieces that are: a tiny one takes many times its length in memory."""
+
+FEW = 8
+"""Pieces up to which those of a batch are written as they are: put together, they are in memory twice."""
+
+AHEAD = 2
+"""Batches that are under way: one is being written, and one lies ready, so that no thread waits for it."""
 
 
 class ThreadedStaged:
@@ -25,7 +28,7 @@ class ThreadedStaged:
         self._series = pool.series()
         self._hash = hashlib.sha256()
         self._size = 0
-        self._batch: list[bytes] = []  # the pieces as they came: a thread puts them together
+        self._batch: list[bytes] = []  # the pieces as they came
         self._collected = 0
         self._under_way: deque[asyncio.Future[None]] = deque()
 
@@ -64,8 +67,9 @@ class ThreadedStaged:
             self._under_way.popleft()  # one that failed stays, and fails all that comes after it
 
     def _write(self, pieces: list[bytes]) -> None:
-        batch = b"".join(pieces)
-        pieces.clear()  # or they would be in memory twice
-        self._hash.update(batch)
-        self.writer.write(batch)
-        self._size += len(batch)
+        if len(pieces) > FEW:
+            pieces[:] = [b"".join(pieces)]
+        for piece in pieces:
+            self._hash.update(piece)
+            self.writer.write(piece)
+            self._size += len(piece)
