@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.body import LONG, BodyReader, length_of
 from app.deadlines import Limits, State, Waiting, Watch, waiting_for
 from app.exchange import Exchange
 from app.expected import missing
@@ -70,6 +71,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._begun = False  # a request whose end has not come
         self._head = False  # nor the end of its head
         self._received = 0
+        self._left = 0  # bytes of a body of known length that have not come
         self._overhead = 0  # bytes since the last of a head, of a body, or of a request
         self._watch = Watch()
         self._socket = transport.get_extra_info("socket")
@@ -102,6 +104,18 @@ class HttpProtocol(HttpToolsProtocol):
         # The parser remembers a head, or a trailer, until it is whole.
         if self._overhead > self.config.limits.head_size and not self.transport.is_closing():
             self._refuse_head()
+        if self._left > LONG and self.scheme == "http" and not self.transport.is_closing():
+            self.transport.set_protocol(BodyReader(self, self._left, self._read))
+
+    def _read(self, piece: bytes, left: int) -> None:
+        """Take what was read of a long body instead of the parser, which then has to begin anew."""
+        self._received += len(piece)
+        self.on_body(piece)
+        if not left:
+            self.on_message_complete()
+            self.parser = type(self.parser)(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            self.transport.set_protocol(self)
 
     def on_message_begin(self) -> None:
         self._begun = self._head = True
@@ -113,6 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head, self._overhead = False, 0
+        self._left = 0 if self.parser.should_upgrade() else length_of(self.headers)
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.config.limits.head_size:
             self._refuse_head()
@@ -131,6 +146,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._overhead = 0
+        self._left -= len(body)
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_started:
             cycle.waiting_for_100_continue = False  # so the client did not wait, and all of it will come
