@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Media, Stored, info_of
+from app.database.mongo.documents import Stored
 from app.storage.errors import Truncated
 from app.storage.types import FileInfo
 
@@ -23,11 +23,11 @@ class GridReader:
     MongoEngine's own reading turns every failure into an early end.
     """
 
-    def __init__(self, database: Database, media: Media) -> None:
-        self.info: FileInfo = info_of(media)
+    def __init__(self, database: Database, info: FileInfo, file: Any, chunk_size: int) -> None:
+        self.info = info
         self._database = database
-        self._file: Any = media.file.grid_id
-        self._chunk_size: int = media.chunk_size
+        self._file = file
+        self._chunk_size = chunk_size
         chunks = max(1, min(UNIT // self._chunk_size, CHUNKS_AT_ONCE))
         self.unit = chunks * self._chunk_size
         self.most = max(1, min(AT_ONCE // self.unit, CHUNKS_AT_ONCE // chunks))
@@ -44,7 +44,7 @@ class GridReader:
             # All in one answer, after which nothing stays open at the database.
             many = last - first + 1
             found = self._database.chunks.find(wanted, sort=[("n", 1)], limit=many, batch_size=many)
-            chunks = list(found)
+            chunks = found.to_list()
         pieces = self._pieces(chunks, start, stop)
         return pieces if self._chunk_size >= UNIT else [b"".join(pieces)]
 
