@@ -124,8 +124,8 @@ def info_of(media: Media) -> FileInfo:
 
 KNOWN = [name for name in FileInfo.__annotations__ if name not in ("id", "key")]
 KNOWN += ["library", "folder", "filename"]
-"""What a FileInfo is made of, beside the id. (Objects of MongoEngine take most of the time of a list, and half
-of that of an open.)"""
+"""What a FileInfo is made of, beside the id. (Objects of MongoEngine take most of the time of a list, and
+half of that of an open.)"""
 
 
 def info_in(stored: Stored) -> FileInfo:

@@ -7,10 +7,10 @@ from app.database.mongo.documents import Stored
 from app.storage.errors import Truncated
 from app.storage.types import FileInfo
 
-UNIT = 255 << 10
+UNIT = 128 << 10
 """Bytes that one question asks for, at least, unless there are no more or the chunks are too short."""
 
-AT_ONCE = 4 * UNIT
+AT_ONCE = 8 * UNIT
 """Bytes that one question asks for, at most, unless a chunk is longer."""
 
 CHUNKS_AT_ONCE = 1024
