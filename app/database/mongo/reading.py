@@ -13,6 +13,9 @@ UNIT = 128 << 10
 AT_ONCE = 8 * UNIT
 """Bytes that one question asks for, at most, unless a chunk is longer."""
 
+PIECE = 512 << 10
+"""Bytes of shorter chunks that are put together: to send each by itself takes longer than to copy it."""
+
 CHUNKS_AT_ONCE = 1024
 """Chunks that one question asks for, at most: other programs make as short ones as they like."""
 
@@ -46,7 +49,8 @@ class GridReader:
             found = self._database.chunks.find(wanted, sort=[("n", 1)], limit=many, batch_size=many)
             chunks = found.to_list()
         pieces = self._pieces(chunks, start, stop)
-        return pieces if self._chunk_size >= UNIT else [b"".join(pieces)]
+        few = max(1, PIECE // self._chunk_size)
+        return [b"".join(pieces[i : i + few]) for i in range(0, len(pieces), few)]
 
     def _pieces(self, chunks: list[Stored], start: int, stop: int) -> list[bytes]:
         position = start
