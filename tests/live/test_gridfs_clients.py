@@ -34,7 +34,7 @@ RANGES = [
     (0, 1),
     (CHUNK_SIZE - 1, CHUNK_SIZE + 1),
     (CHUNK_SIZE, 2 * CHUNK_SIZE),
-    (700_001, 700_002),
+    (300_001, 300_002),
     (0, 3 * CHUNK_SIZE + 1),
 ]
 
