@@ -25,8 +25,9 @@ from deploy.run_gridfs import Mongod
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 128 * MIB
-CHUNKS = [64 * KIB, 128 * KIB, 255 * KIB, 512 * KIB, 1020 * KIB, 2040 * KIB]
-AT_ONCE = [units * reading.UNIT for units in (2, 4, 8, 16)]
+CHUNKS = [64 * KIB, 128 * KIB, 192 * KIB, 255 * KIB, 512 * KIB]
+AT_ONCE = [units * reading.UNIT for units in (4, 8, 16)]
+BATCH = staging.BATCH * staging.CHUNK_SIZE
 USED = (staging.CHUNK_SIZE, reading.AT_ONCE)
 
 
@@ -56,7 +57,7 @@ async def measure(url: str, rounds: int) -> Results:
         for turn in range(rounds):
             for pair in pairs if turn % 2 else reversed(pairs):
                 staging.CHUNK_SIZE, reading.AT_ONCE = pair
-                staging.BATCH = max(1, pair[1] // pair[0])
+                staging.BATCH = max(1, BATCH // pair[0])
                 found = results[pair]
                 found["upload"].append(await upload(stores.storage, pair[0]))
                 found["whole"].append(SIZE / await read(stores.storage, pair[0], [0], SIZE))

@@ -132,6 +132,7 @@ CONTESTANTS = {
             _uvicorn("gridfs"),
             lambda place: {"FILMS_MONGODB": place.mongodb},
             gridfs=True,
+            film="/tutorial.mp4",
             form="/copied",
             stored="/uploads/{}",
         ),
