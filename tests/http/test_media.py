@@ -555,31 +555,36 @@ def disposition_name(value: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("way", ["put", "form"])
 def test_names_survive(
-    http: httpx.Client, ask: Ask, listed: Callable[..., dict[str, File]], folder: str, name: str, way: str
+    http: httpx.Client, ask: Ask, listed: Callable[..., dict[str, File]], folder: str, name: str
 ) -> None:
-    inside = f"{folder}/{name}"  # a folder is named like that as well
-    if way == "put":
-        response = put(http, f"{inside}/{name}", name.encode())
-    else:
-        response = http.post("/file/upload", data={"folder": inside}, files={"file": (name, name.encode())})
-    assert response.status_code == 201
-    file = response.json()
-    assert (file["filename"], file["folder"], file["path"]) == (name, inside, f"{inside}/{name}")
-    assert response.headers["location"] == file["url"]
-    assert listed(folder) == {file["path"]: file}
-    for url in (file["url"], file["stream_url"]):
-        assert url.isascii()
-        parts = urlsplit(url)
-        assert not parts.query
-        assert not parts.fragment
-        answer = ask("GET", parts.path)
+    stored: dict[str, File] = {}
+    for way in ("form", "put"):
+        inside = f"{folder}/{way}/{name}"  # a folder is named like that as well
+        if way == "put":
+            response = put(http, f"{inside}/{name}", name.encode())
+        else:
+            response = http.post(
+                "/file/upload", data={"folder": inside}, files={"file": (name, name.encode())}
+            )
+        assert response.status_code == 201, way
+        file = response.json()
+        assert (file["filename"], file["folder"], file["path"]) == (name, inside, f"{inside}/{name}")
+        assert response.headers["location"] == file["url"]
+        stored[file["path"]] = file
+    assert listed(folder) == stored
+    for file in stored.values():
+        for url in (file["url"], file["stream_url"]):
+            assert url.isascii()
+            parts = urlsplit(url)
+            assert not parts.query
+            assert not parts.fragment
+            answer = ask("GET", parts.path)
+            assert (answer.status_code, answer.content) == (200, name.encode())
+            assert disposition_name(answer.headers["content-disposition"]) == name
+        answer = ask("GET", by_name(file))
         assert (answer.status_code, answer.content) == (200, name.encode())
-        assert disposition_name(answer.headers["content-disposition"]) == name
-    answer = ask("GET", by_name(file))
-    assert (answer.status_code, answer.content) == (200, name.encode())
-    assert ask("DELETE", urlsplit(file["url"]).path).status_code == 204
+        assert ask("DELETE", urlsplit(file["url"]).path).status_code == 204
     assert listed(folder) == {}
 
 
