@@ -152,7 +152,7 @@ def test_everybody_gets_what_they_asked_for_and_nothing_stays(
     assert until(lambda: descriptors(server) <= before), descriptors(server) - before
     assert until(lambda: not beneath(server).leftovers(), within=15)
     assert threads(server) <= MOST_THREADS
-    assert busy(server) < 0.8, "it runs in circles"
+    assert busy(server) < 0.5, "it runs in circles"
     log = server.log()[said:]
     assert "Traceback" not in log
     assert " ERROR " not in log
