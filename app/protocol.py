@@ -19,15 +19,14 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.body import LONG, BodyReader, length_of
 from app.deadlines import Limits, State, Waiting, Watch, waiting_for
+from app.exchange import Exchange
 from app.expected import missing
 from app.refusal import refusal
 from app.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
 
 _log = logging.getLogger("seekable")
-
-_END = {"type": "http.response.body", "body": b"", "more_body": False}
-_CLOSE = (b"connection", b"close")
 
 PIPELINE = 100
 """Requests of one connection that may have come while another is answered: each costs thousands of bytes."""
@@ -72,6 +71,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._begun = False  # a request whose end has not come
         self._head = False  # nor the end of its head
         self._received = 0
+        self._left = 0  # bytes of a body of known length that have not come
         self._overhead = 0  # bytes since the last of a head, of a body, or of a request
         self._watch = Watch()
         self._socket = transport.get_extra_info("socket")
@@ -104,6 +104,18 @@ class HttpProtocol(HttpToolsProtocol):
         # The parser remembers a head, or a trailer, until it is whole.
         if self._overhead > self.config.limits.head_size and not self.transport.is_closing():
             self._refuse_head()
+        if self._left > LONG and self.scheme == "http" and not self.transport.is_closing():
+            self.transport.set_protocol(BodyReader(self, self._left, self._read))
+
+    def _read(self, piece: bytes, left: int) -> None:
+        """Take what was read of a long body instead of the parser, which then has to begin anew."""
+        self._received += len(piece)
+        self.on_body(piece)
+        if not left:
+            self.on_message_complete()
+            self.parser = type(self.parser)(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            self.transport.set_protocol(self)
 
     def on_message_begin(self) -> None:
         self._begun = self._head = True
@@ -115,6 +127,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head, self._overhead = False, 0
+        self._left = 0 if self.parser.should_upgrade() else length_of(self.headers)
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.config.limits.head_size:
             self._refuse_head()
@@ -133,6 +146,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._overhead = 0
+        self._left -= len(body)
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_started:
             cycle.waiting_for_100_continue = False  # so the client did not wait, and all of it will come
@@ -235,33 +249,8 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._sender is not None:
             cycle.scope["extensions"] = {EXTENSION: {}}
-        super()._start_asgi_task(cycle, partial(self._run, app, cycle))
-
-    async def _run(self, app: Any, cycle: RequestResponseCycle, scope: Any, receive: Any, send: Any) -> None:
-        async def send_or_sendfile(message: Any) -> None:
-            if message["type"] == EXTENSION:
-                await self._send_file(cycle, message)
-                return
-            if cycle.waiting_for_100_continue and message["type"] == "http.response.start":
-                # The body was not asked for, and may come or not (RFC 9110 10.1.1).
-                message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
-            await send(message)
-
-        await app(scope, receive, send_or_sendfile)
-
-    async def _send_file(self, cycle: RequestResponseCycle, message: Any) -> None:
-        assert self._sender is not None
-        if self.flow.write_paused:
-            await self.flow.drain()
-        if cycle.disconnected or self.transport.is_closing():
-            raise ConnectionResetError("The client has left.")
-        count = message["count"]
-        if not cycle.response_started or cycle.chunked_encoding or count > cycle.expected_content_length:
-            raise RuntimeError("A file is sent within the Content-Length of an answer that has begun.")
-        await self._sender.send(message["file"].fileno(), message["offset"], count)
-        cycle.expected_content_length -= count
-        if not message.get("more_body", False):
-            await cycle.send(_END)  # type: ignore[arg-type]
+        exchange = Exchange(cycle, self.transport, self.flow, self._sender)
+        super()._start_asgi_task(cycle, partial(exchange.run, app))
 
 
 def _is_spoken_for(cycle: RequestResponseCycle) -> bool:

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable
 
+from app.database.mongo.staging import CHUNK_SIZE
 from benchmarks import verify
 from benchmarks.client import Client, Failed
 from benchmarks.ground import MIB, Ground
@@ -13,9 +14,6 @@ from benchmarks.servers import Server
 
 Figures = dict[str, float]
 Run = Callable[[Server, Ground], Figures]
-
-CHUNK = 255 << 10
-"""Of GridFS."""
 
 BUSY = "client busy"
 """The share of a run that the client's processor worked: near 1, the client was the limit."""
@@ -133,10 +131,10 @@ def asked_of_mongod(server: Server, ground: Ground) -> Figures:
     after = _sent(ground)
     random.setstate(state)  # the same ranges, to count their chunks
     starts = [random.randrange(size - MIB) for _ in range(count)]
-    chunks = sum((start + MIB - 1) // CHUNK - start // CHUNK + 1 for start in starts)
+    chunks = sum((start + MIB - 1) // CHUNK_SIZE - start // CHUNK_SIZE + 1 for start in starts)
     return {
         "1 MiB ranges": (after - between) / (count * MIB),
-        "chunks of ranges": (after - between) / (chunks * CHUNK),
+        "chunks of ranges": (after - between) / (chunks * CHUNK_SIZE),
         "whole film": (between - before) / size,
     }
 

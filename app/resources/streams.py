@@ -80,6 +80,15 @@ class StreamRoute(APIRoute):
 router = APIRouter(tags=["files"], route_class=StreamRoute)
 
 
+# The first is looked at first, and players ask for it thousands of times.
+@router.get("/files/{path:file}", **_STREAM)
+def get_file(
+    library: LibraryDep, path: str, download: Download = False, range_: RangeHeader = None
+) -> Address:
+    """A file, whole or in ranges, by its path."""
+    return Key.at(library, path)
+
+
 @router.get("/file/stream", **_STREAM)
 def stream_file(
     library: LibraryDep,
@@ -98,11 +107,3 @@ def stream_file_by_id(
 ) -> Address:
     """A file, whole or in ranges, by the id in its JSON, which outlives a move."""
     return FileId(library, id)
-
-
-@router.get("/files/{path:file}", **_STREAM)
-def get_file(
-    library: LibraryDep, path: str, download: Download = False, range_: RangeHeader = None
-) -> Address:
-    """A file, whole or in ranges, by its path."""
-    return Key.at(library, path)

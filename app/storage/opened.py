@@ -14,13 +14,13 @@ from app.storage.types import FileInfo
 class Threads:
     """Those that read bytes of files.
 
-    The beginning of a range does not stand in line behind what is read ahead of others. Few read ahead: each
-    keeps as much memory as the longest batch took that it ever read, and more of them were slower beside a
-    database on the same machine.
+    The beginning of a range does not stand in line behind what is read ahead of others. They are few: each
+    keeps as much memory as the longest batch took that it ever read, and more that read ahead were slower
+    beside a database on the same machine.
     """
 
     def __init__(self, threads: int) -> None:
-        self.now = Pool(threads, "bytes")
+        self.now = Pool(max(1, threads // 2), "bytes")
         self.ahead = Pool(max(1, threads // 4), "ahead")
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""The asynchronous face of a writer: one batch is hashed and written while the next arrives."""
+"""The asynchronous face of a writer: batches are hashed and written while the next arrives."""
 
 import asyncio
 import hashlib
+from collections import deque
 
 from app.storage.backend import Writer
 from app.storage.threads import Pool, ended, settled
@@ -12,18 +13,24 @@ WRITE_BATCH = 1 << 20
 MAX_PIECES = 256
 """Pieces that are: a tiny one takes many times its length in memory."""
 
+FEW = 8
+"""Pieces up to which those of a batch are written as they are: put together, they are in memory twice."""
+
+AHEAD = 2
+"""Batches that are under way: one is being written, and one lies ready, so that no thread waits for it."""
+
 
 class ThreadedStaged:
-    """A writer, the batch that is being collected for it, and the one that is being written."""
+    """A writer, the batch that is being collected for it, and those that are under way."""
 
     def __init__(self, writer: Writer, pool: Pool) -> None:
         self.writer = writer
-        self._pool = pool
+        self._series = pool.series()
         self._hash = hashlib.sha256()
         self._size = 0
-        self._batch: list[bytes] = []  # the pieces as they came: a thread puts them together
+        self._batch: list[bytes] = []  # the pieces as they came
         self._collected = 0
-        self._under_way: asyncio.Future[None] | None = None
+        self._under_way: deque[asyncio.Future[None]] = deque()
 
     @property
     def size(self) -> int:
@@ -42,24 +49,27 @@ class ThreadedStaged:
 
     async def flush(self) -> None:
         await self._write_batch()
-        if self._under_way is not None:
-            await ended(self._under_way)
+        await self._wait_for_all_but(0)
 
     async def settle(self) -> None:
-        """Wait for the write that is under way: the writer must not be discarded under it."""
-        if self._under_way is not None:
-            await settled(self._under_way)
+        """Wait for the writes that are under way: the writer must not be discarded under them."""
+        await settled(asyncio.gather(*self._under_way, return_exceptions=True))
 
     async def _write_batch(self) -> None:
-        if self._under_way is not None:
-            await ended(self._under_way)
+        await self._wait_for_all_but(AHEAD - 1)
         pieces, self._batch, self._collected = self._batch, [], 0
         if pieces:
-            self._under_way = self._pool.start(self._write, pieces)
+            self._under_way.append(self._series.start(self._write, pieces))
+
+    async def _wait_for_all_but(self, count: int) -> None:
+        while len(self._under_way) > count:
+            await ended(self._under_way[0])
+            self._under_way.popleft()  # one that failed stays, and fails all that comes after it
 
     def _write(self, pieces: list[bytes]) -> None:
-        batch = b"".join(pieces)
-        pieces.clear()  # or they would be in memory twice
-        self._hash.update(batch)
-        self.writer.write(batch)
-        self._size += len(batch)
+        if len(pieces) > FEW:
+            pieces[:] = [b"".join(pieces)]
+        for piece in pieces:
+            self._hash.update(piece)
+            self.writer.write(piece)
+            self._size += len(piece)

@@ -1,8 +1,11 @@
 """Threads for what blocks, and waiting for them without leaving any behind."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from threading import Lock
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -44,5 +47,41 @@ class Pool:
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
         return await ended(self.start(function, *arguments))
 
+    def series(self) -> "Series":
+        return Series(self._executor)
+
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Series:
+    """What the threads of a pool do one after the other, in the order in which it was started.
+
+    The next begins when the one before it has ended, without the event loop, which may be busy; but after
+    others who wait for a thread.
+    """
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._executor = executor
+        self._lock = Lock()
+        self._steps: deque[tuple[Future[None], Callable[[], None]]] = deque()  # the first is being done
+
+    def start(self, function: Callable[..., None], *arguments: object) -> asyncio.Future[None]:
+        done: Future[None] = Future()
+        with self._lock:
+            self._steps.append((done, partial(function, *arguments)))
+            if len(self._steps) == 1:
+                self._executor.submit(self._do)
+        return asyncio.wrap_future(done)
+
+    def _do(self) -> None:
+        done, function = self._steps[0]
+        if done.set_running_or_notify_cancel():
+            try:
+                done.set_result(function())
+            except BaseException as error:
+                done.set_exception(error)
+        with self._lock:
+            self._steps.popleft()
+            if self._steps:
+                self._executor.submit(self._do)

@@ -19,17 +19,8 @@ Part = bytes | Span
 
 Headers = list[tuple[bytes, bytes]]
 
-_READ = frozenset(
-    (
-        b"if-match",
-        b"if-modified-since",
-        b"if-none-match",
-        b"if-range",
-        b"if-unmodified-since",
-        b"range",
-        b"want-digest",
-    )
-)
+_CONDITIONS = frozenset((b"if-match", b"if-modified-since", b"if-none-match", b"if-unmodified-since"))
+_READ = _CONDITIONS | {b"if-range", b"range", b"want-digest"}
 """Fields that have a say in the answer: browsers send twenty others."""
 
 _WANTS_SHA256 = re.compile(r"sha-256[ \t]*(?:;[ \t]*q=(?P<q>.*))?", re.IGNORECASE)
@@ -60,12 +51,13 @@ def plan(
     Raises VersionMismatch for a 412 and RangeNotSatisfiable for a 416.
     """
     headers = [line for line in headers if line[0] in _READ]
-    verdict = evaluate(method, headers, info.etag, info.updated_at)
-    if verdict is Verdict.FAILED:
-        raise VersionMismatch("The file is not the version that the request's conditions ask for.")
     validators, description = _said(info, cache_control, download)
-    if verdict is Verdict.NOT_MODIFIED:
-        return Plan(304, [*validators], ())
+    if not _CONDITIONS.isdisjoint(name for name, _ in headers):
+        verdict = evaluate(method, headers, info.etag, info.updated_at)
+        if verdict is Verdict.FAILED:
+            raise VersionMismatch("The file is not the version that the request's conditions ask for.")
+        if verdict is Verdict.NOT_MODIFIED:
+            return Plan(304, [*validators], ())
 
     common = [*validators, *description]
     if info.sha256 is not None and _wants_sha256(headers):

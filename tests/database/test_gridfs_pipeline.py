@@ -13,6 +13,7 @@ import pytest
 from pymongo import monitoring
 
 from app.database import open_database
+from app.database.mongo.staging import CHUNK_SIZE
 from app.settings import Settings
 from app.storage import ahead, budget, threaded
 from app.storage.contract import Storage
@@ -21,9 +22,8 @@ from tests import mongo
 
 pytestmark = pytest.mark.anyio
 
-CHUNK = 255 << 10
 FILM = Key(SHARED, "", "film.mp4")
-DATA = os.urandom(40 * CHUNK - 1000)
+DATA = os.urandom(80 * CHUNK_SIZE - 1000)
 
 
 class Asked(monitoring.CommandListener):
@@ -69,7 +69,7 @@ async def stored() -> AsyncIterator[Storage]:
 
 def parts_of(start: int, stop: int) -> int:
     """Bytes of the chunks that a range touches."""
-    return min(len(DATA), -(-stop // CHUNK) * CHUNK) - start // CHUNK * CHUNK
+    return min(len(DATA), -(-stop // CHUNK_SIZE) * CHUNK_SIZE) - start // CHUNK_SIZE * CHUNK_SIZE
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def parts_of(start: int, stop: int) -> int:
     [
         (0, 1, 1),
         (300_000, 64 << 10, 1),
-        (CHUNK - 1, 64 << 10, 1),
+        (CHUNK_SIZE - 1, 64 << 10, 1),
         (0, 1 << 20, 1),
-        (CHUNK - 1, 1 << 20, 1),
+        (CHUNK_SIZE - 1, 1 << 20, 1),
         (3_000_001, 1 << 20, 1),
         (len(DATA) - (1 << 20), 1 << 20, 1),
-        (0, len(DATA), 14),  # of a chunk at first, later of more
-        (12_345, len(DATA) - 12_345, 14),
+        (0, len(DATA), 16),  # of a chunk at first, later of more
+        (12_345, len(DATA) - 12_345, 16),
     ],
 )
 async def test_a_download_asks_for_its_chunks_once(
@@ -104,7 +104,7 @@ async def test_who_leaves_at_once_has_not_asked_for_much(asked: Asked) -> None:
         asked.bytes = 0
         async with storage.open(FILM) as file, aclosing(file.read(0, len(DATA))) as data:
             await anext(data)
-    assert asked.bytes <= 2 * CHUNK
+    assert asked.bytes <= 2 * CHUNK_SIZE
 
 
 class Reading:
@@ -137,7 +137,7 @@ async def reading(storage: Storage) -> AsyncIterator[Reading]:
 async def test_readers_that_stop_leave_the_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """All together they hold what there is for all, and each of them two small pieces at most. Whoever reads
     on, beside them or later, gets what is stored, and whoever leaves is in nobody's way."""
-    monkeypatch.setattr(threaded, "IN_MEMORY", 16 * CHUNK)
+    monkeypatch.setattr(threaded, "IN_MEMORY", 32 * CHUNK_SIZE)
     monkeypatch.setattr(ahead, "SLOW_S", 0.05)
     monkeypatch.setattr(budget, "IDLE_S", 0.05)
     wanted, draw = hashlib.sha256(DATA).hexdigest(), random.Random(1)
@@ -156,7 +156,7 @@ async def test_readers_that_stop_leave_the_memory_to_others(monkeypatch: pytest.
             await one.take()
         await asyncio.sleep(0.1)
         held, _ = tracemalloc.get_traced_memory()
-        assert held - before < 16 * CHUNK + len(stopped) * (2 * ahead.PIECE + 16_000)
+        assert held - before < 32 * CHUNK_SIZE + len(stopped) * (2 * ahead.PIECE + 16_000)
         leaving = [asyncio.create_task(left(storage)) for _ in range(10)]
         digests = await asyncio.gather(*(one.rest() for one in stopped[:12]))
         assert {*digests} == {wanted}

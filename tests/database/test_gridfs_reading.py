@@ -132,7 +132,7 @@ def test_downloads_from_a_slow_database_keep_no_list_waiting() -> None:
                 {"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": slow}
             )
             try:
-                downloads = [asyncio.create_task(download(stores.storage)) for _ in range(64)]
+                downloads = [asyncio.create_task(download(stores.storage)) for _ in range(32)]
                 await asyncio.sleep(0.4)
                 began = time.monotonic()
                 await stores.storage.page(Listing(SHARED), cursor=None, limit=1)

@@ -7,6 +7,7 @@ import pytest
 from bson import ObjectId
 from gridfs import GridFSBucket
 
+from app.database.mongo.staging import CHUNK_SIZE
 from tests import mongo
 from tests.beneath import bucket_file
 from tests.faults.grid import LONG_AGO, Begin, Download, Grid, sha256
@@ -27,20 +28,20 @@ def server(grid: Grid) -> Iterator[Server]:
 
 
 def lose(grid: Grid, file: ObjectId) -> None:
-    grid.database["fs.chunks"].delete_one({"files_id": file, "n": 15})
+    grid.database["fs.chunks"].delete_one({"files_id": file, "n": 30})
 
 
 def cut_short(grid: Grid, file: ObjectId) -> None:
-    grid.database["fs.chunks"].update_one({"files_id": file, "n": 15}, {"$set": {"data": b"short"}})
+    grid.database["fs.chunks"].update_one({"files_id": file, "n": 30}, {"$set": {"data": b"short"}})
 
 
 def lengthen(grid: Grid, file: ObjectId) -> None:
-    data = FILM[: (255 << 10) + 1]
-    grid.database["fs.chunks"].update_one({"files_id": file, "n": 15}, {"$set": {"data": data}})
+    data = FILM[: CHUNK_SIZE + 1]
+    grid.database["fs.chunks"].update_one({"files_id": file, "n": 30}, {"$set": {"data": data}})
 
 
 def lose_the_end(grid: Grid, file: ObjectId) -> None:
-    grid.database["fs.chunks"].delete_many({"files_id": file, "n": {"$gte": 20}})
+    grid.database["fs.chunks"].delete_many({"files_id": file, "n": {"$gte": 40}})
 
 
 def lose_the_file(grid: Grid, file: ObjectId) -> None:

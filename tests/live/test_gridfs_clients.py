@@ -16,6 +16,7 @@ from mongoengine.connection import disconnect
 from pymongo.database import Database
 
 from app.database.mongo.documents import Media
+from app.database.mongo.staging import CHUNK_SIZE
 from tests import mongo
 from tests.live.clients import sha256, until
 from tests.live.node import NODE, SCRIPTS, modules
@@ -23,14 +24,19 @@ from tests.support import SEEKABLE, Server, run, running
 
 pytestmark = pytest.mark.live
 
-CHUNK = 255 << 10
 FILES = {
-    "top.mp4": os.urandom(3 * CHUNK + 1),
+    "top.mp4": os.urandom(3 * CHUNK_SIZE + 1),
     "empty.mp4": b"",
-    "films/one chunk.mp4": os.urandom(CHUNK),
+    "films/one chunk.mp4": os.urandom(CHUNK_SIZE),
     "films/סרט 🎬/it's “odd” & 100%.mkv": os.urandom(4_000_000),
 }
-RANGES = [(0, 1), (CHUNK - 1, CHUNK + 1), (CHUNK, 2 * CHUNK), (700_001, 700_002), (0, 3 * CHUNK + 1)]
+RANGES = [
+    (0, 1),
+    (CHUNK_SIZE - 1, CHUNK_SIZE + 1),
+    (CHUNK_SIZE, 2 * CHUNK_SIZE),
+    (300_001, 300_002),
+    (0, 3 * CHUNK_SIZE + 1),
+]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +99,7 @@ def test_pymongo_reads_what_was_uploaded(database: Database[dict[str, Any]], pat
     bucket, data = GridFSBucket(database), FILES[path]
     with bucket.open_download_stream(media(database, path)["file"]) as stream:
         assert stream.read() == data
-        assert (stream.length, stream.chunk_size, stream.filename) == (len(data), CHUNK, path)
+        assert (stream.length, stream.chunk_size, stream.filename) == (len(data), CHUNK_SIZE, path)
         stream.seek(len(data) // 2)
         assert stream.read() == data[len(data) // 2 :]
     with bucket.open_download_stream_by_name(path) as stream:
@@ -194,7 +200,12 @@ def test_what_others_put_there_is_taken_in_and_served(
     url = f"/files/{folder}/sub/film.mp4"
     whole = http.get(url)
     assert (whole.status_code, whole.content, whole.headers["content-type"]) == (200, data, "video/mp4")
-    for start, stop in ((0, 1), (99_999, 100_001), (CHUNK - 1, CHUNK + 1), (len(data) - 7, len(data))):
+    for start, stop in (
+        (0, 1),
+        (99_999, 100_001),
+        (CHUNK_SIZE - 1, CHUNK_SIZE + 1),
+        (len(data) - 7, len(data)),
+    ):
         part = http.get(url, headers={"range": f"bytes={start}-{stop - 1}"})
         assert (part.status_code, part.content) == (206, data[start:stop])
         assert part.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(data)}"

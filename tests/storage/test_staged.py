@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.staged import MAX_PIECES, WRITE_BATCH, ThreadedStaged
+from app.storage.staged import AHEAD, MAX_PIECES, WRITE_BATCH, ThreadedStaged
 from app.storage.staging import StagedFile
 from app.storage.threads import Pool
 
@@ -82,7 +82,7 @@ class SlowDisk:
 
 
 @pytest.mark.parametrize("size", [1, 1448, 65_536, 256_000, WRITE_BATCH])
-async def test_no_more_is_taken_than_one_batch_beside_the_one_that_is_written(size: int, pool: Pool) -> None:
+async def test_no_more_is_taken_than_one_batch_beside_those_that_are_under_way(size: int, pool: Pool) -> None:
     disk = SlowDisk()
     staged = ThreadedStaged(disk, pool)
     data = os.urandom(size)
@@ -90,14 +90,14 @@ async def test_no_more_is_taken_than_one_batch_beside_the_one_that_is_written(si
 
     async def send() -> None:
         nonlocal taken
-        while taken < 4 * WRITE_BATCH:
+        while taken < (AHEAD + 3) * WRITE_BATCH:
             await staged.write(data)
             taken += size
 
     sending = asyncio.create_task(send())
     await asyncio.wait([sending], timeout=0.2)
     assert not sending.done()
-    assert taken < min(2 * (WRITE_BATCH + size), 2 * MAX_PIECES * size)
+    assert taken < (AHEAD + 1) * min(WRITE_BATCH + size, MAX_PIECES * size)
     before = taken
     disk.goes_on.set()
     while taken == before:
@@ -108,3 +108,19 @@ async def test_no_more_is_taken_than_one_batch_beside_the_one_that_is_written(si
     await asyncio.wait([sending])
     await staged.flush()
     assert bytes(disk.written) == data * (len(disk.written) // size)
+
+
+async def test_who_is_cancelled_still_waits_for_all_that_is_under_way(pool: Pool) -> None:
+    """Else the file would be removed under a thread that writes it."""
+    disk = SlowDisk()
+    staged = ThreadedStaged(disk, pool)
+    for _ in range(AHEAD):
+        await staged.write(bytes(WRITE_BATCH))
+    settling = asyncio.create_task(staged.settle())
+    await asyncio.sleep(0.01)
+    settling.cancel()
+    await asyncio.wait([settling], timeout=0.1)
+    assert not settling.done()
+    disk.goes_on.set()
+    await asyncio.wait([settling])
+    assert len(disk.written) == AHEAD * WRITE_BATCH

@@ -15,7 +15,7 @@ from mongoengine.fields import GridFSProxy
 from app.database.mongo import leases, pages, paths
 from app.database.mongo.changes import NO_FILE, Changes
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Media, find, info_in, info_of, place
+from app.database.mongo.documents import Media, at, find, info_in, info_of, place
 from app.database.mongo.hashing import Hasher
 from app.database.mongo.reading import GridReader
 from app.database.mongo.room import check_room
@@ -71,10 +71,10 @@ class GridBackend:
 
     def open(self, address: Address, *, wait: bool) -> GridReader:
         with self._database.asked():
-            media = find(self._database.media, address)
+            media = self._database.media.find_one(at(address))
         if media is None:
             raise NotFound(NO_FILE)
-        return GridReader(self._database, media)
+        return GridReader(self._database, info_in(media), media["file"], media["chunk_size"])
 
     def check(self, key: Key, expect: Expectation) -> None:
         with self._database.asked():

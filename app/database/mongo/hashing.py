@@ -69,7 +69,7 @@ class Hasher:
         return Verdict.MISSING if there is None else Verdict.DAMAGED
 
     def _read(self, media: Media) -> Iterator[bytes]:
-        reader = GridReader(self._database, media)
+        reader = GridReader(self._database, info_of(media), media.file.grid_id, media.chunk_size)
         for start, stop in batches(0, media.size, unit=reader.unit, most=reader.most):
             yield from reader.read(start, stop - start)
 

@@ -3,15 +3,18 @@
 from typing import Any
 
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Media, Stored, info_of
+from app.database.mongo.documents import Stored
 from app.storage.errors import Truncated
 from app.storage.types import FileInfo
 
-UNIT = 255 << 10
+UNIT = 128 << 10
 """Bytes that one question asks for, at least, unless there are no more or the chunks are too short."""
 
-AT_ONCE = 4 * UNIT
+AT_ONCE = 8 * UNIT
 """Bytes that one question asks for, at most, unless a chunk is longer."""
+
+PIECE = 512 << 10
+"""Bytes of shorter chunks that are put together: to send each by itself takes longer than to copy it."""
 
 CHUNKS_AT_ONCE = 1024
 """Chunks that one question asks for, at most: other programs make as short ones as they like."""
@@ -23,11 +26,11 @@ class GridReader:
     MongoEngine's own reading turns every failure into an early end.
     """
 
-    def __init__(self, database: Database, media: Media) -> None:
-        self.info: FileInfo = info_of(media)
+    def __init__(self, database: Database, info: FileInfo, file: Any, chunk_size: int) -> None:
+        self.info = info
         self._database = database
-        self._file: Any = media.file.grid_id
-        self._chunk_size: int = media.chunk_size
+        self._file = file
+        self._chunk_size = chunk_size
         chunks = max(1, min(UNIT // self._chunk_size, CHUNKS_AT_ONCE))
         self.unit = chunks * self._chunk_size
         self.most = max(1, min(AT_ONCE // self.unit, CHUNKS_AT_ONCE // chunks))
@@ -44,9 +47,10 @@ class GridReader:
             # All in one answer, after which nothing stays open at the database.
             many = last - first + 1
             found = self._database.chunks.find(wanted, sort=[("n", 1)], limit=many, batch_size=many)
-            chunks = list(found)
+            chunks = found.to_list()
         pieces = self._pieces(chunks, start, stop)
-        return pieces if self._chunk_size >= UNIT else [b"".join(pieces)]
+        few = max(1, PIECE // self._chunk_size)
+        return [b"".join(pieces[i : i + few]) for i in range(0, len(pieces), few)]
 
     def _pieces(self, chunks: list[Stored], start: int, stop: int) -> list[bytes]:
         position = start

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from threading import Semaphore
 from typing import Any
 
-from bson import Binary, Int64, ObjectId
+from bson import Int64, ObjectId
 
 from app.database.mongo import leases
 from app.database.mongo.connection import Database
@@ -16,11 +16,13 @@ from app.database.mongo.documents import Stored
 from app.storage.errors import StorageError
 from app.storage.types import Key
 
-CHUNK_SIZE = 255 << 10
-"""Bytes in a chunk: what all drivers make."""
+CHUNK_SIZE = 128 << 10
+"""Bytes in a chunk. Drivers make 255 KiB, but a range touches one more chunk than it needs: of 1 MiB anywhere
+the database then sends a quarter more than that, and of these an eighth."""
 
-BATCH = 8
-"""Chunks that are sent to the database in one go, at most."""
+BATCH = 7
+"""Chunks that are sent to the database in one go. They are less than 1 MiB, because the driver writes them
+into a buffer whose length it doubles."""
 
 IN_FLIGHT = 2
 """Batches of one file that the database is storing at the same time, at most."""
@@ -63,7 +65,8 @@ class StagedFile:
         self._in_flight: deque[Future[None]] = deque()  # the oldest first
         self.id = ObjectId()
         self.chunk_size = CHUNK_SIZE
-        self._buffer = bytearray()
+        self._part = bytearray()  # of the chunk that is being filled
+        self._whole: list[bytes] = []  # chunks that are not sent yet
         self._size = 0
         self._chunks = 0
         self._kept = False
@@ -72,17 +75,24 @@ class StagedFile:
 
     def write(self, data: bytes) -> None:
         """What it raises may be of an earlier batch."""
-        self._buffer += data
-        while whole := len(self._buffer) // self.chunk_size:
-            self._send(min(whole, BATCH) * self.chunk_size)
+        with memoryview(data) as view:
+            start = 0
+            while start < len(view):
+                stop = start + self.chunk_size - len(self._part)
+                self._part += view[start:stop]
+                start = stop
+                if len(self._part) == self.chunk_size:
+                    self._end_chunk()
 
     def seal(self, key: Key, content_type: str, sha256: str) -> int:
         """Bring all of it to the database, and make a file of it, to be named within LEASE. Its size.
 
         What it says of itself is for other programs that look into the bucket.
         """
-        if self._buffer:
-            self._send(len(self._buffer))
+        if self._part:
+            self._end_chunk()
+        if self._whole:
+            self._send()
         with self._failing():
             while self._in_flight:
                 self._in_flight.popleft().result()
@@ -96,7 +106,8 @@ class StagedFile:
 
     def discard(self) -> None:
         """Remove it, unless it is kept. What cannot be removed now is left to the sweep."""
-        self._buffer.clear()
+        self._part.clear()
+        self._whole.clear()
         sent, _ = wait(self._in_flight)  # or they would be stored after all that there is was removed
         self._keeper.drop(self.id)
         if self._kept or self._failed or any(batch.exception() for batch in sent):
@@ -107,24 +118,24 @@ class StagedFile:
             with self._database.asked():
                 leases.end(self._database, self.id)
 
-    def _send(self, size: int) -> None:
-        # Of a view, because a slice would copy all of it twice.
-        with memoryview(self._buffer) as buffer:
-            parts = [
-                Binary(bytes(buffer[start : min(start + self.chunk_size, size)]))
-                for start in range(0, size, self.chunk_size)
-            ]
+    def _end_chunk(self) -> None:
+        self._whole.append(bytes(self._part))
+        self._part.clear()
+        if len(self._whole) == BATCH:
+            self._send()
+
+    def _send(self) -> None:
+        chunks, self._whole = self._whole, []
         documents = [
             {"_id": ObjectId(), "files_id": self.id, "n": n, "data": data}
-            for n, data in enumerate(parts, self._chunks)
+            for n, data in enumerate(chunks, self._chunks)
         ]
         with self._failing():
             if len(self._in_flight) == IN_FLIGHT:
                 self._in_flight.popleft().result()
             self._in_flight.append(self._senders.submit(self._insert, documents))
-        self._chunks += len(parts)
-        self._size += sum(map(len, parts))
-        del self._buffer[:size]
+        self._chunks += len(chunks)
+        self._size += sum(map(len, chunks))
 
     def _insert(self, documents: list[Stored]) -> None:
         with self._database.asked():

@@ -1,0 +1,153 @@
+"""Long bodies, which are read past the HTTP parser: all of them, and not a byte of what follows."""
+
+import random
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+
+from app.body import LONG, SIZE
+from tests.http.conftest import Connection
+from tests.live.clients import program
+from tests.live.test_zerocopy import ours, same
+
+pytestmark = pytest.mark.live
+
+PATIENCE = 1
+BYTES = random.Random(7).randbytes(3 * SIZE + LONG)
+SIZES = [LONG, LONG + 1, SIZE, SIZE + 1, 2 * SIZE + 17, len(BYTES)]
+
+
+@dataclass
+class Uploads:
+    """A server, on one of the two event loops."""
+
+    port: int
+
+    def connect(self, buffer: int | None = None) -> Connection:
+        return Connection("127.0.0.1", self.port, buffer)
+
+    def has(self, name: str, body: bytes) -> None:
+        with closing(self.connect()) as connection:
+            connection.request("GET", f"/files/{name}")
+            same(connection.answer().content, body)
+
+
+@pytest.fixture(scope="module", params=["uvloop", "asyncio"])
+def uploads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Uploads]:
+    folder = tmp_path_factory.mktemp("uploads") / "here"
+    folder.mkdir()
+    settings = {"SEEKABLE_FILES_DIR": str(folder / "files"), "SEEKABLE_BODY_TIMEOUT": str(PATIENCE)}
+    code = ours(f"loop='{request.param}'")
+    with program(folder, sys.executable, "-c", code, **settings) as started:
+        yield Uploads(int(started.wait_for(r"running on http://127\.0\.0\.1:(\d+)")[1]))
+        assert "Traceback" not in started.log()
+
+
+def put(name: str, body: bytes, *headers: str) -> bytes:
+    lines = (f"PUT /files/{name} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers)
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+def get(name: str) -> bytes:
+    return f"GET /files/{name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+def test_what_follows_a_long_body_is_the_next_request(uploads: Uploads) -> None:
+    names = [f"{size}.bin" for size in SIZES]
+    stream = b"".join(put(name, BYTES[:size]) + get(name) for name, size in zip(names, SIZES, strict=True))
+    with closing(uploads.connect()) as connection, ThreadPoolExecutor(1) as sender:
+        sending = sender.submit(connection.send, stream)
+        for size in SIZES:
+            assert connection.answer().status_code == 201
+            same(connection.answer().content, BYTES[:size])
+        sending.result()
+
+
+@pytest.mark.parametrize("first", [0, 1, SIZE])
+@pytest.mark.parametrize("last", [0, 1, SIZE])
+def test_it_may_come_in_any_pieces(uploads: Uploads, first: int, last: int) -> None:
+    """In the first piece are the head and so much of it, and in the last so much and another request."""
+    body = random.Random(first + last).randbytes(len(BYTES))
+    request = put("pieces.bin", body)
+    head = len(request) - len(body)
+    with closing(uploads.connect()) as connection:
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start, stop in ((0, head + first), (head + first, len(request) - last)):
+            connection.send(request[start:stop])
+            time.sleep(0.05)
+        connection.send(request[len(request) - last :] + get("pieces.bin"))
+        assert connection.answer().status_code in (201, 204)
+        same(connection.answer().content, body)
+
+
+def test_many_at_once_are_not_mixed_up(uploads: Uploads) -> None:
+    def upload(number: int) -> None:
+        chance = random.Random(number)
+        body = chance.randbytes(len(BYTES))
+        request = put(f"many/{number}.bin", body)
+        with closing(uploads.connect()) as connection:
+            while request:
+                size = chance.choice((1000, 50_000, 600_000))
+                connection.send(request[:size])
+                request = request[size:]
+            assert connection.answer().status_code == 201
+        uploads.has(f"many/{number}.bin", body)
+
+    with ThreadPoolExecutor(8) as clients:
+        list(clients.map(upload, range(8)))
+
+
+def test_it_may_be_slow_while_it_goes_on(uploads: Uploads) -> None:
+    request = put("slow.bin", BYTES)
+    steps = 6
+    with closing(uploads.connect()) as connection:
+        for step in range(steps):
+            connection.send(request[step * 100_000 : (step + 1) * 100_000])
+            time.sleep(2.5 * PATIENCE / steps)
+        connection.send(request[steps * 100_000 :])
+        assert connection.answer().status_code == 201
+    uploads.has("slow.bin", BYTES)
+
+
+def test_one_that_is_refused_is_read_to_its_end(uploads: Uploads) -> None:
+    with closing(uploads.connect()) as connection:
+        connection.send(put("there.bin", BYTES))
+        assert connection.answer().status_code == 201
+        refused = put("there.bin", BYTES, "If-None-Match: *")
+        connection.send(refused[: LONG // 2])
+        assert connection.answer().status_code == 412
+        connection.send(refused[LONG // 2 :] + get("there.bin"))
+        same(connection.answer().content, BYTES)
+
+
+def test_it_is_asked_for_and_may_be_the_last(uploads: Uploads) -> None:
+    with closing(uploads.connect()) as connection:
+        request = put("asked.bin", BYTES, "Expect: 100-continue", "Connection: close")
+        head = len(request) - len(BYTES)
+        connection.send(request[:head])
+        assert connection.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.send(request[head:])
+        assert connection.answer().status_code == 201
+        assert connection.is_closed()
+    uploads.has("asked.bin", BYTES)
+
+
+def test_one_that_has_to_wait_for_its_turn_is_not_taken_in(uploads: Uploads) -> None:
+    with closing(uploads.connect()) as connection:
+        connection.send(put("before.bin", BYTES))
+        assert connection.answer().status_code == 201
+    endless = put("behind.bin", b"").replace(b"Length: 0", b"Length: 99999999")
+    with closing(uploads.connect(buffer=4096)) as connection:
+        connection.send(get("before.bin") * 3 + endless)
+        connection.socket.settimeout(0.3)
+        sent = 0
+        with pytest.raises(TimeoutError):
+            while True:
+                sent += connection.socket.send(BYTES)
+        assert sent < 30_000_000

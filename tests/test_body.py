@@ -1,0 +1,26 @@
+"""How long a body is that is announced."""
+
+import pytest
+
+from app.body import length_of
+
+LENGTH, CHUNKED = (b"content-length", b"12"), (b"transfer-encoding", b"chunked")
+
+
+@pytest.mark.parametrize(
+    ("headers", "length"),
+    [
+        ([], 0),
+        ([(b"host", b"7")], 0),
+        ([LENGTH], 12),
+        ([(b"host", b"7"), (b"content-length", b"12 ")], 12),
+        ([(b"content-length", b"")], 0),
+        ([(b"content-length", b"+12")], 0),
+        ([(b"content-length", b"1_2")], 0),
+        ([CHUNKED], 0),
+        ([LENGTH, CHUNKED], 0),
+        ([CHUNKED, LENGTH], 0),
+    ],
+)
+def test_only_a_plain_length_is_one(headers: list[tuple[bytes, bytes]], length: int) -> None:
+    assert length_of(headers) == length
