@@ -1,15 +1,18 @@
 """What is done in the folder of the files by hand, and what the library says of it then."""
 
+import os
 import time
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
+from app.database.sql import seen, settling
 from app.storage.types import SHARED, FileInfo, Key, Listing, Page
 from app.storage.upkeep import Finding, Outcome, Verdict
 from tests.database.library import FILM, Library
 
-STABLE_AFTER_S = 0.2
 NFD = unicodedata.normalize("NFD", "Amélie.mkv")
 NFC = unicodedata.normalize("NFC", NFD)
 
@@ -47,8 +50,25 @@ def drop(path: Path, data: bytes = b"dropped") -> Path:
     return path
 
 
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished is what was there when the test rested, and all that is two seconds old: so no test has to
+    wait for that, and none has to be quick. The times of folders are trusted after a tick of any kernel."""
+    is_young = settling._is_young
+
+    def is_new(status: os.stat_result) -> bool:
+        return is_young(status) and status.st_ctime_ns > RESTED_NS[-1]
+
+    monkeypatch.setattr(settling, "_is_young", is_new)
+    monkeypatch.setattr(seen, "FINE_NS", 20_000_000)
+
+
+RESTED_NS = [0]
+"""When tests rested."""
+
+
 def rest() -> None:
-    time.sleep(STABLE_AFTER_S + 0.05)
+    RESTED_NS.append(time.time_ns())
+    time.sleep(0.03)  # or what comes now could have the time of what was there
 
 
 def stat(library: Library, key: Key = FILM) -> FileInfo:

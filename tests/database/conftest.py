@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql import settling
 from app.storage.types import Change
 from tests import postgres
-from tests.database.by_hand import STABLE_AFTER_S
+from tests.database import by_hand
 from tests.database.library import Library
 
 DATABASES: dict[str, Callable[[], str | None]] = {
@@ -48,7 +47,7 @@ def changes(library: Library) -> list[Change]:
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds are long when they come in every test."""
-    monkeypatch.setattr(settling, "STABLE_AFTER_S", STABLE_AFTER_S)
+    by_hand.hurry(monkeypatch)
 
 
 @pytest.fixture

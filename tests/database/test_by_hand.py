@@ -181,7 +181,10 @@ def test_what_is_remembered_of_folders_has_bounds(monkeypatch: pytest.MonkeyPatc
         (20 * 10**9, 12 * 10**9, False),  # in the future
     ],
 )
-def test_when_a_folder_is_taken_for_seen(changed_ns: int, looked_ns: int, remembered: bool) -> None:
+def test_when_a_folder_is_taken_for_seen(
+    changed_ns: int, looked_ns: int, remembered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen, "FINE_NS", 10**8)
     folders = seen.SeenFolders()
     folders.put(("a",), seen.Seen(changed_ns, (), ()), looked_ns=looked_ns)
     assert (folders.get(("a",)) is not None) is remembered

@@ -170,7 +170,7 @@ def test_what_nobody_ever_closes_is_taken_in_at_last(
     with drop(library.path(NEW)).open("ab"):
         rest()
         assert names(library) == []
-        monkeypatch.setattr(settling, "WRITTEN_FOR_S", 0.1)
+        monkeypatch.setattr(settling, "WRITTEN_FOR_S", 0)
         assert names(library) == ["new.mp4"]
 
 

@@ -4,18 +4,18 @@ import asyncio
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from app.database.sql import settling
 from app.library.copying import Outcome, copy
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.types import SHARED, Key
 from tests.copying import Pair, Watched, get, opened, put, stored
+from tests.database import by_hand
+from tests.database.by_hand import rest
 from tests.support import mounted
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +28,7 @@ BYTES = os.urandom(300_000)
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds are long when they come in every test."""
-    monkeypatch.setattr(settling, "STABLE_AFTER_S", 0.2)
+    by_hand.hurry(monkeypatch)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def test_a_file_that_lost_its_end_is_not_brought(pair: Pair, tmp_path: Pat
     assert found[":films/film.mp4"].outcome is Outcome.FAILED
     assert found[":films/film.mp4"].reason
     assert set(await stored(pair.target)) == {LAST}
-    time.sleep(0.3)
+    rest()
     assert await pair.run() == {"films/film.mp4": Outcome.COPIED, "films/z.mp4": Outcome.PRESENT}
 
 
@@ -84,7 +84,7 @@ async def test_what_was_not_hashed_yet_is_hashed_on_the_way(pair: Pair, tmp_path
     (folder / "z.mp4").write_bytes(b"last")
     await put(pair.target, OTHER, b"other")
     await put(pair.target, LAST, b"LAST")
-    time.sleep(0.3)
+    rest()
     expected = {
         "films/film.mp4": Outcome.COPIED,
         "films/other.mp4": Outcome.PRESENT,
@@ -154,7 +154,7 @@ async def test_a_file_that_is_edited_while_it_is_read(pair: Pair, tmp_path: Path
         await put(pair.target, Key(SHARED, "", "film.mp4"), there)
     path = tmp_path / "source" / "film.mp4"
     path.write_bytes(BYTES)
-    time.sleep(0.3)
+    rest()
     await stored(pair.source)
     await pair.source.stat(Key(SHARED, "", "film.mp4"))
 

@@ -16,7 +16,6 @@ from tests.beneath import beneath
 from tests.faults.descriptors import descriptors
 from tests.support import Server
 
-CLIENTS = 500
 AT_ONCE = 25
 FILM = os.urandom(1 << 20) * 8  # more than the buffers on the way hold
 PART = FILM[: (1 << 20) + 300_000]  # so that one batch of it is written to staging
@@ -118,15 +117,21 @@ def threads(server: Server) -> int:
     return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
 
 
+@pytest.mark.parametrize("clients", [200, pytest.param(1000, marks=pytest.mark.campaign)])
 @pytest.mark.parametrize("moments", [DOWN, UP], ids=["down", "up"])
 def test_hundreds_that_leave_leave_nothing(
-    server: Server, folder: str, moments: dict[str, Callable[[str], bytes]], reset: Reset, until: Until
+    server: Server,
+    folder: str,
+    moments: dict[str, Callable[[str], bytes]],
+    clients: int,
+    reset: Reset,
+    until: Until,
 ) -> None:
     with server.client() as http:
         http.put(f"/files/{folder}/film.mp4", content=FILM).raise_for_status()
     time.sleep(0.2)  # until that client is gone
     before, said = descriptors(server), len(server.log())
-    storm(server, folder, moments, CLIENTS, reset)
+    storm(server, folder, moments, clients, reset)
     assert until(lambda: descriptors(server) <= before), descriptors(server) - before
     assert until(lambda: not beneath(server).leftovers())  # a hundred uploads to take back at once
     assert threads(server) <= MOST_THREADS

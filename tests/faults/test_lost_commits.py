@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql import postgresql, settling
+from app.database.sql import postgresql
 from app.storage.errors import NotFound, StorageUnavailable
 from app.storage.types import SHARED, Expect, Key
-from tests.database.by_hand import STABLE_AFTER_S, rest
+from tests.database import by_hand
+from tests.database.by_hand import rest
 from tests.database.library import FILM, Library
 from tests.faults.losing import LosingProxy, Loss
 from tests.postgres import shared
@@ -34,7 +35,7 @@ AFTER: dict[str, State] = {
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is new is taken for finished soon, and a server for lost."""
-    monkeypatch.setattr(settling, "STABLE_AFTER_S", STABLE_AFTER_S)
+    by_hand.hurry(monkeypatch)
     monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
 
 

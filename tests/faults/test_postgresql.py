@@ -107,7 +107,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_postgresql_is_restarted(
         for each in writing:
             each.result()
     answers = sum((writer.answers for writer in writers), Counter())
-    assert answers[201] > 20, answers
+    assert answers[201] > RESTARTS, answers
     assert answers[503] > 0, "it was restarted while nobody wrote"
     time.sleep(2.1)  # what nobody knew of is taken for finished
     with server.client() as http:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -13,6 +14,7 @@ from app.settings import Settings
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import Page
 from tests.beneath import beneath
+from tests.support import Server, running
 
 
 class Crowd:
@@ -22,6 +24,14 @@ class Crowd:
         self.settings = settings
         self.beneath = beneath(settings)
         self.beneath.fill(paths)
+
+
+@contextmanager
+def filled(folder: Path, paths: Iterable[str], **library: object) -> Iterator[Server]:
+    """A server over a library of empty films, which need not be uploaded and deleted one by one."""
+    beneath(Server(folder, **library)).fill(paths)
+    with running(folder, **library) as server:
+        yield server
 
 
 class Watch:

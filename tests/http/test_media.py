@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
@@ -12,6 +13,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import httpx
 import pytest
 
+from tests.conftest import any_backend, any_database
 from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -108,6 +110,7 @@ def test_a_whole_file(ask: Ask, film: File, route: Callable[..., str]) -> None:
     assert response.content == DATA
 
 
+@any_database
 @each_route
 @pytest.mark.parametrize(
     ("value", "start", "stop"),
@@ -137,6 +140,7 @@ def test_one_range(
     assert response.content == DATA[start:stop]
 
 
+@any_database
 @each_route
 @pytest.mark.parametrize(
     "value",
@@ -200,6 +204,7 @@ def test_a_boundary_is_never_used_twice(ask: Ask, film: File) -> None:
     assert len({answer.headers["content-type"] for answer in answers}) == 3
 
 
+@any_database
 @each_route
 @pytest.mark.parametrize(
     "value", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE}-{SIZE + 5},-0", f"bytes={10**30}-"]
@@ -364,6 +369,7 @@ def test_no_such_id(ask: Ask, problem: Problem, unknown: str) -> None:
 # Digests
 
 
+@any_database
 @each_route
 @pytest.mark.parametrize(
     ("wanted", "given"),
@@ -392,6 +398,7 @@ def test_want_digest(ask: Ask, film: File, route: Callable[..., str], wanted: st
 # Types and dispositions
 
 
+@any_database
 @each_route
 @pytest.mark.parametrize(
     ("value", "disposition"), [("1", "attachment"), ("true", "attachment"), ("0", "inline")]
@@ -423,9 +430,7 @@ TYPES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "said", [None, "application/octet-stream", "Application/Octet-Stream; charset=binary"]
-)
+@any_database
 @pytest.mark.parametrize(("name", "expected"), TYPES)
 def test_types_that_say_nothing_are_replaced(
     http: httpx.Client,
@@ -434,15 +439,21 @@ def test_types_that_say_nothing_are_replaced(
     folder: str,
     name: str,
     expected: str,
-    said: str | None,
 ) -> None:
-    by_put = put(http, f"{folder}/put/{name}", b"x", **({} if said is None else {"content_type": said}))
-    parts = part("folder", f"{folder}/form".encode()), part("file", b"x", filename=name, content_type=said)
-    for response in (by_put, send_form(*parts)):
-        assert response.status_code == 201
-        assert response.json()["mimetype"] == expected
-        served = http.get(by_path(response.json())).headers["content-type"]
-        assert served.partition(";")[0] == expected
+    for number, said in enumerate(
+        (None, "application/octet-stream", "Application/Octet-Stream; charset=binary")
+    ):
+        path = f"{folder}/put/{name}" if said is None else f"{folder}/{number}/{name}"
+        by_put = put(http, path, b"x", **({} if said is None else {"content_type": said}))
+        parts = (
+            part("folder", f"{folder}/form/{number}".encode()),
+            part("file", b"x", filename=name, content_type=said),
+        )
+        for response in (by_put, send_form(*parts)):
+            assert response.status_code == 201, said
+            assert response.json()["mimetype"] == expected, said
+            served = http.get(by_path(response.json())).headers["content-type"]
+            assert served.partition(";")[0] == expected, said
     # Replacing decides anew.
     put(http, f"{folder}/put/{name}", b"y", content_type="video/ogg")
     assert http.get(f"/files/{folder}/put/{name}").headers["content-type"] == "video/ogg"
@@ -464,29 +475,26 @@ ATTACHED = ["text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "applicati
             "multipart/x-mixed-replace; boundary=x", "message/rfc822"]  # fmt: skip
 
 
-@each_route
+@any_database
 @pytest.mark.parametrize("kind", INLINE)
-def test_what_a_browser_may_show(
-    http: httpx.Client, folder: str, route: Callable[..., str], kind: str
-) -> None:
+def test_what_a_browser_may_show(http: httpx.Client, folder: str, kind: str) -> None:
     file = put(http, f"{folder}/a", b"data", content_type=kind).json()
-    for headers in ({}, {"range": "bytes=0-1"}):
+    for route, headers in itertools.product(ROUTES, ({}, {"range": "bytes=0-1"})):
         response = http.get(route(file), headers=headers)
-        assert response.headers["content-disposition"].startswith("inline;")
-        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["content-disposition"].startswith("inline;"), route
+        assert response.headers["x-content-type-options"] == "nosniff", route
 
 
-@each_route
+@any_database
 @pytest.mark.parametrize("kind", ATTACHED)
-def test_what_could_run_in_our_origin_is_an_attachment(
-    http: httpx.Client, folder: str, route: Callable[..., str], kind: str
-) -> None:
+def test_what_could_run_in_our_origin_is_an_attachment(http: httpx.Client, folder: str, kind: str) -> None:
     file = put(http, f"{folder}/a.html", b"<script>", content_type=kind).json()
-    for headers in ({}, {"range": "bytes=0-1"}, {"range": "bytes=0-1,4-5"}):
-        for response in (http.get(route(file), headers=headers), http.head(route(file), headers=headers)):
-            assert response.headers["content-disposition"].startswith("attachment;")
-            assert response.headers["content-security-policy"] == "sandbox; default-src 'none'"
-            assert response.headers["x-content-type-options"] == "nosniff"
+    ranges = ({}, {"range": "bytes=0-1"}, {"range": "bytes=0-1,4-5"})
+    for route, headers, ask in itertools.product(ROUTES, ranges, (http.get, http.head)):
+        response = ask(route(file), headers=headers)
+        assert response.headers["content-disposition"].startswith("attachment;"), route
+        assert response.headers["content-security-policy"] == "sandbox; default-src 'none'", route
+        assert response.headers["x-content-type-options"] == "nosniff", route
 
 
 # Names
@@ -547,31 +555,36 @@ def disposition_name(value: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("way", ["put", "form"])
 def test_names_survive(
-    http: httpx.Client, ask: Ask, listed: Callable[..., dict[str, File]], folder: str, name: str, way: str
+    http: httpx.Client, ask: Ask, listed: Callable[..., dict[str, File]], folder: str, name: str
 ) -> None:
-    inside = f"{folder}/{name}"  # a folder is named like that as well
-    if way == "put":
-        response = put(http, f"{inside}/{name}", name.encode())
-    else:
-        response = http.post("/file/upload", data={"folder": inside}, files={"file": (name, name.encode())})
-    assert response.status_code == 201
-    file = response.json()
-    assert (file["filename"], file["folder"], file["path"]) == (name, inside, f"{inside}/{name}")
-    assert response.headers["location"] == file["url"]
-    assert listed(folder) == {file["path"]: file}
-    for url in (file["url"], file["stream_url"]):
-        assert url.isascii()
-        parts = urlsplit(url)
-        assert not parts.query
-        assert not parts.fragment
-        answer = ask("GET", parts.path)
+    stored: dict[str, File] = {}
+    for way in ("form", "put"):
+        inside = f"{folder}/{way}/{name}"  # a folder is named like that as well
+        if way == "put":
+            response = put(http, f"{inside}/{name}", name.encode())
+        else:
+            response = http.post(
+                "/file/upload", data={"folder": inside}, files={"file": (name, name.encode())}
+            )
+        assert response.status_code == 201, way
+        file = response.json()
+        assert (file["filename"], file["folder"], file["path"]) == (name, inside, f"{inside}/{name}")
+        assert response.headers["location"] == file["url"]
+        stored[file["path"]] = file
+    assert listed(folder) == stored
+    for file in stored.values():
+        for url in (file["url"], file["stream_url"]):
+            assert url.isascii()
+            parts = urlsplit(url)
+            assert not parts.query
+            assert not parts.fragment
+            answer = ask("GET", parts.path)
+            assert (answer.status_code, answer.content) == (200, name.encode())
+            assert disposition_name(answer.headers["content-disposition"]) == name
+        answer = ask("GET", by_name(file))
         assert (answer.status_code, answer.content) == (200, name.encode())
-        assert disposition_name(answer.headers["content-disposition"]) == name
-    answer = ask("GET", by_name(file))
-    assert (answer.status_code, answer.content) == (200, name.encode())
-    assert ask("DELETE", urlsplit(file["url"]).path).status_code == 204
+        assert ask("DELETE", urlsplit(file["url"]).path).status_code == 204
     assert listed(folder) == {}
 
 
@@ -656,6 +669,7 @@ def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Clien
 # Connections
 
 
+@any_database
 def test_a_connection_stays_open_after_every_kind_of_answer(
     connect: Callable[..., Any], part: Callable[..., bytes], own_film: File, folder: str
 ) -> None:
@@ -744,6 +758,7 @@ ALLOWED = {
 }
 
 
+@any_backend
 @pytest.mark.parametrize("path", ALLOWED)
 def test_every_other_method_is_405_with_a_complete_allow(ask: Ask, problem: Problem, path: str) -> None:
     refused = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "LOCK"} - ALLOWED[path]
@@ -767,6 +782,7 @@ def test_405_on_assets_names_get_and_head(ask: Ask, problem: Problem, http: http
         assert allow_of(response) == {"GET", "HEAD"}
 
 
+@any_backend
 @pytest.mark.parametrize(
     "target",
     ["/nope", "/file", "/file/", "/file/upload/", "/file/upload/x", "/stream", "/stream/", "/stream/a/b",
@@ -783,6 +799,7 @@ def test_unknown_routes(ask: Ask, problem: Problem, target: str) -> None:
     assert {**head, "date": ""} == {**get, "date": ""}
 
 
+@any_backend
 @pytest.mark.parametrize(
     "target",
     ["/file/stream", "/file/stream?folder=a", "/files?limit=x", "/files?limit=0", "/files?limit=",

@@ -10,6 +10,8 @@ from urllib.parse import parse_qs, quote, urljoin, urlsplit
 import httpx
 import pytest
 
+from tests.conftest import any_database
+from tests.http.crowd import filled
 from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -166,6 +168,7 @@ def link(row: Element) -> str:
 # Names
 
 
+@any_database
 def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
     web: Web, http: httpx.Client, folder: str
 ) -> None:
@@ -187,6 +190,7 @@ def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
         assert http.get(address.text).content == http.get(address.attributes["href"]).content == name.encode()
 
 
+@any_database
 def test_every_folder_leads_inside_and_back(web: Web, http: httpx.Client, folder: str) -> None:
     for name in NAMES:
         fill(http, f"{folder}/{name}/{name}", "film.mp4")
@@ -243,10 +247,14 @@ def test_an_empty_library_tells_how_to_upload(tmp_path: Path, new_library: NewLi
         assert Web(http).open("/?play=film.mp4").one("ol").one("a").attributes["href"] == "/"
 
 
-def test_pages_lead_to_the_end(web: Web, http: httpx.Client, folder: str) -> None:
+def test_pages_lead_to_the_end(tmp_path: Path, new_library: NewLibrary) -> None:
     every = [f"{number:03}" for number in range(101)]
-    fill(http, folder, *every)
-    fill(http, f"{folder}/sub", "x")
+    paths = [*(f"films/{name}" for name in every), "films/sub/x"]
+    with filled(tmp_path, paths, **new_library()) as server, server.client() as http:
+        check_pages(Web(http), "films", every)
+
+
+def check_pages(web: Web, folder: str, every: list[str]) -> None:
     first = web.folder(folder)
     assert names(first) == ["sub", *every[:100]]
     assert first.one("nav", aria_label="Pages").one("a").attributes["rel"] == "next"
@@ -321,6 +329,7 @@ def test_playlists_of_what_is_shown(web: Web, http: httpx.Client, folder: str) -
 # Players
 
 
+@any_database
 @pytest.mark.parametrize(
     ("name", "tag"),
     [("a.mp4", "video"), ("a.mkv", "video"), ("a.mp3", "audio"), ("a.jpg", "img"), ("a.webp", "img")],
@@ -336,6 +345,7 @@ def test_what_plays_is_shown(web: Web, http: httpx.Client, folder: str, name: st
         assert media.attributes["preload"] == "metadata"
 
 
+@any_database
 @pytest.mark.parametrize(
     ("name", "opens"), [("a.txt", True), ("a.srt", True), ("a.html", False), ("a.svg", False), ("a", False)]
 )
@@ -442,6 +452,7 @@ def beneath(tmp_path: Path, new_library: NewLibrary) -> Iterator[httpx.Client]:
             yield http
 
 
+@any_database
 def test_the_console_below_a_path(beneath: httpx.Client) -> None:
     console = beneath.get("/docs").raise_for_status().text
     assert "'/tv/openapi.json'" in console
@@ -454,6 +465,7 @@ def test_the_console_below_a_path(beneath: httpx.Client) -> None:
     assert beneath.get("/files/film.mp4").content == b"film"
 
 
+@any_database
 def test_links_below_a_path(beneath: httpx.Client) -> None:
     origin = str(beneath.base_url).removesuffix("/tv/")
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tests.support import Server
+from tests.support import Process, Server
 
 BIN = Path(sys.executable).parent
 
@@ -43,7 +43,7 @@ def until(condition: Callable[[], bool], what: str, within: float = 20) -> None:
 class Program:
     """A process that was started by a test, and what it has said so far."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: Process, log: Path) -> None:
         self.process = process
         self._log = log
 

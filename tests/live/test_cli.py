@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.forking import completed
+from tests.forking import Command, completed
 from tests.live.clients import BIN, Program, Vlc, program, sha256, until
 from tests.support import need
 
@@ -37,8 +37,25 @@ def here(tmp_path: Path) -> Path:
 @contextmanager
 def serving(here: Path, *arguments: object, **environment: str) -> Iterator[tuple[Program, str]]:
     """`seekable serve`, once it can be reached, and where that is."""
-    with program(here, SEEKABLE, "serve", *arguments, **environment) as server:
+    log = here.with_suffix(".log")
+    log.write_bytes(b"")
+    command = Command(
+        *("serve", *map(str, arguments)),
+        folder=here,
+        output=log,
+        errors=log,
+        environment=without_settings() | environment,
+    )
+    try:
+        server = Program(command, log)
         yield server, server.wait_for(r"docs +(http\S+)/docs")[1]
+    finally:
+        command.kill()
+        command.wait()
+
+
+def without_settings() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
 
 
 def get(url: str, **headers: str) -> httpx.Response:
@@ -52,9 +69,8 @@ def ended(
     if wrapper:
         with program(here, *wrapper, SEEKABLE, *arguments, **environment) as command:
             return command.process.wait(20), command.log()
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
     result = completed(
-        *map(str, arguments), folder=here, environment={**inherited, **environment}, timeout=20
+        *map(str, arguments), folder=here, environment=without_settings() | environment, timeout=20
     )
     return result.returncode, result.stdout + result.stderr
 
@@ -82,7 +98,8 @@ FROM_ELSEWHERE = {"x-forwarded-for": "203.0.113.9"}
 
 def test_the_lines_it_prints_work(here: Path, film: Path) -> None:
     need("curl", "vlc", "setpriv")
-    with serving(here, "--port", "0") as (server, url):
+    with program(here, SEEKABLE, "serve", "--port", "0") as server:
+        url = server.wait_for(r"docs +(http\S+)/docs")[1]
         assert get(f"{url}/docs").status_code == 200
         shutil.copy(film, here / "film.mp4")
         upload = shlex.split(server.wait_for(r"upload +(curl .+)")[1])
@@ -208,7 +225,7 @@ def test_a_bad_setting_gives_one_clear_line(name: str, value: str, here: Path) -
 
 
 def test_a_database_of_a_newer_version_is_left_alone(here: Path) -> None:
-    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    assert ended(here, "migrate")[0] == 0
     with closing(
         sqlite3.connect(here / "files" / ".seekable" / "seekable.db", isolation_level=None)
     ) as database:
@@ -310,7 +327,7 @@ def test_a_folder_of_files_that_cannot_be_made(here: Path) -> None:
 
 @pytest.mark.parametrize("what", [".", ".seekable", ".seekable/staging"])
 def test_a_folder_of_files_that_cannot_be_written(what: str, here: Path) -> None:
-    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    assert ended(here, "migrate")[0] == 0
     (here / "files" / what).chmod(0o555)
     said = neither_begins(here, *as_anybody())
     assert said == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
@@ -318,7 +335,7 @@ def test_a_folder_of_files_that_cannot_be_written(what: str, here: Path) -> None
 
 def test_a_database_that_cannot_be_written(here: Path) -> None:
     """As one that somebody else made."""
-    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    assert ended(here, "migrate")[0] == 0
     database = here / "files" / ".seekable" / "seekable.db"
     database.chmod(0o444)
     said = neither_begins(here, *as_anybody())
@@ -339,7 +356,7 @@ def test_a_folder_of_files_on_a_read_only_file_system(before: str, here: Path) -
     if before == "nothing":
         (here / "files").mkdir()
     else:
-        assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+        assert ended(here, "migrate")[0] == 0
     said = neither_begins(here, *READ_ONLY)
     assert said == "Error: SEEKABLE_FILES_DIR=files: Its file system is read-only.\n"
 
@@ -358,7 +375,7 @@ def test_a_disk_that_is_not_mounted(there: str, here: Path) -> None:
     if there == "an empty mount point":
         files.mkdir()
     elif there == "another library":
-        assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+        assert ended(here, "migrate")[0] == 0
         (files / ".seekable" / "seekable.db").unlink()
     before = beside_the_database()
     said = neither_begins(here, **environment)
@@ -371,7 +388,7 @@ def test_a_disk_that_is_not_mounted(there: str, here: Path) -> None:
 
 
 def test_a_database_that_somebody_keeps(here: Path) -> None:
-    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    assert ended(here, "migrate")[0] == 0
     path = here / "files" / ".seekable" / "seekable.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         for lock in ("BEGIN IMMEDIATE", "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE"):
@@ -406,7 +423,7 @@ def test_a_database_that_does_not_answer(make: Callable[[Path], None], why: str,
 
 
 def test_a_database_that_is_damaged(here: Path) -> None:
-    assert subprocess.run([SEEKABLE, "migrate"], cwd=here, timeout=30).returncode == 0
+    assert ended(here, "migrate")[0] == 0
     path = here / "files" / ".seekable" / "seekable.db"
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
     assert "The database is damaged." in neither_begins(here)
