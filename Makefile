@@ -25,7 +25,7 @@ run-gridfs: install ## start the server over GridFS, on a MongoDB of its own in 
 
 test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/tools.sh
-	$(BIN)/pytest -n 3 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 soak: install ## run what takes too long for `make test`: memory under load, kill -9 at each call, long faults
 	$(BIN)/python tests/soak/memory.py $(ARGS)

@@ -25,13 +25,6 @@ BACKENDS: dict[str, NewLibrary] = {
     "gridfs": gridfs,
 }
 
-any_backend = pytest.mark.parametrize("new_library", ["filesystem"], indirect=True)
-"""For tests of what is decided before any storage is asked."""
-
-any_database = pytest.mark.parametrize("new_library", ["filesystem", "gridfs"], indirect=True)
-"""For tests of the bytes of files, and of what is made of names: what PostgreSQL knows of files on the disk
-is what SQLite knows. The tests of names, lists, conditions and races see to that."""
-
 
 @pytest.fixture
 def anyio_backend() -> str:

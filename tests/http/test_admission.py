@@ -18,7 +18,6 @@ import pytest
 from starlette.datastructures import Headers
 
 from app.resources.admission import Admission, Refused
-from tests.conftest import any_backend, any_database
 from tests.forking import completed
 from tests.sockets import HANDSHAKE, Socket
 from tests.support import NewLibrary, Server, running
@@ -278,7 +277,6 @@ def test_origins_of_websockets(site: str | None, origin: str | list[str] | None,
 # Over the wire
 
 
-@any_backend
 def test_a_foreign_host_is_refused(
     ask: Ask,
     part: Any,
@@ -302,7 +300,6 @@ def test_a_foreign_host_is_refused(
         problem(ask("PUT", f"/files/{folder}/new.mp4", "Host: localhost", "Host: localhost", body=b"x"), 400)
 
 
-@any_database
 @pytest.mark.parametrize(
     "headers",
     [
@@ -383,7 +380,6 @@ def shared(
         yield server
 
 
-@any_backend
 def test_cors(shared: Server, ask: Ask, problem: Problem) -> None:
     response = ask(
         "PUT", "/files/film.mp4", f"Origin: {APP}", "Sec-Fetch-Site: cross-site", body=b"film", to=shared
@@ -411,7 +407,6 @@ def test_cors(shared: Server, ask: Ask, problem: Problem) -> None:
             assert "origin" in words(answer.headers["vary"])
 
 
-@any_backend
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
 def test_preflight(shared: Server, ask: Ask, method: str) -> None:
     response = ask(
@@ -429,7 +424,6 @@ def test_preflight(shared: Server, ask: Ask, method: str) -> None:
     assert "access-control-allow-credentials" not in response.headers
 
 
-@any_backend
 def test_cors_is_for_the_sites_that_were_named(shared: Server, ask: Ask, problem: Problem) -> None:
     allowed = ask("GET", "/health", f"Origin: {APP}", to=shared).headers["access-control-allow-origin"]
     if allowed == "*":
@@ -444,7 +438,6 @@ def test_cors_is_for_the_sites_that_were_named(shared: Server, ask: Ask, problem
     problem(ask("GET", "/files/evil.mp4", to=shared), 404)
 
 
-@any_backend
 def test_without_a_setting_there_is_no_cors(ask: Ask) -> None:
     for response in (
         ask("GET", "/health", f"Origin: {APP}"),
@@ -453,7 +446,6 @@ def test_without_a_setting_there_is_no_cors(ask: Ask) -> None:
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-@any_backend
 def test_hosts_by_setting(tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem) -> None:
     with running(tmp_path, allowed_hosts="nas.local, *.example.net", **new_library()) as server:
         for host in ("nas.local", "a.example.net:8000", "localhost"):
@@ -495,7 +487,6 @@ def test_serve_refuses_to_be_reached_by_others(tmp_path: Path, host: str, how: s
     assert list(tmp_path.iterdir()) == []
 
 
-@any_backend
 def test_open_access(
     tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem, outside: list[str]
 ) -> None:
@@ -537,7 +528,6 @@ def plain_uvicorn(folder: Path, new_library: NewLibrary) -> Iterator[int]:
         process.wait(30)
 
 
-@any_database
 def test_plain_uvicorn_answers_loopback_only(
     tmp_path: Path, new_library: NewLibrary, problem: Problem, outside: list[str]
 ) -> None:

@@ -12,7 +12,6 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.conftest import any_backend, any_database
 from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -289,7 +288,6 @@ def whole_form(part: Part, folder: str) -> bytes:
     )
 
 
-@any_database
 def test_truncated_forms(
     ask: Ask, problem: Problem, unchanged: Unchanged, http: httpx.Client, folder: str, whole_form: bytes
 ) -> None:
@@ -328,7 +326,6 @@ def test_truncated_forms(
     assert http.get(f"/files/{folder}/film.mp4").content == b"data" * 500
 
 
-@any_database
 def test_forms_without_a_file_or_with_two(
     part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
 ) -> None:
@@ -354,7 +351,6 @@ def test_forms_without_a_file_or_with_two(
             problem(send_form(*parts), 400)
 
 
-@any_database
 @pytest.mark.parametrize(
     ("kind", "status"),
     [
@@ -383,7 +379,6 @@ def test_what_is_no_form(
         problem(ask("POST", "/file/upload", *headers, body=whole_form + END), status)
 
 
-@any_database
 @pytest.mark.parametrize(
     "body",
     [b"", b"\r\n", b"no form at all", b"-" * 100_000, b"\r\n" * 50_000, END,
@@ -403,7 +398,6 @@ def test_forms_that_are_malformed(ask: Ask, problem: Problem, unchanged: Unchang
         problem(ask("POST", "/file/upload", FORM_TYPE, body=body), 400)
 
 
-@any_database
 def test_forms_without_bounds(
     part: Part, ask: Ask, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
 ) -> None:
@@ -455,7 +449,6 @@ def small(
         yield server, client
 
 
-@any_database
 @pytest.mark.parametrize("chunked", [False, True])
 def test_bodies_that_are_too_long(
     small: tuple[Server, httpx.Client], problem: Problem, unchanged: Unchanged, part: Part, chunked: bool
@@ -469,7 +462,6 @@ def test_bodies_that_are_too_long(
         problem(http.post("/file/upload", content=iter([form]) if chunked else form, headers=kind), 413)
 
 
-@any_database
 def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
     connect: Any, http: httpx.Client, folder: str
 ) -> None:
@@ -482,7 +474,6 @@ def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
     assert http.get(f"/files/{folder}/film.mp4").content == b"data"
 
 
-@any_database
 @pytest.mark.parametrize(
     "headers",
     [("Content-Length: -1",), ("Content-Length: x",), ("Content-Length: 1_0",), ("Content-Length: +1",),
@@ -500,7 +491,6 @@ def test_lengths_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, head
 # Digests
 
 
-@any_database
 @pytest.mark.parametrize(
     "value", ["sha-256=:" + "A" * 43 + "=:", "a=" * 20_000, "sha-256=(" * 5000, ":" * 30_000, "é=1"]
 )
@@ -518,7 +508,6 @@ DATA = bytes(range(256)) * 40
 NINES = "9" * 5000
 
 
-@any_database
 @pytest.mark.parametrize(
     ("value", "status", "content"),
     [
@@ -573,7 +562,6 @@ def test_range_bombs(
     assert time.monotonic() - started < 10
 
 
-@any_database
 def test_many_small_ranges_cost_little(http: httpx.Client, ask: Ask, folder: str) -> None:
     http.put(f"/files/{folder}/film.mp4", content=DATA)
     wanted = ",".join(f"{i * 100}-{i * 100}" for i in range(64))
@@ -582,7 +570,6 @@ def test_many_small_ranges_cost_little(http: httpx.Client, ask: Ask, folder: str
     assert len(response.content) < 2 * len(DATA)
 
 
-@any_database
 @pytest.mark.parametrize(
     ("name", "value", "status"),
     [
@@ -666,7 +653,6 @@ def test_types_that_are_none_are_not_repeated(
 # Requests that are none
 
 
-@any_backend
 @pytest.mark.parametrize(
     "data",
     [
@@ -714,7 +700,6 @@ def test_malformed_requests(
     assert ask("GET", "/health").status_code == 200
 
 
-@any_backend
 @pytest.mark.parametrize(
     "host",
     ["", " ", ":", "[", "[::1", "]", "@", "localhost:x:y", "localhost:80@evil.example", "localhost:80/evil",
@@ -728,7 +713,6 @@ def test_hosts_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, host: 
         assert response.status_code in (400, 421), response.text
 
 
-@any_backend
 @pytest.mark.parametrize(
     "piece",
     [b"x" * 1_000_000, b"".join(b"X-%d: y\r\n" % number for number in range(100_000))],

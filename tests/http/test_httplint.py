@@ -8,8 +8,6 @@ import httpx
 import pytest
 from httplint import HttpRequestLinter, HttpResponseLinter, levels
 
-from tests.conftest import any_database
-
 Ask = Callable[..., httpx.Response]
 Fields = list[tuple[bytes, bytes]]
 
@@ -122,7 +120,6 @@ def test_an_answer(http: httpx.Client, ask: Ask, words: dict[str, str], case: st
     assert found == accepted
 
 
-@any_database
 def test_nothing_was_modified_after_its_answer(http: httpx.Client, folder: str) -> None:
     """RFC 9110 8.8.2.1, all through a second: a Date that is made beforehand is behind."""
     until = time.monotonic() + 1.2

@@ -13,7 +13,6 @@ import pytest
 from app.resources.piecewise import PAGE_SIZE
 from app.settings import Settings
 from tests.beneath import beneath
-from tests.conftest import any_database
 from tests.http.crowd import Crowd, filled, serving
 from tests.support import NewLibrary, Server, running
 
@@ -79,7 +78,6 @@ def test_a_folder(http: httpx.Client, folder: str) -> None:
     assert ("../", "../") not in top, "what is above is no folder of ours"
 
 
-@any_database
 @pytest.mark.parametrize("kind", ["files", "folders"])
 def test_every_link_leads_to_what_it_names(http: httpx.Client, folder: str, kind: str) -> None:
     end = "/" if kind == "folders" else ""

@@ -13,7 +13,6 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import httpx
 import pytest
 
-from tests.conftest import any_backend, any_database
 from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -110,7 +109,6 @@ def test_a_whole_file(ask: Ask, film: File, route: Callable[..., str]) -> None:
     assert response.content == DATA
 
 
-@any_database
 @each_route
 @pytest.mark.parametrize(
     ("value", "start", "stop"),
@@ -140,7 +138,6 @@ def test_one_range(
     assert response.content == DATA[start:stop]
 
 
-@any_database
 @each_route
 @pytest.mark.parametrize(
     "value",
@@ -204,7 +201,6 @@ def test_a_boundary_is_never_used_twice(ask: Ask, film: File) -> None:
     assert len({answer.headers["content-type"] for answer in answers}) == 3
 
 
-@any_database
 @each_route
 @pytest.mark.parametrize(
     "value", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE}-{SIZE + 5},-0", f"bytes={10**30}-"]
@@ -369,7 +365,6 @@ def test_no_such_id(ask: Ask, problem: Problem, unknown: str) -> None:
 # Digests
 
 
-@any_database
 @each_route
 @pytest.mark.parametrize(
     ("wanted", "given"),
@@ -398,7 +393,6 @@ def test_want_digest(ask: Ask, film: File, route: Callable[..., str], wanted: st
 # Types and dispositions
 
 
-@any_database
 @each_route
 @pytest.mark.parametrize(
     ("value", "disposition"), [("1", "attachment"), ("true", "attachment"), ("0", "inline")]
@@ -430,7 +424,6 @@ TYPES = [
 ]
 
 
-@any_database
 @pytest.mark.parametrize(("name", "expected"), TYPES)
 def test_types_that_say_nothing_are_replaced(
     http: httpx.Client,
@@ -475,7 +468,6 @@ ATTACHED = ["text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "applicati
             "multipart/x-mixed-replace; boundary=x", "message/rfc822"]  # fmt: skip
 
 
-@any_database
 @pytest.mark.parametrize("kind", INLINE)
 def test_what_a_browser_may_show(http: httpx.Client, folder: str, kind: str) -> None:
     file = put(http, f"{folder}/a", b"data", content_type=kind).json()
@@ -485,7 +477,6 @@ def test_what_a_browser_may_show(http: httpx.Client, folder: str, kind: str) -> 
         assert response.headers["x-content-type-options"] == "nosniff", route
 
 
-@any_database
 @pytest.mark.parametrize("kind", ATTACHED)
 def test_what_could_run_in_our_origin_is_an_attachment(http: httpx.Client, folder: str, kind: str) -> None:
     file = put(http, f"{folder}/a.html", b"<script>", content_type=kind).json()
@@ -669,7 +660,6 @@ def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Clien
 # Connections
 
 
-@any_database
 def test_a_connection_stays_open_after_every_kind_of_answer(
     connect: Callable[..., Any], part: Callable[..., bytes], own_film: File, folder: str
 ) -> None:
@@ -758,7 +748,6 @@ ALLOWED = {
 }
 
 
-@any_backend
 @pytest.mark.parametrize("path", ALLOWED)
 def test_every_other_method_is_405_with_a_complete_allow(ask: Ask, problem: Problem, path: str) -> None:
     refused = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "LOCK"} - ALLOWED[path]
@@ -782,7 +771,6 @@ def test_405_on_assets_names_get_and_head(ask: Ask, problem: Problem, http: http
         assert allow_of(response) == {"GET", "HEAD"}
 
 
-@any_backend
 @pytest.mark.parametrize(
     "target",
     ["/nope", "/file", "/file/", "/file/upload/", "/file/upload/x", "/stream", "/stream/", "/stream/a/b",
@@ -799,7 +787,6 @@ def test_unknown_routes(ask: Ask, problem: Problem, target: str) -> None:
     assert {**head, "date": ""} == {**get, "date": ""}
 
 
-@any_backend
 @pytest.mark.parametrize(
     "target",
     ["/file/stream", "/file/stream?folder=a", "/files?limit=x", "/files?limit=0", "/files?limit=",

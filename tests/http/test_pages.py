@@ -10,7 +10,6 @@ from urllib.parse import parse_qs, quote, urljoin, urlsplit
 import httpx
 import pytest
 
-from tests.conftest import any_database
 from tests.http.crowd import filled
 from tests.support import NewLibrary, Server, running
 
@@ -168,7 +167,6 @@ def link(row: Element) -> str:
 # Names
 
 
-@any_database
 def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
     web: Web, http: httpx.Client, folder: str
 ) -> None:
@@ -190,7 +188,6 @@ def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
         assert http.get(address.text).content == http.get(address.attributes["href"]).content == name.encode()
 
 
-@any_database
 def test_every_folder_leads_inside_and_back(web: Web, http: httpx.Client, folder: str) -> None:
     for name in NAMES:
         fill(http, f"{folder}/{name}/{name}", "film.mp4")
@@ -329,7 +326,6 @@ def test_playlists_of_what_is_shown(web: Web, http: httpx.Client, folder: str) -
 # Players
 
 
-@any_database
 @pytest.mark.parametrize(
     ("name", "tag"),
     [("a.mp4", "video"), ("a.mkv", "video"), ("a.mp3", "audio"), ("a.jpg", "img"), ("a.webp", "img")],
@@ -345,7 +341,6 @@ def test_what_plays_is_shown(web: Web, http: httpx.Client, folder: str, name: st
         assert media.attributes["preload"] == "metadata"
 
 
-@any_database
 @pytest.mark.parametrize(
     ("name", "opens"), [("a.txt", True), ("a.srt", True), ("a.html", False), ("a.svg", False), ("a", False)]
 )
@@ -452,7 +447,6 @@ def beneath(tmp_path: Path, new_library: NewLibrary) -> Iterator[httpx.Client]:
             yield http
 
 
-@any_database
 def test_the_console_below_a_path(beneath: httpx.Client) -> None:
     console = beneath.get("/docs").raise_for_status().text
     assert "'/tv/openapi.json'" in console
@@ -465,7 +459,6 @@ def test_the_console_below_a_path(beneath: httpx.Client) -> None:
     assert beneath.get("/files/film.mp4").content == b"film"
 
 
-@any_database
 def test_links_below_a_path(beneath: httpx.Client) -> None:
     origin = str(beneath.base_url).removesuffix("/tv/")
 

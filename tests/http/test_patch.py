@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from tests.beneath import beneath
-from tests.conftest import any_database
 from tests.support import Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -208,7 +207,6 @@ BAD = {
 }
 
 
-@any_database
 @pytest.mark.parametrize("body", BAD.values(), ids=BAD)
 def test_a_patch_that_is_none(ask: Ask, problem: Problem, unchanged: Any, kept: str, body: bytes) -> None:
     with unchanged():
@@ -224,7 +222,6 @@ def test_a_refusal_names_what_cannot_be_changed(http: httpx.Client, problem: Pro
     assert "folder and filename" in detail
 
 
-@any_database
 @pytest.mark.parametrize(
     "headers",
     [
@@ -252,14 +249,12 @@ def test_a_patch_that_is_encoded_on_its_way(ask: Ask, problem: Problem, folder: 
     assert "chunked" in problem(ask("PATCH", f"/files/{folder}/film.mp4", *headers, body=body), 415)
 
 
-@any_database
 @pytest.mark.parametrize("kind", [f"{KIND}; charset=utf-8", KIND.upper(), f'{KIND} ;charset="UTF-8"'])
 def test_a_kind_may_have_parameters(ask: Ask, folder: str, film: File, kind: str) -> None:
     response = ask("PATCH", f"/files/{folder}/film.mp4", f"Content-Type: {kind}", body=b'{"filename": "x"}')
     assert response.status_code == 200
 
 
-@any_database
 @pytest.mark.parametrize("announced", [True, False])
 def test_a_patch_has_a_limit(
     ask: Ask, connect: Any, problem: Problem, unchanged: Any, folder: str, film: File, announced: bool
@@ -360,7 +355,6 @@ def test_a_version_that_another_process_replaces_meanwhile(
     assert http.get(film["url"]).headers["etag"] == '"newer"'
 
 
-@any_database
 def test_a_patch_from_another_site_is_refused(
     ask: Ask, problem: Problem, unchanged: Any, folder: str, film: File
 ) -> None:

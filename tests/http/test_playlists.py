@@ -15,7 +15,6 @@ from fastapi import Request
 
 from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse
 from app.settings import Settings
-from tests.conftest import any_database
 from tests.http.crowd import Crowd, Watch, serving
 from tests.support import NewLibrary, Server, running
 
@@ -65,7 +64,6 @@ def xspf(http: httpx.Client, **query: object) -> list[tuple[str, str]]:
     return [(track[1].text or "", track[0].text or "") for track in tracks]
 
 
-@any_database
 @pytest.mark.parametrize("read", [m3u, xspf])
 def test_every_address_gives_its_film(
     read: Callable[..., list[tuple[str, str]]], http: httpx.Client, folder: str, server: Server
@@ -156,7 +154,6 @@ def test_errors_are_told_before_anything_is_sent(ask: Ask, problem: Problem, pat
     problem(ask("POST", path, body=b""), 405)
 
 
-@any_database
 def test_addresses_begin_with_the_base_url(tmp_path: Path, new_library: NewLibrary) -> None:
     with running(tmp_path, base_url="https://media.example.org/tv", **new_library()) as server:
         port = direct_port(server)
@@ -206,7 +203,6 @@ def test_many_films_come_to_the_end(watch: Watch, many: int) -> None:
     assert watch.pages == FILES // PAGE_SIZE
 
 
-@any_database
 def test_a_reader_that_stops_stops_the_looking_up(watch: Watch, many: int) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)

@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import any_database
 from tests.sockets import TEXT, Socket
 from tests.support import Server
 
@@ -38,7 +37,6 @@ def progress_of(session: Socket) -> list[dict[str, Any]]:
     return messages
 
 
-@any_database
 @pytest.mark.parametrize("where", ["before", "after", "query", "twice"])
 def test_an_upload_by_form_tells_its_progress(
     session: Socket,
@@ -71,7 +69,6 @@ def slowly(seconds: float, size: int) -> Iterator[bytes]:
         time.sleep(0.005)
 
 
-@any_database
 @pytest.mark.parametrize("chunked", [False, True])
 def test_progress_comes_while_the_bytes_do_and_at_most_ten_times_a_second(
     server: Server, session: Socket, sid: str, folder: str, chunked: bool, untroubled: None

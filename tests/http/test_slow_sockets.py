@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import any_backend, any_database
 from tests.sockets import CLOSE, HANDSHAKE, PING, PONG, TEXT, Socket, descriptors, frame
 from tests.support import Server, running
 
@@ -149,7 +148,6 @@ def test_those_who_are_connected_do_not_hold_the_end(tmp_path: Path) -> None:
         assert "Application shutdown complete" in server.log()
 
 
-@any_backend
 @pytest.mark.parametrize("target", ["/", "/events"])
 def test_nothing_remains_of_those_who_leave_without_a_word(
     server: Server, target: str, untroubled: None
@@ -187,7 +185,6 @@ def test_what_comes_without_end_from_those_who_do_not_read_does_not_pile_up(
         assert "Traceback" not in server.log()
 
 
-@any_database
 def test_an_upgrade_amid_an_answer_ends_the_connection(
     server: Server, http: httpx.Client, folder: str, untroubled: None
 ) -> None:

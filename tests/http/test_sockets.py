@@ -6,7 +6,6 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import any_backend
 from tests.sockets import BINARY, CLOSE, PING, PONG, TEXT, Socket
 from tests.support import Server
 
@@ -83,7 +82,6 @@ def test_what_failed_is_not_told(server: Server, http: httpx.Client, folder: str
         assert listener.json()["path"] == f"{folder}/last"
 
 
-@any_backend
 @pytest.mark.parametrize(
     ("frames", "code"),
     [
@@ -105,7 +103,6 @@ def test_what_is_not_a_text_closes(
         assert connection.close_code() == code
 
 
-@any_backend
 @pytest.mark.parametrize(
     ("headers", "host", "status"),
     [

@@ -12,7 +12,6 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.conftest import any_database
 from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
@@ -176,7 +175,6 @@ def test_if_match_on_a_missing_file(
         problem(http.delete(f"/files/{folder}/film.mp4", headers={"if-match": value}), 404)
 
 
-@any_database
 @pytest.mark.parametrize("value", ["bytes 0-2/3", "bytes */3", "nonsense", ""])
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_partial_put_is_refused(
@@ -188,7 +186,6 @@ def test_a_partial_put_is_refused(
         problem(put(http, f"{folder}/film.mp4", b"abc", content_range=value), 400)
 
 
-@any_database
 @pytest.mark.parametrize("field", ["Content-Digest", "Repr-Digest"])
 @pytest.mark.parametrize(
     ("value", "right"),
@@ -239,7 +236,6 @@ def test_two_digests_that_disagree(
         problem(put(http, f"{folder}/film.mp4", DATA, **both), 400)
 
 
-@any_database
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip", "x-unknown"])
 def test_an_encoded_body_is_refused(
     http: httpx.Client,
@@ -260,7 +256,6 @@ def test_an_encoded_body_is_refused(
 # Forms
 
 
-@any_database
 @pytest.mark.parametrize(
     "data", [DATA, b"", b"\r\n--xxBOUNDARYx", b"\r\n" * 99], ids=["bytes", "empty", "almost", "lines"]
 )
@@ -380,7 +375,6 @@ def small(
         yield server, client
 
 
-@any_database
 @pytest.mark.parametrize("way", ["put", "put chunked", "form", "form chunked"])
 def test_too_large(
     small: tuple[Server, httpx.Client], problem: Problem, unchanged: Unchanged, folder: str, way: str
@@ -471,7 +465,6 @@ def test_a_bad_name_is_refused_early(
         connection.close()
 
 
-@any_database
 @pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)], ids=["sending at once", "100-continue"])
 @pytest.mark.parametrize(
     ("target", "headers", "status"),
@@ -523,7 +516,6 @@ def test_a_put_is_asked_for_its_body(connect: Any, http: httpx.Client, folder: s
     check_file(response, folder, "film.mp4", DATA, http)
 
 
-@any_database
 @pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)], ids=["sending at once", "100-continue"])
 def test_too_large_is_refused_early(
     small: tuple[Server, httpx.Client],
@@ -604,7 +596,6 @@ def test_a_broken_chunk_stores_nothing(
             connection.close()
 
 
-@any_database
 @pytest.mark.parametrize(
     "body", ["Content-Length: 5\r\n\r\nother", "Transfer-Encoding: chunked\r\n\r\n5\r\nother\r\n0\r\n\r\n"]
 )

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conftest import any_backend
 from tests.live.clients import Vlc, answers, until
 from tests.live.conftest import SECONDS
 from tests.support import Server, need, run
@@ -84,7 +83,6 @@ def test_ffmpeg_seeks(kind: str, request: pytest.FixtureRequest, server: Server,
     assert any(0.6 < start / film.stat().st_size < 0.8 for start in starts), "where second 45 is"
 
 
-@any_backend
 @pytest.mark.parametrize(
     "name",
     [
@@ -134,7 +132,6 @@ def test_vlc_opens_a_film_and_seeks_twice(
     assert any(start > long_film.stat().st_size / 2 for start in starts[2:]), "second 45"
 
 
-@any_backend
 @pytest.mark.parametrize("name", ["100% #1? 🎬 סרט.mp4", "film.mkv"])
 def test_vlc_plays_any_name(
     name: str, request: pytest.FixtureRequest, server: Server, put: Put, watch: Callable[[str], Vlc]

@@ -6,11 +6,10 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from tests.conftest import any_backend
 from tests.live.clients import Vlc, answers, until
 from tests.support import Server, need, run
 
-pytestmark = [pytest.mark.live, any_backend]
+pytestmark = pytest.mark.live
 
 NAMES = ["#1? 100% & <b>.mp4", '-film 🎬, it\'s - "2".mp4', "סרט עברי.mkv"]
 
