@@ -21,6 +21,7 @@ from app.resources.cors import CORSMiddleware
 from app.resources.deps import Services
 from app.resources.errors import HANDLERS
 from app.resources.routes import ROUTES
+from app.resources.streams import StreamMiddleware
 from app.settings import Settings
 from app.storage.types import Change
 from app.uploads.service import Uploads
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # Or each request asks anew whether somebody wants any.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.add_middleware(StreamMiddleware)  # the innermost: what is added last comes first
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -103,6 +103,10 @@ HANDLERS: dict[int | type[Exception], Handler] = {
 }
 
 
+EXPECTED: tuple[type[Exception], ...] = (*STATUS, RequestValidationError, HTTPException, ClientDisconnect)
+"""Errors that are answers. Any other is a mistake of the program, for the log."""
+
+
 async def explained(request: Request, error: Exception) -> Response:
     """The answer to an error of the table, for who tells it otherwise."""
     handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)

@@ -8,10 +8,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette._utils import get_route_path
 from starlette.datastructures import QueryParams
+from starlette.requests import Request
 from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.resources.deps import LibraryDep, Services, library_of
+from app.resources.errors import EXPECTED, explained
 from app.resources.problems import problems
 from app.storage.types import Address, FileId, Key
 from app.streaming.response import StoredFileResponse
@@ -78,6 +80,28 @@ class StreamRoute(APIRoute):
 
 
 router = APIRouter(tags=["files"], route_class=StreamRoute)
+
+
+class StreamMiddleware:
+    """Answers for these routes before the rest of FastAPI is asked: to get through all of that takes longer
+    than to plan such an answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for route in router.routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                break
+        else:
+            await self._app(scope, receive, send)
+            return
+        try:
+            await route.handle({**scope, **found}, receive, send)
+        except EXPECTED as error:
+            response = await explained(Request(scope, receive), error)
+            await response(scope, receive, send)
 
 
 # The first is looked at first, and players ask for it thousands of times.
