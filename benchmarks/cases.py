@@ -28,9 +28,8 @@ def _ranges(length: int) -> Callable[[Server], None]:
 class Case:
     """The first of `contestants` is whom the others are compared with. In quick mode only `quick` take part.
 
-    Servers have one processor and clients another if it is `pinned`; a `fresh` server has done nothing
-    before, and since that takes long, quick mode has but one round. `check` looks once, before the first
-    round, whether the bytes are right; uploads are looked at each time.
+    A `fresh` server has done nothing before, and since that takes long, quick mode has but one round. `check`
+    looks once, before the first round, whether the bytes are right; uploads are looked at each time.
     """
 
     name: str
@@ -39,7 +38,6 @@ class Case:
     contestants: tuple[str, ...]
     quick: tuple[str, ...]
     check: Callable[[Server], None] | None = None
-    pinned: bool = True
     fresh: bool = False
 
 
@@ -51,34 +49,30 @@ CASES = [
     Case("64k", "Ranges of 64 KiB, 8 clients", runs.downloads(8, 64 * KIB), ALL, FEW, _ranges(64 * KIB)),
     Case("seek", "Seek on a new connection, to the first byte", runs.seeks, ALL, FEW, _ranges(64 * KIB)),
     Case("ping", "A small answer while 16 download", runs.pings, ALL, ("nginx", *OURS), _whole),
-    Case("gridfs", "GridFS, one client, whole films", runs.downloads(1), GRIDFS, GRIDFS, _whole, False),
+    Case("gridfs", "GridFS, one client, whole films", runs.downloads(1), GRIDFS, GRIDFS, _whole),
     Case(
         "gridfs-1m", "GridFS, ranges of 1 MiB, 8 clients", runs.downloads(8, MIB), GRIDFS, GRIDFS,
-        _ranges(MIB), pinned=False,
+        _ranges(MIB),
     ),
     Case(
         "gridfs-asked", "Bytes that mongod sends for each that is asked for", runs.asked_of_mongod, GRIDFS,
-        GRIDFS, pinned=False,
+        GRIDFS,
     ),
     Case(
-        "put", "Upload by PUT", runs.uploads("put"), ("nginx", *OURS), ("nginx", "Seekable"),
-        pinned=False, fresh=True,
+        "put", "Upload by PUT", runs.uploads("put"), ("nginx", *OURS), ("nginx", "Seekable"), fresh=True,
     ),
     Case(
         "form", "Upload by form", runs.uploads("form"), ("FastAPI form", "FastAPI read()", "Seekable"),
-        ("FastAPI form", "Seekable"), pinned=False, fresh=True,
+        ("FastAPI form", "Seekable"), fresh=True,
     ),
-    Case(
-        "gridfs-form", "GridFS, upload by form", runs.uploads("form"), GRIDFS, GRIDFS,
-        pinned=False, fresh=True,
-    ),
+    Case("gridfs-form", "GridFS, upload by form", runs.uploads("form"), GRIDFS, GRIDFS, fresh=True),
     Case(
         "slow-256", "256 slow readers", runs.slow_readers(256), (*ALL, "GridFS tutorial"), (),
-        pinned=False, fresh=True,
+        fresh=True,
     ),
     Case(
         "slow-1000", "1,000 slow readers", runs.slow_readers(1000), ("nginx", "Starlette", *OURS), OURS,
-        pinned=False, fresh=True,
+        fresh=True,
     ),
 ]  # fmt: skip
 

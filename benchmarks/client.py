@@ -1,7 +1,6 @@
 """A client in a process of its own: `python -m benchmarks.client KIND JSON` prints what it measured."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -33,10 +32,10 @@ class Failed(Exception):
 
 
 class Client:
-    """One that runs. `cpus` are the processors that it may use."""
+    """One that runs."""
 
-    def __init__(self, kind: str, target: Target, *, cpus: set[int], **options: Any) -> None:
-        order = json.dumps({"target": vars(target), "cpus": sorted(cpus), **options})
+    def __init__(self, kind: str, target: Target, **options: Any) -> None:
+        order = json.dumps({"target": vars(target), **options})
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.client", kind, order],
             cwd=ROOT,
@@ -60,7 +59,6 @@ class Client:
 
 def main() -> None:
     kind, order = sys.argv[1], json.loads(sys.argv[2])
-    os.sched_setaffinity(0, order.pop("cpus"))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with suppress(KeyboardInterrupt):  # whoever started it says so

@@ -1,4 +1,4 @@
-"""What all contestants share: processors, films, a MongoDB, and how long a run is."""
+"""What all contestants share: films, a MongoDB, and how long a run is."""
 
 import math
 import os
@@ -39,27 +39,12 @@ FULL = Effort(1.2, rounds=7, seeks=200, film=1024 * MIB, gridfs_film=96 * MIB, w
 QUICK = Effort(0.5, rounds=3, seeks=50, film=128 * MIB, gridfs_film=64 * MIB, within=150)
 
 
-@dataclass(frozen=True)
-class Processors:
-    """Servers have one to themselves, and clients another, so that neither takes the other's."""
-
-    server: set[int]
-    client: set[int]
-    every: set[int]
-
-    @classmethod
-    def of_this_machine(cls) -> "Processors":
-        every = os.sched_getaffinity(0)
-        return cls({min(every)}, {max(every)}, every)
-
-
 @dataclass
 class Ground:
     """Where the contestants meet. `small` is a file of 1 MiB, to warm up with; `deadline` is on the clock of
     time.monotonic(), and `checked` says whose uploads were looked at."""
 
     effort: Effort
-    processors: Processors
     servers: dict[str, Server]
     mongod: Mongod
     small: Path
@@ -81,14 +66,13 @@ def prepared(effort: Effort, names: set[str]) -> Iterator[Ground]:
         if any(CONTESTANTS[name].gridfs for name in names):
             stack.callback(mongod.stop)
             mongod.start().lead()
-        processors = Processors.of_this_machine()
         for name in sorted(names | {"Seekable"}):
             contestant = CONTESTANTS[name]
             home = folder / name.replace(" ", "-")
             place = Place(folder / "films", home, free_port(), mongod.url("films"))
             film = folder / "short.mp4" if contestant.gridfs else folder / "films" / "film.mp4"
             servers[name] = Server(contestant, place, film)
-        ground = Ground(effort, processors, servers, mongod, folder / "small.bin", deadline)
+        ground = Ground(effort, servers, mongod, folder / "small.bin", deadline)
         _make_films(ground, folder)
         yield ground
 
@@ -121,7 +105,7 @@ def _make_films(ground: Ground, folder: Path) -> None:
 
 
 def upload(ground: Ground, server: Server, file: Path, path: str) -> dict[str, float]:
-    return Client("put", server.at(path), cpus=ground.processors.client, file=str(file)).result()
+    return Client("put", server.at(path), file=str(file)).result()
 
 
 def _fill(path: Path, size: int) -> None:

@@ -3,8 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -46,25 +45,6 @@ def forget_peak(pid: int) -> None:
     for one in tree(pid):
         with suppress(*_GONE):
             Path(f"/proc/{one}/clear_refs").write_text("5")  # proc(5)
-
-
-def pin(pid: int, cpus: set[int]) -> None:
-    """Let a process and its children run on these processors only."""
-    for one in tree(pid):
-        for task in Path(f"/proc/{one}/task").glob("*"):
-            with suppress(*_GONE):
-                os.sched_setaffinity(int(task.name), cpus)
-
-
-@contextmanager
-def on(cpus: set[int]) -> Iterator[None]:
-    """What is started meanwhile runs on these processors only."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cpus)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def wait_until_idle(pid: int, within: float = 5) -> None:

@@ -23,7 +23,7 @@ def main() -> None:
         server = ground.servers[ours.name]
         server.stop()
         server.contestant = replace(ours, command=_profiled)
-        server.run_on(ground.processors.server)
+        server.start_if_needed()
         found = downloads(8, 64 << 10)(server, ground)
         server.stop()
         text = io.StringIO()

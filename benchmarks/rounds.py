@@ -58,20 +58,16 @@ def _try(name: str, found: Found, attempt: Attempt, case: Case, ground: Ground) 
 
 def _checked(case: Case, ground: Ground, server: Server) -> None:
     if case.check is not None:
-        server.run_on(_processors(case, ground))
+        server.start_if_needed()
         case.check(server)
 
 
 def _run(case: Case, ground: Ground, server: Server) -> Figures:
     if case.fresh:
         server.stop()
-    server.run_on(_processors(case, ground))
+    server.start_if_needed()
     wait_until_idle(server.pid)
     return case.run(server, ground)
-
-
-def _processors(case: Case, ground: Ground) -> set[int]:
-    return ground.processors.server if case.pinned else ground.processors.every
 
 
 def _say(text: str) -> None:

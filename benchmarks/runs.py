@@ -27,7 +27,6 @@ def downloads(connections: int, length: int | None = None) -> Run:
         found = Client(
             "download",
             server.target,
-            cpus=ground.processors.client,
             connections=connections,
             length=length,
             seconds=ground.effort.seconds,
@@ -52,18 +51,18 @@ def _processor(server: Server, ground: Ground) -> tuple[float, float]:
 
 def seeks(server: Server, ground: Ground) -> Figures:
     """To the first byte of a range in the middle, on new connections."""
-    found = Client("seek", server.target, cpus=ground.processors.client, count=ground.effort.seeks).result()
+    found = Client("seek", server.target, count=ground.effort.seeks).result()
     return {"p50 ms": found["p50"] * 1e3, "p99 ms": found["p99"] * 1e3}
 
 
 def pings(server: Server, ground: Ground) -> Figures:
     """The smallest answer every 10 ms, while 16 clients download as fast as they can."""
-    cpus, seconds = ground.processors.client, max(1.0, ground.effort.seconds)
-    load = Client("download", server.target, cpus=cpus, connections=16, length=None, seconds=seconds + 1)
+    seconds = max(1.0, ground.effort.seconds)
+    load = Client("download", server.target, connections=16, length=None, seconds=seconds + 1)
     time.sleep(0.5)
     small = server.at(server.contestant.ping)
     try:
-        found = Client("ping", small, cpus=cpus, seconds=seconds).result()
+        found = Client("ping", small, seconds=seconds).result()
     finally:
         load.result()
     return {"worst ms": found["worst"] * 1e3, "p99 ms": found["p99"] * 1e3}
@@ -77,8 +76,7 @@ def slow_readers(count: int) -> Run:
         forget_peak(server.pid)
         idle = memory(server.pid)
         seconds = 4 + count / 250  # until all that is read ahead for them has been read
-        cpus = ground.processors.client
-        found = Client("slow", server.target, cpus=cpus, connections=count, seconds=seconds).result()
+        found = Client("slow", server.target, connections=count, seconds=seconds).result()
         growth = memory(server.pid, peak=True) - idle
         if found["going"] < count:
             raise Failed(f"{found['answered']:.0f} of {count} were answered, {found['going']:.0f} to the end")
@@ -91,18 +89,17 @@ def uploads(kind: str) -> Run:
     """A whole film up, by `put` or by `form`; all was written to the disk before it begins."""
 
     def run(server: Server, ground: Ground) -> Figures:
-        cpus = ground.processors.every
         address = getattr(server.contestant, kind)
         stored = server.contestant.stored.format("upload.mp4")
         options = {"name": "upload.mp4"} if kind == "form" else {}
         target = server.at(address.format("upload.mp4"))
-        Client(kind, target, cpus=cpus, file=str(ground.small), **options).result()
+        Client(kind, target, file=str(ground.small), **options).result()
         verify.whole(server, stored, ground.small)
         verify.remove(server, stored)
         os.sync()
         forget_peak(server.pid)
         idle, used = memory(server.pid), processor_time(server.pid)
-        found = Client(kind, target, cpus=cpus, file=str(server.film), **options).result()
+        found = Client(kind, target, file=str(server.film), **options).result()
         growth, used = memory(server.pid, peak=True) - idle, processor_time(server.pid) - used
         if (server.name, kind) not in ground.checked:
             verify.whole(server, stored, server.film)

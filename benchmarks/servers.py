@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.contestants import ROOT, Contestant, Place, program
-from benchmarks.measure import on, pin
 from benchmarks.wire import Target
 from deploy.run_gridfs import start_bound
 
@@ -46,12 +45,9 @@ class Server:
     def at(self, path: str, size: int = 0) -> Target:
         return Target(self.place.port, path, size)
 
-    def run_on(self, cpus: set[int]) -> None:
-        """Start it if it does not run, and let it run on these processors only."""
+    def start_if_needed(self) -> None:
         if self._process is None or self._process.poll() is not None:
-            with on(cpus):
-                self.start()
-        pin(self.pid, cpus)
+            self.start()
 
     def start(self, within: float = 30) -> None:
         lacks = missing(self.contestant)
