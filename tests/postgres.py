@@ -179,10 +179,13 @@ class Postgres:
         create = SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
         with self.connected() as connection:
             connection.execute(create.format(Identifier(name), Identifier(template)))
+            in_use = connection.execute("SELECT datname FROM pg_stat_activity").fetchall()
             for old in self._databases[:-KEPT]:
-                with contextlib.suppress(psycopg.errors.ObjectInUse):
-                    connection.execute(SQL("DROP DATABASE {}").format(Identifier(old)))
-                    self._databases.remove(old)
+                # PostgreSQL would wait five seconds for whoever is connected to leave.
+                if (old,) not in in_use:
+                    with contextlib.suppress(psycopg.errors.ObjectInUse):
+                        connection.execute(SQL("DROP DATABASE {}").format(Identifier(old)))
+                        self._databases.remove(old)
         self._databases.append(name)
         return self.url(name)
 
