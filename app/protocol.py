@@ -8,6 +8,7 @@ import sys
 import termios
 import time
 from collections import deque
+from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -114,7 +115,8 @@ class HttpProtocol(HttpToolsProtocol):
         if not left:
             self.on_message_complete()
             self.parser = type(self.parser)(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+            with suppress(AttributeError):  # as uvicorn's own, of an httptools that has this
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
             self.transport.set_protocol(self)
 
     def on_message_begin(self) -> None:

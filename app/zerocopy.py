@@ -38,13 +38,6 @@ class FileSender:
         """Whether the client has to read before anything more can be sent."""
         return self._waiting is not None
 
-    def write(self, data: bytes) -> int:
-        """Send what fits of what comes before a part. How many bytes that were."""
-        try:
-            return os.write(self._socket, data)
-        except OSError:  # it is full, or the client has left: the transport finds out
-            return 0
-
     async def send(self, file: int, offset: int, count: int) -> None:
         """Return when the socket has taken all of it.
 

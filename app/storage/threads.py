@@ -58,30 +58,55 @@ class Series:
     """What the threads of a pool do one after the other, in the order in which it was started.
 
     The next begins when the one before it has ended, without the event loop, which may be busy; but after
-    others who wait for a thread.
+    others who wait for a thread. When one has failed, those that come after it are not done, and fail as it
+    did; when the pool is closed, those that have not begun are cancelled.
     """
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self._executor = executor
         self._lock = Lock()
         self._steps: deque[tuple[Future[None], Callable[[], None]]] = deque()  # the first is being done
+        self._failed: BaseException | None = None
 
     def start(self, function: Callable[..., None], *arguments: object) -> asyncio.Future[None]:
         done: Future[None] = Future()
         with self._lock:
             self._steps.append((done, partial(function, *arguments)))
-            if len(self._steps) == 1:
-                self._executor.submit(self._do)
+            is_first = len(self._steps) == 1
+        if is_first:
+            self._submit()
         return asyncio.wrap_future(done)
+
+    def _submit(self) -> None:
+        try:
+            self._executor.submit(self._do).add_done_callback(self._ended)
+        except RuntimeError:  # the pool is closed
+            self._give_up()
+
+    def _ended(self, work: Future[None]) -> None:
+        if work.cancelled():  # the pool was closed before a thread was free
+            self._give_up()
+
+    def _give_up(self) -> None:
+        with self._lock:
+            steps, self._steps = self._steps, deque()
+        for done, _ in steps:
+            done.cancel()
 
     def _do(self) -> None:
         done, function = self._steps[0]
         if done.set_running_or_notify_cancel():
             try:
-                done.set_result(function())
+                if self._failed is not None:
+                    raise self._failed
+                function()
             except BaseException as error:
+                self._failed = error
                 done.set_exception(error)
+            else:
+                done.set_result(None)
         with self._lock:
             self._steps.popleft()
-            if self._steps:
-                self._executor.submit(self._do)
+            more = bool(self._steps)
+        if more:
+            self._submit()

@@ -24,6 +24,7 @@ from app.database.mongo.opening import open_gridfs
 from app.settings import Settings
 from app.storage.batches import batches
 from app.storage.contract import Storage
+from app.storage.errors import StorageUnavailable
 from app.storage.types import SHARED, Key, Listing
 from app.storage.upkeep import Verdict
 from tests import mongo
@@ -65,6 +66,19 @@ def test_what_is_in_a_chunk_is_bytes_or_damage(data: object) -> None:
         verdicts = [step.verdict for step in library(stack, 4, 255, [data]).verify()]
     expected = Verdict.UNKNOWN if isinstance(data, bytes) else Verdict.DAMAGED
     assert [verdict for verdict in verdicts if verdict is not None] == [expected]
+
+
+def test_numbers_of_other_programs_are_numbers() -> None:
+    """The shell of MongoDB writes 10.0 where nobody says otherwise."""
+    with ExitStack() as stack:
+        backend = library(stack, 10, 4, [b"0123", b"4567", b"89"])
+        backend._database.media.update_one({}, {"$set": {"size": 10.0, "chunk_size": 4.0}})
+        reader = backend.open(Key(SHARED, "", "a.mp4"), wait=True)
+        assert repr(reader.info.size) == "10"
+        assert b"".join(reader.read(3, 6)) == b"345678"
+        backend._database.media.update_one({}, {"$unset": {"chunk_size": 1}})
+        with pytest.raises(StorageUnavailable, match="chunk_size"):
+            backend.open(Key(SHARED, "", "a.mp4"), wait=True)
 
 
 class Asked(CommandListener):

@@ -134,7 +134,7 @@ def info_in(stored: Stored) -> FileInfo:
     return FileInfo(
         id=stored["_id"],
         key=key,
-        size=stored["size"],
+        size=int(stored["size"]),  # other programs may have written 10.0
         content_type=stored["content_type"],
         etag=stored["etag"],
         sha256=stored.get("sha256"),

@@ -74,7 +74,10 @@ class GridBackend:
             media = self._database.media.find_one(at(address))
         if media is None:
             raise NotFound(NO_FILE)
-        return GridReader(self._database, info_in(media), media["file"], media["chunk_size"])
+        try:
+            return GridReader(self._database, info_in(media), media["file"], int(media["chunk_size"]))
+        except KeyError as error:
+            raise StorageUnavailable(f"The document of the file has no {error}.") from error
 
     def check(self, key: Key, expect: Expectation) -> None:
         with self._database.asked():
