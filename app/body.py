@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 
-SIZE = 1 << 20
+SIZE = 512 << 10
 """Bytes that are read in one go, at most."""
 
 LONG = 256 << 10
