@@ -20,7 +20,7 @@ CHUNK_SIZE = 128 << 10
 """Bytes in a chunk. Drivers make 255 KiB, but a range touches one more chunk than it needs: of 1 MiB anywhere
 the database then sends a quarter more than that, and of these an eighth."""
 
-BATCH = 7
+BATCH = 6
 """Chunks that are sent to the database in one go. They are less than 1 MiB, because the driver writes them
 into a buffer whose length it doubles."""
 
