@@ -104,7 +104,7 @@ class StreamMiddleware:
             await response(scope, receive, send)
 
 
-# The first is looked at first, and players ask for it thousands of times.
+# Before the others: routes are tried in this order, and nearly all that players ask for is this one.
 @router.get("/files/{path:file}", **_STREAM)
 def get_file(
     library: LibraryDep, path: str, download: Download = False, range_: RangeHeader = None
