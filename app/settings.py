@@ -114,9 +114,28 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; another than loopback needs ACCESS.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    access: Literal["loopback", "open"] = Field(
-        "loopback", description="Who may knock: this machine only, or everybody who can reach it."
+    access: Literal["loopback", "open", "accounts"] = Field(
+        "loopback",
+        description="Who may knock: this machine only, everybody who can reach it, or everybody who has an "
+        "account, each with a library of their own.",
     )
+    sign_up: Literal["open", "invite", "closed"] = Field(
+        "invite", description="Who may make an account, with access `accounts`."
+    )
+    users_url: str | None = Field(
+        None,
+        description="MongoDB URL of the accounts, with storage `gridfs`; by default the database `users` "
+        "where the files are.",
+    )
+    quota: ByteSize | None = Field(
+        None,
+        ge=0,
+        description="Bytes that the files of one account may have, if nothing else is set for it.",
+    )
+    session_idle_timeout: int = Field(
+        14 * 86400, ge=1, description="Seconds after which a login that nobody used is over."
+    )
+    session_lifetime: int = Field(90 * 86400, ge=1, description="Seconds after which every login is over.")
     base_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
         None, description="Where clients reach this server, behind a proxy: links begin with it."
     )

@@ -1,0 +1,1 @@
+"""Who may do what: accounts, and the ways in which requests say whose they are."""

@@ -1,0 +1,92 @@
+"""The nouns of the accounts. Times are whole seconds with time zone UTC; secrets are kept as hashes only."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+
+class Scope(Enum):
+    """What a token may do."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A person, or whoever else has a library here."""
+
+    id: str
+    email: str
+    """In lower case; no two accounts share one. No mail is ever sent there."""
+    password: str
+    """The hash, as argon2 writes it."""
+    version: int
+    """Of the password: one more with each change of it."""
+    library: str
+    """Where all files of the account are: see `storage.types.Key.library`."""
+    is_admin: bool
+    disabled: bool
+    leaving: bool
+    """It is being deleted: nobody can log in, and its files go, then itself."""
+    quota: int | None
+    """Bytes that its files may have together; None for as many as the settings say."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One browser, from its login on."""
+
+    hash: str
+    """Of the secret that the browser's cookie holds: SHA-256, in hexadecimal. So are those below."""
+    account_id: str
+    created_at: datetime
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a person made for a program."""
+
+    id: str
+    account_id: str
+    name: str
+    hash: str
+    scopes: frozenset[Scope]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What opens one file, or the playlist of one folder and the files in it, to whoever has it."""
+
+    id: str
+    account_id: str
+    path: str
+    """Of the file; or the folder, which may be "" for the top."""
+    is_playlist: bool
+    recursive: bool
+    """With a playlist: that it is of all that is in the folders inside, too."""
+    automatic: bool
+    """A player asked for the playlist, and its entries had to be signed: nobody made this link."""
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """What lets one person sign up."""
+
+    hash: str
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """What links are signed with."""
+
+    id: str
+    secret: str
+    created_at: datetime
