@@ -20,7 +20,7 @@ class Workers:
     async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """What the call returns. A cancelled call that has begun goes on to its end, and keeps its place."""
         if self._room <= 0:
-            raise TooManyAttempts("The server has too many passwords to look at; try again soon.", 1)
+            raise TooManyAttempts("The server has too much to look up; try again soon.", 1)
         self._room -= 1
         loop = asyncio.get_running_loop()
         future = self._pool.submit(call, *arguments)

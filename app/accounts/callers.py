@@ -1,0 +1,207 @@
+"""Whose a request is, by what it shows."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from app.accounts.caching import Cache
+from app.accounts.emails import check_email
+from app.accounts.errors import BadCredentials, LinkRefused, WrongCredentials
+from app.accounts.guesses import Guesses
+from app.accounts.links import Kind, Signatures
+from app.accounts.models import Account, Link, Scope, Session, SigningKey, Token
+from app.accounts.passwords import Passwords
+from app.accounts.store import AccountStore
+from app.accounts.workers import Workers
+
+T = TypeVar("T")
+
+FRESH_S = 2.0
+"""How long it may take until what another process revoked is no longer taken here."""
+
+PASSWORD_LASTS_S = 60.0
+"""How long a password that was right is remembered: a player sends it with each of its thousand requests."""
+
+MAX_REMEMBERED = 10_000
+
+TOKEN_PREFIX = "skb_"
+"""What tokens begin with, so that people and programs that look for leaked secrets know one."""
+
+ALL = frozenset(Scope)
+
+
+@dataclass(frozen=True, slots=True)
+class BySession:
+    """A browser's cookie."""
+
+    hash: str
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ByToken:
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ByPassword:
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ByLink:
+    link: Link
+
+
+Proof = BySession | ByToken | ByPassword | ByLink
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a request is made, and what it may do there."""
+
+    account: Account
+    proof: Proof
+    scopes: frozenset[Scope]
+
+    @property
+    def may_manage(self) -> bool:
+        """Whether it may change the account itself: the person may, and no program that was given less."""
+        return isinstance(self.proof, BySession | ByPassword)
+
+
+def now() -> datetime:
+    """In whole seconds, which every database keeps."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def hashed(secret: str) -> str:
+    """What is kept of a secret that is too long to be guessed."""
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+
+
+class Callers:
+    """Knows accounts by what they show. What was found is remembered for some seconds: see `forget`.
+
+    Raises WrongCredentials, TooManyAttempts, LinkRefused, and the database's StorageUnavailable.
+    """
+
+    def __init__(
+        self,
+        store: AccountStore,
+        *,
+        idle: timedelta,
+        lifetime: timedelta,
+        passwords: Passwords,
+        hashing: Workers,
+        asking: Workers,
+    ) -> None:
+        self._store = store
+        self._idle, self._lifetime = idle, lifetime
+        self._passwords, self._hashing, self._asking = passwords, hashing, asking
+        self._guesses = Guesses()
+        self._key = secrets.token_bytes(32)
+        self._right: Cache[bytes, tuple[str, int]] = Cache(PASSWORD_LASTS_S, MAX_REMEMBERED)
+        self._accounts: Cache[str, Account] = Cache(FRESH_S, MAX_REMEMBERED)
+        self._sessions: Cache[str, Session] = Cache(FRESH_S, MAX_REMEMBERED)
+        self._tokens: Cache[str, Token] = Cache(FRESH_S, MAX_REMEMBERED)
+        self._links: Cache[str, Link] = Cache(FRESH_S, MAX_REMEMBERED)
+        self._signatures: Cache[None, Signatures] = Cache(FRESH_S, 1)
+
+    @property
+    def guesses(self) -> Guesses:
+        return self._guesses
+
+    def forget(self) -> None:
+        """Look everything up anew but passwords, which are held against the account's version anyway."""
+        for cache in (self._accounts, self._sessions, self._tokens, self._links, self._signatures):
+            cache.forget()
+
+    async def by_password(self, email: str, password: str, address: str) -> Caller:
+        """The account with this email address and password. It takes as long to say that there is none."""
+        shown = hmac.digest(self._key, f"{email}\n{password}".encode(errors="surrogatepass"), "sha256")
+        right = await self._right.get(shown, lambda: self._verified(email, password, address))
+        account = await self._active(right[0]) if right else None
+        if right is None or account is None or account.version != right[1]:
+            raise WrongCredentials("The email address or the password is wrong.")
+        return Caller(account, ByPassword(account.version), ALL)
+
+    async def _verified(self, email: str, password: str, address: str) -> tuple[str, int] | None:
+        try:
+            email = check_email(email)
+        except BadCredentials:
+            email = ""
+        self._guesses.guess(email, address)
+        account = await self.ask(self._store.account_of, email)
+        known = account.password if account else None
+        if not await self._hashing.run(self._passwords.match, known, password) or account is None:
+            return None
+        self._guesses.was_right(email, address)
+        return account.id, account.version
+
+    async def by_session(self, secret: str) -> Caller:
+        """The account that logged in with this cookie."""
+        key = hashed(secret)
+        session = await self._sessions.get(key, lambda: self.ask(self._store.session, key))
+        account = await self._active(session.account_id) if session else None
+        if session is None or account is None:
+            raise WrongCredentials("This login is over.")
+        at = now()
+        ends_at = session.created_at + self._lifetime
+        if at >= min(ends_at, session.seen_at + self._idle):
+            raise WrongCredentials("This login has expired.")
+        if at - session.seen_at >= min(self._idle / 20, timedelta(hours=1)):
+            await self.ask(self._store.see_session, key, at)
+            self._sessions.forget()
+        return Caller(account, BySession(key, ends_at), ALL)
+
+    async def by_token(self, secret: str) -> Caller:
+        """The account that made this token."""
+        key = hashed(secret)
+        token = await self._tokens.get(key, lambda: self.ask(self._store.token, key))
+        account = await self._active(token.account_id) if token else None
+        if token is None or account is None:
+            raise WrongCredentials("There is no such token, or it was revoked.")
+        return Caller(account, ByToken(key), token.scopes)
+
+    async def by_link(self, signed: str, kind: Kind, path: str, *, recursive: bool = False) -> Caller:
+        """The account that shares this file, or the playlist of this folder, by a link. LinkRefused."""
+        signatures = await self.signatures()
+        link_id = signatures.check(signed, kind, path)
+        link = await self._link(link_id) if link_id else None
+        if link is None:
+            raise LinkRefused("This link is not valid, or not any longer.")
+        account = await self._active(link.account_id)
+        if account is None or now() >= link.expires_at or (recursive and not link.recursive):
+            raise LinkRefused("This link is not valid, or not any longer.")
+        return Caller(account, ByLink(link), frozenset({Scope.READ}))
+
+    async def _link(self, link_id: str) -> Link | None:
+        return await self._links.get(link_id, lambda: self.ask(self._store.link, link_id))
+
+    async def signatures(self) -> Signatures:
+        """What links are signed with now. The first key is made when it is needed."""
+
+        async def look() -> Signatures:
+            keys = await self.ask(self._store.signing_keys)
+            if not keys:
+                key = SigningKey(secrets.token_hex(8), secrets.token_urlsafe(32), now())
+                await self.ask(lambda: self._store.add_signing_key(key, keep=[]))
+                keys = await self.ask(self._store.signing_keys)
+            return Signatures(keys)
+
+        found = await self._signatures.get(None, look)
+        assert found is not None
+        return found
+
+    async def _active(self, account_id: str) -> Account | None:
+        account = await self._accounts.get(account_id, lambda: self.ask(self._store.account, account_id))
+        return account if account and not account.disabled and not account.leaving else None
+
+    async def ask(self, call: Callable[..., T], *arguments: object) -> T:
+        """What the store says, asked in a thread."""
+        return await self._asking.run(call, *arguments)

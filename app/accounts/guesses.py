@@ -1,0 +1,57 @@
+"""Who seems to guess passwords, and has to wait."""
+
+import ipaddress
+
+from app.accounts.throttle import Throttle
+
+WINDOW_S = 15 * 60
+PER_PAIR = 10
+"""Wrong passwords for one account from one address, within the window."""
+PER_ADDRESS = 50
+PER_ACCOUNT = 100
+"""From all addresses together: many may guess, but nobody shall lock others out with a few requests."""
+
+SIGN_UP_WINDOW_S = 60 * 60
+SIGN_UPS = 20
+"""Accounts that one address may try to make within that."""
+
+
+class Guesses:
+    """Counts before a password is looked at, so that a thousand at once are not looked at all. Raises
+    TooManyAttempts."""
+
+    def __init__(self) -> None:
+        self._pairs = Throttle(PER_PAIR, WINDOW_S)
+        self._addresses = Throttle(PER_ADDRESS, WINDOW_S)
+        self._accounts = Throttle(PER_ACCOUNT, WINDOW_S)
+        self._sign_ups = Throttle(SIGN_UPS, SIGN_UP_WINDOW_S)
+
+    def guess(self, email: str, address: str) -> None:
+        """Somebody tries a password for this account."""
+        site = network(address)
+        self._pairs.attempt((email, site))
+        self._addresses.attempt(site)
+        self._accounts.attempt(email)
+
+    def was_right(self, email: str, address: str) -> None:
+        """So it was no guess."""
+        site = network(address)
+        self._pairs.forgive((email, site))
+        self._addresses.forgive(site)
+        self._accounts.forgive(email)
+
+    def sign_up(self, address: str) -> None:
+        """Somebody tries to make an account."""
+        self._sign_ups.attempt(network(address))
+
+
+def network(address: str) -> str:
+    """What one client has of the addresses: of IPv6 all that begin with the same 64 bits (RFC 4291 2.5.4)."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address):
+        mapped = ip.ipv4_mapped
+        return str(mapped) if mapped else str(ipaddress.ip_network((ip, 64), strict=False))
+    return str(ip)

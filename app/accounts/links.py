@@ -1,0 +1,49 @@
+"""Signing links, so that the address of one file does not become that of another."""
+
+import hashlib
+from collections.abc import Sequence
+from enum import Enum
+
+from itsdangerous import Signer
+
+from app.accounts.models import SigningKey
+
+MAX_LENGTH = 200
+"""Characters; a signature and an id are not half as long."""
+
+
+class Kind(Enum):
+    """What a link is for."""
+
+    FILE = "file"
+    PLAYLIST = "playlist"
+
+
+class Signatures:
+    """Signs with the newest key, and takes what any of them signed. `keys` begin with the newest."""
+
+    def __init__(self, keys: Sequence[SigningKey]) -> None:
+        self._signer = Signer(
+            [key.secret for key in reversed(keys)],
+            salt=b"seekable.link",
+            key_derivation="hmac",
+            digest_method=hashlib.sha256,
+        )
+
+    def sign(self, link_id: str, kind: Kind, path: str) -> str:
+        """What opens a file, or the playlist of a folder, on behalf of a link: `ID.SIGNATURE`."""
+        return f"{link_id}.{self._signer.get_signature(_said(link_id, kind, path)).decode()}"
+
+    def check(self, token: str, kind: Kind, path: str) -> str | None:
+        """The id of the link that it was signed for; None if it was not, or for something else."""
+        link_id, dot, signature = token.partition(".")
+        if not dot or len(token) > MAX_LENGTH or not token.isascii():
+            return None
+        if self._signer.verify_signature(_said(link_id, kind, path), signature.encode()):
+            return link_id
+        return None
+
+
+def _said(link_id: str, kind: Kind, path: str) -> bytes:
+    # No id and no kind holds a line break.
+    return f"{link_id}\n{kind.value}\n{path}".encode()
