@@ -73,6 +73,11 @@ class Caller:
         """Whether it may change the account itself: the person may, and no program that was given less."""
         return isinstance(self.proof, BySession | ByPassword)
 
+    @property
+    def link(self) -> Link | None:
+        """The link that it came by, if it did: then it is somebody that nobody knows."""
+        return self.proof.link if isinstance(self.proof, ByLink) else None
+
 
 def now() -> datetime:
     """In whole seconds, which every database keeps."""
