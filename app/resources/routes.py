@@ -1,6 +1,8 @@
 """The routes, in the order in which they are looked at and documented."""
 
 from app.resources import (
+    account_pages,
+    browse,
     docs,
     files,
     health,
@@ -23,7 +25,8 @@ _ROUTERS = (
     playlists.router,
     health.router,
     docs.router,
-    pages.router,
+    browse.router,
+    account_pages.router,
     sockets.router,
     pages.ASSETS.router,
 )
