@@ -203,6 +203,10 @@ class Callers:
         assert found is not None
         return found
 
+    async def is_active(self, account_id: str) -> bool:
+        """Whether the account is there and neither disabled nor leaving."""
+        return await self._active(account_id) is not None
+
     async def _active(self, account_id: str) -> Account | None:
         account = await self._accounts.get(account_id, lambda: self.ask(self._store.account, account_id))
         return account if account and not account.disabled and not account.leaving else None
