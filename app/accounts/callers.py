@@ -195,7 +195,7 @@ class Callers:
             keys = await self.ask(self._store.signing_keys)
             if not keys:
                 key = SigningKey(secrets.token_hex(8), secrets.token_urlsafe(32), now())
-                await self.ask(lambda: self._store.add_signing_key(key, keep=[]))
+                await self.ask(self._store.add_first_signing_key, key)
                 keys = await self.ask(self._store.signing_keys)
             return Signatures(keys)
 
