@@ -63,6 +63,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.add_middleware(StreamMiddleware)  # the innermost: what is added last comes first
+    if settings.access == "accounts":
+        app.add_middleware(AccessMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -72,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             expose_headers=EXPOSED_HEADERS,
         )
     admission = Admission.of(
-        everybody=settings.access == "open",
+        everybody=settings.access != "loopback",
         base_url=settings.base_url,
         hosts=settings.allowed_hosts,
         origins=settings.cors_origins,
@@ -99,6 +101,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
             settings, media_type=lambda name: media_type(None, name), notice=notice
         ) as stores:
             library = Library(stores.storage, connections.publish)
+            quotas, people = None, None
             upkeep = Upkeep(stores.storage, settings.scan_interval)
             services = Services(
                 storage=stores.storage,

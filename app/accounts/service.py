@@ -2,13 +2,14 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 from uuid import uuid4
 
 from app.accounts.callers import TOKEN_PREFIX, Caller, Callers, hashed, now
 from app.accounts.emails import check_email
-from app.accounts.errors import BadCredentials, NotPermitted, SignUpRefused
+from app.accounts.errors import BadCredentials, NotPermitted, SignUpRefused, WrongCredentials
 from app.accounts.links import Kind
 from app.accounts.models import Account, Invite, Link, Scope, Session, Token
 from app.accounts.passwords import Passwords
@@ -94,7 +95,9 @@ class Accounts:
             await self.end_session(previous)
         secret = secrets.token_urlsafe(32)
         at = now()
-        await self.callers.ask(self._store.add_session, Session(hashed(secret), account.id, at, at))
+        session = Session(hashed(secret), account.id, at, at)
+        if not await self.callers.ask(lambda: self._store.add_session(session, version=account.version)):
+            raise WrongCredentials("The account has just changed.")
         return secret
 
     async def end_session(self, secret: str) -> None:
@@ -102,7 +105,7 @@ class Accounts:
         await self._change(self._store.remove_session, hashed(secret))
 
     async def change_password(self, caller: Caller, old: str, new: str, *, address: str) -> Account:
-        """Every login of the account is over. WrongCredentials, BadCredentials."""
+        """The account with its new password. Every login of it is over. WrongCredentials, BadCredentials."""
         account = await self._confirmed(caller, old, address)
         password = await self._hashing.run(self._passwords.hash, new)
         changed = await self.callers.ask(
@@ -110,8 +113,8 @@ class Accounts:
         )
         self.callers.forget()
         if not changed:
-            raise NotPermitted("The password was changed by somebody else just now.")
-        return account
+            raise WrongCredentials("The account has just changed.")
+        return replace(account, password=password, version=account.version + 1)
 
     async def leave(self, caller: Caller, password: str, *, address: str) -> None:
         """Delete the account. Nobody can log in to it any more, and its files will go. LastAdministrator."""

@@ -1,7 +1,7 @@
 """Signing up, logging in and out, and one's own account: forms for people, JSON for programs."""
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -11,16 +11,15 @@ from app.accounts.errors import AccountError
 from app.accounts.models import Account
 from app.resources import cookies
 from app.resources.bodies import client_of
+from app.resources.challenges import BEARER
 from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep
-from app.resources.fields import fields_of, is_json, text
 from app.resources.errors import explained
+from app.resources.fields import fields_of, is_json, text
 from app.resources.pages import page
 from app.resources.problems import Problem, problems
 from app.uploads.errors import UploadError
 
 router = APIRouter(tags=["accounts"])
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class Credentials(BaseModel):
@@ -33,9 +32,7 @@ class Credentials(BaseModel):
 class SignUp(Credentials):
     """Who somebody wants to be."""
 
-    invite: str | None = Field(
-        None, description="What came with the address to sign up at, where that needs one."
-    )
+    invite: str | None = Field(None, description="What the address to sign up at ends with, if one was sent.")
 
 
 class PasswordChange(BaseModel):
@@ -123,9 +120,9 @@ async def _on_page(request: Request, error: Exception, template: str, **context:
     """The form once more, with what was wrong."""
     told = await explained(request, error)
     problem = Problem.model_validate_json(bytes(told.body))
-    kept = {
-        name: value for name, value in told.headers.items() if name in ("retry-after", "www-authenticate")
-    }
+    kept = {name: told.headers[name] for name in ("retry-after",) if name in told.headers}
+    if problem.status == 401:
+        kept["www-authenticate"] = BEARER  # with Basic, the browser would ask before it shows the page
     return page(request, template, problem.status, kept, message=problem.detail, **context)
 
 

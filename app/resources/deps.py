@@ -100,6 +100,11 @@ async def manager(people: "PeopleDep", caller: "CallerDep") -> Caller:
     return caller
 
 
+def owner_of(caller: Caller | None) -> str | None:
+    """What the JSON of files names as their owner."""
+    return caller.account.id if caller is not None else None
+
+
 PeopleDep = Annotated[People, Depends(people)]
 CallerDep = Annotated[Caller | None, Depends(caller)]
 ManagerDep = Annotated[Caller, Depends(manager)]

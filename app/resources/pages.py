@@ -33,7 +33,7 @@ HEADERS = {
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
+    "cache-control": "private, no-cache",
 }
 
 _WEB = Path(str(files("app") / "web"))

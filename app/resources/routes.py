@@ -1,16 +1,20 @@
 """The routes, in the order in which they are looked at and documented."""
 
 from app.resources import (
+    accounts,
     docs,
     files,
     health,
     indexes,
+    invites,
+    links,
     lists,
     moves,
     pages,
     playlists,
     sockets,
     streams,
+    tokens,
 )
 
 _ROUTERS = (
@@ -21,6 +25,10 @@ _ROUTERS = (
     indexes.router,
     lists.router,
     playlists.router,
+    accounts.router,
+    tokens.router,
+    links.router,
+    invites.router,
     health.router,
     docs.router,
     pages.router,
