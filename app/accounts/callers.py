@@ -73,6 +73,11 @@ class Caller:
         """Whether it may change the account itself: the person may, and no program that was given less."""
         return isinstance(self.proof, BySession | ByPassword)
 
+    @property
+    def link(self) -> Link | None:
+        """The link that it came by, if it did: then it is somebody that nobody knows."""
+        return self.proof.link if isinstance(self.proof, ByLink) else None
+
 
 def now() -> datetime:
     """In whole seconds, which every database keeps."""
@@ -197,6 +202,10 @@ class Callers:
         found = await self._signatures.get(None, look)
         assert found is not None
         return found
+
+    async def is_active(self, account_id: str) -> bool:
+        """Whether the account is there and neither disabled nor leaving."""
+        return await self._active(account_id) is not None
 
     async def _active(self, account_id: str) -> Account | None:
         account = await self._accounts.get(account_id, lambda: self.ask(self._store.account, account_id))

@@ -93,7 +93,7 @@ class _PageRoute(APIRoute):
                 told = await explained(request, error)
                 problem = Problem.model_validate_json(bytes(told.body))
                 kept = {name: value for name, value in told.headers.items() if name == "retry-after"}
-                return _html(request, "error.html", problem.status, kept, problem=problem, folder="")
+                return page(request, "error.html", problem.status, kept, problem=problem, folder="")
 
         return answer_in_html
 
@@ -121,14 +121,14 @@ async def index(
     listing = Listing(
         library, clean_folder(folder), recursive=bool(q), query=q, sort=by, descending=descending
     )
-    page = await services.storage.page(listing, cursor=cursor or None, limit=PAGE_SIZE)
-    return _html(
+    found = await services.storage.page(listing, cursor=cursor or None, limit=PAGE_SIZE)
+    return page(
         request,
         "list.html",
         folder=listing.folder,
         trail=bool(q),
-        page=page,
-        more_folders=len(page.folders) >= MAX_FOLDERS,
+        page=found,
+        more_folders=len(found.folders) >= MAX_FOLDERS,
         q=q,
         order="" if sort == "name" else sort,
         later=bool(cursor),
@@ -139,7 +139,7 @@ async def _player(request: Request, storage: Storage, key: Key) -> Response:
     info = await storage.stat(key)
     kind = _kind(info.content_type)
     subtitles = await _subtitles(storage, key) if kind == "video" else None
-    return _html(
+    return page(
         request,
         "play.html",
         folder=key.folder,
@@ -166,13 +166,14 @@ def _kind(content_type: str) -> str:
     return kind if kind in ("video", "audio", "image") and is_inline(content_type) else ""
 
 
-def _html(
+def page(
     request: Request,
     template: str,
     status: int = 200,
     headers: dict[str, str] | None = None,
     **context: object,
 ) -> Response:
+    """A page of the program."""
     services: Services = request.state.services
     links = Links(base_url(request, services.base_url))
     # trail: that the folder is not where the reader is, but on the way there.

@@ -280,8 +280,8 @@ class FilesystemBackend:
                 raise StorageUnavailable("The database is another one than at the start.")
         self._check_volume()
 
-    def usage(self) -> Usage:
-        return self._hasher.usage()
+    def usage(self, library: str | None) -> Usage:
+        return self._hasher.usage(library)
 
     def to_scan(self) -> int:
         return self._scanner.to_scan()

@@ -1,0 +1,220 @@
+"""What people do with their accounts."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from enum import Enum
+from uuid import uuid4
+
+from app.accounts.callers import TOKEN_PREFIX, Caller, Callers, hashed, now
+from app.accounts.emails import check_email
+from app.accounts.errors import BadCredentials, NotPermitted, SignUpRefused
+from app.accounts.links import Kind
+from app.accounts.models import Account, Invite, Link, Scope, Session, Token
+from app.accounts.passwords import Passwords
+from app.accounts.store import AccountStore
+from app.accounts.workers import Workers
+
+MAX_TOKENS = 100
+MAX_LINKS = 10_000
+"""Of one account."""
+
+MAX_NAME_LENGTH = 100
+
+LINK_LASTS = timedelta(days=7)
+"""Unless somebody says otherwise."""
+LINK_LASTS_AT_MOST = timedelta(days=365)
+
+PLAYLIST_LASTS = timedelta(days=1)
+"""The entries of a playlist that a player has fetched; at least half of that."""
+
+INVITE_LASTS = timedelta(days=7)
+
+
+class SignUp(Enum):
+    """Who may make an account."""
+
+    OPEN = "open"
+    INVITE = "invite"
+    CLOSED = "closed"
+
+
+class Accounts:
+    """Makes, changes and removes accounts and what belongs to them. What is changed counts at once here, and
+    within seconds in other processes.
+
+    Raises AccountError, and the database's StorageUnavailable.
+    """
+
+    def __init__(
+        self,
+        store: AccountStore,
+        callers: Callers,
+        *,
+        sign_up: SignUp,
+        passwords: Passwords,
+        hashing: Workers,
+    ) -> None:
+        self.policy = sign_up
+        self.callers = callers
+        self._store = store
+        self._passwords, self._hashing = passwords, hashing
+
+    async def sign_up(self, email: str, password: str, *, invite: str | None, address: str) -> Account:
+        """A new account. BadCredentials, EmailTaken, SignUpRefused, TooManyAttempts."""
+        if self.policy is SignUp.CLOSED:
+            raise SignUpRefused("Nobody can sign up here; ask the administrator for an account.")
+        if self.policy is SignUp.INVITE and not invite:
+            raise SignUpRefused("To sign up here takes an invite; ask the administrator for one.")
+        email = check_email(email)
+        self.callers.guesses.sign_up(address)
+        account = await self._made(email, password)
+        taken = hashed(invite) if invite and self.policy is SignUp.INVITE else None
+        return await self.callers.ask(lambda: self._store.add(account, invite=taken))
+
+    async def _made(self, email: str, password: str) -> Account:
+        account_id = uuid4().hex
+        return Account(
+            id=account_id,
+            email=email,
+            password=await self._hashing.run(self._passwords.hash, password),
+            version=1,
+            library=account_id,
+            is_admin=False,
+            disabled=False,
+            leaving=False,
+            quota=None,
+            created_at=now(),
+        )
+
+    async def begin_session(self, account: Account, *, previous: str | None) -> str:
+        """The secret of a new login, for the browser's cookie. What the browser showed before is over, so
+        that nobody else can have chosen the secret (session fixation)."""
+        if previous:
+            await self.end_session(previous)
+        secret = secrets.token_urlsafe(32)
+        at = now()
+        await self.callers.ask(self._store.add_session, Session(hashed(secret), account.id, at, at))
+        return secret
+
+    async def end_session(self, secret: str) -> None:
+        """Log out."""
+        await self._change(self._store.remove_session, hashed(secret))
+
+    async def change_password(self, caller: Caller, old: str, new: str, *, address: str) -> Account:
+        """Every login of the account is over. WrongCredentials, BadCredentials."""
+        account = await self._confirmed(caller, old, address)
+        password = await self._hashing.run(self._passwords.hash, new)
+        changed = await self.callers.ask(
+            lambda: self._store.set_password(account.id, password, version=account.version)
+        )
+        self.callers.forget()
+        if not changed:
+            raise NotPermitted("The password was changed by somebody else just now.")
+        return account
+
+    async def leave(self, caller: Caller, password: str, *, address: str) -> None:
+        """Delete the account. Nobody can log in to it any more, and its files will go. LastAdministrator."""
+        account = await self._confirmed(caller, password, address)
+        await self._change(self._store.leave, account.id)
+
+    async def _confirmed(self, caller: Caller, password: str, address: str) -> Account:
+        found = await self.callers.by_password(caller.account.email, password, address)
+        return found.account
+
+    async def make_token(self, caller: Caller, name: str, scopes: frozenset[Scope]) -> tuple[Token, str]:
+        """A token for a program, and its secret, which is told only now."""
+        name = name.strip()
+        if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+            raise BadCredentials(f"The name of a token has up to {MAX_NAME_LENGTH} printable characters.")
+        if not scopes:
+            raise BadCredentials("A token is for reading, for writing, or for both.")
+        if len(await self.tokens(caller)) >= MAX_TOKENS:
+            raise NotPermitted(f"An account has at most {MAX_TOKENS} tokens; revoke one that is not used.")
+        secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+        token = Token(uuid4().hex, caller.account.id, name, hashed(secret), scopes, now())
+        await self.callers.ask(self._store.add_token, token)
+        return token, secret
+
+    async def tokens(self, caller: Caller) -> Sequence[Token]:
+        return await self.callers.ask(self._store.tokens, caller.account.id)
+
+    async def revoke_token(self, caller: Caller, token_id: str) -> None:
+        """UnknownAccount, if there is none."""
+        await self._change(self._store.remove_token, caller.account.id, token_id)
+
+    async def make_link(
+        self, caller: Caller, path: str, *, playlist: bool, recursive: bool, lasts: timedelta
+    ) -> Link:
+        """A link to a file, or to the playlist of a folder."""
+        if not timedelta(0) < lasts <= LINK_LASTS_AT_MOST:
+            raise BadCredentials(f"A link lasts up to {LINK_LASTS_AT_MOST.days} days.")
+        if len(await self.links(caller)) >= MAX_LINKS:
+            raise NotPermitted(f"An account has at most {MAX_LINKS:,} links; revoke some.")
+        return await self._add_link(
+            caller, path, playlist=playlist, recursive=recursive, automatic=False, lasts=lasts
+        )
+
+    async def playlist_link(self, caller: Caller, folder: str, *, recursive: bool) -> Link:
+        """What the entries of a playlist are signed for that is fetched now: the link that it was fetched by,
+        or one that serves all who fetch this playlist on behalf of the account for a while."""
+        if link := caller.link:
+            return link
+        until = now() + PLAYLIST_LASTS / 2
+        found = await self.callers.ask(
+            lambda: self._store.automatic_link(caller.account.id, folder, recursive=recursive, until=until)
+        )
+        return found or await self._add_link(
+            caller, folder, playlist=True, recursive=recursive, automatic=True, lasts=PLAYLIST_LASTS
+        )
+
+    async def _add_link(
+        self, caller: Caller, path: str, *, playlist: bool, recursive: bool, automatic: bool, lasts: timedelta
+    ) -> Link:
+        at = now()
+        link = Link(uuid4().hex, caller.account.id, path, playlist, recursive, automatic, at, at + lasts)
+        await self.callers.ask(self._store.add_link, link)
+        return link
+
+    async def links(self, caller: Caller) -> Sequence[Link]:
+        found = await self.callers.ask(self._store.links, caller.account.id)
+        at = now()
+        return [link for link in found if link.expires_at > at]
+
+    async def signed(self, link: Link) -> str:
+        """What is shown to open what the link is for."""
+        kind = Kind.PLAYLIST if link.is_playlist else Kind.FILE
+        return (await self.callers.signatures()).sign(link.id, kind, link.path)
+
+    async def revoke_link(self, caller: Caller, link_id: str) -> None:
+        """UnknownAccount, if there is none."""
+        await self._change(self._store.remove_link, caller.account.id, link_id)
+
+    async def invite(self, caller: Caller, lasts: timedelta) -> tuple[Invite, str]:
+        """An invite for one person, and its secret. NotPermitted, unless the caller is an administrator."""
+        _need_admin(caller)
+        if not timedelta(0) < lasts <= LINK_LASTS_AT_MOST:
+            raise BadCredentials(f"An invite lasts up to {LINK_LASTS_AT_MOST.days} days.")
+        secret = secrets.token_urlsafe(32)
+        invite = Invite(hashed(secret), now(), now() + lasts)
+        await self.callers.ask(self._store.add_invite, invite)
+        return invite, secret
+
+    async def invites(self, caller: Caller) -> Sequence[Invite]:
+        _need_admin(caller)
+        at = now()
+        return [invite for invite in await self.callers.ask(self._store.invites) if invite.expires_at > at]
+
+    async def revoke_invite(self, caller: Caller, invite: str) -> None:
+        """UnknownAccount, if there is none."""
+        _need_admin(caller)
+        await self.callers.ask(self._store.remove_invite, invite)
+
+    async def _change(self, call: Callable[..., None], *arguments: object) -> None:
+        await self.callers.ask(call, *arguments)
+        self.callers.forget()
+
+
+def _need_admin(caller: Caller) -> None:
+    if not caller.account.is_admin:
+        raise NotPermitted("Only an administrator may do that.")
