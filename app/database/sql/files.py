@@ -100,6 +100,11 @@ class FilesystemBackend:
         self._hasher = Hasher(database, files, self._settling)
         self._remembered = Remembered(files, chunk_size)
 
+    @property
+    def database(self) -> Database:
+        """Which it shares with the accounts."""
+        return self._database
+
     def try_open(self, address: Address) -> DiskReader | None:
         return self._remembered.open(address)
 
