@@ -1,5 +1,7 @@
 """What people do with their accounts."""
 
+import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,6 +32,10 @@ PLAYLIST_LASTS = timedelta(days=1)
 """The entries of a playlist that a player has fetched; at least half of that."""
 
 INVITE_LASTS = timedelta(days=7)
+
+SWEEP_EVERY_S = 3600
+
+_log = logging.getLogger("seekable")
 
 
 class SignUp(Enum):
@@ -212,6 +218,28 @@ class Accounts:
         """UnknownAccount, if there is none."""
         _need_admin(caller)
         await self.callers.ask(self._store.remove_invite, invite)
+
+    async def is_there(self, account_id: str) -> bool:
+        """Whether the account is neither gone nor leaving, looking anew."""
+        account = await self.callers.ask(self._store.account, account_id)
+        return account is not None and not account.leaving
+
+    async def leaving(self) -> Sequence[Account]:
+        """The accounts that are being deleted."""
+        return await self.callers.ask(self._store.leaving)
+
+    async def remove(self, account_id: str) -> None:
+        """Forget an account, of which nothing is left."""
+        await self._change(self._store.remove, account_id)
+
+    async def sweep_again_and_again(self) -> None:
+        """Forget what has expired, now and every hour until cancelled."""
+        while True:
+            try:
+                await self.callers.sweep()
+            except Exception as error:
+                _log.error("What has expired of the accounts could not be removed: %s", error)
+            await asyncio.sleep(SWEEP_EVERY_S)
 
     async def _change(self, call: Callable[..., None], *arguments: object) -> None:
         await self.callers.ask(call, *arguments)

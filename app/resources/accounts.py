@@ -71,7 +71,7 @@ def body_of(model: type[BaseModel], *, form: bool = True) -> dict[str, Any]:
     status_code=201,
     response_model=AccountInfo,
     openapi_extra=body_of(SignUp),
-    responses={303: {"description": "To a form."}, **problems(400, 403, 404, 409, 413, 415, 422, 429, 503)},
+    responses={303: {"description": "To a form."}, **problems(400, 403, 409, 413, 415, 422, 429, 503)},
 )
 async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
     """Make an account and log in to it. The first one of all is the administrator's."""
@@ -97,7 +97,7 @@ async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) ->
     "/login",
     response_model=AccountInfo,
     openapi_extra=body_of(Credentials),
-    responses={303: {"description": "To a form."}, **problems(400, 401, 404, 413, 415, 422, 429, 503)},
+    responses={303: {"description": "To a form."}, **problems(400, 401, 413, 415, 422, 429, 503)},
 )
 async def login(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
     """Log in: the answer sets a cookie."""
@@ -130,7 +130,7 @@ async def _logged_in(
     request: Request, services: Services, people: People, account: Account, status: int, target: str
 ) -> Response:
     if is_json(request):
-        info = await _info(services, account)
+        info = await _info(services, people, account)
         response = Response(info.model_dump_json(), status, media_type="application/json")
     else:
         response = RedirectResponse(_own(request, target), 303)
@@ -158,7 +158,7 @@ def _own(request: Request, target: str) -> str:
     "/logout",
     status_code=204,
     response_class=Response,
-    responses={303: {"description": "To a form."}, **problems(401, 403, 404, 503)},
+    responses={303: {"description": "To a form."}, **problems(401, 403, 503)},
 )
 async def logout(request: Request, people: PeopleDep) -> Response:
     """Log out: what the cookie holds counts for nothing any more."""
@@ -170,10 +170,10 @@ async def logout(request: Request, people: PeopleDep) -> Response:
     return response
 
 
-@router.get("/account", response_model=AccountInfo, responses=problems(401, 403, 404, 503))
-async def account(services: ServicesDep, caller: ManagerDep) -> Response:
+@router.get("/account", response_model=AccountInfo, responses=problems(401, 403, 503))
+async def account(services: ServicesDep, people: PeopleDep, caller: ManagerDep) -> Response:
     """The account that asks."""
-    info = await _info(services, caller.account)
+    info = await _info(services, people, caller.account)
     headers = {"cache-control": "private, no-cache"}
     return Response(info.model_dump_json(), headers=headers, media_type="application/json")
 
@@ -183,7 +183,7 @@ async def account(services: ServicesDep, caller: ManagerDep) -> Response:
     status_code=204,
     response_class=Response,
     openapi_extra=body_of(PasswordChange),
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 429, 503),
+    responses=problems(400, 401, 403, 413, 415, 422, 429, 503),
 )
 async def change_password(request: Request, people: PeopleDep, caller: ManagerDep) -> Response:
     """Change the password. All logins are over; the browser that asks gets a new one."""
@@ -202,7 +202,7 @@ async def change_password(request: Request, people: PeopleDep, caller: ManagerDe
     status_code=204,
     response_class=Response,
     openapi_extra=body_of(Password),
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 503),
+    responses=problems(400, 401, 403, 409, 413, 415, 422, 429, 503),
 )
 async def delete_account(
     request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
@@ -216,13 +216,13 @@ async def delete_account(
     return response
 
 
-async def _info(services: Services, account: Account) -> AccountInfo:
+async def _info(services: Services, people: People, account: Account) -> AccountInfo:
     usage = await services.storage.usage(account.library)
     return AccountInfo(
         id=account.id,
         email=account.email,
         is_admin=account.is_admin,
-        quota=services.quotas.of(account),
+        quota=people.quotas.of(account),
         used=usage.size,
         created_at=account.created_at,
     )

@@ -146,7 +146,9 @@ def _room(
     services: Services, caller: Caller | None, *, replacing: FileInfo | None = None
 ) -> AbstractAsyncContextManager[Room | None]:
     """Room for an upload, where there are accounts."""
-    return nullcontext() if caller is None else services.quotas.room(caller.account, replacing=replacing)
+    if caller is None or services.people is None:
+        return nullcontext()
+    return services.people.quotas.room(caller.account, replacing=replacing)
 
 
 async def _current(services: Services, key: Key) -> FileInfo | None:

@@ -1,5 +1,7 @@
 """The routes, in the order in which they are looked at and documented."""
 
+from starlette.routing import BaseRoute
+
 from app.resources import (
     accounts,
     docs,
@@ -17,7 +19,7 @@ from app.resources import (
     tokens,
 )
 
-_ROUTERS = (
+_FILES = (
     files.forms,
     streams.router,
     files.router,
@@ -25,10 +27,14 @@ _ROUTERS = (
     indexes.router,
     lists.router,
     playlists.router,
+)
+_ACCOUNTS = (
     accounts.router,
     tokens.router,
     links.router,
     invites.router,
+)
+_ALL_ELSE = (
     health.router,
     docs.router,
     pages.router,
@@ -36,5 +42,9 @@ _ROUTERS = (
     pages.ASSETS.router,
 )
 
-# One list. Routers within the application would each be looked through twice for every request.
-ROUTES = [route for router in _ROUTERS for route in router.routes]
+
+def routes(*, accounts: bool) -> list[BaseRoute]:
+    """All of them in one list: routers within the application would each be looked through twice for every
+    request."""
+    routers = (*_FILES, *(_ACCOUNTS if accounts else ()), *_ALL_ELSE)
+    return [route for router in routers for route in router.routes]

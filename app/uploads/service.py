@@ -20,8 +20,8 @@ FORM_OVERHEAD = 1 << 20
 class Uploads:
     """Both ways to send a file. Neither holds more of it in memory than the storage's stage does.
 
-    `max_size` is in bytes, of one file; `tell` takes a library, the sid of somebody who works in it, and a text. Raises the errors of uploads
-    and storage; nothing is stored then.
+    `max_size` is in bytes, of one file; `tell` takes a library, the sid of somebody in it, and a text.
+    Raises the errors of uploads, storage and quotas; nothing is stored then.
     """
 
     def __init__(
