@@ -62,21 +62,26 @@ class Accounts:
         passwords: Passwords,
         hashing: Workers,
     ) -> None:
-        self.policy = sign_up
+        self._policy = sign_up
         self.callers = callers
         self._store = store
         self._passwords, self._hashing = passwords, hashing
 
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may sign up."""
+        return self._policy is SignUp.OPEN
+
     async def sign_up(self, email: str, password: str, *, invite: str | None, address: str) -> Account:
         """A new account. BadCredentials, EmailTaken, SignUpRefused, TooManyAttempts."""
-        if self.policy is SignUp.CLOSED:
+        if self._policy is SignUp.CLOSED:
             raise SignUpRefused("Nobody can sign up here; ask the administrator for an account.")
-        if self.policy is SignUp.INVITE and not invite:
+        if self._policy is SignUp.INVITE and not invite:
             raise SignUpRefused("To sign up here takes an invite; ask the administrator for one.")
         email = check_email(email)
         self.callers.guesses.sign_up(address)
         account = await self._made(email, password)
-        taken = hashed(invite) if invite and self.policy is SignUp.INVITE else None
+        taken = hashed(invite) if invite and self._policy is SignUp.INVITE else None
         return await self.callers.ask(lambda: self._store.add(account, invite=taken))
 
     async def _made(self, email: str, password: str) -> Account:

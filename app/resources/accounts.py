@@ -29,7 +29,7 @@ class Credentials(BaseModel):
     password: str
 
 
-class SignUp(Credentials):
+class NewAccount(Credentials):
     """Who somebody wants to be."""
 
     invite: str | None = Field(None, description="What the address to sign up at ends with, if one was sent.")
@@ -70,7 +70,7 @@ def body_of(model: type[BaseModel], *, form: bool = True) -> dict[str, Any]:
     "/sign-up",
     status_code=201,
     response_model=AccountInfo,
-    openapi_extra=body_of(SignUp),
+    openapi_extra=body_of(NewAccount),
     responses={303: {"description": "To a form."}, **problems(400, 403, 409, 413, 415, 422, 429, 503)},
 )
 async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
@@ -112,7 +112,13 @@ async def login(request: Request, services: ServicesDep, people: PeopleDep) -> R
     except (AccountError, UploadError) as error:
         if is_json(request):
             raise
-        return await _on_page(request, error, "login.html", **({"email": "", "next": ""} | shown))
+        return await _on_page(
+            request,
+            error,
+            "login.html",
+            **({"email": "", "next": ""} | shown),
+            sign_up=people.accounts.is_open,
+        )
     return await _logged_in(request, services, people, caller.account, 200, shown["next"])
 
 

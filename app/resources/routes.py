@@ -3,7 +3,9 @@
 from starlette.routing import BaseRoute
 
 from app.resources import (
+    account_pages,
     accounts,
+    browse,
     docs,
     files,
     health,
@@ -33,11 +35,12 @@ _ACCOUNTS = (
     tokens.router,
     links.router,
     invites.router,
+    account_pages.router,
 )
 _ALL_ELSE = (
     health.router,
     docs.router,
-    pages.router,
+    browse.router,
     sockets.router,
     pages.ASSETS.router,
 )
