@@ -56,7 +56,7 @@ def upgrade():
         sa.Column("account_id", text(32), nullable=False),
         sa.Column("name", text(), nullable=False),
         sa.Column("hash", text(64), nullable=False),
-        sa.Column("scopes", sa.String(255), nullable=False),
+        sa.Column("scopes", text(255), nullable=False),
         time("created_at"),
     )
     op.create_index("uq_token_hash", "token", ["hash"], unique=True)

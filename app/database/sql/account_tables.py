@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Dialect, Index, String, TypeDecorator
+from sqlalchemy import BigInteger, Dialect, Index, TypeDecorator
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.accounts.models import Scope
@@ -13,7 +13,7 @@ from app.database.sql.tables import Table, UtcDateTime, partial, text_by_bytes
 class Scopes(TypeDecorator[frozenset[Scope]]):
     """Names with spaces between them, as OAuth writes them (RFC 6749 3.3)."""
 
-    impl = String(255)
+    impl = text_by_bytes(255)
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str:
