@@ -237,8 +237,8 @@ def _check_host(host: str, settings: Settings) -> None:
 
     if settings.access == "loopback" and host != "localhost" and not is_loopback(host):
         raise ConfigurationError(
-            f"Anybody who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=accounts to let in only "
-            "who has an account, or open to allow that, or listen on 127.0.0.1."
+            f"Anybody who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=accounts to let in "
+            "only those who have an account, or open to allow that, or listen on 127.0.0.1."
         )
 
 

@@ -122,7 +122,7 @@ async def login(request: Request, services: ServicesDep, people: PeopleDep) -> R
     return await _logged_in(request, services, people, caller.account, 200, shown["next"])
 
 
-async def _on_page(request: Request, error: Exception, template: str, **context: str) -> Response:
+async def _on_page(request: Request, error: Exception, template: str, **context: object) -> Response:
     """The form once more, with what was wrong."""
     told = await explained(request, error)
     problem = Problem.model_validate_json(bytes(told.body))
