@@ -70,8 +70,8 @@ class Item {
     if (this.name.textContent !== shown) this.name.textContent = shown;
     this.bar.ariaLabel = shown;
     this.bar.max = file.size || 1;
-    this.bar.value = state === "stored" ? this.bar.max : sent;
-    this.bar.hidden = ["failed", "taken", "cancelled"].includes(state);
+    this.bar.value = sent;
+    this.bar.hidden = !["waiting", "sending", "storing"].includes(state);
     this.text.textContent = described(this.upload);
     if (state === this.state) return;
     this.state = this.element.dataset.state = state;
