@@ -195,13 +195,24 @@ class Callers:
             keys = await self.ask(self._store.signing_keys)
             if not keys:
                 key = SigningKey(secrets.token_hex(8), secrets.token_urlsafe(32), now())
-                await self.ask(lambda: self._store.add_signing_key(key, keep=[]))
+                await self.ask(self._store.add_first_signing_key, key)
                 keys = await self.ask(self._store.signing_keys)
             return Signatures(keys)
 
         found = await self._signatures.get(None, look)
         assert found is not None
         return found
+
+    async def sweep(self) -> None:
+        """Forget links, invites and logins that are over."""
+        at = now()
+        await self.ask(
+            lambda: self._store.sweep(now=at, seen_before=at - self._idle, created_before=at - self._lifetime)
+        )
+
+    async def is_active(self, account_id: str) -> bool:
+        """Whether the account is there and neither disabled nor leaving."""
+        return await self._active(account_id) is not None
 
     async def _active(self, account_id: str) -> Account | None:
         account = await self._accounts.get(account_id, lambda: self.ask(self._store.account, account_id))

@@ -21,6 +21,10 @@ class NotPermitted(AccountError):
     """The caller is known, and may not do that."""
 
 
+class ScopeTooSmall(NotPermitted):
+    """The token was made for less than that."""
+
+
 class LinkRefused(AccountError):
     """The link was altered, has expired or was revoked, or is none for this."""
 

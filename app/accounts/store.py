@@ -50,8 +50,9 @@ class AccountStore(Protocol):
         ...
 
     def leave(self, account_id: str) -> None:
-        """Note that the account is being deleted; what belongs to it is gone, but not itself. UnknownAccount;
-        LastAdministrator, if no other administrator that can log in is left, but other accounts are."""
+        """Note that the account is being deleted; what belongs to it is gone, but not itself. Again, it ends
+        what was begun. UnknownAccount; LastAdministrator, if no other administrator that can log in is left,
+        but other accounts are, leaving ones aside."""
         ...
 
     def leaving(self) -> Sequence[Account]:
@@ -64,7 +65,10 @@ class AccountStore(Protocol):
 
     # What belongs to an account, and is gone with it.
 
-    def add_session(self, session: Session) -> None: ...
+    def add_session(self, session: Session, *, version: int) -> bool:
+        """Store one. False, and nothing is stored, if the account's password has another version meanwhile,
+        or it is disabled or leaving: of a login that races with these, no session stays."""
+        ...
 
     def session(self, secret_hash: str) -> Session | None: ...
 
@@ -78,7 +82,9 @@ class AccountStore(Protocol):
 
     def remove_session(self, secret_hash: str) -> None: ...
 
-    def add_token(self, token: Token) -> None: ...
+    def add_token(self, token: Token) -> None:
+        """UnknownAccount, if the account is leaving or gone."""
+        ...
 
     def token(self, secret_hash: str) -> Token | None: ...
 
@@ -92,7 +98,9 @@ class AccountStore(Protocol):
 
     def remove_tokens(self, account_id: str) -> None: ...
 
-    def add_link(self, link: Link) -> None: ...
+    def add_link(self, link: Link) -> None:
+        """UnknownAccount, if the account is leaving or gone."""
+        ...
 
     def link(self, link_id: str) -> Link | None: ...
 
@@ -124,6 +132,10 @@ class AccountStore(Protocol):
 
     def signing_keys(self) -> Sequence[SigningKey]:
         """The newest first."""
+        ...
+
+    def add_first_signing_key(self, key: SigningKey) -> None:
+        """Store one, unless there is one: of several processes that start, one does."""
         ...
 
     def add_signing_key(self, key: SigningKey, *, keep: Iterable[str]) -> None:

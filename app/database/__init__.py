@@ -1,10 +1,11 @@
 """The stores. Nothing outside this package knows SQLAlchemy or MongoEngine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from app.accounts.store import AccountStore
 from app.database.rules import ignore
 from app.settings import Settings
 from app.storage.backend import Backend
@@ -21,6 +22,8 @@ class Stores:
     """What the settings opened."""
 
     storage: Storage
+    accounts: AccountStore | None
+    """With access `accounts` only: nobody else needs to have rights to a place for them."""
 
 
 @asynccontextmanager
@@ -37,9 +40,23 @@ async def open_database(
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        storage = ThreadedStorage(await asyncio.to_thread(_open, settings, media_type, stack, notice))
+        backend, accounts = await asyncio.to_thread(_open, settings, media_type, stack, notice)
+        storage = ThreadedStorage(backend)
         stack.callback(storage.close)
-        yield Stores(storage)
+        yield Stores(storage, accounts)
+
+
+@contextmanager
+def open_accounts(settings: Settings, *, create: bool) -> Iterator[AccountStore]:
+    """The accounts alone, whatever the access. Unless to create, an SQL database has to be there already.
+    Raises ConfigurationError, StorageError."""
+    with ExitStack() as stack:
+        if settings.storage == "gridfs":
+            from app.database.mongo.opening import open_users  # noqa: PLC0415
+
+            yield open_users(settings, stack)
+        else:
+            yield _open_filesystem(settings, str, stack, ignore, patient=False, create=create)[1]
 
 
 def check_apart(settings: Settings, other: Settings) -> None:
@@ -74,17 +91,34 @@ def _open(
     *,
     patient: bool = True,
     create: bool = True,
-) -> Backend:
+) -> tuple[Backend, AccountStore | None]:
+    wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
-        from app.database.mongo.opening import open_gridfs  # noqa: PLC0415
+        from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
 
-        return open_gridfs(settings, media_type, stack, notice, create=create)
+        grid = open_gridfs(settings, media_type, stack, notice, create=create)
+        return grid, open_users(settings, stack) if wanted else None
+    files, accounts = _open_filesystem(settings, media_type, stack, notice, patient=patient, create=create)
+    return files, accounts if wanted else None
+
+
+def _open_filesystem(
+    settings: Settings,
+    media_type: Callable[[str], str],
+    stack: ExitStack,
+    notice: Callable[[Sequence[Change]], None],
+    *,
+    patient: bool,
+    create: bool,
+) -> tuple[Backend, AccountStore]:
     # The other way round, SQLAlchemy and Alembic.
+    from app.database.sql.accounts import SqlAccounts  # noqa: PLC0415
     from app.database.sql.engine import BUSY_TIMEOUT_MS  # noqa: PLC0415
     from app.database.sql.opening import open_filesystem  # noqa: PLC0415
 
     busy_timeout_ms = BUSY_TIMEOUT_MS if patient else PATIENCE_MS
-    return open_filesystem(
+    files = open_filesystem(
         settings, media_type, stack, notice, busy_timeout_ms=busy_timeout_ms, create=create
     )
+    return files, SqlAccounts(files.database)  # which have the one writer's turn between them

@@ -29,6 +29,14 @@ MAX_LOOKED_AT = 200_000
 ANYTHING = "application/octet-stream"
 """The media type of bytes of which nothing is known (RFC 2046 4.5.1)."""
 
+TAKEN = "There is an account with this email address."
+LAST = "Nobody would be left who may look after the accounts: there is no other administrator."
+NO_ACCOUNT = "There is no such account."
+NO_TOKEN = "There is no such token."
+NO_LINK = "There is no such link."
+NO_INVITE = "This invite is not valid, or not any longer."
+"""What the errors of the accounts say."""
+
 
 def check(etag: str | None, expect: Expectation) -> None:
     """Hold what is stored, None if nothing is, against what is expected. AlreadyExists, VersionMismatch."""

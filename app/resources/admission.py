@@ -14,7 +14,7 @@ from app.resources.problems import problem
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_][a-z0-9._-]*)(?::[0-9]*)?")
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Refused(Exception):
@@ -67,7 +67,7 @@ class Admission:
         hosts = headers.getlist("host")
         if hosts or version != "1.0":
             self._check_host(hosts, local)
-        if method not in _SAFE_METHODS:
+        if method not in SAFE_METHODS:
             self._check_site(headers)
         if websocket:
             self._check_origin(headers)
@@ -91,14 +91,14 @@ class Admission:
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if origin is not None and self._is_cors(origin):
             return
-        own = origin is None or _is_own(origin, headers)
+        own = origin is None or is_own(origin, headers)
         if site in (None, "same-origin", "none") and (own or site == "same-origin"):
             return
         raise Refused(403, "Pages of other sites may not write here; see SEEKABLE_CORS_ORIGINS.")
 
     def _check_origin(self, headers: Headers) -> None:
         """No browser asks before it opens a WebSocket to another site, and its page may read all of it."""
-        if not all(_is_own(origin, headers) or self._is_cors(origin) for origin in headers.getlist("origin")):
+        if not all(is_own(origin, headers) or self._is_cors(origin) for origin in headers.getlist("origin")):
             raise Refused(
                 403, "Pages of other sites may not open a WebSocket here; see SEEKABLE_CORS_ORIGINS."
             )
@@ -107,7 +107,8 @@ class Admission:
         return origin.lower() in self.origins or "*" in self.origins
 
 
-def _is_own(origin: str, headers: Headers) -> bool:
+def is_own(origin: str, headers: Headers) -> bool:
+    """Whether an Origin is that of our own pages."""
     # Behind a proxy the scheme differs, so only the authority can be compared.
     return origin.lower().partition("://")[2] == headers.get("host", "").lower() != ""
 

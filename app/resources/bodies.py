@@ -1,6 +1,7 @@
 """What a request says of its body before it comes."""
 
 from fastapi import Request
+from starlette.requests import HTTPConnection
 
 
 def length_of(request: Request) -> int | None:
@@ -16,3 +17,21 @@ def refuse_encoding(request: Request, error: type[Exception]) -> None:
         raise error("A body is taken as it is; send it without a Content-Encoding.")
     if request.headers.get("transfer-encoding", "chunked").lower() != "chunked":
         raise error("The only Transfer-Encoding that is decoded is chunked.")
+
+
+async def bounded(request: Request, most: int, error: Exception) -> bytes:
+    """The whole body, where it is short. Raises the error for one of more than so many bytes."""
+    body = bytearray()
+    if (length_of(request) or 0) <= most:
+        async for data in request.stream():
+            body += data
+            if len(body) > most:
+                break
+        else:
+            return bytes(body)
+    raise error
+
+
+def client_of(request: HTTPConnection) -> str:
+    """The IP address that the request came from."""
+    return request.client.host if request.client else ""

@@ -9,7 +9,13 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from app.accounts.callers import Caller
+from app.accounts.errors import NotPermitted, NotSignedIn
+from app.accounts.service import Accounts
+from app.accounts.watch import Watch
 from app.events.connections import ConnectionManager
+from app.library.departures import Departures
+from app.library.quotas import Quotas
 from app.library.service import Library
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName
@@ -27,6 +33,21 @@ class Services:
     connections: ConnectionManager
     base_url: str | None
     cache_control: str
+    people: "People | None"
+    """None where there are no accounts."""
+
+
+@dataclass(frozen=True)
+class People:
+    """What there is with accounts."""
+
+    accounts: Accounts
+    watch: Watch
+    quotas: Quotas
+    departures: Departures
+    session_lasts_s: int
+    secure: bool
+    """Clients reach us by https only, as far as the settings say."""
 
 
 async def services(request: HTTPConnection) -> Services:
@@ -49,9 +70,43 @@ def library_of(scope: Scope) -> str:
             (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
         except UnicodeDecodeError:
             raise InvalidName("A URL must be valid UTF-8 when its escapes are decoded.") from None
-    return SHARED
+    people = scope["state"]["services"].people
+    if people is None:
+        return SHARED
+    caller = scope["state"].get("caller")
+    if not isinstance(caller, Caller):
+        raise NotSignedIn("This takes an account.")
+    return caller.account.library
 
 
+async def people(services: "ServicesDep") -> People:
+    """For the routes that are there only with accounts."""
+    assert services.people is not None
+    return services.people
+
+
+async def caller(request: HTTPConnection) -> Caller | None:
+    """On whose behalf the request is made; None where there are no accounts."""
+    return getattr(request.state, "caller", None)
+
+
+async def manager(people: "PeopleDep", caller: "CallerDep") -> Caller:
+    """The person whose account it is, and no program that was given less."""
+    if caller is None:
+        raise NotSignedIn("This takes an account.")
+    if not caller.may_manage:
+        raise NotPermitted("A token or a link may not do that: log in, or use the password.")
+    return caller
+
+
+def owner_of(caller: Caller | None) -> str | None:
+    """What the JSON of files names as their owner."""
+    return caller.account.id if caller is not None else None
+
+
+PeopleDep = Annotated[People, Depends(people)]
+CallerDep = Annotated[Caller | None, Depends(caller)]
+ManagerDep = Annotated[Caller, Depends(manager)]
 ServicesDep = Annotated[Services, Depends(services)]
 LibraryDep = Annotated[str, Depends(library)]
 

@@ -6,12 +6,15 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Match
 
+from app.accounts import errors as accounts
 from app.events import connections
 from app.library import patches
+from app.library.quotas import QuotaExceeded
+from app.resources.challenges import challenge
 from app.resources.indexes import TooManyFolders
 from app.resources.problems import problem
 from app.resources.sockets import NoWebSocket
@@ -20,6 +23,16 @@ from app.streaming.ranges import RangeNotSatisfiable
 from app.uploads import errors as uploads
 
 STATUS: dict[type[Exception], int] = {
+    accounts.NotSignedIn: 401,
+    accounts.WrongCredentials: 401,
+    accounts.NotPermitted: 403,
+    accounts.LinkRefused: 403,
+    accounts.SignUpRefused: 403,
+    accounts.UnknownAccount: 404,
+    accounts.EmailTaken: 409,
+    accounts.LastAdministrator: 409,
+    accounts.BadCredentials: 422,
+    accounts.TooManyAttempts: 429,
     storage.InvalidName: 400,
     storage.InvalidCursor: 400,
     storage.NotFound: 404,
@@ -41,14 +54,21 @@ STATUS: dict[type[Exception], int] = {
     patches.UnsupportedPatch: 415,
     RangeNotSatisfiable: 416,
     TooManyFolders: 501,
+    QuotaExceeded: 507,
 }
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-async def _domain(request: Request, error: Exception) -> Response:
+async def _domain(request: HTTPConnection, error: Exception) -> Response:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     headers = {"retry-after": "5"} if status == 503 else {}
+    if isinstance(error, accounts.TooManyAttempts):
+        headers["retry-after"] = str(error.retry_after)
+    if status == 401:
+        headers["www-authenticate"] = challenge(request.headers)
+    if isinstance(error, accounts.ScopeTooSmall):
+        headers["www-authenticate"] = 'Bearer error="insufficient_scope"'  # RFC 6750 3.1
     if isinstance(error, NoWebSocket):
         headers |= {"upgrade": "websocket", "connection": "upgrade"}  # RFC 9110 7.8, 15.5.22
     if isinstance(error, RangeNotSatisfiable):
@@ -92,7 +112,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
     return problem(500, "The server made a mistake; its log says more.")
 
 
-Handler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
+Handler = Callable[[Any, Any], Coroutine[Any, Any, Response]]
 
 HANDLERS: dict[int | type[Exception], Handler] = {
     **dict.fromkeys(STATUS, _domain),
@@ -107,7 +127,7 @@ EXPECTED: tuple[type[Exception], ...] = (*STATUS, RequestValidationError, HTTPEx
 """Errors that are answers. Any other is a mistake of the program, for the log."""
 
 
-async def explained(request: Request, error: Exception) -> Response:
+async def explained(request: HTTPConnection, error: Exception) -> Response:
     """The answer to an error of the table, for who tells it otherwise."""
     handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
     return await handler(request, error)

@@ -5,14 +5,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app.library.patches import MAX_BYTES, MEDIA_TYPE, PatchTooLarge, UnsupportedPatch, patched
-from app.resources.bodies import length_of, refuse_encoding
-from app.resources.deps import KeyDep, ServicesDep, base_url
+from app.resources.bodies import bounded, refuse_encoding
+from app.resources.deps import CallerDep, KeyDep, ServicesDep, base_url, owner_of
 from app.resources.problems import problems
 from app.resources.schemas import File
 from app.streaming.conditions import expectation
 from app.uploads.parameters import word_of
 
 router = APIRouter(tags=["files"])
+
+_TOO_LARGE = f"A patch has at most {MAX_BYTES} bytes."
 
 _PATCH: dict[str, Any] = {
     "requestBody": {
@@ -43,15 +45,15 @@ _PATCH: dict[str, Any] = {
     openapi_extra=_PATCH,
     responses=problems(400, 403, 404, 409, 412, 413, 415, 422, 503, 507),
 )
-async def move_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
+async def move_file(request: Request, services: ServicesDep, key: KeyDep, caller: CallerDep) -> Response:
     """Move or rename a file; never over another (409). Its id and version stay, and so do the names that
     the body does not mention."""
     _check_type(request)
-    target = patched(key, await _document(request))
+    target = patched(key, await bounded(request, MAX_BYTES, PatchTooLarge(_TOO_LARGE)))
     current = await services.storage.stat(key)
     expect = expectation("PATCH", request.scope["headers"], current)
     info = await services.library.rename(key, target, expect=expect)
-    file = File.of(info, base_url(request, services.base_url))
+    file = File.of(info, base_url(request, services.base_url), owner_of(caller))
     # As in RFC 5789 2.1: the ETag is that of what Content-Location names.
     return Response(
         file.model_dump_json(),
@@ -64,15 +66,3 @@ def _check_type(request: Request) -> None:
     if word_of(request.headers.get("content-type", "")) != MEDIA_TYPE:
         raise UnsupportedPatch(f"A file is moved or renamed by a body with Content-Type: {MEDIA_TYPE}.")
     refuse_encoding(request, UnsupportedPatch)
-
-
-async def _document(request: Request) -> bytes:
-    document = bytearray()
-    if (length_of(request) or 0) <= MAX_BYTES:
-        async for data in request.stream():
-            document += data
-            if len(document) > MAX_BYTES:
-                break
-        else:
-            return bytes(document)
-    raise PatchTooLarge(f"A patch has at most {MAX_BYTES} bytes.")

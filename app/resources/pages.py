@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
+from app.accounts.errors import AccountError
 from app.resources.assets import Assets
 from app.resources.deps import Services, base_url, file_url
 from app.resources.errors import explained
@@ -29,7 +30,7 @@ HEADERS = {
     "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
+    "cache-control": "private, no-cache",
 }
 
 _WEB = Path(str(files("app") / "web"))
@@ -85,7 +86,7 @@ class PageRoute(APIRoute):
         async def answer_in_html(request: Request) -> Response:
             try:
                 return await answer(request)
-            except (StorageError, RequestValidationError) as error:
+            except (AccountError, StorageError, RequestValidationError) as error:
                 told = await explained(request, error)
                 problem = Problem.model_validate_json(bytes(told.body))
                 kept = {name: value for name, value in told.headers.items() if name == "retry-after"}
@@ -112,7 +113,8 @@ def page(
     links = Links(base_url(request, services.base_url))
     # trail: that the folder is not where the reader is, but on the way there.
     context = {"q": "", "order": "", "folder": "", "trail": False, **context}
-    account = getattr(request.state, "account", None)
+    caller = getattr(request.state, "caller", None)
+    account = caller.account if caller is not None else None
     text = _templates().get_template(template).render(links=links, account=account, **context)
     return HTMLResponse(text, status, headers={**HEADERS, **(headers or {})})
 

@@ -107,8 +107,8 @@ class Storage(Protocol):
     async def libraries(self) -> tuple[str, ...]:
         """The names of all libraries that have files, in byte order; SHARED is one of them."""
 
-    async def usage(self) -> Usage:
-        """How many files are stored, in all libraries, and how long they are together."""
+    async def usage(self, library: str | None = None) -> Usage:
+        """How many files are stored, in this library or in all, and how long they are together."""
 
     async def to_scan(self) -> int:
         """How many files a scan will look at, about. For a progress bar: counting them takes a while."""

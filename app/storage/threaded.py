@@ -151,8 +151,10 @@ class ThreadedStorage:
     async def libraries(self) -> tuple[str, ...]:
         return await self._reads.run(self._backend.libraries)
 
-    async def usage(self) -> Usage:
-        return await self._upkeep.run(self._backend.usage)
+    async def usage(self, library: str | None = None) -> Usage:
+        # Somebody waits for the one; the other may take long.
+        pool = self._upkeep if library is None else self._reads
+        return await pool.run(self._backend.usage, library)
 
     async def to_scan(self) -> int:
         return await self._upkeep.run(self._backend.to_scan)

@@ -1,8 +1,10 @@
 """Takes uploads: bytes go straight from the request into staging, and are stored when all have come."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 
+from app.library.quotas import Room
 from app.library.service import Library
 from app.storage.contract import Staged, Storage
 from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, clean_folder
@@ -18,12 +20,12 @@ FORM_OVERHEAD = 1 << 20
 class Uploads:
     """Both ways to send a file. Neither holds more of it in memory than the storage's stage does.
 
-    `max_size` is in bytes, of one file; `tell` takes a sid and a text for it. Raises the errors of uploads
-    and storage; nothing is stored then.
+    `max_size` is in bytes, of one file; `tell` takes a library, the sid of somebody in it, and a text.
+    Raises the errors of uploads, storage and quotas; nothing is stored then.
     """
 
     def __init__(
-        self, storage: Storage, library: Library, *, max_size: int, tell: Callable[[str, str], None]
+        self, storage: Storage, library: Library, *, max_size: int, tell: Callable[[str, str, str], None]
     ) -> None:
         self._storage = storage
         self._library = library
@@ -39,12 +41,16 @@ class Uploads:
         *,
         length: int | None,
         sid: str | None,
+        room: Room | None = None,
     ) -> FileInfo:
         """Store the file of a form as a new one. `folder` is where, unless a field of the form says it, and
-        so is `sid` for who is told of its progress; `length` is that of the whole body, if known."""
+        so is `sid` for who is told of its progress; `length` is that of the whole body, if known. `room` is
+        what a quota leaves, if there is one."""
         self._check_length(length, self._max_size + FORM_OVERHEAD)
+        if room is not None and length is not None:
+            room.take(max(0, length - FORM_OVERHEAD))
         target = _Target(library, folder)
-        progress = Progress(self._tell, sid=sid, filename=None, total=length)
+        progress = Progress(partial(self._tell, library), sid=sid, filename=None, total=length)
 
         async def read(data: bytes) -> bytes:
             part = b""
@@ -58,9 +64,11 @@ class Uploads:
             progress.filename = target.filename
             return part
 
-        async with self._received(body, read, length=length, progress=progress) as staged:
+        async with self._received(body, read, length=length, progress=progress, room=room) as staged:
             form.finish()
-            return await self._library.add(target.key(), staged, content_type=target.content_type)
+            key = target.key()
+            async with _turn(room, key, staged):
+                return await self._library.add(key, staged, content_type=target.content_type)
 
     async def receive_raw(
         self,
@@ -72,19 +80,23 @@ class Uploads:
         content_type: str | None,
         expect: Expectation,
         sid: str | None,
+        room: Room | None = None,
     ) -> Committed:
         """Store the body at the key, and tell the sid of it. `length` and `sha256` are what the client
-        announced, if it did."""
+        announced, if it did; `room` is what a quota leaves, if there is one."""
         self._check_length(length, self._max_size)
+        if room is not None and length is not None:
+            room.take(length)
         await self._storage.check(key, expect)
-        progress = Progress(self._tell, sid=sid, filename=key.filename, total=length)
+        progress = Progress(partial(self._tell, key.library), sid=sid, filename=key.filename, total=length)
 
         async def read(data: bytes) -> bytes:
             return data
 
-        async with self._received(body, read, length=length, progress=progress) as staged:
+        async with self._received(body, read, length=length, progress=progress, room=room) as staged:
             digests.verify(sha256, staged.sha256)
-            return await self._library.replace(key, staged, content_type=content_type, expect=expect)
+            async with _turn(room, key, staged):
+                return await self._library.replace(key, staged, content_type=content_type, expect=expect)
 
     @asynccontextmanager
     async def _received(
@@ -94,6 +106,7 @@ class Uploads:
         *,
         length: int | None,
         progress: Progress,
+        room: Room | None,
     ) -> AsyncIterator[Staged]:
         """The whole file of a body, counted and hashed, to be stored inside. `read` gives the bytes of the
         file that a piece of the body holds."""
@@ -103,6 +116,8 @@ class Uploads:
                 part = await read(data)
                 size += len(part)
                 self._check_length(size, self._max_size)
+                if room is not None and (length is None or size > length):
+                    room.take(size)
                 await staged.write(part)
                 progress.advance(len(data))
             if length is not None and progress.received != length:
@@ -114,6 +129,11 @@ class Uploads:
     def _check_length(self, length: int | None, most: int) -> None:
         if length is not None and length > most:
             raise TooLarge(f"A file may have at most {self._max_size} bytes here.")
+
+
+def _turn(room: Room | None, key: Key, staged: Staged) -> AbstractAsyncContextManager[None]:
+    """Inside, the upload may be stored. QuotaExceeded."""
+    return nullcontext() if room is None else room.stored(key, staged.size)
 
 
 class _Target:

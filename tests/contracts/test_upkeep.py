@@ -109,6 +109,11 @@ async def test_usage_is_of_all_libraries(storage: Storage) -> None:
     assert await storage.usage() == Usage(0, 0)
     await fill(storage)
     assert await storage.usage() == Usage(len(FILES), SIZE)
+    libraries = [await storage.usage(library) for library in {key.library for key in FILES}]
+    assert sum(usage.files for usage in libraries) == len(FILES)
+    assert sum(usage.size for usage in libraries) == SIZE
+    assert len(libraries) > 1
+    assert await storage.usage("of nobody") == Usage(0, 0)
     assert isinstance((await storage.usage()).size, int)
     top, big = Key(SHARED, "", "top.mp4"), Key(SHARED, "films", "big.mkv")
     await put(storage, top, b"longer than before")

@@ -451,7 +451,7 @@ def test_verify_names_what_no_longer_matches(library: Library) -> None:
     }
     assert library.sql("SELECT * FROM media") == before
     assert sum(step.size for step in library.backend.verify() if step.path == "a/sound") == 2_000_000
-    assert (library.backend.usage().files, library.backend.usage().size) == (6, 10_000_007)
+    assert (library.backend.usage(None).files, library.backend.usage(None).size) == (6, 10_000_007)
 
 
 def test_what_is_replaced_or_deleted_while_it_is_verified_is_no_fault(library: Library) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pymongo
 from bson.errors import BSONError
+from mongoengine import Document
 from pymongo import ASCENDING, IndexModel, MongoClient
 from pymongo.collection import Collection
 from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
@@ -42,28 +43,28 @@ FILES_INDEXES = [IndexModel([("filename", ASCENDING), ("uploadDate", ASCENDING)]
 CHUNKS_INDEXES = [IndexModel([("files_id", ASCENDING), ("n", ASCENDING)], unique=True)]
 
 
-def media_indexes() -> list[IndexModel]:
-    specs = ({**spec} for spec in Media._meta["index_specs"])
+def indexes_of(document: type[Document]) -> list[IndexModel]:
+    specs = ({**spec} for spec in document._meta["index_specs"])
     return [IndexModel(spec.pop("fields"), **spec) for spec in specs]
 
 
-class Database:
-    """One MongoDB database. `media` has the documents; the bucket `fs` has the bytes in `files` and `chunks`;
-    `uploads`, a collection `media.uploads`, has which files of the bucket are ours to remove, and when.
+class Connection:
+    """One MongoDB database: that of this `name`, else the one that the URL names, else the `default`.
 
     What is written is on the disks of a majority when it is acknowledged, and no less is ever read.
-    Raises ConfigurationError when the URL is none.
+    Raises ConfigurationError, in which `setting` is named, when the URL is none.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, setting: str, default: str, name: str | None = None) -> None:
         try:
             parsed = parse_uri(url)
             options, nodes = parsed["options"], parsed["nodelist"]
             missing = {name: value for name, value in OPTIONS.items() if name not in options}
             self.client: MongoClient[Stored] = MongoClient(url, tz_aware=True, **missing)
-            database = self.client.get_default_database(DEFAULT_NAME)
+            # The name is not put into the URL, which says with its own whose database knows the user.
+            database = self.client[name] if name else self.client.get_default_database(default)
         except (PyMongoError, ValueError, OSError) as error:  # the last of certificates that are not there
-            raise ConfigurationError(f"SEEKABLE_MONGODB_URL: {error}") from None
+            raise ConfigurationError(f"{setting}: {error}") from None
         self._database = database.with_options(
             read_preference=ReadPreference.PRIMARY,
             read_concern=ReadConcern("majority"),
@@ -71,10 +72,6 @@ class Database:
         )
         self.name = database.name
         self.where = f"MongoDB at {', '.join(f'{host}:{port}' for host, port in nodes)}"
-        self.media: Collection[Stored] = self._database["media"]
-        self.uploads: Collection[Stored] = self._database["media.uploads"]
-        self.files: Collection[Stored] = self._database["fs.files"]
-        self.chunks: Collection[Stored] = self._database["fs.chunks"]
         self._silent_until = 0.0
 
     def close(self) -> None:
@@ -102,6 +99,29 @@ class Database:
                 raise StorageUnavailable(_NO_ANSWER)
             self._silent_until = 0.0
 
+    def ensure(self, collection: Collection[Stored], indexes: list[IndexModel]) -> None:
+        """Make the indexes that are missing. Where much is already, that takes a while."""
+        with self.asked():
+            there = [dict(index["key"]) for index in collection.list_indexes()]
+        missing = [index for index in indexes if dict(index.document["key"]) not in there]
+        if missing:
+            with self.asked(within_s=None):
+                collection.create_indexes(missing)
+
+
+class Database(Connection):
+    """The database of the files. `media` has the documents; the bucket `fs` has the bytes in `files` and
+    `chunks`; `uploads`, a collection `media.uploads`, has which files of the bucket are ours to remove, and
+    when.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, setting="SEEKABLE_MONGODB_URL", default=DEFAULT_NAME)
+        self.media: Collection[Stored] = self._database["media"]
+        self.uploads: Collection[Stored] = self._database["media.uploads"]
+        self.files: Collection[Stored] = self._database["fs.files"]
+        self.chunks: Collection[Stored] = self._database["fs.chunks"]
+
     def exists(self) -> bool:
         """Whether there are files of ours in it."""
         with self.asked():
@@ -116,18 +136,10 @@ class Database:
         return float(found["fsTotalSize"] - found["fsUsedSize"])
 
     def ensure_indexes(self) -> None:
-        """Make the indexes that are missing. Where many files are already, that takes a while."""
-        for collection, indexes in (
-            (self.media, media_indexes()),
-            (self.files, FILES_INDEXES),
-            (self.chunks, CHUNKS_INDEXES),
-        ):
-            with self.asked():
-                there = [dict(index["key"]) for index in collection.list_indexes()]
-            missing = [index for index in indexes if dict(index.document["key"]) not in there]
-            if missing:
-                with self.asked(within_s=None):
-                    collection.create_indexes(missing)
+        """Make those that are missing."""
+        self.ensure(self.media, indexes_of(Media))
+        self.ensure(self.files, FILES_INDEXES)
+        self.ensure(self.chunks, CHUNKS_INDEXES)
 
     def ping(self) -> None:
         """Return when the database answers and has what no file may be stored without."""

@@ -25,7 +25,7 @@ Stored = dict[str, Any]
 """A document as the driver gives and takes it."""
 
 
-def _index(*fields: str) -> dict[str, Any]:
+def index(*fields: str) -> dict[str, Any]:
     return {"fields": list(fields), "cls": False}
 
 
@@ -47,16 +47,16 @@ class Media(Document):  # type: ignore[misc]
         # Lists are ranges of these indexes, in their order: the unique one by name, and by each other `Sort`
         # one for a folder and one for all that is in a library.
         "indexes": [
-            _index("library", "folder", "filename") | {"unique": True},
-            _index("file") | {"unique": True},
+            index("library", "folder", "filename") | {"unique": True},
+            index("file") | {"unique": True},
             *(
-                _index(*fields)
+                index(*fields)
                 for key in ("size", "created_at", "updated_at")
                 for fields in (("library", "folder", key, "filename"), ("library", key, "folder", "filename"))
             ),
-            _index("library", "content_type"),
-            _index("library", "words"),
-            _index("unverified") | {"partialFilterExpression": {"unverified": True}},
+            index("library", "content_type"),
+            index("library", "words"),
+            index("unverified") | {"partialFilterExpression": {"unverified": True}},
         ],
     }
 

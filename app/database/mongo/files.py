@@ -152,8 +152,8 @@ class GridBackend:
     def ping(self) -> None:
         self._database.ping()
 
-    def usage(self) -> Usage:
-        return self._hasher.usage()
+    def usage(self, library: str | None) -> Usage:
+        return self._hasher.usage(library)
 
     def to_scan(self) -> int:
         return self._scanner.to_scan()

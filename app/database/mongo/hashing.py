@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Media, info_of, media_in
+from app.database.mongo.documents import Media, Stored, info_of, media_in
 from app.database.mongo.reading import GridReader
 from app.database.rules import verdict_of
 from app.storage.batches import batches
@@ -21,10 +21,13 @@ class Hasher:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def usage(self) -> Usage:
-        total = {"$group": {"_id": None, "files": {"$sum": 1}, "size": {"$sum": "$size"}}}
+    def usage(self, library: str | None) -> Usage:
+        total: Stored = {"$group": {"_id": None, "files": {"$sum": 1}, "size": {"$sum": "$size"}}}
+        steps = [total] if library is None else [{"$match": {"library": library}}, total]
+        # An index that has the sizes, so that no document is read.
+        hint = {} if library is None else {"library": 1, "size": 1, "folder": 1, "filename": 1}
         with self._database.asked(COUNTING_S):
-            found = next(iter(self._database.media.aggregate([total])), None)
+            found = next(iter(self._database.media.aggregate(steps, hint=hint)), None)
         return Usage(found["files"], found["size"]) if found is not None else Usage(0, 0)
 
     def hash_unverified(self) -> Generator[int]:

@@ -1,15 +1,17 @@
-"""Opens a MongoDB database for stored files."""
+"""Opens MongoDB databases: for stored files, and for accounts."""
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 from pymongo.errors import ServerSelectionTimeoutError
 
-from app.database.mongo.connection import Database
+from app.database.mongo.accounts import MongoAccounts
+from app.database.mongo.connection import Connection, Database
 from app.database.mongo.files import GridBackend
 from app.database.mongo.leases import Keeper
 from app.database.mongo.staging import Senders
+from app.database.mongo.users import USERS, Users
 from app.database.rules import ignore
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
@@ -17,6 +19,8 @@ from app.storage.types import Change
 
 SENDERS = 8
 """Batches of all uploads that the database is storing at the same time, at most."""
+
+_NO_URL = "SEEKABLE_STORAGE=gridfs needs SEEKABLE_MONGODB_URL."
 
 
 def open_gridfs(
@@ -29,21 +33,42 @@ def open_gridfs(
 ) -> GridBackend:
     """Raises ConfigurationError, StorageError."""
     if not settings.mongodb_url:
-        raise ConfigurationError("SEEKABLE_STORAGE=gridfs needs SEEKABLE_MONGODB_URL.")
+        raise ConfigurationError(_NO_URL)
     database = Database(settings.mongodb_url)
     stack.callback(database.close)
-    try:
+    with _said_of(database):
         if not create and not database.exists():
             raise ConfigurationError(
                 f"There is no library in the database {database.name!r}; `seekable serve` makes one."
             )
         database.ensure_indexes()
-    except StorageError as error:
-        raise type(error)(f"{database.where}: {error}{_reason(error)}") from error
     keeper = Keeper(database)
     stack.callback(keeper.close)
     senders = stack.enter_context(Senders(SENDERS))
     return GridBackend(database, keeper, senders, media_type=media_type, notice=notice)
+
+
+def open_users(settings: Settings, stack: ExitStack) -> MongoAccounts:
+    """Raises ConfigurationError, StorageError."""
+    if settings.users_url:
+        users = Users(settings.users_url, setting="SEEKABLE_USERS_URL")
+    elif settings.mongodb_url:
+        users = Users(settings.mongodb_url, setting="SEEKABLE_MONGODB_URL", name=USERS)
+    else:
+        raise ConfigurationError(_NO_URL)
+    stack.callback(users.close)
+    with _said_of(users):
+        users.ensure_indexes()
+    return MongoAccounts(users)
+
+
+@contextmanager
+def _said_of(database: Connection) -> Iterator[None]:
+    """Name the database that cannot be worked with."""
+    try:
+        yield
+    except StorageError as error:
+        raise type(error)(f"{database.where}: {error}{_reason(error)}") from error
 
 
 def _reason(error: StorageError) -> str:

@@ -100,6 +100,11 @@ class FilesystemBackend:
         self._hasher = Hasher(database, files, self._settling)
         self._remembered = Remembered(files, chunk_size)
 
+    @property
+    def database(self) -> Database:
+        """Which it shares with the accounts."""
+        return self._database
+
     def try_open(self, address: Address) -> DiskReader | None:
         return self._remembered.open(address)
 
@@ -275,8 +280,8 @@ class FilesystemBackend:
                 raise StorageUnavailable("The database is another one than at the start.")
         self._check_volume()
 
-    def usage(self) -> Usage:
-        return self._hasher.usage()
+    def usage(self, library: str | None) -> Usage:
+        return self._hasher.usage(library)
 
     def to_scan(self) -> int:
         return self._scanner.to_scan()

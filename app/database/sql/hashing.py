@@ -36,9 +36,12 @@ class Hasher:
         self._disk = files
         self._settling = settling
 
-    def usage(self) -> Usage:
+    def usage(self, library: str | None) -> Usage:
+        query = select(func.count(), func.sum(Media.size))
+        if library is not None:
+            query = query.where(Media.library == library)
         with self._database.reading() as session:
-            files, size = session.execute(select(func.count(), func.sum(Media.size))).one()
+            files, size = session.execute(query).one()
         return Usage(files, int(size or 0))  # PostgreSQL adds up integers to a Decimal
 
     def hash_unverified(self) -> Generator[int]:

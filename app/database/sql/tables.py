@@ -19,7 +19,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
 
-def _text(length: int | None = None) -> TypeEngine[str]:
+def text_by_bytes(length: int | None = None) -> TypeEngine[str]:
     """Text that is compared and sorted by its bytes in UTF-8, as SQLite does anyway."""
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
@@ -45,10 +45,10 @@ class Volume(Table):
 
     __tablename__ = "volume"
 
-    id: Mapped[str] = mapped_column(_text(32), primary_key=True)
+    id: Mapped[str] = mapped_column(text_by_bytes(32), primary_key=True)
 
 
-def _partial(name: str, where: str, *columns: str) -> Index:
+def partial(name: str, where: str, *columns: str) -> Index:
     """An index of the few rows that this is true of."""
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
@@ -56,12 +56,12 @@ def _partial(name: str, where: str, *columns: str) -> Index:
 class Known:
     """What is known of a file, be it there or gone."""
 
-    id: Mapped[str] = mapped_column(_text(32), primary_key=True)
-    library: Mapped[str] = mapped_column(_text(255))
-    filename: Mapped[str] = mapped_column(_text(255))
-    content_type: Mapped[str] = mapped_column(_text(255))
-    etag: Mapped[str] = mapped_column(_text(64))
-    sha256: Mapped[str | None] = mapped_column(_text(64))
+    id: Mapped[str] = mapped_column(text_by_bytes(32), primary_key=True)
+    library: Mapped[str] = mapped_column(text_by_bytes(255))
+    filename: Mapped[str] = mapped_column(text_by_bytes(255))
+    content_type: Mapped[str] = mapped_column(text_by_bytes(255))
+    etag: Mapped[str] = mapped_column(text_by_bytes(64))
+    sha256: Mapped[str | None] = mapped_column(text_by_bytes(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
     # The signature of the bytes that this row speaks of; see storage.staging.Signature.
@@ -92,14 +92,14 @@ class Media(Known, Table):
         ),
         Index("ix_media_content_type", "library", "content_type"),
         Index("ix_media_inode", "inode", "size", "mtime_ns"),
-        _partial("ix_media_unverified", "unverified", "id"),
-        _partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder", "disk_path"),
+        partial("ix_media_unverified", "unverified", "id"),
+        partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder", "disk_path"),
     )
 
-    folder: Mapped[str] = mapped_column(_text(1024))
+    folder: Mapped[str] = mapped_column(text_by_bytes(1024))
     # Where it is on the disk, if not at the path above: somebody put it there under a name that is not in
     # NFC.
-    disk_path: Mapped[str | None] = mapped_column(_text())
+    disk_path: Mapped[str | None] = mapped_column(text_by_bytes())
     # The hash is not known, or has to be held against the bytes again.
     unverified: Mapped[bool] = mapped_column(default=False, server_default=false())
 
@@ -113,8 +113,8 @@ class Word(Table):
     __table_args__ = (Index("ix_word", "library", "word", "media_id"),)
 
     media_id: Mapped[str] = mapped_column(ForeignKey("media.id"), primary_key=True)
-    word: Mapped[str] = mapped_column(_text(1024), primary_key=True)
-    library: Mapped[str] = mapped_column(_text(255))
+    word: Mapped[str] = mapped_column(text_by_bytes(1024), primary_key=True)
+    library: Mapped[str] = mapped_column(text_by_bytes(255))
 
 
 class Departed(Known, Table):

@@ -1,0 +1,71 @@
+"""Accounts that are being deleted: their files go first, and then themselves."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from app.accounts.models import Account
+from app.library.quotas import Quotas
+from app.library.service import Library
+from app.storage.contract import Storage
+from app.storage.errors import NotFound, StorageError
+from app.storage.types import Expect, Listing
+
+LOOK_EVERY_S = 60
+"""How often it is looked for accounts that a command marked, or another process left behind."""
+
+_PAGE_SIZE = 100
+
+_log = logging.getLogger("seekable")
+
+
+class Departures:
+    """Removes the files of accounts that are leaving, and then the accounts. What is broken off is gone on
+    with later, after a restart too. `leaving` names them, and `remove` forgets one by its id."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        library: Library,
+        quotas: Quotas,
+        *,
+        leaving: Callable[[], Awaitable[Sequence[Account]]],
+        remove: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._storage = storage
+        self._library = library
+        self._quotas = quotas
+        self._leaving = leaving
+        self._remove = remove
+        self._asked = asyncio.Event()
+
+    def soon(self) -> None:
+        """Say that an account is leaving. Called in the event loop."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Go on until cancelled. What goes wrong is logged, and tried again."""
+        while True:
+            self._asked.clear()
+            try:
+                for account in await self._leaving():
+                    await self._clear(account)
+                    await self._remove(account.id)
+            except StorageError as error:
+                _log.error("The files of an account that was deleted are still there: %s", error)
+            except Exception:
+                _log.exception("The files of an account that was deleted are still there")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._asked.wait()
+
+    async def _clear(self, account: Account) -> None:
+        # Uploads that were let in before it was marked end before this begins.
+        async with self._quotas.turn(account.library):
+            pass
+        listing = Listing(account.library, recursive=True)
+        while (page := await self._storage.page(listing, cursor=None, limit=_PAGE_SIZE)).items:
+            for info in page.items:
+                with contextlib.suppress(NotFound):
+                    await self._library.remove(info, expect=Expect.ANY)

@@ -1,0 +1,136 @@
+"""Whose a request is, where there are accounts; and that nobody's requests end here."""
+
+import base64
+import binascii
+from urllib.parse import quote
+
+from starlette._utils import get_route_path
+from starlette.datastructures import QueryParams
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from app.accounts.callers import Caller, Callers
+from app.accounts.errors import LinkRefused, NotSignedIn, ScopeTooSmall, WrongCredentials
+from app.accounts.links import Kind
+from app.accounts.models import Scope as TokenScope
+from app.resources import cookies, docs
+from app.resources.admission import SAFE_METHODS
+from app.resources.bodies import client_of
+from app.resources.deps import People
+from app.resources.errors import EXPECTED, explained
+from app.storage.errors import InvalidName
+from app.storage.types import SHARED, Key, clean_folder
+
+ASSETS = "/assets/"
+"""What pages for everybody are made of; never uploads."""
+
+MAX_CREDENTIALS = 8192
+"""Characters of an Authorization."""
+
+
+class AccessMiddleware:
+    """Lets in who is known, as the `caller` of the request's state, and answers all others itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or _is_for_everybody(scope):
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive) if scope["type"] == "http" else WebSocket(scope, receive, send)
+        try:
+            scope["state"]["caller"] = await _admitted(request)
+        except NotSignedIn as error:
+            page = _login_page(request) if isinstance(request, Request) else None
+            await (page or await explained(request, error))(scope, receive, send)
+        except EXPECTED as error:
+            await (await explained(request, error))(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _is_for_everybody(scope: Scope) -> bool:
+    path = get_route_path(scope)
+    return scope["type"] == "http" and (path in docs.FOR_EVERYBODY or path.startswith(ASSETS))
+
+
+async def _admitted(request: HTTPConnection) -> Caller:
+    """The caller, if this one may make this request at all. NotSignedIn, and what `Callers` raises."""
+    method = request.scope.get("method", "GET")
+    people: People = request.state.services.people
+    caller = await _caller(request, method, people)
+    if method not in SAFE_METHODS and TokenScope.WRITE not in caller.scopes:
+        raise ScopeTooSmall("This token is for reading only.")
+    return caller
+
+
+async def _caller(request: HTTPConnection, method: str, people: People) -> Caller:
+    callers = people.accounts.callers
+    if b"link=" in request.scope["query_string"] and method in SAFE_METHODS:
+        query = request.query_params
+        if "link" in query:
+            return await _linked(callers, get_route_path(request.scope), query)
+    authorization = request.headers.getlist("authorization")
+    if authorization:
+        return await _authorized(callers, authorization, client_of(request))
+    secret = cookies.secret_in(request, secure=people.secure)
+    if secret is None or not cookies.counts(method, request.headers):
+        raise NotSignedIn("This takes an account: log in, or send a password or a token.")
+    try:
+        return await callers.by_session(secret)
+    except WrongCredentials as error:
+        raise NotSignedIn(str(error)) from None
+
+
+async def _authorized(callers: Callers, fields: list[str], address: str) -> Caller:
+    scheme, _, credentials = fields[0].strip().partition(" ")
+    if len(fields) > 1 or len(fields[0]) > MAX_CREDENTIALS:
+        raise WrongCredentials("There is one Authorization, or none.")
+    match scheme.lower():
+        case "bearer":
+            return await callers.by_token(credentials.strip())
+        case "basic":
+            return await callers.by_password(*_basic(credentials.strip()), address)
+    raise WrongCredentials("Only Basic and Bearer are known here.")
+
+
+def _basic(credentials: str) -> tuple[str, str]:
+    """The name and the password (RFC 7617)."""
+    try:
+        name, colon, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError):
+        name, colon, password = "", "", ""
+    if not colon:
+        raise WrongCredentials("The credentials are no name and password in UTF-8, encoded as base64.")
+    return name, password
+
+
+async def _linked(callers: Callers, path: str, query: QueryParams) -> Caller:
+    """Who shares what a signed link is for."""
+    if any(len(query.getlist(name)) > 1 for name in ("link", "folder", "recursive")):
+        raise LinkRefused("A link says each thing once.")
+    try:
+        if path in ("/playlist.m3u", "/playlist.xspf"):
+            folder = clean_folder(query.get("folder", ""))
+            recursive = query.get("recursive", "false") != "false"
+            return await callers.by_link(query["link"], Kind.PLAYLIST, folder, recursive=recursive)
+        if path.startswith("/files/"):
+            return await callers.by_link(query["link"], Kind.FILE, Key.at(SHARED, path[7:]).path)
+    except InvalidName:
+        pass  # nobody can have signed it
+    raise LinkRefused("A link opens one file, or one playlist.")
+
+
+def _login_page(request: Request) -> Response | None:
+    """Where a person who comes by a browser is sent."""
+    if "text/html" not in request.headers.get("accept", ""):
+        return None
+    root = request.scope.get("root_path", "")
+    asked = get_route_path(request.scope) + (f"?{request.url.query}" if request.url.query else "")
+    back = f"?next={quote(asked)}" if request.method in ("GET", "HEAD") and asked != "/" else ""
+    return RedirectResponse(
+        f"{root}/login{back}", 303, headers={"cache-control": "no-store", "vary": "accept"}
+    )

@@ -1,0 +1,242 @@
+"""Signing up, logging in and out, and one's own account: forms for people, JSON for programs."""
+
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+from starlette.responses import RedirectResponse
+
+from app.accounts.errors import AccountError
+from app.accounts.models import Account
+from app.resources import cookies
+from app.resources.bodies import client_of
+from app.resources.challenges import BEARER
+from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep
+from app.resources.errors import explained
+from app.resources.fields import fields_of, is_json, text
+from app.resources.pages import page
+from app.resources.problems import Problem, problems
+from app.uploads.errors import UploadError
+
+router = APIRouter(tags=["accounts"])
+
+
+class Credentials(BaseModel):
+    """Who somebody is."""
+
+    email: str = Field(examples=["anna@example.org"])
+    password: str
+
+
+class NewAccount(Credentials):
+    """Who somebody wants to be."""
+
+    invite: str | None = Field(None, description="What the address to sign up at ends with, if one was sent.")
+
+
+class PasswordChange(BaseModel):
+    """The password, and what it is to be."""
+
+    password: str
+    new_password: str
+
+
+class Password(BaseModel):
+    """The password once more, so that nobody does it who only found an open browser."""
+
+    password: str
+
+
+class AccountInfo(BaseModel):
+    """An account, as its owner sees it."""
+
+    id: str
+    email: str
+    is_admin: bool
+    quota: int | None = Field(description="Bytes that all files together may have; null for no limit.")
+    used: int = Field(description="Bytes that they have.")
+    created_at: datetime
+
+
+def body_of(model: type[BaseModel], *, form: bool = True) -> dict[str, Any]:
+    """What OpenAPI says of such a body."""
+    schema = {"schema": model.model_json_schema()}
+    kinds = ["application/json", *(["application/x-www-form-urlencoded"] if form else [])]
+    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
+
+
+@router.post(
+    "/sign-up",
+    status_code=201,
+    response_model=AccountInfo,
+    openapi_extra=body_of(NewAccount),
+    responses={303: {"description": "To a form."}, **problems(400, 403, 409, 413, 415, 422, 429, 503)},
+)
+async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
+    """Make an account and log in to it. The first one of all is the administrator's."""
+    shown: dict[str, str] = {}
+    try:
+        fields = await fields_of(request)
+        shown["email"] = text(fields, "email", "")
+        shown["invite"] = text(fields, "invite", "")
+        account = await people.accounts.sign_up(
+            text(fields, "email"),
+            text(fields, "password"),
+            invite=shown["invite"] or None,
+            address=client_of(request),
+        )
+    except (AccountError, UploadError) as error:
+        if is_json(request):
+            raise
+        return await _on_page(request, error, "sign-up.html", **({"email": "", "invite": ""} | shown))
+    return await _logged_in(request, services, people, account, 201, "/")
+
+
+@router.post(
+    "/login",
+    response_model=AccountInfo,
+    openapi_extra=body_of(Credentials),
+    responses={303: {"description": "To a form."}, **problems(400, 401, 413, 415, 422, 429, 503)},
+)
+async def login(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
+    """Log in: the answer sets a cookie."""
+    shown: dict[str, str] = {}
+    try:
+        fields = await fields_of(request)
+        shown["email"] = text(fields, "email", "")
+        shown["next"] = text(fields, "next", "")
+        caller = await people.accounts.callers.by_password(
+            text(fields, "email"), text(fields, "password"), client_of(request)
+        )
+    except (AccountError, UploadError) as error:
+        if is_json(request):
+            raise
+        return await _on_page(
+            request,
+            error,
+            "login.html",
+            **({"email": "", "next": ""} | shown),
+            sign_up=people.accounts.is_open,
+        )
+    return await _logged_in(request, services, people, caller.account, 200, shown["next"])
+
+
+async def _on_page(request: Request, error: Exception, template: str, **context: object) -> Response:
+    """The form once more, with what was wrong."""
+    told = await explained(request, error)
+    problem = Problem.model_validate_json(bytes(told.body))
+    kept = {name: told.headers[name] for name in ("retry-after",) if name in told.headers}
+    if problem.status == 401:
+        kept["www-authenticate"] = BEARER  # with Basic, the browser would ask before it shows the page
+    return page(request, template, problem.status, kept, message=problem.detail, **context)
+
+
+async def _logged_in(
+    request: Request, services: Services, people: People, account: Account, status: int, target: str
+) -> Response:
+    if is_json(request):
+        info = await _info(services, people, account)
+        response = Response(info.model_dump_json(), status, media_type="application/json")
+    else:
+        response = RedirectResponse(_own(request, target), 303)
+    await begin_session(request, response, people, account)
+    return response
+
+
+async def begin_session(request: Request, response: Response, people: People, account: Account) -> None:
+    """Log in with the answer's cookie; what the browser showed before is over."""
+    previous = cookies.secret_in(request, secure=people.secure)
+    secret = await people.accounts.begin_session(account, previous=previous)
+    cookies.give(response, request, secret, secure=people.secure, lasts_s=people.session_lasts_s)
+    response.headers["cache-control"] = "no-store"
+
+
+def _own(request: Request, target: str) -> str:
+    """A path of this server, and of no other: `//example.org` is one of those, and so it is with a backslash
+    for browsers."""
+    root = request.scope.get("root_path", "")
+    is_path = target.startswith("/") and target[1:2] not in ("/", "\\") and target.isprintable()
+    return f"{root}{target}" if is_path else f"{root}/"
+
+
+@router.post(
+    "/logout",
+    status_code=204,
+    response_class=Response,
+    responses={303: {"description": "To a form."}, **problems(401, 403, 503)},
+)
+async def logout(request: Request, people: PeopleDep) -> Response:
+    """Log out: what the cookie holds counts for nothing any more."""
+    secret = cookies.secret_in(request, secure=people.secure)
+    if secret:
+        await people.accounts.end_session(secret)
+    response = Response(status_code=204) if not _is_form(request) else _to_login(request)
+    cookies.take(response, request, secure=people.secure)
+    return response
+
+
+@router.get("/account", response_model=AccountInfo, responses=problems(401, 403, 503))
+async def account(services: ServicesDep, people: PeopleDep, caller: ManagerDep) -> Response:
+    """The account that asks."""
+    info = await _info(services, people, caller.account)
+    headers = {"cache-control": "private, no-cache"}
+    return Response(info.model_dump_json(), headers=headers, media_type="application/json")
+
+
+@router.post(
+    "/account/password",
+    status_code=204,
+    response_class=Response,
+    openapi_extra=body_of(PasswordChange),
+    responses=problems(400, 401, 403, 413, 415, 422, 429, 503),
+)
+async def change_password(request: Request, people: PeopleDep, caller: ManagerDep) -> Response:
+    """Change the password. All logins are over; the browser that asks gets a new one."""
+    fields = await fields_of(request)
+    account = await people.accounts.change_password(
+        caller, text(fields, "password"), text(fields, "new_password"), address=client_of(request)
+    )
+    response = Response(status_code=204)
+    if cookies.secret_in(request, secure=people.secure):
+        await begin_session(request, response, people, account)
+    return response
+
+
+@router.post(
+    "/account/delete",
+    status_code=204,
+    response_class=Response,
+    openapi_extra=body_of(Password),
+    responses=problems(400, 401, 403, 409, 413, 415, 422, 429, 503),
+)
+async def delete_account(
+    request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
+) -> Response:
+    """Delete the account and all its files. It cannot be undone."""
+    fields = await fields_of(request)
+    await people.accounts.leave(caller, text(fields, "password"), address=client_of(request))
+    people.departures.soon()
+    response = Response(status_code=204) if not _is_form(request) else _to_login(request)
+    cookies.take(response, request, secure=people.secure)
+    return response
+
+
+async def _info(services: Services, people: People, account: Account) -> AccountInfo:
+    usage = await services.storage.usage(account.library)
+    return AccountInfo(
+        id=account.id,
+        email=account.email,
+        is_admin=account.is_admin,
+        quota=people.quotas.of(account),
+        used=usage.size,
+        created_at=account.created_at,
+    )
+
+
+def _is_form(request: Request) -> bool:
+    return "text/html" in request.headers.get("accept", "") and not is_json(request)
+
+
+def _to_login(request: Request) -> Response:
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/login", 303)

@@ -1,0 +1,51 @@
+"""The cookie of a login (RFC 6265)."""
+
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from app.resources.admission import SAFE_METHODS, is_own
+
+
+def secret_in(request: HTTPConnection, *, secure: bool) -> str | None:
+    """What the browser's cookie holds, if there is one."""
+    return request.cookies.get(_name(request, secure)) or None
+
+
+def give(response: Response, request: HTTPConnection, secret: str, *, secure: bool, lasts_s: int) -> None:
+    """Let the browser keep the secret: not for scripts, and not for requests that other sites make."""
+    response.set_cookie(
+        _name(request, secure),
+        secret,
+        max_age=lasts_s,
+        path="/",  # as __Host- demands
+        httponly=True,
+        samesite="lax",
+        secure=_is_secure(request, secure),
+    )
+
+
+def take(response: Response, request: HTTPConnection, *, secure: bool) -> None:
+    """Let the browser forget it."""
+    response.delete_cookie(
+        _name(request, secure), path="/", httponly=True, samesite="lax", secure=_is_secure(request, secure)
+    )
+
+
+def counts(method: str, headers: Headers) -> bool:
+    """Whether a cookie says that a person wants this: not if a page of another site asks. Browsers tell
+    (Fetch: Sec-Fetch-Site, Origin); a link on another page may be followed all the same."""
+    site = headers.get("sec-fetch-site", "none")
+    if not all(is_own(origin, headers) for origin in headers.getlist("origin")):
+        return False
+    followed = method in SAFE_METHODS and headers.get("sec-fetch-mode") == "navigate"
+    return site in ("none", "same-origin") or followed
+
+
+def _name(request: HTTPConnection, secure: bool) -> str:
+    # With this prefix browsers take it from nobody but this very host, by https (RFC 6265bis 4.1.3.2).
+    return "__Host-session" if _is_secure(request, secure) else "session"
+
+
+def _is_secure(request: HTTPConnection, secure: bool) -> bool:
+    return secure or request.url.scheme in ("https", "wss")

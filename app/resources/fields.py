@@ -1,0 +1,60 @@
+"""Small bodies: the fields of a form, or the members of a JSON object."""
+
+import json
+from collections.abc import AsyncGenerator
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from app.accounts.errors import BadCredentials
+from app.resources.bodies import bounded, refuse_encoding
+from app.uploads.errors import BadForm, TooLarge, UnsupportedForm
+from app.uploads.parameters import word_of
+
+MAX_BYTES = 64 << 10
+MAX_FIELDS = 20
+
+_JSON = "application/json"
+
+
+def is_json(request: Request) -> bool:
+    """Whether the body is JSON, and so shall the answer be. Programs speak it, and people send forms."""
+    return word_of(request.headers.get("content-type", "")) == _JSON
+
+
+async def fields_of(request: Request) -> dict[str, Any]:
+    """What the body says. BadForm, TooLarge, UnsupportedForm."""
+    refuse_encoding(request, UnsupportedForm)
+    body = await bounded(request, MAX_BYTES, TooLarge(f"Such a body has at most {MAX_BYTES} bytes."))
+    kind = word_of(request.headers.get("content-type", ""))
+    try:
+        if kind == _JSON:
+            members = json.loads(body.decode())
+            if isinstance(members, dict):
+                return members
+            raise BadForm("The body is no JSON object.")
+        if kind == "application/x-www-form-urlencoded":
+            pairs = parse_qsl(
+                body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"
+            )
+            return dict(pairs)
+        if kind == "multipart/form-data":
+            parser = MultiPartParser(request.headers, _once(body), max_files=0, max_fields=MAX_FIELDS)
+            return dict(await parser.parse())
+    except (ValueError, RecursionError, MultiPartException):
+        raise BadForm("The body is not what its Content-Type says.") from None
+    raise UnsupportedForm("The body is a form, or JSON.")
+
+
+def text(fields: dict[str, Any], name: str, default: str | None = None) -> str:
+    """A field that is a text. BadCredentials, if it is missing or something else."""
+    value = fields.get(name, default)
+    if not isinstance(value, str):
+        raise BadCredentials(f"{name} is missing." if value is None else f"{name} is no text.")
+    return value
+
+
+async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body

@@ -1,0 +1,686 @@
+"""What every database promises of accounts: app/accounts/store.py."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from threading import Barrier
+from typing import Any, TypeVar
+
+import pytest
+
+from app.accounts.errors import AccountError, EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
+from app.accounts.models import Account, Invite, Link, Scope, Session, SigningKey, Token
+from app.accounts.store import AccountStore
+from app.database import open_accounts
+from app.database.sql import postgresql
+from app.settings import Settings
+from app.storage.errors import StorageUnavailable
+from tests import postgres
+from tests.conftest import BACKENDS
+from tests.faults.losing import LosingProxy, Loss
+from tests.mongo import mongod
+
+T = TypeVar("T")
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+RACERS = 20
+NUMBERS = count(1)
+
+
+@contextmanager
+def standalone() -> Iterator[dict[str, object]]:
+    """A MongoDB without a replica set has no transactions."""
+    with mongod(replica_set="") as node:
+        yield {"storage": "gridfs", "mongodb_url": node.url("library")}
+
+
+@pytest.fixture(scope="module", params=[*BACKENDS, "standalone"])
+def settings_of(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """One database for all tests of this module."""
+    with ExitStack() as stack:
+        name = request.param
+        options = stack.enter_context(standalone()) if name == "standalone" else BACKENDS[name]()
+        if "mongodb_url" in options:  # one server has them for all tests, and `users` but once
+            options["users_url"] = str(options["mongodb_url"]).replace("library", "users")
+        yield Settings(_env_file=None, files_dir=tmp_path_factory.mktemp("accounts") / "files", **options)
+
+
+@pytest.fixture(scope="module")
+def opened(settings_of: Settings) -> Iterator[AccountStore]:
+    with open_accounts(settings_of, create=True) as store:
+        yield store
+
+
+@pytest.fixture
+def store(opened: AccountStore) -> AccountStore:
+    """Without accounts and invites."""
+    for account in opened.accounts(limit=1000):
+        opened.remove(account.id)
+    for invite in opened.invites():
+        opened.remove_invite(invite.hash)
+    assert opened.count() == 0
+    return opened
+
+
+def an_account(email: str = "", **fields: Any) -> Account:
+    number = next(NUMBERS)
+    account = Account(
+        id=f"account-{number}",
+        email=email or f"person-{number}@example.org",
+        password=f"$argon2id${number}",
+        version=1,
+        library=f"account-{number}",
+        is_admin=False,
+        disabled=False,
+        leaving=False,
+        quota=None,
+        created_at=NOW,
+    )
+    return replace(account, **fields)
+
+
+def a_session(account: Account, created_at: datetime = NOW, seen_at: datetime = NOW) -> Session:
+    return Session(f"session-{next(NUMBERS)}", account.id, created_at, seen_at)
+
+
+def a_token(account: Account, created_at: datetime = NOW) -> Token:
+    number = next(NUMBERS)
+    return Token(f"id-{number}", account.id, "VLC", f"token-{number}", frozenset({Scope.READ}), created_at)
+
+
+def a_link(account: Account, **fields: Any) -> Link:
+    link = Link(
+        id=f"link-{next(NUMBERS)}",
+        account_id=account.id,
+        path="films",
+        is_playlist=True,
+        recursive=False,
+        automatic=False,
+        created_at=NOW,
+        expires_at=NOW + timedelta(days=7),
+    )
+    return replace(link, **fields)
+
+
+def an_invite(expires_in: timedelta = timedelta(days=7)) -> Invite:
+    return Invite(f"invite-{next(NUMBERS)}", NOW, NOW + expires_in)
+
+
+def a_key() -> SigningKey:
+    number = next(NUMBERS)
+    return SigningKey(f"key-{number}", f"secret-{number}", NOW)
+
+
+def race(*calls: Callable[[], T]) -> list[T | AccountError]:
+    """What each of them gave, all called at the same time."""
+    together = Barrier(len(calls))
+
+    def run(call: Callable[[], T]) -> T | AccountError:
+        together.wait()
+        try:
+            return call()
+        except AccountError as error:
+            return error
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+# Accounts
+
+
+def test_the_first_account_is_the_administrator_and_has_the_shared_library(store: AccountStore) -> None:
+    first, second = an_account(), an_account(quota=1 << 50)
+    assert store.add(first) == replace(first, is_admin=True, library="")
+    assert store.add(second) == second
+    assert store.account(first.id) == replace(first, is_admin=True, library="")
+    assert store.account_of(second.email) == store.account(second.id) == second
+    assert store.count() == 2
+
+
+def test_whoever_is_not_there_is_not_found(store: AccountStore) -> None:
+    assert store.account("nobody") is store.account_of("nobody@example.org") is None
+    assert store.session("none") is store.token("none") is store.link("none") is store.link("no\0ne") is None
+    assert [*store.sessions("nobody"), *store.tokens("nobody"), *store.links("nobody")] == []
+    assert not store.set_password("nobody", "new", version=1)
+    for call in (
+        lambda: store.set_disabled("nobody", True),
+        lambda: store.set_quota("nobody", 1),
+        lambda: store.leave("nobody"),
+        lambda: store.add_token(a_token(an_account())),
+        lambda: store.add_link(a_link(an_account())),
+        lambda: store.remove_invite("none"),
+        lambda: store.remove_invite("no\0ne"),
+    ):
+        with pytest.raises(UnknownAccount):
+            call()
+    store.remove("nobody")
+    store.remove_session("none")
+    store.see_session("none", NOW)
+    assert store.session("none") is None
+
+
+def test_accounts_are_listed_in_the_byte_order_of_their_addresses(store: AccountStore) -> None:
+    emails = [
+        "b@nas",
+        "a@nas",
+        "a-b@nas",
+        "é@nas",
+        "z@nas",
+        "a@nas.example",
+        "\N{PERSONAL COMPUTER}@nas",
+        "ﬀ@nas",
+    ]
+    for email in emails:
+        store.add(an_account(email))
+    expected = sorted(emails, key=str.encode)
+    assert [account.email for account in store.accounts(limit=100)] == expected
+    assert [account.email for account in store.accounts(after=expected[2], limit=3)] == expected[3:6]
+
+
+def test_no_two_accounts_share_an_address(store: AccountStore) -> None:
+    anna = store.add(an_account("anna@nas"))
+    with pytest.raises(EmailTaken):
+        store.add(an_account("anna@nas"))
+    assert store.accounts(limit=9) == [anna]
+
+
+def test_one_of_those_that_race_for_an_address_gets_it(store: AccountStore) -> None:
+    accounts = [an_account("anna@nas") for _ in range(RACERS)]
+    found = race(*(lambda account=account: store.add(account) for account in accounts))
+    won = [one for one in found if isinstance(one, Account)]
+    assert store.accounts(limit=99) == won
+    assert len(won) == 1
+    assert sum(isinstance(one, EmailTaken) for one in found) == RACERS - 1
+
+
+def test_one_of_those_that_race_to_be_the_first_is(store: AccountStore) -> None:
+    accounts = [an_account() for _ in range(RACERS)]
+    found = race(*(lambda account=account: store.add(account) for account in accounts))
+    assert {*store.accounts(limit=99)} == {*found}
+    assert [one.library for one in store.accounts(limit=99) if one.is_admin] == [""]
+    assert len({one.library for one in store.accounts(limit=99)}) == RACERS
+
+
+def test_a_quota_is_kept(store: AccountStore) -> None:
+    account = store.add(an_account())
+    for quota in (0, 5 << 40, None):
+        store.set_quota(account.id, quota)
+        assert store.account(account.id) == replace(account, quota=quota)
+
+
+# Invites
+
+
+def test_an_invite_is_good_for_one_account(store: AccountStore) -> None:
+    invite, other = an_invite(), an_invite()
+    store.add_invite(invite)
+    store.add_invite(other)
+    account = store.add(an_account(), invite=invite.hash)
+    with pytest.raises(SignUpRefused):
+        store.add(an_account(), invite=invite.hash)
+    assert store.accounts(limit=9) == [account]
+    assert store.invites() == [other]
+    store.remove(account.id)
+    with pytest.raises(SignUpRefused):
+        store.add(an_account(), invite=invite.hash)
+
+
+def test_an_invite_that_expired_or_was_revoked_or_never_was_is_refused(store: AccountStore) -> None:
+    expired, revoked = an_invite(timedelta(seconds=-1)), an_invite()
+    store.add_invite(expired)
+    store.add_invite(revoked)
+    store.remove_invite(revoked.hash)
+    for invite in (expired.hash, revoked.hash, "none"):
+        with pytest.raises(SignUpRefused):
+            store.add(an_account(), invite=invite)
+    assert store.count() == 0
+
+
+def test_what_fails_uses_no_invite_up(store: AccountStore) -> None:
+    invite = an_invite()
+    store.add_invite(invite)
+    store.add(an_account("anna@nas"))
+    with pytest.raises(EmailTaken):
+        store.add(an_account("anna@nas"), invite=invite.hash)
+    assert store.invites() == [invite]
+    store.add(an_account(), invite=invite.hash)
+
+
+def test_one_of_those_that_race_for_an_invite_gets_it(store: AccountStore) -> None:
+    invite = an_invite()
+    store.add_invite(invite)
+    accounts = [an_account() for _ in range(RACERS)]
+    found = race(*(lambda account=account: store.add(account, invite=invite.hash) for account in accounts))
+    assert store.accounts(limit=99) == [one for one in found if isinstance(one, Account)]
+    assert sum(isinstance(one, SignUpRefused) for one in found) == RACERS - 1
+    assert store.invites() == []
+
+
+def test_an_invite_that_is_revoked_while_it_is_used_is_used_or_revoked(store: AccountStore) -> None:
+    for _ in range(10):
+        invite, account = an_invite(), an_account()
+        store.add_invite(invite)
+        used, revoked = race(
+            lambda invite=invite, account=account: store.add(account, invite=invite.hash),
+            lambda invite=invite: store.remove_invite(invite.hash),
+        )
+        assert isinstance(used, SignUpRefused) == (store.account(account.id) is None)
+        assert isinstance(used, SignUpRefused) or isinstance(revoked, UnknownAccount)
+        assert store.invites() == []
+
+
+def test_invites_are_listed_the_newest_first(store: AccountStore) -> None:
+    invites = [replace(an_invite(), created_at=NOW + timedelta(seconds=n)) for n in (2, 0, 1)]
+    for invite in invites:
+        store.add_invite(invite)
+    assert store.invites() == [invites[0], invites[2], invites[1]]
+
+
+# Passwords, and who may log in
+
+
+def test_another_password_ends_all_sessions_of_the_account(store: AccountStore) -> None:
+    anna, bert = store.add(an_account()), store.add(an_account())
+    sessions = [a_session(anna), a_session(anna), a_session(bert)]
+    for session in sessions:
+        assert store.add_session(session, version=1)
+    assert not store.set_password(anna.id, "new", version=2)
+    assert store.account(anna.id) == anna
+    assert len(store.sessions(anna.id)) == 2
+    assert store.set_password(anna.id, "new", version=1)
+    assert store.account(anna.id) == replace(anna, password="new", version=2)
+    assert [store.session(session.hash) for session in sessions] == [None, None, sessions[2]]
+    assert [*store.sessions(anna.id), *store.sessions(bert.id)] == [sessions[2]]
+
+
+def test_one_of_those_that_race_to_change_a_password_does(store: AccountStore) -> None:
+    anna = store.add(an_account())
+    passwords = [f"password-{n}" for n in range(RACERS)]
+    found = race(
+        *(lambda one=one: store.set_password(anna.id, one, version=1) for one in passwords)  # type: ignore[misc]
+    )
+    assert found.count(True) == 1
+    assert found.count(False) == RACERS - 1
+    password = passwords[found.index(True)]
+    assert store.account(anna.id) == replace(anna, password=password, version=2)
+
+
+def test_a_session_needs_the_password_as_it_is_and_an_account_that_can_log_in(store: AccountStore) -> None:
+    admin, anna = store.add(an_account()), store.add(an_account())
+    assert not store.add_session(a_session(anna), version=2)
+    assert not store.add_session(a_session(an_account()), version=1)
+    store.set_disabled(anna.id, True)
+    assert not store.add_session(a_session(anna), version=1)
+    store.set_disabled(anna.id, False)
+    store.leave(anna.id)
+    assert not store.add_session(a_session(anna), version=1)
+    assert [*store.sessions(anna.id), *store.sessions(admin.id)] == []
+
+
+def test_no_session_stays_of_a_login_that_races_with_another_password(store: AccountStore) -> None:
+    anna = store.add(an_account())
+    for version in range(1, 8):
+        sessions = [a_session(anna) for _ in range(3)]
+        race(
+            *(lambda s=s, v=version: store.add_session(s, version=v) for s in sessions),
+            lambda v=version: store.set_password(anna.id, f"{v}", version=v),
+        )
+        assert store.sessions(anna.id) == []
+        assert {store.session(session.hash) for session in sessions} == {None}
+
+
+def test_to_disable_an_account_ends_its_sessions_for_good(store: AccountStore) -> None:
+    anna = store.add(an_account())
+    session, token = a_session(anna), a_token(anna)
+    store.add_session(session, version=1)
+    store.add_token(token)
+    store.set_disabled(anna.id, True)
+    assert store.account(anna.id) == replace(anna, disabled=True)
+    store.set_disabled(anna.id, False)
+    assert store.account(anna.id) == anna
+    assert store.session(session.hash) is None
+    assert store.sessions(anna.id) == []
+    assert store.token(token.hash) == token
+
+
+# Leaving
+
+
+def test_what_belongs_to_who_leaves_is_gone_and_itself_when_it_is_removed(store: AccountStore) -> None:
+    store.add(an_account())
+    anna, bert = store.add(an_account()), store.add(an_account())
+    mine, theirs = [(a_session(account), a_token(account), a_link(account)) for account in (anna, bert)]
+    for session, token, link in (mine, theirs):
+        assert store.add_session(session, version=1)
+        store.add_token(token)
+        store.add_link(link)
+    store.leave(anna.id)
+    assert store.account(anna.id) == store.account_of(anna.email) == replace(anna, leaving=True)
+    assert store.leaving() == [replace(anna, leaving=True)]
+    assert store.count() == 3
+    assert _found(store, *mine) == [None, None, None]
+    assert _found(store, *theirs) == [*theirs]
+    store.leave(anna.id)
+    for call in (lambda: store.add_token(mine[1]), lambda: store.add_link(mine[2])):
+        with pytest.raises(UnknownAccount):
+            call()
+    assert _found(store, *mine) == [None, None, None]
+    store.remove(anna.id)
+    store.remove(bert.id)
+    assert store.account(anna.id) is store.account(bert.id) is None
+    assert store.leaving() == []
+    assert _found(store, *theirs) == [None, None, None]
+    assert [*store.sessions(bert.id), *store.tokens(bert.id), *store.links(bert.id)] == []
+    store.add(an_account(anna.email))
+
+
+def _found(store: AccountStore, session: Session, token: Token, link: Link) -> list[object]:
+    return [store.session(session.hash), store.token(token.hash), store.link(link.id)]
+
+
+def test_nothing_stays_of_what_is_made_while_an_account_leaves(store: AccountStore) -> None:
+    store.add(an_account())
+    for _ in range(5):
+        anna = store.add(an_account())
+        race(
+            lambda anna=anna: store.add_token(a_token(anna)),
+            lambda anna=anna: store.add_link(a_link(anna)),
+            lambda anna=anna: store.add_session(a_session(anna), version=1),
+            lambda anna=anna: store.leave(anna.id),
+        )
+        assert [*store.sessions(anna.id), *store.tokens(anna.id), *store.links(anna.id)] == []
+
+
+@pytest.mark.parametrize(
+    ("others", "may_leave"),
+    [
+        ([], True),
+        ([{}], False),
+        ([{"is_admin": True}, {}], True),
+        ([{"is_admin": True, "disabled": True}], False),
+        ([{"is_admin": True, "leaving": True}, {}], False),
+        ([{"leaving": True}], True),
+    ],
+)
+def test_the_last_administrator_stays_while_others_do(
+    store: AccountStore, others: list[dict[str, bool]], may_leave: bool
+) -> None:
+    admin = store.add(an_account())
+    session = a_session(admin)
+    store.add_session(session, version=1)
+    for fields in others:
+        store.add(an_account(**fields))
+    if may_leave:
+        store.leave(admin.id)
+        assert store.account(admin.id) == replace(admin, leaving=True)
+    else:
+        with pytest.raises(LastAdministrator):
+            store.leave(admin.id)
+        assert store.account(admin.id) == admin
+        assert store.session(session.hash) == session
+
+
+def test_of_administrators_that_race_to_leave_one_stays(store: AccountStore) -> None:
+    admins = [store.add(an_account(is_admin=True)) for _ in range(4)]
+    store.add(an_account())
+    found = race(*(lambda account=account: store.leave(account.id) for account in admins))
+    assert sorted(str(type(one)) for one in found) == sorted(map(str, [type(None)] * 3 + [LastAdministrator]))
+    assert len(store.leaving()) == 3
+
+
+# Sessions, tokens, links
+
+
+def test_sessions_are_listed_the_newest_first_and_say_when_they_were_seen(store: AccountStore) -> None:
+    anna = store.add(an_account())
+    sessions = [a_session(anna, NOW + timedelta(seconds=n)) for n in (2, 0, 1)]
+    for session in sessions:
+        store.add_session(session, version=1)
+    assert store.sessions(anna.id) == [sessions[0], sessions[2], sessions[1]]
+    later = NOW + timedelta(minutes=1)
+    store.see_session(sessions[1].hash, later)
+    store.see_session(sessions[1].hash, NOW)  # said by another process, late
+    assert store.session(sessions[1].hash) == replace(sessions[1], seen_at=later)
+    store.remove_session(sessions[1].hash)
+    assert store.sessions(anna.id) == [sessions[0], sessions[2]]
+
+
+def test_tokens_are_the_accounts_own(store: AccountStore) -> None:
+    anna, bert = store.add(an_account()), store.add(an_account())
+    tokens = [a_token(anna, NOW + timedelta(seconds=n)) for n in (2, 0, 1)]
+    tokens[0] = replace(tokens[0], scopes=frozenset(Scope), name='"VLC" – \N{TELEVISION}')
+    tokens[1] = replace(tokens[1], scopes=frozenset())
+    for token in tokens:
+        store.add_token(token)
+        assert store.token(token.hash) == token
+    assert store.tokens(anna.id) == [tokens[0], tokens[2], tokens[1]]
+    assert store.tokens(bert.id) == []
+    for account, token_id in ((bert, tokens[0].id), (anna, "none"), (anna, "no\0ne")):
+        with pytest.raises(UnknownAccount):
+            store.remove_token(account.id, token_id)
+    store.remove_token(anna.id, tokens[0].id)
+    assert store.token(tokens[0].hash) is None
+    store.remove_tokens(bert.id)
+    assert len(store.tokens(anna.id)) == 2
+    store.remove_tokens(anna.id)
+    assert store.tokens(anna.id) == []
+
+
+def test_links_are_the_accounts_own(store: AccountStore) -> None:
+    anna, bert = store.add(an_account()), store.add(an_account())
+    links = [a_link(anna, created_at=NOW + timedelta(seconds=n), path="ü/" * n) for n in (2, 0, 1)]
+    for link in links:
+        store.add_link(link)
+        assert store.link(link.id) == link
+    assert store.links(anna.id) == [links[0], links[2], links[1]]
+    for account, link_id in ((bert, links[0].id), (anna, "none"), (anna, "no\0ne")):
+        with pytest.raises(UnknownAccount):
+            store.remove_link(account.id, link_id)
+    store.remove_link(anna.id, links[0].id)
+    assert store.link(links[0].id) is None
+
+
+def test_an_automatic_link_is_found_that_lasts_long_enough(store: AccountStore) -> None:
+    anna, bert = store.add(an_account()), store.add(an_account())
+    until = NOW + timedelta(days=1)
+    short, exact = (
+        a_link(anna, automatic=True, expires_at=expires_at)
+        for expires_at in (until - timedelta(seconds=1), until)
+    )
+    others = [
+        a_link(anna),
+        a_link(anna, automatic=True, recursive=True),
+        a_link(anna, automatic=True, path=""),
+        a_link(anna, automatic=True, path="films", is_playlist=False),
+        a_link(bert, automatic=True),
+    ]
+    for link in (short, *others):
+        store.add_link(link)
+    assert store.automatic_link(anna.id, "films", recursive=False, until=until) is None
+    store.add_link(exact)
+    assert store.automatic_link(anna.id, "films", recursive=False, until=until) == exact
+    assert store.automatic_link(anna.id, "films", recursive=True, until=until) == others[1]
+    assert store.automatic_link(anna.id, "", recursive=False, until=until) == others[2]
+    assert store.automatic_link(bert.id, "films", recursive=False, until=until) == others[4]
+
+
+# Signing keys
+
+
+def test_signing_keys_are_kept_as_asked_the_newest_first(store: AccountStore) -> None:
+    one, two, three = a_key(), a_key(), a_key()
+    store.add_signing_key(one, keep=[])
+    assert store.signing_keys() == [one]
+    store.add_first_signing_key(a_key())
+    assert store.signing_keys() == [one]
+    store.add_signing_key(two, keep=[one.id])
+    assert store.signing_keys() == [two, one]
+    store.add_signing_key(three, keep=[two.id, "none"])
+    assert store.signing_keys() == [three, two]
+
+
+def test_signing_keys_that_are_added_at_once_leave_one_at_least(store: AccountStore) -> None:
+    old = store.signing_keys()
+    keys = [a_key() for _ in range(8)]
+    race(*(lambda key=key: store.add_signing_key(key, keep=[]) for key in keys))
+    found = store.signing_keys()
+    assert found
+    assert {*found} <= {*keys}
+    assert not {*found} & {*old}
+
+
+# Looking after it
+
+
+def test_what_stands_is_told_of_many_at_once(store: AccountStore) -> None:
+    accounts = [store.add(an_account()) for _ in range(4)]
+    sessions = [a_session(account) for account in accounts]
+    tokens = [a_token(account) for account in accounts]
+    for session, token in zip(sessions, tokens, strict=True):
+        store.add_session(session, version=1)
+        store.add_token(token)
+    asked: dict[str, Any] = {
+        "accounts": [(account.id, 1) for account in accounts],
+        "sessions": [session.hash for session in sessions],
+        "tokens": [token.hash for token in tokens],
+    }
+    assert store.standing(**asked) == tuple(map(set, asked.values()))
+    store.set_password(accounts[0].id, "new", version=1)
+    store.set_disabled(accounts[1].id, True)
+    store.leave(accounts[2].id)
+    assert store.standing(**asked) == (
+        {(accounts[3].id, 1)},
+        {sessions[3].hash},
+        {tokens[0].hash, tokens[1].hash, tokens[3].hash},
+    )
+    assert store.standing(accounts=[(accounts[0].id, 2)], sessions=[], tokens=[]) == (
+        {(accounts[0].id, 2)},
+        set(),
+        set(),
+    )
+    assert store.standing(
+        accounts=[("none", 1)] * 500, sessions=[f"{n}" for n in range(500)], tokens=["none"] * 500
+    ) == (set(), set(), set())
+
+
+def test_a_sweep_forgets_what_is_over_and_nothing_else(store: AccountStore) -> None:
+    anna = store.add(an_account())
+    second, day = timedelta(seconds=1), timedelta(days=1)
+    over = [a_link(anna, expires_at=NOW), an_invite(timedelta()), a_session(anna, NOW, NOW - second)]
+    over.append(a_session(anna, NOW - day - second))
+    kept = [a_link(anna, expires_at=NOW + second), an_invite(second), a_session(anna, NOW - day)]
+    for one in (*over, *kept):
+        match one:
+            case Link():
+                store.add_link(one)
+            case Invite():
+                store.add_invite(one)
+            case Session():
+                store.add_session(one, version=1)
+    store.sweep(now=NOW, seen_before=NOW, created_before=NOW - day)
+    assert [*store.links(anna.id), *store.invites(), *store.sessions(anna.id)] == kept
+    assert store.account(anna.id) == anna
+
+
+def test_everything_is_there_when_the_database_is_opened_again(
+    store: AccountStore, settings_of: Settings
+) -> None:
+    anna = store.add(an_account(quota=7))
+    session, token, link = a_session(anna), a_token(anna), a_link(anna)
+    invite, key = an_invite(), a_key()
+    store.add_session(session, version=1)
+    store.add_token(token)
+    store.add_link(link)
+    store.add_invite(invite)
+    store.add_signing_key(key, keep=[])
+    with open_accounts(settings_of, create=False) as again:
+        assert again.account_of(anna.email) == anna
+        assert _found(again, session, token, link) == [session, token, link]
+        assert again.invites() == [invite]
+        assert again.signing_keys() == [key]
+        again.set_quota(anna.id, 8)
+    assert store.account(anna.id) == replace(anna, quota=8)
+
+
+# Without the database
+
+
+def test_a_change_whose_commit_postgresql_made_was_made_though_its_answer_was_lost(tmp_path: Path) -> None:
+    with _through_a_proxy(tmp_path) as (proxy, store):
+        anna = store.add(an_account())
+        proxy.loses = Loss.ANSWER
+        assert store.set_password(anna.id, "new", version=1)
+        assert proxy.lost.is_set()
+        assert store.account(anna.id) == replace(anna, password="new", version=2)
+
+
+def test_a_lost_postgresql_is_unavailable_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
+    with _through_a_proxy(tmp_path) as (proxy, store):
+        anna = store.add(an_account())
+        proxy.loses, proxy.reachable = Loss.COMMIT, False
+        with pytest.raises(StorageUnavailable):
+            store.set_password(anna.id, "new", version=1)
+        _is_unavailable(store)
+        proxy.reachable = True
+        assert store.accounts(limit=9) == [anna]
+
+
+@contextmanager
+def _through_a_proxy(tmp_path: Path) -> Iterator[tuple[LosingProxy, AccountStore]]:
+    proxy = LosingProxy(postgres.shared().port)
+    url = postgres.shared().new_library().replace(str(postgres.shared().port), str(proxy.port))
+    settings = Settings(_env_file=None, files_dir=tmp_path / "files", database_url=url)
+    try:
+        with open_accounts(settings, create=True) as store:
+            yield proxy, store
+    finally:
+        proxy.close()
+
+
+def test_a_killed_mongodb_is_unavailable_and_has_all_when_it_is_back() -> None:
+    with mongod() as node:
+        settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"))
+        with open_accounts(settings, create=True) as store:
+            anna = store.add(an_account())
+            session = a_session(anna)
+            assert store.add_session(session, version=1)
+            node.kill()
+            _is_unavailable(store)
+            node.restart()
+            assert _until_available(store.count) == 1
+            assert store.account(anna.id) == anna
+            assert store.session(session.hash) == session
+        with node.direct() as client:  # and nothing was done to the database of the files
+            assert {*client.list_database_names()} - {"admin", "config", "local"} == {"users"}
+
+
+def _until_available(call: Callable[[], T]) -> T:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return call()
+        except StorageUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def _is_unavailable(store: AccountStore) -> None:
+    for call in (
+        store.count,
+        lambda: store.add(an_account()),
+        lambda: store.session("none"),
+        lambda: store.leave("nobody"),
+    ):
+        with pytest.raises(StorageUnavailable):
+            call()
