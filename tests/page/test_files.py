@@ -86,12 +86,12 @@ def test_deleting_asks_first(page: Page, http: httpx.Client, folder: str) -> Non
 
 def test_what_changed_meanwhile_is_not_deleted(page: Page, http: httpx.Client, folder: str) -> None:
     choose(page, "a.mp4", "Delete…")
-    http.put(f"/files/{folder}/a.mp4", content=b"newer").raise_for_status()
+    http.put(f"/files/{folder}/a.mp4", content=b"newer bytes").raise_for_status()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("changed meanwhile")
-    assert http.get(f"/files/{folder}/a.mp4").content == b"newer"
+    assert http.get(f"/files/{folder}/a.mp4").content == b"newer bytes"
     page.get_by_role("button", name="Cancel").click()
-    expect(row(page, "a.mp4")).to_contain_text("5 Bytes")
+    expect(row(page, "a.mp4")).to_contain_text("11 Bytes")
     choose(page, "a.mp4", "Delete…")
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(row(page, "a.mp4")).to_have_count(0)
@@ -166,10 +166,11 @@ def test_what_others_do_is_seen_and_disturbs_nothing(
 
 def test_a_list_catches_up_when_the_server_is_back(page: Page, http: httpx.Client, folder: str) -> None:
     """Without a WebSocket nothing is heard; the next one says that the list may be old."""
+    page.wait_for_timeout(600)  # until it has listed what its first connection told it to
     with page.expect_websocket() as second:
         page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")
         http.put(f"/files/{folder}/late.mp4", content=b"late").raise_for_status()
-        page.wait_for_timeout(700)
+        page.wait_for_timeout(500)
         expect(row(page, "late.mp4")).to_have_count(0)
         page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
     assert re.fullmatch(r"ws://[^/]+/events", second.value.url)
@@ -180,12 +181,13 @@ def test_a_film_that_is_shown_hears_what_becomes_of_it(
     page: Page, http: httpx.Client, folder: str
 ) -> None:
     heard: list[object] = []
-    page.on("websocket", lambda socket: socket.on("framereceived", heard.append))
-    page.get_by_role("link", name="a.mp4", exact=True).click()
+    player = page.context.new_page()
+    player.on("websocket", lambda socket: socket.on("framereceived", lambda frame: heard.append(frame)))
+    player.goto(f"{page.url.partition('?')[0]}?play={folder}/a.mp4")
     while not heard:
-        page.wait_for_timeout(20)
+        player.wait_for_timeout(20)
     patch = {"content-type": "application/merge-patch+json"}
     http.patch(f"/files/{folder}/a.mp4", json={"filename": "q.mp4"}, headers=patch).raise_for_status()
-    expect(page.get_by_role("status")).to_have_text(f"It is at {folder}/q.mp4 now.")
+    expect(player.get_by_role("status")).to_have_text(f"It is at {folder}/q.mp4 now.")
     http.delete(f"/files/{folder}/q.mp4").raise_for_status()
-    expect(page.get_by_role("status")).to_have_text("Somebody deleted this file.")
+    expect(player.get_by_role("status")).to_have_text("Somebody deleted this file.")
