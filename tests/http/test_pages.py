@@ -187,7 +187,7 @@ def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
             saved = http.get(source.all("a")[0].attributes["href"])
             assert saved.content == name.encode()
             assert saved.headers["content-disposition"].startswith("attachment")
-        address = player.one("dl").one("a")
+        address = player.one("dl", class_="details").one("a")
         assert http.get(address.text).content == http.get(address.attributes["href"]).content == name.encode()
 
 
@@ -295,8 +295,8 @@ def heading(page: Element, label: str) -> Element:
 def test_searching_beneath_a_folder(web: Web, http: httpx.Client, folder: str) -> None:
     fill(http, folder, "Summer holiday.mp4", "winter.mp4")
     fill(http, f"{folder}/a & b", "song of summer.mp3")
-    form = web.folder(folder).one("form")
-    assert (form.attributes["role"], form.attributes["method"]) == ("search", "get")
+    form = web.folder(folder).one("form", role="search")
+    assert form.attributes["method"] == "get"
     fields = {field.attributes["name"]: field.attributes["value"] for field in form.all("input")}
     assert fields == {"folder": folder, "q": ""}
     found = web.folder(**fields | {"q": "SUM"})
@@ -370,7 +370,7 @@ def test_a_film_knows_its_subtitles(web: Web, http: httpx.Client, folder: str) -
 
 def test_details(web: Web, http: httpx.Client, folder: str) -> None:
     file = http.put(f"/files/{folder}/film.mp4", content=b"x" * 1234).json()
-    details = web.open(f"/?play={folder}/film.mp4").one("dl")
+    details = web.open(f"/?play={folder}/film.mp4").one("dl", class_="details")
     terms = dict(zip(*([e.text for e in details.all(tag)] for tag in ("dt", "dd")), strict=True))
     assert terms["Size"] == "1.2 kB (1,234 bytes)"
     assert terms["Type"] == "video/mp4"
@@ -480,4 +480,6 @@ def test_links_below_a_path(beneath: httpx.Client) -> None:
             assert beneath.get(f"{origin}{element.attributes[name]}").status_code == 200
     player = read(link(rows(read(link(rows(top)[0])))[0]))
     assert beneath.get(f"{origin}{player.one('video').attributes['src']}").content == b"c.mp4"
-    assert player.one("dl").one("a").text == "https://media.example.org/tv/files/a%20b/c.mp4"
+    assert (
+        player.one("dl", class_="details").one("a").text == "https://media.example.org/tv/files/a%20b/c.mp4"
+    )

@@ -199,7 +199,10 @@ def test_the_settings(visit: Visitor, server: Server, email: str) -> None:
     assert httpx.get(link).status_code in (401, 403)
 
     change = page.locator("#change-password")
-    for old, told in (("wrong password", change.get_by_role("alert")), (PASSWORD, page.get_by_role("status"))):
+    for old, told in (
+        ("wrong password", change.get_by_role("alert")),
+        (PASSWORD, page.get_by_role("status")),
+    ):
         page.get_by_label("Present password").fill(old)
         page.get_by_label("New password").fill("another horse")
         page.get_by_role("button", name="Change the password").click()

@@ -177,9 +177,7 @@ def test_a_list_catches_up_when_the_server_is_back(page: Page, http: httpx.Clien
     expect(row(page, "late.mp4")).to_be_visible()
 
 
-def test_a_film_that_is_shown_hears_what_becomes_of_it(
-    page: Page, http: httpx.Client, folder: str
-) -> None:
+def test_a_film_that_is_shown_hears_what_becomes_of_it(page: Page, http: httpx.Client, folder: str) -> None:
     heard: list[object] = []
     player = page.context.new_page()
     player.on("websocket", lambda socket: socket.on("framereceived", lambda frame: heard.append(frame)))
