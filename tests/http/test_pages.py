@@ -1,4 +1,4 @@
-"""The web page at /: what is read off it leads to the files, whatever their names, and no script is needed."""
+"""The web page at /: what is read off it leads to the files, whatever their names; no script is needed."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -17,7 +17,9 @@ AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 SCHEMES = ("light", "dark")
 
 # Tell what is smaller than a finger; a link within text may be.
-SMALL = """() => [...document.querySelectorAll("button, input:not([type=checkbox]), select, a, label:has(input)")].filter(element => {
+SMALL = """() => [
+    ...document.querySelectorAll("button, input:not([type=checkbox]), select, a, label:has(input)")
+].filter(element => {
     const {width, height} = element.getBoundingClientRect();
     return element.checkVisibility() && width > 1 && height < 44 &&
         !element.closest(".unseen, .skip, footer, p:not(.actions), dd, nav ol");
