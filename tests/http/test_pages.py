@@ -421,19 +421,23 @@ def test_head(ask: Ask, query: str) -> None:
 
 def test_the_assets_of_the_page(web: Web, http: httpx.Client, ask: Ask, problem: Problem) -> None:
     page = web.open("/")
-    style = page.one("link", rel="stylesheet").attributes["href"]
+    styles = [link.attributes["href"] for link in page.all("link", rel="stylesheet")]
     icon = page.one("link", rel="icon").attributes["href"]
-    for address, kind in ((style, "text/css; charset=utf-8"), (icon, "image/svg+xml")):
+    script = page.one("script", type="module").attributes["src"]
+    kinds = {**dict.fromkeys(styles, "text/css; charset=utf-8"), icon: "image/svg+xml"}
+    for address, kind in {**kinds, script: "text/javascript; charset=utf-8"}.items():
         response = http.get(address)
         assert response.status_code == 200
         assert response.headers["content-type"] == kind
         assert "immutable" in response.headers["cache-control"]
         assert response.headers["x-content-type-options"] == "nosniff"
-    for part in re.findall(r'url\("([^"]+)"\)', http.get(style).text):
-        assert http.get(urljoin(style, part)).headers["content-type"] == "image/svg+xml"
-    assert "@import" not in http.get(style).text
+    for style in styles:
+        text = http.get(style).text
+        for part in re.findall(r'url\("([^"]+)"\)', text):
+            assert http.get(urljoin(style, part)).headers["content-type"] == "image/svg+xml"
+        assert "@import" not in text
     for wrong in ("/../templates/base.html", "/..%2ftemplates%2fbase.html", "/nope.css"):
-        problem(ask("GET", style.rpartition("/")[0] + wrong), 404)
+        problem(ask("GET", icon.rpartition("/")[0] + wrong), 404)
 
 
 @pytest.fixture
