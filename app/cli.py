@@ -12,11 +12,13 @@ from typing import Any
 import click
 
 from app import logs
+from app.accounts_command import account
 from app.database import Stores, check_apart, open_database, prepare_database
 from app.library.copying import LEFT_BEHIND, copy
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
 from app.listen import authority, listen
+from app.sentences import in_a_sentence
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
@@ -34,12 +36,7 @@ def main() -> None:
     logs.configure()
 
 
-@contextmanager
-def _in_a_sentence() -> Iterator[None]:
-    try:
-        yield
-    except (ConfigurationError, StorageError) as error:
-        raise click.ClickException(logs.escaped(str(error))) from None
+main.add_command(account)
 
 
 @main.command("serve")
@@ -48,7 +45,7 @@ def _in_a_sentence() -> Iterator[None]:
 @click.option("--reload", is_flag=True, help="Start again whenever the code changes, for development.")
 def serve_command(host: str | None, port: int | None, reload: bool) -> None:
     """Serve the library. An SQL database is migrated first."""
-    with _in_a_sentence():
+    with in_a_sentence():
         settings = load()
         host = host if host is not None else settings.host
         port = port if port is not None else settings.port
@@ -70,7 +67,7 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
 @main.command()
 def migrate() -> None:
     """Bring the database to the newest schema."""
-    with _in_a_sentence():
+    with in_a_sentence():
         prepare_database(load())
 
 
@@ -146,7 +143,7 @@ def copy_command(**options: str | None) -> None:
             left_behind.update(LEFT_BEHIND & (await _copy(source, stores.storage)).keys())
 
     try:
-        with _in_a_sentence():
+        with in_a_sentence():
             settings, target = load(), load_target(**options)
             check_apart(settings, target)
         _with_storage(run, settings)
@@ -218,7 +215,7 @@ def _with_storage(run: Callable[[Storage], Awaitable[object]], settings: Setting
         async with _opened(settings) as stores:
             await run(stores.storage)
 
-    with _in_a_sentence():
+    with in_a_sentence():
         settings = settings or load()
         prepare_database(settings, create=False)
         asyncio.run(opened(settings))

@@ -33,6 +33,8 @@ EVERYTHING = {
     "server",
     "websocket",
     "main",
+    "accounts_command",
+    "sentences",
 }
 
 # What each part of the program may import of the others.
@@ -60,6 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "websocket": {"refusal"},
     "server": EVERYTHING,
     "cli": EVERYTHING,
+    "accounts_command": {"accounts", "database", "logs", "sentences", "settings"},
+    "sentences": {"accounts", "logs", "settings", "storage"},
     "__init__": set(),
 }
 
@@ -75,10 +79,10 @@ ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"resources", "main", "streaming.response"},
     "starlette": {"resources", "main", "streaming.response"},
     "uvicorn": {"server", "expected", "protocol", "exchange", "websocket", "cli"},
-    "pydantic": {"resources", "settings"},
+    "pydantic": {"resources", "settings", "accounts_command"},
     "pydantic_settings": {"resources", "settings"},
     "argon2": {"accounts"},
-    "click": {"cli"},
+    "click": {"cli", "accounts_command", "sentences"},
     "itsdangerous": {"accounts"},
     "jinja2": {"resources"},
     "python_multipart": {"uploads"},
