@@ -232,10 +232,10 @@ def _counts(found: Mapping[Any, int]) -> list[str]:
 def _check_host(host: str, settings: Settings) -> None:
     from app.resources.admission import is_loopback  # noqa: PLC0415
 
-    if settings.access != "open" and host != "localhost" and not is_loopback(host):
+    if settings.access == "loopback" and host != "localhost" and not is_loopback(host):
         raise ConfigurationError(
-            f"Anybody who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=open to allow that, "
-            "or listen on 127.0.0.1."
+            f"Anybody who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=accounts to let in "
+            "only those who have an account, or open to allow that, or listen on 127.0.0.1."
         )
 
 

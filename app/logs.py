@@ -2,6 +2,7 @@
 
 import logging
 import logging.config
+import re
 import sys
 import threading
 import traceback
@@ -19,6 +20,9 @@ _ECHOES = (
     # uvicorn repeats what was said by the one who broke an answer off, and why.
     "ASGI callable returned without completing response.",
 )
+
+# The parameters of signed links and of invites, and where a browser goes on with them after a login.
+_SECRET = re.compile(r"((?:link|invite)(?:=|%3[Dd]))[^&\s]+")
 
 _log = logging.getLogger("seekable")
 
@@ -105,6 +109,16 @@ def without_echo(record: logging.LogRecord) -> bool:
     return record.msg not in _ECHOES
 
 
+def without_secrets(record: logging.LogRecord) -> bool:
+    """Take out of the record of a request what would open a file, or an account, to who reads the log."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            _SECRET.sub(r"\1...", part) if isinstance(part, str) and "=" in part else part
+            for part in record.args
+        )
+    return True
+
+
 CONFIG: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -116,7 +130,12 @@ CONFIG: dict[str, Any] = {
             "formatter": "line",
             "filters": [without_echo],
         },
-        "asked": {"class": "app.logs.LineHandler", "stream": "ext://sys.stdout", "formatter": "line"},
+        "asked": {
+            "class": "app.logs.LineHandler",
+            "stream": "ext://sys.stdout",
+            "formatter": "line",
+            "filters": [without_secrets],
+        },
     },
     "root": {"level": "WARNING", "handlers": ["said"]},
     "loggers": {

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -11,20 +12,34 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI
 from starlette.types import Lifespan
 
+from app.accounts.callers import Callers
+from app.accounts.passwords import Passwords
+from app.accounts.service import Accounts, SignUp
+from app.accounts.store import AccountStore
+from app.accounts.watch import Watch
+from app.accounts.workers import Workers
 from app.database import open_database
 from app.events.connections import ConnectionManager
+from app.library.departures import Departures
 from app.library.mediatypes import media_type
+from app.library.quotas import Quotas
 from app.library.service import Library
 from app.library.upkeep import Upkeep
+from app.resources.access import AccessMiddleware
 from app.resources.admission import Admission, AdmissionMiddleware
 from app.resources.cors import CORSMiddleware
-from app.resources.deps import Services
+from app.resources.deps import People, Services
+from app.resources.docs import Application
 from app.resources.errors import HANDLERS
-from app.resources.routes import ROUTES
+from app.resources.routes import routes
 from app.resources.streams import StreamMiddleware
 from app.settings import Settings
+from app.storage.contract import Storage
 from app.storage.types import Change
 from app.uploads.service import Uploads
+
+HASHING = 2
+"""Passwords that are hashed at once; each takes 19 MiB meanwhile."""
 
 EXPOSED_HEADERS = (
     "Accept-Ranges",
@@ -47,8 +62,9 @@ EXPOSED_HEADERS = (
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The program as an ASGI application. Opens nothing before its lifespan begins."""
     settings = settings or Settings()
-    app = FastAPI(
-        routes=ROUTES,
+    has_accounts = settings.access == "accounts"
+    app = Application(
+        routes=routes(accounts=has_accounts),
         title="Seekable",
         version=version("seekable"),
         description="Upload a film, play it anywhere, seek to any byte.",
@@ -62,7 +78,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         # Or each request asks anew whether somebody wants any.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.has_accounts = has_accounts
     app.add_middleware(StreamMiddleware)  # the innermost: what is added last comes first
+    if has_accounts:
+        app.add_middleware(AccessMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -72,7 +91,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             expose_headers=EXPOSED_HEADERS,
         )
     admission = Admission.of(
-        everybody=settings.access == "open",
+        everybody=settings.access != "loopback",
         base_url=settings.base_url,
         hosts=settings.allowed_hosts,
         origins=settings.cors_origins,
@@ -95,25 +114,73 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
             """From any thread."""
             loop.call_soon_threadsafe(noticed, changes)
 
-        async with open_database(
-            settings, media_type=lambda name: media_type(None, name), notice=notice
-        ) as stores:
+        async with AsyncExitStack() as stack:
+            stores = await stack.enter_async_context(
+                open_database(settings, media_type=lambda name: media_type(None, name), notice=notice)
+            )
             library = Library(stores.storage, connections.publish)
             upkeep = Upkeep(stores.storage, settings.scan_interval)
+            people = None
+            if stores.accounts is not None:
+                people = await _open_people(settings, stores.accounts, stores.storage, library, stack)
+            uploads = Uploads(
+                stores.storage, library, max_size=settings.max_upload_size, tell=connections.send
+            )
             services = Services(
                 storage=stores.storage,
                 library=library,
-                uploads=Uploads(
-                    stores.storage, library, max_size=settings.max_upload_size, tell=connections.send
-                ),
+                uploads=uploads,
                 connections=connections,
                 base_url=settings.base_url,
-                cache_control=settings.cache_control,
+                cache_control=_cache_control(settings),
+                people=people,
             )
-            async with _running(upkeep.run()):
-                yield {"services": services}
+            await stack.enter_async_context(_running(upkeep.run()))
+            yield {"services": services}
 
     return lifespan
+
+
+async def _open_people(
+    settings: Settings, store: AccountStore, storage: Storage, library: Library, stack: AsyncExitStack
+) -> People:
+    """All that there is with accounts."""
+    hashing = Workers("passwords", threads=HASHING, waiting=100)
+    stack.callback(hashing.close)
+    asking = Workers("accounts", threads=4, waiting=1000)
+    stack.callback(asking.close)
+    passwords = Passwords()
+    callers = Callers(
+        store,
+        idle=timedelta(seconds=settings.session_idle_timeout),
+        lifetime=timedelta(seconds=settings.session_lifetime),
+        passwords=passwords,
+        hashing=hashing,
+        asking=asking,
+    )
+    accounts = Accounts(
+        store, callers, sign_up=SignUp(settings.sign_up), passwords=passwords, hashing=hashing
+    )
+    quotas = Quotas(storage, default=settings.quota, may_store=accounts.is_there)
+    departures = Departures(storage, library, quotas, leaving=accounts.leaving, remove=accounts.remove)
+    watch = Watch(store, callers)
+    for work in (watch.run(), departures.run(), accounts.sweep_again_and_again()):
+        await stack.enter_async_context(_running(work))
+    return People(
+        accounts=accounts,
+        watch=watch,
+        quotas=quotas,
+        departures=departures,
+        session_lasts_s=settings.session_lifetime,
+        secure=(settings.base_url or "").startswith("https://"),
+    )
+
+
+def _cache_control(settings: Settings) -> str:
+    """Of stored files: what is one account's is for no cache that others share, unless somebody says so."""
+    if settings.access == "accounts" and "cache_control" not in settings.model_fields_set:
+        return f"private, {settings.cache_control}"
+    return settings.cache_control
 
 
 @asynccontextmanager

@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": set(),
     "streaming": {"storage"},
     "events": set(),
-    "library": {"storage", "events"},
+    "library": {"storage", "events", "accounts"},
     "uploads": {"library", "storage", "events"},
     "media": {"storage", "library"},
     "database": {"storage", "settings", "accounts"},

@@ -203,6 +203,13 @@ class Callers:
         assert found is not None
         return found
 
+    async def sweep(self) -> None:
+        """Forget links, invites and logins that are over."""
+        at = now()
+        await self.ask(
+            lambda: self._store.sweep(now=at, seen_before=at - self._idle, created_before=at - self._lifetime)
+        )
+
     async def is_active(self, account_id: str) -> bool:
         """Whether the account is there and neither disabled nor leaving."""
         return await self._active(account_id) is not None

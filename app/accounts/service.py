@@ -1,14 +1,17 @@
 """What people do with their accounts."""
 
+import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 from uuid import uuid4
 
 from app.accounts.callers import TOKEN_PREFIX, Caller, Callers, hashed, now
 from app.accounts.emails import check_email
-from app.accounts.errors import BadCredentials, NotPermitted, SignUpRefused
+from app.accounts.errors import BadCredentials, NotPermitted, SignUpRefused, WrongCredentials
 from app.accounts.links import Kind
 from app.accounts.models import Account, Invite, Link, Scope, Session, Token
 from app.accounts.passwords import Passwords
@@ -29,6 +32,10 @@ PLAYLIST_LASTS = timedelta(days=1)
 """The entries of a playlist that a player has fetched; at least half of that."""
 
 INVITE_LASTS = timedelta(days=7)
+
+SWEEP_EVERY_S = 3600
+
+_log = logging.getLogger("seekable")
 
 
 class SignUp(Enum):
@@ -55,21 +62,26 @@ class Accounts:
         passwords: Passwords,
         hashing: Workers,
     ) -> None:
-        self.policy = sign_up
+        self._policy = sign_up
         self.callers = callers
         self._store = store
         self._passwords, self._hashing = passwords, hashing
 
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody may sign up."""
+        return self._policy is SignUp.OPEN
+
     async def sign_up(self, email: str, password: str, *, invite: str | None, address: str) -> Account:
         """A new account. BadCredentials, EmailTaken, SignUpRefused, TooManyAttempts."""
-        if self.policy is SignUp.CLOSED:
+        if self._policy is SignUp.CLOSED:
             raise SignUpRefused("Nobody can sign up here; ask the administrator for an account.")
-        if self.policy is SignUp.INVITE and not invite:
+        if self._policy is SignUp.INVITE and not invite:
             raise SignUpRefused("To sign up here takes an invite; ask the administrator for one.")
         email = check_email(email)
         self.callers.guesses.sign_up(address)
         account = await self._made(email, password)
-        taken = hashed(invite) if invite and self.policy is SignUp.INVITE else None
+        taken = hashed(invite) if invite and self._policy is SignUp.INVITE else None
         return await self.callers.ask(lambda: self._store.add(account, invite=taken))
 
     async def _made(self, email: str, password: str) -> Account:
@@ -94,7 +106,9 @@ class Accounts:
             await self.end_session(previous)
         secret = secrets.token_urlsafe(32)
         at = now()
-        await self.callers.ask(self._store.add_session, Session(hashed(secret), account.id, at, at))
+        session = Session(hashed(secret), account.id, at, at)
+        if not await self.callers.ask(lambda: self._store.add_session(session, version=account.version)):
+            raise WrongCredentials("The account has just changed.")
         return secret
 
     async def end_session(self, secret: str) -> None:
@@ -102,7 +116,7 @@ class Accounts:
         await self._change(self._store.remove_session, hashed(secret))
 
     async def change_password(self, caller: Caller, old: str, new: str, *, address: str) -> Account:
-        """Every login of the account is over. WrongCredentials, BadCredentials."""
+        """The account with its new password. Every login of it is over. WrongCredentials, BadCredentials."""
         account = await self._confirmed(caller, old, address)
         password = await self._hashing.run(self._passwords.hash, new)
         changed = await self.callers.ask(
@@ -110,8 +124,8 @@ class Accounts:
         )
         self.callers.forget()
         if not changed:
-            raise NotPermitted("The password was changed by somebody else just now.")
-        return account
+            raise WrongCredentials("The account has just changed.")
+        return replace(account, password=password, version=account.version + 1)
 
     async def leave(self, caller: Caller, password: str, *, address: str) -> None:
         """Delete the account. Nobody can log in to it any more, and its files will go. LastAdministrator."""
@@ -209,6 +223,28 @@ class Accounts:
         """UnknownAccount, if there is none."""
         _need_admin(caller)
         await self.callers.ask(self._store.remove_invite, invite)
+
+    async def is_there(self, account_id: str) -> bool:
+        """Whether the account is neither gone nor leaving, looking anew."""
+        account = await self.callers.ask(self._store.account, account_id)
+        return account is not None and not account.leaving
+
+    async def leaving(self) -> Sequence[Account]:
+        """The accounts that are being deleted."""
+        return await self.callers.ask(self._store.leaving)
+
+    async def remove(self, account_id: str) -> None:
+        """Forget an account, of which nothing is left."""
+        await self._change(self._store.remove, account_id)
+
+    async def sweep_again_and_again(self) -> None:
+        """Forget what has expired, now and every hour until cancelled."""
+        while True:
+            try:
+                await self.callers.sweep()
+            except Exception as error:
+                _log.error("What has expired of the accounts could not be removed: %s", error)
+            await asyncio.sleep(SWEEP_EVERY_S)
 
     async def _change(self, call: Callable[..., None], *arguments: object) -> None:
         await self.callers.ask(call, *arguments)

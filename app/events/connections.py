@@ -32,7 +32,8 @@ class Peer(Protocol):
 class Connection:
     """One client, its outbox, and the task that sends from it: there is one only while something waits."""
 
-    def __init__(self, peer: Peer, topic: str | None, backlog: int) -> None:
+    def __init__(self, peer: Peer, library: str, topic: str | None, backlog: int) -> None:
+        self.library = library
         self.sid = secrets.token_urlsafe(16)
         self.topic = topic
         self._peer = peer
@@ -72,14 +73,15 @@ class ConnectionManager:
         self._by_sid: dict[str, Connection] = {}
         self._by_topic: dict[str, set[Connection]] = {}
 
-    def connect(self, peer: Peer, topic: str | None) -> Connection:
+    def connect(self, peer: Peer, library: str, topic: str | None) -> Connection:
         """Make room for a connection, which hears of nothing yet. Raises TooManyConnections.
 
-        With a topic it is for what is broadcast there; without, for what is sent to its sid.
+        With a topic it is for what is broadcast there; without, for what is sent to its sid. `library` is
+        that of whoever connects.
         """
         if len(self._by_sid) >= self._limit:
             raise TooManyConnections("Too many WebSockets are open; try again later.")
-        connection = Connection(peer, topic, self._backlog)
+        connection = Connection(peer, library, topic, self._backlog)
         self._by_sid[connection.sid] = connection
         return connection
 
@@ -103,10 +105,11 @@ class ConnectionManager:
         """The connection with this sid."""
         return self._by_sid.get(sid)
 
-    def send(self, sid: str, text: str) -> None:
-        """To one, if it is still there."""
+    def send(self, library: str, sid: str, text: str) -> None:
+        """To one, if it is still there, about its own library: whoever learns the sid of another tells that
+        one nothing."""
         connection = self.find(sid)
-        if connection is not None:
+        if connection is not None and connection.library == library:
             connection.offer(text)
 
     def broadcast(self, topic: str, text: str) -> None:

@@ -15,7 +15,7 @@ from app.accounts.callers import Caller, Callers
 from app.accounts.errors import LinkRefused, NotSignedIn, ScopeTooSmall, WrongCredentials
 from app.accounts.links import Kind
 from app.accounts.models import Scope as TokenScope
-from app.resources import cookies
+from app.resources import cookies, docs
 from app.resources.admission import SAFE_METHODS
 from app.resources.bodies import client_of
 from app.resources.deps import People
@@ -23,7 +23,6 @@ from app.resources.errors import EXPECTED, explained
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, clean_folder
 
-FOR_EVERYBODY = frozenset({"/login", "/sign-up", "/health", "/health/live", "/health/ready"})
 ASSETS = "/assets/"
 """What pages for everybody are made of; never uploads."""
 
@@ -55,7 +54,7 @@ class AccessMiddleware:
 
 def _is_for_everybody(scope: Scope) -> bool:
     path = get_route_path(scope)
-    return scope["type"] == "http" and (path in FOR_EVERYBODY or path.startswith(ASSETS))
+    return scope["type"] == "http" and (path in docs.FOR_EVERYBODY or path.startswith(ASSETS))
 
 
 async def _admitted(request: HTTPConnection) -> Caller:

@@ -1,7 +1,7 @@
 """Signing up, logging in and out, and one's own account: forms for people, JSON for programs."""
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
@@ -11,16 +11,15 @@ from app.accounts.errors import AccountError
 from app.accounts.models import Account
 from app.resources import cookies
 from app.resources.bodies import client_of
+from app.resources.challenges import BEARER
 from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep
-from app.resources.fields import fields_of, is_json, text
 from app.resources.errors import explained
+from app.resources.fields import fields_of, is_json, text
 from app.resources.pages import page
 from app.resources.problems import Problem, problems
 from app.uploads.errors import UploadError
 
 router = APIRouter(tags=["accounts"])
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class Credentials(BaseModel):
@@ -30,12 +29,10 @@ class Credentials(BaseModel):
     password: str
 
 
-class SignUp(Credentials):
+class NewAccount(Credentials):
     """Who somebody wants to be."""
 
-    invite: str | None = Field(
-        None, description="What came with the address to sign up at, where that needs one."
-    )
+    invite: str | None = Field(None, description="What the address to sign up at ends with, if one was sent.")
 
 
 class PasswordChange(BaseModel):
@@ -73,8 +70,8 @@ def body_of(model: type[BaseModel], *, form: bool = True) -> dict[str, Any]:
     "/sign-up",
     status_code=201,
     response_model=AccountInfo,
-    openapi_extra=body_of(SignUp),
-    responses={303: {"description": "To a form."}, **problems(400, 403, 404, 409, 413, 415, 422, 429, 503)},
+    openapi_extra=body_of(NewAccount),
+    responses={303: {"description": "To a form."}, **problems(400, 403, 409, 413, 415, 422, 429, 503)},
 )
 async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
     """Make an account and log in to it. The first one of all is the administrator's."""
@@ -100,7 +97,7 @@ async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) ->
     "/login",
     response_model=AccountInfo,
     openapi_extra=body_of(Credentials),
-    responses={303: {"description": "To a form."}, **problems(400, 401, 404, 413, 415, 422, 429, 503)},
+    responses={303: {"description": "To a form."}, **problems(400, 401, 413, 415, 422, 429, 503)},
 )
 async def login(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
     """Log in: the answer sets a cookie."""
@@ -115,17 +112,23 @@ async def login(request: Request, services: ServicesDep, people: PeopleDep) -> R
     except (AccountError, UploadError) as error:
         if is_json(request):
             raise
-        return await _on_page(request, error, "login.html", **({"email": "", "next": ""} | shown))
+        return await _on_page(
+            request,
+            error,
+            "login.html",
+            **({"email": "", "next": ""} | shown),
+            sign_up=people.accounts.is_open,
+        )
     return await _logged_in(request, services, people, caller.account, 200, shown["next"])
 
 
-async def _on_page(request: Request, error: Exception, template: str, **context: str) -> Response:
+async def _on_page(request: Request, error: Exception, template: str, **context: object) -> Response:
     """The form once more, with what was wrong."""
     told = await explained(request, error)
     problem = Problem.model_validate_json(bytes(told.body))
-    kept = {
-        name: value for name, value in told.headers.items() if name in ("retry-after", "www-authenticate")
-    }
+    kept = {name: told.headers[name] for name in ("retry-after",) if name in told.headers}
+    if problem.status == 401:
+        kept["www-authenticate"] = BEARER  # with Basic, the browser would ask before it shows the page
     return page(request, template, problem.status, kept, message=problem.detail, **context)
 
 
@@ -133,7 +136,7 @@ async def _logged_in(
     request: Request, services: Services, people: People, account: Account, status: int, target: str
 ) -> Response:
     if is_json(request):
-        info = await _info(services, account)
+        info = await _info(services, people, account)
         response = Response(info.model_dump_json(), status, media_type="application/json")
     else:
         response = RedirectResponse(_own(request, target), 303)
@@ -161,7 +164,7 @@ def _own(request: Request, target: str) -> str:
     "/logout",
     status_code=204,
     response_class=Response,
-    responses={303: {"description": "To a form."}, **problems(401, 403, 404, 503)},
+    responses={303: {"description": "To a form."}, **problems(401, 403, 503)},
 )
 async def logout(request: Request, people: PeopleDep) -> Response:
     """Log out: what the cookie holds counts for nothing any more."""
@@ -173,10 +176,10 @@ async def logout(request: Request, people: PeopleDep) -> Response:
     return response
 
 
-@router.get("/account", response_model=AccountInfo, responses=problems(401, 403, 404, 503))
-async def account(services: ServicesDep, caller: ManagerDep) -> Response:
+@router.get("/account", response_model=AccountInfo, responses=problems(401, 403, 503))
+async def account(services: ServicesDep, people: PeopleDep, caller: ManagerDep) -> Response:
     """The account that asks."""
-    info = await _info(services, caller.account)
+    info = await _info(services, people, caller.account)
     headers = {"cache-control": "private, no-cache"}
     return Response(info.model_dump_json(), headers=headers, media_type="application/json")
 
@@ -186,7 +189,7 @@ async def account(services: ServicesDep, caller: ManagerDep) -> Response:
     status_code=204,
     response_class=Response,
     openapi_extra=body_of(PasswordChange),
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 429, 503),
+    responses=problems(400, 401, 403, 413, 415, 422, 429, 503),
 )
 async def change_password(request: Request, people: PeopleDep, caller: ManagerDep) -> Response:
     """Change the password. All logins are over; the browser that asks gets a new one."""
@@ -205,7 +208,7 @@ async def change_password(request: Request, people: PeopleDep, caller: ManagerDe
     status_code=204,
     response_class=Response,
     openapi_extra=body_of(Password),
-    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 503),
+    responses=problems(400, 401, 403, 409, 413, 415, 422, 429, 503),
 )
 async def delete_account(
     request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
@@ -219,13 +222,13 @@ async def delete_account(
     return response
 
 
-async def _info(services: Services, account: Account) -> AccountInfo:
+async def _info(services: Services, people: People, account: Account) -> AccountInfo:
     usage = await services.storage.usage(account.library)
     return AccountInfo(
         id=account.id,
         email=account.email,
         is_admin=account.is_admin,
-        quota=services.quotas.of(account),
+        quota=people.quotas.of(account),
         used=usage.size,
         created_at=account.created_at,
     )

@@ -3,11 +3,12 @@
 from starlette.datastructures import Headers
 
 _BASIC = 'Basic realm="Seekable", charset="UTF-8"'  # RFC 7617; what VLC and curl speak
-_BEARER = 'Bearer realm="Seekable"'  # RFC 6750
+BEARER = 'Bearer realm="Seekable"'  # RFC 6750
+"""A challenge that browsers pass over in silence."""
 
 
 def challenge(headers: Headers) -> str:
     """What WWW-Authenticate says. A script of the page gets no answer that lets the browser itself ask for a
     password: the page has a login of its own."""
     is_script = headers.get("sec-fetch-dest") == "empty"  # Fetch Metadata: of fetch() and XMLHttpRequest
-    return _BEARER if is_script else _BASIC
+    return BEARER if is_script else _BASIC

@@ -18,7 +18,7 @@ from app.library.departures import Departures
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.storage.contract import Storage
-from app.storage.errors import InvalidName, NotFound
+from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key
 from app.uploads.service import Uploads
 
@@ -32,7 +32,6 @@ class Services:
     uploads: Uploads
     connections: ConnectionManager
     base_url: str | None
-    quotas: Quotas
     cache_control: str
     people: "People | None"
     """None where there are no accounts."""
@@ -44,6 +43,7 @@ class People:
 
     accounts: Accounts
     watch: Watch
+    quotas: Quotas
     departures: Departures
     session_lasts_s: int
     secure: bool
@@ -80,9 +80,8 @@ def library_of(scope: Scope) -> str:
 
 
 async def people(services: "ServicesDep") -> People:
-    """NotFound where there are no accounts: nothing of theirs is there then."""
-    if services.people is None:
-        raise NotFound("There are no accounts here; see SEEKABLE_ACCESS.")
+    """For the routes that are there only with accounts."""
+    assert services.people is not None
     return services.people
 
 
@@ -98,6 +97,11 @@ async def manager(people: "PeopleDep", caller: "CallerDep") -> Caller:
     if not caller.may_manage:
         raise NotPermitted("A token or a link may not do that: log in, or use the password.")
     return caller
+
+
+def owner_of(caller: Caller | None) -> str | None:
+    """What the JSON of files names as their owner."""
+    return caller.account.id if caller is not None else None
 
 
 PeopleDep = Annotated[People, Depends(people)]

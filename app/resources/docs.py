@@ -2,12 +2,14 @@
 
 from importlib.metadata import version
 from importlib.resources import files
+from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
 
 from app.resources.assets import Assets
+from app.resources.problems import problems
 
 ASSETS = Assets(f"docs-{version('fastapi-offline')}", str(files("fastapi_offline") / "static"))
 
@@ -21,6 +23,37 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-cache",
 }
+
+FOR_EVERYBODY = ("/login", "/sign-up", "/health", "/health/live", "/health/ready")
+
+SCHEMES = {
+    "password": {"type": "http", "scheme": "basic", "description": "Email address and password."},
+    "token": {"type": "http", "scheme": "bearer", "description": "A token of POST /account/tokens."},
+}
+
+
+class Application(FastAPI):
+    """Also documents who may ask for what, where there are accounts."""
+
+    has_accounts = False
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None and self.has_accounts:
+            secure(super().openapi())
+        return super().openapi()
+
+
+def secure(document: dict[str, Any]) -> None:
+    """Add to a document of the API that its operations take an account."""
+    document.setdefault("components", {})["securitySchemes"] = SCHEMES
+    document["security"] = [{name: []} for name in SCHEMES]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path in FOR_EVERYBODY:
+                operation["security"] = []
+            else:
+                operation["responses"] |= {str(k): v for k, v in problems(401, 403, 429).items()}
+
 
 router = APIRouter(include_in_schema=False)
 router.include_router(ASSETS.router)

@@ -13,6 +13,7 @@ from starlette.routing import Match
 from app.accounts import errors as accounts
 from app.events import connections
 from app.library import patches
+from app.library.quotas import QuotaExceeded
 from app.resources.challenges import challenge
 from app.resources.indexes import TooManyFolders
 from app.resources.problems import problem
@@ -53,6 +54,7 @@ STATUS: dict[type[Exception], int] = {
     patches.UnsupportedPatch: 415,
     RangeNotSatisfiable: 416,
     TooManyFolders: 501,
+    QuotaExceeded: 507,
 }
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")

@@ -1,11 +1,14 @@
 """Stored files: upload, replace, delete."""
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.accounts.callers import Caller
+from app.library.quotas import Room
 from app.resources.bodies import length_of, refuse_encoding
-from app.resources.deps import KeyDep, LibraryDep, Services, ServicesDep, base_url
+from app.resources.deps import CallerDep, KeyDep, LibraryDep, Services, ServicesDep, base_url, owner_of
 from app.resources.problems import problems
 from app.resources.schemas import File
 from app.storage.errors import AlreadyExists, NotFound, VersionMismatch
@@ -73,16 +76,18 @@ async def upload_file(
     request: Request,
     services: ServicesDep,
     library: LibraryDep,
+    caller: CallerDep,
     folder: Annotated[str | None, Query(description="Where to put it, if no field says so.")] = None,
     sid: Sid = None,
 ) -> Response:
     """Store a new file from a form; never over another (409). The fields may come in any order."""
     form = FormReader(boundary_of(request.headers.get("content-type")))
     refuse_encoding(request, UnsupportedForm)
-    info = await services.uploads.receive_form(
-        library, folder, form, request.stream(), length=length_of(request), sid=sid
-    )
-    return _created(request, services, info)
+    async with _room(services, caller) as room:
+        info = await services.uploads.receive_form(
+            library, folder, form, request.stream(), length=length_of(request), sid=sid, room=room
+        )
+    return _created(request, services, info, caller)
 
 
 @router.put(
@@ -92,7 +97,9 @@ async def upload_file(
     openapi_extra=_RAW,
     responses={204: {"description": "Replaced."}, **problems(400, 403, 409, 412, 413, 415, 422, 503, 507)},
 )
-async def put_file(request: Request, services: ServicesDep, key: KeyDep, sid: Sid = None) -> Response:
+async def put_file(
+    request: Request, services: ServicesDep, key: KeyDep, caller: CallerDep, sid: Sid = None
+) -> Response:
     """Store the body at this path, as a new file (201) or over the one that is there (204)."""
     if "content-range" in request.headers:
         raise IncompleteBody("A PUT stores a whole file; Content-Range is not taken.")  # RFC 9110 14.5
@@ -100,23 +107,25 @@ async def put_file(request: Request, services: ServicesDep, key: KeyDep, sid: Si
     content_type = request.headers.get("content-type")
     if content_type is not None and content_type.lower().startswith("multipart/form-data"):
         raise UnsupportedForm("A PUT stores its body as it is; forms go to POST /file/upload.")
-    expect = expectation("PUT", request.scope["headers"], await _current(services, key))
+    current = await _current(services, key)
+    expect = expectation("PUT", request.scope["headers"], current)
+    digests = [*request.headers.getlist("content-digest"), *request.headers.getlist("repr-digest")]
     try:
-        committed = await services.uploads.receive_raw(
-            key,
-            request.stream(),
-            length=length_of(request),
-            sha256=declared_sha256(
-                [*request.headers.getlist("content-digest"), *request.headers.getlist("repr-digest")]
-            ),
-            content_type=content_type,
-            expect=expect,
-            sid=sid,
-        )
+        async with _room(services, caller, replacing=current) as room:
+            committed = await services.uploads.receive_raw(
+                key,
+                request.stream(),
+                length=length_of(request),
+                sha256=declared_sha256(digests),
+                content_type=content_type,
+                expect=expect,
+                sid=sid,
+                room=room,
+            )
     except AlreadyExists as error:
         raise _as_precondition(error, expect) from None
     if committed.created:
-        return _created(request, services, committed.info)
+        return _created(request, services, committed.info, caller)
     return Response(status_code=204, headers=_version(committed.info))
 
 
@@ -133,6 +142,15 @@ async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> R
     return Response(status_code=204)
 
 
+def _room(
+    services: Services, caller: Caller | None, *, replacing: FileInfo | None = None
+) -> AbstractAsyncContextManager[Room | None]:
+    """Room for an upload, where there are accounts."""
+    if caller is None or services.people is None:
+        return nullcontext()
+    return services.people.quotas.room(caller.account, replacing=replacing)
+
+
 async def _current(services: Services, key: Key) -> FileInfo | None:
     try:
         return await services.storage.stat(key)
@@ -145,8 +163,8 @@ def _as_precondition(error: AlreadyExists, expect: Expectation) -> Exception:
     return VersionMismatch(str(error)) if expect is Expect.ABSENT else error
 
 
-def _created(request: Request, services: Services, info: FileInfo) -> Response:
-    file = File.of(info, base_url(request, services.base_url))
+def _created(request: Request, services: Services, info: FileInfo, caller: Caller | None) -> Response:
+    file = File.of(info, base_url(request, services.base_url), owner_of(caller))
     return Response(
         file.model_dump_json(),
         201,

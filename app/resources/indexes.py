@@ -14,7 +14,7 @@ from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, Listing, Page, clean
 
 _HEADERS = {
     "content-type": "text/html; charset=utf-8",
-    "cache-control": "no-cache",
+    "cache-control": "private, no-cache",
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'",
     "x-content-type-options": "nosniff",

@@ -73,12 +73,12 @@ async def make_link(
     """Share a file, or the playlist of a folder, by a link that expires and can be revoked."""
     fields = await fields_of(request)
     lasts = seconds(fields, "expires_in", LINK_LASTS)
-    format = fields.get("playlist")
-    if format is None:
+    kind = fields.get("playlist")
+    if kind is None:
         key = Key.at(caller.account.library, text(fields, "path"))
         await services.storage.stat(key)
         link = await people.accounts.make_link(caller, key.path, playlist=False, recursive=False, lasts=lasts)
-    elif format in FORMATS:
+    elif kind in FORMATS:
         folder = clean_folder(text(fields, "folder", ""))
         link = await people.accounts.make_link(
             caller, folder, playlist=True, recursive=fields.get("recursive") is True, lasts=lasts
@@ -86,7 +86,7 @@ async def make_link(
     else:
         raise BadCredentials("A playlist is m3u or xspf.")
     base = base_url(request, services.base_url)
-    return _info(link, base, await people.accounts.signed(link), format or "m3u")
+    return _info(link, base, await people.accounts.signed(link), kind or "m3u")
 
 
 @router.delete(

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.library.patches import MAX_BYTES, MEDIA_TYPE, PatchTooLarge, UnsupportedPatch, patched
 from app.resources.bodies import bounded, refuse_encoding
-from app.resources.deps import KeyDep, ServicesDep, base_url
+from app.resources.deps import CallerDep, KeyDep, ServicesDep, base_url, owner_of
 from app.resources.problems import problems
 from app.resources.schemas import File
 from app.streaming.conditions import expectation
@@ -45,7 +45,7 @@ _PATCH: dict[str, Any] = {
     openapi_extra=_PATCH,
     responses=problems(400, 403, 404, 409, 412, 413, 415, 422, 503, 507),
 )
-async def move_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
+async def move_file(request: Request, services: ServicesDep, key: KeyDep, caller: CallerDep) -> Response:
     """Move or rename a file; never over another (409). Its id and version stay, and so do the names that
     the body does not mention."""
     _check_type(request)
@@ -53,7 +53,7 @@ async def move_file(request: Request, services: ServicesDep, key: KeyDep) -> Res
     current = await services.storage.stat(key)
     expect = expectation("PATCH", request.scope["headers"], current)
     info = await services.library.rename(key, target, expect=expect)
-    file = File.of(info, base_url(request, services.base_url))
+    file = File.of(info, base_url(request, services.base_url), owner_of(caller))
     # As in RFC 5789 2.1: the ETag is that of what Content-Location names.
     return Response(
         file.model_dump_json(),

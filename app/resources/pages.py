@@ -1,4 +1,4 @@
-"""The web page: folders, files and a player in plain HTML, with no script at all."""
+"""How a page is made: a template, the links in it, the policy it is sent with; errors as pages, too."""
 
 import hashlib
 from collections.abc import Callable, Coroutine
@@ -6,34 +6,31 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
+from app.accounts.errors import AccountError
 from app.resources.assets import Assets
-from app.resources.deps import LibraryDep, Services, ServicesDep, base_url, file_url
+from app.resources.deps import Services, base_url, file_url
 from app.resources.errors import explained
-from app.resources.listing import Order, Words, ordered
 from app.resources.problems import Problem
-from app.storage.contract import Storage
-from app.storage.errors import InvalidName, NotFound, StorageError
-from app.storage.types import MAX_FOLDERS, FileInfo, Key, Listing, clean_folder
+from app.storage.errors import StorageError
+from app.storage.types import FileInfo
 from app.streaming.disposition import is_inline
 
-PAGE_SIZE = 100
-
 HEADERS = {
-    # Nothing of other sites and no script; names are escaped, and this holds should one not be.
-    "content-security-policy": "default-src 'none'; style-src 'self'; img-src 'self'; media-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    # Scripts, styles and requests of this server alone; names are escaped, and this holds should one not be.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
+    "cache-control": "private, no-cache",
 }
 
 _WEB = Path(str(files("app") / "web"))
@@ -80,7 +77,7 @@ class Links:
         return self.to(f"{ASSETS.path}/{name}")
 
 
-class _PageRoute(APIRoute):
+class PageRoute(APIRoute):
     """Tells errors as a page: who sees them here reads no JSON."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -89,7 +86,7 @@ class _PageRoute(APIRoute):
         async def answer_in_html(request: Request) -> Response:
             try:
                 return await answer(request)
-            except (StorageError, RequestValidationError) as error:
+            except (AccountError, StorageError, RequestValidationError) as error:
                 told = await explained(request, error)
                 problem = Problem.model_validate_json(bytes(told.body))
                 kept = {name: value for name, value in told.headers.items() if name == "retry-after"}
@@ -98,69 +95,7 @@ class _PageRoute(APIRoute):
         return answer_in_html
 
 
-router = APIRouter(include_in_schema=False, route_class=_PageRoute)
-
-
-@router.head("/")
-@router.get("/")
-async def index(
-    request: Request,
-    services: ServicesDep,
-    library: LibraryDep,
-    folder: str = "",
-    q: Words = "",
-    sort: Order = "name",
-    cursor: Annotated[str | None, Query()] = None,
-    play: str = "",
-) -> Response:
-    """What is in a folder, what a search beneath it finds, or one file with its player."""
-    if play:
-        return await _player(request, services.storage, Key.at(library, play))
-    q = q.strip()
-    by, descending = ordered(sort)
-    listing = Listing(
-        library, clean_folder(folder), recursive=bool(q), query=q, sort=by, descending=descending
-    )
-    found = await services.storage.page(listing, cursor=cursor or None, limit=PAGE_SIZE)
-    return page(
-        request,
-        "list.html",
-        folder=listing.folder,
-        trail=bool(q),
-        page=found,
-        more_folders=len(found.folders) >= MAX_FOLDERS,
-        q=q,
-        order="" if sort == "name" else sort,
-        later=bool(cursor),
-    )
-
-
-async def _player(request: Request, storage: Storage, key: Key) -> Response:
-    info = await storage.stat(key)
-    kind = _kind(info.content_type)
-    subtitles = await _subtitles(storage, key) if kind == "video" else None
-    return page(
-        request,
-        "play.html",
-        folder=key.folder,
-        trail=True,
-        info=info,
-        kind=kind,
-        inline=is_inline(info.content_type),
-        subtitles=subtitles,
-    )
-
-
-async def _subtitles(storage: Storage, film: Key) -> FileInfo | None:
-    """The ones that have the name of the film."""
-    stem = film.filename.rpartition(".")[0] or film.filename
-    try:
-        return await storage.stat(Key(film.library, film.folder, f"{stem}.vtt"))
-    except (NotFound, InvalidName):  # such as one that is too long
-        return None
-
-
-def _kind(content_type: str) -> str:
+def kind_of(content_type: str) -> str:
     """What shows it on a page: `video`, `audio` or `image`; else "", and it is a link."""
     kind = content_type.partition("/")[0].lower()
     return kind if kind in ("video", "audio", "image") and is_inline(content_type) else ""
@@ -173,12 +108,14 @@ def page(
     headers: dict[str, str] | None = None,
     **context: object,
 ) -> Response:
-    """A page of the program."""
+    """An answer that is a page. Every template has `links`, and `account`: who is signed in, or None."""
     services: Services = request.state.services
     links = Links(base_url(request, services.base_url))
     # trail: that the folder is not where the reader is, but on the way there.
-    context = {"q": "", "order": "", "trail": False, **context}
-    text = _templates().get_template(template).render(links=links, **context)
+    context = {"q": "", "order": "", "folder": "", "trail": False, **context}
+    caller = getattr(request.state, "caller", None)
+    account = caller.account if caller is not None else None
+    text = _templates().get_template(template).render(links=links, account=account, **context)
     return HTMLResponse(text, status, headers={**HEADERS, **(headers or {})})
 
 
@@ -192,5 +129,5 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    templates.filters["kind"] = _kind
+    templates.filters["kind"] = kind_of
     return templates

@@ -1,16 +1,19 @@
 """Playlists of folders, for players: VLC, mpv and the like."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.accounts.callers import Caller
+from app.accounts.links import Kind
 from app.media.playlists import M3U, XSPF, Format, Track, is_playable
-from app.resources.deps import Services, ServicesDep, base_url, file_url
+from app.resources.deps import CallerDep, Services, ServicesDep, base_url, file_url
 from app.resources.listing import ListingDep
 from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse, pages_from
 from app.resources.problems import problems
-from app.storage.types import Listing, Page
+from app.storage.types import Key, Listing, Page
 from app.streaming.disposition import content_disposition
 
 router = APIRouter(tags=["playlists"])
@@ -23,24 +26,31 @@ def _answers(format: Format) -> dict[int | str, dict[str, Any]]:
 
 @router.head("/playlist.m3u", include_in_schema=False)
 @router.get("/playlist.m3u", response_class=Response, responses=_answers(M3U))
-async def m3u_playlist(request: Request, services: ServicesDep, listing: ListingDep) -> Response:
+async def m3u_playlist(
+    request: Request, services: ServicesDep, listing: ListingDep, caller: CallerDep
+) -> Response:
     """The films and the music of a folder, as M3U."""
-    return await _playlist(request, services, listing, M3U)
+    return await _playlist(request, services, listing, caller, M3U)
 
 
 @router.head("/playlist.xspf", include_in_schema=False)
 @router.get("/playlist.xspf", response_class=Response, responses=_answers(XSPF))
-async def xspf_playlist(request: Request, services: ServicesDep, listing: ListingDep) -> Response:
+async def xspf_playlist(
+    request: Request, services: ServicesDep, listing: ListingDep, caller: CallerDep
+) -> Response:
     """The films and the music of a folder, as XSPF."""
-    return await _playlist(request, services, listing, XSPF)
+    return await _playlist(request, services, listing, caller, XSPF)
 
 
-async def _playlist(request: Request, services: Services, listing: Listing, format: Format) -> Response:
+async def _playlist(
+    request: Request, services: Services, listing: Listing, caller: Caller | None, format: Format
+) -> Response:
     name = listing.folder.rpartition("/")[2] or "playlist"
     # Now, while the status can still tell what is wrong.
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
     pages = pages_from(first, services.storage, listing)
-    pieces = _pieces(pages, format, name, base_url(request, services.base_url))
+    base = base_url(request, services.base_url)
+    pieces = _pieces(pages, format, name, await _addresses(request, services, listing, caller, base))
     return PiecewiseResponse(
         request,
         pieces,
@@ -48,15 +58,33 @@ async def _playlist(request: Request, services: Services, listing: Listing, form
             "content-type": format.content_type,
             # Browsers hand a file to a player, and show a text themselves.
             "content-disposition": content_disposition(f"{name}.{format.extension}", attachment=True),
-            "cache-control": "no-cache",
+            "cache-control": "private, no-cache",
             "x-content-type-options": "nosniff",
         },
     )
 
 
-async def _pieces(pages: AsyncIterator[Page], format: Format, title: str, base: str) -> AsyncIterator[str]:
+async def _addresses(
+    request: Request, services: Services, listing: Listing, caller: Caller | None, base: str
+) -> Callable[[Key], str]:
+    """What a player is told where a file is: it has no cookie, so with accounts each address is signed."""
+    if caller is None or services.people is None or request.method == "HEAD":
+        return partial(file_url, base)
+    accounts = services.people.accounts
+    link = await accounts.playlist_link(caller, listing.folder, recursive=listing.recursive)
+    signatures = await accounts.callers.signatures()
+
+    def address(key: Key) -> str:
+        return f"{file_url(base, key)}?link={signatures.sign(link.id, Kind.FILE, key.path)}"
+
+    return address
+
+
+async def _pieces(
+    pages: AsyncIterator[Page], format: Format, title: str, address: Callable[[Key], str]
+) -> AsyncIterator[str]:
     yield format.head(title)
     async for page in pages:
         infos = (info for info in page.items if is_playable(info.content_type))
-        yield "".join(format.track(Track(file_url(base, info.key), info.key.filename)) for info in infos)
+        yield "".join(format.track(Track(address(info.key), info.key.filename)) for info in infos)
     yield format.tail

@@ -1,19 +1,27 @@
 """The routes, in the order in which they are looked at and documented."""
 
+from starlette.routing import BaseRoute
+
 from app.resources import (
+    account_pages,
+    accounts,
+    browse,
     docs,
     files,
     health,
     indexes,
+    invites,
+    links,
     lists,
     moves,
     pages,
     playlists,
     sockets,
     streams,
+    tokens,
 )
 
-_ROUTERS = (
+_FILES = (
     files.forms,
     streams.router,
     files.router,
@@ -21,12 +29,25 @@ _ROUTERS = (
     indexes.router,
     lists.router,
     playlists.router,
+)
+_ACCOUNTS = (
+    accounts.router,
+    tokens.router,
+    links.router,
+    invites.router,
+    account_pages.router,
+)
+_ALL_ELSE = (
     health.router,
     docs.router,
-    pages.router,
+    browse.router,
     sockets.router,
     pages.ASSETS.router,
 )
 
-# One list. Routers within the application would each be looked through twice for every request.
-ROUTES = [route for router in _ROUTERS for route in router.routes]
+
+def routes(*, accounts: bool) -> list[BaseRoute]:
+    """All of them in one list: routers within the application would each be looked through twice for every
+    request."""
+    routers = (*_FILES, *(_ACCOUNTS if accounts else ()), *_ALL_ELSE)
+    return [route for router in routers for route in router.routes]

@@ -23,9 +23,14 @@ class File(BaseModel):
     updated_at: datetime
     url: str
     stream_url: str
+    owner: str | None = Field(
+        None,
+        exclude_if=lambda owner: owner is None,
+        description="The id of the account.",
+    )
 
     @classmethod
-    def of(cls, info: FileInfo, base_url: str) -> "File":
+    def of(cls, info: FileInfo, base_url: str, owner: str | None) -> "File":
         return cls(
             id=info.id,
             path=info.key.path,
@@ -39,6 +44,7 @@ class File(BaseModel):
             updated_at=info.updated_at,
             url=file_url(base_url, info.key),
             stream_url=f"{base_url}/stream/{info.id}",
+            owner=owner,
         )
 
 

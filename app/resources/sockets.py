@@ -2,17 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from app.events.connections import Connection, ConnectionManager
+from app.accounts.callers import Caller
+from app.events.connections import Connection
 from app.events.event import RESYNC, Event, compact
-from app.resources.deps import LibraryDep, ServicesDep
+from app.resources.deps import CallerDep, LibraryDep, Services, ServicesDep
 from app.storage.errors import NotFound
 
 UNSUPPORTED_DATA = 1003  # RFC 6455 7.4.1
+POLICY_VIOLATION = 1008
 
 CLOSE_WITHIN_S = 5
 """How long a peer that does not read is waited for, where the server would wait for ever."""
@@ -27,18 +29,20 @@ class NoWebSocket(Exception):
 
 
 @router.websocket("/")
-async def session(websocket: WebSocket, services: ServicesDep) -> None:
+async def session(
+    websocket: WebSocket, services: ServicesDep, library: LibraryDep, caller: CallerDep
+) -> None:
     """Says its sid and answers every text. An upload that names the sid is followed here."""
-    async with _connected(websocket, services.connections, None) as (peer, connection):
+    async with _connected(websocket, services, library, None, caller) as (peer, connection):
         services.connections.open(connection, compact({"sid": connection.sid}))
         async for _ in peer.texts():
             await peer.send(PONG)  # directly: who does not read the answers is not read from either
 
 
 @router.websocket("/events")
-async def events(websocket: WebSocket, services: ServicesDep, library: LibraryDep) -> None:
+async def events(websocket: WebSocket, services: ServicesDep, library: LibraryDep, caller: CallerDep) -> None:
     """Tells what changes in the library; first, that the client should list it."""
-    async with _connected(websocket, services.connections, library) as (peer, connection):
+    async with _connected(websocket, services, library, library, caller) as (peer, connection):
         services.connections.open(connection, Event(RESYNC, library).text())
         async for _ in peer.texts():
             pass
@@ -79,6 +83,10 @@ class _Peer:
         except (WebSocketDisconnect, RuntimeError) as error:  # the second where a close is under way
             raise ConnectionError from error
 
+    def revoke(self) -> None:
+        """Close it, without waiting for that here."""
+        self._closing = asyncio.create_task(self.close(POLICY_VIOLATION))
+
     async def close(self, code: int) -> None:
         try:
             async with asyncio.timeout(CLOSE_WITHIN_S):
@@ -91,16 +99,24 @@ class _Peer:
 
 @asynccontextmanager
 async def _connected(
-    websocket: WebSocket, connections: ConnectionManager, topic: str | None
+    websocket: WebSocket, services: Services, library: str, topic: str | None, caller: Caller | None
 ) -> AsyncIterator[tuple[_Peer, Connection]]:
     """A connection that was accepted, and is forgotten at the end. Beyond the limit, TooManyConnections."""
     peer = _Peer(websocket)
-    connection = connections.connect(peer, topic)
+    connection = services.connections.connect(peer, library, topic)
     try:
         async with peer.lifetime:
             await websocket.accept()
-            yield peer, connection
+            with _watched(services, peer, caller):
+                yield peer, connection
     except (ConnectionError, TimeoutError, WebSocketDisconnect):
         pass  # it has left
     finally:
-        connections.disconnect(connection)
+        services.connections.disconnect(connection)
+
+
+def _watched(services: Services, peer: _Peer, caller: Caller | None) -> AbstractContextManager[None]:
+    """Inside, it is closed as soon as the caller is no longer let in."""
+    if caller is None or services.people is None:
+        return nullcontext()
+    return services.people.watch.watched(caller, peer.revoke)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 
 from app.library.quotas import Room
 from app.library.service import Library
@@ -19,12 +20,12 @@ FORM_OVERHEAD = 1 << 20
 class Uploads:
     """Both ways to send a file. Neither holds more of it in memory than the storage's stage does.
 
-    `max_size` is in bytes, of one file; `tell` takes a sid and a text for it. Raises the errors of uploads
-    and storage; nothing is stored then.
+    `max_size` is in bytes, of one file; `tell` takes a library, the sid of somebody in it, and a text.
+    Raises the errors of uploads, storage and quotas; nothing is stored then.
     """
 
     def __init__(
-        self, storage: Storage, library: Library, *, max_size: int, tell: Callable[[str, str], None]
+        self, storage: Storage, library: Library, *, max_size: int, tell: Callable[[str, str, str], None]
     ) -> None:
         self._storage = storage
         self._library = library
@@ -49,7 +50,7 @@ class Uploads:
         if room is not None and length is not None:
             room.take(max(0, length - FORM_OVERHEAD))
         target = _Target(library, folder)
-        progress = Progress(self._tell, sid=sid, filename=None, total=length)
+        progress = Progress(partial(self._tell, library), sid=sid, filename=None, total=length)
 
         async def read(data: bytes) -> bytes:
             part = b""
@@ -87,7 +88,7 @@ class Uploads:
         if room is not None and length is not None:
             room.take(length)
         await self._storage.check(key, expect)
-        progress = Progress(self._tell, sid=sid, filename=key.filename, total=length)
+        progress = Progress(partial(self._tell, key.library), sid=sid, filename=key.filename, total=length)
 
         async def read(data: bytes) -> bytes:
             return data

@@ -32,7 +32,7 @@ class Reader:
 
 
 def opened(connections: ConnectionManager, peer: Reader, topic: str | None) -> Connection:
-    connection = connections.connect(peer, topic)
+    connection = connections.connect(peer, topic or "", topic)
     connections.open(connection, "hello")
     return connection
 
@@ -51,8 +51,9 @@ def test_each_hears_its_own_after_the_greeting_and_in_order() -> None:
         sid = opened(connections, private, None).sid
         connections.broadcast("", "1")
         connections.publish(Event("file.created", "", {"path": "é"}))
-        connections.send(sid, "progress")
-        connections.send("no such sid", "lost")
+        connections.send("", sid, "progress")
+        connections.send("", "no such sid", "lost")
+        connections.send("of another", sid, "not for this one")
         await settled()
         assert mine.got == ["hello", "1", '{"type":"file.created","path":"é"}']
         assert other.got == ["hello"]
@@ -64,7 +65,7 @@ def test_each_hears_its_own_after_the_greeting_and_in_order() -> None:
 def test_one_that_is_not_open_yet_hears_nothing_before_its_greeting() -> None:
     async def scene() -> None:
         connections, peer = ConnectionManager(limit=9), Reader()
-        connection = connections.connect(peer, "")
+        connection = connections.connect(peer, "", "")
         connections.broadcast("", "early")
         connections.open(connection, "hello")
         connections.broadcast("", "late")
@@ -127,12 +128,12 @@ def test_disconnecting_ends_the_task_that_sends() -> None:
 def test_the_limit_counts_those_that_are_there() -> None:
     async def scene() -> None:
         connections = ConnectionManager(limit=2)
-        first = connections.connect(Reader(), None)
-        connections.connect(Reader(), "")
+        first = connections.connect(Reader(), "", None)
+        connections.connect(Reader(), "", "")
         with pytest.raises(TooManyConnections):
-            connections.connect(Reader(), None)
+            connections.connect(Reader(), "", None)
         connections.disconnect(first)
-        second = connections.connect(Reader(), None)
+        second = connections.connect(Reader(), "", None)
         assert connections.find(second.sid) is second
         assert second.sid != first.sid
 

@@ -69,7 +69,7 @@ def test_a_folder(http: httpx.Client, folder: str) -> None:
     expected = [("../", "../"), ("sub/", "sub/"), ("z/", "z/"), ("a.mp4", "a.mp4"), ("b.mp4", "b.mp4")]
     assert links(response) == expected
     assert response.headers["content-type"] == "text/html; charset=utf-8"
-    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["cache-control"] == "private, no-cache"
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert links(http.get(f"/files/{folder}/z/")) == [("../", "../"), ("only/", "only/")]

@@ -125,7 +125,7 @@ def check_safe(response: httpx.Response) -> None:
     assert dict(part.strip().partition(" ")[::2] for part in told.split(";")) == policy
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "no-referrer"
-    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["cache-control"] == "private, no-cache"
     for element in Tree(response.text).root.all():
         assert element.tag not in ("script", "style", "iframe", "object", "embed", "base"), element
         for name, value in element.attributes.items():

@@ -86,7 +86,7 @@ def test_headers(http: httpx.Client, ask: Ask, folder: str) -> None:
         get, head = (ask(method, target) for method in ("GET", "HEAD"))
         assert get.headers["content-type"] == kind
         assert get.headers["content-disposition"] == f'attachment; filename="films.{extension}"'
-        assert get.headers["cache-control"] == "no-cache"
+        assert get.headers["cache-control"] == "private, no-cache"
         assert get.headers["x-content-type-options"] == "nosniff"
         assert (head.status_code, head.content) == (200, b"")
         told = {"content-type", "content-disposition", "cache-control", "x-content-type-options"}

@@ -1,0 +1,29 @@
+// Numbers as people read them.
+
+/** Bytes, in the units of the list: thousands. @param {number} bytes */
+export function size(bytes) {
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
+  let unit = 0;
+  for (; bytes >= 1000 && unit < units.length - 1; unit++) bytes /= 1000;
+  return `${unit ? bytes.toFixed(1) : bytes} ${units[unit]}`;
+}
+
+/** A place in a film: 1:02:03. @param {number} seconds */
+export function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const end = String(s).padStart(2, "0");
+  return h ? `${h}:${String(m).padStart(2, "0")}:${end}` : `${m}:${end}`;
+}
+
+/** How long something will take. @param {number} seconds */
+export function duration(seconds) {
+  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
+  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
+  return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+}
+
+/** When. @param {string} time as JSON has it */
+export function day(time) {
+  return new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+}

@@ -1,0 +1,3 @@
+// What only scripts can do is shown where they run.
+
+document.documentElement.classList.add("scripted");
