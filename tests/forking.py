@@ -38,9 +38,15 @@ class Command:
     """`seekable` with arguments, as far as tests need it what subprocess.Popen is."""
 
     def __init__(
-        self, *arguments: str, folder: Path, output: Path, errors: Path, environment: Mapping[str, str]
+        self,
+        *arguments: str,
+        folder: Path,
+        output: Path,
+        errors: Path,
+        environment: Mapping[str, str],
+        given: str = os.devnull,
     ) -> None:
-        paths = {"folder": str(folder), "output": str(output), "errors": str(errors)}
+        paths = {"folder": str(folder), "given": given, "output": str(output), "errors": str(errors)}
         self.pid: int = _parent().ask({"arguments": arguments, "environment": {**environment}, **paths})
         self.returncode: int | None = None
 
@@ -69,13 +75,23 @@ class Command:
 
 
 def completed(
-    *arguments: str, folder: Path | None = None, environment: Mapping[str, str], timeout: float = 60
+    *arguments: str,
+    folder: Path | None = None,
+    environment: Mapping[str, str],
+    timeout: float = 60,
+    given: bytes = b"",
 ) -> subprocess.CompletedProcess[str]:
-    """`seekable` with arguments, run to its end. Raises TimeoutExpired."""
+    """`seekable` with arguments, and this as its standard input, run to its end. Raises TimeoutExpired."""
     with TemporaryDirectory() as place:
         output, errors = Path(place, "output"), Path(place, "errors")
+        Path(place, "given").write_bytes(given)
         command = Command(
-            *arguments, folder=folder or Path.cwd(), output=output, errors=errors, environment=environment
+            *arguments,
+            folder=folder or Path.cwd(),
+            output=output,
+            errors=errors,
+            environment=environment,
+            given=str(Path(place, "given")),
         )
         try:
             status = command.wait(timeout)
@@ -137,13 +153,15 @@ def _status(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _become(arguments: list[str], folder: str, output: str, errors: str, environment: dict[str, str]) -> None:
+def _become(
+    arguments: list[str], folder: str, given: str, output: str, errors: str, environment: dict[str, str]
+) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     writing = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, output, writing), (2, errors, writing)):
+    for number, path, flags in ((0, given, os.O_RDONLY), (1, output, writing), (2, errors, writing)):
         descriptor = os.open(path, flags, 0o666)
         os.dup2(descriptor, number)
         os.close(descriptor)

@@ -34,8 +34,10 @@ NUMBERS = count(1)
 
 @contextmanager
 def standalone() -> Iterator[dict[str, object]]:
-    """A MongoDB without a replica set has no transactions."""
+    """A MongoDB without a replica set has no transactions. This one answers nothing but by an index."""
     with mongod(replica_set="") as node:
+        with node.direct() as client:
+            client.admin.command("setParameter", 1, notablescan=True)
         yield {"storage": "gridfs", "mongodb_url": node.url("library")}
 
 
