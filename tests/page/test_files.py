@@ -176,9 +176,7 @@ def test_a_list_catches_up_when_the_server_is_back(page: Page, http: httpx.Clien
     expect(row(page, "late.mp4")).to_be_visible()
 
 
-def test_a_film_that_is_shown_hears_what_becomes_of_it(
-    page: Page, http: httpx.Client, folder: str
-) -> None:
+def test_a_film_that_is_shown_hears_what_becomes_of_it(page: Page, http: httpx.Client, folder: str) -> None:
     heard: list[object] = []
     page.on("websocket", lambda socket: socket.on("framereceived", heard.append))
     page.get_by_role("link", name="a.mp4", exact=True).click()
