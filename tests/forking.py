@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = (
     "app.cli",
     "app.main",
-    "app.server",
+    "app.server.serving",
     "app.database.mongo.opening",
     "app.database.sql.opening",
     "app.database.sql.postgresql",
