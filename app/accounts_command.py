@@ -1,28 +1,24 @@
 """`seekable account`: looking after the accounts from where the server runs."""
 
-import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Annotated
 
 import click
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from app import logs
-from app.accounts.callers import hashed, now
 from app.accounts.emails import check_email
 from app.accounts.errors import BadCredentials, UnknownAccount
-from app.accounts.making import new_account
-from app.accounts.models import Account, Invite, SigningKey
+from app.accounts.making import INVITE_LASTS, new_account, new_invite, new_key
+from app.accounts.models import Account
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
 from app.database import open_accounts, place_of
 from app.sentences import in_a_sentence
 from app.settings import ConfigurationError, Settings, load
 
-INVITE_LASTS = timedelta(days=7)
 _PAGE = 500
 
 _SIZE = TypeAdapter[ByteSize](Annotated[ByteSize, Field(ge=0, lt=1 << 63)])
@@ -163,8 +159,8 @@ def invite() -> None:
     with _opened(create=True) as (store, settings):
         if settings.sign_up == "closed":
             raise ConfigurationError("SEEKABLE_SIGN_UP=closed lets nobody sign up, not even with an invite.")
-        secret, at = secrets.token_urlsafe(32), now()
-        store.add_invite(Invite(hashed(secret), at, at + INVITE_LASTS))
+        made, secret = new_invite(INVITE_LASTS)
+        store.add_invite(made)
         base = settings.base_url or f"http://127.0.0.1:{settings.port}"
         click.echo(f"{base}/sign-up?invite={secret}")
 
@@ -174,8 +170,7 @@ def rotate_key() -> None:
     """Sign links with a new key. Those signed with the last one go on working; older ones do not."""
     with _opened() as (store, _):
         last = [key.id for key in store.signing_keys()[:1]]
-        key = SigningKey(secrets.token_hex(8), secrets.token_urlsafe(32), now())
-        store.add_signing_key(key, keep=last)
+        store.add_signing_key(new_key(), keep=last)
 
 
 def _hash() -> str:

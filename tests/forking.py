@@ -122,8 +122,16 @@ class _Parent:
         return json.loads(answer)
 
 
-@cache
 def _parent() -> _Parent:
+    with _BEGINNING:  # or threads that ask first at the same time would have one each
+        return _the_parent()
+
+
+_BEGINNING = Lock()
+
+
+@cache
+def _the_parent() -> _Parent:
     return _Parent()
 
 
@@ -132,6 +140,7 @@ def serve_forks() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends the servers
     for name in MODULES:
         __import__(name)
+    _end_at_once()
     gc.collect()
     gc.freeze()  # or each child would look through all of it, and so have a copy of its own
     for line in sys.stdin:
@@ -145,6 +154,14 @@ def serve_forks() -> None:
                 return
         print(json.dumps(answer), flush=True)
     sys.exit()
+
+
+def _end_at_once() -> None:
+    """PyMongo would wait at the end, for half a second each time, until its sleeping threads have woken up.
+    They are daemons, and closed: nothing but the end is waiting for them."""
+    from pymongo.periodic_executor import PeriodicExecutor
+
+    PeriodicExecutor.join = lambda self, timeout=None: None  # type: ignore[method-assign]
 
 
 def _status(pid: int) -> int | None:

@@ -5,8 +5,8 @@ from datetime import datetime
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
+from app.accounts.making import INVITE_LASTS
 from app.accounts.models import Invite
-from app.accounts.service import INVITE_LASTS
 from app.resources.accounts import body_of
 from app.resources.deps import ManagerDep, PeopleDep, ServicesDep, base_url
 from app.resources.fields import fields_of

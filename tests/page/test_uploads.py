@@ -33,7 +33,6 @@ def pick(page: Page, *files: FilePayload | Path) -> None:
     chooser.value.set_files(list(files))  # type: ignore[arg-type]
 
 
-
 def stored(http: httpx.Client, folder: str) -> dict[str, int]:
     items = http.get("/files", params={"folder": folder, "recursive": "true"}).json()["items"]
     return {item["path"].removeprefix(f"{folder}/"): item["size"] for item in items}
