@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -58,12 +59,17 @@ def test_the_users_database_takes_the_credentials_of_the_url_of_the_files(node: 
 @contextmanager
 def failing(node: Mongod, command: str, collection: str, *, after: int = 0) -> Iterator[None]:
     """As if the process had died before it could do this, or do it again after so often."""
-    data = {"failCommands": [command], "namespace": f"users.{collection}", "errorCode": 1}
+    with failpoint(node, command, collection, after, errorCode=1), pytest.raises(StorageUnavailable):
+        yield
+
+
+@contextmanager
+def failpoint(node: Mongod, command: str, collection: str, after: int, **what: object) -> Iterator[None]:
+    data = {"failCommands": [command], "namespace": f"users.{collection}", **what}
     with node.direct() as client:
         client.admin.command({"configureFailPoint": "failCommand", "mode": {"skip": after}, "data": data})
         try:
-            with pytest.raises(StorageUnavailable):
-                yield
+            yield
         finally:
             client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
@@ -134,3 +140,26 @@ def test_an_administrator_that_did_not_get_to_leave_counts_again(
     assert [one.id for one in store.leaving()] == [bert.id]
     with pytest.raises(LastAdministrator):
         store.leave(anna.id)
+
+
+def test_an_administrator_whose_server_was_stopped_while_it_left_looks_again(
+    node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it saw counts no more: it may be the last one now."""
+    monkeypatch.setattr(resigning, "COUNTS_FOR_MS", 200)
+    anna, bert = (store.add(an_account(is_admin=True)) for _ in range(2))
+    store.add(an_account())
+    url = f"{node.url('library')}&appName=stopped"
+    settings = Settings(_env_file=None, storage="gridfs", mongodb_url=url)
+    stopped: dict[str, object] = {"blockConnection": True, "blockTimeMS": 500, "appName": "stopped"}
+    with (
+        open_accounts(settings, create=True) as other,
+        failpoint(node, "update", "accounts", 1, **stopped),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        late = pool.submit(other.leave, anna.id)
+        time.sleep(0.3)
+        store.leave(bert.id)
+        with pytest.raises(LastAdministrator):
+            late.result()
+    assert [one.id for one in store.leaving()] == [bert.id]
