@@ -6,6 +6,7 @@ the end of the interpreter.
 """
 
 import atexit
+import ctypes
 import gc
 import json
 import os
@@ -33,15 +34,26 @@ MODULES = (
 )
 """What `seekable serve` imports, some of it when it knows the settings."""
 
+CAPABILITY_VERSION_3 = 0x20080522
+RIGHTS = 1 << 1 | 1 << 2 | 1 << 10  # dac_override, dac_read_search, net_bind_service
+
 
 class Command:
     """`seekable` with arguments, as far as tests need it what subprocess.Popen is."""
 
     def __init__(
-        self, *arguments: str, folder: Path, output: Path, errors: Path, environment: Mapping[str, str]
+        self,
+        *arguments: str,
+        folder: Path,
+        output: Path,
+        errors: Path,
+        environment: Mapping[str, str],
+        bound: bool = False,
     ) -> None:
+        """`bound` by permissions, even when root runs it."""
         paths = {"folder": str(folder), "output": str(output), "errors": str(errors)}
-        self.pid: int = _parent().ask({"arguments": arguments, "environment": {**environment}, **paths})
+        question = {"arguments": arguments, "environment": {**environment}, "bound": bound, **paths}
+        self.pid: int = _parent().ask(question)
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -69,13 +81,22 @@ class Command:
 
 
 def completed(
-    *arguments: str, folder: Path | None = None, environment: Mapping[str, str], timeout: float = 60
+    *arguments: str,
+    folder: Path | None = None,
+    environment: Mapping[str, str],
+    timeout: float = 60,
+    bound: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """`seekable` with arguments, run to its end. Raises TimeoutExpired."""
     with TemporaryDirectory() as place:
         output, errors = Path(place, "output"), Path(place, "errors")
         command = Command(
-            *arguments, folder=folder or Path.cwd(), output=output, errors=errors, environment=environment
+            *arguments,
+            folder=folder or Path.cwd(),
+            output=output,
+            errors=errors,
+            environment=environment,
+            bound=bound,
         )
         try:
             status = command.wait(timeout)
@@ -154,7 +175,9 @@ def _status(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _become(arguments: list[str], folder: str, output: str, errors: str, environment: dict[str, str]) -> None:
+def _become(
+    arguments: list[str], folder: str, output: str, errors: str, environment: dict[str, str], bound: bool
+) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
@@ -167,6 +190,21 @@ def _become(arguments: list[str], folder: str, output: str, errors: str, environ
     program = Path(sys.executable).with_name("seekable")
     sys.path[0] = str(program.parent)
     sys.argv[:] = [str(program), *arguments]
+    if bound and os.geteuid() == 0:
+        _give_up_rights()
+
+
+def _give_up_rights() -> None:
+    """As `setpriv --bounding-set` takes them away from a process that begins; see capabilities(7)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: of 32 each, and then of the others
+    if libc.capget(header, sets) == 0:
+        for number in range(3):
+            sets[number] &= ~RIGHTS
+        if libc.capset(header, sets) == 0:
+            return
+    raise OSError(ctypes.get_errno(), "rights cannot be given up")
 
 
 if __name__ == "__main__":
