@@ -177,7 +177,7 @@ def test_it_does_not_open_itself_to_everybody_unasked(host: str, how: str, here:
     else:
         said = fails(here, "serve", "--port", "0", SEEKABLE_HOST=host)
     assert said.count("\n") == 1
-    assert "SEEKABLE_ACCESS=open" in said
+    assert "SEEKABLE_ACCESS=accounts" in said
     assert list(here.iterdir()) == []
 
 
