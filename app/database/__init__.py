@@ -131,4 +131,6 @@ def _open_filesystem(
     files = open_filesystem(
         settings, media_type, stack, notice, busy_timeout_ms=busy_timeout_ms, create=create
     )
-    return files, SqlAccounts(files.database)  # which have the one writer's turn between them
+    return files, SqlAccounts(
+        files.database, files.with_reserve
+    )  # which have the one writer's turn between them
