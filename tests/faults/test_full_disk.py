@@ -209,14 +209,14 @@ def test_who_wants_to_make_room_can_log_in_and_out_and_leave(tmp_path: Path) -> 
         with filler.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
             while True:
                 file.write(b"x" * 4096)
+        with pytest.raises(OutOfSpace):
+            for _ in range(1000):
+                store.add_token(a_token(anna))
         # The database's log grows with each of them.
         for minutes in range(1, 20):
             session = a_session(anna)
             assert store.add_session(session, version=1)
             store.see_session(session.hash, session.seen_at + timedelta(minutes=minutes))
-        with pytest.raises(OutOfSpace):
-            for _ in range(1000):
-                store.add_token(a_token(anna))
         store.remove_session(session.hash)
         store.leave(anna.id)
         store.remove(anna.id)
