@@ -19,8 +19,8 @@ from app.database import Stores, check_apart, open_accounts, open_database, prep
 from app.library.copying import LEFT_BEHIND, copy
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
-from app.listen import authority, listen
 from app.sentences import in_a_sentence
+from app.server.listen import authority, listen
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
@@ -57,7 +57,7 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
         sign_up = _first_sign_up(settings)
 
     # Here, because the other commands need no web server.
-    from app.server import serve, serve_reloading  # noqa: PLC0415
+    from app.server.serving import serve, serve_reloading  # noqa: PLC0415
 
     announce = partial(_announce, settings, host, listeners[0].getsockname()[1], sign_up)
     if reload:

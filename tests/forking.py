@@ -6,6 +6,7 @@ the end of the interpreter.
 """
 
 import atexit
+import ctypes
 import gc
 import json
 import os
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = (
     "app.cli",
     "app.main",
-    "app.server",
+    "app.server.serving",
     "app.database.mongo.opening",
     "app.database.sql.opening",
     "app.database.sql.postgresql",
@@ -32,6 +33,9 @@ MODULES = (
     "uvicorn.loops.auto",
 )
 """What `seekable serve` imports, some of it when it knows the settings."""
+
+CAPABILITY_VERSION_3 = 0x20080522
+RIGHTS = 1 << 1 | 1 << 2 | 1 << 10  # dac_override, dac_read_search, net_bind_service
 
 
 class Command:
@@ -45,9 +49,12 @@ class Command:
         errors: Path,
         environment: Mapping[str, str],
         given: str = os.devnull,
+        bound: bool = False,
     ) -> None:
+        """`bound` by permissions, even when root runs it."""
         paths = {"folder": str(folder), "given": given, "output": str(output), "errors": str(errors)}
-        self.pid: int = _parent().ask({"arguments": arguments, "environment": {**environment}, **paths})
+        question = {"arguments": arguments, "environment": {**environment}, "bound": bound, **paths}
+        self.pid: int = _parent().ask(question)
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -80,6 +87,7 @@ def completed(
     environment: Mapping[str, str],
     timeout: float = 60,
     given: bytes = b"",
+    bound: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """`seekable` with arguments, and this as its standard input, run to its end. Raises TimeoutExpired."""
     with TemporaryDirectory() as place:
@@ -92,6 +100,7 @@ def completed(
             errors=errors,
             environment=environment,
             given=str(Path(place, "given")),
+            bound=bound,
         )
         try:
             status = command.wait(timeout)
@@ -171,7 +180,13 @@ def _status(pid: int) -> int | None:
 
 
 def _become(
-    arguments: list[str], folder: str, given: str, output: str, errors: str, environment: dict[str, str]
+    arguments: list[str],
+    folder: str,
+    given: str,
+    output: str,
+    errors: str,
+    environment: dict[str, str],
+    bound: bool,
 ) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
@@ -185,6 +200,21 @@ def _become(
     program = Path(sys.executable).with_name("seekable")
     sys.path[0] = str(program.parent)
     sys.argv[:] = [str(program), *arguments]
+    if bound and os.geteuid() == 0:
+        _give_up_rights()
+
+
+def _give_up_rights() -> None:
+    """As `setpriv --bounding-set` takes them away from a process that begins; see capabilities(7)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: of 32 each, and then of the others
+    if libc.capget(header, sets) == 0:
+        for number in range(3):
+            sets[number] &= ~RIGHTS
+        if libc.capset(header, sets) == 0:
+            return
+    raise OSError(ctypes.get_errno(), "rights cannot be given up")
 
 
 if __name__ == "__main__":
