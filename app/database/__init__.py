@@ -131,4 +131,5 @@ def _open_filesystem(
     files = open_filesystem(
         settings, media_type, stack, notice, busy_timeout_ms=busy_timeout_ms, create=create
     )
-    return files, SqlAccounts(files.database)  # which have the one writer's turn between them
+    # One database for both, since it has one writer at a time.
+    return files, SqlAccounts(files.database, files.with_reserve)

@@ -24,7 +24,7 @@ def test_no_statement_reads_a_table_from_its_beginning(tmp_path: Path) -> None:
         database.engine, "before_cursor_execute", lambda _c, _r, said, values, *_: sent.append((said, values))
     )
     try:
-        _use(SqlAccounts(database))
+        _use(SqlAccounts(database, lambda step: step()))
         asked = [(one, values) for one, values in sent if one.startswith(("SELECT", "UPDATE", "DELETE"))]
         assert len(asked) > 40
         with database.reading() as session:
