@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager
+from datetime import timedelta
 from functools import partial
 from signal import SIGTERM
 from typing import Any
@@ -12,11 +13,14 @@ from typing import Any
 import click
 
 from app import logs
-from app.database import Stores, check_apart, open_database, prepare_database
+from app.accounts.making import new_invite
+from app.accounts_command import account
+from app.database import Stores, check_apart, open_accounts, open_database, prepare_database
 from app.library.copying import LEFT_BEHIND, copy
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
-from app.listen import authority, listen
+from app.sentences import in_a_sentence
+from app.server.listen import authority, listen
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
@@ -34,12 +38,7 @@ def main() -> None:
     logs.configure()
 
 
-@contextmanager
-def _in_a_sentence() -> Iterator[None]:
-    try:
-        yield
-    except (ConfigurationError, StorageError) as error:
-        raise click.ClickException(logs.escaped(str(error))) from None
+main.add_command(account)
 
 
 @main.command("serve")
@@ -48,18 +47,19 @@ def _in_a_sentence() -> Iterator[None]:
 @click.option("--reload", is_flag=True, help="Start again whenever the code changes, for development.")
 def serve_command(host: str | None, port: int | None, reload: bool) -> None:
     """Serve the library. An SQL database is migrated first."""
-    with _in_a_sentence():
+    with in_a_sentence():
         settings = load()
         host = host if host is not None else settings.host
         port = port if port is not None else settings.port
         _check_host(host, settings)
         listeners = listen(host, port)  # before the database is touched
         prepare_database(settings)  # what is wrong with it is said here, and not in a traceback
+        sign_up = _first_sign_up(settings)
 
     # Here, because the other commands need no web server.
-    from app.server import serve, serve_reloading  # noqa: PLC0415
+    from app.server.serving import serve, serve_reloading  # noqa: PLC0415
 
-    announce = partial(_announce, settings, host, listeners[0].getsockname()[1])
+    announce = partial(_announce, settings, host, listeners[0].getsockname()[1], sign_up)
     if reload:
         announce()
         serve_reloading(settings, listeners)
@@ -70,7 +70,7 @@ def serve_command(host: str | None, port: int | None, reload: bool) -> None:
 @main.command()
 def migrate() -> None:
     """Bring the database to the newest schema."""
-    with _in_a_sentence():
+    with in_a_sentence():
         prepare_database(load())
 
 
@@ -146,7 +146,7 @@ def copy_command(**options: str | None) -> None:
             left_behind.update(LEFT_BEHIND & (await _copy(source, stores.storage)).keys())
 
     try:
-        with _in_a_sentence():
+        with in_a_sentence():
             settings, target = load(), load_target(**options)
             check_apart(settings, target)
         _with_storage(run, settings)
@@ -218,7 +218,7 @@ def _with_storage(run: Callable[[Storage], Awaitable[object]], settings: Setting
         async with _opened(settings) as stores:
             await run(stores.storage)
 
-    with _in_a_sentence():
+    with in_a_sentence():
         settings = settings or load()
         prepare_database(settings, create=False)
         asyncio.run(opened(settings))
@@ -242,12 +242,29 @@ def _check_host(host: str, settings: Settings) -> None:
         )
 
 
-def _announce(settings: Settings, host: str, port: int) -> None:
+def _first_sign_up(settings: Settings) -> str | None:
+    """Where the administrator signs up, if nobody has an account yet; else None."""
+    if settings.access != "accounts" or settings.sign_up == "closed":
+        return None
+    with open_accounts(settings, create=True) as store:
+        if store.count():
+            return None
+        if settings.sign_up == "open":
+            return "/sign-up"
+        invite, secret = new_invite(timedelta(days=1))
+        store.add_invite(invite)
+        return f"/sign-up?invite={secret}"
+
+
+def _announce(settings: Settings, host: str, port: int, sign_up: str | None) -> None:
     here = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # one to connect to
     base = settings.base_url or f"http://{authority(here, port)}"
+    user = " -u EMAIL" if settings.access == "accounts" else ""
     click.echo(
         f"Seekable serves {logs.escaped(settings.place)}\n"
         f"  docs    {base}/docs\n"
-        f"  upload  curl -F file=@film.mp4 {base}/file/upload\n"
+        f"  upload  curl{user} -F file=@film.mp4 {base}/file/upload\n"
         f"  play    vlc {base}/files/film.mp4"
     )
+    if sign_up:
+        click.echo(f"  sign up {base}{sign_up}\n          The first account is the administrator's.")

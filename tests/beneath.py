@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -222,5 +223,11 @@ def film(key: Key) -> dict[str, Any]:
 
 
 def beneath(library: Settings | Server) -> Beneath:
-    settings = library if isinstance(library, Settings) else Settings(_env_file=None, **library.settings)
+    settings = library if isinstance(library, Settings) else _settings(tuple(library.settings.items()))
     return Bucket(settings) if settings.storage == "gridfs" else Folder(settings)
+
+
+@lru_cache(maxsize=100)
+def _settings(given: tuple[tuple[str, Any], ...]) -> Settings:
+    """To make them takes as long as a request, and thousands of tests look beneath a server twice."""
+    return Settings(_env_file=None, **dict(given))

@@ -6,6 +6,7 @@ the end of the interpreter.
 """
 
 import atexit
+import ctypes
 import gc
 import json
 import os
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = (
     "app.cli",
     "app.main",
-    "app.server",
+    "app.server.serving",
     "app.database.mongo.opening",
     "app.database.sql.opening",
     "app.database.sql.postgresql",
@@ -33,15 +34,27 @@ MODULES = (
 )
 """What `seekable serve` imports, some of it when it knows the settings."""
 
+CAPABILITY_VERSION_3 = 0x20080522
+RIGHTS = 1 << 1 | 1 << 2 | 1 << 10  # dac_override, dac_read_search, net_bind_service
+
 
 class Command:
     """`seekable` with arguments, as far as tests need it what subprocess.Popen is."""
 
     def __init__(
-        self, *arguments: str, folder: Path, output: Path, errors: Path, environment: Mapping[str, str]
+        self,
+        *arguments: str,
+        folder: Path,
+        output: Path,
+        errors: Path,
+        environment: Mapping[str, str],
+        given: str = os.devnull,
+        bound: bool = False,
     ) -> None:
-        paths = {"folder": str(folder), "output": str(output), "errors": str(errors)}
-        self.pid: int = _parent().ask({"arguments": arguments, "environment": {**environment}, **paths})
+        """`bound` by permissions, even when root runs it."""
+        paths = {"folder": str(folder), "given": given, "output": str(output), "errors": str(errors)}
+        question = {"arguments": arguments, "environment": {**environment}, "bound": bound, **paths}
+        self.pid: int = _parent().ask(question)
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -69,13 +82,25 @@ class Command:
 
 
 def completed(
-    *arguments: str, folder: Path | None = None, environment: Mapping[str, str], timeout: float = 60
+    *arguments: str,
+    folder: Path | None = None,
+    environment: Mapping[str, str],
+    timeout: float = 60,
+    given: bytes = b"",
+    bound: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """`seekable` with arguments, run to its end. Raises TimeoutExpired."""
+    """`seekable` with arguments, and this as its standard input, run to its end. Raises TimeoutExpired."""
     with TemporaryDirectory() as place:
         output, errors = Path(place, "output"), Path(place, "errors")
+        Path(place, "given").write_bytes(given)
         command = Command(
-            *arguments, folder=folder or Path.cwd(), output=output, errors=errors, environment=environment
+            *arguments,
+            folder=folder or Path.cwd(),
+            output=output,
+            errors=errors,
+            environment=environment,
+            given=str(Path(place, "given")),
+            bound=bound,
         )
         try:
             status = command.wait(timeout)
@@ -106,8 +131,16 @@ class _Parent:
         return json.loads(answer)
 
 
-@cache
 def _parent() -> _Parent:
+    with _BEGINNING:  # or threads that ask first at the same time would have one each
+        return _the_parent()
+
+
+_BEGINNING = Lock()
+
+
+@cache
+def _the_parent() -> _Parent:
     return _Parent()
 
 
@@ -116,6 +149,7 @@ def serve_forks() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends the servers
     for name in MODULES:
         __import__(name)
+    _end_at_once()
     gc.collect()
     gc.freeze()  # or each child would look through all of it, and so have a copy of its own
     for line in sys.stdin:
@@ -131,25 +165,56 @@ def serve_forks() -> None:
     sys.exit()
 
 
+def _end_at_once() -> None:
+    """PyMongo would wait at the end, for half a second each time, until its sleeping threads have woken up.
+    They are daemons, and closed: nothing but the end is waiting for them."""
+    from pymongo.periodic_executor import PeriodicExecutor
+
+    PeriodicExecutor.join = lambda self, timeout=None: None  # type: ignore[method-assign]
+
+
 def _status(pid: int) -> int | None:
     """How the child ended, or None while it runs."""
     ended, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _become(arguments: list[str], folder: str, output: str, errors: str, environment: dict[str, str]) -> None:
+def _become(
+    arguments: list[str],
+    folder: str,
+    given: str,
+    output: str,
+    errors: str,
+    environment: dict[str, str],
+    bound: bool,
+) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     writing = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, output, writing), (2, errors, writing)):
+    for number, path, flags in ((0, given, os.O_RDONLY), (1, output, writing), (2, errors, writing)):
         descriptor = os.open(path, flags, 0o666)
         os.dup2(descriptor, number)
         os.close(descriptor)
     program = Path(sys.executable).with_name("seekable")
     sys.path[0] = str(program.parent)
     sys.argv[:] = [str(program), *arguments]
+    if bound and os.geteuid() == 0:
+        _give_up_rights()
+
+
+def _give_up_rights() -> None:
+    """As `setpriv --bounding-set` takes them away from a process that begins; see capabilities(7)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: of 32 each, and then of the others
+    if libc.capget(header, sets) == 0:
+        for number in range(3):
+            sets[number] &= ~RIGHTS
+        if libc.capset(header, sets) == 0:
+            return
+    raise OSError(ctypes.get_errno(), "rights cannot be given up")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Server:
         self.log_file = folder / "server.log"
         self.url = ""
         self.wrapper: tuple[str, ...] = ()  # a command to run it under
+        self.bound = False  # by permissions, even when root runs it
         self.settings: dict[str, Any] = {"files_dir": self.files, **settings}
         self._process: Process | None = None
 
@@ -60,7 +61,14 @@ class Server:
     def _begin(self, *arguments: str, environment: dict[str, str]) -> Process:
         if self.forked and not self.wrapper:
             log = self.log_file
-            return Command(*arguments, folder=self.folder, output=log, errors=log, environment=environment)
+            return Command(
+                *arguments,
+                folder=self.folder,
+                output=log,
+                errors=log,
+                environment=environment,
+                bound=self.bound,
+            )
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
                 [*self.wrapper, SEEKABLE, *arguments],

@@ -1,11 +1,10 @@
 """Whose a request is, by what it shows."""
 
-import hashlib
 import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from app.accounts.caching import Cache
@@ -13,7 +12,8 @@ from app.accounts.emails import check_email
 from app.accounts.errors import BadCredentials, LinkRefused, WrongCredentials
 from app.accounts.guesses import Guesses
 from app.accounts.links import Kind, Signatures
-from app.accounts.models import Account, Link, Scope, Session, SigningKey, Token
+from app.accounts.making import hashed, new_key, now
+from app.accounts.models import Account, Link, Scope, Session, Token
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
 from app.accounts.workers import Workers
@@ -77,16 +77,6 @@ class Caller:
     def link(self) -> Link | None:
         """The link that it came by, if it did: then it is somebody that nobody knows."""
         return self.proof.link if isinstance(self.proof, ByLink) else None
-
-
-def now() -> datetime:
-    """In whole seconds, which every database keeps."""
-    return datetime.now(UTC).replace(microsecond=0)
-
-
-def hashed(secret: str) -> str:
-    """What is kept of a secret that is too long to be guessed."""
-    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 class Callers:
@@ -194,8 +184,7 @@ class Callers:
         async def look() -> Signatures:
             keys = await self.ask(self._store.signing_keys)
             if not keys:
-                key = SigningKey(secrets.token_hex(8), secrets.token_urlsafe(32), now())
-                await self.ask(self._store.add_first_signing_key, key)
+                await self.ask(self._store.add_first_signing_key, new_key())
                 keys = await self.ask(self._store.signing_keys)
             return Signatures(keys)
 

@@ -9,10 +9,11 @@ from datetime import timedelta
 from enum import Enum
 from uuid import uuid4
 
-from app.accounts.callers import TOKEN_PREFIX, Caller, Callers, hashed, now
+from app.accounts.callers import TOKEN_PREFIX, Caller, Callers
 from app.accounts.emails import check_email
 from app.accounts.errors import BadCredentials, NotPermitted, SignUpRefused, WrongCredentials
 from app.accounts.links import Kind
+from app.accounts.making import hashed, new_account, new_invite, now
 from app.accounts.models import Account, Invite, Link, Scope, Session, Token
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
@@ -30,8 +31,6 @@ LINK_LASTS_AT_MOST = timedelta(days=365)
 
 PLAYLIST_LASTS = timedelta(days=1)
 """The entries of a playlist that a player has fetched; at least half of that."""
-
-INVITE_LASTS = timedelta(days=7)
 
 SWEEP_EVERY_S = 3600
 
@@ -80,24 +79,9 @@ class Accounts:
             raise SignUpRefused("To sign up here takes an invite; ask the administrator for one.")
         email = check_email(email)
         self.callers.guesses.sign_up(address)
-        account = await self._made(email, password)
+        account = new_account(email, await self._hashing.run(self._passwords.hash, password))
         taken = hashed(invite) if invite and self._policy is SignUp.INVITE else None
         return await self.callers.ask(lambda: self._store.add(account, invite=taken))
-
-    async def _made(self, email: str, password: str) -> Account:
-        account_id = uuid4().hex
-        return Account(
-            id=account_id,
-            email=email,
-            password=await self._hashing.run(self._passwords.hash, password),
-            version=1,
-            library=account_id,
-            is_admin=False,
-            disabled=False,
-            leaving=False,
-            quota=None,
-            created_at=now(),
-        )
 
     async def begin_session(self, account: Account, *, previous: str | None) -> str:
         """The secret of a new login, for the browser's cookie. What the browser showed before is over, so
@@ -209,8 +193,7 @@ class Accounts:
         _need_admin(caller)
         if not timedelta(0) < lasts <= LINK_LASTS_AT_MOST:
             raise BadCredentials(f"An invite lasts up to {LINK_LASTS_AT_MOST.days} days.")
-        secret = secrets.token_urlsafe(32)
-        invite = Invite(hashed(secret), now(), now() + lasts)
+        invite, secret = new_invite(lasts)
         await self.callers.ask(self._store.add_invite, invite)
         return invite, secret
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count, islice
 
-from app.accounts.callers import ByLink, ByPassword, BySession, ByToken, Caller, Callers, now
+from app.accounts.callers import ByLink, ByPassword, BySession, ByToken, Caller, Callers
+from app.accounts.making import now
 from app.accounts.store import AccountStore
 
 EVERY_S = 2.0

@@ -1,6 +1,7 @@
 """The stores. Nothing outside this package knows SQLAlchemy or MongoEngine."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,15 @@ def open_accounts(settings: Settings, *, create: bool) -> Iterator[AccountStore]
             yield open_users(settings, stack)
         else:
             yield _open_filesystem(settings, str, stack, ignore, patient=False, create=create)[1]
+
+
+def place_of(settings: Settings, library: str) -> str:
+    """Where the files of a library are, to be shown."""
+    if settings.storage == "gridfs":
+        return f"{settings.place} {json.dumps({'library': library})}"
+    from app.database.sql.rows import root_of  # noqa: PLC0415
+
+    return str(settings.files_dir.absolute().joinpath(*root_of(library)))
 
 
 def check_apart(settings: Settings, other: Settings) -> None:
@@ -121,4 +131,5 @@ def _open_filesystem(
     files = open_filesystem(
         settings, media_type, stack, notice, busy_timeout_ms=busy_timeout_ms, create=create
     )
-    return files, SqlAccounts(files.database)  # which have the one writer's turn between them
+    # One database for both, since it has one writer at a time.
+    return files, SqlAccounts(files.database, files.with_reserve)

@@ -62,8 +62,9 @@ async def _admitted(request: HTTPConnection) -> Caller:
     method = request.scope.get("method", "GET")
     people: People = request.state.services.people
     caller = await _caller(request, method, people)
-    if method not in SAFE_METHODS and TokenScope.WRITE not in caller.scopes:
-        raise ScopeTooSmall("This token is for reading only.")
+    scope = TokenScope.READ if method in SAFE_METHODS else TokenScope.WRITE
+    if scope not in caller.scopes:
+        raise ScopeTooSmall(f"This takes a token for {'reading' if scope is TokenScope.READ else 'writing'}.")
     return caller
 
 
@@ -129,8 +130,9 @@ def _login_page(request: Request) -> Response | None:
     if "text/html" not in request.headers.get("accept", ""):
         return None
     root = request.scope.get("root_path", "")
-    asked = get_route_path(request.scope) + (f"?{request.url.query}" if request.url.query else "")
-    back = f"?next={quote(asked)}" if request.method in ("GET", "HEAD") and asked != "/" else ""
+    path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
+    asked = path.removeprefix(quote(root)) + (f"?{query}" if query else "")
+    back = f"?next={quote(asked, safe='/')}" if request.method in ("GET", "HEAD") and asked != "/" else ""
     return RedirectResponse(
         f"{root}/login{back}", 303, headers={"cache-control": "no-store", "vary": "accept"}
     )

@@ -48,4 +48,4 @@ def _name(request: HTTPConnection, secure: bool) -> str:
 
 
 def _is_secure(request: HTTPConnection, secure: bool) -> bool:
-    return secure or request.url.scheme in ("https", "wss")
+    return secure or request.scope["scheme"] in ("https", "wss")

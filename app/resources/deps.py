@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote, unquote_to_bytes
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -97,6 +97,11 @@ async def manager(people: "PeopleDep", caller: "CallerDep") -> Caller:
     if not caller.may_manage:
         raise NotPermitted("A token or a link may not do that: log in, or use the password.")
     return caller
+
+
+async def unstored(response: Response) -> None:
+    """Let no cache keep what the route answers."""
+    response.headers["cache-control"] = "no-store"
 
 
 def owner_of(caller: Caller | None) -> str | None:

@@ -2,18 +2,18 @@
 
 from datetime import datetime
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
+from app.accounts.making import INVITE_LASTS
 from app.accounts.models import Invite
-from app.accounts.service import INVITE_LASTS
 from app.resources.accounts import body_of
-from app.resources.deps import ManagerDep, PeopleDep, ServicesDep, base_url
+from app.resources.deps import ManagerDep, PeopleDep, ServicesDep, base_url, unstored
 from app.resources.fields import fields_of
 from app.resources.links import seconds
 from app.resources.problems import problems
 
-router = APIRouter(tags=["accounts"])
+router = APIRouter(tags=["accounts"], dependencies=[Depends(unstored)])
 
 
 class NewInvite(BaseModel):
@@ -60,12 +60,11 @@ async def list_invites(people: PeopleDep, caller: ManagerDep) -> InviteList:
     responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
 )
 async def make_invite(
-    request: Request, response: Response, services: ServicesDep, people: PeopleDep, caller: ManagerDep
+    request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
 ) -> MadeInvite:
     """Invite one person; for administrators."""
     lasts = seconds(await fields_of(request), "expires_in", INVITE_LASTS)
     invite, secret = await people.accounts.invite(caller, lasts)
-    response.headers["cache-control"] = "no-store"
     url = f"{base_url(request, services.base_url)}/sign-up?invite={secret}"
     return MadeInvite(**InviteInfo.of(invite).model_dump(), url=url)
 

@@ -4,19 +4,19 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from app.accounts.errors import BadCredentials
 from app.accounts.models import Link
 from app.accounts.service import LINK_LASTS
 from app.resources.accounts import body_of
-from app.resources.deps import ManagerDep, PeopleDep, ServicesDep, base_url, file_url
+from app.resources.deps import ManagerDep, PeopleDep, ServicesDep, base_url, file_url, unstored
 from app.resources.fields import fields_of, text
 from app.resources.problems import problems
 from app.storage.types import Key, clean_folder
 
-router = APIRouter(tags=["accounts"])
+router = APIRouter(tags=["accounts"], dependencies=[Depends(unstored)])
 
 FORMATS = ("m3u", "xspf")
 

@@ -50,7 +50,7 @@ async def _playlist(
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
     pages = pages_from(first, services.storage, listing)
     base = base_url(request, services.base_url)
-    pieces = _pieces(pages, format, name, await _addresses(request, services, listing, caller, base))
+    pieces = _pieces(pages, format, name, await _addresses(request, services, listing, first, caller, base))
     return PiecewiseResponse(
         request,
         pieces,
@@ -65,10 +65,11 @@ async def _playlist(
 
 
 async def _addresses(
-    request: Request, services: Services, listing: Listing, caller: Caller | None, base: str
+    request: Request, services: Services, listing: Listing, first: Page, caller: Caller | None, base: str
 ) -> Callable[[Key], str]:
     """What a player is told where a file is: it has no cookie, so with accounts each address is signed."""
-    if caller is None or services.people is None or request.method == "HEAD":
+    # One of no files needs no link; and who asks for a million folders shall not leave a million links.
+    if caller is None or services.people is None or request.method == "HEAD" or not first.items:
         return partial(file_url, base)
     accounts = services.people.accounts
     link = await accounts.playlist_link(caller, listing.folder, recursive=listing.recursive)

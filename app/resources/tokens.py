@@ -2,17 +2,17 @@
 
 from datetime import datetime
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from app.accounts.errors import BadCredentials
 from app.accounts.models import Scope, Token
 from app.resources.accounts import body_of
-from app.resources.deps import ManagerDep, PeopleDep
+from app.resources.deps import ManagerDep, PeopleDep, unstored
 from app.resources.fields import fields_of, text
 from app.resources.problems import problems
 
-router = APIRouter(tags=["accounts"])
+router = APIRouter(tags=["accounts"], dependencies=[Depends(unstored)])
 
 
 class NewToken(BaseModel):
@@ -61,15 +61,12 @@ async def list_tokens(people: PeopleDep, caller: ManagerDep) -> TokenList:
     openapi_extra=body_of(NewToken, form=False),
     responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
 )
-async def make_token(
-    request: Request, response: Response, people: PeopleDep, caller: ManagerDep
-) -> MadeToken:
+async def make_token(request: Request, people: PeopleDep, caller: ManagerDep) -> MadeToken:
     """Make a token for a program. Its secret is in this answer only."""
     fields = await fields_of(request)
     token, secret = await people.accounts.make_token(
         caller, text(fields, "name"), _scopes(fields.get("scopes"))
     )
-    response.headers["cache-control"] = "no-store"
     return MadeToken(**TokenInfo.of(token).model_dump(), token=secret)
 
 

@@ -34,8 +34,10 @@ NUMBERS = count(1)
 
 @contextmanager
 def standalone() -> Iterator[dict[str, object]]:
-    """A MongoDB without a replica set has no transactions."""
+    """A MongoDB without a replica set has no transactions. This one answers nothing but by an index."""
     with mongod(replica_set="") as node:
+        with node.direct() as client:
+            client.admin.command("setParameter", 1, notablescan=True)
         yield {"storage": "gridfs", "mongodb_url": node.url("library")}
 
 
@@ -528,13 +530,14 @@ def test_signing_keys_are_kept_as_asked_the_newest_first(store: AccountStore) ->
 
 
 def test_signing_keys_that_are_added_at_once_leave_one_at_least(store: AccountStore) -> None:
-    old = store.signing_keys()
-    keys = [a_key() for _ in range(8)]
-    race(*(lambda key=key: store.add_signing_key(key, keep=[]) for key in keys))
-    found = store.signing_keys()
-    assert found
-    assert {*found} <= {*keys}
-    assert not {*found} & {*old}
+    for _ in range(5):
+        old = store.signing_keys()
+        keys = [a_key() for _ in range(4)]
+        race(*(lambda key=key: store.add_signing_key(key, keep=[]) for key in keys))
+        found = store.signing_keys()
+        assert found
+        assert {*found} <= {*keys}
+        assert not {*found} & {*old}
 
 
 # Looking after it

@@ -15,7 +15,7 @@ import pytest
 
 from tests.forking import completed
 from tests.sockets import Socket
-from tests.support import SEEKABLE, Server, need, run, running
+from tests.support import Server, need, run, running
 
 Until = Callable[..., bool]
 
@@ -178,9 +178,7 @@ def test_links_out_of_the_folder_are_neither_served_nor_listed(lazy: Server, tmp
 
 def test_what_the_server_may_not_read_spoils_no_list(tmp_path: Path) -> None:
     server = Server(tmp_path / "server")
-    if os.geteuid() == 0:  # who may read everything, unless this is taken away
-        need("setpriv")
-        server.wrapper = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    server.bound = True
     try:
         with server.start().client() as http:
             for path in ("a/film.mp4", "known/film.mp4", "z/film.mp4"):
@@ -196,7 +194,7 @@ def test_what_the_server_may_not_read_spoils_no_list(tmp_path: Path) -> None:
             assert names(http, recursive=True) == ["a/film.mp4", "known/film.mp4", "z/film.mp4"]
             assert http.get("/files/a/secret.mp4").status_code == 503
             (server.files / "z" / "film.mp4").unlink()
-            scanned = run(*server.wrapper, "env", f"SEEKABLE_FILES_DIR={server.files}", SEEKABLE, "scan")
+            scanned = completed("scan", environment={"SEEKABLE_FILES_DIR": str(server.files)}, bound=True)
             assert "unreadable: a/secret.mp4: The disk refuses: Permission denied." in scanned.stdout
             assert "unreadable: a/closed: The disk refuses: Permission denied." in scanned.stdout
             assert "unreadable: known: The disk refuses: Permission denied." in scanned.stdout

@@ -4,11 +4,16 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.database import open_accounts
+from app.settings import Settings
+from app.storage.errors import OutOfSpace
+from tests.contracts.test_accounts import a_session, a_token, an_account
 from tests.support import Server, mounted
 
 MB = 1_000_000
@@ -190,3 +195,29 @@ def test_what_is_held_back_is_made_anew(disk: SmallDisk) -> None:
             disk.server.start()
         disk.make_room()
         disk.server.start()
+
+
+def test_who_wants_to_make_room_can_log_in_and_out_and_leave(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, files_dir=tmp_path / "files")
+    filler = settings.files_dir / "filler"
+    with (
+        mounted(settings.files_dir, "-t", "tmpfs", "-o", "size=16m", "tmpfs"),
+        open_accounts(settings, create=True) as store,
+    ):
+        anna = store.add(an_account())
+        session = a_session(anna)
+        with filler.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(OutOfSpace):
+            for _ in range(1000):
+                store.add_token(a_token(anna))
+        # The database's log grows with each of them.
+        for minutes in range(1, 20):
+            session = a_session(anna)
+            assert store.add_session(session, version=1)
+            store.see_session(session.hash, session.seen_at + timedelta(minutes=minutes))
+        store.remove_session(session.hash)
+        store.leave(anna.id)
+        store.remove(anna.id)
+        assert store.count() == 0

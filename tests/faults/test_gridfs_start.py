@@ -1,6 +1,7 @@
 """Databases that cannot be served, of which one sentence says what is wrong, within seconds."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,22 +25,28 @@ def refusal(folder: Path, url: str) -> str:
     return line
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "mongodb://127.0.0.1:{closed}/library",
-        "mongodb://127.0.0.1:{open}/library?replicaSet=another",
-        "mongodb://nobody:wrong@127.0.0.1:{open}/library",
-        "nonsense",
-        "mongodb://",
-        "mongodb://127.0.0.1:port/library",
-        "mongodb://127.0.0.1:{open}/in valid",
-        "mongodb://127.0.0.1:{open}/library?w=none of these&nonsense=1",
-        "http://127.0.0.1/library",
-    ],
-)
-def test_a_url_that_leads_nowhere(tmp_path: Path, url: str) -> None:
-    refusal(tmp_path, url.format(closed=mongo.free_port(), open=mongo.shared().port))
+NOWHERE = [
+    "mongodb://127.0.0.1:{closed}/library",
+    "mongodb://127.0.0.1:{open}/library?replicaSet=another",
+    "mongodb://nobody:wrong@127.0.0.1:{open}/library",
+    "nonsense",
+    "mongodb://",
+    "mongodb://127.0.0.1:port/library",
+    "mongodb://127.0.0.1:{open}/in valid",
+    "mongodb://127.0.0.1:{open}/library?w=none of these&nonsense=1",
+    "http://127.0.0.1/library",
+]
+
+
+def test_a_url_that_leads_nowhere(tmp_path: Path) -> None:
+    """All of them at once: some are tried for seconds."""
+    closed, there = mongo.free_port(), mongo.shared().port
+    urls = [url.format(closed=closed, open=there) for url in NOWHERE]
+    with ThreadPoolExecutor(len(urls)) as pool:
+        folders = [tmp_path / str(number) for number in range(len(urls))]
+        for folder in folders:
+            folder.mkdir()
+        assert len(list(pool.map(refusal, folders, urls))) == len(urls)
 
 
 def test_a_mongod_that_answers_nothing(tmp_path: Path) -> None:

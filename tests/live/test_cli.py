@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -63,14 +64,23 @@ def get(url: str, **headers: str) -> httpx.Response:
 
 
 def ended(
-    here: Path, *arguments: object, wrapper: tuple[str, ...] = (), **environment: str
+    here: Path,
+    *arguments: object,
+    wrapper: tuple[str, ...] = (),
+    bound: bool = False,
+    **environment: str,
 ) -> tuple[int, str]:
-    """The exit status of a command that ends by itself, and what it said."""
+    """The exit status of a command that ends by itself, and what it said. `bound` by permissions, even when
+    root runs it."""
     if wrapper:
         with program(here, *wrapper, SEEKABLE, *arguments, **environment) as command:
             return command.process.wait(20), command.log()
     result = completed(
-        *map(str, arguments), folder=here, environment=without_settings() | environment, timeout=20
+        *map(str, arguments),
+        folder=here,
+        environment=without_settings() | environment,
+        timeout=20,
+        bound=bound,
     )
     return result.returncode, result.stdout + result.stderr
 
@@ -167,7 +177,7 @@ def test_it_does_not_open_itself_to_everybody_unasked(host: str, how: str, here:
     else:
         said = fails(here, "serve", "--port", "0", SEEKABLE_HOST=host)
     assert said.count("\n") == 1
-    assert "SEEKABLE_ACCESS=open" in said
+    assert "SEEKABLE_ACCESS=accounts" in said
     assert list(here.iterdir()) == []
 
 
@@ -240,7 +250,6 @@ def test_a_database_of_a_newer_version_is_left_alone(here: Path) -> None:
 # What it refuses
 
 
-UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-net_bind_service")
 UNSHARED = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))
 READ_ONLY = (
     *UNSHARED,
@@ -251,28 +260,17 @@ READ_ONLY = (
 )
 
 
-def as_anybody() -> tuple[str, ...]:
-    """What to run a command under so that permissions bind it, even for root."""
-    if os.geteuid() != 0:
-        return ()
-    need("setpriv")
-    return UNPRIVILEGED
-
-
-def refuses(here: Path, wrapper: tuple[str, ...], *arguments: object, **environment: str) -> str:
+def refuses(here: Path, *arguments: object, **how: Any) -> str:
     """The one sentence of a command that does not begin."""
-    status, said = ended(here, *arguments, wrapper=wrapper, **environment)
+    status, said = ended(here, *arguments, **how)
     assert status == 1, said
     assert re.fullmatch(r"Error: .+\.\n", said), said
     return said
 
 
-def neither_begins(here: Path, *wrapper: str, **environment: str) -> str:
+def neither_begins(here: Path, **how: Any) -> str:
     """The one sentence of both commands."""
-    said = {
-        refuses(here, wrapper, *arguments, **environment)
-        for arguments in (["serve", "--port", "0"], ["migrate"])
-    }
+    said = {refuses(here, *arguments, **how) for arguments in (["serve", "--port", "0"], ["migrate"])}
     assert len(said) == 1
     return said.pop()
 
@@ -282,15 +280,15 @@ def test_a_port_that_is_taken(here: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = refuses(here, (), "serve", "--port", port)
+        said = refuses(here, "serve", "--port", port)
         assert f"Port {port} of 127.0.0.1 is taken by another program" in said
         assert "--port" in said
-        assert refuses(here, (), "serve", "--port", port, "--reload") == said
+        assert refuses(here, "serve", "--port", port, "--reload") == said
     assert list(here.iterdir()) == [], "the database is not touched before"
 
 
 def test_a_port_that_needs_rights(here: Path) -> None:
-    said = refuses(here, as_anybody(), "serve", "--port", 1)
+    said = refuses(here, "serve", "--port", 1, bound=True)
     assert "Port 1 of 127.0.0.1 needs rights" in said
     assert list(here.iterdir()) == []
 
@@ -306,7 +304,7 @@ def test_a_port_that_needs_rights(here: Path) -> None:
     ],
 )
 def test_a_host_that_is_not_here(host: str, why: str, here: Path) -> None:
-    said = refuses(here, (), "serve", "--port", "0", SEEKABLE_HOST=host, SEEKABLE_ACCESS="open")
+    said = refuses(here, "serve", "--port", "0", SEEKABLE_HOST=host, SEEKABLE_ACCESS="open")
     assert why in said
     assert "--host" in said
     assert list(here.iterdir()) == []
@@ -321,7 +319,7 @@ def test_a_folder_of_files_that_is_a_file(here: Path) -> None:
 
 def test_a_folder_of_files_that_cannot_be_made(here: Path) -> None:
     here.chmod(0o555)
-    said = neither_begins(here, *as_anybody())
+    said = neither_begins(here, bound=True)
     assert said == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
 
 
@@ -329,7 +327,7 @@ def test_a_folder_of_files_that_cannot_be_made(here: Path) -> None:
 def test_a_folder_of_files_that_cannot_be_written(what: str, here: Path) -> None:
     assert ended(here, "migrate")[0] == 0
     (here / "files" / what).chmod(0o555)
-    said = neither_begins(here, *as_anybody())
+    said = neither_begins(here, bound=True)
     assert said == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
 
 
@@ -338,14 +336,14 @@ def test_a_database_that_cannot_be_written(here: Path) -> None:
     assert ended(here, "migrate")[0] == 0
     database = here / "files" / ".seekable" / "seekable.db"
     database.chmod(0o444)
-    said = neither_begins(here, *as_anybody())
+    said = neither_begins(here, bound=True)
     assert said == f"Error: sqlite:///{database}: The database cannot be written.\n"
 
 
 @pytest.mark.parametrize("command", ["scan", "verify"])
 def test_what_looks_after_files_makes_no_library(command: str, here: Path) -> None:
     """Or a disk that is missing would seem to hold nothing, and that all well."""
-    said = refuses(here, (), command)
+    said = refuses(here, command)
     assert said == "Error: SEEKABLE_FILES_DIR=files: There is no library here; `seekable serve` makes one.\n"
     assert list(here.iterdir()) == []
 
@@ -357,7 +355,7 @@ def test_a_folder_of_files_on_a_read_only_file_system(before: str, here: Path) -
         (here / "files").mkdir()
     else:
         assert ended(here, "migrate")[0] == 0
-    said = neither_begins(here, *READ_ONLY)
+    said = neither_begins(here, wrapper=READ_ONLY)
     assert said == "Error: SEEKABLE_FILES_DIR=files: Its file system is read-only.\n"
 
 
@@ -395,7 +393,7 @@ def test_a_database_that_somebody_keeps(here: Path) -> None:
             for statement in lock.split("; "):
                 database.execute(statement)
             began = time.monotonic()
-            said = refuses(here, (), "serve", "--port", "0")
+            said = refuses(here, "serve", "--port", "0")
             assert said == f"Error: sqlite:///{path}: The database is locked by another program.\n"
             assert time.monotonic() - began < 10  # of which it waits four
             database.execute("ROLLBACK")
@@ -418,7 +416,7 @@ def test_a_database_that_does_not_answer(make: Callable[[Path], None], why: str,
     path.parent.mkdir()
     make(path)
     url = f"sqlite:///{path}"
-    said = refuses(here, as_anybody(), "migrate", SEEKABLE_DATABASE_URL=url)
+    said = refuses(here, "migrate", bound=True, SEEKABLE_DATABASE_URL=url)
     assert said == f"Error: {url}: The database {why}.\n"
 
 

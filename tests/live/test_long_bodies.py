@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.body import LONG, SIZE
+from app.server.body import LONG, SIZE
 from tests.http.conftest import Connection
 from tests.live.clients import program
 from tests.live.test_zerocopy import ours, same

@@ -18,7 +18,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.expected import missing
+from app.server.expected import missing
 from tests.faults.tracing import injected
 from tests.http.conftest import Connection
 from tests.live.clients import Program, program
@@ -32,9 +32,9 @@ MEMORY = Path("/dev/shm")
 
 OURS = """
 import functools, sys
-import app.server
+import app.server.serving
 {before}
-app.server.Config = functools.partial(app.server.Config, {options})
+app.server.serving.Config = functools.partial(app.server.serving.Config, {options})
 from app.cli import main
 main(["serve", "--port", "0"])
 """

@@ -81,7 +81,7 @@ class Visitor:
 
 @pytest.fixture
 def visit(browser: Browser, server: Server) -> Iterator[Visitor]:
-    """Call it with a path for a page. At the end nothing may be on a console, where the policy complains."""
+    """Call it with a path for a page. At the end nothing may be on any console: the policy writes there."""
     visitor = Visitor(browser, server.url)
     yield visitor
     visitor.end()

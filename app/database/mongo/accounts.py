@@ -232,7 +232,7 @@ class MongoAccounts:
     def invites(self) -> Sequence[Invite]:
         with self._users.asked():
             found = _newest_first(Invite, self._users.invites, {})
-            hashes = {"$in": [one.hash for one in found]}
+            hashes: Stored = {"$in": [one.hash for one in found]}
             # Those that a crash has left when they had been used.
             used = {one["invite"] for one in self._users.accounts.find({"invite": hashes}, {"invite": True})}
         return [one for one in found if one.hash not in used]

@@ -41,7 +41,7 @@ class Account(Document):  # type: ignore[misc]
         # Of those that race to be the first, one has the shared library, and is the administrator.
         _unique("library"),
         # An invite is used by one account, whatever becomes of its own document.
-        _where(_unique("invite"), {"invite": {"$type": "string"}}),
+        _unique("invite") | {"sparse": True},
         _where(index("is_admin"), {"is_admin": True}),
         _where(index("leaving"), {"leaving": True}),
     )

@@ -1,9 +1,9 @@
 """Accounts in an SQL database: beside the rows of the files, and with the same one writer at a time."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -28,6 +28,7 @@ from app.database.sql.engine import Database
 from app.database.sql.tables import Table
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 _BELONGINGS = (Login, Token, Link)
 _CAN_LOG_IN = (~Account.disabled, ~Account.leaving)
@@ -38,11 +39,22 @@ _LEAVING: ColumnElement[bool] = literal_column("account.leaving")
 _AUTOMATIC: ColumnElement[bool] = literal_column("link.automatic")
 
 
-class SqlAccounts:
-    """`accounts.store.AccountStore` over an SQL database."""
+class WithReserve(Protocol):
+    """Takes a step again with the room held back on the disk, if there is no other."""
 
-    def __init__(self, database: Database) -> None:
+    def __call__(self, step: Callable[[], T]) -> T: ...
+
+
+class SqlAccounts:
+    """`accounts.store.AccountStore` over an SQL database.
+
+    Logging in, deleting, leaving, and noting that a login was used do not fail on a full disk: they are on
+    the way to making room.
+    """
+
+    def __init__(self, database: Database, with_reserve: WithReserve) -> None:
         self._database = database
+        self._with_reserve = with_reserve
 
     def add(self, account: models.Account, *, invite: str | None = None) -> models.Account:
         with self._database.writing() as session:
@@ -97,6 +109,9 @@ class SqlAccounts:
             self._database.commit(session, lambda later: _there(later, *made))
 
     def leave(self, account_id: str) -> None:
+        self._with_reserve(lambda: self._leave(account_id))
+
+    def _leave(self, account_id: str) -> None:
         with self._database.writing() as session:
             account = session.get(Account, account_id)
             if account is None:
@@ -112,12 +127,18 @@ class SqlAccounts:
         return self._all(models.Account, select(Account).where(_LEAVING).order_by(Account.id))
 
     def remove(self, account_id: str) -> None:
+        self._with_reserve(lambda: self._remove(account_id))
+
+    def _remove(self, account_id: str) -> None:
         with self._database.writing() as session:
             _forget_belongings(session, account_id)
             session.execute(delete(Account).where(Account.id == account_id))
             self._database.commit(session, lambda later: not _there(later, Account.id == account_id))
 
     def add_session(self, session: models.Session, *, version: int) -> bool:
+        return self._with_reserve(lambda: self._add_session(session, version))
+
+    def _add_session(self, session: models.Session, version: int) -> bool:
         with self._database.writing() as writer:
             mine = (Account.id == session.account_id, Account.version == version)
             if not _there(writer, *mine, *_CAN_LOG_IN):
@@ -244,10 +265,14 @@ class SqlAccounts:
 
     def _execute(self, statement: Update | Delete, *gone: ColumnElement[bool]) -> bool:
         """Whether there was anything to change. No row is like this any more when it is done."""
-        with self._database.writing() as session:
-            changed = _changed(session, statement)
-            self._database.commit(session, lambda later: not _there(later, *gone))
-            return changed
+
+        def step() -> bool:
+            with self._database.writing() as session:
+                changed = _changed(session, statement)
+                self._database.commit(session, lambda later: not _there(later, *gone))
+                return changed
+
+        return self._with_reserve(step)
 
     def _update(self, session: Session, account_id: str, **values: object) -> None:
         if not _changed(session, update(Account).where(Account.id == account_id).values(**values)):

@@ -128,7 +128,7 @@ class FilesystemBackend:
         elif row is None:
             raise NotFound(_NO_FILE)
         # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
-        return self._with_reserve(lambda: self._open_settled(address)) if wait else None
+        return self.with_reserve(lambda: self._open_settled(address)) if wait else None
 
     def _open_settled(self, address: Address) -> DiskReader:
         with self._settling() as settling:
@@ -208,10 +208,13 @@ class FilesystemBackend:
             return committed
 
     def delete(self, key: Key, expect: Expectation) -> None:
-        self._with_reserve(lambda: self._delete(key, expect))
+        self.with_reserve(lambda: self._delete(key, expect))
 
-    def _with_reserve(self, step: Callable[[], T]) -> T:
-        # Deleting is how people make room, and reading needs none: neither may fail for want of it.
+    def with_reserve(self, step: Callable[[], T]) -> T:
+        """What the step gives, which is taken again with the room held back if there is no other.
+
+        Deleting is how people make room, and reading needs none: neither may fail for want of it.
+        """
         try:
             return step()
         except OutOfSpace:

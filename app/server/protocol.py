@@ -20,12 +20,12 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.body import LONG, BodyReader, length_of
-from app.deadlines import Limits, State, Waiting, Watch, waiting_for
-from app.exchange import Exchange
-from app.expected import missing
-from app.refusal import refusal
-from app.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
+from app.server.body import LONG, BodyReader, length_of
+from app.server.deadlines import Limits, State, Waiting, Watch, waiting_for
+from app.server.exchange import Exchange
+from app.server.expected import missing
+from app.server.refusal import refusal
+from app.server.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
 
 _log = logging.getLogger("seekable")
 

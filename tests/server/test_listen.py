@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.listen import authority, listen
+from app.server.listen import authority, listen
 from app.settings import ConfigurationError
 
 ABSENT = "192.0.2.1"  # nobody has it (RFC 5737)

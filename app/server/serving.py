@@ -17,11 +17,11 @@ import uvicorn
 from uvicorn.supervisors import ChangeReload
 
 from app import logs
-from app.deadlines import Clock, Limits
-from app.listen import BACKLOG, authority
-from app.protocol import Config, HttpProtocol
+from app.server.deadlines import Clock, Limits
+from app.server.listen import BACKLOG, authority
+from app.server.protocol import Config, HttpProtocol
+from app.server.websocket import WebSocketProtocol
 from app.settings import Settings
-from app.websocket import WebSocketProtocol
 
 APP = "app.main:app"
 

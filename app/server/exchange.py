@@ -6,7 +6,7 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.zerocopy import EXTENSION, FileSender
+from app.server.zerocopy import EXTENSION, FileSender
 
 _END: Any = {"type": "http.response.body", "body": b"", "more_body": False}
 _CLOSE = (b"connection", b"close")

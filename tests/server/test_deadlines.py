@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from app.deadlines import Clock, Limits, State, Waiting, Watch, waiting_for
+from app.server.deadlines import Clock, Limits, State, Waiting, Watch, waiting_for
 
 LIMITS = Limits(head_size=1000, head=10, body=30, reader=60, idle=5)
 

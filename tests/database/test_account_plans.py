@@ -1,0 +1,77 @@
+"""Accounts are looked up, changed and removed by indexes. (On MongoDB the contract's suite runs where nothing
+else is answered.)"""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event, make_url
+
+from app.database.sql.accounts import SqlAccounts
+from app.database.sql.migrations import migrate
+from app.database.sql.sqlite import Sqlite
+from tests.contracts.test_accounts import NOW, a_link, a_session, a_token, an_account, an_invite
+
+# What is wanted whole, and is short; and whether there is anything.
+WHOLE = ("FROM invite ORDER BY", "FROM signing_key", "count(*)", "IS NOT NULL LIMIT")
+
+
+def test_no_statement_reads_a_table_from_its_beginning(tmp_path: Path) -> None:
+    database = Sqlite(make_url(f"sqlite:///{tmp_path}/test.db"))
+    migrate(database)
+    sent: list[tuple[str, Any]] = []
+    event.listen(
+        database.engine, "before_cursor_execute", lambda _c, _r, said, values, *_: sent.append((said, values))
+    )
+    try:
+        _use(SqlAccounts(database, lambda step: step()))
+        asked = [(one, values) for one, values in sent if one.startswith(("SELECT", "UPDATE", "DELETE"))]
+        assert len(asked) > 40
+        with database.reading() as session:
+            for statement, values in asked:
+                if not any(words in " ".join(statement.split()) for words in WHOLE):
+                    plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+                    lines = [str(row[-1]) for row in plan]
+                    assert not [line for line in lines if _reads_all(line)], (statement, lines)
+    finally:
+        database.close()
+
+
+def _reads_all(line: str) -> bool:
+    """Partial indexes may be read from their beginning."""
+    return "SCAN" in line and "INDEX ix_" not in line and line != "SCAN CONSTANT ROW"
+
+
+def _use(store: SqlAccounts) -> None:
+    admin, anna = store.add(an_account()), store.add(an_account(is_admin=True))
+    invite = an_invite()
+    store.add_invite(invite)
+    store.add(an_account(), invite=invite.hash)
+    store.account(anna.id)
+    store.account_of(anna.email)
+    store.accounts(after=anna.email, limit=3)
+    session, token, link = a_session(anna), a_token(anna), a_link(anna, automatic=True)
+    store.add_session(session, version=1)
+    store.add_token(token)
+    store.add_link(link)
+    store.session(session.hash)
+    store.token(token.hash)
+    store.link(link.id)
+    store.sessions(anna.id)
+    store.tokens(anna.id)
+    store.links(anna.id)
+    store.automatic_link(anna.id, "films", recursive=False, until=NOW)
+    store.see_session(session.hash, NOW + timedelta(days=1))
+    store.standing(accounts=[(anna.id, 1)], sessions=[session.hash], tokens=[token.hash])
+    store.remove_session(session.hash)
+    store.remove_token(anna.id, token.id)
+    store.remove_tokens(anna.id)
+    store.remove_link(anna.id, link.id)
+    store.set_password(anna.id, "new", version=1)
+    store.set_quota(anna.id, 7)
+    store.set_disabled(anna.id, True)
+    store.set_disabled(anna.id, False)
+    store.leave(admin.id)
+    store.leaving()
+    store.remove(admin.id)
+    store.sweep(now=NOW, seen_before=NOW, created_before=NOW)

@@ -1,0 +1,202 @@
+"""`seekable account`, on a database of each kind."""
+
+import hashlib
+import os
+import pty
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.accounts.models import Account, Scope, Session, SigningKey, Token
+from app.accounts.passwords import Passwords
+from app.accounts.store import AccountStore
+from app.database import open_accounts
+from app.settings import Settings
+from tests.conftest import BACKENDS
+from tests.forking import completed
+from tests.support import SEEKABLE
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+PASSWORD = "correct horse – battery"
+
+
+BOTH = pytest.mark.parametrize("settings", ["filesystem", "gridfs"], indirect=True)
+
+
+@pytest.fixture(params=["filesystem"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    options = BACKENDS[request.param]()
+    if "mongodb_url" in options:  # one server has them for all tests, and `users` but once
+        options["users_url"] = str(options["mongodb_url"]).replace("library", "users")
+    return {"files_dir": tmp_path / "files", "access": "accounts", **options}
+
+
+@pytest.fixture
+def store(settings: dict[str, Any]) -> Iterator[AccountStore]:
+    with open_accounts(Settings(_env_file=None, **settings), create=True) as store:
+        yield store
+
+
+def environment(settings: dict[str, Any]) -> dict[str, str]:
+    ours = {f"SEEKABLE_{key.upper()}": str(value) for key, value in settings.items()}
+    return {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")} | ours
+
+
+@pytest.fixture
+def run(settings: dict[str, Any], tmp_path: Path) -> Run:
+    """The command with these arguments, and these bytes as its standard input."""
+
+    def run(*arguments: str, given: bytes = b"", **more: object) -> "subprocess.CompletedProcess[str]":
+        options = environment(settings | more)
+        return completed("account", *arguments, folder=tmp_path, environment=options, given=given)
+
+    return run
+
+
+@BOTH
+def test_accounts_are_made_changed_and_removed(
+    run: Run, store: AccountStore, settings: dict[str, Any]
+) -> None:
+    given = f"{PASSWORD}\n".encode()
+    assert run("add", "Anna@NAS", given=given).stdout == "anna@nas can log in, as an administrator.\n"
+    assert run("add", "bert@nas", "--quota", "10GiB", given=given).stdout == "bert@nas can log in.\n"
+    anna, bert = store.accounts(limit=9)
+    assert Passwords().match(anna.password, PASSWORD)
+    assert (anna.library, bert.library, bert.quota) == ("", bert.id, 10 << 30)
+
+    heads, first, second = (line.split("\t") for line in run("list").stdout.splitlines())
+    assert heads == ["email", "id", "state", "quota", "created", "files"]
+    assert first[:4] == ["anna@nas", anna.id, "administrator", "-"]
+    assert second[:4] == ["bert@nas", bert.id, "-", "10.0GiB"]
+    if settings["storage"] == "filesystem":
+        files = settings["files_dir"]
+        assert [first[5], second[5]] == [str(files), str(files / ".seekable" / "libraries" / bert.id)]
+    else:
+        assert second[5].endswith(f'{{"library": "{bert.id}"}}')
+
+    token, session = _token(bert), _session(bert)
+    store.add_token(token)
+    store.add_session(session, version=1)
+    assert run("reset", "bert@nas", given=b"another password").returncode == 0
+    found = store.account_of("bert@nas")
+    assert found is not None
+    assert Passwords().match(found.password, "another password")
+    assert found.version == 2
+    assert store.token(token.hash) is store.session(session.hash) is None
+
+    for command, is_so in (("disable", {"disabled": True}), ("enable", {}), ("remove", {"leaving": True})):
+        assert run(command, "bert@nas").returncode == 0
+        assert store.account(bert.id) == replace(found, **is_so)
+    assert run("list").stdout.splitlines()[2].split("\t")[2] == "leaving"
+
+
+def _token(account: Account) -> Token:
+    return Token("id", account.id, "VLC", "hash", frozenset({Scope.READ}), account.created_at)
+
+
+def _session(account: Account) -> Session:
+    return Session("hash", account.id, account.created_at, account.created_at)
+
+
+def test_what_cannot_be_is_said_in_a_sentence(run: Run, store: AccountStore) -> None:
+    store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
+    store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
+    cases: list[tuple[tuple[str, ...], bytes, str]] = [
+        (("add", "anna@nas"), b"long enough", "There is an account with this email address."),
+        (("add", "anna"), b"long enough", "An email address is like anna@example.org."),
+        (("add", "dora@nas"), b"short", "A password has at least 8 characters"),
+        (("add", "dora@nas"), b"", "A password has at least 8 characters"),
+        (("add", "dora@nas"), b"\xff" * 10, "The password is not in UTF-8."),
+        (("add", "dora@nas"), b"x" * 100_000, "at most 1,024."),
+        (("disable", "dora@nas"), b"", "There is no account with this email address."),
+        (("remove", "anna@nas"), b"", "there is no other administrator."),
+    ]
+    for arguments, given, expected in cases:
+        result = run(*arguments, given=given)
+        assert result.returncode == 1, result
+        assert result.stderr.startswith("Error: ")
+        assert expected in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert store.count() == 2
+
+
+def _now() -> Any:
+    from app.accounts.callers import now
+
+    return now()
+
+
+def test_a_quota_is_shown_and_set(run: Run, store: AccountStore) -> None:
+    store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
+    for size, expected in (("500MB", 500_000_000), ("0", 0), ("none", None)):
+        assert run("quota", "anna@nas", size).returncode == 0
+        account = store.account("1")
+        assert account is not None
+        assert account.quota == expected
+    assert run("quota", "anna@nas").stdout == "-\n"
+    for size in ("much", "5 parsecs", "9" * 400, "99999999PiB"):
+        result = run("quota", "anna@nas", size)
+        assert result.returncode == 2
+        assert "is no size like 500MB or 10GiB." in result.stderr
+
+
+def test_an_invite_is_an_address_where_somebody_can_sign_up(run: Run, store: AccountStore) -> None:
+    begins = {
+        "http://127.0.0.1:8123/": {"port": 8123},
+        "https://a.example/x/": {"base_url": "https://a.example/x"},
+    }
+    for begin, setting in begins.items():
+        url = run("invite", **setting).stdout.strip()
+        assert url.startswith(f"{begin}sign-up?invite=")
+        secret = url.rpartition("=")[2]
+        assert len(secret) >= 43
+        assert hashlib.sha256(secret.encode()).hexdigest() in {invite.hash for invite in store.invites()}
+    assert run("invite", sign_up="closed").returncode == 1
+
+
+def test_the_newest_two_signing_keys_are_kept(run: Run, store: AccountStore) -> None:
+    first = SigningKey("first", "secret", _now())
+    store.add_signing_key(first, keep=[])
+    assert run("rotate-key").returncode == 0
+    second, old = store.signing_keys()
+    assert old == first
+    assert run("rotate-key").returncode == 0
+    assert store.signing_keys()[1:] == [second]
+
+
+def test_a_password_is_asked_for_twice_and_not_shown(tmp_path: Path) -> None:
+    """At a terminal."""
+    settings = {"files_dir": tmp_path / "files", "access": "accounts"}
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [SEEKABLE, "account", "add", "anna@nas"],
+        env=environment(settings),
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,  # which has no terminal but this one
+    )
+    os.close(theirs)
+    said = b""
+    answers = iter((b"long enough\n", b"mistyped it\n", b"long enough\n", b"long enough\n"))
+    deadline = time.monotonic() + 20
+    while b"can log in" not in said and time.monotonic() < deadline:
+        said += os.read(ours, 4096)
+        if said.rstrip(b"\r\n ").endswith((b"Password:", b"more:")):
+            os.write(ours, next(answers))
+            said += b"|"
+    assert process.wait(10) == 0
+    os.close(ours)
+    assert b"long enough" not in said
+    assert b"do not match" in said
+    with open_accounts(Settings(_env_file=None, **settings), create=False) as store:
+        anna = store.account_of("anna@nas")
+    assert anna is not None
+    assert Passwords().match(anna.password, "long enough")
