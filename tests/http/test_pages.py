@@ -482,6 +482,7 @@ def test_links_below_a_path(beneath: httpx.Client) -> None:
             if element.attributes.get(name, "#").startswith(("#", "/tv/docs")):
                 continue
             assert beneath.get(f"{origin}{element.attributes[name]}").status_code == 200
+    assert top.one("body").attributes["data-root"] == "/tv"
     player = read(link(rows(read(link(rows(top)[0])))[0]))
     assert beneath.get(f"{origin}{player.one('video').attributes['src']}").content == b"c.mp4"
     assert (

@@ -89,7 +89,7 @@ def test_from_signing_up_to_logging_out(visit: Visitor, email: str, film: Path) 
     visit.expected = {"401", "403", "404"}
     page = visit("/", permissions=["clipboard-read", "clipboard-write"])
     sign_up(page, email)
-    throttle(page, 1_000_000)
+    throttle(page, 2_000_000)
     page.evaluate(WATCH)
     names = ["1.mp4", "2.mp4", "3.mp4"]
     pick(page, *({**payload(name), "buffer": film.read_bytes()} for name in names))  # type: ignore[arg-type]

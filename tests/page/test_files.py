@@ -1,12 +1,14 @@
 """What the page does with files: menus, dialogs, and a list that follows what others change."""
 
 import re
+from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, WebSocket, expect
+from playwright.sync_api import Browser, Page, Route, WebSocket, expect
 
 from tests.page.conftest import Visitor, choose, row
+from tests.support import NewLibrary, running
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("refusals")]
 
@@ -193,3 +195,32 @@ def test_a_film_that_is_shown_hears_what_becomes_of_it(page: Page, http: httpx.C
     expect(player.get_by_role("status")).to_have_text(f"It is at {folder}/q.mp4 now.")
     http.delete(f"/files/{folder}/q.mp4").raise_for_status()
     expect(player.get_by_role("status")).to_have_text("Somebody deleted this file.")
+
+
+def test_below_a_path_of_a_proxy(browser: Browser, tmp_path: Path, new_library: NewLibrary) -> None:
+    asked: list[str] = []
+
+    def strip(route: Route) -> None:
+        asked.append(route.request.url)
+        route.continue_(url=route.request.url.replace("/tv/", "/", 1))
+
+    with running(tmp_path, base_url="http://127.0.0.1/tv", **new_library()) as server:
+        port = server.log().partition("running on http://127.0.0.1:")[2].split()[0]
+        context = browser.new_context()
+        context.route("**/*", strip)
+        context.route_web_socket("**/*", lambda socket: asked.append(socket.url))
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{port}/tv/?folder=a b")
+        page.locator("#picked").set_input_files([{"name": "c #.mp4", "mimeType": "", "buffer": b"film"}])
+        choose(page, "c #.mp4", "Move…")
+        page.get_by_label("To the folder").fill("d")
+        page.keyboard.press("Enter")
+        expect(row(page, "c #.mp4")).to_have_count(0)
+        page.get_by_role("button", name="New folder").click()
+        page.get_by_label("Name", exact=True).fill("e")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("e")
+        context.close()
+    assert f"ws://127.0.0.1:{port}/tv/events" in asked
+    assert [url for url in asked if not re.match(r"(http|ws)://127\.0\.0\.1:\d+/tv/", url)] == []
+    assert (server.files / "d" / "c #.mp4").read_bytes() == b"film"
