@@ -38,9 +38,9 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return film
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One for all tests of a module. (Longer, and its event loop would be in the way of others.)"""
+    """One for all tests of this folder. (Longer, and its event loop would be in the way of others.)"""
     need("chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)

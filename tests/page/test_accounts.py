@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -11,12 +12,24 @@ from playwright.sync_api import Browser, Page, expect
 from tests.page.conftest import SECONDS, Visitor, choose, row, throttle
 from tests.page.test_look import SCHEMES, SMALL, findings
 from tests.page.test_player import PASSES
-from tests.page.test_uploads import WATCH, payload, pick
+from tests.page.test_uploads import payload, pick
 from tests.support import NewLibrary, Server, running
 
 pytestmark = pytest.mark.live
 
 PASSWORD = "correct horse"
+
+WATCH = """() => {
+    window.seen = {};
+    new MutationObserver(() => {
+        for (const item of document.querySelectorAll("#uploads li")) {
+            const bar = item.querySelector("progress");
+            const values = (seen[item.querySelector("bdi").textContent] ??= []);
+            if (!bar.hidden) values.push([bar.value / bar.max, item.querySelector(".quiet").textContent]);
+        }
+    }).observe(document.getElementById("uploads"), {subtree: true, childList: true, attributes: true});
+}"""
+"""Writes down how far each upload is shown to be, and what is said of it."""
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +98,27 @@ def check_plays(page: Page, position: float) -> None:
     video.evaluate(PASSES, position + 0.2)
 
 
+def check_progress(seen: dict[str, list[tuple[float, str]]], names: list[str]) -> None:
+    """The bar of each moved, and never back, with its speed and the time that is left."""
+    assert [*seen] == names
+    for name, steps in seen.items():
+        assert len({share for share, _ in steps if 0 < share < 1}) >= 3, (name, steps)
+        assert all(before <= after for (before, _), (after, _) in pairwise(steps)), name
+        assert any("/s · " in text and text.endswith(" left") for _, text in steps), name
+
+
 def test_from_signing_up_to_logging_out(visit: Visitor, email: str, film: Path) -> None:
     visit.expected = {"401", "403", "404"}
     page = visit("/", permissions=["clipboard-read", "clipboard-write"])
     sign_up(page, email)
-    throttle(page, 2_000_000)
+    throttle(page, 1_500_000)
     page.evaluate(WATCH)
     names = ["1.mp4", "2.mp4", "3.mp4"]
     pick(page, *({**payload(name), "buffer": film.read_bytes()} for name in names))  # type: ignore[arg-type]
     expect(page.get_by_role("status")).to_have_text("3 files are stored.", timeout=20_000)
-    for name, steps in page.evaluate("seen").items():
-        assert len({share for share, _ in steps if 0 < share < 1}) >= 2, (name, steps)
+    check_progress(page.evaluate("seen"), names)
+    page.get_by_role("button", name="Clear finished").click()
+    expect(page.get_by_role("heading", name="Uploads")).to_be_hidden()
     page.get_by_role("link", name="2.mp4", exact=True).click()
     check_plays(page, SECONDS / 2)
     page.get_by_role("button", name="Rename…").click()

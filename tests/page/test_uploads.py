@@ -1,6 +1,5 @@
 """Uploads from the page: progress, cancelling, names that are taken, and errors in words."""
 
-from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -10,17 +9,6 @@ from playwright.sync_api import FilePayload, Page, expect
 from tests.page.conftest import Visitor, row, throttle
 
 pytestmark = pytest.mark.live
-
-WATCH = """() => {
-    window.seen = {};
-    new MutationObserver(() => {
-        for (const item of document.querySelectorAll("#uploads li")) {
-            const bar = item.querySelector("progress");
-            const values = (seen[item.querySelector("bdi").textContent] ??= []);
-            if (!bar.hidden) values.push([bar.value / bar.max, item.querySelector(".quiet").textContent]);
-        }
-    }).observe(document.getElementById("uploads"), {subtree: true, childList: true, attributes: true});
-}"""
 
 
 def payload(name: str, size: int = 1000) -> FilePayload:
@@ -36,27 +24,6 @@ def pick(page: Page, *files: FilePayload | Path) -> None:
 def stored(http: httpx.Client, folder: str) -> dict[str, int]:
     items = http.get("/files", params={"folder": folder, "recursive": "true"}).json()["items"]
     return {item["path"].removeprefix(f"{folder}/"): item["size"] for item in items}
-
-
-def test_three_films_go_up_and_their_progress_moves(
-    visit: Visitor, http: httpx.Client, folder: str, film: Path
-) -> None:
-    page = visit(f"/?folder={folder}")
-    throttle(page, 1_500_000)
-    page.evaluate(WATCH)
-    films = [{**payload(f"{number} #.mp4"), "buffer": film.read_bytes()} for number in "123"]
-    pick(page, *films)  # type: ignore[arg-type]
-    expect(page.get_by_role("status")).to_have_text("3 files are stored.", timeout=20_000)
-    for name, steps in page.evaluate("seen").items():
-        shares = sorted({share for share, _ in steps})
-        assert sum(0 < share < 1 for share in shares) >= 3, (name, shares)
-        assert all(before <= after for (before, _), (after, _) in pairwise(steps)), name
-        assert any("/s · " in text and text.endswith(" left") for _, text in steps), name
-    for name in ("1 #.mp4", "2 #.mp4", "3 #.mp4"):
-        expect(row(page, name)).to_be_visible()
-    assert stored(http, folder) == dict.fromkeys(("1 #.mp4", "2 #.mp4", "3 #.mp4"), film.stat().st_size)
-    page.get_by_role("button", name="Clear finished").click()
-    expect(page.get_by_role("heading", name="Uploads")).to_be_hidden()
 
 
 def test_three_at_once_and_one_is_cancelled_and_tried_again(

@@ -1,0 +1,1 @@
+"""One package, so that its tests share one browser."""
