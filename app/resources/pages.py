@@ -29,7 +29,8 @@ HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Not `no-referrer`: forms would then come from the origin `null`, which could be any site's.
+    "referrer-policy": "same-origin",
     "cache-control": "private, no-cache",
 }
 

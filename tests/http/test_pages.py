@@ -1,4 +1,4 @@
-"""The web page at /: what is read off it leads to the files, whatever their names, and no script is in it."""
+"""The web page at /: what is read off it leads to the files, whatever their names; no script is needed."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -124,20 +124,23 @@ def check_safe(response: httpx.Response) -> None:
     told = response.headers["content-security-policy"]
     assert dict(part.strip().partition(" ")[::2] for part in told.split(";")) == policy
     assert response.headers["x-content-type-options"] == "nosniff"
-    assert response.headers["referrer-policy"] == "no-referrer"
+    assert response.headers["referrer-policy"] == "same-origin"
     assert response.headers["cache-control"] == "private, no-cache"
     for element in Tree(response.text).root.all():
-        assert element.tag not in ("script", "style", "iframe", "object", "embed", "base"), element
+        if element.tag == "script":
+            assert element.attributes["src"].partition("/assets/page-")[1], element
+            assert element.text == ""
+        assert element.tag not in ("style", "iframe", "object", "embed", "base"), element
         for name, value in element.attributes.items():
             assert not name.startswith("on"), element
             assert name != "style", element
             if name in ("href", "src", "action"):
-                assert re.match(r"/(?!/)", value), element
+                assert re.match(r"/(?!/)|#main$", value), element
 
 
 CSP = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; media-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
@@ -184,7 +187,7 @@ def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
             saved = http.get(source.all("a")[0].attributes["href"])
             assert saved.content == name.encode()
             assert saved.headers["content-disposition"].startswith("attachment")
-        address = player.one("dl").one("a")
+        address = player.one("dl", class_="details").one("a")
         assert http.get(address.text).content == http.get(address.attributes["href"]).content == name.encode()
 
 
@@ -292,8 +295,8 @@ def heading(page: Element, label: str) -> Element:
 def test_searching_beneath_a_folder(web: Web, http: httpx.Client, folder: str) -> None:
     fill(http, folder, "Summer holiday.mp4", "winter.mp4")
     fill(http, f"{folder}/a & b", "song of summer.mp3")
-    form = web.folder(folder).one("form")
-    assert (form.attributes["role"], form.attributes["method"]) == ("search", "get")
+    form = web.folder(folder).one("form", role="search")
+    assert form.attributes["method"] == "get"
     fields = {field.attributes["name"]: field.attributes["value"] for field in form.all("input")}
     assert fields == {"folder": folder, "q": ""}
     found = web.folder(**fields | {"q": "SUM"})
@@ -367,7 +370,7 @@ def test_a_film_knows_its_subtitles(web: Web, http: httpx.Client, folder: str) -
 
 def test_details(web: Web, http: httpx.Client, folder: str) -> None:
     file = http.put(f"/files/{folder}/film.mp4", content=b"x" * 1234).json()
-    details = web.open(f"/?play={folder}/film.mp4").one("dl")
+    details = web.open(f"/?play={folder}/film.mp4").one("dl", class_="details")
     terms = dict(zip(*([e.text for e in details.all(tag)] for tag in ("dt", "dd")), strict=True))
     assert terms["Size"] == "1.2 kB (1,234 bytes)"
     assert terms["Type"] == "video/mp4"
@@ -418,19 +421,23 @@ def test_head(ask: Ask, query: str) -> None:
 
 def test_the_assets_of_the_page(web: Web, http: httpx.Client, ask: Ask, problem: Problem) -> None:
     page = web.open("/")
-    style = page.one("link", rel="stylesheet").attributes["href"]
+    styles = [link.attributes["href"] for link in page.all("link", rel="stylesheet")]
     icon = page.one("link", rel="icon").attributes["href"]
-    for address, kind in ((style, "text/css; charset=utf-8"), (icon, "image/svg+xml")):
+    script = page.one("script", type="module").attributes["src"]
+    kinds = {**dict.fromkeys(styles, "text/css; charset=utf-8"), icon: "image/svg+xml"}
+    for address, kind in {**kinds, script: "text/javascript; charset=utf-8"}.items():
         response = http.get(address)
         assert response.status_code == 200
         assert response.headers["content-type"] == kind
         assert "immutable" in response.headers["cache-control"]
         assert response.headers["x-content-type-options"] == "nosniff"
-    for part in re.findall(r'url\("([^"]+)"\)', http.get(style).text):
-        assert http.get(urljoin(style, part)).headers["content-type"] == "image/svg+xml"
-    assert "@import" not in http.get(style).text
+    for style in styles:
+        text = http.get(style).text
+        for part in re.findall(r'url\("([^"]+)"\)', text):
+            assert http.get(urljoin(style, part)).headers["content-type"] == "image/svg+xml"
+        assert "@import" not in text
     for wrong in ("/../templates/base.html", "/..%2ftemplates%2fbase.html", "/nope.css"):
-        problem(ask("GET", style.rpartition("/")[0] + wrong), 404)
+        problem(ask("GET", icon.rpartition("/")[0] + wrong), 404)
 
 
 @pytest.fixture
@@ -472,8 +479,12 @@ def test_links_below_a_path(beneath: httpx.Client) -> None:
     top = read("/tv/")
     for element in top.all():
         for name in ("href", "src", "action"):
-            if name in element.attributes and element.attributes[name] != "/tv/docs":
-                assert beneath.get(f"{origin}{element.attributes[name]}").status_code == 200
+            if element.attributes.get(name, "#").startswith(("#", "/tv/docs")):
+                continue
+            assert beneath.get(f"{origin}{element.attributes[name]}").status_code == 200
+    assert top.one("body").attributes["data-root"] == "/tv"
     player = read(link(rows(read(link(rows(top)[0])))[0]))
     assert beneath.get(f"{origin}{player.one('video').attributes['src']}").content == b"c.mp4"
-    assert player.one("dl").one("a").text == "https://media.example.org/tv/files/a%20b/c.mp4"
+    assert (
+        player.one("dl", class_="details").one("a").text == "https://media.example.org/tv/files/a%20b/c.mp4"
+    )

@@ -1,12 +1,14 @@
 """What the page does with files: menus, dialogs, and a list that follows what others change."""
 
 import re
+from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, Route, WebSocket, expect
 
 from tests.page.conftest import Visitor, choose, row
+from tests.support import NewLibrary, running
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("refusals")]
 
@@ -86,12 +88,12 @@ def test_deleting_asks_first(page: Page, http: httpx.Client, folder: str) -> Non
 
 def test_what_changed_meanwhile_is_not_deleted(page: Page, http: httpx.Client, folder: str) -> None:
     choose(page, "a.mp4", "Delete…")
-    http.put(f"/files/{folder}/a.mp4", content=b"newer").raise_for_status()
+    http.put(f"/files/{folder}/a.mp4", content=b"newer bytes").raise_for_status()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("changed meanwhile")
-    assert http.get(f"/files/{folder}/a.mp4").content == b"newer"
+    assert http.get(f"/files/{folder}/a.mp4").content == b"newer bytes"
     page.get_by_role("button", name="Cancel").click()
-    expect(row(page, "a.mp4")).to_contain_text("5 Bytes")
+    expect(row(page, "a.mp4")).to_contain_text("11 Bytes")
     choose(page, "a.mp4", "Delete…")
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(row(page, "a.mp4")).to_have_count(0)
@@ -166,10 +168,11 @@ def test_what_others_do_is_seen_and_disturbs_nothing(
 
 def test_a_list_catches_up_when_the_server_is_back(page: Page, http: httpx.Client, folder: str) -> None:
     """Without a WebSocket nothing is heard; the next one says that the list may be old."""
+    page.wait_for_timeout(600)  # until it has listed what its first connection told it to
     with page.expect_websocket() as second:
         page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")
         http.put(f"/files/{folder}/late.mp4", content=b"late").raise_for_status()
-        page.wait_for_timeout(700)
+        page.wait_for_timeout(500)
         expect(row(page, "late.mp4")).to_have_count(0)
         page.evaluate("dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true}))")
     assert re.fullmatch(r"ws://[^/]+/events", second.value.url)
@@ -178,12 +181,46 @@ def test_a_list_catches_up_when_the_server_is_back(page: Page, http: httpx.Clien
 
 def test_a_film_that_is_shown_hears_what_becomes_of_it(page: Page, http: httpx.Client, folder: str) -> None:
     heard: list[object] = []
-    page.on("websocket", lambda socket: socket.on("framereceived", heard.append))
-    page.get_by_role("link", name="a.mp4", exact=True).click()
+
+    def listen(socket: WebSocket) -> None:
+        socket.on("framereceived", lambda frame: heard.append(frame))  # noqa: PLW0108 - takes no builtin
+
+    player = page.context.new_page()
+    player.on("websocket", listen)
+    player.goto(f"{page.url.partition('?')[0]}?play={folder}/a.mp4")
     while not heard:
-        page.wait_for_timeout(20)
+        player.wait_for_timeout(20)
     patch = {"content-type": "application/merge-patch+json"}
     http.patch(f"/files/{folder}/a.mp4", json={"filename": "q.mp4"}, headers=patch).raise_for_status()
-    expect(page.get_by_role("status")).to_have_text(f"It is at {folder}/q.mp4 now.")
+    expect(player.get_by_role("status")).to_have_text(f"It is at {folder}/q.mp4 now.")
     http.delete(f"/files/{folder}/q.mp4").raise_for_status()
-    expect(page.get_by_role("status")).to_have_text("Somebody deleted this file.")
+    expect(player.get_by_role("status")).to_have_text("Somebody deleted this file.")
+
+
+def test_below_a_path_of_a_proxy(browser: Browser, tmp_path: Path, new_library: NewLibrary) -> None:
+    asked: list[str] = []
+
+    def strip(route: Route) -> None:
+        asked.append(route.request.url)
+        route.continue_(url=route.request.url.replace("/tv/", "/", 1))
+
+    with running(tmp_path, base_url="http://127.0.0.1/tv", **new_library()) as server:
+        port = server.log().partition("running on http://127.0.0.1:")[2].split()[0]
+        context = browser.new_context()
+        context.route("**/*", strip)
+        context.route_web_socket("**/*", lambda socket: asked.append(socket.url))
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{port}/tv/?folder=a b")
+        page.locator("#picked").set_input_files([{"name": "c #.mp4", "mimeType": "", "buffer": b"film"}])
+        choose(page, "c #.mp4", "Move…")
+        page.get_by_label("To the folder").fill("d")
+        page.keyboard.press("Enter")
+        expect(row(page, "c #.mp4")).to_have_count(0)
+        page.get_by_role("button", name="New folder").click()
+        page.get_by_label("Name", exact=True).fill("e")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("e")
+        context.close()
+    assert f"ws://127.0.0.1:{port}/tv/events" in asked
+    assert [url for url in asked if not re.match(r"(http|ws)://127\.0\.0\.1:\d+/tv/", url)] == []
+    assert (server.files / "d" / "c #.mp4").read_bytes() == b"film"

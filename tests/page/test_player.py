@@ -91,7 +91,7 @@ def test_keys_are_left_to_what_has_the_focus(visit: Visitor, films: str) -> None
     page.get_by_role("button", name="Keys").focus()
     page.keyboard.press("Space")
     dialog = page.get_by_role("dialog", name="Keys")
-    expect(dialog).to_contain_text("10 seconds back or on")
+    expect(dialog).to_contain_text("10 seconds back or forward")
     page.keyboard.press("l")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()

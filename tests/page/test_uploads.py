@@ -42,7 +42,7 @@ def test_three_films_go_up_and_their_progress_moves(
     visit: Visitor, http: httpx.Client, folder: str, film: Path
 ) -> None:
     page = visit(f"/?folder={folder}")
-    throttle(page, 700_000)
+    throttle(page, 1_500_000)
     page.evaluate(WATCH)
     films = [{**payload(f"{number} #.mp4"), "buffer": film.read_bytes()} for number in "123"]
     pick(page, *films)  # type: ignore[arg-type]

@@ -8,12 +8,15 @@ export const BASE = base;
 /** Whether somebody is signed in, so that files are private. */
 export const SIGNED_IN = account !== undefined;
 
+export const LOGGED_OUT = "You are logged out. Load the page again to log in.";
+
 /** An answer that is no success. `message` is a sentence for the person; `status` is 0 without an answer. */
 export class Failure extends Error {
-  /** @param {string} message @param {number} status */
-  constructor(message, status) {
+  /** @param {string} message @param {number} status @param {string} [detail] what the server said itself */
+  constructor(message, status, detail = message) {
     super(message);
     this.status = status;
+    this.detail = detail;
   }
 }
 
@@ -34,10 +37,8 @@ export function fileAt(path) {
 /** What an error answer says. @param {number} status @param {string} body */
 export function failure(status, body) {
   if (status === 0) return new Failure("The server cannot be reached.", 0);
-  if (status === 401 && SIGNED_IN) {
-    return new Failure(detail(body) || "You are logged out. Load the page again to log in.", status);
-  }
-  return new Failure(detail(body) || `The server answered ${status}.`, status);
+  const told = detail(body) || `The server answered ${status}.`;
+  return new Failure(status === 401 ? LOGGED_OUT : told, status, told);
 }
 
 function detail(body) {

@@ -5,7 +5,7 @@ export function size(bytes) {
   const units = ["bytes", "kB", "MB", "GB", "TB"];
   let unit = 0;
   for (; bytes >= 1000 && unit < units.length - 1; unit++) bytes /= 1000;
-  return `${unit ? bytes.toFixed(1) : bytes} ${units[unit]}`;
+  return `${unit ? bytes.toFixed(1) : bytes}\u00a0${units[unit]}`;
 }
 
 /** A place in a film: 1:02:03. @param {number} seconds */
@@ -18,9 +18,9 @@ export function clock(seconds) {
 
 /** How long something will take. @param {number} seconds */
 export function duration(seconds) {
-  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
-  return `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min`;
+  if (seconds < 60) return `${Math.max(1, Math.round(seconds))}\u00a0s`;
+  if (seconds < 3600) return `${Math.round(seconds / 60)}\u00a0min`;
+  return `${Math.floor(seconds / 3600)}\u00a0h ${Math.round((seconds % 3600) / 60)}\u00a0min`;
 }
 
 /** When. @param {string} time as JSON has it */

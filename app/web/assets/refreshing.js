@@ -1,9 +1,11 @@
 // Keeps the list as the server has it.
 
+import { LOGGED_OUT } from "./api.js";
 import { morph } from "./morph.js";
+import { say } from "./say.js";
 
 const SETTLE_MS = 300;
-const AT_MOST_EVERY_MS = 2000;
+const AT_MOST_EVERY_MS = 1000;
 
 const listing = document.getElementById("listing");
 let timer = 0;
@@ -43,7 +45,8 @@ async function load() {
   let text;
   try {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-    if (!answer.ok || answer.redirected) return; // such as when the session is over: what is shown stays
+    if (answer.redirected || answer.status === 401) say(LOGGED_OUT, { error: true });
+    if (answer.redirected || !answer.ok) return; // what is shown stays
     text = await answer.text();
   } catch {
     return; // the next connection tells to list again

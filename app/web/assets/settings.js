@@ -50,6 +50,16 @@ async function told(act) {
   }
 }
 
+/** A request that holds the password: that it is refused does not say that the session is over. */
+async function withPassword(path, json) {
+  try {
+    await request("POST", at(path), { json });
+  } catch (error) {
+    throw new Error(error.detail);
+  }
+  return true;
+}
+
 /** @param {string} id of a form @param {(fields: any, form: HTMLFormElement) => Promise<void>} act */
 function onSubmit(id, act) {
   const form = /** @type {HTMLFormElement} */ (byId(id));
@@ -97,7 +107,7 @@ async function showAccount() {
 }
 
 onSubmit("change-password", async ({ password, new_password }) => {
-  await request("POST", at("/account/password"), { json: { password, new_password } });
+  await withPassword("/account/password", { password, new_password });
   say("The password is changed.");
 });
 
@@ -116,10 +126,7 @@ onSubmit("make-invite", async ({ expires_in }) => {
 });
 
 byId("leave").addEventListener("click", async () => {
-  const gone = await ask("delete-account", {}, async ({ password }) => {
-    await request("POST", at("/account/delete"), { json: { password } });
-    return true;
-  });
+  const gone = await ask("delete-account", {}, ({ password }) => withPassword("/account/delete", { password }));
   if (gone) location.replace(at("/login"));
 });
 

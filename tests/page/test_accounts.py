@@ -1,0 +1,251 @@
+"""People before the page: signing up, one's own films, a link for somebody else, and the settings."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.page.conftest import SECONDS, Visitor, choose, row, throttle
+from tests.page.test_look import SCHEMES, SMALL, findings
+from tests.page.test_player import PASSES
+from tests.page.test_uploads import WATCH, payload, pick
+from tests.support import NewLibrary, Server, running
+
+pytestmark = pytest.mark.live
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
+    """One on which everybody may sign up."""
+    folder = tmp_path_factory.mktemp("people")
+    with running(folder, access="accounts", sign_up="open", **new_library()) as server:
+        with server.client() as http:  # the administrator, so that all others are alike
+            made = http.post("/sign-up", json={"email": "admin@example.org", "password": PASSWORD})
+            made.raise_for_status()
+        yield server
+
+
+@pytest.fixture
+def visit(browser: Browser, server: Server) -> Iterator[Visitor]:
+    visitor = Visitor(browser, server.url)
+    yield visitor
+    visitor.end()
+
+
+@pytest.fixture
+def email(folder: str) -> str:
+    """An address that no other test uses."""
+    return f"{folder}@example.org".replace("_", "-").lower()
+
+
+def sign_up(page: Page, email: str) -> None:
+    if "/sign-up" not in page.url:
+        page.get_by_role("link", name="Sign up").click()
+    page.get_by_label("Email address").fill(email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("All files")
+
+
+def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
+    page.get_by_label("Email address").fill(email)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Log in").click()
+
+
+def share(page: Page, name: str) -> str:
+    """The link that the dialogs give."""
+    choose(page, name, "Share…")
+    page.get_by_label("How long").select_option("1 day")
+    page.get_by_role("button", name="Make a link").click()
+    link = value_of(page, name)
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.get_by_role("status")).to_have_text("The link is copied.")
+    return link
+
+
+def value_of(page: Page, label: str) -> str:
+    """What is put into a field."""
+    field = page.get_by_role("textbox", name=label)
+    expect(field).to_have_value(re.compile("."))
+    return field.input_value()
+
+
+def check_plays(page: Page, position: float) -> None:
+    """It plays, and plays on from a place."""
+    video = page.locator("video")
+    video.evaluate("video => { video.muted = true; return video.play(); }")
+    video.evaluate(PASSES, 0.2)
+    video.evaluate("(video, position) => { video.currentTime = position; }", position)
+    video.evaluate(PASSES, position + 0.2)
+
+
+def test_from_signing_up_to_logging_out(visit: Visitor, email: str, film: Path) -> None:
+    visit.expected = {"401", "403", "404"}
+    page = visit("/", permissions=["clipboard-read", "clipboard-write"])
+    sign_up(page, email)
+    throttle(page, 2_000_000)
+    page.evaluate(WATCH)
+    names = ["1.mp4", "2.mp4", "3.mp4"]
+    pick(page, *({**payload(name), "buffer": film.read_bytes()} for name in names))  # type: ignore[arg-type]
+    expect(page.get_by_role("status")).to_have_text("3 files are stored.", timeout=20_000)
+    for name, steps in page.evaluate("seen").items():
+        assert len({share for share, _ in steps if 0 < share < 1}) >= 2, (name, steps)
+    page.get_by_role("link", name="2.mp4", exact=True).click()
+    check_plays(page, SECONDS / 2)
+    page.get_by_role("button", name="Rename…").click()
+    page.get_by_label("New name").fill("ours.mp4")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("ours.mp4")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Open in VLC").click()
+    signed = download.value.path().read_text().splitlines()[-1]
+    assert httpx.get(signed).content == film.read_bytes()
+    page.get_by_role("link", name="All files").click()
+    link = share(page, "ours.mp4")
+    assert page.evaluate("navigator.clipboard.readText()") == link
+    stranger = visit("/login")
+    stranger.goto(link)
+    check_plays(stranger, SECONDS / 2)
+    choose(page, "ours.mp4", "Delete…")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(row(page, "ours.mp4")).to_have_count(0)
+    answer = stranger.goto(link)
+    assert answer is not None
+    assert answer.status in (401, 403, 404)
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+    page.goto(f"{visit.url}/?play=1.mp4")
+    log_in(page, email)
+    expect(page.get_by_role("heading", level=1)).to_have_text("1.mp4")
+
+
+def test_two_people_at_once(visit: Visitor, email: str, film: Path) -> None:
+    visit.expected = {"404"}
+    pages = {who: visit("/") for who in ("anna", "ben")}
+    for who, page in pages.items():
+        sign_up(page, f"{who}-{email}")
+        pick(page, {**payload("film.mp4"), "buffer": film.read_bytes()}, payload(f"{who}.mp4"))  # type: ignore[typeddict-item]
+        expect(row(page, f"{who}.mp4")).to_be_visible()
+    anna, ben = pages.values()
+    choose(anna, "film.mp4", "Rename…")
+    anna.get_by_label("New name").fill("renamed.mp4")
+    anna.keyboard.press("Enter")
+    expect(row(anna, "renamed.mp4")).to_be_visible()
+    link = share(anna, "renamed.mp4")
+    ben.wait_for_timeout(500)  # as long as a list takes to follow
+    ben_sees = ben.locator("tbody td.name bdi")
+    expect(ben_sees).to_have_text(["ben.mp4", "film.mp4"])
+    ben.goto(f"{visit.url}/?play=renamed.mp4")
+    expect(ben.get_by_role("heading", level=1)).to_contain_text("404")
+    ben.goto(link)
+    check_plays(ben, SECONDS / 2)
+    ben.goto(f"{visit.url}/?play=film.mp4")
+    check_plays(ben, SECONDS / 2)
+    choose(anna, "renamed.mp4", "Delete…")
+    anna.get_by_role("button", name="Delete", exact=True).click()
+    expect(row(anna, "renamed.mp4")).to_have_count(0)
+    anna.get_by_role("button", name="Log out").click()
+    ben.goto(visit.url)
+    expect(ben_sees).to_have_text(["ben.mp4", "film.mp4"])
+
+
+def test_forms_tell_what_is_wrong_without_scripts_too(visit: Visitor, email: str) -> None:
+    visit.expected = {"401", "409"}
+    page = visit("/", java_script_enabled=False)
+    sign_up(page, email)
+    page.get_by_role("button", name="Log out").click()
+    log_in(page, email, "something else")
+    message = page.get_by_role("alert")
+    expect(message).to_be_visible()
+    expect(page.get_by_label("Email address")).to_have_value(email)
+    page.get_by_role("link", name="Sign up").click()
+    page.get_by_label("Email address").fill(email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign up").click()
+    expect(message).to_contain_text("address")
+    expect(page.get_by_label("Email address")).to_have_value(email)
+
+
+def test_the_settings(visit: Visitor, server: Server, email: str) -> None:
+    visit.expected = {"401"}
+    page = visit("/")
+    sign_up(page, email)
+    pick(page, payload("film.mp4", 2_000_000))
+    expect(row(page, "film.mp4")).to_be_visible()
+    link = share(page, "film.mp4")
+    page.get_by_role("link", name="Settings").click()
+    expect(page.get_by_text("2.0 MB used")).to_be_visible()
+    expect(page.get_by_role("heading", name="Invites")).to_be_hidden()
+
+    page.get_by_label("What it is for").fill("<b>rclone")
+    page.get_by_role("button", name="Make a token").click()
+    token = value_of(page, "The new token.")
+    bearer = {"authorization": f"Bearer {token}"}
+    assert httpx.get(f"{server.url}/files/film.mp4", headers=bearer).status_code == 200
+    assert httpx.put(f"{server.url}/files/a", content=b"", headers=bearer).status_code == 403
+    page.get_by_role("button", name="Revoke <b>rclone").click()
+    expect(page.locator("#tokens")).to_have_text("None.")
+    assert httpx.get(f"{server.url}/files/film.mp4", headers=bearer).status_code == 401
+
+    assert httpx.get(link).status_code == 200
+    page.get_by_role("button", name="Revoke film.mp4").click()
+    expect(page.locator("#links")).to_have_text("None.")
+    assert httpx.get(link).status_code in (401, 403)
+
+    change = page.locator("#change-password")
+    for old, told in (
+        ("wrong password", change.get_by_role("alert")),
+        (PASSWORD, page.get_by_role("status")),
+    ):
+        page.get_by_label("Present password").fill(old)
+        page.get_by_label("New password").fill("another horse")
+        page.get_by_role("button", name="Change the password").click()
+        expect(told).not_to_be_empty()
+    expect(page.get_by_label("New password")).to_have_value("")
+    page.reload()
+    page.get_by_role("button", name="Delete the account…").click()
+    page.get_by_label("Your password").fill("another horse")
+    page.get_by_role("button", name="Delete all").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+    basic = (email, "another horse")
+    assert httpx.get(f"{server.url}/account", auth=basic).status_code == 401
+
+
+def test_the_administrator_invites(visit: Visitor) -> None:
+    page = visit("/settings")
+    log_in(page, "admin@example.org")
+    page.get_by_role("button", name="Make an invite").click()
+    link = value_of(page, "Send this to the person.")
+    assert "/sign-up?invite=" in link
+    page.get_by_role("button", name="Revoke Made").click()
+    expect(page.locator("#invites")).to_have_text("None.")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_axe_finds_nothing_in_the_pages_of_people(visit: Visitor, email: str, scheme: str) -> None:
+    visit.expected = {"401"}
+    page = visit("/", color_scheme=scheme, bypass_csp=True, viewport={"width": 320, "height": 640})
+    found = {"login": findings(page, scheme)}
+    log_in(page, email)
+    expect(page.get_by_role("alert")).to_be_visible()
+    found["refused"] = findings(page, scheme)
+    page.get_by_role("link", name="Sign up").click()
+    found["sign-up"] = findings(page, scheme)
+    sign_up(page, f"{scheme}-{email}")
+    found["nothing"] = findings(page, scheme)
+    page.get_by_role("link", name="Settings").click()
+    page.get_by_label("What it is for").fill("a token")
+    page.get_by_role("button", name="Make a token").click()
+    expect(page.get_by_label("The new token.")).to_be_focused()
+    found["settings"] = findings(page, scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert page.evaluate(SMALL) == []
+    page.get_by_role("button", name="Delete the account…").click()
+    found["leaving"] = findings(page, scheme)
+    assert {place: violations for place, violations in found.items() if violations} == {}
