@@ -212,6 +212,20 @@ def server(private: Private) -> Server:
 
 
 @pytest.fixture
+def elsewhere(private: Private) -> Iterator[Callable[[], httpx.Client]]:
+    """Browsers, each at an address where nobody was before: what was tried there is counted by address."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(browser(private.server))
+
+
+def browser(server: Server) -> httpx.Client:
+    """With cookies, at an address of its own."""
+    number = next(NUMBERS)
+    address = f"127.1.{number // 250}.{number % 250 + 1}"
+    return server.client(transport=httpx.HTTPTransport(local_address=address, verify=False))
+
+
+@pytest.fixture
 def raw(ask: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
     """One request on a connection of its own, its headers exactly as in the mapping."""
 
