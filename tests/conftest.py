@@ -1,7 +1,8 @@
 """What all tests share: the backends, as settings, and a server over each."""
 
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import count
 
 import pytest
 
@@ -44,7 +45,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) ->
         yield server
 
 
+NUMBERS = count(1)
+
+
 @pytest.fixture
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def folder(request: pytest.FixtureRequest) -> str:
     """A folder of the server that no other test uses."""
-    return f"test-{tmp_path.name}"
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    return f"test-{name}{next(NUMBERS)}"

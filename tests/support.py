@@ -47,16 +47,16 @@ class Server:
         environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in self.settings.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log_file.touch()
-        offset = self.log_file.stat().st_size
+        offset = self.logged()
         self._process = self._begin("serve", "--port", "0", *arguments, environment=environment)
         deadline = time.monotonic() + within
         while time.monotonic() < deadline and self._process.poll() is None:
-            found = re.search(r"docs +(http\S+)/docs", self.log()[offset:])
+            found = re.search(r"docs +(http\S+)/docs", self.log(offset))
             if found:
                 self.url = found[1]
                 return self
             time.sleep(0.02)
-        raise AssertionError(f"The server did not start:\n{self.log()[offset:]}")
+        raise AssertionError(f"The server did not start:\n{self.log(offset)}")
 
     def _begin(self, *arguments: str, environment: dict[str, str]) -> Process:
         if self.forked and not self.wrapper:
@@ -88,8 +88,15 @@ class Server:
     def port(self) -> int:
         return int(self.url.rpartition(":")[2])
 
-    def log(self) -> str:
-        return self.log_file.read_text(errors="replace")
+    def log(self, since: int = 0) -> str:
+        """All that it said, or from a size of the file on."""
+        with self.log_file.open("rb") as log:
+            log.seek(since)
+            return log.read().decode(errors="replace")
+
+    def logged(self) -> int:
+        """The size of its log."""
+        return self.log_file.stat().st_size
 
     def kill(self) -> None:
         """As a power cut would, short of the disk's own cache."""

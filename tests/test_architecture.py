@@ -24,8 +24,6 @@ EVERYTHING = {
     "logs",
     "server",
     "main",
-    "accounts_command",
-    "sentences",
 }
 
 # What each part of the program may import of the others.
@@ -44,8 +42,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": set(),
     "server": {"storage", "settings", "logs"},
     "cli": EVERYTHING,
-    "accounts_command": {"accounts", "database", "logs", "sentences", "settings"},
-    "sentences": {"accounts", "logs", "settings", "storage"},
     "__init__": set(),
 }
 
@@ -61,10 +57,10 @@ ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"resources", "main", "streaming.response"},
     "starlette": {"resources", "main", "streaming.response"},
     "uvicorn": {"server", "cli"},
-    "pydantic": {"resources", "settings", "accounts_command"},
+    "pydantic": {"resources", "settings", "cli.accounts"},
     "pydantic_settings": {"resources", "settings"},
     "argon2": {"accounts"},
-    "click": {"cli", "accounts_command", "sentences"},
+    "click": {"cli"},
     "itsdangerous": {"accounts"},
     "jinja2": {"resources"},
     "python_multipart": {"uploads"},

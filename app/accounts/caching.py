@@ -49,6 +49,11 @@ class Cache(Generic[K, V]):
             if self._looking.get(key) is task:
                 del self._looking[key]
 
+    def discard(self, key: K) -> None:
+        """Look this one up anew the next time."""
+        self._found.pop(key, None)
+        self._looking.pop(key, None)
+
     def forget(self) -> None:
         """All of it: something has changed."""
         self._found.clear()

@@ -18,7 +18,7 @@ from app.accounts.models import Scope as TokenScope
 from app.resources import cookies, docs
 from app.resources.admission import SAFE_METHODS
 from app.resources.bodies import client_of
-from app.resources.deps import People
+from app.resources.deps import Services
 from app.resources.errors import EXPECTED, explained
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, clean_folder
@@ -60,15 +60,17 @@ def _is_for_everybody(scope: Scope) -> bool:
 async def _admitted(request: HTTPConnection) -> Caller:
     """The caller, if this one may make this request at all. NotSignedIn, and what `Callers` raises."""
     method = request.scope.get("method", "GET")
-    people: People = request.state.services.people
-    caller = await _caller(request, method, people)
+    services: Services = request.state.services
+    caller = await _caller(request, method, services)
     scope = TokenScope.READ if method in SAFE_METHODS else TokenScope.WRITE
     if scope not in caller.scopes:
         raise ScopeTooSmall(f"This takes a token for {'reading' if scope is TokenScope.READ else 'writing'}.")
     return caller
 
 
-async def _caller(request: HTTPConnection, method: str, people: People) -> Caller:
+async def _caller(request: HTTPConnection, method: str, services: Services) -> Caller:
+    people = services.people
+    assert people is not None
     callers = people.accounts.callers
     if b"link=" in request.scope["query_string"] and method in SAFE_METHODS:
         query = request.query_params
@@ -78,7 +80,7 @@ async def _caller(request: HTTPConnection, method: str, people: People) -> Calle
     if authorization:
         return await _authorized(callers, authorization, client_of(request))
     secret = cookies.secret_in(request, secure=people.secure)
-    if secret is None or not cookies.counts(method, request.headers):
+    if secret is None or not cookies.counts(method, request.headers, base_url=services.base_url):
         raise NotSignedIn("This takes an account: log in, or send a password or a token.")
     try:
         return await callers.by_session(secret)

@@ -8,7 +8,7 @@ BEARER = 'Bearer realm="Seekable"'  # RFC 6750
 
 
 def challenge(headers: Headers) -> str:
-    """What WWW-Authenticate says. A script of the page gets no answer that lets the browser itself ask for a
-    password: the page has a login of its own."""
-    is_script = headers.get("sec-fetch-dest") == "empty"  # Fetch Metadata: of fetch() and XMLHttpRequest
-    return BEARER if is_script else _BASIC
+    """What WWW-Authenticate says. What a page asks for, with a script or to show it, gets no answer that lets
+    the browser itself ask for a password: the page has a login of its own."""
+    is_part = headers.get("sec-fetch-mode", "navigate") != "navigate"  # Fetch Metadata; programs send none
+    return BEARER if is_part else _BASIC

@@ -1,5 +1,7 @@
 """The cookie of a login (RFC 6265)."""
 
+from urllib.parse import urlsplit
+
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -32,11 +34,14 @@ def take(response: Response, request: HTTPConnection, *, secure: bool) -> None:
     )
 
 
-def counts(method: str, headers: Headers) -> bool:
+def counts(method: str, headers: Headers, *, base_url: str | None) -> bool:
     """Whether a cookie says that a person wants this: not if a page of another site asks. Browsers tell
-    (Fetch: Sec-Fetch-Site, Origin); a link on another page may be followed all the same."""
+    (Fetch: Sec-Fetch-Site, Origin); a link on another page may be followed all the same. Ours are at the
+    base URL, too, whatever Host a proxy asks for."""
+    base = urlsplit(base_url or "")
+    ours = f"{base.scheme}://{base.netloc}".lower()
     site = headers.get("sec-fetch-site", "none")
-    if not all(is_own(origin, headers) for origin in headers.getlist("origin")):
+    if not all(is_own(origin, headers) or origin.lower() == ours for origin in headers.getlist("origin")):
         return False
     followed = method in SAFE_METHODS and headers.get("sec-fetch-mode") == "navigate"
     return site in ("none", "same-origin") or followed

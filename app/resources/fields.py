@@ -50,7 +50,8 @@ async def fields_of(request: Request) -> dict[str, Any]:
 
 def text(fields: dict[str, Any], name: str, default: str | None = None) -> str:
     """A field that is a text. BadCredentials, if it is missing or something else."""
-    value = fields.get(name, default)
+    value = fields.get(name)
+    value = default if value is None else value  # as JSON says that there is none
     if not isinstance(value, str):
         raise BadCredentials(f"{name} is missing." if value is None else f"{name} is no text.")
     return value

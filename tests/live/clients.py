@@ -105,7 +105,7 @@ class Vlc:
         # fmt: off
         command = [
             *become, "vlc", "-vv", "--intf", "oldrc", "--rc-fake-tty", "--no-interact",
-            "--vout", "vdummy", "--aout", "adummy", "--no-metadata-network-access", url,
+            "--vout", "vdummy", "--aout", "adummy", "--no-metadata-network-access", "--rate", "2", url,
         ]
         # fmt: on
         with self._errors.open("wb") as errors:

@@ -22,6 +22,7 @@ from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
 from app.database import open_accounts
 from app.settings import Settings
+from tests.mongo import free_port
 from tests.support import NewLibrary, Server, running
 
 PASSWORD = "korrekt Pferd: Batterie"
@@ -167,7 +168,9 @@ def private_server(folder: Path, library: dict[str, Any], **settings: object) ->
         library = {**library, "users_url": library["mongodb_url"].replace("library", "users")}
     with ExitStack() as stack:
         options = {"access": "accounts", "sign_up": "open", **library, **settings}
-        server = stack.enter_context(running(folder, **options))
+        port = free_port()
+        server = stack.enter_context(running(folder, "--port", str(port), **options))
+        server.url = f"http://127.0.0.1:{port}"  # whatever its base URL is
         store = stack.enter_context(opened(server))
         yield Private(server, store, stack.enter_context(server.client()))
 
@@ -185,6 +188,19 @@ def private(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -
     with private_server(tmp_path_factory.mktemp("private"), new_library()) as private:
         private.person("admin@example.org")
         yield private
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Private]:
+    """One behind https, where only who was invited may sign up, and which pages of another site may use."""
+    settings = {
+        "sign_up": "invite",
+        "base_url": "https://media.example.org",
+        "cors_origins": "https://app.example.org",
+    }
+    with private_server(tmp_path_factory.mktemp("guarded"), new_library(), **settings) as guarded:
+        guarded.person("admin@example.org")
+        yield guarded
 
 
 @pytest.fixture(scope="session")
@@ -209,6 +225,20 @@ def other(private: Private) -> Person:
 def server(private: Private) -> Server:
     """For what the fixtures of all tests over HTTP do with one."""
     return private.server
+
+
+@pytest.fixture
+def elsewhere(private: Private) -> Iterator[Callable[[], httpx.Client]]:
+    """Browsers, each at an address where nobody was before: what was tried there is counted by address."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(browser(private.server))
+
+
+def browser(server: Server) -> httpx.Client:
+    """With cookies, at an address of its own."""
+    number = next(NUMBERS)
+    address = f"127.1.{number // 250}.{number % 250 + 1}"
+    return server.client(transport=httpx.HTTPTransport(local_address=address, verify=False))
 
 
 @pytest.fixture

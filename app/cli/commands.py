@@ -14,12 +14,12 @@ import click
 
 from app import logs
 from app.accounts.making import new_invite
-from app.accounts_command import account
+from app.cli.accounts import account
+from app.cli.sentences import in_a_sentence
 from app.database import Stores, check_apart, open_accounts, open_database, prepare_database
 from app.library.copying import LEFT_BEHIND, copy
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
-from app.sentences import in_a_sentence
 from app.server.listen import authority, listen
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage

@@ -15,8 +15,8 @@ from app.accounts.making import INVITE_LASTS, new_account, new_invite, new_key
 from app.accounts.models import Account
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
+from app.cli.sentences import in_a_sentence
 from app.database import open_accounts, place_of
-from app.sentences import in_a_sentence
 from app.settings import ConfigurationError, Settings, load
 
 _PAGE = 500

@@ -1,0 +1,5 @@
+"""The `seekable` command."""
+
+from app.cli.commands import main
+
+__all__ = ["main"]

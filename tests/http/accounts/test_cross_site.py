@@ -1,0 +1,187 @@
+"""Pages of other sites get nothing done with the cookie of somebody who looks at them."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer
+from tests.sockets import Socket
+
+FOREIGN: dict[str, dict[str, str]] = {
+    "cross-site": {"sec-fetch-site": "cross-site", "origin": "https://evil.example"},
+    "cross-site without an origin": {"sec-fetch-site": "cross-site"},
+    "same-site": {"sec-fetch-site": "same-site", "origin": "http://other.127.0.0.1"},
+    "same-site without an origin": {"sec-fetch-site": "same-site"},
+    "an old browser": {"origin": "https://evil.example"},
+    "a sandbox": {"origin": "null"},
+    "another port": {"origin": "http://127.0.0.1:1"},
+    "a name that ends like ours": {"origin": "http://evil-127.0.0.1"},
+    "another scheme's": {"origin": "chrome-extension://abc"},
+}
+
+FORM = "application/x-www-form-urlencoded"
+WRITES: list[tuple[str, str, dict[str, Any]]] = [
+    ("PUT", "/files/film.mp4", {"content": b"evil"}),
+    ("PUT", "/files/new.mp4", {"content": b"evil"}),
+    ("DELETE", "/files/film.mp4", {}),
+    ("PATCH", "/files/film.mp4", {"content": b'{"filename": "b"}'}),
+    ("POST", "/file/upload", {"files": {"file": ("new.mp4", b"evil")}}),
+    ("POST", "/logout", {}),
+    ("POST", "/logout", {"content": b"a=b", "headers": {"content-type": "text/plain"}}),
+    ("POST", "/login", {"data": {"email": "a@b", "password": PASSWORD}}),
+    ("POST", "/sign-up", {"data": {"email": "evil@example.org", "password": PASSWORD}}),
+    ("POST", "/account/password", {"data": {"password": PASSWORD, "new_password": "12345678"}}),
+    ("POST", "/account/delete", {"data": {"password": PASSWORD}}),
+    ("POST", "/account/delete", {"content": b"password=x", "headers": {"content-type": "text/plain"}}),
+    ("POST", "/account/tokens", {"json": {"name": "evil", "scopes": ["read"]}}),
+    (
+        "POST",
+        "/account/tokens",
+        {"content": b'{"name": "evil", "scopes": ["read"]}', "headers": {"content-type": "text/plain"}},
+    ),
+    ("POST", "/account/links", {"json": {"path": "film.mp4"}}),
+    ("POST", "/invites", {"json": {}}),
+]
+
+
+@pytest.mark.parametrize("site", FOREIGN)
+def test_no_page_of_another_site_writes_with_a_cookie(site: str, private: Private, problem: Any) -> None:
+    person = private.person()
+    person.put("film.mp4", b"mine")
+    for method, target, options in WRITES:
+        headers = {**FOREIGN[site], **options.get("headers", {})}
+        answer = person.ask(method, target, **{**options, "headers": headers})
+        problem(answer, 403)
+        assert "set-cookie" not in answer.headers
+    assert (person.content("film.mp4"), person.paths()) == (b"mine", ["film.mp4"])
+    assert person.ask("GET", "/account/tokens").json() == {"items": []}
+    assert person.ask("GET", "/account/links").json() == {"items": []}
+
+
+@pytest.mark.parametrize("site", FOREIGN)
+def test_no_page_of_another_site_reads_with_a_cookie(site: str, person: Person) -> None:
+    """It could not see the answer, but what an image or a script needs to load tells something."""
+    person.put("film.mp4")
+    for target in ("/files/film.mp4", "/files", "/account", "/"):
+        assert person.ask("GET", target, headers=FOREIGN[site]).status_code == 401
+
+
+def test_who_follows_a_link_on_another_page_is_logged_in(person: Person) -> None:
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert person.ask("GET", "/", headers=headers).status_code == 200
+    assert person.ask("POST", "/logout", headers=headers).status_code == 403
+
+
+def test_our_own_pages_write(private: Private, person: Person) -> None:
+    headers = {"sec-fetch-site": "same-origin", "origin": private.server.url, "sec-fetch-mode": "cors"}
+    assert person.ask("PUT", "/files/film.mp4", content=b"mine", headers=headers).status_code == 201
+    form = {"sec-fetch-site": "same-origin", "origin": private.server.url, "accept": "text/html"}
+    assert person.ask("POST", "/logout", headers=form).status_code == 303
+
+
+def test_a_program_that_sends_no_such_headers_writes_with_a_cookie(person: Person) -> None:
+    assert person.ask("PUT", "/files/film.mp4", content=b"mine").status_code == 201
+
+
+@pytest.mark.parametrize("site", FOREIGN)
+def test_no_page_of_another_site_opens_a_websocket_with_a_cookie(
+    site: str, private: Private, person: Person
+) -> None:
+    if "origin" not in FOREIGN[site]:
+        return  # browsers always send one
+    headers = [f"{name}: {value}" for name, value in {**FOREIGN[site], **person.headers}.items()]
+    for target in ("/", "/events"):
+        with Socket(private.server, target, *headers) as socket:
+            assert socket.status == 403
+            assert socket.problem()["status"] == 403
+
+
+def test_a_site_that_may_use_the_server_does_not_do_so_with_a_cookie(guarded: Private) -> None:
+    """Or it could do all that the person may who happens to look at it; a token it has been given counts."""
+    person = guarded.person()
+    theirs = {"Cookie": f"__Host-session={person.session}"}
+    origin = {"origin": "https://app.example.org", "sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}
+
+    def ask(method: str, headers: dict[str, str], **options: Any) -> httpx.Response:
+        return guarded.ask(method, "/files/film.mp4", headers=headers | origin, **options)
+
+    assert guarded.ask("PUT", "/files/film.mp4", headers=theirs, content=b"mine").status_code == 201
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        refused = ask(method, theirs, content=b"evil" if method == "PUT" else None)
+        assert refused.status_code == 401
+        assert "access-control-allow-credentials" not in refused.headers
+        assert refused.headers["access-control-allow-origin"] in ("https://app.example.org", "*")
+    for shown in (bearer(person.token()), basic(person.email)):
+        answer = ask("GET", shown)
+        assert (answer.status_code, answer.content) == (200, b"mine")
+        assert "access-control-allow-credentials" not in answer.headers
+        assert ask("PUT", shown, content=b"mine").status_code == 204
+    assert ask("PUT", bearer("skb_x"), content=b"evil").status_code == 401
+    with Socket(
+        guarded.server, "/events", f"Origin: {origin['origin']}", f"Cookie: {theirs['Cookie']}"
+    ) as socket:
+        assert socket.status == 401
+    token = f"Authorization: Bearer {person.token()}"
+    with Socket(guarded.server, "/events", f"Origin: {origin['origin']}", token) as socket:
+        assert socket.status == 101
+
+
+def test_a_preflight_is_answered_without_an_account(guarded: Private) -> None:
+    answer = guarded.ask(
+        "OPTIONS",
+        "/files/film.mp4",
+        headers={
+            "origin": "https://app.example.org",
+            "access-control-request-method": "PUT",
+            "access-control-request-headers": "authorization",
+        },
+    )
+    assert answer.status_code == 200
+    assert "authorization" in answer.headers["access-control-allow-headers"].lower()
+    assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(guarded: Private) -> None:
+    guarded.account("https@example.org")
+    body = {"email": "https@example.org", "password": PASSWORD}
+    answer = guarded.ask("POST", "/login", json=body)
+    assert answer.status_code == 200
+    (field,) = answer.headers.get_list("set-cookie")
+    pair, *attributes = field.split("; ")
+    name, _, secret = pair.partition("=")
+    assert name == "__Host-session"
+    assert {attribute.lower() for attribute in attributes} == {
+        "httponly",
+        "samesite=lax",
+        "secure",
+        "path=/",
+        f"max-age={90 * 86400}",
+    }
+    assert guarded.ask("GET", "/account", headers={"Cookie": f"__Host-session={secret}"}).status_code == 200
+    # Another name is what some other host of the domain could have set.
+    assert guarded.ask("GET", "/account", headers={"Cookie": f"session={secret}"}).status_code == 401
+    gone = guarded.ask("POST", "/logout", headers={"Cookie": f"__Host-session={secret}"})
+    assert gone.status_code == 204
+    cleared = gone.headers["set-cookie"].lower()
+    assert cleared.startswith('__host-session=""; ')
+    assert "; secure" in cleared
+    assert "; path=/" in cleared
+    assert "domain" not in cleared
+    assert guarded.ask("GET", "/account", headers={"Cookie": f"__Host-session={secret}"}).status_code == 401
+
+
+def test_the_page_behind_a_proxy_that_changes_the_host_writes(guarded: Private) -> None:
+    """The browser's Origin is that of the base URL then, and the Host the one that the proxy connects to."""
+    person = guarded.person()
+    headers = {
+        "Cookie": f"__Host-session={person.session}",
+        "origin": "https://media.example.org",
+        "sec-fetch-site": "same-origin",
+        "sec-fetch-mode": "cors",
+    }
+    assert guarded.ask("PUT", "/files/film.mp4", headers=headers, content=b"mine").status_code == 201
+    with Socket(
+        guarded.server, "/events", *(f"{name}: {value}" for name, value in headers.items())
+    ) as socket:
+        assert socket.status == 101

@@ -1,0 +1,347 @@
+"""Who guesses passwords is told nothing, and soon has to wait; and what is no Authorization at all."""
+
+import asyncio
+import base64
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import argon2
+import httpx
+import pytest
+
+from app.accounts.callers import Callers
+from app.accounts.errors import TooManyAttempts, WrongCredentials
+from app.accounts.guesses import PER_ACCOUNT, PER_ADDRESS, PER_PAIR, WINDOW_S, Guesses
+from app.accounts.passwords import Passwords
+from app.accounts.workers import Workers
+from tests.http.accounts.conftest import NUMBERS, PASSWORD, Person, Private, basic, bearer, browser
+
+Browsers = Callable[[], httpx.Client]
+Problem = Callable[[httpx.Response, int], str]
+
+
+def log_in(browser: httpx.Client, email: str, password: str) -> httpx.Response:
+    return browser.post("/login", json={"email": email, "password": password})
+
+
+# Brute force
+
+
+def test_the_eleventh_wrong_password_is_not_looked_at_and_neither_is_the_right_one(
+    person: Person, other: Person, elsewhere: Browsers, problem: Problem
+) -> None:
+    guesser, player = elsewhere(), elsewhere()
+    headers = basic(person.email)
+    assert player.get("/files", headers=headers).status_code == 200
+    # However it is sent, and however the address is written.
+    for number in range(5):
+        assert log_in(guesser, person.email, f"wrong {number}").status_code == 401
+        wrong = basic(person.email.upper(), f"wrong as well {number}")
+        assert guesser.get("/files", headers=wrong).status_code == 401
+    for password in ("the eleventh", PASSWORD):
+        refused = log_in(guesser, person.email, password)
+        problem(refused, 429)
+        assert 1 <= int(refused.headers["retry-after"]) <= WINDOW_S
+        assert "set-cookie" not in refused.headers
+    form = {"email": person.email, "password": PASSWORD}
+    page = guesser.post("/login", data=form, headers={"accept": "text/html"})
+    assert page.status_code == 429
+    assert page.headers["content-type"].startswith("text/html")
+    assert int(page.headers["retry-after"]) >= 1
+    assert guesser.get("/files", headers=basic(person.email, "x")).status_code == 429
+    assert guesser.get("/files", headers=headers).status_code == 429, "though it is remembered elsewhere"
+    # Others are not locked out: a player, the owner at another address, and the neighbour.
+    assert player.get("/files", headers=headers).status_code == 200
+    assert log_in(elsewhere(), person.email, PASSWORD).status_code == 200
+    assert log_in(guesser, other.email, PASSWORD).status_code == 200
+    changing = {"password": "wrong", "new_password": "wrong again"}
+    assert guesser.post("/account/password", json=changing, headers=person.headers).status_code == 429
+
+
+def test_a_player_goes_on_while_somebody_beside_it_guesses(person: Person, elsewhere: Browsers) -> None:
+    """With the password that was right a moment ago: its owner has it on the same line as the children."""
+    line, headers = elsewhere(), basic(person.email)
+    assert line.get("/files", headers=headers).status_code == 200
+    for number in range(PER_PAIR + 1):
+        log_in(line, person.email, f"wrong {number}")
+    assert log_in(line, person.email, "wrong").status_code == 429
+    assert line.get("/files", headers=headers).status_code == 200
+
+
+def test_who_is_right_is_not_counted(person: Person, elsewhere: Browsers) -> None:
+    owner = elsewhere()
+    for _ in range(2 * PER_PAIR):
+        assert log_in(owner, person.email, PASSWORD).status_code == 200
+
+
+def test_names_of_nobody_are_counted_as_those_of_accounts(elsewhere: Browsers) -> None:
+    """Or the limit would tell which there are."""
+    guesser = elsewhere()
+    statuses = [log_in(guesser, "nobody@example.org", f"wrong {n}").status_code for n in range(PER_PAIR + 1)]
+    assert statuses == [401] * PER_PAIR + [429]
+
+
+def test_of_a_hundred_guesses_at_once_no_more_are_looked_at(private: Private, person: Person) -> None:
+    with browser(private.server) as guesser, ThreadPoolExecutor(20) as pool:
+        found = pool.map(lambda n: log_in(guesser, person.email, f"wrong {n}").status_code, range(100))
+        assert Counter(found) == {401: PER_PAIR, 429: 100 - PER_PAIR}
+        assert log_in(guesser, person.email, PASSWORD).status_code == 429
+
+
+def test_one_address_cannot_try_one_password_on_all_accounts() -> None:
+    guesses = Guesses()
+    for number in range(PER_ADDRESS):
+        guesses.guess(f"person-{number}@example.org", "192.0.2.1")
+    with pytest.raises(TooManyAttempts):
+        guesses.guess("another@example.org", "192.0.2.1")
+    guesses.guess("another@example.org", "192.0.2.2")
+
+
+def test_a_network_of_ipv6_is_one_address() -> None:
+    """A home has 2⁶⁴ of them, at least."""
+    guesses = Guesses()
+    for number in range(PER_PAIR):
+        guesses.guess("anna@example.org", f"2001:db8:0:1::{number:x}")
+    with pytest.raises(TooManyAttempts):
+        guesses.guess("anna@example.org", "2001:db8:0:1:ffff::1")
+    guesses.guess("anna@example.org", "2001:db8:0:2::1")
+    for number in range(PER_PAIR):
+        guesses.guess("anna@example.org", ["::ffff:192.0.2.1", "192.0.2.1"][number % 2])
+    with pytest.raises(TooManyAttempts):
+        guesses.guess("anna@example.org", "192.0.2.1")
+
+
+def test_many_addresses_together_get_no_further_than_the_limit_of_the_account() -> None:
+    guesses = Guesses()
+    for number in range(PER_ACCOUNT):
+        guesses.guess("anna@example.org", f"192.0.2.{number}")
+    with pytest.raises(TooManyAttempts):
+        guesses.guess("anna@example.org", "198.51.100.1")
+
+
+def test_nobody_says_by_a_header_that_it_comes_from_elsewhere(person: Person, elsewhere: Browsers) -> None:
+    guesser = elsewhere()
+    statuses = [
+        guesser.post(
+            "/login",
+            json={"email": person.email, "password": f"wrong {number}"},
+            headers={
+                "x-forwarded-for": f"198.51.100.{number}",
+                "forwarded": f"for=198.51.100.{number}",
+                "x-real-ip": f"198.51.100.{number}",
+            },
+        ).status_code
+        for number in range(PER_PAIR + 1)
+    ]
+    assert statuses[-1] == 429
+
+
+def test_sign_ups_are_counted_by_address(private: Private, elsewhere: Browsers, problem: Problem) -> None:
+    someone = elsewhere()
+    private.account(taken := f"taken-{next(NUMBERS)}@example.org")
+    body = {"email": taken, "password": "not mine"}
+    statuses = [someone.post("/sign-up", json=body).status_code for _ in range(21)]
+    assert statuses == [409] * 20 + [429]
+    refused = someone.post("/sign-up", json={**body, "email": f"new-{next(NUMBERS)}@example.org"})
+    problem(refused, 429)
+    assert 1 <= int(refused.headers["retry-after"]) <= 3600
+    assert elsewhere().post("/sign-up", json=body).status_code == 409
+
+
+# Timing
+
+
+@asynccontextmanager
+async def callers(private: Private) -> AsyncIterator[Callers]:
+    """Those of the server, in this process: no network is in what is measured."""
+    hashing, asking = Workers("hashing", threads=1, waiting=10), Workers("asking", threads=1, waiting=10)
+    try:
+        yield Callers(
+            private.store,
+            idle=timedelta(days=1),
+            lifetime=timedelta(days=1),
+            passwords=Passwords(),
+            hashing=hashing,
+            asking=asking,
+        )
+    finally:
+        hashing.close()
+        asking.close()
+
+
+async def guess(callers: Callers, email: str, password: str) -> float:
+    """The seconds that it takes to say no, to an address that never asked before."""
+    number = next(NUMBERS)
+    began = time.perf_counter()
+    with pytest.raises(WrongCredentials):
+        await callers.by_password(email, password, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    return time.perf_counter() - began
+
+
+@pytest.mark.anyio
+async def test_to_say_no_takes_as_long_whether_there_is_such_an_account(
+    private: Private, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same is done, once: and so the medians are within a tenth of each other."""
+    done: list[str] = []
+    verify = argon2.PasswordHasher.verify
+
+    def counted(self: argon2.PasswordHasher, known: str, password: Any) -> Any:
+        done.append(repr(argon2.extract_parameters(known)))
+        return verify(self, known, password)
+
+    unknown, disabled = f"nobody-{next(NUMBERS)}@example.org", private.person()
+    private.store.set_disabled(disabled.account.id, True)
+    async with callers(private) as known:
+        with monkeypatch.context() as patch:
+            patch.setattr(argon2.PasswordHasher, "verify", counted)
+            for email in (person.email, unknown, disabled.email, "no address", "\0", ""):
+                for password in ("wrong password", "", "x" * 1025, "x" * 5000, "\0", PASSWORD + "\0"):
+                    await guess(known, email, password)
+            assert len(done) == 36, "one each"
+            assert len({*done}) == 1, "of the same cost"
+        ratio = 0.0
+        for attempt in range(5):  # others may keep this machine busy
+            there, not_there = [], []
+            for number in range(16):
+                pair = [(there, person.email), (not_there, f"nobody-{next(NUMBERS)}@example.org")]
+                for times, email in pair if number % 2 else reversed(pair):
+                    times.append(await guess(known, email, f"wrong {attempt} {number}"))
+            ratio = statistics.median(there) / statistics.median(not_there)
+            if 0.9 < ratio < 1.1:
+                return
+    raise AssertionError(f"The medians are as 1 to {ratio:.2f}.")
+
+
+@pytest.mark.anyio
+async def test_no_more_is_done_at_once_than_there_are_threads_for(private: Private, person: Person) -> None:
+    """And what waits is bounded: the rest is told so."""
+    async with callers(private) as known:
+        answers = await asyncio.gather(
+            *(known.by_password(f"{n}@example.org", "wrong", f"10.9.0.{n}") for n in range(60)),
+            return_exceptions=True,
+        )
+    kinds = Counter(type(answer) for answer in answers)
+    assert set(kinds) == {WrongCredentials, TooManyAttempts}
+    assert kinds[WrongCredentials] <= 11
+    busy = [answer.retry_after for answer in answers if isinstance(answer, TooManyAttempts)]
+    assert {*busy} == {1}
+
+
+@pytest.mark.anyio
+async def test_a_password_that_was_right_is_remembered(
+    private: Private, person: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Players send it with each of a thousand requests; of those at once, too, one pays for all."""
+    done: list[bool] = []
+    verify = argon2.PasswordHasher.verify
+
+    def counted(self: argon2.PasswordHasher, known: str, password: Any) -> Any:
+        done.append(True)
+        return verify(self, known, password)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
+    async with callers(private) as known:
+        await asyncio.gather(*(known.by_password(person.email, PASSWORD, "10.8.0.1") for _ in range(50)))
+        for _ in range(100):
+            await known.by_password(person.email, PASSWORD, "10.8.0.1")
+        assert len(done) == 1
+        for _ in range(3):
+            with pytest.raises(WrongCredentials):
+                await known.by_password(person.email, PASSWORD + "x", "10.8.0.1")
+        assert len(done) == 4, "a wrong one is not"
+
+
+# What is no Authorization
+
+
+def encoded(text: bytes) -> str:
+    return base64.b64encode(text).decode()
+
+
+def test_authorizations_that_make_no_sense(
+    private: Private, person: Person, raw: Callable[..., httpx.Response], problem: Problem, untroubled: None
+) -> None:
+    right = f"{person.email}:{PASSWORD}".encode()
+    secret = person.token()
+    fields = [
+        "",
+        "Basic",
+        "Basic ",
+        "Basic !!!!",
+        "Basic =",
+        "Basic " + encoded(right)[:-3],
+        "Basic " + encoded(right) + " x",
+        "Basic " + encoded(right) + ", Basic " + encoded(right),
+        "Basic " + encoded(person.email.encode()),
+        "Basic " + encoded(b":"),
+        "Basic " + encoded(b":" + PASSWORD.encode()),
+        "Basic " + encoded(person.email.encode() + b":"),
+        "Basic " + encoded(b"\xff\xfe:\xff"),
+        "Basic " + encoded(right + b"\0"),
+        "Basic " + encoded(right + b"\n"),
+        "Basic " + encoded(person.email.encode() + b":" + b"x" * 1025),
+        "Basic " + encoded(person.email.encode() + b"\0:" + PASSWORD.encode()),
+        "Basic " + encoded(b"a" * 6000 + b":x"),
+        "Basic " + "A" * 9000,
+        "Basic " + encoded(right).replace("=", "") + "\xe9",
+        "Bearer",
+        "Bearer ",
+        "Bearer " + secret[:-1],
+        "Bearer " + secret + "A",
+        "Bearer " + secret.removeprefix("skb_"),
+        "Bearer " + secret.upper(),
+        "Bearer " + person.session,
+        "Bearer " + encoded(right),
+        "Bearer \xe9\xff",
+        "Bearer " + "x" * 9000,
+        "Digest username=x",
+        "Negotiate x",
+        secret,
+        encoded(right),
+    ]
+    for field in fields:
+        answer = raw("GET", "/files", {"Authorization": field})
+        assert answer.status_code == 401, (field[:60], answer.text)
+        problem(answer, 401)
+    # With a browser's cookie beside it, what is wrong is not passed over.
+    assert raw("GET", "/files", {"Authorization": "Basic x", **person.headers}).status_code == 401
+
+
+def test_two_authorizations_are_none(private: Private, person: Person, other: Person, ask: Any) -> None:
+    mine, others = (f"Authorization: {basic(one.email)['Authorization']}" for one in (person, other))
+    assert ask("GET", "/files", mine).status_code == 200
+    for both in ((mine, others), (mine, mine), (mine, f"Authorization: Bearer {person.token()}")):
+        assert ask("GET", "/files", *both).status_code == 401
+
+
+def test_a_huge_authorization_is_refused_before_it_is_read(private: Private, ask: Any) -> None:
+    assert ask("GET", "/files", "Authorization: Basic " + "A" * (70 << 10)).status_code == 431
+
+
+def test_schemes_are_of_any_case_and_passwords_may_have_colons(private: Private, person: Person) -> None:
+    assert ":" in PASSWORD
+    token = bearer(person.token())["Authorization"].partition(" ")[2]
+    password = basic(person.email)["Authorization"].partition(" ")[2]
+    for field in (
+        f"basic {password}",
+        f"BASIC {password}",
+        f"bAsIc  {password}",
+        f"bearer {token}",
+        f"BEARER {token}",
+    ):
+        assert private.ask("GET", "/files", headers={"Authorization": field}).status_code == 200
+
+
+def test_passwords_over_basic_are_utf_8(private: Private) -> None:
+    password = "ключ ☃ 🔑: é"
+    person = private.person(password=Passwords().hash(password))
+    assert private.ask("GET", "/files", headers=basic(person.email, password)).status_code == 200
+    latin = base64.b64encode(f"{person.email}:é".encode("latin-1")).decode()
+    assert private.ask("GET", "/files", headers={"Authorization": f"Basic {latin}"}).status_code == 401

@@ -1,0 +1,412 @@
+"""Signed links open one file, or one playlist and what is in it, until they expire or are revoked."""
+
+import string
+import time
+import unicodedata
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from app.accounts.callers import now
+from app.accounts.models import Link, SigningKey
+from tests.http.accounts.conftest import Person, Private, bearer
+
+Raw = Callable[..., httpx.Response]
+Problem = Callable[[httpx.Response, int], str]
+
+
+def target_of(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}"
+
+
+def token_of(url: str) -> str:
+    return parse_qs(urlsplit(url).query)["link"][0]
+
+
+def entries(playlist: httpx.Response) -> list[str]:
+    """The addresses in an M3U."""
+    assert playlist.status_code == 200, playlist.text
+    return [line for line in playlist.text.splitlines() if line.startswith("http")]
+
+
+def test_a_link_opens_its_file_to_whoever_has_it(private: Private, person: Person) -> None:
+    person.put("films/é & 100%.mp4", b"0123456789")
+    link = person.link("films/é & 100%.mp4")
+    assert link["path"] == "films/é & 100%.mp4"
+    assert (link["is_playlist"], link["automatic"]) == (False, False)
+    lasts = datetime.fromisoformat(link["expires_at"]) - datetime.fromisoformat(link["created_at"])
+    assert lasts == timedelta(days=7)
+    answer = private.open_link(link["url"])
+    assert (answer.status_code, answer.content) == (200, b"0123456789")
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert "set-cookie" not in answer.headers
+    head = private.open_link(link["url"], "HEAD")
+    assert (head.status_code, head.headers["content-length"]) == (200, "10")
+    part = private.open_link(link["url"], headers={"range": "bytes=2-4"})
+    assert (part.status_code, part.content) == (206, b"234")
+    saved = private.open_link(f"{link['url']}&download=1")
+    assert saved.headers["content-disposition"].startswith("attachment")
+    assert person.ask("GET", "/account/links").json() == {"items": [link]}
+    assert person.ask("GET", "/account/links").headers["cache-control"] == "no-store"
+
+
+def test_a_link_writes_nothing_and_opens_nothing_else(
+    private: Private, person: Person, raw: Raw, problem: Problem
+) -> None:
+    file = person.put("films/film.mp4", b"mine")
+    person.put("films/other.mp4")
+    person.put("film.mp4")
+    token = token_of(person.link("films/film.mp4")["url"])
+    for method in ("PUT", "DELETE", "PATCH", "POST"):
+        answer = raw(method, f"/files/films/film.mp4?link={token}", body=b"evil")
+        problem(answer, 401)
+    for path in (
+        "/",
+        "/?play=films/film.mp4",
+        "/?folder=films",
+        "/files",
+        "/files?folder=films",
+        "/files/",
+        "/files/films/",
+        "/files/films/other.mp4",
+        "/files/film.mp4",
+        "/files/films/film.mp4/",
+        "/files//films/film.mp4",
+        "/files/films//film.mp4",
+        "/files/films/./film.mp4",
+        "/files/films/../films/film.mp4",
+        "/files/films/%2e%2e/films/film.mp4",
+        "/files/films/%2E%2E/film.mp4",
+        "/files/films%5cfilm.mp4",
+        "/files/FILMS/film.mp4",
+        "/files/films/film.mp4%00",
+        "/files/films/film.mp4%0a",
+        "/file/stream?folder=films&filename=film.mp4",
+        f"/stream/{file['id']}",
+        "/playlist.m3u",
+        "/playlist.m3u?folder=films",
+        "/playlist.xspf?folder=films",
+        "/playlist.m3u?folder=films/film.mp4",
+        "/account",
+        "/account/links",
+        "/account/tokens",
+        "/invites",
+        "/settings",
+        "/docs",
+        "/openapi.json",
+        "/events",
+    ):
+        joined = f"{path}{'&' if '?' in path else '?'}link={token}"
+        for method in ("GET", "HEAD"):
+            assert raw(method, joined).status_code == 403, joined
+        problem(raw("GET", joined), 403)
+    assert raw("GET", f"/files/films%2ffilm.mp4?link={token}").status_code in (200, 403)
+    assert person.content("films/film.mp4") == b"mine"
+    assert sorted(person.paths()) == ["film.mp4", "films/film.mp4", "films/other.mp4"]
+
+
+def test_an_altered_link_opens_nothing(
+    private: Private, person: Person, other: Person, problem: Problem
+) -> None:
+    """Whichever of its characters is another, of whichever kind."""
+    person.put("films/film.mp4", b"mine")
+    other.put("films/film.mp4", b"others")
+    token = token_of(person.link("films/film.mp4")["url"])
+    others = token_of(other.link("films/film.mp4")["url"])
+    playlist = token_of(person.playlist("films")["url"])
+    link_id, _, signature = token.partition(".")
+    alphabet = string.ascii_letters + string.digits + "-_"
+    altered = {
+        "",
+        ".",
+        link_id,
+        f"{link_id}.",
+        f".{signature}",
+        signature,
+        f"{link_id}..{signature}",
+        f"{link_id}.{signature}.{signature}",
+        f"{signature}.{link_id}",
+        token + "A",
+        token + "=",
+        token + "%00",
+        token + "%0A",
+        token[:-1],
+        token.upper(),
+        token.replace(".", "%2F"),
+        f" {token}",
+        f"%20{token}",
+        f"{link_id.upper()}.{signature}" if link_id.upper() != link_id else "x",
+        f"{others.partition('.')[0]}.{signature}",
+        f"{link_id}.{others.partition('.')[2]}",
+        f"{playlist.partition('.')[0]}.{signature}",
+        f"{uuid4().hex}.{signature}",
+        playlist,
+        "é",
+        "x" * 5000,
+        *(token[:at] + ("1" if token[at] != "1" else "2") + token[at + 1 :] for at in range(0, 32, 5)),
+    }
+    start = len(link_id) + 1
+    for at in range(start, len(token) - 1, 7):
+        for kind in (alphabet[:26], alphabet[26:52], string.digits, "-_", ".", "+", "%20"):
+            new = kind if kind == "%20" else next(c for c in kind + "~" if c != token[at])
+            altered.add(token[:at] + new + token[at + 1 :])
+    assert token not in altered
+    for link in sorted(altered):
+        answer = private.ask("GET", f"/files/films/film.mp4?link={quote(link, safe='%')}")
+        problem(answer, 403)
+    # That of another account opens what it has there itself, and never this one's.
+    assert private.ask("GET", f"/files/films/film.mp4?link={others}").content == b"others"
+    assert private.ask("GET", f"/files/films/film.mp4?link={token}").content == b"mine"
+
+
+def test_the_last_character_of_a_signature_has_no_second_spelling(private: Private, person: Person) -> None:
+    """Of its six bits base64 reads but four, and four characters would do; one link has one address."""
+    person.put("film.mp4")
+    token = token_of(person.link("film.mp4")["url"])
+    alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
+    opened = [
+        character
+        for character in alphabet
+        if private.ask("GET", f"/files/film.mp4?link={token[:-1]}{character}").status_code == 200
+    ]
+    assert opened == [token[-1]]
+
+
+def test_a_link_says_each_thing_once(private: Private, person: Person, other: Person, raw: Raw) -> None:
+    person.put("film.mp4")
+    other.put("film.mp4")
+    mine, others = (token_of(one.link("film.mp4")["url"]) for one in (person, other))
+    for query in (f"link={mine}&link={others}", f"link={mine}&link={mine}", f"link=&link={mine}"):
+        assert raw("GET", f"/files/film.mp4?{query}").status_code == 403
+    person.put("a/one.mp4")
+    person.put("b/two.mp4")
+    playlist = target_of(person.playlist("a")["url"])
+    assert raw("GET", playlist).status_code == 200
+    for more in ("folder=b", "folder=a", "recursive=false&recursive=true", "folder="):
+        assert raw("GET", f"{playlist}&{more}").status_code == 403, more
+        path, _, query = playlist.partition("?")
+        assert raw("GET", f"{path}?{more}&{query}").status_code == 403, more
+
+
+def test_a_link_may_be_spelt_as_any_path_may(private: Private, person: Person, raw: Raw) -> None:
+    """Names are normalised before they are compared (NFC), as everywhere."""
+    person.put("Amélie.mp4", b"mine")
+    token = token_of(person.link(unicodedata.normalize("NFD", "Amélie.mp4"))["url"])
+    for name in ("Amélie.mp4", unicodedata.normalize("NFD", "Amélie.mp4")):
+        assert raw("GET", f"/files/{quote(name)}?link={token}").content == b"mine"
+    assert raw("GET", f"/files/%41m%C3%A9lie.mp4?link={token}").content == b"mine"
+    assert raw("GET", f"/files/Am\u00e9lie.mp4?link={token}").status_code in (200, 400)
+
+
+def test_a_link_counts_before_all_else_that_is_shown(private: Private, person: Person, other: Person) -> None:
+    """Who opens it while logged in to another account gets what it is for."""
+    person.put("film.mp4", b"mine")
+    other.put("film.mp4", b"others")
+    url = person.link("film.mp4")["url"]
+    assert other.ask("GET", url).content == b"mine"
+    assert private.ask("GET", url, headers=bearer(other.token())).content == b"mine"
+    assert other.ask("PUT", url, content=b"others too").status_code == 204, "that is no link's"
+    assert (person.content("film.mp4"), other.content("film.mp4")) == (b"mine", b"others too")
+
+
+def test_links_expire(private: Private, person: Person, problem: Problem) -> None:
+    person.put("film.mp4")
+    brief = person.link("film.mp4", expires_in=2)
+    assert private.open_link(brief["url"]).status_code == 200
+    deadline = time.monotonic() + 6
+    while private.open_link(brief["url"]).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    problem(private.open_link(brief["url"]), 403)
+    assert datetime.now(UTC) >= datetime.fromisoformat(brief["expires_at"])
+    assert person.ask("GET", "/account/links").json() == {"items": []}
+    for expires_in, status in (
+        (1, 201),
+        (365 * 86400, 201),
+        (365 * 86400 + 1, 422),
+        (0, 422),
+        (-1, 422),
+        (0.5, 422),
+        (1e300, 422),
+        (10**30, 422),
+        (True, 422),
+        ("60", 422),
+        (None, 422),
+    ):
+        answer = person.ask("POST", "/account/links", json={"path": "film.mp4", "expires_in": expires_in})
+        assert answer.status_code == status, (expires_in, answer.text)
+
+
+def test_a_revoked_link_opens_nothing_at_once(private: Private, person: Person, other: Person) -> None:
+    person.put("films/film.mp4")
+    file, playlist = person.link("films/film.mp4"), person.playlist("films")
+    (entry,) = entries(private.open_link(playlist["url"]))
+    for url in (file["url"], entry):
+        assert private.open_link(url).status_code == 200
+    for link in (file, playlist):
+        assert other.ask("DELETE", f"/account/links/{link['id']}").status_code == 404
+        assert person.ask("DELETE", f"/account/links/{link['id']}").status_code == 204
+        assert person.ask("DELETE", f"/account/links/{link['id']}").status_code == 404
+    for url in (file["url"], entry, playlist["url"]):
+        assert private.open_link(url).status_code == 403
+
+
+def test_a_link_that_another_process_revoked_opens_nothing_within_5_s(
+    private: Private, person: Person
+) -> None:
+    person.put("film.mp4")
+    link = person.link("film.mp4")
+    assert private.open_link(link["url"]).status_code == 200
+    private.store.remove_link(person.account.id, link["id"])
+    deadline = time.monotonic() + 5
+    while private.open_link(link["url"]).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_link_is_to_a_path_and_not_to_what_was_there(private: Private, person: Person) -> None:
+    person.put("film.mp4", b"one")
+    url = person.link("film.mp4")["url"]
+    assert person.ask("DELETE", "/files/film.mp4").status_code == 204
+    assert private.open_link(url).status_code == 404
+    person.put("film.mp4", b"two")
+    assert private.open_link(url).content == b"two"
+
+
+def test_links_to_nothing_are_not_made(person: Person, other: Person, problem: Problem) -> None:
+    other.put("theirs.mp4")
+    for body, status in (
+        ({"path": "theirs.mp4"}, 404),
+        ({"path": "none.mp4"}, 404),
+        ({"path": "../film.mp4"}, 400),
+        ({"path": ""}, 400),
+        ({"path": 5}, 422),
+        ({"path": None}, 422),
+        ({}, 422),
+        ({"folder": "films"}, 422),
+        ({"folder": "films", "playlist": "pls"}, 422),
+        ({"folder": "..", "playlist": "m3u"}, 400),
+        ({"folder": 1, "playlist": "m3u"}, 422),
+    ):
+        problem(person.ask("POST", "/account/links", json=body), status)
+
+
+# Playlists
+
+
+def test_every_entry_of_a_private_playlist_is_signed(private: Private, person: Person) -> None:
+    for name in ("1 é.mp4", "2 100% #?.mp4", "notes.txt"):
+        person.put(f"films/{name}", name.encode())
+    person.put("films/inside/3.mp4")
+    found = entries(person.ask("GET", "/playlist.m3u?folder=films"))
+    assert [private.open_link(url).text for url in found] == ["1 é.mp4", "2 100% #?.mp4"]
+    assert len({token_of(url).partition(".")[0] for url in found}) == 1, "one link for all"
+    assert len(entries(person.ask("GET", "/playlist.m3u?folder=films&recursive=true"))) == 3
+    again = entries(person.ask("GET", "/playlist.m3u?folder=films"))
+    assert again == found, "what was fetched twice made no second link"
+    links = person.ask("GET", "/account/links").json()["items"]
+    assert [(link["path"], link["recursive"], link["automatic"]) for link in links].count(
+        ("films", False, True)
+    ) == 1
+    xspf = person.ask("GET", "/playlist.xspf?folder=films").text
+    assert xspf.count("?link=") == 2
+    # An entry opens its own file.
+    token = token_of(found[0])
+    assert private.ask("GET", f"/files/{quote('films/2 100% #?.mp4')}?link={token}").status_code == 403
+    assert private.ask("GET", f"/playlist.m3u?folder=films&link={token}").status_code == 403
+
+
+def test_a_link_to_a_playlist_opens_that_folder_and_no_more(
+    private: Private, person: Person, raw: Raw
+) -> None:
+    for path in ("films/a.mp4", "films/inside/b.mp4", "films2/c.mp4", "d.mp4"):
+        person.put(path, path.encode())
+    flat = person.playlist("films")["url"]
+    deep = person.playlist("films", recursive=True)["url"]
+    top = person.playlist("", "xspf")["url"]
+    assert [private.open_link(url).text for url in entries(private.open_link(flat))] == ["films/a.mp4"]
+    assert len(entries(private.open_link(deep))) == 2
+    assert "d.mp4" in private.open_link(top).text
+    assert private.open_link(flat, "HEAD").status_code == 200
+    for url, more in (
+        (flat, "&recursive=true"),
+        (flat, "&recursive=1"),
+        (flat, "&recursive=on"),
+        (top, "&recursive=1"),
+    ):
+        assert raw("GET", target_of(url) + more).status_code == 403
+    token = token_of(flat)
+    for target in (
+        "/playlist.m3u?folder=films/inside",
+        "/playlist.m3u?folder=films2",
+        "/playlist.m3u?folder=",
+        "/playlist.m3u",
+        "/playlist.m3u?folder=films/..",
+        "/files?folder=films",
+        "/files/films/",
+        "/files/films/a.mp4",
+        "/?folder=films",
+    ):
+        joined = f"{target}{'&' if '?' in target else '?'}link={token}"
+        assert raw("GET", joined).status_code == 403, joined
+    searched = private.ask("GET", f"/playlist.m3u?folder=films&q=b&link={token}")
+    assert "inside" not in searched.text
+    assert raw("GET", f"/playlist.xspf?folder=films&link={token}").status_code == 200, "the same as XSPF"
+
+
+def test_what_a_shared_playlist_hands_out_ends_with_its_link(private: Private, person: Person) -> None:
+    """Nobody keeps a film by fetching the playlist once more just before."""
+    person.put("films/film.mp4")
+    playlist = person.playlist("films", expires_in=60)
+    (entry,) = entries(private.open_link(playlist["url"]))
+    assert token_of(entry).partition(".")[0] == token_of(playlist["url"]).partition(".")[0]
+    assert private.open_link(entry).status_code == 200
+    person.ask("DELETE", f"/account/links/{playlist['id']}")
+    assert private.open_link(entry).status_code == 403
+
+
+def test_the_keys_rotate_and_what_the_last_two_signed_goes_on(private: Private, person: Person) -> None:
+    person.put("film.mp4")
+    first = person.link("film.mp4")["url"]
+    store = private.store
+
+    def rotate() -> None:
+        keys = store.signing_keys()
+        newest = SigningKey(uuid4().hex, uuid4().hex, max(now(), keys[0].created_at + timedelta(seconds=1)))
+        store.add_signing_key(newest, keep=[keys[0].id])
+        time.sleep(2.2)  # until the server has looked anew
+
+    rotate()
+    second = person.link("film.mp4")["url"]
+    assert token_of(first).partition(".")[2] != token_of(second).partition(".")[2]
+    assert [private.open_link(url).status_code for url in (first, second)] == [200, 200]
+    rotate()
+    assert [private.open_link(url).status_code for url in (first, second)] == [403, 200]
+    listed = {link["url"] for link in person.ask("GET", "/account/links").json()["items"]}
+    assert {private.open_link(url).status_code for url in listed} == {200}, "signed anew"
+
+
+def test_the_links_of_an_account_are_bounded(private: Private) -> None:
+    """So that nobody fills the database."""
+    owner = private.person()
+    for number in range(30):
+        owner.ask("GET", f"/playlist.m3u?folder=none-{number}")
+    assert owner.ask("GET", "/account/links").json() == {"items": []}
+
+
+@pytest.mark.parametrize("lasts", [timedelta(seconds=-1), timedelta(days=-400)])
+def test_a_signature_does_not_outlive_its_link(lasts: timedelta, private: Private, person: Person) -> None:
+    person.put("film.mp4")
+    token = token_of(person.link("film.mp4")["url"])
+    link_id = token.partition(".")[0]
+    private.store.remove_link(person.account.id, link_id)
+    at = now()
+    expired: Any = Link(link_id, person.account.id, "film.mp4", False, False, False, at + lasts, at + lasts)
+    private.store.add_link(expired)
+    assert private.ask("GET", f"/files/film.mp4?link={token}").status_code == 403

@@ -1,0 +1,86 @@
+"""Nobody who reads the log or the database learns what lets somebody in."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, inspect, text
+
+from tests import mongo
+from tests.http.accounts.conftest import NUMBERS, Private, basic, bearer, cookie
+
+
+def test_secrets_are_neither_in_the_log_nor_in_the_database(private: Private, admin: Any) -> None:
+    password = f"very secret words {next(NUMBERS)} é"
+    new = f"other secret words {next(NUMBERS)}"
+    email = f"secretive-{next(NUMBERS)}@example.org"
+    signed_up = private.ask("POST", "/sign-up", json={"email": email, "password": password})
+    sessions = [signed_up.headers["set-cookie"].partition("=")[2].partition(";")[0]]
+    mine = cookie(sessions[0])
+    token = private.ask(
+        "POST", "/account/tokens", json={"name": "VLC", "scopes": ["read"]}, headers=mine
+    ).json()["token"]
+    invite = admin.ask("POST", "/invites", json={}).json()["url"].partition("invite=")[2]
+    assert private.ask("GET", f"/sign-up?invite={invite}").status_code == 200
+    private.ask("GET", f"/login?next=%2Fsign-up%3Finvite%3D{invite}")
+    private.ask("PUT", "/files/film.mp4", content=b"x", headers=mine)
+    link = private.ask("POST", "/account/links", json={"path": "film.mp4"}, headers=mine).json()["url"]
+    signature = link.rpartition(".")[2]
+    assert private.open_link(link).status_code == 200
+    private.ask("GET", f"{link}x")
+    private.ask("GET", f"/files/none.mp4?a=1&link={link.partition('link=')[2]}&b=2")
+    private.ask("GET", f"/files?link={signature}.{signature}", headers={"accept": "text/html"})
+    private.ask("POST", "/login", data={"email": email, "password": f"{password} wrong"})
+    private.ask(
+        "POST",
+        "/login",
+        content=f'{{"password": "{password}", '.encode(),
+        headers={"content-type": "application/json"},
+    )
+    for headers in (basic(email, password), bearer(token), bearer(f"{token}x"), mine):
+        private.ask("GET", "/files/film.mp4", headers=headers)
+        private.ask("GET", "/nothing", headers=headers)
+    changed = private.ask(
+        "POST", "/account/password", json={"password": password, "new_password": new}, headers=mine
+    )
+    sessions.append(changed.headers["set-cookie"].partition("=")[2].partition(";")[0])
+    secrets = {
+        "password": password,
+        "new password": new,
+        "token": token,
+        "token without its prefix": token.removeprefix("skb_"),
+        "invite": invite,
+        "first session": sessions[0],
+        "second session": sessions[1],
+        "signature": signature,
+        "credentials": basic(email, password)["Authorization"].removeprefix("Basic "),
+    }
+    log, database = private.server.log(), everything(private)
+    assert email in database, "it was looked at the right place"
+    assert "/files/film.mp4" in log
+    for name, secret in secrets.items():
+        assert len(secret) > 10
+        assert secret not in log, name
+        assert secret not in database, name
+    assert "$argon2id$" in database
+    assert "Traceback" not in log
+
+
+def everything(private: Private) -> str:
+    """All that is in the database, as text; of SQLite the bytes of its files."""
+    settings = private.server.settings
+    if settings["storage"] == "gridfs":
+        users = mongo.database(settings["users_url"])
+        names = users.list_collection_names()
+        return repr([[*users[name].find()] for name in names])
+    if "database_url" in settings:
+        engine = create_engine(settings["database_url"])
+        try:
+            with engine.connect() as connection:
+                tables = inspect(connection).get_table_names()
+                return repr([connection.execute(text(f'SELECT * FROM "{name}"')).all() for name in tables])
+        finally:
+            engine.dispose()
+    folder = Path(settings["files_dir"]) / ".seekable"
+    files = sorted(folder.glob("seekable.db*"))
+    assert files
+    return "".join(path.read_bytes().decode("utf-8", "replace") for path in files)
