@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 
 import httpx
+import pytest
 
 from app.accounts.callers import hashed
 from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, cookie
@@ -170,6 +171,7 @@ def test_they_are_closed_within_5_s_of_what_ends_them(private: Private) -> None:
                 assert events.is_silent(0.01), (name, kind)
 
 
+@pytest.mark.campaign  # that a socket which does not read is closed: tests/http/test_slow_sockets.py
 def test_one_that_reads_nothing_is_closed_too(private: Private, person: Person) -> None:
     with socket(private, "/events", person.headers) as mute:
         assert mute.status == 101

@@ -1,0 +1,167 @@
+"""Players and downloaders get at private films: with a password in the address, or by signed links."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import pytest
+
+from tests.live.clients import Vlc, answers, sha256, until
+from tests.live.conftest import SECONDS
+from tests.support import NewLibrary, Server, need, run, running
+
+pytestmark = pytest.mark.live
+
+EMAIL, PASSWORD = "anna@example.org", "pässword: 100%/@#?"
+NAMES = ["1 #? 100%.mp4", "2 סרט 🎬.mp4", "3 & <b>.mp4"]
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
+    """A server with accounts."""
+    library = new_library()
+    if "mongodb_url" in library:
+        library["users_url"] = str(library["mongodb_url"]).replace("library", "users")
+    settings = {"access": "accounts", "sign_up": "open", **library}
+    with running(tmp_path_factory.mktemp("private"), **settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def anna(private: Server, film: Path, long_film: Path) -> Iterator[httpx.Client]:
+    """Her browser, and in her library a long film, and three in a folder."""
+    with private.client() as http:
+        credentials = {"email": EMAIL, "password": PASSWORD}
+        http.post("/sign-up", json=credentials).raise_for_status()
+        http.put("/files/long.mp4", content=long_film.read_bytes()).raise_for_status()
+        for name in NAMES:
+            http.put(f"/files/three/{quote(name, safe='')}", content=film.read_bytes()).raise_for_status()
+        yield http
+
+
+def with_password(url: str) -> str:
+    """The address as one types it into a player: what has a meaning in addresses is escaped."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{quote(EMAIL, safe='')}:{quote(PASSWORD, safe='')}@{rest}"
+
+
+def link(anna: httpx.Client, **body: Any) -> str:
+    return str(anna.post("/account/links", json=body).raise_for_status().json()["url"])
+
+
+def played(server: Server, path: str, since: int) -> list[int]:
+    """How GETs of this path were answered since then, but for the question who it is."""
+    return [status for status in answers(server, path)[since:] if status != 401]
+
+
+@pytest.mark.parametrize("how", ["password", "link"])
+def test_vlc_plays_and_seeks_a_private_film(
+    how: str, private: Server, anna: httpx.Client, long_film: Path
+) -> None:
+    need("vlc", "setpriv")
+    path = "/files/long.mp4"
+    url = with_password(f"{private.url}{path}") if how == "password" else link(anna, path="long.mp4")
+    since = len(answers(private, path))
+    with Vlc(url) as vlc:
+        vlc.play_to(1)
+        assert vlc.ask("get_length") == pytest.approx(SECONDS, abs=1)
+        for second in (45, 10):
+            before = len(answers(private, path))
+            vlc.tell(f"seek {second}")
+            until(lambda seen=before: len(answers(private, path)) > seen, f"a request for {second} s")
+            vlc.play_to(second + 1)
+        requests = vlc.requests()
+    assert set(played(private, path, since)) == {206}
+    starts = [
+        int(request["range"].removeprefix("bytes=").removesuffix("-"))
+        for request in requests
+        if "range" in request
+    ]
+    assert any(start > long_film.stat().st_size / 2 for start in starts[2:]), "second 45"
+    assert answers(private, path).count(401) <= (len(requests) if how == "password" else 0)
+
+
+@pytest.mark.parametrize(("how", "kind"), [("password", "m3u"), ("link", "xspf")])
+def test_vlc_plays_a_private_playlist_to_the_third_film(
+    how: str, kind: str, private: Server, anna: httpx.Client
+) -> None:
+    """It sends the password for the playlist; the entries are signed."""
+    need("vlc", "setpriv")
+    if how == "password":
+        url = with_password(f"{private.url}/playlist.{kind}?folder=three")
+    else:
+        url = link(anna, folder="three", playlist=kind)
+    films = [f"/files/three/{quote(name, safe='')}" for name in NAMES]
+    since = [len(answers(private, film)) for film in films]
+    with Vlc(url) as vlc:
+        for film, before in zip(films, since, strict=True):
+            if film != films[0]:
+                vlc.tell("next")
+            until(
+                lambda film=film, before=before: len(answers(private, film)) > before,
+                f"a request for {film}\n{vlc.log()[-3000:]}",
+            )
+            vlc.play_to(1)
+        titles = vlc.titles()
+    assert [set(answers(private, film)[before:]) for film, before in zip(films, since, strict=True)] == [
+        {206}
+    ] * 3, "without being asked who it is"
+    # For an XSPF this interface shows the end of the address, and not the title.
+    assert [title.partition("?link=")[0] for title in titles] == NAMES
+
+
+def test_ffprobe_reads_a_private_film(private: Server, anna: httpx.Client) -> None:
+    need("ffprobe")
+    for url in (link(anna, path="long.mp4"), with_password(f"{private.url}/files/long.mp4")):
+        shown = run("ffprobe", "-v", "error", "-show_entries", "format=duration", "-of", "csv=p=0", url)
+        assert float(shown.stdout) == pytest.approx(SECONDS, abs=0.2)
+
+
+def test_curl_uploads_lists_downloads_and_deletes(
+    private: Server, anna: httpx.Client, film: Path, tmp_path: Path
+) -> None:
+    need("curl")
+    who, url = f"{EMAIL}:{PASSWORD}", f"{private.url}/files/by%20curl.mp4"
+    refused = run("curl", "-sS", "-T", film, "-w", "%{http_code}", "-o", tmp_path / "refused", url)
+    assert refused.stdout == "401"
+    assert '"status":401' in (tmp_path / "refused").read_text()
+    assert '"path":"by curl.mp4"' in run("curl", "-sSf", "-u", who, "-T", film, url).stdout
+    run("curl", "-sSf", "-u", who, "-o", tmp_path / "whole", url)
+    run("curl", "-sSf", "-u", who, "-r", "0-999999", "-o", tmp_path / "part", url)
+    run("curl", "-sSf", "-u", who, "-C", "-", "-o", tmp_path / "part", url)
+    assert sha256(tmp_path / "whole") == sha256(tmp_path / "part") == sha256(film)
+    form = run(
+        "curl", "-sSf", "-u", who, "-F", f"file=@{film};filename=form.mp4", f"{private.url}/file/upload"
+    )
+    assert '"filename":"form.mp4"' in form.stdout
+    token = anna.post("/account/tokens", json={"name": "curl", "scopes": ["write"]}).json()["token"]
+    for name in ("by%20curl.mp4", "form.mp4"):
+        bearer = f"Authorization: Bearer {token}"
+        run("curl", "-sSf", "-X", "DELETE", "-H", bearer, f"{private.url}/files/{name}")
+    assert run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-u", who, url).stdout == "404"
+
+
+def test_wget_downloads_by_password_and_by_link(
+    private: Server, anna: httpx.Client, film: Path, tmp_path: Path
+) -> None:
+    """It waits to be asked who it is."""
+    need("wget")
+    url = f"{private.url}/files/three/{quote(NAMES[0], safe='')}"
+    run("wget", "-q", f"--user={EMAIL}", f"--password={PASSWORD}", "-O", tmp_path / "a", url)
+    run("wget", "-q", "-O", tmp_path / "b", link(anna, path=f"three/{NAMES[0]}"))
+    assert sha256(tmp_path / "a") == sha256(tmp_path / "b") == sha256(film)
+
+
+def test_the_log_of_all_this_names_neither_password_nor_signature(
+    private: Server, anna: httpx.Client
+) -> None:
+    signed = link(anna, path="long.mp4")
+    anna.get(signed).raise_for_status()
+    log = private.log()
+    assert re.findall(r"link=(?!\.\.\.)\S+", log) == []
+    assert PASSWORD not in log
+    assert quote(PASSWORD, safe="") not in log
+    assert urlsplit(signed).query.rpartition(".")[2] not in log
