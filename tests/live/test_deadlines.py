@@ -17,6 +17,7 @@ from tests.http.conftest import Connection
 from tests.live.clients import until
 from tests.sockets import PING, PONG, Socket
 from tests.support import NewLibrary, Server, running
+from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
 
@@ -32,8 +33,8 @@ folder_only = pytest.mark.parametrize("new_library", ["filesystem"], indirect=Tr
 """What has nothing to do with what files are stored in."""
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
+@contextlib.contextmanager
+def impatient(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
     """It has little patience, and a film."""
     limits = {"header_timeout": LIMIT, "body_timeout": LIMIT, "keepalive_timeout": IDLE}
     folder = tmp_path_factory.mktemp("impatient")
@@ -46,12 +47,17 @@ def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) ->
         assert " ERROR " not in server.log()
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
+    with impatient(tmp_path_factory, new_library) as server:
+        yield server
+
+
 Open = Callable[..., Connection]
 
 
-@pytest.fixture
-def begin(server: Server) -> Iterator[Open]:
-    """A connection on which these bytes were sent."""
+@contextlib.contextmanager
+def opening(server: Server) -> Iterator[Open]:
     connections: list[Connection] = []
 
     def begin(data: bytes, buffer: int | None = None) -> Connection:
@@ -62,6 +68,37 @@ def begin(server: Server) -> Iterator[Open]:
     yield begin
     for connection in connections:
         connection.close()
+
+
+@pytest.fixture
+def begin(server: Server) -> Iterator[Open]:
+    """A connection on which these bytes were sent."""
+    with opening(server) as begin:
+        yield begin
+
+
+everywhere = Together("everywhere")
+here = Together("here")
+
+
+@pytest.fixture(scope="module", name="everywhere")
+def begun_everywhere(
+    request: pytest.FixtureRequest,
+    server: Server,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_library: NewLibrary,
+) -> Iterator[Outcomes]:
+    """One of them counts descriptors, and has a server of its own for that."""
+    with impatient(tmp_path_factory, new_library) as another, opening(server) as one, opening(another) as two:
+        given = {"test_a_body_has_to_go_on": (server, one)}
+        with everywhere.begun(request, lambda name: given.get(name, (another, two))) as outcomes:
+            yield outcomes
+
+
+@pytest.fixture(scope="module", name="here")
+def begun_here(request: pytest.FixtureRequest, server: Server) -> Iterator[Outcomes]:
+    with opening(server) as begin, here.begun(request, lambda name: (begin,)) as outcomes:
+        yield outcomes
 
 
 def head(method: str, target: str, *headers: str) -> bytes:
@@ -95,6 +132,7 @@ HEALTH = head("GET", "/health")
 
 
 @folder_only
+@here
 def test_a_head_has_to_come(begin: Open) -> None:
     found = all_watched(
         {
@@ -129,6 +167,7 @@ BODIES = {
 }
 
 
+@everywhere
 def test_a_body_has_to_go_on(server: Server, begin: Open) -> None:
     before = beneath(server).leftovers()
     slow = begin(head("PUT", "/files/slow.mp4", "Content-Length: 15"))
@@ -162,7 +201,8 @@ def test_the_time_in_which_the_server_stood_still_is_nobodys_fault(tmp_path: Pat
 
 
 @folder_only
-def test_what_follows_a_refusal_has_to_end(server: Server, begin: Open) -> None:
+@here
+def test_what_follows_a_refusal_has_to_end(begin: Open) -> None:
     refused = head("PUT", "/files/film.mp4", LONG, "If-None-Match: *")
     found = all_watched(
         {"it stops": (begin(refused + b"x"), b""), "it goes on": (begin(refused), b"x" * 1000)}
@@ -191,6 +231,7 @@ def test_who_sends_a_body_unasked_hears_why_it_is_refused(server: Server, begin:
 
 
 @folder_only
+@here
 def test_an_idle_connection_ends(begin: Open) -> None:
     refused = head("PUT", "/files/film.mp4", "Content-Length: 1", "If-None-Match: *") + b"x"
     found = all_watched(
@@ -207,6 +248,7 @@ def test_an_idle_connection_ends(begin: Open) -> None:
         assert IDLE * 0.9 < seconds < LATE, name
 
 
+@everywhere
 def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -> None:
     time.sleep(0.2)
     before = descriptors(server)
@@ -217,7 +259,7 @@ def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -
     until(lambda: descriptors(server)["socket"] >= before["socket"] + 5, "all are there")
     with Socket(server) as quiet:  # nothing is asked of it, and it says nothing
         quiet.json()
-        end = time.monotonic() + READER * 2.5
+        end = time.monotonic() + READER * 1.75
         read = [b"", b""]
         while time.monotonic() < end:
             for number, connection in enumerate(slow):
@@ -241,6 +283,7 @@ def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -
 
 
 @folder_only
+@here
 def test_what_the_kernel_has_taken_still_comes(begin: Open) -> None:
     """The server is done with it, and waits for the next request, long before a slow client is."""
     connection = begin(head("GET", "/files/film.mp4", "Range: bytes=0-999999"))

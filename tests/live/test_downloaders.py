@@ -4,6 +4,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.live.clients import answers, program, sha256, until
 from tests.support import NewLibrary, Server, need, run, running
+from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
 
@@ -23,10 +25,40 @@ def big() -> bytes:
     return os.urandom(8_000_000)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def http(server: Server) -> Iterator[httpx.Client]:
     with server.client() as client:
         yield client
+
+
+slowly = Together("slowly")
+"""Tests of programs that are told to be slow, or wait by themselves."""
+
+
+@dataclass
+class Place:
+    """What each of them has: a folder here, one on a server for all, and servers of its own."""
+
+    here: Path
+    http: httpx.Client
+    folder: str
+    big: bytes
+    new_library: NewLibrary
+
+
+@pytest.fixture(scope="module", name="slowly")
+def begun_slowly(
+    request: pytest.FixtureRequest,
+    http: httpx.Client,
+    big: bytes,
+    new_library: NewLibrary,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Outcomes]:
+    def place(name: str) -> tuple[Place]:
+        return (Place(tmp_path_factory.mktemp(name), http, name, big, new_library),)
+
+    with slowly.begun(request, place) as outcomes:
+        yield outcomes
 
 
 def put(http: httpx.Client, path: str, content: bytes) -> str:
@@ -47,54 +79,53 @@ def cut(folder: Path, *command: object, file: Path) -> None:
         download.process.wait()
 
 
-def test_wget_goes_on_with_what_was_cut(http: httpx.Client, folder: str, big: bytes, tmp_path: Path) -> None:
+@slowly
+def test_wget_goes_on_with_what_was_cut(place: Place) -> None:
     need("wget")
-    url, file = put(http, f"{folder}/big.mp4", big), tmp_path / "big.mp4"
-    cut(tmp_path, "wget", "--limit-rate=4m", url, file=file)
+    url, file = put(place.http, f"{place.folder}/big.mp4", place.big), place.here / "big.mp4"
+    cut(place.here, "wget", "--limit-rate=4m", url, file=file)
     there = file.stat().st_size
-    assert there < len(big)
-    log = run("wget", "-c", "-P", tmp_path, url).stderr
-    assert f"{len(big) - there} " in log, "no more than was missing"
-    assert file.read_bytes() == big
+    assert there < len(place.big)
+    log = run("wget", "-c", "-P", place.here, url).stderr
+    assert f"{len(place.big) - there} " in log, "no more than was missing"
+    assert file.read_bytes() == place.big
 
 
-def test_wget_goes_on_by_itself_when_the_server_comes_back(
-    big: bytes, tmp_path: Path, new_library: NewLibrary
-) -> None:
+@slowly
+def test_wget_goes_on_by_itself_when_the_server_comes_back(place: Place) -> None:
     need("wget")
-    with running(tmp_path / "server", **new_library()) as server:
+    with running(place.here / "server", **place.new_library()) as server:
         with server.client() as http:
-            url = put(http, "big.mp4", big)
-        file = tmp_path / "big.mp4"
-        (tmp_path / "wget").mkdir()
+            url = put(http, "big.mp4", place.big)
+        file = place.here / "big.mp4"
+        (place.here / "wget").mkdir()
         patient = ("--tries=50", "--waitretry=1", "--retry-connrefused")
-        with program(tmp_path / "wget", "wget", "--limit-rate=4m", *patient, "-P", tmp_path, url) as wget:
+        with program(place.here / "wget", "wget", "--limit-rate=4m", *patient, "-P", place.here, url) as wget:
             until(lambda: file.exists() and file.stat().st_size > 1_000_000, "a part of it")
             port = server.port
             server.kill()
             server.start("--port", str(port))
             assert wget.process.wait(60) == 0, wget.log()
         assert "206 Partial Content" in wget.log()
-        assert file.read_bytes() == big
+        assert file.read_bytes() == place.big
 
 
-def test_wget_with_the_etag_mixes_nothing_when_the_file_was_replaced(
-    http: httpx.Client, folder: str, big: bytes, tmp_path: Path
-) -> None:
+@slowly
+def test_wget_with_the_etag_mixes_nothing_when_the_file_was_replaced(place: Place) -> None:
     """By itself `wget -c` never asks whether it is still the same file, and a server cannot know."""
     need("wget")
-    url, file = put(http, f"{folder}/big.mp4", big), tmp_path / "big.mp4"
-    etag = http.head(url).headers["etag"]
-    file.write_bytes(big[:3_000_000])
-    same = ("wget", "-c", "-P", tmp_path, f"--header=If-Match: {etag}", url)
-    put(http, f"{folder}/big.mp4", big[::-1])
+    url, file = put(place.http, f"{place.folder}/big.mp4", place.big), place.here / "big.mp4"
+    etag = place.http.head(url).headers["etag"]
+    file.write_bytes(place.big[:3_000_000])
+    same = ("wget", "-c", "-P", place.here, f"--header=If-Match: {etag}", url)
+    put(place.http, f"{place.folder}/big.mp4", place.big[::-1])
     refused = run(*same, check=False)
     assert refused.returncode == 8
     assert "412" in refused.stderr
-    assert file.read_bytes() == big[:3_000_000]
-    put(http, f"{folder}/big.mp4", big)
+    assert file.read_bytes() == place.big[:3_000_000]
+    put(place.http, f"{place.folder}/big.mp4", place.big)
     run(*same)
-    assert file.read_bytes() == big
+    assert file.read_bytes() == place.big
 
 
 # aria2
@@ -134,19 +165,18 @@ def test_aria2_refuses_what_rotted_on_the_disk(big: bytes, tmp_path: Path) -> No
         assert "Checksum error detected" in (tmp_path / "log").read_text(errors="replace")
 
 
-def test_aria2_mixes_nothing_when_the_file_was_replaced(
-    http: httpx.Client, folder: str, big: bytes, tmp_path: Path
-) -> None:
+@slowly
+def test_aria2_mixes_nothing_when_the_file_was_replaced(place: Place) -> None:
     need("aria2c")
-    url, file = put(http, f"{folder}/big.mp4", big), tmp_path / "big.mp4"
-    (tmp_path / "aria2").mkdir()
-    slowly = (*ARIA2, "--max-download-limit=3M", "--file-allocation=none", f"--dir={tmp_path}", url)
-    with program(tmp_path / "aria2", *slowly) as aria2:
+    url, file = put(place.http, f"{place.folder}/big.mp4", place.big), place.here / "big.mp4"
+    (place.here / "aria2").mkdir()
+    command = (*ARIA2, "--max-download-limit=3M", "--file-allocation=none", f"--dir={place.here}", url)
+    with program(place.here / "aria2", *command) as aria2:
         until(lambda: file.exists() and file.stat().st_blocks > 2_000_000 // 512, "a part of it")
         aria2.terminate()
     assert file.with_name("big.mp4.aria2").exists(), "what it needs to go on"
-    put(http, f"{folder}/big.mp4", big[::-1])
-    result = run(*ARIA2, "-c", f"--dir={tmp_path}", url, check=False)
+    put(place.http, f"{place.folder}/big.mp4", place.big[::-1])
+    result = run(*ARIA2, "-c", f"--dir={place.here}", url, check=False)
     assert result.returncode == CHECKSUM_ERROR, result.stdout
 
 
@@ -178,11 +208,12 @@ def rclone(url: str, *arguments: object) -> str:
     return run("rclone", *arguments, *settings).stderr
 
 
-def test_rclone_copies_a_library(tmp_path: Path, new_library: NewLibrary) -> None:
+@slowly
+def test_rclone_copies_a_library(place: Place) -> None:
     """But for names with a colon at the top of what is copied: it asks for `./c:d`, which is refused."""
     need("rclone")
-    copy = tmp_path / "copy"
-    with running(tmp_path / "server", **new_library()) as server, server.client() as http:
+    copy = place.here / "copy"
+    with running(place.here / "server", **place.new_library()) as server, server.client() as http:
         rclone(server.url, "copy", ":http:", copy)
         assert tree(copy) == {}, "no files are no failure"
         for path, content in LIBRARY.items():
@@ -200,5 +231,5 @@ def test_rclone_copies_a_library(tmp_path: Path, new_library: NewLibrary) -> Non
         now = {**LIBRARY, "films/film.mp4": b"replaced"}
         del now["top.mp4"]
         assert tree(copy) == now
-        rclone(server.url, "copy", ":http:films/2024 (new)", tmp_path / "part")
-        assert set(tree(tmp_path / "part")) == {"a b.mp4", ODD_NAME}
+        rclone(server.url, "copy", ":http:films/2024 (new)", place.here / "part")
+        assert set(tree(place.here / "part")) == {"a b.mp4", ODD_NAME}

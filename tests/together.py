@@ -1,0 +1,41 @@
+"""Tests that mostly wait, and so wait at the same time, each in a thread."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+Case = Callable[..., None]
+Outcomes = dict[str, "Future[None]"]
+
+
+class Together:
+    """Decorates tests that take no fixtures, but what a fixture of this name gives them when it begins all of
+    them. It is of the whole module, and the first of the tests asks for it; each reports its own outcome."""
+
+    def __init__(self, fixture: str) -> None:
+        self._fixture = fixture
+        self._cases: dict[str, Case] = {}
+
+    def __call__(self, case: Case) -> Case:
+        self._cases[case.__name__] = case
+
+        def test(**fixtures: Outcomes) -> None:
+            fixtures[self._fixture][case.__name__].result()
+
+        asks = inspect.Parameter(self._fixture, inspect.Parameter.KEYWORD_ONLY)
+        test.__name__, test.__doc__, test.__wrapped__ = case.__name__, case.__doc__, case  # type: ignore[attr-defined]
+        test.__signature__ = inspect.Signature([asks])  # type: ignore[attr-defined]
+        return test
+
+    @contextmanager
+    def begun(
+        self, request: pytest.FixtureRequest, given: Callable[[str], tuple[object, ...]]
+    ) -> Iterator[Outcomes]:
+        """All under way that were chosen to run. `given` gives the arguments of each, by its name."""
+        chosen = {getattr(item, "originalname", "") for item in request.session.items}
+        cases = {name: case for name, case in self._cases.items() if name in chosen}
+        with ThreadPoolExecutor(len(cases)) as pool:
+            yield {name: pool.submit(case, *given(name)) for name, case in cases.items()}
