@@ -128,7 +128,7 @@ CONFIG: dict[str, Any] = {
             "class": "app.logs.LineHandler",
             "stream": "ext://sys.stderr",
             "formatter": "line",
-            "filters": [without_echo],
+            "filters": [without_echo, without_secrets],  # it is told of WebSockets, too
         },
         "asked": {
             "class": "app.logs.LineHandler",

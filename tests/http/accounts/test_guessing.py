@@ -82,6 +82,13 @@ def test_who_is_right_is_not_counted(person: Person, elsewhere: Browsers) -> Non
         assert log_in(owner, person.email, PASSWORD).status_code == 200
 
 
+def test_who_is_right_is_not_counted_when_looked_at_either() -> None:
+    guesses = Guesses()
+    for _ in range(2 * PER_ACCOUNT):
+        guesses.guess("anna@example.org", "192.0.2.1")
+        guesses.was_right("anna@example.org", "192.0.2.1")
+
+
 def test_names_of_nobody_are_counted_as_those_of_accounts(elsewhere: Browsers) -> None:
     """Or the limit would tell which there are."""
     guesser = elsewhere()
