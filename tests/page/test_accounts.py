@@ -170,6 +170,19 @@ def test_who_is_logged_out_while_uploading_logs_in_elsewhere_and_tries_again(
     expect(row(page, "a.mp4")).to_be_visible()
 
 
+def test_nobody_goes_back_to_the_films_of_who_has_logged_out(visit: Visitor, email: str) -> None:
+    visit.expected = {"WebSocket"}
+    page = visit("/sign-up")
+    sign_up(page, email)
+    page.get_by_role("link", name="Settings").click()
+    page.wait_for_url("**/settings")
+    page.get_by_role("button", name="Log out").click()
+    page.wait_for_url("**/login")
+    for _ in range(2):
+        page.go_back()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+
+
 def test_two_people_at_once(visit: Visitor, email: str, film: Path) -> None:
     visit.expected = {"404"}
     pages = {who: visit("/") for who in ("anna", "ben")}
