@@ -1,7 +1,9 @@
 """Who seems to guess passwords, and has to wait."""
 
 import ipaddress
+from collections.abc import Hashable
 
+from app.accounts.errors import TooManyAttempts
 from app.accounts.throttle import Throttle
 
 WINDOW_S = 15 * 60
@@ -27,18 +29,26 @@ class Guesses:
         self._sign_ups = Throttle(SIGN_UPS, SIGN_UP_WINDOW_S)
 
     def guess(self, email: str, address: str) -> None:
-        """Somebody tries a password for this account."""
-        site = network(address)
-        self._pairs.attempt((email, site))
-        self._addresses.attempt(site)
-        self._accounts.attempt(email)
+        """Somebody tries a password for this account. What one bucket refuses is in none of them: who waits
+        behind one does not fill another, nor makes us remember an address that nobody has for each try."""
+        counted: list[tuple[Throttle, Hashable]] = []
+        try:
+            for throttle, key in self._concerned(email, address):
+                throttle.attempt(key)
+                counted.append((throttle, key))
+        except TooManyAttempts:
+            for throttle, key in counted:
+                throttle.forgive(key)
+            raise
 
     def was_right(self, email: str, address: str) -> None:
         """So it was no guess."""
+        for throttle, key in self._concerned(email, address):
+            throttle.forgive(key)
+
+    def _concerned(self, email: str, address: str) -> tuple[tuple[Throttle, Hashable], ...]:
         site = network(address)
-        self._pairs.forgive((email, site))
-        self._addresses.forgive(site)
-        self._accounts.forgive(email)
+        return (self._addresses, site), (self._pairs, (email, site)), (self._accounts, email)
 
     def sign_up(self, address: str) -> None:
         """Somebody tries to make an account."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from app.accounts.models import Account
 from app.library.quotas import Quotas
@@ -48,14 +48,11 @@ class Departures:
         """Go on until cancelled. What goes wrong is logged, and tried again."""
         while True:
             self._asked.clear()
-            try:
+            async with _logged():
                 for account in await self._leaving():
-                    await self._clear(account)
-                    await self._remove(account.id)
-            except StorageError as error:
-                _log.error("The files of an account that was deleted are still there: %s", error)
-            except Exception:
-                _log.exception("The files of an account that was deleted are still there")
+                    async with _logged():  # each by itself, or one that cannot go keeps all behind it
+                        await self._clear(account)
+                        await self._remove(account.id)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._asked.wait()
@@ -69,3 +66,14 @@ class Departures:
             for info in page.items:
                 with contextlib.suppress(NotFound):
                     await self._library.remove(info, expect=Expect.ANY)
+
+
+@contextlib.asynccontextmanager
+async def _logged() -> AsyncIterator[None]:
+    """What goes wrong inside is told to the log."""
+    try:
+        yield
+    except StorageError as error:
+        _log.error("The files of an account that was deleted are still there: %s", error)
+    except Exception:
+        _log.exception("The files of an account that was deleted are still there")

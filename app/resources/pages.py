@@ -117,7 +117,9 @@ def page(
     caller = getattr(request.state, "caller", None)
     account = caller.account if caller is not None else None
     text = _templates().get_template(template).render(links=links, account=account, **context)
-    return HTMLResponse(text, status, headers={**HEADERS, **(headers or {})})
+    # What is somebody's is not shown to whoever goes back in the browser when they have logged out.
+    kept = {"cache-control": "no-store"} if account is not None else {}
+    return HTMLResponse(text, status, headers={**HEADERS, **kept, **(headers or {})})
 
 
 @cache
