@@ -9,8 +9,8 @@ from app.accounts.models import Account
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.storage.contract import Storage
-from app.storage.errors import NotFound, StorageError
-from app.storage.types import Expect, Listing
+from app.storage.errors import NotFound, StorageError, StorageUnavailable
+from app.storage.types import Expect, FileInfo, Listing
 
 LOOK_EVERY_S = 60
 """How often it is looked for accounts that a command marked, or another process left behind."""
@@ -63,9 +63,16 @@ class Departures:
             pass
         listing = Listing(account.library, recursive=True)
         while (page := await self._storage.page(listing, cursor=None, limit=_PAGE_SIZE)).items:
-            for info in page.items:
-                with contextlib.suppress(NotFound):
-                    await self._library.remove(info, expect=Expect.ANY)
+            removed = [await self._removed(info) for info in page.items]
+            if not any(removed):
+                raise StorageUnavailable("They are listed, and not found.")
+
+    async def _removed(self, info: FileInfo) -> bool:
+        try:
+            await self._library.remove(info, expect=Expect.ANY)
+        except NotFound:
+            return False
+        return True
 
 
 @contextlib.asynccontextmanager

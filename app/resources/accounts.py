@@ -15,7 +15,7 @@ from app.resources.challenges import BEARER
 from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep
 from app.resources.errors import explained
 from app.resources.fields import fields_of, is_json, text
-from app.resources.pages import page
+from app.resources.pages import is_for_a_person, page
 from app.resources.problems import Problem, problems
 from app.uploads.errors import UploadError
 
@@ -243,7 +243,7 @@ async def _info(services: Services, people: People, account: Account) -> Account
 
 
 def _is_form(request: Request) -> bool:
-    return "text/html" in request.headers.get("accept", "") and not is_json(request)
+    return is_for_a_person(request) and not is_json(request)
 
 
 def _to_login(request: Request) -> Response:

@@ -88,12 +88,22 @@ class PageRoute(APIRoute):
             try:
                 return await answer(request)
             except (AccountError, StorageError, RequestValidationError) as error:
-                told = await explained(request, error)
-                problem = Problem.model_validate_json(bytes(told.body))
-                kept = {name: value for name, value in told.headers.items() if name == "retry-after"}
-                return page(request, "error.html", problem.status, kept, problem=problem, folder="")
+                return await error_page(request, error)
 
         return answer_in_html
+
+
+async def error_page(request: Request, error: Exception) -> Response:
+    """The answer to an error of the table, as a page."""
+    told = await explained(request, error)
+    problem = Problem.model_validate_json(bytes(told.body))
+    kept = {name: value for name, value in told.headers.items() if name == "retry-after"}
+    return page(request, "error.html", problem.status, kept, problem=problem, folder="")
+
+
+def is_for_a_person(request: Request) -> bool:
+    """Whether a browser asks that shows the answer; players and scripts take anything."""
+    return "text/html" in request.headers.get("accept", "")
 
 
 def kind_of(content_type: str) -> str:

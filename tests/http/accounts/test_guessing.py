@@ -112,6 +112,25 @@ def test_one_address_cannot_try_one_password_on_all_accounts() -> None:
     guesses.guess("another@example.org", "192.0.2.2")
 
 
+def test_nobody_is_kept_out_where_they_have_been_by_guesses_from_many_addresses() -> None:
+    guesses = Guesses()
+    guesses.guess("anna@example.org", "203.0.113.5")
+    guesses.was_right("anna@example.org", "203.0.113.5")
+    for number in range(PER_ACCOUNT):
+        guesses.guess("anna@example.org", f"192.0.2.{number}")
+    with pytest.raises(TooManyAttempts):
+        guesses.guess("anna@example.org", "203.0.113.6")
+    for _ in range(PER_PAIR):
+        guesses.guess("anna@example.org", "203.0.113.5")
+    with pytest.raises(TooManyAttempts):
+        guesses.guess("anna@example.org", "203.0.113.5")
+
+
+def test_a_password_is_the_same_from_every_keyboard() -> None:
+    passwords = Passwords()
+    assert passwords.match(passwords.hash("caf\u00e9 caf\u00e9"), "cafe\u0301 cafe\u0301")
+
+
 def test_a_network_of_ipv6_is_one_address() -> None:
     """A home has 2⁶⁴ of them, at least."""
     guesses = Guesses()
