@@ -58,7 +58,11 @@ class Watch:
     async def _standing(self, callers: list[Caller]) -> set[Caller]:
         accounts, sessions, tokens = await self._callers.ask(
             lambda: self._store.standing(
-                accounts={(one.account.id, one.account.version) for one in callers},
+                accounts={
+                    (one.account.id, one.proof.version)
+                    for one in callers
+                    if isinstance(one.proof, ByPassword)
+                },
                 sessions={one.proof.hash for one in callers if isinstance(one.proof, BySession)},
                 tokens={one.proof.hash for one in callers if isinstance(one.proof, ByToken)},
             )

@@ -148,11 +148,11 @@ async def _logged_in(
         response = Response(info.model_dump_json(), status, media_type="application/json")
     else:
         response = RedirectResponse(_own(request, target), 303)
-    await begin_session(request, response, people, account)
+    await _begin_session(request, response, people, account)
     return response
 
 
-async def begin_session(request: Request, response: Response, people: People, account: Account) -> None:
+async def _begin_session(request: Request, response: Response, people: People, account: Account) -> None:
     """Log in with the answer's cookie; what the browser showed before is over."""
     previous = cookies.secret_in(request, secure=people.secure)
     secret = await people.accounts.begin_session(account, previous=previous)
@@ -207,7 +207,7 @@ async def change_password(request: Request, people: PeopleDep, caller: ManagerDe
     )
     response = Response(status_code=204)
     if cookies.secret_in(request, secure=people.secure):
-        await begin_session(request, response, people, account)
+        await _begin_session(request, response, people, account)
     return response
 
 

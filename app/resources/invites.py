@@ -46,7 +46,7 @@ class InviteList(BaseModel):
     items: list[InviteInfo]
 
 
-@router.get("/invites", response_model=InviteList, responses=problems(401, 403, 404, 503))
+@router.get("/invites", response_model=InviteList, responses=problems(401, 403, 503))
 async def list_invites(people: PeopleDep, caller: ManagerDep) -> InviteList:
     """The invites; for administrators."""
     return InviteList(items=[InviteInfo.of(invite) for invite in await people.accounts.invites(caller)])
@@ -57,7 +57,7 @@ async def list_invites(people: PeopleDep, caller: ManagerDep) -> InviteList:
     status_code=201,
     response_model=MadeInvite,
     openapi_extra=body_of(NewInvite, form=False),
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 413, 415, 422, 503),
 )
 async def make_invite(
     request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep

@@ -50,7 +50,7 @@ class LinkList(BaseModel):
     items: list[LinkInfo]
 
 
-@router.get("/account/links", response_model=LinkList, responses=problems(401, 403, 404, 503))
+@router.get("/account/links", response_model=LinkList, responses=problems(401, 403, 503))
 async def list_links(
     request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
 ) -> LinkList:

@@ -48,7 +48,7 @@ class TokenList(BaseModel):
     items: list[TokenInfo]
 
 
-@router.get("/account/tokens", response_model=TokenList, responses=problems(401, 403, 404, 503))
+@router.get("/account/tokens", response_model=TokenList, responses=problems(401, 403, 503))
 async def list_tokens(people: PeopleDep, caller: ManagerDep) -> TokenList:
     """The tokens of the account."""
     return TokenList(items=[TokenInfo.of(token) for token in await people.accounts.tokens(caller)])
@@ -59,7 +59,7 @@ async def list_tokens(people: PeopleDep, caller: ManagerDep) -> TokenList:
     status_code=201,
     response_model=MadeToken,
     openapi_extra=body_of(NewToken, form=False),
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    responses=problems(400, 401, 403, 413, 415, 422, 503),
 )
 async def make_token(request: Request, people: PeopleDep, caller: ManagerDep) -> MadeToken:
     """Make a token for a program. Its secret is in this answer only."""
