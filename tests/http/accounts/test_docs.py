@@ -1,0 +1,26 @@
+"""The document of the API, where there are accounts, says how to be let in, and the console asks for it."""
+
+from tests.http.accounts.conftest import Person, Private
+
+FOR_EVERYBODY = {"/sign-up", "/login", "/health", "/health/live", "/health/ready"}
+
+
+def test_the_document_says_how_to_be_let_in(private: Private, person: Person) -> None:
+    assert private.ask("GET", "/openapi.json").status_code == 401
+    document = person.ask("GET", "/openapi.json").json()
+    schemes = document["components"]["securitySchemes"]
+    assert {(scheme["type"], scheme["scheme"]) for scheme in schemes.values()} == {
+        ("http", "basic"),
+        ("http", "bearer"),
+    }
+    assert {name for each in document["security"] for name in each} == set(schemes)
+    operations = [(path, one) for path, all_of in document["paths"].items() for one in all_of.values()]
+    assert {path for path, one in operations if one.get("security") == []} == FOR_EVERYBODY
+    assert all("401" in one["responses"] for path, one in operations if path not in FOR_EVERYBODY)
+
+
+def test_the_console_is_for_those_who_are_let_in(private: Private, person: Person) -> None:
+    assert private.ask("GET", "/docs").status_code == 401
+    page = person.ask("GET", "/docs")
+    assert page.status_code == 200
+    assert "swagger-ui" in page.text
