@@ -19,6 +19,7 @@ EVERYTHING = {
     "library",
     "uploads",
     "media",
+    "observing",
     "database",
     "resources",
     "logs",
@@ -36,11 +37,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "library": {"storage", "events", "accounts"},
     "uploads": {"library", "storage", "events"},
     "media": {"storage", "library"},
+    "observing": {"storage"},
     "database": {"storage", "settings", "accounts"},
-    "resources": {"storage", "streaming", "events", "library", "uploads", "media", "accounts"},
+    "resources": {"storage", "streaming", "events", "library", "uploads", "media", "accounts", "observing"},
     "main": EVERYTHING,
     "logs": set(),
-    "server": {"storage", "settings", "logs"},
+    "server": {"storage", "settings", "logs", "observing"},
     "cli": EVERYTHING,
     "__init__": set(),
 }
@@ -63,6 +65,7 @@ ONLY_IN: dict[str, set[str]] = {
     "click": {"cli"},
     "itsdangerous": {"accounts"},
     "jinja2": {"resources"},
+    "prometheus_client": {"observing"},
     "python_multipart": {"uploads"},
 }
 
