@@ -226,12 +226,17 @@ class Settings(BaseSettings):
 def load(prepare: Callable[[Settings], object] | None = None) -> Settings:
     """The settings of this process. ConfigurationError names what is wrong with each; names that are like
     those of settings, and are none, are logged, after `prepare` was called with the settings."""
-    settings = _read(PREFIX)
+    settings = read()
     if prepare is not None:
         prepare(settings)
     if names := unknown():
         _log.warning("There is no such setting: %s", ", ".join(names))
     return settings
+
+
+def read() -> Settings:
+    """The settings of this process, with nothing said of what is no setting. ConfigurationError."""
+    return _read(PREFIX)
 
 
 def unknown() -> list[str]:

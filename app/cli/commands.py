@@ -16,6 +16,7 @@ import click
 from app import logs
 from app.accounts.making import new_invite
 from app.cli.accounts import account
+from app.cli.doctor import doctor
 from app.cli.sentences import in_a_sentence
 from app.database import Stores, check_apart, open_accounts, open_database, prepare_database
 from app.library.copying import LEFT_BEHIND, copy
@@ -42,6 +43,7 @@ def main() -> None:
 
 
 main.add_command(account)
+main.add_command(doctor)
 
 
 @main.command("serve")
