@@ -140,8 +140,8 @@ RULES: tuple[_Rule, ...] = (
     (
         Level.FIX,
         lambda s: s.storage == "filesystem" and _ignored("mongodb_url", "users_url")(s),
-        "SEEKABLE_MONGODB_URL and SEEKABLE_USERS_URL do not count: set SEEKABLE_STORAGE=gridfs, or leave them "
-        "away.",
+        "SEEKABLE_MONGODB_URL and SEEKABLE_USERS_URL do not count: set SEEKABLE_STORAGE=gridfs, or leave "
+        "them away.",
     ),
     (
         Level.NOTE,
@@ -172,9 +172,7 @@ def of_folder(settings: Settings, facts: FolderFacts) -> Iterator[Finding]:
     """What the folder of files says."""
     where = f"SEEKABLE_FILES_DIR={settings.files_dir}"
     if not facts.writable:
-        yield Finding(
-            Level.FIX, f"{where} cannot be written by this user, or is not there and cannot be made."
-        )
+        yield Finding(Level.FIX, f"{where} cannot be written by this user, or cannot be made.")
         return
     if not facts.exists:
         yield Finding(Level.NOTE, f"{where} is not there; `seekable serve` makes it.")
@@ -209,9 +207,7 @@ def _of_room(settings: Settings, facts: FolderFacts, where: str) -> Iterator[Fin
 
 def _of_sync(facts: FolderFacts, where: str) -> Iterator[Finding]:
     if facts.kind in _IN_MEMORY:
-        yield Finding(
-            Level.FIX, f"{where} is in memory ({facts.kind}): the next start of the machine loses it."
-        )
+        yield Finding(Level.FIX, f"{where} is in memory ({facts.kind}): the machine's next start loses it.")
     elif barriers := facts.options & _NO_BARRIERS:
         yield Finding(
             Level.FIX, f"{where} is mounted with {', '.join(sorted(barriers))}: a power cut loses uploads."

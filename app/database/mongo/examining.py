@@ -16,10 +16,9 @@ from app.database.mongo.connection import (
     FILES_INDEXES,
     Connection,
     Database,
-    Stored,
     indexes_of,
 )
-from app.database.mongo.documents import Media
+from app.database.mongo.documents import Media, Stored
 from app.database.mongo.users import USERS, Users
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
