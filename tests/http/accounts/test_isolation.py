@@ -252,7 +252,11 @@ def seen(answer: httpx.Response, place: Place) -> tuple[int, dict[str, str], obj
         body = json.loads(text)
         if isinstance(body, dict):
             body = {key: value for key, value in body.items() if key not in VOLATILE}
-    headers = {name: place.without(value) for name, value in answer.headers.items() if name != "date"}
+    headers = {
+        name: place.without(value)
+        for name, value in answer.headers.items()
+        if name not in ("date", "x-request-id")
+    }
     return answer.status_code, headers, body
 
 
