@@ -62,8 +62,9 @@ class Requests:
         key = scope["method"], "" if route is None else route.path_format, status
         answers = self.answers.get(key) or self._of(*key)
         answers.count += 1
-        answers.received += request.received
         answers.sent += sent
+        if request.received:
+            answers.received += request.received
         if waited is not None:
             answers.buckets[bisect_left(BUCKETS, waited)] += 1
             answers.waited += waited

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -19,11 +19,19 @@ _CLOSE = (b"connection", b"close")
 _log = logging.getLogger(logs.REQUESTS)
 
 
-class Exchange:
-    """What the program is called with to answer one request of a connection, which `began` at a time.
+class Edge(NamedTuple):
+    """What is to be done of every request."""
 
-    `log` is whether it gets a record in the log, and `name` whether others that belong to it name it.
-    """
+    requests: Requests
+    """Where it is counted."""
+    log: bool
+    """Whether it gets a record in the log."""
+    name: bool
+    """Whether records that belong to it name it."""
+
+
+class Exchange:
+    """What the program is called with to answer one request of a connection, which `began` at a time."""
 
     # Written where they are another: each costs, thousands of times a second.
     received = 0
@@ -42,20 +50,19 @@ class Exchange:
         transport: asyncio.Transport,
         flow: FlowControl,
         sender: FileSender | None,
-        requests: Requests,
-        log: bool,
-        name: bool,
+        edge: Edge,
         began: float,
     ) -> None:
-        self.scope: Any = cycle.scope
         self._cycle = cycle
         self._transport = transport
         self._flow = flow
         self._sender = sender
-        self._requests = requests
-        self._logs = log
-        self._names = name
+        self._edge = edge
         self._began = began
+
+    @property
+    def scope(self) -> Any:
+        return self._cycle.scope
 
     @property
     def id(self) -> str:
@@ -71,10 +78,11 @@ class Exchange:
 
     async def run(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         """Have the program answer; an ASGI application but for its first parameter."""
+        requests, log, name = self._edge
         if self._sender is not None:
             self._files = self._sender.sent
-        self._requests.running.add(self)
-        if self._names:
+        requests.running.add(self)
+        if name:
             logs.ASKED.set(self)
         try:
             await app(scope, self._receive, self._send)
@@ -82,8 +90,8 @@ class Exchange:
             self._status = self._status or 500  # uvicorn says so
             raise
         finally:
-            self._requests.ended(self, self._status, self._first, self.sent)
-            if self._logs:
+            requests.ended(self, self._status, self._first, self.sent)
+            if log:
                 self._say()
 
     async def _receive(self) -> Any:
@@ -104,7 +112,7 @@ class Exchange:
             await self._send_file(message)
             return
         await self._cycle.send(message)
-        if kind == "http.response.body" and self.scope["method"] != "HEAD":
+        if kind == "http.response.body" and self._cycle.scope["method"] != "HEAD":
             self._bodies += len(message.get("body", b""))
 
     def _completed(self, message: Any) -> Any:

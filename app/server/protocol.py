@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.observing.requests import Requests
 from app.server.body import LONG, BodyReader, length_of
 from app.server.deadlines import Limits, State, Waiting, Watch, waiting_for
-from app.server.exchange import Exchange
+from app.server.exchange import Edge, Exchange
 from app.server.expected import missing
 from app.server.identity import identity
 from app.server.refusal import refusal
@@ -87,7 +87,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
         self.flow = _Flow(self.transport, self.pipeline)
-        self._requests: Requests = self.app_state["requests"]
+        requests: Requests = self.app_state["requests"]
+        self._edge = Edge(requests, self.config.log_requests, self.config.name_requests)
         self._begun = False  # a request whose end has not come
         self._head = False  # nor the end of its head
         self._received = 0
@@ -218,7 +219,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.write(refusal(status, detail, identity(self.headers or ())))
-            self._requests.refused(status)
+            self._edge.requests.refused(status)
             self._leave()
             self.transport.close()
 
@@ -272,17 +273,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._sender is not None:
             cycle.scope["extensions"] = {EXTENSION: {}}
-        config = self.config
-        exchange = Exchange(
-            cycle,
-            self.transport,
-            self.flow,
-            self._sender,
-            self._requests,
-            config.log_requests,
-            config.name_requests,
-            self._began,
-        )
+        exchange = Exchange(cycle, self.transport, self.flow, self._sender, self._edge, self._began)
         super()._start_asgi_task(cycle, partial(exchange.run, app))
 
 
