@@ -135,7 +135,10 @@ class Exchange:
         count = message["count"]
         if not cycle.response_started or cycle.chunked_encoding or count > cycle.expected_content_length:
             raise RuntimeError("A file is sent within the Content-Length of an answer that has begun.")
-        await self._sender.send(message["file"].fileno(), message["offset"], count)
+        file, offset = message["file"].fileno(), message["offset"]
+        sent = self._sender.send_now(file, offset, count)
+        if sent < count:
+            await self._sender.send(file, offset + sent, count - sent)
         cycle.expected_content_length -= count
         if not message.get("more_body", False):
             self._complete()
