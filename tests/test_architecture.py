@@ -59,7 +59,7 @@ ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"resources", "main", "streaming.response"},
     "starlette": {"resources", "main", "streaming.response"},
     "uvicorn": {"server", "cli"},
-    "pydantic": {"resources", "settings", "cli.accounts"},
+    "pydantic": {"resources", "settings", "cli.accounts", "cli.diagnosis"},
     "pydantic_settings": {"resources", "settings"},
     "argon2": {"accounts"},
     "click": {"cli"},
