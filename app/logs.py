@@ -178,7 +178,7 @@ _CONFIG: dict[str, Any] = {
         "said": {
             "class": "app.logs.LineHandler",
             "stream": "ext://sys.stderr",
-            "filters": [without_echo],
+            "filters": [without_echo, without_secrets],  # it is told of WebSockets, too
         },
         "asked": {
             "class": "app.logs.LineHandler",

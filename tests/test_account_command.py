@@ -7,12 +7,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.accounts.models import Account, Scope, Session, SigningKey, Token
+from app.accounts.models import Account, Link, Scope, Session, SigningKey, Token
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
 from app.database import open_accounts
@@ -80,20 +81,26 @@ def test_accounts_are_made_changed_and_removed(
     else:
         assert second[5].endswith(f'{{"library": "{bert.id}"}}')
 
-    token, session = _token(bert), _session(bert)
+    token, session, link = _token(bert), _session(bert), _link(bert)
     store.add_token(token)
+    store.add_link(link)
     store.add_session(session, version=1)
     assert run("reset", "bert@nas", given=b"another password").returncode == 0
     found = store.account_of("bert@nas")
     assert found is not None
     assert Passwords().match(found.password, "another password")
     assert found.version == 2
-    assert store.token(token.hash) is store.session(session.hash) is None
+    assert store.token(token.hash) is store.session(session.hash) is store.link(link.id) is None
 
     for command, is_so in (("disable", {"disabled": True}), ("enable", {}), ("remove", {"leaving": True})):
         assert run(command, "bert@nas").returncode == 0
         assert store.account(bert.id) == replace(found, **is_so)
     assert run("list").stdout.splitlines()[2].split("\t")[2] == "leaving"
+
+
+def _link(account: Account) -> Link:
+    at = account.created_at
+    return Link("id", account.id, "film.mp4", False, False, False, at, at + timedelta(days=1))
 
 
 def _token(account: Account) -> Token:

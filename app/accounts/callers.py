@@ -159,7 +159,7 @@ class Callers:
             raise WrongCredentials("This login has expired.")
         if at - session.seen_at >= min(self._idle / 20, timedelta(hours=1)):
             await self.ask(self._store.see_session, key, at)
-            self._sessions.forget()
+            self._sessions.discard(key)
         return Caller(account, BySession(key, ends_at), ALL)
 
     async def by_token(self, secret: str) -> Caller:

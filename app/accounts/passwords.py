@@ -1,5 +1,7 @@
 """Passwords, and what is kept of them: Argon2id (RFC 9106)."""
 
+import unicodedata
+
 import argon2
 from argon2.exceptions import InvalidHashError, VerificationError
 
@@ -41,5 +43,6 @@ class Passwords:
 
 
 def _bytes(password: str) -> bytes:
+    password = unicodedata.normalize("NFC", password)  # RFC 8265 4.2.2: keyboards differ
     # JSON can hold lone surrogates, which UTF-8 cannot.
     return password.encode(errors="surrogatepass")

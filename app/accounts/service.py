@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
@@ -11,7 +12,13 @@ from uuid import uuid4
 
 from app.accounts.callers import TOKEN_PREFIX, Caller, Callers
 from app.accounts.emails import check_email
-from app.accounts.errors import BadCredentials, NotPermitted, SignUpRefused, WrongCredentials
+from app.accounts.errors import (
+    BadCredentials,
+    NotPermitted,
+    SignUpRefused,
+    UnknownAccount,
+    WrongCredentials,
+)
 from app.accounts.links import Kind
 from app.accounts.making import hashed, new_account, new_invite, now
 from app.accounts.models import Account, Invite, Link, Scope, Session, Token
@@ -104,7 +111,8 @@ class Accounts:
         await self._change(self._store.remove_session, hashed(secret))
 
     async def change_password(self, caller: Caller, old: str, new: str, *, address: str) -> Account:
-        """The account with its new password. Every login of it is over. WrongCredentials, BadCredentials."""
+        """The account with its new password. Every login of it is over, and every playlist that a player has
+        fetched. WrongCredentials, BadCredentials."""
         account = await self._confirmed(caller, old, address)
         password = await self._hashing.run(self._passwords.hash, new)
         changed = await self.callers.ask(
@@ -113,6 +121,7 @@ class Accounts:
         self.callers.forget()
         if not changed:
             raise WrongCredentials("The account has just changed.")
+        await self._end_playlists(account.id)
         return replace(account, password=password, version=account.version + 1)
 
     async def leave(self, caller: Caller, password: str, *, address: str) -> None:
@@ -144,6 +153,14 @@ class Accounts:
     async def revoke_token(self, caller: Caller, token_id: str) -> None:
         """UnknownAccount, if there is none."""
         await self._change(self._store.remove_token, caller.account.id, token_id)
+        await self._end_playlists(caller.account.id)
+
+    async def _end_playlists(self, account_id: str) -> None:
+        """Let no entry of a playlist count that a player has fetched: perhaps with what no longer counts."""
+        for link in await self.callers.ask(self._store.links, account_id):
+            if link.automatic:
+                with suppress(UnknownAccount):  # somebody else was faster
+                    await self._change(self._store.remove_link, account_id, link.id)
 
     async def make_link(
         self, caller: Caller, path: str, *, playlist: bool, recursive: bool, lasts: timedelta

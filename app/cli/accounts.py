@@ -110,11 +110,13 @@ def list_command() -> None:
 @account.command()
 @click.argument("email")
 def reset(email: str) -> None:
-    """Give an account another password. Its logins and tokens are over."""
+    """Give an account another password. Its logins, tokens and links are over."""
     with _of(email) as (store, found):
         if not store.set_password(found.id, _hash(), version=found.version):
             raise BadCredentials("The password was changed meanwhile; run the command again.")
         store.remove_tokens(found.id)
+        for link in store.links(found.id):
+            store.remove_link(found.id, link.id)
 
 
 @account.command()

@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from app.accounts.models import Account
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.storage.contract import Storage
-from app.storage.errors import NotFound, StorageError
-from app.storage.types import Expect, Listing
+from app.storage.errors import NotFound, StorageError, StorageUnavailable
+from app.storage.types import Expect, FileInfo, Listing
 
 LOOK_EVERY_S = 60
 """How often it is looked for accounts that a command marked, or another process left behind."""
@@ -48,14 +48,11 @@ class Departures:
         """Go on until cancelled. What goes wrong is logged, and tried again."""
         while True:
             self._asked.clear()
-            try:
+            async with _logged():
                 for account in await self._leaving():
-                    await self._clear(account)
-                    await self._remove(account.id)
-            except StorageError as error:
-                _log.error("The files of an account that was deleted are still there: %s", error)
-            except Exception:
-                _log.exception("The files of an account that was deleted are still there")
+                    async with _logged():  # each by itself, or one that cannot go keeps all behind it
+                        await self._clear(account)
+                        await self._remove(account.id)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._asked.wait()
@@ -66,6 +63,24 @@ class Departures:
             pass
         listing = Listing(account.library, recursive=True)
         while (page := await self._storage.page(listing, cursor=None, limit=_PAGE_SIZE)).items:
-            for info in page.items:
-                with contextlib.suppress(NotFound):
-                    await self._library.remove(info, expect=Expect.ANY)
+            removed = [await self._removed(info) for info in page.items]
+            if not any(removed):
+                raise StorageUnavailable("They are listed, and not found.")
+
+    async def _removed(self, info: FileInfo) -> bool:
+        try:
+            await self._library.remove(info, expect=Expect.ANY)
+        except NotFound:
+            return False
+        return True
+
+
+@contextlib.asynccontextmanager
+async def _logged() -> AsyncIterator[None]:
+    """What goes wrong inside is told to the log."""
+    try:
+        yield
+    except StorageError as error:
+        _log.error("The files of an account that was deleted are still there: %s", error)
+    except Exception:
+        _log.exception("The files of an account that was deleted are still there")

@@ -61,7 +61,8 @@ class Quotas:
     @asynccontextmanager
     async def turn(self, library: str) -> AsyncIterator[None]:
         """Inside, nobody else stores anything in the library."""
-        async with self._library(library).turn:
+        held = self._library(library)  # by a name, or it is gone at once, and the next to come gets another
+        async with held.turn:
             yield
 
     def _library(self, name: str) -> _Library:

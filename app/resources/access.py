@@ -20,6 +20,7 @@ from app.resources.admission import SAFE_METHODS
 from app.resources.bodies import client_of
 from app.resources.deps import Services
 from app.resources.errors import EXPECTED, explained
+from app.resources.pages import error_page, is_for_a_person
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, clean_folder
 
@@ -47,9 +48,16 @@ class AccessMiddleware:
             page = _login_page(request) if isinstance(request, Request) else None
             await (page or await explained(request, error))(scope, receive, send)
         except EXPECTED as error:
-            await (await explained(request, error))(scope, receive, send)
+            await (await _told(request, error))(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+async def _told(request: HTTPConnection, error: Exception) -> Response:
+    """Why it is refused; of a link as a page, where it is a person who has followed it."""
+    if isinstance(error, LinkRefused) and isinstance(request, Request) and is_for_a_person(request):
+        return await error_page(request, error)
+    return await explained(request, error)
 
 
 def _is_for_everybody(scope: Scope) -> bool:
@@ -129,7 +137,7 @@ async def _linked(callers: Callers, path: str, query: QueryParams) -> Caller:
 
 def _login_page(request: Request) -> Response | None:
     """Where a person who comes by a browser is sent."""
-    if "text/html" not in request.headers.get("accept", ""):
+    if not is_for_a_person(request):
         return None
     root = request.scope.get("root_path", "")
     path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")

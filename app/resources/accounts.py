@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import RedirectResponse
 
-from app.accounts.errors import AccountError
+from app.accounts.errors import AccountError, NotPermitted
 from app.accounts.models import Account
 from app.resources import cookies
 from app.resources.bodies import client_of
@@ -15,7 +15,7 @@ from app.resources.challenges import BEARER
 from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep
 from app.resources.errors import explained
 from app.resources.fields import fields_of, is_json, text
-from app.resources.pages import page
+from app.resources.pages import is_for_a_person, page
 from app.resources.problems import Problem, problems
 from app.uploads.errors import UploadError
 
@@ -66,8 +66,15 @@ def body_of(model: type[BaseModel], *, form: bool = True) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
 
 
+async def of_our_own(request: Request, services: ServicesDep) -> None:
+    """NotPermitted, if a page of another site asks."""
+    if not cookies.may_be_given(request.headers, base_url=services.base_url):
+        raise NotPermitted("Pages of other sites may log nobody in here; they may use a token.")
+
+
 @router.post(
     "/sign-up",
+    dependencies=[Depends(of_our_own)],
     status_code=201,
     response_model=AccountInfo,
     openapi_extra=body_of(NewAccount),
@@ -95,9 +102,10 @@ async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) ->
 
 @router.post(
     "/login",
+    dependencies=[Depends(of_our_own)],
     response_model=AccountInfo,
     openapi_extra=body_of(Credentials),
-    responses={303: {"description": "To a form."}, **problems(400, 401, 413, 415, 422, 429, 503)},
+    responses={303: {"description": "To a form."}, **problems(400, 401, 403, 413, 415, 422, 429, 503)},
 )
 async def login(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
     """Log in: the answer sets a cookie."""
@@ -235,7 +243,7 @@ async def _info(services: Services, people: People, account: Account) -> Account
 
 
 def _is_form(request: Request) -> bool:
-    return "text/html" in request.headers.get("accept", "") and not is_json(request)
+    return is_for_a_person(request) and not is_json(request)
 
 
 def _to_login(request: Request) -> Response:

@@ -8,6 +8,9 @@ from starlette.responses import Response
 
 from app.resources.admission import SAFE_METHODS, is_own
 
+_OWN_SITES = ("none", "same-origin")
+"""In a Sec-Fetch-Site."""
+
 
 def secret_in(request: HTTPConnection, *, secure: bool) -> str | None:
     """What the browser's cookie holds, if there is one."""
@@ -38,13 +41,23 @@ def counts(method: str, headers: Headers, *, base_url: str | None) -> bool:
     """Whether a cookie says that a person wants this: not if a page of another site asks. Browsers tell
     (Fetch: Sec-Fetch-Site, Origin); a link on another page may be followed all the same. Ours are at the
     base URL, too, whatever Host a proxy asks for."""
-    base = urlsplit(base_url or "")
-    ours = f"{base.scheme}://{base.netloc}".lower()
-    site = headers.get("sec-fetch-site", "none")
-    if not all(is_own(origin, headers) or origin.lower() == ours for origin in headers.getlist("origin")):
+    if not _is_ours(headers, base_url):
         return False
     followed = method in SAFE_METHODS and headers.get("sec-fetch-mode") == "navigate"
-    return site in ("none", "same-origin") or followed
+    return headers.get("sec-fetch-site", "none") in _OWN_SITES or followed
+
+
+def may_be_given(headers: Headers, *, base_url: str | None) -> bool:
+    """Whether a page of ours asks for one, or no page at all. One of another site, though it may write here,
+    would log people in to an account of its own choice."""
+    site = headers.get("sec-fetch-site")
+    return _is_ours(headers, base_url) if site is None else site in _OWN_SITES
+
+
+def _is_ours(headers: Headers, base_url: str | None) -> bool:
+    base = urlsplit(base_url or "")
+    ours = f"{base.scheme}://{base.netloc}".lower()
+    return all(is_own(origin, headers) or origin.lower() == ours for origin in headers.getlist("origin"))
 
 
 def _name(request: HTTPConnection, secure: bool) -> str:

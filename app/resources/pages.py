@@ -88,12 +88,22 @@ class PageRoute(APIRoute):
             try:
                 return await answer(request)
             except (AccountError, StorageError, RequestValidationError) as error:
-                told = await explained(request, error)
-                problem = Problem.model_validate_json(bytes(told.body))
-                kept = {name: value for name, value in told.headers.items() if name == "retry-after"}
-                return page(request, "error.html", problem.status, kept, problem=problem, folder="")
+                return await error_page(request, error)
 
         return answer_in_html
+
+
+async def error_page(request: Request, error: Exception) -> Response:
+    """The answer to an error of the table, as a page."""
+    told = await explained(request, error)
+    problem = Problem.model_validate_json(bytes(told.body))
+    kept = {name: value for name, value in told.headers.items() if name == "retry-after"}
+    return page(request, "error.html", problem.status, kept, problem=problem, folder="")
+
+
+def is_for_a_person(request: Request) -> bool:
+    """Whether a browser asks that shows the answer; players and scripts take anything."""
+    return "text/html" in request.headers.get("accept", "")
 
 
 def kind_of(content_type: str) -> str:
@@ -117,7 +127,9 @@ def page(
     caller = getattr(request.state, "caller", None)
     account = caller.account if caller is not None else None
     text = _templates().get_template(template).render(links=links, account=account, **context)
-    return HTMLResponse(text, status, headers={**HEADERS, **(headers or {})})
+    # What is somebody's is not shown to whoever goes back in the browser when they have logged out.
+    kept = {"cache-control": "no-store"} if account is not None else {}
+    return HTMLResponse(text, status, headers={**HEADERS, **kept, **(headers or {})})
 
 
 @cache

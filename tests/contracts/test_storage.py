@@ -568,7 +568,7 @@ async def test_versions_of_one_size_are_told_apart(storage: Storage) -> None:
     await put(storage, data=bytes(64))
 
     async def write(number: int) -> None:
-        for turn in range(15):
+        for turn in range(8):
             await put(storage, data=bytes([number, turn]) * 32)
 
     async def watch() -> None:
@@ -586,7 +586,7 @@ async def test_an_id_is_found_while_its_file_moves(storage: Storage) -> None:
     places = [Key(SHARED, "films", "film.mp4"), Key(SHARED, "other", "place")]
 
     async def move() -> None:
-        for turn in range(60):
+        for turn in range(30):
             await storage.move(places[turn % 2], places[(turn + 1) % 2])
 
     async def watch() -> None:

@@ -173,7 +173,7 @@ async def test_what_changes_between_two_steps_harms_nothing(storage: Storage, st
             await storage.move(*places[:: 1 if number % 2 else -1])
             if number == 1:
                 await storage.delete(Key(SHARED, "films", "empty"))
-            if number > 12:
+            if number > 7:
                 break
     assert await read(storage, Key(SHARED, "films", "big.mkv")) == BIG[number:]
     top = "other/top.mp4" if number % 2 else "top.mp4"
@@ -194,7 +194,7 @@ async def test_changes_at_the_same_time_are_no_finding_and_no_fault(storage: Sto
 
     async def change(name: str) -> None:
         here, there = (Key(key.library, key.folder, name) for key in keys)
-        for turn in range(12):
+        for turn in range(6):
             await put(storage, here, name.encode() * turn)
             await put(storage, here, BIG[:turn])
             await storage.move(here, there)

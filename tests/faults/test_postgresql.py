@@ -19,7 +19,7 @@ from tests.support import Server, running
 Until = Callable[..., bool]
 
 FILM = random.Random(1).randbytes(300_000)
-RESTARTS = 8
+RESTARTS = 5
 WRITERS = 4
 ANSWERED_WITHIN_S = 5
 

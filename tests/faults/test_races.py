@@ -162,7 +162,7 @@ def test_puts_and_deletions_that_race(server: Server, folder: str) -> None:
     def change(number: int) -> set[tuple[str, int]]:
         seen = set()
         with server.client() as http:
-            for turn in range(30):
+            for turn in range(16):
                 method, content = ("PUT", b"data") if (number + turn) % 2 else ("DELETE", None)
                 seen.add((method, http.request(method, target, content=content).status_code))
         return seen
@@ -198,7 +198,7 @@ def test_a_file_and_a_folder_that_come_and_go_at_one_path(server: Server, folder
         seen = set()
         path = f"/files/{folder}/x" + ("/below.mp4" if number % 2 else "")
         with server.client() as http:
-            for turn in range(40):
+            for turn in range(20):
                 method, content = ("DELETE", None) if turn % 2 else ("PUT", b"data")
                 seen.add((method, http.request(method, path, content=content).status_code))
             seen.add(("GET", http.get(path).status_code))

@@ -483,7 +483,7 @@ def test_serve_refuses_to_be_reached_by_others(tmp_path: Path, host: str, how: s
     environment = without_settings() | said
     result = completed("serve", "--port", "0", *options, folder=tmp_path, environment=environment)
     assert result.returncode != 0
-    assert "SEEKABLE_ACCESS=open" in result.stderr
+    assert "SEEKABLE_ACCESS=accounts" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,8 @@
 """Films play and seek in the players that people use."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ import pytest
 from tests.live.clients import Vlc, answers, until
 from tests.live.conftest import SECONDS
 from tests.support import Server, need, run
+from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
 
@@ -20,7 +22,10 @@ Put = Callable[[Path, str], dict[str, Any]]
 @pytest.fixture
 def put(server: Server, folder: str) -> Put:
     """Store a film under a name; its JSON."""
+    return putting(server, folder)
 
+
+def putting(server: Server, folder: str) -> Put:
     def put(film: Path, name: str) -> dict[str, Any]:
         with server.client() as client, film.open("rb") as body:
             answer = client.put(f"/files/{folder}/{quote(name, safe='')}", content=body)
@@ -31,11 +36,32 @@ def put(server: Server, folder: str) -> Put:
     return put
 
 
-@pytest.fixture
-def watch(server: Server) -> Callable[[str], Vlc]:
-    """VLC at a URL; the server's log, not VLC, says whether it went well."""
+watching = Together("watching")
+"""Tests of VLC, which takes its time; the server's log, not VLC, says whether it went well."""
+
+
+@dataclass
+class Cinema:
+    """A server with a folder, and films to put there."""
+
+    server: Server
+    put: Put
+    film: Path
+    long_film: Path
+    matroska_film: Path
+
+
+@pytest.fixture(scope="module", name="watching")
+def begun_watching(
+    request: pytest.FixtureRequest, server: Server, film: Path, long_film: Path, matroska_film: Path
+) -> Iterator[Outcomes]:
     need("vlc", "setpriv")
-    return Vlc
+
+    def cinema(name: str) -> tuple[Cinema]:
+        return (Cinema(server, putting(server, name), film, long_film, matroska_film),)
+
+    with watching.begun(request, cinema) as outcomes:
+        yield outcomes
 
 
 def duration(url: str) -> float:
@@ -107,12 +133,12 @@ def test_a_film_of_any_name_plays_at_its_own_url(name: str, film: Path, server: 
         assert set(answers(server, url)) == {206}
 
 
-def test_vlc_opens_a_film_and_seeks_twice(
-    long_film: Path, server: Server, put: Put, watch: Callable[[str], Vlc]
-) -> None:
-    file = put(long_film, "film.mp4")
+@watching
+def test_vlc_opens_a_film_and_seeks_twice(cinema: Cinema) -> None:
+    server, long_film = cinema.server, cinema.long_film
+    file = cinema.put(long_film, "film.mp4")
     url = file["url"]
-    with watch(url) as vlc:
+    with Vlc(url) as vlc:
         vlc.play_to(1)
         assert vlc.ask("get_length") == pytest.approx(SECONDS, abs=1)
         for second in (45, 10):
@@ -132,25 +158,31 @@ def test_vlc_opens_a_film_and_seeks_twice(
     assert any(start > long_film.stat().st_size / 2 for start in starts[2:]), "second 45"
 
 
-@pytest.mark.parametrize("name", ["100% #1? 🎬 סרט.mp4", "film.mkv"])
-def test_vlc_plays_any_name(
-    name: str, request: pytest.FixtureRequest, server: Server, put: Put, watch: Callable[[str], Vlc]
-) -> None:
-    film: Path = request.getfixturevalue("matroska_film" if name.endswith(".mkv") else "film")
-    file = put(film, name)
-    with watch(file["url"]) as vlc:
+@watching
+def test_vlc_plays_any_name(cinema: Cinema) -> None:
+    plays(cinema, cinema.film, "100% #1? 🎬 סרט.mp4")
+
+
+@watching
+def test_vlc_plays_matroska(cinema: Cinema) -> None:
+    plays(cinema, cinema.matroska_film, "film.mkv")
+
+
+def plays(cinema: Cinema, film: Path, name: str) -> None:
+    file = cinema.put(film, name)
+    with Vlc(file["url"]) as vlc:
         vlc.play_to(1)
-    assert set(answers(server, file["url"])) == {206}
+    assert set(answers(cinema.server, file["url"])) == {206}
 
 
-def test_vlc_sees_one_film_while_it_is_replaced(
-    long_film: Path, film: Path, server: Server, put: Put, watch: Callable[[str], Vlc]
-) -> None:
+@watching
+def test_vlc_sees_one_film_while_it_is_replaced(cinema: Cinema) -> None:
     """Never the bytes of one version after those of another: a seek is then refused, by its If-Match."""
-    file = put(long_film, "film.mp4")
-    with watch(file["url"]) as vlc:
+    server = cinema.server
+    file = cinema.put(cinema.long_film, "film.mp4")
+    with Vlc(file["url"]) as vlc:
         vlc.play_to(1)
-        with server.client() as client, film.open("rb") as body:
+        with server.client() as client, cinema.film.open("rb") as body:
             assert client.put(file["url"], content=body).status_code == 204
         vlc.tell("seek 45")
         until(lambda: answers(server, file["url"])[-1] != 206, "the seek")

@@ -1,6 +1,7 @@
 """Players play whole folders from their playlists, through to the last film, whatever the names."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.live.clients import Vlc, answers, until
 from tests.support import Server, need, run
+from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
 
@@ -16,6 +18,10 @@ NAMES = ["#1? 100% & <b>.mp4", '-film 🎬, it\'s - "2".mp4', "סרט עברי.m
 
 @pytest.fixture
 def films(server: Server, folder: str, film: Path, matroska_film: Path) -> list[str]:
+    return stored(server, folder, film, matroska_film)
+
+
+def stored(server: Server, folder: str, film: Path, matroska_film: Path) -> list[str]:
     """The addresses of three films in a folder with a name as odd as theirs, and of none that is no film."""
     inside = f"{folder}/a&b #1"
     with server.client() as client:
@@ -30,9 +36,35 @@ def playlist(server: Server, folder: str, kind: str) -> str:
     return f"{server.url}/playlist.{kind}?folder={quote(f'{folder}/a&b #1', safe='')}"
 
 
-@pytest.mark.parametrize("kind", ["m3u", "xspf"])
-def test_vlc_plays_to_the_third_film(kind: str, server: Server, folder: str, films: list[str]) -> None:
+watching = Together("watching")
+"""Tests of VLC, which takes its time."""
+
+
+@pytest.fixture(scope="module", name="watching")
+def begun_watching(
+    request: pytest.FixtureRequest, server: Server, film: Path, matroska_film: Path
+) -> Iterator[Outcomes]:
+    """Each has a folder of its own."""
     need("vlc", "setpriv")
+    with watching.begun(
+        request, lambda name: (server, name, stored(server, name, film, matroska_film))
+    ) as outcomes:
+        yield outcomes
+
+
+@watching
+def test_vlc_plays_to_the_third_film_of_an_m3u(server: Server, folder: str, films: list[str]) -> None:
+    # What stands before a " - " in an M3U, VLC takes for the artist; an XSPF leaves no doubt.
+    assert titles("m3u", server, folder, films) == [name.rpartition(" - ")[2] for name in NAMES]
+
+
+@watching
+def test_vlc_plays_to_the_third_film_of_an_xspf(server: Server, folder: str, films: list[str]) -> None:
+    assert titles("xspf", server, folder, films) == NAMES
+
+
+def titles(kind: str, server: Server, folder: str, films: list[str]) -> list[str]:
+    """What VLC calls them, which it plays one after the other."""
     with Vlc(playlist(server, folder, kind)) as vlc:
         for url in films:
             if url != films[0]:
@@ -41,8 +73,7 @@ def test_vlc_plays_to_the_third_film(kind: str, server: Server, folder: str, fil
             vlc.play_to(1)
         titles = vlc.titles()
     assert [set(answers(server, url)) for url in films] == [{206}] * 3
-    # What stands before a " - " in an M3U, VLC takes for the artist; an XSPF leaves no doubt.
-    assert titles == (NAMES if kind == "xspf" else [name.rpartition(" - ")[2] for name in NAMES])
+    return titles
 
 
 def test_mpv_plays_to_the_third_film(server: Server, folder: str, films: list[str]) -> None:

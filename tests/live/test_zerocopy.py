@@ -8,7 +8,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -272,7 +272,8 @@ def begin(running: Running) -> Iterator[Begin]:
         connections.append(connection := running.connect(buffer=65536))
         connection.request("GET", f"/files/{path}")
         assert connection.socket.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
-        connection.send(after)
+        with suppress(ConnectionError):  # it may be refused before all of it is sent
+            connection.send(after)
         time.sleep(0.1)
         return connection
 

@@ -148,6 +148,41 @@ def test_from_signing_up_to_logging_out(visit: Visitor, email: str, film: Path) 
     expect(page.get_by_role("heading", level=1)).to_have_text("1.mp4")
 
 
+def test_who_is_logged_out_while_uploading_logs_in_elsewhere_and_tries_again(
+    visit: Visitor, email: str
+) -> None:
+    visit.expected = {"401", "WebSocket"}
+    page = visit("/sign-up")
+    sign_up(page, email)
+    beside = page.context.new_page()
+    beside.goto(page.url)
+    beside.get_by_role("button", name="Log out").click()
+    beside.wait_for_url("**/login")
+    pick(page, payload("a.mp4"), payload("b.mp4", 5_000_000))
+    failed = page.locator("#uploads [data-state=failed]")
+    expect(failed).to_have_count(2)
+    expect(failed.first).to_contain_text("Log in in another tab, then try again here.")
+    log_in(beside, email)
+    beside.wait_for_url(page.url)
+    for name in ("a.mp4", "b.mp4"):
+        page.get_by_role("button", name=f"Retry: {name}").click()
+    expect(page.locator("#uploads [data-state=stored]")).to_have_count(2)
+    expect(row(page, "a.mp4")).to_be_visible()
+
+
+def test_nobody_goes_back_to_the_films_of_who_has_logged_out(visit: Visitor, email: str) -> None:
+    visit.expected = {"WebSocket"}
+    page = visit("/sign-up")
+    sign_up(page, email)
+    page.get_by_role("link", name="Settings").click()
+    page.wait_for_url("**/settings")
+    page.get_by_role("button", name="Log out").click()
+    page.wait_for_url("**/login")
+    for _ in range(2):
+        page.go_back()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+
+
 def test_two_people_at_once(visit: Visitor, email: str, film: Path) -> None:
     visit.expected = {"404"}
     pages = {who: visit("/") for who in ("anna", "ben")}

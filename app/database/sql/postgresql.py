@@ -85,6 +85,7 @@ class Postgresql(Database):
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
             use_native_hstore=False,
+            hide_parameters=True,  # which hold hashes and keys
         )
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "handle_error", _note_end)

@@ -33,7 +33,7 @@ class Sqlite(Database):
     keeps_lock = True
 
     def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
-        engine = create_engine(url, pool_size=40)
+        engine = create_engine(url, pool_size=40, hide_parameters=True)  # which hold hashes and keys
         event.listen(engine, "connect", partial(_configure, busy_timeout_ms))
         super().__init__(url, engine, read=("BEGIN",), write=("BEGIN IMMEDIATE",))
 

@@ -8,7 +8,8 @@ export const BASE = base;
 /** Whether somebody is signed in, so that files are private. */
 export const SIGNED_IN = account !== undefined;
 
-export const LOGGED_OUT = "You are logged out. Load the page again to log in.";
+// Not to load this page again: the uploads in it would be lost.
+export const LOGGED_OUT = "You are logged out. Log in in another tab, then try again here.";
 
 /** An answer that is no success. `message` is a sentence for the person; `status` is 0 without an answer. */
 export class Failure extends Error {

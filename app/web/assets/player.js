@@ -40,7 +40,8 @@ function goOn(media, id) {
     forget(id);
     media.currentTime = 0;
     notice.hidden = true;
-    media.focus();
+    // The button is gone. Not onto the media: the arrows would be left to its controls, none of which has the focus.
+    document.getElementById("main").focus();
   });
   let saved = 0;
   const save = () => {

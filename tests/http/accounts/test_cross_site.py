@@ -127,6 +127,25 @@ def test_a_site_that_may_use_the_server_does_not_do_so_with_a_cookie(guarded: Pr
         assert socket.status == 101
 
 
+@pytest.mark.parametrize("told", ["cross-site", "same-site", None])
+def test_a_site_that_may_use_the_server_logs_nobody_in(
+    told: str | None, guarded: Private, problem: Any
+) -> None:
+    """Not to an account of its own either, into which they would then put their films."""
+    body = {"email": guarded.person().email, "password": PASSWORD}
+    theirs = {"origin": "https://app.example.org"} | ({"sec-fetch-site": told} if told else {})
+    for route in ("/login", "/sign-up"):
+        for sent in ({"json": body}, {"data": body}):
+            refused = guarded.ask("POST", route, headers=theirs, **sent)
+            problem(refused, 403)
+            assert "set-cookie" not in refused.headers
+    for ours in (
+        {"origin": "https://media.example.org"},
+        {"origin": "null", "sec-fetch-site": "same-origin"},
+    ):
+        assert "set-cookie" in guarded.ask("POST", "/login", headers=ours, data=body).headers
+
+
 def test_a_preflight_is_answered_without_an_account(guarded: Private) -> None:
     answer = guarded.ask(
         "OPTIONS",

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import statistics
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from app.accounts.callers import Callers
 from app.accounts.errors import TooManyAttempts, WrongCredentials
 from app.accounts.guesses import PER_ACCOUNT, PER_ADDRESS, PER_PAIR, WINDOW_S, Guesses
 from app.accounts.passwords import Passwords
+from app.accounts.throttle import MAX_KEYS
 from app.accounts.workers import Workers
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, Person, Private, basic, bearer, browser
 
@@ -80,6 +82,13 @@ def test_who_is_right_is_not_counted(person: Person, elsewhere: Browsers) -> Non
         assert log_in(owner, person.email, PASSWORD).status_code == 200
 
 
+def test_who_is_right_is_not_counted_when_looked_at_either() -> None:
+    guesses = Guesses()
+    for _ in range(2 * PER_ACCOUNT):
+        guesses.guess("anna@example.org", "192.0.2.1")
+        guesses.was_right("anna@example.org", "192.0.2.1")
+
+
 def test_names_of_nobody_are_counted_as_those_of_accounts(elsewhere: Browsers) -> None:
     """Or the limit would tell which there are."""
     guesser = elsewhere()
@@ -103,6 +112,25 @@ def test_one_address_cannot_try_one_password_on_all_accounts() -> None:
     guesses.guess("another@example.org", "192.0.2.2")
 
 
+def test_nobody_is_kept_out_where_they_have_been_by_guesses_from_many_addresses() -> None:
+    guesses = Guesses()
+    guesses.guess("anna@example.org", "203.0.113.5")
+    guesses.was_right("anna@example.org", "203.0.113.5")
+    for number in range(PER_ACCOUNT):
+        guesses.guess("anna@example.org", f"192.0.2.{number}")
+    with pytest.raises(TooManyAttempts):
+        guesses.guess("anna@example.org", "203.0.113.6")
+    for _ in range(PER_PAIR):
+        guesses.guess("anna@example.org", "203.0.113.5")
+    with pytest.raises(TooManyAttempts):
+        guesses.guess("anna@example.org", "203.0.113.5")
+
+
+def test_a_password_is_the_same_from_every_keyboard() -> None:
+    passwords = Passwords()
+    assert passwords.match(passwords.hash("caf\u00e9 caf\u00e9"), "cafe\u0301 cafe\u0301")
+
+
 def test_a_network_of_ipv6_is_one_address() -> None:
     """A home has 2⁶⁴ of them, at least."""
     guesses = Guesses()
@@ -123,6 +151,39 @@ def test_many_addresses_together_get_no_further_than_the_limit_of_the_account() 
         guesses.guess("anna@example.org", f"192.0.2.{number}")
     with pytest.raises(TooManyAttempts):
         guesses.guess("anna@example.org", "198.51.100.1")
+
+
+def test_who_has_to_wait_for_one_account_is_let_in_to_another() -> None:
+    """A player with a password of before asks on and on, and the family is behind the same address."""
+    guesses = Guesses()
+    for _ in range(PER_PAIR):
+        guesses.guess("anna@example.org", "192.0.2.1")
+    for _ in range(2 * PER_ADDRESS):
+        with pytest.raises(TooManyAttempts):
+            guesses.guess("anna@example.org", "192.0.2.1")
+    guesses.guess("ben@example.org", "192.0.2.1")
+
+
+def test_owners_who_wait_for_what_others_guessed_do_not_wait_for_their_own_tries() -> None:
+    guesses = Guesses()
+    for number in range(PER_ACCOUNT):
+        guesses.guess("anna@example.org", f"192.0.2.{number}")
+    for _ in range(2 * PER_ADDRESS):
+        with pytest.raises(TooManyAttempts) as refused:
+            guesses.guess("anna@example.org", "198.51.100.1")
+    assert refused.value.retry_after <= WINDOW_S / PER_ACCOUNT + 1
+    guesses.guess("ben@example.org", "198.51.100.1")
+
+
+def test_names_without_end_from_one_address_make_nobody_forget_what_was_tried() -> None:
+    guesses = Guesses()
+    for _ in range(PER_PAIR):
+        guesses.guess("anna@example.org", "192.0.2.1")
+    for number in range(MAX_KEYS + PER_ADDRESS):
+        with contextlib.suppress(TooManyAttempts):
+            guesses.guess(f"person-{number}@example.org", "192.0.2.2")
+    with pytest.raises(TooManyAttempts):
+        guesses.guess("anna@example.org", "192.0.2.1")
 
 
 def test_nobody_says_by_a_header_that_it_comes_from_elsewhere(person: Person, elsewhere: Browsers) -> None:

@@ -256,6 +256,11 @@ def test_a_revoked_link_opens_nothing_at_once(private: Private, person: Person, 
         assert person.ask("DELETE", f"/account/links/{link['id']}").status_code == 404
     for url in (file["url"], entry, playlist["url"]):
         assert private.open_link(url).status_code == 403
+    # Who follows it in a browser reads a sentence, and not JSON.
+    told = private.open_link(file["url"], headers={"accept": "text/html"})
+    assert told.status_code == 403
+    assert told.headers["content-type"].startswith("text/html")
+    assert "not valid" in told.text
 
 
 def test_a_link_is_to_a_path_and_not_to_what_was_there(private: Private, person: Person) -> None:

@@ -126,7 +126,7 @@ def test_what_others_get_to_see_of_these_pages(private: Private) -> None:
         headers = private.ask("GET", target).headers
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert "unsafe-inline" not in headers["content-security-policy"]
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] in ("no-referrer", "same-origin")
         assert headers["x-content-type-options"] == "nosniff"
 
 

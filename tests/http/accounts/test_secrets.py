@@ -7,6 +7,7 @@ from sqlalchemy import create_engine, inspect, text
 
 from tests import mongo
 from tests.http.accounts.conftest import NUMBERS, Private, basic, bearer, cookie
+from tests.sockets import Socket
 
 
 def test_secrets_are_neither_in_the_log_nor_in_the_database(private: Private, admin: Any) -> None:
@@ -54,6 +55,10 @@ def test_secrets_are_neither_in_the_log_nor_in_the_database(private: Private, ad
         "signature": signature,
         "credentials": basic(email, password)["Authorization"].removeprefix("Basic "),
     }
+    for headers in ((), (f"Cookie: session={sessions[1]}",)):
+        query = link.partition("?")[2]
+        with Socket(private.server, f"/events?{query}", *headers) as refused:
+            assert refused.status == 403
     log, database = private.server.log(), everything(private)
     assert email in database, "it was looked at the right place"
     assert "/files/film.mp4" in log

@@ -196,3 +196,23 @@ def test_invites_of_no_sense_are_not_made(host: Any, problem: Problem) -> None:
     for lasts in (0, -1, 1e300, 366 * 86400, "7", None, True, [1]):
         problem(host("POST", "/invites", json={"expires_in": lasts}), 422)
     problem(host("DELETE", "/invites/none"), 404)
+
+
+@pytest.mark.parametrize("ended", ["token", "password"])
+def test_a_playlist_that_was_fetched_ends_with_the_token_or_the_password(
+    ended: str, private: Private, person: Person
+) -> None:
+    """Or who has lost the one would have all films for another day. What the person has shared stays."""
+    person.put("film.mp4", b"mine")
+    shared, token = person.link("film.mp4")["url"], person.token()
+    playlist = private.ask("GET", "/playlist.m3u", headers=bearer(token)).text
+    (entry,) = (line for line in playlist.splitlines() if line.startswith("http"))
+    assert private.open_link(entry).content == b"mine"
+    if ended == "token":
+        (made,) = person.ask("GET", "/account/tokens").json()["items"]
+        assert person.ask("DELETE", f"/account/tokens/{made['id']}").status_code == 204
+    else:
+        change = {"password": PASSWORD, "new_password": "another password"}
+        assert person.ask("POST", "/account/password", json=change).status_code == 204
+    assert private.open_link(entry).status_code == 403
+    assert private.open_link(shared).content == b"mine"

@@ -1,0 +1,85 @@
+"""What an account may store, and what becomes of its files when it leaves."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from app.accounts.making import new_account
+from app.accounts.models import Account
+from app.database import open_database
+from app.library.departures import Departures
+from app.library.quotas import Quotas
+from app.library.service import Library
+from app.settings import Settings
+from app.storage.contract import Storage
+from app.storage.types import Expect, Key, Listing
+from tests.support import NewLibrary
+
+pytestmark = pytest.mark.anyio
+
+ANNA, BEN = (new_account(f"{name}@example.org", "a hash") for name in ("anna", "ben"))
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[tuple[Storage, Library, Quotas]]:
+    async def may_store(_: str) -> bool:
+        return True
+
+    async with open_database(settings, media_type=lambda _: "video/mp4") as stores:
+        library = Library(stores.storage, lambda _: None)
+        yield stores.storage, library, Quotas(stores.storage, default=None, may_store=may_store)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, new_library: NewLibrary) -> Settings:
+    return Settings(files_dir=tmp_path, **new_library())
+
+
+async def test_nothing_is_stored_while_it_is_the_turn_of_somebody_else(settings: Settings) -> None:
+    async with opened(settings) as (_, _, quotas):
+        stored = asyncio.Event()
+
+        async def store() -> None:
+            async with quotas.room(ANNA) as room, room.stored(Key(ANNA.library, "", "film.mp4"), 1):
+                stored.set()
+
+        async with quotas.turn(ANNA.library):
+            storing = asyncio.create_task(store())
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(stored.wait()), 0.2)
+        await asyncio.wait_for(storing, 5)
+
+
+async def test_an_account_that_cannot_go_keeps_no_other_from_it(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    left: list[str] = []
+
+    async def leaving() -> Sequence[Account]:
+        return [ANNA, BEN]
+
+    async def remove(account_id: str) -> None:
+        if account_id == ANNA.id:
+            raise OSError("the database is not in the mood")
+        left.append(account_id)
+
+    async with opened(settings) as (storage, library, quotas):
+        async with storage.stage() as staged:
+            await staged.write(b"a film")
+            key = Key(BEN.library, "", "film.mp4")
+            await library.replace(key, staged, content_type=None, expect=Expect.ABSENT)
+        departures = Departures(storage, library, quotas, leaving=leaving, remove=remove)
+        running = asyncio.create_task(departures.run())
+        with caplog.at_level(logging.ERROR, "seekable"):
+            async with asyncio.timeout(10):
+                while not left:
+                    await asyncio.sleep(0.02)
+        running.cancel()
+        assert left == [BEN.id]
+        page = await storage.page(Listing(BEN.library, recursive=True), cursor=None, limit=10)
+        assert not page.items
+    assert "not in the mood" in str(caplog.records[0].exc_info)
