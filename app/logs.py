@@ -1,14 +1,36 @@
 """Logs: every record is one line, and nothing in it drives a terminal or passes for another line."""
 
+import json
 import logging
 import logging.config
 import re
 import sys
 import threading
 import traceback
+from contextvars import ContextVar
 from datetime import datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, Protocol
+
+Format = Literal["line", "json"]
+
+REQUESTS = "seekable.requests"
+"""The logger of requests, one record for each, when its answer has ended."""
+
+REQUEST = '%s - "%s %s HTTP/%s" %d in=%d out=%d s=%.4f id=%s'
+REQUEST_FIELDS = ("client", "method", "path", "version", "status", "received", "bytes", "duration", "id")
+"""The message of such a record, and what its arguments are called in JSON."""
+
+
+class Asked(Protocol):
+    """A request, as a log knows it."""
+
+    @property
+    def id(self) -> str: ...
+
+
+ASKED: ContextVar[Asked | None] = ContextVar("asked", default=None)
+"""The request that is being answered."""
 
 _FRAMES = 12  # of an exception, the innermost; enough to see whose fault it was
 _LINKS = 5  # of a chain or a group of exceptions
@@ -84,17 +106,46 @@ class LineFormatter(logging.Formatter):
     """A record as one line: time, level, message, and the exception if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        try:
-            message = record.getMessage()
-        except Exception:  # a message that does not fit its arguments must not be lost
-            message = f"{record.msg!r} {record.args!r}"
-        parts = [message.rstrip()]
-        if record.exc_info and record.exc_info[1] is not None:
-            parts.append(told(record.exc_info[1]))
-        if record.stack_info:
-            parts.append(record.stack_info)
-        time = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        return f"{time} {record.levelname} {escaped(': '.join(parts))}"
+        return f"{_time(record)} {record.levelname} {escaped(': '.join(_parts(record)))}"
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object: what a line has, and of requests each thing by its name."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        found: dict[str, Any] = {"time": _time(record), "level": record.levelname}
+        if record.name == REQUESTS and isinstance(record.args, tuple):
+            asked: dict[str, Any] = dict(zip(REQUEST_FIELDS, record.args, strict=True))
+            found["message"] = f"{asked['method']} {asked['path']} {asked['status']}"
+            found |= asked | {"duration": round(asked["duration"], 6)}
+        else:
+            found["message"] = ": ".join(_parts(record))
+            if (request := ASKED.get()) is not None:
+                found["id"] = request.id
+        # ASCII: all that could end a line, or turn it around, is escaped; and no JSON has lone surrogates.
+        return json.dumps({key: _whole(value) for key, value in found.items()})
+
+
+def _whole(value: object) -> object:
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+
+
+def _parts(record: logging.LogRecord) -> list[str]:
+    """The message, and the exception if there is one."""
+    try:
+        message = record.getMessage()
+    except Exception:  # a message that does not fit its arguments must not be lost
+        message = f"{record.msg!r} {record.args!r}"
+    parts = [message.rstrip()]
+    if record.exc_info and record.exc_info[1] is not None:
+        parts.append(told(record.exc_info[1]))
+    if record.stack_info:
+        parts.append(record.stack_info)
+    return parts
 
 
 class LineHandler(logging.StreamHandler[Any]):
@@ -119,39 +170,43 @@ def without_secrets(record: logging.LogRecord) -> bool:
     return True
 
 
-CONFIG: dict[str, Any] = {
+_CONFIG: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"()": "app.logs.LineFormatter"}},
+    "formatters": {"line": {"()": "app.logs.LineFormatter"}, "json": {"()": "app.logs.JsonFormatter"}},
     "handlers": {
         "said": {
             "class": "app.logs.LineHandler",
             "stream": "ext://sys.stderr",
-            "formatter": "line",
             "filters": [without_echo, without_secrets],  # it is told of WebSockets, too
         },
         "asked": {
             "class": "app.logs.LineHandler",
             "stream": "ext://sys.stdout",
-            "formatter": "line",
             "filters": [without_secrets],
         },
     },
     "root": {"level": "WARNING", "handlers": ["said"]},
     "loggers": {
         "seekable": {"level": "INFO"},
+        REQUESTS: {"level": "INFO", "handlers": ["asked"], "propagate": False},
         "uvicorn": {"level": "INFO"},
         "uvicorn.access": {"level": "INFO", "handlers": ["asked"], "propagate": False},
     },
 }
-"""For `logging.config.dictConfig`. Requests go to standard output, all else to standard error."""
 
 
-def configure() -> None:
+def config(form: Format) -> dict[str, Any]:
+    """For `logging.config.dictConfig`. Requests go to standard output, all else to standard error."""
+    handlers = {name: handler | {"formatter": form} for name, handler in _CONFIG["handlers"].items()}
+    return _CONFIG | {"handlers": handlers}
+
+
+def configure(form: Format = "line") -> None:
     """Let everything that this process has to say become lines."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    logging.config.dictConfig(CONFIG)
+    logging.config.dictConfig(config(form))
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
     sys.unraisablehook = _ignored

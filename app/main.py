@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,9 @@ from app.library.mediatypes import media_type
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.library.upkeep import Upkeep
+from app.observing.backend import observed
+from app.observing.metrics import Metrics
+from app.observing.requests import Requests
 from app.resources.access import AccessMiddleware
 from app.resources.admission import Admission, AdmissionMiddleware
 from app.resources.cors import CORSMiddleware
@@ -56,6 +59,7 @@ EXPOSED_HEADERS = (
     "Accept-Patch",
     "Retry-After",
     "Repr-Digest",
+    "X-Request-ID",
 )
 
 
@@ -64,7 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     has_accounts = settings.access == "accounts"
     app = Application(
-        routes=routes(accounts=has_accounts),
+        routes=routes(accounts=has_accounts, metrics=settings.metrics),
         title="Seekable",
         version=version("seekable"),
         description="Upload a film, play it anywhere, seek to any byte.",
@@ -105,6 +109,8 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         loop = asyncio.get_running_loop()
         connections = ConnectionManager(limit=settings.max_sockets)
+        requests = Requests()  # which the server counts, at the other end of its state
+        metrics = Metrics(requests, connections.queues, version=version("seekable"))
 
         def noticed(changes: Sequence[Change]) -> None:
             library.tell(changes)
@@ -116,7 +122,12 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
 
         async with AsyncExitStack() as stack:
             stores = await stack.enter_async_context(
-                open_database(settings, media_type=lambda name: media_type(None, name), notice=notice)
+                open_database(
+                    settings,
+                    media_type=lambda name: media_type(None, name),
+                    notice=notice,
+                    observed=partial(observed, metrics),
+                )
             )
             library = Library(stores.storage, connections.publish)
             upkeep = Upkeep(stores.storage, settings.scan_interval)
@@ -134,9 +145,10 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                 base_url=settings.base_url,
                 cache_control=_cache_control(settings),
                 people=people,
+                metrics=metrics,
             )
             await stack.enter_async_context(_running(upkeep.run()))
-            yield {"services": services}
+            yield {"services": services, "requests": requests}
 
     return lifespan
 

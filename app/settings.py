@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from ipaddress import IPv6Address
 from pathlib import Path
@@ -176,6 +176,16 @@ class Settings(BaseSettings):
         True, description="Let the kernel send files from a folder, where it can (Linux), without a copy."
     )
     access_log: bool = Field(True, description="Log each request.")
+    log_format: Literal["line", "json"] = Field("line", description="What each record of the log is.")
+    metrics: Literal["off", "local", "open"] = Field(
+        "local",
+        description="Who may read GET /metrics: nobody, this machine, or everybody who can reach the server.",
+    )
+    shutdown_delay: float = Field(
+        0,
+        ge=0,
+        description="Seconds after SIGTERM for which the port stays open, while /health/ready is 503.",
+    )
     shutdown_timeout: int = Field(
         30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
     )
@@ -213,14 +223,26 @@ class Settings(BaseSettings):
         return value
 
 
-def load() -> Settings:
+def load(prepare: Callable[[Settings], object] | None = None) -> Settings:
     """The settings of this process. ConfigurationError names what is wrong with each; names that are like
-    those of settings, and are none, are logged."""
-    settings = _read(PREFIX)
-    unknown = misspelt([*os.environ, *DotEnvSettingsSource(Settings).env_vars])
-    if unknown:
-        _log.warning("There is no such setting: %s", ", ".join(map(_with_nearest, unknown)))
+    those of settings, and are none, are logged, after `prepare` was called with the settings."""
+    settings = read()
+    if prepare is not None:
+        prepare(settings)
+    if names := unknown():
+        _log.warning("There is no such setting: %s", ", ".join(names))
     return settings
+
+
+def read() -> Settings:
+    """The settings of this process, with nothing said of what is no setting. ConfigurationError."""
+    return _read(PREFIX)
+
+
+def unknown() -> list[str]:
+    """Names in the environment and in .env that are like those of settings, and are none, with what may be
+    meant."""
+    return [*map(_with_nearest, misspelt([*os.environ, *DotEnvSettingsSource(Settings).env_vars]))]
 
 
 def load_target(**options: str | None) -> Settings:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from app.logs import LineFormatter, escaped, told
+from app.logs import ASKED, REQUEST, REQUESTS, JsonFormatter, LineFormatter, escaped, told
 
 
 @pytest.mark.parametrize(
@@ -148,3 +148,48 @@ def test_a_record_is_one_line_of_time_level_and_message(said: str, shown: str) -
     found = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d WARNING (.*)", said)
     assert found is not None
     assert found[1] == shown
+
+
+def record(message: object, *arguments: object, name: str = "any") -> logging.LogRecord:
+    return logging.LogRecord(name, logging.ERROR, __file__, 1, message, arguments, None)
+
+
+@pytest.mark.parametrize(
+    "message", ["plain", "a\nb", "\x1b[2J\u2028\u202e", "lone \ud800", 'quotes " and \\']
+)
+def test_a_record_is_one_object_in_json(message: str) -> None:
+    said = JsonFormatter().format(record("%s", message))
+    assert said.isascii()
+    assert said.isprintable()
+    found = json.loads(said)
+    assert found.keys() == {"time", "level", "message"}
+    assert found["message"].encode() == message.encode(errors="backslashreplace")
+
+
+def test_a_request_has_each_thing_by_its_name_in_json() -> None:
+    arguments = ("192.0.2.1:5", "GET", "/files/a?x=1", "1.1", 206, 0, 65536, 0.0123456789, "7-1")
+    assert json.loads(JsonFormatter().format(record(REQUEST, *arguments, name=REQUESTS))) | {"time": ""} == {
+        "time": "",
+        "level": "ERROR",
+        "message": "GET /files/a?x=1 206",
+        "client": "192.0.2.1:5",
+        "method": "GET",
+        "path": "/files/a?x=1",
+        "version": "1.1",
+        "status": 206,
+        "received": 0,
+        "bytes": 65536,
+        "duration": 0.012346,
+        "id": "7-1",
+    }
+
+
+def test_what_is_said_while_a_request_is_answered_names_it_in_json() -> None:
+    class Asked:
+        id = "7-1"
+
+    token = ASKED.set(Asked())
+    try:
+        assert json.loads(JsonFormatter().format(record("broken off")))["id"] == "7-1"
+    finally:
+        ASKED.reset(token)

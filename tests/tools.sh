@@ -18,6 +18,7 @@ setpriv   util-linux
 strace    strace
 mount     mount
 mkfs.ext4 e2fsprogs
+promtool  prometheus
 '
 
 # Fills $commands and $packages with what is missing.

@@ -78,6 +78,10 @@ class Accounts:
         """Whether everybody may sign up."""
         return self._policy is SignUp.OPEN
 
+    async def ping(self) -> None:
+        """Return when their database answers; StorageUnavailable."""
+        await self.callers.ask(self._store.account, "")
+
     async def sign_up(self, email: str, password: str, *, invite: str | None, address: str) -> Account:
         """A new account. BadCredentials, EmailTaken, SignUpRefused, TooManyAttempts."""
         if self._policy is SignUp.CLOSED:

@@ -1,6 +1,7 @@
 """The `seekable` command."""
 
 import asyncio
+import logging
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import click
 from app import logs
 from app.accounts.making import new_invite
 from app.cli.accounts import account
+from app.cli.doctor import doctor
 from app.cli.sentences import in_a_sentence
 from app.database import Stores, check_apart, open_accounts, open_database, prepare_database
 from app.library.copying import LEFT_BEHIND, copy
@@ -25,6 +27,8 @@ from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
 from app.storage.upkeep import Outcome, Verdict
+
+_log = logging.getLogger("seekable")
 
 _FAULTS = {Verdict.DAMAGED, Verdict.CHANGED, Verdict.MISSING, Verdict.UNREADABLE}
 _LEFT = {Outcome.UNFINISHED, Outcome.UNREADABLE}
@@ -39,6 +43,7 @@ def main() -> None:
 
 
 main.add_command(account)
+main.add_command(doctor)
 
 
 @main.command("serve")
@@ -48,7 +53,7 @@ main.add_command(account)
 def serve_command(host: str | None, port: int | None, reload: bool) -> None:
     """Serve the library. An SQL database is migrated first."""
     with in_a_sentence():
-        settings = load()
+        settings = load(lambda settings: logs.configure(settings.log_format))
         host = host if host is not None else settings.host
         port = port if port is not None else settings.port
         _check_host(host, settings)
@@ -260,11 +265,17 @@ def _announce(settings: Settings, host: str, port: int, sign_up: str | None) -> 
     here = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # one to connect to
     base = settings.base_url or f"http://{authority(here, port)}"
     user = " -u EMAIL" if settings.access == "accounts" else ""
-    click.echo(
-        f"Seekable serves {logs.escaped(settings.place)}\n"
-        f"  docs    {base}/docs\n"
-        f"  upload  curl{user} -F file=@film.mp4 {base}/file/upload\n"
-        f"  play    vlc {base}/files/film.mp4"
-    )
+    lines = [
+        f"Seekable serves {logs.escaped(settings.place)}",
+        f"  docs    {base}/docs",
+        f"  upload  curl{user} -F file=@film.mp4 {base}/file/upload",
+        f"  play    vlc {base}/files/film.mp4",
+    ]
     if sign_up:
-        click.echo(f"  sign up {base}{sign_up}\n          The first account is the administrator's.")
+        lines += [f"  sign up {base}{sign_up}", "          The first account is the administrator's."]
+    # For a person to read, unless it is programs that read what this process says.
+    if settings.log_format == "json":
+        for line in lines:
+            _log.info("%s", line.strip())
+    else:
+        click.echo("\n".join(lines))

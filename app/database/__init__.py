@@ -18,6 +18,11 @@ PATIENCE_MS = 3_000
 """How long a command waits for the writers of other processes before it says so."""
 
 
+def as_it_is(backend: Backend) -> Backend:
+    """With nothing around it."""
+    return backend
+
+
 @dataclass(frozen=True)
 class Stores:
     """What the settings opened."""
@@ -33,16 +38,18 @@ async def open_database(
     *,
     media_type: Callable[[str], str],
     notice: Callable[[Sequence[Change]], None] = ignore,
+    observed: Callable[[Backend], Backend] = as_it_is,
 ) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
     `media_type` guesses the type of a file that was not uploaded from its name; `notice` is told, by any
-    thread, what other programs did to the files: all that one look found, at once.
+    thread, what other programs did to the files: all that one look found, at once. `observed` is put around
+    what is asked of the files.
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
         backend, accounts = await asyncio.to_thread(_open, settings, media_type, stack, notice)
-        storage = ThreadedStorage(backend)
+        storage = ThreadedStorage(observed(backend))
         stack.callback(storage.close)
         yield Stores(storage, accounts)
 

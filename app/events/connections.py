@@ -49,6 +49,11 @@ class Connection:
                 self._stop()
                 self._task = asyncio.create_task(self._peer.close(TRY_AGAIN_LATER))
 
+    @property
+    def waiting(self) -> int:
+        """Messages that wait behind the one that is being sent."""
+        return len(self._outbox)
+
     def close(self) -> None:
         """Send nothing more."""
         self._outbox.close()
@@ -100,6 +105,13 @@ class ConnectionManager:
             listeners.discard(connection)
             if not listeners:
                 del self._by_topic[connection.topic]
+
+    def queues(self) -> list[tuple[str, list[int]]]:
+        """By kind, how many messages wait for each connection."""
+        found: dict[str, list[int]] = {"session": [], "events": []}
+        for connection in self._by_sid.values():
+            found["session" if connection.topic is None else "events"].append(connection.waiting)
+        return [*found.items()]
 
     def find(self, sid: str) -> Connection | None:
         """The connection with this sid."""

@@ -29,6 +29,9 @@ class Outbox:
         self._sending = False
         self._closed = False
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def offer(self, text: str) -> Offered:
         """Keep a message for later, unless too many wait."""
         if self._closed:

@@ -17,6 +17,7 @@ from app.events.connections import ConnectionManager
 from app.library.departures import Departures
 from app.library.quotas import Quotas
 from app.library.service import Library
+from app.observing.metrics import Metrics
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key
@@ -35,6 +36,7 @@ class Services:
     cache_control: str
     people: "People | None"
     """None where there are no accounts."""
+    metrics: Metrics
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 
-FOR_EVERYBODY = ("/login", "/sign-up", "/health", "/health/live", "/health/ready")
+FOR_EVERYBODY = ("/login", "/sign-up", "/health", "/health/live", "/health/ready", "/metrics")
 
 SCHEMES = {
     "password": {"type": "http", "scheme": "basic", "description": "Email address and password."},

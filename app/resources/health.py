@@ -1,14 +1,16 @@
 """Whether the server lives, and whether it can work."""
 
 import asyncio
+from collections.abc import Awaitable
 from importlib.metadata import version
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
-from app.resources.deps import ServicesDep
+from app.accounts.errors import AccountError
+from app.resources.deps import Services, ServicesDep
 from app.resources.problems import problems
-from app.resources.schemas import Health
-from app.storage.errors import StorageUnavailable
+from app.resources.schemas import Health, Readiness
+from app.storage.errors import StorageError, StorageUnavailable
 
 READY_WITHIN_S = 2
 VERSION = version("seekable")  # found once: to look takes longer than all the rest
@@ -27,13 +29,37 @@ async def live(response: Response) -> Health:
 
 
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready", response_model=Health, responses=problems(503))
-async def ready(response: Response, services: ServicesDep) -> Health:
-    """Database and storage answer; else 503 names the one that does not."""
+@router.get("/health/ready", response_model=Readiness, responses=problems(503))
+async def ready(request: Request, response: Response, services: ServicesDep) -> Readiness:
+    """All that it works with answers; else 503 names each that does not. Also 503 while it is stopped."""
+    if getattr(request.state, "stopping", False):
+        raise StorageUnavailable("The server is being stopped.")
+    asked = _asked(services)
+    answers = await asyncio.gather(*map(_answer, asked.values()))
+    states = dict(zip(asked, answers, strict=True))
+    silent = [f"{name}: {reason}" for name, reason in states.items() if reason]
+    if silent:
+        raise StorageUnavailable(" ".join(silent))
+    response.headers["cache-control"] = "no-store"
+    return Readiness(status="ok", version=VERSION, dependencies=dict.fromkeys(states, "ok"))
+
+
+def _asked(services: Services) -> dict[str, Awaitable[None]]:
+    """The question to each thing that the server cannot do without."""
+    storage = services.storage
+    questions: dict[str, Awaitable[None]] = {part: storage.ping(part) for part in storage.parts}
+    if services.people is not None:
+        questions["accounts"] = services.people.accounts.ping()
+    return questions
+
+
+async def _answer(question: Awaitable[None]) -> str:
+    """Why there is none within the time; empty if there is one."""
     try:
         async with asyncio.timeout(READY_WITHIN_S):
-            await services.storage.ping()
+            await question
     except TimeoutError:
-        raise StorageUnavailable(f"storage: no answer within {READY_WITHIN_S} s.") from None
-    response.headers["cache-control"] = "no-store"
-    return Health(status="ok", version=VERSION)
+        return f"No answer within {READY_WITHIN_S} s."
+    except (AccountError, StorageError) as error:
+        return str(error)
+    return ""

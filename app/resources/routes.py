@@ -20,6 +20,7 @@ from app.resources import (
     streams,
     tokens,
 )
+from app.resources import metrics as reading
 
 _FILES = (
     files.forms,
@@ -46,8 +47,9 @@ _ALL_ELSE = (
 )
 
 
-def routes(*, accounts: bool) -> list[BaseRoute]:
+def routes(*, accounts: bool, metrics: str) -> list[BaseRoute]:
     """All of them in one list: routers within the application would each be looked through twice for every
-    request."""
-    routers = (*_FILES, *(_ACCOUNTS if accounts else ()), *_ALL_ELSE)
+    request. `metrics` is who may read them: off, local or open."""
+    measured = () if metrics == "off" else (reading.router(everybody=metrics == "open"),)
+    routers = (*_FILES, *(_ACCOUNTS if accounts else ()), *measured, *_ALL_ELSE)
     return [route for router in routers for route in router.routes]

@@ -64,3 +64,9 @@ class Health(BaseModel):
 
     status: str
     version: str
+
+
+class Readiness(Health):
+    """How the server is, and what it works with."""
+
+    dependencies: dict[str, str] = Field(description="What each answered, by its name.")

@@ -98,7 +98,8 @@ class StreamMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            await route.handle({**scope, **found}, receive, send)
+            scope.update(found)  # as a router does: who stands around all this learns the route
+            await route.handle(scope, receive, send)
         except EXPECTED as error:
             response = await explained(Request(scope, receive), error)
             await response(scope, receive, send)

@@ -1,19 +1,48 @@
-"""A request and its answer as uvicorn has them, but that files of the answer are sent without a copy."""
+"""A request and its answer as uvicorn has them, but counted, and with files that are sent without a copy."""
 
 import asyncio
-from typing import Any
+import logging
+import time
+from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
+from app import logs
+from app.observing.requests import Requests
+from app.server.identity import HEADER, identity
 from app.server.zerocopy import EXTENSION, FileSender
 
-_END: Any = {"type": "http.response.body", "body": b"", "more_body": False}
 _CLOSE = (b"connection", b"close")
+
+_log = logging.getLogger(logs.REQUESTS)
+
+
+class Edge(NamedTuple):
+    """What is to be done of every request."""
+
+    requests: Requests
+    """Where it is counted."""
+    log: bool
+    """Whether it gets a record in the log."""
+    name: bool
+    """Whether records that belong to it name it."""
 
 
 class Exchange:
-    """What the program is called with to answer one request of a connection."""
+    """What the program is called with to answer one request of a connection, which `began` at a time."""
+
+    # Written where they are another: each costs, thousands of times a second.
+    received = 0
+    _id: str | None = None
+    _first: float | None = None
+    """Seconds until the first byte of the body."""
+    _status = 0
+    _bodies = 0
+    """Bytes that were sent as messages."""
+    _files = 0
+    """Bytes of files that the connection had sent before."""
 
     def __init__(
         self,
@@ -21,24 +50,80 @@ class Exchange:
         transport: asyncio.Transport,
         flow: FlowControl,
         sender: FileSender | None,
+        edge: Edge,
+        began: float,
     ) -> None:
         self._cycle = cycle
         self._transport = transport
         self._flow = flow
         self._sender = sender
+        self._edge = edge
+        self._began = began
+
+    @property
+    def scope(self) -> Any:
+        return self._cycle.scope
+
+    @property
+    def id(self) -> str:
+        """What the request is called. Few are asked for it."""
+        if self._id is None:
+            self._id = identity(self.scope["headers"])
+        return self._id
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the body so far, those of a file that is on its way too."""
+        return self._bodies + (self._sender.sent - self._files if self._sender is not None else 0)
 
     async def run(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
         """Have the program answer; an ASGI application but for its first parameter."""
-        await app(scope, receive, self._send)
+        requests, log, name = self._edge
+        if self._sender is not None:
+            self._files = self._sender.sent
+        requests.running.add(self)
+        if name:
+            logs.ASKED.set(self)
+        try:
+            await app(scope, self._receive, self._send)
+        except BaseException:
+            self._status = self._status or 500  # uvicorn says so
+            raise
+        finally:
+            requests.ended(self, self._status, self._first, self.sent)
+            if log:
+                self._say()
+
+    async def _receive(self) -> Any:
+        message: Any = await self._cycle.receive()
+        if message["type"] == "http.request":
+            self.received += len(message["body"])
+        return message
 
     async def _send(self, message: Any) -> None:
-        if message["type"] == EXTENSION:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._status = status = message["status"]
+            if status >= 400 or self._cycle.waiting_for_100_continue:
+                message = self._completed(message)
+        elif self._first is None:
+            self._first = time.time() - self._began
+        if kind == EXTENSION:
             await self._send_file(message)
             return
-        if self._cycle.waiting_for_100_continue and message["type"] == "http.response.start":
-            # The body was not asked for, and may come or not (RFC 9110 10.1.1).
-            message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
         await self._cycle.send(message)
+        if kind == "http.response.body" and self._cycle.scope["method"] != "HEAD":
+            self._bodies += len(message.get("body", b""))
+
+    def _completed(self, message: Any) -> Any:
+        """The head of an answer with what the server has to say in it."""
+        added = []
+        if self._status >= 400:
+            added.append((HEADER, self.id.encode()))
+        if self._cycle.waiting_for_100_continue:
+            # The body was not asked for, and may come or not (RFC 9110 10.1.1).
+            added.append(_CLOSE)
+        return {**message, "headers": [*message.get("headers", ()), *added]}
 
     async def _send_file(self, message: Any) -> None:
         cycle = self._cycle
@@ -50,7 +135,36 @@ class Exchange:
         count = message["count"]
         if not cycle.response_started or cycle.chunked_encoding or count > cycle.expected_content_length:
             raise RuntimeError("A file is sent within the Content-Length of an answer that has begun.")
-        await self._sender.send(message["file"].fileno(), message["offset"], count)
+        file, offset = message["file"].fileno(), message["offset"]
+        sent = self._sender.send_now(file, offset, count)
+        if sent < count:
+            await self._sender.send(file, offset + sent, count - sent)
         cycle.expected_content_length -= count
         if not message.get("more_body", False):
-            await cycle.send(_END)
+            self._complete()
+
+    def _complete(self) -> None:
+        """End an answer all of which is sent, as uvicorn would after a last, empty message."""
+        cycle = self._cycle
+        if cycle.expected_content_length:
+            raise RuntimeError("Response content shorter than Content-Length")
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self._transport.close()
+        cycle.on_response()
+
+    def _say(self) -> None:
+        scope = self.scope
+        _log.info(
+            logs.REQUEST,
+            get_client_addr(scope),
+            scope["method"],
+            get_path_with_query_string(scope),
+            scope["http_version"],
+            self._status,
+            self.received,
+            self.sent,
+            time.time() - self._began,
+            self.id,
+        )

@@ -20,10 +20,12 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.observing.requests import Requests
 from app.server.body import LONG, BodyReader, length_of
 from app.server.deadlines import Limits, State, Waiting, Watch, waiting_for
-from app.server.exchange import Exchange
+from app.server.exchange import Edge, Exchange
 from app.server.expected import missing
+from app.server.identity import identity
 from app.server.refusal import refusal
 from app.server.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
 
@@ -39,18 +41,34 @@ class Config(uvicorn.Config):
     Where uvicorn is not the one that this was written for, its own protocol has to do.
     """
 
-    def __init__(self, app: str, *, limits: Limits, sendfile: bool, **options: Any) -> None:
+    def __init__(
+        self,
+        app: str,
+        *,
+        limits: Limits,
+        sendfile: bool,
+        log_requests: bool,
+        name_requests: bool,
+        **options: Any,
+    ) -> None:
         changed = missing()
         if changed:
             _log.warning(
-                "uvicorn %s is not as expected (%s): no sending without a copy, and no deadlines",
+                "uvicorn %s is not as expected (%s): no sending without a copy, no deadlines, and nothing is "
+                "counted",
                 uvicorn.__version__,
                 ", ".join(changed),
             )
         super().__init__(
-            app, http="auto" if changed else HttpProtocol, timeout_keep_alive=ceil(limits.idle), **options
+            app,
+            http="auto" if changed else HttpProtocol,
+            timeout_keep_alive=ceil(limits.idle),
+            access_log=log_requests and bool(changed),  # ours knows more: see Exchange
+            **options,
         )
         self.limits = limits
+        self.log_requests = log_requests
+        self.name_requests = name_requests
         self.sendfile = sendfile and IS_POSSIBLE
 
 
@@ -69,6 +87,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
         self.flow = _Flow(self.transport, self.pipeline)
+        requests: Requests = self.app_state["requests"]
+        self._edge = Edge(requests, self.config.log_requests, self.config.name_requests)
         self._begun = False  # a request whose end has not come
         self._head = False  # nor the end of its head
         self._received = 0
@@ -138,7 +158,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"At most {PIPELINE} requests may wait for another.")
             raise ValueError("too many")
         # uvicorn's Date is up to a second old, and Last-Modified must not be later (RFC 9110 8.8.2.1).
-        date = (b"date", _date(int(time.time())))
+        self._began = time.time()
+        date = (b"date", _date(int(self._began)))
         self.server_state.default_headers = [date, *self.config.encoded_headers]
         super().on_headers_complete()
         while self._cycles and self._cycles[0].response_complete:
@@ -197,7 +218,8 @@ class HttpProtocol(HttpToolsProtocol):
         if any(_is_spoken_for(cycle) for cycle in self._cycles):
             self.transport.abort()
         else:
-            self.transport.write(refusal(status, detail))
+            self.transport.write(refusal(status, detail, identity(self.headers or ())))
+            self._edge.requests.refused(status)
             self._leave()
             self.transport.close()
 
@@ -251,7 +273,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if self._sender is not None:
             cycle.scope["extensions"] = {EXTENSION: {}}
-        exchange = Exchange(cycle, self.transport, self.flow, self._sender)
+        exchange = Exchange(cycle, self.transport, self.flow, self._sender, self._edge, self._began)
         super()._start_asgi_task(cycle, partial(exchange.run, app))
 
 

@@ -38,12 +38,15 @@ _log = logging.getLogger("seekable")
 
 
 class _Server(uvicorn.Server):
-    """Says when it can be reached, and ends in good order: see `shutdown`."""
+    """Says when it can be reached, and ends in good order: see `handle_exit` and `shutdown`."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None], *, delay: float) -> None:
         super().__init__(config)
         self._on_start = started
         self._clock = Clock()
+        self._delay = delay
+        self._closes_at: float | None = None
+        self._told = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,6 +60,8 @@ class _Server(uvicorn.Server):
             self._on_start()
 
     async def on_tick(self, counter: int) -> bool:
+        if self._closes_at is not None and not self.should_exit:
+            self._wait_to_close(self._closes_at)
         if counter % _LOOK_EVERY == 0:
             now = self._clock.time(time.monotonic())
             for connection in list(self.server_state.connections):
@@ -65,9 +70,22 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal lets /health/ready say so, and the delay begin; another one ends the delay, and
+        the one after that the transfers."""
         # Nothing is noted for uvicorn, which would raise the signal again after a clean end.
         self.force_exit = self.should_exit
-        self.should_exit = True
+        if self._closes_at is None and self._delay and self.started:
+            self._closes_at = time.monotonic() + self._delay
+            self.lifespan.state["stopping"] = True
+        else:
+            self.should_exit = True
+
+    def _wait_to_close(self, closes_at: float) -> None:
+        """Until it is time go on as before, so that whoever asks for readiness sends nobody here any more."""
+        if not self._told:
+            self._told = True
+            _log.info("Not ready any more; the port closes in %g s", self._delay)
+        self.should_exit = time.monotonic() >= closes_at
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take nobody in any more, let transfers end within the limit, break off the others, and close the
@@ -116,10 +134,10 @@ def _end_within(seconds: float) -> None:
 
 
 def serve(settings: Settings, listeners: Sequence[socket.socket], started: Callable[[], None]) -> None:
-    """Serve until SIGINT or SIGTERM; a second one ends what still runs at once. `started` is called when
-    the server can be reached."""
+    """Serve until SIGINT or SIGTERM; a second one ends the delay, or what still runs, at once. `started` is
+    called when the server can be reached."""
     _take_descriptors()
-    _Server(_config(settings), started).run(sockets=[*listeners])
+    _Server(_config(settings), started, delay=settings.shutdown_delay).run(sockets=[*listeners])
 
 
 def _take_descriptors() -> None:
@@ -142,8 +160,7 @@ def _config(settings: Settings, **options: Any) -> Config:
         "ws_ping_timeout": settings.heartbeat,
         "ws_per_message_deflate": False,  # tens of KiB for each connection
         "server_header": False,
-        "log_config": logs.CONFIG,
-        "access_log": settings.access_log,
+        "log_config": logs.config(settings.log_format),
         "backlog": BACKLOG,
         # Without a limit one stalled client keeps the process from ending.
         "timeout_graceful_shutdown": settings.shutdown_timeout,
@@ -155,4 +172,11 @@ def _config(settings: Settings, **options: Any) -> Config:
         reader=settings.send_timeout,
         idle=settings.keepalive_timeout,
     )
-    return Config(APP, limits=limits, sendfile=settings.sendfile, **(usual | options))
+    return Config(
+        APP,
+        limits=limits,
+        sendfile=settings.sendfile,
+        log_requests=settings.access_log,
+        name_requests=settings.log_format == "json",
+        **(usual | options),
+    )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from app.server.identity import identity
 from app.server.refusal import refusal
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
         if not self.handshake_initiated:
             # A head comes whole. Of one that the parser refused uvicorn hears nothing, and would wait.
-            self.transport.write(refusal(HTTPStatus.BAD_REQUEST, "This handshake is malformed, or too long."))
+            detail = "This handshake is malformed, or too long."
+            self.transport.write(refusal(HTTPStatus.BAD_REQUEST, detail, identity(())))
             self.transport.close()
 
     async def receive(self) -> "ASGIReceiveEvent":

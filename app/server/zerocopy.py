@@ -38,16 +38,17 @@ class FileSender:
         """Whether the client has to read before anything more can be sent."""
         return self._waiting is not None
 
+    def send_now(self, file: int, offset: int, count: int) -> int:
+        """How many bytes the socket took at once, which may be none. Raises what `send` does."""
+        return self._step(self._socket, file, offset, offset + count)
+
     async def send(self, file: int, offset: int, count: int) -> None:
-        """Return when the socket has taken all of it.
+        """Return when the socket has taken all of it, which has to be waited for: see `send_now`.
 
         ConnectionError when the client has left, Truncated when the file is too short, StorageUnavailable
         when it cannot be read.
         """
         stop = offset + count
-        offset += self._step(self._socket, file, offset, stop)
-        if offset == stop:
-            return
         try:
             watched = os.dup(self._socket)
         except OSError as error:

@@ -124,6 +124,10 @@ class Storage(Protocol):
         """Read every file and hold it against its hash. Changes nothing. The last step of each file has
         its verdict."""
 
-    async def ping(self) -> None:
-        """Return when the database and the bytes behind it answer; else StorageUnavailable names which
-        does not. A ping that nobody waits for any more costs nothing further."""
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it consists of that can fail by itself: the database, and where the bytes are."""
+
+    async def ping(self, part: str | None = None) -> None:
+        """Return when all of it answers, or this part; else StorageUnavailable says what does not. A ping
+        that nobody waits for any more costs nothing further."""

@@ -26,8 +26,8 @@ class ThreadedStorage:
 
     Reads and changes have threads of their own, so that changes that wait for one another in the database
     keep no reader waiting; so have the bytes of files, so that downloads from a slow database keep no list
-    waiting; so has what reads everything; and so has the ping, so that it is answered when all others are
-    busy.
+    waiting; so has what reads everything; and so has the ping of each part, so that it is answered when
+    all others are busy, or that part alone does not answer.
     """
 
     def __init__(self, backend: Backend, *, threads: int = 16) -> None:
@@ -37,13 +37,15 @@ class ThreadedStorage:
         self._changes = Pool(threads, "change")
         self._looks = Pool(threads, "look")
         self._upkeep = Pool(2, "upkeep")
-        self._pings = Pool(1, "ping")
+        self._pings = {part: Pool(1, "ping") for part in (None, *backend.parts)}
         self._budget = Budget(IN_MEMORY)
 
     def close(self) -> None:
         """Wait for what is under way. Nothing may be asked of the storage afterwards."""
-        for pool in (self._reads, self._bytes, self._changes, self._looks, self._upkeep, self._pings):
+        for pool in (self._reads, self._bytes, self._changes, self._looks, self._upkeep):
             pool.close()
+        for pings in self._pings.values():
+            pings.close()
 
     @asynccontextmanager
     async def open(self, address: Address) -> AsyncIterator[ThreadedOpenFile]:
@@ -177,6 +179,10 @@ class ThreadedStorage:
         finally:
             await self._upkeep.run(steps.close)
 
-    async def ping(self) -> None:
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self._backend.parts
+
+    async def ping(self, part: str | None = None) -> None:
         # Not `run`: one that nobody waits for any more is taken from the queue, not waited for.
-        await self._pings.start(self._backend.ping)
+        await self._pings[part].start(self._backend.ping, part)

@@ -20,7 +20,11 @@ def test_all_is_well(http: httpx.Client, path: str) -> None:
     response = http.get(path)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
-    assert response.json() == {"status": "ok", "version": version("seekable")}
+    said = response.json()
+    dependencies = said.pop("dependencies", {})
+    assert said == {"status": "ok", "version": version("seekable")}
+    assert ("database" in dependencies) == (path == "/health/ready")
+    assert set(dependencies.values()) <= {"ok"}
     head = http.head(path)
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == response.headers["content-length"]

@@ -338,8 +338,8 @@ def test_whatever_happens_is_a_line(tmp_path: Path) -> None:
     )
     one(r"Odd.__del__.*: KeyError: 'gone\\n' at")
     one(r"^Task exception was never retrieved\\n.*: ValueError: nobody\\nasked at <string>:\d+ lost$")
-    one(r'"GET /files/a%0A%1B%5B2Jb%E2%80%A8%C2%9B HTTP/1.1" 400$')
-    one(r'"GET /files/a\?x=%0A%1B HTTP/1.1" 404$')
-    one(r'^\S+ - "GET /boom HTTP/1.1" 500$')
-    one(r'"GET /files/b HTTP/1.1" 403$')
+    one(r'"GET /files/a%0A%1B%5B2Jb%E2%80%A8%C2%9B HTTP/1.1" 400 ')
+    one(r'"GET /files/a\?x=%0A%1B HTTP/1.1" 404 ')
+    one(r'^\S+ - "GET /boom HTTP/1.1" 500 in=0 out=\d+ s=\d+\.\d{4} id=[0-9a-f]+-\d+$')
+    one(r'"GET /files/b HTTP/1.1" 403 ')
     assert lines.count("ERROR") == 5, log

@@ -50,6 +50,8 @@ class GridBackend:
     programs, by any thread.
     """
 
+    parts = ("database",)
+
     def __init__(
         self,
         database: Database,
@@ -149,7 +151,7 @@ class GridBackend:
         with self._database.asked():
             return paths.libraries(self._database.media)
 
-    def ping(self) -> None:
+    def ping(self, part: str | None = None) -> None:
         self._database.ping()
 
     def usage(self, library: str | None) -> Usage:

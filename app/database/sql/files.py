@@ -80,6 +80,8 @@ class FilesystemBackend:
     told what became of files by hand, by any thread.
     """
 
+    parts = ("database", "folder")
+
     def __init__(
         self,
         database: Database,
@@ -277,11 +279,13 @@ class FilesystemBackend:
         with self._database.reading() as session:
             return tuple(paths.libraries(session))
 
-    def ping(self) -> None:
-        with self._database.reading() as session:
-            if session.scalar(select(Volume.id)) != self._volume:
-                raise StorageUnavailable("The database is another one than at the start.")
-        self._check_volume()
+    def ping(self, part: str | None = None) -> None:
+        if part != "folder":
+            with self._database.reading() as session:
+                if session.scalar(select(Volume.id)) != self._volume:
+                    raise StorageUnavailable("The database is another one than at the start.")
+        if part != "database":
+            self._check_volume()
 
     def usage(self, library: str | None) -> Usage:
         return self._hasher.usage(library)

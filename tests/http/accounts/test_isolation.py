@@ -253,7 +253,7 @@ def seen(answer: httpx.Response, place: Place) -> tuple[int, dict[str, str], obj
         if isinstance(body, dict):
             body = {key: value for key, value in body.items() if key not in VOLATILE}
     # How long a time is depends on its fraction, so of JSON the length is another each time, too.
-    passing = ("date", "content-length") if isinstance(body, dict) else ("date",)
+    passing = {"date", "x-request-id", *(["content-length"] if isinstance(body, dict) else [])}
     headers = {name: place.without(value) for name, value in answer.headers.items() if name not in passing}
     return answer.status_code, headers, body
 

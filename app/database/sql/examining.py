@@ -1,0 +1,69 @@
+"""Looks at an SQL database, and changes nothing."""
+
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import func, inspect, select, text, update
+from sqlalchemy.orm import Session
+
+from app.database.facts import DatabaseFacts
+from app.database.sql.account_tables import Account
+from app.database.sql.engine import Database
+from app.database.sql.migrations import config
+from app.database.sql.opening import open_sql
+from app.database.sql.tables import Volume
+from app.settings import ConfigurationError, Settings
+from app.storage.errors import StorageError
+
+PATIENCE_MS = 3_000
+
+
+def examine_sql(settings: Settings) -> DatabaseFacts:
+    """The database of files and accounts."""
+    name = "The database"
+    try:
+        with ExitStack() as stack:
+            database = open_sql(settings, stack, busy_timeout_ms=PATIENCE_MS)
+            name = database.name
+            if not database.exists():
+                return DatabaseFacts(name, made=False)
+            _try_to_write(database)
+            with database.reading() as session:
+                return _facts(name, session, accounts=settings.access == "accounts")
+    except (ConfigurationError, StorageError) as error:
+        return DatabaseFacts(name, error=str(error))
+
+
+def _facts(name: str, session: Session, *, accounts: bool) -> DatabaseFacts:
+    connection = session.connection()
+    tables = inspect(connection).get_table_names()
+    current = MigrationContext.configure(connection).get_current_revision()
+    scripts = ScriptDirectory.from_config(config())
+    known = {script.revision for script in scripts.walk_revisions()}
+    migration = "done" if current == scripts.get_current_head() else "due" if current in known else "newer"
+    counted = accounts and Account.__tablename__ in tables
+    return DatabaseFacts(
+        name,
+        made=current is not None,
+        migration=migration if current is not None else "due",
+        skew_s=_skew(session) if connection.dialect.name == "postgresql" else 0.0,
+        accounts=session.scalar(select(func.count()).select_from(Account)) if counted else None,
+    )
+
+
+def _skew(session: Session) -> float:
+    asked = time.time()
+    there = session.scalar(text("SELECT clock_timestamp()"))
+    assert isinstance(there, datetime)
+    return there.astimezone(UTC).timestamp() - (asked + time.time()) / 2
+
+
+def _try_to_write(database: Database) -> None:
+    """Begin a change, and take it back."""
+    with database.writing() as session:
+        if inspect(session.connection()).has_table(Volume.__tablename__):
+            session.execute(update(Volume).values(id=Volume.id))
+        session.rollback()

@@ -1,0 +1,192 @@
+"""What operators see of a real server: Prometheus, logs in JSON, and how it stops."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import filesystem
+from tests.live.clients import until
+from tests.mongo import free_port
+from tests.support import NewLibrary, Server, need, noise, running
+
+pytestmark = pytest.mark.live
+
+FILM = noise(1 << 20) * 12  # more than the buffers between server and client hold
+
+
+@pytest.fixture(scope="session")
+def new_library() -> NewLibrary:
+    return filesystem
+
+
+@contextmanager
+def prometheus(folder: Path, server: Server) -> Iterator[str]:
+    """The URL of one that scrapes the server, five times a second."""
+    config = folder / "prometheus.yml"
+    config.write_text(
+        "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
+        "scrape_configs:\n"
+        f"- {{job_name: seekable, static_configs: [{{targets: ['127.0.0.1:{server.port}']}}]}}\n"
+    )
+    port = free_port()
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--scrape.discovery-reload-interval=100ms",  # or it waits for 5 s, twice
+            ],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+        )
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def asked(url: str, query: str) -> float | None:
+    """The one value that a query gives; None while there is none."""
+    try:
+        answer = httpx.get(f"{url}/api/v1/query", params={"query": query}, trust_env=False)
+    except httpx.TransportError:
+        return None
+    if answer.status_code == 503:  # it starts
+        return None
+    result = answer.raise_for_status().json()["data"]["result"]
+    return float(result[0]["value"][1]) if len(result) == 1 else None
+
+
+def test_prometheus_scrapes_it(tmp_path: Path) -> None:
+    need("prometheus", "promtool")
+    with running(tmp_path / "server") as server, server.client() as http:
+        http.put("/files/films/film.mp4", content=FILM).raise_for_status()
+        for start in range(3):
+            http.get("/files/films/film.mp4", headers={"Range": f"bytes={start}-{start + 65535}"})
+        http.get("/files/none").read()
+        text = http.get("/metrics").text
+        said = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+        assert (said.returncode, said.stdout + said.stderr) == (0, "")
+        with prometheus(tmp_path, server) as url:
+            up = 'up{job="seekable"}'
+            until(lambda: asked(url, up) == 1, "a scrape")
+            requests = 'seekable_http_requests_total{route="/files/{path}", status="206"}'
+            assert asked(url, requests) == 3
+            assert asked(url, 'seekable_http_sent_bytes_total{route="/files/{path}"}') >= 3 * 65536
+            http.get("/files/films/film.mp4", headers={"Range": "bytes=0-0"})
+            until(lambda: asked(url, requests) == 4, "the next one")
+            quantile = "histogram_quantile(0.9, sum by (le) (seekable_backend_seconds_bucket))"
+            assert 0 < asked(url, quantile) < 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "peer", "status"),
+    [
+        ({}, "192.0.2.1", 403),
+        ({}, "127.0.0.1", 200),
+        ({"metrics": "open"}, "192.0.2.1", 200),
+        ({"metrics": "off"}, "127.0.0.1", 404),
+        ({"access": "accounts"}, "192.0.2.1", 403),
+        ({"access": "accounts"}, "127.0.0.1", 200),
+    ],
+)
+def test_who_may_read_them(tmp_path: Path, settings: dict[str, str], peer: str, status: int) -> None:
+    with running(tmp_path, **({"access": "open"} | settings)) as server, server.client() as http:
+        answer = http.get("/metrics", headers={"X-Forwarded-For": peer})
+        assert answer.status_code == status
+        assert ("seekable_build_info" in answer.text) == (status == 200)
+
+
+# Logs
+
+
+def test_a_request_has_one_name_in_its_answer_and_in_the_log(tmp_path: Path) -> None:
+    with running(tmp_path) as server, server.client() as http:
+        given = http.get("/files/none", headers={"X-Request-ID": "given-1"})
+        assert given.headers["x-request-id"] == "given-1"
+        odd = http.get("/files/none2", headers={"X-Request-ID": 'odd "name'})
+        made = odd.headers["x-request-id"]
+        assert re.fullmatch(r"[0-9a-f]{12}-\d+", made)
+        assert "x-request-id" not in http.get("/health").headers
+        with socket.create_connection(("127.0.0.1", server.port)) as broken:
+            broken.sendall(b"GET / HTTP/1.1\r\nX-Request-ID: given-2\r\nno colon\r\n\r\n")
+            refused = broken.recv(4096)
+        assert b" 400 " in refused
+        assert b"x-request-id: " in refused
+        until(lambda: server.log().count("/files/none") == 2, "both are logged")
+        assert re.search(r'"GET /files/none HTTP/1.1" 404 in=0 out=\d+ s=\d.* id=given-1\n', server.log())
+        assert re.search(rf'"GET /files/none2 HTTP/1.1" 404 .* id={made}\n', server.log())
+
+
+def test_every_line_is_an_object_in_json(tmp_path: Path) -> None:
+    with running(tmp_path, log_format="json", prot="1") as server, server.client() as http:
+        http.put("/files/film.mp4", content=FILM).raise_for_status()
+        http.get("/files/film.mp4?link=secretsecret", headers={"X-Request-ID": "given"}).raise_for_status()
+        http.get("/files/a%0A%1B%E2%80%A8").read()
+        until(lambda: server.log().count('"GET"') >= 2, "they are logged")
+    lines = [json.loads(line) for line in server.log().splitlines()]
+    assert all({"time", "level", "message"} <= line.keys() for line in lines)
+    by_method = {line["method"]: line for line in lines if line.get("path", "").startswith("/files/film")}
+    put, get = by_method["PUT"], by_method["GET"]
+    assert (put["status"], put["received"]) == (201, len(FILM))
+    assert (get["status"], get["bytes"], get["id"]) == (200, len(FILM), "given")
+    assert get["path"] == "/files/film.mp4?link=..."
+    assert 0 < get["duration"] < 60
+    said = " ".join(line["message"] for line in lines)
+    assert "secretsecret" not in server.log()
+    assert "SEEKABLE_PROT" in said
+    assert "Application shutdown complete" in said
+
+
+# Stopping
+
+
+@pytest.mark.parametrize(("delay", "again"), [(1, False), (60, True)], ids=["in time", "a second signal"])
+def test_the_port_stays_open_for_a_while(tmp_path: Path, delay: int, again: bool) -> None:
+    server = Server(tmp_path, shutdown_delay=delay, shutdown_timeout=30).start()
+    try:
+        with server.client() as http, closing(socket.socket()) as stream:
+            http.put("/files/film.mp4", content=FILM).raise_for_status()
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+            stream.settimeout(20)
+            stream.connect(("127.0.0.1", server.port))
+            stream.sendall(b"GET /files/film.mp4 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received = stream.recv(1000)
+            began = time.monotonic()
+            server.process.terminate()
+            until(lambda: http.get("/health/ready").status_code == 503, "it is not ready")
+            assert "stopped" in http.get("/health/ready").json()["detail"]
+            with server.client() as new:
+                assert new.get("/health/live").status_code == 200
+                assert new.get("/files/film.mp4", headers={"Range": "bytes=0-9"}).content == FILM[:10]
+            assert time.monotonic() - began < delay
+            if again:
+                server.process.send_signal(signal.SIGTERM)
+            until(lambda: refuses(server), "the port is closed", within=10)
+            assert again or time.monotonic() - began >= delay
+            assert server.process.poll() is None, "the stream is waited for"
+            while data := stream.recv(1 << 20):
+                received += data
+        assert received.partition(b"\r\n\r\n")[2] == FILM
+        assert server.process.wait(10) == 0
+        assert "broken off" not in server.log()
+    finally:
+        server.kill()
+
+
+def refuses(server: Server) -> bool:
+    with socket.socket() as knocking:
+        return knocking.connect_ex(("127.0.0.1", server.port)) != 0

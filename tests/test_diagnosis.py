@@ -1,0 +1,272 @@
+"""What `seekable doctor` says of settings and facts; and of real folders and databases."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app.cli.diagnosis import RULES, Finding, Level, of_database, of_folder, of_settings
+from app.database.examining import examine
+from app.database.facts import DatabaseFacts
+from app.database.mongo.examining import NEEDED, missing_rights
+from app.database.sql.opening import open_sql
+from app.settings import Settings
+from app.storage.examining import FolderFacts, examine_folder
+from tests import mongo, postgres
+from tests.conftest import BACKENDS
+from tests.forking import completed
+from tests.support import mounted
+
+GOOD, NOTE, FIX = Level.GOOD, Level.NOTE, Level.FIX
+PLENTY = 1 << 50
+
+FOLDER = FolderFacts(
+    exists=True, writable=True, links=True, locks=True, sendfile=True, free=PLENTY, kind="ext4", sync_s=0.01
+)
+DATABASE = DatabaseFacts("The database")
+
+
+def settings(**chosen: Any) -> Settings:
+    return Settings(_env_file=None, **chosen)
+
+
+def said(findings: Any) -> list[tuple[Level, str]]:
+    return [(finding.level, finding.sentence) for finding in findings]
+
+
+ACCOUNTS = {"access": "accounts"}
+SAFE: list[dict[str, Any]] = [
+    {},
+    {"host": "localhost"},
+    {"host": "::1"},
+    {**ACCOUNTS, "host": "0.0.0.0", "base_url": "https://media.example.org"},
+    {**ACCOUNTS, "host": "0.0.0.0", "base_url": "http://nas.local:8000"},
+    {**ACCOUNTS, "base_url": "http://192.168.1.2:8000"},
+    {**ACCOUNTS, "sign_up": "open", "quota": 1 << 30},
+    {**ACCOUNTS, "cors_origins": ("*",)},
+    {**ACCOUNTS, "cache_control": "private, no-cache"},
+    {"access": "open", "cors_origins": ("https://app.example.org",)},
+    {"storage": "gridfs", "mongodb_url": "mongodb://127.0.0.1/x"},
+]
+ODD: list[tuple[dict[str, Any], Level, str]] = [
+    ({"host": "0.0.0.0"}, FIX, "`seekable serve` refuses"),
+    ({"access": "open", "host": "0.0.0.0"}, NOTE, "everybody who can reach"),
+    ({**ACCOUNTS, "base_url": "http://media.example.org"}, FIX, "passwords travel readably"),
+    ({**ACCOUNTS, "base_url": "http://203.0.114.1"}, FIX, "passwords travel readably"),
+    ({**ACCOUNTS, "host": "0.0.0.0"}, NOTE, "put a proxy in front"),
+    ({"cors_origins": ("*",)}, FIX, "SEEKABLE_CORS_ORIGINS=*"),
+    ({"allowed_hosts": ("*",)}, FIX, "DNS rebinding"),
+    ({"base_url": "https://media.example.org"}, NOTE, "X-Forwarded-For"),
+    ({**ACCOUNTS, "sign_up": "open"}, NOTE, "fill the disk"),
+    ({**ACCOUNTS, "cache_control": "public, max-age=60"}, FIX, "shared caches"),
+    ({"quota": 5}, NOTE, "count with SEEKABLE_ACCESS=accounts"),
+    ({"storage": "gridfs", "files_dir": "x"}, NOTE, "do not count with SEEKABLE_STORAGE=gridfs"),
+    ({"mongodb_url": "mongodb://127.0.0.1/x"}, FIX, "set SEEKABLE_STORAGE=gridfs"),
+    ({"session_idle_timeout": 9, "session_lifetime": 8}, NOTE, "has no effect"),
+]
+
+
+@pytest.mark.parametrize("chosen", SAFE)
+def test_nothing_is_said_of_what_is_in_order(chosen: dict[str, Any]) -> None:
+    assert said(of_settings(settings(**chosen), (), float("inf"))) == []
+
+
+@pytest.mark.parametrize(("chosen", "level", "words"), ODD)
+def test_what_is_odd_is_named(chosen: dict[str, Any], level: Level, words: str) -> None:
+    ((found, sentence),) = said(of_settings(settings(**chosen), (), PLENTY))
+    assert found is level
+    assert words in sentence
+
+
+def test_every_rule_has_a_case() -> None:
+    assert {sentence for _, _, sentence in RULES} == {
+        sentence for chosen, _, _ in ODD for _, sentence in said(of_settings(settings(**chosen), (), PLENTY))
+    }
+
+
+@pytest.mark.parametrize(("descriptors", "fault"), [(10_256, False), (10_255, True), (float("inf"), False)])
+def test_descriptors_have_to_suffice_for_the_sockets(descriptors: float, fault: bool) -> None:
+    found = said(of_settings(settings(), (), descriptors))
+    assert [level for level, _ in found] == [FIX] * fault
+
+
+@pytest.mark.parametrize(
+    ("facts", "chosen", "level", "words"),
+    [
+        (FOLDER, {}, GOOD, "can be written"),
+        (replace(FOLDER, writable=False), {}, FIX, "cannot be written"),
+        (replace(FOLDER, exists=False), {}, NOTE, "is not there"),
+        (replace(FOLDER, links=False), {}, FIX, "no hard links"),
+        (replace(FOLDER, locks=False), {}, FIX, "no file locks"),
+        (replace(FOLDER, sendfile=False), {}, FIX, "SEEKABLE_SENDFILE=false"),
+        (replace(FOLDER, sendfile=False), {"sendfile": False}, GOOD, "can be written"),
+        (replace(FOLDER, kind="nfs4"), {}, FIX, "PostgreSQL"),
+        (replace(FOLDER, kind="nfs4"), {"database_url": "postgresql:///x"}, GOOD, "can be written"),
+        (replace(FOLDER, free=5 << 20), {}, FIX, "Make room"),
+        (replace(FOLDER, free=5 << 30), {}, NOTE, "SEEKABLE_MAX_UPLOAD_SIZE"),
+        (replace(FOLDER, kind="tmpfs"), {}, FIX, "in memory"),
+        (replace(FOLDER, options=frozenset({"rw", "nobarrier"})), {}, FIX, "mounted with nobarrier"),
+        (replace(FOLDER, sync_s=0.000001), {}, NOTE, "fsync returns at once"),
+    ],
+)
+def test_what_a_folder_says(facts: FolderFacts, chosen: dict[str, Any], level: Level, words: str) -> None:
+    found = said(of_folder(settings(**chosen), facts))
+    assert any(one is level and words in sentence for one, sentence in found), found
+    assert {one for one, _ in found} <= {level, GOOD}
+
+
+@pytest.mark.parametrize(
+    ("facts", "chosen", "level", "words"),
+    [
+        (DATABASE, {}, GOOD, "up to date"),
+        (replace(DATABASE, error="No answer."), {}, FIX, "The database: No answer."),
+        (replace(DATABASE, made=False), {}, NOTE, "nothing of ours yet"),
+        (replace(DATABASE, migration="due"), {}, NOTE, "migrated at the next start"),
+        (replace(DATABASE, migration="newer"), {}, FIX, "newer version"),
+        (replace(DATABASE, missing_indexes=("media.path",)), {}, FIX, "media.path"),
+        (replace(DATABASE, missing_rights=("insert", "remove")), {}, FIX, "may not insert, remove"),
+        (replace(DATABASE, skew_s=-1.9), {}, GOOD, "up to date"),
+        (replace(DATABASE, skew_s=-5), {}, NOTE, "-5 s"),
+        (replace(DATABASE, skew_s=60), {}, FIX, "+60 s"),
+        (replace(DATABASE, replicated=False), {}, NOTE, "no replica set"),
+        (replace(DATABASE, protected=False), {}, NOTE, "lets in everybody"),
+        (replace(DATABASE, accounts=0), {**ACCOUNTS, "sign_up": "closed"}, FIX, "seekable account add"),
+        (replace(DATABASE, accounts=0), ACCOUNTS, GOOD, "up to date"),
+        (replace(DATABASE, accounts=1), {**ACCOUNTS, "sign_up": "closed"}, GOOD, "up to date"),
+    ],
+)
+def test_what_a_database_says(facts: DatabaseFacts, chosen: dict[str, Any], level: Level, words: str) -> None:
+    found = said(of_database(settings(**chosen), facts))
+    assert any(one is level and words in sentence for one, sentence in found), found
+    assert {one for one, _ in found} <= {level, GOOD}
+
+
+@pytest.mark.parametrize(
+    ("privileges", "missing"),
+    [
+        ([], sorted(NEEDED)),
+        ([{"resource": {"db": "films", "collection": ""}, "actions": [*NEEDED]}], []),
+        ([{"resource": {"db": "", "collection": ""}, "actions": [*NEEDED]}], []),
+        ([{"resource": {"anyResource": True}, "actions": [*NEEDED]}], []),
+        ([{"resource": {"db": "other", "collection": ""}, "actions": [*NEEDED]}], sorted(NEEDED)),
+        ([{"resource": {"db": "films", "collection": "media"}, "actions": [*NEEDED]}], sorted(NEEDED)),
+        ([{"resource": {"cluster": True}, "actions": [*NEEDED]}], sorted(NEEDED)),
+        ([{"resource": {"db": "films", "collection": ""}, "actions": [*NEEDED - {"remove"}]}], ["remove"]),
+    ],
+)
+def test_rights_are_those_in_all_collections(privileges: list[dict[str, Any]], missing: list[str]) -> None:
+    assert missing_rights(privileges, "films") == tuple(missing)
+
+
+# Real folders and databases
+
+
+def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    facts = examine_folder(tmp_path / "not" / "there")
+    assert (facts.exists, facts.writable, facts.links, facts.locks) == (False, True, True, True)
+    assert facts.free > 0
+    assert facts.kind
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_file_system_is_told_by_its_kind(tmp_path: Path) -> None:
+    with mounted(tmp_path / "memory", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as folder:
+        facts = examine_folder(folder)
+        assert (facts.kind, facts.free <= 1 << 20, facts.links) == ("tmpfs", True, True)
+    with mounted(tmp_path / "fixed", "-t", "tmpfs", "-o", "ro", "tmpfs") as folder:
+        assert not examine_folder(folder).writable
+
+
+def doctor(folder: Path, **chosen: object) -> tuple[int, list[str]]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+    # Wherever this is tested: few descriptors, and a folder in memory, are not what it is about.
+    chosen = {"max_sockets": 100} | chosen
+    environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in chosen.items()}
+    done = completed("doctor", folder=folder, environment=environment)
+    assert "Traceback" not in done.stderr, done.stderr
+    found = [line for line in done.stdout.splitlines() if "is in memory" not in line]
+    assert done.returncode == (1 if "fix: " in done.stdout or done.stderr else 0)
+    return int(any(line.startswith("fix: ") for line in found) or bool(done.stderr)), found
+
+
+def lines(found: list[str], level: str) -> list[str]:
+    return [line.partition(": ")[2] for line in found if line.startswith(f"{level}: ")]
+
+
+def test_the_command_says_what_to_fix_and_changes_nothing(tmp_path: Path) -> None:
+    status, found = doctor(tmp_path)
+    assert (status, lines(found, "fix")) == (0, [])
+    assert [*tmp_path.iterdir()] == []
+    status, found = doctor(tmp_path, prot=1, host="0.0.0.0", files_dir="/proc/films")
+    assert status == 1
+    wanted = ("SEEKABLE_PORT", "refuses", "cannot be written")
+    for line, words in zip(lines(found, "fix"), wanted, strict=True):
+        assert words in line
+    status, found = doctor(tmp_path, port="many")
+    assert (status, found) == (1, []), "what is no setting at all is said as always"
+
+
+Broken = Callable[[dict[str, Any]], str]
+
+
+def newer(chosen: dict[str, Any]) -> str:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        database = open_sql(settings(**chosen), stack)
+        with database.writing() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = 'future'"))
+            session.commit()
+    return "newer version"
+
+
+def unindexed(chosen: dict[str, Any]) -> str:
+    mongo.database(chosen["mongodb_url"])["fs.chunks"].drop_indexes()
+    return "fs.chunks.files_id_n"
+
+
+@pytest.mark.parametrize(
+    ("backend", "harm"), [("filesystem", newer), ("postgresql", newer), ("gridfs", unindexed)]
+)
+def test_a_database_is_looked_at(tmp_path: Path, backend: str, harm: Broken) -> None:
+    chosen: dict[str, Any] = {"files_dir": tmp_path / "files", **BACKENDS[backend]()}
+    if backend == "postgresql":
+        chosen["database_url"] = postgres.shared().new_database()
+    environment = {f"SEEKABLE_{key.upper()}": str(value) for key, value in chosen.items()}
+    (before,) = examine(settings(**chosen))
+    assert (before.error, before.made) == ("", False)
+    migrated = completed("migrate", folder=tmp_path, environment={**os.environ, **environment})
+    assert migrated.returncode == 0, migrated.stderr
+    (facts,) = examine(settings(**chosen))
+    assert (facts.error, facts.migration, facts.missing_indexes) == ("", "done", ())
+    assert abs(facts.skew_s) < 1
+    if backend == "gridfs":
+        assert (facts.replicated, facts.protected) == (True, False)
+        mongo.database(chosen["mongodb_url"])["media"].insert_one({})
+    status, found = doctor(tmp_path, **chosen)
+    assert (status, lines(found, "fix")) == (0, []), found
+    words = harm(chosen)
+    status, found = doctor(tmp_path, **chosen)
+    assert status == 1
+    (line,) = lines(found, "fix")
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"storage": "gridfs"},
+        {"storage": "gridfs", "mongodb_url": "mongodb://127.0.0.1:1/films?serverSelectionTimeoutMS=100"},
+        {"database_url": "postgresql+psycopg://127.0.0.1:1/films"},
+        {"database_url": "nothing"},
+    ],
+)
+def test_a_database_that_is_not_there_is_a_sentence(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    (facts,) = examine(settings(files_dir=tmp_path, **chosen))
+    (finding,) = of_database(settings(**chosen), facts)
+    assert finding == Finding(FIX, f"{facts.name}: {facts.error}")
+    assert facts.error.endswith((".", "refused", "?")) or "refused" in facts.error
