@@ -1,4 +1,4 @@
-"""Helm's own code, in a process of its own: a library in Go has threads, which no fork of ours should meet."""
+"""Helm's own code, in a process of its own: a library in Go has threads, and no fork likes those."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ class Helm:
         self._process.communicate(timeout=20)
 
     def lint(self, values: Values, folder: Path) -> list[dict[str, Any]]:
-        """What it has to say of the chart with these values. They are no option: a copy in `folder` has them."""
+        """What it says of the chart with these values. They are no option: a copy in `folder` has them."""
         copy = folder / "seekable"
         shutil.copytree(CHART, copy)
         (copy / "values.yaml").write_text(yaml.safe_dump(merged(defaults(), values)))
