@@ -134,7 +134,7 @@ class Container:
 
     def words(self, *command: str) -> list[str]:
         user, group = last_stage()["USER"].split(":")
-        # The Python of this machine may be where only root can read. access(2) knows of that only with this bit.
+        # The Python of this machine may be where only root can read. With this bit access(2) knows, too.
         read = "+dac_read_search"
         become = f"--reuid={user} --regid={group} --clear-groups --no-new-privs --securebits=+no_setuid_fixup"
         caps = f"--inh-caps=-all,{read} --ambient-caps=-all,{read} --bounding-set=-all,{read}"
