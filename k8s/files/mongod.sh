@@ -3,7 +3,7 @@ set -eu
 umask 077
 # mongod takes no key that others could read, and a Secret's volume has groups.
 cp /secret/keyfile /tmp/keyfile
-if [ "${HOSTNAME##*-}" = 0 ]; then
+if [ "${POD##*-}" = 0 ]; then
     mongosh --quiet --norc --nodb --file /scripts/initiate.js &
 fi
 exec mongod --replSet rs0 --keyFile /tmp/keyfile --bind_ip_all --port "${PORT:-27017}" --dbpath "${DBPATH:-/data/db}"

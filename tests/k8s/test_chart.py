@@ -3,6 +3,7 @@
 import copy
 import re
 import tarfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from tests.k8s.helm import CHART, Helm, Refused, Values, environment
 from tests.support import running
 
 pytestmark = pytest.mark.live
+
+OLDEST = "1.25"
 
 ERROR = 3
 """A severity of Helm's; 1 is what is recommended, an icon for instance, and 2 a warning."""
@@ -85,18 +88,24 @@ def test_helm_would_find_a_fault(helm: Helm, tmp_path: Path) -> None:
     assert [m for m in messages if m["Severity"] == ERROR]
 
 
-@pytest.mark.parametrize("version", ["1.25", kubernetes_validate.latest_version()])
-def test_every_manifest_is_as_kubernetes_has_it(installed: Installed, version: str) -> None:
+def test_every_manifest_is_as_kubernetes_has_it(installed: Installed) -> None:
+    """As the oldest that the chart is for has it."""
     assert installed.objects
     for sent in installed.objects:
-        kubernetes_validate.validate(sent, version, strict=True)
+        kubernetes_validate.validate(sent, OLDEST, strict=True)
+
+
+@pytest.mark.parametrize("name", ["minikube", "filesystem"])
+def test_every_kind_of_manifest_is_as_the_newest_kubernetes_has_it(helm: Helm, name: str) -> None:
+    for sent in _installed(helm, name).objects:
+        kubernetes_validate.validate(sent, kubernetes_validate.latest_version(), strict=True)
 
 
 def test_a_manifest_that_is_not_would_be_noticed(helm: Helm) -> None:
     sent = copy.deepcopy(_installed(helm, "defaults").of("Deployment"))
     sent["spec"]["template"]["spec"]["terminationGracePeriod"] = 1
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(sent, "1.25", strict=True)
+        kubernetes_validate.validate(sent, OLDEST, strict=True)
 
 
 def test_kubectl_is_given_the_same_as_the_cluster(installed: Installed) -> None:
@@ -331,6 +340,13 @@ def test_its_user_is_told_where_it_is(helm: Helm, name: str, said: str) -> None:
     notes = _installed(helm, name).notes
     assert said in notes
     assert ("account invite" in notes) == (ENVIRONMENTS[name].get("access") != "open")
+
+
+def test_it_says_which_kubernetes_it_is_for_and_which_version_it_runs() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((CHART.parent / "pyproject.toml").read_text())["project"]
+    assert chart["kubeVersion"] == f">={OLDEST}.0-0"
+    assert chart["appVersion"] == project["version"]
 
 
 def test_a_package_holds_what_the_chart_needs(helm: Helm, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -94,6 +95,17 @@ def test_the_server_hears_of_an_upload_while_it_comes(front: Proxy, folder: str)
             if max(received, default=0) > 2 * MIB:
                 return
         raise AssertionError(f"It was told {received}, and had been sent {32 * MIB}")
+
+
+def test_what_a_reader_does_not_take_is_not_kept_on_its_disk(
+    server: Server, front: Proxy, client: httpx.Client, folder: str
+) -> None:
+    film = noise(64 * MIB)
+    with server.client() as inside:
+        inside.put(f"/files/{folder}/film.mp4", content=film)
+    with client.stream("GET", f"/files/{folder}/film.mp4") as down:
+        time.sleep(0.5)  # for a proxy that would take all of it
+        assert sha256(down.read()) == sha256(film)
 
 
 def test_a_body_of_unknown_length_goes_through(client: httpx.Client, folder: str) -> None:
