@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.k8s.environments import ENVIRONMENTS
 from tests.k8s.helm import Helm
+from tests.k8s.installed import Installed, environment_of
 from tests.support import lacks
 
 
@@ -15,3 +17,9 @@ def helm() -> Iterator[Helm]:
     helm = Helm()
     yield helm
     helm.close()
+
+
+@pytest.fixture(params=ENVIRONMENTS)
+def installed(request: pytest.FixtureRequest, helm: Helm) -> Installed:
+    """Each of the environments."""
+    return environment_of(helm, request.param)
