@@ -46,10 +46,16 @@ format: install ## fix what can be fixed by itself
 	$(BIN)/ruff format .
 
 # It names no index: --no-config keeps a machine's own out, and the last line fails when one got in all the same.
-lock: install ## remake requirements.lock from pyproject.toml (ARGS=--upgrade)
-	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --all-extras \
-		--no-annotate --custom-compile-command 'make lock' $(ARGS) --output-file requirements.lock pyproject.toml
-	@! grep -nE '://|file:|^-|@ ' requirements.lock
+# What the image and the chart's tests install are parts of it: the same versions, in files of their own.
+LOCK := $(BIN)/uv pip compile --quiet --no-config --universal --generate-hashes --no-annotate --custom-compile-command 'make lock'
+PART := $(LOCK) --constraints requirements.lock
+
+lock: install ## remake requirements.lock and its parts from pyproject.toml (ARGS=--upgrade)
+	$(LOCK) --python-version 3.11 --all-extras $(ARGS) --output-file requirements.lock pyproject.toml
+	$(PART) --python-version 3.11 --output-file deploy/image.lock pyproject.toml
+	echo hatchling | $(PART) --python-version 3.11 --output-file deploy/build.lock -
+	$(PART) --no-deps --python-version 3.12 $(ARGS) --output-file tests/k8s/requirements.lock tests/k8s/requirements.in
+	@! grep -nE '://|file:|^-|@ ' requirements.lock deploy/*.lock tests/k8s/requirements.lock
 
 build: install ## make a wheel in dist/
 	rm -rf dist
@@ -61,12 +67,14 @@ clean: ## remove what builds and tests leave behind, but not .venv, files/ or .m
 	find . \( -path ./.venv -o -path ./.git -o -path ./files \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp comes last, so an installation that was broken off is done again. --no-build-isolation: the backend is in the
-# lock; an isolated build would fetch the newest one, unchecked.
-$(STAMP): requirements.lock pyproject.toml
+# lock; an isolated build would fetch the newest one, unchecked. --ignore-requires-python: the library that has Helm's code
+# says that it wants Python 3.12, and needs nothing of it.
+$(STAMP): requirements.lock tests/k8s/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Seekable needs Python 3.11 or newer and $(PYTHON) is %d.%d: choose another with make PYTHON=..." % v[:2])'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(ensure_venv); $(PYTHON) -m venv --clear $(VENV); }
 	@echo 'Installing into $(VENV) what requirements.lock names: about a minute the first time'
 	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --require-hashes --no-deps --ignore-requires-python -r tests/k8s/requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 

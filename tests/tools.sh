@@ -19,6 +19,11 @@ strace    strace
 mount     mount
 mkfs.ext4 e2fsprogs
 promtool  prometheus
+nginx     nginx
+caddy     caddy
+openssl   openssl
+prlimit   util-linux
+unshare   util-linux
 '
 
 # Fills $commands and $packages with what is missing.
@@ -35,9 +40,9 @@ $tools
 EOF
 }
 
-# apt-get is heard only when it fails.
+# apt-get is heard only when it fails. RUNLEVEL=1: what it installs is not started as a service.
 apt() {
-    if log=$(DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 "$@" 2>&1 </dev/null); then
+    if log=$(RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3 "$@" 2>&1 </dev/null); then
         return 0
     fi
     printf '%s\n' "$log" | tail -n 20 >&2

@@ -101,7 +101,8 @@ def test_wget_goes_on_by_itself_when_the_server_comes_back(place: Place) -> None
         file = place.here / "big.mp4"
         (place.here / "wget").mkdir()
         patient = ("--tries=50", "--waitretry=1", "--retry-connrefused")
-        with program(place.here / "wget", "wget", "--limit-rate=20m", *patient, "-P", place.here, url) as wget:
+        wget_it = ("wget", "--limit-rate=20m", *patient, "-P", place.here, url)
+        with program(place.here / "wget", *wget_it) as wget:
             until(lambda: file.exists() and file.stat().st_size > 1_000_000, "a part of it")
             port = server.port
             server.kill()

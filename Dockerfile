@@ -1,0 +1,34 @@
+# docker build -t seekable .
+# It says who may connect in no setting: give it SEEKABLE_ACCESS=accounts, or open.
+
+# The Python that the tests run on.
+ARG PYTHON=3.11
+
+FROM python:${PYTHON}-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+COPY deploy/image.lock deploy/build.lock deploy/
+RUN python -m venv --without-pip /opt/seekable \
+ && python -m pip --python /opt/seekable/bin/python install --require-hashes --only-binary :all: -r deploy/image.lock
+RUN python -m venv --without-pip /opt/build \
+ && python -m pip --python /opt/build/bin/python install --require-hashes --only-binary :all: -r deploy/build.lock
+COPY pyproject.toml README.md ./
+COPY alembic alembic
+COPY app app
+RUN /opt/build/bin/hatchling build --target wheel --directory dist \
+ && python -m pip --python /opt/seekable/bin/python install --no-deps --no-index dist/*.whl
+
+FROM python:${PYTHON}-slim-bookworm
+COPY --from=build /opt/seekable /opt/seekable
+RUN install --directory --owner=10001 --group=10001 --mode=0750 /data
+ENV PATH=/opt/seekable/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    SEEKABLE_HOST=0.0.0.0 SEEKABLE_PORT=8000 SEEKABLE_FILES_DIR=/data
+# By number, so that Kubernetes sees that it is not root.
+USER 10001:10001
+# Not /data: a `.env` in the folder that the server is started in holds settings, and there it could be an upload.
+WORKDIR /
+VOLUME ["/data"]
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "-c", "import http.client, os, sys; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['SEEKABLE_PORT']), timeout=4); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
+ENTRYPOINT ["seekable"]
+CMD ["serve"]

@@ -1,0 +1,173 @@
+"""The sample configurations of deploy/, with the real nginx and Caddy, which may write nothing to a disk."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live.clients import sha256
+from tests.live.proxies import HOST, Proxy, proxy
+from tests.support import Server, noise, running
+
+pytestmark = pytest.mark.live
+
+MIB = 1 << 20
+PROXIES = ["nginx", "caddy"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("behind")
+    with running(folder, access="open", allowed_hosts=HOST) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=PROXIES)
+def front(
+    request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    with proxy(request.param, server, tmp_path_factory.mktemp("front") / request.param) as front:
+        yield front
+
+
+@pytest.fixture
+def client(front: Proxy) -> Iterator[httpx.Client]:
+    with front.client() as client:
+        yield client
+
+
+def test_a_film_of_64_mib_goes_up_and_pieces_of_it_come_down(
+    front: Proxy, client: httpx.Client, folder: str
+) -> None:
+    film = noise(64 * MIB)
+    up = client.put(f"/files/{folder}/film.mp4", content=film, headers={"content-type": "video/mp4"})
+    assert up.status_code == 201
+    assert up.json()["sha256"] == sha256(film)
+
+    middle = client.get(f"/files/{folder}/film.mp4", headers={"range": "bytes=33554432-34603007"})
+    assert middle.status_code == 206
+    assert middle.headers["content-range"] == f"bytes 33554432-34603007/{64 * MIB}"
+    assert middle.content == film[32 * MIB : 33 * MIB]
+    assert middle.headers["etag"] == up.headers["etag"]
+
+    end = client.get(
+        f"/files/{folder}/film.mp4", headers={"range": "bytes=-5", "if-range": up.headers["etag"]}
+    )
+    assert (end.status_code, end.content) == (206, film[-5:])
+    two = client.get(f"/files/{folder}/film.mp4", headers={"range": "bytes=0-0,10-11"})
+    assert two.headers["content-type"].startswith("multipart/byteranges")
+    whole = client.get(f"/files/{folder}/film.mp4")
+    assert sha256(whole.content) == sha256(film)
+    beyond = client.get(f"/files/{folder}/film.mp4", headers={"range": f"bytes={64 * MIB}-"})
+    assert beyond.status_code == 416
+
+
+def test_a_proxy_that_keeps_uploads_on_its_disk_would_be_noticed(server: Server, tmp_path: Path) -> None:
+    edit = ("proxy_request_buffering off;", "proxy_request_buffering on;")
+    with proxy("nginx", server, tmp_path / "nginx", edit=edit) as front, front.client() as client:
+        try:
+            status = client.put("/files/kept.mp4", content=noise(64 * MIB)).status_code
+        except httpx.TransportError:
+            status = 0
+        assert status != 201
+
+
+def test_the_server_hears_of_an_upload_while_it_comes(front: Proxy, folder: str) -> None:
+    """Over a WebSocket, which goes through as well."""
+    with front.listen("/") as told, closing(front.connect()) as upload:
+        sid = json.loads(told.recv(timeout=20))["sid"]
+        head = [
+            f"PUT /files/{folder}/film.mp4?sid={sid} HTTP/1.1",
+            f"Host: {HOST}:{front.port}",
+            f"Content-Length: {64 * MIB}",
+        ]
+        upload.sendall("\r\n".join([*head, "", ""]).encode())
+        received = []
+        for _ in range(32):  # half of it
+            upload.sendall(bytes(MIB))
+            with suppress(TimeoutError):
+                received.append(json.loads(told.recv(timeout=0.2))["progress"]["received"])
+            if max(received, default=0) > 2 * MIB:
+                return
+        raise AssertionError(f"It was told {received}, and had been sent {32 * MIB}")
+
+
+def test_what_a_reader_does_not_take_is_not_kept_on_its_disk(
+    server: Server, front: Proxy, client: httpx.Client, folder: str
+) -> None:
+    film = noise(64 * MIB)
+    with server.client() as inside:
+        inside.put(f"/files/{folder}/film.mp4", content=film)
+    with client.stream("GET", f"/files/{folder}/film.mp4") as down:
+        time.sleep(0.5)  # for a proxy that would take all of it
+        assert sha256(down.read()) == sha256(film)
+
+
+def test_a_body_of_unknown_length_goes_through(client: httpx.Client, folder: str) -> None:
+    film = noise(3 * MIB)
+
+    def pieces() -> Iterator[bytes]:
+        for start in range(0, len(film), 100_000):
+            yield film[start : start + 100_000]
+
+    up = client.put(f"/files/{folder}/chunked.mp4", content=pieces())
+    assert up.request.headers["transfer-encoding"] == "chunked"
+    assert up.json()["sha256"] == sha256(film)
+
+
+def test_a_page_of_the_site_may_listen_and_write_and_another_may_not(
+    front: Proxy, client: httpx.Client, folder: str
+) -> None:
+    """For which the proxy passes Host on as it came, with its port."""
+    with front.listen("/events", origin=front.url) as events:
+        assert json.loads(events.recv(timeout=20)) == {"type": "resync"}
+        up = client.put(f"/files/{folder}/a", content=b"a", headers={"origin": front.url})
+        assert up.status_code == 201
+        assert json.loads(events.recv(timeout=20))["type"] == "file.created"
+    other = {"origin": "https://elsewhere.example.org"}
+    assert client.put(f"/files/{folder}/b", content=b"b", headers=other).status_code == 403
+
+
+def test_links_have_the_scheme_of_the_client(front: Proxy, client: httpx.Client, folder: str) -> None:
+    up = client.put(f"/files/{folder}/film.mp4", content=b"film")
+    assert up.json()["url"] == f"{front.url}/files/{folder}/film.mp4"
+
+
+def test_what_a_client_says_of_its_own_address_is_not_passed_on(
+    server: Server, client: httpx.Client, folder: str
+) -> None:
+    headers = {"x-forwarded-for": "192.0.2.7", "forwarded": "for=192.0.2.7"}
+    client.get(f"/files/{folder}-forged", headers=headers)
+    (line,) = [line for line in server.log().splitlines() if f"{folder}-forged" in line]
+    assert "192.0.2.7" not in line
+    assert "127.0.0.1" in line
+
+
+def test_who_comes_without_https_is_sent_there(front: Proxy) -> None:
+    answer = httpx.get(
+        f"http://127.0.0.1:{front.plain_port}/docs?a=b", headers={"host": HOST}, trust_env=False
+    )
+    assert answer.status_code == 308
+    assert re.fullmatch(rf"https://{HOST}(:\d+)?/docs\?a=b", answer.headers["location"])
+
+
+@pytest.mark.campaign
+def test_2_gib_go_through_neither_disk_nor_memory(front: Proxy, client: httpx.Client, folder: str) -> None:
+    piece = noise(MIB)
+
+    def film() -> Iterator[bytes]:
+        for _ in range(2048):
+            yield piece
+
+    before = front.peak()
+    headers = {"content-length": str(2048 * MIB)}
+    up = client.put(f"/files/{folder}/film.mp4", content=film(), headers=headers)
+    assert up.status_code == 201
+    with client.stream("GET", f"/files/{folder}/film.mp4") as down:
+        assert sum(map(len, down.iter_raw())) == 2048 * MIB
+    assert front.peak() - before < 64 * MIB
