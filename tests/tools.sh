@@ -14,6 +14,8 @@ rclone    rclone
 vlc       vlc-bin vlc-plugin-base
 mpv       mpv
 chromium  chromium
+rsync     rsync
+sqlite3   sqlite3
 setpriv   util-linux
 strace    strace
 mount     mount
