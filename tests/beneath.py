@@ -133,6 +133,8 @@ class Folder:
             connection.execute(text("BEGIN"))
             connection.execute(insert(Media), rows)
             connection.execute(text("COMMIT"))
+            if self._engine.name == "postgresql":  # which would itself, before long
+                connection.execute(text("ANALYZE media"))
 
     @contextmanager
     def broken(self) -> Iterator[None]:
