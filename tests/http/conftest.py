@@ -265,21 +265,21 @@ def listed(http: httpx.Client) -> Callable[..., dict[str, dict[str, Any]]]:
     return listed
 
 
-@pytest.fixture
-def problem() -> Callable[..., str]:
+def problem_of(response: httpx.Response, status: int) -> str:
     """Check that an answer is a problem document of this status. What it says in detail."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert set(document) >= {"title", "status", "detail"}
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"]
+    return str(document["detail"])
 
-    def problem(response: httpx.Response, status: int) -> str:
-        assert response.status_code == status, response.text
-        assert response.headers["content-type"] == "application/problem+json"
-        document = response.json()
-        assert set(document) >= {"title", "status", "detail"}
-        assert document["status"] == status
-        assert document["title"]
-        assert document["detail"]
-        return str(document["detail"])
 
-    return problem
+@pytest.fixture(scope="session")
+def problem() -> Callable[..., str]:
+    return problem_of
 
 
 @pytest.fixture
