@@ -94,25 +94,15 @@ def test_wget_goes_on_with_what_was_cut(place: Place) -> None:
 @slowly
 def test_wget_goes_on_by_itself_when_the_server_comes_back(place: Place) -> None:
     need("wget")
-<<<<<<< HEAD
     film = place.big * 5  # more than sockets hold at their largest: wget may read those to their end
-=======
-    film = place.big * 5  # more than the sockets' buffers hold: wget may read those to their end
->>>>>>> h-suite-b
     with running(place.here / "server", **place.new_library()) as server:
         with server.client() as http:
             url = put(http, "big.mp4", film)
         file = place.here / "big.mp4"
         (place.here / "wget").mkdir()
         patient = ("--tries=50", "--waitretry=1", "--retry-connrefused")
-<<<<<<< HEAD
         wget_it = ("wget", "--limit-rate=20m", *patient, "-P", place.here, url)
         with program(place.here / "wget", *wget_it) as wget:
-=======
-        with program(
-            place.here / "wget", "wget", "--limit-rate=20m", *patient, "-P", place.here, url
-        ) as wget:
->>>>>>> h-suite-b
             until(lambda: file.exists() and file.stat().st_size > 1_000_000, "a part of it")
             port = server.port
             server.kill()
