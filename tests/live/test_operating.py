@@ -132,6 +132,8 @@ def test_a_request_has_one_name_in_its_answer_and_in_the_log(tmp_path: Path) -> 
         made = odd.headers["x-request-id"]
         assert re.fullmatch(r"[0-9a-f]{12}-\d+", made)
         assert "x-request-id" not in http.get("/health").headers
+        well = http.get("/health", headers={"X-Request-ID": "given-0"})
+        assert well.headers["x-request-id"] == "given-0"
         with socket.create_connection(("127.0.0.1", server.port)) as broken:
             broken.sendall(b"GET / HTTP/1.1\r\nX-Request-ID: given-2\r\nno colon\r\n\r\n")
             refused = broken.recv(4096)
