@@ -16,6 +16,7 @@ from sqlalchemy import NullPool, StaticPool, create_engine, insert, text
 
 from app.database import prepare_database
 from app.database.sql import postgresql
+from app.database.sql.rows import path_at
 from app.database.sql.tables import Media
 from app.settings import Settings
 from app.storage.staging import Signature
@@ -53,7 +54,7 @@ class Beneath(Protocol):
     def put_big(self, path: str, size: int, end: bytes) -> None:
         """The same, with a file of many zeros and an end, which takes next to no room."""
 
-    def fill(self, paths: Iterable[str]) -> None:
+    def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         """Empty films, made at once as if they had been uploaded, which would take minutes."""
 
     def broken(self) -> Any:
@@ -120,11 +121,11 @@ class Folder:
             opened.write(end)
         time.sleep(2.1)  # a file that somebody put there is taken for finished when it is still for 2 s
 
-    def fill(self, paths: Iterable[str]) -> None:
+    def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         prepare_database(self._settings)
         rows = []
-        for key in (Key.at(SHARED, path) for path in paths):
-            file = self._root / key.path
+        for key in (Key.at(library, path) for path in paths):
+            file = self._root.joinpath(*path_at(key))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
             found = Signature.of(os.stat(file))
@@ -213,9 +214,9 @@ class Bucket:
             self._database["fs.chunks"].insert_one({"files_id": file, "n": n, "data": data})
         self._database["fs.files"].insert_one(bucket_file(file, path, size))
 
-    def fill(self, paths: Iterable[str]) -> None:
+    def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         prepare_database(self._settings)
-        keys = [(ObjectId(), Key.at(SHARED, path)) for path in paths]
+        keys = [(ObjectId(), Key.at(library, path)) for path in paths]
         self._database["fs.files"].insert_many(bucket_file(file, key.path, 0) for file, key in keys)
         known = {"size": 0, "chunk_size": CHUNK_SIZE, "sha256": None}
         self._database["media"].insert_many(
