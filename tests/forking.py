@@ -149,6 +149,7 @@ def serve_forks() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends the servers
     for name in MODULES:
         __import__(name)
+    _rehearse()
     _end_at_once()
     gc.collect()
     gc.freeze()  # or each child would look through all of it, and so have a copy of its own
@@ -163,6 +164,16 @@ def serve_forks() -> None:
                 return
         print(json.dumps(answer), flush=True)
     sys.exit()
+
+
+def _rehearse() -> None:
+    """Make a library, once, for what SQLAlchemy and Alembic do but the first time."""
+    from app.database import prepare_database
+    from app.settings import Settings
+
+    with TemporaryDirectory() as folder:
+        place = Path(folder, "files")
+        prepare_database(Settings(_env_file=None, storage="filesystem", database_url=None, files_dir=place))
 
 
 def _end_at_once() -> None:
