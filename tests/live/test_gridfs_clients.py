@@ -18,9 +18,10 @@ from pymongo.database import Database
 from app.database.mongo.documents import Media
 from app.database.mongo.staging import CHUNK_SIZE
 from tests import mongo
+from tests.forking import completed
 from tests.live.clients import sha256, until
 from tests.live.node import NODE, SCRIPTS, modules
-from tests.support import SEEKABLE, Server, run, running
+from tests.support import Server, running
 
 pytestmark = pytest.mark.live
 
@@ -178,8 +179,10 @@ WAYS = [put_by_node, put_by_pymongo, put_by_mongoengine]
 
 def seekable(server: Server, command: str) -> str:
     """What a command says that is run over the same library."""
-    settings = {f"SEEKABLE_{name.upper()}={value}" for name, value in server.settings.items()}
-    return run("env", *settings, SEEKABLE, command).stdout
+    settings = {f"SEEKABLE_{name.upper()}": str(value) for name, value in server.settings.items()}
+    done = completed(command, environment={**os.environ, **settings})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("put", WAYS)

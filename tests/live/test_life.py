@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import pytest
 
 from tests.beneath import beneath
 from tests.conftest import filesystem
-from tests.live.clients import program, until
+from tests.live.clients import forked, until
 from tests.support import NewLibrary, Server
 
 pytestmark = pytest.mark.live
@@ -300,7 +299,7 @@ main(["serve", "--port", "0"])
 def test_whatever_happens_is_a_line(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    with program(here, sys.executable, "-c", ACCIDENTS) as server:
+    with forked(here, ACCIDENTS) as server:
         host, port = server.wait_for(r"docs +http://(.+):(\d+)/docs").groups()
 
         def ask(target: bytes, head: bytes = b"") -> bytes:

@@ -5,7 +5,6 @@ import os
 import random
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -21,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.server.expected import missing
 from tests.faults.tracing import injected
 from tests.http.conftest import Connection
-from tests.live.clients import Program, program
+from tests.live.clients import Program, forked
 from tests.support import need, need_root, run
 
 pytestmark = pytest.mark.live
@@ -136,7 +135,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         if way.in_memory and MEMORY.is_dir():  # there nobody can tell whether reading would wait
             files = Path(stack.enter_context(TemporaryDirectory(prefix="seekable-files-", dir=MEMORY)))
         settings["SEEKABLE_FILES_DIR"] = str(files)
-        started = stack.enter_context(program(folder, sys.executable, "-c", way.code, **settings))
+        started = stack.enter_context(forked(folder, way.code, **settings))
         port = int(started.wait_for(r"(?:docs +|running on )https?://127\.0\.0\.1:(\d+)")[1])
         server = Running(started, way, files, port)
         assert server.ask("PUT", "/files/film.mp4", body=FILM) == 201
