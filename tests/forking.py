@@ -57,13 +57,7 @@ class Command:
         """`bound` by permissions, even when root runs it. `code` is run instead of the command, which it may
         change before it runs it."""
         paths = {"folder": str(folder), "given": given, "output": str(output), "errors": str(errors)}
-        question = {
-            "arguments": arguments,
-            "environment": {**environment},
-            "bound": bound,
-            "code": code,
-            **paths,
-        }
+        how = {"environment": {**environment}, "bound": bound, "code": code}
         self.pid: int = _parent().ask({"arguments": arguments, **how, **paths})
         self.returncode: int | None = None
 
