@@ -310,7 +310,7 @@ def test_what_has_yet_to_leave_comes_before_a_file(running: Running, untroubled:
 @pytest.mark.parametrize("running", ["uvloop"], indirect=True)
 def test_half_a_head_amid_a_film_waits_for_its_end(running: Running, begin: Begin, untroubled: None) -> None:
     connection = begin(b"GET /health HTTP/1.1\r\nHo")
-    time.sleep(2)  # twice what a head may take, when it is its turn
+    time.sleep(1.5)  # more than a head may take, when it is its turn
     same(connection.answer().content, FILM)
     assert connection.answer().status_code == 408
     assert connection.is_closed()
