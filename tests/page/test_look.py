@@ -28,7 +28,8 @@ SMALL = """() => [
 
 def findings(page: Page, scheme: str = "light") -> list[str]:
     """What axe finds serious or critical in what is shown; in the dark, of colours only."""
-    page.evaluate(AXE)
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE)
     options: dict[str, Any] = {"resultTypes": ["violations"]}  # the others take longer
     if scheme == "dark":
         options["runOnly"] = ["color-contrast"]
