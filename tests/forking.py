@@ -34,6 +34,8 @@ MODULES = (
 )
 """What `seekable serve` imports, some of it when it knows the settings."""
 
+COMMAND = "import sys; from app.cli import main; sys.exit(main())"
+
 CAPABILITY_VERSION_3 = 0x20080522
 RIGHTS = 1 << 1 | 1 << 2 | 1 << 10  # dac_override, dac_read_search, net_bind_service
 
@@ -50,11 +52,13 @@ class Command:
         environment: Mapping[str, str],
         given: str = os.devnull,
         bound: bool = False,
+        code: str = "",
     ) -> None:
-        """`bound` by permissions, even when root runs it."""
+        """`bound` by permissions, even when root runs it. `code` is run instead of the command, which it may
+        change before it runs it."""
         paths = {"folder": str(folder), "given": given, "output": str(output), "errors": str(errors)}
-        question = {"arguments": arguments, "environment": {**environment}, "bound": bound, **paths}
-        self.pid: int = _parent().ask(question)
+        how = {"environment": {**environment}, "bound": bound, "code": code}
+        self.pid: int = _parent().ask({"arguments": arguments, **how, **paths})
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -144,8 +148,8 @@ def _the_parent() -> _Parent:
     return _Parent()
 
 
-def serve_forks() -> None:
-    """In the parent: answer questions until there are no more. In each child: return."""
+def serve_forks() -> str:
+    """In the parent: answer questions until there are no more. In each child: return what it is to run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends the servers
     for name in MODULES:
         __import__(name)
@@ -160,8 +164,7 @@ def serve_forks() -> None:
         else:
             answer = os.fork()
             if answer == 0:
-                _become(**question)
-                return
+                return _become(**question)
         print(json.dumps(answer), flush=True)
     sys.exit()
 
@@ -198,7 +201,8 @@ def _become(
     errors: str,
     environment: dict[str, str],
     bound: bool,
-) -> None:
+    code: str,
+) -> str:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
@@ -213,6 +217,7 @@ def _become(
     sys.argv[:] = [str(program), *arguments]
     if bound and os.geteuid() == 0:
         _give_up_rights()
+    return code or COMMAND
 
 
 def _give_up_rights() -> None:
@@ -229,7 +234,4 @@ def _give_up_rights() -> None:
 
 
 if __name__ == "__main__":
-    serve_forks()
-    from app.cli import main
-
-    sys.exit(main())
+    exec(compile(serve_forks(), "<string>", "exec"), {"__name__": "__main__"})
