@@ -18,7 +18,7 @@ class Listener:
         self.now = 1000.0
         self.told: list[tuple[float, str, dict[str, Any]]] = []
 
-    def tell(self, sid: str, text: str) -> None:
+    def tell(self, sid: str, text: str, *, elsewhere: bool) -> None:
         self.told.append((self.now, sid, json.loads(text)["progress"]))
 
     def progress(self, *, sid: str | None = "s", total: int | None = None) -> Progress:

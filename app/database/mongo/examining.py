@@ -105,7 +105,7 @@ def _facts(
         made=made,
         skew_s=skew,
         accounts=accounts,
-        replicated="setName" in hello or hello.get("msg") == "isdbgrid",
+        replicated=connection.is_replicated(),
         protected=known,
         missing_rights=missing_rights(status["authenticatedUserPrivileges"], connection.name)
         if known
