@@ -17,7 +17,8 @@ PAUSE_S = 0.1
 
 MAX_PAUSE_S = 5.0
 
-CLOSE_WITHIN_S = 1.0
+CLOSE_WITHIN_S = 0.1
+"""How long it is waited for who hears; MongoDB answers a second later, to nobody any more."""
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ NO_IMAGES = (
     "collMod): what other processes replace, move or delete is told to WebSockets here as a resync."
 )
 
-ALONE = "MongoDB is no replica set and so has no change streams: events reach the WebSockets of this process only."
+ALONE = "MongoDB is no replica set and so has no change streams: events stay within this process."
 
 _log = logging.getLogger("seekable")
 

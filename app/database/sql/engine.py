@@ -84,13 +84,14 @@ class Database(ABC):
         """
         session.commit()
 
+    @abstractmethod
     def tell(self, session: Session, changes: Sequence[Change]) -> None:
-        """Let other processes hear of these changes, in this order, once the session has committed them. Without
-        a server nobody can."""
+        """Let other processes hear of these changes, in this order, once the session has committed them; and
+        never, if it does not."""
 
+    @abstractmethod
     def line(self) -> Line | None:
         """How to hear of other processes on this database, if that can be."""
-        return None
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Session]:
