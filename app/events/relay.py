@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
@@ -53,15 +53,15 @@ class Waiting:
             self._events += [event for event in events if event.library not in self._again]
             if len(self._events) > MOST:
                 self._list_again({event.library for event in self._events})
-                self._events.clear()
 
     def again(self, libraries: Sequence[str] | None) -> None:
         """They are to be listed again: these, or all."""
         with self._lock:
             self._list_again(libraries)
 
-    def _list_again(self, libraries: Sequence[str] | set[str] | None) -> None:
+    def _list_again(self, libraries: Iterable[str] | None) -> None:
         self._again |= set(libraries or ())
+        self._events = [event for event in self._events if event.library not in self._again]
         if libraries is None or len(self._again) > MOST_LIBRARIES:
             self._all_again = True
             self._again.clear()
