@@ -15,7 +15,7 @@ from app.storage.types import Change
 PAUSE_S = 0.1
 """How long after it was lost the database is asked again; twice as long each time, up to MAX_PAUSE_S."""
 
-MAX_PAUSE_S = 5.0
+MAX_PAUSE_S = 2.0
 
 CLOSE_WITHIN_S = 0.1
 """How long it is waited for who hears; MongoDB answers a second later, to nobody any more."""

@@ -24,7 +24,7 @@ from tests.conftest import BACKENDS
 
 pytestmark = pytest.mark.anyio
 
-MANY = 5000
+MANY = 1000
 
 
 class Heard:
@@ -203,7 +203,7 @@ async def test_of_a_scan_that_finds_much_only_the_library_is_heard(
     assert two.a.heard.until(("missed", SHARED)) == [("missed", SHARED)]
 
 
-async def test_thousands_of_changes_at_once_are_all_heard_in_order(two: Two) -> None:
+async def test_a_thousand_changes_at_once_are_all_heard_in_order(two: Two) -> None:
     first = await two.b.created("first")
     two.a.heard.until(first)
     names = [str(number) for number in range(MANY)]
