@@ -19,8 +19,8 @@ DAY = datetime(2026, 11, 22, 12, 30, 15, 123000, UTC)
 
 def document(**more: Any) -> dict[str, Any]:
     return {
-        "_id": "id", "library": "lib", "folder": "a", "filename": "b.mp4", "file": 1, "size": 5, "etag": "one",
-        "chunk_size": 4, "content_type": "video/mp4", "sha256": "one", "unverified": False,
+        "_id": "id", "library": "lib", "folder": "a", "filename": "b.mp4", "file": 1, "size": 5,
+        "etag": "one", "chunk_size": 4, "content_type": "video/mp4", "sha256": "one", "unverified": False,
         "created_at": DAY, "updated_at": DAY, "words": ["b", "mp4"], **more,
     }  # fmt: skip
 

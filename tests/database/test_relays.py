@@ -2,6 +2,7 @@
 of it; nothing of its own; and that it missed something, when it did."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from app.database import Stores, open_database
+from app.database.mongo.listening import ALONE, NO_IMAGES
 from app.database.sql import notices, settling
 from app.database.sql.postgresql import CHANNEL
 from app.settings import Settings
@@ -267,3 +269,51 @@ async def test_a_connection_that_is_lost_is_made_again(
             a.heard.until("missed", within=5)
         last = await b.created("last")
         assert a.heard.until(last, within=5) == [last]
+
+
+async def test_without_the_right_to_keep_documents_as_they_were(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is replaced, moved or deleted is then not known, only that something was."""
+    settings = settings_of("gridfs", tmp_path)
+    async with AsyncExitStack() as stack:
+        b = await opened(stack, settings, hears=False)
+        refuse = {"failCommands": ["collMod"], "errorCode": 13}
+        mongo.database(settings.mongodb_url or "").client.admin.command(
+            {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse}
+        )
+        a = await opened(stack, settings)
+        assert NO_IMAGES in caplog.text
+        film, other = Key.at(SHARED, "film.mp4"), Key.at(SHARED, "other.mp4")
+        first = await b.created(film.path)
+        for change in (
+            b.put(film.path, b"two"),
+            b.stores.storage.move(film, other),
+            b.stores.storage.delete(other),
+        ):
+            await change
+        last = await b.created("last")
+        assert a.heard.until(last) == [first, "missed", "missed", "missed", last]
+        await a.put("own", b"1")
+        await a.put("own", b"2")
+        await a.stores.storage.delete(Key.at(SHARED, "own"))
+        last = await b.created("very last")
+        assert a.heard.until(last) == [last]
+
+
+async def test_a_mongod_without_a_replica_set_says_that_events_stay_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with mongo.mongod(replica_set="") as node:
+        settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"))
+        async with AsyncExitStack() as stack:
+            alone = await opened(stack, settings)
+            await alone.put("film.mp4")
+            assert alone.stores.relay is None
+    assert [record.levelname for record in caplog.records if record.message == ALONE] == ["INFO"]
+
+
+async def test_sqlite_has_no_relay(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        assert (await opened(stack, settings_of("filesystem", tmp_path))).stores.relay is None

@@ -150,7 +150,7 @@ def each_change_is_heard_once(anna: Person) -> None:
 
 
 def progress_is_heard(anna: Person, a: Server) -> None:
-    """By the server that the socket is connected to, and the upload is not: the end, and once a second before."""
+    """Where the socket is, and not the upload: its end, and how far it is once a second."""
     size = 400_000
 
     def slowly() -> Iterator[bytes]:
