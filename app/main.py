@@ -133,7 +133,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                 )
             )
             relay.open(stores.relay)
-            library = Library(stores.storage, connections.publish)
+            library = Library(stores.storage, relay.publish)
             upkeep = Upkeep(stores.storage, settings.scan_interval)
             people = None
             if stores.accounts is not None:

@@ -129,6 +129,8 @@ class Relay(Generic[T]):
     def _deliver(self) -> None:
         self._is_due.clear()  # first: what is heard from now on comes next time
         events, again, texts = self._heard.take()
+        if not events and not texts and again == set():
+            return
         self._connections.list_again(again)
         for event in events:
             self._connections.publish(event)
@@ -137,7 +139,12 @@ class Relay(Generic[T]):
         told_to_list = again is None or bool(again)
         self._not_before = self._loop.time() + (AGAIN_PAUSE_S if told_to_list else PAUSE_S)
 
-    # What is told to others
+    # What happens here
+
+    def publish(self, event: Event) -> None:
+        """As `ConnectionManager.publish`; what was heard of others before comes first, however shortly."""
+        self._deliver()
+        self._connections.publish(event)
 
     def send(self, library: str, sid: str, text: str, *, elsewhere: bool) -> None:
         """To who has this sid, as `ConnectionManager.send`; if elsewhere, also where other processes are."""

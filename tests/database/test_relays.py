@@ -236,13 +236,13 @@ def terminate(settings: Settings) -> None:
         )
 
 
-def fail_once(**how: object) -> Lose:
-    """The next question for changes fails."""
+def fail(*commands: str, times: int = 1, **how: object) -> Lose:
+    """So many of the next questions for changes fail."""
 
     def lose(settings: Settings) -> None:
-        data = {"failCommands": ["getMore"], "appName": "seekable", **how}
+        data = {"failCommands": [*commands], "appName": "seekable", **how}
         mongo.database(settings.mongodb_url or "").client.admin.command(
-            {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": data}
+            {"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data}
         )
 
     return lose
@@ -252,9 +252,9 @@ def fail_once(**how: object) -> Lose:
     ("name", "lose", "missed"),
     [
         ("postgresql", terminate, True),  # what is told while nobody listens is not kept
-        ("gridfs", fail_once(closeConnection=True), False),
-        ("gridfs", fail_once(errorCode=189), False),  # PrimarySteppedDown
-        ("gridfs", fail_once(errorCode=286), True),  # ChangeStreamHistoryLost
+        ("gridfs", fail("getMore", errorCode=189), False),  # PrimarySteppedDown
+        ("gridfs", fail("getMore", "aggregate", times=5, closeConnection=True), False),
+        ("gridfs", fail("getMore", errorCode=286), True),  # ChangeStreamHistoryLost
     ],
 )
 async def test_a_connection_that_is_lost_is_made_again(
@@ -267,6 +267,9 @@ async def test_a_connection_that_is_lost_is_made_again(
         lose(settings)
         if missed:
             a.heard.until("missed", within=5)
+        else:  # the last one that it hears before it is lost
+            first = await b.created("first")
+            a.heard.until(first)
         last = await b.created("last")
         assert a.heard.until(last, within=5) == [last]
 

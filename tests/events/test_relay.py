@@ -4,6 +4,7 @@ second."""
 import asyncio
 import json
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,16 +19,19 @@ Scene = Callable[["Here"], Awaitable[None]]
 
 
 class Listener:
-    """A peer that reads."""
+    """A peer that reads, and takes so many seconds for each message."""
 
     def __init__(self) -> None:
         self.got: list[Any] = []
+        self.takes = 0.0
+        self.closed = False
 
     async def send(self, text: str) -> None:
+        await asyncio.sleep(self.takes)
         self.got.append(json.loads(text))
 
     async def close(self, code: int) -> None:
-        raise AssertionError("It was closed.")
+        self.closed = True
 
 
 class Here:
@@ -131,6 +135,44 @@ def test_a_flood_from_another_thread_ends_with_a_list() -> None:
     run(scene)
 
 
+def test_who_takes_a_millisecond_for_each_keeps_up_with_a_flood() -> None:
+    async def scene(here: Here) -> None:
+        here.mine.takes = 0.001
+        for number in range(2500):
+            here.relay.changed([("mine", number)])
+            if number % 5 == 0:
+                await asyncio.sleep(0)
+                time.sleep(0.001)  # so many come in half a second
+        here.relay.changed([("other", 1)])
+        await here.until(here.other, told(1))
+        await asyncio.sleep(0.1)
+        assert not here.mine.closed
+        assert here.mine.got[-1] in (AGAIN, told(2499))
+
+    run(scene)
+
+
+def test_what_comes_while_the_rest_is_told_is_told_next() -> None:
+    async def scene(here: Here) -> None:
+        take = here.relay._heard.take
+        late = [told(1)]
+
+        def taken() -> Any:
+            result = take()
+            if late:
+                late.pop()
+                other = threading.Thread(target=here.relay.changed, args=([("mine", 1)],))
+                other.start()
+                other.join()
+            return result
+
+        here.relay._heard.take = taken  # type: ignore[method-assign]
+        here.relay.changed([("mine", 0)])
+        assert await here.until(here.mine, told(1)) == [told(0), told(1)]
+
+    run(scene)
+
+
 def test_what_waits_is_bounded() -> None:
     waiting = Waiting()
     for number in range(5000):
@@ -144,6 +186,18 @@ def test_what_waits_is_bounded() -> None:
     assert (events, again) == ([], None)
     assert texts == [("mine", "sid", str(number)) for number in range(5000 - MOST_TEXTS, 5000)]
     assert waiting.take() == ([], set(), [])
+
+
+def test_what_was_heard_before_is_told_before_what_happens_here() -> None:
+    async def scene(here: Here) -> None:
+        for number in range(3):
+            here.relay.changed([("mine", number)])
+            here.relay.publish(event_of(("mine", 100 + number)))
+        here.relay.changed([("mine", 9)])
+        expected = [told(0), told(100), told(1), told(101), told(2), told(102), told(9)]
+        assert await here.until(here.mine, told(9)) == expected
+
+    run(scene)
 
 
 class Others:
