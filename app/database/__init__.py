@@ -5,14 +5,20 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from app.accounts.store import AccountStore
+from app.database.relay import Hearer, Line, Relay
 from app.database.rules import ignore
 from app.settings import Settings
 from app.storage.backend import Backend
 from app.storage.contract import Storage
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import Change
+
+if TYPE_CHECKING:
+    from app.database.sql.files import FilesystemBackend
 
 PATIENCE_MS = 3_000
 """How long a command waits for the writers of other processes before it says so."""
@@ -30,6 +36,8 @@ class Stores:
     storage: Storage
     accounts: AccountStore | None
     """With access `accounts` only: nobody else needs to have rights to a place for them."""
+    relay: Relay | None
+    """To other processes, if they are to be heard of and the database tells of them."""
 
 
 @asynccontextmanager
@@ -39,19 +47,21 @@ async def open_database(
     media_type: Callable[[str], str],
     notice: Callable[[Sequence[Change]], None] = ignore,
     observed: Callable[[Backend], Backend] = as_it_is,
+    hearer: Hearer | None = None,
 ) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
     `media_type` guesses the type of a file that was not uploaded from its name; `notice` is told, by any
     thread, what other programs did to the files: all that one look found, at once. `observed` is put around
-    what is asked of the files.
+    what is asked of the files. `hearer` hears of other processes, until this is closed.
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        backend, accounts = await asyncio.to_thread(_open, settings, media_type, stack, notice)
+        opening = partial(_open, settings, media_type, stack, notice, hearer=hearer)
+        backend, accounts, relay = await asyncio.to_thread(opening)
         storage = ThreadedStorage(observed(backend))
         stack.callback(storage.close)
-        yield Stores(storage, accounts)
+        yield Stores(storage, accounts, relay)
 
 
 @contextmanager
@@ -108,16 +118,29 @@ def _open(
     *,
     patient: bool = True,
     create: bool = True,
-) -> tuple[Backend, AccountStore | None]:
+    hearer: Hearer | None = None,
+) -> tuple[Backend, AccountStore | None, Relay | None]:
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
+        from app.database.mongo.listening import line_of  # noqa: PLC0415
         from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
 
         grid = open_gridfs(settings, media_type, stack, notice, create=create)
-        return grid, open_users(settings, stack) if wanted else None
+        relay = _open_relay(lambda: line_of(grid.database), hearer, stack)
+        return grid, open_users(settings, stack) if wanted else None, relay
     files, accounts = _open_filesystem(settings, media_type, stack, notice, patient=patient, create=create)
-    return files, accounts if wanted else None
+    relay = _open_relay(files.database.line, hearer, stack)
+    return files, accounts if wanted else None, relay
+
+
+def _open_relay(line_of: Callable[[], Line | None], hearer: Hearer | None, stack: ExitStack) -> Relay | None:
+    line = None if hearer is None else line_of()
+    if hearer is None or line is None:
+        return None
+    relay = Relay(line, hearer)
+    stack.callback(relay.close)
+    return relay
 
 
 def _open_filesystem(
@@ -128,7 +151,7 @@ def _open_filesystem(
     *,
     patient: bool,
     create: bool,
-) -> tuple[Backend, AccountStore]:
+) -> "tuple[FilesystemBackend, AccountStore]":
     # The other way round, SQLAlchemy and Alembic.
     from app.database.sql.accounts import SqlAccounts  # noqa: PLC0415
     from app.database.sql.engine import BUSY_TIMEOUT_MS  # noqa: PLC0415
