@@ -5,14 +5,19 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from app.accounts.store import AccountStore
 from app.database.rules import ignore
 from app.settings import Settings
 from app.storage.backend import Backend
 from app.storage.contract import Storage
+from app.storage.leases import Leases, LeaseStore
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import Change
+
+if TYPE_CHECKING:
+    from app.database.sql.files import FilesystemBackend
 
 PATIENCE_MS = 3_000
 """How long a command waits for the writers of other processes before it says so."""
@@ -30,6 +35,7 @@ class Stores:
     storage: Storage
     accounts: AccountStore | None
     """With access `accounts` only: nobody else needs to have rights to a place for them."""
+    leases: Leases
 
 
 @asynccontextmanager
@@ -48,10 +54,12 @@ async def open_database(
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        backend, accounts = await asyncio.to_thread(_open, settings, media_type, stack, notice)
+        backend, accounts, held = await asyncio.to_thread(_open, settings, media_type, stack, notice)
+        leases = Leases(held)
+        stack.callback(leases.close)
         storage = ThreadedStorage(observed(backend))
         stack.callback(storage.close)
-        yield Stores(storage, accounts)
+        yield Stores(storage, accounts, leases)
 
 
 @contextmanager
@@ -108,16 +116,19 @@ def _open(
     *,
     patient: bool = True,
     create: bool = True,
-) -> tuple[Backend, AccountStore | None]:
+) -> tuple[Backend, AccountStore | None, LeaseStore]:
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
+        from app.database.mongo.holding import MongoLeases  # noqa: PLC0415
         from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
 
         grid = open_gridfs(settings, media_type, stack, notice, create=create)
-        return grid, open_users(settings, stack) if wanted else None
+        return grid, open_users(settings, stack) if wanted else None, MongoLeases(grid.database)
+    from app.database.sql.opening import open_leases  # noqa: PLC0415
+
     files, accounts = _open_filesystem(settings, media_type, stack, notice, patient=patient, create=create)
-    return files, accounts if wanted else None
+    return files, accounts if wanted else None, open_leases(files, stack)
 
 
 def _open_filesystem(
@@ -128,7 +139,7 @@ def _open_filesystem(
     *,
     patient: bool,
     create: bool,
-) -> tuple[Backend, AccountStore]:
+) -> tuple["FilesystemBackend", AccountStore]:
     # The other way round, SQLAlchemy and Alembic.
     from app.database.sql.accounts import SqlAccounts  # noqa: PLC0415
     from app.database.sql.engine import BUSY_TIMEOUT_MS  # noqa: PLC0415

@@ -10,12 +10,11 @@ import pytest
 
 from app.accounts.making import new_account
 from app.accounts.models import Account
-from app.database import open_database
+from app.database import Stores, open_database
 from app.library.departures import Departures
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.settings import Settings
-from app.storage.contract import Storage
 from app.storage.types import Expect, Key, Listing
 from tests.support import NewLibrary
 
@@ -25,13 +24,14 @@ ANNA, BEN = (new_account(f"{name}@example.org", "a hash") for name in ("anna", "
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[tuple[Storage, Library, Quotas]]:
+async def opened(settings: Settings) -> AsyncIterator[tuple[Stores, Library, Quotas]]:
     async def may_store(_: str) -> bool:
         return True
 
     async with open_database(settings, media_type=lambda _: "video/mp4") as stores:
         library = Library(stores.storage, lambda _: None)
-        yield stores.storage, library, Quotas(stores.storage, default=None, may_store=may_store)
+        quotas = Quotas(stores.storage, default=None, may_store=may_store, turn=stores.leases.turn)
+        yield stores, library, quotas
 
 
 @pytest.fixture
@@ -67,12 +67,15 @@ async def test_an_account_that_cannot_go_keeps_no_other_from_it(
             raise OSError("the database is not in the mood")
         left.append(account_id)
 
-    async with opened(settings) as (storage, library, quotas):
+    async with opened(settings) as (stores, library, quotas):
+        storage = stores.storage
         async with storage.stage() as staged:
             await staged.write(b"a film")
             key = Key(BEN.library, "", "film.mp4")
             await library.replace(key, staged, content_type=None, expect=Expect.ABSENT)
-        departures = Departures(storage, library, quotas, leaving=leaving, remove=remove)
+        departures = Departures(
+            storage, library, quotas, leaving=leaving, remove=remove, leases=stores.leases
+        )
         running = asyncio.create_task(departures.run())
         with caplog.at_level(logging.ERROR, "seekable"):
             async with asyncio.timeout(10):

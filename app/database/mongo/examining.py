@@ -14,6 +14,7 @@ from app.database.mongo import user_documents
 from app.database.mongo.connection import (
     CHUNKS_INDEXES,
     FILES_INDEXES,
+    LEASES_INDEXES,
     Connection,
     Database,
     indexes_of,
@@ -69,6 +70,7 @@ def _files(name: str, database: Database) -> DatabaseFacts:
         (database.media, indexes_of(Media)),
         (database.files, FILES_INDEXES),
         (database.chunks, CHUNKS_INDEXES),
+        (database.leases, LEASES_INDEXES),
     ]
     return _facts(name, database, wanted, made=database.exists(), accounts=None)
 

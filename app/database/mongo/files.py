@@ -68,6 +68,11 @@ class GridBackend:
         self._scanner = Scanner(database, media_type=media_type, notice=notice)
         self._hasher = Hasher(database)
 
+    @property
+    def database(self) -> Database:
+        """Which it shares with the leases."""
+        return self._database
+
     def try_open(self, address: Address) -> None:
         """Which version is the current one only the database knows."""
 

@@ -6,7 +6,22 @@ from typing import Any, cast
 
 from psycopg.errors import ConnectionTimeout
 from psycopg.errors import Error as PsycopgError
-from sqlalchemy import URL, Connection, Dialect, Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Dialect,
+    Double,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    extract,
+    func,
+    text,
+)
+from sqlalchemy import (
+    cast as sql_cast,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -26,6 +41,9 @@ LOOKED_UP_WITHIN_S = 2
 
 _LOCK = 0x5EEC_AB1E
 """The number of the advisory lock that the writer has, in all processes."""
+
+_NOTES_LOCK = _LOCK + 1
+"""That of who notes what is no file's and no account's."""
 
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 2,
@@ -75,6 +93,8 @@ class Postgresql(Database):
     """
 
     keeps_lock = False
+    on_one_machine = False
+    clock = sql_cast(extract("epoch", func.clock_timestamp()), Double)
 
     def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self._server = Server()
@@ -98,6 +118,10 @@ class Postgresql(Database):
             write=(
                 "BEGIN ISOLATION LEVEL READ COMMITTED",
                 f"SELECT pg_advisory_xact_lock({_LOCK})",
+            ),
+            note=(
+                "BEGIN ISOLATION LEVEL READ COMMITTED",
+                f"SELECT pg_advisory_xact_lock({_NOTES_LOCK})",
             ),
         )
 
