@@ -34,6 +34,7 @@ _KINDS: tuple[type[Document], ...] = (
     user_documents.Link,
     user_documents.Invite,
     user_documents.SigningKey,
+    user_documents.Attempts,
 )
 
 

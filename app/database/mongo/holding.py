@@ -25,7 +25,7 @@ class MongoLeases:
             found = self._database.leases.find_one_and_update(
                 {"_id": name}, either, upsert=True, return_document=pymongo.ReturnDocument.AFTER
             )
-        return found["holder"] == holder
+        return found is not None and found["holder"] == holder
 
     def release(self, name: str, holder: str) -> None:
         with self._database.asked():
