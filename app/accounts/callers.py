@@ -11,7 +11,7 @@ from app.accounts.caching import Cache
 from app.accounts.emails import check_email
 from app.accounts.errors import BadCredentials, LinkRefused, WrongCredentials
 from app.accounts.guesses import Guesses, network
-from app.accounts.links import Kind, Signatures
+from app.accounts.links import Kind, Signatures, is_signed
 from app.accounts.making import hashed, new_key, now
 from app.accounts.models import Account, Link, Scope, Session, Token
 from app.accounts.passwords import Passwords
@@ -174,8 +174,11 @@ class Callers:
 
     async def by_link(self, signed: str, kind: Kind, path: str, *, recursive: bool = False) -> Caller:
         """The account that shares this file, or the playlist of this folder, by a link. LinkRefused."""
-        signatures = await self.signatures()
-        link_id = signatures.check(signed, kind, path)
+        link_id = (await self.signatures()).check(signed, kind, path)
+        if link_id is None and is_signed(signed):
+            # Another process may just have begun to sign with a new key.
+            self._signatures.forget()
+            link_id = (await self.signatures()).check(signed, kind, path)
         link = await self._link(link_id) if link_id else None
         if link is None:
             raise LinkRefused("This link is not valid, or not any longer.")
