@@ -16,6 +16,9 @@ from app.storage.types import Expect, FileInfo, Listing
 LOOK_EVERY_S = 60
 """How often it is looked for accounts that a command marked, or another process left behind."""
 
+LOOK_AGAIN_S = 3
+"""The same while another process sees to one."""
+
 _PAGE_SIZE = 100
 
 _log = logging.getLogger("seekable")
@@ -51,20 +54,23 @@ class Departures:
         """Go on until cancelled. What goes wrong is logged, and tried again."""
         while True:
             self._asked.clear()
+            rest_s = LOOK_EVERY_S
             async with _logged():
                 for account in await self._leaving():
                     async with _logged():  # each by itself, or one that cannot go keeps all behind it
-                        await self._see_off(account)
+                        try:
+                            await self._see_off(account)
+                        except HeldElsewhere:  # by who may have been killed
+                            rest_s = LOOK_AGAIN_S
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
+                async with asyncio.timeout(rest_s):
                     await self._asked.wait()
 
     async def _see_off(self, account: Account) -> None:
-        # Nobody else need do it too; should this process end, another looks again later.
-        with contextlib.suppress(HeldElsewhere):
-            async with self._leases.turn(f"departure {account.id}", within_s=0):
-                await self._clear(account)
-                await self._remove(account.id)
+        # Nobody else need do it too.
+        async with self._leases.turn(f"departure {account.id}", within_s=0):
+            await self._clear(account)
+            await self._remove(account.id)
 
     async def _clear(self, account: Account) -> None:
         # Uploads that were let in before it was marked end before this begins, in all processes.

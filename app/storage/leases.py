@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 from uuid import uuid4
 
@@ -110,12 +110,15 @@ class _Lease:
         self._store, self._pool, self._name, self._lasts_s = store, pool, name, lasts_s
         self._holder = uuid4().hex
         self._until = 0.0
+        self._may_be_ours = False
         self._renewing: asyncio.Future[bool] | None = None
 
     async def take(self) -> bool:
         asked = time.monotonic()
+        self._may_be_ours = True  # whatever becomes of the answer
         taken = await self._pool.run(self._store.lease, self._name, self._holder, self._lasts_s)
         self._until = asked + self._lasts_s * 5 / 6  # sooner than for others
+        self._may_be_ours = taken
         return taken
 
     async def kept(self) -> None:
@@ -132,12 +135,11 @@ class _Lease:
 
     async def give_back(self) -> None:
         """If that fails, it is over by itself."""
-        try:
-            if self._renewing is not None:  # or it would be held again, and by nobody
-                await settled(self._renewing)
-            await self._pool.run(self._store.release, self._name, self._holder)
-        except StorageError as error:
-            _log.warning("A lease was not given back, and ends by itself: %s", error)
+        if self._renewing is not None:  # or it would be held again, and by nobody
+            await settled(self._renewing)
+        if self._may_be_ours:
+            with suppress(StorageError):
+                await self._pool.run(self._store.release, self._name, self._holder)
 
 
 async def _until_lost(lease: _Lease, work: Callable[[], Awaitable[None]]) -> None:

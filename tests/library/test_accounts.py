@@ -86,3 +86,55 @@ async def test_an_account_that_cannot_go_keeps_no_other_from_it(
         page = await storage.page(Listing(BEN.library, recursive=True), cursor=None, limit=10)
         assert not page.items
     assert "not in the mood" in str(caplog.records[0].exc_info)
+
+
+async def test_what_is_being_stored_by_another_process_goes_with_the_account(settings: Settings) -> None:
+    """Which was let in before the account left."""
+    left = asyncio.Event()
+
+    async def leaving() -> Sequence[Account]:
+        return [] if left.is_set() else [ANNA]
+
+    async def remove(account_id: str) -> None:
+        left.set()
+
+    key = Key(ANNA.library, "", "film.mp4")
+    async with opened(settings) as (one, library, quotas), opened(settings) as (two, others, elsewhere):
+        departures = Departures(
+            one.storage, library, quotas, leaving=leaving, remove=remove, leases=one.leases
+        )
+        async with two.storage.stage() as staged, elsewhere.room(ANNA) as room:
+            await staged.write(b"a film")
+            async with room.stored(key, 6):
+                running = asyncio.create_task(departures.run())
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(left.wait(), 0.3)
+                await others.replace(key, staged, content_type=None, expect=Expect.ABSENT)
+        await asyncio.wait_for(left.wait(), 10)
+        running.cancel()
+        page = await one.storage.page(Listing(ANNA.library, recursive=True), cursor=None, limit=10)
+        assert not page.items
+
+
+async def test_one_process_sees_an_account_off(settings: Settings) -> None:
+    removed: list[str] = []
+
+    async def leaving() -> Sequence[Account]:
+        return [ANNA]
+
+    async def remove(account_id: str) -> None:
+        removed.append(account_id)
+        await asyncio.sleep(0.3)
+
+    async with opened(settings) as (one, library, quotas), opened(settings) as (two, others, elsewhere):
+        given = {"leaving": leaving, "remove": remove}
+        both = [
+            Departures(one.storage, library, quotas, leases=one.leases, **given),
+            Departures(two.storage, others, elsewhere, leases=two.leases, **given),
+        ]
+        running = [asyncio.create_task(departures.run()) for departures in both]
+        await asyncio.sleep(0.25)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    assert removed == [ANNA.id]
