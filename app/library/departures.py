@@ -16,8 +16,8 @@ from app.storage.types import Expect, FileInfo, Listing
 LOOK_EVERY_S = 60
 """How often it is looked for accounts that a command marked, or another process left behind."""
 
-LOOK_AGAIN_S = 3
-"""The same while another process sees to one."""
+LOOK_AGAIN_S = 3.0
+"""The same while another process sees to one, which may have been killed. If two do, that harms nothing."""
 
 _PAGE_SIZE = 100
 
@@ -54,13 +54,13 @@ class Departures:
         """Go on until cancelled. What goes wrong is logged, and tried again."""
         while True:
             self._asked.clear()
-            rest_s = LOOK_EVERY_S
+            rest_s: float = LOOK_EVERY_S
             async with _logged():
                 for account in await self._leaving():
                     async with _logged():  # each by itself, or one that cannot go keeps all behind it
                         try:
                             await self._see_off(account)
-                        except HeldElsewhere:  # by who may have been killed
+                        except HeldElsewhere:
                             rest_s = LOOK_AGAIN_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rest_s):
@@ -68,7 +68,7 @@ class Departures:
 
     async def _see_off(self, account: Account) -> None:
         # Nobody else need do it too.
-        async with self._leases.turn(f"departure {account.id}", within_s=0):
+        async with self._leases.turn(f"departure {account.id}", within_s=0, lasts_s=LOOK_AGAIN_S):
             await self._clear(account)
             await self._remove(account.id)
 

@@ -49,11 +49,8 @@ class LeaseStore(Protocol):
 class Leases:
     """Holds names for as long as something is done. Used from the event loop only."""
 
-    def __init__(
-        self, store: LeaseStore, *, lasts_s: float = LASTS_S, turn_lasts_s: float = TURN_LASTS_S
-    ) -> None:
-        self.store = store
-        self._lasts_s, self._turn_lasts_s = lasts_s, turn_lasts_s
+    def __init__(self, store: LeaseStore) -> None:
+        self._store = store
         self._pool = Pool(4, "lease")
 
     def close(self) -> None:
@@ -61,9 +58,11 @@ class Leases:
         self._pool.close()
 
     @asynccontextmanager
-    async def turn(self, name: str, *, within_s: float = TURN_WITHIN_S) -> AsyncIterator[None]:
+    async def turn(
+        self, name: str, *, within_s: float = TURN_WITHIN_S, lasts_s: float = TURN_LASTS_S
+    ) -> AsyncIterator[None]:
         """Hold the name inside. HeldElsewhere, if others do all the time."""
-        lease = _Lease(self.store, self._pool, name, self._turn_lasts_s)
+        lease = _Lease(self._store, self._pool, name, lasts_s)
         try:
             await self._wait(lease, within_s)
             renewing = asyncio.create_task(lease.kept())
@@ -82,12 +81,14 @@ class Leases:
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    async def whenever_held(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+    async def whenever_held(
+        self, name: str, work: Callable[[], Awaitable[None]], *, lasts_s: float = LASTS_S
+    ) -> None:
         """Do the work while this process holds the name, and wait while another does; until cancelled. What
         could not be renewed is given up: the work is cancelled before another may begin with it."""
         silent = False
         while True:
-            lease = _Lease(self.store, self._pool, name, self._lasts_s)
+            lease = _Lease(self._store, self._pool, name, lasts_s)
             try:
                 if await lease.take():
                     silent = False
@@ -100,7 +101,7 @@ class Leases:
                 _log.exception("Looking after the library has ended, and begins anew")
             finally:
                 await lease.give_back()
-            await asyncio.sleep(self._lasts_s / 3)
+            await asyncio.sleep(lasts_s / 3)
 
 
 class _Lease:
