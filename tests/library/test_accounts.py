@@ -124,7 +124,7 @@ async def test_one_process_sees_an_account_off(settings: Settings) -> None:
 
     async def remove(account_id: str) -> None:
         removed.append(account_id)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.5)
 
     async with opened(settings) as (one, library, quotas), opened(settings) as (two, others, elsewhere):
         given = {"leaving": leaving, "remove": remove}
@@ -133,7 +133,10 @@ async def test_one_process_sees_an_account_off(settings: Settings) -> None:
             Departures(two.storage, others, elsewhere, leases=two.leases, **given),
         ]
         running = [asyncio.create_task(departures.run()) for departures in both]
-        await asyncio.sleep(0.25)
+        async with asyncio.timeout(10):
+            while not removed:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

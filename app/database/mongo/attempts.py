@@ -81,9 +81,9 @@ class MongoAttempts:
         with self._users.asked():
             over = attempts.estimated_document_count() - most
             if over > 0:
-                last = attempts.find({}, {"expires_at": True}).sort("expires_at").skip(over - 1).limit(1)
-                for row in last:
-                    attempts.delete_many({"expires_at": {"$lte": row["expires_at"]}})
+                kept = attempts.find({}, {"expires_at": True}).sort("expires_at").skip(over).limit(1)
+                for row in kept:
+                    attempts.delete_many({"expires_at": {"$lt": row["expires_at"]}})
 
 
 def _document(key: str, level: float, lasts_s: float) -> Stored:
