@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,6 +48,15 @@ def _origin(site: str) -> str:
     if site != "*" and not (_SCHEME.fullmatch(scheme) and _is_authority(authority)):
         raise ValueError(f"{site!r} is not like https://app.example.org, http://localhost:3000 or *")
     return site.removesuffix(_DEFAULT_PORTS.get(scheme, ""))
+
+
+def _network(text: str) -> str:
+    """An IP address, or a network in CIDR notation (RFC 4632 3.1)."""
+    try:
+        ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; it is to be like 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32") from None
+    return text
 
 
 def _base_url(url: str) -> str:
@@ -99,6 +108,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 """Several, with commas between them."""
 
 
@@ -140,6 +150,11 @@ class Settings(BaseSettings):
         None, description="Where clients reach this server, behind a proxy: links begin with it."
     )
     allowed_hosts: Hosts = Field((), description="Further Host names to answer to, `*.example.org` too.")
+    trusted_proxies: Networks = Field(
+        ("127.0.0.1", "::1"),
+        description="Addresses and networks of proxies: only from there X-Forwarded-For and "
+        "X-Forwarded-Proto are believed.",
+    )
     cors_origins: Origins = Field((), description="Origins of other sites whose pages may use this server.")
     storage: Literal["filesystem", "gridfs"] = Field("filesystem", description="Where the bytes are.")
     files_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
@@ -179,7 +194,8 @@ class Settings(BaseSettings):
     log_format: Literal["line", "json"] = Field("line", description="What each record of the log is.")
     metrics: Literal["off", "local", "open"] = Field(
         "local",
-        description="Who may read GET /metrics: nobody, this machine, or everybody who can reach the server.",
+        description="Who may read GET /metrics: nobody, this machine, or everybody who asks without a "
+        "proxy between.",
     )
     shutdown_delay: float = Field(
         0,

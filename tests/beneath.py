@@ -1,6 +1,7 @@
 """What is beneath a library: its storage, looked at and changed past the program."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from uuid import uuid4
 
 from bson import ObjectId
 from gridfs import GridFSBucket
-from sqlalchemy import NullPool, create_engine, insert, text
+from sqlalchemy import NullPool, StaticPool, create_engine, insert, text
 
 from app.database import prepare_database
 from app.database.sql import postgresql
@@ -33,6 +34,15 @@ class Beneath(Protocol):
     def leftovers(self) -> set[str]:
         """What is stored beyond the files that a caller may see: one for each upload that is under way, and
         what others left that nobody removed."""
+
+    def files(self) -> set[object]:
+        """All files, each with all that is known of it."""
+
+    def empty(self, folder: str) -> None:
+        """Remove all that is in a folder, at once."""
+
+    def close(self) -> None:
+        """End what it is connected with."""
 
     def content(self, path: str) -> bytes | None:
         """What another program reads there."""
@@ -56,11 +66,13 @@ class Beneath(Protocol):
 class Folder:
     """Files on a disk, and rows in an SQL database."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, connected: bool) -> None:
+        """`connected` it stays, once it was."""
         self._settings = settings
         self._root = settings.files_dir
         url = settings.database_url or f"sqlite:///{self._root.absolute()}/.seekable/seekable.db"
-        self._engine = create_engine(url, poolclass=NullPool).execution_options(isolation_level="AUTOCOMMIT")
+        engine = create_engine(url, poolclass=StaticPool if connected else NullPool)
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def leftovers(self) -> set[str]:
         mine = {self._root / ".seekable" / name for name in ("id", "reserve", "staging")}
@@ -71,6 +83,28 @@ class Folder:
             and not path.name.startswith("seekable.db")
             and not {"libraries", "leases"} & {*path.parts}
         }
+
+    def files(self) -> set[object]:
+        with self._engine.connect() as connection:
+            found: set[object] = {*map(tuple, connection.execute(text("SELECT * FROM media")))}
+        for folder, folders, names in os.walk(self._root):
+            if folder == str(self._root):
+                folders.remove(".seekable")
+            for path in (f"{folder}/{name}" for name in names):
+                found.add((path, Signature.of(os.stat(path))))
+        return found
+
+    def empty(self, folder: str) -> None:
+        inside = "folder = :folder OR folder >= :first AND folder < :end"
+        place = {"folder": folder, "first": f"{folder}/", "end": f"{folder}0"}
+        with self._engine.connect() as connection:
+            words_of_it = f"DELETE FROM word WHERE media_id IN (SELECT id FROM media WHERE {inside})"
+            for statement in (words_of_it, f"DELETE FROM media WHERE {inside}"):
+                connection.execute(text(statement), place)
+        shutil.rmtree(self._root / folder, ignore_errors=True)
+
+    def close(self) -> None:
+        self._engine.dispose()
 
     def content(self, path: str) -> bytes | None:
         file = self._root / path
@@ -101,6 +135,8 @@ class Folder:
             connection.execute(text("BEGIN"))
             connection.execute(insert(Media), rows)
             connection.execute(text("COMMIT"))
+            if self._engine.name == "postgresql":  # which would itself, before long
+                connection.execute(text("ANALYZE media"))
 
     @contextmanager
     def broken(self) -> Iterator[None]:
@@ -142,6 +178,20 @@ class Bucket:
         # In this order: what is replaced meanwhile is named by one or the other.
         named = {*self._database["media"].distinct("file")}
         return {str(file) for file in there - named - {*uploads.distinct("_id", graced)}}
+
+    def files(self) -> set[object]:
+        return {repr(known) for known in self._database["media"].find()}
+
+    def empty(self, folder: str) -> None:
+        inside = {"library": SHARED, "folder": {"$gte": f"{folder}/", "$lt": f"{folder}0"}}
+        for query in ({"library": SHARED, "folder": folder}, inside):
+            if files := self._database["media"].distinct("file", query):
+                self._database["media"].delete_many({"file": {"$in": files}})
+                self._database["fs.files"].delete_many({"_id": {"$in": files}})
+                self._database["fs.chunks"].delete_many({"files_id": {"$in": files}})
+
+    def close(self) -> None:
+        """The client is one for all."""
 
     def content(self, path: str) -> bytes | None:
         key = Key.at(SHARED, path)
@@ -224,9 +274,9 @@ def film(key: Key) -> dict[str, Any]:
     }
 
 
-def beneath(library: Settings | Server) -> Beneath:
+def beneath(library: Settings | Server, *, connected: bool = False) -> Beneath:
     settings = library if isinstance(library, Settings) else _settings(tuple(library.settings.items()))
-    return Bucket(settings) if settings.storage == "gridfs" else Folder(settings)
+    return Bucket(settings) if settings.storage == "gridfs" else Folder(settings, connected=connected)
 
 
 @lru_cache(maxsize=100)

@@ -68,8 +68,9 @@ class Postgres:
         assert found is not None
         assert found.origin is not None
         package = Path(found.origin).parent
+        self.tools = package / "pginstall" / "bin"  # of whoever runs the tests
         if self._user is None:
-            return package / "pginstall" / "bin"
+            return self.tools
         ours = folder / package.name / "pginstall"
         # Not all the libraries: it takes them from beside the package, where it is said to look.
         for name in ("lib/postgresql", "share"):

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -187,3 +188,14 @@ def run(*command: object, timeout: float = 60, check: bool = True) -> subprocess
     if check and result.returncode != 0:
         raise AssertionError(f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}")
     return result
+
+
+def addresses_outside() -> list[str]:
+    """The address of this machine that is not loopback, if it has one. Who connects to it comes from it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            return []
+        address = str(probe.getsockname()[0])
+    return [] if address.startswith("127.") else [address]

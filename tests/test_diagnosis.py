@@ -39,12 +39,13 @@ def said(findings: Any) -> list[tuple[Level, str]]:
 
 
 ACCOUNTS = {"access": "accounts"}
+PROXY = {"trusted_proxies": ("10.0.0.0/8",)}
 SAFE: list[dict[str, Any]] = [
     {},
     {"host": "localhost"},
     {"host": "::1"},
-    {**ACCOUNTS, "host": "0.0.0.0", "base_url": "https://media.example.org"},
-    {**ACCOUNTS, "host": "0.0.0.0", "base_url": "http://nas.local:8000"},
+    {**ACCOUNTS, **PROXY, "host": "0.0.0.0", "base_url": "https://media.example.org"},
+    {**ACCOUNTS, **PROXY, "host": "0.0.0.0", "base_url": "http://nas.local:8000"},
     {**ACCOUNTS, "base_url": "http://192.168.1.2:8000"},
     {**ACCOUNTS, "sign_up": "open", "quota": 1 << 30},
     {**ACCOUNTS, "cors_origins": ("*",)},
@@ -61,6 +62,7 @@ ODD: list[tuple[dict[str, Any], Level, str]] = [
     ({"cors_origins": ("*",)}, FIX, "SEEKABLE_CORS_ORIGINS=*"),
     ({"allowed_hosts": ("*",)}, FIX, "DNS rebinding"),
     ({"base_url": "https://media.example.org"}, NOTE, "X-Forwarded-For"),
+    ({**ACCOUNTS, "host": "0.0.0.0", "base_url": "https://a.example"}, NOTE, "count as one address"),
     ({**ACCOUNTS, "sign_up": "open"}, NOTE, "fill the disk"),
     ({**ACCOUNTS, "cache_control": "public, max-age=60"}, FIX, "shared caches"),
     ({"quota": 5}, NOTE, "count with SEEKABLE_ACCESS=accounts"),

@@ -23,6 +23,8 @@ def test_the_table_has_every_setting_and_its_default() -> None:
             assert told == "FILES_DIR/.seekable/seekable.db"
         elif isinstance(default, bool):
             assert told == str(default).lower(), name
+        elif isinstance(default, tuple):
+            assert told == (",".join(default) or "none"), name
         elif isinstance(default, ByteSize):
             assert default.human_readable(separator="").replace(".0", "") == told
         else:

@@ -41,6 +41,12 @@ def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "http://a.example:443,moz-extension://ab-c",
             ("http://a.example:443", "moz-extension://ab-c"),
         ),
+        (
+            "trusted_proxies",
+            "10.0.0.0/8, 192.0.2.1,2001:db8::/32",
+            ("10.0.0.0/8", "192.0.2.1", "2001:db8::/32"),
+        ),
+        ("trusted_proxies", "", ()),
         ("database_url", "sqlite:///films.db", "sqlite:///films.db"),
         ("files_dir", "my films", Path("my films")),
         ("files_dir", "/srv/films", Path("/srv/films")),
@@ -70,6 +76,9 @@ def test_what_is_taken(name: str, value: str, meant: object, monkeypatch: pytest
             "//app.example.org", "https://u@h",
         )),
         ("CORS_ORIGINS", "https://bücher.example", "xn--"),
+        *(("TRUSTED_PROXIES", where, "is to be like 192.0.2.1, 10.0.0.0/8") for where in (
+            "*", "proxy.local", "10.0.0.1/8", "192.0.2.1:80", "[::1]", "10.0.0.0/33",
+        )),
         ("FILES_DIR", "", "names no folder"),
         ("FILES_DIR", " ", "names no folder"),
     ],

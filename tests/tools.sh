@@ -14,6 +14,9 @@ rclone    rclone
 vlc       vlc-bin vlc-plugin-base
 mpv       mpv
 chromium  chromium
+chromium-headless-shell chromium-headless-shell
+rsync     rsync
+sqlite3   sqlite3
 setpriv   util-linux
 strace    strace
 mount     mount

@@ -118,6 +118,12 @@ RULES: tuple[_Rule, ...] = (
     ),
     (
         Level.NOTE,
+        lambda s: s.base_url is not None and not _is_loopback(s.host) and not _ignored("trusted_proxies")(s),
+        "SEEKABLE_BASE_URL without SEEKABLE_TRUSTED_PROXIES: all clients of a proxy on another machine count "
+        "as one address. Name its address, or its network.",
+    ),
+    (
+        Level.NOTE,
         lambda s: s.access == "accounts" and s.sign_up == "open" and s.quota is None,
         "SEEKABLE_SIGN_UP=open without SEEKABLE_QUOTA: anybody may make an account, and fill the disk.",
     ),

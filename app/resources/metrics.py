@@ -8,14 +8,20 @@ from app.resources.bodies import client_of
 from app.resources.deps import ServicesDep
 from app.resources.problems import problem
 
+_FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
+"""What proxies add."""
+
 
 def router(*, everybody: bool) -> APIRouter:
-    """The route, for everybody or for this machine alone."""
+    """The route, for everybody who asks without a proxy between, or for this machine alone."""
     router = APIRouter(include_in_schema=False)
 
     @router.head("/metrics")
     @router.get("/metrics")
     async def metrics(request: Request, services: ServicesDep) -> Response:
+        if everybody and not _FORWARDED.isdisjoint(request.headers):
+            # A proxy that shows this server to the world would show this too.
+            return problem(403, "The metrics are for those who ask this server itself, not through a proxy.")
         if not everybody and not is_loopback(client_of(request)):
             return problem(
                 403, "Only this machine may read the metrics, unless SEEKABLE_METRICS=open is set."

@@ -11,7 +11,7 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from app import logs
 from app.observing.requests import Requests
-from app.server.identity import HEADER, identity
+from app.server.identity import HEADER, identity, is_named
 from app.server.zerocopy import EXTENSION, FileSender
 
 _CLOSE = (b"connection", b"close")
@@ -104,8 +104,9 @@ class Exchange:
         kind = message["type"]
         if kind == "http.response.start":
             self._status = status = message["status"]
-            if status >= 400 or self._cycle.waiting_for_100_continue:
-                message = self._completed(message)
+            named = status >= 400 or self._edge.name or is_named(self.scope["headers"])
+            if named or self._cycle.waiting_for_100_continue:
+                message = self._completed(message, named)
         elif self._first is None:
             self._first = time.time() - self._began
         if kind == EXTENSION:
@@ -115,10 +116,10 @@ class Exchange:
         if kind == "http.response.body" and self._cycle.scope["method"] != "HEAD":
             self._bodies += len(message.get("body", b""))
 
-    def _completed(self, message: Any) -> Any:
+    def _completed(self, message: Any, named: bool) -> Any:
         """The head of an answer with what the server has to say in it."""
         added = []
-        if self._status >= 400:
+        if named:
             added.append((HEADER, self.id.encode()))
         if self._cycle.waiting_for_100_continue:
             # The body was not asked for, and may come or not (RFC 9110 10.1.1).

@@ -59,9 +59,9 @@ app.kubernetes.io/part-of: {{ .Chart.Name }}
 {{ concat $own .Values.allowedHosts | uniq | join "," }}
 {{- end -}}
 
-{{- /* The grace period: preStop, SEEKABLE_SHUTDOWN_TIMEOUT, the 3 seconds that a disk has then, and 2 to spare. */ -}}
+{{- /* The grace period: preStop, SEEKABLE_SHUTDOWN_DELAY, SEEKABLE_SHUTDOWN_TIMEOUT, the 3 seconds that a disk has then, and 2 to spare. */ -}}
 {{- define "seekable.gracePeriod" -}}
-{{ add .Values.preStop .Values.shutdownTimeout 3 2 }}
+{{ add .Values.preStop .Values.shutdownDelay .Values.shutdownTimeout 3 2 }}
 {{- end -}}
 
 {{- /* Whether a new pod may run beside an old one. */ -}}

@@ -5,7 +5,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +64,12 @@ def injected(tmp_path: Path) -> Callable[..., AbstractContextManager[Path]]:
 
 @pytest.fixture
 def begin() -> Iterator[Callable[..., socket.socket]]:
+    with beginning() as begin:
+        yield begin
+
+
+@contextmanager
+def beginning() -> Iterator[Callable[..., socket.socket]]:
     """Send some bytes of a request and keep the connection."""
     connections: list[socket.socket] = []
 
@@ -77,9 +83,11 @@ def begin() -> Iterator[Callable[..., socket.socket]]:
         connection.sendall(data)
         return connection
 
-    yield begin
-    for connection in connections:
-        connection.close()
+    try:
+        yield begin
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 @pytest.fixture

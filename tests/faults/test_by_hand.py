@@ -123,12 +123,13 @@ def test_a_list_shows_what_was_dropped_and_not_what_was_removed(folder: Path) ->
         assert http.get("/files/album/track%201.mp3").headers["content-type"] == "audio/mpeg"
 
 
-def test_a_download_that_gets_its_name_when_it_is_whole(lazy: Server, until: Until) -> None:
-    part = lazy.files / "film.mp4.part"
-    part.write_bytes(b"film")
-    with lazy.client() as http:
+@resting
+def test_a_download_that_gets_its_name_when_it_is_whole(folder: Path) -> None:
+    with far_from_a_scan(folder) as server, server.client() as http:
+        part = server.files / "film.mp4.part"
+        part.write_bytes(b"film")
         assert until(lambda: names(http) == ["film.mp4.part"])
-        part.rename(lazy.files / "film.mp4")
+        part.rename(server.files / "film.mp4")
         assert names(http, type="video") == ["film.mp4"]
         assert http.get("/files/film.mp4").headers["content-disposition"].startswith("inline")
 

@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,6 +13,7 @@ from tests import mongo
 from tests.faults.grid import Grid, check_refused, recovered
 from tests.faults.wire import Wire, command, wire
 from tests.support import Server
+from tests.together import Outcomes, Together
 
 OLD, NEW = b"old" * 100_000, b"new" * 200_000
 KIND = {"content-type": "application/merge-patch+json"}
@@ -37,8 +40,12 @@ def cable() -> Iterator[Wire]:
 
 @pytest.fixture(scope="module")
 def grid(cable: Wire, tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    return through(cable, tmp_path_factory.mktemp("grid"))
+
+
+def through(cable: Wire, folder: Path) -> Grid:
     """What a server sees through the cable, and the test does not."""
-    grid = Grid(tmp_path_factory.mktemp("grid"), mongo.gridfs()["mongodb_url"])  # type: ignore[arg-type]
+    grid = Grid(folder, mongo.gridfs()["mongodb_url"])  # type: ignore[arg-type]
     name = grid.url.rpartition("/")[2].partition("?")[0]
     grid.settings["mongodb_url"] = f"mongodb://{cable.host}/{name}?directConnection=true"
     return grid
@@ -46,25 +53,59 @@ def grid(cable: Wire, tmp_path_factory: pytest.TempPathFactory) -> Grid:
 
 @pytest.fixture(scope="module")
 def server(grid: Grid) -> Iterator[Server]:
+    with untroubled(grid) as server:
+        yield server
+
+
+@contextmanager
+def untroubled(grid: Grid) -> Iterator[Server]:
     with grid.server() as server:
         yield server
         assert "Traceback" not in server.log()
 
 
+waiting = Together("waiting")
+"""Tests in which a server waits for its database, for seconds. Each has a library and a cable of its own."""
+
+
+@pytest.fixture(scope="module", name="waiting")
+def begun_waiting(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Outcomes]:
+    with ExitStack() as stack:
+
+        def given(name: str) -> tuple[Wire, Grid]:
+            cable = stack.enter_context(wire(mongo.shared().port))
+            return cable, through(cable, tmp_path_factory.mktemp(name))
+
+        with waiting.begun(request, given) as outcomes:
+            yield outcomes
+
+
+@waiting
+def test_a_creation_that_is_brought_but_whose_outcome_is_not_known(cable: Wire, grid: Grid) -> None:
+    with untroubled(grid) as server:
+        check_outcome(cable, grid, server, "create", True)
+
+
+@waiting
+def test_a_creation_that_is_not_brought_and_whose_outcome_is_not_known(cable: Wire, grid: Grid) -> None:
+    with untroubled(grid) as server:
+        check_outcome(cable, grid, server, "create", False)
+
+
 OTHERS = [(kind, True) for kind in CHANGES if kind != "create"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "brought"),
-    [
-        ("create", True),
-        ("create", False),
-        *(pytest.param(*other, marks=pytest.mark.campaign) for other in [*OTHERS, ("delete", False)]),
-    ],
-)
-def test_a_change_whose_outcome_is_not_known(
+@pytest.mark.campaign
+@pytest.mark.parametrize(("kind", "brought"), [*OTHERS, ("delete", False)])
+def test_another_change_whose_outcome_is_not_known(
     cable: Wire, grid: Grid, server: Server, kind: str, brought: bool
 ) -> None:
+    check_outcome(cable, grid, server, kind, brought)
+
+
+def check_outcome(cable: Wire, grid: Grid, server: Server, kind: str, brought: bool) -> None:
     folder = f"folder-{next(NUMBERS)}"
     with server.client() as http:
         if kind != "create":
@@ -98,6 +139,7 @@ def there(http: httpx.Client, folder: str) -> list[bytes | None]:
     return [answer.content if answer.is_success else None for answer in answers]
 
 
+@waiting
 def test_a_change_of_which_only_the_answer_is_lost(cable: Wire, grid: Grid) -> None:
     """It is looked up whether it was made, where the driver does not try again by itself, as without a
     replica set."""
@@ -113,9 +155,21 @@ def test_a_change_of_which_only_the_answer_is_lost(cable: Wire, grid: Grid) -> N
     grid.check_nothing_left()
 
 
-@pytest.mark.parametrize("kind", ["create", pytest.param("replace", marks=pytest.mark.campaign)])
-def test_bytes_that_a_document_may_name_are_kept(cable: Wire, grid: Grid, server: Server, kind: str) -> None:
+@waiting
+def test_bytes_that_a_document_may_name_are_kept(cable: Wire, grid: Grid) -> None:
     """Although all else can be asked of the database, and so they could be removed."""
+    with untroubled(grid) as server:
+        check_kept(cable, grid, server, "create")
+
+
+@pytest.mark.campaign
+def test_bytes_that_a_document_may_name_are_kept_when_it_is_replaced(
+    cable: Wire, grid: Grid, server: Server
+) -> None:
+    check_kept(cable, grid, server, "replace")
+
+
+def check_kept(cable: Wire, grid: Grid, server: Server, kind: str) -> None:
     folder = f"folder-{next(NUMBERS)}"
     with server.client() as http:
         if kind == "replace":

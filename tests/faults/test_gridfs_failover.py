@@ -43,7 +43,7 @@ def server(grid: Grid) -> Iterator[Server]:
 
 
 def data(number: int) -> bytes:
-    return random.Random(number).randbytes(1_000_000)
+    return random.Random(number).randbytes(300_000)
 
 
 class Uploads:

@@ -129,8 +129,7 @@ def check_all(http: httpx.Client, folder: str) -> None:
         assert sha256(http.get(f"/files/{folder}/{name}").content) == sha256(data)
 
 
-@pytest.mark.parametrize("moment", range(2))
-def test_mongod_killed_right_after_the_answer(node: Mongod, server: Server, folder: str, moment: int) -> None:
+def test_mongod_killed_right_after_the_answer(node: Mongod, server: Server, folder: str) -> None:
     with server.client() as http:
         change_all(http, folder)
         node.kill()

@@ -38,24 +38,17 @@ NOWHERE = [
 ]
 
 
-def test_a_url_that_leads_nowhere(tmp_path: Path) -> None:
+def test_a_url_that_leads_nowhere_or_to_a_mongod_that_answers_nothing(tmp_path: Path) -> None:
     """All of them at once: some are tried for seconds."""
     closed, there = mongo.free_port(), mongo.shared().port
-    urls = [url.format(closed=closed, open=there) for url in NOWHERE]
-    with ThreadPoolExecutor(len(urls)) as pool:
-        folders = [tmp_path / str(number) for number in range(len(urls))]
-        for folder in folders:
-            folder.mkdir()
-        assert len(list(pool.map(refusal, folders, urls))) == len(urls)
-
-
-def test_a_mongod_that_answers_nothing(tmp_path: Path) -> None:
-    with mongo.mongod() as node:
-        node.pause()
-        try:
-            refusal(tmp_path, node.url("library"))
-        finally:
-            node.resume()
+    with mongo.mongod() as silent:
+        silent.pause()
+        urls = [*(url.format(closed=closed, open=there) for url in NOWHERE), silent.url("library")]
+        with ThreadPoolExecutor(len(urls)) as pool:
+            folders = [tmp_path / str(number) for number in range(len(urls))]
+            for folder in folders:
+                folder.mkdir()
+            assert len(list(pool.map(refusal, folders, urls))) == len(urls)
 
 
 @pytest.mark.campaign

@@ -3,14 +3,13 @@
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import pytest
 
-from tests.beneath import beneath
+from tests.beneath import Beneath, beneath
 from tests.support import Server
 
 BOUNDARY = "xxBOUNDARYxx"
@@ -204,34 +203,42 @@ def send_form(ask: Callable[..., httpx.Response]) -> Callable[..., httpx.Respons
     return send_form
 
 
+@pytest.fixture(scope="session")
+def below(server: Server) -> Iterator[Beneath]:
+    """What is beneath the server of all tests."""
+    with closing(beneath(server, connected=True)) as below:
+        yield below
+
+
 @pytest.fixture
-def folder(folder: str, http: httpx.Client) -> Iterator[str]:
+def folder(folder: str, below: Beneath) -> Iterator[str]:
     """A folder of its own, which is emptied at the end, so that looking at all that is stored stays cheap."""
     yield folder
-    for path in stored(http, folder):
-        assert http.delete(f"/files/{quote(path)}").status_code == 204
+    below.empty(folder)
 
 
 @pytest.fixture
-def unchanged(server: Server, http: httpx.Client) -> Callable[..., AbstractContextManager[None]]:
+def unchanged(server: Server, below: Beneath) -> Callable[..., AbstractContextManager[None]]:
     """Around what must store nothing, leave nothing behind, and be no surprise to the program."""
 
     @contextmanager
-    def unchanged(server: Server = server, http: httpx.Client = http) -> Iterator[None]:
-        before, said, debris = stored(http), server.logged(), beneath(server).leftovers()
+    def unchanged(server: Server = server) -> Iterator[None]:
+        under = below if server is ours else beneath(server)
+        before, said, debris = under.files(), server.logged(), under.leftovers()
         yield
-        assert stored(http) == before
-        assert left_behind(server, debris) == set()
+        assert under.files() == before
+        assert left_behind(under, debris) == set()
         assert "Traceback" not in server.log(said)
 
+    ours = server
     return unchanged
 
 
-def left_behind(server: Server, before: set[str]) -> set[str]:
+def left_behind(under: Beneath, before: set[str]) -> set[str]:
     """What is there besides, once there was time to clear it away."""
     deadline = time.monotonic() + 15
     # One look decides: between two, the server may just begin with a request that was broken off.
-    while (left := beneath(server).leftovers() - before) and time.monotonic() < deadline:
+    while (left := under.leftovers() - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left
 
@@ -258,21 +265,21 @@ def listed(http: httpx.Client) -> Callable[..., dict[str, dict[str, Any]]]:
     return listed
 
 
-@pytest.fixture
-def problem() -> Callable[..., str]:
+def problem_of(response: httpx.Response, status: int) -> str:
     """Check that an answer is a problem document of this status. What it says in detail."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document = response.json()
+    assert set(document) >= {"title", "status", "detail"}
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"]
+    return str(document["detail"])
 
-    def problem(response: httpx.Response, status: int) -> str:
-        assert response.status_code == status, response.text
-        assert response.headers["content-type"] == "application/problem+json"
-        document = response.json()
-        assert set(document) >= {"title", "status", "detail"}
-        assert document["status"] == status
-        assert document["title"]
-        assert document["detail"]
-        return str(document["detail"])
 
-    return problem
+@pytest.fixture(scope="session")
+def problem() -> Callable[..., str]:
+    return problem_of
 
 
 @pytest.fixture

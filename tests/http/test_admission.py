@@ -4,7 +4,6 @@ import itertools
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +19,7 @@ from starlette.datastructures import Headers
 from app.resources.admission import Admission, Refused
 from tests.forking import completed
 from tests.sockets import HANDSHAKE, Socket
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, addresses_outside, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -461,14 +460,7 @@ def test_hosts_by_setting(tmp_path: Path, new_library: NewLibrary, ask: Ask, pro
 
 @pytest.fixture(scope="module")
 def outside() -> list[str]:
-    """The address of this machine that is not loopback, if it has one. Who connects to it comes from it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing
-        except OSError:
-            return []
-        address = str(probe.getsockname()[0])
-    return [] if address.startswith("127.") else [address]
+    return addresses_outside()
 
 
 def without_settings() -> dict[str, str]:

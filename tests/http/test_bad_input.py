@@ -456,7 +456,7 @@ def test_bodies_that_are_too_long(
     server, http = small
     form = part("file", b"x" * 1025, filename="film.mp4") + END
     kind = {"content-type": FORM_TYPE.partition(": ")[2]}
-    with unchanged(server, http):
+    with unchanged(server):
         for body in (b"x" * 1025, b"x" * 3_000_000):
             problem(http.put("/files/film.mp4", content=iter([body]) if chunked else body), 413)
         problem(http.post("/file/upload", content=iter([form]) if chunked else form, headers=kind), 413)

@@ -110,15 +110,16 @@ class Web:
         assert response.status_code == status, response.text
         assert response.headers["content-type"] == "text/html; charset=utf-8"
         assert response.text.startswith("<!doctype html>\n")
-        check_safe(response)
-        return Tree(response.text).root
+        page = Tree(response.text).root
+        check_safe(response, page)
+        return page
 
     def folder(self, folder: str = "", **query: object) -> Element:
         given = {"folder": folder, **query}
         return self.open("/?" + "&".join(f"{name}={quote(str(value))}" for name, value in given.items()))
 
 
-def check_safe(response: httpx.Response) -> None:
+def check_safe(response: httpx.Response, page: Element) -> None:
     """Nothing runs in the page, and nothing of it comes from elsewhere."""
     policy = dict(part.strip().partition(" ")[::2] for part in CSP.split(";"))
     told = response.headers["content-security-policy"]
@@ -126,7 +127,7 @@ def check_safe(response: httpx.Response) -> None:
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "same-origin"
     assert response.headers["cache-control"] == "private, no-cache"
-    for element in Tree(response.text).root.all():
+    for element in page.all():
         if element.tag == "script":
             assert element.attributes["src"].partition("/assets/page-")[1], element
             assert element.text == ""

@@ -390,7 +390,7 @@ def test_too_large(
         body = request.read()
         return http.post("/file/upload", content=iter([body]) if "chunked" in way else body, headers=kind)
 
-    with unchanged(server, http):
+    with unchanged(server):
         for size in (MAX_SIZE + 1, MAX_SIZE * 10, 5_000_000):
             problem(send(size), 413)
     assert send(MAX_SIZE).status_code == 201
@@ -525,8 +525,8 @@ def test_too_large_is_refused_early(
     unchanged: Unchanged,
     expect: tuple[str, ...],
 ) -> None:
-    server, http = small
-    with unchanged(server, http):
+    server, _ = small
+    with unchanged(server):
         connection = connect(server)
         connection.request("PUT", "/files/film.mp4", f"Content-Length: {EARLY}", *expect, body=b"")
         problem(connection.answer("PUT"), 413)
@@ -540,9 +540,9 @@ def test_too_large_is_refused_early(
 def test_too_large_in_chunks_is_refused_when_it_is(
     small: tuple[Server, httpx.Client], connect: Any, part: Part, problem: Problem, unchanged: Unchanged
 ) -> None:
-    server, http = small
+    server, _ = small
     form = part("file", b"x" * (MAX_SIZE + 1), filename="film.mp4")
-    with unchanged(server, http):
+    with unchanged(server):
         for method, target, body in (
             ("PUT", "/files/film.mp4", b"x" * (MAX_SIZE + 1)),
             ("POST", "/file/upload", form),

@@ -12,9 +12,13 @@ EVERYTHING: Values = {
     "access": "open",
     "baseUrl": "https://example.org/media",
     "allowedHosts": ["*.example.org", "192.0.2.1"],
+    "trustedProxies": ["10.0.0.0/8", "192.0.2.1"],
+    "metrics": False,
+    "logFormat": "line",
     "settings": {"MAX_UPLOAD_SIZE": "100GiB", "ACCESS_LOG": False, "SCAN_INTERVAL": 60, "HEARTBEAT": 7.5},
     "existingSecret": "mine",
     "preStop": 0,
+    "shutdownDelay": 60,
     "shutdownTimeout": 600,
     "mongodb": {
         "url": "mongodb://me:secret@db.example.org/films?replicaSet=rs0",

@@ -83,7 +83,8 @@ def test_a_pod_is_not_killed_before_the_server_has_ended(installed: Installed) -
     (container,) = installed.server["containers"]
     word, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
     assert word == "sleep"
-    needed = int(seconds) + int(installed.settings["SEEKABLE_SHUTDOWN_TIMEOUT"]) + GRACE_S
+    waits = ("SEEKABLE_SHUTDOWN_DELAY", "SEEKABLE_SHUTDOWN_TIMEOUT")
+    needed = int(seconds) + sum(int(installed.settings[wait]) for wait in waits) + GRACE_S
     assert installed.server["terminationGracePeriodSeconds"] > needed
 
 
@@ -132,7 +133,7 @@ def test_the_settings_and_probes_work_with_the_real_server(helm: Helm, tmp_path:
     settings.pop("host")  # that of the machine is for nobody else while tests run
     with ExitStack() as stack:
         server = stack.enter_context(running(tmp_path, **settings | {"files_dir": tmp_path / "data"}))
-        at = re.search(r"running on (http://\S+)", server.log())
+        at = re.search(r'running on (http://[^\s"]+)"', server.log())
         assert at is not None
         client = stack.enter_context(server.client(base_url=at[1]))
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):

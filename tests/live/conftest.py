@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tests.conftest import BACKENDS
 from tests.support import NewLibrary, need, run
 
 SECONDS = 60
+
+HEADLESS_SHELL = "chromium-headless-shell"
 
 CHROMIUM_FLAGS = (
     "--headless",
@@ -90,11 +93,17 @@ def _moov(film: Path) -> int:
     return film.read_bytes().index(b"moov")
 
 
+@contextmanager
+def launched(command: str) -> Iterator[Browser]:
+    need(command)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which(command), args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One for all tests of a module. (Longer, and its event loop would be in the way of others.)"""
-    need("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
+    with launched("chromium") as browser:
         yield browser
-        browser.close()

@@ -71,8 +71,10 @@ class _There(httpx.HTTPTransport):
 
 
 @contextmanager
-def proxy(name: str, server: Server, folder: Path, *, edit: tuple[str, str] = ("", "")) -> Iterator[Proxy]:
-    """`edit` is a change of its configuration."""
+def proxy(
+    name: str, server: Server, folder: Path, *, edit: tuple[str, str] = ("", ""), most: int = BYTES_OF_FILES
+) -> Iterator[Proxy]:
+    """`edit` is a change of its configuration; `most` is what it may write to any one file."""
     need(name, "openssl", "prlimit")
     folder.mkdir()
     certificate, key = folder / "cert.pem", folder / "key.pem"
@@ -87,7 +89,7 @@ def proxy(name: str, server: Server, folder: Path, *, edit: tuple[str, str] = ("
     write = {"nginx": _nginx, "caddy": _caddy}[name]
     command = write(folder, server, ports, edit)
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    with program(folder, "prlimit", f"--fsize={BYTES_OF_FILES}", *command, **home) as started:
+    with program(folder, "prlimit", f"--fsize={most}", *command, **home) as started:
         found = Proxy(*ports, started, certificate)
         until(lambda: started.process.poll() is not None or _listens(found), f"{name}:\n{started.log()}")
         assert started.process.poll() is None, started.log()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -149,10 +150,8 @@ def test_host_and_port_from_the_environment_yield_to_options(here: Path) -> None
 
 
 def test_links_of_the_base_url(here: Path) -> None:
-    with program(
-        here, SEEKABLE, "serve", "--port", "0", SEEKABLE_BASE_URL="https://media.example.org/tv/"
-    ) as server:
-        assert server.wait_for(r"docs +(\S+)")[1] == "https://media.example.org/tv/docs"
+    with serving(here, "--port", "0", SEEKABLE_BASE_URL="https://media.example.org/tv/") as (server, url):
+        assert url == "https://media.example.org/tv"
         port = server.wait_for(r"running on http://127.0.0.1:(\d+)")[1]
         put = httpx.put(f"http://127.0.0.1:{port}/files/a.txt", content=b"a", trust_env=False)
         assert put.json()["url"] == "https://media.example.org/tv/files/a.txt"
@@ -186,15 +185,6 @@ def test_access_open_serves_everybody(here: Path) -> None:
         assert url.startswith("http://127.0.0.1:"), "0.0.0.0 is no address to connect to"
         assert get(f"{url}/health").status_code == 200
         assert get(f"{url}/health", **FROM_ELSEWHERE).status_code == 200
-
-
-def test_uvicorn_itself_lets_nobody_else_in(here: Path) -> None:
-    port = free_port()
-    with program(here, BIN / "uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", port) as server:
-        server.wait_for("Uvicorn running")
-        url = f"http://127.0.0.1:{port}/health"
-        assert get(url).status_code == 200
-        assert get(url, **FROM_ELSEWHERE).status_code == 403
 
 
 # Settings
@@ -270,7 +260,12 @@ def refuses(here: Path, *arguments: object, **how: Any) -> str:
 
 def neither_begins(here: Path, **how: Any) -> str:
     """The one sentence of both commands."""
-    said = {refuses(here, *arguments, **how) for arguments in (["serve", "--port", "0"], ["migrate"])}
+    with ThreadPoolExecutor(2) as pool:
+        begun = [
+            pool.submit(refuses, here, *arguments, **how)
+            for arguments in (["serve", "--port", "0"], ["migrate"])
+        ]
+        said = {each.result() for each in begun}
     assert len(said) == 1
     return said.pop()
 
@@ -385,18 +380,25 @@ def test_a_disk_that_is_not_mounted(there: str, here: Path) -> None:
         assert get(f"{url}/files/a.txt").content == b"a"
 
 
-def test_a_database_that_somebody_keeps(here: Path) -> None:
-    assert ended(here, "migrate")[0] == 0
-    path = here / "files" / ".seekable" / "seekable.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        for lock in ("BEGIN IMMEDIATE", "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE"):
-            for statement in lock.split("; "):
+def test_a_database_that_somebody_keeps(tmp_path: Path) -> None:
+    """Each lock in a library of its own, at the same time: it waits for four seconds."""
+    locks = ("BEGIN IMMEDIATE", "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE")
+
+    def check(number: int) -> None:
+        here = tmp_path / str(number)
+        here.mkdir()
+        assert ended(here, "migrate")[0] == 0
+        path = here / "files" / ".seekable" / "seekable.db"
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            for statement in locks[number].split("; "):
                 database.execute(statement)
             began = time.monotonic()
             said = refuses(here, "serve", "--port", "0")
             assert said == f"Error: sqlite:///{path}: The database is locked by another program.\n"
-            assert time.monotonic() - began < 10  # of which it waits four
-            database.execute("ROLLBACK")
+            assert time.monotonic() - began < 10
+
+    with ThreadPoolExecutor(len(locks)) as pool:
+        assert len(list(pool.map(check, range(len(locks))))) == len(locks)
 
 
 @pytest.mark.parametrize(
@@ -430,19 +432,20 @@ def test_a_database_that_is_damaged(here: Path) -> None:
 # Other ways to start it
 
 
-def test_uvicorn_serves_it(here: Path, film: Path) -> None:
+def test_uvicorn_serves_it_and_lets_nobody_else_in(here: Path, film: Path) -> None:
     port = free_port()
-    with program(here, BIN / "uvicorn", "app.main:app", "--port", port) as server:
+    with program(here, BIN / "uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", port) as server:
         server.wait_for("Uvicorn running")
         url = f"http://127.0.0.1:{port}/files/film.mp4"
         assert httpx.put(url, content=film.read_bytes(), trust_env=False).status_code == 201
         assert get(url, range="bytes=4-7").content == b"ftyp"
         assert sha256(here / "files" / "film.mp4") == sha256(film)
+        assert get(url, **FROM_ELSEWHERE).status_code == 403
         server.terminate()
         assert "Traceback" not in server.log()
 
 
-def test_reload_starts_again_when_the_code_changes(here: Path, tmp_path: Path) -> None:
+def test_reload_prints_where_it_is_and_starts_again_when_the_code_changes(here: Path, tmp_path: Path) -> None:
     """In a copy of the program, so that nobody else's is touched."""
     copy = tmp_path / "copy"
     for part in ("app", "alembic"):
@@ -454,6 +457,8 @@ def test_reload_starts_again_when_the_code_changes(here: Path, tmp_path: Path) -
     ) as server:
         server.wait_for("Application startup complete")
         url = f"http://127.0.0.1:{port}"
+        until(lambda: f"{url}/docs" in server.log(), server.log())
+        assert f"curl -F file=@film.mp4 {url}/file/upload" in server.log()
         assert get(f"{url}/openapi.json").json()["info"]["title"] == "Seekable"
         program_file = copy / "app" / "main.py"
         program_file.write_text(program_file.read_text().replace('title="Seekable"', 'title="Changed"'))
@@ -465,14 +470,6 @@ def test_reload_starts_again_when_the_code_changes(here: Path, tmp_path: Path) -
         with pytest.raises(httpx.ConnectError):
             get(f"{url}/health")
         assert "Traceback" not in server.log()
-
-
-def test_reload_prints_where_it_is(here: Path) -> None:
-    port = free_port()
-    with program(here, SEEKABLE, "serve", "--reload", "--port", port) as server:
-        server.wait_for("Application startup complete")
-        until(lambda: f"http://127.0.0.1:{port}/docs" in server.log(), server.log())
-        assert f"curl -F file=@film.mp4 http://127.0.0.1:{port}/file/upload" in server.log()
 
 
 def _children(pid: int, command: str) -> list[int]:

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
 from tests.conftest import filesystem
 from tests.live.clients import sha256
+from tests.live.conftest import HEADLESS_SHELL, launched
 from tests.support import NewLibrary, Server
 
 pytestmark = pytest.mark.live
@@ -47,10 +48,17 @@ def new_library() -> NewLibrary:
     return filesystem
 
 
+@pytest.fixture(scope="module")
+def shell() -> Iterator[Browser]:
+    """All of Chromium but its windows, which each page would have to open."""
+    with launched(HEADLESS_SHELL) as browser:
+        yield browser
+
+
 @pytest.fixture
-def console(server: Server, browser: Browser) -> Iterator[Console]:
+def console(server: Server, shell: Browser) -> Iterator[Console]:
     """The page, opened by somebody who was never here."""
-    context = browser.new_context(viewport={"width": 1200, "height": 1600})
+    context = shell.new_context(viewport={"width": 1200, "height": 1600})
     page = context.new_page()
     console = Console(page)
 
@@ -80,7 +88,7 @@ def clip(tmp_path: Path, film: Path) -> Path:
 
 
 def test_an_upload_and_a_range_from_the_console(
-    console: Console, server: Server, folder: str, clip: Path, tmp_path: Path
+    console: Console, server: Server, folder: str, clip: Path
 ) -> None:
     upload = console.open("POST /file/upload")
     upload.locator("input[type=file]").set_input_files(clip)
@@ -90,7 +98,6 @@ def test_an_upload_and_a_range_from_the_console(
     expect(answer).to_contain_text(sha256(clip))
     with server.client() as client:
         assert client.get(f"/files/{folder}/{clip.name}").content == clip.read_bytes()
-    console.page.screenshot(path=tmp_path / "upload.png", full_page=True)
 
     for title, fields in {
         "GET /files/{path}": {"path": f"{folder}/{clip.name}"},
@@ -103,13 +110,13 @@ def test_an_upload_and_a_range_from_the_console(
         expect(answer.locator(".response-col_status").last).to_have_text("206")
         expect(answer).to_contain_text(f"content-range: bytes 4-7/{clip.stat().st_size}")
         expect(answer.locator(".response-col_description .highlight-code")).to_contain_text("ftyp")
-        get.scroll_into_view_if_needed()
-        console.page.screenshot(path=tmp_path / f"{fields.get('filename', 'path')[:4]}.png")
     assert len(console.requests) > 4
     assert console.faults == []
 
 
-def test_an_upload_that_names_no_folder_goes_to_the_top(console: Console, server: Server, clip: Path) -> None:
+def test_an_upload_goes_to_the_top_and_one_folder_field_is_enough_for_another_place(
+    console: Console, server: Server, folder: str, clip: Path
+) -> None:
     """What the console puts into a field by itself is not what the person asked for."""
     upload = console.open("POST /file/upload")
     upload.locator("input[type=file]").set_input_files(clip)
@@ -118,28 +125,15 @@ def test_an_upload_that_names_no_folder_goes_to_the_top(console: Console, server
     expect(answer).to_contain_text(f'"path": "{clip.name}"')
     with server.client() as client:
         assert client.get(f"/files/{clip.name}").content == clip.read_bytes()
+    # The first box that is called folder, all else left as it is.
+    upload.get_by_placeholder("folder").first.fill(folder)
+    answer = console.execute(upload)
+    expect(answer).to_contain_text(f'"path": "{folder}/{clip.name}"')
+    expect(answer.locator(".response-col_status").last).to_have_text("201")
     assert console.faults == []
 
 
-def test_one_folder_field_is_enough(console: Console, folder: str, clip: Path) -> None:
-    """Filling in the first box that is called folder, and leaving all else, puts the file there."""
-    upload = console.open("POST /file/upload")
-    upload.locator("input[type=file]").set_input_files(clip)
-    upload.get_by_placeholder("folder").first.fill(folder)
-    answer = console.execute(upload)
-    expect(answer.locator(".response-col_status").last).to_have_text("201")
-    expect(answer).to_contain_text(f'"path": "{folder}/{clip.name}"')
-
-
-def test_a_refusal_is_shown(console: Console, folder: str, clip: Path) -> None:
-    get = console.open("GET /files/{path}")
-    get.get_by_placeholder("path").fill(f"{folder}/missing.mp4")
-    answer = console.execute(get)
-    expect(answer.locator(".response-col_status").last).to_contain_text("404")
-    expect(answer).to_contain_text("There is no such file.")
-
-
-def test_finding_and_moving_from_the_console(
+def test_finding_moving_and_a_refusal_from_the_console(
     console: Console, server: Server, folder: str, clip: Path
 ) -> None:
     with server.client() as client:
@@ -159,3 +153,9 @@ def test_finding_and_moving_from_the_console(
     with server.client() as client:
         assert client.get(f"/files/{folder}/moved.mp4").content == clip.read_bytes()
     assert console.faults == []
+
+    get = console.open("GET /files/{path}")
+    get.get_by_placeholder("path").fill(f"{folder}/{clip.name}")
+    answer = console.execute(get)
+    expect(answer.locator(".response-col_status").last).to_contain_text("404")
+    expect(answer).to_contain_text("There is no such file.")

@@ -94,7 +94,7 @@ def test_wget_goes_on_with_what_was_cut(place: Place) -> None:
 @slowly
 def test_wget_goes_on_by_itself_when_the_server_comes_back(place: Place) -> None:
     need("wget")
-    film = place.big * 5  # more than the sockets' buffers hold at their largest: wget may read those to their end
+    film = place.big * 5  # more than sockets hold at their largest: wget may read those to their end
     with running(place.here / "server", **place.new_library()) as server:
         with server.client() as http:
             url = put(http, "big.mp4", film)

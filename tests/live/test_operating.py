@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import filesystem
 from tests.live.clients import until
 from tests.mongo import free_port
-from tests.support import NewLibrary, Server, need, noise, running
+from tests.support import NewLibrary, Server, addresses_outside, need, noise, running
 
 pytestmark = pytest.mark.live
 
@@ -97,7 +97,7 @@ def test_prometheus_scrapes_it(tmp_path: Path) -> None:
     [
         ({}, "192.0.2.1", 403),
         ({}, "127.0.0.1", 200),
-        ({"metrics": "open"}, "192.0.2.1", 200),
+        ({"metrics": "open"}, "127.0.0.1", 403),
         ({"metrics": "off"}, "127.0.0.1", 404),
         ({"access": "accounts"}, "192.0.2.1", 403),
         ({"access": "accounts"}, "127.0.0.1", 200),
@@ -108,6 +108,17 @@ def test_who_may_read_them(tmp_path: Path, settings: dict[str, str], peer: str, 
         answer = http.get("/metrics", headers={"X-Forwarded-For": peer})
         assert answer.status_code == status
         assert ("seekable_build_info" in answer.text) == (status == 200)
+
+
+def test_open_they_are_for_everybody_who_asks_without_a_proxy_between(
+    tmp_path: Path,
+) -> None:
+    with running(tmp_path, access="open", host="0.0.0.0", metrics="open") as server:
+        for address in addresses_outside():
+            url = f"http://{address}:{server.port}/metrics"
+            assert "seekable_build_info" in httpx.get(url, trust_env=False).text
+            for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"):
+                assert httpx.get(url, headers={header: "1.1 a"}, trust_env=False).status_code == 403
 
 
 # Logs
@@ -121,6 +132,8 @@ def test_a_request_has_one_name_in_its_answer_and_in_the_log(tmp_path: Path) -> 
         made = odd.headers["x-request-id"]
         assert re.fullmatch(r"[0-9a-f]{12}-\d+", made)
         assert "x-request-id" not in http.get("/health").headers
+        well = http.get("/health", headers={"X-Request-ID": "given-0"})
+        assert well.headers["x-request-id"] == "given-0"
         with socket.create_connection(("127.0.0.1", server.port)) as broken:
             broken.sendall(b"GET / HTTP/1.1\r\nX-Request-ID: given-2\r\nno colon\r\n\r\n")
             refused = broken.recv(4096)

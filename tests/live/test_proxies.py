@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.clients import sha256
+from tests.live.clients import sha256, until
 from tests.live.proxies import HOST, Proxy, proxy
-from tests.support import Server, noise, running
+from tests.support import Server, addresses_outside, noise, running
 
 pytestmark = pytest.mark.live
 
@@ -143,6 +143,7 @@ def test_what_a_client_says_of_its_own_address_is_not_passed_on(
 ) -> None:
     headers = {"x-forwarded-for": "192.0.2.7", "forwarded": "for=192.0.2.7"}
     client.get(f"/files/{folder}-forged", headers=headers)
+    until(lambda: f"{folder}-forged" in server.log(), "it is logged")
     (line,) = [line for line in server.log().splitlines() if f"{folder}-forged" in line]
     assert "192.0.2.7" not in line
     assert "127.0.0.1" in line
@@ -171,3 +172,23 @@ def test_2_gib_go_through_neither_disk_nor_memory(front: Proxy, client: httpx.Cl
     with client.stream("GET", f"/files/{folder}/film.mp4") as down:
         assert sum(map(len, down.iter_raw())) == 2048 * MIB
     assert front.peak() - before < 64 * MIB
+
+
+@pytest.mark.parametrize(
+    ("trusted", "here", "elsewhere"),
+    [(None, True, False), ("", False, False), ("198.18.0.0/15", False, False), ("{elsewhere}", False, True)],
+)
+def test_forwarded_headers_are_believed_from_the_named_addresses_only(
+    tmp_path: Path, trusted: str | None, *, here: bool, elsewhere: bool
+) -> None:
+    (outside, *_) = addresses_outside() or ["127.0.0.2"]
+    settings = {} if trusted is None else {"trusted_proxies": trusted.format(elsewhere=outside)}
+    said = {"x-forwarded-for": "198.51.100.7", "x-forwarded-proto": "https"}
+    with running(tmp_path, access="open", host="0.0.0.0", **settings) as server:
+        for address, believed in (("127.0.0.1", here), (outside, elsewhere)):
+            url = f"http://{address}:{server.port}/files/from-{address}"
+            up = httpx.put(url, content=b"film", headers=said, trust_env=False)
+            assert up.json()["url"] == (url.replace("http:", "https:") if believed else url)
+            until(lambda name=f"from-{address}": name in server.log(), "it is logged")
+            (line,) = [line for line in server.log().splitlines() if f"from-{address}" in line]
+            assert ("198.51.100.7" in line) == believed

@@ -1,15 +1,14 @@
 """A browser before a real server, and whatever goes wrong in its pages written down."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from tests.conftest import filesystem
-from tests.live.conftest import CHROMIUM_FLAGS
+from tests.live.conftest import HEADLESS_SHELL, launched
 from tests.support import NewLibrary, Server, need, run
 
 SECONDS = 30
@@ -40,12 +39,12 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One for all tests of this folder. (Longer, and its event loop would be in the way of others.)"""
-    need("chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM_FLAGS)
+    """One for all tests of this folder. (Longer, and its event loop would be in the way of others.)
+
+    All of Chromium but its windows, which each page would have to open: in tests/live it has them.
+    """
+    with launched(HEADLESS_SHELL) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
 """WebSockets are of an account: refused before they are accepted, of one library, closed when that ends."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import timedelta
 
 import httpx
 import pytest
 
 from app.accounts.callers import hashed
-from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, cookie
-from tests.sockets import TEXT, Socket
+from tests.http.accounts.conftest import Person, Private, basic, bearer, cookie
+from tests.sockets import Socket
 
 POLICY_VIOLATION = 1008
 
@@ -96,79 +95,6 @@ def test_they_tell_of_their_own_library_only(
             assert listener.is_silent(0.05)
         for path in admin.paths():
             admin.ask("DELETE", f"/files/{path}")
-
-
-End = Callable[[Private, Person], object]
-
-
-def change_password(private: Private, person: Person) -> object:
-    return person.ask(
-        "POST", "/account/password", json={"password": PASSWORD, "new_password": "another good one"}
-    ).raise_for_status()
-
-
-def delete(private: Private, person: Person) -> object:
-    return person.ask("POST", "/account/delete", json={"password": PASSWORD}).raise_for_status()
-
-
-def revoke(private: Private, person: Person) -> object:
-    (token,) = person.ask("GET", "/account/tokens").json()["items"]
-    return person.ask("DELETE", f"/account/tokens/{token['id']}").raise_for_status()
-
-
-# What ends it, and which of the three kinds of sockets then close: by cookie, by password, by token.
-ENDS: dict[str, tuple[End, set[str]]] = {
-    "logout": (lambda _, person: person.ask("POST", "/logout").raise_for_status(), {"cookie"}),
-    "logout elsewhere": (lambda private, one: private.store.remove_session(hashed(one.session)), {"cookie"}),
-    "a new password": (change_password, {"cookie", "password"}),
-    "a token revoked": (revoke, {"token"}),
-    "an account disabled elsewhere": (
-        lambda private, one: private.store.set_disabled(one.account.id, True),
-        {"cookie", "password", "token"},
-    ),
-    "an account deleted": (delete, {"cookie", "password", "token"}),
-}
-
-
-@contextmanager
-def sockets(private: Private, person: Person) -> Iterator[dict[str, list[Socket]]]:
-    with ExitStack() as stack:
-        shown = {
-            "cookie": person.headers,
-            "password": basic(person.email),
-            "token": bearer(person.token()),
-        }
-        opened = {
-            kind: [stack.enter_context(socket(private, target, headers)) for target in ("/", "/events")]
-            for kind, headers in shown.items()
-        }
-        for one in (one for pair in opened.values() for one in pair):
-            assert one.status == 101
-            one.json()
-        yield opened
-
-
-def test_they_are_closed_within_5_s_of_what_ends_them(private: Private) -> None:
-    """All ends at once, each of an account of its own: so it takes one wait."""
-    with ExitStack() as stack:
-        opened = {}
-        for name, (end, _) in ENDS.items():
-            person = private.person()
-            opened[name] = stack.enter_context(sockets(private, person))
-            end(private, person)
-        ended = time.monotonic()
-        for name, (_, closed) in ENDS.items():
-            for kind in closed:
-                for one in opened[name][kind]:
-                    assert one.close_code() == POLICY_VIOLATION, (name, kind)
-                    assert time.monotonic() < ended + 5, (name, kind)
-        time.sleep(max(0.0, ended + 3 - time.monotonic()))
-        for name, (_, closed) in ENDS.items():
-            for kind in {"cookie", "password", "token"} - closed:
-                session, events = opened[name][kind]
-                session.send(TEXT, b"?")
-                assert session.json() == {"pong": True}, (name, kind)
-                assert events.is_silent(0.01), (name, kind)
 
 
 @pytest.mark.campaign  # that a socket which does not read is closed: tests/http/test_slow_sockets.py

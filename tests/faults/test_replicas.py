@@ -1,0 +1,102 @@
+"""Equal servers behind nginx, which are stopped and started again, and whose database is lost, while a crowd
+uploads, watches, replaces, deletes and lists: no answer is wrong, and nothing acknowledged is lost."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import filesystem
+from tests.faults.crowd import Crowd
+from tests.live.clients import until
+from tests.live.proxies import HOST, Proxy, proxy
+from tests.mongo import three_nodes
+from tests.postgres import postgres
+from tests.support import Server, running
+
+CLIENTS, SECONDS = 12, 5.0
+A_MINUTE = pytest.param(30, 60.0, marks=pytest.mark.campaign)
+
+USUAL = {"allowed_hosts": HOST, "shutdown_timeout": 1}  # so that downloads are broken off
+
+LOGS = 64 << 20
+"""Bytes that nginx may write of servers that it cannot reach."""
+
+
+@contextmanager
+def replicas(folder: Path, number: int, **settings: Any) -> Iterator[tuple[list[Server], Proxy]]:
+    """Equal servers, and nginx with the sample configuration in front of them."""
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(running(folder / str(each), **USUAL, **settings)) for each in range(number)
+        ]
+        first = f"server 127.0.0.1:{servers[0].port};"
+        all_of_them = "".join(f"server 127.0.0.1:{each.port} fail_timeout=1s;" for each in servers)
+        front = proxy("nginx", servers[0], folder / "front", edit=(first, all_of_them), most=LOGS)
+        yield servers, stack.enter_context(front)
+
+
+def stopped_and_started(server: Server) -> None:
+    """As a rollout does."""
+    port = server.port
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(timeout=60) == 0
+    server.start("--port", str(port))
+
+
+def survives(
+    servers: list[Server], front: Proxy, clients: int, seconds: float, harm: Callable[[], None]
+) -> None:
+    """A server is stopped and started, then harm is done, and then another server is."""
+    crowd = Crowd(front.client, clients)
+    with crowd.busy():
+        for happens in (
+            lambda: stopped_and_started(servers[1]),
+            harm,
+            lambda: stopped_and_started(servers[0]),
+        ):
+            time.sleep(seconds / 4)
+            before = crowd.succeeded()
+            happens()
+            until(lambda enough=before + clients: crowd.succeeded() > enough, "it goes on")
+        time.sleep(seconds / 4)
+    print(dict(crowd.outcomes), "mended by a range:", crowd.mended)
+    for server in servers:
+        with server.client() as http:
+            crowd.check_stored(http)
+        assert "Traceback" not in server.log()
+    assert crowd.faults == []
+    assert crowd.mended > 0
+    assert min(crowd.outcomes[status] for status in (200, 201, 204)) > clients
+
+
+@pytest.mark.parametrize(("clients", "seconds"), [(CLIENTS, SECONDS), A_MINUTE])
+def test_three_servers_on_three_mongods(tmp_path: Path, clients: int, seconds: float) -> None:
+    with three_nodes() as nodes:
+        settings = {"storage": "gridfs", "mongodb_url": nodes.url("films")}
+        with replicas(tmp_path, 3, **settings) as (servers, front):
+
+            def harm() -> None:
+                primary = nodes.primary()
+                primary.kill()
+                assert nodes.primary() is not primary
+
+            survives(servers, front, clients, seconds, harm)
+
+
+@pytest.mark.parametrize(("clients", "seconds"), [(CLIENTS, SECONDS), A_MINUTE])
+def test_two_servers_on_one_postgresql_and_one_folder(tmp_path: Path, clients: int, seconds: float) -> None:
+    with postgres() as database:
+        settings = {**filesystem(), "database_url": database.new_library(), "files_dir": tmp_path / "films"}
+        with replicas(tmp_path, 2, **settings) as (servers, front):
+
+            def harm() -> None:
+                database.crash()
+                time.sleep(1)
+                database.start()
+
+            survives(servers, front, clients, seconds, harm)

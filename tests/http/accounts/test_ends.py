@@ -1,0 +1,214 @@
+"""What ends is over within 5 s, whoever ended it: sessions, tokens, links, passwords and whole accounts."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from app.accounts.callers import hashed, now
+from app.accounts.models import SigningKey
+from app.accounts.passwords import Passwords
+from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, cookie
+from tests.http.accounts.test_links import token_of
+from tests.http.accounts.test_sockets import POLICY_VIOLATION, socket
+from tests.http.conftest import problem_of
+from tests.sockets import TEXT, Socket
+from tests.together import Outcomes, Together
+
+NEW = "another good password"
+
+waiting = Together("waiting")
+"""The server looks anew every two seconds, and they all wait for that: each on accounts of its own."""
+
+
+@pytest.fixture(scope="module", name="waiting")
+def begun(request: pytest.FixtureRequest, private: Private) -> Iterator[Outcomes]:
+    with ExitStack() as stack:
+
+        def given(name: str) -> tuple[Private]:
+            return (Private(private.server, private.store, stack.enter_context(private.server.client())),)
+
+        yield stack.enter_context(waiting.begun(request, given))
+
+
+End = Callable[[Private, Person], object]
+
+
+def change_password(private: Private, person: Person) -> object:
+    return person.ask(
+        "POST", "/account/password", json={"password": PASSWORD, "new_password": "another good one"}
+    ).raise_for_status()
+
+
+def delete(private: Private, person: Person) -> object:
+    return person.ask("POST", "/account/delete", json={"password": PASSWORD}).raise_for_status()
+
+
+def revoke(private: Private, person: Person) -> object:
+    (token,) = person.ask("GET", "/account/tokens").json()["items"]
+    return person.ask("DELETE", f"/account/tokens/{token['id']}").raise_for_status()
+
+
+# What ends it, and which of the three kinds of sockets then close: by cookie, by password, by token.
+ENDS: dict[str, tuple[End, set[str]]] = {
+    "logout": (lambda _, person: person.ask("POST", "/logout").raise_for_status(), {"cookie"}),
+    "logout elsewhere": (lambda private, one: private.store.remove_session(hashed(one.session)), {"cookie"}),
+    "a new password": (change_password, {"cookie", "password"}),
+    "a token revoked": (revoke, {"token"}),
+    "an account disabled elsewhere": (
+        lambda private, one: private.store.set_disabled(one.account.id, True),
+        {"cookie", "password", "token"},
+    ),
+    "an account deleted": (delete, {"cookie", "password", "token"}),
+}
+
+
+@contextmanager
+def sockets(private: Private, person: Person) -> Iterator[dict[str, list[Socket]]]:
+    with ExitStack() as stack:
+        shown = {
+            "cookie": person.headers,
+            "password": basic(person.email),
+            "token": bearer(person.token()),
+        }
+        opened = {
+            kind: [stack.enter_context(socket(private, target, headers)) for target in ("/", "/events")]
+            for kind, headers in shown.items()
+        }
+        for one in (one for pair in opened.values() for one in pair):
+            assert one.status == 101
+            one.json()
+        yield opened
+
+
+@waiting
+def test_they_are_closed_within_5_s_of_what_ends_them(private: Private) -> None:
+    """All ends at once, each of an account of its own: so it takes one wait."""
+    with ExitStack() as stack:
+        opened = {}
+        for name, (end, _) in ENDS.items():
+            person = private.person()
+            opened[name] = stack.enter_context(sockets(private, person))
+            end(private, person)
+        ended = time.monotonic()
+        for name, (_, closed) in ENDS.items():
+            for kind in closed:
+                for one in opened[name][kind]:
+                    assert one.close_code() == POLICY_VIOLATION, (name, kind)
+                    assert time.monotonic() < ended + 5, (name, kind)
+        time.sleep(max(0.0, ended + 3 - time.monotonic()))
+        for name, (_, closed) in ENDS.items():
+            for kind in {"cookie", "password", "token"} - closed:
+                session, events = opened[name][kind]
+                session.send(TEXT, b"?")
+                assert session.json() == {"pong": True}, (name, kind)
+                assert events.is_silent(0.01), (name, kind)
+
+
+@waiting
+def test_what_another_process_ends_is_over_within_5_s(private: Private) -> None:
+    """A session, a token, a link, a password and a whole account: all at once, for it takes one wait."""
+    one, two, changed, disabled = (private.person() for _ in range(4))
+    for person in (one, two, changed, disabled):
+        person.put("film.mp4")
+    kept = private.session(one.account)
+    token = two.token()
+    stored = private.store.token(hashed(token))
+    assert stored is not None
+    links = {person: person.link("film.mp4") for person in (two, disabled)}
+    shown = {
+        "a session": one.headers,
+        "a token": bearer(token),
+        "the session of a password": changed.headers,
+        "a password": basic(changed.email),
+        "the session of an account": disabled.headers,
+        "the password of an account": basic(disabled.email),
+        "the token of an account": bearer(disabled.token()),
+    }
+    others = (cookie(kept), two.headers, basic(one.email))
+
+    def answers() -> dict[str, int]:
+        found = {
+            name: private.ask("GET", "/files/film.mp4", headers=headers).status_code
+            for name, headers in shown.items()
+            if name != "a password"  # which would be counted as guessed
+        }
+        opened = [private.open_link(link["url"]).status_code for link in links.values()]
+        return found | dict(zip(("a link", "the link of an account"), opened, strict=True))
+
+    assert {*answers().values()} == {200}
+    assert private.ask("GET", "/files/film.mp4", headers=shown["a password"]).status_code == 200
+    private.store.remove_session(hashed(one.session))
+    private.store.remove_token(two.account.id, stored.id)
+    private.store.remove_link(two.account.id, links[two]["id"])
+    assert private.store.set_password(changed.account.id, Passwords().hash(NEW), version=1)
+    private.store.set_disabled(disabled.account.id, True)
+    ended = time.monotonic()
+    # The new password counts at once, though the account was looked up a moment ago.
+    login = private.ask("POST", "/login", json={"email": changed.email, "password": NEW})
+    assert login.status_code == 200
+    assert private.ask("GET", "/files/film.mp4", headers=shown["a password"]).status_code == 401
+    while 200 in answers().values():
+        assert time.monotonic() < ended + 5, answers()
+        time.sleep(0.1)
+    expected = dict.fromkeys(answers(), 401) | {"a link": 403, "the link of an account": 403}
+    assert answers() == expected
+    for headers in others:
+        assert private.ask("GET", "/files/film.mp4", headers=headers).status_code == 200
+    refused = private.ask("POST", "/login", json={"email": disabled.email, "password": PASSWORD})
+    assert problem_of(refused, 401) == "The email address or the password is wrong."
+
+
+@waiting
+def test_links_expire(private: Private) -> None:
+    person = private.person()
+    person.put("film.mp4")
+    brief = person.link("film.mp4", expires_in=2)
+    assert private.open_link(brief["url"]).status_code == 200
+    deadline = time.monotonic() + 6
+    while private.open_link(brief["url"]).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    problem_of(private.open_link(brief["url"]), 403)
+    assert datetime.now(UTC) >= datetime.fromisoformat(brief["expires_at"])
+    assert person.ask("GET", "/account/links").json() == {"items": []}
+    for expires_in, status in (
+        (1, 201),
+        (365 * 86400, 201),
+        (365 * 86400 + 1, 422),
+        (0, 422),
+        (-1, 422),
+        (0.5, 422),
+        (1e300, 422),
+        (10**30, 422),
+        (True, 422),
+        ("60", 422),
+        (None, 422),
+    ):
+        answer = person.ask("POST", "/account/links", json={"path": "film.mp4", "expires_in": expires_in})
+        assert answer.status_code == status, (expires_in, answer.text)
+
+
+@waiting
+def test_the_keys_rotate_and_what_the_last_two_signed_goes_on(private: Private) -> None:
+    person = private.person()
+    person.put("film.mp4")
+    first = person.link("film.mp4")["url"]
+    store = private.store
+
+    def rotate() -> None:
+        keys = store.signing_keys()
+        newest = SigningKey(uuid4().hex, uuid4().hex, max(now(), keys[0].created_at + timedelta(seconds=1)))
+        store.add_signing_key(newest, keep=[keys[0].id])
+        time.sleep(2.2)  # until the server has looked anew
+
+    rotate()
+    second = person.link("film.mp4")["url"]
+    assert token_of(first).partition(".")[2] != token_of(second).partition(".")[2]
+    assert [private.open_link(url).status_code for url in (first, second)] == [200, 200]
+    listed = {link["url"] for link in person.ask("GET", "/account/links").json()["items"]}
+    assert first not in listed
+    assert {private.open_link(url).status_code for url in listed} == {200}, "signed anew"
