@@ -84,7 +84,9 @@ class Folder:
         return {
             str(path.relative_to(self._root))
             for path in self._root.glob(".seekable/**/*")
-            if path not in mine and not path.name.startswith("seekable.db") and "libraries" not in path.parts
+            if path not in mine
+            and not path.name.startswith("seekable.db")
+            and not {"libraries", "leases"} & {*path.parts}
         }
 
     def files(self) -> set[object]:
