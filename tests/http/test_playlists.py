@@ -19,7 +19,7 @@ from tests.http.crowd import Crowd, Watch, serving
 from tests.support import NewLibrary, Server, running
 
 Ask = Callable[..., httpx.Response]
-FILES = 6_000
+FILES = 4_000
 
 Problem = Callable[[httpx.Response, int], str]
 
