@@ -65,8 +65,10 @@ def test_a_node_that_is_no_primary(tmp_path: Path) -> None:
 
 def test_a_url_without_a_database(tmp_path: Path) -> None:
     """It has a usual name then."""
-    with mongo.mongod() as node:
-        grid = Grid(tmp_path, f"mongodb://{node.host}/?replicaSet=tests")
-        with grid.server() as server, server.client() as http:
-            assert http.put("/files/film.mp4", content=b"film").status_code == 201
-        assert mongo.database(node.url("seekable"))["media"].count_documents({}) == 1
+    node = mongo.shared()
+    grid = Grid(tmp_path, f"mongodb://{node.host}/?replicaSet=tests")
+    with grid.server() as server, server.client() as http:
+        assert http.put("/files/film.mp4", content=b"film").status_code == 201
+    database = mongo.database(node.url("seekable"))
+    assert database["media"].count_documents({}) == 1
+    database.client.drop_database(database)
