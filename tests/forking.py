@@ -92,8 +92,10 @@ def completed(
     timeout: float = 60,
     given: bytes = b"",
     bound: bool = False,
+    first: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """`seekable` with arguments, and this as its standard input, run to its end. Raises TimeoutExpired."""
+    """`seekable` with arguments, and this as its standard input, run to its end; `first` some other code.
+    Raises TimeoutExpired."""
     with TemporaryDirectory() as place:
         output, errors = Path(place, "output"), Path(place, "errors")
         Path(place, "given").write_bytes(given)
@@ -105,6 +107,7 @@ def completed(
             environment=environment,
             given=str(Path(place, "given")),
             bound=bound,
+            code=first and first + COMMAND,
         )
         try:
             status = command.wait(timeout)

@@ -67,21 +67,19 @@ def get(url: str, **headers: str) -> httpx.Response:
 def ended(
     here: Path,
     *arguments: object,
-    wrapper: tuple[str, ...] = (),
     bound: bool = False,
+    first: str = "",
     **environment: str,
 ) -> tuple[int, str]:
     """The exit status of a command that ends by itself, and what it said. `bound` by permissions, even when
-    root runs it."""
-    if wrapper:
-        with program(here, *wrapper, SEEKABLE, *arguments, **environment) as command:
-            return command.process.wait(20), command.log()
+    root runs it. Some code may run `first`."""
     result = completed(
         *map(str, arguments),
         folder=here,
         environment=without_settings() | environment,
         timeout=20,
         bound=bound,
+        first=first,
     )
     return result.returncode, result.stdout + result.stderr
 
@@ -240,14 +238,18 @@ def test_a_database_of_a_newer_version_is_left_alone(here: Path) -> None:
 # What it refuses
 
 
-UNSHARED = ("unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",)))
-READ_ONLY = (
-    *UNSHARED,
-    "sh",
-    "-c",
-    'mount --bind files files && mount -o remount,bind,ro files && exec "$@"',
-    "-",
-)
+READ_ONLY = """
+import ctypes, os, pathlib, subprocess
+user, group = os.geteuid(), os.getegid()
+new_mounts, new_users = 0x20000, 0x10000000
+assert ctypes.CDLL(None).unshare(new_mounts | (user and new_users)) == 0
+if user:
+    for name, mapped in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        pathlib.Path("/proc/self", name).write_text(mapped)
+mounts = "mount --make-rprivate / && mount --bind files files && mount -o remount,bind,ro files"
+subprocess.run(["sh", "-c", mounts], check=True)
+"""
+"""As unshare(1), for this process alone, whoever it is."""
 
 
 def refuses(here: Path, *arguments: object, **how: Any) -> str:
@@ -345,12 +347,12 @@ def test_what_looks_after_files_makes_no_library(command: str, here: Path) -> No
 
 @pytest.mark.parametrize("before", ["nothing", "a library"])
 def test_a_folder_of_files_on_a_read_only_file_system(before: str, here: Path) -> None:
-    need("unshare")
+    need("mount")
     if before == "nothing":
         (here / "files").mkdir()
     else:
         assert ended(here, "migrate")[0] == 0
-    said = neither_begins(here, wrapper=READ_ONLY)
+    said = neither_begins(here, first=READ_ONLY)
     assert said == "Error: SEEKABLE_FILES_DIR=files: Its file system is read-only.\n"
 
 
