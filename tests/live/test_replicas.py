@@ -184,7 +184,7 @@ def after_a_restart_all_goes_on(anna: Person, *, keeps: bool) -> None:
 
 def a_flood_ends_with_a_list_or_all_of_it(anna: Person) -> None:
     events = []
-    while not anna.at_a.is_silent(0.8):
+    while not anna.at_a.is_silent(1.5):
         events.append(anna.at_a.json())
     lists = [number for number, event in enumerate(events) if event == RESYNC]
     after = events[lists[-1] + 1 :] if lists else events
