@@ -3,7 +3,8 @@ the one that the settings name (for `alembic revision --autogenerate` in a check
 
 from alembic import context
 
-from app.database.sql.account_tables import Table
+from app.database.sql import account_tables, shared_tables  # noqa: F401
+from app.database.sql.tables import Table
 
 
 def run(connection):

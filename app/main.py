@@ -1,7 +1,7 @@
 """Where everything meets: opened here, and closed in reverse."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import cache, partial
@@ -18,7 +18,7 @@ from app.accounts.service import Accounts, SignUp
 from app.accounts.store import AccountStore
 from app.accounts.watch import Watch
 from app.accounts.workers import Workers
-from app.database import open_database
+from app.database import Stores, open_database
 from app.events.connections import ConnectionManager
 from app.events.relay import Relay
 from app.library.departures import Departures
@@ -38,7 +38,6 @@ from app.resources.errors import HANDLERS
 from app.resources.routes import routes
 from app.resources.streams import StreamMiddleware
 from app.settings import Settings
-from app.storage.contract import Storage
 from app.storage.types import Change
 from app.uploads.service import Uploads
 
@@ -136,8 +135,10 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
             library = Library(stores.storage, relay.publish)
             upkeep = Upkeep(stores.storage, settings.scan_interval)
             people = None
+            chores = [upkeep.run]
             if stores.accounts is not None:
-                people = await _open_people(settings, stores.accounts, stores.storage, library, stack)
+                people = await _open_people(settings, stores, stores.accounts, library, stack)
+                chores.append(people.accounts.sweep_again_and_again)
             uploads = Uploads(stores.storage, library, max_size=settings.max_upload_size, tell=relay.send)
             services = Services(
                 storage=stores.storage,
@@ -149,14 +150,17 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                 people=people,
                 metrics=metrics,
             )
-            await stack.enter_async_context(_running(upkeep.run()))
+            # By one process of all that serve the library.
+            await stack.enter_async_context(
+                _running(stores.leases.whenever_held("upkeep", partial(_all_of, chores)))
+            )
             yield {"services": services, "requests": requests}
 
     return lifespan
 
 
 async def _open_people(
-    settings: Settings, store: AccountStore, storage: Storage, library: Library, stack: AsyncExitStack
+    settings: Settings, stores: Stores, store: AccountStore, library: Library, stack: AsyncExitStack
 ) -> People:
     """All that there is with accounts."""
     hashing = Workers("passwords", threads=HASHING, waiting=100)
@@ -175,10 +179,19 @@ async def _open_people(
     accounts = Accounts(
         store, callers, sign_up=SignUp(settings.sign_up), passwords=passwords, hashing=hashing
     )
-    quotas = Quotas(storage, default=settings.quota, may_store=accounts.is_there)
-    departures = Departures(storage, library, quotas, leaving=accounts.leaving, remove=accounts.remove)
+    quotas = Quotas(
+        stores.storage, default=settings.quota, may_store=accounts.is_there, turn=stores.leases.turn
+    )
+    departures = Departures(
+        stores.storage,
+        library,
+        quotas,
+        leaving=accounts.leaving,
+        remove=accounts.remove,
+        leases=stores.leases,
+    )
     watch = Watch(store, callers)
-    for work in (watch.run(), departures.run(), accounts.sweep_again_and_again()):
+    for work in (watch.run(), departures.run()):
         await stack.enter_async_context(_running(work))
     return People(
         accounts=accounts,
@@ -195,6 +208,12 @@ def _cache_control(settings: Settings) -> str:
     if settings.access == "accounts" and "cache_control" not in settings.model_fields_set:
         return f"private, {settings.cache_control}"
     return settings.cache_control
+
+
+async def _all_of(chores: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for chore in chores:
+            tasks.create_task(chore())
 
 
 @asynccontextmanager

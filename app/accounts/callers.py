@@ -11,11 +11,12 @@ from app.accounts.caching import Cache
 from app.accounts.emails import check_email
 from app.accounts.errors import BadCredentials, LinkRefused, WrongCredentials
 from app.accounts.guesses import Guesses, network
-from app.accounts.links import Kind, Signatures
+from app.accounts.links import Kind, Signatures, is_signed
 from app.accounts.making import hashed, new_key, now
 from app.accounts.models import Account, Link, Scope, Session, Token
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
+from app.accounts.throttle import MAX_STORED, Throttle
 from app.accounts.workers import Workers
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class Callers:
         self._store = store
         self._idle, self._lifetime = idle, lifetime
         self._passwords, self._hashing, self._asking = passwords, hashing, asking
-        self._guesses = Guesses()
+        self._guesses = Guesses(Throttle(store.attempts, self.ask))
         self._key = secrets.token_bytes(32)
         self._right: Cache[bytes, tuple[str, int]] = Cache(PASSWORD_LASTS_S, MAX_REMEMBERED)
         self._accounts: Cache[str, Account] = Cache(FRESH_S, MAX_REMEMBERED)
@@ -138,12 +139,12 @@ class Callers:
             email = check_email(email)
         except BadCredentials:
             email = ""
-        self._guesses.guess(email, address)
+        await self._guesses.guess(email, address)
         account = await self.ask(self._store.account_of, email)
         known = account.password if account else None
         if not await self._hashing.run(self._passwords.match, known, password) or account is None:
             return None
-        self._guesses.was_right(email, address)
+        await self._guesses.was_right(email, address)
         return account.id, account.version
 
     async def by_session(self, secret: str) -> Caller:
@@ -173,8 +174,11 @@ class Callers:
 
     async def by_link(self, signed: str, kind: Kind, path: str, *, recursive: bool = False) -> Caller:
         """The account that shares this file, or the playlist of this folder, by a link. LinkRefused."""
-        signatures = await self.signatures()
-        link_id = signatures.check(signed, kind, path)
+        link_id = (await self.signatures()).check(signed, kind, path)
+        if link_id is None and is_signed(signed):
+            # Another process may just have begun to sign with a new key.
+            self._signatures.forget()
+            link_id = (await self.signatures()).check(signed, kind, path)
         link = await self._link(link_id) if link_id else None
         if link is None:
             raise LinkRefused("This link is not valid, or not any longer.")
@@ -201,11 +205,12 @@ class Callers:
         return found
 
     async def sweep(self) -> None:
-        """Forget links, invites and logins that are over."""
+        """Forget links, invites, logins and attempts that are over."""
         at = now()
         await self.ask(
             lambda: self._store.sweep(now=at, seen_before=at - self._idle, created_before=at - self._lifetime)
         )
+        await self.ask(self._store.attempts.sweep_attempts, MAX_STORED)
 
     async def is_active(self, account_id: str) -> bool:
         """Whether the account is there and neither disabled nor leaving."""

@@ -1,11 +1,10 @@
 """Who seems to guess passwords, and has to wait."""
 
+import hashlib
 import ipaddress
-from collections import OrderedDict
-from collections.abc import Hashable
 
-from app.accounts.errors import TooManyAttempts
-from app.accounts.throttle import MAX_KEYS, Throttle
+from app.accounts.attempts import Bucket
+from app.accounts.throttle import Throttle
 
 WINDOW_S = 15 * 60
 PER_PAIR = 10
@@ -20,49 +19,43 @@ SIGN_UPS = 20
 """Accounts that one address may try to make within that."""
 
 
+RIGHT_LASTS_S = 30 * 86400
+"""How long it is known from where somebody has logged in."""
+
+
 class Guesses:
-    """Counts before a password is looked at, so that a thousand at once are not looked at all. Raises
-    TooManyAttempts."""
+    """Counts before a password is looked at, so that a thousand at once are not looked at all; in whichever
+    process they try. Raises TooManyAttempts, and the database's StorageUnavailable."""
 
-    def __init__(self) -> None:
-        self._pairs = Throttle(PER_PAIR, WINDOW_S)
-        self._addresses = Throttle(PER_ADDRESS, WINDOW_S)
-        self._accounts = Throttle(PER_ACCOUNT, WINDOW_S)
-        self._sign_ups = Throttle(SIGN_UPS, SIGN_UP_WINDOW_S)
-        self._right: OrderedDict[Hashable, None] = OrderedDict()
+    def __init__(self, throttle: Throttle) -> None:
+        self._throttle = throttle
 
-    def guess(self, email: str, address: str) -> None:
-        """Somebody tries a password for this account. What one bucket refuses is in none of them: who waits
-        behind one does not fill another, nor makes us remember an address that nobody has for each try."""
-        counted: list[tuple[Throttle, Hashable]] = []
-        try:
-            for throttle, key in self._concerned(email, address):
-                throttle.attempt(key)
-                counted.append((throttle, key))
-        except TooManyAttempts:
-            for throttle, key in counted:
-                throttle.forgive(key)
-            raise
+    async def guess(self, email: str, address: str) -> None:
+        """Somebody tries a password for this account."""
+        await self._throttle.attempt(*_concerned(email, address))
 
-    def was_right(self, email: str, address: str) -> None:
+    async def was_right(self, email: str, address: str) -> None:
         """So it was no guess."""
-        for throttle, key in self._concerned(email, address):
-            throttle.forgive(key)
-        pair = (email, network(address))
-        self._right[pair] = None
-        self._right.move_to_end(pair)
-        if len(self._right) > MAX_KEYS:
-            self._right.popitem(last=False)
+        buckets = _concerned(email, address)
+        await self._throttle.forgive(buckets, note=buckets[-1].unless, for_s=RIGHT_LASTS_S)
 
-    def _concerned(self, email: str, address: str) -> tuple[tuple[Throttle, Hashable], ...]:
-        site = network(address)
-        pair = (email, site)
-        anywhere = () if pair in self._right else ((self._accounts, email),)
-        return (self._addresses, site), (self._pairs, pair), *anywhere
-
-    def sign_up(self, address: str) -> None:
+    async def sign_up(self, address: str) -> None:
         """Somebody tries to make an account."""
-        self._sign_ups.attempt(network(address))
+        await self._throttle.attempt(Bucket(_key("sign-up", network(address)), SIGN_UPS, SIGN_UP_WINDOW_S))
+
+
+def _concerned(email: str, address: str) -> tuple[Bucket, ...]:
+    site = network(address)
+    return (
+        Bucket(_key("address", site), PER_ADDRESS, WINDOW_S),
+        Bucket(_key("pair", email, site), PER_PAIR, WINDOW_S),
+        Bucket(_key("account", email), PER_ACCOUNT, WINDOW_S, unless=_key("right", email, site)),
+    )
+
+
+def _key(*words: str) -> str:
+    """Nobody need read in a database who was where; and names have any length."""
+    return hashlib.sha256("\n".join(words).encode(errors="surrogatepass")).hexdigest()
 
 
 def network(address: str) -> str:

@@ -44,6 +44,11 @@ class Signatures:
         return None
 
 
+def is_signed(token: str) -> bool:
+    """Whether it looks like what is signed, by whatever key."""
+    return _TOKEN.fullmatch(token) is not None
+
+
 def _said(link_id: str, kind: Kind, path: str) -> bytes:
     # No id and no kind holds a line break.
     return f"{link_id}\n{kind.value}\n{path}".encode()

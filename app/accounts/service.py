@@ -89,7 +89,7 @@ class Accounts:
         if self._policy is SignUp.INVITE and not invite:
             raise SignUpRefused("To sign up here takes an invite; ask the administrator for one.")
         email = check_email(email)
-        self.callers.guesses.sign_up(address)
+        await self.callers.guesses.sign_up(address)
         account = new_account(email, await self._hashing.run(self._passwords.hash, password))
         taken = hashed(invite) if invite and self._policy is SignUp.INVITE else None
         return await self.callers.ask(lambda: self._store.add(account, invite=taken))

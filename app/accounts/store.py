@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from app.accounts.attempts import AttemptStore
 from app.accounts.models import Account, Invite, Link, Session, SigningKey, Token
 
 
@@ -140,6 +141,11 @@ class AccountStore(Protocol):
 
     def add_signing_key(self, key: SigningKey, *, keep: Iterable[str]) -> None:
         """Store one, and forget all others but these ids."""
+        ...
+
+    @property
+    def attempts(self) -> AttemptStore:
+        """What anybody tried, beside it."""
         ...
 
     # Looking after it.

@@ -3,12 +3,20 @@
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
 
+from app.accounts.attempts import AttemptStore, Bucket
 from app.accounts.errors import TooManyAttempts
 
 MAX_KEYS = 20_000
-"""Of those that tried last; whoever else has tried begins anew. Bounds the memory."""
+"""Of whom it is known here that they have to wait. Bounds the memory."""
+
+MAX_STORED = 100_000
+"""Buckets in the database. Beyond that those go that are nearly empty."""
+
+SWEEP_AFTER = 1_000
+"""Attempts after which it is looked whether there are more."""
 
 
 def poured(level: float, elapsed_s: float, *, limit: int, window_s: float) -> tuple[float, float]:
@@ -20,30 +28,51 @@ def poured(level: float, elapsed_s: float, *, limit: int, window_s: float) -> tu
     return (left, over / rate) if over > 0 else (left + 1, 0.0)
 
 
+class Ask(Protocol):
+    async def __call__(self, call: Callable[..., Any], *arguments: object) -> Any: ...
+
+
 class Throttle:
-    """`limit` attempts at once, and as many in each `window_s` seconds. Used from the event loop only."""
+    """Asks the store, by `ask` in a thread, and remembers who has to wait: of those who go on trying it hears
+    no more than once. Used from the event loop only."""
 
-    def __init__(self, limit: int, window_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit, self._window_s, self._clock = limit, window_s, clock
-        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+    def __init__(self, store: AttemptStore, ask: Ask, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._ask, self._clock = store, ask, clock
+        self._waiting: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._attempts = 0
 
-    def attempt(self, key: Hashable) -> None:
-        """Count one. Raises TooManyAttempts, and then it does not count."""
+    async def attempt(self, *buckets: Bucket) -> None:
+        """Count one in each. Raises TooManyAttempts, and then it counts in none: who waits behind one bucket
+        does not fill another."""
         now = self._clock()
-        level, then = self._buckets.get(key, (0.0, now))
-        level, wait_s = poured(level, now - then, limit=self._limit, window_s=self._window_s)
-        self._keep(key, level, now)
-        if wait_s:
-            raise TooManyAttempts("That was tried too often. Wait a while.", math.ceil(wait_s))
+        if (wait_s := max(self._waiting.get(_who(bucket), 0.0) - now for bucket in buckets)) > 0:
+            raise _too_many(wait_s)
+        refused = await self._ask(self._store.attempt, buckets)
+        if refused is not None:
+            bucket, wait_s = refused
+            self._remember(_who(bucket), now + wait_s)
+            raise _too_many(wait_s)
+        self._attempts += 1
+        if self._attempts % SWEEP_AFTER == 0:
+            await self._ask(self._store.sweep_attempts, MAX_STORED)
 
-    def forgive(self, key: Hashable) -> None:
+    async def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
         """One that counted was none."""
-        if key in self._buckets:
-            level, then = self._buckets[key]
-            self._keep(key, max(0.0, level - 1), then)
+        await self._ask(lambda: self._store.forgive(buckets, note=note, for_s=for_s))
+        for bucket in buckets:
+            self._waiting.pop(_who(bucket), None)
 
-    def _keep(self, key: Hashable, level: float, now: float) -> None:
-        self._buckets[key] = level, now
-        self._buckets.move_to_end(key)
-        if len(self._buckets) > MAX_KEYS:
-            self._buckets.popitem(last=False)
+    def _remember(self, who: tuple[str, str], until: float) -> None:
+        self._waiting[who] = until
+        self._waiting.move_to_end(who)
+        if len(self._waiting) > MAX_KEYS:
+            self._waiting.popitem(last=False)
+
+
+def _who(bucket: Bucket) -> tuple[str, str]:
+    """Whom a full bucket keeps waiting. Whom it does not, only the store knows."""
+    return bucket.key, bucket.unless
+
+
+def _too_many(wait_s: float) -> TooManyAttempts:
+    return TooManyAttempts("That was tried too often. Wait a while.", max(1, math.ceil(wait_s)))

@@ -14,6 +14,7 @@ from app.database.rules import ignore
 from app.settings import Settings
 from app.storage.backend import Backend
 from app.storage.contract import Storage
+from app.storage.leases import Leases, LeaseStore
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import Change
 
@@ -36,6 +37,7 @@ class Stores:
     storage: Storage
     accounts: AccountStore | None
     """With access `accounts` only: nobody else needs to have rights to a place for them."""
+    leases: Leases
     relay: Relay | None
     """To other processes, if they are to be heard of and the database tells of them."""
 
@@ -58,10 +60,12 @@ async def open_database(
     """
     with ExitStack() as stack:
         opening = partial(_open, settings, media_type, stack, notice, hearer=hearer)
-        backend, accounts, relay = await asyncio.to_thread(opening)
-        storage = ThreadedStorage(observed(backend))
+        opened = await asyncio.to_thread(opening)
+        leases = Leases(opened.leases)
+        stack.callback(leases.close)
+        storage = ThreadedStorage(observed(opened.backend))
         stack.callback(storage.close)
-        yield Stores(storage, accounts, relay)
+        yield Stores(storage, opened.accounts, leases, opened.relay)
 
 
 @contextmanager
@@ -110,6 +114,16 @@ def prepare_database(settings: Settings, *, create: bool = True) -> None:
         _open(settings, str, stack, ignore, patient=False, create=create)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """What is underneath the stores."""
+
+    backend: Backend
+    accounts: AccountStore | None
+    leases: LeaseStore
+    relay: Relay | None
+
+
 def _open(
     settings: Settings,
     media_type: Callable[[str], str],
@@ -119,19 +133,23 @@ def _open(
     patient: bool = True,
     create: bool = True,
     hearer: Hearer | None = None,
-) -> tuple[Backend, AccountStore | None, Relay | None]:
+) -> _Opened:
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
+        from app.database.mongo.holding import MongoLeases  # noqa: PLC0415
         from app.database.mongo.listening import line_of  # noqa: PLC0415
         from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
 
         grid = open_gridfs(settings, media_type, stack, notice, create=create)
         relay = _open_relay(lambda: line_of(grid.database), hearer, stack)
-        return grid, open_users(settings, stack) if wanted else None, relay
+        users = open_users(settings, stack) if wanted else None
+        return _Opened(grid, users, MongoLeases(grid.database), relay)
+    from app.database.sql.opening import open_leases  # noqa: PLC0415
+
     files, accounts = _open_filesystem(settings, media_type, stack, notice, patient=patient, create=create)
     relay = _open_relay(files.database.line, hearer, stack)
-    return files, accounts if wanted else None, relay
+    return _Opened(files, accounts if wanted else None, open_leases(files, stack), relay)
 
 
 def _open_relay(line_of: Callable[[], Line | None], hearer: Hearer | None, stack: ExitStack) -> Relay | None:
@@ -151,7 +169,7 @@ def _open_filesystem(
     *,
     patient: bool,
     create: bool,
-) -> "tuple[FilesystemBackend, AccountStore]":
+) -> tuple["FilesystemBackend", AccountStore]:
     # The other way round, SQLAlchemy and Alembic.
     from app.database.sql.accounts import SqlAccounts  # noqa: PLC0415
     from app.database.sql.engine import BUSY_TIMEOUT_MS  # noqa: PLC0415

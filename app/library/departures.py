@@ -10,10 +10,14 @@ from app.library.quotas import Quotas
 from app.library.service import Library
 from app.storage.contract import Storage
 from app.storage.errors import NotFound, StorageError, StorageUnavailable
+from app.storage.leases import HeldElsewhere, Leases
 from app.storage.types import Expect, FileInfo, Listing
 
 LOOK_EVERY_S = 60
 """How often it is looked for accounts that a command marked, or another process left behind."""
+
+LOOK_AGAIN_S = 3.0
+"""The same while another process sees to one, which may have been killed. If two do, that harms nothing."""
 
 _PAGE_SIZE = 100
 
@@ -32,12 +36,14 @@ class Departures:
         *,
         leaving: Callable[[], Awaitable[Sequence[Account]]],
         remove: Callable[[str], Awaitable[None]],
+        leases: Leases,
     ) -> None:
         self._storage = storage
         self._library = library
         self._quotas = quotas
         self._leaving = leaving
         self._remove = remove
+        self._leases = leases
         self._asked = asyncio.Event()
 
     def soon(self) -> None:
@@ -48,17 +54,26 @@ class Departures:
         """Go on until cancelled. What goes wrong is logged, and tried again."""
         while True:
             self._asked.clear()
+            rest_s: float = LOOK_EVERY_S
             async with _logged():
                 for account in await self._leaving():
                     async with _logged():  # each by itself, or one that cannot go keeps all behind it
-                        await self._clear(account)
-                        await self._remove(account.id)
+                        try:
+                            await self._see_off(account)
+                        except HeldElsewhere:
+                            rest_s = LOOK_AGAIN_S
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
+                async with asyncio.timeout(rest_s):
                     await self._asked.wait()
 
+    async def _see_off(self, account: Account) -> None:
+        # Nobody else need do it too.
+        async with self._leases.turn(f"departure {account.id}", within_s=0, lasts_s=LOOK_AGAIN_S):
+            await self._clear(account)
+            await self._remove(account.id)
+
     async def _clear(self, account: Account) -> None:
-        # Uploads that were let in before it was marked end before this begins.
+        # Uploads that were let in before it was marked end before this begins, in all processes.
         async with self._quotas.turn(account.library):
             pass
         listing = Listing(account.library, recursive=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -31,15 +31,21 @@ class Quotas:
     together, those that come first. Used from the event loop only.
 
     `default` is in bytes, for accounts with no quota of their own; None is no limit. `may_store` tells
-    whether an account is still there, looking anew.
+    whether an account is still there, looking anew. Inside a `turn` no other process has one of that name.
     """
 
     def __init__(
-        self, storage: Storage, *, default: int | None, may_store: Callable[[str], Awaitable[bool]]
+        self,
+        storage: Storage,
+        *,
+        default: int | None,
+        may_store: Callable[[str], Awaitable[bool]],
+        turn: Callable[[str], AbstractAsyncContextManager[None]],
     ) -> None:
         self._storage = storage
         self._default = default
         self._may_store = may_store
+        self._turn = turn
         self._libraries: WeakValueDictionary[str, _Library] = WeakValueDictionary()
 
     def of(self, account: Account) -> int | None:
@@ -60,9 +66,10 @@ class Quotas:
 
     @asynccontextmanager
     async def turn(self, library: str) -> AsyncIterator[None]:
-        """Inside, nobody else stores anything in the library."""
+        """Inside, nobody else stores anything in the library, in no process. HeldElsewhere."""
         held = self._library(library)  # by a name, or it is gone at once, and the next to come gets another
-        async with held.turn:
+        # Of all who wait here one asks the database.
+        async with held.turn, self._turn(f"library {library}"):
             yield
 
     def _library(self, name: str) -> _Library:
@@ -108,7 +115,7 @@ class Room:
     @asynccontextmanager
     async def stored(self, key: Key, size: int) -> AsyncIterator[None]:
         """Inside, the upload is to be stored, and nothing else is: QuotaExceeded, if it does not fit."""
-        async with self._library.turn:
+        async with self._quotas.turn(key.library):
             await self._quotas._check(self._account, key, size)
             yield
 

@@ -97,6 +97,11 @@ class Disk:
         finally:
             os.close(descriptor)
 
+    def folder_of_ours(self, name: str) -> int:
+        """A descriptor of a folder inside the reserved one, made if it is not there; the caller closes it."""
+        with translated(), folders.entered(self._ours, (name,), create=True) as folder:
+            return os.dup(folder)
+
     # Bytes on their way in
 
     def stage(self, size: int | None = None) -> StagedFile:

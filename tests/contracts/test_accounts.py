@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from app.accounts.attempts import Bucket
 from app.accounts.errors import AccountError, EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
 from app.accounts.models import Account, Invite, Link, Scope, Session, SigningKey, Token
 from app.accounts.store import AccountStore
@@ -684,6 +685,7 @@ def _is_unavailable(store: AccountStore) -> None:
         lambda: store.add(an_account()),
         lambda: store.session("none"),
         lambda: store.leave("nobody"),
+        lambda: store.attempts.attempt([Bucket("key", 1, 60.0)]),
     ):
         with pytest.raises(StorageUnavailable):
             call()

@@ -11,8 +11,9 @@ from app.database import open_database
 from app.database.sql import remembered
 from app.settings import Settings
 from app.storage.contract import Storage
-from app.storage.errors import NotFound
-from app.storage.types import SHARED, Committed, Expect, FileId, FileInfo, Key
+from app.storage.errors import AlreadyExists, NotFound
+from app.storage.types import SHARED, Committed, Expect, FileId, FileInfo, Key, Listing
+from app.storage.upkeep import Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -131,3 +132,31 @@ async def test_a_change_is_held_against_what_the_other_did(storage: Storage, oth
     await storage.check(FILM, new.etag)
     await storage.delete(FILM, expect=new.etag)
     await other.check(FILM, Expect.ABSENT)
+
+
+async def test_whatever_is_asked_shows_at_once_what_the_other_did(storage: Storage, other: Storage) -> None:
+    """Each with what it remembers of before: of the file, and of the folders."""
+    moved = Key(SHARED, "films/deep", "film.mkv")
+
+    async def seen(by: Storage) -> tuple[object, ...]:
+        page = await by.page(Listing(SHARED, recursive=True), cursor=None, limit=10)
+        top = await by.page(Listing(SHARED), cursor=None, limit=10)
+        return page.items, top.folders, await by.folders(SHARED, ""), await by.usage(SHARED)
+
+    for turn in range(2):
+        here, there = (storage, other) if turn % 2 else (other, storage)
+        info = (await put(here, b"one")).info
+        assert await seen(there) == await seen(here) == ((info,), ("films",), ("films",), Usage(1, 3))
+        await opened_before(there, info)
+        new = (await put(here, b"another")).info
+        assert await there.stat(FILM) == (await get(there))[1] == new
+        assert await seen(there) == ((new,), ("films",), ("films",), Usage(1, 7))
+        renamed = await here.move(FILM, moved)
+        assert renamed.content_type == "video/mp4"
+        assert await there.stat(FileId(SHARED, info.id)) == (await get(there, moved))[1] == renamed
+        assert await seen(there) == ((renamed,), ("films",), ("films",), Usage(1, 7))
+        with pytest.raises(AlreadyExists):
+            await there.check(moved, Expect.ABSENT)
+        await here.delete(moved)
+        assert await seen(there) == ((), (), (), Usage(0, 0))
+        await there.check(moved, Expect.ABSENT)

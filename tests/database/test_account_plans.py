@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import event, make_url
 
+from app.accounts.attempts import Bucket
 from app.database.sql.accounts import SqlAccounts
 from app.database.sql.migrations import migrate
 from app.database.sql.sqlite import Sqlite
@@ -71,6 +72,10 @@ def _use(store: SqlAccounts) -> None:
     store.set_quota(anna.id, 7)
     store.set_disabled(anna.id, True)
     store.set_disabled(anna.id, False)
+    buckets = [Bucket("one", 3, 60.0), Bucket("two", 3, 60.0, unless="three")]
+    store.attempts.attempt(buckets)
+    store.attempts.forgive(buckets, note="three", for_s=60)
+    store.attempts.sweep_attempts(0)
     store.leave(admin.id)
     store.leaving()
     store.remove(admin.id)

@@ -47,7 +47,7 @@ class SmallDisk:
         return {
             str(path.relative_to(self.server.files))
             for path in self.server.files.rglob("*")
-            if path.parent.name != ".seekable"
+            if path.parent.name not in (".seekable", "leases")
         } - {".seekable"}
 
 

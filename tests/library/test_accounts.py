@@ -10,12 +10,11 @@ import pytest
 
 from app.accounts.making import new_account
 from app.accounts.models import Account
-from app.database import open_database
+from app.database import Stores, open_database
 from app.library.departures import Departures
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.settings import Settings
-from app.storage.contract import Storage
 from app.storage.types import Expect, Key, Listing
 from tests.support import NewLibrary
 
@@ -25,13 +24,14 @@ ANNA, BEN = (new_account(f"{name}@example.org", "a hash") for name in ("anna", "
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[tuple[Storage, Library, Quotas]]:
+async def opened(settings: Settings) -> AsyncIterator[tuple[Stores, Library, Quotas]]:
     async def may_store(_: str) -> bool:
         return True
 
     async with open_database(settings, media_type=lambda _: "video/mp4") as stores:
         library = Library(stores.storage, lambda _: None)
-        yield stores.storage, library, Quotas(stores.storage, default=None, may_store=may_store)
+        quotas = Quotas(stores.storage, default=None, may_store=may_store, turn=stores.leases.turn)
+        yield stores, library, quotas
 
 
 @pytest.fixture
@@ -67,12 +67,15 @@ async def test_an_account_that_cannot_go_keeps_no_other_from_it(
             raise OSError("the database is not in the mood")
         left.append(account_id)
 
-    async with opened(settings) as (storage, library, quotas):
+    async with opened(settings) as (stores, library, quotas):
+        storage = stores.storage
         async with storage.stage() as staged:
             await staged.write(b"a film")
             key = Key(BEN.library, "", "film.mp4")
             await library.replace(key, staged, content_type=None, expect=Expect.ABSENT)
-        departures = Departures(storage, library, quotas, leaving=leaving, remove=remove)
+        departures = Departures(
+            storage, library, quotas, leaving=leaving, remove=remove, leases=stores.leases
+        )
         running = asyncio.create_task(departures.run())
         with caplog.at_level(logging.ERROR, "seekable"):
             async with asyncio.timeout(10):
@@ -83,3 +86,58 @@ async def test_an_account_that_cannot_go_keeps_no_other_from_it(
         page = await storage.page(Listing(BEN.library, recursive=True), cursor=None, limit=10)
         assert not page.items
     assert "not in the mood" in str(caplog.records[0].exc_info)
+
+
+async def test_what_is_being_stored_by_another_process_goes_with_the_account(settings: Settings) -> None:
+    """Which was let in before the account left."""
+    left = asyncio.Event()
+
+    async def leaving() -> Sequence[Account]:
+        return [] if left.is_set() else [ANNA]
+
+    async def remove(account_id: str) -> None:
+        left.set()
+
+    key = Key(ANNA.library, "", "film.mp4")
+    async with opened(settings) as (one, library, quotas), opened(settings) as (two, others, elsewhere):
+        departures = Departures(
+            one.storage, library, quotas, leaving=leaving, remove=remove, leases=one.leases
+        )
+        async with two.storage.stage() as staged, elsewhere.room(ANNA) as room:
+            await staged.write(b"a film")
+            async with room.stored(key, 6):
+                running = asyncio.create_task(departures.run())
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(left.wait(), 0.3)
+                await others.replace(key, staged, content_type=None, expect=Expect.ABSENT)
+        await asyncio.wait_for(left.wait(), 10)
+        running.cancel()
+        page = await one.storage.page(Listing(ANNA.library, recursive=True), cursor=None, limit=10)
+        assert not page.items
+
+
+async def test_one_process_sees_an_account_off(settings: Settings) -> None:
+    removed: list[str] = []
+
+    async def leaving() -> Sequence[Account]:
+        return [ANNA]
+
+    async def remove(account_id: str) -> None:
+        removed.append(account_id)
+        await asyncio.sleep(0.5)
+
+    async with opened(settings) as (one, library, quotas), opened(settings) as (two, others, elsewhere):
+        given = {"leaving": leaving, "remove": remove}
+        both = [
+            Departures(one.storage, library, quotas, leases=one.leases, **given),
+            Departures(two.storage, others, elsewhere, leases=two.leases, **given),
+        ]
+        running = [asyncio.create_task(departures.run()) for departures in both]
+        async with asyncio.timeout(10):
+            while not removed:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    assert removed == [ANNA.id]

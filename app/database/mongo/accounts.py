@@ -18,6 +18,7 @@ from pymongo.errors import DuplicateKeyError
 from app.accounts.errors import EmailTaken, SignUpRefused, UnknownAccount
 from app.accounts.models import Account, Invite, Link, Session, SigningKey, Token
 from app.database.mongo import user_documents
+from app.database.mongo.attempts import MongoAttempts
 from app.database.mongo.documents import Stored
 from app.database.mongo.resigning import LEAVE, resign
 from app.database.mongo.user_documents import model, stored
@@ -35,6 +36,7 @@ class MongoAccounts:
 
     def __init__(self, users: Users) -> None:
         self._users = users
+        self.attempts = MongoAttempts(users)
 
     def add(self, account: Account, *, invite: str | None = None) -> Account:
         users = self._users

@@ -41,6 +41,7 @@ _DISK_FULL = 14031  # OutOfDiskSpace
 _NO_ANSWER = "The database does not answer."
 
 FILES_INDEXES = [IndexModel([("filename", ASCENDING), ("uploadDate", ASCENDING)])]
+LEASES_INDEXES = [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=3600)]
 CHUNKS_INDEXES = [IndexModel([("files_id", ASCENDING), ("n", ASCENDING)], unique=True)]
 
 
@@ -118,13 +119,15 @@ class Connection:
 class Database(Connection):
     """The database of the files. `media` has the documents; the bucket `fs` has the bytes in `files` and
     `chunks`; `uploads`, a collection `media.uploads`, has which files of the bucket are ours to remove, and
-    when; `progress`, a short one, what other processes are to hear of uploads.
+    when; `leases`, a collection `media.leases`, has what one process at a time does; `progress`, a short one,
+    what other processes are to hear of uploads.
     """
 
     def __init__(self, url: str) -> None:
         super().__init__(url, setting="SEEKABLE_MONGODB_URL", default=DEFAULT_NAME)
         self.media: Collection[Stored] = self._database["media"]
         self.uploads: Collection[Stored] = self._database["media.uploads"]
+        self.leases: Collection[Stored] = self._database["media.leases"]
         self.files: Collection[Stored] = self._database["fs.files"]
         self.chunks: Collection[Stored] = self._database["fs.chunks"]
         self.progress: Collection[Stored] = self._database["media.progress"]
@@ -148,6 +151,7 @@ class Database(Connection):
         self.ensure(self.media, indexes_of(Media))
         self.ensure(self.files, FILES_INDEXES)
         self.ensure(self.chunks, CHUNKS_INDEXES)
+        self.ensure(self.leases, LEASES_INDEXES)
 
     def ping(self) -> None:
         """Return when the database answers and has what no file may be stored without."""

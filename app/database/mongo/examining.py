@@ -14,6 +14,7 @@ from app.database.mongo import user_documents
 from app.database.mongo.connection import (
     CHUNKS_INDEXES,
     FILES_INDEXES,
+    LEASES_INDEXES,
     Connection,
     Database,
     indexes_of,
@@ -36,6 +37,7 @@ _KINDS: tuple[type[Document], ...] = (
     user_documents.Link,
     user_documents.Invite,
     user_documents.SigningKey,
+    user_documents.Attempts,
 )
 
 
@@ -72,6 +74,7 @@ def _files(name: str, database: Database) -> DatabaseFacts:
         (database.media, indexes_of(Media)),
         (database.files, FILES_INDEXES),
         (database.chunks, CHUNKS_INDEXES),
+        (database.leases, LEASES_INDEXES),
     ]
     return _facts(name, database, wanted, made=database.exists(), accounts=None)
 

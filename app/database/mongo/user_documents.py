@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, TypeVar
 
-from mongoengine import BooleanField, DateTimeField, Document, ListField, LongField, StringField
+from mongoengine import BooleanField, DateTimeField, Document, FloatField, ListField, LongField, StringField
 
 from app.accounts import models
 from app.database.mongo.documents import Stored, index
@@ -128,6 +128,19 @@ class SigningKey(Document):  # type: ignore[misc]
     number = LongField(required=True)
     secret = StringField(required=True)
     created_at = DateTimeField(required=True)
+
+
+class Attempts(Document):  # type: ignore[misc]
+    """How full a bucket of attempts was, and when; or that somebody was right."""
+
+    meta: ClassVar[dict[str, Any]] = _meta("attempts", index("expires_at") | {"expireAfterSeconds": 0})
+
+    key = StringField(primary_key=True)
+    level = FloatField(required=True)
+    at = DateTimeField(required=True)
+    expires_at = DateTimeField(required=True)
+    # Which was the last, so that none is made on what is no longer true.
+    change = StringField(required=True)
 
 
 def stored(kind: type[Document], model: Any, **more: object) -> Stored:

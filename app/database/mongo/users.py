@@ -5,7 +5,7 @@ from pymongo.collection import Collection
 
 from app.database.mongo.connection import Connection, indexes_of
 from app.database.mongo.documents import Stored
-from app.database.mongo.user_documents import Account, Invite, Link, Session, SigningKey, Token
+from app.database.mongo.user_documents import Account, Attempts, Invite, Link, Session, SigningKey, Token
 
 USERS = "users"
 """What the database is called, if no URL says otherwise."""
@@ -22,11 +22,12 @@ class Users(Connection):
         self.links = self._of(Link)
         self.invites = self._of(Invite)
         self.signing_keys = self._of(SigningKey)
+        self.attempts = self._of(Attempts)
 
     def _of(self, kind: type[Document]) -> Collection[Stored]:
         return self._database[kind._meta["collection"]]
 
     def ensure_indexes(self) -> None:
         """Make those that are missing. What is promised of racing calls rests on the unique ones."""
-        for kind in (Account, Session, Token, Link, Invite, SigningKey):
+        for kind in (Account, Session, Token, Link, Invite, SigningKey, Attempts):
             self.ensure(self._of(kind), indexes_of(kind))

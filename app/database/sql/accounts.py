@@ -1,9 +1,9 @@
 """Accounts in an SQL database: beside the rows of the files, and with the same one writer at a time."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -24,11 +24,11 @@ from app.accounts.errors import EmailTaken, LastAdministrator, SignUpRefused, Un
 from app.database.rules import LAST, NO_ACCOUNT, NO_INVITE, NO_LINK, NO_TOKEN, TAKEN, can_be_stored
 from app.database.sql.account_tables import Account, Invite, Link, SigningKey, Token
 from app.database.sql.account_tables import Session as Login
+from app.database.sql.attempts import SqlAttempts, WithReserve
 from app.database.sql.engine import Database
 from app.database.sql.tables import Table
 
 M = TypeVar("M")
-T = TypeVar("T")
 
 _BELONGINGS = (Login, Token, Link)
 _CAN_LOG_IN = (~Account.disabled, ~Account.leaving)
@@ -37,12 +37,6 @@ _CAN_LOG_IN = (~Account.disabled, ~Account.leaving)
 _IS_ADMIN: ColumnElement[bool] = literal_column("account.is_admin")
 _LEAVING: ColumnElement[bool] = literal_column("account.leaving")
 _AUTOMATIC: ColumnElement[bool] = literal_column("link.automatic")
-
-
-class WithReserve(Protocol):
-    """Takes a step again with the room held back on the disk, if there is no other."""
-
-    def __call__(self, step: Callable[[], T]) -> T: ...
 
 
 class SqlAccounts:
@@ -55,6 +49,7 @@ class SqlAccounts:
     def __init__(self, database: Database, with_reserve: WithReserve) -> None:
         self._database = database
         self._with_reserve = with_reserve
+        self.attempts = SqlAttempts(database, with_reserve)
 
     def add(self, account: models.Account, *, invite: str | None = None) -> models.Account:
         with self._database.writing() as session:

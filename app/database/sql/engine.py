@@ -3,10 +3,10 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, ColumnElement, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -29,18 +29,33 @@ class Database(ABC):
     """One SQL database. It has one writer at a time, among all processes.
 
     `read` and `write` are the statements that begin a reader's and a writer's transaction; the latter waits
-    for its turn.
+    for its turn. So does `note`, behind others of its kind, for what is no file's and no account's.
     """
+
+    clock: ColumnElement[float]
+    """What the time is to the database, in seconds since 1970."""
+
+    on_one_machine: bool
+    """Whether no process of another machine can be at work in it."""
 
     keeps_lock: bool
     """Whether a writer is the only one until it has ended, even if its connection is lost before."""
 
-    def __init__(self, url: URL, engine: Engine, *, read: tuple[str, ...], write: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        url: URL,
+        engine: Engine,
+        *,
+        read: tuple[str, ...],
+        write: tuple[str, ...],
+        note: tuple[str, ...],
+    ) -> None:
         # Without the query, in which there may be a password, too.
         self.name = url.set(query={}).render_as_string(hide_password=True)
         self.engine = engine
         event.listen(engine, "begin", partial(_begin, read))
         self._writers = engine.execution_options(begin=write)
+        self._notes = engine.execution_options(begin=note)
         # Databases let a writer wait without knowing of the threads behind it. A lock of ours leaves only the
         # writers of other processes to them.
         self._writing = threading.Lock()
@@ -74,6 +89,14 @@ class Database(ABC):
     def writing(self) -> Iterator[Session]:
         """The one writer's view of the database; what is not committed inside is rolled back."""
         with self._translated(), self._turn(), self._transaction(self._writers) as session:
+            yield session
+
+    @contextmanager
+    def noting(self) -> Iterator[Session]:
+        """The same of what matters for minutes only, and is not kept waiting by the writer where it need not
+        be. In SQLite a power cut may take it away."""
+        turn = self._turn() if self.on_one_machine else nullcontext()
+        with self._translated(), turn, self._transaction(self._notes) as session:
             yield session
 
     def commit(self, session: Session, was_made: Callable[[Session], bool]) -> None:

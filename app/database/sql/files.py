@@ -107,6 +107,10 @@ class FilesystemBackend:
         """Which it shares with the accounts."""
         return self._database
 
+    @property
+    def disk(self) -> Disk:
+        return self._disk
+
     def try_open(self, address: Address) -> DiskReader | None:
         return self._remembered.open(address)
 

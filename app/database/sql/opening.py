@@ -14,12 +14,15 @@ from sqlalchemy.exc import ArgumentError
 from app.database.rules import ignore
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.files import FilesystemBackend
+from app.database.sql.leases import SqlLeases
+from app.database.sql.locks import LockedFiles
 from app.database.sql.migrations import migrate
 from app.database.sql.sqlite import Sqlite
 from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
 from app.storage.disk import Disk, is_marked
 from app.storage.errors import StorageError, StorageUnavailable
+from app.storage.leases import LeaseStore
 from app.storage.types import RESERVED, Change
 
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
@@ -65,6 +68,15 @@ def open_filesystem(
         media_type=media_type,
         notice=notice,
     )
+
+
+def open_leases(files: FilesystemBackend, stack: ExitStack) -> LeaseStore:
+    """Those of a library that is open."""
+    if not files.database.on_one_machine:
+        return SqlLeases(files.database)
+    locks = LockedFiles(files.disk.folder_of_ours("leases"))
+    stack.callback(locks.close)
+    return locks
 
 
 def check_folders_apart(settings: Settings, other: Settings) -> None:

@@ -7,7 +7,22 @@ from uuid import uuid4
 
 from psycopg.errors import ConnectionTimeout
 from psycopg.errors import Error as PsycopgError
-from sqlalchemy import URL, Connection, Dialect, Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Dialect,
+    Double,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    extract,
+    func,
+    text,
+)
+from sqlalchemy import (
+    cast as sql_cast,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -35,6 +50,8 @@ CHANNEL = "seekable"
 """Of the notifications, which stay within the database."""
 
 _NOTIFY = text("SELECT pg_notify(:channel, told) FROM unnest(CAST(:told AS text[])) AS told")
+_NOTES_LOCK = _LOCK + 1
+"""That of who notes what is no file's and no account's."""
 
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 2,
@@ -84,6 +101,8 @@ class Postgresql(Database):
     """
 
     keeps_lock = False
+    on_one_machine = False
+    clock = sql_cast(extract("epoch", func.clock_timestamp()), Double)
 
     def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         self.origin = uuid4().hex  # of what this process tells others, which it hears, too
@@ -108,6 +127,10 @@ class Postgresql(Database):
             write=(
                 "BEGIN ISOLATION LEVEL READ COMMITTED",
                 f"SELECT pg_advisory_xact_lock({_LOCK})",
+            ),
+            note=(
+                "BEGIN ISOLATION LEVEL READ COMMITTED",
+                f"SELECT pg_advisory_xact_lock({_NOTES_LOCK})",
             ),
         )
 

@@ -9,7 +9,7 @@ from sqlite3 import SQLITE_BUSY, Cursor, OperationalError
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
 
-from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy import URL, Connection, create_engine, event, func
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -26,6 +26,9 @@ _REASONS = {
 }
 
 
+_EPOCH = 2440587.5
+"""The Julian date of 1970."""
+
 # The second is said of the file beside the database that its readers and writers share.
 _FULL = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}
 
@@ -34,11 +37,20 @@ class Sqlite(Database):
     """`busy_timeout_ms` is how long a writer waits for the writers of other processes."""
 
     keeps_lock = True
+    on_one_machine = True
+    clock = (func.julianday("now") - _EPOCH) * 86400
 
     def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         engine = create_engine(url, pool_size=40, hide_parameters=True)  # which hold hashes and keys
         event.listen(engine, "connect", partial(_configure, busy_timeout_ms))
-        super().__init__(url, engine, read=("BEGIN",), write=("BEGIN IMMEDIATE",))
+        # FULL, because NORMAL loses acknowledged commits in a power cut: nothing but notes.
+        super().__init__(
+            url,
+            engine,
+            read=("BEGIN",),
+            write=("PRAGMA synchronous = FULL", "BEGIN IMMEDIATE"),
+            note=("PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE"),
+        )
 
     def reach(self) -> None:
         """It needs no server."""
@@ -75,7 +87,6 @@ def _configure(busy_timeout_ms: int, connection: SQLiteConnection, _record: Any)
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {busy_timeout_ms}")
     _use_log(cursor, busy_timeout_ms)
-    cursor.execute("PRAGMA synchronous = FULL")  # NORMAL loses acknowledged commits in a power cut
     cursor.close()
 
 

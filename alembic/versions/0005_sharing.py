@@ -1,0 +1,40 @@
+"""What processes tell one another: leases, and what was attempted."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+
+def text(length=None):
+    """What is compared and sorted by its bytes, as SQLite does anyway."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
+def number(name):
+    return sa.Column(name, sa.Double, nullable=False)
+
+
+def upgrade():
+    op.create_table(
+        "lease",
+        sa.Column("name", text(), primary_key=True),
+        sa.Column("holder", text(32), nullable=False),
+        number("expires_at"),
+    )
+    op.create_table(
+        "attempts",
+        sa.Column("key", text(64), primary_key=True),
+        number("level"),
+        number("at"),
+        number("expires_at"),
+    )
+    op.create_index("ix_attempts_expires_at", "attempts", ["expires_at"])
+
+
+def downgrade():
+    for table in ("attempts", "lease"):
+        op.drop_table(table)

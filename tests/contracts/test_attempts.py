@@ -1,0 +1,129 @@
+"""What every database promises of attempts (app/accounts/attempts.py), however many processes count them."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import count
+
+import pytest
+
+from app.accounts.attempts import AttemptStore, Bucket
+from app.database import open_accounts
+from app.settings import Settings
+from tests.conftest import BACKENDS
+
+NUMBERS = count(1)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def stores(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[AttemptStore]]:
+    """Two, of one database."""
+    options = BACKENDS[request.param]()
+    if "mongodb_url" in options:  # one server has them for all tests, and `users` but once
+        options["users_url"] = str(options["mongodb_url"]).replace("library", "attempts")
+    settings = Settings(_env_file=None, files_dir=tmp_path_factory.mktemp("attempts") / "files", **options)
+    with ExitStack() as stack:
+        yield [stack.enter_context(open_accounts(settings, create=True)).attempts for _ in range(2)]
+
+
+def a_bucket(limit: int = 3, window_s: float = 900.0, unless: str = "") -> Bucket:
+    return Bucket(f"bucket-{next(NUMBERS)}", limit, window_s, unless)
+
+
+def is_full(store: AttemptStore, bucket: Bucket) -> bool:
+    """Without an attempt, if it is."""
+    return store.attempt([bucket]) is not None
+
+
+def fill(store: AttemptStore, bucket: Bucket) -> None:
+    for _ in range(bucket.limit):
+        assert store.attempt([bucket]) is None
+
+
+def test_what_is_tried_through_any_process_is_in_one_bucket(stores: list[AttemptStore]) -> None:
+    bucket, other = a_bucket(), a_bucket()
+    for number in range(bucket.limit):
+        assert stores[number % 2].attempt([bucket]) is None
+    for store in stores * 3:
+        refused = store.attempt([bucket])
+        assert refused is not None
+        assert refused[0] == bucket
+        assert 290 < refused[1] <= 300
+    assert stores[0].attempt([other]) is None
+
+
+def test_of_many_at_once_as_many_are_let_in_as_there_is_room_for(stores: list[AttemptStore]) -> None:
+    one, all_of_them = a_bucket(7), a_bucket(20)
+
+    def attempt(number: int) -> bool:
+        return stores[number % 2].attempt([one, all_of_them]) is None
+
+    with ThreadPoolExecutor(10) as pool:
+        assert sum(pool.map(attempt, range(30))) == 7
+    assert [stores[0].attempt([all_of_them]) for _ in range(13)] == [None] * 13
+    assert is_full(stores[1], all_of_them)
+
+
+def test_room_comes_with_the_time_and_no_more_than_that(stores: list[AttemptStore]) -> None:
+    bucket = a_bucket(2, 0.8)
+    fill(stores[0], bucket)
+    refused = stores[1].attempt([bucket])
+    assert refused is not None
+    time.sleep(refused[1] + 0.02)
+    assert stores[1].attempt([bucket]) is None
+    assert is_full(stores[0], bucket)
+    time.sleep(0.85)  # it is empty, and counts as none
+    fill(stores[1], bucket)
+    assert is_full(stores[0], bucket)
+
+
+def test_what_one_bucket_refuses_is_in_none(stores: list[AttemptStore]) -> None:
+    full, before, behind = a_bucket(), a_bucket(), a_bucket()
+    fill(stores[0], full)
+    for _ in range(10):
+        refused = stores[1].attempt([before, full, behind])
+        assert refused is not None
+        assert refused[0] == full
+    for bucket in (before, behind):
+        fill(stores[0], bucket)
+
+
+def test_what_was_forgiven_never_was(stores: list[AttemptStore]) -> None:
+    bucket, other, never = a_bucket(), a_bucket(), a_bucket()
+    for _ in range(10):
+        assert stores[0].attempt([bucket, other]) is None
+        stores[1].forgive([bucket, other, never], note="x", for_s=1)
+    for one in (bucket, other, never):
+        fill(stores[0], one)
+        assert is_full(stores[1], one), "nor is there more room than before"
+
+
+def test_a_bucket_is_not_asked_where_that_was_noted_for_as_long_as_it_was(stores: list[AttemptStore]) -> None:
+    note = f"note-{next(NUMBERS)}"
+    bucket = a_bucket(unless=note)
+    fill(stores[0], bucket)
+    stores[0].forgive([], note=note, for_s=0.6)
+    stores[1].forgive([], note="another", for_s=600)
+    for _ in range(5):
+        assert stores[1].attempt([bucket]) is None
+    assert is_full(stores[1], Bucket(bucket.key, bucket.limit, bucket.window_s, unless="a third"))
+    time.sleep(0.7)
+    assert is_full(stores[1], bucket)
+
+
+def test_a_sweep_keeps_so_many_and_those_that_are_full(stores: list[AttemptStore]) -> None:
+    full, others = a_bucket(), [a_bucket() for _ in range(5)]
+    fill(stores[0], full)
+    for bucket in others:
+        assert stores[0].attempt([bucket]) is None
+    stores[0].sweep_attempts(1000)
+    for bucket in others[:2]:
+        assert [stores[0].attempt([bucket]) for _ in range(2)] == [None, None]
+        assert is_full(stores[0], bucket)
+    stores[1].sweep_attempts(1)
+    assert is_full(stores[0], full) or is_full(stores[0], others[1])
+    for bucket in others[2:]:
+        fill(stores[0], bucket)
