@@ -54,6 +54,9 @@ class Line(Protocol):
     def disconnect(self) -> None:
         """Hear nothing any more. Does not raise."""
 
+    def close(self) -> None:
+        """Give back what is left. Called once, last but for `interrupt`."""
+
     def tell(self, library: str, sid: str, text: str) -> None:
         """Let others hear a text for somebody in the library. By any thread."""
 
@@ -93,6 +96,7 @@ class Relay:
                 pause = min(2 * pause, MAX_PAUSE_S)
                 self._connect_again()
         self._line.disconnect()
+        self._line.close()
 
     def _hear(self) -> None:
         def hear() -> bool:

@@ -3,6 +3,7 @@ of it; nothing of its own; and that it missed something, when it did."""
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -320,3 +321,22 @@ async def test_a_mongod_without_a_replica_set_says_that_events_stay_here(
 async def test_sqlite_has_no_relay(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         assert (await opened(stack, settings_of("filesystem", tmp_path))).stores.relay is None
+
+
+@pytest.mark.parametrize("name", ["postgresql", "gridfs"])
+async def test_nothing_is_left_at_the_end(tmp_path: Path, name: str) -> None:
+    settings = settings_of(name, tmp_path)
+
+    async def open_and_close() -> int:
+        """How many pipes there are then."""
+        async with AsyncExitStack() as stack:
+            await opened(stack, settings)
+        async with asyncio.timeout(5):  # MongoDB takes a second to answer who no longer waits
+            while any(thread.name == "relay" for thread in threading.enumerate()):
+                await asyncio.sleep(0.02)
+        return sum(
+            os.path.exists(path) and os.readlink(path).startswith("pipe:")
+            for path in (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+        )
+
+    assert await open_and_close() == await open_and_close()

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from app.storage.types import Change, FileInfo, Key, Kind
 from tests import mongo, postgres
 from tests.sockets import Socket
 from tests.support import Server, running
+from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
 
 FLOOD = 5000
 RESYNC = {"type": "resync"}
+
+together = Together("scenes")
 
 
 @dataclass
@@ -107,14 +110,27 @@ class Person:
         assert {**heard, **expected} == heard
 
 
-@pytest.mark.parametrize("engine", [postgresql, gridfs])
-def test_a_socket_hears_of_what_happens_through_another_server(
-    tmp_path: Path, engine: Callable[[Path], Any]
-) -> None:
+@pytest.fixture(scope="module")
+def scenes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    with together.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
+        yield outcomes
+
+
+@together
+def test_a_socket_hears_of_what_happens_through_another_server_on_one_postgresql(folder: Path) -> None:
+    check(folder, postgresql)
+
+
+@together
+def test_a_socket_hears_of_what_happens_through_another_server_on_one_mongodb(folder: Path) -> None:
+    check(folder, gridfs)
+
+
+def check(folder: Path, engine: Callable[[Path], AbstractContextManager[Engine]]) -> None:
     with ExitStack() as stack:
-        database: Engine = stack.enter_context(engine(tmp_path))
+        database = stack.enter_context(engine(folder))
         settings = {"access": "accounts", "sign_up": "open", **database.settings}
-        a, b = (stack.enter_context(running(tmp_path / name, **settings)) for name in "ab")
+        a, b = (stack.enter_context(running(folder / name, **settings)) for name in "ab")
         anna, ben = (Person(name, a, b, stack) for name in ("anna", "ben"))
 
         each_change_is_heard_once(anna)
@@ -184,7 +200,7 @@ def after_a_restart_all_goes_on(anna: Person, *, keeps: bool) -> None:
 
 def a_flood_ends_with_a_list_or_all_of_it(anna: Person) -> None:
     events = []
-    while not anna.at_a.is_silent(0.8):
+    while not anna.at_a.is_silent(1.5):
         events.append(anna.at_a.json())
     lists = [number for number, event in enumerate(events) if event == RESYNC]
     after = events[lists[-1] + 1 :] if lists else events

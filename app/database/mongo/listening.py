@@ -95,6 +95,9 @@ class Listening:
             with suppress(PyMongoError):
                 stream.close()
 
+    def close(self) -> None:
+        """The connections are those of the database."""
+
     def tell(self, library: str, sid: str, text: str) -> None:
         with self._database.asked():
             if not self._has_progress:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import selectors
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,11 +24,8 @@ class Listening:
         self._database = database
         self._connection: AnsweredConnection | None = None
         self._wake, self._waker = os.pipe()
-
-    def close(self) -> None:
-        """Nobody may hear or interrupt it afterwards."""
-        os.close(self._wake)
-        os.close(self._waker)
+        self._open = True
+        self._interrupting = threading.Lock()
 
     def connect(self) -> bool:
         with _translated():
@@ -46,13 +44,21 @@ class Listening:
             ready.select()
 
     def interrupt(self) -> None:
-        os.write(self._waker, b"x")
+        with self._interrupting:
+            if self._open:
+                os.write(self._waker, b"x")
 
     def disconnect(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(psycopg.Error):
                 self._connection.close()
             self._connection = None
+
+    def close(self) -> None:
+        with self._interrupting:
+            self._open = False
+            os.close(self._wake)
+            os.close(self._waker)
 
     def tell(self, library: str, sid: str, text: str) -> None:
         told = notices.of_progress(self._database.origin, library, sid, text)
