@@ -221,7 +221,7 @@ def test_an_account_that_leaves_leaves_no_file_behind_that_came_through_the_othe
 
     def slowly() -> Iterator[bytes]:
         yield noise(1000)
-        assert gone.wait(20)
+        assert gone.wait(29)
         yield b"end"
 
     def upload(number: int) -> Counter[int]:
@@ -242,7 +242,7 @@ def test_an_account_that_leaves_leaves_no_file_behind_that_came_through_the_othe
         time.sleep(0.5)
         assert leaver.ask("POST", "/account/delete", json={"password": PASSWORD}).status_code == 204
         try:
-            ends = time.monotonic() + 20
+            ends = time.monotonic() + 28
             while one.store.account(leaver.account.id) is not None:
                 assert time.monotonic() < ends
                 time.sleep(0.02)
