@@ -20,10 +20,11 @@ from app.accounts.watch import Watch
 from app.accounts.workers import Workers
 from app.database import Stores, open_database
 from app.events.connections import ConnectionManager
+from app.events.relay import Relay
 from app.library.departures import Departures
 from app.library.mediatypes import media_type
 from app.library.quotas import Quotas
-from app.library.service import Library
+from app.library.service import Library, event_of
 from app.library.upkeep import Upkeep
 from app.observing.backend import observed
 from app.observing.metrics import Metrics
@@ -119,6 +120,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
             """From any thread."""
             loop.call_soon_threadsafe(noticed, changes)
 
+        relay = Relay(connections, event_of)
         async with AsyncExitStack() as stack:
             stores = await stack.enter_async_context(
                 open_database(
@@ -126,18 +128,18 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                     media_type=lambda name: media_type(None, name),
                     notice=notice,
                     observed=partial(observed, metrics),
+                    hearer=relay,
                 )
             )
-            library = Library(stores.storage, connections.publish)
+            relay.open(stores.relay)
+            library = Library(stores.storage, relay.publish)
             upkeep = Upkeep(stores.storage, settings.scan_interval)
             people = None
             chores = [upkeep.run]
             if stores.accounts is not None:
                 people = await _open_people(settings, stores, stores.accounts, library, stack)
                 chores.append(people.accounts.sweep_again_and_again)
-            uploads = Uploads(
-                stores.storage, library, max_size=settings.max_upload_size, tell=connections.send
-            )
+            uploads = Uploads(stores.storage, library, max_size=settings.max_upload_size, tell=relay.send)
             services = Services(
                 storage=stores.storage,
                 library=library,

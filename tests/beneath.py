@@ -16,7 +16,8 @@ from sqlalchemy import NullPool, StaticPool, create_engine, insert, text
 
 from app.database import prepare_database
 from app.database.sql import postgresql
-from app.database.sql.tables import Media
+from app.database.sql.rows import path_at
+from app.database.sql.tables import Media, Table
 from app.settings import Settings
 from app.storage.staging import Signature
 from app.storage.types import SHARED, Key
@@ -41,6 +42,9 @@ class Beneath(Protocol):
     def empty(self, folder: str) -> None:
         """Remove all that is in a folder, at once."""
 
+    def clear(self) -> None:
+        """Leave nothing in the database but empty tables, which take longer to make than most tests."""
+
     def close(self) -> None:
         """End what it is connected with."""
 
@@ -50,10 +54,11 @@ class Beneath(Protocol):
     def put(self, path: str, data: bytes) -> None:
         """Put a file there by other means; a scan finds it."""
 
-    def put_big(self, path: str, size: int, end: bytes) -> None:
-        """The same, with a file of many zeros and an end, which takes next to no room."""
+    def put_big(self, path: str, size: int, end: bytes, *, rested: bool = True) -> None:
+        """The same, with a file of many zeros and an end, which takes next to no room. It is taken for
+        finished once it has `rested`."""
 
-    def fill(self, paths: Iterable[str]) -> None:
+    def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         """Empty films, made at once as if they had been uploaded, which would take minutes."""
 
     def broken(self) -> Any:
@@ -103,6 +108,11 @@ class Folder:
                 connection.execute(text(statement), place)
         shutil.rmtree(self._root / folder, ignore_errors=True)
 
+    def clear(self) -> None:
+        with self._engine.connect() as connection:
+            for table in reversed(Table.metadata.sorted_tables):
+                connection.execute(table.delete())
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -113,20 +123,21 @@ class Folder:
     def put(self, path: str, data: bytes) -> None:
         self.put_big(path, len(data), data)
 
-    def put_big(self, path: str, size: int, end: bytes) -> None:
+    def put_big(self, path: str, size: int, end: bytes, *, rested: bool = True) -> None:
         file = self._root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("wb") as opened:
             opened.truncate(size - len(end))
             opened.seek(0, os.SEEK_END)
             opened.write(end)
-        time.sleep(2.1)  # a file that somebody put there is taken for finished when it is still for 2 s
+        if rested:
+            time.sleep(2.1)  # a file that somebody put there is taken for finished when it is still for 2 s
 
-    def fill(self, paths: Iterable[str]) -> None:
+    def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         prepare_database(self._settings)
         rows = []
-        for key in (Key.at(SHARED, path) for path in paths):
-            file = self._root / key.path
+        for key in (Key.at(library, path) for path in paths):
+            file = self._root.joinpath(*path_at(key))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
             found = Signature.of(os.stat(file))
@@ -190,6 +201,10 @@ class Bucket:
                 self._database["fs.files"].delete_many({"_id": {"$in": files}})
                 self._database["fs.chunks"].delete_many({"files_id": {"$in": files}})
 
+    def clear(self) -> None:
+        for name in self._database.list_collection_names():
+            self._database[name].delete_many({})
+
     def close(self) -> None:
         """The client is one for all."""
 
@@ -205,7 +220,7 @@ class Bucket:
     def put(self, path: str, data: bytes) -> None:
         GridFSBucket(self._database).upload_from_stream(path, data)
 
-    def put_big(self, path: str, size: int, end: bytes) -> None:
+    def put_big(self, path: str, size: int, end: bytes, *, rested: bool = True) -> None:
         """Of the chunks only the first, the last and those around 4 GiB are there."""
         file, last = ObjectId(), (size - 1) // CHUNK_SIZE
         around = (1 << 32) // CHUNK_SIZE
@@ -215,9 +230,9 @@ class Bucket:
             self._database["fs.chunks"].insert_one({"files_id": file, "n": n, "data": data})
         self._database["fs.files"].insert_one(bucket_file(file, path, size))
 
-    def fill(self, paths: Iterable[str]) -> None:
+    def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         prepare_database(self._settings)
-        keys = [(ObjectId(), Key.at(SHARED, path)) for path in paths]
+        keys = [(ObjectId(), Key.at(library, path)) for path in paths]
         self._database["fs.files"].insert_many(bucket_file(file, key.path, 0) for file, key in keys)
         known = {"size": 0, "chunk_size": CHUNK_SIZE, "sha256": None}
         self._database["media"].insert_many(

@@ -34,6 +34,8 @@ MODULES = (
 )
 """What `seekable serve` imports, some of it when it knows the settings."""
 
+COMMAND = "import sys; from app.cli import main; sys.exit(main())"
+
 CAPABILITY_VERSION_3 = 0x20080522
 RIGHTS = 1 << 1 | 1 << 2 | 1 << 10  # dac_override, dac_read_search, net_bind_service
 
@@ -50,11 +52,13 @@ class Command:
         environment: Mapping[str, str],
         given: str = os.devnull,
         bound: bool = False,
+        code: str = "",
     ) -> None:
-        """`bound` by permissions, even when root runs it."""
+        """`bound` by permissions, even when root runs it. `code` is run instead of the command, which it may
+        change before it runs it."""
         paths = {"folder": str(folder), "given": given, "output": str(output), "errors": str(errors)}
-        question = {"arguments": arguments, "environment": {**environment}, "bound": bound, **paths}
-        self.pid: int = _parent().ask(question)
+        how = {"environment": {**environment}, "bound": bound, "code": code}
+        self.pid: int = _parent().ask({"arguments": arguments, **how, **paths})
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
@@ -144,11 +148,12 @@ def _the_parent() -> _Parent:
     return _Parent()
 
 
-def serve_forks() -> None:
-    """In the parent: answer questions until there are no more. In each child: return."""
+def serve_forks() -> str:
+    """In the parent: answer questions until there are no more. In each child: return what it is to run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends the servers
     for name in MODULES:
         __import__(name)
+    _rehearse()
     _end_at_once()
     gc.collect()
     gc.freeze()  # or each child would look through all of it, and so have a copy of its own
@@ -159,10 +164,19 @@ def serve_forks() -> None:
         else:
             answer = os.fork()
             if answer == 0:
-                _become(**question)
-                return
+                return _become(**question)
         print(json.dumps(answer), flush=True)
     sys.exit()
+
+
+def _rehearse() -> None:
+    """Make a library, once, for what SQLAlchemy and Alembic do but the first time."""
+    from app.database import prepare_database
+    from app.settings import Settings
+
+    with TemporaryDirectory() as folder:
+        place = Path(folder, "files")
+        prepare_database(Settings(_env_file=None, storage="filesystem", database_url=None, files_dir=place))
 
 
 def _end_at_once() -> None:
@@ -187,7 +201,8 @@ def _become(
     errors: str,
     environment: dict[str, str],
     bound: bool,
-) -> None:
+    code: str,
+) -> str:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
@@ -202,6 +217,7 @@ def _become(
     sys.argv[:] = [str(program), *arguments]
     if bound and os.geteuid() == 0:
         _give_up_rights()
+    return code or COMMAND
 
 
 def _give_up_rights() -> None:
@@ -218,7 +234,4 @@ def _give_up_rights() -> None:
 
 
 if __name__ == "__main__":
-    serve_forks()
-    from app.cli import main
-
-    sys.exit(main())
+    exec(compile(serve_forks(), "<string>", "exec"), {"__name__": "__main__"})

@@ -1,10 +1,13 @@
 """What lists should be, in plain Python: every file looked at, sorted, and cut into pages."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import product
 
+from app.storage import words as of_storage
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
-from app.storage.words import words
+
+words = cache(of_storage.words)
 
 FOLDERS = ["", "a", "a-b", "a/b", "a/b/c", "a0", "A", "é", "a\uffee", "a\U00010000"]
 NAMES = [

@@ -135,6 +135,13 @@ def test_what_a_folder_says(facts: FolderFacts, chosen: dict[str, Any], level: L
         (replace(DATABASE, skew_s=-5), {}, NOTE, "-5 s"),
         (replace(DATABASE, skew_s=60), {}, FIX, "+60 s"),
         (replace(DATABASE, replicated=False), {}, NOTE, "no replica set"),
+        (
+            replace(DATABASE, replicated=False),
+            {},
+            NOTE,
+            "WebSockets hear only of what their own process does",
+        ),
+        (replace(DATABASE, alone=True), {}, NOTE, "stays on one machine"),
         (replace(DATABASE, protected=False), {}, NOTE, "lets in everybody"),
         (replace(DATABASE, accounts=0), {**ACCOUNTS, "sign_up": "closed"}, FIX, "seekable account add"),
         (replace(DATABASE, accounts=0), ACCOUNTS, GOOD, "up to date"),
@@ -246,6 +253,7 @@ def test_a_database_is_looked_at(tmp_path: Path, backend: str, harm: Broken) -> 
     (facts,) = examine(settings(**chosen))
     assert (facts.error, facts.migration, facts.missing_indexes) == ("", "done", ())
     assert abs(facts.skew_s) < 1
+    assert facts.alone == (backend == "filesystem")
     if backend == "gridfs":
         assert (facts.replicated, facts.protected) == (True, False)
         mongo.database(chosen["mongodb_url"])["media"].insert_one({})

@@ -248,10 +248,17 @@ def of_database(settings: Settings, facts: DatabaseFacts) -> Iterator[Finding]:
     if abs(facts.skew_s) > SKEW_S:
         level = Level.FIX if abs(facts.skew_s) > BAD_SKEW_S else Level.NOTE
         yield Finding(level, f"{facts.name}: its clock differs from ours by {facts.skew_s:+.0f} s. Use NTP.")
+    if facts.alone:
+        yield Finding(
+            Level.NOTE,
+            f"{facts.name} stays on one machine: WebSockets hear only of what their own process does. For "
+            "more, name a PostgreSQL in SEEKABLE_DATABASE_URL.",
+        )
     if not facts.replicated:
         yield Finding(
             Level.NOTE,
-            f"{facts.name} is no replica set: a change whose connection is lost is not tried again.",
+            f"{facts.name} is no replica set: a change whose connection is lost is not tried again, and "
+            "WebSockets hear only of what their own process does.",
         )
     if not facts.protected:
         yield Finding(Level.NOTE, f"{facts.name} lets in everybody who can reach it.")

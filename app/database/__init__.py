@@ -5,9 +5,11 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from app.accounts.store import AccountStore
+from app.database.relay import Hearer, Line, Relay
 from app.database.rules import ignore
 from app.settings import Settings
 from app.storage.backend import Backend
@@ -36,6 +38,8 @@ class Stores:
     accounts: AccountStore | None
     """With access `accounts` only: nobody else needs to have rights to a place for them."""
     leases: Leases
+    relay: Relay | None
+    """To other processes, if they are to be heard of and the database tells of them."""
 
 
 @asynccontextmanager
@@ -45,21 +49,23 @@ async def open_database(
     media_type: Callable[[str], str],
     notice: Callable[[Sequence[Change]], None] = ignore,
     observed: Callable[[Backend], Backend] = as_it_is,
+    hearer: Hearer | None = None,
 ) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
     `media_type` guesses the type of a file that was not uploaded from its name; `notice` is told, by any
     thread, what other programs did to the files: all that one look found, at once. `observed` is put around
-    what is asked of the files.
+    what is asked of the files. `hearer` hears of other processes, until this is closed.
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        backend, accounts, held = await asyncio.to_thread(_open, settings, media_type, stack, notice)
-        leases = Leases(held)
+        opening = partial(_open, settings, media_type, stack, notice, hearer=hearer)
+        opened = await asyncio.to_thread(opening)
+        leases = Leases(opened.leases)
         stack.callback(leases.close)
-        storage = ThreadedStorage(observed(backend))
+        storage = ThreadedStorage(observed(opened.backend))
         stack.callback(storage.close)
-        yield Stores(storage, accounts, leases)
+        yield Stores(storage, opened.accounts, leases, opened.relay)
 
 
 @contextmanager
@@ -108,6 +114,16 @@ def prepare_database(settings: Settings, *, create: bool = True) -> None:
         _open(settings, str, stack, ignore, patient=False, create=create)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """What is underneath the stores."""
+
+    backend: Backend
+    accounts: AccountStore | None
+    leases: LeaseStore
+    relay: Relay | None
+
+
 def _open(
     settings: Settings,
     media_type: Callable[[str], str],
@@ -116,19 +132,33 @@ def _open(
     *,
     patient: bool = True,
     create: bool = True,
-) -> tuple[Backend, AccountStore | None, LeaseStore]:
+    hearer: Hearer | None = None,
+) -> _Opened:
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
         from app.database.mongo.holding import MongoLeases  # noqa: PLC0415
+        from app.database.mongo.listening import line_of  # noqa: PLC0415
         from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
 
         grid = open_gridfs(settings, media_type, stack, notice, create=create)
-        return grid, open_users(settings, stack) if wanted else None, MongoLeases(grid.database)
+        relay = _open_relay(lambda: line_of(grid.database), hearer, stack)
+        users = open_users(settings, stack) if wanted else None
+        return _Opened(grid, users, MongoLeases(grid.database), relay)
     from app.database.sql.opening import open_leases  # noqa: PLC0415
 
     files, accounts = _open_filesystem(settings, media_type, stack, notice, patient=patient, create=create)
-    return files, accounts if wanted else None, open_leases(files, stack)
+    relay = _open_relay(files.database.line, hearer, stack)
+    return _Opened(files, accounts if wanted else None, open_leases(files, stack), relay)
+
+
+def _open_relay(line_of: Callable[[], Line | None], hearer: Hearer | None, stack: ExitStack) -> Relay | None:
+    line = None if hearer is None else line_of()
+    if hearer is None or line is None:
+        return None
+    relay = Relay(line, hearer)
+    stack.callback(relay.close)
+    return relay
 
 
 def _open_filesystem(

@@ -19,6 +19,8 @@ class DatabaseFacts:
     """By how much its clock is ahead of ours."""
     accounts: int | None = None
     """How many there are; None where nobody asked, or there is no place for them yet."""
+    alone: bool = False
+    """Whether it stays on one machine, and tells no process of another's changes."""
     replicated: bool = True
     """Of MongoDB: whether it is a replica set."""
     protected: bool = True

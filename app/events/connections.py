@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Iterable
 from typing import Protocol
 
-from app.events.event import Event
+from app.events.event import RESYNC, Event
 from app.events.outbox import Offered, Outbox
 
 BACKLOG = 128
@@ -132,3 +133,8 @@ class ConnectionManager:
     def publish(self, event: Event) -> None:
         """To all who listen to the library that changed."""
         self.broadcast(event.library, event.text())
+
+    def list_again(self, libraries: Iterable[str] | None) -> None:
+        """To all who listen to these libraries, or to any."""
+        for library in list(self._by_topic) if libraries is None else libraries:
+            self.publish(Event(RESYNC, library))

@@ -59,8 +59,13 @@ class Library:
                 self._tell(change)
 
     def _tell(self, change: Change) -> None:
-        file = change.info
-        data = {"id": file.id, "path": file.key.path, "etag": file.etag}
-        if change.previous is not None:
-            data["previous_path"] = change.previous.path
-        self._publish(Event(f"file.{change.kind.value}", file.key.library, data))
+        self._publish(event_of(change))
+
+
+def event_of(change: Change) -> Event:
+    """What is told of it."""
+    file = change.info
+    data = {"id": file.id, "path": file.key.path, "etag": file.etag}
+    if change.previous is not None:
+        data["previous_path"] = change.previous.path
+    return Event(f"file.{change.kind.value}", file.key.library, data)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from app.events.event import compact
 from app.uploads.errors import BadForm
@@ -9,7 +10,16 @@ from app.uploads.errors import BadForm
 INTERVAL_S = 0.125
 """Between two messages. Nine in any second, and the last one, which does not wait: never more than ten."""
 
+ELSEWHERE_INTERVAL_S = 1.0
+"""Between two that other processes hear of, too, besides the last."""
+
 MAX_SID_LENGTH = 64
+
+
+class Tell(Protocol):
+    """Sends a text to a sid; elsewhere, also if that is connected to another process."""
+
+    def __call__(self, sid: str, text: str, *, elsewhere: bool) -> None: ...
 
 
 class Progress:
@@ -21,7 +31,7 @@ class Progress:
 
     def __init__(
         self,
-        tell: Callable[[str, str], None],
+        tell: Tell,
         *,
         sid: str | None,
         filename: str | None,
@@ -34,7 +44,7 @@ class Progress:
         self._sid: str | None = None
         self._total = total
         self._clock = clock
-        self._not_before = clock()
+        self._not_before = self._elsewhere_not_before = clock()
         if sid:
             self.follow(sid)
 
@@ -52,14 +62,17 @@ class Progress:
         now = self._clock()
         if self._sid and size and now >= self._not_before and self.received != self._total:
             self._not_before = now + INTERVAL_S
-            self._send(self._total)
+            elsewhere = now >= self._elsewhere_not_before
+            if elsewhere:
+                self._elsewhere_not_before = now + ELSEWHERE_INTERVAL_S
+            self._send(self._total, elsewhere=elsewhere)
 
     def finish(self) -> None:
         """The file is stored."""
         if self._sid:
-            self._send(self.received)
+            self._send(self.received, elsewhere=True)
 
-    def _send(self, total: int | None) -> None:
+    def _send(self, total: int | None, *, elsewhere: bool) -> None:
         assert self._sid is not None
         progress = {"filename": self.filename, "received": self.received, "total": total}
-        self._tell(self._sid, compact({"progress": progress}))
+        self._tell(self._sid, compact({"progress": progress}), elsewhere=elsewhere)

@@ -20,12 +20,13 @@ FORM_OVERHEAD = 1 << 20
 class Uploads:
     """Both ways to send a file. Neither holds more of it in memory than the storage's stage does.
 
-    `max_size` is in bytes, of one file; `tell` takes a library, the sid of somebody in it, and a text.
+    `max_size` is in bytes, of one file; `tell` takes a library and what `progress.Tell` takes of somebody in
+    it.
     Raises the errors of uploads, storage and quotas; nothing is stored then.
     """
 
     def __init__(
-        self, storage: Storage, library: Library, *, max_size: int, tell: Callable[[str, str, str], None]
+        self, storage: Storage, library: Library, *, max_size: int, tell: Callable[..., None]
     ) -> None:
         self._storage = storage
         self._library = library

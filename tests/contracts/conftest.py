@@ -1,7 +1,8 @@
 """A storage of every backend, opened in this process, on real engines."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +15,8 @@ from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
 from tests.beneath import beneath
 from tests.conftest import BACKENDS
+from tests.database import by_hand
+from tests.sqlite import begin_library
 
 LISTING = {"test_lists", "test_upkeep"}
 """Whose tests are not about what is read of open files."""
@@ -28,19 +31,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("settings", places, ids="-".join, indirect=True)
 
 
+@cache
+def emptied(backend: str) -> dict[str, object]:
+    """The settings of one library for all tests of this process, each of which finds it empty."""
+    return BACKENDS[backend]()
+
+
 @pytest.fixture
 def settings(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
     """Of an empty library."""
     name, place = request.param
-    # The smallest chunks: most reads in these tests need several.
-    monkeypatch.setattr(staging, "CHUNK_SIZE", 4096)
-    monkeypatch.setattr(reading, "UNIT", 4096)
-    monkeypatch.setattr(reading, "AT_ONCE", 8192)
+    # The smallest chunks: most reads in these tests need several. A long file still needs many.
+    chunk = 32_768 if request.module.__name__.endswith("test_upkeep") else 4096
+    monkeypatch.setattr(staging, "CHUNK_SIZE", chunk)
+    monkeypatch.setattr(reading, "UNIT", chunk)
+    monkeypatch.setattr(reading, "AT_ONCE", 2 * chunk)
     with ExitStack() as stack:
         root = Path(stack.enter_context(TemporaryDirectory(dir="/dev/shm"))) if place == "tmpfs" else tmp_path
-        yield Settings(_env_file=None, files_dir=root / "files", read_chunk_size=4096, **BACKENDS[name]())
+        settings = Settings(_env_file=None, files_dir=root / "files", read_chunk_size=4096, **emptied(name))
+        if name == "filesystem":
+            begin_library(settings.files_dir)
+            yield settings
+        else:
+            yield settings
+            with closing(beneath(settings)) as library:
+                library.clear()
 
 
 @pytest.fixture
@@ -56,11 +73,13 @@ def leftovers(settings: Settings) -> Callable[[], set[str]]:
 
 
 @pytest.fixture
-def big_file(settings: Settings) -> Callable[[int, bytes], Key]:
+def big_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bytes], Key]:
     """Puts a file of many zeros and an end, which takes next to no room, where a scan finds it."""
+    by_hand.hurry(monkeypatch)
 
     def big_file(size: int, end: bytes) -> Key:
-        beneath(settings).put_big("big.mkv", size, end)
+        beneath(settings).put_big("big.mkv", size, end, rested=False)
+        by_hand.rest()
         return Key(SHARED, "", "big.mkv")
 
     return big_file

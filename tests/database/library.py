@@ -9,6 +9,7 @@ from app.database.sql.files import FilesystemBackend
 from app.database.sql.opening import open_filesystem
 from app.settings import Settings
 from app.storage.types import SHARED, Change, Committed, Expect, Expectation, FileInfo, Key
+from tests.sqlite import begin_library
 
 FILM = Key(SHARED, "films", "film.mp4")
 
@@ -23,6 +24,8 @@ class Library:
         )
         self.stack = ExitStack()
         self.noticed: list[Change] = []
+        if database_url is None:
+            begin_library(root)
         self.open()
 
     def open(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql import comparing, seen
+from app.database.sql import comparing, scanning, seen
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, Unfinished
 from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind, Listing
 from app.storage.upkeep import Outcome, Verdict
@@ -142,8 +142,10 @@ def test_a_list_that_meets_a_moved_folder_tells_of_a_move(library: Library) -> N
     assert [change.kind for change in library.noticed] == [Kind.MOVED]
 
 
-def test_many_files_at_once(library: Library) -> None:
-    count = 2 * comparing.BATCH + 3
+def test_many_files_at_once(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (comparing, scanning):
+        monkeypatch.setattr(module, "BATCH", 64)
+    count = 2 * 64 + 3
     for number in range(count):
         drop(library.root / "many" / f"{number:04}.mp4")
     rest()

@@ -27,11 +27,8 @@ from app.storage.errors import (
 )
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import SHARED, Expect, Key, Listing
+from tests.database.by_hand import rest
 from tests.database.library import FILM, Library
-
-
-def wait_until_stable() -> None:
-    time.sleep(2.1)
 
 
 def test_a_moved_file_leaves_no_empty_folder(library: Library) -> None:
@@ -82,7 +79,7 @@ def test_a_file_that_was_dropped_is_taken_in_and_never_overwritten(library: Libr
             library.put(b"upload", expect=expect)
         with pytest.raises(AlreadyExists):
             library.backend.check(FILM, expect)
-    wait_until_stable()
+    time.sleep(2.1)
     data, info = library.get()
     assert data == b"dropped"
     assert (info.content_type, info.sha256, info.size) == ("video/guessed", None, 7)
@@ -92,10 +89,10 @@ def test_a_file_that_was_dropped_is_taken_in_and_never_overwritten(library: Libr
     assert library.path().read_bytes() == b"dropped"
 
 
-def test_a_file_that_was_edited_is_a_new_version(library: Library) -> None:
+def test_a_file_that_was_edited_is_a_new_version(library: Library, hurry: None) -> None:
     old = library.put(b"before").info
     library.path().write_bytes(b"after it")
-    wait_until_stable()
+    rest()
     data, info = library.get()
     assert data == b"after it"
     assert info.id == old.id
@@ -129,7 +126,7 @@ def test_an_empty_folder_gives_way_to_a_file(library: Library) -> None:
     assert library.get()[0] == b"film"
 
 
-def test_what_is_no_regular_file_is_not_served(library: Library) -> None:
+def test_what_is_no_regular_file_is_not_served(library: Library, hurry: None) -> None:
     kinds = {kind: Key(SHARED, "films", kind) for kind in ("symlink", "fifo", "socket", "directory")}
     library.path(kinds["symlink"]).parent.mkdir()
     outside = library.root.parent / "secret"
@@ -140,7 +137,7 @@ def test_what_is_no_regular_file_is_not_served(library: Library) -> None:
         listener.bind(str(library.path(kinds["socket"])))
     (library.path(kinds["directory"]) / "inside").mkdir(parents=True)
     (library.path(kinds["directory"]) / "inside" / "file").write_bytes(b"x")
-    wait_until_stable()
+    rest()
     for kind, key in kinds.items():
         with pytest.raises(NotFound):
             library.get(key)
@@ -152,12 +149,12 @@ def test_what_is_no_regular_file_is_not_served(library: Library) -> None:
         assert os.path.lexists(library.path(key)), kind
 
 
-def test_a_folder_that_leads_out_is_not_entered(library: Library) -> None:
+def test_a_folder_that_leads_out_is_not_entered(library: Library, hurry: None) -> None:
     outside = library.root.parent / "outside"
     outside.mkdir()
     (outside / "film.mp4").write_bytes(b"secret")
     (library.root / "films").symlink_to(outside)
-    wait_until_stable()
+    rest()
     with pytest.raises(NotFound):
         library.get()
     with pytest.raises(PathConflict):
@@ -168,7 +165,7 @@ def test_a_folder_that_leads_out_is_not_entered(library: Library) -> None:
 # What a crash leaves
 
 
-def test_a_crash_after_the_link_leaves_a_whole_file(library: Library) -> None:
+def test_a_crash_after_the_link_leaves_a_whole_file(library: Library, hurry: None) -> None:
     staged = library.backend.stage(None)
     staged.write(b"film")
     library.path().parent.mkdir()
@@ -177,7 +174,7 @@ def test_a_crash_after_the_link_leaves_a_whole_file(library: Library) -> None:
     library.close()
     library.open()
     assert library.staging() == []
-    wait_until_stable()
+    rest()
     assert library.get()[0] == b"film"
     assert library.put(b"new").info.size == 3
 
@@ -240,13 +237,13 @@ def test_odd_things_in_the_staging_folder_do_not_stop_the_start(library: Library
     assert library.staging() == ["folder"]
 
 
-def test_files_of_odd_dates(library: Library) -> None:
+def test_files_of_odd_dates(library: Library, hurry: None) -> None:
     keys = [Key(SHARED, "", date) for date in ("2300-01-01", "1900-01-01", "2038-02-01")]
     for key in keys:
         library.put(b"film", key)
         moment = datetime.fromisoformat(f"{key.filename}T00:00:00+00:00").timestamp()
         os.utime(library.path(key), (moment, moment))
-    wait_until_stable()
+    rest()
     for key in keys:
         data, info = library.get(key)
         assert data == b"film"
@@ -258,7 +255,7 @@ def test_files_of_odd_dates(library: Library) -> None:
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)
 def test_what_waits_for_a_change_keeps_no_reader_waiting(
-    library: Library, monkeypatch: pytest.MonkeyPatch
+    library: Library, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process holds the database; files that have to be settled first wait for it, others do not."""
     monkeypatch.setattr(scanning, "REFRESH_FOR_S", 20)
@@ -280,7 +277,7 @@ def test_what_waits_for_a_change_keeps_no_reader_waiting(
     library.put(b"film")
     for number in range(20):
         (library.root / f"{number}").write_bytes(b"dropped")
-    wait_until_stable()
+    rest()
     database = library.root / ".seekable" / "seekable.db"
     with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -428,12 +425,12 @@ def test_a_database_that_was_swapped_beneath_the_server_is_noticed(library: Libr
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)
-def test_a_lost_database_is_rebuilt_from_the_files(library: Library) -> None:
+def test_a_lost_database_is_rebuilt_from_the_files(library: Library, hurry: None) -> None:
     library.put(b"film")
     library.close()
     for name in ("seekable.db", "seekable.db-wal", "seekable.db-shm"):
         (library.root / ".seekable" / name).unlink(missing_ok=True)
-    wait_until_stable()
+    rest()
     library.open()
     assert library.get()[0] == b"film"
 

@@ -17,7 +17,7 @@ from app.database.sql.engine import Database
 from app.database.sql.migrations import config, migrate
 from app.database.sql.sqlite import Sqlite
 from app.database.sql.tables import Media, Table
-from tests.support import SEEKABLE
+from tests.forking import completed
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_migrating_again_and_at_once_changes_nothing(tmp_path: Path) -> None:
     environment = {"SEEKABLE_FILES_DIR": str(tmp_path / "files"), "PATH": ""}
 
     def run(_: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([SEEKABLE, "migrate"], env=environment, capture_output=True, text=True)
+        return completed("migrate", folder=tmp_path, environment=environment)
 
     with ThreadPoolExecutor(4) as pool:
         for result in pool.map(run, range(4)):

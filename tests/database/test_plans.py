@@ -3,6 +3,7 @@ held against the promise is the plan, on tables that were never analysed, and on
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ SEARCHES = [
 ]
 
 
+@cache
+def films() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of all files, and of the words of their names."""
+    medias = [
+        row(Key(SHARED, FOLDERS[n % 5], f"film {n} {'even' if n % 2 else 'odd'}"), n, n, "video/mp4")
+        for n in range(FILES)
+    ]
+    words = [{"media_id": one.id, "word": w.word, "library": SHARED} for one in medias for w in one.words]
+    known = [column.name for column in Media.__table__.columns if getattr(medias[0], column.name) is not None]
+    return [{name: getattr(one, name) for name in known} for one in medias], words
+
+
 @pytest.fixture(scope="module", params=["sqlite", "postgresql", "postgresql, analysed"])
 def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     if request.param == "sqlite":
@@ -53,16 +66,8 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         if request.param == "postgresql":
             for table in ("media", "word"):
                 session.connection().exec_driver_sql(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
-        medias = [
-            row(Key(SHARED, FOLDERS[n % 5], f"film {n} {'even' if n % 2 else 'odd'}"), n, n, "video/mp4")
-            for n in range(FILES)
-        ]
-        words = [{"media_id": one.id, "word": w.word, "library": SHARED} for one in medias for w in one.words]
-        for one in medias:
-            one.words = []
-        session.add_all(medias)
-        session.flush()
-        session.execute(Word.__table__.insert(), words)
+        for table, rows in zip((Media, Word), films(), strict=True):
+            session.execute(table.__table__.insert(), rows)
         if request.param == "postgresql, analysed":
             session.connection().exec_driver_sql("ANALYZE")
         session.commit()

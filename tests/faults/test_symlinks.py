@@ -19,7 +19,7 @@ from app.storage.types import SHARED, Expect, Key
 from tests.faults.victim import Library
 from tests.support import Server
 
-SECONDS = 4
+SECONDS = 2.5
 SECRET = b"secret" * 1000 + b"!"
 INSIDE = b"inside" * 1000
 

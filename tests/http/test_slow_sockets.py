@@ -144,7 +144,7 @@ def test_those_who_are_connected_do_not_hold_the_end(folder: Path) -> None:
 def test_nothing_remains_of_those_who_leave_without_a_word(
     server: Server, target: str, untroubled: None
 ) -> None:
-    time.sleep(0.2)
+    time.sleep(0.05)
     before = descriptors(server)
     for number in range(20):
         leaving = Socket(server, target)
@@ -189,14 +189,14 @@ def test_an_upgrade_amid_an_answer_ends_the_connection(
     server: Server, http: httpx.Client, folder: str, untroubled: None
 ) -> None:
     """uvicorn would go on with the answer, and not ask whether anybody reads it."""
-    assert http.put(f"/files/{folder}/big", content=b"f" * (64 << 20)).status_code == 201
+    assert http.put(f"/files/{folder}/big", content=b"f" * (24 << 20)).status_code == 201
     memory = server.rss()
     host = f"Host: 127.0.0.1:{server.port}"
     get = "\r\n".join([f"GET /files/{folder}/big HTTP/1.1", host, "", ""])
     upgrade = "\r\n".join(["GET / HTTP/1.1", host, *HANDSHAKE, "", ""])
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
         connection.sendall((get + upgrade).encode())
-        time.sleep(0.5)
+        time.sleep(0.3)
         assert server.rss() - memory < 16 << 20
         received = b""
         with contextlib.suppress(ConnectionResetError):

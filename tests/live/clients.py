@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tests.forking import Command
 from tests.support import Process, Server
 
 BIN = Path(sys.executable).parent
@@ -88,6 +89,22 @@ def program(folder: Path, *command: object, **environment: str) -> Iterator[Prog
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+@contextmanager
+def forked(folder: Path, code: str, **environment: str) -> Iterator[Program]:
+    """As `program` with Python and this code, but begun with the modules of Seekable in memory."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+    log = folder.parent / f"{folder.name}.log"
+    log.write_bytes(b"")
+    command = Command(
+        folder=folder, output=log, errors=log, environment={**inherited, **environment}, code=code
+    )
+    try:
+        yield Program(command, log)
+    finally:
+        command.kill()
+        command.wait()
 
 
 class Vlc:

@@ -1,5 +1,7 @@
 """Small films that ffmpeg makes, each about a minute long, with a key frame every second; and a browser."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +36,22 @@ def new_library(request: pytest.FixtureRequest) -> NewLibrary:
     return BACKENDS[request.param]
 
 
+@contextmanager
+def made_once(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, Path]]:
+    """Where a film is, for all processes that test, and where one of them is to make it if it is not."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    made = folder / "films" / name
+    made.parent.mkdir(exist_ok=True)
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        being_made = made.with_name(f"half-{name}")
+        yield made, being_made
+        if being_made.exists():
+            being_made.rename(made)
+
+
 def _film(target: Path, *options: str, noise: int = 12) -> Path:
     """A test picture and a tone; noise keeps it from shrinking so much that no player had to seek."""
     need("ffmpeg")
@@ -60,31 +78,33 @@ def _copied(film: Path, target: Path, *options: str) -> Path:
 @pytest.fixture(scope="session")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """7 MB of MP4 with its index (moov) at the end, where a player has to seek for it."""
-    film = _film(
-        tmp_path_factory.mktemp("films") / "film.mp4", "-b:v", "900k", "-maxrate", "900k", "-bufsize", "900k"
-    )
+    with made_once(tmp_path_factory, "film.mp4") as (film, half):
+        if not film.exists():
+            _film(half, "-b:v", "900k", "-maxrate", "900k", "-bufsize", "900k")
     assert _moov(film) > film.stat().st_size / 2
     return film
 
 
 @pytest.fixture(scope="session")
-def faststart_film(film: Path) -> Path:
+def faststart_film(tmp_path_factory: pytest.TempPathFactory, film: Path) -> Path:
     """The same with the index at the front."""
-    moved = _copied(film, film.with_name("faststart.mp4"), "-movflags", "+faststart")
+    moved = _copied(film, tmp_path_factory.mktemp("films") / "faststart.mp4", "-movflags", "+faststart")
     assert _moov(moved) < 1000
     return moved
 
 
 @pytest.fixture(scope="session")
-def matroska_film(film: Path) -> Path:
+def matroska_film(tmp_path_factory: pytest.TempPathFactory, film: Path) -> Path:
     """The same as Matroska."""
-    return _copied(film, film.with_suffix(".mkv"))
+    return _copied(film, tmp_path_factory.mktemp("films") / "film.mkv")
 
 
 @pytest.fixture(scope="session")
 def long_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `film`, but 50 MB: VLC reads 16 MiB ahead, and answers a seek within them by itself."""
-    film = _film(tmp_path_factory.mktemp("films") / "long.mp4", "-qp", "10", noise=60)
+    with made_once(tmp_path_factory, "long.mp4") as (film, half):
+        if not film.exists():
+            _film(half, "-qp", "10", noise=60)
     assert film.stat().st_size > 40 << 20
     return film
 

@@ -40,6 +40,7 @@ class Place:
     """What each of them has: a folder here, one on a server for all, and servers of its own."""
 
     here: Path
+    server: Server
     http: httpx.Client
     folder: str
     big: bytes
@@ -49,13 +50,14 @@ class Place:
 @pytest.fixture(scope="module", name="slowly")
 def begun_slowly(
     request: pytest.FixtureRequest,
+    server: Server,
     http: httpx.Client,
     big: bytes,
     new_library: NewLibrary,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Outcomes]:
     def place(name: str) -> tuple[Place]:
-        return (Place(tmp_path_factory.mktemp(name), http, name, big, new_library),)
+        return (Place(tmp_path_factory.mktemp(name), server, http, name, big, new_library),)
 
     with slowly.begun(request, place) as outcomes:
         yield outcomes
@@ -136,20 +138,28 @@ ARIA2 = ("aria2c", "--no-conf", "-x4", "-s4", "-k1M", "--summary-interval=0", "-
 CHECKSUM_ERROR = 32  # what it ends with (aria2c(1), EXIT STATUS)
 
 
-@pytest.mark.parametrize("name", ["big.mp4", "a b.mp4", ODD_NAME])
-def test_aria2_verifies_what_it_fetched_in_pieces(
-    server: Server, http: httpx.Client, folder: str, big: bytes, tmp_path: Path, name: str
-) -> None:
+@slowly
+def test_aria2_verifies_what_it_fetched_in_pieces(place: Place) -> None:
+    check_verified(place, "big.mp4")
+
+
+@slowly
+def test_aria2_verifies_a_file_of_any_name(place: Place) -> None:
+    check_verified(place, ODD_NAME)
+
+
+def check_verified(place: Place, name: str) -> None:
     need("aria2c")
-    url = put(http, f"{folder}/{name}", big)
+    url = put(place.http, f"{place.folder}/{name}", place.big)
+    saved, log_file = place.here / "saved", place.here / "log"
     # At full speed the first connection may have brought it all before the others are answered.
-    run(*ARIA2, "--max-download-limit=16M", f"--log={tmp_path / 'log'}", f"--dir={tmp_path / 'saved'}", url)
-    log = (tmp_path / "log").read_text(errors="replace")
+    run(*ARIA2, "--max-download-limit=16M", f"--log={log_file}", f"--dir={saved}", url)
+    log = log_file.read_text(errors="replace")
     assert "Valid hash found in Digest header field" in log
     assert "Verification finished successfully" in log
-    assert answers(server, url).count(206) >= 3
-    assert [file.name for file in (tmp_path / "saved").iterdir()] == [name]
-    assert sha256(tmp_path / "saved" / name) == sha256(big)
+    assert answers(place.server, url).count(206) >= 3
+    assert [file.name for file in saved.iterdir()] == [name]
+    assert sha256(saved / name) == sha256(place.big)
 
 
 def test_aria2_refuses_what_rotted_on_the_disk(big: bytes, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import random
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ import pytest
 
 from app.server.body import LONG, SIZE
 from tests.http.conftest import Connection
-from tests.live.clients import program
+from tests.live.clients import forked
 from tests.live.test_zerocopy import ours, same
 
 pytestmark = pytest.mark.live
@@ -44,7 +43,7 @@ def uploads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder.mkdir()
     settings = {"SEEKABLE_FILES_DIR": str(folder / "files"), "SEEKABLE_BODY_TIMEOUT": str(PATIENCE)}
     code = ours(f"loop='{request.param}'")
-    with program(folder, sys.executable, "-c", code, **settings) as started:
+    with forked(folder, code, **settings) as started:
         yield Uploads(int(started.wait_for(r"running on http://127\.0\.0\.1:(\d+)")[1]))
         assert "Traceback" not in started.log()
 

@@ -12,6 +12,7 @@ import pytest
 from tests.live.clients import Vlc, answers, sha256, until
 from tests.live.conftest import SECONDS
 from tests.support import NewLibrary, Server, need, run, running
+from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
 
@@ -37,8 +38,7 @@ def anna(private: Server, film: Path, long_film: Path) -> Iterator[httpx.Client]
         credentials = {"email": EMAIL, "password": PASSWORD}
         http.post("/sign-up", json=credentials).raise_for_status()
         http.put("/files/long.mp4", content=long_film.read_bytes()).raise_for_status()
-        for name in NAMES:
-            http.put(f"/files/three/{quote(name, safe='')}", content=film.read_bytes()).raise_for_status()
+        put_three(http, "three", film)
         yield http
 
 
@@ -57,13 +57,52 @@ def played(server: Server, path: str, since: int) -> list[int]:
     return [status for status in answers(server, path)[since:] if status != 401]
 
 
-@pytest.mark.parametrize("how", ["password", "link"])
-def test_vlc_plays_and_seeks_a_private_film(
-    how: str, private: Server, anna: httpx.Client, long_film: Path
-) -> None:
+watching = Together("watching")
+"""Tests of VLC, which takes its time. Each has films of its own, by whose names the log tells them apart."""
+
+
+@pytest.fixture(scope="module", name="watching")
+def begun_watching(
+    request: pytest.FixtureRequest, private: Server, anna: httpx.Client, film: Path, long_film: Path
+) -> Iterator[Outcomes]:
     need("vlc", "setpriv")
-    path = "/files/long.mp4"
-    url = with_password(f"{private.url}{path}") if how == "password" else link(anna, path="long.mp4")
+
+    def given(name: str) -> tuple[object, ...]:
+        if "playlist" in name:
+            put_three(anna, name, film)
+        else:
+            anna.put(f"/files/{name}/long.mp4", content=long_film.read_bytes()).raise_for_status()
+        return private, anna, name, long_film
+
+    with watching.begun(request, given) as outcomes:
+        yield outcomes
+
+
+def put_three(anna: httpx.Client, folder: str, film: Path) -> None:
+    for name in NAMES:
+        anna.put(f"/files/{folder}/{quote(name, safe='')}", content=film.read_bytes()).raise_for_status()
+
+
+@watching
+def test_vlc_plays_and_seeks_a_private_film_by_password(
+    private: Server, anna: httpx.Client, folder: str, long_film: Path
+) -> None:
+    path = f"/files/{folder}/long.mp4"
+    requests = check_seeks(private, with_password(f"{private.url}{path}"), path, long_film)
+    assert answers(private, path).count(401) <= requests
+
+
+@watching
+def test_vlc_plays_and_seeks_a_private_film_by_a_link(
+    private: Server, anna: httpx.Client, folder: str, long_film: Path
+) -> None:
+    path = f"/files/{folder}/long.mp4"
+    check_seeks(private, link(anna, path=f"{folder}/long.mp4"), path, long_film)
+    assert 401 not in answers(private, path)
+
+
+def check_seeks(private: Server, url: str, path: str, long_film: Path) -> int:
+    """The number of requests that VLC made."""
     since = len(answers(private, path))
     with Vlc(url) as vlc:
         vlc.play_to(1)
@@ -81,20 +120,26 @@ def test_vlc_plays_and_seeks_a_private_film(
         if "range" in request
     ]
     assert any(start > long_film.stat().st_size / 2 for start in starts[2:]), "second 45"
-    assert answers(private, path).count(401) <= (len(requests) if how == "password" else 0)
+    return len(requests)
 
 
-@pytest.mark.parametrize(("how", "kind"), [("password", "m3u"), ("link", "xspf")])
-def test_vlc_plays_a_private_playlist_to_the_third_film(
-    how: str, kind: str, private: Server, anna: httpx.Client
+@watching
+def test_vlc_plays_a_private_playlist_to_the_third_film_by_password(
+    private: Server, anna: httpx.Client, folder: str, long_film: Path
 ) -> None:
     """It sends the password for the playlist; the entries are signed."""
-    need("vlc", "setpriv")
-    if how == "password":
-        url = with_password(f"{private.url}/playlist.{kind}?folder=three")
-    else:
-        url = link(anna, folder="three", playlist=kind)
-    films = [f"/files/three/{quote(name, safe='')}" for name in NAMES]
+    check_playlist(private, with_password(f"{private.url}/playlist.m3u?folder={folder}"), folder)
+
+
+@watching
+def test_vlc_plays_a_private_playlist_to_the_third_film_by_a_link(
+    private: Server, anna: httpx.Client, folder: str, long_film: Path
+) -> None:
+    check_playlist(private, link(anna, folder=folder, playlist="xspf"), folder)
+
+
+def check_playlist(private: Server, url: str, folder: str) -> None:
+    films = [f"/files/{folder}/{quote(name, safe='')}" for name in NAMES]
     since = [len(answers(private, film)) for film in films]
     with Vlc(url) as vlc:
         for film, before in zip(films, since, strict=True):

@@ -20,7 +20,7 @@ enabled = false
 
 [generation]
 deterministic = true
-max-examples = 50
+max-examples = {examples}
 
 [dictionaries]
 ranges.values = ["bytes=0-0", "bytes=0-0,2-2", "bytes=-5", "bytes=9999-"]
@@ -53,9 +53,12 @@ def new_library(request: pytest.FixtureRequest) -> NewLibrary:
     return BACKENDS[request.param]
 
 
-def test_every_operation_answers_as_it_is_documented(tmp_path: Path, new_library: NewLibrary) -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(50, marks=pytest.mark.campaign)])
+def test_every_operation_answers_as_it_is_documented(
+    tmp_path: Path, new_library: NewLibrary, examples: int
+) -> None:
     config, report = tmp_path / "schemathesis.toml", tmp_path / "report.json"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG.replace("{examples}", str(examples)))
     with running(tmp_path / "server", **new_library()) as server:
         with server.client() as http:
             http.put("/files/films/film.mp4", content=bytes(100)).raise_for_status()

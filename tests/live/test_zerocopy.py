@@ -5,7 +5,6 @@ import os
 import random
 import socket
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -21,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.server.expected import missing
 from tests.faults.tracing import injected
 from tests.http.conftest import Connection
-from tests.live.clients import Program, program
+from tests.live.clients import Program, forked
 from tests.support import need, need_root, run
 
 pytestmark = pytest.mark.live
@@ -136,7 +135,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         if way.in_memory and MEMORY.is_dir():  # there nobody can tell whether reading would wait
             files = Path(stack.enter_context(TemporaryDirectory(prefix="seekable-files-", dir=MEMORY)))
         settings["SEEKABLE_FILES_DIR"] = str(files)
-        started = stack.enter_context(program(folder, sys.executable, "-c", way.code, **settings))
+        started = stack.enter_context(forked(folder, way.code, **settings))
         port = int(started.wait_for(r"(?:docs +|running on )https?://127\.0\.0\.1:(\d+)")[1])
         server = Running(started, way, files, port)
         assert server.ask("PUT", "/files/film.mp4", body=FILM) == 201
@@ -311,7 +310,7 @@ def test_what_has_yet_to_leave_comes_before_a_file(running: Running, untroubled:
 @pytest.mark.parametrize("running", ["uvloop"], indirect=True)
 def test_half_a_head_amid_a_film_waits_for_its_end(running: Running, begin: Begin, untroubled: None) -> None:
     connection = begin(b"GET /health HTTP/1.1\r\nHo")
-    time.sleep(2)  # twice what a head may take, when it is its turn
+    time.sleep(1.5)  # more than a head may take, when it is its turn
     same(connection.answer().content, FILM)
     assert connection.answer().status_code == 408
     assert connection.is_closed()

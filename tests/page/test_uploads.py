@@ -15,6 +15,15 @@ def payload(name: str, size: int = 1000) -> FilePayload:
     return {"name": name, "mimeType": "video/mp4", "buffer": name.encode().ljust(size, b".")}
 
 
+def on_disk(folder: Path, **files: bytes) -> list[Path]:
+    """Films of these names. What is not on the disk is slow to reach the browser, through a pipe."""
+    paths = []
+    for name, data in files.items():
+        paths.append(folder / f"{name}.mp4")
+        paths[-1].write_bytes(data)
+    return paths
+
+
 def pick(page: Page, *files: FilePayload | Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Upload files").click()

@@ -1,6 +1,7 @@
 """How often is told how much of an upload has come."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,8 +18,11 @@ class Listener:
     def __init__(self) -> None:
         self.now = 1000.0
         self.told: list[tuple[float, str, dict[str, Any]]] = []
+        self.elsewhere: list[float] = []
 
-    def tell(self, sid: str, text: str) -> None:
+    def tell(self, sid: str, text: str, *, elsewhere: bool) -> None:
+        if elsewhere:
+            self.elsewhere.append(self.now)
         self.told.append((self.now, sid, json.loads(text)["progress"]))
 
     def progress(self, *, sid: str | None = "s", total: int | None = None) -> Progress:
@@ -65,6 +69,12 @@ def test_never_more_than_ten_in_any_second_and_the_last_is_never_left_out(waits:
     assert all(sum(start <= time <= start + 1 for time in times) <= 10 for start in times)
     assert listener.received() == sorted(listener.received())
     assert listener.told[-1][2] == {"filename": "a", "received": len(waits) + 1, "total": len(waits) + 1}
+    *elsewhere, last = listener.elsewhere
+    assert last == listener.now
+    assert all(later - sooner >= 1 for sooner, later in pairwise(elsewhere))
+    assert all(any(0 <= time - one < 1 for one in elsewhere) for time in times[:-1]), (
+        "once a second it is told"
+    )
 
 
 def test_nobody_is_told_until_a_sid_is_named() -> None:

@@ -7,9 +7,10 @@ from uuid import uuid4
 
 from pymongo.errors import DuplicateKeyError
 
-from app.database.mongo import leases
+from app.database.mongo import leases, own
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Media, Stored, as_it_is, find, key_of, place
+from app.database.mongo.own import Mark
 from app.database.mongo.room import check_room
 from app.database.mongo.staging import NOT_OURS, OURS
 from app.database.rules import check, type_after_move
@@ -85,13 +86,16 @@ class Changes:
         def named() -> bool:
             return media.find_one({"file": new.file.grid_id}, {"_id": True}) is not None
 
-        if not self._step(insert, named):
+        if not self._step(own.stored(new.file.grid_id), insert, named):
             return False
         try:
             with self._database.asked():
                 check_room(media, key)  # again: nothing but this keeps a file and a folder from one name
         except PathConflict:
-            if self._step(lambda: media.delete_one(as_it_is(new)).deleted_count == 1, lambda: not named()):
+            mark = own.deleted(new.id)
+            if self._step(
+                mark, lambda: media.delete_one(as_it_is(new)).deleted_count == 1, lambda: not named()
+            ):
                 raise
             # Somebody moved or replaced it meanwhile, so that it was there.
         return True
@@ -101,6 +105,7 @@ class Changes:
         media = self._database.media
         self._retire(old)
         return self._step(
+            own.stored(new.file.grid_id),
             lambda: media.update_one(as_it_is(old), {"$set": _fields(new)}).matched_count == 1,
             lambda: media.find_one({"file": new.file.grid_id}, {"_id": True}) is not None,
         )
@@ -114,6 +119,7 @@ class Changes:
         media = self._database.media
         self._retire(old)
         return self._step(
+            own.deleted(old.id),
             lambda: media.delete_one(as_it_is(old)).deleted_count == 1,
             lambda: media.find_one({"file": old.file.grid_id}, {"_id": True}) is None,
         )
@@ -158,7 +164,8 @@ class Changes:
             except DuplicateKeyError:
                 return False
 
-        if not self._step(update, lambda: collection.find_one(after, {"_id": True}) is not None):
+        mark = own.moved(media.id, key.library, key.folder, key.filename)
+        if not self._step(mark, update, lambda: collection.find_one(after, {"_id": True}) is not None):
             return False
         for name, value in fields.items():
             setattr(media, name, value)
@@ -183,20 +190,24 @@ class Changes:
                 for other in self._database.files.find(older, {"_id": True}):
                     leases.pass_over(self._database, other["_id"])
 
-    def _step(self, write: Callable[[], bool], happened: Callable[[], bool]) -> bool:
-        """Make a change by one write. Whether it was made.
+    def _step(self, mark: Mark, write: Callable[[], bool], happened: Callable[[], bool]) -> bool:
+        """Make the change of this mark by one write. Whether it was made.
 
         When the answer is lost, it is looked up whether it happened. StorageUnavailable says that this is not
         known: it may happen yet.
         """
-        try:
-            with self._database.asked():
-                return write()
-        except StorageError:
-            with suppress(StorageError), self._database.asked(LOOK_S, fail_fast=False):
-                if happened():
-                    return True
-            raise
+
+        def made() -> bool:
+            try:
+                with self._database.asked():
+                    return write()
+            except StorageError:
+                with suppress(StorageError), self._database.asked(LOOK_S, fail_fast=False):
+                    if happened():
+                        return True
+                raise
+
+        return self._database.own.make(mark, made)
 
 
 def _fields(media: Media) -> Stored:

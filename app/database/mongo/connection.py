@@ -18,6 +18,7 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from app.database.mongo.documents import Media, Stored
+from app.database.mongo.own import OwnChanges
 from app.settings import ConfigurationError
 from app.storage.errors import OutOfSpace, StorageUnavailable
 
@@ -100,6 +101,11 @@ class Connection:
                 raise StorageUnavailable(_NO_ANSWER)
             self._silent_until = 0.0
 
+    def is_replicated(self) -> bool:
+        """Whether there is an oplog, with all that needs one."""
+        hello = self.client.admin.command("hello")
+        return "setName" in hello or hello.get("msg") == "isdbgrid"  # the second of a router
+
     def ensure(self, collection: Collection[Stored], indexes: list[IndexModel]) -> None:
         """Make the indexes that are missing. Where much is already, that takes a while."""
         with self.asked():
@@ -113,7 +119,8 @@ class Connection:
 class Database(Connection):
     """The database of the files. `media` has the documents; the bucket `fs` has the bytes in `files` and
     `chunks`; `uploads`, a collection `media.uploads`, has which files of the bucket are ours to remove, and
-    when; `leases`, a collection `media.leases`, has what one process at a time does.
+    when; `leases`, a collection `media.leases`, has what one process at a time does; `progress`, a short one,
+    what other processes are to hear of uploads.
     """
 
     def __init__(self, url: str) -> None:
@@ -123,6 +130,8 @@ class Database(Connection):
         self.leases: Collection[Stored] = self._database["media.leases"]
         self.files: Collection[Stored] = self._database["fs.files"]
         self.chunks: Collection[Stored] = self._database["fs.chunks"]
+        self.progress: Collection[Stored] = self._database["media.progress"]
+        self.own = OwnChanges()
 
     def exists(self) -> bool:
         """Whether there are files of ours in it."""

@@ -24,7 +24,10 @@ from app.database.mongo.users import USERS, Users
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
 
-NEEDED = frozenset({"find", "insert", "update", "remove", "createIndex", "listIndexes", "listCollections"})
+NEEDED = frozenset(
+    {"find", "insert", "update", "remove", "createIndex", "listIndexes", "listCollections"}
+    | {"changeStream", "collMod", "createCollection"}  # to hear of other processes
+)
 """What this program does in a database, in MongoDB's words."""
 
 _KINDS: tuple[type[Document], ...] = (
@@ -108,7 +111,7 @@ def _facts(
         made=made,
         skew_s=skew,
         accounts=accounts,
-        replicated="setName" in hello or hello.get("msg") == "isdbgrid",
+        replicated=connection.is_replicated(),
         protected=known,
         missing_rights=missing_rights(status["authenticatedUserPrivileges"], connection.name)
         if known

@@ -70,7 +70,7 @@ class GridBackend:
 
     @property
     def database(self) -> Database:
-        """Which it shares with the leases."""
+        """Where they are."""
         return self._database
 
     def try_open(self, address: Address) -> None:

@@ -12,7 +12,7 @@ from mongoengine.fields import GridFSProxy
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
-from app.database.mongo import leases
+from app.database.mongo import leases, own
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import (
     Media,
@@ -94,7 +94,9 @@ class Scanner:
             media = media_in(self._database.media)(id=document["_id"]).first()
             # What is left of a file without its document, nobody can read.
             leases.retire(self._database, document["file"])
-            forgotten = self._database.media.delete_one(same).deleted_count
+            forgotten = self._database.own.make(
+                own.deleted(document["_id"]), lambda: self._database.media.delete_one(same).deleted_count
+            )
         if forgotten and media is not None:
             self._notice([Change(Kind.DELETED, info_of(media))])
             yield Finding(key_of(media).path, Outcome.DELETED)
@@ -170,11 +172,11 @@ class Scanner:
         newer = {"filename": file["filename"], "uploadDate": {"$gt": file["uploadDate"]}}
         if self._database.files.find_one({**newer, **NOT_OURS}, {"_id": True}) is not None:
             return Finding(key.path, Outcome.SKIPPED, "A newer file of this name is there.")
-        old = find(self._database.media, key)
+        old, media, mark = find(self._database.media, key), self._database.media, own.stored(file["_id"])
         if old is None:
-            check_room(self._database.media, key)
+            check_room(media, key)
             with suppress(DuplicateKeyError):
-                self._database.media.insert_one(new.to_mongo().to_dict())
+                self._database.own.make(mark, lambda: media.insert_one(new.to_mongo().to_dict()))
                 self._notice([Change(Kind.CREATED, info_of(new))])
                 return Finding(key.path, Outcome.CREATED)
             return None
@@ -185,8 +187,8 @@ class Scanner:
             return Finding(key.path, Outcome.SKIPPED, "Another file of this name is there.")
         new.id, new.created_at = old.id, old.created_at
         # The older one is not ours to remove.
-        replaced = self._database.media.update_one(as_it_is(old), {"$set": new.to_mongo().to_dict()})
-        if replaced.matched_count == 0:
+        update = {"$set": new.to_mongo().to_dict()}
+        if not self._database.own.make(mark, lambda: media.update_one(as_it_is(old), update).matched_count):
             return None
         self._notice([Change(Kind.REPLACED, info_of(new))])
         return Finding(key.path, Outcome.REPLACED)

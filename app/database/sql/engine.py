@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
@@ -11,7 +11,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from app.database.relay import Line
 from app.storage.errors import StorageError, StorageUnavailable
+from app.storage.types import Change
 
 BUSY_TIMEOUT_MS = 30_000
 """How long a writer waits for the writers of other processes, unless somebody waits for an answer."""
@@ -104,6 +106,15 @@ class Database(ABC):
         OutcomeUnknown if that cannot be looked up; all else means that it was not.
         """
         session.commit()
+
+    @abstractmethod
+    def tell(self, session: Session, changes: Sequence[Change]) -> None:
+        """Let other processes hear of these changes, in this order, once the session has committed them; and
+        never, if it does not."""
+
+    @abstractmethod
+    def line(self) -> Line | None:
+        """How to hear of other processes on this database, if that can be."""
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Session]:

@@ -48,6 +48,7 @@ def _facts(name: str, session: Session, *, accounts: bool) -> DatabaseFacts:
     return DatabaseFacts(
         name,
         made=current is not None,
+        alone=connection.dialect.name == "sqlite",
         migration=migration if current is not None else "due",
         skew_s=_skew(session) if connection.dialect.name == "postgresql" else 0.0,
         accounts=session.scalar(select(func.count()).select_from(Account)) if counted else None,

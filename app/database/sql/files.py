@@ -210,7 +210,8 @@ class FilesystemBackend:
             known = self._scanner.known(path_of(row))
             with step(writer, path_of(row)):
                 self._scanner.note(known)
-                settling.commit_step(row)
+                kind = Kind.CREATED if created else Kind.REPLACED
+                settling.commit_step(row, Change(kind, committed.info))
             return committed
 
     def delete(self, key: Key, expect: Expectation) -> None:
@@ -232,13 +233,13 @@ class FilesystemBackend:
         with self._settling() as settling:
             row = self._settled(settling, key)
             check(row.etag, expect)
-            path = path_of(row)
+            path, deleted = path_of(row), Change(Kind.DELETED, info_of(row))
             settling.session.delete(row)
             settling.session.flush()
             known = self._scanner.known(path)
             with self._disk.removed(path):
                 self._scanner.note(known)
-                settling.commit_step(row, deleted=True)
+                settling.commit_step(row, deleted)
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
         with self._settling() as settling:
@@ -255,7 +256,7 @@ class FilesystemBackend:
                 known = self._scanner.known(path, path_at(target))
                 with self._disk.moved(path, path_at(target)):
                     self._scanner.note(known)
-                    settling.commit_step(row)
+                    settling.commit_step(row, Change(Kind.MOVED, moved, source))
                 return moved
             return info_of(row)
 

@@ -1,8 +1,9 @@
 """A PostgreSQL database: a server, which may be stopped, restarted, or cut off at any time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
+from uuid import uuid4
 
 from psycopg.errors import ConnectionTimeout
 from psycopg.errors import Error as PsycopgError
@@ -25,10 +26,13 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from app.database.relay import Line
+from app.database.sql import notices
 from app.database.sql.answering import AnsweredConnection, Server
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database, OutcomeUnknown
 from app.settings import ConfigurationError
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
+from app.storage.types import Change
 
 CONNECTIONS = 16
 """How many one process has, at most."""
@@ -42,6 +46,10 @@ LOOKED_UP_WITHIN_S = 2
 _LOCK = 0x5EEC_AB1E
 """The number of the advisory lock that the writer has, in all processes."""
 
+CHANNEL = "seekable"
+"""Of the notifications, which stay within the database."""
+
+_NOTIFY = text("SELECT pg_notify(:channel, told) FROM unnest(CAST(:told AS text[])) AS told")
 _NOTES_LOCK = _LOCK + 1
 """That of who notes what is no file's and no account's."""
 
@@ -97,6 +105,7 @@ class Postgresql(Database):
     clock = sql_cast(extract("epoch", func.clock_timestamp()), Double)
 
     def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+        self.origin = uuid4().hex  # of what this process tells others, which it hears, too
         self._server = Server()
         self._settings = _SETTINGS | {"lock_timeout": str(busy_timeout_ms)}
         engine = create_engine(
@@ -180,6 +189,25 @@ class Postgresql(Database):
 
     def checkpoint(self) -> None:
         """It sees to its disk by itself."""
+
+    def tell(self, session: Session, changes: Sequence[Change]) -> None:
+        if changes:
+            self.notify(session, notices.of_changes(self.origin, changes))
+
+    def notify(self, session: Session, told: Sequence[str]) -> None:
+        """Hand this to all who listen, once it is committed."""
+        session.execute(_NOTIFY, {"channel": CHANNEL, "told": list(told)})
+
+    def line(self) -> Line:
+        from app.database.sql.listening import Listening  # noqa: PLC0415
+
+        return Listening(self)
+
+    def dial(self) -> AnsweredConnection:
+        """One more connection, which is the caller's."""
+        dialect = self.engine.dialect
+        arguments, options = dialect.create_connect_args(self.engine.url)
+        return self._connect(dialect, None, [*arguments], {**options})
 
     def commit(self, session: Session, was_made: Callable[[Session], bool]) -> None:
         connection = cast(AnsweredConnection, session.connection().connection.dbapi_connection)

@@ -63,13 +63,15 @@ class Settling:
         self._check_volume = check_volume
 
     def commit(self) -> None:
+        self._database.tell(self.session, self.changes)
         self.session.commit()
         self.committed = True
 
-    def commit_step(self, row: Media, *, deleted: bool = False) -> None:
-        """Commit what was done to the row, whose file step is taken. It stays taken if nobody knows whether
+    def commit_step(self, row: Media, change: Change) -> None:
+        """Commit the change of the row, whose file step is taken. It stays taken if nobody knows whether
         this was committed; `check_outcome` says so then."""
-        identity, wanted = row.id, None if deleted else _facts(row)
+        identity, wanted = row.id, None if change.kind is Kind.DELETED else _facts(row)
+        self._database.tell(self.session, [*self.changes, change])
 
         def was_made(session: Session) -> bool:
             found = session.get(Media, identity)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from sqlite3 import SQLITE_BUSY, Cursor, OperationalError
 from sqlite3 import Connection as SQLiteConnection
@@ -10,9 +11,11 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, create_engine, event, func
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
+from app.storage.types import Change
 
 _REASONS = {
     "SQLITE_BUSY": "is locked by another program",
@@ -66,6 +69,12 @@ class Sqlite(Database):
         """Bring the log into the database: the next change writes over it, and it need not grow."""
         with self._translated(), contextlib.closing(self.engine.raw_connection()) as connection:
             connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+
+    def tell(self, session: Session, changes: Sequence[Change]) -> None:
+        """A file tells nobody."""
+
+    def line(self) -> None:
+        """Nor can anybody hear of others by it."""
 
     def _broken_off(self, connection: Connection) -> None:
         # SQLAlchemy takes a COMMIT for the end of the transaction even when it fails. To SQLite it is not,

@@ -108,8 +108,8 @@ def fresh(tmp_path: Path, new_library: NewLibrary) -> Iterator[Private]:
 def test_what_a_kill_breaks_off_is_finished_after_the_restart(fresh: Private) -> None:
     fresh.person("admin@example.org")
     leaver, stayer = fresh.person(), fresh.person()
-    for number in range(110):
-        leaver.put(f"{number % 7}/{number}.mp4")
+    paths = (f"{number % 7}/{number}.mp4" for number in range(110))
+    beneath(fresh.server).fill(paths, leaver.account.library)
     stayer.put("film.mp4", b"stays")
     assert leave(leaver).status_code == 204
     wait(lambda: len(files_beneath(fresh.server, leaver.account.library)) < 105, "the first files")

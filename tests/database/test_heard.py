@@ -1,0 +1,214 @@
+"""What events of a change stream and notifications say, and what is known to be one's own."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.database.mongo.heard import Heard, heard
+from app.database.mongo.own import OwnChanges, deleted, moved, stored
+from app.database.sql import notices
+from app.storage.types import MAX_PATH_BYTES, MAX_SEGMENT_BYTES, Change, FileInfo, Key, Kind
+
+DAY = datetime(2026, 11, 22, 12, 30, 15, 123000, UTC)
+
+
+def document(**more: Any) -> dict[str, Any]:
+    return {
+        "_id": "id", "library": "lib", "folder": "a", "filename": "b.mp4", "file": 1, "size": 5,
+        "etag": "one", "chunk_size": 4, "content_type": "video/mp4", "sha256": "one", "unverified": False,
+        "created_at": DAY, "updated_at": DAY, "words": ["b", "mp4"], **more,
+    }  # fmt: skip
+
+
+INFO = FileInfo("id", Key("lib", "a", "b.mp4"), 5, "video/mp4", "one", "one", DAY, DAY)
+BEFORE = {"fullDocumentBeforeChange": document()}
+MOVED = replace(INFO, key=Key("lib", "a", "c.mp4"))
+
+
+def updated(**fields: Any) -> dict[str, Any]:
+    return {
+        "operationType": "update",
+        "documentKey": {"_id": "id"},
+        "updateDescription": {"updatedFields": fields, "removedFields": []},
+    }
+
+
+def event(kind: str, **more: Any) -> dict[str, Any]:
+    return {"operationType": kind, "documentKey": {"_id": "id"}, **more}
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (event("insert", fullDocument=document()), Heard(Change(Kind.CREATED, INFO), stored(1))),
+        (event("delete") | BEFORE, Heard(Change(Kind.DELETED, INFO), deleted("id"))),
+        (event("delete"), Heard(None, deleted("id"))),
+        (event("delete", fullDocumentBeforeChange=None), Heard(None, deleted("id"))),
+        (
+            updated(file=2, etag="two", sha256="two") | BEFORE,
+            Heard(Change(Kind.REPLACED, replace(INFO, etag="two", sha256="two")), stored(2)),
+        ),
+        (updated(file=2, etag="one") | BEFORE, Heard(Change(Kind.REPLACED, INFO), stored(2))),
+        (updated(file=2, etag="two"), Heard(None, stored(2))),
+        (
+            updated(filename="c.mp4", words=["c", "mp4"]) | BEFORE,
+            Heard(Change(Kind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
+        ),
+        (updated(filename="c.mp4"), Heard(None)),
+        (
+            event("replace", fullDocument=document(filename="c.mp4")) | BEFORE,
+            Heard(Change(Kind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
+        ),
+        (updated(etag="two") | BEFORE, Heard(Change(Kind.REPLACED, replace(INFO, etag="two")))),
+        (updated(etag="two"), Heard(None)),
+        # What is no news.
+        (updated(sha256="two", unverified=False) | BEFORE, None),
+        (updated(sha256="two"), None),
+        (updated(filename="b.mp4") | BEFORE, None),
+        # Of the whole collection, and by programs that do as they like.
+        (event("drop"), Heard(None)),
+        (event("dropDatabase"), Heard(None)),
+        (event("insert", fullDocument={"_id": 1}), Heard(None)),
+        (event("insert", fullDocument=document(folder="/a/")), Heard(None)),
+        (event("insert", fullDocument=document(filename=None)), Heard(None)),
+        (event("insert"), Heard(None)),
+        (updated(size="long", file=2) | BEFORE, Heard(None)),
+        (event("delete", fullDocumentBeforeChange={"_id": 1}), Heard(None)),
+    ],
+)
+def test_what_became_of_a_file(event: dict[str, Any], expected: Heard | None) -> None:
+    assert heard(event) == expected
+
+
+class Told:
+    def __init__(self) -> None:
+        self.all: list[object] = []
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        self.all += changes
+
+    def missed(self, libraries: Sequence[str] | None = None) -> None:
+        self.all.append(libraries)
+
+    def progressed(self, library: str, sid: str, text: str) -> None:
+        self.all.append((library, sid, text))
+
+
+def told(*texts: str, here: str = "here") -> list[object]:
+    listener = Told()
+    for text in texts:
+        notices.hear(text, here, listener)
+    return listener.all
+
+
+LONGEST = '"' * MAX_SEGMENT_BYTES
+LONGEST_PATH = "/".join(['"' * 204] * 5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Change(Kind.CREATED, INFO),
+        Change(Kind.REPLACED, replace(INFO, sha256=None)),
+        Change(Kind.MOVED, MOVED, INFO.key),
+        Change(Kind.DELETED, replace(INFO, key=Key.at("", "é\u2028😀.mp4"))),
+        Change(
+            Kind.MOVED,
+            replace(INFO, key=Key.at(LONGEST, LONGEST_PATH), content_type='"' * 255),
+            Key.at(LONGEST, LONGEST_PATH),
+        ),
+    ],
+    ids=lambda change: change.kind.value,
+)
+def test_a_notification_tells_all_of_a_change_and_is_never_too_long(change: Change) -> None:
+    texts = notices.of_changes("there", [change])
+    assert told(*texts) == [change]
+    assert told(*texts, here="there") == []
+    assert all(len(text.encode()) < 8000 for text in texts)
+
+
+def test_the_longest_names_are_the_longest() -> None:
+    assert len(LONGEST_PATH) == MAX_PATH_BYTES
+
+
+def test_of_many_changes_or_one_that_is_too_long_only_the_libraries_are_told() -> None:
+    many = [Change(Kind.CREATED, replace(INFO, id=str(number))) for number in range(notices.MOST_CHANGES)]
+    assert told(*notices.of_changes("there", many)) == many
+    other = Change(Kind.CREATED, replace(INFO, key=Key.at("other", "x")))
+    assert told(*notices.of_changes("there", [*many, other])) == [["lib"], ["other"]]
+    long = Change(Kind.CREATED, replace(INFO, content_type="x" * 8000))
+    assert told(*notices.of_changes("there", [other, long])) == [["lib"], ["other"]]
+
+
+def test_progress_is_told_if_it_fits() -> None:
+    assert told(*notices.of_progress("there", "lib", "sid", '{"é":1}')) == [("lib", "sid", '{"é":1}')]
+    assert notices.of_progress("there", "lib", "sid", "x" * 8000) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "[]", "1", '{"origin":"there"}', '{"origin":"there","changed":{"kind":"melted"}}',
+     '{"origin":"there","changed":[]}', '{"origin":"there","progressed":["a"]}', '{"changed":{}}'],
+)  # fmt: skip
+def test_what_is_not_understood_may_be_a_change(text: str) -> None:
+    assert told(text) == [None]
+
+
+@pytest.fixture
+def own() -> OwnChanges:
+    own = OwnChanges()
+    own.counts = True
+    return own
+
+
+def test_a_change_that_was_made_here_is_own_as_often_as_it_was_made(own: OwnChanges) -> None:
+    for _ in range(2):
+        own.make(stored(1), lambda: True)
+    own.make(stored(2), lambda: False)
+    with pytest.raises(ZeroDivisionError):
+        own.make(stored(3), lambda: 1 / 0)
+    assert [own.is_own(stored(1)) for _ in range(3)] == [True, True, False]
+    assert not own.is_own(stored(2))
+    assert not own.is_own(stored(3))
+    own.make(stored(4), lambda: True)
+    own.forget()
+    assert not own.is_own(stored(4))
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_nobody_knows_whose_a_change_is_until_it_was_made(own: OwnChanges, *, made: bool) -> None:
+    """It is heard of sooner than its answer comes."""
+    begun, end = threading.Event(), threading.Event()
+
+    def change() -> bool:
+        begun.set()
+        return end.wait(5) and made
+
+    maker = threading.Thread(target=lambda: own.make(stored(1), change))
+    maker.start()
+    begun.wait(5)
+    threading.Timer(0.05, end.set).start()
+    began = time.monotonic()
+    assert own.is_own(stored(1)) == made
+    assert time.monotonic() - began >= 0.04
+    maker.join()
+
+
+def test_what_is_never_heard_of_is_forgotten_in_the_end(
+    own: OwnChanges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.mongo.own.MOST", 3)
+    for number in range(5):
+        own.make(stored(number), lambda: True)
+    assert [own.is_own(stored(number)) for number in range(5)] == [False, False, True, True, True]
+
+
+def test_where_nobody_listens_nothing_is_kept() -> None:
+    own = OwnChanges()
+    own.make(stored(1), lambda: True)
+    assert not own.is_own(stored(1))

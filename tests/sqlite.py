@@ -1,0 +1,29 @@
+"""SQLite databases with empty tables: to copy one is quicker than to migrate it."""
+
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from app.database.sql.migrations import migrate
+from app.database.sql.opening import open_files, open_sql
+from app.settings import Settings
+
+
+def begin_library(files: Path) -> None:
+    """Put one where a library begins, unless there is something already."""
+    database = files / ".seekable" / "seekable.db"
+    if not database.parent.exists():
+        database.parent.mkdir(parents=True)
+        database.write_bytes(_migrated())
+
+
+@cache
+def _migrated() -> bytes:
+    with TemporaryDirectory() as folder:
+        settings = Settings(_env_file=None, files_dir=Path(folder))
+        with ExitStack() as stack:
+            database = open_sql(settings, stack)
+            open_files(settings, stack)
+            migrate(database)
+        return (settings.files_dir / ".seekable" / "seekable.db").read_bytes()
