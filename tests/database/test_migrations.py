@@ -91,10 +91,12 @@ def test_lists_and_look_ups_use_an_index(database: Database) -> None:
 
 
 def test_connections_keep_what_was_acknowledged(database: Database) -> None:
-    with database.reading() as session:
-        connection = session.connection()
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+    """But for notes, and whatever a connection was used for before."""
+    for begun, synchronous in ((database.writing, 2), (database.noting, 1), (database.writing, 2)):
+        with begun() as session:
+            connection = session.connection()
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == synchronous
 
 
 def test_names_of_columns_hold_what_keys_allow() -> None:
