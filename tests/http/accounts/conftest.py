@@ -3,7 +3,7 @@
 import base64
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -22,6 +22,7 @@ from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
 from app.database import open_accounts
 from app.settings import Settings
+from tests.beneath import Beneath, beneath
 from tests.mongo import free_port
 from tests.support import NewLibrary, Server, running
 
@@ -221,10 +222,24 @@ def other(private: Private) -> Person:
     return private.person()
 
 
+# For what the fixtures of all tests over HTTP do with one. What is made of a server and kept for the session,
+# has to be here too: pytest would keep that of whoever asks first, for all.
+
+
 @pytest.fixture(scope="session")
 def server(private: Private) -> Server:
-    """For what the fixtures of all tests over HTTP do with one."""
     return private.server
+
+
+@pytest.fixture(scope="session")
+def http(private: Private) -> httpx.Client:
+    return private.http
+
+
+@pytest.fixture(scope="session")
+def below(server: Server) -> Iterator[Beneath]:
+    with closing(beneath(server, connected=True)) as below:
+        yield below
 
 
 @pytest.fixture
