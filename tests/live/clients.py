@@ -26,11 +26,17 @@ def sha256(data: bytes | Path) -> str:
     return hashlib.sha256(data.read_bytes() if isinstance(data, Path) else data).hexdigest()
 
 
-def answers(server: Server, url: str) -> list[int]:
-    """The statuses that the server's log shows for GETs of this URL, in order."""
+def answers(server: Server, url: str, least: int = 1) -> list[int]:
+    """The statuses that the server's log shows for GETs of this URL, in the order in which they ended. Waits
+    for so many: they are logged just after the client has all of them, or has gone."""
     path = unquote(urlsplit(url).path)
-    found = re.findall(r'"GET (\S+) HTTP/1\.[01]" (\d{3})', server.log())
-    return [int(status) for target, status in found if unquote(target.partition("?")[0]) == path]
+
+    def logged() -> list[int]:
+        found = re.findall(r'"GET (\S+) HTTP/1\.[01]" (\d{3})', server.log())
+        return [int(status) for target, status in found if unquote(target.partition("?")[0]) == path]
+
+    until(lambda: len(logged()) >= least, f"{least} answers to {url}")
+    return logged()
 
 
 def until(condition: Callable[[], bool], what: str, within: float = 20) -> None:
@@ -183,6 +189,17 @@ class Vlc:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\n")
         self._process.stdin.flush()
+
+    def seek(self, second: int) -> None:
+        """Wait until it plays from there, for which it has to ask the server."""
+        before = len(self.requests())
+        self.tell(f"seek {second}")
+        until(lambda: len(self.requests()) > before, f"a request for second {second}\n{self.log()[-3000:]}")
+        self.play_to(second + 1)  # it says that it is at `second` before it is
+
+    def has_asked_for(self, url: str) -> bool:
+        targets = re.findall(r"outgoing request:\nGET (\S+)", self.log())
+        return any(unquote(urlsplit(target).path) == unquote(urlsplit(url).path) for target in targets)
 
     def requests(self) -> list[dict[str, str]]:
         """The headers of the requests that its log shows, names in lower case."""

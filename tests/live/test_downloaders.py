@@ -157,7 +157,7 @@ def check_verified(place: Place, name: str) -> None:
     log = log_file.read_text(errors="replace")
     assert "Valid hash found in Digest header field" in log
     assert "Verification finished successfully" in log
-    assert answers(place.server, url).count(206) >= 3
+    assert answers(place.server, url, 3).count(206) >= 3
     assert [file.name for file in saved.iterdir()] == [name]
     assert sha256(saved / name) == sha256(place.big)
 

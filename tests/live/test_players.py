@@ -91,7 +91,7 @@ def test_ffprobe_tells_the_duration(
     assert duration(file["stream_url"]) == pytest.approx(SECONDS, abs=0.2)
     assert set(answers(server, file["url"])) == {206}
     if kind == "film":
-        assert len(answers(server, file["url"])) > 1, "the index is at the end, so it has to seek"
+        assert len(answers(server, file["url"], 2)) > 1, "the index is at the end, so it has to seek"
 
 
 @pytest.mark.parametrize("kind", ["film", "faststart_film", "matroska_film"])
@@ -105,7 +105,7 @@ def test_ffmpeg_seeks(kind: str, request: pytest.FixtureRequest, server: Server,
     assert shown == expected
     assert set(answers(server, file["url"])) == {206}
     starts = [int(start) for start in re.findall(r"^Range: bytes=(\d+)-", log, re.MULTILINE)]
-    assert len(starts) == len(answers(server, file["url"]))
+    assert len(starts) == len(answers(server, file["url"], len(starts)))
     assert any(0.6 < start / film.stat().st_size < 0.8 for start in starts), "where second 45 is"
 
 
@@ -142,13 +142,9 @@ def test_vlc_opens_a_film_and_seeks_twice(cinema: Cinema) -> None:
         vlc.play_to(1)
         assert vlc.ask("get_length") == pytest.approx(SECONDS, abs=1)
         for second in (45, 10):
-            before = len(answers(server, url))
-            vlc.tell(f"seek {second}")
-            until(lambda seen=before: len(answers(server, url)) > seen, f"a request for second {second}")
-            vlc.play_to(second + 1)  # it says that it is at `second` before it is
+            vlc.seek(second)
         requests, log = vlc.requests(), vlc.log()
-    assert set(answers(server, url)) == {206}
-    assert len(requests) <= len(answers(server, url))
+    assert set(answers(server, url, len(requests))) == {206}
     # VLC repeats the ETag in If-Match, where only a strong one matches (RFC 9110 13.1.1).
     assert set(re.findall(r"^etag: (.*)", log, re.MULTILINE)) == {f'"{file["etag"]}"'}
     assert {request.get("if-match") for request in requests[1:]} == {f'"{file["etag"]}"'}
@@ -185,5 +181,4 @@ def test_vlc_sees_one_film_while_it_is_replaced(cinema: Cinema) -> None:
         with server.client() as client, cinema.film.open("rb") as body:
             assert client.put(file["url"], content=body).status_code == 204
         vlc.tell("seek 45")
-        until(lambda: answers(server, file["url"])[-1] != 206, "the seek")
-    assert 412 in answers(server, file["url"])
+        until(lambda: 412 in answers(server, file["url"], 0), "the seek")

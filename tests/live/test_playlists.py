@@ -69,7 +69,7 @@ def titles(kind: str, server: Server, folder: str, films: list[str]) -> list[str
         for url in films:
             if url != films[0]:
                 vlc.tell("next")
-            until(lambda url=url: answers(server, url) != [], f"a request for {url}\n{vlc.log()[-3000:]}")
+            until(lambda url=url: vlc.has_asked_for(url), f"a request for {url}\n{vlc.log()[-3000:]}")
             vlc.play_to(1)
         titles = vlc.titles()
     assert [set(answers(server, url)) for url in films] == [{206}] * 3
