@@ -119,7 +119,7 @@ def test_the_lines_it_prints_work(here: Path, film: Path) -> None:
         assert len(play) == 2
         with Vlc(play[1]) as vlc:
             vlc.play_to(1)
-        assert '"GET /files/film.mp4 HTTP/1.1" 206' in server.log()
+        until(lambda: '"GET /files/film.mp4 HTTP/1.1" 206' in server.log(), "it is logged")
         server.terminate()
         assert "Application shutdown complete" in server.log()
         assert "Traceback" not in server.log()
