@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from bson.datetime_ms import DatetimeMS
 
 from app.database import Stores, open_database
 from app.database.mongo.listening import ALONE, NO_IMAGES
@@ -273,6 +274,17 @@ async def test_a_connection_that_is_lost_is_made_again(
             a.heard.until(first)
         last = await b.created("last")
         assert a.heard.until(last, within=5) == [last]
+
+
+async def test_what_another_program_wrote_and_nobody_can_read_is_passed_over(tmp_path: Path) -> None:
+    settings = settings_of("gridfs", tmp_path)
+    async with AsyncExitStack() as stack:
+        a, b = await opened(stack, settings), await opened(stack, settings, hears=False)
+        media = mongo.database(settings.mongodb_url or "")["media"]
+        media.insert_one({"_id": "another's", "filename": "x", "created_at": DatetimeMS(1 << 60)})
+        a.heard.until("missed")
+        last = await b.created("last")
+        assert a.heard.until(last) == [last]
 
 
 async def test_without_the_right_to_keep_documents_as_they_were(

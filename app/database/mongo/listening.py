@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+from bson.errors import BSONError
 from pymongo.change_stream import DatabaseChangeStream
 from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
 
@@ -24,6 +25,9 @@ NO_IMAGES = (
 )
 
 ALONE = "MongoDB is no replica set and so has no change streams: events stay within this process."
+
+RESUMABLE = "ResumableChangeStreamError"
+"""How the database labels errors after which it can be gone on from the same place."""
 
 _log = logging.getLogger("seekable")
 
@@ -75,7 +79,7 @@ class Listening:
         assert stream is not None
         try:
             event = stream.try_next()
-        except PyMongoError as error:
+        except (PyMongoError, BSONError) as error:
             self._note(error)
             raise told(error) from error
         if event is not None:
@@ -156,6 +160,8 @@ class Listening:
             _log.warning(NO_IMAGES)
 
     def _note(self, error: BaseException | None) -> None:
-        """The place in the oplog is of no more use if the database refuses to go on from there."""
-        if isinstance(error, OperationFailure) and not error.has_error_label("ResumableChangeStreamError"):
+        """The place in the oplog is of no more use if the database refuses to go on from there, or what
+        comes next cannot be read, of another program: it would come again and again."""
+        refused = isinstance(error, OperationFailure) and not error.has_error_label(RESUMABLE)
+        if refused or isinstance(error, BSONError):
             self._token = None
