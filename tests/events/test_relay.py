@@ -235,6 +235,27 @@ def test_progress_goes_to_who_is_here_and_else_to_the_others() -> None:
     run(scene)
 
 
+def test_a_text_that_could_not_be_told_does_not_keep_back_those_after_it() -> None:
+    class Failing(Others):
+        def tell(self, library: str, sid: str, text: str) -> None:
+            if text == "1":
+                raise OSError("not this one")
+            super().tell(library, sid, text)
+
+    async def scene(here: Here) -> None:
+        others = Failing()
+        others.answers.set()
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        here.relay.open(others)
+        for number in range(1, 3):
+            here.relay.send("mine", "elsewhere", str(number), elsewhere=True)
+            while here.relay._telling is not None:
+                await asyncio.sleep(0.001)
+        assert others.told == [("mine", "elsewhere", "2")]
+
+    run(scene)
+
+
 def test_of_progress_that_cannot_be_told_only_the_newest_waits() -> None:
     async def scene(here: Here) -> None:
         others = Others()
