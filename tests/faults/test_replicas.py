@@ -51,6 +51,14 @@ def stopped_and_started(server: Server) -> None:
     server.start("--port", str(port))
 
 
+def is_mended(crowd: Crowd, within: float = 5) -> bool:
+    """Whether a download was broken, and whole in the end."""
+    deadline = time.monotonic() + within
+    while not crowd.mended and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return crowd.mended > 0
+
+
 def survives(
     servers: list[Server], front: Proxy, clients: int, seconds: float, harm: Callable[[], None]
 ) -> None:
@@ -67,6 +75,10 @@ def survives(
             happens()
             until(lambda enough=before + clients: crowd.succeeded() > enough, "it goes on")
         time.sleep(seconds / 4)
+        for _ in range(TRIES):  # perhaps no download was under way just then
+            if is_mended(crowd):
+                break
+            stopped_and_started(servers[1])
     print(dict(crowd.outcomes), "mended by a range:", crowd.mended)
     for server in servers:
         with server.client() as http:
