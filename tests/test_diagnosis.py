@@ -177,6 +177,13 @@ def test_rights_are_those_in_all_collections(privileges: list[dict[str, Any]], m
     assert missing_rights(privileges, "films") == tuple(missing)
 
 
+def test_the_role_that_is_advised_has_all_rights() -> None:
+    role = {"role": "readWrite", "db": "films"}
+    client = mongo.database(mongo.shared().url("films")).client
+    (found,) = client.admin.command({"rolesInfo": role, "showPrivileges": True})["roles"]
+    assert missing_rights(found["privileges"], "films") == ()
+
+
 # Real folders and databases
 
 

@@ -287,6 +287,14 @@ async def test_what_another_program_wrote_and_nobody_can_read_is_passed_over(tmp
         assert a.heard.until(last) == [last]
 
 
+async def test_in_a_new_database_documents_are_kept_as_they_were_without_that_right(tmp_path: Path) -> None:
+    settings = settings_of("gridfs", tmp_path)
+    async with AsyncExitStack() as stack:
+        await opened(stack, settings, hears=False)
+        (media,) = mongo.database(settings.mongodb_url or "").list_collections(filter={"name": "media"})
+        assert media["options"]["changeStreamPreAndPostImages"] == {"enabled": True}
+
+
 async def test_without_the_right_to_keep_documents_as_they_were(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -294,8 +302,10 @@ async def test_without_the_right_to_keep_documents_as_they_were(
     settings = settings_of("gridfs", tmp_path)
     async with AsyncExitStack() as stack:
         b = await opened(stack, settings, hears=False)
-        refuse = {"failCommands": ["collMod"], "errorCode": 13}
-        mongo.database(settings.mongodb_url or "").client.admin.command(
+        database = mongo.database(settings.mongodb_url or "")
+        database.command("collMod", "media", changeStreamPreAndPostImages={"enabled": False})
+        refuse = {"failCommands": ["collMod"], "appName": "seekable", "errorCode": 13}
+        database.client.admin.command(
             {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse}
         )
         a = await opened(stack, settings)

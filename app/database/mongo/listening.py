@@ -10,7 +10,7 @@ from bson.errors import BSONError
 from pymongo.change_stream import DatabaseChangeStream
 from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
 
-from app.database.mongo.connection import Database, told
+from app.database.mongo.connection import IMAGES, Database, told
 from app.database.mongo.documents import Stored
 from app.database.mongo.heard import PLACE, heard
 from app.database.relay import Hearer
@@ -21,7 +21,8 @@ PROGRESS_BYTES = 1 << 20
 
 NO_IMAGES = (
     "MongoDB keeps no documents as they were before a change (it is older than 6.0, or this user may not "
-    "collMod): what other processes replace, move or delete is told to WebSockets here as a resync."
+    "collMod, as those with the role dbAdmin may): what other processes replace, move or delete is told to "
+    "WebSockets here as a resync."
 )
 
 ALONE = "MongoDB is no replica set and so has no change streams: events stay within this process."
@@ -145,7 +146,8 @@ class Listening:
         }
 
     def _keep_images(self) -> None:
-        """Let the database remember what a document was that was changed, for as long as its oplog."""
+        """Let the database remember what a document was that was changed, for as long as its oplog, even if
+        an older version made the collection."""
         media = self._database.media
         with self._database.asked():
             (found,) = media.database.list_collections(filter={"name": media.name})
@@ -153,7 +155,7 @@ class Listening:
             return
         try:
             with self._database.asked():
-                media.database.command("collMod", media.name, changeStreamPreAndPostImages={"enabled": True})
+                media.database.command("collMod", media.name, **IMAGES)
         except StorageError as error:
             if not isinstance(error.__cause__, OperationFailure):
                 raise
