@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -91,6 +92,12 @@ class Two:
 
 def settings_of(name: str, folder: Path) -> Settings:
     return Settings(_env_file=None, files_dir=folder / "files", **BACKENDS[name]())
+
+
+def by_name(settings: Settings) -> tuple[Settings, str]:
+    """Settings with which a MongoDB, on which others listen too, knows who asks by a name of their own."""
+    name = uuid4().hex
+    return settings.model_copy(update={"mongodb_url": f"{settings.mongodb_url}&appName={name}"}), name
 
 
 async def opened(stack: AsyncExitStack, settings: Settings, *, hears: bool = True) -> Process:
@@ -227,10 +234,10 @@ async def test_a_thousand_changes_at_once_are_all_heard_in_order(two: Two) -> No
     assert [change.info.key.filename for change in heard] == [*names, "last"]
 
 
-Lose = Callable[[Settings], None]
+Lose = Callable[[Settings, str], None]
 
 
-def terminate(settings: Settings) -> None:
+def terminate(settings: Settings, _name: str) -> None:
     with connected(settings) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -239,10 +246,10 @@ def terminate(settings: Settings) -> None:
 
 
 def fail(*commands: str, times: int = 1, **how: object) -> Lose:
-    """So many of the next questions for changes fail."""
+    """So many of the next questions for changes fail, of who has this name."""
 
-    def lose(settings: Settings) -> None:
-        data = {"failCommands": [*commands], "appName": "seekable", **how}
+    def lose(settings: Settings, name: str) -> None:
+        data = {"failCommands": [*commands], "appName": name, **how}
         mongo.database(settings.mongodb_url or "").client.admin.command(
             {"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data}
         )
@@ -264,9 +271,10 @@ async def test_a_connection_that_is_lost_is_made_again(
 ) -> None:
     """And it is said if something may have been missed meanwhile."""
     settings = settings_of(name, tmp_path)
+    heard, process = by_name(settings) if settings.mongodb_url else (settings, "")
     async with AsyncExitStack() as stack:
-        a, b = await opened(stack, settings), await opened(stack, settings, hears=False)
-        lose(settings)
+        a, b = await opened(stack, heard), await opened(stack, settings, hears=False)
+        lose(settings, process)
         if missed:
             a.heard.until("missed")
         else:  # the last one that it hears before it is lost
@@ -304,11 +312,12 @@ async def test_without_the_right_to_keep_documents_as_they_were(
         b = await opened(stack, settings, hears=False)
         database = mongo.database(settings.mongodb_url or "")
         database.command("collMod", "media", changeStreamPreAndPostImages={"enabled": False})
-        refuse = {"failCommands": ["collMod"], "appName": "seekable", "errorCode": 13}
+        refused, process = by_name(settings)
+        refuse = {"failCommands": ["collMod"], "appName": process, "errorCode": 13}
         database.client.admin.command(
             {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse}
         )
-        a = await opened(stack, settings)
+        a = await opened(stack, refused)
         assert NO_IMAGES in caplog.text
         film, other = Key.at(SHARED, "film.mp4"), Key.at(SHARED, "other.mp4")
         first = await b.created(film.path)
