@@ -107,7 +107,13 @@ def test_descriptors_have_to_suffice_for_the_sockets(descriptors: float, fault: 
         (replace(FOLDER, sendfile=False), {}, FIX, "SEEKABLE_SENDFILE=false"),
         (replace(FOLDER, sendfile=False), {"sendfile": False}, GOOD, "can be written"),
         (replace(FOLDER, kind="nfs4"), {}, FIX, "PostgreSQL"),
-        (replace(FOLDER, kind="nfs4"), {"database_url": "postgresql:///x"}, GOOD, "can be written"),
+        (replace(FOLDER, kind="nfs4"), {"database_url": "postgresql:///x"}, NOTE, "lookupcache=none"),
+        (
+            replace(FOLDER, kind="nfs4", options=frozenset({"rw", "lookupcache=none"})),
+            {"database_url": "postgresql:///x"},
+            GOOD,
+            "can be written",
+        ),
         (replace(FOLDER, free=5 << 20), {}, FIX, "Make room"),
         (replace(FOLDER, free=5 << 30), {}, NOTE, "SEEKABLE_MAX_UPLOAD_SIZE"),
         (replace(FOLDER, kind="tmpfs"), {}, FIX, "in memory"),
@@ -169,6 +175,13 @@ def test_what_a_database_says(facts: DatabaseFacts, chosen: dict[str, Any], leve
 )
 def test_rights_are_those_in_all_collections(privileges: list[dict[str, Any]], missing: list[str]) -> None:
     assert missing_rights(privileges, "films") == tuple(missing)
+
+
+def test_the_role_that_is_advised_has_all_rights() -> None:
+    role = {"role": "readWrite", "db": "films"}
+    client = mongo.database(mongo.shared().url("films")).client
+    (found,) = client.admin.command({"rolesInfo": role, "showPrivileges": True})["roles"]
+    assert missing_rights(found["privileges"], "films") == ()
 
 
 # Real folders and databases

@@ -43,6 +43,8 @@ NO_SYNC_S = 0.00002
 
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "fuse.s3fs", "fuse.rclone"}
+_NFS = {"nfs", "nfs4"}
+_COHERENT = {"lookupcache=none", "noac"}
 _NO_BARRIERS = {"nobarrier", "barrier=0", "fsync=nobarrier", "nosync"}
 
 
@@ -195,6 +197,12 @@ def of_folder(settings: Settings, facts: FolderFacts) -> Iterator[Finding]:
             Level.FIX,
             f"{where} is on a network ({facts.kind}), where SQLite is not safe: name a PostgreSQL, or a file "
             "on a disk of this machine, in SEEKABLE_DATABASE_URL.",
+        )
+    elif facts.kind in _NFS and not facts.options & _COHERENT:
+        yield Finding(
+            Level.NOTE,
+            f"{where} is on NFS, where a machine may see names as they were a minute ago: for servers on "
+            "several machines, mount it with lookupcache=none.",
         )
     yield from _of_room(settings, facts, where)
     yield from _of_sync(facts, where)

@@ -156,6 +156,8 @@ class Relay(Generic[T]):
                 self._telling = asyncio.create_task(self._tell_all(self._others))
 
     async def _tell_all(self, others: Others) -> None:
-        while self._to_tell:
-            await asyncio.to_thread(others.tell, *self._to_tell.popleft())
-        self._telling = None
+        try:
+            while self._to_tell:
+                await asyncio.to_thread(others.tell, *self._to_tell.popleft())
+        finally:  # or nothing would ever be told again
+            self._telling = None

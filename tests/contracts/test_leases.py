@@ -22,7 +22,7 @@ from tests.conftest import BACKENDS
 
 pytestmark = pytest.mark.anyio
 
-LASTS_S = 0.9
+LASTS_S = 1.5
 
 HOLDS_AND_SAYS_SO = """
 import asyncio, os, sys
@@ -76,7 +76,7 @@ async def is_free(leases: Leases, name: str = "name") -> bool:
     return False
 
 
-async def until(condition: Callable[[], bool], within_s: float = 10) -> float:
+async def until(condition: Callable[[], bool], within_s: float = 30) -> float:
     """How long it took."""
     began = time.monotonic()
     async with asyncio.timeout(within_s):
@@ -121,8 +121,8 @@ async def test_a_turn_is_waited_for_and_not_without_end(one: Leases, two: Leases
         with pytest.raises(HeldElsewhere):
             async with two.turn("name", within_s=0.2):
                 pass
-        assert 0.2 <= time.monotonic() - began < 2
-        waiting = asyncio.create_task(is_free_within(two, 5))
+        assert 0.2 <= time.monotonic() - began < 10
+        waiting = asyncio.create_task(is_free_within(two, 30))
         await asyncio.sleep(0.1)
     assert await waiting
 
@@ -219,10 +219,10 @@ async def what_a_process_held_is_free_when_it_was_killed(one: Leases, settings: 
             await asyncio.sleep(0.1)
         process.kill()
         killed = time.monotonic()
-        async with one.turn("killed", within_s=10):
-            assert time.monotonic() - killed < LASTS_S + 1
+        async with one.turn("killed", within_s=30):
+            assert time.monotonic() - killed < LASTS_S + 5
         await until(lambda: work.goes_on)
-        assert time.monotonic() - killed < 1.4 * LASTS_S + 1
+        assert time.monotonic() - killed < 1.4 * LASTS_S + 5
 
 
 async def one_works_and_another_goes_on_when_it_stops(one: Leases, two: Leases) -> None:

@@ -45,10 +45,10 @@ def test_of_many_who_take_it_in_no_time_each_has_it_alone(several: list[LockedFi
 
 
 def test_in_one_process_a_holder_that_did_not_renew_gives_way(several: list[LockedFiles]) -> None:
-    assert several[0].lease("name", "a", 0.2)
+    assert several[0].lease("name", "a", 0.6)
     assert not several[0].lease("name", "b", 60)
-    assert several[0].lease("name", "a", 0.2)
-    time.sleep(0.25)
+    assert several[0].lease("name", "a", 0.6)
+    time.sleep(0.65)
     assert several[0].lease("name", "b", 60)
     several[0].release("name", "a")
     assert not several[1].lease("name", "c", 60)

@@ -10,9 +10,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
+from bson.datetime_ms import DatetimeMS
 
 from app.database import Stores, open_database
 from app.database.mongo.listening import ALONE, NO_IMAGES
@@ -51,7 +53,7 @@ class Heard:
             self.all += heard
             self._more.notify_all()
 
-    def until(self, last: object, *, within: float = 1) -> list[Any]:
+    def until(self, last: object, *, within: float = 20) -> list[Any]:
         """All up to the last, and that."""
         with self._more:
             found = self._more.wait_for(lambda: self.all and self.all[-1] == last, within)
@@ -90,6 +92,12 @@ class Two:
 
 def settings_of(name: str, folder: Path) -> Settings:
     return Settings(_env_file=None, files_dir=folder / "files", **BACKENDS[name]())
+
+
+def by_name(settings: Settings) -> tuple[Settings, str]:
+    """Settings with which a MongoDB, on which others listen too, knows who asks by a name of their own."""
+    name = uuid4().hex
+    return settings.model_copy(update={"mongodb_url": f"{settings.mongodb_url}&appName={name}"}), name
 
 
 async def opened(stack: AsyncExitStack, settings: Settings, *, hears: bool = True) -> Process:
@@ -222,14 +230,14 @@ async def test_a_thousand_changes_at_once_are_all_heard_in_order(two: Two) -> No
                 (told,) = notices.of_changes("another", [Change(Kind.CREATED, info)])
                 connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, told))
     last = await two.b.created("last")
-    heard = two.a.heard.until(last, within=20)
+    heard = two.a.heard.until(last)
     assert [change.info.key.filename for change in heard] == [*names, "last"]
 
 
-Lose = Callable[[Settings], None]
+Lose = Callable[[Settings, str], None]
 
 
-def terminate(settings: Settings) -> None:
+def terminate(settings: Settings, _name: str) -> None:
     with connected(settings) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -238,10 +246,10 @@ def terminate(settings: Settings) -> None:
 
 
 def fail(*commands: str, times: int = 1, **how: object) -> Lose:
-    """So many of the next questions for changes fail."""
+    """So many of the next questions for changes fail, of who has this name."""
 
-    def lose(settings: Settings) -> None:
-        data = {"failCommands": [*commands], "appName": "seekable", **how}
+    def lose(settings: Settings, name: str) -> None:
+        data = {"failCommands": [*commands], "appName": name, **how}
         mongo.database(settings.mongodb_url or "").client.admin.command(
             {"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data}
         )
@@ -263,16 +271,36 @@ async def test_a_connection_that_is_lost_is_made_again(
 ) -> None:
     """And it is said if something may have been missed meanwhile."""
     settings = settings_of(name, tmp_path)
+    heard, process = by_name(settings) if settings.mongodb_url else (settings, "")
     async with AsyncExitStack() as stack:
-        a, b = await opened(stack, settings), await opened(stack, settings, hears=False)
-        lose(settings)
+        a, b = await opened(stack, heard), await opened(stack, settings, hears=False)
+        lose(settings, process)
         if missed:
-            a.heard.until("missed", within=5)
+            a.heard.until("missed")
         else:  # the last one that it hears before it is lost
             first = await b.created("first")
             a.heard.until(first)
         last = await b.created("last")
-        assert a.heard.until(last, within=5) == [last]
+        assert a.heard.until(last) == [last]
+
+
+async def test_what_another_program_wrote_and_nobody_can_read_is_passed_over(tmp_path: Path) -> None:
+    settings = settings_of("gridfs", tmp_path)
+    async with AsyncExitStack() as stack:
+        a, b = await opened(stack, settings), await opened(stack, settings, hears=False)
+        media = mongo.database(settings.mongodb_url or "")["media"]
+        media.insert_one({"_id": "another's", "filename": "x", "created_at": DatetimeMS(1 << 60)})
+        a.heard.until("missed")
+        last = await b.created("last")
+        assert a.heard.until(last) == [last]
+
+
+async def test_in_a_new_database_documents_are_kept_as_they_were_without_that_right(tmp_path: Path) -> None:
+    settings = settings_of("gridfs", tmp_path)
+    async with AsyncExitStack() as stack:
+        await opened(stack, settings, hears=False)
+        (media,) = mongo.database(settings.mongodb_url or "").list_collections(filter={"name": "media"})
+        assert media["options"]["changeStreamPreAndPostImages"] == {"enabled": True}
 
 
 async def test_without_the_right_to_keep_documents_as_they_were(
@@ -282,11 +310,14 @@ async def test_without_the_right_to_keep_documents_as_they_were(
     settings = settings_of("gridfs", tmp_path)
     async with AsyncExitStack() as stack:
         b = await opened(stack, settings, hears=False)
-        refuse = {"failCommands": ["collMod"], "errorCode": 13}
-        mongo.database(settings.mongodb_url or "").client.admin.command(
+        database = mongo.database(settings.mongodb_url or "")
+        database.command("collMod", "media", changeStreamPreAndPostImages={"enabled": False})
+        refused, process = by_name(settings)
+        refuse = {"failCommands": ["collMod"], "appName": process, "errorCode": 13}
+        database.client.admin.command(
             {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse}
         )
-        a = await opened(stack, settings)
+        a = await opened(stack, refused)
         assert NO_IMAGES in caplog.text
         film, other = Key.at(SHARED, "film.mp4"), Key.at(SHARED, "other.mp4")
         first = await b.created(film.path)
@@ -331,7 +362,7 @@ async def test_nothing_is_left_at_the_end(tmp_path: Path, name: str) -> None:
         """How many pipes there are then."""
         async with AsyncExitStack() as stack:
             await opened(stack, settings)
-        async with asyncio.timeout(5):  # MongoDB takes a second to answer who no longer waits
+        async with asyncio.timeout(20):  # MongoDB takes a second to answer who no longer waits
             while any(thread.name == "relay" for thread in threading.enumerate()):
                 await asyncio.sleep(0.02)
         return sum(

@@ -47,7 +47,7 @@ class Here:
         self.connections.open(connection, '"hello"')
         self.sid = connection.sid
 
-    async def until(self, listener: Listener, last: object, within: float = 2) -> list[Any]:
+    async def until(self, listener: Listener, last: object, within: float = 20) -> list[Any]:
         async with asyncio.timeout(within):
             while listener.got[-1:] != [last]:
                 await asyncio.sleep(0.001)
@@ -95,7 +95,7 @@ def test_of_more_at_once_the_library_hears_that_it_should_list_again() -> None:
         assert await here.until(here.mine, AGAIN) == [AGAIN]
         assert await here.until(here.other, told(7)) == [told(7)]
         here.relay.changed([("mine", 8)])
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             while here.mine.got[-1] != told(8):
                 await asyncio.sleep(0.01)
 
@@ -126,7 +126,7 @@ def test_a_flood_from_another_thread_ends_with_a_list() -> None:
 
         thread = threading.Thread(target=flood)
         thread.start()
-        await here.until(here.other, told(1), within=10)
+        await here.until(here.other, told(1))
         thread.join()
         last = here.mine.got[-1]
         assert last in (AGAIN, told(4999))
@@ -140,14 +140,15 @@ def test_who_takes_a_millisecond_for_each_keeps_up_with_a_flood() -> None:
         here.mine.takes = 0.001
         for number in range(2500):
             here.relay.changed([("mine", number)])
-            if number % 5 == 0:
+            if number % 50 == 0:
                 await asyncio.sleep(0)
-                time.sleep(0.001)  # so many come in half a second
+                time.sleep(0.01)  # so many come in half a second
         here.relay.changed([("other", 1)])
         await here.until(here.other, told(1))
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(20):
+            while here.mine.got[-1] not in (AGAIN, told(2499)):
+                await asyncio.sleep(0.001)
         assert not here.mine.closed
-        assert here.mine.got[-1] in (AGAIN, told(2499))
 
     run(scene)
 
@@ -226,10 +227,31 @@ def test_progress_goes_to_who_is_here_and_else_to_the_others() -> None:
         here.relay.progressed("other", here.sid, '"not for this one"')
         here.relay.progressed("mine", "elsewhere", '"not for this one"')
         assert await here.until(here.session, "4") == ["1", "4"]
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             while not others.told:
                 await asyncio.sleep(0.001)
         assert others.told == [("mine", "elsewhere", "3")]
+
+    run(scene)
+
+
+def test_a_text_that_could_not_be_told_does_not_keep_back_those_after_it() -> None:
+    class Failing(Others):
+        def tell(self, library: str, sid: str, text: str) -> None:
+            if text == "1":
+                raise OSError("not this one")
+            super().tell(library, sid, text)
+
+    async def scene(here: Here) -> None:
+        others = Failing()
+        others.answers.set()
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        here.relay.open(others)
+        for number in range(1, 3):
+            here.relay.send("mine", "elsewhere", str(number), elsewhere=True)
+            while here.relay._telling is not None:
+                await asyncio.sleep(0.001)
+        assert others.told == [("mine", "elsewhere", "2")]
 
     run(scene)
 
@@ -242,7 +264,7 @@ def test_of_progress_that_cannot_be_told_only_the_newest_waits() -> None:
             here.relay.send("mine", "elsewhere", str(number), elsewhere=True)
             await asyncio.sleep(0)
         others.answers.set()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             while not others.told or others.told[-1][2] != "999":
                 await asyncio.sleep(0.001)
         assert len(others.told) == MOST_TEXTS + 1

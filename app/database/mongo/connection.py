@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pymongo
@@ -11,7 +11,7 @@ from bson.errors import BSONError
 from mongoengine import Document
 from pymongo import ASCENDING, IndexModel, MongoClient
 from pymongo.collection import Collection
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import CollectionInvalid, ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
@@ -41,6 +41,9 @@ _DISK_FULL = 14031  # OutOfDiskSpace
 _NO_ANSWER = "The database does not answer."
 
 FILES_INDEXES = [IndexModel([("filename", ASCENDING), ("uploadDate", ASCENDING)])]
+IMAGES: dict[str, Any] = {"changeStreamPreAndPostImages": {"enabled": True}}
+"""Of a collection: documents are remembered as they were before a change, for those who hear of it."""
+
 LEASES_INDEXES = [IndexModel([("expires_at", ASCENDING)], expireAfterSeconds=3600)]
 CHUNKS_INDEXES = [IndexModel([("files_id", ASCENDING), ("n", ASCENDING)], unique=True)]
 
@@ -147,11 +150,18 @@ class Database(Connection):
         return float(found["fsTotalSize"] - found["fsUsedSize"])
 
     def ensure_indexes(self) -> None:
-        """Make those that are missing."""
+        """Make those that are missing, and the collections that they are in."""
+        self._make_media()
         self.ensure(self.media, indexes_of(Media))
         self.ensure(self.files, FILES_INDEXES)
         self.ensure(self.chunks, CHUNKS_INDEXES)
         self.ensure(self.leases, LEASES_INDEXES)
+
+    def _make_media(self) -> None:
+        """If it is not there. Later it would take a right, collMod, that the role readWrite has not."""
+        # What is no replica set, or older than MongoDB 6.0, refuses; then it comes with its indexes.
+        with self.asked(), suppress(CollectionInvalid, OperationFailure):
+            self._database.create_collection(self.media.name, **IMAGES)
 
     def ping(self) -> None:
         """Return when the database answers and has what no file may be stored without."""

@@ -26,7 +26,7 @@ from app.storage.errors import StorageError
 
 NEEDED = frozenset(
     {"find", "insert", "update", "remove", "createIndex", "listIndexes", "listCollections"}
-    | {"changeStream", "collMod", "createCollection"}  # to hear of other processes
+    | {"changeStream", "createCollection", "convertToCapped"}  # to hear of other processes
 )
 """What this program does in a database, in MongoDB's words."""
 

@@ -6,10 +6,11 @@ from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
+from bson.errors import BSONError
 from pymongo.change_stream import DatabaseChangeStream
 from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
 
-from app.database.mongo.connection import Database, told
+from app.database.mongo.connection import IMAGES, Database, told
 from app.database.mongo.documents import Stored
 from app.database.mongo.heard import PLACE, heard
 from app.database.relay import Hearer
@@ -20,10 +21,14 @@ PROGRESS_BYTES = 1 << 20
 
 NO_IMAGES = (
     "MongoDB keeps no documents as they were before a change (it is older than 6.0, or this user may not "
-    "collMod): what other processes replace, move or delete is told to WebSockets here as a resync."
+    "collMod, as those with the role dbAdmin may): what other processes replace, move or delete is told to "
+    "WebSockets here as a resync."
 )
 
 ALONE = "MongoDB is no replica set and so has no change streams: events stay within this process."
+
+RESUMABLE = "ResumableChangeStreamError"
+"""How the database labels errors after which it can be gone on from the same place."""
 
 _log = logging.getLogger("seekable")
 
@@ -75,7 +80,7 @@ class Listening:
         assert stream is not None
         try:
             event = stream.try_next()
-        except PyMongoError as error:
+        except (PyMongoError, BSONError) as error:
             self._note(error)
             raise told(error) from error
         if event is not None:
@@ -141,7 +146,8 @@ class Listening:
         }
 
     def _keep_images(self) -> None:
-        """Let the database remember what a document was that was changed, for as long as its oplog."""
+        """Let the database remember what a document was that was changed, for as long as its oplog, even if
+        an older version made the collection."""
         media = self._database.media
         with self._database.asked():
             (found,) = media.database.list_collections(filter={"name": media.name})
@@ -149,13 +155,15 @@ class Listening:
             return
         try:
             with self._database.asked():
-                media.database.command("collMod", media.name, changeStreamPreAndPostImages={"enabled": True})
+                media.database.command("collMod", media.name, **IMAGES)
         except StorageError as error:
             if not isinstance(error.__cause__, OperationFailure):
                 raise
             _log.warning(NO_IMAGES)
 
     def _note(self, error: BaseException | None) -> None:
-        """The place in the oplog is of no more use if the database refuses to go on from there."""
-        if isinstance(error, OperationFailure) and not error.has_error_label("ResumableChangeStreamError"):
+        """The place in the oplog is of no more use if the database refuses to go on from there, or what
+        comes next cannot be read, of another program: it would come again and again."""
+        refused = isinstance(error, OperationFailure) and not error.has_error_label(RESUMABLE)
+        if refused or isinstance(error, BSONError):
             self._token = None
