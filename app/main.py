@@ -131,7 +131,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                     hearer=relay,
                 )
             )
-            relay.open(stores.relay)
+            relay.open(stores.hearing)
             library = Library(stores.storage, relay.publish)
             upkeep = Upkeep(stores.storage, settings.scan_interval)
             people = None

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from app.accounts.store import AccountStore
-from app.database.relay import Hearer, Line, Relay
+from app.database.relay import Hearer, Hearing, Line
 from app.database.rules import ignore
 from app.settings import Settings
 from app.storage.backend import Backend
@@ -38,7 +38,7 @@ class Stores:
     accounts: AccountStore | None
     """With access `accounts` only: nobody else needs to have rights to a place for them."""
     leases: Leases
-    relay: Relay | None
+    hearing: Hearing | None
     """To other processes, if they are to be heard of and the database tells of them."""
 
 
@@ -65,7 +65,7 @@ async def open_database(
         stack.callback(leases.close)
         storage = ThreadedStorage(observed(opened.backend))
         stack.callback(storage.close)
-        yield Stores(storage, opened.accounts, leases, opened.relay)
+        yield Stores(storage, opened.accounts, leases, opened.hearing)
 
 
 @contextmanager
@@ -121,7 +121,7 @@ class _Opened:
     backend: Backend
     accounts: AccountStore | None
     leases: LeaseStore
-    relay: Relay | None
+    hearing: Hearing | None
 
 
 def _open(
@@ -142,23 +142,25 @@ def _open(
         from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
 
         grid = open_gridfs(settings, media_type, stack, notice, create=create)
-        relay = _open_relay(lambda: line_of(grid.database), hearer, stack)
+        hearing = _open_hearing(lambda: line_of(grid.database), hearer, stack)
         users = open_users(settings, stack) if wanted else None
-        return _Opened(grid, users, MongoLeases(grid.database), relay)
+        return _Opened(grid, users, MongoLeases(grid.database), hearing)
     from app.database.sql.opening import open_leases  # noqa: PLC0415
 
     files, accounts = _open_filesystem(settings, media_type, stack, notice, patient=patient, create=create)
-    relay = _open_relay(files.database.line, hearer, stack)
-    return _Opened(files, accounts if wanted else None, open_leases(files, stack), relay)
+    hearing = _open_hearing(files.database.line, hearer, stack)
+    return _Opened(files, accounts if wanted else None, open_leases(files, stack), hearing)
 
 
-def _open_relay(line_of: Callable[[], Line | None], hearer: Hearer | None, stack: ExitStack) -> Relay | None:
+def _open_hearing(
+    line_of: Callable[[], Line | None], hearer: Hearer | None, stack: ExitStack
+) -> Hearing | None:
     line = None if hearer is None else line_of()
     if hearer is None or line is None:
         return None
-    relay = Relay(line, hearer)
-    stack.callback(relay.close)
-    return relay
+    hearing = Hearing(line, hearer)
+    stack.callback(hearing.close)
+    return hearing
 
 
 def _open_filesystem(

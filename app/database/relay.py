@@ -61,7 +61,7 @@ class Line(Protocol):
         """Let others hear a text for somebody in the library. By any thread."""
 
 
-class Relay:
+class Hearing:
     """Hears of other processes for as long as it is open, whatever becomes of the database meanwhile."""
 
     def __init__(self, line: Line, hearer: Hearer) -> None:

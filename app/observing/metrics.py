@@ -67,6 +67,11 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self._swept = Counter(
+            "seekable_swept_total",
+            "Pieces of debris that scans removed: of crashed uploads, and of versions that are over.",
+            registry=registry,
+        )
         self._hashed = Counter(
             "seekable_hashed_bytes_total", "Bytes hashed of files that nobody uploaded.", registry=registry
         )
@@ -89,6 +94,7 @@ class Metrics:
 
     def scanned(self, step: Scanned) -> None:
         self._scanned.inc(step.files)
+        self._swept.inc(step.swept)
         for finding in step.findings:
             self._found.labels(finding.outcome.value).inc()
 

@@ -19,7 +19,7 @@ def router(*, everybody: bool) -> APIRouter:
     @router.head("/metrics")
     @router.get("/metrics")
     async def metrics(request: Request, services: ServicesDep) -> Response:
-        if everybody and not _FORWARDED.isdisjoint(request.headers):
+        if not _FORWARDED.isdisjoint(request.headers):
             # A proxy that shows this server to the world would show this too.
             return problem(403, "The metrics are for those who ask this server itself, not through a proxy.")
         if not everybody and not is_loopback(client_of(request)):

@@ -108,7 +108,7 @@ class Exchange:
             if named or self._cycle.waiting_for_100_continue:
                 message = self._completed(message, named)
         elif self._first is None:
-            self._first = time.time() - self._began
+            self._first = time.monotonic() - self._began
         if kind == EXTENSION:
             await self._send_file(message)
             return
@@ -166,6 +166,6 @@ class Exchange:
             self._status,
             self.received,
             self.sent,
-            time.time() - self._began,
+            time.monotonic() - self._began,
             self.id,
         )

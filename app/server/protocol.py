@@ -158,8 +158,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"At most {PIPELINE} requests may wait for another.")
             raise ValueError("too many")
         # uvicorn's Date is up to a second old, and Last-Modified must not be later (RFC 9110 8.8.2.1).
-        self._began = time.time()
-        date = (b"date", _date(int(self._began)))
+        self._began = time.monotonic()
+        date = (b"date", _date(int(time.time())))
         self.server_state.default_headers = [date, *self.config.encoded_headers]
         super().on_headers_complete()
         while self._cycles and self._cycles[0].response_complete:

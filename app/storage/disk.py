@@ -114,9 +114,9 @@ class Disk:
                     raise OutOfSpace("The disk has too little room for this file.")
             return StagedFile(self._staging)
 
-    def sweep(self) -> None:
-        """Remove what crashed writers left in the staging folder."""
-        sweep(self._staging)
+    def sweep(self) -> int:
+        """Remove what crashed writers left in the staging folder. How much that was."""
+        return sweep(self._staging)
 
     @contextmanager
     def with_reserve(self) -> Generator[None]:

@@ -19,11 +19,18 @@ LASTS_S = 15.0
 TURN_LASTS_S = 10.0
 """The same of turns, which somebody waits for."""
 
-TURN_WITHIN_S = 30.0
+TURN_WITHIN_S = 60.0
 """How long a turn is waited for."""
 
 LONGEST_PAUSE_S = 0.1
 """Between two looks at whether it is our turn."""
+
+ALONE_S = 1.0
+"""How long one process may take turn after turn. Then it lets one look of others pass: those who wait in it are
+told at once, and would always be faster."""
+
+AT_ONCE_S = 0.005
+"""Between two turns that follow one another."""
 
 
 class HeldElsewhere(StorageUnavailable):
@@ -52,6 +59,8 @@ class Leases:
     def __init__(self, store: LeaseStore) -> None:
         self._store = store
         self._pool = Pool(4, "lease")
+        self._taken: dict[str, tuple[float, float]] = {}
+        """Of turns that were here lately, since when one followed another, and when the last one ended."""
 
     def close(self) -> None:
         """Wait for what is under way."""
@@ -64,6 +73,7 @@ class Leases:
         """Hold the name inside. HeldElsewhere, if others do all the time."""
         lease = _Lease(self._store, self._pool, name, lasts_s)
         try:
+            await self._let_others(name)
             await self._wait(lease, within_s)
             renewing = asyncio.create_task(lease.kept())
             try:
@@ -72,6 +82,24 @@ class Leases:
                 await _ended(renewing)
         finally:
             await lease.give_back()
+            self._ended(name)
+
+    async def _let_others(self, name: str) -> None:
+        since, ended = self._taken.get(name, (0.0, 0.0))
+        now = time.monotonic()
+        if now - ended > AT_ONCE_S:
+            since = now
+        elif now - since > ALONE_S:
+            await asyncio.sleep(LONGEST_PAUSE_S * 1.2)
+            since = time.monotonic()
+        self._taken[name] = (since, now)
+
+    def _ended(self, name: str) -> None:
+        now = time.monotonic()
+        since, _ = self._taken.pop(name, (now, now))
+        self._taken[name] = (since, now)
+        while now - next(iter(self._taken.values()))[1] > AT_ONCE_S:
+            del self._taken[next(iter(self._taken))]
 
     async def _wait(self, lease: "_Lease", within_s: float) -> None:
         deadline, pause = time.monotonic() + within_s, 0.005

@@ -107,8 +107,9 @@ class StagedFile:
                 os.close(self._descriptor)
 
 
-def sweep(staging: int) -> None:
-    """Remove what crashed writers left in the staging folder."""
+def sweep(staging: int) -> int:
+    """Remove what crashed writers left in the staging folder. How much that was."""
+    swept = 0
     with translated():
         for name in os.listdir(staging):
             with contextlib.suppress(FileNotFoundError, BlockingIOError, IsADirectoryError, PermissionError):
@@ -116,6 +117,8 @@ def sweep(staging: int) -> None:
                     _remove(staging, name)
                 else:  # nothing of ours, and some of it cannot be opened
                     os.unlink(name, dir_fd=staging)
+                swept += 1
+    return swept
 
 
 def _remove(staging: int, name: str) -> None:

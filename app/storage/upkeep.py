@@ -39,6 +39,8 @@ class Scanned:
     files: int
     """How many stored files were looked at."""
     findings: tuple[Finding, ...]
+    swept: int = 0
+    """How many pieces of debris were removed: what crashed uploads left, and versions that are over."""
 
 
 class Verdict(Enum):

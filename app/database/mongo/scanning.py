@@ -202,9 +202,10 @@ def _etag(file: Stored) -> str:
 def sweep(database: Database) -> Generator[Scanned]:
     """Remove the files that are ours to remove."""
     for file in leases.expired(database):
-        if leases.claim(database, file):
+        claimed = leases.claim(database, file)
+        if claimed:
             while remove_slice(database, file):
                 yield Scanned(0, ())
             with database.asked():
                 leases.swept(database, file)
-        yield Scanned(0, ())
+        yield Scanned(0, (), swept=int(claimed))

@@ -299,7 +299,7 @@ class FilesystemBackend:
         return self._scanner.to_scan()
 
     def scan(self) -> Generator[Scanned]:
-        self._disk.sweep()
+        yield Scanned(0, (), swept=self._disk.sweep())
         with self._database.writing() as session:
             old = datetime.now(UTC) - REMEMBERED_FOR
             session.execute(delete(Departed).where(Departed.departed_at < old))

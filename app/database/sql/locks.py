@@ -8,6 +8,7 @@ import hashlib
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -25,10 +26,12 @@ class _Held:
 
 
 class LockedFiles:
-    """`storage.leases.LeaseStore` over the files of a folder, which is given as a descriptor."""
+    """`storage.leases.LeaseStore` over the files of a folder, which is opened, as a descriptor, when the first
+    is asked for: a command that needs none, and that somebody else may run, makes no folder."""
 
-    def __init__(self, folder: int) -> None:
-        self._folder = folder
+    def __init__(self, opened: Callable[[], int]) -> None:
+        self._opened = opened
+        self._folder = -1
         self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
 
@@ -37,7 +40,8 @@ class LockedFiles:
             for held in self._held.values():
                 os.close(held.descriptor)
             self._held.clear()
-            os.close(self._folder)
+            if self._folder >= 0:
+                os.close(self._folder)
 
     def lease(self, name: str, holder: str, for_s: float) -> bool:
         now = time.monotonic()
@@ -64,6 +68,8 @@ class LockedFiles:
                         os.close(held.descriptor)
 
     def _locked(self, file: str) -> int | None:
+        if self._folder < 0:
+            self._folder = self._opened()
         with translated(), ExitStack() as stack:
             descriptor = os.open(file, _OPEN, 0o666, dir_fd=self._folder)
             stack.callback(os.close, descriptor)

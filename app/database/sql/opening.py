@@ -74,7 +74,7 @@ def open_leases(files: FilesystemBackend, stack: ExitStack) -> LeaseStore:
     """Those of a library that is open."""
     if not files.database.on_one_machine:
         return SqlLeases(files.database)
-    locks = LockedFiles(files.disk.folder_of_ours("leases"))
+    locks = LockedFiles(lambda: files.disk.folder_of_ours("leases"))
     stack.callback(locks.close)
     return locks
 
