@@ -26,8 +26,8 @@ LONGEST_PAUSE_S = 0.1
 """Between two looks at whether it is our turn."""
 
 ALONE_S = 1.0
-"""How long one process may take turn after turn. Then it lets one look of others pass: those who wait in it are
-told at once, and would always be faster."""
+"""How long one process may take turn after turn. Then it waits for one look of others: those who wait in it
+know at once, and would always be faster."""
 
 AT_ONCE_S = 0.005
 """Between two turns that follow one another."""

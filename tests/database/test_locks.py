@@ -17,7 +17,7 @@ from app.database.sql.locks import LockedFiles
 def several(tmp_path: Path) -> Iterator[list[LockedFiles]]:
     """As several processes have them."""
     with ExitStack() as stack:
-        locks = [LockedFiles(os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)) for _ in range(4)]
+        locks = [LockedFiles(lambda: os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)) for _ in range(4)]
         for one in locks:
             stack.callback(one.close)
         yield locks

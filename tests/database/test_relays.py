@@ -178,10 +178,10 @@ async def test_of_what_two_make_at_once_each_hears_what_the_other_made(two: Two)
 
 
 async def test_progress_is_heard_by_others(two: Two) -> None:
-    assert two.b.stores.relay is not None
+    assert two.b.stores.hearing is not None
     texts = [("library é", "sid", '{"progress":"é"}'), (SHARED, "sid", "x" * 500)]
     for text in texts:
-        two.b.stores.relay.tell(*text)
+        two.b.stores.hearing.tell(*text)
     assert two.a.heard.until(texts[-1]) == texts
     last = await two.a.created("last")
     assert two.b.heard.until(last) == [last]
@@ -345,13 +345,13 @@ async def test_a_mongod_without_a_replica_set_says_that_events_stay_here(
         async with AsyncExitStack() as stack:
             alone = await opened(stack, settings)
             await alone.put("film.mp4")
-            assert alone.stores.relay is None
+            assert alone.stores.hearing is None
     assert [record.levelname for record in caplog.records if record.message == ALONE] == ["INFO"]
 
 
 async def test_sqlite_has_no_relay(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        assert (await opened(stack, settings_of("filesystem", tmp_path))).stores.relay is None
+        assert (await opened(stack, settings_of("filesystem", tmp_path))).stores.hearing is None
 
 
 @pytest.mark.parametrize("name", ["postgresql", "gridfs"])

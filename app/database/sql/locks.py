@@ -26,8 +26,8 @@ class _Held:
 
 
 class LockedFiles:
-    """`storage.leases.LeaseStore` over the files of a folder, which is opened, as a descriptor, when the first
-    is asked for: a command that needs none, and that somebody else may run, makes no folder."""
+    """`storage.leases.LeaseStore` over the files of a folder, which is opened when the first is asked for: a
+    command that needs none, and that somebody else may run, makes no folder. `opened` gives a descriptor."""
 
     def __init__(self, opened: Callable[[], int]) -> None:
         self._opened = opened
