@@ -6,6 +6,7 @@ ARGS   ?=
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+HELM  := $(VENV)/.helm
 PIP   := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
@@ -15,12 +16,12 @@ PIP   := $(BIN)/python -m pip --disable-pip-version-check -qq
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-install: $(STAMP) ## set up .venv with everything the program and its tests need
+install: $(STAMP) $(HELM) ## set up .venv with everything the program and its tests need
 
-run: install ## start the server (ARGS="--port 9000")
+run: $(STAMP) ## start the server (ARGS="--port 9000")
 	$(BIN)/seekable serve $(ARGS)
 
-run-gridfs: install ## start the server over GridFS, on a MongoDB of its own in .mongodb
+run-gridfs: $(STAMP) ## start the server over GridFS, on a MongoDB of its own in .mongodb
 	$(BIN)/python deploy/run_gridfs.py $(ARGS)
 
 test: install ## run every test, real clients included (ARGS="-k range")
@@ -67,15 +68,20 @@ clean: ## remove what builds and tests leave behind, but not .venv, files/ or .m
 	find . \( -path ./.venv -o -path ./.git -o -path ./files \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp comes last, so an installation that was broken off is done again. --no-build-isolation: the backend is in the
-# lock; an isolated build would fetch the newest one, unchecked. --ignore-requires-python: the library that has Helm's code
-# says that it wants Python 3.12, and needs nothing of it.
-$(STAMP): requirements.lock tests/k8s/requirements.lock pyproject.toml
+# lock; an isolated build would fetch the newest one, unchecked.
+$(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Seekable needs Python 3.11 or newer and $(PYTHON) is %d.%d: choose another with make PYTHON=..." % v[:2])'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(ensure_venv); $(PYTHON) -m venv --clear $(VENV); }
 	@echo 'Installing into $(VENV) what requirements.lock names: about a minute the first time'
 	@$(PIP) install --require-hashes -r requirements.lock
-	@$(PIP) install --require-hashes --no-deps --ignore-requires-python -r tests/k8s/requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Not for who only runs it: it is large. --ignore-requires-python: the library that has Helm's code says that it wants Python
+# 3.12, and needs nothing of it.
+$(HELM): $(STAMP) tests/k8s/requirements.lock
+	@echo 'Installing what the tests of the chart need'
+	@$(PIP) install --require-hashes --no-deps --ignore-requires-python -r tests/k8s/requirements.lock
 	@touch $@
 
 # Debian and Ubuntu ship Python without ensurepip, and `python -m venv` then fails halfway with advice over ten lines.

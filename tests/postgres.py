@@ -28,6 +28,8 @@ NOBODY = 65534
 
 PR_SET_PDEATHSIG = 1
 
+PREFIX = "seekable-postgres-"
+
 KEPT = 10
 """Databases that are kept though nobody is connected."""
 
@@ -218,12 +220,21 @@ def _end_with_parent() -> None:
 def postgres(*, durable: bool = False) -> Iterator[Postgres]:
     """A server that runs."""
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with TemporaryDirectory(prefix="postgres-", dir=memory, ignore_cleanup_errors=True) as folder:
+    sweep(Path("/dev/shm"))
+    prefix = f"{PREFIX}{os.getpid()}-"
+    with TemporaryDirectory(prefix=prefix, dir=memory, ignore_cleanup_errors=True) as folder:
         server = Postgres(Path(folder), durable=durable)
         try:
             yield server.start()
         finally:
             server.crash()
+
+
+def sweep(memory: Path) -> None:
+    """Remove what test processes that were killed have left in memory."""
+    for folder in memory.glob(f"{PREFIX}*"):
+        if not Path("/proc", folder.name.split("-")[2]).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @cache
