@@ -19,7 +19,7 @@ from bson.datetime_ms import DatetimeMS
 from app.database import Stores, open_database
 from app.database.mongo.listening import ALONE, NO_IMAGES
 from app.database.sql import notices, settling
-from app.database.sql.postgresql import CHANNEL
+from app.database.sql.notices import CHANNEL
 from app.settings import Settings
 from app.storage.errors import PathConflict, StorageError
 from app.storage.types import SHARED, Change, FileInfo, Key, Kind

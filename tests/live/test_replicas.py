@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from app.database.sql import notices
-from app.database.sql.postgresql import CHANNEL
+from app.database.sql.notices import CHANNEL
 from app.storage.types import Change, FileInfo, Key, Kind
 from tests import mongo, postgres
 from tests.sockets import Socket

@@ -4,7 +4,7 @@ import contextlib
 import os
 import selectors
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import psycopg
@@ -13,15 +13,19 @@ from psycopg.sql import SQL, Identifier
 from app.database.relay import Hearer
 from app.database.sql import notices
 from app.database.sql.answering import AnsweredConnection
-from app.database.sql.postgresql import CHANNEL, Postgresql
 from app.storage.errors import StorageUnavailable
 
 
 class Listening:
-    """`relay.Line` over PostgreSQL. What is notified while nobody listens is not kept."""
+    """`relay.Line` over PostgreSQL. What is notified while nobody listens is not kept.
 
-    def __init__(self, database: Postgresql) -> None:
-        self._database = database
+    `origin` is what this process calls itself; `dial` gives a connection, and `notify` sends notifications.
+    """
+
+    def __init__(
+        self, origin: str, dial: Callable[[], AnsweredConnection], notify: Callable[[Sequence[str]], None]
+    ) -> None:
+        self._origin, self._dial, self._notify = origin, dial, notify
         self._connection: AnsweredConnection | None = None
         self._wake, self._waker = os.pipe()
         self._open = True
@@ -29,8 +33,8 @@ class Listening:
 
     def connect(self) -> bool:
         with _translated():
-            self._connection = self._database.dial()
-            self._connection.execute(SQL("LISTEN {}").format(Identifier(CHANNEL)))
+            self._connection = self._dial()
+            self._connection.execute(SQL("LISTEN {}").format(Identifier(notices.CHANNEL)))
         return False
 
     def hear(self, hearer: Hearer) -> None:
@@ -38,7 +42,7 @@ class Listening:
         with _translated(), selectors.DefaultSelector() as ready:
             # First what has come already, of which the descriptor says nothing any more.
             for told in self._connection.notifies(timeout=0):
-                notices.hear(told.payload, self._database.origin, hearer)
+                notices.hear(told.payload, self._origin, hearer)
             ready.register(self._connection, selectors.EVENT_READ)
             ready.register(self._wake, selectors.EVENT_READ)
             ready.select()
@@ -61,10 +65,7 @@ class Listening:
             os.close(self._waker)
 
     def tell(self, library: str, sid: str, text: str) -> None:
-        told = notices.of_progress(self._database.origin, library, sid, text)
-        with self._database.reading() as session:
-            self._database.notify(session, told)
-            session.commit()
+        self._notify(notices.of_progress(self._origin, library, sid, text))
 
 
 @contextmanager

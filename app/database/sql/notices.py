@@ -10,6 +10,9 @@ from app.database.relay import Hearer
 from app.storage.errors import InvalidName
 from app.storage.types import Change, FileInfo, Key, Kind
 
+CHANNEL = "seekable"
+"""Of the notifications, which stay within the database."""
+
 MOST_BYTES = 7999
 
 MOST_CHANGES = 32

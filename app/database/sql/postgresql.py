@@ -30,6 +30,7 @@ from app.database.relay import Line
 from app.database.sql import notices
 from app.database.sql.answering import AnsweredConnection, Server
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database, OutcomeUnknown
+from app.database.sql.listening import Listening
 from app.settings import ConfigurationError
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
 from app.storage.types import Change
@@ -45,9 +46,6 @@ LOOKED_UP_WITHIN_S = 2
 
 _LOCK = 0x5EEC_AB1E
 """The number of the advisory lock that the writer has, in all processes."""
-
-CHANNEL = "seekable"
-"""Of the notifications, which stay within the database."""
 
 _NOTIFY = text("SELECT pg_notify(:channel, told) FROM unnest(CAST(:told AS text[])) AS told")
 _NOTES_LOCK = _LOCK + 1
@@ -192,18 +190,21 @@ class Postgresql(Database):
 
     def tell(self, session: Session, changes: Sequence[Change]) -> None:
         if changes:
-            self.notify(session, notices.of_changes(self.origin, changes))
+            self._notify(session, notices.of_changes(self.origin, changes))
 
-    def notify(self, session: Session, told: Sequence[str]) -> None:
+    def _notify(self, session: Session, told: Sequence[str]) -> None:
         """Hand this to all who listen, once it is committed."""
-        session.execute(_NOTIFY, {"channel": CHANNEL, "told": list(told)})
+        session.execute(_NOTIFY, {"channel": notices.CHANNEL, "told": list(told)})
 
     def line(self) -> Line:
-        from app.database.sql.listening import Listening  # noqa: PLC0415
+        return Listening(self.origin, self._dial, self._notify_now)
 
-        return Listening(self)
+    def _notify_now(self, told: Sequence[str]) -> None:
+        with self.reading() as session:
+            self._notify(session, told)
+            session.commit()
 
-    def dial(self) -> AnsweredConnection:
+    def _dial(self) -> AnsweredConnection:
         """One more connection, which is the caller's."""
         dialect = self.engine.dialect
         arguments, options = dialect.create_connect_args(self.engine.url)
