@@ -24,6 +24,9 @@ LONG = noise(2 << 20) * 16
 PAUSE_S = 0.05
 """Between two tries of who was refused."""
 
+REST_S = 0.02
+"""Between two things that a client does: all of them share this process, and need not fill it."""
+
 
 @dataclass
 class Film:
@@ -94,6 +97,7 @@ class Crowd:
             while not self._over.is_set():
                 try:
                     kind(http, chance, number)
+                    time.sleep(REST_S)
                 except httpx.TransportError as error:
                     self.outcomes[type(error).__name__] += 1
                     time.sleep(PAUSE_S)
