@@ -49,6 +49,11 @@ class Mongod:
 
     def start(self) -> "Mongod":
         """Returns when it answers; raises RuntimeError with the end of its log if it does not."""
+        self.begin()
+        return self.answers()
+
+    def begin(self) -> None:
+        """Start it, and do not wait."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # fmt: off
         command = [
@@ -60,6 +65,10 @@ class Mongod:
             command += ["--replSet", self.replica_set]
         with self.log_file.open("wb") as log:
             self.process = start_bound(command, stdout=log, stderr=subprocess.STDOUT, at_death=self.at_death)
+
+    def answers(self) -> "Mongod":
+        """Wait for it, as `start` does."""
+        assert self.process is not None
         pid = self.process.pid  # another may listen on the port
         self._wait(lambda client: client.admin.command("serverStatus")["pid"] == pid)
         return self

@@ -72,7 +72,9 @@ class ReplicaSet:
 
     def start(self) -> "ReplicaSet":
         for node in self.nodes:
-            node.start()
+            node.begin()
+        for node in self.nodes:
+            node.answers()
         config = {
             "_id": self.nodes[0].replica_set,
             "members": [{"_id": number, "host": node.host} for number, node in enumerate(self.nodes)],

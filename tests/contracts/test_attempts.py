@@ -12,21 +12,57 @@ from app.accounts.attempts import AttemptStore, Bucket
 from app.database import open_accounts
 from app.settings import Settings
 from tests.conftest import BACKENDS
+from tests.together import Outcomes, Together
 
 NUMBERS = count(1)
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
-def stores(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[AttemptStore]]:
-    """Two, of one database."""
-    options = BACKENDS[request.param]()
-    if "mongodb_url" in options:  # one server has them for all tests, and `users` but once
-        options["users_url"] = str(options["mongodb_url"]).replace("library", "attempts")
-    settings = Settings(_env_file=None, files_dir=tmp_path_factory.mktemp("attempts") / "files", **options)
+Stores = list[AttemptStore]
+
+waiting = Together("waiting")
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stores]]:
+    """Two of every database."""
     with ExitStack() as stack:
-        yield [stack.enter_context(open_accounts(settings, create=True)).attempts for _ in range(2)]
+
+        def two(backend: str) -> Stores:
+            options = BACKENDS[backend]()
+            if "mongodb_url" in options:  # one server has them for all tests, and `users` but once
+                options["users_url"] = str(options["mongodb_url"]).replace("library", "attempts")
+            folder = tmp_path_factory.mktemp("attempts")
+            settings = Settings(_env_file=None, files_dir=folder / "files", **options)
+            return [stack.enter_context(open_accounts(settings, create=True)).attempts for _ in range(2)]
+
+        yield {backend: two(backend) for backend in BACKENDS}
+
+
+@pytest.fixture(scope="module")
+def everywhere(request: pytest.FixtureRequest, opened: dict[str, Stores]) -> Iterator[dict[str, Outcomes]]:
+    """All that wait, of every database at the same time."""
+    with ExitStack() as stack:
+
+        def begun(stores: Stores) -> Outcomes:
+            return stack.enter_context(waiting.begun(request, lambda _: (stores,)))
+
+        yield {backend: begun(stores) for backend, stores in opened.items()}
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module", name="waiting")
+def begun(backend: str, everywhere: dict[str, Outcomes]) -> Outcomes:
+    return everywhere[backend]
+
+
+@pytest.fixture(scope="module")
+def stores(backend: str, opened: dict[str, Stores]) -> Stores:
+    return opened[backend]
 
 
 def a_bucket(limit: int = 3, window_s: float = 900.0, unless: str = "") -> Bucket:
@@ -43,7 +79,7 @@ def fill(store: AttemptStore, bucket: Bucket) -> None:
         assert store.attempt([bucket]) is None
 
 
-def test_what_is_tried_through_any_process_is_in_one_bucket(stores: list[AttemptStore]) -> None:
+def test_what_is_tried_through_any_process_is_in_one_bucket(stores: Stores) -> None:
     bucket, other = a_bucket(), a_bucket()
     for number in range(bucket.limit):
         assert stores[number % 2].attempt([bucket]) is None
@@ -55,7 +91,7 @@ def test_what_is_tried_through_any_process_is_in_one_bucket(stores: list[Attempt
     assert stores[0].attempt([other]) is None
 
 
-def test_of_many_at_once_as_many_are_let_in_as_there_is_room_for(stores: list[AttemptStore]) -> None:
+def test_of_many_at_once_as_many_are_let_in_as_there_is_room_for(stores: Stores) -> None:
     one, all_of_them = a_bucket(7), a_bucket(20)
 
     def attempt(number: int) -> bool:
@@ -67,8 +103,9 @@ def test_of_many_at_once_as_many_are_let_in_as_there_is_room_for(stores: list[At
     assert is_full(stores[1], all_of_them)
 
 
-def test_room_comes_with_the_time_and_no_more_than_that(stores: list[AttemptStore]) -> None:
-    bucket, brief = a_bucket(2, 2.0), a_bucket(1, 0.9)
+@waiting
+def test_room_comes_with_the_time_and_no_more_than_that(stores: Stores) -> None:
+    bucket, brief = a_bucket(2, 3.0), a_bucket(1, 1.4)
     for one in (bucket, brief):
         fill(stores[0], one)
     refused = stores[1].attempt([bucket])
@@ -80,7 +117,7 @@ def test_room_comes_with_the_time_and_no_more_than_that(stores: list[AttemptStor
     assert is_full(stores[0], brief)
 
 
-def test_what_one_bucket_refuses_is_in_none(stores: list[AttemptStore]) -> None:
+def test_what_one_bucket_refuses_is_in_none(stores: Stores) -> None:
     full, before, behind = a_bucket(), a_bucket(), a_bucket()
     fill(stores[0], full)
     for _ in range(10):
@@ -91,7 +128,7 @@ def test_what_one_bucket_refuses_is_in_none(stores: list[AttemptStore]) -> None:
         fill(stores[0], bucket)
 
 
-def test_what_was_forgiven_never_was(stores: list[AttemptStore]) -> None:
+def test_what_was_forgiven_never_was(stores: Stores) -> None:
     bucket, other, never = a_bucket(), a_bucket(), a_bucket()
     for _ in range(10):
         assert stores[0].attempt([bucket, other]) is None
@@ -101,20 +138,21 @@ def test_what_was_forgiven_never_was(stores: list[AttemptStore]) -> None:
         assert is_full(stores[1], one), "nor is there more room than before"
 
 
-def test_a_bucket_is_not_asked_where_that_was_noted_for_as_long_as_it_was(stores: list[AttemptStore]) -> None:
+@waiting
+def test_a_bucket_is_not_asked_where_that_was_noted_for_as_long_as_it_was(stores: Stores) -> None:
     note = f"note-{next(NUMBERS)}"
     bucket = a_bucket(unless=note)
     fill(stores[0], bucket)
-    stores[0].forgive([], note=note, for_s=1.0)
+    stores[0].forgive([], note=note, for_s=1.5)
     stores[1].forgive([], note="another", for_s=600)
     for _ in range(5):
         assert stores[1].attempt([bucket]) is None
     assert is_full(stores[1], Bucket(bucket.key, bucket.limit, bucket.window_s, unless="a third"))
-    time.sleep(1.1)
+    time.sleep(1.6)
     assert is_full(stores[1], bucket)
 
 
-def test_a_sweep_keeps_so_many_and_those_that_are_full(stores: list[AttemptStore]) -> None:
+def test_a_sweep_keeps_so_many_and_those_that_are_full(stores: Stores) -> None:
     full, others = a_bucket(), [a_bucket() for _ in range(5)]
     fill(stores[0], full)
     for bucket in others:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from tests.conftest import BACKENDS
 
 pytestmark = pytest.mark.anyio
 
-LASTS_S = 1.5
+LASTS_S = 2.0
 
 HOLDS_AND_SAYS_SO = """
 import asyncio, os, sys
@@ -47,8 +47,11 @@ asyncio.run(hold())
 @pytest.fixture(scope="module", params=BACKENDS)
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Of an empty library."""
-    folder = tmp_path_factory.mktemp("leases")
-    return Settings(_env_file=None, files_dir=folder / "files", **BACKENDS[request.param]())
+    return settings_of(request.param, tmp_path_factory.mktemp("leases"))
+
+
+def settings_of(backend: str, folder: Path) -> Settings:
+    return Settings(_env_file=None, files_dir=folder / "files", **BACKENDS[backend]())
 
 
 @asynccontextmanager
@@ -189,16 +192,27 @@ async def doing(leases: Leases, name: str = "work") -> AsyncIterator[Work]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_what_takes_time(
-    one: Leases, two: Leases, shared: Settings, caplog: pytest.LogCaptureFixture
+async def test_what_takes_time_with_every_database(
+    tmp_path: Path, anyio_backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All of it at once."""
-    await asyncio.gather(
-        it_is_held_for_as_long_as_that_takes(one, two),
-        what_a_process_held_is_free_when_it_was_killed(one, shared),
-        one_works_and_another_goes_on_when_it_stops(one, two),
-        work_that_fails_is_begun_anew(one, caplog),
-    )
+    async with AsyncExitStack() as stack:
+        under_way = []
+        for backend in BACKENDS:
+            settings = settings_of(backend, tmp_path / backend)
+            one, two = [await stack.enter_async_context(opened(settings)) for _ in range(2)]
+            under_way += [
+                it_is_held_for_as_long_as_that_takes(one, two),
+                what_a_process_held_is_free_when_it_was_killed(one, settings),
+                one_works_and_another_goes_on_when_it_stops(one, two),
+                work_that_fails_is_begun_anew(one, backend, caplog),
+            ]
+        settings = settings_of("postgresql", tmp_path / "cannot renew")
+        leases = await stack.enter_async_context(opened(settings))
+        under_way.append(who_cannot_renew_stops_before_others_may_begin(leases, settings))
+        async with asyncio.TaskGroup() as group:
+            for each in under_way:
+                group.create_task(each)
 
 
 async def it_is_held_for_as_long_as_that_takes(one: Leases, two: Leases) -> None:
@@ -239,35 +253,34 @@ async def one_works_and_another_goes_on_when_it_stops(one: Leases, two: Leases) 
     assert await is_free(one, "work")
 
 
-async def work_that_fails_is_begun_anew(one: Leases, caplog: pytest.LogCaptureFixture) -> None:
+async def work_that_fails_is_begun_anew(one: Leases, backend: str, caplog: pytest.LogCaptureFixture) -> None:
     begun = 0
 
     async def fail() -> None:
         nonlocal begun
         begun += 1
-        raise OSError("not today")
+        raise OSError(f"not today, {backend}")
 
     task = asyncio.create_task(one.whenever_held("what fails", fail, lasts_s=LASTS_S))
     await until(lambda: begun == 2)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert "not today" in str(caplog.records[0].exc_info)
+    assert f"not today, {backend}" in str([record.exc_info for record in caplog.records])
 
 
-async def test_who_cannot_renew_stops_before_others_may_begin(tmp_path: Path, anyio_backend: str) -> None:
+async def who_cannot_renew_stops_before_others_may_begin(leases: Leases, settings: Settings) -> None:
     """Its database is gone, here: nobody may connect, and who is connected is thrown out."""
-    server, url = postgres.shared(), postgres.shared().new_library()
-    settings = Settings(_env_file=None, files_dir=tmp_path / "files", database_url=url)
-    name = make_url(url).database
+    assert settings.database_url is not None
+    name = make_url(settings.database_url).database
 
     def let_in(allowed: bool) -> None:
-        with server.connected() as connection:
+        with postgres.shared().connected() as connection:
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}")  # type: ignore[arg-type]
             if not allowed:
                 leave = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
                 connection.execute(leave, (name,))
 
-    async with opened(settings) as leases, doing(leases) as work:
+    async with doing(leases) as work:
         await until(lambda: work.goes_on)
         await asyncio.sleep(LASTS_S / 2)
         assert work.goes_on

@@ -191,7 +191,7 @@ async def test_what_a_scan_of_another_process_finds_is_heard(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settling, "STABLE_AFTER_S", 0)
-    beneath(two.settings).put("by hand.mp4", b"by hand")
+    beneath(two.settings).put_big("by hand.mp4", 7, b"by hand", rested=False)
     async for _ in two.b.stores.storage.scan():
         pass
     async for _ in two.b.stores.storage.hash_unverified():  # which is no news

@@ -20,9 +20,12 @@ Version = str | None
 """The SHA-256 of a film; None where there is none."""
 
 FOLDER = "crowd"
-LONG = noise(2 << 20) * 24
+LONG = noise(2 << 20) * 16
 PAUSE_S = 0.05
 """Between two tries of who was refused."""
+
+REST_S = 0.02
+"""Between two things that a client does: all of them share this process, and need not fill it."""
 
 
 @dataclass
@@ -58,11 +61,13 @@ class Crowd:
         self._numbers = itertools.count()
         self.films = [Film(f"{FOLDER}/{number % 7}/{number}.mp4") for number in range(clients // 3 * 3)]
         self.long = Film(f"{FOLDER}/long.mp4")
-        """It takes some seconds to watch, and stays."""
+        """It takes four seconds to watch, and stays."""
         self.faults: list[str] = []
         """What was wrong."""
         self.outcomes: Counter[object] = Counter()
         """How often each status was answered, and each error met."""
+        self.broken = 0
+        """How often it happened to the long film."""
         self.mended = 0
         """Downloads that were broken, gone on with by a range, and whole in the end."""
 
@@ -92,6 +97,7 @@ class Crowd:
             while not self._over.is_set():
                 try:
                     kind(http, chance, number)
+                    time.sleep(REST_S)
                 except httpx.TransportError as error:
                     self.outcomes[type(error).__name__] += 1
                     time.sleep(PAUSE_S)
@@ -139,10 +145,14 @@ class Crowd:
                         digest.update(piece)
                         size += len(piece)
                         headers["range"] = f"bytes={size}-"
-                        time.sleep(0.01)
+                        if self._over.is_set():
+                            return True
+                        time.sleep(0.03)
             except httpx.TransportError as error:
                 self.outcomes[type(error).__name__] += 1
-                broken |= size > 0
+                if size:
+                    broken = True
+                    self.broken += film is self.long
                 time.sleep(PAUSE_S)
                 continue
             self._check(film, digest.hexdigest(), found())

@@ -18,13 +18,17 @@ from tests.mongo import three_nodes
 from tests.postgres import postgres
 from tests.sockets import Socket
 from tests.support import Server, running
+from tests.together import Outcomes, Together
 
-CLIENTS, SECONDS = 12, 5.0
-A_MINUTE = pytest.param(30, 60.0, marks=pytest.mark.campaign)
+SHORTLY = 9, 2.0
+A_MINUTE = 30, 60.0
+"""So many clients, for at least so many seconds."""
+
+together = Together("crowds")
 
 USUAL = {"allowed_hosts": HOST, "shutdown_timeout": 1}  # so that downloads are broken off
 
-TRIES = 5
+TRIES = 10
 
 LOGS = 64 << 20
 """Bytes that nginx may write of servers that it cannot reach."""
@@ -51,14 +55,6 @@ def stopped_and_started(server: Server) -> None:
     server.start("--port", str(port))
 
 
-def is_mended(crowd: Crowd, within: float = 5) -> bool:
-    """Whether a download was broken, and whole in the end."""
-    deadline = time.monotonic() + within
-    while not crowd.mended and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return crowd.mended > 0
-
-
 def survives(
     servers: list[Server], front: Proxy, clients: int, seconds: float, harm: Callable[[], None]
 ) -> None:
@@ -75,18 +71,20 @@ def survives(
             happens()
             until(lambda enough=before + clients: crowd.succeeded() > enough, "it goes on")
         time.sleep(seconds / 4)
-        for _ in range(TRIES):  # perhaps no download was under way just then
-            if is_mended(crowd):
+        for number in range(TRIES):  # perhaps nobody watched it there just then
+            if crowd.broken:
                 break
-            stopped_and_started(servers[1])
+            stopped_and_started(servers[number % len(servers)])
+            time.sleep(seconds / 4)
+        assert crowd.broken, "somebody watched, and it broke off"
+        until(lambda: crowd.mended > 0, "it was watched to its end", within=60)
+        until(lambda: min(crowd.outcomes[status] for status in (200, 201, 204)) > clients // 3, "of each")
     print(dict(crowd.outcomes), "mended by a range:", crowd.mended)
     for server in servers:
         with server.client() as http:
             crowd.check_stored(http)
         assert "Traceback" not in server.log()
     assert crowd.faults == []
-    assert crowd.mended > 0
-    assert min(crowd.outcomes[status] for status in (200, 201, 204)) > clients // 3
 
 
 def hears_of_an_upload_through_another(servers: list[Server]) -> None:
@@ -107,11 +105,10 @@ def hears_of_an_upload_through_another(servers: list[Server]) -> None:
         assert took[-1] < 1, took
 
 
-@pytest.mark.parametrize(("clients", "seconds"), [(CLIENTS, SECONDS), A_MINUTE])
-def test_three_servers_on_three_mongods(tmp_path: Path, clients: int, seconds: float) -> None:
+def three_servers_on_three_mongods(folder: Path, clients: int, seconds: float) -> None:
     with three_nodes() as nodes:
         settings = {"storage": "gridfs", "mongodb_url": nodes.url("films")}
-        with replicas(tmp_path, 3, **settings) as (servers, front):
+        with replicas(folder, 3, **settings) as (servers, front):
 
             def harm() -> None:
                 primary = nodes.primary()
@@ -122,11 +119,10 @@ def test_three_servers_on_three_mongods(tmp_path: Path, clients: int, seconds: f
             hears_of_an_upload_through_another(servers)
 
 
-@pytest.mark.parametrize(("clients", "seconds"), [(CLIENTS, SECONDS), A_MINUTE])
-def test_two_servers_on_one_postgresql_and_one_folder(tmp_path: Path, clients: int, seconds: float) -> None:
+def two_servers_on_one_postgresql_and_one_folder(folder: Path, clients: int, seconds: float) -> None:
     with postgres() as database:
-        settings = {**filesystem(), "database_url": database.new_library(), "files_dir": tmp_path / "films"}
-        with replicas(tmp_path, 2, **settings) as (servers, front):
+        settings = {**filesystem(), "database_url": database.new_library(), "files_dir": folder / "films"}
+        with replicas(folder, 2, **settings) as (servers, front):
 
             def harm() -> None:
                 database.crash()
@@ -135,3 +131,27 @@ def test_two_servers_on_one_postgresql_and_one_folder(tmp_path: Path, clients: i
 
             survives(servers, front, clients, seconds, harm)
             hears_of_an_upload_through_another(servers)
+
+
+@pytest.fixture(scope="module")
+def crowds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    with together.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
+        yield outcomes
+
+
+@together
+def test_three_servers_on_three_mongods(folder: Path) -> None:
+    three_servers_on_three_mongods(folder, *SHORTLY)
+
+
+@together
+def test_two_servers_on_one_postgresql_and_one_folder(folder: Path) -> None:
+    two_servers_on_one_postgresql_and_one_folder(folder, *SHORTLY)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(
+    "case", [three_servers_on_three_mongods, two_servers_on_one_postgresql_and_one_folder]
+)
+def test_for_a_minute(tmp_path: Path, case: Callable[[Path, int, float], None]) -> None:
+    case(tmp_path, *A_MINUTE)

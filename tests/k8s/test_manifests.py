@@ -143,6 +143,7 @@ def test_the_settings_and_probes_work_with_the_real_server(helm: Helm, tmp_path:
             assert answer.status_code == 201
         assert answer.json()["url"].startswith("http://seekable.test/")
         assert client.get("/files", headers={"host": "elsewhere.test"}).status_code == 421
+        server.kill()  # or it would stay for as long as Kubernetes may still send somebody
 
 
 def test_a_new_setting_is_a_new_pod(helm: Helm) -> None:

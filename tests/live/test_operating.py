@@ -17,10 +17,13 @@ from tests.conftest import filesystem
 from tests.live.clients import until
 from tests.mongo import free_port
 from tests.support import NewLibrary, Server, addresses_outside, need, noise, running
+from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
 
 FILM = noise(1 << 20) * 12  # more than the buffers between server and client hold
+
+waiting = Together("waiting")
 
 
 @pytest.fixture(scope="session")
@@ -70,9 +73,17 @@ def asked(url: str, query: str) -> float | None:
     return float(result[0]["value"][1]) if len(result) == 1 else None
 
 
-def test_prometheus_scrapes_it(tmp_path: Path) -> None:
+@pytest.fixture(scope="module", name="waiting")
+def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    with waiting.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
+        yield outcomes
+
+
+@waiting
+def test_prometheus_scrapes_it(folder: Path) -> None:
+    """Which begins 5 s after its start."""
     need("prometheus", "promtool")
-    with running(tmp_path / "server") as server, server.client() as http:
+    with running(folder / "server") as server, server.client() as http:
         http.put("/files/films/film.mp4", content=FILM).raise_for_status()
         for start in range(3):
             http.get("/files/films/film.mp4", headers={"Range": f"bytes={start}-{start + 65535}"})
@@ -80,7 +91,7 @@ def test_prometheus_scrapes_it(tmp_path: Path) -> None:
         text = http.get("/metrics").text
         said = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
         assert (said.returncode, said.stdout + said.stderr) == (0, "")
-        with prometheus(tmp_path, server) as url:
+        with prometheus(folder, server) as url:
             up = 'up{job="seekable"}'
             until(lambda: asked(url, up) == 1, "a scrape")
             requests = 'seekable_http_requests_total{route="/files/{path}", status="206"}'
@@ -93,22 +104,21 @@ def test_prometheus_scrapes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "peer", "status"),
+    ("settings", "statuses"),
     [
-        ({}, "192.0.2.1", 403),
-        ({}, "127.0.0.1", 403),
-        ({}, None, 200),
-        ({"metrics": "open"}, "127.0.0.1", 403),
-        ({"metrics": "off"}, None, 404),
-        ({"access": "accounts"}, "127.0.0.1", 403),
-        ({"access": "accounts"}, None, 200),
+        ({}, {"192.0.2.1": 403, "127.0.0.1": 403, None: 200}),
+        ({"metrics": "open"}, {"127.0.0.1": 403}),
+        ({"metrics": "off"}, {None: 404}),
+        ({"access": "accounts"}, {"127.0.0.1": 403, None: 200}),
     ],
 )
-def test_who_may_read_them(tmp_path: Path, settings: dict[str, str], peer: str | None, status: int) -> None:
+def test_who_may_read_them(tmp_path: Path, settings: dict[str, str], statuses: dict[str | None, int]) -> None:
+    """By the address that a proxy names."""
     with running(tmp_path, **({"access": "open"} | settings)) as server, server.client() as http:
-        answer = http.get("/metrics", headers={"X-Forwarded-For": peer} if peer else {})
-        assert answer.status_code == status
-        assert ("seekable_build_info" in answer.text) == (status == 200)
+        for peer, status in statuses.items():
+            answer = http.get("/metrics", headers={"X-Forwarded-For": peer} if peer else {})
+            assert answer.status_code == status, peer
+            assert ("seekable_build_info" in answer.text) == (status == 200)
 
 
 def test_open_they_are_for_everybody_who_asks_without_a_proxy_between(
@@ -168,9 +178,19 @@ def test_every_line_is_an_object_in_json(tmp_path: Path) -> None:
 # Stopping
 
 
-@pytest.mark.parametrize(("delay", "again"), [(3, False), (60, True)], ids=["in time", "a second signal"])
-def test_the_port_stays_open_for_a_while(tmp_path: Path, delay: int, again: bool) -> None:
-    server = Server(tmp_path, shutdown_delay=delay, shutdown_timeout=30).start()
+@waiting
+def test_the_port_stays_open_for_a_while(folder: Path) -> None:
+    stays_open(folder, 5)
+
+
+@waiting
+def test_a_second_signal_closes_the_port(folder: Path) -> None:
+    stays_open(folder, 60, again=True)
+
+
+def stays_open(folder: Path, delay: int, *, again: bool = False) -> None:
+    """So many seconds after a first signal, for those who still come."""
+    server = Server(folder, shutdown_delay=delay, shutdown_timeout=30).start()
     try:
         with server.client() as http, closing(socket.socket()) as stream:
             http.put("/files/film.mp4", content=FILM).raise_for_status()

@@ -11,7 +11,8 @@ import pytest
 from app.accounts.callers import hashed, now
 from app.accounts.models import SigningKey
 from app.accounts.passwords import Passwords
-from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, cookie
+from tests.conftest import BACKENDS
+from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, cookie, private_server
 from tests.http.accounts.test_links import token_of
 from tests.http.accounts.test_sockets import POLICY_VIOLATION, socket
 from tests.http.conftest import problem_of
@@ -24,14 +25,28 @@ waiting = Together("waiting")
 """The server looks anew every two seconds, and they all wait for that: each on accounts of its own."""
 
 
-@pytest.fixture(scope="module", name="waiting")
-def begun(request: pytest.FixtureRequest, private: Private) -> Iterator[Outcomes]:
+@pytest.fixture(scope="module")
+def everywhere(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Outcomes]]:
+    """All of them over every backend, at the same time."""
     with ExitStack() as stack:
+        servers = {
+            backend: stack.enter_context(private_server(tmp_path_factory.mktemp(backend), new_library()))
+            for backend, new_library in BACKENDS.items()
+        }
+        for private in servers.values():
+            private.person("admin@example.org")
 
-        def given(name: str) -> tuple[Private]:
-            return (Private(private.server, private.store, stack.enter_context(private.server.client())),)
+        def begun(private: Private) -> Outcomes:
+            return stack.enter_context(waiting.begun(request, lambda _: (private.beside(stack),)))
 
-        yield stack.enter_context(waiting.begun(request, given))
+        yield {backend: begun(private) for backend, private in servers.items()}
+
+
+@pytest.fixture(scope="module", name="waiting", params=BACKENDS)
+def begun(request: pytest.FixtureRequest, everywhere: dict[str, Outcomes]) -> Outcomes:
+    return everywhere[request.param]
 
 
 End = Callable[[Private, Person], object]

@@ -28,6 +28,7 @@ from tests.http.accounts.conftest import (
 from tests.http.accounts.test_leaving import files_beneath
 from tests.http.accounts.test_sockets import POLICY_VIOLATION, socket
 from tests.support import NewLibrary, noise
+from tests.together import Outcomes, Together
 
 QUOTA = 1_000_000
 NEW = "another good password"
@@ -53,6 +54,20 @@ def replicas(
         one = stack.enter_context(private_server(folder / "one", library, **shared))
         one.person("admin@example.org")
         yield one, stack.enter_context(private_server(folder / "two", library, **shared))
+
+
+waiting = Together("waiting")
+"""The servers look anew every so often, and these wait for that: each with accounts of its own."""
+
+
+@pytest.fixture(scope="module", name="waiting")
+def begun(request: pytest.FixtureRequest, replicas: tuple[Private, Private]) -> Iterator[Outcomes]:
+    with ExitStack() as stack:
+
+        def given(name: str) -> tuple[Private, ...]:
+            return tuple(private.beside(stack) for private in replicas)
+
+        yield stack.enter_context(waiting.begun(request, given))
 
 
 @pytest.fixture
@@ -155,6 +170,7 @@ def test_sign_ups_are_counted_together(one: Private, two: Private) -> None:
     assert statuses == [409] * SIGN_UPS + [429] * 2
 
 
+@waiting
 def test_what_the_one_ended_is_over_at_the_other(one: Private, two: Private) -> None:
     """All at once, for it takes one wait; and WebSockets that are open there."""
     out, changed, revoked, disabled, unshared = (one.person() for _ in range(5))
@@ -204,10 +220,10 @@ def _path(url: str) -> str:
     return f"{found.path}?{found.query.decode()}"
 
 
-def test_a_link_that_the_one_signed_opens_at_the_other(
-    one: Private, two: Private, person: Person, other: Person
-) -> None:
+@waiting
+def test_a_link_that_the_one_signed_opens_at_the_other(one: Private, two: Private) -> None:
     """At once, also when it was signed with a key that is new."""
+    person = one.person()
     person.put("film.mp4", b"shared")
     first = _path(person.link("film.mp4")["url"])
     assert two.open_link(first).content == b"shared"
@@ -270,6 +286,7 @@ def test_an_account_that_leaves_leaves_no_file_behind_that_came_through_the_othe
     assert "Traceback" not in one.server.log() + two.server.log()
 
 
+@waiting
 def test_one_of_the_two_scans(one: Private, two: Private) -> None:
     def scans(private: Private) -> float:
         lines = private.http.get("/metrics").text.splitlines()
