@@ -53,7 +53,7 @@ def new_library(request: pytest.FixtureRequest) -> NewLibrary:
     return BACKENDS[request.param]
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(50, marks=pytest.mark.campaign)])
+@pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.campaign)])
 def test_every_operation_answers_as_it_is_documented(
     tmp_path: Path, new_library: NewLibrary, examples: int
 ) -> None:
