@@ -115,6 +115,8 @@ def _moov(film: Path) -> int:
 
 @contextmanager
 def launched(command: str) -> Iterator[Browser]:
+    """The whole of Chromium takes the place of a headless shell that this system has not: it is slower."""
+    command = command if shutil.which(command) else "chromium"
     need(command)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which(command), args=CHROMIUM_FLAGS)
