@@ -137,7 +137,7 @@ def _open(
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
-        from app.database.mongo.holding import MongoLeases  # noqa: PLC0415
+        from app.database.mongo.leases import MongoLeases  # noqa: PLC0415
         from app.database.mongo.listening import line_of  # noqa: PLC0415
         from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
 

@@ -11,7 +11,7 @@ from bson import Int64, ObjectId
 from gridfs import GridFSBucket
 from pymongo.database import Database
 
-from app.database.mongo import changes, leases
+from app.database.mongo import changes, upload_leases
 from app.database.mongo.files import GridBackend
 from app.database.mongo.opening import open_gridfs
 from app.database.mongo.room import check_room
@@ -221,7 +221,7 @@ def test_an_older_file_of_a_name_does_not_come_back_when_the_newest_is_deleted(g
 
 
 def test_a_writer_keeps_its_lease_however_slow_its_client_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "LEASE", timedelta(seconds=1))
+    monkeypatch.setattr(upload_leases, "LEASE", timedelta(seconds=1))
     with ExitStack() as stack:
         grid = Grid(stack)
         writer = grid.backend.stage(None)

@@ -180,3 +180,10 @@ def test_nobody_else_reaches_that_mongodb(helm: Helm) -> None:
     (rule,) = policy["spec"]["ingress"]
     peers = [peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in rule["from"]]
     assert sorted(peers) == ["mongodb", "server"]
+
+
+def test_prometheus_is_sent_where_there_are_metrics_only(installed: Installed) -> None:
+    annotations = installed.of("Deployment")["spec"]["template"]["metadata"]["annotations"]
+    shown = installed.settings["SEEKABLE_METRICS"] == "open"
+    assert (annotations.get("prometheus.io/scrape") == "true") == shown
+    assert ("prometheus.io/port" in annotations) == shown

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pymongo.errors import DuplicateKeyError
 
-from app.database.mongo import leases, own
+from app.database.mongo import own, upload_leases
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Media, Stored, as_it_is, find, key_of, place
 from app.database.mongo.own import Mark
@@ -54,14 +54,14 @@ class Changes:
         process that was stopped meanwhile, that a sweep may have removed them, is taken back."""
         file = new.file.grid_id
         with self._database.asked():
-            if leases.hand_over(self._database, file):
+            if upload_leases.hand_over(self._database, file):
                 return
-            leases.take(self._database, file)  # or what is left of it would be nobody's
+            upload_leases.take(self._database, file)  # or what is left of it would be nobody's
             if old is None:
                 self._database.media.delete_one(as_it_is(new))
             else:  # which is not gone: it was retired only just now
                 self._database.media.update_one(as_it_is(new), {"$set": _fields(old)})
-        raise StorageUnavailable(leases.GIVEN_UP)
+        raise StorageUnavailable(upload_leases.GIVEN_UP)
 
     def _free_id(self, origin: FileInfo | None) -> str:
         if origin is not None:
@@ -182,13 +182,13 @@ class Changes:
     def _retire(self, media: Media) -> None:
         file = media.file.grid_id
         with self._database.asked():
-            leases.retire(self._database, file)
+            upload_leases.retire(self._database, file)
             strange = self._database.files.find_one({"_id": file, **NOT_OURS}, {"filename": True})
             if strange is not None:
                 # Or older ones of its name would take its place when it is gone.
                 older = {"filename": strange["filename"], "_id": {"$ne": file}, **NOT_OURS}
                 for other in self._database.files.find(older, {"_id": True}):
-                    leases.pass_over(self._database, other["_id"])
+                    upload_leases.pass_over(self._database, other["_id"])
 
     def _step(self, mark: Mark, write: Callable[[], bool], happened: Callable[[], bool]) -> bool:
         """Make the change of this mark by one write. Whether it was made.

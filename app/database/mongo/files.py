@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from mongoengine.fields import GridFSProxy
 
-from app.database.mongo import leases, pages, paths
+from app.database.mongo import pages, paths, upload_leases
 from app.database.mongo.changes import NO_FILE, Changes
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Media, at, find, info_in, info_of, place
@@ -55,7 +55,7 @@ class GridBackend:
     def __init__(
         self,
         database: Database,
-        keeper: leases.Keeper,
+        keeper: upload_leases.Keeper,
         senders: Executor,
         *,
         media_type: Callable[[str], str],

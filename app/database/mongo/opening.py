@@ -9,8 +9,8 @@ from pymongo.errors import ServerSelectionTimeoutError
 from app.database.mongo.accounts import MongoAccounts
 from app.database.mongo.connection import Connection, Database
 from app.database.mongo.files import GridBackend
-from app.database.mongo.leases import Keeper
 from app.database.mongo.staging import Senders
+from app.database.mongo.upload_leases import Keeper
 from app.database.mongo.users import USERS, Users
 from app.database.rules import ignore
 from app.settings import ConfigurationError, Settings

@@ -12,7 +12,7 @@ from mongoengine.fields import GridFSProxy
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
-from app.database.mongo import leases, own
+from app.database.mongo import own, upload_leases
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import (
     Media,
@@ -93,7 +93,7 @@ class Scanner:
         with self._database.asked():
             media = media_in(self._database.media)(id=document["_id"]).first()
             # What is left of a file without its document, nobody can read.
-            leases.retire(self._database, document["file"])
+            upload_leases.retire(self._database, document["file"])
             forgotten = self._database.own.make(
                 own.deleted(document["_id"]), lambda: self._database.media.delete_one(same).deleted_count
             )
@@ -201,11 +201,11 @@ def _etag(file: Stored) -> str:
 
 def sweep(database: Database) -> Generator[Scanned]:
     """Remove the files that are ours to remove."""
-    for file in leases.expired(database):
-        claimed = leases.claim(database, file)
+    for file in upload_leases.expired(database):
+        claimed = upload_leases.claim(database, file)
         if claimed:
             while remove_slice(database, file):
                 yield Scanned(0, ())
             with database.asked():
-                leases.swept(database, file)
+                upload_leases.swept(database, file)
         yield Scanned(0, (), swept=int(claimed))

@@ -10,7 +10,7 @@ from typing import Any
 
 from bson import Int64, ObjectId
 
-from app.database.mongo import leases
+from app.database.mongo import upload_leases
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Stored
 from app.storage.errors import StorageError
@@ -58,7 +58,7 @@ class StagedFile:
     Its chunks come first, and the document that makes a file of them last, as the GridFS specification wants.
     """
 
-    def __init__(self, database: Database, keeper: leases.Keeper, senders: Executor) -> None:
+    def __init__(self, database: Database, keeper: upload_leases.Keeper, senders: Executor) -> None:
         self._database = database
         self._keeper = keeper
         self._senders = senders
@@ -116,7 +116,7 @@ class StagedFile:
             while remove_slice(self._database, self.id):
                 pass
             with self._database.asked():
-                leases.end(self._database, self.id)
+                upload_leases.end(self._database, self.id)
 
     def _end_chunk(self) -> None:
         self._whole.append(bytes(self._part))
