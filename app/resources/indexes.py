@@ -1,6 +1,7 @@
-"""A folder as a page of links, as web servers have always shown one; rclone and `wget -r` read it."""
+"""A folder as a page of links, in the format of nginx's autoindex: Kodi, rclone and `wget -r` read it."""
 
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC
 from html import escape
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from app.resources.deps import LibraryDep, Services, ServicesDep
 from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse, pages_from
 from app.storage.errors import NotFound
-from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, Listing, Page, clean_folder
+from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, FileInfo, Listing, Page, clean_folder
 
 _HEADERS = {
     "content-type": "text/html; charset=utf-8",
@@ -19,6 +20,12 @@ _HEADERS = {
     " frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
 }
+
+
+_NAME_WIDTH = 50
+"""Characters that a name has, filled up with spaces, so that dates and sizes stand below one another."""
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class TooManyFolders(Exception):
@@ -74,18 +81,29 @@ async def _index(request: Request, services: Services, listing: Listing) -> Resp
 
 async def _page(folder: str, folders: Sequence[str], pages: AsyncIterator[Page]) -> AsyncIterator[str]:
     title = escape(f"/{folder}")
-    up = _link("..", "/") if folder else ""
+    up = f"{_link('..', '/')}\n" if folder else ""
     yield (
         f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f"<h1>{title}</h1>\n<ul>\n{up}"
+        f"<h1>{title}</h1>\n<pre>\n{up}"
     )
     for start in range(0, len(folders), PAGE_SIZE):
-        yield "".join(_link(name, "/") for name in folders[start : start + PAGE_SIZE])
+        yield "".join(f"{_link(name, '/')}\n" for name in folders[start : start + PAGE_SIZE])
     async for page in pages:
-        yield "".join(_link(info.key.filename) for info in page.items)
-    yield "</ul>\n</html>\n"
+        yield "".join(map(_line, page.items))
+    yield "</pre>\n</html>\n"
+
+
+def _line(info: FileInfo) -> str:
+    """Return a file's link, its date in UTC and its size in bytes, each where Kodi's parser looks for it.
+
+    That parser (HTTPDirectory.cpp) takes `DD-Mon-YYYY HH:MM` behind the link for the date, whatever the
+    locale, and digits between spaces and the end of the line for the size.
+    """
+    name, at = info.key.filename, info.updated_at.astimezone(UTC)
+    date = f"{at.day:02}-{_MONTHS[at.month - 1]}-{at.year:04} {at.hour:02}:{at.minute:02}"
+    return f"{_link(name)}{' ' * (_NAME_WIDTH - len(name))} {date} {info.size:>19}\n"
 
 
 def _link(name: str, end: str = "") -> str:
     # All but letters, digits and `-._~` is escaped: a colon would make a scheme of what is before it.
-    return f'<li><a href="{quote(name, safe="")}{end}">{escape(name)}{end}</a></li>\n'
+    return f'<a href="{quote(name, safe="")}{end}">{escape(name)}{end}</a>'

@@ -3,6 +3,7 @@
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote, unquote, urljoin
@@ -13,6 +14,7 @@ import pytest
 from app.resources.piecewise import PAGE_SIZE
 from app.settings import Settings
 from tests.beneath import beneath
+from tests.http import kodi
 from tests.http.crowd import Crowd, filled, serving
 from tests.support import NewLibrary, Server, running
 
@@ -101,8 +103,22 @@ def test_names_are_text(http: httpx.Client, folder: str) -> None:
     put(http, f"{folder}/{name}")
     above, _, last = f"{folder}/{name}".rpartition("/")
     page = http.get(f"/files/{quote(above)}/")
-    assert Links(page.text).tags == {"html", "meta", "title", "h1", "ul", "li", "a"}
+    assert Links(page.text).tags == {"html", "meta", "title", "h1", "pre", "a"}
     assert links(page)[1:] == [(quote(last, safe=""), last)]
+
+
+def test_kodi_reads_size_and_date_of_every_file(http: httpx.Client, folder: str) -> None:
+    lengths = {name: number * 1234 for number, name in enumerate(ODD) if name == name.strip(" ")}
+    for name, length in lengths.items():
+        http.put(f"/files/{folder}/{quote(name, safe='')}", content=b"x" * length).raise_for_status()
+    put(http, f"{folder}/sub/x")
+    page = http.get(f"/files/{folder}/").text
+    found = {item.name: item for item in kodi.items(page)}
+    assert found.pop("sub") == kodi.Item("sub", is_folder=True, date=None, size=0)
+    assert {name: item.size for name, item in found.items()} == lengths == kodi.old_sizes(page)
+    for info in http.get("/files", params={"folder": folder, "limit": 100}).json()["items"]:
+        stored = datetime.fromisoformat(info["updated_at"])
+        assert found[info["filename"]].date == stored.replace(second=0, microsecond=0)
 
 
 def test_more_files_than_are_read_in_one_go(tmp_path: Path, new_library: NewLibrary) -> None:
