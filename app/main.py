@@ -76,13 +76,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # The path that a proxy puts this server below, so that the console asks there.
-        root_path=urlsplit(settings.base_url or "").path,
         exception_handlers=HANDLERS,
         # Or each request asks anew whether somebody wants any.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.has_accounts = has_accounts
+    app.base_path = urlsplit(settings.base_url or "").path
     app.add_middleware(StreamMiddleware)  # the innermost: what is added last comes first
     if has_accounts:
         app.add_middleware(AccessMiddleware)

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app.resources.assets import Assets
 from app.resources.problems import problems
@@ -36,6 +37,14 @@ class Application(FastAPI):
     """Also documents who may ask for what, where there are accounts."""
 
     has_accounts = False
+    base_path = ""
+    """The path that a proxy puts this server below, so that the console and all links lead there."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # FastAPI's own parameter is deprecated, and the server's is not set under `uvicorn app.main:app`.
+        if self.base_path:
+            scope["root_path"] = self.base_path
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None and self.has_accounts:

@@ -20,7 +20,7 @@ import pytest
 
 from tests.forking import Command, completed
 from tests.live.clients import BIN, Program, Vlc, program, sha256, until
-from tests.support import need
+from tests.support import Server, need
 
 pytestmark = pytest.mark.live
 
@@ -153,6 +153,20 @@ def test_links_of_the_base_url(here: Path) -> None:
         port = server.wait_for(r"running on http://127.0.0.1:(\d+)")[1]
         put = httpx.put(f"http://127.0.0.1:{port}/files/a.txt", content=b"a", trust_env=False)
         assert put.json()["url"] == "https://media.example.org/tv/files/a.txt"
+
+
+def test_base_path_needs_nothing_deprecated(tmp_path: Path) -> None:
+    server = Server(tmp_path, base_url="https://example.org/media", access="open")
+    server.wrapper = ("env", "PYTHONWARNINGS=error")
+    try:
+        server.start()
+        (port,) = re.findall(r"running on http://127.0.0.1:(\d+)", server.log())
+        for path in ("/docs", "/media/docs", "/media/files/", "/openapi.json"):
+            assert get(f"http://127.0.0.1:{port}{path}").status_code == 200
+        assert server.stop() == 0
+        assert "Warning" not in server.log()
+    finally:
+        server.stop()
 
 
 def test_defaults_are_in_the_folder_it_was_started_in(here: Path) -> None:
