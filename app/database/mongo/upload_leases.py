@@ -7,7 +7,7 @@ server's clock counts, so that those of the machines that ask need not agree.
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -48,6 +48,8 @@ class Keeper:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._held: set[ObjectId] = set()
+        self._renewing: ObjectId | None = None
+        self._changed = threading.Condition()  # guards both
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
         self._thread.start()
@@ -59,17 +61,40 @@ class Keeper:
     def hold(self, file: ObjectId) -> None:
         with self._database.asked():
             take(self._database, file)
-        self._held.add(file)
+        with self._changed:
+            self._held.add(file)
 
     def drop(self, file: ObjectId) -> None:
-        """What is left of the lease is enough."""
-        self._held.discard(file)
+        """Stop renewing the lease; the rest of its time is enough for the writer.
+
+        Blocks until a renewal under way has ended, which would enter the file again behind the writer's back.
+        """
+        with self._changed:
+            self._held.discard(file)
+            self._changed.wait_for(lambda: self._renewing != file)
 
     def _run(self) -> None:
         while not self._ended.wait(LEASE.total_seconds() / 4):
-            for file in self._held.copy():
-                with suppress(StorageError), self._database.asked():
-                    _renew(self._database, file)
+            with self._changed:
+                files = self._held.copy()
+            for file in files:
+                with self._still_held(file) as held:
+                    if held:
+                        with suppress(StorageError), self._database.asked():
+                            _renew(self._database, file)
+
+    @contextmanager
+    def _still_held(self, file: ObjectId) -> Iterator[bool]:
+        """Yield whether the file's writer has not dropped it meanwhile; `drop` of it waits inside."""
+        with self._changed:
+            held = file in self._held
+            self._renewing = file if held else None
+        try:
+            yield held
+        finally:
+            with self._changed:
+                self._renewing = None
+                self._changed.notify_all()
 
 
 def _renew(database: Database, file: ObjectId) -> None:
