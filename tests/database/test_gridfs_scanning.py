@@ -22,6 +22,7 @@ from tests import mongo
 from tests.beneath import bucket_file
 
 FILM = Key(SHARED, "", "film.mp4")
+FILM_A = Key(SHARED, "", "a.mp4")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -48,6 +49,9 @@ class Grid:
         return [
             info.key.path for info in self.backend.page(listing, cursor=None, limit=1000, wait=True).items
         ]
+
+    def size(self, key: Key) -> int:
+        return self.backend.open(key, wait=True).info.size
 
     def pass_time(self) -> None:
         ending = {"expires_at": {"$exists": True}}
@@ -218,6 +222,48 @@ def test_an_older_file_of_a_name_does_not_come_back_when_the_newest_is_deleted(g
     assert left == {len(b"old"), len(b"newer")}, "they are not ours to remove"
     bucket.upload_from_stream("a.mp4", b"put there after all")
     assert grid.scan() == [("a.mp4", "created")]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        *(("/a.mp4", "a.mp4"), ("//a.mp4", "a.mp4"), ("./a.mp4", "a.mp4"), ("/films/a.mp4", "films/a.mp4")),
+        *((name, None) for name in ("a/", "/a/", "///a", "/./a", "../a", "/../a", "a//b", "a/./b")),
+        *((name, None) for name in ("/", "//", ".", "./", "", "/.seekable/a", "/a\\b")),
+    ],
+)
+def test_name_of_the_bucket_gets_its_path_or_a_reason(grid: Grid, name: str, path: str | None) -> None:
+    grid.database["fs.files"].insert_one(bucket_file(ObjectId(), name, 0))
+    findings = [finding for step in grid.backend.scan() for finding in step.findings]
+    assert [(finding.path, finding.outcome.value, bool(finding.reason)) for finding in findings] == [
+        (path, "created", False) if path else (name, "skipped", True)
+    ]
+    assert grid.paths() == ([path] if path else [])
+    if path:
+        assert grid.scan() == []
+
+
+def test_spellings_of_one_path_are_one_file(grid: Grid) -> None:
+    bucket = GridFSBucket(grid.database)
+    for name in ("//a.mp4", "./a.mp4", "/a.mp4"):
+        bucket.upload_from_stream(name, name.encode())
+    assert grid.scan().count(("a.mp4", "created")) == 1
+    assert (grid.paths(), grid.size(FILM_A)) == (["a.mp4"], len("/a.mp4"))
+    bucket.upload_from_stream("a.mp4", b"newest of them all")
+    assert ("a.mp4", "replaced") in grid.scan()
+    assert grid.size(FILM_A) == len("newest of them all")
+    grid.backend.delete(FILM_A, Expect.ANY)
+    grid.pass_time()
+    assert grid.scan() == []
+    assert grid.paths() == []
+    assert grid.database["fs.files"].count_documents({}) == 3, "they are not ours to remove"
+
+
+def test_upload_is_not_replaced_by_another_spelling_of_its_path(grid: Grid) -> None:
+    grid.upload(FILM)
+    GridFSBucket(grid.database).upload_from_stream(f"/{FILM.path}", b"another")
+    assert grid.scan() == [(FILM.path, "skipped")]
+    assert grid.size(FILM) == 4
 
 
 def test_a_writer_keeps_its_lease_however_slow_its_client_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from uuid import uuid4
 from pymongo.errors import DuplicateKeyError
 
 from app.database.mongo import own, upload_leases
+from app.database.mongo.bucket_names import spellings
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Media, Stored, as_it_is, find, key_of, place
 from app.database.mongo.own import Mark
@@ -186,7 +187,8 @@ class Changes:
             strange = self._database.files.find_one({"_id": file, **NOT_OURS}, {"filename": True})
             if strange is not None:
                 # Or older ones of its name would take its place when it is gone.
-                older = {"filename": strange["filename"], "_id": {"$ne": file}, **NOT_OURS}
+                same_path = {"filename": {"$in": spellings(strange["filename"])}}
+                older = {**same_path, "_id": {"$ne": file}, **NOT_OURS}
                 for other in self._database.files.find(older, {"_id": True}):
                     upload_leases.pass_over(self._database, other["_id"])
 

@@ -13,6 +13,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from app.database.mongo import own, upload_leases
+from app.database.mongo.bucket_names import path_of, spellings
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import (
     Media,
@@ -136,7 +137,7 @@ class Scanner:
             # What was uploaded here and has lost its document belongs to whom it did.
             metadata = file.get("metadata")
             library = metadata.get("library", SHARED) if isinstance(metadata, dict) else SHARED
-            key = Key.at(library, name if isinstance(name, str) else "")
+            key = Key.at(library, path_of(name) if isinstance(name, str) else "")
             new = self._document(file, key)
             with self._database.asked():
                 return self._adopt(file, key, new)
@@ -169,7 +170,8 @@ class Scanner:
 
     def _adopt(self, file: Stored, key: Key, new: Media) -> Finding | None:
         """None if somebody else was faster."""
-        newer = {"filename": file["filename"], "uploadDate": {"$gt": file["uploadDate"]}}
+        named = {"filename": {"$in": spellings(file["filename"])}}
+        newer = {**named, "uploadDate": {"$gt": file["uploadDate"]}}
         if self._database.files.find_one({**newer, **NOT_OURS}, {"_id": True}) is not None:
             return Finding(key.path, Outcome.SKIPPED, "A newer file of this name is there.")
         old, media, mark = find(self._database.media, key), self._database.media, own.stored(file["_id"])
