@@ -27,11 +27,12 @@ class RangeNotSatisfiable(Exception):
 
 
 def parse_ranges(value: str, size: int) -> tuple[Span, ...] | None:
-    """The spans that a Range header asks for of a file of this size (RFC 9110 14.2).
+    """Return the spans that a Range header selects of a file of this size (RFC 9110 14.2).
 
-    None: the header is to be ignored. Raises RangeNotSatisfiable.
+    Returns None if the header is to be ignored. Raises RangeNotSatisfiable.
     """
-    specs = _specs(value)
+    # A suffix of an empty file is satisfiable (RFC 9110 14.1.2), and a 416 breaks proxies that slice.
+    specs = _specs(value) if size else None
     if specs is None:
         return None
     spans = [span for first, last in specs if (span := _span(first, last, size)) is not None]
