@@ -37,6 +37,7 @@ from app.resources.docs import Application
 from app.resources.errors import HANDLERS
 from app.resources.routes import routes
 from app.resources.streams import StreamMiddleware
+from app.resources.targets import TargetMiddleware
 from app.settings import Settings
 from app.storage.types import Change
 from app.uploads.service import Uploads
@@ -85,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(StreamMiddleware)  # the innermost: what is added last comes first
     if has_accounts:
         app.add_middleware(AccessMiddleware)
+    app.add_middleware(TargetMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

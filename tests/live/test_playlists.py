@@ -88,3 +88,21 @@ def test_mpv_plays_to_the_third_film(server: Server, folder: str, films: list[st
     said = unquote(server.log().rpartition("/playlist.m3u")[2])
     asked = dict.fromkeys(Path(path).name for path in re.findall("GET (/files/.*) HTTP", said))
     assert list(asked) == NAMES
+
+
+def test_mpv_plays_entries_with_dot_segments(server: Server, folder: str, film: Path) -> None:
+    """mpv resolves `../` no further than to put the folder of the playlist before it."""
+    need("mpv")
+    with server.client() as client:
+        for name in ("first.mp4", "more/second.mp4"):
+            client.put(f"/files/{folder}/{name}", content=film.read_bytes()).raise_for_status()
+        playlist = b"#EXTM3U\n../first.mp4\n../more/.//second.mp4\n"
+        client.put(f"/files/{folder}/lists/all.m3u", content=playlist).raise_for_status()
+    # fmt: off
+    run(
+        "mpv", "--no-config", "--vo=null", "--ao=null", "--no-terminal", "--ytdl=no", "--end=0.3",
+        f"{server.url}/files/{folder}/lists/all.m3u",
+    )
+    # fmt: on
+    for name in ("first.mp4", "more/second.mp4"):
+        assert set(answers(server, f"{server.url}/files/{folder}/{name}")) == {206}
