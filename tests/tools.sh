@@ -27,6 +27,7 @@ caddy     caddy
 openssl   openssl
 prlimit   util-linux
 unshare   util-linux
+systemd-socket-activate systemd
 '
 
 # Fills $commands and $packages with what is missing.

@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, aclosing, contextmanager
 from datetime import timedelta
 from functools import partial
 from signal import SIGTERM
+from socket import AF_UNIX, socket
 from typing import Any
 
 import click
@@ -22,7 +24,9 @@ from app.database import Stores, check_apart, open_accounts, open_database, prep
 from app.library.copying import LEFT_BEHIND, copy
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
-from app.server.listen import authority, listen
+from app.server.activation import activated_listeners
+from app.server.listen import authority, listen, place_of
+from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
@@ -49,27 +53,32 @@ main.add_command(doctor)
 @main.command("serve")
 @click.option("--host", help="Address to listen on (SEEKABLE_HOST, 127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port, 0 for a free one (SEEKABLE_PORT, 8000).")
+@click.option("--uds", metavar="PATH", help="Unix socket to listen on, in place of an address.")
 @click.option("--reload", is_flag=True, help="Start again whenever the code changes, for development.")
-def serve_command(host: str | None, port: int | None, reload: bool) -> None:
-    """Serve the library. An SQL database is migrated first."""
-    with in_a_sentence():
-        settings = load(lambda settings: logs.configure(settings.log_format))
-        host = host if host is not None else settings.host
-        port = port if port is not None else settings.port
-        _check_host(host, settings)
-        listeners = listen(host, port)  # before the database is touched
-        prepare_database(settings)  # what is wrong with it is said here, and not in a traceback
-        sign_up = _first_sign_up(settings)
+def serve_command(host: str | None, port: int | None, uds: str | None, reload: bool) -> None:
+    """Serve the library. An SQL database is migrated first.
 
-    # Here, because the other commands need no web server.
-    from app.server.serving import serve, serve_reloading  # noqa: PLC0415
+    Sockets that systemd opened (a .socket unit) are taken in place of an address.
+    """
+    if uds is not None and (host, port) != (None, None):
+        raise click.UsageError("--uds takes the place of --host and --port.")
+    with ExitStack() as stack:
+        with in_a_sentence():
+            settings = load(lambda settings: logs.configure(settings.log_format))
+            # Before the database is touched.
+            listeners, host = _listeners(settings, host, port, uds, stack)
+            prepare_database(settings)  # what is wrong with it is said here, and not in a traceback
+            sign_up = _first_sign_up(settings)
 
-    announce = partial(_announce, settings, host, listeners[0].getsockname()[1], sign_up)
-    if reload:
-        announce()
-        serve_reloading(settings, listeners)
-    else:
-        serve(settings, listeners, announce)
+        # Here, because the other commands need no web server.
+        from app.server.serving import serve, serve_reloading  # noqa: PLC0415
+
+        announce = partial(_announce, settings, listeners[0], host, sign_up)
+        if reload:
+            announce()
+            serve_reloading(settings, listeners)
+        else:
+            serve(settings, listeners, announce)
 
 
 @main.command()
@@ -237,6 +246,27 @@ def _counts(found: Mapping[Any, int]) -> list[str]:
     return [f"{n} {kind.value}" for kind, n in found.items()]
 
 
+def _listeners(
+    settings: Settings, host: str | None, port: int | None, uds: str | None, stack: ExitStack
+) -> tuple[list[socket], str | None]:
+    """Listen at the Unix socket, or at the address, of the options and settings; systemd's sockets go first.
+
+    Also returns the host that was chosen, if any was. Raises ConfigurationError.
+    """
+    if given := activated_listeners():
+        if (host, port, uds) != (None, None, None):
+            raise ConfigurationError("systemd opened the sockets: leave --host, --port and --uds out.")
+        for listener in given:
+            if listener.family != AF_UNIX:
+                _check_host(listener.getsockname()[0], settings)
+        return given, None
+    if uds is not None:
+        return [stack.enter_context(unix_listener(uds))], None
+    host = host if host is not None else settings.host
+    _check_host(host, settings)
+    return listen(host, port if port is not None else settings.port), host
+
+
 def _check_host(host: str, settings: Settings) -> None:
     from app.resources.admission import is_loopback  # noqa: PLC0415
 
@@ -261,16 +291,24 @@ def _first_sign_up(settings: Settings) -> str | None:
         return f"/sign-up?invite={secret}"
 
 
-def _announce(settings: Settings, host: str, port: int, sign_up: str | None) -> None:
-    here = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # one to connect to
-    base = settings.base_url or f"http://{authority(here, port)}"
+def _announce(settings: Settings, listener: socket, host: str | None, sign_up: str | None) -> None:
     user = " -u EMAIL" if settings.access == "accounts" else ""
-    lines = [
-        f"Seekable serves {logs.escaped(settings.place)}",
-        f"  docs    {base}/docs",
-        f"  upload  curl{user} -F file=@film.mp4 {base}/file/upload",
-        f"  play    vlc {base}/files/film.mp4",
-    ]
+    lines = [f"Seekable serves {logs.escaped(settings.place)}"]
+    if listener.family == AF_UNIX and settings.base_url is None:
+        base, path = "http://localhost", shlex.quote(place_of(listener).removeprefix("unix:"))
+        curl = f"curl --unix-socket {logs.escaped(path)}{user}"
+        lines += [
+            f"  socket  {logs.escaped(path)}",
+            f"  upload  {curl} -F file=@film.mp4 {base}/file/upload",
+            f"  play    {curl} {base}/files/film.mp4 | vlc -",
+        ]
+    else:
+        base = settings.base_url or f"http://{_reachable(listener, host)}"
+        lines += [
+            f"  docs    {base}/docs",
+            f"  upload  curl{user} -F file=@film.mp4 {base}/file/upload",
+            f"  play    vlc {base}/files/film.mp4",
+        ]
     if sign_up:
         lines += [f"  sign up {base}{sign_up}", "          The first account is the administrator's."]
     # For a person to read, unless it is programs that read what this process says.
@@ -279,3 +317,10 @@ def _announce(settings: Settings, host: str, port: int, sign_up: str | None) -> 
             _log.info("%s", line.strip())
     else:
         click.echo("\n".join(lines))
+
+
+def _reachable(listener: socket, host: str | None) -> str:
+    """Host, by its own name, and port for a client on this machine: a wildcard is none to connect to."""
+    address, port = listener.getsockname()[:2]
+    name = address if host is None else host
+    return authority({"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(name, name), port)

@@ -18,6 +18,14 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def place_of(listener: socket.socket) -> str:
+    """Where it listens, as a URL or as nginx names Unix sockets."""
+    address = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{os.path.abspath(os.fsdecode(address))}"
+    return f"http://{authority(*address[:2])}"
+
+
 def listen(host: str, port: int) -> list[socket.socket]:
     """Listeners on all addresses of the host, on one port; 0 takes one that is free on all of them.
 

@@ -26,6 +26,7 @@ from app.server.deadlines import Limits, State, Waiting, Watch, waiting_for
 from app.server.exchange import Edge, Exchange
 from app.server.expected import missing
 from app.server.identity import identity
+from app.server.peers import CLIENT, SERVER, is_unix
 from app.server.refusal import refusal
 from app.server.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
 
@@ -85,6 +86,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        if is_unix(transport):
+            self.client, self.server = CLIENT, SERVER
         self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
         self.flow = _Flow(self.transport, self.pipeline)
         requests: Requests = self.app_state["requests"]

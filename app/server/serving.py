@@ -18,7 +18,7 @@ from uvicorn.supervisors import ChangeReload
 
 from app import logs
 from app.server.deadlines import Clock, Limits
-from app.server.listen import BACKLOG, authority
+from app.server.listen import BACKLOG, place_of
 from app.server.protocol import Config, HttpProtocol
 from app.server.websocket import WebSocketProtocol
 from app.settings import Settings
@@ -56,7 +56,7 @@ class _Server(uvicorn.Server):
         gc.freeze()
         if self.started:
             for listener in sockets or ():
-                _log.info("Seekable is running on http://%s", authority(*listener.getsockname()[:2]))
+                _log.info("Seekable is running on %s", place_of(listener))
             self._on_start()
 
     async def on_tick(self, counter: int) -> bool:

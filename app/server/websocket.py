@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app.server.identity import identity
+from app.server.peers import CLIENT, SERVER, is_unix
 from app.server.refusal import refusal
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        if is_unix(transport):
+            self.client, self.server = CLIENT, SERVER
         # What a peer that does not read may keep: by itself the kernel would take megabytes for it.
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
         connected = self.transport.get_extra_info("socket")
