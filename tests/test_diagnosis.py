@@ -134,7 +134,7 @@ def test_what_a_folder_says(facts: FolderFacts, chosen: dict[str, Any], level: L
         (replace(DATABASE, error="No answer."), {}, FIX, "The database: No answer."),
         (replace(DATABASE, made=False), {}, NOTE, "nothing of ours yet"),
         (replace(DATABASE, migration="due"), {}, NOTE, "migrated at the next start"),
-        (replace(DATABASE, migration="newer"), {}, FIX, "newer version"),
+        (replace(DATABASE, migration="newer"), {}, FIX, "newer Seekable"),
         (replace(DATABASE, missing_indexes=("media.path",)), {}, FIX, "media.path"),
         (replace(DATABASE, missing_rights=("insert", "remove")), {}, FIX, "may not insert, remove"),
         (replace(DATABASE, skew_s=-1.9), {}, GOOD, "up to date"),
@@ -243,7 +243,12 @@ def newer(chosen: dict[str, Any]) -> str:
         with database.writing() as session:
             session.execute(text("UPDATE alembic_version SET version_num = 'future'"))
             session.commit()
-    return "newer version"
+    return "newer Seekable"
+
+
+def newer_documents(chosen: dict[str, Any]) -> str:
+    mongo.database(chosen["mongodb_url"])["media.schema"].update_one({}, {"$inc": {"version": 1}})
+    return "newer Seekable"
 
 
 def unindexed(chosen: dict[str, Any]) -> str:
@@ -252,7 +257,13 @@ def unindexed(chosen: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("backend", "harm"), [("filesystem", newer), ("postgresql", newer), ("gridfs", unindexed)]
+    ("backend", "harm"),
+    [
+        ("filesystem", newer),
+        ("postgresql", newer),
+        ("gridfs", unindexed),
+        ("gridfs", newer_documents),
+    ],
 )
 def test_a_database_is_looked_at(tmp_path: Path, backend: str, harm: Broken) -> None:
     chosen: dict[str, Any] = {"files_dir": tmp_path / "files", **BACKENDS[backend]()}

@@ -241,7 +241,9 @@ def of_database(settings: Settings, facts: DatabaseFacts) -> Iterator[Finding]:
         rights = ", ".join(facts.missing_rights)
         yield Finding(Level.FIX, f"{facts.name}: its user may not {rights}. Give it the role readWrite.")
     if facts.made and facts.migration == "newer":
-        yield Finding(Level.FIX, f"{facts.name} is of a newer version of this program: install that one.")
+        yield Finding(
+            Level.FIX, f"{facts.name} was made by a newer Seekable. Install that version, or a later one."
+        )
     elif facts.made and facts.migration == "due":
         yield Finding(Level.NOTE, f"{facts.name} is migrated at the next start (or by `seekable migrate`).")
     elif facts.made and facts.missing_indexes:

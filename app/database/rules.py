@@ -29,6 +29,9 @@ MAX_LOOKED_AT = 200_000
 ANYTHING = "application/octet-stream"
 """The media type of bytes of which nothing is known (RFC 2046 4.5.1)."""
 
+NEWER = "The database was made by a newer Seekable. Install that version, or a later one."
+"""The refusal of a database whose schema this version does not know."""
+
 TAKEN = "There is an account with this email address."
 LAST = "Nobody would be left who may look after the accounts: there is no other administrator."
 NO_ACCOUNT = "There is no such account."

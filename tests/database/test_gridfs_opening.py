@@ -1,12 +1,16 @@
 """What is said of a MongoDB that cannot be opened."""
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
 
+from app.database import prepare_database
 from app.database.mongo.opening import open_gridfs
+from app.database.mongo.schema_version import VERSION, migration
+from app.database.rules import NEWER
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageUnavailable
 from tests import mongo
@@ -41,3 +45,43 @@ def test_the_reason_is_named() -> None:
         for said, reason in zip(pool.map(refusal, urls), REASONS.values(), strict=True):
             assert reason in said
             assert ".." not in said
+
+
+@pytest.mark.parametrize(
+    ("found", "ours", "expected"),
+    [
+        (None, 1, "due"),
+        ({"version": 1}, 2, "due"),
+        ({"version": 2}, 2, "done"),
+        ({"version": 2.0}, 2, "done"),
+        ({"version": 3}, 2, "newer"),
+        ({"version": "2.1"}, 2, "newer"),
+        ({}, 2, "newer"),
+    ],
+)
+def test_version_of_the_schema(found: dict[str, object] | None, ours: int, expected: str) -> None:
+    assert migration(found, ours) == expected
+
+
+@pytest.mark.parametrize("newer", ["files", "accounts"])
+def test_database_of_a_newer_version_is_refused_and_not_changed(newer: str) -> None:
+    chosen = mongo.gridfs()
+    users_url = mongo.gridfs()["mongodb_url"]
+    settings = Settings(_env_file=None, access="accounts", users_url=users_url, **chosen)
+    files, users = mongo.database(str(chosen["mongodb_url"])), mongo.database(str(users_url))
+    databases = {"files": files["media.schema"], "accounts": users["schema"]}
+    for made_before_there_was_a_version in (False, True):
+        prepare_database(settings)
+        assert [schema.find_one() for schema in databases.values()] == [
+            {"_id": "seekable", "version": VERSION}
+        ] * 2
+        if not made_before_there_was_a_version:
+            for schema in databases.values():
+                schema.drop()
+    databases[newer].update_one({}, {"$set": {"version": VERSION + 1}})
+    indexed = files["media"] if newer == "files" else users["accounts"]
+    indexed.drop_indexes()
+    with pytest.raises(StorageUnavailable, match=rf"^MongoDB at .+: {re.escape(NEWER)}$"):
+        prepare_database(settings)
+    assert len(list(indexed.list_indexes())) == 1
+    assert databases[newer].find_one() == {"_id": "seekable", "version": VERSION + 1}

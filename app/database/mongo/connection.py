@@ -60,6 +60,9 @@ class Connection:
     Raises ConfigurationError, in which `setting` is named, when the URL is none.
     """
 
+    schema: Collection[Stored]
+    """The version of the schema; see schema_version.py."""
+
     def __init__(self, url: str, *, setting: str, default: str, name: str | None = None) -> None:
         try:
             parsed = parse_uri(url)
@@ -122,8 +125,9 @@ class Connection:
 class Database(Connection):
     """The database of the files. `media` has the documents; the bucket `fs` has the bytes in `files` and
     `chunks`; `uploads`, a collection `media.uploads`, has which files of the bucket are ours to remove, and
-    when; `leases`, a collection `media.leases`, has what one process at a time does; `progress`, a short one,
-    what other processes are to hear of uploads.
+    when; `schema`, a collection `media.schema`, has the version of the schema; `leases`, a collection
+    `media.leases`, has what one process at a time does; `progress`, a short one, what other processes are to
+    hear of uploads.
     """
 
     def __init__(self, url: str) -> None:
@@ -134,6 +138,7 @@ class Database(Connection):
         self.files: Collection[Stored] = self._database["fs.files"]
         self.chunks: Collection[Stored] = self._database["fs.chunks"]
         self.progress: Collection[Stored] = self._database["media.progress"]
+        self.schema = self._database["media.schema"]
         self.own = OwnChanges()
 
     def exists(self) -> bool:

@@ -20,6 +20,7 @@ from app.database.mongo.connection import (
     indexes_of,
 )
 from app.database.mongo.documents import Media, Stored
+from app.database.mongo.schema_version import migration_of
 from app.database.mongo.users import USERS, Users
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
@@ -109,6 +110,7 @@ def _facts(
     return DatabaseFacts(
         name,
         made=made,
+        migration=migration_of(connection),
         skew_s=skew,
         accounts=accounts,
         replicated=connection.is_replicated(),

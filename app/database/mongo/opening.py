@@ -9,6 +9,7 @@ from pymongo.errors import ServerSelectionTimeoutError
 from app.database.mongo.accounts import MongoAccounts
 from app.database.mongo.connection import Connection, Database
 from app.database.mongo.files import GridBackend
+from app.database.mongo.schema_version import check_version, record_version
 from app.database.mongo.staging import Senders
 from app.database.mongo.upload_leases import Keeper
 from app.database.mongo.users import USERS, Users
@@ -41,7 +42,9 @@ def open_gridfs(
             raise ConfigurationError(
                 f"There is no library in the database {database.name!r}; `seekable serve` makes one."
             )
+        check_version(database)
         database.ensure_indexes()
+        record_version(database)
     keeper = Keeper(database)
     stack.callback(keeper.close)
     senders = stack.enter_context(Senders(SENDERS))
@@ -58,7 +61,9 @@ def open_users(settings: Settings, stack: ExitStack) -> MongoAccounts:
         raise ConfigurationError(_NO_URL)
     stack.callback(users.close)
     with _said_of(users):
+        check_version(users)
         users.ensure_indexes()
+        record_version(users)
     return MongoAccounts(users)
 
 

@@ -23,6 +23,7 @@ class Users(Connection):
         self.invites = self._of(Invite)
         self.signing_keys = self._of(SigningKey)
         self.attempts = self._of(Attempts)
+        self.schema = self._database["schema"]
 
     def _of(self, kind: type[Document]) -> Collection[Stored]:
         return self._database[kind._meta["collection"]]
