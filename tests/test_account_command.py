@@ -92,6 +92,9 @@ def test_accounts_are_made_changed_and_removed(
     assert found.version == 2
     assert store.token(token.hash) is store.session(session.hash) is store.link(link.id) is None
 
+    for command, is_admin in (("promote", True), ("demote", False)):
+        assert run(command, "bert@nas").returncode == 0
+        assert store.account(bert.id) == replace(found, is_admin=is_admin)
     for command, is_so in (("disable", {"disabled": True}), ("enable", {}), ("remove", {"leaving": True})):
         assert run(command, "bert@nas").returncode == 0
         assert store.account(bert.id) == replace(found, **is_so)
@@ -123,6 +126,8 @@ def test_what_cannot_be_is_said_in_a_sentence(run: Run, store: AccountStore) -> 
         (("add", "dora@nas"), b"x" * 100_000, "at most 1,024."),
         (("disable", "dora@nas"), b"", "There is no account with this email address."),
         (("remove", "anna@nas"), b"", "there is no other administrator."),
+        (("demote", "anna@nas"), b"", "there is no other administrator."),
+        (("promote", "dora@nas"), b"", "There is no account with this email address."),
     ]
     for arguments, given, expected in cases:
         result = run(*arguments, given=given)

@@ -19,7 +19,8 @@ class AccountStore(Protocol):
 
     def add(self, account: Account, *, invite: str | None = None) -> Account:
         """Store a new account. The very first one of all becomes the administrator, and its library the
-        shared one, "": of several that race for it one does. EmailTaken.
+        shared one, "": of several that race for it one does. While all other accounts are leaving, the next
+        one becomes an administrator, too: of several that race for it one does. EmailTaken.
 
         With the hash of an `invite` only if that is there and has not expired when the account is made,
         SignUpRefused otherwise; it is used up by it, and by nothing that fails."""
@@ -48,6 +49,11 @@ class AccountStore(Protocol):
 
     def set_quota(self, account_id: str, quota: int | None) -> None:
         """UnknownAccount."""
+        ...
+
+    def set_admin(self, account_id: str, is_admin: bool) -> None:
+        """Let the account look after the others, or no longer. UnknownAccount, if it is leaving or gone;
+        LastAdministrator, if no other administrator would be left that can log in."""
         ...
 
     def leave(self, account_id: str) -> None:

@@ -137,6 +137,22 @@ def enable(email: str) -> None:
 
 @account.command()
 @click.argument("email")
+def promote(email: str) -> None:
+    """Make an account an administrator, which may invite others."""
+    with _of(email) as (store, found):
+        store.set_admin(found.id, True)
+
+
+@account.command()
+@click.argument("email")
+def demote(email: str) -> None:
+    """Undo `promote`. The last administrator that can log in stays one."""
+    with _of(email) as (store, found):
+        store.set_admin(found.id, False)
+
+
+@account.command()
+@click.argument("email")
 @click.argument("size", type=SizeOrNone(), required=False)
 def quota(email: str, size: int | None) -> None:
     """Show or set the bytes that the files of an account may have; `none` leaves that to SEEKABLE_QUOTA."""

@@ -439,6 +439,81 @@ def test_of_administrators_that_race_to_leave_one_stays(store: AccountStore) -> 
     assert len(store.leaving()) == 3
 
 
+def test_account_added_while_all_others_leave_is_the_administrator(store: AccountStore) -> None:
+    first = store.add(an_account())
+    store.leave(first.id)
+    heir = store.add(an_account())
+    assert (heir.is_admin, heir.library) == (True, heir.id)
+    assert store.account(heir.id) == heir
+    assert not store.add(an_account()).is_admin
+    store.remove(first.id)
+    assert store.account(heir.id) == heir
+    # Nor does that happen only once.
+    for account in store.accounts(limit=9):
+        if account != heir:
+            store.leave(account.id)
+    store.leave(heir.id)
+    assert store.add(an_account()).is_admin
+
+
+def test_one_of_those_added_at_once_while_all_others_leave_is_the_administrator(store: AccountStore) -> None:
+    store.leave(store.add(an_account()).id)
+    accounts = [an_account(created_at=NOW + timedelta(seconds=n % 3)) for n in range(RACERS)]
+    race(*(lambda account=account: store.add(account) for account in accounts))
+    assert sum(one.is_admin and not one.leaving for one in store.accounts(limit=99)) == 1
+
+
+def test_an_administrator_stays_whoever_signs_up_while_the_only_one_leaves(store: AccountStore) -> None:
+    for _ in range(10):
+        for account in store.accounts(limit=99):
+            store.remove(account.id)
+        admin = store.add(an_account())
+        accounts = [an_account() for _ in range(3)]
+        race(
+            *(lambda one=one: store.add(one) for one in accounts),  # type: ignore[misc]
+            lambda admin=admin: store.leave(admin.id),  # type: ignore[misc]
+        )
+        assert sum(one.is_admin and not one.leaving for one in store.accounts(limit=99)) == 1
+        store.remove(admin.id)
+        assert sum(one.is_admin for one in store.accounts(limit=99)) <= 1
+
+
+def test_accounts_are_promoted_and_demoted_but_never_the_last_administrator(store: AccountStore) -> None:
+    admin, anna = store.add(an_account()), store.add(an_account())
+    store.set_admin(anna.id, False)
+    for able in ({}, {"disabled": True}):
+        with pytest.raises(LastAdministrator):
+            store.set_admin(admin.id, False)
+        store.set_admin(anna.id, True)
+        assert store.account(anna.id) == replace(anna, is_admin=True)
+        store.set_disabled(anna.id, "disabled" in able)
+        if able:
+            with pytest.raises(LastAdministrator):
+                store.set_admin(admin.id, False)
+            store.set_disabled(anna.id, False)
+        store.set_admin(admin.id, False)
+        assert store.account(admin.id) == replace(admin, is_admin=False)
+        admin, anna = replace(anna, is_admin=True), replace(admin, is_admin=False)
+    store.leave(anna.id)
+    for account_id in (anna.id, "nobody"):
+        for is_admin in (True, False):
+            with pytest.raises(UnknownAccount):
+                store.set_admin(account_id, is_admin)
+    with pytest.raises(LastAdministrator):  # though it is alone, and may leave
+        store.set_admin(admin.id, False)
+
+
+def test_one_of_the_administrators_stays_that_race_to_leave_or_to_be_demoted(store: AccountStore) -> None:
+    admins = [store.add(an_account(is_admin=True)) for _ in range(4)]
+    store.add(an_account())
+    found = race(
+        *(lambda one=one: store.leave(one.id) for one in admins[:2]),
+        *(lambda one=one: store.set_admin(one.id, False) for one in admins[2:]),
+    )
+    assert sum(isinstance(one, LastAdministrator) for one in found) == 1
+    assert sum(one.is_admin and not one.leaving for one in store.accounts(limit=9)) == 1
+
+
 # Sessions, tokens, links
 
 

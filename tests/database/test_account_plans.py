@@ -13,8 +13,15 @@ from app.database.sql.migrations import migrate
 from app.database.sql.sqlite import Sqlite
 from tests.contracts.test_accounts import NOW, a_link, a_session, a_token, an_account, an_invite
 
-# What is wanted whole, and is short; and whether there is anything.
-WHOLE = ("FROM invite ORDER BY", "FROM signing_key", "count(*)", "IS NOT NULL LIMIT")
+# What is wanted whole, and is short; whether there is anything; and whether any account stays: the first one
+# does nearly always.
+WHOLE = (
+    "FROM invite ORDER BY",
+    "FROM signing_key",
+    "count(*)",
+    "IS NOT NULL LIMIT",
+    "WHERE account.leaving = 0 LIMIT",
+)
 
 
 def test_no_statement_reads_a_table_from_its_beginning(tmp_path: Path) -> None:
@@ -76,6 +83,9 @@ def _use(store: SqlAccounts) -> None:
     store.attempts.attempt(buckets)
     store.attempts.forgive(buckets, note="three", for_s=60)
     store.attempts.sweep_attempts(0)
+    store.set_admin(anna.id, True)
+    store.set_admin(anna.id, False)
+    store.set_admin(anna.id, True)
     store.leave(admin.id)
     store.leaving()
     store.remove(admin.id)

@@ -125,6 +125,18 @@ def test_leaving_and_removing_go_on_where_they_stopped(node: Mongod, store: Acco
     )
 
 
+def test_departure_appoints_the_administrator_that_a_crash_kept_from_being_one(
+    node: Mongod, store: AccountStore
+) -> None:
+    first, heir = store.add(an_account()), an_account()
+    store.leave(first.id)
+    with failing(node, "update", "accounts"):  # it has signed up, and knows nothing of it
+        store.add(heir)
+    assert [one.is_admin for one in store.accounts(limit=9) if not one.leaving] == [False]
+    store.remove(first.id)
+    assert [(one.id, one.is_admin) for one in store.accounts(limit=9)] == [(heir.id, True)]
+
+
 def test_an_administrator_that_did_not_get_to_leave_counts_again(
     node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

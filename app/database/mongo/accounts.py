@@ -20,7 +20,7 @@ from app.accounts.models import Account, Invite, Link, Session, SigningKey, Toke
 from app.database.mongo import user_documents
 from app.database.mongo.attempts import MongoAttempts
 from app.database.mongo.documents import Stored
-from app.database.mongo.resigning import LEAVE, resign
+from app.database.mongo.resigning import DEMOTE, LEAVE, resign, succeed
 from app.database.mongo.user_documents import model, stored
 from app.database.mongo.users import Users
 from app.database.rules import NO_ACCOUNT, NO_INVITE, NO_LINK, NO_TOKEN, TAKEN
@@ -46,10 +46,13 @@ class MongoAccounts:
                 if users.invites.find_one(unexpired) is None:
                     raise SignUpRefused(NO_INVITE)
             account = self._inserted(account, invite)
-            if invite is not None and not users.invites.delete_one({"_id": invite}).deleted_count:
-                users.accounts.delete_one({"_id": account.id})  # it was revoked meanwhile
-                raise SignUpRefused(NO_INVITE)
-        return account
+            revoked = invite is not None and not users.invites.delete_one({"_id": invite}).deleted_count
+            if revoked:  # meanwhile
+                users.accounts.delete_one({"_id": account.id})
+        succeed(users)
+        if revoked:
+            raise SignUpRefused(NO_INVITE)
+        return account if account.is_admin else self.account(account.id) or account
 
     def _inserted(self, account: Account, invite: str | None) -> Account:
         more = {"era": 1, "invite": invite}
@@ -108,15 +111,36 @@ class MongoAccounts:
                 self._users.sessions.delete_many(former)
         return found is not None
 
+    def set_admin(self, account_id: str, is_admin: bool) -> None:
+        account = self.account(account_id)
+        if account is None or account.leaving:
+            raise UnknownAccount(NO_ACCOUNT)
+        if is_admin:
+            if not self._changed({"_id": account_id, "leaving": False}, {"$set": {"is_admin": True}}):
+                raise UnknownAccount(NO_ACCOUNT)
+        elif account.is_admin:
+            resign(self._users, account_id, DEMOTE, may_be_alone=False)
+
     def leave(self, account_id: str) -> None:
+        while not self._left(account_id):
+            pass  # its rights have just changed
+        succeed(self._users)
+        with self._users.asked():
+            self._forget_belongings(account_id)
+
+    def _left(self, account_id: str) -> bool:
+        """Mark the account as leaving. Return False if it became an administrator meanwhile."""
         account = self.account(account_id)
         if account is None:
             raise UnknownAccount(NO_ACCOUNT)
-        if account.is_admin and not account.leaving:
-            resign(self._users, account_id)
+        if account.leaving:
+            return True
+        if account.is_admin:
+            resign(self._users, account_id, LEAVE, may_be_alone=True)
+            return True
+        staying = {"_id": account_id, "leaving": False, "is_admin": False}
         with self._users.asked():
-            self._users.accounts.update_one({"_id": account_id, "leaving": False}, LEAVE)
-            self._forget_belongings(account_id)
+            return self._users.accounts.update_one(staying, LEAVE).matched_count == 1
 
     def leaving(self) -> Sequence[Account]:
         with self._users.asked():
@@ -128,6 +152,8 @@ class MongoAccounts:
             # First nothing more can come to belong to it.
             found = users.accounts.find_one_and_update({"_id": account_id}, LEAVE)
             self._forget_belongings(account_id)
+        succeed(users)
+        with users.asked():
             if found is not None:
                 # Of a crash before it was: it must not be used again when the account is no longer there.
                 users.invites.delete_one({"_id": found.get("invite")})

@@ -44,6 +44,8 @@ class Account(Document):  # type: ignore[misc]
         _unique("invite") | {"sparse": True},
         _where(index("is_admin"), {"is_admin": True}),
         _where(index("leaving"), {"leaving": True}),
+        # Of those that race to succeed an administrator that left, one does.
+        _unique("heir") | {"sparse": True},
     )
 
     id = StringField(primary_key=True)
@@ -59,6 +61,8 @@ class Account(Document):  # type: ignore[misc]
     # Sessions count that have the same: to end them all is one write.
     era = LongField(required=True)
     invite = StringField()
+    # It became an administrator because no other one stayed; absent when it leaves or is demoted.
+    heir = BooleanField()
 
 
 class Session(Document):  # type: ignore[misc]

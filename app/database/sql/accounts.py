@@ -61,6 +61,8 @@ class SqlAccounts:
                 raise EmailTaken(TAKEN)
             if not _there(session, Account.id.is_not(None)):
                 account = replace(account, is_admin=True, library="")
+            elif not _there(session, ~Account.leaving):
+                account = replace(account, is_admin=True)
             self._insert(session, Account(**asdict(account)), Account.id == account.id)
         return account
 
@@ -103,6 +105,15 @@ class SqlAccounts:
             made = (Account.id == account_id, Account.quota.is_not_distinct_from(quota))
             self._database.commit(session, lambda later: _there(later, *made))
 
+    def set_admin(self, account_id: str, is_admin: bool) -> None:
+        with self._database.writing() as session:
+            _check_staying(session, account_id)
+            if not is_admin and _there(session, _IS_ADMIN, Account.id == account_id):
+                _check_not_last(session, account_id)
+            self._update(session, account_id, is_admin=is_admin)
+            made = (Account.id == account_id, Account.is_admin.is_(is_admin))
+            self._database.commit(session, lambda later: _there(later, *made))
+
     def leave(self, account_id: str) -> None:
         self._with_reserve(lambda: self._leave(account_id))
 
@@ -112,7 +123,7 @@ class SqlAccounts:
             if account is None:
                 raise UnknownAccount(NO_ACCOUNT)
             if account.is_admin and not account.leaving:
-                _check_not_last(session, account_id)
+                _check_not_last(session, account_id, may_be_alone=True)
             self._update(session, account_id, leaving=True)
             _forget_belongings(session, account_id)
             made = (Account.id == account_id, Account.leaving.is_(True))
@@ -297,9 +308,11 @@ def _check_staying(session: Session, account_id: str) -> None:
         raise UnknownAccount(NO_ACCOUNT)
 
 
-def _check_not_last(session: Session, account_id: str) -> None:
-    others = (Account.id != account_id, ~Account.leaving)
-    if not _there(session, _IS_ADMIN, *others, ~Account.disabled) and _there(session, *others):
+def _check_not_last(session: Session, account_id: str, *, may_be_alone: bool = False) -> None:
+    """Raise LastAdministrator unless another one can log in, or, if it may be alone, all others leave."""
+    if _there(session, _IS_ADMIN, Account.id != account_id, *_CAN_LOG_IN):
+        return
+    if not may_be_alone or _there(session, Account.id != account_id, ~Account.leaving):
         raise LastAdministrator(LAST)
 
 
