@@ -25,8 +25,8 @@ else:
     from contextlib import ExitStack
 
     from app.database.sql.opening import open_sql
-    from app.settings import Settings
+    from app.settings import read
 
-    with ExitStack() as stack, open_sql(Settings(), stack).writing() as session:
+    with ExitStack() as stack, open_sql(read(), stack).writing() as session:
         run(session.connection())
         session.commit()

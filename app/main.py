@@ -38,7 +38,7 @@ from app.resources.errors import HANDLERS
 from app.resources.routes import routes
 from app.resources.streams import StreamMiddleware
 from app.resources.targets import TargetMiddleware
-from app.settings import Settings
+from app.settings import Settings, read
 from app.storage.types import Change
 from app.uploads.service import Uploads
 
@@ -66,7 +66,7 @@ EXPOSED_HEADERS = (
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The program as an ASGI application. Opens nothing before its lifespan begins."""
-    settings = settings or Settings()
+    settings = settings or read()
     has_accounts = settings.access == "accounts"
     app = Application(
         routes=routes(accounts=has_accounts, metrics=settings.metrics),

@@ -1,9 +1,13 @@
-"""Every knob, its default and its unit. Read from the environment (SEEKABLE_*) and from `.env`."""
+"""Every knob, its default and its unit. Read from the environment (SEEKABLE_*) and from `.env`.
+
+A `.env` that lies in a library is never read: an upload could replace it.
+"""
 
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
@@ -116,11 +120,17 @@ PREFIX = "SEEKABLE_"
 TARGET_PREFIX = "SEEKABLE_COPY_TO_"
 """Of the settings of the library that another is copied to."""
 
+ENV_FILE = ".env"
+"""In the working directory."""
+
+_MAX_LINKS = 40
+"""Symbolic links that Linux follows for one path."""
+
 
 class Settings(BaseSettings):
     """What can be set. Frozen: a change takes a restart."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on; another than loopback needs ACCESS.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -225,6 +235,11 @@ class Settings(BaseSettings):
         return init_settings, env_settings, dotenv_settings, file_secret_settings
 
     @property
+    def library_folder(self) -> Path | None:
+        """The folder in which uploads become files, if the settings name one."""
+        return self.files_dir if self.storage == "filesystem" else None
+
+    @property
     def place(self) -> str:
         """Where the files are, to be shown: without a password."""
         if self.storage == "gridfs":
@@ -239,31 +254,97 @@ class Settings(BaseSettings):
         return value
 
 
-def load(prepare: Callable[[Settings], object] | None = None) -> Settings:
-    """The settings of this process. ConfigurationError names what is wrong with each; names that are like
-    those of settings, and are none, are logged, after `prepare` was called with the settings."""
-    settings = read()
+@dataclass(frozen=True)
+class EnvFile:
+    """The `.env` of the working directory, as far as it counts."""
+
+    path: Path | None
+    """None if there is none, or if it must not be read."""
+    ignored: str = ""
+    """Why it is not read, as a sentence; empty if it is read, or if there is none."""
+
+
+def env_file(target: str | None = None) -> EnvFile:
+    """Find `.env`, and refuse it where it lies in a library that the environment names.
+
+    `target` is a further library's folder, from an option of the command.
+    """
+    path = Path(ENV_FILE).absolute()
+    if not path.is_file():
+        return EnvFile(None)
+    named = [_named_by_environment(PREFIX), _named_by_environment(TARGET_PREFIX)]
+    if target is not None:
+        named.append(Path(os.path.expanduser(target)))
+    for library in named:
+        if library is not None and _lies_in(path, library):
+            return EnvFile(
+                None,
+                f"{path} is not read: it lies in the library {library.absolute()}, where an upload could "
+                "replace it. Set what it holds in the environment, or start from another folder.",
+            )
+    return EnvFile(path)
+
+
+def _named_by_environment(prefix: str) -> Path | None:
+    try:
+        return Settings(_env_prefix=prefix).library_folder
+    except ValidationError:  # whoever reads the settings of this prefix reports it
+        return None
+
+
+def _lies_in(file: Path, library: Path) -> bool:
+    """Return whether the file, or a symbolic link on the way to it, is somewhere beneath the library."""
+    if not library.exists():
+        return False
+    for place in _places(file):
+        folder = Path(os.path.realpath(place))
+        if any(at.exists() and at.samefile(library) for at in (folder, *folder.parents)):
+            return True
+    return False
+
+
+def _places(file: Path) -> Iterator[Path]:
+    """Yield the folder of the file, and of each file that it is a link to."""
+    for _ in range(_MAX_LINKS):
+        yield file.parent
+        if not file.is_symlink():
+            return
+        file = file.parent / file.readlink()
+
+
+def load(prepare: Callable[[Settings], object] | None = None, *, target: str | None = None) -> Settings:
+    """Return the settings of this process, and log what is no setting and a `.env` that is not read.
+
+    `prepare` is called with the settings before anything is logged; `target` is as in `env_file`.
+    Raises ConfigurationError, which names what is wrong with each.
+    """
+    found = env_file(target)
+    settings = _read(PREFIX, found)
     if prepare is not None:
         prepare(settings)
-    if names := unknown():
+    if found.ignored:
+        _log.warning("%s", found.ignored)
+    if names := unknown(found):
         _log.warning("There is no such setting: %s", ", ".join(names))
     return settings
 
 
 def read() -> Settings:
-    """The settings of this process, with nothing said of what is no setting. ConfigurationError."""
-    return _read(PREFIX)
+    """Return the settings of this process, and log nothing. Raises ConfigurationError."""
+    return _read(PREFIX, env_file())
 
 
-def unknown() -> list[str]:
+def unknown(found: EnvFile) -> list[str]:
     """Names in the environment and in .env that are like those of settings, and are none, with what may be
     meant."""
-    return [*map(_with_nearest, misspelt([*os.environ, *DotEnvSettingsSource(Settings).env_vars]))]
+    source = DotEnvSettingsSource(Settings, env_file=found.path)
+    return [*map(_with_nearest, misspelt([*os.environ, *source.env_vars]))]
 
 
 def load_target(**options: str | None) -> Settings:
     """The settings of the library that another is copied to: these options, else SEEKABLE_COPY_TO_*."""
-    target = _read(TARGET_PREFIX, **{name: value for name, value in options.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
+    target = _read(TARGET_PREFIX, env_file(options.get("files_dir")), **given)
     where = {"filesystem": "files_dir", "gridfs": "mongodb_url"}[target.storage]
     for name in ("storage", where):
         if name not in target.model_fields_set:  # a default is where somebody may have another library
@@ -273,15 +354,31 @@ def load_target(**options: str | None) -> Settings:
     return target
 
 
-def _read(prefix: str, **options: str) -> Settings:
+def _read(prefix: str, found: EnvFile, **options: str) -> Settings:
     try:
-        return Settings(_env_prefix=prefix, **options)  # type: ignore[arg-type]
+        settings = Settings(
+            _env_prefix=prefix,
+            _env_file=found.path,
+            **options,  # type: ignore[arg-type]
+        )
     except ValidationError as error:
         faults = (
             f"{prefix}{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors()
         )
         raise ConfigurationError("; ".join(faults)) from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{found.path} is not in UTF-8. Save it in UTF-8.") from None
+    except OSError as error:
+        raise ConfigurationError(f"{found.path} cannot be read: {error.strerror}.") from None
+    library = settings.library_folder
+    if found.path is not None and library is not None and _lies_in(found.path, library):
+        raise ConfigurationError(
+            f"{found.path} lies in the library that it names, {library.absolute()}, where an upload could "
+            f"replace it. Set {prefix}FILES_DIR in the environment, or move the file to a folder outside of "
+            "the library and start from there."
+        )
+    return settings
 
 
 def misspelt(names: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.settings import ConfigurationError, Settings, load, load_target, misspelt
+from app.settings import ConfigurationError, Settings, env_file, load, load_target, misspelt, read
 
 
 @pytest.fixture(autouse=True)
@@ -207,3 +207,124 @@ def test_a_place_to_copy_to_is_never_a_default(options: dict[str, str], says: st
 )
 def test_where_the_files_are_is_shown_without_a_password(settings: dict[str, Any], place: str) -> None:
     assert Settings(_env_file=None, **settings).place == place
+
+
+# A `.env` that an upload could replace
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """A library with a folder in it, beneath the working directory."""
+    (tmp_path / "films" / "series").mkdir(parents=True)
+    return tmp_path / "films"
+
+
+IGNORED: list[tuple[str, dict[str, str]]] = [
+    ("films", {"SEEKABLE_FILES_DIR": "."}),
+    ("films", {"SEEKABLE_FILES_DIR": "{films}"}),
+    ("films", {"SEEKABLE_FILES_DIR": "../link"}),
+    ("films/series", {"SEEKABLE_FILES_DIR": "{films}"}),
+    ("films/series", {"SEEKABLE_FILES_DIR": "../../link"}),
+    ("link/series", {"SEEKABLE_FILES_DIR": "{films}"}),
+    ("films", {"SEEKABLE_COPY_TO_FILES_DIR": "{films}", "SEEKABLE_COPY_TO_STORAGE": "filesystem"}),
+]
+"""The working directory, and the environment, of a `.env` that must not be read."""
+
+
+@pytest.mark.parametrize(("here", "environment"), IGNORED)
+def test_env_file_in_a_library_is_not_read_and_is_named_once(
+    here: str,
+    environment: dict[str, str],
+    films: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (films.parent / "link").symlink_to(films)
+    monkeypatch.chdir(films.parent / here)
+    Path(".env").write_text("SEEKABLE_PORT=1\nSEEKABLE_ACCESS=open\nSEEKABLE_XYZZY=1\n")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format(films=films))
+    with caplog.at_level(logging.WARNING):
+        settings = load()
+    assert (settings.port, settings.access) == (8000, "loopback")
+    (said,) = caplog.messages
+    assert said.startswith(f"{Path('.env').absolute()} is not read: it lies in the library ")
+    assert read().port == 8000
+
+
+def test_env_file_in_the_folder_of_the_copy_is_not_read(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(films)
+    Path(".env").write_text("SEEKABLE_PORT=1\nSEEKABLE_COPY_TO_DATABASE_URL=sqlite:////elsewhere.db\n")
+    assert load(target=str(films)).port == 8000
+    assert load_target(storage="filesystem", files_dir=".").database_url is None
+    assert load().port == 1, "to serve another library"
+
+
+@pytest.mark.parametrize("target", ["/etc/seekable.env", "../films/.settings", "series/other"])
+def test_env_file_that_is_a_link_is_judged_at_both_ends(
+    target: str, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload replaces the file that the link leads to; by hand the link itself is replaced."""
+    (films / ".settings").write_text("SEEKABLE_PORT=1\n")
+    (films / "series" / "other").write_text("SEEKABLE_PORT=1\n")
+    monkeypatch.setenv("SEEKABLE_FILES_DIR", str(films))
+    outside = films.parent / "outside"
+    outside.mkdir()
+    for here in (films, outside):
+        monkeypatch.chdir(here)
+        Path(".env").symlink_to(target if here == films else films / ".settings")
+        assert load().port == 8000
+
+
+@pytest.mark.parametrize(
+    ("here", "environment"),
+    [
+        (".", {}),
+        (".", {"SEEKABLE_FILES_DIR": "films"}),
+        ("films", {}),
+        ("films", {"SEEKABLE_FILES_DIR": "series"}),
+        ("films", {"SEEKABLE_FILES_DIR": "missing"}),
+        ("films", {"SEEKABLE_FILES_DIR": ".", "SEEKABLE_STORAGE": "gridfs"}),
+        ("films", {"SEEKABLE_COPY_TO_FILES_DIR": ".", "SEEKABLE_COPY_TO_STORAGE": "gridfs"}),
+    ],
+)
+def test_env_file_outside_of_every_library_is_read(
+    here: str, environment: dict[str, str], films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(films.parent / here)
+    Path(".env").write_text("SEEKABLE_PORT=1\n")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert load().port == 1
+    assert env_file().ignored == ""
+
+
+@pytest.mark.parametrize(("here", "named"), [("films", "."), ("films/series", ".."), ("films", "{films}")])
+def test_env_file_that_names_the_library_around_it_is_refused(
+    here: str, named: str, films: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(films.parent / here)
+    Path(".env").write_text(f"SEEKABLE_FILES_DIR={named.format(films=films)}\n")
+    with pytest.raises(ConfigurationError) as refused:
+        load()
+    assert "lies in the library that it names" in str(refused.value)
+    assert "Set SEEKABLE_FILES_DIR in the environment" in str(refused.value)
+    Path(".env").write_text(f"SEEKABLE_COPY_TO_FILES_DIR={named.format(films=films)}\n")
+    assert load().files_dir == Path("files")
+    with pytest.raises(ConfigurationError, match="Set SEEKABLE_COPY_TO_FILES_DIR"):
+        load_target(storage="filesystem")
+
+
+# Bytes of `.env`
+
+
+def test_env_file_may_begin_with_the_mark_of_utf8(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfSEEKABLE_FILES_DIR=K\xc3\xb6ln\n")
+    assert load().files_dir == Path("Köln")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_env_file_in_another_encoding_is_refused_in_a_sentence(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("SEEKABLE_FILES_DIR=Köln\n".encode(encoding))
+    with pytest.raises(ConfigurationError, match=r"/\.env is not in UTF-8\. Save it in UTF-8\.$"):
+        load()

@@ -28,6 +28,7 @@ openssl   openssl
 prlimit   util-linux
 unshare   util-linux
 systemd-socket-activate systemd
+locale-gen locales
 '
 
 # Fills $commands and $packages with what is missing.

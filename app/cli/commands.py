@@ -20,6 +20,7 @@ from app.accounts.making import new_invite
 from app.cli.accounts import account
 from app.cli.doctor import doctor
 from app.cli.sentences import in_a_sentence
+from app.cli.utf8 import ensure_utf8
 from app.database import Stores, check_apart, open_accounts, open_database, prepare_database
 from app.library.copying import LEFT_BEHIND, copy
 from app.library.copying import Outcome as Copying
@@ -43,6 +44,8 @@ _GO_ON = "What is copied stays; run the same command again to go on."
 @click.version_option(package_name="seekable")
 def main() -> None:
     """A small, fast, self-hosted media server. Settings are read from SEEKABLE_* and from .env."""
+    with in_a_sentence():
+        ensure_utf8()
     logs.configure()
 
 
@@ -161,7 +164,7 @@ def copy_command(**options: str | None) -> None:
 
     try:
         with in_a_sentence():
-            settings, target = load(), load_target(**options)
+            settings, target = load(target=options["files_dir"]), load_target(**options)
             check_apart(settings, target)
         _with_storage(run, settings)
     except (KeyboardInterrupt, asyncio.CancelledError):

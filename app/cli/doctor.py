@@ -10,7 +10,7 @@ from app import logs
 from app.cli.diagnosis import Finding, Level, of_database, of_folder, of_settings
 from app.cli.sentences import in_a_sentence
 from app.database.examining import examine
-from app.settings import Settings, read, unknown
+from app.settings import EnvFile, Settings, env_file, read, unknown
 from app.storage.examining import examine_folder
 
 
@@ -22,17 +22,19 @@ def doctor() -> None:
     server may run meanwhile.
     """
     with in_a_sentence():
-        findings = [*_findings(read())]
+        findings = [*_findings(read(), env_file())]
     for finding in findings:
         click.echo(f"{finding.level.value}: {logs.escaped(finding.sentence)}")
     if any(finding.level is Level.FIX for finding in findings):
         sys.exit(1)
 
 
-def _findings(settings: Settings) -> Iterator[Finding]:
+def _findings(settings: Settings, found: EnvFile) -> Iterator[Finding]:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     descriptors = float("inf") if most == resource.RLIM_INFINITY else most
-    yield from of_settings(settings, unknown(), descriptors)
+    if found.ignored:
+        yield Finding(Level.FIX, found.ignored)
+    yield from of_settings(settings, unknown(found), descriptors)
     if settings.storage == "filesystem":
         yield from of_folder(settings, examine_folder(settings.files_dir))
     for facts in examine(settings):

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class Disk:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
+        check_encoding()
         with translated():
             folders.make_root(os.path.abspath(root))
             # The root itself may be a symbolic link: whoever runs this program chose it.
@@ -316,6 +318,14 @@ def _is_locked(descriptor: int) -> bool:
         except BlockingIOError:
             return False
         return True
+
+
+def check_encoding() -> None:
+    """Raise StorageUnavailable where Python would not write names in UTF-8."""
+    if sys.getfilesystemencoding() != "utf-8":
+        raise StorageUnavailable(
+            f"Names of files would be in {sys.getfilesystemencoding()}, by the locale: set PYTHONUTF8=1."
+        )
 
 
 def is_marked(root: str | os.PathLike[str]) -> bool:

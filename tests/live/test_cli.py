@@ -20,7 +20,7 @@ import pytest
 
 from tests.forking import Command, completed
 from tests.live.clients import BIN, Program, Vlc, program, sha256, until
-from tests.support import Server, need
+from tests.support import Server, need, run
 
 pytestmark = pytest.mark.live
 
@@ -209,6 +209,85 @@ def test_a_file_of_settings_is_read(here: Path) -> None:
         httpx.put(f"{url}/files/b.txt", content=b"b", trust_env=False).raise_for_status()
     assert (here / "my films" / "b.txt").read_bytes() == b"b"
     assert {path.name for path in here.iterdir()} == {".env", "my films"}
+
+
+def test_an_uploaded_env_file_is_not_the_next_configuration(here: Path) -> None:
+    films = {"SEEKABLE_FILES_DIR": "."}
+    with serving(here, "--port", "0", **films) as (server, url):
+        uploaded = b"SEEKABLE_ACCESS=open\nSEEKABLE_ALLOWED_HOSTS=*\n"
+        httpx.put(f"{url}/files/.env", content=uploaded, trust_env=False).raise_for_status()
+        assert "is not read" not in server.log()
+    with serving(here, "--port", "0", **films) as (server, url):
+        assert server.log().count(f"{here}/.env is not read: it lies in the library {here}") == 1
+        assert get(f"{url}/files", **FROM_ELSEWHERE).status_code == 403
+        assert get(f"{url}/files", host="evil.example").status_code == 421
+    status, said = ended(here, "doctor", **films)
+    assert status == 1
+    assert f"fix: {here}/.env is not read: " in said
+    assert "is not read" in ended(here, "scan", **films)[1]
+    (here / ".env").write_text("SEEKABLE_FILES_DIR=.\n")
+    for command in (("serve", "--port", "0"), ("scan",), ("doctor",), ("account", "list")):
+        assert "lies in the library that it names" in refuses(here, *command)
+
+
+def test_settings_that_are_not_in_utf8_are_refused_in_a_sentence(here: Path) -> None:
+    (here / ".env").write_bytes("SEEKABLE_FILES_DIR=Köln\n".encode("latin-1"))
+    for command in (("serve", "--port", "0"), ("doctor",), ("copy", "--to", "gridfs")):
+        assert refuses(here, *command) == f"Error: {here}/.env is not in UTF-8. Save it in UTF-8.\n"
+    assert {path.name for path in here.iterdir()} == {".env"}
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def latin_1(folder: Path) -> dict[str, str]:
+    """The environment of a locale that is made in the folder."""
+    need("localedef", "locale-gen")
+    run("localedef", "-i", "de_DE", "-f", "ISO-8859-1", folder / "de_DE")
+    return {"LC_ALL": "de_DE", "LOCPATH": str(folder), "PYTHONUTF8": "0"}
+
+
+@pytest.fixture(params=["latin-1", "ascii"])
+def locale(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The environment of a locale in which Python would not write names in UTF-8."""
+    chosen = latin_1(tmp_path) if request.param == "latin-1" else ASCII
+    code = r"import os; print(os.fsencode('\xfc'))"
+    there = subprocess.run([sys.executable, "-c", code], env={**os.environ, **chosen}, capture_output=True)
+    assert b"xc3" not in there.stdout
+    return chosen
+
+
+def test_names_are_in_utf8_whatever_the_locale(here: Path, locale: dict[str, str]) -> None:
+    name = "Blüten 日本.txt"
+    with program(here, SEEKABLE, "serve", "--port", "0", **locale) as server:
+        url = server.wait_for(r"docs +(http\S+)/docs")[1]
+        httpx.put(f"{url}/files/{name}", content=b"a", trust_env=False).raise_for_status()
+        assert get(f"{url}/files/{name}").content == b"a"
+        assert get(f"{url}/files").json()["items"][0]["filename"] == name
+    assert name.encode() in os.listdir(os.fsencode(here / "files"))
+    moved = name.replace("日本", "ÿ")
+    (here / "files" / name).rename(here / "files" / moved)
+    scanned = subprocess.run(
+        [SEEKABLE, "scan"], cwd=here, env=without_settings() | locale, capture_output=True
+    )
+    assert b"1 files, 1 moved" in scanned.stdout, scanned
+
+
+def test_a_locale_that_cannot_be_left_is_a_sentence(here: Path, tmp_path: Path) -> None:
+    """Under another server than ours, and where Python does not look at its environment."""
+    locale = latin_1(tmp_path)
+    for says, command in (
+        ("by the locale: set PYTHONUTF8=1.", ("-m", "uvicorn", "app.main:app", "--port", "0")),
+        ("Start Python with -X utf8.", ("-E", SEEKABLE, "scan")),
+    ):
+        environment = without_settings() | locale | ({"PYTHONUTF8": "1"} if "-E" in command else {})
+        ended = subprocess.run(
+            [sys.executable, *command], cwd=here, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert ended.returncode != 0
+        assert "Names of files would be in iso8859-1" in ended.stderr
+        assert says in ended.stderr
+    assert list(here.iterdir()) == []
 
 
 @pytest.mark.parametrize(
