@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from uuid import uuid4
 
@@ -15,8 +15,9 @@ from app.storage import folders
 from app.storage.cached import CachedOpener
 from app.storage.descriptors import has_writer
 from app.storage.entries import Folder, looking
-from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable, Unreadable
+from app.storage.errors import AlreadyExists, NotFound, OutOfSpace, StorageUnavailable, Unreadable
 from app.storage.folders import Segments, translated
+from app.storage.intents import Intent, Intents
 from app.storage.reserve import Reserve
 from app.storage.staging import StagedFile, hold, sweep
 from app.storage.types import RESERVED
@@ -47,6 +48,7 @@ class Disk:
                 self._ours = os.dup(ours)
             self._check_writable()
         self._reserve = Reserve(self._ours)
+        self._intents = Intents(self._ours)
         self._cached = CachedOpener(self._root)
 
     def _check_writable(self) -> None:
@@ -125,6 +127,28 @@ class Disk:
         """A little room inside, even on a full disk, for one at a time."""
         with translated(), self._reserve.given_up():
             yield
+
+    def is_moving(self) -> bool:
+        """Return whether a move is under way that takes two steps, or a crash cut one short."""
+        with translated():
+            return self._intents.exists()
+
+    def undo_cut_move(self) -> None:
+        """Take the second name from a file whose move a crash cut short. Only the one writer may do this."""
+        with translated():
+            if self._intents.exists():
+                intent = self._intents.read()
+                if intent is not None:
+                    self._undo_halfway(intent)
+                self._intents.remove()
+
+    def _undo_halfway(self, intent: Intent) -> None:
+        source, target = (folders.status(self._root, path) for path in (intent.source, intent.target))
+        if intent.is_halfway(source and source.st_ino, target and target.st_ino):
+            with folders.entered(self._root, intent.target[:-1]) as folder:
+                os.unlink(intent.target[-1], dir_fd=folder)
+                os.fsync(folder)
+            folders.prune(self._root, intent.target[:-1])
 
     # Looking
 
@@ -205,7 +229,11 @@ class Disk:
         """The staged file also has this path, which it never takes from another: AlreadyExists."""
         with translated():
             try:
-                with self._linked(self._staging, staged.name, path) as folder:
+
+                def link(folder: int) -> None:
+                    folders.link(self._staging, staged.name, folder, path[-1])
+
+                with self._placed(link, self._staging, staged.name, path) as folder:
                     try:
                         os.fsync(folder)
                         yield
@@ -238,38 +266,61 @@ class Disk:
     def moved(self, source: Segments, target: Segments) -> Generator[None]:
         """The file has the target as its path, which it never takes from another: AlreadyExists.
 
-        A crash may leave both names, never neither.
+        A crash leaves one of the names, once `undo_cut_move` was called.
         """
         with translated():
             try:
-                with (
-                    folders.entered(self._root, source[:-1]) as old,
-                    self._linked(old, source[-1], target) as new,
-                ):
-                    try:
-                        os.fsync(new)  # before the old name goes, or a power cut could lose both
-                        os.unlink(source[-1], dir_fd=old)
-                        os.fsync(old)
-                        yield
-                    except BaseException:
-                        with contextlib.suppress(FileExistsError):
-                            os.link(target[-1], source[-1], src_dir_fd=new, dst_dir_fd=old)
-                        os.fsync(old)
-                        os.unlink(target[-1], dir_fd=new)
-                        raise
+                with folders.entered(self._root, source[:-1]) as old:
+
+                    def move(new: int) -> None:
+                        if not folders.rename(old, source[-1], new, target[-1]):
+                            self._move_by_link(old, source, new, target)
+
+                    with self._placed(move, old, source[-1], target) as new:
+                        try:
+                            os.fsync(new)
+                            if source[:-1] != target[:-1]:
+                                os.fsync(old)
+                            yield
+                        except BaseException:
+                            self._move_back(new, target, old, source)
+                            raise
             except BaseException:
                 folders.prune(self._root, target[:-1])
                 raise
             folders.prune(self._root, source[:-1])
 
+    def _move_by_link(self, old: int, source: Segments, new: int, target: Segments) -> None:
+        """Move the file where no rename spares an existing target."""
+        try:
+            inode = os.stat(source[-1], dir_fd=old, follow_symlinks=False).st_ino
+            self._intents.write(Intent(source, target, inode))
+            folders.link(old, source[-1], new, target[-1])
+            os.fsync(new)  # before the old name goes, or a power cut could lose both
+            os.unlink(source[-1], dir_fd=old)
+            os.fsync(old)  # before the intent goes, or a power cut could leave both
+        finally:
+            self.undo_cut_move()
+
+    def _move_back(self, new: int, target: Segments, old: int, source: Segments) -> None:
+        # If another program has put a file at the source meanwhile, ours stays where it is: the next look
+        # at it makes the row agree.
+        with contextlib.suppress(AlreadyExists):
+            if not folders.rename(new, target[-1], old, source[-1]):
+                self._move_by_link(new, target, old, source)
+        os.fsync(old)
+        os.fsync(new)
+
     @contextmanager
-    def _linked(self, source_folder: int, source: str, path: Segments) -> Generator[int]:
-        """The file has this path too; a descriptor of the folder that it is in."""
+    def _placed(
+        self, step: Callable[[int], None], source_folder: int, source: str, path: Segments
+    ) -> Generator[int]:
+        """Take a step that gives a file this path; a descriptor of the folder that it is in."""
         with contextlib.ExitStack() as stack:
             for _ in range(_TRIES):
                 try:
                     folder = stack.enter_context(folders.entered(self._root, path[:-1], create=True))
-                    folders.link(source_folder, source, folder, path[-1])
+                    step(folder)
                     break
                 except FileNotFoundError:
                     # Another process found the folder empty and removed it. That the source is gone is the

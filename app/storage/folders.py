@@ -8,10 +8,14 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from app.storage.errors import AlreadyExists, InvalidName, OutOfSpace, PathConflict, StorageUnavailable
+from app.storage.renaming import rename_to_free_name
+
+T = TypeVar("T")
 
 Segments = tuple[str, ...]
 """A path beneath the root, in pieces."""
@@ -92,17 +96,33 @@ def _is_empty(root: int, path: Segments) -> bool:
 
 def link(source_folder: int, source: str, folder: int, name: str) -> None:
     """Give a file a second name, which is never taken from another: AlreadyExists, PathConflict."""
-    for _ in range(2):
+
+    def link() -> None:
         try:
             os.link(source, name, src_dir_fd=source_folder, dst_dir_fd=folder, follow_symlinks=False)
-            return
-        except FileExistsError:
-            if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
-                raise AlreadyExists("A file of this name exists.") from None
         except OSError as error:
             if error.errno in _NO_LINKS:
                 raise StorageUnavailable("The file system has no hard links, which are needed.") from error
             raise
+
+    _to_free_name(link, folder, name)
+
+
+def rename(source_folder: int, source: str, folder: int, name: str) -> bool:
+    """Rename a file to a name that is never taken from another: AlreadyExists, PathConflict.
+
+    Returns False, and does nothing, where the system can only link and unlink.
+    """
+    return _to_free_name(lambda: rename_to_free_name(source_folder, source, folder, name), folder, name)
+
+
+def _to_free_name(step: Callable[[], T], folder: int, name: str) -> T:
+    for _ in range(2):
+        try:
+            return step()
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+                raise AlreadyExists("A file of this name exists.") from None
         # A folder exists while a file has it, so an empty one, which a crash may have left, gives way.
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=folder)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from app.database import open_accounts
 from app.settings import Settings
 from app.storage.errors import OutOfSpace
 from tests.contracts.test_accounts import a_session, a_token, an_account
+from tests.faults.victims import NO_RENAME, Injected
 from tests.support import Server, mounted
 
 MB = 1_000_000
@@ -157,6 +159,31 @@ def test_deleting_makes_room_where_there_is_none(disk: SmallDisk) -> None:
         assert http.put("/files/more.mp4", content=b"").status_code == 507
         assert http.delete("/files/new.mp4").status_code == 204
         assert http.get("/files").json()["items"] == []
+
+
+@pytest.mark.parametrize("faults", [(), (NO_RENAME,)], ids=["by rename", "by link"])
+def test_move_works_without_any_room(disk: SmallDisk, injected: Injected, faults: tuple[str, ...]) -> None:
+    kind = {"content-type": "application/merge-patch+json"}
+    with disk.server.client() as http:
+        http.put("/files/old.mp4", content=b"film").raise_for_status()
+        for number in range(30):
+            http.put(f"/files/small/{number}.srt", content=b"").raise_for_status()
+        # Where the database's log begins anew, and has to grow with the first change.
+        disk.server.stop()
+        disk.server.start()
+    with (
+        disk.server.client() as http,
+        ExitStack() as stack,
+    ):
+        if faults:
+            stack.enter_context(injected(disk.server.process.pid, *faults))
+        for number in range(30):
+            disk.fill()
+            body = {"folder": f"moved/{number}", "filename": "film.srt"}
+            assert http.patch(f"/files/small/{number}.srt", json=body, headers=kind).status_code == 200
+            assert http.get(f"/files/moved/{number}/film.srt").status_code == 200
+            assert http.get(f"/files/small/{number}.srt").status_code == 404
+        assert http.put("/files/new.mp4", content=b"x" * MB).status_code == 507
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])

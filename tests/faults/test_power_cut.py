@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.faults.victim import NEW, OLD, Library, sha256
-from tests.faults.victims import KINDS, Injected, States, Victims, states
+from tests.faults.victims import KINDS, WAYS, Injected, States, Victims, states
 from tests.support import Server, mounted, need, run
 
 ROUNDS = 3
@@ -57,7 +57,7 @@ class Machine:
         with mounted(cut / "disk", "-o", "loop", cut / "image") as disk, ExitStack() as stack:
             other = cut / "other" / "seekable.db"
             root = disk / "files"
-            library = Library(root, stack, other if other.exists() else None)
+            library = Library(root, stack, f"sqlite:///{other}" if other.exists() else None)
             assert library.staging() == []
             for folder in {path.rpartition("/")[0] for path in stored}:
                 wanted = {path for path in stored if path.rpartition("/")[0] == folder}
@@ -66,6 +66,9 @@ class Machine:
                 assert library.get(path, known=True) == data, path
             for path, expected in unsure.items():
                 assert (library.get(path), library.get(f"moved/{path}")) in expected, path
+            for path, expected in unsure.items():
+                if all(len([state for state in pair if state]) == 1 for pair in expected):  # of a move
+                    assert (root / path).exists() != (root / "moved" / path).exists(), path
             on_disk = {str(path.relative_to(root)) for path in root.glob("[!.]*/**/*.mp4")}
             assert on_disk - strange == stored.keys()
         shutil.rmtree(cut)
@@ -79,7 +82,8 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]
 
 @pytest.fixture
 def victims(machine: Machine, injected: Injected) -> Iterator[Victims]:
-    with closing(Victims(machine.root, injected, machine.database)) as victims:
+    database = None if machine.database is None else f"sqlite:///{machine.database}"
+    with closing(Victims(machine.root, injected, database)) as victims:
         yield victims
 
 
@@ -110,13 +114,13 @@ def test_a_power_cut_in_the_middle_of_a_change(machine: Machine, victims: Victim
     stored: dict[str, str] = {}
     unsure: dict[str, States] = {}
     cuts = []
-    for kind in KINDS:
+    for way, (kind, faults, _) in WAYS.items():
         for call in ("fsync", "fdatasync"):
             done, number = False, 0
             while not done:
                 number += 1
-                path = f"{kind}-{call}-{number}/film.mp4"
-                with victims.change(kind, path, f"{call}:signal=SIGKILL:when={number}") as (done, _):
+                path = f"{way}-{call}-{number}/film.mp4"
+                with victims.change(kind, path, *faults, f"{call}:signal=SIGKILL:when={number}") as (done, _):
                     if done:
                         apply(stored, kind, path)
                     else:

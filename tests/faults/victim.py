@@ -35,10 +35,10 @@ def sha256(data: bytes) -> str:
 class Library:
     """Stored files, as one process that has just started sees them."""
 
-    def __init__(self, root: Path, stack: ExitStack, database: Path | None = None) -> None:
-        url = None if database is None else f"sqlite:///{database}"
-        settings = Settings(_env_file=None, files_dir=root, database_url=url)
+    def __init__(self, root: Path, stack: ExitStack, database: str | None = None) -> None:
+        settings = Settings(_env_file=None, files_dir=root, database_url=database)
         self.backend: FilesystemBackend = open_filesystem(settings, lambda name: "video/mp4", stack)
+        self.root = root
         self._staging = root / ".seekable" / "staging"
 
     def put(self, path: str, data: bytes, expect: Expectation = Expect.ANY) -> None:
@@ -109,7 +109,7 @@ def perform(library: Library, look: list[str], kind: str | None = None, path: st
 
 
 def main() -> None:
-    root, database = Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    root, database = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
     with TemporaryDirectory() as folder, ExitStack() as stack:
         Library(Path(folder), stack)  # what is loaded only then is loaded once, too
     while line := INPUT.readline():

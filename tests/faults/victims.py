@@ -14,6 +14,18 @@ Injected = Callable[..., AbstractContextManager[Path]]
 
 KINDS = ("create", "replace", "delete", "move")
 
+NO_RENAME = "renameat2:error=EINVAL"
+"""What file systems answer that cannot rename without replacing, such as NFS."""
+
+WAYS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "create": ("create", (), "linkat"),
+    "replace": ("replace", (), "renameat"),
+    "delete": ("delete", (), "linkat"),
+    "move": ("move", (), "renameat2"),
+    "move by link": ("move", (NO_RENAME,), "linkat"),
+}
+"""What is changed, the faults that are there all the time, and a call that the change cannot do without."""
+
 States = set[tuple[str | None, str | None]]
 """Hashes that may be found at the path of a change, and at the path that it moves to."""
 
@@ -24,7 +36,6 @@ _AFTER: dict[str, States] = {
     "delete": {(None, None)},
     "move": {(None, _OLD)},
 }
-_BOTH_NAMES = (_OLD, _OLD)  # which a crash in a move may leave, but never neither
 
 
 def states(kind: str, *, acknowledged: bool) -> States:
@@ -32,7 +43,7 @@ def states(kind: str, *, acknowledged: bool) -> States:
     if acknowledged:
         return _AFTER[kind]
     before = (None if kind == "create" else _OLD, None)
-    return _AFTER[kind] | {before} | ({_BOTH_NAMES} if kind == "move" else set())
+    return _AFTER[kind] | {before}
 
 
 Outcome = tuple[bool, str]
@@ -42,7 +53,7 @@ Outcome = tuple[bool, str]
 class Victims:
     """Processes that change one library, one after another, and may be killed in the middle."""
 
-    def __init__(self, root: Path, injected: Injected, database: Path | None = None) -> None:
+    def __init__(self, root: Path, injected: Injected, database: str | None = None) -> None:
         self.root = root
         self._injected = injected
         words = [

@@ -220,7 +220,8 @@ class FilesystemBackend:
     def with_reserve(self, step: Callable[[], T]) -> T:
         """What the step gives, which is taken again with the room held back if there is no other.
 
-        Deleting is how people make room, and reading needs none: neither may fail for want of it.
+        Deleting is how people make room, and reading and moving need none: none of them may fail for want
+        of it.
         """
         try:
             return step()
@@ -242,6 +243,9 @@ class FilesystemBackend:
                 settling.commit_step(row, deleted)
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
+        return self.with_reserve(lambda: self._move(source, target, expect))
+
+    def _move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
         with self._settling() as settling:
             row = self._settled(settling, source)
             check(row.etag, expect)
@@ -316,6 +320,12 @@ class FilesystemBackend:
         if self._disk.volume() != self._volume:
             raise StorageUnavailable("The folder of files is not the one that the database speaks of.")
 
+    def undo_cut_move(self) -> None:
+        """Undo the move of a process that died in it, if there is one: before anything is looked at."""
+        if self._disk.is_moving():
+            with self._settling():
+                pass
+
     @contextmanager
     def _settling(self) -> Iterator[Settling]:
         with ExitStack() as told, self._database.writing() as session, self._alone():
@@ -327,6 +337,7 @@ class FilesystemBackend:
                 check_volume=self._check_volume,
             )
             told.callback(self._tell, settling)  # also when what was asked for is refused
+            self._disk.undo_cut_move()
             yield settling
             settling.check_outcome()
 

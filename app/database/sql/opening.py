@@ -60,14 +60,16 @@ def open_filesystem(
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
         files.sweep()
-    return FilesystemBackend(
-        database,
-        files,
-        volume=volume,
-        chunk_size=settings.read_chunk_size,
-        media_type=media_type,
-        notice=notice,
-    )
+        backend = FilesystemBackend(
+            database,
+            files,
+            volume=volume,
+            chunk_size=settings.read_chunk_size,
+            media_type=media_type,
+            notice=notice,
+        )
+        backend.undo_cut_move()
+    return backend
 
 
 def open_leases(files: FilesystemBackend, stack: ExitStack) -> LeaseStore:

@@ -1,0 +1,123 @@
+"""The intent of a move by link, and the rename that needs none."""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.storage import renaming
+from app.storage.disk import Disk
+from app.storage.errors import AlreadyExists
+from app.storage.intents import Intent, Intents
+from tests.support import lacks
+
+SOURCE, TARGET = ("a", "old.mp4"), ("b", "new.mp4")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "is_halfway"),
+    [
+        (7, None, False),  # killed before the link
+        (7, 7, True),  # between the two steps
+        (None, 7, False),  # after both
+        (None, None, False),  # deleted since
+        (7, 8, False),  # another program took the name
+        (8, 7, False),
+        (8, 8, False),  # both are links to a later file
+    ],
+)
+def test_intent_is_halfway_only_when_the_file_has_both_names(
+    source: int | None, target: int | None, is_halfway: bool
+) -> None:
+    assert Intent(SOURCE, TARGET, inode=7).is_halfway(source, target) is is_halfway
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def test_intent_is_read_as_written(tmp_path: Path) -> None:
+    intent = Intent(("é", "\udcff"), TARGET, inode=(1 << 64) - 1)
+    with folder(tmp_path) as descriptor:
+        intents = Intents(descriptor)
+        assert (intents.exists(), intents.read()) == (False, None)
+        intents.write(intent)
+        assert (intents.exists(), intents.read()) == (True, intent)
+        intents.remove()
+        assert not intents.exists()
+
+
+@pytest.mark.parametrize("data", [b"", b'{"source": ["a"', b"[]", b"\xff", b'{"source": 1, "target": 2}'])
+def test_intent_that_is_torn_counts_as_none(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "moving").write_bytes(data)
+    with folder(tmp_path) as descriptor:
+        assert Intents(descriptor).read() is None
+
+
+@pytest.fixture(params=["rename", "link"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with one file, where moves take one step, or two because the system lacks the rename."""
+    if request.param == "link":
+        monkeypatch.setattr(renaming, "_libc", lambda: None)
+    elif renaming._libc() is None:
+        lacks("this system has no renameat2")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old.mp4").write_bytes(b"film")
+    return tmp_path
+
+
+def names(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.glob("[!.]*/*"))
+
+
+@pytest.mark.usefixtures("disk")
+def test_move_gives_the_file_its_other_name(tmp_path: Path) -> None:
+    with closing(Disk(tmp_path)) as disk:
+        with disk.moved(SOURCE, TARGET):
+            assert names(tmp_path) == ["b/new.mp4"]
+        assert not disk.is_moving()
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.usefixtures("disk")
+def test_move_is_undone_when_the_body_fails(tmp_path: Path) -> None:
+    with closing(Disk(tmp_path)) as disk:
+        with pytest.raises(ZeroDivisionError), disk.moved(SOURCE, TARGET):
+            raise ZeroDivisionError
+        assert not disk.is_moving()
+    assert (names(tmp_path), os.listdir(tmp_path / "a")) == (["a/old.mp4"], ["old.mp4"])
+
+
+@pytest.mark.usefixtures("disk")
+def test_move_loses_no_bytes_when_the_source_is_taken_before_it_is_undone(tmp_path: Path) -> None:
+    with closing(Disk(tmp_path)) as disk, pytest.raises(ZeroDivisionError), disk.moved(SOURCE, TARGET):
+        (tmp_path / "a" / "old.mp4").write_bytes(b"of another program")
+        raise ZeroDivisionError
+    assert (tmp_path / "b" / "new.mp4").read_bytes() == b"film"
+    assert (tmp_path / "a" / "old.mp4").read_bytes() == b"of another program"
+
+
+@pytest.mark.usefixtures("disk")
+def test_move_takes_no_name_from_another_file(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "new.mp4").write_bytes(b"other")
+    with closing(Disk(tmp_path)) as disk:
+        with pytest.raises(AlreadyExists), disk.moved(SOURCE, TARGET):
+            pass
+        assert not disk.is_moving()
+    assert names(tmp_path) == ["a/old.mp4", "b/new.mp4"]
+
+
+@pytest.mark.usefixtures("disk")
+def test_move_replaces_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "b" / "new.mp4").mkdir(parents=True)
+    with closing(Disk(tmp_path)) as disk, disk.moved(SOURCE, TARGET):
+        pass
+    assert (tmp_path / "b" / "new.mp4").read_bytes() == b"film"
