@@ -24,6 +24,9 @@ NewLibrary = Callable[[], dict[str, Any]]
 
 Process = subprocess.Popen[bytes] | Command
 
+one_backend = pytest.mark.parametrize("new_library", ["filesystem"], indirect=True, scope="session")
+"""For a test of a rule that the program decides above the backends: it runs on one of them."""
+
 SEEKABLE = str(Path(sys.executable).with_name("seekable"))
 
 

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers
 from app.resources.admission import Admission, Refused
 from tests.forking import completed
 from tests.sockets import HANDSHAKE, Socket
-from tests.support import NewLibrary, Server, addresses_outside, running
+from tests.support import NewLibrary, Server, addresses_outside, one_backend, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -276,6 +276,7 @@ def test_origins_of_websockets(site: str | None, origin: str | list[str] | None,
 # Over the wire
 
 
+@one_backend
 def test_a_foreign_host_is_refused(
     ask: Ask,
     part: Any,
@@ -311,6 +312,7 @@ def test_a_foreign_host_is_refused(
         ("Origin: \u00e9",),
     ],
 )
+@one_backend
 def test_a_cross_site_write_is_refused(
     ask: Ask,
     part: Any,
@@ -337,6 +339,7 @@ def test_a_cross_site_write_is_refused(
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
+@one_backend
 def test_an_http_1_0_write_of_another_site(
     connect: Any, problem: Problem, unchanged: Unchanged, folder: str
 ) -> None:
@@ -347,6 +350,7 @@ def test_an_http_1_0_write_of_another_site(
         problem(connection.answer("PUT"), 403)
 
 
+@one_backend
 def test_our_own_pages_may_write(ask: Ask, server: Server, folder: str) -> None:
     origin = f"Origin: {server.url}"
     assert ask("PUT", f"/files/{folder}/a.mp4", origin, body=b"x").status_code == 201
@@ -379,6 +383,7 @@ def shared(
         yield server
 
 
+@one_backend
 def test_cors(shared: Server, ask: Ask, problem: Problem) -> None:
     response = ask(
         "PUT", "/files/film.mp4", f"Origin: {APP}", "Sec-Fetch-Site: cross-site", body=b"film", to=shared
@@ -407,6 +412,7 @@ def test_cors(shared: Server, ask: Ask, problem: Problem) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
+@one_backend
 def test_preflight(shared: Server, ask: Ask, method: str) -> None:
     response = ask(
         "OPTIONS",
@@ -423,6 +429,7 @@ def test_preflight(shared: Server, ask: Ask, method: str) -> None:
     assert "access-control-allow-credentials" not in response.headers
 
 
+@one_backend
 def test_cors_is_for_the_sites_that_were_named(shared: Server, ask: Ask, problem: Problem) -> None:
     allowed = ask("GET", "/health", f"Origin: {APP}", to=shared).headers["access-control-allow-origin"]
     if allowed == "*":
@@ -437,6 +444,7 @@ def test_cors_is_for_the_sites_that_were_named(shared: Server, ask: Ask, problem
     problem(ask("GET", "/files/evil.mp4", to=shared), 404)
 
 
+@one_backend
 def test_without_a_setting_there_is_no_cors(ask: Ask) -> None:
     for response in (
         ask("GET", "/health", f"Origin: {APP}"),
@@ -445,6 +453,7 @@ def test_without_a_setting_there_is_no_cors(ask: Ask) -> None:
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 
+@one_backend
 def test_hosts_by_setting(tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem) -> None:
     with running(tmp_path, allowed_hosts="nas.local, *.example.net", **new_library()) as server:
         for host in ("nas.local", "a.example.net:8000", "localhost"):
@@ -479,6 +488,7 @@ def test_serve_refuses_to_be_reached_by_others(tmp_path: Path, host: str, how: s
     assert list(tmp_path.iterdir()) == []
 
 
+@one_backend
 def test_open_access(
     tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem, outside: list[str]
 ) -> None:
@@ -520,6 +530,7 @@ def plain_uvicorn(folder: Path, new_library: NewLibrary) -> Iterator[int]:
         process.wait(30)
 
 
+@one_backend
 def test_plain_uvicorn_answers_loopback_only(
     tmp_path: Path, new_library: NewLibrary, problem: Problem, outside: list[str]
 ) -> None:

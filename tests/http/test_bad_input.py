@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, one_backend, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -112,6 +112,7 @@ ODD_PATHS = [
 
 
 @pytest.mark.parametrize("path", BAD_PATHS, ids=range(len(BAD_PATHS)))
+@one_backend
 def test_paths(ask: Ask, problem: Problem, unchanged: Unchanged, folder: str, path: str) -> None:
     target = "/files/" + path.replace("{}", folder)
     with unchanged():
@@ -193,6 +194,7 @@ FULL_FOLDERS = {"32 segments": "/".join("a" * 32), "1,024 bytes": "/".join(["x" 
 
 
 @pytest.mark.parametrize("name", BAD_FILENAMES.values(), ids=BAD_FILENAMES)
+@one_backend
 def test_filenames(
     ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str, name: str
 ) -> None:
@@ -215,6 +217,7 @@ def test_reserved_names(ask: Ask, part: Part, send_form: Any, problem: Problem, 
 @pytest.mark.parametrize(
     "folder", [*BAD_FOLDERS.values(), *FULL_FOLDERS.values()], ids=[*BAD_FOLDERS, *FULL_FOLDERS]
 )
+@one_backend
 def test_folders(
     ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
 ) -> None:
@@ -229,6 +232,7 @@ def test_folders(
 
 
 @pytest.mark.parametrize("code", CONTROLS, ids=[f"U+{ord(code):04X}" for code in CONTROLS])
+@one_backend
 def test_control_characters(
     ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str, code: str
 ) -> None:
@@ -252,6 +256,7 @@ def test_control_characters(
 @pytest.mark.parametrize(
     "bad", [b"\xff", b"\xc3", b"\xc0\xae", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe9t\xe9"]
 )
+@one_backend
 def test_names_that_are_not_utf8(
     ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str, bad: bytes
 ) -> None:
@@ -321,6 +326,7 @@ def test_truncated_forms(
     assert http.get(f"/files/{folder}/film.mp4").content == b"data" * 500
 
 
+@one_backend
 def test_forms_without_a_file_or_with_two(
     part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
 ) -> None:
@@ -366,6 +372,7 @@ def test_forms_without_a_file_or_with_two(
         (None, 415),
     ],
 )
+@one_backend
 def test_what_is_no_form(
     ask: Ask, problem: Problem, unchanged: Unchanged, whole_form: bytes, kind: str | None, status: int
 ) -> None:
@@ -388,11 +395,13 @@ def test_what_is_no_form(
      b"\r\nx\r\n" + END,
      b"--xxBOUNDARYxx\r\nContent-Type: video/mp4\r\n\r\nx\r\n" + END],
 )  # fmt: skip
+@one_backend
 def test_forms_that_are_malformed(ask: Ask, problem: Problem, unchanged: Unchanged, body: bytes) -> None:
     with unchanged():
         problem(ask("POST", "/file/upload", FORM_TYPE, body=body), 400)
 
 
+@one_backend
 def test_forms_without_bounds(
     part: Part, ask: Ask, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
 ) -> None:
@@ -413,6 +422,7 @@ def test_forms_without_bounds(
         assert time.monotonic() - started < 30
 
 
+@one_backend
 def test_a_long_epilogue_is_not_part_of_the_file(
     ask: Ask, part: Part, http: httpx.Client, folder: str
 ) -> None:
@@ -423,6 +433,7 @@ def test_a_long_epilogue_is_not_part_of_the_file(
         assert http.get(f"/files/{folder}/film.mp4").content == b"data"
 
 
+@one_backend
 def test_a_form_to_put(
     ask: Ask, problem: Problem, unchanged: Unchanged, folder: str, whole_form: bytes
 ) -> None:
@@ -457,6 +468,7 @@ def test_bodies_that_are_too_long(
         problem(http.post("/file/upload", content=iter([form]) if chunked else form, headers=kind), 413)
 
 
+@one_backend
 def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
     connect: Any, http: httpx.Client, folder: str
 ) -> None:
@@ -476,6 +488,7 @@ def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
      ("Content-Length: " + "9" * 5000,), ("Content-Length: 1", "Content-Length: 2"),
      ("Content-Length: 1", "Transfer-Encoding: chunked"), ("Transfer-Encoding: chunked, gzip",)],
 )  # fmt: skip
+@one_backend
 def test_lengths_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, headers: tuple[str, ...]) -> None:
     with unchanged():
         assert (
@@ -489,6 +502,7 @@ def test_lengths_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, head
 @pytest.mark.parametrize(
     "value", ["sha-256=:" + "A" * 43 + "=:", "a=" * 20_000, "sha-256=(" * 5000, ":" * 30_000, "é=1"]
 )
+@one_backend
 def test_digests_that_do_not_match_or_are_none(
     ask: Ask, problem: Problem, unchanged: Unchanged, folder: str, value: str
 ) -> None:
@@ -536,6 +550,7 @@ NINES = "9" * 5000
     ],
     ids=range(27),
 )
+@one_backend
 def test_range_bombs(
     http: httpx.Client,
     ask: Ask,
@@ -557,6 +572,7 @@ def test_range_bombs(
     assert time.monotonic() - started < 10
 
 
+@one_backend
 def test_many_small_ranges_cost_little(http: httpx.Client, ask: Ask, folder: str) -> None:
     http.put(f"/files/{folder}/film.mp4", content=DATA)
     wanted = ",".join(f"{i * 100}-{i * 100}" for i in range(64))
@@ -585,6 +601,7 @@ def test_many_small_ranges_cost_little(http: httpx.Client, ask: Ask, folder: str
         ("Cookie", "a=b;" * 10_000, 200),
     ],
 )
+@one_backend
 def test_conditions_that_are_none(
     http: httpx.Client, ask: Ask, folder: str, name: str, value: str, status: int
 ) -> None:
@@ -598,6 +615,7 @@ def test_conditions_that_are_none(
 # Header injection
 
 
+@one_backend
 def test_names_cannot_add_headers(
     ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
 ) -> None:
@@ -626,6 +644,7 @@ def test_names_cannot_add_headers(
     ["text/html\t", "video/mp4, text/html", "é/ü", "video", "/", "video/", "a" * 5000 + "/b",
      "video/mp4;" * 500, 'video/mp4; x="', "video/*", "*/*"],
 )  # fmt: skip
+@one_backend
 def test_types_that_are_none_are_not_repeated(
     http: httpx.Client, ask: Ask, part: Part, send_form: Any, folder: str, kind: str
 ) -> None:
@@ -677,6 +696,7 @@ def test_types_that_are_none_are_not_repeated(
     ],
     ids=range(23),
 )
+@one_backend
 def test_malformed_requests(
     ask: Ask, connect: Any, server: Server, http: httpx.Client, unchanged: Unchanged, data: bytes
 ) -> None:
@@ -701,6 +721,7 @@ def test_malformed_requests(
      "localhost@evil.example", "localhost:x", "localhost:80, evil.example", "localhost evil.example",
      "[::1]evil.example", "[::1]@evil.example", "[::1].evil.example", "%00", "é"],
 )  # fmt: skip
+@one_backend
 def test_hosts_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, host: str) -> None:
     """RFC 9112 3.2: an invalid Host is 400. It would stand in the links that are answered."""
     with unchanged():
@@ -713,6 +734,7 @@ def test_hosts_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, host: 
     [b"x" * 1_000_000, b"".join(b"X-%d: y\r\n" % number for number in range(100_000))],
     ids=["one long header", "many headers"],
 )
+@one_backend
 def test_headers_have_a_limit(connect: Any, ask: Ask, piece: bytes) -> None:
     """The promise "Bounded": whoever sends headers without end is stopped, and not remembered."""
     connection = connect()

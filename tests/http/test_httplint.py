@@ -8,6 +8,8 @@ import httpx
 import pytest
 from httplint import HttpRequestLinter, HttpResponseLinter, levels
 
+from tests.support import one_backend
+
 Ask = Callable[..., httpx.Response]
 Fields = list[tuple[bytes, bytes]]
 
@@ -110,6 +112,7 @@ def words(http: httpx.Client) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("case", CASES)
+@one_backend
 def test_an_answer(http: httpx.Client, ask: Ask, words: dict[str, str], case: str) -> None:
     method, target, headers, status, accepted = CASES[case]
     target, headers = target.format(**words), tuple(header.format(**words) for header in headers)
@@ -120,6 +123,7 @@ def test_an_answer(http: httpx.Client, ask: Ask, words: dict[str, str], case: st
     assert found == accepted
 
 
+@one_backend
 def test_nothing_was_modified_after_its_answer(http: httpx.Client, folder: str) -> None:
     """RFC 9110 8.8.2.1, all through a second: a Date that is made beforehand is behind."""
     until = time.monotonic() + 1.2

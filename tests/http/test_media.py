@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import httpx
 import pytest
 
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, one_backend, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -126,6 +126,7 @@ def test_a_whole_file(ask: Ask, film: File, route: Callable[..., str]) -> None:
         ("bytes=10-19,15-29,30-39", 10, 40),  # overlapping and touching ones are one
     ],
 )
+@one_backend
 def test_one_range(
     ask: Ask, film: File, route: Callable[..., str], value: str, start: int, stop: int
 ) -> None:
@@ -144,6 +145,7 @@ def test_one_range(
     ["pages=1-2", "bytes", "bytes=", "bytes=5", "bytes=9-5", "bytes=a-b", "bytes=+1-2", "bytes=1_0-20",
      "bytes=-", "bytes=10-19,30-0x", "bytes=1-2 3-4", "bytes 1-2", "bytes=١-٢", BOMB],
 )  # fmt: skip
+@one_backend
 def test_a_range_that_is_ignored(ask: Ask, film: File, route: Callable[..., str], value: str) -> None:
     response = ask("GET", route(film), f"Range: {value}")
     assert response.status_code == 200
@@ -165,6 +167,7 @@ def test_head_says_what_get_says_and_ignores_ranges(
     assert head.headers == get.headers
 
 
+@one_backend
 def test_nothing_follows_the_head_of_an_answer_to_head(connect: Callable[..., Any], film: File) -> None:
     connection = connect()
     for target in (by_path(film), f"/files/{film['path']}-missing", "/files", "/nope"):
@@ -196,6 +199,7 @@ def test_several_ranges(ask: Ask, film: File, route: Callable[..., str]) -> None
     assert response.content == expected.removeprefix(b"\r\n")
 
 
+@one_backend
 def test_a_boundary_is_never_used_twice(ask: Ask, film: File) -> None:
     answers = [ask("GET", by_path(film), "Range: bytes=0-0,5-5") for _ in range(3)]
     assert len({answer.headers["content-type"] for answer in answers}) == 3
@@ -205,6 +209,7 @@ def test_a_boundary_is_never_used_twice(ask: Ask, film: File) -> None:
 @pytest.mark.parametrize(
     "value", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE}-{SIZE + 5},-0", f"bytes={10**30}-"]
 )
+@one_backend
 def test_no_satisfiable_range(
     ask: Ask, problem: Problem, film: File, route: Callable[..., str], value: str
 ) -> None:
@@ -281,6 +286,7 @@ CONDITIONS: list[tuple[str, Callable[[str, str], tuple[str, ...]], int]] = [
     ("make", "status"), [case[1:] for case in CONDITIONS], ids=[case[0] for case in CONDITIONS]
 )
 @each_route
+@one_backend
 def test_conditions(
     ask: Ask, problem: Problem, film: File, route: Callable[..., str], make: Any, status: int
 ) -> None:
@@ -381,6 +387,7 @@ def test_no_such_id(ask: Ask, problem: Problem, unknown: str) -> None:
         ("", False),
     ],
 )
+@one_backend
 def test_want_digest(ask: Ask, film: File, route: Callable[..., str], wanted: str, given: bool) -> None:
     expected = REPR_DIGEST.replace("sha-256=:", "SHA-256=").removesuffix(":") if given else None
     for headers in ((), ("Range: bytes=0-9",), ("Range: bytes=0-0,5-5",)):
@@ -398,6 +405,7 @@ def test_want_digest(ask: Ask, film: File, route: Callable[..., str], wanted: st
 @pytest.mark.parametrize(
     ("value", "disposition"), [("1", "attachment"), ("true", "attachment"), ("0", "inline")]
 )
+@one_backend
 def test_download(ask: Ask, film: File, route: Callable[..., str], value: str, disposition: str) -> None:
     for headers in ((), ("Range: bytes=0-9",)):
         response = ask("GET", route(film, download=value), *headers)
@@ -426,6 +434,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("name", "expected"), TYPES)
+@one_backend
 def test_types_that_say_nothing_are_replaced(
     http: httpx.Client,
     part: Callable[..., bytes],
@@ -470,6 +479,7 @@ ATTACHED = ["text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "applicati
 
 
 @pytest.mark.parametrize("kind", INLINE)
+@one_backend
 def test_what_a_browser_may_show(http: httpx.Client, folder: str, kind: str) -> None:
     file = put(http, f"{folder}/a", b"data", content_type=kind).json()
     for route, headers in itertools.product(ROUTES, ({}, {"range": "bytes=0-1"})):
@@ -479,6 +489,7 @@ def test_what_a_browser_may_show(http: httpx.Client, folder: str, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", ATTACHED)
+@one_backend
 def test_what_could_run_in_our_origin_is_an_attachment(http: httpx.Client, folder: str, kind: str) -> None:
     file = put(http, f"{folder}/a.html", b"<script>", content_type=kind).json()
     ranges = ({}, {"range": "bytes=0-1"}, {"range": "bytes=0-1,4-5"})
@@ -547,6 +558,7 @@ def disposition_name(value: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@one_backend
 def test_names_survive(
     http: httpx.Client, ask: Ask, listed: Callable[..., dict[str, File]], folder: str, name: str
 ) -> None:
@@ -580,6 +592,7 @@ def test_names_survive(
     assert listed(folder) == {}
 
 
+@one_backend
 def test_a_fallback_name_stands_before_an_encoded_one(http: httpx.Client, folder: str) -> None:
     file = put(http, f"{folder}/naïve.mkv", b"x").json()
     assert http.get(by_path(file)).headers["content-disposition"] == (
@@ -661,6 +674,7 @@ def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Clien
 # Connections
 
 
+@one_backend
 def test_a_connection_stays_open_after_every_kind_of_answer(
     connect: Callable[..., Any], part: Callable[..., bytes], own_film: File, folder: str
 ) -> None:
@@ -718,6 +732,7 @@ def test_a_connection_stays_open_after_every_kind_of_answer(
     assert response.content == DATA
 
 
+@one_backend
 def test_requests_that_do_not_wait_for_answers(connect: Callable[..., Any], film: File) -> None:
     connection = connect()
     request = f"GET {by_path(film)} HTTP/1.1\r\nHost: {connection.host}\r\nRange: bytes={{}}-{{}}\r\n\r\n"
@@ -750,6 +765,7 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("path", ALLOWED)
+@one_backend
 def test_every_other_method_is_405_with_a_complete_allow(ask: Ask, problem: Problem, path: str) -> None:
     refused = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "LOCK"} - ALLOWED[path]
     for method in sorted(refused):
@@ -763,6 +779,7 @@ def test_every_other_method_is_405_with_a_complete_allow(ask: Ask, problem: Prob
         assert ask(method, path).status_code != 405
 
 
+@one_backend
 def test_405_on_assets_names_get_and_head(ask: Ask, problem: Problem, http: httpx.Client) -> None:
     found = re.search(r'"(/assets/[^"]+)"', http.get("/docs").text)
     assert found is not None
@@ -779,6 +796,7 @@ def test_405_on_assets_names_get_and_head(ask: Ask, problem: Problem, http: http
      "/redoc", "/../etc/passwd", "/%2e%2e/etc/passwd", "//", "/nope%0d%0aX-Injected:%20yes",
      "/.seekable/id", "/staging"],
 )  # fmt: skip
+@one_backend
 def test_unknown_routes(ask: Ask, problem: Problem, target: str) -> None:
     for method, body in (("GET", None), ("POST", b"x"), ("DELETE", None)):
         response = ask(method, target, body=body)
@@ -794,6 +812,7 @@ def test_unknown_routes(ask: Ask, problem: Problem, target: str) -> None:
     ["/file/stream", "/file/stream?folder=a", "/files?limit=x", "/files?limit=0", "/files?limit=",
      "/files?limit=1e3", "/files/a?download=maybe", "/stream/a?download=2", f"/files?limit={'9' * 5000}"],
 )  # fmt: skip
+@one_backend
 def test_parameters_that_are_not_what_they_should_be(ask: Ask, problem: Problem, target: str) -> None:
     detail = problem(ask("GET", target), 422)
     assert re.search("filename|limit|download", detail)
@@ -820,6 +839,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -
         yield client
 
 
+@one_backend
 def test_links_and_caching_by_setting(proxied: httpx.Client) -> None:
     http = proxied
     base = "https://media.example.org/seekable"

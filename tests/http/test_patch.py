@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.beneath import beneath
-from tests.support import Server, running
+from tests.support import Server, one_backend, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -208,6 +208,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("body", BAD.values(), ids=BAD)
+@one_backend
 def test_a_patch_that_is_none(ask: Ask, problem: Problem, unchanged: Any, kept: str, body: bytes) -> None:
     with unchanged():
         response = ask("PATCH", f"/files/{kept}", f"Content-Type: {KIND}", body=body)
@@ -216,6 +217,7 @@ def test_a_patch_that_is_none(ask: Ask, problem: Problem, unchanged: Any, kept: 
         assert "x" not in response.headers
 
 
+@one_backend
 def test_a_refusal_names_what_cannot_be_changed(http: httpx.Client, problem: Problem, film: File) -> None:
     detail = problem(patch(http, film["path"], {"size": 1, "filename": "x", "owner": None}), 400)
     assert "size, owner" in detail
@@ -233,6 +235,7 @@ def test_a_refusal_names_what_cannot_be_changed(http: httpx.Client, problem: Pro
         (f"Content-Type: {KIND}", "Content-Encoding: gzip"),
     ],
 )
+@one_backend
 def test_another_kind_of_patch(
     ask: Ask, problem: Problem, unchanged: Any, folder: str, film: File, headers: tuple[str, ...]
 ) -> None:
@@ -243,6 +246,7 @@ def test_another_kind_of_patch(
         assert KIND in detail or "Encoding" in detail
 
 
+@one_backend
 def test_a_patch_that_is_encoded_on_its_way(ask: Ask, problem: Problem, folder: str, film: File) -> None:
     headers = f"Content-Type: {KIND}", "Transfer-Encoding: gzip, chunked"
     body = b'11\r\n{"filename": "x"}\r\n0\r\n\r\n'
@@ -250,12 +254,14 @@ def test_a_patch_that_is_encoded_on_its_way(ask: Ask, problem: Problem, folder: 
 
 
 @pytest.mark.parametrize("kind", [f"{KIND}; charset=utf-8", KIND.upper(), f'{KIND} ;charset="UTF-8"'])
+@one_backend
 def test_a_kind_may_have_parameters(ask: Ask, folder: str, film: File, kind: str) -> None:
     response = ask("PATCH", f"/files/{folder}/film.mp4", f"Content-Type: {kind}", body=b'{"filename": "x"}')
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize("announced", [True, False])
+@one_backend
 def test_a_patch_has_a_limit(
     ask: Ask, connect: Any, problem: Problem, unchanged: Any, folder: str, film: File, announced: bool
 ) -> None:
@@ -355,6 +361,7 @@ def test_a_version_that_another_process_replaces_meanwhile(
     assert http.get(film["url"]).headers["etag"] == '"newer"'
 
 
+@one_backend
 def test_a_patch_from_another_site_is_refused(
     ask: Ask, problem: Problem, unchanged: Any, folder: str, film: File
 ) -> None:
@@ -363,6 +370,7 @@ def test_a_patch_from_another_site_is_refused(
         problem(ask("PATCH", f"/files/{folder}/film.mp4", *headers, body=b'{"filename": "x"}'), 403)
 
 
+@one_backend
 def test_allow_names_it(ask: Ask, folder: str) -> None:
     response = ask("POST", f"/files/{folder}/film.mp4", body=b"")
     assert response.status_code == 405

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.sockets import BINARY, CLOSE, PING, PONG, TEXT, Socket
-from tests.support import Server
+from tests.support import Server, one_backend
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -35,6 +35,7 @@ def test_a_session_says_its_sid_and_answers_every_text(server: Server, untrouble
         assert other.is_silent(0.1)
 
 
+@one_backend
 def test_a_ping_is_answered_and_a_close_too(server: Server, untroubled: None) -> None:
     with Socket(server, "/events") as listener:
         assert listener.json() == {"type": "resync"}
@@ -94,6 +95,7 @@ def test_what_failed_is_not_told(server: Server, http: httpx.Client, folder: str
     ],
 )
 @pytest.mark.parametrize("target", ["/", "/events"])
+@one_backend
 def test_what_is_not_a_text_closes(
     server: Server, target: str, frames: list[tuple[int, bytes, dict[str, Any]]], code: int, untroubled: None
 ) -> None:
@@ -120,6 +122,7 @@ def test_what_is_not_a_text_closes(
     ],
 )
 @pytest.mark.parametrize("target", ["/", "/events"])
+@one_backend
 def test_who_may_not_knock_is_refused_before_the_socket_opens(
     server: Server, target: str, headers: tuple[str, ...], host: str | None, status: int, untroubled: None
 ) -> None:
@@ -131,6 +134,7 @@ def test_who_may_not_knock_is_refused_before_the_socket_opens(
                 connection.receive()
 
 
+@one_backend
 def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
     server: Server, http: httpx.Client, untroubled: None
 ) -> None:
@@ -141,6 +145,7 @@ def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
         assert connection.problem()["status"] == connection.status == 400
 
 
+@one_backend
 def test_a_plain_get_of_a_socket_is_told_to_upgrade(ask: Ask, problem: Problem) -> None:
     response = ask("GET", "/events")
     assert "ws://" in problem(response, 426)

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, one_backend, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -80,6 +80,7 @@ def test_put_a_new_file(http: httpx.Client, folder: str, data: bytes, chunked: b
     check_file(response, f"{folder}/sub folder", "film.mp4", data, http)
 
 
+@one_backend
 def test_chunks_of_all_sizes_in_one_go(http: httpx.Client, connect: Any, folder: str) -> None:
     """Several come before the program has taken the first, and some come alone."""
     pieces = [bytes([number % 251]) * size for number, size in enumerate([1, 2, 70_000, 1, 300_000, 3] * 4)]
@@ -177,6 +178,7 @@ def test_if_match_on_a_missing_file(
 
 @pytest.mark.parametrize("value", ["bytes 0-2/3", "bytes */3", "nonsense", ""])
 @pytest.mark.parametrize("exists", [False, True])
+@one_backend
 def test_a_partial_put_is_refused(
     http: httpx.Client, folder: str, problem: Problem, unchanged: Unchanged, value: str, exists: bool
 ) -> None:
@@ -204,6 +206,7 @@ def test_a_partial_put_is_refused(
     ],
 )
 @pytest.mark.parametrize("chunked", [False, True])
+@one_backend
 def test_digests(
     http: httpx.Client,
     folder: str,
@@ -237,6 +240,7 @@ def test_two_digests_that_disagree(
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip", "x-unknown"])
+@one_backend
 def test_an_encoded_body_is_refused(
     http: httpx.Client,
     folder: str,
@@ -260,6 +264,7 @@ def test_an_encoded_body_is_refused(
     "data", [DATA, b"", b"\r\n--xxBOUNDARYx", b"\r\n" * 99], ids=["bytes", "empty", "almost", "lines"]
 )
 @pytest.mark.parametrize("where", ["before", "after", "query", "both"])
+@one_backend
 def test_a_form(http: httpx.Client, part: Part, send_form: Any, folder: str, data: bytes, where: str) -> None:
     inside = f"{folder}/a b/ü"
     file, field = part("file", data, filename="film.mp4"), part("folder", inside.encode())
@@ -312,6 +317,7 @@ def test_a_form_never_overwrites(
     assert http.get(f"/files/{folder}/film.mp4").content == b"first"
 
 
+@one_backend
 def test_a_folder_said_twice_and_differently(
     part: Part, send_form: Any, folder: str, problem: Problem, unchanged: Unchanged
 ) -> None:
@@ -481,6 +487,7 @@ def test_a_bad_name_is_refused_early(
         ("..", (), 400),
     ],
 )
+@one_backend
 def test_a_put_is_refused_before_its_body(
     http: httpx.Client,
     connect: Any,
@@ -600,6 +607,7 @@ def test_a_broken_chunk_stores_nothing(
     "body", ["Content-Length: 5\r\n\r\nother", "Transfer-Encoding: chunked\r\n\r\n5\r\nother\r\n0\r\n\r\n"]
 )
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "anything"])
+@one_backend
 def test_a_body_behind_an_upgrade_is_not_lost(
     connect: Callable[..., Any], unchanged: Any, http: httpx.Client, folder: str, upgrade: str, body: str
 ) -> None:
@@ -617,6 +625,7 @@ def test_a_body_behind_an_upgrade_is_not_lost(
     assert http.get(target).content == b"film"
 
 
+@one_backend
 def test_a_transfer_encoding_that_is_not_decoded(
     connect: Callable[..., Any], unchanged: Unchanged, folder: str, problem: Problem
 ) -> None:
@@ -630,6 +639,7 @@ def test_a_transfer_encoding_that_is_not_decoded(
         connection.close()
 
 
+@one_backend
 def test_an_empty_folder_in_the_url_says_nothing(http: httpx.Client, folder: str) -> None:
     http.put("/files/taken-at-the-top.mp4", content=b"top").raise_for_status()
     response = http.post(
@@ -641,6 +651,7 @@ def test_an_empty_folder_in_the_url_says_nothing(http: httpx.Client, folder: str
     http.delete("/files/taken-at-the-top.mp4").raise_for_status()
 
 
+@one_backend
 def test_one_folder_may_be_named_twice(http: httpx.Client, folder: str) -> None:
     response = http.post(
         "/file/upload",

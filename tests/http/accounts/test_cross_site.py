@@ -7,6 +7,7 @@ import pytest
 
 from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer
 from tests.sockets import Socket
+from tests.support import one_backend
 
 FOREIGN: dict[str, dict[str, str]] = {
     "cross-site": {"sec-fetch-site": "cross-site", "origin": "https://evil.example"},
@@ -46,6 +47,7 @@ WRITES: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("site", FOREIGN)
+@one_backend
 def test_no_page_of_another_site_writes_with_a_cookie(site: str, private: Private, problem: Any) -> None:
     person = private.person()
     person.put("film.mp4", b"mine")
@@ -60,6 +62,7 @@ def test_no_page_of_another_site_writes_with_a_cookie(site: str, private: Privat
 
 
 @pytest.mark.parametrize("site", FOREIGN)
+@one_backend
 def test_no_page_of_another_site_reads_with_a_cookie(site: str, person: Person) -> None:
     """It could not see the answer, but what an image or a script needs to load tells something."""
     person.put("film.mp4")
@@ -67,12 +70,14 @@ def test_no_page_of_another_site_reads_with_a_cookie(site: str, person: Person) 
         assert person.ask("GET", target, headers=FOREIGN[site]).status_code == 401
 
 
+@one_backend
 def test_who_follows_a_link_on_another_page_is_logged_in(person: Person) -> None:
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     assert person.ask("GET", "/", headers=headers).status_code == 200
     assert person.ask("POST", "/logout", headers=headers).status_code == 403
 
 
+@one_backend
 def test_our_own_pages_write(private: Private, person: Person) -> None:
     headers = {"sec-fetch-site": "same-origin", "origin": private.server.url, "sec-fetch-mode": "cors"}
     assert person.ask("PUT", "/files/film.mp4", content=b"mine", headers=headers).status_code == 201
@@ -80,11 +85,13 @@ def test_our_own_pages_write(private: Private, person: Person) -> None:
     assert person.ask("POST", "/logout", headers=form).status_code == 303
 
 
+@one_backend
 def test_a_program_that_sends_no_such_headers_writes_with_a_cookie(person: Person) -> None:
     assert person.ask("PUT", "/files/film.mp4", content=b"mine").status_code == 201
 
 
 @pytest.mark.parametrize("site", FOREIGN)
+@one_backend
 def test_no_page_of_another_site_opens_a_websocket_with_a_cookie(
     site: str, private: Private, person: Person
 ) -> None:
@@ -97,6 +104,7 @@ def test_no_page_of_another_site_opens_a_websocket_with_a_cookie(
             assert socket.problem()["status"] == 403
 
 
+@one_backend
 def test_a_site_that_may_use_the_server_does_not_do_so_with_a_cookie(guarded: Private) -> None:
     """Or it could do all that the person may who happens to look at it; a token it has been given counts."""
     person = guarded.person()
@@ -128,6 +136,7 @@ def test_a_site_that_may_use_the_server_does_not_do_so_with_a_cookie(guarded: Pr
 
 
 @pytest.mark.parametrize("told", ["cross-site", "same-site", None])
+@one_backend
 def test_a_site_that_may_use_the_server_logs_nobody_in(
     told: str | None, guarded: Private, problem: Any
 ) -> None:
@@ -146,6 +155,7 @@ def test_a_site_that_may_use_the_server_logs_nobody_in(
         assert "set-cookie" in guarded.ask("POST", "/login", headers=ours, data=body).headers
 
 
+@one_backend
 def test_a_preflight_is_answered_without_an_account(guarded: Private) -> None:
     answer = guarded.ask(
         "OPTIONS",
@@ -161,6 +171,7 @@ def test_a_preflight_is_answered_without_an_account(guarded: Private) -> None:
     assert "access-control-allow-credentials" not in answer.headers
 
 
+@one_backend
 def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(guarded: Private) -> None:
     guarded.account("https@example.org")
     body = {"email": "https@example.org", "password": PASSWORD}
@@ -190,6 +201,7 @@ def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(guarded: P
     assert guarded.ask("GET", "/account", headers={"Cookie": f"__Host-session={secret}"}).status_code == 401
 
 
+@one_backend
 def test_the_page_behind_a_proxy_that_changes_the_host_writes(guarded: Private) -> None:
     """The browser's Origin is that of the base URL then, and the Host the one that the proxy connects to."""
     person = guarded.person()
