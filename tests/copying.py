@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.database import open_database
-from app.library.copying import Copied, Outcome, copy
+from app.database import Stores, open_database
+from app.library.copying import Copied, Outcome, Target, copy, gone, remove_gone
 from app.settings import Settings
 from app.storage.contract import OpenFile, Storage
+from app.storage.copies import CopyLedger
 from app.storage.types import Address, FileInfo, Key, Listing
 
 
@@ -39,6 +40,18 @@ class Pair:
 
     source: Any
     target: Any
+    copies: CopyLedger
+    """What the target knows of its copies."""
+    source_id: str = "source"
+
+    @property
+    def to(self) -> Target:
+        return Target(self.target, self.copies, self.source_id)
+
+    async def remove(self) -> list[str]:
+        """Remove what a mirror removes: the paths."""
+        over = [info async for info in gone(self.source, self.to)]
+        return [info.key.path for info in over if await remove_gone(self.source, self.to, info)]
 
     async def copy(self) -> dict[str, Copied]:
         """One run, in which the bar comes to its end: what became of each file, by its path."""
@@ -46,7 +59,7 @@ class Pair:
             pass
         size = (await self.source.usage()).size
         advanced: list[int] = []
-        async with aclosing(copy(self.source, self.target, advanced.append)) as files:
+        async with aclosing(copy(self.source, self.to, advanced.append)) as files:
             found = {f"{file.key.library}:{file.key.path}": file async for file in files}
         assert sum(advanced) == size
         assert min(advanced, default=0) >= 0
@@ -60,14 +73,14 @@ class Pair:
 async def opened(folder: Path, source: dict[str, object], target: dict[str, object]) -> AsyncIterator[Pair]:
     """Both, of these settings."""
     async with AsyncExitStack() as stack:
-        pair = []
+        pair: list[Stores] = []
         for name, settings in (("source", source), ("target", target)):
             database = open_database(
                 Settings(_env_file=None, files_dir=folder / name, **settings),  # type: ignore[arg-type]
                 media_type=lambda name: "video/mp4" if name.endswith(".mp4") else "video/guessed",
             )
-            pair.append((await stack.enter_async_context(database)).storage)
-        yield Pair(*pair)
+            pair.append(await stack.enter_async_context(database))
+        yield Pair(pair[0].storage, pair[1].storage, pair[1].copies, pair[0].library_id)
 
 
 async def put(

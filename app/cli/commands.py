@@ -5,7 +5,7 @@ import logging
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, aclosing, contextmanager
 from datetime import timedelta
 from functools import partial
@@ -22,7 +22,7 @@ from app.cli.doctor import doctor
 from app.cli.sentences import in_a_sentence
 from app.cli.utf8 import ensure_utf8
 from app.database import Stores, check_apart, open_accounts, open_database, prepare_database
-from app.library.copying import LEFT_BEHIND, copy
+from app.library.copying import LEFT_BEHIND, Target, copy, gone, remove_gone
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
 from app.server.activation import activated_listeners
@@ -31,6 +31,7 @@ from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
+from app.storage.types import FileInfo, Key
 from app.storage.upkeep import Outcome, Verdict
 
 _log = logging.getLogger("seekable")
@@ -140,37 +141,92 @@ def verify() -> None:
 @click.option("--files-dir", help="Its folder, with --to filesystem.")
 @click.option("--database-url", help="Its database, with --to filesystem; an SQLite file by default.")
 @click.option("--mongodb-url", help="Its database, with --to gridfs.")
-def copy_command(**options: str | None) -> None:
+@click.option("--mirror", is_flag=True, help="Remove copies of files that are gone here; asks first.")
+@click.option("--yes", is_flag=True, help="With --mirror, remove them without a question.")
+def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
     """Copy all files from the library of the settings to another, which is made if there is none.
 
-    Run it again to go on where it was stopped, or to bring what is new. Nothing is written over but earlier
-    copies of the same files, and nothing is deleted. The exit status is 1 if anything was left behind.
+    Run it again to go on where it was stopped, or to bring what is new. Only earlier copies that have not
+    changed there since are written over, or, with --mirror, removed. The exit status is 1 if any file was
+    left behind.
 
     In place of each option there may be a setting SEEKABLE_COPY_TO_STORAGE, SEEKABLE_COPY_TO_MONGODB_URL and
     so on: others on this machine can see the options of a command, and passwords in them.
     """
     left_behind: set[object] = set()
+    over: list[FileInfo] = []
 
-    async def run(source: Storage) -> None:
+    async def copy_all(source: Storage, to: Target) -> None:
+        left_behind.update(LEFT_BEHIND & (await _copy(source, to)).keys())
+
+    async def begin(source: Storage, to: Target) -> None:
+        # What other programs put there is brought, too.
+        left_behind.update(_LEFT & (await _scan(source)).keys())
+        if mirror:
+            over.extend([info async for info in gone(source, to)])
+        else:
+            await copy_all(source, to)
+
+    async def go_on(source: Storage, to: Target) -> None:
+        await _remove(source, to, over)  # first: what comes may need their room, or their names
+        await copy_all(source, to)
+
+    try:
+        with in_a_sentence():
+            settings, target = load(target=options["files_dir"]), load_target(**options)
+            check_apart(settings, target)
+        _between(settings, target, begin)
+        if mirror:  # asked while no event loop runs, because a question would keep Ctrl-C from it
+            if over and not yes and not _may_remove(over):
+                over.clear()
+            _between(settings, target, go_on)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise click.ClickException(f"Stopped. {_GO_ON}") from None
+    if left_behind:
+        sys.exit(1)
+
+
+def _between(settings: Settings, target: Settings, run: Callable[[Storage, Target], Awaitable[None]]) -> None:
+    """Open both libraries, and run it."""
+
+    async def opened(source: Stores) -> None:
         # asyncio does the same on Ctrl-C: what is under way is left in good order.
         asyncio.get_running_loop().add_signal_handler(SIGTERM, partial(_cancel, asyncio.current_task()))
         async with AsyncExitStack() as stack:
             with _said_of_target():
                 await asyncio.to_thread(prepare_database, target)
                 stores = await stack.enter_async_context(_opened(target))
-            # What other programs put there is brought, too.
-            left_behind.update(_LEFT & (await _scan(source)).keys())
-            left_behind.update(LEFT_BEHIND & (await _copy(source, stores.storage)).keys())
+            await run(source.storage, Target(stores.storage, stores.copies, source.library_id))
 
-    try:
-        with in_a_sentence():
-            settings, target = load(target=options["files_dir"]), load_target(**options)
-            check_apart(settings, target)
-        _with_storage(run, settings)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        raise click.ClickException(f"Stopped. {_GO_ON}") from None
-    if left_behind:
-        sys.exit(1)
+    _with_stores(opened, settings)
+
+
+def _may_remove(over: Sequence[FileInfo]) -> bool:
+    """Name the files and ask. Raises ClickException where nobody can answer."""
+    for info in over:
+        click.echo(_line("gone", info.key))
+    what = f"{len(over)} files ({sum(info.size for info in over)} bytes)"
+    if not sys.stdin.isatty():
+        raise click.ClickException(
+            f"{what} would be removed there. Add --yes to remove them, or leave --mirror away."
+        )
+    return click.confirm(f"Remove these {what} from the library to copy to?", err=True)
+
+
+async def _remove(source: Storage, to: Target, over: Sequence[FileInfo]) -> None:
+    removed = [info for info in over if await remove_gone(source, to, info)]
+    for info in removed:
+        click.echo(_line("removed", info.key))
+    if removed:
+        click.echo(f"{len(removed)} files removed, {sum(info.size for info in removed)} bytes")
+
+
+def _line(*parts: str | Key) -> str:
+    """Return what happened to a file, on one line; a library other than the shared one is named."""
+    texts: list[str] = []
+    for part in parts:
+        texts += [part] if isinstance(part, str) else [*filter(None, [part.library]), part.path]
+    return ": ".join(map(logs.escaped, texts))
 
 
 def _cancel(task: asyncio.Task[None] | None) -> None:
@@ -186,7 +242,7 @@ def _said_of_target() -> Iterator[None]:
         raise type(error)(f"The library to copy to: {error}") from error
 
 
-async def _copy(source: Storage, target: Storage) -> Counter[Copying]:
+async def _copy(source: Storage, target: Target) -> Counter[Copying]:
     """What became of the files, and of how many."""
     found: Counter[Copying] = Counter()
     size = 0
@@ -197,8 +253,7 @@ async def _copy(source: Storage, target: Storage) -> Counter[Copying]:
                     found[file.outcome] += 1
                     size += file.size
                     if file.reason:
-                        library = [file.key.library] if file.key.library else []
-                        bar.say(file.outcome.value, *library, file.key.path, file.reason)
+                        bar.say(file.outcome.value, file.key, file.reason)
     except StorageError as error:
         raise type(error)(f"{error} {_GO_ON}") from error
     finally:
@@ -222,18 +277,25 @@ class _Bar:
     def advance(self, steps: int) -> None:
         self._bar.update(steps)
 
-    def say(self, *parts: str) -> None:
+    def say(self, *parts: str | Key) -> None:
         if sys.stderr.isatty():
             click.echo("\r\x1b[K", file=sys.stderr, nl=False)
             self._bar._last_line = None  # or the same line would not be drawn again
-        click.echo(": ".join(map(logs.escaped, parts)))
+        click.echo(_line(*parts))
         self._bar.render_progress()
 
 
-def _with_storage(run: Callable[[Storage], Awaitable[object]], settings: Settings | None = None) -> None:
+def _with_storage(run: Callable[[Storage], Awaitable[object]]) -> None:
+    async def opened(stores: Stores) -> None:
+        await run(stores.storage)
+
+    _with_stores(opened)
+
+
+def _with_stores(run: Callable[[Stores], Awaitable[object]], settings: Settings | None = None) -> None:
     async def opened(settings: Settings) -> None:
         async with _opened(settings) as stores:
-            await run(stores.storage)
+            await run(stores)
 
     with in_a_sentence():
         settings = settings or load()

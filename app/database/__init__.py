@@ -14,6 +14,7 @@ from app.database.rules import ignore
 from app.settings import Settings
 from app.storage.backend import Backend
 from app.storage.contract import Storage
+from app.storage.copies import CopyLedger
 from app.storage.leases import Leases, LeaseStore
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import Change
@@ -40,6 +41,9 @@ class Stores:
     leases: Leases
     hearing: Hearing | None
     """To other processes, if they are to be heard of and the database tells of them."""
+    library_id: str
+    """What tells this library from all others, wherever it is reached."""
+    copies: CopyLedger
 
 
 @asynccontextmanager
@@ -65,7 +69,7 @@ async def open_database(
         stack.callback(leases.close)
         storage = ThreadedStorage(observed(opened.backend))
         stack.callback(storage.close)
-        yield Stores(storage, opened.accounts, leases, opened.hearing)
+        yield Stores(storage, opened.accounts, leases, opened.hearing, opened.library_id, opened.copies)
 
 
 @contextmanager
@@ -122,6 +126,8 @@ class _Opened:
     accounts: AccountStore | None
     leases: LeaseStore
     hearing: Hearing | None
+    library_id: str
+    copies: CopyLedger
 
 
 def _open(
@@ -137,19 +143,35 @@ def _open(
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
+        from app.database.mongo.copies import MongoCopies  # noqa: PLC0415
         from app.database.mongo.leases import MongoLeases  # noqa: PLC0415
         from app.database.mongo.listening import line_of  # noqa: PLC0415
         from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
+        from app.database.mongo.schema_version import library_of  # noqa: PLC0415
 
         grid = open_gridfs(settings, media_type, stack, notice, create=create)
         hearing = _open_hearing(lambda: line_of(grid.database), hearer, stack)
         users = open_users(settings, stack) if wanted else None
-        return _Opened(grid, users, MongoLeases(grid.database), hearing)
-    from app.database.sql.opening import open_leases  # noqa: PLC0415
+        return _Opened(
+            grid,
+            users,
+            MongoLeases(grid.database),
+            hearing,
+            library_id=library_of(grid.database),
+            copies=MongoCopies(grid.database),
+        )
+    from app.database.sql.opening import open_copies, open_leases  # noqa: PLC0415
 
     files, accounts = _open_filesystem(settings, media_type, stack, notice, patient=patient, create=create)
     hearing = _open_hearing(files.database.line, hearer, stack)
-    return _Opened(files, accounts if wanted else None, open_leases(files, stack), hearing)
+    return _Opened(
+        files,
+        accounts if wanted else None,
+        open_leases(files, stack),
+        hearing,
+        library_id=files.volume,
+        copies=open_copies(settings, stack),
+    )
 
 
 def _open_hearing(

@@ -1,14 +1,15 @@
-"""Brings the files of one storage to another: verified, and over again until all are there."""
+"""Brings the files of one library to another: verified, and over again until all are there."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from enum import Enum, auto
+from typing import TypeVar
 
 from app.storage.contract import Storage
+from app.storage.copies import MILLISECOND, Copy, CopyLedger
 from app.storage.errors import (
     AlreadyExists,
     NotFound,
@@ -16,9 +17,14 @@ from app.storage.errors import (
     PathConflict,
     StorageError,
     StorageUnavailable,
+    Unfinished,
+    Unreadable,
     VersionMismatch,
 )
-from app.storage.types import SHARED, Address, Expect, Expectation, FileId, FileInfo, Key, Listing
+from app.storage.threads import ended
+from app.storage.types import SHARED, Address, Expect, Expectation, FileId, FileInfo, Key, Listing, Page
+
+T = TypeVar("T")
 
 PAGE = 100
 """Files that are listed at once."""
@@ -30,9 +36,6 @@ TRIES = 2
 """How often a file is begun that changes meanwhile, or that cannot be read or stored."""
 
 
-_MILLISECOND = timedelta(milliseconds=1)
-
-
 class Action(Enum):
     """What is to be done about one file."""
 
@@ -42,28 +45,41 @@ class Action(Enum):
     MOVE = auto()
     HASH = auto()
     """Only the hashes can tell, of which one is not known."""
+    SUPERSEDE = auto()
+    """An earlier copy of another file has the name, and goes if that file is gone."""
     CONFLICT = auto()
 
 
-def decide(source: FileInfo, there: FileInfo | None, known: FileInfo | None) -> Action:
-    """What brings a file to another storage, which has `there` under its key and `known` under its id.
+def decide(
+    source: FileInfo, there: FileInfo | None, known: FileInfo | None, copied: Copy | None = None
+) -> Action:
+    """Return what brings a file to another library, which has `there` under its key and `known` under its id.
 
-    Nothing is written over but an earlier copy of this very file.
+    `copied` is what that library notes of the first of the two as a copy. Only earlier copies that have not
+    changed since are written over; where nothing is noted, only older versions of this very file.
     """
     other = there or known
     if other is None:
         return Action.COPY
     if other.size == source.size:
         # A copy is as old as the version that it was made of; times are kept to the millisecond.
-        made_of_it = other.id == source.id and abs(other.updated_at - source.updated_at) < _MILLISECOND
+        made_of_it = _is_copy(other, source)
         unknown = source.sha256 is None or other.sha256 is None
         if unknown and not made_of_it:
             return Action.HASH
         if unknown or source.sha256 == other.sha256:
             return Action.SKIP if there else Action.MOVE
-    if other.id != source.id or other.updated_at >= source.updated_at:
+    if other.id != source.id:
+        left_over = there is not None and copied is not None and copied.is_untouched(there)
+        return Action.SUPERSEDE if left_over else Action.CONFLICT
+    if other.updated_at >= source.updated_at or not (copied is None or copied.is_version(other)):
         return Action.CONFLICT
     return Action.REPLACE if there else Action.MOVE
+
+
+def _is_copy(other: FileInfo, source: FileInfo) -> bool:
+    """Return whether a file of the same size was made of this version, as far as id and times show."""
+    return other.id == source.id and abs(other.updated_at - source.updated_at) < MILLISECOND
 
 
 class Outcome(Enum):
@@ -96,8 +112,29 @@ class Copied:
     """Why it was left behind."""
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The library to copy to, and what it knows of the copies in it."""
+
+    storage: Storage
+    copies: CopyLedger
+    source: str
+    """The id of the library that is copied."""
+
+    async def known(self, infos: Sequence[FileInfo]) -> dict[str, Copy]:
+        """Return what is known of these files as copies, by their ids, whichever library they are from."""
+        return {**await _in_thread(self.copies.find, [info.id for info in infos])}
+
+    async def note(self, info: FileInfo, origin: str) -> None:
+        await _in_thread(self.copies.note, Copy.of(info, self.source, origin))
+
+    async def forget(self, info: FileInfo) -> None:
+        """Forget a copy before it is changed: no entry is ever wrong, wherever the change is cut short."""
+        await _in_thread(self.copies.forget, info.id)
+
+
 async def copy(
-    source: Storage, target: Storage, advance: Callable[[int], None]
+    source: Storage, target: Target, advance: Callable[[int], None]
 ) -> AsyncGenerator[Copied, None]:
     """Bring every file of every library to the target, and say of each what became of it. `advance` is told
     of bytes that are dealt with: of each file as many as it was listed with.
@@ -105,17 +142,64 @@ async def copy(
     Raises OutOfSpace, and StorageUnavailable when one of the two does not answer any more; what is there by
     then stays. It may be left, cancelled and begun again at any time.
     """
-    for library in sorted({SHARED, *await source.libraries()}, key=str.encode):
-        cursor: str | None = None
-        while True:
-            page = await source.page(Listing(library, recursive=True), cursor=cursor, limit=PAGE)
+    async with aclosing(_pages(source)) as pages:
+        async for page in pages:
             for listed in page.items:
                 bar = _Advance(advance, listed.size)
                 yield await _Copying(source, target, bar.by).bring(listed)
                 bar.finish()
+
+
+async def _pages(storage: Storage) -> AsyncGenerator[Page, None]:
+    """Yield the files of all libraries."""
+    for library in sorted({SHARED, *await storage.libraries()}, key=str.encode):
+        cursor: str | None = None
+        while True:
+            page = await storage.page(Listing(library, recursive=True), cursor=cursor, limit=PAGE)
+            yield page
             cursor = page.next_cursor
             if cursor is None:
                 break
+
+
+async def gone(source: Storage, target: Target) -> AsyncGenerator[FileInfo, None]:
+    """Yield the untouched copies in the target of files that the source no longer has.
+
+    A copy whose name another file of the source has by now is not among them: `copy` replaces it.
+    """
+    async with aclosing(_pages(target.storage)) as pages:
+        async for page in pages:
+            known = await target.known(page.items)
+            for info in page.items:
+                if await _is_gone(source, target, info, known.get(info.id)):
+                    yield info
+
+
+async def remove_gone(source: Storage, target: Target, info: FileInfo) -> bool:
+    """Delete a file that `gone` named, if all that is still so. Return whether it was deleted."""
+    known = await target.known([info])
+    if not await _is_gone(source, target, info, known.get(info.id)):
+        return False
+    try:
+        await target.storage.delete(info.key, expect=info.etag)
+    except (NotFound, VersionMismatch):
+        return False
+    await target.forget(info)
+    return True
+
+
+async def _is_gone(source: Storage, target: Target, info: FileInfo, copied: Copy | None) -> bool:
+    if copied is None or copied.source != target.source or not copied.is_untouched(info):
+        return False
+    try:
+        origin = FileId(info.key.library, copied.origin)
+        return await _find(source, origin) is None and await _find(source, info.key) is None
+    except (Unfinished, Unreadable):  # it is there
+        return False
+
+
+async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+    return await ended(asyncio.get_running_loop().run_in_executor(None, function, *arguments))
 
 
 class _Advance:
@@ -148,13 +232,14 @@ class _Copying:
     def __init__(
         self,
         source: Storage,
-        target: Storage,
+        to: Target,
         advance: Callable[[int], None],
         waiting: frozenset[str] = frozenset(),
     ) -> None:
         """`waiting` are the ids of the files that wait for this one to get out of their way."""
         self._source = source
-        self._target = target
+        self._to = to
+        self._target = to.storage
         self._advance = advance
         self._waiting = waiting
         self._moved = False
@@ -203,39 +288,65 @@ class _Copying:
     async def _bring(self, info: FileInfo) -> Copied:
         there = await _find(self._target, info.key)
         other = there or await _find(self._target, _id(info))
-        action = decide(info, there, other)
+        copied = None if other is None else (await self._to.known([other])).get(other.id)
+        action = decide(info, there, other, copied)
         if action is Action.HASH:
             assert other is not None
             info = await _hashed(self._source, info, self._advance)
             other = await _hashed(self._target, other)
-            action = decide(info, there and other, other)
+            there = there and other
+            action = decide(info, there, other, copied)
         if action is Action.MOVE:
             assert other is not None
+            await self._to.forget(other)
             await self._target.move(other.key, info.key, expect=other.etag)
             self._moved = True
             return await self._bring(info)
         if action is Action.SKIP:
+            if there is not None and _is_copy(there, info) and not self._is_noted(there, copied):
+                await self._to.note(there, info.id)
             return Copied(info.key, 0, Outcome.MOVED if self._moved else Outcome.PRESENT)
-        if action is Action.CONFLICT:
+        if action in (Action.CONFLICT, Action.SUPERSEDE):
             assert other is not None
-            if await self._gets_away(other, info):
+            if await self._gets_away(other, info, copied):
                 return await self._bring(info)
-            return Copied(info.key, 0, Outcome.CONFLICT, _why(info, other))
-        await self._copy(info, Expect.ABSENT if there is None else there.etag)
+            if action is Action.CONFLICT or not await self._is_over(other, copied):
+                return Copied(info.key, 0, Outcome.CONFLICT, _why(info, other))
+            await self._copy(info, Expect.ABSENT, instead_of=other)
+            return Copied(info.key, info.size, Outcome.REPLACED)
+        await self._copy(info, Expect.ABSENT if there is None else there.etag, over=there)
         return Copied(info.key, info.size, Outcome.COPIED if there is None else Outcome.REPLACED)
 
-    async def _gets_away(self, other: FileInfo, info: FileInfo) -> bool:
+    def _is_noted(self, there: FileInfo, copied: Copy | None) -> bool:
+        return copied is not None and copied.source == self._to.source and copied.is_untouched(there)
+
+    async def _is_over(self, other: FileInfo, copied: Copy | None) -> bool:
+        """Return whether the file is a copy from this source, which no longer has what it was made of."""
+        if copied is None or copied.source != self._to.source:
+            return False
+        return await _find(self._source, FileId(other.key.library, copied.origin)) is None
+
+    async def _gets_away(self, other: FileInfo, info: FileInfo, copied: Copy | None) -> bool:
         """Bring the file that has the name first, if it has another one in the source by now."""
         waiting = self._waiting | {info.id}
-        if other.id in waiting or len(waiting) > CHAIN:  # they swapped their names
+        origin = other.id if copied is None else copied.origin
+        if origin in waiting or len(waiting) > CHAIN:  # they swapped their names
             return False
-        now = await _find(self._source, _id(other))
+        now = await _find(self._source, FileId(other.key.library, origin))
         if now is None or now.key == other.key:
             return False
-        brought = await _Copying(self._source, self._target, lambda size: None, waiting).bring(now)
+        brought = await _Copying(self._source, self._to, lambda size: None, waiting).bring(now)
         return brought.outcome not in LEFT_BEHIND
 
-    async def _copy(self, info: FileInfo, expect: Expectation) -> None:
+    async def _copy(
+        self,
+        info: FileInfo,
+        expect: Expectation,
+        *,
+        over: FileInfo | None = None,
+        instead_of: FileInfo | None = None,
+    ) -> None:
+        """Store the file, `over` an earlier version of it, or `instead_of` another, which is deleted last."""
         async with (
             self._source.open(_id(info)) as file,
             self._target.stage(size=info.size) as staged,
@@ -247,9 +358,14 @@ class _Copying:
                     self._advance(len(data))
             await staged.flush()
             await _check_read(self._source, info, staged.sha256)
-            await self._target.commit(
+            if instead_of is not None:
+                await self._target.delete(instead_of.key, expect=instead_of.etag)
+            if before := over or instead_of:
+                await self._to.forget(before)
+            committed = await self._target.commit(
                 info.key, staged, content_type=info.content_type, expect=expect, origin=info
             )
+            await self._to.note(committed.info, info.id)
 
 
 async def _find(storage: Storage, address: Address) -> FileInfo | None:

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -79,11 +80,11 @@ async def test_a_library_is_brought_whole_and_only_once(pair: Pair) -> None:
     for key, data in FILES.items():
         assert await get(pair.target, FileId(key.library, infos[key].id)) == data
     source, target = Watched(pair.source), Watched(pair.target)
-    assert set((await Pair(source, target).run()).values()) == {Outcome.PRESENT}
+    assert set((await replace(pair, source=source, target=target).run()).values()) == {Outcome.PRESENT}
     assert (source.opened, target.opened) == (0, 0)
     assert await stored(pair.target) == copies
     # Should both settings name the same library in different words, that harms nothing.
-    assert set((await Pair(pair.target, pair.target).run()).values()) == {Outcome.PRESENT}
+    assert set((await replace(pair, source=pair.target).run()).values()) == {Outcome.PRESENT}
     assert await stored(pair.target) == copies
 
 
@@ -174,3 +175,37 @@ async def test_what_is_the_targets_own_is_kept(pair: Pair) -> None:
     with pytest.raises(NotFound):
         await target.stat(top)
     assert (await stored(target))[Key(SHARED, "elsewhere", "top.mp4")].etag == changed.etag
+
+
+@some_pairs
+async def test_copy_of_a_deleted_file_gives_way_and_a_mirror_removes_it(pair: Pair) -> None:
+    film, over, moved, changed, elsewhere = (
+        Key(SHARED, "films", f"{name}.mp4") for name in ("film", "over", "moved", "changed", "elsewhere")
+    )
+    alices = Key("alice", "", "film.mp4")
+    for key in (film, over, moved, changed, elsewhere, alices):
+        await put(pair.source, key, key.path.encode())
+    await pair.run()
+    own = await put(pair.target, Key(SHARED, "films", "own.mp4"), b"of the target")
+    await put(pair.target, changed, b"changed there")
+    await pair.target.move(elsewhere, Key(SHARED, "there", "elsewhere.mp4"))
+    # An upload under the name of a deleted film is another file, with another id.
+    for key in (film, over, changed, elsewhere, alices):
+        await pair.source.delete(key)
+    await put(pair.source, film, b"uploaded anew")
+    await pair.source.move(moved, Key(SHARED, "a folder now", "moved.mp4"))
+    in_its_place = Key(SHARED, over.path, "inside.mp4")
+    await put(pair.source, in_its_place, b"where a file was")
+    assert sorted(await pair.remove()) == ["film.mp4", over.path]  # the first is Alice's
+    assert await pair.run() == {
+        "a folder now/moved.mp4": Outcome.MOVED,
+        film.path: Outcome.REPLACED,
+        in_its_place.path: Outcome.COPIED,
+    }
+    infos, copies = await stored(pair.source), await stored(pair.target)
+    assert_copies((copies[key] for key in infos), infos)
+    assert await get(pair.target, film) == b"uploaded anew"
+    left = {key.path for key in copies.keys() - infos.keys()}
+    assert left == {own.key.path, changed.path, "there/elsewhere.mp4"}, "others have them in their hands"
+    assert await pair.remove() == []
+    assert set((await pair.run()).values()) == {Outcome.PRESENT}

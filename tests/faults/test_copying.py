@@ -5,12 +5,15 @@ import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.library.copying import Outcome, copy
+from app.library.copying import Outcome, copy, gone, remove_gone
+from app.storage.copies import Copy
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.types import SHARED, Key
 from tests.copying import Pair, Watched, get, opened, put, stored
@@ -68,7 +71,7 @@ async def test_a_file_that_lost_its_end_is_not_brought(pair: Pair, tmp_path: Pat
     async def cut() -> None:
         os.truncate(path, 1000)
 
-    found = await Pair(Watched(pair.source, cut), pair.target).copy()
+    found = await replace(pair, source=Watched(pair.source, cut)).copy()
     assert found[":films/film.mp4"].outcome is Outcome.FAILED
     assert found[":films/film.mp4"].reason
     assert set(await stored(pair.target)) == {LAST}
@@ -99,7 +102,7 @@ async def test_what_was_not_hashed_yet_is_hashed_on_the_way(pair: Pair, tmp_path
     for to_read in (2, 0):
         source = Watched(pair.source)
         expected[FILM.path] = Outcome.PRESENT
-        assert await Pair(source, pair.target).run() == expected
+        assert await replace(pair, source=source).run() == expected
         assert source.opened == to_read
         async for _ in pair.source.hash_unverified():
             pass
@@ -139,7 +142,7 @@ async def test_a_file_that_changes_after_it_was_listed(
         if change == "by hand":
             (tmp_path / "source" / FILM.path).write_bytes(b"someone is still writing")
 
-    found = await Pair(Watched(pair.source, before), pair.target).copy()
+    found = await replace(pair, source=Watched(pair.source, before)).copy()
     (file,) = found.values()
     assert file.outcome is outcome
     assert bool(file.reason) is (outcome is Outcome.FAILED)
@@ -163,7 +166,7 @@ async def test_a_file_that_is_edited_while_it_is_read(pair: Pair, tmp_path: Path
             with path.open("r+b") as file:
                 file.write(os.urandom(9))
 
-    outcomes = [file.outcome async for file in copy(pair.source, pair.target, edit)]
+    outcomes = [file.outcome async for file in copy(pair.source, pair.to, edit)]
     assert outcomes == [Outcome.FAILED]
     assert len(await stored(pair.target)) == bool(there)
 
@@ -174,7 +177,7 @@ async def test_a_target_that_changes_meanwhile_is_not_written_over(pair: Pair) -
     async def upload() -> None:
         await put(pair.target, FILM, b"uploaded")
 
-    (file,) = (await Pair(Watched(pair.source, upload), pair.target).copy()).values()
+    (file,) = (await replace(pair, source=Watched(pair.source, upload)).copy()).values()
     assert (file.outcome, file.reason) == (Outcome.CONFLICT, "Another file has this name.")
     assert await get(pair.target, FILM) == b"uploaded"
 
@@ -184,7 +187,7 @@ async def test_a_target_that_is_gone_ends_it_with_a_sentence(pair: Pair, tmp_pat
         await put(pair.source, key, BYTES)
     seen = []
     with pytest.raises(StorageUnavailable, match="The library to copy to does not answer: "):
-        async for file in copy(pair.source, pair.target, lambda size: None):
+        async for file in copy(pair.source, pair.to, lambda size: None):
             seen.append(file.outcome)
             shutil.rmtree(tmp_path / "target")
     assert seen == [Outcome.COPIED]
@@ -220,3 +223,78 @@ async def test_it_may_be_cancelled_at_any_time(pair: Pair, tmp_path: Path) -> No
     assert set(await stored(pair.target)) == set(keys)
     with pytest.raises(NotFound):
         await pair.target.stat(FILM)
+
+
+async def test_film_that_was_changed_at_the_target_is_not_written_over_by_a_newer_one(pair: Pair) -> None:
+    await put(pair.source, FILM, BYTES)
+    await pair.run()
+    await put(pair.target, FILM, b"changed there")
+    await put(pair.source, FILM, b"changed here, and later")
+    assert await pair.run() == {FILM.path: Outcome.CONFLICT}
+    assert await get(pair.target, FILM) == b"changed there"
+
+
+async def test_copies_of_another_library_are_left_alone(pair: Pair) -> None:
+    await put(pair.source, FILM, BYTES)
+    await put(pair.source, OTHER, BYTES)
+    await pair.run()
+    await pair.source.delete(FILM)
+    await pair.source.delete(OTHER)
+    await put(pair.source, FILM, b"anew")
+    another = replace(pair, source_id="another library")
+    assert await another.remove() == []
+    assert await another.run() == {FILM.path: Outcome.CONFLICT}
+    assert await pair.remove() == [OTHER.path]
+    assert await pair.run() == {FILM.path: Outcome.REPLACED}
+
+
+async def test_copies_that_nobody_noted_are_known_after_a_run(pair: Pair, tmp_path: Path) -> None:
+    """Such as those that an earlier version made."""
+    infos = [await put(pair.source, key, BYTES) for key in (FILM, OTHER)]
+    await pair.run()
+    for info in infos:
+        pair.copies.forget(info.id)
+    assert await pair.remove() == []
+    assert set((await pair.run()).values()) == {Outcome.PRESENT}
+    await pair.source.delete(FILM)
+    assert await pair.remove() == [FILM.path]
+    notes = tmp_path / "target" / ".seekable" / "copies.db"
+    assert notes.stat().st_mode & 0o777 == 0o600
+
+
+async def test_change_that_is_cut_short_leaves_a_copy_that_may_be_replaced(pair: Pair) -> None:
+    class Dies:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(pair.copies, name)
+
+        def note(self, copied: Copy) -> None:
+            raise StorageUnavailable("killed")
+
+    await put(pair.source, FILM, BYTES)
+    await put(pair.source, OTHER, BYTES)
+    await pair.run()
+    await put(pair.source, FILM, b"second")
+    await pair.source.delete(OTHER)
+    await put(pair.source, OTHER, b"anew")
+    await replace(pair, copies=Dies()).run()
+    assert await get(pair.target, FILM) == b"second"
+    assert await get(pair.target, OTHER) == b"anew"
+    await put(pair.source, FILM, b"third")
+    assert await pair.run() == {FILM.path: Outcome.REPLACED, OTHER.path: Outcome.PRESENT}
+    await pair.source.delete(OTHER)
+    assert await pair.remove() == [OTHER.path]
+
+
+async def test_film_that_comes_back_or_cannot_be_read_is_not_removed(pair: Pair, tmp_path: Path) -> None:
+    await put(pair.source, FILM, BYTES)
+    await put(pair.source, OTHER, BYTES)
+    await pair.run()
+    await pair.source.delete(FILM)
+    with (tmp_path / "source" / OTHER.path).open("ab") as writing:
+        writing.write(b"more")
+        writing.flush()
+        (over,) = [info async for info in gone(pair.source, pair.to)]
+        assert over.key == FILM
+    await put(pair.source, FILM, b"back again")
+    assert not await remove_gone(pair.source, pair.to, over)
+    assert await get(pair.target, FILM) == BYTES

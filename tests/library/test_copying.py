@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.library.copying import Action, decide
+from app.storage.copies import Copy
 from app.storage.types import SHARED, FileInfo, Key
 
 SOURCE = FileInfo(
@@ -79,3 +80,34 @@ def test_what_is_done(
     source: FileInfo, there: FileInfo | None, known: FileInfo | None, action: Action
 ) -> None:
     assert decide(source, there, known) is action
+
+
+def noted(info: FileInfo) -> Copy:
+    return Copy.of(info, "source", info.id)
+
+
+@pytest.mark.parametrize(
+    ("there", "known", "copied", "action"),
+    [
+        # Another file has the name: it goes only if it is a copy, and just as it was copied.
+        (OLD_OTHER, None, noted(OLD_OTHER), Action.SUPERSEDE),
+        (OTHER, None, noted(OTHER), Action.SUPERSEDE),
+        (OLD_OTHER, None, noted(replace(OLD_OTHER, etag="c" * 64)), Action.CONFLICT),
+        (OLD_OTHER, None, noted(replace(OLD_OTHER, updated_at=AFTER)), Action.CONFLICT),
+        (OLD_OTHER, None, noted(replace(OLD_OTHER, key=Key(SHARED, "", "b.mp4"))), Action.CONFLICT),
+        (OLD_OTHER, None, noted(replace(OLD_OTHER, id="3" * 32)), Action.CONFLICT),
+        # The same bytes are there, whatever is known of them.
+        (TWIN, None, noted(TWIN), Action.SKIP),
+        # An older version of the file itself is no copy any more if it was changed there.
+        (OLD_COPY, OLD_COPY, noted(OLD_COPY), Action.REPLACE),
+        (OLD_COPY, OLD_COPY, noted(replace(OLD_COPY, key=Key(SHARED, "", "b.mp4"))), Action.REPLACE),
+        (OLD_COPY, OLD_COPY, noted(replace(OLD_COPY, etag="c" * 64)), Action.CONFLICT),
+        (None, OLD_COPY, noted(replace(OLD_COPY, etag="c" * 64)), Action.CONFLICT),
+        (None, OLD_COPY, noted(OLD_COPY), Action.MOVE),
+        (CHANGED_COPY, CHANGED_COPY, noted(CHANGED_COPY), Action.CONFLICT),
+    ],
+)
+def test_earlier_copies_give_way_when_they_are_untouched(
+    there: FileInfo | None, known: FileInfo | None, copied: Copy, action: Action
+) -> None:
+    assert decide(SOURCE, there, known, copied) is action

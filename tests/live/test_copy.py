@@ -172,6 +172,57 @@ def test_libraries_that_cannot_be_copied_are_refused_in_a_sentence(
     assert sorted(path.name for path in files.iterdir()) == [".seekable", "a", "top.mp4"]
 
 
+def test_mirror_asks_before_it_removes_anything(source: dict[str, object], tmp_path: Path) -> None:
+    target = tmp_path / "target" / "files"
+    to = ("--to", "filesystem", "--files-dir", target)
+    assert copy(source, {}, *to).returncode == 0
+    files = tmp_path / "server" / "files"
+    for path in ("a/ok.mp4", "top.mp4"):
+        (files / path).unlink()
+    mirror = (*to, "--mirror")
+
+    refused = copy(source, {}, *mirror)
+    assert refused.returncode == 1
+    assert refused.stdout.splitlines()[-2:] == ["gone: top.mp4", "gone: a/ok.mp4"]
+    assert refused.stderr.splitlines()[-1] == (
+        "Error: 2 files (5 bytes) would be removed there. Add --yes to remove them, or leave --mirror away."
+    )
+
+    said = answered(b"n\n", source, *mirror)
+    assert "Remove these 2 files (5 bytes) from the library to copy to? [y/N]" in said
+    assert "1 files, 1 already there" in said, "it goes on to copy"
+    assert {path.name for path in target.rglob("*.mp4")} == {"film.mp4", "ok.mp4", "top.mp4"}
+
+    said = answered(b"y\n", source, *mirror)
+    assert "removed: top.mp4\nremoved: a/ok.mp4\n2 files removed, 5 bytes\n" in said.replace("\r", "")
+    assert {path.name for path in target.rglob("*.mp4")} == {"film.mp4"}
+
+    (files / "a" / "film.mp4").unlink()
+    assert "removed: a/film.mp4\n1 files removed, 4000 bytes\n" in copy(source, {}, *mirror, "--yes").stdout
+    assert list(target.rglob("*.mp4")) == []
+
+
+def answered(answer: bytes, source: Mapping[str, object], *options: object) -> str:
+    """Copy at a terminal, where this is typed. What the terminal shows."""
+    ours, its = os.openpty()
+    command = [SEEKABLE, "copy", *map(str, options)]
+    process = subprocess.Popen(command, env=environment(source, {}), stdin=its, stdout=its, stderr=its)
+    os.close(its)
+    shown = b""
+    try:
+        while b"[y/N]" not in shown:
+            shown += os.read(ours, 4096)
+        os.write(ours, answer)
+        while True:
+            shown += os.read(ours, 4096)
+    except OSError:  # the other end is closed
+        pass
+    finally:
+        os.close(ours)
+    assert process.wait(20) == 0, shown.decode()
+    return shown.decode()
+
+
 def test_lines_and_the_bar_do_not_run_into_each_other_on_a_terminal(
     source: dict[str, object], tmp_path: Path
 ) -> None:

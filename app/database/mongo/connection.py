@@ -125,9 +125,9 @@ class Connection:
 class Database(Connection):
     """The database of the files. `media` has the documents; the bucket `fs` has the bytes in `files` and
     `chunks`; `uploads`, a collection `media.uploads`, has which files of the bucket are ours to remove, and
-    when; `schema`, a collection `media.schema`, has the version of the schema; `leases`, a collection
-    `media.leases`, has what one process at a time does; `progress`, a short one, what other processes are to
-    hear of uploads.
+    when; `schema`, a collection `media.schema`, has the version of the schema; `copies`, a collection
+    `media.copies`, the files that were copied from another library; `leases`, a collection `media.leases`,
+    has what one process at a time does; `progress`, a short one, what other processes are to hear of uploads.
     """
 
     def __init__(self, url: str) -> None:
@@ -139,6 +139,7 @@ class Database(Connection):
         self.chunks: Collection[Stored] = self._database["fs.chunks"]
         self.progress: Collection[Stored] = self._database["media.progress"]
         self.schema = self._database["media.schema"]
+        self.copies: Collection[Stored] = self._database["media.copies"]
         self.own = OwnChanges()
 
     def exists(self) -> bool:

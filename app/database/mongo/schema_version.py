@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 from app.database.mongo.connection import Connection
 from app.database.rules import NEWER
@@ -23,6 +24,16 @@ def record_version(database: Connection) -> None:
     """Note that the database has our schema, unless a newer one was noted meanwhile."""
     with database.asked():
         database.schema.update_one(_THE_ONE, {"$max": {"version": VERSION}}, upsert=True)
+
+
+def library_of(database: Connection) -> str:
+    """Return the id of the library, by which others know what they copied from it; choose one at first."""
+    without = {**_THE_ONE, "library": {"$exists": False}}
+    with database.asked():
+        database.schema.update_one(without, {"$set": {"library": uuid4().hex}})
+        found = database.schema.find_one(_THE_ONE)
+    assert found is not None
+    return str(found["library"])
 
 
 def migration_of(database: Connection) -> str:

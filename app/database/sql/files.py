@@ -111,6 +111,11 @@ class FilesystemBackend:
     def disk(self) -> Disk:
         return self._disk
 
+    @property
+    def volume(self) -> str:
+        """The id of the library."""
+        return self._volume
+
     def try_open(self, address: Address) -> DiskReader | None:
         return self._remembered.open(address)
 

@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.database.rules import ignore
+from app.database.sql.copies import SqliteCopies
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.files import FilesystemBackend
 from app.database.sql.leases import SqlLeases
@@ -79,6 +80,12 @@ def open_leases(files: FilesystemBackend, stack: ExitStack) -> LeaseStore:
     locks = LockedFiles(lambda: files.disk.folder_of_ours("leases"))
     stack.callback(locks.close)
     return locks
+
+
+def open_copies(settings: Settings, stack: ExitStack) -> SqliteCopies:
+    copies = SqliteCopies(settings.files_dir / RESERVED / "copies.db")
+    stack.callback(copies.close)
+    return copies
 
 
 def check_folders_apart(settings: Settings, other: Settings) -> None:
