@@ -7,6 +7,9 @@ from typing import Protocol
 from app.accounts.attempts import AttemptStore
 from app.accounts.models import Account, Invite, Link, Session, SigningKey, Token
 
+MAX_SESSIONS = 100
+"""Logins of one account that count at the same time: an older one ends with the next one."""
+
 
 class AccountStore(Protocol):
     """Accounts and what belongs to them. Plain blocking calls, from any thread.
@@ -73,8 +76,9 @@ class AccountStore(Protocol):
     # What belongs to an account, and is gone with it.
 
     def add_session(self, session: Session, *, version: int) -> bool:
-        """Store one. False, and nothing is stored, if the account's password has another version meanwhile,
-        or it is disabled or leaving: of a login that races with these, no session stays."""
+        """Store one, and keep the newest MAX_SESSIONS of the account, of which this is one. False, and
+        nothing is stored, if the account's password has another version meanwhile, or it is disabled or
+        leaving: of a login that races with these, no session stays."""
         ...
 
     def session(self, secret_hash: str) -> Session | None: ...

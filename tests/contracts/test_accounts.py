@@ -16,7 +16,7 @@ import pytest
 from app.accounts.attempts import Bucket
 from app.accounts.errors import AccountError, EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
 from app.accounts.models import Account, Invite, Link, Scope, Session, SigningKey, Token
-from app.accounts.store import AccountStore
+from app.accounts.store import MAX_SESSIONS, AccountStore
 from app.database import open_accounts
 from app.database.sql import postgresql
 from app.settings import Settings
@@ -529,6 +529,25 @@ def test_sessions_are_listed_the_newest_first_and_say_when_they_were_seen(store:
     assert store.session(sessions[1].hash) == replace(sessions[1], seen_at=later)
     store.remove_session(sessions[1].hash)
     assert store.sessions(anna.id) == [sessions[0], sessions[2]]
+
+
+def test_newest_sessions_of_an_account_are_kept(store: AccountStore) -> None:
+    anna, bert = store.add(an_account()), store.add(an_account())
+    other = a_session(bert, NOW - timedelta(days=1))
+    store.add_session(other, version=1)
+    made = [a_session(anna, NOW + timedelta(seconds=n // 2)) for n in range(MAX_SESSIONS + 3)]
+    for session in made:
+        assert store.add_session(session, version=1)
+        assert store.session(session.hash) == session
+    kept = store.sessions(anna.id)
+    assert len(kept) == MAX_SESSIONS
+    assert {*kept} >= {*made[5:]}
+    assert store.session(made[0].hash) is None
+    late = a_session(anna, NOW - timedelta(days=1))  # of a machine whose clock is behind
+    assert store.add_session(late, version=1)
+    assert store.session(late.hash) == late
+    assert len(store.sessions(anna.id)) == MAX_SESSIONS
+    assert store.sessions(bert.id) == [other]
 
 
 def test_tokens_are_the_accounts_own(store: AccountStore) -> None:

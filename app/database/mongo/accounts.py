@@ -17,6 +17,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.accounts.errors import EmailTaken, SignUpRefused, UnknownAccount
 from app.accounts.models import Account, Invite, Link, Session, SigningKey, Token
+from app.accounts.store import MAX_SESSIONS
 from app.database.mongo import user_documents
 from app.database.mongo.attempts import MongoAttempts
 from app.database.mongo.documents import Stored
@@ -171,6 +172,11 @@ class MongoAccounts:
                 return False
             document = stored(user_documents.Session, session, era=account["era"])
             self._users.sessions.insert_one(document)
+            others = {"account_id": session.account_id, "_id": {"$ne": session.hash}}
+            newest_first = self._users.sessions.find(others, {"_id": True}).sort("created_at", DESCENDING)
+            surplus = [one["_id"] for one in newest_first.skip(MAX_SESSIONS - 1)]
+            if surplus:
+                self._users.sessions.delete_many({"_id": {"$in": surplus}})
             return True
 
     def session(self, secret_hash: str) -> Session | None:

@@ -21,6 +21,7 @@ from sqlalchemy.sql.dml import Delete, Update
 
 from app.accounts import models
 from app.accounts.errors import EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
+from app.accounts.store import MAX_SESSIONS
 from app.database.rules import LAST, NO_ACCOUNT, NO_INVITE, NO_LINK, NO_TOKEN, TAKEN, can_be_stored
 from app.database.sql.account_tables import Account, Invite, Link, SigningKey, Token
 from app.database.sql.account_tables import Session as Login
@@ -29,6 +30,9 @@ from app.database.sql.engine import Database
 from app.database.sql.tables import Table
 
 M = TypeVar("M")
+
+_AT_ONCE = 1_000
+"""Sessions that one login ends at most, of an account that has too many from before they were bounded."""
 
 _BELONGINGS = (Login, Token, Link)
 _CAN_LOG_IN = (~Account.disabled, ~Account.leaving)
@@ -149,6 +153,13 @@ class SqlAccounts:
             mine = (Account.id == session.account_id, Account.version == version)
             if not _there(writer, *mine, *_CAN_LOG_IN):
                 return False
+            older = (
+                _newest_first(Login, session.account_id)
+                .offset(MAX_SESSIONS - 1)
+                .with_only_columns(Login.hash)
+            )
+            if surplus := writer.scalars(older.limit(_AT_ONCE)).all():
+                writer.execute(delete(Login).where(Login.hash.in_(surplus)))
             self._insert(writer, Login(**asdict(session)), Login.hash == session.hash)
         return True
 
