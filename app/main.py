@@ -36,6 +36,7 @@ from app.resources.deps import People, Services
 from app.resources.docs import Application
 from app.resources.errors import HANDLERS
 from app.resources.routes import routes
+from app.resources.sniffing import NoSniffMiddleware
 from app.resources.streams import StreamMiddleware
 from app.resources.targets import TargetMiddleware
 from app.settings import Settings, read
@@ -83,7 +84,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.has_accounts = has_accounts
     app.base_path = urlsplit(settings.base_url or "").path
-    app.add_middleware(StreamMiddleware)  # the innermost: what is added last comes first
+    app.add_middleware(NoSniffMiddleware)  # the innermost: what is added last comes first
+    app.add_middleware(StreamMiddleware)
     if has_accounts:
         app.add_middleware(AccessMiddleware)
     app.add_middleware(TargetMiddleware)

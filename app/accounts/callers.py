@@ -75,6 +75,11 @@ class Caller:
         return isinstance(self.proof, BySession | ByPassword)
 
     @property
+    def may_read(self) -> bool:
+        """Whether answers may hold what it did not send itself."""
+        return Scope.READ in self.scopes
+
+    @property
     def link(self) -> Link | None:
         """The link that it came by, if it did: then it is somebody that nobody knows."""
         return self.proof.link if isinstance(self.proof, ByLink) else None

@@ -229,9 +229,9 @@ class Accounts:
         await self.callers.ask(self._store.remove_invite, invite)
 
     async def is_there(self, account_id: str) -> bool:
-        """Whether the account is neither gone nor leaving, looking anew."""
+        """Whether the account is neither gone, leaving nor disabled, looking anew."""
         account = await self.callers.ask(self._store.account, account_id)
-        return account is not None and not account.leaving
+        return account is not None and not account.leaving and not account.disabled
 
     async def leaving(self) -> Sequence[Account]:
         """The accounts that are being deleted."""

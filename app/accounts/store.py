@@ -167,6 +167,10 @@ class AccountStore(Protocol):
         sessions and tokens by their hashes. At most 500 of each."""
         ...
 
+    def standing_links(self, links: Collection[str]) -> set[str]:
+        """Which of these links are still there, by their ids. At most 500."""
+        ...
+
     def sweep(self, *, now: datetime, seen_before: datetime, created_before: datetime) -> None:
         """Forget links and invites that have expired, and sessions that were last seen or were made before
         these times."""

@@ -18,7 +18,8 @@ _log = logging.getLogger("seekable")
 
 
 class Watch:
-    """Tells within seconds whoever came in by what was revoked since. Used from the event loop only."""
+    """Ends within seconds what callers do that came in by what was revoked since. Used from the event loop
+    only."""
 
     def __init__(self, store: AccountStore, callers: Callers) -> None:
         self._store = store
@@ -67,6 +68,9 @@ class Watch:
                 tokens={one.proof.hash for one in callers if isinstance(one.proof, ByToken)},
             )
         )
+        links = {one.proof.link.id for one in callers if isinstance(one.proof, ByLink)}
+        if links:
+            links = await self._callers.ask(self._store.standing_links, links)
         at = now()
 
         async def stands(one: Caller) -> bool:
@@ -77,7 +81,9 @@ class Watch:
                     return hash in tokens and await self._callers.is_active(one.account.id)
                 case ByPassword(version):
                     return (one.account.id, version) in accounts
-                case ByLink():
-                    return False
+                case ByLink(link):
+                    # A download that began in time goes on when the link expires, and is then swept.
+                    is_there = link.id in links or at >= link.expires_at
+                    return is_there and await self._callers.is_active(one.account.id)
 
         return {one for one in callers if await stands(one)}

@@ -53,11 +53,14 @@ class Quotas:
         return self._default if account.quota is None else account.quota
 
     @asynccontextmanager
-    async def room(self, account: Account, *, replacing: FileInfo | None = None) -> AsyncIterator["Room"]:
-        """Room for one upload, perhaps in place of a file that is there."""
+    async def room(
+        self, account: Account, *, replacing: FileInfo | None = None, early: bool = True
+    ) -> AsyncIterator["Room"]:
+        """Room for one upload, perhaps in place of a file that is there. Count stored files `early`, or only
+        when the upload is to be stored: until then uploads alone have to fit."""
         library = self._library(account.library)
         quota = self.of(account)
-        used = (await self._storage.usage(account.library)).size if quota is not None else 0
+        used = (await self._storage.usage(account.library)).size if quota is not None and early else 0
         room = Room(self, account, library, quota, used - (replacing.size if replacing else 0))
         try:
             yield room

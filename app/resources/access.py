@@ -21,6 +21,8 @@ from app.resources.bodies import client_of
 from app.resources.deps import Services
 from app.resources.errors import EXPECTED, explained
 from app.resources.pages import error_page, is_for_a_person
+from app.resources.revocation import answer_while_admitted
+from app.resources.write_only import check_conditions, is_write_only
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, clean_folder
 
@@ -43,14 +45,18 @@ class AccessMiddleware:
             return
         request = Request(scope, receive) if scope["type"] == "http" else WebSocket(scope, receive, send)
         try:
-            scope["state"]["caller"] = await _admitted(request)
+            caller = scope["state"]["caller"] = await _admitted(request)
         except NotSignedIn as error:
             page = _login_page(request) if isinstance(request, Request) else None
             await (page or await explained(request, error))(scope, receive, send)
         except EXPECTED as error:
             await (await _told(request, error))(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            if isinstance(request, Request):
+                watch = request.state.services.people.watch
+                await answer_while_admitted(self._app, scope, receive, send, watch, caller)
+            else:  # which watches its caller itself
+                await self._app(scope, receive, send)
 
 
 async def _told(request: HTTPConnection, error: Exception) -> Response:
@@ -73,6 +79,8 @@ async def _admitted(request: HTTPConnection) -> Caller:
     scope = TokenScope.READ if method in SAFE_METHODS else TokenScope.WRITE
     if scope not in caller.scopes:
         raise ScopeTooSmall(f"This takes a token for {'reading' if scope is TokenScope.READ else 'writing'}.")
+    if is_write_only(caller):
+        check_conditions(request.headers)
     return caller
 
 

@@ -8,9 +8,19 @@ from fastapi import APIRouter, Query, Request, Response
 from app.accounts.callers import Caller
 from app.library.quotas import Room
 from app.resources.bodies import length_of, refuse_encoding
-from app.resources.deps import CallerDep, KeyDep, LibraryDep, Services, ServicesDep, base_url, owner_of
+from app.resources.deps import (
+    CallerDep,
+    KeyDep,
+    LibraryDep,
+    Services,
+    ServicesDep,
+    base_url,
+    file_url,
+    owner_of,
+)
 from app.resources.problems import problems
 from app.resources.schemas import File
+from app.resources.write_only import is_write_only, receipt
 from app.storage.errors import AlreadyExists, NotFound, VersionMismatch
 from app.storage.types import Expect, Expectation, FileInfo, Key
 from app.streaming.conditions import expectation
@@ -85,7 +95,14 @@ async def upload_file(
     refuse_encoding(request, UnsupportedForm)
     async with _room(services, caller) as room:
         info = await services.uploads.receive_form(
-            library, folder, form, request.stream(), length=length_of(request), sid=sid, room=room
+            library,
+            folder,
+            form,
+            request.stream(),
+            length=length_of(request),
+            sid=sid,
+            room=room,
+            early=not is_write_only(caller),
         )
     return _created(request, services, info, caller)
 
@@ -107,7 +124,8 @@ async def put_file(
     content_type = request.headers.get("content-type")
     if content_type is not None and content_type.lower().startswith("multipart/form-data"):
         raise UnsupportedForm("A PUT stores its body as it is; forms go to POST /file/upload.")
-    current = await _current(services, key)
+    early = not is_write_only(caller)
+    current = await _current(services, key) if early else None
     expect = expectation("PUT", request.scope["headers"], current)
     digests = [*request.headers.getlist("content-digest"), *request.headers.getlist("repr-digest")]
     try:
@@ -121,12 +139,13 @@ async def put_file(
                 expect=expect,
                 sid=sid,
                 room=room,
+                early=early,
             )
     except AlreadyExists as error:
         raise _as_precondition(error, expect) from None
     if committed.created:
         return _created(request, services, committed.info, caller)
-    return Response(status_code=204, headers=_version(committed.info))
+    return Response(status_code=204, headers=_version(committed.info, caller))
 
 
 @router.delete(
@@ -148,7 +167,8 @@ def _room(
     """Room for an upload, where there are accounts."""
     if caller is None or services.people is None:
         return nullcontext()
-    return services.people.quotas.room(caller.account, replacing=replacing)
+    early = not is_write_only(caller)
+    return services.people.quotas.room(caller.account, replacing=replacing, early=early)
 
 
 async def _current(services: Services, key: Key) -> FileInfo | None:
@@ -164,15 +184,20 @@ def _as_precondition(error: AlreadyExists, expect: Expectation) -> Exception:
 
 
 def _created(request: Request, services: Services, info: FileInfo, caller: Caller | None) -> Response:
-    file = File.of(info, base_url(request, services.base_url), owner_of(caller))
+    base = base_url(request, services.base_url)
+    if is_write_only(caller):
+        return receipt(info, 201, {"location": file_url(base, info.key)})
+    file = File.of(info, base, owner_of(caller))
     return Response(
         file.model_dump_json(),
         201,
-        headers={"location": file.url, **_version(info)},
+        headers={"location": file.url, **_version(info, caller)},
         media_type="application/json",
     )
 
 
-def _version(info: FileInfo) -> dict[str, str]:
-    digest = {"repr-digest": repr_digest(info.sha256)} if info.sha256 else {}
+def _version(info: FileInfo, caller: Caller | None) -> dict[str, str]:
+    digest = {}
+    if info.sha256 and not is_write_only(caller):
+        digest = {"repr-digest": repr_digest(info.sha256)}
     return {"etag": f'"{info.etag}"', **digest}

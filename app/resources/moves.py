@@ -4,11 +4,15 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from app.accounts.errors import ScopeTooSmall
 from app.library.patches import MAX_BYTES, MEDIA_TYPE, PatchTooLarge, UnsupportedPatch, patched
 from app.resources.bodies import bounded, refuse_encoding
-from app.resources.deps import CallerDep, KeyDep, ServicesDep, base_url, owner_of
+from app.resources.deps import CallerDep, KeyDep, Services, ServicesDep, base_url, owner_of
 from app.resources.problems import problems
 from app.resources.schemas import File
+from app.resources.write_only import is_write_only, receipt
+from app.storage.errors import AlreadyExists, NotFound, PathConflict
+from app.storage.types import Expect, FileInfo, Key
 from app.streaming.conditions import expectation
 from app.uploads.parameters import word_of
 
@@ -50,6 +54,8 @@ async def move_file(request: Request, services: ServicesDep, key: KeyDep, caller
     the body does not mention."""
     _check_type(request)
     target = patched(key, await bounded(request, MAX_BYTES, PatchTooLarge(_TOO_LARGE)))
+    if is_write_only(caller):
+        return receipt(await _moved_unseen(services, key, target), 200, {})
     current = await services.storage.stat(key)
     expect = expectation("PATCH", request.scope["headers"], current)
     info = await services.library.rename(key, target, expect=expect)
@@ -60,6 +66,16 @@ async def move_file(request: Request, services: ServicesDep, key: KeyDep, caller
         headers={"content-location": file.url, "etag": f'"{info.etag}"'},
         media_type="application/json",
     )
+
+
+async def _moved_unseen(services: Services, key: Key, target: Key) -> FileInfo:
+    """Move the file for a caller that may not learn which of the two names is there if it cannot."""
+    if key == target:
+        raise ScopeTooSmall("This patch changes nothing; to look at a file takes a token for reading.")
+    try:
+        return await services.library.rename(key, target, expect=Expect.ANY)
+    except (NotFound, AlreadyExists, PathConflict):
+        raise NotFound("There is no such file, or its new name is taken.") from None
 
 
 def _check_type(request: Request) -> None:

@@ -22,7 +22,7 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
     return Response(
         body.model_dump_json(),
         status,
-        headers={"cache-control": "no-store", **(headers or {})},
+        headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
         media_type="application/problem+json",
     )
 

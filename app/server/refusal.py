@@ -14,6 +14,7 @@ def refusal(status: HTTPStatus, detail: str, request_id: str) -> bytes:
         f"date: {formatdate(usegmt=True)}\r\n"
         "content-type: application/problem+json\r\n"
         "cache-control: no-store\r\n"
+        "x-content-type-options: nosniff\r\n"
         f"content-length: {len(body)}\r\n"
         f"x-request-id: {request_id}\r\n"
         "connection: close\r\n\r\n"

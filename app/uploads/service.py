@@ -43,10 +43,12 @@ class Uploads:
         length: int | None,
         sid: str | None,
         room: Room | None = None,
+        early: bool = True,
     ) -> FileInfo:
         """Store the file of a form as a new one. `folder` is where, unless a field of the form says it, and
         so is `sid` for who is told of its progress; `length` is that of the whole body, if known. `room` is
-        what a quota leaves, if there is one."""
+        what a quota leaves, if there is one. Refuse a name that is taken `early`, or else only when the whole
+        form has arrived."""
         self._check_length(length, self._max_size + FORM_OVERHEAD)
         if room is not None and length is not None:
             room.take(max(0, length - FORM_OVERHEAD))
@@ -60,7 +62,7 @@ class Uploads:
                     part = event.data  # there is one at most
                 elif isinstance(event, Field) and event.name == "sid":
                     progress.follow(event.value)
-                elif (key := target.learn(event)) is not None:
+                elif (key := target.learn(event)) is not None and early:
                     await self._storage.check(key, Expect.ABSENT)
             progress.filename = target.filename
             return part
@@ -82,13 +84,16 @@ class Uploads:
         expect: Expectation,
         sid: str | None,
         room: Room | None = None,
+        early: bool = True,
     ) -> Committed:
         """Store the body at the key, and tell the sid of it. `length` and `sha256` are what the client
-        announced, if it did; `room` is what a quota leaves, if there is one."""
+        announced, if it did; `room` is what a quota leaves, if there is one. Hold `expect` against what is
+        stored `early` too, or only when the whole body has arrived."""
         self._check_length(length, self._max_size)
         if room is not None and length is not None:
             room.take(length)
-        await self._storage.check(key, expect)
+        if early:
+            await self._storage.check(key, expect)
         progress = Progress(partial(self._tell, key.library), sid=sid, filename=key.filename, total=length)
 
         async def read(data: bytes) -> bytes:

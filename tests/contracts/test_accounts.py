@@ -583,6 +583,7 @@ def test_links_are_the_accounts_own(store: AccountStore) -> None:
             store.remove_link(account.id, link_id)
     store.remove_link(anna.id, links[0].id)
     assert store.link(links[0].id) is None
+    assert store.standing_links([link.id for link in links] + ["none"]) == {links[1].id, links[2].id}
 
 
 def test_an_automatic_link_is_found_that_lasts_long_enough(store: AccountStore) -> None:

@@ -318,6 +318,10 @@ class MongoAccounts:
             left = {one["hash"] for one in self._users.tokens.find({"hash": hashes}, {"hash": True})}
         return known & {*accounts}, logins, left
 
+    def standing_links(self, links: Collection[str]) -> set[str]:
+        with self._users.asked():
+            return {one["_id"] for one in self._users.links.find({"_id": {"$in": [*links]}}, {"_id": True})}
+
     def sweep(self, *, now: datetime, seen_before: datetime, created_before: datetime) -> None:
         users = self._users
         with users.asked():

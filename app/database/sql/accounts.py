@@ -257,6 +257,10 @@ class SqlAccounts:
             found = session.scalars(select(Token.hash).where(Token.hash.in_(tokens)))
             return known & {*accounts}, {*logins}, {*found}
 
+    def standing_links(self, links: Collection[str]) -> set[str]:
+        with self._database.reading() as session:
+            return {*session.scalars(select(Link.id).where(Link.id.in_(links)))}
+
     def sweep(self, *, now: datetime, seen_before: datetime, created_before: datetime) -> None:
         with self._database.writing() as session:
             session.execute(delete(Link).where(Link.expires_at <= now))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -15,11 +15,14 @@ from tests.conftest import BACKENDS
 from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, cookie, private_server
 from tests.http.accounts.test_links import token_of
 from tests.http.accounts.test_sockets import POLICY_VIOLATION, socket
-from tests.http.conftest import problem_of
+from tests.http.conftest import Connection, problem_of
 from tests.sockets import TEXT, Socket
+from tests.support import noise
 from tests.together import Outcomes, Together
 
 NEW = "another good password"
+FILM = 6 << 20
+"""Bytes, more than the kernels keep for a client that does not read."""
 
 waiting = Together("waiting")
 """The server looks anew every two seconds, and they all wait for that: each on accounts of its own."""
@@ -123,6 +126,90 @@ def test_they_are_closed_within_5_s_of_what_ends_them(private: Private) -> None:
                 assert events.is_silent(0.01), (name, kind)
 
 
+@contextmanager
+def transfers(private: Private, person: Person) -> Iterator[dict[str, tuple[Connection, Connection]]]:
+    """A download that is read slowly and an upload that is sent slowly, of each kind of caller."""
+    with ExitStack() as stack:
+        shown = {
+            "cookie": person.headers,
+            "password": basic(person.email),
+            "token": bearer(person.token()),
+            "link": {},
+        }
+
+        def connection(buffer: int | None = None) -> Connection:
+            return stack.enter_context(closing(Connection("127.0.0.1", private.server.port, buffer)))
+
+        link = person.link("film.mp4")["url"].rpartition("?")[2]
+        opened = {}
+        for kind, headers in shown.items():
+            fields = [f"{name}: {value}" for name, value in headers.items()]
+            download, upload = connection(4096), connection()
+            download.request("GET", f"/files/film.mp4?{link if kind == 'link' else ''}", *fields)
+            assert download.socket.recv(1000).startswith(b"HTTP/1.1 200 ")
+            if kind != "link":
+                upload.request("PUT", f"/files/new-{kind}", *fields, f"Content-Length: {FILM}")
+                upload.send(bytes(1000))
+            opened[kind] = download, upload
+        yield opened
+
+
+def is_cut(download: Connection, *, within: float) -> bool:
+    """Whether the connection ends before its answer does. What is under way in the kernels comes first."""
+    download.socket.settimeout(within)
+    size = 0
+    try:
+        while data := download.socket.recv(1 << 20):
+            size += len(data)
+    except ConnectionResetError:
+        pass
+    except TimeoutError:
+        return False
+    return size < FILM - 1000
+
+
+@waiting
+def test_transfers_of_a_revoked_caller_end_within_5_s(private: Private) -> None:
+    """All at once, for it takes one wait; those of other callers go on."""
+    ends: dict[str, tuple[End, set[str]]] = {
+        **{name: ENDS[name] for name in ("logout", "a new password", "a token revoked")},
+        "a link revoked elsewhere": (remove_links, {"link"}),
+        "an account disabled elsewhere": (disable, {"cookie", "password", "token", "link"}),
+        "an account deleted": (delete, {"cookie", "password", "token", "link"}),
+    }
+    with ExitStack() as stack:
+        opened = {}
+        for name, (end, _) in ends.items():
+            person = private.person()
+            person.put("film.mp4", noise(FILM))
+            opened[name] = person, stack.enter_context(transfers(private, person))
+            end(private, person)
+        ended = time.monotonic()
+        time.sleep(4.5)
+        for name, (_, cut) in ends.items():
+            person, kinds = opened[name]
+            for kind, (download, upload) in kinds.items():
+                within = max(0.1, ended + 6 - time.monotonic())
+                assert is_cut(download, within=within) == (kind in cut), (name, kind)
+                if kind == "link":
+                    continue
+                if kind in cut:
+                    upload.socket.settimeout(within)
+                    assert upload.answer("PUT").status_code == 401, (name, kind)
+                else:
+                    upload.send(bytes(FILM - 1000))
+                    assert upload.answer("PUT").status_code == 201, (name, kind)
+
+
+def disable(private: Private, person: Person) -> None:
+    private.store.set_disabled(person.account.id, True)
+
+
+def remove_links(private: Private, person: Person) -> None:
+    for link in private.store.links(person.account.id):
+        private.store.remove_link(person.account.id, link.id)
+
+
 @waiting
 def test_what_another_process_ends_is_over_within_5_s(private: Private) -> None:
     """A session, a token, a link, a password and a whole account: all at once, for it takes one wait."""
@@ -181,9 +268,9 @@ def test_what_another_process_ends_is_over_within_5_s(private: Private) -> None:
 def test_links_expire(private: Private) -> None:
     person = private.person()
     person.put("film.mp4")
-    brief = person.link("film.mp4", expires_in=2)
+    brief = person.link("film.mp4", expires_in=4)
     assert private.open_link(brief["url"]).status_code == 200
-    deadline = time.monotonic() + 6
+    deadline = time.monotonic() + 8
     while private.open_link(brief["url"]).status_code == 200:
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -1,0 +1,36 @@
+"""No browser takes an answer for another type than it declares."""
+
+from collections.abc import Callable
+
+import httpx
+
+Ask = Callable[..., httpx.Response]
+
+PATCH = "Content-Type: application/merge-patch+json"
+
+
+def test_every_json_answer_and_problem_forbids_sniffing(ask: Ask, http: httpx.Client, folder: str) -> None:
+    path = f"/files/{folder}/film.mp4"
+    asked: list[tuple[str, str, tuple[str, ...], bytes | None]] = [
+        ("PUT", path, (), b"a film"),
+        ("PATCH", path, (PATCH,), b"{}"),
+        ("GET", "/files", (), None),
+        ("GET", "/health", (), None),
+        ("GET", "/health/live", (), None),
+        ("GET", "/health/ready", (), None),
+        ("GET", "/openapi.json", (), None),
+        # Problems: of routes, of the framework, of middleware, and of the server itself.
+        ("GET", f"{path}x", (), None),
+        ("GET", "/files?limit=x", (), None),
+        ("POST", "/files", (), b""),
+        ("PATCH", path, (), b"{}"),
+        ("PUT", path, ("Origin: https://evil.example",), b""),
+        ("GET", "/", ("Host: evil.example",), None),
+        ("GET", "/events", (), None),
+        ("GET", "/", (f"X: {'x' * 100_000}",), None),
+        ("GET", "/", ("no header",), None),
+    ]
+    for method, target, headers, body in asked:
+        answer = ask(method, target, *headers, body=body)
+        assert "json" in answer.headers["content-type"], (method, target)
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"], (method, target)
