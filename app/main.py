@@ -40,6 +40,7 @@ from app.resources.sniffing import NoSniffMiddleware
 from app.resources.streams import StreamMiddleware
 from app.resources.targets import TargetMiddleware
 from app.settings import Settings, read
+from app.storage.ignored import Ignored
 from app.storage.types import Change
 from app.uploads.service import Uploads
 
@@ -123,7 +124,8 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
             """From any thread."""
             loop.call_soon_threadsafe(noticed, changes)
 
-        relay = Relay(connections, event_of)
+        ignored = Ignored(settings.ignore)
+        relay = Relay(connections, partial(event_of, ignored=ignored))
         async with AsyncExitStack() as stack:
             stores = await stack.enter_async_context(
                 open_database(
@@ -135,7 +137,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                 )
             )
             relay.open(stores.hearing)
-            library = Library(stores.storage, relay.publish)
+            library = Library(stores.storage, relay.publish, ignored)
             upkeep = Upkeep(stores.storage, settings.scan_interval)
             people = None
             chores = [upkeep.run]

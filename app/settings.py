@@ -13,6 +13,7 @@ from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pathspec import GitIgnoreSpec
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -34,6 +35,20 @@ def _split(value: object) -> object:
     return (
         tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
     )
+
+
+def _lines(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return tuple(part.strip() for part in re.split(r"[,\n]", value) if part.strip())
+
+
+def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        GitIgnoreSpec.from_lines(patterns)
+    except ValueError as error:
+        raise ValueError(f"{error} See gitignore(5).") from None
+    return patterns
 
 
 def _host(name: str) -> str:
@@ -116,6 +131,46 @@ Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDec
 """Several, with commas between them."""
 
 
+Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_lines), AfterValidator(_patterns)]
+"""Patterns of .gitignore."""
+
+IGNORE = (
+    # macOS
+    "._*",
+    ".DS_Store",
+    ".AppleDouble",
+    ".DocumentRevisions-V100",
+    ".Spotlight-V100",
+    ".TemporaryItems",
+    ".fseventsd",
+    # Windows
+    "[Tt]humbs.db",
+    "[Dd]esktop.ini",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    # Linux desktops, and file systems whose files were deleted while a program had them open
+    ".Trash*",
+    "lost+found",
+    ".nfs*",
+    ".fuse_hidden*",
+    # NAS boxes
+    "@eaDir",
+    "@Recycle",
+    "@Recently-Snapshot",
+    ".@__thumb",
+    r"\#recycle",
+    r"\#snapshot",
+    # Files that are not whole yet
+    "*.part",
+    "*.partial",
+    "*.crdownload",
+    "*.aria2",
+    "*.!qB",
+    ".syncthing.*",
+)
+"""Patterns of what operating systems, NAS boxes and downloads leave in folders of films."""
+
+
 PREFIX = "SEEKABLE_"
 TARGET_PREFIX = "SEEKABLE_COPY_TO_"
 """Of the settings of the library that another is copied to."""
@@ -174,6 +229,11 @@ class Settings(BaseSettings):
         None, description="`sqlite:///FILE` or `postgresql+psycopg://…`; by default in FILES_DIR/.seekable."
     )
     mongodb_url: str | None = Field(None, description="MongoDB URL, with storage `gridfs`.")
+    ignore: Patterns = Field(
+        IGNORE,
+        description="Names that lists, playlists and scans leave out, in the syntax of .gitignore, with "
+        "commas or line breaks between them.",
+    )
     max_upload_size: ByteSize = Field(
         ByteSize(64 << 30), gt=0, description="Bytes that one file may have; units such as `64GiB` are read."
     )

@@ -61,6 +61,9 @@ class Beneath(Protocol):
     def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         """Empty films, made at once as if they had been uploaded, which would take minutes."""
 
+    def unflag(self) -> None:
+        """Forget which files are ignored, as in a library of a version that knew none."""
+
     def broken(self) -> Any:
         """A context in which the database refuses to say what files there are."""
 
@@ -148,6 +151,11 @@ class Folder:
             connection.execute(text("COMMIT"))
             if self._engine.name == "postgresql":  # which would itself, before long
                 connection.execute(text("ANALYZE media"))
+
+    def unflag(self) -> None:
+        with self._engine.connect() as connection:
+            connection.execute(text("UPDATE media SET ignored = false"))
+            connection.execute(text("UPDATE volume SET ignore = NULL"))
 
     @contextmanager
     def broken(self) -> Iterator[None]:
@@ -240,6 +248,10 @@ class Bucket:
             for file, key in keys
             for row in [film(key)]
         )
+
+    def unflag(self) -> None:
+        self._database["media"].update_many({}, {"$unset": {"ignored": ""}})
+        self._database["media.ignore"].drop()
 
     @contextmanager
     def broken(self) -> Iterator[None]:

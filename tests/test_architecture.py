@@ -65,6 +65,7 @@ ONLY_IN: dict[str, set[str]] = {
     "click": {"cli"},
     "itsdangerous": {"accounts"},
     "jinja2": {"resources"},
+    "pathspec": {"storage", "settings"},
     "prometheus_client": {"observing"},
     "python_multipart": {"uploads"},
 }

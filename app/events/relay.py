@@ -82,13 +82,13 @@ class Waiting:
 
 
 class Relay(Generic[T]):
-    """Between the connections of this process and the others. `event_of` says what is told of a change.
+    """Between the connections of this process and the others. `event_of`: the event of a change, or None.
 
     Made and opened in the event loop; what hears of other processes (`changed`, `missed`, `progressed`) is
     called by any thread.
     """
 
-    def __init__(self, connections: ConnectionManager, event_of: Callable[[T], Event]) -> None:
+    def __init__(self, connections: ConnectionManager, event_of: Callable[[T], Event | None]) -> None:
         self._connections = connections
         self._event_of = event_of
         self._loop = asyncio.get_running_loop()
@@ -106,7 +106,8 @@ class Relay(Generic[T]):
     # What others did
 
     def changed(self, changes: Sequence[T]) -> None:
-        self._heard.events([self._event_of(change) for change in changes])
+        events = (self._event_of(change) for change in changes)
+        self._heard.events([event for event in events if event is not None])
         self._wake()
 
     def missed(self, libraries: Sequence[str] | None = None) -> None:

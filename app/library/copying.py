@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from itertools import product
 from typing import TypeVar
 
 from app.storage.contract import Storage
@@ -151,11 +152,13 @@ async def copy(
 
 
 async def _pages(storage: Storage) -> AsyncGenerator[Page, None]:
-    """Yield the files of all libraries."""
-    for library in sorted({SHARED, *await storage.libraries()}, key=str.encode):
+    """Yield the files of all libraries, ignored ones first: one renamed meanwhile is then met later."""
+    libraries = sorted({SHARED, *await storage.libraries()}, key=str.encode)
+    for library, ignored in product(libraries, (True, False)):
+        listing = Listing(library, recursive=True, ignored=ignored)
         cursor: str | None = None
         while True:
-            page = await storage.page(Listing(library, recursive=True), cursor=cursor, limit=PAGE)
+            page = await storage.page(listing, cursor=cursor, limit=PAGE)
             yield page
             cursor = page.next_cursor
             if cursor is None:

@@ -76,7 +76,10 @@ class Departures:
         # Uploads that were let in before it was marked end before this begins, in all processes.
         async with self._quotas.turn(account.library):
             pass
-        listing = Listing(account.library, recursive=True)
+        for ignored in (False, True):
+            await self._clear_listed(Listing(account.library, recursive=True, ignored=ignored))
+
+    async def _clear_listed(self, listing: Listing) -> None:
         while (page := await self._storage.page(listing, cursor=None, limit=_PAGE_SIZE)).items:
             removed = [await self._removed(info) for info in page.items]
             if not any(removed):

@@ -1,10 +1,12 @@
 """The library: every change of what is stored, and who is told of it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from app.events.event import RESYNC, Event
 from app.library.mediatypes import media_type
 from app.storage.contract import Staged, Storage
+from app.storage.ignored import NOTHING, Ignored
 from app.storage.types import Change, Committed, Expect, Expectation, FileInfo, Key, Kind
 
 MAX_AT_ONCE = 32
@@ -17,9 +19,12 @@ class Library:
     `publish` must not wait. Raises the errors of storage.
     """
 
-    def __init__(self, storage: Storage, publish: Callable[[Event], None]) -> None:
+    def __init__(
+        self, storage: Storage, publish: Callable[[Event], None], ignored: Ignored = NOTHING
+    ) -> None:
         self._storage = storage
         self._publish = publish
+        self._ignored = ignored
 
     async def add(self, key: Key, staged: Staged, *, content_type: str | None) -> FileInfo:
         """Store staged bytes as a new file. `content_type` is what the client said of them, if anything."""
@@ -59,11 +64,20 @@ class Library:
                 self._tell(change)
 
     def _tell(self, change: Change) -> None:
-        self._publish(event_of(change))
+        event = event_of(change, self._ignored)
+        if event is not None:
+            self._publish(event)
 
 
-def event_of(change: Change) -> Event:
-    """What is told of it."""
+def event_of(change: Change, ignored: Ignored = NOTHING) -> Event | None:
+    """Return the event of a change, for those who keep a list; None if no list shows the file."""
+    was_hidden = change.previous is not None and ignored.file(change.previous)
+    if ignored.file(change.info.key):
+        if change.previous is None or was_hidden:
+            return None
+        change = Change(Kind.DELETED, replace(change.info, key=change.previous))
+    elif was_hidden:
+        change = Change(Kind.CREATED, change.info)
     file = change.info
     data = {"id": file.id, "path": file.key.path, "etag": file.etag}
     if change.previous is not None:

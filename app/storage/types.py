@@ -207,6 +207,8 @@ class Listing:
     sort: Sort = Sort.NAME
     descending: bool = False
     """The whole order from its end, that of equals too."""
+    ignored: bool = False
+    """The files whose names are ignored, instead of all others; see `ignored`."""
 
     def covers(self, folder: str) -> bool:
         """Whether files in this folder may be listed."""

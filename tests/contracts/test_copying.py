@@ -209,3 +209,16 @@ async def test_copy_of_a_deleted_file_gives_way_and_a_mirror_removes_it(pair: Pa
     assert left == {own.key.path, changed.path, "there/elsewhere.mp4"}, "others have them in their hands"
     assert await pair.remove() == []
     assert set((await pair.run()).values()) == {Outcome.PRESENT}
+
+
+@some_pairs
+async def test_files_that_no_list_shows_are_brought_too(pair: Pair) -> None:
+    hidden = [Key(SHARED, "films", "a.mkv.part"), Key("alice", "@eaDir", "a.jpg")]
+    infos = [await put(pair.source, key, b"in no list") for key in hidden]
+    assert await pair.run() == {
+        "films/a.mkv.part": Outcome.COPIED,
+        "alice:@eaDir/a.jpg": Outcome.COPIED,
+    }
+    for info in infos:
+        assert (await pair.target.stat(info.key)).id == info.id
+        assert await get(pair.target, info.key) == b"in no list"

@@ -499,3 +499,63 @@ def test_changes_by_hand_are_told_of(library: Library, changes: list[Change]) ->
         (Kind.DELETED, "moved.mp4"),
     ]
     assert changes[0].previous == FILM
+
+
+# Ignored names
+
+
+def test_ignored_files_by_hand_are_in_no_list_and_answer_at_their_own_address(library: Library) -> None:
+    hidden = Key(SHARED, "", "film.mp4.part")
+    drop(library.path(hidden))
+    drop(library.root / "#recycle" / "film.mp4")
+    rest()
+    assert (page(library).items, page(library).folders, scan(library)) == ((), (), {})
+    assert library.sql("SELECT id FROM media") == []
+    assert stat(library, hidden).size == 7
+    assert names(library) == []
+    library.path(hidden).rename(library.root / "film.mp4")
+    rest()
+    assert names(library) == ["film.mp4"]
+
+
+def test_upload_replaces_an_ignored_file_by_hand_only_when_it_may(library: Library) -> None:
+    """A crash may leave a file without a row, which no scan takes in: its client sends it again."""
+    hidden = Key(SHARED, "films", "film.mp4.part")
+    drop(library.path(hidden))
+    rest()
+    with pytest.raises(AlreadyExists):
+        library.put(b"new", hidden, Expect.ABSENT)
+    assert library.path(hidden).read_bytes() == b"dropped"
+    assert not library.put(b"new", hidden).created
+    assert library.get(hidden)[0] == b"new"
+    assert scan(library) == {}
+
+
+def test_ignored_folder_is_looked_into_only_where_rows_speak_of_it(library: Library) -> None:
+    thumbs = library.root / "films" / "@eaDir" / "film.mp4"
+    drop(thumbs / "thumb.jpg")
+    library.put(b"film", Key(SHARED, "films", "film.mp4"))
+    rest()
+    assert library.backend.to_scan() == 1
+    scan(library)
+    page(library, recursive=True)
+    seen_folders = library.backend._scanner._seen
+    assert seen_folders.get(("films",)) is not None
+    assert seen_folders.get(("films", "@eaDir")) is None
+    uploaded = Key(SHARED, "films/@eaDir/film.mp4", "uploaded.jpg")
+    library.put(b"uploaded", uploaded)
+    library.path(uploaded).unlink()
+    assert scan(library) == {Outcome.DELETED: 1}
+    assert (thumbs / "thumb.jpg").exists()
+
+
+def test_film_that_gets_an_ignored_name_by_hand_comes_back_as_itself(library: Library) -> None:
+    before = library.put(b"film").info
+    library.path().rename(library.root / "films" / "film.mp4.part")
+    rest()
+    assert names(library, "films") == []
+    assert scan(library) == {}
+    (library.root / "films" / "film.mp4.part").rename(library.path())
+    rest()
+    assert names(library, "films") == ["film.mp4"]
+    assert stat(library).id == before.id

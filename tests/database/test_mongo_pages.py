@@ -14,11 +14,13 @@ from app.database.mongo import finding, pages, paths
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import Stored, info_in, place
 from app.storage import cursors
+from app.storage.ignored import NOTHING
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
 from tests import model, mongo
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 BY_PATH = "IXSCAN { library: 1, folder: 1, filename: 1 }"
+ALONG_PATHS = "IXSCAN { library: 1, ignored: 1, folder: 1, filename: 1 }"
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def empty() -> Iterator[Collection[Stored]]:
 def document(key: Key, number: int, size: int = 0, content_type: str = "video/mp4") -> Stored:
     return {
         "_id": f"{key.library}-{number:032}",
-        **place(key),
+        **place(key, NOTHING),
         "file": ObjectId(),
         "size": size,
         "chunk_size": 1,
@@ -206,15 +208,15 @@ def test_many_are_met_along_the_order_and_never_sorted(
         pages.rows(media, listing, cursor=None, limit=2)
     assert_short(commands)
     order = {
-        Sort.NAME: "library: 1, folder: 1, filename: 1",
+        Sort.NAME: "folder: 1, filename: 1",
         **{
-            one: f"library: 1, {one.value}: 1, folder: 1, filename: 1"
+            one: f"{one.value}: 1, folder: 1, filename: 1"
             if listing.recursive
-            else f"library: 1, folder: 1, {one.value}: 1, filename: 1"
+            else f"folder: 1, {one.value}: 1, filename: 1"
             for one in (Sort.SIZE, Sort.CREATED_AT, Sort.UPDATED_AT)
         },
     }[sort]
-    assert commands[-1]["planSummary"] == f"IXSCAN {{ {order} }}"
+    assert commands[-1]["planSummary"] == f"IXSCAN {{ library: 1, ignored: 1, {order} }}"
 
 
 @pytest.mark.parametrize(
@@ -302,7 +304,7 @@ def test_words_that_are_common_but_not_together_are_not_looked_for_along_the_ord
     assert commands[-2]["keysExamined"] <= media.count_documents({"library": SHARED, "words": "strasse"}) + 2
     with profiled(media) as commands:
         pages.rows(media, Listing(SHARED, "", True, query="the end"), cursor=None, limit=2)
-    assert commands[-1]["planSummary"] == BY_PATH, "together they are many"
+    assert commands[-1]["planSummary"] == ALONG_PATHS, "together they are many"
 
 
 @pytest.mark.parametrize(("sort", "descending"), list(product(Sort, (False, True))))
@@ -363,9 +365,28 @@ def test_folders_cost_by_their_number_and_not_by_their_files(nothing: Collection
     nothing.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
     with profiled(nothing) as commands:
         assert len(paths.folders(nothing, SHARED, "f", limit=1000)) == 300
-    assert len(commands) <= 102, "folders are not asked for one by one"
+    assert len(commands) <= 103, "folders are not asked for one by one"
     assert total(commands, "keysExamined") <= 302
     assert total(commands, "docsExamined") == 0
+
+
+@pytest.mark.parametrize("checked", [0, 100])
+def test_folders_that_have_only_ignored_files_are_not_named(
+    nothing: Collection[Stored], monkeypatch: pytest.MonkeyPatch, checked: int
+) -> None:
+    monkeypatch.setattr(paths, "_CHECKED", checked)
+    ignored = ["f/mixed", "f/only", "f/only-2/deep", "f/deep/er", "@eaDir"]
+    shown = ["f/mixed", "f/only-", "f/only0", "f/deep/er/still", "f"]
+    nothing.insert_many(
+        {**document(Key(SHARED, folder, f"{n}"), n), **({"ignored": True} if n < len(ignored) else {})}
+        for n, folder in enumerate([*ignored, *shown])
+    )
+    with profiled(nothing) as commands:
+        assert paths.folders(nothing, SHARED, "f", limit=9) == ("deep", "mixed", "only-", "only0")
+    assert total(commands, "docsExamined") == 0
+    assert paths.folders(nothing, SHARED, "", limit=9) == ("f",)
+    assert paths.folders(nothing, SHARED, "f/deep", limit=9) == ("er",)
+    assert paths.folders(nothing, SHARED, "f/only-2", limit=9) == ()
 
 
 def test_what_is_inside_of_folders_is_passed_over(nothing: Collection[Stored]) -> None:

@@ -157,6 +157,15 @@ def test_a_file_is_found_by_one_look_into_an_index(database: Database) -> None:
         assert any(name in plan for name in names), plan
 
 
+# PostgreSQL goes by its statistics: where next to no file is ignored, one index is as good as the other.
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_folders_are_jumped_to_along_an_index_of_files_that_are_not_ignored(database: Database) -> None:
+    [plan] = plans(database, lambda session: paths.folders(session, SHARED, "a", limit=9))
+    assert_by_index(plan)
+    assert not is_sorted(plan), plan
+    assert plan.count("(library=? AND ignored=? AND folder>?") == 2, plan
+
+
 def test_where_a_folder_is_on_the_disk_is_asked_of_the_few_that_are_elsewhere(database: Database) -> None:
     [plan] = plans(database, lambda session: paths.disk_folders(session, SHARED, "a"))
     assert "ix_media_disk_path" in plan, plan

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from app.database import open_database
 from app.events.event import Event
 from app.library.mediatypes import media_type
-from app.library.service import Library
+from app.library.service import Library, event_of
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound, StorageError, VersionMismatch
-from app.storage.types import SHARED, Expect, FileInfo, Key
+from app.storage.ignored import Ignored
+from app.storage.types import SHARED, Change, Expect, FileInfo, Key, Kind
 from tests.support import NewLibrary
 
 A, B, C = (Key(SHARED, "films", name) for name in ("a.mkv", "b.mkv", "c.mkv"))
@@ -68,6 +70,32 @@ def test_each_change_is_told(play: Callable[[Scene], None]) -> None:
         ]
 
     play(scene)
+
+
+IGNORED = Ignored(["*.part"])
+PART = Key(SHARED, "films", "a.mkv.part")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "previous", "told"),
+    [
+        (Kind.CREATED, A, None, "file.created"),
+        (Kind.CREATED, PART, None, None),
+        (Kind.REPLACED, PART, None, None),
+        (Kind.DELETED, PART, None, None),
+        (Kind.MOVED, A, B, "file.moved"),
+        (Kind.MOVED, A, PART, "file.created"),
+        (Kind.MOVED, PART, A, "file.deleted"),
+        (Kind.MOVED, PART, Key(SHARED, "", "b.part"), None),
+    ],
+)
+def test_events_are_those_of_the_lists(kind: Kind, key: Key, previous: Key | None, told: str | None) -> None:
+    now = datetime.now(UTC)
+    info = FileInfo("id", key, 1, "video/mp4", "etag", None, now, now)
+    event = event_of(Change(kind, info, previous), IGNORED)
+    assert (event.type if event else None) == told
+    if event:
+        assert ".part" not in repr(event), "what no list shows is in no event"
 
 
 def test_what_failed_is_not_told(play: Callable[[Scene], None]) -> None:

@@ -16,6 +16,7 @@ from app.database.mongo.room import check_room
 from app.database.mongo.staging import NOT_OURS, OURS
 from app.database.rules import check, type_after_move
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
+from app.storage.ignored import Ignored
 from app.storage.types import Expectation, FileInfo, Key
 
 LOOK_S = 1.0
@@ -26,10 +27,11 @@ NO_FILE = "There is no such file."
 
 class Changes:
     """Makes them, each as its namesake in `contract.Storage` promises. `media_type` guesses the type of a
-    file from its name."""
+    file from its name, `ignored` decides which files lists leave out."""
 
-    def __init__(self, database: Database, media_type: Callable[[str], str]) -> None:
+    def __init__(self, database: Database, media_type: Callable[[str], str], ignored: Ignored) -> None:
         self._database = database
+        self._ignored = ignored
         self._media_type = media_type
 
     def store(self, new: Media, expect: Expectation, origin: FileInfo | None) -> bool:
@@ -156,7 +158,7 @@ class Changes:
     def _put(self, media: Media, key: Key, content_type: str) -> bool:
         """Give the file the key and the type, if it still is as it was and the key is free."""
         collection, before = self._database.media, as_it_is(media)
-        fields = {**place(key), "content_type": content_type}
+        fields = {**place(key, self._ignored), "content_type": content_type}
         after = before | {name: fields[name] for name in ("library", "folder", "filename")}
 
         def update() -> bool:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
-from app.database.mongo.documents import Media, Stored
+from app.database.mongo.documents import OBSOLETE_INDEXES, Media, Stored
 from app.database.mongo.own import OwnChanges
 from app.settings import ConfigurationError
 from app.storage.errors import OutOfSpace, StorageUnavailable
@@ -112,22 +112,25 @@ class Connection:
         hello = self.client.admin.command("hello")
         return "setName" in hello or hello.get("msg") == "isdbgrid"  # the second of a router
 
-    def ensure(self, collection: Collection[Stored], indexes: list[IndexModel]) -> None:
-        """Make the indexes that are missing. Where much is already, that takes a while."""
+    def ensure(self, collection: Collection[Stored], indexes: list[IndexModel]) -> bool:
+        """Make the indexes that are missing. Where much is already, that takes a while. Return whether any
+        was missing."""
         with self.asked():
             there = [dict(index["key"]) for index in collection.list_indexes()]
         missing = [index for index in indexes if dict(index.document["key"]) not in there]
         if missing:
             with self.asked(within_s=None):
                 collection.create_indexes(missing)
+        return bool(missing)
 
 
 class Database(Connection):
     """The database of the files. `media` has the documents; the bucket `fs` has the bytes in `files` and
     `chunks`; `uploads`, a collection `media.uploads`, has which files of the bucket are ours to remove, and
-    when; `schema`, a collection `media.schema`, has the version of the schema; `copies`, a collection
-    `media.copies`, the files that were copied from another library; `leases`, a collection `media.leases`,
-    has what one process at a time does; `progress`, a short one, what other processes are to hear of uploads.
+    when; `schema`, a collection `media.schema`, has the version of the schema; `ignore`, `media.ignore`, by
+    which patterns it was decided which files lists leave out; `copies`, `media.copies`, the files that were
+    copied from another library; `leases`, `media.leases`, what one process at a time does; `progress`, a
+    short one, what other processes are to hear of uploads.
     """
 
     def __init__(self, url: str) -> None:
@@ -137,6 +140,7 @@ class Database(Connection):
         self.leases: Collection[Stored] = self._database["media.leases"]
         self.files: Collection[Stored] = self._database["fs.files"]
         self.chunks: Collection[Stored] = self._database["fs.chunks"]
+        self.ignore: Collection[Stored] = self._database["media.ignore"]
         self.progress: Collection[Stored] = self._database["media.progress"]
         self.schema = self._database["media.schema"]
         self.copies: Collection[Stored] = self._database["media.copies"]
@@ -158,10 +162,20 @@ class Database(Connection):
     def ensure_indexes(self) -> None:
         """Make those that are missing, and the collections that they are in."""
         self._make_media()
-        self.ensure(self.media, indexes_of(Media))
+        if not self.ensure(self.media, indexes_of(Media)):
+            # Only now: at the start that made today's, servers of an earlier version may use theirs.
+            self._drop(self.media, OBSOLETE_INDEXES)
         self.ensure(self.files, FILES_INDEXES)
         self.ensure(self.chunks, CHUNKS_INDEXES)
         self.ensure(self.leases, LEASES_INDEXES)
+
+    def _drop(self, collection: Collection[Stored], indexes: Sequence[tuple[str, ...]]) -> None:
+        with self.asked():
+            there = [(index["name"], tuple(index["key"])) for index in collection.list_indexes()]
+        for name, fields in there:
+            if fields in indexes:
+                with self.asked(within_s=None), suppress(StorageUnavailable):  # another server was faster
+                    collection.drop_index(name)
 
     def _make_media(self) -> None:
         """If it is not there. Later it would take a right, collMod, that the role readWrite has not."""

@@ -19,6 +19,7 @@ from mongoengine.queryset import QuerySet
 from pymongo.collection import Collection
 
 from app.storage import words
+from app.storage.ignored import Ignored
 from app.storage.types import Address, FileInfo, Key
 
 Stored = dict[str, Any]
@@ -44,15 +45,16 @@ class Media(Document):  # type: ignore[misc]
         "collection": "media",
         "strict": False,  # other programs, and newer versions, may note more than we know of
         "auto_create_index": False,  # connection.py makes them, and knows whether they are there
-        # Lists are ranges of these indexes, in their order: the unique one by name, and by each other `Sort`
-        # one for a folder and one for all that is in a library.
+        # Lists are ranges of these indexes, in their order: one by name, and by each other `Sort` one for a
+        # folder and one for all that is in a library.
         "indexes": [
             index("library", "folder", "filename") | {"unique": True},
+            index("library", "ignored", "folder", "filename"),
             index("file") | {"unique": True},
             *(
-                index(*fields)
+                index("library", "ignored", *fields)
                 for key in ("size", "created_at", "updated_at")
-                for fields in (("library", "folder", key, "filename"), ("library", key, "folder", "filename"))
+                for fields in (("folder", key, "filename"), (key, "folder", "filename"))
             ),
             index("library", "content_type"),
             index("library", "words"),
@@ -76,6 +78,8 @@ class Media(Document):  # type: ignore[misc]
     updated_at = DateTimeField(required=True)
     # What the file is found by; see storage.words.
     words = ListField(StringField())
+    # True if lists leave it out because of its name; else absent, or null. See storage.ignored.
+    ignored = BooleanField(null=True)
 
 
 def media_in(collection: Collection[Stored]) -> QuerySet:
@@ -95,13 +99,22 @@ def at(address: Address) -> Stored:
     return {"_id": address.id, "library": address.library}
 
 
-def place(key: Key) -> Stored:
+OBSOLETE_INDEXES = [
+    fields
+    for key in ("size", "created_at", "updated_at")
+    for fields in (("library", "folder", key, "filename"), ("library", key, "folder", "filename"))
+]
+"""Of `Media`, made by versions that knew no ignored files."""
+
+
+def place(key: Key, ignored: Ignored) -> Stored:
     """The fields that say where a file is."""
     return {
         "library": key.library,
         "folder": key.folder,
         "filename": key.filename,
         "words": list(words.words(key.filename)),
+        "ignored": ignored.file(key) or None,
     }
 
 

@@ -24,6 +24,7 @@ from app.database.mongo.staging import StagedFile
 from app.database.rules import check
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
+from app.storage.ignored import Ignored
 from app.storage.types import (
     MAX_ALL_FOLDERS,
     MAX_FOLDERS,
@@ -46,8 +47,8 @@ class GridBackend:
     """`storage.backend.Backend` over a MongoDB database.
 
     `keeper` holds the leases of what is written, `senders` bring it to the database. `media_type` guesses the
-    type of a file that was not uploaded from its name. `notice` is told what became of files by other
-    programs, by any thread.
+    type of a file that was not uploaded from its name. `ignored` decides which files lists and scans leave
+    out. `notice` is told what became of files by other programs, by any thread.
     """
 
     parts = ("database",)
@@ -59,13 +60,15 @@ class GridBackend:
         senders: Executor,
         *,
         media_type: Callable[[str], str],
+        ignored: Ignored,
         notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
         self._keeper = keeper
         self._senders = senders
-        self._changes = Changes(database, media_type)
-        self._scanner = Scanner(database, media_type=media_type, notice=notice)
+        self._changes = Changes(database, media_type, ignored)
+        self._ignored = ignored
+        self._scanner = Scanner(database, media_type=media_type, ignored=ignored, notice=notice)
         self._hasher = Hasher(database)
 
     @property
@@ -123,7 +126,7 @@ class GridBackend:
             unverified=False,
             created_at=_in_ms(now if origin is None else origin.created_at),
             updated_at=_in_ms(now if origin is None else origin.updated_at),
-            **place(key),
+            **place(key, self._ignored),
         )
         try:
             created = self._changes.store(new, expect, origin)

@@ -25,7 +25,7 @@ class Hasher:
         total: Stored = {"$group": {"_id": None, "files": {"$sum": 1}, "size": {"$sum": "$size"}}}
         steps = [total] if library is None else [{"$match": {"library": library}}, total]
         # An index that has the sizes, so that no document is read.
-        hint = {} if library is None else {"library": 1, "size": 1, "folder": 1, "filename": 1}
+        hint = {} if library is None else {"library": 1, "ignored": 1, "size": 1, "folder": 1, "filename": 1}
         with self._database.asked(COUNTING_S):
             found = next(iter(self._database.media.aggregate(steps, hint=hint)), None)
         return Usage(found["files"], found["size"]) if found is not None else Usage(0, 0)

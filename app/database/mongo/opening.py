@@ -9,6 +9,7 @@ from pymongo.errors import ServerSelectionTimeoutError
 from app.database.mongo.accounts import MongoAccounts
 from app.database.mongo.connection import Connection, Database
 from app.database.mongo.files import GridBackend
+from app.database.mongo.ignoring import flag_ignored
 from app.database.mongo.schema_version import check_version, record_version
 from app.database.mongo.staging import Senders
 from app.database.mongo.upload_leases import Keeper
@@ -16,6 +17,7 @@ from app.database.mongo.users import USERS, Users
 from app.database.rules import ignore
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
+from app.storage.ignored import Ignored
 from app.storage.types import Change
 
 SENDERS = 8
@@ -44,11 +46,13 @@ def open_gridfs(
             )
         check_version(database)
         database.ensure_indexes()
+        ignored = Ignored(settings.ignore)
+        flag_ignored(database, ignored)
         record_version(database)
     keeper = Keeper(database)
     stack.callback(keeper.close)
     senders = stack.enter_context(Senders(SENDERS))
-    return GridBackend(database, keeper, senders, media_type=media_type, notice=notice)
+    return GridBackend(database, keeper, senders, media_type=media_type, ignored=ignored, notice=notice)
 
 
 def open_users(settings: Settings, stack: ExitStack) -> MongoAccounts:

@@ -35,7 +35,7 @@ def rows(
     also = list(filters(listing, wanted))
     few = few_files(collection, listing, wanted)
     if few is not None:
-        where = {"$and": [few.where, covered(listing), *also, _behind(listing, position)]}
+        where = {"$and": [few.where, covered(listing), _shown(listing), *also, _behind(listing, position)]}
         order = _order(listing, order_of(listing, "folder"))
         found = list(collection.find(where, KNOWN, hint=keys(few.index), sort=order, limit=limit + 1))
         return _page(listing, found, limit)
@@ -72,8 +72,13 @@ def _order(listing: Listing, fields: Sequence[str]) -> list[tuple[str, int]]:
 
 def _at(listing: Listing, position: Position) -> Stored:
     value, by = position.value, listing.sort.value
-    at = {"library": listing.library, "folder": position.folder, "filename": position.filename}
-    return {by: value, **at}
+    at = {"folder": position.folder, "filename": position.filename}
+    return {by: value, "library": listing.library, "ignored": listing.ignored or None, **at}
+
+
+def _shown(listing: Listing) -> Stored:
+    """Whether a file is ignored as the listing demands."""
+    return {"ignored": True if listing.ignored else {"$ne": True}}
 
 
 def _behind(listing: Listing, position: Position | None) -> Stored:
@@ -148,9 +153,10 @@ class _Stretch:
 
 def _along(listing: Listing, position: Position | None) -> list[_Stretch]:
     """The stretches of indexes, one after the other, in which all of the listing behind the position is."""
-    one, folder = (listing.library,), listing.folder
-    library = _Stretch(listing, ("library", *order_of(listing, "folder")), one, one)
-    here = _Stretch(listing, ("library", "folder", *order_of(listing)), (*one, folder), (*one, folder))
+    one, folder = (listing.library, listing.ignored or None), listing.folder
+    library = _Stretch(listing, ("library", "ignored", *order_of(listing, "folder")), one, one)
+    place = (*one, folder)
+    here = _Stretch(listing, ("library", "ignored", "folder", *order_of(listing)), place, place)
     if not listing.recursive:
         return [here.behind(position)]
     if not folder or listing.sort is not Sort.NAME:

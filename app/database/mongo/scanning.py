@@ -29,6 +29,7 @@ from app.database.mongo.documents import (
 from app.database.mongo.room import check_room
 from app.database.mongo.staging import NOT_OURS, remove_slice
 from app.storage.errors import InvalidName, PathConflict
+from app.storage.ignored import Ignored
 from app.storage.types import SHARED, Change, Key, Kind
 from app.storage.upkeep import Finding, Outcome, Scanned
 
@@ -49,10 +50,12 @@ class Scanner:
         database: Database,
         *,
         media_type: Callable[[str], str],
+        ignored: Ignored,
         notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
         self._media_type = media_type
+        self._ignored = ignored
         self._notice = notice
 
     def to_scan(self) -> int:
@@ -138,6 +141,8 @@ class Scanner:
             metadata = file.get("metadata")
             library = metadata.get("library", SHARED) if isinstance(metadata, dict) else SHARED
             key = Key.at(library, path_of(name) if isinstance(name, str) else "")
+            if self._ignored.file(key):
+                return None
             new = self._document(file, key)
             with self._database.asked():
                 return self._adopt(file, key, new)
@@ -163,7 +168,7 @@ class Scanner:
             unverified=True,
             created_at=date,
             updated_at=date,
-            **place(key),
+            **place(key, self._ignored),
         )
         media.validate()
         return media

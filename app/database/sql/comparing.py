@@ -16,6 +16,7 @@ from app.storage.disk import Disk
 from app.storage.entries import Entry, Folder
 from app.storage.errors import InvalidName, PathConflict, Unfinished, Unreadable
 from app.storage.folders import Segments
+from app.storage.ignored import Ignored
 from app.storage.staging import Signature
 from app.storage.types import Key
 from app.storage.upkeep import Finding, Outcome, Scanned
@@ -30,11 +31,16 @@ class Comparison:
     """What is on the disk against what the rows say. `settling` begins a transaction."""
 
     def __init__(
-        self, database: Database, files: Disk, settling: Callable[[], AbstractContextManager[Settling]]
+        self,
+        database: Database,
+        files: Disk,
+        settling: Callable[[], AbstractContextManager[Settling]],
+        ignored: Ignored,
     ) -> None:
         self._database = database
         self._disk = files
         self._settling = settling
+        self._ignored = ignored
 
     def entries(
         self,
@@ -44,7 +50,8 @@ class Comparison:
         folder: str,
         entries: list[Entry],
     ) -> Scanned:
-        """One batch of what is in a folder. `files` counts those that have a row in the end."""
+        """One batch of what is in a folder. `files` counts those that have a row in the end: of those that
+        are ignored, what was uploaded or asked for by its address."""
         findings: list[Finding] = []
         files: dict[str, Place] = {}
         depth = len(root_of(library))
@@ -59,15 +66,19 @@ class Comparison:
                     findings.append(Finding(shown, Outcome.SKIPPED, str(error)))
         known = self._known(library, folder, [key.filename for key, _ in files.values()])
         differing = []
+        ignored = 0
         for entry in entries:
             if entry.name in files:
                 key, where = files[entry.name]
+                if key.filename not in known and self._ignored.file(key):
+                    ignored += 1
+                    continue
                 path_known, signature = known.get(key.filename, (None, None))
                 if path_known != "/".join(where[depth:]) or found.signature(entry.name) != signature:
                     differing.append((key, where))
         settled = self._settle(differing)
         findings += settled.findings
-        return Scanned(len(files) - len(differing) + settled.files, tuple(findings))
+        return Scanned(len(files) - ignored - len(differing) + settled.files, tuple(findings))
 
     def rows(self, library: str, folder: str) -> int:
         """How many rows speak of files directly in the folder."""

@@ -45,6 +45,7 @@ from app.storage.errors import (
     PathConflict,
     StorageUnavailable,
 )
+from app.storage.ignored import Ignored
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
     MAX_ALL_FOLDERS,
@@ -76,8 +77,9 @@ class FilesystemBackend:
     """`storage.backend.Backend` over a folder of files and an SQL database.
 
     `volume` is the id that tells this folder from an empty mount point. `chunk_size` is how many bytes are
-    read in one go. `media_type` guesses the type of a file that was not uploaded from its name. `notice` is
-    told what became of files by hand, by any thread.
+    read in one go. `media_type` guesses the type of a file that was not uploaded from its name. `ignored`
+    decides which files lists and scans leave out. `notice` is told what became of files by hand, by any
+    thread.
     """
 
     parts = ("database", "folder")
@@ -90,6 +92,7 @@ class FilesystemBackend:
         volume: str,
         chunk_size: int,
         media_type: Callable[[str], str],
+        ignored: Ignored,
         notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
@@ -97,8 +100,9 @@ class FilesystemBackend:
         self._volume = volume
         self._chunk_size = chunk_size
         self._media_type = media_type
+        self._ignored = ignored
         self._notice = notice
-        self._scanner = Scanner(database, files, self._settling)
+        self._scanner = Scanner(database, files, self._settling, ignored)
         self._hasher = Hasher(database, files, self._settling)
         self._remembered = Remembered(files, chunk_size)
 
@@ -204,7 +208,7 @@ class FilesystemBackend:
             if row is None:
                 settling.check_room(key)
                 row = new_row(settling.session, origin, now)
-                place(row, key, path_at(key))
+                place(row, key, path_at(key), self._ignored)
                 settling.session.add(row)
             sign(row, signature)
             row.content_type, row.updated_at = content_type, origin.updated_at if origin else now
@@ -339,6 +343,7 @@ class FilesystemBackend:
                 session,
                 self._disk,
                 media_type=self._media_type,
+                ignored=self._ignored,
                 check_volume=self._check_volume,
             )
             told.callback(self._tell, settling)  # also when what was asked for is refused

@@ -15,6 +15,7 @@ from app.database.rules import ignore
 from app.database.sql.copies import SqliteCopies
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.files import FilesystemBackend
+from app.database.sql.ignoring import flag_ignored
 from app.database.sql.leases import SqlLeases
 from app.database.sql.locks import LockedFiles
 from app.database.sql.migrations import migrate
@@ -23,6 +24,7 @@ from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
 from app.storage.disk import Disk, is_marked
 from app.storage.errors import StorageError, StorageUnavailable
+from app.storage.ignored import Ignored
 from app.storage.leases import LeaseStore
 from app.storage.types import RESERVED, Change
 
@@ -60,6 +62,8 @@ def open_filesystem(
     with _said_of(database), files.with_reserve():
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
+        ignored = Ignored(settings.ignore)
+        flag_ignored(database, ignored)
         files.sweep()
         backend = FilesystemBackend(
             database,
@@ -67,6 +71,7 @@ def open_filesystem(
             volume=volume,
             chunk_size=settings.read_chunk_size,
             media_type=media_type,
+            ignored=ignored,
             notice=notice,
         )
         backend.undo_cut_move()

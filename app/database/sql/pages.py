@@ -38,9 +38,8 @@ def rows(
         if listing.recursive and listing.sort is not Sort.NAME:
             also += covered(listing)
     else:
-        stretches = [
-            _Stretch(listing, [few, *covered(listing)], order_of(listing, "folder")).behind(position)
-        ]
+        among = [few, Media.ignored == listing.ignored, *covered(listing)]
+        stretches = [_Stretch(listing, among, order_of(listing, "folder")).behind(position)]
     strides = STRIDES if few is None and also else ()
     found: list[Row[Any]] = []
     for stretch in stretches:
@@ -108,7 +107,8 @@ def _position(listing: Listing, row: Row[Any]) -> Position:
 
 def _along(listing: Listing, position: Position | None) -> list[_Stretch]:
     """The stretches of indexes, one after the other, in which all of the listing behind the position is."""
-    library = _Stretch(listing, [Media.library == listing.library], order_of(listing, "folder"))
+    shown = [Media.library == listing.library, Media.ignored == listing.ignored]
+    library = _Stretch(listing, shown, order_of(listing, "folder"))
     here = _Stretch(listing, [*library.same, Media.folder == listing.folder], order_of(listing))
     if not listing.recursive:
         return [here.behind(position)]

@@ -75,16 +75,20 @@ def disk_folders(session: Session, library: str, folder: str) -> set[Segments]:
 
 
 def folders(session: Session, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
-    """The first names, by bytes, of the folders directly inside."""
-    names = set(islice(folder_names(session, library, folder), MAX_LOOKED_AT))
+    """The first names, by bytes, of the folders directly inside that have files which are not ignored."""
+    names = set(islice(folder_names(session, library, folder, ignored=False), MAX_LOOKED_AT))
     return tuple(sorted(names, key=str.encode)[:limit])
 
 
-def folder_names(session: Session, library: str, folder: str) -> Iterator[str]:
+def folder_names(
+    session: Session, library: str, folder: str, *, ignored: bool | None = None
+) -> Iterator[str]:
     """The names of the folders directly inside, by jumping from one to the next along the index. Some come
-    twice."""
+    twice. `ignored`: those of files that are ignored, of files that are not, or (None) of all."""
     prefix = f"{folder}/" if folder else ""
     rows = select(func.min(Media.folder)).where(Media.library == library)
+    if ignored is not None:
+        rows = rows.where(Media.ignored == ignored)
     if folder:
         rows = rows.where(Media.folder < f"{folder}0")  # "0" comes right after "/"
     # No legal name holds "\x01", so that it stands right behind a text and before all that go on from it.

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.database.rules import can_be_stored
 from app.database.sql.tables import Departed, Media, Word
 from app.storage.folders import Segments
+from app.storage.ignored import Ignored
 from app.storage.staging import Signature
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key
 from app.storage.words import words
@@ -60,10 +61,11 @@ def new_row(session: Session, origin: FileInfo | None, now: datetime) -> Media:
     return Media(id=origin.id, created_at=origin.created_at)
 
 
-def place(row: Media, key: Key, path: Segments) -> None:
+def place(row: Media, key: Key, path: Segments, ignored: Ignored) -> None:
     """Let the row speak of the file at the path, under the key."""
     row.library, row.folder, row.filename = key.library, key.folder, key.filename
     row.disk_path = None if path == path_at(key) else "/".join(path[len(root_of(key.library)) :])
+    row.ignored = ignored.file(key)
     row.words = [Word(library=key.library, word=word) for word in words(key.filename)]
 
 

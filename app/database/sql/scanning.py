@@ -18,6 +18,7 @@ from app.storage.disk import Disk
 from app.storage.entries import Folder
 from app.storage.errors import InvalidName, Unreadable
 from app.storage.folders import Segments
+from app.storage.ignored import Ignored
 from app.storage.types import RESERVED, SHARED, Key, clean_folder
 from app.storage.upkeep import Finding, Outcome, Scanned
 
@@ -64,11 +65,16 @@ class Scanner:
     """
 
     def __init__(
-        self, database: Database, files: Disk, settling: Callable[[], AbstractContextManager[Settling]]
+        self,
+        database: Database,
+        files: Disk,
+        settling: Callable[[], AbstractContextManager[Settling]],
+        ignored: Ignored,
     ) -> None:
         self._database = database
         self._disk = files
-        self._comparison = Comparison(database, files, settling)
+        self._comparison = Comparison(database, files, settling, ignored)
+        self._ignored = ignored
         self._seen = SeenFolders()
         self._refreshing = threading.Lock()
         self._refreshed: tuple[Look, float] | None = None
@@ -77,14 +83,19 @@ class Scanner:
 
     def to_scan(self) -> int:
         """How many files a scan will look at, about."""
-        stack = [root_of(library) for library in self._libraries()]
+        return sum(self._count(root_of(library)) for library in self._libraries())
+
+    def _count(self, root: Segments) -> int:
+        stack = [root]
         files = 0
         while stack:
             path = stack.pop()
+            folder = "/".join(path[len(root) :])
             try:
                 with self._disk.folder(path) as found:
                     for entry in found.entries() if found is not None else ():
-                        if entry.kind == "folder" and (path or entry.name != RESERVED):
+                        is_folder = entry.kind == "folder" and (path or entry.name != RESERVED)
+                        if is_folder and not self._is_passed_over(folder, entry.name, set()):
                             stack.append((*path, entry.name))
                         files += entry.kind == "file"
             except Unreadable:
@@ -244,6 +255,7 @@ class Scanner:
         if not path:
             folders = [name for name in folders if name != RESERVED]
         known = self._folders(library, folder)
+        folders = [name for name in folders if not self._is_passed_over(folder, name, known)]
         empty = tuple(name for name in folders if unicodedata.normalize("NFC", name) not in known)
         seen = Seen(found.changed_ns, tuple(folders), empty, files)
         if unfinished:  # what has no row yet must be looked for again
@@ -251,6 +263,11 @@ class Scanner:
         else:
             self._seen.put(path, seen, looked_ns)
         return seen, files
+
+    def _is_passed_over(self, folder: str, name: str, known: set[str]) -> bool:
+        """Return whether a folder inside is ignored and has no row: a NAS keeps millions of files in such."""
+        name = unicodedata.normalize("NFC", name)
+        return name not in known and self._ignored.folder(f"{folder}/{name}" if folder else name)
 
     def _settle_gone(self, library: str, folder: str, files: int, folders: list[str]) -> Iterator[Scanned]:
         """Settle the rows that have no file any more, where there are more rows than files, or rows in

@@ -26,6 +26,7 @@ from app.database.sql.tables import Departed, Media
 from app.storage.disk import Disk
 from app.storage.errors import PathConflict, Unfinished
 from app.storage.folders import Segments
+from app.storage.ignored import Ignored
 from app.storage.staging import Signature
 from app.storage.types import Change, Key, Kind
 
@@ -51,6 +52,7 @@ class Settling:
         files: Disk,
         *,
         media_type: Callable[[str], str],
+        ignored: Ignored,
         check_volume: Callable[[], None],
     ) -> None:
         self.session = session
@@ -60,6 +62,7 @@ class Settling:
         self._database = database
         self._disk = files
         self._media_type = media_type
+        self._ignored = ignored
         self._check_volume = check_volume
 
     def commit(self) -> None:
@@ -111,7 +114,7 @@ class Settling:
     def rename(self, row: Media, key: Key, path: Segments) -> None:
         """Let the row speak of the file at another path."""
         row.content_type = type_after_move(row.content_type, row.filename, key.filename, self._media_type)
-        place(row, key, path)
+        place(row, key, path, self._ignored)
 
     def hashed(self, row: Media, sha256: str) -> None:
         """Take note of the hash of the bytes that the row speaks of."""

@@ -46,6 +46,8 @@ class Volume(Table):
     __tablename__ = "volume"
 
     id: Mapped[str] = mapped_column(text_by_bytes(32), primary_key=True)
+    # The patterns by which `Media.ignored` was decided; see ignoring.py.
+    ignore: Mapped[str | None] = mapped_column(text_by_bytes())
 
 
 def partial(name: str, where: str, *columns: str) -> Index:
@@ -78,16 +80,17 @@ class Media(Known, Table):
     """What is known of one stored file."""
 
     __tablename__ = "media"
-    # Lists are ranges of these indexes, in their order: the unique one by name, and by each other `Sort` one
-    # for a folder and one for all that is in a library.
+    # Lists are ranges of these indexes, in their order: one by name, and by each other `Sort` one for a
+    # folder and one for all that is in a library.
     __table_args__ = (
         UniqueConstraint("library", "folder", "filename", name="uq_media_path"),
+        Index("ix_media_path", "library", "ignored", "folder", "filename"),
         *(
             Index(f"ix_media_{scope}_{column}", *columns)
             for column in ("size", "created_at", "updated_at")
             for scope, columns in (
-                ("folder", ("library", "folder", column, "filename")),
-                ("library", ("library", column, "folder", "filename")),
+                ("folder", ("library", "ignored", "folder", column, "filename")),
+                ("library", ("library", "ignored", column, "folder", "filename")),
             )
         ),
         Index("ix_media_content_type", "library", "content_type"),
@@ -102,6 +105,9 @@ class Media(Known, Table):
     disk_path: Mapped[str | None] = mapped_column(text_by_bytes())
     # The hash is not known, or has to be held against the bytes again.
     unverified: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+    # Lists leave it out because of its name; see storage.ignored.
+    ignored: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     words: Mapped[list["Word"]] = relationship(cascade="all, delete-orphan")
 

@@ -43,9 +43,10 @@ def test_an_account_is_deleted_with_its_library_and_no_other(
     leaver = private.person(email := "leaver@example.org")
     for number in range(5):
         leaver.put(f"films/{number}.mp4", noise(1000))
+    leaver.put("films/5.mp4.part", b"in no list")
     link, token = leaver.link("films/0.mp4"), leaver.token()
     other.put("films/0.mp4", b"another's")
-    assert len(files_beneath(private.server, leaver.account.library)) == 5
+    assert len(files_beneath(private.server, leaver.account.library)) == 6
     problem(leave(leaver, "wrong password"), 401)
     problem(private.ask("POST", "/account/delete", headers=bearer(token), json={"password": PASSWORD}), 403)
     assert len(leaver.paths()) == 5

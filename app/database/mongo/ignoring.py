@@ -1,0 +1,57 @@
+"""Which documents lists leave out: decided when one gets its name, and again when the patterns change."""
+
+from pymongo import UpdateOne
+
+from app.database.mongo.connection import Database
+from app.database.mongo.documents import Stored, behind
+from app.storage.errors import InvalidName
+from app.storage.ignored import Ignored
+from app.storage.types import Key
+
+BATCH = 2_000
+"""Documents that one query reads."""
+
+_PATTERNS = "patterns"
+_FIELDS = dict.fromkeys(("library", "folder", "filename", "ignored"), True)
+
+
+def flag_ignored(database: Database, ignored: Ignored) -> None:
+    """Decide for every document whether it is ignored, if the patterns are others than the last time.
+
+    Reads every document then. Others may write meanwhile: a document is changed only if it still has the name
+    that was looked at, and one that gets its name later was decided by whoever named it.
+    """
+    with database.asked():
+        noted = database.ignore.find_one({"_id": _PATTERNS})
+    if noted is not None and noted.get("text") == ignored.text:
+        return
+    last: Stored = {}
+    while True:
+        with database.asked():
+            batch = list(database.media.find(last, _FIELDS).sort("_id").limit(BATCH))
+        if not batch:
+            break
+        last = behind(batch[-1]["_id"])
+        updates = [_flagged(media) for media in batch if _is_ignored(media, ignored) != _was_ignored(media)]
+        if updates:
+            with database.asked():
+                database.media.bulk_write(updates, ordered=False)
+    with database.asked():
+        database.ignore.replace_one({"_id": _PATTERNS}, {"text": ignored.text}, upsert=True)
+
+
+def _was_ignored(media: Stored) -> bool:
+    return media.get("ignored") is True
+
+
+def _is_ignored(media: Stored, ignored: Ignored) -> bool:
+    try:
+        return ignored.file(Key(media["library"], media["folder"], media["filename"]))
+    except (InvalidName, KeyError, TypeError):  # another program wrote it
+        return _was_ignored(media)
+
+
+def _flagged(media: Stored) -> UpdateOne:
+    same = {name: media[name] for name in ("_id", "library", "folder", "filename")}
+    change = {"$unset": {"ignored": ""}} if _was_ignored(media) else {"$set": {"ignored": True}}
+    return UpdateOne(same, change)
