@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, WebSocket, expect
 
 from tests.page.conftest import Visitor, choose, row
+from tests.page.test_uploads import payload, pick
 from tests.support import NewLibrary, running
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("refusals")]
@@ -224,3 +225,27 @@ def test_below_a_path_of_a_proxy(browser: Browser, tmp_path: Path, new_library: 
     assert f"ws://127.0.0.1:{port}/tv/events" in asked
     assert [url for url in asked if not re.match(r"(http|ws)://127\.0\.0\.1:\d+/tv/", url)] == []
     assert (server.files / "d" / "c #.mp4").read_bytes() == b"film"
+
+
+def test_name_of_a_folder_is_never_trimmed(visit: Visitor, http: httpx.Client, folder: str) -> None:
+    spaced = f"{folder}/ two spaces "
+    page = visit(f"/?folder={folder}")
+    page.get_by_role("button", name="New folder").click()
+    page.get_by_label("Name", exact=True).fill(" two spaces ")
+    page.get_by_role("button", name="Open it").click()
+    page.wait_for_url("**/?folder=*spaces+")
+    pick(page, payload("a.mp4"))
+    expect(row(page, "a.mp4")).to_be_visible()
+    assert http.get("/files", params={"folder": spaced}).json()["items"][0]["path"] == f"{spaced}/a.mp4"
+    choose(page, "a.mp4", "Move…")
+    assert page.get_by_label("To the folder").input_value() == spaced
+    page.get_by_label("To the folder").fill(f"{spaced}/ b ")
+    page.get_by_role("button", name="Move", exact=True).click()
+    expect(page.get_by_role("status")).to_contain_text("Moved.")
+    listed = http.get("/files", params={"folder": f"{spaced}/ b "}).json()
+    assert [item["path"] for item in listed["items"]] == [f"{spaced}/ b /a.mp4"]
+    page.get_by_role("link", name="b", exact=True).click()
+    expect(row(page, "a.mp4")).to_be_visible()
+    row(page, "a.mp4").get_by_role("link", name="a.mp4", exact=True).click()
+    page.get_by_role("link", name="b", exact=True).click()
+    expect(row(page, "a.mp4")).to_be_visible()

@@ -1,10 +1,12 @@
 """Uploads from the page: progress, cancelling, names that are taken, and errors in words."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import FilePayload, Page, expect
+from playwright.sync_api import Error, FilePayload, Page, Route, expect
 
 from tests.page.conftest import Visitor, row, throttle
 
@@ -120,3 +122,104 @@ def test_a_folder_that_is_picked(visit: Visitor, http: httpx.Client, folder: str
     expect(row(page, "series")).to_be_visible()
     expect(page.locator("#uploads [data-state=stored]")).to_have_count(2)
     assert stored(http, folder) == {"series/1.mp4": 4, "series/extra/2.mp4": 4}
+
+
+def drop_from_disk(page: Page, *paths: Path, before_drop: Callable[[], None] = lambda: None) -> None:
+    """Drop files and folders of the disk, as a file manager does."""
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        if kind == "drop":
+            before_drop()
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 200, "data": data})
+
+
+def test_dropped_entry_that_cannot_be_read_is_a_failed_row_with_its_reason(
+    visit: Visitor, http: httpx.Client, folder: str, tmp_path: Path
+) -> None:
+    visit.expected = {"ERR_"}
+    page = visit(f"/?folder={folder}")
+    [good, gone] = on_disk(tmp_path, good=b"good", gone=b"gone")
+    series = tmp_path / "series"
+    series.mkdir()
+    on_disk(series, inside=b"inside")
+    drop_from_disk(page, good, gone, series, before_drop=gone.unlink)
+    failed = page.locator("#uploads [data-state=failed]")
+    expect(failed).to_have_count(1)
+    expect(failed).to_contain_text("gone.mp4")
+    expect(failed).to_contain_text("The browser cannot read this file")
+    expect(page.locator("#uploads [data-state=stored]")).to_have_count(2)
+    assert stored(http, folder) == {"good.mp4": 4, "series/inside.mp4": 6}
+    page.get_by_role("button", name="Dismiss: gone.mp4").click()
+    expect(page.locator("#uploads li")).to_have_count(2)
+
+
+UNREADABLE = """names => {
+    const entry = name => ({
+        isFile: name.includes("."), fullPath: `/${name}`, name,
+        file: (_, refuse) => refuse(new DOMException("no rights")),
+        createReader: () => ({readEntries: (_, refuse) => refuse(new DOMException("no rights"))}),
+    });
+    DataTransferItem.prototype.webkitGetAsEntry = function () { return entry(this.getAsFile().name); };
+}"""
+
+
+def test_every_entry_of_a_drop_that_cannot_be_read_has_a_row(visit: Visitor, folder: str) -> None:
+    page = visit(f"/?folder={folder}")
+    page.evaluate(UNREADABLE)
+    page.evaluate(DROP, ["film.mp4", "folder"])
+    failed = page.locator("#uploads [data-state=failed]")
+    expect(failed).to_have_count(2)
+    expect(failed.nth(0)).to_contain_text("film.mp4The browser cannot read this file: no rights")
+    expect(failed.nth(1)).to_contain_text("folderThe browser cannot read this folder: no rights")
+    expect(page.get_by_role("status")).to_contain_text("no rights")
+
+
+def test_file_that_goes_before_it_is_sent_does_not_stay_sending(
+    visit: Visitor, folder: str, tmp_path: Path
+) -> None:
+    visit.expected = {"ERR_"}
+    page = visit(f"/?folder={folder}")
+    end = throttle(page, 50_000)
+    first = on_disk(tmp_path, a=bytes(100_000), b=bytes(100_000), c=bytes(100_000))
+    [late] = on_disk(tmp_path, late=b"late")
+    pick(page, *first, late)
+    expect(page.locator("#uploads [data-state=waiting]")).to_have_count(1)
+    late.unlink()
+    end()
+    expect(page.locator("#uploads [data-state=stored]")).to_have_count(3, timeout=15_000)
+    failed = page.locator("#uploads [data-state=failed]")
+    expect(failed).to_contain_text("The browser cannot read this file")
+
+
+def test_cancel_after_replace_sends_nothing(visit: Visitor, http: httpx.Client, folder: str) -> None:
+    visit.expected = {"412"}
+    http.put(f"/files/{folder}/film.mp4", content=b"old").raise_for_status()
+    page = visit(f"/?folder={folder}")
+    pick(page, payload("film.mp4"))
+    held: list[Route] = []
+    sent: list[str] = []
+
+    def hold(route: Route) -> None:
+        sent.append(route.request.method)
+        if route.request.method == "HEAD":
+            held.append(route)
+        else:
+            route.continue_()
+
+    replace = page.get_by_role("button", name="Replace: film.mp4")
+    expect(replace).to_be_visible()
+    page.route("**/files/**", hold)
+    with page.expect_request(lambda request: request.method == "HEAD"):
+        replace.click()
+    page.get_by_role("button", name="Cancel: film.mp4").click()
+    expect(page.locator("#uploads li")).to_contain_text("Cancelled")
+    with contextlib.suppress(Error):  # the page has let go of it
+        held[0].continue_()
+    # Whatever the answer of the first attempt would have set off comes before the end of the second.
+    with page.expect_response(lambda response: response.request.method == "PUT"):
+        page.get_by_role("button", name="Retry: film.mp4").click()
+        held[-1].continue_()
+    expect(page.locator("#uploads [data-state=stored]")).to_have_count(1)
+    assert sent.count("PUT") == 1
+    assert stored(http, folder) == {"film.mp4": 1000}

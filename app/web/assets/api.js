@@ -53,14 +53,14 @@ function detail(body) {
 /**
  * One request; its JSON, if there is any. Throws Failure.
  * @param {string} method @param {string} url as `at` gives it
- * @param {{json?: object, type?: string, headers?: Record<string, string>}} [options]
+ * @param {{json?: object, type?: string, headers?: Record<string, string>, signal?: AbortSignal}} [options]
  */
-export async function request(method, url, { json, type = "application/json", headers = {} } = {}) {
+export async function request(method, url, { json, type = "application/json", headers = {}, signal } = {}) {
   const body = json === undefined ? undefined : JSON.stringify(json);
   const sent = { accept: "application/json", ...headers, ...(body ? { "content-type": type } : {}) };
   let answer;
   try {
-    answer = await fetch(url, { method, headers: sent, body });
+    answer = await fetch(url, { method, headers: sent, body, signal });
   } catch {
     throw failure(0, "");
   }

@@ -1,7 +1,8 @@
 // Files that are dropped onto the page, or picked; of folders, all that is in them.
 
 /**
- * @typedef {{file: File, path: string}} Picked path: below the folder that is shown
+ * @typedef {{file?: File, path: string, reason?: string}} Picked path: below the folder that is shown; without a
+ *   file, the reason why it cannot be read
  */
 
 /** @param {(picked: Picked[]) => void} take */
@@ -47,22 +48,37 @@ export function takePicked(button, input, take) {
 /** @param {DataTransfer} transfer @returns {Promise<Picked[]>} */
 async function dropped(transfer) {
   // All entries at once: they are gone after the first await.
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return [...transfer.files].map((file) => ({ file, path: file.name }));
-  return (await Promise.all(entries.map(filesIn))).flat();
+  const items = [...transfer.items].filter(({ kind }) => kind === "file");
+  const dropped = items.map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile()).filter(Boolean);
+  const found = dropped.map((one) => (one instanceof File ? [{ file: one, path: one.name }] : filesIn(one)));
+  return (await Promise.all(found)).flat();
 }
 
 /** @param {FileSystemEntry} entry @returns {Promise<Picked[]>} */
 async function filesIn(entry) {
   if (entry.isFile) {
-    const file = await new Promise((resolve, reject) => entry.file(resolve, reject)).catch(() => null);
-    return file ? [{ file, path: entry.fullPath.replace(/^\//, "") }] : []; // null: it cannot be read
+    return new Promise((resolve) => {
+      entry.file((file) => resolve([{ file, path: pathOf(entry) }]), (error) => resolve([unreadable(entry, error)]));
+    });
   }
   const reader = entry.createReader();
   const found = [];
   for (;;) {
-    const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)).catch(() => []);
+    let some;
+    try {
+      some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    } catch (error) {
+      return [...found, unreadable(entry, error)];
+    }
     if (!some.length) return found;
     for (const inside of some) found.push(...(await filesIn(inside)));
   }
+}
+
+const pathOf = (entry) => entry.fullPath.replace(/^\//, "");
+
+/** @param {FileSystemEntry} entry @param {DOMException} error @returns {Picked} */
+function unreadable(entry, error) {
+  const what = entry.isFile ? "file" : "folder";
+  return { path: pathOf(entry), reason: `The browser cannot read this ${what}: ${error.message || error.name}` };
 }

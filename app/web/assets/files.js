@@ -45,7 +45,7 @@ export async function rename(file) {
 export async function move(file) {
   suggestFolders(file.folder);
   return ask("move", { name: file.name, values: { folder: file.folder } }, ({ folder }) =>
-    patch(file, { folder: folder.trim().replace(/^\/+|\/+$/g, "") }),
+    patch(file, { folder: folder.replace(/^\/+|\/+$/g, "") }),
   );
 }
 

@@ -16,13 +16,13 @@ const { folder } = listing.dataset;
 const below = (path) => (folder ? `${folder}/${path}` : path);
 
 const uploads = showUploads(folder, refreshSoon);
-const take = (picked) => uploads.add(picked.map(({ file, path }) => ({ file, path: below(path) })));
+const take = (picked) => uploads.add(picked.map((one) => ({ ...one, path: below(one.path) })));
 takePicked(document.getElementById("pick"), document.getElementById("picked"), take);
 takePicked(document.getElementById("pick-folder"), document.getElementById("picked-folder"), take);
 takeDropped(take);
 
 document.getElementById("new-folder").addEventListener("click", async () => {
-  const name = await ask("folder", {}, async ({ name }) => name.trim().replace(/^\/+|\/+$/g, ""));
+  const name = await ask("folder", {}, async ({ name }) => name.replace(/^\/+|\/+$/g, ""));
   if (name) location.assign(at("/", { folder: below(name) }));
 });
 

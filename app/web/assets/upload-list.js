@@ -69,7 +69,7 @@ class Item {
     const shown = this.folder ? path.slice(this.folder.length + 1) : path;
     if (this.name.textContent !== shown) this.name.textContent = shown;
     this.bar.ariaLabel = shown;
-    this.bar.max = file.size || 1;
+    this.bar.max = file?.size || 1;
     this.bar.value = sent;
     this.bar.hidden = !["waiting", "sending", "storing"].includes(state);
     this.text.textContent = described(this.upload);
@@ -83,14 +83,15 @@ class Item {
     const focused = this.element.contains(document.activeElement);
     const { uploads, upload } = this;
     const again = (mode) => () => uploads.retry(upload, mode);
+    const dismiss = ["Dismiss", this.forget];
     const cancel = ["Cancel", () => uploads.cancel(upload)];
     const offers = {
       waiting: [cancel],
       sending: [cancel],
       storing: [],
       stored: [],
-      failed: [["Retry", again()], ["Dismiss", this.forget]],
-      cancelled: [["Retry", again()], ["Dismiss", this.forget]],
+      failed: upload.file ? [["Retry", again()], dismiss] : [dismiss],
+      cancelled: [["Retry", again()], dismiss],
       taken: [["Replace", again("replace")], ["Keep both", again("keep both")], ["Skip", this.forget]],
     };
     this.buttons.replaceChildren(...offers[this.state].map(([label, act]) => this.#button(label, act)));
@@ -109,6 +110,7 @@ class Item {
 
 /** @param {import("./uploads.js").Upload} upload */
 function described({ state, file, sent, speed, message }) {
+  if (!file) return message;
   const whole = size(file.size);
   const speeds = speed > 0 ? ` · ${size(Math.round(speed))}/s · ${duration((file.size - sent) / speed)} left` : "";
   return {

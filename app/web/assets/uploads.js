@@ -8,9 +8,9 @@ const MOST_NAMES = 50;
 
 /**
  * One upload. `state`: waiting, sending, storing (all is sent, and not yet answered), then stored, taken (there is a
- * file of this name), failed or cancelled.
- * @typedef {{file: File, path: string, state: string, sent: number, speed: number, message: string, mode: string,
- *   xhr?: XMLHttpRequest, samples: [number, number][]}} Upload
+ * file of this name), failed or cancelled. Without a file it failed before it began.
+ * @typedef {{file?: File, path: string, state: string, sent: number, speed: number, message: string, mode: string,
+ *   ending: AbortController, samples: [number, number][]}} Upload
  */
 
 export class Uploads {
@@ -26,10 +26,12 @@ export class Uploads {
     return this.all.some(({ state }) => ["waiting", "sending", "storing"].includes(state));
   }
 
-  /** @param {{file: File, path: string}[]} picked */
+  /** @param {import("./dropping.js").Picked[]} picked */
   add(picked) {
-    for (const { file, path } of picked) {
-      const upload = { file, path, sent: 0, speed: 0, message: "", mode: "create", samples: [], state: "waiting" };
+    for (const { file, path, reason = "" } of picked) {
+      const ending = new AbortController();
+      const upload = { file, path, sent: 0, speed: 0, message: reason, mode: "create", samples: [], ending };
+      upload.state = file ? "waiting" : "failed";
       this.all.push(upload);
       this.changed(upload);
     }
@@ -39,7 +41,7 @@ export class Uploads {
   /** @param {Upload} upload */
   cancel(upload) {
     this.#set(upload, "cancelled");
-    upload.xhr?.abort();
+    upload.ending.abort();
     this.#next();
   }
 
@@ -66,13 +68,14 @@ export class Uploads {
   }
 
   async #run(upload) {
-    Object.assign(upload, { sent: 0, speed: 0, samples: [[performance.now(), 0]] });
+    const ending = new AbortController(); // of this attempt: after a cancel, another may be under way
+    Object.assign(upload, { sent: 0, speed: 0, samples: [[performance.now(), 0]], ending });
     this.#set(upload, "sending");
     try {
-      const result = await send(upload, () => this.#sent(upload));
-      if (result !== upload.state) this.#set(upload, result);
+      const result = await send(upload, ending.signal, () => this.#sent(upload));
+      if (!ending.signal.aborted) this.#set(upload, result);
     } catch (error) {
-      if (upload.state !== "cancelled") this.#set(upload, "failed", error.message);
+      if (!ending.signal.aborted) this.#set(upload, "failed", error.message);
     }
     this.#next();
   }
@@ -94,29 +97,32 @@ export class Uploads {
   }
 }
 
-/** Send it as its mode says. What became of it, as a state; throws Failure. */
-async function send(upload, progress) {
+/** Send it as its mode says. What became of it, as a state; throws Failure, or an error when the signal ended it. */
+async function send(upload, signal, progress) {
   const { path, mode } = upload;
   if (mode === "replace") {
-    const there = await request("HEAD", fileAt(path)).catch((error) => {
+    const there = await request("HEAD", fileAt(path), { signal }).catch((error) => {
       if (error.status !== 404) throw error;
     });
-    return put(upload, there ? { "if-match": there.headers.get("etag") } : { "if-none-match": "*" }, progress);
+    const conditions = there ? { "if-match": there.headers.get("etag") } : { "if-none-match": "*" };
+    return put(upload, conditions, signal, progress);
   }
   for (let number = 2; ; number++) {
-    const state = await put(upload, { "if-none-match": "*" }, progress);
+    const state = await put(upload, { "if-none-match": "*" }, signal, progress);
     if (state !== "taken" || mode !== "keep both" || number > MOST_NAMES) return state;
     upload.path = numbered(path, number);
   }
 }
 
 /** One PUT of the bytes as they are. @returns {Promise<string>} */
-function put(upload, conditions, progress) {
+function put(upload, conditions, signal, progress) {
   return new Promise((resolve, reject) => {
-    const xhr = (upload.xhr = new XMLHttpRequest());
+    signal.throwIfAborted();
+    const xhr = new XMLHttpRequest();
     xhr.open("PUT", fileAt(upload.path));
     for (const [name, value] of Object.entries(conditions)) xhr.setRequestHeader(name, value);
     xhr.upload.addEventListener("progress", ({ loaded }) => {
+      if (signal.aborted) return;
       upload.sent = Math.min(loaded, upload.file.size);
       progress();
     });
@@ -125,10 +131,21 @@ function put(upload, conditions, progress) {
       else if (xhr.status === 412) resolve("taken");
       else reject(failure(xhr.status, xhr.responseText));
     });
-    xhr.addEventListener("error", () => reject(new Error("The connection broke off, or the file cannot be read.")));
-    xhr.addEventListener("abort", () => resolve("cancelled"));
+    xhr.addEventListener("error", () => broken(upload.file).then(reject));
+    xhr.addEventListener("abort", () => reject(signal.reason));
+    signal.addEventListener("abort", () => xhr.abort());
     xhr.send(upload.file);
   });
+}
+
+/** Why it could not be sent to its end. @param {File} file @returns {Promise<Error>} */
+async function broken(file) {
+  try {
+    await (file.size ? file.slice(0, 1) : file).arrayBuffer(); // one that is gone may have the size 0
+    return new Error("The connection broke off, or the file cannot be read.");
+  } catch (error) {
+    return new Error(`The browser cannot read this file: ${error.message}`);
+  }
 }
 
 /** film.mp4 as film (2).mp4. @param {string} path @param {number} number */
