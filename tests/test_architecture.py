@@ -59,6 +59,7 @@ ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"resources", "main", "streaming.response"},
     "starlette": {"resources", "main", "streaming.response"},
     "uvicorn": {"server", "cli"},
+    "httptools": {"server"},
     "pydantic": {"resources", "settings", "cli.accounts", "cli.diagnosis"},
     "pydantic_settings": {"resources", "settings"},
     "argon2": {"accounts"},

@@ -13,6 +13,9 @@ aria2c    aria2
 rclone    rclone
 vlc       vlc-bin vlc-plugin-base
 mpv       mpv
+mplayer   mplayer
+mpg123    mpg123
+axel      axel
 chromium  chromium
 chromium-headless-shell chromium-headless-shell
 rsync     rsync
@@ -24,6 +27,7 @@ mkfs.ext4 e2fsprogs
 promtool  prometheus
 nginx     nginx
 caddy     caddy
+haproxy   haproxy
 openssl   openssl
 prlimit   util-linux
 unshare   util-linux

@@ -8,7 +8,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 _METHODS: dict[type, dict[str, list[str]]] = {
     HttpToolsProtocol: {
         "_start_asgi_task": ["self", "cycle", "app"],
-        "send_400_response": ["self", "msg"],
         "handle_websocket_upgrade": ["self"],
         "on_message_begin": ["self"],
         "on_header": ["self", "name", "value"],

@@ -16,6 +16,7 @@ from math import ceil
 from socket import SO_LINGER, SOL_SOCKET, socket
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -27,7 +28,9 @@ from app.server.exchange import Edge, Exchange
 from app.server.expected import missing
 from app.server.identity import identity
 from app.server.peers import CLIENT, SERVER, is_unix
-from app.server.refusal import refusal
+from app.server.refusal import log_malformed, refusal
+from app.server.target import InvalidTarget, escaped, origin_form
+from app.server.upgrade import Upgrade, head_without_upgrade, upgrade_of
 from app.server.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
 
 _log = logging.getLogger("seekable")
@@ -97,6 +100,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._received = 0
         self._left = 0  # bytes of a body of known length that have not come
         self._overhead = 0  # bytes since the last of a head, of a body, or of a request
+        self._in_line = False  # the last segment ended amid the line of a request
         self._watch = Watch()
         self._socket = transport.get_extra_info("socket")
         self._sender: FileSender | None = None
@@ -124,12 +128,76 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         self._overhead += len(data)
-        super().data_received(data)
+        if self._in_line or not self._begun:
+            data = self._with_ascii_target(data)
+        self._parse(data)
         # The parser remembers a head, or a trailer, until it is whole.
         if self._overhead > self.config.limits.head_size and not self.transport.is_closing():
             self._refuse_head()
         if self._left > LONG and self.scheme == "http" and not self.transport.is_closing():
             self.transport.set_protocol(BodyReader(self, self._left, self._read))
+
+    def _with_ascii_target(self, data: bytes) -> bytes:
+        """Return the bytes with the line of a request in ASCII, as the parser demands.
+
+        A segment begins with that line, or amid it. The parser refuses other bytes in the lines of further
+        requests of the same segment: no client that sends names raw also pipelines.
+        """
+        if not self._in_line and data.startswith((b"\r", b"\n")):
+            data = data.lstrip(b"\r\n")
+        self._in_line = b"\n" not in data and data != b""
+        if data.isascii():
+            return data
+        line, end, rest = data.partition(b"\n")
+        return escaped(line) + end + rest
+
+    def _parse(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as stopped:
+                data = self._meet_upgrade(data[stopped.args[0] :])
+            except httptools.HttpParserError as error:
+                self._refuse_malformed(str(error.__context__ or error))
+                return
+            else:
+                return
+
+    def _meet_upgrade(self, rest: bytes) -> bytes:
+        """Act on a request at whose head the parser has stopped; return the bytes to go on with."""
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        match upgrade_of(method, version, self.headers):
+            case Upgrade.REFUSED:
+                self._refuse(HTTPStatus.NOT_IMPLEMENTED, "This server is not a proxy: it has no CONNECT.")
+                return b""
+            case Upgrade.WEBSOCKET:
+                self._hand_over(rest)
+                return b""
+            case Upgrade.IGNORED:
+                head = head_without_upgrade(method, self.url, version, self.headers)
+                self.parser = self._new_parser()
+                return head + rest
+
+    def _hand_over(self, rest: bytes) -> None:
+        """Let the WebSocket protocol have the connection, and what has come of it."""
+        if self._is_answering():
+            self.transport.abort()  # the answer that is under way would go on past every limit
+            return
+        self.scope["method"] = "GET"
+        try:
+            self._use_origin_form()
+        except InvalidTarget as error:
+            self._refuse_malformed(str(error))
+            return
+        self.handle_websocket_upgrade()
+        if rest and not self.transport.is_closing():
+            self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]  # the WebSocket's
+
+    def _new_parser(self) -> Any:
+        parser = type(self.parser)(self)
+        with suppress(AttributeError):  # as uvicorn's own, of an httptools that has this
+            parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
     def _read(self, piece: bytes, left: int) -> None:
         """Take what was read of a long body instead of the parser, which then has to begin anew."""
@@ -137,9 +205,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.on_body(piece)
         if not left:
             self.on_message_complete()
-            self.parser = type(self.parser)(self)
-            with suppress(AttributeError):  # as uvicorn's own, of an httptools that has this
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.parser = self._new_parser()
             self.transport.set_protocol(self)
 
     def on_message_begin(self) -> None:
@@ -151,15 +217,18 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head, self._overhead = False, 0
-        self._left = 0 if self.parser.should_upgrade() else length_of(self.headers)
+        self._head, self._overhead, self._left = False, 0, 0
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > self.config.limits.head_size:
             self._refuse_head()
             raise ValueError("too long")  # or the parser would go on
+        if self.parser.should_upgrade():
+            return  # the parser stops here: see _meet_upgrade
         if len(self.pipeline) == PIPELINE:
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"At most {PIPELINE} requests may wait for another.")
             raise ValueError("too many")
+        self._use_origin_form()
+        self._left = length_of(self.headers)
         # uvicorn's Date is up to a second old, and Last-Modified must not be later (RFC 9110 8.8.2.1).
         self._began = time.monotonic()
         date = (b"date", _date(int(time.time())))
@@ -167,8 +236,13 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         while self._cycles and self._cycles[0].response_complete:
             self._cycles.popleft()
-        if self.cycle is not None:  # none has begun: it asks for another protocol
-            self._cycles.append(self.cycle)
+        self._cycles.append(self.cycle)
+
+    def _use_origin_form(self) -> None:
+        """Raises InvalidTarget."""
+        if not self.url.startswith((b"/", b"*")):
+            version = self.parser.get_http_version()
+            self.url, self.headers[:] = origin_form(self.url, version, self.headers)
 
     def on_body(self, body: bytes) -> None:
         self._overhead = 0
@@ -178,7 +252,7 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.waiting_for_100_continue = False  # so the client did not wait, and all of it will come
         # uvicorn copies all of a body into a bytearray, and out of it again. A piece that comes alone, as
         # those of files do, is handed on as it is.
-        if not self.parser.should_upgrade() and not cycle.response_complete:
+        if not cycle.response_complete:
             if not cycle.body:
                 cycle.body, body = body, b""
             elif isinstance(cycle.body, bytes):
@@ -187,7 +261,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._begun, self._overhead = False, 0
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         # As uvicorn does, but for the timer that it sets: `look` ends idle connections, too.
@@ -197,16 +272,13 @@ class HttpProtocol(HttpToolsProtocol):
             if self.pipeline:
                 self._start_asgi_task(*self.pipeline.pop())
 
-    def handle_websocket_upgrade(self) -> None:
-        if self._is_answering():
-            self.transport.abort()  # the answer that is under way would go on past every limit
-        else:
-            super().handle_websocket_upgrade()
-
     # Refusing
 
-    def send_400_response(self, msg: str) -> None:
-        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+    def _refuse_malformed(self, reason: str) -> None:
+        if self.transport.is_closing():
+            return  # a callback has refused it, and stopped the parser
+        log_malformed(self.client, reason)
+        self._refuse(HTTPStatus.BAD_REQUEST, "Invalid HTTP request received.")
 
     def _refuse_head(self) -> None:
         limit = self.config.limits.head_size

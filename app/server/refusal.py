@@ -1,8 +1,22 @@
 """The answer to what the program never sees."""
 
 import json
+import logging
+import time
+from collections import OrderedDict
 from email.utils import formatdate
 from http import HTTPStatus
+
+MALFORMED_EVERY_S = 1.0
+"""Seconds between two records of one peer's malformed requests."""
+
+MAX_PEERS = 1024
+"""Peers whose last record is remembered; a flood from more of them logs the earliest again."""
+
+MAX_REASON = 200
+"""Characters of a reason that the log shows: some quote the request."""
+
+_log = logging.getLogger("seekable")
 
 
 def refusal(status: HTTPStatus, detail: str, request_id: str) -> bytes:
@@ -20,3 +34,31 @@ def refusal(status: HTTPStatus, detail: str, request_id: str) -> bytes:
         "connection: close\r\n\r\n"
     )
     return head.encode() + body
+
+
+class Recently:
+    """The peers that had a record within the last second."""
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[str, float] = OrderedDict()
+
+    def has(self, peer: str, now: float) -> bool:
+        """Return whether the peer has had its record; if it has not, this is the one."""
+        last = self._records.get(peer)
+        if last is not None and now - last < MALFORMED_EVERY_S:
+            return True
+        self._records[peer] = now
+        self._records.move_to_end(peer)
+        if len(self._records) > MAX_PEERS:
+            self._records.popitem(last=False)
+        return False
+
+
+_recently = Recently()
+
+
+def log_malformed(client: tuple[str, int] | None, reason: str) -> None:
+    """Log that a peer sent a request that cannot be parsed, at most once a second for each peer."""
+    peer = client[0] if client else "a Unix socket"
+    if not _recently.has(peer, time.monotonic()):
+        _log.warning("A request from %s could not be parsed: %s", peer, reason[:MAX_REASON])

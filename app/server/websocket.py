@@ -9,7 +9,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from app.server.identity import identity
 from app.server.peers import CLIENT, SERVER, is_unix
-from app.server.refusal import refusal
+from app.server.refusal import log_malformed, refusal
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -51,18 +51,23 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         if self.handshake_initiated:
             self._unparsed += data
-            self._parse()
+            if self.handshake_complete:
+                self._parse()
+            else:
+                self.transport.pause_reading()  # until the program has decided: see send
             return
         super().data_received(data)
         if not self.handshake_initiated:
             # A head comes whole. Of one that the parser refused uvicorn hears nothing, and would wait.
             detail = "This handshake is malformed, or too long."
+            log_malformed(self.client, detail)
             self.transport.write(refusal(HTTPStatus.BAD_REQUEST, detail, identity(())))
             self.transport.close()
 
     async def receive(self) -> "ASGIReceiveEvent":
         message = await super().receive()
-        self._parse()
+        if self.handshake_complete:
+            self._parse()
         return message
 
     def _parse(self) -> None:
@@ -92,6 +97,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def send(self, message: "ASGISendEvent") -> None:
         await super().send(message)
+        if message["type"] == "websocket.accept" and self._unparsed and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self._parse()
         if message["type"] == "websocket.http.response.body":
             self.handshake_complete = True  # it was refused: uvicorn would log an error for each
 

@@ -351,6 +351,39 @@ def test_an_http_1_0_write_of_another_site(
 
 
 @one_backend
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_the_authority_of_the_target_stands_for_the_host(
+    server: Server, connect: Any, http: httpx.Client, folder: str, version: str
+) -> None:
+    """RFC 9112 3.2.2. Neither the check of hosts nor that of sites uses the Host that was sent besides."""
+    path, evil = f"{folder}/film.mp4", "Origin: http://evil.example"
+
+    def status(method: str, authority: str, *headers: str) -> int:
+        connection = connect()
+        lines = [f"{method} http://{authority}/files/{path} HTTP/{version}", "Content-Length: 0", *headers]
+        connection.send("\r\n".join([*lines, "", ""]).encode())
+        return int(connection.answer(method).status_code)
+
+    host, ours = "Host: evil.example", f"localhost:{server.port}"
+    assert status("PUT", "evil.example", f"Host: {ours}") == 421
+    assert status("PUT", "evil.example", f"Host: {ours}", evil) == 421
+    assert status("PUT", ours, host, evil) == 403
+    assert status("GET", ours, host) == 404
+    assert status("PUT", ours, host, f"Origin: http://{ours}") == 201
+    assert status("GET", ours, *([] if version == "1.0" else ["Host: a"])) == 200
+    assert http.get(f"/files/{path}").status_code == 200
+    assert status("PUT", ours, host, host) == 400
+    if version == "1.1":
+        assert status("PUT", ours) == 400
+
+
+@one_backend
+def test_an_absolute_target_without_a_path_is_the_top(server: Server, ask: Ask) -> None:
+    page = ask("GET", f"http://localhost:{server.port}")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+
+
+@one_backend
 def test_our_own_pages_may_write(ask: Ask, server: Server, folder: str) -> None:
     origin = f"Origin: {server.url}"
     assert ask("PUT", f"/files/{folder}/a.mp4", origin, body=b"x").status_code == 201
@@ -536,6 +569,7 @@ def test_plain_uvicorn_answers_loopback_only(
 ) -> None:
     with plain_uvicorn(tmp_path, new_library) as port:
         near = f"http://127.0.0.1:{port}"
+        h2c = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
         with httpx.Client(trust_env=False) as client:
             for far, headers in itertools.product(
                 (f"http://{address}:{port}" for address in outside),
@@ -556,6 +590,9 @@ def test_plain_uvicorn_answers_loopback_only(
                 problem(client.delete(f"{far}/files/a.mp4", headers=headers), 403)
             assert client.get(f"{near}/files").json()["items"] == []
             assert client.put(f"{near}/files/a.mp4", content=b"x").status_code == 201
+            assert client.get(f"{near}/files", headers=h2c).status_code == 200
+            problem(client.put(f"{near}/files/b.mp4", content=b"x", headers=h2c), 501)
+            problem(client.request("CONNECT", f"{near}/files/b.mp4", content=b"x"), 501)
             # A proxy on this machine says for whom it asks.
             for forwarded in ("198.51.100.7", "127.0.0.1, 198.51.100.7"):
                 problem(client.get(f"{near}/files", headers={"x-forwarded-for": forwarded}), 403)

@@ -715,6 +715,25 @@ def test_malformed_requests(
     assert ask("GET", "/health").status_code == 200
 
 
+@one_backend
+def test_a_request_that_cannot_be_parsed_is_logged(server: Server, connect: Any) -> None:
+    """Once a second, whatever its peer sends."""
+    before = server.logged()
+
+    def lines() -> list[str]:
+        return [line for line in server.log(before).splitlines() if "could not be parsed" in line]
+
+    began = time.monotonic()
+    while not lines():  # other tests may have had the record of this second
+        assert time.monotonic() < began + 10
+        connection = connect()
+        connection.send(b"\x16\x03\x01\xff")
+        assert connection.answer().status_code == 400
+        assert connection.is_closed()
+    assert len(lines()) <= 1 + (time.monotonic() - began)
+    assert " WARNING A request from 127.0.0.1 could not be parsed: " in lines()[0]
+
+
 @pytest.mark.parametrize(
     "host",
     ["", " ", ":", "[", "[::1", "]", "@", "localhost:x:y", "localhost:80@evil.example", "localhost:80/evil",

@@ -608,21 +608,18 @@ def test_a_broken_chunk_stores_nothing(
 )
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "anything"])
 @one_backend
-def test_a_body_behind_an_upgrade_is_not_lost(
-    connect: Callable[..., Any], unchanged: Any, http: httpx.Client, folder: str, upgrade: str, body: str
+def test_a_body_behind_an_upgrade_is_stored(
+    connect: Callable[..., Any], http: httpx.Client, folder: str, upgrade: str, body: str
 ) -> None:
     target = f"/files/{folder}/film.mp4"
-    http.put(target, content=b"film").raise_for_status()
-    with unchanged():
-        connection = connect()
-        connection.send(
-            f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive, Upgrade\r\n"
-            f"Upgrade: {upgrade}\r\n{body}".encode()
-        )
-        if upgrade != "websocket":  # which uvicorn hands to its WebSocket protocol
-            assert connection.answer("PUT").status_code == 400
-        connection.close()
-    assert http.get(target).content == b"film"
+    connection = connect()
+    connection.send(
+        f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        f"Upgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABk\r\n{body}"
+        f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    )
+    assert connection.answer("PUT").status_code == 201
+    assert connection.answer().content == b"other"
 
 
 @one_backend

@@ -1,4 +1,4 @@
-"""nginx and Caddy with the configurations of deploy/, on other ports, in front of a server."""
+"""nginx, Caddy and HAProxy with the configurations of deploy/, on other ports, in front of a server."""
 
 import socket
 import ssl
@@ -86,7 +86,7 @@ def proxy(
     )
     # fmt: on
     ports = free_port(), free_port()
-    write = {"nginx": _nginx, "caddy": _caddy}[name]
+    write = {"nginx": _nginx, "caddy": _caddy, "haproxy": _haproxy}[name]
     command = write(folder, server, ports, edit)
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with program(folder, "prlimit", f"--fsize={most}", *command, **home) as started:
@@ -142,3 +142,17 @@ def _caddy(folder: Path, server: Server, ports: tuple[int, int], edit: tuple[str
     options = f"{{\n\tadmin off\n\thttp_port {ports[1]}\n\thttps_port {ports[0]}\n}}\n"
     (folder / "Caddyfile").write_text(options + ours)
     return ["caddy", "run", "--adapter", "caddyfile", "--config", folder / "Caddyfile"]
+
+
+def _haproxy(folder: Path, server: Server, ports: tuple[int, int], edit: tuple[str, str]) -> list[object]:
+    ours = _replaced(
+        (DEPLOY / "haproxy.cfg").read_text(),
+        ("bind :443 ssl", f"bind 127.0.0.1:{ports[0]} ssl"),
+        ("bind :80", f"bind 127.0.0.1:{ports[1]}"),
+        ("127.0.0.1:8000", f"127.0.0.1:{server.port}"),
+        ("/etc/ssl/media.example.org.pem", folder / "both.pem"),
+        edit,
+    )
+    (folder / "both.pem").write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
+    (folder / "haproxy.cfg").write_text(ours)
+    return ["haproxy", "-db", "-f", folder / "haproxy.cfg"]

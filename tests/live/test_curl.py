@@ -69,6 +69,11 @@ def download(url: str, target: Path, *arguments: object) -> Path:
 # Up
 
 
+def test_a_name_that_curl_sends_as_it_is(server: Server, film: Path, folder: str) -> None:
+    url = f"{server.url}/files/{folder}/séance 🎬.mp4".replace(" ", "%20")
+    assert curl("-T", film, url)["json"]["filename"] == "séance 🎬.mp4"
+
+
 @pytest.mark.parametrize("folder_first", [True, False])
 def test_a_form_with_its_fields_in_any_order(
     folder_first: bool, server: Server, folder: str, film: Path, tmp_path: Path
@@ -177,21 +182,19 @@ def test_a_file_cannot_take_the_place_of_a_folder(url: str, sparse: Path) -> Non
 
 
 @pytest.mark.parametrize("source", ["file", "pipe"])
-def test_an_upload_that_asks_for_http_2_harms_nothing(
-    url: str, film: Path, tmp_path: Path, source: str
-) -> None:
-    """The server's parser takes the body of such a request for another protocol."""
+def test_an_upload_that_offers_http_2_is_stored(url: str, tmp_path: Path, source: str) -> None:
     other = tmp_path / "other.mp4"
     other.write_bytes(b"other" * 60_000)
     if source == "file":
         answer = curl("--http2", "-T", other, url)
+        assert "> Upgrade: h2c" in answer["log"]
     else:
         answer = json.loads(
             run("sh", "-c", f"curl -sS --http2 -T - '{url}' < '{other}' -o /dev/null -w '%{{json}}'").stdout
         )
         answer["status"] = answer["http_code"]
-    assert answer["status"] == 400
-    assert sha256(download(url, tmp_path / "same.mp4")) == sha256(film)
+    assert answer["status"] == 204
+    assert sha256(download(url, tmp_path / "same.mp4", "--http2")) == sha256(other)
 
 
 def test_a_bad_name_is_refused_at_once(server: Server, folder: str, sparse: Path) -> None:

@@ -1,5 +1,6 @@
-"""The sample configurations of deploy/, with the real nginx and Caddy, which may write nothing to a disk."""
+"""The sample configurations of deploy/, with the real proxies, which may write nothing to a disk."""
 
+import itertools
 import json
 import re
 import time
@@ -17,7 +18,7 @@ from tests.support import Server, addresses_outside, noise, running
 pytestmark = pytest.mark.live
 
 MIB = 1 << 20
-PROXIES = ["nginx", "caddy"]
+PROXIES = ["nginx", "caddy", "haproxy"]
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +132,44 @@ def test_a_page_of_the_site_may_listen_and_write_and_another_may_not(
         assert json.loads(events.recv(timeout=20))["type"] == "file.created"
     other = {"origin": "https://elsewhere.example.org"}
     assert client.put(f"/files/{folder}/b", content=b"b", headers=other).status_code == 403
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
+
+
+def test_the_body_of_a_connect_is_no_request(
+    server: Server, front: Proxy, client: httpx.Client, folder: str
+) -> None:
+    inner = f"PUT /files/{folder}/smuggled HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1\r\n\r\nx".encode()
+    bodies = {f"Content-Length: {len(inner)}": inner, "Transfer-Encoding: chunked": chunk(inner)}
+    targets, delays = (f"{HOST}:443", "/files/film.mp4"), [number / 2000 for number in range(10)]
+    # The head has to arrive alone, and the body before the answer, which ends what a proxy still sends.
+    for target, (framing, body), delay in itertools.product(targets, bodies.items(), delays):
+        with closing(front.connect()) as tunnel:
+            head = f"CONNECT {target} HTTP/1.1\r\nHost: {HOST}:{front.port}\r\n{framing}\r\n\r\n"
+            tunnel.sendall(head.encode())
+            time.sleep(delay)
+            with suppress(OSError):
+                tunnel.sendall(body)
+                assert tunnel.recv(4096).split(b" ", 2)[1] in (b"400", b"405", b"501", b"502")
+    assert client.get(f"/files?folder={folder}").json()["items"] == []
+    assert "smuggled" not in server.log()
+
+
+UPGRADES = ["h2c", "websocket", "anything"]
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_an_upgrade_with_a_body_is_answered_whole(
+    front: Proxy, client: httpx.Client, folder: str, *, chunked: bool
+) -> None:
+    for upgrade in UPGRADES:
+        headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": upgrade, "http2-settings": "AAMAAABk"}
+        content = iter([b"film"]) if chunked else b"film"
+        up = client.put(f"/files/{folder}/{upgrade}", content=content, headers=headers)
+        assert up.status_code == 201, up.text
+        assert client.get(f"/files/{folder}/{upgrade}").content == b"film"
 
 
 def test_links_have_the_scheme_of_the_client(front: Proxy, client: httpx.Client, folder: str) -> None:

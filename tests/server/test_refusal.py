@@ -1,0 +1,20 @@
+"""How often malformed requests are logged."""
+
+from app.server.refusal import MALFORMED_EVERY_S, MAX_PEERS, Recently
+
+
+def test_each_peer_has_one_record_a_second() -> None:
+    recently = Recently()
+    assert [recently.has("a", now) for now in (10.0, 10.1, 10.9)] == [False, True, True]
+    assert not recently.has("b", 10.9)
+    assert not recently.has("a", 10.0 + MALFORMED_EVERY_S)
+    assert recently.has("a", 10.5 + MALFORMED_EVERY_S)
+
+
+def test_a_flood_of_peers_is_forgotten() -> None:
+    recently = Recently()
+    for number in range(MAX_PEERS + 1):
+        assert not recently.has(str(number), 10.0)
+    assert recently.has(str(MAX_PEERS), 10.0)
+    assert not recently.has("0", 10.0)
+    assert len(recently._records) == MAX_PEERS

@@ -1,0 +1,57 @@
+"""The target of a request: as tables."""
+
+import pytest
+
+from app.server.target import InvalidTarget, escaped, origin_form
+
+HOST = [(b"accept", b"*/*"), (b"host", b"localhost")]
+
+
+@pytest.mark.parametrize(
+    ("target", "form", "authority"),
+    [
+        (b"http://a", b"/", b"a"),
+        (b"http://a/", b"/", b"a"),
+        (b"HTTP://A:80/b?c", b"/b?c", b"A:80"),
+        (b"https://a.example:8443/b", b"/b", b"a.example:8443"),
+        (b"http://a?b=c", b"/?b=c", b"a"),
+        (b"http://a#b", b"/#b", b"a"),
+        (b"http://[::1]:8000/b", b"/b", b"[::1]:8000"),
+        (b"http://a/http://b/c", b"/http://b/c", b"a"),
+        (b"http://a//b", b"//b", b"a"),
+    ],
+)
+def test_origin_form(target: bytes, form: bytes, authority: bytes) -> None:
+    assert origin_form(target, "1.1", HOST) == (form, [(b"accept", b"*/*"), (b"host", authority)])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [b"", b"a", b"http:/a", b"http://", b"http:///a", b"http://?a", b"http://u:p@a/", b"http://a@b@c/",
+     b"ftp://a/", b"a:80", b"xhttp://a/", b"urn:a"],
+)  # fmt: skip
+def test_targets_that_are_none(target: bytes) -> None:
+    with pytest.raises(InvalidTarget):
+        origin_form(target, "1.1", HOST)
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "then"),
+    [
+        ("1.1", [], []),
+        ("1.0", [], [b"a"]),
+        ("1.1", [b"x", b"y"], [b"x", b"y"]),
+        ("1.0", [b"x", b"y"], [b"x", b"y"]),
+        ("1.0", [b"x"], [b"a"]),
+    ],
+)
+def test_a_host_that_is_missing_or_repeated_stays_an_error(
+    version: str, hosts: list[bytes], then: list[bytes]
+) -> None:
+    _, headers = origin_form(b"http://a/", version, [(b"host", host) for host in hosts])
+    assert headers == [(b"host", host) for host in then]
+
+
+def test_escaped() -> None:
+    assert escaped("GET /é/%20/🎬?ü HTTP/1.1".encode()) == b"GET /%C3%A9/%20/%F0%9F%8E%AC?%C3%BC HTTP/1.1"
+    assert escaped(b"\xff\x80a") == b"%FF%80a"
