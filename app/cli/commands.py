@@ -94,8 +94,18 @@ def migrate() -> None:
 
 @main.command()
 def scan() -> None:
-    """Take note of files that were put there, changed, moved or removed by hand."""
-    _with_storage(_scan)
+    """Take note of files that were put there, changed, moved or removed by hand.
+
+    The exit status is 1 if anything could not be read; it is named.
+    """
+    found: Counter[Outcome] = Counter()
+
+    async def run(storage: Storage) -> None:
+        found.update(await _scan(storage))
+
+    _with_storage(run)
+    if Outcome.UNREADABLE in found:
+        sys.exit(1)
 
 
 async def _scan(storage: Storage) -> Counter[Outcome]:

@@ -26,6 +26,9 @@ _STAGING: Segments = (RESERVED, "staging")
 _ID: Segments = (RESERVED, "id")
 # O_NONBLOCK: opening a named pipe that somebody put there must not wait for its other end.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_PROVEN_FOR_S = 15
+"""Seconds for which one file that was made proves that others can be: a trial keeps a disk from resting."""
+
 _TRIES = 20  # to make a folder that another process removes
 
 
@@ -50,6 +53,7 @@ class Disk:
         self._reserve = Reserve(self._ours)
         self._intents = Intents(self._ours)
         self._cached = CachedOpener(self._root)
+        self._proven_until = 0.0
 
     def _check_writable(self) -> None:
         with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes
@@ -57,6 +61,23 @@ class Disk:
         for folder in (self._root, self._ours):
             if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def check_writable(self) -> None:
+        """Raise StorageUnavailable where no file can be stored, for another reason than a full disk."""
+        with translated():
+            for folder in (self._root, self._staging):
+                if os.fstatvfs(folder).f_flag & os.ST_RDONLY:
+                    raise StorageUnavailable("The file system of the files has become read-only.")
+                if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
+                    raise StorageUnavailable("The folder of files cannot be written by this user any more.")
+            if os.fstat(self._staging).st_nlink == 0:
+                raise StorageUnavailable(
+                    f"The folder {'/'.join(_STAGING)} was removed; start the server again."
+                )
+            # Some file systems that an error made read-only do not say so.
+            if time.monotonic() > self._proven_until:
+                with contextlib.suppress(OutOfSpace):
+                    self._staged().discard()
 
     def close(self) -> None:
         os.close(self._ours)
@@ -116,7 +137,14 @@ class Disk:
                 free = os.fstatvfs(self._staging)
                 if size > free.f_bavail * free.f_frsize:
                     raise OutOfSpace("The disk has too little room for this file.")
-            return StagedFile(self._staging)
+            return self._staged()
+
+    def _staged(self) -> StagedFile:
+        """Make a file in the staging folder, and note whether that can be done."""
+        self._proven_until = 0.0
+        staged = StagedFile(self._staging)
+        self._proven_until = time.monotonic() + _PROVEN_FOR_S
+        return staged
 
     def sweep(self) -> int:
         """Remove what crashed writers left in the staging folder. How much that was."""

@@ -217,6 +217,7 @@ def test_what_the_server_may_not_read_spoils_no_list(folder: Path) -> None:
             assert http.get("/files/a/secret.mp4").status_code == 503
             (server.files / "z" / "film.mp4").unlink()
             scanned = completed("scan", environment={"SEEKABLE_FILES_DIR": str(server.files)}, bound=True)
+            assert scanned.returncode == 1
             assert "unreadable: a/secret.mp4: The disk refuses: Permission denied." in scanned.stdout
             assert "unreadable: a/closed: The disk refuses: Permission denied." in scanned.stdout
             assert "unreadable: known: The disk refuses: Permission denied." in scanned.stdout

@@ -1,16 +1,20 @@
 """Whether the server says how it is."""
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.support import Server, running
+from tests import mongo, postgres
+from tests.support import Server, mounted, run, running
 
 Problem = Callable[[httpx.Response, int], str]
 
@@ -105,3 +109,153 @@ def test_ready_does_not_wait_for_a_storage_that_does_not_answer(alone: Server, p
         mark.unlink()
         mark.write_text(text)
         assert http.get("/health/ready").status_code == 200
+
+
+# While no change can succeed
+
+
+Locked = Callable[[dict[str, Any]], AbstractContextManager[object]]
+
+
+@contextmanager
+def sqlite_locked(settings: dict[str, Any]) -> Iterator[None]:
+    path = settings["files_dir"] / ".seekable" / "seekable.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextmanager
+def postgresql_locked(settings: dict[str, Any]) -> Iterator[None]:
+    with postgres.shared().connected(settings["database_url"].rpartition("/")[2]) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [0x5EEC_AB1E])
+        yield
+
+
+@contextmanager
+def mongodb_locked(settings: dict[str, Any]) -> Iterator[None]:
+    admin = mongo.database(settings["mongodb_url"]).client.admin
+    admin.command("fsync", lock=True)
+    try:
+        yield
+    finally:
+        admin.command("fsyncUnlock")
+
+
+LOCKED: dict[str, Locked] = {
+    "filesystem": sqlite_locked,
+    "postgresql": postgresql_locked,
+    "gridfs": mongodb_locked,
+}
+
+
+def test_server_is_not_ready_while_the_database_is_locked(
+    server: Server, problem: Problem, request: pytest.FixtureRequest
+) -> None:
+    locked = LOCKED[request.node.callspec.params["new_library"]]
+    with server.client() as http:
+        assert http.get("/health/ready").status_code == 200
+        time.sleep(2)  # a change that has just succeeded proves that others can
+        with locked(server.settings):
+            began = time.monotonic()
+            assert "database" in problem(http.get("/health/ready"), 503).lower()
+            assert time.monotonic() - began < 3
+            assert http.get("/health/live").status_code == 200
+        until_ready(http)
+
+
+def until_ready(http: httpx.Client) -> None:
+    deadline = time.monotonic() + 10
+    while http.get("/health/ready").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("harm", ["removed", "replaced by a copy"])
+def test_server_is_not_ready_when_the_database_file_is_gone(
+    harm: str, alone: Server, problem: Problem
+) -> None:
+    database = alone.files / ".seekable" / "seekable.db"
+    kept = database.with_name("kept.db")
+    with alone.client() as http:
+        http.put("/files/film.mp4", content=b"film").raise_for_status()
+        database.rename(kept)
+        if harm != "removed":
+            shutil.copyfile(kept, database)
+        said = problem(http.get("/health/ready"), 503)
+        assert "removed or replaced" in said
+        assert "start the server again" in said
+        problem(http.put("/files/new.mp4", content=b"new"), 503)
+        assert not (alone.files / "new.mp4").exists(), "it would be in a database that is lost"
+        assert database.exists() == (harm != "removed"), "no empty one is made"
+        assert http.get("/files/film.mp4").content == b"film"
+        kept.rename(database)
+        assert http.get("/health/ready").status_code == 200
+        http.put("/files/new.mp4", content=b"new").raise_for_status()
+
+
+@pytest.mark.parametrize("place", ["", ".seekable/staging", ".seekable/seekable.db"])
+def test_server_is_not_ready_when_it_lost_the_right_to_write(
+    place: str, tmp_path: Path, problem: Problem
+) -> None:
+    server = Server(tmp_path)
+    server.bound = True
+    harmed = server.files / place
+    try:
+        with server.start().client() as http:
+            assert http.get("/health/ready").status_code == 200
+            mode = harmed.stat().st_mode
+            harmed.chmod(0o500 if harmed.is_dir() else 0o400)
+            said = problem(http.get("/health/ready"), 503)
+            assert "cannot be written by this user any more" in said
+            harmed.chmod(mode)
+            assert http.get("/health/ready").status_code == 200
+    finally:
+        server.stop()
+
+
+def test_server_is_not_ready_when_an_error_made_its_disk_read_only(tmp_path: Path, problem: Problem) -> None:
+    """Recent kernels do not even mark the mount then."""
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    run("mkfs.ext4", "-q", image)
+    with mounted(tmp_path / "films", "-o", "loop,errors=remount-ro", image) as films:
+        device = run("findmnt", "-no", "SOURCE", films).stdout.strip().rpartition("/")[2]
+        error = Path(f"/sys/fs/ext4/{device}/trigger_fs_error")
+        with running(tmp_path, files_dir=films) as server, server.client() as http:
+            assert http.get("/health/ready").status_code == 200
+            problem(http.put("/files/film.mp4", content=b"film", headers={"If-Match": '"x"'}), 412)
+            error.write_text("planted")
+            problem(http.put("/files/film.mp4", content=b"film"), 503)
+            said = problem(http.get("/health/ready"), 503)
+            assert "read-only" in said.lower()
+            assert http.get("/files").status_code == 200
+
+
+def test_staging_folder_that_is_removed_is_noticed(alone: Server, problem: Problem) -> None:
+    with alone.client() as http:
+        assert http.get("/health/ready").status_code == 200
+        (alone.files / ".seekable" / "staging").rmdir()
+        assert ".seekable/staging was removed" in problem(http.get("/health/ready"), 503)
+
+
+def test_server_stays_ready_beside_many_changes(alone: Server) -> None:
+    with alone.client() as http:
+        for number in range(60):
+            http.put(f"/files/{number}.txt", content=b"x").raise_for_status()
+            assert http.get("/health/ready").status_code == 200
+
+
+def test_postgresql_that_became_read_only_is_not_ready(tmp_path: Path, problem: Problem) -> None:
+    url = postgres.shared().new_library()
+    name = url.rpartition("/")[2]
+    with running(tmp_path, database_url=url) as server, server.client() as http:
+        assert http.get("/health/ready").status_code == 200
+        with postgres.shared().connected() as admin:
+            admin.autocommit = True
+            admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'.encode())
+            ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            admin.execute(ends, [name])
+        time.sleep(2)
+        assert "read-only" in problem(http.get("/health/ready"), 503)

@@ -324,8 +324,57 @@ def test_a_database_of_a_newer_version_is_left_alone(here: Path) -> None:
     for command in (["serve", "--port", "0"], ["migrate"]):
         said = fails(here, *command)
         assert "Traceback" not in said
+        assert "The database was made by a newer Seekable. Install that version" in said
         assert "9999" in said
         assert len(said.splitlines()) == 1
+
+
+# What cannot be read
+
+
+def test_verify_and_scan_name_files_that_cannot_be_read_and_exit_1(here: Path) -> None:
+    films = here / "files"
+    (films / "closed").mkdir(parents=True)
+    for name in ("good.mp4", "bad.mp4", "closed/inside.mp4"):
+        (films / name).write_bytes(b"film")
+    time.sleep(2.1)
+    assert ended(here, "migrate")[0] == 0
+    assert ended(here, "scan", bound=True) == (0, "3 files, 3 created\nScanning\n")
+    (films / "bad.mp4").chmod(0)
+    (films / "closed").chmod(0)
+    status, said = ended(here, "verify", bound=True)
+    assert status == 1
+    assert "unreadable: bad.mp4\n" in said
+    assert "unreadable: closed/inside.mp4\n" in said
+    assert "good.mp4" not in said
+    status, said = ended(here, "scan", bound=True)
+    assert status == 1
+    assert "unreadable: closed: The disk refuses: Permission denied.\n" in said
+    (films / "closed").chmod(0o755)
+    assert ended(here, "scan", bound=True)[0] == 0
+
+
+@pytest.mark.parametrize("fault", ["fstat,newfstatat:when=2+", "pread64,preadv,preadv2"])
+def test_verify_names_a_file_whose_disk_fails(fault: str, here: Path) -> None:
+    need("strace")
+    films = here / "files"
+    films.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (films / name).write_bytes(b"film")
+    assert ended(here, "migrate")[0] == 0
+    time.sleep(2.1)
+    assert ended(here, "scan")[0] == 0
+    calls, _, when = fault.partition(":")
+    inject = f"inject={calls}:error=EIO{when and ':'}{when}"
+    strace = ("strace", "-f", "-o", here / "trace", "-P", films / "a.mp4", "-e", inject)
+    command = [str(word) for word in (*strace, SEEKABLE, "verify")]
+    verified = subprocess.run(
+        command, cwd=here, env=without_settings(), capture_output=True, text=True, timeout=60
+    )
+    assert "INJECTED" in (here / "trace").read_text()
+    assert verified.returncode == 1, verified
+    assert "unreadable: a.mp4\n" in verified.stdout
+    assert "Traceback" not in verified.stderr
 
 
 # What it refuses

@@ -188,8 +188,15 @@ class Database(Connection):
         wanted = ((self.media, ["library", "folder", "filename"]), (self.chunks, ["files_id", "n"]))
         with self.asked(within_s=1.5):
             complete = all(fields in _unique(collection) for collection, fields in wanted)
+            # Changes nothing, and waits for all that a change waits for: a primary that is not locked, the
+            # right to write, and a majority.
+            self.media.update_one({"_id": _ABSENT}, {"$set": {"ready": True}})
         if not complete:
             raise StorageUnavailable("The database has lost an index; start the server again to make it.")
+
+
+_ABSENT = "none"
+"""No id of a document: those are made by us, and longer."""
 
 
 def _unique(collection: Collection[Stored]) -> list[list[str]]:

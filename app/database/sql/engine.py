@@ -1,9 +1,10 @@
 """Connections to an SQL database: what all kinds of them have in common."""
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 
 from sqlalchemy import URL, ColumnElement, Connection, Engine, event
@@ -12,11 +13,20 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from app.database.relay import Line
-from app.storage.errors import StorageError, StorageUnavailable
+from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
 from app.storage.types import Change
 
 BUSY_TIMEOUT_MS = 30_000
 """How long a writer waits for the writers of other processes, unless somebody waits for an answer."""
+
+PROVEN_FOR_S = 2
+"""Seconds for which one change that succeeded proves that others can."""
+
+TRY_FOR_MS = 1_000
+"""Milliseconds that a trial waits for the writers of other processes."""
+
+STUCK_AFTER_S = 5
+"""Seconds after which a change of ours that is still under way counts as stuck."""
 
 BUSY = "The database has too much to do."
 
@@ -59,6 +69,8 @@ class Database(ABC):
         # Databases let a writer wait without knowing of the threads behind it. A lock of ours leaves only the
         # writers of other processes to them.
         self._writing = threading.Lock()
+        self._writing_since = self._wrote_at = 0.0
+        self._failed = False  # the last change, for want of a database that takes it
 
     def close(self) -> None:
         self.engine.dispose()
@@ -88,8 +100,39 @@ class Database(ABC):
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """The one writer's view of the database; what is not committed inside is rolled back."""
-        with self._translated(), self._turn(), self._transaction(self._writers) as session:
-            yield session
+        try:
+            with self._translated(), self._turn(), self._transaction(self._writers) as session:
+                yield session
+        except StorageUnavailable:
+            self._failed = True
+            raise
+        self._failed, self._wrote_at = False, time.monotonic()
+
+    def check_writable(self) -> None:
+        """Raise StorageUnavailable where no change can succeed; return within about a second.
+
+        Nothing is written unless the last change failed, so that a disk may rest. A full disk is no such
+        case: deleting makes room.
+        """
+        self._check_place()
+        now = time.monotonic()
+        if now - self._wrote_at < PROVEN_FOR_S:
+            return
+        if self._writing.locked():  # a trial would only wait behind it
+            if now - self._writing_since > STUCK_AFTER_S:
+                raise StorageUnavailable(f"No change has succeeded for more than {STUCK_AFTER_S} s.")
+            return
+        with suppress(OutOfSpace), self._translated():
+            self._try_to_write(really=self._failed)
+        self._failed = False
+
+    @abstractmethod
+    def _check_place(self) -> None:
+        """Raise StorageUnavailable if the database is not where it was opened, or is read-only there."""
+
+    @abstractmethod
+    def _try_to_write(self, *, really: bool) -> None:
+        """Begin a change, or really write; wait TRY_FOR_MS for other processes at most."""
 
     @contextmanager
     def noting(self) -> Iterator[Session]:
@@ -147,6 +190,7 @@ class Database(ABC):
     def _turn(self) -> Iterator[None]:
         if not self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
             raise StorageUnavailable(BUSY)
+        self._writing_since = time.monotonic()
         try:
             yield
         finally:

@@ -4,15 +4,13 @@ import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import func, inspect, select, text, update
 from sqlalchemy.orm import Session
 
 from app.database.facts import DatabaseFacts
 from app.database.sql.account_tables import Account
 from app.database.sql.engine import Database
-from app.database.sql.migrations import config
+from app.database.sql.migrations import schema_of
 from app.database.sql.opening import open_sql
 from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
@@ -40,16 +38,13 @@ def examine_sql(settings: Settings) -> DatabaseFacts:
 def _facts(name: str, session: Session, *, accounts: bool) -> DatabaseFacts:
     connection = session.connection()
     tables = inspect(connection).get_table_names()
-    current = MigrationContext.configure(connection).get_current_revision()
-    scripts = ScriptDirectory.from_config(config())
-    known = {script.revision for script in scripts.walk_revisions()}
-    migration = "done" if current == scripts.get_current_head() else "due" if current in known else "newer"
+    state, _ = schema_of(connection)
     counted = accounts and Account.__tablename__ in tables
     return DatabaseFacts(
         name,
-        made=current is not None,
+        made=state != "none",
         alone=connection.dialect.name == "sqlite",
-        migration=migration if current is not None else "due",
+        migration="due" if state == "none" else state,
         skew_s=_skew(session) if connection.dialect.name == "postgresql" else 0.0,
         accounts=session.scalar(select(func.count()).select_from(Account)) if counted else None,
     )

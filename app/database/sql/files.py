@@ -302,8 +302,10 @@ class FilesystemBackend:
             with self._database.reading() as session:
                 if session.scalar(select(Volume.id)) != self._volume:
                     raise StorageUnavailable("The database is another one than at the start.")
+            self._database.check_writable()
         if part != "database":
             self._check_volume()
+            self._disk.check_writable()
 
     def usage(self, library: str | None) -> Usage:
         return self._hasher.usage(library)

@@ -16,6 +16,7 @@ from app.database.sql.settling import Settling
 from app.database.sql.tables import Media
 from app.storage import descriptors
 from app.storage.disk import Disk
+from app.storage.entries import looking
 from app.storage.errors import StorageUnavailable, Unreadable
 from app.storage.staging import Signature
 from app.storage.upkeep import Usage, Verdict, Verified
@@ -57,13 +58,13 @@ class Hasher:
     def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, str] | None]:
         """None when row and file do not agree: that is settled when the file is looked at next."""
         with self._opened(listed) as (row, descriptor):
-            if row is None or descriptor is None or Signature.of(os.fstat(descriptor)) != signature_of(row):
+            if row is None or descriptor is None or _signature(descriptor) != signature_of(row):
                 return None
             digest = hashlib.sha256()
             for data in _read(descriptor, row.size):
                 digest.update(data)
                 yield len(data)
-            agree = Signature.of(os.fstat(descriptor)) == signature_of(row)
+            agree = _signature(descriptor) == signature_of(row)
             return (row, digest.hexdigest()) if agree else None
 
     def verify(self) -> Generator[Verified]:
@@ -86,13 +87,13 @@ class Hasher:
                     return None
                 if descriptor is None:
                     return Verdict.MISSING
-                before = Signature.of(os.fstat(descriptor))
+                before = _signature(descriptor)
                 if not looks_alike(row, before):
                     return Verdict.CHANGED
                 for data in _read(descriptor, row.size):
                     digest.update(data)
                     yield Verified(key_of(listed).path, len(data), None)
-                if Signature.of(os.fstat(descriptor)) != before:
+                if _signature(descriptor) != before:
                     return Verdict.CHANGED
         except Unreadable:
             return Verdict.UNREADABLE
@@ -150,6 +151,12 @@ def _unreadable() -> Iterator[None]:
         yield
     except StorageUnavailable as error:
         raise Unreadable(str(error)) from error
+
+
+def _signature(descriptor: int) -> Signature:
+    """Raises Unreadable."""
+    with looking():
+        return Signature.of(os.fstat(descriptor))
 
 
 def _read(descriptor: int, size: int) -> Iterator[bytes]:

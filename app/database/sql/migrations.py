@@ -2,11 +2,15 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 from alembic import command
 from alembic.config import Config
-from alembic.util.exc import CommandError
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 
+from app.database.rules import NEWER
 from app.database.sql.engine import Database
 from app.storage.errors import StorageUnavailable
 
@@ -20,6 +24,18 @@ def config() -> Config:
     return scripts
 
 
+def schema_of(connection: Connection) -> tuple[Literal["none", "due", "done", "newer"], str]:
+    """Return how the schema of a database compares with that of this program, and its version."""
+    version = MigrationContext.configure(connection).get_current_revision()
+    scripts = ScriptDirectory.from_config(config())
+    if version is None:
+        return "none", ""
+    if version == scripts.get_current_head():
+        return "done", version
+    known = {script.revision for script in scripts.walk_revisions()}
+    return "due" if version in known else "newer", version
+
+
 def migrate(database: Database) -> None:
     """Run what is missing, all or nothing, one process at a time.
 
@@ -27,9 +43,9 @@ def migrate(database: Database) -> None:
     """
     scripts = config()
     with database.writing() as session:
+        state, version = schema_of(session.connection())
+        if state == "newer":
+            raise StorageUnavailable(f"{NEWER} Its schema is {version}.")
         scripts.attributes["connection"] = session.connection()
-        try:
-            command.upgrade(scripts, "head")
-        except CommandError as error:
-            raise StorageUnavailable(f"The database cannot be migrated: {error}") from error
+        command.upgrade(scripts, "head")
         session.commit()

@@ -29,7 +29,7 @@ from sqlalchemy.orm import Session
 from app.database.relay import Line
 from app.database.sql import notices
 from app.database.sql.answering import AnsweredConnection, Server
-from app.database.sql.engine import BUSY_TIMEOUT_MS, Database, OutcomeUnknown
+from app.database.sql.engine import BUSY_TIMEOUT_MS, TRY_FOR_MS, Database, OutcomeUnknown
 from app.database.sql.listening import Listening
 from app.settings import ConfigurationError
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
@@ -184,6 +184,19 @@ class Postgresql(Database):
         said = getattr(error.orig, "diag", None)
         refuses = f"refuses: {said.message_primary if said is not None else error.orig}"
         return StorageUnavailable(f"The database {_REASONS.get(state, refuses)}.")
+
+    def _check_place(self) -> None:
+        """A server is where it answers; the trial finds one that became a standby."""
+
+    def _try_to_write(self, *, really: bool) -> None:
+        begin = (
+            "BEGIN ISOLATION LEVEL READ COMMITTED",
+            f"SET LOCAL lock_timeout = {TRY_FOR_MS}",
+            f"SELECT pg_advisory_xact_lock({_LOCK})",
+        )
+        with self._transaction(self.engine.execution_options(begin=begin)) as session:
+            if session.scalar(text("SHOW transaction_read_only")) == "on":
+                raise StorageUnavailable("The database is read-only.")
 
     def checkpoint(self) -> None:
         """It sees to its disk by itself."""

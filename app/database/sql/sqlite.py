@@ -2,18 +2,20 @@
 
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from sqlite3 import SQLITE_BUSY, Cursor, OperationalError
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
 
-from sqlalchemy import URL, Connection, create_engine, event, func
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
+from app.database.sql.engine import BUSY_TIMEOUT_MS, TRY_FOR_MS, Database
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
 from app.storage.types import Change
 
@@ -32,6 +34,8 @@ _EPOCH = 2440587.5
 # The second is said of the file beside the database that its readers and writers share.
 _FULL = {"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"}
 
+_REPLACED = "The file of the database was removed or replaced while it was in use; start the server again."
+
 
 class Sqlite(Database):
     """`busy_timeout_ms` is how long a writer waits for the writers of other processes."""
@@ -42,7 +46,11 @@ class Sqlite(Database):
 
     def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         engine = create_engine(url, pool_size=40, hide_parameters=True)  # which hold hashes and keys
+        self._file = Path(url.database or "")
+        self._opened: tuple[int, int] | None = None
+        event.listen(engine, "do_connect", self._check_file)
         event.listen(engine, "connect", partial(_configure, busy_timeout_ms))
+        event.listen(engine, "connect", self._note_file)
         # FULL, because NORMAL loses acknowledged commits in a power cut: nothing but notes.
         super().__init__(
             url,
@@ -58,11 +66,62 @@ class Sqlite(Database):
     def exists(self) -> bool:
         return os.path.exists(self.engine.url.database or "")
 
+    def _note_file(self, _connection: SQLiteConnection, _record: Any) -> None:
+        if self._opened is None:
+            status = self._file.stat()
+            self._opened = status.st_dev, status.st_ino
+
+    def _check_file(self, *_: object) -> None:
+        """Raise StorageUnavailable if the path leads to another file than the one that was opened first.
+
+        A change of a removed file would be acknowledged and lost; a new connection would make an empty one.
+        """
+        if self._opened is None:
+            return
+        try:
+            status = self._file.stat()
+        except OSError:
+            raise StorageUnavailable(_REPLACED) from None
+        if self._opened != (status.st_dev, status.st_ino):
+            raise StorageUnavailable(_REPLACED)
+
+    def _begun(self, engine: Engine) -> Connection:
+        if engine is not self.engine:  # a change; readers may go on with what they have open
+            self._check_file()
+        return super()._begun(engine)
+
+    def _check_place(self) -> None:
+        self._check_file()
+        try:
+            if os.statvfs(self._file).f_flag & os.ST_RDONLY:
+                raise StorageUnavailable("The file system of the database is read-only.")
+            if not os.access(self._file, os.R_OK | os.W_OK):
+                raise StorageUnavailable("The database cannot be written by this user any more.")
+        except OSError as error:
+            raise StorageUnavailable(f"The database cannot be reached: {error.strerror}.") from error
+
+    def _try_to_write(self, *, really: bool) -> None:
+        # A connection of its own, with less patience: other programs may hold the lock for good.
+        uri = f"{self._file.absolute().as_uri()}?mode=rw"
+        try:
+            with contextlib.closing(
+                sqlite3.connect(uri, uri=True, timeout=TRY_FOR_MS / 1000, isolation_level=None)
+            ) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("UPDATE volume SET id = id")
+                connection.execute("COMMIT" if really else "ROLLBACK")
+        except sqlite3.Error as error:
+            raise self._explained(error) from error
+
     def explained(self, error: DBAPIError) -> StorageError:
-        if getattr(error.orig, "sqlite_errorname", "") in _FULL:
+        return self._explained(error.orig)
+
+    def _explained(self, error: BaseException | None) -> StorageError:
+        name = getattr(error, "sqlite_errorname", "")
+        if name in _FULL:
             return OutOfSpace("The disk of the database is full.")
-        primary = "_".join(getattr(error.orig, "sqlite_errorname", "").split("_")[:2])
-        reason = _REASONS.get(primary, f"refuses: {error.orig}")
+        primary = "_".join(name.split("_")[:2])
+        reason = _REASONS.get(primary, f"refuses: {error}")
         return StorageUnavailable(f"The database {reason}.")
 
     def checkpoint(self) -> None:
