@@ -58,6 +58,9 @@ class Beneath(Protocol):
         """The same, with a file of many zeros and an end, which takes next to no room. It is taken for
         finished once it has `rested`."""
 
+    def make_old(self) -> None:
+        """Take away all that a Seekable did not note that knew nothing of encodings."""
+
     def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         """Empty films, made at once as if they had been uploaded, which would take minutes."""
 
@@ -135,6 +138,10 @@ class Folder:
             opened.write(end)
         if rested:
             time.sleep(2.1)  # a file that somebody put there is taken for finished when it is still for 2 s
+
+    def make_old(self) -> None:
+        with self._engine.connect() as connection:
+            connection.execute(text("UPDATE media SET is_utf8 = NULL"))
 
     def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         prepare_database(self._settings)
@@ -237,6 +244,9 @@ class Bucket:
             data = end.rjust(length, b"\0") if n == last else bytes(length)
             self._database["fs.chunks"].insert_one({"files_id": file, "n": n, "data": data})
         self._database["fs.files"].insert_one(bucket_file(file, path, size))
+
+    def make_old(self) -> None:
+        self._database["media"].update_many({}, {"$unset": {"is_utf8": True}})
 
     def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         prepare_database(self._settings)

@@ -5,8 +5,48 @@ import re
 UNKNOWN = "application/octet-stream"
 MAX_LENGTH = 255
 
-# Said by clients that do not know (most of curl) or that speak of the request and not of the file.
-_SAYS_NOTHING = frozenset({UNKNOWN, "binary/octet-stream", "application/x-www-form-urlencoded"})
+_SAYS_NOTHING = frozenset(
+    {
+        UNKNOWN,
+        "application/binary",
+        "application/octet",
+        "application/octetstream",
+        "application/unknown",
+        "application/x-binary",
+        "application/x-octet-stream",
+        "application/x-octetstream",
+        "application/x-unknown",
+        "binary/octet-stream",
+        "unknown/unknown",
+        # Types that ask a browser to save the file.
+        "application/download",
+        "application/force-download",
+        "application/force_download",
+        "application/save",
+        "application/save-as",
+        "application/x-download",
+        "application/x-force-download",
+        "application/x-save",
+        # The type of a form, which curl sends with `--data-binary`: it is about the request, not the file.
+        "application/x-www-form-urlencoded",
+    }
+)
+"""Types that name no kind of file: they count as application/octet-stream."""
+
+_ONE_SPELLING = {
+    # The registered names (RFC 9559 12.3) are too new for browsers and VLC.
+    "application/matroska": "video/x-matroska",
+    "application/x-matroska": "video/x-matroska",
+    "audio/matroska": "audio/x-matroska",
+    "audio/mka": "audio/x-matroska",
+    "audio/x-mka": "audio/x-matroska",
+    "video/matroska": "video/x-matroska",
+    "video/matroska-3d": "video/x-matroska",
+    "video/mkv": "video/x-matroska",
+    "video/x-matroska-3d": "video/x-matroska",
+    "video/x-mkv": "video/x-matroska",
+}
+"""Other names of a type, and the one that is stored, served and searched for."""
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
@@ -177,28 +217,70 @@ _BY_EXTENSION = {
 }
 
 
+_LISTS_AND_DOCUMENTS = frozenset({"asx", "m3u", "m3u8", "pls", "svg"})
+"""Extensions with an audio, video or image type whose files list others, or may hold a script."""
+
+_MEDIA = ("audio/", "video/", "image/", "application/mxf", "application/vnd.rn-realmedia")
+"""How the types of media begin in the table."""
+
+_MEDIA_EXTENSIONS = frozenset(
+    extension
+    for extension, kind in _BY_EXTENSION.items()
+    if kind.startswith(_MEDIA) and extension not in _LISTS_AND_DOCUMENTS
+)
+
+_SOURCE_EXTENSIONS = frozenset({"ts", "mts"})
+"""Extensions of MPEG transport streams that TypeScript uses as well."""
+
+_SOURCE = re.compile(r"text/.+|application/(?:x-)?(?:typescript|javascript|ecmascript)")
+"""Types of source code and other text."""
+
+_LINGUIST = frozenset({"text/vnd.trolltech.linguist", "text/vnd.qt.linguist"})
+"""Types that the MIME tables of many systems have for `.ts`, whatever is inside."""
+
+
 def media_type(declared: str | None, filename: str) -> str:
-    """The Content-Type to store and serve: the client's when it is one (RFC 9110 8.3.1) and says something.
+    """Return the Content-Type to store and serve: the declared one (RFC 9110 8.3.1), else that of the name.
 
-    The answer is always a legal header value of printable ASCII, at most 255 characters long.
+    A name that the table knows to be media wins over a declared type that is none. The result is always a
+    legal header value of printable ASCII, at most 255 characters long.
     """
-    return _normalised(declared or "") or _by_extension(filename)
+    kind, parameters = _split(declared or "")
+    extension = _extension(filename)
+    if not kind or _hides_media(kind, extension):
+        return _BY_EXTENSION.get(extension, UNKNOWN)
+    kind = canonical(kind)
+    return kind + parameters if len(kind + parameters) <= MAX_LENGTH else kind
 
 
-def _normalised(declared: str) -> str | None:
+def canonical(kind: str) -> str:
+    """Return the one spelling of a media type without parameters, in lower case."""
+    return _ONE_SPELLING.get(kind.lower(), kind.lower())
+
+
+def _split(declared: str) -> tuple[str, str]:
+    """Return the type in lower case and its parameters; both empty if it is malformed or names no kind."""
     declared = declared.strip(" \t")
     if len(declared) > MAX_LENGTH or not (declared.isascii() and declared.isprintable()):
-        return None
+        return "", ""
     match = _MEDIA_TYPE.fullmatch(declared)
     if match is None:
-        return None
+        return "", ""
     kind = match[1].lower()
     # A wildcard is a range for Accept and no type; Android's upload libraries send `video/*`.
     if kind in _SAYS_NOTHING or kind.startswith("multipart/") or "*" in kind:
-        return None
-    return kind + declared[match.end(1) :]
+        return "", ""
+    return kind, declared[match.end(1) :]
 
 
-def _by_extension(filename: str) -> str:
+def _hides_media(kind: str, extension: str) -> bool:
+    """Whether players would not take a file of this extension for media by a declared type."""
+    if extension not in _MEDIA_EXTENSIONS or kind.startswith(_MEDIA):
+        return False
+    is_source = _SOURCE.fullmatch(kind) is not None and kind not in _LINGUIST
+    return not (is_source and extension in _SOURCE_EXTENSIONS)
+
+
+def _extension(filename: str) -> str:
     _, dot, extension = filename.rpartition(".")
-    return _BY_EXTENSION.get(extension.lower(), UNKNOWN) if dot else UNKNOWN
+    return extension.lower() if dot else ""

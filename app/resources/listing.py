@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import Depends, Query
 
+from app.library.mediatypes import canonical
 from app.resources.deps import LibraryDep
 from app.storage.types import Listing, Sort, clean_folder
 
@@ -37,7 +38,7 @@ async def listing(
     sort: Order = "name",
 ) -> Listing:
     """The files that the query of the URL asks for."""
-    kind = type.lower().removesuffix("/*")
+    kind = canonical(type.removesuffix("/*"))
     by, descending = ordered(sort)
     return Listing(library, clean_folder(folder), recursive, q, kind, by, descending)
 

@@ -75,8 +75,9 @@ class Backend(Protocol):
         content_type: str,
         expect: Expectation,
         origin: FileInfo | None = None,
+        is_utf8: bool | None = None,
     ) -> Committed:
-        """`size` and `sha256` are of all that was given to the writer, which came from this backend."""
+        """`size`, `sha256` and `is_utf8` are of all that the writer was given; it came from here."""
 
     def delete(self, key: Key, expect: Expectation) -> None: ...
 

@@ -48,6 +48,10 @@ class Staged(Protocol):
     def sha256(self) -> str:
         """The SHA-256 of the bytes flushed, in hexadecimal."""
 
+    @property
+    def is_utf8(self) -> bool:
+        """As `FileInfo.is_utf8`, of the bytes flushed."""
+
 
 class Storage(Protocol):
     """Stored files. Every method may raise StorageUnavailable; all raise InvalidName through Key alone."""
@@ -118,7 +122,8 @@ class Storage(Protocol):
         what crashes left; take note of it, and clean up. Harmless to repeat, beside other processes too."""
 
     def hash_unverified(self) -> AsyncGenerator[int, None]:
-        """Hash what was not uploaded, or may have changed unseen. Each step is the bytes it read."""
+        """Hash what was not uploaded, or may have changed unseen, and judge the encoding of texts that were
+        stored before it was judged. Each step is the bytes it read."""
 
     def verify(self) -> AsyncGenerator[Verified, None]:
         """Read every file and hold it against its hash. Changes nothing. The last step of each file has

@@ -1,10 +1,10 @@
 """The asynchronous face of a writer: batches are hashed and written while the next arrives."""
 
 import asyncio
-import hashlib
 from collections import deque
 
 from app.storage.backend import Writer
+from app.storage.fingerprint import Fingerprint
 from app.storage.threads import Pool, ended, settled
 
 WRITE_BATCH = 1 << 20
@@ -26,7 +26,7 @@ class ThreadedStaged:
     def __init__(self, writer: Writer, pool: Pool) -> None:
         self.writer = writer
         self._series = pool.series()
-        self._hash = hashlib.sha256()
+        self._fingerprint = Fingerprint()
         self._size = 0
         self._batch: list[bytes] = []  # the pieces as they came
         self._collected = 0
@@ -38,7 +38,11 @@ class ThreadedStaged:
 
     @property
     def sha256(self) -> str:
-        return self._hash.hexdigest()
+        return self._fingerprint.sha256
+
+    @property
+    def is_utf8(self) -> bool:
+        return self._fingerprint.is_utf8
 
     async def write(self, data: bytes) -> None:
         if data:
@@ -70,6 +74,6 @@ class ThreadedStaged:
         if len(pieces) > FEW:
             pieces[:] = [b"".join(pieces)]
         for piece in pieces:
-            self._hash.update(piece)
+            self._fingerprint.update(piece)
             self.writer.write(piece)
             self._size += len(piece)

@@ -130,6 +130,7 @@ class ThreadedStorage:
                 content_type=content_type,
                 expect=expect,
                 origin=origin,
+                is_utf8=staged.is_utf8,
             )
         )
 

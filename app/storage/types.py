@@ -130,6 +130,8 @@ class FileInfo:
     """With time zone UTC, as all times here, and kept to the millisecond at least."""
     updated_at: datetime
     """When these bytes came to be stored."""
+    is_utf8: bool | None = None
+    """Whether the bytes are valid UTF-8 without NUL; None while that is not known."""
 
 
 class Expect(Enum):

@@ -75,6 +75,14 @@ def repr_digest(sha256: str) -> str:
     return f"sha-256=:{_base64(sha256)}:"
 
 
+def content_type(info: FileInfo) -> str:
+    """Return the Content-Type of a file, with the charset of a UTF-8 text, which browsers would guess."""
+    declared = info.content_type
+    if info.is_utf8 and declared.startswith("text/") and "charset=" not in declared.lower():
+        return f"{declared.rstrip('; ')}; charset=utf-8"
+    return declared
+
+
 @lru_cache(1024)
 def _said(info: FileInfo, cache_control: str, download: bool) -> tuple[Headers, Headers]:
     """What is said of a file whatever is asked of it; a film is asked for in thousands of ranges."""
@@ -130,13 +138,13 @@ def _requested(headers: RawHeaders, info: FileInfo) -> tuple[Span, ...] | None:
 def _whole(common: Headers, info: FileInfo, *, has_body: bool) -> Plan:
     """The whole file (RFC 9110 15.3.1)."""
     parts = (Span(0, info.size),) if has_body and info.size else ()
-    return Plan(200, [*common, *_content(info.content_type, info.size)], parts)
+    return Plan(200, [*common, *_content(content_type(info), info.size)], parts)
 
 
 def _one_part(common: Headers, info: FileInfo, span: Span) -> Plan:
     """One range of it (RFC 9110 15.3.7.1)."""
     content_range = (b"content-range", _content_range(info, span).encode())
-    content = _content(info.content_type, span.stop - span.start)
+    content = _content(content_type(info), span.stop - span.start)
     return Plan(206, [*common, *content, content_range], (span,))
 
 
@@ -146,7 +154,7 @@ def _many_parts(common: Headers, info: FileInfo, spans: tuple[Span, ...], bounda
     delimiter = f"--{boundary}"
     for span in spans:
         head = (
-            f"{delimiter}\r\nContent-Type: {info.content_type}\r\n"
+            f"{delimiter}\r\nContent-Type: {content_type(info)}\r\n"
             f"Content-Range: {_content_range(info, span)}\r\n\r\n"
         )
         parts += [head.encode("latin-1"), span]

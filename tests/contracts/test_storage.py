@@ -343,6 +343,21 @@ async def test_of_racing_replacers_of_one_version_one_wins(storage: Storage) -> 
     assert await get(storage) == b"%d" % results.index(won[0])
 
 
+# The encoding of texts
+
+
+async def test_bytes_are_judged_to_be_utf8_or_not_when_they_are_stored(storage: Storage) -> None:
+    text = (await put(storage, data="Größe".encode())).info
+    assert text.is_utf8 is True
+    moved = await storage.move(FILM, Key(SHARED, "", "notes.txt"))
+    assert moved.is_utf8 is True
+    assert await storage.stat(moved.key) == moved
+    replaced = await put(storage, moved.key, "Größe".encode("latin-1"))
+    assert replaced.info.is_utf8 is False
+    (listed,) = (await storage.page(Listing(SHARED), cursor=None, limit=9)).items
+    assert listed == replaced.info
+
+
 # Copies of files of another storage
 
 

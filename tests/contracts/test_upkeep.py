@@ -5,13 +5,17 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from dataclasses import replace
 
 import pytest
 
+from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
 from app.storage.upkeep import Finding, Usage, Verdict, Verified
+from tests.beneath import beneath
+from tests.database import by_hand
 
 pytestmark = pytest.mark.anyio
 
@@ -103,6 +107,42 @@ async def test_verify_reads_every_file_once_and_finds_it_sound(storage: Storage)
 async def test_what_was_uploaded_needs_no_second_hash(storage: Storage) -> None:
     await fill(storage)
     assert [size async for size in storage.hash_unverified()] == []
+
+
+async def test_texts_of_an_older_version_are_judged_by_the_hasher(
+    storage: Storage, settings: Settings
+) -> None:
+    texts = {"a.txt": b"caf\xc3\xa9", "b.txt": b"caf\xe9", "c.txt": b"", "d.mp4": b"film"}
+    for name, data in texts.items():
+        async with storage.stage() as staged:
+            await staged.write(data)
+            kind = "video/mp4" if name.endswith("4") else "text/plain; x=y"
+            await storage.commit(Key(SHARED, "", name), staged, content_type=kind)
+    known = await stored(storage)
+    with closing(beneath(settings)) as library:
+        library.make_old()
+    assert {info.is_utf8 for info in (await stored(storage)).values()} == {None}
+    assert sum([size async for size in storage.hash_unverified()]) == len(b"caf\xc3\xa9" + b"caf\xe9")
+    # All else stays: a version that changed would break what runs.
+    assert await stored(storage) == known | {"d.mp4": replace(known["d.mp4"], is_utf8=None)}
+    assert [known[name].is_utf8 for name in texts] == [True, False, True, True]
+    assert [size async for size in storage.hash_unverified()] == []
+
+
+async def test_what_other_programs_stored_is_judged_when_it_is_hashed(
+    storage: Storage, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand.hurry(monkeypatch)
+    with closing(beneath(settings)) as library:
+        for name, data in {"text": "Größe".encode(), "other": b"\xff"}.items():
+            library.put_big(name, len(data), data, rested=False)
+    by_hand.rest()
+    await findings(storage)
+    assert {info.is_utf8 for info in (await stored(storage)).values()} == {None}
+    async for _ in storage.hash_unverified():
+        pass
+    found = await stored(storage)
+    assert {name: info.is_utf8 for name, info in found.items()} == {"text": True, "other": False}
 
 
 async def test_usage_is_of_all_libraries(storage: Storage) -> None:

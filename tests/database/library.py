@@ -1,6 +1,5 @@
 """A library over the filesystem backend, for tests that look behind the contract."""
 
-import hashlib
 import os
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from app.database.sql.files import FilesystemBackend
 from app.database.sql.opening import open_filesystem
 from app.settings import Settings
+from app.storage.fingerprint import Fingerprint
 from app.storage.types import SHARED, Change, Committed, Expect, Expectation, FileInfo, Key
 from tests.sqlite import begin_library
 
@@ -46,14 +46,17 @@ class Library:
         staged = self.backend.stage(None)
         try:
             staged.write(data)
+            found = Fingerprint()
+            found.update(data)
             return self.backend.commit(
                 key,
                 staged,
                 size=len(data),
-                sha256=hashlib.sha256(data).hexdigest(),
+                sha256=found.sha256,
                 content_type="video/mp4",
                 expect=expect,
                 origin=origin,
+                is_utf8=found.is_utf8,
             )
         finally:
             staged.discard()

@@ -10,6 +10,7 @@ import pytest
 from pymongo.collection import Collection
 
 from app.database import prepare_database
+from app.database.mongo.documents import UNJUDGED, UNJUDGED_INDEX
 from app.database.mongo.opening import open_gridfs
 from app.database.mongo.schema_version import VERSION, migration
 from app.database.rules import NEWER
@@ -63,6 +64,24 @@ def test_the_reason_is_named() -> None:
 )
 def test_version_of_the_schema(found: dict[str, object] | None, ours: int, expected: str) -> None:
     assert migration(found, ours) == expected
+
+
+def test_a_library_of_the_version_before_encodings_opens() -> None:
+    chosen = mongo.gridfs()
+    settings, database = Settings(_env_file=None, **chosen), mongo.database(str(chosen["mongodb_url"]))
+    kinds = {"a.mkv": "video/matroska", "a.ogg": "application/ogg", "a.ts": "text/plain"}
+    database["media"].insert_many(
+        {"_id": name, "library": "", "folder": "", "filename": name, "file": name, "content_type": kind}
+        for name, kind in kinds.items()
+    )
+    prepare_database(settings)
+    found = {media["_id"]: media["content_type"] for media in database["media"].find()}
+    assert found == {"a.mkv": "video/x-matroska", "a.ogg": "audio/ogg", "a.ts": "text/plain"}
+    waiting = database["media"].find(UNJUDGED | {"_id": {"$gt": ""}}, hint=UNJUDGED_INDEX).sort("_id", 1)
+    assert [media["_id"] for media in waiting] == ["a.ts"]
+    stages = str(waiting.explain()["queryPlanner"]["winningPlan"])
+    assert "IXSCAN" in stages
+    assert "SORT" not in stages
 
 
 @pytest.mark.parametrize("newer", ["files", "accounts"])

@@ -16,7 +16,7 @@ from sqlalchemy import Column, Integer, make_url
 from app.database.sql.engine import Database
 from app.database.sql.migrations import config, migrate
 from app.database.sql.sqlite import Sqlite
-from app.database.sql.tables import Media, Table
+from app.database.sql.tables import UNJUDGED, Media, Table
 from tests.forking import completed
 
 
@@ -72,6 +72,50 @@ def test_migrating_again_and_at_once_changes_nothing(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "files" / ".seekable" / "seekable.db") as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(head,)]
     connection.close()
+
+
+def test_a_library_of_the_version_before_encodings_opens(database: Database) -> None:
+    """Its rows stay, texts wait for the hasher, and films that clients hid from players are shown."""
+    migrate(database)
+    scripts = config()
+    kinds = {
+        "a.txt": ("text/plain", "text/plain"),
+        "a.mkv": ("application/x-matroska", "video/x-matroska"),
+        "b.mkv": ("video/matroska", "video/x-matroska"),
+        "a.ogg": ("application/ogg", "audio/ogg"),
+        "a.ogx": ("application/ogg", "application/ogg"),
+        "A.TS": ("text/vnd.trolltech.linguist", "video/mp2t"),
+        "b.ts": ("text/plain", "text/plain"),
+    }
+    with database.writing() as session:
+        scripts.attributes["connection"] = session.connection()
+        before = ScriptDirectory.from_config(scripts).get_revision("0006").down_revision
+        command.downgrade(scripts, before)
+        for name, (kind, _) in kinds.items():
+            columns = {
+                "id": name,
+                "filename": name,
+                "content_type": kind,
+                "library": "",
+                "folder": "",
+                "etag": "e",
+            }
+            columns |= dict.fromkeys(("created_at", "updated_at", "size", "mtime_ns", "inode"), "0")
+            values = ", ".join(f"'{value}'" for value in columns.values())
+            session.connection().exec_driver_sql(
+                f"INSERT INTO media ({', '.join(columns)}) VALUES ({values})"
+            )
+        command.upgrade(scripts, "head")
+        session.commit()
+    with database.reading() as session:
+        connection = session.connection()
+        found = connection.exec_driver_sql("SELECT filename, content_type, is_utf8 FROM media")
+        assert {name: (kind, judged) for name, kind, judged in found} == {
+            name: (kind, None) for name, (_, kind) in kinds.items()
+        }
+        waiting = f"SELECT id FROM media WHERE {UNJUDGED} AND id > '' ORDER BY id LIMIT 1"
+        plan = " ".join(row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {waiting}"))
+        assert "ix_media_unjudged" in plan, plan
 
 
 def test_lists_and_look_ups_use_an_index(database: Database) -> None:

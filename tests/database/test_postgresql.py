@@ -194,11 +194,12 @@ def test_folders_are_found_by_jumping_along_an_index(many: Postgresql, folder: s
         assert blocks < 60, plan
 
 
-def test_what_is_to_be_hashed_is_found_by_an_index_of_its_own(library: Library) -> None:
+def test_what_is_to_be_read_is_found_by_indexes_of_its_own(library: Library) -> None:
     database = library.backend._database
     assert isinstance(database, Postgresql)
-    ((plan, _),) = costs(database, lambda _: list(library.backend.hash_unverified()))
-    assert "ix_media_unverified" in plan
+    (unhashed, _), (unjudged, _) = costs(database, lambda _: list(library.backend.hash_unverified()))
+    assert "ix_media_unverified" in unhashed
+    assert "ix_media_unjudged" in unjudged
 
 
 # Locks

@@ -464,9 +464,50 @@ def test_types_that_say_nothing_are_replaced(
 
 @pytest.mark.parametrize("said", ["audio/x-rare", "video/mp4; codecs=avc1", 'text/plain; charset="utf-8"'])
 def test_what_the_client_says_is_served(http: httpx.Client, folder: str, said: str) -> None:
-    file = put(http, f"{folder}/a.mkv", b"x", content_type=said).json()
+    file = put(http, f"{folder}/a", b"\xff", content_type=said).json()
     assert file["mimetype"] == said
     assert http.get(by_path(file)).headers["content-type"] == said
+
+
+@one_backend
+def test_a_text_is_sent_with_its_charset_when_it_is_utf8(ask: Ask, http: httpx.Client, folder: str) -> None:
+    served = {
+        ("a.txt", "", "Größe"): "text/plain; charset=utf-8",
+        ("b.txt", "text/plain", "Größe"): "text/plain; charset=utf-8",
+        ("c.html", "text/html", "Größe"): "text/html; charset=utf-8",
+        ("d.txt", "text/plain; Charset=Latin-1", "Größe"): "text/plain; Charset=Latin-1",
+        ("e.srt", "", "Größe"): "application/x-subrip",
+        ("f.ts", "text/plain", "Größe"): "text/plain; charset=utf-8",
+    }
+    for (name, said, text), kind in served.items():
+        file = put(http, f"{folder}/{name}", text.encode(), **({"content_type": said} if said else {})).json()
+        assert file["mimetype"] == (said or kind.partition(";")[0])
+        for headers in ((), ("Range: bytes=0-1",)):
+            assert ask("GET", by_path(file), *headers).headers["content-type"] == kind
+        parts = ask("GET", by_path(file), "Range: bytes=0-0,6-6").content.decode()
+        assert parts.count(f"Content-Type: {kind}\r\n") == 2
+    latin = put(http, f"{folder}/latin.txt", "Größe".encode("latin-1"), content_type="text/plain").json()
+    assert http.get(by_path(latin)).headers["content-type"] == "text/plain"
+
+
+@one_backend
+def test_media_that_a_client_hides_is_shown_and_listed(http: httpx.Client, folder: str) -> None:
+    said = {
+        "a.ogg": ("application/ogg", "audio/ogg"),
+        "b.mkv": ("application/x-matroska", "video/x-matroska"),
+        "c.mp4": ("application/force-download", "video/mp4"),
+        "d.ts": ("text/vnd.trolltech.linguist", "video/mp2t"),
+        "e.mkv": ("video/matroska", "video/x-matroska"),
+        "f.ts": ("application/typescript", "application/typescript"),
+    }
+    for name, (declared, kind) in said.items():
+        file = put(http, f"{folder}/{name}", b"\xff", content_type=declared).json()
+        assert (file["mimetype"], http.head(by_path(file)).headers["content-type"]) == (kind, kind)
+    playlist = http.get("/playlist.m3u", params={"folder": folder}).text
+    assert [line.rpartition("/")[2] for line in playlist.splitlines() if "/files/" in line] == [*said][:5]
+    for asked in ("video/x-matroska", "video/matroska", "Video/Matroska"):
+        found = http.get("/files", params={"folder": folder, "type": asked}).json()["items"]
+        assert [file["filename"] for file in found] == ["b.mkv", "e.mkv"]
 
 
 INLINE = ["video/mp4", "video/x-matroska", "audio/flac", "image/jpeg", "image/png", "image/webp",

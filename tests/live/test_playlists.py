@@ -90,6 +90,26 @@ def test_mpv_plays_to_the_third_film(server: Server, folder: str, films: list[st
     assert list(asked) == NAMES
 
 
+def test_films_that_clients_hide_are_in_the_playlist_and_play(
+    server: Server, folder: str, matroska_film: Path
+) -> None:
+    """ffprobe opens each entry of the playlist."""
+    need("ffprobe")
+    declared = {"a.mkv": "application/x-matroska", "b.mkv": "video/matroska", "c.mkv": "text/plain"}
+    with server.client() as client:
+        for name, kind in declared.items():
+            content = matroska_film.read_bytes()
+            headers = {"content-type": kind}
+            client.put(f"/files/{folder}/{name}", content=content, headers=headers).raise_for_status()
+        found = client.get("/playlist.m3u", params={"folder": folder}).text
+        entries = [line for line in found.splitlines() if line.startswith("http")]
+        assert [entry.rpartition("/")[2] for entry in entries] == [*declared]
+        assert {client.head(entry).headers["content-type"] for entry in entries} == {"video/x-matroska"}
+    for entry in entries:
+        shown = run("ffprobe", "-v", "error", "-show_entries", "format=format_name", "-of", "csv=p=0", entry)
+        assert shown.stdout.strip() == "matroska,webm"
+
+
 def test_mpv_plays_entries_with_dot_segments(server: Server, folder: str, film: Path) -> None:
     """mpv resolves `../` no further than to put the folder of the playlist before it."""
     need("mpv")

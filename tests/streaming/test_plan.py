@@ -65,6 +65,31 @@ def test_whole() -> None:
     assert said(answer) == ALWAYS
 
 
+@pytest.mark.parametrize(
+    ("stored", "is_utf8", "sent"),
+    [
+        ("text/plain", True, "text/plain; charset=utf-8"),
+        ("text/html", True, "text/html; charset=utf-8"),
+        ("text/csv; header=present", True, "text/csv; header=present; charset=utf-8"),
+        ("text/plain; ", True, "text/plain; charset=utf-8"),
+        ("text/plain;", True, "text/plain; charset=utf-8"),
+        # what the client has said, or what is not known or not so
+        ("text/plain; charset=iso-8859-1", True, "text/plain; charset=iso-8859-1"),
+        ('text/plain;Charset="utf-8"', True, 'text/plain;Charset="utf-8"'),
+        ("text/plain", False, "text/plain"),
+        ("text/plain", None, "text/plain"),
+        # no text
+        ("application/json", True, "application/json"),
+        ("application/x-subrip", True, "application/x-subrip"),
+        ("video/mp4", True, "video/mp4"),
+    ],
+)
+def test_a_text_says_its_charset(stored: str, is_utf8: bool | None, sent: str) -> None:
+    info = replace(INFO, content_type=stored, is_utf8=is_utf8)
+    assert said(planned(info=info))["content-type"] == sent
+    assert said(planned(info=info, Range="bytes=0-1"))["content-type"] == sent
+
+
 @pytest.mark.parametrize("asked", ["bytes=0-1", "bytes=5000-", "bytes=0-1,5-6", "junk"])
 def test_head_ignores_range(asked: str) -> None:
     # RFC 9110 14.2: defined for GET alone

@@ -26,6 +26,12 @@ Stored = dict[str, Any]
 """A document as the driver gives and takes it."""
 
 
+UNJUDGED: Stored = {"is_utf8": None, "content_type": {"$gte": "text/", "$lt": "text0"}}
+"""Texts not known to be UTF-8 or not: those that older versions stored, and those not hashed yet."""
+
+UNJUDGED_INDEX = [("_id", 1), ("content_type", 1)]
+
+
 def index(*fields: str) -> dict[str, Any]:
     return {"fields": list(fields), "cls": False}
 
@@ -59,6 +65,7 @@ class Media(Document):  # type: ignore[misc]
             index("library", "content_type"),
             index("library", "words"),
             index("unverified") | {"partialFilterExpression": {"unverified": True}},
+            index("id", "content_type") | {"partialFilterExpression": UNJUDGED},
         ],
     }
 
@@ -76,6 +83,8 @@ class Media(Document):  # type: ignore[misc]
     unverified = BooleanField(required=True)
     created_at = DateTimeField(required=True)
     updated_at = DateTimeField(required=True)
+    # Whether the bytes are valid UTF-8 without NUL; absent or null while that is not known.
+    is_utf8 = BooleanField(null=True)
     # What the file is found by; see storage.words.
     words = ListField(StringField())
     # True if lists leave it out because of its name; else absent, or null. See storage.ignored.
@@ -132,6 +141,7 @@ def info_of(media: Media) -> FileInfo:
         sha256=media.sha256,
         created_at=media.created_at,
         updated_at=media.updated_at,
+        is_utf8=media.is_utf8,
     )
 
 
@@ -153,6 +163,7 @@ def info_in(stored: Stored) -> FileInfo:
         sha256=stored.get("sha256"),
         created_at=stored["created_at"],
         updated_at=stored["updated_at"],
+        is_utf8=stored.get("is_utf8"),
     )
 
 

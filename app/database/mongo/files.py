@@ -111,6 +111,7 @@ class GridBackend:
         content_type: str,
         expect: Expectation,
         origin: FileInfo | None = None,
+        is_utf8: bool | None = None,
     ) -> Committed:
         assert isinstance(writer, StagedFile)
         if writer.seal(key, content_type, sha256) != size:
@@ -124,6 +125,7 @@ class GridBackend:
             etag=sha256,
             sha256=sha256,
             unverified=False,
+            is_utf8=is_utf8,
             created_at=_in_ms(now if origin is None else origin.created_at),
             updated_at=_in_ms(now if origin is None else origin.updated_at),
             **place(key, self._ignored),

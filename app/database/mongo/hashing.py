@@ -5,11 +5,12 @@ from collections.abc import Generator, Iterator
 from contextlib import suppress
 
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Media, Stored, info_of, media_in
+from app.database.mongo.documents import UNJUDGED, UNJUDGED_INDEX, Media, Stored, info_of, media_in
 from app.database.mongo.reading import GridReader
 from app.database.rules import verdict_of
 from app.storage.batches import batches
 from app.storage.errors import Truncated
+from app.storage.fingerprint import Fingerprint
 from app.storage.upkeep import Usage, Verdict, Verified
 
 COUNTING_S = 60.0
@@ -32,19 +33,22 @@ class Hasher:
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""
-        for media in self._documents(unverified=True):
-            digest = hashlib.sha256()
-            with suppress(Truncated):  # it stays unverified
-                for data in self._read(media):
-                    digest.update(data)
-                    yield len(data)
-                self._record(media, digest.hexdigest())
-            yield 0  # of many files that are empty, each is a step too
+        for documents in (self._documents({"unverified": True}), self._documents(UNJUDGED, UNJUDGED_INDEX)):
+            for media in documents:
+                fingerprint = Fingerprint()
+                with suppress(Truncated):  # it stays as it is
+                    for data in self._read(media):
+                        fingerprint.update(data)
+                        yield len(data)
+                    self._record(media, fingerprint)
+                yield 0  # of many files that are empty, each is a step too
 
-    def _record(self, media: Media, sha256: str) -> None:
-        same = {"_id": media.id, "file": media.file.grid_id, "unverified": True}
+    def _record(self, media: Media, found: Fingerprint) -> None:
+        same = {"_id": media.id, "file": media.file.grid_id, "unverified": media.unverified}
+        # A known hash stays, so that a verification finds bytes that rotted.
+        hashed = {"sha256": found.sha256, "unverified": False} if media.unverified else {}
         with self._database.asked():
-            self._database.media.update_one(same, {"$set": {"sha256": sha256, "unverified": False}})
+            self._database.media.update_one(same, {"$set": {"is_utf8": found.is_utf8, **hashed}})
 
     def verify(self) -> Generator[Verified]:
         """Hold every file against its document. Changes nothing."""
@@ -76,13 +80,15 @@ class Hasher:
         for start, stop in batches(0, media.size, unit=reader.unit, most=reader.most):
             yield from reader.read(start, stop - start)
 
-    def _documents(self, **conditions: bool) -> Iterator[Media]:
+    def _documents(
+        self, conditions: Stored | None = None, hint: list[tuple[str, int]] | None = None
+    ) -> Iterator[Media]:
         """The documents, in the order of their ids, as they are when their turn comes."""
         last = ""
         while True:
             with self._database.asked():
-                query = media_in(self._database.media)(id__gt=last, **conditions)
-                media: Media | None = query.order_by("id").first()
+                query = media_in(self._database.media)(__raw__={"_id": {"$gt": last}, **(conditions or {})})
+                media: Media | None = query.order_by("id").hint(hint).first()
             if media is None:
                 return
             yield media

@@ -10,10 +10,11 @@ from app.database.mongo.accounts import MongoAccounts
 from app.database.mongo.connection import Connection, Database
 from app.database.mongo.files import GridBackend
 from app.database.mongo.ignoring import flag_ignored
-from app.database.mongo.schema_version import check_version, record_version
+from app.database.mongo.schema_version import check_version, migration_of, record_version
 from app.database.mongo.staging import Senders
 from app.database.mongo.upload_leases import Keeper
 from app.database.mongo.users import USERS, Users
+from app.database.retyping import RETYPED, retyped
 from app.database.rules import ignore
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
@@ -48,6 +49,8 @@ def open_gridfs(
         database.ensure_indexes()
         ignored = Ignored(settings.ignore)
         flag_ignored(database, ignored)
+        if migration_of(database) == "due":
+            _retype(database)
         record_version(database)
     keeper = Keeper(database)
     stack.callback(keeper.close)
@@ -69,6 +72,16 @@ def open_users(settings: Settings, stack: ExitStack) -> MongoAccounts:
         users.ensure_indexes()
         record_version(users)
     return MongoAccounts(users)
+
+
+def _retype(database: Database) -> None:
+    """Correct the media types of films that clients had hidden from players."""
+    with database.asked(within_s=None):
+        found = database.media.find({"content_type": {"$in": [*RETYPED]}}, {"content_type": 1, "filename": 1})
+        for media in found:
+            same = {name: media[name] for name in ("_id", "content_type")}
+            kind = retyped(media["content_type"], str(media.get("filename")))
+            database.media.update_one(same, {"$set": {"content_type": kind}})
 
 
 @contextmanager

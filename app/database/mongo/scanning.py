@@ -166,6 +166,7 @@ class Scanner:
             etag=_etag(file),
             sha256=None,
             unverified=True,
+            is_utf8=None,
             created_at=date,
             updated_at=date,
             **place(key, self._ignored),

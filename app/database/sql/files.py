@@ -193,6 +193,7 @@ class FilesystemBackend:
         content_type: str,
         expect: Expectation,
         origin: FileInfo | None = None,
+        is_utf8: bool | None = None,
     ) -> Committed:
         assert isinstance(writer, StagedFile)
         signature = writer.seal()
@@ -212,7 +213,7 @@ class FilesystemBackend:
                 settling.session.add(row)
             sign(row, signature)
             row.content_type, row.updated_at = content_type, origin.updated_at if origin else now
-            row.sha256, row.etag, row.unverified = sha256, sha256, False
+            row.sha256, row.etag, row.unverified, row.is_utf8 = sha256, sha256, False, is_utf8
             settling.session.flush()
             committed = Committed(info_of(row), created)
             step = self._disk.created if created else self._disk.replaced

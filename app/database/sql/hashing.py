@@ -13,11 +13,12 @@ from app.database.rules import verdict_of
 from app.database.sql.engine import Database
 from app.database.sql.rows import key_of, looks_alike, path_of, signature_of
 from app.database.sql.settling import Settling
-from app.database.sql.tables import Media
+from app.database.sql.tables import UNJUDGED, Media
 from app.storage import descriptors
 from app.storage.disk import Disk
 from app.storage.entries import looking
 from app.storage.errors import StorageUnavailable, Unreadable
+from app.storage.fingerprint import Fingerprint
 from app.storage.staging import Signature
 from app.storage.upkeep import Usage, Verdict, Verified
 
@@ -47,25 +48,26 @@ class Hasher:
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""
-        for listed in self._rows(text("media.unverified")):
-            hashed = None
-            with contextlib.suppress(Unreadable):  # it stays unverified
-                hashed = yield from self._hash(listed)
-            if hashed is not None:
-                self._record(*hashed)
-            yield 0  # of many files that are empty, or wait, each is a step too
+        for condition in ("media.unverified", UNJUDGED):
+            for listed in self._rows(text(condition)):
+                read = None
+                with contextlib.suppress(Unreadable):  # it stays as it is
+                    read = yield from self._hash(listed)
+                if read is not None:
+                    self._record(*read)
+                yield 0  # of many files that are empty, or wait, each is a step too
 
-    def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, str] | None]:
+    def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, Fingerprint] | None]:
         """None when row and file do not agree: that is settled when the file is looked at next."""
         with self._opened(listed) as (row, descriptor):
             if row is None or descriptor is None or _signature(descriptor) != signature_of(row):
                 return None
-            digest = hashlib.sha256()
+            fingerprint = Fingerprint()
             for data in _read(descriptor, row.size):
-                digest.update(data)
+                fingerprint.update(data)
                 yield len(data)
             agree = _signature(descriptor) == signature_of(row)
-            return (row, digest.hexdigest()) if agree else None
+            return (row, fingerprint) if agree else None
 
     def verify(self) -> Generator[Verified]:
         """Hold every file against its row. Changes nothing."""
@@ -99,11 +101,14 @@ class Hasher:
             return Verdict.UNREADABLE
         return verdict_of(row.sha256, digest.hexdigest())
 
-    def _record(self, row: Media, sha256: str) -> None:
+    def _record(self, row: Media, found: Fingerprint) -> None:
         with self._settling() as settling:
             now = settling.session.get(Media, row.id)
-            if now is not None and now.unverified and signature_of(now) == signature_of(row):
-                settling.hashed(now, sha256)
+            if now is not None and signature_of(now) == signature_of(row):
+                if now.unverified:
+                    settling.hashed(now, found.sha256, is_utf8=found.is_utf8)
+                elif now.is_utf8 is None:  # its hash stays, so that a verification finds bytes that rotted
+                    now.is_utf8 = found.is_utf8
             settling.commit()
 
     def _rows(self, *conditions: TextClause) -> Iterator[Media]:

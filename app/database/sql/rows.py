@@ -101,4 +101,5 @@ def info_of(row: Media | Row[Any]) -> FileInfo:
         sha256=row.sha256,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        is_utf8=row.is_utf8,
     )

@@ -116,10 +116,10 @@ class Settling:
         row.content_type = type_after_move(row.content_type, row.filename, key.filename, self._media_type)
         place(row, key, path, self._ignored)
 
-    def hashed(self, row: Media, sha256: str) -> None:
-        """Take note of the hash of the bytes that the row speaks of."""
+    def hashed(self, row: Media, sha256: str, *, is_utf8: bool) -> None:
+        """Record the hash and the encoding of the bytes that the row speaks of."""
         changed = row.sha256 not in (None, sha256)
-        row.sha256, row.unverified = sha256, False
+        row.sha256, row.unverified, row.is_utf8 = sha256, False, is_utf8
         if changed:  # other bytes under the size and time of those that were there before
             row.etag, row.updated_at = sha256, datetime.now(UTC)
         self.session.flush()
@@ -232,7 +232,7 @@ class Settling:
         row.content_type = self._media_type(row.filename)
         # Reading it all to hash it would keep everybody waiting, so its version comes from its signature.
         row.etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
-        row.sha256, row.unverified = None, True
+        row.sha256, row.unverified, row.is_utf8 = None, True, None
         # Not in the future, which Last-Modified must not be (RFC 9110 8.8.2.1).
         row.updated_at = datetime.fromtimestamp(max(0, min(status.st_mtime, time.time())), UTC)
 

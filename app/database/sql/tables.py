@@ -55,6 +55,10 @@ def partial(name: str, where: str, *columns: str) -> Index:
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
+UNJUDGED = "is_utf8 IS NULL AND content_type >= 'text/' AND content_type < 'text0'"
+"""Texts not known to be UTF-8 or not: those that older versions stored, and those not hashed yet."""
+
+
 class Known:
     """What is known of a file, be it there or gone."""
 
@@ -70,6 +74,7 @@ class Known:
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     inode: Mapped[int] = mapped_column(BigInteger)
+    is_utf8: Mapped[bool | None]
 
     def known(self) -> dict[str, Any]:
         """All of it, by the names above."""
@@ -96,6 +101,7 @@ class Media(Known, Table):
         Index("ix_media_content_type", "library", "content_type"),
         Index("ix_media_inode", "inode", "size", "mtime_ns"),
         partial("ix_media_unverified", "unverified", "id"),
+        partial("ix_media_unjudged", UNJUDGED, "id"),
         partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder", "disk_path"),
     )
 

@@ -1,0 +1,79 @@
+"""Fingerprints of bytes: their SHA-256, and whether they are text in UTF-8, however they are cut."""
+
+import hashlib
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.storage.fingerprint import Fingerprint
+
+TEXTS = {
+    "nothing": b"",
+    "ASCII": b"plain text\r\n",
+    "umlauts": "Größe – 北京 🎬".encode(),
+    "byte order mark": "\ufeffé".encode(),
+    "the last character": b"\xf4\x8f\xbf\xbf",
+    "control characters": b"\x1b[2J\x07",
+    "longer than a step": "é".encode() * 100_000,
+}
+NO_TEXTS = {
+    "Latin-1": "Größe".encode("latin-1"),
+    "Windows-1252": "„so“".encode("cp1252"),
+    "UTF-16 with a mark": "text".encode("utf-16"),
+    "UTF-16 without a mark": "text".encode("utf-16-le"),
+    "NUL": b"a\0b",
+    "overlong": b"\xc0\xae",
+    "a surrogate": b"\xed\xa0\x80",
+    "past the last character": b"\xf4\x90\x80\x80",
+    "cut short": b"caf\xc3",
+    "a stray continuation": b"a\x80",
+    "late": b"x" * 200_000 + b"\xff",
+}
+
+
+def fingerprint(*pieces: bytes) -> Fingerprint:
+    found = Fingerprint()
+    for piece in pieces:
+        found.update(piece)
+    return found
+
+
+@pytest.mark.parametrize("data", TEXTS.values(), ids=TEXTS)
+def test_a_text_is_recognised_wherever_it_is_cut(data: bytes) -> None:
+    assert fingerprint(data).is_utf8
+    for cut in range(1, min(len(data), 40)):
+        found = fingerprint(data[:cut], data[cut:])
+        assert found.is_utf8
+        assert found.sha256 == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("data", NO_TEXTS.values(), ids=NO_TEXTS)
+def test_other_bytes_are_no_text_wherever_they_are_cut(data: bytes) -> None:
+    assert not fingerprint(data).is_utf8
+    assert not fingerprint(data, b"more").is_utf8
+    for cut in range(1, min(len(data), 40)):
+        assert not fingerprint(data[:cut], data[cut:]).is_utf8
+
+
+@given(st.lists(st.one_of(st.binary(max_size=6), st.text(max_size=3).map(str.encode)), max_size=6))
+def test_pieces_are_judged_as_their_whole(pieces: list[bytes]) -> None:
+    whole = b"".join(pieces)
+    try:
+        is_text = b"\0" not in whole and bool(whole.decode() or True)
+    except UnicodeDecodeError:
+        is_text = False
+    assert fingerprint(*pieces).is_utf8 is is_text
+
+
+def test_bytes_of_a_film_cost_no_more_than_their_hash() -> None:
+    """Once a byte was no text, no other is looked at."""
+    found, plain, data = fingerprint(b"\xff"), hashlib.sha256(), b"x" * (1 << 20)
+    costs = []
+    for update in (plain.update, found.update):
+        began = time.process_time()
+        for _ in range(30):
+            update(data)
+        costs.append(time.process_time() - began)
+    assert costs[1] < 2 * costs[0] + 0.01
