@@ -204,7 +204,6 @@ async def _open_people(
         quotas=quotas,
         departures=departures,
         session_lasts_s=settings.session_lifetime,
-        secure=(settings.base_url or "").startswith("https://"),
     )
 
 

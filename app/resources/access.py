@@ -16,7 +16,7 @@ from app.accounts.errors import LinkRefused, NotSignedIn, ScopeTooSmall, WrongCr
 from app.accounts.links import Kind
 from app.accounts.models import Scope as TokenScope
 from app.resources import cookies, docs
-from app.resources.admission import SAFE_METHODS
+from app.resources.admission import BASE_URL_HINT, SAFE_METHODS
 from app.resources.bodies import client_of
 from app.resources.deps import Services
 from app.resources.errors import EXPECTED, explained
@@ -95,9 +95,11 @@ async def _caller(request: HTTPConnection, method: str, services: Services) -> C
     authorization = request.headers.getlist("authorization")
     if authorization:
         return await _authorized(callers, authorization, client_of(request))
-    secret = cookies.secret_in(request, secure=people.secure)
-    if secret is None or not cookies.counts(method, request.headers, base_url=services.base_url):
+    secret = cookies.secret_in(request, services.base_url)
+    if secret is None:
         raise NotSignedIn("This takes an account: log in, or send a password or a token.")
+    if not cookies.counts(method, request.headers, base_url=services.base_url):
+        raise NotSignedIn(f"A login does not count for pages of other sites. {BASE_URL_HINT}")
     try:
         return await callers.by_session(secret)
     except WrongCredentials as error:

@@ -10,6 +10,8 @@ from starlette.responses import RedirectResponse
 from app.accounts.errors import AccountError, NotPermitted
 from app.accounts.models import Account
 from app.resources import cookies
+from app.resources.account_pages import elsewhere
+from app.resources.admission import BASE_URL_HINT, is_from_our_page
 from app.resources.bodies import client_of
 from app.resources.challenges import BEARER
 from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep
@@ -68,8 +70,10 @@ def body_of(model: type[BaseModel], *, form: bool = True) -> dict[str, Any]:
 
 async def of_our_own(request: Request, services: ServicesDep) -> None:
     """NotPermitted, if a page of another site asks."""
-    if not cookies.may_be_given(request.headers, base_url=services.base_url):
-        raise NotPermitted("Pages of other sites may log nobody in here; they may use a token.")
+    if not is_from_our_page(request.headers, services.base_url):
+        raise NotPermitted(
+            f"Pages of other sites may log nobody in here; they may use a token. {BASE_URL_HINT}"
+        )
 
 
 @router.post(
@@ -82,6 +86,8 @@ async def of_our_own(request: Request, services: ServicesDep) -> None:
 )
 async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
     """Make an account and log in to it. The first one of all is the administrator's."""
+    if _came_by_http(request, services):
+        return elsewhere(request, 403)
     shown: dict[str, str] = {}
     try:
         fields = await fields_of(request)
@@ -109,6 +115,8 @@ async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) ->
 )
 async def login(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
     """Log in: the answer sets a cookie."""
+    if _came_by_http(request, services):
+        return elsewhere(request, 403)
     shown: dict[str, str] = {}
     try:
         fields = await fields_of(request)
@@ -130,6 +138,13 @@ async def login(request: Request, services: ServicesDep, people: PeopleDep) -> R
     return await _logged_in(request, services, people, caller.account, 200, shown["next"])
 
 
+def _came_by_http(request: Request, services: Services) -> bool:
+    """Whether a form was sent from a page over http, and its cookie would be for https: the browser would
+    drop it, and show the form again without end."""
+    is_secure = (services.base_url or "").startswith("https://")
+    return is_secure and not is_json(request) and request.headers.get("origin", "").startswith("http://")
+
+
 async def _on_page(request: Request, error: Exception, template: str, **context: object) -> Response:
     """The form once more, with what was wrong."""
     told = await explained(request, error)
@@ -148,15 +163,17 @@ async def _logged_in(
         response = Response(info.model_dump_json(), status, media_type="application/json")
     else:
         response = RedirectResponse(_own(request, target), 303)
-    await _begin_session(request, response, people, account)
+    await _begin_session(request, response, services, people, account)
     return response
 
 
-async def _begin_session(request: Request, response: Response, people: People, account: Account) -> None:
+async def _begin_session(
+    request: Request, response: Response, services: Services, people: People, account: Account
+) -> None:
     """Log in with the answer's cookie; what the browser showed before is over."""
-    previous = cookies.secret_in(request, secure=people.secure)
+    previous = cookies.secret_in(request, services.base_url)
     secret = await people.accounts.begin_session(account, previous=previous)
-    cookies.give(response, request, secret, secure=people.secure, lasts_s=people.session_lasts_s)
+    cookies.give(response, request, secret, services.base_url, lasts_s=people.session_lasts_s)
     response.headers["cache-control"] = "no-store"
 
 
@@ -174,13 +191,13 @@ def _own(request: Request, target: str) -> str:
     response_class=Response,
     responses={303: {"description": "To a form."}, **problems(401, 403, 503)},
 )
-async def logout(request: Request, people: PeopleDep) -> Response:
+async def logout(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
     """Log out: what the cookie holds counts for nothing any more."""
-    secret = cookies.secret_in(request, secure=people.secure)
+    secret = cookies.secret_in(request, services.base_url)
     if secret:
         await people.accounts.end_session(secret)
     response = Response(status_code=204) if not _is_form(request) else _to_login(request)
-    cookies.take(response, request, secure=people.secure)
+    cookies.take(response, request, services.base_url)
     return response
 
 
@@ -199,15 +216,17 @@ async def account(services: ServicesDep, people: PeopleDep, caller: ManagerDep) 
     openapi_extra=body_of(PasswordChange),
     responses=problems(400, 401, 403, 413, 415, 422, 429, 503),
 )
-async def change_password(request: Request, people: PeopleDep, caller: ManagerDep) -> Response:
+async def change_password(
+    request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
+) -> Response:
     """Change the password. All logins are over; the browser that asks gets a new one."""
     fields = await fields_of(request)
     account = await people.accounts.change_password(
         caller, text(fields, "password"), text(fields, "new_password"), address=client_of(request)
     )
     response = Response(status_code=204)
-    if cookies.secret_in(request, secure=people.secure):
-        await _begin_session(request, response, people, account)
+    if cookies.secret_in(request, services.base_url):
+        await _begin_session(request, response, services, people, account)
     return response
 
 
@@ -226,7 +245,7 @@ async def delete_account(
     await people.accounts.leave(caller, text(fields, "password"), address=client_of(request))
     people.departures.soon()
     response = Response(status_code=204) if not _is_form(request) else _to_login(request)
-    cookies.take(response, request, secure=people.secure)
+    cookies.take(response, request, services.base_url)
     return response
 
 

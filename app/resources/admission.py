@@ -16,6 +16,11 @@ _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_][a-z0-9._-]*)(?::[0-9]*)?")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
+BASE_URL_HINT = (
+    "If the page is this server's own, a proxy changes the Host: set SEEKABLE_BASE_URL to the address in the "
+    "browser."
+)
+
 
 class Refused(Exception):
     """The request is not let in; `status` says how it is answered, `close` that nothing can follow it."""
@@ -89,27 +94,43 @@ class Admission:
 
     def _check_site(self, headers: Headers) -> None:
         """Browsers say where a write comes from (Fetch: Origin, Sec-Fetch-Site); other programs do not."""
-        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-        if origin is not None and self._is_cors(origin):
+        origin = headers.get("origin")
+        if (origin is not None and self._is_cors(origin)) or is_from_our_page(headers):
             return
-        own = origin is None or is_own(origin, headers)
-        if site in (None, "same-origin", "none") and (own or site == "same-origin"):
-            return
-        raise Refused(403, "Pages of other sites may not write here; see SEEKABLE_CORS_ORIGINS.")
+        raise Refused(
+            403, f"Pages of other sites may not write here; see SEEKABLE_CORS_ORIGINS. {BASE_URL_HINT}"
+        )
 
     def _check_origin(self, headers: Headers) -> None:
         """No browser asks before it opens a WebSocket to another site, and its page may read all of it."""
         if not all(is_own(origin, headers) or self._is_cors(origin) for origin in headers.getlist("origin")):
             raise Refused(
-                403, "Pages of other sites may not open a WebSocket here; see SEEKABLE_CORS_ORIGINS."
+                403,
+                "Pages of other sites may not open a WebSocket here; see SEEKABLE_CORS_ORIGINS. "
+                f"{BASE_URL_HINT}",
             )
 
     def _is_cors(self, origin: str) -> bool:
         return origin.lower() in self.origins or "*" in self.origins
 
 
-def is_own(origin: str, headers: Headers) -> bool:
-    """Whether an Origin is that of our own pages."""
+def is_from_our_page(headers: Headers, base_url: str | None = None) -> bool:
+    """Whether a request comes from a page of ours, or from no page at all, as far as browsers declare it
+    (Fetch: Sec-Fetch-Site, Origin). If they declare it to be of the same origin, it is: a proxy may have
+    changed the Host that an Origin could be compared with."""
+    site = headers.get("sec-fetch-site")
+    if site == "same-origin":
+        return True
+    return site in (None, "none") and all(
+        is_own(origin, headers, base_url) for origin in headers.getlist("origin")
+    )
+
+
+def is_own(origin: str, headers: Headers, base_url: str | None = None) -> bool:
+    """Whether an Origin is that of our own pages: at the Host, or at the base URL, whatever the Host is."""
+    base = urlsplit(base_url or "")
+    if base_url and origin.lower() == f"{base.scheme}://{base.netloc}".lower():
+        return True
     # Behind a proxy the scheme differs, so only the authority can be compared.
     return origin.lower().partition("://")[2] == headers.get("host", "").lower() != ""
 

@@ -48,8 +48,6 @@ class People:
     quotas: Quotas
     departures: Departures
     session_lasts_s: int
-    secure: bool
-    """Clients reach us by https only, as far as the settings say."""
 
 
 async def services(request: HTTPConnection) -> Services:

@@ -91,12 +91,12 @@ class Person:
         self.http = stack.enter_context(b.client())
         credentials = {"email": f"{name}@example.org", "password": "long enough for anybody"}
         self.http.post("/sign-up", json=credentials).raise_for_status()
-        self._cookie = f"Cookie: session={self.http.cookies['session']}"
+        (self._secret,) = self.http.cookies.values()
         self.at_a, self.at_b = (stack.enter_context(self.socket(server, "/events")) for server in (a, b))
         assert self.at_a.json() == self.at_b.json() == RESYNC
 
     def socket(self, server: Server, target: str) -> Socket:
-        return Socket(server, target, self._cookie)
+        return Socket(server, target, f"Cookie: seekable-{server.port}={self._secret}")
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.http.request(method, f"/files/{path}", **options).raise_for_status()

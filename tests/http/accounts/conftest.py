@@ -45,8 +45,9 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def cookie(secret: str) -> dict[str, str]:
-    return {"Cookie": f"session={secret}"}
+def cookie(secret: str, port: int | None) -> dict[str, str]:
+    """As a browser sends it to the port of a server on this machine."""
+    return {"Cookie": f"seekable-{port}={secret}"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,12 @@ class Person:
 
     @property
     def headers(self) -> dict[str, str]:
-        return cookie(self.session)
+        return cookie(self.session, self.http.base_url.port)
+
+    @property
+    def cookie(self) -> str:
+        """The whole header."""
+        return f"Cookie: {self.headers['Cookie']}"
 
     def ask(self, method: str, target: str, **options: Any) -> httpx.Response:
         """A request of this browser."""
@@ -152,6 +158,9 @@ class Private:
         at = now() - age
         assert self.store.add_session(Session(hashed(secret), account.id, at, at), version=account.version)
         return secret
+
+    def cookie(self, secret: str) -> dict[str, str]:
+        return cookie(secret, self.http.base_url.port)
 
     def invite(self, lasts: timedelta = timedelta(days=1)) -> str:
         secret = secrets.token_urlsafe(32)

@@ -108,7 +108,7 @@ def test_no_page_of_another_site_opens_a_websocket_with_a_cookie(
 def test_a_site_that_may_use_the_server_does_not_do_so_with_a_cookie(guarded: Private) -> None:
     """Or it could do all that the person may who happens to look at it; a token it has been given counts."""
     person = guarded.person()
-    theirs = {"Cookie": f"__Host-session={person.session}"}
+    theirs = {"Cookie": f"__Host-seekable-443={person.session}"}
     origin = {"origin": "https://app.example.org", "sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}
 
     def ask(method: str, headers: dict[str, str], **options: Any) -> httpx.Response:
@@ -180,7 +180,7 @@ def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(guarded: P
     (field,) = answer.headers.get_list("set-cookie")
     pair, *attributes = field.split("; ")
     name, _, secret = pair.partition("=")
-    assert name == "__Host-session"
+    assert name == "__Host-seekable-443"
     assert {attribute.lower() for attribute in attributes} == {
         "httponly",
         "samesite=lax",
@@ -188,17 +188,21 @@ def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(guarded: P
         "path=/",
         f"max-age={90 * 86400}",
     }
-    assert guarded.ask("GET", "/account", headers={"Cookie": f"__Host-session={secret}"}).status_code == 200
+    assert (
+        guarded.ask("GET", "/account", headers={"Cookie": f"__Host-seekable-443={secret}"}).status_code == 200
+    )
     # Another name is what some other host of the domain could have set.
     assert guarded.ask("GET", "/account", headers={"Cookie": f"session={secret}"}).status_code == 401
-    gone = guarded.ask("POST", "/logout", headers={"Cookie": f"__Host-session={secret}"})
+    gone = guarded.ask("POST", "/logout", headers={"Cookie": f"__Host-seekable-443={secret}"})
     assert gone.status_code == 204
     cleared = gone.headers["set-cookie"].lower()
-    assert cleared.startswith('__host-session=""; ')
+    assert cleared.startswith('__host-seekable-443=""; ')
     assert "; secure" in cleared
     assert "; path=/" in cleared
     assert "domain" not in cleared
-    assert guarded.ask("GET", "/account", headers={"Cookie": f"__Host-session={secret}"}).status_code == 401
+    assert (
+        guarded.ask("GET", "/account", headers={"Cookie": f"__Host-seekable-443={secret}"}).status_code == 401
+    )
 
 
 @one_backend
@@ -206,7 +210,7 @@ def test_the_page_behind_a_proxy_that_changes_the_host_writes(guarded: Private) 
     """The browser's Origin is that of the base URL then, and the Host the one that the proxy connects to."""
     person = guarded.person()
     headers = {
-        "Cookie": f"__Host-session={person.session}",
+        "Cookie": f"__Host-seekable-443={person.session}",
         "origin": "https://media.example.org",
         "sec-fetch-site": "same-origin",
         "sec-fetch-mode": "cors",

@@ -12,7 +12,7 @@ from app.accounts.callers import hashed, now
 from app.accounts.models import SigningKey
 from app.accounts.passwords import Passwords
 from tests.conftest import BACKENDS
-from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, cookie, private_server
+from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, private_server
 from tests.http.accounts.test_links import token_of
 from tests.http.accounts.test_sockets import POLICY_VIOLATION, socket
 from tests.http.conftest import Connection, problem_of
@@ -230,7 +230,7 @@ def test_what_another_process_ends_is_over_within_5_s(private: Private) -> None:
         "the password of an account": basic(disabled.email),
         "the token of an account": bearer(disabled.token()),
     }
-    others = (cookie(kept), two.headers, basic(one.email))
+    others = (private.cookie(kept), two.headers, basic(one.email))
 
     def answers() -> dict[str, int]:
         found = {

@@ -12,7 +12,7 @@ import pytest
 
 from app.accounts.callers import hashed
 from app.accounts.models import Scope
-from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, cookie
+from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer
 from tests.sockets import TEXT, Socket
 
 PATCH = {"content-type": "application/merge-patch+json"}
@@ -147,7 +147,7 @@ def owner(private: Private) -> Person:
 @pytest.fixture(scope="module")
 def socket(private: Private, owner: Person) -> Iterator[Socket]:
     """Where the owner is told of the progress of uploads."""
-    with Socket(private.server, "/", f"Cookie: session={owner.session}") as socket:
+    with Socket(private.server, "/", owner.cookie) as socket:
         assert socket.status == 101
         yield socket
 
@@ -221,9 +221,9 @@ def strangers(private: Private, admin: Person, owner: Person, theirs: Place) -> 
         "a disabled account": Stranger(disabled.headers, shut=refused),
         "a leaving account": Stranger(bearer(leaving.token()), shut=refused),
         "an expired session": Stranger(
-            cookie(private.session(another.account, timedelta(days=15))), shut=refused
+            private.cookie(private.session(another.account, timedelta(days=15))), shut=refused
         ),
-        "a session that was never given": Stranger(cookie("0" * 43), shut=refused),
+        "a session that was never given": Stranger(private.cookie("0" * 43), shut=refused),
         "a token that was never given": Stranger(bearer("skb_" + "0" * 43), shut=refused),
     }
     private.store.set_disabled(disabled.account.id, True)
@@ -293,7 +293,7 @@ def test_to_all_others_a_file_is_as_if_it_had_never_been(
     stranger = strangers[who]
     secrets = (theirs.folder, theirs.file_id, theirs.link_id, theirs.token_id, owner.email, owner.account.id)
     wrong: list[str] = []
-    with Socket(private.server, "/events", f"Cookie: session={owner.session}") as events:
+    with Socket(private.server, "/events", owner.cookie) as events:
         assert events.json() == {"type": "resync"}
         for name, (method, target, _, status) in REQUESTS.items():
             never = ask(private, stranger, name, nowhere)

@@ -86,9 +86,7 @@ def test_an_upload_under_way_leaves_nothing(private: Private, connect: Callable[
     leaver = private.person()
     connection = connect()
     before = beneath(private.server).leftovers()
-    connection.request(
-        "PUT", "/files/film.mp4", f"Cookie: session={leaver.session}", "Content-Length: 100000"
-    )
+    connection.request("PUT", "/files/film.mp4", leaver.cookie, "Content-Length: 100000")
     connection.send(noise(50_000))
     time.sleep(0.2)
     assert leave(leaver).status_code == 204

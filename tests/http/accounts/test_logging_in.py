@@ -12,7 +12,7 @@ import httpx
 
 from app.accounts.callers import hashed, now
 from app.accounts.models import Session
-from tests.http.accounts.conftest import NUMBERS, PASSWORD, Person, Private, basic, bearer, cookie
+from tests.http.accounts.conftest import NUMBERS, PASSWORD, Person, Private, basic, bearer
 
 Browsers = Callable[[], httpx.Client]
 Problem = Callable[[httpx.Response, int], str]
@@ -34,7 +34,7 @@ def given(answer: httpx.Response) -> str:
     (field,) = answer.headers.get_list("set-cookie")
     pair, *attributes = field.split("; ")
     name, _, secret = pair.partition("=")
-    assert name == "session"
+    assert name == f"seekable-{answer.request.url.port}"
     assert {attribute.lower() for attribute in attributes} == {
         "httponly",
         "samesite=lax",
@@ -47,7 +47,7 @@ def given(answer: httpx.Response) -> str:
 
 
 def is_over(private: Private, session: str) -> bool:
-    answer = private.ask("GET", "/account", headers=cookie(session))
+    answer = private.ask("GET", "/account", headers=private.cookie(session))
     assert answer.status_code in (200, 401)
     return answer.status_code == 401
 
@@ -69,9 +69,9 @@ def test_a_program_signs_up(private: Private, elsewhere: Browsers) -> None:
         "created_at": "",
     }
     session = given(answer)
-    assert private.ask("GET", "/account", headers=cookie(session)).json() == account
+    assert private.ask("GET", "/account", headers=private.cookie(session)).json() == account
     assert private.ask("GET", "/account", headers=basic(email)).json() == account
-    assert private.ask("GET", "/files", headers=cookie(session)).json()["items"] == []
+    assert private.ask("GET", "/files", headers=private.cookie(session)).json()["items"] == []
 
 
 def test_a_person_signs_up_and_is_told_on_the_page_what_was_wrong(elsewhere: Browsers) -> None:
@@ -294,7 +294,7 @@ def test_after_the_login_one_stays_on_this_server(person: Person, elsewhere: Bro
     for target, location in NEXT.items():
         answer = browser.post("/login", data=credentials(person.email, next=target), headers=HTML)
         assert (answer.status_code, answer.headers["location"]) == (303, location), target
-        assert answer.headers.get_list("set-cookie")[0].startswith("session=")
+        assert answer.headers.get_list("set-cookie")[0].startswith("seekable-")
         assert len(answer.headers.get_list("set-cookie")) == 1
     dots = browser.post("/login", data=credentials(person.email, next="/..//evil.example"), headers=HTML)
     assert httpx.URL("http://here").join(dots.headers["location"]).host == "here"
@@ -321,7 +321,7 @@ def test_a_login_that_failed_says_so_on_the_page_and_goes_on_where_one_was(
 
 def test_a_chosen_session_is_not_taken_over(private: Private, person: Person, elsewhere: Browsers) -> None:
     chosen = "c" * 43
-    answer = elsewhere().post("/login", json=credentials(person.email), headers=cookie(chosen))
+    answer = elsewhere().post("/login", json=credentials(person.email), headers=private.cookie(chosen))
     assert answer.status_code == 200
     assert given(answer) != chosen
     assert is_over(private, chosen)
@@ -356,12 +356,12 @@ def test_logging_out(private: Private, person: Person) -> None:
     answer = person.ask("POST", "/logout")
     assert answer.status_code == 204
     (gone,) = answer.headers.get_list("set-cookie")
-    assert gone.startswith('session=""; ')
+    assert gone.startswith("seekable-")
     assert "Max-Age=0" in gone
     assert is_over(private, person.session)
     assert person.store.session(hashed(person.session)) is None, "not here only, but for every process"
     assert not is_over(private, others), "another browser"
-    form = private.ask("POST", "/logout", headers=cookie(others) | HTML, data={})
+    form = private.ask("POST", "/logout", headers=private.cookie(others) | HTML, data={})
     assert (form.status_code, form.headers["location"]) == (303, "/login")
     assert is_over(private, others)
 
@@ -435,7 +435,7 @@ def test_a_password_is_changed_by_who_knows_it_only(
         ({"password": PASSWORD, "new_password": ["x" * 8]}, 422),
     ):
         problem(person.ask("POST", "/account/password", json=body), status)
-    for program in (bearer(person.token()), cookie("x")):
+    for program in (bearer(person.token()), private.cookie("x")):
         body = {"password": PASSWORD, "new_password": NEW}
         answer = private.ask("POST", "/account/password", json=body, headers=program)
         assert answer.status_code in (401, 403)

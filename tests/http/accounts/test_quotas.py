@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_refused_and_what_fits_to_the_byte_is_not(
 
 def test_it_is_refused_before_the_body_is_sent(limited: Person, connect: Callable[..., Any]) -> None:
     connection = connect()
-    cookie = f"Cookie: session={limited.session}"
+    cookie = limited.cookie
     for method, target, more in (
         ("PUT", "/files/film.mp4", ()),
         ("POST", "/file/upload", ("Content-Type: multipart/form-data; boundary=x",)),
@@ -68,9 +68,7 @@ def test_it_is_refused_before_the_body_is_sent(limited: Person, connect: Callabl
 
 def test_without_a_length_it_is_refused_in_mid_body(limited: Person, connect: Callable[..., Any]) -> None:
     connection = connect()
-    connection.request(
-        "PUT", "/files/film.mp4", f"Cookie: session={limited.session}", "Transfer-Encoding: chunked"
-    )
+    connection.request("PUT", "/files/film.mp4", limited.cookie, "Transfer-Encoding: chunked")
     sent = 0
     for data in chunked(QUOTA + 200_000):
         connection.send(b"%x\r\n%s\r\n" % (len(data), data))

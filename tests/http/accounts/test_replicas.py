@@ -87,7 +87,7 @@ def private(one: Private) -> Private:
 
 def at(two: Private, person: Person, method: str, target: str, **options: Any) -> httpx.Response:
     """A request of somebody's browser to the other server."""
-    headers = {**person.headers, **options.pop("headers", {})}
+    headers = {**two.cookie(person.session), **options.pop("headers", {})}
     return asked(two.http, method, target, headers=headers, **options)
 
 
@@ -131,7 +131,9 @@ def test_two_uploads_never_have_more_than_the_quota_together(one: Private, two: 
                 return http.put(f"/files/{id(private)}.mp4", content=body(both)).status_code
 
         with ThreadPoolExecutor(2) as pool:
-            found = [pool.submit(put, private, person.headers, both) for private in (one, two)]
+            found = [
+                pool.submit(put, private, private.cookie(person.session), both) for private in (one, two)
+            ]
             assert Counter(one.result() for one in found) == {201: 1, 507: 1}
         assert person.ask("GET", "/account").json()["used"] == 600_000
 
@@ -179,11 +181,11 @@ def test_what_the_one_ended_is_over_at_the_other(one: Private, two: Private) -> 
     token, link = revoked.token(), unshared.link("film.mp4")
     token_id = one.ask("GET", "/account/tokens", headers=revoked.headers).json()["items"][0]["id"]
     shown = {
-        "a login": out.headers,
-        "a login of before": changed.headers,
+        "a login": two.cookie(out.session),
+        "a login of before": two.cookie(changed.session),
         "a password of before": basic(changed.email),
         "a token": bearer(token),
-        "an account": disabled.headers,
+        "an account": two.cookie(disabled.session),
     }
 
     def let_in() -> set[str]:
@@ -253,7 +255,8 @@ def test_an_account_that_leaves_leaves_no_file_behind_that_came_through_the_othe
     def upload(number: int) -> Counter[int]:
         """One after the other, until it is refused; or one that ends when the account is gone."""
         found: Counter[int] = Counter()
-        with (one, two)[number % 2].server.client(headers=leaver.headers) as http:
+        private = (one, two)[number % 2]
+        with private.server.client(headers=private.cookie(leaver.session)) as http:
             if number >= 2:
                 return Counter([http.put(f"/files/slow {number}.mp4", content=slowly()).status_code])
             for turn in range(1000):

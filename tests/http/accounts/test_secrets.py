@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import create_engine, inspect, text
 
 from tests import mongo
-from tests.http.accounts.conftest import NUMBERS, Private, basic, bearer, cookie
+from tests.http.accounts.conftest import NUMBERS, Private, basic, bearer
 from tests.sockets import Socket
 
 
@@ -16,7 +16,7 @@ def test_secrets_are_neither_in_the_log_nor_in_the_database(private: Private, ad
     email = f"secretive-{next(NUMBERS)}@example.org"
     signed_up = private.ask("POST", "/sign-up", json={"email": email, "password": password})
     sessions = [signed_up.headers["set-cookie"].partition("=")[2].partition(";")[0]]
-    mine = cookie(sessions[0])
+    mine = private.cookie(sessions[0])
     token = private.ask(
         "POST", "/account/tokens", json={"name": "VLC", "scopes": ["read"]}, headers=mine
     ).json()["token"]

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.accounts.callers import hashed
-from tests.http.accounts.conftest import Person, Private, basic, bearer, cookie
+from tests.http.accounts.conftest import Person, Private, basic, bearer
 from tests.sockets import Socket
 
 POLICY_VIOLATION = 1008
@@ -26,8 +26,8 @@ def test_nobody_opens_a_websocket(private: Private, person: Person) -> None:
     for target in ("/", "/events", "/nothing"):
         for headers, query, status in (
             ({}, "", 401),
-            (cookie("x" * 43), "", 401),
-            (cookie(private.session(person.account, timedelta(days=15))), "", 401),
+            (private.cookie("x" * 43), "", 401),
+            (private.cookie(private.session(person.account, timedelta(days=15))), "", 401),
             (bearer("skb_x"), "", 401),
             (basic(f"nobody-{target[1:]}@example.org"), "", 401),
             (disabled.headers, "", 401),
