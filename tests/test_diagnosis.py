@@ -104,6 +104,7 @@ def test_descriptors_have_to_suffice_for_the_sockets(descriptors: float, fault: 
         (replace(FOLDER, exists=False), {}, NOTE, "is not there"),
         (replace(FOLDER, links=False), {}, FIX, "no hard links"),
         (replace(FOLDER, locks=False), {}, FIX, "no file locks"),
+        (replace(FOLDER, ignores_case=True), {}, NOTE, "ignores case"),
         (replace(FOLDER, sendfile=False), {}, FIX, "SEEKABLE_SENDFILE=false"),
         (replace(FOLDER, sendfile=False), {"sendfile": False}, GOOD, "can be written"),
         (replace(FOLDER, kind="nfs4"), {}, FIX, "PostgreSQL"),

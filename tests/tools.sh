@@ -33,6 +33,8 @@ prlimit   util-linux
 unshare   util-linux
 systemd-socket-activate systemd
 locale-gen locales
+lowntfs-3g ntfs-3g
+mkntfs    ntfs-3g
 '
 
 # Fills $commands and $packages with what is missing.

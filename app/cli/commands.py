@@ -18,6 +18,7 @@ import click
 from app import logs
 from app.accounts.making import new_invite
 from app.cli.accounts import account
+from app.cli.diagnosis import IGNORES_CASE
 from app.cli.doctor import doctor
 from app.cli.sentences import in_a_sentence
 from app.cli.utf8 import ensure_utf8
@@ -31,6 +32,7 @@ from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
+from app.storage.examining import ignores_case
 from app.storage.types import FileInfo, Key
 from app.storage.upkeep import Outcome, Verdict
 
@@ -384,6 +386,8 @@ def _announce(settings: Settings, listener: socket, host: str | None, sign_up: s
             f"  upload  curl{user} -F file=@film.mp4 {base}/file/upload",
             f"  play    vlc {base}/files/film.mp4",
         ]
+    if settings.storage == "filesystem" and ignores_case(settings.files_dir):
+        lines += [f"  note    This folder {IGNORES_CASE}"]
     if sign_up:
         lines += [f"  sign up {base}{sign_up}", "          The first account is the administrator's."]
     # For a person to read, unless it is programs that read what this process says.

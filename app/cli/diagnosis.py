@@ -41,6 +41,12 @@ SKEW_S, BAD_SKEW_S = 2.0, 30.0
 NO_SYNC_S = 0.00002
 """An fsync that is shorter than this has asked no disk."""
 
+IGNORES_CASE = (
+    "is on a file system that ignores case: “film.mp4” and “FILM.mp4” cannot both be stored there. The "
+    "spelling that is there counts; a request with another one is answered 404, or 409 if it creates a file."
+)
+"""Said of such a folder, here and when the server starts."""
+
 _IN_MEMORY = {"tmpfs", "ramfs"}
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "fuse.s3fs", "fuse.rclone"}
 _NFS = {"nfs", "nfs4"}
@@ -190,6 +196,8 @@ def of_folder(settings: Settings, facts: FolderFacts) -> Iterator[Finding]:
         )
     if not facts.locks:
         yield Finding(Level.FIX, f"{where} has no file locks ({facts.kind}). Choose another.")
+    if facts.ignores_case:
+        yield Finding(Level.NOTE, f"{where} {IGNORES_CASE}")
     if settings.sendfile and not facts.sendfile:
         yield Finding(Level.FIX, f"The kernel cannot send files from {where}: set SEEKABLE_SENDFILE=false.")
     if facts.kind in _NETWORK and settings.database_url is None:

@@ -11,12 +11,12 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from uuid import uuid4
 
-from app.storage import folders
+from app.storage import folders, spelling
 from app.storage.cached import CachedOpener
 from app.storage.descriptors import has_writer
 from app.storage.entries import Folder, looking
 from app.storage.errors import AlreadyExists, NotFound, OutOfSpace, StorageUnavailable, Unreadable
-from app.storage.folders import Segments, translated
+from app.storage.folders import ReservedFolder, Root, Segments, translated
 from app.storage.intents import Intent, Intents
 from app.storage.reserve import Reserve
 from app.storage.staging import StagedFile, hold, sweep
@@ -44,28 +44,30 @@ class Disk:
         with translated():
             folders.make_root(os.path.abspath(root))
             # The root itself may be a symbolic link: whoever runs this program chose it.
-            self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            with folders.entered(self._root, _STAGING, create=True) as staging:
+            descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            with folders.entered(Root(descriptor), _STAGING, create=True) as staging:
                 self._staging = os.dup(staging)
-            with folders.entered(self._root, (RESERVED,)) as ours:
+            with folders.entered(Root(descriptor), (RESERVED,)) as ours:
                 self._ours = os.dup(ours)
+            self._root = Root(descriptor, folders.identity(os.fstat(self._ours)))
             self._check_writable()
         self._reserve = Reserve(self._ours)
         self._intents = Intents(self._ours)
-        self._cached = CachedOpener(self._root)
+        # It opens what `open` opened before, which is how that is known not to lie in the reserved folder.
+        self._cached = CachedOpener(descriptor)
         self._proven_until = 0.0
 
     def _check_writable(self) -> None:
         with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes
             StagedFile(self._staging).discard()
-        for folder in (self._root, self._ours):
+        for folder in (self._root.descriptor, self._ours):
             if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def check_writable(self) -> None:
         """Raise StorageUnavailable where no file can be stored, for another reason than a full disk."""
         with translated():
-            for folder in (self._root, self._staging):
+            for folder in (self._root.descriptor, self._staging):
                 if os.fstatvfs(folder).f_flag & os.ST_RDONLY:
                     raise StorageUnavailable("The file system of the files has become read-only.")
                 if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
@@ -82,7 +84,7 @@ class Disk:
     def close(self) -> None:
         os.close(self._ours)
         os.close(self._staging)
-        os.close(self._root)
+        os.close(self._root.descriptor)
 
     # Whose folder this is
 
@@ -124,7 +126,7 @@ class Disk:
 
     def folder_of_ours(self, name: str) -> int:
         """A descriptor of a folder inside the reserved one, made if it is not there; the caller closes it."""
-        with translated(), folders.entered(self._ours, (name,), create=True) as folder:
+        with translated(), folders.entered(Root(self._ours), (name,), create=True) as folder:
             return os.dup(folder)
 
     # Bytes on their way in
@@ -172,7 +174,13 @@ class Disk:
 
     def _undo_halfway(self, intent: Intent) -> None:
         source, target = (folders.status(self._root, path) for path in (intent.source, intent.target))
-        if intent.is_halfway(source and source.st_ino, target and target.st_ino):
+        inodes = source and source.st_ino, target and target.st_ino
+        if intent.is_away(*inodes):
+            with folders.entered(self._root, intent.source[:-1]) as folder:
+                os.rename(intent.target[-1], intent.source[-1], src_dir_fd=folder, dst_dir_fd=folder)
+                os.fsync(folder)
+        # One link alone may have two names on a file system that ignores case.
+        elif intent.is_halfway(*inodes) and source and source.st_nlink > 1:
             with folders.entered(self._root, intent.target[:-1]) as folder:
                 os.unlink(intent.target[-1], dir_fd=folder)
                 os.fsync(folder)
@@ -188,6 +196,8 @@ class Disk:
             try:
                 folder = stack.enter_context(folders.entered(self._root, path[:-1]))
                 descriptor = os.open(path[-1], _READ, dir_fd=folder)
+            except ReservedFolder:
+                return None
             except OSError as error:
                 # ENXIO: a socket, or a pipe; both are no file of ours.
                 if error.errno in folders.NOT_THERE or error.errno == errno.ENXIO:
@@ -226,7 +236,9 @@ class Disk:
 
     @contextmanager
     def folder(self, path: Segments) -> Generator[Folder | None]:
-        """The folder at the path, open for looking into it; None when there is none. Raises Unreadable."""
+        """The folder at the path, open for looking into it; None when there is none.
+
+        Raises Unreadable, ReservedFolder."""
         with contextlib.ExitStack() as stack:
             with looking():
                 try:
@@ -242,8 +254,16 @@ class Disk:
         try:
             with self.folder(path) as found:
                 return None if found is None else found.changed_ns
-        except Unreadable:
+        except (Unreadable, ReservedFolder):
             return None
+
+    def spelled(self, path: Segments) -> Segments:
+        """Return the path as the entries of the folders spell it; see `spelling`. Raises Unreadable."""
+        with looking():
+            try:
+                return spelling.spelled(self._root, path)
+            except ReservedFolder:
+                return path  # which leads nowhere
 
     def check_room(self, path: Segments) -> None:
         """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
@@ -338,6 +358,37 @@ class Disk:
                 self._move_by_link(new, target, old, source)
         os.fsync(old)
         os.fsync(new)
+
+    @contextmanager
+    def respelled(self, path: Segments, name: str) -> Generator[None]:
+        """The file has another name that the file system takes for the one that it has."""
+        with translated(), folders.entered(self._root, path[:-1]) as folder:
+            self._respell(folder, path, name)
+            try:
+                yield
+            except BaseException:
+                self._respell(folder, (*path[:-1], name), path[-1])
+                raise
+
+    def _respell(self, folder: int, path: Segments, name: str) -> None:
+        os.rename(path[-1], name, src_dir_fd=folder, dst_dir_fd=folder)
+        if name not in os.listdir(folder):
+            # Linux does nothing where both names lead to one file already.
+            self._respell_by_detour(folder, path, name)
+        os.fsync(folder)
+
+    def _respell_by_detour(self, folder: int, path: Segments, name: str) -> None:
+        detour = uuid4().hex
+        try:
+            inode = os.stat(path[-1], dir_fd=folder, follow_symlinks=False).st_ino
+            self._intents.write(Intent(path, (*path[:-1], detour), inode, is_detour=True))
+            os.rename(path[-1], detour, src_dir_fd=folder, dst_dir_fd=folder)
+            if not folders.rename(folder, detour, folder, name):
+                folders.link(folder, detour, folder, name)
+                os.unlink(detour, dir_fd=folder)
+            os.fsync(folder)  # before the intent goes
+        finally:
+            self.undo_cut_move()
 
     @contextmanager
     def _placed(

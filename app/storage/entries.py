@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from app.storage import spelling
 from app.storage.errors import Unreadable
 from app.storage.staging import Signature
 
@@ -36,6 +37,8 @@ class Folder:
         # Not the time of modification, which programs that copy folders set back.
         self.changed_ns = os.fstat(descriptor).st_ctime_ns
         """When names came or went last, or the folder's rights changed, before `entries` looks."""
+        self._is_exact = False
+        self._names: frozenset[str] | None = None
 
     def entries(self) -> Generator[Entry]:
         """What is in it, in no order. Every name that is there the whole time comes once."""
@@ -56,6 +59,20 @@ class Folder:
                 return stat.S_ISREG(os.lstat(name, dir_fd=self._descriptor).st_mode)
             except FileNotFoundError:
                 return False
+
+    def spells(self, name: str) -> bool:
+        """Return whether a name that leads to something is that of an entry in just this spelling."""
+        if self._is_exact and name.isascii():
+            return True
+        with looking():
+            others = spelling.alike(name)
+            if not any(spelling.exists(self._descriptor, other) for other in others):
+                # One name tells it of all: case counts in all of a folder, or in nothing of it.
+                self._is_exact = self._is_exact or bool(others)
+                return True
+            if self._names is None:
+                self._names = frozenset(os.listdir(self._descriptor))
+        return name in self._names
 
     def signature(self, name: str) -> Signature | None:
         """The signature of what has this name; None when nothing has."""

@@ -24,6 +24,8 @@ class FolderFacts:
     links: bool = False
     """Whether a file may have two names."""
     locks: bool = False
+    ignores_case: bool = False
+    """Whether names that differ in case alone are one name."""
     sendfile: bool = False
     """Whether the kernel sends its files without a copy."""
     free: int = 0
@@ -50,6 +52,7 @@ def examine_folder(path: Path) -> FolderFacts:
                 writable=True,
                 links=_works(lambda: os.link(name, name + "-too")),
                 locks=_works(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)),
+                ignores_case=os.path.exists(os.path.join(place, "PROBE")),
                 sendfile=_works(lambda: _send(file)),
                 free=free.f_bavail * free.f_frsize,
                 kind=kind,
@@ -58,6 +61,11 @@ def examine_folder(path: Path) -> FolderFacts:
             )
     except OSError:
         return FolderFacts(exists, writable=False, kind=kind, options=options)
+
+
+def ignores_case(path: Path) -> bool:
+    """Return whether names that differ in case alone are one name in a library, which is there."""
+    return os.path.exists(path / RESERVED / "ID")
 
 
 @contextlib.contextmanager

@@ -10,10 +10,12 @@ import os
 import stat
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from app.storage.errors import AlreadyExists, InvalidName, OutOfSpace, PathConflict, StorageUnavailable
 from app.storage.renaming import rename_to_free_name
+from app.storage.types import RESERVED
 
 T = TypeVar("T")
 
@@ -43,24 +45,51 @@ def translated() -> Iterator[None]:
         raise StorageUnavailable(f"The disk refuses: {error.strerror}.") from error
 
 
+class ReservedFolder(InvalidName):
+    """A path that leads into the reserved folder under another name: in another case, or by a bind mount."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} is the server's own folder under another name.")
+
+
+Identity = tuple[int, int]
+"""Device and inode."""
+
+
+def identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The folder that all others are beneath: a descriptor, which stays the caller's."""
+
+    descriptor: int
+    ours: Identity | None = None
+    """The reserved folder, which no other name leads into."""
+
+
 @contextmanager
-def entered(root: int, path: Segments, *, create: bool = False) -> Generator[int]:
+def entered(root: Root, path: Segments, *, create: bool = False) -> Generator[int]:
     """A descriptor of the folder, closed afterwards. New folders are on the disk before it is given.
 
-    Raises OSError, and PathConflict where a folder cannot be made.
+    Raises OSError, PathConflict where a folder cannot be made, and ReservedFolder.
     """
-    folder = os.dup(root)
+    folder = os.dup(root.descriptor)
     try:
-        for segment in path:
+        for depth, segment in enumerate(path):
             inner = _enter(folder, segment, create=create)
             os.close(folder)
             folder = inner
+            # The name alone tells nothing on file systems that ignore case, nor where folders are mounted.
+            if (depth or segment != RESERVED) and identity(os.fstat(folder)) == root.ours:
+                raise ReservedFolder(segment)
         yield folder
     finally:
         os.close(folder)
 
 
-def status(root: int, path: Segments) -> os.stat_result | None:
+def status(root: Root, path: Segments) -> os.stat_result | None:
     """What stands at the path itself, a link too; None when nothing does."""
     try:
         with entered(root, path[:-1]) as folder:
@@ -71,7 +100,7 @@ def status(root: int, path: Segments) -> os.stat_result | None:
         raise
 
 
-def check_room(root: int, path: Segments) -> None:
+def check_room(root: Root, path: Segments) -> None:
     """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
     for depth in range(1, len(path)):
         found = status(root, path[:depth])
@@ -79,12 +108,14 @@ def check_room(root: int, path: Segments) -> None:
             return
         if not stat.S_ISDIR(found.st_mode):
             raise _not_a_folder(path[depth - 1])
+        if identity(found) == root.ours and path[:depth] != (RESERVED,):
+            raise ReservedFolder(path[depth - 1])
     found = status(root, path)
     if found is not None and stat.S_ISDIR(found.st_mode) and not _is_empty(root, path):
         raise _is_a_folder(path[-1])
 
 
-def _is_empty(root: int, path: Segments) -> bool:
+def _is_empty(root: Root, path: Segments) -> bool:
     try:
         with entered(root, path) as folder:
             return not os.listdir(folder)
@@ -129,7 +160,7 @@ def _to_free_name(step: Callable[[], T], folder: int, name: str) -> T:
     raise _is_a_folder(name)
 
 
-def prune(root: int, path: Segments) -> None:
+def prune(root: Root, path: Segments) -> None:
     """Remove the folder if it is empty, and then those above it."""
     for depth in range(len(path), 0, -1):
         try:

@@ -22,6 +22,12 @@ class Intent:
     source: Segments
     target: Segments
     inode: int
+    is_detour: bool = False
+    """Whether the target is no path to stay at, but one on the way to another spelling of the source."""
+
+    def is_away(self, source_inode: int | None, target_inode: int | None) -> bool:
+        """Return whether the file is on a detour, from which it is brought back to the source."""
+        return self.is_detour and source_inode is None and target_inode == self.inode
 
     def is_halfway(self, source_inode: int | None, target_inode: int | None) -> bool:
         """Return whether the file has both names: the move is then undone, because it was not acknowledged.
@@ -71,6 +77,7 @@ class Intents:
 def _parsed(data: bytes) -> Intent | None:
     try:
         fields = json.loads(data)
-        return Intent(tuple(fields["source"]), tuple(fields["target"]), int(fields["inode"]))
+        paths = tuple(fields["source"]), tuple(fields["target"])
+        return Intent(*paths, int(fields["inode"]), is_detour=bool(fields.get("is_detour")))
     except (ValueError, KeyError, TypeError):
         return None

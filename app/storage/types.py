@@ -18,6 +18,9 @@ MAX_SEGMENT_BYTES = 255
 MAX_PATH_BYTES = 1024
 MAX_SEGMENTS = 32
 
+_IGNORABLE = {"\u034f", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))}
+"""Marks that are not seen: the grapheme joiner and the variation selectors."""
+
 
 def _check_segment(segment: str) -> None:
     if segment in ("", ".", ".."):
@@ -47,11 +50,34 @@ def _check_path(path: str) -> None:
         raise InvalidName(f"A path must not start with {RESERVED!r}.")
 
 
+def is_reserved(segment: str) -> bool:
+    """Return whether some file system takes the segment for RESERVED.
+
+    APFS, HFS+, NTFS and others ignore case, some ignore compatibility and characters that are not seen (as
+    Unicode's NFKC_Casefold does).
+    """
+    if segment.isascii():
+        return segment.lower() == RESERVED
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", segment).casefold())
+    return "".join(character for character in folded if not _is_ignorable(character)) == RESERVED
+
+
+def _is_ignorable(character: str) -> bool:
+    return character in _IGNORABLE or unicodedata.category(character) == "Cf"
+
+
+def _check_reserved(path: str) -> None:
+    # A path of a stored row may fold so: earlier versions took it, and its file is still to be shown.
+    if is_reserved(path.partition("/")[0]):
+        raise InvalidName(f"A path must not start with {RESERVED!r}, in any spelling.")
+
+
 def clean_folder(folder: str) -> str:
     """The folder in NFC; "" is the top. Raises InvalidName."""
     if folder:
         folder = _nfc(folder)
         _check_path(folder)
+        _check_reserved(folder)
     return folder
 
 
@@ -86,7 +112,9 @@ class Key:
     @lru_cache(1024)  # of one film there are thousands of requests
     def of(cls, library: str, folder: str, filename: str) -> "Key":
         """The key of names as somebody typed them: brought to NFC, so that twins cannot exist."""
-        return cls(library, _nfc(folder), _nfc(filename))
+        key = cls(library, _nfc(folder), _nfc(filename))
+        _check_reserved(key.path)
+        return key
 
     @classmethod
     def at(cls, library: str, path: str) -> "Key":

@@ -34,6 +34,24 @@ def test_intent_is_halfway_only_when_the_file_has_both_names(
     assert Intent(SOURCE, TARGET, inode=7).is_halfway(source, target) is is_halfway
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "is_away"),
+    [
+        (7, None, False),  # killed before the first rename
+        (None, 7, True),  # between the two
+        (7, 7, False),  # the other spelling is linked: the source is found by it
+        (None, None, False),  # deleted since
+        (8, 7, False),  # another program took the name
+        (None, 8, False),
+    ],
+)
+def test_intent_is_away_only_when_the_file_has_the_name_of_the_detour_alone(
+    source: int | None, target: int | None, is_away: bool
+) -> None:
+    assert Intent(SOURCE, TARGET, inode=7, is_detour=True).is_away(source, target) is is_away
+    assert not Intent(SOURCE, TARGET, inode=7).is_away(source, target)
+
+
 @contextmanager
 def folder(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY)
@@ -44,7 +62,7 @@ def folder(path: Path) -> Iterator[int]:
 
 
 def test_intent_is_read_as_written(tmp_path: Path) -> None:
-    intent = Intent(("é", "\udcff"), TARGET, inode=(1 << 64) - 1)
+    intent = Intent(("é", "\udcff"), TARGET, inode=(1 << 64) - 1, is_detour=True)
     with folder(tmp_path) as descriptor:
         intents = Intents(descriptor)
         assert (intents.exists(), intents.read()) == (False, None)

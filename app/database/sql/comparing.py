@@ -15,7 +15,7 @@ from app.database.sql.tables import Media
 from app.storage.disk import Disk
 from app.storage.entries import Entry, Folder
 from app.storage.errors import InvalidName, PathConflict, Unfinished, Unreadable
-from app.storage.folders import Segments
+from app.storage.folders import ReservedFolder, Segments
 from app.storage.ignored import Ignored
 from app.storage.staging import Signature
 from app.storage.types import Key
@@ -102,10 +102,20 @@ class Comparison:
         """Those that have no file. Of what cannot be looked into nobody knows; whoever walks through the
         folders says so."""
         for inside, those in groupby(known, lambda place: place[1][:-1]):
-            with contextlib.suppress(Unreadable), self._disk.folder(inside) as folder:
+            with contextlib.suppress(Unreadable), self._folder(inside) as folder:
                 for key, path in those:
-                    if folder is None or not folder.has_file(path[-1]):
+                    if folder is None or not folder.has_file(path[-1]) or not folder.spells(path[-1]):
                         yield key, path
+
+    @contextlib.contextmanager
+    def _folder(self, path: Segments) -> Iterator[Folder | None]:
+        """The folder that has just this path; None where only another spelling of it, or none, is there."""
+        with contextlib.ExitStack() as stack:
+            folder = None
+            if self._disk.spelled(path) == path:
+                with contextlib.suppress(ReservedFolder):
+                    folder = stack.enter_context(self._disk.folder(path))
+            yield folder
 
     def _settle(self, differing: list[Place]) -> Scanned:
         if not differing:

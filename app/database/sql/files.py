@@ -45,7 +45,9 @@ from app.storage.errors import (
     PathConflict,
     StorageUnavailable,
 )
+from app.storage.folders import Segments
 from app.storage.ignored import Ignored
+from app.storage.spelling import check_spelling, is_same
 from app.storage.staging import Signature, StagedFile
 from app.storage.types import (
     MAX_ALL_FOLDERS,
@@ -140,10 +142,17 @@ class FilesystemBackend:
                 self._remembered.note(address, row, status, looked_ns)
                 return DiskReader(info_of(row), descriptor, self._chunk_size)
             os.close(descriptor)
-        elif row is None:
+        elif row is None and not self._is_spelled_otherwise(path):
             raise NotFound(_NO_FILE)
         # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
         return self.with_reserve(lambda: self._open_settled(address)) if wait else None
+
+    def _is_spelled_otherwise(self, path: Segments) -> bool:
+        """Return whether a file is there whose path differs from this one in normalisation."""
+        if "".join(path).isascii():
+            return False
+        actual = self._disk.spelled(path)
+        return is_same(actual, path) and self._disk.status(actual) is not None
 
     def _open_settled(self, address: Address) -> DiskReader:
         with self._settling() as settling:
@@ -158,25 +167,27 @@ class FilesystemBackend:
         return DiskReader(info_of(row), descriptor, self._chunk_size)
 
     def check(self, key: Key, expect: Expectation) -> None:
-        self._disk.check_room(path_at(key))
+        path = self._disk.spelled(path_at(key))
+        self._disk.check_room(path)
         try:
             reader = self.open(key, wait=True)
         except NotFound:
-            if self._disk.status(path_at(key)) is None:
-                check(None, expect)
+            if is_same(path, path_at(key)) and self._disk.status(path) is not None:
+                self._check_settled(key, path, expect)
             else:
-                self._check_settled(key, expect)
+                check(None, expect)
+                check_spelling(path_at(key), path)
         else:
             assert reader is not None
             reader.close()
             check(reader.info.etag, expect)
 
-    def _check_settled(self, key: Key, expect: Expectation) -> None:
+    def _check_settled(self, key: Key, path: Segments, expect: Expectation) -> None:
         # A file without a row: another commit was between the two, or somebody is putting it there.
         with self._settling() as settling:
             row = settling.settle(key)
             settling.commit()
-            if row is None and self._disk.status(path_at(key)) is not None:
+            if row is None and self._disk.status(path) is not None:
                 raise AlreadyExists("A file of this name is being put there.")
         check(row.etag if row is not None else None, expect)
 
@@ -207,9 +218,9 @@ class FilesystemBackend:
             now = datetime.now(UTC)
             created = row is None
             if row is None:
-                settling.check_room(key)
+                path = settling.place_of(key)
                 row = new_row(settling.session, origin, now)
-                place(row, key, path_at(key), self._ignored)
+                place(row, key, path, self._ignored)
                 settling.session.add(row)
             sign(row, signature)
             row.content_type, row.updated_at = content_type, origin.updated_at if origin else now
@@ -262,17 +273,27 @@ class FilesystemBackend:
             if source != target:
                 if settling.settle(target) is not None:
                     raise AlreadyExists("A file of this name exists.")
-                settling.check_room(target)
                 path = path_of(row)
-                settling.rename(row, target, path_at(target))
+                to, step = self._step_of_move(settling, path, target)
+                settling.rename(row, target, to)
                 settling.session.flush()
                 moved = info_of(row)
-                known = self._scanner.known(path, path_at(target))
-                with self._disk.moved(path, path_at(target)):
+                known = self._scanner.known(path, to)
+                with step:
                     self._scanner.note(known)
                     settling.commit_step(row, Change(Kind.MOVED, moved, source))
                 return moved
             return info_of(row)
+
+    def _step_of_move(
+        self, settling: Settling, path: Segments, target: Key
+    ) -> tuple[Segments, AbstractContextManager[None]]:
+        """Return the path that the file gets, and the file step."""
+        wanted = path_at(target)
+        if self._disk.spelled(wanted) == path and is_same(path[:-1], wanted[:-1]):
+            return (*path[:-1], wanted[-1]), self._disk.respelled(path, wanted[-1])
+        to = settling.place_of(target)
+        return to, self._disk.moved(path, to)
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
         if cursor is None:

@@ -1,5 +1,6 @@
 """Looking through the folders on the disk for what came, changed or went by hand."""
 
+import contextlib
 import threading
 import time
 import unicodedata
@@ -17,8 +18,9 @@ from app.database.sql.settling import Settling
 from app.storage.disk import Disk
 from app.storage.entries import Folder
 from app.storage.errors import InvalidName, Unreadable
-from app.storage.folders import Segments
+from app.storage.folders import ReservedFolder, Segments
 from app.storage.ignored import Ignored
+from app.storage.spelling import is_same
 from app.storage.types import RESERVED, SHARED, Key, clean_folder
 from app.storage.upkeep import Finding, Outcome, Scanned
 
@@ -98,7 +100,7 @@ class Scanner:
                         if is_folder and not self._is_passed_over(folder, entry.name, set()):
                             stack.append((*path, entry.name))
                         files += entry.kind == "file"
-            except Unreadable:
+            except (Unreadable, ReservedFolder):
                 continue
         return files
 
@@ -168,7 +170,17 @@ class Scanner:
         """Where a folder is on the disk: there may be several, whose names only normalisation makes one."""
         with self._database.reading() as session:
             found = {_segments(folder), *disk_folders(session, library, folder)}
-        return {(*root_of(library), *path) for path in found}
+        tops = {(*root_of(library), *path) for path in found}
+        if len(tops) == 1 and not folder.isascii():
+            (top,) = tops
+            if self._disk.folder_changed_ns(top) is None:  # perhaps a Mac's, of which no file is known yet
+                with contextlib.suppress(Unreadable):
+                    tops |= {self._disk.spelled(top)}
+        return tops
+
+    def _is_there(self, path: Segments) -> bool:
+        """Return whether the path of a folder is known to be, or is, spelled so."""
+        return self._seen.get(path) is not None or is_same(self._disk.spelled(path), path)
 
     def refresh(self, library: str, folder: str, *, recursive: bool) -> None:
         """Look through the folder if anything came or went since that was done last."""
@@ -205,7 +217,7 @@ class Scanner:
         row speaks of. What is gone comes last: what was moved is then found where it is before it is
         missed. Anew, nothing that is remembered counts, and what is gone is left to the caller."""
         root = root_of(library)
-        stack = list(self._tops(library, folder))
+        stack = [path for path in self._tops(library, folder) if self._is_there(path)]
         last: dict[Segments, tuple[int, list[str]]] = {}
         there = False
         try:

@@ -27,6 +27,7 @@ from app.storage.disk import Disk
 from app.storage.errors import PathConflict, Unfinished
 from app.storage.folders import Segments
 from app.storage.ignored import Ignored
+from app.storage.spelling import check_spelling, is_same
 from app.storage.staging import Signature
 from app.storage.types import Change, Key, Kind
 
@@ -98,18 +99,40 @@ class Settling:
         `found` is where a file of this key was found on the disk. Raises Unfinished while a known
         file is being written over, PathConflict when another file than the one found has the key.
         """
-        path = found or path_at(key)
         row = find(self.session, key)
         if row is not None:
             known = path_of(row)
             status = self._disk.status(known)
+            if status is not None and found is not None:
+                known, status = self._as_spelled(row, known, status)
+                if status is None:  # the file has another name, with which it will be found
+                    self._forget(row)
+                    return None
             if status is not None:
                 if found is not None and found != known:
                     raise PathConflict("Another file has the same name but for its Unicode normalisation.")
                 return self._compare(row, known, status)
             self._forget(row)
-        status = self._disk.status(path)
+        path = found or self._disk.spelled(path_at(key))
+        status = self._disk.status(path) if is_same(path, path_at(key)) else None
         return None if status is None else self._adopt(key, path, status)
+
+    def _as_spelled(
+        self, row: Media, known: Segments, status: os.stat_result
+    ) -> tuple[Segments, os.stat_result | None]:
+        """Return the path of a row as it is spelled on the disk; no status where that is another name."""
+        actual = self._disk.spelled(known)
+        if not is_same(actual, known):
+            return known, None
+        if actual != known:
+            place(row, key_of(row), actual, self._ignored)
+            self.session.flush()
+        return actual, status
+
+    def place_of(self, key: Key) -> Segments:
+        """Return the path of a file that is new at the key. Raises PathConflict."""
+        self.check_room(key)
+        return check_spelling(path_at(key), self._disk.spelled(path_at(key)))
 
     def rename(self, row: Media, key: Key, path: Segments) -> None:
         """Let the row speak of the file at another path."""
@@ -195,7 +218,11 @@ class Settling:
             if row.library != key.library:
                 continue
             there = self._disk.status(path_of(row))
-            if there is None or Signature.of(there).inode != signature.inode:
+            if (
+                there is None
+                or Signature.of(there).inode != signature.inode
+                or self._disk.spelled(path_of(row)) != path_of(row)  # one file under another name of its own
+            ):
                 previous = key_of(row)
                 self.rename(row, key, path)
                 self.session.flush()

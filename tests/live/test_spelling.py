@@ -1,0 +1,79 @@
+"""A server whose folder is on a file system that ignores case, and curl."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.folding import FILE_SYSTEMS
+from tests.forking import completed
+from tests.support import Server, need, run, running
+
+
+@pytest.fixture(scope="module", params=["folding", "ntfs"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    need("curl")
+    folder = tmp_path_factory.mktemp("server")
+    with FILE_SYSTEMS[request.param](folder) as files, running(folder, files_dir=files / "films") as server:
+        server.files = files / "films"
+        assert put(server, "film.mp4") == 201
+        yield server
+
+
+def curl(server: Server, path: str, *arguments: object) -> int:
+    """The status of the answer."""
+    shown = ("-s", "-o", server.folder / "answer", "-w", "%{http_code}", "--path-as-is")
+    return int(run("curl", *shown, *arguments, f"{server.url}{path}").stdout)
+
+
+def put(server: Server, path: str, *arguments: object) -> int:
+    (server.folder / "film").write_bytes(b"film")
+    return curl(server, f"/files/{path}", "-T", server.folder / "film", *arguments)
+
+
+@pytest.mark.parametrize(
+    "folder", [".SEEKABLE", ".Seekable", ".%C5%BFeekable", "%EF%BC%8Eseekable", ".see%E2%80%8Ckable"]
+)
+def test_reserved_folder_is_refused_in_every_spelling(server: Server, folder: str) -> None:
+    database = server.files / ".seekable" / "seekable.db"
+    for name in ("seekable.db", "SEEKABLE.DB", "id", "libraries/anna/film.mp4"):
+        path = f"/files/{folder}/{name}"
+        assert [curl(server, path), curl(server, path, "-I")] == [400, 400]
+        assert put(server, f"{folder}/{name}") == 400
+        assert curl(server, path, "-X", "DELETE") == 400
+    assert curl(server, f"/files/{folder}/") == 400
+    for query in (f"/files?folder={folder}", f"/playlist.m3u?folder={folder}"):
+        assert curl(server, query) == 400
+    assert curl(server, f"/file/stream?folder={folder}&filename=id") == 400
+    form = ("-F", f"file=@{server.folder / 'film'};filename=id")
+    assert curl(server, f"/file/upload?folder={folder}", *form) == 400
+    assert curl(server, "/file/upload", "-F", "folder=.SEEKABLE", *form) == 400
+    patch = ("-X", "PATCH", "-H", "Content-Type: application/merge-patch+json")
+    assert curl(server, "/files/film.mp4", *patch, "-d", '{"folder": ".SEEKABLE", "filename": "id"}') == 400
+    assert database.read_bytes().startswith(b"SQLite format 3")
+
+
+def test_another_spelling_is_no_address_of_a_file(server: Server) -> None:
+    for path in ("/files/FILM.mp4", "/files/Film.MP4", "/file/stream?filename=FILM.mp4"):
+        assert curl(server, path) == 404
+    assert put(server, "FILM.mp4") == 409
+    assert "“film.mp4”" in (server.folder / "answer").read_text()
+    assert put(server, "FILM.mp4", "-H", "If-None-Match: *") == 409
+    assert curl(server, "/file/upload", "-F", f"file=@{server.folder / 'film'};filename=FILM.mp4") == 409
+    assert curl(server, "/files/FILM.mp4", "-X", "DELETE") == 404
+    assert put(server, "film.mp4") == 204
+    assert curl(server, "/files/film.mp4") == 200
+
+
+def test_start_and_doctor_name_such_a_file_system(server: Server, tmp_path: Path) -> None:
+    assert "ignores case" in server.log()
+    for files in (server.files, server.files.parent / "other"):
+        done = completed("doctor", folder=tmp_path, environment={"SEEKABLE_FILES_DIR": str(files)})
+        assert any(line.startswith("note: ") and "ignores case" in line for line in done.stdout.splitlines())
+
+
+def test_nothing_is_said_where_case_counts(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        assert "ignores case" not in server.log()
+    done = completed("doctor", folder=tmp_path, environment={})
+    assert "ignores case" not in done.stdout
