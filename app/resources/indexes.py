@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.convertors import Convertor, register_url_convertor
 
 from app.resources.deps import LibraryDep, Services, ServicesDep
-from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse, pages_from
+from app.resources.piecewise import PAGE_SIZE, pages_from, pages_response
 from app.storage.errors import NotFound
 from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, FileInfo, Listing, Page, clean_folder
 
@@ -76,7 +76,7 @@ async def _index(request: Request, services: Services, listing: Listing) -> Resp
         # Who copies a library by its links would take one that is cut short for all of it.
         raise TooManyFolders(f"There are {MAX_ALL_FOLDERS:,} folders inside, or more: too many for one page.")
     pages = pages_from(first, services.storage, listing)
-    return PiecewiseResponse(request, _page(listing.folder, folders, pages), _HEADERS)
+    return await pages_response(request, first, _page(listing.folder, folders, pages), _HEADERS)
 
 
 async def _page(folder: str, folders: Sequence[str], pages: AsyncIterator[Page]) -> AsyncIterator[str]:

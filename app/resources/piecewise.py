@@ -1,21 +1,33 @@
-"""Long answers, written piece by piece while the storage is read, so that they may be of any length."""
+"""Answers that are written while the storage is read, so that they may be of any length."""
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 
 from fastapi import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
-from app.storage.types import Listing, Page
+from app.storage.types import MAX_FOLDERS, Listing, Page
 
 PAGE_SIZE = 200
 """Files that are looked up at once, and are in memory at a time. Nothing else runs while they are written."""
 
 _log = logging.getLogger("seekable")
+
+
+async def pages_response(
+    request: Request, first: Page, pieces: AsyncIterator[str], headers: Mapping[str, str]
+) -> Response:
+    """Return the answer that these pieces make, of a listing whose first page is known.
+
+    Where that page is all, the answer has a Content-Length, also to HEAD: some players read one chunk only.
+    """
+    if first.next_cursor is None and len(first.folders) < MAX_FOLDERS:
+        return Response("".join([piece async for piece in pieces]), headers=dict(headers))
+    return PiecewiseResponse(request, pieces, headers)
 
 
 class PiecewiseResponse(StreamingResponse):

@@ -11,7 +11,7 @@ from app.accounts.links import Kind
 from app.media.playlists import M3U, XSPF, Format, Track, is_playable
 from app.resources.deps import CallerDep, Services, ServicesDep, base_url, file_url
 from app.resources.listing import ListingDep
-from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse, pages_from
+from app.resources.piecewise import PAGE_SIZE, pages_from, pages_response
 from app.resources.problems import problems
 from app.storage.types import Key, Listing, Page
 from app.streaming.disposition import content_disposition
@@ -51,8 +51,9 @@ async def _playlist(
     pages = pages_from(first, services.storage, listing)
     base = base_url(request, services.base_url)
     pieces = _pieces(pages, format, name, await _addresses(request, services, listing, first, caller, base))
-    return PiecewiseResponse(
+    return await pages_response(
         request,
+        first,
         pieces,
         {
             "content-type": format.content_type,
@@ -68,8 +69,9 @@ async def _addresses(
     request: Request, services: Services, listing: Listing, first: Page, caller: Caller | None, base: str
 ) -> Callable[[Key], str]:
     """What a player is told where a file is: it has no cookie, so with accounts each address is signed."""
-    # One of no files needs no link; and who asks for a million folders shall not leave a million links.
-    if caller is None or services.people is None or request.method == "HEAD" or not first.items:
+    # An answer without addresses leaves no link behind. A short one to HEAD has the length of that to GET.
+    is_head_only = request.method == "HEAD" and first.next_cursor is not None
+    if caller is None or services.people is None or is_head_only or not first.items:
         return partial(file_url, base)
     accounts = services.people.accounts
     link = await accounts.playlist_link(caller, listing.folder, recursive=listing.recursive)

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import struct
+import sys
 import time
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple
 
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -15,6 +18,9 @@ from app.server.identity import HEADER, identity, is_named
 from app.server.zerocopy import EXTENSION, FileSender
 
 _CLOSE = (b"connection", b"close")
+
+_UNTIL_CLOSE = sys.maxsize
+"""Bytes that an answer may have whose end is that of its connection."""
 
 _log = logging.getLogger(logs.REQUESTS)
 
@@ -30,6 +36,14 @@ class Edge(NamedTuple):
     """Whether records that belong to it name it."""
 
 
+def reset(transport: asyncio.Transport) -> None:
+    """Break the connection off, so that nothing that was sent on it looks complete, and drop the rest."""
+    connected = transport.get_extra_info("socket")
+    if connected is not None:
+        connected.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
 class Exchange:
     """What the program is called with to answer one request of a connection, which `began` at a time."""
 
@@ -43,6 +57,8 @@ class Exchange:
     """Bytes that were sent as messages."""
     _files = 0
     """Bytes of files that the connection had sent before."""
+    _until_close = False
+    """Only the end of the connection ends the answer."""
 
     def __init__(
         self,
@@ -90,6 +106,8 @@ class Exchange:
             self._status = self._status or 500  # uvicorn says so
             raise
         finally:
+            if self._until_close and not self._cycle.response_complete:
+                reset(self._transport)  # or the answer would look complete
             requests.ended(self, self._status, self._first, self.sent)
             if log:
                 self._say()
@@ -107,14 +125,26 @@ class Exchange:
             named = status >= 400 or self._edge.name or is_named(self.scope["headers"])
             if named or self._cycle.waiting_for_100_continue:
                 message = self._completed(message, named)
-        elif self._first is None:
-            self._first = time.monotonic() - self._began
+            if self.scope["http_version"] != "1.1":
+                self._send_until_close(message)
+        else:
+            if self._first is None:
+                self._first = time.monotonic() - self._began
+            if self._until_close and not message.get("more_body", False):
+                self._cycle.expected_content_length = len(message.get("body", b""))
         if kind == EXTENSION:
             await self._send_file(message)
             return
         await self._cycle.send(message)
         if kind == "http.response.body" and self._cycle.scope["method"] != "HEAD":
             self._bodies += len(message.get("body", b""))
+
+    def _send_until_close(self, message: Any) -> None:
+        """Keep uvicorn from sending chunks, which only HTTP/1.1 knows (RFC 9112 §7.1)."""
+        if not any(name.lower() == b"content-length" for name, _ in message.get("headers", ())):
+            self._until_close = True
+            self._cycle.chunked_encoding = False
+            self._cycle.expected_content_length = _UNTIL_CLOSE
 
     def _completed(self, message: Any, named: bool) -> Any:
         """The head of an answer with what the server has to say in it."""

@@ -3,7 +3,6 @@
 import asyncio
 import fcntl
 import logging
-import struct
 import sys
 import termios
 import time
@@ -13,7 +12,7 @@ from email.utils import formatdate
 from functools import lru_cache, partial
 from http import HTTPStatus
 from math import ceil
-from socket import SO_LINGER, SOL_SOCKET, socket
+from socket import socket
 from typing import Any
 
 import httptools
@@ -24,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.observing.requests import Requests
 from app.server.body import LONG, BodyReader, length_of
 from app.server.deadlines import Limits, State, Waiting, Watch, waiting_for
-from app.server.exchange import Edge, Exchange
+from app.server.exchange import Edge, Exchange, reset
 from app.server.expected import missing
 from app.server.identity import identity
 from app.server.peers import CLIENT, SERVER, is_unix
@@ -310,9 +309,9 @@ class HttpProtocol(HttpToolsProtocol):
         limit = self.config.limits.of(waiting)
         if waiting is Waiting.BODY or (waiting is Waiting.HEAD and self._begun):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"Waited {limit:g} s for {waiting.value}.")
+        elif waiting is Waiting.READER:
+            reset(self.transport)  # or the kernel would keep what waits
         else:
-            if waiting is Waiting.READER and self._socket is not None:  # or the kernel would keep what waits
-                self._socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
 
     def _state(self) -> State:

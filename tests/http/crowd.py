@@ -10,6 +10,8 @@ import pytest
 import uvicorn
 
 from app.main import create_app
+from app.server.deadlines import Limits
+from app.server.protocol import Config
 from app.settings import Settings
 from app.storage.threaded import ThreadedStorage
 from app.storage.types import Page
@@ -58,7 +60,16 @@ class Watch:
 @contextmanager
 def serving(crowd: Crowd) -> Iterator[int]:
     """The port of a real server over it."""
-    server = uvicorn.Server(uvicorn.Config(create_app(crowd.settings), port=0, log_level="warning"))
+    config = Config(
+        create_app(crowd.settings),  # type: ignore[arg-type]  # uvicorn takes it, as well as its name
+        limits=Limits(head_size=65536, head=10, body=30, reader=60, idle=5),
+        sendfile=True,
+        log_requests=False,
+        name_requests=False,
+        port=0,
+        log_level="warning",
+    )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -16,7 +16,7 @@ from fastapi import Request
 from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse
 from app.settings import Settings
 from tests.http.crowd import Crowd, Watch, serving
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, one_backend, running
 
 Ask = Callable[..., httpx.Response]
 FILES = 4_000
@@ -90,7 +90,32 @@ def test_headers(http: httpx.Client, ask: Ask, folder: str) -> None:
         assert get.headers["x-content-type-options"] == "nosniff"
         assert (head.status_code, head.content) == (200, b"")
         told = {"content-type", "content-disposition", "cache-control", "x-content-type-options"}
+        told.add("content-length")
         assert {name: head.headers[name] for name in told} == {name: get.headers[name] for name in told}
+
+
+@one_backend
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_an_answer_that_fits_one_page_has_a_length(
+    http: httpx.Client, connect: Any, folder: str, version: str
+) -> None:
+    fill(http, folder, "a.mp4")
+    for target in (
+        f"/playlist.m3u?folder={folder}",
+        f"/playlist.xspf?folder={folder}",
+        f"/files/{folder}/",
+        f"/files?folder={folder}",
+        "/",
+    ):
+        lengths = []
+        for method in ("GET", "HEAD"):
+            connection = connect()
+            connection.send(f"{method} {target} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
+            answer = connection.answer(method)
+            lengths.append(int(answer.headers["content-length"]))
+            assert "transfer-encoding" not in answer.headers
+            assert version == "1.1" or connection.is_closed()
+        assert lengths[0] == lengths[1] > 0, target
 
 
 @pytest.mark.parametrize(
@@ -229,6 +254,32 @@ def test_a_storage_that_fails_at_once_is_unavailable(watch: Watch, many: int, pr
     response = httpx.get(f"http://127.0.0.1:{many}/playlist.m3u?folder=films", trust_env=False)
     assert problem(response, 503).startswith("The database refuses")
     assert "retry-after" in response.headers
+
+
+def ask_1_0(port: int, target: str) -> bytes:
+    """The whole answer to a GET of HTTP/1.0, which ends when the server closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
+        answer = b""
+        while data := connection.recv(1 << 20):
+            answer += data
+    return answer
+
+
+@pytest.mark.parametrize("target", ["/playlist.m3u?folder=films", "/files/films/"])
+def test_http_1_0_gets_no_chunks(watch: Watch, many: int, target: str) -> None:
+    head, _, body = ask_1_0(many, target).partition(b"\r\n\r\n")
+    assert b"\r\nconnection: close" in head
+    assert b"transfer-encoding" not in head
+    assert b"content-length" not in head
+    assert body == httpx.get(f"http://127.0.0.1:{many}{target}", trust_env=False).content
+
+
+def test_a_failure_later_resets_a_connection_of_http_1_0(watch: Watch, many: int) -> None:
+    """Closed, it would look as if that were all."""
+    watch.fail_at = 16
+    with pytest.raises(ConnectionResetError):
+        ask_1_0(many, "/playlist.m3u?folder=films")
 
 
 @pytest.mark.parametrize("extension", ["m3u", "xspf"])

@@ -238,6 +238,13 @@ def test_a_revoked_link_opens_nothing_at_once(private: Private, person: Person, 
     assert "not valid" in told.text
 
 
+def test_a_head_of_a_playlist_has_the_length_of_its_signed_entries(person: Person) -> None:
+    person.put("films/film.mp4")
+    head, get = (person.ask(method, "/playlist.m3u?folder=films") for method in ("HEAD", "GET"))
+    assert "?link=" in get.text
+    assert int(head.headers["content-length"]) == len(get.content)
+
+
 def test_a_link_is_to_a_path_and_not_to_what_was_there(private: Private, person: Person) -> None:
     person.put("film.mp4", b"one")
     url = person.link("film.mp4")["url"]

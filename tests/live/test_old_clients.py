@@ -1,0 +1,66 @@
+"""Clients that speak HTTP/1.0 or little more of HTTP/1.1: mplayer, mpg123 and axel."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.resources.piecewise import PAGE_SIZE
+from tests.beneath import beneath
+from tests.live.clients import until
+from tests.support import Server, need, run, running
+
+pytestmark = pytest.mark.live
+
+TRACKS = ["1.mp3", "2.mp3", "3.mp3"]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Three short tracks in one folder, and more films in another than one page of a list has."""
+    need("ffmpeg")
+    folder = tmp_path_factory.mktemp("old")
+    track = folder / "track.mp3"
+    run("ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", "sine=duration=1", "-f", "mp3", track)
+    server = Server(folder / "server")
+    beneath(server).fill(f"many/{number:04}.mp4" for number in range(PAGE_SIZE + 50))
+    with running(folder / "server") as server:
+        with server.client() as http:
+            for name in TRACKS:
+                http.put(f"/files/tracks/{name}", content=track.read_bytes()).raise_for_status()
+        yield server
+
+
+def all_played(server: Server, since: int) -> bool:
+    """Whether the log has an answer to each track from this size on."""
+    return all(f'GET /files/tracks/{name} HTTP/1.0" 200' in server.log(since) for name in TRACKS)
+
+
+def test_mplayer_plays_a_playlist(library: Server, tmp_path: Path) -> None:
+    need("mplayer")
+    url = f"{library.url}/playlist.m3u?folder=tracks"
+    before = library.logged()
+    # fmt: off
+    run(
+        "env", f"HOME={tmp_path}", "mplayer", "-noconfig", "all", "-nolirc", "-vo", "null", "-ao", "null",
+        "-playlist", url,
+    )
+    # fmt: on
+    until(lambda: all_played(library, before), library.log(before))
+
+
+def test_mpg123_plays_a_playlist(library: Server) -> None:
+    need("mpg123")
+    before = library.logged()
+    run("mpg123", "--test", "--list", f"{library.url}/playlist.m3u?folder=tracks")
+    until(lambda: all_played(library, before), library.log(before))
+
+
+@pytest.mark.parametrize(
+    "target", ["/playlist.m3u?folder=many", "/playlist.xspf?folder=tracks", "/files/many/"]
+)
+def test_axel_fetches_what_is_written_while_it_is_read(library: Server, tmp_path: Path, target: str) -> None:
+    need("axel")
+    run("axel", "--quiet", "--output", tmp_path / "fetched", library.url + target)
+    with library.client() as http:
+        assert (tmp_path / "fetched").read_bytes() == http.get(target).content
