@@ -8,12 +8,13 @@ from fastapi import APIRouter, Request, Response
 
 from app.accounts.callers import Caller
 from app.accounts.links import Kind
-from app.media.playlists import M3U, XSPF, Format, Track, is_playable
+from app.media.playlists import M3U, XSPF, Format, Track
+from app.media.segments import Segments
 from app.resources.deps import CallerDep, Services, ServicesDep, base_url, file_url
 from app.resources.listing import ListingDep
 from app.resources.piecewise import PAGE_SIZE, pages_from, pages_response
 from app.resources.problems import problems
-from app.storage.types import Key, Listing, Page
+from app.storage.types import FileInfo, Key, Listing, Page
 from app.streaming.disposition import content_disposition
 
 router = APIRouter(tags=["playlists"])
@@ -50,7 +51,8 @@ async def _playlist(
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
     pages = pages_from(first, services.storage, listing)
     base = base_url(request, services.base_url)
-    pieces = _pieces(pages, format, name, await _addresses(request, services, listing, first, caller, base))
+    address = await _addresses(request, services, listing, first, caller, base)
+    pieces = _pieces(pages, Segments(services.storage, listing), format, name, address)
     return await pages_response(
         request,
         first,
@@ -84,10 +86,18 @@ async def _addresses(
 
 
 async def _pieces(
-    pages: AsyncIterator[Page], format: Format, title: str, address: Callable[[Key], str]
+    pages: AsyncIterator[Page],
+    segments: Segments,
+    format: Format,
+    title: str,
+    address: Callable[[Key], str],
 ) -> AsyncIterator[str]:
+    def tracks(infos: list[FileInfo]) -> str:
+        return "".join(format.track(Track(address(info.key), info.key.filename)) for info in infos)
+
     yield format.head(title)
     async for page in pages:
-        infos = (info for info in page.items if is_playable(info.content_type))
-        yield "".join(format.track(Track(address(info.key), info.key.filename)) for info in infos)
+        yield tracks(await segments.entries(page.items))
+    async for infos in segments.further():
+        yield tracks(infos)
     yield format.tail

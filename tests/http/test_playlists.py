@@ -225,7 +225,7 @@ def test_many_films_come_to_the_end(watch: Watch, many: int) -> None:
     ) as response:
         lines = sum(data.count(b"\n") for data in response.iter_bytes())
     assert lines == 2 + 2 * FILES
-    assert watch.pages == FILES // PAGE_SIZE
+    assert watch.pages == 2 + FILES // PAGE_SIZE, "two look for manifests"
 
 
 def test_a_reader_that_stops_stops_the_looking_up(watch: Watch, many: int) -> None:
@@ -317,3 +317,64 @@ def test_others_get_their_turn_while_a_long_answer_is_written() -> None:
 
     asyncio.run(both())
     assert turns >= 100
+
+
+def put(http: httpx.Client, folder: str, **files: str) -> None:
+    for name, text in files.items():
+        path = f"{folder}/{name.replace('__', '/').replace('_', '.')}"
+        http.put(f"/files/{path}", content=text).raise_for_status()
+
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nseg0.ts\n#EXTINF:2,\nseg1.ts\n"
+MASTER = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\nlow.m3u8\n"
+DASH = (
+    '<MPD><Period><AdaptationSet><SegmentTemplate media="v/$Number$.m4s" initialization="v/i.mp4"/>'
+    "<Representation/></AdaptationSet></Period></MPD>"
+)
+
+
+def paths(entries: list[tuple[str, str]], folder: str) -> list[str]:
+    return [url.rpartition(f"/files/{folder}/")[2] for _, url in entries]
+
+
+def test_presentation_is_one_entry_and_its_segments_are_none(http: httpx.Client, folder: str) -> None:
+    put(http, folder, a_mp4="-", film_m3u8=HLS, seg0_ts="-", seg1_ts="-", seg2_ts="-")
+    put(http, folder, deep__master_m3u8=MASTER, deep__low_m3u8=HLS, deep__seg0_ts="-")
+    put(http, folder, dash__film_mpd=DASH, dash__v__i_mp4="-", dash__v__1_m4s="-", dash__v__2_m4s="-")
+    put(http, folder, broken__film_mpd="<!DOCTYPE x>" + DASH, broken__v__1_m4s="-")
+    here = ["a.mp4", "film.m3u8", "seg2.ts"]
+    for read in (m3u, xspf):
+        assert paths(read(http, folder=folder), folder) == here
+    for sort in ("name", "-size"):
+        found = paths(m3u(http, folder=folder, recursive=True, sort=sort), folder)
+        beneath = ["broken/v/1.m4s", "dash/film.mpd", "deep/master.m3u8"]
+        assert sorted(found) == sorted([*here, *beneath])
+    listed = http.get("/files", params={"folder": folder}).json()["items"]
+    assert [item["filename"] for item in listed] == ["a.mp4", "film.m3u8", "seg0.ts", "seg1.ts", "seg2.ts"]
+
+
+def test_presentations_are_among_the_videos(http: httpx.Client, folder: str) -> None:
+    put(http, folder, a_mp4="-", b_mp3="-", film_m3u8=HLS, seg0_ts="-", dash__film_mpd=DASH, dash__x_mp4="-")
+    put(http, folder, album_m3u8="#EXTM3U\nb.mp3\n", notes_m3u8="-")
+    videos = ["a.mp4", "dash/x.mp4", "film.m3u8", "dash/film.mpd"]
+    assert paths(m3u(http, folder=folder, recursive=True, type="video"), folder) == videos
+    found = m3u(http, folder=folder, recursive=True, type="video/*", q="fil")
+    assert paths(found, folder) == ["film.m3u8", "dash/film.mpd"]
+
+
+def test_album_in_an_m3u8_hides_no_song(http: httpx.Client, folder: str) -> None:
+    put(http, folder, album_m3u8="#EXTM3U\n#EXTINF:1,One\none.mp3\n", one_mp3="-", two_mp3="-")
+    assert paths(m3u(http, folder=folder), folder) == ["one.mp3", "two.mp3"]
+
+
+def test_presentation_in_two_forms_is_one_entry(http: httpx.Client, folder: str) -> None:
+    put(http, folder, film_mpd=DASH.replace("v/", ""), film_m3u8=HLS.replace("seg0.ts", "0.m4s"))
+    put(http, folder, **{"0_m4s": "-", "1_m4s": "-", "other_mpd": DASH})
+    assert paths(m3u(http, folder=folder), folder) == ["film.m3u8", "other.mpd"]
+
+
+def test_segments_of_many_presentations_are_left_out(http: httpx.Client, folder: str) -> None:
+    for number in range(12):
+        put(http, f"{folder}/{number:02}", film_m3u8=HLS, seg0_ts="-", seg1_ts="-")
+    found = paths(m3u(http, folder=folder, recursive=True), folder)
+    assert found == [f"{number:02}/film.m3u8" for number in range(12)]

@@ -126,3 +126,45 @@ def test_mpv_plays_entries_with_dot_segments(server: Server, folder: str, film: 
     # fmt: on
     for name in ("first.mp4", "more/second.mp4"):
         assert set(answers(server, f"{server.url}/files/{folder}/{name}")) == {206}
+
+
+@pytest.fixture
+def presentations(server: Server, folder: str, film: Path, tmp_path: Path) -> list[str]:
+    """The addresses of a film as HLS and as DASH, as ffmpeg writes them, in the order of their folders."""
+    hls, dash = tmp_path / "1 hls", tmp_path / "2 dash"
+    for inside in (hls, dash):
+        inside.mkdir()
+    cut = ("ffmpeg", "-loglevel", "error", "-t", "6", "-i", film, "-c", "copy")
+    run(*cut, "-hls_time", "2", "-hls_list_size", "0", "-master_pl_name", "film.m3u8", hls / "720.m3u8")
+    run(*cut, "-seg_duration", "2", "-f", "dash", dash / "film.mpd")
+    with server.client() as client:
+        for file in sorted([*hls.iterdir(), *dash.iterdir()]):
+            path = quote(f"{folder}/{file.parent.name}/{file.name}")
+            client.put(f"/files/{path}", content=file.read_bytes()).raise_for_status()
+    return [f"{server.url}/files/{folder}/{path}" for path in ("1%20hls/film.m3u8", "2%20dash/film.mpd")]
+
+
+def test_players_play_presentations_as_one_entry_each(
+    server: Server, folder: str, presentations: list[str]
+) -> None:
+    need("vlc", "setpriv", "mpv")
+    address = f"{server.url}/playlist.m3u?folder={folder}&recursive=1"
+    with server.client() as client:
+        entries = [line for line in client.get(address).text.splitlines() if not line.startswith("#")]
+    assert entries == presentations
+    with Vlc(address) as vlc:
+        for url in presentations:
+            if url != presentations[0]:
+                vlc.tell("next")
+            until(lambda url=url: vlc.has_asked_for(url), f"a request for {url}\n{vlc.log()[-3000:]}")
+            vlc.play_to(3)
+        assert vlc.titles() == ["film.m3u8", "film.mpd"]
+    # fmt: off
+    run(
+        "mpv", "--no-config", "--vo=null", "--ao=null", "--no-terminal", "--ytdl=no", "--end=0.3", address,
+    )
+    # fmt: on
+    for url in presentations:
+        assert len(answers(server, url, least=2)) >= 2
+    asked = server.log().rpartition("/playlist.m3u")[2]
+    assert all(f"/{name}" in asked for name in ("7200.ts", "chunk-stream0-00001.m4s")), asked

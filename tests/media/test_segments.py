@@ -1,0 +1,65 @@
+"""Bounds of what a playlist reads of manifests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from app.database import open_database
+from app.media import segments
+from app.media.segments import Segments
+from app.settings import Settings
+from app.storage.contract import Storage
+from app.storage.types import SHARED, Key, Listing
+
+pytestmark = pytest.mark.anyio
+
+HLS = b"#EXTM3U\n#EXT-X-TARGETDURATION:2\nseg.ts\n"
+FOLDERS = ("a", "b", "c")
+
+
+async def put(storage: Storage, path: str, data: bytes) -> None:
+    async with storage.stage() as staged:
+        await staged.write(data)
+        await storage.commit(Key.at(SHARED, path), staged, content_type="video/mp2t")
+
+
+async def entries(tmp_path: Path, orders: Sequence[str] = ("",)) -> list[list[str]]:
+    """The entries of a folder of three presentations, in each order."""
+    settings = Settings(_env_file=None, files_dir=tmp_path)
+    async with open_database(settings, media_type=lambda name: "video/mp2t") as stores:
+        storage = stores.storage
+        for folder in FOLDERS:
+            await put(storage, f"{folder}/film.m3u8", HLS)
+            await put(storage, f"{folder}/seg.ts", b"-")
+        listing = Listing(SHARED, recursive=True)
+        page = await storage.page(listing, cursor=None, limit=100)
+        infos = {info.key.path: info for info in page.items}
+        found = []
+        for order in orders:
+            chosen = [info for path, info in infos.items() if order in path]
+            found.append([info.key.path for info in await Segments(storage, listing).entries(tuple(chosen))])
+        return found
+
+
+async def test_segments_are_known_whichever_page_they_are_on(tmp_path: Path) -> None:
+    assert await entries(tmp_path, ("seg", "m3u8")) == [[], [f"{folder}/film.m3u8" for folder in FOLDERS]]
+
+
+@pytest.mark.parametrize(
+    ("bound", "value"), [("MAX_MANIFESTS", 1), ("MAX_BYTES", 5), ("MAX_BYTES_IN_ALL", 1), ("MAX_NAMES", 1)]
+)
+async def test_beyond_a_bound_segments_are_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
+    monkeypatch.setattr(segments, bound, value)
+    [found] = await entries(tmp_path, ("seg",))
+    assert (
+        found
+        == {
+            "MAX_MANIFESTS": [],  # one page is looked at whole
+            "MAX_BYTES": ["a/seg.ts", "b/seg.ts", "c/seg.ts"],
+            "MAX_BYTES_IN_ALL": ["b/seg.ts", "c/seg.ts"],
+            "MAX_NAMES": [],  # but little is kept
+        }[bound]
+    )
