@@ -11,6 +11,7 @@ from pydantic import ByteSize
 from app.database.facts import DatabaseFacts
 from app.settings import Settings
 from app.storage.examining import FolderFacts
+from app.storage.types import RESERVED
 
 
 class Level(Enum):
@@ -182,6 +183,13 @@ def of_settings(settings: Settings, unknown: Iterable[str], descriptors: float) 
         )
 
 
+def _exposed(path: str, mode: str) -> str:
+    return (
+        f"Other users of this machine have rights to {path}: start the server again, or `chmod {mode}` it. "
+        "On a file system that knows no rights, mount it so that only this user may enter."
+    )
+
+
 def of_folder(settings: Settings, facts: FolderFacts) -> Iterator[Finding]:
     """What the folder of files says."""
     where = f"SEEKABLE_FILES_DIR={settings.files_dir}"
@@ -196,6 +204,9 @@ def of_folder(settings: Settings, facts: FolderFacts) -> Iterator[Finding]:
         )
     if not facts.locks:
         yield Finding(Level.FIX, f"{where} has no file locks ({facts.kind}). Choose another.")
+    if facts.exposed:
+        folder = settings.files_dir / RESERVED
+        yield Finding(Level.FIX, _exposed(str(folder), "700"))
     if facts.ignores_case:
         yield Finding(Level.NOTE, f"{where} {IGNORES_CASE}")
     if settings.sendfile and not facts.sendfile:
@@ -266,6 +277,7 @@ def of_database(settings: Settings, facts: DatabaseFacts) -> Iterator[Finding]:
     if abs(facts.skew_s) > SKEW_S:
         level = Level.FIX if abs(facts.skew_s) > BAD_SKEW_S else Level.NOTE
         yield Finding(level, f"{facts.name}: its clock differs from ours by {facts.skew_s:+.0f} s. Use NTP.")
+    yield from (Finding(Level.FIX, _exposed(file, "600")) for file in facts.exposed)
     if facts.alone:
         yield Finding(
             Level.NOTE,

@@ -21,6 +21,8 @@ class DatabaseFacts:
     """How many there are; None where nobody asked, or there is no place for them yet."""
     alone: bool = False
     """Whether it stays on one machine, and tells no process of another's changes."""
+    exposed: tuple[str, ...] = ()
+    """Its files that other users of this machine have rights to."""
     replicated: bool = True
     """Of MongoDB: whether it is a replica set."""
     protected: bool = True

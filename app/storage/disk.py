@@ -18,6 +18,7 @@ from app.storage.entries import Folder, looking
 from app.storage.errors import AlreadyExists, NotFound, OutOfSpace, StorageUnavailable, Unreadable
 from app.storage.folders import ReservedFolder, Root, Segments, translated
 from app.storage.intents import Intent, Intents
+from app.storage.private import make_private, umask
 from app.storage.reserve import Reserve
 from app.storage.staging import StagedFile, hold, sweep
 from app.storage.types import RESERVED
@@ -41,6 +42,7 @@ class Disk:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         check_encoding()
+        self._mode = 0o666 & ~umask()
         with translated():
             folders.make_root(os.path.abspath(root))
             # The root itself may be a symbolic link: whoever runs this program chose it.
@@ -49,6 +51,7 @@ class Disk:
                 self._staging = os.dup(staging)
             with folders.entered(Root(descriptor), (RESERVED,)) as ours:
                 self._ours = os.dup(ours)
+            make_private(self._ours)
             self._root = Root(descriptor, folders.identity(os.fstat(self._ours)))
             self._check_writable()
         self._reserve = Reserve(self._ours)
@@ -59,7 +62,7 @@ class Disk:
 
     def _check_writable(self) -> None:
         with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes
-            StagedFile(self._staging).discard()
+            StagedFile(self._staging, self._mode).discard()
         for folder in (self._root.descriptor, self._ours):
             if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -144,7 +147,7 @@ class Disk:
     def _staged(self) -> StagedFile:
         """Make a file in the staging folder, and note whether that can be done."""
         self._proven_until = 0.0
-        staged = StagedFile(self._staging)
+        staged = StagedFile(self._staging, self._mode)
         self._proven_until = time.monotonic() + _PROVEN_FOR_S
         return staged
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.storage.private import is_exposed
 from app.storage.types import RESERVED
 
 _SYNCS = 5
@@ -24,6 +25,8 @@ class FolderFacts:
     links: bool = False
     """Whether a file may have two names."""
     locks: bool = False
+    exposed: bool = False
+    """Whether other users of the machine have rights to the reserved folder."""
     ignores_case: bool = False
     """Whether names that differ in case alone are one name."""
     sendfile: bool = False
@@ -52,6 +55,7 @@ def examine_folder(path: Path) -> FolderFacts:
                 writable=True,
                 links=_works(lambda: os.link(name, name + "-too")),
                 locks=_works(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)),
+                exposed=is_exposed(path / RESERVED),
                 ignores_case=os.path.exists(os.path.join(place, "PROBE")),
                 sendfile=_works(lambda: _send(file)),
                 free=free.f_bavail * free.f_frsize,

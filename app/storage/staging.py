@@ -61,14 +61,18 @@ def _lock(staging: int, name: str, descriptor: int) -> bool:
 
 
 class StagedFile:
-    """A new file in the staging folder, which no sweep removes for as long as its writer lives."""
+    """A new file in the staging folder, which no sweep removes for as long as its writer lives.
 
-    def __init__(self, staging: int) -> None:
+    Other users get the rights of `mode` when it is sealed.
+    """
+
+    def __init__(self, staging: int, mode: int = 0o666) -> None:
         self._staging = staging
+        self._mode = mode
         self._size = self._given_to_disk = 0
         while True:
             self.name = uuid4().hex
-            self._descriptor = os.open(self.name, _CREATE, 0o666, dir_fd=staging)
+            self._descriptor = os.open(self.name, _CREATE, 0o600, dir_fd=staging)
             if _lock(staging, self.name, self._descriptor):
                 return
             os.close(self._descriptor)  # a sweep came between the open and the lock
@@ -87,6 +91,8 @@ class StagedFile:
         """Bring the bytes to the disk. An error here is final: the kernel may have dropped what it could
         not write, and a second fsync would then succeed without it."""
         with translated():
+            with contextlib.suppress(PermissionError):  # of a file system that knows no rights
+                os.fchmod(self._descriptor, self._mode)
             os.fsync(self._descriptor)
             return Signature.of(os.fstat(self._descriptor))
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import URL, ColumnElement, Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from app.database.relay import Line
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
+from app.storage.private import make_private
 from app.storage.types import Change
 
 BUSY_TIMEOUT_MS = 30_000
@@ -90,6 +92,15 @@ class Database(ABC):
     @abstractmethod
     def checkpoint(self) -> None:
         """Make room where the database shares its disk with the files, if it can."""
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files of the database on this machine, or where they may come to be."""
+        return ()
+
+    def keep_private(self) -> None:
+        """Take all rights to its files from other users of this machine."""
+        for file in self.files():
+            make_private(file)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

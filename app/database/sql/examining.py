@@ -15,6 +15,7 @@ from app.database.sql.opening import open_sql
 from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
+from app.storage.private import is_exposed
 
 PATIENCE_MS = 3_000
 
@@ -30,12 +31,13 @@ def examine_sql(settings: Settings) -> DatabaseFacts:
                 return DatabaseFacts(name, made=False)
             _try_to_write(database)
             with database.reading() as session:
-                return _facts(name, session, accounts=settings.access == "accounts")
+                exposed = tuple(str(file) for file in database.files() if is_exposed(file))
+                return _facts(name, session, exposed, accounts=settings.access == "accounts")
     except (ConfigurationError, StorageError) as error:
         return DatabaseFacts(name, error=str(error))
 
 
-def _facts(name: str, session: Session, *, accounts: bool) -> DatabaseFacts:
+def _facts(name: str, session: Session, exposed: tuple[str, ...], *, accounts: bool) -> DatabaseFacts:
     connection = session.connection()
     tables = inspect(connection).get_table_names()
     state, _ = schema_of(connection)
@@ -43,6 +45,7 @@ def _facts(name: str, session: Session, *, accounts: bool) -> DatabaseFacts:
     return DatabaseFacts(
         name,
         made=state != "none",
+        exposed=exposed,
         alone=connection.dialect.name == "sqlite",
         migration="due" if state == "none" else state,
         skew_s=_skew(session) if connection.dialect.name == "postgresql" else 0.0,

@@ -60,6 +60,7 @@ def open_filesystem(
     files = open_files(settings, stack)
     # Even a look at the database needs a file beside it.
     with _said_of(database), files.with_reserve():
+        database.keep_private()
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
         ignored = Ignored(settings.ignore)

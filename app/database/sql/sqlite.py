@@ -66,6 +66,15 @@ class Sqlite(Database):
     def exists(self) -> bool:
         return os.path.exists(self.engine.url.database or "")
 
+    def keep_private(self) -> None:
+        # SQLite gives the files beside it the rights that this one has.
+        with contextlib.suppress(OSError):
+            os.close(os.open(self._file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        super().keep_private()
+
+    def files(self) -> tuple[Path, ...]:
+        return tuple(Path(f"{self._file}{suffix}") for suffix in ("", "-wal", "-shm", "-journal"))
+
     def _note_file(self, _connection: SQLiteConnection, _record: Any) -> None:
         if self._opened is None:
             status = self._file.stat()
