@@ -210,3 +210,17 @@ def free_port() -> int:
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
+
+
+@contextmanager
+def fail_point(
+    database: Database[Any], command: str, collection: str, mode: object = "alwaysOn", **how: object
+) -> Iterator[int]:
+    """Let the commands on a collection fail, or be slow. Yields how often such a point was entered before."""
+    failing = {"failCommands": [command], "namespace": f"{database.name}.{collection}", **how}
+    configure = {"configureFailPoint": "failCommand"}
+    entered = database.client.admin.command({**configure, "mode": mode, "data": failing})["count"]
+    try:
+        yield entered
+    finally:
+        database.client.admin.command({**configure, "mode": "off"})

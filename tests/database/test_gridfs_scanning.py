@@ -18,6 +18,7 @@ from app.database.mongo.room import check_room
 from app.settings import Settings
 from app.storage.errors import PathConflict, StorageUnavailable
 from app.storage.types import SHARED, Expect, Key, Listing
+from app.storage.upkeep import Verdict
 from tests import mongo
 from tests.beneath import bucket_file
 
@@ -43,6 +44,9 @@ class Grid:
         return [
             (finding.path, finding.outcome.value) for step in self.backend.scan() for finding in step.findings
         ]
+
+    def verdicts(self) -> list[tuple[str, Verdict]]:
+        return [(step.path, step.verdict) for step in self.backend.verify() if step.verdict is not None]
 
     def paths(self, library: str = SHARED) -> list[str]:
         listing = Listing(library, recursive=True)
@@ -94,25 +98,65 @@ def test_ids_may_be_of_any_type(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd",
+    ("odd", "outcome"),
     [
-        {"length": float("inf")},
-        {"length": -1},
-        {"chunkSize": float(1 << 70)},
-        {"chunkSize": 0},
-        {"uploadDate": "yesterday"},
-        {"uploadDate": 5},
-        {"filename": None},
-        {"metadata": {"library": "no/library"}},
-        {"metadata": {"library": 7}},
+        *(({"length": length}, "unreadable") for length in (float("inf"), -1)),
+        *(({"chunkSize": chunk_size}, "unreadable") for chunk_size in (float(1 << 70), 0)),
+        *(({"uploadDate": date}, "unreadable") for date in ("yesterday", 5)),
+        ({"filename": None}, "skipped"),
+        *(({"metadata": {"library": library}}, "skipped") for library in ("no/library", 7)),
     ],
 )
-def test_what_is_odd_is_named_and_hinders_nothing(grid: Grid, odd: dict[str, object]) -> None:
+def test_what_is_odd_is_named_and_hinders_nothing(grid: Grid, odd: dict[str, object], outcome: str) -> None:
     grid.database["fs.files"].insert_many(
         [bucket_file(ObjectId(), "odd.mp4", 0) | odd, bucket_file(ObjectId(), "sound.mp4", 0)]
     )
-    assert sorted(outcome for _, outcome in grid.scan()) == ["created", "skipped"]
+    assert sorted(outcome for _, outcome in grid.scan()) == ["created", outcome]
     assert grid.paths() == ["sound.mp4"]
+
+
+def test_documents_that_cannot_be_read_are_named_and_hinder_nothing(grid: Grid) -> None:
+    for name in ("a.mp4", "gone.mp4", "sound.mp4"):
+        grid.upload(Key(SHARED, "films", name))
+    media = grid.database["media"]
+    media.update_one({"filename": "a.mp4"}, {"$unset": {"chunk_size": True}})
+    gone = media.find_one_and_update({"filename": "gone.mp4"}, {"$unset": {"filename": True}})
+    assert gone is not None
+    grid.database["fs.files"].delete_one({"_id": gone["file"]})
+    media.insert_many([{"_id": 7, "file": 7}, {"_id": "no file", "filename": "b.mp4"}])
+    assert sorted(grid.scan()) == [(name, "unreadable") for name in ("7", "b.mp4", "films")]
+    assert grid.paths() == ["films/a.mp4", "films/sound.mp4"], "a chunk size is no matter of lists"
+    media.update_one({"filename": "a.mp4"}, {"$unset": {"size": True}})
+    assert grid.paths() == ["films/sound.mp4"]
+    with pytest.raises(StorageUnavailable, match="document of the file cannot be read"):
+        grid.size(Key(SHARED, "films", "a.mp4"))
+    assert sorted(grid.verdicts()) == [
+        ("b.mp4", Verdict.UNREADABLE),
+        ("films", Verdict.UNREADABLE),
+        ("films/a.mp4", Verdict.UNREADABLE),
+        ("films/sound.mp4", Verdict.DAMAGED),  # it was stored with another hash
+    ]
+
+
+def test_file_that_the_database_does_not_give_hinders_no_other(grid: Grid) -> None:
+    bucket = GridFSBucket(grid.database)
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        bucket.upload_from_stream(name, b"film")
+    refused: dict[str, Any] = {"mode": {"times": 1}, "errorCode": 1}
+    with mongo.fail_point(grid.database, "insert", "media", **refused):
+        found = grid.scan()
+    assert sorted(outcome for _, outcome in found) == ["created", "created", "unreadable"]
+    assert [outcome for _, outcome in grid.scan()] == ["created"]
+    with mongo.fail_point(grid.database, "find", "fs.chunks", **refused):
+        assert sum(grid.backend.hash_unverified()) == 8
+    assert sum(grid.backend.hash_unverified()) == 4
+    with mongo.fail_point(grid.database, "find", "fs.chunks", **refused):
+        verdicts = [verdict for _, verdict in grid.verdicts()]
+    assert sorted(verdicts, key=lambda verdict: verdict.value) == [
+        Verdict.SOUND,
+        Verdict.SOUND,
+        Verdict.UNREADABLE,
+    ]
 
 
 @pytest.mark.parametrize("metadata", [None, [], "text", {"by": "another"}])

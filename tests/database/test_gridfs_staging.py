@@ -1,13 +1,10 @@
 """Chunks on their way to the bucket."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import timedelta
-from typing import Any
 
 import pytest
-from pymongo.database import Database
 
 from app.database.mongo import upload_leases
 from app.database.mongo.opening import open_gridfs
@@ -44,7 +41,7 @@ def test_of_a_batch_that_failed_unseen_the_lease_stays() -> None:
     database = mongo.database(settings.mongodb_url)
     with ExitStack() as stack:
         writer = open_gridfs(settings, lambda name: "video/mp4", stack).stage(None)
-        with fail_point(database, "insert", "fs.chunks", errorCode=1):
+        with mongo.fail_point(database, "insert", "fs.chunks", errorCode=1):
             writer.write(bytes(BATCH * CHUNK_SIZE))
             writer.discard()  # its client has left
         assert [upload["_id"] for upload in database["media.uploads"].find()] == [writer.id]
@@ -61,22 +58,10 @@ def test_discarded_uploads_are_not_entered_again_by_a_renewal_under_way(
         backend = open_gridfs(settings, lambda name: "video/mp4", stack)
         writers = backend.stage(None), backend.stage(None)
         slow = {"blockConnection": True, "blockTimeMS": 500}
-        with fail_point(database, "update", "media.uploads", **slow) as entered:
+        with mongo.fail_point(database, "update", "media.uploads", **slow) as entered:
             # One renewal is at the database, and the other file is to be renewed next.
             wait = {"waitForFailPoint": "failCommand", "timesEntered": entered + 1, "maxTimeMS": 30_000}
             database.client.admin.command(wait)
             for writer in writers:
                 writer.discard()
     assert list(database["media.uploads"].find()) == []
-
-
-@contextmanager
-def fail_point(database: Database[Any], command: str, collection: str, **how: object) -> Iterator[int]:
-    """Let the commands on a collection fail, or be slow. Yields how often such a point was entered before."""
-    failing = {"failCommands": [command], "namespace": f"{database.name}.{collection}", **how}
-    configure = {"configureFailPoint": "failCommand"}
-    entered = database.client.admin.command({**configure, "mode": "alwaysOn", "data": failing})["count"]
-    try:
-        yield entered
-    finally:
-        database.client.admin.command({**configure, "mode": "off"})

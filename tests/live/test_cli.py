@@ -17,7 +17,9 @@ from typing import Any
 
 import httpx
 import pytest
+from gridfs import GridFSBucket
 
+from tests import mongo
 from tests.forking import Command, completed
 from tests.live.clients import BIN, Program, Vlc, program, sha256, until
 from tests.support import Server, need, run
@@ -352,6 +354,25 @@ def test_verify_and_scan_name_files_that_cannot_be_read_and_exit_1(here: Path) -
     assert "unreadable: closed: The disk refuses: Permission denied.\n" in said
     (films / "closed").chmod(0o755)
     assert ended(here, "scan", bound=True)[0] == 0
+
+
+def test_verify_and_scan_on_gridfs_name_documents_that_cannot_be_read_and_exit_1(here: Path) -> None:
+    chosen = mongo.gridfs()
+    environment = {f"SEEKABLE_{name.upper()}": str(value) for name, value in chosen.items()}
+    assert ended(here, "migrate", **environment)[0] == 0
+    database = mongo.database(str(chosen["mongodb_url"]))
+    GridFSBucket(database).upload_from_stream("good.mp4", b"film")
+    assert ended(here, "scan", **environment)[0] == 0
+    odd = {"_id": "0" * 32, "library": "", "folder": "films", "filename": "bad.mp4"}
+    database["media"].insert_one(odd)
+    status, said = ended(here, "scan", **environment)
+    assert status == 1
+    assert "unreadable: films/bad.mp4: Its document is not like those of this program.\n" in said
+    status, said = ended(here, "verify", **environment)
+    assert status == 1
+    assert "unreadable: films/bad.mp4\n" in said
+    database["media"].delete_one({"_id": odd["_id"]})
+    assert ended(here, "scan", **environment)[0] == 0
 
 
 @pytest.mark.parametrize("fault", ["fstat,newfstatat:when=2+", "pread64,preadv,preadv2"])

@@ -183,6 +183,11 @@ class Database(Connection):
         with self.asked(), suppress(CollectionInvalid, OperationFailure):
             self._database.create_collection(self.media.name, **IMAGES)
 
+    def check_answers(self) -> None:
+        """Raise StorageUnavailable if the database does not answer; else one document alone was at fault."""
+        with self.asked(within_s=1.5, fail_fast=False):
+            self.client.admin.command("ping")
+
     def ping(self) -> None:
         """Return when the database answers and has what no file may be stored without."""
         wanted = ((self.media, ["library", "folder", "filename"]), (self.chunks, ["files_id", "n"]))

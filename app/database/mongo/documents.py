@@ -3,6 +3,8 @@
 Any program may read them, with MongoEngine or a driver: `Media.file` is the id of a file in the bucket `fs`.
 """
 
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from mongoengine import (
@@ -15,10 +17,12 @@ from mongoengine import (
     LongField,
     StringField,
 )
+from mongoengine.errors import ValidationError
 from mongoengine.queryset import QuerySet
 from pymongo.collection import Collection
 
 from app.storage import words
+from app.storage.errors import InvalidName
 from app.storage.ignored import Ignored
 from app.storage.types import Address, FileInfo, Key
 
@@ -127,6 +131,25 @@ def place(key: Key, ignored: Ignored) -> Stored:
     }
 
 
+NOT_LIKE_OURS = (
+    ArithmeticError,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    ValidationError,
+    InvalidName,
+)
+"""Errors that a document raises in which a field is missing, or is of another kind."""
+
+
+def name_of(document: Mapping[str, Any]) -> str:
+    """Return what to call a document in which anything may be missing."""
+    names = [document.get("folder"), document.get("filename")]
+    path = "/".join(name for name in names if isinstance(name, str) and name)
+    return path or str(document.get("_id"))
+
+
 def key_of(media: Media) -> Key:
     return Key(media.library, media.folder, media.filename)
 
@@ -165,6 +188,13 @@ def info_in(stored: Stored) -> FileInfo:
         updated_at=stored["updated_at"],
         is_utf8=stored.get("is_utf8"),
     )
+
+
+def infos_in(found: Iterable[Stored]) -> Iterator[FileInfo]:
+    """Yield what documents say; a scan names those that are left out."""
+    for stored in found:
+        with suppress(*NOT_LIKE_OURS):
+            yield info_in(stored)
 
 
 def behind(identity: Any) -> Stored:

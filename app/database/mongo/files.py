@@ -15,7 +15,7 @@ from mongoengine.fields import GridFSProxy
 from app.database.mongo import pages, paths, upload_leases
 from app.database.mongo.changes import NO_FILE, Changes
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import Media, at, find, info_in, info_of, place
+from app.database.mongo.documents import NOT_LIKE_OURS, Media, at, find, info_in, info_of, infos_in, place
 from app.database.mongo.hashing import Hasher
 from app.database.mongo.reading import GridReader
 from app.database.mongo.room import check_room
@@ -86,8 +86,8 @@ class GridBackend:
             raise NotFound(NO_FILE)
         try:
             return GridReader(self._database, info_in(media), media["file"], int(media["chunk_size"]))
-        except KeyError as error:
-            raise StorageUnavailable(f"The document of the file has no {error}.") from error
+        except NOT_LIKE_OURS as error:
+            raise StorageUnavailable(f"The document of the file cannot be read: {error!r}.") from error
 
     def check(self, key: Key, expect: Expectation) -> None:
         with self._database.asked():
@@ -151,7 +151,7 @@ class GridBackend:
             folders: tuple[str, ...] = ()
             if cursor is None and not listing.recursive and not listing.query.strip():
                 folders = paths.folders(media, listing.library, listing.folder, limit=MAX_FOLDERS)
-        return Page(folders, tuple(map(info_in, found)), next_cursor)
+        return Page(folders, tuple(infos_in(found)), next_cursor)
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
         with self._database.asked():

@@ -2,14 +2,23 @@
 
 import hashlib
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import contextmanager
 
 from app.database.mongo.connection import Database
-from app.database.mongo.documents import UNJUDGED, UNJUDGED_INDEX, Media, Stored, info_of, media_in
+from app.database.mongo.documents import (
+    NOT_LIKE_OURS,
+    UNJUDGED,
+    UNJUDGED_INDEX,
+    Media,
+    Stored,
+    info_of,
+    media_in,
+    name_of,
+)
 from app.database.mongo.reading import GridReader
 from app.database.rules import verdict_of
 from app.storage.batches import batches
-from app.storage.errors import Truncated
+from app.storage.errors import StorageUnavailable, Truncated
 from app.storage.fingerprint import Fingerprint
 from app.storage.upkeep import Usage, Verdict, Verified
 
@@ -36,12 +45,22 @@ class Hasher:
         for documents in (self._documents({"unverified": True}), self._documents(UNJUDGED, UNJUDGED_INDEX)):
             for media in documents:
                 fingerprint = Fingerprint()
-                with suppress(Truncated):  # it stays as it is
+                with self._one_at_fault():  # it stays as it is
                     for data in self._read(media):
                         fingerprint.update(data)
                         yield len(data)
                     self._record(media, fingerprint)
                 yield 0  # of many files that are empty, each is a step too
+
+    @contextmanager
+    def _one_at_fault(self) -> Iterator[None]:
+        """Leave a file that cannot be read, so that those behind it have their turn."""
+        try:
+            yield
+        except (Truncated, *NOT_LIKE_OURS):
+            pass
+        except StorageUnavailable:
+            self._database.check_answers()
 
     def _record(self, media: Media, found: Fingerprint) -> None:
         same = {"_id": media.id, "file": media.file.grid_id, "unverified": media.unverified}
@@ -53,7 +72,7 @@ class Hasher:
     def verify(self) -> Generator[Verified]:
         """Hold every file against its document. Changes nothing."""
         for media in self._documents():
-            path = info_of(media).key.path
+            path = name_of({"_id": media.id, "folder": media.folder, "filename": media.filename})
             digest = hashlib.sha256()
             verdict: Verdict | None
             try:
@@ -62,6 +81,11 @@ class Hasher:
                     yield Verified(path, len(data), None)
             except Truncated:
                 verdict = self._missing_or_damaged(media)
+            except NOT_LIKE_OURS:
+                verdict = Verdict.UNREADABLE
+            except StorageUnavailable:
+                self._database.check_answers()
+                verdict = Verdict.UNREADABLE
             else:
                 verdict = verdict_of(media.sha256, digest.hexdigest())
             if verdict is not None:

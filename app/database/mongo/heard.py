@@ -5,14 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.database.mongo import own
-from app.database.mongo.documents import Stored, info_in
+from app.database.mongo.documents import NOT_LIKE_OURS, Stored, info_in
 from app.database.mongo.own import Mark
-from app.storage.errors import InvalidName
 from app.storage.types import Change, Key, Kind
 
 PLACE = ("library", "folder", "filename")
-
-_NOT_OURS = (KeyError, TypeError, ValueError, AttributeError, InvalidName)
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ def heard(event: Mapping[str, Any]) -> Heard | None:
     """None of what is no news to those who listen, such as the hash of a file."""
     try:
         return _heard(event)
-    except _NOT_OURS:  # a document that another program wrote
+    except NOT_LIKE_OURS:  # a document that another program wrote
         return Heard(None)
 
 

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from mongoengine.errors import ValidationError
 from mongoengine.fields import GridFSProxy
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
@@ -16,19 +16,20 @@ from app.database.mongo import own, upload_leases
 from app.database.mongo.bucket_names import path_of, spellings
 from app.database.mongo.connection import Database
 from app.database.mongo.documents import (
+    NOT_LIKE_OURS,
     Media,
     Stored,
     as_it_is,
     behind,
     find,
     info_of,
-    key_of,
     media_in,
+    name_of,
     place,
 )
 from app.database.mongo.room import check_room
 from app.database.mongo.staging import NOT_OURS, remove_slice
-from app.storage.errors import InvalidName, PathConflict
+from app.storage.errors import InvalidName, PathConflict, StorageUnavailable
 from app.storage.ignored import Ignored
 from app.storage.types import SHARED, Change, Key, Kind
 from app.storage.upkeep import Finding, Outcome, Scanned
@@ -39,7 +40,11 @@ AT_ONCE = 100
 _FIELDS = dict.fromkeys(("filename", "length", "chunkSize", "uploadDate", "metadata.library"), True)
 """What is asked of a file of the bucket, with which other programs may keep much more."""
 
-_NOT_LIKE_GRIDFS = (KeyError, OverflowError, TypeError, ValueError, ValidationError)
+_PLACE = dict.fromkeys(("file", "folder", "filename"), True)
+"""What is asked of our documents."""
+
+_NOT_LIKE_GRIDFS = "Its document is not like those of GridFS."
+_NOT_OURS = "Its document is not like those of this program."
 
 
 class Scanner:
@@ -64,7 +69,7 @@ class Scanner:
 
     def scan(self) -> Generator[Scanned]:
         yield from sweep(self._database)
-        for documents in self._batches(self._database.media, {"file": True}):
+        for documents in self._batches(self._database.media, _PLACE):
             yield Scanned(len(documents), tuple(self._missed(documents)))
         for files in self._batches(self._database.files, _FIELDS):
             yield Scanned(0, tuple(self._found(files)))
@@ -84,26 +89,49 @@ class Scanner:
 
     def _missed(self, documents: Sequence[Stored]) -> Iterator[Finding]:
         """Forget files that somebody removed from the bucket."""
+        odd = [document for document in documents if not _is_ours(document)]
+        yield from (Finding(name_of(document), Outcome.UNREADABLE, _NOT_OURS) for document in odd)
+        documents = [document for document in documents if document not in odd]
         with self._database.asked():
             wanted = [document["file"] for document in documents]
             files = self._database.files.find({"_id": {"$in": wanted}}, {"_id": True})
             there = [file["_id"] for file in files]  # a list, because an id may be a document
         for document in documents:
             if document["file"] not in there:
-                yield from self._forget(document)
+                finding = self._or_unreadable(name_of(document), partial(self._forget, document), _NOT_OURS)
+                if finding is not None:
+                    yield finding
 
-    def _forget(self, document: Stored) -> Iterator[Finding]:
+    def _or_unreadable(
+        self, name: str, step: Callable[[], Finding | None], not_like_those: str
+    ) -> Finding | None:
+        """Take a step about one document. What is wrong with that document does not end the scan."""
+        try:
+            return step()
+        except (InvalidName, PathConflict) as error:
+            return Finding(name, Outcome.SKIPPED, str(error))
+        except NOT_LIKE_OURS:
+            return Finding(name, Outcome.UNREADABLE, not_like_those)
+        except StorageUnavailable as error:
+            self._database.check_answers()
+            return Finding(name, Outcome.UNREADABLE, str(error))
+
+    def _forget(self, document: Stored) -> Finding | None:
         same = {"_id": document["_id"], "file": document["file"]}
         with self._database.asked():
             media = media_in(self._database.media)(id=document["_id"]).first()
+            if media is None:
+                return None
+            info = info_of(media)
             # What is left of a file without its document, nobody can read.
             upload_leases.retire(self._database, document["file"])
             forgotten = self._database.own.make(
                 own.deleted(document["_id"]), lambda: self._database.media.delete_one(same).deleted_count
             )
-        if forgotten and media is not None:
-            self._notice([Change(Kind.DELETED, info_of(media))])
-            yield Finding(key_of(media).path, Outcome.DELETED)
+        if not forgotten:
+            return None
+        self._notice([Change(Kind.DELETED, info)])
+        return Finding(info.key.path, Outcome.DELETED)
 
     # What is new
 
@@ -122,7 +150,9 @@ class Scanner:
             ]
         for file in files:
             if file["_id"] in there:
-                finding = self._take_in(file)
+                finding = self._or_unreadable(
+                    str(file.get("filename")), partial(self._take_in, file), _NOT_LIKE_GRIDFS
+                )
                 if finding is not None:
                     yield finding
 
@@ -136,20 +166,17 @@ class Scanner:
 
     def _take_in(self, file: Stored) -> Finding | None:
         name = file.get("filename")
-        try:
-            # What was uploaded here and has lost its document belongs to whom it did.
-            metadata = file.get("metadata")
-            library = metadata.get("library", SHARED) if isinstance(metadata, dict) else SHARED
-            key = Key.at(library, path_of(name) if isinstance(name, str) else "")
-            if self._ignored.file(key):
-                return None
-            new = self._document(file, key)
-            with self._database.asked():
-                return self._adopt(file, key, new)
-        except (InvalidName, PathConflict) as error:
-            return Finding(str(name), Outcome.SKIPPED, str(error))
-        except _NOT_LIKE_GRIDFS:
-            return Finding(str(name), Outcome.SKIPPED, "Its document is not like those of GridFS.")
+        # What was uploaded here and has lost its document belongs to whom it did.
+        metadata = file.get("metadata")
+        library = metadata.get("library", SHARED) if isinstance(metadata, dict) else SHARED
+        if not isinstance(library, str):
+            raise InvalidName("Its library is no text.")
+        key = Key.at(library, path_of(name) if isinstance(name, str) else "")
+        if self._ignored.file(key):
+            return None
+        new = self._document(file, key)
+        with self._database.asked():
+            return self._adopt(file, key, new)
 
     def _document(self, file: Stored, key: Key) -> Media:
         size, chunk_size = int(file["length"]), int(file["chunkSize"])
@@ -200,6 +227,10 @@ class Scanner:
             return None
         self._notice([Change(Kind.REPLACED, info_of(new))])
         return Finding(key.path, Outcome.REPLACED)
+
+
+def _is_ours(document: Stored) -> bool:
+    return isinstance(document["_id"], str) and "file" in document
 
 
 def _etag(file: Stored) -> str:
