@@ -19,7 +19,7 @@ from app.database.sql import postgresql
 from app.database.sql.rows import path_at
 from app.database.sql.tables import Media, Table
 from app.settings import Settings
-from app.storage.staging import Signature
+from app.storage.signatures import Signature
 from app.storage.types import SHARED, Key
 from app.storage.words import words
 from tests import mongo

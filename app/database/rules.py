@@ -1,6 +1,7 @@
 """What every backend decides in the same way."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
 from app.storage.errors import AlreadyExists, VersionMismatch
 from app.storage.types import Change, Expect, Expectation
@@ -25,6 +26,9 @@ MAX_TOGETHER = 20_000
 
 MAX_LOOKED_AT = 200_000
 """Names of folders that are in memory at once, at most; some are there twice."""
+
+_LATER = timedelta(milliseconds=1)
+"""The least by which dates differ on all databases."""
 
 ANYTHING = "application/octet-stream"
 """The media type of bytes of which nothing is known (RFC 2046 4.5.1)."""
@@ -62,6 +66,22 @@ def type_after_move(content_type: str, old_name: str, new_name: str, media_type:
     if suggested != ANYTHING and content_type == media_type(old_name):
         return suggested
     return content_type
+
+
+def modified_at(date: datetime, previous: datetime | None, now: datetime) -> datetime:
+    """Return when a version of this date was modified, if it replaces one of the date `previous`.
+
+    The result is in a later second than any Last-Modified that was sent of the one before: HTTP-dates have
+    whole seconds, so If-Modified-Since could not tell the two apart otherwise. It may be up to a second in
+    the future; answers send the present instead (RFC 9110 8.8.2.1).
+    """
+    date = min(date, now)
+    if previous is None:
+        return date
+    for candidate in (date, now):
+        if candidate.replace(microsecond=0) > previous.replace(microsecond=0):
+            return candidate
+    return max(previous + _LATER, now.replace(microsecond=0) + timedelta(seconds=1))
 
 
 def ignore(changes: Sequence[Change]) -> None:

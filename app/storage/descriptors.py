@@ -8,25 +8,31 @@ import signal
 import sys
 
 from app.storage.folders import translated
+from app.storage.signatures import Signature
 
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
 _PIECE = 256 << 10
 _ONE = [bytearray(1)]  # for a byte that nobody wants
 
 
-def has_writer(descriptor: int) -> bool:
-    """Whether any process has the file open for writing, as far as the system says (Linux: leases)."""
+def has_writer(descriptor: int, expected: Signature) -> bool | None:
+    """Return whether any process has the file open for writing; None where the system cannot tell.
+
+    While a process holds a read lease, no other can have the file open for writing, or mapped for it (Linux:
+    fcntl(2), F_SETLEASE). True also if the file is not as expected: it was written to just now.
+    """
     if not hasattr(fcntl, "F_SETLEASE"):
-        return False
+        return None
     try:
         # Who opens the file for writing just now waits until the lease is given back. The signal that says
         # so would end this process if it were the default one; this one is ignored unless asked for.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        found = Signature.of(os.fstat(descriptor))
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:  # EACCES: somebody else's file; EINVAL: a file system without leases
-        return error.errno == errno.EAGAIN
-    return False
+    except OSError as error:  # EACCES: another user's file; EINVAL: a file system without leases
+        return True if error.errno == errno.EAGAIN else None
+    return found != expected
 
 
 def read_nowait(descriptor: int, start: int, size: int) -> bytes | None:

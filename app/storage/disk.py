@@ -20,6 +20,7 @@ from app.storage.folders import ReservedFolder, Root, Segments, translated
 from app.storage.intents import Intent, Intents
 from app.storage.private import make_private, umask
 from app.storage.reserve import Reserve
+from app.storage.signatures import Signature, signed
 from app.storage.staging import StagedFile, hold, sweep
 from app.storage.types import RESERVED
 
@@ -47,6 +48,7 @@ class Disk:
             folders.make_root(os.path.abspath(root))
             # The root itself may be a symbolic link: whoever runs this program chose it.
             descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._device = os.fstat(descriptor).st_dev
             with folders.entered(Root(descriptor), _STAGING, create=True) as staging:
                 self._staging = os.dup(staging)
             with folders.entered(Root(descriptor), (RESERVED,)) as ours:
@@ -227,13 +229,20 @@ class Disk:
             finally:
                 os.close(descriptor)
 
-    def is_written(self, path: Segments) -> bool:
-        """Whether some process has the regular file at the path open for writing, where the system says."""
+    def device_of(self, status: os.stat_result) -> int:
+        """Return the device that a file is on: 0 for that of the root, whose number a reboot may change."""
+        return 0 if status.st_dev == self._device else signed(status.st_dev)
+
+    def has_writer(self, path: Segments, status: os.stat_result) -> bool | None:
+        """Return whether a process has the regular file open for writing; None where the system cannot tell.
+
+        True also if the file is no longer as this status says.
+        """
         descriptor = self.open(path)
         if descriptor is None:
-            return False
+            return True
         try:
-            return has_writer(descriptor)
+            return has_writer(descriptor, Signature.of(status))
         finally:
             os.close(descriptor)
 
@@ -273,11 +282,12 @@ class Disk:
         with translated():
             folders.check_room(self._root, path)
 
-    # The file steps: each is taken when its context is entered, and undone when the body fails
+    # The file steps: each is taken when its context is entered, and undone when the body fails. The status is
+    # the file's after the step, which changes the ctime.
 
     @contextmanager
-    def created(self, staged: StagedFile, path: Segments) -> Generator[None]:
-        """The staged file also has this path, which it never takes from another: AlreadyExists."""
+    def created(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result]:
+        """The staged file has this path, which it never takes from another: AlreadyExists."""
         with translated():
             try:
 
@@ -286,8 +296,9 @@ class Disk:
 
                 with self._placed(link, self._staging, staged.name, path) as folder:
                     try:
+                        os.unlink(staged.name, dir_fd=self._staging)  # later it would change the ctime
                         os.fsync(folder)
-                        yield
+                        yield os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
                     except BaseException:
                         os.unlink(path[-1], dir_fd=folder)
                         raise
@@ -296,12 +307,12 @@ class Disk:
                 raise
 
     @contextmanager
-    def replaced(self, staged: StagedFile, path: Segments) -> Generator[None]:
+    def replaced(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result]:
         """The staged file has the path of the file that is there."""
         with translated(), folders.entered(self._root, path[:-1]) as folder, self._kept(folder, path[-1]):
             os.rename(staged.name, path[-1], src_dir_fd=self._staging, dst_dir_fd=folder)
             os.fsync(folder)
-            yield
+            yield os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
 
     @contextmanager
     def removed(self, path: Segments) -> Generator[None]:
@@ -314,7 +325,7 @@ class Disk:
             folders.prune(self._root, path[:-1])
 
     @contextmanager
-    def moved(self, source: Segments, target: Segments) -> Generator[None]:
+    def moved(self, source: Segments, target: Segments) -> Generator[os.stat_result]:
         """The file has the target as its path, which it never takes from another: AlreadyExists.
 
         A crash leaves one of the names, once `undo_cut_move` was called.
@@ -332,7 +343,7 @@ class Disk:
                             os.fsync(new)
                             if source[:-1] != target[:-1]:
                                 os.fsync(old)
-                            yield
+                            yield os.stat(target[-1], dir_fd=new, follow_symlinks=False)
                         except BaseException:
                             self._move_back(new, target, old, source)
                             raise
@@ -363,12 +374,12 @@ class Disk:
         os.fsync(new)
 
     @contextmanager
-    def respelled(self, path: Segments, name: str) -> Generator[None]:
+    def respelled(self, path: Segments, name: str) -> Generator[os.stat_result]:
         """The file has another name that the file system takes for the one that it has."""
         with translated(), folders.entered(self._root, path[:-1]) as folder:
             self._respell(folder, path, name)
             try:
-                yield
+                yield os.stat(name, dir_fd=folder, follow_symlinks=False)
             except BaseException:
                 self._respell(folder, (*path[:-1], name), path[-1])
                 raise

@@ -9,7 +9,7 @@ from typing import Literal
 
 from app.storage import spelling
 from app.storage.errors import Unreadable
-from app.storage.staging import Signature
+from app.storage.signatures import Signature
 
 
 @contextmanager

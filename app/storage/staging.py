@@ -4,37 +4,16 @@ import contextlib
 import fcntl
 import os
 import stat
-from dataclasses import dataclass
 from uuid import uuid4
 
 from app.storage.descriptors import begin_write_back
 from app.storage.folders import translated
+from app.storage.signatures import Signature
 
 WRITE_BACK = 16 << 20
 """Bytes after which the disk is told to begin with them: few are left to wait for when all have come."""
 
-_LAST_NS = (1 << 63) - 2
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """Which bytes a file holds, as far as can be told without reading them."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> "Signature":
-        # Dates beyond 2262 do not fit; the last that does stands for all of them.
-        mtime_ns = max(-_LAST_NS, min(status.st_mtime_ns, _LAST_NS))
-        return cls(status.st_size, mtime_ns, _signed(status.st_ino))
-
-
-def _signed(inode: int) -> int:
-    """A database's integer has 64 bits with a sign, an inode number 64 without."""
-    return inode - (1 << 64) if inode >> 63 else inode
 
 
 def hold(staging: int, name: str) -> int | None:

@@ -1,6 +1,7 @@
 """The asynchronous face of any blocking backend."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -8,7 +9,7 @@ from typing import TypeVar
 from app.storage.backend import Backend, Reader
 from app.storage.budget import Budget
 from app.storage.contract import Staged
-from app.storage.errors import StorageUnavailable
+from app.storage.errors import StorageUnavailable, Unfinished
 from app.storage.opened import ThreadedOpenFile, Threads
 from app.storage.staged import ThreadedStaged
 from app.storage.threads import Pool, ended
@@ -16,6 +17,9 @@ from app.storage.types import Address, Committed, Expect, Expectation, FileInfo,
 from app.storage.upkeep import Scanned, Usage, Verified
 
 T = TypeVar("T")
+
+WRITER_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Pauses between attempts to open a file that another program is writing."""
 
 IN_MEMORY = 32 << 20
 """Bytes of files that are on their way to all clients together; see Budget."""
@@ -60,7 +64,18 @@ class ThreadedStorage:
                 await self._close(reader)
 
     async def _open_now(self, address: Address) -> Reader:
-        """Open what the database says now."""
+        """Open what the database says now.
+
+        Waits a moment for a program that is writing the file: a live playlist is written within milliseconds,
+        again and again.
+        """
+        for pause in WRITER_PAUSES_S:
+            with contextlib.suppress(Unfinished):
+                return await self._open_settled(address)
+            await asyncio.sleep(pause)
+        return await self._open_settled(address)
+
+    async def _open_settled(self, address: Address) -> Reader:
         # What has to wait for changes waits among them, and keeps no other reader from a thread.
         reader = await self._open(self._reads, address, wait=False)
         if reader is None:

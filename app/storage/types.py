@@ -157,9 +157,14 @@ class FileInfo:
     created_at: datetime
     """With time zone UTC, as all times here, and kept to the millisecond at least."""
     updated_at: datetime
-    """When these bytes came to be stored."""
+    """When these bytes came to be stored; up to a second in the future, if they replaced others just now."""
     is_utf8: bool | None = None
     """Whether the bytes are valid UTF-8 without NUL; None while that is not known."""
+    doubtful: bool = False
+    """Whether the bytes may have changed unseen. The ETag stays, so that a film plays on, but no answer says
+    that a client's copy is still right."""
+    other_etag: str | None = None
+    """Another ETag of the same bytes, which If-Match and If-Range accept for a while."""
 
 
 class Expect(Enum):

@@ -57,11 +57,12 @@ def parse_etags(value: str) -> ETags:
     return ETags(strong=frozenset(strong), weak=frozenset(weak))
 
 
-def evaluate(method: str, headers: RawHeaders, etag: str, last_modified: datetime) -> Verdict:
+def evaluate(method: str, headers: RawHeaders, current: FileInfo) -> Verdict:
     """What the preconditions say of a request for something stored, in the order of RFC 9110 13.2.2."""
+    last_modified = current.updated_at
     if_match = field(headers, b"if-match")
     if if_match is not None:
-        if not parse_etags(if_match).match_strongly(etag):
+        if not any(map(parse_etags(if_match).match_strongly, _etags(current))):
             return Verdict.FAILED
     elif _is_modified_since(_date(headers, b"if-unmodified-since"), last_modified):
         return Verdict.FAILED
@@ -69,16 +70,18 @@ def evaluate(method: str, headers: RawHeaders, etag: str, last_modified: datetim
     is_read = method in ("GET", "HEAD")
     if_none_match = field(headers, b"if-none-match")
     if if_none_match is not None:
-        if parse_etags(if_none_match).match_weakly(etag):
-            return Verdict.NOT_MODIFIED if is_read else Verdict.FAILED
-    elif is_read:
+        if parse_etags(if_none_match).match_weakly(current.etag):
+            if not is_read:
+                return Verdict.FAILED
+            return Verdict.PROCEED if current.doubtful else Verdict.NOT_MODIFIED
+    elif is_read and not current.doubtful:
         since = _date(headers, b"if-modified-since")
         if since is not None and not _is_modified_since(since, last_modified):
             return Verdict.NOT_MODIFIED
     return Verdict.PROCEED
 
 
-def range_applies(headers: RawHeaders, etag: str, last_modified: datetime) -> bool:
+def range_applies(headers: RawHeaders, current: FileInfo) -> bool:
     """Whether If-Range, if there is one, lets the Range header count (RFC 9110 13.1.5)."""
     values = lines(headers, b"if-range")
     if not values:
@@ -86,7 +89,14 @@ def range_applies(headers: RawHeaders, etag: str, last_modified: datetime) -> bo
     if len(values) > 1:
         return False
     # Of a weak tag the text differs, which makes this the strong comparison.
-    return values[0] == f'"{etag}"' or parse_date(values[0]) == last_modified.replace(microsecond=0)
+    if values[0] in [f'"{etag}"' for etag in _etags(current)]:
+        return True
+    return parse_date(values[0]) == current.updated_at.replace(microsecond=0)
+
+
+def _etags(info: FileInfo) -> tuple[str, ...]:
+    """The ETags by which a client may mean this version."""
+    return (info.etag,) if info.other_etag is None else (info.etag, info.other_etag)
 
 
 def expectation(method: str, headers: RawHeaders, current: FileInfo | None) -> Expectation:
@@ -97,7 +107,7 @@ def expectation(method: str, headers: RawHeaders, current: FileInfo | None) -> E
     """
     if current is None:
         return _expectation_of_nothing(headers)
-    if evaluate(method, headers, current.etag, current.updated_at) is not Verdict.PROCEED:
+    if evaluate(method, headers, current) is not Verdict.PROCEED:
         raise VersionMismatch(
             "What is stored there is not the version that the request's conditions ask for."
         )

@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from app.storage.errors import VersionMismatch
@@ -44,16 +45,20 @@ def plan(
     cache_control: str,
     boundary: Callable[[], str],
     download: bool = False,
+    now: datetime | None = None,
 ) -> Plan:
     """The answer to a GET or HEAD: 200, 206 or 304 (RFC 9110 13.2.2).
 
     `boundary` gives what stands between the parts of a multipart answer, which nobody may guess beforehand.
-    Raises VersionMismatch for a 412 and RangeNotSatisfiable for a 416.
+    `now` is the present moment when it is not given. Raises VersionMismatch for a 412 and RangeNotSatisfiable
+    for a 416.
     """
     headers = [line for line in headers if line[0] in _READ]
-    validators, description = _said(info, cache_control, download)
+    # No later than the answer itself (RFC 9110 8.8.2.1).
+    last_modified = min(info.updated_at, now or datetime.now(UTC))
+    validators, description = _said(info, last_modified, cache_control, download)
     if not _CONDITIONS.isdisjoint(name for name, _ in headers):
-        verdict = evaluate(method, headers, info.etag, info.updated_at)
+        verdict = evaluate(method, headers, info)
         if verdict is Verdict.FAILED:
             raise VersionMismatch("The file is not the version that the request's conditions ask for.")
         if verdict is Verdict.NOT_MODIFIED:
@@ -84,16 +89,18 @@ def content_type(info: FileInfo) -> str:
 
 
 @lru_cache(1024)
-def _said(info: FileInfo, cache_control: str, download: bool) -> tuple[Headers, Headers]:
+def _said(
+    info: FileInfo, last_modified: datetime, cache_control: str, download: bool
+) -> tuple[Headers, Headers]:
     """What is said of a file whatever is asked of it; a film is asked for in thousands of ranges."""
-    return _validators(info, cache_control), _description(info, download)
+    return _validators(info, last_modified, cache_control), _description(info, download)
 
 
-def _validators(info: FileInfo, cache_control: str) -> Headers:
+def _validators(info: FileInfo, last_modified: datetime, cache_control: str) -> Headers:
     """What even a 304 says (RFC 9110 15.4.5)."""
     return [
         (b"etag", f'"{info.etag}"'.encode("latin-1")),
-        (b"last-modified", format_date(info.updated_at).encode()),
+        (b"last-modified", format_date(last_modified).encode()),
         (b"cache-control", cache_control.encode("latin-1")),
     ]
 
@@ -130,7 +137,7 @@ def _base64(sha256: str) -> str:
 def _requested(headers: RawHeaders, info: FileInfo) -> tuple[Span, ...] | None:
     """The spans that Range and If-Range ask for; None: the whole file (RFC 9110 13.2.2, 14.2)."""
     value = single(headers, b"range")
-    if value is None or not range_applies(headers, info.etag, info.updated_at):
+    if value is None or not range_applies(headers, info):
         return None
     return parse_ranges(value, info.size)
 

@@ -244,6 +244,13 @@ async def test_replacing_keeps_the_identity_and_changes_the_version(storage: Sto
     assert await storage.stat(FILM) == second
 
 
+async def test_versions_within_a_second_are_modified_in_different_seconds(storage: Storage) -> None:
+    """HTTP-dates have whole seconds: If-Modified-Since could not tell the versions apart otherwise."""
+    first, second, third = [(await put(storage, data=data)).info.updated_at for data in (b"1", b"2", b"3")]
+    assert first.replace(microsecond=0) < second.replace(microsecond=0)
+    assert second < third < datetime.now(UTC) + timedelta(seconds=1.1)
+
+
 async def test_a_version_that_is_not_there_is_not_replaced(storage: Storage) -> None:
     with pytest.raises(VersionMismatch):
         await put(storage, expect="0" * 64)

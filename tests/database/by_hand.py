@@ -53,12 +53,13 @@ def drop(path: Path, data: bytes = b"dropped") -> Path:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished is what was there when the test rested, and all that is two seconds old: so no test has to
     wait for that, and none has to be quick. The times of folders are trusted after a tick of any kernel."""
-    is_young = settling._is_young
+    age_s = settling._age_s
 
-    def is_new(status: os.stat_result) -> bool:
-        return is_young(status) and status.st_ctime_ns > RESTED_NS[-1]
+    def rested_s(status: os.stat_result) -> float:
+        rested = age_s(status) >= 0 and status.st_ctime_ns <= RESTED_NS[-1]
+        return max(age_s(status), settling.STABLE_AFTER_S) if rested else age_s(status)
 
-    monkeypatch.setattr(settling, "_is_young", is_new)
+    monkeypatch.setattr(settling, "_age_s", rested_s)
     monkeypatch.setattr(seen, "FINE_NS", 20_000_000)
 
 

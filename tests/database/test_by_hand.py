@@ -23,9 +23,9 @@ pytestmark = pytest.mark.usefixtures("hurry")
 
 def test_a_dropped_file_is_in_the_next_list(library: Library) -> None:
     drop(library.root / "films" / "one.mp4")
-    drop(library.root / "top.mp4")
-    assert page(library).items == (), "they may still be written"
-    rest()
+    with (library.root / "top.mp4").open("wb") as file:
+        file.write(b"dropped")
+        assert page(library).items == (), "it is still written"
     assert names(library) == ["top.mp4"]
     assert page(library).folders == ("films",)
     assert names(library, "films") == ["one.mp4"]
@@ -221,9 +221,6 @@ def test_a_known_file_that_is_being_written_over_is_not_served_by_halves(library
         with pytest.raises(Unfinished):
             library.get()
         assert scan(library) == {Outcome.UNFINISHED: 1}
-    with pytest.raises(Unfinished):  # nobody has it open any more, but somebody may soon
-        library.get()
-    rest()
     data, after = library.get()
     assert data == b"THE NEW film"
     assert (after.id, after.sha256) == (info.id, None)
@@ -247,6 +244,8 @@ def test_a_moved_file_stays_what_it_was(library: Library) -> None:
     (library.root / "new").mkdir()
     library.path().rename(library.root / "new" / "name.mp4")
     assert scan(library) == {Outcome.MOVED: 1}
+    assert stat(library, Key(SHARED, "new", "name.mp4")).etag == info.etag
+    list(library.backend.hash_unverified())
     after = stat(library, Key(SHARED, "new", "name.mp4"))
     assert (after.id, after.etag, after.sha256, after.created_at) == (
         info.id,
@@ -405,11 +404,11 @@ def test_a_restored_backup_is_hashed_again(library: Library, changes: list[Chang
         copy = drop(library.root / "copy", data)  # beside it, or it may get the same inode
         os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
         copy.rename(library.path())
-        assert stat(library).etag == info.etag
+        assert stat(library).etag != info.etag
         list(library.backend.hash_unverified())
         assert (stat(library).etag == info.etag) is same
         assert (stat(library).sha256 == info.sha256) is same
-    assert [change.kind for change in changes] == [Kind.REPLACED]
+    assert [change.kind for change in changes] == [Kind.REPLACED, Kind.REPLACED]
 
 
 def test_a_file_that_changes_while_it_is_hashed(library: Library) -> None:
@@ -475,7 +474,7 @@ def test_what_came_back_is_hashed_again(library: Library, tmp_path: Path) -> Non
     library.path().rename(tmp_path / "away")
     assert names(library, "films") == []
     (tmp_path / "away").rename(library.path())
-    assert stat(library).sha256 == info.sha256
+    assert stat(library).sha256 is None
     assert sum(library.backend.hash_unverified()) == 4
     assert stat(library) == info
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -73,22 +74,72 @@ def test_a_file_that_dd_writes_slowly_is_never_half_adopted(lazy: Server, until:
     assert sizes <= {300_000}
 
 
-@resting
-def test_a_known_file_that_is_written_in_pieces_is_served_whole_or_not(folder: Path) -> None:
+def test_known_file_that_is_written_in_pieces_is_a_version_after_each(lazy: Server) -> None:
     """Each piece by a program that opens and closes it."""
-    with far_from_a_scan(folder) as server:
-        target = server.files / "film.mp4"
-        with server.client() as http:
-            http.put("/files/film.mp4", content=b"old" * 1000).raise_for_status()
-            for number in range(6):
-                with target.open("wb" if number == 0 else "ab") as file:
-                    file.write(b"new" * 1000)
-                answer = http.get("/files/film.mp4")
-                assert answer.status_code == 503
-                assert answer.headers["retry-after"]
-                time.sleep(0.3)
-            time.sleep(2.1)
-            assert http.get("/files/film.mp4").content == b"new" * 6000
+    target = lazy.files / "film.mp4"
+    etags = set()
+    with lazy.client() as http:
+        http.put("/files/film.mp4", content=b"old" * 1000).raise_for_status()
+        for number in range(6):
+            with target.open("wb" if number == 0 else "ab") as file:
+                file.write(b"new" * 1000)
+            answer = http.get("/files/film.mp4")
+            assert (answer.status_code, answer.content) == (200, b"new" * 1000 * (number + 1))
+            etags.add(answer.headers["etag"])
+        assert len(etags) == 6
+        with target.open("ab", buffering=0) as file:
+            file.write(b"half of ")
+            answer = http.get("/files/film.mp4")
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"]
+            threading.Timer(0.2, file.close).start()
+            assert http.get("/files/film.mp4").content.endswith(b"half of "), "it waits for a moment"
+
+
+def test_file_of_the_same_size_and_time_is_never_taken_for_the_one_before(lazy: Server, until: Until) -> None:
+    """`touch -r old new; mv new old`, with the same bytes and with others. Also chmod, and touch alone."""
+    film, new = lazy.files / "film.mp4", lazy.files / "new.mp4"
+
+    def get(**headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return http.get("/files/film.mp4", headers=named)
+
+    with lazy.client() as http:
+        old = http.put("/files/film.mp4", content=b"x" * 3_000_000).raise_for_status()
+        first = get()
+        etag, date = first.headers["etag"], first.headers["last-modified"]
+        # The same bytes: a backup was restored.
+        run("cp", film, new)
+        run("touch", "-r", film, new)
+        run("mv", new, film)
+        meanwhile = get(if_none_match=etag).raise_for_status()
+        assert meanwhile.headers["etag"] != etag or "repr-digest" in meanwhile.headers
+        assert get(if_modified_since=date).status_code == 200
+        assert until(lambda: get().headers["etag"] == etag)
+        assert get().headers["repr-digest"] == old.headers["repr-digest"]
+        for known in {etag, meanwhile.headers["etag"]}:
+            assert get(if_match=known).status_code == 200
+            assert get(if_range=known, range="bytes=0-9").status_code == 206
+        # Other bytes.
+        run("cp", film, new)
+        with new.open("r+b") as file:
+            file.write(b"other")
+        run("touch", "-r", film, new)
+        run("mv", new, film)
+        assert get(if_none_match=etag).content.startswith(b"other")
+        assert get(if_match=etag).status_code == 412
+        assert get(if_range=etag, range="bytes=0-9").status_code == 200
+        assert until(lambda: "repr-digest" in get().headers)
+        assert get(if_match=etag).status_code == 412
+        # Nothing but the mode: a film plays on.
+        etag = get().headers["etag"]
+        film.chmod(0o600)
+        assert get(if_match=etag, range="bytes=0-9").status_code == 206
+        assert until(lambda: get(if_none_match=etag).status_code == 304)
+        # Times alone, as `rsync -t` and `touch` set them.
+        film.touch()
+        assert get().status_code == 200
+        assert until(lambda: get().headers["etag"] == etag)
 
 
 def test_mv_over_a_managed_file_is_a_new_version(lazy: Server, tmp_path: Path) -> None:
@@ -126,9 +177,9 @@ def test_a_list_shows_what_was_dropped_and_not_what_was_removed(folder: Path) ->
 @resting
 def test_a_download_that_gets_its_name_when_it_is_whole(folder: Path) -> None:
     with far_from_a_scan(folder) as server, server.client() as http:
-        part = server.files / "film.mp4.part"
+        part = server.files / "film.mp4.half"
         part.write_bytes(b"film")
-        assert until(lambda: names(http) == ["film.mp4.part"])
+        assert until(lambda: names(http) == ["film.mp4.half"])
         part.rename(server.files / "film.mp4")
         assert names(http, type="video") == ["film.mp4"]
         assert http.get("/files/film.mp4").headers["content-disposition"].startswith("inline")

@@ -1,5 +1,6 @@
 """Whether somebody has a file open for writing: asked often, of anybody's files, to nobody's harm."""
 
+import mmap
 import os
 import subprocess
 import sys
@@ -9,26 +10,58 @@ import pytest
 
 from app.storage.descriptors import has_writer
 from app.storage.disk import Disk
+from app.storage.signatures import Signature
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
 
 def test_a_writer_is_seen_for_as_long_as_it_has_the_file_open(tmp_path: Path) -> None:
-    (tmp_path / "film").write_bytes(b"film")
+    film = tmp_path / "film"
+    film.write_bytes(b"film")
     disk = Disk(tmp_path)
-    assert not disk.is_written(("film",))
-    with (tmp_path / "film").open("rb"):
-        assert not disk.is_written(("film",))
-    with (tmp_path / "film").open("ab"):
-        assert disk.is_written(("film",))
-    assert not disk.is_written(("film",))
-    assert not disk.is_written(("nothing",))
+
+    def is_written() -> bool | None:
+        return disk.has_writer(("film",), film.stat())
+
+    assert is_written() is False
+    with film.open("rb"):
+        assert is_written() is False
+    with film.open("ab"):
+        assert is_written() is True
+    assert is_written() is False
+    disk.close()
+
+
+def test_file_that_changed_since_it_was_looked_at_counts_as_written(tmp_path: Path) -> None:
+    film = tmp_path / "film"
+    film.write_bytes(b"film")
+    before = film.stat()
+    with film.open("ab") as file:
+        file.write(b" and more")
+    disk = Disk(tmp_path)
+    assert disk.has_writer(("film",), before) is True
+    assert disk.has_writer(("film",), film.stat()) is False
+    film.unlink()
+    assert disk.has_writer(("film",), before) is True
+    disk.close()
+
+
+def test_mapping_that_outlives_its_descriptor_counts_as_a_writer(tmp_path: Path) -> None:
+    film = tmp_path / "film"
+    film.write_bytes(b"film")
+    disk = Disk(tmp_path)
+    with film.open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 4)
+    assert disk.has_writer(("film",), film.stat()) is True
+    mapped.close()
+    assert disk.has_writer(("film",), film.stat()) is False
     disk.close()
 
 
 ASK_AND_OPEN = """
 import os, sys, threading, time
 from app.storage.descriptors import has_writer
+from app.storage.signatures import Signature
 end = time.monotonic() + 0.5
 def write():
     while time.monotonic() < end:
@@ -36,7 +69,8 @@ def write():
 writer = threading.Thread(target=write)
 writer.start()
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
-seen = {has_writer(descriptor) for _ in iter(lambda: time.monotonic() < end, False)}
+expected = Signature.of(os.fstat(descriptor))
+seen = {has_writer(descriptor, expected) for _ in iter(lambda: time.monotonic() < end, False)}
 writer.join()
 assert seen == {True, False}, seen
 """
@@ -51,18 +85,18 @@ def test_who_opens_a_file_while_it_is_asked_about_ends_nobody(tmp_path: Path) ->
     assert asking.returncode == 0, (asking.returncode, asking.stderr)
 
 
-def test_a_file_of_somebody_else_is_not_taken_for_one_that_is_written(tmp_path: Path) -> None:
-    """The system tells that of one's own files only, and every file is somebody else's on a shared disk."""
-    if os.geteuid() == 0:
-        (tmp_path / "film").write_bytes(b"film")
-        descriptor = os.open(tmp_path / "film", os.O_RDONLY)
-        os.seteuid(65534)
-        try:
-            assert not has_writer(descriptor)
-        finally:
-            os.seteuid(0)
-            os.close(descriptor)
-    else:
-        descriptor = os.open("/etc/passwd", os.O_RDONLY)
-        assert not has_writer(descriptor)
+def test_file_of_another_user_may_have_a_writer_or_not(tmp_path: Path) -> None:
+    """The system tells that of one's own files only, and every file is another user's on a shared disk."""
+    path = tmp_path / "film"
+    path.write_bytes(b"film")
+    if os.geteuid() != 0:
+        path = Path("/etc/passwd")
+    descriptor = os.open(path, os.O_RDONLY)
+    expected = Signature.of(os.fstat(descriptor))
+    user = os.geteuid()
+    os.seteuid(65534 if user == 0 else user)
+    try:
+        assert has_writer(descriptor, expected) is None
+    finally:
+        os.seteuid(user)
         os.close(descriptor)

@@ -14,7 +14,7 @@ from app.database.mongo.documents import Media, Stored, as_it_is, find, key_of, 
 from app.database.mongo.own import Mark
 from app.database.mongo.room import check_room
 from app.database.mongo.staging import NOT_OURS, OURS
-from app.database.rules import check, type_after_move
+from app.database.rules import check, modified_at, type_after_move
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
 from app.storage.ignored import Ignored
 from app.storage.types import Expectation, FileInfo, Key
@@ -36,7 +36,7 @@ class Changes:
 
     def store(self, new: Media, expect: Expectation, origin: FileInfo | None) -> bool:
         """Put the document in its place. Whether it is a new one."""
-        created_at = new.created_at
+        created_at, updated_at = new.created_at, new.updated_at
         while True:
             with self._database.asked():
                 old = find(self._database.media, key_of(new))
@@ -46,6 +46,8 @@ class Changes:
                 done = self._create(new)
             else:
                 new.id, new.created_at = old.id, old.created_at
+                if origin is None:
+                    new.updated_at = modified_at(updated_at, old.updated_at, updated_at)
                 done = self._replace(old, new)
             if done:
                 self._hand_over(old, new)

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from app.database.sql.engine import Database
 from app.database.sql.paths import Place, places
-from app.database.sql.rows import root_of
+from app.database.sql.rows import SIGNATURE, root_of
 from app.database.sql.settling import Settling
 from app.database.sql.tables import Media
 from app.storage.disk import Disk
@@ -17,7 +17,7 @@ from app.storage.entries import Entry, Folder
 from app.storage.errors import InvalidName, PathConflict, Unfinished, Unreadable
 from app.storage.folders import ReservedFolder, Segments
 from app.storage.ignored import Ignored
-from app.storage.staging import Signature
+from app.storage.signatures import Signature
 from app.storage.types import Key
 from app.storage.upkeep import Finding, Outcome, Scanned
 
@@ -149,12 +149,12 @@ class Comparison:
         if not names:
             return {}
         # Not whole rows: making them takes most of the time of a scan.
-        query = select(Media.filename, Media.disk_path, Media.size, Media.mtime_ns, Media.inode).where(
+        query = select(Media.filename, Media.disk_path, *SIGNATURE).where(
             Media.library == library, Media.folder == folder, Media.filename.in_(names)
         )
         prefix = f"{folder}/" if folder else ""
         with self._database.reading() as session:
             return {
-                name: (path or f"{prefix}{name}", Signature(*signature))
-                for name, path, *signature in session.execute(query)
+                name: (path or f"{prefix}{name}", Signature(size, mtime_ns, inode, ctime_ns))
+                for name, path, size, mtime_ns, inode, ctime_ns in session.execute(query)
             }

@@ -10,18 +10,21 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from sqlalchemy import delete, select
 
-from app.database.rules import check
+from app.database.rules import check, modified_at
 from app.database.sql import pages, paths
 from app.database.sql.engine import Database
 from app.database.sql.hashing import Hasher
+from app.database.sql.likeness import Identity, Likeness, likeness
 from app.database.sql.reading import DiskReader
 from app.database.sql.remembered import Remembered
 from app.database.sql.rows import (
+    be_version,
     find,
     info_of,
     key_of,
@@ -44,11 +47,13 @@ from app.storage.errors import (
     OutOfSpace,
     PathConflict,
     StorageUnavailable,
+    Unfinished,
 )
 from app.storage.folders import Segments
 from app.storage.ignored import Ignored
+from app.storage.signatures import Signature
 from app.storage.spelling import check_spelling, is_same
-from app.storage.staging import Signature, StagedFile
+from app.storage.staging import StagedFile
 from app.storage.types import (
     MAX_ALL_FOLDERS,
     MAX_FOLDERS,
@@ -81,7 +86,7 @@ class FilesystemBackend:
     `volume` is the id that tells this folder from an empty mount point. `chunk_size` is how many bytes are
     read in one go. `media_type` guesses the type of a file that was not uploaded from its name. `ignored`
     decides which files lists and scans leave out. `notice` is told what became of files by hand, by any
-    thread.
+    thread; of none, if there are just files to hash.
     """
 
     parts = ("database", "folder")
@@ -136,14 +141,18 @@ class FilesystemBackend:
         else:
             raise NotFound(_NO_FILE)
         descriptor = self._disk.open(path)
-        if descriptor is not None:
+        if row is None and descriptor is None and not self._is_spelled_otherwise(path):
+            raise NotFound(_NO_FILE)
+        if row is not None and descriptor is not None:
             status = os.fstat(descriptor)
-            if row is not None and signature_of(row) == Signature.of(status):
+            like = self._likeness(row, status)
+            if like is Likeness.SAME:
                 self._remembered.note(address, row, status, looked_ns)
                 return DiskReader(info_of(row), descriptor, self._chunk_size)
+            if like is Likeness.UNPROVEN and wait:
+                return self._open_unproven(address, row, descriptor)
+        if descriptor is not None:
             os.close(descriptor)
-        elif row is None and not self._is_spelled_otherwise(path):
-            raise NotFound(_NO_FILE)
         # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
         return self.with_reserve(lambda: self._open_settled(address)) if wait else None
 
@@ -153,6 +162,23 @@ class FilesystemBackend:
             return False
         actual = self._disk.spelled(path)
         return is_same(actual, path) and self._disk.status(actual) is not None
+
+    def _open_unproven(self, address: Address, row: Media, descriptor: int) -> DiskReader:
+        """Open a file of which the ctime alone changed, also while the database cannot record that."""
+        with ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            try:
+                return self.with_reserve(lambda: self._open_settled(address))
+            except Unfinished:
+                raise
+            except (OutOfSpace, StorageUnavailable):
+                stack.pop_all()
+                info = replace(info_of(row), sha256=None, is_utf8=None, doubtful=True)
+                return DiskReader(info, descriptor, self._chunk_size)
+
+    def _likeness(self, row: Media, status: os.stat_result) -> Likeness:
+        found = Identity(Signature.of(status), self._disk.device_of(status))
+        return likeness(Identity(signature_of(row), row.device), found)
 
     def _open_settled(self, address: Address) -> DiskReader:
         with self._settling() as settling:
@@ -164,6 +190,9 @@ class FilesystemBackend:
             descriptor = self._disk.open(path_of(row)) if row is not None else None
         if row is None or descriptor is None:
             raise NotFound(_NO_FILE)
+        if signature_of(row) != Signature.of(os.fstat(descriptor)):
+            os.close(descriptor)
+            raise Unfinished("The file is being written; try again when that is done.")
         return DiskReader(info_of(row), descriptor, self._chunk_size)
 
     def check(self, key: Key, expect: Expectation) -> None:
@@ -222,18 +251,25 @@ class FilesystemBackend:
                 row = new_row(settling.session, origin, now)
                 place(row, key, path, self._ignored)
                 settling.session.add(row)
-            sign(row, signature)
-            row.content_type, row.updated_at = content_type, origin.updated_at if origin else now
-            row.sha256, row.etag, row.unverified, row.is_utf8 = sha256, sha256, False, is_utf8
+            sign(row, signature, device=None)
+            updated_at = origin.updated_at if origin else modified_at(now, row.updated_at, now)
+            row.content_type, row.updated_at = content_type, updated_at
+            be_version(row, etag=sha256, sha256=sha256, is_utf8=is_utf8)
             settling.session.flush()
             committed = Committed(info_of(row), created)
             step = self._disk.created if created else self._disk.replaced
             known = self._scanner.known(path_of(row))
-            with step(writer, path_of(row)):
+            with step(writer, path_of(row)) as status:
                 self._scanner.note(known)
+                self._sign(settling, row, status)
                 kind = Kind.CREATED if created else Kind.REPLACED
                 settling.commit_step(row, Change(kind, committed.info))
             return committed
+
+    def _sign(self, settling: Settling, row: Media, status: os.stat_result) -> None:
+        """Record the file as the step left it."""
+        sign(row, Signature.of(status), self._disk.device_of(status))
+        settling.session.flush()
 
     def delete(self, key: Key, expect: Expectation) -> None:
         self.with_reserve(lambda: self._delete(key, expect))
@@ -279,15 +315,16 @@ class FilesystemBackend:
                 settling.session.flush()
                 moved = info_of(row)
                 known = self._scanner.known(path, to)
-                with step:
+                with step as status:
                     self._scanner.note(known)
+                    self._sign(settling, row, status)
                     settling.commit_step(row, Change(Kind.MOVED, moved, source))
                 return moved
             return info_of(row)
 
     def _step_of_move(
         self, settling: Settling, path: Segments, target: Key
-    ) -> tuple[Segments, AbstractContextManager[None]]:
+    ) -> tuple[Segments, AbstractContextManager[os.stat_result]]:
         """Return the path that the file gets, and the file step."""
         wanted = path_at(target)
         if self._disk.spelled(wanted) == path and is_same(path[:-1], wanted[:-1]):
@@ -380,7 +417,7 @@ class FilesystemBackend:
         return nullcontext() if self._database.keeps_lock else self._disk.locked(LOCKED_FOR_S)
 
     def _tell(self, settling: Settling) -> None:
-        if settling.committed and settling.changes:
+        if settling.committed and (settling.changes or settling.has_doubts):
             for change in settling.changes:
                 if change.kind in (Kind.DELETED, Kind.MOVED):
                     self._scanner.forget(change.previous or change.info.key)

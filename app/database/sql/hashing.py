@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy import TextClause, func, select, text
@@ -13,17 +13,25 @@ from app.database.rules import verdict_of
 from app.database.sql.engine import Database
 from app.database.sql.rows import key_of, looks_alike, path_of, signature_of
 from app.database.sql.settling import Settling
-from app.database.sql.tables import UNJUDGED, Media
+from app.database.sql.tables import HASH_FIRST, UNJUDGED, Media
 from app.storage import descriptors
 from app.storage.disk import Disk
 from app.storage.entries import looking
 from app.storage.errors import StorageUnavailable, Unreadable
 from app.storage.fingerprint import Fingerprint
-from app.storage.staging import Signature
+from app.storage.idle import idle_io
+from app.storage.signatures import Signature
 from app.storage.upkeep import Usage, Verdict, Verified
 
 STEP = 1 << 20
 """Bytes that are read in one go."""
+
+TRIES = 3
+
+MAX_FAILED = 100
+"""Files that could not be hashed, up to which it is worth looking past them for others to be hashed first."""
+
+_FIRST = text(f"({HASH_FIRST})")
 
 _NO_FAULT = (None, Verdict.SOUND, Verdict.UNKNOWN)
 
@@ -48,26 +56,44 @@ class Hasher:
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""
+        failed: set[str] = set()
+        yield from self._hash_all(self._rows(_FIRST), failed)
         for condition in ("media.unverified", UNJUDGED):
-            for listed in self._rows(text(condition)):
-                read = None
-                with contextlib.suppress(Unreadable):  # it stays as it is
-                    read = yield from self._hash(listed)
-                if read is not None:
-                    self._record(*read)
-                yield 0  # of many files that are empty, or wait, each is a step too
+            for row in self._rows(text(condition)):
+                yield from self._hash_all([row], failed)
+                if len(failed) < MAX_FAILED:
+                    # Others that clients wait for may have come meanwhile.
+                    yield from self._hash_all(self._rows(_FIRST), failed)
+
+    def _hash_all(self, rows: Iterable[Media], failed: set[str]) -> Generator[int]:
+        for listed in rows:
+            if listed.id not in failed and not (yield from self._hash_and_record(listed)):
+                failed.add(listed.id)
+
+    def _hash_and_record(self, listed: Media) -> Generator[int, None, bool]:
+        """Return whether the hash was recorded. A file that was moved meanwhile is read again."""
+        for _ in range(TRIES):
+            read = None
+            with contextlib.suppress(Unreadable):  # it stays as it is
+                read = yield from self._hash(listed)
+            yield 0  # of many files that are empty, or wait, each is a step too
+            if read is not None and self._record(*read):
+                return True
+        return False
 
     def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, Fingerprint] | None]:
         """None when row and file do not agree: that is settled when the file is looked at next."""
         with self._opened(listed) as (row, descriptor):
-            if row is None or descriptor is None or _signature(descriptor) != signature_of(row):
+            if row is None or descriptor is None:
+                return None
+            before = _signature(descriptor)
+            if not signature_of(row).agrees_with(before):
                 return None
             fingerprint = Fingerprint()
             for data in _read(descriptor, row.size):
                 fingerprint.update(data)
                 yield len(data)
-            agree = _signature(descriptor) == signature_of(row)
-            return (row, fingerprint) if agree else None
+            return (row, fingerprint) if _signature(descriptor) == before else None
 
     def verify(self) -> Generator[Verified]:
         """Hold every file against its row. Changes nothing."""
@@ -95,21 +121,24 @@ class Hasher:
                 for data in _read(descriptor, row.size):
                     digest.update(data)
                     yield Verified(key_of(listed).path, len(data), None)
-                if _signature(descriptor) != before:
+                if not looks_alike(row, _signature(descriptor)):
                     return Verdict.CHANGED
         except Unreadable:
             return Verdict.UNREADABLE
         return verdict_of(row.sha256, digest.hexdigest())
 
-    def _record(self, row: Media, found: Fingerprint) -> None:
+    def _record(self, row: Media, found: Fingerprint) -> bool:
+        """Record the hash, if the row still speaks of the same bytes. Return whether it does."""
         with self._settling() as settling:
             now = settling.session.get(Media, row.id)
-            if now is not None and signature_of(now) == signature_of(row):
-                if now.unverified:
-                    settling.hashed(now, found.sha256, is_utf8=found.is_utf8)
-                elif now.is_utf8 is None:  # its hash stays, so that a verification finds bytes that rotted
-                    now.is_utf8 = found.is_utf8
+            if now is None or signature_of(now) != signature_of(row):
+                return False
+            if now.unverified:
+                settling.hashed(now, found.sha256, is_utf8=found.is_utf8)
+            elif now.is_utf8 is None:  # its hash stays, so that a verification finds bytes that rotted
+                now.is_utf8 = found.is_utf8
             settling.commit()
+        return True
 
     def _rows(self, *conditions: TextClause) -> Iterator[Media]:
         """The rows, in the order of their ids, as they are when their turn comes."""
@@ -167,7 +196,7 @@ def _signature(descriptor: int) -> Signature:
 def _read(descriptor: int, size: int) -> Iterator[bytes]:
     position = 0
     while position < size:
-        with _unreadable():
+        with _unreadable(), idle_io():
             data = descriptors.read(descriptor, position, min(STEP, size - position))
         if not data:
             return

@@ -1,6 +1,6 @@
 """Rows of stored files, and what they say in the storage's words."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -8,10 +8,10 @@ from sqlalchemy import Row, delete, select
 from sqlalchemy.orm import Session
 
 from app.database.rules import can_be_stored
-from app.database.sql.tables import Departed, Media, Word
+from app.database.sql.tables import Departed, Known, Media, Word
 from app.storage.folders import Segments
 from app.storage.ignored import Ignored
-from app.storage.staging import Signature
+from app.storage.signatures import Signature
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key
 from app.storage.words import words
 
@@ -69,12 +69,24 @@ def place(row: Media, key: Key, path: Segments, ignored: Ignored) -> None:
     row.words = [Word(library=key.library, word=word) for word in words(key.filename)]
 
 
-def sign(row: Media, signature: Signature) -> None:
+def sign(row: Media, signature: Signature, device: int | None) -> None:
     row.size, row.mtime_ns, row.inode = signature.size, signature.mtime_ns, signature.inode
+    row.ctime_ns, row.device = signature.ctime_ns, device
 
 
-def signature_of(row: Media) -> Signature:
-    return Signature(row.size, row.mtime_ns, row.inode)
+def signature_of(row: Known) -> Signature:
+    return Signature(row.size, row.mtime_ns, row.inode, row.ctime_ns)
+
+
+SIGNATURE = (Media.size, Media.mtime_ns, Media.inode, Media.ctime_ns)
+"""What a Signature is made of."""
+
+
+def be_version(row: Media, *, etag: str, sha256: str | None, is_utf8: bool | None) -> None:
+    """Let the row speak of a version of its own, which is to be hashed if its hash is not known."""
+    row.etag, row.sha256, row.is_utf8 = etag, sha256, is_utf8
+    row.unverified, row.doubtful = sha256 is None, False
+    row.other_etag = row.other_sha256 = row.other_until = None
 
 
 def looks_alike(row: Media, signature: Signature) -> bool:
@@ -87,7 +99,7 @@ def key_of(row: Media | Row[Any]) -> Key:
 
 
 KNOWN = [getattr(Media, name) for name in FileInfo.__annotations__ if name != "key"]
-KNOWN += [Media.library, Media.folder, Media.filename]
+KNOWN += [Media.library, Media.folder, Media.filename, Media.other_until]
 """What a FileInfo is made of. (Whole rows take most of the time of a list.)"""
 
 
@@ -98,8 +110,14 @@ def info_of(row: Media | Row[Any]) -> FileInfo:
         size=row.size,
         content_type=row.content_type,
         etag=row.etag,
-        sha256=row.sha256,
+        sha256=None if row.doubtful else row.sha256,
         created_at=row.created_at,
         updated_at=row.updated_at,
-        is_utf8=row.is_utf8,
+        is_utf8=None if row.doubtful else row.is_utf8,
+        doubtful=row.doubtful,
+        other_etag=row.other_etag if _is_accepted(row.other_until) else None,
     )
+
+
+def _is_accepted(until: datetime | None) -> bool:
+    return until is not None and datetime.now(UTC) < until

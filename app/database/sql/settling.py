@@ -3,19 +3,20 @@
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 from sqlalchemy import or_, select, union_all
 from sqlalchemy.orm import Session
 
-from app.database.rules import type_after_move
+from app.database.rules import modified_at, type_after_move
 from app.database.sql.engine import Database, OutcomeUnknown
+from app.database.sql.likeness import Identity, Likeness, likeness
 from app.database.sql.rows import (
+    be_version,
     find,
     info_of,
     key_of,
-    looks_alike,
     path_at,
     path_of,
     place,
@@ -27,23 +28,31 @@ from app.storage.disk import Disk
 from app.storage.errors import PathConflict, Unfinished
 from app.storage.folders import Segments
 from app.storage.ignored import Ignored
+from app.storage.signatures import Signature
 from app.storage.spelling import check_spelling, is_same
-from app.storage.staging import Signature
 from app.storage.types import Change, Key, Kind
 
 STABLE_AFTER_S = 2
-"""A file that is new, or changed in place, is taken for finished when it has been still for so long."""
+"""A file that is new, or changed in place, is taken for finished when it has been still for so long, where
+the system cannot tell whether a program has it open for writing."""
 
 WRITTEN_FOR_S = 60
 """A file that is open for writing is taken for finished when it has not changed for so long: some programs
 never close what they wrote."""
 
 
+ACCEPTED_FOR = timedelta(hours=1)
+"""How long the ETag is accepted that a file had until the hash proved its bytes to be those of before."""
+
+MAX_ETAG = 64
+
+
 class Settling:
     """One transaction of the one writer, in which rows are made to say what files are.
 
     Only the one writer may do this: others could be between their row and their file step. `changes` are
-    those that nobody asked for; they are true once the transaction is committed.
+    those that nobody asked for; they are true once the transaction is committed. `has_doubts` is whether a
+    file is to be hashed again although nothing else is known to have become of it.
     """
 
     def __init__(
@@ -59,6 +68,7 @@ class Settling:
         self.session = session
         self.changes: list[Change] = []
         self.committed = False
+        self.has_doubts = False
         self._unknown: OutcomeUnknown | None = None
         self._database = database
         self._disk = files
@@ -142,9 +152,17 @@ class Settling:
     def hashed(self, row: Media, sha256: str, *, is_utf8: bool) -> None:
         """Record the hash and the encoding of the bytes that the row speaks of."""
         changed = row.sha256 not in (None, sha256)
-        row.sha256, row.unverified, row.is_utf8 = sha256, False, is_utf8
         if changed:  # other bytes under the size and time of those that were there before
-            row.etag, row.updated_at = sha256, datetime.now(UTC)
+            now = datetime.now(UTC)
+            be_version(row, etag=sha256, sha256=sha256, is_utf8=is_utf8)
+            row.updated_at = modified_at(now, row.updated_at, now)
+        elif row.other_etag is not None and row.other_sha256 == sha256:
+            # The bytes of the version before, whose ETag players still send.
+            meanwhile = row.etag
+            be_version(row, etag=row.other_etag, sha256=sha256, is_utf8=is_utf8)
+            row.other_etag, row.other_until = meanwhile, datetime.now(UTC) + ACCEPTED_FOR
+        else:
+            be_version(row, etag=row.etag, sha256=sha256, is_utf8=is_utf8)
         self.session.flush()
         if changed:
             self._note(Kind.REPLACED, row)
@@ -170,20 +188,36 @@ class Settling:
             raise PathConflict(f"{key.filename!r} is a folder, so that no file can have that name.")
 
     def _compare(self, row: Media, path: Segments, status: os.stat_result) -> Media:
-        signature = Signature.of(status)
-        if looks_alike(row, signature):
-            if row.inode != signature.inode:
-                # Another inode alone is a copy that was restored with its times, if it is what it seems.
-                row.inode, row.unverified = signature.inode, True
-                self.session.flush()
+        found = self._identity(status)
+        like = likeness(Identity(signature_of(row), row.device), found)
+        if like in (Likeness.SAME, Likeness.UNPROVEN):
+            self._renew(row, found)
             return row
         # A file that was moved over another one is whole; one that is written in place may pause.
-        if self._is_written(path, status) or (row.inode == signature.inode and _is_young(status)):
+        if not self._is_finished(path, status, moved_there=row.inode != found.signature.inode):
             raise Unfinished("The file is being written; try again when that is done.")
+        before = (row.other_etag, row.other_sha256) if row.other_sha256 else (row.etag, row.sha256)
+        content_type = row.content_type
         self._describe(row, status)
+        if like is Likeness.LOOKALIKE and before[1] is not None:
+            row.other_etag, row.other_sha256 = before
+            row.content_type = content_type
         self.session.flush()
         self._note(Kind.REPLACED, row)
         return row
+
+    def _renew(self, row: Media, found: Identity) -> None:
+        """Let the row speak of the same inode, to which something may have happened."""
+        known = Identity(signature_of(row), row.device)
+        if known == found:
+            return
+        if likeness(known, found) is not Likeness.SAME:
+            row.unverified = row.doubtful = self.has_doubts = True
+        sign(row, found.signature, found.device)
+        self.session.flush()
+
+    def _identity(self, status: os.stat_result) -> Identity:
+        return Identity(Signature.of(status), self._disk.device_of(status))
 
     def _adopt(self, key: Key, path: Segments, status: os.stat_result) -> Media | None:
         if path != path_at(key):
@@ -195,11 +229,11 @@ class Settling:
         # A file that is known is no new one that somebody may still be writing.
         row = self._returned(key, status)
         if row is None:
-            if _is_young(status) or self._is_written(path, status):
+            if not self._is_finished(path, status):
                 return None
             row = Media(id=uuid4().hex, created_at=datetime.now(UTC), filename=key.filename)
             self._describe(row, status)
-        sign(row, Signature.of(status))
+        self._renew(row, self._identity(status))
         self.rename(row, key, path)
         self.session.add(row)
         self.session.flush()
@@ -224,6 +258,7 @@ class Settling:
                 or self._disk.spelled(path_of(row)) != path_of(row)  # one file under another name of its own
             ):
                 previous = key_of(row)
+                self._renew(row, self._identity(status))
                 self.rename(row, key, path)
                 self.session.flush()
                 self._note(Kind.MOVED, row, previous)
@@ -243,28 +278,35 @@ class Settling:
         if departed is None:
             return None
         self.session.delete(departed)
-        return Media(**departed.known(), unverified=True)  # nobody knows what became of it meanwhile
+        # If it was touched meanwhile, `_renew` sees that by its ctime. An unknown one proves nothing.
+        unproven = departed.sha256 is not None and departed.ctime_ns is None
+        unverified = departed.sha256 is None or unproven
+        return Media(**departed.known(), unverified=unverified, doubtful=unproven)
 
     def _forget(self, row: Media) -> None:
         """Its file is gone."""
         self._check_volume()  # the right folder, or every row would seem to have lost its file
-        self.session.merge(Departed(**row.known(), departed_at=datetime.now(UTC)))
+        known = row.known() | ({"ctime_ns": None} if row.doubtful else {})
+        self.session.merge(Departed(**known, departed_at=datetime.now(UTC)))
         self._note(Kind.DELETED, row)
         self.session.delete(row)
         self.session.flush()
 
     def _describe(self, row: Media, status: os.stat_result) -> None:
-        """Let the row speak of these bytes, which nobody has read yet."""
-        sign(row, Signature.of(status))
+        """Let the row speak of these bytes, which are to be hashed."""
+        sign(row, Signature.of(status), self._disk.device_of(status))
         row.content_type = self._media_type(row.filename)
-        # Reading it all to hash it would keep everybody waiting, so its version comes from its signature.
-        row.etag = f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"
-        row.sha256, row.unverified, row.is_utf8 = None, True, None
-        # Not in the future, which Last-Modified must not be (RFC 9110 8.8.2.1).
-        row.updated_at = datetime.fromtimestamp(max(0, min(status.st_mtime, time.time())), UTC)
+        # Reading it all to hash it would keep clients waiting, so its version comes from its identity.
+        be_version(row, etag=etag_of(status), sha256=None, is_utf8=None)
+        now = datetime.now(UTC)
+        date = datetime.fromtimestamp(max(0, min(status.st_mtime, now.timestamp())), UTC)
+        row.updated_at = modified_at(date, row.updated_at, now)
 
-    def _is_written(self, path: Segments, status: os.stat_result) -> bool:
-        return 0 <= _age_s(status) < WRITTEN_FOR_S and self._disk.is_written(path)
+    def _is_finished(self, path: Segments, status: os.stat_result, *, moved_there: bool = False) -> bool:
+        age_s = _age_s(status)
+        if not 0 <= age_s < WRITTEN_FOR_S:
+            return True
+        return is_finished(age_s, self._disk.has_writer(path, status), moved_there=moved_there)
 
     def _note(self, kind: Kind, row: Media, previous: Key | None = None) -> None:
         self.changes.append(Change(kind, info_of(row), previous))
@@ -275,9 +317,21 @@ def _facts(row: Media) -> tuple[object, ...]:
     return key_of(row), path_of(row), signature_of(row), row.etag, row.updated_at
 
 
-def _is_young(status: os.stat_result) -> bool:
-    """Whether the file changed so shortly ago that it may still be changing."""
-    return 0 <= _age_s(status) < STABLE_AFTER_S
+def is_finished(age_s: float, has_writer: bool | None, *, moved_there: bool) -> bool:
+    """Return whether a file may be taken for whole that changed so many seconds ago.
+
+    `has_writer` is None where the system cannot tell. A file that was moved over another was whole before.
+    """
+    if has_writer:
+        return age_s >= WRITTEN_FOR_S
+    return has_writer is False or moved_there or age_s >= STABLE_AFTER_S
+
+
+def etag_of(status: os.stat_result) -> str:
+    """Return the version of a file whose hash is not known. No other file, and no later state of this one,
+    has it: every change of a file changes its ctime, which no program can set."""
+    numbers = status.st_dev, status.st_ino, status.st_ctime_ns, status.st_size
+    return "-".join(f"{number:x}" for number in numbers)[-MAX_ETAG:]
 
 
 def _age_s(status: os.stat_result) -> float:

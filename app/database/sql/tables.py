@@ -70,15 +70,22 @@ class Known:
     sha256: Mapped[str | None] = mapped_column(text_by_bytes(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    # The signature of the bytes that this row speaks of; see storage.staging.Signature.
+    # The signature of the bytes that this row speaks of; see storage.signatures.
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     inode: Mapped[int] = mapped_column(BigInteger)
     is_utf8: Mapped[bool | None]
+    # None in rows of releases that recorded neither. The device is 0 for that of the library.
+    ctime_ns: Mapped[int | None] = mapped_column(BigInteger)
+    device: Mapped[int | None] = mapped_column(BigInteger)
 
     def known(self) -> dict[str, Any]:
         """All of it, by the names above."""
         return {name: getattr(self, name) for name in Known.__annotations__}
+
+
+HASH_FIRST = "doubtful OR other_sha256 IS NOT NULL"
+"""Which files are hashed before others: clients wait for what the hash proves."""
 
 
 class Media(Known, Table):
@@ -102,6 +109,7 @@ class Media(Known, Table):
         Index("ix_media_inode", "inode", "size", "mtime_ns"),
         partial("ix_media_unverified", "unverified", "id"),
         partial("ix_media_unjudged", UNJUDGED, "id"),
+        partial("ix_media_hash_first", HASH_FIRST, "id"),
         partial("ix_media_disk_path", "disk_path IS NOT NULL", "library", "folder", "disk_path"),
     )
 
@@ -111,6 +119,13 @@ class Media(Known, Table):
     disk_path: Mapped[str | None] = mapped_column(text_by_bytes())
     # The hash is not known, or has to be held against the bytes again.
     unverified: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # The bytes may have changed unseen: the ETag and the hash are those of the bytes before.
+    doubtful: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Another ETag. With a hash: that of the version before, which returns if the hash proves to be the same.
+    # With a time: of the same bytes, and accepted until then.
+    other_etag: Mapped[str | None] = mapped_column(text_by_bytes(64))
+    other_sha256: Mapped[str | None] = mapped_column(text_by_bytes(64))
+    other_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     # Lists leave it out because of its name; see storage.ignored.
     ignored: Mapped[bool] = mapped_column(default=False, server_default=false())

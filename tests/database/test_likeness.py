@@ -1,0 +1,81 @@
+"""Rules without I/O: how a file compares with its row, whether it is whole, and when it was modified."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.database.rules import modified_at
+from app.database.sql.likeness import Identity, Likeness, likeness
+from app.database.sql.settling import STABLE_AFTER_S, WRITTEN_FOR_S, is_finished
+from app.storage.signatures import Signature
+
+ROW = Signature(size=4, mtime_ns=10, inode=7, ctime_ns=20)
+OLD_ROW = replace(ROW, ctime_ns=None)
+
+
+@pytest.mark.parametrize(
+    ("row", "row_device", "found", "device", "expected"),
+    [
+        (ROW, 0, ROW, 0, Likeness.SAME),
+        (ROW, 5, ROW, 6, Likeness.SAME),  # after a reboot
+        (ROW, None, ROW, 0, Likeness.SAME),
+        (ROW, 0, replace(ROW, ctime_ns=21), 0, Likeness.UNPROVEN),
+        (ROW, 0, replace(ROW, ctime_ns=19), 0, Likeness.UNPROVEN),  # the clock was set back
+        (ROW, None, replace(ROW, ctime_ns=21), 0, Likeness.UNPROVEN),
+        (ROW, 5, replace(ROW, ctime_ns=21), 6, Likeness.LOOKALIKE),  # the same inode number elsewhere
+        (ROW, 0, replace(ROW, inode=8, ctime_ns=21), 0, Likeness.LOOKALIKE),  # touch -r, mv
+        (ROW, 0, replace(ROW, mtime_ns=11, ctime_ns=21), 0, Likeness.LOOKALIKE),  # touch
+        (ROW, 0, replace(ROW, size=5), 0, Likeness.DIFFERENT),
+        (ROW, 0, Signature(5, 11, 8, 21), 0, Likeness.DIFFERENT),
+        # Rows of earlier releases have neither ctime nor device.
+        (OLD_ROW, None, ROW, 0, Likeness.SAME),
+        (OLD_ROW, None, replace(ROW, inode=8), 0, Likeness.LOOKALIKE),
+        (OLD_ROW, None, replace(ROW, size=5), 0, Likeness.DIFFERENT),
+    ],
+)
+def test_likeness(
+    row: Signature, row_device: int | None, found: Signature, device: int, expected: Likeness
+) -> None:
+    assert likeness(Identity(row, row_device), Identity(found, device)) is expected
+
+
+@pytest.mark.parametrize(
+    ("age_s", "has_writer", "moved_there", "expected"),
+    [
+        (0.0, False, False, True),  # closed by its only writer, or renamed into place
+        (0.0, True, False, False),
+        (0.0, True, True, False),
+        (0.0, None, False, False),  # the system cannot tell
+        (0.0, None, True, True),
+        (STABLE_AFTER_S, None, False, True),
+        (STABLE_AFTER_S, True, False, False),
+        (WRITTEN_FOR_S, True, False, True),  # some programs never close what they wrote
+    ],
+)
+def test_file_is_finished(age_s: float, has_writer: bool | None, moved_there: bool, expected: bool) -> None:
+    assert is_finished(age_s, has_writer, moved_there=moved_there) is expected
+
+
+NOON = datetime(2026, 11, 30, 12, 0, 0, 500_000, tzinfo=UTC)
+S = timedelta(seconds=1)
+MS = timedelta(milliseconds=1)
+NEXT_SECOND = NOON.replace(microsecond=0) + S
+
+
+@pytest.mark.parametrize(
+    ("date", "previous", "expected"),
+    [
+        (NOON - 60 * S, None, NOON - 60 * S),
+        (NOON + 60 * S, None, NOON),  # never in the future
+        (NOON - 60 * S, NOON - 90 * S, NOON - 60 * S),
+        (NOON - 90 * S, NOON - 60 * S, NOON),  # an older file moved over a newer one
+        (NOON - 60 * S, NOON - 60 * S, NOON),
+        (NOON - 60 * S, NOON - 60 * S - MS, NOON),  # in the same second
+        (NOON, NOON - MS, NEXT_SECOND),
+        (NOON - 60 * S, NOON - MS, NEXT_SECOND),
+        (NOON, NEXT_SECOND, NEXT_SECOND + MS),  # the third within a second
+    ],
+)
+def test_modified_at_never_goes_back(date: datetime, previous: datetime | None, expected: datetime) -> None:
+    assert modified_at(date, previous, NOON) == expected

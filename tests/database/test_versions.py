@@ -1,0 +1,207 @@
+"""Which version a file is after work by hand, and after our own: ETag, digest, and what a hash proves."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.storage.disk import Disk
+from app.storage.types import SHARED, Change, Expect, FileInfo, Key
+from tests.database.by_hand import drop, names, scan, stat
+from tests.database.library import FILM, Library
+
+NEW = Key(SHARED, "new", "new.mp4")
+
+
+def restore(library: Library, data: bytes, key: Key = FILM) -> None:
+    """As `touch -r old new; mv new old`: another file with the time of the one that it replaces."""
+    path = library.path(key)
+    new = drop(library.root / "elsewhere", data)
+    shutil.copystat(path, new)
+    new.rename(path)
+
+
+def hash_all(library: Library) -> int:
+    return sum(library.backend.hash_unverified())
+
+
+def second(info: FileInfo) -> int:
+    return int(info.updated_at.timestamp())
+
+
+def test_lookalike_with_the_same_bytes_gets_the_old_etag_back(library: Library) -> None:
+    info = library.put(b"film").info
+    restore(library, b"film")
+    meanwhile = stat(library)
+    assert meanwhile.etag != info.etag
+    assert (meanwhile.sha256, meanwhile.doubtful, meanwhile.other_etag) == (None, False, None)
+    assert hash_all(library) == 4
+    after = stat(library)
+    assert (after.etag, after.sha256, after.other_etag) == (info.etag, info.sha256, meanwhile.etag)
+    assert second(after) > second(info), "Last-Modified never goes back"
+    ((until,),) = library.sql("SELECT other_until FROM media")
+    left = datetime.fromisoformat(str(until)).replace(tzinfo=UTC) - datetime.now(UTC)
+    assert timedelta(minutes=59) < left <= timedelta(hours=1)
+    library.sql("UPDATE media SET other_until = '2020-01-01 00:00:00'")
+    assert stat(library).other_etag is None, "the hour is over"
+
+
+def test_lookalike_with_other_bytes_never_has_the_old_etag(library: Library, changes: list[Change]) -> None:
+    info = library.put(b"film").info
+    restore(library, b"FILM")
+    data, meanwhile = library.get()
+    assert (data, meanwhile.etag == info.etag, meanwhile.sha256) == (b"FILM", False, None)
+    hash_all(library)
+    after = stat(library)
+    assert (after.etag, after.other_etag) == (meanwhile.etag, None)
+    assert after.sha256 == hashlib.sha256(b"FILM").hexdigest()
+    assert [change.info.etag for change in changes] == [meanwhile.etag]
+
+
+def test_lookalike_of_a_lookalike_gets_the_first_etag_back(library: Library) -> None:
+    info = library.put(b"film").info
+    etags = [info.etag]
+    for _ in range(3):
+        restore(library, b"film")
+        etags.append(stat(library).etag)
+    assert len(set(etags)) == 4
+    hash_all(library)
+    assert (stat(library).etag, stat(library).other_etag) == (info.etag, etags[-1])
+
+
+def test_touch_costs_neither_an_answer_nor_the_etag(library: Library) -> None:
+    info = library.put(b"film").info
+    os.utime(library.path())
+    touched = stat(library)
+    assert touched.etag != info.etag
+    assert (touched.id, touched.content_type) == (info.id, info.content_type)
+    hash_all(library)
+    after = stat(library)
+    assert (after.etag, after.sha256, after.other_etag) == (info.etag, info.sha256, touched.etag)
+
+
+def chmod(path: Path) -> None:
+    path.chmod(0o600)
+
+
+def link(path: Path) -> None:
+    os.link(path, path.parents[2] / "backup")
+
+
+def edit(path: Path) -> None:
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.write(b"FILM")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(("change", "is_same"), [(chmod, True), (link, True), (edit, False)])
+def test_file_with_another_ctime_keeps_its_etag_and_is_not_confirmed(
+    library: Library, change: Callable[[Path], None], is_same: bool, changes: list[Change]
+) -> None:
+    info = library.put(b"film").info
+    change(library.path())
+    meanwhile = stat(library)
+    assert (meanwhile.etag, meanwhile.sha256, meanwhile.doubtful) == (info.etag, None, True)
+    assert second(meanwhile) == second(info)
+    assert stat(library) == meanwhile
+    assert hash_all(library) == 4
+    after = stat(library)
+    assert (after == info) is is_same
+    assert (after.etag == info.etag, after.sha256 == info.sha256) == (is_same, is_same)
+    assert not after.doubtful
+    assert len(changes) == (0 if is_same else 1)
+    assert hash_all(library) == 0
+
+
+def test_file_that_is_not_hashed_and_has_another_ctime_is_not_confirmed(library: Library) -> None:
+    drop(library.path())
+    info = stat(library)
+    assert (info.sha256, info.doubtful) == (None, False)
+    chmod(library.path())
+    assert (stat(library).etag, stat(library).doubtful) == (info.etag, True)
+    hash_all(library)
+    assert (stat(library).etag, stat(library).doubtful) == (info.etag, False)
+
+
+def test_older_file_moved_over_a_newer_one_is_modified_later(library: Library) -> None:
+    drop(library.path())
+    info = stat(library)
+    older = drop(library.root / "older", b"of yesterday")
+    os.utime(older, (1_500_000_000, 1_500_000_000))
+    older.rename(library.path())
+    assert second(stat(library)) > second(info)
+
+
+def test_changes_of_ours_leave_nothing_to_prove(library: Library) -> None:
+    library.put(b"film")
+    library.put(b"replaced")
+    library.put(b"other", NEW)
+    library.backend.move(FILM, Key(SHARED, "moved", "film.mp4"), Expect.ANY)
+    for path in (library.root / "moved" / "film.mp4", library.path(NEW)):
+        ctime_ns = path.stat().st_ctime_ns
+        assert library.sql(f"SELECT device FROM media WHERE ctime_ns = {ctime_ns}") == [(0,)]
+    infos = [stat(library, key) for key in (NEW, Key(SHARED, "moved", "film.mp4"))]
+    assert [(info.doubtful, info.sha256 is None) for info in infos] == [(False, False)] * 2
+    assert (scan(library), hash_all(library)) == ({}, 0)
+
+
+def test_upload_over_a_doubtful_file_is_sure(library: Library) -> None:
+    library.put(b"film")
+    chmod(library.path())
+    assert stat(library).doubtful
+    new = library.put(b"replaced").info
+    assert stat(library) == new
+    assert hash_all(library) == 0
+
+
+def test_doubtful_files_are_hashed_first(library: Library) -> None:
+    """Also one that came while others were hashed."""
+    sizes = {}
+    for number in range(4):
+        sizes[drop(library.root / f"{number}", b"x" * (number + 1))] = number + 1
+    assert len(names(library)) == 4
+    library.put(b"x" * 100)
+    chmod(library.path())
+    stat(library)
+    steps = library.backend.hash_unverified()
+    hashed = [size for size in (next(steps) for _ in range(4)) if size]
+    assert hashed[0] == 100
+    library.put(b"x" * 200, NEW)
+    chmod(library.path(NEW))
+    stat(library, NEW)
+    rest = [size for size in steps if size]
+    assert 200 in rest[:2]
+    assert sorted([*hashed, *rest]) == [1, 2, 3, 4, 100, 200]
+
+
+def test_rows_of_earlier_releases_keep_their_etags_and_are_not_hashed_again(library: Library) -> None:
+    info = library.put(b"film").info
+    library.sql("UPDATE media SET ctime_ns = NULL, device = NULL")
+    chmod(library.path())  # nobody knows when
+    assert stat(library) == info
+    assert library.sql("SELECT ctime_ns FROM media") == [(None,)], "reading writes nothing"
+    assert (scan(library), hash_all(library)) == ({}, 0)
+    assert library.sql("SELECT ctime_ns FROM media") == [(library.path().stat().st_ctime_ns,)]
+    assert stat(library) == info
+    edit(library.path())
+    assert stat(library).doubtful
+
+
+def test_file_is_served_unconfirmed_while_the_database_cannot_be_written(library: Library) -> None:
+    info = library.put(b"film").info
+    library.sql("CREATE TRIGGER full BEFORE UPDATE ON media BEGIN SELECT RAISE(ABORT, 'refused'); END")
+    chmod(library.path())
+    data, meanwhile = library.get()
+    assert (data, meanwhile.etag, meanwhile.sha256, meanwhile.doubtful) == (b"film", info.etag, None, True)
+
+
+def test_file_elsewhere_is_on_a_device_with_a_number(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    assert disk.device_of(tmp_path.stat()) == 0
+    assert disk.device_of(os.stat("/proc")) not in (None, 0)
+    disk.close()

@@ -1,0 +1,135 @@
+"""A live HLS that ffmpeg writes into the folder plays while it is written, from its first segment on."""
+
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.live.clients import Vlc, answers, until
+from tests.support import Server, need, run, running
+
+pytestmark = pytest.mark.live
+
+SECONDS = 6
+RATE = 15
+
+
+@contextmanager
+def recording(folder: Path, flags: str) -> Iterator[subprocess.Popen[bytes]]:
+    """ffmpeg as it records a camera: a segment a second, and a playlist that it rewrites with each."""
+    need("ffmpeg")
+    folder.mkdir()
+    # fmt: off
+    command = [
+        "ffmpeg", "-hide_banner", "-nostdin", "-loglevel", "error", "-re",
+        "-f", "lavfi", "-i", f"testsrc=size=320x180:rate={RATE}:duration={SECONDS}",
+        "-f", "lavfi", "-i", f"sine=frequency=440:duration={SECONDS}",
+        "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-g", str(RATE), "-c:a", "aac",
+        "-f", "hls", "-hls_time", "1", "-hls_list_size", "0", "-hls_flags", flags, "live.m3u8",
+    ]
+    # fmt: on
+    process = subprocess.Popen(command, cwd=folder)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that finds what comes by itself only at its start."""
+    folder = tmp_path_factory.mktemp("studio") / "server"
+    with running(folder, storage="filesystem", scan_interval=100_000) as server:
+        yield server
+
+
+class Poller(threading.Thread):
+    """A player that asks for the playlist again and again, and for each segment as soon as it is named."""
+
+    def __init__(self, server: Server, folder: str) -> None:
+        super().__init__()
+        self.statuses: list[int] = []
+        self.versions: set[str] = set()
+        self.segments: dict[str, int] = {}
+        self.stop = threading.Event()
+        self._server = server
+        self._folder = folder
+
+    def run(self) -> None:
+        with self._server.client() as http:
+            while not self.stop.wait(0.02):
+                self._poll(http)
+
+    def _poll(self, http: httpx.Client) -> None:
+        answer = http.get(f"/files/{self._folder}/live.m3u8")
+        if answer.status_code == 404 and not self.statuses:
+            return  # it is yet to begin
+        self.statuses.append(answer.status_code)
+        if answer.status_code == 200:
+            assert answer.text.startswith("#EXTM3U")
+            self.versions.add(answer.headers["etag"])
+            for name in re.findall(r"^\S+\.ts$", answer.text, re.MULTILINE):
+                if name not in self.segments:
+                    self.segments[name] = http.get(f"/files/{self._folder}/{name}").status_code
+
+
+@pytest.mark.parametrize("flags", ["temp_file", "0"], ids=["renamed", "in place"])
+def test_live_hls_is_served_at_each_version(studio: Server, flags: str, tmp_path: Path) -> None:
+    name = f"live-{'renamed' if flags == 'temp_file' else 'in-place'}"
+    url = f"{studio.url}/files/{name}/live.m3u8"
+    poller = Poller(studio, name)
+    poller.start()
+    try:
+        with recording(studio.files / name, flags) as recorder:
+            until(lambda: bool(poller.statuses), "a playlist")
+            assert recorder.poll() is None
+            # A player that began with the first segment has every picture.
+            copy = tmp_path / "copy.ts"
+            begins = ("-live_start_index", "0")
+            run("ffmpeg", "-nostdin", "-loglevel", "error", *begins, "-i", url, "-c", "copy", copy)
+            assert recorder.wait() == 0
+    finally:
+        poller.stop.set()
+        poller.join()
+    assert set(poller.statuses) == {200}
+    assert len(poller.versions) >= SECONDS
+    assert poller.segments == {f"live{number}.ts": 200 for number in range(SECONDS)}
+    assert pictures(copy) == SECONDS * RATE
+    assert set(answers(studio, url)) <= {200, 206, 404}, "404 before it began"
+
+
+def pictures(film: Path) -> int:
+    # fmt: off
+    counted = run(
+        "ffprobe", "-v", "error", "-select_streams", "v", "-count_packets",
+        "-show_entries", "stream=nb_read_packets", "-of", "csv=p=0", film,
+    )
+    # fmt: on
+    return int(re.findall(r"\d+", counted.stdout)[0])
+
+
+def test_vlc_plays_live_hls_while_it_is_written(studio: Server) -> None:
+    need("vlc", "setpriv")
+    url = f"{studio.url}/files/vlc/live.m3u8"
+    with recording(studio.files / "vlc", "temp_file") as recorder:
+        with studio.client() as http:
+            until(lambda: http.get("/files/vlc/live.m3u8").status_code == 200, "a playlist")
+        with Vlc(url) as vlc:
+            until(lambda: vlc.ask("get_time") >= 1, f"VLC at the first second\n{vlc.log()[-3000:]}")
+            assert recorder.poll() is None, "while it is written"
+            until(lambda: len(segments(studio)) >= 3, "more segments")
+    found = segments(studio)
+    assert min(found) == 0
+    assert set(answers(studio, url)) <= {200, 206, 404}
+    for number in found:
+        assert set(answers(studio, f"/files/vlc/live{number}.ts")) <= {200, 206}
+
+
+def segments(server: Server) -> set[int]:
+    return {int(number) for number in re.findall(r"GET /files/vlc/live(\d+)\.ts HTTP", server.log())}

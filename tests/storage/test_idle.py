@@ -1,0 +1,28 @@
+"""The priority of reads that hash files."""
+
+import ctypes
+import platform
+
+import pytest
+
+from app.storage.idle import idle_io
+from tests.support import lacks
+
+GET = {"x86_64": 252, "aarch64": 31}.get(platform.machine())
+IDLE = 3
+
+
+def io_class() -> int:
+    """Return the scheduling class of this thread's reads (ioprio_get(2))."""
+    if GET is None:
+        lacks("this architecture has no known number for ioprio_get")
+    priority: int = ctypes.CDLL(None).syscall(GET, 1, 0)
+    return priority >> 13
+
+
+def test_reads_are_idle_inside_only() -> None:
+    before = io_class()
+    with pytest.raises(ZeroDivisionError), idle_io():
+        assert io_class() == IDLE
+        raise ZeroDivisionError
+    assert io_class() == before != IDLE
