@@ -5,6 +5,7 @@ APFS, HFS+, NTFS, SMB shares and some folders of ext4, F2FS and ZFS find `film.m
 have many paths. Normalisation is no such difference: paths are in NFC, and a Mac's names are not.
 """
 
+import errno
 import os
 import string
 import unicodedata
@@ -88,11 +89,14 @@ def _entries(root: Root, place: Segments, name: str) -> list[str]:
 
 
 def exists(folder: int, name: str) -> bool:
-    """Return whether the name leads to anything in an open folder."""
+    """Return whether the name leads to anything in an open folder. One that is too long does not: in another
+    spelling a legal name may be."""
     try:
         os.lstat(name, dir_fd=folder)
-    except FileNotFoundError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):
+            return False
+        raise
     return True
 
 
