@@ -1,5 +1,6 @@
 """A server whose folder is on a file system that ignores case, and curl."""
 
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from tests.folding import FILE_SYSTEMS
 from tests.forking import completed
+from tests.live.clients import until
 from tests.support import Server, need, run, running
 
 
@@ -77,3 +79,20 @@ def test_nothing_is_said_where_case_counts(tmp_path: Path) -> None:
         assert "ignores case" not in server.log()
     done = completed("doctor", folder=tmp_path, environment={})
     assert "ignores case" not in done.stdout
+
+
+def test_folder_of_a_mac_answers_by_its_composed_name(tmp_path: Path) -> None:
+    need("curl")
+    with running(tmp_path) as server:
+        folder = server.files / unicodedata.normalize("NFD", "séries")
+        folder.mkdir()
+        (folder / unicodedata.normalize("NFD", "été.mkv")).write_bytes(b"film")
+        path = "s%C3%A9ries/%C3%A9t%C3%A9.mkv"
+        # Whether it is stored already or still counts as being put there.
+        assert put(server, path, "-H", "If-None-Match: *") in (409, 412)
+        until(lambda: curl(server, f"/files/{path}") == 200, "the film is served")
+        assert put(server, path, "-H", "If-None-Match: *") == 412
+        assert put(server, "s%C3%A9ries/new.mkv") == 201
+        assert curl(server, "/files?folder=s%C3%A9ries") == 200
+        assert (server.folder / "answer").read_text().count('"path"') == 2
+        assert [*server.files.glob("s*")] == [folder]
