@@ -1,6 +1,7 @@
 """Where everything meets: opened here, and closed in reverse."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -43,6 +44,8 @@ from app.settings import Settings, read
 from app.storage.ignored import Ignored
 from app.storage.types import Change
 from app.uploads.service import Uploads
+
+_log = logging.getLogger("seekable")
 
 HASHING = 2
 """Passwords that are hashed at once; each takes 19 MiB meanwhile."""
@@ -136,6 +139,10 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                     hearer=relay,
                 )
             )
+            if stores.storage.read_only:
+                _log.info(
+                    "%s is read-only: no file of it can be uploaded, renamed or deleted", settings.place
+                )
             relay.open(stores.hearing)
             library = Library(stores.storage, relay.publish, ignored)
             upkeep = Upkeep(stores.storage, settings.scan_interval)

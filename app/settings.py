@@ -225,6 +225,10 @@ class Settings(BaseSettings):
     files_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
         Path("files"), description="Folder of the files, with storage `filesystem`."
     )
+    read_only: bool = Field(
+        False,
+        description="Serve the files and change none of them; so is a folder on a read-only file system.",
+    )
     database_url: str | None = Field(
         None, description="`sqlite:///FILE` or `postgresql+psycopg://…`; by default in FILES_DIR/.seekable."
     )

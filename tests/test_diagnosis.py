@@ -101,6 +101,16 @@ def test_descriptors_have_to_suffice_for_the_sockets(descriptors: float, fault: 
     [
         (FOLDER, {}, GOOD, "can be written"),
         (replace(FOLDER, writable=False), {}, FIX, "cannot be written"),
+        (replace(FOLDER, writable=False), {}, FIX, "SEEKABLE_READ_ONLY=true"),
+        (replace(FOLDER, writable=False, read_only=True), {}, NOTE, "on a read-only file system"),
+        (replace(FOLDER, writable=False, read_only=True), {"read_only": True}, GOOD, "served read-only"),
+        (replace(FOLDER, exists=False, read_only=True), {"read_only": True}, FIX, "cannot be read"),
+        (
+            replace(FOLDER, writable=False, read_only=True),
+            {"read_only": True, **ACCOUNTS},
+            NOTE,
+            "accounts of its own",
+        ),
         (replace(FOLDER, exists=False), {}, NOTE, "is not there"),
         (replace(FOLDER, links=False), {}, FIX, "no hard links"),
         (replace(FOLDER, locks=False), {}, FIX, "no file locks"),
@@ -203,7 +213,16 @@ def test_a_file_system_is_told_by_its_kind(tmp_path: Path) -> None:
         facts = examine_folder(folder)
         assert (facts.kind, facts.free <= 1 << 20, facts.links) == ("tmpfs", True, True)
     with mounted(tmp_path / "fixed", "-t", "tmpfs", "-o", "ro", "tmpfs") as folder:
-        assert not examine_folder(folder).writable
+        facts = examine_folder(folder)
+        assert (facts.writable, facts.read_only, facts.exists) == (False, True, True)
+
+
+def test_folder_that_is_served_read_only_is_not_tried(tmp_path: Path) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    facts = examine_folder(tmp_path, read_only=True)
+    assert (facts.writable, facts.read_only, facts.exists) == (False, True, True)
+    assert tmp_path.stat().st_mtime_ns == before
+    assert not examine_folder(tmp_path / "none", read_only=True).exists
 
 
 def doctor(folder: Path, **chosen: object) -> tuple[int, list[str]]:

@@ -16,8 +16,9 @@ from app.accounts.models import Account
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
 from app.cli.sentences import in_a_sentence
-from app.database import open_accounts, place_of
+from app.database import is_read_only, open_accounts, place_of
 from app.settings import ConfigurationError, Settings, load
+from app.storage.errors import ReadOnly
 
 _PAGE = 500
 
@@ -62,9 +63,11 @@ def _opened(*, create: bool = False) -> Iterator[tuple[AccountStore, Settings]]:
 
 
 @contextmanager
-def _of(email: str) -> Iterator[tuple[AccountStore, Account]]:
-    """The account with this email address."""
-    with _opened() as (store, _):
+def _of(email: str, *, removes_files: bool = False) -> Iterator[tuple[AccountStore, Account]]:
+    """The account with this email address. Raises ReadOnly if files are to be removed and none can be."""
+    with _opened() as (store, settings):
+        if removes_files and is_read_only(settings):
+            raise ReadOnly
         found = store.account_of(check_email(email))
         if found is None:
             raise UnknownAccount("There is no account with this email address.")
@@ -167,7 +170,7 @@ def quota(email: str, size: int | None) -> None:
 @click.argument("email")
 def remove(email: str) -> None:
     """Delete an account and all its files. Nobody can log in any more; the server removes the files."""
-    with _of(email) as (store, found):
+    with _of(email, removes_files=True) as (store, found):
         store.leave(found.id)
 
 

@@ -22,7 +22,14 @@ from app.cli.diagnosis import IGNORES_CASE
 from app.cli.doctor import doctor
 from app.cli.sentences import in_a_sentence
 from app.cli.utf8 import ensure_utf8
-from app.database import Stores, check_apart, open_accounts, open_database, prepare_database
+from app.database import (
+    Stores,
+    check_apart,
+    is_read_only,
+    open_accounts,
+    open_database,
+    prepare_database,
+)
 from app.library.copying import LEFT_BEHIND, Target, copy, gone, remove_gone
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
@@ -208,6 +215,7 @@ def _between(settings: Settings, target: Settings, run: Callable[[Storage, Targe
             with _said_of_target():
                 await asyncio.to_thread(prepare_database, target)
                 stores = await stack.enter_async_context(_opened(target))
+                stores.storage.check_changeable()
             await run(source.storage, Target(stores.storage, stores.copies, source.library_id))
 
     _with_stores(opened, settings)
@@ -388,6 +396,8 @@ def _announce(settings: Settings, listener: socket, host: str | None, sign_up: s
         ]
     if settings.storage == "filesystem" and ignores_case(settings.files_dir):
         lines += [f"  note    This folder {IGNORES_CASE}"]
+    if is_read_only(settings):
+        lines = [line for line in lines if not line.startswith("  upload")]
     if sign_up:
         lines += [f"  sign up {base}{sign_up}", "          The first account is the administrator's."]
     # For a person to read, unless it is programs that read what this process says.

@@ -193,8 +193,15 @@ def _exposed(path: str, mode: str) -> str:
 def of_folder(settings: Settings, facts: FolderFacts) -> Iterator[Finding]:
     """What the folder of files says."""
     where = f"SEEKABLE_FILES_DIR={settings.files_dir}"
+    if facts.read_only:
+        yield from _of_read_only(settings, facts, where)
+        return
     if not facts.writable:
-        yield Finding(Level.FIX, f"{where} cannot be written by this user, or cannot be made.")
+        yield Finding(
+            Level.FIX,
+            f"{where} cannot be written by this user, or cannot be made. To serve it as it is, set "
+            "SEEKABLE_READ_ONLY=true.",
+        )
         return
     if not facts.exists:
         yield Finding(Level.NOTE, f"{where} is not there; `seekable serve` makes it.")
@@ -225,6 +232,25 @@ def of_folder(settings: Settings, facts: FolderFacts) -> Iterator[Finding]:
         )
     yield from _of_room(settings, facts, where)
     yield from _of_sync(facts, where)
+
+
+def _of_read_only(settings: Settings, facts: FolderFacts, where: str) -> Iterator[Finding]:
+    if not facts.exists:
+        yield Finding(Level.FIX, f"{where} cannot be read by this user, or is not there.")
+    elif settings.read_only:
+        yield Finding(Level.GOOD, f"{where} is served read-only (SEEKABLE_READ_ONLY).")
+    else:
+        yield Finding(
+            Level.NOTE,
+            f"{where} is on a read-only file system: no file can be uploaded, renamed or deleted. Set "
+            "SEEKABLE_READ_ONLY=true if that is meant.",
+        )
+    if settings.access == "accounts" and settings.database_url is None:
+        yield Finding(
+            Level.NOTE,
+            "A read-only library has accounts of its own, in the state folder of this user. To use others, "
+            "name their database in SEEKABLE_DATABASE_URL.",
+        )
 
 
 def _of_room(settings: Settings, facts: FolderFacts, where: str) -> Iterator[Finding]:

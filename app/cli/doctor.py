@@ -36,6 +36,6 @@ def _findings(settings: Settings, found: EnvFile) -> Iterator[Finding]:
         yield Finding(Level.FIX, found.ignored)
     yield from of_settings(settings, unknown(found), descriptors)
     if settings.storage == "filesystem":
-        yield from of_folder(settings, examine_folder(settings.files_dir))
+        yield from of_folder(settings, examine_folder(settings.files_dir, read_only=settings.read_only))
     for facts in examine(settings):
         yield from of_database(settings, facts)

@@ -67,7 +67,7 @@ async def open_database(
         opened = await asyncio.to_thread(opening)
         leases = Leases(opened.leases)
         stack.callback(leases.close)
-        storage = ThreadedStorage(observed(opened.backend))
+        storage = ThreadedStorage(observed(opened.backend), read_only=opened.read_only)
         stack.callback(storage.close)
         yield Stores(storage, opened.accounts, leases, opened.hearing, opened.library_id, opened.copies)
 
@@ -83,6 +83,15 @@ def open_accounts(settings: Settings, *, create: bool) -> Iterator[AccountStore]
             yield open_users(settings, stack)
         else:
             yield _open_filesystem(settings, str, stack, ignore, patient=False, create=create)[1]
+
+
+def is_read_only(settings: Settings) -> bool:
+    """Return whether no file can be changed, by the settings or by the file system of the folder."""
+    if settings.storage == "gridfs":
+        return settings.read_only
+    from app.database.sql.state import is_read_only  # noqa: PLC0415
+
+    return is_read_only(settings)
 
 
 def place_of(settings: Settings, library: str) -> str:
@@ -128,6 +137,7 @@ class _Opened:
     hearing: Hearing | None
     library_id: str
     copies: CopyLedger
+    read_only: bool
 
 
 def _open(
@@ -159,6 +169,7 @@ def _open(
             hearing,
             library_id=library_of(grid.database),
             copies=MongoCopies(grid.database),
+            read_only=settings.read_only,
         )
     from app.database.sql.opening import open_copies, open_leases  # noqa: PLC0415
 
@@ -167,10 +178,11 @@ def _open(
     return _Opened(
         files,
         accounts if wanted else None,
-        open_leases(files, stack),
+        open_leases(settings, files, stack),
         hearing,
         library_id=files.volume,
         copies=open_copies(settings, stack),
+        read_only=files.read_only,
     )
 
 

@@ -14,7 +14,7 @@ from app.resources.account_pages import elsewhere
 from app.resources.admission import BASE_URL_HINT, is_from_our_page
 from app.resources.bodies import client_of
 from app.resources.challenges import BEARER
-from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep
+from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep, changeable
 from app.resources.errors import explained
 from app.resources.fields import fields_of, is_json, text
 from app.resources.pages import is_for_a_person, page
@@ -232,6 +232,7 @@ async def change_password(
 
 @router.post(
     "/account/delete",
+    dependencies=[Depends(changeable)],
     status_code=204,
     response_class=Response,
     openapi_extra=body_of(Password),

@@ -57,6 +57,11 @@ async def services(request: HTTPConnection) -> Services:
     return found
 
 
+async def changeable(services: "ServicesDep") -> None:
+    """Refuse a change of a read-only library before anything else of the request counts."""
+    services.storage.check_changeable()
+
+
 async def library(request: HTTPConnection) -> str:
     """The library that this request works in."""
     return library_of(request.scope)

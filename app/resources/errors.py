@@ -33,6 +33,7 @@ STATUS: dict[type[Exception], int] = {
     accounts.LastAdministrator: 409,
     accounts.BadCredentials: 422,
     accounts.TooManyAttempts: 429,
+    storage.ReadOnly: 403,
     storage.InvalidName: 400,
     storage.InvalidCursor: 400,
     storage.NotFound: 404,

@@ -3,7 +3,7 @@
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app.accounts.callers import Caller
 from app.library.quotas import Room
@@ -15,6 +15,7 @@ from app.resources.deps import (
     Services,
     ServicesDep,
     base_url,
+    changeable,
     file_url,
     owner_of,
 )
@@ -77,6 +78,7 @@ Sid = Annotated[
 
 @forms.post(
     "/file/upload",
+    dependencies=[Depends(changeable)],
     status_code=201,
     response_model=File,
     openapi_extra=_FORM,
@@ -109,6 +111,7 @@ async def upload_file(
 
 @router.put(
     "/files/{path:rest}",
+    dependencies=[Depends(changeable)],
     response_model=File,
     status_code=201,
     openapi_extra=_RAW,
@@ -150,6 +153,7 @@ async def put_file(
 
 @router.delete(
     "/files/{path:rest}",
+    dependencies=[Depends(changeable)],
     status_code=204,
     response_class=Response,
     responses=problems(400, 403, 404, 412, 422, 503),

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from app.accounts.errors import ScopeTooSmall
 from app.library.patches import MAX_BYTES, MEDIA_TYPE, PatchTooLarge, UnsupportedPatch, patched
 from app.resources.bodies import bounded, refuse_encoding
-from app.resources.deps import CallerDep, KeyDep, Services, ServicesDep, base_url, owner_of
+from app.resources.deps import CallerDep, KeyDep, Services, ServicesDep, base_url, changeable, owner_of
 from app.resources.problems import problems
 from app.resources.schemas import File
 from app.resources.write_only import is_write_only, receipt
@@ -45,6 +45,7 @@ _PATCH: dict[str, Any] = {
 
 @router.patch(
     "/files/{path:rest}",
+    dependencies=[Depends(changeable)],
     response_model=File,
     openapi_extra=_PATCH,
     responses=problems(400, 403, 404, 409, 412, 413, 415, 422, 503, 507),

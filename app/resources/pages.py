@@ -119,14 +119,16 @@ def page(
     headers: dict[str, str] | None = None,
     **context: object,
 ) -> Response:
-    """An answer that is a page. Every template has `links`, and `account`: who is signed in, or None."""
+    """An answer that is a page. Every template has `links`, `account`: who is signed in, or None, and
+    `read_only`: whether no file can be changed."""
     services: Services = request.state.services
     links = Links(base_url(request, services.base_url))
     # trail: that the folder is not where the reader is, but on the way there.
     context = {"q": "", "order": "", "folder": "", "trail": False, **context}
     caller = getattr(request.state, "caller", None)
     account = caller.account if caller is not None else None
-    text = _templates().get_template(template).render(links=links, account=account, **context)
+    shown = {"links": links, "account": account, "read_only": services.storage.read_only}
+    text = _templates().get_template(template).render(**shown, **context)
     # What is somebody's is not shown to whoever goes back in the browser when they have logged out.
     kept = {"cache-control": "no-store"} if account is not None else {}
     return HTMLResponse(text, status, headers={**HEADERS, **kept, **(headers or {})})

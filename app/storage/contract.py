@@ -56,6 +56,14 @@ class Staged(Protocol):
 class Storage(Protocol):
     """Stored files. Every method may raise StorageUnavailable; all raise InvalidName through Key alone."""
 
+    @property
+    def read_only(self) -> bool:
+        """Whether no file can be changed through this storage: check, stage, commit, delete and move raise
+        ReadOnly. What other programs change is still taken note of."""
+
+    def check_changeable(self) -> None:
+        """Raise ReadOnly if no file can be changed."""
+
     def open(self, address: Address) -> AbstractAsyncContextManager[OpenFile]:
         """The current version. NotFound. It is closed when the context ends, also on cancellation."""
 

@@ -101,6 +101,10 @@ class Disk:
         with open(descriptor, encoding="ascii", errors="replace") as file, translated():
             return file.read().strip()
 
+    def is_volume(self, volume: str) -> bool:
+        """Return whether this is the folder that a database knows by this id."""
+        return self.volume() == volume
+
     def mark(self, volume: str) -> None:
         """Write the id that tells this folder from an empty mount point, durably."""
         staged = self.stage()
@@ -119,12 +123,7 @@ class Disk:
             # For writing, or network file systems lock nothing.
             descriptor = os.open(_ID[-1], os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         try:
-            deadline, pause = time.monotonic() + within_s, 0.0001
-            while not _is_locked(descriptor):
-                if time.monotonic() > deadline:
-                    raise StorageUnavailable("Another process is changing the files.")
-                time.sleep(pause)
-                pause = min(2 * pause, 0.01)
+            lock(descriptor, within_s)
             yield
         finally:
             os.close(descriptor)
@@ -452,6 +451,16 @@ class Disk:
                 raise
             if held is not None:
                 return kept, held
+
+
+def lock(descriptor: int, within_s: float) -> None:
+    """Lock a file until its descriptor is closed. Raises StorageUnavailable if another process holds it."""
+    deadline, pause = time.monotonic() + within_s, 0.0001
+    while not _is_locked(descriptor):
+        if time.monotonic() > deadline:
+            raise StorageUnavailable("Another process is changing the files.")
+        time.sleep(pause)
+        pause = min(2 * pause, 0.01)
 
 
 def _is_locked(descriptor: int) -> bool:

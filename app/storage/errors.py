@@ -29,6 +29,15 @@ class VersionMismatch(StorageError):
     """What is stored there is not the version that the caller expected."""
 
 
+class ReadOnly(StorageError):
+    """The library is served as it is; the settings or its file system let no file of it be changed."""
+
+    def __init__(
+        self, message: str = "This library is read-only: no file can be uploaded, renamed or deleted."
+    ) -> None:
+        super().__init__(message)
+
+
 class OutOfSpace(StorageError):
     """The bytes do not fit; nothing of them was kept."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.storage.private import is_exposed
+from app.storage.read_only_disk import is_on_read_only_file_system
 from app.storage.types import RESERVED
 
 _SYNCS = 5
@@ -22,6 +23,8 @@ class FolderFacts:
 
     exists: bool
     writable: bool
+    read_only: bool = False
+    """Whether it is served as it is: its file system is read-only, or the settings want that."""
     links: bool = False
     """Whether a file may have two names."""
     locks: bool = False
@@ -41,10 +44,12 @@ class FolderFacts:
     """How long a short fsync takes, about."""
 
 
-def examine_folder(path: Path) -> FolderFacts:
-    """Try it. Does not raise."""
+def examine_folder(path: Path, *, read_only: bool = False) -> FolderFacts:
+    """Try it; of one that is served read-only, nothing but to look. Does not raise."""
     path = Path(os.path.realpath(path))
     exists = path.is_dir()
+    if read_only or is_on_read_only_file_system(path):
+        return _looked_at(path, exists)
     at = next(place for place in (path / RESERVED, path, *path.parents) if place.is_dir())
     kind, options = _mount(at)
     try:
@@ -70,6 +75,13 @@ def examine_folder(path: Path) -> FolderFacts:
 def ignores_case(path: Path) -> bool:
     """Return whether names that differ in case alone are one name in a library, which is there."""
     return os.path.exists(path / RESERVED / "ID")
+
+
+def _looked_at(path: Path, exists: bool) -> FolderFacts:
+    kind, options = _mount(path)
+    readable = exists and os.access(path, os.R_OK | os.X_OK)
+    odd = ignores_case(path)
+    return FolderFacts(readable, writable=False, read_only=True, ignores_case=odd, kind=kind, options=options)
 
 
 @contextlib.contextmanager

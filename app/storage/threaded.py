@@ -9,7 +9,7 @@ from typing import TypeVar
 from app.storage.backend import Backend, Reader
 from app.storage.budget import Budget
 from app.storage.contract import Staged
-from app.storage.errors import StorageUnavailable, Unfinished
+from app.storage.errors import ReadOnly, StorageUnavailable, Unfinished
 from app.storage.opened import ThreadedOpenFile, Threads
 from app.storage.staged import ThreadedStaged
 from app.storage.threads import Pool, ended
@@ -34,8 +34,9 @@ class ThreadedStorage:
     all others are busy, or that part alone does not answer.
     """
 
-    def __init__(self, backend: Backend, *, threads: int = 16) -> None:
+    def __init__(self, backend: Backend, *, threads: int = 16, read_only: bool = False) -> None:
         self._backend = backend
+        self._read_only = read_only
         self._reads = Pool(threads, "read")
         self._bytes = Threads(threads)
         self._changes = Pool(threads, "change")
@@ -103,11 +104,21 @@ class ThreadedStorage:
         await self._close(reader)
         return reader.info
 
+    @property
+    def read_only(self) -> bool:
+        return self._read_only
+
+    def check_changeable(self) -> None:
+        if self._read_only:
+            raise ReadOnly
+
     async def check(self, key: Key, expect: Expectation) -> None:
+        self.check_changeable()
         await self._changes.run(self._backend.check, key, expect)
 
     @asynccontextmanager
     async def stage(self, *, size: int | None = None) -> AsyncIterator[ThreadedStaged]:
+        self.check_changeable()
         staging = self._changes.start(self._backend.stage, size)
         try:
             writer = await ended(staging)
@@ -133,6 +144,7 @@ class ThreadedStorage:
         expect: Expectation = Expect.ANY,
         origin: FileInfo | None = None,
     ) -> Committed:
+        self.check_changeable()
         if not isinstance(staged, ThreadedStaged):
             raise TypeError("These bytes were staged by another storage.")
         await staged.flush()
@@ -150,9 +162,11 @@ class ThreadedStorage:
         )
 
     async def delete(self, key: Key, *, expect: Expectation = Expect.ANY) -> None:
+        self.check_changeable()
         await self._changes.run(self._backend.delete, key, expect)
 
     async def move(self, source: Key, target: Key, *, expect: Expectation = Expect.ANY) -> FileInfo:
+        self.check_changeable()
         return await self._changes.run(self._backend.move, source, target, expect)
 
     async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:

@@ -20,7 +20,7 @@ import pytest
 from gridfs import GridFSBucket
 
 from tests import mongo
-from tests.forking import Command, completed
+from tests.forking import COMMAND, Command, completed
 from tests.live.clients import BIN, Program, Vlc, program, sha256, until
 from tests.support import Server, need, run
 
@@ -39,8 +39,10 @@ def here(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def serving(here: Path, *arguments: object, **environment: str) -> Iterator[tuple[Program, str]]:
-    """`seekable serve`, once it can be reached, and where that is."""
+def serving(
+    here: Path, *arguments: object, first: str = "", **environment: str
+) -> Iterator[tuple[Program, str]]:
+    """`seekable serve`, once it can be reached, and where that is. Some code may run `first`."""
     log = here.with_suffix(".log")
     log.write_bytes(b"")
     command = Command(
@@ -49,6 +51,7 @@ def serving(here: Path, *arguments: object, **environment: str) -> Iterator[tupl
         output=log,
         errors=log,
         environment=without_settings() | environment,
+        code=first and first + COMMAND,
     )
     try:
         server = Program(command, log)
@@ -488,7 +491,10 @@ def test_a_folder_of_files_that_cannot_be_written(what: str, here: Path) -> None
     assert ended(here, "migrate")[0] == 0
     (here / "files" / what).chmod(0o555)
     said = neither_begins(here, bound=True)
-    assert said == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
+    assert said == (
+        "Error: SEEKABLE_FILES_DIR=files: This user cannot write there. "
+        "To serve it as it is, set SEEKABLE_READ_ONLY=true.\n"
+    )
 
 
 def test_a_database_that_cannot_be_written(here: Path) -> None:
@@ -508,15 +514,12 @@ def test_what_looks_after_files_makes_no_library(command: str, here: Path) -> No
     assert list(here.iterdir()) == []
 
 
-@pytest.mark.parametrize("before", ["nothing", "a library"])
-def test_a_folder_of_files_on_a_read_only_file_system(before: str, here: Path) -> None:
+def test_folder_that_cannot_be_made_on_a_read_only_file_system_is_refused(here: Path) -> None:
+    """One that is there is served: see test_read_only.py."""
     need("mount")
-    if before == "nothing":
-        (here / "files").mkdir()
-    else:
-        assert ended(here, "migrate")[0] == 0
-    said = neither_begins(here, first=READ_ONLY)
-    assert said == "Error: SEEKABLE_FILES_DIR=files: Its file system is read-only.\n"
+    (here / "files").mkdir()
+    said = neither_begins(here, first=READ_ONLY, SEEKABLE_FILES_DIR="files/inside")
+    assert said == "Error: SEEKABLE_FILES_DIR=files/inside: Its file system is read-only.\n"
 
 
 @pytest.mark.parametrize("there", ["an empty mount point", "nothing", "another library"])

@@ -249,3 +249,22 @@ def test_name_of_a_folder_is_never_trimmed(visit: Visitor, http: httpx.Client, f
     row(page, "a.mp4").get_by_role("link", name="a.mp4", exact=True).click()
     page.get_by_role("link", name="b", exact=True).click()
     expect(row(page, "a.mp4")).to_be_visible()
+
+
+def test_read_only_library_offers_no_change(
+    browser: Browser, tmp_path: Path, new_library: NewLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    library = {**new_library(), "database_url": f"sqlite:///{tmp_path}/films.db"}
+    with running(tmp_path / "server", **library) as server, server.client() as http:
+        http.put("/files/a.mp4", content=b"a").raise_for_status()
+    with running(tmp_path / "server", read_only=True, **library) as server:
+        visit = Visitor(browser, server.url)
+        page = visit("/")
+        row(page, "a.mp4").get_by_role("button", name="Actions for a.mp4").click()
+        expect(page.get_by_role("menuitem")).to_have_text(["Open in VLC", "Copy link"])
+        expect(page.get_by_role("button", name=re.compile("Upload|New folder"))).to_have_count(0)
+        page = visit("/?play=a.mp4")
+        visit.expected = {"404", "416", "demux", "DEMUXER"}  # it is no film
+        expect(page.locator("#tools button")).to_have_text(["Open in VLC", "Copy link"])
+        visit.end()

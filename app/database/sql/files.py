@@ -51,6 +51,7 @@ from app.storage.errors import (
 )
 from app.storage.folders import Segments
 from app.storage.ignored import Ignored
+from app.storage.read_only_disk import ReadOnlyDisk
 from app.storage.signatures import Signature
 from app.storage.spelling import check_spelling, is_same
 from app.storage.staging import StagedFile
@@ -126,6 +127,10 @@ class FilesystemBackend:
     def volume(self) -> str:
         """The id of the library."""
         return self._volume
+
+    @property
+    def read_only(self) -> bool:
+        return isinstance(self._disk, ReadOnlyDisk)
 
     def try_open(self, address: Address) -> DiskReader | None:
         return self._remembered.open(address)
@@ -387,7 +392,7 @@ class FilesystemBackend:
         return self._hasher.verify()
 
     def _check_volume(self) -> None:
-        if self._disk.volume() != self._volume:
+        if not self._disk.is_volume(self._volume):
             raise StorageUnavailable("The folder of files is not the one that the database speaks of.")
 
     def undo_cut_move(self) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,12 +21,15 @@ from app.database.sql.leases import SqlLeases
 from app.database.sql.locks import LockedFiles
 from app.database.sql.migrations import migrate
 from app.database.sql.sqlite import Sqlite
+from app.database.sql.state import is_read_only, make_state_folder, state_file
 from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
 from app.storage.disk import Disk, is_marked
 from app.storage.errors import StorageError, StorageUnavailable
+from app.storage.folders import translated
 from app.storage.ignored import Ignored
 from app.storage.leases import LeaseStore
+from app.storage.read_only_disk import ReadOnlyDisk
 from app.storage.types import RESERVED, Change
 
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
@@ -38,6 +42,7 @@ _NO_FOLDER = {
     errno.EACCES: "This user cannot write there.",
     errno.EPERM: "This user cannot write there.",
     errno.EROFS: "Its file system is read-only.",
+    errno.ENOENT: "There is no such folder.",
 }
 """What is wrong with a folder of files, by the system's error."""
 
@@ -51,9 +56,13 @@ def open_filesystem(
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
     create: bool = True,
 ) -> FilesystemBackend:
+    read_only = is_read_only(settings)
+    if read_only and settings.database_url is None:
+        make_state_folder(state_file(settings, ".db").parent)
     database = open_sql(settings, stack, busy_timeout_ms=busy_timeout_ms)
-    _check_mounted(settings, database)
-    if not create and not _is_marked(settings):
+    if not read_only:
+        _check_mounted(settings, database)
+    if not create and not read_only and not _is_marked(settings):
         raise ConfigurationError(
             f"SEEKABLE_FILES_DIR={settings.files_dir}: There is no library here; `seekable serve` makes one."
         )
@@ -79,11 +88,11 @@ def open_filesystem(
     return backend
 
 
-def open_leases(files: FilesystemBackend, stack: ExitStack) -> LeaseStore:
+def open_leases(settings: Settings, files: FilesystemBackend, stack: ExitStack) -> LeaseStore:
     """Those of a library that is open."""
     if not files.database.on_one_machine:
         return SqlLeases(files.database)
-    locks = LockedFiles(lambda: files.disk.folder_of_ours("leases"))
+    locks = LockedFiles(partial(_folder_of_leases, settings, files.disk))
     stack.callback(locks.close)
     return locks
 
@@ -92,6 +101,16 @@ def open_copies(settings: Settings, stack: ExitStack) -> SqliteCopies:
     copies = SqliteCopies(settings.files_dir / RESERVED / "copies.db")
     stack.callback(copies.close)
     return copies
+
+
+def _folder_of_leases(settings: Settings, disk: Disk) -> int:
+    """A descriptor of the folder that holds the locks of leases, which the caller closes."""
+    if not isinstance(disk, ReadOnlyDisk):
+        return disk.folder_of_ours("leases")
+    path = state_file(settings, ".leases")
+    make_state_folder(path)
+    with translated():
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def check_folders_apart(settings: Settings, other: Settings) -> None:
@@ -111,7 +130,10 @@ def _is_within(folder: Path, other: Path) -> bool:
 
 def open_files(settings: Settings, stack: ExitStack) -> Disk:
     with _said_of_folder(settings):
-        files = Disk(settings.files_dir)
+        if is_read_only(settings):
+            files: Disk = ReadOnlyDisk(settings.files_dir, marked=settings.database_url is not None)
+        else:
+            files = Disk(settings.files_dir)
     stack.callback(files.close)
     return files
 
@@ -124,6 +146,8 @@ def _said_of_folder(settings: Settings) -> Iterator[None]:
     except StorageError as error:
         cause = error.__cause__
         reason = _NO_FOLDER.get(cause.errno or 0) if isinstance(cause, OSError) else None
+        if isinstance(cause, PermissionError) and settings.files_dir.is_dir():
+            reason = f"{reason} To serve it as it is, set SEEKABLE_READ_ONLY=true."
         raise ConfigurationError(f"SEEKABLE_FILES_DIR={settings.files_dir}: {reason or error}") from error
 
 
@@ -137,15 +161,20 @@ def _said_of(database: Database) -> Iterator[None]:
 
 
 def open_sql(settings: Settings, stack: ExitStack, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Database:
-    default = f"sqlite:///{(settings.files_dir / RESERVED / 'seekable.db').absolute()}"
     try:
-        url = make_url(settings.database_url or default)
+        url = make_url(settings.database_url or f"sqlite:///{_default_file(settings)}")
     except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise ConfigurationError("SEEKABLE_DATABASE_URL is not an SQLAlchemy URL.") from None
     database = _database(url, busy_timeout_ms)
     stack.callback(database.close)
     database.reach()
     return database
+
+
+def _default_file(settings: Settings) -> Path:
+    if is_read_only(settings):
+        return state_file(settings, ".db")
+    return (settings.files_dir / RESERVED / "seekable.db").absolute()
 
 
 def _database(url: URL, busy_timeout_ms: int) -> Database:
@@ -191,12 +220,12 @@ def _claim(folder: Path, files: Disk, database: Database) -> str:
                 found = uuid4().hex
                 files.mark(found)  # first: the id of a folder is adopted, that of a database is demanded
             session.add(Volume(id=found))
-        elif known != found:
+        elif not files.is_volume(known):
             raise _not_ours(folder)
         else:
+            found = known
             session.execute(update(Volume).values(id=found))  # to see whether it can be written
         session.commit()
-        assert found is not None
         return found
 
 

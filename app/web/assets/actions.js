@@ -1,6 +1,6 @@
 // The actions of one file, as a menu in the list and as buttons beside the player.
 
-import { SIGNED_IN } from "./api.js";
+import { READ_ONLY, SIGNED_IN } from "./api.js";
 import * as files from "./files.js";
 import { say } from "./say.js";
 
@@ -10,13 +10,14 @@ import { say } from "./say.js";
  */
 export function actionsOf(thing) {
   const file = !files.isFolder(thing);
+  const changeable = file && !READ_ONLY;
   return [
     { label: "Open in VLC", act: files.openInPlayer, if: !file || files.isPlayable(thing) },
     { label: "Copy link", act: files.copyLink, if: true },
     { label: "Share…", act: files.share, if: SIGNED_IN },
-    { label: "Rename…", act: files.rename, done: "Renamed.", if: file },
-    { label: "Move…", act: files.move, done: "Moved.", if: file },
-    { label: "Delete…", act: files.remove, done: "Deleted.", danger: true, if: file },
+    { label: "Rename…", act: files.rename, done: "Renamed.", if: changeable },
+    { label: "Move…", act: files.move, done: "Moved.", if: changeable },
+    { label: "Delete…", act: files.remove, done: "Deleted.", danger: true, if: changeable },
   ].filter((action) => action.if);
 }
 

@@ -1,12 +1,15 @@
 // Requests to this server. Everything else asks through here, so that errors are told in one way.
 
-const { root, base, account } = document.body.dataset;
+const { root, base, account, readOnly } = document.body.dataset;
 
 /** What absolute addresses begin with, for other programs. */
 export const BASE = base;
 
 /** Whether somebody is signed in, so that files are private. */
 export const SIGNED_IN = account !== undefined;
+
+/** Whether no file of this library can be changed. */
+export const READ_ONLY = readOnly !== undefined;
 
 // Not to load this page again: the uploads in it would be lost.
 export const LOGGED_OUT = "You are logged out. Log in in another tab, then try again here.";

@@ -2,7 +2,7 @@
 
 import "./scripted.js";
 import { actionsOf, perform } from "./actions.js";
-import { at } from "./api.js";
+import { READ_ONLY, at } from "./api.js";
 import { ask } from "./dialogs.js";
 import { takeDropped, takePicked } from "./dropping.js";
 import { listen } from "./events.js";
@@ -15,16 +15,18 @@ const listing = document.getElementById("listing");
 const { folder } = listing.dataset;
 const below = (path) => (folder ? `${folder}/${path}` : path);
 
-const uploads = showUploads(folder, refreshSoon);
-const take = (picked) => uploads.add(picked.map((one) => ({ ...one, path: below(one.path) })));
-takePicked(document.getElementById("pick"), document.getElementById("picked"), take);
-takePicked(document.getElementById("pick-folder"), document.getElementById("picked-folder"), take);
-takeDropped(take);
+if (!READ_ONLY) {
+  const uploads = showUploads(folder, refreshSoon);
+  const take = (picked) => uploads.add(picked.map((one) => ({ ...one, path: below(one.path) })));
+  takePicked(document.getElementById("pick"), document.getElementById("picked"), take);
+  takePicked(document.getElementById("pick-folder"), document.getElementById("picked-folder"), take);
+  takeDropped(take);
 
-document.getElementById("new-folder").addEventListener("click", async () => {
-  const name = await ask("folder", {}, async ({ name }) => name.replace(/^\/+|\/+$/g, ""));
-  if (name) location.assign(at("/", { folder: below(name) }));
-});
+  document.getElementById("new-folder").addEventListener("click", async () => {
+    const name = await ask("folder", {}, async ({ name }) => name.replace(/^\/+|\/+$/g, ""));
+    if (name) location.assign(at("/", { folder: below(name) }));
+  });
+}
 
 listing.addEventListener("click", (event) => {
   const button = event.target.closest("td.more button");

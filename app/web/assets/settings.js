@@ -125,7 +125,7 @@ onSubmit("make-invite", async ({ expires_in }) => {
   showOnce("invite", url);
 });
 
-byId("leave").addEventListener("click", async () => {
+byId("leave")?.addEventListener("click", async () => {
   const gone = await ask("delete-account", {}, ({ password }) => withPassword("/account/delete", { password }));
   if (gone) location.replace(at("/login"));
 });

@@ -4,8 +4,9 @@ import { duration, size } from "./format.js";
 import { say } from "./say.js";
 import { Uploads } from "./uploads.js";
 
+// Neither is there on the page of a read-only library.
 const section = document.getElementById("uploads");
-const list = section.querySelector("ul");
+const list = section?.querySelector("ul");
 
 /**
  * @param {string} folder the one that is shown

@@ -1,0 +1,70 @@
+"""A library that is opened read-only: no call of the storage, and no step on the disk, changes a file."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from app.database import open_database
+from app.settings import Settings
+from app.storage.contract import Storage
+from app.storage.errors import ReadOnly
+from app.storage.read_only_disk import ReadOnlyDisk
+from app.storage.types import SHARED, Expect, Key
+
+FILM = Key(SHARED, "", "film.mp4")
+
+
+async def staged(storage: Storage) -> None:
+    async with storage.stage():
+        pass
+
+
+CHANGES: dict[str, Callable[[Storage], Awaitable[object]]] = {
+    "check": lambda storage: storage.check(FILM, Expect.ANY),
+    "stage": staged,
+    "delete": lambda storage: storage.delete(FILM),
+    "move": lambda storage: storage.move(FILM, Key(SHARED, "", "other.mp4")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_storage_refuses_each_change(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "film.mp4").write_bytes(b"film")
+
+    async def scene() -> None:
+        settings = Settings(_env_file=None, files_dir=files, read_only=True)
+        async with open_database(settings, media_type=lambda _: "video/mp4") as stores:
+            assert stores.storage.read_only
+            with pytest.raises(ReadOnly):
+                await CHANGES[change](stores.storage)
+
+    asyncio.run(scene())
+    assert os.listdir(files) == ["film.mp4"]
+
+
+def test_disk_refuses_each_step(tmp_path: Path) -> None:
+    """Should anything above it ever ask."""
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    disk = ReadOnlyDisk(tmp_path, marked=False)
+    steps: list[Callable[[], object]] = [
+        disk.stage,
+        lambda: disk.mark("id"),
+        lambda: disk.folder_of_ours("leases"),
+        lambda: disk.removed(("film.mp4",)),
+        lambda: disk.moved(("film.mp4",), ("other.mp4",)),
+    ]
+    for step in steps:
+        with pytest.raises(ReadOnly):
+            step()
+    disk.sweep()
+    disk.undo_cut_move()
+    with disk.locked(1), disk.with_reserve():
+        pass
+    disk.close()
+    assert os.listdir(tmp_path) == ["film.mp4"]
