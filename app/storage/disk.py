@@ -196,21 +196,28 @@ class Disk:
         """A descriptor of the regular file at the path, which the caller closes; None when there is none.
 
         Raises Unreadable."""
+        return self.opened(path)[0]
+
+    def opened(self, path: Segments) -> tuple[int, os.stat_result] | tuple[None, None]:
+        """As `open`, with the status of the file."""
         with looking(), contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(folders.entered(self._root, path[:-1]))
                 descriptor = os.open(path[-1], _READ, dir_fd=folder)
             except ReservedFolder:
-                return None
+                return None, None
             except OSError as error:
                 # ENXIO: a socket, or a pipe; both are no file of ours.
                 if error.errno in folders.NOT_THERE or error.errno == errno.ENXIO:
-                    return None
+                    return None, None
                 raise
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return descriptor
-            os.close(descriptor)
-            return None
+            with contextlib.ExitStack() as unless_regular:
+                unless_regular.callback(os.close, descriptor)
+                found = os.fstat(descriptor)
+                if stat.S_ISREG(found.st_mode):
+                    unless_regular.pop_all()
+                    return descriptor, found
+            return None, None
 
     def open_cached(self, path: Segments) -> int | None:
         """As `open`, but never waits for the disk, and may give what is no regular file. None also where it
@@ -219,14 +226,10 @@ class Disk:
 
     def status(self, path: Segments) -> os.stat_result | None:
         """The status of the regular file at the path; None when there is none. Raises Unreadable."""
-        descriptor = self.open(path)
-        if descriptor is None:
-            return None
-        with translated():
-            try:
-                return os.fstat(descriptor)
-            finally:
-                os.close(descriptor)
+        descriptor, found = self.opened(path)
+        if descriptor is not None:
+            os.close(descriptor)
+        return found
 
     def device_of(self, status: os.stat_result) -> int:
         """Return the device that a file is on: 0 for that of the root, whose number a reboot may change."""
@@ -258,7 +261,8 @@ class Disk:
                     if error.errno not in folders.NOT_THERE:
                         raise
                     descriptor = None
-            yield None if descriptor is None else Folder(descriptor)
+                found = None if descriptor is None else Folder(descriptor)
+            yield found
 
     def folder_changed_ns(self, path: Segments) -> int | None:
         """When names in the folder came or went last; None when there is no folder that can be read."""

@@ -116,6 +116,28 @@ def test_a_read_that_fails_in_the_middle(
         assert list(listed(http, "")) == ["film.mp4"], "it is as good as before"
 
 
+@pytest.mark.parametrize("when", ["1+", "2+2", "1+2"])
+def test_status_that_fails_is_an_answer(
+    doomed: Server, injected: Injected, listed: Listed, when: str
+) -> None:
+    """A list then shows what the database knows, as for a folder that cannot be opened."""
+    folder = doomed.files / "a"
+    with doomed.client() as http:
+        http.put("/files/a/film.mp4", content=OLD).raise_for_status()
+        for path in (folder, folder / "film.mp4"):
+            (folder / f"new-{path.name}").touch()  # so that the folder is looked into
+            fault = f"fstat,newfstatat:error=EIO:when={when}"
+            with injected(doomed.process.pid, fault, paths=(path,)) as trace:
+                for method in ("GET", "HEAD"):
+                    assert http.request(method, "/files/a/film.mp4").status_code in (200, 503)
+                for query in ("folder=a", "recursive=true"):
+                    answer = http.get(f"/files?{query}")
+                    assert "a/film.mp4" in [item["path"] for item in answer.json()["items"]]
+            assert "EIO" in trace.read_text()
+        assert listed(http, "a")["film.mp4"]
+    assert "Traceback" not in doomed.log()
+
+
 def test_a_file_that_cannot_be_opened(doomed: Server, injected: Injected, listed: Listed) -> None:
     with doomed.client() as http:
         http.put("/files/a/film.mp4", content=OLD).raise_for_status()

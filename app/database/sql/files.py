@@ -145,11 +145,10 @@ class FilesystemBackend:
             path = path_at(address)
         else:
             raise NotFound(_NO_FILE)
-        descriptor = self._disk.open(path)
+        descriptor, status = self._disk.opened(path)
         if row is None and descriptor is None and not self._is_spelled_otherwise(path):
             raise NotFound(_NO_FILE)
-        if row is not None and descriptor is not None:
-            status = os.fstat(descriptor)
+        if row is not None and descriptor is not None and status is not None:
             like = self._likeness(row, status)
             if like is Likeness.SAME:
                 self._remembered.note(address, row, status, looked_ns)
@@ -192,10 +191,10 @@ class FilesystemBackend:
             with suppress(PathConflict):  # another has its name or a part of it, so that it is not taken in
                 row = settling.settle(key) if key is not None else None
             settling.commit()
-            descriptor = self._disk.open(path_of(row)) if row is not None else None
-        if row is None or descriptor is None:
+            descriptor, status = self._disk.opened(path_of(row)) if row is not None else (None, None)
+        if row is None or descriptor is None or status is None:
             raise NotFound(_NO_FILE)
-        if signature_of(row) != Signature.of(os.fstat(descriptor)):
+        if signature_of(row) != Signature.of(status):
             os.close(descriptor)
             raise Unfinished("The file is being written; try again when that is done.")
         return DiskReader(info_of(row), descriptor, self._chunk_size)

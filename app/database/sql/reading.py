@@ -29,10 +29,16 @@ class DiskReader:
     def close(self) -> None:
         os.close(self._descriptor)
 
+    def _has_name(self) -> bool:
+        try:
+            return os.fstat(self._descriptor).st_nlink > 0
+        except OSError:
+            return False
+
     def close_nowait(self) -> bool:
         # The last to close a big file that was deleted waits until its blocks are freed. (If it is deleted
         # between these two calls, this one waits, for once.)
-        if not self._is_near or os.fstat(self._descriptor).st_nlink == 0:
+        if not self._is_near or not self._has_name():
             return False
         os.close(self._descriptor)
         return True

@@ -65,6 +65,13 @@ def proof_of(status: os.stat_result) -> Proof:
     )
 
 
+def _proves(descriptor: int, proof: Proof) -> bool:
+    try:
+        return proof_of(os.fstat(descriptor)) == proof
+    except OSError:  # which another open will meet too, and say
+        return False
+
+
 class Remembered:
     """The rows that were used last. Used by many threads at once."""
 
@@ -97,7 +104,7 @@ class Remembered:
         descriptor = self._disk.open_cached(known.path)
         if descriptor is None:
             return None
-        if proof_of(os.fstat(descriptor)) != known.proof:
+        if not _proves(descriptor, known.proof):
             os.close(descriptor)
             return None
         return DiskReader(known.info, descriptor, self._chunk_size, is_near=True)
