@@ -48,19 +48,23 @@ class Disk:
             folders.make_root(os.path.abspath(root))
             # The root itself may be a symbolic link: whoever runs this program chose it.
             descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._device = os.fstat(descriptor).st_dev
             with folders.entered(Root(descriptor), _STAGING, create=True) as staging:
                 self._staging = os.dup(staging)
             with folders.entered(Root(descriptor), (RESERVED,)) as ours:
                 self._ours = os.dup(ours)
             make_private(self._ours)
-            self._root = Root(descriptor, folders.identity(os.fstat(self._ours)))
+            self._begin(descriptor, folders.identity(os.fstat(self._ours)))
             self._check_writable()
         self._reserve = Reserve(self._ours)
         self._intents = Intents(self._ours)
+        self._proven_until = 0.0
+
+    def _begin(self, descriptor: int, ours: folders.Identity | None) -> None:
+        """Take the open root; `ours` is the reserved folder in it. All that looking needs is set here."""
+        self._root = Root(descriptor, ours)
+        self._device = os.fstat(descriptor).st_dev
         # It opens what `open` opened before, which is how that is known not to lie in the reserved folder.
         self._cached = CachedOpener(descriptor)
-        self._proven_until = 0.0
 
     def _check_writable(self) -> None:
         with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes

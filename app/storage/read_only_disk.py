@@ -6,10 +6,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from app.storage.cached import CachedOpener
 from app.storage.disk import Disk, check_encoding, lock
 from app.storage.errors import ReadOnly, Unreadable
-from app.storage.folders import Root, Segments, identity, translated
+from app.storage.folders import Identity, Segments, identity, translated
 from app.storage.staging import StagedFile
 from app.storage.types import RESERVED
 
@@ -27,10 +26,9 @@ class ReadOnlyDisk(Disk):
         check_encoding()
         with translated():
             descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._root = Root(descriptor, _reserved(descriptor))
+            self._begin(descriptor, _reserved(descriptor))
             self._place = place_of(os.fstat(descriptor))
         self._marked = marked
-        self._cached = CachedOpener(descriptor)
 
     def check_writable(self) -> None:
         """Nothing has to be written."""
@@ -95,8 +93,11 @@ class ReadOnlyDisk(Disk):
     def moved(self, source: Segments, target: Segments) -> NoReturn:
         raise ReadOnly
 
+    def respelled(self, path: Segments, name: str) -> NoReturn:
+        raise ReadOnly
 
-def _reserved(root: int) -> tuple[int, int] | None:
+
+def _reserved(root: int) -> Identity | None:
     """The identity of the reserved folder, by which another spelling of its name is known."""
     try:
         return identity(os.stat(RESERVED, dir_fd=root, follow_symlinks=False))
