@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import cache, partial
 from importlib.metadata import version
+from socket import gethostname
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,7 +32,7 @@ from app.observing.backend import observed
 from app.observing.metrics import Metrics
 from app.observing.requests import Requests
 from app.resources.access import AccessMiddleware
-from app.resources.admission import Admission, AdmissionMiddleware
+from app.resources.admission import Admission, AdmissionMiddleware, names_of_machine
 from app.resources.cors import CORSMiddleware
 from app.resources.deps import People, Services
 from app.resources.docs import Application
@@ -104,7 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     admission = Admission.of(
         everybody=settings.access != "loopback",
         base_url=settings.base_url,
-        hosts=settings.allowed_hosts,
+        hosts=(*settings.allowed_hosts, *names_of_machine(gethostname())),
         origins=settings.cors_origins,
     )
     app.add_middleware(AdmissionMiddleware, admission=admission)

@@ -217,8 +217,8 @@ class Settings(BaseSettings):
     allowed_hosts: Hosts = Field((), description="Further Host names to answer to, `*.example.org` too.")
     trusted_proxies: Networks = Field(
         ("127.0.0.1", "::1"),
-        description="Addresses and networks of proxies: only from there X-Forwarded-For and "
-        "X-Forwarded-Proto are believed.",
+        description="Addresses and networks of proxies: only from there X-Forwarded-For, "
+        "X-Forwarded-Proto and Forwarded are believed.",
     )
     cors_origins: Origins = Field((), description="Origins of other sites whose pages may use this server.")
     storage: Literal["filesystem", "gridfs"] = Field("filesystem", description="Where the bytes are.")

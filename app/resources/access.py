@@ -29,6 +29,9 @@ from app.storage.types import SHARED, Key, clean_folder
 ASSETS = "/assets/"
 """What pages for everybody are made of; never uploads."""
 
+_FALSE = ("0", "f", "false", "n", "no", "off")
+"""What a flag of a query may be instead of true, as the routes read it."""
+
 MAX_CREDENTIALS = 8192
 """Characters of an Authorization."""
 
@@ -136,7 +139,7 @@ async def _linked(callers: Callers, path: str, query: QueryParams) -> Caller:
     try:
         if path in ("/playlist.m3u", "/playlist.xspf"):
             folder = clean_folder(query.get("folder", ""))
-            recursive = query.get("recursive", "false") != "false"
+            recursive = query.get("recursive", "false").lower() not in _FALSE
             return await callers.by_link(query["link"], Kind.PLAYLIST, folder, recursive=recursive)
         if path.startswith("/files/"):
             return await callers.by_link(query["link"], Kind.FILE, Key.at(SHARED, path[7:]).path)

@@ -114,6 +114,16 @@ class Admission:
         return origin.lower() in self.origins or "*" in self.origins
 
 
+def names_of_machine(name: str) -> tuple[str, ...]:
+    """Return the Host names that a machine of this name has: as it is, its first label, and that in mDNS.
+
+    Other sites cannot have their own names resolve to them (RFC 6762 3), so none is a way in for rebinding.
+    """
+    label = name.lower().partition(".")[0]
+    names = dict.fromkeys((name.lower(), label, f"{label}.local"))
+    return tuple(one for one in names if label and hostname(one))
+
+
 def is_from_our_page(headers: Headers, base_url: str | None = None) -> bool:
     """Whether a request comes from a page of ours, or from no page at all, as far as browsers declare it
     (Fetch: Sec-Fetch-Site, Origin). If they declare it to be of the same origin, it is: a proxy may have

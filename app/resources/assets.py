@@ -19,6 +19,13 @@ class Assets:
         self.router.add_api_route(f"{self.path}/{{name}}", self._asset, methods=["GET", "HEAD"])
         self._files = StaticFiles(directory=folder, check_dir=False)
 
+    async def unreleased(self, request: Request, name: str) -> Response:
+        """One of the files at an address that does not hold the release."""
+        response = await self._files.get_response(name, request.scope)
+        response.headers["cache-control"] = "public, max-age=86400"
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
     async def _asset(self, request: Request, name: str) -> Response:
         response = await self._files.get_response(name, request.scope)
         response.headers["cache-control"] = "public, max-age=31536000, immutable"

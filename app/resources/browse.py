@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from app.resources.deps import LibraryDep, ServicesDep
 from app.resources.listing import Order, Words, ordered
-from app.resources.pages import PageRoute, kind_of, page
+from app.resources.pages import ASSETS, PageRoute, kind_of, page
 from app.storage import cursors
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName, NotFound
@@ -17,6 +17,13 @@ from app.streaming.disposition import is_inline
 PAGE_SIZE = 100
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+
+@router.head("/favicon.ico")
+@router.get("/favicon.ico")
+async def favicon(request: Request) -> Response:
+    """The icon for what is no page of ours, such as a film in a tab of its own."""
+    return await ASSETS.unreleased(request, "favicon.ico")
 
 
 @router.head("/")

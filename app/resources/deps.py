@@ -5,6 +5,8 @@ from typing import Annotated
 from urllib.parse import quote, unquote_to_bytes
 
 from fastapi import Depends, Request, Response
+from fastapi.dependencies.models import Dependant
+from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -50,6 +52,15 @@ class People:
     session_lasts_s: int
 
 
+def _flag(value: object) -> object:
+    """A flag that is there without a value is set: `?download`, `?download=`."""
+    return True if value == "" else value
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+"""A query parameter that is true or false."""
+
+
 async def services(request: HTTPConnection) -> Services:
     """The services of this program."""
     found = request.state.services
@@ -69,12 +80,11 @@ async def library(request: HTTPConnection) -> str:
 
 def library_of(scope: Scope) -> str:
     """The library that a request works in. The names in its URL are valid UTF-8, else InvalidName: the
-    server and the framework both replace what is not, and would turn two names into one."""
-    for raw in (scope["raw_path"], scope["query_string"]):
-        try:
-            (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
-        except UnicodeDecodeError:
-            raise InvalidName("A URL must be valid UTF-8 when its escapes are decoded.") from None
+    server and the framework both replace what is not, and would turn two names into one. A parameter of the
+    query that its route does not use may hold anything."""
+    query = scope["query_string"]
+    if not _is_utf8(scope["raw_path"]) or (query and not _is_utf8(query) and not _is_usable(scope, query)):
+        raise InvalidName("A URL must be valid UTF-8 when its escapes are decoded.")
     people = scope["state"]["services"].people
     if people is None:
         return SHARED
@@ -82,6 +92,29 @@ def library_of(scope: Scope) -> str:
     if not isinstance(caller, Caller):
         raise NotSignedIn("This takes an account.")
     return caller.account.library
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        (unquote_to_bytes(raw) if b"%" in raw else raw).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_usable(scope: Scope, query: bytes) -> bool:
+    """Whether all parameters that the route of a request uses are valid UTF-8."""
+    used = _parameters(scope["route"].dependant)
+    pairs = (pair.partition(b"=") for pair in query.replace(b"+", b" ").split(b"&"))
+    return all(
+        _is_utf8(value) for name, _, value in pairs if unquote_to_bytes(name).decode(errors="replace") in used
+    )
+
+
+def _parameters(dependant: Dependant) -> frozenset[str]:
+    """The names of the query parameters of a route."""
+    inner = (_parameters(one) for one in dependant.dependencies)
+    return frozenset(field.alias for field in dependant.query_params).union(*inner)
 
 
 async def people(services: "ServicesDep") -> People:

@@ -25,7 +25,7 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 
-FOR_EVERYBODY = ("/login", "/sign-up", "/health", "/health/live", "/health/ready", "/metrics")
+FOR_EVERYBODY = ("/favicon.ico", "/login", "/sign-up", "/health", "/health/live", "/health/ready", "/metrics")
 
 SCHEMES = {
     "password": {"type": "http", "scheme": "basic", "description": "Email address and password."},

@@ -26,7 +26,7 @@ from app.storage.errors import AlreadyExists, NotFound, VersionMismatch
 from app.storage.types import Expect, Expectation, FileInfo, Key
 from app.streaming.conditions import expectation
 from app.streaming.plan import repr_digest
-from app.uploads.digests import declared_sha256
+from app.uploads.digests import declared_digests
 from app.uploads.errors import IncompleteBody, UnsupportedForm
 from app.uploads.form import FormReader, boundary_of
 from app.uploads.progress import MAX_SID_LENGTH
@@ -130,14 +130,19 @@ async def put_file(
     early = not is_write_only(caller)
     current = await _current(services, key) if early else None
     expect = expectation("PUT", request.scope["headers"], current)
-    digests = [*request.headers.getlist("content-digest"), *request.headers.getlist("repr-digest")]
+    fields = request.headers
+    declared = declared_digests(
+        [*fields.getlist("content-digest"), *fields.getlist("repr-digest")],
+        fields.getlist("digest"),
+        fields.getlist("content-md5"),
+    )
     try:
         async with _room(services, caller, replacing=current) as room:
             committed = await services.uploads.receive_raw(
                 key,
                 request.stream(),
                 length=length_of(request),
-                sha256=declared_sha256(digests),
+                declared=declared,
                 content_type=content_type,
                 expect=expect,
                 sid=sid,

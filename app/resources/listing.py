@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import Depends, Query
 
 from app.library.mediatypes import canonical
-from app.resources.deps import LibraryDep
+from app.resources.deps import Flag, LibraryDep
 from app.storage.types import Listing, Sort, clean_folder
 
 Order = Annotated[
@@ -30,7 +30,7 @@ def ordered(sort: str) -> tuple[Sort, bool]:
 async def listing(
     library: LibraryDep,
     folder: Annotated[str, Query(description="The top if absent.")] = "",
-    recursive: Annotated[bool, Query(description="Also all that is in the folders inside.")] = False,
+    recursive: Annotated[Flag, Query(description="Also all that is in the folders inside.")] = False,
     q: Words = "",
     type: Annotated[
         str, Query(pattern=_TYPE, description="Media type: `video/mp4`, or `video` for all videos.")

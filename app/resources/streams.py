@@ -1,6 +1,7 @@
 """Stored files, whole or in ranges, at nearly the cost of a route that FastAPI does not know."""
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.dependencies.utils import request_params_to_args
@@ -12,10 +13,11 @@ from starlette.requests import Request
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.resources.deps import LibraryDep, Services, library_of
+from app.resources.deps import Flag, LibraryDep, Services, library_of
 from app.resources.errors import EXPECTED, explained
 from app.resources.problems import problems
-from app.storage.types import Address, FileId, Key
+from app.storage.errors import NotFound, StorageError
+from app.storage.types import Address, FileId, Key, Listing, clean_folder
 from app.streaming.response import StoredFileResponse
 
 _BYTES: dict[str, Any] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
@@ -26,13 +28,16 @@ _MEDIA: dict[int | str, dict[str, Any]] = {
     **problems(400, 404, 412, 416, 422, 503),
 }
 
+_QUERY = "%!$&'()*+,;=:@~/?-._"
+"""What may stand in a query beside letters and digits (RFC 3986 3.4)."""
+
 _STREAM: dict[str, Any] = {"response_model": None, "response_class": Response, "responses": _MEDIA}
 
 # The response reads the Range header itself; as a parameter it has its place in the console.
 RangeHeader = Annotated[
     str | None, Header(alias="Range", description="Such as `bytes=0-1023`.", examples=["bytes=0-1023"])
 ]
-Download = Annotated[bool, Query(description="Answer as an attachment, for saving rather than playing.")]
+Download = Annotated[Flag, Query(description="Answer as an attachment, for saving rather than playing.")]
 
 
 class StreamRoute(APIRoute):
@@ -100,9 +105,35 @@ class StreamMiddleware:
         try:
             scope.update(found)  # as a router does: who stands around all this learns the route
             await route.handle(scope, receive, send)
+        except NotFound as error:
+            response = await _folder_of(scope) or await explained(Request(scope, receive), error)
+            await response(scope, receive, send)
         except EXPECTED as error:
             response = await explained(Request(scope, receive), error)
             await response(scope, receive, send)
+
+
+async def _folder_of(scope: Scope) -> Response | None:
+    """A redirect to the page of the folder that a path names without its slash; None if there is no such
+    folder."""
+    path = scope["path_params"].get("path")
+    if path is None or scope["method"] not in ("GET", "HEAD"):
+        return None
+    services: Services = scope["state"]["services"]
+    try:
+        listing = Listing(library_of(scope), clean_folder(path))
+        page = await services.storage.page(listing, cursor=None, limit=1)
+    except StorageError:
+        return None
+    if not page.items and not page.folders:
+        return None
+    # Relative, so that it leads there through any proxy. `./`, or a colon would make a scheme of what is
+    # before it.
+    name = quote(scope["raw_path"].rpartition(b"/")[2], safe="%!$&'()*+,;=:@~")
+    query = scope["query_string"].decode("latin-1")
+    location = f"./{name}/" + (f"?{quote(query, safe=_QUERY)}" if query else "")
+    # A file may take the folder's place, so no cache keeps it.
+    return Response(status_code=308, headers={"location": location, "cache-control": "no-store"})
 
 
 # Before the others: routes are tried in this order, and nearly all that players ask for is this one.

@@ -7,6 +7,7 @@ import sys
 import termios
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache, partial
@@ -25,6 +26,7 @@ from app.server.body import LONG, BodyReader, length_of
 from app.server.deadlines import Limits, State, Waiting, Watch, waiting_for
 from app.server.exchange import Edge, Exchange, reset
 from app.server.expected import missing
+from app.server.forwarded import ProxyHeadersMiddleware
 from app.server.identity import identity
 from app.server.peers import CLIENT, SERVER, is_unix
 from app.server.refusal import log_malformed, refusal
@@ -52,6 +54,7 @@ class Config(uvicorn.Config):
         sendfile: bool,
         log_requests: bool,
         name_requests: bool,
+        trusted_proxies: Sequence[str] = (),
         **options: Any,
     ) -> None:
         changed = missing()
@@ -67,12 +70,19 @@ class Config(uvicorn.Config):
             http="auto" if changed else HttpProtocol,
             timeout_keep_alive=ceil(limits.idle),
             access_log=log_requests and bool(changed),  # ours knows more: see Exchange
+            proxy_headers=False,  # ours knows Forwarded, too
             **options,
         )
         self.limits = limits
         self.log_requests = log_requests
         self.name_requests = name_requests
         self.sendfile = sendfile and IS_POSSIBLE
+        self.trusted_proxies = trusted_proxies
+
+    def load(self) -> None:
+        """Load the program, behind the fields of proxies."""
+        super().load()
+        self.loaded_app = ProxyHeadersMiddleware(self.loaded_app, self.trusted_proxies)
 
 
 class HttpProtocol(HttpToolsProtocol):

@@ -160,7 +160,6 @@ def _config(settings: Settings, **options: Any) -> Config:
         "ws_ping_timeout": settings.heartbeat,
         "ws_per_message_deflate": False,  # tens of KiB for each connection
         "server_header": False,
-        "forwarded_allow_ips": [*settings.trusted_proxies],
         "log_config": logs.config(settings.log_format),
         "backlog": BACKLOG,
         # Without a limit one stalled client keeps the process from ending.
@@ -179,5 +178,6 @@ def _config(settings: Settings, **options: Any) -> Config:
         sendfile=settings.sendfile,
         log_requests=settings.access_log,
         name_requests=settings.log_format == "json",
+        trusted_proxies=settings.trusted_proxies,
         **(usual | options),
     )

@@ -1,6 +1,6 @@
 """The storage as the program sees it: two asynchronous Protocols and what they promise."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -48,6 +48,9 @@ class Staged(Protocol):
     def sha256(self) -> str:
         """The SHA-256 of the bytes flushed, in hexadecimal."""
 
+    def digest(self, algorithm: str) -> bytes:
+        """The hash of the bytes flushed: SHA-256, or one of those that the stage was asked for."""
+
     @property
     def is_utf8(self) -> bool:
         """As `FileInfo.is_utf8`, of the bytes flushed."""
@@ -74,9 +77,12 @@ class Storage(Protocol):
         """Raise now what a commit with this expectation would raise now. It promises nothing of later:
         only the commit decides. For refusing an upload before its bytes arrive."""
 
-    def stage(self, *, size: int | None = None) -> AbstractAsyncContextManager[Staged]:
+    def stage(
+        self, *, size: int | None = None, algorithms: Collection[str] = ()
+    ) -> AbstractAsyncContextManager[Staged]:
         """Room for bytes on their way in. `size` is how many will come, if known: OutOfSpace at once when
-        they cannot fit. Left without a commit, for any reason, nothing of them remains."""
+        they cannot fit. `algorithms` are those of hashlib whose hashes are wanted, beside SHA-256. Left
+        without a commit, for any reason, nothing of them remains."""
 
     async def commit(
         self,

@@ -2,6 +2,7 @@
 
 import codecs
 import hashlib
+from collections.abc import Collection
 
 _STEP = 64 << 10
 """Bytes that are decoded at once: their characters take up to four times as much memory."""
@@ -12,21 +13,27 @@ _decoder = codecs.getincrementaldecoder("utf-8")
 class Fingerprint:
     """What is known of bytes that were read or written once. Used by one thread at a time."""
 
-    def __init__(self) -> None:
-        self._sha256 = hashlib.sha256()
+    def __init__(self, algorithms: Collection[str] = ()) -> None:
+        """`algorithms` are those of hashlib that are computed besides."""
+        self._hashes = {name: hashlib.new(name, usedforsecurity=False) for name in {"sha256", *algorithms}}
         self._text: codecs.IncrementalDecoder | None = _decoder()
         """None once the bytes have turned out to be no text, which most files do within their first bytes."""
 
     def update(self, data: bytes) -> None:
         """Take the next bytes."""
-        self._sha256.update(data)
+        for found in self._hashes.values():
+            found.update(data)
         if self._text is not None and not self._is_text(self._text, data):
             self._text = None
 
     @property
     def sha256(self) -> str:
         """The SHA-256 of the bytes so far, in hexadecimal."""
-        return self._sha256.hexdigest()
+        return self._hashes["sha256"].hexdigest()
+
+    def digest(self, algorithm: str) -> bytes:
+        """The hash of the bytes so far by SHA-256, or by one of the algorithms that were asked for."""
+        return self._hashes[algorithm].digest()
 
     @property
     def is_utf8(self) -> bool:

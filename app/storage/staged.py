@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Collection
 
 from app.storage.backend import Writer
 from app.storage.fingerprint import Fingerprint
@@ -23,10 +24,10 @@ AHEAD = 2
 class ThreadedStaged:
     """A writer, the batch that is being collected for it, and those that are under way."""
 
-    def __init__(self, writer: Writer, pool: Pool) -> None:
+    def __init__(self, writer: Writer, pool: Pool, algorithms: Collection[str] = ()) -> None:
         self.writer = writer
         self._series = pool.series()
-        self._fingerprint = Fingerprint()
+        self._fingerprint = Fingerprint(algorithms)
         self._size = 0
         self._batch: list[bytes] = []  # the pieces as they came
         self._collected = 0
@@ -39,6 +40,9 @@ class ThreadedStaged:
     @property
     def sha256(self) -> str:
         return self._fingerprint.sha256
+
+    def digest(self, algorithm: str) -> bytes:
+        return self._fingerprint.digest(algorithm)
 
     @property
     def is_utf8(self) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -117,7 +117,9 @@ class ThreadedStorage:
         await self._changes.run(self._backend.check, key, expect)
 
     @asynccontextmanager
-    async def stage(self, *, size: int | None = None) -> AsyncIterator[ThreadedStaged]:
+    async def stage(
+        self, *, size: int | None = None, algorithms: Collection[str] = ()
+    ) -> AsyncIterator[ThreadedStaged]:
         self.check_changeable()
         staging = self._changes.start(self._backend.stage, size)
         try:
@@ -126,7 +128,7 @@ class ThreadedStorage:
             if staging.exception() is None:
                 await self._changes.run(staging.result().discard)
             raise
-        staged = ThreadedStaged(writer, self._changes)
+        staged = ThreadedStaged(writer, self._changes, algorithms)
         try:
             yield staged
         finally:

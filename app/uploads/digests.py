@@ -1,8 +1,9 @@
-"""The digests that a client declares for what it sends (RFC 9530): dictionaries of RFC 9651."""
+"""The digests that a client declares for a body: RFC 9530's fields, and the older Digest and Content-MD5."""
 
 import base64
+import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from app.uploads.errors import BadDigest
 
@@ -21,27 +22,75 @@ _PARAMETERS = rf"(?:;[ ]*{_KEY}(?:={_ITEM})?)*"
 _LIST = rf"\([ ]*(?:{_ITEM}{_PARAMETERS}(?:[ ]+|(?=\))))*\)"
 _MEMBER = re.compile(rf"({_KEY})(?:=({_ITEM}|{_LIST}))?{_PARAMETERS}", re.VERBOSE)
 _COMMA = re.compile(r"[ \t]*,[ \t]*")
-_SHA256 = re.compile(r":([A-Za-z0-9+/]{43})=?:")
+_BYTES = re.compile(r":([A-Za-z0-9+/]*={0,2}):")
+_BASE64 = re.compile(r"([A-Za-z0-9+/]*)(={0,2})")
 _MALFORMED = "A Content-Digest or Repr-Digest is a dictionary of digests, like sha-256=:…:."
 
+_ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
+"""The algorithms of RFC 9530 5 that may be relied on, and their names in hashlib."""
 
-def declared_sha256(values: Iterable[str]) -> bytes | None:
-    """The SHA-256 that the values of Content-Digest and Repr-Digest name (RFC 9530 2, 3); None without one.
+_OLD_ALGORITHMS = {"md5": "md5", "sha": "sha1", **_ALGORITHMS}
+"""The same of RFC 3230 4.1.1 and RFC 5843; others (UNIXsum, CRC32c …) are ignored."""
 
-    Other algorithms are ignored. Raises BadDigest.
+Digests = Mapping[str, bytes]
+"""Digests by the name that hashlib has for their algorithm."""
+
+
+def declared_digests(
+    structured: Iterable[str], digest: Iterable[str] = (), content_md5: Iterable[str] = ()
+) -> Digests:
+    """Return the digests that a request declares for its body, of the algorithms that are known here.
+
+    `structured` are the values of Content-Digest and Repr-Digest (RFC 9530 2, 3), `digest` those of Digest
+    (RFC 3230 4.3.2), `content_md5` those of Content-MD5 (RFC 1864). Raises BadDigest if one is malformed, or
+    two of one algorithm disagree.
     """
-    digests = {
-        _sha256(item) for value in values for key, item in _members(value.strip(" \t")) if key == "sha-256"
-    }
-    if len(digests) > 1:
-        raise BadDigest("The declared SHA-256 digests disagree.")
-    return digests.pop() if digests else None
+    found: dict[str, bytes] = {}
+    for value in structured:
+        for key, item in _members(value.strip(" \t")):
+            if key in _ALGORITHMS:
+                _declare(found, _ALGORITHMS[key], key.upper(), _structured(item))
+    for value in digest:
+        for element in value.split(","):
+            name, _, encoded = element.strip(" \t").partition("=")
+            if name.lower() in _OLD_ALGORITHMS:
+                _declare(found, _OLD_ALGORITHMS[name.lower()], name.upper(), encoded)
+    for value in content_md5:
+        _declare(found, "md5", "MD5", value.strip(" \t"))
+    return found
 
 
-def verify(declared: bytes | None, sha256_hex: str) -> None:
-    """Raise BadDigest when what was declared is not the digest of what came."""
-    if declared is not None and declared != bytes.fromhex(sha256_hex):
-        raise BadDigest("The bytes do not have the SHA-256 digest that was declared for them.")
+def verify(declared: Digests, actual: Callable[[str], bytes]) -> None:
+    """Raise BadDigest if a declared digest is not that of the bytes that came."""
+    for algorithm, digest in declared.items():
+        if actual(algorithm) != digest:
+            raise BadDigest(
+                f"The bytes do not have the {algorithm.upper()} digest that was declared for them."
+            )
+
+
+def _declare(found: dict[str, bytes], algorithm: str, name: str, encoded: str) -> None:
+    digest = _decoded(encoded)
+    size = hashlib.new(algorithm, usedforsecurity=False).digest_size
+    if digest is None or len(digest) != size:
+        raise BadDigest(f"A declared {name} digest is not {size} bytes in base64.")
+    if found.setdefault(algorithm, digest) != digest:
+        raise BadDigest(f"The declared {name} digests disagree.")
+
+
+def _structured(item: str | None) -> str:
+    """What is between the colons of a byte sequence (RFC 9651 3.3.5); of anything else, no base64."""
+    match = _BYTES.fullmatch(item or "")
+    return match[1] if match is not None else ":"
+
+
+def _decoded(encoded: str) -> bytes | None:
+    """The bytes of base64, padded or not; None if it is malformed."""
+    match = _BASE64.fullmatch(encoded)
+    missing = -len(match[1]) % 4 if match is not None else 3
+    if match is None or missing == 3 or len(match[2]) not in (0, missing):
+        return None
+    return base64.b64decode(match[1] + "=" * missing)
 
 
 def _members(dictionary: str) -> Iterator[tuple[str, str | None]]:
@@ -58,11 +107,3 @@ def _members(dictionary: str) -> Iterator[tuple[str, str | None]]:
             if comma is None or comma.end() == len(dictionary):
                 raise BadDigest(_MALFORMED)
             position = comma.end()
-
-
-def _sha256(item: str | None) -> bytes:
-    """The digest in a byte sequence, padded or not (RFC 9651 4.2.7)."""
-    match = _SHA256.fullmatch(item or "")
-    if match is None:
-        raise BadDigest("A declared SHA-256 digest is not 32 bytes in base64 between colons.")
-    return base64.b64decode(f"{match[1]}=")

@@ -1,6 +1,6 @@
 """Takes uploads: bytes go straight from the request into staging, and are stored when all have come."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 
@@ -9,6 +9,7 @@ from app.library.service import Library
 from app.storage.contract import Staged, Storage
 from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, clean_folder
 from app.uploads import digests
+from app.uploads.digests import Digests
 from app.uploads.errors import BadForm, IncompleteBody, TooLarge
 from app.uploads.form import Field, FileData, FileStarted, FormReader
 from app.uploads.progress import Progress
@@ -79,14 +80,14 @@ class Uploads:
         body: AsyncIterator[bytes],
         *,
         length: int | None,
-        sha256: bytes | None,
+        declared: Digests,
         content_type: str | None,
         expect: Expectation,
         sid: str | None,
         room: Room | None = None,
         early: bool = True,
     ) -> Committed:
-        """Store the body at the key, and tell the sid of it. `length` and `sha256` are what the client
+        """Store the body at the key, and tell the sid of it. `length` and `declared` are what the client
         announced, if it did; `room` is what a quota leaves, if there is one. Hold `expect` against what is
         stored `early` too, or only when the whole body has arrived."""
         self._check_length(length, self._max_size)
@@ -99,8 +100,10 @@ class Uploads:
         async def read(data: bytes) -> bytes:
             return data
 
-        async with self._received(body, read, length=length, progress=progress, room=room) as staged:
-            digests.verify(sha256, staged.sha256)
+        async with self._received(
+            body, read, length=length, progress=progress, room=room, algorithms=declared
+        ) as staged:
+            digests.verify(declared, staged.digest)
             async with _turn(room, key, staged):
                 return await self._library.replace(key, staged, content_type=content_type, expect=expect)
 
@@ -113,10 +116,11 @@ class Uploads:
         length: int | None,
         progress: Progress,
         room: Room | None,
+        algorithms: Collection[str] = (),
     ) -> AsyncIterator[Staged]:
         """The whole file of a body, counted and hashed, to be stored inside. `read` gives the bytes of the
         file that a piece of the body holds."""
-        async with self._storage.stage(size=length) as staged:
+        async with self._storage.stage(size=length, algorithms=algorithms) as staged:
             size = 0
             async for data in body:
                 part = await read(data)

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from app.resources.admission import Admission, Refused
+from app.resources.admission import Admission, Refused, names_of_machine
 from tests.forking import completed
 from tests.sockets import HANDSHAKE, Socket
 from tests.support import NewLibrary, Server, addresses_outside, one_backend, running
@@ -84,6 +85,29 @@ def rules(
 def test_peers(method: str, peer: str | None, status: int | None) -> None:
     assert check(rules(), method, peer) == status
     assert check(rules(everybody=True), method, peer) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("nas", ("nas", "nas.local")),
+        ("NAS.lan", ("nas.lan", "nas", "nas.local")),
+        ("mac.local", ("mac.local", "mac")),
+        ("a.b.example.org", ("a.b.example.org", "a", "a.local")),
+        ("no host!", ()),
+        ("", ()),
+    ],
+)
+def test_names_of_this_machine(name: str, names: tuple[str, ...]) -> None:
+    assert names_of_machine(name) == names
+
+
+@one_backend
+def test_this_machine_is_answered_by_its_own_names(ask: Ask, problem: Problem) -> None:
+    label = gethostname().partition(".")[0]
+    for host in (gethostname(), label, f"{label}.local", f"{label.upper()}.LOCAL:8000"):
+        assert ask("GET", "/health", f"Host: {host}").status_code == 200
+    problem(ask("GET", "/health", f"Host: {label}.example"), 421)
 
 
 OURS = {
@@ -460,6 +484,27 @@ def test_preflight(shared: Server, ask: Ask, method: str) -> None:
     assert method in response.headers["access-control-allow-methods"]
     assert words(response.headers["access-control-allow-headers"]) >= {"content-type", "if-match", "range"}
     assert "access-control-allow-credentials" not in response.headers
+
+
+PRIVATE = ("Access-Control-Request-Method: GET", "Access-Control-Request-Private-Network: true")
+
+
+@one_backend
+def test_named_sites_and_no_others_may_ask_for_the_private_network(
+    tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem
+) -> None:
+    for number, sites in enumerate((APP, f"*,{APP}")):
+        with running(tmp_path / str(number), cors_origins=sites, **new_library()) as server:
+            named = ask("OPTIONS", "/files/film.mp4", f"Origin: {APP}", *PRIVATE, to=server)
+            assert named.status_code == 200
+            assert named.headers["access-control-allow-origin"] in (APP, "*")
+            assert named.headers["access-control-allow-private-network"] == "true"
+            evil = "Origin: https://evil.example"
+            other = ask("OPTIONS", "/files/film.mp4", evil, *PRIVATE, to=server)
+            problem(other, 400)
+            unasked = ask("OPTIONS", "/files/film.mp4", f"Origin: {APP}", PRIVATE[0], to=server)
+            for answer in (other, unasked):
+                assert "access-control-allow-private-network" not in answer.headers
 
 
 @one_backend

@@ -358,7 +358,7 @@ def test_a_missing_file(ask: Ask, problem: Problem, folder: str, route: Callable
 
 
 def test_a_folder_is_no_file(ask: Ask, problem: Problem, film: File) -> None:
-    problem(ask("GET", f"/files/{film['folder']}"), 404)
+    problem(ask("GET", f"/file/stream?filename={film['folder']}"), 404)
     problem(ask("GET", f"/files/{film['path']}/below"), 404)
 
 
@@ -411,6 +411,31 @@ def test_download(ask: Ask, film: File, route: Callable[..., str], value: str, d
         response = ask("GET", route(film, download=value), *headers)
         assert response.headers["content-disposition"] == f'{disposition}; filename="film.mp4"'
         assert response.headers["content-type"] == "video/mp4"
+
+
+@one_backend
+def test_a_flag_without_a_value_is_set(ask: Ask, film: File) -> None:
+    saved = 'attachment; filename="film.mp4"'
+    for path in (by_path(film), by_id(film), by_name(film)):
+        for flag in ("download", "download=", "&download&", "download=true"):
+            answer = ask("GET", f"{path}{'&' if '?' in path else '?'}{flag}")
+            assert answer.headers["content-disposition"] == saved
+    for flag in ("recursive", "recursive="):
+        found = ask("GET", f"/files?limit=1000&{flag}").json()["items"]
+        assert film["path"] in [item["path"] for item in found]
+
+
+@one_backend
+@pytest.mark.parametrize(
+    "query", ["x=%ff", "%ff=%ff", "x=%00", "folder=%ff", "&&=&x", "x=%zz&path=%ff", "link=%ff"]
+)
+def test_a_parameter_that_is_not_used_may_hold_anything(ask: Ask, film: File, query: str) -> None:
+    assert ask("GET", f"/files/{film['path']}?{query}").status_code == 200
+    assert ask("GET", f"/stream/{film['id']}?{query}").status_code == 200
+    if "folder" not in query:
+        for path in ("/files", "/playlist.m3u", "/", by_name(film)):
+            joined = f"{path}{'&' if '?' in path else '?'}{query}"
+            assert ask("GET", joined).status_code == 200, joined
 
 
 TYPES = [

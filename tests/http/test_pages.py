@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.http.crowd import filled
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, one_backend, running
 
 Ask = Callable[..., httpx.Response]
 Problem = Callable[[httpx.Response, int], str]
@@ -169,6 +169,15 @@ def link(row: Element) -> str:
 
 
 # Names
+
+
+@one_backend
+def test_the_icon_is_where_browsers_look_for_it(ask: Callable[..., httpx.Response]) -> None:
+    answer = ask("GET", "/favicon.ico")
+    assert (answer.status_code, answer.content[:4]) == (200, b"\0\0\1\0")
+    assert answer.headers["content-type"] in ("image/x-icon", "image/vnd.microsoft.icon")
+    assert "max-age" in answer.headers["cache-control"]
+    assert ask("HEAD", "/favicon.ico").headers["content-length"] == str(len(answer.content))
 
 
 def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(

@@ -231,6 +231,38 @@ def test_digests(
     assert http.get(f"/files/{folder}/old.mp4").content == b"old"
 
 
+def in_base64(algorithm: str, data: bytes = DATA) -> str:
+    return base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
+
+
+@pytest.mark.parametrize(
+    ("field", "right", "wrong"),
+    [
+        ("Content-MD5", in_base64("md5"), in_base64("md5", b"other")),
+        ("Digest", f"SHA-256={in_base64('sha256')}", f"SHA-256={in_base64('sha256', b'other')}"),
+        ("Digest", f"md5={in_base64('md5')},sha={in_base64('sha1')}", f"sha={in_base64('sha1', b'other')}"),
+        ("Digest", "UNIXsum=1", f"UNIXsum=1, sha-512={in_base64('sha512', b'other')}"),
+        ("Content-Digest", digest(DATA, "sha512"), digest(b"other", "sha512")),
+        ("Repr-Digest", digest(DATA, "sha512"), f"{digest(DATA)}, {digest(b'other', 'sha512')}"),
+        ("Repr-Digest", digest(DATA, "sha512"), "sha-512=:YQ==:"),
+    ],
+)
+@one_backend
+def test_other_digests(
+    http: httpx.Client,
+    folder: str,
+    problem: Problem,
+    unchanged: Unchanged,
+    field: str,
+    right: str,
+    wrong: str,
+) -> None:
+    path = f"/files/{folder}/film.mp4"
+    with unchanged():
+        problem(http.put(path, content=DATA, headers={field: wrong}), 400)
+    check_file(http.put(path, content=DATA, headers={field: right}), folder, "film.mp4", DATA, http)
+
+
 def test_two_digests_that_disagree(
     http: httpx.Client, folder: str, problem: Problem, unchanged: Unchanged
 ) -> None:

@@ -222,12 +222,17 @@ def test_forwarded_headers_are_believed_from_the_named_addresses_only(
 ) -> None:
     (outside, *_) = addresses_outside() or ["127.0.0.2"]
     settings = {} if trusted is None else {"trusted_proxies": trusted.format(elsewhere=outside)}
-    said = {"x-forwarded-for": "198.51.100.7", "x-forwarded-proto": "https"}
+    said = [
+        {"x-forwarded-for": "198.51.100.7", "x-forwarded-proto": "https, http"},
+        {"forwarded": 'for="198.51.100.7:4711";proto=https'},
+    ]
     with running(tmp_path, access="open", host="0.0.0.0", **settings) as server:
         for address, believed in (("127.0.0.1", here), (outside, elsewhere)):
-            url = f"http://{address}:{server.port}/files/from-{address}"
-            up = httpx.put(url, content=b"film", headers=said, trust_env=False)
-            assert up.json()["url"] == (url.replace("http:", "https:") if believed else url)
-            until(lambda name=f"from-{address}": name in server.log(), "it is logged")
-            (line,) = [line for line in server.log().splitlines() if f"from-{address}" in line]
-            assert ("198.51.100.7" in line) == believed
+            for number, headers in enumerate(said):
+                name = f"from-{address}-{number}"
+                url = f"http://{address}:{server.port}/files/{name}"
+                up = httpx.put(url, content=b"film", headers=headers, trust_env=False)
+                assert up.json()["url"] == (url.replace("http:", "https:") if believed else url)
+                until(lambda name=name: name in server.log(), "it is logged")
+                (line,) = [line for line in server.log().splitlines() if name in line]
+                assert ("198.51.100.7" in line) == believed

@@ -1,4 +1,4 @@
-"""Declared digests (RFC 9530)."""
+"""Declared digests (RFC 9530), and those of older fields (RFC 3230, RFC 1864)."""
 
 import base64
 import contextlib
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.uploads.digests import declared_sha256, verify
+from app.uploads.digests import declared_digests, verify
 from app.uploads.errors import BadDigest
 
 ONE = hashlib.sha256(b"one")
@@ -32,7 +32,7 @@ TWO_MEMBER = member(TWO.digest())
         [ONE_MEMBER, ONE_MEMBER],
         ["", ONE_MEMBER],
         [f"{ONE_MEMBER}, {ONE_MEMBER}"],
-        [f"sha-512=:YQ==:,{ONE_MEMBER} ,\tmd5=:YQ==:"],
+        [f"sha-384=:YQ==:,{ONE_MEMBER} ,\tmd5=:YQ==:"],
         [ONE_MEMBER.replace("=:", ":").replace("sha-256:", "sha-256=:")],  # without padding
         [f"{ONE_MEMBER};a;b=1; c=tok/en:x;d=:YQ==:"],
         # Members that no digest has, but that a dictionary may.
@@ -41,14 +41,14 @@ TWO_MEMBER = member(TWO.digest())
     ],
 )
 def test_the_sha256_is_found(values: list[str]) -> None:
-    assert declared_sha256(values) == ONE.digest()
+    assert declared_digests(values) == {"sha256": ONE.digest()}
 
 
 @pytest.mark.parametrize(
-    "values", [[], [""], [" "], ["sha-512=:YQ==:"], ["md5=:YQ==:", "sha=1"], ["sha-256x=?0"]]
+    "values", [[], [""], [" "], ["sha-384=:YQ==:"], ["md5=:YQ==:", "sha=1"], ["sha-256x=?0"]]
 )
 def test_no_sha256(values: list[str]) -> None:
-    assert declared_sha256(values) is None
+    assert declared_digests(values) == {}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,8 @@ def test_no_sha256(values: list[str]) -> None:
         [ONE_MEMBER, TWO_MEMBER],
         [f"{ONE_MEMBER}, {TWO_MEMBER}"],
         [ONE_MEMBER, "sha-256=:AAAA:"],
+        [ONE_MEMBER, "sha-512=:YQ==:"],
+        [f"{ONE_MEMBER}, {member(hashlib.sha512(b'').digest(), 'sha-512')[:-2]}"],
         ["sha-256"],
         ["sha-256="],
         ["sha-256=::"],
@@ -103,7 +105,7 @@ def test_no_sha256(values: list[str]) -> None:
 )
 def test_a_bad_digest(values: list[str]) -> None:
     with pytest.raises(BadDigest):
-        declared_sha256(values)
+        declared_digests(values)
 
 
 @settings(deadline=None)
@@ -112,14 +114,14 @@ def test_a_bad_digest(values: list[str]) -> None:
 )
 def test_anything_at_all(values: list[str]) -> None:
     with contextlib.suppress(BadDigest):
-        assert declared_sha256(values) in (None, ONE.digest())
+        assert declared_digests(values).get("sha256") in (None, ONE.digest())
 
 
 @settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32))
 def test_every_digest_comes_back(digest: bytes) -> None:
-    assert declared_sha256([member(digest)]) == digest
-    verify(digest, digest.hex())
+    assert declared_digests([member(digest)]) == {"sha256": digest}
+    verify({"sha256": digest}, {"sha256": digest}.__getitem__)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +142,69 @@ def test_every_digest_comes_back(digest: bytes) -> None:
 def test_a_refusal_takes_linear_time(value: str) -> None:
     began = time.process_time()
     with pytest.raises(BadDigest):
-        declared_sha256([value])
+        declared_digests([value])
     assert time.process_time() - began < 0.5
 
 
-def test_verify() -> None:
-    verify(None, ONE.hexdigest())
-    verify(ONE.digest(), ONE.hexdigest())
+def base64_of(algorithm: str, data: bytes = b"one") -> str:
+    return base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
+
+
+OLD = [
+    (f"SHA-256={base64_of('sha256')}", {"sha256"}),
+    (f"sha-256={base64_of('sha256')}", {"sha256"}),
+    (
+        f"MD5={base64_of('md5')}, SHA={base64_of('sha1')},SHA-512={base64_of('sha512')}",
+        {"md5", "sha1", "sha512"},
+    ),
+    (f"UNIXsum=30637, crc32c=x, md5={base64_of('md5')}", {"md5"}),
+    (f"md5={base64_of('md5').rstrip('=')}", {"md5"}),
+    ("id-sha-256=x", set()),
+    ("", set()),
+]
+
+
+@pytest.mark.parametrize(("value", "algorithms"), OLD)
+def test_digest_names_its_algorithms(value: str, algorithms: set[str]) -> None:
+    wanted = {name: hashlib.new(name, b"one").digest() for name in algorithms}
+    assert declared_digests([], [value]) == wanted
+    assert declared_digests([], [value, value]) == wanted
+
+
+def test_content_md5_is_a_digest() -> None:
+    assert declared_digests([], [], [f" {base64_of('md5')} "]) == {"md5": hashlib.md5(b"one").digest()}
+
+
+def test_the_fields_come_together() -> None:
+    sha512 = member(hashlib.sha512(b"one").digest(), "sha-512")
+    found = declared_digests([ONE_MEMBER, sha512], [f"sha={base64_of('sha1')}"], [base64_of("md5")])
+    assert set(found) == {"sha256", "sha512", "sha1", "md5"}
+    verify(found, lambda algorithm: hashlib.new(algorithm, b"one").digest())
+    for wrong in found:
+        with pytest.raises(BadDigest, match=wrong.upper()):
+            verify(
+                found,
+                lambda name, wrong=wrong: hashlib.new(name, b"two" if name == wrong else b"one").digest(),
+            )
+
+
+@pytest.mark.parametrize(
+    ("digest", "content_md5"),
+    [
+        (["md5"], []),
+        (["md5="], []),
+        (["md5=YQ=="], []),
+        ([f"md5={base64_of('sha1')}"], []),
+        ([f"SHA-256=:{base64_of('sha256')}:"], []),
+        ([f"SHA-256={ONE.hexdigest()}"], []),
+        ([f"md5={base64_of('md5')}", f"md5={base64_of('md5', b'two')}"], []),
+        ([f"md5={base64_of('md5')}"], [base64_of("md5", b"two")]),
+        ([], [""]),
+        ([], [base64_of("md5"), base64_of("md5", b"two")]),
+        ([], [hashlib.md5(b"one").hexdigest()]),
+        ([], [base64_of("md5")[:-1]]),
+    ],
+)
+def test_a_bad_old_digest(digest: list[str], content_md5: list[str]) -> None:
     with pytest.raises(BadDigest):
-        verify(TWO.digest(), ONE.hexdigest())
+        declared_digests([], digest, content_md5)

@@ -431,6 +431,10 @@ ROUTES_FOR_NOBODY = [
 ]
 
 
+def test_the_icon_is_for_everybody(private: Private) -> None:
+    assert private.ask("GET", "/favicon.ico").status_code == 200
+
+
 def test_nobody_gets_to_what_is_for_everybody_and_nothing_else(
     private: Private, raw: Any, problem: Any
 ) -> None:
