@@ -332,6 +332,15 @@ def test_what_cannot_be_taken_in_is_named(library: Library, tmp_path: Path) -> N
     assert (bad / "film.mp4").exists()
 
 
+def test_scan_counts_no_files_beneath_folders_without_a_legal_name(library: Library) -> None:
+    """Each folder is entered from the top, so that thousands of nested ones took quadratic time."""
+    deep = library.root.joinpath(*["nested"] * 33)
+    drop(deep / "film.mkv")
+    drop(library.root / "nested" / "back\\slash" / "film.mkv")
+    drop(library.root / "nested" / "film.mkv")
+    assert library.backend.to_scan() == 1
+
+
 def test_a_name_in_another_normalisation_is_served_and_kept(library: Library) -> None:
     """As files that were made on a Mac have."""
     folder = unicodedata.normalize("NFD", "séries")

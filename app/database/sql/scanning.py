@@ -18,7 +18,7 @@ from app.database.sql.settling import Settling
 from app.storage.disk import Disk
 from app.storage.entries import Folder
 from app.storage.errors import InvalidName, Unreadable
-from app.storage.folders import ReservedFolder, Segments
+from app.storage.folders import Segments
 from app.storage.ignored import Ignored
 from app.storage.spelling import is_same
 from app.storage.types import RESERVED, SHARED, Key, clean_folder
@@ -94,13 +94,16 @@ class Scanner:
             path = stack.pop()
             folder = "/".join(path[len(root) :])
             try:
+                clean_folder(
+                    folder
+                )  # the scan does not enter one that has no legal name, nor what is beneath it
                 with self._disk.folder(path) as found:
                     for entry in found.entries() if found is not None else ():
                         is_folder = entry.kind == "folder" and (path or entry.name != RESERVED)
                         if is_folder and not self._is_passed_over(folder, entry.name, set()):
                             stack.append((*path, entry.name))
                         files += entry.kind == "file"
-            except (Unreadable, ReservedFolder):
+            except (Unreadable, InvalidName):
                 continue
         return files
 
