@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from app.database.sql.copies import SqliteCopies
 from app.library.copying import Outcome, copy, gone, remove_gone
 from app.storage.copies import Copy
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
@@ -260,6 +262,19 @@ async def test_copies_that_nobody_noted_are_known_after_a_run(pair: Pair, tmp_pa
     assert await pair.remove() == [FILM.path]
     notes = tmp_path / "target" / ".seekable" / "copies.db"
     assert notes.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000])
+async def test_damaged_notes_of_copies_begin_anew(pair: Pair, tmp_path: Path, kept: int) -> None:
+    await put(pair.source, FILM, BYTES)
+    await pair.run()
+    notes = tmp_path / "target" / ".seekable" / "copies.db"
+    notes.write_bytes(notes.read_bytes()[:kept] + b"damaged" * 1000)
+    with closing(SqliteCopies(notes)) as copies:
+        again = replace(pair, copies=copies)
+        assert await again.run() == {FILM.path: Outcome.PRESENT}
+        await pair.source.delete(FILM)
+        assert await again.remove() == [FILM.path]
 
 
 async def test_change_that_is_cut_short_leaves_a_copy_that_may_be_replaced(pair: Pair) -> None:

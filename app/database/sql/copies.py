@@ -72,7 +72,24 @@ class SqliteCopies:
                 raise StorageUnavailable(f"{self._path}: {error}.") from error
 
     def _opened(self) -> sqlite3.Connection:
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        """Open the file; one that was damaged, such as by a backup in mid-change, begins anew."""
+        connection = self._connected()
+        try:
+            connection.execute(_TABLE)
+            sound = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+        except sqlite3.OperationalError:  # it is locked, say, or the disk is full
+            connection.close()
+            raise
+        except sqlite3.DatabaseError:
+            sound = False
+        if sound:
+            return connection
+        connection.close()
+        self._path.unlink()
+        connection = self._connected()
         connection.execute(_TABLE)
         return connection
+
+    def _connected(self) -> sqlite3.Connection:
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
