@@ -205,6 +205,7 @@ def test_folder_that_this_user_cannot_write_is_served_when_that_is_meant(
         ({"SEEKABLE_FILES_DIR": "none"}, "SEEKABLE_FILES_DIR=none: No such file or directory."),
         ({"XDG_STATE_HOME": "{here}/files/state"}, "would be in the library itself"),
         ({"XDG_STATE_HOME": "/proc/none"}, "cannot be made: "),
+        ({"XDG_STATE_HOME": "", "HOME": "nowhere"}, "This user has no home folder"),
     ],
 )
 def test_read_only_library_without_a_place_is_refused_in_a_sentence(

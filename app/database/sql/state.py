@@ -46,4 +46,9 @@ def _state_folder() -> Path:
     named = os.environ.get("XDG_STATE_HOME", "")
     # A relative path does not count, as the specification has it.
     home = named if os.path.isabs(named) else os.path.expanduser("~/.local/state")
+    if not os.path.isabs(home):
+        raise ConfigurationError(
+            "This user has no home folder for the database of a read-only library. Set XDG_STATE_HOME or "
+            "SEEKABLE_DATABASE_URL."
+        )
     return Path(home) / "seekable"
