@@ -259,6 +259,23 @@ class Settings(BaseSettings):
         10, gt=0, description="Seconds that a client has to send a request, up to its body."
     )
     body_timeout: float = Field(30, gt=0, description="Seconds that an upload may pause.")
+    body_rate: ByteSize = Field(
+        ByteSize(1024),
+        ge=0,
+        description="Bytes a second that an upload has to come with, on average over BODY_TIMEOUT.",
+    )
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="Connections that may be open at once; by default as many as the limit of descriptors "
+        "allows, each with an open file.",
+    )
+    max_connections_per_peer: int = Field(
+        1000,
+        ge=1,
+        description="Connections that one address may have open, if it is not this machine's and not of "
+        "TRUSTED_PROXIES.",
+    )
     send_timeout: float = Field(60, gt=0, description="Seconds that a client may take nothing of an answer.")
     keepalive_timeout: float = Field(5, gt=0, description="Seconds that an idle connection is kept.")
     sendfile: bool = Field(

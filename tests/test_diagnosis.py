@@ -90,10 +90,23 @@ def test_every_rule_has_a_case() -> None:
     }
 
 
-@pytest.mark.parametrize(("descriptors", "fault"), [(10_256, False), (10_255, True), (float("inf"), False)])
-def test_descriptors_have_to_suffice_for_the_sockets(descriptors: float, fault: bool) -> None:
-    found = said(of_settings(settings(), (), descriptors))
-    assert [level for level, _ in found] == [FIX] * fault
+@pytest.mark.parametrize(
+    ("descriptors", "chosen", "levels"),
+    [
+        (30_256, {}, []),
+        (30_255, {}, [NOTE]),
+        (float("inf"), {}, []),
+        (30_256, {"max_connections": 9_999}, [NOTE]),
+        (30_256, {"max_connections": 10_001}, [FIX]),
+        (3_256, {"max_connections": 1_001, "max_sockets": 10}, [FIX]),
+        (3_256, {"max_connections": 1_000, "max_sockets": 10}, []),
+    ],
+)
+def test_descriptors_have_to_suffice_for_the_connections(
+    descriptors: float, chosen: dict[str, object], levels: list[Level]
+) -> None:
+    found = said(of_settings(settings(**chosen), (), descriptors))
+    assert [level for level, _ in found] == levels
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import ByteSize
 
 from app.database.facts import DatabaseFacts
+from app.server.connection_limits import connections_within
 from app.settings import Settings
 from app.storage.examining import FolderFacts
 from app.storage.types import RESERVED
@@ -29,9 +30,6 @@ class Finding:
     level: Level
     sentence: str
 
-
-SPARE_DESCRIPTORS = 256
-"""Descriptors that are for other things than WebSockets: streams, uploads, the database."""
 
 LITTLE = 1 << 30
 """Free bytes below which a disk is nearly full, for a library of films."""
@@ -174,12 +172,20 @@ def of_settings(settings: Settings, unknown: Iterable[str], descriptors: float) 
     for level, is_so, sentence in RULES:
         if is_so(settings):
             yield Finding(level, sentence)
-    most = descriptors - SPARE_DESCRIPTORS
-    if most < settings.max_sockets:
+    fitting = descriptors if descriptors == float("inf") else connections_within(int(descriptors))
+    if settings.max_connections is not None and settings.max_connections > fitting:
         yield Finding(
             Level.FIX,
             f"A process may have {descriptors:.0f} descriptors here (`ulimit -Hn`), too few for "
-            f"SEEKABLE_MAX_SOCKETS={settings.max_sockets}: raise the limit, or set {max(1, most):.0f}.",
+            f"SEEKABLE_MAX_CONNECTIONS={settings.max_connections}: raise the limit, or set {fitting:.0f}.",
+        )
+    most = settings.max_connections or fitting
+    if most < settings.max_sockets:
+        yield Finding(
+            Level.NOTE,
+            f"At most {most:.0f} connections may be open at once here, fewer than "
+            f"SEEKABLE_MAX_SOCKETS={settings.max_sockets}: raise `ulimit -Hn` or SEEKABLE_MAX_CONNECTIONS "
+            "for more WebSockets.",
         )
 
 

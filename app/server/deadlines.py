@@ -53,6 +53,8 @@ class Limits:
     """From the first byte of a request to the end of its head; on a new connection from its beginning."""
     body: float
     """Without a byte of a body; and for all the rest of one that was refused."""
+    body_rate: float
+    """Bytes a second that a body has to come with, on average over `body` seconds."""
     reader: float
     """Without taking a byte of what it is sent."""
     idle: float
@@ -102,3 +104,30 @@ class Watch:
             self._seen = (waiting, progress)
             self._since = now
         return now - self._since >= limits.of(waiting)
+
+
+class Pace:
+    """How fast the body of one request comes while its client is waited for."""
+
+    def __init__(self) -> None:
+        self._request: object = None
+        self._waited = 0.0
+        self._begun_at = 0
+        self._looked: float | None = None
+
+    def is_too_slow(self, request: object, *, waits: bool, received: int, limits: Limits, now: float) -> bool:
+        """Return whether less has come than the limits demand, in as many seconds of waiting as they name.
+
+        `received` counts the bytes of the whole connection, `now` the seconds of a Clock. The time in which
+        the server does not read is left out.
+        """
+        if request is not self._request:
+            self._request, self._waited, self._begun_at, self._looked = request, 0.0, received, None
+        if waits and self._looked is not None:
+            self._waited += now - self._looked
+        self._looked = now if waits else None
+        if self._waited < limits.body:
+            return False
+        slow = received - self._begun_at < limits.body_rate * self._waited
+        self._waited, self._begun_at = 0.0, received
+        return slow

@@ -23,13 +23,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.observing.requests import Requests
 from app.server.body import LONG, BodyReader, length_of
-from app.server.deadlines import Limits, State, Waiting, Watch, waiting_for
+from app.server.connection_limits import ConnectionLimits
+from app.server.deadlines import Limits, Pace, State, Waiting, Watch, waiting_for
 from app.server.exchange import Edge, Exchange, reset
 from app.server.expected import missing
 from app.server.forwarded import ProxyHeadersMiddleware
 from app.server.identity import identity
 from app.server.peers import CLIENT, SERVER, is_unix
-from app.server.refusal import log_malformed, refusal
+from app.server.refusal import log_crowded, log_malformed, refusal
 from app.server.target import InvalidTarget, escaped, origin_form
 from app.server.upgrade import Upgrade, head_without_upgrade, upgrade_of
 from app.server.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
@@ -51,6 +52,7 @@ class Config(uvicorn.Config):
         app: str,
         *,
         limits: Limits,
+        connections: ConnectionLimits,
         sendfile: bool,
         log_requests: bool,
         name_requests: bool,
@@ -74,6 +76,7 @@ class Config(uvicorn.Config):
             **options,
         )
         self.limits = limits
+        self.connections = connections
         self.log_requests = log_requests
         self.name_requests = name_requests
         self.sendfile = sendfile and IS_POSSIBLE
@@ -111,6 +114,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._overhead = 0  # bytes since the last of a head, of a body, or of a request
         self._in_line = False  # the last segment ended amid the line of a request
         self._watch = Watch()
+        self._pace = Pace()
         self._socket = transport.get_extra_info("socket")
         self._sender: FileSender | None = None
         if self.config.sendfile and self.scheme == "http" and self._socket is not None:
@@ -118,12 +122,24 @@ class HttpProtocol(HttpToolsProtocol):
             # What was written has left when writing may go on: only then may a file follow. (Under TLS
             # writing would never go on: to both event loops, 0 bytes that wait are too many then.)
             self.transport.set_write_buffer_limits(high=0)
+        self._address = self.client[0] if self.client else ""
+        refused = self.config.connections.enter(self._address)
+        self._counted = refused is None
+        if refused is not None:
+            log_crowded(self.client, refused)
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, refused)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._uncount()
         if self._sender is not None:
             self._sender.lose()
         self._leave()
+
+    def _uncount(self) -> None:
+        if self._counted:
+            self._counted = False
+            self.config.connections.leave(self._address)
 
     def _leave(self) -> None:
         """Tell whatever still works for this client that it is gone."""
@@ -199,8 +215,10 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse_malformed(str(error))
             return
         self.handle_websocket_upgrade()
+        taken: Any = self.transport.get_protocol()
+        taken.on_lost = self._uncount
         if rest and not self.transport.is_closing():
-            self.transport.get_protocol().data_received(rest)  # type: ignore[attr-defined]  # the WebSocket's
+            taken.data_received(rest)
 
     def _new_parser(self) -> Any:
         parser = type(self.parser)(self)
@@ -312,11 +330,17 @@ class HttpProtocol(HttpToolsProtocol):
     def look(self, now: float) -> None:
         """Let go of the client if it has kept this connection waiting for too long. To be called often."""
         waiting = waiting_for(self._state())
-        if not self._watch.is_over(waiting, self._progress(waiting), self.config.limits, now):
+        limits = self.config.limits
+        waits = waiting is Waiting.BODY
+        if self._pace.is_too_slow(self.cycle, waits=waits, received=self._received, limits=limits, now=now):
+            detail = f"A body has to come with at least {limits.body_rate:g} bytes a second."
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, detail)
+            return
+        if not self._watch.is_over(waiting, self._progress(waiting), limits, now):
             return
         assert waiting is not None
         _log.debug("A client was let go: it was waited for with %s", waiting.value)
-        limit = self.config.limits.of(waiting)
+        limit = limits.of(waiting)
         if waiting is Waiting.BODY or (waiting is Waiting.HEAD and self._begun):
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"Waited {limit:g} s for {waiting.value}.")
         elif waiting is Waiting.READER:

@@ -16,6 +16,8 @@ MAX_PEERS = 1024
 MAX_REASON = 200
 """Characters of a reason that the log shows: some quote the request."""
 
+_RETRY = "retry-after: 5\r\n"
+
 _log = logging.getLogger("seekable")
 
 
@@ -31,6 +33,7 @@ def refusal(status: HTTPStatus, detail: str, request_id: str) -> bytes:
         "x-content-type-options: nosniff\r\n"
         f"content-length: {len(body)}\r\n"
         f"x-request-id: {request_id}\r\n"
+        f"{_RETRY if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE) else ''}"
         "connection: close\r\n\r\n"
     )
     return head.encode() + body
@@ -54,11 +57,18 @@ class Recently:
         return False
 
 
-_recently = Recently()
+_malformed, _crowded = Recently(), Recently()
+
+
+def log_crowded(client: tuple[str, int] | None, reason: str) -> None:
+    """Log that a peer's connection was refused, at most once a second for each peer."""
+    peer = client[0] if client else "a Unix socket"
+    if not _crowded.has(peer, time.monotonic()):
+        _log.warning("A connection from %s was refused: %s", peer, reason)
 
 
 def log_malformed(client: tuple[str, int] | None, reason: str) -> None:
     """Log that a peer sent a request that cannot be parsed, at most once a second for each peer."""
     peer = client[0] if client else "a Unix socket"
-    if not _recently.has(peer, time.monotonic()):
+    if not _malformed.has(peer, time.monotonic()):
         _log.warning("A request from %s could not be parsed: %s", peer, reason[:MAX_REASON])

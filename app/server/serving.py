@@ -17,6 +17,7 @@ import uvicorn
 from uvicorn.supervisors import ChangeReload
 
 from app import logs
+from app.server.connection_limits import ConnectionLimits, connections_within
 from app.server.deadlines import Clock, Limits
 from app.server.listen import BACKLOG, place_of
 from app.server.protocol import Config, HttpProtocol
@@ -169,12 +170,21 @@ def _config(settings: Settings, **options: Any) -> Config:
         head_size=settings.max_header_size,
         head=settings.header_timeout,
         body=settings.body_timeout,
+        body_rate=settings.body_rate,
         reader=settings.send_timeout,
         idle=settings.keepalive_timeout,
+    )
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    within = None if descriptors == resource.RLIM_INFINITY else connections_within(descriptors)
+    connections = ConnectionLimits(
+        per_peer=settings.max_connections_per_peer,
+        in_all=settings.max_connections or within,
+        exempt=settings.trusted_proxies,
     )
     return Config(
         APP,
         limits=limits,
+        connections=connections,
         sendfile=settings.sendfile,
         log_requests=settings.access_log,
         name_requests=settings.log_format == "json",

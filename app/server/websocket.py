@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().__init__(*arguments, **options)
         self.close_timeout = CLOSE_TIMEOUT_S
         self._unparsed = b""
+        self.on_lost: Callable[[], None] = lambda: None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -63,6 +65,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             log_malformed(self.client, detail)
             self.transport.write(refusal(HTTPStatus.BAD_REQUEST, detail, identity(())))
             self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.on_lost()
 
     async def receive(self) -> "ASGIReceiveEvent":
         message = await super().receive()

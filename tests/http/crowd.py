@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 
 from app.main import create_app
+from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import Limits
 from app.server.protocol import Config
 from app.settings import Settings
@@ -62,7 +63,8 @@ def serving(crowd: Crowd) -> Iterator[int]:
     """The port of a real server over it."""
     config = Config(
         create_app(crowd.settings),  # type: ignore[arg-type]  # uvicorn takes it, as well as its name
-        limits=Limits(head_size=65536, head=10, body=30, reader=60, idle=5),
+        limits=Limits(head_size=65536, head=10, body=30, body_rate=1024, reader=60, idle=5),
+        connections=ConnectionLimits(per_peer=1000, in_all=None, exempt=()),
         sendfile=True,
         log_requests=False,
         name_requests=False,

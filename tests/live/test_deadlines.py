@@ -38,7 +38,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary)
     """It has little patience, and a film."""
     limits = {"header_timeout": LIMIT, "body_timeout": LIMIT, "keepalive_timeout": IDLE}
     folder = tmp_path_factory.mktemp("impatient")
-    settings = {"send_timeout": READER, "max_header_size": 4096, **limits, **new_library()}
+    settings = {"send_timeout": READER, "max_header_size": 4096, "body_rate": 1, **limits, **new_library()}
     with running(folder, **settings) as server:
         with server.client() as http:
             http.put("/files/film.mp4", content=FILM).raise_for_status()
@@ -198,6 +198,19 @@ def test_the_time_in_which_the_server_stood_still_is_nobodys_fault(tmp_path: Pat
                 connection.send(b"y")
                 server.process.send_signal(signal.SIGCONT)
                 assert connection.answer().status_code == 201
+
+
+def test_a_body_has_to_come_at_a_pace(tmp_path: Path) -> None:
+    with running(tmp_path, body_timeout=LIMIT, body_rate=1000) as server, opening(server) as begin:
+        slow = begin(head("PUT", "/files/slow.mp4", "Content-Length: 5000"))
+        fast = begin(head("PUT", "/files/fast.mp4", "Content-Length: 5000"))
+        found = all_watched({"slow": (slow, b"x" * 50), "fast": (fast, b"x" * 500)})
+        received, seconds = found["slow"]
+        assert received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+        assert b"at least 1000 bytes a second" in received
+        assert LIMIT * 0.9 < seconds < LATE
+        assert found["fast"][0].startswith(b"HTTP/1.1 201 ")
+        assert server.staging() == []
 
 
 @folder_only

@@ -9,6 +9,7 @@ import pytest
 from uvicorn.server import ServerState
 
 from app.observing.requests import Requests
+from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import Limits
 from app.server.protocol import Config, HttpProtocol
 from app.server.websocket import WebSocketProtocol
@@ -98,10 +99,11 @@ class Service:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Service]:
     service = Service()
-    limits = Limits(head_size=8192, head=10, body=10, reader=10, idle=10)
+    limits = Limits(head_size=8192, head=10, body=10, body_rate=1, reader=10, idle=10)
     config = Config(
         service.app,  # type: ignore[arg-type]
         limits=limits,
+        connections=ConnectionLimits(per_peer=1, in_all=None, exempt=()),
         sendfile=False,
         log_requests=False,
         name_requests=False,

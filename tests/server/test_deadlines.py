@@ -1,12 +1,13 @@
 """What a client is waited for, and for how long."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
-from app.server.deadlines import Clock, Limits, State, Waiting, Watch, waiting_for
+from app.server.deadlines import Clock, Limits, Pace, State, Waiting, Watch, waiting_for
 
-LIMITS = Limits(head_size=1000, head=10, body=30, reader=60, idle=5)
+LIMITS = Limits(head_size=1000, head=10, body=30, body_rate=1000, reader=60, idle=5)
 
 # begun, head, answering, reading, unsent, new
 CASES: dict[str, tuple[tuple[int, int, int, int, int, int], Waiting | None]] = {
@@ -85,3 +86,46 @@ def test_the_time_in_which_the_server_stood_still_does_not_count() -> None:
         2.25,
         2.75,
     ]
+
+
+ANOTHER, NOTHING = "another request", "nothing is waited for"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "slow"),
+    [
+        ([1000] * 100, False),
+        ([999] * 30, True),
+        ([999] * 29, False),
+        ([0] * 29 + [30_000], False),
+        ([30_000] + [0] * 29, False),
+        ([30_000] + [0] * 29 + [1000] * 30, False),
+        ([30_000] + [0] * 30 + [999] * 29, True),
+        ([60_000] + [0] * 59, True),
+        ([1] * 29 + [ANOTHER] + [1] * 29, False),
+        ([1] * 29 + [ANOTHER] + [1] * 30, True),
+        ([1] * 29 + [NOTHING] * 100, False),
+        ([1] * 29 + [NOTHING] * 100 + [1, 1], True),
+    ],
+)
+def test_a_body_has_a_least_pace(seconds: list[int | str], slow: bool) -> None:
+    """Bytes that come in each second; a thousand are demanded, over 30 seconds."""
+    pace, now, received, request = Pace(), 100.0, 5000, 0
+    found = pace.is_too_slow(request, waits=True, received=received, limits=LIMITS, now=now)
+    for second in seconds:
+        now += 1
+        if isinstance(second, int):
+            received += second
+        elif second == ANOTHER:
+            request += 1000
+        found = pace.is_too_slow(request, waits=second != NOTHING, received=received, limits=LIMITS, now=now)
+        if found:
+            break
+    assert found == slow
+
+
+def test_no_pace_is_demanded_by_zero() -> None:
+    pace = Pace()
+    limits = replace(LIMITS, body_rate=0)
+    for now in range(100):
+        assert not pace.is_too_slow(0, waits=True, received=0, limits=limits, now=float(now))

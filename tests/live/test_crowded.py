@@ -1,0 +1,117 @@
+"""More connections than may be open: they are refused, and the others are answered."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.server.connection_limits import connections_within
+from tests.http.conftest import Connection
+from tests.live.clients import until
+from tests.sockets import Socket
+from tests.support import Server, addresses_outside, need, noise, running
+
+pytestmark = pytest.mark.live
+
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def answer(connection: Connection) -> int | None:
+    """The status of the answer to one small request; None when the connection was closed instead."""
+    with contextlib.suppress(ConnectionError):
+        connection.send(GET)
+        return connection.answer().status_code
+    return None
+
+
+def ask(server: Server, address: str = "127.0.0.1") -> int | None:
+    with closing(Connection(address, server.port)) as connection:
+        return answer(connection)
+
+
+def test_one_address_may_have_so_many_and_others_are_answered(tmp_path: Path) -> None:
+    (outside, *_) = addresses_outside() or pytest.skip("This machine has no address but loopback.")
+    settings = {"access": "open", "host": "0.0.0.0", "keepalive_timeout": 60}
+    with running(tmp_path, max_connections_per_peer=5, **settings) as server, ExitStack() as stack:
+        before = server.logged()
+        held = [stack.enter_context(closing(Connection(outside, server.port))) for _ in range(4)]
+        assert [answer(connection) for connection in held] == [200] * 4
+        socket = stack.enter_context(Socket(server, "/events", address=outside))
+        assert socket.status == 101, "a WebSocket counts as well"
+        began = time.monotonic()
+        assert {ask(server, outside) for _ in range(50)} <= {503, None}
+        assert [ask(server) for _ in range(50)] == [200] * 50, "loopback is exempt"
+        assert time.monotonic() - began < 5
+        lines = [line for line in server.log(before).splitlines() if "was refused" in line]
+        assert f"A connection from {outside} was refused: At most 5 connections" in lines[0]
+        assert len(lines) <= 1 + (time.monotonic() - began)
+        held[0].close()
+        until(lambda: ask(server, outside) == 200, "there is room again")
+        held.append(stack.enter_context(closing(Connection(outside, server.port))))
+        assert answer(held[-1]) == 200
+        socket.socket.close()
+        until(lambda: ask(server, outside) == 200, "and where the WebSocket was")
+
+
+def test_trusted_proxies_have_no_limit(tmp_path: Path) -> None:
+    (outside, *_) = addresses_outside() or pytest.skip("This machine has no address but loopback.")
+    settings = {"access": "open", "host": "0.0.0.0", "trusted_proxies": outside}
+    with running(tmp_path, max_connections_per_peer=1, **settings) as server, ExitStack() as stack:
+        for _ in range(3):
+            connection = stack.enter_context(closing(Connection(outside, server.port)))
+            assert answer(connection) == 200
+
+
+def test_a_refusal_says_why(tmp_path: Path) -> None:
+    with running(tmp_path, max_connections=1) as server:
+        with closing(Connection("127.0.0.1", server.port)) as held:
+            assert answer(held) == 200
+            with closing(Connection("127.0.0.1", server.port)) as refused:
+                response = refused.answer()
+                assert response.status_code == 503
+                assert response.json()["detail"] == "Too many connections are open."
+                assert response.headers["retry-after"] == "5"
+                assert refused.is_closed()
+        until(lambda: ask(server) == 200, "there is room again")
+
+
+@pytest.fixture
+def scarce(tmp_path: Path) -> Iterator[Server]:
+    """A server that may open few files, with a film."""
+    need("prlimit")
+    server = Server(tmp_path)
+    server.wrapper = ("prlimit", f"--nofile={DESCRIPTORS}")
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+DESCRIPTORS = 400
+ROOM = connections_within(DESCRIPTORS)
+
+
+def test_descriptors_suffice_for_as_many_readers_as_are_let_in(scarce: Server) -> None:
+    """Each reader that has stopped holds a file too; one more file can always be opened."""
+    film = noise(8 << 20)
+    with scarce.client() as http:
+        http.put("/files/film.mp4", content=film).raise_for_status()
+    with ExitStack() as stack:
+        readers = []
+        for _ in range(ROOM - 1):
+            reader = stack.enter_context(closing(Connection("127.0.0.1", scarce.port, 4096)))
+            reader.request("GET", "/files/film.mp4")
+            reader._more()
+            readers.append(reader)
+        with httpx.Client(base_url=scarce.url, trust_env=False) as http:
+            assert http.get("/files/film.mp4").content == film
+            assert http.put("/files/new.mp4", content=film).status_code == 201
+            assert {ask(scarce) for _ in range(300)} <= {503, None}
+            assert http.get("/health").status_code == 200
+        readers[0].close()
+        until(lambda: ask(scarce) == 200, "there is room again")
+    assert "Too many open files" not in scarce.log()

@@ -1,0 +1,67 @@
+"""How many connections may be open: as tables."""
+
+import pytest
+
+from app.server.connection_limits import ConnectionLimits, connections_within, peer_of
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "connections"),
+    [(0, 1), (256, 1), (262, 2), (1024, 256), (20_000, 6581), (1_048_576, 349_440)],
+)
+def test_connections_within(descriptors: int, connections: int) -> None:
+    assert connections_within(descriptors) == connections
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_peer_of(address: str, peer: str) -> None:
+    assert peer_of(address) == peer
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_let_in"),
+    [
+        ("192.0.2.1", "192.0.2.1", False),
+        ("192.0.2.1", "::ffff:192.0.2.1", False),
+        ("192.0.2.1", "192.0.2.2", True),
+        ("2001:db8::1", "2001:db8::2", False),
+        ("2001:db8::1", "2001:db8:0:1::1", True),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("::1", "::1", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("::ffff:10.1.2.3", "10.1.2.3", True),
+        ("10.2.2.3", "10.2.2.3", False),
+        ("fd00::5", "fd00::5", True),
+        ("fe80::1%eth0", "fe80::1%eth0", False),
+        ("", "", False),
+    ],
+)
+def test_one_connection_for_each_peer(first: str, second: str, is_let_in: bool) -> None:
+    limits = ConnectionLimits(per_peer=1, in_all=None, exempt=["10.1.0.0/16", "fd00::/8"])
+    assert limits.enter(first) is None
+    assert (limits.enter(second) is None) == is_let_in
+    limits.leave(first)
+    if not is_let_in:
+        assert limits.enter(second) is None
+    limits.leave(second)
+    assert not limits._open
+    assert limits._all == 0
+
+
+def test_a_limit_in_all_has_no_exemption() -> None:
+    limits = ConnectionLimits(per_peer=9, in_all=2, exempt=())
+    assert [limits.enter(address) for address in ("127.0.0.1", "192.0.2.1")] == [None, None]
+    assert limits.enter("127.0.0.1") == "Too many connections are open."
+    limits.leave("192.0.2.1")
+    assert limits.enter("127.0.0.1") is None
