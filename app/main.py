@@ -202,6 +202,7 @@ async def _open_people(
         leaving=accounts.leaving,
         remove=accounts.remove,
         leases=stores.leases,
+        is_staying=accounts.is_staying,
     )
     watch = Watch(store, callers)
     for work in (watch.run(), departures.run()):
@@ -212,6 +213,7 @@ async def _open_people(
         quotas=quotas,
         departures=departures,
         session_lasts_s=settings.session_lifetime,
+        has_folder=settings.storage == "filesystem",
     )
 
 

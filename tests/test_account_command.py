@@ -1,5 +1,6 @@
 """`seekable account`, on a database of each kind."""
 
+import asyncio
 import hashlib
 import os
 import pty
@@ -13,14 +14,15 @@ from typing import Any
 
 import pytest
 
-from app.accounts.models import Account, Link, Scope, Session, SigningKey, Token
+from app.accounts.models import Account, Destination, Link, Scope, Session, SigningKey, Token
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
-from app.database import open_accounts
+from app.database import open_accounts, open_database
 from app.settings import Settings
+from app.storage.types import Key
 from tests.conftest import BACKENDS
 from tests.forking import completed
-from tests.support import SEEKABLE
+from tests.support import SEEKABLE, running
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -96,9 +98,56 @@ def test_accounts_are_made_changed_and_removed(
         assert run(command, "bert@nas").returncode == 0
         assert store.account(bert.id) == replace(found, is_admin=is_admin)
     for command, is_so in (("disable", {"disabled": True}), ("enable", {}), ("remove", {"leaving": True})):
-        assert run(command, "bert@nas").returncode == 0
+        assert run(command, "bert@nas", *(["--yes"] if command == "remove" else [])).returncode == 0
         assert store.account(bert.id) == replace(found, **is_so)
     assert run("list").stdout.splitlines()[2].split("\t")[2] == "leaving"
+
+
+@BOTH
+def test_removal_shows_what_it_is_about_and_where_files_are_kept(
+    run: Run, store: AccountStore, settings: dict[str, Any]
+) -> None:
+    _, bert, cleo = [
+        store.add(Account(name, f"{name}@nas", "", 1, name, name == "anna", False, False, quota, _now()))
+        for name, quota in (("anna", None), ("bert", None), ("cleo", 1))
+    ]
+    for path in ("a.mp4", "b/c.mp4"):
+        _put(settings, bert.library, path)
+    _put(settings, cleo.library, "bert@nas/taken.mp4")
+    asked = run("remove", "bert@nas", given=b"bert@nas.example\n")
+    assert "bert@nas has 2 files (12 bytes, 12B) in " in asked.stdout
+    assert "All of them are deleted for good" in asked.stdout
+    assert asked.returncode == 1
+    assert store.account(bert.id) == bert
+    kept = run("remove", "bert@nas", "--keep-files", "--to", "cleo@nas", given=b"BERT@nas\n")
+    assert kept.returncode == 0, kept
+    assert "bert@nas (2), the library of cleo@nas" in kept.stdout
+    assert "cleo@nas has more than its quota then" in kept.stdout
+    assert [one.keep for one in store.leaving()] == [Destination(cleo.library, "bert@nas (2)")]
+    again = run("remove", "bert@nas", "--keep-files", "--to", "cleo@nas", "--yes")
+    assert "bert@nas (2), the library of cleo@nas" in again.stdout
+    here = run("remove", "bert@nas", "--keep-files", "--yes")
+    if settings.get("storage") == "gridfs":
+        assert here.returncode == 1
+        assert "--to EMAIL" in here.stderr
+        return
+    assert f"They are kept, in {settings['files_dir']}/bert@nas\n" in here.stdout
+    assert [one.keep for one in store.leaving()] == [Destination("", "bert@nas")]
+    store.set_admin(cleo.id, True)
+    stay = run("remove", "anna@nas", "--keep-files", "--yes")
+    assert "They stay there." in stay.stdout
+    assert run("remove", "anna@nas", "--to", "cleo@nas").returncode == 2
+
+
+def _put(settings: dict[str, Any], library: str, path: str) -> None:
+    async def put() -> None:
+        given = Settings(_env_file=None, **settings)
+        async with open_database(given, media_type=str) as stores, stores.storage.stage() as staged:
+            await staged.write(b"a film")
+            await staged.flush()
+            await stores.storage.commit(Key.at(library, path), staged, content_type="video/mp4")
+
+    asyncio.run(put())
 
 
 def _link(account: Account) -> Link:
@@ -125,7 +174,15 @@ def test_what_cannot_be_is_said_in_a_sentence(run: Run, store: AccountStore) -> 
         (("add", "dora@nas"), b"\xff" * 10, "The password is not in UTF-8."),
         (("add", "dora@nas"), b"x" * 100_000, "at most 1,024."),
         (("disable", "dora@nas"), b"", "There is no account with this email address."),
-        (("remove", "anna@nas"), b"", "there is no other administrator."),
+        (("remove", "anna@nas", "--yes"), b"", "there is no other administrator."),
+        (("remove", "bert@nas"), b"", "Nothing was deleted"),
+        (("remove", "bert@nas"), b"anna@nas\n", "Nothing was deleted"),
+        (
+            ("remove", "bert@nas", "--keep-files", "--to", "bert@nas"),
+            b"bert@nas\n",
+            "cannot go to the account",
+        ),
+        (("remove", "bert@nas", "--keep-files", "--to", "dora@nas"), b"bert@nas\n", "There is no account"),
         (("demote", "anna@nas"), b"", "there is no other administrator."),
         (("promote", "dora@nas"), b"", "There is no account with this email address."),
     ]
@@ -170,6 +227,22 @@ def test_an_invite_is_an_address_where_somebody_can_sign_up(run: Run, store: Acc
         assert len(secret) >= 43
         assert hashlib.sha256(secret.encode()).hexdigest() in {invite.hash for invite in store.invites()}
     assert run("invite", sign_up="closed").returncode == 1
+    off = run("invite", access="open")
+    assert off.returncode == 1
+    assert "Accounts are off" in off.stderr
+    store.announce("http://127.0.0.1:9123")
+    assert run("invite", port=8123).stdout.startswith("http://127.0.0.1:9123/sign-up?invite=")
+    assert run("invite", base_url="https://a.example").stdout.startswith("https://a.example/sign-up?")
+
+
+def test_invite_prints_the_address_where_the_server_really_listens(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"access": "accounts", "sign_up": "invite"}
+    with running(tmp_path / "server", **settings) as server:  # on a port of its option, not of its setting
+        options = environment(server.settings)
+        made = completed("account", "invite", folder=tmp_path, environment=options)
+        assert made.stdout.startswith(f"{server.url}/sign-up?invite=")
+        with server.client() as http:
+            assert http.get(made.stdout.strip()).status_code == 200
 
 
 def test_the_newest_two_signing_keys_are_kept(run: Run, store: AccountStore) -> None:

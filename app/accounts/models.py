@@ -13,6 +13,15 @@ class Scope(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Destination:
+    """Where the files of an account go that is deleted, and whose files are not."""
+
+    library: str
+    folder: str
+    """With library "" and the account's own the same, "" too: the files stay where they are."""
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """A person, or whoever else has a library here."""
 
@@ -32,6 +41,16 @@ class Account:
     quota: int | None
     """Bytes that its files may have together; None for as many as the settings say."""
     created_at: datetime
+    keep_library: str | None = None
+    keep_folder: str | None = None
+    """Of a leaving account: see `keep`."""
+
+    @property
+    def keep(self) -> Destination | None:
+        """Where its files go while it is leaving; None if they are deleted."""
+        if self.keep_library is None or self.keep_folder is None:
+            return None
+        return Destination(self.keep_library, self.keep_folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from app.accounts.errors import (
 )
 from app.accounts.links import Kind
 from app.accounts.making import hashed, new_account, new_invite, now
-from app.accounts.models import Account, Invite, Link, Scope, Session, Token
+from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, Token
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
 from app.accounts.workers import Workers
@@ -124,10 +124,13 @@ class Accounts:
         await self._end_playlists(account.id)
         return replace(account, password=password, version=account.version + 1)
 
-    async def leave(self, caller: Caller, password: str, *, address: str) -> None:
-        """Delete the account. Nobody can log in to it any more, and its files will go. LastAdministrator."""
+    async def leave(
+        self, caller: Caller, password: str, *, address: str, keep: Destination | None = None
+    ) -> None:
+        """Delete the account. Nobody can log in to it any more, and its files will be deleted, or moved to
+        where they are kept. LastAdministrator."""
         account = await self._confirmed(caller, password, address)
-        await self._change(self._store.leave, account.id)
+        await self._change(self._store.leave, account.id, keep)
 
     async def _confirmed(self, caller: Caller, password: str, address: str) -> Account:
         found = await self.callers.by_password(caller.account.email, password, address)
@@ -232,6 +235,11 @@ class Accounts:
         """Whether the account is neither gone, leaving nor disabled, looking anew."""
         account = await self.callers.ask(self._store.account, account_id)
         return account is not None and not account.leaving and not account.disabled
+
+    async def is_staying(self, account_id: str) -> bool:
+        """Whether the account is neither gone nor leaving, looking anew."""
+        account = await self.callers.ask(self._store.account, account_id)
+        return account is not None and not account.leaving
 
     async def leaving(self) -> Sequence[Account]:
         """The accounts that are being deleted."""

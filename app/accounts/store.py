@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from app.accounts.attempts import AttemptStore
-from app.accounts.models import Account, Invite, Link, Session, SigningKey, Token
+from app.accounts.models import Account, Destination, Invite, Link, Session, SigningKey, Token
 
 MAX_SESSIONS = 100
 """Logins of one account that count at the same time: an older one ends with the next one."""
@@ -59,9 +59,10 @@ class AccountStore(Protocol):
         LastAdministrator, if no other administrator would be left that can log in."""
         ...
 
-    def leave(self, account_id: str) -> None:
-        """Note that the account is being deleted; what belongs to it is gone, but not itself. Again, it ends
-        what was begun. UnknownAccount; LastAdministrator, if no other administrator that can log in is left,
+    def leave(self, account_id: str, keep: Destination | None = None) -> None:
+        """Note that the account is being deleted, and where its files go if they are kept; what belongs to it
+        is gone, but not itself. Again, it ends what was begun, and the last destination counts.
+        UnknownAccount; LastAdministrator, if no other administrator that can log in is left,
         but other accounts are, leaving ones aside."""
         ...
 
@@ -156,6 +157,16 @@ class AccountStore(Protocol):
     @property
     def attempts(self) -> AttemptStore:
         """What anybody tried, beside it."""
+        ...
+
+    # Where people find the server.
+
+    def announce(self, address: str) -> None:
+        """Note where the server that started last is reached, as far as it knows."""
+        ...
+
+    def announced(self) -> str | None:
+        """What was noted so."""
         ...
 
     # Looking after it.

@@ -1,8 +1,10 @@
 """`seekable account`: looking after the accounts from where the server runs."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated
 
 import click
@@ -12,13 +14,16 @@ from app import logs
 from app.accounts.emails import check_email
 from app.accounts.errors import BadCredentials, UnknownAccount
 from app.accounts.making import INVITE_LASTS, new_account, new_invite, new_key
-from app.accounts.models import Account
+from app.accounts.models import Account, Destination
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
 from app.cli.sentences import in_a_sentence
-from app.database import is_read_only, open_accounts, place_of
+from app.database import is_read_only, open_accounts, open_database, place_of
+from app.library.keeping import IN_PLACE, free_destination
+from app.server.listen import reachable
 from app.settings import ConfigurationError, Settings, load
 from app.storage.errors import ReadOnly
+from app.storage.types import SHARED, Listing
 
 _PAGE = 500
 
@@ -63,15 +68,17 @@ def _opened(*, create: bool = False) -> Iterator[tuple[AccountStore, Settings]]:
 
 
 @contextmanager
-def _of(email: str, *, removes_files: bool = False) -> Iterator[tuple[AccountStore, Account]]:
-    """The account with this email address. Raises ReadOnly if files are to be removed and none can be."""
-    with _opened() as (store, settings):
-        if removes_files and is_read_only(settings):
-            raise ReadOnly
-        found = store.account_of(check_email(email))
-        if found is None:
-            raise UnknownAccount("There is no account with this email address.")
-        yield store, found
+def _of(email: str) -> Iterator[tuple[AccountStore, Account]]:
+    """The account with this email address."""
+    with _opened() as (store, _):
+        yield store, _found(store, email)
+
+
+def _found(store: AccountStore, email: str) -> Account:
+    found = store.account_of(check_email(email))
+    if found is None:
+        raise UnknownAccount("There is no account with this email address.")
+    return found
 
 
 @account.command()
@@ -168,21 +175,120 @@ def quota(email: str, size: int | None) -> None:
 
 @account.command()
 @click.argument("email")
-def remove(email: str) -> None:
-    """Delete an account and all its files. Nobody can log in any more; the server removes the files."""
-    with _of(email, removes_files=True) as (store, found):
-        store.leave(found.id)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--keep-files", is_flag=True, help="Keep its files, in the folder that is printed.")
+@click.option("--to", metavar="EMAIL", help="With --keep-files: keep them in the library of this account.")
+def remove(email: str, yes: bool, keep_files: bool, to: str | None) -> None:
+    """Delete an account and all its files, or keep the files.
+
+    Nobody can log in to it from then on. The server that runs, or is started next, deletes or moves the
+    files.
+    """
+    if to is not None and not keep_files:
+        raise click.UsageError("--to goes with --keep-files.")
+    with _opened() as (store, settings):
+        if is_read_only(settings):
+            raise ReadOnly
+        leaver = _found(store, email)
+        receiver = _found(store, to) if to is not None else None
+        _check_keeping(settings, leaver, receiver, keep_files)
+        seen = asyncio.run(_looked_at(settings, leaver, receiver, keep_files))
+        for line in seen.lines(settings, leaver, receiver):
+            click.echo(logs.escaped(line))
+        if not yes:
+            _confirm(leaver)
+        store.leave(leaver.id, seen.keep)
+        click.echo(f"{logs.escaped(leaver.email)} is deleted.")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a deletion is about."""
+
+    files: int
+    size: int
+    keep: Destination | None
+    kept_before: int
+    """Bytes that are in the library of the destination."""
+
+    def lines(self, settings: Settings, leaver: Account, receiver: Account | None) -> Iterator[str]:
+        """What a person has to know before."""
+        size = ByteSize(self.size).human_readable()
+        place = place_of(settings, leaver.library)
+        yield f"{leaver.email} has {self.files:,} files ({self.size:,} bytes, {size}) in {place}"
+        if self.keep is None:
+            yield "All of them are deleted for good, those too that were put there by hand."
+        elif self.keep == IN_PLACE:
+            yield "They stay there."
+        else:
+            whose = f", the library of {receiver.email}" if receiver else ""
+            yield f"They are kept, in {place_of(settings, self.keep.library)}/{self.keep.folder}{whose}"
+        if receiver is not None:
+            quota = settings.quota if receiver.quota is None else receiver.quota
+            if quota is not None and self.kept_before + self.size > quota:
+                yield f"{receiver.email} has more than its quota then: it can upload nothing for now."
+
+
+def _check_keeping(settings: Settings, leaver: Account, receiver: Account | None, keep_files: bool) -> None:
+    """Raise ConfigurationError if the files cannot be kept so."""
+    if receiver is not None and receiver.id == leaver.id:
+        raise ConfigurationError("The files cannot go to the account that is deleted.")
+    if receiver is not None and receiver.leaving:
+        raise ConfigurationError("The account that is to get the files is being deleted itself.")
+    if keep_files and receiver is None and settings.storage == "gridfs":
+        raise ConfigurationError(
+            "With SEEKABLE_STORAGE=gridfs, files are kept in a library: say in whose, with --to EMAIL."
+        )
+
+
+async def _looked_at(
+    settings: Settings, leaver: Account, receiver: Account | None, keep_files: bool
+) -> _Seen:
+    from app.library.mediatypes import media_type  # noqa: PLC0415
+
+    async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
+        storage = stores.storage
+        # What was put there by hand counts, too.
+        await storage.page(Listing(leaver.library, recursive=True), cursor=None, limit=1)
+        usage = await storage.usage(leaver.library)
+        keep = None
+        if keep_files:
+            library = SHARED if receiver is None else receiver.library
+            begun = leaver.keep if leaver.leaving else None
+            if begun is not None and begun.library == library:
+                keep = begun
+            elif library == leaver.library:
+                keep = IN_PLACE
+            else:
+                keep = await free_destination(storage, library, leaver.email)
+        before = (await storage.usage(keep.library)).size if keep else 0
+        return _Seen(usage.files, usage.size, keep, before)
+
+
+def _confirm(leaver: Account) -> None:
+    """Raise ClickException unless the address is typed."""
+    try:
+        typed = click.prompt("Type the address of the account to delete it", default="", show_default=False)
+    except click.Abort:  # the end of the input, or Ctrl-C
+        typed = ""
+    if typed.strip().lower() != leaver.email:
+        raise click.ClickException("Nothing was deleted: the address was not typed. Scripts say --yes.")
 
 
 @account.command()
 def invite() -> None:
     """Print an address where one person can sign up, within seven days."""
     with _opened(create=True) as (store, settings):
+        if settings.access != "accounts":
+            raise ConfigurationError(
+                "Accounts are off. Set SEEKABLE_ACCESS=accounts, for the server as well as for this command."
+            )
         if settings.sign_up == "closed":
             raise ConfigurationError("SEEKABLE_SIGN_UP=closed lets nobody sign up, not even with an invite.")
         made, secret = new_invite(INVITE_LASTS)
         store.add_invite(made)
-        base = settings.base_url or f"http://127.0.0.1:{settings.port}"
+        here = reachable(settings.host, settings.port)  # unless a server was started at another address
+        base = settings.base_url or store.announced() or f"http://{here}"
         click.echo(f"{base}/sign-up?invite={secret}")
 
 

@@ -6,7 +6,14 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, aclosing, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    aclosing,
+    contextmanager,
+    suppress,
+)
 from datetime import timedelta
 from functools import partial
 from signal import SIGTERM
@@ -34,11 +41,11 @@ from app.library.copying import LEFT_BEHIND, Target, copy, gone, remove_gone
 from app.library.copying import Outcome as Copying
 from app.library.mediatypes import media_type
 from app.server.activation import activated_listeners
-from app.server.listen import authority, listen, place_of
+from app.server.listen import listen, place_of, reachable
 from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
-from app.storage.errors import StorageError
+from app.storage.errors import OutOfSpace, StorageError
 from app.storage.examining import ignores_case
 from app.storage.types import FileInfo, Key
 from app.storage.upkeep import Outcome, Verdict
@@ -81,7 +88,7 @@ def serve_command(host: str | None, port: int | None, uds: str | None, reload: b
             # Before the database is touched.
             listeners, host = _listeners(settings, host, port, uds, stack)
             prepare_database(settings)  # what is wrong with it is said here, and not in a traceback
-            sign_up = _first_sign_up(settings)
+            sign_up = _first_sign_up(settings, _base(settings, listeners[0], host))
 
         # Here, because the other commands need no web server.
         from app.server.serving import serve, serve_reloading  # noqa: PLC0415
@@ -362,12 +369,16 @@ def _check_host(host: str, settings: Settings) -> None:
         )
 
 
-def _first_sign_up(settings: Settings) -> str | None:
-    """Where the administrator signs up, if nobody has an account yet; else None."""
-    if settings.access != "accounts" or settings.sign_up == "closed":
+def _first_sign_up(settings: Settings, base: str) -> str | None:
+    """Note where the server is reached, for `account invite`. Return the path where the administrator signs
+    up, if there is no account yet."""
+    if settings.access != "accounts":
         return None
     with open_accounts(settings, create=True) as store:
-        if store.count():
+        if store.announced() != base:
+            with suppress(OutOfSpace):  # the server starts all the same, to make room
+                store.announce(base)
+        if settings.sign_up == "closed" or store.count():
             return None
         if settings.sign_up == "open":
             return "/sign-up"
@@ -379,8 +390,9 @@ def _first_sign_up(settings: Settings) -> str | None:
 def _announce(settings: Settings, listener: socket, host: str | None, sign_up: str | None) -> None:
     user = " -u EMAIL" if settings.access == "accounts" else ""
     lines = [f"Seekable serves {logs.escaped(settings.place)}"]
+    base = _base(settings, listener, host)
     if listener.family == AF_UNIX and settings.base_url is None:
-        base, path = "http://localhost", shlex.quote(place_of(listener).removeprefix("unix:"))
+        path = shlex.quote(place_of(listener).removeprefix("unix:"))
         curl = f"curl --unix-socket {logs.escaped(path)}{user}"
         lines += [
             f"  socket  {logs.escaped(path)}",
@@ -388,7 +400,6 @@ def _announce(settings: Settings, listener: socket, host: str | None, sign_up: s
             f"  play    {curl} {base}/files/film.mp4 | vlc -",
         ]
     else:
-        base = settings.base_url or f"http://{_reachable(listener, host)}"
         lines += [
             f"  docs    {base}/docs",
             f"  upload  curl{user} -F file=@film.mp4 {base}/file/upload",
@@ -408,8 +419,11 @@ def _announce(settings: Settings, listener: socket, host: str | None, sign_up: s
         click.echo("\n".join(lines))
 
 
-def _reachable(listener: socket, host: str | None) -> str:
-    """Host, by its own name, and port for a client on this machine: a wildcard is none to connect to."""
+def _base(settings: Settings, listener: socket, host: str | None) -> str:
+    """The address of the server for a client on this machine, by the name of the host that was chosen."""
+    if settings.base_url is not None:
+        return settings.base_url
+    if listener.family == AF_UNIX:
+        return "http://localhost"
     address, port = listener.getsockname()[:2]
-    name = address if host is None else host
-    return authority({"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(name, name), port)
+    return f"http://{reachable(address if host is None else host, port)}"

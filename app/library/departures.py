@@ -1,17 +1,18 @@
-"""Accounts that are being deleted: their files go first, and then themselves."""
+"""Accounts that are being deleted: their files are deleted or moved first, and then themselves."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from app.accounts.models import Account
+from app.accounts.models import Account, Destination
+from app.library.keeping import IN_PLACE, candidates
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.storage.contract import Storage
-from app.storage.errors import NotFound, StorageError, StorageUnavailable
+from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
 from app.storage.leases import HeldElsewhere, Leases
-from app.storage.types import Expect, FileInfo, Listing
+from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
 
 LOOK_EVERY_S = 60
 """How often it is looked for accounts that a command marked, or another process left behind."""
@@ -21,12 +22,16 @@ LOOK_AGAIN_S = 3.0
 
 _PAGE_SIZE = 100
 
+MOVED_AT_ONCE = 10
+"""Files that are moved into a library while its uploads wait to be stored."""
+
 _log = logging.getLogger("seekable")
 
 
 class Departures:
     """Removes the files of accounts that are leaving, and then the accounts. What is broken off is gone on
-    with later, after a restart too. `leaving` names them, and `remove` forgets one by its id."""
+    with later, after a restart too. `leaving` names them, and `remove` forgets one by its id; `is_staying`
+    returns whether an account is there that is not leaving."""
 
     def __init__(
         self,
@@ -37,6 +42,7 @@ class Departures:
         leaving: Callable[[], Awaitable[Sequence[Account]]],
         remove: Callable[[str], Awaitable[None]],
         leases: Leases,
+        is_staying: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self._storage = storage
         self._library = library
@@ -44,6 +50,7 @@ class Departures:
         self._leaving = leaving
         self._remove = remove
         self._leases = leases
+        self._is_staying = is_staying
         self._asked = asyncio.Event()
 
     def soon(self) -> None:
@@ -76,14 +83,57 @@ class Departures:
         # Uploads that were let in before it was marked end before this begins, in all processes.
         async with self._quotas.turn(account.library):
             pass
+        if account.keep == IN_PLACE and account.library == SHARED:
+            return
         for ignored in (False, True):
-            await self._clear_listed(Listing(account.library, recursive=True, ignored=ignored))
+            await self._clear_listed(account, Listing(account.library, recursive=True, ignored=ignored))
 
-    async def _clear_listed(self, listing: Listing) -> None:
+    async def _clear_listed(self, account: Account, listing: Listing) -> None:
         while (page := await self._storage.page(listing, cursor=None, limit=_PAGE_SIZE)).items:
-            removed = [await self._removed(info) for info in page.items]
-            if not any(removed):
+            if account.keep is None:
+                gone = [await self._removed(info) for info in page.items]
+            else:
+                gone = await self._moved(page.items, account, account.keep)
+            if not any(gone):
                 raise StorageUnavailable("They are listed, and not found.")
+
+    async def _moved(
+        self, files: Sequence[FileInfo], account: Account, destination: Destination
+    ) -> list[bool]:
+        """Move files to where they are kept. Whatever its quota is, an account takes them: they are stored
+        already, and must not get lost."""
+        moved: list[bool] = []
+        for start in range(0, len(files), MOVED_AT_ONCE):
+            # As for uploads: when an account is leaving, nothing more comes into its library.
+            async with self._quotas.turn(destination.library):
+                await self._check_receiver(account, destination)
+                for info in files[start : start + MOVED_AT_ONCE]:
+                    moved.append(await self._moved_once(info.key, destination))
+        return moved
+
+    async def _moved_once(self, key: Key, destination: Destination) -> bool:
+        """Move one file, never over another. Return False if it is not there any more."""
+        for target in candidates(destination, key):
+            try:
+                await self._library.rename(key, target, expect=Expect.ANY)
+            except (AlreadyExists, PathConflict):
+                continue
+            except NotFound:
+                return False
+            return True
+        raise StorageUnavailable(f"There is no free name for one in {destination.folder!r}.")
+
+    async def _check_receiver(self, account: Account, destination: Destination) -> None:
+        """Raise StorageUnavailable if files that are moved there would be deleted, or be lost."""
+        others = (one for one in await self._leaving() if one.id != account.id)
+        is_there = all(one.library != destination.library for one in others)
+        if is_there and destination.library != SHARED and self._is_staying is not None:
+            is_there = await self._is_staying(destination.library)  # which is named like its account
+        if not is_there:
+            raise StorageUnavailable(
+                "The account that gets them is gone or leaving: `seekable account remove` it once more, and "
+                "choose another."
+            )
 
     async def _removed(self, info: FileInfo) -> bool:
         try:

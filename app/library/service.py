@@ -78,6 +78,8 @@ def event_of(change: Change, ignored: Ignored = NOTHING) -> Event | None:
         change = Change(Kind.DELETED, replace(change.info, key=change.previous))
     elif was_hidden:
         change = Change(Kind.CREATED, change.info)
+    elif change.previous is not None and change.previous.library != change.info.key.library:
+        change = Change(Kind.CREATED, change.info)  # those who keep this list never saw it
     file = change.info
     data = {"id": file.id, "path": file.key.path, "etag": file.etag}
     if change.previous is not None:

@@ -7,8 +7,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import RedirectResponse
 
-from app.accounts.errors import AccountError, NotPermitted
-from app.accounts.models import Account
+from app.accounts.errors import AccountError, BadCredentials, NotPermitted
+from app.accounts.models import Account, Destination
+from app.library.keeping import IN_PLACE, free_destination
 from app.resources import cookies
 from app.resources.account_pages import elsewhere
 from app.resources.admission import BASE_URL_HINT, is_from_our_page
@@ -19,6 +20,7 @@ from app.resources.errors import explained
 from app.resources.fields import fields_of, is_json, text
 from app.resources.pages import is_for_a_person, page
 from app.resources.problems import Problem, problems
+from app.storage.types import SHARED
 from app.uploads.errors import UploadError
 
 router = APIRouter(tags=["accounts"])
@@ -44,10 +46,20 @@ class PasswordChange(BaseModel):
     new_password: str
 
 
-class Password(BaseModel):
+class Deletion(BaseModel):
     """The password once more, so that nobody does it who only found an open browser."""
 
     password: str
+    email: str | None = Field(None, description="The address of the account, if a person typed it.")
+    keep_files: bool = Field(False, description="Keep the files, where GET says that it can be.")
+
+
+class Leaving(BaseModel):
+    """What the deletion of an account is about."""
+
+    files: int
+    size: int = Field(description="Bytes that they have together.")
+    can_keep_files: bool = Field(description="Whether they can be left in the folder of the server.")
 
 
 class AccountInfo(BaseModel):
@@ -230,24 +242,55 @@ async def change_password(
     return response
 
 
+@router.get("/account/delete", response_model=Leaving, responses=problems(401, 403, 503))
+async def look_at_deletion(
+    response: Response, services: ServicesDep, people: PeopleDep, caller: ManagerDep
+) -> Leaving:
+    """How many files would be deleted with the account, and whether they can be kept."""
+    response.headers["cache-control"] = "no-store"
+    usage = await services.storage.usage(caller.account.library)
+    can_keep = _can_keep(people, caller.account)
+    return Leaving(files=usage.files, size=usage.size, can_keep_files=can_keep)
+
+
 @router.post(
     "/account/delete",
     dependencies=[Depends(changeable)],
     status_code=204,
     response_class=Response,
-    openapi_extra=body_of(Password),
+    openapi_extra=body_of(Deletion),
     responses=problems(400, 401, 403, 409, 413, 415, 422, 429, 503),
 )
 async def delete_account(
     request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
 ) -> Response:
-    """Delete the account and all its files. It cannot be undone."""
+    """Delete the account and all its files, or keep the files in the folder of the server. It cannot be
+    undone."""
     fields = await fields_of(request)
-    await people.accounts.leave(caller, text(fields, "password"), address=client_of(request))
+    if text(fields, "email", caller.account.email).strip().lower() != caller.account.email:
+        raise BadCredentials("That is not the address of this account.")
+    keep = None
+    if fields.get("keep_files") in (True, "true", "on"):
+        keep = await _destination(services, people, caller.account)
+    await people.accounts.leave(caller, text(fields, "password"), address=client_of(request), keep=keep)
     people.departures.soon()
     response = Response(status_code=204) if not _is_form(request) else _to_login(request)
     cookies.take(response, request, services.base_url)
     return response
+
+
+def _can_keep(people: People, account: Account) -> bool:
+    """Whether the person may leave the files in the folder of the server: whose it is, and administrators.
+    Others would fill it past every quota, by one account after the other."""
+    return people.has_folder and (account.library == SHARED or account.is_admin)
+
+
+async def _destination(services: Services, people: People, account: Account) -> Destination:
+    if not _can_keep(people, account):
+        raise NotPermitted("Ask an administrator to keep the files: `seekable account remove --keep-files`.")
+    if account.library == SHARED:
+        return IN_PLACE
+    return await free_destination(services.storage, SHARED, account.email)
 
 
 async def _info(services: Services, people: People, account: Account) -> AccountInfo:

@@ -50,6 +50,8 @@ class People:
     quotas: Quotas
     departures: Departures
     session_lasts_s: int
+    has_folder: bool
+    """Whether stored files are ordinary files in a folder."""
 
 
 def _flag(value: object) -> object:

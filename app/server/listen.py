@@ -18,6 +18,11 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def reachable(host: str, port: int) -> str:
+    """Return host and port for a client on this machine: a wildcard is none to connect to."""
+    return authority({"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host), port)
+
+
 def place_of(listener: socket.socket) -> str:
     """Where it listens, as a URL or as nginx names Unix sockets."""
     address = listener.getsockname()

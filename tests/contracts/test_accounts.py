@@ -15,7 +15,7 @@ import pytest
 
 from app.accounts.attempts import Bucket
 from app.accounts.errors import AccountError, EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
-from app.accounts.models import Account, Invite, Link, Scope, Session, SigningKey, Token
+from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, SigningKey, Token
 from app.accounts.store import MAX_SESSIONS, AccountStore
 from app.database import open_accounts
 from app.database.sql import postgresql
@@ -383,6 +383,26 @@ def test_what_belongs_to_who_leaves_is_gone_and_itself_when_it_is_removed(store:
     assert _found(store, *theirs) == [None, None, None]
     assert [*store.sessions(bert.id), *store.tokens(bert.id), *store.links(bert.id)] == []
     store.add(an_account(anna.email))
+
+
+def test_where_the_files_of_a_leaving_account_go_is_kept(store: AccountStore) -> None:
+    admin = store.add(an_account())
+    for number, keep in enumerate((Destination("", "anna@nas"), Destination("", ""), None)):
+        anna = store.add(an_account(is_admin=number == 1))
+        assert anna.keep is None
+        store.leave(anna.id, keep)
+        assert [one.keep for one in store.leaving()] == [keep]
+        store.leave(anna.id, other := Destination(admin.library, f"{number}/other"))
+        assert [one.keep for one in store.leaving()] == [other]
+        store.leave(anna.id)
+        assert [one.keep for one in store.leaving()] == [None]
+        store.remove(anna.id)
+
+
+def test_address_of_the_server_that_started_last_is_known(store: AccountStore) -> None:
+    for address in ("http://127.0.0.1:8000", "http://127.0.0.1:8000", "http://[::1]:123"):
+        store.announce(address)
+        assert store.announced() == address
 
 
 def _found(store: AccountStore, session: Session, token: Token, link: Link) -> list[object]:

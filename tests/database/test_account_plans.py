@@ -86,6 +86,8 @@ def _use(store: SqlAccounts) -> None:
     store.set_admin(anna.id, True)
     store.set_admin(anna.id, False)
     store.set_admin(anna.id, True)
+    store.announce("http://127.0.0.1:8000")
+    store.announced()
     store.leave(admin.id)
     store.leaving()
     store.remove(admin.id)

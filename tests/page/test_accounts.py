@@ -9,6 +9,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from app.database import open_accounts
+from app.settings import Settings
+from tests.live.clients import until
 from tests.page.conftest import SECONDS, Visitor, choose, row, throttle
 from tests.page.test_look import SMALL, findings
 from tests.page.test_player import PASSES
@@ -232,8 +235,31 @@ def test_forms_tell_what_is_wrong_without_scripts_too(visit: Visitor, email: str
     expect(page.get_by_label("Email address")).to_have_value(email)
 
 
+def test_administrator_keeps_the_files_of_a_deleted_account(
+    visit: Visitor, server: Server, email: str, tmp_path: Path
+) -> None:
+    page = visit("/sign-up")
+    sign_up(page, email)
+    pick(page, *on_disk(tmp_path, film=b"a film"))
+    expect(row(page, "film.mp4")).to_be_visible()
+    with open_accounts(Settings(_env_file=None, **server.settings), create=False) as store:
+        account = store.account_of(email)
+        assert account is not None
+        store.set_admin(account.id, True)
+        page.wait_for_timeout(2100)  # until the server has looked anew
+        page.get_by_role("link", name="Settings").click()
+        page.get_by_role("button", name="Delete the account…").click()
+        page.get_by_label("Keep the files").check()
+        page.get_by_label("Its address").fill(email)
+        page.get_by_label("Your password").fill(PASSWORD)
+        page.get_by_role("button", name="Delete", exact=True).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+        until(lambda: store.account(account.id) is None, "the account is still there")
+    assert (server.files / email / "film.mp4").read_bytes() == b"a film"
+
+
 def test_the_settings(visit: Visitor, server: Server, email: str, tmp_path: Path) -> None:
-    visit.expected = {"401"}
+    visit.expected = {"401", "422"}
     page = visit("/")
     sign_up(page, email)
     pick(page, *on_disk(tmp_path, film=bytes(2_000_000)))
@@ -270,8 +296,16 @@ def test_the_settings(visit: Visitor, server: Server, email: str, tmp_path: Path
     expect(page.get_by_label("New password")).to_have_value("")
     page.reload()
     page.get_by_role("button", name="Delete the account…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("You have 1 file (2.0\u00a0MB).")
+    expect(dialog.get_by_label("Keep the files")).to_be_hidden()
     page.get_by_label("Your password").fill("another horse")
-    page.get_by_role("button", name="Delete all").click()
+    page.get_by_label("Its address").fill("another@example.org")
+    delete = page.get_by_role("button", name="Delete", exact=True)
+    delete.click()
+    expect(dialog.get_by_role("alert")).to_have_text("That is not the address of this account.")
+    page.get_by_label("Its address").fill(email)
+    delete.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
     basic = (email, "another horse")
     assert httpx.get(f"{server.url}/account", auth=basic).status_code == 401

@@ -16,7 +16,7 @@ from pymongo.collection import Collection as Documents
 from pymongo.errors import DuplicateKeyError
 
 from app.accounts.errors import EmailTaken, SignUpRefused, UnknownAccount
-from app.accounts.models import Account, Invite, Link, Session, SigningKey, Token
+from app.accounts.models import Account, Destination, Invite, Link, Session, SigningKey, Token
 from app.accounts.store import MAX_SESSIONS
 from app.database.mongo import user_documents
 from app.database.mongo.attempts import MongoAttempts
@@ -122,26 +122,27 @@ class MongoAccounts:
         elif account.is_admin:
             resign(self._users, account_id, DEMOTE, may_be_alone=False)
 
-    def leave(self, account_id: str) -> None:
-        while not self._left(account_id):
+    def leave(self, account_id: str, keep: Destination | None = None) -> None:
+        library, folder = (keep.library, keep.folder) if keep else (None, None)
+        kept: Stored = {"keep_library": library, "keep_folder": folder}
+        leave = LEAVE | {"$set": LEAVE["$set"] | kept}
+        while not self._left(account_id, leave):
             pass  # its rights have just changed
         succeed(self._users)
         with self._users.asked():
             self._forget_belongings(account_id)
 
-    def _left(self, account_id: str) -> bool:
+    def _left(self, account_id: str, leave: Stored) -> bool:
         """Mark the account as leaving. Return False if it became an administrator meanwhile."""
         account = self.account(account_id)
         if account is None:
             raise UnknownAccount(NO_ACCOUNT)
-        if account.leaving:
+        if account.is_admin and not account.leaving:
+            resign(self._users, account_id, leave, may_be_alone=True)
             return True
-        if account.is_admin:
-            resign(self._users, account_id, LEAVE, may_be_alone=True)
-            return True
-        staying = {"_id": account_id, "leaving": False, "is_admin": False}
+        same = {"_id": account_id, "leaving": account.leaving, "is_admin": account.is_admin}
         with self._users.asked():
-            return self._users.accounts.update_one(staying, LEAVE).matched_count == 1
+            return self._users.accounts.update_one(same, leave).matched_count == 1
 
     def leaving(self) -> Sequence[Account]:
         with self._users.asked():
@@ -305,6 +306,16 @@ class MongoAccounts:
                 raise
             return False
         return True
+
+    def announce(self, address: str) -> None:
+        with self._users.asked():
+            change = {"$set": {"address": address}}
+            self._users.announcements.update_one({"_id": "server"}, change, upsert=True)
+
+    def announced(self) -> str | None:
+        with self._users.asked():
+            found = self._users.announcements.find_one({"_id": "server"})
+        return found["address"] if found else None
 
     def standing(
         self, *, accounts: Collection[tuple[str, int]], sessions: Collection[str], tokens: Collection[str]

@@ -58,6 +58,8 @@ class Account(Document):  # type: ignore[misc]
     leaving = BooleanField(required=True)
     quota = LongField(null=True)
     created_at = DateTimeField(required=True)
+    keep_library = StringField(null=True)
+    keep_folder = StringField(null=True)
     # Sessions count that have the same: to end them all is one write.
     era = LongField(required=True)
     invite = StringField()

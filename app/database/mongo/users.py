@@ -23,6 +23,7 @@ class Users(Connection):
         self.invites = self._of(Invite)
         self.signing_keys = self._of(SigningKey)
         self.attempts = self._of(Attempts)
+        self.announcements = self._database["announcements"]
         self.schema = self._database["schema"]
 
     def _of(self, kind: type[Document]) -> Collection[Stored]:

@@ -45,6 +45,8 @@ class Account(Table):
     leaving: Mapped[bool]
     quota: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    keep_library: Mapped[str | None] = mapped_column(text_by_bytes(255))
+    keep_folder: Mapped[str | None] = mapped_column(text_by_bytes())
 
 
 class Session(Table):
@@ -121,3 +123,12 @@ class SigningKey(Table):
     number: Mapped[int] = mapped_column(BigInteger)
     secret: Mapped[str] = mapped_column(text_by_bytes(255))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Announcement(Table):
+    """Where the server that started last is reached; one row."""
+
+    __tablename__ = "announcement"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    address: Mapped[str] = mapped_column(text_by_bytes())

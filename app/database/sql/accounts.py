@@ -23,7 +23,7 @@ from app.accounts import models
 from app.accounts.errors import EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
 from app.accounts.store import MAX_SESSIONS
 from app.database.rules import LAST, NO_ACCOUNT, NO_INVITE, NO_LINK, NO_TOKEN, TAKEN, can_be_stored
-from app.database.sql.account_tables import Account, Invite, Link, SigningKey, Token
+from app.database.sql.account_tables import Account, Announcement, Invite, Link, SigningKey, Token
 from app.database.sql.account_tables import Session as Login
 from app.database.sql.attempts import SqlAttempts, WithReserve
 from app.database.sql.engine import Database
@@ -118,19 +118,21 @@ class SqlAccounts:
             made = (Account.id == account_id, Account.is_admin.is_(is_admin))
             self._database.commit(session, lambda later: _there(later, *made))
 
-    def leave(self, account_id: str) -> None:
-        self._with_reserve(lambda: self._leave(account_id))
+    def leave(self, account_id: str, keep: models.Destination | None = None) -> None:
+        self._with_reserve(lambda: self._leave(account_id, keep))
 
-    def _leave(self, account_id: str) -> None:
+    def _leave(self, account_id: str, keep: models.Destination | None) -> None:
         with self._database.writing() as session:
             account = session.get(Account, account_id)
             if account is None:
                 raise UnknownAccount(NO_ACCOUNT)
             if account.is_admin and not account.leaving:
                 _check_not_last(session, account_id, may_be_alone=True)
-            self._update(session, account_id, leaving=True)
+            library, folder = (keep.library, keep.folder) if keep else (None, None)
+            self._update(session, account_id, leaving=True, keep_library=library, keep_folder=folder)
             _forget_belongings(session, account_id)
-            made = (Account.id == account_id, Account.leaving.is_(True))
+            kept = Account.keep_library.is_not_distinct_from(library)
+            made = (Account.id == account_id, Account.leaving.is_(True), kept)
             self._database.commit(session, lambda later: _there(later, *made))
 
     def leaving(self) -> Sequence[models.Account]:
@@ -246,6 +248,15 @@ class SqlAccounts:
             newest = session.scalar(select(func.max(SigningKey.number))) or 0
             session.execute(delete(SigningKey).where(SigningKey.id.not_in([*keep])))
             self._insert(session, SigningKey(**asdict(key), number=newest + 1), SigningKey.id == key.id)
+
+    def announce(self, address: str) -> None:
+        with self._database.writing() as session:
+            session.execute(delete(Announcement))
+            self._insert(session, Announcement(id=1, address=address), Announcement.address == address)
+
+    def announced(self) -> str | None:
+        with self._database.reading() as session:
+            return session.scalar(select(Announcement.address).where(Announcement.id == 1))
 
     def standing(
         self, *, accounts: Collection[tuple[str, int]], sessions: Collection[str], tokens: Collection[str]

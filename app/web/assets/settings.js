@@ -126,7 +126,18 @@ onSubmit("make-invite", async ({ expires_in }) => {
 });
 
 byId("leave")?.addEventListener("click", async () => {
-  const gone = await ask("delete-account", {}, ({ password }) => withPassword("/account/delete", { password }));
+  let gone;
+  await told(async () => {
+    const { files, size: bytes, can_keep_files } = await request("GET", at("/account/delete"));
+    const count = files === 1 ? "1 file" : `${files.toLocaleString()} files`;
+    const unless = can_keep_files ? ", unless you keep them." : ". An administrator can keep them for you.";
+    byId("delete-what").textContent =
+      `You have ${count} (${size(bytes)}). All are deleted for good, those too that were put there by hand${unless}`;
+    byId("keep-files").hidden = !can_keep_files;
+    gone = await ask("delete-account", {}, ({ email, password, keep_files }) =>
+      withPassword("/account/delete", { email, password, keep_files: keep_files !== undefined }),
+    );
+  });
   if (gone) location.replace(at("/login"));
 });
 

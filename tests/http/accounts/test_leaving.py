@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.accounts.models import Destination
 from tests import mongo
 from tests.beneath import beneath
 from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer, opened, private_server
@@ -121,6 +122,96 @@ def test_what_a_kill_breaks_off_is_finished_after_the_restart(fresh: Private) ->
     wait(lambda: fresh.store.account(leaver.account.id) is None, "the account")
     assert files_beneath(fresh.server, leaver.account.library) == []
     assert stayer.content("film.mp4") == b"stays"
+
+
+def test_files_that_are_kept_move_to_another_account_past_a_kill(fresh: Private) -> None:
+    """Never over a file that is there, and whatever the quota is; and hidden files too."""
+    fresh.person("admin@example.org")
+    leaver, receiver = fresh.person("leaver@nas"), fresh.person("receiver@nas", quota=10)
+    paths = [f"{number % 7}/{number}.mp4" for number in range(110)]
+    below = beneath(fresh.server)
+    below.fill(paths, leaver.account.library)
+    leaver.put("0/.DS_Store", b"hidden")
+    leaver.put("/".join("d" * 31) + "/deep.mp4", b"deep")
+    for path in ("leaver@nas/0/7.mp4", "leaver@nas/3"):  # the second where a folder would be
+        below.fill([path], receiver.account.library)
+    contents = {path: leaver.content(path) for path in leaver.paths()}
+    fresh.store.leave(leaver.account.id, Destination(receiver.account.library, "leaver@nas"))
+    assert leave(fresh.person()).status_code == 204  # so that the server looks now
+    wait(lambda: len(files_beneath(fresh.server, leaver.account.library)) < 105, "the first files")
+    fresh.server.kill()
+    assert files_beneath(fresh.server, leaver.account.library), "it was killed in the middle"
+    port = fresh.server.port
+    fresh.server.start("--port", str(port))
+    fresh.server.url = f"http://127.0.0.1:{port}"
+    wait(lambda: fresh.store.account(leaver.account.id) is None, "the account")
+    assert files_beneath(fresh.server, leaver.account.library) == []
+    found = receiver.paths()
+    flat = {path: f"leaver@nas/{path.rpartition('/')[2]}" for path in contents}
+    expected = {path: f"leaver@nas/{path}" for path in contents}
+    expected |= {path: flat[path] for path in contents if path.startswith(("3/", "d/"))}
+    expected["0/7.mp4"] = "leaver@nas/0/7 (2).mp4"
+    assert sorted(found) == sorted([*expected.values(), "leaver@nas/0/7.mp4", "leaver@nas/3"])
+    for path, new in expected.items():
+        assert receiver.content(new) == contents[path]
+    assert receiver.content("leaver@nas/0/.DS_Store") == b"hidden"
+
+
+def test_files_go_to_no_account_that_is_leaving_itself(fresh: Private) -> None:
+    fresh.person("admin@example.org")
+    leaver, receiver, other = (fresh.person(f"{name}@nas") for name in ("leaver", "receiver", "other"))
+    leaver.put("film.mp4", b"a film")
+    fresh.store.leave(receiver.account.id)
+    fresh.store.leave(leaver.account.id, Destination(receiver.account.library, "leaver@nas"))
+    third = fresh.person("third@nas")
+    assert leave(third).status_code == 204  # so that the server looks now
+    for gone in (receiver, third):
+        wait(lambda gone=gone: fresh.store.account(gone.account.id) is None, gone.email)  # type: ignore[misc]
+    wait(lambda: "gets them is gone or leaving" in fresh.server.log(), "the log")
+    assert len(files_beneath(fresh.server, leaver.account.library)) == 1
+    # Another one is named.
+    fresh.store.leave(leaver.account.id, Destination(other.account.library, "leaver@nas"))
+    assert leave(fresh.person()).status_code == 204
+    wait(lambda: fresh.store.account(leaver.account.id) is None, "the account")
+    assert other.content("leaver@nas/film.mp4") == b"a film"
+
+
+def test_deletion_is_shown_before_and_takes_the_right_address(fresh: Private, problem: Problem) -> None:
+    admin = fresh.person("admin@example.org")
+    person = fresh.person()
+    has_folder = fresh.server.settings.get("storage") != "gridfs"
+    person.put("film.mp4", b"a film")
+    seen = person.ask("GET", "/account/delete")
+    assert seen.json() == {"files": 1, "size": 6, "can_keep_files": False}
+    assert seen.headers["cache-control"] == "no-store"
+    asked = {"password": PASSWORD, "email": "admin@example.org"}
+    problem(person.ask("POST", "/account/delete", json=asked), 422)
+    kept = {"password": PASSWORD, "email": person.email.upper(), "keep_files": True}
+    problem(person.ask("POST", "/account/delete", json=kept), 403)
+    assert person.paths() == ["film.mp4"]
+    # An administrator may keep them in the folder.
+    second = fresh.person("second@nas", is_admin=True)
+    second.put("films/film.mp4", b"a film")
+    for one in (admin, second):
+        assert one.ask("GET", "/account/delete").json()["can_keep_files"] is has_folder
+    if has_folder:
+        kept = {"password": PASSWORD, "email": "second@nas", "keep_files": True}
+        assert second.ask("POST", "/account/delete", json=kept).status_code == 204
+        wait(lambda: fresh.store.account(second.account.id) is None, "the second")
+        assert admin.content("second@nas/films/film.mp4") == b"a film"
+        assert (fresh.server.files / "second@nas" / "films" / "film.mp4").read_bytes() == b"a film"
+
+
+def test_files_of_the_folder_itself_stay_in_it(fresh: Private) -> None:
+    if fresh.server.settings.get("storage") == "gridfs":
+        return
+    admin = fresh.person("admin@example.org")
+    admin.put("films/film.mp4", b"a film")
+    kept = {"password": PASSWORD, "keep_files": True}
+    assert admin.ask("POST", "/account/delete", json=kept).status_code == 204
+    wait(lambda: fresh.store.account(admin.account.id) is None, "the account")
+    assert (fresh.server.files / "films" / "film.mp4").read_bytes() == b"a film"
+    assert fresh.person().content("films/film.mp4") == b"a film"
 
 
 def test_a_library_that_was_open_is_that_of_the_first_account(

@@ -1,0 +1,49 @@
+"""Where the files of a deleted account go."""
+
+from itertools import islice
+
+import pytest
+
+from app.accounts.models import Destination
+from app.library.keeping import candidates, numbered
+from app.storage.types import Key
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "is_file", "expected"),
+    [
+        ("film.mp4", 1, True, "film.mp4"),
+        ("film.mp4", 2, True, "film (2).mp4"),
+        ("film.tar.gz", 12, True, "film.tar (12).gz"),
+        ("film", 2, True, "film (2)"),
+        (".hidden", 2, True, ".hidden (2)"),
+        ("St. " + "x" * 40, 2, True, "St. " + "x" * 40 + " (2)"),
+        ("anna@example.org", 2, False, "anna@example.org (2)"),
+        ("x" * 251 + ".mp4", 10, True, "x" * 246 + " (10).mp4"),
+        ("ü" * 127, 2, False, "ü" * 125 + " (2)"),
+    ],
+)
+def test_number_stands_before_the_extension(name: str, number: int, is_file: bool, expected: str) -> None:
+    assert numbered(name, number, is_file=is_file) == expected
+    assert len(expected.encode()) <= 255
+
+
+@pytest.mark.parametrize(
+    ("folder", "first", "second", "flat"),
+    [
+        ("", "anna/film.mp4", "anna/film (2).mp4", "anna/film.mp4"),
+        ("a/b", "anna/a/b/film.mp4", "anna/a/b/film (2).mp4", "anna/film.mp4"),
+        # Too deep, or too long, with one more folder.
+        ("/".join("d" * 31), "anna/film.mp4", "anna/film (2).mp4", None),
+        ("/".join(["x" * 253] * 4), "anna/film.mp4", "anna/film (2).mp4", None),
+    ],
+)
+def test_file_keeps_its_folder_where_that_is_possible(
+    folder: str, first: str, second: str, flat: str | None
+) -> None:
+    key = Key.of("leaver", folder, "film.mp4")
+    found = list(islice(candidates(Destination("receiver", "anna"), key), 20))
+    assert {one.library for one in found} == {"receiver"}
+    assert [one.path for one in found[:2]] == [first, second]
+    if flat is not None:
+        assert found[9].path == flat
