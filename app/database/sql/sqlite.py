@@ -67,9 +67,11 @@ class Sqlite(Database):
         return os.path.exists(self.engine.url.database or "")
 
     def keep_private(self) -> None:
-        # SQLite gives the files beside it the rights that this one has.
+        # SQLite gives the files beside it the rights that this one has. One that is there is not opened: to
+        # close it would drop the locks that other connections of this process have on it (POSIX), and their
+        # commits would get lost.
         with contextlib.suppress(OSError):
-            os.close(os.open(self._file, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(self._file, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         super().keep_private()
 
     def files(self) -> tuple[Path, ...]:
