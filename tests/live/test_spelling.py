@@ -1,5 +1,6 @@
 """A server whose folder is on a file system that ignores case, and curl."""
 
+import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,36 @@ def test_another_spelling_is_no_address_of_a_file(server: Server) -> None:
     assert curl(server, "/files/FILM.mp4", "-X", "DELETE") == 404
     assert put(server, "film.mp4") == 204
     assert curl(server, "/files/film.mp4") == 200
+
+
+@pytest.mark.parametrize("server", ["folding"], indirect=True)
+def test_rename_may_change_case_alone(server: Server) -> None:
+    patch = ("-X", "PATCH", "-H", "Content-Type: application/merge-patch+json", "-d")
+    assert put(server, "old.mp4") == 201
+    assert curl(server, "/files/old.mp4", *patch, '{"filename": "Old.mp4"}') == 200
+    assert (curl(server, "/files/Old.mp4"), curl(server, "/files/old.mp4")) == (200, 404)
+    assert "Old.mp4" in {path.name for path in server.files.iterdir()}
+    assert curl(server, "/files/Old.mp4", "-X", "DELETE") == 204
+
+
+@pytest.mark.parametrize("server", ["folding"], indirect=True)
+def test_copy_names_files_that_differ_in_case_alone(server: Server, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("film.mp4", "FILM.mp4"):
+        (source / name).write_bytes(name.encode())
+        os.utime(source / name, (1, 1))
+    environment = {"SEEKABLE_FILES_DIR": str(source)}
+    target = server.files.parent / "copies"
+    assert completed("migrate", folder=tmp_path, environment=environment).returncode == 0
+    # A file counts as finished a moment after it was put there.
+    until(lambda: "2 files" in completed("scan", folder=tmp_path, environment=environment).stdout, "a scan")
+    to = ("copy", "--to", "filesystem", "--files-dir", str(target))
+    done = completed(*to, folder=tmp_path, environment=environment)
+    assert done.returncode == 1
+    assert "conflict: " in done.stdout
+    assert "“film.mp4” is already there as “FILM.mp4”" in done.stdout
+    assert [path.name for path in target.iterdir() if path.name != ".seekable"] == ["FILM.mp4"]
 
 
 def test_start_and_doctor_name_such_a_file_system(server: Server, tmp_path: Path) -> None:
