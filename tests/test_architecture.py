@@ -62,6 +62,7 @@ ONLY_IN: dict[str, set[str]] = {
     "httptools": {"server"},
     "pydantic": {"resources", "settings", "cli.accounts", "cli.diagnosis"},
     "pydantic_settings": {"resources", "settings"},
+    "anyascii": {"streaming"},
     "argon2": {"accounts"},
     "click": {"cli"},
     "itsdangerous": {"accounts"},

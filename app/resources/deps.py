@@ -1,5 +1,6 @@
 """What routes work with, put there by the lifespan in main."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote, unquote_to_bytes
@@ -22,7 +23,7 @@ from app.library.service import Library
 from app.observing.metrics import Metrics
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName
-from app.storage.types import SHARED, Key
+from app.storage.types import MAX_SHOWN, SHARED, Key
 from app.uploads.service import Uploads
 
 
@@ -84,9 +85,14 @@ def library_of(scope: Scope) -> str:
     """The library that a request works in. The names in its URL are valid UTF-8, else InvalidName: the
     server and the framework both replace what is not, and would turn two names into one. A parameter of the
     query that its route does not use may hold anything."""
-    query = scope["query_string"]
-    if not _is_utf8(scope["raw_path"]) or (query and not _is_utf8(query) and not _is_usable(scope, query)):
-        raise InvalidName("A URL must be valid UTF-8 when its escapes are decoded.")
+    path, query = scope["raw_path"], scope["query_string"]
+    if not _is_utf8(path):
+        raise _not_utf8(path.split(b"/"))
+    if query and not _is_utf8(query):
+        used = _parameters(scope["route"].dependant)
+        bad = [pair for pair in query.split(b"&") if _name_of(pair) in used and not _is_utf8(pair)]
+        if bad:
+            raise _not_utf8(bad)
     people = scope["state"]["services"].people
     if people is None:
         return SHARED
@@ -104,13 +110,13 @@ def _is_utf8(raw: bytes) -> bool:
     return True
 
 
-def _is_usable(scope: Scope, query: bytes) -> bool:
-    """Whether all parameters that the route of a request uses are valid UTF-8."""
-    used = _parameters(scope["route"].dependant)
-    pairs = (pair.partition(b"=") for pair in query.replace(b"+", b" ").split(b"&"))
-    return all(
-        _is_utf8(value) for name, _, value in pairs if unquote_to_bytes(name).decode(errors="replace") in used
-    )
+def _not_utf8(parts: Iterable[bytes]) -> InvalidName:
+    part = next(part for part in parts if not _is_utf8(part)).decode("latin-1")
+    return InvalidName(f"“{part[:MAX_SHOWN]}” in the URL is not valid UTF-8 when its escapes are decoded.")
+
+
+def _name_of(pair: bytes) -> str:
+    return unquote_to_bytes(pair.partition(b"=")[0].replace(b"+", b" ")).decode(errors="replace")
 
 
 def _parameters(dependant: Dependant) -> frozenset[str]:

@@ -18,36 +18,74 @@ MAX_SEGMENT_BYTES = 255
 MAX_PATH_BYTES = 1024
 MAX_SEGMENTS = 32
 
+MAX_SHOWN = 60
+"""Characters of a name that a message about it shows."""
+
 _IGNORABLE = {"\u034f", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))}
 """Marks that are not seen: the grapheme joiner and the variation selectors."""
 
 
+def _shown(text: str) -> str:
+    """Quote a name in a message: shortened, and with escapes for what cannot be seen."""
+    short = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    seen = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in short)
+    return f"“{''.join(seen)}”"
+
+
 def _check_segment(segment: str) -> None:
-    if segment in ("", ".", ".."):
-        raise InvalidName("A path must have no empty, '.' or '..' segments, and no slash at either end.")
-    if "\\" in segment or any(unicodedata.category(character) == "Cc" for character in segment):
-        raise InvalidName("A path must hold no backslashes and no control characters.")
-    if len(segment.encode()) > MAX_SEGMENT_BYTES:
-        raise InvalidName(f"A segment of a path is at most {MAX_SEGMENT_BYTES} bytes long in UTF-8.")
+    if segment in (".", ".."):
+        raise InvalidName(f"{_shown(segment)} is no name of a file or a folder. Choose another.")
+    if "\\" in segment:
+        raise InvalidName(f"A path must hold no backslash: {_shown(segment)} has one. Write / instead.")
+    control = next((one for one in segment if unicodedata.category(one) == "Cc"), None)
+    if control is not None:
+        raise InvalidName(
+            f"A path must hold no control characters: {_shown(segment)} has U+{ord(control):04X}."
+        )
+    if (length := len(segment.encode())) > MAX_SEGMENT_BYTES:
+        raise InvalidName(
+            f"{_shown(segment)} is {length} bytes long in UTF-8. At most {MAX_SEGMENT_BYTES} fit."
+        )
 
 
 def _check_path(path: str) -> None:
     try:
         length = len(path.encode())
     except UnicodeEncodeError:  # lone surrogates
-        raise InvalidName("A path must be valid UTF-8.") from None
+        raise InvalidName(f"{_shown(path)} is not valid UTF-8.") from None
     # The length first: what follows costs time for every character.
     if length > MAX_PATH_BYTES:
-        raise InvalidName(f"A path is at most {MAX_PATH_BYTES} bytes long in UTF-8.")
+        raise _too_long(path)
     if not unicodedata.is_normalized("NFC", path):
         raise InvalidName("A path must be in Unicode normalisation form NFC.")
+    if not path:
+        raise InvalidName("A name is empty. Choose one.")
     segments = path.split("/")
+    if "" in segments:
+        raise InvalidName(f"{_shown(path)} has an empty name in it. Leave out the extra slash.")
     if len(segments) > MAX_SEGMENTS:
-        raise InvalidName(f"A path has at most {MAX_SEGMENTS} segments.")
+        raise InvalidName(
+            f"{_shown(path)} has {len(segments)} folders and names. A path has at most {MAX_SEGMENTS}."
+        )
     for segment in segments:
         _check_segment(segment)
     if segments[0] == RESERVED:
-        raise InvalidName(f"A path must not start with {RESERVED!r}.")
+        raise _reserved(path)
+
+
+def _too_long(path: str) -> InvalidName:
+    return InvalidName(
+        f"The path {_shown(path)} is too long: it has at most {MAX_PATH_BYTES} bytes in UTF-8. "
+        "Shorten a name, or use fewer folders."
+    )
+
+
+def _reserved(path: str) -> InvalidName:
+    first = path.partition("/")[0]
+    return InvalidName(
+        f"{_shown(first)} at the top belongs to the server: a path must not start with {RESERVED!r}, in any "
+        "spelling. Choose another name."
+    )
 
 
 def is_reserved(segment: str) -> bool:
@@ -69,7 +107,7 @@ def _is_ignorable(character: str) -> bool:
 def _check_reserved(path: str) -> None:
     # A path of a stored row may fold so: earlier versions took it, and its file is still to be shown.
     if is_reserved(path.partition("/")[0]):
-        raise InvalidName(f"A path must not start with {RESERVED!r}, in any spelling.")
+        raise _reserved(path)
 
 
 def clean_folder(folder: str) -> str:
@@ -85,7 +123,7 @@ def _nfc(text: str) -> str:
     # Normalising can be made to cost more than linear time, so only what may be legal is normalised:
     # no NFC form is more than three times shorter in UTF-8 than what it was made from.
     if len(text) > 3 * MAX_PATH_BYTES:
-        raise InvalidName(f"A path is at most {MAX_PATH_BYTES} bytes long in UTF-8.")
+        raise _too_long(text)
     return unicodedata.normalize("NFC", text)
 
 
@@ -102,8 +140,11 @@ class Key:
     filename: str
 
     def __post_init__(self) -> None:
-        if "/" in self.filename or "/" in self.library:
-            raise InvalidName("Neither a filename nor the name of a library holds a slash.")
+        for name in (self.filename, self.library):
+            if "/" in name:
+                raise InvalidName(
+                    f"A name must hold no slash, and {_shown(name)} has one. Name the folder apart."
+                )
         if self.library:
             _check_path(self.library)
         _check_path(self.path)
@@ -121,7 +162,7 @@ class Key:
         """The key of a path `folder/filename` as somebody typed it."""
         folder, slash, filename = path.rpartition("/")
         if slash and not folder:
-            raise InvalidName("A path must not be absolute.")
+            raise InvalidName(f"{_shown(path)} begins with a slash. Leave it out.")
         return cls.of(library, folder, filename)
 
     @property

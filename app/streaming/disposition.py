@@ -1,7 +1,10 @@
 """What a browser may show in place, and what it is told to save, and under which name."""
 
 import re
+import unicodedata
 from urllib.parse import quote
+
+from anyascii import anyascii
 
 _RASTER_IMAGES = frozenset(
     (
@@ -38,6 +41,8 @@ _QUOTED = r'"[\t !#-\[\]-~]*"'
 _MEDIA_TYPE = re.compile(rf"({_TOKEN}/{_TOKEN})(?:[ \t]*;(?:[ \t]*{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*[ \t]*")
 
 _UNSAFE = re.compile(r'[^ -~]|["\\%]')
+_UNSAFE_IN_NAMES = re.compile(r'[/:*?<>|"\\%]')
+"""What a file system may refuse in a name, or a client take for a path: no transliteration brings it in."""
 _ATTR_CHAR = "!#$&+-.^_`|~"
 """What RFC 8187 3.2.1 lets stand besides letters and digits."""
 
@@ -63,8 +68,20 @@ def content_disposition(filename: str, *, attachment: bool) -> str:
     A name that some clients would misread is sent encoded (RFC 8187), with a plain one for the oldest.
     """
     disposition = "attachment" if attachment else "inline"
-    fallback = _UNSAFE.sub("_", filename)
+    fallback = _UNSAFE.sub("_", "".join(map(_in_ascii, unicodedata.normalize("NFC", filename))))
+    if fallback != filename and not fallback.strip(". "):  # nothing is left, as of a mark without its letter
+        fallback = "_"
     plain = f'{disposition}; filename="{fallback}"'
     if fallback == filename:
         return plain
     return f"{plain}; filename*=UTF-8''{quote(filename, safe=_ATTR_CHAR, errors='replace')}"
+
+
+def _in_ascii(character: str) -> str:
+    """A character as people write it without other letters: `ß` is `ss`, `中` is `Zhong`."""
+    if character.isascii():
+        return character
+    if unicodedata.combining(character) or unicodedata.category(character) == "Cf":
+        return ""  # a mark of the letter before it, or one that is not seen
+    # An emoji becomes its name between colons.
+    return _UNSAFE_IN_NAMES.sub("_", anyascii(character).strip(":")) or "_"

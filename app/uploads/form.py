@@ -8,7 +8,14 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from app.uploads.errors import BadForm, UnsupportedForm
-from app.uploads.parameters import parameters_of, unquote, unquote_form, word_of
+from app.uploads.parameters import (
+    extended_of,
+    parameters_of,
+    unquote,
+    unquote_form,
+    word_decoded,
+    word_of,
+)
 
 MAX_BOUNDARY_BYTES = 70
 MAX_PARTS = 32
@@ -222,8 +229,15 @@ def _names(disposition: bytes | None) -> tuple[str, str | None]:
     name = unquote_form(parameters.get("name", ""))
     if word_of(text) != "form-data" or not name:
         raise BadForm("Every part of a form has a Content-Disposition of form-data, with a name.")
-    filename = parameters.get("filename")
-    return name, None if filename is None else unquote_form(filename)
+    return name, _filename(text, parameters.get("filename"))
+
+
+def _filename(disposition: str, given: str | None) -> str | None:
+    """The filename of a part. RFC 7578 4.2 forbids `filename*`, but .NET sends it beside a `filename` that is
+    an encoded-word, which no person has typed."""
+    filename = None if given is None else unquote_form(given)
+    decoded = None if filename is None else word_decoded(filename)
+    return filename if decoded is None else extended_of(disposition, "filename") or decoded
 
 
 def _file_started(filename: str | None, content_type: bytes | None) -> FileStarted:

@@ -122,7 +122,7 @@ def test_an_answer_that_fits_one_page_has_a_length(
     ("name", "disposition"),
     [
         ("", 'attachment; filename="playlist.m3u"'),
-        ("סרט 1", "attachment; filename=\"___ 1.m3u\"; filename*=UTF-8''%D7%A1%D7%A8%D7%98%201.m3u"),
+        ("סרט 1", "attachment; filename=\"srt 1.m3u\"; filename*=UTF-8''%D7%A1%D7%A8%D7%98%201.m3u"),
     ],
 )
 def test_the_file_is_called_as_the_folder(ask: Ask, name: str, disposition: str) -> None:

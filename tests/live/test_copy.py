@@ -237,6 +237,6 @@ def test_lines_and_the_bar_do_not_run_into_each_other_on_a_terminal(
     os.close(ours)
     assert scan.wait() == 0
     seen = [re.split(r"\r|\x1b\[K", line.rstrip("\r"))[-1] for line in shown.decode().split("\n")]
-    assert seen[0].startswith("skipped: a/t\\x1b[31m: A path must hold no")
+    assert seen[0].startswith("skipped: a/t\\x1b[31m: A path must hold no control characters")
     assert "100%" in seen[1]
     assert seen[2:] == ["3 files, 1 skipped", ""]

@@ -281,6 +281,23 @@ NAMES = {
     "HTML and a hash": ('filename="<b>&amp;#?\'.mkv"', "<b>&amp;#?'.mkv"),
     "an extended name beside": ("filename=\"a.mkv\"; filename*=UTF-8''b.mkv", "a.mkv"),
     "an extended name before, twice": ("filename*=UTF-8''b; filename*=''c; filename=\"a.mkv\"", "a.mkv"),
+    # As .NET and PowerShell write a name that is not in ASCII.
+    "an encoded-word beside an extended name": (
+        "filename=\"=?utf-8?B?R3LDtsOfZS5ta3Y=?=\"; filename*=utf-8''Gr%C3%B6%C3%9Fe.mkv",
+        "Größe.mkv",
+    ),
+    "an extended name before an encoded-word": (
+        "filename*=UTF-8'de'%F0%9F%8E%AC.mkv; filename=\"=?utf-8?B?R3LDtsOfZS5ta3Y=?=\"",
+        "🎬.mkv",
+    ),
+    "an extended name in Latin-1": ("filename==?utf-8?B?YQ==?=; filename*=iso-8859-1''%E9.mkv", "é.mkv"),
+    "an encoded-word alone": ('filename="=?utf-8?B?R3LDtsOfZS5ta3Y=?="', "Größe.mkv"),
+    "an encoded-word, quoted-printable": ('filename="=?UTF-8?Q?Gr=C3=B6=C3=9Fe_1.mkv?="', "Größe 1.mkv"),
+    "a malformed extended name": ("filename=\"=?utf-8?B?YQ==?=\"; filename*=utf-8''%E9", "a"),
+    "an extended name without a charset": ("filename=\"=?utf-8?B?YQ==?=\"; filename*=''b", "a"),
+    "a malformed encoded-word": ('filename="=?utf-8?B?YQ=?="', "=?utf-8?B?YQ=?="),
+    "an encoded-word that is not UTF-8": ('filename="=?utf-8?B?/w==?="', "=?utf-8?B?/w==?="),
+    "nearly an encoded-word": ('filename="a =?utf-8?B?YQ==?=.mkv"', "a =?utf-8?B?YQ==?=.mkv"),
     "a continued name beside": ('filename="a.mkv"; filename*0="b"', "a.mkv"),
     "other parameters": ('size="1;2"; filename="a.mkv"; x=y', "a.mkv"),
     "no spaces": ('x=y;filename="a.mkv";', "a.mkv"),
