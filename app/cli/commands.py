@@ -331,7 +331,7 @@ def _with_stores(run: Callable[[Stores], Awaitable[object]], settings: Settings 
 
 
 def _opened(settings: Settings) -> AbstractAsyncContextManager[Stores]:
-    return open_database(settings, media_type=lambda name: media_type(None, name))
+    return open_database(settings, media_type=lambda name: media_type(None, name), serving=False)
 
 
 def _counts(found: Mapping[Any, int]) -> list[str]:

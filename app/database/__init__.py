@@ -54,16 +54,18 @@ async def open_database(
     notice: Callable[[Sequence[Change]], None] = ignore,
     observed: Callable[[Backend], Backend] = as_it_is,
     hearer: Hearer | None = None,
+    serving: bool = True,
 ) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
     `media_type` guesses the type of a file that was not uploaded from its name; `notice` is told, by any
     thread, what other programs did to the files: all that one look found, at once. `observed` is put around
-    what is asked of the files. `hearer` hears of other processes, until this is closed.
+    what is asked of the files. `hearer` hears of other processes, until this is closed. Which names
+    are ignored only a process that is `serving` decides by its settings: others go by those of the last one.
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        opening = partial(_open, settings, media_type, stack, notice, hearer=hearer)
+        opening = partial(_open, settings, media_type, stack, notice, hearer=hearer, serving=serving)
         opened = await asyncio.to_thread(opening)
         leases = Leases(opened.leases)
         stack.callback(leases.close)
@@ -82,7 +84,10 @@ def open_accounts(settings: Settings, *, create: bool) -> Iterator[AccountStore]
 
             yield open_users(settings, stack)
         else:
-            yield _open_filesystem(settings, str, stack, ignore, patient=False, create=create)[1]
+            opened = _open_filesystem(
+                settings, str, stack, ignore, patient=False, create=create, serving=False
+            )
+            yield opened[1]
 
 
 def is_read_only(settings: Settings) -> bool:
@@ -124,7 +129,7 @@ def prepare_database(settings: Settings, *, create: bool = True) -> None:
     Raises ConfigurationError, StorageError.
     """
     with ExitStack() as stack:
-        _open(settings, str, stack, ignore, patient=False, create=create)
+        _open(settings, str, stack, ignore, patient=False, create=create, serving=False)
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,7 @@ def _open(
     patient: bool = True,
     create: bool = True,
     hearer: Hearer | None = None,
+    serving: bool,
 ) -> _Opened:
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
@@ -159,7 +165,7 @@ def _open(
         from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
         from app.database.mongo.schema_version import library_of  # noqa: PLC0415
 
-        grid = open_gridfs(settings, media_type, stack, notice, create=create)
+        grid = open_gridfs(settings, media_type, stack, notice, create=create, serving=serving)
         hearing = _open_hearing(lambda: line_of(grid.database), hearer, stack)
         users = open_users(settings, stack) if wanted else None
         return _Opened(
@@ -173,7 +179,9 @@ def _open(
         )
     from app.database.sql.opening import open_copies, open_leases  # noqa: PLC0415
 
-    files, accounts = _open_filesystem(settings, media_type, stack, notice, patient=patient, create=create)
+    files, accounts = _open_filesystem(
+        settings, media_type, stack, notice, patient=patient, create=create, serving=serving
+    )
     hearing = _open_hearing(files.database.line, hearer, stack)
     return _Opened(
         files,
@@ -205,6 +213,7 @@ def _open_filesystem(
     *,
     patient: bool,
     create: bool,
+    serving: bool,
 ) -> tuple["FilesystemBackend", AccountStore]:
     # The other way round, SQLAlchemy and Alembic.
     from app.database.sql.accounts import SqlAccounts  # noqa: PLC0415
@@ -213,7 +222,13 @@ def _open_filesystem(
 
     busy_timeout_ms = BUSY_TIMEOUT_MS if patient else PATIENCE_MS
     files = open_filesystem(
-        settings, media_type, stack, notice, busy_timeout_ms=busy_timeout_ms, create=create
+        settings,
+        media_type,
+        stack,
+        notice,
+        busy_timeout_ms=busy_timeout_ms,
+        create=create,
+        serving=serving,
     )
     # One database for both, since it has one writer at a time.
     return files, SqlAccounts(files.database, files.with_reserve)

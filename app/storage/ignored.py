@@ -18,6 +18,11 @@ class Ignored:
         self.folder = lru_cache(4096)(self._folder)
         """Return whether a pattern matches the folder, or one that it is in: all files in it are ignored."""
 
+    @classmethod
+    def of(cls, text: str) -> "Ignored":
+        """Return what goes by the patterns of such a text."""
+        return cls(text.split("\n"))
+
     def file(self, key: Key) -> bool:
         """Return whether a pattern matches the file, or a folder that it is in.
 

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from app.database import open_database
+from app.database import open_database, prepare_database
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound
@@ -136,6 +136,21 @@ async def test_lists_follow_the_setting_from_the_next_start_on(settings: Setting
     assert sorted(await names(ignore=())) == sorted([*SHOWN, *HIDDEN])
     assert await names(ignore=("*", "!*.part")) == ["c.part"]
     assert sorted(await names()) == SHOWN
+
+
+async def test_commands_go_by_the_patterns_of_the_last_server(settings: Settings) -> None:
+    """Whoever runs `seekable scan` may not have the environment of the server."""
+    served = settings.model_copy(update={"ignore": ("*.tmp",)})
+    async with open_database(served, media_type=lambda name: "video/mp4") as stores:
+        await put(stores.storage, key("a.tmp"))
+        await put(stores.storage, key("a.part"))
+    async with open_database(settings, media_type=lambda name: "video/mp4", serving=False) as stores:
+        await put(stores.storage, key("b.tmp"))
+        await put(stores.storage, key("b.part"))
+        assert await listed(stores.storage, Listing(SHARED)) == ["a.part", "b.part"]
+    prepare_database(settings)
+    async with open_database(served, media_type=lambda name: "video/mp4") as stores:
+        assert await listed(stores.storage, Listing(SHARED)) == ["a.part", "b.part"]
 
 
 async def test_no_scan_takes_in_or_reports_ignored_files(

@@ -1,5 +1,7 @@
 """Which documents lists leave out: decided when one gets its name, and again when the patterns change."""
 
+import logging
+
 from pymongo import UpdateOne
 
 from app.database.mongo.connection import Database
@@ -11,26 +13,37 @@ from app.storage.types import Key
 BATCH = 2_000
 """Documents that one query reads."""
 
+_log = logging.getLogger("seekable")
+
 _PATTERNS = "patterns"
 _FIELDS = dict.fromkeys(("library", "folder", "filename", "ignored"), True)
 
 
-def flag_ignored(database: Database, ignored: Ignored) -> None:
-    """Decide for every document whether it is ignored, if the patterns are others than the last time.
-
-    Reads every document then. Others may write meanwhile: a document is changed only if it still has the name
-    that was looked at, and one that gets its name later was decided by whoever named it.
+def ignored_names(database: Database, wanted: Ignored, *, serving: bool) -> Ignored:
+    """Return by which patterns to decide: to serve, those wanted, after all were decided by them; for
+    other purposes those of the last server, because a command may be run without its settings.
     """
     with database.asked():
-        noted = database.ignore.find_one({"_id": _PATTERNS})
-    if noted is not None and noted.get("text") == ignored.text:
-        return
+        noted = (database.ignore.find_one({"_id": _PATTERNS}) or {}).get("text")
+    if not serving:
+        return Ignored.of(noted) if isinstance(noted, str) else wanted
+    if noted != wanted.text:
+        _flag(database, wanted)
+    return wanted
+
+
+def _flag(database: Database, ignored: Ignored) -> None:
+    """Decide for every document. Others may write meanwhile: one is changed only if it still has the name
+    that was looked at, and one that gets its name later was decided by whoever named it.
+    """
     last: Stored = {}
     while True:
         with database.asked():
             batch = list(database.media.find(last, _FIELDS).sort("_id").limit(BATCH))
         if not batch:
             break
+        if not last and len(batch) == BATCH:
+            _log.info("SEEKABLE_IGNORE is another than the last time: looking at the names of all files.")
         last = behind(batch[-1]["_id"])
         updates = [_flagged(media) for media in batch if _is_ignored(media, ignored) != _was_ignored(media)]
         if updates:

@@ -9,7 +9,7 @@ from pymongo.errors import ServerSelectionTimeoutError
 from app.database.mongo.accounts import MongoAccounts
 from app.database.mongo.connection import Connection, Database
 from app.database.mongo.files import GridBackend
-from app.database.mongo.ignoring import flag_ignored
+from app.database.mongo.ignoring import ignored_names
 from app.database.mongo.schema_version import check_version, migration_of, record_version
 from app.database.mongo.staging import Senders
 from app.database.mongo.upload_leases import Keeper
@@ -34,6 +34,7 @@ def open_gridfs(
     notice: Callable[[Sequence[Change]], None] = ignore,
     *,
     create: bool = True,
+    serving: bool = True,
 ) -> GridBackend:
     """Raises ConfigurationError, StorageError."""
     if not settings.mongodb_url:
@@ -47,8 +48,7 @@ def open_gridfs(
             )
         check_version(database)
         database.ensure_indexes()
-        ignored = Ignored(settings.ignore)
-        flag_ignored(database, ignored)
+        ignored = ignored_names(database, Ignored(settings.ignore), serving=serving)
         if migration_of(database) == "due":
             _retype(database)
         record_version(database)

@@ -1,6 +1,8 @@
 """Which rows lists leave out: decided when a row gets its name, and again when the patterns change."""
 
-from sqlalchemy import select, update
+import logging
+
+from sqlalchemy import bindparam, select, update
 
 from app.database.sql.engine import Database
 from app.database.sql.tables import Media, Volume
@@ -10,32 +12,53 @@ from app.storage.types import Key
 BATCH = 2_000
 """Rows that one query reads."""
 
+_SAME = ("id", "library", "folder", "filename")
+_COLUMNS = [getattr(Media, name) for name in _SAME]
+_FLAG = (
+    update(Media)
+    .where(*(column == bindparam(f"same_{column.key}") for column in _COLUMNS))
+    .values(ignored=bindparam("is_ignored"))
+)
+"""Sent by the connection, not the session, many at a time."""
 
-def flag_ignored(database: Database, ignored: Ignored) -> None:
-    """Decide for every row whether it is ignored, if the patterns are others than the last time.
+_log = logging.getLogger("seekable")
 
-    Reads every row then. Others may write meanwhile: a row is changed only if it still has the name that was
-    looked at, and a row that gets its name later was decided by whoever named it.
+
+def ignored_names(database: Database, wanted: Ignored, *, serving: bool) -> Ignored:
+    """Return by which patterns to decide: to serve, those wanted, after all rows were decided by them; for
+    other purposes, those of the last server, because a command may be run without its settings.
     """
     with database.reading() as session:
-        if session.scalar(select(Volume.ignore)) == ignored.text:
-            return
+        noted = session.scalar(select(Volume.ignore))
+    if not serving:
+        return wanted if noted is None else Ignored.of(noted)
+    if noted != wanted.text:
+        _flag(database, wanted)
+    return wanted
+
+
+def _flag(database: Database, ignored: Ignored) -> None:
+    """Decide for every row. Others may write meanwhile: a row is changed only if it still has the name that
+    was looked at, and a row that gets its name later was decided by whoever named it.
+    """
     after = ""
-    columns = Media.id, Media.library, Media.folder, Media.filename, Media.ignored
     while True:
-        query = select(*columns).where(Media.id > after).order_by(Media.id).limit(BATCH)
+        query = select(*_COLUMNS, Media.ignored).where(Media.id > after).order_by(Media.id).limit(BATCH)
         with database.reading() as session:
             rows = session.execute(query).all()
         if not rows:
             break
+        if not after and len(rows) == BATCH:
+            _log.info("SEEKABLE_IGNORE is another than the last time: looking at the names of all files.")
         after = rows[-1].id
-        changed = [row for row in rows if row.ignored != ignored.file(Key(*row[1:4]))]
+        changed = [
+            {f"same_{name}": getattr(row, name) for name in _SAME} | {"is_ignored": not row.ignored}
+            for row in rows
+            if row.ignored != ignored.file(Key(row.library, row.folder, row.filename))
+        ]
         if changed:
             with database.writing() as session:
-                for identity, library, folder, filename, was_ignored in changed:
-                    same = Media.id == identity, Media.library == library
-                    here = Media.folder == folder, Media.filename == filename
-                    session.execute(update(Media).where(*same, *here).values(ignored=not was_ignored))
+                session.connection().execute(_FLAG, changed)
                 session.commit()
     with database.writing() as session:
         session.execute(update(Volume).values(ignore=ignored.text))

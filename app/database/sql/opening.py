@@ -16,7 +16,7 @@ from app.database.rules import ignore
 from app.database.sql.copies import SqliteCopies
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.files import FilesystemBackend
-from app.database.sql.ignoring import flag_ignored
+from app.database.sql.ignoring import ignored_names
 from app.database.sql.leases import SqlLeases
 from app.database.sql.locks import LockedFiles
 from app.database.sql.migrations import migrate
@@ -55,6 +55,7 @@ def open_filesystem(
     *,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
     create: bool = True,
+    serving: bool = True,
 ) -> FilesystemBackend:
     read_only = is_read_only(settings)
     if read_only and settings.database_url is None:
@@ -72,8 +73,7 @@ def open_filesystem(
         database.keep_private()
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
-        ignored = Ignored(settings.ignore)
-        flag_ignored(database, ignored)
+        ignored = ignored_names(database, Ignored(settings.ignore), serving=serving)
         files.sweep()
         backend = FilesystemBackend(
             database,
