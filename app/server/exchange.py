@@ -5,6 +5,7 @@ import logging
 import struct
 import sys
 import time
+from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple
 
@@ -40,7 +41,8 @@ def reset(transport: asyncio.Transport) -> None:
     """Break the connection off, so that nothing that was sent on it looks complete, and drop the rest."""
     connected = transport.get_extra_info("socket")
     if connected is not None:
-        connected.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError, ValueError):  # it is lost already
+            connected.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 

@@ -1,12 +1,14 @@
 """Clients that speak HTTP/1.0 or little more of HTTP/1.1: mplayer, mpg123 and axel."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from app.resources.piecewise import PAGE_SIZE
 from tests.beneath import beneath
+from tests.http.conftest import Connection
 from tests.live.clients import until
 from tests.support import Server, need, run, running
 
@@ -23,7 +25,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     track = folder / "track.mp3"
     run("ffmpeg", "-loglevel", "error", "-f", "lavfi", "-i", "sine=duration=1", "-f", "mp3", track)
     server = Server(folder / "server")
-    beneath(server).fill(f"many/{number:04}.mp4" for number in range(PAGE_SIZE + 50))
+    beneath(server).fill(
+        [
+            *(f"many/{number:04}.mp4" for number in range(PAGE_SIZE + 50)),
+            *(f"long/{number:04}{'&' * 240}.mp4" for number in range(1500)),
+        ]
+    )
     with running(folder / "server") as server:
         with server.client() as http:
             for name in TRACKS:
@@ -64,3 +71,13 @@ def test_axel_fetches_what_is_written_while_it_is_read(library: Server, tmp_path
     run("axel", "--quiet", "--output", tmp_path / "fetched", library.url + target)
     with library.client() as http:
         assert (tmp_path / "fetched").read_bytes() == http.get(target).content
+
+
+def test_a_reader_that_leaves_is_no_error(library: Server) -> None:
+    before = library.logged()
+    for _ in range(3):
+        with closing(Connection("127.0.0.1", library.port, 4096)) as connection:
+            connection.send(b"GET /playlist.m3u?folder=long HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            connection.socket.recv(100)
+    until(lambda: library.log(before).count("folder=long") == 3, library.log(before))
+    assert "ERROR" not in library.log(before)
