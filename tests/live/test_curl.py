@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import re
 from email import message_from_bytes
 from email.policy import HTTP
 from pathlib import Path
@@ -344,11 +343,11 @@ def test_a_file_is_saved_under_its_name(server: Server, folder: str, film: Path,
 def test_curl_saves_a_name_that_it_cannot_read_as_something_safe(
     server: Server, folder: str, film: Path, tmp_path: Path
 ) -> None:
-    """curl's -J does not know RFC 8187; it must not end up with a path, an escape or nothing."""
+    """curl's -J does not know RFC 8187; it gets a name in ASCII, without a path, an escape or underscores."""
     file = curl("-T", film, f"{server.url}/files/{folder}/{quote(ODD_NAME)}")["json"]
     run("curl", "-sSf", "-OJ", "--output-dir", tmp_path, file["stream_url"])
     (saved,) = tmp_path.glob("*.mp4")
-    assert re.fullmatch(r"it's; a _film_ _ 100_ #1 & more\? _ _+\.mp4", saved.name)
+    assert saved.name == "it's; a _film_ - 100_ #1 & more? clapper slvm.mp4"
     assert sha256(saved) == sha256(film)
 
 

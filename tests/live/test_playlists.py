@@ -107,7 +107,7 @@ def test_films_that_clients_hide_are_in_the_playlist_and_play(
         assert {client.head(entry).headers["content-type"] for entry in entries} == {"video/x-matroska"}
     for entry in entries:
         shown = run("ffprobe", "-v", "error", "-show_entries", "format=format_name", "-of", "csv=p=0", entry)
-        assert shown.stdout.strip() == "matroska,webm"
+        assert shown.stdout.strip() == '"matroska,webm"'
 
 
 def test_mpv_plays_entries_with_dot_segments(server: Server, folder: str, film: Path) -> None:
