@@ -28,7 +28,12 @@ class Ignored:
 
         No later pattern gets a file out of an ignored folder, as in git: a scan need not look into it.
         """
-        return self.folder(key.folder) or self._spec.match_file(key.path)
+        return self.path(key.folder, key.filename)
+
+    def path(self, folder: str, filename: str) -> bool:
+        """Return the same for a path that is known to be one."""
+        path = f"{folder}/{filename}" if folder else filename
+        return self.folder(folder) or self._spec.match_file(path)
 
     def _folder(self, folder: str) -> bool:
         above = folder.rpartition("/")[0]

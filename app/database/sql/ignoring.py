@@ -7,7 +7,6 @@ from sqlalchemy import bindparam, select, update
 from app.database.sql.engine import Database
 from app.database.sql.tables import Media, Volume
 from app.storage.ignored import Ignored
-from app.storage.types import Key
 
 BATCH = 2_000
 """Rows that one query reads."""
@@ -54,7 +53,7 @@ def _flag(database: Database, ignored: Ignored) -> None:
         changed = [
             {f"same_{name}": getattr(row, name) for name in _SAME} | {"is_ignored": not row.ignored}
             for row in rows
-            if row.ignored != ignored.file(Key(row.library, row.folder, row.filename))
+            if row.ignored != ignored.path(row.folder, row.filename)
         ]
         if changed:
             with database.writing() as session:
