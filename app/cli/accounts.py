@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated
@@ -60,9 +60,14 @@ def account() -> None:
 
 
 @contextmanager
-def _opened(*, create: bool = False) -> Iterator[tuple[AccountStore, Settings]]:
+def _opened(
+    *, create: bool = False, check: Callable[[Settings], None] | None = None
+) -> Iterator[tuple[AccountStore, Settings]]:
+    """The accounts of the settings, which are checked before anything is made."""
     with in_a_sentence():
         settings = load()
+        if check is not None:
+            check(settings)
         with open_accounts(settings, create=create) as store:
             yield store, settings
 
@@ -278,18 +283,22 @@ def _confirm(leaver: Account) -> None:
 @account.command()
 def invite() -> None:
     """Print an address where one person can sign up, within seven days."""
-    with _opened(create=True) as (store, settings):
-        if settings.access != "accounts":
-            raise ConfigurationError(
-                "Accounts are off. Set SEEKABLE_ACCESS=accounts, for the server as well as for this command."
-            )
-        if settings.sign_up == "closed":
-            raise ConfigurationError("SEEKABLE_SIGN_UP=closed lets nobody sign up, not even with an invite.")
+    with _opened(create=True, check=_check_sign_up) as (store, settings):
         made, secret = new_invite(INVITE_LASTS)
         store.add_invite(made)
         here = reachable(settings.host, settings.port)  # unless a server was started at another address
         base = settings.base_url or store.announced() or f"http://{here}"
         click.echo(f"{base}/sign-up?invite={secret}")
+
+
+def _check_sign_up(settings: Settings) -> None:
+    """Raise ConfigurationError if an invite would lead nowhere."""
+    if settings.access != "accounts":
+        raise ConfigurationError(
+            "Accounts are off. Set SEEKABLE_ACCESS=accounts, for the server as well as for this command."
+        )
+    if settings.sign_up == "closed":
+        raise ConfigurationError("SEEKABLE_SIGN_UP=closed lets nobody sign up, not even with an invite.")
 
 
 @account.command("rotate-key")
