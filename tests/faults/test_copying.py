@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -46,18 +47,20 @@ def staged(tmp_path: Path) -> list[str]:
     return os.listdir(tmp_path / "target" / ".seekable" / "staging")
 
 
-def rot(path: Path) -> None:
-    """Other bytes, under the same size and time."""
-    status = path.stat()
-    with path.open("r+b") as file:
-        file.write(b"rot")
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+def rot(folder: Path, key: Key) -> None:
+    """Let a file have other bytes than were stored, although nothing has written to it."""
+    with closing(sqlite3.connect(folder / ".seekable" / "seekable.db")) as database, database:
+        where = "WHERE folder = ? AND filename = ?"
+        changed = database.execute(
+            f"UPDATE media SET sha256 = ? {where}", ["0" * 64, key.folder, key.filename]
+        )
+        assert changed.rowcount == 1
 
 
 async def test_a_damaged_file_is_not_brought(pair: Pair, tmp_path: Path) -> None:
     await put(pair.source, FILM, BYTES)
     await put(pair.source, LAST, b"last")
-    rot(tmp_path / "source" / FILM.path)
+    rot(tmp_path / "source", FILM)
     found = await pair.copy()
     assert found[":films/film.mp4"].outcome is Outcome.DAMAGED
     assert "hash" in found[":films/film.mp4"].reason
@@ -125,7 +128,7 @@ async def test_a_file_that_changes_after_it_was_listed(
     pair: Pair, tmp_path: Path, change: str, outcome: Outcome, left: dict[Key, bytes]
 ) -> None:
     await put(pair.source, FILM, BYTES)
-    turns = count()
+    turns, writing = count(), ExitStack()
 
     async def before() -> None:
         turn = next(turns)
@@ -142,9 +145,11 @@ async def test_a_file_that_changes_after_it_was_listed(
         if change == "delete and create":
             await put(pair.source, FILM, b"new")
         if change == "by hand":
-            (tmp_path / "source" / FILM.path).write_bytes(b"someone is still writing")
+            file = writing.enter_context((tmp_path / "source" / FILM.path).open("wb", buffering=0))
+            file.write(b"someone is still writing")
 
-    found = await replace(pair, source=Watched(pair.source, before)).copy()
+    with writing:
+        found = await replace(pair, source=Watched(pair.source, before)).copy()
     (file,) = found.values()
     assert file.outcome is outcome
     assert bool(file.reason) is (outcome is Outcome.FAILED)
@@ -164,9 +169,8 @@ async def test_a_file_that_is_edited_while_it_is_read(pair: Pair, tmp_path: Path
     await pair.source.stat(Key(SHARED, "", "film.mp4"))
 
     def edit(size: int) -> None:
-        if size:
-            with path.open("r+b") as file:
-                file.write(os.urandom(9))
+        with path.open("r+b") as file:
+            file.write(os.urandom(9))
 
     outcomes = [file.outcome async for file in copy(pair.source, pair.to, edit)]
     assert outcomes == [Outcome.FAILED]

@@ -4,8 +4,10 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -128,15 +130,14 @@ def source(tmp_path: Path) -> dict[str, object]:
 def test_what_is_left_behind_is_named_and_the_exit_status_is_1(
     source: dict[str, object], tmp_path: Path
 ) -> None:
-    damaged = tmp_path / "server" / "files" / "a" / "film.mp4"
-    before = damaged.stat()
-    with damaged.open("r+b") as file:
-        file.write(b"rot")
-    os.utime(damaged, ns=(before.st_atime_ns, before.st_mtime_ns))
+    files = tmp_path / "server" / "files"
+    # As if the disk gave other bytes, although nothing has written to the file.
+    with closing(sqlite3.connect(files / ".seekable" / "seekable.db")) as database, database:
+        database.execute("UPDATE media SET sha256 = ? WHERE filename = 'film.mp4'", ["0" * 64])
     target = tmp_path / "target" / "files"
     with running(tmp_path / "target", storage="filesystem") as server, server.client() as http:
         http.put("/files/top.mp4", content=b"pot")
-        with (damaged.parent / "half.mp4").open("wb", buffering=0) as half:
+        with (files / "a" / "half.mp4").open("wb", buffering=0) as half:
             half.write(b"half")  # and it stays open: somebody is still writing
             copied = copy(source, {}, "--to", "filesystem", "--files-dir", target)
         assert copied.returncode == 1
