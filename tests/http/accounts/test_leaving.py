@@ -128,7 +128,7 @@ def test_files_that_are_kept_move_to_another_account_past_a_kill(fresh: Private)
     """Never over a file that is there, and whatever the quota is; and hidden files too."""
     fresh.person("admin@example.org")
     leaver, receiver = fresh.person("leaver@nas"), fresh.person("receiver@nas", quota=10)
-    paths = [f"{number % 7}/{number}.mp4" for number in range(110)]
+    paths = [f"{number % 7}/{number}.mp4" for number in range(60)]
     below = beneath(fresh.server)
     below.fill(paths, leaver.account.library)
     leaver.put("0/.DS_Store", b"hidden")
@@ -138,7 +138,7 @@ def test_files_that_are_kept_move_to_another_account_past_a_kill(fresh: Private)
     contents = {path: leaver.content(path) for path in leaver.paths()}
     fresh.store.leave(leaver.account.id, Destination(receiver.account.library, "leaver@nas"))
     assert leave(fresh.person()).status_code == 204  # so that the server looks now
-    wait(lambda: len(files_beneath(fresh.server, leaver.account.library)) < 105, "the first files")
+    wait(lambda: len(files_beneath(fresh.server, leaver.account.library)) < 58, "the first files")
     fresh.server.kill()
     assert files_beneath(fresh.server, leaver.account.library), "it was killed in the middle"
     port = fresh.server.port
