@@ -258,9 +258,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._left = length_of(self.headers)
         # uvicorn's Date is up to a second old, and Last-Modified must not be later (RFC 9110 8.8.2.1).
         self._began = time.monotonic()
-        date = (b"date", _date(int(time.time())))
-        self.server_state.default_headers = [date, *self.config.encoded_headers]
+        seconds = int(time.time())
+        self.server_state.default_headers = [(b"date", _date(seconds)), *self.config.encoded_headers]
         super().on_headers_complete()
+        self.scope["state"]["date"] = seconds  # the application answers in a later turn of the loop
         while self._cycles and self._cycles[0].response_complete:
             self._cycles.popleft()
         self._cycles.append(self.cycle)

@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from functools import partial
 
 from starlette.responses import Response
@@ -54,6 +56,7 @@ class StoredFileResponse(Response):
                 cache_control=self._cache_control,
                 boundary=partial(secrets.token_hex, 16),
                 download=self._download,
+                now=_date_of(scope),
             )
             await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
             if not answer.parts:
@@ -67,6 +70,12 @@ class StoredFileResponse(Response):
                     await _send_while_present(file, answer.parts, receive, send)
             except StorageError as error:
                 _log.error("The answer for %r was broken off: %s", file.info.key.path, error)
+
+
+def _date_of(scope: Scope) -> datetime:
+    """Return the Date of the answer, where the server names it; else what no server's Date is before."""
+    seconds = scope.get("state", {}).get("date")
+    return datetime.fromtimestamp(seconds if seconds is not None else time.time() - 1, UTC)
 
 
 async def _send_while_present(file: OpenFile, parts: tuple[Part, ...], receive: Receive, send: Send) -> None:

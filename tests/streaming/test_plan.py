@@ -4,7 +4,7 @@ import base64
 import email
 import hashlib
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.storage.errors import VersionMismatch
 from app.storage.types import FileInfo, Key
+from app.streaming.dates import format_date
 from app.streaming.plan import Plan, Span, plan, repr_digest
 from app.streaming.ranges import RangeNotSatisfiable
 
@@ -358,3 +359,13 @@ def test_any_headers_get_an_answer(method: str, headers: list[tuple[bytes, bytes
 def test_a_long_want_digest_costs_no_more_than_its_length(wanted: str) -> None:
     for _ in range(100):
         planned(Want_Digest=wanted)
+
+
+def test_last_modified_is_never_after_the_answer() -> None:
+    """RFC 9110 8.8.2.1. And a client that has that date does not have the version of a moment later."""
+    now = INFO.updated_at - timedelta(seconds=1)
+    answer = plan("GET", [], INFO, cache_control="no-cache", boundary=lambda: "x", now=now)
+    date = dict(answer.headers)[b"last-modified"]
+    assert date == format_date(now).encode()
+    since = [(b"if-modified-since", date)]
+    assert plan("GET", since, INFO, cache_control="no-cache", boundary=lambda: "x", now=now).status == 200
