@@ -202,8 +202,8 @@ class FileInfo:
     is_utf8: bool | None = None
     """Whether the bytes are valid UTF-8 without NUL; None while that is not known."""
     doubtful: bool = False
-    """Whether the bytes may have changed unseen. The ETag stays, so that a film plays on, but no answer says
-    that a client's copy is still right."""
+    """Whether a hash has yet to prove that the bytes are those of before. Until then no answer says that a
+    client's copy is still right, and the date of the last change proves nothing."""
     other_etag: str | None = None
     """Another ETag of the same bytes, which If-Match and If-Range accept for a while."""
 

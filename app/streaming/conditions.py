@@ -64,8 +64,12 @@ def evaluate(method: str, headers: RawHeaders, current: FileInfo) -> Verdict:
     if if_match is not None:
         if not any(map(parse_etags(if_match).match_strongly, _etags(current))):
             return Verdict.FAILED
-    elif _is_modified_since(_date(headers, b"if-unmodified-since"), last_modified):
-        return Verdict.FAILED
+    else:
+        unmodified_since = _date(headers, b"if-unmodified-since")
+        if unmodified_since is not None and current.doubtful:
+            return Verdict.FAILED
+        if _is_modified_since(unmodified_since, last_modified):
+            return Verdict.FAILED
 
     is_read = method in ("GET", "HEAD")
     if_none_match = field(headers, b"if-none-match")
@@ -91,7 +95,7 @@ def range_applies(headers: RawHeaders, current: FileInfo) -> bool:
     # Of a weak tag the text differs, which makes this the strong comparison.
     if values[0] in [f'"{etag}"' for etag in _etags(current)]:
         return True
-    return parse_date(values[0]) == current.updated_at.replace(microsecond=0)
+    return not current.doubtful and parse_date(values[0]) == current.updated_at.replace(microsecond=0)
 
 
 def _etags(info: FileInfo) -> tuple[str, ...]:

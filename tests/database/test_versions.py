@@ -11,7 +11,8 @@ import pytest
 
 from app.storage.disk import Disk
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key
-from tests.database.by_hand import drop, names, scan, stat
+from app.storage.upkeep import Verdict
+from tests.database.by_hand import drop, names, scan, stat, verdicts
 from tests.database.library import FILM, Library
 
 NEW = Key(SHARED, "new", "new.mp4")
@@ -38,11 +39,13 @@ def test_lookalike_with_the_same_bytes_gets_the_old_etag_back(library: Library) 
     restore(library, b"film")
     meanwhile = stat(library)
     assert meanwhile.etag != info.etag
-    assert (meanwhile.sha256, meanwhile.doubtful, meanwhile.other_etag) == (None, False, None)
+    assert (meanwhile.sha256, meanwhile.doubtful, meanwhile.other_etag) == (None, True, None)
+    assert verdicts(library) == {FILM.path: Verdict.SOUND}
     assert hash_all(library) == 4
     after = stat(library)
     assert (after.etag, after.sha256, after.other_etag) == (info.etag, info.sha256, meanwhile.etag)
-    assert second(after) > second(info), "Last-Modified never goes back"
+    assert after.updated_at == info.updated_at, "a restored backup keeps its dates"
+    assert not after.doubtful
     ((until,),) = library.sql("SELECT other_until FROM media")
     left = datetime.fromisoformat(str(until)).replace(tzinfo=UTC) - datetime.now(UTC)
     assert timedelta(minutes=59) < left <= timedelta(hours=1)
@@ -59,7 +62,9 @@ def test_lookalike_with_other_bytes_never_has_the_old_etag(library: Library, cha
     after = stat(library)
     assert (after.etag, after.other_etag) == (meanwhile.etag, None)
     assert after.sha256 == hashlib.sha256(b"FILM").hexdigest()
-    assert [change.info.etag for change in changes] == [meanwhile.etag]
+    assert (meanwhile.doubtful, after.doubtful) == (True, False)
+    assert second(after) > second(info)
+    assert [change.info.etag for change in changes] == [meanwhile.etag] * 2
 
 
 def test_lookalike_of_a_lookalike_gets_the_first_etag_back(library: Library) -> None:
@@ -78,7 +83,8 @@ def test_touch_costs_neither_an_answer_nor_the_etag(library: Library) -> None:
     os.utime(library.path())
     touched = stat(library)
     assert touched.etag != info.etag
-    assert (touched.id, touched.content_type) == (info.id, info.content_type)
+    kept = (info.id, info.content_type, info.updated_at)
+    assert (touched.id, touched.content_type, touched.updated_at) == kept
     hash_all(library)
     after = stat(library)
     assert (after.etag, after.sha256, after.other_etag) == (info.etag, info.sha256, touched.etag)

@@ -115,7 +115,7 @@ def test_without_any_room_all_is_read_and_nothing_stored(disk: SmallDisk) -> Non
         http.put("/files/old.mp4", content=old).raise_for_status()
         disk.fill()
         for upload in UPLOADS.values():
-            for size in (0, MB):
+            for size in (1, MB):  # of nothing, the log of the database may have room for the row
                 check_refused(disk, http, upload(http, size), old)
         part = http.get("/files/old.mp4", headers={"range": "bytes=1000000-1999999"})
         assert (part.status_code, part.content) == (206, old[MB : 2 * MB])

@@ -241,16 +241,11 @@ class Kept:
         return cls(kept(http))
 
     def see(self, http: httpx.Client) -> None:
-        """It is all there again. Restored files are other inodes: their ETags return once they are hashed,
-        and the time of their last change is that of the restore."""
-        until(lambda: _unchanged(kept(http)) == _unchanged(self.listed), "the films are what they were")
+        """It is all there again, to the last word, once the hashes have proved the bytes."""
+        until(lambda: kept(http) == self.listed, "what was restored is hashed")
         for info in self.listed:
             answer = http.get(f"/files/{info['path']}", headers={"If-Match": f'"{info["etag"]}"'})
             assert sha256(answer.content) == info["sha256"]
-
-
-def _unchanged(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{name: value for name, value in info.items() if name != "updated_at"} for info in listed]
 
 
 def kept(http: httpx.Client) -> list[dict[str, Any]]:

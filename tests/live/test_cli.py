@@ -355,7 +355,9 @@ def test_verify_and_scan_name_files_that_cannot_be_read_and_exit_1(here: Path) -
     status, said = ended(here, "scan", bound=True)
     assert status == 1
     assert "unreadable: closed: The disk refuses: Permission denied.\n" in said
+    assert "unreadable: bad.mp4: The disk refuses: Permission denied.\n" in said, "its ctime changed"
     (films / "closed").chmod(0o755)
+    (films / "bad.mp4").chmod(0o644)
     assert ended(here, "scan", bound=True)[0] == 0
 
 

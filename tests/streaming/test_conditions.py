@@ -156,6 +156,8 @@ TODAY = [("If-Modified-Since", AFTER)]
         (DOUBTFUL, "HEAD", [("If-None-Match", "*")], PROCEED),
         (DOUBTFUL, "GET", TODAY, PROCEED),
         (DOUBTFUL, "GET", [("If-Unmodified-Since", BEFORE)], FAILED),
+        (DOUBTFUL, "PUT", [("If-Unmodified-Since", AFTER)], FAILED),
+        (DOUBTFUL, "GET", [("If-Unmodified-Since", "yesterday")], PROCEED),
         (DOUBTFUL, "PUT", [("If-None-Match", '"xyzzy"')], FAILED),
         (DOUBTFUL, "PUT", [("If-Match", '"xyzzy"')], PROCEED),
         # The same bytes had another ETag a while ago, which nothing but If-Match and If-Range accepts.
@@ -213,6 +215,7 @@ def test_if_range(value: str, applies: bool) -> None:
         (RENAMED, 'W/"meanwhile"', False),
         (RENAMED, '"other"', False),
         (DOUBTFUL, '"xyzzy"', True),
+        (DOUBTFUL, SAME, False),
         (INFO, '"meanwhile"', False),
     ],
 )

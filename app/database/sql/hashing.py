@@ -125,7 +125,7 @@ class Hasher:
                     return Verdict.CHANGED
         except Unreadable:
             return Verdict.UNREADABLE
-        return verdict_of(row.sha256, digest.hexdigest())
+        return verdict_of(row.sha256 or row.other_sha256, digest.hexdigest())
 
     def _record(self, row: Media, found: Fingerprint) -> bool:
         """Record the hash, if the row still speaks of the same bytes. Return whether it does."""

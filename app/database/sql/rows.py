@@ -99,7 +99,7 @@ def key_of(row: Media | Row[Any]) -> Key:
 
 
 KNOWN = [getattr(Media, name) for name in FileInfo.__annotations__ if name != "key"]
-KNOWN += [Media.library, Media.folder, Media.filename, Media.other_until]
+KNOWN += [Media.library, Media.folder, Media.filename, Media.other_until, Media.other_sha256]
 """What a FileInfo is made of. (Whole rows take most of the time of a list.)"""
 
 
@@ -114,7 +114,7 @@ def info_of(row: Media | Row[Any]) -> FileInfo:
         created_at=row.created_at,
         updated_at=row.updated_at,
         is_utf8=None if row.doubtful else row.is_utf8,
-        doubtful=row.doubtful,
+        doubtful=row.doubtful or row.other_sha256 is not None,
         other_etag=row.other_etag if _is_accepted(row.other_until) else None,
     )
 

@@ -161,6 +161,10 @@ class Settling:
             meanwhile = row.etag
             be_version(row, etag=row.other_etag, sha256=sha256, is_utf8=is_utf8)
             row.other_etag, row.other_until = meanwhile, datetime.now(UTC) + ACCEPTED_FOR
+        elif row.other_sha256 is not None:
+            changed = True
+            be_version(row, etag=row.etag, sha256=sha256, is_utf8=is_utf8)
+            row.updated_at = _modified_at(row.mtime_ns / 1e9, row.updated_at)
         else:
             be_version(row, etag=row.etag, sha256=sha256, is_utf8=is_utf8)
         self.session.flush()
@@ -197,11 +201,12 @@ class Settling:
         if not self._is_finished(path, status, moved_there=row.inode != found.signature.inode):
             raise Unfinished("The file is being written; try again when that is done.")
         before = (row.other_etag, row.other_sha256) if row.other_sha256 else (row.etag, row.sha256)
-        content_type = row.content_type
+        kept = row.content_type, row.updated_at
         self._describe(row, status)
         if like is Likeness.LOOKALIKE and before[1] is not None:
+            # What is known stays until the hash proves otherwise: a restored backup keeps its dates, too.
             row.other_etag, row.other_sha256 = before
-            row.content_type = content_type
+            row.content_type, row.updated_at = kept
         self.session.flush()
         self._note(Kind.REPLACED, row)
         return row
@@ -298,9 +303,7 @@ class Settling:
         row.content_type = self._media_type(row.filename)
         # Reading it all to hash it would keep clients waiting, so its version comes from its identity.
         be_version(row, etag=etag_of(status), sha256=None, is_utf8=None)
-        now = datetime.now(UTC)
-        date = datetime.fromtimestamp(max(0, min(status.st_mtime, now.timestamp())), UTC)
-        row.updated_at = modified_at(date, row.updated_at, now)
+        row.updated_at = _modified_at(status.st_mtime, row.updated_at)
 
     def _is_finished(self, path: Segments, status: os.stat_result, *, moved_there: bool = False) -> bool:
         age_s = _age_s(status)
@@ -315,6 +318,11 @@ class Settling:
 def _facts(row: Media) -> tuple[object, ...]:
     """What tells the row of one version at one place from all others."""
     return key_of(row), path_of(row), signature_of(row), row.etag, row.updated_at
+
+
+def _modified_at(mtime: float, previous: datetime | None) -> datetime:
+    now = datetime.now(UTC)
+    return modified_at(datetime.fromtimestamp(max(0, min(mtime, now.timestamp())), UTC), previous, now)
 
 
 def is_finished(age_s: float, has_writer: bool | None, *, moved_there: bool) -> bool:
