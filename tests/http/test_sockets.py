@@ -141,7 +141,7 @@ def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
         with Socket(server, target) as connection:
             assert connection.problem()["status"] == connection.status == 404
     with Socket(server, "/events?%ff") as connection:
-        assert connection.problem()["status"] == connection.status == 400
+        assert connection.status == 101, "a query that is never used may hold anything"
 
 
 @one_backend
