@@ -47,7 +47,7 @@ VANISHED = 24
 
 SLOW_ONCE = """#!/bin/sh
 # rsync, slow at its first file if so asked; its exit status is noted.
-if rm "$0.slow" 2>/dev/null; then set -- --bwlimit=1m "$@"; fi
+if rm "$0.slow" 2>/dev/null; then set -- --bwlimit=500k "$@"; fi
 PATH=${PATH#*:} rsync "$@"
 status=$?
 echo $status >>"$0.statuses"
@@ -90,7 +90,9 @@ class Tools:
         )
         try:
             if meanwhile is not None:
-                until(lambda: any((here / "backup" / "files").glob(f".{SLOW}.*")), "rsync has begun")
+                until(
+                    lambda: any((here / "backup" / "files").glob(f".{SLOW}.*")), "rsync has begun", within=60
+                )
                 os.killpg(script.pid, signal.SIGSTOP)
                 meanwhile()
         finally:
@@ -118,6 +120,7 @@ class Uploads:
     history: History = field(default_factory=History)
     stopping: threading.Event = field(default_factory=threading.Event)
     done: int = 0
+    sent: int = 0
 
     def run(self) -> None:
         for number in range(STAYING):
@@ -155,7 +158,10 @@ class Uploads:
             self._move(f"{PLACES[turn % 2]}/stays {turn}.mp4", PLACES[1 - turn % 2])
 
     def _put(self, path: str) -> None:
-        film = os.urandom(20_000)
+        # Of another length each time: rsync gives the file that it opens the time of the one that it listed,
+        # and a newer version of the same length is only known as that when it is hashed.
+        self.sent += 1
+        film = os.urandom(20_000 + self.sent)
         self.history.change({path: sha256(film)}, lambda: self._ask("PUT", path, content=film))
 
     def _move(self, path: str, folder: str) -> None:
@@ -177,10 +183,10 @@ def uploading(http: httpx.Client) -> Iterator[Uploads]:
     thread = threading.Thread(target=uploads.run)
     thread.start()
     try:
-        until(lambda: uploads.done > COMING, "some are stored")
+        until(lambda: uploads.done > COMING, "some are stored", within=60)
         yield uploads
         before = uploads.done
-        until(lambda: uploads.done > before, "they still come")
+        until(lambda: uploads.done > before, "they still come", within=60)
     finally:
         uploads.stopping.set()
         thread.join()
@@ -242,7 +248,7 @@ class Kept:
 
     def see(self, http: httpx.Client) -> None:
         """It is all there again, to the last word, once the hashes have proved the bytes."""
-        until(lambda: kept(http) == self.listed, "what was restored is hashed")
+        until(lambda: kept(http) == self.listed, "what was restored is hashed", within=60)
         for info in self.listed:
             answer = http.get(f"/files/{info['path']}", headers={"If-Match": f'"{info["etag"]}"'})
             assert sha256(answer.content) == info["sha256"]
@@ -287,6 +293,7 @@ def see_restored(there: Path, kept: Kept, span: Span, **settings: object) -> Non
         until(
             lambda: "unfinished" not in completed("scan", folder=there, environment=environment).stdout,
             "all is taken in",
+            within=60,
         )
         span.see(http)
         assert http.get("/files/top.mp4", auth=OWNER).content == b"top"
