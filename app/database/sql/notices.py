@@ -76,6 +76,9 @@ def _plain(change: Change) -> dict[str, object]:
         "sha256": info.sha256,
         "created_at": info.created_at.isoformat(),
         "updated_at": info.updated_at.isoformat(),
+        "is_utf8": info.is_utf8,
+        "doubtful": info.doubtful,
+        "other_etag": info.other_etag,
     }
 
 
@@ -90,5 +93,9 @@ def _change(plain: Mapping[str, Any]) -> Change:
         sha256=plain["sha256"],
         created_at=datetime.fromisoformat(plain["created_at"]),
         updated_at=datetime.fromisoformat(plain["updated_at"]),
+        # Servers of earlier releases send none of these.
+        is_utf8=plain.get("is_utf8"),
+        doubtful=bool(plain.get("doubtful")),
+        other_etag=plain.get("other_etag"),
     )
     return Change(Kind(plain["kind"]), info, None if previous is None else Key.at(library, previous))
