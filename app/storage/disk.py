@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import uuid4
 
 from app.storage import folders, spelling
@@ -63,6 +64,7 @@ class Disk:
         """Take the open root; `ours` is the reserved folder in it. All that looking needs is set here."""
         self._root = Root(descriptor, ours)
         self._device = os.fstat(descriptor).st_dev
+        self._shut: tuple[Path, ...] = ()
         # It opens what `open` opened before, which is how that is known not to lie in the reserved folder.
         self._cached = CachedOpener(descriptor)
 
@@ -94,6 +96,24 @@ class Disk:
         os.close(self._ours)
         os.close(self._staging)
         os.close(self._root.descriptor)
+
+    def keep_shut(self, files: tuple[Path, ...]) -> None:
+        """Never open these files, by whatever name they are in the folder. They need not be there yet.
+
+        They are a database's. To close a descriptor of one drops all locks of the process on it (POSIX), and
+        other processes then damage it. No client may read it, either.
+        """
+        self._shut = files
+
+    def _is_shut(self, folder: int, name: str) -> bool:
+        if not self._shut:
+            return False
+        found = folders.identity(os.lstat(name, dir_fd=folder))
+        for file in self._shut:
+            with contextlib.suppress(OSError):
+                if folders.identity(os.stat(file)) == found:
+                    return True
+        return False
 
     # Whose folder this is
 
@@ -207,6 +227,8 @@ class Disk:
         with looking(), contextlib.ExitStack() as stack:
             try:
                 folder = stack.enter_context(folders.entered(self._root, path[:-1]))
+                if self._is_shut(folder, path[-1]):
+                    return None, None
                 descriptor = os.open(path[-1], _READ, dir_fd=folder)
             except ReservedFolder:
                 return None, None

@@ -68,6 +68,7 @@ def open_filesystem(
             f"SEEKABLE_FILES_DIR={settings.files_dir}: There is no library here; `seekable serve` makes one."
         )
     files = open_files(settings, stack)
+    files.keep_shut(database.files())
     # Even a look at the database needs a file beside it.
     with _said_of(database), files.with_reserve():
         database.keep_private()
