@@ -187,7 +187,7 @@ def test_a_file_and_a_folder_that_race_for_a_path(server: Server, folder: str, r
     assert set(seen) <= {201, 409, 412}
     with server.client() as http:
         there = [http.get(f"/files/{folder}/x{below}").status_code for below in ("", "/below.mp4")]
-        assert sorted(there) == [200, 404]
+        assert there in ([200, 404], [308, 200])  # a folder redirects to the path with its slash
         http.delete(f"/files/{folder}/x/below.mp4")
     check_staging(server)
 
@@ -207,7 +207,7 @@ def test_a_file_and_a_folder_that_come_and_go_at_one_path(server: Server, folder
 
     with ThreadPoolExecutor(8) as pool:
         seen = set().union(*pool.map(change, range(8)))
-    expected = {"PUT": {201, 204, 409}, "DELETE": {204, 404}, "GET": {200, 404}}
+    expected = {"PUT": {201, 204, 409}, "DELETE": {204, 404}, "GET": {200, 308, 404}}
     assert {(method, status) for method, status in seen if status not in expected[method]} == set()
     with server.client() as http:
         http.delete(f"/files/{folder}/x/below.mp4")
