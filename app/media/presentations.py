@@ -7,10 +7,12 @@ define entities, is refused.
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from urllib.parse import unquote
 from xml.parsers import expat
+
+from app.storage.types import MAX_PATH_BYTES
 
 MAX_NAMES = 100_000
 """Files that one presentation names: a day of segments of a second."""
@@ -24,6 +26,10 @@ MAX_LEVELS = 8
 MAX_CHARACTERS = 4096
 """Of an address; no path of a library is longer."""
 
+MAX_EXPANDED = 4 << 20
+"""Characters of all addresses of a DASH manifest with their bases: a short manifest can use a long base, or a
+long template, for each of many pieces."""
+
 EXTENSIONS = ("m3u8", "mpd")
 
 _HLS_TAGS = ("#EXT-X-TARGETDURATION", "#EXT-X-STREAM-INF")
@@ -36,17 +42,47 @@ _NUMBERS = frozenset({"Number", "Time", "SubNumber"})
 _DIGITS = "[0-9]++"
 """Possessive, so that no number of them takes more than linear time."""
 
+_ELSEWHERE = "/"
+"""A base at which no address is one of the library."""
+
 
 @dataclass(frozen=True)
 class Presentation:
     """A film in pieces."""
 
     paths: frozenset[str]
-    patterns: tuple[re.Pattern[str], ...] = ()
+    patterns: Mapping[str, frozenset[re.Pattern[str]]] = field(default_factory=dict)
+    """By the shapes of the paths that they match."""
 
     def names(self, path: str) -> bool:
         """Return whether the file at the path is one of the pieces."""
-        return path in self.paths or any(pattern.fullmatch(path) for pattern in self.patterns)
+        return path in self.paths or any(
+            pattern.fullmatch(path) for pattern in self.patterns.get(shape(path), ())
+        )
+
+    def __len__(self) -> int:
+        """Return the number of paths and patterns."""
+        return len(self.paths) + self.count_patterns()
+
+    def count_patterns(self) -> int:
+        """Return the number of patterns, each of which costs as much as many paths."""
+        return sum(map(len, self.patterns.values()))
+
+
+def merged(presentations: Iterable[Presentation]) -> Presentation:
+    """Return all of them as one, in which a look-up costs the same however many there are."""
+    paths: set[str] = set()
+    patterns: dict[str, frozenset[re.Pattern[str]]] = {}
+    for one in presentations:
+        paths |= one.paths
+        for of_shape, some in one.patterns.items():
+            patterns[of_shape] = patterns.get(of_shape, frozenset()) | some
+    return Presentation(frozenset(paths), patterns)
+
+
+def shape(path: str) -> str:
+    """Return the path with each number as 0. A pattern matches paths of one shape only."""
+    return re.sub("[0-9]+", "0", path)
 
 
 def is_manifest(filename: str) -> bool:
@@ -85,7 +121,9 @@ def _resolved(folder: str, reference: str) -> str | None:
         return None
     name = unquote(re.split("[?#]", reference, maxsplit=1)[0])
     found = posixpath.normpath(posixpath.join(folder, name))
-    return None if found.startswith("..") or not name else unicodedata.normalize("NFC", found)
+    if not name or found.startswith("..") or len(found) > MAX_PATH_BYTES:
+        return None  # before it is normalised, which takes quadratic time for combining characters
+    return unicodedata.normalize("NFC", found)
 
 
 class _Refused(Exception):
@@ -96,7 +134,7 @@ class _Refused(Exception):
 class _Level:
     """An element of a manifest that is open, with what it gives to those inside."""
 
-    base: list[str]
+    base: str
     template: Mapping[str, str]
     identity: Mapping[str, str]
     has_list: bool = False
@@ -113,9 +151,10 @@ class _Dash:
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self.paths: set[str] = set()
-        self.patterns: dict[str, None] = {}
+        self.patterns: dict[str, str] = {}
         self._levels: list[_Level] = []
         self._base: str | None = None
+        self._left = MAX_EXPANDED
 
     def start(self, qualified: str, attributes: dict[str, str]) -> None:
         name = qualified.rpartition(":")[2]
@@ -124,15 +163,16 @@ class _Dash:
         if name in _LEVELS:
             if len(self._levels) == MAX_LEVELS:
                 raise _Refused
-            above = self._levels[-1] if self._levels else _Level([], {}, {})
-            self._levels.append(_Level([*above.base], above.template, attributes, above.has_list))
+            above = self._levels[-1] if self._levels else _Level("", {}, {})
+            self._levels.append(_Level(above.base, above.template, attributes, above.has_list))
             return
         level = self._levels[-1]
         if name == "BaseURL":
             self._base = ""
         elif name == "SegmentTemplate":
             given = {one: attributes[one] for one in _TEMPLATES if one in attributes}
-            level.template = {**level.template, **given}
+            short = {one: text if len(text) <= MAX_CHARACTERS else "" for one, text in given.items()}
+            level.template = {**level.template, **short}
         elif name == "SegmentURL":
             level.has_list = True
             self._add(level.base, attributes.get("media", ""))
@@ -151,7 +191,8 @@ class _Dash:
                 self._add_pieces(level)
         elif name == "BaseURL" and self._base is not None:
             if not self._levels[-1].has_base:  # further ones are the same in other places
-                self._levels[-1].base.append(self._base.strip())
+                base = _joined(self._levels[-1].base, self._base.strip())
+                self._levels[-1].base = base if len(base) <= MAX_CHARACTERS else _ELSEWHERE
                 self._levels[-1].has_base = True
             self._base = None
 
@@ -162,39 +203,49 @@ class _Dash:
             if template := level.template.get(name):
                 self._add_template(level, template)
 
-    def _add(self, base: list[str], reference: str) -> None:
-        found = _resolved(self._folder, _joined(base, reference))
-        if found is not None and len(self.paths) < MAX_NAMES:
-            self.paths.add(found)
+    def _add(self, base: str, reference: str) -> None:
+        found = self._resolved(base, reference)
+        if found is not None:
+            self._note(found)
+
+    def _note(self, path: str) -> None:
+        if len(self.paths) < MAX_NAMES:
+            self.paths.add(path)
+
+    def _resolved(self, base: str, reference: str) -> str | None:
+        """Return the path in the library; None for an address elsewhere, and when all are too much."""
+        self._left -= len(base) + len(reference)
+        return None if self._left < 0 else _resolved(self._folder, _joined(base, reference))
 
     def _add_template(self, level: _Level, template: str) -> None:
+        self._left -= len(template)
+        if self._left < 0:
+            return
         # NUL is in no XML, and so in no other part.
         filled = _VARIABLE.sub(lambda match: _filled(match[1], level.identity), template)
-        found = _resolved(self._folder, _joined(level.base, filled))
+        found = self._resolved(level.base, filled)
         if found is None:
             return
         if "\0" not in found:
-            self.paths.add(found)
+            self._note(found)
         elif len(self.patterns) < MAX_PATTERNS:
-            self.patterns[_DIGITS.join(map(re.escape, re.split("\0+", found)))] = None
+            pattern = _DIGITS.join(map(re.escape, re.split("\0+", found)))
+            self.patterns[pattern] = shape(found.replace("\0", "0"))
 
 
 def _filled(variable: str, identity: Mapping[str, str]) -> str:
     if variable in _NUMBERS:
         return "\0"
     known = {"": "$", "RepresentationID": identity.get("id"), "Bandwidth": identity.get("bandwidth")}
-    return known.get(variable) or ""
+    value = known.get(variable) or ""
+    return value if len(value) <= MAX_PATH_BYTES else ""
 
 
-def _joined(base: list[str], reference: str) -> str:
-    """The reference at its bases, each relative to the one before (RFC 3986 5.2)."""
-    found = ""
-    for one in (*base, reference):
-        if one.startswith("/") or _SCHEME.match(one):
-            found = one
-        elif one:
-            found = f"{found.rpartition('/')[0]}/{one}" if "/" in found else one
-    return found
+def _joined(base: str, reference: str) -> str:
+    """The reference at its base (RFC 3986 5.2)."""
+    if reference.startswith("/") or _SCHEME.match(reference) or "/" not in base:
+        return reference or base
+    return f"{base.rpartition('/')[0]}/{reference}" if reference else base
 
 
 def _dash(folder: str, data: bytes) -> Presentation | None:
@@ -210,12 +261,11 @@ def _dash(folder: str, data: bytes) -> Presentation | None:
         return None
     if not dash.paths and not dash.patterns:
         return None
-    return Presentation(frozenset(dash.paths), tuple(_compiled(dash.patterns)))
+    patterns: dict[str, frozenset[re.Pattern[str]]] = {}
+    for pattern, of_shape in dash.patterns.items():
+        patterns[of_shape] = patterns.get(of_shape, frozenset()) | {re.compile(pattern)}
+    return Presentation(frozenset(dash.paths), patterns)
 
 
 def _refuse(*_: object) -> None:
     raise _Refused
-
-
-def _compiled(patterns: Mapping[str, None]) -> Iterator[re.Pattern[str]]:
-    return (re.compile(pattern) for pattern in patterns)

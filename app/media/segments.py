@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 from app.media.playlists import is_playable
-from app.media.presentations import EXTENSIONS, MAX_NAMES, Presentation, is_manifest, presentation
+from app.media.presentations import EXTENSIONS, Presentation, is_manifest, merged, presentation, shape
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
 from app.storage.types import FileInfo, Key, Listing, Page
@@ -22,19 +23,44 @@ MAX_BYTES = 2 << 20
 MAX_BYTES_IN_ALL = 128 << 20
 """Bytes of all manifests that are read for one playlist."""
 
+MAX_PIECES = 500_000
+"""Paths and patterns that are kept at once. Pieces of further manifests of one folder are entries."""
+
+MAX_PATTERNS = 2_000
+"""Patterns of all manifests of one folder."""
+
 COMPARED = 100
 """Pieces of an HLS playlist that are looked for in an MPD beside it."""
+
+MAX_COMPARED = 10_000
+"""Pieces of all HLS playlists of one folder that are."""
 
 _PAGE = 1000
 
 
-@dataclass
-class _Found:
+class _Found(NamedTuple):
     """A manifest that describes a presentation."""
 
     path: str
     presentation: Presentation
-    is_entry: bool = True
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The presentations whose manifests are directly in one folder."""
+
+    manifests: frozenset[str]
+    twins: frozenset[str]
+    """Those of the manifests whose film is an entry by another one."""
+    pieces: Presentation
+
+
+def _folder(found: list[_Found]) -> _Folder:
+    return _Folder(
+        frozenset(one.path for one in found),
+        frozenset(_twins(found)),
+        merged(one.presentation for one in found),
+    )
 
 
 class Segments:
@@ -44,7 +70,7 @@ class Segments:
         self._storage = storage
         self._listing = listing
         self._manifests: dict[str, list[Key]] | None = None
-        self._known: OrderedDict[str, list[_Found]] = OrderedDict()
+        self._known: OrderedDict[str, _Folder] = OrderedDict()
         self._left = MAX_BYTES_IN_ALL
 
     async def entries(self, infos: tuple[FileInfo, ...]) -> list[FileInfo]:
@@ -78,11 +104,11 @@ class Segments:
         own = False
         for folder in _above(info.key.folder):
             if folder in manifests:
-                for found in await self._presentations(folder):
-                    if found.path == info.key.path:
-                        own = found.is_entry
-                    elif found.presentation.names(info.key.path):
-                        return False
+                found = await self._presentations(folder)
+                if found.pieces.names(info.key.path):
+                    return False
+                if info.key.path in found.manifests:
+                    own = info.key.path not in found.twins
         return own or playable
 
     async def _index(self) -> dict[str, list[Key]]:
@@ -103,17 +129,24 @@ class Segments:
                             return self._manifests
         return self._manifests
 
-    async def _presentations(self, folder: str) -> list[_Found]:
+    async def _presentations(self, folder: str) -> _Folder:
         """Those whose manifests are directly in the folder."""
         if folder in self._known:
             self._known.move_to_end(folder)
             return self._known[folder]
         assert self._manifests is not None
-        found = [one for key in self._manifests[folder] if (one := await self._read(key)) is not None]
-        for twin in _twins(found):
-            twin.is_entry = False
-        self._known[folder] = found
-        while len(self._known) > 1 and sum(map(_weight, self._known.values())) > MAX_NAMES:
+        read: list[_Found] = []
+        pieces = patterns = 0
+        for key in self._manifests[folder]:
+            one = await self._read(key)
+            if one is not None:
+                pieces += len(one.presentation)
+                patterns += one.presentation.count_patterns()
+                if pieces > MAX_PIECES or patterns > MAX_PATTERNS:
+                    break
+                read.append(one)
+        found = self._known[folder] = await asyncio.to_thread(_folder, read)
+        while len(self._known) > 1 and sum(len(one.pieces) for one in self._known.values()) > MAX_PIECES:
             self._known.popitem(last=False)
         return found
 
@@ -132,11 +165,20 @@ class Segments:
         return None if found is None else _Found(key.path, found)
 
 
-def _twins(found: list[_Found]) -> Iterator[_Found]:
-    """Those that are a film in its other form: an MPD that names a piece which an HLS playlist names, too."""
+def _twins(found: list[_Found]) -> Iterator[str]:
+    """Yield the MPDs that name a piece which an HLS playlist names, too: the same film in its other form."""
     hls = (one.presentation.paths for one in found if not _is_dash(one))
-    names = [name for paths in hls for name in islice(paths, COMPARED)]
-    return (one for one in found if _is_dash(one) and any(map(one.presentation.names, names)))
+    names = (name for paths in hls for name in islice(paths, COMPARED))
+    compared: dict[str, set[str]] = {}
+    for name in islice(names, MAX_COMPARED):
+        compared.setdefault(shape(name), set()).add(name)
+    return (one.path for one in found if _is_dash(one) and _names_any(one.presentation, compared))
+
+
+def _names_any(dash: Presentation, compared: Mapping[str, Collection[str]]) -> bool:
+    """Return whether the MPD names one of the paths, which are given by their shapes."""
+    paths = {path for one in dash.patterns for path in islice(compared.get(one, ()), COMPARED)}
+    return any(map(dash.names, paths)) or any(path in compared.get(shape(path), ()) for path in dash.paths)
 
 
 def _is_dash(found: _Found) -> bool:
@@ -147,7 +189,3 @@ def _above(folder: str) -> list[str]:
     """The folder, and those that it is in."""
     parts = folder.split("/") if folder else []
     return ["/".join(parts[:depth]) for depth in range(len(parts), -1, -1)]
-
-
-def _weight(found: list[_Found]) -> int:
-    return 1 + sum(len(one.presentation.paths) + len(one.presentation.patterns) for one in found)

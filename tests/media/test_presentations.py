@@ -131,6 +131,16 @@ HOSTILE = {
     "representations": mpd("<SegmentTemplate media='$Number$'/>" + "<Representation/>" * (LONG // 17)),
     "long address": f"{MEDIA}{'a/../' * (LONG // 5)}".encode(),
     "quotes": (MEDIA + "#" + ',URI="' * (LONG // 6)).encode(),
+    "long base": mpd(f"<BaseURL>{'a' * (LONG // 2)}/</BaseURL>" + '<SegmentURL media="b"/>' * (LONG // 46)),
+    "long template": mpd(
+        f'<SegmentTemplate media="{"$a$" * (LONG // 6)}"/>' + "<Representation/>" * (LONG // 34)
+    ),
+    "long templates": mpd(f'<SegmentTemplate media="{"$a$" * 1365}"/>' + "<Representation/>" * (LONG // 17)),
+    "long identities": mpd(
+        f'<SegmentTemplate media="{"$RepresentationID$" * 227}"/>'
+        + f'<Representation id="{"b" * 1024}"/>' * (LONG // 1064)
+    ),
+    "combining characters": (MEDIA + ("\u0301\u0316" * 2047 + "\n") * (LONG // 8189)).encode(),
     "dollars": mpd(f'<Representation><SegmentTemplate media="{"$a" * (LONG // 2)}"/></Representation>'),
     "names": (MEDIA + "".join(f"{n}\n" for n in range(LONG // 7))).encode(),
     "carriage returns": (MEDIA + "\r" * LONG).encode(),

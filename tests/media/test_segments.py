@@ -1,5 +1,6 @@
 """Bounds of what a playlist reads of manifests."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ async def test_segments_are_known_whichever_page_they_are_on(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("bound", "value"), [("MAX_MANIFESTS", 1), ("MAX_BYTES", 5), ("MAX_BYTES_IN_ALL", 1), ("MAX_NAMES", 1)]
+    ("bound", "value"), [("MAX_MANIFESTS", 1), ("MAX_BYTES", 5), ("MAX_BYTES_IN_ALL", 1), ("MAX_PIECES", 1)]
 )
 async def test_beyond_a_bound_segments_are_entries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
@@ -60,6 +61,25 @@ async def test_beyond_a_bound_segments_are_entries(
             "MAX_MANIFESTS": [],  # one page is looked at whole
             "MAX_BYTES": ["a/seg.ts", "b/seg.ts", "c/seg.ts"],
             "MAX_BYTES_IN_ALL": ["b/seg.ts", "c/seg.ts"],
-            "MAX_NAMES": [],  # but little is kept
+            "MAX_PIECES": [],  # but little is kept
         }[bound]
     )
+
+
+async def test_many_hostile_manifests_in_one_folder_cost_little(tmp_path: Path) -> None:
+    """Neither for each other, nor for each file."""
+    settings = Settings(_env_file=None, files_dir=tmp_path)
+    hls = HLS + b"".join(b"%d.ts\n" % n for n in range(1_000))
+    templates = b"".join(b'<x><SegmentTemplate media="$Number$a%d"/></x>' % n for n in range(200))
+    dash = b"<MPD>%s</MPD>" % templates.replace(b"x>", b"Representation>")
+    async with open_database(settings, media_type=lambda name: "video/mp2t") as stores:
+        storage = stores.storage
+        for n in range(50):
+            await put(storage, f"{n}.m3u8", hls)
+            await put(storage, f"{n}.mpd", dash)
+        listing = Listing(SHARED)
+        page = await storage.page(listing, cursor=None, limit=200)
+        began = time.process_time()
+        found = await Segments(storage, listing).entries(page.items * 10)
+        assert time.process_time() - began < 3
+    assert len(found) == 1_000
