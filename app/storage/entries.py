@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.storage import spelling
-from app.storage.errors import Unreadable
+from app.storage.errors import NotPermitted, Unreadable
 from app.storage.signatures import Signature
 
 
 @contextmanager
 def looking() -> Iterator[None]:
-    """Raises Unreadable where the system does not let us look."""
+    """Raise Unreadable, or NotPermitted, where the system does not let us look."""
     try:
         yield
     except OSError as error:
-        raise Unreadable(f"The disk refuses: {error.strerror}.") from error
+        kind = NotPermitted if isinstance(error, PermissionError) else Unreadable
+        raise kind(f"The disk refuses: {error.strerror}.") from error
 
 
 @dataclass(frozen=True, slots=True)

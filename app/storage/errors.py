@@ -56,3 +56,7 @@ class Unfinished(StorageUnavailable):
 
 class Unreadable(StorageUnavailable):
     """A file on the disk cannot be read, or a folder not be looked into."""
+
+
+class NotPermitted(Unreadable):
+    """This user may not read the file, or not look into the folder."""

@@ -1,5 +1,6 @@
 """What other programs do in the folder of the files is found, and nothing of theirs is harmed."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from app.database.sql import comparing, scanning, seen
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, Unfinished
 from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind, Listing
-from app.storage.upkeep import Outcome, Verdict
+from app.storage.upkeep import Finding, Outcome, Verdict
 from tests.database.by_hand import NFC, NFD, drop, findings, names, page, rest, scan, stat, verdicts
 from tests.database.library import FILM, Library
 
@@ -567,3 +568,21 @@ def test_film_that_gets_an_ignored_name_by_hand_comes_back_as_itself(library: Li
     rest()
     assert names(library, "films") == ["film.mp4"]
     assert stat(library).id == before.id
+
+
+def test_file_whose_status_fails_spoils_no_list(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    status_of = os.lstat
+
+    def failing(path: str, *, dir_fd: int | None = None) -> os.stat_result:
+        if path == "bad.mp4":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return status_of(path, dir_fd=dir_fd)
+
+    drop(library.root / "bad.mp4")
+    assert names(library) == ["bad.mp4"]
+    drop(library.root / "new.mp4")
+    monkeypatch.setattr(os, "lstat", failing)
+    assert names(library) == ["bad.mp4", "new.mp4"], "the database knows the one"
+    assert findings(library) == [
+        Finding("bad.mp4", Outcome.UNREADABLE, "The disk refuses: Input/output error.")
+    ]

@@ -123,7 +123,8 @@ def test_a_read_that_fails_in_the_middle(
 def test_status_that_fails_is_an_answer(
     doomed: Server, injected: Injected, listed: Listed, when: str
 ) -> None:
-    """A list then shows what the database knows, as for a folder that cannot be opened."""
+    """A list is of what the database knows where a file fails, or a folder inside; that of the folder itself
+    fails."""
     folder = doomed.files / "a"
     with doomed.client() as http:
         http.put("/files/a/film.mp4", content=OLD).raise_for_status()
@@ -133,12 +134,39 @@ def test_status_that_fails_is_an_answer(
             with injected(doomed.process.pid, fault, paths=(path,)) as trace:
                 for method in ("GET", "HEAD"):
                     assert http.request(method, "/files/a/film.mp4").status_code in (200, 503)
-                for query in ("folder=a", "recursive=true"):
-                    answer = http.get(f"/files?{query}")
-                    assert "a/film.mp4" in [item["path"] for item in answer.json()["items"]]
+                assert "a/film.mp4" in paths_of(http.get("/files?recursive=true"))
+                answer = http.get("/files?folder=a")
+                if answer.status_code == 503:
+                    assert path == folder
+                    assert answer.headers["retry-after"]
+                else:
+                    assert "a/film.mp4" in paths_of(answer)
             assert "EIO" in trace.read_text()
         assert listed(http, "a")["film.mp4"]
     assert "Traceback" not in doomed.log()
+
+
+def paths_of(answer: httpx.Response) -> list[str]:
+    return [item["path"] for item in answer.json()["items"]]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [("fstat,newfstatat:error=EIO", 503), ("getdents64:error=EIO", 503), ("getdents64:error=EACCES", 200)],
+)
+def test_list_of_a_folder_fails_when_the_disk_does(
+    doomed: Server, injected: Injected, fault: str, status: int
+) -> None:
+    with doomed.client() as http:
+        http.put("/files/a/film.mp4", content=OLD).raise_for_status()
+        for path in ("folder=", "folder=a"):
+            assert http.get(f"/files?{path}").status_code == 200
+        (doomed.files / "a" / "new.mp4").touch()
+        with injected(doomed.process.pid, fault, paths=(doomed.files / "a",)) as trace:
+            assert http.get("/files?folder=a").status_code == status
+            assert paths_of(http.get("/files?recursive=true")) == ["a/film.mp4"], "one folder of many"
+        assert fault[-3:] in trace.read_text()
+        assert paths_of(http.get("/files?folder=a")) == ["a/film.mp4", "a/new.mp4"]
 
 
 def test_a_file_that_cannot_be_opened(doomed: Server, injected: Injected, listed: Listed) -> None:

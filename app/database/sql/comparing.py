@@ -74,7 +74,7 @@ class Comparison:
                     ignored += 1
                     continue
                 path_known, signature = known.get(key.filename, (None, None))
-                if path_known != "/".join(where[depth:]) or found.signature(entry.name) != signature:
+                if path_known != "/".join(where[depth:]) or _signature(found, entry.name) != signature:
                     differing.append((key, where))
         settled = self._settle(differing)
         findings += settled.findings
@@ -158,3 +158,10 @@ class Comparison:
                 name: (path or f"{prefix}{name}", Signature(size, mtime_ns, inode, ctime_ns))
                 for name, path, size, mtime_ns, inode, ctime_ns in session.execute(query)
             }
+
+
+def _signature(folder: Folder, name: str) -> Signature | None:
+    """Return the signature of a file; None if it has none or does not give it, which settling tells apart."""
+    with contextlib.suppress(Unreadable):
+        return folder.signature(name)
+    return None

@@ -5,7 +5,6 @@ look again at row and file, write the row, take the file step and bring it to th
 a crash leaves in between is a whole file without a row, or with an old one; the next look settles that.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -44,10 +43,12 @@ from app.storage.disk import Disk
 from app.storage.errors import (
     AlreadyExists,
     NotFound,
+    NotPermitted,
     OutOfSpace,
     PathConflict,
     StorageUnavailable,
     Unfinished,
+    Unreadable,
 )
 from app.storage.folders import Segments
 from app.storage.ignored import Ignored
@@ -340,9 +341,7 @@ class FilesystemBackend:
         if cursor is None:
             where = listing.library, listing.folder
             if wait:
-                # What cannot be taken note of now, because the disk is full, say, is found by a later list.
-                with contextlib.suppress(OutOfSpace, StorageUnavailable):
-                    self._scanner.refresh(*where, recursive=listing.recursive)
+                self._refresh(*where, recursive=listing.recursive)
             elif not self._scanner.is_fresh(*where, recursive=listing.recursive):
                 return None
         with self._database.reading() as session:
@@ -351,6 +350,15 @@ class FilesystemBackend:
             if cursor is None and not listing.recursive and not listing.query.strip():
                 folders = paths.folders(session, listing.library, listing.folder, limit=MAX_FOLDERS)
         return Page(folders, tuple(map(info_of, rows)), next_cursor)
+
+    def _refresh(self, library: str, folder: str, *, recursive: bool) -> None:
+        """Raise Unreadable if the disk fails to show the folder. What cannot be recorded now, because the
+        disk is full or the database is busy, is found by a later list."""
+        try:
+            self._scanner.refresh(library, folder, recursive=recursive)
+        except (OutOfSpace, StorageUnavailable) as error:
+            if isinstance(error, Unreadable) and not isinstance(error, NotPermitted):
+                raise
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
         with self._database.reading() as session:
