@@ -19,7 +19,7 @@ from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
 from app.database import open_accounts, open_database
 from app.settings import Settings
-from app.storage.types import Key
+from app.storage.types import Key, Listing
 from tests.conftest import BACKENDS
 from tests.forking import completed
 from tests.support import SEEKABLE, running
@@ -285,3 +285,25 @@ def test_a_password_is_asked_for_twice_and_not_shown(tmp_path: Path) -> None:
         anna = store.account_of("anna@nas")
     assert anna is not None
     assert Passwords().match(anna.password, "long enough")
+
+
+@BOTH
+def test_removal_leaves_the_patterns_of_the_server(
+    run: Run, store: AccountStore, settings: dict[str, Any]
+) -> None:
+    """The command may be run without its SEEKABLE_IGNORE."""
+    store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
+    store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
+
+    async def shown(serving: bool) -> list[str]:
+        chosen = Settings(_env_file=None, ignore="*.tmp", **settings)
+        async with open_database(chosen, media_type=str, serving=serving) as stores:
+            if serving:
+                async with stores.storage.stage() as staged:
+                    await stores.storage.commit(Key.at("", "film.mp4.part"), staged, content_type="a/b")
+            page = await stores.storage.page(Listing("", recursive=True), cursor=None, limit=9)
+            return [info.key.path for info in page.items]
+
+    assert asyncio.run(shown(serving=True)) == ["film.mp4.part"]
+    assert run("remove", "bert@nas", "--yes").returncode == 0
+    assert asyncio.run(shown(serving=False)) == ["film.mp4.part"]

@@ -251,7 +251,9 @@ async def _looked_at(
 ) -> _Seen:
     from app.library.mediatypes import media_type  # noqa: PLC0415
 
-    async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
+    async with open_database(
+        settings, media_type=lambda name: media_type(None, name), serving=False
+    ) as stores:
         storage = stores.storage
         # What was put there by hand counts, too.
         await storage.page(Listing(leaver.library, recursive=True), cursor=None, limit=1)
