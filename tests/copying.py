@@ -42,7 +42,7 @@ class Pair:
     target: Any
     copies: CopyLedger
     """What the target knows of its copies."""
-    source_id: str = "source"
+    source_id: str | None = "source"
 
     @property
     def to(self) -> Target:

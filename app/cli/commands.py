@@ -189,6 +189,7 @@ def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
         # What other programs put there is brought, too.
         left_behind.update(_LEFT & (await _scan(source)).keys())
         if mirror:
+            _check_known(to)
             over.extend([info async for info in gone(source, to)])
         else:
             await copy_all(source, to)
@@ -226,6 +227,15 @@ def _between(settings: Settings, target: Settings, run: Callable[[Storage, Targe
             await run(source.storage, Target(stores.storage, stores.copies, source.library_id))
 
     _with_stores(opened, settings)
+
+
+def _check_known(to: Target) -> None:
+    """Raise ConfigurationError if copies cannot be told from those of another library."""
+    if to.source is None:
+        raise ConfigurationError(
+            "A read-only library without an id of its own cannot be mirrored, because another disk may be "
+            "mounted in its place. Leave --mirror away."
+        )
 
 
 def _may_remove(over: Sequence[FileInfo]) -> bool:

@@ -41,8 +41,8 @@ class Stores:
     leases: Leases
     hearing: Hearing | None
     """To other processes, if they are to be heard of and the database tells of them."""
-    library_id: str
-    """What tells this library from all others, wherever it is reached."""
+    library_id: str | None
+    """What tells this library from all others, wherever it is reached; None if nothing does."""
     copies: CopyLedger
 
 
@@ -140,7 +140,7 @@ class _Opened:
     accounts: AccountStore | None
     leases: LeaseStore
     hearing: Hearing | None
-    library_id: str
+    library_id: str | None
     copies: CopyLedger
     read_only: bool
 
@@ -188,7 +188,7 @@ def _open(
         accounts if wanted else None,
         open_leases(settings, files, stack),
         hearing,
-        library_id=files.volume,
+        library_id=files.volume if files.disk.has_id() else None,
         copies=open_copies(settings, stack),
         read_only=files.read_only,
     )

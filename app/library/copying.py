@@ -119,15 +119,19 @@ class Target:
 
     storage: Storage
     copies: CopyLedger
-    source: str
-    """The id of the library that is copied."""
+    source: str | None
+    """The id of the library that is copied. Without one, no copy counts as one of it."""
+
+    def is_of_source(self, copied: Copy) -> bool:
+        """Return whether the copy was made of the library that is copied."""
+        return self.source is not None and copied.source == self.source
 
     async def known(self, infos: Sequence[FileInfo]) -> dict[str, Copy]:
         """Return what is known of these files as copies, by their ids, whichever library they are from."""
         return {**await _in_thread(self.copies.find, [info.id for info in infos])}
 
     async def note(self, info: FileInfo, origin: str) -> None:
-        await _in_thread(self.copies.note, Copy.of(info, self.source, origin))
+        await _in_thread(self.copies.note, Copy.of(info, self.source or "", origin))
 
     async def forget(self, info: FileInfo) -> None:
         """Forget a copy before it is changed: no entry is ever wrong, wherever the change is cut short."""
@@ -192,7 +196,7 @@ async def remove_gone(source: Storage, target: Target, info: FileInfo) -> bool:
 
 
 async def _is_gone(source: Storage, target: Target, info: FileInfo, copied: Copy | None) -> bool:
-    if copied is None or copied.source != target.source or not copied.is_untouched(info):
+    if copied is None or not target.is_of_source(copied) or not copied.is_untouched(info):
         return False
     try:
         origin = FileId(info.key.library, copied.origin)
@@ -321,11 +325,11 @@ class _Copying:
         return Copied(info.key, info.size, Outcome.COPIED if there is None else Outcome.REPLACED)
 
     def _is_noted(self, there: FileInfo, copied: Copy | None) -> bool:
-        return copied is not None and copied.source == self._to.source and copied.is_untouched(there)
+        return copied is not None and copied.source == (self._to.source or "") and copied.is_untouched(there)
 
     async def _is_over(self, other: FileInfo, copied: Copy | None) -> bool:
         """Return whether the file is a copy from this source, which no longer has what it was made of."""
-        if copied is None or copied.source != self._to.source:
+        if copied is None or not self._to.is_of_source(copied):
             return False
         return await _find(self._source, FileId(other.key.library, copied.origin)) is None
 

@@ -125,6 +125,10 @@ class Disk:
         with open(descriptor, encoding="ascii", errors="replace") as file, translated():
             return file.read().strip()
 
+    def has_id(self) -> bool:
+        """Return whether `volume` tells this folder from all others, wherever it is mounted."""
+        return True
+
     def is_volume(self, volume: str) -> bool:
         """Return whether this is the folder that a database knows by this id."""
         return self.volume() == volume

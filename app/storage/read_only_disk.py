@@ -36,6 +36,10 @@ class ReadOnlyDisk(Disk):
     def close(self) -> None:
         os.close(self._root.descriptor)
 
+    def has_id(self) -> bool:
+        """Return False for a device and an inode, which another disk may get that is mounted here later."""
+        return self._marked and super().volume() is not None
+
     def volume(self) -> str | None:
         return (super().volume() if self._marked else None) or self._place
 

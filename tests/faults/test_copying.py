@@ -240,14 +240,16 @@ async def test_film_that_was_changed_at_the_target_is_not_written_over_by_a_newe
     assert await get(pair.target, FILM) == b"changed there"
 
 
-async def test_copies_of_another_library_are_left_alone(pair: Pair) -> None:
+@pytest.mark.parametrize("other", ["another library", None])
+async def test_copies_of_another_library_are_left_alone(pair: Pair, other: str | None) -> None:
+    """With no id, the library may be another one: the notes of its own runs count no more."""
     await put(pair.source, FILM, BYTES)
     await put(pair.source, OTHER, BYTES)
     await pair.run()
     await pair.source.delete(FILM)
     await pair.source.delete(OTHER)
     await put(pair.source, FILM, b"anew")
-    another = replace(pair, source_id="another library")
+    another = replace(pair, source_id=other)
     assert await another.remove() == []
     assert await another.run() == {FILM.path: Outcome.CONFLICT}
     assert await pair.remove() == [OTHER.path]

@@ -290,6 +290,10 @@ def test_nothing_is_copied_into_a_read_only_library(here: Path, tmp_path: Path) 
     status, said = ended(here, "copy", first=UNSHARED, **target)
     assert status == 0, said
     assert (tmp_path / "copy" / "film.mp4").read_bytes() == FILM
+    # By device and inode alone, another disk could be taken for this one, and its films for gone.
+    status, said = ended(here, "copy", "--mirror", "--yes", first=UNSHARED, **target)
+    assert status == 1
+    assert "cannot be mirrored" in said
 
 
 def test_page_shows_nothing_that_cannot_be_done(shared: Path, tmp_path: Path) -> None:
