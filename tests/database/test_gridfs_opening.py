@@ -66,6 +66,11 @@ def test_version_of_the_schema(found: dict[str, object] | None, ours: int, expec
     assert migration(found, ours) == expected
 
 
+def test_code_that_knows_no_kept_files_refuses_the_databases() -> None:
+    """That of version 2 would delete the files of a leaving account, which are to be kept."""
+    assert migration({"version": VERSION}, 2) == "newer"
+
+
 def test_a_library_of_the_version_before_encodings_opens() -> None:
     chosen = mongo.gridfs()
     settings, database = Settings(_env_file=None, **chosen), mongo.database(str(chosen["mongodb_url"]))

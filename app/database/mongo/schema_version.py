@@ -8,7 +8,7 @@ from app.database.mongo.connection import Connection
 from app.database.rules import NEWER
 from app.storage.errors import StorageUnavailable
 
-VERSION = 2
+VERSION = 3
 """Raise it with each change of the documents that the code before it would misread or damage."""
 
 _THE_ONE = {"_id": "seekable"}
