@@ -1,5 +1,6 @@
 """What is in a folder of the disk."""
 
+import errno
 import os
 import stat
 from collections.abc import Generator, Iterator
@@ -8,17 +9,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.storage import spelling
-from app.storage.errors import NotPermitted, Unreadable
+from app.storage.errors import DiskFault, Unreadable
 from app.storage.signatures import Signature
+
+_NO_FAULTS = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""Errors for want of rights, of descriptors or of memory."""
 
 
 @contextmanager
 def looking() -> Iterator[None]:
-    """Raise Unreadable, or NotPermitted, where the system does not let us look."""
+    """Raise DiskFault, or for other reasons Unreadable, where the system does not let us look."""
     try:
         yield
     except OSError as error:
-        kind = NotPermitted if isinstance(error, PermissionError) else Unreadable
+        kind = Unreadable if error.errno in _NO_FAULTS else DiskFault
         raise kind(f"The disk refuses: {error.strerror}.") from error
 
 

@@ -58,5 +58,5 @@ class Unreadable(StorageUnavailable):
     """A file on the disk cannot be read, or a folder not be looked into."""
 
 
-class NotPermitted(Unreadable):
-    """This user may not read the file, or not look into the folder."""
+class DiskFault(Unreadable):
+    """The disk does not show it; not for want of this user's rights, or of memory."""

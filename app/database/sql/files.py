@@ -42,13 +42,12 @@ from app.storage.backend import Writer
 from app.storage.disk import Disk
 from app.storage.errors import (
     AlreadyExists,
+    DiskFault,
     NotFound,
-    NotPermitted,
     OutOfSpace,
     PathConflict,
     StorageUnavailable,
     Unfinished,
-    Unreadable,
 )
 from app.storage.folders import Segments
 from app.storage.ignored import Ignored
@@ -352,13 +351,14 @@ class FilesystemBackend:
         return Page(folders, tuple(map(info_of, rows)), next_cursor)
 
     def _refresh(self, library: str, folder: str, *, recursive: bool) -> None:
-        """Raise Unreadable if the disk fails to show the folder. What cannot be recorded now, because the
-        disk is full or the database is busy, is found by a later list."""
+        """Look for what came or went. What cannot be recorded now, because the disk is full or the database
+        is busy, is found by a later list. Raises DiskFault."""
         try:
             self._scanner.refresh(library, folder, recursive=recursive)
-        except (OutOfSpace, StorageUnavailable) as error:
-            if isinstance(error, Unreadable) and not isinstance(error, NotPermitted):
-                raise
+        except DiskFault:
+            raise
+        except (OutOfSpace, StorageUnavailable):
+            pass
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
         with self._database.reading() as session:

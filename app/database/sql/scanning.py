@@ -17,7 +17,7 @@ from app.database.sql.seen import Seen, SeenFolders
 from app.database.sql.settling import Settling
 from app.storage.disk import Disk
 from app.storage.entries import Folder
-from app.storage.errors import InvalidName, NotPermitted, Unreadable
+from app.storage.errors import DiskFault, InvalidName, Unreadable
 from app.storage.folders import Segments
 from app.storage.ignored import Ignored
 from app.storage.spelling import is_same
@@ -186,7 +186,7 @@ class Scanner:
         return self._seen.get(path) is not None or is_same(self._disk.spelled(path), path)
 
     def refresh(self, library: str, folder: str, *, recursive: bool) -> None:
-        """Look through the folder if anything came or went since that was done last. Raises Unreadable."""
+        """Look through the folder if anything came or went since that was done last. Raises DiskFault."""
         asked = time.monotonic()
         look = (*root_of(library), *_segments(folder)), recursive
         if not self._refreshing.acquire(timeout=REFRESH_FOR_S):
@@ -220,8 +220,7 @@ class Scanner:
         row speaks of. What is gone comes last: what was moved is then found where it is before it is
         missed. Anew, nothing that is remembered counts, and what is gone is left to the caller.
 
-        Raises Unreadable if the folder itself cannot be looked into, unless anew, for another reason than
-        this user's rights."""
+        Unless anew, raises DiskFault for the folder itself."""
         root = root_of(library)
         tops = [path for path in self._tops(library, folder) if self._is_there(path)]
         stack = tops.copy()
@@ -241,7 +240,7 @@ class Scanner:
                             if not anew:
                                 last[path] = files, list(seen.folders)
                 except (Unreadable, InvalidName) as error:
-                    if not anew and path in tops and not isinstance(error, NotPermitted | InvalidName):
+                    if not anew and path in tops and isinstance(error, DiskFault):
                         raise
                     there = True
                     outcome = Outcome.SKIPPED if isinstance(error, InvalidName) else Outcome.UNREADABLE
