@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,11 @@ def test_a_file_system_is_told_by_its_kind(tmp_path: Path) -> None:
     with mounted(tmp_path / "memory", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as folder:
         facts = examine_folder(folder)
         assert (facts.kind, facts.free <= 1 << 20, facts.links) == ("tmpfs", True, True)
+        with suppress(OSError), (folder / "fill").open("wb", buffering=0) as fill:
+            while fill.write(bytes(4096)):
+                pass
+        facts = examine_folder(folder)
+        assert (facts.writable, facts.full) == (True, True)
     with mounted(tmp_path / "fixed", "-t", "tmpfs", "-o", "ro", "tmpfs") as folder:
         facts = examine_folder(folder)
         assert (facts.writable, facts.read_only, facts.exists) == (False, True, True)

@@ -209,6 +209,9 @@ def of_folder(settings: Settings, facts: FolderFacts) -> Iterator[Finding]:
             "SEEKABLE_READ_ONLY=true.",
         )
         return
+    if facts.full:
+        yield Finding(Level.FIX, f"{where} is full: no file can be stored. Make room.")
+        return
     if not facts.exists:
         yield Finding(Level.NOTE, f"{where} is not there; `seekable serve` makes it.")
     if not facts.links:

@@ -1,6 +1,7 @@
 """What a folder can do, found out by trying, without leaving anything in it."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -23,6 +24,8 @@ class FolderFacts:
 
     exists: bool
     writable: bool
+    full: bool = False
+    """Whether nothing more could be tried, because its file system or this user's quota has no room left."""
     read_only: bool = False
     """Whether it is served as it is: its file system is read-only, or the settings want that."""
     links: bool = False
@@ -68,8 +71,9 @@ def examine_folder(path: Path, *, read_only: bool = False) -> FolderFacts:
                 options=options,
                 sync_s=min(_sync(file) for _ in range(_SYNCS)),
             )
-    except OSError:
-        return FolderFacts(exists, writable=False, kind=kind, options=options)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return FolderFacts(exists, writable=full, full=full, kind=kind, options=options)
 
 
 def ignores_case(path: Path) -> bool:
