@@ -13,6 +13,7 @@ from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
 from app.storage.leases import HeldElsewhere, Leases
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
+from app.storage.upkeep import Outcome
 
 LOOK_EVERY_S = 60
 """How often it is looked for accounts that a command marked, or another process left behind."""
@@ -85,8 +86,18 @@ class Departures:
             pass
         if account.keep == IN_PLACE and account.library == SHARED:
             return
+        if account.library != SHARED:
+            await self._adopt_all(account)
         for ignored in (False, True):
             await self._clear_listed(account, Listing(account.library, recursive=True, ignored=ignored))
+
+    async def _adopt_all(self, account: Account) -> None:
+        """Take in what lies in the library by hand, or files that no list names would be left behind."""
+        async with contextlib.aclosing(self._storage.adopt_all(account.library)) as steps:
+            async for step in steps:
+                for finding in step.findings:
+                    if finding.outcome is Outcome.UNFINISHED:
+                        raise StorageUnavailable(f"{finding.path!r}: {finding.reason}")
 
     async def _clear_listed(self, account: Account, listing: Listing) -> None:
         while (page := await self._storage.page(listing, cursor=None, limit=_PAGE_SIZE)).items:

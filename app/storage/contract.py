@@ -135,6 +135,10 @@ class Storage(Protocol):
         """Look through everything for what was put there, changed or taken away by other programs, and for
         what crashes left; take note of it, and clean up. Harmless to repeat, beside other processes too."""
 
+    def adopt_all(self, library: str) -> AsyncGenerator[Scanned, None]:
+        """Take in every file that other programs put into the library of an account, also those with ignored
+        names, which a scan leaves alone. Needed before the library is deleted or moved elsewhere."""
+
     def hash_unverified(self) -> AsyncGenerator[int, None]:
         """Hash what was not uploaded, or may have changed unseen, and judge the encoding of texts that were
         stored before it was judged. Each step is the bytes it read."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from app.storage.backend import Backend, Reader
@@ -195,6 +196,9 @@ class ThreadedStorage:
 
     def scan(self) -> AsyncGenerator[Scanned, None]:
         return self._steps(self._backend.scan)
+
+    def adopt_all(self, library: str) -> AsyncGenerator[Scanned, None]:
+        return self._steps(partial(self._backend.adopt_all, library))
 
     def hash_unverified(self) -> AsyncGenerator[int, None]:
         return self._steps(self._backend.hash_unverified)

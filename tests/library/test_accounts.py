@@ -4,18 +4,19 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.accounts.making import new_account
-from app.accounts.models import Account
+from app.accounts.models import Account, Destination
 from app.database import Stores, open_database
 from app.library.departures import Departures
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.settings import Settings
-from app.storage.types import Expect, Key, Listing
+from app.storage.types import RESERVED, SHARED, Expect, Key, Listing
 from tests.support import NewLibrary
 
 pytestmark = pytest.mark.anyio
@@ -141,3 +142,40 @@ async def test_one_process_sees_an_account_off(settings: Settings) -> None:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
     assert removed == [ANNA.id]
+
+
+@pytest.mark.parametrize("keep", [None, Destination(SHARED, "anna")], ids=["deleted", "kept"])
+async def test_departure_clears_files_with_ignored_names_put_there_by_hand(
+    tmp_path: Path, keep: Destination | None
+) -> None:
+    """No list names them, and the folder they lie in belongs to the account alone."""
+    leaver = replace(
+        ANNA,
+        keep_library=keep.library if keep else None,
+        keep_folder=keep.folder if keep else None,
+    )
+    left = asyncio.Event()
+
+    async def leaving() -> Sequence[Account]:
+        return [] if left.is_set() else [leaver]
+
+    async def remove(account_id: str) -> None:
+        left.set()
+
+    paths = {"film.mp4.part", "@eaDir/film.jpg", "series/Thumbs.db", "series/film.mp4"}
+    async with opened(Settings(_env_file=None, files_dir=tmp_path)) as (stores, library, quotas):
+        private = tmp_path / RESERVED / "libraries" / ANNA.library
+        for path in paths:
+            file = private / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"by hand")
+        departures = Departures(
+            stores.storage, library, quotas, leaving=leaving, remove=remove, leases=stores.leases
+        )
+        running = asyncio.create_task(departures.run())
+        await asyncio.wait_for(left.wait(), 10)
+        running.cancel()
+    assert [file for file in private.rglob("*") if file.is_file()] == []
+    to = tmp_path / "anna"
+    kept = {str(file.relative_to(to)) for file in to.rglob("*") if file.is_file()}
+    assert kept == (paths if keep else set())

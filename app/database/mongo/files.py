@@ -173,6 +173,10 @@ class GridBackend:
     def scan(self) -> Generator[Scanned]:
         return self._scanner.scan()
 
+    def adopt_all(self, library: str) -> Generator[Scanned]:
+        """Yield nothing: other programs put files into the shared library alone."""
+        yield from ()
+
     def hash_unverified(self) -> Generator[int]:
         return self._hasher.hash_unverified()
 

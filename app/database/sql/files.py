@@ -50,7 +50,7 @@ from app.storage.errors import (
     Unfinished,
 )
 from app.storage.folders import Segments
-from app.storage.ignored import Ignored
+from app.storage.ignored import NOTHING, Ignored
 from app.storage.read_only_disk import ReadOnlyDisk
 from app.storage.signatures import Signature
 from app.storage.spelling import check_spelling, is_same
@@ -391,6 +391,9 @@ class FilesystemBackend:
             session.execute(delete(Departed).where(Departed.departed_at < old))
             session.commit()
         yield from self._scanner.scan()
+
+    def adopt_all(self, library: str) -> Generator[Scanned]:
+        return Scanner(self._database, self._disk, self._settling, NOTHING).scan_library(library)
 
     def hash_unverified(self) -> Generator[int]:
         return self._hasher.hash_unverified()

@@ -113,13 +113,17 @@ class Scanner:
         try:
             # What is gone comes last: what was moved is then found where it is before it is missed.
             for library in self._libraries():
-                yield from self._look(library, "", anew=True, recursive=True)
+                yield from self.scan_library(library)
             for library in self._libraries():
                 yield from self._comparison.gone(library, "", beneath=True)
             finished = True
         finally:
             if not finished:
                 self._seen.clear()  # or nobody would look for what is gone
+
+    def scan_library(self, library: str) -> Generator[Scanned]:
+        """Look at every file that is in a library."""
+        yield from self._look(library, "", anew=True, recursive=True)
 
     def _libraries(self) -> list[str]:
         with self._disk.folder((RESERVED, "libraries")) as found:
