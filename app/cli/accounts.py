@@ -19,11 +19,11 @@ from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
 from app.cli.sentences import in_a_sentence
 from app.database import is_read_only, open_accounts, open_database, place_of
-from app.library.keeping import IN_PLACE, free_destination
+from app.library.keeping import IN_PLACE, free_destination, usage_before_deletion
 from app.server.listen import reachable
 from app.settings import ConfigurationError, Settings, load
 from app.storage.errors import ReadOnly
-from app.storage.types import SHARED, Listing
+from app.storage.types import SHARED
 
 _PAGE = 500
 
@@ -255,9 +255,7 @@ async def _looked_at(
         settings, media_type=lambda name: media_type(None, name), serving=False
     ) as stores:
         storage = stores.storage
-        # What was put there by hand counts, too.
-        await storage.page(Listing(leaver.library, recursive=True), cursor=None, limit=1)
-        usage = await storage.usage(leaver.library)
+        usage = await usage_before_deletion(storage, leaver.library)
         keep = None
         if keep_files:
             library = SHARED if receiver is None else receiver.library

@@ -7,6 +7,7 @@ from app.accounts.models import Destination
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName, NotFound
 from app.storage.types import MAX_SEGMENT_BYTES, Key, Listing
+from app.storage.upkeep import Usage
 
 IN_PLACE = Destination(library="", folder="")
 """Of the account whose library is the shared one: its files are ordinary files in the folder already."""
@@ -18,6 +19,12 @@ MAX_FLAT = 1_000
 
 MAX_EXTENSION_BYTES = 32
 """What follows the last full stop of a longer name is a part of a sentence."""
+
+
+async def usage_before_deletion(storage: Storage, library: str) -> Usage:
+    """Return what would be deleted with the library, also what was put there by hand just now."""
+    await storage.page(Listing(library, recursive=True), cursor=None, limit=1)
+    return await storage.usage(library)
 
 
 async def free_destination(storage: Storage, library: str, email: str) -> Destination:

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse
 
 from app.accounts.errors import AccountError, BadCredentials, NotPermitted
 from app.accounts.models import Account, Destination
-from app.library.keeping import IN_PLACE, free_destination
+from app.library.keeping import IN_PLACE, free_destination, usage_before_deletion
 from app.resources import cookies
 from app.resources.account_pages import elsewhere
 from app.resources.admission import BASE_URL_HINT, is_from_our_page
@@ -248,7 +248,7 @@ async def look_at_deletion(
 ) -> Leaving:
     """How many files would be deleted with the account, and whether they can be kept."""
     response.headers["cache-control"] = "no-store"
-    usage = await services.storage.usage(caller.account.library)
+    usage = await usage_before_deletion(services.storage, caller.account.library)
     can_keep = _can_keep(people, caller.account)
     return Leaving(files=usage.files, size=usage.size, can_keep_files=can_keep)
 
@@ -270,13 +270,23 @@ async def delete_account(
     if text(fields, "email", caller.account.email).strip().lower() != caller.account.email:
         raise BadCredentials("That is not the address of this account.")
     keep = None
-    if fields.get("keep_files") in (True, "true", "on"):
+    if _is_to_keep(fields.get("keep_files")):
         keep = await _destination(services, people, caller.account)
     await people.accounts.leave(caller, text(fields, "password"), address=client_of(request), keep=keep)
     people.departures.soon()
     response = Response(status_code=204) if not _is_form(request) else _to_login(request)
     cookies.take(response, request, services.base_url)
     return response
+
+
+def _is_to_keep(value: object) -> bool:
+    """Return a member of JSON or a field of a form as a flag. Raises BadCredentials for all that is neither
+    yes nor no: a misspelt wish to keep the files must not delete them."""
+    if value in (None, "", "false", "off") or value is False:
+        return False
+    if value in ("true", "on") or value is True:
+        return True
+    raise BadCredentials("keep_files is neither true nor false.")
 
 
 def _can_keep(people: People, account: Account) -> bool:

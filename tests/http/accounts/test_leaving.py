@@ -188,6 +188,8 @@ def test_deletion_is_shown_before_and_takes_the_right_address(fresh: Private, pr
     problem(person.ask("POST", "/account/delete", json=asked), 422)
     kept = {"password": PASSWORD, "email": person.email.upper(), "keep_files": True}
     problem(person.ask("POST", "/account/delete", json=kept), 403)
+    for neither in ("yes", "True", 1, ["true"]):
+        problem(person.ask("POST", "/account/delete", json=kept | {"keep_files": neither}), 422)
     assert person.paths() == ["film.mp4"]
     # An administrator may keep them in the folder.
     second = fresh.person("second@nas", is_admin=True)
@@ -207,6 +209,11 @@ def test_files_of_the_folder_itself_stay_in_it(fresh: Private) -> None:
         return
     admin = fresh.person("admin@example.org")
     admin.put("films/film.mp4", b"a film")
+    by_hand = fresh.server.files / "by" / "hand.mp4"
+    by_hand.parent.mkdir()
+    by_hand.write_bytes(b"by hand")
+    seen = admin.ask("GET", "/account/delete").json()
+    assert (seen["files"], seen["size"]) == (2, 13)
     kept = {"password": PASSWORD, "keep_files": True}
     assert admin.ask("POST", "/account/delete", json=kept).status_code == 204
     wait(lambda: fresh.store.account(admin.account.id) is None, "the account")
