@@ -1,12 +1,12 @@
 """The client and scheme that proxies name: X-Forwarded-For, X-Forwarded-Proto, Forwarded (RFC 7239)."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
-Headers = Iterable[tuple[bytes, bytes]]
+Headers = Collection[tuple[bytes, bytes]]
 Client = tuple[str, int]
 """An address, or another text that names nothing we trust, and a port; 0 if none is named."""
 
@@ -35,6 +35,9 @@ _HOST_PORT = re.compile(r"\[([^\]]*)\](?::(.*))?|([^:]*)(?::([^:]*))?")
 
 Trusts = Callable[[str], bool]
 
+_FOR, _PROTO, _FORWARDED = b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"
+_FIELDS = frozenset((_FOR, _PROTO, _FORWARDED))
+
 
 def trusting(networks: Sequence[str]) -> Trusts:
     """Return the rule whether an address is in one of the networks."""
@@ -53,22 +56,31 @@ def trusting(networks: Sequence[str]) -> Trusts:
     return lambda text: len(text) <= MAX_ADDRESS and is_in_one(text)
 
 
+_is_here = trusting(["127.0.0.0/8", "::1"])
+
+
 def forwarded(headers: Headers, trusts: Trusts) -> tuple[Client | None, str | None]:
     """Return the client and the scheme that the fields of a trusted proxy name; None where none does.
 
-    X-Forwarded-For and X-Forwarded-Proto win over Forwarded: proxies that write them pass on a Forwarded that
-    a client wrote.
+    X-Forwarded-For and X-Forwarded-Proto win over Forwarded, because proxies that write them pass on a
+    Forwarded that a client wrote. Only a client of another machine that Forwarded names counts more than one
+    of this machine, or a proxy, in X-Forwarded-For: a proxy that writes Forwarded passes that on, too.
     """
-    fields: dict[bytes, list[str]] = {b"x-forwarded-for": [], b"x-forwarded-proto": [], b"forwarded": []}
+    if _FIELDS.isdisjoint([name for name, _ in headers]):  # so it is for most requests of this machine
+        return None, None
+    fields: dict[bytes, list[str]] = {name: [] for name in _FIELDS}
     for name, value in headers:
         if name in fields:
             fields[name].append(value.decode("latin-1"))
-    addresses, schemes, elements = (", ".join(values) for values in fields.values())
+    addresses, schemes, elements = (", ".join(fields[name]) for name in (_FOR, _PROTO, _FORWARDED))
     hops = [_client(address) for address in addresses.split(",") if address.strip(" \t")]
     client = _nearest(hops, trusts) if hops else None
     scheme = _scheme(schemes.partition(",")[0])
-    if elements and (client is None or scheme is None):
+    is_near = client is None or trusts(client[0]) or _is_here(client[0])
+    if elements and (is_near or scheme is None):
         other, other_scheme = _of_forwarded(elements, trusts)
+        if is_near and other is not None and not trusts(other[0]):
+            client = other
         client, scheme = client or other, scheme or other_scheme
     return client, scheme
 

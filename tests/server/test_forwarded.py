@@ -47,7 +47,14 @@ CLIENTS: list[tuple[tuple[str, ...], tuple[str, int] | None]] = [
     # A proxy that writes X-Forwarded-For passes on what a client wrote into Forwarded.
     ((f"x-forwarded-for: {ME}", "forwarded: for=127.0.0.1"), (ME, 0)),
     (("forwarded: for=127.0.0.1", f"x-forwarded-for: {ME}"), (ME, 0)),
-    (("x-forwarded-for: 127.0.0.1", f"forwarded: for={ME}"), ("127.0.0.1", 0)),
+    # A proxy that writes Forwarded passes on what a client wrote into X-Forwarded-For.
+    (("x-forwarded-for: 127.0.0.1", f"forwarded: for={ME}"), (ME, 0)),
+    (("x-forwarded-for: 127.0.0.2", f"forwarded: for={ME}"), (ME, 0)),
+    ((f"x-forwarded-for: {PROXY}", f"forwarded: for={ME}"), (ME, 0)),
+    (("x-forwarded-for: 127.0.0.1", "forwarded: for=_hidden"), ("_hidden", 0)),
+    (("x-forwarded-for: 127.0.0.1", 'forwarded: for="'), ("unknown", 0)),
+    (("x-forwarded-for: 127.0.0.1", "forwarded: proto=https"), ("127.0.0.1", 0)),
+    (("x-forwarded-for: 127.0.0.1", f"forwarded: for={PROXY}"), ("127.0.0.1", 0)),
     ((f"x-forwarded-for: {ME}", 'forwarded: for="'), (ME, 0)),
     ((f"x-forwarded-host: {ME}", f"x-real-ip: {ME}", f"via: {ME}"), None),
 ]
