@@ -145,6 +145,7 @@ class Exchange:
         """Keep uvicorn from sending chunks, which only HTTP/1.1 knows (RFC 9112 §7.1)."""
         if not any(name.lower() == b"content-length" for name, _ in message.get("headers", ())):
             self._until_close = True
+            self._cycle.keep_alive = False
             self._cycle.chunked_encoding = False
             self._cycle.expected_content_length = _UNTIL_CLOSE
 

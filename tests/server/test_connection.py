@@ -48,6 +48,11 @@ class Service:
                 break
         self.asked.append((scope["method"], scope["raw_path"].decode(), body))
         self.fields.append(dict(scope["headers"]))
+        if scope["path"] == "/pieces":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"piece", "more_body": True})
+            await send({"type": "http.response.body"})
+            return
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body"})
 
@@ -260,3 +265,14 @@ async def test_targets_that_are_none(target: str) -> None:
             assert answers.startswith(b"HTTP/1.1 400 ")
             assert answers.count(b"HTTP/1.1 ") == 1
         assert service.asked == []
+
+
+@pytest.mark.parametrize("version", ["0.9", "1.0", "2.0"])
+async def test_answer_of_unknown_length_ends_with_the_connection_unless_http_1_1(
+    version: str,
+) -> None:
+    head = f"GET /pieces HTTP/{version}\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n".encode()
+    async with serving() as service:
+        answers = await service.say(head + NEXT)
+        assert b"connection: close\r\n" in answers
+        assert answers.endswith(b"\r\n\r\npiece")  # and no other answer within it
