@@ -62,13 +62,18 @@ _malformed, _crowded = Recently(), Recently()
 
 def log_crowded(client: tuple[str, int] | None, reason: str) -> None:
     """Log that a peer's connection was refused, at most once a second for each peer."""
-    peer = client[0] if client else "a Unix socket"
+    peer = _name_of(client)
     if not _crowded.has(peer, time.monotonic()):
         _log.warning("A connection from %s was refused: %s", peer, reason)
 
 
 def log_malformed(client: tuple[str, int] | None, reason: str) -> None:
     """Log that a peer sent a request that cannot be parsed, at most once a second for each peer."""
-    peer = client[0] if client else "a Unix socket"
+    peer = _name_of(client)
     if not _malformed.has(peer, time.monotonic()):
         _log.warning("A request from %s could not be parsed: %s", peer, reason[:MAX_REASON])
+
+
+def _name_of(client: tuple[str, int] | None) -> str:
+    # The system names no address of a peer that left before its connection was accepted.
+    return client[0] if client else "an unknown address"

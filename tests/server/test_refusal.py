@@ -1,6 +1,8 @@
 """How often malformed requests are logged."""
 
-from app.server.refusal import MALFORMED_EVERY_S, MAX_PEERS, Recently
+import pytest
+
+from app.server.refusal import MALFORMED_EVERY_S, MAX_PEERS, Recently, log_malformed
 
 
 def test_each_peer_has_one_record_a_second() -> None:
@@ -18,3 +20,8 @@ def test_a_flood_of_peers_is_forgotten() -> None:
     assert recently.has(str(MAX_PEERS), 10.0)
     assert not recently.has("0", 10.0)
     assert len(recently._records) == MAX_PEERS
+
+
+def test_record_names_no_socket_for_a_peer_without_an_address(caplog: pytest.LogCaptureFixture) -> None:
+    log_malformed(None, "Invalid method")
+    assert caplog.messages == ["A request from an unknown address could not be parsed: Invalid method"]
