@@ -5,7 +5,7 @@ import re
 Headers = list[tuple[bytes, bytes]]
 """Fields in their order, names in lower case."""
 
-_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+_ESCAPES = {byte: f"%{byte:02X}" for byte in range(0x80, 0x100)}
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#@]+)([/?#].*)?", re.DOTALL)
 
 
@@ -15,7 +15,7 @@ class InvalidTarget(ValueError):
 
 def escaped(line: bytes) -> bytes:
     """Return a request line with its bytes beyond ASCII percent-encoded: curl sends names raw."""
-    return _NOT_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), line)
+    return line.decode("latin-1").translate(_ESCAPES).encode()
 
 
 def origin_form(target: bytes, version: str, headers: Headers) -> tuple[bytes, Headers]:
