@@ -9,7 +9,7 @@ from functools import cache, partial
 from importlib.metadata import version
 from socket import gethostname
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from fastapi import FastAPI
 from starlette.types import Lifespan
@@ -88,7 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.has_accounts = has_accounts
-    app.base_path = urlsplit(settings.base_url or "").path
+    app.base_path = unquote(urlsplit(settings.base_url or "").path)
     app.add_middleware(NoSniffMiddleware)  # the innermost: what is added last comes first
     app.add_middleware(StreamMiddleware)
     if has_accounts:

@@ -18,7 +18,7 @@ from app.accounts.models import Scope as TokenScope
 from app.resources import cookies, docs
 from app.resources.admission import BASE_URL_HINT, SAFE_METHODS
 from app.resources.bodies import client_of
-from app.resources.deps import Services
+from app.resources.deps import Services, base_path
 from app.resources.errors import EXPECTED, explained
 from app.resources.pages import error_page, is_for_a_person
 from app.resources.revocation import answer_while_admitted
@@ -152,9 +152,9 @@ def _login_page(request: Request) -> Response | None:
     """Where a person who comes by a browser is sent."""
     if not is_for_a_person(request):
         return None
-    root = request.scope.get("root_path", "")
+    root = base_path(request.scope)
     path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
-    asked = path.removeprefix(quote(root)) + (f"?{query}" if query else "")
+    asked = path.removeprefix(root) + (f"?{query}" if query else "")
     back = f"?next={quote(asked, safe='/')}" if request.method in ("GET", "HEAD") and asked != "/" else ""
     return RedirectResponse(
         f"{root}/login{back}", 303, headers={"cache-control": "no-store", "vary": "accept"}

@@ -15,7 +15,7 @@ from app.resources.account_pages import elsewhere
 from app.resources.admission import BASE_URL_HINT, is_from_our_page
 from app.resources.bodies import client_of
 from app.resources.challenges import BEARER
-from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep, changeable
+from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep, base_path, changeable
 from app.resources.errors import explained
 from app.resources.fields import fields_of, is_json, text
 from app.resources.pages import is_for_a_person, page
@@ -192,7 +192,7 @@ async def _begin_session(
 def _own(request: Request, target: str) -> str:
     """A path of this server, and of no other: `//example.org` is one of those, and so it is with a backslash
     for browsers."""
-    root = request.scope.get("root_path", "")
+    root = base_path(request.scope)
     is_path = target.startswith("/") and target[1:2] not in ("/", "\\") and target.isprintable()
     return f"{root}{target}" if is_path else f"{root}/"
 
@@ -320,4 +320,4 @@ def _is_form(request: Request) -> bool:
 
 
 def _to_login(request: Request) -> Response:
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/login", 303)
+    return RedirectResponse(f"{base_path(request.scope)}/login", 303)

@@ -193,6 +193,11 @@ async def key(library: LibraryDep, path: str) -> Key:
 KeyDep = Annotated[Key, Depends(key)]
 
 
+def base_path(scope: Scope) -> str:
+    """Return the path that a proxy puts this server below, as URLs have it; else nothing."""
+    return quote(scope.get("root_path", ""))
+
+
 def base_url(request: Request, configured: str | None) -> str:
     """What absolute links begin with. The Host is one of ours: admission saw to it."""
     return configured or str(request.base_url).rstrip("/")

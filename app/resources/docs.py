@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.resources.assets import Assets
+from app.resources.deps import base_path
 from app.resources.problems import problems
 
 ASSETS = Assets(f"docs-{version('fastapi-offline')}", str(files("fastapi_offline") / "static"))
@@ -38,7 +39,7 @@ class Application(FastAPI):
 
     has_accounts = False
     base_path = ""
-    """The path that a proxy puts this server below, so that the console and all links lead there."""
+    """The path that a proxy puts this server below, decoded: the console and all links lead there."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # FastAPI's own parameter is deprecated, and the server's is not set under `uvicorn app.main:app`.
@@ -72,7 +73,7 @@ router.include_router(ASSETS.router)
 @router.get("/docs")
 async def docs(request: Request) -> Response:
     """The console."""
-    root = request.scope.get("root_path", "")
+    root = base_path(request.scope)
     assets = f"{root}{ASSETS.path}"
     console = get_swagger_ui_html(
         openapi_url=f"{root}/openapi.json",

@@ -3,9 +3,11 @@
 Some players, mpv among them, send the addresses of a playlist's entries as the playlist has them.
 """
 
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.resources.deps import base_path
 
 FILES = b"/files/"
 
@@ -53,7 +55,7 @@ class TargetMiddleware:
 
 def _normalise(scope: Scope, raw: bytes) -> None:
     # A proxy may pass the path that it puts this server below, or leave it out.
-    root = quote(scope.get("root_path", "")).encode()
+    root = base_path(scope).encode()
     prefix = root if raw.startswith(root + FILES) else b""
     path = prefix + normalised(raw[len(prefix) :])
     if path != raw:

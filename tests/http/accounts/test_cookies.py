@@ -1,6 +1,7 @@
 """What the cookie of a login is called, and where a browser would drop it."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -141,3 +142,19 @@ def test_write_that_a_proxy_makes_look_foreign_is_refused_with_the_remedy(
     for answer in answers:
         assert "SEEKABLE_BASE_URL" in problem(answer, 403)
     assert "SEEKABLE_BASE_URL" in problem(person.ask("GET", "/files", headers=origin), 401)
+
+
+def test_base_path_with_escapes_leads_to_the_login_and_back(tmp_path: Path) -> None:
+    root = "/gr%C3%B6%C3%9Fe%25"
+    with private_server(tmp_path, filesystem(), base_url=f"http://127.0.0.1{root}") as private:
+        html = {"accept": "text/html"}
+        for path in (f"{root}/files/", "/files/"):  # a proxy passes the path on, or takes it away
+            answer = httpx.get(f"{private.server.url}{path}", headers=html, trust_env=False)
+            assert answer.status_code == 303
+            assert answer.headers["location"] == f"{root}/login?next=/files/"
+        login = f"{private.server.url}{answer.headers['location']}"
+        assert httpx.get(login, headers=html, trust_env=False).status_code == 200
+        person = {"email": "ann@example.org", "password": PASSWORD, "next": "/files/"}
+        signed_up = httpx.post(f"{private.server.url}{root}/sign-up", data=person, trust_env=False)
+        assert signed_up.status_code == 303
+        assert signed_up.headers["location"].startswith(f"{root}/")
