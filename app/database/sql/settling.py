@@ -158,18 +158,29 @@ class Settling:
             row.updated_at = modified_at(now, row.updated_at, now)
         elif row.other_etag is not None and row.other_sha256 == sha256:
             # The bytes of the version before, whose ETag players still send.
-            meanwhile = row.etag
+            accepted = row.etag, datetime.now(UTC) + ACCEPTED_FOR
             be_version(row, etag=row.other_etag, sha256=sha256, is_utf8=is_utf8)
-            row.other_etag, row.other_until = meanwhile, datetime.now(UTC) + ACCEPTED_FOR
-        elif row.other_sha256 is not None:
-            changed = True
-            be_version(row, etag=row.etag, sha256=sha256, is_utf8=is_utf8)
-            row.updated_at = _modified_at(row.mtime_ns / 1e9, row.updated_at)
+            row.other_etag, row.other_until = accepted
         else:
-            be_version(row, etag=row.etag, sha256=sha256, is_utf8=is_utf8)
+            changed = self._first_hashed(row, sha256, is_utf8=is_utf8)
         self.session.flush()
         if changed:
             self._note(Kind.REPLACED, row)
+
+    def _first_hashed(self, row: Media, sha256: str, *, is_utf8: bool) -> bool:
+        """Record a hash that no earlier one contradicts. Return whether clients see another version."""
+        is_other = row.other_sha256 is not None
+        etag, accepted = row.etag, (None, None) if is_other else (row.other_etag, row.other_until)
+        if (
+            row.doubtful and row.sha256 is None
+        ):  # the ETag is of bytes that were never hashed, perhaps of others
+            etag, accepted = sha256, (row.etag, datetime.now(UTC) + ACCEPTED_FOR)
+        changed = is_other or etag != row.etag
+        be_version(row, etag=etag, sha256=sha256, is_utf8=is_utf8)
+        row.other_etag, row.other_until = accepted
+        if is_other:
+            row.updated_at = _modified_at(row.mtime_ns / 1e9, row.updated_at)
+        return changed
 
     def check_room(self, key: Key) -> None:
         """Raise PathConflict when a file cannot have this key because of the name of a folder or file that
