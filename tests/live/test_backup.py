@@ -347,6 +347,7 @@ def backed_up_twice(here: Path, uploads: Uploads, tools: Tools, back_up: str, **
     """Back up, and again over the first backup, while films go that rsync has listed."""
     uploads.put_what_vanishes()
     tools.sh(back_up, here, **environment)
+    assert (here / "backup").stat().st_mode & 0o077 == 0, "it holds the secrets of the library"
     tools.statuses()
     uploads.http.put(f"/files/{SLOW}", content=noise(2_000_000), auth=OWNER).raise_for_status()
     uploads.put_what_vanishes()  # new versions
