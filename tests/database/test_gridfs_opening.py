@@ -4,12 +4,14 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo.collection import Collection
 
 from app.database import prepare_database
+from app.database.mongo.connection import Database
 from app.database.mongo.documents import UNJUDGED, UNJUDGED_INDEX
 from app.database.mongo.opening import open_gridfs
 from app.database.mongo.schema_version import VERSION, migration
@@ -113,3 +115,14 @@ def test_database_of_a_newer_version_is_refused_and_not_changed(newer: str) -> N
 
 def versions(schema: Collection[Any]) -> list[int]:
     return [document["version"] for document in schema.find()]
+
+
+def test_readme_names_each_collection_of_the_library() -> None:
+    chosen = mongo.gridfs()
+    database = Database(str(chosen["mongodb_url"]))
+    collections = [one.name for one in vars(database).values() if isinstance(one, Collection)]
+    database.close()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    ours = {name for name in collections if not name.startswith("fs.")}
+    assert ours >= {"media", "media.schema"}
+    assert [name for name in ours if f"`{name}`" not in readme] == []
