@@ -10,7 +10,7 @@ from app.resources.bodies import bounded, refuse_encoding
 from app.resources.deps import CallerDep, KeyDep, Services, ServicesDep, base_url, changeable, owner_of
 from app.resources.problems import problems
 from app.resources.schemas import File
-from app.resources.write_only import is_write_only, receipt
+from app.resources.write_only import is_write_only, receipt_of_move
 from app.storage.errors import AlreadyExists, NotFound, PathConflict
 from app.storage.types import Expect, FileInfo, Key
 from app.streaming.conditions import expectation
@@ -56,7 +56,7 @@ async def move_file(request: Request, services: ServicesDep, key: KeyDep, caller
     _check_type(request)
     target = patched(key, await bounded(request, MAX_BYTES, PatchTooLarge(_TOO_LARGE)))
     if is_write_only(caller):
-        return receipt(await _moved_unseen(services, key, target), 200, {})
+        return receipt_of_move(await _moved_unseen(services, key, target))
     current = await services.storage.stat(key)
     expect = expectation("PATCH", request.scope["headers"], current)
     info = await services.library.rename(key, target, expect=expect)

@@ -6,7 +6,7 @@ tell what is stored is refused (403), and nothing is looked up before the last b
 """
 
 from fastapi import Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from starlette.datastructures import Headers
 
 from app.accounts.callers import Caller
@@ -21,7 +21,9 @@ class Receipt(BaseModel):
     """What such a token wrote."""
 
     path: str
-    etag: str = Field(description="The version, as in the ETag header, without its quotes.")
+    etag: str | None = None
+    """The version, without quotes; of an upload alone. That of a moved file would be the SHA-256 of bytes
+    that another caller may have sent."""
 
 
 def is_write_only(caller: Caller | None) -> bool:
@@ -39,8 +41,15 @@ def check_conditions(headers: Headers) -> None:
 
 
 def receipt(info: FileInfo, status: int, headers: dict[str, str]) -> Response:
-    """The answer to a write."""
+    """The answer to an upload."""
     body = Receipt(path=info.key.path, etag=info.etag).model_dump_json()
     return Response(
         body, status, headers={**headers, "etag": f'"{info.etag}"'}, media_type="application/json"
+    )
+
+
+def receipt_of_move(info: FileInfo) -> Response:
+    """The answer to a move."""
+    return Response(
+        Receipt(path=info.key.path).model_dump_json(exclude_none=True), media_type="application/json"
     )
