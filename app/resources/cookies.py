@@ -1,6 +1,7 @@
 """The cookie of a login (RFC 6265), and which requests it counts for."""
 
 import re
+from functools import lru_cache
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers
@@ -13,6 +14,7 @@ _PORT = re.compile(r":0*([0-9]+)\Z")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
+@lru_cache(64)  # asked by each request that a login makes
 def name_of(base_url: str | None, *, scheme: str, host: str) -> str:
     """Return the name of the cookie at the address that the browser uses: the base URL, else the Host.
 
