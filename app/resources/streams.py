@@ -28,6 +28,11 @@ _MEDIA: dict[int | str, dict[str, Any]] = {
     **problems(400, 404, 412, 416, 422, 503),
 }
 
+_MEDIA_OR_FOLDER: dict[int | str, dict[str, Any]] = {
+    **_MEDIA,
+    308: {"description": "A folder has this path: its page has a slash at the end."},
+}
+
 _QUERY = "%!$&'()*+,;=:@~/?-._"
 """What may stand in a query beside letters and digits (RFC 3986 3.4)."""
 
@@ -137,7 +142,7 @@ async def _folder_of(scope: Scope) -> Response | None:
 
 
 # Before the others: routes are tried in this order, and nearly all that players ask for is this one.
-@router.get("/files/{path:file}", **_STREAM)
+@router.get("/files/{path:file}", **{**_STREAM, "responses": _MEDIA_OR_FOLDER})
 def get_file(
     library: LibraryDep, path: str, download: Download = False, range_: RangeHeader = None
 ) -> Address:

@@ -22,7 +22,7 @@ ROUTES = {
     ("post", "/file/upload"): {201, 400, 403, 409, 413, 415, 503, 507},
     ("get", "/file/stream"): MEDIA | {422},
     ("get", "/stream/{id}"): MEDIA,
-    ("get", "/files/{path}"): MEDIA,
+    ("get", "/files/{path}"): MEDIA | {308},
     ("put", "/files/{path}"): {201, 204, 400, 403, 409, 412, 413, 415, 503, 507},
     ("patch", "/files/{path}"): {200, 400, 403, 404, 409, 412, 413, 415, 503, 507},
     ("delete", "/files/{path}"): {204, 400, 403, 404, 412, 503},
@@ -147,6 +147,7 @@ def test_answers_are_among_the_documented_ones(
     note("PUT", "/files/{path}", created)
     put(film)
     put(film, "If-None-Match: *")
+    note("GET", "/files/{path}", ask("GET", f"/files/{folder}"))
     put(film, "Content-Encoding: gzip")
     put(film, "Sec-Fetch-Site: cross-site")
     put(film, f"Content-Length: {1 << 50}", body=b"")
