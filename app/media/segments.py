@@ -84,7 +84,8 @@ class Segments:
             for extension in EXTENSIONS:
                 query = f"{self._listing.query} {extension}"
                 async for page in self._pages(replace(self._listing, query=query, content_type="")):
-                    of_other_types = (one for one in page.items if not is_playable(one.content_type))
+                    found = (one for one in page.items if one.key.filename.lower().endswith(f".{extension}"))
+                    of_other_types = (one for one in found if not is_playable(one.content_type))
                     yield await self.entries(tuple(of_other_types))
 
     async def _pages(self, listing: Listing) -> AsyncGenerator[Page, None]:

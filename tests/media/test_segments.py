@@ -83,3 +83,20 @@ async def test_many_hostile_manifests_in_one_folder_cost_little(tmp_path: Path) 
         found = await Segments(storage, listing).entries(page.items * 10)
         assert time.process_time() - began < 3
     assert len(found) == 1_000
+
+
+async def test_manifest_with_both_extensions_is_one_entry(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, files_dir=tmp_path)
+    dash = b"<MPD><Representation><BaseURL>a.mp4</BaseURL></Representation></MPD>"
+    async with (
+        open_database(settings, media_type=str) as stores,
+        stores.storage.stage() as staged,
+    ):
+        await staged.write(dash)
+        await stores.storage.commit(
+            Key.at(SHARED, "film.m3u8.mpd"), staged, content_type="application/dash+xml"
+        )
+        further = Segments(stores.storage, Listing(SHARED, content_type="video")).further()
+        assert [info.key.path for infos in [found async for found in further] for info in infos] == [
+            "film.m3u8.mpd"
+        ]
