@@ -188,7 +188,7 @@ def _open(
         accounts if wanted else None,
         open_leases(settings, files, stack),
         hearing,
-        library_id=files.volume if files.disk.has_id() else None,
+        library_id=files.volume if files.disk.is_lasting(files.volume) else None,
         copies=open_copies(settings, stack),
         read_only=files.read_only,
     )

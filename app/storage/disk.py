@@ -125,8 +125,8 @@ class Disk:
         with open(descriptor, encoding="ascii", errors="replace") as file, translated():
             return file.read().strip()
 
-    def has_id(self) -> bool:
-        """Return whether `volume` tells this folder from all others, wherever it is mounted."""
+    def is_lasting(self, volume: str) -> bool:
+        """Return whether this id of the folder stays with it, wherever it is mounted."""
         return True
 
     def is_volume(self, volume: str) -> bool:

@@ -36,9 +36,9 @@ class ReadOnlyDisk(Disk):
     def close(self) -> None:
         os.close(self._root.descriptor)
 
-    def has_id(self) -> bool:
-        """Return False for a device and an inode, which another disk may get that is mounted here later."""
-        return self._marked and super().volume() is not None
+    def is_lasting(self, volume: str) -> bool:
+        """Return False for device and inode, which another disk may get that is mounted here later."""
+        return volume != self._place
 
     def volume(self) -> str | None:
         return (super().volume() if self._marked else None) or self._place

@@ -68,3 +68,26 @@ def test_disk_refuses_each_step(tmp_path: Path) -> None:
         pass
     disk.close()
     assert os.listdir(tmp_path) == ["film.mp4"]
+
+
+def test_library_of_device_and_inode_alone_has_no_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    files = tmp_path / "files"
+    files.mkdir()
+
+    def identity(name: str | None, *, read_only: bool) -> str | None:
+        url = None if name is None else f"sqlite:///{tmp_path / name}"
+        settings = Settings(_env_file=None, files_dir=files, read_only=read_only, database_url=url)
+
+        async def opened() -> str | None:
+            async with open_database(settings, media_type=str) as stores:
+                return stores.library_id
+
+        return asyncio.run(opened())
+
+    assert identity(None, read_only=True) is None
+    assert identity("before.db", read_only=True) is None
+    own = identity("own.db", read_only=False)
+    assert own == (files / ".seekable" / "id").read_text().strip()
+    assert identity("own.db", read_only=True) == own
+    assert identity("before.db", read_only=True) is None, "that database was made of another id"
