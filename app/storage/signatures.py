@@ -5,6 +5,12 @@ from dataclasses import dataclass, replace
 
 _LAST_NS = (1 << 63) - 2
 
+TICK_S = 0.02
+"""Seconds within which two changes may get the same ctime, by the tick of the kernel's clock."""
+
+COARSE_TICK_S = 2
+"""The same on file systems that keep whole seconds, or even ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -25,6 +31,16 @@ class Signature:
     def agrees_with(self, found: "Signature") -> bool:
         """Return whether a file that was found is the recorded one, untouched since as far as is recorded."""
         return found == (self if self.ctime_ns is not None else replace(self, ctime_ns=found.ctime_ns))
+
+    def unsure_for_s(self, now_ns: int) -> float:
+        """Return for how many more seconds a change may get the ctime that is recorded, and so not show.
+
+        Returns 0 if no ctime is recorded, or one in the future.
+        """
+        if self.ctime_ns is None or self.ctime_ns > now_ns:
+            return 0
+        tick_s = TICK_S if self.ctime_ns % 1_000_000_000 else COARSE_TICK_S
+        return max(0, tick_s - (now_ns - self.ctime_ns) / 1e9)
 
 
 def _bounded(time_ns: int) -> int:

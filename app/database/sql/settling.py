@@ -28,7 +28,7 @@ from app.storage.disk import Disk
 from app.storage.errors import PathConflict, Unfinished
 from app.storage.folders import Segments
 from app.storage.ignored import Ignored
-from app.storage.signatures import Signature
+from app.storage.signatures import TICK_S, Signature
 from app.storage.spelling import check_spelling, is_same
 from app.storage.types import Change, Key, Kind
 
@@ -295,7 +295,7 @@ class Settling:
             return None
         self.session.delete(departed)
         # If it was touched meanwhile, `_renew` sees that by its ctime. An unknown one proves nothing.
-        unproven = departed.sha256 is not None and departed.ctime_ns is None
+        unproven = departed.ctime_ns is None
         unverified = departed.sha256 is None or unproven
         return Media(**departed.known(), unverified=unverified, doubtful=unproven)
 
@@ -314,12 +314,16 @@ class Settling:
         row.content_type = self._media_type(row.filename)
         # Reading it all to hash it would keep clients waiting, so its version comes from its identity.
         be_version(row, etag=etag_of(status), sha256=None, is_utf8=None)
+        row.doubtful = signature_of(row).unsure_for_s(time.time_ns()) > 0
         row.updated_at = _modified_at(status.st_mtime, row.updated_at)
 
     def _is_finished(self, path: Segments, status: os.stat_result, *, moved_there: bool = False) -> bool:
         age_s = _age_s(status)
         if not 0 <= age_s < WRITTEN_FOR_S:
             return True
+        unsure_s = Signature.of(status).unsure_for_s(time.time_ns())
+        if unsure_s <= TICK_S:  # else the file is doubtful: clients need not wait so long
+            time.sleep(unsure_s)
         return is_finished(age_s, self._disk.has_writer(path, status), moved_there=moved_there)
 
     def _note(self, kind: Kind, row: Media, previous: Key | None = None) -> None:
