@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
+from app.server.forwarded import LOOPBACK, trusting
+
 RESERVED_DESCRIPTORS = 256
 """Descriptors that are kept for the databases, the folder and what the process opens by itself."""
 
@@ -27,7 +29,7 @@ class ConnectionLimits:
     def __init__(self, *, per_peer: int, in_all: int | None, exempt: Iterable[str]) -> None:
         self._per_peer = per_peer
         self._in_all = in_all
-        self._exempt = [ipaddress.ip_network(network) for network in exempt]
+        self._is_exempt = trusting([*exempt, *LOOPBACK])
         self._open: Counter[str] = Counter()
         self._all = 0
 
@@ -49,14 +51,6 @@ class ConnectionLimits:
         self._open[peer] -= 1
         if not self._open[peer]:
             del self._open[peer]
-
-    def _is_exempt(self, address: str) -> bool:
-        try:
-            ip = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return False
-        ip = getattr(ip, "ipv4_mapped", None) or ip
-        return ip.is_loopback or any(ip in network for network in self._exempt)
 
 
 @lru_cache(1024)

@@ -13,6 +13,9 @@ Client = tuple[str, int]
 UNKNOWN = "unknown"
 """The address of a client that a malformed Forwarded names (RFC 7239 6.2): never one of this machine."""
 
+LOOPBACK = ("127.0.0.0/8", "::1")
+"""The networks of this machine."""
+
 MAX_ADDRESS = 64
 """Characters of the longest text that may be an address."""
 
@@ -56,7 +59,7 @@ def trusting(networks: Sequence[str]) -> Trusts:
     return lambda text: len(text) <= MAX_ADDRESS and is_in_one(text)
 
 
-_is_here = trusting(["127.0.0.0/8", "::1"])
+_is_here = trusting(LOOPBACK)
 
 
 def forwarded(headers: Headers, trusts: Trusts) -> tuple[Client | None, str | None]:
