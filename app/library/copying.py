@@ -130,6 +130,12 @@ class Target:
         """Return what is known of these files as copies, by their ids, whichever library they are from."""
         return {**await _in_thread(self.copies.find, [info.id for info in infos])}
 
+    async def hashed(self, info: FileInfo, copied: Copy | None) -> FileInfo:
+        """Return the file with its hash, and no longer doubtful if that proves it to be the copy still."""
+        hashed = await _hashed(self.storage, info)
+        proved = copied is not None and copied.seems_version(info) and copied.etag == hashed.sha256
+        return replace(hashed, doubtful=hashed.doubtful and not proved)
+
     async def note(self, info: FileInfo, origin: str) -> None:
         await _in_thread(self.copies.note, Copy.of(info, self.source or "", origin))
 
@@ -196,12 +202,14 @@ async def remove_gone(source: Storage, target: Target, info: FileInfo) -> bool:
 
 
 async def _is_gone(source: Storage, target: Target, info: FileInfo, copied: Copy | None) -> bool:
-    if copied is None or not target.is_of_source(copied) or not copied.is_untouched(info):
+    if copied is None or not target.is_of_source(copied):
         return False
     try:
         origin = FileId(info.key.library, copied.origin)
-        return await _find(source, origin) is None and await _find(source, info.key) is None
-    except (Unfinished, Unreadable):  # it is there
+        if await _find(source, origin) is not None or await _find(source, info.key) is not None:
+            return False
+        return copied.is_untouched(await target.hashed(info, copied) if info.doubtful else info)
+    except (Unfinished, Unreadable, NotFound, _Changed, _Damaged):  # it is there, or it is no copy any more
         return False
 
 
@@ -296,11 +304,14 @@ class _Copying:
         there = await _find(self._target, info.key)
         other = there or await _find(self._target, _id(info))
         copied = None if other is None else (await self._to.known([other])).get(other.id)
+        if other is not None and copied is not None and other.doubtful and other.size != info.size:
+            other = await self._to.hashed(other, copied)
+            there = there and other
         action = decide(info, there, other, copied)
         if action is Action.HASH:
             assert other is not None
             info = await _hashed(self._source, info, self._advance)
-            other = await _hashed(self._target, other)
+            other = await self._to.hashed(other, copied)
             there = there and other
             action = decide(info, there, other, copied)
         if action is Action.MOVE:

@@ -30,6 +30,10 @@ class Copy:
 
     def is_version(self, info: FileInfo) -> bool:
         """Return whether the file still has the bytes that were copied; it may have been moved."""
+        return not info.doubtful and self.seems_version(info)
+
+    def seems_version(self, info: FileInfo) -> bool:
+        """Return the same, as far as it shows before a hash has proved a doubtful file."""
         same_time = abs(info.updated_at - self.updated_at) < MILLISECOND
         return (info.id, info.etag) == (self.id, self.etag) and same_time
 

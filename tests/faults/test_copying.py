@@ -319,3 +319,28 @@ async def test_film_that_comes_back_or_cannot_be_read_is_not_removed(pair: Pair,
     await put(pair.source, FILM, b"back again")
     assert not await remove_gone(pair.source, pair.to, over)
     assert await get(pair.target, FILM) == BYTES
+
+
+@pytest.mark.parametrize("edited", [True, False])
+async def test_copy_that_was_edited_with_its_time_put_back_stays(
+    pair: Pair, tmp_path: Path, edited: bool
+) -> None:
+    """One of which only the rights were changed is a copy still."""
+    for key in (FILM, OTHER):
+        await put(pair.source, key, BYTES)
+    await pair.run()
+    for key in (FILM, OTHER):
+        copied = tmp_path / "target" / key.path
+        before = copied.stat()
+        if edited:
+            with copied.open("r+b") as file:
+                file.write(b"EDITED")
+            os.utime(copied, ns=(before.st_atime_ns, before.st_mtime_ns))
+        else:
+            copied.chmod(0o600)
+    await pair.source.delete(FILM)
+    await pair.source.delete(OTHER)
+    await put(pair.source, FILM, b"anew")
+    assert await pair.remove() == ([] if edited else [OTHER.path])
+    assert await pair.run() == {FILM.path: Outcome.CONFLICT if edited else Outcome.REPLACED}
+    assert (tmp_path / "target" / OTHER.path).exists() is edited

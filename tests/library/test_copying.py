@@ -105,6 +105,9 @@ def noted(info: FileInfo) -> Copy:
         (None, OLD_COPY, noted(replace(OLD_COPY, etag="c" * 64)), Action.CONFLICT),
         (None, OLD_COPY, noted(OLD_COPY), Action.MOVE),
         (CHANGED_COPY, CHANGED_COPY, noted(CHANGED_COPY), Action.CONFLICT),
+        # A doubtful one may have been changed, with its time put back.
+        (replace(LONGER_OLD_COPY, doubtful=True), None, noted(LONGER_OLD_COPY), Action.CONFLICT),
+        (replace(LONGER_OTHER, doubtful=True), None, noted(LONGER_OTHER), Action.CONFLICT),
     ],
 )
 def test_earlier_copies_give_way_when_they_are_untouched(
