@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.storage.disk import Disk
+from app.storage.errors import VersionMismatch
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key
 from app.storage.upkeep import Verdict
 from tests.database.by_hand import drop, names, scan, stat, verdicts
@@ -76,6 +77,32 @@ def test_lookalike_of_a_lookalike_gets_the_first_etag_back(library: Library) -> 
     assert len(set(etags)) == 4
     hash_all(library)
     assert (stat(library).etag, stat(library).other_etag) == (info.etag, etags[-1])
+
+
+def replace(library: Library, expect: str) -> None:
+    library.backend.check(FILM, expect)
+    library.put(b"new", FILM, expect)
+
+
+CHANGES: list[Callable[[Library, str], object]] = [
+    replace,
+    lambda library, expect: library.backend.move(FILM, NEW, expect),
+    lambda library, expect: library.backend.delete(FILM, expect),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_change_takes_either_etag_while_both_are_accepted(
+    library: Library, change: Callable[[Library, str], object]
+) -> None:
+    """As of an upload with If-Match, which is hashed to its end after the condition was evaluated."""
+    library.put(b"film")
+    restore(library, b"film")
+    meanwhile = stat(library).etag
+    hash_all(library)
+    with pytest.raises(VersionMismatch):
+        change(library, "other")
+    change(library, meanwhile)
 
 
 def test_touch_costs_neither_an_answer_nor_the_etag(library: Library) -> None:
