@@ -402,8 +402,11 @@ def _announce(settings: Settings, listener: socket, host: str | None, sign_up: s
     lines = [f"Seekable serves {logs.escaped(settings.place)}"]
     base = _base(settings, listener, host)
     if listener.family == AF_UNIX and settings.base_url is None:
-        path = shlex.quote(place_of(listener).removeprefix("unix:"))
-        curl = f"curl --unix-socket {logs.escaped(path)}{user}"
+        path = place_of(listener).removeprefix("unix:")
+        is_abstract = path.startswith("@")
+        option = "--abstract-unix-socket" if is_abstract else "--unix-socket"
+        path = shlex.quote(path.removeprefix("@"))
+        curl = f"curl {option} {logs.escaped(path)}{user}"
         lines += [
             f"  socket  {logs.escaped(path)}",
             f"  upload  {curl} -F file=@film.mp4 {base}/file/upload",

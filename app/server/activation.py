@@ -18,7 +18,8 @@ def activated_listeners() -> list[socket.socket]:
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    count = int(os.environ.get("LISTEN_FDS", "0"))
+    given = os.environ.get("LISTEN_FDS", "0")
+    count = int(given) if given.isdecimal() else 0
     for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # they are meant for no child of ours
         os.environ.pop(name, None)
     return [_listener(descriptor) for descriptor in range(_FIRST, _FIRST + count)]

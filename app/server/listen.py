@@ -26,6 +26,8 @@ def reachable(host: str, port: int) -> str:
 def place_of(listener: socket.socket) -> str:
     """Where it listens, as a URL or as nginx names Unix sockets."""
     address = listener.getsockname()
+    if isinstance(address, bytes) and address.startswith(b"\0"):  # abstract: in no file system (unix(7))
+        return f"unix:@{os.fsdecode(address[1:])}"
     if listener.family == socket.AF_UNIX:
         return f"unix:{os.path.abspath(os.fsdecode(address))}"
     return f"http://{authority(*address[:2])}"

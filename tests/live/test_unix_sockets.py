@@ -196,6 +196,22 @@ def test_systemd_opens_the_socket_and_keeps_it(tmp_path: Path) -> None:
     assert path.is_socket(), "it is systemd's, which starts us again when the next client comes"
 
 
+def test_abstract_socket_of_systemd_is_named_as_curl_takes_it(tmp_path: Path) -> None:
+    need("systemd-socket-activate")
+    here = tmp_path / "here"
+    here.mkdir()
+    name = f"seekable-{os.getpid()}"
+    with program(here, "systemd-socket-activate", "-l", f"@{name}", BIN / "seekable", "serve") as server:
+        server.wait_for("Listening on")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"\0{name}")
+            server.wait_for(f"running on unix:@{name}\n")
+            said = server.wait_for("upload +(.*) -F")[1]
+        assert said == f"curl --abstract-unix-socket {name}"
+        address = ("--abstract-unix-socket", name, "http://localhost/health")
+        assert "ok" in run("curl", "--silent", *address).stdout
+
+
 def test_a_port_that_systemd_opened_for_all_is_refused_like_one_of_ours(tmp_path: Path) -> None:
     need("systemd-socket-activate")
     here = tmp_path / "here"
