@@ -134,7 +134,11 @@ def edit(path: Path) -> None:
 
 @pytest.mark.parametrize(("change", "is_same"), [(chmod, True), (link, True), (edit, False)])
 def test_file_with_another_ctime_keeps_its_etag_and_is_not_confirmed(
-    library: Library, change: Callable[[Path], None], is_same: bool, changes: list[Change]
+    library: Library,
+    change: Callable[[Path], None],
+    is_same: bool,
+    changes: list[Change],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     info = library.put(b"film").info
     change(library.path())
@@ -148,6 +152,7 @@ def test_file_with_another_ctime_keeps_its_etag_and_is_not_confirmed(
     assert (after.etag == info.etag, after.sha256 == info.sha256) == (is_same, is_same)
     assert not after.doubtful
     assert len(changes) == (0 if is_same else 1)
+    assert ("films/film.mp4 has other bytes than before" in caplog.text) is not is_same
     assert hash_all(library) == 0
 
 

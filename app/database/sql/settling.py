@@ -1,5 +1,6 @@
 """Making rows say what files are: the file system decides, the database remembers."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -45,6 +46,13 @@ ACCEPTED_FOR = timedelta(hours=1)
 """How long the ETag is accepted that a file had until the hash proved its bytes to be those of before."""
 
 MAX_ETAG = 64
+
+CHANGED_UNSEEN = (
+    "%s has other bytes than before, and the same size and time: a program put the time back, or the disk "
+    "damages files. If it is damaged, restore it from a backup."
+)
+
+_log = logging.getLogger("seekable")
 
 
 class Settling:
@@ -156,6 +164,9 @@ class Settling:
             now = datetime.now(UTC)
             be_version(row, etag=sha256, sha256=sha256, is_utf8=is_utf8)
             row.updated_at = modified_at(now, row.updated_at, now)
+            _log.warning(
+                CHANGED_UNSEEN, "/".join(path_of(row))
+            )  # a verification finds them sound from now on
         elif row.other_etag is not None and row.other_sha256 == sha256:
             # The bytes of the version before, whose ETag players still send.
             accepted = row.etag, datetime.now(UTC) + ACCEPTED_FOR
