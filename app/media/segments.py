@@ -1,6 +1,7 @@
 """Keeps the pieces of HLS and DASH presentations out of playlists: the presentation is the entry."""
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
 from contextlib import aclosing
@@ -34,6 +35,9 @@ COMPARED = 100
 
 MAX_COMPARED = 10_000
 """Pieces of all HLS playlists of one folder that are."""
+
+SLICE_S = 0.01
+"""Seconds after which a look at many files lets the event loop run, for other requests."""
 
 _PAGE = 1000
 
@@ -75,7 +79,15 @@ class Segments:
 
     async def entries(self, infos: tuple[FileInfo, ...]) -> list[FileInfo]:
         """Return those of the files that are entries."""
-        return [info for info in infos if await self._is_entry(info)]
+        found = []
+        until = time.monotonic() + SLICE_S
+        for info in infos:
+            if await self._is_entry(info):
+                found.append(info)
+            if time.monotonic() > until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + SLICE_S
+        return found
 
     async def further(self) -> AsyncIterator[list[FileInfo]]:
         """Yield presentations of a listing of videos, in which no manifest is, whose type is another. At most

@@ -1,5 +1,6 @@
 """Bounds of what a playlist reads of manifests."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,3 +101,30 @@ async def test_manifest_with_both_extensions_is_one_entry(tmp_path: Path) -> Non
         assert [info.key.path for infos in [found async for found in further] for info in infos] == [
             "film.m3u8.mpd"
         ]
+
+
+async def test_look_at_many_files_lets_other_requests_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SLICE_S", -1)
+    settings = Settings(_env_file=None, files_dir=tmp_path)
+    async with open_database(settings, media_type=str) as stores:
+        await put(stores.storage, "film.m3u8", HLS)
+        listing = Listing(SHARED)
+        page = await stores.storage.page(listing, cursor=None, limit=1)
+        looked = Segments(stores.storage, listing)
+        await looked.entries(page.items)  # so that nothing waits for the storage any more
+        ended = asyncio.Event()
+        turns = asyncio.create_task(counted_turns(ended))
+        await looked.entries(page.items * 100)
+        ended.set()
+        assert await turns >= 99
+
+
+async def counted_turns(ended: asyncio.Event) -> int:
+    """Return how often the event loop came to this task before the event."""
+    turns = 0
+    while not ended.is_set():
+        turns += 1
+        await asyncio.sleep(0)
+    return turns
