@@ -393,7 +393,12 @@ class Disk:
             folders.link(old, source[-1], new, target[-1])
             os.fsync(new)  # before the old name goes, or a power cut could lose both
             os.unlink(source[-1], dir_fd=old)
-            os.fsync(old)  # before the intent goes, or a power cut could leave both
+            try:
+                os.fsync(old)  # before the intent goes, or a power cut could leave both
+            except OSError:
+                with contextlib.suppress(AlreadyExists):  # of another program: ours stays where it is
+                    folders.link(new, target[-1], old, source[-1])  # halfway again, which is undone
+                raise
         finally:
             self.undo_cut_move()
 
@@ -410,11 +415,12 @@ class Disk:
     def respelled(self, path: Segments, name: str) -> Generator[os.stat_result]:
         """The file has another name that the file system takes for the one that it has."""
         with translated(), folders.entered(self._root, path[:-1]) as folder:
-            self._respell(folder, path, name)
             try:
+                self._respell(folder, path, name)
                 yield os.stat(name, dir_fd=folder, follow_symlinks=False)
             except BaseException:
-                self._respell(folder, (*path[:-1], name), path[-1])
+                with contextlib.suppress(OSError):
+                    self._respell(folder, (*path[:-1], name), path[-1])
                 raise
 
     def _respell(self, folder: int, path: Segments, name: str) -> None:

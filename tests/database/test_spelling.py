@@ -4,6 +4,7 @@ lowntfs-3g shows all names in lower case, and so runs the tests of refusals alon
 they were given, as APFS does, or decomposes them, as HFS+ does.
 """
 
+import errno
 import itertools
 import os
 import unicodedata
@@ -209,6 +210,25 @@ def test_rename_of_case_that_fails_late_is_undone(library: Library, monkeypatch:
         patch.setattr(Database, "commit", fail)
         library.backend.move(FILM, CASE, Expect.ANY)
     assert os.listdir(library.root / "films") == ["film.mp4"]
+    assert library.get()[0] == b"film"
+
+
+@keeping_names
+def test_rename_of_case_that_cannot_be_synced_is_undone(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films, sync, failed = library.root / "films", os.fsync, []
+
+    def failing(descriptor: int) -> None:
+        if not failed and os.path.samestat(os.fstat(descriptor), films.stat()):
+            failed.append(os.listdir(films))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(os, "fsync", failing)
+        library.backend.move(FILM, CASE, Expect.ANY)
+    assert (failed, os.listdir(films)) == ([["FILM.mp4"]], ["film.mp4"])
     assert library.get()[0] == b"film"
 
 

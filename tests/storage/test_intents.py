@@ -1,5 +1,6 @@
 """The intent of a move by link, and the rename that needs none."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -9,7 +10,7 @@ import pytest
 
 from app.storage import renaming
 from app.storage.disk import Disk
-from app.storage.errors import AlreadyExists
+from app.storage.errors import AlreadyExists, StorageUnavailable
 from app.storage.intents import Intent, Intents
 from tests.support import lacks
 
@@ -111,6 +112,26 @@ def test_move_is_undone_when_the_body_fails(tmp_path: Path) -> None:
             raise ZeroDivisionError
         assert not disk.is_moving()
     assert (names(tmp_path), os.listdir(tmp_path / "a")) == (["a/old.mp4"], ["old.mp4"])
+
+
+@pytest.mark.usefixtures("disk")
+def test_move_is_undone_when_the_old_folder_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, failed = os.fsync, []
+
+    def failing(descriptor: int) -> None:
+        if not failed and os.path.samestat(os.fstat(descriptor), (tmp_path / "a").stat()):
+            failed.append(names(tmp_path))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    with closing(Disk(tmp_path)) as disk:
+        monkeypatch.setattr(os, "fsync", failing)
+        with pytest.raises(StorageUnavailable), disk.moved(SOURCE, TARGET):
+            pass
+        assert not disk.is_moving()
+    assert (failed, names(tmp_path)) == ([["b/new.mp4"]], ["a/old.mp4"])
 
 
 @pytest.mark.usefixtures("disk")
