@@ -29,7 +29,8 @@ async def usage_before_deletion(storage: Storage, library: str) -> Usage:
 
 async def free_destination(storage: Storage, library: str, email: str) -> Destination:
     """Return a folder of the library that is named for the account and is not there yet."""
-    wanted = email.replace("/", "-").replace("\\", "-")
+    # Names with a full stop at their beginning are hidden on many systems, and some of them in lists here.
+    wanted = email.lstrip(".").replace("/", "-").replace("\\", "-")
     for number in count(1):
         folder = numbered(wanted, number, is_file=False)
         if not await _is_taken(storage, library, folder):

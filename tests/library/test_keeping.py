@@ -1,12 +1,15 @@
 """Where the files of a deleted account go."""
 
 from itertools import islice
+from pathlib import Path
 
 import pytest
 
 from app.accounts.models import Destination
-from app.library.keeping import candidates, numbered
-from app.storage.types import Key
+from app.database import open_database
+from app.library.keeping import candidates, free_destination, numbered
+from app.settings import Settings
+from app.storage.types import SHARED, Key
 
 
 @pytest.mark.parametrize(
@@ -47,3 +50,10 @@ def test_file_keeps_its_folder_where_that_is_possible(
     assert [one.path for one in found[:2]] == [first, second]
     if flat is not None:
         assert found[9].path == flat
+
+
+@pytest.mark.anyio
+async def test_destination_is_in_lists_whatever_the_address(tmp_path: Path) -> None:
+    async with open_database(Settings(_env_file=None, files_dir=tmp_path), media_type=str) as stores:
+        for email, folder in (("._a/b@nas", "_a-b@nas"), (".nfs@nas", "nfs@nas")):
+            assert await free_destination(stores.storage, SHARED, email) == Destination(SHARED, folder)
