@@ -70,7 +70,7 @@ class StagedFile:
         """Bring the bytes to the disk. An error here is final: the kernel may have dropped what it could
         not write, and a second fsync would then succeed without it."""
         with translated():
-            with contextlib.suppress(PermissionError):  # of a file system that knows no rights
+            with contextlib.suppress(OSError):  # of a file system that knows no rights
                 os.fchmod(self._descriptor, self._mode)
             os.fsync(self._descriptor)
             return Signature.of(os.fstat(self._descriptor))

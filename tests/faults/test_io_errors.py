@@ -169,6 +169,17 @@ def test_list_of_a_folder_fails_when_the_disk_does(
         assert paths_of(http.get("/files?folder=a")) == ["a/film.mp4", "a/new.mp4"]
 
 
+@pytest.mark.parametrize("error", ["EPERM", "EOPNOTSUPP", "ENOSYS"])
+def test_upload_needs_no_rights_that_the_file_system_lacks(
+    doomed: Server, injected: Injected, error: str
+) -> None:
+    with doomed.client() as http:
+        with injected(doomed.process.pid, f"fchmod:error={error}") as trace:
+            assert http.put("/files/film.mp4", content=OLD).status_code == 201
+        assert error in trace.read_text()
+        assert http.get("/files/film.mp4").content == OLD
+
+
 def test_a_file_that_cannot_be_opened(doomed: Server, injected: Injected, listed: Listed) -> None:
     with doomed.client() as http:
         http.put("/files/a/film.mp4", content=OLD).raise_for_status()
