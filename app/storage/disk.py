@@ -319,7 +319,7 @@ class Disk:
     # the file's after the step, which changes the ctime.
 
     @contextmanager
-    def created(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result]:
+    def created(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result | None]:
         """The staged file has this path, which it never takes from another: AlreadyExists."""
         with translated():
             try:
@@ -331,7 +331,7 @@ class Disk:
                     try:
                         os.unlink(staged.name, dir_fd=self._staging)  # later it would change the ctime
                         os.fsync(folder)
-                        yield os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+                        yield _placed_status(folder, path[-1])
                     except BaseException:
                         os.unlink(path[-1], dir_fd=folder)
                         raise
@@ -340,12 +340,12 @@ class Disk:
                 raise
 
     @contextmanager
-    def replaced(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result]:
+    def replaced(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result | None]:
         """The staged file has the path of the file that is there."""
         with translated(), folders.entered(self._root, path[:-1]) as folder, self._kept(folder, path[-1]):
             os.rename(staged.name, path[-1], src_dir_fd=self._staging, dst_dir_fd=folder)
             os.fsync(folder)
-            yield os.stat(path[-1], dir_fd=folder, follow_symlinks=False)
+            yield _placed_status(folder, path[-1])
 
     @contextmanager
     def removed(self, path: Segments) -> Generator[None]:
@@ -358,7 +358,7 @@ class Disk:
             folders.prune(self._root, path[:-1])
 
     @contextmanager
-    def moved(self, source: Segments, target: Segments) -> Generator[os.stat_result]:
+    def moved(self, source: Segments, target: Segments) -> Generator[os.stat_result | None]:
         """The file has the target as its path, which it never takes from another: AlreadyExists.
 
         A crash leaves one of the names, once `undo_cut_move` was called.
@@ -376,7 +376,7 @@ class Disk:
                             os.fsync(new)
                             if source[:-1] != target[:-1]:
                                 os.fsync(old)
-                            yield os.stat(target[-1], dir_fd=new, follow_symlinks=False)
+                            yield _placed_status(new, target[-1])
                         except BaseException:
                             self._move_back(new, target, old, source)
                             raise
@@ -412,12 +412,12 @@ class Disk:
         os.fsync(new)
 
     @contextmanager
-    def respelled(self, path: Segments, name: str) -> Generator[os.stat_result]:
+    def respelled(self, path: Segments, name: str) -> Generator[os.stat_result | None]:
         """The file has another name that the file system takes for the one that it has."""
         with translated(), folders.entered(self._root, path[:-1]) as folder:
             try:
                 self._respell(folder, path, name)
-                yield os.stat(name, dir_fd=folder, follow_symlinks=False)
+                yield _placed_status(folder, name)
             except BaseException:
                 with contextlib.suppress(OSError):
                     self._respell(folder, (*path[:-1], name), path[-1])
@@ -491,6 +491,15 @@ class Disk:
                 raise
             if held is not None:
                 return kept, held
+
+
+def _placed_status(folder: int, name: str) -> os.stat_result | None:
+    """Return the status of what has the name of a file that was just placed there. It may be another file by
+    now, which another program put over it, or None if that program took the file away."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def lock(descriptor: int, within_s: float) -> None:

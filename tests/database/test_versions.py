@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.storage.disk import Disk
-from app.storage.errors import VersionMismatch
+from app.storage.errors import NotFound, VersionMismatch
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key
 from app.storage.upkeep import Verdict
 from tests.database.by_hand import drop, names, scan, stat, verdicts
@@ -217,6 +217,54 @@ def test_changes_of_ours_leave_nothing_to_prove(library: Library) -> None:
     infos = [stat(library, key) for key in (NEW, Key(SHARED, "moved", "film.mp4"))]
     assert [(info.doubtful, info.sha256 is None) for info in infos] == [(False, False)] * 2
     assert (scan(library), hash_all(library)) == ({}, 0)
+
+
+def create(library: Library) -> Key:
+    library.put(b"ours", NEW)
+    return NEW
+
+
+def replace_version(library: Library) -> Key:
+    library.put(b"ours")
+    return FILM
+
+
+def move(library: Library) -> Key:
+    library.backend.move(FILM, NEW, Expect.ANY)
+    return NEW
+
+
+@pytest.mark.parametrize("change", [create, replace_version, move])
+@pytest.mark.parametrize("taken_away", [False, True], ids=["replaced", "taken-away"])
+def test_file_that_is_replaced_by_hand_amid_a_change_has_a_version_of_its_own(
+    library: Library, change: Callable[[Library], Key], taken_away: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.put(b"film")
+    ours, name = (
+        (b"film" if change is move else b"ours"),
+        (FILM if change is replace_version else NEW).filename,
+    )
+    theirs = drop(library.root / "theirs", b"more")
+    fsync = os.fsync
+    done: list[Path] = []
+
+    def meanwhile(descriptor: int) -> None:
+        fsync(descriptor)
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}")) / name
+        if not done and path.is_file() and path.read_bytes() == ours:
+            path.unlink() if taken_away else theirs.rename(path)
+            done.append(path)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    key = change(library)
+    assert done
+    if taken_away:
+        with pytest.raises(NotFound):
+            stat(library, key)
+    else:
+        data, info = library.get(key)
+        assert (data, info.sha256) == (b"more", None)
+        assert info.etag not in (hashlib.sha256(b"ours").hexdigest(), hashlib.sha256(b"film").hexdigest())
 
 
 def test_upload_over_a_doubtful_file_is_sure(library: Library) -> None:

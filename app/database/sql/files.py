@@ -270,10 +270,18 @@ class FilesystemBackend:
                 settling.commit_step(row, Change(kind, committed.info))
             return committed
 
-    def _sign(self, settling: Settling, row: Media, status: os.stat_result) -> None:
-        """Record the file as the step left it."""
-        sign(row, Signature.of(status), self._disk.device_of(status))
-        settling.session.flush()
+    def _sign(self, settling: Settling, row: Media, status: os.stat_result | None) -> None:
+        """Record the ctime that the step gave the file.
+
+        If another program has put another file there meanwhile, the row keeps the signature of ours, or the
+        ETag and the hash of ours would be those of the other's bytes. The next look finds the difference.
+        """
+        if status is None:
+            return
+        found = Signature.of(status)
+        if replace(signature_of(row), ctime_ns=None).agrees_with(found):
+            sign(row, found, self._disk.device_of(status))
+            settling.session.flush()
 
     def delete(self, key: Key, expect: Expectation) -> None:
         self.with_reserve(lambda: self._delete(key, expect))
@@ -328,7 +336,7 @@ class FilesystemBackend:
 
     def _step_of_move(
         self, settling: Settling, path: Segments, target: Key
-    ) -> tuple[Segments, AbstractContextManager[os.stat_result]]:
+    ) -> tuple[Segments, AbstractContextManager[os.stat_result | None]]:
         """Return the path that the file gets, and the file step."""
         wanted = path_at(target)
         if self._disk.spelled(wanted) == path and is_same(path[:-1], wanted[:-1]):
