@@ -1,11 +1,13 @@
 """What can be asked of an open file."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
 import signal
 import sys
+from functools import cache
 
 from app.storage.folders import translated
 from app.storage.signatures import Signature
@@ -21,18 +23,27 @@ def has_writer(descriptor: int, expected: Signature) -> bool | None:
     While a process holds a read lease, no other can have the file open for writing, or mapped for it (Linux:
     fcntl(2), F_SETLEASE). True also if the file is not as expected: it was written to just now.
     """
-    if not hasattr(fcntl, "F_SETLEASE"):
+    libc = _libc()
+    if libc is None:
         return None
+    # The signal that another program waits for the lease would end this process if it were the default one;
+    # this one is ignored unless asked for.
+    libc.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
+    if libc.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK) != 0:
+        # EACCES: another user's file; EINVAL: a file system without leases
+        return True if ctypes.get_errno() == errno.EAGAIN else None
+    libc.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     try:
-        # Who opens the file for writing just now waits until the lease is given back. The signal that says
-        # so would end this process if it were the default one; this one is ignored unless asked for.
-        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        found = Signature.of(os.fstat(descriptor))
-        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:  # EACCES: another user's file; EINVAL: a file system without leases
-        return True if error.errno == errno.EAGAIN else None
-    return found != expected
+        return Signature.of(os.fstat(descriptor)) != expected
+    except OSError:
+        return None
+
+
+@cache
+def _libc() -> ctypes.PyDLL | None:
+    """Return the C library, whose calls here keep the interpreter's lock. To get it again may take long, and
+    while a file has a lease, a program that opens it for writing waits, or fails (O_NONBLOCK)."""
+    return ctypes.PyDLL(None, use_errno=True) if hasattr(fcntl, "F_SETLEASE") else None
 
 
 def read_nowait(descriptor: int, start: int, size: int) -> bytes | None:

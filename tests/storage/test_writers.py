@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -100,3 +101,43 @@ def test_file_of_another_user_may_have_a_writer_or_not(tmp_path: Path) -> None:
     finally:
         os.seteuid(user)
         os.close(descriptor)
+
+
+_OPEN = """
+import os, sys, time
+opened = failed = 0
+until = time.monotonic() + 1
+while time.monotonic() < until:
+    try:
+        os.close(os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK))
+        opened += 1
+    except BlockingIOError:
+        failed += 1
+print(opened, failed)
+"""
+
+
+def test_file_has_a_lease_for_moments_although_threads_compete(tmp_path: Path) -> None:
+    """A program that would rather fail than wait can open it for writing."""
+    film = tmp_path / "film"
+    film.write_bytes(b"film")
+    disk, ended = Disk(tmp_path), Event()
+
+    def compete() -> None:
+        while not ended.is_set():
+            pass
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.02)
+    Thread(target=compete, daemon=True).start()
+    try:
+        with subprocess.Popen([sys.executable, "-c", _OPEN, film], stdout=subprocess.PIPE) as other:
+            while other.poll() is None:
+                disk.has_writer(("film",), film.stat())
+            assert other.stdout is not None
+            opened, failed = map(int, other.stdout.read().split())
+    finally:
+        ended.set()
+        sys.setswitchinterval(interval)
+        disk.close()
+    assert failed < opened / 50
