@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.storage.disk import Disk
-from app.storage.errors import NotFound, VersionMismatch
+from app.storage.errors import NotFound, Unfinished, VersionMismatch
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key
 from app.storage.upkeep import Verdict
 from tests.database.by_hand import drop, names, scan, stat, verdicts
@@ -265,6 +266,24 @@ def test_file_that_is_replaced_by_hand_amid_a_change_has_a_version_of_its_own(
         data, info = library.get(key)
         assert (data, info.sha256) == (b"more", None)
         assert info.etag not in (hashlib.sha256(b"ours").hexdigest(), hashlib.sha256(b"film").hexdigest())
+
+
+def test_upload_over_a_file_that_is_just_taken_away_asks_to_try_again(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.put(b"film")
+    link = os.link
+
+    def meanwhile(*names: str, **options: Any) -> None:
+        library.path().unlink()
+        link(*names, **options)
+
+    monkeypatch.setattr(os, "link", meanwhile)
+    with pytest.raises(Unfinished):
+        library.put(b"ours")
+    monkeypatch.undo()
+    assert library.put(b"ours").created
+    assert library.get()[0] == b"ours"
 
 
 def test_upload_over_a_doubtful_file_is_sure(library: Library) -> None:

@@ -263,11 +263,14 @@ class FilesystemBackend:
             committed = Committed(info_of(row), created)
             step = self._disk.created if created else self._disk.replaced
             known = self._scanner.known(path_of(row))
-            with step(writer, path_of(row)) as status:
-                self._scanner.note(known)
-                self._sign(settling, row, status)
-                kind = Kind.CREATED if created else Kind.REPLACED
-                settling.commit_step(row, Change(kind, committed.info))
+            try:
+                with step(writer, path_of(row)) as status:
+                    self._scanner.note(known)
+                    self._sign(settling, row, status)
+                    kind = Kind.CREATED if created else Kind.REPLACED
+                    settling.commit_step(row, Change(kind, committed.info))
+            except NotFound:  # no answer to an upload: it can be stored when it is sent again
+                raise Unfinished("Another program took the file away just now. Try again.") from None
             return committed
 
     def _sign(self, settling: Settling, row: Media, status: os.stat_result | None) -> None:
