@@ -22,11 +22,12 @@ def umask() -> Iterator[int]:
     os.umask(before)
 
 
-@pytest.fixture(params=["inside", "elsewhere"])
+@pytest.fixture(params=["inside", "elsewhere", "by URI"])
 def guarded(request: pytest.FixtureRequest, umask: int, tmp_path: Path) -> Iterator[Library]:
     """A library whose database is in the reserved folder, or elsewhere."""
-    url = None if request.param == "inside" else f"sqlite:///{tmp_path / 'seekable.db'}"
-    library = Library(tmp_path / "files", url)
+    file = tmp_path / "seekable.db"
+    urls = {"elsewhere": f"sqlite:///{file}", "by URI": f"sqlite:///file:{file}?uri=true"}
+    library = Library(tmp_path / "files", urls.get(request.param))
     yield library
     library.close()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlite3 import SQLITE_BUSY, Cursor, OperationalError
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func
 from sqlalchemy.exc import DBAPIError
@@ -46,7 +47,7 @@ class Sqlite(Database):
 
     def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
         engine = create_engine(url, pool_size=40, hide_parameters=True)  # which hold hashes and keys
-        self._file = Path(url.database or "")
+        self._file = _file_of(url)
         self._opened: tuple[int, int] | None = None
         event.listen(engine, "do_connect", self._check_file)
         event.listen(engine, "connect", partial(_configure, busy_timeout_ms))
@@ -64,7 +65,7 @@ class Sqlite(Database):
         """It needs no server."""
 
     def exists(self) -> bool:
-        return os.path.exists(self.engine.url.database or "")
+        return self._file.exists()
 
     def keep_private(self) -> None:
         # SQLite gives the files beside it the rights that this one has. One that is there is not opened: to
@@ -150,6 +151,12 @@ class Sqlite(Database):
         # SQLAlchemy takes a COMMIT for the end of the transaction even when it fails. To SQLite it is not,
         # and the next user of the connection would be inside it still.
         connection.connection.rollback()
+
+
+def _file_of(url: URL) -> Path:
+    """Return the file of a database, which may be named by a URI (`file:/srv/films.db?uri=true`)."""
+    name = url.database or ""
+    return Path(unquote(urlsplit(name).path) if name.startswith("file:") and "uri" in url.query else name)
 
 
 def _configure(busy_timeout_ms: int, connection: SQLiteConnection, _record: Any) -> None:
