@@ -3,13 +3,17 @@
 import hashlib
 import os
 import shutil
+import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.database.sql.engine import BUSY_TIMEOUT_MS
 from app.storage.disk import Disk
 from app.storage.errors import NotFound, Unfinished, VersionMismatch
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key
@@ -333,6 +337,18 @@ def test_file_is_served_unconfirmed_while_the_database_cannot_be_written(library
     library.sql("CREATE TRIGGER full BEFORE UPDATE ON media BEGIN SELECT RAISE(ABORT, 'refused'); END")
     chmod(library.path())
     data, meanwhile = library.get()
+    assert (data, meanwhile.etag, meanwhile.sha256, meanwhile.doubtful) == (b"film", info.etag, None, True)
+
+
+def test_file_is_served_unconfirmed_within_moments_while_the_database_is_locked(library: Library) -> None:
+    info = library.put(b"film").info
+    library.backend.database._wrote_at = 0  # long ago
+    chmod(library.path())
+    with closing(sqlite3.connect(library.root / ".seekable" / "seekable.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        data, meanwhile = library.get()
+        assert time.monotonic() - began < BUSY_TIMEOUT_MS / 2000
     assert (data, meanwhile.etag, meanwhile.sha256, meanwhile.doubtful) == (b"film", info.etag, None, True)
 
 

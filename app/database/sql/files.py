@@ -172,6 +172,7 @@ class FilesystemBackend:
         with ExitStack() as stack:
             stack.callback(os.close, descriptor)
             try:
+                self._database.check_writable()  # which gives up sooner than a change does
                 return self.with_reserve(lambda: self._open_settled(address))
             except Unfinished:
                 raise
