@@ -12,19 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import BACKENDS
 from tests.faults import tracing
-from tests.support import NewLibrary, Server, need, need_root
+from tests.support import Server, need, need_root
 
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-@pytest.fixture(scope="session", params=["filesystem", "gridfs"])
-def new_library(request: pytest.FixtureRequest) -> NewLibrary:
-    """Call it for the settings of one more empty library. The faults of PostgreSQL are in test_postgresql."""
-    return BACKENDS[request.param]
 
 
 @pytest.fixture

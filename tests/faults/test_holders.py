@@ -16,10 +16,7 @@ pytestmark = pytest.mark.campaign  # tests/contracts/test_leases.py has shorter 
 Until = Callable[..., bool]
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
-def new_library(request: pytest.FixtureRequest) -> NewLibrary:
-    """Call it for the settings of one more empty library."""
-    return BACKENDS[request.param]
+MEETS = tuple(BACKENDS)
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.conftest import BACKENDS
-from tests.support import NewLibrary, need, run
+from tests.support import need, run
 
 SECONDS = 60
 
@@ -27,13 +26,6 @@ CHROMIUM_FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-
-
-# Not PostgreSQL: what it knows of the files on the disk is what SQLite knows, as tests/http sees to.
-@pytest.fixture(scope="session", params=["filesystem", "gridfs"])
-def new_library(request: pytest.FixtureRequest) -> NewLibrary:
-    """Call it for the settings of one more empty library, without the folder."""
-    return BACKENDS[request.param]
 
 
 @contextmanager

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
-from tests.conftest import filesystem
 from tests.live.clients import sha256
 from tests.live.conftest import HEADLESS_SHELL, launched
-from tests.support import NewLibrary, Server
+from tests.support import Server
 
 pytestmark = pytest.mark.live
 
@@ -42,10 +41,8 @@ class Console:
         return answer
 
 
-@pytest.fixture(scope="session")
-def new_library() -> NewLibrary:
-    """What a browser sees does not depend on the backend."""
-    return filesystem
+# What a browser sees does not depend on the backend.
+MEETS = ("filesystem",)
 
 
 @pytest.fixture(scope="module")

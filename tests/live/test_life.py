@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from tests.beneath import beneath
-from tests.conftest import filesystem
 from tests.live.clients import forked, until
 from tests.support import NewLibrary, Server
 
@@ -32,10 +31,8 @@ TIMEOUT = 25
 Start = Callable[..., Server]
 
 
-@pytest.fixture(scope="session")
-def new_library() -> NewLibrary:
-    """How it begins and ends does not depend on the backend, but for a silent one: see tests/faults."""
-    return filesystem
+# How it begins and ends does not depend on the backend, but for a silent one: see tests/faults.
+MEETS = ("filesystem",)
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import filesystem
 from tests.live.clients import until
 from tests.mongo import free_port
-from tests.support import NewLibrary, Server, addresses_outside, need, noise, running
+from tests.support import Server, addresses_outside, need, noise, running
 from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
@@ -26,9 +25,7 @@ FILM = noise(1 << 20) * 12  # more than the buffers between server and client ho
 waiting = Together("waiting")
 
 
-@pytest.fixture(scope="session")
-def new_library() -> NewLibrary:
-    return filesystem
+MEETS = ("filesystem",)
 
 
 @contextmanager

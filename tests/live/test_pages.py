@@ -7,10 +7,9 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.conftest import filesystem
 from tests.live.clients import answers
 from tests.live.conftest import SECONDS
-from tests.support import NewLibrary, Server
+from tests.support import Server
 
 pytestmark = pytest.mark.live
 
@@ -24,10 +23,8 @@ PASSES = """(video, position) => new Promise((resolve, reject) => {
 """Waits until it plays past a position. (The page's policy refuses wait_for_function.)"""
 
 
-@pytest.fixture(scope="session")
-def new_library() -> NewLibrary:
-    """What a browser sees does not depend on the backend."""
-    return filesystem
+# What a browser sees does not depend on the backend.
+MEETS = ("filesystem",)
 
 
 @pytest.fixture

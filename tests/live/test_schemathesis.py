@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BACKENDS
 from tests.live.clients import BIN
 from tests.support import NewLibrary, run, running
 
@@ -48,9 +47,7 @@ validate-formats = true
 
 
 # The document does not depend on the backend, and tests/http asks each of them all that is in it.
-@pytest.fixture(params=["filesystem", pytest.param("gridfs", marks=pytest.mark.campaign)])
-def new_library(request: pytest.FixtureRequest) -> NewLibrary:
-    return BACKENDS[request.param]
+MEETS = ["filesystem", pytest.param("gridfs", marks=pytest.mark.campaign)]
 
 
 @pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.campaign)])

@@ -7,17 +7,10 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-from tests.conftest import filesystem
 from tests.live.conftest import HEADLESS_SHELL, launched
-from tests.support import NewLibrary, Server, need, run
+from tests.support import Server, need, run
 
 SECONDS = 30
-
-
-@pytest.fixture(scope="session")
-def new_library() -> NewLibrary:
-    """What a browser sees does not depend on the backend."""
-    return filesystem
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ import pytest
 
 from app.accounts.guesses import PER_PAIR, SIGN_UPS
 from app.accounts.making import new_key
-from tests.conftest import BACKENDS
 from tests.http.accounts.conftest import (
     NUMBERS,
     PASSWORD,
@@ -36,12 +35,7 @@ Problem = Callable[[httpx.Response, int], str]
 
 
 # Processes of one machine share locks of the system, which the tests of leases try over SQLite, too.
-@pytest.fixture(
-    scope="session", params=[pytest.param("filesystem", marks=pytest.mark.campaign), "postgresql", "gridfs"]
-)
-def new_library(request: pytest.FixtureRequest) -> NewLibrary:
-    """Call it for the settings of one more empty library."""
-    return BACKENDS[request.param]
+MEETS = [pytest.param("filesystem", marks=pytest.mark.campaign), "postgresql", "gridfs"]
 
 
 @pytest.fixture(scope="module")
