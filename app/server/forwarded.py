@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address, ip_network
+from functools import lru_cache, partial
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
 Headers = Collection[tuple[bytes, bytes]]
@@ -44,19 +44,28 @@ _FIELDS = frozenset((_FOR, _PROTO, _FORWARDED))
 
 def trusting(networks: Sequence[str]) -> Trusts:
     """Return the rule whether an address is in one of the networks."""
-    trusted = [ip_network(network) for network in networks]
+    # Of functions at the top of a module, because `--reload` pickles the configuration that holds it.
+    return partial(_is_in_one, tuple(networks))
 
-    @lru_cache(4096)
-    def is_in_one(text: str) -> bool:
-        try:
-            address = ip_address(text)
-        except ValueError:
-            return False
-        if isinstance(address, IPv6Address):
-            address = address.ipv4_mapped or address
-        return any(address in network for network in trusted)
 
-    return lambda text: len(text) <= MAX_ADDRESS and is_in_one(text)
+def _is_in_one(networks: tuple[str, ...], text: str) -> bool:
+    return len(text) <= MAX_ADDRESS and _is_known_in_one(networks, text)
+
+
+@lru_cache(4096)
+def _is_known_in_one(networks: tuple[str, ...], text: str) -> bool:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address):
+        address = address.ipv4_mapped or address
+    return any(address in network for network in _parsed(networks))
+
+
+@lru_cache
+def _parsed(networks: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(network) for network in networks)
 
 
 _is_here = trusting(LOOPBACK)
