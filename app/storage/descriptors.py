@@ -23,9 +23,9 @@ def has_writer(descriptor: int, expected: Signature) -> bool | None:
     While a process holds a read lease, no other can have the file open for writing, or mapped for it (Linux:
     fcntl(2), F_SETLEASE). True also if the file is not as expected: it was written to just now.
     """
-    libc = _libc()
-    if libc is None:
+    if not hasattr(fcntl, "F_SETLEASE"):
         return None
+    libc = _libc()
     # The signal that another program waits for the lease would end this process if it were the default one;
     # this one is ignored unless asked for.
     libc.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
@@ -40,10 +40,10 @@ def has_writer(descriptor: int, expected: Signature) -> bool | None:
 
 
 @cache
-def _libc() -> ctypes.PyDLL | None:
+def _libc() -> ctypes.PyDLL:
     """Return the C library, whose calls here keep the interpreter's lock. To get it again may take long, and
     while a file has a lease, a program that opens it for writing waits, or fails (O_NONBLOCK)."""
-    return ctypes.PyDLL(None, use_errno=True) if hasattr(fcntl, "F_SETLEASE") else None
+    return ctypes.PyDLL(None, use_errno=True)
 
 
 def read_nowait(descriptor: int, start: int, size: int) -> bytes | None:

@@ -13,6 +13,7 @@ from app.storage.errors import AlreadyExists, NotFound, PathConflict
 from app.storage.types import SHARED, Expect, Key, Listing
 from tests.database.by_hand import drop, findings, names, page, rest
 from tests.database.library import Library
+from tests.live.clients import until
 
 
 def nfd(path: str) -> str:
@@ -52,7 +53,13 @@ def test_folder_is_listed_at_once(library: Library, path: str, recursive: bool) 
     folder = key_of(path).folder
     assert [info.key.path for info in page(library, folder, recursive=recursive).items] == [path]
     listing = Listing(SHARED, folder, recursive=recursive)
-    assert library.backend.page(listing, cursor=None, limit=10, wait=False) is not None
+
+    def is_known() -> bool:
+        page(library, folder, recursive=recursive)
+        return library.backend.page(listing, cursor=None, limit=10, wait=False) is not None
+
+    # A folder is known once the clock of its file system has ticked since it changed.
+    until(is_known, "the folder is known")
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -273,7 +273,8 @@ def ask(private: Private, stranger: Stranger, name: str, place: Place) -> httpx.
     if stranger.person is not None and method not in SAFE:
         if answer.status_code < 300:
             made = answer.json()
-            undo = f"/files/{made['path']}" if "etag" in made else f"/account/links/{made['id']}"
+            is_link = target.startswith("/account/links")
+            undo = f"/account/links/{made['id']}" if is_link else f"/files/{made['path']}"
             assert stranger.person.ask("DELETE", undo).status_code == 204
         elif name == "patch onto it":
             assert stranger.person.ask("DELETE", "/files/mine.mp4").status_code == 204
