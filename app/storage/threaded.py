@@ -66,10 +66,10 @@ class ThreadedStorage:
                 await self._close(reader)
 
     async def _open_now(self, address: Address) -> Reader:
-        """Open what the database says now.
+        """Open the file that the backend has at the address now.
 
-        Waits a moment for a program that is writing the file: a live playlist is written within milliseconds,
-        again and again.
+        Waits a moment for a program that is writing the file: an encoder rewrites a live playlist within
+        milliseconds, again and again.
         """
         for pause in WRITER_PAUSES_S:
             with contextlib.suppress(Unfinished):

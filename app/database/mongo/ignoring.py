@@ -20,8 +20,10 @@ _FIELDS = dict.fromkeys(("library", "folder", "filename", "ignored"), True)
 
 
 def ignored_names(database: Database, wanted: Ignored, *, serving: bool) -> Ignored:
-    """Return by which patterns to decide: to serve, those wanted, after all were decided by them; for
-    other purposes those of the last server, because a command may be run without its settings.
+    """Return the patterns that decide which files lists leave out.
+
+    A server flags every document by the patterns that it wants, and returns those. A command returns those of
+    the last server, because a shell may lack the server's settings.
     """
     with database.asked():
         noted = (database.ignore.find_one({"_id": _PATTERNS}) or {}).get("text")

@@ -24,8 +24,10 @@ _log = logging.getLogger("seekable")
 
 
 def ignored_names(database: Database, wanted: Ignored, *, serving: bool) -> Ignored:
-    """Return by which patterns to decide: to serve, those wanted, after all rows were decided by them; for
-    other purposes, those of the last server, because a command may be run without its settings.
+    """Return the patterns that decide which files lists leave out.
+
+    A server flags every row by the patterns that it wants, and returns those. A command returns those of
+    the last server, because a shell may lack the server's settings.
     """
     with database.reading() as session:
         noted = session.scalar(select(Volume.ignore))
