@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -173,7 +174,15 @@ class Uploads:
         )
 
     def _ask(self, method: str, path: str, **options: Any) -> None:
-        self.http.request(method, f"/files/{path}", **options).raise_for_status()
+        """Send a change, again while the answer is 503: a copied node may stay locked for a long time."""
+        answer = self.http.request(method, f"/files/{path}", **options)
+        until_free = time.monotonic() + 60
+        while answer.status_code == 503 and time.monotonic() < until_free:
+            time.sleep(0.5)
+            answer = self.http.request(method, f"/files/{path}", **options)
+            if answer.status_code == 404:  # The change before the 503 was made all the same.
+                return
+        assert answer.is_success, (method, path, answer.status_code, answer.text)
 
 
 @contextmanager
@@ -186,7 +195,7 @@ def uploading(http: httpx.Client) -> Iterator[Uploads]:
         until(lambda: uploads.done > COMING, "some are stored", within=60)
         yield uploads
         before = uploads.done
-        until(lambda: uploads.done > before, "they still come", within=60)
+        until(lambda: uploads.done > before, "they still come", within=80)
     finally:
         uploads.stopping.set()
         thread.join()
