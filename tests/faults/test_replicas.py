@@ -43,7 +43,7 @@ def replicas(folder: Path, number: int, **settings: Any) -> Iterator[tuple[list[
         ]
         first = f"server 127.0.0.1:{servers[0].port};"
         all_of_them = "".join(f"server 127.0.0.1:{each.port} fail_timeout=1s;" for each in servers)
-        front = proxy("nginx", servers[0], folder / "front", edit=(first, all_of_them), most=LOGS)
+        front = proxy("nginx", servers[0], folder / "front", edit=(first, all_of_them), max_file_size=LOGS)
         yield servers, stack.enter_context(front)
 
 

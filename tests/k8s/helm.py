@@ -116,7 +116,7 @@ async def _do(request: dict[str, Any]) -> object:
 
 def main() -> None:
     # Go writes into descriptor 1 as well.
-    answers = os.fdopen(os.dup(1), "w")
+    responses = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         try:
@@ -124,7 +124,7 @@ def main() -> None:
         except Exception as error:
             answer = {"error": str(error)}
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(answer), file=answers, flush=True)
+            print(json.dumps(answer), file=responses, flush=True)
 
 
 if __name__ == "__main__":

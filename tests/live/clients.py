@@ -1,4 +1,4 @@
-"""What the tests of real clients share: hashes, the access log, programs to start and stop, and VLC."""
+"""Helpers for tests that run real clients: hashes, the access log, child processes, VLC."""
 
 import contextlib
 import hashlib
@@ -26,29 +26,31 @@ def sha256(data: bytes | Path) -> str:
     return hashlib.sha256(data.read_bytes() if isinstance(data, Path) else data).hexdigest()
 
 
-def answers(server: Server, url: str, least: int = 1) -> list[int]:
-    """The statuses that the server's log shows for GETs of this URL, in the order in which they ended. Waits
-    for so many: they are logged just after the client has all of them, or has gone."""
+def logged_statuses(server: Server, url: str, minimum: int = 1) -> list[int]:
+    """Return the statuses of the GETs of a URL in the server's log, in the order in which they ended.
+
+    Waits for `minimum` of them: a request is logged shortly after the client has the response or disconnects.
+    """
     path = unquote(urlsplit(url).path)
 
     def logged() -> list[int]:
         found = re.findall(r'"GET (\S+) HTTP/1\.[01]" (\d{3})', server.log())
         return [int(status) for target, status in found if unquote(target.partition("?")[0]) == path]
 
-    until(lambda: len(logged()) >= least, f"{least} answers to {url}")
+    until(lambda: len(logged()) >= minimum, f"{minimum} logged responses for {url}")
     return logged()
 
 
-def until(condition: Callable[[], bool], what: str, within: float = 20) -> None:
-    """Wait for it."""
+def until(condition: Callable[[], bool], description: str, within: float = 20) -> None:
+    """Poll the condition until it is true. Fails with the description after `within` seconds."""
     deadline = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {within} s"
+        assert time.monotonic() < deadline, f"{description}: not within {within} s"
         time.sleep(0.05)
 
 
 class Program:
-    """A process that was started by a test, and what it has said so far."""
+    """A process that a test has started, and its output so far."""
 
     def __init__(self, process: Process, log: Path) -> None:
         self.process = process
@@ -58,25 +60,25 @@ class Program:
         return self._log.read_text(errors="replace")
 
     def wait_for(self, pattern: str, within: float = 30) -> re.Match[str]:
-        """What it says that matches."""
+        """Return the first match in the output. Fails if the process exits without one."""
         until(
             lambda: re.search(pattern, self.log()) is not None or self.process.poll() is not None,
             f"{pattern!r} in\n{self.log()}",
             within,
         )
         found = re.search(pattern, self.log())
-        assert found is not None, f"It ended with {self.process.returncode}:\n{self.log()}"
+        assert found is not None, f"It exited with {self.process.returncode}:\n{self.log()}"
         return found
 
     def terminate(self, within: float = 20) -> int:
-        """Ask it to end. The exit status."""
+        """Send SIGTERM and return the exit status."""
         self.process.terminate()
         return self.process.wait(within)
 
 
 @contextmanager
 def program(folder: Path, *command: object, **environment: str) -> Iterator[Program]:
-    """Run a command in a folder, with no SEEKABLE_* but those given. It and its children end here."""
+    """Run a command in a folder, without inherited SEEKABLE_* variables. Kills its process group on exit."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
     log = folder.parent / f"{folder.name}.log"
     with log.open("wb") as output:
@@ -98,8 +100,8 @@ def program(folder: Path, *command: object, **environment: str) -> Iterator[Prog
 
 
 @contextmanager
-def forked(folder: Path, code: str, **environment: str) -> Iterator[Program]:
-    """As `program` with Python and this code, but begun with the modules of Seekable in memory."""
+def forked_python(folder: Path, code: str, **environment: str) -> Iterator[Program]:
+    """Run Python code as `program` would, in a fork of a process that has already imported Seekable."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
     log = folder.parent / f"{folder.name}.log"
     log.write_bytes(b"")
@@ -114,13 +116,13 @@ def forked(folder: Path, code: str, **environment: str) -> Iterator[Program]:
 
 
 class Vlc:
-    """VLC without a window, sound or terminal, driven by its line interface."""
+    """VLC without a window, sound or terminal, controlled through its `oldrc` interface."""
 
     def __init__(self, url: str) -> None:
-        # pytest's folders can be entered by their owner only, and VLC does not run as root.
+        # VLC refuses to run as root, and only their owner can enter pytest's folders.
         self._home = Path(tempfile.mkdtemp(prefix="vlc-"))
         self._errors = self._home / "log"
-        self._said: list[str] = []
+        self._output: list[str] = []
         become: list[str] = []
         if os.geteuid() == 0:
             os.chown(self._home, 65534, 65534)
@@ -142,8 +144,8 @@ class Vlc:
                 text=True,
                 errors="replace",
             )
-        self._listener = threading.Thread(target=self._listen)
-        self._listener.start()
+        self._reader = threading.Thread(target=self._read_output)
+        self._reader.start()
 
     def __enter__(self) -> "Vlc":
         return self
@@ -151,58 +153,58 @@ class Vlc:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-        self._listener.join()
+        self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout):
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()  # type: ignore[union-attr]
         shutil.rmtree(self._home)
 
     def play_to(self, seconds: int) -> None:
-        """Wait until it shows this second of the film, or one a little later."""
+        """Wait until the playback position is at this second, or at most 15 s later."""
         until(
-            lambda: seconds <= self.ask("get_time") < seconds + 15,
+            lambda: seconds <= self.query("get_time") < seconds + 15,
             f"VLC at {seconds} s\n{self.log()[-3000:]}",
         )
 
-    def ask(self, question: str) -> int:
-        """The number it answers; -1 while it has none."""
-        before = len(self._said)
-        self.tell(question)
+    def query(self, command: str) -> int:
+        """Return the number that VLC prints for a command, or -1 if it prints none."""
+        before = len(self._output)
+        self.send(command)
         numbers: list[str] = []
 
         def answered() -> bool:
-            numbers[:] = [line for line in self._said[before:] if line.isdigit()]
-            return bool(numbers) or "" in self._said[before:]
+            numbers[:] = [line for line in self._output[before:] if line.isdigit()]
+            return bool(numbers) or "" in self._output[before:]
 
-        until(answered, f"VLC's answer to {question}\n{self.log()[-3000:]}")
+        until(answered, f"VLC's reply to {command}\n{self.log()[-3000:]}")
         return int(numbers[0]) if numbers else -1
 
     def titles(self) -> list[str]:
-        """What its playlist shows, in order; those with a known length without it."""
-        before = len(self._said)
-        self.tell("playlist")
-        until(lambda: "+----[ End of playlist ]" in self._said[before:], "VLC's playlist")
-        entries = [line[5:] for line in self._said[before:] if line.startswith("|  - ")]
+        """Return the titles in VLC's playlist, in order, without their durations."""
+        before = len(self._output)
+        self.send("playlist")
+        until(lambda: "+----[ End of playlist ]" in self._output[before:], "VLC's playlist")
+        entries = [line[5:] for line in self._output[before:] if line.startswith("|  - ")]
         return [re.sub(r" \(\d\d:\d\d\)$", "", entry) for entry in entries]
 
-    def tell(self, command: str) -> None:
+    def send(self, command: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\n")
         self._process.stdin.flush()
 
     def seek(self, second: int) -> None:
-        """Wait until it plays from there, for which it has to ask the server."""
+        """Seek with a request to the server, and wait until playback continues from there."""
         before = len(self.requests())
-        self.tell(f"seek {second}")
+        self.send(f"seek {second}")
         until(lambda: len(self.requests()) > before, f"a request for second {second}\n{self.log()[-3000:]}")
-        self.play_to(second + 1)  # it says that it is at `second` before it is
+        self.play_to(second + 1)  # VLC reports `second` before it plays it
 
-    def has_asked_for(self, url: str) -> bool:
+    def has_requested(self, url: str) -> bool:
         targets = re.findall(r"outgoing request:\nGET (\S+)", self.log())
         return any(unquote(urlsplit(target).path) == unquote(urlsplit(url).path) for target in targets)
 
     def requests(self) -> list[dict[str, str]]:
-        """The headers of the requests that its log shows, names in lower case."""
+        """Return the headers of each request in VLC's log, with lower-case names."""
         heads = re.findall(r"outgoing request:\n(GET .*?)\n\n", self.log(), re.DOTALL)
         return [
             {
@@ -215,7 +217,7 @@ class Vlc:
     def log(self) -> str:
         return self._errors.read_text(errors="replace").replace("\r", "")
 
-    def _listen(self) -> None:
+    def _read_output(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._said.append(line.removeprefix("> ").strip())
+            self._output.append(line.removeprefix("> ").strip())

@@ -1,4 +1,4 @@
-"""Small films that ffmpeg makes, each about a minute long, with a key frame every second; and a browser."""
+"""Fixtures: one-minute films made by ffmpeg, with a key frame every second, and a browser."""
 
 import fcntl
 import os
@@ -29,23 +29,26 @@ CHROMIUM_FLAGS = (
 
 
 @contextmanager
-def made_once(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, Path]]:
-    """Where a film is, for all processes that test, and where one of them is to make it if it is not."""
+def shared_film(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, Path]]:
+    """Yield the path of a film that all test processes share, and a path to write it to if it is missing.
+
+    Other processes wait. On exit the written file is renamed to the shared path.
+    """
     folder = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    made = folder / "films" / name
-    made.parent.mkdir(exist_ok=True)
-    with made.with_suffix(".lock").open("w") as lock:
+    shared = folder / "films" / name
+    shared.parent.mkdir(exist_ok=True)
+    with shared.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        being_made = made.with_name(f"half-{name}")
-        yield made, being_made
-        if being_made.exists():
-            being_made.rename(made)
+        unfinished = shared.with_name(f"unfinished-{name}")
+        yield shared, unfinished
+        if unfinished.exists():
+            unfinished.rename(shared)
 
 
-def _film(target: Path, *options: str, noise: int = 12) -> Path:
-    """A test picture and a tone; noise keeps it from shrinking so much that no player had to seek."""
+def _encode(target: Path, *options: str, noise: int = 12) -> Path:
+    """Encode a test picture and a tone, with noise: without it the film is so small that no player seeks."""
     need("ffmpeg")
     picture = f"testsrc=size=320x180:rate=15:duration={SECONDS},noise=alls={noise}:allf=t"
     # fmt: off
@@ -61,42 +64,42 @@ def _film(target: Path, *options: str, noise: int = 12) -> Path:
     return target
 
 
-def _copied(film: Path, target: Path, *options: str) -> Path:
-    """The same pictures in another file."""
+def _remux(film: Path, target: Path, *options: str) -> Path:
+    """Copy the streams of a film into another container."""
     run("ffmpeg", "-nostdin", "-loglevel", "error", "-i", film, "-c", "copy", *options, target)
     return target
 
 
 @pytest.fixture(scope="session")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """7 MB of MP4 with its index (moov) at the end, where a player has to seek for it."""
-    with made_once(tmp_path_factory, "film.mp4") as (film, half):
+    """A 7 MB MP4 whose index (moov) is at the end, so that players have to seek to it."""
+    with shared_film(tmp_path_factory, "film.mp4") as (film, unfinished):
         if not film.exists():
-            _film(half, "-b:v", "900k", "-maxrate", "900k", "-bufsize", "900k")
+            _encode(unfinished, "-b:v", "900k", "-maxrate", "900k", "-bufsize", "900k")
     assert _moov(film) > film.stat().st_size / 2
     return film
 
 
 @pytest.fixture(scope="session")
 def faststart_film(tmp_path_factory: pytest.TempPathFactory, film: Path) -> Path:
-    """The same with the index at the front."""
-    moved = _copied(film, tmp_path_factory.mktemp("films") / "faststart.mp4", "-movflags", "+faststart")
+    """`film` with its index (moov) at the front."""
+    moved = _remux(film, tmp_path_factory.mktemp("films") / "faststart.mp4", "-movflags", "+faststart")
     assert _moov(moved) < 1000
     return moved
 
 
 @pytest.fixture(scope="session")
 def matroska_film(tmp_path_factory: pytest.TempPathFactory, film: Path) -> Path:
-    """The same as Matroska."""
-    return _copied(film, tmp_path_factory.mktemp("films") / "film.mkv")
+    """`film` as Matroska."""
+    return _remux(film, tmp_path_factory.mktemp("films") / "film.mkv")
 
 
 @pytest.fixture(scope="session")
 def long_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `film`, but 50 MB: VLC reads 16 MiB ahead, and answers a seek within them by itself."""
-    with made_once(tmp_path_factory, "long.mp4") as (film, half):
+    """`film` at 50 MB: VLC reads 16 MiB ahead, and needs no request for a seek within them."""
+    with shared_film(tmp_path_factory, "long.mp4") as (film, unfinished):
         if not film.exists():
-            _film(half, "-qp", "10", noise=60)
+            _encode(unfinished, "-qp", "10", noise=60)
     assert film.stat().st_size > 40 << 20
     return film
 
@@ -106,8 +109,8 @@ def _moov(film: Path) -> int:
 
 
 @contextmanager
-def launched(command: str) -> Iterator[Browser]:
-    """The whole of Chromium takes the place of a headless shell that this system has not: it is slower."""
+def launched_browser(command: str) -> Iterator[Browser]:
+    """Launch a browser. Uses full Chromium, which is slower, if the headless shell is not installed."""
     command = command if shutil.which(command) else "chromium"
     need(command)
     with sync_playwright() as playwright:
@@ -118,6 +121,6 @@ def launched(command: str) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for all tests of a module. (Longer, and its event loop would be in the way of others.)"""
-    with launched("chromium") as browser:
+    """One browser per module: with a wider scope, its event loop would disturb tests with their own."""
+    with launched_browser("chromium") as browser:
         yield browser

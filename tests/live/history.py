@@ -1,4 +1,4 @@
-"""Changes that clients made, and what a backup taken meanwhile may and must hold of them."""
+"""The changes that clients made, and the versions that a backup taken meanwhile may and must contain."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from threading import Lock
 from time import monotonic
 
 ABSENT = ""
-"""The version of a path at which there is no file."""
+"""The version of a path that has no file."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A path has this version from some moment between the request and its answer on."""
+    """A version that a path takes at some moment between the request and its response."""
 
     version: str
     sent: float
@@ -22,14 +22,14 @@ class Change:
 
 @dataclass
 class History:
-    """All changes of each path, one after the other. A version has a name that no other has."""
+    """All changes of each path, in order. Versions are unique across paths."""
 
     clock: Callable[[], float] = monotonic
     changes: dict[str, list[Change]] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def change(self, versions: dict[str, str], request: Callable[[], object]) -> None:
-        """Make the request, which gives each path its version at the same moment."""
+        """Send a request that gives all these paths their versions atomically, and record it. Thread-safe."""
         sent = self.clock()
         request()
         acknowledged = self.clock()
@@ -38,12 +38,12 @@ class History:
                 self.changes.setdefault(path, []).append(Change(version, sent, acknowledged))
 
     def may_hold(self, path: str, begin: float, end: float) -> set[str]:
-        """Return the versions that the path may have had at any time of the span."""
-        return {version for version, since, until in self._lives(path) if since <= end and until >= begin}
+        """Return the versions that the path may have had at any time between begin and end."""
+        return {version for version, since, until in self._lifetimes(path) if since <= end and until >= begin}
 
     def must_hold(self, begin: float, end: float) -> set[str]:
-        """Return the versions that were stored for the whole span, wherever they were moved in it."""
-        stored, over = set(), set()
+        """Return the versions that were stored from begin to end, at whichever path."""
+        stored, ended = set(), set()
         for path, changes in self.changes.items():
             for change in changes:
                 if change.version and change.acknowledged <= begin:
@@ -51,15 +51,15 @@ class History:
             for before, after in pairwise(changes):
                 moved = any(
                     change.version == before.version and change.sent == after.sent
-                    for other, there in self.changes.items()
+                    for other, other_changes in self.changes.items()
                     if other != path
-                    for change in there
+                    for change in other_changes
                 )
                 if before.version and after.sent <= end and not moved:
-                    over.add(before.version)
-        return stored - over
+                    ended.add(before.version)
+        return stored - ended
 
-    def _lives(self, path: str) -> Iterator[tuple[str, float, float]]:
+    def _lifetimes(self, path: str) -> Iterator[tuple[str, float, float]]:
         changes = [Change(ABSENT, -inf, -inf), *self.changes.get(path, []), Change(ABSENT, inf, inf)]
         for change, following in pairwise(changes):
             yield change.version, change.sent, following.acknowledged

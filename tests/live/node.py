@@ -1,4 +1,4 @@
-"""Node.js and the packages of tests/node, installed once for all tests and all runs."""
+"""Node.js, with the packages of tests/node installed once for all test runs."""
 
 import fcntl
 import hashlib
@@ -19,14 +19,16 @@ PACKAGES = ("package.json", "package-lock.json")
 
 
 @cache
-def modules() -> Path:
-    """The folder that holds node_modules: in the virtual environment, one for each lock file. Skips a test
-    where they cannot be had; in CI, where all can, it fails."""
+def packages_folder() -> Path:
+    """Install the packages into the virtual environment, and return the folder that holds node_modules.
+
+    Skips the test if npm cannot install them; fails it in CI.
+    """
     lock = hashlib.sha256((SCRIPTS / "package-lock.json").read_bytes()).hexdigest()
     folder = Path(sys.prefix) / "node" / lock[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed: one of all the workers installs
+        fcntl.flock(file, fcntl.LOCK_EX)  # held until the file is closed: only one worker installs
         if not (folder / "installed").exists():
             _install(folder)
             (folder / "installed").touch()
@@ -46,7 +48,7 @@ def _install(folder: Path) -> None:
         timeout=100,
     )
     if npm.returncode != 0:
-        message = f"npm could not install what tests/node names:\n{npm.stderr[-2000:]}"
+        message = f"npm could not install the packages of tests/node:\n{npm.stderr[-2000:]}"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)

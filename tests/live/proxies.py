@@ -1,4 +1,4 @@
-"""nginx, Caddy and HAProxy with the configurations of deploy/, on other ports, in front of a server."""
+"""nginx, Caddy and HAProxy in front of a server, with the configurations of deploy/ on other ports."""
 
 import socket
 import ssl
@@ -18,13 +18,13 @@ from tests.support import Server, need, run
 DEPLOY = Path(__file__).parents[2] / "deploy"
 HOST = "media.example.org"
 
-BYTES_OF_FILES = 64 << 10
-"""What the proxies may write to any one file: their logs fit, and a film does not."""
+MAX_FILE_SIZE = 64 << 10
+"""Largest file, in bytes, that a proxy may write: enough for its log, too little for a film."""
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """One that runs."""
+    """A running proxy."""
 
     port: int
     plain_port: int
@@ -35,34 +35,33 @@ class Proxy:
     def url(self) -> str:
         return f"https://{HOST}:{self.port}"
 
-    def trust(self) -> ssl.SSLContext:
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return a context that trusts the proxy's certificate."""
         return ssl.create_default_context(cafile=str(self.certificate))
 
-    def reach(self) -> socket.socket:
-        """As a client does that has looked up the name."""
+    def connect_tcp(self) -> socket.socket:
+        """Open a TCP connection, as a client does after its DNS lookup."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
-    def connect(self) -> ssl.SSLSocket:
-        return self.trust().wrap_socket(self.reach(), server_hostname=HOST)
+    def connect_tls(self) -> ssl.SSLSocket:
+        return self.ssl_context().wrap_socket(self.connect_tcp(), server_hostname=HOST)
 
-    def listen(self, path: str, **options: Any) -> ClientConnection:
-        """A WebSocket."""
+    def websocket(self, path: str, **options: Any) -> ClientConnection:
         url = f"wss://{HOST}:{self.port}{path}"
-        return connect(url, sock=self.reach(), ssl=self.trust(), server_hostname=HOST, **options)
+        return connect(url, sock=self.connect_tcp(), ssl=self.ssl_context(), server_hostname=HOST, **options)
 
     def client(self) -> httpx.Client:
-        """Of the name, too."""
-        transport = _There(verify=self.trust())
+        transport = _LoopbackTransport(verify=self.ssl_context())
         return httpx.Client(base_url=self.url, transport=transport, trust_env=False, timeout=60)
 
-    def peak(self) -> int:
-        """The most memory that it had, in bytes."""
+    def peak_memory(self) -> int:
+        """Return the peak resident memory, in bytes."""
         status = Path(f"/proc/{self.program.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-class _There(httpx.HTTPTransport):
-    """Finds every name on this machine."""
+class _LoopbackTransport(httpx.HTTPTransport):
+    """A transport that resolves every host name to 127.0.0.1."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         request.extensions["sni_hostname"] = request.url.host
@@ -72,9 +71,14 @@ class _There(httpx.HTTPTransport):
 
 @contextmanager
 def proxy(
-    name: str, server: Server, folder: Path, *, edit: tuple[str, str] = ("", ""), most: int = BYTES_OF_FILES
+    name: str,
+    server: Server,
+    folder: Path,
+    *,
+    edit: tuple[str, str] = ("", ""),
+    max_file_size: int = MAX_FILE_SIZE,
 ) -> Iterator[Proxy]:
-    """`edit` is a change of its configuration; `most` is what it may write to any one file."""
+    """Run a proxy in front of the server. `edit` is an (old, new) replacement in its configuration."""
     need(name, "openssl", "prlimit")
     folder.mkdir()
     certificate, key = folder / "cert.pem", folder / "key.pem"
@@ -89,20 +93,20 @@ def proxy(
     write = {"nginx": _nginx, "caddy": _caddy, "haproxy": _haproxy}[name]
     command = write(folder, server, ports, edit)
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    with program(folder, "prlimit", f"--fsize={most}", *command, **home) as started:
+    with program(folder, "prlimit", f"--fsize={max_file_size}", *command, **home) as started:
         found = Proxy(*ports, started, certificate)
-        until(lambda: started.process.poll() is not None or _listens(found), f"{name}:\n{started.log()}")
+        until(lambda: started.process.poll() is not None or _is_listening(found), f"{name}:\n{started.log()}")
         assert started.process.poll() is None, started.log()
         yield found
 
 
-def _listens(proxy: Proxy) -> bool:
+def _is_listening(proxy: Proxy) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", proxy.port)) == 0
 
 
-def _replaced(text: str, *changes: tuple[str, object]) -> str:
-    """Each of them is in it."""
+def _replace(text: str, *changes: tuple[str, object]) -> str:
+    """Replace each old text by the new one. Fails if it is missing."""
     for old, new in changes:
         assert old in text
         text = text.replace(old, str(new))
@@ -110,7 +114,7 @@ def _replaced(text: str, *changes: tuple[str, object]) -> str:
 
 
 def _nginx(folder: Path, server: Server, ports: tuple[int, int], edit: tuple[str, str]) -> list[object]:
-    ours = _replaced(
+    configuration = _replace(
         (DEPLOY / "nginx.conf").read_text(),
         ("listen [::]:443 ssl;", ""),  # not every machine has IPv6
         ("listen [::]:80;", ""),
@@ -121,31 +125,31 @@ def _nginx(folder: Path, server: Server, ports: tuple[int, int], edit: tuple[str
         ("/etc/ssl/media.example.org.key", folder / "key.pem"),
         edit,
     )
-    (folder / "seekable.conf").write_text(ours)
+    (folder / "seekable.conf").write_text(configuration)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    places = "\n".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    temp_paths = "\n".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
     (folder / "nginx.conf").write_text(f"""
         daemon off; master_process off; pid {folder}/pid; error_log stderr;
         events {{}}
-        http {{ access_log off; {places} include seekable.conf; }}
+        http {{ access_log off; {temp_paths} include seekable.conf; }}
     """)
     return ["nginx", "-e", "stderr", "-p", folder, "-c", folder / "nginx.conf"]
 
 
 def _caddy(folder: Path, server: Server, ports: tuple[int, int], edit: tuple[str, str]) -> list[object]:
-    ours = _replaced(
+    configuration = _replace(
         (DEPLOY / "Caddyfile").read_text(),
         (f"\n{HOST} {{", f"\n{HOST}:{ports[0]} {{\n\ttls {folder}/cert.pem {folder}/key.pem"),
         ("127.0.0.1:8000", f"127.0.0.1:{server.port}"),
         edit,
     )
     options = f"{{\n\tadmin off\n\thttp_port {ports[1]}\n\thttps_port {ports[0]}\n}}\n"
-    (folder / "Caddyfile").write_text(options + ours)
+    (folder / "Caddyfile").write_text(options + configuration)
     return ["caddy", "run", "--adapter", "caddyfile", "--config", folder / "Caddyfile"]
 
 
 def _haproxy(folder: Path, server: Server, ports: tuple[int, int], edit: tuple[str, str]) -> list[object]:
-    ours = _replaced(
+    configuration = _replace(
         (DEPLOY / "haproxy.cfg").read_text(),
         ("bind :443 ssl", f"bind 127.0.0.1:{ports[0]} ssl"),
         ("bind :80", f"bind 127.0.0.1:{ports[1]}"),
@@ -154,5 +158,5 @@ def _haproxy(folder: Path, server: Server, ports: tuple[int, int], edit: tuple[s
         edit,
     )
     (folder / "both.pem").write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
-    (folder / "haproxy.cfg").write_text(ours)
+    (folder / "haproxy.cfg").write_text(configuration)
     return ["haproxy", "-db", "-f", folder / "haproxy.cfg"]

@@ -146,12 +146,12 @@ def test_a_head_has_to_come(begin: Open) -> None:
     )
     for name, (received, seconds) in found.items():
         assert LIMIT * 0.9 < seconds < LATE, name
-        answers = received.count(b"HTTP/1.1 ")
+        responses = received.count(b"HTTP/1.1 ")
         if name in ("nothing", "empty lines"):
-            assert answers == 0, name
+            assert responses == 0, name
         else:
             assert received.count(b"HTTP/1.1 408 Request Timeout\r\n") == 1, name
-            assert answers == (2 if "second" in name else 1), name
+            assert responses == (2 if "second" in name else 1), name
 
 
 LONG = f"Content-Length: {len(FILM)}"

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, Request, Route, expect
 
 from tests.live.clients import sha256
-from tests.live.conftest import HEADLESS_SHELL, launched
+from tests.live.conftest import HEADLESS_SHELL, launched_browser
 from tests.support import Server
 
 pytestmark = pytest.mark.live
@@ -48,7 +48,7 @@ MEETS = ("filesystem",)
 @pytest.fixture(scope="module")
 def shell() -> Iterator[Browser]:
     """All of Chromium but its windows, which each page would have to open."""
-    with launched(HEADLESS_SHELL) as browser:
+    with launched_browser(HEADLESS_SHELL) as browser:
         yield browser
 
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.live.clients import answers, program, sha256, until
+from tests.live.clients import logged_statuses, program, sha256, until
 from tests.support import NewLibrary, Server, need, run, running
 from tests.together import Outcomes, Together
 
@@ -159,7 +159,7 @@ def check_verified(place: Place, name: str) -> None:
     log = log_file.read_text(errors="replace")
     assert "Valid hash found in Digest header field" in log
     assert "Verification finished successfully" in log
-    assert answers(place.server, url, 3).count(206) >= 3
+    assert logged_statuses(place.server, url, 3).count(206) >= 3
     assert [file.name for file in saved.iterdir()] == [name]
     assert sha256(saved / name) == sha256(place.big)
 

@@ -20,7 +20,7 @@ from app.database.mongo.staging import CHUNK_SIZE
 from tests import mongo
 from tests.forking import completed
 from tests.live.clients import sha256, until
-from tests.live.node import NODE, SCRIPTS, modules
+from tests.live.node import NODE, SCRIPTS, packages_folder
 from tests.support import Server, running
 
 pytestmark = pytest.mark.live
@@ -63,7 +63,7 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 def node(server: Server, *words: object, data: bytes = b"") -> bytes:
     """What a program says that uses the driver for Node. It gets what it reads in two ways."""
-    command = [NODE, SCRIPTS / "gridfs.mjs", modules(), server.settings["mongodb_url"], *words]
+    command = [NODE, SCRIPTS / "gridfs.mjs", packages_folder(), server.settings["mongodb_url"], *words]
     done = subprocess.run([str(word) for word in command], input=data, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout

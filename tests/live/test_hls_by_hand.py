@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.live.clients import Vlc, answers, until
+from tests.live.clients import Vlc, logged_statuses, until
 from tests.support import Server, need, run, running
 
 pytestmark = pytest.mark.live
@@ -101,7 +101,7 @@ def test_live_hls_is_served_at_each_version(studio: Server, flags: str, tmp_path
     assert len(poller.versions) >= SECONDS
     assert poller.segments == {f"live{number}.ts": 200 for number in range(SECONDS)}
     assert pictures(copy) == SECONDS * RATE
-    assert set(answers(studio, url)) <= {200, 206, 404}, "404 before it began"
+    assert set(logged_statuses(studio, url)) <= {200, 206, 404}, "404 before it began"
 
 
 def pictures(film: Path) -> int:
@@ -121,14 +121,14 @@ def test_vlc_plays_live_hls_while_it_is_written(studio: Server) -> None:
         with studio.client() as http:
             until(lambda: http.get("/files/vlc/live.m3u8").status_code == 200, "a playlist")
         with Vlc(url) as vlc:
-            until(lambda: vlc.ask("get_time") >= 1, f"VLC at the first second\n{vlc.log()[-3000:]}")
+            until(lambda: vlc.query("get_time") >= 1, f"VLC at the first second\n{vlc.log()[-3000:]}")
             assert recorder.poll() is None, "while it is written"
             until(lambda: len(segments(studio)) >= 3, "more segments")
     found = segments(studio)
     assert min(found) == 0
-    assert set(answers(studio, url)) <= {200, 206, 404}
+    assert set(logged_statuses(studio, url)) <= {200, 206, 404}
     for number in found:
-        assert set(answers(studio, f"/files/vlc/live{number}.ts")) <= {200, 206}
+        assert set(logged_statuses(studio, f"/files/vlc/live{number}.ts")) <= {200, 206}
 
 
 def segments(server: Server) -> set[int]:

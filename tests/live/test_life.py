@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.beneath import beneath
-from tests.live.clients import forked, until
+from tests.live.clients import forked_python, until
 from tests.support import NewLibrary, Server
 
 pytestmark = pytest.mark.live
@@ -160,11 +160,11 @@ def test_what_runs_ends_in_peace_and_nobody_new_is_let_in(
         received = pool.map(rest, downloads)
         for connection in uploads.values():
             connection.sendall(FILM[len(FILM) // 2 :])
-        answers = [*pool.map(rest, uploads.values())]
+        outcomes = [*pool.map(rest, uploads.values())]
         assert refused(server)
         for data, reset in received:
             assert (hashlib.sha256(body(data)).digest(), reset) == (hashlib.sha256(FILM).digest(), False)
-    for name, (answer, reset) in zip(uploads, answers, strict=True):
+    for name, (answer, reset) in zip(uploads, outcomes, strict=True):
         assert (answer[:12], reset) == (b"HTTP/1.1 201", False)
         assert json.loads(body(answer))["sha256"] == hashlib.sha256(FILM).hexdigest()
         assert beneath(server).content(name) == FILM
@@ -296,7 +296,7 @@ main(["serve", "--port", "0"])
 def test_whatever_happens_is_a_line(tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    with forked(here, ACCIDENTS) as server:
+    with forked_python(here, ACCIDENTS) as server:
         host, port = server.wait_for(r"docs +http://(.+):(\d+)/docs").groups()
 
         def ask(target: bytes, head: bytes = b"") -> bytes:

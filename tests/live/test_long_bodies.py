@@ -12,7 +12,7 @@ import pytest
 
 from app.server.body import LONG, SIZE
 from tests.http.conftest import Connection
-from tests.live.clients import forked
+from tests.live.clients import forked_python
 from tests.live.test_zerocopy import ours, same
 
 pytestmark = pytest.mark.live
@@ -43,7 +43,7 @@ def uploads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder.mkdir()
     settings = {"SEEKABLE_FILES_DIR": str(folder / "files"), "SEEKABLE_BODY_TIMEOUT": str(PATIENCE)}
     code = ours(f"loop='{request.param}'")
-    with forked(folder, code, **settings) as started:
+    with forked_python(folder, code, **settings) as started:
         yield Uploads(int(started.wait_for(r"running on http://127\.0\.0\.1:(\d+)")[1]))
         assert "Traceback" not in started.log()
 

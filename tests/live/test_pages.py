@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.live.clients import answers
+from tests.live.clients import logged_statuses
 from tests.live.conftest import SECONDS
 from tests.support import Server
 
@@ -62,7 +62,7 @@ def test_a_film_plays_and_seeks(browser: Browser, server: Server, folder: str, f
     video.evaluate("video => { video.muted = true; return video.play(); }")
     video.evaluate(PASSES, 0.5)
     assert video.evaluate("video => video.duration") == pytest.approx(SECONDS, abs=0.5)
-    before = len(answers(server, film_url, 0))
+    before = len(logged_statuses(server, film_url, 0))
     given.clear()
     position = SECONDS * 3 // 4
     reached = video.evaluate(
@@ -79,8 +79,8 @@ def test_a_film_plays_and_seeks(browser: Browser, server: Server, folder: str, f
     size = int(given[-1][1].rpartition("/")[2])
     assert any(0.6 < start / size < 0.8 for start in starts), (given, size)
     page.context.close()
-    assert 206 in answers(server, film_url, before + 1)[before:]
-    assert set(answers(server, film_url)) <= {206, 304}  # it asks whether what it has is still good
+    assert 206 in logged_statuses(server, film_url, before + 1)[before:]
+    assert set(logged_statuses(server, film_url)) <= {206, 304}  # it asks whether what it has is still good
     assert faults == []
 
 

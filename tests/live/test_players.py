@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.live.clients import Vlc, answers, until
+from tests.live.clients import Vlc, logged_statuses, until
 from tests.live.conftest import SECONDS
 from tests.support import Server, need, run
 from tests.together import Outcomes, Together
@@ -89,9 +89,9 @@ def test_ffprobe_tells_the_duration(
     file = put(film, film.name)
     assert duration(file["url"]) == pytest.approx(SECONDS, abs=0.2)
     assert duration(file["stream_url"]) == pytest.approx(SECONDS, abs=0.2)
-    assert set(answers(server, file["url"])) == {206}
+    assert set(logged_statuses(server, file["url"])) == {206}
     if kind == "film":
-        assert len(answers(server, file["url"], 2)) > 1, "the index is at the end, so it has to seek"
+        assert len(logged_statuses(server, file["url"], 2)) > 1, "the index is at the end, so it has to seek"
 
 
 @pytest.mark.parametrize("kind", ["film", "faststart_film", "matroska_film"])
@@ -103,9 +103,9 @@ def test_ffmpeg_seeks(kind: str, request: pytest.FixtureRequest, server: Server,
     assert expected != frame_at(44, film)[0]
     shown, log = frame_at(45, file["url"])
     assert shown == expected
-    assert set(answers(server, file["url"])) == {206}
+    assert set(logged_statuses(server, file["url"])) == {206}
     starts = [int(start) for start in re.findall(r"^Range: bytes=(\d+)-", log, re.MULTILINE)]
-    assert len(starts) == len(answers(server, file["url"], len(starts)))
+    assert len(starts) == len(logged_statuses(server, file["url"], len(starts)))
     assert any(0.6 < start / film.stat().st_size < 0.8 for start in starts), "where second 45 is"
 
 
@@ -130,7 +130,7 @@ def test_a_film_of_any_name_plays_at_its_own_url(name: str, film: Path, server: 
     file = put(film, name)
     for url in (file["url"], file["stream_url"]):
         assert duration(url) == pytest.approx(SECONDS, abs=0.2)
-        assert set(answers(server, url)) == {206}
+        assert set(logged_statuses(server, url)) == {206}
 
 
 @watching
@@ -140,11 +140,11 @@ def test_vlc_opens_a_film_and_seeks_twice(cinema: Cinema) -> None:
     url = file["url"]
     with Vlc(url) as vlc:
         vlc.play_to(1)
-        assert vlc.ask("get_length") == pytest.approx(SECONDS, abs=1)
+        assert vlc.query("get_length") == pytest.approx(SECONDS, abs=1)
         for second in (45, 10):
             vlc.seek(second)
         requests, log = vlc.requests(), vlc.log()
-    assert set(answers(server, url, len(requests))) == {206}
+    assert set(logged_statuses(server, url, len(requests))) == {206}
     # VLC repeats the ETag in If-Match, where only a strong one matches (RFC 9110 13.1.1).
     assert set(re.findall(r"^etag: (.*)", log, re.MULTILINE)) == {f'"{file["etag"]}"'}
     assert {request.get("if-match") for request in requests[1:]} == {f'"{file["etag"]}"'}
@@ -168,7 +168,7 @@ def plays(cinema: Cinema, film: Path, name: str) -> None:
     file = cinema.put(film, name)
     with Vlc(file["url"]) as vlc:
         vlc.play_to(1)
-    assert set(answers(cinema.server, file["url"])) == {206}
+    assert set(logged_statuses(cinema.server, file["url"])) == {206}
 
 
 @watching
@@ -180,5 +180,5 @@ def test_vlc_sees_one_film_while_it_is_replaced(cinema: Cinema) -> None:
         vlc.play_to(1)
         with server.client() as client, cinema.film.open("rb") as body:
             assert client.put(file["url"], content=body).status_code == 204
-        vlc.tell("seek 45")
-        until(lambda: 412 in answers(server, file["url"], 0), "the seek")
+        vlc.send("seek 45")
+        until(lambda: 412 in logged_statuses(server, file["url"], 0), "the seek")

@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 import pytest
 
-from tests.live.clients import Vlc, answers, until
+from tests.live.clients import Vlc, logged_statuses, until
 from tests.support import Server, need, run
 from tests.together import Outcomes, Together
 
@@ -68,11 +68,11 @@ def titles(kind: str, server: Server, folder: str, films: list[str]) -> list[str
     with Vlc(playlist(server, folder, kind)) as vlc:
         for url in films:
             if url != films[0]:
-                vlc.tell("next")
-            until(lambda url=url: vlc.has_asked_for(url), f"a request for {url}\n{vlc.log()[-3000:]}")
+                vlc.send("next")
+            until(lambda url=url: vlc.has_requested(url), f"a request for {url}\n{vlc.log()[-3000:]}")
             vlc.play_to(1)
         titles = vlc.titles()
-    assert [set(answers(server, url)) for url in films] == [{206}] * 3
+    assert [set(logged_statuses(server, url)) for url in films] == [{206}] * 3
     return titles
 
 
@@ -84,7 +84,7 @@ def test_mpv_plays_to_the_third_film(server: Server, folder: str, films: list[st
         playlist(server, folder, "m3u"),
     )
     # fmt: on
-    assert [set(answers(server, url)) for url in films] == [{206}] * 3
+    assert [set(logged_statuses(server, url)) for url in films] == [{206}] * 3
     said = unquote(server.log().rpartition("/playlist.m3u")[2])
     asked = dict.fromkeys(Path(path).name for path in re.findall("GET (/files/.*) HTTP", said))
     assert list(asked) == NAMES
@@ -125,7 +125,7 @@ def test_mpv_plays_entries_with_dot_segments(server: Server, folder: str, film: 
     )
     # fmt: on
     for name in ("first.mp4", "more/second.mp4"):
-        assert set(answers(server, f"{server.url}/files/{folder}/{name}")) == {206}
+        assert set(logged_statuses(server, f"{server.url}/files/{folder}/{name}")) == {206}
 
 
 @pytest.fixture
@@ -155,8 +155,8 @@ def test_players_play_presentations_as_one_entry_each(
     with Vlc(address) as vlc:
         for url in presentations:
             if url != presentations[0]:
-                vlc.tell("next")
-            until(lambda url=url: vlc.has_asked_for(url), f"a request for {url}\n{vlc.log()[-3000:]}")
+                vlc.send("next")
+            until(lambda url=url: vlc.has_requested(url), f"a request for {url}\n{vlc.log()[-3000:]}")
             vlc.play_to(3)
         assert vlc.titles() == ["film.m3u8", "film.mpd"]
     # fmt: off
@@ -165,6 +165,6 @@ def test_players_play_presentations_as_one_entry_each(
     )
     # fmt: on
     for url in presentations:
-        assert len(answers(server, url, least=2)) >= 2
+        assert len(logged_statuses(server, url, minimum=2)) >= 2
     asked = server.log().rpartition("/playlist.m3u")[2]
     assert all(f"/{name}" in asked for name in ("7200.ts", "chunk-stream0-00001.m4s")), asked

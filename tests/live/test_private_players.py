@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import pytest
 
-from tests.live.clients import Vlc, answers, sha256, until
+from tests.live.clients import Vlc, logged_statuses, sha256, until
 from tests.live.conftest import SECONDS
 from tests.support import NewLibrary, Server, need, run, running
 from tests.together import Outcomes, Together
@@ -54,7 +54,7 @@ def link(anna: httpx.Client, **body: Any) -> str:
 
 def played(server: Server, path: str, since: int, number: int) -> list[int]:
     """How so many GETs of this path, or more, were answered since then, but for the question who it is."""
-    return [status for status in answers(server, path, since + number)[since:] if status != 401]
+    return [status for status in logged_statuses(server, path, since + number)[since:] if status != 401]
 
 
 watching = Together("watching")
@@ -89,7 +89,7 @@ def test_vlc_plays_and_seeks_a_private_film_by_password(
 ) -> None:
     path = f"/files/{folder}/long.mp4"
     requests = check_seeks(private, with_password(f"{private.url}{path}"), path, long_film)
-    assert answers(private, path).count(401) <= requests
+    assert logged_statuses(private, path).count(401) <= requests
 
 
 @watching
@@ -98,15 +98,15 @@ def test_vlc_plays_and_seeks_a_private_film_by_a_link(
 ) -> None:
     path = f"/files/{folder}/long.mp4"
     check_seeks(private, link(anna, path=f"{folder}/long.mp4"), path, long_film)
-    assert 401 not in answers(private, path)
+    assert 401 not in logged_statuses(private, path)
 
 
 def check_seeks(private: Server, url: str, path: str, long_film: Path) -> int:
     """The number of requests that VLC made."""
-    since = len(answers(private, path, 0))
+    since = len(logged_statuses(private, path, 0))
     with Vlc(url) as vlc:
         vlc.play_to(1)
-        assert vlc.ask("get_length") == pytest.approx(SECONDS, abs=1)
+        assert vlc.query("get_length") == pytest.approx(SECONDS, abs=1)
         for second in (45, 10):
             vlc.seek(second)
         requests = vlc.requests()
@@ -137,16 +137,18 @@ def test_vlc_plays_a_private_playlist_to_the_third_film_by_a_link(
 
 def check_playlist(private: Server, url: str, folder: str) -> None:
     films = [f"/files/{folder}/{quote(name, safe='')}" for name in NAMES]
-    since = [len(answers(private, film, 0)) for film in films]
+    since = [len(logged_statuses(private, film, 0)) for film in films]
     with Vlc(url) as vlc:
         for film in films:
             if film != films[0]:
-                vlc.tell("next")
-            until(lambda film=film: vlc.has_asked_for(film), f"a request for {film}\n{vlc.log()[-3000:]}")
+                vlc.send("next")
+            until(lambda film=film: vlc.has_requested(film), f"a request for {film}\n{vlc.log()[-3000:]}")
             vlc.play_to(1)
         titles = vlc.titles()
     for film, before in zip(films, since, strict=True):
-        assert set(answers(private, film, before + 1)[before:]) == {206}, "without being asked who it is"
+        assert set(logged_statuses(private, film, before + 1)[before:]) == {206}, (
+            "without being asked who it is"
+        )
     # For an XSPF this interface shows the end of the address, and not the title.
     assert [title.partition("?link=")[0] for title in titles] == NAMES
 

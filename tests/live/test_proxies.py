@@ -80,7 +80,7 @@ def test_a_proxy_that_keeps_uploads_on_its_disk_would_be_noticed(server: Server,
 
 def test_the_server_hears_of_an_upload_while_it_comes(front: Proxy, folder: str) -> None:
     """Over a WebSocket, which goes through as well."""
-    with front.listen("/") as told, closing(front.connect()) as upload:
+    with front.websocket("/") as told, closing(front.connect_tls()) as upload:
         sid = json.loads(told.recv(timeout=20))["sid"]
         head = [
             f"PUT /files/{folder}/film.mp4?sid={sid} HTTP/1.1",
@@ -125,7 +125,7 @@ def test_a_page_of_the_site_may_listen_and_write_and_another_may_not(
     front: Proxy, client: httpx.Client, folder: str
 ) -> None:
     """For which the proxy passes Host on as it came, with its port."""
-    with front.listen("/events", origin=front.url) as events:
+    with front.websocket("/events", origin=front.url) as events:
         assert json.loads(events.recv(timeout=20)) == {"type": "resync"}
         up = client.put(f"/files/{folder}/a", content=b"a", headers={"origin": front.url})
         assert up.status_code == 201
@@ -146,7 +146,7 @@ def test_the_body_of_a_connect_is_no_request(
     targets, delays = (f"{HOST}:443", "/files/film.mp4"), [number / 2000 for number in range(10)]
     # The head has to arrive alone, and the body before the answer, which ends what a proxy still sends.
     for target, (framing, body), delay in itertools.product(targets, bodies.items(), delays):
-        with closing(front.connect()) as tunnel:
+        with closing(front.connect_tls()) as tunnel:
             head = f"CONNECT {target} HTTP/1.1\r\nHost: {HOST}:{front.port}\r\n{framing}\r\n\r\n"
             tunnel.sendall(head.encode())
             time.sleep(delay)
@@ -204,13 +204,13 @@ def test_2_gib_go_through_neither_disk_nor_memory(front: Proxy, client: httpx.Cl
         for _ in range(2048):
             yield piece
 
-    before = front.peak()
+    before = front.peak_memory()
     headers = {"content-length": str(2048 * MIB)}
     up = client.put(f"/files/{folder}/film.mp4", content=film(), headers=headers)
     assert up.status_code == 201
     with client.stream("GET", f"/files/{folder}/film.mp4") as down:
         assert sum(map(len, down.iter_raw())) == 2048 * MIB
-    assert front.peak() - before < 64 * MIB
+    assert front.peak_memory() - before < 64 * MIB
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def refused(http: httpx.Client) -> list[httpx.Response]:
-    """The answers to every kind of change."""
+    """The responses to every kind of change."""
     patch = {"content-type": "application/merge-patch+json"}
     return [
         http.put("/files/film.mp4", content=b"new"),

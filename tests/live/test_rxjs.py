@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.node import NODE, SCRIPTS, modules
+from tests.live.node import NODE, SCRIPTS, packages_folder
 from tests.support import Server, running
 
 APP = "https://app.example"
@@ -37,7 +37,7 @@ def page(server: Server, target: str, last: str, *texts: str, origin: str = "") 
     """A page that listens until a message `m`, the n-th of them, is the last."""
     url = server.url.replace("http", "ws") + target
     process = subprocess.Popen(
-        [NODE, SCRIPTS / "socket.mjs", modules(), url, origin, last, *texts],
+        [NODE, SCRIPTS / "socket.mjs", packages_folder(), url, origin, last, *texts],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -58,9 +58,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_a_page_gets_its_sid_and_an_answer_to_every_text(server: Server, origin: str) -> None:
     origin = server.url if origin == "own" else origin
     with page(server, "/", "n === 3", "one", "two", "three", origin=origin) as session:
-        greeting, *answers = session.hears_to_the_end()
+        greeting, *messages = session.hears_to_the_end()
     assert set(greeting) == {"sid"}
-    assert answers == [{"pong": True}] * 3 + ["complete"]
+    assert messages == [{"pong": True}] * 3 + ["complete"]
 
 
 @pytest.mark.parametrize("target", ["/", "/events"])

@@ -162,7 +162,7 @@ def test_a_proxy_passes_clients_on_with_their_addresses(name: str, start: Start,
         "nginx": ("server 127.0.0.1:9;", f"server unix:{server.socket};"),
         "caddy": ("reverse_proxy 127.0.0.1:9", f"reverse_proxy unix/{server.socket}"),
     }[name]
-    with proxy(name, server, tmp_path / name, edit=edit, most=FILM_FITS_NOT) as front:
+    with proxy(name, server, tmp_path / name, edit=edit, max_file_size=FILM_FITS_NOT) as front:
         with front.client() as client:
             up = client.put("/files/film.mp4", content=FILM)
             assert up.status_code == 201
@@ -170,10 +170,10 @@ def test_a_proxy_passes_clients_on_with_their_addresses(name: str, start: Start,
             piece = client.get("/files/film.mp4", headers={"range": "bytes=5-9"})
             assert (piece.status_code, piece.content) == (206, FILM[5:10])
             assert client.get("/files/film.mp4").content == FILM
-        with front.listen("/") as websocket:
+        with front.websocket("/") as websocket:
             assert "sid" in str(websocket.recv(timeout=20))
         reached = socket.create_connection(("127.0.0.1", front.port), 20, source_address=("127.0.0.2", 0))
-        with front.trust().wrap_socket(reached, server_hostname=HOST) as connection:
+        with front.ssl_context().wrap_socket(reached, server_hostname=HOST) as connection:
             connection.sendall(f"GET /files HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
             assert connection.recv(12) == b"HTTP/1.1 200"
     until(lambda: '127.0.0.2:0 - "GET /files ' in server.log(), "its address is logged")

@@ -1,4 +1,4 @@
-"""Files that are sent without a copy, where that is possible, and the same answers where it is not."""
+"""Files that are sent without a copy, where that is possible, and the same responses where it is not."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.server.expected import missing
 from tests.faults.tracing import injected
 from tests.http.conftest import Connection
-from tests.live.clients import Program, forked
+from tests.live.clients import Program, forked_python
 from tests.support import need, need_root, run
 
 pytestmark = pytest.mark.live
@@ -135,7 +135,7 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         if way.in_memory and MEMORY.is_dir():  # there nobody can tell whether reading would wait
             files = Path(stack.enter_context(TemporaryDirectory(prefix="seekable-files-", dir=MEMORY)))
         settings["SEEKABLE_FILES_DIR"] = str(files)
-        started = stack.enter_context(forked(folder, way.code, **settings))
+        started = stack.enter_context(forked_python(folder, way.code, **settings))
         port = int(started.wait_for(r"(?:docs +|running on )https?://127\.0\.0\.1:(\d+)")[1])
         server = Running(started, way, files, port)
         assert server.ask("PUT", "/files/film.mp4", body=FILM) == 201

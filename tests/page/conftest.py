@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-from tests.live.conftest import HEADLESS_SHELL, launched
+from tests.live.conftest import HEADLESS_SHELL, launched_browser
 from tests.support import Server, need, run
 
 SECONDS = 30
@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 
     All of Chromium but its windows, which each page would have to open: in tests/live it has them.
     """
-    with launched(HEADLESS_SHELL) as browser:
+    with launched_browser(HEADLESS_SHELL) as browser:
         yield browser
 
 
