@@ -1,1 +1,1 @@
-"""A package, because some libraries install one of that name."""
+"""A package, because some dependencies install a top-level `tests` package."""

@@ -1,4 +1,4 @@
-"""What is beneath a library: its storage, looked at and changed past the program."""
+"""Direct access to the storage beneath a library, which bypasses the program."""
 
 import os
 import shutil
@@ -25,60 +25,61 @@ from app.storage.words import words
 from tests import mongo
 from tests.support import Server
 
-CHUNK_SIZE = 255 << 10  # of all drivers
+CHUNK_SIZE = 255 << 10  # the default of all drivers
 WRITING = ("BEGIN", f"SELECT pg_advisory_xact_lock({postgresql._LOCK})")
 
 
 class Beneath(Protocol):
-    """The storage of one library, whatever it is made of. Paths are of the shared library."""
+    """The storage of one library, on any backend. Paths belong to the shared library."""
 
     def leftovers(self) -> set[str]:
-        """What is stored beyond the files that a caller may see: one for each upload that is under way, and
-        what others left that nobody removed."""
+        """Return the stored data that no file refers to: one item per upload in progress, and data that
+        earlier uploads left behind."""
 
     def files(self) -> set[object]:
-        """All files, each with all that is known of it."""
+        """Return all files, each with all its recorded attributes."""
 
     def empty(self, folder: str) -> None:
-        """Remove all that is in a folder, at once."""
+        """Remove everything in a folder at once."""
 
     def clear(self) -> None:
-        """Leave nothing in the database but empty tables, which take longer to make than most tests."""
+        """Empty the tables of the database; creating them takes longer than most tests."""
 
     def close(self) -> None:
-        """End what it is connected with."""
+        """Close its connections."""
 
     def content(self, path: str) -> bytes | None:
-        """What another program reads there."""
+        """Return the content that another program reads at a path, or None."""
 
     def put(self, path: str, data: bytes) -> None:
-        """Put a file there by other means; a scan finds it."""
+        """Add a file as another program would; a scan finds it."""
 
     def put_big(self, path: str, size: int, end: bytes, *, rested: bool = True) -> None:
-        """The same, with a file of many zeros and an end, which takes next to no room. It is taken for
-        finished once it has `rested`."""
+        """Add a sparse file of zeros that ends with `end`. With `rested`, wait until a scan considers it
+        complete."""
 
     def make_old(self) -> None:
-        """Take away all that a Seekable did not note that knew nothing of encodings."""
+        """Remove the attributes that versions before the detection of encodings did not record."""
 
     def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
-        """Empty films, made at once as if they had been uploaded, which would take minutes."""
+        """Add empty films directly; uploading them would take minutes."""
 
     def unflag(self) -> None:
-        """Forget which files are ignored, as in a library of a version that knew none."""
+        """Clear the flags of ignored files, as in a library of a version without ignore rules."""
 
     def broken(self) -> Any:
-        """A context in which the database refuses to say what files there are."""
+        """Return a context in which queries for files fail."""
 
     def replaced(self, file_id: str) -> Any:
-        """A context in which another process gives the file the version "newer", which takes it that long."""
+        """Return a context in which another process changes the file's version to "newer"; it commits at the
+        end."""
 
 
 class Folder:
     """Files on a disk, and rows in an SQL database."""
 
     def __init__(self, settings: Settings, *, connected: bool) -> None:
-        """`connected` it stays, once it was."""
+        """With `connected`, keep one connection open."""
         self._settings = settings
         self._root = settings.files_dir
         url = settings.database_url or f"sqlite:///{self._root.absolute()}/.seekable/seekable.db"
@@ -137,7 +138,7 @@ class Folder:
             opened.seek(0, os.SEEK_END)
             opened.write(end)
         if rested:
-            time.sleep(2.1)  # a file that somebody put there is taken for finished when it is still for 2 s
+            time.sleep(2.1)  # a scan considers a file complete once it has been unchanged for 2 s
 
     def make_old(self) -> None:
         with self._engine.connect() as connection:
@@ -156,7 +157,7 @@ class Folder:
             connection.execute(text("BEGIN"))
             connection.execute(insert(Media), rows)
             connection.execute(text("COMMIT"))
-            if self._engine.name == "postgresql":  # which would itself, before long
+            if self._engine.name == "postgresql":  # autovacuum would do so later
                 connection.execute(text("ANALYZE media"))
 
     def unflag(self) -> None:
@@ -176,7 +177,7 @@ class Folder:
     @contextmanager
     def replaced(self, file_id: str) -> Iterator[None]:
         with self._engine.connect() as connection:
-            # As a writer of ours begins, so that others wait for it.
+            # Begin like our own writers, so that other processes wait.
             begin = WRITING if self._engine.name == "postgresql" else ("BEGIN IMMEDIATE",)
             for statement in begin:
                 connection.execute(text(statement))
@@ -197,11 +198,11 @@ class Bucket:
         self._client = self._database.client
 
     def leftovers(self) -> set[str]:
-        # A version that was replaced or deleted is kept for a day, for who still reads it.
+        # Replaced and deleted versions stay for a day, for the clients that still read them.
         graced = {"expires_at": {"$gt": datetime.now(UTC) + timedelta(hours=1)}}
         uploads, files, chunks = (self._database[name] for name in ("media.uploads", "fs.files", "fs.chunks"))
         there = {*uploads.distinct("_id"), *files.distinct("_id"), *chunks.distinct("files_id")}
-        # In this order: what is replaced meanwhile is named by one or the other.
+        # In this order: a version that is replaced meanwhile is then in one of the two.
         named = {*self._database["media"].distinct("file")}
         return {str(file) for file in there - named - {*uploads.distinct("_id", graced)}}
 
@@ -221,7 +222,7 @@ class Bucket:
             self._database[name].delete_many({})
 
     def close(self) -> None:
-        """The client is one for all."""
+        """Do nothing: all tests share the client."""
 
     def content(self, path: str) -> bytes | None:
         key = Key.at(SHARED, path)
@@ -236,7 +237,7 @@ class Bucket:
         GridFSBucket(self._database).upload_from_stream(path, data)
 
     def put_big(self, path: str, size: int, end: bytes, *, rested: bool = True) -> None:
-        """Of the chunks only the first, the last and those around 4 GiB are there."""
+        """Store only the first and the last chunk and those around 4 GiB."""
         file, last = ObjectId(), (size - 1) // CHUNK_SIZE
         around = (1 << 32) // CHUNK_SIZE
         for n in {0, around - 1, around, around + 1, last} & {*range(last + 1)}:
@@ -290,13 +291,13 @@ class Bucket:
 
 
 def bucket_file(file: ObjectId, path: str, size: int) -> dict[str, Any]:
-    """As any driver makes it."""
+    """Return a document of fs.files as any driver writes it."""
     now = datetime.now(UTC)
     return {"_id": file, "filename": path, "length": size, "chunkSize": CHUNK_SIZE, "uploadDate": now}
 
 
 def film(key: Key) -> dict[str, Any]:
-    """What is known of an empty one."""
+    """Return the attributes of an empty film."""
     then = datetime(2024, 1, 1, tzinfo=UTC)
     return {
         "id": uuid4().hex,
@@ -318,5 +319,6 @@ def beneath(library: Settings | Server, *, connected: bool = False) -> Beneath:
 
 @lru_cache(maxsize=100)
 def _settings(given: tuple[tuple[str, Any], ...]) -> Settings:
-    """To make them takes as long as a request, and thousands of tests look beneath a server twice."""
+    """Return cached settings: creating them takes as long as a request, and thousands of tests use them
+    twice."""
     return Settings(_env_file=None, **dict(given))

@@ -1,4 +1,4 @@
-"""What all tests share: the backends, as settings, and a server over each."""
+"""Fixtures that all tests share: settings for each backend, and one server over each."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,8 @@ def postgresql() -> dict[str, object]:
     return {"storage": "filesystem", "database_url": postgres.shared().new_library()}
 
 
-# One entry a backend. A test of `new_library` or `server` meets all of them, but for FOLDERS and MEETS.
+# One entry per backend. Tests that use `new_library` or `server` run on all of them, unless FOLDERS or
+# `MEETS` say otherwise.
 BACKENDS: dict[str, NewLibrary] = {
     "filesystem": filesystem,
     "postgresql": postgresql,
@@ -33,19 +34,19 @@ def anyio_backend() -> str:
 
 
 FOLDERS = {
-    # Faults of PostgreSQL are in test_postgresql; clients meet what tests/http has shown of it.
+    # test_postgresql.py covers the faults of PostgreSQL; clients meet there what tests/http already covers.
     "faults": ("filesystem", "gridfs"),
     "live": ("filesystem", "gridfs"),
     "page": ("filesystem",),  # a browser sees no backend
 }
-"""The backends that the tests of a folder meet, if their module has no `MEETS`."""
+"""The backends on which the tests of a folder run, unless their module defines `MEETS`."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Let each test that needs a library meet its backends.
+    """Parametrize each test that needs a library with its backends.
 
-    All do so through one fixture: a `server` is made anew only when the parameter of that one changes, so a
-    second fixture of this name would leave tests with the server of another backend.
+    All tests share one fixture: pytest sets `server` up again only when the parameter of that fixture
+    changes, so a second fixture of this name would leave tests with the server of another backend.
     """
     if "new_library" not in metafunc.fixturenames:
         return
@@ -58,13 +59,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def new_library(request: pytest.FixtureRequest) -> NewLibrary:
-    """Call it for the settings of one more empty library, without the folder."""
+    """Return a function that returns the settings of one more empty library, without `files_dir`."""
     return BACKENDS[request.param]
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
-    """One server for all tests, which use a `folder` of their own in it."""
+    """Run one server for all tests; each test uses a `folder` of its own."""
     with running(tmp_path_factory.mktemp("server"), **new_library()) as server:
         yield server
 
@@ -74,6 +75,6 @@ NUMBERS = count(1)
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest) -> str:
-    """A folder of the server that no other test uses."""
+    """Return the name of a folder of the server that no other test uses."""
     name = re.sub(r"\W", "_", request.node.name)[:30]
     return f"test-{name}{next(NUMBERS)}"

@@ -1,4 +1,4 @@
-"""Two libraries of which one is copied to the other, in this process."""
+"""Two libraries in this process, one copied to the other."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -15,7 +15,7 @@ from app.storage.types import Address, FileInfo, Key, Listing
 
 
 class Watched:
-    """A storage of which is told how many files were opened to be read; `before` is done before each is."""
+    """A storage that counts the files opened for reading, and awaits `before` ahead of each open."""
 
     def __init__(self, storage: Storage, before: Callable[[], Awaitable[object]] | None = None) -> None:
         self._storage = storage
@@ -41,7 +41,7 @@ class Pair:
     source: Any
     target: Any
     copies: CopyLedger
-    """What the target knows of its copies."""
+    """The target's record of its copies."""
     source_id: str | None = "source"
 
     @property
@@ -49,12 +49,12 @@ class Pair:
         return Target(self.target, self.copies, self.source_id)
 
     async def remove(self) -> list[str]:
-        """Remove what a mirror removes: the paths."""
+        """Remove the files that a mirror removes and return their paths."""
         over = [info async for info in gone(self.source, self.to)]
         return [info.key.path for info in over if await remove_gone(self.source, self.to, info)]
 
     async def copy(self) -> dict[str, Copied]:
-        """One run, in which the bar comes to its end: what became of each file, by its path."""
+        """Copy once, check that the progress adds up, and return the outcome of each file by its path."""
         async for _ in self.source.scan():
             pass
         size = (await self.source.usage()).size
@@ -71,7 +71,7 @@ class Pair:
 
 @asynccontextmanager
 async def opened(folder: Path, source: dict[str, object], target: dict[str, object]) -> AsyncIterator[Pair]:
-    """Both, of these settings."""
+    """Open both libraries with these settings."""
     async with AsyncExitStack() as stack:
         pair: list[Stores] = []
         for name, settings in (("source", source), ("target", target)):

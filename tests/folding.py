@@ -1,8 +1,8 @@
-"""A file system that ignores case and normalisation, as those of Macs do: a folder of the disk, through FUSE.
+"""A FUSE file system over a folder that ignores case and normalization, like those of macOS.
 
-What a name leads to is found by case folding and decomposition. Names are kept as they were given, as APFS
-does, or, as HFS+ does, in NFD. `python -m tests.folding STORE MOUNT_POINT [nfd]` serves it until it is
-unmounted (Linux: fuse(4); the kernel's include/uapi/linux/fuse.h).
+It looks names up by case folding and decomposition. It keeps names as given, like APFS, or in NFD, like HFS+.
+`python -m tests.folding STORE MOUNT_POINT [nfd]` serves it until it is unmounted (Linux: fuse(4); the
+kernel's include/uapi/linux/fuse.h).
 """
 
 import ctypes
@@ -30,12 +30,12 @@ def fold(name: str) -> str:
 
 
 class Folding:
-    """The answers to the kernel's requests."""
+    """Answers the kernel's requests."""
 
     def __init__(self, store: str, *, nfd: bool) -> None:
         self._store = store
         self._nfd = nfd
-        self._places: dict[int, tuple[int, str]] = {}  # of a node: its folder's, and its name there
+        self._places: dict[int, tuple[int, str]] = {}  # by node: the node of its folder, and its name there
         self._calls: dict[int, Callable[[int, bytes], bytes]] = {
             1: lambda node, rest: self._entry(node, self._found(node, _text(rest))),
             3: lambda node, rest: self._attributes(os.lstat(self._path(node))),
@@ -67,7 +67,7 @@ class Folding:
                 request = os.read(descriptor, _MAX_WRITE + 4096)
             except OSError as error:
                 if error.errno == errno.ENODEV:
-                    return  # it is unmounted
+                    return  # unmounted
                 continue
             _, call, unique, node, *_ = _HEAD.unpack_from(request)
             if call in _NO_ANSWER:
@@ -91,7 +91,7 @@ class Folding:
         return os.path.join(self._store, *reversed(parts))
 
     def _found(self, node: int, name: str) -> str:
-        """The name of the entry that is found under a name; the name itself if there is none."""
+        """Return the name of the entry that matches a name, or the name itself if no entry matches."""
         wanted = fold(name)
         for one in os.listdir(self._path(node)):
             if fold(one) == wanted:
@@ -248,7 +248,7 @@ def _serve(store: str, point: str, *options: str) -> None:
 
 @contextmanager
 def folding(folder: Path, *options: str) -> Iterator[Path]:
-    """A mounted file system that ignores case; with the option `nfd`, one that keeps names in NFD."""
+    """Mount a file system that ignores case; with the option `nfd`, one that stores names in NFD."""
     need_root()
     store, point = folder / "store", folder / "folding"
     store.mkdir(parents=True)
@@ -269,7 +269,7 @@ def folding(folder: Path, *options: str) -> Iterator[Path]:
 
 @contextmanager
 def ntfs(folder: Path) -> Iterator[Path]:
-    """An NTFS that ignores case, and shows all names in lower case."""
+    """Mount an NTFS that ignores case and shows all names in lower case."""
     need_root()
     need("lowntfs-3g", "mkntfs")
     image = folder / "image"

@@ -1,8 +1,8 @@
-"""`seekable` in processes that have its modules in memory when they begin.
+"""`seekable` in processes that start with its modules already imported.
 
-To import them takes ten times as long as all else at a start, and the tests start hundreds of servers. So
-one process imports them, and forks. From there on the command runs as it does in a process of its own, to
-the end of the interpreter.
+Imports take ten times as long as the rest of a start, and the tests start hundreds of servers. So one process
+imports the modules and forks. In each child the command then runs as in a new process, up to the end of the
+interpreter.
 """
 
 import atexit
@@ -32,7 +32,7 @@ MODULES = (
     "uvicorn.lifespan.on",
     "uvicorn.loops.auto",
 )
-"""What `seekable serve` imports, some of it when it knows the settings."""
+"""The modules that `seekable serve` imports, some of them depending on the settings."""
 
 COMMAND = "import sys; from app.cli import main; sys.exit(main())"
 
@@ -41,7 +41,7 @@ RIGHTS = 1 << 1 | 1 << 2 | 1 << 10  # dac_override, dac_read_search, net_bind_se
 
 
 class Command:
-    """`seekable` with arguments, as far as tests need it what subprocess.Popen is."""
+    """`seekable` with arguments, with the part of the interface of subprocess.Popen that tests use."""
 
     def __init__(
         self,
@@ -54,8 +54,8 @@ class Command:
         bound: bool = False,
         code: str = "",
     ) -> None:
-        """`bound` by permissions, even when root runs it. `code` is run instead of the command, which it may
-        change before it runs it."""
+        """With `bound`, file permissions apply even to root. `code` runs instead of the command, which it may
+        change and then run."""
         paths = {"folder": str(folder), "given": given, "output": str(output), "errors": str(errors)}
         how = {"environment": {**environment}, "bound": bound, "code": code}
         self.pid: int = _parent().ask({"arguments": arguments, **how, **paths})
@@ -94,18 +94,19 @@ def completed(
     bound: bool = False,
     first: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """`seekable` with arguments, and this as its standard input, run to its end; `first` some other code.
-    Raises TimeoutExpired."""
-    with TemporaryDirectory() as place:
-        output, errors = Path(place, "output"), Path(place, "errors")
-        Path(place, "given").write_bytes(given)
+    """Run `seekable` until it exits, with `given` as its standard input; `first` is code that runs before.
+    Raises TimeoutExpired.
+    """
+    with TemporaryDirectory() as temporary:
+        output, errors = Path(temporary, "output"), Path(temporary, "errors")
+        Path(temporary, "given").write_bytes(given)
         command = Command(
             *arguments,
             folder=folder or Path.cwd(),
             output=output,
             errors=errors,
             environment=environment,
-            given=str(Path(place, "given")),
+            given=str(Path(temporary, "given")),
             bound=bound,
             code=first and first + COMMAND,
         )
@@ -117,7 +118,7 @@ def completed(
 
 
 class _Parent:
-    """The process that forks, as others see it. It ends with this one."""
+    """The client's side of the process that forks. That process ends with this one."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.forking"]
@@ -139,7 +140,7 @@ class _Parent:
 
 
 def _parent() -> _Parent:
-    with _BEGINNING:  # or threads that ask first at the same time would have one each
+    with _BEGINNING:  # or threads that call this at the same time would start one process each
         return _the_parent()
 
 
@@ -152,14 +153,14 @@ def _the_parent() -> _Parent:
 
 
 def serve_forks() -> str:
-    """In the parent: answer questions until there are no more. In each child: return what it is to run."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest, which ends the servers
+    """In the parent, answer requests until the input ends. In each child, return the code to run."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # pytest handles Ctrl-C and stops the servers
     for name in MODULES:
         __import__(name)
     _rehearse()
     _end_at_once()
     gc.collect()
-    gc.freeze()  # or each child would look through all of it, and so have a copy of its own
+    gc.freeze()  # or a collection in each child would touch, and so copy, all of this memory
     for line in sys.stdin:
         question = json.loads(line)
         if "pid" in question:
@@ -173,25 +174,29 @@ def serve_forks() -> str:
 
 
 def _rehearse() -> None:
-    """Make a library, once, for what SQLAlchemy and Alembic do but the first time."""
+    """Create a library once, to warm up caches of SQLAlchemy and Alembic."""
     from app.database import prepare_database
     from app.settings import Settings
 
     with TemporaryDirectory() as folder:
-        place = Path(folder, "files")
-        prepare_database(Settings(_env_file=None, storage="filesystem", database_url=None, files_dir=place))
+        temporary = Path(folder, "files")
+        prepare_database(
+            Settings(_env_file=None, storage="filesystem", database_url=None, files_dir=temporary)
+        )
 
 
 def _end_at_once() -> None:
-    """PyMongo would wait at the end, for half a second each time, until its sleeping threads have woken up.
-    They are daemons, and closed: nothing but the end is waiting for them."""
+    """Skip PyMongo's wait at exit, half a second until its sleeping threads wake up.
+
+    They are closed daemon threads; only the exit waits for them.
+    """
     from pymongo.periodic_executor import PeriodicExecutor
 
     PeriodicExecutor.join = lambda self, timeout=None: None  # type: ignore[method-assign]
 
 
 def _status(pid: int) -> int | None:
-    """How the child ended, or None while it runs."""
+    """Return the exit status of the child, or None while it runs."""
     ended, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if ended else None
 
@@ -224,10 +229,10 @@ def _become(
 
 
 def _give_up_rights() -> None:
-    """As `setpriv --bounding-set` takes them away from a process that begins; see capabilities(7)."""
+    """Drop capabilities as `setpriv --bounding-set` does for a new process; see capabilities(7)."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: of 32 each, and then of the others
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: the first 32 of each, then the others
     if libc.capget(header, sets) == 0:
         for number in range(3):
             sets[number] &= ~RIGHTS

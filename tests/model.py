@@ -1,4 +1,4 @@
-"""What lists should be, in plain Python: every file looked at, sorted, and cut into pages."""
+"""A reference model of listings in plain Python: read every file, sort, and cut into pages."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -30,7 +30,7 @@ QUERIES = [
 ]
 KINDS = ["", "video", "video/mp4", "image/svg", "image/svg+xml", "audio", "text", "vide"]
 
-# Few sizes, so that many are equal.
+# Few distinct sizes, so that many files are equal in the sort order.
 FILES = [
     (Key(SHARED, folder, name), number % 3, TYPES[number % len(TYPES)])
     for number, (folder, name) in enumerate(product(FOLDERS, NAMES))
@@ -50,22 +50,22 @@ WAYS = [
     (5, 1000, (10, 1000)),
     (10_000, 0, ()),
 ]
-"""How a page may be found: how few files are sorted, with how many it is looked whether they have all words,
-and how many are looked at along the order."""
+"""Limits that select each strategy for finding a page: how many files it may sort, how many it may check for
+all search words, and how many it may read in index order."""
 
 
 def expected(infos: Iterable[FileInfo], listing: Listing) -> list[FileInfo]:
-    """The files of a listing, in its order."""
-    found = [info for info in infos if info.key.library == listing.library and _is_meant(info, listing)]
-    return sorted(found, key=lambda info: _place(info, listing), reverse=listing.descending)
+    """Return the files of a listing, in its order."""
+    found = [info for info in infos if info.key.library == listing.library and is_in_listing(info, listing)]
+    return sorted(found, key=lambda info: sort_key(info, listing), reverse=listing.descending)
 
 
-def _place(info: FileInfo, listing: Listing) -> tuple[object, bytes, bytes]:
+def sort_key(info: FileInfo, listing: Listing) -> tuple[object, bytes, bytes]:
     value = None if listing.sort is Sort.NAME else getattr(info, listing.sort.value)
     return (0 if value is None else value), info.key.folder.encode(), info.key.filename.encode()
 
 
-def _is_meant(info: FileInfo, listing: Listing) -> bool:
+def is_in_listing(info: FileInfo, listing: Listing) -> bool:
     folder = info.key.folder.split("/") if info.key.folder else []
     base = listing.folder.split("/") if listing.folder else []
     if folder[: len(base)] != base or (len(folder) > len(base) and not listing.recursive):
@@ -79,9 +79,9 @@ def _is_meant(info: FileInfo, listing: Listing) -> bool:
     return all(any(word.startswith(one) for word in words(info.key.filename)) for one in wanted)
 
 
-def some(listings: Sequence[Listing], number: int) -> Iterator[tuple[Listing, int]]:
-    """So many of them, spread out, and for each a size of pages."""
+def sample(listings: Sequence[Listing], number: int) -> Iterator[tuple[Listing, int]]:
+    """Yield `number` listings, evenly spread, each with a page size."""
     step = len(listings) // number
-    step += 1 - step % 2  # odd, or it would always be the same order
+    step += 1 - step % 2  # odd, because an even step would always select the same order
     for turn, listing in enumerate(listings[::step]):
         yield listing, (1, 2, 3, 7, 50, 1000)[turn % 6]

@@ -1,4 +1,5 @@
-"""A real MongoDB for tests: one for all of a process, others to be harmed, and a replica set of three."""
+"""A real MongoDB for tests: one server shared by a process, separate ones for fault tests, and a replica set
+of three."""
 
 import atexit
 import itertools
@@ -23,7 +24,7 @@ from pymongo.database import Database
 from deploy.run_gridfs import Mongod as Bare
 from tests.support import lacks
 
-# failCommand, with which a test makes one command of one collection fail, is among the test commands.
+# The failCommand fail point makes one command on one collection fail; it needs the test commands.
 OPTIONS = (
     "--setParameter", "enableTestCommands=1", "--setParameter", "diagnosticDataCollectionEnabled=false",
     "--oplogSize", "256",
@@ -32,9 +33,12 @@ MEMORY = Path("/dev/shm")
 
 
 class Mongod(Bare):
-    """One that can be harmed. Start it in the main thread: it ends with the thread that started it."""
+    """A mongod for fault tests.
 
-    at_death = "KILL"  # which ends one that is paused, too
+    Start it in the main thread: the kernel kills it with the thread that started it.
+    """
+
+    at_death = "KILL"  # also ends a paused process
 
     def __init__(self, folder: Path, *, replica_set: str = "tests") -> None:
         if sys.platform != "linux" or platform.machine() != "x86_64":
@@ -42,13 +46,13 @@ class Mongod(Bare):
         super().__init__(folder, free_port(), *OPTIONS, replica_set=replica_set)
 
     def kill(self) -> None:
-        """As a power cut would, short of the disk's own cache."""
+        """Kill the process with SIGKILL: like a power cut, except that the page cache survives."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def pause(self) -> None:
-        """It keeps its connections, and answers nothing."""
+        """Stop the process with SIGSTOP: its connections stay open, and it answers nothing."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
@@ -57,7 +61,7 @@ class Mongod(Bare):
         self.process.send_signal(signal.SIGCONT)
 
     def restart(self) -> "Mongod":
-        """After a kill or a stop: with the data and the port that it had."""
+        """Start it again after a kill or a stop, with the same data and port."""
         self.start()
         if self.replica_set:
             self.lead()
@@ -65,7 +69,7 @@ class Mongod(Bare):
 
 
 class ReplicaSet:
-    """Three of them, of which any one may be lost; another is the primary 2 to 4 s later."""
+    """Three nodes, any one of which may fail; an election takes 2 to 4 s."""
 
     def __init__(self, folder: Path) -> None:
         self.nodes = [Mongod(folder / str(number)) for number in range(3)]
@@ -89,7 +93,7 @@ class ReplicaSet:
             client.admin.command("replSetInitiate", config)
             deadline = time.monotonic() + 60
             while sorted(states(client)) != ["PRIMARY", "SECONDARY", "SECONDARY"]:
-                assert time.monotonic() < deadline, f"They are {states(client)} after a minute."
+                assert time.monotonic() < deadline, f"The states after a minute: {states(client)}."
                 time.sleep(0.05)
         return self
 
@@ -98,7 +102,7 @@ class ReplicaSet:
         return f"mongodb://{hosts}/{database}?replicaSet={self.nodes[0].replica_set}"
 
     def primary(self, within: float = 30) -> Mongod:
-        """The node that takes writes, once there is one."""
+        """Return the primary node. Blocks until there is one."""
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
             for node in self.nodes:
@@ -114,7 +118,7 @@ class ReplicaSet:
 
 
 def states(client: "pymongo.MongoClient[dict[str, object]]") -> list[str]:
-    """What the nodes are, as one of them sees it."""
+    """Return the states of the nodes, as one node sees them."""
     return [member["stateStr"] for member in client.admin.command("replSetGetStatus")["members"]]
 
 
@@ -128,8 +132,8 @@ def is_primary(node: Mongod) -> bool:
 
 @contextmanager
 def mongod(*, replica_set: str = "tests") -> Iterator[Mongod]:
-    """One that a test has to itself: the only node of a replica set, or standalone with `replica_set=""`."""
-    with place() as folder:
+    """Start a mongod for one test: the only node of a replica set, or standalone with `replica_set=""`."""
+    with temporary_folder() as folder:
         node = Mongod(folder, replica_set=replica_set)
         try:
             yield node.restart()
@@ -140,8 +144,8 @@ def mongod(*, replica_set: str = "tests") -> Iterator[Mongod]:
 
 @contextmanager
 def three_nodes() -> Iterator[ReplicaSet]:
-    """A replica set that survives the loss of one node."""
-    with place() as folder:
+    """Start a replica set that survives the loss of one node."""
+    with temporary_folder() as folder:
         nodes = ReplicaSet(folder)
         try:
             yield nodes.start()
@@ -151,14 +155,17 @@ def three_nodes() -> Iterator[ReplicaSet]:
 
 @cache
 def shared() -> Mongod:
-    """One for all that this process tests, which nobody may harm. It ends with the process."""
+    """Return the server that all tests of this process share; no test may harm it.
+
+    It ends with the process.
+    """
     stack = ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(mongod())
 
 
 def database(url: str) -> "Database[dict[str, Any]]":
-    """What a URL names."""
+    """Return the database that a URL names."""
     address, _, rest = url.rpartition("/")
     name, _, options = rest.partition("?")
     return _client(f"{address}/?{options}").get_database(name)
@@ -166,7 +173,7 @@ def database(url: str) -> "Database[dict[str, Any]]":
 
 @cache
 def _client(url: str) -> "pymongo.MongoClient[dict[str, Any]]":
-    """One for all databases of a server; it is closed with the process."""
+    """Return one client for all databases of a server. It is closed when the process ends."""
     client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
         url, serverSelectionTimeoutMS=5000, tz_aware=True
     )
@@ -178,13 +185,13 @@ NUMBERS = itertools.count(1)
 
 
 def gridfs() -> dict[str, object]:
-    """The settings of one more empty library: a database of its own on the shared one."""
+    """Return the settings of one more empty library: a new database on the shared server."""
     return {"storage": "gridfs", "mongodb_url": shared().url(f"library-{next(NUMBERS)}")}
 
 
 @contextmanager
-def place() -> Iterator[Path]:
-    """An empty folder, in memory where there is any: what is tested is not how fast the disk is."""
+def temporary_folder() -> Iterator[Path]:
+    """Create an empty folder, in memory if possible: the speed of the disk is not under test."""
     sweep()
     parent = MEMORY if MEMORY.is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix=f"seekable-mongod-{os.getpid()}-", dir=parent))
@@ -195,7 +202,7 @@ def place() -> Iterator[Path]:
 
 
 def sweep() -> None:
-    """Remove what test processes that were killed have left in memory."""
+    """Remove the folders that killed test processes left in memory."""
     for folder in MEMORY.glob("seekable-mongod-*"):
         pid = folder.name.split("-")[2]
         if not Path("/proc", pid).exists():
@@ -203,8 +210,8 @@ def sweep() -> None:
 
 
 def free_port() -> int:
-    """Below those that Linux gives to who connects: it could give one away while a server is down that had
-    it, even to the client that tries to reach that server."""
+    """Return a free port below Linux's ephemeral range: while a server is down, the kernel could give its
+    ephemeral port to any client, even to the one that tries to reach that server."""
     while True:
         port = random.randrange(10_000, 32_000)
         with socket.socket() as listener, suppress(OSError):
@@ -216,7 +223,7 @@ def free_port() -> int:
 def fail_point(
     database: Database[Any], command: str, collection: str, mode: object = "alwaysOn", **how: object
 ) -> Iterator[int]:
-    """Let the commands on a collection fail, or be slow. Yields how often such a point was entered before."""
+    """Make a command on a collection fail or delay. Yields how often the fail point was entered before."""
     failing = {"failCommands": [command], "namespace": f"{database.name}.{collection}", **how}
     configure = {"configureFailPoint": "failCommand"}
     entered = database.client.admin.command({**configure, "mode": mode, "data": failing})["count"]

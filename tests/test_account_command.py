@@ -1,4 +1,4 @@
-"""`seekable account`, on a database of each kind."""
+"""`seekable account`, on each kind of database."""
 
 import asyncio
 import hashlib
@@ -35,7 +35,7 @@ BOTH = pytest.mark.parametrize("settings", ["filesystem", "gridfs"], indirect=Tr
 @pytest.fixture(params=["filesystem"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     options = BACKENDS[request.param]()
-    if "mongodb_url" in options:  # one server has them for all tests, and `users` but once
+    if "mongodb_url" in options:  # all tests share one MongoDB, but each needs a `users` database of its own
         options["users_url"] = str(options["mongodb_url"]).replace("library", "users")
     return {"files_dir": tmp_path / "files", "access": "accounts", **options}
 
@@ -53,7 +53,7 @@ def environment(settings: dict[str, Any]) -> dict[str, str]:
 
 @pytest.fixture
 def run(settings: dict[str, Any], tmp_path: Path) -> Run:
-    """The command with these arguments, and these bytes as its standard input."""
+    """Return a function that runs the command with arguments and these bytes as its standard input."""
 
     def run(*arguments: str, given: bytes = b"", **more: object) -> "subprocess.CompletedProcess[str]":
         options = environment(settings | more)
@@ -63,7 +63,7 @@ def run(settings: dict[str, Any], tmp_path: Path) -> Run:
 
 
 @BOTH
-def test_accounts_are_made_changed_and_removed(
+def test_account_can_be_added_changed_and_removed(
     run: Run, store: AccountStore, settings: dict[str, Any]
 ) -> None:
     given = f"{PASSWORD}\n".encode()
@@ -104,7 +104,7 @@ def test_accounts_are_made_changed_and_removed(
 
 
 @BOTH
-def test_removal_shows_what_it_is_about_and_where_files_are_kept(
+def test_remove_shows_files_and_where_they_are_kept(
     run: Run, store: AccountStore, settings: dict[str, Any]
 ) -> None:
     _, bert, cleo = [
@@ -163,7 +163,7 @@ def _session(account: Account) -> Session:
     return Session("hash", account.id, account.created_at, account.created_at)
 
 
-def test_what_cannot_be_is_said_in_a_sentence(run: Run, store: AccountStore) -> None:
+def test_command_fails_with_one_line_when_request_is_invalid(run: Run, store: AccountStore) -> None:
     store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
     store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
     cases: list[tuple[tuple[str, ...], bytes, str]] = [
@@ -201,7 +201,7 @@ def _now() -> Any:
     return now()
 
 
-def test_a_quota_is_shown_and_set(run: Run, store: AccountStore) -> None:
+def test_quota_shows_and_sets_limit(run: Run, store: AccountStore) -> None:
     store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
     for size, expected in (("500MB", 500_000_000), ("0", 0), ("none", None)):
         assert run("quota", "anna@nas", size).returncode == 0
@@ -215,14 +215,14 @@ def test_a_quota_is_shown_and_set(run: Run, store: AccountStore) -> None:
         assert "is no size like 500MB or 10GiB." in result.stderr
 
 
-def test_an_invite_is_an_address_where_somebody_can_sign_up(run: Run, store: AccountStore) -> None:
-    begins = {
+def test_invite_prints_sign_up_address(run: Run, store: AccountStore) -> None:
+    prefixes = {
         "http://127.0.0.1:8123/": {"port": 8123},
         "https://a.example/x/": {"base_url": "https://a.example/x"},
     }
-    for begin, setting in begins.items():
+    for prefix, setting in prefixes.items():
         url = run("invite", **setting).stdout.strip()
-        assert url.startswith(f"{begin}sign-up?invite=")
+        assert url.startswith(f"{prefix}sign-up?invite=")
         secret = url.rpartition("=")[2]
         assert len(secret) >= 43
         assert hashlib.sha256(secret.encode()).hexdigest() in {invite.hash for invite in store.invites()}
@@ -235,7 +235,7 @@ def test_an_invite_is_an_address_where_somebody_can_sign_up(run: Run, store: Acc
     assert run("invite", base_url="https://a.example").stdout.startswith("https://a.example/sign-up?")
 
 
-def test_invite_prints_the_address_where_the_server_really_listens(tmp_path: Path) -> None:
+def test_invite_prints_address_of_running_server(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"access": "accounts", "sign_up": "invite"}
     with running(tmp_path / "server", **settings) as server:  # on a port of its option, not of its setting
         options = environment(server.settings)
@@ -245,7 +245,7 @@ def test_invite_prints_the_address_where_the_server_really_listens(tmp_path: Pat
             assert http.get(made.stdout.strip()).status_code == 200
 
 
-def test_the_newest_two_signing_keys_are_kept(run: Run, store: AccountStore) -> None:
+def test_rotate_key_keeps_newest_two_keys(run: Run, store: AccountStore) -> None:
     first = SigningKey("first", "secret", _now())
     store.add_signing_key(first, keep=[])
     assert run("rotate-key").returncode == 0
@@ -255,7 +255,7 @@ def test_the_newest_two_signing_keys_are_kept(run: Run, store: AccountStore) -> 
     assert store.signing_keys()[1:] == [second]
 
 
-def test_a_password_is_asked_for_twice_and_not_shown(tmp_path: Path) -> None:
+def test_add_prompts_for_password_twice_without_echo(tmp_path: Path) -> None:
     """At a terminal."""
     settings = {"files_dir": tmp_path / "files", "access": "accounts"}
     ours, theirs = pty.openpty()
@@ -266,21 +266,21 @@ def test_a_password_is_asked_for_twice_and_not_shown(tmp_path: Path) -> None:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        start_new_session=True,  # which has no terminal but this one
+        start_new_session=True,  # without a controlling terminal: the program can read from this one only
     )
     os.close(theirs)
-    said = b""
+    output = b""
     answers = iter((b"long enough\n", b"mistyped it\n", b"long enough\n", b"long enough\n"))
     deadline = time.monotonic() + 20
-    while b"can log in" not in said and time.monotonic() < deadline:
-        said += os.read(ours, 4096)
-        if said.rstrip(b"\r\n ").endswith((b"Password:", b"more:")):
+    while b"can log in" not in output and time.monotonic() < deadline:
+        output += os.read(ours, 4096)
+        if output.rstrip(b"\r\n ").endswith((b"Password:", b"more:")):
             os.write(ours, next(answers))
-            said += b"|"
+            output += b"|"
     assert process.wait(10) == 0
     os.close(ours)
-    assert b"long enough" not in said
-    assert b"do not match" in said
+    assert b"long enough" not in output
+    assert b"do not match" in output
     with open_accounts(Settings(_env_file=None, **settings), create=False) as store:
         anna = store.account_of("anna@nas")
     assert anna is not None
@@ -288,10 +288,10 @@ def test_a_password_is_asked_for_twice_and_not_shown(tmp_path: Path) -> None:
 
 
 @BOTH
-def test_removal_leaves_the_patterns_of_the_server(
+def test_remove_keeps_ignore_patterns_of_server(
     run: Run, store: AccountStore, settings: dict[str, Any]
 ) -> None:
-    """The command may be run without its SEEKABLE_IGNORE."""
+    """The command may run without the server's SEEKABLE_IGNORE."""
     store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
     store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
 

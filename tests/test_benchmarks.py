@@ -1,4 +1,4 @@
-"""What the benchmark makes of its figures; the figures themselves are no tests."""
+"""The benchmark's arithmetic, reports and error checks; the measurements themselves are not tested."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from benchmarks.rounds import Found
 from benchmarks.wire import Target, Unexpected
 
 
-def test_each_is_first_and_last_in_turn() -> None:
+def test_turn_puts_each_contestant_first_and_last() -> None:
     turns = [turn("abc", number) for number in range(6)]
     assert ["".join(names) for names in turns] == ["abc", "cba", "bca", "acb", "cab", "bac"]
     assert turn([], 1) == []
@@ -38,7 +38,7 @@ def test_each_is_first_and_last_in_turn() -> None:
         ([1, 1, 1, 1, 1, 1, 100], Spread(1, 1, 1)),
     ],
 )
-def test_a_spread_is_the_median_and_the_quartiles(values: list[float], expected: Spread) -> None:
+def test_spread_is_median_and_quartiles(values: list[float], expected: Spread) -> None:
     assert spread(values) == expected
 
 
@@ -53,13 +53,13 @@ def test_a_spread_is_the_median_and_the_quartiles(values: list[float], expected:
         ([], [1], []),
     ],
 )
-def test_ratios_are_of_one_round(
+def test_ratios_compare_within_one_round(
     ours: list[float | None], theirs: list[float | None], expected: list[float]
 ) -> None:
     assert ratios(ours, theirs) == expected
 
 
-def test_a_goal_is_met_at_its_limit() -> None:
+def test_goal_is_met_at_its_limit() -> None:
     least, most = Goal("one", "GB/s", at_least=0.95), Goal("ping", "worst ms", at_most=20)
     assert [least.is_met(0.95), least.is_met(0.94), most.is_met(20), most.is_met(20.1)] == [
         True,
@@ -69,7 +69,7 @@ def test_a_goal_is_met_at_its_limit() -> None:
     ]
 
 
-def test_goals_and_cases_name_what_there_is() -> None:
+def test_goals_and_cases_name_existing_contestants() -> None:
     cases = {case.name: case for case in CASES}
     assert len(cases) == len(CASES)
     for case in CASES:
@@ -89,7 +89,7 @@ def found() -> Found:
     )
 
 
-def test_the_report_says_what_is_met_and_who_failed() -> None:
+def test_report_lists_met_goals_and_failed_contestants() -> None:
     lines = report({"one": found()}, "About.").splitlines()
     rows = {" ".join(line.split()) for line in lines}
     title = "One client, whole films"
@@ -100,22 +100,22 @@ def test_the_report_says_what_is_met_and_who_failed() -> None:
     assert "- Starlette failed: Failed: it left" in rows
 
 
-def test_the_picture_has_a_bar_for_each_ratio() -> None:
+def test_plot_has_one_bar_per_ratio() -> None:
     picture = ET.fromstring(plot({"one": found()}))
     bars = [node for node in picture if node.get("class") == "bar ours"]
-    assert len(bars) == 2  # GB/s, and what the processor does for one
+    assert len(bars) == 2  # GB/s and CPU-s/GB
     faster, costlier = (float(str(bar.get("x"))) for bar in bars)
-    assert faster < costlier  # to the left of 1, and to the right
+    assert faster < costlier  # left of 1, and right of 1
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.223, "0.22"), (9.996, "10.00"), (12.34, "12.3"), (21546.4, "21,546"), (0, "0.00")]
 )
-def test_numbers_have_the_digits_that_count(value: float, text: str) -> None:
+def test_number_has_significant_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_the_children_of_a_server_are_measured_with_it() -> None:
+def test_memory_includes_child_processes() -> None:
     with subprocess.Popen(["sh", "-c", "echo; sleep 60 & wait"], stdout=subprocess.PIPE) as shell:
         try:
             assert shell.stdout is not None
@@ -132,8 +132,8 @@ def test_the_children_of_a_server_are_measured_with_it() -> None:
 
 
 @contextmanager
-def saying(answer: bytes) -> Iterator[Target]:
-    """A server that has one answer for one request; it should be a file of five bytes."""
+def serving_answer(answer: bytes) -> Iterator[Target]:
+    """Run a server that sends one answer to one request for a file of five bytes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -160,11 +160,11 @@ def saying(answer: bytes) -> Iterator[Target]:
         ),
         (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 5\r\n\r\nsorry", "500 Internal"),
         (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nabcde", "206 Partial"),
-        (b"HTTP/1.1 200 OK\r\n\r\nabcde", "HTTP/1.1 200 OK"),  # as long as the connection is there
+        (b"HTTP/1.1 200 OK\r\n\r\nabcde", "HTTP/1.1 200 OK"),  # no length: the body ends with the connection
         (b"HTTP/1.1 200 OK\r\nContent-Le", "sent b'HTTP/1.1 200 OK"),
         (b"", "Instead of an answer"),
     ],
 )
-def test_no_figure_is_made_of_a_wrong_answer(answer: bytes, complaint: str) -> None:
-    with saying(answer) as film, pytest.raises(Unexpected, match=complaint):
+def test_download_raises_unexpected_when_answer_is_wrong(answer: bytes, complaint: str) -> None:
+    with serving_answer(answer) as film, pytest.raises(Unexpected, match=complaint):
         download(film, connections=1, length=None, seconds=10)

@@ -1,4 +1,4 @@
-"""What `seekable doctor` says of settings and facts; and of real folders and databases."""
+"""`seekable doctor`: its findings for given settings and facts, and for real folders and databases."""
 
 import os
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def settings(**chosen: Any) -> Settings:
     return Settings(_env_file=None, **chosen)
 
 
-def said(findings: Any) -> list[tuple[Level, str]]:
+def sentences(findings: Any) -> list[tuple[Level, str]]:
     return [(finding.level, finding.sentence) for finding in findings]
 
 
@@ -74,20 +74,22 @@ ODD: list[tuple[dict[str, Any], Level, str]] = [
 
 
 @pytest.mark.parametrize("chosen", SAFE)
-def test_nothing_is_said_of_what_is_in_order(chosen: dict[str, Any]) -> None:
-    assert said(of_settings(settings(**chosen), (), float("inf"))) == []
+def test_safe_settings_have_no_findings(chosen: dict[str, Any]) -> None:
+    assert sentences(of_settings(settings(**chosen), (), float("inf"))) == []
 
 
 @pytest.mark.parametrize(("chosen", "level", "words"), ODD)
-def test_what_is_odd_is_named(chosen: dict[str, Any], level: Level, words: str) -> None:
-    ((found, sentence),) = said(of_settings(settings(**chosen), (), PLENTY))
+def test_risky_setting_has_one_finding(chosen: dict[str, Any], level: Level, words: str) -> None:
+    ((found, sentence),) = sentences(of_settings(settings(**chosen), (), PLENTY))
     assert found is level
     assert words in sentence
 
 
-def test_every_rule_has_a_case() -> None:
+def test_every_rule_has_a_test_case() -> None:
     assert {sentence for _, _, sentence in RULES} == {
-        sentence for chosen, _, _ in ODD for _, sentence in said(of_settings(settings(**chosen), (), PLENTY))
+        sentence
+        for chosen, _, _ in ODD
+        for _, sentence in sentences(of_settings(settings(**chosen), (), PLENTY))
     }
 
 
@@ -103,10 +105,10 @@ def test_every_rule_has_a_case() -> None:
         (3_256, {"max_connections": 1_000, "max_sockets": 10}, []),
     ],
 )
-def test_descriptors_have_to_suffice_for_the_connections(
+def test_descriptor_limit_must_suffice_for_connections(
     descriptors: float, chosen: dict[str, object], levels: list[Level]
 ) -> None:
-    found = said(of_settings(settings(**chosen), (), descriptors))
+    found = sentences(of_settings(settings(**chosen), (), descriptors))
     assert [level for level, _ in found] == levels
 
 
@@ -147,8 +149,10 @@ def test_descriptors_have_to_suffice_for_the_connections(
         (replace(FOLDER, sync_s=0.000001), {}, NOTE, "fsync returns at once"),
     ],
 )
-def test_what_a_folder_says(facts: FolderFacts, chosen: dict[str, Any], level: Level, words: str) -> None:
-    found = said(of_folder(settings(**chosen), facts))
+def test_folder_facts_become_findings(
+    facts: FolderFacts, chosen: dict[str, Any], level: Level, words: str
+) -> None:
+    found = sentences(of_folder(settings(**chosen), facts))
     assert any(one is level and words in sentence for one, sentence in found), found
     assert {one for one, _ in found} <= {level, GOOD}
 
@@ -181,8 +185,10 @@ def test_what_a_folder_says(facts: FolderFacts, chosen: dict[str, Any], level: L
         (replace(DATABASE, accounts=1), {**ACCOUNTS, "sign_up": "closed"}, GOOD, "up to date"),
     ],
 )
-def test_what_a_database_says(facts: DatabaseFacts, chosen: dict[str, Any], level: Level, words: str) -> None:
-    found = said(of_database(settings(**chosen), facts))
+def test_database_facts_become_findings(
+    facts: DatabaseFacts, chosen: dict[str, Any], level: Level, words: str
+) -> None:
+    found = sentences(of_database(settings(**chosen), facts))
     assert any(one is level and words in sentence for one, sentence in found), found
     assert {one for one, _ in found} <= {level, GOOD}
 
@@ -200,11 +206,13 @@ def test_what_a_database_says(facts: DatabaseFacts, chosen: dict[str, Any], leve
         ([{"resource": {"db": "films", "collection": ""}, "actions": [*NEEDED - {"remove"}]}], ["remove"]),
     ],
 )
-def test_rights_are_those_in_all_collections(privileges: list[dict[str, Any]], missing: list[str]) -> None:
+def test_missing_rights_counts_only_rights_on_all_collections(
+    privileges: list[dict[str, Any]], missing: list[str]
+) -> None:
     assert missing_rights(privileges, "films") == tuple(missing)
 
 
-def test_the_role_that_is_advised_has_all_rights() -> None:
+def test_advised_role_has_all_rights() -> None:
     role = {"role": "readWrite", "db": "films"}
     client = mongo.database(mongo.shared().url("films")).client
     (found,) = client.admin.command({"rolesInfo": role, "showPrivileges": True})["roles"]
@@ -214,7 +222,7 @@ def test_the_role_that_is_advised_has_all_rights() -> None:
 # Real folders and databases
 
 
-def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+def test_examine_folder_leaves_no_trace(tmp_path: Path) -> None:
     facts = examine_folder(tmp_path / "not" / "there")
     assert (facts.exists, facts.writable, facts.links, facts.locks) == (False, True, True, True)
     assert facts.free > 0
@@ -222,7 +230,7 @@ def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_file_system_is_told_by_its_kind(tmp_path: Path) -> None:
+def test_examine_folder_reports_kind_and_state_of_file_system(tmp_path: Path) -> None:
     with mounted(tmp_path / "memory", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as folder:
         facts = examine_folder(folder)
         assert (facts.kind, facts.free <= 1 << 20, facts.links) == ("tmpfs", True, True)
@@ -236,7 +244,7 @@ def test_a_file_system_is_told_by_its_kind(tmp_path: Path) -> None:
         assert (facts.writable, facts.read_only, facts.exists) == (False, True, True)
 
 
-def test_folder_that_is_served_read_only_is_not_tried(tmp_path: Path) -> None:
+def test_examine_folder_writes_nothing_when_served_read_only(tmp_path: Path) -> None:
     before = tmp_path.stat().st_mtime_ns
     facts = examine_folder(tmp_path, read_only=True)
     assert (facts.writable, facts.read_only, facts.exists) == (False, True, True)
@@ -246,7 +254,7 @@ def test_folder_that_is_served_read_only_is_not_tried(tmp_path: Path) -> None:
 
 def doctor(folder: Path, **chosen: object) -> tuple[int, list[str]]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
-    # Wherever this is tested: few descriptors, and a folder in memory, are not what it is about.
+    # Few descriptors and a folder in memory are findings of the test machine, not of the case.
     chosen = {"max_sockets": 100} | chosen
     environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in chosen.items()}
     done = completed("doctor", folder=folder, environment=environment)
@@ -260,7 +268,7 @@ def lines(found: list[str], level: str) -> list[str]:
     return [line.partition(": ")[2] for line in found if line.startswith(f"{level}: ")]
 
 
-def test_the_command_says_what_to_fix_and_changes_nothing(tmp_path: Path) -> None:
+def test_doctor_lists_fixes_and_changes_nothing(tmp_path: Path) -> None:
     status, found = doctor(tmp_path)
     assert (status, lines(found, "fix")) == (0, [])
     assert [*tmp_path.iterdir()] == []
@@ -270,7 +278,7 @@ def test_the_command_says_what_to_fix_and_changes_nothing(tmp_path: Path) -> Non
     for line, words in zip(lines(found, "fix"), wanted, strict=True):
         assert words in line
     status, found = doctor(tmp_path, port="many")
-    assert (status, found) == (1, []), "what is no setting at all is said as always"
+    assert (status, found) == (1, []), "an invalid setting is reported like in every command"
 
 
 Broken = Callable[[dict[str, Any]], str]
@@ -306,7 +314,7 @@ def unindexed(chosen: dict[str, Any]) -> str:
         ("gridfs", newer_documents),
     ],
 )
-def test_a_database_is_looked_at(tmp_path: Path, backend: str, harm: Broken) -> None:
+def test_doctor_finds_fault_in_real_database(tmp_path: Path, backend: str, harm: Broken) -> None:
     chosen: dict[str, Any] = {"files_dir": tmp_path / "files", **BACKENDS[backend]()}
     if backend == "postgresql":
         chosen["database_url"] = postgres.shared().new_database()
@@ -340,7 +348,7 @@ def test_a_database_is_looked_at(tmp_path: Path, backend: str, harm: Broken) -> 
         {"database_url": "nothing"},
     ],
 )
-def test_a_database_that_is_not_there_is_a_sentence(tmp_path: Path, chosen: dict[str, Any]) -> None:
+def test_unreachable_database_is_one_finding(tmp_path: Path, chosen: dict[str, Any]) -> None:
     (facts,) = examine(settings(files_dir=tmp_path, **chosen))
     (finding,) = of_database(settings(**chosen), facts)
     assert finding == Finding(FIX, f"{facts.name}: {facts.error}")

@@ -1,4 +1,4 @@
-"""What becomes of a record: one line that nobody can forge."""
+"""Log records: one line each, which no client can forge."""
 
 import json
 import logging
@@ -24,19 +24,19 @@ from app.logs import ASKED, REQUEST, REQUESTS, JsonFormatter, LineFormatter, esc
         ("\x85\x9b2J", r"\x85\x9b2J"),  # C1: NEL ends lines, CSI is ESC [ in one
         ("a\v\f\x1c\x1d\x1eb", r"a\x0b\x0c\x1c\x1d\x1eb"),  # where str.splitlines would cut
         ("a\u2028b\u2029c", r"a\u2028b\u2029c"),
-        ("\u202egnp.exe\u2066", r"\u202egnp.exe\u2066"),  # turned around by a bidirectional override
-        ("\u200b\ufeff\u00ad", r"\u200b\ufeff\xad"),  # not to be seen at all
+        ("\u202egnp.exe\u2066", r"\u202egnp.exe\u2066"),  # reversed by a bidirectional override
+        ("\u200b\ufeff\u00ad", r"\u200b\ufeff\xad"),  # invisible
         ("\ud800 \udcff", r"\ud800 \udcff"),
         ("\U000e0041", r"\U000e0041"),
     ],
 )
-def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
+def test_escaped_escapes_unprintable_characters(text: str, shown: str) -> None:
     assert escaped(text) == shown
     assert shown.isprintable()
     assert escaped(shown) == shown
 
 
-def test_every_character_gives_printable_text() -> None:
+def test_escaped_returns_printable_text_for_every_character() -> None:
     everything = "".join(map(chr, range(sys.maxunicode + 1)))
     shown = escaped(everything)
     assert shown.isprintable()
@@ -110,17 +110,17 @@ HERE = r"tests/test_logs\.py:\d+"
         (failed(int, "x"), f"ValueError: invalid literal .*: 'x' at {HERE} failed"),
     ],
 )
-def test_an_exception_is_told_in_one_line(error: BaseException, pattern: str) -> None:
+def test_exception_is_formatted_in_one_line(error: BaseException, pattern: str) -> None:
     assert re.fullmatch(pattern, told(error)), told(error)
 
 
-def test_a_circle_of_exceptions_has_an_end() -> None:
+def test_exception_chain_is_cut_off_when_circular() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     assert told(first).count("caused by") == 4
 
 
-def test_files_of_libraries_are_named_without_their_folder() -> None:
+def test_traceback_names_library_files_without_their_folder() -> None:
     assert " < json/__init__.py:" in told(failed(json.loads, "{"))
 
 
@@ -132,7 +132,7 @@ def line(message: object, *arguments: object, error: BaseException | None = None
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("output", "shown"),
     [
         (line("plain"), "plain"),
         (line("%s is %d", "a\nb", 3), r"a\nb is 3"),
@@ -144,8 +144,8 @@ def line(message: object, *arguments: object, error: BaseException | None = None
     ],
     ids=["plain", "escaped", "an exception", "not its arguments", "too few", "no text"],
 )  # fmt: skip
-def test_a_record_is_one_line_of_time_level_and_message(said: str, shown: str) -> None:
-    found = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d WARNING (.*)", said)
+def test_record_is_one_line_of_time_level_and_message(output: str, shown: str) -> None:
+    found = re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d WARNING (.*)", output)
     assert found is not None
     assert found[1] == shown
 
@@ -157,16 +157,16 @@ def record(message: object, *arguments: object, name: str = "any") -> logging.Lo
 @pytest.mark.parametrize(
     "message", ["plain", "a\nb", "\x1b[2J\u2028\u202e", "lone \ud800", 'quotes " and \\']
 )
-def test_a_record_is_one_object_in_json(message: str) -> None:
-    said = JsonFormatter().format(record("%s", message))
-    assert said.isascii()
-    assert said.isprintable()
-    found = json.loads(said)
+def test_json_record_is_one_object(message: str) -> None:
+    output = JsonFormatter().format(record("%s", message))
+    assert output.isascii()
+    assert output.isprintable()
+    found = json.loads(output)
     assert found.keys() == {"time", "level", "message"}
     assert found["message"].encode() == message.encode(errors="backslashreplace")
 
 
-def test_a_request_has_each_thing_by_its_name_in_json() -> None:
+def test_json_request_record_names_each_field() -> None:
     arguments = ("192.0.2.1:5", "GET", "/files/a?x=1", "1.1", 206, 0, 65536, 0.0123456789, "7-1")
     assert json.loads(JsonFormatter().format(record(REQUEST, *arguments, name=REQUESTS))) | {"time": ""} == {
         "time": "",
@@ -184,7 +184,7 @@ def test_a_request_has_each_thing_by_its_name_in_json() -> None:
     }
 
 
-def test_what_is_said_while_a_request_is_answered_names_it_in_json() -> None:
+def test_json_record_has_request_id_when_logged_during_request() -> None:
     class Asked:
         id = "7-1"
 

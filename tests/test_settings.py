@@ -1,4 +1,4 @@
-"""What settings say: taken as they are meant, or refused in a sentence before anything begins."""
+"""Settings are normalized, or refused with a one-sentence message before the program starts."""
 
 import logging
 import os
@@ -11,15 +11,15 @@ from app.settings import ConfigurationError, Settings, env_file, load, load_targ
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)  # where no .env is
+def clean_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # which holds no .env
     for name in os.environ:
         if name.startswith("SEEKABLE_"):
             monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "meant"),
+    ("name", "value", "expected"),
     [
         ("base_url", "https://media.example.org/", "https://media.example.org"),
         ("base_url", "HTTPS://Media.example.org:8443/tv/", "https://Media.example.org:8443/tv"),
@@ -52,13 +52,15 @@ def nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("files_dir", "/srv/films", Path("/srv/films")),
     ],
 )
-def test_what_is_taken(name: str, value: str, meant: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_is_normalized(
+    name: str, value: str, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(f"SEEKABLE_{name.upper()}", value)
-    assert getattr(load(), name) == meant
+    assert getattr(load(), name) == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "words"),
     [
         *(("BASE_URL", url, "is not like https://media.example.org") for url in (
             "media.example.org", "http://h:abc", "http://h/a b", "http://h:65536", "http://", "ftp://h",
@@ -83,23 +85,25 @@ def test_what_is_taken(name: str, value: str, meant: object, monkeypatch: pytest
         ("FILES_DIR", " ", "names no folder"),
     ],
 )  # fmt: skip
-def test_what_is_refused(name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_setting_is_refused_when_invalid(
+    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(f"SEEKABLE_{name}", value)
     with pytest.raises(ConfigurationError) as refused:
         load()
-    said = str(refused.value)
-    assert said.startswith(f"SEEKABLE_{name}: ")
-    assert says in said
-    assert len(said.splitlines()) == 1
+    message = str(refused.value)
+    assert message.startswith(f"SEEKABLE_{name}: ")
+    assert words in message
+    assert len(message.splitlines()) == 1
 
 
-def test_the_home_of_the_user_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_files_dir_expands_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SEEKABLE_FILES_DIR", "~/films")
     assert load().files_dir == tmp_path / "films"
 
 
-# Names that are none of a setting
+# Names that are no settings
 
 
 @pytest.mark.parametrize(
@@ -111,7 +115,7 @@ def test_the_home_of_the_user_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
         "SEEKABLE_COPY_TO_MONGODB_URL",
         "SEEKABLEPORT",
         "PORT",
-        # What Kubernetes sets for a service `seekable`, and for one `seekable-db`.
+        # Kubernetes sets these for a service `seekable`, and for a service `seekable-db`.
         "SEEKABLE_SERVICE_HOST",
         "SEEKABLE_SERVICE_PORT",
         "SEEKABLE_SERVICE_PORT_HTTP",
@@ -124,7 +128,7 @@ def test_the_home_of_the_user_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path
         "SEEKABLE_DB_PORT_5432_TCP_ADDR",
     ],
 )
-def test_names_that_are_known_or_not_meant_for_us(name: str) -> None:
+def test_variable_is_not_reported_when_known_or_foreign(name: str) -> None:
     assert misspelt([name]) == []
 
 
@@ -135,11 +139,11 @@ def test_names_that_are_known_or_not_meant_for_us(name: str) -> None:
         *("SEEKABLE_COPY_TO", "SEEKABLE_COPY_TO_MONGO_URL", "SEEKABLE_SERVICE"),
     ],
 )
-def test_names_that_are_misspelt(name: str) -> None:
+def test_variable_is_reported_when_misspelt(name: str) -> None:
     assert misspelt(["SEEKABLE_PORT", name, name.lower()]) == [name]
 
 
-def test_what_is_misspelt_is_said_in_one_line_with_the_nearest_setting(
+def test_misspelt_variables_are_logged_in_one_line_with_nearest_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -156,7 +160,7 @@ def test_what_is_misspelt_is_said_in_one_line_with_the_nearest_setting(
 
 
 @pytest.mark.parametrize("url", ["tcp://10.0.0.1:8000", "udp://10.0.0.1:53"])
-def test_the_port_of_a_service_in_kubernetes_is_no_setting(
+def test_port_variable_of_kubernetes_service_is_ignored(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEEKABLE_PORT", url)
@@ -165,10 +169,10 @@ def test_the_port_of_a_service_in_kubernetes_is_no_setting(
     assert load().port == 9000
 
 
-# Where to copy to
+# The target of a copy
 
 
-def test_options_come_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_options_take_precedence_over_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("SEEKABLE_COPY_TO_MONGODB_URL=mongodb://a\n")
     monkeypatch.setenv("SEEKABLE_MONGODB_URL", "mongodb://source")
     monkeypatch.setenv("SEEKABLE_COPY_TO_STORAGE", "filesystem")
@@ -181,7 +185,7 @@ def test_options_come_before_the_environment(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "words"),
     [
         ({}, "SEEKABLE_COPY_TO_STORAGE, or its option, has to say where to copy to"),
         ({"files_dir": "x"}, "SEEKABLE_COPY_TO_STORAGE"),
@@ -191,8 +195,8 @@ def test_options_come_before_the_environment(monkeypatch: pytest.MonkeyPatch, tm
         ({"storage": "tape"}, "SEEKABLE_COPY_TO_STORAGE: "),
     ],
 )
-def test_a_place_to_copy_to_is_never_a_default(options: dict[str, str], says: str) -> None:
-    with pytest.raises(ConfigurationError, match=says):
+def test_copy_target_has_no_default(options: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
         load_target(**options)
 
 
@@ -205,7 +209,7 @@ def test_a_place_to_copy_to_is_never_a_default(options: dict[str, str], says: st
         ({"storage": "gridfs", "mongodb_url": "mongodb+srv://me:se%40@a"}, "mongodb+srv://a"),
     ],
 )
-def test_where_the_files_are_is_shown_without_a_password(settings: dict[str, Any], place: str) -> None:
+def test_place_is_shown_without_password(settings: dict[str, Any], place: str) -> None:
     assert Settings(_env_file=None, **settings).place == place
 
 
@@ -214,7 +218,7 @@ def test_where_the_files_are_is_shown_without_a_password(settings: dict[str, Any
 
 @pytest.fixture
 def films(tmp_path: Path) -> Path:
-    """A library with a folder in it, beneath the working directory."""
+    """Create a library with a folder in it, beneath the working directory."""
     (tmp_path / "films" / "series").mkdir(parents=True)
     return tmp_path / "films"
 
@@ -228,11 +232,11 @@ IGNORED: list[tuple[str, dict[str, str]]] = [
     ("link/series", {"SEEKABLE_FILES_DIR": "{films}"}),
     ("films", {"SEEKABLE_COPY_TO_FILES_DIR": "{films}", "SEEKABLE_COPY_TO_STORAGE": "filesystem"}),
 ]
-"""The working directory, and the environment, of a `.env` that must not be read."""
+"""The working directory, and the environment, of a `.env` that the program must not read."""
 
 
 @pytest.mark.parametrize(("here", "environment"), IGNORED)
-def test_env_file_in_a_library_is_not_read_and_is_named_once(
+def test_env_file_is_ignored_with_one_warning_when_inside_library(
     here: str,
     environment: dict[str, str],
     films: Path,
@@ -247,12 +251,12 @@ def test_env_file_in_a_library_is_not_read_and_is_named_once(
     with caplog.at_level(logging.WARNING):
         settings = load()
     assert (settings.port, settings.access) == (8000, "loopback")
-    (said,) = caplog.messages
-    assert said.startswith(f"{Path('.env').absolute()} is not read: it lies in the library ")
+    (message,) = caplog.messages
+    assert message.startswith(f"{Path('.env').absolute()} is not read: it lies in the library ")
     assert read().port == 8000
 
 
-def test_env_file_in_the_folder_of_the_copy_is_not_read(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_file_is_ignored_when_inside_copy_target(films: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(films)
     Path(".env").write_text("SEEKABLE_PORT=1\nSEEKABLE_COPY_TO_DATABASE_URL=sqlite:////elsewhere.db\n")
     assert load(target=str(films)).port == 8000
@@ -261,10 +265,10 @@ def test_env_file_in_the_folder_of_the_copy_is_not_read(films: Path, monkeypatch
 
 
 @pytest.mark.parametrize("target", ["/etc/seekable.env", "../films/.settings", "series/other"])
-def test_env_file_that_is_a_link_is_judged_at_both_ends(
+def test_env_file_is_ignored_when_link_or_its_target_is_inside_library(
     target: str, films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An upload replaces the file that the link leads to; by hand the link itself is replaced."""
+    """An upload replaces the file that the link points to; other programs can replace the link itself."""
     (films / ".settings").write_text("SEEKABLE_PORT=1\n")
     (films / "series" / "other").write_text("SEEKABLE_PORT=1\n")
     monkeypatch.setenv("SEEKABLE_FILES_DIR", str(films))
@@ -288,7 +292,7 @@ def test_env_file_that_is_a_link_is_judged_at_both_ends(
         ("films", {"SEEKABLE_COPY_TO_FILES_DIR": ".", "SEEKABLE_COPY_TO_STORAGE": "gridfs"}),
     ],
 )
-def test_env_file_outside_of_every_library_is_read(
+def test_env_file_is_read_when_outside_every_library(
     here: str, environment: dict[str, str], films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(films.parent / here)
@@ -300,7 +304,7 @@ def test_env_file_outside_of_every_library_is_read(
 
 
 @pytest.mark.parametrize(("here", "named"), [("films", "."), ("films/series", ".."), ("films", "{films}")])
-def test_env_file_that_names_the_library_around_it_is_refused(
+def test_env_file_is_refused_when_it_names_the_library_around_it(
     here: str, named: str, films: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(films.parent / here)
@@ -315,16 +319,16 @@ def test_env_file_that_names_the_library_around_it_is_refused(
         load_target(storage="filesystem")
 
 
-# Bytes of `.env`
+# The encoding of `.env`
 
 
-def test_env_file_may_begin_with_the_mark_of_utf8(tmp_path: Path) -> None:
+def test_env_file_may_begin_with_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xef\xbb\xbfSEEKABLE_FILES_DIR=K\xc3\xb6ln\n")
     assert load().files_dir == Path("Köln")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_env_file_in_another_encoding_is_refused_in_a_sentence(encoding: str, tmp_path: Path) -> None:
+def test_env_file_is_refused_when_not_utf8(encoding: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes("SEEKABLE_FILES_DIR=Köln\n".encode(encoding))
     with pytest.raises(ConfigurationError, match=r"/\.env is not in UTF-8\. Save it in UTF-8\.$"):
         load()

@@ -1,4 +1,4 @@
-"""Tests that mostly wait, and so wait at the same time, each in a thread."""
+"""Run tests that mostly wait at the same time, each in a thread."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -12,8 +12,10 @@ Outcomes = dict[str, "Future[None]"]
 
 
 class Together:
-    """Decorates tests that take no fixtures, but what a fixture of this name gives them when it begins all of
-    them. It is of the whole module, and the first of the tests asks for it; each reports its own outcome."""
+    """A decorator for tests whose only arguments come from the fixture with this name.
+
+    The fixture has module scope; the first test that requests it starts all tests, and each test reports its
+    own outcome."""
 
     def __init__(self, fixture: str) -> None:
         self._fixture = fixture
@@ -34,7 +36,7 @@ class Together:
     def begun(
         self, request: pytest.FixtureRequest, given: Callable[[str], tuple[object, ...]]
     ) -> Iterator[Outcomes]:
-        """All under way that were chosen to run. `given` gives the arguments of each, by its name."""
+        """Run all tests that are selected. `given` returns the arguments of a test, by its name."""
         chosen = {getattr(item, "originalname", "") for item in request.session.items}
         cases = {name: case for name, case in self._cases.items() if name in chosen}
         with ThreadPoolExecutor(len(cases)) as pool:
