@@ -16,7 +16,7 @@ import pytest
 from tests.beneath import beneath
 from tests.faults.descriptors import descriptors
 from tests.faults.test_disconnects import MOST_THREADS, threads
-from tests.http.conftest import Connection
+from tests.http.conftest import RawConnection
 from tests.support import Server, running
 
 AT_ONCE = 16
@@ -50,8 +50,8 @@ class Client:
                 [self.read, self.read_slowly, self.pipeline, self.pipeline, self.write, self.leave]
             )()
 
-    def connect(self, buffer: int | None = None) -> closing[Connection]:
-        return closing(Connection("127.0.0.1", self.server.port, buffer))
+    def connect(self, buffer: int | None = None) -> closing[RawConnection]:
+        return closing(RawConnection("127.0.0.1", self.server.port, buffer))
 
     def span(self) -> tuple[int, int, str]:
         start = self.random.randrange(len(FILM))
@@ -62,7 +62,7 @@ class Client:
         with self.connect() as connection:
             for _ in range(2):
                 connection.request("GET", self.film)
-                same(connection.answer().content, FILM)
+                same(connection.receive_response().content, FILM)
 
     def read_slowly(self) -> None:
         with self.connect(self.random.choice([4096, 65536])) as connection:
@@ -70,19 +70,19 @@ class Client:
             for _ in range(10):
                 time.sleep(0.02)
                 connection._buffer += connection.socket.recv(5000)
-            same(connection.answer().content, FILM[:3_000_000])
+            same(connection.receive_response().content, FILM[:3_000_000])
 
     def pipeline(self) -> None:
         """Eight requests of every kind, and all the answers after them."""
         with self.connect(self.random.choice([None, 16384])) as connection:
             asked = [self.ask(connection, kind) for kind in self.random.choices(range(7), k=8)]
             for method, status, body in asked:
-                answer = connection.answer(method)
+                answer = connection.receive_response(method)
                 assert answer.status_code == status
                 if body is not None:
                     same(answer.content, body)
 
-    def ask(self, connection: Connection, kind: int) -> tuple[str, int, bytes | None]:
+    def ask(self, connection: RawConnection, kind: int) -> tuple[str, int, bytes | None]:
         """Send a request. Its method, and what is answered."""
         start, stop, header = self.span()
         method, target, headers, body, status, answer = [
@@ -101,10 +101,10 @@ class Client:
         body = self.random.randbytes(self.random.choice([0, 10, 300_000]))
         with self.connect() as connection:
             connection.request("PUT", self.own, body=body)
-            assert connection.answer("PUT").status_code == (201 if self.stored is None else 204)
+            assert connection.receive_response("PUT").status_code == (201 if self.stored is None else 204)
             self.stored = body
             connection.request("GET", self.own)
-            same(connection.answer().content, body)
+            same(connection.receive_response().content, body)
 
     def leave(self) -> None:
         """At a moment that nobody knows."""
@@ -169,7 +169,7 @@ def test_three_hundred_heads_that_do_not_come_keep_nobody_waiting(tmp_path: Path
         http.put("/files/film.mp4", content=FILM).raise_for_status()
         before = descriptors(server)
         began = time.monotonic()
-        slow = [stack.enter_context(closing(Connection("127.0.0.1", server.port))) for _ in range(300)]
+        slow = [stack.enter_context(closing(RawConnection("127.0.0.1", server.port))) for _ in range(300)]
         for connection in slow:
             connection.send(b"GET /files/film.mp4 HTTP/1.1\r\nHost: localhost\r\nX: ")
         assert until(lambda: descriptors(server)["socket"] >= before["socket"] + 300)
@@ -187,4 +187,4 @@ def test_three_hundred_heads_that_do_not_come_keep_nobody_waiting(tmp_path: Path
         assert served > 3
         assert longest < 10, "it waits for those who do not come"
         for connection in slow:
-            assert connection.answer().status_code == 408
+            assert connection.receive_response().status_code == 408

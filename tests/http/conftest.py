@@ -1,4 +1,4 @@
-"""What the tests over HTTP share: clients, raw connections, forms, and a look at what is stored."""
+"""Fixtures of the HTTP tests: clients, raw connections, forms, and the stored files below the server."""
 
 import socket
 import time
@@ -15,16 +15,19 @@ from tests.support import Server
 BOUNDARY = "xxBOUNDARYxx"
 
 
-class Connection:
-    """A connection on which anything can be sent. httpx would tidy up what it is given."""
+class RawConnection:
+    """A TCP connection that sends requests byte for byte; httpx would normalize them."""
 
     def __init__(self, host: str, port: int, buffer: int | None = None) -> None:
-        """`buffer` is how much the kernel keeps of what is not read; the server's then keeps little too."""
+        """Connect, with a receive buffer of `buffer` bytes if given.
+
+        A small one keeps the server's send buffer small as well.
+        """
         self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.socket.settimeout(20)
         if buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-            # Not the 64 KiB of loopback, of which it would keep room for twenty.
+            # The kernel reserves 20 segments, and a segment of the loopback interface has 64 KiB.
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1460)
         self.socket.connect((host, port))
         self.host = f"{host}:{port}"
@@ -34,17 +37,17 @@ class Connection:
         self.socket.sendall(data)
 
     def request(self, method: str, target: str, *headers: str, body: bytes | None = None) -> None:
-        """Send a request. Host and Content-Length are added unless they are given (or there is no body)."""
-        given = {header.partition(":")[0].lower() for header in headers}
-        added = [] if "host" in given else [f"Host: {self.host}"]
-        if body is not None and not given & {"content-length", "transfer-encoding"}:
+        """Send a request, with Host and Content-Length added unless given; no body, no Content-Length."""
+        names = {header.partition(":")[0].lower() for header in headers}
+        added = [] if "host" in names else [f"Host: {self.host}"]
+        if body is not None and not names & {"content-length", "transfer-encoding"}:
             added.append(f"Content-Length: {len(body)}")
         head = "\r\n".join([f"{method} {target} HTTP/1.1", *added, *headers, "", ""])
-        # One write: what is sent after an early answer would meet a closed connection.
+        # One write: a second one could reach a connection that the server closed after an early response.
         self.send(head.encode("utf-8", "surrogateescape") + (body or b""))
 
-    def answer(self, method: str = "GET") -> httpx.Response:
-        """The next answer, whole. The interim ones before it are in `extensions["interim"]`."""
+    def receive_response(self, method: str = "GET") -> httpx.Response:
+        """Return the next final response; `extensions["interim"]` lists the 1xx statuses before it."""
         interim: list[int] = []
         while True:
             status, headers = self._head()
@@ -52,7 +55,7 @@ class Connection:
                 break
             interim.append(status)
         content = self._body(method, status, headers)
-        # Given as a stream, because httpx would add a Content-Length to other content.
+        # As a stream, because httpx adds a Content-Length to bytes.
         response = httpx.Response(
             status, headers=headers, stream=httpx.ByteStream(content), extensions={"interim": interim}
         )
@@ -60,7 +63,7 @@ class Connection:
         return response
 
     def is_closed(self) -> bool:
-        """Whether the server closes the connection now, with nothing more to say."""
+        """Block until the server sends or closes; return whether it closed without sending more."""
         try:
             return not self._buffer and self.socket.recv(1) == b""
         except ConnectionResetError:
@@ -71,7 +74,7 @@ class Connection:
 
     def _head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         while b"\r\n\r\n" not in self._buffer:
-            self._more()
+            self.receive_more()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         first, *rest = head.split(b"\r\n")
         headers = [(name, value.strip()) for name, _, value in (line.partition(b":") for line in rest)]
@@ -90,15 +93,15 @@ class Connection:
                 assert self._line() == b""
             assert self._line() == b""
             return content
-        while True:  # what ends with the connection
+        while True:  # the body ends with the connection
             try:
-                self._more()
+                self.receive_more()
             except ConnectionError:
                 return self._take(len(self._buffer))
 
     def _line(self) -> bytes:
         while b"\r\n" not in self._buffer:
-            self._more()
+            self.receive_more()
         line, _, self._buffer = self._buffer.partition(b"\r\n")
         return line
 
@@ -112,7 +115,7 @@ class Connection:
         self._buffer = bytes(pieces[size:])
         return bytes(pieces[:size])
 
-    def _more(self) -> None:
+    def receive_more(self) -> None:
         data = self.socket.recv(1 << 16)
         if not data:
             raise ConnectionError("closed")
@@ -120,12 +123,12 @@ class Connection:
 
 
 @pytest.fixture
-def connect(server: Server) -> Iterator[Callable[..., Connection]]:
-    """Open a connection: to `server`, or to the one given."""
-    connections: list[Connection] = []
+def connect(server: Server) -> Iterator[Callable[..., RawConnection]]:
+    """Return a function that opens a connection to `server` or to another one."""
+    connections: list[RawConnection] = []
 
-    def connect(to: Server = server, host: str = "127.0.0.1") -> Connection:
-        connections.append(Connection(host, to.port))
+    def connect(to: Server = server, host: str = "127.0.0.1") -> RawConnection:
+        connections.append(RawConnection(host, to.port))
         return connections[-1]
 
     yield connect
@@ -134,10 +137,10 @@ def connect(server: Server) -> Iterator[Callable[..., Connection]]:
 
 
 @pytest.fixture
-def ask(connect: Callable[..., Connection]) -> Callable[..., httpx.Response]:
-    """One request on a connection of its own, with its target and headers exactly as given."""
+def send_request(connect: Callable[..., RawConnection]) -> Callable[..., httpx.Response]:
+    """Return a function that sends one request on a new connection, target and headers byte for byte."""
 
-    def ask(
+    def send_request(
         method: str,
         target: str,
         *headers: str,
@@ -147,23 +150,23 @@ def ask(connect: Callable[..., Connection]) -> Callable[..., httpx.Response]:
     ) -> httpx.Response:
         connection = connect(host=host) if to is None else connect(to, host)
         connection.request(method, target, *headers, body=body)
-        response = connection.answer(method)
+        response = connection.receive_response(method)
         connection.close()
         return response
 
-    return ask
+    return send_request
 
 
 @pytest.fixture(scope="session")
 def http(server: Server) -> Iterator[httpx.Client]:
-    """One client for all tests: making one takes longer than most tests do."""
+    """A client for all tests of the session: creating one takes longer than most tests do."""
     with server.client() as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def part() -> Callable[..., bytes]:
-    """A part of a form, its names exactly as given."""
+    """Return a function that encodes one part of a multipart form, its names byte for byte."""
 
     def part(
         name: str | bytes,
@@ -190,83 +193,78 @@ def part() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def send_form(ask: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
-    """Send parts as a form to /file/upload."""
+def send_form(send_request: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
+    """Return a function that posts parts as a form to /file/upload."""
 
     def send_form(
         *parts: bytes, query: str = "", to: Server | None = None, headers: tuple[str, ...] = ()
     ) -> httpx.Response:
         body = b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
         content_type = f"Content-Type: multipart/form-data; boundary={BOUNDARY}"
-        return ask("POST", f"/file/upload{query}", content_type, *headers, body=body, to=to)
+        return send_request("POST", f"/file/upload{query}", content_type, *headers, body=body, to=to)
 
     return send_form
 
 
 @pytest.fixture(scope="session")
-def below(server: Server) -> Iterator[Beneath]:
-    """What is beneath the server of all tests."""
-    with closing(beneath(server, connected=True)) as below:
-        yield below
+def raw_storage(server: Server) -> Iterator[Beneath]:
+    """The storage of `server`, read and changed behind its back."""
+    with closing(beneath(server, connected=True)) as raw_storage:
+        yield raw_storage
 
 
 @pytest.fixture
-def folder(folder: str, below: Beneath) -> Iterator[str]:
-    """A folder of its own, which is emptied at the end, so that looking at all that is stored stays cheap."""
+def folder(folder: str, raw_storage: Beneath) -> Iterator[str]:
+    """A folder of this test, emptied afterwards: a small library keeps `storage_unchanged` fast."""
     yield folder
-    below.empty(folder)
+    raw_storage.empty(folder)
 
 
 @pytest.fixture
-def unchanged(server: Server, below: Beneath) -> Callable[..., AbstractContextManager[None]]:
-    """Around what must store nothing, leave nothing behind, and be no surprise to the program."""
+def storage_unchanged(server: Server, raw_storage: Beneath) -> Callable[..., AbstractContextManager[None]]:
+    """Return a context manager that checks that its block stores nothing and logs no traceback."""
 
     @contextmanager
-    def unchanged(server: Server = server) -> Iterator[None]:
-        under = below if server is ours else beneath(server)
-        before, said, debris = under.files(), server.logged(), under.leftovers()
+    def storage_unchanged(server: Server = server) -> Iterator[None]:
+        storage = raw_storage if server is shared_server else beneath(server)
+        files, log_offset, leftovers = storage.files(), server.logged(), storage.leftovers()
         yield
-        assert under.files() == before
-        assert left_behind(under, debris) == set()
-        assert "Traceback" not in server.log(said)
+        assert storage.files() == files
+        assert new_leftovers(storage, leftovers) == set()
+        assert "Traceback" not in server.log(log_offset)
 
-    ours = server
-    return unchanged
+    shared_server = server
+    return storage_unchanged
 
 
-def left_behind(under: Beneath, before: set[str]) -> set[str]:
-    """What is there besides, once there was time to clear it away."""
+def new_leftovers(storage: Beneath, before: set[str]) -> set[str]:
+    """Return the leftovers that were not there before, after giving the server 15 s to remove them."""
     deadline = time.monotonic() + 15
-    # One look decides: between two, the server may just begin with a request that was broken off.
-    while (left := under.leftovers() - before) and time.monotonic() < deadline:
+    # One observation per round: the server may start on an aborted request between two.
+    while (left := storage.leftovers() - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left
 
 
-def stored(http: httpx.Client, folder: str = "") -> dict[str, dict[str, Any]]:
-    """All files in a folder and below it, by path, as the lists give them."""
-    found: dict[str, dict[str, Any]] = {}
-    query = {"folder": folder, "recursive": "true", "limit": "1000"}
-    while True:
-        page = http.get("/files", params=query).raise_for_status().json()
-        found |= {item["path"]: item for item in page["items"]}
-        if page["next_cursor"] is None:
-            return found
-        query["cursor"] = page["next_cursor"]
-
-
 @pytest.fixture
-def listed(http: httpx.Client) -> Callable[..., dict[str, dict[str, Any]]]:
-    """All files in a folder and below it, by path."""
+def list_files(http: httpx.Client) -> Callable[..., dict[str, dict[str, Any]]]:
+    """Return a function that lists all files in and below a folder, by path."""
 
-    def listed(folder: str, http: httpx.Client = http) -> dict[str, dict[str, Any]]:
-        return stored(http, folder)
+    def list_files(folder: str, http: httpx.Client = http) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        query = {"folder": folder, "recursive": "true", "limit": "1000"}
+        while True:
+            page = http.get("/files", params=query).raise_for_status().json()
+            found |= {item["path"]: item for item in page["items"]}
+            if page["next_cursor"] is None:
+                return found
+            query["cursor"] = page["next_cursor"]
 
-    return listed
+    return list_files
 
 
-def problem_of(response: httpx.Response, status: int) -> str:
-    """Check that an answer is a problem document of this status. What it says in detail."""
+def check_problem(response: httpx.Response, status: int) -> str:
+    """Check that a response is a problem document (RFC 9457) with this status; return its detail."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     document = response.json()
@@ -277,18 +275,18 @@ def problem_of(response: httpx.Response, status: int) -> str:
     return str(document["detail"])
 
 
-@pytest.fixture(scope="session")
-def problem() -> Callable[..., str]:
-    return problem_of
+@pytest.fixture(scope="session", name="check_problem")
+def check_problem_fixture() -> Callable[..., str]:
+    return check_problem
 
 
 @pytest.fixture
-def untroubled(server: Server, http: httpx.Client) -> Iterator[None]:
-    """Nothing that the test does is a surprise to the program."""
-    said = server.logged()
+def no_server_errors(server: Server, http: httpx.Client) -> Iterator[None]:
+    """Check that the server logs no error and no traceback during the test."""
+    log_offset = server.logged()
     yield
-    for _ in range(2):  # what was under way in its loop is done before it answers
+    for _ in range(2):  # the event loop finishes pending work before it responds
         http.get("/health/live").raise_for_status()
         time.sleep(0.01)
-    assert "Traceback" not in server.log(said)
-    assert "ERROR" not in server.log(said)
+    assert "Traceback" not in server.log(log_offset)
+    assert "ERROR" not in server.log(log_offset)

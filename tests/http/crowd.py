@@ -44,13 +44,13 @@ class Watch:
         self.pages = 0
         self.fail_at: int | None = None
         self._harm = ExitStack()
-        ask = ThreadedStorage.page
+        send_request = ThreadedStorage.page
 
         async def page(storage: ThreadedStorage, *what: object, **more: object) -> Page:
             self.pages += 1
             if self.pages == self.fail_at:
                 self._harm.enter_context(crowd.beneath.broken())
-            return await ask(storage, *what, **more)
+            return await send_request(storage, *what, **more)
 
         monkeypatch.setattr(ThreadedStorage, "page", page)
 

@@ -22,9 +22,9 @@ from tests.forking import completed
 from tests.sockets import HANDSHAKE, Socket
 from tests.support import NewLibrary, Server, addresses_outside, one_backend, running
 
-Ask = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
-Unchanged = Callable[..., AbstractContextManager[None]]
+SendRequest = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
+StorageUnchanged = Callable[..., AbstractContextManager[None]]
 
 # The rules as a table
 
@@ -103,11 +103,13 @@ def test_names_of_this_machine(name: str, names: tuple[str, ...]) -> None:
 
 
 @one_backend
-def test_this_machine_is_answered_by_its_own_names(ask: Ask, problem: Problem) -> None:
+def test_this_machine_is_answered_by_its_own_names(
+    send_request: SendRequest, check_problem: CheckProblem
+) -> None:
     label = gethostname().partition(".")[0]
     for host in (gethostname(), label, f"{label}.local", f"{label.upper()}.LOCAL:8000"):
-        assert ask("GET", "/health", f"Host: {host}").status_code == 200
-    problem(ask("GET", "/health", f"Host: {label}.example"), 421)
+        assert send_request("GET", "/health", f"Host: {host}").status_code == 200
+    check_problem(send_request("GET", "/health", f"Host: {label}.example"), 421)
 
 
 OURS = {
@@ -302,26 +304,29 @@ def test_origins_of_websockets(site: str | None, origin: str | list[str] | None,
 
 @one_backend
 def test_a_foreign_host_is_refused(
-    ask: Ask,
+    send_request: SendRequest,
     part: Any,
     send_form: Any,
-    problem: Problem,
-    unchanged: Unchanged,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
     folder: str,
     http: httpx.Client,
 ) -> None:
     http.put(f"/files/{folder}/film.mp4", content=b"film").raise_for_status()
-    with unchanged():
+    with storage_unchanged():
         for host in ("evil.example", "evil.example:8000", "localhost.evil.example"):
-            problem(ask("PUT", f"/files/{folder}/new.mp4", f"Host: {host}", body=b"x"), 421)
-            problem(ask("PUT", f"/files/{folder}/film.mp4", f"Host: {host}", body=b"x"), 421)
-            problem(ask("DELETE", f"/files/{folder}/film.mp4", f"Host: {host}"), 421)
-            problem(ask("GET", f"/files/{folder}/film.mp4", f"Host: {host}"), 421)
-            problem(ask("GET", "/files", f"Host: {host}"), 421)
-            problem(ask("GET", "/health", f"Host: {host}"), 421)
+            check_problem(send_request("PUT", f"/files/{folder}/new.mp4", f"Host: {host}", body=b"x"), 421)
+            check_problem(send_request("PUT", f"/files/{folder}/film.mp4", f"Host: {host}", body=b"x"), 421)
+            check_problem(send_request("DELETE", f"/files/{folder}/film.mp4", f"Host: {host}"), 421)
+            check_problem(send_request("GET", f"/files/{folder}/film.mp4", f"Host: {host}"), 421)
+            check_problem(send_request("GET", "/files", f"Host: {host}"), 421)
+            check_problem(send_request("GET", "/health", f"Host: {host}"), 421)
             file = part("file", b"x", filename="new.mp4")
-            problem(send_form(file, query=f"?folder={folder}", headers=(f"Host: {host}",)), 421)
-        problem(ask("PUT", f"/files/{folder}/new.mp4", "Host: localhost", "Host: localhost", body=b"x"), 400)
+            check_problem(send_form(file, query=f"?folder={folder}", headers=(f"Host: {host}",)), 421)
+        check_problem(
+            send_request("PUT", f"/files/{folder}/new.mp4", "Host: localhost", "Host: localhost", body=b"x"),
+            400,
+        )
 
 
 @pytest.mark.parametrize(
@@ -338,40 +343,40 @@ def test_a_foreign_host_is_refused(
 )
 @one_backend
 def test_a_cross_site_write_is_refused(
-    ask: Ask,
+    send_request: SendRequest,
     part: Any,
     send_form: Any,
-    problem: Problem,
-    unchanged: Unchanged,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
     folder: str,
     http: httpx.Client,
     headers: tuple[str, ...],
 ) -> None:
     http.put(f"/files/{folder}/film.mp4", content=b"film").raise_for_status()
-    with unchanged():
+    with storage_unchanged():
         for response in (
-            ask("PUT", f"/files/{folder}/new.mp4", *headers, body=b"x"),
-            ask("PUT", f"/files/{folder}/film.mp4", *headers, body=b"x"),
-            ask("DELETE", f"/files/{folder}/film.mp4", *headers),
+            send_request("PUT", f"/files/{folder}/new.mp4", *headers, body=b"x"),
+            send_request("PUT", f"/files/{folder}/film.mp4", *headers, body=b"x"),
+            send_request("DELETE", f"/files/{folder}/film.mp4", *headers),
             send_form(part("file", b"x", filename="new.mp4"), query=f"?folder={folder}", headers=headers),
         ):
-            problem(response, 403)
+            check_problem(response, 403)
             assert "access-control-allow-origin" not in response.headers
     # Reading is no write; the browser keeps it from the page, because nothing here lets it through.
-    response = ask("GET", f"/files/{folder}/film.mp4", *headers)
+    response = send_request("GET", f"/files/{folder}/film.mp4", *headers)
     assert response.status_code == 200
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
 @one_backend
 def test_an_http_1_0_write_of_another_site(
-    connect: Any, problem: Problem, unchanged: Unchanged, folder: str
+    connect: Any, check_problem: CheckProblem, storage_unchanged: StorageUnchanged, folder: str
 ) -> None:
-    with unchanged():
+    with storage_unchanged():
         connection = connect()
         lines = f"PUT /files/{folder}/film.mp4 HTTP/1.0", "Origin: https://evil.example", "Content-Length: 1"
         connection.send("\r\n".join([*lines, "", "x"]).encode())
-        problem(connection.answer("PUT"), 403)
+        check_problem(connection.receive_response("PUT"), 403)
 
 
 @one_backend
@@ -386,7 +391,7 @@ def test_the_authority_of_the_target_stands_for_the_host(
         connection = connect()
         lines = [f"{method} http://{authority}/files/{path} HTTP/{version}", "Content-Length: 0", *headers]
         connection.send("\r\n".join([*lines, "", ""]).encode())
-        return int(connection.answer(method).status_code)
+        return int(connection.receive_response(method).status_code)
 
     host, ours = "Host: evil.example", f"localhost:{server.port}"
     assert status("PUT", "evil.example", f"Host: {ours}") == 421
@@ -402,18 +407,18 @@ def test_the_authority_of_the_target_stands_for_the_host(
 
 
 @one_backend
-def test_an_absolute_target_without_a_path_is_the_top(server: Server, ask: Ask) -> None:
-    page = ask("GET", f"http://localhost:{server.port}")
+def test_an_absolute_target_without_a_path_is_the_top(server: Server, send_request: SendRequest) -> None:
+    page = send_request("GET", f"http://localhost:{server.port}")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
 
 
 @one_backend
-def test_our_own_pages_may_write(ask: Ask, server: Server, folder: str) -> None:
+def test_our_own_pages_may_write(send_request: SendRequest, server: Server, folder: str) -> None:
     origin = f"Origin: {server.url}"
-    assert ask("PUT", f"/files/{folder}/a.mp4", origin, body=b"x").status_code == 201
+    assert send_request("PUT", f"/files/{folder}/a.mp4", origin, body=b"x").status_code == 201
     same = "Sec-Fetch-Site: same-origin"
-    assert ask("PUT", f"/files/{folder}/b.mp4", origin, same, body=b"x").status_code == 201
-    assert ask("DELETE", f"/files/{folder}/b.mp4", "Sec-Fetch-Site: none").status_code == 204
+    assert send_request("PUT", f"/files/{folder}/b.mp4", origin, same, body=b"x").status_code == 201
+    assert send_request("DELETE", f"/files/{folder}/b.mp4", "Sec-Fetch-Site: none").status_code == 204
 
 
 # CORS
@@ -441,37 +446,37 @@ def shared(
 
 
 @one_backend
-def test_cors(shared: Server, ask: Ask, problem: Problem) -> None:
-    response = ask(
+def test_cors(shared: Server, send_request: SendRequest, check_problem: CheckProblem) -> None:
+    response = send_request(
         "PUT", "/files/film.mp4", f"Origin: {APP}", "Sec-Fetch-Site: cross-site", body=b"film", to=shared
     )
     assert response.status_code in (201, 204)
-    answers = [
+    responses = [
         response,
-        ask("GET", "/files/film.mp4", f"Origin: {APP}", to=shared),
-        ask("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=0-1", to=shared),
-        ask("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=9-", to=shared),
-        ask("GET", "/files/film.mp4", f"Origin: {APP}", "If-None-Match: *", to=shared),
-        ask(
+        send_request("GET", "/files/film.mp4", f"Origin: {APP}", to=shared),
+        send_request("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=0-1", to=shared),
+        send_request("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=9-", to=shared),
+        send_request("GET", "/files/film.mp4", f"Origin: {APP}", "If-None-Match: *", to=shared),
+        send_request(
             "GET", "/files/film.mp4", f"Origin: {APP}", "Cookie: a=b", "Authorization: Basic eDp5", to=shared
         ),
-        ask("HEAD", "/files/film.mp4", f"Origin: {APP}", to=shared),
-        ask("GET", "/files/none.mp4", f"Origin: {APP}", to=shared),
-        ask("GET", "/files", f"Origin: {APP}", to=shared),
+        send_request("HEAD", "/files/film.mp4", f"Origin: {APP}", to=shared),
+        send_request("GET", "/files/none.mp4", f"Origin: {APP}", to=shared),
+        send_request("GET", "/files", f"Origin: {APP}", to=shared),
     ]
-    assert [answer.status_code for answer in answers[1:]] == [200, 206, 416, 304, 200, 200, 404, 200]
-    for answer in answers:
-        assert answer.headers["access-control-allow-origin"] in (APP, "*")
-        assert words(answer.headers["access-control-expose-headers"]) >= EXPOSED
-        assert "access-control-allow-credentials" not in answer.headers
-        if answer.headers["access-control-allow-origin"] != "*":
-            assert "origin" in words(answer.headers["vary"])
+    assert [response.status_code for response in responses[1:]] == [200, 206, 416, 304, 200, 200, 404, 200]
+    for response in responses:
+        assert response.headers["access-control-allow-origin"] in (APP, "*")
+        assert words(response.headers["access-control-expose-headers"]) >= EXPOSED
+        assert "access-control-allow-credentials" not in response.headers
+        if response.headers["access-control-allow-origin"] != "*":
+            assert "origin" in words(response.headers["vary"])
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
 @one_backend
-def test_preflight(shared: Server, ask: Ask, method: str) -> None:
-    response = ask(
+def test_preflight(shared: Server, send_request: SendRequest, method: str) -> None:
+    response = send_request(
         "OPTIONS",
         "/files/film.mp4",
         f"Origin: {APP}",
@@ -491,55 +496,63 @@ PRIVATE = ("Access-Control-Request-Method: GET", "Access-Control-Request-Private
 
 @one_backend
 def test_named_sites_and_no_others_may_ask_for_the_private_network(
-    tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem
+    tmp_path: Path, new_library: NewLibrary, send_request: SendRequest, check_problem: CheckProblem
 ) -> None:
     for number, sites in enumerate((APP, f"*,{APP}")):
         with running(tmp_path / str(number), cors_origins=sites, **new_library()) as server:
-            named = ask("OPTIONS", "/files/film.mp4", f"Origin: {APP}", *PRIVATE, to=server)
+            named = send_request("OPTIONS", "/files/film.mp4", f"Origin: {APP}", *PRIVATE, to=server)
             assert named.status_code == 200
             assert named.headers["access-control-allow-origin"] in (APP, "*")
             assert named.headers["access-control-allow-private-network"] == "true"
             evil = "Origin: https://evil.example"
-            other = ask("OPTIONS", "/files/film.mp4", evil, *PRIVATE, to=server)
-            problem(other, 400)
-            unasked = ask("OPTIONS", "/files/film.mp4", f"Origin: {APP}", PRIVATE[0], to=server)
-            for answer in (other, unasked):
-                assert "access-control-allow-private-network" not in answer.headers
+            other = send_request("OPTIONS", "/files/film.mp4", evil, *PRIVATE, to=server)
+            check_problem(other, 400)
+            unasked = send_request("OPTIONS", "/files/film.mp4", f"Origin: {APP}", PRIVATE[0], to=server)
+            for response in (other, unasked):
+                assert "access-control-allow-private-network" not in response.headers
 
 
 @one_backend
-def test_cors_is_for_the_sites_that_were_named(shared: Server, ask: Ask, problem: Problem) -> None:
-    allowed = ask("GET", "/health", f"Origin: {APP}", to=shared).headers["access-control-allow-origin"]
+def test_cors_is_for_the_sites_that_were_named(
+    shared: Server, send_request: SendRequest, check_problem: CheckProblem
+) -> None:
+    allowed = send_request("GET", "/health", f"Origin: {APP}", to=shared).headers[
+        "access-control-allow-origin"
+    ]
     if allowed == "*":
         return  # all of them were
     evil = "Origin: https://evil.example"
-    problem(ask("PUT", "/files/evil.mp4", evil, body=b"x", to=shared), 403)
-    assert "access-control-allow-origin" not in ask("GET", "/health", evil, to=shared).headers
-    preflight = ask("OPTIONS", "/files/a", evil, "Access-Control-Request-Method: PUT", to=shared)
+    check_problem(send_request("PUT", "/files/evil.mp4", evil, body=b"x", to=shared), 403)
+    assert "access-control-allow-origin" not in send_request("GET", "/health", evil, to=shared).headers
+    preflight = send_request("OPTIONS", "/files/a", evil, "Access-Control-Request-Method: PUT", to=shared)
     assert "access-control-allow-origin" not in preflight.headers
-    assert "SEEKABLE_CORS_ORIGINS" in problem(preflight, 400)
+    assert "SEEKABLE_CORS_ORIGINS" in check_problem(preflight, 400)
     assert "origin" in words(preflight.headers["vary"])
-    problem(ask("GET", "/files/evil.mp4", to=shared), 404)
+    check_problem(send_request("GET", "/files/evil.mp4", to=shared), 404)
 
 
 @one_backend
-def test_without_a_setting_there_is_no_cors(ask: Ask) -> None:
+def test_without_a_setting_there_is_no_cors(send_request: SendRequest) -> None:
     for response in (
-        ask("GET", "/health", f"Origin: {APP}"),
-        ask("OPTIONS", "/files/a", f"Origin: {APP}", "Access-Control-Request-Method: PUT"),
+        send_request("GET", "/health", f"Origin: {APP}"),
+        send_request("OPTIONS", "/files/a", f"Origin: {APP}", "Access-Control-Request-Method: PUT"),
     ):
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 
 @one_backend
-def test_hosts_by_setting(tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem) -> None:
+def test_hosts_by_setting(
+    tmp_path: Path, new_library: NewLibrary, send_request: SendRequest, check_problem: CheckProblem
+) -> None:
     with running(tmp_path, allowed_hosts="nas.local, *.example.net", **new_library()) as server:
         for host in ("nas.local", "a.example.net:8000", "localhost"):
-            response = ask("PUT", f"/files/{host}", f"Host: {host}", body=b"x", to=server)
+            response = send_request("PUT", f"/files/{host}", f"Host: {host}", body=b"x", to=server)
             assert response.status_code == 201
             # Links lead where the client came from.
             assert response.json()["url"].startswith(f"http://{host}/files/")
-        problem(ask("PUT", "/files/a", "Host: nas.local.evil.example", body=b"x", to=server), 421)
+        check_problem(
+            send_request("PUT", "/files/a", "Host: nas.local.evil.example", body=b"x", to=server), 421
+        )
 
 
 # Other machines, which this one plays through its own address
@@ -568,16 +581,23 @@ def test_serve_refuses_to_be_reached_by_others(tmp_path: Path, host: str, how: s
 
 @one_backend
 def test_open_access(
-    tmp_path: Path, new_library: NewLibrary, ask: Ask, problem: Problem, outside: list[str]
+    tmp_path: Path,
+    new_library: NewLibrary,
+    send_request: SendRequest,
+    check_problem: CheckProblem,
+    outside: list[str],
 ) -> None:
     with running(tmp_path, host="0.0.0.0", access="open", **new_library()) as server:
         for host in ("127.0.0.1", *outside):
-            response = ask("PUT", f"/files/{host}", body=b"x", to=server, host=host)
+            response = send_request("PUT", f"/files/{host}", body=b"x", to=server, host=host)
             assert response.status_code == 201
             assert response.json()["url"] == f"http://{host}:{server.port}/files/{host}"
-            problem(ask("GET", "/files", "Host: evil.example", to=server, host=host), 421)
-            problem(
-                ask("PUT", "/files/a", "Origin: https://evil.example", body=b"x", to=server, host=host), 403
+            check_problem(send_request("GET", "/files", "Host: evil.example", to=server, host=host), 421)
+            check_problem(
+                send_request(
+                    "PUT", "/files/a", "Origin: https://evil.example", body=b"x", to=server, host=host
+                ),
+                403,
             )
             with Socket(server, address=host) as session:
                 assert session.status == 101
@@ -610,7 +630,7 @@ def plain_uvicorn(folder: Path, new_library: NewLibrary) -> Iterator[int]:
 
 @one_backend
 def test_plain_uvicorn_answers_loopback_only(
-    tmp_path: Path, new_library: NewLibrary, problem: Problem, outside: list[str]
+    tmp_path: Path, new_library: NewLibrary, check_problem: CheckProblem, outside: list[str]
 ) -> None:
     with plain_uvicorn(tmp_path, new_library) as port:
         near = f"http://127.0.0.1:{port}"
@@ -628,16 +648,16 @@ def test_plain_uvicorn_answers_loopback_only(
                 ),
             ):
                 handshake = dict(line.split(": ") for line in HANDSHAKE)
-                problem(client.get(f"{far}/events", headers=headers | handshake), 403)
-                problem(client.get(f"{far}/files", headers=headers), 403)
-                problem(client.get(f"{far}/health", headers=headers), 403)
-                problem(client.put(f"{far}/files/a.mp4", content=b"x", headers=headers), 403)
-                problem(client.delete(f"{far}/files/a.mp4", headers=headers), 403)
+                check_problem(client.get(f"{far}/events", headers=headers | handshake), 403)
+                check_problem(client.get(f"{far}/files", headers=headers), 403)
+                check_problem(client.get(f"{far}/health", headers=headers), 403)
+                check_problem(client.put(f"{far}/files/a.mp4", content=b"x", headers=headers), 403)
+                check_problem(client.delete(f"{far}/files/a.mp4", headers=headers), 403)
             assert client.get(f"{near}/files").json()["items"] == []
             assert client.put(f"{near}/files/a.mp4", content=b"x").status_code == 201
             assert client.get(f"{near}/files", headers=h2c).status_code == 200
-            problem(client.put(f"{near}/files/b.mp4", content=b"x", headers=h2c), 501)
-            problem(client.request("CONNECT", f"{near}/files/b.mp4", content=b"x"), 501)
+            check_problem(client.put(f"{near}/files/b.mp4", content=b"x", headers=h2c), 501)
+            check_problem(client.request("CONNECT", f"{near}/files/b.mp4", content=b"x"), 501)
             # A proxy on this machine says for whom it asks.
             for forwarded in ("198.51.100.7", "127.0.0.1, 198.51.100.7"):
-                problem(client.get(f"{near}/files", headers={"x-forwarded-for": forwarded}), 403)
+                check_problem(client.get(f"{near}/files", headers={"x-forwarded-for": forwarded}), 403)

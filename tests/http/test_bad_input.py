@@ -14,11 +14,11 @@ import pytest
 
 from tests.support import NewLibrary, Server, one_backend, running
 
-Ask = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
-Unchanged = Callable[..., AbstractContextManager[None]]
+SendRequest = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
+StorageUnchanged = Callable[..., AbstractContextManager[None]]
 Part = Callable[..., bytes]
-Listed = Callable[..., dict[str, dict[str, Any]]]
+ListFiles = Callable[..., dict[str, dict[str, Any]]]
 
 END = b"--xxBOUNDARYxx--\r\n"
 FORM_TYPE = "Content-Type: multipart/form-data; boundary=xxBOUNDARYxx"
@@ -113,27 +113,37 @@ ODD_PATHS = [
 
 @pytest.mark.parametrize("path", BAD_PATHS, ids=range(len(BAD_PATHS)))
 @one_backend
-def test_paths(ask: Ask, problem: Problem, unchanged: Unchanged, folder: str, path: str) -> None:
+def test_paths(
+    send_request: SendRequest,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
+    path: str,
+) -> None:
     target = "/files/" + path.replace("{}", folder)
-    with unchanged():
+    with storage_unchanged():
         for method, body in (("PUT", b"x"), ("GET", None), ("DELETE", None)):
-            response = ask(method, target, body=body)
-            problem(response, 400)
+            response = send_request(method, target, body=body)
+            check_problem(response, 400)
             assert INJECTED not in response.headers
-        assert ask("HEAD", target).status_code == 400
+        assert send_request("HEAD", target).status_code == 400
 
 
 @pytest.mark.parametrize(("path", "name"), ODD_PATHS, ids=range(len(ODD_PATHS)))
-def test_odd_but_legal_paths(ask: Ask, listed: Listed, folder: str, path: str, name: str) -> None:
+def test_odd_but_legal_paths(
+    send_request: SendRequest, list_files: ListFiles, folder: str, path: str, name: str
+) -> None:
     target = "/files/" + path.replace("{}", folder)
-    assert ask("PUT", target, body=b"x").status_code == 201
-    assert list(listed(folder)) == [name.replace("{}", folder)]
-    assert ask("GET", target).content == b"x"
-    assert ask("DELETE", target).status_code == 204
-    assert listed(folder) == {}
+    assert send_request("PUT", target, body=b"x").status_code == 201
+    assert list(list_files(folder)) == [name.replace("{}", folder)]
+    assert send_request("GET", target).content == b"x"
+    assert send_request("DELETE", target).status_code == 204
+    assert list_files(folder) == {}
 
 
-def test_the_longest_path(http: httpx.Client, folder: str, problem: Problem, unchanged: Unchanged) -> None:
+def test_the_longest_path(
+    http: httpx.Client, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
+) -> None:
     longest = folder + "/é" * ((1024 - len(folder)) // 3 % 31)
     longest += "/" + "x" * ((1024 - len(longest.encode()) - 1) % 256)
     while len(longest.encode()) + 256 <= 1024:
@@ -142,8 +152,8 @@ def test_the_longest_path(http: httpx.Client, folder: str, problem: Problem, unc
     assert len(longest.encode()) == 1024
     assert http.put(f"/files/{quote(longest)}", content=b"x").status_code == 201
     assert http.delete(f"/files/{quote(longest)}").status_code == 204
-    with unchanged():
-        problem(http.put(f"/files/{quote(longest)}z", content=b"x"), 400)
+    with storage_unchanged():
+        check_problem(http.put(f"/files/{quote(longest)}z", content=b"x"), 400)
 
 
 # Names in query parameters and forms
@@ -196,22 +206,34 @@ FULL_FOLDERS = {"32 segments": "/".join("a" * 32), "1,024 bytes": "/".join(["x" 
 @pytest.mark.parametrize("name", BAD_FILENAMES.values(), ids=BAD_FILENAMES)
 @one_backend
 def test_filenames(
-    ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str, name: str
+    send_request: SendRequest,
+    part: Part,
+    send_form: Any,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
+    name: str,
 ) -> None:
     file, field = part("file", b"data", filename=name), part("folder", folder.encode())
-    with unchanged():
-        problem(ask("GET", f"/file/stream?folder={folder}&filename={escaped(name)}"), 400)
-        problem(send_form(field, file), 400)
-        problem(send_form(file, field), 400)
-        problem(send_form(file, query=f"?folder={folder}"), 400)
+    with storage_unchanged():
+        check_problem(send_request("GET", f"/file/stream?folder={folder}&filename={escaped(name)}"), 400)
+        check_problem(send_form(field, file), 400)
+        check_problem(send_form(file, field), 400)
+        check_problem(send_form(file, query=f"?folder={folder}"), 400)
 
 
-def test_reserved_names(ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged) -> None:
-    with unchanged():
-        problem(send_form(part("file", b"x", filename=".seekable")), 400)
-        problem(send_form(part("folder", b""), part("file", b"x", filename=".seekable")), 400)
-        problem(ask("GET", "/file/stream?filename=.seekable"), 400)
-        problem(ask("GET", "/file/stream?folder=.seekable&filename=id"), 400)
+def test_reserved_names(
+    send_request: SendRequest,
+    part: Part,
+    send_form: Any,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+) -> None:
+    with storage_unchanged():
+        check_problem(send_form(part("file", b"x", filename=".seekable")), 400)
+        check_problem(send_form(part("folder", b""), part("file", b"x", filename=".seekable")), 400)
+        check_problem(send_request("GET", "/file/stream?filename=.seekable"), 400)
+        check_problem(send_request("GET", "/file/stream?folder=.seekable&filename=id"), 400)
 
 
 @pytest.mark.parametrize(
@@ -219,36 +241,47 @@ def test_reserved_names(ask: Ask, part: Part, send_form: Any, problem: Problem, 
 )
 @one_backend
 def test_folders(
-    ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
+    send_request: SendRequest,
+    part: Part,
+    send_form: Any,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
 ) -> None:
     file, field = part("file", b"data", filename="film.mp4"), part("folder", folder.encode())
-    with unchanged():
-        problem(ask("GET", f"/file/stream?filename=film.mp4&folder={escaped(folder)}"), 400)
-        problem(send_form(field, file), 400)
-        problem(send_form(file, field), 400)
-        problem(send_form(file, query=f"?folder={escaped(folder)}"), 400)
+    with storage_unchanged():
+        check_problem(send_request("GET", f"/file/stream?filename=film.mp4&folder={escaped(folder)}"), 400)
+        check_problem(send_form(field, file), 400)
+        check_problem(send_form(file, field), 400)
+        check_problem(send_form(file, query=f"?folder={escaped(folder)}"), 400)
         if folder in BAD_FOLDERS.values():
-            problem(ask("GET", f"/files?folder={escaped(folder)}"), 400)
+            check_problem(send_request("GET", f"/files?folder={escaped(folder)}"), 400)
 
 
 @pytest.mark.parametrize("code", CONTROLS, ids=[f"U+{ord(code):04X}" for code in CONTROLS])
 @one_backend
 def test_control_characters(
-    ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str, code: str
+    send_request: SendRequest,
+    part: Part,
+    send_form: Any,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
+    code: str,
 ) -> None:
     name = f"a{code}b.mp4"
     plain = part("file", b"x", filename="film.mp4")
-    with unchanged():
-        problem(ask("PUT", f"/files/{folder}/{escaped(name)}", body=b"x"), 400)
-        problem(ask("PUT", f"/files/{folder}/{escaped(name)}/x", body=b"x"), 400)
-        problem(ask("GET", f"/file/stream?folder={folder}&filename={escaped(name)}"), 400)
-        problem(ask("GET", f"/files?folder={folder}{escaped(code)}"), 400)
-        problem(send_form(plain, query=f"?folder={folder}{escaped(code)}"), 400)
-        problem(send_form(part("folder", f"{folder}{code}".encode()), plain), 400)
-        problem(send_form(part("folder", folder.encode()), part("file", b"x", filename=name)), 400)
+    with storage_unchanged():
+        check_problem(send_request("PUT", f"/files/{folder}/{escaped(name)}", body=b"x"), 400)
+        check_problem(send_request("PUT", f"/files/{folder}/{escaped(name)}/x", body=b"x"), 400)
+        check_problem(send_request("GET", f"/file/stream?folder={folder}&filename={escaped(name)}"), 400)
+        check_problem(send_request("GET", f"/files?folder={folder}{escaped(code)}"), 400)
+        check_problem(send_form(plain, query=f"?folder={folder}{escaped(code)}"), 400)
+        check_problem(send_form(part("folder", f"{folder}{code}".encode()), plain), 400)
+        check_problem(send_form(part("folder", folder.encode()), part("file", b"x", filename=name)), 400)
         # As browsers spell a line break in the name of a file.
         if code in "\r\n":
-            problem(
+            check_problem(
                 send_form(part("file", b"x", filename=f"a{escaped(code)}b"), query=f"?folder={folder}"), 400
             )
 
@@ -258,23 +291,31 @@ def test_control_characters(
 )
 @one_backend
 def test_names_that_are_not_utf8(
-    ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str, bad: bytes
+    send_request: SendRequest,
+    part: Part,
+    send_form: Any,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
+    bad: bytes,
 ) -> None:
     spelled = quote(bad, safe="")
     plain, field = part("file", b"x", filename="film.mp4"), part("folder", folder.encode())
-    with unchanged():
-        problem(ask("PUT", f"/files/{folder}/x{spelled}", body=b"x"), 400)
-        problem(ask("PUT", f"/files/{folder}{spelled}/x", body=b"x"), 400)
-        assert f"“x{spelled}” in the URL" in problem(ask("GET", f"/files/{folder}/x{spelled}"), 400)
-        problem(ask("DELETE", f"/files/{folder}/x{spelled}"), 400)
-        problem(ask("GET", f"/file/stream?folder={folder}&filename=x{spelled}"), 400)
-        problem(ask("GET", f"/file/stream?filename=x&folder={folder}{spelled}"), 400)
-        problem(ask("GET", f"/files?folder={folder}{spelled}"), 400)
-        problem(ask("GET", f"/stream/{spelled}"), 400)
-        problem(send_form(plain, query=f"?folder={folder}{spelled}"), 400)
-        problem(send_form(part("folder", folder.encode() + bad), plain), 400)
-        problem(send_form(field, part("file", b"x", filename=b"x" + bad)), 400)
-        problem(send_form(field, part(b"f" + bad, b"x"), plain), 400)
+    with storage_unchanged():
+        check_problem(send_request("PUT", f"/files/{folder}/x{spelled}", body=b"x"), 400)
+        check_problem(send_request("PUT", f"/files/{folder}{spelled}/x", body=b"x"), 400)
+        assert f"“x{spelled}” in the URL" in check_problem(
+            send_request("GET", f"/files/{folder}/x{spelled}"), 400
+        )
+        check_problem(send_request("DELETE", f"/files/{folder}/x{spelled}"), 400)
+        check_problem(send_request("GET", f"/file/stream?folder={folder}&filename=x{spelled}"), 400)
+        check_problem(send_request("GET", f"/file/stream?filename=x&folder={folder}{spelled}"), 400)
+        check_problem(send_request("GET", f"/files?folder={folder}{spelled}"), 400)
+        check_problem(send_request("GET", f"/stream/{spelled}"), 400)
+        check_problem(send_form(plain, query=f"?folder={folder}{spelled}"), 400)
+        check_problem(send_form(part("folder", folder.encode() + bad), plain), 400)
+        check_problem(send_form(field, part("file", b"x", filename=b"x" + bad)), 400)
+        check_problem(send_form(field, part(b"f" + bad, b"x"), plain), 400)
 
 
 # Forms
@@ -289,7 +330,12 @@ def whole_form(part: Part, folder: str) -> bytes:
 
 
 def test_truncated_forms(
-    ask: Ask, problem: Problem, unchanged: Unchanged, http: httpx.Client, folder: str, whole_form: bytes
+    send_request: SendRequest,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    http: httpx.Client,
+    folder: str,
+    whole_form: bytes,
 ) -> None:
     form = whole_form + END
     file_starts, file_ends = form.index(b"data"), form.index(b"data\r\n--") + 4
@@ -315,24 +361,27 @@ def test_truncated_forms(
         len(whole_form) + len("--xxBOUNDARYxx"),
         len(whole_form) + len("--xxBOUNDARYxx-"),
     ]
-    with unchanged():
+    with storage_unchanged():
         for cut in cuts:
-            problem(ask("POST", "/file/upload", FORM_TYPE, body=form[:cut]), 400)
+            check_problem(send_request("POST", "/file/upload", FORM_TYPE, body=form[:cut]), 400)
             chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (cut, form[:cut]) if cut else b"0\r\n\r\n"
-            problem(ask("POST", "/file/upload", FORM_TYPE, "Transfer-Encoding: chunked", body=chunked), 400)
-        problem(ask("POST", "/file/upload", FORM_TYPE), 400)
+            check_problem(
+                send_request("POST", "/file/upload", FORM_TYPE, "Transfer-Encoding: chunked", body=chunked),
+                400,
+            )
+        check_problem(send_request("POST", "/file/upload", FORM_TYPE), 400)
     # The line break after the last boundary belongs to what may follow.
-    assert ask("POST", "/file/upload", FORM_TYPE, body=form[:-2]).status_code == 201
+    assert send_request("POST", "/file/upload", FORM_TYPE, body=form[:-2]).status_code == 201
     assert http.get(f"/files/{folder}/film.mp4").content == b"data" * 500
 
 
 @one_backend
 def test_forms_without_a_file_or_with_two(
-    part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
+    part: Part, send_form: Any, check_problem: CheckProblem, storage_unchanged: StorageUnchanged, folder: str
 ) -> None:
     file, field = part("file", b"x", filename="film.mp4"), part("folder", folder.encode())
     another = part("file", b"y", filename="film2.mp4")
-    with unchanged():
+    with storage_unchanged():
         for parts in (
             (),
             (field,),
@@ -349,7 +398,7 @@ def test_forms_without_a_file_or_with_two(
             (field, file, part("other", b"y", filename="other.mp4")),
             (field, part("", b"x"), file),
         ):
-            problem(send_form(*parts), 400)
+            check_problem(send_form(*parts), 400)
 
 
 @pytest.mark.parametrize(
@@ -374,11 +423,16 @@ def test_forms_without_a_file_or_with_two(
 )
 @one_backend
 def test_what_is_no_form(
-    ask: Ask, problem: Problem, unchanged: Unchanged, whole_form: bytes, kind: str | None, status: int
+    send_request: SendRequest,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    whole_form: bytes,
+    kind: str | None,
+    status: int,
 ) -> None:
     headers = () if kind is None else (f"Content-Type: {kind}",)
-    with unchanged():
-        problem(ask("POST", "/file/upload", *headers, body=whole_form + END), status)
+    with storage_unchanged():
+        check_problem(send_request("POST", "/file/upload", *headers, body=whole_form + END), status)
 
 
 @pytest.mark.parametrize(
@@ -396,38 +450,47 @@ def test_what_is_no_form(
      b"--xxBOUNDARYxx\r\nContent-Type: video/mp4\r\n\r\nx\r\n" + END],
 )  # fmt: skip
 @one_backend
-def test_forms_that_are_malformed(ask: Ask, problem: Problem, unchanged: Unchanged, body: bytes) -> None:
-    with unchanged():
-        problem(ask("POST", "/file/upload", FORM_TYPE, body=body), 400)
+def test_forms_that_are_malformed(
+    send_request: SendRequest, check_problem: CheckProblem, storage_unchanged: StorageUnchanged, body: bytes
+) -> None:
+    with storage_unchanged():
+        check_problem(send_request("POST", "/file/upload", FORM_TYPE, body=body), 400)
 
 
 @one_backend
 def test_forms_without_bounds(
-    part: Part, ask: Ask, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
+    part: Part,
+    send_request: SendRequest,
+    send_form: Any,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
 ) -> None:
     """None of them may take much time or memory, wherever the file is."""
     file, query = part("file", b"data", filename="film.mp4"), f"?folder={folder}"
-    with unchanged():
+    with storage_unchanged():
         started = time.monotonic()
         many = part("x", b"y") * 5000
-        problem(send_form(many, file, query=query), 400)
-        problem(send_form(file, many, query=query), 400)
-        problem(send_form(part("x", b"y" * 2_000_000), file, query=query), 400)
-        problem(send_form(part("x" * 2_000_000, b"y"), file, query=query), 400)
-        problem(send_form(part("file", b"data", filename="x" * 2_000_000), query=query), 400)
+        check_problem(send_form(many, file, query=query), 400)
+        check_problem(send_form(file, many, query=query), 400)
+        check_problem(send_form(part("x", b"y" * 2_000_000), file, query=query), 400)
+        check_problem(send_form(part("x" * 2_000_000, b"y"), file, query=query), 400)
+        check_problem(send_form(part("file", b"data", filename="x" * 2_000_000), query=query), 400)
         lines = b"".join(b"X-%d: y\r\n" % i for i in range(50_000))
-        problem(send_form(part("file", b"data", filename="film.mp4", headers=lines), query=query), 400)
+        check_problem(send_form(part("file", b"data", filename="film.mp4", headers=lines), query=query), 400)
         preamble = b"x" * 2_000_000 + b"\r\n"
-        problem(ask("POST", f"/file/upload{query}", FORM_TYPE, body=preamble + file + END), 400)
+        check_problem(
+            send_request("POST", f"/file/upload{query}", FORM_TYPE, body=preamble + file + END), 400
+        )
         assert time.monotonic() - started < 30
 
 
 @one_backend
 def test_a_long_epilogue_is_not_part_of_the_file(
-    ask: Ask, part: Part, http: httpx.Client, folder: str
+    send_request: SendRequest, part: Part, http: httpx.Client, folder: str
 ) -> None:
     form = part("file", b"data", filename="film.mp4") + END + b"\r\n--xxBOUNDARYxx\r\nepilogue"
-    response = ask("POST", f"/file/upload?folder={folder}", FORM_TYPE, body=form)
+    response = send_request("POST", f"/file/upload?folder={folder}", FORM_TYPE, body=form)
     assert response.status_code in (201, 400)
     if response.status_code == 201:
         assert http.get(f"/files/{folder}/film.mp4").content == b"data"
@@ -435,11 +498,15 @@ def test_a_long_epilogue_is_not_part_of_the_file(
 
 @one_backend
 def test_a_form_to_put(
-    ask: Ask, problem: Problem, unchanged: Unchanged, folder: str, whole_form: bytes
+    send_request: SendRequest,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
+    whole_form: bytes,
 ) -> None:
     # What would be stored is no film. curl -F with -X PUT does that.
-    with unchanged():
-        problem(ask("PUT", f"/files/{folder}/film.mp4", FORM_TYPE, body=whole_form + END), 415)
+    with storage_unchanged():
+        check_problem(send_request("PUT", f"/files/{folder}/film.mp4", FORM_TYPE, body=whole_form + END), 415)
 
 
 # Lengths
@@ -457,15 +524,19 @@ def small(
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_bodies_that_are_too_long(
-    small: tuple[Server, httpx.Client], problem: Problem, unchanged: Unchanged, part: Part, chunked: bool
+    small: tuple[Server, httpx.Client],
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    part: Part,
+    chunked: bool,
 ) -> None:
     server, http = small
     form = part("file", b"x" * 1025, filename="film.mp4") + END
     kind = {"content-type": FORM_TYPE.partition(": ")[2]}
-    with unchanged(server):
+    with storage_unchanged(server):
         for body in (b"x" * 1025, b"x" * 3_000_000):
-            problem(http.put("/files/film.mp4", content=iter([body]) if chunked else body), 413)
-        problem(http.post("/file/upload", content=iter([form]) if chunked else form, headers=kind), 413)
+            check_problem(http.put("/files/film.mp4", content=iter([body]) if chunked else body), 413)
+        check_problem(http.post("/file/upload", content=iter([form]) if chunked else form, headers=kind), 413)
 
 
 @one_backend
@@ -474,9 +545,9 @@ def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
 ) -> None:
     connection = connect()
     connection.request("PUT", f"/files/{folder}/film.mp4", body=b"data")
-    assert connection.answer("PUT").status_code == 201
+    assert connection.receive_response("PUT").status_code == 201
     connection.send(b"AND MORE\r\n\r\n")
-    assert connection.answer("PUT").status_code == 400
+    assert connection.receive_response("PUT").status_code == 400
     assert connection.is_closed()
     assert http.get(f"/files/{folder}/film.mp4").content == b"data"
 
@@ -489,10 +560,15 @@ def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
      ("Content-Length: 1", "Transfer-Encoding: chunked"), ("Transfer-Encoding: chunked, gzip",)],
 )  # fmt: skip
 @one_backend
-def test_lengths_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, headers: tuple[str, ...]) -> None:
-    with unchanged():
+def test_lengths_that_are_none(
+    send_request: SendRequest, storage_unchanged: StorageUnchanged, folder: str, headers: tuple[str, ...]
+) -> None:
+    with storage_unchanged():
         assert (
-            ask("PUT", f"/files/{folder}/film.mp4", *headers, body=b"1\r\nx\r\n0\r\n\r\n").status_code == 400
+            send_request(
+                "PUT", f"/files/{folder}/film.mp4", *headers, body=b"1\r\nx\r\n0\r\n\r\n"
+            ).status_code
+            == 400
         )
 
 
@@ -504,11 +580,17 @@ def test_lengths_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, head
 )
 @one_backend
 def test_digests_that_do_not_match_or_are_none(
-    ask: Ask, problem: Problem, unchanged: Unchanged, folder: str, value: str
+    send_request: SendRequest,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
+    value: str,
 ) -> None:
-    with unchanged():
+    with storage_unchanged():
         for name in ("Content-Digest", "Repr-Digest"):
-            problem(ask("PUT", f"/files/{folder}/film.mp4", f"{name}: {value}", body=b"data"), 400)
+            check_problem(
+                send_request("PUT", f"/files/{folder}/film.mp4", f"{name}: {value}", body=b"data"), 400
+            )
 
 
 # Ranges and conditions
@@ -553,8 +635,8 @@ NINES = "9" * 5000
 @one_backend
 def test_range_bombs(
     http: httpx.Client,
-    ask: Ask,
-    problem: Problem,
+    send_request: SendRequest,
+    check_problem: CheckProblem,
     folder: str,
     value: str,
     status: int,
@@ -563,9 +645,9 @@ def test_range_bombs(
     file = http.put(f"/files/{folder}/film.mp4", content=DATA).json()
     started = time.monotonic()
     for target in (f"/files/{folder}/film.mp4", f"/stream/{file['id']}"):
-        response = ask("GET", target, f"Range: {value}")
+        response = send_request("GET", target, f"Range: {value}")
         if content is None:
-            problem(response, status)
+            check_problem(response, status)
             assert response.headers["content-range"] == f"bytes */{len(DATA)}"
         else:
             assert (response.status_code, response.content) == (status, content)
@@ -573,10 +655,10 @@ def test_range_bombs(
 
 
 @one_backend
-def test_many_small_ranges_cost_little(http: httpx.Client, ask: Ask, folder: str) -> None:
+def test_many_small_ranges_cost_little(http: httpx.Client, send_request: SendRequest, folder: str) -> None:
     http.put(f"/files/{folder}/film.mp4", content=DATA)
     wanted = ",".join(f"{i * 100}-{i * 100}" for i in range(64))
-    response = ask("GET", f"/files/{folder}/film.mp4", f"Range: bytes={wanted}")
+    response = send_request("GET", f"/files/{folder}/film.mp4", f"Range: bytes={wanted}")
     assert response.status_code in (200, 206)
     assert len(response.content) < 2 * len(DATA)
 
@@ -603,11 +685,11 @@ def test_many_small_ranges_cost_little(http: httpx.Client, ask: Ask, folder: str
 )
 @one_backend
 def test_conditions_that_are_none(
-    http: httpx.Client, ask: Ask, folder: str, name: str, value: str, status: int
+    http: httpx.Client, send_request: SendRequest, folder: str, name: str, value: str, status: int
 ) -> None:
     http.put(f"/files/{folder}/film.mp4", content=DATA)
     started = time.monotonic()
-    response = ask("GET", f"/files/{folder}/film.mp4", f"{name}: {value}", "Range: lines=0-1")
+    response = send_request("GET", f"/files/{folder}/film.mp4", f"{name}: {value}", "Range: lines=0-1")
     assert response.status_code == status
     assert time.monotonic() - started < 10
 
@@ -617,17 +699,22 @@ def test_conditions_that_are_none(
 
 @one_backend
 def test_names_cannot_add_headers(
-    ask: Ask, part: Part, send_form: Any, problem: Problem, unchanged: Unchanged, folder: str
+    send_request: SendRequest,
+    part: Part,
+    send_form: Any,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
 ) -> None:
     file, evil = part("file", b"x", filename="film.mp4"), f"a\r\n{INJECTED}: yes"
-    with unchanged():
+    with storage_unchanged():
         for response in (
-            ask("PUT", f"/files/{folder}/{escaped(evil)}", body=b"x"),
-            ask("GET", f"/files/{folder}/{escaped(evil)}"),
-            ask("GET", f"/file/stream?filename={escaped(evil)}"),
-            ask("GET", f"/file/stream?filename=a&folder={escaped(evil)}"),
-            ask("GET", f"/files?folder={escaped(evil)}"),
-            ask("GET", f"/files?cursor={escaped(evil)}"),
+            send_request("PUT", f"/files/{folder}/{escaped(evil)}", body=b"x"),
+            send_request("GET", f"/files/{folder}/{escaped(evil)}"),
+            send_request("GET", f"/file/stream?filename={escaped(evil)}"),
+            send_request("GET", f"/file/stream?filename=a&folder={escaped(evil)}"),
+            send_request("GET", f"/files?folder={escaped(evil)}"),
+            send_request("GET", f"/files?cursor={escaped(evil)}"),
             send_form(part("file", b"x", filename=evil), query=f"?folder={folder}"),
             send_form(
                 part("file", b"x", filename=escaped(evil).replace("%3A%20", ": ")), query=f"?folder={folder}"
@@ -635,7 +722,7 @@ def test_names_cannot_add_headers(
             send_form(part("folder", evil.encode()), file),
             send_form(file, query=f"?folder={escaped(evil)}"),
         ):
-            problem(response, 400)
+            check_problem(response, 400)
             assert INJECTED not in response.headers
 
 
@@ -646,9 +733,9 @@ def test_names_cannot_add_headers(
 )  # fmt: skip
 @one_backend
 def test_types_that_are_none_are_not_repeated(
-    http: httpx.Client, ask: Ask, part: Part, send_form: Any, folder: str, kind: str
+    http: httpx.Client, send_request: SendRequest, part: Part, send_form: Any, folder: str, kind: str
 ) -> None:
-    by_put = ask("PUT", f"/files/{folder}/a.mkv", f"Content-Type: {kind}", body=b"x")
+    by_put = send_request("PUT", f"/files/{folder}/a.mkv", f"Content-Type: {kind}", body=b"x")
     by_form = send_form(
         part("file", b"x", filename="b.mkv", headers=b"Content-Type: " + kind.encode() + b"\r\n"),
         query=f"?folder={folder}",
@@ -698,21 +785,26 @@ def test_types_that_are_none_are_not_repeated(
 )
 @one_backend
 def test_malformed_requests(
-    ask: Ask, connect: Any, server: Server, http: httpx.Client, unchanged: Unchanged, data: bytes
+    send_request: SendRequest,
+    connect: Any,
+    server: Server,
+    http: httpx.Client,
+    storage_unchanged: StorageUnchanged,
+    data: bytes,
 ) -> None:
-    with unchanged():
+    with storage_unchanged():
         connection = connect()
         connection.socket.settimeout(2)
         connection.send(data)
         connection.socket.shutdown(1)
         try:
-            status = connection.answer().status_code
+            status = connection.receive_response().status_code
         except (ConnectionError, TimeoutError):
             status = None
         assert status in (None, 400, 405, 501, 505), "it is refused, or not answered at all"
         connection.close()
     assert server.process.poll() is None
-    assert ask("GET", "/health").status_code == 200
+    assert send_request("GET", "/health").status_code == 200
 
 
 @one_backend
@@ -728,7 +820,7 @@ def test_a_request_that_cannot_be_parsed_is_logged(server: Server, connect: Any)
         assert time.monotonic() < began + 10
         connection = connect()
         connection.send(b"\x16\x03\x01\xff")
-        assert connection.answer().status_code == 400
+        assert connection.receive_response().status_code == 400
         assert connection.is_closed()
     assert len(lines()) <= 1 + (time.monotonic() - began)
     assert " WARNING A request from 127.0.0.1 could not be parsed: " in lines()[0]
@@ -741,10 +833,12 @@ def test_a_request_that_cannot_be_parsed_is_logged(server: Server, connect: Any)
      "[::1]evil.example", "[::1]@evil.example", "[::1].evil.example", "%00", "é"],
 )  # fmt: skip
 @one_backend
-def test_hosts_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, host: str) -> None:
+def test_hosts_that_are_none(
+    send_request: SendRequest, storage_unchanged: StorageUnchanged, folder: str, host: str
+) -> None:
     """RFC 9112 3.2: an invalid Host is 400. It would stand in the links that are answered."""
-    with unchanged():
-        response = ask("PUT", f"/files/{folder}/film.mp4", f"Host: {host}", body=b"x")
+    with storage_unchanged():
+        response = send_request("PUT", f"/files/{folder}/film.mp4", f"Host: {host}", body=b"x")
         assert response.status_code in (400, 421), response.text
 
 
@@ -754,7 +848,7 @@ def test_hosts_that_are_none(ask: Ask, unchanged: Unchanged, folder: str, host: 
     ids=["one long header", "many headers"],
 )
 @one_backend
-def test_headers_have_a_limit(connect: Any, ask: Ask, piece: bytes) -> None:
+def test_headers_have_a_limit(connect: Any, send_request: SendRequest, piece: bytes) -> None:
     """The promise "Bounded": whoever sends headers without end is stopped, and not remembered."""
     connection = connect()
     connection.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + (b"X: " if b":" not in piece else b""))
@@ -762,14 +856,16 @@ def test_headers_have_a_limit(connect: Any, ask: Ask, piece: bytes) -> None:
         for _ in range(16):
             connection.send(piece)
         connection.send(b"\r\n\r\n")
-        status = connection.answer().status_code
+        status = connection.receive_response().status_code
     except ConnectionError:
         status = None
     assert status in (None, 400, 431)
     connection.close()
-    assert ask("GET", "/health").status_code == 200
+    assert send_request("GET", "/health").status_code == 200
 
 
 @pytest.mark.parametrize("cursor", ["", "!!!", "a", "%ff", "_w", "%00", "%C3%A9", "AA==BB", "x" * 5001, "/w"])
-def test_cursors_that_no_page_gave(ask: Ask, problem: Problem, cursor: str) -> None:
-    problem(ask("GET", f"/files?cursor={cursor}"), 400)
+def test_cursors_that_no_page_gave(
+    send_request: SendRequest, check_problem: CheckProblem, cursor: str
+) -> None:
+    check_problem(send_request("GET", f"/files?cursor={cursor}"), 400)

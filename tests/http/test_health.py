@@ -17,7 +17,7 @@ from tests import mongo, postgres
 from tests.live.clients import until
 from tests.support import Server, mounted, run, running
 
-Problem = Callable[[httpx.Response, int], str]
+CheckProblem = Callable[[httpx.Response, int], str]
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
@@ -42,7 +42,7 @@ def alone(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_ready_names_what_is_not_there_and_recovers(alone: Server, problem: Problem) -> None:
+def test_ready_names_what_is_not_there_and_recovers(alone: Server, check_problem: CheckProblem) -> None:
     with alone.client() as http:
         http.put("/files/film.mp4", content=b"film").raise_for_status()
         mark = alone.files / ".seekable" / "id"
@@ -50,7 +50,7 @@ def test_ready_names_what_is_not_there_and_recovers(alone: Server, problem: Prob
         for harm in (lambda: mark.rename(mark.with_name("gone")), lambda: mark.write_text("0" * 32)):
             harm()
             response = http.get("/health/ready")
-            assert "folder of files" in problem(response, 503)
+            assert "folder of files" in check_problem(response, 503)
             assert int(response.headers["retry-after"]) > 0
             assert http.head("/health/ready").status_code == 503
             for path in ("/health", "/health/live"):
@@ -61,16 +61,18 @@ def test_ready_names_what_is_not_there_and_recovers(alone: Server, problem: Prob
         assert http.get("/files/film.mp4").content == b"film"
 
 
-def test_an_empty_folder_in_place_of_the_library_loses_nothing(alone: Server, problem: Problem) -> None:
+def test_an_empty_folder_in_place_of_the_library_loses_nothing(
+    alone: Server, check_problem: CheckProblem
+) -> None:
     """As when a disk was not mounted: not ready, and no row is removed."""
     with alone.client() as http:
         http.put("/files/film.mp4", content=b"film").raise_for_status()
         mark = alone.files / ".seekable" / "id"
         mark.rename(alone.folder / "id")
         (alone.files / "film.mp4").rename(alone.folder / "film.mp4")
-        problem(http.get("/health/ready"), 503)
-        problem(http.get("/files/film.mp4"), 503)
-        problem(http.delete("/files/film.mp4"), 503)
+        check_problem(http.get("/health/ready"), 503)
+        check_problem(http.get("/files/film.mp4"), 503)
+        check_problem(http.delete("/files/film.mp4"), 503)
         (alone.folder / "id").rename(mark)
         (alone.folder / "film.mp4").rename(alone.files / "film.mp4")
         assert http.get("/health/ready").status_code == 200
@@ -78,7 +80,7 @@ def test_an_empty_folder_in_place_of_the_library_loses_nothing(alone: Server, pr
         assert (response.status_code, response.content) == (200, b"film")
 
 
-def test_ready_looks_at_the_database(alone: Server, problem: Problem) -> None:
+def test_ready_looks_at_the_database(alone: Server, check_problem: CheckProblem) -> None:
     database = alone.files / ".seekable" / "seekable.db"
     with alone.client() as http:
         http.put("/files/film.mp4", content=b"film").raise_for_status()
@@ -89,14 +91,16 @@ def test_ready_looks_at_the_database(alone: Server, problem: Problem) -> None:
         with database.open("r+b") as file:
             file.write(os.urandom(8192))
         for _ in range(5):  # whichever connection to it each of them gets, old or new
-            assert "database" in problem(http.get("/health/ready"), 503).lower()
+            assert "database" in check_problem(http.get("/health/ready"), 503).lower()
             # A connection that has the page in memory may still answer, and rightly.
             files = http.get("/files")
             assert files.status_code == 503 or files.json()["items"][0]["filename"] == "film.mp4"
         assert http.get("/health/live").status_code == 200
 
 
-def test_ready_does_not_wait_for_a_storage_that_does_not_answer(alone: Server, problem: Problem) -> None:
+def test_ready_does_not_wait_for_a_storage_that_does_not_answer(
+    alone: Server, check_problem: CheckProblem
+) -> None:
     """The id is a pipe that nobody writes to: opening it must not wait, and what is there is no id."""
     mark = alone.files / ".seekable" / "id"
     text = mark.read_text()
@@ -104,7 +108,7 @@ def test_ready_does_not_wait_for_a_storage_that_does_not_answer(alone: Server, p
         mark.unlink()
         os.mkfifo(mark)
         started = time.monotonic()
-        problem(http.get("/health/ready"), 503)
+        check_problem(http.get("/health/ready"), 503)
         assert time.monotonic() - started < 5
         assert http.get("/health/live").status_code == 200
         mark.unlink()
@@ -151,29 +155,29 @@ LOCKED: dict[str, Locked] = {
 
 
 def test_server_is_not_ready_while_the_database_is_locked(
-    server: Server, problem: Problem, request: pytest.FixtureRequest
+    server: Server, check_problem: CheckProblem, request: pytest.FixtureRequest
 ) -> None:
     locked = LOCKED[request.node.callspec.params["new_library"]]
     with server.client() as http:
         assert http.get("/health/ready").status_code == 200
         with locked(server.settings):
-            answers: list[httpx.Response] = []
+            responses: list[httpx.Response] = []
 
             def is_refused() -> bool:
-                answers.append(http.get("/health/ready"))
-                return answers[-1].status_code == 503
+                responses.append(http.get("/health/ready"))
+                return responses[-1].status_code == 503
 
             # For two seconds a change that succeeded before proves that others can.
             until(is_refused, "the lock is noticed", within=6)
-            assert "database" in problem(answers[-1], 503).lower()
-            assert answers[-1].elapsed.total_seconds() < 3
+            assert "database" in check_problem(responses[-1], 503).lower()
+            assert responses[-1].elapsed.total_seconds() < 3
             assert http.get("/health/live").status_code == 200
         until(lambda: http.get("/health/ready").status_code == 200, "it is ready again")
 
 
 @pytest.mark.parametrize("harm", ["removed", "replaced by a copy"])
 def test_server_is_not_ready_when_the_database_file_is_gone(
-    harm: str, alone: Server, problem: Problem
+    harm: str, alone: Server, check_problem: CheckProblem
 ) -> None:
     database = alone.files / ".seekable" / "seekable.db"
     kept = database.with_name("kept.db")
@@ -182,10 +186,10 @@ def test_server_is_not_ready_when_the_database_file_is_gone(
         database.rename(kept)
         if harm != "removed":
             shutil.copyfile(kept, database)
-        said = problem(http.get("/health/ready"), 503)
+        said = check_problem(http.get("/health/ready"), 503)
         assert "removed or replaced" in said
         assert "start the server again" in said
-        problem(http.put("/files/new.mp4", content=b"new"), 503)
+        check_problem(http.put("/files/new.mp4", content=b"new"), 503)
         assert not (alone.files / "new.mp4").exists(), "it would be in a database that is lost"
         assert database.exists() == (harm != "removed"), "no empty one is made"
         assert http.get("/files/film.mp4").content == b"film"
@@ -196,7 +200,7 @@ def test_server_is_not_ready_when_the_database_file_is_gone(
 
 @pytest.mark.parametrize("place", ["", ".seekable/staging", ".seekable/seekable.db"])
 def test_server_is_not_ready_when_it_lost_the_right_to_write(
-    place: str, tmp_path: Path, problem: Problem
+    place: str, tmp_path: Path, check_problem: CheckProblem
 ) -> None:
     server = Server(tmp_path)
     server.bound = True
@@ -206,7 +210,7 @@ def test_server_is_not_ready_when_it_lost_the_right_to_write(
             assert http.get("/health/ready").status_code == 200
             mode = harmed.stat().st_mode
             harmed.chmod(0o500 if harmed.is_dir() else 0o400)
-            said = problem(http.get("/health/ready"), 503)
+            said = check_problem(http.get("/health/ready"), 503)
             assert "cannot be written by this user any more" in said
             harmed.chmod(mode)
             assert http.get("/health/ready").status_code == 200
@@ -214,7 +218,9 @@ def test_server_is_not_ready_when_it_lost_the_right_to_write(
         server.stop()
 
 
-def test_server_is_not_ready_when_an_error_made_its_disk_read_only(tmp_path: Path, problem: Problem) -> None:
+def test_server_is_not_ready_when_an_error_made_its_disk_read_only(
+    tmp_path: Path, check_problem: CheckProblem
+) -> None:
     """Recent kernels do not even mark the mount then."""
     image = tmp_path / "disk.img"
     with image.open("wb") as file:
@@ -225,19 +231,19 @@ def test_server_is_not_ready_when_an_error_made_its_disk_read_only(tmp_path: Pat
         error = Path(f"/sys/fs/ext4/{device}/trigger_fs_error")
         with running(tmp_path, files_dir=films) as server, server.client() as http:
             assert http.get("/health/ready").status_code == 200
-            problem(http.put("/files/film.mp4", content=b"film", headers={"If-Match": '"x"'}), 412)
+            check_problem(http.put("/files/film.mp4", content=b"film", headers={"If-Match": '"x"'}), 412)
             error.write_text("planted")
-            problem(http.put("/files/film.mp4", content=b"film"), 503)
-            said = problem(http.get("/health/ready"), 503)
+            check_problem(http.put("/files/film.mp4", content=b"film"), 503)
+            said = check_problem(http.get("/health/ready"), 503)
             assert "read-only" in said.lower()
             assert http.get("/files").status_code == 200
 
 
-def test_staging_folder_that_is_removed_is_noticed(alone: Server, problem: Problem) -> None:
+def test_staging_folder_that_is_removed_is_noticed(alone: Server, check_problem: CheckProblem) -> None:
     with alone.client() as http:
         assert http.get("/health/ready").status_code == 200
         (alone.files / ".seekable" / "staging").rmdir()
-        assert ".seekable/staging was removed" in problem(http.get("/health/ready"), 503)
+        assert ".seekable/staging was removed" in check_problem(http.get("/health/ready"), 503)
 
 
 def test_server_stays_ready_beside_many_changes(alone: Server) -> None:
@@ -247,7 +253,7 @@ def test_server_stays_ready_beside_many_changes(alone: Server) -> None:
             assert http.get("/health/ready").status_code == 200
 
 
-def test_postgresql_that_became_read_only_is_not_ready(tmp_path: Path, problem: Problem) -> None:
+def test_postgresql_that_became_read_only_is_not_ready(tmp_path: Path, check_problem: CheckProblem) -> None:
     url = postgres.shared().new_library()
     name = url.rpartition("/")[2]
     with running(tmp_path, database_url=url) as server, server.client() as http:
@@ -258,4 +264,4 @@ def test_postgresql_that_became_read_only_is_not_ready(tmp_path: Path, problem: 
             ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
             admin.execute(ends, [name])
         until(lambda: http.get("/health/ready").status_code == 503, "it is noticed")
-        assert "read-only" in problem(http.get("/health/ready"), 503)
+        assert "read-only" in check_problem(http.get("/health/ready"), 503)

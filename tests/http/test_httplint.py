@@ -10,7 +10,7 @@ from httplint import HttpRequestLinter, HttpResponseLinter, levels
 
 from tests.support import one_backend
 
-Ask = Callable[..., httpx.Response]
+SendRequest = Callable[..., httpx.Response]
 Fields = list[tuple[bytes, bytes]]
 
 FILM = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(100_000)
@@ -113,13 +113,13 @@ def words(http: httpx.Client) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("case", CASES)
 @one_backend
-def test_an_answer(http: httpx.Client, ask: Ask, words: dict[str, str], case: str) -> None:
+def test_an_answer(http: httpx.Client, send_request: SendRequest, words: dict[str, str], case: str) -> None:
     method, target, headers, status, accepted = CASES[case]
     target, headers = target.format(**words), tuple(header.format(**words) for header in headers)
-    answer = ask(method, target, *headers, body=FILM if method == "PUT" else None)
-    assert answer.status_code == status
+    response = send_request(method, target, *headers, body=FILM if method == "PUT" else None)
+    assert response.status_code == status
     url = http.base_url.join(target)
-    found = complaints(method, url, headers, status, list(answer.headers.raw), answer.content)
+    found = complaints(method, url, headers, status, list(response.headers.raw), response.content)
     assert found == accepted
 
 
@@ -148,11 +148,16 @@ def test_nothing_was_modified_after_its_answer(http: httpx.Client, folder: str) 
     ],
 )
 def test_a_planted_fault_is_seen(
-    http: httpx.Client, ask: Ask, words: dict[str, str], field: bytes, value: bytes, complaint: str
+    http: httpx.Client,
+    send_request: SendRequest,
+    words: dict[str, str],
+    field: bytes,
+    value: bytes,
+    complaint: str,
 ) -> None:
     headers = ("Range: bytes=0-99",)
-    answer = ask("GET", words["film"], *headers)
-    fields = [(name, value if name.lower() == field else old) for name, old in answer.headers.raw]
-    assert fields != answer.headers.raw
+    response = send_request("GET", words["film"], *headers)
+    fields = [(name, value if name.lower() == field else old) for name, old in response.headers.raw]
+    assert fields != response.headers.raw
     url = http.base_url.join(words["film"])
-    assert complaint in complaints("GET", url, headers, 206, fields, answer.content)
+    assert complaint in complaints("GET", url, headers, 206, fields, response.content)

@@ -18,8 +18,8 @@ from tests.http import kodi
 from tests.http.crowd import Crowd, filled, serving
 from tests.support import NewLibrary, Server, running
 
-Ask = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
+SendRequest = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
 
 ODD = [
     *(" leading", "trailing ", 'it\'s; a "film" — 100% #1 & more?', "a+b=c,d$e!f*g(h)[i]{j}|k^l`m~n@o"),
@@ -91,11 +91,11 @@ def test_every_link_leads_to_what_it_names(http: httpx.Client, folder: str, kind
     for href, text in found:
         target = urljoin(url, href)
         assert unquote(target.removeprefix(url)) == text, "it is relative, whatever looks like a scheme"
-        answer = http.get(target)
+        response = http.get(target)
         if kind == "folders":
-            assert [urljoin(target, href) for href, _ in links(answer)] == [url, f"{target}x"]
+            assert [urljoin(target, href) for href, _ in links(response)] == [url, f"{target}x"]
         else:
-            assert answer.content == f"{folder}/{text}".encode()
+            assert response.content == f"{folder}/{text}".encode()
 
 
 def test_names_are_text(http: httpx.Client, folder: str) -> None:
@@ -128,42 +128,44 @@ def test_more_files_than_are_read_in_one_go(tmp_path: Path, new_library: NewLibr
         assert links(http.get("/files/films/")) == [("../", "../"), *zip(names, names, strict=True)]
 
 
-def test_it_follows_every_change_at_once(http: httpx.Client, folder: str, problem: Problem) -> None:
-    problem(http.get(f"/files/{folder}/"), 404)
+def test_it_follows_every_change_at_once(
+    http: httpx.Client, folder: str, check_problem: CheckProblem
+) -> None:
+    check_problem(http.get(f"/files/{folder}/"), 404)
     put(http, f"{folder}/film.mp4")
     assert len(links(http.get(f"/files/{folder}/"))) == 2
     assert http.delete(f"/files/{folder}/film.mp4").status_code == 204
-    problem(http.get(f"/files/{folder}/"), 404)
+    check_problem(http.get(f"/files/{folder}/"), 404)
 
 
-def test_a_file_is_no_folder(http: httpx.Client, folder: str, problem: Problem) -> None:
+def test_a_file_is_no_folder(http: httpx.Client, folder: str, check_problem: CheckProblem) -> None:
     put(http, f"{folder}/film.mp4")
-    problem(http.get(f"/files/{folder}/film.mp4/"), 404)
+    check_problem(http.get(f"/files/{folder}/film.mp4/"), 404)
 
 
 def test_a_folder_without_its_slash_redirects(
-    ask: Ask, http: httpx.Client, folder: str, problem: Problem
+    send_request: SendRequest, http: httpx.Client, folder: str, check_problem: CheckProblem
 ) -> None:
     for name in ODD[:20]:
         put(http, f"{folder}/{name}/deep/film.mp4")
     for name in ("", *ODD[:20]):
         path = f"/files/{folder}/{quote(name, safe='')}".rstrip("/")
         for method in ("GET", "HEAD"):
-            answer = ask(method, f"{path}?a=%20b&link")
-            assert (answer.status_code, answer.content) == (308, b"")
-            assert answer.headers["cache-control"] == "no-store"
-            assert urljoin(path, answer.headers["location"]) == f"{path}/?a=%20b&link"
+            response = send_request(method, f"{path}?a=%20b&link")
+            assert (response.status_code, response.content) == (308, b"")
+            assert response.headers["cache-control"] == "no-store"
+            assert urljoin(path, response.headers["location"]) == f"{path}/?a=%20b&link"
         assert http.get(path, follow_redirects=True).status_code == 200
-    assert ask("GET", f"/files/x/../{folder}").headers["location"] == f"./{folder}/"
+    assert send_request("GET", f"/files/x/../{folder}").headers["location"] == f"./{folder}/"
     for missing in (f"/files/{folder}/none", f"/files/{folder}x", f"/file/stream?filename={folder}"):
-        problem(ask("GET", missing), 404)
-    problem(ask("DELETE", f"/files/{folder}"), 404)
+        check_problem(send_request("GET", missing), 404)
+    check_problem(send_request("DELETE", f"/files/{folder}"), 404)
 
 
-def test_head(ask: Ask, http: httpx.Client, folder: str) -> None:
+def test_head(send_request: SendRequest, http: httpx.Client, folder: str) -> None:
     put(http, f"{folder}/film.mp4")
     for target in (f"/files/{folder}/", "/files/", f"/files/{folder}/none/", "/files/../"):
-        get, head = ask("GET", target), ask("HEAD", target)
+        get, head = send_request("GET", target), send_request("HEAD", target)
         assert (head.status_code, head.content) == (get.status_code, b"")
         for response in (get, head):
             del response.headers["date"]
@@ -179,17 +181,17 @@ def test_head(ask: Ask, http: httpx.Client, folder: str) -> None:
         *("%00/", "%0A/", "%ff/", "a\\b/", "%2F/", "a%2F/", f"{'x' * 256}/", "a/" * 40, f"{'%C3%A9' * 600}/"),
     ],
 )
-def test_what_is_no_folder(ask: Ask, problem: Problem, target: str) -> None:
-    problem(ask("GET", f"/files/{target}"), 400)
+def test_what_is_no_folder(send_request: SendRequest, check_problem: CheckProblem, target: str) -> None:
+    check_problem(send_request("GET", f"/files/{target}"), 400)
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 def test_a_folder_cannot_be_written(
-    ask: Ask, http: httpx.Client, folder: str, problem: Problem, method: str
+    send_request: SendRequest, http: httpx.Client, folder: str, check_problem: CheckProblem, method: str
 ) -> None:
     put(http, f"{folder}/film.mp4")
     for target in (f"/files/{folder}/", f"/files/{folder}%2F", f"/files/{folder}/new/", "/files/"):
-        problem(ask(method, target, body=b"x" if method == "PUT" else None), 400)
+        check_problem(send_request(method, target, body=b"x" if method == "PUT" else None), 400)
     assert len(links(http.get(f"/files/{folder}/"))) == 2
 
 
@@ -233,7 +235,7 @@ def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server) -> None:
 
 
 def test_more_folders_than_can_be_named_are_refused(
-    problem: Problem, tmp_path: Path, new_library: NewLibrary, monkeypatch: pytest.MonkeyPatch
+    check_problem: CheckProblem, tmp_path: Path, new_library: NewLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, module in [*sys.modules.items()]:
         if name.startswith("app.") and hasattr(module, "MAX_ALL_FOLDERS"):
@@ -244,7 +246,7 @@ def test_more_folders_than_can_be_named_are_refused(
         serving(crowd) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,
     ):
-        assert "1,200" in problem(http.get("/files/wide/"), 501)
+        assert "1,200" in check_problem(http.get("/files/wide/"), 501)
         assert http.head("/files/wide/").status_code == 501
         http.delete("/files/wide/0000007/film.mp4").raise_for_status()
         assert len(links(http.get("/files/wide/"))) == 1200

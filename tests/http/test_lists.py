@@ -10,8 +10,8 @@ import pytest
 from tests.http.crowd import filled
 from tests.support import NewLibrary, Server
 
-Ask = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
+SendRequest = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
 
 # In the order of their bytes in UTF-8, which is neither that of a dictionary nor that of UTF-16.
 ORDERED = [
@@ -115,8 +115,8 @@ def test_limit(crowd: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "99999999999999999999", "x", "1.5", "", "1,2"])
-def test_limits_out_of_range(http: httpx.Client, problem: Problem, limit: str) -> None:
-    assert "limit" in problem(http.get("/files", params={"limit": limit}), 422)
+def test_limits_out_of_range(http: httpx.Client, check_problem: CheckProblem, limit: str) -> None:
+    assert "limit" in check_problem(http.get("/files", params={"limit": limit}), 422)
 
 
 def test_cursor_and_link_lead_to_the_same_page(http: httpx.Client, folder: str, server: Server) -> None:
@@ -182,9 +182,9 @@ def test_a_list_follows_every_change_at_once(http: httpx.Client, folder: str) ->
 
 
 @pytest.mark.parametrize("query", ["", "&limit=2", "&limit=x"])
-def test_head(ask: Ask, http: httpx.Client, folder: str, query: str) -> None:
+def test_head(send_request: SendRequest, http: httpx.Client, folder: str, query: str) -> None:
     fill(http, folder, "1", "2", "3")
-    get, head = (ask(method, f"/files?folder={folder}{query}") for method in ("GET", "HEAD"))
+    get, head = (send_request(method, f"/files?folder={folder}{query}") for method in ("GET", "HEAD"))
     assert (head.status_code, head.content) == (get.status_code, b"")
     for response in (get, head):
         del response.headers["date"]
@@ -289,8 +289,10 @@ def test_types(http: httpx.Client, folder: str) -> None:
         ("q", "x" * 256),
     ],
 )
-def test_parameters_that_are_none(http: httpx.Client, problem: Problem, name: str, value: str) -> None:
-    assert name in problem(http.get("/files", params={name: value}), 422)
+def test_parameters_that_are_none(
+    http: httpx.Client, check_problem: CheckProblem, name: str, value: str
+) -> None:
+    assert name in check_problem(http.get("/files", params={name: value}), 422)
 
 
 def test_the_link_repeats_every_parameter(http: httpx.Client, folder: str) -> None:
@@ -315,12 +317,14 @@ def test_the_link_repeats_every_parameter(http: httpx.Client, folder: str) -> No
         assert found == ["1 x.mp4", "2 x.mp4", "3 y.mp4", "4 x.mp4"]
 
 
-def test_a_cursor_of_another_list_is_refused(http: httpx.Client, problem: Problem, folder: str) -> None:
+def test_a_cursor_of_another_list_is_refused(
+    http: httpx.Client, check_problem: CheckProblem, folder: str
+) -> None:
     fill(http, folder, "1", "2", "3")
     cursor = page(http, folder=folder, limit=1)["next_cursor"]
     for other in ({"sort": "-name"}, {"sort": "size"}, {"folder": f"{folder}/a"}, {"folder": ""}):
         query = {"folder": folder, "cursor": cursor, **other}
-        problem(http.get("/files", params=query), 400)
+        check_problem(http.get("/files", params=query), 400)
     for position in range(len(cursor)):
         for letter in "A_z":
             tampered = cursor[:position] + letter + cursor[position + 1 :]

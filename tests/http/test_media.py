@@ -15,8 +15,8 @@ import pytest
 
 from tests.support import NewLibrary, Server, one_backend, running
 
-Ask = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
+SendRequest = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
 File = dict[str, Any]
 
 DATA = bytes(range(251)) * 400
@@ -98,9 +98,9 @@ def check_description(response: httpx.Response, file: File) -> None:
 
 
 @each_route
-def test_a_whole_file(ask: Ask, film: File, route: Callable[..., str]) -> None:
+def test_a_whole_file(send_request: SendRequest, film: File, route: Callable[..., str]) -> None:
     # rclone sends Accept-Encoding; media is never compressed.
-    response = ask("GET", route(film), "Accept-Encoding: gzip, br, deflate")
+    response = send_request("GET", route(film), "Accept-Encoding: gzip, br, deflate")
     assert response.status_code == 200
     check_description(response, film)
     assert response.headers["content-type"] == "video/mp4"
@@ -128,9 +128,9 @@ def test_a_whole_file(ask: Ask, film: File, route: Callable[..., str]) -> None:
 )
 @one_backend
 def test_one_range(
-    ask: Ask, film: File, route: Callable[..., str], value: str, start: int, stop: int
+    send_request: SendRequest, film: File, route: Callable[..., str], value: str, start: int, stop: int
 ) -> None:
-    response = ask("GET", route(film), f"Range: {value}")
+    response = send_request("GET", route(film), f"Range: {value}")
     assert response.status_code == 206
     check_description(response, film)
     assert response.headers["content-type"] == "video/mp4"
@@ -146,8 +146,10 @@ def test_one_range(
      "bytes=-", "bytes=10-19,30-0x", "bytes=1-2 3-4", "bytes 1-2", "bytes=١-٢", BOMB],
 )  # fmt: skip
 @one_backend
-def test_a_range_that_is_ignored(ask: Ask, film: File, route: Callable[..., str], value: str) -> None:
-    response = ask("GET", route(film), f"Range: {value}")
+def test_a_range_that_is_ignored(
+    send_request: SendRequest, film: File, route: Callable[..., str], value: str
+) -> None:
+    response = send_request("GET", route(film), f"Range: {value}")
     assert response.status_code == 200
     assert response.content == DATA
     assert "content-range" not in response.headers
@@ -156,9 +158,9 @@ def test_a_range_that_is_ignored(ask: Ask, film: File, route: Callable[..., str]
 @each_route
 @pytest.mark.parametrize("headers", [(), ("Range: bytes=0-99",), ("Range: bytes=0-9,20-29",)])
 def test_head_says_what_get_says_and_ignores_ranges(
-    ask: Ask, film: File, route: Callable[..., str], headers: tuple[str, ...]
+    send_request: SendRequest, film: File, route: Callable[..., str], headers: tuple[str, ...]
 ) -> None:
-    head, get = ask("HEAD", route(film), *headers), ask("GET", route(film))
+    head, get = send_request("HEAD", route(film), *headers), send_request("GET", route(film))
     assert head.status_code == 200
     assert head.content == b""
     check_description(head, film)
@@ -172,15 +174,15 @@ def test_nothing_follows_the_head_of_an_answer_to_head(connect: Callable[..., An
     connection = connect()
     for target in (by_path(film), f"/files/{film['path']}-missing", "/files", "/nope"):
         connection.request("HEAD", target)
-        connection.answer("HEAD")
+        connection.receive_response("HEAD")
     # A body would stand before this answer.
     connection.request("GET", by_path(film))
-    assert connection.answer().content == DATA
+    assert connection.receive_response().content == DATA
 
 
 @each_route
-def test_several_ranges(ask: Ask, film: File, route: Callable[..., str]) -> None:
-    response = ask("GET", route(film), f"Range: bytes=500-599, 0-9,-10 ,,{SIZE}-")
+def test_several_ranges(send_request: SendRequest, film: File, route: Callable[..., str]) -> None:
+    response = send_request("GET", route(film), f"Range: bytes=500-599, 0-9,-10 ,,{SIZE}-")
     assert response.status_code == 206
     check_description(response, film)
     assert "content-range" not in response.headers
@@ -200,9 +202,9 @@ def test_several_ranges(ask: Ask, film: File, route: Callable[..., str]) -> None
 
 
 @one_backend
-def test_a_boundary_is_never_used_twice(ask: Ask, film: File) -> None:
-    answers = [ask("GET", by_path(film), "Range: bytes=0-0,5-5") for _ in range(3)]
-    assert len({answer.headers["content-type"] for answer in answers}) == 3
+def test_a_boundary_is_never_used_twice(send_request: SendRequest, film: File) -> None:
+    responses = [send_request("GET", by_path(film), "Range: bytes=0-0,5-5") for _ in range(3)]
+    assert len({response.headers["content-type"] for response in responses}) == 3
 
 
 @each_route
@@ -211,25 +213,27 @@ def test_a_boundary_is_never_used_twice(ask: Ask, film: File) -> None:
 )
 @one_backend
 def test_no_satisfiable_range(
-    ask: Ask, problem: Problem, film: File, route: Callable[..., str], value: str
+    send_request: SendRequest, check_problem: CheckProblem, film: File, route: Callable[..., str], value: str
 ) -> None:
-    response = ask("GET", route(film), f"Range: {value}")
-    problem(response, 416)
+    response = send_request("GET", route(film), f"Range: {value}")
+    check_problem(response, 416)
     assert response.headers["content-range"] == f"bytes */{SIZE}"
     assert "content-disposition" not in response.headers
 
 
 @each_route
-def test_an_empty_file(ask: Ask, http: httpx.Client, folder: str, route: Callable[..., str]) -> None:
+def test_an_empty_file(
+    send_request: SendRequest, http: httpx.Client, folder: str, route: Callable[..., str]
+) -> None:
     file = put(http, f"{folder}/empty.mp4", b"").json()
     assert file["size"] == 0
-    response = ask("GET", route(file))
+    response = send_request("GET", route(file))
     assert (response.status_code, response.headers["content-length"], response.content) == (200, "0", b"")
     assert response.headers["accept-ranges"] == "bytes"
     for value in ("bytes=0-", "bytes=0-0", "bytes=-5", "bytes=-0"):
-        answer = ask("GET", route(file), f"Range: {value}")
-        assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, "0", b"")
-        assert "content-range" not in answer.headers
+        response = send_request("GET", route(file), f"Range: {value}")
+        assert (response.status_code, response.headers["content-length"], response.content) == (200, "0", b"")
+        assert "content-range" not in response.headers
 
 
 # Conditions
@@ -288,13 +292,18 @@ CONDITIONS: list[tuple[str, Callable[[str, str], tuple[str, ...]], int]] = [
 @each_route
 @one_backend
 def test_conditions(
-    ask: Ask, problem: Problem, film: File, route: Callable[..., str], make: Any, status: int
+    send_request: SendRequest,
+    check_problem: CheckProblem,
+    film: File,
+    route: Callable[..., str],
+    make: Any,
+    status: int,
 ) -> None:
     headers = make(f'"{film["etag"]}"', http_date(film["updated_at"]))
-    response = ask("GET", route(film), *headers)
+    response = send_request("GET", route(film), *headers)
     assert response.status_code == status
     if status == 412:
-        problem(response, 412)
+        check_problem(response, 412)
     elif status == 304:
         assert response.headers["etag"] == f'"{film["etag"]}"'
         assert response.headers["last-modified"] == http_date(film["updated_at"])
@@ -305,7 +314,7 @@ def test_conditions(
         check_description(response, film)
         assert response.content == (DATA if status == 200 else DATA[10:])
     expected_of_head = 200 if status in (206, 416) else status
-    assert ask("HEAD", route(film), *headers).status_code == expected_of_head
+    assert send_request("HEAD", route(film), *headers).status_code == expected_of_head
 
 
 def test_a_resumed_download_after_a_replacement_is_the_new_file(http: httpx.Client, own_film: File) -> None:
@@ -332,12 +341,12 @@ def test_a_resumed_download_after_a_replacement_is_the_new_file(http: httpx.Clie
 )  # fmt: skip
 @pytest.mark.parametrize("download", [False, True])
 def test_all_routes_answer_alike(
-    ask: Ask, film: File, method: str, headers: tuple[str, ...], download: bool
+    send_request: SendRequest, film: File, method: str, headers: tuple[str, ...], download: bool
 ) -> None:
     query = {"download": "1"} if download else {}
-    answers = []
+    responses = []
     for route in ROUTES:
-        response = ask(method, route(film, **query), *headers)
+        response = send_request(method, route(film, **query), *headers)
         _, _, boundary = response.headers.get("content-type", "").partition("; boundary=")
         fields = {
             name: value.replace(boundary, "...") if boundary else value
@@ -345,27 +354,29 @@ def test_all_routes_answer_alike(
             if name not in ("date", "x-request-id")
         }
         content = response.content.replace(boundary.encode(), b"...") if boundary else response.content
-        answers.append((response.status_code, fields, content))
-    assert answers[0] == answers[1] == answers[2]
+        responses.append((response.status_code, fields, content))
+    assert responses[0] == responses[1] == responses[2]
 
 
 @each_route
-def test_a_missing_file(ask: Ask, problem: Problem, folder: str, route: Callable[..., str]) -> None:
+def test_a_missing_file(
+    send_request: SendRequest, check_problem: CheckProblem, folder: str, route: Callable[..., str]
+) -> None:
     missing = {"path": f"{folder}/none.mp4", "folder": folder, "filename": "none.mp4", "id": "0" * 32}
-    problem(ask("GET", route(missing)), 404)
-    problem(ask("GET", route(missing), "If-Match: *", "Range: bytes=0-"), 404)
-    assert ask("HEAD", route(missing)).status_code == 404
+    check_problem(send_request("GET", route(missing)), 404)
+    check_problem(send_request("GET", route(missing), "If-Match: *", "Range: bytes=0-"), 404)
+    assert send_request("HEAD", route(missing)).status_code == 404
 
 
-def test_a_folder_is_no_file(ask: Ask, problem: Problem, film: File) -> None:
-    problem(ask("GET", f"/file/stream?filename={film['folder']}"), 404)
-    problem(ask("GET", f"/files/{film['path']}/below"), 404)
+def test_a_folder_is_no_file(send_request: SendRequest, check_problem: CheckProblem, film: File) -> None:
+    check_problem(send_request("GET", f"/file/stream?filename={film['folder']}"), 404)
+    check_problem(send_request("GET", f"/files/{film['path']}/below"), 404)
 
 
 @pytest.mark.parametrize("unknown", ["x", "%20", "..", "%00", "%0d%0aX-Injected:%20yes", "%27%20OR%201=1"])
-def test_no_such_id(ask: Ask, problem: Problem, unknown: str) -> None:
-    response = ask("GET", f"/stream/{unknown}")
-    problem(response, 404)
+def test_no_such_id(send_request: SendRequest, check_problem: CheckProblem, unknown: str) -> None:
+    response = send_request("GET", f"/stream/{unknown}")
+    check_problem(response, 404)
     assert "x-injected" not in response.headers
 
 
@@ -388,14 +399,16 @@ def test_no_such_id(ask: Ask, problem: Problem, unknown: str) -> None:
     ],
 )
 @one_backend
-def test_want_digest(ask: Ask, film: File, route: Callable[..., str], wanted: str, given: bool) -> None:
+def test_want_digest(
+    send_request: SendRequest, film: File, route: Callable[..., str], wanted: str, given: bool
+) -> None:
     expected = REPR_DIGEST.replace("sha-256=:", "SHA-256=").removesuffix(":") if given else None
     for headers in ((), ("Range: bytes=0-9",), ("Range: bytes=0-0,5-5",)):
-        response = ask("GET", route(film), f"Want-Digest: {wanted}", *headers)
+        response = send_request("GET", route(film), f"Want-Digest: {wanted}", *headers)
         assert response.status_code == (206 if headers else 200)
         assert response.headers.get("digest") == expected
         assert response.headers["repr-digest"] == REPR_DIGEST
-    assert ask("HEAD", route(film), f"Want-Digest: {wanted}").headers.get("digest") == expected
+    assert send_request("HEAD", route(film), f"Want-Digest: {wanted}").headers.get("digest") == expected
 
 
 # Types and dispositions
@@ -406,22 +419,24 @@ def test_want_digest(ask: Ask, film: File, route: Callable[..., str], wanted: st
     ("value", "disposition"), [("1", "attachment"), ("true", "attachment"), ("0", "inline")]
 )
 @one_backend
-def test_download(ask: Ask, film: File, route: Callable[..., str], value: str, disposition: str) -> None:
+def test_download(
+    send_request: SendRequest, film: File, route: Callable[..., str], value: str, disposition: str
+) -> None:
     for headers in ((), ("Range: bytes=0-9",)):
-        response = ask("GET", route(film, download=value), *headers)
+        response = send_request("GET", route(film, download=value), *headers)
         assert response.headers["content-disposition"] == f'{disposition}; filename="film.mp4"'
         assert response.headers["content-type"] == "video/mp4"
 
 
 @one_backend
-def test_a_flag_without_a_value_is_set(ask: Ask, film: File) -> None:
+def test_a_flag_without_a_value_is_set(send_request: SendRequest, film: File) -> None:
     saved = 'attachment; filename="film.mp4"'
     for path in (by_path(film), by_id(film), by_name(film)):
         for flag in ("download", "download=", "&download&", "download=true"):
-            answer = ask("GET", f"{path}{'&' if '?' in path else '?'}{flag}")
-            assert answer.headers["content-disposition"] == saved
+            response = send_request("GET", f"{path}{'&' if '?' in path else '?'}{flag}")
+            assert response.headers["content-disposition"] == saved
     for flag in ("recursive", "recursive="):
-        found = ask("GET", f"/files?limit=1000&{flag}").json()["items"]
+        found = send_request("GET", f"/files?limit=1000&{flag}").json()["items"]
         assert film["path"] in [item["path"] for item in found]
 
 
@@ -429,13 +444,15 @@ def test_a_flag_without_a_value_is_set(ask: Ask, film: File) -> None:
 @pytest.mark.parametrize(
     "query", ["x=%ff", "%ff=%ff", "x=%00", "folder=%ff", "&&=&x", "x=%zz&path=%ff", "link=%ff"]
 )
-def test_a_parameter_that_is_not_used_may_hold_anything(ask: Ask, film: File, query: str) -> None:
-    assert ask("GET", f"/files/{film['path']}?{query}").status_code == 200
-    assert ask("GET", f"/stream/{film['id']}?{query}").status_code == 200
+def test_a_parameter_that_is_not_used_may_hold_anything(
+    send_request: SendRequest, film: File, query: str
+) -> None:
+    assert send_request("GET", f"/files/{film['path']}?{query}").status_code == 200
+    assert send_request("GET", f"/stream/{film['id']}?{query}").status_code == 200
     if "folder" not in query:
         for path in ("/files", "/playlist.m3u", "/", by_name(film)):
             joined = f"{path}{'&' if '?' in path else '?'}{query}"
-            assert ask("GET", joined).status_code == 200, joined
+            assert send_request("GET", joined).status_code == 200, joined
 
 
 TYPES = [
@@ -495,7 +512,9 @@ def test_what_the_client_says_is_served(http: httpx.Client, folder: str, said: s
 
 
 @one_backend
-def test_a_text_is_sent_with_its_charset_when_it_is_utf8(ask: Ask, http: httpx.Client, folder: str) -> None:
+def test_a_text_is_sent_with_its_charset_when_it_is_utf8(
+    send_request: SendRequest, http: httpx.Client, folder: str
+) -> None:
     served = {
         ("a.txt", "", "Größe"): "text/plain; charset=utf-8",
         ("b.txt", "text/plain", "Größe"): "text/plain; charset=utf-8",
@@ -508,8 +527,8 @@ def test_a_text_is_sent_with_its_charset_when_it_is_utf8(ask: Ask, http: httpx.C
         file = put(http, f"{folder}/{name}", text.encode(), **({"content_type": said} if said else {})).json()
         assert file["mimetype"] == (said or kind.partition(";")[0])
         for headers in ((), ("Range: bytes=0-1",)):
-            assert ask("GET", by_path(file), *headers).headers["content-type"] == kind
-        parts = ask("GET", by_path(file), "Range: bytes=0-0,6-6").content.decode()
+            assert send_request("GET", by_path(file), *headers).headers["content-type"] == kind
+        parts = send_request("GET", by_path(file), "Range: bytes=0-0,6-6").content.decode()
         assert parts.count(f"Content-Type: {kind}\r\n") == 2
     latin = put(http, f"{folder}/latin.txt", "Größe".encode("latin-1"), content_type="text/plain").json()
     assert http.get(by_path(latin)).headers["content-type"] == "text/plain"
@@ -559,8 +578,8 @@ def test_what_a_browser_may_show(http: httpx.Client, folder: str, kind: str) -> 
 def test_what_could_run_in_our_origin_is_an_attachment(http: httpx.Client, folder: str, kind: str) -> None:
     file = put(http, f"{folder}/a.html", b"<script>", content_type=kind).json()
     ranges = ({}, {"range": "bytes=0-1"}, {"range": "bytes=0-1,4-5"})
-    for route, headers, ask in itertools.product(ROUTES, ranges, (http.get, http.head)):
-        response = ask(route(file), headers=headers)
+    for route, headers, send_request in itertools.product(ROUTES, ranges, (http.get, http.head)):
+        response = send_request(route(file), headers=headers)
         assert response.headers["content-disposition"].startswith("attachment;"), route
         assert response.headers["content-security-policy"] == "sandbox; default-src 'none'", route
         assert response.headers["x-content-type-options"] == "nosniff", route
@@ -626,7 +645,11 @@ def disposition_name(value: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 @one_backend
 def test_names_survive(
-    http: httpx.Client, ask: Ask, listed: Callable[..., dict[str, File]], folder: str, name: str
+    http: httpx.Client,
+    send_request: SendRequest,
+    list_files: Callable[..., dict[str, File]],
+    folder: str,
+    name: str,
 ) -> None:
     stored: dict[str, File] = {}
     for way in ("form", "put"):
@@ -642,20 +665,20 @@ def test_names_survive(
         assert (file["filename"], file["folder"], file["path"]) == (name, inside, f"{inside}/{name}")
         assert response.headers["location"] == file["url"]
         stored[file["path"]] = file
-    assert listed(folder) == stored
+    assert list_files(folder) == stored
     for file in stored.values():
         for url in (file["url"], file["stream_url"]):
             assert url.isascii()
             parts = urlsplit(url)
             assert not parts.query
             assert not parts.fragment
-            answer = ask("GET", parts.path)
-            assert (answer.status_code, answer.content) == (200, name.encode())
-            assert disposition_name(answer.headers["content-disposition"]) == name
-        answer = ask("GET", by_name(file))
-        assert (answer.status_code, answer.content) == (200, name.encode())
-        assert ask("DELETE", urlsplit(file["url"]).path).status_code == 204
-    assert listed(folder) == {}
+            response = send_request("GET", parts.path)
+            assert (response.status_code, response.content) == (200, name.encode())
+            assert disposition_name(response.headers["content-disposition"]) == name
+        response = send_request("GET", by_name(file))
+        assert (response.status_code, response.content) == (200, name.encode())
+        assert send_request("DELETE", urlsplit(file["url"]).path).status_code == 204
+    assert list_files(folder) == {}
 
 
 @one_backend
@@ -678,7 +701,7 @@ TWINS = [
 @pytest.mark.parametrize("first", ["decomposed", "composed"])
 def test_twins_cannot_exist(
     http: httpx.Client,
-    listed: Callable[..., dict[str, File]],
+    list_files: Callable[..., dict[str, File]],
     folder: str,
     decomposed: str,
     composed: str,
@@ -699,9 +722,9 @@ def test_twins_cannot_exist(
         form = http.post("/file/upload", data={"folder": inside}, files={"file": (name, b"x")})
         assert form.status_code == 409
     assert put(http, paths[1], b"one").status_code == 204
-    assert list(listed(folder)) == [file["path"]]
+    assert list(list_files(folder)) == [file["path"]]
     assert http.delete(f"/files/{quote(paths[1])}").status_code == 204
-    assert listed(folder) == {}
+    assert list_files(folder) == {}
 
 
 # What stays
@@ -720,13 +743,13 @@ def test_the_id_outlives_a_replacement(http: httpx.Client, own_film: File) -> No
 
 
 def test_an_id_of_a_deleted_file_is_not_used_again(
-    http: httpx.Client, problem: Problem, own_film: File
+    http: httpx.Client, check_problem: CheckProblem, own_film: File
 ) -> None:
     assert http.delete(by_path(own_film)).status_code == 204
-    problem(http.get(by_id(own_film)), 404)
+    check_problem(http.get(by_id(own_film)), 404)
     again = put(http, own_film["path"], DATA).json()
     assert again["id"] != own_film["id"]
-    problem(http.get(by_id(own_film)), 404)
+    check_problem(http.get(by_id(own_film)), 404)
 
 
 def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Client, folder: str) -> None:
@@ -790,7 +813,7 @@ def test_a_connection_stays_open_after_every_kind_of_answer(
     ]
     for status, method, target, headers, sent in exchanges:
         connection.request(method, target, *headers, body=sent)
-        response = connection.answer(method)
+        response = connection.receive_response(method)
         assert response.status_code == status, (method, target, headers)
         assert response.headers.get("connection") != "close", (method, target, headers)
         if status == 204:
@@ -803,7 +826,7 @@ def test_requests_that_do_not_wait_for_answers(connect: Callable[..., Any], film
     connection = connect()
     request = f"GET {by_path(film)} HTTP/1.1\r\nHost: {connection.host}\r\nRange: bytes={{}}-{{}}\r\n\r\n"
     connection.send("".join(request.format(i, i + 9) for i in range(20)).encode())
-    assert [connection.answer().content for _ in range(20)] == [DATA[i : i + 10] for i in range(20)]
+    assert [connection.receive_response().content for _ in range(20)] == [DATA[i : i + 10] for i in range(20)]
 
 
 # Routes
@@ -832,26 +855,30 @@ ALLOWED = {
 
 @pytest.mark.parametrize("path", ALLOWED)
 @one_backend
-def test_every_other_method_is_405_with_a_complete_allow(ask: Ask, problem: Problem, path: str) -> None:
+def test_every_other_method_is_405_with_a_complete_allow(
+    send_request: SendRequest, check_problem: CheckProblem, path: str
+) -> None:
     refused = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "LOCK"} - ALLOWED[path]
     for method in sorted(refused):
-        response = ask(method, path, body=b"" if method in ("POST", "PUT") else None)
+        response = send_request(method, path, body=b"" if method in ("POST", "PUT") else None)
         assert allow_of(response) - {"OPTIONS"} == ALLOWED[path], method
         if method == "HEAD":
             assert response.status_code == 405
         else:
-            problem(response, 405)
+            check_problem(response, 405)
     for method in sorted(ALLOWED[path] & {"GET", "HEAD"}):
-        assert ask(method, path).status_code != 405
+        assert send_request(method, path).status_code != 405
 
 
 @one_backend
-def test_405_on_assets_names_get_and_head(ask: Ask, problem: Problem, http: httpx.Client) -> None:
+def test_405_on_assets_names_get_and_head(
+    send_request: SendRequest, check_problem: CheckProblem, http: httpx.Client
+) -> None:
     found = re.search(r'"(/assets/[^"]+)"', http.get("/docs").text)
     assert found is not None
     for method in ("POST", "PUT", "DELETE"):
-        response = ask(method, found[1], body=b"")
-        problem(response, 405)
+        response = send_request(method, found[1], body=b"")
+        check_problem(response, 405)
         assert allow_of(response) == {"GET", "HEAD"}
 
 
@@ -863,12 +890,12 @@ def test_405_on_assets_names_get_and_head(ask: Ask, problem: Problem, http: http
      "/.seekable/id", "/staging"],
 )  # fmt: skip
 @one_backend
-def test_unknown_routes(ask: Ask, problem: Problem, target: str) -> None:
+def test_unknown_routes(send_request: SendRequest, check_problem: CheckProblem, target: str) -> None:
     for method, body in (("GET", None), ("POST", b"x"), ("DELETE", None)):
-        response = ask(method, target, body=body)
-        problem(response, 404)
+        response = send_request(method, target, body=body)
+        check_problem(response, 404)
         assert "x-injected" not in response.headers
-    get, head = ask("GET", target).headers, ask("HEAD", target).headers
+    get, head = send_request("GET", target).headers, send_request("HEAD", target).headers
     named = {"date": "", "x-request-id": ""}
     assert {**head, **named} == {**get, **named}
 
@@ -879,8 +906,10 @@ def test_unknown_routes(ask: Ask, problem: Problem, target: str) -> None:
      "/files?limit=1e3", "/files/a?download=maybe", "/stream/a?download=2", f"/files?limit={'9' * 5000}"],
 )  # fmt: skip
 @one_backend
-def test_parameters_that_are_not_what_they_should_be(ask: Ask, problem: Problem, target: str) -> None:
-    detail = problem(ask("GET", target), 422)
+def test_parameters_that_are_not_what_they_should_be(
+    send_request: SendRequest, check_problem: CheckProblem, target: str
+) -> None:
+    detail = check_problem(send_request("GET", target), 422)
     assert re.search("filename|limit|download", detail)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.http.conftest import Connection
+from tests.http.conftest import RawConnection
 from tests.sockets import Socket
 from tests.support import NewLibrary, Server, noise, running
 
@@ -43,7 +43,7 @@ def test_transfers_are_counted_to_the_byte(alone: httpx.Client) -> None:
     http, folder = alone, "films"
     before = read(http)
     path = f"/files/{folder}/film.mp4"
-    answers = [
+    responses = [
         http.put(path, content=FILM),
         http.put(path, content=b"refused", headers={"If-None-Match": "*"}),
         http.get(path),
@@ -51,8 +51,8 @@ def test_transfers_are_counted_to_the_byte(alone: httpx.Client) -> None:
         http.get(path, headers={"Range": "bytes=0-9,20-29"}),
         http.head(path),
     ]
-    assert [answer.status_code for answer in answers] == [201, 412, 200, 206, 206, 200]
-    assert len(answers[2].content) == len(FILM)
+    assert [response.status_code for response in responses] == [201, 412, 200, 206, 206, 200]
+    assert len(responses[2].content) == len(FILM)
     template = 'route="/files/{path}"'
 
     def counted(method: str, status: int) -> str:
@@ -65,7 +65,7 @@ def test_transfers_are_counted_to_the_byte(alone: httpx.Client) -> None:
         counted("GET", 206): 2,
         counted("HEAD", 200): 1,
         f"seekable_http_received_bytes_total{{{template}}}": len(FILM),
-        f"seekable_http_sent_bytes_total{{{template}}}": sum(len(answer.content) for answer in answers),
+        f"seekable_http_sent_bytes_total{{{template}}}": sum(len(response.content) for response in responses),
         f'seekable_http_first_byte_seconds_count{{method="GET",{template}}}': 3,
         'seekable_backend_seconds_count{operation="commit"}': 1,
     }
@@ -77,7 +77,7 @@ def test_transfers_are_counted_to_the_byte(alone: httpx.Client) -> None:
 
 
 def test_what_is_under_way_and_what_waits_is_seen(
-    server: Server, http: httpx.Client, folder: str, connect: Callable[..., Connection]
+    server: Server, http: httpx.Client, folder: str, connect: Callable[..., RawConnection]
 ) -> None:
     connection = connect()
     connection.send(

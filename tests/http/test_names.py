@@ -86,7 +86,7 @@ class Links(HTMLParser):
 
 
 @one_backend
-@pytest.mark.usefixtures("untroubled")
+@pytest.mark.usefixtures("no_server_errors")
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_name_survives_every_door(http: httpx.Client, folder: str, name: str) -> None:
     """The name is that of a folder, and of the file in it."""
@@ -116,9 +116,9 @@ def test_name_survives_every_door(http: httpx.Client, folder: str, name: str) ->
 
 def check_served(http: httpx.Client, addresses: list[str], name: str) -> None:
     for address in addresses:
-        answer = http.get(address)
-        assert (answer.status_code, answer.content) == (200, b"film"), address
-        disposition = answer.headers["content-disposition"]
+        response = http.get(address)
+        assert (response.status_code, response.content) == (200, b"film"), address
+        disposition = response.headers["content-disposition"]
         _, encoded, value = disposition.partition("filename*=UTF-8''")
         plain = disposition.partition('filename="')[2].removesuffix('"').replace('\\"', '"')
         assert (unquote(value) if encoded else plain) == name

@@ -14,7 +14,7 @@ from app.resources import streams
 from app.resources.streams import StreamRoute
 from tests.support import one_backend
 
-Ask = Callable[..., httpx.Response]
+SendRequest = Callable[..., httpx.Response]
 Part = Callable[..., bytes]
 
 MEDIA = {200, 206, 304, 400, 404, 412, 416, 503}
@@ -130,7 +130,7 @@ def test_answers_have_the_fields_that_are_documented(
 
 @one_backend
 def test_answers_are_among_the_documented_ones(
-    document: dict[str, Any], ask: Ask, part: Part, send_form: Any, folder: str
+    document: dict[str, Any], send_request: SendRequest, part: Part, send_form: Any, folder: str
 ) -> None:
     """One of each kind. Who may knock at all (403 and 421 for reads) is no matter of a single route."""
     film = f"/files/{folder}/film.mp4"
@@ -141,13 +141,13 @@ def test_answers_are_among_the_documented_ones(
         seen.add(("get" if method == "HEAD" else method.lower(), template, response.status_code))
 
     def put(path: str, *headers: str, body: bytes = b"x" * 100) -> None:
-        note("PUT", "/files/{path}", ask("PUT", path, *headers, body=body))
+        note("PUT", "/files/{path}", send_request("PUT", path, *headers, body=body))
 
-    created = ask("PUT", film, body=b"x" * 100)
+    created = send_request("PUT", film, body=b"x" * 100)
     note("PUT", "/files/{path}", created)
     put(film)
     put(film, "If-None-Match: *")
-    note("GET", "/files/{path}", ask("GET", f"/files/{folder}"))
+    note("GET", "/files/{path}", send_request("GET", f"/files/{folder}"))
     put(film, "Content-Encoding: gzip")
     put(film, "Sec-Fetch-Site: cross-site")
     put(film, f"Content-Length: {1 << 50}", body=b"")
@@ -163,7 +163,7 @@ def test_answers_are_among_the_documented_ones(
         file = part("file", b"x", filename=name)
         note("POST", "/file/upload", send_form(file, query=query, headers=headers))
     kind = "Content-Type: multipart/form-data; boundary=x"
-    note("POST", "/file/upload", ask("POST", "/file/upload", kind, f"Content-Length: {1 << 50}"))
+    note("POST", "/file/upload", send_request("POST", "/file/upload", kind, f"Content-Length: {1 << 50}"))
     by_name = "/file/stream?filename="
     reads = [
         ("/files/{path}", film, "/files/none", "/files/.."),
@@ -174,15 +174,15 @@ def test_answers_are_among_the_documented_ones(
     for method in ("GET", "HEAD"):
         for template, found, missing, bad in reads:
             for header in conditions:
-                note(method, template, ask(method, found, header))
+                note(method, template, send_request(method, found, header))
             for target in (missing, bad, f"{found}{'&' if '?' in found else '?'}download=x"):
-                note(method, template, ask(method, target))
-        note(method, "/file/stream", ask(method, "/file/stream"))
+                note(method, template, send_request(method, target))
+        note(method, "/file/stream", send_request(method, "/file/stream"))
         for target in ("/files", "/files?limit=0", "/files?sort=x", "/files?folder=..", "/files?cursor=!"):
-            note(method, "/files", ask(method, target))
+            note(method, "/files", send_request(method, target))
         for template in ("/playlist.m3u", "/playlist.xspf"):
             for query in ("", "?folder=..", "?sort=x"):
-                note(method, template, ask(method, template + query))
+                note(method, template, send_request(method, template + query))
     kind = "Content-Type: application/merge-patch+json"
     for target, headers, body in (
         (film, (kind,), b"{}"),
@@ -194,7 +194,7 @@ def test_answers_are_among_the_documented_ones(
         (film, (kind, f"Content-Length: {1 << 20}"), b""),
         (film, (), b"{}"),
     ):
-        note("PATCH", "/files/{path}", ask("PATCH", target, *headers, body=body))
+        note("PATCH", "/files/{path}", send_request("PATCH", target, *headers, body=body))
     for target, header in (
         (f"{film}.none", "X: y"),
         (film, "If-Match: x"),
@@ -202,7 +202,7 @@ def test_answers_are_among_the_documented_ones(
         (film, "Origin: null"),
         (film, "X: y"),
     ):
-        note("DELETE", "/files/{path}", ask("DELETE", target, header))
+        note("DELETE", "/files/{path}", send_request("DELETE", target, header))
 
     documented = {
         (method, path, int(status))
@@ -264,12 +264,12 @@ def test_assets_are_cached_for_good(http: httpx.Client) -> None:
 
 
 @one_backend
-def test_assets_are_nothing_else(http: httpx.Client, ask: Ask, folder: str) -> None:
+def test_assets_are_nothing_else(http: httpx.Client, send_request: SendRequest, folder: str) -> None:
     release = re.search(r"(/assets/[^/]+)/", http.get("/docs").text)
     assert release is not None
     http.put(f"/files/{folder}/film.mp4", content=b"x").raise_for_status()
     upwards = "/../../../etc/passwd", "/..%2f..%2f__init__.py", "//etc/passwd", "/%2e%2e/core.py"
     for target in (*upwards, f"/{folder}/film.mp4", "/%00", "/", "", "/nope.js"):
-        response = ask("GET", release[1] + target)
+        response = send_request("GET", release[1] + target)
         assert response.status_code in (400, 404), target
         assert "immutable" not in response.headers.get("cache-control", "")

@@ -13,8 +13,8 @@ import pytest
 from tests.http.crowd import filled
 from tests.support import NewLibrary, Server, one_backend, running
 
-Ask = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
+SendRequest = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
 
 NAMES = [
     "two  words.mp4",
@@ -172,12 +172,12 @@ def link(row: Element) -> str:
 
 
 @one_backend
-def test_the_icon_is_where_browsers_look_for_it(ask: Callable[..., httpx.Response]) -> None:
-    answer = ask("GET", "/favicon.ico")
-    assert (answer.status_code, answer.content[:4]) == (200, b"\0\0\1\0")
-    assert answer.headers["content-type"] in ("image/x-icon", "image/vnd.microsoft.icon")
-    assert "max-age" in answer.headers["cache-control"]
-    assert ask("HEAD", "/favicon.ico").headers["content-length"] == str(len(answer.content))
+def test_the_icon_is_where_browsers_look_for_it(send_request: Callable[..., httpx.Response]) -> None:
+    response = send_request("GET", "/favicon.ico")
+    assert (response.status_code, response.content[:4]) == (200, b"\0\0\1\0")
+    assert response.headers["content-type"] in ("image/x-icon", "image/vnd.microsoft.icon")
+    assert "max-age" in response.headers["cache-control"]
+    assert send_request("HEAD", "/favicon.ico").headers["content-length"] == str(len(response.content))
 
 
 def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
@@ -413,16 +413,18 @@ def test_errors_are_pages_here(web: Web, http: httpx.Client, query: str, status:
     assert http.head(f"/?{query}").status_code == status
 
 
-def test_errors_elsewhere_and_of_other_methods_are_problems(ask: Ask, problem: Problem) -> None:
-    problem(ask("GET", "/nope", "Accept: text/html"), 404)
-    response = ask("POST", "/", body=b"")
-    problem(response, 405)
+def test_errors_elsewhere_and_of_other_methods_are_problems(
+    send_request: SendRequest, check_problem: CheckProblem
+) -> None:
+    check_problem(send_request("GET", "/nope", "Accept: text/html"), 404)
+    response = send_request("POST", "/", body=b"")
+    check_problem(response, 405)
     assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize("query", ["", "?folder=none", "?play=none"])
-def test_head(ask: Ask, query: str) -> None:
-    get, head = (ask(method, f"/{query}") for method in ("GET", "HEAD"))
+def test_head(send_request: SendRequest, query: str) -> None:
+    get, head = (send_request(method, f"/{query}") for method in ("GET", "HEAD"))
     assert (head.status_code, head.content) == (get.status_code, b"")
     for response in (get, head):
         del response.headers["date"]
@@ -430,7 +432,9 @@ def test_head(ask: Ask, query: str) -> None:
     assert head.headers == get.headers
 
 
-def test_the_assets_of_the_page(web: Web, http: httpx.Client, ask: Ask, problem: Problem) -> None:
+def test_the_assets_of_the_page(
+    web: Web, http: httpx.Client, send_request: SendRequest, check_problem: CheckProblem
+) -> None:
     page = web.open("/")
     styles = [link.attributes["href"] for link in page.all("link", rel="stylesheet")]
     icon = page.one("link", rel="icon").attributes["href"]
@@ -448,7 +452,7 @@ def test_the_assets_of_the_page(web: Web, http: httpx.Client, ask: Ask, problem:
             assert http.get(urljoin(style, part)).headers["content-type"] == "image/svg+xml"
         assert "@import" not in text
     for wrong in ("/../templates/base.html", "/..%2ftemplates%2fbase.html", "/nope.css"):
-        problem(ask("GET", icon.rpartition("/")[0] + wrong), 404)
+        check_problem(send_request("GET", icon.rpartition("/")[0] + wrong), 404)
 
 
 @pytest.fixture

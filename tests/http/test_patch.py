@@ -15,9 +15,9 @@ import pytest
 from tests.beneath import beneath
 from tests.support import Server, one_backend, running
 
-Ask = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
-Listed = Callable[..., dict[str, dict[str, Any]]]
+SendRequest = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
+ListFiles = Callable[..., dict[str, dict[str, Any]]]
 File = dict[str, Any]
 
 KIND = "application/merge-patch+json"
@@ -91,7 +91,7 @@ def test_a_type_that_a_name_suggested_follows_the_name(
     ],
 )  # fmt: skip
 def test_a_move_changes_the_place_and_nothing_else(
-    http: httpx.Client, listed: Listed, folder: str, film: File, change: File, path: str
+    http: httpx.Client, list_files: ListFiles, folder: str, film: File, change: File, path: str
 ) -> None:
     change = {key: value and value.format(folder) for key, value in change.items()}
     wanted = moved(http, film, path.format(folder))
@@ -112,8 +112,8 @@ def test_a_move_changes_the_place_and_nothing_else(
             assert got.headers["content-type"] == wanted["mimetype"]
         if wanted["path"] != film["path"]:
             assert http.get(film["url"]).status_code == 404
-        assert listed(wanted["folder"])[wanted["path"]] == wanted
-        assert set(listed(folder)) == {wanted["path"]} - {f"{folder}.mp4"}
+        assert list_files(wanted["folder"])[wanted["path"]] == wanted
+        assert set(list_files(folder)) == {wanted["path"]} - {f"{folder}.mp4"}
     finally:
         http.delete(wanted["url"])
 
@@ -139,23 +139,23 @@ def test_folders_on_the_disk_come_and_go_with_their_files(tmp_path: Path) -> Non
 
 
 def test_a_name_that_is_taken(
-    http: httpx.Client, problem: Problem, listed: Listed, folder: str, film: File
+    http: httpx.Client, check_problem: CheckProblem, list_files: ListFiles, folder: str, film: File
 ) -> None:
     http.put(f"/files/{folder}/other.mp4", content=b"other").raise_for_status()
-    before = listed(folder)
-    problem(patch(http, film["path"], {"filename": "other.mp4"}), 409)
+    before = list_files(folder)
+    check_problem(patch(http, film["path"], {"filename": "other.mp4"}), 409)
     # Neither below a file, nor in the place of a folder.
-    problem(patch(http, film["path"], {"folder": f"{folder}/other.mp4"}), 409)
-    problem(patch(http, film["path"], {"folder": film["path"]}), 409)
-    problem(patch(http, film["path"], {"folder": None, "filename": folder}), 409)
-    assert listed(folder) == before
+    check_problem(patch(http, film["path"], {"folder": f"{folder}/other.mp4"}), 409)
+    check_problem(patch(http, film["path"], {"folder": film["path"]}), 409)
+    check_problem(patch(http, film["path"], {"folder": None, "filename": folder}), 409)
+    assert list_files(folder) == before
     assert http.get(f"/files/{folder}/other.mp4").content == b"other"
 
 
-def test_a_file_that_is_not_there(http: httpx.Client, problem: Problem, folder: str) -> None:
-    problem(patch(http, f"{folder}/none", {"filename": "x"}), 404)
-    problem(patch(http, f"{folder}/none", {}), 404)
-    problem(patch(http, folder, {"filename": "x"}), 404)
+def test_a_file_that_is_not_there(http: httpx.Client, check_problem: CheckProblem, folder: str) -> None:
+    check_problem(patch(http, f"{folder}/none", {"filename": "x"}), 404)
+    check_problem(patch(http, f"{folder}/none", {}), 404)
+    check_problem(patch(http, folder, {"filename": "x"}), 404)
 
 
 BAD = {
@@ -209,17 +209,21 @@ BAD = {
 
 @pytest.mark.parametrize("body", BAD.values(), ids=BAD)
 @one_backend
-def test_a_patch_that_is_none(ask: Ask, problem: Problem, unchanged: Any, kept: str, body: bytes) -> None:
-    with unchanged():
-        response = ask("PATCH", f"/files/{kept}", f"Content-Type: {KIND}", body=body)
-        problem(response, 400)
+def test_a_patch_that_is_none(
+    send_request: SendRequest, check_problem: CheckProblem, storage_unchanged: Any, kept: str, body: bytes
+) -> None:
+    with storage_unchanged():
+        response = send_request("PATCH", f"/files/{kept}", f"Content-Type: {KIND}", body=body)
+        check_problem(response, 400)
         assert len(response.content) < 1000, "it does not repeat all that came"
         assert "x" not in response.headers
 
 
 @one_backend
-def test_a_refusal_names_what_cannot_be_changed(http: httpx.Client, problem: Problem, film: File) -> None:
-    detail = problem(patch(http, film["path"], {"size": 1, "filename": "x", "owner": None}), 400)
+def test_a_refusal_names_what_cannot_be_changed(
+    http: httpx.Client, check_problem: CheckProblem, film: File
+) -> None:
+    detail = check_problem(patch(http, film["path"], {"size": 1, "filename": "x", "owner": None}), 400)
     assert "size, owner" in detail
     assert "folder and filename" in detail
 
@@ -237,48 +241,65 @@ def test_a_refusal_names_what_cannot_be_changed(http: httpx.Client, problem: Pro
 )
 @one_backend
 def test_another_kind_of_patch(
-    ask: Ask, problem: Problem, unchanged: Any, folder: str, film: File, headers: tuple[str, ...]
+    send_request: SendRequest,
+    check_problem: CheckProblem,
+    storage_unchanged: Any,
+    folder: str,
+    film: File,
+    headers: tuple[str, ...],
 ) -> None:
-    with unchanged():
-        response = ask("PATCH", f"/files/{folder}/film.mp4", *headers, body=b'{"filename": "x"}')
-        detail = problem(response, 415)
+    with storage_unchanged():
+        response = send_request("PATCH", f"/files/{folder}/film.mp4", *headers, body=b'{"filename": "x"}')
+        detail = check_problem(response, 415)
         assert response.headers["accept-patch"] == KIND
         assert KIND in detail or "Encoding" in detail
 
 
 @one_backend
-def test_a_patch_that_is_encoded_on_its_way(ask: Ask, problem: Problem, folder: str, film: File) -> None:
+def test_a_patch_that_is_encoded_on_its_way(
+    send_request: SendRequest, check_problem: CheckProblem, folder: str, film: File
+) -> None:
     headers = f"Content-Type: {KIND}", "Transfer-Encoding: gzip, chunked"
     body = b'11\r\n{"filename": "x"}\r\n0\r\n\r\n'
-    assert "chunked" in problem(ask("PATCH", f"/files/{folder}/film.mp4", *headers, body=body), 415)
+    assert "chunked" in check_problem(
+        send_request("PATCH", f"/files/{folder}/film.mp4", *headers, body=body), 415
+    )
 
 
 @pytest.mark.parametrize("kind", [f"{KIND}; charset=utf-8", KIND.upper(), f'{KIND} ;charset="UTF-8"'])
 @one_backend
-def test_a_kind_may_have_parameters(ask: Ask, folder: str, film: File, kind: str) -> None:
-    response = ask("PATCH", f"/files/{folder}/film.mp4", f"Content-Type: {kind}", body=b'{"filename": "x"}')
+def test_a_kind_may_have_parameters(send_request: SendRequest, folder: str, film: File, kind: str) -> None:
+    response = send_request(
+        "PATCH", f"/files/{folder}/film.mp4", f"Content-Type: {kind}", body=b'{"filename": "x"}'
+    )
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize("announced", [True, False])
 @one_backend
 def test_a_patch_has_a_limit(
-    ask: Ask, connect: Any, problem: Problem, unchanged: Any, folder: str, film: File, announced: bool
+    send_request: SendRequest,
+    connect: Any,
+    check_problem: CheckProblem,
+    storage_unchanged: Any,
+    folder: str,
+    film: File,
+    announced: bool,
 ) -> None:
     kind, target = f"Content-Type: {KIND}", f"/files/{folder}/film.mp4"
     padded = b'{"filename": "film.mp4"}'.ljust(64 << 10)
-    with unchanged():
-        assert ask("PATCH", target, kind, body=padded).status_code == 200
+    with storage_unchanged():
+        assert send_request("PATCH", target, kind, body=padded).status_code == 200
         if announced:
-            problem(ask("PATCH", target, kind, f"Content-Length: {1 << 40}", body=b""), 413)
+            check_problem(send_request("PATCH", target, kind, f"Content-Length: {1 << 40}", body=b""), 413)
         else:
             chunk = b"10001\r\n" + padded + b" \r\n"
             connection = connect()
             connection.request("PATCH", target, kind, "Transfer-Encoding: chunked", body=chunk)
-            problem(connection.answer(), 413)
+            check_problem(connection.receive_response(), 413)
 
 
-def test_conditions(http: httpx.Client, problem: Problem, film: File, folder: str) -> None:
+def test_conditions(http: httpx.Client, check_problem: CheckProblem, film: File, folder: str) -> None:
     path, tag = film["path"], f'"{film["etag"]}"'
     stored = datetime.fromisoformat(film["updated_at"])
     before = format_datetime((stored - timedelta(seconds=5)).replace(microsecond=0), usegmt=True)
@@ -290,8 +311,8 @@ def test_conditions(http: httpx.Client, problem: Problem, film: File, folder: st
         {"if_unmodified_since": before},
     ):
         for change in ({"filename": "other.mp4"}, {}):
-            problem(patch(http, path, change, **failing), 412)
-    problem(patch(http, f"{folder}/none", {"filename": "x"}, if_match="*"), 404)
+            check_problem(patch(http, path, change, **failing), 412)
+    check_problem(patch(http, f"{folder}/none", {"filename": "x"}, if_match="*"), 404)
     assert patch(http, path, {"filename": "other.mp4"}, if_match=tag).json()["etag"] == film["etag"]
     assert patch(http, f"{folder}/other.mp4", {"filename": "film.mp4"}, if_match="*").json() == film
 
@@ -301,11 +322,11 @@ def test_a_download_that_runs_goes_on(connect: Any, http: httpx.Client, folder: 
     file = http.put(f"/files/{folder}/long.mp4", content=data).json()
     connection = connect()
     connection.request("GET", f"/files/{folder}/long.mp4")
-    connection._more()
+    connection.receive_more()
     assert patch(http, file["path"], {"folder": f"{folder}/elsewhere"}).status_code == 200
-    answer = connection.answer()
-    assert answer.headers["etag"] == f'"{file["etag"]}"'
-    assert answer.content == data
+    response = connection.receive_response()
+    assert response.headers["etag"] == f'"{file["etag"]}"'
+    assert response.content == data
 
 
 def test_of_racing_moves_to_one_name_one_wins(http: httpx.Client, server: Server, folder: str) -> None:
@@ -349,7 +370,7 @@ def test_of_moves_and_replacements_with_one_version_one_wins(
 
 
 def test_a_version_that_another_process_replaces_meanwhile(
-    http: httpx.Client, server: Server, problem: Problem, film: File
+    http: httpx.Client, server: Server, check_problem: CheckProblem, film: File
 ) -> None:
     """The conditions are read while the other one writes; the move waits for it to end."""
     with ThreadPoolExecutor(1) as pool:
@@ -357,21 +378,23 @@ def test_a_version_that_another_process_replaces_meanwhile(
             moving = pool.submit(patch, http, film["path"], {"filename": "x"}, if_match=f'"{film["etag"]}"')
             with pytest.raises(TimeoutError):
                 moving.result(timeout=0.5)
-        problem(moving.result(), 412)
+        check_problem(moving.result(), 412)
     assert http.get(film["url"]).headers["etag"] == '"newer"'
 
 
 @one_backend
 def test_a_patch_from_another_site_is_refused(
-    ask: Ask, problem: Problem, unchanged: Any, folder: str, film: File
+    send_request: SendRequest, check_problem: CheckProblem, storage_unchanged: Any, folder: str, film: File
 ) -> None:
-    with unchanged():
+    with storage_unchanged():
         headers = f"Content-Type: {KIND}", "Origin: https://evil.example"
-        problem(ask("PATCH", f"/files/{folder}/film.mp4", *headers, body=b'{"filename": "x"}'), 403)
+        check_problem(
+            send_request("PATCH", f"/files/{folder}/film.mp4", *headers, body=b'{"filename": "x"}'), 403
+        )
 
 
 @one_backend
-def test_allow_names_it(ask: Ask, folder: str) -> None:
-    response = ask("POST", f"/files/{folder}/film.mp4", body=b"")
+def test_allow_names_it(send_request: SendRequest, folder: str) -> None:
+    response = send_request("POST", f"/files/{folder}/film.mp4", body=b"")
     assert response.status_code == 405
     assert {"GET", "HEAD", "PUT", "PATCH", "DELETE"} == set(response.headers["allow"].split(", "))

@@ -18,10 +18,10 @@ from app.settings import Settings
 from tests.http.crowd import Crowd, Watch, serving
 from tests.support import NewLibrary, Server, one_backend, running
 
-Ask = Callable[..., httpx.Response]
+SendRequest = Callable[..., httpx.Response]
 FILES = 4_000
 
-Problem = Callable[[httpx.Response, int], str]
+CheckProblem = Callable[[httpx.Response, int], str]
 
 NAMES = [
     "two words.mp4",
@@ -79,11 +79,11 @@ def test_every_address_gives_its_film(
         assert http.get(url).content == name.encode()
 
 
-def test_headers(http: httpx.Client, ask: Ask, folder: str) -> None:
+def test_headers(http: httpx.Client, send_request: SendRequest, folder: str) -> None:
     fill(http, f"{folder}/films", "a.mp4")
     for extension, kind in (("m3u", "audio/x-mpegurl"), ("xspf", "application/xspf+xml")):
         target = f"/playlist.{extension}?folder={folder}/films"
-        get, head = (ask(method, target) for method in ("GET", "HEAD"))
+        get, head = (send_request(method, target) for method in ("GET", "HEAD"))
         assert get.headers["content-type"] == kind
         assert get.headers["content-disposition"] == f'attachment; filename="films.{extension}"'
         assert get.headers["cache-control"] == "private, no-cache"
@@ -111,9 +111,9 @@ def test_an_answer_that_fits_one_page_has_a_length(
         for method in ("GET", "HEAD"):
             connection = connect()
             connection.send(f"{method} {target} HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
-            answer = connection.answer(method)
-            lengths.append(int(answer.headers["content-length"]))
-            assert "transfer-encoding" not in answer.headers
+            response = connection.receive_response(method)
+            lengths.append(int(response.headers["content-length"]))
+            assert "transfer-encoding" not in response.headers
             assert version == "1.1" or connection.is_closed()
         assert lengths[0] == lengths[1] > 0, target
 
@@ -125,8 +125,8 @@ def test_an_answer_that_fits_one_page_has_a_length(
         ("סרט 1", "attachment; filename=\"srt 1.m3u\"; filename*=UTF-8''%D7%A1%D7%A8%D7%98%201.m3u"),
     ],
 )
-def test_the_file_is_called_as_the_folder(ask: Ask, name: str, disposition: str) -> None:
-    response = ask("GET", f"/playlist.m3u?folder={quote(name)}")
+def test_the_file_is_called_as_the_folder(send_request: SendRequest, name: str, disposition: str) -> None:
+    response = send_request("GET", f"/playlist.m3u?folder={quote(name)}")
     assert response.headers["content-disposition"] == disposition
 
 
@@ -170,13 +170,15 @@ def test_a_search_is_a_playlist_too(http: httpx.Client, folder: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/playlist.m3u", "/playlist.xspf"])
-def test_errors_are_told_before_anything_is_sent(ask: Ask, problem: Problem, path: str) -> None:
+def test_errors_are_told_before_anything_is_sent(
+    send_request: SendRequest, check_problem: CheckProblem, path: str
+) -> None:
     for query in ("folder=..", "folder=/a", "folder=a/", "folder=a//b", "folder=%00", "folder=%ff"):
-        problem(ask("GET", f"{path}?{query}"), 400)
-        assert ask("HEAD", f"{path}?{query}").status_code == 400
-    assert "recursive" in problem(ask("GET", f"{path}?recursive=perhaps"), 422)
-    assert "sort" in problem(ask("GET", f"{path}?sort=colour"), 422)
-    problem(ask("POST", path, body=b""), 405)
+        check_problem(send_request("GET", f"{path}?{query}"), 400)
+        assert send_request("HEAD", f"{path}?{query}").status_code == 400
+    assert "recursive" in check_problem(send_request("GET", f"{path}?recursive=perhaps"), 422)
+    assert "sort" in check_problem(send_request("GET", f"{path}?sort=colour"), 422)
+    check_problem(send_request("POST", path, body=b""), 405)
 
 
 def test_addresses_begin_with_the_base_url(tmp_path: Path, new_library: NewLibrary) -> None:
@@ -249,10 +251,12 @@ def test_head_looks_no_further(watch: Watch, many: int) -> None:
     assert watch.pages == 1
 
 
-def test_a_storage_that_fails_at_once_is_unavailable(watch: Watch, many: int, problem: Problem) -> None:
+def test_a_storage_that_fails_at_once_is_unavailable(
+    watch: Watch, many: int, check_problem: CheckProblem
+) -> None:
     watch.fail_at = 1
     response = httpx.get(f"http://127.0.0.1:{many}/playlist.m3u?folder=films", trust_env=False)
-    assert problem(response, 503).startswith("The database refuses")
+    assert check_problem(response, 503).startswith("The database refuses")
     assert "retry-after" in response.headers
 
 
@@ -260,10 +264,10 @@ def ask_1_0(port: int, target: str) -> bytes:
     """The whole answer to a GET of HTTP/1.0, which ends when the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(f"GET {target} HTTP/1.0\r\n\r\n".encode())
-        answer = b""
+        response = b""
         while data := connection.recv(1 << 20):
-            answer += data
-    return answer
+            response += data
+    return response
 
 
 @pytest.mark.parametrize("target", ["/playlist.m3u?folder=films", "/files/films/"])

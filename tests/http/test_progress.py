@@ -45,13 +45,13 @@ def test_an_upload_by_form_tells_its_progress(
     where: str,
     part: Callable[..., bytes],
     send_form: Callable[..., httpx.Response],
-    untroubled: None,
+    no_server_errors: None,
 ) -> None:
     file, field = part("file", BIG, filename="film.mp4"), part("sid", sid.encode())
     parts = {"before": [field, file], "after": [file, field], "query": [file], "twice": [file, field]}[where]
     query = f"?folder={folder}" + (f"&sid={sid}" if where in ("query", "twice") else "")
-    answer = send_form(*parts, query=query)
-    assert answer.status_code == 201, answer.text
+    response = send_form(*parts, query=query)
+    assert response.status_code == 201, response.text
     messages = progress_of(session)
     total = messages[-1]["total"]
     assert {message["total"] for message in messages} == {total}
@@ -70,7 +70,7 @@ def slowly(seconds: float, size: int) -> Iterator[bytes]:
 
 
 def test_progress_comes_while_the_bytes_do_and_at_most_ten_times_a_second(
-    server: Server, session: Socket, sid: str, folder: str, untroubled: None
+    server: Server, session: Socket, sid: str, folder: str, no_server_errors: None
 ) -> None:
     """Two uploads at once that name one sid: ten a second each. Of one the length is not known before."""
     size, seconds = 400_000, 1.0
@@ -80,9 +80,9 @@ def test_progress_comes_while_the_bytes_do_and_at_most_ten_times_a_second(
         headers = {} if name == "chunked" else {"content-length": str(size)}
         with server.client() as client:
             url = f"/files/{folder}/{name}?sid={sid}"
-            answer = client.put(url, content=slowly(seconds, size), headers=headers)
+            response = client.put(url, content=slowly(seconds, size), headers=headers)
             answered[name] = time.monotonic()
-            assert answer.status_code == 201
+            assert response.status_code == 201
 
     threads = [threading.Thread(target=put, args=(name,)) for name in ("chunked", "length")]
     started = time.monotonic()
@@ -107,8 +107,8 @@ def test_progress_comes_while_the_bytes_do_and_at_most_ten_times_a_second(
 def test_the_last_message_comes_for_an_empty_file_too(
     session: Socket, sid: str, http: httpx.Client, folder: str, content: bytes | Iterator[bytes]
 ) -> None:
-    answer = http.put(f"/files/{folder}/empty", params={"sid": sid}, content=content)
-    assert answer.status_code == 201
+    response = http.put(f"/files/{folder}/empty", params={"sid": sid}, content=content)
+    assert response.status_code == 201
     assert session.json() == {"progress": {"filename": "empty", "received": 0, "total": 0}}
     assert http.put(f"/files/{folder}/empty", params={"sid": sid}, content=b"abc").status_code == 204
     assert progress_of(session)[-1] == {"filename": "empty", "received": 3, "total": 3}
@@ -137,8 +137,8 @@ def test_a_sid_that_is_nobodys_is_ignored_and_two_or_an_endless_one_are_refused(
     folder: str,
     part: Callable[..., bytes],
     send_form: Callable[..., httpx.Response],
-    problem: Callable[..., str],
-    untroubled: None,
+    check_problem: Callable[..., str],
+    no_server_errors: None,
 ) -> None:
     file = part("file", b"x", filename="a")
     at = f"?folder={folder}"
@@ -146,8 +146,8 @@ def test_a_sid_that_is_nobodys_is_ignored_and_two_or_an_endless_one_are_refused(
     assert http.put(f"/files/{folder}/b?sid=nobody", content=b"x").status_code == 201
     assert http.put(f"/files/{folder}/b?sid=", content=b"x").status_code == 204
     other = part("file", b"x", filename="c")
-    assert "sid" in problem(send_form(other, part("sid", b"one"), query=f"{at}&sid=two"), 400)
-    assert "sid" in problem(send_form(other, part("sid", b"s" * 65), query=at), 400)
-    assert "sid" in problem(send_form(other, query=f"{at}&sid={'s' * 65}"), 422)
-    assert "sid" in problem(http.put(f"/files/{folder}/c?sid={'s' * 65}", content=b"x"), 422)
+    assert "sid" in check_problem(send_form(other, part("sid", b"one"), query=f"{at}&sid=two"), 400)
+    assert "sid" in check_problem(send_form(other, part("sid", b"s" * 65), query=at), 400)
+    assert "sid" in check_problem(send_form(other, query=f"{at}&sid={'s' * 65}"), 422)
+    assert "sid" in check_problem(http.put(f"/files/{folder}/c?sid={'s' * 65}", content=b"x"), 422)
     assert http.get(f"/files/{folder}/c").status_code == 404

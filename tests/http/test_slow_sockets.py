@@ -142,7 +142,7 @@ def test_those_who_are_connected_do_not_hold_the_end(folder: Path) -> None:
 
 @pytest.mark.parametrize("target", ["/", "/events"])
 def test_nothing_remains_of_those_who_leave_without_a_word(
-    server: Server, target: str, untroubled: None
+    server: Server, target: str, no_server_errors: None
 ) -> None:
     time.sleep(0.05)
     before = descriptors(server)
@@ -186,7 +186,7 @@ def flooded(folder: Path, frames: bytes) -> None:
 
 
 def test_an_upgrade_amid_an_answer_ends_the_connection(
-    server: Server, http: httpx.Client, folder: str, untroubled: None
+    server: Server, http: httpx.Client, folder: str, no_server_errors: None
 ) -> None:
     """uvicorn would go on with the answer, and not ask whether anybody reads it."""
     assert http.put(f"/files/{folder}/big", content=b"f" * (24 << 20)).status_code == 201

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import httpx
 
-Ask = Callable[..., httpx.Response]
+SendRequest = Callable[..., httpx.Response]
 
 PATCH = "Content-Type: application/merge-patch+json"
 
 
-def test_every_json_answer_and_problem_forbids_sniffing(ask: Ask, http: httpx.Client, folder: str) -> None:
+def test_every_json_answer_and_problem_forbids_sniffing(
+    send_request: SendRequest, http: httpx.Client, folder: str
+) -> None:
     path = f"/files/{folder}/film.mp4"
     asked: list[tuple[str, str, tuple[str, ...], bytes | None]] = [
         ("PUT", path, (), b"a film"),
@@ -31,6 +33,6 @@ def test_every_json_answer_and_problem_forbids_sniffing(ask: Ask, http: httpx.Cl
         ("GET", "/", ("no header",), None),
     ]
     for method, target, headers, body in asked:
-        answer = ask(method, target, *headers, body=body)
-        assert "json" in answer.headers["content-type"], (method, target)
-        assert answer.headers.get_list("x-content-type-options") == ["nosniff"], (method, target)
+        response = send_request(method, target, *headers, body=body)
+        assert "json" in response.headers["content-type"], (method, target)
+        assert response.headers.get_list("x-content-type-options") == ["nosniff"], (method, target)

@@ -9,8 +9,8 @@ import pytest
 from tests.sockets import BINARY, CLOSE, PING, PONG, TEXT, Socket
 from tests.support import Server, one_backend
 
-Ask = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
+SendRequest = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
 
 
 def events_of(server: Server) -> Socket:
@@ -19,7 +19,7 @@ def events_of(server: Server) -> Socket:
     return listener
 
 
-def test_a_session_says_its_sid_and_answers_every_text(server: Server, untroubled: None) -> None:
+def test_a_session_says_its_sid_and_answers_every_text(server: Server, no_server_errors: None) -> None:
     with Socket(server) as one, Socket(server) as other:
         sids = {one.json()["sid"], other.json()["sid"]}
         assert len(sids) == 2
@@ -36,7 +36,7 @@ def test_a_session_says_its_sid_and_answers_every_text(server: Server, untrouble
 
 
 @one_backend
-def test_a_ping_is_answered_and_a_close_too(server: Server, untroubled: None) -> None:
+def test_a_ping_is_answered_and_a_close_too(server: Server, no_server_errors: None) -> None:
     with Socket(server, "/events") as listener:
         assert listener.json() == {"type": "resync"}
         listener.send(PING, b"there?")
@@ -49,7 +49,7 @@ def test_a_ping_is_answered_and_a_close_too(server: Server, untroubled: None) ->
 
 
 def test_every_change_is_told_to_those_who_listen(
-    server: Server, http: httpx.Client, folder: str, untroubled: None
+    server: Server, http: httpx.Client, folder: str, no_server_errors: None
 ) -> None:
     path = f"{folder}/é.mp4"
     with events_of(server) as listener, Socket(server) as session:
@@ -69,7 +69,9 @@ def test_every_change_is_told_to_those_who_listen(
         assert session.is_silent(0.1)
 
 
-def test_what_failed_is_not_told(server: Server, http: httpx.Client, folder: str, untroubled: None) -> None:
+def test_what_failed_is_not_told(
+    server: Server, http: httpx.Client, folder: str, no_server_errors: None
+) -> None:
     path = f"/files/{folder}/a.mp4"
     http.put(path, content=b"one")
     with events_of(server) as listener:
@@ -97,7 +99,11 @@ def test_what_failed_is_not_told(server: Server, http: httpx.Client, folder: str
 @pytest.mark.parametrize("target", ["/", "/events"])
 @one_backend
 def test_what_is_not_a_text_closes(
-    server: Server, target: str, frames: list[tuple[int, bytes, dict[str, Any]]], code: int, untroubled: None
+    server: Server,
+    target: str,
+    frames: list[tuple[int, bytes, dict[str, Any]]],
+    code: int,
+    no_server_errors: None,
 ) -> None:
     with Socket(server, target) as connection:
         for opcode, payload, more in frames:
@@ -123,7 +129,12 @@ def test_what_is_not_a_text_closes(
 @pytest.mark.parametrize("target", ["/", "/events"])
 @one_backend
 def test_who_may_not_knock_is_refused_before_the_socket_opens(
-    server: Server, target: str, headers: tuple[str, ...], host: str | None, status: int, untroubled: None
+    server: Server,
+    target: str,
+    headers: tuple[str, ...],
+    host: str | None,
+    status: int,
+    no_server_errors: None,
 ) -> None:
     with Socket(server, target, *headers, host=host) as connection:
         assert connection.status == status
@@ -135,7 +146,7 @@ def test_who_may_not_knock_is_refused_before_the_socket_opens(
 
 @one_backend
 def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
-    server: Server, http: httpx.Client, untroubled: None
+    server: Server, http: httpx.Client, no_server_errors: None
 ) -> None:
     for target in ("/nothing", "/files", "/files/a.mp4", "/events/", "/docs", "/a%0Ab"):
         with Socket(server, target) as connection:
@@ -145,9 +156,11 @@ def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
 
 
 @one_backend
-def test_a_plain_get_of_a_socket_is_told_to_upgrade(ask: Ask, problem: Problem) -> None:
-    response = ask("GET", "/events")
-    assert "ws://" in problem(response, 426)
+def test_a_plain_get_of_a_socket_is_told_to_upgrade(
+    send_request: SendRequest, check_problem: CheckProblem
+) -> None:
+    response = send_request("GET", "/events")
+    assert "ws://" in check_problem(response, 426)
     assert (response.headers["upgrade"], response.headers["connection"]) == ("websocket", "upgrade")
-    assert ask("HEAD", "/events").status_code == 426
-    assert ask("POST", "/events", body=b"").headers["allow"] == "GET, HEAD"
+    assert send_request("HEAD", "/events").status_code == 426
+    assert send_request("POST", "/events", body=b"").headers["allow"] == "GET, HEAD"

@@ -14,10 +14,10 @@ import pytest
 
 from tests.support import NewLibrary, Server, one_backend, running
 
-Ask = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
-Unchanged = Callable[..., AbstractContextManager[None]]
-Listed = Callable[..., dict[str, dict[str, Any]]]
+SendRequest = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
+StorageUnchanged = Callable[..., AbstractContextManager[None]]
+ListFiles = Callable[..., dict[str, dict[str, Any]]]
 Part = Callable[..., bytes]
 
 DATA = bytes(range(256)) * 1000
@@ -87,7 +87,7 @@ def test_chunks_of_all_sizes_in_one_go(http: httpx.Client, connect: Any, folder:
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
     connection = connect()
     connection.request("PUT", f"/files/{folder}/film.mp4", "Transfer-Encoding: chunked", body=chunks)
-    assert connection.answer("PUT").status_code == 201
+    assert connection.receive_response("PUT").status_code == 201
     assert http.get(f"/files/{folder}/film.mp4").content == b"".join(pieces)
 
 
@@ -98,16 +98,18 @@ def test_put_at_the_top(http: httpx.Client, folder: str) -> None:
         http.delete(f"/files/{folder}.mp4")
 
 
-def test_put_without_any_length_is_an_empty_file(ask: Ask, http: httpx.Client, folder: str) -> None:
-    check_file(ask("PUT", f"/files/{folder}/film.mp4"), folder, "film.mp4", b"", http)
+def test_put_without_any_length_is_an_empty_file(
+    send_request: SendRequest, http: httpx.Client, folder: str
+) -> None:
+    check_file(send_request("PUT", f"/files/{folder}/film.mp4"), folder, "film.mp4", b"", http)
 
 
-def test_put_over_a_file(http: httpx.Client, folder: str, listed: Listed) -> None:
+def test_put_over_a_file(http: httpx.Client, folder: str, list_files: ListFiles) -> None:
     created = put(http, f"{folder}/film.mp4", DATA).json()
     response = put(http, f"{folder}/film.mp4", b"other", content_type="video/webm")
     assert (response.status_code, response.content) == (204, b"")
     assert response.headers["repr-digest"] == digest(b"other")
-    (file,) = listed(folder).values()
+    (file,) = list_files(folder).values()
     assert response.headers["etag"] == f'"{file["etag"]}"' != f'"{created["etag"]}"'
     assert (file["size"], file["mimetype"]) == (5, "video/webm")
     assert file["sha256"] == hashlib.sha256(b"other").hexdigest()
@@ -115,11 +117,11 @@ def test_put_over_a_file(http: httpx.Client, folder: str, listed: Listed) -> Non
 
 
 def test_if_none_match_star_creates_and_never_overwrites(
-    http: httpx.Client, folder: str, problem: Problem, unchanged: Unchanged
+    http: httpx.Client, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
     check_file(put(http, f"{folder}/film.mp4", DATA, if_none_match="*"), folder, "film.mp4", DATA, http)
-    with unchanged():
-        problem(put(http, f"{folder}/film.mp4", b"x", if_none_match="*"), 412)
+    with storage_unchanged():
+        check_problem(put(http, f"{folder}/film.mp4", b"x", if_none_match="*"), 412)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +146,10 @@ def test_if_none_match_star_creates_and_never_overwrites(
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 def test_conditions_on_a_file(
     http: httpx.Client,
-    ask: Ask,
+    send_request: SendRequest,
     folder: str,
-    problem: Problem,
-    unchanged: Unchanged,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
     method: str,
     field: str,
     value: str,
@@ -157,35 +159,44 @@ def test_conditions_on_a_file(
     header = f"{field}: {value.format(tag=tag)}"
     body = b"new" if method == "PUT" else None
     if status == 412:
-        with unchanged():
-            problem(ask(method, f"/files/{folder}/film.mp4", header, body=body), 412)
+        with storage_unchanged():
+            check_problem(send_request(method, f"/files/{folder}/film.mp4", header, body=body), 412)
         assert http.get(f"/files/{folder}/film.mp4").content == DATA
         return
-    assert ask(method, f"/files/{folder}/film.mp4", header, body=body).status_code == 204
+    assert send_request(method, f"/files/{folder}/film.mp4", header, body=body).status_code == 204
     now = http.get(f"/files/{folder}/film.mp4")
     assert (now.status_code, now.content) == (200, b"new") if method == "PUT" else now.status_code == 404
 
 
 @pytest.mark.parametrize("value", ['"x"', "*", "malformed"])
 def test_if_match_on_a_missing_file(
-    http: httpx.Client, folder: str, problem: Problem, unchanged: Unchanged, value: str
+    http: httpx.Client,
+    folder: str,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    value: str,
 ) -> None:
-    with unchanged():
-        problem(put(http, f"{folder}/film.mp4", DATA, if_match=value), 412)
+    with storage_unchanged():
+        check_problem(put(http, f"{folder}/film.mp4", DATA, if_match=value), 412)
         # RFC 9110 13.2.1: where the answer without the condition is no 2xx, that one is given.
-        problem(http.delete(f"/files/{folder}/film.mp4", headers={"if-match": value}), 404)
+        check_problem(http.delete(f"/files/{folder}/film.mp4", headers={"if-match": value}), 404)
 
 
 @pytest.mark.parametrize("value", ["bytes 0-2/3", "bytes */3", "nonsense", ""])
 @pytest.mark.parametrize("exists", [False, True])
 @one_backend
 def test_a_partial_put_is_refused(
-    http: httpx.Client, folder: str, problem: Problem, unchanged: Unchanged, value: str, exists: bool
+    http: httpx.Client,
+    folder: str,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    value: str,
+    exists: bool,
 ) -> None:
     if exists:
         put(http, f"{folder}/film.mp4", DATA)
-    with unchanged():
-        problem(put(http, f"{folder}/film.mp4", b"abc", content_range=value), 400)
+    with storage_unchanged():
+        check_problem(put(http, f"{folder}/film.mp4", b"abc", content_range=value), 400)
 
 
 @pytest.mark.parametrize("field", ["Content-Digest", "Repr-Digest"])
@@ -210,8 +221,8 @@ def test_a_partial_put_is_refused(
 def test_digests(
     http: httpx.Client,
     folder: str,
-    problem: Problem,
-    unchanged: Unchanged,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
     field: str,
     value: str,
     right: bool,
@@ -223,11 +234,11 @@ def test_digests(
     if right:
         check_file(send(f"/files/{folder}/film.mp4"), folder, "film.mp4", DATA, http)
         return
-    with unchanged():
-        problem(send(f"/files/{folder}/film.mp4"), 400)
+    with storage_unchanged():
+        check_problem(send(f"/files/{folder}/film.mp4"), 400)
     put(http, f"{folder}/old.mp4", b"old")
-    with unchanged():
-        problem(send(f"/files/{folder}/old.mp4"), 400)
+    with storage_unchanged():
+        check_problem(send(f"/files/{folder}/old.mp4"), 400)
     assert http.get(f"/files/{folder}/old.mp4").content == b"old"
 
 
@@ -251,24 +262,24 @@ def in_base64(algorithm: str, data: bytes = DATA) -> str:
 def test_other_digests(
     http: httpx.Client,
     folder: str,
-    problem: Problem,
-    unchanged: Unchanged,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
     field: str,
     right: str,
     wrong: str,
 ) -> None:
     path = f"/files/{folder}/film.mp4"
-    with unchanged():
-        problem(http.put(path, content=DATA, headers={field: wrong}), 400)
+    with storage_unchanged():
+        check_problem(http.put(path, content=DATA, headers={field: wrong}), 400)
     check_file(http.put(path, content=DATA, headers={field: right}), folder, "film.mp4", DATA, http)
 
 
 def test_two_digests_that_disagree(
-    http: httpx.Client, folder: str, problem: Problem, unchanged: Unchanged
+    http: httpx.Client, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
-    with unchanged():
+    with storage_unchanged():
         both = {"content_digest": digest(DATA), "repr_digest": digest(b"x")}
-        problem(put(http, f"{folder}/film.mp4", DATA, **both), 400)
+        check_problem(put(http, f"{folder}/film.mp4", DATA, **both), 400)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip", "x-unknown"])
@@ -278,14 +289,16 @@ def test_an_encoded_body_is_refused(
     folder: str,
     part: Part,
     send_form: Any,
-    problem: Problem,
-    unchanged: Unchanged,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
     coding: str,
 ) -> None:
-    with unchanged():
-        problem(put(http, f"{folder}/film.mp4", DATA, content_encoding=coding), 415)
+    with storage_unchanged():
+        check_problem(put(http, f"{folder}/film.mp4", DATA, content_encoding=coding), 415)
         file = part("file", DATA, filename="film.mp4")
-        problem(send_form(file, query=f"?folder={folder}", headers=(f"Content-Encoding: {coding}",)), 415)
+        check_problem(
+            send_form(file, query=f"?folder={folder}", headers=(f"Content-Encoding: {coding}",)), 415
+        )
     assert put(http, f"{folder}/film.mp4", DATA, content_encoding="identity").status_code == 201
 
 
@@ -338,46 +351,56 @@ def test_a_form_in_chunks(http: httpx.Client, folder: str) -> None:
 
 
 def test_a_form_never_overwrites(
-    http: httpx.Client, part: Part, send_form: Any, folder: str, problem: Problem, unchanged: Unchanged
+    http: httpx.Client,
+    part: Part,
+    send_form: Any,
+    folder: str,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
 ) -> None:
     file, field = part("file", b"first", filename="film.mp4"), part("folder", folder.encode())
     assert send_form(file, field).status_code == 201
-    with unchanged():
+    with storage_unchanged():
         for parts in ((file, field), (field, file)):
-            problem(send_form(*parts), 409)
-        problem(send_form(file, query=f"?folder={folder}"), 409)
+            check_problem(send_form(*parts), 409)
+        check_problem(send_form(file, query=f"?folder={folder}"), 409)
     assert http.get(f"/files/{folder}/film.mp4").content == b"first"
 
 
 @one_backend
 def test_a_folder_said_twice_and_differently(
-    part: Part, send_form: Any, folder: str, problem: Problem, unchanged: Unchanged
+    part: Part, send_form: Any, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
     file = part("file", DATA, filename="film.mp4")
-    with unchanged():
-        problem(send_form(part("folder", b"other"), file, query=f"?folder={folder}"), 400)
-        problem(send_form(part("folder", folder.encode()), part("folder", b"other"), file), 400)
+    with storage_unchanged():
+        check_problem(send_form(part("folder", b"other"), file, query=f"?folder={folder}"), 400)
+        check_problem(send_form(part("folder", folder.encode()), part("folder", b"other"), file), 400)
 
 
 # Files and folders
 
 
 def test_a_file_and_a_folder_cannot_share_a_path(
-    http: httpx.Client, part: Part, send_form: Any, folder: str, problem: Problem, unchanged: Unchanged
+    http: httpx.Client,
+    part: Part,
+    send_form: Any,
+    folder: str,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
 ) -> None:
     put(http, f"{folder}/taken", DATA)
     put(http, f"{folder}/inner/film.mp4", DATA)
-    with unchanged():
+    with storage_unchanged():
         for below in (f"{folder}/taken/film.mp4", f"{folder}/taken/deep/er/film.mp4"):
-            assert "'taken' is no folder" in problem(put(http, below, DATA), 409)
-            problem(put(http, below, DATA, if_none_match='"x"'), 409)
+            assert "'taken' is no folder" in check_problem(put(http, below, DATA), 409)
+            check_problem(put(http, below, DATA, if_none_match='"x"'), 409)
             inside, _, name = below.rpartition("/")
             for order in (1, -1):
                 parts = [part("folder", inside.encode()), part("file", DATA, filename=name)]
-                problem(send_form(*parts[::order]), 409)
-        problem(put(http, f"{folder}/inner", DATA), 409)
-        problem(send_form(part("file", DATA, filename="inner"), query=f"?folder={folder}"), 409)
-        problem(http.delete(f"/files/{folder}/inner"), 404)
+                check_problem(send_form(*parts[::order]), 409)
+        check_problem(put(http, f"{folder}/inner", DATA), 409)
+        check_problem(send_form(part("file", DATA, filename="inner"), query=f"?folder={folder}"), 409)
+        check_problem(http.delete(f"/files/{folder}/inner"), 404)
     # The folder exists while a file has it, and no longer.
     assert http.delete(f"/files/{folder}/inner/film.mp4").status_code == 204
     assert put(http, f"{folder}/inner", DATA).status_code == 201
@@ -388,14 +411,14 @@ def test_a_file_and_a_folder_cannot_share_a_path(
 # Delete
 
 
-def test_delete(http: httpx.Client, folder: str, problem: Problem, listed: Listed) -> None:
+def test_delete(http: httpx.Client, folder: str, check_problem: CheckProblem, list_files: ListFiles) -> None:
     put(http, f"{folder}/a/b/film.mp4", DATA)
     put(http, f"{folder}/other.mp4", DATA)
     response = http.delete(f"/files/{folder}/a/b/film.mp4")
     assert (response.status_code, response.content) == (204, b"")
     for missing in (f"{folder}/a/b/film.mp4", f"{folder}/a/b", f"{folder}/a", f"{folder}/none"):
-        problem(http.delete(f"/files/{missing}"), 404)
-    assert list(listed(folder)) == [f"{folder}/other.mp4"]
+        check_problem(http.delete(f"/files/{missing}"), 404)
+    assert list(list_files(folder)) == [f"{folder}/other.mp4"]
     assert http.get("/files", params={"folder": folder}).json()["folders"] == []
     check_file(put(http, f"{folder}/a/b/film.mp4", b"again"), f"{folder}/a/b", "film.mp4", b"again", http)
 
@@ -415,7 +438,11 @@ def small(
 
 @pytest.mark.parametrize("way", ["put", "put chunked", "form", "form chunked"])
 def test_too_large(
-    small: tuple[Server, httpx.Client], problem: Problem, unchanged: Unchanged, folder: str, way: str
+    small: tuple[Server, httpx.Client],
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    folder: str,
+    way: str,
 ) -> None:
     server, http = small
 
@@ -428,9 +455,9 @@ def test_too_large(
         body = request.read()
         return http.post("/file/upload", content=iter([body]) if "chunked" in way else body, headers=kind)
 
-    with unchanged(server):
+    with storage_unchanged(server):
         for size in (MAX_SIZE + 1, MAX_SIZE * 10, 5_000_000):
-            problem(send(size), 413)
+            check_problem(send(size), 413)
     assert send(MAX_SIZE).status_code == 201
 
 
@@ -455,51 +482,66 @@ def test_a_taken_name_is_refused_early(
     connect: Any,
     part: Part,
     folder: str,
-    problem: Problem,
-    unchanged: Unchanged,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
     field: bool,
 ) -> None:
     put(http, f"{folder}/film.mp4", DATA)
-    with unchanged():
+    with storage_unchanged():
         connection = connect()
         connection.send(start_form(folder, part, EARLY, field=field))
-        problem(connection.answer("POST"), 409)
+        check_problem(connection.receive_response("POST"), 409)
         connection.close()
 
 
 def test_a_taken_name_is_refused_as_soon_as_it_is_known(
-    http: httpx.Client, connect: Any, part: Part, folder: str, problem: Problem, unchanged: Unchanged
+    http: httpx.Client,
+    connect: Any,
+    part: Part,
+    folder: str,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
 ) -> None:
     put(http, f"{folder}/film.mp4", DATA)
     form = part("file", DATA, filename="film.mp4") + part("folder", folder.encode())
-    with unchanged():
+    with storage_unchanged():
         connection = connect()
         connection.request("POST", "/file/upload", FORM_TYPE, f"Content-Length: {EARLY}", body=form)
         # The field ends where the next boundary begins.
         connection.send(b"--xxBOUNDARYxx\r\n")
-        problem(connection.answer("POST"), 409)
+        check_problem(connection.receive_response("POST"), 409)
         connection.close()
 
 
 def test_a_folder_in_the_way_is_refused_early(
-    http: httpx.Client, connect: Any, part: Part, folder: str, problem: Problem, unchanged: Unchanged
+    http: httpx.Client,
+    connect: Any,
+    part: Part,
+    folder: str,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
 ) -> None:
     put(http, f"{folder}/film.mp4", DATA)
-    with unchanged():
+    with storage_unchanged():
         connection = connect()
         connection.send(start_form(f"{folder}/film.mp4", part, EARLY))
-        problem(connection.answer("POST"), 409)
+        check_problem(connection.receive_response("POST"), 409)
         connection.close()
 
 
 @pytest.mark.parametrize("name", ["..", "a\\b"])
 def test_a_bad_name_is_refused_early(
-    connect: Any, part: Part, folder: str, problem: Problem, unchanged: Unchanged, name: str
+    connect: Any,
+    part: Part,
+    folder: str,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
+    name: str,
 ) -> None:
-    with unchanged():
+    with storage_unchanged():
         connection = connect()
         connection.send(start_form(folder, part, EARLY, name=name))
-        problem(connection.answer("POST"), 400)
+        check_problem(connection.receive_response("POST"), 400)
         connection.close()
 
 
@@ -524,22 +566,22 @@ def test_a_put_is_refused_before_its_body(
     http: httpx.Client,
     connect: Any,
     folder: str,
-    problem: Problem,
-    unchanged: Unchanged,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
     target: str,
     headers: tuple[str, ...],
     status: int,
     expect: tuple[str, ...],
 ) -> None:
     put(http, f"{folder}/film.mp4", DATA)
-    with unchanged():
+    with storage_unchanged():
         connection = connect()
         sent = b"" if expect else b"x" * 5000
         connection.request(
             "PUT", f"/files/{folder}/{target}", f"Content-Length: {EARLY}", *headers, *expect, body=sent
         )
-        response = connection.answer("PUT")
-        problem(response, status)
+        response = connection.receive_response("PUT")
+        check_problem(response, status)
         assert response.extensions["interim"] == []
         connection.close()
 
@@ -550,7 +592,7 @@ def test_a_put_is_asked_for_its_body(connect: Any, http: httpx.Client, folder: s
     connection.request("PUT", f"/files/{folder}/film.mp4", "Expect: 100-continue", length)
     assert connection.socket.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 100"
     connection.send(DATA)
-    response = connection.answer("PUT")
+    response = connection.receive_response("PUT")
     assert response.extensions["interim"] == [100]
     check_file(response, folder, "film.mp4", DATA, http)
 
@@ -560,28 +602,32 @@ def test_too_large_is_refused_early(
     small: tuple[Server, httpx.Client],
     connect: Any,
     part: Part,
-    problem: Problem,
-    unchanged: Unchanged,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
     expect: tuple[str, ...],
 ) -> None:
     server, _ = small
-    with unchanged(server):
+    with storage_unchanged(server):
         connection = connect(server)
         connection.request("PUT", "/files/film.mp4", f"Content-Length: {EARLY}", *expect, body=b"")
-        problem(connection.answer("PUT"), 413)
+        check_problem(connection.receive_response("PUT"), 413)
         connection.close()
         connection = connect(server)
         connection.request("POST", "/file/upload", FORM_TYPE, f"Content-Length: {EARLY}", *expect, body=b"")
-        problem(connection.answer("POST"), 413)
+        check_problem(connection.receive_response("POST"), 413)
         connection.close()
 
 
 def test_too_large_in_chunks_is_refused_when_it_is(
-    small: tuple[Server, httpx.Client], connect: Any, part: Part, problem: Problem, unchanged: Unchanged
+    small: tuple[Server, httpx.Client],
+    connect: Any,
+    part: Part,
+    check_problem: CheckProblem,
+    storage_unchanged: StorageUnchanged,
 ) -> None:
     server, _ = small
     form = part("file", b"x" * (MAX_SIZE + 1), filename="film.mp4")
-    with unchanged(server):
+    with storage_unchanged(server):
         for method, target, body in (
             ("PUT", "/files/film.mp4", b"x" * (MAX_SIZE + 1)),
             ("POST", "/file/upload", form),
@@ -591,7 +637,7 @@ def test_too_large_in_chunks_is_refused_when_it_is(
                 method, target, FORM_TYPE if method == "POST" else "X: y", "Transfer-Encoding: chunked"
             )
             connection.send(f"{len(body):x}\r\n".encode() + body + b"\r\n")  # and more would follow
-            problem(connection.answer(method), 413)
+            check_problem(connection.receive_response(method), 413)
             connection.close()
 
 
@@ -600,7 +646,12 @@ def test_too_large_in_chunks_is_refused_when_it_is(
 
 @pytest.mark.parametrize("exists", [False, True])
 def test_an_upload_that_is_broken_off_stores_nothing(
-    http: httpx.Client, connect: Any, part: Part, folder: str, unchanged: Unchanged, exists: bool
+    http: httpx.Client,
+    connect: Any,
+    part: Part,
+    folder: str,
+    storage_unchanged: StorageUnchanged,
+    exists: bool,
 ) -> None:
     if exists:
         put(http, f"{folder}/film.mp4", b"old")
@@ -612,7 +663,7 @@ def test_an_upload_that_is_broken_off_stores_nothing(
         f"{raw}Transfer-Encoding: chunked\r\n\r\n{len(DATA) + 9:x}\r\n".encode() + DATA,
         start_form(folder, part, EARLY, name=name),
     ]
-    with unchanged():
+    with storage_unchanged():
         for beginning in beginnings:
             connection = connect()
             connection.send(beginning)
@@ -621,9 +672,9 @@ def test_an_upload_that_is_broken_off_stores_nothing(
 
 
 def test_a_broken_chunk_stores_nothing(
-    http: httpx.Client, connect: Any, folder: str, unchanged: Unchanged
+    http: httpx.Client, connect: Any, folder: str, storage_unchanged: StorageUnchanged
 ) -> None:
-    with unchanged():
+    with storage_unchanged():
         for chunks in (
             b"5\r\nhello\r\nZZ\r\nx\r\n0\r\n\r\n",
             b"-5\r\nhello\r\n0\r\n\r\n",
@@ -631,7 +682,7 @@ def test_a_broken_chunk_stores_nothing(
         ):
             connection = connect()
             connection.request("PUT", f"/files/{folder}/film.mp4", "Transfer-Encoding: chunked", body=chunks)
-            assert connection.answer("PUT").status_code == 400
+            assert connection.receive_response("PUT").status_code == 400
             connection.close()
 
 
@@ -650,21 +701,21 @@ def test_a_body_behind_an_upgrade_is_stored(
         f"Upgrade: {upgrade}\r\nHTTP2-Settings: AAMAAABk\r\n{body}"
         f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     )
-    assert connection.answer("PUT").status_code == 201
-    assert connection.answer().content == b"other"
+    assert connection.receive_response("PUT").status_code == 201
+    assert connection.receive_response().content == b"other"
 
 
 @one_backend
 def test_a_transfer_encoding_that_is_not_decoded(
-    connect: Callable[..., Any], unchanged: Unchanged, folder: str, problem: Problem
+    connect: Callable[..., Any], storage_unchanged: StorageUnchanged, folder: str, check_problem: CheckProblem
 ) -> None:
-    with unchanged():
+    with storage_unchanged():
         connection = connect()
         connection.send(
             f"PUT /files/{folder}/a.mp4 HTTP/1.1\r\nHost: localhost\r\n"
             "Transfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n".encode()
         )
-        problem(connection.answer("PUT"), 415)
+        check_problem(connection.receive_response("PUT"), 415)
         connection.close()
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app.server.connection_limits import connections_within
-from tests.http.conftest import Connection
+from tests.http.conftest import RawConnection
 from tests.live.clients import until
 from tests.sockets import Socket
 from tests.support import Server, addresses_outside, need, noise, running
@@ -20,16 +20,16 @@ pytestmark = pytest.mark.live
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def answer(connection: Connection) -> int | None:
+def answer(connection: RawConnection) -> int | None:
     """The status of the answer to one small request; None when the connection was closed instead."""
     with contextlib.suppress(ConnectionError):
         connection.send(GET)
-        return connection.answer().status_code
+        return connection.receive_response().status_code
     return None
 
 
 def ask(server: Server, address: str = "127.0.0.1") -> int | None:
-    with closing(Connection(address, server.port)) as connection:
+    with closing(RawConnection(address, server.port)) as connection:
         return answer(connection)
 
 
@@ -38,7 +38,7 @@ def test_one_address_may_have_so_many_and_others_are_answered(tmp_path: Path) ->
     settings = {"access": "open", "host": "0.0.0.0", "keepalive_timeout": 60}
     with running(tmp_path, max_connections_per_peer=5, **settings) as server, ExitStack() as stack:
         before = server.logged()
-        held = [stack.enter_context(closing(Connection(outside, server.port))) for _ in range(4)]
+        held = [stack.enter_context(closing(RawConnection(outside, server.port))) for _ in range(4)]
         assert [answer(connection) for connection in held] == [200] * 4
         socket = stack.enter_context(Socket(server, "/events", address=outside))
         assert socket.status == 101, "a WebSocket counts as well"
@@ -51,7 +51,7 @@ def test_one_address_may_have_so_many_and_others_are_answered(tmp_path: Path) ->
         assert len(lines) <= 1 + (time.monotonic() - began)
         held[0].close()
         until(lambda: ask(server, outside) == 200, "there is room again")
-        held.append(stack.enter_context(closing(Connection(outside, server.port))))
+        held.append(stack.enter_context(closing(RawConnection(outside, server.port))))
         assert answer(held[-1]) == 200
         socket.socket.close()
         until(lambda: ask(server, outside) == 200, "and where the WebSocket was")
@@ -62,16 +62,16 @@ def test_trusted_proxies_have_no_limit(tmp_path: Path) -> None:
     settings = {"access": "open", "host": "0.0.0.0", "trusted_proxies": outside}
     with running(tmp_path, max_connections_per_peer=1, **settings) as server, ExitStack() as stack:
         for _ in range(3):
-            connection = stack.enter_context(closing(Connection(outside, server.port)))
+            connection = stack.enter_context(closing(RawConnection(outside, server.port)))
             assert answer(connection) == 200
 
 
 def test_a_refusal_says_why(tmp_path: Path) -> None:
     with running(tmp_path, max_connections=1) as server:
-        with closing(Connection("127.0.0.1", server.port)) as held:
+        with closing(RawConnection("127.0.0.1", server.port)) as held:
             assert answer(held) == 200
-            with closing(Connection("127.0.0.1", server.port)) as refused:
-                response = refused.answer()
+            with closing(RawConnection("127.0.0.1", server.port)) as refused:
+                response = refused.receive_response()
                 assert response.status_code == 503
                 assert response.json()["detail"] == "Too many connections are open."
                 assert response.headers["retry-after"] == "5"
@@ -103,7 +103,7 @@ def test_descriptors_suffice_for_as_many_readers_as_are_let_in(scarce: Server) -
     with ExitStack() as stack:
         readers = []
         for _ in range(ROOM - 1):
-            reader = stack.enter_context(closing(Connection("127.0.0.1", scarce.port, 4096)))
+            reader = stack.enter_context(closing(RawConnection("127.0.0.1", scarce.port, 4096)))
             reader.request("GET", "/files/film.mp4")
             reader._more()
             readers.append(reader)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.beneath import beneath
 from tests.faults.descriptors import descriptors
-from tests.http.conftest import Connection
+from tests.http.conftest import RawConnection
 from tests.live.clients import until
 from tests.sockets import PING, PONG, Socket
 from tests.support import NewLibrary, Server, running
@@ -53,15 +53,15 @@ def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) ->
         yield server
 
 
-Open = Callable[..., Connection]
+Open = Callable[..., RawConnection]
 
 
 @contextlib.contextmanager
 def opening(server: Server) -> Iterator[Open]:
-    connections: list[Connection] = []
+    connections: list[RawConnection] = []
 
-    def begin(data: bytes, buffer: int | None = None) -> Connection:
-        connections.append(connection := Connection("127.0.0.1", server.port, buffer))
+    def begin(data: bytes, buffer: int | None = None) -> RawConnection:
+        connections.append(connection := RawConnection("127.0.0.1", server.port, buffer))
         connection.send(data)
         return connection
 
@@ -105,7 +105,7 @@ def head(method: str, target: str, *headers: str) -> bytes:
     return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
-def watched(connection: Connection, dribble: bytes = b"") -> tuple[bytes, float]:
+def watched(connection: RawConnection, dribble: bytes = b"") -> tuple[bytes, float]:
     """What comes until the server ends the connection, and after how long; it is sent these bytes
     meanwhile, again and again."""
     began = time.monotonic()
@@ -123,7 +123,7 @@ def watched(connection: Connection, dribble: bytes = b"") -> tuple[bytes, float]
     return received, time.monotonic() - began
 
 
-def all_watched(connections: dict[str, tuple[Connection, bytes]]) -> dict[str, tuple[bytes, float]]:
+def all_watched(connections: dict[str, tuple[RawConnection, bytes]]) -> dict[str, tuple[bytes, float]]:
     with ThreadPoolExecutor(len(connections)) as pool:
         return dict(zip(connections, pool.map(lambda one: watched(*one), connections.values()), strict=True))
 
@@ -190,14 +190,14 @@ def test_the_time_in_which_the_server_stood_still_is_nobodys_fault(tmp_path: Pat
     """As when its machine slept. What came meanwhile is there, but it has yet to look."""
     with running(tmp_path, body_timeout=2) as server:
         for number in range(20):  # of which a few stop it just before it looks
-            with closing(Connection("127.0.0.1", server.port)) as connection:
+            with closing(RawConnection("127.0.0.1", server.port)) as connection:
                 connection.send(head("PUT", f"/files/{number}", "Content-Length: 2") + b"x")
                 time.sleep(0.3 + number * 0.03)
                 server.process.send_signal(signal.SIGSTOP)
                 time.sleep(2.2)
                 connection.send(b"y")
                 server.process.send_signal(signal.SIGCONT)
-                assert connection.answer().status_code == 201
+                assert connection.receive_response().status_code == 201
 
 
 def test_a_body_has_to_come_at_a_pace(tmp_path: Path) -> None:
@@ -233,12 +233,12 @@ def test_who_sends_a_body_unasked_hears_why_it_is_refused(server: Server, begin:
         "PUT", "/files/film.mp4", "Content-Length: 300000", "If-None-Match: *", "Expect: 100-continue"
     )
     connection = begin(refused + FILM[:1000])
-    answer = connection.answer()
+    answer = connection.receive_response()
     assert (answer.status_code, answer.headers.get("connection")) == (412, None)
     connection.send(FILM[1000:300_000] + HEALTH)
-    assert connection.answer().status_code == 200
+    assert connection.receive_response().status_code == 200
     waiting = begin(refused)
-    answer = waiting.answer()
+    answer = waiting.receive_response()
     assert (answer.status_code, answer.headers["connection"]) == (412, "close")
     assert waiting.is_closed()
 
@@ -283,7 +283,10 @@ def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -
     for connection, begun in zip(slow, read, strict=True):
         connection._buffer = begun
     with ThreadPoolExecutor(len(slow)) as pool:
-        assert [answer.content == FILM for answer in pool.map(Connection.answer, slow)] == [True, True]
+        assert [answer.content == FILM for answer in pool.map(RawConnection.receive_response, slow)] == [
+            True,
+            True,
+        ]
     for connection in slow:
         connection.close()
     until(lambda: descriptors(server) <= before, "nothing is kept for those who never read")
@@ -301,7 +304,7 @@ def test_what_the_kernel_has_taken_still_comes(begin: Open) -> None:
     """The server is done with it, and waits for the next request, long before a slow client is."""
     connection = begin(head("GET", "/files/film.mp4", "Range: bytes=0-999999"))
     time.sleep(IDLE * 4)
-    assert connection.answer().content == FILM[:1_000_000]
+    assert connection.receive_response().content == FILM[:1_000_000]
     assert connection.is_closed()
 
 
@@ -330,10 +333,10 @@ def test_a_head_that_is_too_long(begin: Open, data: bytes) -> None:
 def test_only_the_head_counts_as_the_head(begin: Open) -> None:
     put = head("PUT", "/files/new.mp4", "Content-Length: 100000")
     connection = begin(put + FILM[:100_000] + HEALTH * 90 + HEALTH[:10])
-    assert connection.answer().status_code == 201
-    assert [connection.answer().status_code for _ in range(90)] == [200] * 90
+    assert connection.receive_response().status_code == 201
+    assert [connection.receive_response().status_code for _ in range(90)] == [200] * 90
     connection.send(HEALTH[10:])
-    assert connection.answer().status_code == 200
+    assert connection.receive_response().status_code == 200
 
 
 @folder_only
@@ -341,8 +344,8 @@ def test_requests_that_do_not_wait_for_answers_wait_for_their_turn(begin: Open) 
     connection = begin(head("GET", "/files/film.mp4") + HEALTH * 70)
     time.sleep(0.1)
     connection.send(HEALTH * 70)
-    assert connection.answer().content == FILM
-    assert [connection.answer().status_code for _ in range(140)] == [200] * 140
+    assert connection.receive_response().content == FILM
+    assert [connection.receive_response().status_code for _ in range(140)] == [200] * 140
     connection = begin(HEALTH * 1000)
     received, _ = watched(connection)
     assert received.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
@@ -363,13 +366,13 @@ def test_a_trailer_is_not_of_this_head_nor_of_the_next(server: Server, begin: Op
         http.put("/files/there.mp4", content=b"old").raise_for_status()
     put = head("PUT", "/files/there.mp4", "Transfer-Encoding: chunked") + b"3\r\nnew\r\n0\r\n"
     connection = begin(put + b"If-None-Match: *\r\n\r\n")
-    assert connection.answer().status_code == 204
+    assert connection.receive_response().status_code == 204
     connection.send(put)
     connection.send(b"X: " + b"y" * 3000 + b"\r\n\r\n")
-    assert connection.answer().status_code == 204
+    assert connection.receive_response().status_code == 204
     connection.send(HEALTH[:-2] + b"X: " + b"y" * 3000)
     connection.send(b"\r\n\r\n")
-    assert connection.answer().status_code == 200
+    assert connection.receive_response().status_code == 200
 
 
 CHUNKED = head("PUT", "/files/endless.mp4", "Transfer-Encoding: chunked") + b"1\r\nx\r\n"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from app.server.body import LONG, SIZE
-from tests.http.conftest import Connection
+from tests.http.conftest import RawConnection
 from tests.live.clients import forked_python
 from tests.live.test_zerocopy import ours, same
 
@@ -28,13 +28,13 @@ class Uploads:
 
     port: int
 
-    def connect(self, buffer: int | None = None) -> Connection:
-        return Connection("127.0.0.1", self.port, buffer)
+    def connect(self, buffer: int | None = None) -> RawConnection:
+        return RawConnection("127.0.0.1", self.port, buffer)
 
     def has(self, name: str, body: bytes) -> None:
         with closing(self.connect()) as connection:
             connection.request("GET", f"/files/{name}")
-            same(connection.answer().content, body)
+            same(connection.receive_response().content, body)
 
 
 @pytest.fixture(scope="module", params=["uvloop", "asyncio"])
@@ -63,8 +63,8 @@ def test_what_follows_a_long_body_is_the_next_request(uploads: Uploads) -> None:
     with closing(uploads.connect()) as connection, ThreadPoolExecutor(1) as sender:
         sending = sender.submit(connection.send, stream)
         for size in SIZES:
-            assert connection.answer().status_code == 201
-            same(connection.answer().content, BYTES[:size])
+            assert connection.receive_response().status_code == 201
+            same(connection.receive_response().content, BYTES[:size])
         sending.result()
 
 
@@ -81,8 +81,8 @@ def test_it_may_come_in_any_pieces(uploads: Uploads, first: int, last: int) -> N
             connection.send(request[start:stop])
             time.sleep(0.05)
         connection.send(request[len(request) - last :] + get("pieces.bin"))
-        assert connection.answer().status_code in (201, 204)
-        same(connection.answer().content, body)
+        assert connection.receive_response().status_code in (201, 204)
+        same(connection.receive_response().content, body)
 
 
 def test_many_at_once_are_not_mixed_up(uploads: Uploads) -> None:
@@ -95,7 +95,7 @@ def test_many_at_once_are_not_mixed_up(uploads: Uploads) -> None:
                 size = chance.choice((1000, 50_000, 600_000))
                 connection.send(request[:size])
                 request = request[size:]
-            assert connection.answer().status_code == 201
+            assert connection.receive_response().status_code == 201
         uploads.has(f"many/{number}.bin", body)
 
     with ThreadPoolExecutor(8) as clients:
@@ -110,19 +110,19 @@ def test_it_may_be_slow_while_it_goes_on(uploads: Uploads) -> None:
             connection.send(request[step * 100_000 : (step + 1) * 100_000])
             time.sleep(2.5 * PATIENCE / steps)
         connection.send(request[steps * 100_000 :])
-        assert connection.answer().status_code == 201
+        assert connection.receive_response().status_code == 201
     uploads.has("slow.bin", BYTES)
 
 
 def test_one_that_is_refused_is_read_to_its_end(uploads: Uploads) -> None:
     with closing(uploads.connect()) as connection:
         connection.send(put("there.bin", BYTES))
-        assert connection.answer().status_code == 201
+        assert connection.receive_response().status_code == 201
         refused = put("there.bin", BYTES, "If-None-Match: *")
         connection.send(refused[: LONG // 2])
-        assert connection.answer().status_code == 412
+        assert connection.receive_response().status_code == 412
         connection.send(refused[LONG // 2 :] + get("there.bin"))
-        same(connection.answer().content, BYTES)
+        same(connection.receive_response().content, BYTES)
 
 
 def test_it_is_asked_for_and_may_be_the_last(uploads: Uploads) -> None:
@@ -132,7 +132,7 @@ def test_it_is_asked_for_and_may_be_the_last(uploads: Uploads) -> None:
         connection.send(request[:head])
         assert connection.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.send(request[head:])
-        assert connection.answer().status_code == 201
+        assert connection.receive_response().status_code == 201
         assert connection.is_closed()
     uploads.has("asked.bin", BYTES)
 
@@ -140,7 +140,7 @@ def test_it_is_asked_for_and_may_be_the_last(uploads: Uploads) -> None:
 def test_one_that_has_to_wait_for_its_turn_is_not_taken_in(uploads: Uploads) -> None:
     with closing(uploads.connect()) as connection:
         connection.send(put("before.bin", BYTES))
-        assert connection.answer().status_code == 201
+        assert connection.receive_response().status_code == 201
     endless = put("behind.bin", b"").replace(b"Length: 0", b"Length: 99999999")
     with closing(uploads.connect(buffer=4096)) as connection:
         connection.send(get("before.bin") * 3 + endless)

@@ -8,7 +8,7 @@ import pytest
 
 from app.resources.piecewise import PAGE_SIZE
 from tests.beneath import beneath
-from tests.http.conftest import Connection
+from tests.http.conftest import RawConnection
 from tests.live.clients import until
 from tests.support import Server, need, run, running
 
@@ -76,7 +76,7 @@ def test_axel_fetches_what_is_written_while_it_is_read(library: Server, tmp_path
 def test_a_reader_that_leaves_is_no_error(library: Server) -> None:
     before = library.logged()
     for _ in range(3):
-        with closing(Connection("127.0.0.1", library.port, 4096)) as connection:
+        with closing(RawConnection("127.0.0.1", library.port, 4096)) as connection:
             connection.send(b"GET /playlist.m3u?folder=long HTTP/1.0\r\nHost: localhost\r\n\r\n")
             connection.socket.recv(100)
     until(lambda: library.log(before).count("folder=long") == 3, library.log(before))

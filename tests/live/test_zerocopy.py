@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.server.expected import missing
 from tests.faults.tracing import injected
-from tests.http.conftest import Connection
+from tests.http.conftest import RawConnection
 from tests.live.clients import Program, forked_python
 from tests.support import need, need_root, run
 
@@ -84,8 +84,8 @@ class Running:
     files: Path
     port: int
 
-    def connect(self, *, buffer: int | None = None) -> Connection:
-        connection = Connection("127.0.0.1", self.port, buffer)
+    def connect(self, *, buffer: int | None = None) -> RawConnection:
+        connection = RawConnection("127.0.0.1", self.port, buffer)
         if self.way.tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -95,7 +95,7 @@ class Running:
     def ask(self, method: str, target: str, *headers: str, body: bytes | None = None) -> int:
         with closing(self.connect()) as connection:
             connection.request(method, target, *headers, body=body)
-            return connection.answer(method).status_code
+            return connection.receive_response(method).status_code
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +209,7 @@ def test_every_byte_is_right_on_a_connection_that_is_kept(
         for number, (status, method, _, headers, body) in enumerate(EXCHANGES):
             if not pipelined:
                 request(number)
-            answer = connection.answer(method)
+            answer = connection.receive_response(method)
             assert answer.status_code == status, EXCHANGES[number]
             assert answer.headers.get("connection") != "close"
             if body is not None:
@@ -226,7 +226,7 @@ def test_a_film_that_is_the_last_of_its_connection(running: Running, untroubled:
     ):
         with closing(running.connect(buffer=65536)) as connection:
             connection.send(head + b"Host: localhost\r\n\r\n")
-            same(connection.answer().content, FILM)
+            same(connection.receive_response().content, FILM)
             assert connection.is_closed()
 
 
@@ -237,7 +237,7 @@ def test_the_kernel_sends_it_where_it_can(running: Running, tmp_path: Path) -> N
         for method in ("HEAD", "GET"):
             with closing(running.connect()) as connection:
                 connection.request(method, "/files/film.mp4")
-                same(connection.answer(method).content, FILM if method == "GET" else b"")
+                same(connection.receive_response(method).content, FILM if method == "GET" else b"")
     calls = [line for line in trace.read_text().splitlines() if "film.mp4" in line]
     sent = [int(line.rpartition(" = ")[2].partition(" ")[0]) for line in calls]
     assert sum(size for size in sent if size > 0) == (SIZE if running.way.zero_copy else 0)
@@ -259,15 +259,15 @@ def test_what_is_leant_on_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None
 
 # What happens amid an answer
 
-Begin = Callable[..., Connection]
+Begin = Callable[..., RawConnection]
 
 
 @pytest.fixture
 def begin(running: Running) -> Iterator[Begin]:
     """A film that is under way to a client that has read its beginning."""
-    connections: list[Connection] = []
+    connections: list[RawConnection] = []
 
-    def begin(after: bytes = b"", path: str = "film.mp4") -> Connection:
+    def begin(after: bytes = b"", path: str = "film.mp4") -> RawConnection:
         connections.append(connection := running.connect(buffer=65536))
         connection.request("GET", f"/files/{path}")
         assert connection.socket.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
@@ -281,7 +281,7 @@ def begin(running: Running) -> Iterator[Begin]:
         connection.close()
 
 
-def until_its_end(connection: Connection) -> bytes:
+def until_its_end(connection: RawConnection) -> bytes:
     """What came of an answer until its connection ended."""
     answer = bytearray()
     try:
@@ -304,20 +304,20 @@ def test_what_has_yet_to_leave_comes_before_a_file(running: Running, untroubled:
             connection.request("GET", "/files/film.mp4", spans(*few))
         for _ in range(80):
             time.sleep(0.002)
-            assert parts(connection.answer()) == [FILM[start:stop] for start, stop in few]
+            assert parts(connection.receive_response()) == [FILM[start:stop] for start, stop in few]
 
 
 @pytest.mark.parametrize("running", ["uvloop"], indirect=True)
 def test_half_a_head_amid_a_film_waits_for_its_end(running: Running, begin: Begin, untroubled: None) -> None:
     connection = begin(b"GET /health HTTP/1.1\r\nHo")
     time.sleep(1.5)  # more than a head may take, when it is its turn
-    same(connection.answer().content, FILM)
-    assert connection.answer().status_code == 408
+    same(connection.receive_response().content, FILM)
+    assert connection.receive_response().status_code == 408
     assert connection.is_closed()
     connection = begin(b"GET /health HTTP/1.1\r\nHo")
-    same(connection.answer().content, FILM)
+    same(connection.receive_response().content, FILM)
     connection.send(b"st: localhost\r\n\r\n")
-    assert connection.answer().status_code == 200
+    assert connection.receive_response().status_code == 200
 
 
 @zero_copy
@@ -340,8 +340,8 @@ def test_a_film_that_is_replaced_moved_and_deleted_goes_on(
     running.ask("PUT", "/files/old.mp4", body=FILM[::-1])
     second = begin(path="old.mp4")
     assert running.ask("DELETE", "/files/old.mp4") == 204
-    same(second.answer().content, FILM[::-1])
-    same(first.answer().content, FILM)
+    same(second.receive_response().content, FILM[::-1])
+    same(first.receive_response().content, FILM)
 
 
 @zero_copy
@@ -375,7 +375,7 @@ def test_a_fault_of_the_disk_breaks_it_off(
     assert "Traceback" not in log
     with closing(running.connect()) as again:
         again.request("GET", "/files/film.mp4")
-        same(again.answer().content, FILM)
+        same(again.receive_response().content, FILM)
 
 
 @zero_copy
@@ -394,7 +394,7 @@ def test_what_is_not_in_memory_is_read_by_a_thread(
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             with closing(running.connect()) as connection:
                 connection.request("GET", "/files/film.mp4", f"Range: bytes={start}-")
-                same(connection.answer().content, FILM[start:])
+                same(connection.receive_response().content, FILM[start:])
     readers = [int(line.split()[0]) for line in trace.read_text().splitlines() if "pread64(" in line]
     assert readers
     assert process not in readers, "its event loop"

@@ -1,4 +1,4 @@
-"""Servers with accounts, and people who have one: made beneath the program, unless that is what is tested."""
+"""Servers with accounts, and users: created in the database, except by tests of signing up."""
 
 import base64
 import secrets
@@ -33,7 +33,7 @@ NUMBERS = count(1)
 
 @cache
 def password_hash() -> str:
-    """Of PASSWORD. To hash one for each account would take longer than all else."""
+    """Return the hash of PASSWORD, computed once: hashing is by far the slowest step of a new account."""
     return Passwords().hash(PASSWORD)
 
 
@@ -46,13 +46,13 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def cookie(secret: str, port: int | None) -> dict[str, str]:
-    """As a browser sends it to the port of a server on this machine."""
+    """Return the Cookie header that a browser sends to this port of localhost."""
     return {"Cookie": f"seekable-{port}={secret}"}
 
 
 @dataclass(frozen=True)
-class Person:
-    """Somebody who has an account, and a browser that is logged in to it."""
+class User:
+    """An account, and a browser that is logged in to it."""
 
     account: Account
     session: str
@@ -69,74 +69,74 @@ class Person:
 
     @property
     def cookie(self) -> str:
-        """The whole header."""
+        """The Cookie header as one line."""
         return f"Cookie: {self.headers['Cookie']}"
 
-    def ask(self, method: str, target: str, **options: Any) -> httpx.Response:
-        """A request of this browser."""
+    def request(self, method: str, target: str, **options: Any) -> httpx.Response:
+        """Send a request with the session cookie of this user."""
         headers = {**self.headers, **options.pop("headers", {})}
-        return asked(self.http, method, target, headers=headers, **options)
+        return request_once(self.http, method, target, headers=headers, **options)
 
     def put(self, path: str, content: bytes = b"a film") -> dict[str, Any]:
-        """The JSON of a new file."""
-        answer = self.ask("PUT", f"/files/{quote(path)}", content=content)
-        assert answer.status_code == 201, answer.text
-        file: dict[str, Any] = answer.json()
+        """Create a file and return its JSON."""
+        response = self.request("PUT", f"/files/{quote(path)}", content=content)
+        assert response.status_code == 201, response.text
+        file: dict[str, Any] = response.json()
         return file
 
     def content(self, path: str) -> bytes | None:
-        answer = self.ask("GET", f"/files/{quote(path)}")
-        return answer.content if answer.status_code == 200 else None
+        response = self.request("GET", f"/files/{quote(path)}")
+        return response.content if response.status_code == 200 else None
 
     def paths(self) -> list[str]:
-        """All files, as the list has them."""
-        items = self.ask("GET", "/files", params={"recursive": "true", "limit": 1000}).json()["items"]
+        """Return the paths of all files, in the order of the list."""
+        items = self.request("GET", "/files", params={"recursive": "true", "limit": 1000}).json()["items"]
         return [item["path"] for item in items]
 
-    def token(self, *scopes: Scope) -> str:
+    def new_token(self, *scopes: Scope) -> str:
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-        given = frozenset(scopes) or BOTH
-        self.store.add_token(Token(uuid4().hex, self.account.id, "VLC", hashed(secret), given, now()))
+        granted = frozenset(scopes) or BOTH
+        self.store.add_token(Token(uuid4().hex, self.account.id, "VLC", hashed(secret), granted, now()))
         return secret
 
-    def link(self, path: str, **more: Any) -> dict[str, Any]:
-        """The JSON of a new link to a file."""
-        answer = self.ask("POST", "/account/links", json={"path": path, **more})
-        assert answer.status_code == 201, answer.text
-        link: dict[str, Any] = answer.json()
+    def new_link(self, path: str, **more: Any) -> dict[str, Any]:
+        """Create a link to a file and return its JSON."""
+        response = self.request("POST", "/account/links", json={"path": path, **more})
+        assert response.status_code == 201, response.text
+        link: dict[str, Any] = response.json()
         return link
 
-    def playlist(self, folder: str, kind: str = "m3u", **more: Any) -> dict[str, Any]:
-        """The JSON of a new link to a playlist."""
-        answer = self.ask("POST", "/account/links", json={"folder": folder, "playlist": kind, **more})
-        assert answer.status_code == 201, answer.text
-        link: dict[str, Any] = answer.json()
+    def new_playlist_link(self, folder: str, kind: str = "m3u", **more: Any) -> dict[str, Any]:
+        """Create a link to a playlist and return its JSON."""
+        response = self.request("POST", "/account/links", json={"folder": folder, "playlist": kind, **more})
+        assert response.status_code == 201, response.text
+        link: dict[str, Any] = response.json()
         return link
 
 
-def asked(http: httpx.Client, method: str, target: str, **options: Any) -> httpx.Response:
-    """A request with the cookies that it has, and no others: the client is one for all."""
-    answer = http.request(method, target, **options)
+def request_once(http: httpx.Client, method: str, target: str, **options: Any) -> httpx.Response:
+    """Send a request, then clear the cookies of the client, which all tests share."""
+    response = http.request(method, target, **options)
     http.cookies.clear()
-    return answer
+    return response
 
 
-class Private:
-    """A server with accounts, and a way to make them."""
+class AccountServer:
+    """A server with accounts, and ways to create them in its database."""
 
     def __init__(self, server: Server, store: AccountStore, http: httpx.Client) -> None:
         self.server, self.store, self.http = server, store, http
 
-    def beside(self, stack: ExitStack) -> "Private":
-        """The same for another thread, with a client of its own: `asked` clears the cookies of one."""
-        return Private(self.server, self.store, stack.enter_context(self.server.client()))
+    def for_thread(self, stack: ExitStack) -> "AccountServer":
+        """Return the same server with another client, for a thread: `request_once` clears cookies."""
+        return AccountServer(self.server, self.store, stack.enter_context(self.server.client()))
 
-    def account(self, email: str = "", **fields: Any) -> Account:
+    def new_account(self, email: str = "", **fields: Any) -> Account:
         number = next(NUMBERS)
         account_id = uuid4().hex
-        given: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "id": account_id,
-            "email": email or f"person-{number}@example.org",
+            "email": email or f"user-{number}@example.org",
             "password": password_hash(),
             "version": 1,
             "library": account_id,
@@ -146,14 +146,14 @@ class Private:
             "quota": None,
             "created_at": now(),
         }
-        return self.store.add(Account(**{**given, **fields}))
+        return self.store.add(Account(**{**defaults, **fields}))
 
-    def person(self, email: str = "", **fields: Any) -> Person:
-        account = self.account(email, **fields)
-        return Person(account, self.session(account), self.store, self.http)
+    def new_user(self, email: str = "", **fields: Any) -> User:
+        account = self.new_account(email, **fields)
+        return User(account, self.new_session(account), self.store, self.http)
 
-    def session(self, account: Account, age: timedelta = timedelta()) -> str:
-        """The secret of a login, made and last used so long ago."""
+    def new_session(self, account: Account, age: timedelta = timedelta()) -> str:
+        """Create a session that was made and last used `age` ago, and return its secret."""
         secret = secrets.token_urlsafe(32)
         at = now() - age
         assert self.store.add_session(Session(hashed(secret), account.id, at, at), version=account.version)
@@ -162,122 +162,126 @@ class Private:
     def cookie(self, secret: str) -> dict[str, str]:
         return cookie(secret, self.http.base_url.port)
 
-    def invite(self, lasts: timedelta = timedelta(days=1)) -> str:
+    def new_invite(self, lasts: timedelta = timedelta(days=1)) -> str:
         secret = secrets.token_urlsafe(32)
         self.store.add_invite(Invite(hashed(secret), now(), now() + lasts))
         return secret
 
-    def ask(self, method: str, target: str, **options: Any) -> httpx.Response:
-        """A request of nobody, unless its headers say more."""
-        return asked(self.http, method, target, **options)
+    def request(self, method: str, target: str, **options: Any) -> httpx.Response:
+        """Send a request without credentials, unless `headers` holds some."""
+        return request_once(self.http, method, target, **options)
 
     def open_link(self, url: str, method: str = "GET", **options: Any) -> httpx.Response:
-        return self.ask(method, url, **options)
+        return self.request(method, url, **options)
 
 
 @contextmanager
-def private_server(folder: Path, library: dict[str, Any], **settings: object) -> Iterator[Private]:
-    """One that is up, without accounts."""
-    if "mongodb_url" in library:  # one server has the databases of all libraries, and `users` but once
+def run_account_server(folder: Path, library: dict[str, Any], **settings: object) -> Iterator[AccountServer]:
+    """Run a server that has no account yet."""
+    if "mongodb_url" in library:  # the databases of all test libraries share one MongoDB server
         library = {**library, "users_url": library["mongodb_url"].replace("library", "users")}
     with ExitStack() as stack:
         options = {"access": "accounts", "sign_up": "open", **library, **settings}
         port = free_port()
         server = stack.enter_context(running(folder, "--port", str(port), **options))
-        server.url = f"http://127.0.0.1:{port}"  # whatever its base URL is
-        store = stack.enter_context(opened(server))
-        yield Private(server, store, stack.enter_context(server.client()))
+        server.url = f"http://127.0.0.1:{port}"  # not its base URL
+        store = stack.enter_context(open_account_store(server))
+        yield AccountServer(server, store, stack.enter_context(server.client()))
 
 
 @contextmanager
-def opened(server: Server) -> Iterator[AccountStore]:
-    """The accounts of a server, as another process sees them."""
+def open_account_store(server: Server) -> Iterator[AccountStore]:
+    """Open the account store of a server, as another process would."""
     with open_accounts(Settings(_env_file=None, **server.settings), create=False) as store:
         yield store
 
 
 @pytest.fixture(scope="session")
-def private(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Private]:
-    """One server for all tests, where everybody may sign up; `admin` is its administrator."""
-    with private_server(tmp_path_factory.mktemp("private"), new_library()) as private:
-        private.person("admin@example.org")
-        yield private
+def account_server(
+    tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary
+) -> Iterator[AccountServer]:
+    """A server of the session where anyone may sign up; `admin` is its administrator."""
+    with run_account_server(tmp_path_factory.mktemp("private"), new_library()) as account_server:
+        account_server.new_user("admin@example.org")
+        yield account_server
 
 
 @pytest.fixture(scope="session")
-def guarded(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Private]:
-    """One behind https, where only who was invited may sign up, and which pages of another site may use."""
+def https_server(
+    tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary
+) -> Iterator[AccountServer]:
+    """A server behind HTTPS that requires an invite to sign up and lets one other site use it (CORS)."""
     settings = {
         "sign_up": "invite",
         "base_url": "https://media.example.org",
         "cors_origins": "https://app.example.org",
     }
-    with private_server(tmp_path_factory.mktemp("guarded"), new_library(), **settings) as guarded:
-        guarded.person("admin@example.org")
-        yield guarded
+    with run_account_server(tmp_path_factory.mktemp("guarded"), new_library(), **settings) as https_server:
+        https_server.new_user("admin@example.org")
+        yield https_server
 
 
 @pytest.fixture(scope="session")
-def admin(private: Private) -> Person:
-    account = private.store.account_of("admin@example.org")
+def admin(account_server: AccountServer) -> User:
+    account = account_server.store.account_of("admin@example.org")
     assert account is not None
     assert account.is_admin
-    return Person(account, private.session(account), private.store, private.http)
+    return User(account, account_server.new_session(account), account_server.store, account_server.http)
 
 
 @pytest.fixture
-def person(private: Private) -> Person:
-    return private.person()
+def user(account_server: AccountServer) -> User:
+    return account_server.new_user()
 
 
 @pytest.fixture
-def other(private: Private) -> Person:
-    return private.person()
+def other_user(account_server: AccountServer) -> User:
+    return account_server.new_user()
 
 
-# For what the fixtures of all tests over HTTP do with one. What is made of a server and kept for the session,
-# has to be here too: pytest would keep that of whoever asks first, for all.
-
-
-@pytest.fixture(scope="session")
-def server(private: Private) -> Server:
-    return private.server
+# These override the fixtures of tests/http with `account_server`. Session fixtures that need `server` are
+# overridden too: pytest would cache the one of whichever folder requested it first.
 
 
 @pytest.fixture(scope="session")
-def http(private: Private) -> httpx.Client:
-    return private.http
+def server(account_server: AccountServer) -> Server:
+    return account_server.server
 
 
 @pytest.fixture(scope="session")
-def below(server: Server) -> Iterator[Beneath]:
-    with closing(beneath(server, connected=True)) as below:
-        yield below
+def http(account_server: AccountServer) -> httpx.Client:
+    return account_server.http
+
+
+@pytest.fixture(scope="session")
+def raw_storage(server: Server) -> Iterator[Beneath]:
+    with closing(beneath(server, connected=True)) as raw_storage:
+        yield raw_storage
 
 
 @pytest.fixture
-def elsewhere(private: Private) -> Iterator[Callable[[], httpx.Client]]:
-    """Browsers, each at an address where nobody was before: what was tried there is counted by address."""
+def new_browser(account_server: AccountServer) -> Iterator[Callable[[], httpx.Client]]:
+    """Return a function that opens a browser at an unused address: the server limits logins by address."""
     with ExitStack() as stack:
-        yield lambda: stack.enter_context(browser(private.server))
+        yield lambda: stack.enter_context(browser(account_server.server))
 
 
 def browser(server: Server) -> httpx.Client:
-    """With cookies, at an address of its own."""
+    """Return a client with cookies at an unused loopback address."""
     number = next(NUMBERS)
     address = f"127.1.{number // 250}.{number % 250 + 1}"
     return server.client(transport=httpx.HTTPTransport(local_address=address, verify=False))
 
 
 @pytest.fixture
-def raw(ask: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
-    """One request on a connection of its own, its headers exactly as in the mapping."""
+def send_raw(send_request: Callable[..., httpx.Response]) -> Callable[..., httpx.Response]:
+    """Return a function that sends one request on a new connection, its headers byte for byte."""
 
-    def raw(
+    def send_raw(
         method: str, target: str, headers: dict[str, str] | None = None, **options: Any
     ) -> httpx.Response:
-        return ask(
+        return send_request(
             method, target, *(f"{name}: {value}" for name, value in (headers or {}).items()), **options
         )
 
-    return raw
+    return send_raw

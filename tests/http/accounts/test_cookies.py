@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from app.resources.cookies import counts, is_lost, name_of
 from tests.conftest import filesystem
-from tests.http.accounts.conftest import PASSWORD, Private, private_server
+from tests.http.accounts.conftest import PASSWORD, AccountServer, run_account_server
 
 BASE = "https://media.example.org"
 
@@ -98,63 +98,63 @@ def test_cookie_counts_for_pages_of_ours_alone(method: str, headers: dict[str, s
 
 
 @pytest.fixture(scope="module")
-def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Private]:
+def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountServer]:
     """A server whose base URL is another address than the one that it is asked at."""
     folder = tmp_path_factory.mktemp("https")
     options: dict[str, Any] = {"base_url": f"{BASE}/media", "allowed_hosts": "nas.local"}
-    with private_server(folder, filesystem(), **options) as private:
-        private.person("admin@example.org")
-        yield private
+    with run_account_server(folder, filesystem(), **options) as account_server:
+        account_server.new_user("admin@example.org")
+        yield account_server
 
 
-def test_login_page_over_http_links_to_the_base_url(https: Private) -> None:
+def test_login_page_over_http_links_to_the_base_url(https: AccountServer) -> None:
     html = {"accept": "text/html"}
     for target, link in (
         ("/login?next=/?folder=films", f"{BASE}/media/login?next=/?folder=films"),
         ("/sign-up?invite=abc", f"{BASE}/media/sign-up?invite=abc"),
     ):
-        page = https.ask("GET", target, headers=html)
+        page = https.request("GET", target, headers=html)
         assert page.status_code == 200
         assert f'href="{link}"' in page.text
         assert 'type="password"' not in page.text
     form = {"email": "admin@example.org", "password": PASSWORD}
-    refused = https.ask("POST", "/login", data=form, headers={**html, "origin": https.server.url})
+    refused = https.request("POST", "/login", data=form, headers={**html, "origin": https.server.url})
     assert refused.status_code == 403
     assert f'href="{BASE}/media/login"' in refused.text
     assert "set-cookie" not in refused.headers
     # By https the form is there, and programs log in anywhere.
     forwarded = {**html, "x-forwarded-proto": "https"}
-    assert 'type="password"' in https.ask("GET", "/login", headers=forwarded).text
-    assert https.ask("POST", "/login", json=form).status_code == 200
+    assert 'type="password"' in https.request("GET", "/login", headers=forwarded).text
+    assert https.request("POST", "/login", json=form).status_code == 200
 
 
 def test_write_that_a_proxy_makes_look_foreign_is_refused_with_the_remedy(
-    private: Private, problem: Any
+    account_server: AccountServer, check_problem: Any
 ) -> None:
     """By browsers that send no Sec-Fetch-Site, as they do over http: in the same way as the login."""
-    person = private.person()
+    user = account_server.new_user()
     origin = {"origin": "http://127.0.0.1"}  # and Host has a port
-    form = {"email": person.email, "password": PASSWORD}
-    answers: list[httpx.Response] = [
-        private.ask("POST", "/login", data=form, headers=origin),
-        person.ask("PUT", "/files/film.mp4", content=b"", headers=origin),
+    form = {"email": user.email, "password": PASSWORD}
+    responses: list[httpx.Response] = [
+        account_server.request("POST", "/login", data=form, headers=origin),
+        user.request("PUT", "/files/film.mp4", content=b"", headers=origin),
     ]
-    for answer in answers:
-        assert "SEEKABLE_BASE_URL" in problem(answer, 403)
-    assert "SEEKABLE_BASE_URL" in problem(person.ask("GET", "/files", headers=origin), 401)
+    for response in responses:
+        assert "SEEKABLE_BASE_URL" in check_problem(response, 403)
+    assert "SEEKABLE_BASE_URL" in check_problem(user.request("GET", "/files", headers=origin), 401)
 
 
 def test_base_path_with_escapes_leads_to_the_login_and_back(tmp_path: Path) -> None:
     root = "/gr%C3%B6%C3%9Fe%25"
-    with private_server(tmp_path, filesystem(), base_url=f"http://127.0.0.1{root}") as private:
+    with run_account_server(tmp_path, filesystem(), base_url=f"http://127.0.0.1{root}") as account_server:
         html = {"accept": "text/html"}
         for path in (f"{root}/files/", "/files/"):  # a proxy passes the path on, or takes it away
-            answer = httpx.get(f"{private.server.url}{path}", headers=html, trust_env=False)
-            assert answer.status_code == 303
-            assert answer.headers["location"] == f"{root}/login?next=/files/"
-        login = f"{private.server.url}{answer.headers['location']}"
+            response = httpx.get(f"{account_server.server.url}{path}", headers=html, trust_env=False)
+            assert response.status_code == 303
+            assert response.headers["location"] == f"{root}/login?next=/files/"
+        login = f"{account_server.server.url}{response.headers['location']}"
         assert httpx.get(login, headers=html, trust_env=False).status_code == 200
-        person = {"email": "ann@example.org", "password": PASSWORD, "next": "/files/"}
-        signed_up = httpx.post(f"{private.server.url}{root}/sign-up", data=person, trust_env=False)
+        user = {"email": "ann@example.org", "password": PASSWORD, "next": "/files/"}
+        signed_up = httpx.post(f"{account_server.server.url}{root}/sign-up", data=user, trust_env=False)
         assert signed_up.status_code == 303
         assert signed_up.headers["location"].startswith(f"{root}/")

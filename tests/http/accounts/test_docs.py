@@ -1,13 +1,13 @@
 """The document of the API, where there are accounts, says how to be let in, and the console asks for it."""
 
-from tests.http.accounts.conftest import Person, Private
+from tests.http.accounts.conftest import AccountServer, User
 
 FOR_EVERYBODY = {"/sign-up", "/login", "/health", "/health/live", "/health/ready"}
 
 
-def test_the_document_says_how_to_be_let_in(private: Private, person: Person) -> None:
-    assert private.ask("GET", "/openapi.json").status_code == 401
-    document = person.ask("GET", "/openapi.json").json()
+def test_the_document_says_how_to_be_let_in(account_server: AccountServer, user: User) -> None:
+    assert account_server.request("GET", "/openapi.json").status_code == 401
+    document = user.request("GET", "/openapi.json").json()
     schemes = document["components"]["securitySchemes"]
     assert {(scheme["type"], scheme["scheme"]) for scheme in schemes.values()} == {
         ("http", "basic"),
@@ -19,8 +19,8 @@ def test_the_document_says_how_to_be_let_in(private: Private, person: Person) ->
     assert all("401" in one["responses"] for path, one in operations if path not in FOR_EVERYBODY)
 
 
-def test_the_console_is_for_those_who_are_let_in(private: Private, person: Person) -> None:
-    assert private.ask("GET", "/docs").status_code == 401
-    page = person.ask("GET", "/docs")
+def test_the_console_is_for_those_who_are_let_in(account_server: AccountServer, user: User) -> None:
+    assert account_server.request("GET", "/docs").status_code == 401
+    page = user.request("GET", "/docs")
     assert page.status_code == 200
     assert "swagger-ui" in page.text

@@ -27,10 +27,10 @@ from app.accounts.throttle import Throttle
 from app.accounts.workers import Workers
 from app.database import open_accounts
 from app.settings import Settings
-from tests.http.accounts.conftest import NUMBERS, PASSWORD, Person, Private, basic, bearer, browser
+from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer, browser
 
 Browsers = Callable[[], httpx.Client]
-Problem = Callable[[httpx.Response, int], str]
+CheckProblem = Callable[[httpx.Response, int], str]
 
 
 def log_in(browser: httpx.Client, email: str, password: str) -> httpx.Response:
@@ -77,50 +77,50 @@ def guesses(new_store: AccountStore, runner: asyncio.Runner) -> Counted:
 
 
 def test_the_eleventh_wrong_password_is_not_looked_at_and_neither_is_the_right_one(
-    person: Person, other: Person, elsewhere: Browsers, problem: Problem
+    user: User, other_user: User, new_browser: Browsers, check_problem: CheckProblem
 ) -> None:
-    guesser, player = elsewhere(), elsewhere()
-    headers = basic(person.email)
+    guesser, player = new_browser(), new_browser()
+    headers = basic(user.email)
     assert player.get("/files", headers=headers).status_code == 200
     # However it is sent, and however the address is written.
     for number in range(5):
-        assert log_in(guesser, person.email, f"wrong {number}").status_code == 401
-        wrong = basic(person.email.upper(), f"wrong as well {number}")
+        assert log_in(guesser, user.email, f"wrong {number}").status_code == 401
+        wrong = basic(user.email.upper(), f"wrong as well {number}")
         assert guesser.get("/files", headers=wrong).status_code == 401
     for password in ("the eleventh", PASSWORD):
-        refused = log_in(guesser, person.email, password)
-        problem(refused, 429)
+        refused = log_in(guesser, user.email, password)
+        check_problem(refused, 429)
         assert 1 <= int(refused.headers["retry-after"]) <= WINDOW_S
         assert "set-cookie" not in refused.headers
-    form = {"email": person.email, "password": PASSWORD}
+    form = {"email": user.email, "password": PASSWORD}
     page = guesser.post("/login", data=form, headers={"accept": "text/html"})
     assert page.status_code == 429
     assert page.headers["content-type"].startswith("text/html")
     assert int(page.headers["retry-after"]) >= 1
-    assert guesser.get("/files", headers=basic(person.email, "x")).status_code == 429
+    assert guesser.get("/files", headers=basic(user.email, "x")).status_code == 429
     assert guesser.get("/files", headers=headers).status_code == 429, "though it is remembered elsewhere"
     # Others are not locked out: a player, the owner at another address, and the neighbour.
     assert player.get("/files", headers=headers).status_code == 200
-    assert log_in(elsewhere(), person.email, PASSWORD).status_code == 200
-    assert log_in(guesser, other.email, PASSWORD).status_code == 200
+    assert log_in(new_browser(), user.email, PASSWORD).status_code == 200
+    assert log_in(guesser, other_user.email, PASSWORD).status_code == 200
     changing = {"password": "wrong", "new_password": "wrong again"}
-    assert guesser.post("/account/password", json=changing, headers=person.headers).status_code == 429
+    assert guesser.post("/account/password", json=changing, headers=user.headers).status_code == 429
 
 
-def test_a_player_goes_on_while_somebody_beside_it_guesses(person: Person, elsewhere: Browsers) -> None:
+def test_a_player_goes_on_while_somebody_beside_it_guesses(user: User, new_browser: Browsers) -> None:
     """With the password that was right a moment ago: its owner has it on the same line as the children."""
-    line, headers = elsewhere(), basic(person.email)
+    line, headers = new_browser(), basic(user.email)
     assert line.get("/files", headers=headers).status_code == 200
     for number in range(PER_PAIR + 1):
-        log_in(line, person.email, f"wrong {number}")
-    assert log_in(line, person.email, "wrong").status_code == 429
+        log_in(line, user.email, f"wrong {number}")
+    assert log_in(line, user.email, "wrong").status_code == 429
     assert line.get("/files", headers=headers).status_code == 200
 
 
-def test_who_is_right_is_not_counted(person: Person, elsewhere: Browsers) -> None:
-    owner = elsewhere()
+def test_who_is_right_is_not_counted(user: User, new_browser: Browsers) -> None:
+    owner = new_browser()
     for _ in range(2 * PER_PAIR):
-        assert log_in(owner, person.email, PASSWORD).status_code == 200
+        assert log_in(owner, user.email, PASSWORD).status_code == 200
 
 
 def test_who_is_right_is_not_counted_when_looked_at_either(guesses: Counted) -> None:
@@ -129,18 +129,20 @@ def test_who_is_right_is_not_counted_when_looked_at_either(guesses: Counted) -> 
         guesses.was_right("anna@example.org", "192.0.2.1")
 
 
-def test_names_of_nobody_are_counted_as_those_of_accounts(elsewhere: Browsers) -> None:
+def test_names_of_nobody_are_counted_as_those_of_accounts(new_browser: Browsers) -> None:
     """Or the limit would tell which there are."""
-    guesser = elsewhere()
+    guesser = new_browser()
     statuses = [log_in(guesser, "nobody@example.org", f"wrong {n}").status_code for n in range(PER_PAIR + 1)]
     assert statuses == [401] * PER_PAIR + [429]
 
 
-def test_of_a_hundred_guesses_at_once_no_more_are_looked_at(private: Private, person: Person) -> None:
-    with browser(private.server) as guesser, ThreadPoolExecutor(20) as pool:
-        found = pool.map(lambda n: log_in(guesser, person.email, f"wrong {n}").status_code, range(100))
+def test_of_a_hundred_guesses_at_once_no_more_are_looked_at(
+    account_server: AccountServer, user: User
+) -> None:
+    with browser(account_server.server) as guesser, ThreadPoolExecutor(20) as pool:
+        found = pool.map(lambda n: log_in(guesser, user.email, f"wrong {n}").status_code, range(100))
         assert Counter(found) == {401: PER_PAIR, 429: 100 - PER_PAIR}
-        assert log_in(guesser, person.email, PASSWORD).status_code == 429
+        assert log_in(guesser, user.email, PASSWORD).status_code == 429
 
 
 def test_one_address_cannot_try_one_password_on_all_accounts(guesses: Counted) -> None:
@@ -243,12 +245,12 @@ def test_what_another_process_counted_counts_here(new_store: AccountStore, runne
         counted.guess("ben@example.org", "203.0.113.5")
 
 
-def test_nobody_says_by_a_header_that_it_comes_from_elsewhere(person: Person, elsewhere: Browsers) -> None:
-    guesser = elsewhere()
+def test_nobody_says_by_a_header_that_it_comes_from_elsewhere(user: User, new_browser: Browsers) -> None:
+    guesser = new_browser()
     statuses = [
         guesser.post(
             "/login",
-            json={"email": person.email, "password": f"wrong {number}"},
+            json={"email": user.email, "password": f"wrong {number}"},
             headers={
                 "x-forwarded-for": f"198.51.100.{number}",
                 "forwarded": f"for=198.51.100.{number}",
@@ -260,28 +262,30 @@ def test_nobody_says_by_a_header_that_it_comes_from_elsewhere(person: Person, el
     assert statuses[-1] == 429
 
 
-def test_sign_ups_are_counted_by_address(private: Private, elsewhere: Browsers, problem: Problem) -> None:
-    someone = elsewhere()
-    private.account(taken := f"taken-{next(NUMBERS)}@example.org")
+def test_sign_ups_are_counted_by_address(
+    account_server: AccountServer, new_browser: Browsers, check_problem: CheckProblem
+) -> None:
+    someone = new_browser()
+    account_server.new_account(taken := f"taken-{next(NUMBERS)}@example.org")
     body = {"email": taken, "password": "not mine"}
     statuses = [someone.post("/sign-up", json=body).status_code for _ in range(21)]
     assert statuses == [409] * 20 + [429]
     refused = someone.post("/sign-up", json={**body, "email": f"new-{next(NUMBERS)}@example.org"})
-    problem(refused, 429)
+    check_problem(refused, 429)
     assert 1 <= int(refused.headers["retry-after"]) <= 3600
-    assert elsewhere().post("/sign-up", json=body).status_code == 409
+    assert new_browser().post("/sign-up", json=body).status_code == 409
 
 
 # Timing
 
 
 @asynccontextmanager
-async def callers(private: Private) -> AsyncIterator[Callers]:
+async def callers(account_server: AccountServer) -> AsyncIterator[Callers]:
     """Those of the server, in this process: no network is in what is measured."""
     hashing, asking = Workers("hashing", threads=1, waiting=10), Workers("asking", threads=1, waiting=10)
     try:
         yield Callers(
-            private.store,
+            account_server.store,
             idle=timedelta(days=1),
             lifetime=timedelta(days=1),
             passwords=Passwords(),
@@ -304,7 +308,7 @@ async def guess(callers: Callers, email: str, password: str) -> float:
 
 @pytest.mark.anyio
 async def test_to_say_no_takes_as_long_whether_there_is_such_an_account(
-    private: Private, person: Person, monkeypatch: pytest.MonkeyPatch
+    account_server: AccountServer, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same is done, once: and so the medians are within a tenth of each other."""
     done: list[str] = []
@@ -314,12 +318,12 @@ async def test_to_say_no_takes_as_long_whether_there_is_such_an_account(
         done.append(repr(argon2.extract_parameters(known)))
         return verify(self, known, password)
 
-    unknown, disabled = f"nobody-{next(NUMBERS)}@example.org", private.person()
-    private.store.set_disabled(disabled.account.id, True)
-    async with callers(private) as known:
+    unknown, disabled = f"nobody-{next(NUMBERS)}@example.org", account_server.new_user()
+    account_server.store.set_disabled(disabled.account.id, True)
+    async with callers(account_server) as known:
         with monkeypatch.context() as patch:
             patch.setattr(argon2.PasswordHasher, "verify", counted)
-            for email in (person.email, unknown, disabled.email, "no address", "\0", ""):
+            for email in (user.email, unknown, disabled.email, "no address", "\0", ""):
                 for password in ("wrong password", "", "x" * 1025, "x" * 5000, "\0", PASSWORD + "\0"):
                     await guess(known, email, password)
             assert len(done) == 36, "one each"
@@ -328,7 +332,7 @@ async def test_to_say_no_takes_as_long_whether_there_is_such_an_account(
         not_there: list[float] = []
         ratio = 0.0
         for number in range(80):  # others may keep this machine busy
-            pair = [(there, person.email), (not_there, f"nobody-{next(NUMBERS)}@example.org")]
+            pair = [(there, user.email), (not_there, f"nobody-{next(NUMBERS)}@example.org")]
             for times, email in pair if number % 2 else reversed(pair):
                 times.append(await guess(known, email, f"wrong {number}"))
             ratio = statistics.median(there) / statistics.median(not_there)
@@ -338,23 +342,25 @@ async def test_to_say_no_takes_as_long_whether_there_is_such_an_account(
 
 
 @pytest.mark.anyio
-async def test_no_more_is_done_at_once_than_there_are_threads_for(private: Private, person: Person) -> None:
+async def test_no_more_is_done_at_once_than_there_are_threads_for(
+    account_server: AccountServer, user: User
+) -> None:
     """And what waits is bounded: the rest is told so."""
-    async with callers(private) as known:
-        answers = await asyncio.gather(
+    async with callers(account_server) as known:
+        responses = await asyncio.gather(
             *(known.by_password(f"{n}@example.org", "wrong", f"10.9.0.{n}") for n in range(60)),
             return_exceptions=True,
         )
-    kinds = Counter(type(answer) for answer in answers)
+    kinds = Counter(type(response) for response in responses)
     assert set(kinds) == {WrongCredentials, TooManyAttempts}
     assert kinds[WrongCredentials] <= 11
-    busy = [answer.retry_after for answer in answers if isinstance(answer, TooManyAttempts)]
+    busy = [response.retry_after for response in responses if isinstance(response, TooManyAttempts)]
     assert {*busy} == {1}
 
 
 @pytest.mark.anyio
 async def test_a_password_that_was_right_is_remembered(
-    private: Private, person: Person, monkeypatch: pytest.MonkeyPatch
+    account_server: AccountServer, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Players send it with each of a thousand requests; of those at once, too, one pays for all."""
     done: list[bool] = []
@@ -365,14 +371,14 @@ async def test_a_password_that_was_right_is_remembered(
         return verify(self, known, password)
 
     monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
-    async with callers(private) as known:
-        await asyncio.gather(*(known.by_password(person.email, PASSWORD, "10.8.0.1") for _ in range(50)))
+    async with callers(account_server) as known:
+        await asyncio.gather(*(known.by_password(user.email, PASSWORD, "10.8.0.1") for _ in range(50)))
         for _ in range(100):
-            await known.by_password(person.email, PASSWORD, "10.8.0.1")
+            await known.by_password(user.email, PASSWORD, "10.8.0.1")
         assert len(done) == 1
         for _ in range(3):
             with pytest.raises(WrongCredentials):
-                await known.by_password(person.email, PASSWORD + "x", "10.8.0.1")
+                await known.by_password(user.email, PASSWORD + "x", "10.8.0.1")
         assert len(done) == 4, "a wrong one is not"
 
 
@@ -384,10 +390,14 @@ def encoded(text: bytes) -> str:
 
 
 def test_authorizations_that_make_no_sense(
-    private: Private, person: Person, raw: Callable[..., httpx.Response], problem: Problem, untroubled: None
+    account_server: AccountServer,
+    user: User,
+    send_raw: Callable[..., httpx.Response],
+    check_problem: CheckProblem,
+    no_server_errors: None,
 ) -> None:
-    right = f"{person.email}:{PASSWORD}".encode()
-    secret = person.token()
+    right = f"{user.email}:{PASSWORD}".encode()
+    secret = user.new_token()
     fields = [
         "",
         "Basic",
@@ -397,15 +407,15 @@ def test_authorizations_that_make_no_sense(
         "Basic " + encoded(right)[:-3],
         "Basic " + encoded(right) + " x",
         "Basic " + encoded(right) + ", Basic " + encoded(right),
-        "Basic " + encoded(person.email.encode()),
+        "Basic " + encoded(user.email.encode()),
         "Basic " + encoded(b":"),
         "Basic " + encoded(b":" + PASSWORD.encode()),
-        "Basic " + encoded(person.email.encode() + b":"),
+        "Basic " + encoded(user.email.encode() + b":"),
         "Basic " + encoded(b"\xff\xfe:\xff"),
         "Basic " + encoded(right + b"\0"),
         "Basic " + encoded(right + b"\n"),
-        "Basic " + encoded(person.email.encode() + b":" + b"x" * 1025),
-        "Basic " + encoded(person.email.encode() + b"\0:" + PASSWORD.encode()),
+        "Basic " + encoded(user.email.encode() + b":" + b"x" * 1025),
+        "Basic " + encoded(user.email.encode() + b"\0:" + PASSWORD.encode()),
         "Basic " + encoded(b"a" * 6000 + b":x"),
         "Basic " + "A" * 9000,
         "Basic " + encoded(right).replace("=", "") + "\xe9",
@@ -415,7 +425,7 @@ def test_authorizations_that_make_no_sense(
         "Bearer " + secret + "A",
         "Bearer " + secret.removeprefix("skb_"),
         "Bearer " + secret.upper(),
-        "Bearer " + person.session,
+        "Bearer " + user.session,
         "Bearer " + encoded(right),
         "Bearer \xe9\xff",
         "Bearer " + "x" * 9000,
@@ -425,28 +435,34 @@ def test_authorizations_that_make_no_sense(
         encoded(right),
     ]
     for field in fields:
-        answer = raw("GET", "/files", {"Authorization": field})
-        assert answer.status_code == 401, (field[:60], answer.text)
-        problem(answer, 401)
+        response = send_raw("GET", "/files", {"Authorization": field})
+        assert response.status_code == 401, (field[:60], response.text)
+        check_problem(response, 401)
     # With a browser's cookie beside it, what is wrong is not passed over.
-    assert raw("GET", "/files", {"Authorization": "Basic x", **person.headers}).status_code == 401
+    assert send_raw("GET", "/files", {"Authorization": "Basic x", **user.headers}).status_code == 401
 
 
-def test_two_authorizations_are_none(private: Private, person: Person, other: Person, ask: Any) -> None:
-    mine, others = (f"Authorization: {basic(one.email)['Authorization']}" for one in (person, other))
-    assert ask("GET", "/files", mine).status_code == 200
-    for both in ((mine, others), (mine, mine), (mine, f"Authorization: Bearer {person.token()}")):
-        assert ask("GET", "/files", *both).status_code == 401
+def test_two_authorizations_are_none(
+    account_server: AccountServer, user: User, other_user: User, send_request: Any
+) -> None:
+    mine, others = (f"Authorization: {basic(one.email)['Authorization']}" for one in (user, other_user))
+    assert send_request("GET", "/files", mine).status_code == 200
+    for both in ((mine, others), (mine, mine), (mine, f"Authorization: Bearer {user.new_token()}")):
+        assert send_request("GET", "/files", *both).status_code == 401
 
 
-def test_a_huge_authorization_is_refused_before_it_is_read(private: Private, ask: Any) -> None:
-    assert ask("GET", "/files", "Authorization: Basic " + "A" * (70 << 10)).status_code == 431
+def test_a_huge_authorization_is_refused_before_it_is_read(
+    account_server: AccountServer, send_request: Any
+) -> None:
+    assert send_request("GET", "/files", "Authorization: Basic " + "A" * (70 << 10)).status_code == 431
 
 
-def test_schemes_are_of_any_case_and_passwords_may_have_colons(private: Private, person: Person) -> None:
+def test_schemes_are_of_any_case_and_passwords_may_have_colons(
+    account_server: AccountServer, user: User
+) -> None:
     assert ":" in PASSWORD
-    token = bearer(person.token())["Authorization"].partition(" ")[2]
-    password = basic(person.email)["Authorization"].partition(" ")[2]
+    token = bearer(user.new_token())["Authorization"].partition(" ")[2]
+    password = basic(user.email)["Authorization"].partition(" ")[2]
     for field in (
         f"basic {password}",
         f"BASIC {password}",
@@ -454,12 +470,15 @@ def test_schemes_are_of_any_case_and_passwords_may_have_colons(private: Private,
         f"bearer {token}",
         f"BEARER {token}",
     ):
-        assert private.ask("GET", "/files", headers={"Authorization": field}).status_code == 200
+        assert account_server.request("GET", "/files", headers={"Authorization": field}).status_code == 200
 
 
-def test_passwords_over_basic_are_utf_8(private: Private) -> None:
+def test_passwords_over_basic_are_utf_8(account_server: AccountServer) -> None:
     password = "ключ ☃ 🔑: é"
-    person = private.person(password=Passwords().hash(password))
-    assert private.ask("GET", "/files", headers=basic(person.email, password)).status_code == 200
-    latin = base64.b64encode(f"{person.email}:é".encode("latin-1")).decode()
-    assert private.ask("GET", "/files", headers={"Authorization": f"Basic {latin}"}).status_code == 401
+    user = account_server.new_user(password=Passwords().hash(password))
+    assert account_server.request("GET", "/files", headers=basic(user.email, password)).status_code == 200
+    latin = base64.b64encode(f"{user.email}:é".encode("latin-1")).decode()
+    assert (
+        account_server.request("GET", "/files", headers={"Authorization": f"Basic {latin}"}).status_code
+        == 401
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from app.accounts.callers import hashed
 from app.accounts.models import Scope
-from tests.http.accounts.conftest import PASSWORD, Person, Private, basic, bearer
+from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
 from tests.sockets import TEXT, Socket
 
 PATCH = {"content-type": "application/merge-patch+json"}
@@ -125,7 +125,7 @@ class Stranger:
     shut: tuple[int, int] | None = None
     manages: bool = True
     scopes: frozenset[Scope] = frozenset(Scope)
-    person: Person | None = None
+    user: User | None = None
     """Whose library it works in, if it does."""
 
     def expects(self, name: str, method: str, target: str, status: int) -> int:
@@ -140,25 +140,25 @@ class Stranger:
 
 
 @pytest.fixture(scope="module")
-def owner(private: Private) -> Person:
-    return private.person()
+def owner(account_server: AccountServer) -> User:
+    return account_server.new_user()
 
 
 @pytest.fixture(scope="module")
-def socket(private: Private, owner: Person) -> Iterator[Socket]:
+def socket(account_server: AccountServer, owner: User) -> Iterator[Socket]:
     """Where the owner is told of the progress of uploads."""
-    with Socket(private.server, "/", owner.cookie) as socket:
+    with Socket(account_server.server, "/", owner.cookie) as socket:
         assert socket.status == 101
         yield socket
 
 
 @pytest.fixture(scope="module")
-def theirs(owner: Person, socket: Socket) -> Place:
+def theirs(owner: User, socket: Socket) -> Place:
     name = "owned-" + uuid4().hex
     file = owner.put(f"{name}/film.mp4", b"what only the owner may see")
     owner.put(f"{name}/other.mp4")
-    link = owner.link(f"{name}/film.mp4")
-    secret = owner.token()
+    link = owner.new_link(f"{name}/film.mp4")
+    secret = owner.new_token()
     token = owner.store.token(hashed(secret))
     assert token is not None
     return Place(name, file["id"], file["etag"], socket.json()["sid"], token.id, link["id"])
@@ -192,8 +192,12 @@ STRANGERS = (
 
 
 @pytest.fixture(scope="module")
-def strangers(private: Private, admin: Person, owner: Person, theirs: Place) -> dict[str, Stranger]:
-    another, disabled, leaving = private.person(), private.person(), private.person()
+def strangers(account_server: AccountServer, admin: User, owner: User, theirs: Place) -> dict[str, Stranger]:
+    another, disabled, leaving = (
+        account_server.new_user(),
+        account_server.new_user(),
+        account_server.new_user(),
+    )
     refused = (401, 401)
     another.put("linked/film.mp4")
     owner.put("unrelated/film.mp4")
@@ -203,31 +207,39 @@ def strangers(private: Private, admin: Person, owner: Person, theirs: Place) -> 
 
     made = {
         "nobody": Stranger({}, shut=refused),
-        "another account": Stranger(another.headers, person=another),
-        "an administrator": Stranger(admin.headers, person=admin),
-        "another's password": Stranger(basic(another.email), person=another),
-        "another's token": Stranger(bearer(another.token()), manages=False, person=another),
+        "another account": Stranger(another.headers, user=another),
+        "an administrator": Stranger(admin.headers, user=admin),
+        "another's password": Stranger(basic(another.email), user=another),
+        "another's token": Stranger(bearer(another.new_token()), manages=False, user=another),
         "another's read token": Stranger(
-            bearer(another.token(Scope.READ)), manages=False, person=another, scopes=frozenset({Scope.READ})
+            bearer(another.new_token(Scope.READ)), manages=False, user=another, scopes=frozenset({Scope.READ})
         ),
         "another's write token": Stranger(
-            bearer(another.token(Scope.WRITE)), manages=False, person=another, scopes=frozenset({Scope.WRITE})
+            bearer(another.new_token(Scope.WRITE)),
+            manages=False,
+            user=another,
+            scopes=frozenset({Scope.WRITE}),
         ),
         "a link to another file of the owner": Stranger(
-            {}, signed(owner.link(f"{theirs.folder}/other.mp4")["url"]), (403, 401)
+            {}, signed(owner.new_link(f"{theirs.folder}/other.mp4")["url"]), (403, 401)
         ),
-        "a link of another account": Stranger({}, signed(another.link("linked/film.mp4")["url"]), (403, 401)),
-        "a playlist of the owner": Stranger({}, signed(owner.playlist("unrelated")["url"]), (403, 401)),
+        "a link of another account": Stranger(
+            {}, signed(another.new_link("linked/film.mp4")["url"]), (403, 401)
+        ),
+        "a playlist of the owner": Stranger(
+            {}, signed(owner.new_playlist_link("unrelated")["url"]), (403, 401)
+        ),
         "a disabled account": Stranger(disabled.headers, shut=refused),
-        "a leaving account": Stranger(bearer(leaving.token()), shut=refused),
+        "a leaving account": Stranger(bearer(leaving.new_token()), shut=refused),
         "an expired session": Stranger(
-            private.cookie(private.session(another.account, timedelta(days=15))), shut=refused
+            account_server.cookie(account_server.new_session(another.account, timedelta(days=15))),
+            shut=refused,
         ),
-        "a session that was never given": Stranger(private.cookie("0" * 43), shut=refused),
+        "a session that was never given": Stranger(account_server.cookie("0" * 43), shut=refused),
         "a token that was never given": Stranger(bearer("skb_" + "0" * 43), shut=refused),
     }
-    private.store.set_disabled(disabled.account.id, True)
-    private.store.leave(leaving.account.id)
+    account_server.store.set_disabled(disabled.account.id, True)
+    account_server.store.leave(leaving.account.id)
     assert set(made) == set(STRANGERS)
     return made
 
@@ -246,46 +258,48 @@ def filled(value: Any, place: Place) -> Any:
 VOLATILE = ("id", "url", "stream_url", "created_at", "updated_at", "expires_at")
 
 
-def seen(answer: httpx.Response, place: Place) -> tuple[int, dict[str, str], object]:
+def seen(response: httpx.Response, place: Place) -> tuple[int, dict[str, str], object]:
     """All that an answer says but of which place it was asked, and what is another each time."""
-    text = place.without(answer.text)
+    text = place.without(response.text)
     body: object = text
-    if answer.headers.get("content-type") == "application/json":
+    if response.headers.get("content-type") == "application/json":
         body = json.loads(text)
         if isinstance(body, dict):
             body = {key: value for key, value in body.items() if key not in VOLATILE}
     # How long a time is depends on its fraction, so of JSON the length is another each time, too.
     passing = {"date", "x-request-id", *(["content-length"] if isinstance(body, dict) else [])}
-    headers = {name: place.without(value) for name, value in answer.headers.items() if name not in passing}
-    return answer.status_code, headers, body
+    headers = {name: place.without(value) for name, value in response.headers.items() if name not in passing}
+    return response.status_code, headers, body
 
 
-def ask(private: Private, stranger: Stranger, name: str, place: Place) -> httpx.Response:
+def send_request(
+    account_server: AccountServer, stranger: Stranger, name: str, place: Place
+) -> httpx.Response:
     method, target, options, _ = REQUESTS[name]
     options = filled(options, place)
     headers = {**stranger.headers, **options.pop("headers", {})}
     target = filled(target, place)
     if stranger.link:
         target += ("&" if "?" in target else "?") + f"link={stranger.link}"
-    if name == "patch onto it" and stranger.person is not None:
-        stranger.person.put("mine.mp4")
-    answer = private.ask(method, target, headers=headers, **options)
-    if stranger.person is not None and method not in SAFE:
-        if answer.status_code < 300:
-            made = answer.json()
+    if name == "patch onto it" and stranger.user is not None:
+        stranger.user.put("mine.mp4")
+    response = account_server.request(method, target, headers=headers, **options)
+    if stranger.user is not None and method not in SAFE:
+        if response.status_code < 300:
+            made = response.json()
             is_link = target.startswith("/account/links")
             undo = f"/account/links/{made['id']}" if is_link else f"/files/{made['path']}"
-            assert stranger.person.ask("DELETE", undo).status_code == 204
+            assert stranger.user.request("DELETE", undo).status_code == 204
         elif name == "patch onto it":
-            assert stranger.person.ask("DELETE", "/files/mine.mp4").status_code == 204
-    return answer
+            assert stranger.user.request("DELETE", "/files/mine.mp4").status_code == 204
+    return response
 
 
 @pytest.mark.parametrize("who", STRANGERS)
 def test_to_all_others_a_file_is_as_if_it_had_never_been(
     who: str,
-    private: Private,
-    owner: Person,
+    account_server: AccountServer,
+    owner: User,
     theirs: Place,
     nowhere: Place,
     strangers: dict[str, Stranger],
@@ -294,50 +308,50 @@ def test_to_all_others_a_file_is_as_if_it_had_never_been(
     stranger = strangers[who]
     secrets = (theirs.folder, theirs.file_id, theirs.link_id, theirs.token_id, owner.email, owner.account.id)
     wrong: list[str] = []
-    with Socket(private.server, "/events", owner.cookie) as events:
+    with Socket(account_server.server, "/events", owner.cookie) as events:
         assert events.json() == {"type": "resync"}
         for name, (method, target, _, status) in REQUESTS.items():
-            never = ask(private, stranger, name, nowhere)
-            answer = ask(private, stranger, name, theirs)
+            never = send_request(account_server, stranger, name, nowhere)
+            response = send_request(account_server, stranger, name, theirs)
             expected = stranger.expects(name, method, target, status)
-            if answer.status_code != expected:
-                wrong.append(f"{name}: {answer.status_code} instead of {expected}: {answer.text[:200]}")
-            if seen(answer, theirs) != seen(never, nowhere):
-                wrong.append(f"{name}: {seen(answer, theirs)} is not {seen(never, nowhere)}")
-            if method == "GET" and "{" not in target and any(secret in answer.text for secret in secrets):
-                wrong.append(f"{name} tells: {answer.text[:500]}")
+            if response.status_code != expected:
+                wrong.append(f"{name}: {response.status_code} instead of {expected}: {response.text[:200]}")
+            if seen(response, theirs) != seen(never, nowhere):
+                wrong.append(f"{name}: {seen(response, theirs)} is not {seen(never, nowhere)}")
+            if method == "GET" and "{" not in target and any(secret in response.text for secret in secrets):
+                wrong.append(f"{name} tells: {response.text[:500]}")
         assert wrong == []
         owner.put(f"{theirs.folder}/mark.mp4")
         assert events.json()["path"] == f"{theirs.folder}/mark.mp4", "the only thing that has happened"
     socket.send(TEXT, b"?")
     assert socket.json() == {"pong": True}, "no progress of others"
-    assert owner.ask("DELETE", f"/files/{theirs.folder}/mark.mp4").status_code == 204
+    assert owner.request("DELETE", f"/files/{theirs.folder}/mark.mp4").status_code == 204
     assert owner.content(theirs.path) == b"what only the owner may see"
-    assert owner.ask("HEAD", f"/files/{theirs.path}").headers["etag"] == f'"{theirs.etag}"'
+    assert owner.request("HEAD", f"/files/{theirs.path}").headers["etag"] == f'"{theirs.etag}"'
     assert owner.paths() == [theirs.path, f"{theirs.folder}/other.mp4", "unrelated/film.mp4"]
-    assert theirs.link_id in owner.ask("GET", "/account/links").text
-    assert theirs.token_id in owner.ask("GET", "/account/tokens").text
+    assert theirs.link_id in owner.request("GET", "/account/links").text
+    assert theirs.token_id in owner.request("GET", "/account/tokens").text
 
 
 OWNERS = ("cookie", "password", "token", "read token", "write token")
 
 
 @pytest.mark.parametrize("how", OWNERS)
-def test_the_owner_gets_to_all_of_it_as_far_as_the_scopes_go(how: str, private: Private) -> None:
-    owner = private.person()
+def test_the_owner_gets_to_all_of_it_as_far_as_the_scopes_go(how: str, account_server: AccountServer) -> None:
+    owner = account_server.new_user()
     headers = {
         "cookie": owner.headers,
         "password": basic(owner.email),
-        "token": bearer(owner.token()),
-        "read token": bearer(owner.token(Scope.READ)),
-        "write token": bearer(owner.token(Scope.WRITE)),
+        "token": bearer(owner.new_token()),
+        "read token": bearer(owner.new_token(Scope.READ)),
+        "write token": bearer(owner.new_token(Scope.WRITE)),
     }[how]
     reads, writes = how != "write token", how != "read token"
     file = owner.put("films/film.mp4", b"a film")
 
-    def ask(method: str, target: str, **options: Any) -> httpx.Response:
+    def send_request(method: str, target: str, **options: Any) -> httpx.Response:
         more = PATCH if method == "PATCH" else {}
-        return private.ask(method, target, headers=headers | more, **options)
+        return account_server.request(method, target, headers=headers | more, **options)
 
     safe = {
         "/files/films/film.mp4": b"a film",
@@ -353,46 +367,46 @@ def test_the_owner_gets_to_all_of_it_as_far_as_the_scopes_go(how: str, private: 
     }
     for target, content in safe.items():
         for method in ("GET", "HEAD"):
-            answer = ask(method, target)
-            assert answer.status_code == (200 if reads else 403), (method, target)
-            assert (content in answer.content) is (reads and method == "GET"), (method, target)
+            response = send_request(method, target)
+            assert response.status_code == (200 if reads else 403), (method, target)
+            assert (content in response.content) is (reads and method == "GET"), (method, target)
     assert [
-        ask("PUT", "/files/films/film.mp4", content=b"other").status_code,
-        ask("PUT", "/files/films/new.mp4", content=b"new").status_code,
-        ask("POST", "/file/upload", files=FORM).status_code,
-        ask("PATCH", "/files/films/new.mp4", content=b'{"filename": "newer.mp4"}').status_code,
-        ask("DELETE", "/files/films/newer.mp4").status_code,
+        send_request("PUT", "/files/films/film.mp4", content=b"other").status_code,
+        send_request("PUT", "/files/films/new.mp4", content=b"new").status_code,
+        send_request("POST", "/file/upload", files=FORM).status_code,
+        send_request("PATCH", "/files/films/new.mp4", content=b'{"filename": "newer.mp4"}').status_code,
+        send_request("DELETE", "/files/films/newer.mp4").status_code,
     ] == ([204, 201, 201, 200, 204] if writes else [403] * 5)
     assert owner.content("films/film.mp4") == (b"other" if writes else b"a film")
-    refused = ask("GET" if writes else "DELETE", "/files/films/film.mp4")
+    refused = send_request("GET" if writes else "DELETE", "/files/films/film.mp4")
     if not (reads and writes):
         assert refused.headers["www-authenticate"] == 'Bearer error="insufficient_scope"'
 
 
-def test_two_accounts_have_the_same_names_and_each_its_own_files(private: Private) -> None:
-    people = [private.person() for _ in range(3)]
-    files = [person.put("films/film.mp4", person.email.encode()) for person in people]
+def test_two_accounts_have_the_same_names_and_each_its_own_files(account_server: AccountServer) -> None:
+    people = [account_server.new_user() for _ in range(3)]
+    files = [user.put("films/film.mp4", user.email.encode()) for user in people]
     assert len({file["id"] for file in files}) == 3
-    assert [file["owner"] for file in files] == [person.account.id for person in people]
-    for person, file in zip(people, files, strict=True):
-        assert person.content("films/film.mp4") == person.email.encode()
-        assert person.ask("GET", f"/stream/{file['id']}").content == person.email.encode()
-        assert person.paths() == ["films/film.mp4"]
-        assert person.ask("GET", "/account").json()["used"] == len(person.email)
-    assert people[0].ask("DELETE", "/files/films/film.mp4").status_code == 204
+    assert [file["owner"] for file in files] == [user.account.id for user in people]
+    for user, file in zip(people, files, strict=True):
+        assert user.content("films/film.mp4") == user.email.encode()
+        assert user.request("GET", f"/stream/{file['id']}").content == user.email.encode()
+        assert user.paths() == ["films/film.mp4"]
+        assert user.request("GET", "/account").json()["used"] == len(user.email)
+    assert people[0].request("DELETE", "/files/films/film.mp4").status_code == 204
     assert people[1].content("films/film.mp4") == people[1].email.encode()
 
 
 def test_a_cursor_of_one_list_goes_on_in_nobody_elses(
-    private: Private, person: Person, other: Person
+    account_server: AccountServer, user: User, other_user: User
 ) -> None:
     for name in ("a", "b", "c"):
-        person.put(f"{name}.mp4")
-        other.put(f"{name}-other.mp4")
-    page = person.ask("GET", "/files?limit=1").json()
-    following = other.ask("GET", "/files", params={"limit": 10, "cursor": page["next_cursor"]})
+        user.put(f"{name}.mp4")
+        other_user.put(f"{name}-other.mp4")
+    page = user.request("GET", "/files?limit=1").json()
+    following = other_user.request("GET", "/files", params={"limit": 10, "cursor": page["next_cursor"]})
     assert following.status_code in (200, 400)
-    assert {item["owner"] for item in following.json().get("items", [])} <= {other.account.id}
+    assert {item["owner"] for item in following.json().get("items", [])} <= {other_user.account.id}
 
 
 ROUTES_FOR_NOBODY = [
@@ -432,25 +446,25 @@ ROUTES_FOR_NOBODY = [
 ]
 
 
-def test_the_icon_is_for_everybody(private: Private) -> None:
-    assert private.ask("GET", "/favicon.ico").status_code == 200
+def test_the_icon_is_for_everybody(account_server: AccountServer) -> None:
+    assert account_server.request("GET", "/favicon.ico").status_code == 200
 
 
 def test_nobody_gets_to_what_is_for_everybody_and_nothing_else(
-    private: Private, raw: Any, problem: Any
+    account_server: AccountServer, send_raw: Any, check_problem: Any
 ) -> None:
     for method, target, status in ROUTES_FOR_NOBODY:
-        answer = raw(method, target)
-        assert answer.status_code == status, (method, target, answer.text)
+        response = send_raw(method, target)
+        assert response.status_code == status, (method, target, response.text)
         if status == 401:
-            assert answer.headers["www-authenticate"] == 'Basic realm="Seekable", charset="UTF-8"'
-            assert answer.headers["cache-control"] == "no-store"
+            assert response.headers["www-authenticate"] == 'Basic realm="Seekable", charset="UTF-8"'
+            assert response.headers["cache-control"] == "no-store"
             if method != "HEAD":
-                problem(answer, 401)
+                check_problem(response, 401)
 
 
 def test_a_browser_is_sent_to_the_login_and_from_there_to_where_it_was(
-    private: Private, person: Person
+    account_server: AccountServer, user: User
 ) -> None:
     """Whatever the name: what it asked for is what it gets."""
     html = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -460,28 +474,32 @@ def test_a_browser_is_sent_to_the_login_and_from_there_to_where_it_was(
         "/settings",
         "/files",
     ):
-        sent = private.ask("GET", target, headers=html)
+        sent = account_server.request("GET", target, headers=html)
         assert sent.status_code == 303
         assert sent.headers["cache-control"] == "no-store"
         login = httpx.URL(sent.headers["location"])
         assert login.path == "/login"
-        form = {"email": person.email, "password": PASSWORD, "next": login.params["next"]}
-        back = private.ask("POST", "/login", data=form, headers=html)
+        form = {"email": user.email, "password": PASSWORD, "next": login.params["next"]}
+        back = account_server.request("POST", "/login", data=form, headers=html)
         assert (back.status_code, back.headers["location"]) == (303, target)
 
 
-def test_a_script_of_the_page_is_asked_so_that_no_browser_opens_a_dialog(private: Private) -> None:
-    answer = private.ask("GET", "/files", headers={"sec-fetch-dest": "empty", "sec-fetch-mode": "cors"})
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == 'Bearer realm="Seekable"'
+def test_a_script_of_the_page_is_asked_so_that_no_browser_opens_a_dialog(
+    account_server: AccountServer,
+) -> None:
+    response = account_server.request(
+        "GET", "/files", headers={"sec-fetch-dest": "empty", "sec-fetch-mode": "cors"}
+    )
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == 'Bearer realm="Seekable"'
 
 
-def test_what_is_private_is_for_no_shared_cache(private: Private, person: Person) -> None:
-    person.put("film.mp4")
+def test_what_is_private_is_for_no_shared_cache(account_server: AccountServer, user: User) -> None:
+    user.put("film.mp4")
     for target in ("/files/film.mp4", "/files", "/account", "/playlist.m3u", "/account/links"):
-        answer = person.ask("GET", target)
-        directives = answer.headers.get("cache-control", "").replace(" ", "").split(",")
+        response = user.request("GET", target)
+        directives = response.headers.get("cache-control", "").replace(" ", "").split(",")
         assert {"private", "no-store"} & {*directives}, (target, directives)
-    etag = person.ask("GET", "/files/film.mp4").headers["etag"]
-    unchanged = person.ask("GET", "/files/film.mp4", headers={"if-none-match": etag})
+    etag = user.request("GET", "/files/film.mp4").headers["etag"]
+    unchanged = user.request("GET", "/files/film.mp4", headers={"if-none-match": etag})
     assert (unchanged.status_code, unchanged.headers["cache-control"]) == (304, "private, no-cache")

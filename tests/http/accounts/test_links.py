@@ -14,10 +14,10 @@ import pytest
 from app.accounts.callers import now
 from app.accounts.links import Kind, Signatures
 from app.accounts.models import Link, SigningKey
-from tests.http.accounts.conftest import Person, Private, bearer
+from tests.http.accounts.conftest import AccountServer, User, bearer
 
-Raw = Callable[..., httpx.Response]
-Problem = Callable[[httpx.Response, int], str]
+SendRaw = Callable[..., httpx.Response]
+CheckProblem = Callable[[httpx.Response, int], str]
 
 
 def target_of(url: str) -> str:
@@ -35,37 +35,37 @@ def entries(playlist: httpx.Response) -> list[str]:
     return [line for line in playlist.text.splitlines() if line.startswith("http")]
 
 
-def test_a_link_opens_its_file_to_whoever_has_it(private: Private, person: Person) -> None:
-    person.put("films/é & 100%.mp4", b"0123456789")
-    link = person.link("films/é & 100%.mp4")
+def test_a_link_opens_its_file_to_whoever_has_it(account_server: AccountServer, user: User) -> None:
+    user.put("films/é & 100%.mp4", b"0123456789")
+    link = user.new_link("films/é & 100%.mp4")
     assert link["path"] == "films/é & 100%.mp4"
     assert (link["is_playlist"], link["automatic"]) == (False, False)
     lasts = datetime.fromisoformat(link["expires_at"]) - datetime.fromisoformat(link["created_at"])
     assert lasts == timedelta(days=7)
-    answer = private.open_link(link["url"])
-    assert (answer.status_code, answer.content) == (200, b"0123456789")
-    assert answer.headers["cache-control"] == "private, no-cache"
-    assert "set-cookie" not in answer.headers
-    head = private.open_link(link["url"], "HEAD")
+    response = account_server.open_link(link["url"])
+    assert (response.status_code, response.content) == (200, b"0123456789")
+    assert response.headers["cache-control"] == "private, no-cache"
+    assert "set-cookie" not in response.headers
+    head = account_server.open_link(link["url"], "HEAD")
     assert (head.status_code, head.headers["content-length"]) == (200, "10")
-    part = private.open_link(link["url"], headers={"range": "bytes=2-4"})
+    part = account_server.open_link(link["url"], headers={"range": "bytes=2-4"})
     assert (part.status_code, part.content) == (206, b"234")
-    saved = private.open_link(f"{link['url']}&download=1")
+    saved = account_server.open_link(f"{link['url']}&download=1")
     assert saved.headers["content-disposition"].startswith("attachment")
-    assert person.ask("GET", "/account/links").json() == {"items": [link]}
-    assert person.ask("GET", "/account/links").headers["cache-control"] == "no-store"
+    assert user.request("GET", "/account/links").json() == {"items": [link]}
+    assert user.request("GET", "/account/links").headers["cache-control"] == "no-store"
 
 
 def test_a_link_writes_nothing_and_opens_nothing_else(
-    private: Private, person: Person, raw: Raw, problem: Problem
+    account_server: AccountServer, user: User, send_raw: SendRaw, check_problem: CheckProblem
 ) -> None:
-    file = person.put("films/film.mp4", b"mine")
-    person.put("films/other.mp4")
-    person.put("film.mp4")
-    token = token_of(person.link("films/film.mp4")["url"])
+    file = user.put("films/film.mp4", b"mine")
+    user.put("films/other.mp4")
+    user.put("film.mp4")
+    token = token_of(user.new_link("films/film.mp4")["url"])
     for method in ("PUT", "DELETE", "PATCH", "POST"):
-        answer = raw(method, f"/files/films/film.mp4?link={token}", body=b"evil")
-        problem(answer, 401)
+        response = send_raw(method, f"/files/films/film.mp4?link={token}", body=b"evil")
+        check_problem(response, 401)
     for path in (
         "/",
         "/?play=films/film.mp4",
@@ -105,25 +105,25 @@ def test_a_link_writes_nothing_and_opens_nothing_else(
     ):
         joined = f"{path}{'&' if '?' in path else '?'}link={token}"
         for method in ("GET", "HEAD"):
-            assert raw(method, joined).status_code == 403, joined
-        problem(raw("GET", joined), 403)
-    assert raw("GET", f"/files/films%2ffilm.mp4?link={token}").status_code in (200, 403)
+            assert send_raw(method, joined).status_code == 403, joined
+        check_problem(send_raw("GET", joined), 403)
+    assert send_raw("GET", f"/files/films%2ffilm.mp4?link={token}").status_code in (200, 403)
     # The check of access sees the path that the route sees: dots removed.
     for path in ("/files/other/../films/film.mp4", "/files/./films//film.mp4"):
-        assert raw("GET", f"{path}?link={token}").content == b"mine"
-    assert person.content("films/film.mp4") == b"mine"
-    assert sorted(person.paths()) == ["film.mp4", "films/film.mp4", "films/other.mp4"]
+        assert send_raw("GET", f"{path}?link={token}").content == b"mine"
+    assert user.content("films/film.mp4") == b"mine"
+    assert sorted(user.paths()) == ["film.mp4", "films/film.mp4", "films/other.mp4"]
 
 
 def test_an_altered_link_opens_nothing(
-    private: Private, person: Person, other: Person, problem: Problem
+    account_server: AccountServer, user: User, other_user: User, check_problem: CheckProblem
 ) -> None:
     """Whichever of its characters is another, of whichever kind."""
-    person.put("films/film.mp4", b"mine")
-    other.put("films/film.mp4", b"others")
-    token = token_of(person.link("films/film.mp4")["url"])
-    others = token_of(other.link("films/film.mp4")["url"])
-    playlist = token_of(person.playlist("films")["url"])
+    user.put("films/film.mp4", b"mine")
+    other_user.put("films/film.mp4", b"others")
+    token = token_of(user.new_link("films/film.mp4")["url"])
+    others = token_of(other_user.new_link("films/film.mp4")["url"])
+    playlist = token_of(user.new_playlist_link("films")["url"])
     link_id, _, signature = token.partition(".")
     alphabet = string.ascii_letters + string.digits + "-_"
     altered = {
@@ -162,100 +162,110 @@ def test_an_altered_link_opens_nothing(
             altered.add(token[:at] + new + token[at + 1 :])
     assert token not in altered
     for link in sorted(altered):
-        answer = private.ask("GET", f"/files/films/film.mp4?link={quote(link, safe='%')}")
-        problem(answer, 403)
+        response = account_server.request("GET", f"/files/films/film.mp4?link={quote(link, safe='%')}")
+        check_problem(response, 403)
     # That of another account opens what it has there itself, and never this one's.
-    assert private.ask("GET", f"/files/films/film.mp4?link={others}").content == b"others"
-    assert private.ask("GET", f"/files/films/film.mp4?link={token}").content == b"mine"
+    assert account_server.request("GET", f"/files/films/film.mp4?link={others}").content == b"others"
+    assert account_server.request("GET", f"/files/films/film.mp4?link={token}").content == b"mine"
 
 
-def test_the_last_character_of_a_signature_has_no_second_spelling(private: Private, person: Person) -> None:
+def test_the_last_character_of_a_signature_has_no_second_spelling(
+    account_server: AccountServer, user: User
+) -> None:
     """Of its six bits base64 reads but four, and four characters would do; one link has one address."""
-    person.put("film.mp4")
-    token = token_of(person.link("film.mp4")["url"])
+    user.put("film.mp4")
+    token = token_of(user.new_link("film.mp4")["url"])
     alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
     opened = [
         character
         for character in alphabet
-        if private.ask("GET", f"/files/film.mp4?link={token[:-1]}{character}").status_code == 200
+        if account_server.request("GET", f"/files/film.mp4?link={token[:-1]}{character}").status_code == 200
     ]
     assert opened == [token[-1]]
 
 
-def test_a_link_says_each_thing_once(private: Private, person: Person, other: Person, raw: Raw) -> None:
-    person.put("film.mp4")
-    other.put("film.mp4")
-    mine, others = (token_of(one.link("film.mp4")["url"]) for one in (person, other))
+def test_a_link_says_each_thing_once(
+    account_server: AccountServer, user: User, other_user: User, send_raw: SendRaw
+) -> None:
+    user.put("film.mp4")
+    other_user.put("film.mp4")
+    mine, others = (token_of(one.new_link("film.mp4")["url"]) for one in (user, other_user))
     for query in (f"link={mine}&link={others}", f"link={mine}&link={mine}", f"link=&link={mine}"):
-        assert raw("GET", f"/files/film.mp4?{query}").status_code == 403
-    person.put("a/one.mp4")
-    person.put("b/two.mp4")
-    playlist = target_of(person.playlist("a")["url"])
-    assert raw("GET", playlist).status_code == 200
+        assert send_raw("GET", f"/files/film.mp4?{query}").status_code == 403
+    user.put("a/one.mp4")
+    user.put("b/two.mp4")
+    playlist = target_of(user.new_playlist_link("a")["url"])
+    assert send_raw("GET", playlist).status_code == 200
     for more in ("folder=b", "folder=a", "recursive=false&recursive=true", "folder="):
-        assert raw("GET", f"{playlist}&{more}").status_code == 403, more
+        assert send_raw("GET", f"{playlist}&{more}").status_code == 403, more
         path, _, query = playlist.partition("?")
-        assert raw("GET", f"{path}?{more}&{query}").status_code == 403, more
+        assert send_raw("GET", f"{path}?{more}&{query}").status_code == 403, more
 
 
-def test_a_link_may_be_spelt_as_any_path_may(private: Private, person: Person, raw: Raw) -> None:
+def test_a_link_may_be_spelt_as_any_path_may(
+    account_server: AccountServer, user: User, send_raw: SendRaw
+) -> None:
     """Names are normalised before they are compared (NFC), as everywhere."""
-    person.put("Amélie.mp4", b"mine")
-    token = token_of(person.link(unicodedata.normalize("NFD", "Amélie.mp4"))["url"])
+    user.put("Amélie.mp4", b"mine")
+    token = token_of(user.new_link(unicodedata.normalize("NFD", "Amélie.mp4"))["url"])
     for name in ("Amélie.mp4", unicodedata.normalize("NFD", "Amélie.mp4")):
-        assert raw("GET", f"/files/{quote(name)}?link={token}").content == b"mine"
-    assert raw("GET", f"/files/%41m%C3%A9lie.mp4?link={token}").content == b"mine"
-    assert raw("GET", f"/files/Am\u00e9lie.mp4?link={token}").status_code in (200, 400)
+        assert send_raw("GET", f"/files/{quote(name)}?link={token}").content == b"mine"
+    assert send_raw("GET", f"/files/%41m%C3%A9lie.mp4?link={token}").content == b"mine"
+    assert send_raw("GET", f"/files/Am\u00e9lie.mp4?link={token}").status_code in (200, 400)
 
 
-def test_a_link_counts_before_all_else_that_is_shown(private: Private, person: Person, other: Person) -> None:
+def test_a_link_counts_before_all_else_that_is_shown(
+    account_server: AccountServer, user: User, other_user: User
+) -> None:
     """Who opens it while logged in to another account gets what it is for."""
-    person.put("film.mp4", b"mine")
-    other.put("film.mp4", b"others")
-    url = person.link("film.mp4")["url"]
-    assert other.ask("GET", url).content == b"mine"
-    assert private.ask("GET", url, headers=bearer(other.token())).content == b"mine"
-    assert other.ask("PUT", url, content=b"others too").status_code == 204, "that is no link's"
-    assert (person.content("film.mp4"), other.content("film.mp4")) == (b"mine", b"others too")
+    user.put("film.mp4", b"mine")
+    other_user.put("film.mp4", b"others")
+    url = user.new_link("film.mp4")["url"]
+    assert other_user.request("GET", url).content == b"mine"
+    assert account_server.request("GET", url, headers=bearer(other_user.new_token())).content == b"mine"
+    assert other_user.request("PUT", url, content=b"others too").status_code == 204, "that is no link's"
+    assert (user.content("film.mp4"), other_user.content("film.mp4")) == (b"mine", b"others too")
 
 
-def test_a_revoked_link_opens_nothing_at_once(private: Private, person: Person, other: Person) -> None:
-    person.put("films/film.mp4")
-    file, playlist = person.link("films/film.mp4"), person.playlist("films")
-    (entry,) = entries(private.open_link(playlist["url"]))
+def test_a_revoked_link_opens_nothing_at_once(
+    account_server: AccountServer, user: User, other_user: User
+) -> None:
+    user.put("films/film.mp4")
+    file, playlist = user.new_link("films/film.mp4"), user.new_playlist_link("films")
+    (entry,) = entries(account_server.open_link(playlist["url"]))
     for url in (file["url"], entry):
-        assert private.open_link(url).status_code == 200
+        assert account_server.open_link(url).status_code == 200
     for link in (file, playlist):
-        assert other.ask("DELETE", f"/account/links/{link['id']}").status_code == 404
-        assert person.ask("DELETE", f"/account/links/{link['id']}").status_code == 204
-        assert person.ask("DELETE", f"/account/links/{link['id']}").status_code == 404
+        assert other_user.request("DELETE", f"/account/links/{link['id']}").status_code == 404
+        assert user.request("DELETE", f"/account/links/{link['id']}").status_code == 204
+        assert user.request("DELETE", f"/account/links/{link['id']}").status_code == 404
     for url in (file["url"], entry, playlist["url"]):
-        assert private.open_link(url).status_code == 403
+        assert account_server.open_link(url).status_code == 403
     # Who follows it in a browser reads a sentence, and not JSON.
-    told = private.open_link(file["url"], headers={"accept": "text/html"})
+    told = account_server.open_link(file["url"], headers={"accept": "text/html"})
     assert told.status_code == 403
     assert told.headers["content-type"].startswith("text/html")
     assert "not valid" in told.text
 
 
-def test_a_head_of_a_playlist_has_the_length_of_its_signed_entries(person: Person) -> None:
-    person.put("films/film.mp4")
-    head, get = (person.ask(method, "/playlist.m3u?folder=films") for method in ("HEAD", "GET"))
+def test_a_head_of_a_playlist_has_the_length_of_its_signed_entries(user: User) -> None:
+    user.put("films/film.mp4")
+    head, get = (user.request(method, "/playlist.m3u?folder=films") for method in ("HEAD", "GET"))
     assert "?link=" in get.text
     assert int(head.headers["content-length"]) == len(get.content)
 
 
-def test_a_link_is_to_a_path_and_not_to_what_was_there(private: Private, person: Person) -> None:
-    person.put("film.mp4", b"one")
-    url = person.link("film.mp4")["url"]
-    assert person.ask("DELETE", "/files/film.mp4").status_code == 204
-    assert private.open_link(url).status_code == 404
-    person.put("film.mp4", b"two")
-    assert private.open_link(url).content == b"two"
+def test_a_link_is_to_a_path_and_not_to_what_was_there(account_server: AccountServer, user: User) -> None:
+    user.put("film.mp4", b"one")
+    url = user.new_link("film.mp4")["url"]
+    assert user.request("DELETE", "/files/film.mp4").status_code == 204
+    assert account_server.open_link(url).status_code == 404
+    user.put("film.mp4", b"two")
+    assert account_server.open_link(url).content == b"two"
 
 
-def test_links_to_nothing_are_not_made(person: Person, other: Person, problem: Problem) -> None:
-    other.put("theirs.mp4")
+def test_links_to_nothing_are_not_made(user: User, other_user: User, check_problem: CheckProblem) -> None:
+    other_user.put("theirs.mp4")
     for body, status in (
         ({"path": "theirs.mp4"}, 404),
         ({"path": "none.mp4"}, 404),
@@ -269,53 +279,58 @@ def test_links_to_nothing_are_not_made(person: Person, other: Person, problem: P
         ({"folder": "..", "playlist": "m3u"}, 400),
         ({"folder": 1, "playlist": "m3u"}, 422),
     ):
-        problem(person.ask("POST", "/account/links", json=body), status)
+        check_problem(user.request("POST", "/account/links", json=body), status)
 
 
 # Playlists
 
 
-def test_every_entry_of_a_private_playlist_is_signed(private: Private, person: Person) -> None:
+def test_every_entry_of_a_private_playlist_is_signed(account_server: AccountServer, user: User) -> None:
     for name in ("1 é.mp4", "2 100% #?.mp4", "notes.txt"):
-        person.put(f"films/{name}", name.encode())
-    person.put("films/inside/3.mp4")
-    found = entries(person.ask("GET", "/playlist.m3u?folder=films"))
-    assert [private.open_link(url).text for url in found] == ["1 é.mp4", "2 100% #?.mp4"]
+        user.put(f"films/{name}", name.encode())
+    user.put("films/inside/3.mp4")
+    found = entries(user.request("GET", "/playlist.m3u?folder=films"))
+    assert [account_server.open_link(url).text for url in found] == ["1 é.mp4", "2 100% #?.mp4"]
     assert len({token_of(url).partition(".")[0] for url in found}) == 1, "one link for all"
-    assert len(entries(person.ask("GET", "/playlist.m3u?folder=films&recursive=true"))) == 3
-    again = entries(person.ask("GET", "/playlist.m3u?folder=films"))
+    assert len(entries(user.request("GET", "/playlist.m3u?folder=films&recursive=true"))) == 3
+    again = entries(user.request("GET", "/playlist.m3u?folder=films"))
     assert again == found, "what was fetched twice made no second link"
-    links = person.ask("GET", "/account/links").json()["items"]
+    links = user.request("GET", "/account/links").json()["items"]
     assert [(link["path"], link["recursive"], link["automatic"]) for link in links].count(
         ("films", False, True)
     ) == 1
-    xspf = person.ask("GET", "/playlist.xspf?folder=films").text
+    xspf = user.request("GET", "/playlist.xspf?folder=films").text
     assert xspf.count("?link=") == 2
     # An entry opens its own file.
     token = token_of(found[0])
-    assert private.ask("GET", f"/files/{quote('films/2 100% #?.mp4')}?link={token}").status_code == 403
-    assert private.ask("GET", f"/playlist.m3u?folder=films&link={token}").status_code == 403
+    assert (
+        account_server.request("GET", f"/files/{quote('films/2 100% #?.mp4')}?link={token}").status_code
+        == 403
+    )
+    assert account_server.request("GET", f"/playlist.m3u?folder=films&link={token}").status_code == 403
 
 
 def test_a_link_to_a_playlist_opens_that_folder_and_no_more(
-    private: Private, person: Person, raw: Raw
+    account_server: AccountServer, user: User, send_raw: SendRaw
 ) -> None:
     for path in ("films/a.mp4", "films/inside/b.mp4", "films2/c.mp4", "d.mp4"):
-        person.put(path, path.encode())
-    flat = person.playlist("films")["url"]
-    deep = person.playlist("films", recursive=True)["url"]
-    top = person.playlist("", "xspf")["url"]
-    assert [private.open_link(url).text for url in entries(private.open_link(flat))] == ["films/a.mp4"]
-    assert len(entries(private.open_link(deep))) == 2
-    assert "d.mp4" in private.open_link(top).text
-    assert private.open_link(flat, "HEAD").status_code == 200
+        user.put(path, path.encode())
+    flat = user.new_playlist_link("films")["url"]
+    deep = user.new_playlist_link("films", recursive=True)["url"]
+    top = user.new_playlist_link("", "xspf")["url"]
+    assert [account_server.open_link(url).text for url in entries(account_server.open_link(flat))] == [
+        "films/a.mp4"
+    ]
+    assert len(entries(account_server.open_link(deep))) == 2
+    assert "d.mp4" in account_server.open_link(top).text
+    assert account_server.open_link(flat, "HEAD").status_code == 200
     for url, more in (
         (flat, "&recursive=true"),
         (flat, "&recursive=1"),
         (flat, "&recursive=on"),
         (top, "&recursive=1"),
     ):
-        assert raw("GET", target_of(url) + more).status_code == 403
+        assert send_raw("GET", target_of(url) + more).status_code == 403
     token = token_of(flat)
     for target in (
         "/playlist.m3u?folder=films/inside",
@@ -329,21 +344,23 @@ def test_a_link_to_a_playlist_opens_that_folder_and_no_more(
         "/?folder=films",
     ):
         joined = f"{target}{'&' if '?' in target else '?'}link={token}"
-        assert raw("GET", joined).status_code == 403, joined
-    searched = private.ask("GET", f"/playlist.m3u?folder=films&q=b&link={token}")
+        assert send_raw("GET", joined).status_code == 403, joined
+    searched = account_server.request("GET", f"/playlist.m3u?folder=films&q=b&link={token}")
     assert "inside" not in searched.text
-    assert raw("GET", f"/playlist.xspf?folder=films&link={token}").status_code == 200, "the same as XSPF"
+    assert send_raw("GET", f"/playlist.xspf?folder=films&link={token}").status_code == 200, "the same as XSPF"
 
 
-def test_what_a_shared_playlist_hands_out_ends_with_its_link(private: Private, person: Person) -> None:
+def test_what_a_shared_playlist_hands_out_ends_with_its_link(
+    account_server: AccountServer, user: User
+) -> None:
     """Nobody keeps a film by fetching the playlist once more just before."""
-    person.put("films/film.mp4")
-    playlist = person.playlist("films", expires_in=60)
-    (entry,) = entries(private.open_link(playlist["url"]))
+    user.put("films/film.mp4")
+    playlist = user.new_playlist_link("films", expires_in=60)
+    (entry,) = entries(account_server.open_link(playlist["url"]))
     assert token_of(entry).partition(".")[0] == token_of(playlist["url"]).partition(".")[0]
-    assert private.open_link(entry).status_code == 200
-    person.ask("DELETE", f"/account/links/{playlist['id']}")
-    assert private.open_link(entry).status_code == 403
+    assert account_server.open_link(entry).status_code == 200
+    user.request("DELETE", f"/account/links/{playlist['id']}")
+    assert account_server.open_link(entry).status_code == 403
 
 
 def test_what_a_key_has_signed_that_was_forgotten_is_forged() -> None:
@@ -356,21 +373,23 @@ def test_what_a_key_has_signed_that_was_forgotten_is_forged() -> None:
         assert both.check(signed[2], kind, path) is None
 
 
-def test_the_links_of_an_account_are_bounded(private: Private) -> None:
+def test_the_links_of_an_account_are_bounded(account_server: AccountServer) -> None:
     """So that nobody fills the database."""
-    owner = private.person()
+    owner = account_server.new_user()
     for number in range(30):
-        owner.ask("GET", f"/playlist.m3u?folder=none-{number}")
-    assert owner.ask("GET", "/account/links").json() == {"items": []}
+        owner.request("GET", f"/playlist.m3u?folder=none-{number}")
+    assert owner.request("GET", "/account/links").json() == {"items": []}
 
 
 @pytest.mark.parametrize("lasts", [timedelta(seconds=-1), timedelta(days=-400)])
-def test_a_signature_does_not_outlive_its_link(lasts: timedelta, private: Private, person: Person) -> None:
-    person.put("film.mp4")
-    token = token_of(person.link("film.mp4")["url"])
+def test_a_signature_does_not_outlive_its_link(
+    lasts: timedelta, account_server: AccountServer, user: User
+) -> None:
+    user.put("film.mp4")
+    token = token_of(user.new_link("film.mp4")["url"])
     link_id = token.partition(".")[0]
-    private.store.remove_link(person.account.id, link_id)
+    account_server.store.remove_link(user.account.id, link_id)
     at = now()
-    expired: Any = Link(link_id, person.account.id, "film.mp4", False, False, False, at + lasts, at + lasts)
-    private.store.add_link(expired)
-    assert private.ask("GET", f"/files/film.mp4?link={token}").status_code == 403
+    expired: Any = Link(link_id, user.account.id, "film.mp4", False, False, False, at + lasts, at + lasts)
+    account_server.store.add_link(expired)
+    assert account_server.request("GET", f"/files/film.mp4?link={token}").status_code == 403

@@ -6,41 +6,45 @@ from typing import Any
 from sqlalchemy import create_engine, inspect, text
 
 from tests import mongo
-from tests.http.accounts.conftest import NUMBERS, Private, basic, bearer
+from tests.http.accounts.conftest import NUMBERS, AccountServer, basic, bearer
 from tests.sockets import Socket
 
 
-def test_secrets_are_neither_in_the_log_nor_in_the_database(private: Private, admin: Any) -> None:
+def test_secrets_are_neither_in_the_log_nor_in_the_database(
+    account_server: AccountServer, admin: Any
+) -> None:
     password = f"very secret words {next(NUMBERS)} é"
     new = f"other secret words {next(NUMBERS)}"
     email = f"secretive-{next(NUMBERS)}@example.org"
-    signed_up = private.ask("POST", "/sign-up", json={"email": email, "password": password})
+    signed_up = account_server.request("POST", "/sign-up", json={"email": email, "password": password})
     sessions = [signed_up.headers["set-cookie"].partition("=")[2].partition(";")[0]]
-    mine = private.cookie(sessions[0])
-    token = private.ask(
+    mine = account_server.cookie(sessions[0])
+    token = account_server.request(
         "POST", "/account/tokens", json={"name": "VLC", "scopes": ["read"]}, headers=mine
     ).json()["token"]
-    invite = admin.ask("POST", "/invites", json={}).json()["url"].partition("invite=")[2]
-    assert private.ask("GET", f"/sign-up?invite={invite}").status_code == 200
-    private.ask("GET", f"/login?next=%2Fsign-up%3Finvite%3D{invite}")
-    private.ask("PUT", "/files/film.mp4", content=b"x", headers=mine)
-    link = private.ask("POST", "/account/links", json={"path": "film.mp4"}, headers=mine).json()["url"]
+    invite = admin.request("POST", "/invites", json={}).json()["url"].partition("invite=")[2]
+    assert account_server.request("GET", f"/sign-up?invite={invite}").status_code == 200
+    account_server.request("GET", f"/login?next=%2Fsign-up%3Finvite%3D{invite}")
+    account_server.request("PUT", "/files/film.mp4", content=b"x", headers=mine)
+    link = account_server.request("POST", "/account/links", json={"path": "film.mp4"}, headers=mine).json()[
+        "url"
+    ]
     signature = link.rpartition(".")[2]
-    assert private.open_link(link).status_code == 200
-    private.ask("GET", f"{link}x")
-    private.ask("GET", f"/files/none.mp4?a=1&link={link.partition('link=')[2]}&b=2")
-    private.ask("GET", f"/files?link={signature}.{signature}", headers={"accept": "text/html"})
-    private.ask("POST", "/login", data={"email": email, "password": f"{password} wrong"})
-    private.ask(
+    assert account_server.open_link(link).status_code == 200
+    account_server.request("GET", f"{link}x")
+    account_server.request("GET", f"/files/none.mp4?a=1&link={link.partition('link=')[2]}&b=2")
+    account_server.request("GET", f"/files?link={signature}.{signature}", headers={"accept": "text/html"})
+    account_server.request("POST", "/login", data={"email": email, "password": f"{password} wrong"})
+    account_server.request(
         "POST",
         "/login",
         content=f'{{"password": "{password}", '.encode(),
         headers={"content-type": "application/json"},
     )
     for headers in (basic(email, password), bearer(token), bearer(f"{token}x"), mine):
-        private.ask("GET", "/files/film.mp4", headers=headers)
-        private.ask("GET", "/nothing", headers=headers)
-    changed = private.ask(
+        account_server.request("GET", "/files/film.mp4", headers=headers)
+        account_server.request("GET", "/nothing", headers=headers)
+    changed = account_server.request(
         "POST", "/account/password", json={"password": password, "new_password": new}, headers=mine
     )
     sessions.append(changed.headers["set-cookie"].partition("=")[2].partition(";")[0])
@@ -57,9 +61,9 @@ def test_secrets_are_neither_in_the_log_nor_in_the_database(private: Private, ad
     }
     for headers in ((), (f"Cookie: session={sessions[1]}",)):
         query = link.partition("?")[2]
-        with Socket(private.server, f"/events?{query}", *headers) as refused:
+        with Socket(account_server.server, f"/events?{query}", *headers) as refused:
             assert refused.status == 403
-    log, database = private.server.log(), everything(private)
+    log, database = account_server.server.log(), everything(account_server)
     assert email in database, "it was looked at the right place"
     assert "/files/film.mp4" in log
     for name, secret in secrets.items():
@@ -70,9 +74,9 @@ def test_secrets_are_neither_in_the_log_nor_in_the_database(private: Private, ad
     assert "Traceback" not in log
 
 
-def everything(private: Private) -> str:
+def everything(account_server: AccountServer) -> str:
     """All that is in the database, as text; of SQLite the bytes of its files."""
-    settings = private.server.settings
+    settings = account_server.server.settings
     if settings["storage"] == "gridfs":
         users = mongo.database(settings["users_url"])
         names = users.list_collection_names()

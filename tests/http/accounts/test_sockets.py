@@ -8,72 +8,80 @@ import httpx
 import pytest
 
 from app.accounts.callers import hashed
-from tests.http.accounts.conftest import Person, Private, basic, bearer
+from tests.http.accounts.conftest import AccountServer, User, basic, bearer
 from tests.sockets import Socket
 
 POLICY_VIOLATION = 1008
 
 
-def socket(private: Private, target: str, headers: dict[str, str]) -> Socket:
-    return Socket(private.server, target, *(f"{name}: {value}" for name, value in headers.items()))
+def socket(account_server: AccountServer, target: str, headers: dict[str, str]) -> Socket:
+    return Socket(account_server.server, target, *(f"{name}: {value}" for name, value in headers.items()))
 
 
-def test_nobody_opens_a_websocket(private: Private, person: Person) -> None:
-    person.put("film.mp4")
-    link = httpx.URL(person.link("film.mp4")["url"]).params["link"]
-    disabled = private.person()
-    private.store.set_disabled(disabled.account.id, True)
+def test_nobody_opens_a_websocket(account_server: AccountServer, user: User) -> None:
+    user.put("film.mp4")
+    link = httpx.URL(user.new_link("film.mp4")["url"]).params["link"]
+    disabled = account_server.new_user()
+    account_server.store.set_disabled(disabled.account.id, True)
     for target in ("/", "/events", "/nothing"):
         for headers, query, status in (
             ({}, "", 401),
-            (private.cookie("x" * 43), "", 401),
-            (private.cookie(private.session(person.account, timedelta(days=15))), "", 401),
+            (account_server.cookie("x" * 43), "", 401),
+            (account_server.cookie(account_server.new_session(user.account, timedelta(days=15))), "", 401),
             (bearer("skb_x"), "", 401),
             (basic(f"nobody-{target[1:]}@example.org"), "", 401),
             (disabled.headers, "", 401),
             ({}, f"?link={link}", 403),
-            (person.headers, f"?link={link}", 403),
+            (user.headers, f"?link={link}", 403),
         ):
-            with socket(private, f"{target}{query}", headers) as refused:
+            with socket(account_server, f"{target}{query}", headers) as refused:
                 assert refused.status == status, (target, headers, query)
                 assert refused.problem()["status"] == status
-    with socket(private, "/nothing", person.headers) as refused:
+    with socket(account_server, "/nothing", user.headers) as refused:
         assert refused.status == 404
 
 
-def test_whoever_has_an_account_opens_one(private: Private, person: Person) -> None:
-    for headers in (person.headers, basic(person.email), bearer(person.token())):
-        with socket(private, "/", headers) as session, socket(private, "/events", headers) as events:
+def test_whoever_has_an_account_opens_one(account_server: AccountServer, user: User) -> None:
+    for headers in (user.headers, basic(user.email), bearer(user.new_token())):
+        with (
+            socket(account_server, "/", headers) as session,
+            socket(account_server, "/events", headers) as events,
+        ):
             assert "sid" in session.json()
             assert events.json() == {"type": "resync"}
 
 
 def test_they_tell_of_their_own_library_only(
-    private: Private, person: Person, other: Person, admin: Person
+    account_server: AccountServer, user: User, other_user: User, admin: User
 ) -> None:
     with ExitStack() as stack:
         listeners = [
-            stack.enter_context(socket(private, "/events", one.headers)) for one in (person, other, admin)
+            stack.enter_context(socket(account_server, "/events", one.headers))
+            for one in (user, other_user, admin)
         ]
-        sessions = [stack.enter_context(socket(private, "/", one.headers)) for one in (person, other, admin)]
+        sessions = [
+            stack.enter_context(socket(account_server, "/", one.headers)) for one in (user, other_user, admin)
+        ]
         for listener in listeners:
             assert listener.json() == {"type": "resync"}
         sids = [session.json()["sid"] for session in sessions]
-        for one, own in zip((person, other, admin), sids, strict=True):
+        for one, own in zip((user, other_user, admin), sids, strict=True):
             # All of them are named; but one's own is told.
             for sid in [sid for sid in sids if sid != own]:
-                answer = one.ask("PUT", f"/files/film.mp4?sid={sid}", content=b"of another")
-                assert answer.status_code in (201, 204)
+                response = one.request("PUT", f"/files/film.mp4?sid={sid}", content=b"of another")
+                assert response.status_code in (201, 204)
             form = {"file": ("form.mp4", b"of another")}
-            one.ask("POST", "/file/upload", data={"sid": next(sid for sid in sids if sid != own)}, files=form)
-            one.ask("PUT", f"/files/mine.mp4?sid={own}", content=b"mine")
-            one.ask(
+            one.request(
+                "POST", "/file/upload", data={"sid": next(sid for sid in sids if sid != own)}, files=form
+            )
+            one.request("PUT", f"/files/mine.mp4?sid={own}", content=b"mine")
+            one.request(
                 "PATCH",
                 "/files/film.mp4",
                 content=b'{"filename": "moved.mp4"}',
                 headers={"content-type": "application/merge-patch+json"},
             )
-            one.ask("DELETE", "/files/moved.mp4")
+            one.request("DELETE", "/files/moved.mp4")
         for session in sessions:
             assert session.json()["progress"]["filename"] == "mine.mp4"
             assert session.is_silent(0.1)
@@ -94,14 +102,14 @@ def test_they_tell_of_their_own_library_only(
             )
             assert listener.is_silent(0.05)
         for path in admin.paths():
-            admin.ask("DELETE", f"/files/{path}")
+            admin.request("DELETE", f"/files/{path}")
 
 
 @pytest.mark.campaign  # that a socket which does not read is closed: tests/http/test_slow_sockets.py
-def test_one_that_reads_nothing_is_closed_too(private: Private, person: Person) -> None:
-    with socket(private, "/events", person.headers) as mute:
+def test_one_that_reads_nothing_is_closed_too(account_server: AccountServer, user: User) -> None:
+    with socket(account_server, "/events", user.headers) as mute:
         assert mute.status == 101
-        private.store.remove_session(hashed(person.session))
+        account_server.store.remove_session(hashed(user.session))
         mute.socket.settimeout(12)
         deadline = time.monotonic() + 12
         while time.monotonic() < deadline and mute.socket.recv(1 << 16):
