@@ -1,4 +1,4 @@
-"""Playlists as text: what a player reads is what was meant, whatever the names."""
+"""M3U and XSPF playlists as text: every file name survives."""
 
 from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
@@ -35,16 +35,16 @@ TITLES = [
 ]
 
 
-def written(kind: Format, *titles: str, name: str = "films") -> str:
+def playlist_of(kind: Format, *titles: str, name: str = "films") -> str:
     tracks = (Track(f"http://localhost:8000/files/{quote(title)}", title) for title in titles)
     return kind.head(name) + "".join(map(kind.track, tracks)) + kind.tail
 
 
-def xspf(text: str) -> tuple[str | None, list[tuple[str, str]]]:
-    """The title of a playlist, and address and title of each track."""
+def parse_xspf(text: str) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return the title of the playlist, and the URL and title of each track."""
     root = ElementTree.fromstring(text.encode())
     assert (root.tag, root.attrib) == ("{http://xspf.org/ns/0/}playlist", {"version": "1"})
-    # The order and the number of elements are the schema's.
+    # The XSPF schema fixes the order and the number of elements.
     assert [child.tag.partition("}")[2] for child in root] == ["title", "trackList"]
     tracks = []
     for track in root.findall("trackList/track", XSPF_NAMES):
@@ -53,8 +53,8 @@ def xspf(text: str) -> tuple[str | None, list[tuple[str, str]]]:
     return root[0].text, tracks
 
 
-def test_an_m3u() -> None:
-    assert written(M3U, "a b.mp4", "ü.mp4") == (
+def test_m3u_is_extended_m3u_in_utf8() -> None:
+    assert playlist_of(M3U, "a b.mp4", "ü.mp4") == (
         "#EXTM3U\n"
         "#EXTENC:UTF-8\n"
         "#EXTINF:-1,a b.mp4\n"
@@ -64,8 +64,8 @@ def test_an_m3u() -> None:
     )
 
 
-def test_an_xspf() -> None:
-    assert written(XSPF, "a & b.mp4") == (
+def test_xspf_is_escaped_xml() -> None:
+    assert playlist_of(XSPF, "a & b.mp4") == (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<playlist version="1" xmlns="http://xspf.org/ns/0/">\n'
         "<title>films</title>\n"
@@ -77,37 +77,37 @@ def test_an_xspf() -> None:
     )
 
 
-def test_empty_playlists() -> None:
-    assert written(M3U) == "#EXTM3U\n#EXTENC:UTF-8\n"
-    assert xspf(written(XSPF)) == ("films", [])
+def test_playlist_without_tracks_is_valid() -> None:
+    assert playlist_of(M3U) == "#EXTM3U\n#EXTENC:UTF-8\n"
+    assert parse_xspf(playlist_of(XSPF)) == ("films", [])
 
 
-def test_every_title_survives_in_xspf() -> None:
-    _, tracks = xspf(written(XSPF, *TITLES))
+def test_xspf_preserves_every_title() -> None:
+    _, tracks = parse_xspf(playlist_of(XSPF, *TITLES))
     assert [title for _, title in tracks] == TITLES
     assert [unquote(urlsplit(url).path.removeprefix("/files/")) for url, _ in tracks] == TITLES
 
 
-def test_every_title_survives_in_m3u() -> None:
-    lines = written(M3U, *TITLES).split("\n")[2:-1]
+def test_m3u_preserves_every_title() -> None:
+    lines = playlist_of(M3U, *TITLES).split("\n")[2:-1]
     assert [line.removeprefix("#EXTINF:-1,") for line in lines[::2]] == TITLES
     assert [unquote(urlsplit(url).path.removeprefix("/files/")) for url in lines[1::2]] == TITLES
 
 
 @pytest.mark.parametrize("title", TITLES)
-def test_every_folder_names_an_xspf(title: str) -> None:
-    assert xspf(written(XSPF, name=title))[0] == title
+def test_xspf_preserves_every_folder_name(title: str) -> None:
+    assert parse_xspf(playlist_of(XSPF, name=title))[0] == title
 
 
 @pytest.mark.parametrize("bad", ["\ufffe", "\uffff", "\x00", "\x0b", "\x1f", "\ud800"])
-def test_what_xml_cannot_hold_is_replaced_in_titles_only(bad: str) -> None:
+def test_xspf_replaces_characters_illegal_in_xml_in_titles_only(bad: str) -> None:
     track = Track("http://localhost/files/odd%EF%BF%BE.mp4", f"odd{bad}.mp4")
-    name, tracks = xspf(XSPF.head(f"a{bad}b") + XSPF.track(track) + XSPF.tail)
+    name, tracks = parse_xspf(XSPF.head(f"a{bad}b") + XSPF.track(track) + XSPF.tail)
     assert name == "a\ufffdb"
     assert tracks == [(track.url, "odd\ufffd.mp4")]
 
 
-def test_media_types() -> None:
+def test_playlist_formats_have_their_media_types() -> None:
     assert M3U.content_type == "audio/x-mpegurl", "application/vnd.apple.mpegurl is HLS to VLC"
     assert XSPF.content_type == "application/xspf+xml"
 
@@ -132,5 +132,5 @@ def test_media_types() -> None:
         ("", False),
     ],
 )
-def test_what_a_player_plays(content_type: str, playable: bool) -> None:
+def test_is_playable_is_true_for_audio_and_video_alone(content_type: str, playable: bool) -> None:
     assert is_playable(content_type) is playable

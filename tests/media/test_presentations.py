@@ -1,4 +1,4 @@
-"""Which files an HLS playlist or a DASH manifest names, and how little a hostile one costs."""
+"""The files that an HLS playlist or a DASH manifest names, and the cost of hostile ones."""
 
 import time
 from itertools import pairwise
@@ -15,7 +15,7 @@ def mpd(inside: str, head: str = '<?xml version="1.0"?>') -> bytes:
     return f'{head}<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period>{inside}</Period></MPD>'.encode()
 
 
-def named(data: str | bytes, path: str = "f/film.m3u8") -> Presentation:
+def parse(data: str | bytes, path: str = "f/film.m3u8") -> Presentation:
     found = presentation(path, data.encode() if isinstance(data, str) else data)
     assert found is not None
     return found
@@ -35,8 +35,8 @@ HLS = [
 
 
 @pytest.mark.parametrize(("text", "paths"), HLS)
-def test_hls_playlist_names_its_pieces(text: str, paths: list[str]) -> None:
-    assert named(text).paths == set(paths)
+def test_hls_playlist_names_its_segments(text: str, paths: list[str]) -> None:
+    assert parse(text).paths == set(paths)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_hls_playlist_names_its_pieces(text: str, paths: list[str]) -> None:
         '<x><MPD><Period><Representation><SegmentTemplate media="a"/></Representation></Period></MPD></x>',
     ],
 )
-def test_what_is_no_presentation(text: str) -> None:
+def test_presentation_is_none_for_other_text(text: str) -> None:
     assert presentation("f/film.m3u8", text.encode()) is None
 
 
@@ -65,7 +65,7 @@ TEMPLATE = (
 
 
 @pytest.mark.parametrize(
-    ("inside", "pieces", "others"),
+    ("inside", "segments", "others"),
     [
         (
             f"<AdaptationSet>{TEMPLATE}{REPRESENTATION.format('')}</AdaptationSet>",
@@ -111,13 +111,13 @@ TEMPLATE = (
         ),
     ],
 )
-def test_dash_manifest_names_its_pieces(inside: str, pieces: list[str], others: list[str]) -> None:
-    found = named(mpd(inside), "f/film.mpd")
-    assert [path for path in (*pieces, *others) if found.names(path)] == pieces
+def test_dash_manifest_names_its_segments(inside: str, segments: list[str], others: list[str]) -> None:
+    found = parse(mpd(inside), "f/film.mpd")
+    assert [path for path in (*segments, *others) if found.names(path)] == segments
 
 
-TENFOLD = (f'<!ENTITY {one} "{f"&{before};" * 10}">' for before, one in pairwise("abcdefghi"))
-BOMB = f'<!DOCTYPE m [<!ENTITY a "aaaaaaaaaa">{"".join(TENFOLD)}]>'
+ENTITIES = (f'<!ENTITY {outer} "{f"&{inner};" * 10}">' for inner, outer in pairwise("abcdefghi"))
+BOMB = f'<!DOCTYPE m [<!ENTITY a "aaaaaaaaaa">{"".join(ENTITIES)}]>'
 LONG = 2 << 20
 HOSTILE = {
     "entities": mpd("<BaseURL>&i;</BaseURL>", BOMB),
@@ -125,11 +125,11 @@ HOSTILE = {
         "<BaseURL>&x;</BaseURL>", '<!DOCTYPE m [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
     ),
     "nested": b"<MPD>" + b"<Period><BaseURL>a/</BaseURL>" * (LONG // 29),
-    "nested others": b"<MPD>" + b"<x>" * (LONG // 3),
+    "nested unknown elements": b"<MPD>" + b"<x>" * (LONG // 3),
     "attributes": mpd("<AdaptationSet>" + "".join(f'<SegmentTemplate a{n}=""/>' for n in range(75_000))),
     "character references": mpd("<BaseURL>" + "&#65;" * (LONG // 5) + "</BaseURL>"),
     "representations": mpd("<SegmentTemplate media='$Number$'/>" + "<Representation/>" * (LONG // 17)),
-    "long address": f"{MEDIA}{'a/../' * (LONG // 5)}".encode(),
+    "long URL": f"{MEDIA}{'a/../' * (LONG // 5)}".encode(),
     "quotes": (MEDIA + "#" + ',URI="' * (LONG // 6)).encode(),
     "long base": mpd(f"<BaseURL>{'a' * (LONG // 2)}/</BaseURL>" + '<SegmentURL media="b"/>' * (LONG // 46)),
     "long template": mpd(
@@ -156,7 +156,7 @@ def test_hostile_manifest_costs_little(data: bytes) -> None:
         assert len(found.paths) <= MAX_NAMES
 
 
-def test_manifest_with_a_dtd_is_refused() -> None:
+def test_manifest_with_dtd_is_refused() -> None:
     film = "<Representation><BaseURL>a.mp4</BaseURL></Representation>"
     assert presentation("f/film.mpd", mpd(film)) is not None
     assert presentation("f/film.mpd", mpd(film, "<!DOCTYPE MPD>")) is None
@@ -164,12 +164,12 @@ def test_manifest_with_a_dtd_is_refused() -> None:
 
 def test_hostile_template_matches_in_linear_time() -> None:
     inside = f'<Representation><SegmentTemplate media="{"$Number$1" * 30}x"/></Representation>'
-    found = named(mpd(inside), "f/film.mpd")
+    found = parse(mpd(inside), "f/film.mpd")
     began = time.process_time()
     assert not found.names("f/" + "1" * 255)
     assert time.process_time() - began < 0.1
 
 
-def test_manifests_are_known_by_their_names() -> None:
+def test_is_manifest_goes_by_file_extension() -> None:
     names = ("a.m3u8", "A.M3U8", "a.mpd", ".mpd", "mpd", "a.m3u", "a.mpd.mp4")
     assert [name for name in names if is_manifest(name)] == ["a.m3u8", "A.M3U8", "a.mpd", ".mpd", "mpd"]

@@ -1,4 +1,4 @@
-"""Bounds of what a playlist reads of manifests."""
+"""Bounds on reading manifests to find the segments in a folder."""
 
 import asyncio
 import time
@@ -26,8 +26,8 @@ async def put(storage: Storage, path: str, data: bytes) -> None:
         await storage.commit(Key.at(SHARED, path), staged, content_type="video/mp2t")
 
 
-async def entries(tmp_path: Path, orders: Sequence[str] = ("",)) -> list[list[str]]:
-    """The entries of a folder of three presentations, in each order."""
+async def entries_of_pages(tmp_path: Path, pages: Sequence[str] = ("",)) -> list[list[str]]:
+    """Return the entries for each page of three presentations: the files whose path contains a text."""
     settings = Settings(_env_file=None, files_dir=tmp_path)
     async with open_database(settings, media_type=lambda name: "video/mp2t") as stores:
         storage = stores.storage
@@ -38,37 +38,40 @@ async def entries(tmp_path: Path, orders: Sequence[str] = ("",)) -> list[list[st
         page = await storage.page(listing, cursor=None, limit=100)
         infos = {info.key.path: info for info in page.items}
         found = []
-        for order in orders:
-            chosen = [info for path, info in infos.items() if order in path]
+        for text in pages:
+            chosen = [info for path, info in infos.items() if text in path]
             found.append([info.key.path for info in await Segments(storage, listing).entries(tuple(chosen))])
         return found
 
 
-async def test_segments_are_known_whichever_page_they_are_on(tmp_path: Path) -> None:
-    assert await entries(tmp_path, ("seg", "m3u8")) == [[], [f"{folder}/film.m3u8" for folder in FOLDERS]]
+async def test_segments_are_left_out_whichever_page_lists_them(tmp_path: Path) -> None:
+    assert await entries_of_pages(tmp_path, ("seg", "m3u8")) == [
+        [],
+        [f"{folder}/film.m3u8" for folder in FOLDERS],
+    ]
 
 
 @pytest.mark.parametrize(
     ("bound", "value"), [("MAX_MANIFESTS", 1), ("MAX_BYTES", 5), ("MAX_BYTES_IN_ALL", 1), ("MAX_PIECES", 1)]
 )
-async def test_beyond_a_bound_segments_are_entries(
+async def test_segments_beyond_a_bound_are_entries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
 ) -> None:
     monkeypatch.setattr(segments, bound, value)
-    [found] = await entries(tmp_path, ("seg",))
+    [found] = await entries_of_pages(tmp_path, ("seg",))
     assert (
         found
         == {
-            "MAX_MANIFESTS": [],  # one page is looked at whole
+            "MAX_MANIFESTS": [],  # all files of one page are checked
             "MAX_BYTES": ["a/seg.ts", "b/seg.ts", "c/seg.ts"],
             "MAX_BYTES_IN_ALL": ["b/seg.ts", "c/seg.ts"],
-            "MAX_PIECES": [],  # but little is kept
+            "MAX_PIECES": [],  # bounds the cache, not the check
         }[bound]
     )
 
 
-async def test_many_hostile_manifests_in_one_folder_cost_little(tmp_path: Path) -> None:
-    """Neither for each other, nor for each file."""
+async def test_many_hostile_manifests_in_one_folder_cost_little_time(tmp_path: Path) -> None:
+    """The cost grows neither with pairs of manifests nor with files times manifests."""
     settings = Settings(_env_file=None, files_dir=tmp_path)
     hls = HLS + b"".join(b"%d.ts\n" % n for n in range(1_000))
     templates = b"".join(b'<x><SegmentTemplate media="$Number$a%d"/></x>' % n for n in range(200))
@@ -103,7 +106,7 @@ async def test_manifest_with_both_extensions_is_one_entry(tmp_path: Path) -> Non
         ]
 
 
-async def test_look_at_many_files_lets_other_requests_run(
+async def test_checking_many_files_lets_other_requests_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "SLICE_S", -1)
@@ -112,17 +115,17 @@ async def test_look_at_many_files_lets_other_requests_run(
         await put(stores.storage, "film.m3u8", HLS)
         listing = Listing(SHARED)
         page = await stores.storage.page(listing, cursor=None, limit=1)
-        looked = Segments(stores.storage, listing)
-        await looked.entries(page.items)  # so that nothing waits for the storage any more
+        checker = Segments(stores.storage, listing)
+        await checker.entries(page.items)  # fills the cache: the next call does not await the storage
         ended = asyncio.Event()
-        turns = asyncio.create_task(counted_turns(ended))
-        await looked.entries(page.items * 100)
+        turns = asyncio.create_task(count_turns(ended))
+        await checker.entries(page.items * 100)
         ended.set()
         assert await turns >= 99
 
 
-async def counted_turns(ended: asyncio.Event) -> int:
-    """Return how often the event loop came to this task before the event."""
+async def count_turns(ended: asyncio.Event) -> int:
+    """Return how often the event loop ran this task before the event was set."""
     turns = 0
     while not ended.is_set():
         turns += 1

@@ -1,4 +1,4 @@
-"""How long a body is that is announced."""
+"""The body length that request headers declare."""
 
 import pytest
 
@@ -22,5 +22,7 @@ LENGTH, CHUNKED = (b"content-length", b"12"), (b"transfer-encoding", b"chunked")
         ([CHUNKED, LENGTH], 0),
     ],
 )
-def test_only_a_plain_length_is_one(headers: list[tuple[bytes, bytes]], length: int) -> None:
+def test_length_is_zero_unless_content_length_is_plain_digits(
+    headers: list[tuple[bytes, bytes]], length: int
+) -> None:
     assert length_of(headers) == length

@@ -1,4 +1,4 @@
-"""Our HTTP/1.1 connection on a real socket, with a program that only notes what it is asked."""
+"""Our HTTP/1.1 connection on a real socket, with an application that records its requests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -16,27 +16,27 @@ from app.server.websocket import WebSocketProtocol
 
 pytestmark = pytest.mark.anyio
 
-Asked = tuple[str, str, bytes]
-"""Method, target and body of a request as the program saw it."""
+Received = tuple[str, str, bytes]
+"""Method, target and body of a request as the application received it."""
 
 
 class Service:
-    """A server on a free port, its connections, and the requests that have reached its program."""
+    """A server on a free port, its connections, and the requests that its application received."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
-        self.fields: list[dict[bytes, bytes]] = []
+        self.requests: list[Received] = []
+        self.headers: list[dict[bytes, bytes]] = []
         self.connections: list[HttpProtocol] = []
         self.port = 0
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
-            self.asked.append(("WEBSOCKET", scope["path"], b""))
+            self.requests.append(("WEBSOCKET", scope["path"], b""))
             await receive()
             await send({"type": "websocket.close" if scope["path"] == "/refused" else "websocket.accept"})
             while (message := await receive())["type"] == "websocket.receive":
-                self.asked.append(("TEXT", message["text"], b""))
-                await send({"type": "websocket.send", "text": "heard"})
+                self.requests.append(("TEXT", message["text"], b""))
+                await send({"type": "websocket.send", "text": "received"})
             return
         body = b""
         while True:
@@ -46,8 +46,8 @@ class Service:
             body += message["body"]
             if not message["more_body"]:
                 break
-        self.asked.append((scope["method"], scope["raw_path"].decode(), body))
-        self.fields.append(dict(scope["headers"]))
+        self.requests.append((scope["method"], scope["raw_path"].decode(), body))
+        self.headers.append(dict(scope["headers"]))
         if scope["path"] == "/pieces":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"piece", "more_body": True})
@@ -56,22 +56,24 @@ class Service:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body"})
 
-    async def say(self, *segments: bytes) -> bytes:
-        """Send each segment when the one before has been read; return all answers until the connection ends
-        or is idle."""
+    async def exchange(self, *segments: bytes) -> bytes:
+        """Send each segment after the server has read the one before it.
+
+        Returns the responses when the connection has ended or is idle.
+        """
         known = len(self.connections)
         async with asyncio.timeout(10):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 while len(self.connections) == known:
                     await asyncio.sleep(0)
-                return await self._talk(reader, writer, self.connections[-1], segments)
+                return await self._exchange(reader, writer, self.connections[-1], segments)
             finally:
                 writer.close()
                 with suppress(ConnectionError):
                     await writer.wait_closed()
 
-    async def _talk(
+    async def _exchange(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
@@ -92,13 +94,13 @@ class Service:
             await asyncio.sleep(0)
         if is_ours():
             transport.close()
-        answers = b""
+        responses = b""
         with suppress(ConnectionError):
             while data := await reader.read(65536):
-                answers += data
-                if answers.endswith(b"heard"):
+                responses += data
+                if responses.endswith(b"received"):
                     break
-        return answers
+        return responses
 
 
 @asynccontextmanager
@@ -119,12 +121,12 @@ async def serving() -> AsyncIterator[Service]:
     config.load()
     state = ServerState()
 
-    def connected() -> HttpProtocol:
-        made = HttpProtocol(config, state, {"requests": Requests()})
-        service.connections.append(made)
-        return made
+    def make_protocol() -> HttpProtocol:
+        protocol = HttpProtocol(config, state, {"requests": Requests()})
+        service.connections.append(protocol)
+        return protocol
 
-    server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(make_protocol, "127.0.0.1", 0)
     service.port = server.sockets[0].getsockname()[1]
     try:
         yield service
@@ -155,47 +157,49 @@ UPGRADES = {
 
 @pytest.mark.parametrize("framing", BODIES)
 @pytest.mark.parametrize("upgrade", UPGRADES)
-async def test_an_upgrade_is_ignored_wherever_it_is_cut(upgrade: str, framing: str) -> None:
-    """Its body is its own, and a request behind it is answered."""
+async def test_upgrade_is_ignored_wherever_segments_split_it(upgrade: str, framing: str) -> None:
+    """The request keeps its body, and the pipelined request after it is served."""
     data = request("PUT /a", *UPGRADES[upgrade], framing, body=BODIES[framing])
     expected = [("PUT", "/a", b"12345"), ("GET", "/next", b"")]
     async with serving() as service:
         for cut in range(1, len(data) + 1):
-            service.asked.clear()
-            answers = await service.say(data[:cut], data[cut:] + NEXT)
-            assert (cut, service.asked) == (cut, expected)
-            assert answers.count(b"HTTP/1.1 200 OK\r\n") == 2
-            assert not service.fields[-2].get(b"upgrade")
+            service.requests.clear()
+            responses = await service.exchange(data[:cut], data[cut:] + NEXT)
+            assert (cut, service.requests) == (cut, expected)
+            assert responses.count(b"HTTP/1.1 200 OK\r\n") == 2
+            assert not service.headers[-2].get(b"upgrade")
 
 
-async def test_an_upgrade_is_ignored_byte_by_byte_and_in_a_pipeline() -> None:
+async def test_upgrade_is_ignored_byte_by_byte_and_in_pipeline() -> None:
     upgrade = request("PUT /a", *UPGRADES["curl"], LENGTH, body=b"12345")
     async with serving() as service:
-        await service.say(*(bytes([byte]) for byte in upgrade + NEXT))
-        await service.say((upgrade + NEXT) * 20)
-        assert service.asked == [("PUT", "/a", b"12345"), ("GET", "/next", b"")] * 21
+        await service.exchange(*(bytes([byte]) for byte in upgrade + NEXT))
+        await service.exchange((upgrade + NEXT) * 20)
+        assert service.requests == [("PUT", "/a", b"12345"), ("GET", "/next", b"")] * 21
 
 
-@pytest.mark.parametrize(("option", "answers"), [("close", 1), ("keep-alive", 2)])
-async def test_the_other_options_of_a_connection_stay(option: str, answers: int) -> None:
+@pytest.mark.parametrize(("option", "responses"), [("close", 1), ("keep-alive", 2)])
+async def test_ignored_upgrade_keeps_other_connection_options(option: str, responses: int) -> None:
     async with serving() as service:
         upgrade = request("GET /a", f"Connection: Upgrade, {option}, HTTP2-Settings", "Upgrade: h2c")
-        assert (await service.say(upgrade + NEXT)).count(b"HTTP/1.1 200") == answers
-        assert service.fields[0][b"connection"] == option.encode()
+        assert (await service.exchange(upgrade + NEXT)).count(b"HTTP/1.1 200") == responses
+        assert service.headers[0][b"connection"] == option.encode()
 
 
 @pytest.mark.parametrize("upgrade", [[], UPGRADES["websocket"]], ids=["plain", "websocket"])
 @pytest.mark.parametrize("framing", ["Accept: */*", LENGTH, CHUNKED])
 @pytest.mark.parametrize("target", ["localhost:80", "/files/x", "http://localhost/"])
-async def test_nothing_behind_a_connect_is_read(target: str, framing: str, upgrade: list[str]) -> None:
+async def test_connect_is_refused_and_later_bytes_are_not_read(
+    target: str, framing: str, upgrade: list[str]
+) -> None:
     data = request(f"CONNECT {target}", framing, *upgrade)
     async with serving() as service:
         for cut in range(1, len(data) + 1):
-            answers = await service.say(data[:cut], data[cut:], NEXT)
-            assert answers.startswith(b"HTTP/1.1 501 Not Implemented\r\n"), cut
-            assert answers.count(b"HTTP/1.1 ") == 1
-        assert (await service.say(data + NEXT)).count(b"HTTP/1.1 ") == 1
-        assert service.asked == []
+            responses = await service.exchange(data[:cut], data[cut:], NEXT)
+            assert responses.startswith(b"HTTP/1.1 501 Not Implemented\r\n"), cut
+            assert responses.count(b"HTTP/1.1 ") == 1
+        assert (await service.exchange(data + NEXT)).count(b"HTTP/1.1 ") == 1
+        assert service.requests == []
 
 
 HANDSHAKE = (
@@ -205,33 +209,33 @@ HANDSHAKE = (
 TEXT = b"\x81\x82\0\0\0\0hi"
 
 
-async def test_a_websocket_opens_wherever_its_handshake_is_cut() -> None:
-    """What its client sends too early is kept for it."""
+async def test_websocket_opens_wherever_segments_split_its_handshake() -> None:
+    """A frame that the client sends before the handshake ends is buffered."""
     data = request("GET /socket", *HANDSHAKE) + TEXT
     async with serving() as service:
         for cut in range(1, len(data) + 1):
-            service.asked.clear()
-            answers = await service.say(data[:cut], data[cut:])
-            assert answers.startswith(b"HTTP/1.1 101 "), cut
-            assert service.asked == [("WEBSOCKET", "/socket", b""), ("TEXT", "hi", b"")]
+            service.requests.clear()
+            responses = await service.exchange(data[:cut], data[cut:])
+            assert responses.startswith(b"HTTP/1.1 101 "), cut
+            assert service.requests == [("WEBSOCKET", "/socket", b""), ("TEXT", "hi", b"")]
 
 
-async def test_nothing_behind_a_refused_websocket_is_read() -> None:
+async def test_refused_websocket_stops_reading_later_bytes() -> None:
     data = request("GET /refused", *HANDSHAKE)
     async with serving() as service:
         for segments in ([data + NEXT], [data, NEXT], [data[:20], data[20:] + NEXT]):
-            answers = await service.say(*segments)
-            assert answers.startswith(b"HTTP/1.1 403 ")
-            assert answers.count(b"HTTP/1.1 ") == 1
-        assert service.asked == [("WEBSOCKET", "/refused", b"")] * 3
+            responses = await service.exchange(*segments)
+            assert responses.startswith(b"HTTP/1.1 403 ")
+            assert responses.count(b"HTTP/1.1 ") == 1
+        assert service.requests == [("WEBSOCKET", "/refused", b"")] * 3
 
 
-async def test_a_handshake_with_a_body_is_an_ordinary_request() -> None:
+async def test_handshake_with_body_is_served_as_plain_request() -> None:
     async with serving() as service:
         for framing, body in BODIES.items():
-            answers = await service.say(request("GET /socket", *HANDSHAKE, framing, body=body) + NEXT)
-            assert answers.count(b"HTTP/1.1 200") == 2
-        assert service.asked == [("GET", "/socket", b"12345"), ("GET", "/next", b"")] * 2
+            responses = await service.exchange(request("GET /socket", *HANDSHAKE, framing, body=body) + NEXT)
+            assert responses.count(b"HTTP/1.1 200") == 2
+        assert service.requests == [("GET", "/socket", b"12345"), ("GET", "/next", b"")] * 2
 
 
 @pytest.mark.parametrize(
@@ -243,36 +247,36 @@ async def test_a_handshake_with_a_body_is_an_ordinary_request() -> None:
         ("http://other.example/é", "/%C3%A9", b"other.example"),
     ],
 )
-async def test_targets(target: str, path: str, host: bytes) -> None:
+async def test_target_reaches_application_in_origin_form(target: str, path: str, host: bytes) -> None:
     data = request(f"PUT {target}", LENGTH, "X: é", body="éé1".encode())
     async with serving() as service:
         for cut in range(1, len(data) + 1):
-            service.asked.clear()
-            await service.say(data[:cut], data[cut:])
-            assert service.asked == [("PUT", path, "éé1".encode())], cut
-            assert service.fields[-1][b"host"] == host
-            assert service.fields[-1][b"x"] == "é".encode()
-        service.asked.clear()
-        await service.say(b"\r\n" + data, b"\r\n", data)
-        assert service.asked == [("PUT", path, "éé1".encode())] * 2
+            service.requests.clear()
+            await service.exchange(data[:cut], data[cut:])
+            assert service.requests == [("PUT", path, "éé1".encode())], cut
+            assert service.headers[-1][b"host"] == host
+            assert service.headers[-1][b"x"] == "é".encode()
+        service.requests.clear()
+        await service.exchange(b"\r\n" + data, b"\r\n", data)
+        assert service.requests == [("PUT", path, "éé1".encode())] * 2
 
 
 @pytest.mark.parametrize("target", ["ftp://localhost/", "http://user@localhost/", "http:///a"])
-async def test_targets_that_are_none(target: str) -> None:
+async def test_malformed_target_gets_400(target: str) -> None:
     async with serving() as service:
         for headers in ((), UPGRADES["curl"], HANDSHAKE):
-            answers = await service.say(request(f"GET {target}", *headers) + NEXT)
-            assert answers.startswith(b"HTTP/1.1 400 ")
-            assert answers.count(b"HTTP/1.1 ") == 1
-        assert service.asked == []
+            responses = await service.exchange(request(f"GET {target}", *headers) + NEXT)
+            assert responses.startswith(b"HTTP/1.1 400 ")
+            assert responses.count(b"HTTP/1.1 ") == 1
+        assert service.requests == []
 
 
 @pytest.mark.parametrize("version", ["0.9", "1.0", "2.0"])
-async def test_answer_of_unknown_length_ends_with_the_connection_unless_http_1_1(
+async def test_response_of_unknown_length_closes_connection_unless_http_1_1(
     version: str,
 ) -> None:
     head = f"GET /pieces HTTP/{version}\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n".encode()
     async with serving() as service:
-        answers = await service.say(head + NEXT)
-        assert b"connection: close\r\n" in answers
-        assert answers.endswith(b"\r\n\r\npiece")  # and no other answer within it
+        responses = await service.exchange(head + NEXT)
+        assert b"connection: close\r\n" in responses
+        assert responses.endswith(b"\r\n\r\npiece")  # and no second response inside the body

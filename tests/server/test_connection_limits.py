@@ -1,4 +1,4 @@
-"""How many connections may be open: as tables."""
+"""Limits on open connections, as tables."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from app.server.connection_limits import ConnectionLimits, connections_within, p
     ("descriptors", "connections"),
     [(0, 1), (256, 1), (262, 2), (1024, 256), (20_000, 6581), (1_048_576, 349_440)],
 )
-def test_connections_within(descriptors: int, connections: int) -> None:
+def test_connections_within_scales_with_descriptors(descriptors: int, connections: int) -> None:
     assert connections_within(descriptors) == connections
 
 
@@ -24,12 +24,12 @@ def test_connections_within(descriptors: int, connections: int) -> None:
         ("", ""),
     ],
 )
-def test_peer_of(address: str, peer: str) -> None:
+def test_peer_of_groups_ipv6_addresses_by_64(address: str, peer: str) -> None:
     assert peer_of(address) == peer
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "is_let_in"),
+    ("first", "second", "is_admitted"),
     [
         ("192.0.2.1", "192.0.2.1", False),
         ("192.0.2.1", "::ffff:192.0.2.1", False),
@@ -47,19 +47,19 @@ def test_peer_of(address: str, peer: str) -> None:
         ("", "", False),
     ],
 )
-def test_one_connection_for_each_peer(first: str, second: str, is_let_in: bool) -> None:
+def test_peer_is_admitted_once_unless_exempt(first: str, second: str, is_admitted: bool) -> None:
     limits = ConnectionLimits(per_peer=1, in_all=None, exempt=["10.1.0.0/16", "fd00::/8"])
     assert limits.enter(first) is None
-    assert (limits.enter(second) is None) == is_let_in
+    assert (limits.enter(second) is None) == is_admitted
     limits.leave(first)
-    if not is_let_in:
+    if not is_admitted:
         assert limits.enter(second) is None
     limits.leave(second)
     assert not limits._open
     assert limits._all == 0
 
 
-def test_a_limit_in_all_has_no_exemption() -> None:
+def test_total_limit_has_no_exemption() -> None:
     limits = ConnectionLimits(per_peer=9, in_all=2, exempt=())
     assert [limits.enter(address) for address in ("127.0.0.1", "192.0.2.1")] == [None, None]
     assert limits.enter("127.0.0.1") == "Too many connections are open."

@@ -1,4 +1,4 @@
-"""What a client is waited for, and for how long."""
+"""Deadlines: the client input that the server awaits, and for how long."""
 
 from dataclasses import replace
 from itertools import product
@@ -11,32 +11,32 @@ LIMITS = Limits(head_size=1000, head=10, body=30, body_rate=1000, reader=60, idl
 
 # begun, head, answering, reading, unsent, new
 CASES: dict[str, tuple[tuple[int, int, int, int, int, int], Waiting | None]] = {
-    "nothing was said": ((0, 0, 0, 1, 0, 1), Waiting.HEAD),
-    "half of the first head": ((1, 0, 0, 1, 0, 1), Waiting.HEAD),
-    "half of a later head": ((1, 0, 0, 1, 0, 0), Waiting.HEAD),
-    "a body is coming": ((1, 1, 1, 1, 0, 0), Waiting.BODY),
-    "more came than the program took": ((1, 1, 1, 0, 0, 0), None),
-    "the program works": ((0, 1, 1, 1, 0, 0), None),
-    "the program works, and the next request waits": ((0, 1, 1, 0, 0, 0), None),
-    "the program works, and half of the next head is there": ((1, 0, 1, 1, 0, 0), None),
-    "an answer is not read": ((0, 1, 1, 1, 1, 0), Waiting.READER),
-    "an answer is not read, and the next request waits": ((0, 1, 1, 0, 1, 0), Waiting.READER),
-    "an answer is not read, and half of the next head is there": ((1, 0, 1, 1, 1, 0), Waiting.READER),
-    "an early answer is not read, amid a body": ((1, 1, 1, 1, 1, 0), Waiting.READER),
-    "the end of an answer is not read": ((0, 1, 0, 1, 1, 0), Waiting.READER),
-    "a body was refused": ((1, 1, 0, 1, 0, 0), Waiting.REST),
-    "all is answered": ((0, 1, 0, 1, 0, 0), Waiting.NEXT),
+    "no bytes yet": ((0, 0, 0, 1, 0, 1), Waiting.HEAD),
+    "part of the first head": ((1, 0, 0, 1, 0, 1), Waiting.HEAD),
+    "part of a later head": ((1, 0, 0, 1, 0, 0), Waiting.HEAD),
+    "a body is arriving": ((1, 1, 1, 1, 0, 0), Waiting.BODY),
+    "the application has not read all received bytes": ((1, 1, 1, 0, 0, 0), None),
+    "the application runs": ((0, 1, 1, 1, 0, 0), None),
+    "the application runs, and the next request is queued": ((0, 1, 1, 0, 0, 0), None),
+    "the application runs, and part of the next head has arrived": ((1, 0, 1, 1, 0, 0), None),
+    "a response is unread": ((0, 1, 1, 1, 1, 0), Waiting.READER),
+    "a response is unread, and the next request is queued": ((0, 1, 1, 0, 1, 0), Waiting.READER),
+    "a response is unread, and part of the next head has arrived": ((1, 0, 1, 1, 1, 0), Waiting.READER),
+    "an early response is unread while the body arrives": ((1, 1, 1, 1, 1, 0), Waiting.READER),
+    "the end of a response is unread": ((0, 1, 0, 1, 1, 0), Waiting.READER),
+    "the body was refused": ((1, 1, 0, 1, 0, 0), Waiting.REST),
+    "all requests are answered": ((0, 1, 0, 1, 0, 0), Waiting.NEXT),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_the_client_is_waited_for(case: str) -> None:
+def test_waiting_for_follows_connection_state(case: str) -> None:
     state, waiting = CASES[case]
     assert waiting_for(State(*map(bool, state))) is waiting
 
 
-def test_there_is_no_state_in_which_a_client_may_stay_for_ever() -> None:
-    """Nobody is waited for only while the program works on an answer, which ends by itself."""
+def test_every_state_has_a_deadline_unless_application_runs() -> None:
+    """Only a running application has no deadline: it ends by itself."""
     for flags in product((False, True), repeat=6):
         state = State(*flags)
         if waiting_for(state) is None:
@@ -48,16 +48,16 @@ def test_there_is_no_state_in_which_a_client_may_stay_for_ever() -> None:
     ("waiting", "seconds"),
     [(Waiting.HEAD, 10), (Waiting.BODY, 30), (Waiting.REST, 30), (Waiting.READER, 60), (Waiting.NEXT, 5)],
 )
-def test_each_has_its_limit(waiting: Waiting, seconds: float) -> None:
+def test_watch_expires_at_the_limit_of_its_wait(waiting: Waiting, seconds: float) -> None:
     watch = Watch()
     assert not watch.is_over(waiting, 1, LIMITS, 100.0)
     assert not watch.is_over(waiting, 1, LIMITS, 100.0 + seconds - 0.1)
     assert watch.is_over(waiting, 1, LIMITS, 100.0 + seconds)
 
 
-# What is seen at each second, and whether the client is let go of: w(aited for) with what progress.
+# (time, wait, progress) at each check, and whether the deadline has passed by then.
 @pytest.mark.parametrize(
-    ("seen", "over"),
+    ("observations", "over"),
     [
         ([(0, Waiting.NEXT, 0), (5, Waiting.NEXT, 0)], [False, True]),
         ([(0, Waiting.NEXT, 0), (4, Waiting.NEXT, 1), (8, Waiting.NEXT, 1)], [False, False, False]),
@@ -69,14 +69,23 @@ def test_each_has_its_limit(waiting: Waiting, seconds: float) -> None:
         ),
         ([(0, None, 0), (1000, None, 0)], [False, False]),
     ],
-    ids=["nothing happens", "progress", "another wait", "the program's turn", "and again", "never theirs"],
+    ids=[
+        "no progress",
+        "progress",
+        "another wait",
+        "application ran",
+        "application ran, then no progress",
+        "no wait",
+    ],
 )
-def test_what_begins_it_anew(seen: list[tuple[float, Waiting | None, object]], over: list[bool]) -> None:
+def test_watch_restarts_on_progress_or_another_wait(
+    observations: list[tuple[float, Waiting | None, object]], over: list[bool]
+) -> None:
     watch = Watch()
-    assert [watch.is_over(waiting, progress, LIMITS, now) for now, waiting, progress in seen] == over
+    assert [watch.is_over(waiting, progress, LIMITS, now) for now, waiting, progress in observations] == over
 
 
-def test_the_time_in_which_the_server_stood_still_does_not_count() -> None:
+def test_clock_leaves_out_time_in_which_event_loop_was_blocked() -> None:
     clock = Clock()
     assert [clock.time(now) for now in (1000.0, 1000.5, 1001.25, 1001.25, 5000.0, 5000.5)] == [
         0.0,
@@ -88,11 +97,11 @@ def test_the_time_in_which_the_server_stood_still_does_not_count() -> None:
     ]
 
 
-ANOTHER, NOTHING = "another request", "nothing is waited for"
+NEXT_REQUEST, NO_WAIT = "next request", "no wait"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "slow"),
+    ("seconds", "expected"),
     [
         ([1000] * 100, False),
         ([999] * 30, True),
@@ -102,29 +111,31 @@ ANOTHER, NOTHING = "another request", "nothing is waited for"
         ([30_000] + [0] * 29 + [1000] * 30, False),
         ([30_000] + [0] * 30 + [999] * 29, True),
         ([60_000] + [0] * 59, True),
-        ([1] * 29 + [ANOTHER] + [1] * 29, False),
-        ([1] * 29 + [ANOTHER] + [1] * 30, True),
-        ([1] * 29 + [NOTHING] * 100, False),
-        ([1] * 29 + [NOTHING] * 100 + [1, 1], True),
+        ([1] * 29 + [NEXT_REQUEST] + [1] * 29, False),
+        ([1] * 29 + [NEXT_REQUEST] + [1] * 30, True),
+        ([1] * 29 + [NO_WAIT] * 100, False),
+        ([1] * 29 + [NO_WAIT] * 100 + [1, 1], True),
     ],
 )
-def test_a_body_has_a_least_pace(seconds: list[int | str], slow: bool) -> None:
-    """Bytes that come in each second; a thousand are demanded, over 30 seconds."""
+def test_pace_is_too_slow_below_minimum_rate(seconds: list[int | str], expected: bool) -> None:
+    """The bytes received in each second; the minimum is 1,000 a second over 30 seconds."""
     pace, now, received, request = Pace(), 100.0, 5000, 0
-    found = pace.is_too_slow(request, waits=True, received=received, limits=LIMITS, now=now)
+    too_slow = pace.is_too_slow(request, waits=True, received=received, limits=LIMITS, now=now)
     for second in seconds:
         now += 1
         if isinstance(second, int):
             received += second
-        elif second == ANOTHER:
+        elif second == NEXT_REQUEST:
             request += 1000
-        found = pace.is_too_slow(request, waits=second != NOTHING, received=received, limits=LIMITS, now=now)
-        if found:
+        too_slow = pace.is_too_slow(
+            request, waits=second != NO_WAIT, received=received, limits=LIMITS, now=now
+        )
+        if too_slow:
             break
-    assert found == slow
+    assert too_slow == expected
 
 
-def test_no_pace_is_demanded_by_zero() -> None:
+def test_pace_is_never_too_slow_when_rate_is_zero() -> None:
     pace = Pace()
     limits = replace(LIMITS, body_rate=0)
     for now in range(100):

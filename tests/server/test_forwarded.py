@@ -1,4 +1,4 @@
-"""The client and the scheme that a trusted proxy's fields name, and what a client cannot forge through it."""
+"""Client and scheme from a trusted proxy's fields; a client cannot forge them through the proxy."""
 
 import time
 
@@ -7,56 +7,56 @@ import pytest
 from app.server.forwarded import forwarded, trusting
 
 TRUSTS = trusting(["127.0.0.1", "::1", "10.0.0.0/8", "2001:db8:1::/48"])
-ME, PROXY = "203.0.113.9", "10.0.0.1"
+CLIENT, PROXY = "203.0.113.9", "10.0.0.1"
 
 CLIENTS: list[tuple[tuple[str, ...], tuple[str, int] | None]] = [
     ((), None),
-    # X-Forwarded-For: the last that is no proxy of ours
-    ((f"x-forwarded-for: {ME}",), (ME, 0)),
-    ((f"x-forwarded-for: {ME}:4711",), (ME, 4711)),
+    # X-Forwarded-For: the last address that is not a trusted proxy
+    ((f"x-forwarded-for: {CLIENT}",), (CLIENT, 0)),
+    ((f"x-forwarded-for: {CLIENT}:4711",), (CLIENT, 4711)),
     (("x-forwarded-for: [2001:db8::1]:4711",), ("2001:db8::1", 4711)),
     (("x-forwarded-for: 2001:db8::1",), ("2001:db8::1", 0)),
-    ((f"x-forwarded-for: {ME}, {PROXY}",), (ME, 0)),
-    ((f"x-forwarded-for: 127.0.0.1, {ME}",), (ME, 0)),
-    (("x-forwarded-for: 127.0.0.1", f"x-forwarded-for: {ME}"), (ME, 0)),
+    ((f"x-forwarded-for: {CLIENT}, {PROXY}",), (CLIENT, 0)),
+    ((f"x-forwarded-for: 127.0.0.1, {CLIENT}",), (CLIENT, 0)),
+    (("x-forwarded-for: 127.0.0.1", f"x-forwarded-for: {CLIENT}"), (CLIENT, 0)),
     ((f"x-forwarded-for: {PROXY}, 127.0.0.1",), (PROXY, 0)),
-    ((f"x-forwarded-for: {ME}, ::ffff:10.0.0.1",), (ME, 0)),
-    ((f"x-forwarded-for: {ME},, ",), (ME, 0)),
+    ((f"x-forwarded-for: {CLIENT}, ::ffff:10.0.0.1",), (CLIENT, 0)),
+    ((f"x-forwarded-for: {CLIENT},, ",), (CLIENT, 0)),
     (("x-forwarded-for: ",), None),
     (("x-forwarded-for: unknown, 127.0.0.1",), ("unknown", 0)),
-    # Forwarded (RFC 7239 4)
-    ((f"forwarded: for={ME}",), (ME, 0)),
-    ((f"forwarded: For={ME}; Proto=https;by=10.0.0.1",), (ME, 0)),
-    ((f'forwarded: for="{ME}:4711"',), (ME, 4711)),
-    ((f"forwarded: for={ME}:4711",), (ME, 4711)),
+    # Forwarded (RFC 7239 §4)
+    ((f"forwarded: for={CLIENT}",), (CLIENT, 0)),
+    ((f"forwarded: For={CLIENT}; Proto=https;by=10.0.0.1",), (CLIENT, 0)),
+    ((f'forwarded: for="{CLIENT}:4711"',), (CLIENT, 4711)),
+    ((f"forwarded: for={CLIENT}:4711",), (CLIENT, 4711)),
     (('forwarded: for="[2001:db8::1]:4711"',), ("2001:db8::1", 4711)),
     (('forwarded: for="[2001:db8::1]"',), ("2001:db8::1", 0)),
     (('forwarded: for="[2001:db8::1]:_port"',), ("2001:db8::1", 0)),
-    ((f"forwarded: for={ME}, for={PROXY}",), (ME, 0)),
-    ((f"forwarded: for={ME}", f"forwarded: for={PROXY}"), (ME, 0)),
-    ((f"forwarded: for=127.0.0.1, for={ME};proto=https, for={PROXY}",), (ME, 0)),
-    ((f"forwarded: ,, for={ME} ,",), (ME, 0)),
+    ((f"forwarded: for={CLIENT}, for={PROXY}",), (CLIENT, 0)),
+    ((f"forwarded: for={CLIENT}", f"forwarded: for={PROXY}"), (CLIENT, 0)),
+    ((f"forwarded: for=127.0.0.1, for={CLIENT};proto=https, for={PROXY}",), (CLIENT, 0)),
+    ((f"forwarded: ,, for={CLIENT} ,",), (CLIENT, 0)),
     (("forwarded: for=unknown",), ("unknown", 0)),
     (("forwarded: for=_hidden",), ("_hidden", 0)),
     (("forwarded: for=127.0.0.1",), ("127.0.0.1", 0)),
     (("forwarded: proto=https",), None),
-    # A field that cannot be understood names no machine of ours.
+    # An unparsable field yields an unknown client, never a trusted address.
     *(((f"forwarded: {bad}",), ("unknown", 0)) for bad in ('for="127.0.0.1', "127.0.0.1", "for=a b", "for=")),
-    ((f'forwarded: for="127.0.0.1, for={ME};by="x"',), ("unknown", 0)),
+    ((f'forwarded: for="127.0.0.1, for={CLIENT};by="x"',), ("unknown", 0)),
     (("forwarded: for=127.0.0.1;for=127.0.0.1",), ("unknown", 0)),
     # A proxy that writes X-Forwarded-For passes on what a client wrote into Forwarded.
-    ((f"x-forwarded-for: {ME}", "forwarded: for=127.0.0.1"), (ME, 0)),
-    (("forwarded: for=127.0.0.1", f"x-forwarded-for: {ME}"), (ME, 0)),
+    ((f"x-forwarded-for: {CLIENT}", "forwarded: for=127.0.0.1"), (CLIENT, 0)),
+    (("forwarded: for=127.0.0.1", f"x-forwarded-for: {CLIENT}"), (CLIENT, 0)),
     # A proxy that writes Forwarded passes on what a client wrote into X-Forwarded-For.
-    (("x-forwarded-for: 127.0.0.1", f"forwarded: for={ME}"), (ME, 0)),
-    (("x-forwarded-for: 127.0.0.2", f"forwarded: for={ME}"), (ME, 0)),
-    ((f"x-forwarded-for: {PROXY}", f"forwarded: for={ME}"), (ME, 0)),
+    (("x-forwarded-for: 127.0.0.1", f"forwarded: for={CLIENT}"), (CLIENT, 0)),
+    (("x-forwarded-for: 127.0.0.2", f"forwarded: for={CLIENT}"), (CLIENT, 0)),
+    ((f"x-forwarded-for: {PROXY}", f"forwarded: for={CLIENT}"), (CLIENT, 0)),
     (("x-forwarded-for: 127.0.0.1", "forwarded: for=_hidden"), ("_hidden", 0)),
     (("x-forwarded-for: 127.0.0.1", 'forwarded: for="'), ("unknown", 0)),
     (("x-forwarded-for: 127.0.0.1", "forwarded: proto=https"), ("127.0.0.1", 0)),
     (("x-forwarded-for: 127.0.0.1", f"forwarded: for={PROXY}"), ("127.0.0.1", 0)),
-    ((f"x-forwarded-for: {ME}", 'forwarded: for="'), (ME, 0)),
-    ((f"x-forwarded-host: {ME}", f"x-real-ip: {ME}", f"via: {ME}"), None),
+    ((f"x-forwarded-for: {CLIENT}", 'forwarded: for="'), (CLIENT, 0)),
+    ((f"x-forwarded-host: {CLIENT}", f"x-real-ip: {CLIENT}", f"via: {CLIENT}"), None),
 ]
 SCHEMES: list[tuple[tuple[str, ...], str | None]] = [
     ((), None),
@@ -68,36 +68,36 @@ SCHEMES: list[tuple[tuple[str, ...], str | None]] = [
     (("x-forwarded-proto: gopher, https",), None),
     (("x-forwarded-proto: ",), None),
     (("forwarded: proto=https",), "https"),
-    ((f'forwarded: for={ME};proto="https"',), "https"),
-    # By the element of the client: one before it may be invented, one behind it is of the way to us.
-    ((f"forwarded: for=127.0.0.1;proto=http, for={ME};proto=https, for={PROXY};proto=http",), "https"),
-    ((f"forwarded: for={ME};proto=http, for={ME};proto=https",), "https"),
+    ((f'forwarded: for={CLIENT};proto="https"',), "https"),
+    # The client's own element decides: an earlier one may be forged, a later one describes a hop behind it.
+    ((f"forwarded: for=127.0.0.1;proto=http, for={CLIENT};proto=https, for={PROXY};proto=http",), "https"),
+    ((f"forwarded: for={CLIENT};proto=http, for={CLIENT};proto=https",), "https"),
     (("forwarded: proto=gopher",), None),
-    (("x-forwarded-proto: http", f"forwarded: for={ME};proto=https"), "http"),
-    ((f"x-forwarded-for: {ME}", "forwarded: proto=https"), "https"),
+    (("x-forwarded-proto: http", f"forwarded: for={CLIENT};proto=https"), "http"),
+    ((f"x-forwarded-for: {CLIENT}", "forwarded: proto=https"), "https"),
 ]
 
 
-def read(lines: tuple[str, ...]) -> tuple[tuple[str, int] | None, str | None]:
+def forwarded_of(lines: tuple[str, ...]) -> tuple[tuple[str, int] | None, str | None]:
     headers = [
-        (name.encode(), value.strip().encode()) for name, _, value in (one.partition(":") for one in lines)
+        (name.encode(), value.strip().encode()) for name, _, value in (line.partition(":") for line in lines)
     ]
     return forwarded(headers, TRUSTS)
 
 
 @pytest.mark.parametrize(("lines", "client"), CLIENTS, ids=lambda value: str(value)[:60])
-def test_the_client_is_the_last_that_is_no_proxy(
+def test_client_is_the_last_address_that_is_not_a_trusted_proxy(
     lines: tuple[str, ...], client: tuple[str, int] | None
 ) -> None:
-    assert read(lines)[0] == client
+    assert forwarded_of(lines)[0] == client
 
 
 @pytest.mark.parametrize(("lines", "scheme"), SCHEMES, ids=lambda value: str(value)[:60])
-def test_the_scheme_is_that_of_the_client(lines: tuple[str, ...], scheme: str | None) -> None:
-    assert read(lines)[1] == scheme
+def test_scheme_is_that_of_the_client_element(lines: tuple[str, ...], scheme: str | None) -> None:
+    assert forwarded_of(lines)[1] == scheme
 
 
-def test_addresses_are_trusted_by_network() -> None:
+def test_trusting_matches_addresses_by_network() -> None:
     for trusted in ("127.0.0.1", "10.255.0.1", "::1", "2001:db8:1::2", "::ffff:10.1.2.3"):
         assert TRUSTS(trusted)
     for other in ("", "11.0.0.1", "127.0.0.2", "localhost", "10.0.0.1:80", "2001:db8:2::1", "1" * 10_000):
@@ -105,7 +105,7 @@ def test_addresses_are_trusted_by_network() -> None:
 
 
 @pytest.mark.parametrize("value", ["for=" + '"' * 30_000, "a=b;" * 15_000, ";" * 60_000, 'a="\\"' * 12_000])
-def test_reading_takes_linear_time(value: str) -> None:
+def test_forwarded_parses_hostile_values_in_linear_time(value: str) -> None:
     began = time.process_time()
-    read((f"forwarded: {value}",))
+    forwarded_of((f"forwarded: {value}",))
     assert time.process_time() - began < 0.5

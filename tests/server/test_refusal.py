@@ -1,11 +1,11 @@
-"""How often malformed requests are logged."""
+"""The rate limit on log records of malformed requests."""
 
 import pytest
 
 from app.server.refusal import MALFORMED_EVERY_S, MAX_PEERS, Recently, log_malformed
 
 
-def test_each_peer_has_one_record_a_second() -> None:
+def test_recently_allows_one_record_a_second_for_each_peer() -> None:
     recently = Recently()
     assert [recently.has("a", now) for now in (10.0, 10.1, 10.9)] == [False, True, True]
     assert not recently.has("b", 10.9)
@@ -13,7 +13,7 @@ def test_each_peer_has_one_record_a_second() -> None:
     assert recently.has("a", 10.5 + MALFORMED_EVERY_S)
 
 
-def test_a_flood_of_peers_is_forgotten() -> None:
+def test_recently_evicts_old_peers_beyond_the_maximum() -> None:
     recently = Recently()
     for number in range(MAX_PEERS + 1):
         assert not recently.has(str(number), 10.0)

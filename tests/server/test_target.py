@@ -1,4 +1,4 @@
-"""The target of a request: as tables."""
+"""Request targets, as tables."""
 
 import time
 
@@ -23,7 +23,7 @@ HOST = [(b"accept", b"*/*"), (b"host", b"localhost")]
         (b"http://a//b", b"//b", b"a"),
     ],
 )
-def test_origin_form(target: bytes, form: bytes, authority: bytes) -> None:
+def test_absolute_form_becomes_origin_form_and_host(target: bytes, form: bytes, authority: bytes) -> None:
     assert origin_form(target, "1.1", HOST) == (form, [(b"accept", b"*/*"), (b"host", authority)])
 
 
@@ -32,13 +32,13 @@ def test_origin_form(target: bytes, form: bytes, authority: bytes) -> None:
     [b"", b"a", b"http:/a", b"http://", b"http:///a", b"http://?a", b"http://u:p@a/", b"http://a@b@c/",
      b"ftp://a/", b"a:80", b"xhttp://a/", b"urn:a"],
 )  # fmt: skip
-def test_targets_that_are_none(target: bytes) -> None:
+def test_malformed_target_raises(target: bytes) -> None:
     with pytest.raises(InvalidTarget):
         origin_form(target, "1.1", HOST)
 
 
 @pytest.mark.parametrize(
-    ("version", "hosts", "then"),
+    ("version", "hosts", "expected"),
     [
         ("1.1", [], []),
         ("1.0", [], [b"a"]),
@@ -47,19 +47,19 @@ def test_targets_that_are_none(target: bytes) -> None:
         ("1.0", [b"x"], [b"a"]),
     ],
 )
-def test_a_host_that_is_missing_or_repeated_stays_an_error(
-    version: str, hosts: list[bytes], then: list[bytes]
+def test_origin_form_leaves_missing_or_repeated_host_as_it_is(
+    version: str, hosts: list[bytes], expected: list[bytes]
 ) -> None:
     _, headers = origin_form(b"http://a/", version, [(b"host", host) for host in hosts])
-    assert headers == [(b"host", host) for host in then]
+    assert headers == [(b"host", host) for host in expected]
 
 
-def test_escaped() -> None:
+def test_escaped_percent_encodes_non_ascii_bytes() -> None:
     assert escaped("GET /é/%20/🎬?ü HTTP/1.1".encode()) == b"GET /%C3%A9/%20/%F0%9F%8E%AC?%C3%BC HTTP/1.1"
     assert escaped(b"\xff\x80a") == b"%FF%80a"
 
 
-def test_escaping_a_flood_of_bytes_keeps_the_event_loop_free() -> None:
+def test_escaping_many_bytes_does_not_block_the_event_loop() -> None:
     began = time.process_time()
-    escaped(b"\xff" * (1 << 20))  # four times what an event loop reads at once
+    escaped(b"\xff" * (1 << 20))  # four times the most that the event loop reads at once
     assert time.process_time() - began < 0.1

@@ -1,4 +1,4 @@
-"""Which requests change the protocol of their connection: as tables."""
+"""Requests that change the protocol of their connection, as tables."""
 
 import pytest
 
@@ -34,7 +34,7 @@ WEBSOCKET = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
         (b"CONNECT", "1.1", WEBSOCKET, Upgrade.REFUSED),
     ],
 )  # fmt: skip
-def test_upgrade_of(
+def test_upgrade_of_accepts_only_websocket_handshakes(
     method: bytes, version: str, headers: list[tuple[bytes, bytes]], outcome: Upgrade
 ) -> None:
     assert upgrade_of(method, version, headers) is outcome
@@ -53,6 +53,8 @@ def test_upgrade_of(
         ([], []),
     ],
 )  # fmt: skip
-def test_head_without_upgrade(headers: list[tuple[bytes, bytes]], lines: list[bytes]) -> None:
+def test_head_without_upgrade_keeps_other_headers(
+    headers: list[tuple[bytes, bytes]], lines: list[bytes]
+) -> None:
     head = head_without_upgrade(b"PUT", b"/a?b", "1.1", headers)
     assert head == b"\r\n".join([b"PUT /a?b HTTP/1.1", *lines, b"", b""])

@@ -1,4 +1,4 @@
-"""Preconditions (RFC 9110 13), entity tags (8.8.3) and dates (5.6.7)."""
+"""Preconditions (RFC 9110 §13), entity tags (§8.8.3) and dates (§5.6.7)."""
 
 import calendar
 import email.utils
@@ -30,7 +30,7 @@ def headers(*pairs: tuple[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.lower().encode(), value.encode("latin-1")) for name, value in pairs]
 
 
-def test_lines_of_a_field() -> None:
+def test_field_joins_its_lines_and_single_refuses_several() -> None:
     # RFC 9110 5.2, 5.3, 5.5
     raw = [(b"a", b" 1\t"), (b"b", b"\xff"), (b"a", b"2"), (b"aa", b"3")]
     assert field(raw, b"a") == "1, 2"
@@ -79,7 +79,7 @@ READING = [
     ([("If-Unmodified-Since", AFTER)], PROCEED),
     ([("If-Unmodified-Since", "yesterday")], PROCEED),
     ([("If-Unmodified-Since", BEFORE), ("If-Unmodified-Since", BEFORE)], PROCEED),
-    # 13.2.2 step 1 hides 2, 3 hides 4, 1 and 2 go before 3 and 4
+    # 13.2.2: step 1 overrides 2, step 3 overrides 4; steps 1 and 2 precede 3 and 4
     ([("If-Match", '"xyzzy"'), ("If-Unmodified-Since", BEFORE)], PROCEED),
     ([("If-Match", '"other"'), ("If-Unmodified-Since", AFTER)], FAILED),
     ([("If-None-Match", '"other"'), ("If-Modified-Since", SAME)], PROCEED),
@@ -90,18 +90,20 @@ READING = [
     ([("If-None-Match", '"xyzzy"'), ("If-Unmodified-Since", BEFORE)], FAILED),
     ([("If-Modified-Since", SAME), ("If-Unmodified-Since", SAME)], NOT_MODIFIED),
     ([("If-Modified-Since", SAME), ("If-Match", '"other"')], FAILED),
-    # 13.1.5 If-Range is not a precondition of the whole
+    # 13.1.5: If-Range is no precondition of the request as a whole
     ([("If-Range", '"other"')], PROCEED),
 ]
 
 
 @pytest.mark.parametrize(("pairs", "verdict"), READING, ids=str)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_reading(method: str, pairs: list[tuple[str, str]], verdict: Verdict) -> None:
+def test_evaluate_gives_verdict_of_a_read(
+    method: str, pairs: list[tuple[str, str]], verdict: Verdict
+) -> None:
     assert evaluate(method, headers(*pairs), INFO) is verdict
 
 
-# Each with what comes of it when INFO is stored, and when nothing is.
+# Headers, then the expectation when INFO is stored and when no file is. None: the precondition fails.
 WRITING = [
     ([], Expect.ANY, Expect.ANY),
     ([("If-Match", '"xyzzy"')], ETAG, None),
@@ -121,7 +123,7 @@ WRITING = [
     ([("If-Unmodified-Since", BEFORE), ("If-Match", '"xyzzy"')], ETAG, None),
     ([("If-Unmodified-Since", SAME), ("If-Match", '"other"')], None, None),
     ([("If-None-Match", "*"), ("If-Match", '"xyzzy"')], None, None),
-    # 13.1.3: of a write, If-Modified-Since says nothing
+    # 13.1.3: If-Modified-Since does not apply to a write
     ([("If-Modified-Since", SAME)], Expect.ANY, Expect.ANY),
     ([("If-Range", '"other"')], Expect.ANY, Expect.ANY),
 ]
@@ -129,7 +131,9 @@ WRITING = [
 
 @pytest.mark.parametrize(("pairs", "stored", "absent"), WRITING, ids=str)
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH"])
-def test_writing(method: str, pairs: list[tuple[str, str]], stored: object, absent: object) -> None:
+def test_expectation_follows_preconditions_of_a_write(
+    method: str, pairs: list[tuple[str, str]], stored: object, absent: object
+) -> None:
     # Promise 4
     for current, expected in ((INFO, stored), (None, absent)):
         if expected is None:
@@ -149,7 +153,7 @@ TODAY = [("If-Modified-Since", AFTER)]
 @pytest.mark.parametrize(
     ("info", "method", "pairs", "verdict"),
     [
-        # The bytes may have changed unseen: what plays goes on, and no copy of a client is confirmed.
+        # The bytes may have changed undetected: playback continues, and no client copy is confirmed.
         (DOUBTFUL, "GET", [("If-Match", '"xyzzy"')], PROCEED),
         (DOUBTFUL, "GET", [("If-Match", '"other"')], FAILED),
         (DOUBTFUL, "GET", [("If-None-Match", '"xyzzy"')], PROCEED),
@@ -160,7 +164,7 @@ TODAY = [("If-Modified-Since", AFTER)]
         (DOUBTFUL, "GET", [("If-Unmodified-Since", "yesterday")], PROCEED),
         (DOUBTFUL, "PUT", [("If-None-Match", '"xyzzy"')], FAILED),
         (DOUBTFUL, "PUT", [("If-Match", '"xyzzy"')], PROCEED),
-        # The same bytes had another ETag a while ago, which nothing but If-Match and If-Range accepts.
+        # The same bytes had another ETag earlier, which If-Match and If-Range alone accept.
         (RENAMED, "GET", [("If-Match", '"meanwhile"')], PROCEED),
         (RENAMED, "GET", [("If-Match", 'W/"meanwhile"')], FAILED),
         (RENAMED, "PUT", [("If-Match", '"meanwhile"')], PROCEED),
@@ -171,13 +175,13 @@ TODAY = [("If-Modified-Since", AFTER)]
         (INFO, "GET", [("If-Match", '"meanwhile"')], FAILED),
     ],
 )
-def test_conditions_on_versions_that_a_hash_has_to_prove(
+def test_evaluate_handles_versions_that_a_hash_must_prove(
     info: FileInfo, method: str, pairs: list[tuple[str, str]], verdict: Verdict
 ) -> None:
     assert evaluate(method, headers(*pairs), info) is verdict
 
 
-def test_change_on_the_other_etag_expects_the_present_one() -> None:
+def test_write_on_earlier_etag_expects_present_etag() -> None:
     assert expectation("PUT", headers(("If-Match", '"meanwhile"')), RENAMED) == ETAG
 
 
@@ -191,7 +195,7 @@ IF_RANGE = [
     ("xyzzy", False),
     ("*", False),
     ("", False),
-    # an exact date, in whatever format
+    # an exact date, in any format
     (SAME, True),
     ("Sunday, 06-Nov-94 08:49:37 GMT", True),
     ("Sun Nov  6 08:49:37 1994", True),
@@ -203,7 +207,7 @@ IF_RANGE = [
 
 
 @pytest.mark.parametrize(("value", "applies"), IF_RANGE, ids=str)
-def test_if_range(value: str, applies: bool) -> None:
+def test_if_range_applies_to_the_same_version(value: str, applies: bool) -> None:
     assert range_applies(headers(("If-Range", value)), INFO) is applies
 
 
@@ -219,34 +223,34 @@ def test_if_range(value: str, applies: bool) -> None:
         (INFO, '"meanwhile"', False),
     ],
 )
-def test_if_range_on_versions_that_a_hash_has_to_prove(info: FileInfo, value: str, applies: bool) -> None:
+def test_if_range_handles_versions_that_a_hash_must_prove(info: FileInfo, value: str, applies: bool) -> None:
     assert range_applies(headers(("If-Range", value)), info) is applies
 
 
-def test_if_range_absent_or_repeated() -> None:
+def test_range_applies_without_if_range_but_not_with_two() -> None:
     assert range_applies([], INFO)
     assert not range_applies(headers(("If-Range", '"xyzzy"'), ("If-Range", '"xyzzy"')), INFO)
     assert not range_applies(headers(("If-Range", '"a'), ("If-Range", 'b"')), replace(INFO, etag="a, b"))
 
 
 ETAGS = [
-    # 8.8.3, the examples
+    # 8.8.3, examples
     ('"xyzzy"', {"xyzzy"}, set()),
     ('W/"xyzzy"', set(), {"xyzzy"}),
     ('""', {""}, set()),
-    # 13.1.1, 13.1.2, the examples
+    # 13.1.1, 13.1.2, examples
     ('"xyzzy", "r2d2xxxx", "c3piozzzz"', {"xyzzy", "r2d2xxxx", "c3piozzzz"}, set()),
     ('W/"xyzzy", W/"r2d2xxxx", "c3piozzzz"', {"c3piozzzz"}, {"xyzzy", "r2d2xxxx"}),
     # 5.6.1.2 and 5.6.3
     (',, "a"\t,\t, W/"b" ,', {"a"}, {"b"}),
     ('"a","b"', {"a", "b"}, set()),
-    # what a tag may hold: commas, backslashes, obs-text
+    # characters of a tag: commas, backslashes, obs-text
     ('"a,b", "c"', {"a,b", "c"}, set()),
     ('"a\\", "b"', {"a\\", "b"}, set()),
     ('"\xe9\x80"', {"\xe9\x80"}, set()),
     ('"*"', {"*"}, set()),
     ('"W/"', {"W/"}, set()),
-    # malformed: nothing of it counts
+    # malformed: the whole field is ignored
     *[
         (junk, set(), set())
         for junk in ("", ",", "a", '"a', 'a"', '"a" "b"', '"a"b', 'w/"a"', 'W /"a"', "'a'")
@@ -260,13 +264,13 @@ ETAGS = [
 
 
 @pytest.mark.parametrize(("value", "strong", "weak"), ETAGS, ids=[repr(case[0]) for case in ETAGS])
-def test_entity_tags(value: str, strong: set[str], weak: set[str]) -> None:
+def test_parse_etags_splits_strong_and_weak_tags(value: str, strong: set[str], weak: set[str]) -> None:
     tags = parse_etags(value)
     assert (tags.star, tags.strong, tags.weak) == (False, strong, weak)
 
 
-def test_comparison() -> None:
-    # 8.8.3.2, the table; what is stored is always strong
+def test_etags_match_strongly_or_weakly() -> None:
+    # 8.8.3.2, the table; stored tags are always strong
     tags = parse_etags('W/"1", "2"')
     assert (tags.match_strongly("1"), tags.match_weakly("1")) == (False, True)
     assert (tags.match_strongly("2"), tags.match_weakly("2")) == (True, True)
@@ -282,7 +286,7 @@ gap = st.sampled_from([",", " , ", ",,", "\t,", ", ,"])
 
 
 @given(tags=st.lists(tag, min_size=1, max_size=8), gaps=st.lists(gap, min_size=8, max_size=8))
-def test_lists_of_tags(tags: list[tuple[bool, str]], gaps: list[str]) -> None:
+def test_parse_etags_accepts_any_list(tags: list[tuple[bool, str]], gaps: list[str]) -> None:
     value = "".join(f'{"W/" * weak}"{text}"{gap}' for (weak, text), gap in zip(tags, gaps, strict=False))
     parsed = parse_etags(value)
     assert parsed.strong == {text for weak, text in tags if not weak}
@@ -300,13 +304,13 @@ values = st.one_of(
 
 @settings(max_examples=500)
 @given(raw=st.lists(st.tuples(st.sampled_from([name.encode() for name in names]), values), max_size=6))
-def test_any_headers_get_a_verdict(raw: list[tuple[bytes, bytes]]) -> None:
+def test_evaluate_raises_nothing_for_any_headers(raw: list[tuple[bytes, bytes]]) -> None:
     for method in ("GET", "HEAD", "PUT"):
         assert evaluate(method, raw, INFO) in Verdict
     range_applies(raw, INFO)
 
 
-# RFC 9110 5.6.7 from here on
+# Dates: RFC 9110 §5.6.7
 
 MOMENT = MODIFIED.replace(microsecond=0)
 
@@ -320,7 +324,7 @@ DATES = [
     ("Thu, 29 Feb 2024 00:00:00 GMT", datetime(2024, 2, 29, tzinfo=UTC)),
     ("Sat, 31 Dec 2016 23:59:60 GMT", datetime(2017, 1, 1, tzinfo=UTC)),
     ("Thu, 01 Jan 1970 00:00:00 GMT", datetime(1970, 1, 1, tzinfo=UTC)),
-    # the name of the day says nothing that the rest does not
+    # the name of the day is redundant and ignored
     ("Mon, 06 Nov 1994 08:49:37 GMT", MOMENT),
     # no such moment
     ("Wed, 29 Feb 2023 00:00:00 GMT", None),
@@ -368,7 +372,7 @@ DATES = [
 
 
 @pytest.mark.parametrize(("value", "moment"), DATES, ids=repr)
-def test_dates(value: str, moment: datetime | None) -> None:
+def test_parse_date_returns_none_unless_http_date(value: str, moment: datetime | None) -> None:
     assert parse_date(value) == moment
 
 
@@ -385,20 +389,20 @@ def test_dates(value: str, moment: datetime | None) -> None:
         ("29-Feb-96", datetime(2024, 2, 29, tzinfo=UTC), 1996),
         ("29-Feb-72", datetime(2024, 2, 29, tzinfo=UTC), 2072),
         ("06-Nov-94", datetime(1996, 1, 1, tzinfo=UTC), 1994),
-        # 50 years to the second, whatever zone the clock shows
+        # 50 years to the second, whatever the time zone of the clock
         ("01-Jul-76", datetime(2026, 7, 1, 8, 49, 37, tzinfo=UTC), 2076),
         ("01-Jul-76", datetime(2026, 7, 1, 8, 49, 36, tzinfo=UTC), 1976),
         ("01-Jul-76", datetime(2026, 7, 1, 6, 49, 37, tzinfo=timezone(timedelta(hours=-2))), 2076),
         ("01-Jul-76", datetime(2026, 7, 1, 10, 49, 36, tzinfo=timezone(timedelta(hours=2))), 1976),
     ],
 )
-def test_two_digit_years(value: str, now: datetime, year: int) -> None:
+def test_two_digit_year_is_at_most_50_years_ahead(value: str, now: datetime, year: int) -> None:
     moment = parse_date(f"Monday, {value} 08:49:37 GMT", now)
     assert moment is not None
     assert moment.year == year
 
 
-def test_a_year_without_a_29_february_is_no_date() -> None:
+def test_parse_date_refuses_29_february_of_a_common_year() -> None:
     assert parse_date("Monday, 29-Feb-23 08:49:37 GMT") is None
 
 
@@ -406,17 +410,17 @@ moments = st.datetimes(timezones=st.just(UTC)).map(lambda moment: moment.replace
 
 
 @given(moment=st.datetimes(timezones=st.just(UTC)))
-def test_format_date_is_what_the_standard_library_writes(moment: datetime) -> None:
+def test_format_date_matches_the_standard_library(moment: datetime) -> None:
     assert format_date(moment) == email.utils.format_datetime(moment, usegmt=True)
     assert parse_date(format_date(moment)) == moment.replace(microsecond=0)
 
 
-def test_format_date_of_another_zone() -> None:
+def test_format_date_converts_to_gmt() -> None:
     assert format_date(MODIFIED.astimezone(timezone(timedelta(hours=-9)))) == SAME
 
 
 @given(moment=moments)
-def test_three_formats_of_one_moment(moment: datetime) -> None:
+def test_parse_date_reads_all_three_formats(moment: datetime) -> None:
     long_day = calendar.day_name[moment.weekday()]
     imf = format_date(moment)
     rfc850 = f"{long_day}, {imf[5:7]}-{imf[8:11]}-{imf[14:]}"
@@ -426,16 +430,16 @@ def test_three_formats_of_one_moment(moment: datetime) -> None:
 
 @settings(max_examples=500)
 @given(moment=moments, position=st.integers(0, 28), character=st.characters(max_codepoint=0x7F))
-def test_one_wrong_character_is_seen(moment: datetime, position: int, character: str) -> None:
+def test_parse_date_refuses_one_wrong_character(moment: datetime, position: int, character: str) -> None:
     text = format_date(moment)
     broken = text[:position] + character + text[position + 1 :]
     parsed = parse_date(broken)
     if parsed is not None and broken[23:25] != "60":
-        # What is taken is exactly what it would be written as; only the name of the day may differ.
+        # An accepted date equals its own formatted form; only the name of the day may differ.
         assert format_date(parsed)[3:] == broken[3:]
 
 
-TAGS = [
+HOSTILE = [
     '"a",' * 16384,
     '"' * 65536,
     "W/" * 32768,
@@ -448,9 +452,9 @@ TAGS = [
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("value", TAGS, ids=lambda value: repr(value[:8] + value[-2:]))
-def test_bombs_cost_no_more_than_their_length(value: str) -> None:
-    # Promise 12. 100 of them take about a second in all; in quadratic time one alone takes longer.
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: repr(value[:8] + value[-2:]))
+def test_hostile_fields_are_parsed_in_linear_time(value: str) -> None:
+    # Promise 12. 100 passes take about a second in linear time; one pass takes longer in quadratic time.
     for _ in range(100):
         parse_etags(value)
         parse_date(value)

@@ -1,4 +1,4 @@
-"""The Range header: tables from RFC 9110 14 and 15.3.7, and any text at all against an oracle."""
+"""The Range header: tables from RFC 9110 §14 and §15.3.7, and any text against an oracle."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from app.streaming.ranges import MAX_RANGES, RangeNotSatisfiable, Span, parse_ra
 HUGE = "9" * 5000
 
 SATISFIABLE = [
-    # RFC 9110 14.1.2, the examples, for 10,000 bytes
+    # RFC 9110 §14.1.2, the examples, for 10,000 bytes
     ("bytes=0-499", [(0, 500)]),
     ("bytes=500-999", [(500, 1000)]),
     ("bytes=-500", [(9500, 10000)]),
@@ -38,18 +38,18 @@ SATISFIABLE = [
     ("bytes=-10001", [(0, 10000)]),
     (f"bytes=5-{HUGE}", [(5, 10000)]),
     (f"bytes=-{HUGE}", [(0, 10000)]),
-    # leading zeros mean nothing, however many
+    # leading zeros are ignored, however many
     (f"bytes={'0' * 5000}7-{'0' * 4000}8", [(7, 9)]),
     (f"bytes=-{'0' * 5000}8", [(9992, 10000)]),
     ("bytes=00000000000000000000000-", [(0, 10000)]),
-    # 14.2, 15.5.17: what is satisfiable is served, the rest is not
+    # 14.2, 15.5.17: the satisfiable ranges are served, the rest is ignored
     ("bytes=0-1,10000-", [(0, 2)]),
     ("bytes=-0,5-5", [(5, 6)]),
     (f"bytes={HUGE}-,3-3", [(3, 4)]),
     # 5.6.1.2: empty elements; 5.6.3: OWS
     ("bytes=,,0-0,,", [(0, 1)]),
     ("bytes= \t0-0\t ,\t, 5-5 ", [(0, 1), (5, 6)]),
-    # 15.3.7.2: coalesced, in the order of the first that went into each
+    # 15.3.7.2: coalesced, in the order of the first range of each group
     ("bytes=5-6,0-1", [(5, 7), (0, 2)]),
     ("bytes=10-11,0-1,9-9", [(9, 12), (0, 2)]),
     ("bytes=0-1,10-11,2-2", [(0, 3), (10, 12)]),
@@ -62,7 +62,7 @@ SATISFIABLE = [
 
 
 @pytest.mark.parametrize(("value", "spans"), SATISFIABLE, ids=lambda value: str(value)[:40])
-def test_satisfiable(value: str, spans: list[tuple[int, int]]) -> None:
+def test_satisfiable_ranges_become_spans(value: str, spans: list[tuple[int, int]]) -> None:
     assert parse_ranges(value, 10000) == tuple(Span(*span) for span in spans)
 
 
@@ -91,10 +91,10 @@ IGNORED = [
         "bytes=0-5\n",
         "bytes=\x0b0-5",
     ),
-    # what int() or str.isdigit() would take
+    # accepted by int() or str.isdigit()
     *("bytes=+0-5", "bytes=0-+5", "bytes=1_0-20", "bytes=0-1_0", "bytes=-1_0", "bytes=0.0-5", "bytes=0-5e1"),
     *("bytes=٠-٥", "bytes=0-²", "bytes=０-５", "bytes=\xa00-5", "bytes=0–5"),
-    # one malformed element spoils the set
+    # one malformed element invalidates the set
     *("bytes=0-5,x", "bytes=x,0-5", "bytes=0-5,-", "bytes=0-5,7", "bytes=0-5, bytes=7-8"),
     # 14.1.2: last before first, beyond the end as well
     *(
@@ -109,18 +109,18 @@ IGNORED = [
 
 @pytest.mark.parametrize("value", IGNORED, ids=lambda value: repr(value)[:40])
 @pytest.mark.parametrize("size", [0, 10000])
-def test_ignored(value: str, size: int) -> None:
+def test_invalid_ranges_are_ignored(value: str, size: int) -> None:
     assert parse_ranges(value, size) is None
 
 
 # 14.1.2: a suffix of an empty file is satisfiable, and a 416 breaks proxies that slice.
-OF_AN_EMPTY_FILE = [
+EMPTY_FILE = [
     *("bytes=0-", "bytes=0-0", "bytes=5-", "bytes=-1", "bytes=-5", "bytes=-0", "bytes=0-0,-5"),
     *(f"bytes=-{HUGE}", f"bytes={HUGE}-"),
 ]
 
 
-@pytest.mark.parametrize("value", OF_AN_EMPTY_FILE, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize("value", EMPTY_FILE, ids=lambda value: repr(value)[:40])
 def test_every_range_of_an_empty_file_is_ignored(value: str) -> None:
     assert parse_ranges(value, 0) is None
 
@@ -134,27 +134,27 @@ UNSATISFIABLE = [
 
 
 @pytest.mark.parametrize(("value", "size"), UNSATISFIABLE, ids=lambda value: str(value)[:40])
-def test_unsatisfiable(value: str, size: int) -> None:
+def test_unsatisfiable_ranges_raise_with_file_size(value: str, size: int) -> None:
     with pytest.raises(RangeNotSatisfiable) as caught:
         parse_ranges(value, size)
     assert caught.value.size == size
 
 
-def test_the_number_of_ranges_is_bounded() -> None:
-    def asked(count: int, between: str = ",") -> str:
-        return "bytes=" + between.join(f"{2 * n}-{2 * n}" for n in range(count))
+def test_ranges_beyond_the_maximum_are_ignored() -> None:
+    def ranges(count: int, separator: str = ",") -> str:
+        return "bytes=" + separator.join(f"{2 * n}-{2 * n}" for n in range(count))
 
-    spans = parse_ranges(asked(MAX_RANGES), 10000)
+    spans = parse_ranges(ranges(MAX_RANGES), 10000)
     assert spans is not None
     assert len(spans) == MAX_RANGES
-    assert parse_ranges(asked(MAX_RANGES, ",,,"), 10000) == spans, "empty elements are no ranges"
-    assert parse_ranges(asked(MAX_RANGES + 1), 10000) is None
-    assert parse_ranges(asked(MAX_RANGES + 1), 0) is None, "ignored, so not a 416"
+    assert parse_ranges(ranges(MAX_RANGES, ",,,"), 10000) == spans, "empty elements are no ranges"
+    assert parse_ranges(ranges(MAX_RANGES + 1), 10000) is None
+    assert parse_ranges(ranges(MAX_RANGES + 1), 0) is None, "ignored, so not a 416"
     assert parse_ranges("bytes=" + "0-0," * (MAX_RANGES + 1), 10000) is None, "coalescing does not help"
 
 
 @pytest.mark.parametrize("size", [2**63 - 1, 10**18, 10**18 - 1, 10**19])
-def test_sizes_at_the_edge_of_what_digits_can_say(size: int) -> None:
+def test_ranges_are_exact_at_the_largest_file_sizes(size: int) -> None:
     assert parse_ranges(f"bytes={size - 1}-{size - 1}", size) == (Span(size - 1, size),)
     assert parse_ranges(f"bytes={size - 1}-{size * 10}", size) == (Span(size - 1, size),)
     assert parse_ranges(f"bytes=-{size - 1}", size) == (Span(1, size),)
@@ -162,8 +162,8 @@ def test_sizes_at_the_edge_of_what_digits_can_say(size: int) -> None:
         parse_ranges(f"bytes={size}-", size)
 
 
-# An oracle: characters instead of expressions, exact integers instead of texts, a set of neighbours
-# joined until nothing changes instead of a sort.
+# The oracle is deliberately another algorithm: it compares characters instead of regular expressions and
+# exact integers instead of texts, and joins neighbours until none is left instead of sorting.
 
 
 def number(digits: str) -> int | None:
@@ -177,7 +177,7 @@ def number(digits: str) -> int | None:
 
 
 def oracle_span(element: str, size: int) -> tuple[int, int] | None:
-    """Raises ValueError for a malformed one."""
+    """Return the range of one element, None if it is unsatisfiable. Raises ValueError if it is malformed."""
     before, after = element.split("-")
     first, last = number(before), number(after)
     if first is None or last is None or (not before and not after):
@@ -218,7 +218,7 @@ def oracle(value: str, size: int) -> tuple[Span, ...] | str:
     return tuple(Span(*group) for group in groups)
 
 
-def answer(value: str, size: int) -> tuple[Span, ...] | str:
+def outcome(value: str, size: int) -> tuple[Span, ...] | str:
     try:
         spans = parse_ranges(value, size)
     except RangeNotSatisfiable:
@@ -226,7 +226,7 @@ def answer(value: str, size: int) -> tuple[Span, ...] | str:
     return "ignored" if spans is None else spans
 
 
-# Mostly valid, or nearly every set would be ignored; one odd element in some of the sets is enough.
+# Most elements are valid, or nearly every set would be ignored; one odd element in some sets is enough.
 digits = st.one_of(
     st.integers(0, 60).map(str),
     st.builds(lambda zeros, value: "0" * zeros + str(value), st.integers(0, 25), st.integers(0, 60)),
@@ -267,37 +267,37 @@ sizes = st.one_of(st.integers(0, 65), st.integers(2**63 - 3, 2**63 + 3), st.samp
 @settings(max_examples=400, deadline=None)
 @given(value=grammar_shaped, size=sizes)
 @example(value="bytes=2-3,0-0,1-1", size=9)
-def test_a_set_is_answered_as_the_oracle_answers(value: str, size: int) -> None:
-    assert answer(value, size) == oracle(value, size)
+def test_parse_ranges_agrees_with_oracle_on_range_sets(value: str, size: int) -> None:
+    assert outcome(value, size) == oracle(value, size)
 
 
 @settings(max_examples=250, deadline=None)
 @given(value=anything, size=sizes)
-def test_any_text_is_answered_as_the_oracle_answers(value: str, size: int) -> None:
-    assert answer(value, size) == oracle(value, size)
+def test_parse_ranges_agrees_with_oracle_on_any_text(value: str, size: int) -> None:
+    assert outcome(value, size) == oracle(value, size)
 
 
 @pytest.mark.campaign
 @settings(max_examples=5000, deadline=None)
 @given(value=st.one_of(grammar_shaped, anything), size=sizes)
-def test_thousands_are_answered_as_the_oracle_answers(value: str, size: int) -> None:
-    assert answer(value, size) == oracle(value, size)
+def test_parse_ranges_agrees_with_oracle_on_thousands_of_texts(value: str, size: int) -> None:
+    assert outcome(value, size) == oracle(value, size)
 
 
 @settings(max_examples=300, deadline=None)
 @given(value=st.lists(valid, min_size=1, max_size=12).map(lambda specs: "bytes=" + ",".join(specs)))
-def test_every_byte_that_was_asked_for_is_sent_once(value: str) -> None:
+def test_every_requested_byte_is_sent_once(value: str) -> None:
     size = 45
-    spans = answer(value, size)
+    spans = outcome(value, size)
     if isinstance(spans, str):
         return
     sent = [position for span in spans for position in range(span.start, span.stop)]
-    asked = [oracle_span(element, size) for element in value[6:].split(",")]
+    requested = [oracle_span(element, size) for element in value[6:].split(",")]
     assert len(sent) == len(set(sent))
-    assert set(sent) == {position for span in asked if span for position in range(*span)}
+    assert set(sent) == {position for span in requested if span for position in range(*span)}
 
 
-BOMBS = [
+HOSTILE = [
     "bytes=" + "0-0," * 16384,
     "bytes=" + "," * 65536,
     "bytes=" + " " * 65536,
@@ -316,7 +316,7 @@ BOMBS = [
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("value", BOMBS, ids=lambda value: value[:12] + "..." + value[-6:])
-def test_bombs_cost_no_more_than_their_length(value: str) -> None:
-    # Promise 12. 100 of them take well under a second in all; in quadratic time one alone takes longer.
-    assert len({answer(value, 10**12) for _ in range(100)}) == 1
+@pytest.mark.parametrize("value", HOSTILE, ids=lambda value: value[:12] + "..." + value[-6:])
+def test_hostile_ranges_are_parsed_in_linear_time(value: str) -> None:
+    # Promise 12. 100 passes take well under a second in linear time; one takes longer in quadratic time.
+    assert len({outcome(value, 10**12) for _ in range(100)}) == 1

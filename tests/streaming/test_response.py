@@ -1,7 +1,7 @@
-"""StoredFileResponse, driven with raw ASGI: what it sends, and what it does when something goes wrong.
+"""StoredFileResponse over raw ASGI: its messages, faults, disconnects and cancellation.
 
-The library here is an honest one in memory, because faults and slowness come at will in it. What real
-storage and a real server make of the same is tested with those.
+The storage here is in memory, so that a test can inject faults and delays. Other suites cover the response
+with real storage and a real server.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ Message = dict[str, Any]
 
 
 class Memory:
-    """A storage of one file that is also its only OpenFile. `before` is awaited ahead of every chunk."""
+    """A storage of one file that is also its only OpenFile. Awaits `before` ahead of every chunk."""
 
     info = INFO
 
@@ -40,12 +40,12 @@ class Memory:
     @asynccontextmanager
     async def open(self, address: Address) -> AsyncIterator["Memory"]:
         if address != KEY:
-            raise NotFound("Nothing is stored there.")
+            raise NotFound("No such file.")
         self.opened += 1
         try:
             yield self
         finally:
-            assert self.reading == 0, "a read outlives the file"
+            assert self.reading == 0, "a read outlived the open file"
             self.opened -= 1
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
@@ -58,17 +58,17 @@ class Memory:
                 yield DATA[position : min(position + CHUNK, stop)]
         finally:
             try:
-                await asyncio.sleep(0)  # closing takes time, as it does in threads
+                await asyncio.sleep(0)  # closing takes time, as in a worker thread
             finally:
                 self.reading -= 1
 
 
 class Client:
-    """The other end: it keeps what it is sent, and leaves when it is told to."""
+    """An ASGI client: it records its messages, and disconnects when the event `disconnected` is set."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self.gone = asyncio.Event()
+        self.disconnected = asyncio.Event()
         self.receives = 0
         self.before_send: Callable[[], Awaitable[None]] | None = None
 
@@ -76,7 +76,7 @@ class Client:
         self.receives += 1
         if self.receives == 1:
             return {"type": "http.request", "body": b"", "more_body": False}
-        await self.gone.wait()
+        await self.disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -94,7 +94,7 @@ class Client:
         return not self.messages[-1].get("more_body", True)
 
     async def get(self, memory: Memory, address: Address = KEY, method: str = "GET", **fields: str) -> None:
-        """Ask, and see that nothing of it is left afterwards."""
+        """Send a request. Assert that no task and no open file is left afterwards."""
         before = asyncio.all_tasks()
         response = StoredFileResponse(memory, address, cache_control="no-cache")  # type: ignore[arg-type]
         headers = [
@@ -118,12 +118,12 @@ def run(scenario: Callable[[Client], Awaitable[None]]) -> Client:
     return asyncio.run(main())
 
 
-def got(memory: Memory, **asked: Any) -> Client:
-    return run(lambda client: client.get(memory, **asked))
+def get(memory: Memory, **options: Any) -> Client:
+    return run(lambda client: client.get(memory, **options))
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "body"),
+    ("fields", "status", "body"),
     [
         ({}, 200, DATA),
         ({"Range": "bytes=95-304"}, 206, DATA[95:305]),
@@ -131,8 +131,8 @@ def got(memory: Memory, **asked: Any) -> Client:
     ],
     ids=str,
 )
-def test_whole_and_part(asked: dict[str, str], status: int, body: bytes) -> None:
-    client = got(Memory(), **asked)
+def test_response_sends_whole_file_or_one_range(fields: dict[str, str], status: int, body: bytes) -> None:
+    client = get(Memory(), **fields)
     start = client.messages[0]
     assert (start["type"], start["status"]) == ("http.response.start", status)
     assert dict(start["headers"])[b"content-length"] == str(len(body)).encode()
@@ -140,8 +140,8 @@ def test_whole_and_part(asked: dict[str, str], status: int, body: bytes) -> None
     assert client.is_complete
 
 
-def test_many_parts_under_a_fresh_boundary() -> None:
-    first, second = (got(Memory(), Range="bytes=0-1,500-700") for _ in range(2))
+def test_multipart_response_has_a_fresh_boundary() -> None:
+    first, second = (get(Memory(), Range="bytes=0-1,500-700") for _ in range(2))
     boundaries = {dict(client.messages[0]["headers"])[b"content-type"] for client in (first, second)}
     assert len(boundaries) == 2
     for client in (first, second):
@@ -153,11 +153,13 @@ def test_many_parts_under_a_fresh_boundary() -> None:
 @pytest.mark.parametrize(
     ("method", "tag", "status"), [("HEAD", "other", 200), ("GET", "xyzzy", 304), ("HEAD", "xyzzy", 304)]
 )
-def test_without_a_body_nothing_is_read_or_watched(method: str, tag: str, status: int) -> None:
+def test_response_without_body_reads_nothing_and_does_not_watch_client(
+    method: str, tag: str, status: int
+) -> None:
     memory = Memory()
 
     async def scenario(client: Client) -> None:
-        client.before_send = settle
+        client.before_send = run_other_tasks
         await client.get(memory, method=method, If_None_Match=f'"{tag}"')
 
     client = run(scenario)
@@ -167,7 +169,7 @@ def test_without_a_body_nothing_is_read_or_watched(method: str, tag: str, status
 
 
 @pytest.mark.parametrize(
-    ("asked", "error"),
+    ("fields", "error"),
     [
         ({"address": Key("", "", "other")}, NotFound),
         ({"If_Match": '"other"'}, VersionMismatch),
@@ -175,23 +177,23 @@ def test_without_a_body_nothing_is_read_or_watched(method: str, tag: str, status
     ],
     ids=str,
 )
-def test_errors_before_the_start_are_raised(asked: dict[str, Any], error: type[Exception]) -> None:
+def test_error_before_the_start_is_raised(fields: dict[str, Any], error: type[Exception]) -> None:
     async def scenario(client: Client) -> None:
         with pytest.raises(error):
-            await client.get(Memory(), **asked)
+            await client.get(Memory(), **fields)
         assert (client.messages, client.receives) == ([], 0)
 
     run(scenario)
 
 
 @pytest.mark.parametrize(
-    "fault", [Truncated("It ended early."), StorageUnavailable("It went away.")], ids=repr
+    "fault", [Truncated("The file ended early."), StorageUnavailable("The storage is down.")], ids=repr
 )
 @pytest.mark.parametrize(
-    ("asked", "position"), [({}, 0), ({}, 500), ({"Range": "bytes=0-1,500-999"}, 600)], ids=str
+    ("fields", "position"), [({}, 0), ({}, 500), ({"Range": "bytes=0-1,500-999"}, 600)], ids=str
 )
-def test_a_fault_in_mid_stream_never_looks_complete(
-    fault: Exception, asked: dict[str, str], position: int, caplog: pytest.LogCaptureFixture
+def test_storage_fault_in_mid_stream_leaves_response_incomplete(
+    fault: Exception, fields: dict[str, str], position: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Promise 7
     async def fail(at: int) -> None:
@@ -199,7 +201,7 @@ def test_a_fault_in_mid_stream_never_looks_complete(
             raise fault
 
     with caplog.at_level(logging.DEBUG, "seekable"):
-        client = got(Memory(fail), **asked)
+        client = get(Memory(fail), **fields)
     assert not client.is_complete
     assert len(client.body) < int(dict(client.messages[0]["headers"])[b"content-length"])
     (record,) = caplog.records
@@ -209,7 +211,7 @@ def test_a_fault_in_mid_stream_never_looks_complete(
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), OSError("disk"), ZeroDivisionError()], ids=repr)
-def test_what_is_no_storage_error_is_raised(error: Exception) -> None:
+def test_other_error_in_mid_stream_is_raised(error: Exception) -> None:
     async def fail(at: int) -> None:
         if at:
             raise error
@@ -226,60 +228,60 @@ async def forever(*_: object) -> None:
     await asyncio.Event().wait()
 
 
-async def settle() -> None:
+async def run_other_tasks() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-def test_the_client_leaves_during_a_slow_read(caplog: pytest.LogCaptureFixture) -> None:
+def test_disconnect_ends_response_during_a_slow_read(caplog: pytest.LogCaptureFixture) -> None:
     memory = Memory(lambda at: forever() if at == 300 else asyncio.sleep(0))
 
     async def scenario(client: Client) -> None:
-        asking = asyncio.create_task(client.get(memory))
-        await settle()
+        request = asyncio.create_task(client.get(memory))
+        await run_other_tasks()
         assert (memory.opened, memory.reading, memory.chunks_read) == (1, 1, 3)
-        client.gone.set()
-        await asking
+        client.disconnected.set()
+        await request
 
     assert not run(scenario).is_complete
     assert memory.chunks_read == 3
-    assert not caplog.records, "a client may leave"
+    assert not caplog.records, "a disconnect is not logged"
 
 
-def test_the_client_leaves_while_sending_is_blocked() -> None:
+def test_disconnect_ends_response_while_sending_is_blocked() -> None:
     memory = Memory()
 
     async def scenario(client: Client) -> None:
         client.before_send = forever
-        asking = asyncio.create_task(client.get(memory))
-        await settle()
+        request = asyncio.create_task(client.get(memory))
+        await run_other_tasks()
         assert memory.chunks_read == 1
-        client.gone.set()
-        await asking
+        client.disconnected.set()
+        await request
 
     assert len(run(scenario).messages) == 1
     assert memory.chunks_read == 1
 
 
-def test_the_client_is_gone_before_the_body() -> None:
-    # Nothing here ever waits, so only the turns that are given to others let it be seen.
+def test_disconnect_before_the_body_ends_response() -> None:
+    # No await here blocks: the response notices the disconnect only because it yields to other tasks.
     memory = Memory()
 
     async def scenario(client: Client) -> None:
-        client.gone.set()
+        client.disconnected.set()
         await client.get(memory)
 
     assert not run(scenario).is_complete
     assert memory.chunks_read < len(DATA) // CHUNK
 
 
-def test_the_client_leaves_with_the_last_byte() -> None:
+def test_disconnect_with_the_last_byte_raises_nothing() -> None:
     async def scenario(client: Client) -> None:
-        async def leave_with_the_last() -> None:
+        async def disconnect_at_the_end() -> None:
             if len(client.body) == len(DATA):
-                client.gone.set()
+                client.disconnected.set()
 
-        client.before_send = leave_with_the_last
+        client.before_send = disconnect_at_the_end
         await client.get(Memory())
 
     client = run(scenario)
@@ -287,23 +289,23 @@ def test_the_client_leaves_with_the_last_byte() -> None:
 
 
 @pytest.mark.parametrize("where", ["read", "send"])
-def test_cancelling_gets_through(where: str) -> None:
+def test_cancellation_ends_response(where: str) -> None:
     memory = Memory(forever if where == "read" else None)
 
     async def scenario(client: Client) -> None:
         client.before_send = forever if where == "send" else None
-        asking = asyncio.create_task(client.get(memory))
-        await settle()
+        request = asyncio.create_task(client.get(memory))
+        await run_other_tasks()
         assert memory.opened == 1
-        asking.cancel()
+        request.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asking
+            await request
         assert len(client.messages) == 1
 
     run(scenario)
 
 
-def test_a_fast_reader_leaves_turns_for_others() -> None:
+def test_fast_response_yields_to_other_tasks() -> None:
     turns = 0
 
     async def scenario(client: Client) -> None:
@@ -321,7 +323,7 @@ def test_a_fast_reader_leaves_turns_for_others() -> None:
     assert turns >= len(DATA) // CHUNK
 
 
-def test_fastapi_takes_it_from_an_endpoint() -> None:
+def test_fastapi_endpoint_may_return_the_response() -> None:
     app = FastAPI(openapi_url=None)
     memory = Memory()
 

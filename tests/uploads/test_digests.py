@@ -1,4 +1,4 @@
-"""Declared digests (RFC 9530), and those of older fields (RFC 3230, RFC 1864)."""
+"""Digests declared by Content-Digest (RFC 9530), Digest (RFC 3230) and Content-MD5 (RFC 1864)."""
 
 import base64
 import contextlib
@@ -35,19 +35,19 @@ TWO_MEMBER = member(TWO.digest())
         [f"sha-384=:YQ==:,{ONE_MEMBER} ,\tmd5=:YQ==:"],
         [ONE_MEMBER.replace("=:", ":").replace("sha-256:", "sha-256=:")],  # without padding
         [f"{ONE_MEMBER};a;b=1; c=tok/en:x;d=:YQ==:"],
-        # Members that no digest has, but that a dictionary may.
+        # Other members of a structured dictionary, which are ignored.
         [f'a, b;c, d=?1, e=-1.5, f=42, g=@-1, h="a\\", b\\\\", i=*t, j=%"f%c3%bc", {ONE_MEMBER}'],
         [f'a=(), b=( ), c=(1 "a;b"  :YQ==:;x=1 tok;y ), d=(a b);q=1, {ONE_MEMBER}'],
     ],
 )
-def test_the_sha256_is_found(values: list[str]) -> None:
+def test_declared_digests_finds_sha256(values: list[str]) -> None:
     assert declared_digests(values) == {"sha256": ONE.digest()}
 
 
 @pytest.mark.parametrize(
     "values", [[], [""], [" "], ["sha-384=:YQ==:"], ["md5=:YQ==:", "sha=1"], ["sha-256x=?0"]]
 )
-def test_no_sha256(values: list[str]) -> None:
+def test_declared_digests_ignores_unsupported_algorithms(values: list[str]) -> None:
     assert declared_digests(values) == {}
 
 
@@ -103,7 +103,7 @@ def test_no_sha256(values: list[str]) -> None:
         ["md5=:a b:", ONE_MEMBER],
     ],
 )
-def test_a_bad_digest(values: list[str]) -> None:
+def test_malformed_or_conflicting_digest_raises(values: list[str]) -> None:
     with pytest.raises(BadDigest):
         declared_digests(values)
 
@@ -112,14 +112,14 @@ def test_a_bad_digest(values: list[str]) -> None:
 @given(
     st.lists(st.one_of(st.text(), st.text('sha-256=:;,()"\\ A1.?%@*').map(ONE_MEMBER.__add__)), max_size=3)
 )
-def test_anything_at_all(values: list[str]) -> None:
+def test_any_text_raises_bad_digest_or_is_parsed(values: list[str]) -> None:
     with contextlib.suppress(BadDigest):
         assert declared_digests(values).get("sha256") in (None, ONE.digest())
 
 
 @settings(deadline=None)
 @given(st.binary(min_size=32, max_size=32))
-def test_every_digest_comes_back(digest: bytes) -> None:
+def test_every_sha256_is_parsed_and_verified(digest: bytes) -> None:
     assert declared_digests([member(digest)]) == {"sha256": digest}
     verify({"sha256": digest}, {"sha256": digest}.__getitem__)
 
@@ -139,7 +139,7 @@ def test_every_digest_comes_back(digest: bytes) -> None:
     ],
     ids=lambda value: value[:8],
 )
-def test_a_refusal_takes_linear_time(value: str) -> None:
+def test_hostile_digest_is_refused_in_linear_time(value: str) -> None:
     began = time.process_time()
     with pytest.raises(BadDigest):
         declared_digests([value])
@@ -150,7 +150,7 @@ def base64_of(algorithm: str, data: bytes = b"one") -> str:
     return base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
 
 
-OLD = [
+LEGACY = [
     (f"SHA-256={base64_of('sha256')}", {"sha256"}),
     (f"sha-256={base64_of('sha256')}", {"sha256"}),
     (
@@ -164,18 +164,18 @@ OLD = [
 ]
 
 
-@pytest.mark.parametrize(("value", "algorithms"), OLD)
-def test_digest_names_its_algorithms(value: str, algorithms: set[str]) -> None:
-    wanted = {name: hashlib.new(name, b"one").digest() for name in algorithms}
-    assert declared_digests([], [value]) == wanted
-    assert declared_digests([], [value, value]) == wanted
+@pytest.mark.parametrize(("value", "algorithms"), LEGACY)
+def test_digest_field_declares_its_algorithms(value: str, algorithms: set[str]) -> None:
+    expected = {name: hashlib.new(name, b"one").digest() for name in algorithms}
+    assert declared_digests([], [value]) == expected
+    assert declared_digests([], [value, value]) == expected
 
 
-def test_content_md5_is_a_digest() -> None:
+def test_content_md5_declares_an_md5() -> None:
     assert declared_digests([], [], [f" {base64_of('md5')} "]) == {"md5": hashlib.md5(b"one").digest()}
 
 
-def test_the_fields_come_together() -> None:
+def test_digests_of_all_fields_are_merged_and_each_verified() -> None:
     sha512 = member(hashlib.sha512(b"one").digest(), "sha-512")
     found = declared_digests([ONE_MEMBER, sha512], [f"sha={base64_of('sha1')}"], [base64_of("md5")])
     assert set(found) == {"sha256", "sha512", "sha1", "md5"}
@@ -205,6 +205,6 @@ def test_the_fields_come_together() -> None:
         ([], [base64_of("md5")[:-1]]),
     ],
 )
-def test_a_bad_old_digest(digest: list[str], content_md5: list[str]) -> None:
+def test_malformed_or_conflicting_legacy_digest_raises(digest: list[str], content_md5: list[str]) -> None:
     with pytest.raises(BadDigest):
         declared_digests([], digest, content_md5)

@@ -1,4 +1,4 @@
-"""Bytes in, events out: every form whole, byte by byte and at random cuts."""
+"""The form reader: every form as one chunk, byte by byte, and split at random positions."""
 
 import contextlib
 import itertools
@@ -43,32 +43,32 @@ def field(name: str, value: str) -> bytes:
     return part(f'form-data; name="{name}"', value.encode())
 
 
-def joined(events: Iterable[Event]) -> list[Event]:
-    """The events with neighbouring pieces of the file put together."""
-    answer: list[Event] = []
+def join_file_data(events: Iterable[Event]) -> list[Event]:
+    """Return the events with adjacent FileData join_file_data."""
+    joined: list[Event] = []
     for event in events:
         if isinstance(event, FileData):
             assert event.data, "an empty FileData"
-            if answer and isinstance(before := answer[-1], FileData):
-                answer[-1] = FileData(before.data + event.data)
+            if joined and isinstance(before := joined[-1], FileData):
+                joined[-1] = FileData(before.data + event.data)
                 continue
-        answer.append(event)
-    return answer
+        joined.append(event)
+    return joined
 
 
 def read(chunks: Iterable[bytes], boundary: bytes = b"b") -> list[Event]:
     reader = FormReader(boundary)
     events = [event for chunk in chunks for event in reader.feed(chunk)]
     reader.finish()
-    return joined(events)
+    return join_file_data(events)
 
 
 def byte_by_byte(body: bytes) -> list[bytes]:
     return [body[i : i + 1] for i in range(len(body))]
 
 
-def cuts(body: bytes) -> st.SearchStrategy[list[bytes]]:
-    """The body in pieces, empty ones among them."""
+def splits(body: bytes) -> st.SearchStrategy[list[bytes]]:
+    """Generate the body split into chunks, some of them empty."""
     return st.lists(st.integers(0, len(body)), max_size=12).map(
         lambda at: [body[i:j] for i, j in itertools.pairwise([0, *sorted(at), len(body)])]
     )
@@ -135,7 +135,7 @@ GOOD: dict[str, tuple[bytes, list[Event]]] = {
         file_part() + field("x", "") * (MAX_PARTS - 1) + END,
         [*FILM, *[Field("x", "")] * (MAX_PARTS - 1)],
     ),
-    "content full of what is nearly a boundary": (
+    "content full of near-boundaries": (
         file_part(
             near := b"--b--\r\n--\r\n--c\r\n-b\n--b\r\r\n--ba\r\n--b\r-\r\n--b-\r\n--b-a\r\n--\r\n\r\n-\r"
         )
@@ -202,34 +202,34 @@ UNSUPPORTED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_a_good_form_whole(case: str) -> None:
+def test_good_form_is_read_in_one_chunk(case: str) -> None:
     body, events = GOOD[case]
     assert read([body]) == events
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_a_good_form_byte_by_byte(case: str) -> None:
+def test_good_form_is_read_byte_by_byte(case: str) -> None:
     body, events = GOOD[case]
     assert read(byte_by_byte(body)) == events
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_a_good_form_in_two(case: str) -> None:
+def test_good_form_is_read_in_two_chunks(case: str) -> None:
     body, events = GOOD[case]
-    # Every cut of a short form; of a long one those near its ends.
+    # Every split of a short form; of a long one, those near its ends.
     for at in {*range(min(len(body), 600)), *range(max(0, len(body) - 600), len(body))}:
         assert read([body[:at], body[at:]]) == events
 
 
 @settings(deadline=None)
 @given(st.data())
-def test_a_good_form_at_random_cuts(data: st.DataObject) -> None:
+def test_good_form_is_read_at_random_splits(data: st.DataObject) -> None:
     body, events = GOOD[data.draw(st.sampled_from(sorted(GOOD)))]
-    assert read(data.draw(cuts(body))) == events
+    assert read(data.draw(splits(body))) == events
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_form(case: str) -> None:
+def test_bad_form_is_refused(case: str) -> None:
     with pytest.raises(BadForm):
         read([BAD[case]])
     with pytest.raises(BadForm):
@@ -237,7 +237,7 @@ def test_a_bad_form(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", UNSUPPORTED)
-def test_an_encoded_part(case: str) -> None:
+def test_encoded_part_is_unsupported(case: str) -> None:
     with pytest.raises(UnsupportedForm):
         read([UNSUPPORTED[case]])
     with pytest.raises(UnsupportedForm):
@@ -246,16 +246,14 @@ def test_an_encoded_part(case: str) -> None:
 
 @settings(deadline=None)
 @given(st.data())
-def test_a_refused_form_at_random_cuts(data: st.DataObject) -> None:
+def test_bad_form_is_refused_at_random_splits(data: st.DataObject) -> None:
     body = data.draw(st.sampled_from([*BAD.values(), *UNSUPPORTED.values()]))
     with pytest.raises(UploadError):
-        read(data.draw(cuts(body)))
+        read(data.draw(splits(body)))
 
 
-@pytest.mark.parametrize(
-    "case", ["a file", "fields on both sides", "content full of what is nearly a boundary"]
-)
-def test_a_form_truncated_anywhere(case: str) -> None:
+@pytest.mark.parametrize("case", ["a file", "fields on both sides", "content full of near-boundaries"])
+def test_truncated_form_is_refused_wherever_it_ends(case: str) -> None:
     body = GOOD[case][0].removesuffix(b"\r\n")
     for at in range(len(body)):
         for chunks in ([body[:at]], byte_by_byte(body[:at])):
@@ -272,7 +270,7 @@ NAMES = {
     "a quote, as older curl and Go send it": ('filename="a \\"b\\".mkv"', 'a "b".mkv'),
     "a quote and a semicolon": ('filename="\\";\\"; x=\\""', '";"; x="'),
     "a percent sign": ('filename="100%.mkv"', "100%.mkv"),
-    "percents that nobody escaped": ('filename="%41%20%0a%0d%2f%2522.mkv"', "%41%20%0a%0d%2f%2522.mkv"),
+    "percent signs that are not escapes": ('filename="%41%20%0a%0d%2f%2522.mkv"', "%41%20%0a%0d%2f%2522.mkv"),
     "emoji": ('filename="🎬 🇬🇷.mkv"', "🎬 🇬🇷.mkv"),
     "right to left": ('filename="סרט.mkv"', "סרט.mkv"),
     "a leading dash": ('filename="-rf.mkv"', "-rf.mkv"),
@@ -281,7 +279,7 @@ NAMES = {
     "HTML and a hash": ('filename="<b>&amp;#?\'.mkv"', "<b>&amp;#?'.mkv"),
     "an extended name beside": ("filename=\"a.mkv\"; filename*=UTF-8''b.mkv", "a.mkv"),
     "an extended name before, twice": ("filename*=UTF-8''b; filename*=''c; filename=\"a.mkv\"", "a.mkv"),
-    # As .NET and PowerShell write a name that is not in ASCII.
+    # .NET and PowerShell write a non-ASCII name like this.
     "an encoded-word beside an extended name": (
         "filename=\"=?utf-8?B?R3LDtsOfZS5ta3Y=?=\"; filename*=utf-8''Gr%C3%B6%C3%9Fe.mkv",
         "Größe.mkv",
@@ -319,23 +317,23 @@ ILLEGAL_NAMES = {
 
 
 @pytest.mark.parametrize("case", NAMES | ILLEGAL_NAMES)
-def test_the_filename_is_what_the_client_meant(case: str) -> None:
+def test_filename_is_unescaped_by_the_rules_of_its_client(case: str) -> None:
     parameter, filename = (NAMES | ILLEGAL_NAMES)[case]
     body = part(f'form-data; name="file"; {parameter}', b"film") + END
     assert read([body]) == read(byte_by_byte(body)) == [FileStarted(filename, None), FileData(b"film")]
 
 
 @pytest.mark.parametrize("case", ILLEGAL_NAMES)
-def test_what_is_no_filename_reaches_the_key_and_is_refused_there(case: str) -> None:
+def test_key_refuses_illegal_filename(case: str) -> None:
     with pytest.raises(InvalidName):
         Key.of("", "", ILLEGAL_NAMES[case][1])
 
 
-def test_field_names_are_unescaped_too() -> None:
+def test_field_name_is_unescaped() -> None:
     assert read([field('a%22\\"b', "x") + file_part() + END]) == [Field('a""b', "x"), *FILM]
 
 
-def test_the_name_is_known_before_the_bytes() -> None:
+def test_filename_precedes_the_content() -> None:
     head, film = file_part(b"|").split(b"|")
     reader = FormReader(b"b")
     assert reader.feed(head) == [A_MKV]
@@ -344,14 +342,14 @@ def test_the_name_is_known_before_the_bytes() -> None:
     reader.finish()
 
 
-def test_a_second_file_is_refused_at_its_headers() -> None:
+def test_second_file_is_refused_at_its_headers() -> None:
     reader = FormReader(b"b")
     assert reader.feed(file_part()) == FILM
     with pytest.raises(BadForm, match="more than one part named 'file'"):
         reader.feed(file_part(b"|").split(b"|", maxsplit=1)[0])
 
 
-def test_a_refused_form_stays_refused() -> None:
+def test_reader_refuses_all_input_after_a_refusal() -> None:
     reader = FormReader(b"b")
     with pytest.raises(BadForm):
         reader.feed(b"garbage")
@@ -378,7 +376,7 @@ def test_a_refused_form_stays_refused() -> None:
         ("multipart/form-data; boundary=" + "x" * 70, b"x" * 70),
     ],
 )
-def test_the_boundary(content_type: str, boundary: bytes) -> None:
+def test_boundary_is_read_from_content_type(content_type: str, boundary: bytes) -> None:
     assert boundary_of(content_type) == boundary
     body = (file_part() + END).replace(b"--b", b"--" + boundary)
     assert read(byte_by_byte(body), boundary) == FILM
@@ -396,7 +394,7 @@ def test_the_boundary(content_type: str, boundary: bytes) -> None:
         "multipart/form-data, text/plain; boundary=b",
     ],
 )
-def test_what_is_no_form(content_type: str | None) -> None:
+def test_other_content_type_is_unsupported(content_type: str | None) -> None:
     with pytest.raises(UnsupportedForm):
         boundary_of(content_type)
 
@@ -423,13 +421,13 @@ def test_what_is_no_form(content_type: str | None) -> None:
         "; boundary=" + "x" * 71,
     ],
 )
-def test_a_form_without_a_usable_boundary(parameters: str) -> None:
+def test_form_without_usable_boundary_is_refused(parameters: str) -> None:
     with pytest.raises(BadForm):
         boundary_of("multipart/form-data" + parameters)
 
 
 def contents(delimiter: bytes) -> st.SearchStrategy[bytes]:
-    """Any bytes, and those that are nearly boundaries."""
+    """Generate content, much of it near-boundaries."""
     fragments = [
         b"\r",
         b"\n",
@@ -446,14 +444,14 @@ def contents(delimiter: bytes) -> st.SearchStrategy[bytes]:
 
 
 def is_free_of(delimiter: bytes, content: bytes) -> bool:
-    """Whether no boundary line begins in the content, so that a client may use this boundary."""
+    """Return whether no boundary line begins in the content, so that a client may use this boundary."""
     whole = content + b"\r\n"
     return not any(delimiter + after in whole for after in (b"\r\n", b"--", b" ", b"\t"))
 
 
 @settings(deadline=None)
 @given(st.data(), st.sampled_from([b"bound", b"b", b"-", b"----WebKitFormBoundaryAAAA", b"a b", b"x" * 70]))
-def test_any_bytes_come_back(data: st.DataObject, boundary: bytes) -> None:
+def test_any_content_is_read_back(data: st.DataObject, boundary: bytes) -> None:
     delimiter = b"\r\n--" + boundary
     content = data.draw(contents(delimiter).filter(lambda content: is_free_of(delimiter, content)))
     body = (
@@ -462,7 +460,7 @@ def test_any_bytes_come_back(data: st.DataObject, boundary: bytes) -> None:
     expected = [A_MKV, *([FileData(content)] if content else []), Field("sid", "s")]
     assert read([body], boundary) == expected
     assert read(byte_by_byte(body), boundary) == expected
-    assert read(data.draw(cuts(body)), boundary) == expected
+    assert read(data.draw(splits(body)), boundary) == expected
 
 
 def garbage() -> st.SearchStrategy[bytes]:
@@ -483,11 +481,11 @@ def garbage() -> st.SearchStrategy[bytes]:
 
 @settings(deadline=None)
 @given(st.data(), garbage())
-def test_garbage_raises_only_what_we_promise_and_the_same_at_any_cuts(
+def test_garbage_raises_only_upload_errors_and_the_same_at_any_splits(
     data: st.DataObject, body: bytes
 ) -> None:
     outcomes = []
-    for chunks in ([body], byte_by_byte(body), data.draw(cuts(body))):
+    for chunks in ([body], byte_by_byte(body), data.draw(splits(body))):
         try:
             outcomes.append(repr(read(chunks)))
         except UploadError as error:
@@ -497,13 +495,13 @@ def test_garbage_raises_only_what_we_promise_and_the_same_at_any_cuts(
 
 @settings(deadline=None)
 @given(st.text())
-def test_any_content_type_raises_only_what_we_promise(text: str) -> None:
+def test_any_content_type_raises_only_upload_errors(text: str) -> None:
     for content_type in (text, "multipart/form-data;" + text, "multipart/form-data;boundary=" + text):
         with contextlib.suppress(UploadError):
             assert 1 <= len(boundary_of(content_type)) <= 70
 
 
-def test_a_part_too_many_is_refused_as_it_begins() -> None:
+def test_excess_part_is_refused_at_its_boundary() -> None:
     reader = FormReader(b"b")
     for _ in range(MAX_PARTS):
         reader.feed(field("x", ""))
@@ -524,7 +522,7 @@ def test_a_part_too_many_is_refused_as_it_begins() -> None:
     ],
     ids=["parts", "headers", "header name", "header spaces", "header value", "field", "preamble"],
 )
-def test_a_bomb_in_one_feed_costs_little(head: bytes, piece: bytes, times: int) -> None:
+def test_hostile_chunk_costs_little_time_and_memory(head: bytes, piece: bytes, times: int) -> None:
     body = head + piece * times
     reader = FormReader(b"b")
     tracemalloc.start()
@@ -536,12 +534,12 @@ def test_a_bomb_in_one_feed_costs_little(head: bytes, piece: bytes, times: int) 
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Twenty megabytes parsed would take seconds; the line breaks before the first boundary may be copied off.
+    # Parsing twenty megabytes would take seconds. One copy is allowed: without the leading line breaks.
     assert took < 1
     assert peak < len(body) + 1_000_000
 
 
-def test_memory_stays_flat_whatever_the_length_of_the_file() -> None:
+def test_memory_does_not_grow_with_file_length() -> None:
     chunk = (b"x" * 60 + b"\r\n--") * 1024
     reader = FormReader(b"b")
     reader.feed(file_part(b"|").split(b"|", maxsplit=1)[0])
@@ -557,7 +555,7 @@ def test_memory_stays_flat_whatever_the_length_of_the_file() -> None:
     assert peak < 4 * len(chunk)
 
 
-def test_a_chunk_inside_the_file_is_passed_on_without_a_copy() -> None:
+def test_chunk_inside_the_file_is_not_copied() -> None:
     reader = FormReader(b"b")
     reader.feed(file_part(b"|").split(b"|", maxsplit=1)[0])
     chunk = b"x" * 65536
@@ -566,13 +564,13 @@ def test_a_chunk_inside_the_file_is_passed_on_without_a_copy() -> None:
     assert event.data is chunk
 
 
-def test_one_feed_gives_the_file_in_one_piece() -> None:
+def test_feed_returns_file_content_in_one_event() -> None:
     reader = FormReader(b"b")
     reader.feed(file_part(b"|").split(b"|", maxsplit=1)[0] + b"\r\n-")
     assert reader.feed(b"-ab\r\n--ba\r\n--") == [FileData(b"\r\n--ab\r\n--ba")]
 
 
-def test_the_parser_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_reader_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         for body in BAD.values():
             with pytest.raises(BadForm):

@@ -1,4 +1,4 @@
-"""Forms as real clients build them."""
+"""Forms as real clients encode them."""
 
 import socket
 import subprocess
@@ -15,7 +15,7 @@ from app.uploads.form import Event, Field, FileData, FileStarted, FormReader, bo
 from tests.support import need
 
 CONTENT = bytes(range(256)) * 300
-"""More than one chunk of any client, with every byte."""
+"""Longer than one chunk of any client, and with every byte value."""
 
 NAMES = [
     "film.mkv",
@@ -33,7 +33,7 @@ NAMES = [
 
 
 def read(content_type: str | None, body: bytes) -> list[Event]:
-    """The events of a body, in chunks of an odd length, with the file's bytes put together at its end."""
+    """Feed a body in chunks of odd length. Return the events, with the file's bytes joined at the end."""
     reader = FormReader(boundary_of(content_type))
     events = [event for at in range(0, len(body), 4099) for event in reader.feed(body[at : at + 4099])]
     reader.finish()
@@ -42,7 +42,7 @@ def read(content_type: str | None, body: bytes) -> list[Event]:
 
 
 @pytest.mark.parametrize("filename", [*NAMES, "back\\slash.mkv", "line\r\nbreak.mkv"])
-def test_httpx(filename: str) -> None:
+def test_form_of_httpx_is_read(filename: str) -> None:
     request = httpx.Request(
         "POST",
         "http://localhost/",
@@ -57,7 +57,7 @@ def test_httpx(filename: str) -> None:
     ]
 
 
-def test_the_email_package_with_its_quoted_boundary() -> None:
+def test_form_of_email_package_with_quoted_boundary_is_read() -> None:
     form = MIMEMultipart("form-data", boundary="=== a (boundary) with, spaces ===", policy=HTTP)
     file = MIMEApplication(b"film", "x-film", lambda part: None, policy=HTTP)
     file.add_header("Content-Disposition", "form-data", name="file", filename='a "b"; c.mkv')
@@ -70,7 +70,7 @@ def test_the_email_package_with_its_quoted_boundary() -> None:
 
 
 class Capture:
-    """A server for one request on a free loopback port, which keeps what it got."""
+    """A server on a free loopback port that records the body of one request."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -108,10 +108,10 @@ def curl(*arguments: str) -> Capture:
 
 @pytest.mark.parametrize("escape", [[], ["--form-escape"]], ids=["percent", "backslash"])
 @pytest.mark.parametrize("filename", [*NAMES, "back\\slash.mkv", "line\nbreak.mkv"])
-def test_curl(filename: str, escape: list[str], tmp_path: Path) -> None:
+def test_form_of_curl_is_read(filename: str, escape: list[str], tmp_path: Path) -> None:
     need("curl")
     if escape and "\n" in filename:
-        escape = []  # --form-escape sends a line break as it is, and that is refused
+        escape = []  # --form-escape does not escape line breaks, and a raw one is refused
     path = tmp_path / filename
     path.write_bytes(CONTENT)
     quoted = str(path).replace("\\", "\\\\").replace('"', '\\"')
@@ -124,7 +124,7 @@ def test_curl(filename: str, escape: list[str], tmp_path: Path) -> None:
     ]
 
 
-# What others put on the wire, recorded or written after their sources.
+# Requests of other clients, recorded, or written from their source code.
 RECORDED = {
     "Firefox and Chrome, with an unfilled input": (
         "multipart/form-data; boundary=----WebKitFormBoundary7MA4YWxkTrZu0gW",
@@ -178,6 +178,6 @@ RECORDED = {
 
 
 @pytest.mark.parametrize("client", RECORDED)
-def test_what_other_clients_send(client: str) -> None:
+def test_recorded_form_is_read(client: str) -> None:
     content_type, body, events = RECORDED[client]
     assert read(content_type, body) == events
