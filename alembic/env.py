@@ -1,5 +1,7 @@
-"""How alembic reaches the database: on the connection that `app.database.sql.migrations` gives it, else on
-the one that the settings name (for `alembic revision --autogenerate` in a checkout)."""
+"""Run migrations on the connection that `app.database.sql.migrations` passes in.
+
+Without one (`alembic revision --autogenerate` in a checkout), open the database that the settings name.
+"""
 
 from alembic import context
 
@@ -11,7 +13,7 @@ def run(connection):
     context.configure(
         connection=connection,
         target_metadata=Table.metadata,
-        transactional_ddl=True,  # SQLite's too: the transaction was begun explicitly
+        transactional_ddl=True,  # also on SQLite, where the caller has begun the transaction explicitly
         render_as_batch=True,  # SQLite cannot alter a column in place
     )
     with context.begin_transaction():

@@ -1,1 +1,1 @@
-"""What is measured, side by side: `make bench`."""
+"""Benchmarks of Seekable beside other servers: `make bench`."""

@@ -1,4 +1,4 @@
-"""Seekable beside nginx, Caddy, aiohttp, Starlette and what tutorials teach: `make bench`."""
+"""Measure Seekable beside nginx, Caddy, aiohttp, Starlette and the usual tutorials: `make bench`."""
 
 import argparse
 import json
@@ -35,13 +35,13 @@ def main() -> None:
         _measure(options, results)
         tables += map(run_other, others)
     except KeyboardInterrupt:
-        print("Stopped. This was measured until then:", file=sys.stderr)
+        print("Stopped. These are the results so far:", file=sys.stderr)
     _show(results, tables, _about(time.monotonic() - begun), options.to)
 
 
 def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
     effort = QUICK if options.quick else FULL
-    if options.rounds:  # they take as long as they take
+    if options.rounds:  # a requested number of rounds has no time limit
         effort = replace(effort, within=math.inf)
     chosen = {
         case: names
@@ -53,7 +53,7 @@ def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
     with prepared(effort, {name for names in chosen.values() for name in names}) as ground:
         for case, names in chosen.items():
             if time.monotonic() > ground.deadline:
-                print(f"{case.name} is left out: no time was left for it", file=sys.stderr)
+                print(f"{case.name} is left out: the time limit was reached", file=sys.stderr)
                 continue
             results[case.name] = Found()
             play(case, names, ground, results[case.name], rounds=_rounds(case, options))
@@ -61,13 +61,15 @@ def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer, smaller and shorter: within 3 minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer and shorter runs on smaller films: at most 3 minutes"
+    )
     parser.add_argument(
         "--only", action="append", metavar="CASE", choices=[*(case.name for case in CASES), *OTHERS]
     )
-    parser.add_argument("--list", action="store_true", help="what can be measured, and of whom")
-    parser.add_argument("--rounds", type=int, help="how often everybody has a turn (7; 3 with --quick)")
-    parser.add_argument("--to", type=Path, default=ROOT / "build/benchmarks", help="a folder for the results")
+    parser.add_argument("--list", action="store_true", help="list the cases with their contestants, and exit")
+    parser.add_argument("--rounds", type=int, help="turns of each contestant (7; 3 with --quick)")
+    parser.add_argument("--to", type=Path, default=ROOT / "build/benchmarks", help="folder for the results")
     return parser.parse_args()
 
 
@@ -80,7 +82,7 @@ def _rounds(case: Case, options: argparse.Namespace) -> int:
 
 
 def _names(case: Case, options: argparse.Namespace) -> tuple[str, ...]:
-    """Who can take part. What is asked for by name is measured in quick mode, too."""
+    """Return the contestants that can run. A case that --only names has some in quick mode too."""
     names = case.quick if options.quick and (case.quick or not options.only) else case.contestants
     return tuple(name for name in names if missing(CONTESTANTS[name]) is None)
 
@@ -92,11 +94,11 @@ def _show(results: Results, tables: list[str], about: str, folder: Path) -> None
     (folder / "results.json").write_text(json.dumps({name: vars(found) for name, found in results.items()}))
     (folder / "results.svg").write_text(plot(results))
     print(text)
-    print(f"The tables, all figures and a picture are in {folder}")
+    print(f"Tables, raw figures and a chart are in {folder}")
 
 
 def _about(seconds: float) -> str:
-    """The machine, who was measured, and who was not."""
+    """Describe the machine and the versions, and name the contestants that were left out."""
     system = platform.uname()
     parts = [
         f"{time.strftime('%Y-%m-%d')}, {seconds / 60:.1f} minutes, {os.cpu_count()} processors",
@@ -113,11 +115,11 @@ def _about(seconds: float) -> str:
 def _versions() -> list[str]:
     found = []
     if nginx := program("nginx"):
-        said = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=False).stderr
-        found.append(said.strip().rpartition(" ")[2].replace("/", " "))
+        output = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=False).stderr
+        found.append(output.strip().rpartition(" ")[2].replace("/", " "))
     if caddy := program("caddy"):
-        said = subprocess.run([caddy, "version"], capture_output=True, text=True, check=False).stdout
-        found.append(f"Caddy {said.split(' ')[0].strip()}")
+        output = subprocess.run([caddy, "version"], capture_output=True, text=True, check=False).stdout
+        found.append(f"Caddy {output.split(' ')[0].strip()}")
     return found
 
 

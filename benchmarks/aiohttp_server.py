@@ -1,4 +1,4 @@
-"""aiohttp's own way to serve files: `python -m benchmarks.aiohttp_server FOLDER PORT`."""
+"""Serve a folder with aiohttp's FileResponse: `python -m benchmarks.aiohttp_server FOLDER PORT`."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is measured, of whom, and what is to be shown."""
+"""The cases, their contestants, and the goals for our figures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ def _ranges(length: int) -> Callable[[Server], None]:
 
 @dataclass(frozen=True)
 class Case:
-    """The first of `contestants` is whom the others are compared with. In quick mode only `quick` take part.
+    """One measurement. Ratios are to the first of `contestants`; quick mode runs only those in `quick`.
 
-    A `fresh` server has done nothing before, and since that takes long, quick mode has but one round. `check`
-    looks once, before the first round, whether the bytes are right; uploads are looked at each time.
+    With `fresh` every run starts a new server; that is slow, so quick mode has one round. `check` compares
+    the bytes once, before the first round; uploads are compared in every run.
     """
 
     name: str
@@ -55,7 +55,7 @@ CASES = [
         _ranges(MIB),
     ),
     Case(
-        "gridfs-asked", "Bytes that mongod sends for each that is asked for", runs.asked_of_mongod, GRIDFS,
+        "gridfs-asked", "Bytes that mongod sends for each requested byte", runs.asked_of_mongod, GRIDFS,
         GRIDFS,
     ),
     Case(
@@ -79,7 +79,7 @@ CASES = [
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure of ours that must be shown: itself, or its ratio to that of `over`."""
+    """A target for a figure of ours, or for its ratio to the figure of `over`."""
 
     case: str
     figure: str

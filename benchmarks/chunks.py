@@ -1,9 +1,9 @@
-"""How long a chunk should be in GridFS, and how much of a file be asked for in one go.
+"""Compare chunk sizes in GridFS, and the number of bytes that one query reads.
 
     .venv/bin/python -m benchmarks.chunks [rounds]
 
-Starts a mongod of its own. Every round tries every pair in turn, in alternating order, through the storage as
-the server uses it; printed are the medians, as ratios to the pair that is in use.
+Starts a mongod of its own. Each round measures every pair, in alternating order, through the storage as the
+server uses it. The table shows medians as ratios to the pair in use.
 """
 
 import asyncio
@@ -68,7 +68,7 @@ async def measure(url: str, rounds: int) -> Results:
 
 
 async def upload(storage: Storage, chunk: int) -> float:
-    """Bytes a second."""
+    """Return the rate of an upload, in bytes per second."""
     data = random.randbytes(MIB)
     staging.CHUNK_SIZE = chunk
     begun = time.perf_counter()
@@ -80,7 +80,7 @@ async def upload(storage: Storage, chunk: int) -> float:
 
 
 async def read(storage: Storage, chunk: int, starts: list[int], length: int) -> float:
-    """How many seconds it took."""
+    """Return the seconds that reading these ranges takes."""
     begun = time.perf_counter()
     async with storage.open(Key(SHARED, "", str(chunk))) as file:
         for start in starts:

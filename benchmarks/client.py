@@ -1,4 +1,4 @@
-"""A client in a process of its own: `python -m benchmarks.client KIND JSON` prints what it measured."""
+"""A client in a process of its own: `python -m benchmarks.client KIND JSON` prints its figures as JSON."""
 
 import json
 import resource
@@ -28,11 +28,11 @@ KINDS: dict[str, Callable[..., dict[str, float]]] = {
 
 
 class Failed(Exception):
-    """What a client said when it could not go on."""
+    """A client failed; the message is the last line of its error output."""
 
 
 class Client:
-    """One that runs."""
+    """A running client."""
 
     def __init__(self, kind: str, target: Target, **options: Any) -> None:
         order = json.dumps({"target": vars(target), **options})
@@ -47,21 +47,21 @@ class Client:
 
     def result(self, within: float = 300) -> dict[str, float]:
         try:
-            said, complaint = self._process.communicate(timeout=within)
+            output, errors = self._process.communicate(timeout=within)
         except BaseException:
             self._process.kill()
             self._process.communicate()
             raise
         if self._process.returncode != 0:
-            raise Failed(complaint.strip().rpartition("\n")[2])
-        return json.loads(said)  # type: ignore[no-any-return]
+            raise Failed(errors.strip().rpartition("\n")[2])
+        return json.loads(output)  # type: ignore[no-any-return]
 
 
 def main() -> None:
     kind, order = sys.argv[1], json.loads(sys.argv[2])
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with suppress(KeyboardInterrupt):  # whoever started it says so
+    with suppress(KeyboardInterrupt):  # the parent process reports the interruption
         json.dump(KINDS[kind](Target(**order.pop("target")), **order), sys.stdout)
 
 

@@ -1,4 +1,4 @@
-"""Who is measured: how each is started, as its users would, and how it is asked."""
+"""The servers that are measured: the command that starts each, as its users would, and its paths."""
 
 import os
 import shutil
@@ -10,12 +10,12 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 TOOLS = ROOT / "build" / "tools"
-"""Where tools.sh puts what the machine lacks."""
+"""Where tools.sh unpacks servers that the machine lacks."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a server finds what it serves. `home` is its own, on the file system of `films`."""
+    """The folders and addresses of one server. `home` is its own, on the file system of `films`."""
 
     films: Path
     home: Path
@@ -25,8 +25,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Contestant:
-    """`command` may write what it needs into the home; `needs` is a program or package besides. `gridfs` says
-    where its film is; `put` and `form` where it takes uploads, if it does, and `stored` where they are."""
+    """One server. `command` may write files into the home; `needs` is a required program or package.
+
+    With `gridfs` its film is in MongoDB. `put` and `form` are the paths that accept uploads, or None;
+    `stored` is the path at which an upload is then served.
+    """
 
     name: str
     command: Callable[[Place], list[object]]
@@ -41,7 +44,7 @@ class Contestant:
 
 
 def program(name: str) -> Path | None:
-    """A server that is not Python's."""
+    """Return the path of an installed or unpacked server. Returns None if it is missing."""
     places = [os.environ.get("PATH", ""), "/usr/sbin", str(TOOLS / "usr/sbin"), str(TOOLS / "usr/bin")]
     found = shutil.which(name, path=os.pathsep.join(places))
     return Path(found) if found else None
@@ -98,7 +101,7 @@ def _seekable(place: Place) -> list[object]:
     return [sys.executable, "-c", "from app.cli import main; main()", "serve", "--port", place.port]
 
 
-_QUIET = {"SEEKABLE_ACCESS_LOG": "false"}  # as all the others
+_QUIET = {"SEEKABLE_ACCESS_LOG": "false"}  # no contestant logs requests
 
 
 def _ours(place: Place) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Clients that download as fast as they are sent to, on connections that are kept."""
+"""Clients that download as fast as the server sends, on connections that stay open."""
 
 import random
 import select
@@ -12,15 +12,15 @@ SHORT_BLOCK = 8 << 10
 
 
 class _Download:
-    """One connection: it asks, reads the body, and asks again."""
+    """One connection: it sends a request, reads the body, and sends the next request."""
 
     def __init__(self, target: Target, length: int | None, stack: ExitStack) -> None:
         self.connection = stack.enter_context(target.connect())
         self.connection.setblocking(False)
-        self.answers = 0  # whole ones
+        self.answers = 0  # complete responses
         self._target = target
         self._length = length
-        self._left = 0  # of the body; 0 while the head is waited for
+        self._left = 0  # bytes of the body still to come; 0 until the head has arrived
         self._head = b""
 
     def ask(self) -> None:
@@ -33,7 +33,7 @@ class _Download:
         self.connection.send(request)
 
     def receive(self, buffer: bytearray) -> int:
-        """Take what has come. How many bytes of bodies that was."""
+        """Read what has arrived, and return how many bytes of it belong to bodies."""
         received = 0
         if not self._left:
             received = self._take_head()
@@ -43,7 +43,7 @@ class _Download:
             except BlockingIOError:
                 return received
             if not found:
-                raise Unexpected(f"It closed the connection, and {self._left} bytes are missing.")
+                raise Unexpected(f"The server closed the connection {self._left} bytes early.")
             self._left -= found
             received += found
             if not self._left:
@@ -57,21 +57,22 @@ class _Download:
         head, end, body = self._head.partition(b"\r\n\r\n")
         if not end:
             if not more or len(head) > 64 << 10:
-                raise Unexpected(f"Instead of an answer it sent {head[:200]!r}.")
+                raise Unexpected(f"The server sent no response head but {head[:200]!r}.")
             return 0
         wanted = self._target.size if self._length is None else self._length
         length = body_length(head, status=200 if self._length is None else 206)
         if length != wanted:
-            raise Unexpected(f"{length} bytes were announced, not {wanted}.")
+            raise Unexpected(f"Content-Length is {length}, not {wanted}.")
         self._head = b""
         self._left = length - len(body)
         return len(body)
 
 
 def download(target: Target, *, connections: int, length: int | None, seconds: float) -> dict[str, float]:
-    """Whole files, or ranges of `length` bytes anywhere, for some seconds; what has not come then is left.
+    """Download whole files, or random ranges of `length` bytes, for some seconds, then leave.
 
-    Measured is from when all are being sent to, if that is soon; `all_bytes` are those from the beginning.
+    The measurement starts when every connection receives data, or after as many seconds; `all_bytes` counts
+    from the start of the downloads.
     """
     with ExitStack() as stack:
         crowd = _Crowd([_Download(target, length, stack) for _ in range(connections)])
@@ -90,7 +91,7 @@ def download(target: Target, *, connections: int, length: int | None, seconds: f
 
 
 class _Crowd:
-    """Many at once."""
+    """Many downloads in one epoll loop."""
 
     def __init__(self, downloads: list[_Download]) -> None:
         self._by_descriptor = {one.connection.fileno(): one for one in downloads}
@@ -104,7 +105,7 @@ class _Crowd:
         return sum(one.answers for one in self._by_descriptor.values())
 
     def receive(self, seconds: float, *, until_all_begin: bool = False) -> int:
-        """Bytes of bodies in that time."""
+        """Receive for this long, or until every connection has data, and return the bytes of bodies."""
         received = 0
         idle = set(self._by_descriptor) if until_all_begin else {-1}
         end = time.perf_counter() + seconds

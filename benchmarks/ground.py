@@ -1,4 +1,4 @@
-"""What all contestants share: films, a MongoDB, and how long a run is."""
+"""The films and the MongoDB that all contestants share, and the length of a run."""
 
 import math
 import os
@@ -24,8 +24,8 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done: seconds a run, rounds, seeks a run, the sizes of the films in a folder and in GridFS,
-    and the seconds after which nothing more is begun."""
+    """The size of a benchmark: seconds and seeks per run, rounds, the bytes of the films in a folder and in
+    GridFS, and the seconds after which no run starts."""
 
     seconds: float
     rounds: int
@@ -41,8 +41,8 @@ QUICK = Effort(0.5, rounds=3, seeks=50, film=128 * MIB, gridfs_film=64 * MIB, wi
 
 @dataclass
 class Ground:
-    """Where the contestants meet. `small` is a file of 1 MiB, to warm up with; `deadline` is on the clock of
-    time.monotonic(), and `checked` says whose uploads were looked at."""
+    """The environment of all runs. `small` is a file of 1 MiB for warming up; `deadline` is a time of
+    time.monotonic(); `checked` holds the contestants and kinds whose uploads have been compared."""
 
     effort: Effort
     servers: dict[str, Server]
@@ -54,7 +54,7 @@ class Ground:
 
 @contextmanager
 def prepared(effort: Effort, names: set[str]) -> Iterator[Ground]:
-    """Films in their places and these contestants ready to start. At the end nothing is left of it."""
+    """Prepare the films and these contestants; on exit, stop all processes and remove all files."""
     deadline = time.monotonic() + effort.within
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
@@ -82,7 +82,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _make_films(ground: Ground, folder: Path) -> None:
-    """Seekable takes in the films that all serve, so that it knows them from the start."""
+    """Upload the films through Seekable, so that it has indexed them before the first run."""
     film, short = folder / "film.bin", folder / "short.mp4"
     _fill(ground.small, MIB)
     _fill(film, ground.effort.film)
@@ -98,7 +98,7 @@ def _make_films(ground: Ground, folder: Path) -> None:
         grid.start()
         upload(ground, grid, short, "/files/film.mp4")
     if tutorial := ground.servers.get("GridFS tutorial"):
-        # As whoever follows it stores a film: in chunks of the length that the driver makes.
+        # As the tutorial stores a film: in chunks of the driver's default length.
         with ground.mongod.direct() as client, short.open("rb") as opened:
             name = tutorial.contestant.film.removeprefix("/")
             GridFSBucket(client["films"]).upload_from_stream(name, opened)
@@ -109,7 +109,7 @@ def upload(ground: Ground, server: Server, file: Path, path: str) -> dict[str, f
 
 
 def _fill(path: Path, size: int) -> None:
-    """With what cannot be compressed, and has no two parts that are alike."""
+    """Fill a file with random bytes, so that neither compression nor deduplication helps."""
     with path.open("wb") as file:
         for _ in range(size // MIB):
             file.write(os.urandom(MIB))

@@ -1,4 +1,4 @@
-"""What a server costs while it works: the processor's time and the memory of its processes, from /proc."""
+"""Processor time and memory of a server's processes, from /proc."""
 
 import os
 import re
@@ -11,7 +11,7 @@ _GONE = (FileNotFoundError, ProcessLookupError)
 
 
 def tree(pid: int) -> list[int]:
-    """A process, its children, theirs, and so on."""
+    """Return the ids of a process and of all its descendants."""
     found = [pid]
     for one in found:
         for task in Path(f"/proc/{one}/task").glob("*"):
@@ -21,7 +21,7 @@ def tree(pid: int) -> list[int]:
 
 
 def processor_time(pid: int) -> float:
-    """Seconds that all of them have used, in the kernel too."""
+    """Return the processor seconds that the process tree has used, in user and kernel mode."""
     total = 0
     for one in tree(pid):
         with suppress(*_GONE):
@@ -31,7 +31,7 @@ def processor_time(pid: int) -> float:
 
 
 def memory(pid: int, *, peak: bool = False) -> int:
-    """Bytes that are resident, or were at most since `forget_peak`."""
+    """Return the resident bytes of the process tree, or their peak since `forget_peak`."""
     total = 0
     for one in tree(pid):
         with suppress(*_GONE):
@@ -48,7 +48,7 @@ def forget_peak(pid: int) -> None:
 
 
 def wait_until_idle(pid: int, within: float = 5) -> None:
-    """What is left over from the run before is not charged to the next."""
+    """Block until the process tree is idle, so that the next run is not charged for the one before."""
     deadline = time.monotonic() + within
     used = processor_time(pid)
     while time.monotonic() < deadline:

@@ -1,11 +1,11 @@
-"""What a library of a million files costs, held against one of a thousand: lists, searches, changes, upkeep.
+"""Compare a library of 1,000,000 files with one of 1,000: lists, searches, changes, maintenance.
 
     .venv/bin/python -m benchmarks.million [--files 1000000] [--engines sqlite,postgresql,mongodb]
         [--keep FOLDER] [--rounds 9] [--only WORD]
 
-Starts a PostgreSQL and a mongod of its own, and fills libraries, which takes some minutes and 10 GB of disk;
-those kept in a folder are there the next time. Printed are medians in milliseconds, through the storage as
-the server uses it; the two sizes take turns.
+Starts a PostgreSQL and a mongod of its own and fills the libraries, which takes minutes and 10 GB of disk;
+the next run reuses libraries that --keep kept. The table shows medians in milliseconds, through the storage
+as the server uses it; the two sizes take turns.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--engines", default=",".join(ENGINES))
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--only", default="", help="a word of what to measure")
+    parser.add_argument("--only", default="", help="measure only operations whose name contains this")
     given = parser.parse_args()
     sizes = (SMALL, given.files)
     with ExitStack() as stack:
@@ -63,7 +63,7 @@ def main() -> None:
 
 @contextmanager
 def libraries(engine: str, folder: Path, sizes: tuple[int, ...]) -> Iterator[list[Settings]]:
-    """A library of each size, filled if it is not there yet. SQL databases share their files."""
+    """Yield the settings of a library of each size, filled if it is empty. SQL databases share the files."""
     with ExitStack() as stack:
         urls = _server(engine, folder / engine, sizes, stack)
         made = []
@@ -84,7 +84,7 @@ def libraries(engine: str, folder: Path, sizes: tuple[int, ...]) -> Iterator[lis
 
 
 def _server(engine: str, folder: Path, sizes: tuple[int, ...], stack: ExitStack) -> dict[int, str]:
-    """The URLs of its databases, by size."""
+    """Start the database server, and return the URL of a database for each size."""
     if engine == "sqlite":
         return {}
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,18 +94,18 @@ def _server(engine: str, folder: Path, sizes: tuple[int, ...], stack: ExitStack)
         stack.callback(mongod.stop)
         mongod.lead()
         return {n: mongod.url(f"library-{n}") for n in sizes}
-    # A new one each time, whose password only it knows.
+    # A new cluster each time: its random password is not kept.
     server = Postgres(Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder))))
     stack.callback(server.stop)
     server.start()
     return {n: server.new_database() for n in sizes}
 
 
-# What is asked of a storage
+# Operations of a storage
 
 
 async def measure(settings: list[Settings], rounds: int, only: str = "") -> dict[str, list[list[float]]]:
-    """For each thing that is asked, the milliseconds that it took, for each library."""
+    """Return, for each operation and each library, the milliseconds of each round."""
     found: dict[str, list[list[float]]] = defaultdict(lambda: [[] for _ in settings])
     async with AsyncExitStack() as stack:
         asked = []
@@ -118,7 +118,7 @@ async def measure(settings: list[Settings], rounds: int, only: str = "") -> dict
                     if only in name:
                         began = time.perf_counter()
                         await asked[place][name]()
-                        if turn:  # the first finds everything cold
+                        if turn:  # the first turn warms the caches
                             found[name][place].append(1000 * (time.perf_counter() - began))
     return found
 
@@ -178,7 +178,7 @@ async def _size(storage: Storage) -> int:
 
 
 def _middle(n: int) -> dict[str, File]:
-    """A file in the middle of everything, and one of a folder, by path."""
+    """Return the file in the middle of the library (key "") and of the folder inbox, in order of path."""
     everything = list(files(n)) if n <= 10_000 else _some(n)
     inbox = sorted((one for one in everything if one.key.folder == "inbox"), key=lambda one: one.key.filename)
     rest = sorted(everything, key=lambda one: (one.key.folder, one.key.filename))
@@ -219,11 +219,11 @@ def show(engine: str, sizes: tuple[int, ...], found: dict[str, list[list[float]]
         print(f"{name:<40} {small:>11.2f} {big:>11.2f} {big / small:>7.1f} {max(times[1]):>8.1f}", flush=True)
 
 
-# What is done with all of a library
+# Operations on the whole library
 
 
 def whole(settings: Settings) -> dict[str, str]:
-    """How long it takes to start a server, and to scan; and how much memory that takes."""
+    """Measure the start of a server, its first lists and a scan, with their memory."""
     environment = {
         **os.environ,
         "SEEKABLE_STORAGE": settings.storage,
@@ -256,7 +256,7 @@ def whole(settings: Settings) -> dict[str, str]:
 
 
 async def scan(settings: Settings) -> tuple[int, float]:
-    """How many steps it takes, and how long the longest does."""
+    """Return the number of steps of a scan, and the seconds of the longest."""
     steps, longest = 0, 0.0
     async with open_database(settings, media_type=str) as stores, aclosing(stores.storage.scan()) as found:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What is made of figures that were measured in turns: pure."""
+"""Statistics of figures that were measured in turns; pure functions."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Name = TypeVar("Name")
 
 @dataclass(frozen=True)
 class Spread:
-    """The median, and the quartiles about it: half of all rounds were between `low` and `high`."""
+    """A median and its quartiles: half of all rounds are between `low` and `high`."""
 
     median: float
     low: float
@@ -18,14 +18,14 @@ class Spread:
 
 
 def turn(names: Sequence[Name], number: int) -> list[Name]:
-    """Who is measured when in a round: another begins each time, and every other round goes backwards."""
+    """Return the order of a round: the first contestant rotates, and every second round is reversed."""
     first = number // 2 % max(1, len(names))
     order = [*names[first:], *names[:first]]
     return order[::-1] if number % 2 else order
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Of at least one value."""
+    """Return median and quartiles of one value or more."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -33,7 +33,9 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratios(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[float]:
-    """Ours to theirs, round by round: what slows the machine down for a while slows both. A round that one of
-    them lacks is left out."""
+    """Return the ratio of ours to theirs for each round that both have.
+
+    A ratio within a round cancels what slows the machine down for a while.
+    """
     pairs = zip(ours, theirs, strict=False)
     return [one / other for one, other in pairs if one is not None and other]

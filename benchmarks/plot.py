@@ -1,4 +1,4 @@
-"""The ratios as a picture: SVG, by hand, for light and dark pages."""
+"""Draw the ratios as SVG, for light and dark pages."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from benchmarks.report import number
 from benchmarks.rounds import Found
 
 LEFT, RIGHT, WIDTH = 190, 880, 960
-"""Where names end and bars begin, where they end, and all; in pixels."""
+"""Pixels from the left at which names end and bars begin, at which bars end, and of the whole picture."""
 ROW, GAP, TOP = 20, 34, 88
 STEPS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
@@ -31,7 +31,7 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Group:
-    """One figure of one case: the ratio of each contestant to the reference, and what some should be."""
+    """One figure of one case: each contestant's ratio to the reference, and the goals for some of them."""
 
     title: str
     reference: str
@@ -40,7 +40,7 @@ class Group:
 
 
 def plot(results: Mapping[str, Found]) -> str:
-    """Bars from 1 to the ratio, on a logarithmic scale, with the quartiles and the targets."""
+    """Return an SVG of bars from 1 to each ratio, on a logarithmic scale, with quartiles and goals."""
     groups = [group for case in CASES if case.name in results for group in _groups(case, results[case.name])]
     ends = [end for group in groups for bar in group.bars.values() for end in (bar.low, bar.high)]
     scale = _Scale(min([*ends, 0.1]), max([*ends, 10]))
@@ -52,11 +52,11 @@ def plot(results: Mapping[str, Found]) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" width="{WIDTH}" role="img">',
-            "<title>Ratios of what was measured side by side</title>",
+            "<title>Ratios of figures that were measured side by side</title>",
             f"<style>{STYLE}</style>",
             '<text class="head title" x="16" y="28">Side by side</text>',
             '<text class="soft" x="16" y="48">Medians of ratios within rounds, with quartiles; '
-            "an upright line in colour is what ours should reach.</text>",
+            "a coloured line marks the goal.</text>",
             *grid,
             *drawn,
             "</svg>\n",
@@ -65,7 +65,7 @@ def plot(results: Mapping[str, Found]) -> str:
 
 
 class _Scale:
-    """Where a ratio is drawn."""
+    """A logarithmic scale from ratios to pixels."""
 
     def __init__(self, low: float, high: float) -> None:
         self.low = max([step for step in STEPS if step <= low], default=STEPS[0])
@@ -78,7 +78,7 @@ class _Scale:
 
 
 def _groups(case: Case, found: Found) -> list[Group]:
-    """The first figure of a case, and what else has a target as a ratio to its reference."""
+    """Return the first figure of a case, and every other one with a goal as a ratio to its reference."""
     reference = next(name for name in case.contestants if name in found.rounds)
     goals = [goal for goal in GOALS if (goal.case, goal.over) == (case.name, reference)]
     groups = []
@@ -119,7 +119,7 @@ def _draw(group: Group, y: float, scale: _Scale) -> list[str]:
 
 
 def _bar(name: str, bar: Spread, y: float, scale: _Scale, *, beside: float) -> list[str]:
-    """With its number behind all that is drawn, up to the ratio `beside`."""
+    """Draw a bar, with its number to the right of the ratio `beside`."""
     one, end, low, high = (scale.x(value) for value in (1, bar.median, bar.low, bar.high))
     kind = "bar ours" if name.startswith("Seekable") else "bar"
     middle, width = y + ROW / 2 - 2, max(1.0, abs(end - one))

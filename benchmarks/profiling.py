@@ -1,8 +1,8 @@
-"""Where a range of 64 KiB spends its time: the server's event loop under cProfile.
+"""Profile the server's event loop during ranges of 64 KiB, with cProfile.
 
     .venv/bin/python -m benchmarks.profiling
 
-Each call of a Python function costs more under it, so that these look dearer than what C does.
+cProfile makes each call of a Python function slower, so that Python looks more expensive than C.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""The tables, in Markdown."""
+"""The results as Markdown tables."""
 
 from collections.abc import Iterable, Mapping
 
@@ -12,14 +12,14 @@ Results = Mapping[str, Found]
 
 
 def report(results: Results, about: str) -> str:
-    """All tables: what must be shown, and what was measured."""
+    """Return the tables: goals first, then each case."""
     parts = [about, goals(results)]
     parts += [table(case, results[case.name]) for case in CASES if case.name in results]
     return "\n\n".join(filter(None, parts))
 
 
 def goals(results: Results) -> str:
-    """Each figure that must be shown beside its target."""
+    """Return the table of our figures beside their goals."""
     shown = [goal for goal in GOALS if goal.case in results and goal.who in results[goal.case].rounds]
     rows = [_goal(goal, results[goal.case]) for goal in shown]
     if not rows:
@@ -53,7 +53,7 @@ def _values(found: Found, name: str, figure: str, over: str | None) -> list[floa
 
 
 def table(case: Case, found: Found) -> str:
-    """One case: each figure as it is, and as a ratio to that of the first contestant, round by round."""
+    """Return the table of one case: each figure, and its ratio to the first contestant, round by round."""
     reference = next(name for name in case.contestants if name in found.rounds)
     figures = [figure for figure in found.figures() if figure != BUSY]
     rows = [
@@ -86,7 +86,7 @@ def _row(found: Found, name: str, figure: str, reference: str) -> tuple[str, ...
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Format a number with at least three significant digits."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -97,7 +97,7 @@ def _quartiles(seen: Spread) -> str:
 
 
 def _markdown(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table that is read as easily as text."""
+    """Return a table whose columns are aligned, so that it is readable as plain text."""
     cells = [head, *rows]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(head))]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]

@@ -1,4 +1,4 @@
-"""Rounds: in each of them every contestant has one turn."""
+"""Rounds, in each of which every contestant has one turn."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ from benchmarks.servers import Server
 
 @dataclass
 class Found:
-    """Figures by contestant, one mapping a round (none where it failed), and why contestants failed."""
+    """Figures by contestant, one mapping per round (None where it failed), and the reasons of failures."""
 
     rounds: dict[str, list[Figures | None]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -24,13 +24,13 @@ class Found:
         return [figures.get(figure) if figures else None for figures in self.rounds.get(name, [])]
 
     def figures(self) -> list[str]:
-        """The names of all, in the order in which they came."""
+        """Return the names of all figures, in order of first appearance."""
         rounds = [figures for rounds in self.rounds.values() for figures in rounds if figures]
         return list(dict.fromkeys(name for figures in rounds for name in figures))
 
 
 def play(case: Case, names: tuple[str, ...], ground: Ground, found: Found, *, rounds: int) -> None:
-    """Fills `found`. A contestant that fails is out of this case, and the others go on."""
+    """Run a case into `found`. A contestant that fails skips the rest of the case; the others go on."""
     found.rounds = {name: [] for name in names}
     for name in names:
         _try(name, found, _checked, case, ground)
@@ -38,7 +38,7 @@ def play(case: Case, names: tuple[str, ...], ground: Ground, found: Found, *, ro
         _say(f"{case.name}: round {number + 1} of {rounds}")
         for name in turn(names, number):
             if time.monotonic() > ground.deadline:
-                found.failed.setdefault(name, "no time was left")
+                found.failed.setdefault(name, "the time limit was reached")
             elif name not in found.failed:
                 found.rounds[name].append(_try(name, found, _run, case, ground))
     _say("")
@@ -50,7 +50,7 @@ Attempt = Callable[[Case, Ground, Server], Figures | None]
 def _try(name: str, found: Found, attempt: Attempt, case: Case, ground: Ground) -> Figures | None:
     try:
         return attempt(case, ground, ground.servers[name])
-    except Exception as error:  # whatever is wrong with one server is no reason to end
+    except Exception as error:  # a broken contestant must not end the benchmark
         found.failed[name] = f"{type(error).__name__}: {error}"
         _say(f"{name} failed: {found.failed[name]}\n")
         return None

@@ -1,4 +1,4 @@
-"""One run of one contestant: what is done, and which figures come of it."""
+"""Runs: each measures one contestant once and returns its figures."""
 
 import os
 import random
@@ -16,11 +16,11 @@ Figures = dict[str, float]
 Run = Callable[[Server, Ground], Figures]
 
 BUSY = "client busy"
-"""The share of a run that the client's processor worked: near 1, the client was the limit."""
+"""Fraction of a run in which the client used the processor; near 1 the client was the bottleneck."""
 
 
 def downloads(connections: int, length: int | None = None) -> Run:
-    """Whole films, or ranges of one length, on connections that are kept."""
+    """Return a run that downloads whole films, or ranges of one length, on connections that stay open."""
 
     def run(server: Server, ground: Ground) -> Figures:
         before = _processor(server, ground)
@@ -50,13 +50,13 @@ def _processor(server: Server, ground: Ground) -> tuple[float, float]:
 
 
 def seeks(server: Server, ground: Ground) -> Figures:
-    """To the first byte of a range in the middle, on new connections."""
+    """Measure the time to the first byte of a range in the middle, on new connections."""
     found = Client("seek", server.target, count=ground.effort.seeks).result()
     return {"p50 ms": found["p50"] * 1e3, "p99 ms": found["p99"] * 1e3}
 
 
 def pings(server: Server, ground: Ground) -> Figures:
-    """The smallest answer every 10 ms, while 16 clients download as fast as they can."""
+    """Measure the smallest response, requested every 10 ms while 16 clients download at full speed."""
     seconds = max(1.0, ground.effort.seconds)
     load = Client("download", server.target, connections=16, length=None, seconds=seconds + 1)
     time.sleep(0.5)
@@ -69,24 +69,26 @@ def pings(server: Server, ground: Ground) -> Figures:
 
 
 def slow_readers(count: int) -> Run:
-    """How much memory clients take that read 8 KiB and then 4 KiB a second."""
+    """Return a run that measures the memory for clients that read 8 KiB, then 4 KiB per second."""
 
     def run(server: Server, ground: Ground) -> Figures:
         verify.ranges(server, MIB, 2)
         forget_peak(server.pid)
         idle = memory(server.pid)
-        seconds = 4 + count / 250  # until all that is read ahead for them has been read
+        seconds = 4 + count / 250  # long enough for the read-ahead of every client
         found = Client("slow", server.target, connections=count, seconds=seconds).result()
         growth = memory(server.pid, peak=True) - idle
         if found["going"] < count:
-            raise Failed(f"{found['answered']:.0f} of {count} were answered, {found['going']:.0f} to the end")
+            raise Failed(
+                f"{found['answered']:.0f} of {count} got a response, {found['going']:.0f} until the end"
+            )
         return {"RSS growth MiB": growth / MIB}
 
     return run
 
 
 def uploads(kind: str) -> Run:
-    """A whole film up, by `put` or by `form`; all was written to the disk before it begins."""
+    """Return a run that uploads a film by `put` or `form`, after a sync of the disks."""
 
     def run(server: Server, ground: Ground) -> Figures:
         address = getattr(server.contestant, kind)
@@ -117,8 +119,10 @@ def uploads(kind: str) -> Run:
 
 
 def asked_of_mongod(server: Server, ground: Ground) -> Figures:
-    """How much more mongod sends: for a whole film, for ranges of 1 MiB, and for the chunks that these lie
-    in, less than which cannot be asked for."""
+    """Measure the bytes that mongod sends per byte of a whole film, of ranges of 1 MiB, and of their chunks.
+
+    A chunk is the smallest unit of a query, so the last ratio is 1 at best.
+    """
     size, count = server.film.stat().st_size, 16
     before = _sent(ground)
     verify.whole(server, server.contestant.film, server.film)

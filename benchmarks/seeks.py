@@ -1,4 +1,4 @@
-"""Clients that wait for one answer at a time, and say how long."""
+"""Clients that measure the latency of one response at a time."""
 
 import os
 import random
@@ -9,9 +9,9 @@ from benchmarks.wire import Target, Unexpected, body_length, receive_head
 
 
 def seek(target: Target, *, count: int) -> dict[str, float]:
-    """Each on a new connection: from connect() to the first byte of the body, which begins anywhere.
+    """Measure the seconds from connect() to the first byte of a body that starts at a random offset.
 
-    As players do, it asks for all from there, and leaves when it has seen enough.
+    Each request has a new connection. As players do, it selects the rest of the file and leaves early.
     """
     waited = []
     for _ in range(count):
@@ -24,15 +24,14 @@ def seek(target: Target, *, count: int) -> dict[str, float]:
             waited.append(time.perf_counter() - begun)
         if not body or body_length(head, status=206) != target.size - start:
             raise Unexpected(head[:200].decode("latin-1"))
-        time.sleep(0.003)  # the server notices that it left
+        time.sleep(0.003)  # time for the server to notice the disconnect
     return _times(waited)
 
 
 def ping(target: Target, *, seconds: float) -> dict[str, float]:
-    """A small answer every 10 ms, on one connection, while others load the server."""
-    with suppress(
-        OSError
-    ):  # only root may: it is the server's delay that counts, not the wait for a processor
+    """Measure a small response every 10 ms, on one connection, while other clients load the server."""
+    # Real-time priority (only root may set it): the client's own wait for a processor is no latency.
+    with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     waited = []
     with target.connect() as connection:

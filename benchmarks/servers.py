@@ -1,4 +1,4 @@
-"""The contestants' processes: started on free ports, side by side, and stopped whatever happens."""
+"""The contestants' processes: started side by side on free ports, and stopped in every case."""
 
 import importlib.util
 import os
@@ -16,11 +16,11 @@ from deploy.run_gridfs import start_bound
 
 
 class NotStarted(Exception):
-    """A contestant cannot take part, and why."""
+    """A contestant did not start; the message is the reason."""
 
 
 class Server:
-    """One contestant. `film` is the file on the disk that it serves a copy of."""
+    """The process of one contestant. `film` is a file with the bytes that it serves."""
 
     def __init__(self, contestant: Contestant, place: Place, film: Path) -> None:
         self.contestant = contestant
@@ -70,8 +70,8 @@ class Server:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                said = self._log.read_text(errors="replace").strip()
-                raise NotStarted(f"it said {said.rpartition(chr(10))[2][-500:]!r}")
+                output = self._log.read_text(errors="replace").strip()
+                raise NotStarted(f"its log ends with {output.rpartition(chr(10))[2][-500:]!r}")
             time.sleep(0.05)
 
     def _answers(self) -> bool:
@@ -93,7 +93,7 @@ class Server:
 
 
 def missing(contestant: Contestant) -> str | None:
-    """What the machine lacks for a contestant, in a line."""
+    """Return why a contestant cannot run on this machine, or None if it can."""
     needs = contestant.needs
     if needs is None or program(needs) or importlib.util.find_spec(needs):
         return None
@@ -101,7 +101,7 @@ def missing(contestant: Contestant) -> str | None:
 
 
 def free_port() -> int:
-    """Below those that Linux gives to who connects."""
+    """Return a free port below Linux's ephemeral ports, which outgoing connections may take."""
     while True:
         port = random.randrange(10_000, 32_000)
         with socket.socket() as listener, suppress(OSError):
@@ -111,7 +111,7 @@ def free_port() -> int:
 
 @contextmanager
 def stopped_at_the_end() -> Iterator[dict[str, Server]]:
-    """Servers by name: whoever is in it at the end is stopped."""
+    """Yield an empty mapping by name, and stop every server in it on exit."""
     servers: dict[str, Server] = {}
     try:
         yield servers

@@ -1,4 +1,4 @@
-"""Clients on slow lines: each takes a little, and then a little every second."""
+"""Clients on slow lines, which read a few KiB and then a few KiB every second."""
 
 import socket
 import time
@@ -7,11 +7,11 @@ from benchmarks.wire import Target, body_length
 
 FIRST, THEN = 8 << 10, 4 << 10
 BUFFER = 32 << 10
-"""A small window, as that of a slow line: what the kernel takes in for a client is none of the server's."""
+"""Bytes of the receive buffer: small, so that the client's kernel holds little of the file."""
 
 
 def read_slowly(target: Target, *, connections: int, seconds: float, within: float = 30) -> dict[str, float]:
-    """How many of them were answered, and how many still were being sent to at the end."""
+    """Return how many clients got a response, and how many still received data at the end."""
     readers = []
     for _ in range(connections):
         reader = target.connect(receive_buffer=BUFFER)

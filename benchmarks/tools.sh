@@ -1,6 +1,6 @@
 #!/bin/sh
-# Brings nginx and Caddy, whom Seekable is measured beside, into build/tools, where no service is started and nothing
-# of the system is changed. Where that cannot be, it says in one line what is missing, and the benchmark leaves it out.
+# Unpacks nginx and Caddy into build/tools if the machine lacks them. Nothing is installed and no service starts.
+# Names in one line the servers that it could not get; the benchmark leaves them out.
 set -u
 
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ have() {
     PATH="$PATH:/usr/sbin:$tools/usr/sbin:$tools/usr/bin" command -v "$1" >/dev/null 2>&1
 }
 
-# bring PACKAGE: unpacked, not installed
+# bring PACKAGE: unpack it without installing it
 bring() {
     (cd "$tools" && apt-get -qq download "$1" && dpkg-deb -x "$1"_*.deb . && rm -f "$1"_*.deb) >/dev/null 2>&1
 }
@@ -21,7 +21,7 @@ for name in nginx caddy; do
     if have "$name"; then continue; fi
     mkdir -p "$tools"
     bring "$name" || { [ "$(id -u)" = 0 ] && apt-get -qq update >/dev/null 2>&1 && bring "$name"; } || true
-    if [ "$name" = nginx ] && ! have nginx; then bring nginx-core || true; fi # where nginx is but a name for it
+    if [ "$name" = nginx ] && ! have nginx; then bring nginx-core || true; fi # where the package nginx only depends on it
     have "$name" || missing="$missing $name"
 done
-if [ -n "$missing" ]; then echo "Left out of the benchmark, because it is not here:$missing" >&2; fi
+if [ -n "$missing" ]; then echo "Not installed, and left out of the benchmark:$missing" >&2; fi

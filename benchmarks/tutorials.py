@@ -1,8 +1,9 @@
-"""Servers in Python as they are written elsewhere: what Seekable is held against.
+"""Video servers as tutorials for FastAPI and Starlette write them, for comparison.
 
     python -m uvicorn benchmarks.tutorials:starlette        (or tutorial, gridfs)
 
-The environment names the folder (FILMS) or the database (FILMS_MONGODB). Paths are not checked: not for use.
+The environment names the folder (FILMS) or the database (FILMS_MONGODB). Paths are not checked: use these
+servers for benchmarks only.
 """
 
 import os
@@ -22,7 +23,7 @@ from starlette.routing import Route
 
 FOLDER = Path(os.environ.get("FILMS", "."))
 CHUNK = 10_000
-"""As in the answer to FastAPI's issue 1240 that is copied everywhere; others read 8 to 14 KiB at once."""
+"""Bytes per read, from the often copied answer to FastAPI's issue 1240; others read 8 to 14 KiB."""
 
 
 def pieces(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:

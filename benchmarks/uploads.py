@@ -1,4 +1,4 @@
-"""A client that uploads a file, which the kernel copies into the socket for it."""
+"""A client that uploads a file with sendfile."""
 
 import time
 from pathlib import Path
@@ -9,12 +9,12 @@ _BOUNDARY = "benchmark"
 
 
 def put(target: Target, *, file: str) -> dict[str, float]:
-    """The file as it is."""
+    """Upload the file as the body of a PUT."""
     return _send(target, "PUT", "application/octet-stream", b"", Path(file), b"")
 
 
 def form(target: Target, *, file: str, name: str) -> dict[str, float]:
-    """The file in a form, as `curl -F file=@…` sends it."""
+    """Upload the file in a form, as `curl -F file=@…` does."""
     head = (
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"

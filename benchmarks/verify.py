@@ -1,4 +1,4 @@
-"""Whether a contestant sends and stores the right bytes: looked at before anything is timed."""
+"""Check that a contestant sends and stores the right bytes; outside of the timed part of a run."""
 
 import http.client
 import random
@@ -10,11 +10,11 @@ from benchmarks.wire import Unexpected
 
 _BLOCK = 1 << 20
 _PATIENCE_S = 4
-"""Of a server that takes longer for a whole film only the first part is compared."""
+"""Seconds to compare a whole film; of a slower server only the first part is compared."""
 
 
 def whole(server: Server, path: str, file: Path) -> None:
-    """A whole file, as far as it comes within the patience."""
+    """Compare a whole file, or as much as arrives in `_PATIENCE_S`. Raises Unexpected."""
     deadline = time.monotonic() + _PATIENCE_S
     connection = _connect(server)
     try:
@@ -30,7 +30,7 @@ def whole(server: Server, path: str, file: Path) -> None:
 
 
 def ranges(server: Server, length: int, count: int = 8) -> None:
-    """Some ranges anywhere in its film."""
+    """Compare random ranges of the film. Raises Unexpected."""
     size = server.film.stat().st_size
     connection = _connect(server)
     try:
@@ -66,4 +66,4 @@ def _connect(server: Server) -> http.client.HTTPConnection:
 
 def _expect(right: bool, found: str) -> None:
     if not right:
-        raise Unexpected(f"It sent {found}.")
+        raise Unexpected(f"The server sent {found}.")

@@ -153,16 +153,16 @@ def serving_answer(answer: bytes) -> Iterator[Target]:
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef", "6 bytes were announced, not 5"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef", "Content-Length is 6, not 5"),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
-            "closed the connection, and 2 bytes are missing",
+            "closed the connection 2 bytes early",
         ),
         (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 5\r\n\r\nsorry", "500 Internal"),
         (b"HTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nabcde", "206 Partial"),
         (b"HTTP/1.1 200 OK\r\n\r\nabcde", "HTTP/1.1 200 OK"),  # no length: the body ends with the connection
-        (b"HTTP/1.1 200 OK\r\nContent-Le", "sent b'HTTP/1.1 200 OK"),
-        (b"", "Instead of an answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "no response head but b'HTTP/1.1 200 OK"),
+        (b"", "sent no response head"),
     ],
 )
 def test_download_raises_unexpected_when_answer_is_wrong(answer: bytes, complaint: str) -> None:

@@ -1,4 +1,4 @@
-"""What lists, searches, hand-made changes and the verification of hashes need."""
+"""Add what sorted lists, searches, changes made by hand and background hashing need."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,7 +14,7 @@ SORTS = ("size", "created_at", "updated_at")
 
 
 def text(length=None):
-    """What is compared and sorted by its bytes, as SQLite does anyway."""
+    """Return a string type that PostgreSQL compares and sorts by bytes, as SQLite always does."""
     return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 

@@ -1,5 +1,7 @@
-"""The index of files whose names are others on the disk holds those, so that SQLite prefers it: without, a
-list of a folder looked at all files in it."""
+"""Add `disk_path` to its own index, so that SQLite chooses that index.
+
+Without the column SQLite read every row of a folder to list it.
+"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""What processes tell one another: leases, and what was attempted."""
+"""Create the tables that servers on one database share: leases, and counts of attempts."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def text(length=None):
-    """What is compared and sorted by its bytes, as SQLite does anyway."""
+    """Return a string type that PostgreSQL compares and sorts by bytes, as SQLite always does."""
     return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 

@@ -1,4 +1,4 @@
-"""Whether files are UTF-8; and the media types of films that clients had hidden from players."""
+"""Add whether a file is UTF-8, and correct types under which players did not find films."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Which file a row speaks of, more closely, and a second ETag of the same bytes."""
+"""Add ctime and device, by which a row recognizes its file, and a second ETag of the same bytes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,12 +12,12 @@ HASH_FIRST = sa.text("doubtful OR other_sha256 IS NOT NULL")
 
 
 def text(length=None):
-    """Return the type of texts that are compared and sorted by their bytes, as SQLite does anyway."""
+    """Return a string type that PostgreSQL compares and sorts by bytes, as SQLite always does."""
     return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
 def upgrade():
-    # Unknown in the rows that exist: no file is hashed again for it, and no ETag changes.
+    # NULL in existing rows: no file is hashed again for it, and no ETag changes.
     for table in ("media", "departed"):
         op.add_column(table, sa.Column("ctime_ns", sa.BigInteger))
         op.add_column(table, sa.Column("device", sa.BigInteger))

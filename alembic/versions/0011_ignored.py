@@ -1,4 +1,4 @@
-"""Files whose names lists leave out."""
+"""Add whether lists leave a file out because of its name."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ SORTS = ("size", "created_at", "updated_at")
 
 
 def text(length=None):
-    """What is compared and sorted by its bytes, as SQLite does anyway."""
+    """Return a string type that PostgreSQL compares and sorts by bytes, as SQLite always does."""
     return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
