@@ -56,16 +56,16 @@ all search words, and how many it may read in index order."""
 
 def expected(infos: Iterable[FileInfo], listing: Listing) -> list[FileInfo]:
     """Return the files of a listing, in its order."""
-    found = [info for info in infos if info.key.library == listing.library and is_in_listing(info, listing)]
-    return sorted(found, key=lambda info: sort_key(info, listing), reverse=listing.descending)
+    found = [info for info in infos if info.key.library == listing.library and _is_in_listing(info, listing)]
+    return sorted(found, key=lambda info: _sort_key(info, listing), reverse=listing.descending)
 
 
-def sort_key(info: FileInfo, listing: Listing) -> tuple[object, bytes, bytes]:
+def _sort_key(info: FileInfo, listing: Listing) -> tuple[object, bytes, bytes]:
     value = None if listing.sort is Sort.NAME else getattr(info, listing.sort.value)
     return (0 if value is None else value), info.key.folder.encode(), info.key.filename.encode()
 
 
-def is_in_listing(info: FileInfo, listing: Listing) -> bool:
+def _is_in_listing(info: FileInfo, listing: Listing) -> bool:
     folder = info.key.folder.split("/") if info.key.folder else []
     base = listing.folder.split("/") if listing.folder else []
     if folder[: len(base)] != base or (len(folder) > len(base) and not listing.recursive):

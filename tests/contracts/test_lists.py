@@ -55,7 +55,7 @@ async def test_every_list_is_what_a_plain_model_says(storage: Storage) -> None:
     met = 0
     unfiltered = [one for one in model.LISTINGS if not one.query and not one.content_type]
     in_pages = [(one, 7 if number % 3 == 0 else 1000) for number, one in enumerate(unfiltered)]
-    for listing, limit in [*in_pages, *model.some(model.LISTINGS, 400)]:
+    for listing, limit in [*in_pages, *model.sample(model.LISTINGS, 400)]:
         wanted = model.expected(infos.values(), listing)
         assert await pages(storage, listing, limit) == wanted, listing
         met += len(wanted)

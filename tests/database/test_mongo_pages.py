@@ -124,7 +124,7 @@ def test_what_is_found_does_not_depend_on_the_way(
     infos = everything_in(media)
     unfiltered = [one for one in model.LISTINGS if not one.query and not one.content_type]
     found = 0
-    for listing, limit in [*((one, 3) for one in unfiltered), *model.some(model.LISTINGS, 150)]:
+    for listing, limit in [*((one, 3) for one in unfiltered), *model.sample(model.LISTINGS, 150)]:
         wanted = model.expected(infos, listing)
         assert listed(media, listing, limit) == wanted, listing
         found += len(wanted)

@@ -100,7 +100,7 @@ def test_what_is_found_does_not_depend_on_the_way(
     monkeypatch.setattr(finding, "MAX_TOGETHER", together)
     monkeypatch.setattr(pages, "STRIDES", strides)
     with database.reading() as session:
-        for listing, limit in model.some(model.LISTINGS, 70):
+        for listing, limit in model.sample(model.LISTINGS, 70):
             assert all_pages(session, listing, limit) == model.expected(infos, listing), listing
 
 

@@ -127,7 +127,7 @@ def test_every_list_is_what_a_plain_model_says(database: Postgresql) -> None:
         session.commit()
         infos: list[FileInfo] = [info(media) for media in found]
     with database.reading() as session:
-        for listing, limit in model.some(model.LISTINGS, 200):
+        for listing, limit in model.sample(model.LISTINGS, 200):
             assert all_pages(session, listing, limit) == model.expected(infos, listing), listing
 
 

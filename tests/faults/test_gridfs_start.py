@@ -53,7 +53,7 @@ def test_a_url_that_leads_nowhere_or_to_a_mongod_that_answers_nothing(tmp_path: 
 
 @pytest.mark.campaign
 def test_a_node_that_is_no_primary(tmp_path: Path) -> None:
-    with mongo.place() as folder:
+    with mongo.temporary_folder() as folder:
         node = Mongod(folder)
         try:
             node.start()  # of a replica set that nobody has made

@@ -22,7 +22,7 @@ from bson import Timestamp
 from tests.forking import completed
 from tests.live.clients import sha256, until
 from tests.live.history import ABSENT, History
-from tests.mongo import Mongod, mongod, place, three_nodes
+from tests.mongo import Mongod, mongod, temporary_folder, three_nodes
 from tests.postgres import shared
 from tests.support import Server, need, noise, running
 from tests.together import Outcomes, Together
@@ -427,7 +427,7 @@ def last_write(node: Mongod) -> Timestamp:
 
 @together
 def test_gridfs_by_a_copy_of_the_only_node_while_it_is_locked(tmp_path: Path) -> None:
-    with mongod() as node, place() as backup:
+    with mongod() as node, temporary_folder() as backup:
         with filled(tmp_path / "here", storage="gridfs", mongodb_url=node.url("films")) as (kept, uploads):
             copied_while_locked(node, backup)
             (backup / "journal" / "of an earlier backup").write_bytes(b"it would be replayed")
@@ -439,7 +439,7 @@ def test_gridfs_by_a_copy_of_the_only_node_while_it_is_locked(tmp_path: Path) ->
 
 @pytest.mark.campaign
 def test_gridfs_by_a_copy_of_a_secondary_while_it_is_locked(tmp_path: Path) -> None:
-    with three_nodes() as nodes, place() as backup:
+    with three_nodes() as nodes, temporary_folder() as backup:
         with filled(tmp_path / "here", storage="gridfs", mongodb_url=nodes.url("films")) as (kept, uploads):
             primary = nodes.primary()
             secondary = next(node for node in nodes.nodes if node is not primary)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture
 def data() -> Iterator[Path]:
-    with mongo.place() as folder:
+    with mongo.temporary_folder() as folder:
         yield folder / "mongodb"
 
 
