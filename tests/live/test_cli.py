@@ -1,4 +1,4 @@
-"""The `seekable` command, and `uvicorn app.main:app`, as a person starts them."""
+"""The `seekable` command and `uvicorn app.main:app`, started from a shell."""
 
 import os
 import re
@@ -31,23 +31,23 @@ SEEKABLE = BIN / "seekable"
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """An empty folder to start things in."""
-    here = tmp_path / "here"
-    here.mkdir()
-    return here
+def workdir(tmp_path: Path) -> Path:
+    """An empty folder to run commands in."""
+    workdir = tmp_path / "workdir"
+    workdir.mkdir()
+    return workdir
 
 
 @contextmanager
 def serving(
-    here: Path, *arguments: object, first: str = "", **environment: str
+    workdir: Path, *arguments: object, first: str = "", **environment: str
 ) -> Iterator[tuple[Program, str]]:
-    """`seekable serve`, once it can be reached, and where that is. Some code may run `first`."""
-    log = here.with_suffix(".log")
+    """Run `seekable serve`, after the code `first`. Yields the process and its URL once it is ready."""
+    log = workdir.with_suffix(".log")
     log.write_bytes(b"")
     command = Command(
         *("serve", *map(str, arguments)),
-        folder=here,
+        folder=workdir,
         output=log,
         errors=log,
         environment=without_settings() | environment,
@@ -69,18 +69,20 @@ def get(url: str, **headers: str) -> httpx.Response:
     return httpx.get(url, headers=headers, trust_env=False, timeout=10)
 
 
-def ended(
-    here: Path,
+def run_command(
+    workdir: Path,
     *arguments: object,
     bound: bool = False,
     first: str = "",
     **environment: str,
 ) -> tuple[int, str]:
-    """The exit status of a command that ends by itself, and what it said. `bound` by permissions, even when
-    root runs it. Some code may run `first`."""
+    """Run a command to its end, after the code `first`. Returns its exit status and output.
+
+    With `bound`, permissions apply to it even when root runs it.
+    """
     result = completed(
         *map(str, arguments),
-        folder=here,
+        folder=workdir,
         environment=without_settings() | environment,
         timeout=20,
         bound=bound,
@@ -89,11 +91,11 @@ def ended(
     return result.returncode, result.stdout + result.stderr
 
 
-def fails(here: Path, *arguments: object, **environment: str) -> str:
-    """What a command says that ends by itself with an error."""
-    status, said = ended(here, *arguments, **environment)
+def failure_output(workdir: Path, *arguments: object, **environment: str) -> str:
+    """Run a command that failure_output, and return its output."""
+    status, output = run_command(workdir, *arguments, **environment)
     assert status != 0
-    return said
+    return output
 
 
 def free_port() -> int:
@@ -103,36 +105,36 @@ def free_port() -> int:
         return port
 
 
-# The server believes a proxy on this machine about whom it speaks for: a peer from elsewhere on any machine.
-FROM_ELSEWHERE = {"x-forwarded-for": "203.0.113.9"}
+# The server trusts a proxy on loopback, so this header makes a request come from another machine.
+FROM_OTHER_MACHINE = {"x-forwarded-for": "203.0.113.9"}
 
 
-# What it prints
+# Start output
 
 
-def test_the_lines_it_prints_work(here: Path, film: Path) -> None:
+def test_printed_commands_work(workdir: Path, film: Path) -> None:
     need("curl", "vlc", "setpriv")
-    with program(here, SEEKABLE, "serve", "--port", "0") as server:
+    with program(workdir, SEEKABLE, "serve", "--port", "0") as server:
         url = server.wait_for(r"docs +(http\S+)/docs")[1]
         assert get(f"{url}/docs").status_code == 200
-        shutil.copy(film, here / "film.mp4")
+        shutil.copy(film, workdir / "film.mp4")
         upload = shlex.split(server.wait_for(r"upload +(curl .+)")[1])
-        uploaded = subprocess.run([*upload, "-sSf"], cwd=here, capture_output=True, text=True, timeout=30)
+        uploaded = subprocess.run([*upload, "-sSf"], cwd=workdir, capture_output=True, text=True, timeout=30)
         assert uploaded.returncode == 0, uploaded.stderr
-        assert sha256(here / "files" / "film.mp4") == sha256(film)
+        assert sha256(workdir / "files" / "film.mp4") == sha256(film)
         play = shlex.split(server.wait_for(r"play +(vlc .+)")[1])
         assert len(play) == 2
         with Vlc(play[1]) as vlc:
             vlc.play_to(1)
-        until(lambda: '"GET /files/film.mp4 HTTP/1.1" 206' in server.log(), "it is logged")
+        until(lambda: '"GET /files/film.mp4 HTTP/1.1" 206' in server.log(), "VLC's request is logged")
         server.terminate()
         assert "Application shutdown complete" in server.log()
         assert "Traceback" not in server.log()
 
 
-def test_host_and_port(here: Path) -> None:
+def test_serve_listens_on_host_and_port_of_options(workdir: Path) -> None:
     port = free_port()
-    with serving(here, "--host", "127.0.0.2", "--port", port) as (server, url):
+    with serving(workdir, "--host", "127.0.0.2", "--port", port) as (server, url):
         assert url == f"http://127.0.0.2:{port}"
         assert get(f"{url}/health").status_code == 200
         assert f"curl -F file=@film.mp4 {url}/file/upload" in server.log()
@@ -141,26 +143,26 @@ def test_host_and_port(here: Path) -> None:
             get(f"http://127.0.0.1:{port}/health")
 
 
-def test_host_and_port_from_the_environment_yield_to_options(here: Path) -> None:
+def test_options_override_host_and_port_of_environment(workdir: Path) -> None:
     port = free_port()
     environment = {"SEEKABLE_HOST": "127.0.0.2", "SEEKABLE_PORT": str(port)}
-    with serving(here, **environment) as (_, url):
+    with serving(workdir, **environment) as (_, url):
         assert url == f"http://127.0.0.2:{port}"
-    with serving(here, "--host", "localhost", "--port", "0", **environment) as (_, url):
+    with serving(workdir, "--host", "localhost", "--port", "0", **environment) as (_, url):
         assert url.startswith("http://localhost:")
         assert url != f"http://localhost:{port}"
         assert get(f"{url}/health").status_code == 200
 
 
-def test_links_of_the_base_url(here: Path) -> None:
-    with serving(here, "--port", "0", SEEKABLE_BASE_URL="https://media.example.org/tv/") as (server, url):
+def test_links_start_with_base_url(workdir: Path) -> None:
+    with serving(workdir, "--port", "0", SEEKABLE_BASE_URL="https://media.example.org/tv/") as (server, url):
         assert url == "https://media.example.org/tv"
         port = server.wait_for(r"running on http://127.0.0.1:(\d+)")[1]
         put = httpx.put(f"http://127.0.0.1:{port}/files/a.txt", content=b"a", trust_env=False)
         assert put.json()["url"] == "https://media.example.org/tv/files/a.txt"
 
 
-def test_base_path_needs_nothing_deprecated(tmp_path: Path) -> None:
+def test_base_path_causes_no_deprecation_warning(tmp_path: Path) -> None:
     server = Server(tmp_path, base_url="https://example.org/media", access="open")
     server.wrapper = ("env", "PYTHONWARNINGS=error")
     try:
@@ -174,79 +176,79 @@ def test_base_path_needs_nothing_deprecated(tmp_path: Path) -> None:
         server.stop()
 
 
-def test_defaults_are_in_the_folder_it_was_started_in(here: Path) -> None:
-    with serving(here, "--port", "0") as (_, url):
+def test_default_files_folder_is_in_working_directory(workdir: Path) -> None:
+    with serving(workdir, "--port", "0") as (_, url):
         httpx.put(f"{url}/files/a/b.txt", content=b"b", trust_env=False).raise_for_status()
-    assert [path.name for path in here.iterdir()] == ["files"]
-    assert (here / "files/a/b.txt").read_bytes() == b"b"
-    assert (here / "files/.seekable/seekable.db").exists()
+    assert [path.name for path in workdir.iterdir()] == ["files"]
+    assert (workdir / "files/a/b.txt").read_bytes() == b"b"
+    assert (workdir / "files/.seekable/seekable.db").exists()
 
 
-# Who may knock
+# Access
 
 
-@pytest.mark.parametrize("how", ["option", "environment"])
+@pytest.mark.parametrize("source", ["option", "environment"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
-def test_it_does_not_open_itself_to_everybody_unasked(host: str, how: str, here: Path) -> None:
-    if how == "option":
-        said = fails(here, "serve", "--port", "0", "--host", host)
+def test_serve_refuses_public_host_without_access_setting(host: str, source: str, workdir: Path) -> None:
+    if source == "option":
+        output = failure_output(workdir, "serve", "--port", "0", "--host", host)
     else:
-        said = fails(here, "serve", "--port", "0", SEEKABLE_HOST=host)
-    assert said.count("\n") == 1
-    assert "SEEKABLE_ACCESS=accounts" in said
-    assert list(here.iterdir()) == []
+        output = failure_output(workdir, "serve", "--port", "0", SEEKABLE_HOST=host)
+    assert output.count("\n") == 1
+    assert "SEEKABLE_ACCESS=accounts" in output
+    assert list(workdir.iterdir()) == []
 
 
-def test_access_open_serves_everybody(here: Path) -> None:
-    with serving(here, "--host", "0.0.0.0", "--port", "0", SEEKABLE_ACCESS="open") as (_, url):
+def test_open_access_serves_clients_of_other_machines(workdir: Path) -> None:
+    with serving(workdir, "--host", "0.0.0.0", "--port", "0", SEEKABLE_ACCESS="open") as (_, url):
         assert url.startswith("http://127.0.0.1:"), "0.0.0.0 is no address to connect to"
         assert get(f"{url}/health").status_code == 200
-        assert get(f"{url}/health", **FROM_ELSEWHERE).status_code == 200
+        assert get(f"{url}/health", **FROM_OTHER_MACHINE).status_code == 200
 
 
 # Settings
 
 
-def test_a_file_of_settings_is_read(here: Path) -> None:
-    (here / ".env").write_text("SEEKABLE_PORT=0\nSEEKABLE_FILES_DIR='my films'\nOTHER=1\n")
-    with serving(here) as (server, url):
-        assert f"{here}/my films" in server.log()
+def test_env_file_supplies_settings(workdir: Path) -> None:
+    (workdir / ".env").write_text("SEEKABLE_PORT=0\nSEEKABLE_FILES_DIR='my films'\nOTHER=1\n")
+    with serving(workdir) as (server, url):
+        assert f"{workdir}/my films" in server.log()
         httpx.put(f"{url}/files/b.txt", content=b"b", trust_env=False).raise_for_status()
-    assert (here / "my films" / "b.txt").read_bytes() == b"b"
-    assert {path.name for path in here.iterdir()} == {".env", "my films"}
+    assert (workdir / "my films" / "b.txt").read_bytes() == b"b"
+    assert {path.name for path in workdir.iterdir()} == {".env", "my films"}
 
 
-def test_an_uploaded_env_file_is_not_the_next_configuration(here: Path) -> None:
+def test_uploaded_env_file_is_ignored_at_next_start(workdir: Path) -> None:
     films = {"SEEKABLE_FILES_DIR": "."}
-    with serving(here, "--port", "0", **films) as (server, url):
+    with serving(workdir, "--port", "0", **films) as (server, url):
         uploaded = b"SEEKABLE_ACCESS=open\nSEEKABLE_ALLOWED_HOSTS=*\n"
         httpx.put(f"{url}/files/.env", content=uploaded, trust_env=False).raise_for_status()
         assert "is not read" not in server.log()
-    with serving(here, "--port", "0", **films) as (server, url):
-        assert server.log().count(f"{here}/.env is not read: it lies in the library {here}") == 1
-        assert get(f"{url}/files", **FROM_ELSEWHERE).status_code == 403
+    with serving(workdir, "--port", "0", **films) as (server, url):
+        assert server.log().count(f"{workdir}/.env is not read: it lies in the library {workdir}") == 1
+        assert get(f"{url}/files", **FROM_OTHER_MACHINE).status_code == 403
         assert get(f"{url}/files", host="evil.example").status_code == 421
-    status, said = ended(here, "doctor", **films)
+    status, output = run_command(workdir, "doctor", **films)
     assert status == 1
-    assert f"fix: {here}/.env is not read: " in said
-    assert "is not read" in ended(here, "scan", **films)[1]
-    (here / ".env").write_text("SEEKABLE_FILES_DIR=.\n")
+    assert f"fix: {workdir}/.env is not read: " in output
+    assert "is not read" in run_command(workdir, "scan", **films)[1]
+    (workdir / ".env").write_text("SEEKABLE_FILES_DIR=.\n")
     for command in (("serve", "--port", "0"), ("scan",), ("doctor",), ("account", "list")):
-        assert "lies in the library that it names" in refuses(here, *command)
+        assert "lies in the library that it names" in start_error(workdir, *command)
 
 
-def test_settings_that_are_not_in_utf8_are_refused_in_a_sentence(here: Path) -> None:
-    (here / ".env").write_bytes("SEEKABLE_FILES_DIR=Köln\n".encode("latin-1"))
+def test_env_file_is_refused_when_not_utf8(workdir: Path) -> None:
+    (workdir / ".env").write_bytes("SEEKABLE_FILES_DIR=Köln\n".encode("latin-1"))
     for command in (("serve", "--port", "0"), ("doctor",), ("copy", "--to", "gridfs")):
-        assert refuses(here, *command) == f"Error: {here}/.env is not in UTF-8. Save it in UTF-8.\n"
-    assert {path.name for path in here.iterdir()} == {".env"}
+        assert start_error(workdir, *command) == f"Error: {workdir}/.env is not in UTF-8. Save it in UTF-8.\n"
+    assert {path.name for path in workdir.iterdir()} == {".env"}
 
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def latin_1(folder: Path) -> dict[str, str]:
-    """The environment of a locale that is made in the folder."""
+    """Compile a Latin-1 locale in the folder, and return the environment that selects it."""
     need("localedef", "locale-gen")
     run("localedef", "-i", "de_DE", "-f", "ISO-8859-1", folder / "de_DE")
     return {"LC_ALL": "de_DE", "LOCPATH": str(folder), "PYTHONUTF8": "0"}
@@ -254,45 +256,52 @@ def latin_1(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(params=["latin-1", "ascii"])
 def locale(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """The environment of a locale in which Python would not write names in UTF-8."""
-    chosen = latin_1(tmp_path) if request.param == "latin-1" else ASCII
+    """The environment of a locale in which Python would not encode file names in UTF-8."""
+    variables = latin_1(tmp_path) if request.param == "latin-1" else ASCII
     code = r"import os; print(os.fsencode('\xfc'))"
-    there = subprocess.run([sys.executable, "-c", code], env={**os.environ, **chosen}, capture_output=True)
-    assert b"xc3" not in there.stdout
-    return chosen
+    encoded = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True
+    )
+    assert b"xc3" not in encoded.stdout
+    return variables
 
 
-def test_names_are_in_utf8_whatever_the_locale(here: Path, locale: dict[str, str]) -> None:
+def test_file_names_are_utf8_in_every_locale(workdir: Path, locale: dict[str, str]) -> None:
     name = "Blüten 日本.txt"
-    with program(here, SEEKABLE, "serve", "--port", "0", **locale) as server:
+    with program(workdir, SEEKABLE, "serve", "--port", "0", **locale) as server:
         url = server.wait_for(r"docs +(http\S+)/docs")[1]
         httpx.put(f"{url}/files/{name}", content=b"a", trust_env=False).raise_for_status()
         assert get(f"{url}/files/{name}").content == b"a"
         assert get(f"{url}/files").json()["items"][0]["filename"] == name
-    assert name.encode() in os.listdir(os.fsencode(here / "files"))
+    assert name.encode() in os.listdir(os.fsencode(workdir / "files"))
     moved = name.replace("日本", "ÿ")
-    (here / "files" / name).rename(here / "files" / moved)
+    (workdir / "files" / name).rename(workdir / "files" / moved)
     scanned = subprocess.run(
-        [SEEKABLE, "scan"], cwd=here, env=without_settings() | locale, capture_output=True
+        [SEEKABLE, "scan"], cwd=workdir, env=without_settings() | locale, capture_output=True
     )
     assert b"1 files, 1 moved" in scanned.stdout, scanned
 
 
-def test_a_locale_that_cannot_be_left_is_a_sentence(here: Path, tmp_path: Path) -> None:
-    """Under another server than ours, and where Python does not look at its environment."""
+def test_start_is_refused_when_locale_cannot_be_overridden(workdir: Path, tmp_path: Path) -> None:
+    """Under another ASGI server than ours, and where Python ignores its environment."""
     locale = latin_1(tmp_path)
-    for says, command in (
+    for remedy, command in (
         ("by the locale: set PYTHONUTF8=1.", ("-m", "uvicorn", "app.main:app", "--port", "0")),
         ("Start Python with -X utf8.", ("-E", SEEKABLE, "scan")),
     ):
         environment = without_settings() | locale | ({"PYTHONUTF8": "1"} if "-E" in command else {})
-        ended = subprocess.run(
-            [sys.executable, *command], cwd=here, env=environment, capture_output=True, text=True, timeout=60
+        refused = subprocess.run(
+            [sys.executable, *command],
+            cwd=workdir,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
-        assert ended.returncode != 0
-        assert "Names of files would be in iso8859-1" in ended.stderr
-        assert says in ended.stderr
-    assert list(here.iterdir()) == []
+        assert refused.returncode != 0
+        assert "Names of files would be in iso8859-1" in refused.stderr
+        assert remedy in refused.stderr
+    assert list(workdir.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -312,98 +321,98 @@ def test_a_locale_that_cannot_be_left_is_a_sentence(here: Path, tmp_path: Path) 
         ("SEEKABLE_FILES_DIR", "/dev/null/films"),
     ],
 )
-def test_a_bad_setting_gives_one_clear_line(name: str, value: str, here: Path) -> None:
+def test_invalid_setting_is_reported_in_one_line(name: str, value: str, workdir: Path) -> None:
     for command in (["serve", "--port", "0"], ["migrate"]):
-        said = fails(here, *command, **{name: value})
-        assert "Traceback" not in said
-        assert name in said
-        assert sum(1 for line in said.splitlines() if not line.startswith("INFO: ")) == 1
+        output = failure_output(workdir, *command, **{name: value})
+        assert "Traceback" not in output
+        assert name in output
+        assert sum(1 for line in output.splitlines() if not line.startswith("INFO: ")) == 1
 
 
-def test_a_database_of_a_newer_version_is_left_alone(here: Path) -> None:
-    assert ended(here, "migrate")[0] == 0
+def test_database_of_newer_version_is_refused(workdir: Path) -> None:
+    assert run_command(workdir, "migrate")[0] == 0
     with closing(
-        sqlite3.connect(here / "files" / ".seekable" / "seekable.db", isolation_level=None)
+        sqlite3.connect(workdir / "files" / ".seekable" / "seekable.db", isolation_level=None)
     ) as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     for command in (["serve", "--port", "0"], ["migrate"]):
-        said = fails(here, *command)
-        assert "Traceback" not in said
-        assert "The database was made by a newer Seekable. Install that version" in said
-        assert "9999" in said
-        assert len(said.splitlines()) == 1
+        output = failure_output(workdir, *command)
+        assert "Traceback" not in output
+        assert "The database was made by a newer Seekable. Install that version" in output
+        assert "9999" in output
+        assert len(output.splitlines()) == 1
 
 
-# What cannot be read
+# Unreadable files
 
 
-def test_verify_and_scan_name_files_that_cannot_be_read_and_exit_1(here: Path) -> None:
-    films = here / "files"
+def test_verify_and_scan_name_unreadable_files_and_exit_1(workdir: Path) -> None:
+    films = workdir / "files"
     (films / "closed").mkdir(parents=True)
     for name in ("good.mp4", "bad.mp4", "closed/inside.mp4"):
         (films / name).write_bytes(b"film")
     time.sleep(2.1)
-    assert ended(here, "migrate")[0] == 0
-    assert ended(here, "scan", bound=True) == (0, "3 files, 3 created\nScanning\n")
+    assert run_command(workdir, "migrate")[0] == 0
+    assert run_command(workdir, "scan", bound=True) == (0, "3 files, 3 created\nScanning\n")
     (films / "bad.mp4").chmod(0)
     (films / "closed").chmod(0)
-    status, said = ended(here, "verify", bound=True)
+    status, output = run_command(workdir, "verify", bound=True)
     assert status == 1
-    assert "unreadable: bad.mp4\n" in said
-    assert "unreadable: closed/inside.mp4\n" in said
-    assert "good.mp4" not in said
-    status, said = ended(here, "scan", bound=True)
+    assert "unreadable: bad.mp4\n" in output
+    assert "unreadable: closed/inside.mp4\n" in output
+    assert "good.mp4" not in output
+    status, output = run_command(workdir, "scan", bound=True)
     assert status == 1
-    assert "unreadable: closed: The disk refuses: Permission denied.\n" in said
-    assert "unreadable: bad.mp4: The disk refuses: Permission denied.\n" in said, "its ctime changed"
+    assert "unreadable: closed: The disk start_error: Permission denied.\n" in output
+    assert "unreadable: bad.mp4: The disk start_error: Permission denied.\n" in output, "its ctime changed"
     (films / "closed").chmod(0o755)
     (films / "bad.mp4").chmod(0o644)
-    assert ended(here, "scan", bound=True)[0] == 0
+    assert run_command(workdir, "scan", bound=True)[0] == 0
 
 
-def test_verify_and_scan_on_gridfs_name_documents_that_cannot_be_read_and_exit_1(here: Path) -> None:
-    chosen = mongo.gridfs()
-    environment = {f"SEEKABLE_{name.upper()}": str(value) for name, value in chosen.items()}
-    assert ended(here, "migrate", **environment)[0] == 0
-    database = mongo.database(str(chosen["mongodb_url"]))
+def test_verify_and_scan_name_malformed_documents_of_gridfs_and_exit_1(workdir: Path) -> None:
+    settings = mongo.gridfs()
+    environment = {f"SEEKABLE_{name.upper()}": str(value) for name, value in settings.items()}
+    assert run_command(workdir, "migrate", **environment)[0] == 0
+    database = mongo.database(str(settings["mongodb_url"]))
     GridFSBucket(database).upload_from_stream("good.mp4", b"film")
-    assert ended(here, "scan", **environment)[0] == 0
-    odd = {"_id": "0" * 32, "library": "", "folder": "films", "filename": "bad.mp4"}
-    database["media"].insert_one(odd)
-    status, said = ended(here, "scan", **environment)
+    assert run_command(workdir, "scan", **environment)[0] == 0
+    malformed = {"_id": "0" * 32, "library": "", "folder": "films", "filename": "bad.mp4"}
+    database["media"].insert_one(malformed)
+    status, output = run_command(workdir, "scan", **environment)
     assert status == 1
-    assert "unreadable: films/bad.mp4: Its document is not like those of this program.\n" in said
-    status, said = ended(here, "verify", **environment)
+    assert "unreadable: films/bad.mp4: Its document is not like those of this program.\n" in output
+    status, output = run_command(workdir, "verify", **environment)
     assert status == 1
-    assert "unreadable: films/bad.mp4\n" in said
-    database["media"].delete_one({"_id": odd["_id"]})
-    assert ended(here, "scan", **environment)[0] == 0
+    assert "unreadable: films/bad.mp4\n" in output
+    database["media"].delete_one({"_id": malformed["_id"]})
+    assert run_command(workdir, "scan", **environment)[0] == 0
 
 
 @pytest.mark.parametrize("fault", ["fstat,newfstatat:when=2+", "pread64,preadv,preadv2"])
-def test_verify_names_a_file_whose_disk_fails(fault: str, here: Path) -> None:
+def test_verify_names_file_when_disk_fails(fault: str, workdir: Path) -> None:
     need("strace")
-    films = here / "files"
+    films = workdir / "files"
     films.mkdir()
     for name in ("a.mp4", "b.mp4"):
         (films / name).write_bytes(b"film")
-    assert ended(here, "migrate")[0] == 0
+    assert run_command(workdir, "migrate")[0] == 0
     time.sleep(2.1)
-    assert ended(here, "scan")[0] == 0
+    assert run_command(workdir, "scan")[0] == 0
     calls, _, when = fault.partition(":")
     inject = f"inject={calls}:error=EIO{when and ':'}{when}"
-    strace = ("strace", "-f", "-o", here / "trace", "-P", films / "a.mp4", "-e", inject)
+    strace = ("strace", "-f", "-o", workdir / "trace", "-P", films / "a.mp4", "-e", inject)
     command = [str(word) for word in (*strace, SEEKABLE, "verify")]
     verified = subprocess.run(
-        command, cwd=here, env=without_settings(), capture_output=True, text=True, timeout=60
+        command, cwd=workdir, env=without_settings(), capture_output=True, text=True, timeout=60
     )
-    assert "INJECTED" in (here / "trace").read_text()
+    assert "INJECTED" in (workdir / "trace").read_text()
     assert verified.returncode == 1, verified
     assert "unreadable: a.mp4\n" in verified.stdout
     assert "Traceback" not in verified.stderr
 
 
-# What it refuses
+# Start failures
 
 
 READ_ONLY = """
@@ -417,49 +426,49 @@ if user:
 mounts = "mount --make-rprivate / && mount --bind files files && mount -o remount,bind,ro files"
 subprocess.run(["sh", "-c", mounts], check=True)
 """
-"""As unshare(1), for this process alone, whoever it is."""
+"""Code that remounts files/ read-only for this process alone, as root or not, like unshare(1)."""
 
 
-def refuses(here: Path, *arguments: object, **how: Any) -> str:
-    """The one sentence of a command that does not begin."""
-    status, said = ended(here, *arguments, **how)
-    assert status == 1, said
-    assert re.fullmatch(r"Error: .+\.\n", said), said
-    return said
+def start_error(workdir: Path, *arguments: object, **options: Any) -> str:
+    """Run a command that start_error to start, and return its one sentence."""
+    status, output = run_command(workdir, *arguments, **options)
+    assert status == 1, output
+    assert re.fullmatch(r"Error: .+\.\n", output), output
+    return output
 
 
-def neither_begins(here: Path, **how: Any) -> str:
-    """The one sentence of both commands."""
+def serve_and_migrate_error(workdir: Path, **options: Any) -> str:
+    """Run `serve` and `migrate`, and return the error that both must print."""
     with ThreadPoolExecutor(2) as pool:
-        begun = [
-            pool.submit(refuses, here, *arguments, **how)
+        runs = [
+            pool.submit(start_error, workdir, *arguments, **options)
             for arguments in (["serve", "--port", "0"], ["migrate"])
         ]
-        said = {each.result() for each in begun}
-    assert len(said) == 1
-    return said.pop()
+        errors = {run.result() for run in runs}
+    assert len(errors) == 1
+    return errors.pop()
 
 
-def test_a_port_that_is_taken(here: Path) -> None:
+def test_serve_is_refused_when_port_is_taken(workdir: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = refuses(here, "serve", "--port", port)
-        assert f"Port {port} of 127.0.0.1 is taken by another program" in said
-        assert "--port" in said
-        assert refuses(here, "serve", "--port", port, "--reload") == said
-    assert list(here.iterdir()) == [], "the database is not touched before"
+        output = start_error(workdir, "serve", "--port", port)
+        assert f"Port {port} of 127.0.0.1 is taken by another program" in output
+        assert "--port" in output
+        assert start_error(workdir, "serve", "--port", port, "--reload") == output
+    assert list(workdir.iterdir()) == [], "the database is not touched before"
 
 
-def test_a_port_that_needs_rights(here: Path) -> None:
-    said = refuses(here, "serve", "--port", 1, bound=True)
-    assert "Port 1 of 127.0.0.1 needs rights" in said
-    assert list(here.iterdir()) == []
+def test_serve_is_refused_when_port_needs_rights(workdir: Path) -> None:
+    output = start_error(workdir, "serve", "--port", 1, bound=True)
+    assert "Port 1 of 127.0.0.1 needs rights" in output
+    assert list(workdir.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("host", "why"),
+    ("host", "reason"),
     [
         ("192.0.2.1", "192.0.2.1 is not an address of this machine"),
         ("2001:db8::1", "2001:db8::1 is not an address of this machine"),
@@ -468,103 +477,105 @@ def test_a_port_that_needs_rights(here: Path) -> None:
         ("1\x1b[2J\n", r"1\x1b[2J\n is not the name of an address"),
     ],
 )
-def test_a_host_that_is_not_here(host: str, why: str, here: Path) -> None:
-    said = refuses(here, "serve", "--port", "0", SEEKABLE_HOST=host, SEEKABLE_ACCESS="open")
-    assert why in said
-    assert "--host" in said
-    assert list(here.iterdir()) == []
+def test_serve_is_refused_when_host_is_not_local(host: str, reason: str, workdir: Path) -> None:
+    output = start_error(workdir, "serve", "--port", "0", SEEKABLE_HOST=host, SEEKABLE_ACCESS="open")
+    assert reason in output
+    assert "--host" in output
+    assert list(workdir.iterdir()) == []
 
 
-def test_a_folder_of_files_that_is_a_file(here: Path) -> None:
-    (here / "files").write_bytes(b"")
-    assert neither_begins(here) == "Error: SEEKABLE_FILES_DIR=files: This is no folder.\n"
-    said = neither_begins(here, SEEKABLE_FILES_DIR="files/inside")
-    assert said == "Error: SEEKABLE_FILES_DIR=files/inside: This is no folder.\n"
+def test_start_is_refused_when_files_folder_is_a_file(workdir: Path) -> None:
+    (workdir / "files").write_bytes(b"")
+    assert serve_and_migrate_error(workdir) == "Error: SEEKABLE_FILES_DIR=files: This is no folder.\n"
+    output = serve_and_migrate_error(workdir, SEEKABLE_FILES_DIR="files/inside")
+    assert output == "Error: SEEKABLE_FILES_DIR=files/inside: This is no folder.\n"
 
 
-def test_a_folder_of_files_that_cannot_be_made(here: Path) -> None:
-    here.chmod(0o555)
-    said = neither_begins(here, bound=True)
-    assert said == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
+def test_start_is_refused_when_files_folder_cannot_be_created(workdir: Path) -> None:
+    workdir.chmod(0o555)
+    output = serve_and_migrate_error(workdir, bound=True)
+    assert output == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
 
 
-@pytest.mark.parametrize("what", [".", ".seekable", ".seekable/staging"])
-def test_a_folder_of_files_that_cannot_be_written(what: str, here: Path) -> None:
-    assert ended(here, "migrate")[0] == 0
-    (here / "files" / what).chmod(0o555)
-    said = neither_begins(here, bound=True)
-    assert said == (
+@pytest.mark.parametrize("folder", [".", ".seekable", ".seekable/staging"])
+def test_start_is_refused_when_files_folder_is_not_writable(folder: str, workdir: Path) -> None:
+    assert run_command(workdir, "migrate")[0] == 0
+    (workdir / "files" / folder).chmod(0o555)
+    output = serve_and_migrate_error(workdir, bound=True)
+    assert output == (
         "Error: SEEKABLE_FILES_DIR=files: This user cannot write there. "
         "To serve it as it is, set SEEKABLE_READ_ONLY=true.\n"
     )
 
 
-def test_a_database_that_cannot_be_written(here: Path) -> None:
-    """As one that somebody else made."""
-    assert ended(here, "migrate")[0] == 0
-    database = here / "files" / ".seekable" / "seekable.db"
+def test_start_is_refused_when_database_is_not_writable(workdir: Path) -> None:
+    """As when another user has created it."""
+    assert run_command(workdir, "migrate")[0] == 0
+    database = workdir / "files" / ".seekable" / "seekable.db"
     database.chmod(0o444)
-    said = neither_begins(here, bound=True)
-    assert said == f"Error: sqlite:///{database}: The database cannot be written.\n"
+    output = serve_and_migrate_error(workdir, bound=True)
+    assert output == f"Error: sqlite:///{database}: The database cannot be written.\n"
 
 
 @pytest.mark.parametrize("command", ["scan", "verify"])
-def test_what_looks_after_files_makes_no_library(command: str, here: Path) -> None:
-    """Or a disk that is missing would seem to hold nothing, and that all well."""
-    said = refuses(here, command)
-    assert said == "Error: SEEKABLE_FILES_DIR=files: There is no library here; `seekable serve` makes one.\n"
-    assert list(here.iterdir()) == []
+def test_scan_and_verify_create_no_library(command: str, workdir: Path) -> None:
+    """If they did, a missing disk would look like an empty library without faults."""
+    output = start_error(workdir, command)
+    assert (
+        output == "Error: SEEKABLE_FILES_DIR=files: There is no library here; `seekable serve` makes one.\n"
+    )
+    assert list(workdir.iterdir()) == []
 
 
-def test_folder_that_cannot_be_made_on_a_read_only_file_system_is_refused(here: Path) -> None:
-    """One that is there is served: see test_read_only.py."""
+def test_start_is_refused_when_files_folder_is_missing_on_read_only_file_system(workdir: Path) -> None:
+    """An existing folder is served: see test_read_only.py."""
     need("mount")
-    (here / "files").mkdir()
-    said = neither_begins(here, first=READ_ONLY, SEEKABLE_FILES_DIR="files/inside")
-    assert said == "Error: SEEKABLE_FILES_DIR=files/inside: Its file system is read-only.\n"
+    (workdir / "files").mkdir()
+    output = serve_and_migrate_error(workdir, first=READ_ONLY, SEEKABLE_FILES_DIR="files/inside")
+    assert output == "Error: SEEKABLE_FILES_DIR=files/inside: Its file system is read-only.\n"
 
 
-@pytest.mark.parametrize("there", ["an empty mount point", "nothing", "another library"])
-def test_a_disk_that_is_not_mounted(there: str, here: Path) -> None:
-    environment = {"SEEKABLE_DATABASE_URL": f"sqlite:///{here}/films.db"}
-    with serving(here, "--port", "0", **environment) as (_, url):
+@pytest.mark.parametrize("in_its_place", ["an empty mount point", "nothing", "another library"])
+def test_start_is_refused_when_disk_is_not_mounted(in_its_place: str, workdir: Path) -> None:
+    environment = {"SEEKABLE_DATABASE_URL": f"sqlite:///{workdir}/films.db"}
+    with serving(workdir, "--port", "0", **environment) as (_, url):
         httpx.put(f"{url}/files/a.txt", content=b"a", trust_env=False).raise_for_status()
-    files, away = here / "files", here / "away"
+    files, unmounted = workdir / "files", workdir / "unmounted"
 
     def beside_the_database() -> list[Path]:
-        return sorted(path for path in here.rglob("*") if not path.match("films.db-*"))
+        return sorted(path for path in workdir.rglob("*") if not path.match("films.db-*"))
 
-    files.rename(away)
-    if there == "an empty mount point":
+    files.rename(unmounted)
+    if in_its_place == "an empty mount point":
         files.mkdir()
-    elif there == "another library":
-        assert ended(here, "migrate")[0] == 0
+    elif in_its_place == "another library":
+        assert run_command(workdir, "migrate")[0] == 0
         (files / ".seekable" / "seekable.db").unlink()
     before = beside_the_database()
-    said = neither_begins(here, **environment)
-    assert "The folder of files, files, is not the one that the database speaks of" in said
+    output = serve_and_migrate_error(workdir, **environment)
+    assert "The folder of files, files, is not the one that the database speaks of" in output
     assert beside_the_database() == before, "nothing was written where the disk should be"
     shutil.rmtree(files, ignore_errors=True)
-    away.rename(files)
-    with serving(here, "--port", "0", **environment) as (_, url):
+    unmounted.rename(files)
+    with serving(workdir, "--port", "0", **environment) as (_, url):
         assert get(f"{url}/files/a.txt").content == b"a"
 
 
-def test_a_database_that_somebody_keeps(tmp_path: Path) -> None:
-    """Each lock in a library of its own, at the same time: it waits for four seconds."""
+def test_serve_is_refused_when_database_is_locked(tmp_path: Path) -> None:
+    """Both locks at the same time, each in its own library: the server waits four seconds for each."""
     locks = ("BEGIN IMMEDIATE", "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE")
 
     def check(number: int) -> None:
-        here = tmp_path / str(number)
-        here.mkdir()
-        assert ended(here, "migrate")[0] == 0
-        path = here / "files" / ".seekable" / "seekable.db"
+        workdir = tmp_path / str(number)
+        workdir.mkdir()
+        assert run_command(workdir, "migrate")[0] == 0
+        path = workdir / "files" / ".seekable" / "seekable.db"
         with closing(sqlite3.connect(path, isolation_level=None)) as database:
             for statement in locks[number].split("; "):
                 database.execute(statement)
             began = time.monotonic()
-            said = refuses(here, "serve", "--port", "0")
-            assert said == f"Error: sqlite:///{path}: The database is locked by another program.\n"
+            output = start_error(workdir, "serve", "--port", "0")
+            assert output == f"Error: sqlite:///{path}: The database is locked by another program.\n"
             assert time.monotonic() - began < 10
 
     with ThreadPoolExecutor(len(locks)) as pool:
@@ -572,7 +583,7 @@ def test_a_database_that_somebody_keeps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "why"),
+    ("make", "reason"),
     [
         (lambda path: path.write_bytes(b"not a database" * 100), "is no SQLite file"),
         (lambda path: path.mkdir(), "cannot be opened"),
@@ -583,47 +594,49 @@ def test_a_database_that_somebody_keeps(tmp_path: Path) -> None:
     ],
     ids=["another file", "a folder", "unreadable", "read-only", "in a read-only folder", "in no folder"],
 )
-def test_a_database_that_does_not_answer(make: Callable[[Path], None], why: str, here: Path) -> None:
-    path = here / "data" / "films.db"
+def test_migrate_is_refused_when_database_cannot_be_opened(
+    make: Callable[[Path], None], reason: str, workdir: Path
+) -> None:
+    path = workdir / "data" / "films.db"
     path.parent.mkdir()
     make(path)
     url = f"sqlite:///{path}"
-    said = refuses(here, "migrate", bound=True, SEEKABLE_DATABASE_URL=url)
-    assert said == f"Error: {url}: The database {why}.\n"
+    output = start_error(workdir, "migrate", bound=True, SEEKABLE_DATABASE_URL=url)
+    assert output == f"Error: {url}: The database {reason}.\n"
 
 
-def test_a_database_that_is_damaged(here: Path) -> None:
-    assert ended(here, "migrate")[0] == 0
-    path = here / "files" / ".seekable" / "seekable.db"
+def test_start_is_refused_when_database_is_damaged(workdir: Path) -> None:
+    assert run_command(workdir, "migrate")[0] == 0
+    path = workdir / "files" / ".seekable" / "seekable.db"
     path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
-    assert "The database is damaged." in neither_begins(here)
+    assert "The database is damaged." in serve_and_migrate_error(workdir)
 
 
-# Other ways to start it
+# Other ways to start the server
 
 
-def test_uvicorn_serves_it_and_lets_nobody_else_in(here: Path, film: Path) -> None:
+def test_uvicorn_serves_this_machine_only(workdir: Path, film: Path) -> None:
     port = free_port()
-    with program(here, BIN / "uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", port) as server:
+    with program(workdir, BIN / "uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", port) as server:
         server.wait_for("Uvicorn running")
         url = f"http://127.0.0.1:{port}/files/film.mp4"
         assert httpx.put(url, content=film.read_bytes(), trust_env=False).status_code == 201
         assert get(url, range="bytes=4-7").content == b"ftyp"
-        assert sha256(here / "files" / "film.mp4") == sha256(film)
-        assert get(url, **FROM_ELSEWHERE).status_code == 403
+        assert sha256(workdir / "files" / "film.mp4") == sha256(film)
+        assert get(url, **FROM_OTHER_MACHINE).status_code == 403
         server.terminate()
         assert "Traceback" not in server.log()
 
 
-def test_reload_prints_where_it_is_and_starts_again_when_the_code_changes(here: Path, tmp_path: Path) -> None:
-    """In a copy of the program, so that nobody else's is touched."""
+def test_reload_prints_urls_and_restarts_when_code_changes(workdir: Path, tmp_path: Path) -> None:
+    """In a copy of the code, which no other test uses."""
     copy = tmp_path / "copy"
     for part in ("app", "alembic"):
         shutil.copytree(CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
     start = "from app.cli import main; main()"
     port = free_port()
     with program(
-        here, sys.executable, "-c", start, "serve", "--reload", "--port", port, PYTHONPATH=str(copy)
+        workdir, sys.executable, "-c", start, "serve", "--reload", "--port", port, PYTHONPATH=str(copy)
     ) as server:
         server.wait_for("Application startup complete")
         url = f"http://127.0.0.1:{port}"
@@ -636,7 +649,7 @@ def test_reload_prints_where_it_is_and_starts_again_when_the_code_changes(here: 
         assert get(f"{url}/openapi.json").json()["info"]["title"] == "Changed"
         (child,) = _children(server.process.pid, "spawn_main")
         server.terminate()
-        assert not _runs(child)
+        assert not _is_running(child)
         with pytest.raises(httpx.ConnectError):
             get(f"{url}/health")
         assert "Traceback" not in server.log()
@@ -647,14 +660,14 @@ def _children(pid: int, command: str) -> list[int]:
     return [int(child) for child in found if command in Path(f"/proc/{child}/cmdline").read_text()]
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     deadline = time.monotonic() + 5
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     return Path(f"/proc/{pid}").exists()
 
 
-# Importing it
+# Import
 
 
 AUDIT = """
@@ -663,8 +676,8 @@ events = []
 def note(event, arguments):
     if event == "open":
         path, mode, flags = arguments
-        here = isinstance(path, (str, bytes)) and os.path.abspath(os.fsdecode(path)).startswith(os.getcwd())
-        if here or (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        inside = isinstance(path, (str, bytes)) and os.path.abspath(os.fsdecode(path)).startswith(os.getcwd())
+        if inside or (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
             events.append((event, path, mode, flags))
     elif event in (
         "os.mkdir", "os.rename", "os.remove", "sqlite3.connect", "socket.connect", "socket.bind",
@@ -677,14 +690,14 @@ print(*events, sep="\\n", end="")
 """
 
 
-def test_importing_the_program_does_nothing(here: Path) -> None:
-    """No file is made or written, nothing is connected, and not even the settings are read."""
-    (here / ".env").write_text("SEEKABLE_PORT=abc\n")
+def test_import_has_no_side_effects(workdir: Path) -> None:
+    """The import writes no file, opens no connection and does not read the settings."""
+    (workdir / ".env").write_text("SEEKABLE_PORT=abc\n")
     python = [sys.executable, "-B", "-c"]
-    imported = subprocess.run([*python, AUDIT], cwd=here, capture_output=True, text=True, timeout=60)
+    imported = subprocess.run([*python, AUDIT], cwd=workdir, capture_output=True, text=True, timeout=60)
     assert (imported.returncode, imported.stdout, imported.stderr) == (0, "", "")
-    assert os.listdir(here) == [".env"]
-    # The audit sees what it should: the same with an action added is noticed.
+    assert os.listdir(workdir) == [".env"]
+    # The audit reports a planted side effect.
     planted = AUDIT.replace("import app.main", "os.mkdir('files'); open('files/x', 'w').close()")
-    noticed = subprocess.run([*python, planted], cwd=here, capture_output=True, text=True, timeout=60)
-    assert re.search(r"os\.mkdir.*\n.*open", noticed.stdout)
+    audited = subprocess.run([*python, planted], cwd=workdir, capture_output=True, text=True, timeout=60)
+    assert re.search(r"os\.mkdir.*\n.*open", audited.stdout)

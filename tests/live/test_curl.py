@@ -1,4 +1,4 @@
-"""What people type: curl and wget against a running server."""
+"""curl and wget commands against a running server."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ def tools() -> None:
 
 @pytest.fixture
 def url(server: Server, folder: str, film: Path) -> str:
-    """A film that is stored."""
+    """The URL of a stored film."""
     url = f"{server.url}/files/{folder}/film.mp4"
     assert curl("-T", film, url)["status"] == 201
     return url
@@ -35,7 +35,7 @@ def url(server: Server, folder: str, film: Path) -> str:
 
 @pytest.fixture
 def sparse(tmp_path: Path) -> Path:
-    """100 MiB that cost nothing."""
+    """A sparse file of 100 MiB."""
     sparse = tmp_path / "sparse.mp4"
     with sparse.open("wb") as file:
         file.truncate(100 << 20)
@@ -43,7 +43,7 @@ def sparse(tmp_path: Path) -> Path:
 
 
 def curl(*arguments: object) -> dict[str, Any]:
-    """What curl got: status, headers, body (and its JSON), bytes sent and received, and its log."""
+    """Run curl. Returns status, headers, body (and its JSON), bytes sent and received, and curl's log."""
     separator = "\n--curl--\n"
     summary = separator + "%{http_code} %{size_upload} %{size_download}" + separator + "%{header_json}"
     result = run("curl", "-sSv", "-w", summary, *arguments)
@@ -65,22 +65,22 @@ def download(url: str, target: Path, *arguments: object) -> Path:
     return target
 
 
-# Up
+# Uploads
 
 
-def test_a_name_that_curl_sends_as_it_is(server: Server, film: Path, folder: str) -> None:
+def test_put_accepts_name_that_curl_sends_unencoded(server: Server, film: Path, folder: str) -> None:
     url = f"{server.url}/files/{folder}/séance 🎬.mp4".replace(" ", "%20")
     assert curl("-T", film, url)["json"]["filename"] == "séance 🎬.mp4"
 
 
 @pytest.mark.parametrize("folder_first", [True, False])
-def test_a_form_with_its_fields_in_any_order(
+def test_form_accepts_fields_in_any_order(
     folder_first: bool, server: Server, folder: str, film: Path, tmp_path: Path
 ) -> None:
     fields = ["-F", f"folder={folder}/films", "-F", f"file=@{film}"]
-    answer = curl(*(fields if folder_first else fields[2:] + fields[:2]), f"{server.url}/file/upload")
-    assert answer["status"] == 201
-    file, headers = answer["json"], answer["headers"]
+    response = curl(*(fields if folder_first else fields[2:] + fields[:2]), f"{server.url}/file/upload")
+    assert response["status"] == 201
+    file, headers = response["json"], response["headers"]
     assert (file["folder"], file["filename"], file["path"]) == (
         f"{folder}/films",
         "film.mp4",
@@ -96,7 +96,7 @@ def test_a_form_with_its_fields_in_any_order(
         assert sha256(download(url, tmp_path / str(number))) == sha256(film)
 
 
-def test_an_upload_is_an_ordinary_file(film: Path, tmp_path: Path) -> None:
+def test_upload_is_stored_as_ordinary_file(film: Path, tmp_path: Path) -> None:
     """Promise 11: with the filesystem backend, at files/<folder>/<filename>."""
     with running(tmp_path / "server", storage="filesystem") as server:
         curl("-F", f"file=@{film}", f"{server.url}/file/upload")
@@ -108,16 +108,16 @@ def test_an_upload_is_an_ordinary_file(film: Path, tmp_path: Path) -> None:
     assert {sha256(server.files / path) for path in stored} == {sha256(film)}
 
 
-def test_a_form_never_replaces(
+def test_form_is_refused_when_file_exists(
     server: Server, folder: str, url: str, film: Path, matroska_film: Path, tmp_path: Path
 ) -> None:
     form = ("-F", f"folder={folder}", "-F", f"file=@{matroska_film};filename=film.mp4")
-    answer = curl(*form, f"{server.url}/file/upload")
-    assert (answer["status"], answer["headers"]["content-type"]) == (409, "application/problem+json")
+    response = curl(*form, f"{server.url}/file/upload")
+    assert (response["status"], response["headers"]["content-type"]) == (409, "application/problem+json")
     assert sha256(download(url, tmp_path / "back")) == sha256(film)
 
 
-def test_a_put_creates_and_then_replaces(
+def test_put_creates_then_replaces(
     server: Server, folder: str, film: Path, matroska_film: Path, tmp_path: Path
 ) -> None:
     url = f"{server.url}/files/{folder}/film"
@@ -129,13 +129,13 @@ def test_a_put_creates_and_then_replaces(
     assert sha256(download(url, tmp_path / "back")) == sha256(matroska_film)
 
 
-def test_a_put_to_a_folder_takes_the_local_name(server: Server, folder: str, film: Path) -> None:
+def test_put_to_folder_url_stores_under_local_name(server: Server, folder: str, film: Path) -> None:
     """curl adds the name to a URL that ends with a slash."""
     assert curl("-T", film, f"{server.url}/files/{folder}/")["json"]["path"] == f"{folder}/film.mp4"
 
 
-def test_a_put_from_a_pipe(server: Server, folder: str, film: Path, tmp_path: Path) -> None:
-    """Of a length that nobody knows beforehand."""
+def test_put_stores_chunked_body_of_pipe(server: Server, folder: str, film: Path, tmp_path: Path) -> None:
+    """curl does not know the length of a pipe, and sends no Content-Length."""
     url = f"{server.url}/files/{folder}/film.mp4"
     piped = 'cat "$1" | curl -sSv -T - "$2"'
     result = run("sh", "-c", piped, "sh", film, url)
@@ -144,9 +144,7 @@ def test_a_put_from_a_pipe(server: Server, folder: str, film: Path, tmp_path: Pa
     assert sha256(download(url, tmp_path / "back")) == sha256(film)
 
 
-def test_a_name_of_any_kind_goes_up_and_comes_down(
-    server: Server, folder: str, film: Path, tmp_path: Path
-) -> None:
+def test_form_and_put_store_odd_name(server: Server, folder: str, film: Path, tmp_path: Path) -> None:
     local = tmp_path / ODD_NAME
     local.symlink_to(film)
     quoted = str(local).replace("\\", "\\\\").replace('"', '\\"')
@@ -156,73 +154,77 @@ def test_a_name_of_any_kind_goes_up_and_comes_down(
     assert curl("-T", film, f"{server.url}/files/{folder}/{quote(ODD_NAME)}")["status"] == 204
 
 
-# Refused before the bytes come
+# Refusals before the body is sent
 
 
-def test_what_exists_is_not_sent_again(url: str, sparse: Path, film: Path, tmp_path: Path) -> None:
-    answer = curl("-T", sparse, "-H", "If-None-Match: *", url)
-    assert answer["status"] == 412
-    assert "> Expect: 100-continue" in answer["log"]
-    assert "100 Continue" not in answer["log"]
-    assert answer["sent"] == 0
+def test_put_with_if_none_match_is_refused_before_body_when_file_exists(
+    url: str, sparse: Path, film: Path, tmp_path: Path
+) -> None:
+    response = curl("-T", sparse, "-H", "If-None-Match: *", url)
+    assert response["status"] == 412
+    assert "> Expect: 100-continue" in response["log"]
+    assert "100 Continue" not in response["log"]
+    assert response["sent"] == 0
     assert sha256(download(url, tmp_path / "back")) == sha256(film)
 
 
-def test_a_stale_version_is_not_replaced(url: str, sparse: Path) -> None:
-    answer = curl("-T", sparse, "-H", 'If-Match: "an older one"', url)
-    assert (answer["status"], answer["sent"]) == (412, 0)
-    assert "100 Continue" not in answer["log"]
+def test_put_is_refused_before_body_when_if_match_is_stale(url: str, sparse: Path) -> None:
+    response = curl("-T", sparse, "-H", 'If-Match: "an older one"', url)
+    assert (response["status"], response["sent"]) == (412, 0)
+    assert "100 Continue" not in response["log"]
 
 
-def test_a_file_cannot_take_the_place_of_a_folder(url: str, sparse: Path) -> None:
-    answer = curl("-T", sparse, url.rpartition("/")[0])
-    assert (answer["status"], answer["sent"]) == (409, 0)
-    assert "100 Continue" not in answer["log"]
+def test_put_is_refused_before_body_when_path_is_a_folder(url: str, sparse: Path) -> None:
+    response = curl("-T", sparse, url.rpartition("/")[0])
+    assert (response["status"], response["sent"]) == (409, 0)
+    assert "100 Continue" not in response["log"]
 
 
 @pytest.mark.parametrize("source", ["file", "pipe"])
-def test_an_upload_that_offers_http_2_is_stored(url: str, tmp_path: Path, source: str) -> None:
+def test_put_that_offers_http2_is_stored(url: str, tmp_path: Path, source: str) -> None:
     other = tmp_path / "other.mp4"
     other.write_bytes(b"other" * 60_000)
     if source == "file":
-        answer = curl("--http2", "-T", other, url)
-        assert "> Upgrade: h2c" in answer["log"]
+        response = curl("--http2", "-T", other, url)
+        assert "> Upgrade: h2c" in response["log"]
     else:
-        answer = json.loads(
+        response = json.loads(
             run("sh", "-c", f"curl -sS --http2 -T - '{url}' < '{other}' -o /dev/null -w '%{{json}}'").stdout
         )
-        answer["status"] = answer["http_code"]
-    assert answer["status"] == 204
+        response["status"] = response["http_code"]
+    assert response["status"] == 204
     assert sha256(download(url, tmp_path / "same.mp4", "--http2")) == sha256(other)
 
 
-def test_a_bad_name_is_refused_at_once(server: Server, folder: str, sparse: Path) -> None:
-    answer = curl("-T", sparse, f"{server.url}/files/{folder}/{'x' * 256}")
-    assert (answer["status"], answer["sent"]) == (400, 0)
-    assert "100 Continue" not in answer["log"]
+def test_put_is_refused_before_body_when_name_is_too_long(server: Server, folder: str, sparse: Path) -> None:
+    response = curl("-T", sparse, f"{server.url}/files/{folder}/{'x' * 256}")
+    assert (response["status"], response["sent"]) == (400, 0)
+    assert "100 Continue" not in response["log"]
 
 
 @pytest.mark.parametrize("where", ["field", "query"])
-def test_a_form_for_a_name_that_is_taken_is_stopped(
+def test_form_is_refused_before_its_end_when_file_exists(
     where: str, server: Server, folder: str, url: str, sparse: Path
 ) -> None:
-    """The name is known only once the form has begun, so that some of it is on its way."""
+    """The server knows the name only once the form has begun, when curl has sent part of the file."""
     file = ("-F", f"file=@{sparse};filename=film.mp4")
     if where == "field":
-        answer = curl("-F", f"folder={folder}", *file, f"{server.url}/file/upload")
+        response = curl("-F", f"folder={folder}", *file, f"{server.url}/file/upload")
     else:
-        answer = curl(*file, f"{server.url}/file/upload?folder={folder}")
-    assert answer["status"] == 409
-    assert answer["sent"] < sparse.stat().st_size / 2
+        response = curl(*file, f"{server.url}/file/upload?folder={folder}")
+    assert response["status"] == 409
+    assert response["sent"] < sparse.stat().st_size / 2
 
 
-def test_too_much_is_refused_at_once(sparse: Path, tmp_path: Path, new_library: NewLibrary) -> None:
+def test_upload_is_refused_before_body_when_too_large(
+    sparse: Path, tmp_path: Path, new_library: NewLibrary
+) -> None:
     with running(tmp_path / "server", max_upload_size="1MiB", **new_library()) as server:
         put = curl("-T", sparse, f"{server.url}/files/put.mp4")
         form = curl("-F", f"file=@{sparse}", f"{server.url}/file/upload")
-        for answer in (put, form):
-            assert (answer["status"], answer["sent"]) == (413, 0)
-            assert "100 Continue" not in answer["log"]
+        for response in (put, form):
+            assert (response["status"], response["sent"]) == (413, 0)
+            assert "100 Continue" not in response["log"]
         piped = 'cat "$1" | curl -sS -o "$3" -w "%{http_code} %{size_upload}" -T - "$2"'
         result = run(
             "sh", "-c", piped, "sh", sparse, f"{server.url}/files/pipe.mp4", tmp_path / "body", check=False
@@ -235,10 +237,10 @@ def test_too_much_is_refused_at_once(sparse: Path, tmp_path: Path, new_library: 
         assert beneath(server).leftovers() == set()
 
 
-# Down
+# Downloads
 
 
-def test_a_download_that_was_cut_is_resumed(url: str, film: Path, tmp_path: Path) -> None:
+def test_curl_resumes_partial_download(url: str, film: Path, tmp_path: Path) -> None:
     target = tmp_path / "back"
     run("sh", "-c", 'curl -sS "$1" | head -c 3000000 >"$2"', "sh", url, target)
     assert target.stat().st_size == 3_000_000
@@ -246,12 +248,12 @@ def test_a_download_that_was_cut_is_resumed(url: str, film: Path, tmp_path: Path
     assert resumed["status"] == 206
     assert resumed["received"] == film.stat().st_size - 3_000_000
     assert sha256(target) == sha256(film)
-    again = curl("-C", "-", "-o", target, url)  # nothing is left: 416, which curl takes for success
+    again = curl("-C", "-", "-o", target, url)  # the file is complete: 416, which curl counts as success
     assert (again["status"], again["headers"]["content-range"]) == (416, f"bytes */{film.stat().st_size}")
     assert sha256(target) == sha256(film)
 
 
-def test_wget_resumes(url: str, film: Path, tmp_path: Path) -> None:
+def test_wget_resumes_partial_download(url: str, film: Path, tmp_path: Path) -> None:
     target = tmp_path / "film.mp4"
     target.write_bytes(film.read_bytes()[:1_000_000])
     log = run("wget", "-c", "-P", tmp_path, url).stderr
@@ -262,28 +264,30 @@ def test_wget_resumes(url: str, film: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "stop"),
+    ("byte_range", "start", "stop"),
     [("0-9", 0, 10), ("1000-1999", 1000, 2000), ("7000000-", 7_000_000, None), ("-500", -500, None)],
 )
-def test_one_range(asked: str, start: int, stop: int | None, url: str, film: Path, tmp_path: Path) -> None:
+def test_range_returns_its_bytes(
+    byte_range: str, start: int, stop: int | None, url: str, film: Path, tmp_path: Path
+) -> None:
     expected = film.read_bytes()[start:stop]
-    answer = curl("-r", asked, "-o", tmp_path / "part", url)
-    assert answer["status"] == 206
+    response = curl("-r", byte_range, "-o", tmp_path / "part", url)
+    assert response["status"] == 206
     assert (tmp_path / "part").read_bytes() == expected
     first = start % film.stat().st_size
     assert (
-        answer["headers"]["content-range"]
+        response["headers"]["content-range"]
         == f"bytes {first}-{first + len(expected) - 1}/{film.stat().st_size}"
     )
-    assert answer["headers"]["content-length"] == str(len(expected))
+    assert response["headers"]["content-length"] == str(len(expected))
 
 
-def test_several_ranges(url: str, film: Path, tmp_path: Path) -> None:
-    answer = curl("-r", "0-99,5000-5099,-100", "-o", tmp_path / "parts", url)
-    assert answer["status"] == 206
+def test_several_ranges_return_multipart_body(url: str, film: Path, tmp_path: Path) -> None:
+    response = curl("-r", "0-99,5000-5099,-100", "-o", tmp_path / "parts", url)
+    assert response["status"] == 206
     body = (tmp_path / "parts").read_bytes()
-    assert answer["headers"]["content-length"] == str(len(body))
-    head = f"Content-Type: {answer['headers']['content-type']}\r\n\r\n"
+    assert response["headers"]["content-length"] == str(len(body))
+    head = f"Content-Type: {response['headers']['content-type']}\r\n\r\n"
     message = message_from_bytes(head.encode() + body, policy=HTTP)
     assert message.get_content_type() == "multipart/byteranges"
     data, size = film.read_bytes(), film.stat().st_size
@@ -295,7 +299,7 @@ def test_several_ranges(url: str, film: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_what_did_not_change_is_not_sent(url: str, film: Path, matroska_film: Path, tmp_path: Path) -> None:
+def test_unchanged_file_is_not_sent_again(url: str, film: Path, matroska_film: Path, tmp_path: Path) -> None:
     copy, etag = tmp_path / "copy", tmp_path / "etag"
     curl("-R", "-o", copy, "--etag-save", etag, url)
     assert curl("-z", copy, "-o", tmp_path / "none", url)["status"] == 304
@@ -309,8 +313,8 @@ def test_what_did_not_change_is_not_sent(url: str, film: Path, matroska_film: Pa
     assert curl("-z", copy, "-o", tmp_path / "newer", url)["status"] == 200
 
 
-def test_a_file_is_saved_under_its_name(server: Server, folder: str, film: Path, tmp_path: Path) -> None:
-    """By a URL that does not hold it. curl reads the plain name only, wget the encoded one too."""
+def test_download_is_saved_under_its_name(server: Server, folder: str, film: Path, tmp_path: Path) -> None:
+    """The URL does not contain the name. curl reads only `filename`, wget `filename*` too (RFC 6266 §4.3)."""
     names = {"curl": "it's a film; take #1 & more?.mp4", "wget": "é 🎬 שלום — #1 & more.mp4"}
     for client, name in names.items():
         (tmp_path / client).mkdir()
@@ -340,10 +344,10 @@ def test_a_file_is_saved_under_its_name(server: Server, folder: str, film: Path,
         assert sha256(tmp_path / client / name) == sha256(film)
 
 
-def test_curl_saves_a_name_that_it_cannot_read_as_something_safe(
+def test_curl_saves_non_ascii_name_in_safe_ascii(
     server: Server, folder: str, film: Path, tmp_path: Path
 ) -> None:
-    """curl's -J does not know RFC 8187; it gets a name in ASCII, without a path, an escape or underscores."""
+    """curl's -J does not support RFC 8187, so it gets an ASCII name without path, escapes or quotes."""
     file = curl("-T", film, f"{server.url}/files/{folder}/{quote(ODD_NAME)}")["json"]
     run("curl", "-sSf", "-OJ", "--output-dir", tmp_path, file["stream_url"])
     (saved,) = tmp_path.glob("*.mp4")
@@ -351,13 +355,13 @@ def test_curl_saves_a_name_that_it_cannot_read_as_something_safe(
     assert sha256(saved) == sha256(film)
 
 
-def test_a_deleted_file_is_gone(url: str) -> None:
+def test_deleted_file_returns_404(url: str) -> None:
     assert curl("-X", "DELETE", url)["status"] == 204
     gone = curl(url)
     assert (gone["status"], gone["json"]["status"]) == (404, 404)
 
 
-def test_a_head_is_a_get_without_its_body(url: str, film: Path) -> None:
+def test_head_returns_headers_of_get(url: str, film: Path) -> None:
     headers = curl("-I", url)["headers"]
     assert headers["content-length"] == str(film.stat().st_size)
     assert headers["accept-ranges"] == "bytes"

@@ -1,4 +1,4 @@
-"""Clients that keep a connection waiting, in each of the ways in which they can."""
+"""Deadlines and limits for clients that stall or flood a connection."""
 
 import contextlib
 import random
@@ -21,24 +21,36 @@ from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
 
-LIMIT = 1
-IDLE = 0.5
-READER = 2
-LATE = 5
-"""Seconds after which a limit has been passed by, on a machine that is busy."""
+RECEIVE_TIMEOUT = 1
+KEEPALIVE_TIMEOUT = 0.5
+SEND_TIMEOUT = 2
+TOO_LATE = 5
+"""Seconds. A server that needs longer than TOO_LATE has no deadline, even on a busy machine."""
 
 FILM = random.Random(5).randbytes(12_000_000)
 
 folder_only = pytest.mark.parametrize("new_library", ["filesystem"], indirect=True)
-"""What has nothing to do with what files are stored in."""
+"""For tests of rules that do not depend on the backend."""
 
 
 @contextlib.contextmanager
-def impatient(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
-    """It has little patience, and a film."""
-    limits = {"header_timeout": LIMIT, "body_timeout": LIMIT, "keepalive_timeout": IDLE}
-    folder = tmp_path_factory.mktemp("impatient")
-    settings = {"send_timeout": READER, "max_header_size": 4096, "body_rate": 1, **limits, **new_library()}
+def server_with_short_timeouts(
+    tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary
+) -> Iterator[Server]:
+    """Run a server with short timeouts and a film. Fails if it logs an error."""
+    limits = {
+        "header_timeout": RECEIVE_TIMEOUT,
+        "body_timeout": RECEIVE_TIMEOUT,
+        "keepalive_timeout": KEEPALIVE_TIMEOUT,
+    }
+    folder = tmp_path_factory.mktemp("deadlines")
+    settings = {
+        "send_timeout": SEND_TIMEOUT,
+        "max_header_size": 4096,
+        "body_rate": 1,
+        **limits,
+        **new_library(),
+    }
     with running(folder, **settings) as server:
         with server.client() as http:
             http.put("/files/film.mp4", content=FILM).raise_for_status()
@@ -49,7 +61,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
-    with impatient(tmp_path_factory, new_library) as server:
+    with server_with_short_timeouts(tmp_path_factory, new_library) as server:
         yield server
 
 
@@ -72,32 +84,36 @@ def opening(server: Server) -> Iterator[Open]:
 
 @pytest.fixture
 def begin(server: Server) -> Iterator[Open]:
-    """A connection on which these bytes were sent."""
+    """Call it to open a connection and send these bytes."""
     with opening(server) as begin:
         yield begin
 
 
-everywhere = Together("everywhere")
-here = Together("here")
+on_each_backend = Together("on_each_backend")
+on_one_backend = Together("on_one_backend")
 
 
-@pytest.fixture(scope="module", name="everywhere")
-def begun_everywhere(
+@pytest.fixture(scope="module", name="on_each_backend")
+def begun_on_each_backend(
     request: pytest.FixtureRequest,
     server: Server,
     tmp_path_factory: pytest.TempPathFactory,
     new_library: NewLibrary,
 ) -> Iterator[Outcomes]:
-    """One of them counts descriptors, and has a server of its own for that."""
-    with impatient(tmp_path_factory, new_library) as another, opening(server) as one, opening(another) as two:
-        given = {"test_a_body_has_to_go_on": (server, one)}
-        with everywhere.begun(request, lambda name: given.get(name, (another, two))) as outcomes:
+    """Start these tests. The one that counts descriptors has a server to itself."""
+    with (
+        server_with_short_timeouts(tmp_path_factory, new_library) as another,
+        opening(server) as one,
+        opening(another) as two,
+    ):
+        given = {"test_stalled_body_gets_408": (server, one)}
+        with on_each_backend.begun(request, lambda name: given.get(name, (another, two))) as outcomes:
             yield outcomes
 
 
-@pytest.fixture(scope="module", name="here")
-def begun_here(request: pytest.FixtureRequest, server: Server) -> Iterator[Outcomes]:
-    with opening(server) as begin, here.begun(request, lambda name: (begin,)) as outcomes:
+@pytest.fixture(scope="module", name="on_one_backend")
+def begun_on_one_backend(request: pytest.FixtureRequest, server: Server) -> Iterator[Outcomes]:
+    with opening(server) as begin, on_one_backend.begun(request, lambda name: (begin,)) as outcomes:
         yield outcomes
 
 
@@ -105,9 +121,11 @@ def head(method: str, target: str, *headers: str) -> bytes:
     return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
-def watched(connection: RawConnection, dribble: bytes = b"") -> tuple[bytes, float]:
-    """What comes until the server ends the connection, and after how long; it is sent these bytes
-    meanwhile, again and again."""
+def receive_to_end(connection: RawConnection, dribble: bytes = b"") -> tuple[bytes, float]:
+    """Receive until the server closes the connection, sending `dribble` every 0.2 s.
+
+    Returns the bytes received, and the seconds until the close.
+    """
     began = time.monotonic()
     received = b""
     connection.socket.settimeout(0.2)
@@ -123,18 +141,20 @@ def watched(connection: RawConnection, dribble: bytes = b"") -> tuple[bytes, flo
     return received, time.monotonic() - began
 
 
-def all_watched(connections: dict[str, tuple[RawConnection, bytes]]) -> dict[str, tuple[bytes, float]]:
+def receive_all_to_end(connections: dict[str, tuple[RawConnection, bytes]]) -> dict[str, tuple[bytes, float]]:
     with ThreadPoolExecutor(len(connections)) as pool:
-        return dict(zip(connections, pool.map(lambda one: watched(*one), connections.values()), strict=True))
+        return dict(
+            zip(connections, pool.map(lambda one: receive_to_end(*one), connections.values()), strict=True)
+        )
 
 
 HEALTH = head("GET", "/health")
 
 
 @folder_only
-@here
-def test_a_head_has_to_come(begin: Open) -> None:
-    found = all_watched(
+@on_one_backend
+def test_incomplete_head_gets_408(begin: Open) -> None:
+    found = receive_all_to_end(
         {
             "nothing": (begin(b""), b""),
             "empty lines": (begin(b"\r\n"), b"\r\n"),
@@ -145,51 +165,53 @@ def test_a_head_has_to_come(begin: Open) -> None:
         }
     )
     for name, (received, seconds) in found.items():
-        assert LIMIT * 0.9 < seconds < LATE, name
-        responses = received.count(b"HTTP/1.1 ")
+        assert RECEIVE_TIMEOUT * 0.9 < seconds < TOO_LATE, name
+        count = received.count(b"HTTP/1.1 ")
         if name in ("nothing", "empty lines"):
-            assert responses == 0, name
+            assert count == 0, name
         else:
             assert received.count(b"HTTP/1.1 408 Request Timeout\r\n") == 1, name
-            assert responses == (2 if "second" in name else 1), name
+            assert count == (2 if "second" in name else 1), name
 
 
 LONG = f"Content-Length: {len(FILM)}"
 FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="new.mp4"\r\n\r\n'
 BODIES = {
-    "before it": head("PUT", "/files/new.mp4", LONG),
-    "that was asked for": head("PUT", "/files/new.mp4", LONG, "Expect: 100-continue"),
-    "amid it": head("PUT", "/files/new.mp4", LONG) + FILM[:3_000_000],
-    "amid a chunk": head("PUT", "/files/new.mp4", "Transfer-Encoding: chunked") + b"fff\r\nx",
+    "before the body": head("PUT", "/files/new.mp4", LONG),
+    "after 100 Continue": head("PUT", "/files/new.mp4", LONG, "Expect: 100-continue"),
+    "within the body": head("PUT", "/files/new.mp4", LONG) + FILM[:3_000_000],
+    "within a chunk": head("PUT", "/files/new.mp4", "Transfer-Encoding: chunked") + b"fff\r\nx",
     "before the last chunk": head("PUT", "/files/new.mp4", "Transfer-Encoding: chunked") + b"1\r\nx\r\n",
     "in a trailer": head("PUT", "/files/new.mp4", "Transfer-Encoding: chunked") + b"1\r\nx\r\n0\r\nX: y\r\n",
     "in a form": head("POST", "/file/upload", LONG, "Content-Type: multipart/form-data; boundary=x") + FORM,
 }
 
 
-@everywhere
-def test_a_body_has_to_go_on(server: Server, begin: Open) -> None:
+@on_each_backend
+def test_stalled_body_gets_408(server: Server, begin: Open) -> None:
     before = beneath(server).leftovers()
     slow = begin(head("PUT", "/files/slow.mp4", "Content-Length: 15"))
-    found = all_watched({name: (begin(data), b"") for name, data in BODIES.items()} | {"slow": (slow, b"y")})
+    found = receive_all_to_end(
+        {name: (begin(data), b"") for name, data in BODIES.items()} | {"slow": (slow, b"y")}
+    )
     received, seconds = found.pop("slow")
-    assert received.startswith(b"HTTP/1.1 201 "), "it came, a byte at a time"
-    assert seconds > LIMIT * 2
+    assert received.startswith(b"HTTP/1.1 201 "), "a slow body is accepted while it makes progress"
+    assert seconds > RECEIVE_TIMEOUT * 2
     for name, (received, seconds) in found.items():
         final = received.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
         assert final.startswith(b"HTTP/1.1 408 Request Timeout\r\n"), name
         assert b"connection: close\r\n" in final, name
-        assert LIMIT * 0.9 < seconds < LATE, name
-    until(lambda: beneath(server).leftovers() == before, "nothing of them is left")
+        assert RECEIVE_TIMEOUT * 0.9 < seconds < TOO_LATE, name
+    until(lambda: beneath(server).leftovers() == before, "nothing of the stalled uploads is left")
     with server.client() as http:
         assert [item["path"] for item in http.get("/files").json()["items"]] == ["film.mp4", "slow.mp4"]
 
 
 @pytest.mark.campaign
-def test_the_time_in_which_the_server_stood_still_is_nobodys_fault(tmp_path: Path) -> None:
-    """As when its machine slept. What came meanwhile is there, but it has yet to look."""
+def test_time_while_server_is_stopped_does_not_count_against_client(tmp_path: Path) -> None:
+    """As when its machine sleeps. The kernel has received the body, which the server has yet to read."""
     with running(tmp_path, body_timeout=2) as server:
-        for number in range(20):  # of which a few stop it just before it looks
+        for number in range(20):  # some of these stop the server just before it reads
             with closing(RawConnection("127.0.0.1", server.port)) as connection:
                 connection.send(head("PUT", f"/files/{number}", "Content-Length: 2") + b"x")
                 time.sleep(0.3 + number * 0.03)
@@ -200,35 +222,37 @@ def test_the_time_in_which_the_server_stood_still_is_nobodys_fault(tmp_path: Pat
                 assert connection.receive_response().status_code == 201
 
 
-def test_a_body_has_to_come_at_a_pace(tmp_path: Path) -> None:
-    with running(tmp_path, body_timeout=LIMIT, body_rate=1000) as server, opening(server) as begin:
+def test_body_below_minimum_rate_gets_408(tmp_path: Path) -> None:
+    with running(tmp_path, body_timeout=RECEIVE_TIMEOUT, body_rate=1000) as server, opening(server) as begin:
         slow = begin(head("PUT", "/files/slow.mp4", "Content-Length: 5000"))
         fast = begin(head("PUT", "/files/fast.mp4", "Content-Length: 5000"))
-        found = all_watched({"slow": (slow, b"x" * 50), "fast": (fast, b"x" * 500)})
+        found = receive_all_to_end({"slow": (slow, b"x" * 50), "fast": (fast, b"x" * 500)})
         received, seconds = found["slow"]
         assert received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         assert b"at least 1000 bytes a second" in received
-        assert LIMIT * 0.9 < seconds < LATE
+        assert RECEIVE_TIMEOUT * 0.9 < seconds < TOO_LATE
         assert found["fast"][0].startswith(b"HTTP/1.1 201 ")
         assert server.staging() == []
 
 
 @folder_only
-@here
-def test_what_follows_a_refusal_has_to_end(begin: Open) -> None:
+@on_one_backend
+def test_connection_closes_when_refused_body_does_not_end(begin: Open) -> None:
     refused = head("PUT", "/files/film.mp4", LONG, "If-None-Match: *")
-    found = all_watched(
+    found = receive_all_to_end(
         {"it stops": (begin(refused + b"x"), b""), "it goes on": (begin(refused), b"x" * 1000)}
     )
     for name, (received, seconds) in found.items():
         assert received.startswith(b"HTTP/1.1 412 "), name
         assert received.count(b"HTTP/1.1 ") == 1, name
-        assert seconds < LATE, name
+        assert seconds < TOO_LATE, name
 
 
 @folder_only
-def test_who_sends_a_body_unasked_hears_why_it_is_refused(server: Server, begin: Open) -> None:
-    """What is asked for is another matter: it never comes, and the connection cannot go on."""
+def test_refused_body_leaves_connection_open_when_client_sends_it_unasked(
+    server: Server, begin: Open
+) -> None:
+    """A client that waits for 100 Continue never sends the body, and its connection is closed."""
     refused = head(
         "PUT", "/files/film.mp4", "Content-Length: 300000", "If-None-Match: *", "Expect: 100-continue"
     )
@@ -244,10 +268,10 @@ def test_who_sends_a_body_unasked_hears_why_it_is_refused(server: Server, begin:
 
 
 @folder_only
-@here
-def test_an_idle_connection_ends(begin: Open) -> None:
+@on_one_backend
+def test_idle_connection_closes(begin: Open) -> None:
     refused = head("PUT", "/files/film.mp4", "Content-Length: 1", "If-None-Match: *") + b"x"
-    found = all_watched(
+    found = receive_all_to_end(
         {
             "silent": (begin(HEALTH), b""),
             "empty lines": (begin(HEALTH), b"\r\n"),
@@ -258,21 +282,21 @@ def test_an_idle_connection_ends(begin: Open) -> None:
     )
     for name, (received, seconds) in found.items():
         assert received.count(b"HTTP/1.1 ") == 1, name
-        assert IDLE * 0.9 < seconds < LATE, name
+        assert KEEPALIVE_TIMEOUT * 0.9 < seconds < TOO_LATE, name
 
 
-@everywhere
-def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -> None:
+@on_each_backend
+def test_stalled_reader_is_disconnected_and_slow_reader_is_served(server: Server, begin: Open) -> None:
     time.sleep(0.2)
     before = descriptors(server)
     film = head("GET", "/files/film.mp4")
     never = [begin(film, 4096), begin(film, 65536), begin(HEALTH + film + film, 4096)]
-    # A kernel says that there is room again when about half of its buffer is free, not earlier.
+    # A kernel reports free buffer space only when about half of the buffer is free.
     slow = [begin(film, 4096), begin(film, 16384)]
-    until(lambda: descriptors(server)["socket"] >= before["socket"] + 5, "all are there")
-    with Socket(server) as quiet:  # nothing is asked of it, and it says nothing
+    until(lambda: descriptors(server)["socket"] >= before["socket"] + 5, "all five are connected")
+    with Socket(server) as quiet:  # a WebSocket on which neither side sends
         quiet.json()
-        end = time.monotonic() + READER * 1.75
+        end = time.monotonic() + SEND_TIMEOUT * 1.75
         read = [b"", b""]
         while time.monotonic() < end:
             for number, connection in enumerate(slow):
@@ -289,9 +313,9 @@ def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -
         ]
     for connection in slow:
         connection.close()
-    until(lambda: descriptors(server) <= before, "nothing is kept for those who never read")
+    until(lambda: descriptors(server) <= before, "the descriptors of stalled readers are closed")
     for connection in never:
-        # What the kernel had taken in comes, and then: no end, but a break.
+        # The client gets the bytes that its kernel has buffered, and then a reset instead of an end.
         connection.socket.settimeout(5)
         with pytest.raises(ConnectionResetError):
             while connection.socket.recv(1 << 20):
@@ -299,11 +323,11 @@ def test_a_reader_has_to_read_on_and_be_it_slowly(server: Server, begin: Open) -
 
 
 @folder_only
-@here
-def test_what_the_kernel_has_taken_still_comes(begin: Open) -> None:
-    """The server is done with it, and waits for the next request, long before a slow client is."""
+@on_one_backend
+def test_slow_client_gets_bytes_in_kernel_buffer_after_keepalive_timeout(begin: Open) -> None:
+    """The server has written the response and awaits the next request long before the client has read it."""
     connection = begin(head("GET", "/files/film.mp4", "Range: bytes=0-999999"))
-    time.sleep(IDLE * 4)
+    time.sleep(KEEPALIVE_TIMEOUT * 4)
     assert connection.receive_response().content == FILM[:1_000_000]
     assert connection.is_closed()
 
@@ -321,16 +345,16 @@ def test_what_the_kernel_has_taken_still_comes(begin: Open) -> None:
         head("GET", "/health?" + "y" * 5000),
         b"\r\n" * 3000,
     ],
-    ids=["half of it", "all of it", "half of a target", "a target", "empty lines"],
+    ids=["half of a head", "head", "half of a target", "target", "empty lines"],
 )
-def test_a_head_that_is_too_long(begin: Open, data: bytes) -> None:
-    received, seconds = watched(begin(data))
+def test_too_long_head_gets_431(begin: Open, data: bytes) -> None:
+    received, seconds = receive_to_end(begin(data))
     assert received.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
-    assert seconds < LIMIT
+    assert seconds < RECEIVE_TIMEOUT
 
 
 @folder_only
-def test_only_the_head_counts_as_the_head(begin: Open) -> None:
+def test_head_limit_ignores_bodies_and_other_heads(begin: Open) -> None:
     put = head("PUT", "/files/new.mp4", "Content-Length: 100000")
     connection = begin(put + FILM[:100_000] + HEALTH * 90 + HEALTH[:10])
     assert connection.receive_response().status_code == 201
@@ -340,28 +364,28 @@ def test_only_the_head_counts_as_the_head(begin: Open) -> None:
 
 
 @folder_only
-def test_requests_that_do_not_wait_for_answers_wait_for_their_turn(begin: Open) -> None:
+def test_pipelined_requests_are_answered_in_order_up_to_limit(begin: Open) -> None:
     connection = begin(head("GET", "/files/film.mp4") + HEALTH * 70)
     time.sleep(0.1)
     connection.send(HEALTH * 70)
     assert connection.receive_response().content == FILM
     assert [connection.receive_response().status_code for _ in range(140)] == [200] * 140
     connection = begin(HEALTH * 1000)
-    received, _ = watched(connection)
+    received, _ = receive_to_end(connection)
     assert received.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
     assert received.count(b"HTTP/1.1 ") == 1
 
 
 @folder_only
-def test_what_follows_a_change_is_not_taken_for_its_outcome(begin: Open) -> None:
+def test_malformed_bytes_after_put_do_not_change_its_response(begin: Open) -> None:
     connection = begin(head("PUT", "/files/changed.mp4", "Content-Length: 3") + b"abc" + b"\x00\r\n\r\n")
-    received, _ = watched(connection)
+    received, _ = receive_to_end(connection)
     assert received[:12] in (b"", b"HTTP/1.1 201")
 
 
 @folder_only
-def test_a_trailer_is_not_of_this_head_nor_of_the_next(server: Server, begin: Open) -> None:
-    """RFC 9110 6.5.1. All of it comes at once, before the program has begun."""
+def test_trailer_is_not_merged_into_any_head(server: Server, begin: Open) -> None:
+    """RFC 9110 §6.5.1. The whole request arrives before the application has started to handle it."""
     with server.client() as http:
         http.put("/files/there.mp4", content=b"old").raise_for_status()
     put = head("PUT", "/files/there.mp4", "Transfer-Encoding: chunked") + b"3\r\nnew\r\n0\r\n"
@@ -381,7 +405,7 @@ FLOODS = {
     "headers": (HEALTH[:-2], b"X: y\r\n" * 2000),
     "a trailer": (CHUNKED + b"0\r\nX: ", b"y" * 10_000),
     "trailers": (CHUNKED + b"0\r\n", b"X: y\r\n" * 2000),
-    "what a chunk says of itself": (CHUNKED + b"1;", b"y" * 10_000),
+    "a chunk extension": (CHUNKED + b"1;", b"y" * 10_000),
     "requests": (b"", b"GET / HTTP/1.1\r\nHost:a\r\n\r\n" * 500),
     "requests for films": (b"", head("GET", "/files/film.mp4", "Range: bytes=0-0") * 200),
     "empty lines": (b"", b"\r\n" * 5000),
@@ -390,7 +414,7 @@ FLOODS = {
 
 @folder_only
 @pytest.mark.parametrize("flood", FLOODS)
-def test_what_has_no_end_is_not_remembered(server: Server, begin: Open, flood: str) -> None:
+def test_endless_input_is_cut_off_without_using_memory(server: Server, begin: Open, flood: str) -> None:
     first, more = FLOODS[flood]
     connection = begin(first)
     memory = server.rss()
@@ -399,6 +423,6 @@ def test_what_has_no_end_is_not_remembered(server: Server, begin: Open, flood: s
         connection.socket.settimeout(0.5)
         while sent < 30 << 20:
             sent += connection.socket.send(more)
-    assert sent < 30 << 20, "it was stopped"
+    assert sent < 30 << 20, "the server stopped reading"
     assert server.rss() - memory < 8 << 20
     until(lambda: not beneath(server).leftovers(), "nothing is left")

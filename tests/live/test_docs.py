@@ -16,14 +16,14 @@ pytestmark = pytest.mark.live
 
 @dataclass
 class Console:
-    """The page, and what went wrong with it."""
+    """The page, with its errors and its requests."""
 
     page: Page
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
 
     def open(self, title: str) -> Locator:
-        """Unfold an operation, like `POST /file/upload`."""
+        """Expand an operation, like `POST /file/upload`, and return its block."""
         method, path = title.split()
         summary = self.page.locator(f".opblock-{method.lower()}").filter(
             has=self.page.locator(f'[data-path="{path}"]')
@@ -34,27 +34,27 @@ class Console:
         return summary
 
     def execute(self, operation: Locator) -> Locator:
-        """Press the button. The part of the page that shows the answer."""
+        """Press Execute, and return the block that shows the response."""
         operation.get_by_role("button", name="Execute").click()
-        answer = operation.locator(".live-responses-table")
-        expect(answer).to_be_visible()
-        return answer
+        response = operation.locator(".live-responses-table")
+        expect(response).to_be_visible()
+        return response
 
 
-# What a browser sees does not depend on the backend.
+# The console does not depend on the backend.
 MEETS = ("filesystem",)
 
 
 @pytest.fixture(scope="module")
 def shell() -> Iterator[Browser]:
-    """All of Chromium but its windows, which each page would have to open."""
+    """Headless Chromium: faster, as no page has to open a window."""
     with launched_browser(HEADLESS_SHELL) as browser:
         yield browser
 
 
 @pytest.fixture
 def console(server: Server, shell: Browser) -> Iterator[Console]:
-    """The page, opened by somebody who was never here."""
+    """The console in a new browser profile. Requests to other sites are blocked, and count as errors."""
     context = shell.new_context(viewport={"width": 1200, "height": 1600})
     page = context.new_page()
     console = Console(page)
@@ -64,12 +64,12 @@ def console(server: Server, shell: Browser) -> Iterator[Console]:
         if route.request.url.startswith((f"{server.url}/", "data:", "blob:")):
             route.continue_()
         else:
-            console.faults.append(f"asked another site for {route.request.url}")
+            console.errors.append(f"request to another site: {route.request.url}")
             route.abort()
 
     page.route("**/*", route)
-    page.on("console", lambda message: console.faults.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: console.faults.append(f"error: {error}"))
+    page.on("console", lambda message: console.errors.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: console.errors.append(f"error: {error}"))
     page.goto(f"{server.url}/docs")
     expect(page.get_by_role("heading", name="Seekable")).to_be_visible()
     yield console
@@ -78,21 +78,21 @@ def console(server: Server, shell: Browser) -> Iterator[Console]:
 
 @pytest.fixture
 def clip(tmp_path: Path, film: Path) -> Path:
-    """A small film with a name that nobody else has."""
+    """A small film with a unique name."""
     clip = tmp_path / f"{tmp_path.name}.mp4"
     clip.write_bytes(film.read_bytes()[:100_000])
     return clip
 
 
-def test_an_upload_and_a_range_from_the_console(
+def test_console_uploads_file_and_reads_range(
     console: Console, server: Server, folder: str, clip: Path
 ) -> None:
     upload = console.open("POST /file/upload")
     upload.locator("input[type=file]").set_input_files(clip)
     upload.get_by_placeholder("folder").last.fill(folder)
-    answer = console.execute(upload)
-    expect(answer.locator(".response-col_status").last).to_have_text("201")
-    expect(answer).to_contain_text(sha256(clip))
+    response = console.execute(upload)
+    expect(response.locator(".response-col_status").last).to_have_text("201")
+    expect(response).to_contain_text(sha256(clip))
     with server.client() as client:
         assert client.get(f"/files/{folder}/{clip.name}").content == clip.read_bytes()
 
@@ -103,56 +103,54 @@ def test_an_upload_and_a_range_from_the_console(
         get = console.open(title)
         for placeholder, value in {**fields, "Range": "bytes=4-7"}.items():
             get.get_by_placeholder(placeholder, exact=True).fill(value)
-        answer = console.execute(get)
-        expect(answer.locator(".response-col_status").last).to_have_text("206")
-        expect(answer).to_contain_text(f"content-range: bytes 4-7/{clip.stat().st_size}")
-        expect(answer.locator(".response-col_description .highlight-code")).to_contain_text("ftyp")
+        response = console.execute(get)
+        expect(response.locator(".response-col_status").last).to_have_text("206")
+        expect(response).to_contain_text(f"content-range: bytes 4-7/{clip.stat().st_size}")
+        expect(response.locator(".response-col_description .highlight-code")).to_contain_text("ftyp")
     assert len(console.requests) > 4
-    assert console.faults == []
+    assert console.errors == []
 
 
-def test_an_upload_goes_to_the_top_and_one_folder_field_is_enough_for_another_place(
+def test_console_uploads_to_top_unless_a_folder_field_is_filled(
     console: Console, server: Server, folder: str, clip: Path
 ) -> None:
-    """What the console puts into a field by itself is not what the person asked for."""
+    """The values that the console itself puts into fields do not select a folder."""
     upload = console.open("POST /file/upload")
     upload.locator("input[type=file]").set_input_files(clip)
-    answer = console.execute(upload)
-    expect(answer.locator(".response-col_status").last).to_have_text("201")
-    expect(answer).to_contain_text(f'"path": "{clip.name}"')
+    response = console.execute(upload)
+    expect(response.locator(".response-col_status").last).to_have_text("201")
+    expect(response).to_contain_text(f'"path": "{clip.name}"')
     with server.client() as client:
         assert client.get(f"/files/{clip.name}").content == clip.read_bytes()
-    # The first box that is called folder, all else left as it is.
+    # Fill only the first field that is called folder.
     upload.get_by_placeholder("folder").first.fill(folder)
-    answer = console.execute(upload)
-    expect(answer).to_contain_text(f'"path": "{folder}/{clip.name}"')
-    expect(answer.locator(".response-col_status").last).to_have_text("201")
-    assert console.faults == []
+    response = console.execute(upload)
+    expect(response).to_contain_text(f'"path": "{folder}/{clip.name}"')
+    expect(response.locator(".response-col_status").last).to_have_text("201")
+    assert console.errors == []
 
 
-def test_finding_moving_and_a_refusal_from_the_console(
-    console: Console, server: Server, folder: str, clip: Path
-) -> None:
+def test_console_lists_moves_and_shows_404(console: Console, server: Server, folder: str, clip: Path) -> None:
     with server.client() as client:
         client.put(f"/files/{folder}/{clip.name}", content=clip.read_bytes()).raise_for_status()
     listing = console.open("GET /files")
     listing.get_by_placeholder("folder", exact=True).fill(folder)
-    answer = console.execute(listing)  # all else as the console fills it in
-    expect(answer.locator(".response-col_status").last).to_have_text("200")
-    expect(answer).to_contain_text(f'"path": "{folder}/{clip.name}"')
+    response = console.execute(listing)  # the other fields as the console fills them
+    expect(response.locator(".response-col_status").last).to_have_text("200")
+    expect(response).to_contain_text(f'"path": "{folder}/{clip.name}"')
 
     patch = console.open("PATCH /files/{path}")
     patch.get_by_placeholder("path", exact=True).fill(f"{folder}/{clip.name}")
     patch.locator("textarea").fill('{"filename": "moved.mp4"}')
-    answer = console.execute(patch)
-    expect(answer.locator(".response-col_status").last).to_have_text("200")
-    expect(answer).to_contain_text(f'"path": "{folder}/moved.mp4"')
+    response = console.execute(patch)
+    expect(response.locator(".response-col_status").last).to_have_text("200")
+    expect(response).to_contain_text(f'"path": "{folder}/moved.mp4"')
     with server.client() as client:
         assert client.get(f"/files/{folder}/moved.mp4").content == clip.read_bytes()
-    assert console.faults == []
+    assert console.errors == []
 
     get = console.open("GET /files/{path}")
     get.get_by_placeholder("path").fill(f"{folder}/{clip.name}")
-    answer = console.execute(get)
-    expect(answer.locator(".response-col_status").last).to_contain_text("404")
-    expect(answer).to_contain_text("There is no such file.")
+    response = console.execute(get)
+    expect(response.locator(".response-col_status").last).to_contain_text("404")
+    expect(response).to_contain_text("There is no such file.")

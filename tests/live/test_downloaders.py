@@ -1,4 +1,4 @@
-"""Programs that fetch for others: wget goes on, aria2 verifies, rclone copies a library."""
+"""Download clients: wget resumes, aria2 verifies, rclone copies a library."""
 
 import os
 import re
@@ -33,15 +33,15 @@ def http(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-slowly = Together("slowly")
-"""Tests of programs that are told to be slow, or wait by themselves."""
+slow_clients = Together("slow_clients")
+"""Tests of clients that are throttled, or wait."""
 
 
 @dataclass
-class Place:
-    """What each of them has: a folder here, one on a server for all, and servers of its own."""
+class Setup:
+    """Resources of one test: a local folder, a folder on the shared server, and settings for more servers."""
 
-    here: Path
+    local: Path
     server: Server
     http: httpx.Client
     folder: str
@@ -49,8 +49,8 @@ class Place:
     new_library: NewLibrary
 
 
-@pytest.fixture(scope="module", name="slowly")
-def begun_slowly(
+@pytest.fixture(scope="module", name="slow_clients")
+def begun_slow_clients(
     request: pytest.FixtureRequest,
     server: Server,
     http: httpx.Client,
@@ -58,15 +58,15 @@ def begun_slowly(
     new_library: NewLibrary,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Outcomes]:
-    def place(name: str) -> tuple[Place]:
-        return (Place(tmp_path_factory.mktemp(name), server, http, name, big, new_library),)
+    def setup(name: str) -> tuple[Setup]:
+        return (Setup(tmp_path_factory.mktemp(name), server, http, name, big, new_library),)
 
-    with slowly.begun(request, place) as outcomes:
+    with slow_clients.begun(request, setup) as outcomes:
         yield outcomes
 
 
 def put(http: httpx.Client, path: str, content: bytes) -> str:
-    """Store it. Its URL."""
+    """Store a file, and return its URL."""
     target = f"/files/{quote(path)}"
     http.put(target, content=content).raise_for_status()
     return f"{http.base_url}{target}"
@@ -75,39 +75,39 @@ def put(http: httpx.Client, path: str, content: bytes) -> str:
 # wget
 
 
-def cut(folder: Path, *command: object, file: Path) -> None:
-    """Start a download, and kill it when some of the file has come."""
+def interrupt(folder: Path, *command: object, file: Path) -> None:
+    """Start a download, and kill it when part of the file has arrived."""
     with program(folder, *command) as download:
-        until(lambda: file.exists() and file.stat().st_size > 1_000_000, "a part of it")
+        until(lambda: file.exists() and file.stat().st_size > 1_000_000, "part of the file")
         download.process.kill()
         download.process.wait()
 
 
-@slowly
-def test_wget_goes_on_with_what_was_cut(place: Place) -> None:
+@slow_clients
+def test_wget_resumes_interrupted_download(setup: Setup) -> None:
     need("wget")
-    url, file = put(place.http, f"{place.folder}/big.mp4", place.big), place.here / "big.mp4"
-    cut(place.here, "wget", "--limit-rate=4m", url, file=file)
-    there = file.stat().st_size
-    assert there < len(place.big)
-    log = run("wget", "-c", "-P", place.here, url).stderr
-    assert f"{len(place.big) - there} " in log, "no more than was missing"
-    assert file.read_bytes() == place.big
+    url, file = put(setup.http, f"{setup.folder}/big.mp4", setup.big), setup.local / "big.mp4"
+    interrupt(setup.local, "wget", "--limit-rate=4m", url, file=file)
+    received = file.stat().st_size
+    assert received < len(setup.big)
+    log = run("wget", "-c", "-P", setup.local, url).stderr
+    assert f"{len(setup.big) - received} " in log, "wget fetches only the rest"
+    assert file.read_bytes() == setup.big
 
 
-@slowly
-def test_wget_goes_on_by_itself_when_the_server_comes_back(place: Place) -> None:
+@slow_clients
+def test_wget_resumes_when_server_restarts(setup: Setup) -> None:
     need("wget")
-    film = place.big * 5  # more than sockets hold at their largest: wget may read those to their end
-    with running(place.here / "server", **place.new_library()) as server:
+    film = setup.big * 5  # more than the largest socket buffers hold: wget may read those to their end
+    with running(setup.local / "server", **setup.new_library()) as server:
         with server.client() as http:
             url = put(http, "big.mp4", film)
-        file = place.here / "big.mp4"
-        (place.here / "wget").mkdir()
+        file = setup.local / "big.mp4"
+        (setup.local / "wget").mkdir()
         patient = ("--tries=50", "--waitretry=1", "--retry-connrefused")
-        wget_it = ("wget", "--limit-rate=20m", *patient, "-P", place.here, url)
-        with program(place.here / "wget", *wget_it) as wget:
-            until(lambda: file.exists() and file.stat().st_size > 1_000_000, "a part of it")
+        command = ("wget", "--limit-rate=20m", *patient, "-P", setup.local, url)
+        with program(setup.local / "wget", *command) as wget:
+            until(lambda: file.exists() and file.stat().st_size > 1_000_000, "part of the file")
             port = server.port
             server.kill()
             server.start("--port", str(port))
@@ -116,59 +116,59 @@ def test_wget_goes_on_by_itself_when_the_server_comes_back(place: Place) -> None
         assert file.read_bytes() == film
 
 
-@slowly
-def test_wget_with_the_etag_mixes_nothing_when_the_file_was_replaced(place: Place) -> None:
-    """By itself `wget -c` never asks whether it is still the same file, and a server cannot know."""
+@slow_clients
+def test_wget_with_if_match_does_not_mix_versions_when_file_is_replaced(setup: Setup) -> None:
+    """Without the header, `wget -c` sends no validator, so that no server could detect the replacement."""
     need("wget")
-    url, file = put(place.http, f"{place.folder}/big.mp4", place.big), place.here / "big.mp4"
-    etag = place.http.head(url).headers["etag"]
-    file.write_bytes(place.big[:3_000_000])
-    same = ("wget", "-c", "-P", place.here, f"--header=If-Match: {etag}", url)
-    put(place.http, f"{place.folder}/big.mp4", place.big[::-1])
-    refused = run(*same, check=False)
+    url, file = put(setup.http, f"{setup.folder}/big.mp4", setup.big), setup.local / "big.mp4"
+    etag = setup.http.head(url).headers["etag"]
+    file.write_bytes(setup.big[:3_000_000])
+    resume = ("wget", "-c", "-P", setup.local, f"--header=If-Match: {etag}", url)
+    put(setup.http, f"{setup.folder}/big.mp4", setup.big[::-1])
+    refused = run(*resume, check=False)
     assert refused.returncode == 8
     assert "412" in refused.stderr
-    assert file.read_bytes() == place.big[:3_000_000]
-    put(place.http, f"{place.folder}/big.mp4", place.big)
-    run(*same)
-    assert file.read_bytes() == place.big
+    assert file.read_bytes() == setup.big[:3_000_000]
+    put(setup.http, f"{setup.folder}/big.mp4", setup.big)
+    run(*resume)
+    assert file.read_bytes() == setup.big
 
 
 # aria2
 
 ARIA2 = ("aria2c", "--no-conf", "-x4", "-s4", "-k1M", "--summary-interval=0", "--log-level=debug")
-CHECKSUM_ERROR = 32  # what it ends with (aria2c(1), EXIT STATUS)
+CHECKSUM_ERROR = 32  # exit status (aria2c(1), EXIT STATUS)
 
 
-@slowly
-def test_aria2_verifies_what_it_fetched_in_pieces(place: Place) -> None:
-    check_verified(place, "big.mp4")
+@slow_clients
+def test_aria2_verifies_file_fetched_in_pieces(setup: Setup) -> None:
+    check_verified(setup, "big.mp4")
 
 
-@slowly
-def test_aria2_verifies_a_file_of_any_name(place: Place) -> None:
-    check_verified(place, ODD_NAME)
+@slow_clients
+def test_aria2_verifies_file_of_odd_name(setup: Setup) -> None:
+    check_verified(setup, ODD_NAME)
 
 
-def check_verified(place: Place, name: str) -> None:
+def check_verified(setup: Setup, name: str) -> None:
     need("aria2c")
-    url = put(place.http, f"{place.folder}/{name}", place.big)
-    saved, log_file = place.here / "saved", place.here / "log"
-    # At full speed the first connection may have brought it all before the others are answered.
+    url = put(setup.http, f"{setup.folder}/{name}", setup.big)
+    saved, log_file = setup.local / "saved", setup.local / "log"
+    # Throttled: otherwise the first connection may fetch the whole file before the others get a response.
     run(*ARIA2, "--max-download-limit=16M", f"--log={log_file}", f"--dir={saved}", url)
     log = log_file.read_text(errors="replace")
     assert "Valid hash found in Digest header field" in log
     assert "Verification finished successfully" in log
-    assert logged_statuses(place.server, url, 3).count(206) >= 3
+    assert logged_statuses(setup.server, url, 3).count(206) >= 3
     assert [file.name for file in saved.iterdir()] == [name]
-    assert sha256(saved / name) == sha256(place.big)
+    assert sha256(saved / name) == sha256(setup.big)
 
 
-def test_aria2_refuses_what_rotted_on_the_disk(big: bytes, tmp_path: Path) -> None:
+def test_aria2_reports_checksum_error_when_bytes_rotted_on_disk(big: bytes, tmp_path: Path) -> None:
     need("aria2c")
     with running(tmp_path / "server", storage="filesystem") as server, server.client() as http:
         url = put(http, "big.mp4", big)
-        # Rot changes no time of a file, and every write of ours would: so the hash stands for other bytes.
+        # Bit rot changes no timestamp, but our own write would: so change the hash instead of the bytes.
         with closing(sqlite3.connect(server.files / ".seekable" / "seekable.db")) as database, database:
             database.execute("UPDATE media SET sha256 = ?", ["0" * 64])
         result = run(*ARIA2, f"--log={tmp_path / 'log'}", f"--dir={tmp_path}", url, check=False)
@@ -176,18 +176,18 @@ def test_aria2_refuses_what_rotted_on_the_disk(big: bytes, tmp_path: Path) -> No
         assert "Checksum error detected" in (tmp_path / "log").read_text(errors="replace")
 
 
-@slowly
-def test_aria2_mixes_nothing_when_the_file_was_replaced(place: Place) -> None:
+@slow_clients
+def test_aria2_does_not_mix_versions_when_file_is_replaced(setup: Setup) -> None:
     need("aria2c")
-    url, file = put(place.http, f"{place.folder}/big.mp4", place.big), place.here / "big.mp4"
-    (place.here / "aria2").mkdir()
-    command = (*ARIA2, "--max-download-limit=3M", "--file-allocation=none", f"--dir={place.here}", url)
-    with program(place.here / "aria2", *command) as aria2:
-        until(lambda: file.exists() and file.stat().st_blocks > 2_000_000 // 512, "a part of it")
+    url, file = put(setup.http, f"{setup.folder}/big.mp4", setup.big), setup.local / "big.mp4"
+    (setup.local / "aria2").mkdir()
+    command = (*ARIA2, "--max-download-limit=3M", "--file-allocation=none", f"--dir={setup.local}", url)
+    with program(setup.local / "aria2", *command) as aria2:
+        until(lambda: file.exists() and file.stat().st_blocks > 2_000_000 // 512, "part of the file")
         aria2.terminate()
-    assert file.with_name("big.mp4.aria2").exists(), "what it needs to go on"
-    put(place.http, f"{place.folder}/big.mp4", place.big[::-1])
-    result = run(*ARIA2, "-c", f"--dir={place.here}", url, check=False)
+    assert file.with_name("big.mp4.aria2").exists(), "the control file for a resumed download"
+    put(setup.http, f"{setup.folder}/big.mp4", setup.big[::-1])
+    result = run(*ARIA2, "-c", f"--dir={setup.local}", url, check=False)
     assert result.returncode == CHECKSUM_ERROR, result.stdout
 
 
@@ -214,33 +214,33 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def rclone(url: str, *arguments: object) -> str:
-    """What it says of a run that went well at the first try."""
+    """Run rclone without retries, and return its log."""
     settings = ("--config", os.devnull, "--retries", 1, "-v", "--http-url", f"{url}/files/")
     return run("rclone", *arguments, *settings).stderr
 
 
-@slowly
-def test_rclone_copies_a_library(place: Place) -> None:
-    """But for names with a colon at the top of what is copied: it asks for `./c:d`, which is refused."""
+@slow_clients
+def test_rclone_copies_and_syncs_library(setup: Setup) -> None:
+    """Without top-level names that contain a colon: rclone requests `./c:d`, which the server refuses."""
     need("rclone")
-    copy = place.here / "copy"
-    with running(place.here / "server", **place.new_library()) as server, server.client() as http:
+    copy = setup.local / "copy"
+    with running(setup.local / "server", **setup.new_library()) as server, server.client() as http:
         rclone(server.url, "copy", ":http:", copy)
-        assert tree(copy) == {}, "no files are no failure"
+        assert tree(copy) == {}, "an empty library is no failure"
         for path, content in LIBRARY.items():
             put(http, path, content)
         rclone(server.url, "copy", ":http:", copy)
         assert tree(copy) == LIBRARY
-        time.sleep(2.1)  # it takes dates for equal that are a second apart
+        time.sleep(2.1)  # rclone treats dates that are a second apart as equal
         assert "There was nothing to transfer" in rclone(server.url, "copy", ":http:", copy)
 
         put(http, "films/film.mp4", b"replaced")
         http.delete("/files/top.mp4")
-        said = rclone(server.url, "sync", ":http:", copy)
-        changes = dict(re.findall(r"INFO +: (.*): (Copied|Deleted)", said))
+        log = rclone(server.url, "sync", ":http:", copy)
+        changes = dict(re.findall(r"INFO +: (.*): (Copied|Deleted)", log))
         assert changes == {"films/film.mp4": "Copied", "top.mp4": "Deleted"}
-        now = {**LIBRARY, "films/film.mp4": b"replaced"}
-        del now["top.mp4"]
-        assert tree(copy) == now
-        rclone(server.url, "copy", ":http:films/2024 (new)", place.here / "part")
-        assert set(tree(place.here / "part")) == {"a b.mp4", ODD_NAME}
+        expected = {**LIBRARY, "films/film.mp4": b"replaced"}
+        del expected["top.mp4"]
+        assert tree(copy) == expected
+        rclone(server.url, "copy", ":http:films/2024 (new)", setup.local / "part")
+        assert set(tree(setup.local / "part")) == {"a b.mp4", ODD_NAME}

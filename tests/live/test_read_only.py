@@ -15,7 +15,7 @@ import pytest
 from tests.forking import completed
 from tests.live.clients import until
 from tests.live.test_cli import READ_ONLY as UNSHARED
-from tests.live.test_cli import Program, ended, serving
+from tests.live.test_cli import Program, run_command, serving
 from tests.support import NewLibrary, running
 
 pytestmark = pytest.mark.live
@@ -144,12 +144,12 @@ def test_commands_work_on_a_read_only_mount(shared: Path, tmp_path: Path) -> Non
         (("account", "list"), "email"),
         (("migrate",), ""),
     ):
-        status, said = ended(shared, *arguments, first=UNSHARED, **state)
+        status, said = run_command(shared, *arguments, first=UNSHARED, **state)
         assert status == 0, said
         assert wanted in said
     assert (tmp_path / "home" / ".local" / "state" / "seekable").is_dir(), "a relative path does not count"
     assert not (shared / "relative").exists()
-    status, said = ended(shared, "doctor", first=UNSHARED, **state)
+    status, said = run_command(shared, "doctor", first=UNSHARED, **state)
     assert "note: SEEKABLE_FILES_DIR=files is on a read-only file system" in said
     assert "fix: SEEKABLE_FILES_DIR" not in said
     assert (shared / "files" / ".seekable").exists() is False
@@ -158,9 +158,9 @@ def test_commands_work_on_a_read_only_mount(shared: Path, tmp_path: Path) -> Non
 def test_library_of_another_server_on_a_read_only_mount_keeps_its_id(here: Path, tmp_path: Path) -> None:
     """With its own database, which is on another disk; and beside it, with one of this user's."""
     database = {"SEEKABLE_DATABASE_URL": f"sqlite:///{tmp_path}/films.db"}
-    assert ended(here, "scan", **database)[0] == 1
-    assert ended(here, "migrate", **database)[0] == 0
-    assert ended(here, "scan", **database)[0] == 0
+    assert run_command(here, "scan", **database)[0] == 1
+    assert run_command(here, "migrate", **database)[0] == 0
+    assert run_command(here, "scan", **database)[0] == 0
     mark = (here / "files" / ".seekable" / "id").read_text()
     with serving_read_only_mount(here, **database, XDG_STATE_HOME=str(tmp_path / "state")) as (_, http):
         check_served(http)
@@ -170,7 +170,9 @@ def test_library_of_another_server_on_a_read_only_mount_keeps_its_id(here: Path,
     # An empty mount point is not taken for it.
     (here / "files").rename(here / "away")
     (here / "files").mkdir()
-    status, said = ended(here, "scan", first=UNSHARED, **database, XDG_STATE_HOME=str(tmp_path / "state"))
+    status, said = run_command(
+        here, "scan", first=UNSHARED, **database, XDG_STATE_HOME=str(tmp_path / "state")
+    )
     assert status == 1
     assert "is not the one that the database speaks of" in said
 
@@ -179,8 +181,8 @@ def test_setting_leaves_a_writable_folder_as_it_is(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also one with a database of ours, which is neither used nor touched."""
-    assert ended(here, "migrate")[0] == 0
-    assert ended(here, "scan")[0] == 0
+    assert run_command(here, "migrate")[0] == 0
+    assert run_command(here, "scan")[0] == 0
     before = snapshot(here / "files")
     settings = {"read_only": True, "files_dir": here / "files"}
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -194,12 +196,12 @@ def test_folder_that_this_user_cannot_write_is_served_when_that_is_meant(
     shared: Path, tmp_path: Path
 ) -> None:
     (shared / "files").chmod(0o555)
-    status, said = ended(shared, "serve", "--port", "0", bound=True)
+    status, said = run_command(shared, "serve", "--port", "0", bound=True)
     assert status == 1
     assert "This user cannot write there. To serve it as it is, set SEEKABLE_READ_ONLY=true." in said
     read_only = {"SEEKABLE_READ_ONLY": "true", "XDG_STATE_HOME": str(tmp_path / "state")}
-    assert ended(shared, "scan", bound=True, **read_only)[0] == 0
-    status, said = ended(shared, "doctor", bound=True, **read_only)
+    assert run_command(shared, "scan", bound=True, **read_only)[0] == 0
+    status, said = run_command(shared, "doctor", bound=True, **read_only)
     assert "good: SEEKABLE_FILES_DIR=files is served read-only (SEEKABLE_READ_ONLY)." in said
     (shared / "files").chmod(0o755)
 
@@ -219,7 +221,7 @@ def test_read_only_library_without_a_place_is_refused_in_a_sentence(
     (tmp_path / "files").mkdir()
     given = {name: value.format(here=tmp_path) for name, value in settings.items()}
     for command in (("serve", "--port", "0"), ("scan",)):
-        status, said = ended(
+        status, said = run_command(
             tmp_path, *command, **{"SEEKABLE_READ_ONLY": "true", "XDG_STATE_HOME": str(tmp_path)} | given
         )
         assert status == 1
@@ -267,7 +269,7 @@ def test_account_cannot_be_deleted_with_files_that_cannot(tmp_path: Path) -> Non
         given=b"secret-1\n",
     )
     assert added.returncode == 0, added.stderr
-    status, said = ended(tmp_path, "account", "remove", "a@example.org", **settings)
+    status, said = run_command(tmp_path, "account", "remove", "a@example.org", **settings)
     assert (status, said) == (1, f"Error: {SAID}\n")
     with (
         serving(tmp_path, "--port", "0", **settings) as (_, url),
@@ -286,17 +288,17 @@ def test_nothing_is_copied_into_a_read_only_library(here: Path, tmp_path: Path) 
         "XDG_STATE_HOME": str(tmp_path / "state"),
     }
     (tmp_path / "copy").mkdir()
-    assert ended(here, "migrate")[0] == 0
-    status, said = ended(here, "copy", **target)
+    assert run_command(here, "migrate")[0] == 0
+    status, said = run_command(here, "copy", **target)
     assert status == 1
     assert f"The library to copy to: {SAID}" in said
     assert list((tmp_path / "copy").iterdir()) == []
     del target["SEEKABLE_COPY_TO_READ_ONLY"]
-    status, said = ended(here, "copy", first=UNSHARED, **target)
+    status, said = run_command(here, "copy", first=UNSHARED, **target)
     assert status == 0, said
     assert (tmp_path / "copy" / "film.mp4").read_bytes() == FILM
     # By device and inode alone, another disk could be taken for this one, and its films for gone.
-    status, said = ended(here, "copy", "--mirror", "--yes", first=UNSHARED, **target)
+    status, said = run_command(here, "copy", "--mirror", "--yes", first=UNSHARED, **target)
     assert status == 1
     assert "cannot be mirrored" in said
 

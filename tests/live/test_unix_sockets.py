@@ -11,7 +11,7 @@ from websockets.sync.client import unix_connect
 
 from tests.live.clients import BIN, program, until
 from tests.live.proxies import HOST, proxy
-from tests.live.test_cli import ended
+from tests.live.test_cli import run_command
 from tests.support import Server, need, noise, run
 
 pytestmark = pytest.mark.live
@@ -111,7 +111,7 @@ def test_a_websocket_passes_the_same_door(start: Start) -> None:
 
 def test_a_stale_socket_is_replaced_and_a_live_one_is_not(start: Start, tmp_path: Path) -> None:
     server = start()
-    status, said = ended(tmp_path, "serve", "--uds", server.socket, SEEKABLE_FILES_DIR="other")
+    status, said = run_command(tmp_path, "serve", "--uds", server.socket, SEEKABLE_FILES_DIR="other")
     assert (status, said.count("\n")) == (1, 1)
     assert "Another program listens there" in said
     assert "ok" in curl(server.socket, "http://localhost/health")
@@ -142,7 +142,7 @@ def test_a_path_that_cannot_hold_a_socket_is_refused_in_a_sentence(
     path: str, says: str, tmp_path: Path
 ) -> None:
     (tmp_path / "film.mp4").write_bytes(b"film")
-    status, said = ended(tmp_path, "serve", "--uds", path)
+    status, said = run_command(tmp_path, "serve", "--uds", path)
     assert (status, said.count("\n")) == (1, 1), said
     assert says in said
     assert (tmp_path / "film.mp4").read_bytes() == b"film"
@@ -150,7 +150,7 @@ def test_a_path_that_cannot_hold_a_socket_is_refused_in_a_sentence(
 
 
 def test_a_socket_and_a_port_are_not_taken_together(tmp_path: Path) -> None:
-    status, said = ended(tmp_path, "serve", "--uds", "s.sock", "--port", "0")
+    status, said = run_command(tmp_path, "serve", "--uds", "s.sock", "--port", "0")
     assert status == 2
     assert "--uds takes the place of" in said
 
