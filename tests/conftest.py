@@ -19,8 +19,6 @@ def postgresql() -> dict[str, object]:
     return {"storage": "filesystem", "database_url": postgres.shared().new_library()}
 
 
-# One entry per backend. Tests that use `new_library` or `server` run on all of them, unless FOLDERS or
-# `MEETS` say otherwise.
 BACKENDS: dict[str, NewLibrary] = {
     "filesystem": filesystem,
     "postgresql": postgresql,
@@ -33,28 +31,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-FOLDERS = {
-    # test_postgresql.py covers the faults of PostgreSQL; clients meet there what tests/http already covers.
-    "faults": ("filesystem", "gridfs"),
-    "live": ("filesystem", "gridfs"),
-    "page": ("filesystem",),  # a browser sees no backend
-}
-"""The backends on which the tests of a folder run, unless their module defines `MEETS`."""
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrize each test that needs a library with its backends.
+    """Run each test that needs a library on SQLite, or on the backends that its `backends` mark names.
 
-    All tests share one fixture: pytest sets `server` up again only when the parameter of that fixture
-    changes, so a second fixture of this name would leave tests with the server of another backend.
+    Most rules are decided above the backends, which have contract tests of their own. All tests share one
+    fixture: pytest sets `server` up again only when the parameter of that fixture changes, so a second
+    fixture of this name would leave tests with the server of another backend.
     """
-    if "new_library" not in metafunc.fixturenames:
-        return
-    if any("new_library" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")):
-        return
-    meets = FOLDERS.get(metafunc.definition.path.parent.name, tuple(BACKENDS))
-    meets = getattr(metafunc.module, "MEETS", meets)
-    metafunc.parametrize("new_library", meets, indirect=True, scope="session")
+    if "new_library" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("backends")
+        names = ("filesystem",) if mark is None else mark.args
+        metafunc.parametrize("new_library", names, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")

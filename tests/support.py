@@ -24,8 +24,11 @@ NewLibrary = Callable[[], dict[str, Any]]
 
 Process = subprocess.Popen[bytes] | Command
 
-one_backend = pytest.mark.parametrize("new_library", ["filesystem"], indirect=True, scope="session")
-"""Marks a test of a rule that the program decides above the backends: one backend is enough."""
+each_backend = pytest.mark.backends("filesystem", "postgresql", "gridfs")
+"""Runs a test that needs a library on every backend, and not on SQLite alone."""
+
+on_disk_and_gridfs = pytest.mark.backends("filesystem", "gridfs")
+"""Runs it without PostgreSQL, which stores rows but no bytes."""
 
 SEEKABLE = str(Path(sys.executable).with_name("seekable"))
 

@@ -14,7 +14,9 @@ import pytest
 
 from tests.beneath import beneath
 from tests.faults.descriptors import descriptors
-from tests.support import Server
+from tests.support import Server, on_disk_and_gridfs
+
+pytestmark = on_disk_and_gridfs
 
 AT_ONCE = 25
 FILM = os.urandom(1 << 20) * 8  # more than the buffers on the way hold

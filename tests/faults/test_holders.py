@@ -8,15 +8,11 @@ from pathlib import Path
 import pytest
 
 from app.storage.leases import LASTS_S
-from tests.conftest import BACKENDS
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, each_backend, running
 
-pytestmark = pytest.mark.campaign  # tests/contracts/test_leases.py has shorter leases
+pytestmark = [pytest.mark.campaign, each_backend]  # tests/contracts/test_leases.py has shorter leases
 
 Until = Callable[..., bool]
-
-
-MEETS = tuple(BACKENDS)
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ import pytest
 
 from tests.beneath import beneath
 from tests.faults.descriptors import descriptors
-from tests.support import Server, noise
+from tests.support import Server, noise, on_disk_and_gridfs
+
+pytestmark = on_disk_and_gridfs
 
 Begin = Callable[..., socket.socket]
 Until = Callable[..., bool]

@@ -17,7 +17,9 @@ from tests.beneath import beneath
 from tests.faults.descriptors import descriptors
 from tests.faults.test_disconnects import MOST_THREADS, threads
 from tests.http.conftest import RawConnection
-from tests.support import Server, running
+from tests.support import Server, on_disk_and_gridfs, running
+
+pytestmark = on_disk_and_gridfs
 
 AT_ONCE = 16
 FILM = random.Random(6).randbytes(5_000_000)

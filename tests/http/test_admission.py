@@ -20,7 +20,7 @@ from starlette.datastructures import Headers
 from app.resources.admission import Admission, Refused, names_of_machine
 from tests.forking import completed
 from tests.sockets import HANDSHAKE, Socket
-from tests.support import NewLibrary, Server, addresses_outside, one_backend, running
+from tests.support import NewLibrary, Server, addresses_outside, running
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -102,7 +102,6 @@ def test_names_of_this_machine(name: str, names: tuple[str, ...]) -> None:
     assert names_of_machine(name) == names
 
 
-@one_backend
 def test_this_machine_is_answered_by_its_own_names(
     send_request: SendRequest, check_problem: CheckProblem
 ) -> None:
@@ -302,7 +301,6 @@ def test_origins_of_websockets(site: str | None, origin: str | list[str] | None,
 # Over the wire
 
 
-@one_backend
 def test_a_foreign_host_is_refused(
     send_request: SendRequest,
     part: Any,
@@ -341,7 +339,6 @@ def test_a_foreign_host_is_refused(
         ("Origin: \u00e9",),
     ],
 )
-@one_backend
 def test_a_cross_site_write_is_refused(
     send_request: SendRequest,
     part: Any,
@@ -368,7 +365,6 @@ def test_a_cross_site_write_is_refused(
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-@one_backend
 def test_an_http_1_0_write_of_another_site(
     connect: Any, check_problem: CheckProblem, storage_unchanged: StorageUnchanged, folder: str
 ) -> None:
@@ -379,7 +375,6 @@ def test_an_http_1_0_write_of_another_site(
         check_problem(connection.receive_response("PUT"), 403)
 
 
-@one_backend
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_the_authority_of_the_target_stands_for_the_host(
     server: Server, connect: Any, http: httpx.Client, folder: str, version: str
@@ -406,13 +401,11 @@ def test_the_authority_of_the_target_stands_for_the_host(
         assert status("PUT", ours) == 400
 
 
-@one_backend
 def test_an_absolute_target_without_a_path_is_the_top(server: Server, send_request: SendRequest) -> None:
     page = send_request("GET", f"http://localhost:{server.port}")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
 
 
-@one_backend
 def test_our_own_pages_may_write(send_request: SendRequest, server: Server, folder: str) -> None:
     origin = f"Origin: {server.url}"
     assert send_request("PUT", f"/files/{folder}/a.mp4", origin, body=b"x").status_code == 201
@@ -445,7 +438,6 @@ def shared(
         yield server
 
 
-@one_backend
 def test_cors(shared: Server, send_request: SendRequest, check_problem: CheckProblem) -> None:
     response = send_request(
         "PUT", "/files/film.mp4", f"Origin: {APP}", "Sec-Fetch-Site: cross-site", body=b"film", to=shared
@@ -474,7 +466,6 @@ def test_cors(shared: Server, send_request: SendRequest, check_problem: CheckPro
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
-@one_backend
 def test_preflight(shared: Server, send_request: SendRequest, method: str) -> None:
     response = send_request(
         "OPTIONS",
@@ -494,7 +485,6 @@ def test_preflight(shared: Server, send_request: SendRequest, method: str) -> No
 PRIVATE = ("Access-Control-Request-Method: GET", "Access-Control-Request-Private-Network: true")
 
 
-@one_backend
 def test_named_sites_and_no_others_may_ask_for_the_private_network(
     tmp_path: Path, new_library: NewLibrary, send_request: SendRequest, check_problem: CheckProblem
 ) -> None:
@@ -512,7 +502,6 @@ def test_named_sites_and_no_others_may_ask_for_the_private_network(
                 assert "access-control-allow-private-network" not in response.headers
 
 
-@one_backend
 def test_cors_is_for_the_sites_that_were_named(
     shared: Server, send_request: SendRequest, check_problem: CheckProblem
 ) -> None:
@@ -531,7 +520,6 @@ def test_cors_is_for_the_sites_that_were_named(
     check_problem(send_request("GET", "/files/evil.mp4", to=shared), 404)
 
 
-@one_backend
 def test_without_a_setting_there_is_no_cors(send_request: SendRequest) -> None:
     for response in (
         send_request("GET", "/health", f"Origin: {APP}"),
@@ -540,7 +528,6 @@ def test_without_a_setting_there_is_no_cors(send_request: SendRequest) -> None:
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-@one_backend
 def test_hosts_by_setting(
     tmp_path: Path, new_library: NewLibrary, send_request: SendRequest, check_problem: CheckProblem
 ) -> None:
@@ -579,7 +566,6 @@ def test_serve_refuses_to_be_reached_by_others(tmp_path: Path, host: str, how: s
     assert list(tmp_path.iterdir()) == []
 
 
-@one_backend
 def test_open_access(
     tmp_path: Path,
     new_library: NewLibrary,
@@ -628,7 +614,6 @@ def plain_uvicorn(folder: Path, new_library: NewLibrary) -> Iterator[int]:
         process.wait(30)
 
 
-@one_backend
 def test_plain_uvicorn_answers_loopback_only(
     tmp_path: Path, new_library: NewLibrary, check_problem: CheckProblem, outside: list[str]
 ) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.support import NewLibrary, Server, one_backend, running
+from tests.support import NewLibrary, Server, each_backend, running
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -112,7 +112,6 @@ ODD_PATHS = [
 
 
 @pytest.mark.parametrize("path", BAD_PATHS, ids=range(len(BAD_PATHS)))
-@one_backend
 def test_paths(
     send_request: SendRequest,
     check_problem: CheckProblem,
@@ -141,6 +140,7 @@ def test_odd_but_legal_paths(
     assert list_files(folder) == {}
 
 
+@each_backend
 def test_the_longest_path(
     http: httpx.Client, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
@@ -204,7 +204,6 @@ FULL_FOLDERS = {"32 segments": "/".join("a" * 32), "1,024 bytes": "/".join(["x" 
 
 
 @pytest.mark.parametrize("name", BAD_FILENAMES.values(), ids=BAD_FILENAMES)
-@one_backend
 def test_filenames(
     send_request: SendRequest,
     part: Part,
@@ -239,7 +238,6 @@ def test_reserved_names(
 @pytest.mark.parametrize(
     "folder", [*BAD_FOLDERS.values(), *FULL_FOLDERS.values()], ids=[*BAD_FOLDERS, *FULL_FOLDERS]
 )
-@one_backend
 def test_folders(
     send_request: SendRequest,
     part: Part,
@@ -259,7 +257,6 @@ def test_folders(
 
 
 @pytest.mark.parametrize("code", CONTROLS, ids=[f"U+{ord(code):04X}" for code in CONTROLS])
-@one_backend
 def test_control_characters(
     send_request: SendRequest,
     part: Part,
@@ -289,7 +286,6 @@ def test_control_characters(
 @pytest.mark.parametrize(
     "bad", [b"\xff", b"\xc3", b"\xc0\xae", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe9t\xe9"]
 )
-@one_backend
 def test_names_that_are_not_utf8(
     send_request: SendRequest,
     part: Part,
@@ -375,7 +371,6 @@ def test_truncated_forms(
     assert http.get(f"/files/{folder}/film.mp4").content == b"data" * 500
 
 
-@one_backend
 def test_forms_without_a_file_or_with_two(
     part: Part, send_form: Any, check_problem: CheckProblem, storage_unchanged: StorageUnchanged, folder: str
 ) -> None:
@@ -421,7 +416,6 @@ def test_forms_without_a_file_or_with_two(
         (None, 415),
     ],
 )
-@one_backend
 def test_what_is_no_form(
     send_request: SendRequest,
     check_problem: CheckProblem,
@@ -449,7 +443,6 @@ def test_what_is_no_form(
      b"\r\nx\r\n" + END,
      b"--xxBOUNDARYxx\r\nContent-Type: video/mp4\r\n\r\nx\r\n" + END],
 )  # fmt: skip
-@one_backend
 def test_forms_that_are_malformed(
     send_request: SendRequest, check_problem: CheckProblem, storage_unchanged: StorageUnchanged, body: bytes
 ) -> None:
@@ -457,7 +450,6 @@ def test_forms_that_are_malformed(
         check_problem(send_request("POST", "/file/upload", FORM_TYPE, body=body), 400)
 
 
-@one_backend
 def test_forms_without_bounds(
     part: Part,
     send_request: SendRequest,
@@ -485,7 +477,6 @@ def test_forms_without_bounds(
         assert time.monotonic() - started < 30
 
 
-@one_backend
 def test_a_long_epilogue_is_not_part_of_the_file(
     send_request: SendRequest, part: Part, http: httpx.Client, folder: str
 ) -> None:
@@ -496,7 +487,6 @@ def test_a_long_epilogue_is_not_part_of_the_file(
         assert http.get(f"/files/{folder}/film.mp4").content == b"data"
 
 
-@one_backend
 def test_a_form_to_put(
     send_request: SendRequest,
     check_problem: CheckProblem,
@@ -539,7 +529,6 @@ def test_bodies_that_are_too_long(
         check_problem(http.post("/file/upload", content=iter([form]) if chunked else form, headers=kind), 413)
 
 
-@one_backend
 def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
     connect: Any, http: httpx.Client, folder: str
 ) -> None:
@@ -559,7 +548,6 @@ def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
      ("Content-Length: " + "9" * 5000,), ("Content-Length: 1", "Content-Length: 2"),
      ("Content-Length: 1", "Transfer-Encoding: chunked"), ("Transfer-Encoding: chunked, gzip",)],
 )  # fmt: skip
-@one_backend
 def test_lengths_that_are_none(
     send_request: SendRequest, storage_unchanged: StorageUnchanged, folder: str, headers: tuple[str, ...]
 ) -> None:
@@ -578,7 +566,6 @@ def test_lengths_that_are_none(
 @pytest.mark.parametrize(
     "value", ["sha-256=:" + "A" * 43 + "=:", "a=" * 20_000, "sha-256=(" * 5000, ":" * 30_000, "é=1"]
 )
-@one_backend
 def test_digests_that_do_not_match_or_are_none(
     send_request: SendRequest,
     check_problem: CheckProblem,
@@ -632,7 +619,6 @@ NINES = "9" * 5000
     ],
     ids=range(27),
 )
-@one_backend
 def test_range_bombs(
     http: httpx.Client,
     send_request: SendRequest,
@@ -654,7 +640,6 @@ def test_range_bombs(
     assert time.monotonic() - started < 10
 
 
-@one_backend
 def test_many_small_ranges_cost_little(http: httpx.Client, send_request: SendRequest, folder: str) -> None:
     http.put(f"/files/{folder}/film.mp4", content=DATA)
     wanted = ",".join(f"{i * 100}-{i * 100}" for i in range(64))
@@ -683,7 +668,6 @@ def test_many_small_ranges_cost_little(http: httpx.Client, send_request: SendReq
         ("Cookie", "a=b;" * 10_000, 200),
     ],
 )
-@one_backend
 def test_conditions_that_are_none(
     http: httpx.Client, send_request: SendRequest, folder: str, name: str, value: str, status: int
 ) -> None:
@@ -697,7 +681,6 @@ def test_conditions_that_are_none(
 # Header injection
 
 
-@one_backend
 def test_names_cannot_add_headers(
     send_request: SendRequest,
     part: Part,
@@ -731,7 +714,6 @@ def test_names_cannot_add_headers(
     ["text/html\t", "video/mp4, text/html", "é/ü", "video", "/", "video/", "a" * 5000 + "/b",
      "video/mp4;" * 500, 'video/mp4; x="', "video/*", "*/*"],
 )  # fmt: skip
-@one_backend
 def test_types_that_are_none_are_not_repeated(
     http: httpx.Client, send_request: SendRequest, part: Part, send_form: Any, folder: str, kind: str
 ) -> None:
@@ -783,7 +765,6 @@ def test_types_that_are_none_are_not_repeated(
     ],
     ids=range(23),
 )
-@one_backend
 def test_malformed_requests(
     send_request: SendRequest,
     connect: Any,
@@ -807,7 +788,6 @@ def test_malformed_requests(
     assert send_request("GET", "/health").status_code == 200
 
 
-@one_backend
 def test_a_request_that_cannot_be_parsed_is_logged(server: Server, connect: Any) -> None:
     """Once a second, whatever its peer sends."""
     before = server.logged()
@@ -832,7 +812,6 @@ def test_a_request_that_cannot_be_parsed_is_logged(server: Server, connect: Any)
      "localhost@evil.example", "localhost:x", "localhost:80, evil.example", "localhost evil.example",
      "[::1]evil.example", "[::1]@evil.example", "[::1].evil.example", "%00", "é"],
 )  # fmt: skip
-@one_backend
 def test_hosts_that_are_none(
     send_request: SendRequest, storage_unchanged: StorageUnchanged, folder: str, host: str
 ) -> None:
@@ -847,7 +826,6 @@ def test_hosts_that_are_none(
     [b"x" * 1_000_000, b"".join(b"X-%d: y\r\n" % number for number in range(100_000))],
     ids=["one long header", "many headers"],
 )
-@one_backend
 def test_headers_have_a_limit(connect: Any, send_request: SendRequest, piece: bytes) -> None:
     """The promise "Bounded": whoever sends headers without end is stopped, and not remembered."""
     connection = connect()

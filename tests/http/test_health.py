@@ -15,12 +15,13 @@ import pytest
 
 from tests import mongo, postgres
 from tests.live.clients import until
-from tests.support import Server, mounted, run, running
+from tests.support import Server, each_backend, mounted, run, running
 
 CheckProblem = Callable[[httpx.Response, int], str]
 
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
+@each_backend
 def test_all_is_well(http: httpx.Client, path: str) -> None:
     response = http.get(path)
     assert response.status_code == 200
@@ -154,6 +155,7 @@ LOCKED: dict[str, Locked] = {
 }
 
 
+@each_backend
 def test_server_is_not_ready_while_the_database_is_locked(
     server: Server, check_problem: CheckProblem, request: pytest.FixtureRequest
 ) -> None:

@@ -8,8 +8,6 @@ import httpx
 import pytest
 from httplint import HttpRequestLinter, HttpResponseLinter, levels
 
-from tests.support import one_backend
-
 SendRequest = Callable[..., httpx.Response]
 Fields = list[tuple[bytes, bytes]]
 
@@ -112,7 +110,6 @@ def words(http: httpx.Client) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-@one_backend
 def test_an_answer(http: httpx.Client, send_request: SendRequest, words: dict[str, str], case: str) -> None:
     method, target, headers, status, accepted = CASES[case]
     target, headers = target.format(**words), tuple(header.format(**words) for header in headers)
@@ -123,7 +120,6 @@ def test_an_answer(http: httpx.Client, send_request: SendRequest, words: dict[st
     assert found == accepted
 
 
-@one_backend
 def test_nothing_was_modified_after_its_answer(http: httpx.Client, folder: str) -> None:
     """RFC 9110 8.8.2.1, all through a second: a Date that is made beforehand is behind."""
     until = time.monotonic() + 1.2

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.support import Server
+from tests.support import Server, each_backend
 
 RUBBISH = [
     "._film.mp4",
@@ -59,6 +59,7 @@ def shown(http: httpx.Client, folder: str) -> list[str]:
     return names
 
 
+@each_backend
 def test_folder_of_rubbish_alone_is_no_folder(http: httpx.Client, folder: str) -> None:
     http.put(f"/files/{folder}/@eaDir/a.jpg", content=b"x").raise_for_status()
     assert http.get(f"/files/{folder}/").status_code == 404
@@ -68,6 +69,7 @@ def test_folder_of_rubbish_alone_is_no_folder(http: httpx.Client, folder: str) -
     assert folder in http.get("/files").json()["folders"]
 
 
+@each_backend
 def test_ignored_files_count(server: Server, http: httpx.Client, folder: str) -> None:
     """Nothing is stored that is not counted."""
     assert http.put(f"/files/{folder}/.DS_Store", content=b"1").status_code == 201

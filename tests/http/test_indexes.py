@@ -16,7 +16,7 @@ from app.settings import Settings
 from tests.beneath import beneath
 from tests.http import kodi
 from tests.http.crowd import Crowd, filled, serving
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, each_backend, running
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -65,6 +65,7 @@ def put(http: httpx.Client, *paths: str) -> None:
         assert http.put(f"/files/{quote(path)}", content=path.encode()).status_code == 201
 
 
+@each_backend
 def test_a_folder(http: httpx.Client, folder: str) -> None:
     put(http, f"{folder}/b.mp4", f"{folder}/a.mp4", f"{folder}/sub/x", f"{folder}/z/only/deep/y")
     response = http.get(f"/files/{folder}/")

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.http.crowd import filled
-from tests.support import NewLibrary, Server
+from tests.support import NewLibrary, Server, each_backend
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -68,6 +68,7 @@ def test_an_empty_folder(http: httpx.Client, folder: str) -> None:
     assert page(http, folder=f"{folder}/deep/er") == nothing | {"folder": f"{folder}/deep/er"}
 
 
+@each_backend
 def test_a_folder(http: httpx.Client, folder: str) -> None:
     files = fill(http, folder, "b.mp4", "a.mp4", "c.mp4")
     fill(http, f"{folder}/sub", "x.mp4")
@@ -91,6 +92,7 @@ def test_a_folder(http: httpx.Client, folder: str) -> None:
     assert page(http, folder=folder)["folders"] == ["sub"]
 
 
+@each_backend
 def test_the_order_is_by_bytes(crowd: httpx.Client) -> None:
     assert sorted(ORDERED, key=str.encode) == ORDERED
     assert names(crowd.get("/files", params={"folder": "files"})) == ORDERED
@@ -98,6 +100,7 @@ def test_the_order_is_by_bytes(crowd: httpx.Client) -> None:
         assert names(response) == [name]
 
 
+@each_backend
 def test_the_order_of_folders_is_by_bytes(crowd: httpx.Client) -> None:
     assert page(crowd, folder="folders")["folders"] == ORDERED
 
@@ -136,6 +139,7 @@ def test_cursor_and_link_lead_to_the_same_page(http: httpx.Client, folder: str, 
     assert "link" not in second.headers
 
 
+@each_backend
 def test_pages_stay_right_while_files_come_and_go(http: httpx.Client, folder: str) -> None:
     stay = [f"{i:03}" for i in range(0, 60, 2)]
     fill(http, folder, *stay)
@@ -171,6 +175,7 @@ def test_a_cursor_outlives_its_folder(http: httpx.Client, folder: str) -> None:
     assert rest.json() == {"folder": folder, "folders": [], "items": [], "next_cursor": None}
 
 
+@each_backend
 def test_a_list_follows_every_change_at_once(http: httpx.Client, folder: str) -> None:
     for turn in range(10):
         created = http.put(f"/files/{folder}/film.mp4", content=b"x" * turn).json()
@@ -199,6 +204,7 @@ def size_of(name: str) -> int:
     return int(name.partition(".")[0])
 
 
+@each_backend
 def test_orders(http: httpx.Client, folder: str) -> None:
     for name in ("3.mp4", "10.mp4", "1.mp4", "2.mp4"):
         http.put(f"/files/{folder}/{name}", content=bytes(size_of(name))).raise_for_status()
@@ -216,6 +222,7 @@ def test_orders(http: httpx.Client, folder: str) -> None:
                 assert [name.removesuffix(".mp4") for one in found for name in names(one)] == wanted
 
 
+@each_backend
 def test_all_that_is_beneath_a_folder(http: httpx.Client, folder: str) -> None:
     inside = (f"{folder}/a/1", f"{folder}/a/b/2", f"{folder}/a/b/c/3", f"{folder}/a/é/4")
     others = (f"{folder}/a-b/5", f"{folder}/a0/6", f"{folder}/a.mp4")
@@ -234,6 +241,7 @@ def test_all_that_is_beneath_a_folder(http: httpx.Client, folder: str) -> None:
     assert len(everything) == len(set(everything))
 
 
+@each_backend
 def test_words(http: httpx.Client, folder: str) -> None:
     fill(http, folder, "The Big Sleep (1946).mkv", "big_buck_bunny.mp4", "100% Größe.mp4")
     fill(http, f"{folder}/inside", "sleepers.mp4")
@@ -259,6 +267,7 @@ def test_words(http: httpx.Client, folder: str) -> None:
     }
 
 
+@each_backend
 def test_types(http: httpx.Client, folder: str) -> None:
     for name, kind in (
         ("a", "video/mp4"),

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 import httpx
 import pytest
 
-from tests.support import NewLibrary, Server, one_backend, running
+from tests.support import NewLibrary, Server, each_backend, running
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -98,6 +98,7 @@ def check_description(response: httpx.Response, file: File) -> None:
 
 
 @each_route
+@each_backend
 def test_a_whole_file(send_request: SendRequest, film: File, route: Callable[..., str]) -> None:
     # rclone sends Accept-Encoding; media is never compressed.
     response = send_request("GET", route(film), "Accept-Encoding: gzip, br, deflate")
@@ -126,7 +127,6 @@ def test_a_whole_file(send_request: SendRequest, film: File, route: Callable[...
         ("bytes=10-19,15-29,30-39", 10, 40),  # overlapping and touching ones are one
     ],
 )
-@one_backend
 def test_one_range(
     send_request: SendRequest, film: File, route: Callable[..., str], value: str, start: int, stop: int
 ) -> None:
@@ -145,7 +145,6 @@ def test_one_range(
     ["pages=1-2", "bytes", "bytes=", "bytes=5", "bytes=9-5", "bytes=a-b", "bytes=+1-2", "bytes=1_0-20",
      "bytes=-", "bytes=10-19,30-0x", "bytes=1-2 3-4", "bytes 1-2", "bytes=١-٢", BOMB],
 )  # fmt: skip
-@one_backend
 def test_a_range_that_is_ignored(
     send_request: SendRequest, film: File, route: Callable[..., str], value: str
 ) -> None:
@@ -169,7 +168,6 @@ def test_head_says_what_get_says_and_ignores_ranges(
     assert head.headers == get.headers
 
 
-@one_backend
 def test_nothing_follows_the_head_of_an_answer_to_head(connect: Callable[..., Any], film: File) -> None:
     connection = connect()
     for target in (by_path(film), f"/files/{film['path']}-missing", "/files", "/nope"):
@@ -181,6 +179,7 @@ def test_nothing_follows_the_head_of_an_answer_to_head(connect: Callable[..., An
 
 
 @each_route
+@each_backend
 def test_several_ranges(send_request: SendRequest, film: File, route: Callable[..., str]) -> None:
     response = send_request("GET", route(film), f"Range: bytes=500-599, 0-9,-10 ,,{SIZE}-")
     assert response.status_code == 206
@@ -201,7 +200,6 @@ def test_several_ranges(send_request: SendRequest, film: File, route: Callable[.
     assert response.content == expected.removeprefix(b"\r\n")
 
 
-@one_backend
 def test_a_boundary_is_never_used_twice(send_request: SendRequest, film: File) -> None:
     responses = [send_request("GET", by_path(film), "Range: bytes=0-0,5-5") for _ in range(3)]
     assert len({response.headers["content-type"] for response in responses}) == 3
@@ -211,7 +209,6 @@ def test_a_boundary_is_never_used_twice(send_request: SendRequest, film: File) -
 @pytest.mark.parametrize(
     "value", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE}-{SIZE + 5},-0", f"bytes={10**30}-"]
 )
-@one_backend
 def test_no_satisfiable_range(
     send_request: SendRequest, check_problem: CheckProblem, film: File, route: Callable[..., str], value: str
 ) -> None:
@@ -222,6 +219,7 @@ def test_no_satisfiable_range(
 
 
 @each_route
+@each_backend
 def test_an_empty_file(
     send_request: SendRequest, http: httpx.Client, folder: str, route: Callable[..., str]
 ) -> None:
@@ -290,7 +288,6 @@ CONDITIONS: list[tuple[str, Callable[[str, str], tuple[str, ...]], int]] = [
     ("make", "status"), [case[1:] for case in CONDITIONS], ids=[case[0] for case in CONDITIONS]
 )
 @each_route
-@one_backend
 def test_conditions(
     send_request: SendRequest,
     check_problem: CheckProblem,
@@ -317,6 +314,7 @@ def test_conditions(
     assert send_request("HEAD", route(film), *headers).status_code == expected_of_head
 
 
+@each_backend
 def test_a_resumed_download_after_a_replacement_is_the_new_file(http: httpx.Client, own_film: File) -> None:
     first = http.get(by_path(own_film), headers={"range": "bytes=0-999"})
     assert first.status_code == 206
@@ -359,6 +357,7 @@ def test_all_routes_answer_alike(
 
 
 @each_route
+@each_backend
 def test_a_missing_file(
     send_request: SendRequest, check_problem: CheckProblem, folder: str, route: Callable[..., str]
 ) -> None:
@@ -374,6 +373,7 @@ def test_a_folder_is_no_file(send_request: SendRequest, check_problem: CheckProb
 
 
 @pytest.mark.parametrize("unknown", ["x", "%20", "..", "%00", "%0d%0aX-Injected:%20yes", "%27%20OR%201=1"])
+@each_backend
 def test_no_such_id(send_request: SendRequest, check_problem: CheckProblem, unknown: str) -> None:
     response = send_request("GET", f"/stream/{unknown}")
     check_problem(response, 404)
@@ -398,7 +398,6 @@ def test_no_such_id(send_request: SendRequest, check_problem: CheckProblem, unkn
         ("", False),
     ],
 )
-@one_backend
 def test_want_digest(
     send_request: SendRequest, film: File, route: Callable[..., str], wanted: str, given: bool
 ) -> None:
@@ -418,7 +417,6 @@ def test_want_digest(
 @pytest.mark.parametrize(
     ("value", "disposition"), [("1", "attachment"), ("true", "attachment"), ("0", "inline")]
 )
-@one_backend
 def test_download(
     send_request: SendRequest, film: File, route: Callable[..., str], value: str, disposition: str
 ) -> None:
@@ -428,7 +426,6 @@ def test_download(
         assert response.headers["content-type"] == "video/mp4"
 
 
-@one_backend
 def test_a_flag_without_a_value_is_set(send_request: SendRequest, film: File) -> None:
     saved = 'attachment; filename="film.mp4"'
     for path in (by_path(film), by_id(film), by_name(film)):
@@ -440,7 +437,6 @@ def test_a_flag_without_a_value_is_set(send_request: SendRequest, film: File) ->
         assert film["path"] in [item["path"] for item in found]
 
 
-@one_backend
 @pytest.mark.parametrize(
     "query", ["x=%ff", "%ff=%ff", "x=%00", "folder=%ff", "&&=&x", "x=%zz&path=%ff", "link=%ff"]
 )
@@ -476,7 +472,6 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("name", "expected"), TYPES)
-@one_backend
 def test_types_that_say_nothing_are_replaced(
     http: httpx.Client,
     part: Callable[..., bytes],
@@ -511,7 +506,6 @@ def test_what_the_client_says_is_served(http: httpx.Client, folder: str, said: s
     assert http.get(by_path(file)).headers["content-type"] == said
 
 
-@one_backend
 def test_a_text_is_sent_with_its_charset_when_it_is_utf8(
     send_request: SendRequest, http: httpx.Client, folder: str
 ) -> None:
@@ -534,7 +528,6 @@ def test_a_text_is_sent_with_its_charset_when_it_is_utf8(
     assert http.get(by_path(latin)).headers["content-type"] == "text/plain"
 
 
-@one_backend
 def test_media_that_a_client_hides_is_shown_and_listed(http: httpx.Client, folder: str) -> None:
     said = {
         "a.ogg": ("application/ogg", "audio/ogg"),
@@ -564,7 +557,6 @@ ATTACHED = ["text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "applicati
 
 
 @pytest.mark.parametrize("kind", INLINE)
-@one_backend
 def test_what_a_browser_may_show(http: httpx.Client, folder: str, kind: str) -> None:
     file = put(http, f"{folder}/a", b"data", content_type=kind).json()
     for route, headers in itertools.product(ROUTES, ({}, {"range": "bytes=0-1"})):
@@ -574,7 +566,6 @@ def test_what_a_browser_may_show(http: httpx.Client, folder: str, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", ATTACHED)
-@one_backend
 def test_what_could_run_in_our_origin_is_an_attachment(http: httpx.Client, folder: str, kind: str) -> None:
     file = put(http, f"{folder}/a.html", b"<script>", content_type=kind).json()
     ranges = ({}, {"range": "bytes=0-1"}, {"range": "bytes=0-1,4-5"})
@@ -643,7 +634,6 @@ def disposition_name(value: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@one_backend
 def test_names_survive(
     http: httpx.Client,
     send_request: SendRequest,
@@ -681,7 +671,6 @@ def test_names_survive(
     assert list_files(folder) == {}
 
 
-@one_backend
 def test_a_fallback_name_stands_before_an_encoded_one(http: httpx.Client, folder: str) -> None:
     file = put(http, f"{folder}/naïve.mkv", b"x").json()
     assert http.get(by_path(file)).headers["content-disposition"] == (
@@ -730,6 +719,7 @@ def test_twins_cannot_exist(
 # What stays
 
 
+@each_backend
 def test_the_id_outlives_a_replacement(http: httpx.Client, own_film: File) -> None:
     assert put(http, own_film["path"], b"another film", content_type="video/webm").status_code == 204
     now = http.get("/files", params={"folder": own_film["folder"]}).json()["items"][0]
@@ -742,6 +732,7 @@ def test_the_id_outlives_a_replacement(http: httpx.Client, own_film: File) -> No
     assert response.headers["etag"] == f'"{now["etag"]}"'
 
 
+@each_backend
 def test_an_id_of_a_deleted_file_is_not_used_again(
     http: httpx.Client, check_problem: CheckProblem, own_film: File
 ) -> None:
@@ -752,6 +743,7 @@ def test_an_id_of_a_deleted_file_is_not_used_again(
     check_problem(http.get(by_id(own_film)), 404)
 
 
+@each_backend
 def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Client, folder: str) -> None:
     first, second, third = (
         put(http, f"{folder}/{name}", data).headers["etag"]
@@ -763,7 +755,6 @@ def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Clien
 # Connections
 
 
-@one_backend
 def test_a_connection_stays_open_after_every_kind_of_answer(
     connect: Callable[..., Any], part: Callable[..., bytes], own_film: File, folder: str
 ) -> None:
@@ -821,7 +812,6 @@ def test_a_connection_stays_open_after_every_kind_of_answer(
     assert response.content == DATA
 
 
-@one_backend
 def test_requests_that_do_not_wait_for_answers(connect: Callable[..., Any], film: File) -> None:
     connection = connect()
     request = f"GET {by_path(film)} HTTP/1.1\r\nHost: {connection.host}\r\nRange: bytes={{}}-{{}}\r\n\r\n"
@@ -854,7 +844,6 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("path", ALLOWED)
-@one_backend
 def test_every_other_method_is_405_with_a_complete_allow(
     send_request: SendRequest, check_problem: CheckProblem, path: str
 ) -> None:
@@ -870,7 +859,6 @@ def test_every_other_method_is_405_with_a_complete_allow(
         assert send_request(method, path).status_code != 405
 
 
-@one_backend
 def test_405_on_assets_names_get_and_head(
     send_request: SendRequest, check_problem: CheckProblem, http: httpx.Client
 ) -> None:
@@ -889,7 +877,6 @@ def test_405_on_assets_names_get_and_head(
      "/redoc", "/../etc/passwd", "/%2e%2e/etc/passwd", "//", "/nope%0d%0aX-Injected:%20yes",
      "/.seekable/id", "/staging"],
 )  # fmt: skip
-@one_backend
 def test_unknown_routes(send_request: SendRequest, check_problem: CheckProblem, target: str) -> None:
     for method, body in (("GET", None), ("POST", b"x"), ("DELETE", None)):
         response = send_request(method, target, body=body)
@@ -905,7 +892,6 @@ def test_unknown_routes(send_request: SendRequest, check_problem: CheckProblem, 
     ["/file/stream", "/file/stream?folder=a", "/files?limit=x", "/files?limit=0", "/files?limit=",
      "/files?limit=1e3", "/files/a?download=maybe", "/stream/a?download=2", f"/files?limit={'9' * 5000}"],
 )  # fmt: skip
-@one_backend
 def test_parameters_that_are_not_what_they_should_be(
     send_request: SendRequest, check_problem: CheckProblem, target: str
 ) -> None:
@@ -934,7 +920,6 @@ def proxied(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -
         yield client
 
 
-@one_backend
 def test_links_and_caching_by_setting(proxied: httpx.Client) -> None:
     http = proxied
     base = "https://media.example.org/seekable"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.http.conftest import RawConnection
 from tests.sockets import Socket
-from tests.support import NewLibrary, Server, noise, running
+from tests.support import NewLibrary, Server, each_backend, noise, running
 
 FILM = noise(1 << 20)
 
@@ -39,6 +39,7 @@ def alone(tmp_path: Path, new_library: NewLibrary) -> Iterator[httpx.Client]:
         yield http
 
 
+@each_backend
 def test_transfers_are_counted_to_the_byte(alone: httpx.Client) -> None:
     http, folder = alone, "films"
     before = read(http)

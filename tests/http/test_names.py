@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.http.test_playlists import m3u, xspf
-from tests.support import one_backend
+from tests.support import each_backend
 
 NAMES = {
     "spaces": "two  words.mp4",
@@ -85,7 +85,6 @@ class Links(HTMLParser):
         return href
 
 
-@one_backend
 @pytest.mark.usefixtures("no_server_errors")
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_name_survives_every_door(http: httpx.Client, folder: str, name: str) -> None:
@@ -171,6 +170,7 @@ def check_moved(http: httpx.Client, address: str, identity: str, inside: str, na
     assert http.get("/files", params={"folder": inside, "recursive": True}).json()["items"] == []
 
 
+@each_backend
 def test_put_takes_the_same_names(http: httpx.Client, folder: str) -> None:
     for name in NAMES.values():
         kept = unicodedata.normalize("NFC", name)
@@ -182,7 +182,6 @@ def test_put_takes_the_same_names(http: httpx.Client, folder: str) -> None:
     assert all(http.get(item["url"]).content == b"film" for item in listed)
 
 
-@one_backend
 def test_longest_name_is_taken_in_every_spelling(http: httpx.Client, folder: str) -> None:
     """In NFD, as a Mac would spell it, no file system takes it."""
     address = f"/files/{folder}/{quote('ñ' * 127)}"

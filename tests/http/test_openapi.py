@@ -12,7 +12,6 @@ from fastapi import FastAPI, Response
 
 from app.resources import streams
 from app.resources.streams import StreamRoute
-from tests.support import one_backend
 
 SendRequest = Callable[..., httpx.Response]
 Part = Callable[..., bytes]
@@ -44,7 +43,6 @@ def document(http: httpx.Client) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-@one_backend
 def test_every_route_is_documented_with_its_answers(document: dict[str, Any], method: str, path: str) -> None:
     operation = document["paths"][path][method]
     assert {int(status) for status in operation["responses"]} >= ROUTES[method, path]
@@ -55,19 +53,16 @@ def test_every_route_is_documented_with_its_answers(document: dict[str, Any], me
             assert "application/problem+json" in response["content"], status
 
 
-@one_backend
 def test_nothing_else_is_there(document: dict[str, Any]) -> None:
     methods = {(method, path) for path, item in document["paths"].items() for method in item}
     assert methods - set(ROUTES) <= {("head", path) for _, path in ROUTES}
 
 
-@one_backend
 def test_operations_have_names_of_their_own(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(names) == len(set(names))
 
 
-@one_backend
 def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))):
         target: Any = document
@@ -75,7 +70,6 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
             target = target[step]
 
 
-@one_backend
 def test_what_the_console_needs_to_upload_and_to_seek(document: dict[str, Any]) -> None:
     upload = document["paths"]["/file/upload"]["post"]["requestBody"]
     form = upload["content"]["multipart/form-data"]["schema"]
@@ -98,7 +92,6 @@ def test_what_the_console_needs_to_upload_and_to_seek(document: dict[str, Any]) 
         assert {("header", "range"), ("query", "download")} <= parameters
 
 
-@one_backend
 def test_stream_routes_are_documented_as_any_other_route_would_be(document: dict[str, Any]) -> None:
     """FastAPI does not run them, and knows nothing of that."""
     plain = FastAPI()
@@ -117,7 +110,6 @@ def test_stream_routes_are_documented_as_any_other_route_would_be(document: dict
         assert document["paths"][path]["get"] == json.loads(json.dumps(paths[path]["get"])), path
 
 
-@one_backend
 def test_answers_have_the_fields_that_are_documented(
     document: dict[str, Any], http: httpx.Client, folder: str
 ) -> None:
@@ -128,7 +120,6 @@ def test_answers_have_the_fields_that_are_documented(
     assert set(document["components"]["schemas"]["FileList"]["properties"]) == set(page)
 
 
-@one_backend
 def test_answers_are_among_the_documented_ones(
     document: dict[str, Any], send_request: SendRequest, part: Part, send_form: Any, folder: str
 ) -> None:
@@ -214,7 +205,6 @@ def test_answers_are_among_the_documented_ones(
     assert len(seen) > 43, "the requests above are as different as they should be"
 
 
-@one_backend
 def test_the_console_works_without_the_internet(http: httpx.Client) -> None:
     response = http.get("/docs")
     assert response.status_code == 200
@@ -227,7 +217,6 @@ def test_the_console_works_without_the_internet(http: httpx.Client) -> None:
     assert re.search(r"""["']/openapi\.json["']""", response.text)
 
 
-@one_backend
 def test_no_page_of_another_site_lays_itself_over_the_console(http: httpx.Client) -> None:
     headers = http.get("/docs").headers
     policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
@@ -237,7 +226,6 @@ def test_no_page_of_another_site_lays_itself_over_the_console(http: httpx.Client
     assert headers["referrer-policy"] == "no-referrer"
 
 
-@one_backend
 def test_assets_are_cached_for_good(http: httpx.Client) -> None:
     page = http.get("/docs").text
     for address in re.findall(r"""["'](/assets/[^"']+)["']""", page):
@@ -263,7 +251,6 @@ def test_assets_are_cached_for_good(http: httpx.Client) -> None:
         assert again.status_code == 304
 
 
-@one_backend
 def test_assets_are_nothing_else(http: httpx.Client, send_request: SendRequest, folder: str) -> None:
     release = re.search(r"(/assets/[^/]+)/", http.get("/docs").text)
     assert release is not None

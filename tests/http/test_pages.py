@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.http.crowd import filled
-from tests.support import NewLibrary, Server, one_backend, running
+from tests.support import NewLibrary, Server, each_backend, running
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -171,7 +171,6 @@ def link(row: Element) -> str:
 # Names
 
 
-@one_backend
 def test_the_icon_is_where_browsers_look_for_it(send_request: Callable[..., httpx.Response]) -> None:
     response = send_request("GET", "/favicon.ico")
     assert (response.status_code, response.content[:4]) == (200, b"\0\0\1\0")
@@ -180,6 +179,7 @@ def test_the_icon_is_where_browsers_look_for_it(send_request: Callable[..., http
     assert send_request("HEAD", "/favicon.ico").headers["content-length"] == str(len(response.content))
 
 
+@each_backend
 def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
     web: Web, http: httpx.Client, folder: str
 ) -> None:

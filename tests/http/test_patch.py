@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.beneath import beneath
-from tests.support import Server, one_backend, running
+from tests.support import Server, each_backend, running
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -66,6 +66,7 @@ def moved(http: httpx.Client, file: File, path: str) -> File:
         ("text/plain", "notes", "notes.html", "text/plain"),
     ],
 )
+@each_backend
 def test_a_type_that_a_name_suggested_follows_the_name(
     http: httpx.Client, folder: str, content_type: str, old: str, new: str, mimetype: str
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_move_changes_the_place_and_nothing_else(
         http.delete(wanted["url"])
 
 
+@each_backend
 def test_folders_come_and_go_with_their_files(http: httpx.Client, folder: str, film: File) -> None:
     assert patch(http, film["path"], {"folder": f"{folder}/a/b/c"}).status_code == 200
     assert http.get("/files", params={"folder": folder}).json()["folders"] == ["a"]
@@ -138,6 +140,7 @@ def test_folders_on_the_disk_come_and_go_with_their_files(tmp_path: Path) -> Non
         assert (server.files / "films" / "z" / "film.mp4").read_bytes() == DATA
 
 
+@each_backend
 def test_a_name_that_is_taken(
     http: httpx.Client, check_problem: CheckProblem, list_files: ListFiles, folder: str, film: File
 ) -> None:
@@ -208,7 +211,6 @@ BAD = {
 
 
 @pytest.mark.parametrize("body", BAD.values(), ids=BAD)
-@one_backend
 def test_a_patch_that_is_none(
     send_request: SendRequest, check_problem: CheckProblem, storage_unchanged: Any, kept: str, body: bytes
 ) -> None:
@@ -219,7 +221,6 @@ def test_a_patch_that_is_none(
         assert "x" not in response.headers
 
 
-@one_backend
 def test_a_refusal_names_what_cannot_be_changed(
     http: httpx.Client, check_problem: CheckProblem, film: File
 ) -> None:
@@ -239,7 +240,6 @@ def test_a_refusal_names_what_cannot_be_changed(
         (f"Content-Type: {KIND}", "Content-Encoding: gzip"),
     ],
 )
-@one_backend
 def test_another_kind_of_patch(
     send_request: SendRequest,
     check_problem: CheckProblem,
@@ -255,7 +255,6 @@ def test_another_kind_of_patch(
         assert KIND in detail or "Encoding" in detail
 
 
-@one_backend
 def test_a_patch_that_is_encoded_on_its_way(
     send_request: SendRequest, check_problem: CheckProblem, folder: str, film: File
 ) -> None:
@@ -267,7 +266,6 @@ def test_a_patch_that_is_encoded_on_its_way(
 
 
 @pytest.mark.parametrize("kind", [f"{KIND}; charset=utf-8", KIND.upper(), f'{KIND} ;charset="UTF-8"'])
-@one_backend
 def test_a_kind_may_have_parameters(send_request: SendRequest, folder: str, film: File, kind: str) -> None:
     response = send_request(
         "PATCH", f"/files/{folder}/film.mp4", f"Content-Type: {kind}", body=b'{"filename": "x"}'
@@ -276,7 +274,6 @@ def test_a_kind_may_have_parameters(send_request: SendRequest, folder: str, film
 
 
 @pytest.mark.parametrize("announced", [True, False])
-@one_backend
 def test_a_patch_has_a_limit(
     send_request: SendRequest,
     connect: Any,
@@ -317,6 +314,7 @@ def test_conditions(http: httpx.Client, check_problem: CheckProblem, film: File,
     assert patch(http, f"{folder}/other.mp4", {"filename": "film.mp4"}, if_match="*").json() == film
 
 
+@each_backend
 def test_a_download_that_runs_goes_on(connect: Any, http: httpx.Client, folder: str) -> None:
     data = bytes(range(256)) * 80_000  # more than what buffers hold
     file = http.put(f"/files/{folder}/long.mp4", content=data).json()
@@ -329,6 +327,7 @@ def test_a_download_that_runs_goes_on(connect: Any, http: httpx.Client, folder: 
     assert response.content == data
 
 
+@each_backend
 def test_of_racing_moves_to_one_name_one_wins(http: httpx.Client, server: Server, folder: str) -> None:
     paths = [f"{folder}/{number}/film.mp4" for number in range(12)]
     for path in paths:
@@ -346,6 +345,7 @@ def test_of_racing_moves_to_one_name_one_wins(http: httpx.Client, server: Server
     assert [http.get(f"/files/{path}").status_code for path in paths].count(404) == 1
 
 
+@each_backend
 def test_of_moves_and_replacements_with_one_version_one_wins(
     http: httpx.Client, server: Server, folder: str
 ) -> None:
@@ -369,6 +369,7 @@ def test_of_moves_and_replacements_with_one_version_one_wins(
             assert {other.result() for other in others} == {204}
 
 
+@each_backend
 def test_a_version_that_another_process_replaces_meanwhile(
     http: httpx.Client, server: Server, check_problem: CheckProblem, film: File
 ) -> None:
@@ -382,7 +383,6 @@ def test_a_version_that_another_process_replaces_meanwhile(
     assert http.get(film["url"]).headers["etag"] == '"newer"'
 
 
-@one_backend
 def test_a_patch_from_another_site_is_refused(
     send_request: SendRequest, check_problem: CheckProblem, storage_unchanged: Any, folder: str, film: File
 ) -> None:
@@ -393,7 +393,6 @@ def test_a_patch_from_another_site_is_refused(
         )
 
 
-@one_backend
 def test_allow_names_it(send_request: SendRequest, folder: str) -> None:
     response = send_request("POST", f"/files/{folder}/film.mp4", body=b"")
     assert response.status_code == 405

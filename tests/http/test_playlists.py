@@ -16,7 +16,7 @@ from fastapi import Request
 from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse
 from app.settings import Settings
 from tests.http.crowd import Crowd, Watch, serving
-from tests.support import NewLibrary, Server, one_backend, running
+from tests.support import NewLibrary, Server, each_backend, running
 
 SendRequest = Callable[..., httpx.Response]
 FILES = 4_000
@@ -65,6 +65,7 @@ def xspf(http: httpx.Client, **query: object) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("read", [m3u, xspf])
+@each_backend
 def test_every_address_gives_its_film(
     read: Callable[..., list[tuple[str, str]]], http: httpx.Client, folder: str, server: Server
 ) -> None:
@@ -94,7 +95,6 @@ def test_headers(http: httpx.Client, send_request: SendRequest, folder: str) -> 
         assert {name: head.headers[name] for name in told} == {name: get.headers[name] for name in told}
 
 
-@one_backend
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_an_answer_that_fits_one_page_has_a_length(
     http: httpx.Client, connect: Any, folder: str, version: str

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.sockets import BINARY, CLOSE, PING, PONG, TEXT, Socket
-from tests.support import Server, one_backend
+from tests.support import Server, each_backend
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -35,7 +35,6 @@ def test_a_session_says_its_sid_and_answers_every_text(server: Server, no_server
         assert other.is_silent(0.1)
 
 
-@one_backend
 def test_a_ping_is_answered_and_a_close_too(server: Server, no_server_errors: None) -> None:
     with Socket(server, "/events") as listener:
         assert listener.json() == {"type": "resync"}
@@ -48,6 +47,7 @@ def test_a_ping_is_answered_and_a_close_too(server: Server, no_server_errors: No
             listener.receive()
 
 
+@each_backend
 def test_every_change_is_told_to_those_who_listen(
     server: Server, http: httpx.Client, folder: str, no_server_errors: None
 ) -> None:
@@ -97,7 +97,6 @@ def test_what_failed_is_not_told(
     ],
 )
 @pytest.mark.parametrize("target", ["/", "/events"])
-@one_backend
 def test_what_is_not_a_text_closes(
     server: Server,
     target: str,
@@ -127,7 +126,6 @@ def test_what_is_not_a_text_closes(
     ],
 )
 @pytest.mark.parametrize("target", ["/", "/events"])
-@one_backend
 def test_who_may_not_knock_is_refused_before_the_socket_opens(
     server: Server,
     target: str,
@@ -144,7 +142,6 @@ def test_who_may_not_knock_is_refused_before_the_socket_opens(
                 connection.receive()
 
 
-@one_backend
 def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
     server: Server, http: httpx.Client, no_server_errors: None
 ) -> None:
@@ -155,7 +152,6 @@ def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
         assert connection.status == 101, "a query that is never used may hold anything"
 
 
-@one_backend
 def test_a_plain_get_of_a_socket_is_told_to_upgrade(
     send_request: SendRequest, check_problem: CheckProblem
 ) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.support import NewLibrary, Server, one_backend, running
+from tests.support import NewLibrary, Server, each_backend, running
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -70,6 +70,7 @@ def check_file(response: httpx.Response, folder: str, name: str, data: bytes, ht
 
 @pytest.mark.parametrize("data", [DATA, b"", b"x"], ids=["many bytes", "empty", "one byte"])
 @pytest.mark.parametrize("chunked", [False, True])
+@each_backend
 def test_put_a_new_file(http: httpx.Client, folder: str, data: bytes, chunked: bool) -> None:
     def pieces() -> Iterator[bytes]:
         for start in range(0, len(data), 7777):
@@ -80,7 +81,6 @@ def test_put_a_new_file(http: httpx.Client, folder: str, data: bytes, chunked: b
     check_file(response, f"{folder}/sub folder", "film.mp4", data, http)
 
 
-@one_backend
 def test_chunks_of_all_sizes_in_one_go(http: httpx.Client, connect: Any, folder: str) -> None:
     """Several come before the program has taken the first, and some come alone."""
     pieces = [bytes([number % 251]) * size for number, size in enumerate([1, 2, 70_000, 1, 300_000, 3] * 4)]
@@ -104,6 +104,7 @@ def test_put_without_any_length_is_an_empty_file(
     check_file(send_request("PUT", f"/files/{folder}/film.mp4"), folder, "film.mp4", b"", http)
 
 
+@each_backend
 def test_put_over_a_file(http: httpx.Client, folder: str, list_files: ListFiles) -> None:
     created = put(http, f"{folder}/film.mp4", DATA).json()
     response = put(http, f"{folder}/film.mp4", b"other", content_type="video/webm")
@@ -116,6 +117,7 @@ def test_put_over_a_file(http: httpx.Client, folder: str, list_files: ListFiles)
     assert http.get(file["url"]).content == b"other"
 
 
+@each_backend
 def test_if_none_match_star_creates_and_never_overwrites(
     http: httpx.Client, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
@@ -184,7 +186,6 @@ def test_if_match_on_a_missing_file(
 
 @pytest.mark.parametrize("value", ["bytes 0-2/3", "bytes */3", "nonsense", ""])
 @pytest.mark.parametrize("exists", [False, True])
-@one_backend
 def test_a_partial_put_is_refused(
     http: httpx.Client,
     folder: str,
@@ -217,7 +218,6 @@ def test_a_partial_put_is_refused(
     ],
 )
 @pytest.mark.parametrize("chunked", [False, True])
-@one_backend
 def test_digests(
     http: httpx.Client,
     folder: str,
@@ -258,7 +258,6 @@ def in_base64(algorithm: str, data: bytes = DATA) -> str:
         ("Repr-Digest", digest(DATA, "sha512"), "sha-512=:YQ==:"),
     ],
 )
-@one_backend
 def test_other_digests(
     http: httpx.Client,
     folder: str,
@@ -283,7 +282,6 @@ def test_two_digests_that_disagree(
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip", "x-unknown"])
-@one_backend
 def test_an_encoded_body_is_refused(
     http: httpx.Client,
     folder: str,
@@ -309,7 +307,6 @@ def test_an_encoded_body_is_refused(
     "data", [DATA, b"", b"\r\n--xxBOUNDARYx", b"\r\n" * 99], ids=["bytes", "empty", "almost", "lines"]
 )
 @pytest.mark.parametrize("where", ["before", "after", "query", "both"])
-@one_backend
 def test_a_form(http: httpx.Client, part: Part, send_form: Any, folder: str, data: bytes, where: str) -> None:
     inside = f"{folder}/a b/ü"
     file, field = part("file", data, filename="film.mp4"), part("folder", inside.encode())
@@ -334,6 +331,7 @@ def test_a_form_at_the_top(http: httpx.Client, part: Part, send_form: Any, folde
         http.delete(f"/files/{name}")
 
 
+@each_backend
 def test_a_form_in_chunks(http: httpx.Client, folder: str) -> None:
     request = http.build_request(
         "POST", "/file/upload", data={"folder": folder}, files={"file": ("a.mp4", DATA)}
@@ -350,6 +348,7 @@ def test_a_form_in_chunks(http: httpx.Client, folder: str) -> None:
     check_file(response, folder, "a.mp4", DATA, http)
 
 
+@each_backend
 def test_a_form_never_overwrites(
     http: httpx.Client,
     part: Part,
@@ -367,7 +366,6 @@ def test_a_form_never_overwrites(
     assert http.get(f"/files/{folder}/film.mp4").content == b"first"
 
 
-@one_backend
 def test_a_folder_said_twice_and_differently(
     part: Part, send_form: Any, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
@@ -380,6 +378,7 @@ def test_a_folder_said_twice_and_differently(
 # Files and folders
 
 
+@each_backend
 def test_a_file_and_a_folder_cannot_share_a_path(
     http: httpx.Client,
     part: Part,
@@ -411,6 +410,7 @@ def test_a_file_and_a_folder_cannot_share_a_path(
 # Delete
 
 
+@each_backend
 def test_delete(http: httpx.Client, folder: str, check_problem: CheckProblem, list_files: ListFiles) -> None:
     put(http, f"{folder}/a/b/film.mp4", DATA)
     put(http, f"{folder}/other.mp4", DATA)
@@ -561,7 +561,6 @@ def test_a_bad_name_is_refused_early(
         ("..", (), 400),
     ],
 )
-@one_backend
 def test_a_put_is_refused_before_its_body(
     http: httpx.Client,
     connect: Any,
@@ -645,6 +644,7 @@ def test_too_large_in_chunks_is_refused_when_it_is(
 
 
 @pytest.mark.parametrize("exists", [False, True])
+@each_backend
 def test_an_upload_that_is_broken_off_stores_nothing(
     http: httpx.Client,
     connect: Any,
@@ -690,7 +690,6 @@ def test_a_broken_chunk_stores_nothing(
     "body", ["Content-Length: 5\r\n\r\nother", "Transfer-Encoding: chunked\r\n\r\n5\r\nother\r\n0\r\n\r\n"]
 )
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "anything"])
-@one_backend
 def test_a_body_behind_an_upgrade_is_stored(
     connect: Callable[..., Any], http: httpx.Client, folder: str, upgrade: str, body: str
 ) -> None:
@@ -705,7 +704,6 @@ def test_a_body_behind_an_upgrade_is_stored(
     assert connection.receive_response().content == b"other"
 
 
-@one_backend
 def test_a_transfer_encoding_that_is_not_decoded(
     connect: Callable[..., Any], storage_unchanged: StorageUnchanged, folder: str, check_problem: CheckProblem
 ) -> None:
@@ -719,7 +717,6 @@ def test_a_transfer_encoding_that_is_not_decoded(
         connection.close()
 
 
-@one_backend
 def test_an_empty_folder_in_the_url_says_nothing(http: httpx.Client, folder: str) -> None:
     http.put("/files/taken-at-the-top.mp4", content=b"top").raise_for_status()
     response = http.post(
@@ -731,7 +728,6 @@ def test_an_empty_folder_in_the_url_says_nothing(http: httpx.Client, folder: str
     http.delete("/files/taken-at-the-top.mp4").raise_for_status()
 
 
-@one_backend
 def test_one_folder_may_be_named_twice(http: httpx.Client, folder: str) -> None:
     response = http.post(
         "/file/upload",

@@ -17,7 +17,7 @@ from app.library.quotas import Quotas
 from app.library.service import Library
 from app.settings import Settings
 from app.storage.types import RESERVED, SHARED, Expect, Key, Listing
-from tests.support import NewLibrary
+from tests.support import NewLibrary, each_backend
 
 pytestmark = pytest.mark.anyio
 
@@ -40,6 +40,7 @@ def settings(tmp_path: Path, new_library: NewLibrary) -> Settings:
     return Settings(files_dir=tmp_path, **new_library())
 
 
+@each_backend
 async def test_nothing_is_stored_while_it_is_the_turn_of_somebody_else(settings: Settings) -> None:
     async with opened(settings) as (_, _, quotas):
         stored = asyncio.Event()
@@ -55,6 +56,7 @@ async def test_nothing_is_stored_while_it_is_the_turn_of_somebody_else(settings:
         await asyncio.wait_for(storing, 5)
 
 
+@each_backend
 async def test_an_account_that_cannot_go_keeps_no_other_from_it(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -89,6 +91,7 @@ async def test_an_account_that_cannot_go_keeps_no_other_from_it(
     assert "not in the mood" in str(caplog.records[0].exc_info)
 
 
+@each_backend
 async def test_what_is_being_stored_by_another_process_goes_with_the_account(settings: Settings) -> None:
     """Which was let in before the account left."""
     left = asyncio.Event()
@@ -117,6 +120,7 @@ async def test_what_is_being_stored_by_another_process_goes_with_the_account(set
         assert not page.items
 
 
+@each_backend
 async def test_one_process_sees_an_account_off(settings: Settings) -> None:
     removed: list[str] = []
 

@@ -16,7 +16,7 @@ from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound, StorageError, VersionMismatch
 from app.storage.ignored import Ignored
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key, Kind
-from tests.support import NewLibrary
+from tests.support import NewLibrary, each_backend
 
 A, B, C = (Key(SHARED, "films", name) for name in ("a.mkv", "b.mkv", "c.mkv"))
 
@@ -49,6 +49,7 @@ def about(what: str, file: FileInfo, **more: str) -> Event:
     return Event(what, SHARED, {"id": file.id, "path": file.key.path, "etag": file.etag, **more})
 
 
+@each_backend
 def test_each_change_is_told(play: Callable[[Scene], None]) -> None:
     async def scene(library: Library, storage: Storage, told: list[Event]) -> None:
         added = await add(library, storage, A)

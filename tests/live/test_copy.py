@@ -16,7 +16,7 @@ import pytest
 
 from tests.forking import completed
 from tests.live.clients import sha256
-from tests.support import SEEKABLE, NewLibrary, running
+from tests.support import SEEKABLE, NewLibrary, on_disk_and_gridfs, running
 
 pytestmark = pytest.mark.live
 
@@ -83,6 +83,7 @@ def to_millisecond(timestamp: str) -> datetime:
     return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
+@on_disk_and_gridfs
 def test_copy_to_another_backend_and_back_keeps_every_file(new_library: NewLibrary, tmp_path: Path) -> None:
     files = {f"films/{number}/ü {number}.mp4": os.urandom(MB) for number in range(12)}
     target = {"files_dir": tmp_path / "target" / "files", **new_library()}

@@ -13,7 +13,7 @@ import pytest
 
 from tests.beneath import beneath
 from tests.live.clients import sha256
-from tests.support import NewLibrary, Server, need, run, running
+from tests.support import NewLibrary, Server, need, on_disk_and_gridfs, run, running
 
 pytestmark = pytest.mark.live
 
@@ -117,6 +117,7 @@ def test_form_is_refused_when_file_exists(
     assert sha256(download(url, tmp_path / "back")) == sha256(film)
 
 
+@on_disk_and_gridfs
 def test_put_creates_then_replaces(
     server: Server, folder: str, film: Path, matroska_film: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +241,7 @@ def test_upload_is_refused_before_body_when_too_large(
 # Downloads
 
 
+@on_disk_and_gridfs
 def test_curl_resumes_partial_download(url: str, film: Path, tmp_path: Path) -> None:
     target = tmp_path / "back"
     run("sh", "-c", 'curl -sS "$1" | head -c 3000000 >"$2"', "sh", url, target)
@@ -253,6 +255,7 @@ def test_curl_resumes_partial_download(url: str, film: Path, tmp_path: Path) -> 
     assert sha256(target) == sha256(film)
 
 
+@on_disk_and_gridfs
 def test_wget_resumes_partial_download(url: str, film: Path, tmp_path: Path) -> None:
     target = tmp_path / "film.mp4"
     target.write_bytes(film.read_bytes()[:1_000_000])

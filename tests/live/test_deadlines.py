@@ -16,7 +16,7 @@ from tests.faults.descriptors import descriptors
 from tests.http.conftest import RawConnection
 from tests.live.clients import until
 from tests.sockets import PING, PONG, Socket
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, on_disk_and_gridfs, running
 from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
@@ -28,9 +28,6 @@ TOO_LATE = 5
 """Seconds. A server that needs longer than TOO_LATE has no deadline, even on a busy machine."""
 
 FILM = random.Random(5).randbytes(12_000_000)
-
-folder_only = pytest.mark.parametrize("new_library", ["filesystem"], indirect=True)
-"""For tests of rules that do not depend on the backend."""
 
 
 @contextlib.contextmanager
@@ -151,7 +148,6 @@ def receive_all_to_end(connections: dict[str, tuple[RawConnection, bytes]]) -> d
 HEALTH = head("GET", "/health")
 
 
-@folder_only
 @on_one_backend
 def test_incomplete_head_gets_408(begin: Open) -> None:
     found = receive_all_to_end(
@@ -188,6 +184,7 @@ BODIES = {
 
 
 @on_each_backend
+@on_disk_and_gridfs
 def test_stalled_body_gets_408(server: Server, begin: Open) -> None:
     before = beneath(server).leftovers()
     slow = begin(head("PUT", "/files/slow.mp4", "Content-Length: 15"))
@@ -235,7 +232,6 @@ def test_body_below_minimum_rate_gets_408(tmp_path: Path) -> None:
         assert server.staging() == []
 
 
-@folder_only
 @on_one_backend
 def test_connection_closes_when_refused_body_does_not_end(begin: Open) -> None:
     refused = head("PUT", "/files/film.mp4", LONG, "If-None-Match: *")
@@ -248,7 +244,6 @@ def test_connection_closes_when_refused_body_does_not_end(begin: Open) -> None:
         assert seconds < TOO_LATE, name
 
 
-@folder_only
 def test_refused_body_leaves_connection_open_when_client_sends_it_unasked(
     server: Server, begin: Open
 ) -> None:
@@ -267,7 +262,6 @@ def test_refused_body_leaves_connection_open_when_client_sends_it_unasked(
     assert waiting.is_closed()
 
 
-@folder_only
 @on_one_backend
 def test_idle_connection_closes(begin: Open) -> None:
     refused = head("PUT", "/files/film.mp4", "Content-Length: 1", "If-None-Match: *") + b"x"
@@ -286,6 +280,7 @@ def test_idle_connection_closes(begin: Open) -> None:
 
 
 @on_each_backend
+@on_disk_and_gridfs
 def test_stalled_reader_is_disconnected_and_slow_reader_is_served(server: Server, begin: Open) -> None:
     time.sleep(0.2)
     before = descriptors(server)
@@ -322,7 +317,6 @@ def test_stalled_reader_is_disconnected_and_slow_reader_is_served(server: Server
                 pass
 
 
-@folder_only
 @on_one_backend
 def test_slow_client_gets_bytes_in_kernel_buffer_after_keepalive_timeout(begin: Open) -> None:
     """The server has written the response and awaits the next request long before the client has read it."""
@@ -335,7 +329,6 @@ def test_slow_client_gets_bytes_in_kernel_buffer_after_keepalive_timeout(begin: 
 # Sizes
 
 
-@folder_only
 @pytest.mark.parametrize(
     "data",
     [
@@ -353,7 +346,6 @@ def test_too_long_head_gets_431(begin: Open, data: bytes) -> None:
     assert seconds < RECEIVE_TIMEOUT
 
 
-@folder_only
 def test_head_limit_ignores_bodies_and_other_heads(begin: Open) -> None:
     put = head("PUT", "/files/new.mp4", "Content-Length: 100000")
     connection = begin(put + FILM[:100_000] + HEALTH * 90 + HEALTH[:10])
@@ -363,7 +355,6 @@ def test_head_limit_ignores_bodies_and_other_heads(begin: Open) -> None:
     assert connection.receive_response().status_code == 200
 
 
-@folder_only
 def test_pipelined_requests_are_answered_in_order_up_to_limit(begin: Open) -> None:
     connection = begin(head("GET", "/files/film.mp4") + HEALTH * 70)
     time.sleep(0.1)
@@ -376,14 +367,12 @@ def test_pipelined_requests_are_answered_in_order_up_to_limit(begin: Open) -> No
     assert received.count(b"HTTP/1.1 ") == 1
 
 
-@folder_only
 def test_malformed_bytes_after_put_do_not_change_its_response(begin: Open) -> None:
     connection = begin(head("PUT", "/files/changed.mp4", "Content-Length: 3") + b"abc" + b"\x00\r\n\r\n")
     received, _ = receive_to_end(connection)
     assert received[:12] in (b"", b"HTTP/1.1 201")
 
 
-@folder_only
 def test_trailer_is_not_merged_into_any_head(server: Server, begin: Open) -> None:
     """RFC 9110 §6.5.1. The whole request arrives before the application has started to handle it."""
     with server.client() as http:
@@ -412,7 +401,6 @@ FLOODS = {
 }
 
 
-@folder_only
 @pytest.mark.parametrize("flood", FLOODS)
 def test_endless_input_is_cut_off_without_using_memory(server: Server, begin: Open, flood: str) -> None:
     first, more = FLOODS[flood]

@@ -41,10 +41,6 @@ class Console:
         return response
 
 
-# The console does not depend on the backend.
-MEETS = ("filesystem",)
-
-
 @pytest.fixture(scope="module")
 def shell() -> Iterator[Browser]:
     """Headless Chromium: faster, as no page has to open a window."""

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.live.clients import logged_statuses, program, sha256, until
-from tests.support import NewLibrary, Server, need, run, running
+from tests.support import NewLibrary, Server, need, on_disk_and_gridfs, run, running
 from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
@@ -177,6 +177,7 @@ def test_aria2_reports_checksum_error_when_bytes_rotted_on_disk(big: bytes, tmp_
 
 
 @slow_clients
+@on_disk_and_gridfs
 def test_aria2_does_not_mix_versions_when_file_is_replaced(setup: Setup) -> None:
     need("aria2c")
     url, file = put(setup.http, f"{setup.folder}/big.mp4", setup.big), setup.local / "big.mp4"
@@ -220,6 +221,7 @@ def rclone(url: str, *arguments: object) -> str:
 
 
 @slow_clients
+@on_disk_and_gridfs
 def test_rclone_copies_and_syncs_library(setup: Setup) -> None:
     """Without top-level names that contain a colon: rclone requests `./c:d`, which the server refuses."""
     need("rclone")

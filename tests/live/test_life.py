@@ -31,10 +31,6 @@ TIMEOUT = 25
 Start = Callable[..., Server]
 
 
-# How it begins and ends does not depend on the backend, but for a silent one: see tests/faults.
-MEETS = ("filesystem",)
-
-
 @pytest.fixture
 def start(tmp_path: Path, new_library: NewLibrary) -> Iterator[Start]:
     """A server with a film in it, and settings of its own."""

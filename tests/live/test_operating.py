@@ -25,9 +25,6 @@ FILM = noise(1 << 20) * 12  # more than the buffers between server and client ho
 waiting = Together("waiting")
 
 
-MEETS = ("filesystem",)
-
-
 @contextmanager
 def prometheus(folder: Path, server: Server) -> Iterator[str]:
     """The URL of one that scrapes the server, five times a second."""

@@ -23,10 +23,6 @@ PASSES = """(video, position) => new Promise((resolve, reject) => {
 """Waits until it plays past a position. (The page's policy refuses wait_for_function.)"""
 
 
-# What a browser sees does not depend on the backend.
-MEETS = ("filesystem",)
-
-
 @pytest.fixture
 def film_url(server: Server, folder: str, long_film: Path) -> str:
     with server.client() as client, long_film.open("rb") as body:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.live.clients import Vlc, logged_statuses, until
 from tests.live.conftest import SECONDS
-from tests.support import Server, need, run
+from tests.support import Server, need, on_disk_and_gridfs, run
 from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
@@ -95,6 +95,7 @@ def test_ffprobe_tells_the_duration(
 
 
 @pytest.mark.parametrize("kind", ["film", "faststart_film", "matroska_film"])
+@on_disk_and_gridfs
 def test_ffmpeg_seeks(kind: str, request: pytest.FixtureRequest, server: Server, put: Put) -> None:
     film: Path = request.getfixturevalue(kind)
     file = put(film, film.name)
@@ -134,6 +135,7 @@ def test_a_film_of_any_name_plays_at_its_own_url(name: str, film: Path, server: 
 
 
 @watching
+@on_disk_and_gridfs
 def test_vlc_opens_a_film_and_seeks_twice(cinema: Cinema) -> None:
     server, long_film = cinema.server, cinema.long_film
     file = cinema.put(long_film, "film.mp4")
@@ -172,6 +174,7 @@ def plays(cinema: Cinema, film: Path, name: str) -> None:
 
 
 @watching
+@on_disk_and_gridfs
 def test_vlc_sees_one_film_while_it_is_replaced(cinema: Cinema) -> None:
     """Never the bytes of one version after those of another: a seek is then refused, by its If-Match."""
     server = cinema.server

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 import pytest
 
 from tests.live.clients import Vlc, logged_statuses, until
-from tests.support import Server, need, run
+from tests.support import Server, need, on_disk_and_gridfs, run
 from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
@@ -53,6 +53,7 @@ def begun_watching(
 
 
 @watching
+@on_disk_and_gridfs
 def test_vlc_plays_to_the_third_film_of_an_m3u(server: Server, folder: str, films: list[str]) -> None:
     # What stands before a " - " in an M3U, VLC takes for the artist; an XSPF leaves no doubt.
     assert titles("m3u", server, folder, films) == [name.rpartition(" - ")[2] for name in NAMES]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.live.clients import Vlc, logged_statuses, sha256, until
 from tests.live.conftest import SECONDS
-from tests.support import NewLibrary, Server, need, run, running
+from tests.support import NewLibrary, Server, need, on_disk_and_gridfs, run, running
 from tests.together import Outcomes, Together
 
 pytestmark = pytest.mark.live
@@ -84,6 +84,7 @@ def put_three(anna: httpx.Client, folder: str, film: Path) -> None:
 
 
 @watching
+@on_disk_and_gridfs
 def test_vlc_plays_and_seeks_a_private_film_by_password(
     private: Server, anna: httpx.Client, folder: str, long_film: Path
 ) -> None:

@@ -16,7 +16,7 @@ from tests.forking import completed
 from tests.live.clients import until
 from tests.live.test_cli import READ_ONLY as UNSHARED
 from tests.live.test_cli import Program, run_command, serving
-from tests.support import NewLibrary, running
+from tests.support import NewLibrary, on_disk_and_gridfs, running
 
 pytestmark = pytest.mark.live
 
@@ -230,6 +230,7 @@ def test_read_only_library_without_a_place_is_refused_in_a_sentence(
     assert list((tmp_path / "files").iterdir()) == []
 
 
+@on_disk_and_gridfs
 def test_setting_refuses_changes_on_every_backend(
     new_library: NewLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ validate-formats = true
 
 
 # The document does not depend on the backend, and tests/http asks each of them all that is in it.
-MEETS = ["filesystem", pytest.param("gridfs", marks=pytest.mark.campaign)]
+pytestmark = pytest.mark.backends("filesystem", pytest.param("gridfs", marks=pytest.mark.campaign))
 
 
 @pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.campaign)])

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Server, need, run
+from tests.support import Server, need, on_disk_and_gridfs, run
 
 pytestmark = pytest.mark.live
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
+@on_disk_and_gridfs
 def test_the_tour_works_as_it_is_written(
     server: Server, tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
 from tests.sockets import Socket
-from tests.support import one_backend
 
 FOREIGN: dict[str, dict[str, str]] = {
     "cross-site": {"sec-fetch-site": "cross-site", "origin": "https://evil.example"},
@@ -47,7 +46,6 @@ WRITES: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("site", FOREIGN)
-@one_backend
 def test_no_page_of_another_site_writes_with_a_cookie(
     site: str, account_server: AccountServer, check_problem: Any
 ) -> None:
@@ -64,7 +62,6 @@ def test_no_page_of_another_site_writes_with_a_cookie(
 
 
 @pytest.mark.parametrize("site", FOREIGN)
-@one_backend
 def test_no_page_of_another_site_reads_with_a_cookie(site: str, user: User) -> None:
     """It could not see the answer, but what an image or a script needs to load tells something."""
     user.put("film.mp4")
@@ -72,14 +69,12 @@ def test_no_page_of_another_site_reads_with_a_cookie(site: str, user: User) -> N
         assert user.request("GET", target, headers=FOREIGN[site]).status_code == 401
 
 
-@one_backend
 def test_who_follows_a_link_on_another_page_is_logged_in(user: User) -> None:
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     assert user.request("GET", "/", headers=headers).status_code == 200
     assert user.request("POST", "/logout", headers=headers).status_code == 403
 
 
-@one_backend
 def test_our_own_pages_write(account_server: AccountServer, user: User) -> None:
     headers = {"sec-fetch-site": "same-origin", "origin": account_server.server.url, "sec-fetch-mode": "cors"}
     assert user.request("PUT", "/files/film.mp4", content=b"mine", headers=headers).status_code == 201
@@ -87,13 +82,11 @@ def test_our_own_pages_write(account_server: AccountServer, user: User) -> None:
     assert user.request("POST", "/logout", headers=form).status_code == 303
 
 
-@one_backend
 def test_a_program_that_sends_no_such_headers_writes_with_a_cookie(user: User) -> None:
     assert user.request("PUT", "/files/film.mp4", content=b"mine").status_code == 201
 
 
 @pytest.mark.parametrize("site", FOREIGN)
-@one_backend
 def test_no_page_of_another_site_opens_a_websocket_with_a_cookie(
     site: str, account_server: AccountServer, user: User
 ) -> None:
@@ -106,7 +99,6 @@ def test_no_page_of_another_site_opens_a_websocket_with_a_cookie(
             assert socket.problem()["status"] == 403
 
 
-@one_backend
 def test_a_site_that_may_use_the_server_does_not_do_so_with_a_cookie(https_server: AccountServer) -> None:
     """Or it could do all that the person may who happens to look at it; a token it has been given counts."""
     user = https_server.new_user()
@@ -138,7 +130,6 @@ def test_a_site_that_may_use_the_server_does_not_do_so_with_a_cookie(https_serve
 
 
 @pytest.mark.parametrize("told", ["cross-site", "same-site", None])
-@one_backend
 def test_a_site_that_may_use_the_server_logs_nobody_in(
     told: str | None, https_server: AccountServer, check_problem: Any
 ) -> None:
@@ -157,7 +148,6 @@ def test_a_site_that_may_use_the_server_logs_nobody_in(
         assert "set-cookie" in https_server.request("POST", "/login", headers=ours, data=body).headers
 
 
-@one_backend
 def test_a_preflight_is_answered_without_an_account(https_server: AccountServer) -> None:
     response = https_server.request(
         "OPTIONS",
@@ -173,7 +163,6 @@ def test_a_preflight_is_answered_without_an_account(https_server: AccountServer)
     assert "access-control-allow-credentials" not in response.headers
 
 
-@one_backend
 def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(https_server: AccountServer) -> None:
     https_server.new_account("https@example.org")
     body = {"email": "https@example.org", "password": PASSWORD}
@@ -213,7 +202,6 @@ def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(https_serv
     )
 
 
-@one_backend
 def test_the_page_behind_a_proxy_that_changes_the_host_writes(https_server: AccountServer) -> None:
     """The browser's Origin is that of the base URL then, and the Host the one that the proxy connects to."""
     user = https_server.new_user()

@@ -28,6 +28,7 @@ from app.accounts.workers import Workers
 from app.database import open_accounts
 from app.settings import Settings
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer, browser
+from tests.support import each_backend
 
 Browsers = Callable[[], httpx.Client]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -76,6 +77,7 @@ def guesses(new_store: AccountStore, runner: asyncio.Runner) -> Counted:
 # Brute force
 
 
+@each_backend
 def test_the_eleventh_wrong_password_is_not_looked_at_and_neither_is_the_right_one(
     user: User, other_user: User, new_browser: Browsers, check_problem: CheckProblem
 ) -> None:
@@ -136,6 +138,7 @@ def test_names_of_nobody_are_counted_as_those_of_accounts(new_browser: Browsers)
     assert statuses == [401] * PER_PAIR + [429]
 
 
+@each_backend
 def test_of_a_hundred_guesses_at_once_no_more_are_looked_at(
     account_server: AccountServer, user: User
 ) -> None:

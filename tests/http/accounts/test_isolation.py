@@ -14,6 +14,7 @@ from app.accounts.callers import hashed
 from app.accounts.models import Scope
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
 from tests.sockets import TEXT, Socket
+from tests.support import each_backend
 
 PATCH = {"content-type": "application/merge-patch+json"}
 FORM = {"file": ("film.mp4", b"other bytes", "video/mp4")}
@@ -383,6 +384,7 @@ def test_the_owner_gets_to_all_of_it_as_far_as_the_scopes_go(how: str, account_s
         assert refused.headers["www-authenticate"] == 'Bearer error="insufficient_scope"'
 
 
+@each_backend
 def test_two_accounts_have_the_same_names_and_each_its_own_files(account_server: AccountServer) -> None:
     people = [account_server.new_user() for _ in range(3)]
     files = [user.put("films/film.mp4", user.email.encode()) for user in people]

@@ -21,7 +21,7 @@ from tests.http.accounts.conftest import (
     open_account_store,
     run_account_server,
 )
-from tests.support import NewLibrary, Server, noise, running
+from tests.support import NewLibrary, Server, each_backend, noise, running
 
 CheckProblem = Callable[[httpx.Response, int], str]
 
@@ -46,6 +46,7 @@ def files_beneath(server: Server, library: str) -> list[str]:
     return [str(path) for path in folder.rglob("*") if path.is_file()]
 
 
+@each_backend
 def test_an_account_is_deleted_with_its_library_and_no_other(
     account_server: AccountServer, other_user: User, check_problem: CheckProblem
 ) -> None:
@@ -94,6 +95,7 @@ def test_the_last_administrator_stays_while_there_are_others(
     assert admin.request("GET", "/account").status_code == 200
 
 
+@each_backend
 def test_an_upload_under_way_leaves_nothing(
     account_server: AccountServer, connect: Callable[..., Any]
 ) -> None:
@@ -118,6 +120,7 @@ def fresh(tmp_path: Path, new_library: NewLibrary) -> Iterator[AccountServer]:
         yield fresh
 
 
+@each_backend
 def test_what_a_kill_breaks_off_is_finished_after_the_restart(fresh: AccountServer) -> None:
     fresh.new_user("admin@example.org")
     leaver, stayer = fresh.new_user(), fresh.new_user()
@@ -137,6 +140,7 @@ def test_what_a_kill_breaks_off_is_finished_after_the_restart(fresh: AccountServ
     assert stayer.content("film.mp4") == b"stays"
 
 
+@each_backend
 def test_files_that_are_kept_move_to_another_account_past_a_kill(fresh: AccountServer) -> None:
     """Never over a file that is there, and whatever the quota is; and hidden files too."""
     fresh.new_user("admin@example.org")
@@ -219,6 +223,7 @@ def test_deletion_is_shown_before_and_takes_the_right_address(
         assert (fresh.server.files / "second@nas" / "films" / "film.mp4").read_bytes() == b"a film"
 
 
+@each_backend
 def test_files_of_the_folder_itself_stay_in_it(fresh: AccountServer) -> None:
     if fresh.server.settings.get("storage") == "gridfs":
         return
@@ -236,6 +241,7 @@ def test_files_of_the_folder_itself_stay_in_it(fresh: AccountServer) -> None:
     assert fresh.new_user().content("films/film.mp4") == b"a film"
 
 
+@each_backend
 def test_a_library_that_was_open_is_that_of_the_first_account(
     tmp_path: Path, new_library: NewLibrary
 ) -> None:

@@ -15,6 +15,7 @@ from app.accounts.callers import now
 from app.accounts.links import Kind, Signatures
 from app.accounts.models import Link, SigningKey
 from tests.http.accounts.conftest import AccountServer, User, bearer
+from tests.support import each_backend
 
 SendRaw = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -35,6 +36,7 @@ def entries(playlist: httpx.Response) -> list[str]:
     return [line for line in playlist.text.splitlines() if line.startswith("http")]
 
 
+@each_backend
 def test_a_link_opens_its_file_to_whoever_has_it(account_server: AccountServer, user: User) -> None:
     user.put("films/é & 100%.mp4", b"0123456789")
     link = user.new_link("films/é & 100%.mp4")
@@ -227,6 +229,7 @@ def test_a_link_counts_before_all_else_that_is_shown(
     assert (user.content("film.mp4"), other_user.content("film.mp4")) == (b"mine", b"others too")
 
 
+@each_backend
 def test_a_revoked_link_opens_nothing_at_once(
     account_server: AccountServer, user: User, other_user: User
 ) -> None:

@@ -13,6 +13,7 @@ import httpx
 from app.accounts.callers import hashed, now
 from app.accounts.models import Session
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer
+from tests.support import each_backend
 
 Browsers = Callable[[], httpx.Client]
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -113,6 +114,7 @@ def test_twins_cannot_sign_up(new_browser: Browsers, check_problem: CheckProblem
         assert browser.post("/login", json=credentials(twin)).status_code == 200
 
 
+@each_backend
 def test_of_ten_who_race_for_an_address_one_gets_it(
     account_server: AccountServer, new_browser: Browsers
 ) -> None:
@@ -258,6 +260,7 @@ def test_a_body_without_an_end_is_broken_off(account_server: AccountServer) -> N
 # Logging in
 
 
+@each_backend
 def test_a_program_logs_in(
     account_server: AccountServer, user: User, new_browser: Browsers, check_problem: CheckProblem
 ) -> None:
@@ -406,6 +409,7 @@ def test_sessions_expire(account_server: AccountServer, user: User) -> None:
     assert now() - seen.seen_at < minute, "it was used"
 
 
+@each_backend
 def test_a_new_password_ends_all_other_logins_at_once(
     account_server: AccountServer, user: User, check_problem: CheckProblem
 ) -> None:

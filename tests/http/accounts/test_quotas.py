@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.http.accounts.conftest import AccountServer, User
-from tests.support import noise
+from tests.support import each_backend, noise
 
 QUOTA = 1_000_000
 CheckProblem = Callable[[httpx.Response, int], str]
@@ -37,6 +37,7 @@ def chunked(size: int) -> Iterator[bytes]:
         yield noise(min(50_000, size - start))
 
 
+@each_backend
 def test_what_does_not_fit_is_refused_and_what_fits_to_the_byte_is_not(
     limited: User, check_problem: CheckProblem, no_server_errors: None
 ) -> None:
@@ -104,6 +105,7 @@ def test_forms_count_too(limited: User, check_problem: CheckProblem) -> None:
     assert limited.paths() == ["a.mp4", "c.mp4"]
 
 
+@each_backend
 def test_ten_that_race_never_have_more_together(account_server: AccountServer, limited: User) -> None:
     """Whether their length is known or not, and as forms."""
     with ThreadPoolExecutor(10) as pool:

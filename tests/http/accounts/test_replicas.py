@@ -35,7 +35,9 @@ CheckProblem = Callable[[httpx.Response, int], str]
 
 
 # Processes of one machine share locks of the system, which the tests of leases try over SQLite, too.
-MEETS = [pytest.param("filesystem", marks=pytest.mark.campaign), "postgresql", "gridfs"]
+pytestmark = pytest.mark.backends(
+    pytest.param("filesystem", marks=pytest.mark.campaign), "postgresql", "gridfs"
+)
 
 
 @pytest.fixture(scope="module")

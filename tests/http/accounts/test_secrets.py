@@ -8,8 +8,10 @@ from sqlalchemy import create_engine, inspect, text
 from tests import mongo
 from tests.http.accounts.conftest import NUMBERS, AccountServer, basic, bearer
 from tests.sockets import Socket
+from tests.support import each_backend
 
 
+@each_backend
 def test_secrets_are_neither_in_the_log_nor_in_the_database(
     account_server: AccountServer, admin: Any
 ) -> None:

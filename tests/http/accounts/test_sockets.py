@@ -10,6 +10,7 @@ import pytest
 from app.accounts.callers import hashed
 from tests.http.accounts.conftest import AccountServer, User, basic, bearer
 from tests.sockets import Socket
+from tests.support import each_backend
 
 POLICY_VIOLATION = 1008
 
@@ -51,6 +52,7 @@ def test_whoever_has_an_account_opens_one(account_server: AccountServer, user: U
             assert events.json() == {"type": "resync"}
 
 
+@each_backend
 def test_they_tell_of_their_own_library_only(
     account_server: AccountServer, user: User, other_user: User, admin: User
 ) -> None:

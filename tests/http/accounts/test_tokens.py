@@ -14,6 +14,7 @@ from app.accounts.callers import hashed
 from app.accounts.models import Scope
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer, browser
 from tests.sockets import Socket
+from tests.support import each_backend
 
 CheckProblem = Callable[[httpx.Response, int], str]
 
@@ -29,6 +30,7 @@ def made(user: User, *scopes: str, name: str = "VLC") -> dict[str, Any]:
 # Tokens
 
 
+@each_backend
 def test_a_token_is_shown_once_and_works_until_it_is_revoked(
     account_server: AccountServer, user: User, other_user: User, check_problem: CheckProblem
 ) -> None:
@@ -181,6 +183,7 @@ def test_without_an_invite_that_counts_nobody_signs_up(
     assert invited(good).status_code == 201, "what failed has not used it up"
 
 
+@each_backend
 def test_of_twenty_who_race_for_an_invite_one_gets_in(https_server: AccountServer, invited: Any) -> None:
     invite = https_server.new_invite()
     with ThreadPoolExecutor(20) as pool:
