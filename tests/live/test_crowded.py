@@ -108,7 +108,7 @@ def test_descriptors_suffice_for_every_accepted_reader(limited_server: Server) -
         for _ in range(MAX_CONNECTIONS - 1):
             reader = stack.enter_context(closing(RawConnection("127.0.0.1", limited_server.port, 4096)))
             reader.request("GET", "/files/film.mp4")
-            reader._more()
+            reader.receive_more()
             readers.append(reader)
         with httpx.Client(base_url=limited_server.url, trust_env=False) as http:
             assert http.get("/files/film.mp4").content == film

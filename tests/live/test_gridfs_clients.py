@@ -1,4 +1,4 @@
-"""Other programs and this one share a bucket of GridFS: each reads what another stored."""
+"""Seekable and other MongoDB clients share a GridFS bucket and read each other's files."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ RANGES = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With FILES in it, which were uploaded."""
+    """A server to which FILES were uploaded."""
     with running(tmp_path_factory.mktemp("gridfs"), **mongo.gridfs()) as server:
         with server.client() as http:
             for path, data in FILES.items():
@@ -61,41 +61,43 @@ def http(server: Server) -> Iterator[httpx.Client]:
         yield http
 
 
-def node(server: Server, *words: object, data: bytes = b"") -> bytes:
-    """What a program says that uses the driver for Node. It gets what it reads in two ways."""
-    command = [NODE, SCRIPTS / "gridfs.mjs", packages_folder(), server.settings["mongodb_url"], *words]
+def run_node(server: Server, *arguments: object, data: bytes = b"") -> bytes:
+    """Run gridfs.mjs with MongoDB's Node.js driver, and return its output. `get` reads each file twice."""
+    command = [NODE, SCRIPTS / "gridfs.mjs", packages_folder(), server.settings["mongodb_url"], *arguments]
     done = subprocess.run([str(word) for word in command], input=data, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 
 
-def media(database: Database[dict[str, Any]], path: str) -> dict[str, Any]:
-    """Its document, as any driver sees it."""
+def media_document(database: Database[dict[str, Any]], path: str) -> dict[str, Any]:
     folder, _, filename = path.rpartition("/")
     found = database["media"].find_one({"library": "", "folder": folder, "filename": filename})
     assert found is not None
     return found
 
 
-# What was uploaded here
+# Files that were uploaded to Seekable
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_node_reads_what_was_uploaded(server: Server, database: Database[dict[str, Any]], path: str) -> None:
-    file: ObjectId = media(database, path)["file"]
-    assert node(server, "get", file, path) == FILES[path] * 2
+def test_node_reads_uploaded_file(server: Server, database: Database[dict[str, Any]], path: str) -> None:
+    file: ObjectId = media_document(database, path)["file"]
+    assert run_node(server, "get", file, path) == FILES[path] * 2
 
 
-def test_node_reads_ranges_of_it(server: Server, database: Database[dict[str, Any]]) -> None:
+def test_node_reads_ranges_of_uploaded_file(server: Server, database: Database[dict[str, Any]]) -> None:
     limits = [limit for each in RANGES for limit in each]
     expected = b"".join(FILES["top.mp4"][start:stop] for start, stop in RANGES)
-    assert node(server, "get", media(database, "top.mp4")["file"], "top.mp4", *limits) == expected * 2
+    assert (
+        run_node(server, "get", media_document(database, "top.mp4")["file"], "top.mp4", *limits)
+        == expected * 2
+    )
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_pymongo_reads_what_was_uploaded(database: Database[dict[str, Any]], path: str) -> None:
+def test_pymongo_reads_uploaded_file(database: Database[dict[str, Any]], path: str) -> None:
     bucket, data = GridFSBucket(database), FILES[path]
-    with bucket.open_download_stream(media(database, path)["file"]) as stream:
+    with bucket.open_download_stream(media_document(database, path)["file"]) as stream:
         assert stream.read() == data
         assert (stream.length, stream.chunk_size, stream.filename) == (len(data), CHUNK_SIZE, path)
         stream.seek(len(data) // 2)
@@ -107,7 +109,7 @@ def test_pymongo_reads_what_was_uploaded(database: Database[dict[str, Any]], pat
 
 @pytest.fixture
 def objects(server: Server) -> Iterator[Callable[..., Any]]:
-    """The documents, as a program of somebody else's finds them with MongoEngine."""
+    """The media documents, queried with MongoEngine by another program."""
     mongoengine.connect(host=server.settings["mongodb_url"], tz_aware=True, uuidRepresentation="standard")
     try:
         yield Media.objects
@@ -116,9 +118,7 @@ def objects(server: Server) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_mongoengine_reads_what_was_uploaded(
-    objects: Callable[..., Any], http: httpx.Client, path: str
-) -> None:
+def test_mongoengine_reads_uploaded_file(objects: Callable[..., Any], http: httpx.Client, path: str) -> None:
     folder, _, filename = path.rpartition("/")
     found = objects(library="", folder=folder, filename=filename).first()
     assert (found.file.read() or b"") == FILES[path]
@@ -127,7 +127,7 @@ def test_mongoengine_reads_what_was_uploaded(
     assert [item["id"] for item in shown if item["path"] == path] == [found.id]
 
 
-def test_what_was_replaced_moved_and_deleted_is_so_for_others_too(
+def test_other_clients_see_replaced_moved_and_deleted_files(
     server: Server, database: Database[dict[str, Any]], http: httpx.Client
 ) -> None:
     for data in (b"first", b"second"):
@@ -137,27 +137,27 @@ def test_what_was_replaced_moved_and_deleted_is_so_for_others_too(
         content=b'{"filename": "b.mp4"}',
         headers={"content-type": "application/merge-patch+json"},
     ).raise_for_status()
-    file = media(database, "changing/b.mp4")["file"]
-    assert node(server, "get", file, "changing/b.mp4") == b"second" * 2
+    file = media_document(database, "changing/b.mp4")["file"]
+    assert run_node(server, "get", file, "changing/b.mp4") == b"second" * 2
     http.delete("/files/changing/b.mp4").raise_for_status()
     assert database["media"].count_documents({"folder": "changing"}) == 0
 
 
-# What others put there
+# Files that other clients stored
 
 
 def put_by_node(server: Server, path: str, data: bytes) -> None:
-    node(server, "put", path, data=data)
+    run_node(server, "put", path, data=data)
 
 
 def put_by_pymongo(server: Server, path: str, data: bytes) -> None:
-    """In chunks of another size than ours."""
+    """Store a file with another chunk size than ours."""
     bucket = GridFSBucket(mongo.database(server.settings["mongodb_url"]), chunk_size_bytes=100_000)
     bucket.upload_from_stream(path, data, metadata={"contentType": "video/odd"})
 
 
 def put_by_mongoengine(server: Server, path: str, data: bytes) -> None:
-    """As a file of a document of another kind."""
+    """Store a file through a FileField of another document class."""
 
     class Film(mongoengine.Document):  # type: ignore[misc]
         file = mongoengine.FileField()
@@ -171,19 +171,19 @@ def put_by_mongoengine(server: Server, path: str, data: bytes) -> None:
         disconnect()
 
 
-WAYS = [put_by_node, put_by_pymongo, put_by_mongoengine]
+CLIENTS = [put_by_node, put_by_pymongo, put_by_mongoengine]
 
 
 def seekable(server: Server, command: str) -> str:
-    """What a command says that is run over the same library."""
+    """Run a command on the server's library, and return its output."""
     settings = {f"SEEKABLE_{name.upper()}": str(value) for name, value in server.settings.items()}
     done = completed(command, environment={**os.environ, **settings})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-@pytest.mark.parametrize("put", WAYS)
-def test_what_others_put_there_is_taken_in_and_served(
+@pytest.mark.parametrize("put", CLIENTS)
+def test_scan_imports_file_of_other_client(
     server: Server, http: httpx.Client, put: Callable[[Server, str, bytes], None]
 ) -> None:
     folder, data = put.__name__, os.urandom(1_000_000)
@@ -212,10 +212,10 @@ def test_what_others_put_there_is_taken_in_and_served(
     assert http.get(f"/files/{folder}/empty.mp4").content == b""
 
 
-def test_what_others_put_there_is_hashed(tmp_path: Path) -> None:
+def test_server_hashes_files_of_other_clients(tmp_path: Path) -> None:
     server = Server(tmp_path / "hashed", **mongo.gridfs())
-    datas = {put.__name__: os.urandom(1_000_000) for put in WAYS}
-    for put in WAYS:
+    datas = {put.__name__: os.urandom(1_000_000) for put in CLIENTS}
+    for put in CLIENTS:
         put(server, put.__name__, datas[put.__name__])
     server.start()  # which scans
     try:
@@ -225,7 +225,7 @@ def test_what_others_put_there_is_hashed(tmp_path: Path) -> None:
                 return {item["path"]: item["sha256"] for item in http.get("/files").json()["items"]}
 
             expected = {path: sha256(data) for path, data in datas.items()}
-            until(lambda: hashes() == expected, "they are hashed by and by")
+            until(lambda: hashes() == expected, "every file is hashed")
     finally:
         server.stop()
     assert "3 sound" in seekable(server, "verify")

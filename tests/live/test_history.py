@@ -1,4 +1,4 @@
-"""The rule by which restored files are judged, in a table of cases."""
+"""Tests of History, which decides whether restored files are correct."""
 
 import pytest
 
@@ -19,8 +19,8 @@ HISTORY = History(
     [
         ("a", 3, 4, {"1"}),
         ("a", 0, 0.5, {ABSENT}),
-        ("a", 2, 4, {ABSENT, "1"}),  # it was acknowledged at 2, and may have been stored only then
-        ("a", 3, 5, {"1", "2"}),  # the next was on its way
+        ("a", 2, 4, {ABSENT, "1"}),  # acknowledged at 2, and perhaps stored only then
+        ("a", 3, 5, {"1", "2"}),  # the request for "2" was sent at 5
         ("a", 6.5, 7, {"2"}),
         ("a", 4, 9.5, {"1", "2", ABSENT}),
         ("a", 11, 12, {ABSENT}),
@@ -29,7 +29,9 @@ HISTORY = History(
         ("none", 3, 4, {ABSENT}),
     ],
 )
-def test_versions_that_a_path_may_have(path: str, begin: float, end: float, versions: set[str]) -> None:
+def test_may_hold_returns_versions_possible_in_span(
+    path: str, begin: float, end: float, versions: set[str]
+) -> None:
     assert HISTORY.may_hold(path, begin, end) == versions
 
 
@@ -39,10 +41,12 @@ def test_versions_that_a_path_may_have(path: str, begin: float, end: float, vers
         (1, 4, set()),
         (2.5, 4, {"1", "film"}),
         (2.5, 5, {"film"}),
-        (2.5, 8, {"film"}),  # wherever it is
+        (2.5, 8, {"film"}),  # at either path
         (7, 8, {"2", "film"}),
         (7, 9, {"film"}),
     ],
 )
-def test_versions_that_must_be_there(begin: float, end: float, versions: set[str]) -> None:
+def test_must_hold_returns_versions_stored_throughout_span(
+    begin: float, end: float, versions: set[str]
+) -> None:
     assert HISTORY.must_hold(begin, end) == versions

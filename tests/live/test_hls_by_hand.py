@@ -1,4 +1,4 @@
-"""A live HLS that ffmpeg writes into the folder plays while it is written, from its first segment on."""
+"""Live HLS that ffmpeg writes into the library's folder plays from its first segment while it is written."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ RATE = 15
 
 @contextmanager
 def recording(folder: Path, flags: str) -> Iterator[subprocess.Popen[bytes]]:
-    """ffmpeg as it records a camera: a segment a second, and a playlist that it rewrites with each."""
+    """Run ffmpeg as a recorder that writes a segment per second, and rewrites the playlist with each."""
     need("ffmpeg")
     folder.mkdir()
     # fmt: off
@@ -43,14 +43,14 @@ def recording(folder: Path, flags: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that finds what comes by itself only at its start."""
+    """A server that scans its folder only at its start."""
     folder = tmp_path_factory.mktemp("studio") / "server"
     with running(folder, storage="filesystem", scan_interval=100_000) as server:
         yield server
 
 
 class Poller(threading.Thread):
-    """A player that asks for the playlist again and again, and for each segment as soon as it is named."""
+    """A player that polls the playlist, and requests each segment as soon as the playlist names it."""
 
     def __init__(self, server: Server, folder: str) -> None:
         super().__init__()
@@ -67,20 +67,20 @@ class Poller(threading.Thread):
                 self._poll(http)
 
     def _poll(self, http: httpx.Client) -> None:
-        answer = http.get(f"/files/{self._folder}/live.m3u8")
-        if answer.status_code == 404 and not self.statuses:
-            return  # it is yet to begin
-        self.statuses.append(answer.status_code)
-        if answer.status_code == 200:
-            assert answer.text.startswith("#EXTM3U")
-            self.versions.add(answer.headers["etag"])
-            for name in re.findall(r"^\S+\.ts$", answer.text, re.MULTILINE):
+        response = http.get(f"/files/{self._folder}/live.m3u8")
+        if response.status_code == 404 and not self.statuses:
+            return  # the recording has yet to begin
+        self.statuses.append(response.status_code)
+        if response.status_code == 200:
+            assert response.text.startswith("#EXTM3U")
+            self.versions.add(response.headers["etag"])
+            for name in re.findall(r"^\S+\.ts$", response.text, re.MULTILINE):
                 if name not in self.segments:
                     self.segments[name] = http.get(f"/files/{self._folder}/{name}").status_code
 
 
 @pytest.mark.parametrize("flags", ["temp_file", "0"], ids=["renamed", "in place"])
-def test_live_hls_is_served_at_each_version(studio: Server, flags: str, tmp_path: Path) -> None:
+def test_live_playlist_is_served_in_every_version(studio: Server, flags: str, tmp_path: Path) -> None:
     name = f"live-{'renamed' if flags == 'temp_file' else 'in-place'}"
     url = f"{studio.url}/files/{name}/live.m3u8"
     poller = Poller(studio, name)
@@ -89,7 +89,7 @@ def test_live_hls_is_served_at_each_version(studio: Server, flags: str, tmp_path
         with recording(studio.files / name, flags) as recorder:
             until(lambda: bool(poller.statuses), "a playlist")
             assert recorder.poll() is None
-            # A player that began with the first segment has every picture.
+            # A player that starts with the first segment gets every picture.
             copy = tmp_path / "copy.ts"
             begins = ("-live_start_index", "0")
             run("ffmpeg", "-nostdin", "-loglevel", "error", *begins, "-i", url, "-c", "copy", copy)
@@ -100,11 +100,11 @@ def test_live_hls_is_served_at_each_version(studio: Server, flags: str, tmp_path
     assert set(poller.statuses) == {200}
     assert len(poller.versions) >= SECONDS
     assert poller.segments == {f"live{number}.ts": 200 for number in range(SECONDS)}
-    assert pictures(copy) == SECONDS * RATE
-    assert set(logged_statuses(studio, url)) <= {200, 206, 404}, "404 before it began"
+    assert count_pictures(copy) == SECONDS * RATE
+    assert set(logged_statuses(studio, url)) <= {200, 206, 404}, "404 before the recording began"
 
 
-def pictures(film: Path) -> int:
+def count_pictures(film: Path) -> int:
     # fmt: off
     counted = run(
         "ffprobe", "-v", "error", "-select_streams", "v", "-count_packets",
@@ -114,7 +114,7 @@ def pictures(film: Path) -> int:
     return int(re.findall(r"\d+", counted.stdout)[0])
 
 
-def test_vlc_plays_live_hls_while_it_is_written(studio: Server) -> None:
+def test_vlc_plays_live_hls_during_recording(studio: Server) -> None:
     need("vlc", "setpriv")
     url = f"{studio.url}/files/vlc/live.m3u8"
     with recording(studio.files / "vlc", "temp_file") as recorder:
@@ -122,14 +122,14 @@ def test_vlc_plays_live_hls_while_it_is_written(studio: Server) -> None:
             until(lambda: http.get("/files/vlc/live.m3u8").status_code == 200, "a playlist")
         with Vlc(url) as vlc:
             until(lambda: vlc.query("get_time") >= 1, f"VLC at the first second\n{vlc.log()[-3000:]}")
-            assert recorder.poll() is None, "while it is written"
-            until(lambda: len(segments(studio)) >= 3, "more segments")
-    found = segments(studio)
+            assert recorder.poll() is None, "the recording continues"
+            until(lambda: len(requested_segments(studio)) >= 3, "requests for three segments")
+    found = requested_segments(studio)
     assert min(found) == 0
     assert set(logged_statuses(studio, url)) <= {200, 206, 404}
     for number in found:
         assert set(logged_statuses(studio, f"/files/vlc/live{number}.ts")) <= {200, 206}
 
 
-def segments(server: Server) -> set[int]:
+def requested_segments(server: Server) -> set[int]:
     return {int(number) for number in re.findall(r"GET /files/vlc/live(\d+)\.ts HTTP", server.log())}

@@ -1,4 +1,4 @@
-"""Long bodies, which are read past the HTTP parser: all of them, and not a byte of what follows."""
+"""Long bodies bypass the HTTP parser: the server reads them whole, and no byte of the next request."""
 
 import random
 import socket
@@ -17,21 +17,21 @@ from tests.live.test_zerocopy import ours, same
 
 pytestmark = pytest.mark.live
 
-PATIENCE = 1
+BODY_TIMEOUT = 1
 BYTES = random.Random(7).randbytes(3 * SIZE + LONG)
 SIZES = [LONG, LONG + 1, SIZE, SIZE + 1, 2 * SIZE + 17, len(BYTES)]
 
 
 @dataclass
 class Uploads:
-    """A server, on one of the two event loops."""
+    """A server on one of the two event loops."""
 
     port: int
 
     def connect(self, buffer: int | None = None) -> RawConnection:
         return RawConnection("127.0.0.1", self.port, buffer)
 
-    def has(self, name: str, body: bytes) -> None:
+    def check_stored(self, name: str, body: bytes) -> None:
         with closing(self.connect()) as connection:
             connection.request("GET", f"/files/{name}")
             same(connection.receive_response().content, body)
@@ -39,9 +39,9 @@ class Uploads:
 
 @pytest.fixture(scope="module", params=["uvloop", "asyncio"])
 def uploads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Uploads]:
-    folder = tmp_path_factory.mktemp("uploads") / "here"
+    folder = tmp_path_factory.mktemp("uploads") / "workdir"
     folder.mkdir()
-    settings = {"SEEKABLE_FILES_DIR": str(folder / "files"), "SEEKABLE_BODY_TIMEOUT": str(PATIENCE)}
+    settings = {"SEEKABLE_FILES_DIR": str(folder / "files"), "SEEKABLE_BODY_TIMEOUT": str(BODY_TIMEOUT)}
     code = ours(f"loop='{request.param}'")
     with forked_python(folder, code, **settings) as started:
         yield Uploads(int(started.wait_for(r"running on http://127\.0\.0\.1:(\d+)")[1]))
@@ -57,7 +57,7 @@ def get(name: str) -> bytes:
     return f"GET /files/{name} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
-def test_what_follows_a_long_body_is_the_next_request(uploads: Uploads) -> None:
+def test_request_after_long_body_is_answered(uploads: Uploads) -> None:
     names = [f"{size}.bin" for size in SIZES]
     stream = b"".join(put(name, BYTES[:size]) + get(name) for name, size in zip(names, SIZES, strict=True))
     with closing(uploads.connect()) as connection, ThreadPoolExecutor(1) as sender:
@@ -70,8 +70,8 @@ def test_what_follows_a_long_body_is_the_next_request(uploads: Uploads) -> None:
 
 @pytest.mark.parametrize("first", [0, 1, SIZE])
 @pytest.mark.parametrize("last", [0, 1, SIZE])
-def test_it_may_come_in_any_pieces(uploads: Uploads, first: int, last: int) -> None:
-    """In the first piece are the head and so much of it, and in the last so much and another request."""
+def test_long_body_is_stored_when_sent_in_pieces(uploads: Uploads, first: int, last: int) -> None:
+    """Send `first` bytes of the body with the head, and its `last` bytes with the next request."""
     body = random.Random(first + last).randbytes(len(BYTES))
     request = put("pieces.bin", body)
     head = len(request) - len(body)
@@ -85,7 +85,7 @@ def test_it_may_come_in_any_pieces(uploads: Uploads, first: int, last: int) -> N
         same(connection.receive_response().content, body)
 
 
-def test_many_at_once_are_not_mixed_up(uploads: Uploads) -> None:
+def test_concurrent_long_bodies_are_not_mixed_up(uploads: Uploads) -> None:
     def upload(number: int) -> None:
         chance = random.Random(number)
         body = chance.randbytes(len(BYTES))
@@ -96,25 +96,25 @@ def test_many_at_once_are_not_mixed_up(uploads: Uploads) -> None:
                 connection.send(request[:size])
                 request = request[size:]
             assert connection.receive_response().status_code == 201
-        uploads.has(f"many/{number}.bin", body)
+        uploads.check_stored(f"many/{number}.bin", body)
 
     with ThreadPoolExecutor(8) as clients:
         list(clients.map(upload, range(8)))
 
 
-def test_it_may_be_slow_while_it_goes_on(uploads: Uploads) -> None:
+def test_long_body_may_take_longer_than_timeout_while_it_makes_progress(uploads: Uploads) -> None:
     request = put("slow.bin", BYTES)
     steps = 6
     with closing(uploads.connect()) as connection:
         for step in range(steps):
             connection.send(request[step * 100_000 : (step + 1) * 100_000])
-            time.sleep(2.5 * PATIENCE / steps)
+            time.sleep(2.5 * BODY_TIMEOUT / steps)
         connection.send(request[steps * 100_000 :])
         assert connection.receive_response().status_code == 201
-    uploads.has("slow.bin", BYTES)
+    uploads.check_stored("slow.bin", BYTES)
 
 
-def test_one_that_is_refused_is_read_to_its_end(uploads: Uploads) -> None:
+def test_refused_long_body_is_read_to_its_end(uploads: Uploads) -> None:
     with closing(uploads.connect()) as connection:
         connection.send(put("there.bin", BYTES))
         assert connection.receive_response().status_code == 201
@@ -125,7 +125,7 @@ def test_one_that_is_refused_is_read_to_its_end(uploads: Uploads) -> None:
         same(connection.receive_response().content, BYTES)
 
 
-def test_it_is_asked_for_and_may_be_the_last(uploads: Uploads) -> None:
+def test_long_body_is_stored_after_100_continue_on_closing_connection(uploads: Uploads) -> None:
     with closing(uploads.connect()) as connection:
         request = put("asked.bin", BYTES, "Expect: 100-continue", "Connection: close")
         head = len(request) - len(BYTES)
@@ -134,10 +134,10 @@ def test_it_is_asked_for_and_may_be_the_last(uploads: Uploads) -> None:
         connection.send(request[head:])
         assert connection.receive_response().status_code == 201
         assert connection.is_closed()
-    uploads.has("asked.bin", BYTES)
+    uploads.check_stored("asked.bin", BYTES)
 
 
-def test_one_that_has_to_wait_for_its_turn_is_not_taken_in(uploads: Uploads) -> None:
+def test_pipelined_long_body_is_not_read_before_its_turn(uploads: Uploads) -> None:
     with closing(uploads.connect()) as connection:
         connection.send(put("before.bin", BYTES))
         assert connection.receive_response().status_code == 201

@@ -1,4 +1,4 @@
-"""Clients that speak HTTP/1.0 or little more of HTTP/1.1: mplayer, mpg123 and axel."""
+"""Clients with HTTP/1.0 or a small part of HTTP/1.1: mplayer, mpg123 and axel."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +19,7 @@ TRACKS = ["1.mp3", "2.mp3", "3.mp3"]
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Three short tracks in one folder, and more films in another than one page of a list has."""
+    """A server with three short tracks in one folder, and more films in another than fit on one page."""
     need("ffmpeg")
     folder = tmp_path_factory.mktemp("old")
     track = folder / "track.mp3"
@@ -39,11 +39,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def all_played(server: Server, since: int) -> bool:
-    """Whether the log has an answer to each track from this size on."""
+    """Return whether the log, from this offset on, has a response for each track."""
     return all(f'GET /files/tracks/{name} HTTP/1.0" 200' in server.log(since) for name in TRACKS)
 
 
-def test_mplayer_plays_a_playlist(library: Server, tmp_path: Path) -> None:
+def test_mplayer_plays_playlist(library: Server, tmp_path: Path) -> None:
     need("mplayer")
     url = f"{library.url}/playlist.m3u?folder=tracks"
     before = library.logged()
@@ -56,7 +56,7 @@ def test_mplayer_plays_a_playlist(library: Server, tmp_path: Path) -> None:
     until(lambda: all_played(library, before), library.log(before))
 
 
-def test_mpg123_plays_a_playlist(library: Server) -> None:
+def test_mpg123_plays_playlist(library: Server) -> None:
     need("mpg123")
     before = library.logged()
     run("mpg123", "--test", "--list", f"{library.url}/playlist.m3u?folder=tracks")
@@ -66,14 +66,14 @@ def test_mpg123_plays_a_playlist(library: Server) -> None:
 @pytest.mark.parametrize(
     "target", ["/playlist.m3u?folder=many", "/playlist.xspf?folder=tracks", "/files/many/"]
 )
-def test_axel_fetches_what_is_written_while_it_is_read(library: Server, tmp_path: Path, target: str) -> None:
+def test_axel_downloads_streamed_page_completely(library: Server, tmp_path: Path, target: str) -> None:
     need("axel")
     run("axel", "--quiet", "--output", tmp_path / "fetched", library.url + target)
     with library.client() as http:
         assert (tmp_path / "fetched").read_bytes() == http.get(target).content
 
 
-def test_a_reader_that_leaves_is_no_error(library: Server) -> None:
+def test_client_that_disconnects_causes_no_logged_error(library: Server) -> None:
     before = library.logged()
     for _ in range(3):
         with closing(RawConnection("127.0.0.1", library.port, 4096)) as connection:

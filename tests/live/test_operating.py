@@ -1,4 +1,4 @@
-"""What operators see of a real server: Prometheus, logs in JSON, and how it stops."""
+"""Operating a server: metrics in Prometheus, logs in JSON, and delayed shutdown."""
 
 import json
 import re
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.live
 
 FILM = noise(1 << 20) * 12  # more than the buffers between server and client hold
 
-waiting = Together("waiting")
+slow = Together("slow")
 
 
 @contextmanager
 def prometheus(folder: Path, server: Server) -> Iterator[str]:
-    """The URL of one that scrapes the server, five times a second."""
+    """Run Prometheus, which scrapes the server five times a second. Yields its URL."""
     config = folder / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 200ms, scrape_timeout: 200ms}\n"
@@ -42,7 +42,7 @@ def prometheus(folder: Path, server: Server) -> Iterator[str]:
                 f"--config.file={config}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{port}",
-                "--scrape.discovery-reload-interval=100ms",  # or it waits for 5 s, twice
+                "--scrape.discovery-reload-interval=100ms",  # the default is 5 s, twice
             ],
             stdout=log,
             stderr=log,
@@ -55,27 +55,27 @@ def prometheus(folder: Path, server: Server) -> Iterator[str]:
         process.wait()
 
 
-def asked(url: str, query: str) -> float | None:
-    """The one value that a query gives; None while there is none."""
+def query_value(url: str, query: str) -> float | None:
+    """Return the single value of a query. Returns None while Prometheus has no value or is starting."""
     try:
-        answer = httpx.get(f"{url}/api/v1/query", params={"query": query}, trust_env=False)
+        response = httpx.get(f"{url}/api/v1/query", params={"query": query}, trust_env=False)
     except httpx.TransportError:
         return None
-    if answer.status_code == 503:  # it starts
+    if response.status_code == 503:  # Prometheus is starting
         return None
-    result = answer.raise_for_status().json()["data"]["result"]
+    result = response.raise_for_status().json()["data"]["result"]
     return float(result[0]["value"][1]) if len(result) == 1 else None
 
 
-@pytest.fixture(scope="module", name="waiting")
+@pytest.fixture(scope="module", name="slow")
 def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
-    with waiting.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
+    with slow.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
         yield outcomes
 
 
-@waiting
-def test_prometheus_scrapes_it(folder: Path) -> None:
-    """Which begins 5 s after its start."""
+@slow
+def test_prometheus_scrapes_metrics(folder: Path) -> None:
+    """Prometheus begins to scrape 5 s after its start."""
     need("prometheus", "promtool")
     with running(folder / "server") as server, server.client() as http:
         http.put("/files/films/film.mp4", content=FILM).raise_for_status()
@@ -83,18 +83,18 @@ def test_prometheus_scrapes_it(folder: Path) -> None:
             http.get("/files/films/film.mp4", headers={"Range": f"bytes={start}-{start + 65535}"})
         http.get("/files/none").read()
         text = http.get("/metrics").text
-        said = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
-        assert (said.returncode, said.stdout + said.stderr) == (0, "")
+        checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
         with prometheus(folder, server) as url:
             up = 'up{job="seekable"}'
-            until(lambda: asked(url, up) == 1, "a scrape")
+            until(lambda: query_value(url, up) == 1, "a scrape")
             requests = 'seekable_http_requests_total{route="/files/{path}", status="206"}'
-            until(lambda: asked(url, requests) == 3, "what was asked before")
-            assert asked(url, 'seekable_http_sent_bytes_total{route="/files/{path}"}') >= 3 * 65536
+            until(lambda: query_value(url, requests) == 3, "the earlier requests are counted")
+            assert query_value(url, 'seekable_http_sent_bytes_total{route="/files/{path}"}') >= 3 * 65536
             http.get("/files/films/film.mp4", headers={"Range": "bytes=0-0"})
-            until(lambda: asked(url, requests) == 4, "the next one")
+            until(lambda: query_value(url, requests) == 4, "the next request is counted")
             quantile = "histogram_quantile(0.9, sum by (le) (seekable_backend_seconds_bucket))"
-            assert 0 < asked(url, quantile) < 10
+            assert 0 < query_value(url, quantile) < 10
 
 
 @pytest.mark.parametrize(
@@ -106,16 +106,17 @@ def test_prometheus_scrapes_it(folder: Path) -> None:
         ({"access": "accounts"}, {"127.0.0.1": 403, None: 200}),
     ],
 )
-def test_who_may_read_them(tmp_path: Path, settings: dict[str, str], statuses: dict[str | None, int]) -> None:
-    """By the address that a proxy names."""
+def test_metrics_access_depends_on_address_that_proxy_names(
+    tmp_path: Path, settings: dict[str, str], statuses: dict[str | None, int]
+) -> None:
     with running(tmp_path, **({"access": "open"} | settings)) as server, server.client() as http:
         for peer, status in statuses.items():
-            answer = http.get("/metrics", headers={"X-Forwarded-For": peer} if peer else {})
-            assert answer.status_code == status, peer
-            assert ("seekable_build_info" in answer.text) == (status == 200)
+            response = http.get("/metrics", headers={"X-Forwarded-For": peer} if peer else {})
+            assert response.status_code == status, peer
+            assert ("seekable_build_info" in response.text) == (status == 200)
 
 
-def test_open_they_are_for_everybody_who_asks_without_a_proxy_between(
+def test_open_metrics_are_served_to_direct_clients_only(
     tmp_path: Path,
 ) -> None:
     with running(tmp_path, access="open", host="0.0.0.0", metrics="open") as server:
@@ -129,13 +130,13 @@ def test_open_they_are_for_everybody_who_asks_without_a_proxy_between(
 # Logs
 
 
-def test_a_request_has_one_name_in_its_answer_and_in_the_log(tmp_path: Path) -> None:
+def test_request_id_is_equal_in_response_and_log(tmp_path: Path) -> None:
     with running(tmp_path) as server, server.client() as http:
         given = http.get("/files/none", headers={"X-Request-ID": "given-1"})
         assert given.headers["x-request-id"] == "given-1"
         odd = http.get("/files/none2", headers={"X-Request-ID": 'odd "name'})
-        made = odd.headers["x-request-id"]
-        assert re.fullmatch(r"[0-9a-f]{12}-\d+", made)
+        generated = odd.headers["x-request-id"]
+        assert re.fullmatch(r"[0-9a-f]{12}-\d+", generated)
         assert "x-request-id" not in http.get("/health").headers
         well = http.get("/health", headers={"X-Request-ID": "given-0"})
         assert well.headers["x-request-id"] == "given-0"
@@ -144,17 +145,17 @@ def test_a_request_has_one_name_in_its_answer_and_in_the_log(tmp_path: Path) -> 
             refused = broken.recv(4096)
         assert b" 400 " in refused
         assert b"x-request-id: " in refused
-        until(lambda: server.log().count("/files/none") == 2, "both are logged")
+        until(lambda: server.log().count("/files/none") == 2, "both requests are logged")
         assert re.search(r'"GET /files/none HTTP/1.1" 404 in=0 out=\d+ s=\d.* id=given-1\n', server.log())
-        assert re.search(rf'"GET /files/none2 HTTP/1.1" 404 .* id={made}\n', server.log())
+        assert re.search(rf'"GET /files/none2 HTTP/1.1" 404 .* id={generated}\n', server.log())
 
 
-def test_every_line_is_an_object_in_json(tmp_path: Path) -> None:
+def test_json_log_has_one_object_per_line(tmp_path: Path) -> None:
     with running(tmp_path, log_format="json", prot="1") as server, server.client() as http:
         http.put("/files/film.mp4", content=FILM).raise_for_status()
         http.get("/files/film.mp4?link=secretsecret", headers={"X-Request-ID": "given"}).raise_for_status()
         http.get("/files/a%0A%1B%E2%80%A8").read()
-        until(lambda: server.log().count('"GET"') >= 2, "they are logged")
+        until(lambda: server.log().count('"GET"') >= 2, "both GETs are logged")
     lines = [json.loads(line) for line in server.log().splitlines()]
     assert all({"time", "level", "message"} <= line.keys() for line in lines)
     by_method = {line["method"]: line for line in lines if line.get("path", "").startswith("/files/film")}
@@ -163,27 +164,27 @@ def test_every_line_is_an_object_in_json(tmp_path: Path) -> None:
     assert (get["status"], get["bytes"], get["id"]) == (200, len(FILM), "given")
     assert get["path"] == "/files/film.mp4?link=..."
     assert 0 < get["duration"] < 60
-    said = " ".join(line["message"] for line in lines)
+    messages = " ".join(line["message"] for line in lines)
     assert "secretsecret" not in server.log()
-    assert "SEEKABLE_PROT" in said
-    assert "Application shutdown complete" in said
+    assert "SEEKABLE_PROT" in messages
+    assert "Application shutdown complete" in messages
 
 
-# Stopping
+# Shutdown
 
 
-@waiting
-def test_the_port_stays_open_for_a_while(folder: Path) -> None:
-    stays_open(folder, 5)
+@slow
+def test_port_stays_open_until_shutdown_delay_ends(folder: Path) -> None:
+    check_port_stays_open(folder, 5)
 
 
-@waiting
-def test_a_second_signal_closes_the_port(folder: Path) -> None:
-    stays_open(folder, 60, again=True)
+@slow
+def test_second_signal_closes_port_at_once(folder: Path) -> None:
+    check_port_stays_open(folder, 60, again=True)
 
 
-def stays_open(folder: Path, delay: int, *, again: bool = False) -> None:
-    """So many seconds after a first signal, for those who still come."""
+def check_port_stays_open(folder: Path, delay: int, *, again: bool = False) -> None:
+    """Check that the port accepts clients for `delay` seconds after the first signal, or until the second."""
     server = Server(folder, shutdown_delay=delay, shutdown_timeout=30).start()
     try:
         with server.client() as http, closing(socket.socket()) as stream:
@@ -195,7 +196,7 @@ def stays_open(folder: Path, delay: int, *, again: bool = False) -> None:
             received = stream.recv(1000)
             began = time.monotonic()
             server.process.terminate()
-            until(lambda: http.get("/health/ready").status_code == 503, "it is not ready")
+            until(lambda: http.get("/health/ready").status_code == 503, "the server is not ready")
             assert "stopped" in http.get("/health/ready").json()["detail"]
             with server.client() as new:
                 assert new.get("/health/live").status_code == 200
@@ -203,9 +204,9 @@ def stays_open(folder: Path, delay: int, *, again: bool = False) -> None:
             assert time.monotonic() - began < delay
             if again:
                 server.process.send_signal(signal.SIGTERM)
-            until(lambda: refuses(server), "the port is closed", within=20)
+            until(lambda: refuses_connections(server), "the port is closed", within=20)
             assert again or time.monotonic() - began >= delay
-            assert server.process.poll() is None, "the stream is waited for"
+            assert server.process.poll() is None, "the server waits for the stream"
             while data := stream.recv(1 << 20):
                 received += data
         assert received.partition(b"\r\n\r\n")[2] == FILM
@@ -215,6 +216,6 @@ def stays_open(folder: Path, delay: int, *, again: bool = False) -> None:
         server.kill()
 
 
-def refuses(server: Server) -> bool:
-    with socket.socket() as knocking:
-        return knocking.connect_ex(("127.0.0.1", server.port)) != 0
+def refuses_connections(server: Server) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", server.port)) != 0

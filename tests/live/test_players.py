@@ -1,4 +1,4 @@
-"""Films play and seek in the players that people use."""
+"""Films play and seek in common players."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -21,28 +21,28 @@ Put = Callable[[Path, str], dict[str, Any]]
 
 @pytest.fixture
 def put(server: Server, folder: str) -> Put:
-    """Store a film under a name; its JSON."""
-    return putting(server, folder)
+    """Call it to store a film under a name. Returns the response's JSON."""
+    return uploader(server, folder)
 
 
-def putting(server: Server, folder: str) -> Put:
+def uploader(server: Server, folder: str) -> Put:
     def put(film: Path, name: str) -> dict[str, Any]:
         with server.client() as client, film.open("rb") as body:
-            answer = client.put(f"/files/{folder}/{quote(name, safe='')}", content=body)
-        assert answer.status_code == 201, answer.text
-        file: dict[str, Any] = answer.json()
+            response = client.put(f"/files/{folder}/{quote(name, safe='')}", content=body)
+        assert response.status_code == 201, response.text
+        file: dict[str, Any] = response.json()
         return file
 
     return put
 
 
-watching = Together("watching")
-"""Tests of VLC, which takes its time; the server's log, not VLC, says whether it went well."""
+vlc_tests = Together("vlc_tests")
+"""Tests of VLC, which is slow. They check the server's log, as VLC exits with 0 even when it fails."""
 
 
 @dataclass
 class Cinema:
-    """A server with a folder, and films to put there."""
+    """A server, a function that uploads to one of its folders, and films."""
 
     server: Server
     put: Put
@@ -51,16 +51,16 @@ class Cinema:
     matroska_film: Path
 
 
-@pytest.fixture(scope="module", name="watching")
-def begun_watching(
+@pytest.fixture(scope="module", name="vlc_tests")
+def begun_vlc_tests(
     request: pytest.FixtureRequest, server: Server, film: Path, long_film: Path, matroska_film: Path
 ) -> Iterator[Outcomes]:
     need("vlc", "setpriv")
 
     def cinema(name: str) -> tuple[Cinema]:
-        return (Cinema(server, putting(server, name), film, long_film, matroska_film),)
+        return (Cinema(server, uploader(server, name), film, long_film, matroska_film),)
 
-    with watching.begun(request, cinema) as outcomes:
+    with vlc_tests.begun(request, cinema) as outcomes:
         yield outcomes
 
 
@@ -71,7 +71,7 @@ def duration(url: str) -> float:
 
 
 def frame_at(second: int, source: object) -> tuple[str, str]:
-    """The hash of the picture that ffmpeg shows at this second, and its log."""
+    """Return the hash of the picture that ffmpeg decodes at this second, and ffmpeg's log."""
     # fmt: off
     shown = run(
         "ffmpeg", "-hide_banner", "-nostdin", "-loglevel", "debug", "-ss", second, "-i", source,
@@ -82,21 +82,21 @@ def frame_at(second: int, source: object) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["film", "faststart_film", "matroska_film"])
-def test_ffprobe_tells_the_duration(
-    kind: str, request: pytest.FixtureRequest, server: Server, put: Put
-) -> None:
+def test_ffprobe_reads_duration(kind: str, request: pytest.FixtureRequest, server: Server, put: Put) -> None:
     film: Path = request.getfixturevalue(kind)
     file = put(film, film.name)
     assert duration(file["url"]) == pytest.approx(SECONDS, abs=0.2)
     assert duration(file["stream_url"]) == pytest.approx(SECONDS, abs=0.2)
     assert set(logged_statuses(server, file["url"])) == {206}
     if kind == "film":
-        assert len(logged_statuses(server, file["url"], 2)) > 1, "the index is at the end, so it has to seek"
+        assert len(logged_statuses(server, file["url"], 2)) > 1, "ffprobe seeks to the index at the end"
 
 
 @pytest.mark.parametrize("kind", ["film", "faststart_film", "matroska_film"])
 @on_disk_and_gridfs
-def test_ffmpeg_seeks(kind: str, request: pytest.FixtureRequest, server: Server, put: Put) -> None:
+def test_ffmpeg_seeks_by_range_request(
+    kind: str, request: pytest.FixtureRequest, server: Server, put: Put
+) -> None:
     film: Path = request.getfixturevalue(kind)
     file = put(film, film.name)
     expected, _ = frame_at(45, film)
@@ -107,7 +107,7 @@ def test_ffmpeg_seeks(kind: str, request: pytest.FixtureRequest, server: Server,
     assert set(logged_statuses(server, file["url"])) == {206}
     starts = [int(start) for start in re.findall(r"^Range: bytes=(\d+)-", log, re.MULTILINE)]
     assert len(starts) == len(logged_statuses(server, file["url"], len(starts)))
-    assert any(0.6 < start / film.stat().st_size < 0.8 for start in starts), "where second 45 is"
+    assert any(0.6 < start / film.stat().st_size < 0.8 for start in starts), "ffmpeg reads at second 45"
 
 
 @pytest.mark.parametrize(
@@ -127,16 +127,16 @@ def test_ffmpeg_seeks(kind: str, request: pytest.FixtureRequest, server: Server,
         "<b>:*|.mp4",
     ],
 )
-def test_a_film_of_any_name_plays_at_its_own_url(name: str, film: Path, server: Server, put: Put) -> None:
+def test_film_plays_at_its_url_under_odd_name(name: str, film: Path, server: Server, put: Put) -> None:
     file = put(film, name)
     for url in (file["url"], file["stream_url"]):
         assert duration(url) == pytest.approx(SECONDS, abs=0.2)
         assert set(logged_statuses(server, url)) == {206}
 
 
-@watching
+@vlc_tests
 @on_disk_and_gridfs
-def test_vlc_opens_a_film_and_seeks_twice(cinema: Cinema) -> None:
+def test_vlc_plays_film_and_seeks_twice(cinema: Cinema) -> None:
     server, long_film = cinema.server, cinema.long_film
     file = cinema.put(long_film, "film.mp4")
     url = file["url"]
@@ -147,36 +147,36 @@ def test_vlc_opens_a_film_and_seeks_twice(cinema: Cinema) -> None:
             vlc.seek(second)
         requests, log = vlc.requests(), vlc.log()
     assert set(logged_statuses(server, url, len(requests))) == {206}
-    # VLC repeats the ETag in If-Match, where only a strong one matches (RFC 9110 13.1.1).
+    # VLC repeats the ETag in If-Match, where only a strong one matches (RFC 9110 §13.1.1).
     assert set(re.findall(r"^etag: (.*)", log, re.MULTILINE)) == {f'"{file["etag"]}"'}
     assert {request.get("if-match") for request in requests[1:]} == {f'"{file["etag"]}"'}
     starts = [int(request["range"].removeprefix("bytes=").removesuffix("-")) for request in requests]
     assert starts[0] == 0
-    assert starts[1] > long_film.stat().st_size / 2, "the index at the end"
-    assert any(start > long_film.stat().st_size / 2 for start in starts[2:]), "second 45"
+    assert starts[1] > long_film.stat().st_size / 2, "VLC reads the index at the end"
+    assert any(start > long_film.stat().st_size / 2 for start in starts[2:]), "VLC reads at second 45"
 
 
-@watching
-def test_vlc_plays_any_name(cinema: Cinema) -> None:
-    plays(cinema, cinema.film, "100% #1? 🎬 סרט.mp4")
+@vlc_tests
+def test_vlc_plays_film_of_odd_name(cinema: Cinema) -> None:
+    check_vlc_plays(cinema, cinema.film, "100% #1? 🎬 סרט.mp4")
 
 
-@watching
+@vlc_tests
 def test_vlc_plays_matroska(cinema: Cinema) -> None:
-    plays(cinema, cinema.matroska_film, "film.mkv")
+    check_vlc_plays(cinema, cinema.matroska_film, "film.mkv")
 
 
-def plays(cinema: Cinema, film: Path, name: str) -> None:
+def check_vlc_plays(cinema: Cinema, film: Path, name: str) -> None:
     file = cinema.put(film, name)
     with Vlc(file["url"]) as vlc:
         vlc.play_to(1)
     assert set(logged_statuses(cinema.server, file["url"])) == {206}
 
 
-@watching
+@vlc_tests
 @on_disk_and_gridfs
-def test_vlc_sees_one_film_while_it_is_replaced(cinema: Cinema) -> None:
-    """Never the bytes of one version after those of another: a seek is then refused, by its If-Match."""
+def test_vlc_does_not_mix_versions_when_film_is_replaced(cinema: Cinema) -> None:
+    """VLC sends If-Match with each seek, so that the server refuses the seek after the replacement."""
     server = cinema.server
     file = cinema.put(cinema.long_film, "film.mp4")
     with Vlc(file["url"]) as vlc:
@@ -184,4 +184,4 @@ def test_vlc_sees_one_film_while_it_is_replaced(cinema: Cinema) -> None:
         with server.client() as client, cinema.film.open("rb") as body:
             assert client.put(file["url"], content=body).status_code == 204
         vlc.send("seek 45")
-        until(lambda: 412 in logged_statuses(server, file["url"], 0), "the seek")
+        until(lambda: 412 in logged_statuses(server, file["url"], 0), "the seek is refused")

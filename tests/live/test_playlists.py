@@ -1,4 +1,4 @@
-"""Players play whole folders from their playlists, through to the last film, whatever the names."""
+"""Players play the playlist of a folder to its last film, with odd names too."""
 
 import re
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ NAMES = ["#1? 100% & <b>.mp4", '-film 🎬, it\'s - "2".mp4', "סרט עברי.m
 
 @pytest.fixture
 def films(server: Server, folder: str, film: Path, matroska_film: Path) -> list[str]:
-    return stored(server, folder, film, matroska_film)
+    return store_films(server, folder, film, matroska_film)
 
 
-def stored(server: Server, folder: str, film: Path, matroska_film: Path) -> list[str]:
-    """The addresses of three films in a folder with a name as odd as theirs, and of none that is no film."""
+def store_films(server: Server, folder: str, film: Path, matroska_film: Path) -> list[str]:
+    """Store three films and two other files, all with odd names, and return the URLs of the films."""
     inside = f"{folder}/a&b #1"
     with server.client() as client:
         for name in (*NAMES, "notes.txt", "סרט עברי.srt"):
@@ -32,41 +32,41 @@ def stored(server: Server, folder: str, film: Path, matroska_film: Path) -> list
     return [item["url"] for item in items if item["mimetype"].startswith("video/")]
 
 
-def playlist(server: Server, folder: str, kind: str) -> str:
+def playlist_url(server: Server, folder: str, kind: str) -> str:
     return f"{server.url}/playlist.{kind}?folder={quote(f'{folder}/a&b #1', safe='')}"
 
 
-watching = Together("watching")
-"""Tests of VLC, which takes its time."""
+vlc_tests = Together("vlc_tests")
+"""Tests of VLC, which is slow."""
 
 
-@pytest.fixture(scope="module", name="watching")
-def begun_watching(
+@pytest.fixture(scope="module", name="vlc_tests")
+def begun_vlc_tests(
     request: pytest.FixtureRequest, server: Server, film: Path, matroska_film: Path
 ) -> Iterator[Outcomes]:
-    """Each has a folder of its own."""
+    """Start these tests, each with its own folder."""
     need("vlc", "setpriv")
-    with watching.begun(
-        request, lambda name: (server, name, stored(server, name, film, matroska_film))
+    with vlc_tests.begun(
+        request, lambda name: (server, name, store_films(server, name, film, matroska_film))
     ) as outcomes:
         yield outcomes
 
 
-@watching
+@vlc_tests
 @on_disk_and_gridfs
-def test_vlc_plays_to_the_third_film_of_an_m3u(server: Server, folder: str, films: list[str]) -> None:
-    # What stands before a " - " in an M3U, VLC takes for the artist; an XSPF leaves no doubt.
-    assert titles("m3u", server, folder, films) == [name.rpartition(" - ")[2] for name in NAMES]
+def test_vlc_plays_all_films_of_m3u(server: Server, folder: str, films: list[str]) -> None:
+    # VLC takes the text before " - " in an M3U for the artist; an XSPF has separate elements.
+    assert played_titles("m3u", server, folder, films) == [name.rpartition(" - ")[2] for name in NAMES]
 
 
-@watching
-def test_vlc_plays_to_the_third_film_of_an_xspf(server: Server, folder: str, films: list[str]) -> None:
-    assert titles("xspf", server, folder, films) == NAMES
+@vlc_tests
+def test_vlc_plays_all_films_of_xspf(server: Server, folder: str, films: list[str]) -> None:
+    assert played_titles("xspf", server, folder, films) == NAMES
 
 
-def titles(kind: str, server: Server, folder: str, films: list[str]) -> list[str]:
-    """What VLC calls them, which it plays one after the other."""
-    with Vlc(playlist(server, folder, kind)) as vlc:
+def played_titles(kind: str, server: Server, folder: str, films: list[str]) -> list[str]:
+    """Play the playlist with VLC to its last film, and return the titles that VLC shows."""
+    with Vlc(playlist_url(server, folder, kind)) as vlc:
         for url in films:
             if url != films[0]:
                 vlc.send("next")
@@ -77,21 +77,21 @@ def titles(kind: str, server: Server, folder: str, films: list[str]) -> list[str
     return titles
 
 
-def test_mpv_plays_to_the_third_film(server: Server, folder: str, films: list[str]) -> None:
+def test_mpv_plays_all_films_of_m3u(server: Server, folder: str, films: list[str]) -> None:
     need("mpv")
     # fmt: off
     run(
         "mpv", "--no-config", "--vo=null", "--ao=null", "--no-terminal", "--ytdl=no", "--end=0.3",
-        playlist(server, folder, "m3u"),
+        playlist_url(server, folder, "m3u"),
     )
     # fmt: on
     assert [set(logged_statuses(server, url)) for url in films] == [{206}] * 3
-    said = unquote(server.log().rpartition("/playlist.m3u")[2])
-    asked = dict.fromkeys(Path(path).name for path in re.findall("GET (/files/.*) HTTP", said))
-    assert list(asked) == NAMES
+    log = unquote(server.log().rpartition("/playlist.m3u")[2])
+    requested = dict.fromkeys(Path(path).name for path in re.findall("GET (/files/.*) HTTP", log))
+    assert list(requested) == NAMES
 
 
-def test_films_that_clients_hide_are_in_the_playlist_and_play(
+def test_film_is_in_playlist_when_client_declares_other_type(
     server: Server, folder: str, matroska_film: Path
 ) -> None:
     """ffprobe opens each entry of the playlist."""
@@ -112,7 +112,7 @@ def test_films_that_clients_hide_are_in_the_playlist_and_play(
 
 
 def test_mpv_plays_entries_with_dot_segments(server: Server, folder: str, film: Path) -> None:
-    """mpv resolves `../` no further than to put the folder of the playlist before it."""
+    """mpv only prefixes an entry with the playlist's folder, and leaves `../` in the path."""
     need("mpv")
     with server.client() as client:
         for name in ("first.mp4", "more/second.mp4"):
@@ -131,13 +131,13 @@ def test_mpv_plays_entries_with_dot_segments(server: Server, folder: str, film: 
 
 @pytest.fixture
 def presentations(server: Server, folder: str, film: Path, tmp_path: Path) -> list[str]:
-    """The addresses of a film as HLS and as DASH, as ffmpeg writes them, in the order of their folders."""
+    """The URLs of a film as HLS and as DASH, both written by ffmpeg, in the order of their folders."""
     hls, dash = tmp_path / "1 hls", tmp_path / "2 dash"
     for inside in (hls, dash):
         inside.mkdir()
-    cut = ("ffmpeg", "-loglevel", "error", "-t", "6", "-i", film, "-c", "copy")
-    run(*cut, "-hls_time", "2", "-hls_list_size", "0", "-master_pl_name", "film.m3u8", hls / "720.m3u8")
-    run(*cut, "-seg_duration", "2", "-f", "dash", dash / "film.mpd")
+    ffmpeg = ("ffmpeg", "-loglevel", "error", "-t", "6", "-i", film, "-c", "copy")
+    run(*ffmpeg, "-hls_time", "2", "-hls_list_size", "0", "-master_pl_name", "film.m3u8", hls / "720.m3u8")
+    run(*ffmpeg, "-seg_duration", "2", "-f", "dash", dash / "film.mpd")
     with server.client() as client:
         for file in sorted([*hls.iterdir(), *dash.iterdir()]):
             path = quote(f"{folder}/{file.parent.name}/{file.name}")
@@ -145,15 +145,15 @@ def presentations(server: Server, folder: str, film: Path, tmp_path: Path) -> li
     return [f"{server.url}/files/{folder}/{path}" for path in ("1%20hls/film.m3u8", "2%20dash/film.mpd")]
 
 
-def test_players_play_presentations_as_one_entry_each(
+def test_playlist_has_one_playable_entry_per_presentation(
     server: Server, folder: str, presentations: list[str]
 ) -> None:
     need("vlc", "setpriv", "mpv")
-    address = f"{server.url}/playlist.m3u?folder={folder}&recursive=1"
+    playlist = f"{server.url}/playlist.m3u?folder={folder}&recursive=1"
     with server.client() as client:
-        entries = [line for line in client.get(address).text.splitlines() if not line.startswith("#")]
+        entries = [line for line in client.get(playlist).text.splitlines() if not line.startswith("#")]
     assert entries == presentations
-    with Vlc(address) as vlc:
+    with Vlc(playlist) as vlc:
         for url in presentations:
             if url != presentations[0]:
                 vlc.send("next")
@@ -162,10 +162,10 @@ def test_players_play_presentations_as_one_entry_each(
         assert vlc.titles() == ["film.m3u8", "film.mpd"]
     # fmt: off
     run(
-        "mpv", "--no-config", "--vo=null", "--ao=null", "--no-terminal", "--ytdl=no", "--end=0.3", address,
+        "mpv", "--no-config", "--vo=null", "--ao=null", "--no-terminal", "--ytdl=no", "--end=0.3", playlist,
     )
     # fmt: on
     for url in presentations:
         assert len(logged_statuses(server, url, minimum=2)) >= 2
-    asked = server.log().rpartition("/playlist.m3u")[2]
-    assert all(f"/{name}" in asked for name in ("7200.ts", "chunk-stream0-00001.m4s")), asked
+    log = server.log().rpartition("/playlist.m3u")[2]
+    assert all(f"/{name}" in log for name in ("7200.ts", "chunk-stream0-00001.m4s")), log

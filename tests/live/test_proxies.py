@@ -1,4 +1,4 @@
-"""The sample configurations of deploy/, with the real proxies, which may write nothing to a disk."""
+"""The sample configurations of deploy/ in real proxies, which must not write bodies to disk."""
 
 import itertools
 import json
@@ -42,9 +42,7 @@ def client(front: Proxy) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_film_of_64_mib_goes_up_and_pieces_of_it_come_down(
-    front: Proxy, client: httpx.Client, folder: str
-) -> None:
+def test_proxy_passes_upload_of_64_mib_and_ranges(front: Proxy, client: httpx.Client, folder: str) -> None:
     film = noise(64 * MIB)
     up = client.put(f"/files/{folder}/film.mp4", content=film, headers={"content-type": "video/mp4"})
     assert up.status_code == 201
@@ -68,7 +66,7 @@ def test_a_film_of_64_mib_goes_up_and_pieces_of_it_come_down(
     assert beyond.status_code == 416
 
 
-def test_a_proxy_that_keeps_uploads_on_its_disk_would_be_noticed(server: Server, tmp_path: Path) -> None:
+def test_upload_fails_when_proxy_buffers_it_on_disk(server: Server, tmp_path: Path) -> None:
     edit = ("proxy_request_buffering off;", "proxy_request_buffering on;")
     with proxy("nginx", server, tmp_path / "nginx", edit=edit) as front, front.client() as client:
         try:
@@ -78,10 +76,10 @@ def test_a_proxy_that_keeps_uploads_on_its_disk_would_be_noticed(server: Server,
         assert status != 201
 
 
-def test_the_server_hears_of_an_upload_while_it_comes(front: Proxy, folder: str) -> None:
-    """Over a WebSocket, which goes through as well."""
-    with front.websocket("/") as told, closing(front.connect_tls()) as upload:
-        sid = json.loads(told.recv(timeout=20))["sid"]
+def test_progress_is_sent_while_proxy_passes_upload(front: Proxy, folder: str) -> None:
+    """The progress comes over a WebSocket through the same proxy."""
+    with front.websocket("/") as websocket, closing(front.connect_tls()) as upload:
+        sid = json.loads(websocket.recv(timeout=20))["sid"]
         head = [
             f"PUT /files/{folder}/film.mp4?sid={sid} HTTP/1.1",
             f"Host: {HOST}:{front.port}",
@@ -92,24 +90,24 @@ def test_the_server_hears_of_an_upload_while_it_comes(front: Proxy, folder: str)
         for _ in range(32):  # half of it
             upload.sendall(bytes(MIB))
             with suppress(TimeoutError):
-                received.append(json.loads(told.recv(timeout=0.2))["progress"]["received"])
+                received.append(json.loads(websocket.recv(timeout=0.2))["progress"]["received"])
             if max(received, default=0) > 2 * MIB:
                 return
-        raise AssertionError(f"It was told {received}, and had been sent {32 * MIB}")
+        raise AssertionError(f"The progress was {received} after {32 * MIB} bytes were sent.")
 
 
-def test_what_a_reader_does_not_take_is_not_kept_on_its_disk(
+def test_download_is_not_buffered_on_disk_when_reader_stalls(
     server: Server, front: Proxy, client: httpx.Client, folder: str
 ) -> None:
     film = noise(64 * MIB)
     with server.client() as inside:
         inside.put(f"/files/{folder}/film.mp4", content=film)
     with client.stream("GET", f"/files/{folder}/film.mp4") as down:
-        time.sleep(0.5)  # for a proxy that would take all of it
+        time.sleep(0.5)  # time for a proxy that would buffer the whole film
         assert sha256(down.read()) == sha256(film)
 
 
-def test_a_body_of_unknown_length_goes_through(client: httpx.Client, folder: str) -> None:
+def test_proxy_passes_chunked_upload(client: httpx.Client, folder: str) -> None:
     film = noise(3 * MIB)
 
     def pieces() -> Iterator[bytes]:
@@ -121,10 +119,10 @@ def test_a_body_of_unknown_length_goes_through(client: httpx.Client, folder: str
     assert up.json()["sha256"] == sha256(film)
 
 
-def test_a_page_of_the_site_may_listen_and_write_and_another_may_not(
+def test_same_origin_may_subscribe_and_write_and_other_origin_may_not(
     front: Proxy, client: httpx.Client, folder: str
 ) -> None:
-    """For which the proxy passes Host on as it came, with its port."""
+    """The proxy must pass the Host header unchanged, with its port."""
     with front.websocket("/events", origin=front.url) as events:
         assert json.loads(events.recv(timeout=20)) == {"type": "resync"}
         up = client.put(f"/files/{folder}/a", content=b"a", headers={"origin": front.url})
@@ -138,13 +136,13 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data)
 
 
-def test_the_body_of_a_connect_is_no_request(
+def test_body_of_connect_is_not_parsed_as_request(
     server: Server, front: Proxy, client: httpx.Client, folder: str
 ) -> None:
     inner = f"PUT /files/{folder}/smuggled HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1\r\n\r\nx".encode()
     bodies = {f"Content-Length: {len(inner)}": inner, "Transfer-Encoding: chunked": chunk(inner)}
     targets, delays = (f"{HOST}:443", "/files/film.mp4"), [number / 2000 for number in range(10)]
-    # The head has to arrive alone, and the body before the answer, which ends what a proxy still sends.
+    # The head must arrive alone, and the body before the response, after which a proxy stops sending.
     for target, (framing, body), delay in itertools.product(targets, bodies.items(), delays):
         with closing(front.connect_tls()) as tunnel:
             head = f"CONNECT {target} HTTP/1.1\r\nHost: {HOST}:{front.port}\r\n{framing}\r\n\r\n"
@@ -161,7 +159,7 @@ UPGRADES = ["h2c", "websocket", "anything"]
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_an_upgrade_with_a_body_is_answered_whole(
+def test_upgrade_request_with_body_is_stored_whole(
     front: Proxy, client: httpx.Client, folder: str, *, chunked: bool
 ) -> None:
     for upgrade in UPGRADES:
@@ -172,32 +170,34 @@ def test_an_upgrade_with_a_body_is_answered_whole(
         assert client.get(f"/files/{folder}/{upgrade}").content == b"film"
 
 
-def test_links_have_the_scheme_of_the_client(front: Proxy, client: httpx.Client, folder: str) -> None:
+def test_links_have_scheme_of_client(front: Proxy, client: httpx.Client, folder: str) -> None:
     up = client.put(f"/files/{folder}/film.mp4", content=b"film")
     assert up.json()["url"] == f"{front.url}/files/{folder}/film.mp4"
 
 
-def test_what_a_client_says_of_its_own_address_is_not_passed_on(
+def test_proxy_does_not_pass_forwarded_headers_of_client(
     server: Server, client: httpx.Client, folder: str
 ) -> None:
     headers = {"x-forwarded-for": "192.0.2.7", "forwarded": "for=192.0.2.7"}
     client.get(f"/files/{folder}-forged", headers=headers)
-    until(lambda: f"{folder}-forged" in server.log(), "it is logged")
+    until(lambda: f"{folder}-forged" in server.log(), "the request is logged")
     (line,) = [line for line in server.log().splitlines() if f"{folder}-forged" in line]
     assert "192.0.2.7" not in line
     assert "127.0.0.1" in line
 
 
-def test_who_comes_without_https_is_sent_there(front: Proxy) -> None:
-    answer = httpx.get(
+def test_plain_http_is_redirected_to_https(front: Proxy) -> None:
+    response = httpx.get(
         f"http://127.0.0.1:{front.plain_port}/docs?a=b", headers={"host": HOST}, trust_env=False
     )
-    assert answer.status_code == 308
-    assert re.fullmatch(rf"https://{HOST}(:\d+)?/docs\?a=b", answer.headers["location"])
+    assert response.status_code == 308
+    assert re.fullmatch(rf"https://{HOST}(:\d+)?/docs\?a=b", response.headers["location"])
 
 
 @pytest.mark.campaign
-def test_2_gib_go_through_neither_disk_nor_memory(front: Proxy, client: httpx.Client, folder: str) -> None:
+def test_proxy_passes_2_gib_without_buffering_in_memory(
+    front: Proxy, client: httpx.Client, folder: str
+) -> None:
     piece = noise(MIB)
 
     def film() -> Iterator[bytes]:
@@ -214,25 +214,25 @@ def test_2_gib_go_through_neither_disk_nor_memory(front: Proxy, client: httpx.Cl
 
 
 @pytest.mark.parametrize(
-    ("trusted", "here", "elsewhere"),
-    [(None, True, False), ("", False, False), ("198.18.0.0/15", False, False), ("{elsewhere}", False, True)],
+    ("setting", "loopback_trusted", "outside_trusted"),
+    [(None, True, False), ("", False, False), ("198.18.0.0/15", False, False), ("{outside}", False, True)],
 )
-def test_forwarded_headers_are_believed_from_the_named_addresses_only(
-    tmp_path: Path, trusted: str | None, *, here: bool, elsewhere: bool
+def test_forwarded_headers_are_trusted_from_configured_addresses_only(
+    tmp_path: Path, setting: str | None, *, loopback_trusted: bool, outside_trusted: bool
 ) -> None:
     (outside, *_) = addresses_outside() or ["127.0.0.2"]
-    settings = {} if trusted is None else {"trusted_proxies": trusted.format(elsewhere=outside)}
-    said = [
+    settings = {} if setting is None else {"trusted_proxies": setting.format(outside=outside)}
+    forwarded = [
         {"x-forwarded-for": "198.51.100.7", "x-forwarded-proto": "https, http"},
         {"forwarded": 'for="198.51.100.7:4711";proto=https'},
     ]
     with running(tmp_path, access="open", host="0.0.0.0", **settings) as server:
-        for address, believed in (("127.0.0.1", here), (outside, elsewhere)):
-            for number, headers in enumerate(said):
+        for address, trusted in (("127.0.0.1", loopback_trusted), (outside, outside_trusted)):
+            for number, headers in enumerate(forwarded):
                 name = f"from-{address}-{number}"
                 url = f"http://{address}:{server.port}/files/{name}"
                 up = httpx.put(url, content=b"film", headers=headers, trust_env=False)
-                assert up.json()["url"] == (url.replace("http:", "https:") if believed else url)
-                until(lambda name=name: name in server.log(), "it is logged")
+                assert up.json()["url"] == (url.replace("http:", "https:") if trusted else url)
+                until(lambda name=name: name in server.log(), "the request is logged")
                 (line,) = [line for line in server.log().splitlines() if name in line]
-                assert ("198.51.100.7" in line) == believed
+                assert ("198.51.100.7" in line) == trusted
