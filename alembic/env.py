@@ -1,12 +1,12 @@
-"""Run migrations on the connection that `app.database.sql.migrations` passes in.
+"""Run migrations on the connection that `app.database.sql.opening` passes in.
 
 Without one (`alembic revision --autogenerate` in a checkout), open the database that the settings name.
 """
 
 from alembic import context
 
-from app.database.sql import account_tables, shared_tables  # noqa: F401
-from app.database.sql.tables import Table
+from app.database.sql import schema  # noqa: F401
+from app.database.sql.schema import Table
 
 
 def run(connection):

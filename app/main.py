@@ -14,35 +14,34 @@ from urllib.parse import unquote, urlsplit
 from fastapi import FastAPI
 from starlette.types import Lifespan
 
-from app.accounts.callers import Callers
 from app.accounts.passwords import Passwords
+from app.accounts.principals import Callers
+from app.accounts.revocation import Watch
 from app.accounts.service import Accounts, SignUp
 from app.accounts.store import AccountStore
-from app.accounts.watch import Watch
 from app.accounts.workers import Workers
 from app.database import Stores, open_database
 from app.events.connections import ConnectionManager
-from app.events.relay import Relay
-from app.library.departures import Departures
-from app.library.mediatypes import media_type
+from app.events.feed import Relay
+from app.http.media_types import media_type
+from app.library.account_deletion import Departures
+from app.library.maintenance_loop import Upkeep
 from app.library.quotas import Quotas
 from app.library.service import Library, event_of
-from app.library.upkeep import Upkeep
-from app.observing.backend import observed
-from app.observing.metrics import Metrics
-from app.observing.requests import Requests
-from app.resources.access import AccessMiddleware
-from app.resources.admission import Admission, AdmissionMiddleware, names_of_machine
-from app.resources.cors import CORSMiddleware
-from app.resources.deps import People, Services
+from app.metrics.backend_timing import observed
+from app.metrics.registry import Metrics
+from app.metrics.request_counters import Requests
+from app.resources.dependencies import People, Services
 from app.resources.docs import Application
+from app.resources.downloads import StreamMiddleware
 from app.resources.errors import HANDLERS
+from app.resources.middleware.authentication import AccessMiddleware
+from app.resources.middleware.cors import CORSMiddleware, NoSniffMiddleware
+from app.resources.middleware.host_guard import Admission, AdmissionMiddleware, names_of_machine
+from app.resources.middleware.targets import TargetMiddleware
 from app.resources.routes import routes
-from app.resources.sniffing import NoSniffMiddleware
-from app.resources.streams import StreamMiddleware
-from app.resources.targets import TargetMiddleware
 from app.settings import Settings, read
-from app.storage.ignored import Ignored
+from app.storage.ignored_names import Ignored
 from app.storage.types import Change
 from app.uploads.service import Uploads
 

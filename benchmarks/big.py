@@ -20,14 +20,14 @@ from typing import Any
 from bson import ObjectId
 from sqlalchemy import Connection, Table
 
-from app.database.mongo.connection import Database as MongoDatabase
-from app.database.mongo.documents import place
-from app.database.mongo.opening import open_gridfs
+from app.database.gridfs.connection import Database as MongoDatabase
+from app.database.gridfs.documents import place
+from app.database.gridfs.opening import open_gridfs
 from app.database.sql.opening import open_filesystem, open_sql
-from app.database.sql.tables import Media, Word
+from app.database.sql.schema import Media, Word
 from app.settings import Settings
+from app.storage.search_tokens import words
 from app.storage.types import SHARED, Key
-from app.storage.words import words
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 TYPES = (("mkv", "video/x-matroska"), ("mp4", "video/mp4"), ("flac", "audio/flac"), ("vtt", "text/vtt"))

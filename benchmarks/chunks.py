@@ -17,7 +17,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from app.database import open_database
-from app.database.mongo import reading, staging
+from app.database.gridfs import reader, staging
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
@@ -26,9 +26,9 @@ from deploy.run_gridfs import Mongod
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 128 * MIB
 CHUNKS = [64 * KIB, 128 * KIB, 192 * KIB, 255 * KIB, 512 * KIB]
-AT_ONCE = [units * reading.UNIT for units in (4, 8, 16)]
+AT_ONCE = [units * reader.UNIT for units in (4, 8, 16)]
 BATCH = staging.BATCH * staging.CHUNK_SIZE
-USED = (staging.CHUNK_SIZE, reading.AT_ONCE)
+USED = (staging.CHUNK_SIZE, reader.AT_ONCE)
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ async def measure(url: str, rounds: int) -> Results:
             await upload(stores.storage, chunk)
         for turn in range(rounds):
             for pair in pairs if turn % 2 else reversed(pairs):
-                staging.CHUNK_SIZE, reading.AT_ONCE = pair
+                staging.CHUNK_SIZE, reader.AT_ONCE = pair
                 staging.BATCH = max(1, BATCH // pair[0])
                 found = results[pair]
                 found["upload"].append(await upload(stores.storage, pair[0]))

@@ -15,13 +15,13 @@ from gridfs import GridFSBucket
 from sqlalchemy import NullPool, StaticPool, create_engine, insert, text
 
 from app.database import prepare_database
+from app.database.filesystem.file_identity import Signature
+from app.database.filesystem.rows import path_at
 from app.database.sql import postgresql
-from app.database.sql.rows import path_at
-from app.database.sql.tables import Media, Table
+from app.database.sql.schema import Media, Table
 from app.settings import Settings
-from app.storage.signatures import Signature
+from app.storage.search_tokens import words
 from app.storage.types import SHARED, Key
-from app.storage.words import words
 from tests import mongo
 from tests.support import Server
 

@@ -10,7 +10,7 @@ from app.database import Stores, open_database
 from app.library.copying import Copied, Outcome, Target, copy, gone, remove_gone
 from app.settings import Settings
 from app.storage.contract import OpenFile, Storage
-from app.storage.copies import CopyLedger
+from app.storage.copy_notes import CopyLedger
 from app.storage.types import Address, FileInfo, Key, Listing
 
 

@@ -26,7 +26,7 @@ MODULES = (
     "app.cli",
     "app.main",
     "app.server.serving",
-    "app.database.mongo.opening",
+    "app.database.gridfs.opening",
     "app.database.sql.opening",
     "app.database.sql.postgresql",
     "uvicorn.lifespan.on",

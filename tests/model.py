@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import product
 
-from app.storage import words as of_storage
+from app.storage import search_tokens as of_storage
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
 
 words = cache(of_storage.words)

@@ -19,8 +19,7 @@ from tempfile import TemporaryDirectory
 import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
-from app.database.sql.migrations import migrate
-from app.database.sql.opening import open_sql
+from app.database.sql.opening import migrate, open_sql
 from app.settings import Settings
 
 NOBODY = 65534

@@ -5,8 +5,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from app.database.sql.migrations import migrate
-from app.database.sql.opening import open_files, open_sql
+from app.database.sql.opening import migrate, open_files, open_sql
 from app.settings import Settings
 
 

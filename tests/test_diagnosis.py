@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.cli.diagnosis import RULES, Finding, Level, of_database, of_folder, of_settings
+from app.cli.doctor import RULES, Finding, Level, of_database, of_folder, of_settings
 from app.database.examining import examine
 from app.database.facts import DatabaseFacts
-from app.database.mongo.examining import NEEDED, missing_rights
+from app.database.filesystem.folder_checks import FolderFacts, examine_folder
+from app.database.gridfs.doctor_checks import NEEDED, missing_rights
 from app.database.sql.opening import open_sql
 from app.settings import Settings
-from app.storage.examining import FolderFacts, examine_folder
 from tests import mongo, postgres
 from tests.conftest import BACKENDS
 from tests.forking import completed

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.storage.words import words
+from app.storage.search_tokens import words
 
 revision = "0002"
 down_revision = "0001"

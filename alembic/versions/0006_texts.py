@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.retyping import RETYPED, retyped
+from app.database.gridfs.opening import RETYPED, retyped
 
 revision = "0006"
 down_revision = "0011"

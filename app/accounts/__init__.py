@@ -1,1 +1,1 @@
-"""Who may do what: accounts, and the ways in which requests say whose they are."""
+"""Accounts, and the credentials by which a request is authenticated: passwords, sessions, tokens, links."""

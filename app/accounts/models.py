@@ -1,8 +1,12 @@
 """The nouns of the accounts. Times are whole seconds with time zone UTC; secrets are kept as hashes only."""
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+
+from app.accounts.errors import BadCredentials
 
 
 class Scope(Enum):
@@ -109,3 +113,19 @@ class SigningKey:
     id: str
     secret: str
     created_at: datetime
+
+
+MAX_LENGTH = 254  # RFC 5321 4.5.3.1.3, without the angle brackets
+
+# No more than tells an address from a name: of a network at home, `anna@nas` is as good as any.
+_ADDRESS = re.compile(r"[^\s@,;:<>\"]+@[^\s@,;:<>\"]+")
+
+
+def check_email(text: str) -> str:
+    """The address in lower case and NFC, so that twins cannot exist. Raises BadCredentials."""
+    email = unicodedata.normalize("NFC", text[: 4 * MAX_LENGTH]).strip().lower()
+    if not _ADDRESS.fullmatch(email) or not email.isprintable():
+        raise BadCredentials("An email address is like anna@example.org.")
+    if len(email) > MAX_LENGTH:
+        raise BadCredentials(f"An email address has at most {MAX_LENGTH} characters.")
+    return email

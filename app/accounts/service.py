@@ -10,8 +10,6 @@ from datetime import timedelta
 from enum import Enum
 from uuid import uuid4
 
-from app.accounts.callers import TOKEN_PREFIX, Caller, Callers
-from app.accounts.emails import check_email
 from app.accounts.errors import (
     BadCredentials,
     NotPermitted,
@@ -19,10 +17,11 @@ from app.accounts.errors import (
     UnknownAccount,
     WrongCredentials,
 )
+from app.accounts.factories import hashed, new_account, new_invite, now
 from app.accounts.links import Kind
-from app.accounts.making import hashed, new_account, new_invite, now
-from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, Token
+from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, Token, check_email
 from app.accounts.passwords import Passwords
+from app.accounts.principals import TOKEN_PREFIX, Caller, Callers
 from app.accounts.store import AccountStore
 from app.accounts.workers import Workers
 

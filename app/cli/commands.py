@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import shlex
 import sys
 from collections import Counter
@@ -23,12 +24,10 @@ from typing import Any
 import click
 
 from app import logs
-from app.accounts.making import new_invite
-from app.cli.accounts import account
-from app.cli.diagnosis import IGNORES_CASE
-from app.cli.doctor import doctor
-from app.cli.sentences import in_a_sentence
-from app.cli.utf8 import ensure_utf8
+from app.accounts.factories import new_invite
+from app.cli.account_commands import account
+from app.cli.doctor import IGNORES_CASE, doctor
+from app.cli.failures import in_a_sentence
 from app.database import (
     Stores,
     check_apart,
@@ -37,18 +36,35 @@ from app.database import (
     open_database,
     prepare_database,
 )
+from app.database.filesystem.folder_checks import ignores_case
+from app.http.media_types import media_type
 from app.library.copying import LEFT_BEHIND, Target, copy, gone, remove_gone
 from app.library.copying import Outcome as Copying
-from app.library.mediatypes import media_type
-from app.server.activation import activated_listeners
-from app.server.listen import listen, place_of, reachable
+from app.server.listen import activated_listeners, listen, place_of, reachable
 from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import OutOfSpace, StorageError
-from app.storage.examining import ignores_case
+from app.storage.maintenance import Outcome, Verdict
 from app.storage.types import FileInfo, Key
-from app.storage.upkeep import Outcome, Verdict
+
+
+def ensure_utf8() -> None:
+    """Start this process anew in Python's UTF-8 mode where its locale has another encoding.
+
+    Names on the disk would else depend on the locale of each start: `ü` of one would be no name for
+    another, and what Latin-1 lacks could not be stored. Python turns the mode on by itself for the locales C
+    and POSIX alone (PEP 540). Raises ConfigurationError if the mode cannot be turned on.
+    """
+    if sys.getfilesystemencoding() == "utf-8":
+        return
+    if os.environ.get("PYTHONUTF8") == "1":  # with -E or -I Python does not look
+        raise ConfigurationError(
+            f"Names of files would be in {sys.getfilesystemencoding()}. Start Python with -X utf8."
+        )
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, sys.orig_argv)
+
 
 _log = logging.getLogger("seekable")
 
@@ -370,7 +386,7 @@ def _listeners(
 
 
 def _check_host(host: str, settings: Settings) -> None:
-    from app.resources.admission import is_loopback  # noqa: PLC0415
+    from app.resources.middleware.host_guard import is_loopback  # noqa: PLC0415
 
     if settings.access == "loopback" and host != "localhost" and not is_loopback(host):
         raise ConfigurationError(

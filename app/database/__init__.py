@@ -12,15 +12,15 @@ from app.accounts.store import AccountStore
 from app.database.relay import Hearer, Hearing, Line
 from app.database.rules import ignore
 from app.settings import Settings
+from app.storage.async_storage import ThreadedStorage
 from app.storage.backend import Backend
 from app.storage.contract import Storage
-from app.storage.copies import CopyLedger
+from app.storage.copy_notes import CopyLedger
 from app.storage.leases import Leases, LeaseStore
-from app.storage.threaded import ThreadedStorage
 from app.storage.types import Change
 
 if TYPE_CHECKING:
-    from app.database.sql.files import FilesystemBackend
+    from app.database.filesystem.backend import FilesystemBackend
 
 PATIENCE_MS = 3_000
 """How long a command waits for the writers of other processes before it says so."""
@@ -80,7 +80,7 @@ def open_accounts(settings: Settings, *, create: bool) -> Iterator[AccountStore]
     Raises ConfigurationError, StorageError."""
     with ExitStack() as stack:
         if settings.storage == "gridfs":
-            from app.database.mongo.opening import open_users  # noqa: PLC0415
+            from app.database.gridfs.opening import open_users  # noqa: PLC0415
 
             yield open_users(settings, stack)
         else:
@@ -94,7 +94,7 @@ def is_read_only(settings: Settings) -> bool:
     """Return whether no file can be changed, by the settings or by the file system of the folder."""
     if settings.storage == "gridfs":
         return settings.read_only
-    from app.database.sql.state import is_read_only  # noqa: PLC0415
+    from app.database.sql.opening import is_read_only  # noqa: PLC0415
 
     return is_read_only(settings)
 
@@ -103,7 +103,7 @@ def place_of(settings: Settings, library: str) -> str:
     """Where the files of a library are, to be shown."""
     if settings.storage == "gridfs":
         return f"{settings.place} {json.dumps({'library': library})}"
-    from app.database.sql.rows import root_of  # noqa: PLC0415
+    from app.database.filesystem.rows import root_of  # noqa: PLC0415
 
     return str(settings.files_dir.absolute().joinpath(*root_of(library)))
 
@@ -116,7 +116,7 @@ def check_apart(settings: Settings, other: Settings) -> None:
 
         check_folders_apart(settings, other)
     elif settings.storage == other.storage:
-        from app.database.mongo.apart import check_urls_apart  # noqa: PLC0415
+        from app.database.gridfs.connection import check_urls_apart  # noqa: PLC0415
 
         check_urls_apart(settings, other)
 
@@ -159,11 +159,14 @@ def _open(
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
-        from app.database.mongo.copies import MongoCopies  # noqa: PLC0415
-        from app.database.mongo.leases import MongoLeases  # noqa: PLC0415
-        from app.database.mongo.listening import line_of  # noqa: PLC0415
-        from app.database.mongo.opening import open_gridfs, open_users  # noqa: PLC0415
-        from app.database.mongo.schema_version import library_of  # noqa: PLC0415
+        from app.database.gridfs.change_feed import line_of  # noqa: PLC0415
+        from app.database.gridfs.opening import (  # noqa: PLC0415
+            MongoCopies,
+            library_of,
+            open_gridfs,
+            open_users,
+        )
+        from app.database.gridfs.shared_state import MongoLeases  # noqa: PLC0415
 
         grid = open_gridfs(settings, media_type, stack, notice, create=create, serving=serving)
         hearing = _open_hearing(lambda: line_of(grid.database), hearer, stack)

@@ -8,9 +8,9 @@ def examine(settings: Settings) -> list[DatabaseFacts]:
     """What is known of each; of the accounts' own only with access `accounts`. Does not raise what a database
     may say."""
     if settings.storage == "gridfs":
-        from app.database.mongo.examining import examine_mongo  # noqa: PLC0415
+        from app.database.gridfs.doctor_checks import examine_mongo  # noqa: PLC0415
 
         return examine_mongo(settings)
-    from app.database.sql.examining import examine_sql  # noqa: PLC0415
+    from app.database.sql.doctor_checks import examine_sql  # noqa: PLC0415
 
     return [examine_sql(settings)]

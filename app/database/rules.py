@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from app.storage.errors import AlreadyExists, VersionMismatch
+from app.storage.maintenance import Verdict
 from app.storage.types import Change, Expect, Expectation
-from app.storage.upkeep import Verdict
 
 FEW = 5_000
 """How many files are sorted for a page rather than met along the order. (Of a million files, 30 that are

@@ -1,1 +1,1 @@
-"""What changed, and who is told of it."""
+"""The change feed: publishes changes of stored files, and delivers them to connected clients."""

@@ -1,1 +1,1 @@
-"""What the library knows of files beyond their bytes: what kind they are, and the rules for changing them."""
+"""The library: every change of what is stored, quotas, background maintenance, copies between libraries."""

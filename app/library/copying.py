@@ -10,7 +10,7 @@ from itertools import product
 from typing import TypeVar
 
 from app.storage.contract import Storage
-from app.storage.copies import MILLISECOND, Copy, CopyLedger
+from app.storage.copy_notes import MILLISECOND, Copy, CopyLedger
 from app.storage.errors import (
     AlreadyExists,
     NotFound,
@@ -22,8 +22,8 @@ from app.storage.errors import (
     Unreadable,
     VersionMismatch,
 )
-from app.storage.threads import ended
 from app.storage.types import SHARED, Address, Expect, Expectation, FileId, FileInfo, Key, Listing, Page
+from app.storage.workers import ended
 
 T = TypeVar("T")
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from app.events.event import RESYNC, Event
-from app.library.mediatypes import media_type
+from app.http.media_types import media_type
 from app.storage.contract import Staged, Storage
-from app.storage.ignored import NOTHING, Ignored
+from app.storage.ignored_names import NOTHING, Ignored
 from app.storage.types import Change, Committed, Expect, Expectation, FileInfo, Key, Kind
 
 MAX_AT_ONCE = 32

@@ -1,1 +1,1 @@
-"""What is known of films and music beyond their bytes."""
+"""Films and music beyond their bytes: playlists, and the manifests of HLS and DASH presentations."""

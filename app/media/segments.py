@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
-from app.media.playlists import is_playable
-from app.media.presentations import EXTENSIONS, Presentation, is_manifest, merged, presentation, shape
+from app.media.manifests import EXTENSIONS, Presentation, is_manifest, merged, presentation, shape
+from app.media.playlist_formats import is_playable
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
 from app.storage.types import FileInfo, Key, Listing, Page

@@ -1,1 +1,1 @@
-"""Thin HTTP modules: each route parses a request, makes one call, and shapes the answer."""
+"""Thin HTTP modules: each route parses a request, makes one call, and shapes the response."""

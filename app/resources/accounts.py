@@ -9,17 +9,23 @@ from starlette.responses import RedirectResponse
 
 from app.accounts.errors import AccountError, BadCredentials, NotPermitted
 from app.accounts.models import Account, Destination
-from app.library.keeping import IN_PLACE, free_destination, usage_before_deletion
-from app.resources import cookies
-from app.resources.account_pages import elsewhere
-from app.resources.admission import BASE_URL_HINT, is_from_our_page
-from app.resources.bodies import client_of
-from app.resources.challenges import BEARER
-from app.resources.deps import ManagerDep, People, PeopleDep, Services, ServicesDep, base_path, changeable
+from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion
+from app.resources import session_cookies
+from app.resources.dependencies import (
+    ManagerDep,
+    People,
+    PeopleDep,
+    Services,
+    ServicesDep,
+    base_path,
+    changeable,
+)
 from app.resources.errors import explained
-from app.resources.fields import fields_of, is_json, text
+from app.resources.middleware.host_guard import BASE_URL_HINT, is_from_our_page
 from app.resources.pages import is_for_a_person, page
-from app.resources.problems import Problem, problems
+from app.resources.problems import BEARER, Problem, problems
+from app.resources.request_body import client_of, fields_of, is_json, text
+from app.resources.ui import elsewhere
 from app.storage.types import SHARED
 from app.uploads.errors import UploadError
 
@@ -183,9 +189,9 @@ async def _begin_session(
     request: Request, response: Response, services: Services, people: People, account: Account
 ) -> None:
     """Log in with the answer's cookie; what the browser showed before is over."""
-    previous = cookies.secret_in(request, services.base_url)
+    previous = session_cookies.secret_in(request, services.base_url)
     secret = await people.accounts.begin_session(account, previous=previous)
-    cookies.give(response, request, secret, services.base_url, lasts_s=people.session_lasts_s)
+    session_cookies.give(response, request, secret, services.base_url, lasts_s=people.session_lasts_s)
     response.headers["cache-control"] = "no-store"
 
 
@@ -205,11 +211,11 @@ def _own(request: Request, target: str) -> str:
 )
 async def logout(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
     """Log out: what the cookie holds counts for nothing any more."""
-    secret = cookies.secret_in(request, services.base_url)
+    secret = session_cookies.secret_in(request, services.base_url)
     if secret:
         await people.accounts.end_session(secret)
     response = Response(status_code=204) if not _is_form(request) else _to_login(request)
-    cookies.take(response, request, services.base_url)
+    session_cookies.take(response, request, services.base_url)
     return response
 
 
@@ -237,7 +243,7 @@ async def change_password(
         caller, text(fields, "password"), text(fields, "new_password"), address=client_of(request)
     )
     response = Response(status_code=204)
-    if cookies.secret_in(request, services.base_url):
+    if session_cookies.secret_in(request, services.base_url):
         await _begin_session(request, response, services, people, account)
     return response
 
@@ -275,7 +281,7 @@ async def delete_account(
     await people.accounts.leave(caller, text(fields, "password"), address=client_of(request), keep=keep)
     people.departures.soon()
     response = Response(status_code=204) if not _is_form(request) else _to_login(request)
-    cookies.take(response, request, services.base_url)
+    session_cookies.take(response, request, services.base_url)
     return response
 
 

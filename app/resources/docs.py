@@ -1,5 +1,6 @@
 """The OpenAPI console at /docs, with assets that this program serves: it works with no internet."""
 
+import os
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -7,11 +8,38 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from app.resources.assets import Assets
-from app.resources.deps import base_path
+from app.resources.dependencies import base_path
 from app.resources.problems import problems
+
+
+class Assets:
+    """The files of one folder under a path that holds their release: what is cached for good never changes.
+
+    `release` has to change whenever a file does.
+    """
+
+    def __init__(self, release: str, folder: str | os.PathLike[str]) -> None:
+        self.path = f"/assets/{release}"
+        self.router = APIRouter(include_in_schema=False)
+        self.router.add_api_route(f"{self.path}/{{name}}", self._asset, methods=["GET", "HEAD"])
+        self._files = StaticFiles(directory=folder, check_dir=False)
+
+    async def unreleased(self, request: Request, name: str) -> Response:
+        """One of the files at an address that does not hold the release."""
+        response = await self._files.get_response(name, request.scope)
+        response.headers["cache-control"] = "public, max-age=86400"
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
+    async def _asset(self, request: Request, name: str) -> Response:
+        response = await self._files.get_response(name, request.scope)
+        response.headers["cache-control"] = "public, max-age=31536000, immutable"
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
 
 ASSETS = Assets(f"docs-{version('fastapi-offline')}", str(files("fastapi_offline") / "static"))
 

@@ -12,14 +12,13 @@ from starlette.routing import Match
 
 from app.accounts import errors as accounts
 from app.events import connections
-from app.library import patches
+from app.http import merge_patch
+from app.http.ranges import RangeNotSatisfiable
 from app.library.quotas import QuotaExceeded
-from app.resources.challenges import challenge
-from app.resources.indexes import TooManyFolders
-from app.resources.problems import problem
+from app.resources.autoindex import TooManyFolders
+from app.resources.problems import challenge, problem
 from app.resources.sockets import NoWebSocket
 from app.storage import errors as storage
-from app.streaming.ranges import RangeNotSatisfiable
 from app.uploads import errors as uploads
 
 STATUS: dict[type[Exception], int] = {
@@ -50,9 +49,9 @@ STATUS: dict[type[Exception], int] = {
     uploads.IncompleteBody: 400,
     uploads.TooLarge: 413,
     uploads.UnsupportedForm: 415,
-    patches.BadPatch: 400,
-    patches.PatchTooLarge: 413,
-    patches.UnsupportedPatch: 415,
+    merge_patch.BadPatch: 400,
+    merge_patch.PatchTooLarge: 413,
+    merge_patch.UnsupportedPatch: 415,
     RangeNotSatisfiable: 416,
     TooManyFolders: 501,
     QuotaExceeded: 507,
@@ -74,8 +73,8 @@ async def _domain(request: HTTPConnection, error: Exception) -> Response:
         headers |= {"upgrade": "websocket", "connection": "upgrade"}  # RFC 9110 7.8, 15.5.22
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
-    if isinstance(error, patches.UnsupportedPatch):
-        headers["accept-patch"] = patches.MEDIA_TYPE  # RFC 5789 2.2
+    if isinstance(error, merge_patch.UnsupportedPatch):
+        headers["accept-patch"] = merge_patch.MEDIA_TYPE  # RFC 5789 2.2
     return problem(status, str(error), headers)
 
 

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Awaitable
 from importlib.metadata import version
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
+from starlette.responses import Response
 
 from app.accounts.errors import AccountError
-from app.resources.deps import Services, ServicesDep
-from app.resources.problems import problems
+from app.resources.dependencies import Services, ServicesDep
+from app.resources.middleware.host_guard import is_loopback
+from app.resources.problems import problem, problems
+from app.resources.request_body import client_of
 from app.resources.schemas import Health, Readiness
 from app.storage.errors import StorageError, StorageUnavailable
 
@@ -63,3 +66,28 @@ async def _answer(question: Awaitable[None]) -> str:
     except (AccountError, StorageError) as error:
         return str(error)
     return ""
+
+
+_FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
+"""What proxies add."""
+
+
+def metrics_router(*, everybody: bool) -> APIRouter:
+    """The route, for everybody who asks without a proxy between, or for this machine alone."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.head("/metrics")
+    @router.get("/metrics")
+    async def metrics(request: Request, services: ServicesDep) -> Response:
+        if not _FORWARDED.isdisjoint(request.headers):
+            # A proxy that shows this server to the world would show this too.
+            return problem(403, "The metrics are for those who ask this server itself, not through a proxy.")
+        if not everybody and not is_loopback(client_of(request)):
+            return problem(
+                403, "Only this machine may read the metrics, unless SEEKABLE_METRICS=open is set."
+            )
+        content, media_type = services.metrics.exposition(request.headers.get("accept", ""))
+        headers = {"content-type": media_type, "cache-control": "no-store", "vary": "accept"}
+        return Response(content, headers=headers)
+
+    return router

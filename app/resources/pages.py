@@ -16,13 +16,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse, Response
 
 from app.accounts.errors import AccountError
-from app.resources.assets import Assets
-from app.resources.deps import Services, base_url, file_url
+from app.http.content_disposition import is_inline
+from app.resources.dependencies import Services, base_url, file_url
+from app.resources.docs import Assets
 from app.resources.errors import explained
 from app.resources.problems import Problem
 from app.storage.errors import StorageError
 from app.storage.types import FileInfo
-from app.streaming.disposition import is_inline
 
 HEADERS = {
     # Scripts, styles and requests of this server alone; names are escaped, and this holds should one not be.

@@ -6,16 +6,16 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.accounts.callers import Caller
 from app.accounts.links import Kind
-from app.media.playlists import M3U, XSPF, Format, Track
+from app.accounts.principals import Caller
+from app.http.content_disposition import content_disposition
+from app.media.playlist_formats import M3U, XSPF, Format, Track
 from app.media.segments import Segments
-from app.resources.deps import CallerDep, Services, ServicesDep, base_url, file_url
+from app.resources.dependencies import CallerDep, Services, ServicesDep, base_url, file_url
 from app.resources.listing import ListingDep
-from app.resources.piecewise import PAGE_SIZE, pages_from, pages_response
 from app.resources.problems import problems
+from app.resources.streaming_pages import PAGE_SIZE, pages_from, pages_response
 from app.storage.types import FileInfo, Key, Listing, Page
-from app.streaming.disposition import content_disposition
 
 router = APIRouter(tags=["playlists"])
 

@@ -3,45 +3,37 @@
 from starlette.routing import BaseRoute
 
 from app.resources import (
-    account_pages,
+    account_items,
     accounts,
-    browse,
+    autoindex,
     docs,
+    downloads,
     files,
     health,
-    indexes,
-    invites,
-    links,
-    lists,
-    moves,
+    listing,
     pages,
     playlists,
     sockets,
-    streams,
-    tokens,
+    ui,
 )
-from app.resources import metrics as reading
 
 _FILES = (
     files.forms,
-    streams.router,
+    downloads.router,
     files.router,
-    moves.router,
-    indexes.router,
-    lists.router,
+    autoindex.router,
+    listing.router,
     playlists.router,
 )
 _ACCOUNTS = (
     accounts.router,
-    tokens.router,
-    links.router,
-    invites.router,
-    account_pages.router,
+    account_items.router,
+    ui.account_pages,
 )
 _ALL_ELSE = (
     health.router,
     docs.router,
-    browse.router,
+    ui.router,
     sockets.router,
     pages.ASSETS.router,
 )
@@ -50,6 +42,6 @@ _ALL_ELSE = (
 def routes(*, accounts: bool, metrics: str) -> list[BaseRoute]:
     """All of them in one list: routers within the application would each be looked through twice for every
     request. `metrics` is who may read them: off, local or open."""
-    measured = () if metrics == "off" else (reading.router(everybody=metrics == "open"),)
+    measured = () if metrics == "off" else (health.metrics_router(everybody=metrics == "open"),)
     routers = (*_FILES, *(_ACCOUNTS if accounts else ()), *measured, *_ALL_ELSE)
     return [route for router in routers for route in router.routes]

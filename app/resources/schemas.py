@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from app.resources.deps import file_url
+from app.resources.dependencies import file_url
 from app.storage.types import FileInfo
 
 

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from app.accounts.callers import Caller
+from app.accounts.principals import Caller
 from app.events.connections import Connection
 from app.events.event import RESYNC, Event, compact
-from app.resources.deps import CallerDep, LibraryDep, Services, ServicesDep
+from app.resources.dependencies import CallerDep, LibraryDep, Services, ServicesDep
 from app.storage.errors import NotFound
 
 UNSUPPORTED_DATA = 1003  # RFC 6455 7.4.1

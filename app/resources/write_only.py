@@ -9,8 +9,8 @@ from fastapi import Response
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 
-from app.accounts.callers import Caller
 from app.accounts.errors import ScopeTooSmall
+from app.accounts.principals import Caller
 from app.storage.types import FileInfo
 
 _CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")

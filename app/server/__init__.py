@@ -1,1 +1,1 @@
-"""uvicorn, and what is asked of it: ports, limits of size and time, sending without a copy, a good end."""
+"""uvicorn and our HTTP/1.1 connection: sockets, limits, deadlines, zero-copy sending, graceful shutdown."""

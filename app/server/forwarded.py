@@ -1,6 +1,8 @@
 """The client and scheme that proxies name: X-Forwarded-For, X-Forwarded-Proto, Forwarded (RFC 7239)."""
 
+import asyncio
 import re
+import socket
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache, partial
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -168,3 +170,16 @@ class ProxyHeadersMiddleware:
                     is_websocket = scope["type"] == "websocket"
                     scope["scheme"] = scheme.replace("http", "ws") if is_websocket else scheme
         await self._app(scope, receive, send)
+
+
+CLIENT = ("127.0.0.1", 0)
+"""The peer: a program of this machine, as a peer on loopback is, and believed where that one is."""
+
+SERVER = ("localhost", 80)
+"""Our end, for a request without Host; a path is no authority of a URL."""
+
+
+def is_unix(transport: asyncio.BaseTransport) -> bool:
+    """Return whether the connection came in over a Unix socket."""
+    connected = transport.get_extra_info("socket")
+    return connected is not None and connected.family == socket.AF_UNIX

@@ -21,18 +21,22 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.observing.requests import Requests
-from app.server.body import LONG, BodyReader, length_of
+from app.http.request_head import (
+    InvalidTarget,
+    Upgrade,
+    escaped,
+    head_without_upgrade,
+    origin_form,
+    upgrade_of,
+)
+from app.metrics.request_counters import Requests
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import Limits, Pace, State, Waiting, Watch, waiting_for
-from app.server.exchange import Edge, Exchange, reset
-from app.server.expected import missing
-from app.server.forwarded import ProxyHeadersMiddleware
-from app.server.identity import identity
-from app.server.peers import CLIENT, SERVER, is_unix
+from app.server.exchange import LONG, BodyReader, Edge, Exchange, length_of, reset
+from app.server.forwarded import CLIENT, SERVER, ProxyHeadersMiddleware, is_unix
 from app.server.refusal import log_crowded, log_malformed, refusal
-from app.server.target import InvalidTarget, escaped, origin_form
-from app.server.upgrade import Upgrade, head_without_upgrade, upgrade_of
+from app.server.request_id import identity
+from app.server.uvicorn_compat import missing
 from app.server.zerocopy import EXTENSION, IS_POSSIBLE, FileSender
 
 _log = logging.getLogger("seekable")

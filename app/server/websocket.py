@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from app.server.identity import identity
-from app.server.peers import CLIENT, SERVER, is_unix
+from app.server.forwarded import CLIENT, SERVER, is_unix
 from app.server.refusal import log_malformed, refusal
+from app.server.request_id import identity
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent

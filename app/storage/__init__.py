@@ -1,1 +1,1 @@
-"""What may be asked of stored files. Knows nothing of HTTP, of databases, or of the rest of this program."""
+"""Operations on stored files. Knows nothing of HTTP, of databases, or of paths on a disk."""

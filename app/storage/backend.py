@@ -3,8 +3,8 @@
 from collections.abc import Generator
 from typing import Protocol
 
+from app.storage.maintenance import Scanned, Usage, Verified
 from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Listing, Page
-from app.storage.upkeep import Scanned, Usage, Verified
 
 
 class Reader(Protocol):

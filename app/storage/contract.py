@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from app.storage.maintenance import Scanned, Usage, Verified
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
-from app.storage.upkeep import Scanned, Usage, Verified
 
 
 class OpenFile(Protocol):

@@ -9,7 +9,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from app.storage.errors import StorageError, StorageUnavailable
-from app.storage.threads import Pool, settled
+from app.storage.workers import Pool, settled
 
 _log = logging.getLogger("seekable")
 

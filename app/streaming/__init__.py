@@ -1,1 +1,1 @@
-"""The one range-request helper: request headers and a FileInfo become an answer, the same for every route."""
+"""The range-request helper: request headers and a FileInfo become a response, the same for every route."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from app.http.conditions import Verdict, evaluate, range_applies
+from app.http.content_disposition import content_disposition, is_inline
+from app.http.dates import format_date
+from app.http.grammar import RawHeaders, field, single
+from app.http.ranges import Span, parse_ranges
 from app.storage.errors import VersionMismatch
 from app.storage.types import FileInfo
-from app.streaming.conditions import Verdict, evaluate, range_applies
-from app.streaming.dates import format_date
-from app.streaming.disposition import content_disposition, is_inline
-from app.streaming.headers import RawHeaders, field, single
-from app.streaming.ranges import Span, parse_ranges
 
 Part = bytes | Span
 """Bytes to send as they are, or a span of the file."""

@@ -1,1 +1,1 @@
-"""Uploads: forms read as they arrive, declared digests, and the way into the storage."""
+"""Uploads: request bodies and forms, into staging and committed."""

@@ -4,14 +4,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 
+from app.http import digest_fields
+from app.http.digest_fields import Digests
+from app.http.multipart import Field, FileData, FileStarted, FormReader
 from app.library.quotas import Room
 from app.library.service import Library
 from app.storage.contract import Staged, Storage
 from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, clean_folder
-from app.uploads import digests
-from app.uploads.digests import Digests
 from app.uploads.errors import BadForm, IncompleteBody, TooLarge
-from app.uploads.form import Field, FileData, FileStarted, FormReader
 from app.uploads.progress import Progress
 
 FORM_OVERHEAD = 1 << 20
@@ -103,7 +103,7 @@ class Uploads:
         async with self._received(
             body, read, length=length, progress=progress, room=room, algorithms=declared
         ) as staged:
-            digests.verify(declared, staged.digest)
+            digest_fields.verify(declared, staged.digest)
             async with _turn(room, key, staged):
                 return await self._library.replace(key, staged, content_type=content_type, expect=expect)
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from app.database import open_database
-from app.database.mongo import reading, staging
+from app.database.gridfs import reader, staging
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
@@ -46,8 +46,8 @@ def settings(
     # The smallest chunks: most reads in these tests need several. A long file still needs many.
     chunk = 32_768 if request.module.__name__.endswith("test_upkeep") else 4096
     monkeypatch.setattr(staging, "CHUNK_SIZE", chunk)
-    monkeypatch.setattr(reading, "UNIT", chunk)
-    monkeypatch.setattr(reading, "AT_ONCE", 2 * chunk)
+    monkeypatch.setattr(reader, "UNIT", chunk)
+    monkeypatch.setattr(reader, "AT_ONCE", 2 * chunk)
     with ExitStack() as stack:
         root = Path(stack.enter_context(TemporaryDirectory(dir="/dev/shm"))) if place == "tmpfs" else tmp_path
         settings = Settings(_env_file=None, files_dir=root / "files", read_chunk_size=4096, **emptied(name))

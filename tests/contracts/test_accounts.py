@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from app.accounts.attempts import Bucket
 from app.accounts.errors import AccountError, EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
+from app.accounts.login_limits import Bucket
 from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, SigningKey, Token
 from app.accounts.store import MAX_SESSIONS, AccountStore
 from app.database import open_accounts

@@ -1,4 +1,4 @@
-"""What every database promises of attempts (app/accounts/attempts.py), however many processes count them."""
+"""Promises of every database's AttemptStore (app/accounts/login_limits.py), whichever process counts."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from app.accounts.attempts import AttemptStore, Bucket
+from app.accounts.login_limits import AttemptStore, Bucket
 from app.database import open_accounts
 from app.settings import Settings
 from tests.conftest import BACKENDS

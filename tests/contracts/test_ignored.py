@@ -9,8 +9,8 @@ from app.database import open_database, prepare_database
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound
+from app.storage.maintenance import Finding, Outcome
 from app.storage.types import SHARED, Expect, FileId, FileInfo, Key, Listing, Sort
-from app.storage.upkeep import Finding, Outcome
 from tests.beneath import beneath
 from tests.contracts.test_lists import pages, put
 from tests.contracts.test_upkeep import findings

@@ -8,12 +8,12 @@ from contextlib import aclosing
 import pytest
 
 from app.database import open_database
-from app.database.sql import remembered
+from app.database.filesystem import open_cache
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound
+from app.storage.maintenance import Usage
 from app.storage.types import SHARED, Committed, Expect, FileId, FileInfo, Key, Listing
-from app.storage.upkeep import Usage
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ OTHER = Key(SHARED, "other", "place.mp4")
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is known of a file is used again almost at once, not when it has rested for two seconds."""
-    monkeypatch.setattr(remembered, "QUIET_NS", 20_000_000)
+    monkeypatch.setattr(open_cache, "QUIET_NS", 20_000_000)
 
 
 @pytest.fixture

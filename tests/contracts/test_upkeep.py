@@ -12,8 +12,8 @@ import pytest
 
 from app.settings import Settings
 from app.storage.contract import Storage
+from app.storage.maintenance import Finding, Usage, Verdict, Verified
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
-from app.storage.upkeep import Finding, Usage, Verdict, Verified
 from tests.beneath import beneath
 from tests.database import by_hand
 

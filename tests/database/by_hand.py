@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql import seen, settling
+from app.database.filesystem import reconcile, scanner
+from app.storage.maintenance import Finding, Outcome, Verdict
 from app.storage.types import SHARED, FileInfo, Key, Listing, Page
-from app.storage.upkeep import Finding, Outcome, Verdict
 from tests.database.library import FILM, Library
 
 NFD = unicodedata.normalize("NFD", "Amélie.mkv")
@@ -53,14 +53,14 @@ def drop(path: Path, data: bytes = b"dropped") -> Path:
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Finished is what was there when the test rested, and all that is two seconds old: so no test has to
     wait for that, and none has to be quick. The times of folders are trusted after a tick of any kernel."""
-    age_s = settling._age_s
+    age_s = reconcile._age_s
 
     def rested_s(status: os.stat_result) -> float:
         rested = age_s(status) >= 0 and status.st_ctime_ns <= RESTED_NS[-1]
-        return max(age_s(status), settling.STABLE_AFTER_S) if rested else age_s(status)
+        return max(age_s(status), reconcile.STABLE_AFTER_S) if rested else age_s(status)
 
-    monkeypatch.setattr(settling, "_age_s", rested_s)
-    monkeypatch.setattr(seen, "FINE_NS", 20_000_000)
+    monkeypatch.setattr(reconcile, "_age_s", rested_s)
+    monkeypatch.setattr(scanner, "FINE_NS", 20_000_000)
 
 
 RESTED_NS = [0]

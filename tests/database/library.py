@@ -4,10 +4,10 @@ import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from app.database.sql.files import FilesystemBackend
+from app.database.filesystem.backend import FilesystemBackend
 from app.database.sql.opening import open_filesystem
 from app.settings import Settings
-from app.storage.fingerprint import Fingerprint
+from app.storage.content_hash import Fingerprint
 from app.storage.types import SHARED, Change, Committed, Expect, Expectation, FileInfo, Key
 from tests.sqlite import begin_library
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import event, make_url
 
-from app.accounts.attempts import Bucket
+from app.accounts.login_limits import Bucket
 from app.database.sql.accounts import SqlAccounts
-from app.database.sql.migrations import migrate
+from app.database.sql.opening import migrate
 from app.database.sql.sqlite import Sqlite
 from tests.contracts.test_accounts import NOW, a_link, a_session, a_token, an_account, an_invite
 

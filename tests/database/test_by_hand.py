@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql import comparing, scanning, seen
+from app.database.filesystem import diff, scanner
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, Unfinished
+from app.storage.maintenance import Finding, Outcome, Verdict
 from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind, Listing
-from app.storage.upkeep import Finding, Outcome, Verdict
 from tests.database.by_hand import NFC, NFD, drop, findings, names, page, rest, scan, stat, verdicts
 from tests.database.library import FILM, Library
 
@@ -81,7 +81,7 @@ def test_a_folder_that_did_not_change_is_not_looked_through_again(
     drop(library.root / "a" / "two.mp4")
     assert library.backend.page(listing, cursor=None, limit=9, wait=False) is None
     # What changed within one tick of the clock before it was looked at may have changed after that too.
-    monkeypatch.setattr(seen, "FINE_NS", 10**12)
+    monkeypatch.setattr(scanner, "FINE_NS", 10**12)
     page(library, "a")
     assert library.backend.page(listing, cursor=None, limit=9, wait=False) is None
 
@@ -144,7 +144,7 @@ def test_a_list_that_meets_a_moved_folder_tells_of_a_move(library: Library) -> N
 
 
 def test_many_files_at_once(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (comparing, scanning):
+    for module in (diff, scanner):
         monkeypatch.setattr(module, "BATCH", 64)
     count = 2 * 64 + 3
     for number in range(count):
@@ -158,19 +158,19 @@ def test_many_files_at_once(library: Library, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_is_remembered_of_folders_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seen, "MAX_FOLDERS", 3)
-    monkeypatch.setattr(seen, "MAX_NAMES", 7)
-    folders = seen.SeenFolders()
+    monkeypatch.setattr(scanner, "MAX_FOLDERS", 3)
+    monkeypatch.setattr(scanner, "MAX_NAMES", 7)
+    folders = scanner.SeenFolders()
     for number in (0, 1, 2, 0, 3, 4):
-        folders.put((str(number),), seen.Seen(0, ("a", "b"), ()), looked_ns=10**10)
+        folders.put((str(number),), scanner.Seen(0, ("a", "b"), ()), looked_ns=10**10)
     found = [number for number in range(5) if folders.get((str(number),)) is not None]
     assert found == [0, 3, 4], "those that were looked through last"
-    folders.put(("0",), seen.Seen(0, ("a", "b", "c"), ()), looked_ns=10**10)
+    folders.put(("0",), scanner.Seen(0, ("a", "b", "c"), ()), looked_ns=10**10)
     assert folders.get(("3",)) is not None, "seven names"
-    folders.put(("0",), seen.Seen(0, ("a", "b", "c", "d"), ()), looked_ns=10**10)
+    folders.put(("0",), scanner.Seen(0, ("a", "b", "c", "d"), ()), looked_ns=10**10)
     found = [number for number in range(5) if folders.get((str(number),)) is not None]
     assert found == [0, 4], "those that were looked through first gave way"
-    folders.put(("0",), seen.Seen(0, tuple("abcdefgh"), ()), looked_ns=10**10)
+    folders.put(("0",), scanner.Seen(0, tuple("abcdefgh"), ()), looked_ns=10**10)
     assert folders.get(("0",)) is None, "not with so much in it"
 
 
@@ -187,9 +187,9 @@ def test_what_is_remembered_of_folders_has_bounds(monkeypatch: pytest.MonkeyPatc
 def test_when_a_folder_is_taken_for_seen(
     changed_ns: int, looked_ns: int, remembered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(seen, "FINE_NS", 10**8)
-    folders = seen.SeenFolders()
-    folders.put(("a",), seen.Seen(changed_ns, (), ()), looked_ns=looked_ns)
+    monkeypatch.setattr(scanner, "FINE_NS", 10**8)
+    folders = scanner.SeenFolders()
+    folders.put(("a",), scanner.Seen(changed_ns, (), ()), looked_ns=looked_ns)
     assert (folders.get(("a",)) is not None) is remembered
 
 

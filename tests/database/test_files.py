@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from app.database.sql import scanning
+from app.database.filesystem import scanner
 from app.database.sql.opening import open_files, open_filesystem, open_sql
 from app.settings import ConfigurationError, Settings
+from app.storage.async_storage import ThreadedStorage
 from app.storage.errors import (
     AlreadyExists,
     NotFound,
@@ -25,7 +26,6 @@ from app.storage.errors import (
     StorageUnavailable,
     Truncated,
 )
-from app.storage.threaded import ThreadedStorage
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
 from tests.database.by_hand import rest
 from tests.database.library import FILM, Library
@@ -262,7 +262,7 @@ def test_what_waits_for_a_change_keeps_no_reader_waiting(
     library: Library, hurry: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process holds the database; files that have to be settled first wait for it, others do not."""
-    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 20)
+    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
 
     async def readers() -> None:
         storage = ThreadedStorage(library.backend)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pymongo import monitoring
 
-from app.database.mongo.opening import open_gridfs
+from app.database.gridfs.opening import open_gridfs
 from app.settings import Settings
 from app.storage.types import SHARED, Expect, Key
 from tests import mongo

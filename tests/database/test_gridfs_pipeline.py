@@ -13,9 +13,9 @@ import pytest
 from pymongo import monitoring
 
 from app.database import open_database
-from app.database.mongo.staging import CHUNK_SIZE
+from app.database.gridfs.staging import CHUNK_SIZE
 from app.settings import Settings
-from app.storage import ahead, budget, threaded
+from app.storage import async_storage, memory_budget, readahead
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
 from tests import mongo
@@ -137,9 +137,9 @@ async def reading(storage: Storage) -> AsyncIterator[Reading]:
 async def test_readers_that_stop_leave_the_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """All together they hold what there is for all, and each of them two small pieces at most. Whoever reads
     on, beside them or later, gets what is stored, and whoever leaves is in nobody's way."""
-    monkeypatch.setattr(threaded, "IN_MEMORY", 32 * CHUNK_SIZE)
-    monkeypatch.setattr(ahead, "SLOW_S", 0.05)
-    monkeypatch.setattr(budget, "IDLE_S", 0.05)
+    monkeypatch.setattr(async_storage, "IN_MEMORY", 32 * CHUNK_SIZE)
+    monkeypatch.setattr(readahead, "SLOW_S", 0.05)
+    monkeypatch.setattr(memory_budget, "IDLE_S", 0.05)
     wanted, draw = hashlib.sha256(DATA).hexdigest(), random.Random(1)
     async with stored() as storage, AsyncExitStack() as stack:
         tracemalloc.start()
@@ -156,7 +156,7 @@ async def test_readers_that_stop_leave_the_memory_to_others(monkeypatch: pytest.
             await one.take()
         await asyncio.sleep(0.1)
         held, _ = tracemalloc.get_traced_memory()
-        assert held - before < 32 * CHUNK_SIZE + len(stopped) * (2 * ahead.PIECE + 16_000)
+        assert held - before < 32 * CHUNK_SIZE + len(stopped) * (2 * readahead.PIECE + 16_000)
         tracemalloc.stop()  # it makes all else slow
         leaving = [asyncio.create_task(left(storage)) for _ in range(5)]
         digests = await asyncio.gather(*(one.rest() for one in stopped[:6]))
@@ -166,7 +166,7 @@ async def test_readers_that_stop_leave_the_memory_to_others(monkeypatch: pytest.
         await asyncio.gather(*leaving, return_exceptions=True)
         del stopped[6:]
         await stack.aclose()
-        assert isinstance(storage, threaded.ThreadedStorage)
+        assert isinstance(storage, async_storage.ThreadedStorage)
         assert (storage._budget.held, storage._budget.lent) == (0, 0)
 
 

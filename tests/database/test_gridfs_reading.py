@@ -18,15 +18,16 @@ from pymongo.monitoring import (
 )
 
 from app.database import open_database
-from app.database.mongo import connection, reading
-from app.database.mongo.files import GridBackend
-from app.database.mongo.opening import open_gridfs
+from app.database.gridfs import connection
+from app.database.gridfs.backend import GridBackend
+from app.database.gridfs.opening import open_gridfs
+from app.database.gridfs.reader import CHUNKS_AT_ONCE
 from app.settings import Settings
 from app.storage.batches import batches
 from app.storage.contract import Storage
 from app.storage.errors import StorageUnavailable
+from app.storage.maintenance import Verdict
 from app.storage.types import SHARED, Key, Listing
-from app.storage.upkeep import Verdict
 from tests import mongo
 from tests.beneath import bucket_file
 
@@ -51,7 +52,7 @@ def test_short_chunks_are_read_by_the_thousand_at_most() -> None:
     with ExitStack() as stack:
         backend = library(stack, size, 1, [bytes([n % 251]) for n in range(size)])
         reader = backend.open(Key(SHARED, "", "a.mp4"), wait=True)
-        assert (reader.unit, reader.most) == (reading.CHUNKS_AT_ONCE, 1)
+        assert (reader.unit, reader.most) == (CHUNKS_AT_ONCE, 1)
         parts = [
             reader.read(start, stop - start) for start, stop in batches(0, size, unit=reader.unit, most=1)
         ]

@@ -11,14 +11,14 @@ from bson import Int64, ObjectId
 from gridfs import GridFSBucket
 from pymongo.database import Database
 
-from app.database.mongo import changes, upload_leases
-from app.database.mongo.files import GridBackend
-from app.database.mongo.opening import open_gridfs
-from app.database.mongo.room import check_room
+from app.database.gridfs import upload_leases, writes
+from app.database.gridfs.backend import GridBackend
+from app.database.gridfs.opening import open_gridfs
+from app.database.gridfs.writes import check_room
 from app.settings import Settings
 from app.storage.errors import PathConflict, StorageUnavailable
+from app.storage.maintenance import Verdict
 from app.storage.types import SHARED, Expect, Key, Listing
-from app.storage.upkeep import Verdict
 from tests import mongo
 from tests.beneath import bucket_file
 
@@ -336,10 +336,10 @@ def test_a_move_that_is_taken_back_leaves_the_file_as_it_was(
     def look(collection: Any, key: Key) -> None:
         check_room(collection, key)
         if key.filename == "part":  # after this look, and before the next, somebody puts a file beneath it
-            monkeypatch.setattr(changes, "check_room", check_room)
+            monkeypatch.setattr(writes, "check_room", check_room)
             grid.upload(Key(SHARED, "part", "film.mp4"))
 
-    monkeypatch.setattr(changes, "check_room", look)
+    monkeypatch.setattr(writes, "check_room", look)
     with pytest.raises(PathConflict):
         grid.backend.move(FILM, Key(SHARED, "", "part"), Expect.ANY)
     assert grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items == before

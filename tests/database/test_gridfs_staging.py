@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from app.database.mongo import upload_leases
-from app.database.mongo.opening import open_gridfs
-from app.database.mongo.staging import BATCH, CHUNK_SIZE, Senders
+from app.database.gridfs import upload_leases
+from app.database.gridfs.opening import open_gridfs
+from app.database.gridfs.staging import BATCH, CHUNK_SIZE, Senders
 from app.settings import Settings
 from tests import mongo
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy.event import listen
 
+from app.storage.maintenance import Verdict
 from app.storage.types import SHARED, Change, Expect, Key, Kind
-from app.storage.upkeep import Verdict
 from tests.database.by_hand import drop, names, page, rest, stat, verdicts
 from tests.database.library import FILM, Library
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.database.mongo.heard import Heard, heard
-from app.database.mongo.own import OwnChanges, deleted, moved, stored
-from app.database.sql import notices
+from app.database.gridfs.change_feed import Heard, heard
+from app.database.gridfs.own_writes import OwnChanges, deleted, moved, stored
+from app.database.sql import change_feed
 from app.storage.types import MAX_PATH_BYTES, MAX_SEGMENT_BYTES, Change, FileInfo, Key, Kind
 
 DAY = datetime(2026, 11, 22, 12, 30, 15, 123000, UTC)
@@ -102,7 +102,7 @@ class Told:
 def told(*texts: str, here: str = "here") -> list[object]:
     listener = Told()
     for text in texts:
-        notices.hear(text, here, listener)
+        change_feed.hear(text, here, listener)
     return listener.all
 
 
@@ -126,7 +126,7 @@ LONGEST_PATH = "/".join(['"' * 204] * 5)
     ids=lambda change: change.kind.value,
 )
 def test_a_notification_tells_all_of_a_change_and_is_never_too_long(change: Change) -> None:
-    texts = notices.of_changes("there", [change])
+    texts = change_feed.of_changes("there", [change])
     assert told(*texts) == [change]
     assert told(*texts, here="there") == []
     assert all(len(text.encode()) < 8000 for text in texts)
@@ -137,17 +137,17 @@ def test_the_longest_names_are_the_longest() -> None:
 
 
 def test_of_many_changes_or_one_that_is_too_long_only_the_libraries_are_told() -> None:
-    many = [Change(Kind.CREATED, replace(INFO, id=str(number))) for number in range(notices.MOST_CHANGES)]
-    assert told(*notices.of_changes("there", many)) == many
+    many = [Change(Kind.CREATED, replace(INFO, id=str(number))) for number in range(change_feed.MOST_CHANGES)]
+    assert told(*change_feed.of_changes("there", many)) == many
     other = Change(Kind.CREATED, replace(INFO, key=Key.at("other", "x")))
-    assert told(*notices.of_changes("there", [*many, other])) == [["lib"], ["other"]]
+    assert told(*change_feed.of_changes("there", [*many, other])) == [["lib"], ["other"]]
     long = Change(Kind.CREATED, replace(INFO, content_type="x" * 8000))
-    assert told(*notices.of_changes("there", [other, long])) == [["lib"], ["other"]]
+    assert told(*change_feed.of_changes("there", [other, long])) == [["lib"], ["other"]]
 
 
 def test_progress_is_told_if_it_fits() -> None:
-    assert told(*notices.of_progress("there", "lib", "sid", '{"é":1}')) == [("lib", "sid", '{"é":1}')]
-    assert notices.of_progress("there", "lib", "sid", "x" * 8000) == []
+    assert told(*change_feed.of_progress("there", "lib", "sid", '{"é":1}')) == [("lib", "sid", '{"é":1}')]
+    assert change_feed.of_progress("there", "lib", "sid", "x" * 8000) == []
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_nobody_knows_whose_a_change_is_until_it_was_made(own: OwnChanges, *, ma
 def test_what_is_never_heard_of_is_forgotten_in_the_end(
     own: OwnChanges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.database.mongo.own.MOST", 3)
+    monkeypatch.setattr("app.database.gridfs.own_writes.MOST", 3)
     for number in range(5):
         own.make(stored(number), lambda: True)
     assert [own.is_own(stored(number)) for number in range(5)] == [False, False, True, True, True]

@@ -5,10 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from app.database.filesystem.file_identity import Identity, Likeness, Signature, likeness
+from app.database.filesystem.reconcile import STABLE_AFTER_S, WRITTEN_FOR_S, is_finished
 from app.database.rules import modified_at
-from app.database.sql.likeness import Identity, Likeness, likeness
-from app.database.sql.settling import STABLE_AFTER_S, WRITTEN_FOR_S, is_finished
-from app.storage.signatures import Signature
 
 ROW = Signature(size=4, mtime_ns=10, inode=7, ctime_ns=20)
 OLD_ROW = replace(ROW, ctime_ns=None)

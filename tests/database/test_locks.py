@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql.locks import LockedFiles
+from app.database.filesystem.flock_leases import LockedFiles
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from app.accounts.errors import LastAdministrator, SignUpRefused
 from app.accounts.store import AccountStore
 from app.database import open_accounts, prepare_database
-from app.database.mongo import resigning
+from app.database.gridfs import accounts
 from app.settings import Settings
 from app.storage.errors import StorageUnavailable
 from tests.contracts.test_accounts import a_link, a_session, a_token, an_account, an_invite
@@ -140,7 +140,7 @@ def test_departure_appoints_the_administrator_that_a_crash_kept_from_being_one(
 def test_an_administrator_that_did_not_get_to_leave_counts_again(
     node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resigning, "COUNTS_FOR_MS", 300)
+    monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 300)
     anna, bert = (store.add(an_account(is_admin=True)) for _ in range(2))
     store.add(an_account())
     with failing(node, "find", "accounts", after=1):  # when it has said that it wants to
@@ -158,7 +158,7 @@ def test_an_administrator_whose_server_was_stopped_while_it_left_looks_again(
     node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it saw counts no more: it may be the last one now."""
-    monkeypatch.setattr(resigning, "COUNTS_FOR_MS", 200)
+    monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 200)
     anna, bert = (store.add(an_account(is_admin=True)) for _ in range(2))
     store.add(an_account())
     url = f"{node.url('library')}&appName=stopped"

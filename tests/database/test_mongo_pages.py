@@ -10,11 +10,11 @@ import pytest
 from bson import ObjectId
 from pymongo.collection import Collection
 
-from app.database.mongo import finding, pages, paths
-from app.database.mongo.connection import Database
-from app.database.mongo.documents import Stored, info_in, place
+from app.database.gridfs import finding, pages, paths
+from app.database.gridfs.connection import Database
+from app.database.gridfs.documents import Stored, info_in, place
 from app.storage import cursors
-from app.storage.ignored import NOTHING
+from app.storage.ignored_names import NOTHING
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
 from tests import model, mongo
 

@@ -12,13 +12,13 @@ from sqlalchemy.orm import Session
 
 from app.database.sql import finding, pages
 from app.database.sql.engine import Database
-from app.database.sql.migrations import migrate
+from app.database.sql.opening import migrate
+from app.database.sql.schema import Media, Word
 from app.database.sql.sqlite import Sqlite
-from app.database.sql.tables import Media, Word
 from app.storage import cursors
 from app.storage.cursors import Position
+from app.storage.search_tokens import words
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
-from app.storage.words import words
 from tests import model
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,13 +11,13 @@ import pytest
 from sqlalchemy import event, make_url
 from sqlalchemy.orm import Session
 
+from app.database.filesystem.rows import find
 from app.database.sql import finding, pages, paths
 from app.database.sql.engine import Database
-from app.database.sql.migrations import migrate
+from app.database.sql.opening import migrate
 from app.database.sql.postgresql import Postgresql
-from app.database.sql.rows import find
+from app.database.sql.schema import Media, Word
 from app.database.sql.sqlite import Sqlite
-from app.database.sql.tables import Media, Word
 from app.storage.types import SHARED, Expect, FileId, Key, Listing, Sort
 from tests import postgres
 from tests.database.library import Library

@@ -14,8 +14,7 @@ from psycopg.sql import SQL, Identifier
 from sqlalchemy import event, make_url, text
 
 from app.database.sql import pages, paths
-from app.database.sql.migrations import config, migrate
-from app.database.sql.opening import open_filesystem
+from app.database.sql.opening import config, migrate, open_filesystem
 from app.database.sql.postgresql import Postgresql
 from app.settings import ConfigurationError, Settings
 from app.storage import cursors

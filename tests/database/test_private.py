@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from app.cli.diagnosis import Level, of_database, of_folder
+from app.cli.doctor import Level, of_database, of_folder
 from app.database.examining import examine
-from app.storage.examining import examine_folder
+from app.database.filesystem.folder_checks import examine_folder
 from app.storage.types import Key
 from tests.database.library import Library
 from tests.support import need, need_root, run

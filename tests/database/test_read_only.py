@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from app.database import open_database
+from app.database.filesystem.read_only import ReadOnlyDisk
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import ReadOnly
-from app.storage.read_only_disk import ReadOnlyDisk
 from app.storage.types import SHARED, Expect, Key
 
 FILM = Key(SHARED, "", "film.mp4")

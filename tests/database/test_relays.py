@@ -17,9 +17,10 @@ import pytest
 from bson.datetime_ms import DatetimeMS
 
 from app.database import Stores, open_database
-from app.database.mongo.listening import ALONE, NO_IMAGES
-from app.database.sql import notices, settling
-from app.database.sql.notices import CHANNEL
+from app.database.filesystem import reconcile
+from app.database.gridfs.change_feed import ALONE, NO_IMAGES
+from app.database.sql import change_feed
+from app.database.sql.change_feed import CHANNEL
 from app.settings import Settings
 from app.storage.errors import PathConflict, StorageError
 from app.storage.types import SHARED, Change, FileInfo, Key, Kind
@@ -190,7 +191,7 @@ async def test_progress_is_heard_by_others(two: Two) -> None:
 async def test_what_a_scan_of_another_process_finds_is_heard(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "STABLE_AFTER_S", 0)
+    monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
     beneath(two.settings).put_big("by hand.mp4", 7, b"by hand", rested=False)
     async for _ in two.b.stores.storage.scan():
         pass
@@ -206,8 +207,8 @@ async def test_what_a_scan_of_another_process_finds_is_heard(
 async def test_of_a_scan_that_finds_much_only_the_library_is_heard(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "STABLE_AFTER_S", 0)
-    for number in range(notices.MOST_CHANGES + 1):
+    monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
+    for number in range(change_feed.MOST_CHANGES + 1):
         (two.settings.files_dir / f"{number}.mp4").write_bytes(b"x")
     async for _ in two.b.stores.storage.scan():
         pass
@@ -227,7 +228,7 @@ async def test_a_thousand_changes_at_once_are_all_heard_in_order(two: Two) -> No
         infos = [replace(first.info, key=Key.at(SHARED, name)) for name in names]
         with connected(two.settings) as connection, connection.transaction():
             for info in infos:
-                (told,) = notices.of_changes("another", [Change(Kind.CREATED, info)])
+                (told,) = change_feed.of_changes("another", [Change(Kind.CREATED, info)])
                 connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, told))
     last = await two.b.created("last")
     heard = two.a.heard.until(last)

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.event import listen
 
-from app.database.sql import remembered
-from app.storage import cached
-from app.storage.threaded import ThreadedStorage
+from app.database.filesystem import open_cache, posix
+from app.storage.async_storage import ThreadedStorage
 from app.storage.types import SHARED, Expect, FileId, Key
 from tests.database.by_hand import drop, names, rest
 from tests.database.library import FILM, Library
@@ -23,7 +22,7 @@ OTHER = Key(SHARED, "films", "other.mp4")
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds are long when they come in every test; this is longer than a tick of any kernel."""
-    monkeypatch.setattr(remembered, "QUIET_NS", 20_000_000)
+    monkeypatch.setattr(open_cache, "QUIET_NS", 20_000_000)
 
 
 def is_remembered(library: Library, address: Key | FileId = FILM) -> bool:
@@ -155,7 +154,7 @@ def test_a_file_that_changed_just_now_is_not_remembered(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may change once more within the same tick, and nobody could tell."""
-    monkeypatch.setattr(remembered, "QUIET_NS", 3_600_000_000_000)
+    monkeypatch.setattr(open_cache, "QUIET_NS", 3_600_000_000_000)
     library.put(b"film")
     library.get()
     assert not is_remembered(library)
@@ -189,10 +188,10 @@ def test_a_backup_that_was_restored_is_not_remembered_before_it_is_hashed(known:
 
 
 def test_the_database_is_asked_again_after_a_while(known: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remembered, "AGE_S", 0)
+    monkeypatch.setattr(open_cache, "AGE_S", 0)
     known.get()
     assert not is_remembered(known)
-    monkeypatch.setattr(remembered, "AGE_S", 60)
+    monkeypatch.setattr(open_cache, "AGE_S", 60)
     known.get()
     assert is_remembered(known)
 
@@ -204,7 +203,7 @@ async def test_a_row_that_was_edited_by_hand_is_seen_by_who_changes_the_file_and
     known.sql("UPDATE media SET content_type = 'audio/edited'")
     storage = ThreadedStorage(known.backend)
     assert (await storage.stat(FILM)).content_type == "audio/edited"
-    monkeypatch.setattr(remembered, "AGE_S", 0)
+    monkeypatch.setattr(open_cache, "AGE_S", 0)
     known.get()
     async with storage.open(FILM) as file:
         assert file.info.content_type == "audio/edited"
@@ -214,7 +213,7 @@ async def test_a_row_that_was_edited_by_hand_is_seen_by_who_changes_the_file_and
 def test_only_the_files_that_were_used_last_are_remembered(
     known: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remembered, "MOST", 2)
+    monkeypatch.setattr(open_cache, "MOST", 2)
     keys = [Key(SHARED, "", f"{number}.mp4") for number in range(3)]
     for key in keys:
         known.put(b"x", key)
@@ -247,6 +246,6 @@ def test_no_descriptor_is_left(known: Library) -> None:
 def test_where_the_system_cannot_say_all_is_as_it_was(
     known: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cached, "_OPENAT2", 100_000)
+    monkeypatch.setattr(posix, "_OPENAT2", 100_000)
     assert not is_remembered(known)
     assert known.get()[0] == b"film"

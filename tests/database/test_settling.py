@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql import scanning, settling
+from app.database.filesystem import reconcile, scanner
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageUnavailable
+from app.storage.maintenance import Outcome, Verdict
 from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind, Listing
-from app.storage.upkeep import Outcome, Verdict
 from tests.database.by_hand import NFC, NFD, drop, findings, names, page, rest, scan, stat, verdicts
 from tests.database.library import FILM, Library
 
@@ -177,7 +177,7 @@ def test_what_nobody_ever_closes_is_taken_in_at_last(
     with drop(library.path(NEW)).open("ab"):
         rest()
         assert names(library) == []
-        monkeypatch.setattr(settling, "WRITTEN_FOR_S", 0)
+        monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)
         assert names(library) == ["new.mp4"]
 
 
@@ -356,18 +356,18 @@ def huge(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with so many files that a list has no time to look at them all."""
     for number in range(9):
         library.put(b"film", Key(SHARED, "", f"{number}"))
-    monkeypatch.setattr(scanning, "BATCH", 2)
-    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0)
+    monkeypatch.setattr(scanner, "BATCH", 2)
+    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 0)
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)  # as many lists as that one needs
 def test_a_list_that_finds_more_than_it_has_time_for_leaves_the_rest_to_the_next(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanning, "BATCH", 10)
+    monkeypatch.setattr(scanner, "BATCH", 10)
     # Time enough to compare all with what is known of them, but not to take them all in.
-    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0.3)
-    monkeypatch.setattr(scanning, "LEFT_FOR_S", 0)
+    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 0.3)
+    monkeypatch.setattr(scanner, "LEFT_FOR_S", 0)
     for number in range(400):
         drop(library.root / f"{number}")
     rest()
@@ -393,11 +393,11 @@ def test_a_list_leaves_a_huge_folder_to_the_next_scan(library: Library) -> None:
 def test_a_list_looks_into_a_huge_folder_again_after_a_while(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanning, "LEFT_FOR_S", 0.01)
+    monkeypatch.setattr(scanner, "LEFT_FOR_S", 0.01)
     assert len(names(library)) == 9
     drop(library.root / "another")
     rest()
-    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 20)
+    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
     assert len(names(library)) == 10
 
 
@@ -405,14 +405,14 @@ def test_a_list_soon_looks_again_for_many_files_that_were_put_there_just_now(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow machine has no time to look at them all while none of them is finished."""
-    monkeypatch.setattr(scanning, "BATCH", 10)
-    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 0.05)
-    monkeypatch.setattr(scanning, "LEFT_NEW_FOR_S", 0.01)
+    monkeypatch.setattr(scanner, "BATCH", 10)
+    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 0.05)
+    monkeypatch.setattr(scanner, "LEFT_NEW_FOR_S", 0.01)
     for number in range(300):
         drop(library.root / f"{number}")
     assert len(names(library)) < 300
     rest()
-    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 20)
+    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
     assert len(names(library)) == 300
 
 
@@ -421,7 +421,7 @@ def test_a_recursive_list_that_took_too_long_keeps_no_other_from_looking(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(page(library, recursive=True).items) == 9
-    monkeypatch.setattr(scanning, "REFRESH_FOR_S", 20)
+    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
     drop(library.path(NEW))
     rest()
     assert len(page(library, recursive=True).items) == 9
@@ -477,7 +477,7 @@ def test_a_scan_that_is_left_keeps_no_list_from_missing_what_is_gone(library: Li
 def test_a_change_of_ours_in_a_big_folder_is_no_reason_to_compare_it_anew(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanning, "BIG", 2)
+    monkeypatch.setattr(scanner, "BIG", 2)
     listing = Listing(SHARED)
     for number in range(3):
         library.put(b"film", Key(SHARED, "", f"{number}"))
@@ -497,8 +497,8 @@ def test_a_change_of_ours_in_a_big_folder_is_no_reason_to_compare_it_anew(
 def test_many_folders_are_looked_through_again_after_a_while(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanning, "MAX_WALKED", 2)
-    monkeypatch.setattr(scanning, "REST", 10_000)
+    monkeypatch.setattr(scanner, "MAX_WALKED", 2)
+    monkeypatch.setattr(scanner, "REST", 10_000)
     for folder in ("a", "b", "c"):
         library.put(b"film", Key(SHARED, folder, "film"))
     rest()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from app.database.filesystem.move_intents import Intent
 from app.database.sql.engine import Database
 from app.storage.errors import (
     AlreadyExists,
@@ -23,9 +24,8 @@ from app.storage.errors import (
     StorageError,
     VersionMismatch,
 )
-from app.storage.intents import Intent
+from app.storage.maintenance import Outcome
 from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind
-from app.storage.upkeep import Outcome
 from tests.database.by_hand import drop, findings, hurry, names, page, rest, scan
 from tests.database.library import FILM, Library
 from tests.folding import FILE_SYSTEMS

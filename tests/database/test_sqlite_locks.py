@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from app.database.examining import examine
-from app.database.sql import settling
+from app.database.filesystem import reconcile
 from app.storage.errors import AlreadyExists, NotFound
+from app.storage.maintenance import Verdict
 from app.storage.types import SHARED, Expect, Key
-from app.storage.upkeep import Verdict
 from tests.database.by_hand import names, scan, verdicts
 from tests.database.library import Library
 
@@ -68,7 +68,7 @@ def link(library: Library) -> str:
 def test_links_to_the_database_are_no_files_of_the_library(
     library: Library, put: Callable[[Library], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "WRITTEN_FOR_S", 0)  # no program that has a file open is waited for
+    monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)  # no program that has a file open is waited for
     library.put(b"film")
     path = put(library)
     check_shut(library, Key.at(SHARED, path))
@@ -77,7 +77,7 @@ def test_links_to_the_database_are_no_files_of_the_library(
 def test_database_in_the_library_is_none_of_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settling, "WRITTEN_FOR_S", 0)
+    monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)
     root = tmp_path / "files"
     root.mkdir()
     library = Library(root, f"sqlite:///{root / 'films.db'}")

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from app.database.filesystem.disk import Disk
 from app.database.sql.engine import BUSY_TIMEOUT_MS
-from app.storage.disk import Disk
 from app.storage.errors import NotFound, Unfinished, VersionMismatch
+from app.storage.maintenance import Verdict
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key
-from app.storage.upkeep import Verdict
 from tests.database.by_hand import drop, names, scan, stat, verdicts
 from tests.database.library import FILM, Library
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.events.outbox import Offered, Outbox
+from app.events.connections import Offered, Outbox
 
 FIRST, BEHIND, OVERFLOW, IGNORED = Offered
 

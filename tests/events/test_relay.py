@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from app.events import relay as module
+from app.events import feed as module
 from app.events.connections import ConnectionManager
 from app.events.event import Event
-from app.events.relay import MOST, MOST_LIBRARIES, MOST_TEXTS, Relay, Waiting
+from app.events.feed import MOST, MOST_LIBRARIES, MOST_TEXTS, Relay, Waiting
 
 Scene = Callable[["Here"], Awaitable[None]]
 

@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 from pymongo.database import Database
 
-from app.database.mongo.files import GridBackend
-from app.database.mongo.opening import open_gridfs
+from app.database.gridfs.backend import GridBackend
+from app.database.gridfs.opening import open_gridfs
 from app.settings import Settings
-from app.storage.upkeep import Verdict
+from app.storage.maintenance import Verdict
 from tests import mongo
 from tests.beneath import beneath
 from tests.forking import completed

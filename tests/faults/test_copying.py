@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from app.database.sql.copies import SqliteCopies
+from app.database.filesystem.copy_records import SqliteCopies
 from app.library.copying import Outcome, copy, gone, remove_gone
-from app.storage.copies import Copy
+from app.storage.copy_notes import Copy
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.types import SHARED, Key
 from tests.copying import Pair, Watched, get, opened, put, stored

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.storage.staging import WRITE_BACK
+from app.database.filesystem.staging import WRITE_BACK
 from tests.support import Server, running
 
 Begin = Callable[..., socket.socket]

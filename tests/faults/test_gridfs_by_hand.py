@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 from gridfs import GridFSBucket
 
-from app.database.mongo.staging import CHUNK_SIZE
+from app.database.gridfs.staging import CHUNK_SIZE
 from tests import mongo
 from tests.beneath import bucket_file
 from tests.faults.grid import LONG_AGO, Begin, Download, Grid, sha256

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from app.database.sql.files import FilesystemBackend
+from app.database.filesystem.backend import FilesystemBackend
 from app.database.sql.opening import open_filesystem
 from app.settings import Settings
 from app.storage.errors import NotFound

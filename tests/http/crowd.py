@@ -14,7 +14,7 @@ from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import Limits
 from app.server.protocol import Config
 from app.settings import Settings
-from app.storage.threaded import ThreadedStorage
+from app.storage.async_storage import ThreadedStorage
 from app.storage.types import Page
 from tests.beneath import beneath
 from tests.support import Server, running

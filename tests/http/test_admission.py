@@ -17,7 +17,7 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from app.resources.admission import Admission, Refused, names_of_machine
+from app.resources.middleware.host_guard import Admission, Refused, names_of_machine
 from tests.forking import completed
 from tests.sockets import HANDSHAKE, Socket
 from tests.support import NewLibrary, Server, addresses_outside, running

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urljoin
 import httpx
 import pytest
 
-from app.resources.piecewise import PAGE_SIZE
+from app.resources.streaming_pages import PAGE_SIZE
 from app.settings import Settings
 from tests.beneath import beneath
 from tests.http import kodi

@@ -10,8 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI, Response
 
-from app.resources import streams
-from app.resources.streams import StreamRoute
+from app.resources import downloads
+from app.resources.downloads import StreamRoute
 
 SendRequest = Callable[..., httpx.Response]
 Part = Callable[..., bytes]
@@ -95,7 +95,7 @@ def test_what_the_console_needs_to_upload_and_to_seek(document: dict[str, Any]) 
 def test_stream_routes_are_documented_as_any_other_route_would_be(document: dict[str, Any]) -> None:
     """FastAPI does not run them, and knows nothing of that."""
     plain = FastAPI()
-    for route in streams.router.routes:
+    for route in downloads.router.routes:
         assert isinstance(route, StreamRoute)
         plain.get(
             route.path,

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi import Request
 
-from app.resources.piecewise import PAGE_SIZE, PiecewiseResponse
+from app.resources.streaming_pages import PAGE_SIZE, PiecewiseResponse
 from app.settings import Settings
 from tests.http.crowd import Crowd, Watch, serving
 from tests.support import NewLibrary, Server, each_backend, running

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.accounts.making import new_account
+from app.accounts.factories import new_account
 from app.accounts.models import Account, Destination
 from app.database import Stores, open_database
-from app.library.departures import Departures
+from app.library.account_deletion import Departures
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.settings import Settings

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.library.copying import Action, decide
-from app.storage.copies import Copy
+from app.storage.copy_notes import Copy
 from app.storage.types import SHARED, FileInfo, Key
 
 SOURCE = FileInfo(

@@ -7,7 +7,7 @@ import pytest
 
 from app.accounts.models import Destination
 from app.database import open_database
-from app.library.keeping import candidates, free_destination, numbered
+from app.library.account_deletion import candidates, free_destination, numbered
 from app.settings import Settings
 from app.storage.types import SHARED, Key
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.library.mediatypes import _BY_EXTENSION, canonical, media_type
+from app.http.media_types import _BY_EXTENSION, canonical, media_type
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import pytest
 
 from app.database import open_database
 from app.events.event import Event
-from app.library.mediatypes import media_type
+from app.http.media_types import media_type
 from app.library.service import Library, event_of
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound, StorageError, VersionMismatch
-from app.storage.ignored import Ignored
+from app.storage.ignored_names import Ignored
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key, Kind
 from tests.support import NewLibrary, each_backend
 

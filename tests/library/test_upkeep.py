@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from app.database import open_database
-from app.database.sql import settling
-from app.library import upkeep
-from app.library.upkeep import Upkeep
+from app.database.filesystem import reconcile
+from app.library import maintenance_loop
+from app.library.maintenance_loop import Upkeep
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Change, Key, Listing
@@ -29,7 +29,7 @@ FILM = Key(SHARED, "films", "film.mp4")
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the files."""
-    monkeypatch.setattr(settling, "STABLE_AFTER_S", 0.1)
+    monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0.1)
     return tmp_path
 
 
@@ -149,7 +149,7 @@ async def test_what_came_in_between_is_hashed_soon(root: Path) -> None:
 async def test_a_scan_that_fails_is_logged_and_tried_again_soon(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "RETRY_AFTER_S", 0.05)
+    monkeypatch.setattr(maintenance_loop, "RETRY_AFTER_S", 0.05)
     drop(root)
     await asyncio.sleep(0.15)
     await storage.stat(FILM)
@@ -253,19 +253,19 @@ async def test_each_step_is_followed_by_a_rest_of_its_own_length() -> None:
             yield number
 
     began = time.monotonic()
-    assert [step async for step in upkeep._unhurried(steps())] == [0, 1, 2, 3, 4]
+    assert [step async for step in maintenance_loop._unhurried(steps())] == [0, 1, 2, 3, 4]
     took = time.monotonic() - began
     assert took >= 10 * 0.04 - 0.01
     assert took < 1.8, "and not of all the steps before"
 
 
 async def test_a_rest_is_never_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "LONGEST_REST_S", 0.01)
+    monkeypatch.setattr(maintenance_loop, "LONGEST_REST_S", 0.01)
 
     async def steps() -> AsyncGenerator[None, None]:
         await asyncio.sleep(1)
         yield
 
     began = time.monotonic()
-    assert [step async for step in upkeep._unhurried(steps())] == [None]
+    assert [step async for step in maintenance_loop._unhurried(steps())] == [None]
     assert time.monotonic() - began < 1.8

@@ -15,8 +15,8 @@ from gridfs import GridFSBucket
 from mongoengine.connection import disconnect
 from pymongo.database import Database
 
-from app.database.mongo.documents import Media
-from app.database.mongo.staging import CHUNK_SIZE
+from app.database.gridfs.documents import Media
+from app.database.gridfs.staging import CHUNK_SIZE
 from tests import mongo
 from tests.forking import completed
 from tests.live.clients import sha256, until

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.server.body import LONG, SIZE
+from app.server.exchange import LONG, SIZE
 from tests.http.conftest import RawConnection
 from tests.live.clients import forked_python
 from tests.live.test_zerocopy import ours, same

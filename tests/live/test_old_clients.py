@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.resources.piecewise import PAGE_SIZE
+from app.resources.streaming_pages import PAGE_SIZE
 from tests.beneath import beneath
 from tests.http.conftest import RawConnection
 from tests.live.clients import until

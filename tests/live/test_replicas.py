@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.database.sql import notices
-from app.database.sql.notices import CHANNEL
+from app.database.sql import change_feed
+from app.database.sql.change_feed import CHANNEL
 from app.storage.types import Change, FileInfo, Key, Kind
 from tests import mongo, postgres
 from tests.sockets import Socket
@@ -57,7 +57,7 @@ def postgresql(folder: Path) -> Iterator[Engine]:
                 infos: Any = [
                     FileInfo(file, Key.at(library, f"{n}"), 1, "a/b", "e", "s", at, at) for n in range(FLOOD)
                 ]
-                told = [notices.of_changes("another", [Change(Kind.CREATED, info)])[0] for info in infos]
+                told = [change_feed.of_changes("another", [Change(Kind.CREATED, info)])[0] for info in infos]
                 connection.execute(
                     "SELECT pg_notify(%s, told) FROM unnest(%s::text[]) AS told", (CHANNEL, told)
                 )

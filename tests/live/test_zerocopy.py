@@ -17,7 +17,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.server.expected import missing
+from app.server.uvicorn_compat import missing
 from tests.faults.tracing import injected
 from tests.http.conftest import RawConnection
 from tests.live.clients import Program, forked_python

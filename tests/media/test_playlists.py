@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from app.media.playlists import M3U, XSPF, Format, Track, is_playable
+from app.media.playlist_formats import M3U, XSPF, Format, Track, is_playable
 
 XSPF_NAMES = {"": "http://xspf.org/ns/0/"}
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from app.media.presentations import MAX_NAMES, Presentation, is_manifest, presentation
+from app.media.manifests import MAX_NAMES, Presentation, is_manifest, presentation
 
 MEDIA = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n"
 MASTER = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n"

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from app.database.sql.opening import open_filesystem
-from app.observing.backend import observed
+from app.metrics.backend_timing import observed
 from app.settings import Settings
 from app.storage.backend import Backend
 from app.storage.errors import NotFound, StorageUnavailable
+from app.storage.maintenance import Scanned
 from app.storage.types import SHARED, Expect, Key, Listing
-from app.storage.upkeep import Scanned
 
 KEY = Key.at(SHARED, "a/film.mp4")
 

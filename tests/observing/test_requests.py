@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from app.observing.metrics import METHODS, Metrics
-from app.observing.requests import BUCKETS, STREAMS, UPLOADS, Requests
+from app.metrics.registry import METHODS, Metrics
+from app.metrics.request_counters import BUCKETS, STREAMS, UPLOADS, Requests
 from app.resources.routes import routes
-from app.storage.upkeep import Finding, Outcome, Scanned
+from app.storage.maintenance import Finding, Outcome, Scanned
 
 
 class Asked:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette._utils import get_route_path
 
-from app.resources.targets import TargetMiddleware, normalised
+from app.resources.middleware.targets import TargetMiddleware, normalised
 
 NORMALISED = {
     # dot segments

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.server.body import length_of
+from app.server.exchange import length_of
 
 LENGTH, CHUNKED = (b"content-length", b"12"), (b"transfer-encoding", b"chunked")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from uvicorn.server import ServerState
 
-from app.observing.requests import Requests
+from app.metrics.request_counters import Requests
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import Limits
 from app.server.protocol import Config, HttpProtocol

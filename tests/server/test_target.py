@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from app.server.target import InvalidTarget, escaped, origin_form
+from app.http.request_head import InvalidTarget, escaped, origin_form
 
 HOST = [(b"accept", b"*/*"), (b"host", b"localhost")]
 

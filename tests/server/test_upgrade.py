@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.server.upgrade import Upgrade, head_without_upgrade, upgrade_of
+from app.http.request_head import Upgrade, head_without_upgrade, upgrade_of
 
 WEBSOCKET = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
 

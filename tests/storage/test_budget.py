@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.storage.budget import IDLE_S, Budget
+from app.storage.memory_budget import IDLE_S, Budget
 
 
 class Clock:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.storage import cached
-from app.storage.cached import CachedOpener
+from app.database.filesystem import posix
+from app.database.filesystem.posix import CachedOpener
 from tests.support import lacks, mounted
 
 
@@ -95,5 +95,5 @@ def test_on_a_file_system_that_nobody_knows_nothing_is_opened(tmp_path: Path) ->
 def test_a_kernel_that_cannot_say_opens_nothing(
     opener: CachedOpener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cached, "_OPENAT2", 100_000)
+    monkeypatch.setattr(posix, "_OPENAT2", 100_000)
     assert not opens(opener, "films/film.mp4")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.storage.fingerprint import Fingerprint
+from app.storage.content_hash import Fingerprint
 
 TEXTS = {
     "nothing": b"",

@@ -5,7 +5,7 @@ import platform
 
 import pytest
 
-from app.storage.idle import idle_io
+from app.database.filesystem.integrity import idle_io
 from tests.support import lacks
 
 GET = {"x86_64": 252, "aarch64": 31}.get(platform.machine())

@@ -3,7 +3,7 @@
 import pytest
 
 from app.settings import IGNORE, ConfigurationError, read
-from app.storage.ignored import NOTHING, Ignored
+from app.storage.ignored_names import NOTHING, Ignored
 from app.storage.types import SHARED, Key
 
 LEFT_OUT = [

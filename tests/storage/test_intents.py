@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.storage import renaming
-from app.storage.disk import Disk
+from app.database.filesystem import posix
+from app.database.filesystem.disk import Disk
+from app.database.filesystem.move_intents import Intent, Intents
 from app.storage.errors import AlreadyExists, StorageUnavailable
-from app.storage.intents import Intent, Intents
 from tests.support import lacks
 
 SOURCE, TARGET = ("a", "old.mp4"), ("b", "new.mp4")
@@ -84,8 +84,8 @@ def test_intent_that_is_torn_counts_as_none(tmp_path: Path, data: bytes) -> None
 def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with one file, where moves take one step, or two because the system lacks the rename."""
     if request.param == "link":
-        monkeypatch.setattr(renaming, "_libc", lambda: None)
-    elif renaming._libc() is None:
+        monkeypatch.setattr(posix, "_libc", lambda: None)
+    elif posix._libc() is None:
         lacks("this system has no renameat2")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old.mp4").write_bytes(b"film")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.storage.signatures import COARSE_TICK_S, TICK_S, Signature
+from app.database.filesystem.file_identity import COARSE_TICK_S, TICK_S, Signature
 
 SECOND = 1_000_000_000
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.database.filesystem.name_equivalence import alike, entries_of, is_same, spelled
+from app.database.filesystem.posix import Root
 from app.storage.errors import InvalidName
-from app.storage.folders import Root
-from app.storage.spelling import alike, entries_of, is_same, spelled
 from app.storage.types import SHARED, Key, clean_folder, is_reserved
 
 NFC = "Amélie.mkv"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.staged import AHEAD, MAX_PIECES, WRITE_BATCH, ThreadedStaged
-from app.storage.staging import StagedFile
-from app.storage.threads import Pool
+from app.database.filesystem.staging import StagedFile
+from app.storage.async_storage import AHEAD, MAX_PIECES, WRITE_BATCH, ThreadedStaged
+from app.storage.workers import Pool
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from app.storage.threads import Pool, settled
+from app.storage.workers import Pool, settled
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from app.database.sql.locks import LockedFiles
+from app.database.filesystem.flock_leases import LockedFiles
 from app.storage.leases import Leases
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.storage.search_tokens import wanted, words
 from app.storage.types import MAX_SEGMENT_BYTES
-from app.storage.words import wanted, words
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ from threading import Event, Thread
 
 import pytest
 
-from app.storage.descriptors import has_writer
-from app.storage.disk import Disk
-from app.storage.signatures import Signature
+from app.database.filesystem.disk import Disk
+from app.database.filesystem.file_identity import Signature, has_writer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -61,8 +60,8 @@ def test_mapping_that_outlives_its_descriptor_counts_as_a_writer(tmp_path: Path)
 
 ASK_AND_OPEN = """
 import os, sys, threading, time
-from app.storage.descriptors import has_writer
-from app.storage.signatures import Signature
+from app.database.filesystem.file_identity import has_writer
+from app.database.filesystem.file_identity import Signature
 end = time.monotonic() + 0.5
 def write():
     while time.monotonic() < end:

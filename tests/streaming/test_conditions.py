@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.http.conditions import Verdict, evaluate, expectation, parse_etags, range_applies
+from app.http.dates import format_date, parse_date
+from app.http.grammar import field, single
 from app.storage.errors import VersionMismatch
 from app.storage.types import Expect, FileInfo, Key
-from app.streaming.conditions import Verdict, evaluate, expectation, parse_etags, range_applies
-from app.streaming.dates import format_date, parse_date
-from app.streaming.headers import field, single
 
 MODIFIED = datetime(1994, 11, 6, 8, 49, 37, 250000, tzinfo=UTC)
 SAME = "Sun, 06 Nov 1994 08:49:37 GMT"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.streaming.disposition import content_disposition, is_inline
+from app.http.content_disposition import content_disposition, is_inline
 
 INLINE = [
     *(

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.http.dates import format_date
+from app.http.ranges import RangeNotSatisfiable
 from app.storage.errors import VersionMismatch
 from app.storage.types import FileInfo, Key
-from app.streaming.dates import format_date
 from app.streaming.plan import Plan, Span, plan, repr_digest
-from app.streaming.ranges import RangeNotSatisfiable
 
 DATA = bytes(range(256)) * 4
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.streaming.ranges import MAX_RANGES, RangeNotSatisfiable, Span, parse_ranges
+from app.http.ranges import MAX_RANGES, RangeNotSatisfiable, Span, parse_ranges
 
 HUGE = "9" * 5000
 

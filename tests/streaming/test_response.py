@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from app.http.ranges import RangeNotSatisfiable
 from app.storage.errors import NotFound, StorageUnavailable, Truncated, VersionMismatch
 from app.storage.types import Address, FileInfo, Key
-from app.streaming.ranges import RangeNotSatisfiable
-from app.streaming.response import StoredFileResponse
+from app.streaming.file_response import StoredFileResponse
 
 KEY = Key("", "films", "a.mp4")
 DATA = bytes(range(250)) * 4

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.uploads.digests import declared_digests, verify
+from app.http.digest_fields import declared_digests, verify
 from app.uploads.errors import BadDigest
 
 ONE = hashlib.sha256(b"one")

@@ -11,10 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.storage.errors import InvalidName
-from app.storage.types import Key
-from app.uploads.errors import BadForm, UnsupportedForm, UploadError
-from app.uploads.form import (
+from app.http.multipart import (
     MAX_FIELD_BYTES,
     MAX_PARTS,
     Event,
@@ -24,6 +21,9 @@ from app.uploads.form import (
     FormReader,
     boundary_of,
 )
+from app.storage.errors import InvalidName
+from app.storage.types import Key
+from app.uploads.errors import BadForm, UnsupportedForm, UploadError
 
 END = b"--b--\r\n"
 

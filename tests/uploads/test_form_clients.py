@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.uploads.form import Event, Field, FileData, FileStarted, FormReader, boundary_of
+from app.http.multipart import Event, Field, FileData, FileStarted, FormReader, boundary_of
 from tests.support import need
 
 CONTENT = bytes(range(256)) * 300

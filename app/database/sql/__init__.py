@@ -1,1 +1,1 @@
-"""File metadata through SQLAlchemy, the bytes as ordinary files."""
+"""SQL databases: SQLite (embedded, the default) and PostgreSQL, through SQLAlchemy."""

@@ -23,11 +23,10 @@ from app.accounts import models
 from app.accounts.errors import EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
 from app.accounts.store import MAX_SESSIONS
 from app.database.rules import LAST, NO_ACCOUNT, NO_INVITE, NO_LINK, NO_TOKEN, TAKEN, can_be_stored
-from app.database.sql.account_tables import Account, Announcement, Invite, Link, SigningKey, Token
-from app.database.sql.account_tables import Session as Login
-from app.database.sql.attempts import SqlAttempts, WithReserve
 from app.database.sql.engine import Database
-from app.database.sql.tables import Table
+from app.database.sql.schema import Account, Announcement, Invite, Link, SigningKey, Table, Token
+from app.database.sql.schema import Session as Login
+from app.database.sql.shared_state import SqlAttempts, WithReserve
 
 M = TypeVar("M")
 

@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from app.database.filesystem.permissions import make_private
 from app.database.relay import Line
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
-from app.storage.private import make_private
 from app.storage.types import Change
 
 BUSY_TIMEOUT_MS = 30_000

@@ -5,32 +5,119 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
-from sqlalchemy import URL, inspect, select, update
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.database.rules import ignore
-from app.database.sql.copies import SqliteCopies
+from app.database.filesystem.backend import FilesystemBackend
+from app.database.filesystem.copy_records import SqliteCopies
+from app.database.filesystem.disk import Disk, is_marked
+from app.database.filesystem.flock_leases import LockedFiles
+from app.database.filesystem.read_only import ReadOnlyDisk, is_on_read_only_file_system, place_of
+from app.database.filesystem.rows import ignored_names
+from app.database.rules import NEWER, ignore
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
-from app.database.sql.files import FilesystemBackend
-from app.database.sql.ignoring import ignored_names
-from app.database.sql.leases import SqlLeases
-from app.database.sql.locks import LockedFiles
-from app.database.sql.migrations import migrate
+from app.database.sql.schema import Volume
+from app.database.sql.shared_state import SqlLeases
 from app.database.sql.sqlite import Sqlite
-from app.database.sql.state import is_read_only, make_state_folder, state_file
-from app.database.sql.tables import Volume
 from app.settings import ConfigurationError, Settings
-from app.storage.disk import Disk, is_marked
-from app.storage.errors import StorageError, StorageUnavailable
-from app.storage.folders import translated
-from app.storage.ignored import Ignored
+from app.storage.errors import StorageError, StorageUnavailable, translated
+from app.storage.ignored_names import Ignored
 from app.storage.leases import LeaseStore
-from app.storage.read_only_disk import ReadOnlyDisk
 from app.storage.types import RESERVED, Change
+
+
+def config() -> Config:
+    """Alembic's settings: where the migrations are, whether in a checkout or in an installed wheel."""
+    package = Path(str(files("app")))
+    inside, beside = package / "alembic", package.parent / "alembic"
+    scripts = Config()
+    scripts.set_main_option("script_location", str(inside if inside.is_dir() else beside).replace("%", "%%"))
+    return scripts
+
+
+def schema_of(connection: Connection) -> tuple[Literal["none", "due", "done", "newer"], str]:
+    """Return how the schema of a database compares with that of this program, and its version."""
+    version = MigrationContext.configure(connection).get_current_revision()
+    scripts = ScriptDirectory.from_config(config())
+    if version is None:
+        return "none", ""
+    if version == scripts.get_current_head():
+        return "done", version
+    known = {script.revision for script in scripts.walk_revisions()}
+    return "due" if version in known else "newer", version
+
+
+def migrate(database: Database) -> None:
+    """Run what is missing, all or nothing, one process at a time.
+
+    Raises StorageUnavailable, also for a database of a newer version of this program.
+    """
+    scripts = config()
+    with database.writing() as session:
+        state, version = schema_of(session.connection())
+        if state == "newer":
+            raise StorageUnavailable(f"{NEWER} Its schema is {version}.")
+        scripts.attributes["connection"] = session.connection()
+        command.upgrade(scripts, "head")
+        session.commit()
+
+
+def is_read_only(settings: Settings) -> bool:
+    """Return whether no file of this folder can be changed, by its file system or by the settings."""
+    return settings.read_only or is_on_read_only_file_system(settings.files_dir)
+
+
+def state_file(settings: Settings, suffix: str) -> Path:
+    """Return the path of what belongs to a folder of files, by the folder's device and inode.
+
+    Raises ConfigurationError if the folder is not there, or the state folder is in it.
+    """
+    files_dir = settings.files_dir
+    try:
+        place = place_of(files_dir.stat())
+    except OSError as error:
+        raise ConfigurationError(f"SEEKABLE_FILES_DIR={files_dir}: {error.strerror}.") from None
+    folder = _state_folder()
+    if any(at.exists() and at.samefile(files_dir) for at in (folder, *folder.parents)):
+        raise ConfigurationError(
+            f"The database of a read-only library would be in the library itself ({folder}). Set "
+            "SEEKABLE_DATABASE_URL or XDG_STATE_HOME to a place outside of it."
+        )
+    return folder / f"{place}{suffix}"
+
+
+def make_state_folder(path: Path) -> None:
+    """Make the folder, for this user alone. Raises ConfigurationError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}, for the database of a read-only library, cannot be made: {error.strerror}. Set "
+            "SEEKABLE_DATABASE_URL or XDG_STATE_HOME."
+        ) from None
+
+
+def _state_folder() -> Path:
+    named = os.environ.get("XDG_STATE_HOME", "")
+    # A relative path does not count, as the specification has it.
+    home = named if os.path.isabs(named) else os.path.expanduser("~/.local/state")
+    if not os.path.isabs(home):
+        raise ConfigurationError(
+            "This user has no home folder for the database of a read-only library. Set XDG_STATE_HOME or "
+            "SEEKABLE_DATABASE_URL."
+        )
+    return Path(home) / "seekable"
+
 
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
 _POSTGRESQL = {"postgresql+psycopg", "postgresql", "postgres"}  # the last as many hosts of databases write it

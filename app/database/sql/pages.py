@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, literal, not_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from app.database.filesystem.rows import KNOWN
 from app.database.rules import STRIDES, can_be_stored
 from app.database.sql.finding import covered, few_files, filters
-from app.database.sql.rows import KNOWN
-from app.database.sql.tables import Media
+from app.database.sql.schema import Media
 from app.database.stretches import order_of, parts, remaining
-from app.storage import cursors, words
+from app.storage import cursors, search_tokens
 from app.storage.cursors import Position
 from app.storage.types import Listing, Sort
 
@@ -28,7 +28,7 @@ def rows(
 ) -> tuple[Sequence[Row[Any]], str | None]:
     """What is KNOWN of the next files of the listing, and the cursor of the page after them."""
     position = None if cursor is None else cursors.decode(listing, cursor)
-    wanted = words.wanted(listing.query)
+    wanted = search_tokens.wanted(listing.query)
     if (listing.query.strip() and not wanted) or not can_be_stored(listing.content_type):
         return [], None
     few = few_files(session, listing, wanted)

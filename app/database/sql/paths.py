@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from app.database.filesystem.posix import Segments
+from app.database.filesystem.rows import disk_path, path_at
 from app.database.rules import MAX_LOOKED_AT
-from app.database.sql.rows import disk_path, path_at
-from app.database.sql.tables import Media
-from app.storage.folders import Segments
+from app.database.sql.schema import Media
 from app.storage.types import Key
 
 

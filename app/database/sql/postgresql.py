@@ -27,10 +27,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.database.relay import Line
-from app.database.sql import notices
-from app.database.sql.answering import AnsweredConnection, Server
+from app.database.sql import change_feed
+from app.database.sql.change_feed import Listening
 from app.database.sql.engine import BUSY_TIMEOUT_MS, TRY_FOR_MS, Database, OutcomeUnknown
-from app.database.sql.listening import Listening
+from app.database.sql.liveness import AnsweredConnection, Server
 from app.settings import ConfigurationError
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
 from app.storage.types import Change
@@ -203,11 +203,11 @@ class Postgresql(Database):
 
     def tell(self, session: Session, changes: Sequence[Change]) -> None:
         if changes:
-            self._notify(session, notices.of_changes(self.origin, changes))
+            self._notify(session, change_feed.of_changes(self.origin, changes))
 
     def _notify(self, session: Session, told: Sequence[str]) -> None:
         """Hand this to all who listen, once it is committed."""
-        session.execute(_NOTIFY, {"channel": notices.CHANNEL, "told": list(told)})
+        session.execute(_NOTIFY, {"channel": change_feed.CHANNEL, "told": list(told)})
 
     def line(self) -> Line:
         return Listening(self.origin, self._dial, self._notify_now)

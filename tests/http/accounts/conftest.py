@@ -16,9 +16,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.accounts.callers import TOKEN_PREFIX, hashed, now
 from app.accounts.models import Account, Invite, Scope, Session, Token
 from app.accounts.passwords import Passwords
+from app.accounts.principals import TOKEN_PREFIX, hashed, now
 from app.accounts.store import AccountStore
 from app.database import open_accounts
 from app.settings import Settings

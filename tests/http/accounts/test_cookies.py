@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from app.resources.cookies import counts, is_lost, name_of
+from app.resources.session_cookies import counts, is_lost, name_of
 from tests.conftest import filesystem
 from tests.http.accounts.conftest import PASSWORD, AccountServer, run_account_server
 

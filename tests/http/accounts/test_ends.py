@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from app.accounts.callers import hashed, now
 from app.accounts.models import SigningKey
 from app.accounts.passwords import Passwords
+from app.accounts.principals import hashed, now
 from tests.conftest import BACKENDS
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer, run_account_server
 from tests.http.accounts.test_links import token_of

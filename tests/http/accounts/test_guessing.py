@@ -17,13 +17,12 @@ import argon2
 import httpx
 import pytest
 
-from app.accounts import throttle
-from app.accounts.callers import Callers
+from app.accounts import login_limits
 from app.accounts.errors import TooManyAttempts, WrongCredentials
-from app.accounts.guesses import PER_ACCOUNT, PER_ADDRESS, PER_PAIR, WINDOW_S, Guesses
+from app.accounts.login_limits import PER_ACCOUNT, PER_ADDRESS, PER_PAIR, WINDOW_S, Guesses, Throttle
 from app.accounts.passwords import Passwords
+from app.accounts.principals import Callers
 from app.accounts.store import AccountStore
-from app.accounts.throttle import Throttle
 from app.accounts.workers import Workers
 from app.database import open_accounts
 from app.settings import Settings
@@ -217,7 +216,7 @@ def test_owners_who_wait_for_what_others_guessed_do_not_wait_for_their_own_tries
 def test_names_without_end_from_one_address_make_nobody_forget_what_was_tried(
     guesses: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(throttle, "MAX_KEYS", 500)  # of twenty thousand the test takes seconds
+    monkeypatch.setattr(login_limits, "MAX_KEYS", 500)  # of twenty thousand the test takes seconds
     for _ in range(PER_PAIR):
         guesses.guess("anna@example.org", "192.0.2.1")
     for number in range(500 + PER_ADDRESS):

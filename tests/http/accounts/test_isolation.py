@@ -10,8 +10,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.accounts.callers import hashed
 from app.accounts.models import Scope
+from app.accounts.principals import hashed
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
 from tests.sockets import TEXT, Socket
 from tests.support import each_backend

@@ -11,9 +11,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.accounts.callers import now
 from app.accounts.links import Kind, Signatures
 from app.accounts.models import Link, SigningKey
+from app.accounts.principals import now
 from tests.http.accounts.conftest import AccountServer, User, bearer
 from tests.support import each_backend
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import httpx
 
-from app.accounts.callers import hashed, now
 from app.accounts.models import Session
+from app.accounts.principals import hashed, now
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer
 from tests.support import each_backend
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.accounts.guesses import PER_PAIR, SIGN_UPS
-from app.accounts.making import new_key
+from app.accounts.factories import new_key
+from app.accounts.login_limits import PER_PAIR, SIGN_UPS
 from tests.http.accounts.conftest import (
     NUMBERS,
     PASSWORD,

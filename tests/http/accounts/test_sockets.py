@@ -7,7 +7,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from app.accounts.callers import hashed
+from app.accounts.principals import hashed
 from tests.http.accounts.conftest import AccountServer, User, basic, bearer
 from tests.sockets import Socket
 from tests.support import each_backend

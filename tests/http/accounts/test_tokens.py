@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.accounts.callers import hashed
 from app.accounts.models import Scope
+from app.accounts.principals import hashed
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer, browser
 from tests.sockets import Socket
 from tests.support import each_backend

@@ -1,0 +1,470 @@
+"""Stored files as ordinary files, with a row for each in an SQL database.
+
+The file system decides, the database remembers. Every change goes the same way: begin as the only writer,
+look again at row and file, write the row, take the file step and bring it to the disk, COMMIT, answer. What
+a crash leaves in between is a whole file without a row, or with an old one; the next look settles that.
+"""
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from sqlalchemy import delete, select
+
+from app.database.filesystem.disk import Disk
+from app.database.filesystem.file_identity import Identity, Likeness, Signature, likeness
+from app.database.filesystem.integrity import Hasher
+from app.database.filesystem.name_equivalence import check_spelling, is_same
+from app.database.filesystem.open_cache import DiskReader, Remembered
+from app.database.filesystem.posix import Segments
+from app.database.filesystem.read_only import ReadOnlyDisk
+from app.database.filesystem.reconcile import Settling
+from app.database.filesystem.rows import (
+    be_version,
+    find,
+    info_of,
+    key_of,
+    looks_alike,
+    new_row,
+    path_at,
+    path_of,
+    place,
+    sign,
+    signature_of,
+)
+from app.database.filesystem.scanner import Scanner
+from app.database.filesystem.staging import StagedFile
+from app.database.rules import check, modified_at
+from app.database.sql import pages, paths
+from app.database.sql.engine import Database
+from app.database.sql.schema import Departed, Media, Volume
+from app.storage.backend import Writer
+from app.storage.errors import (
+    AlreadyExists,
+    DiskFault,
+    NotFound,
+    OutOfSpace,
+    PathConflict,
+    StorageUnavailable,
+    Unfinished,
+)
+from app.storage.ignored_names import NOTHING, Ignored
+from app.storage.maintenance import Scanned, Usage, Verified
+from app.storage.types import (
+    MAX_ALL_FOLDERS,
+    MAX_FOLDERS,
+    Address,
+    Change,
+    Committed,
+    Expectation,
+    FileInfo,
+    Key,
+    Kind,
+    Listing,
+    Page,
+)
+
+T = TypeVar("T")
+
+REMEMBERED_FOR = timedelta(days=30)
+"""How long it is known of a file that went away what it was, should it come back."""
+
+LOCKED_FOR_S = 30
+"""How long a file step of another process is waited for that has lost the database."""
+
+_NO_FILE = "There is no such file."
+
+
+class FilesystemBackend:
+    """`storage.backend.Backend` over a folder of files and an SQL database.
+
+    `volume` is the id that tells this folder from an empty mount point. `chunk_size` is how many bytes are
+    read in one go. `media_type` guesses the type of a file that was not uploaded from its name. `ignored`
+    decides which files lists and scans leave out. `notice` is told what became of files by hand, by any
+    thread; of none, if there are just files to hash.
+    """
+
+    parts = ("database", "folder")
+
+    def __init__(
+        self,
+        database: Database,
+        files: Disk,
+        *,
+        volume: str,
+        chunk_size: int,
+        media_type: Callable[[str], str],
+        ignored: Ignored,
+        notice: Callable[[Sequence[Change]], None],
+    ) -> None:
+        self._database = database
+        self._disk = files
+        self._volume = volume
+        self._chunk_size = chunk_size
+        self._media_type = media_type
+        self._ignored = ignored
+        self._notice = notice
+        self._scanner = Scanner(database, files, self._settling, ignored)
+        self._hasher = Hasher(database, files, self._settling)
+        self._remembered = Remembered(files, chunk_size)
+
+    @property
+    def database(self) -> Database:
+        """Which it shares with the accounts."""
+        return self._database
+
+    @property
+    def disk(self) -> Disk:
+        return self._disk
+
+    @property
+    def volume(self) -> str:
+        """The id of the library."""
+        return self._volume
+
+    @property
+    def read_only(self) -> bool:
+        return isinstance(self._disk, ReadOnlyDisk)
+
+    def try_open(self, address: Address) -> DiskReader | None:
+        return self._remembered.open(address)
+
+    def open(self, address: Address, *, wait: bool) -> DiskReader | None:
+        looked_ns = time.time_ns()
+        with self._database.reading() as session:
+            row = find(session, address)
+        if row is not None:
+            path = path_of(row)
+        elif isinstance(address, Key):
+            path = path_at(address)
+        else:
+            raise NotFound(_NO_FILE)
+        descriptor, status = self._disk.opened(path)
+        if row is None and descriptor is None and not self._is_spelled_otherwise(path):
+            raise NotFound(_NO_FILE)
+        if row is not None and descriptor is not None and status is not None:
+            like = self._likeness(row, status)
+            if like is Likeness.SAME:
+                self._remembered.note(address, row, status, looked_ns)
+                return DiskReader(info_of(row), descriptor, self._chunk_size)
+            if like is Likeness.UNPROVEN and wait:
+                return self._open_unproven(address, row, descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+        # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
+        return self.with_reserve(lambda: self._open_settled(address)) if wait else None
+
+    def _is_spelled_otherwise(self, path: Segments) -> bool:
+        """Return whether a file is there whose path differs from this one in normalisation."""
+        if "".join(path).isascii():
+            return False
+        actual = self._disk.spelled(path)
+        return is_same(actual, path) and self._disk.status(actual) is not None
+
+    def _open_unproven(self, address: Address, row: Media, descriptor: int) -> DiskReader:
+        """Open a file of which the ctime alone changed, also while the database cannot record that."""
+        with ExitStack() as stack:
+            stack.callback(os.close, descriptor)
+            try:
+                self._database.check_writable()  # which gives up sooner than a change does
+                return self.with_reserve(lambda: self._open_settled(address))
+            except Unfinished:
+                raise
+            except (OutOfSpace, StorageUnavailable):
+                stack.pop_all()
+                info = replace(info_of(row), sha256=None, is_utf8=None, doubtful=True)
+                return DiskReader(info, descriptor, self._chunk_size)
+
+    def _likeness(self, row: Media, status: os.stat_result) -> Likeness:
+        found = Identity(Signature.of(status), self._disk.device_of(status))
+        return likeness(Identity(signature_of(row), row.device), found)
+
+    def _open_settled(self, address: Address) -> DiskReader:
+        with self._settling() as settling:
+            row = find(settling.session, address)  # again: it may have moved
+            key = address if isinstance(address, Key) else key_of(row) if row is not None else None
+            with suppress(PathConflict):  # another has its name or a part of it, so that it is not taken in
+                row = settling.settle(key) if key is not None else None
+            settling.commit()
+            descriptor, status = self._disk.opened(path_of(row)) if row is not None else (None, None)
+        if row is None or descriptor is None or status is None:
+            raise NotFound(_NO_FILE)
+        if signature_of(row) != Signature.of(status):
+            os.close(descriptor)
+            raise Unfinished("The file is being written; try again when that is done.")
+        return DiskReader(info_of(row), descriptor, self._chunk_size)
+
+    def check(self, key: Key, expect: Expectation) -> None:
+        path = self._disk.spelled(path_at(key))
+        self._disk.check_room(path)
+        try:
+            reader = self.open(key, wait=True)
+        except NotFound:
+            if is_same(path, path_at(key)) and self._disk.status(path) is not None:
+                self._check_settled(key, path, expect)
+            else:
+                check(None, expect)
+                check_spelling(path_at(key), path)
+        else:
+            assert reader is not None
+            reader.close()
+            _check_version(reader.info, expect)
+
+    def _check_settled(self, key: Key, path: Segments, expect: Expectation) -> None:
+        # A file without a row: another commit was between the two, or somebody is putting it there.
+        with self._settling() as settling:
+            row = settling.settle(key)
+            settling.commit()
+            if row is None and self._disk.status(path) is not None:
+                raise AlreadyExists("A file of this name is being put there.")
+        _check(row, expect)
+
+    def stage(self, size: int | None) -> StagedFile:
+        return self._disk.stage(size)
+
+    def commit(
+        self,
+        key: Key,
+        writer: Writer,
+        *,
+        size: int,
+        sha256: str,
+        content_type: str,
+        expect: Expectation,
+        origin: FileInfo | None = None,
+        is_utf8: bool | None = None,
+    ) -> Committed:
+        assert isinstance(writer, StagedFile)
+        signature = writer.seal()
+        if signature.size != size:
+            raise StorageUnavailable("The disk did not keep all that was written.")
+        with self._settling() as settling:
+            row = settling.settle(key)
+            _check(row, expect)
+            if row is not None and looks_alike(row, signature):
+                signature = writer.seal_after(row.mtime_ns)
+            now = datetime.now(UTC)
+            created = row is None
+            if row is None:
+                path = settling.place_of(key)
+                row = new_row(settling.session, origin, now)
+                place(row, key, path, self._ignored)
+                settling.session.add(row)
+            sign(row, signature, device=None)
+            updated_at = origin.updated_at if origin else modified_at(now, row.updated_at, now)
+            row.content_type, row.updated_at = content_type, updated_at
+            be_version(row, etag=sha256, sha256=sha256, is_utf8=is_utf8)
+            settling.session.flush()
+            committed = Committed(info_of(row), created)
+            step = self._disk.created if created else self._disk.replaced
+            known = self._scanner.known(path_of(row))
+            try:
+                with step(writer, path_of(row)) as status:
+                    self._scanner.note(known)
+                    self._sign(settling, row, status)
+                    kind = Kind.CREATED if created else Kind.REPLACED
+                    settling.commit_step(row, Change(kind, committed.info))
+            except NotFound:  # no answer to an upload: it can be stored when it is sent again
+                raise Unfinished("Another program took the file away just now. Try again.") from None
+            return committed
+
+    def _sign(self, settling: Settling, row: Media, status: os.stat_result | None) -> None:
+        """Record the ctime that the step gave the file.
+
+        If another program has put another file there meanwhile, the row keeps the signature of ours, or the
+        ETag and the hash of ours would be those of the other's bytes. The next look finds the difference.
+        """
+        if status is None:
+            return
+        found = Signature.of(status)
+        if replace(signature_of(row), ctime_ns=None).agrees_with(found):
+            sign(row, found, self._disk.device_of(status))
+            settling.session.flush()
+
+    def delete(self, key: Key, expect: Expectation) -> None:
+        self.with_reserve(lambda: self._delete(key, expect))
+
+    def with_reserve(self, step: Callable[[], T]) -> T:
+        """What the step gives, which is taken again with the room held back if there is no other.
+
+        Deleting is how people make room, and reading and moving need none: none of them may fail for want
+        of it.
+        """
+        try:
+            return step()
+        except OutOfSpace:
+            with self._disk.with_reserve():
+                self._database.checkpoint()
+                return step()
+
+    def _delete(self, key: Key, expect: Expectation) -> None:
+        with self._settling() as settling:
+            row = self._settled(settling, key)
+            _check(row, expect)
+            path, deleted = path_of(row), Change(Kind.DELETED, info_of(row))
+            settling.session.delete(row)
+            settling.session.flush()
+            known = self._scanner.known(path)
+            with self._disk.removed(path):
+                self._scanner.note(known)
+                settling.commit_step(row, deleted)
+
+    def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
+        return self.with_reserve(lambda: self._move(source, target, expect))
+
+    def _move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
+        with self._settling() as settling:
+            row = self._settled(settling, source)
+            _check(row, expect)
+            if source != target:
+                if settling.settle(target) is not None:
+                    raise AlreadyExists("A file of this name exists.")
+                path = path_of(row)
+                to, step = self._step_of_move(settling, path, target)
+                settling.rename(row, target, to)
+                settling.session.flush()
+                moved = info_of(row)
+                known = self._scanner.known(path, to)
+                with step as status:
+                    self._scanner.note(known)
+                    self._sign(settling, row, status)
+                    settling.commit_step(row, Change(Kind.MOVED, moved, source))
+                return moved
+            return info_of(row)
+
+    def _step_of_move(
+        self, settling: Settling, path: Segments, target: Key
+    ) -> tuple[Segments, AbstractContextManager[os.stat_result | None]]:
+        """Return the path that the file gets, and the file step."""
+        wanted = path_at(target)
+        if self._disk.spelled(wanted) == path and is_same(path[:-1], wanted[:-1]):
+            return (*path[:-1], wanted[-1]), self._disk.respelled(path, wanted[-1])
+        to = settling.place_of(target)
+        return to, self._disk.moved(path, to)
+
+    def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
+        if cursor is None:
+            where = listing.library, listing.folder
+            if wait:
+                self._refresh(*where, recursive=listing.recursive)
+            elif not self._scanner.is_fresh(*where, recursive=listing.recursive):
+                return None
+        with self._database.reading() as session:
+            rows, next_cursor = pages.rows(session, listing, cursor=cursor, limit=limit)
+            folders: tuple[str, ...] = ()
+            if cursor is None and not listing.recursive and not listing.query.strip():
+                folders = paths.folders(session, listing.library, listing.folder, limit=MAX_FOLDERS)
+        return Page(folders, tuple(map(info_of, rows)), next_cursor)
+
+    def _refresh(self, library: str, folder: str, *, recursive: bool) -> None:
+        """Look for what came or went. What cannot be recorded now, because the disk is full or the database
+        is busy, is found by a later list. Raises DiskFault."""
+        try:
+            self._scanner.refresh(library, folder, recursive=recursive)
+        except DiskFault:
+            raise
+        except (OutOfSpace, StorageUnavailable):
+            pass
+
+    def folders(self, library: str, folder: str) -> tuple[str, ...]:
+        with self._database.reading() as session:
+            return paths.folders(session, library, folder, limit=MAX_ALL_FOLDERS)
+
+    def libraries(self) -> tuple[str, ...]:
+        with self._database.reading() as session:
+            return tuple(paths.libraries(session))
+
+    def ping(self, part: str | None = None) -> None:
+        if part != "folder":
+            with self._database.reading() as session:
+                if session.scalar(select(Volume.id)) != self._volume:
+                    raise StorageUnavailable("The database is another one than at the start.")
+            self._database.check_writable()
+        if part != "database":
+            self._check_volume()
+            self._disk.check_writable()
+
+    def usage(self, library: str | None) -> Usage:
+        return self._hasher.usage(library)
+
+    def to_scan(self) -> int:
+        return self._scanner.to_scan()
+
+    def scan(self) -> Generator[Scanned]:
+        yield Scanned(0, (), swept=self._disk.sweep())
+        with self._database.writing() as session:
+            old = datetime.now(UTC) - REMEMBERED_FOR
+            session.execute(delete(Departed).where(Departed.departed_at < old))
+            session.commit()
+        yield from self._scanner.scan()
+
+    def adopt_all(self, library: str) -> Generator[Scanned]:
+        return Scanner(self._database, self._disk, self._settling, NOTHING).scan_library(library)
+
+    def hash_unverified(self) -> Generator[int]:
+        return self._hasher.hash_unverified()
+
+    def verify(self) -> Generator[Verified]:
+        return self._hasher.verify()
+
+    def _check_volume(self) -> None:
+        if not self._disk.is_volume(self._volume):
+            raise StorageUnavailable("The folder of files is not the one that the database speaks of.")
+
+    def undo_cut_move(self) -> None:
+        """Undo the move of a process that died in it, if there is one: before anything is looked at."""
+        if self._disk.is_moving():
+            with self._settling():
+                pass
+
+    @contextmanager
+    def _settling(self) -> Iterator[Settling]:
+        with ExitStack() as told, self._database.writing() as session, self._alone():
+            settling = Settling(
+                self._database,
+                session,
+                self._disk,
+                media_type=self._media_type,
+                ignored=self._ignored,
+                check_volume=self._check_volume,
+            )
+            told.callback(self._tell, settling)  # also when what was asked for is refused
+            self._disk.undo_cut_move()
+            yield settling
+            settling.check_outcome()
+
+    def _alone(self) -> AbstractContextManager[None]:
+        # Else another process could change a file that this one, whose connection was lost, is changing.
+        return nullcontext() if self._database.keeps_lock else self._disk.locked(LOCKED_FOR_S)
+
+    def _tell(self, settling: Settling) -> None:
+        if settling.committed and (settling.changes or settling.has_doubts):
+            for change in settling.changes:
+                if change.kind in (Kind.DELETED, Kind.MOVED):
+                    self._scanner.forget(change.previous or change.info.key)
+            self._notice(settling.changes)
+
+    def _settled(self, settling: Settling, key: Key) -> Media:
+        row = settling.settle(key)
+        if row is None:
+            settling.commit()
+            raise NotFound(_NO_FILE)
+        return row
+
+
+def _check(row: Media | None, expect: Expectation) -> None:
+    """Hold a row against what is expected: AlreadyExists, VersionMismatch."""
+    if row is None:
+        check(None, expect)
+    else:
+        _check_version(info_of(row), expect)
+
+
+def _check_version(info: FileInfo, expect: Expectation) -> None:
+    # The hash may have given the earlier ETag back since the condition of a request was evaluated.
+    if info.other_etag is None or info.other_etag != expect:
+        check(info.etag, expect)

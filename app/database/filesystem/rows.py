@@ -1,0 +1,183 @@
+"""Rows of stored files, and what they say in the storage's words."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Row, bindparam, delete, select, update
+from sqlalchemy.orm import Session
+
+from app.database.filesystem.file_identity import Signature
+from app.database.filesystem.posix import Segments
+from app.database.rules import can_be_stored
+from app.database.sql.engine import Database
+from app.database.sql.schema import Departed, Known, Media, Volume, Word
+from app.storage.ignored_names import Ignored
+from app.storage.search_tokens import words
+from app.storage.types import RESERVED, Address, FileId, FileInfo, Key
+
+
+def root_of(library: str) -> Segments:
+    """The folder of a library."""
+    # Not beside the shared files, where a library's name could be that of somebody's folder.
+    return (RESERVED, "libraries", library) if library else ()
+
+
+def path_at(key: Key) -> Segments:
+    """Where the file of a key is put."""
+    return (*root_of(key.library), *key.path.split("/"))
+
+
+def disk_path(library: str, path: str) -> Segments:
+    """Where a row's `disk_path` is."""
+    return (*root_of(library), *path.split("/"))
+
+
+def path_of(row: Media) -> Segments:
+    """Where the file of a row is."""
+    if row.disk_path is None:
+        return path_at(key_of(row))
+    return disk_path(row.library, row.disk_path)
+
+
+def find(session: Session, address: Address) -> Media | None:
+    if isinstance(address, FileId) and not can_be_stored(address.id):
+        return None
+    query = select(Media).where(Media.library == address.library)
+    if isinstance(address, Key):
+        query = query.where(Media.folder == address.folder, Media.filename == address.filename)
+    else:
+        query = query.where(Media.id == address.id)
+    return session.scalar(query)
+
+
+def new_row(session: Session, origin: FileInfo | None, now: datetime) -> Media:
+    """The row of a file that is new here, perhaps as the copy of another storage's."""
+    if origin is None:
+        return Media(id=uuid4().hex, created_at=now)
+    if session.get(Media, origin.id) is not None:
+        return Media(id=uuid4().hex, created_at=origin.created_at)
+    # A file that went away and comes back must not bring this id with it once more.
+    session.execute(delete(Departed).where(Departed.id == origin.id))
+    return Media(id=origin.id, created_at=origin.created_at)
+
+
+def place(row: Media, key: Key, path: Segments, ignored: Ignored) -> None:
+    """Let the row speak of the file at the path, under the key."""
+    row.library, row.folder, row.filename = key.library, key.folder, key.filename
+    row.disk_path = None if path == path_at(key) else "/".join(path[len(root_of(key.library)) :])
+    row.ignored = ignored.file(key)
+    row.words = [Word(library=key.library, word=word) for word in words(key.filename)]
+
+
+def sign(row: Media, signature: Signature, device: int | None) -> None:
+    row.size, row.mtime_ns, row.inode = signature.size, signature.mtime_ns, signature.inode
+    row.ctime_ns, row.device = signature.ctime_ns, device
+
+
+def signature_of(row: Known) -> Signature:
+    return Signature(row.size, row.mtime_ns, row.inode, row.ctime_ns)
+
+
+SIGNATURE = (Media.size, Media.mtime_ns, Media.inode, Media.ctime_ns)
+"""What a Signature is made of."""
+
+
+def be_version(row: Media, *, etag: str, sha256: str | None, is_utf8: bool | None) -> None:
+    """Let the row speak of a version of its own, which is to be hashed if its hash is not known."""
+    row.etag, row.sha256, row.is_utf8 = etag, sha256, is_utf8
+    row.unverified, row.doubtful = sha256 is None, False
+    row.other_etag = row.other_sha256 = row.other_until = None
+
+
+def looks_alike(row: Media, signature: Signature) -> bool:
+    """Whether these seem to be the bytes of the row, be it in another inode."""
+    return (row.size, row.mtime_ns) == (signature.size, signature.mtime_ns)
+
+
+def key_of(row: Media | Row[Any]) -> Key:
+    return Key(row.library, row.folder, row.filename)
+
+
+KNOWN = [getattr(Media, name) for name in FileInfo.__annotations__ if name != "key"]
+KNOWN += [Media.library, Media.folder, Media.filename, Media.other_until, Media.other_sha256]
+"""What a FileInfo is made of. (Whole rows take most of the time of a list.)"""
+
+
+def info_of(row: Media | Row[Any]) -> FileInfo:
+    return FileInfo(
+        id=row.id,
+        key=key_of(row),
+        size=row.size,
+        content_type=row.content_type,
+        etag=row.etag,
+        sha256=None if row.doubtful else row.sha256,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        is_utf8=None if row.doubtful else row.is_utf8,
+        doubtful=row.doubtful or row.other_sha256 is not None,
+        other_etag=row.other_etag if _is_accepted(row.other_until) else None,
+    )
+
+
+def _is_accepted(until: datetime | None) -> bool:
+    return until is not None and datetime.now(UTC) < until
+
+
+BATCH = 2_000
+"""Rows that one query reads."""
+
+_SAME = ("id", "library", "folder", "filename")
+_COLUMNS = [getattr(Media, name) for name in _SAME]
+_FLAG = (
+    update(Media)
+    .where(*(column == bindparam(f"same_{column.key}") for column in _COLUMNS))
+    .values(ignored=bindparam("is_ignored"))
+)
+"""Sent by the connection, not the session, many at a time."""
+
+_log = logging.getLogger("seekable")
+
+
+def ignored_names(database: Database, wanted: Ignored, *, serving: bool) -> Ignored:
+    """Return the patterns that decide which files lists leave out.
+
+    A server flags every row by the patterns that it wants, and returns those. A command returns those of
+    the last server, because a shell may lack the server's settings.
+    """
+    with database.reading() as session:
+        noted = session.scalar(select(Volume.ignore))
+    if not serving:
+        return wanted if noted is None else Ignored.of(noted)
+    if noted != wanted.text:
+        _flag(database, wanted)
+    return wanted
+
+
+def _flag(database: Database, ignored: Ignored) -> None:
+    """Decide for every row. Others may write meanwhile: a row is changed only if it still has the name that
+    was looked at, and a row that gets its name later was decided by whoever named it.
+    """
+    after = ""
+    while True:
+        query = select(*_COLUMNS, Media.ignored).where(Media.id > after).order_by(Media.id).limit(BATCH)
+        with database.reading() as session:
+            rows = session.execute(query).all()
+        if not rows:
+            break
+        if not after and len(rows) == BATCH:
+            _log.info("SEEKABLE_IGNORE is another than the last time: looking at the names of all files.")
+        after = rows[-1].id
+        changed = [
+            {f"same_{name}": getattr(row, name) for name in _SAME} | {"is_ignored": not row.ignored}
+            for row in rows
+            if row.ignored != ignored.path(row.folder, row.filename)
+        ]
+        if changed:
+            with database.writing() as session:
+                session.connection().execute(_FLAG, changed)
+                session.commit()
+    with database.writing() as session:
+        session.execute(update(Volume).values(ignore=ignored.text))
+        session.commit()

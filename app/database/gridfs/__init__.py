@@ -1,0 +1,1 @@
+"""The GridFS backend: stored files are documents of MongoEngine, with their bytes in a GridFS bucket."""

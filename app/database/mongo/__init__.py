@@ -1,1 +1,0 @@
-"""Documents of MongoEngine, with their bytes in GridFS."""

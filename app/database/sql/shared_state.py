@@ -1,0 +1,111 @@
+"""Leases as rows: for a database that several machines share."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol, TypeVar
+
+from sqlalchemy import delete, func, or_, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from app.accounts.login_limits import Bucket, poured
+from app.database.sql.engine import Database
+from app.database.sql.schema import Attempts, Lease
+
+FORGOTTEN_AFTER_S = 3600
+"""What nobody gave back is no row for longer than that."""
+
+
+class SqlLeases:
+    """`storage.leases.LeaseStore` over PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def lease(self, name: str, holder: str, for_s: float) -> bool:
+        now = self._database.clock
+        row = insert(Lease).values(name=name, holder=holder, expires_at=now + for_s)
+        mine_or_nobodys = or_(Lease.holder == holder, Lease.expires_at <= now)
+        new = {"holder": holder, "expires_at": now + for_s}
+        take = row.on_conflict_do_update(index_elements=[Lease.name], set_=new, where=mine_or_nobodys)
+        with self._database.noting() as session:
+            taken = session.scalar(take.returning(Lease.name)) is not None
+            session.commit()
+        return taken
+
+    def release(self, name: str, holder: str) -> None:
+        mine = (Lease.name == name) & (Lease.holder == holder)
+        forgotten = Lease.expires_at < self._database.clock - FORGOTTEN_AFTER_S
+        with self._database.noting() as session:
+            session.execute(delete(Lease).where(or_(mine, forgotten)))
+            session.commit()
+
+
+T = TypeVar("T")
+
+
+class WithReserve(Protocol):
+    """Takes a step again with the room held back on the disk, if there is no other."""
+
+    def __call__(self, step: Callable[[], T]) -> T: ...
+
+
+class SqlAttempts:
+    """`accounts.attempts.AttemptStore` over an SQL database. One transaction at a time changes these rows."""
+
+    def __init__(self, database: Database, with_reserve: WithReserve) -> None:
+        self._database = database
+        self._with_reserve = with_reserve
+
+    def attempt(self, buckets: Sequence[Bucket]) -> tuple[Bucket, float] | None:
+        return self._with_reserve(lambda: self._attempt(buckets))
+
+    def _attempt(self, buckets: Sequence[Bucket]) -> tuple[Bucket, float] | None:
+        with self._database.noting() as session:
+            now, rows = self._rows(session, [key for one in buckets for key in (one.key, one.unless)])
+            levels = {}
+            refused: list[tuple[Bucket, float]] = []
+            for bucket in buckets:
+                if bucket.unless not in rows:
+                    row = rows.get(bucket.key)
+                    level, elapsed_s = (row.level, max(0.0, now - row.at)) if row else (0.0, 0.0)
+                    level, wait_s = poured(level, elapsed_s, limit=bucket.limit, window_s=bucket.window_s)
+                    levels[bucket] = level
+                    refused += [(bucket, wait_s)] if wait_s else []
+            if refused:
+                return max(refused, key=lambda one: one[1])
+            for bucket, level in levels.items():
+                _put(session, bucket, level, now)
+            session.commit()
+        return None
+
+    def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
+        self._with_reserve(lambda: self._forgive(buckets, note, for_s))
+
+    def _forgive(self, buckets: Collection[Bucket], note: str, for_s: float) -> None:
+        with self._database.noting() as session:
+            now, rows = self._rows(session, [bucket.key for bucket in buckets])
+            for row in rows.values():
+                row.level = max(0.0, row.level - 1)
+            session.merge(Attempts(key=note, level=0.0, at=now, expires_at=now + for_s))
+            session.commit()
+
+    def sweep_attempts(self, most: int) -> None:
+        with self._database.noting() as session:
+            session.execute(delete(Attempts).where(Attempts.expires_at <= self._database.clock))
+            over = (session.scalar(select(func.count()).select_from(Attempts)) or 0) - most
+            if over > 0:
+                first = select(Attempts.key).order_by(Attempts.expires_at).limit(over)
+                session.execute(delete(Attempts).where(Attempts.key.in_(first)))
+            session.commit()
+
+    def _rows(self, session: Session, keys: Sequence[str]) -> tuple[float, dict[str, Attempts]]:
+        """The time, and those that count still."""
+        now = session.scalar(select(self._database.clock))
+        assert now is not None
+        found = session.scalars(select(Attempts).where(Attempts.key.in_(keys)))
+        return now, {row.key: row for row in found if row.expires_at > now}
+
+
+def _put(session: Session, bucket: Bucket, level: float, now: float) -> None:
+    lasts_s = level * bucket.window_s / bucket.limit  # until it is empty, and as good as none
+    session.merge(Attempts(key=bucket.key, level=level, at=now, expires_at=now + lasts_s))

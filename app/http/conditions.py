@@ -1,0 +1,141 @@
+"""Preconditions: If-Match and the others (RFC 9110 13), for reading and for writing."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from app.http.dates import parse_date
+from app.http.grammar import RawHeaders, field, lines, single
+from app.storage.errors import VersionMismatch
+from app.storage.types import Expect, Expectation, FileInfo
+
+# One element of a list of entity tags, and what ends it. No two ways lead through it, so a refusal takes
+# linear time. (Possessive quantifiers would say so, but Python before 3.11.5 matches them wrongly.)
+_ELEMENT = re.compile(r'[ \t]*(?:(?P<weak>W/)?"(?P<tag>[!\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|\Z)')
+
+
+class Verdict(Enum):
+    """What the preconditions of a request make of it (RFC 9110 13.2.2)."""
+
+    PROCEED = "proceed"
+    NOT_MODIFIED = "not modified"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ETags:
+    """The value of If-Match or If-None-Match (RFC 9110 13.1.1, 13.1.2), the tags without their quotes."""
+
+    star: bool = False
+    strong: frozenset[str] = frozenset()
+    weak: frozenset[str] = frozenset()
+
+    def match_strongly(self, etag: str) -> bool:
+        """Whether a strong tag of something stored is among them by strong comparison (RFC 9110 8.8.3.2)."""
+        return self.star or etag in self.strong
+
+    def match_weakly(self, etag: str) -> bool:
+        """Whether a tag of something stored is among them by weak comparison (RFC 9110 8.8.3.2)."""
+        return self.star or etag in self.strong or etag in self.weak
+
+
+def parse_etags(value: str) -> ETags:
+    """The entity tags of a list or `*` (RFC 9110 8.8.3); a malformed value matches nothing."""
+    if value.strip(" \t") == "*":
+        return ETags(star=True)
+    strong: set[str] = set()
+    weak: set[str] = set()
+    position = 0
+    while position < len(value):
+        match = _ELEMENT.match(value, position)
+        if match is None:
+            return ETags()
+        if match["tag"] is not None:
+            (weak if match["weak"] else strong).add(match["tag"])
+        position = match.end()
+    return ETags(strong=frozenset(strong), weak=frozenset(weak))
+
+
+def evaluate(method: str, headers: RawHeaders, current: FileInfo) -> Verdict:
+    """What the preconditions say of a request for something stored, in the order of RFC 9110 13.2.2."""
+    last_modified = current.updated_at
+    if_match = field(headers, b"if-match")
+    if if_match is not None:
+        if not any(map(parse_etags(if_match).match_strongly, _etags(current))):
+            return Verdict.FAILED
+    else:
+        unmodified_since = _date(headers, b"if-unmodified-since")
+        if unmodified_since is not None and current.doubtful:
+            return Verdict.FAILED
+        if _is_modified_since(unmodified_since, last_modified):
+            return Verdict.FAILED
+
+    is_read = method in ("GET", "HEAD")
+    if_none_match = field(headers, b"if-none-match")
+    if if_none_match is not None:
+        if parse_etags(if_none_match).match_weakly(current.etag):
+            if not is_read:
+                return Verdict.FAILED
+            return Verdict.PROCEED if current.doubtful else Verdict.NOT_MODIFIED
+    elif is_read and not current.doubtful:
+        since = _date(headers, b"if-modified-since")
+        if since is not None and not _is_modified_since(since, last_modified):
+            return Verdict.NOT_MODIFIED
+    return Verdict.PROCEED
+
+
+def range_applies(headers: RawHeaders, current: FileInfo) -> bool:
+    """Whether If-Range, if there is one, lets the Range header count (RFC 9110 13.1.5)."""
+    values = lines(headers, b"if-range")
+    if not values:
+        return True
+    if len(values) > 1:
+        return False
+    # Of a weak tag the text differs, which makes this the strong comparison.
+    if values[0] in [f'"{etag}"' for etag in _etags(current)]:
+        return True
+    return not current.doubtful and parse_date(values[0]) == current.updated_at.replace(microsecond=0)
+
+
+def _etags(info: FileInfo) -> tuple[str, ...]:
+    """The ETags by which a client may mean this version."""
+    return (info.etag,) if info.other_etag is None else (info.etag, info.other_etag)
+
+
+def expectation(method: str, headers: RawHeaders, current: FileInfo | None) -> Expectation:
+    """What a change may take for granted after its preconditions were held against what is stored now.
+
+    ANY when no precondition had a say, else the state that they were held against: it has to hold still
+    until the change takes effect (RFC 9110 13.2.2). Raises VersionMismatch when they fail.
+    """
+    if current is None:
+        return _expectation_of_nothing(headers)
+    if evaluate(method, headers, current) is not Verdict.PROCEED:
+        raise VersionMismatch(
+            "What is stored there is not the version that the request's conditions ask for."
+        )
+    had_a_say = (
+        field(headers, b"if-match") is not None
+        or field(headers, b"if-none-match") is not None
+        or _date(headers, b"if-unmodified-since") is not None
+    )
+    return current.etag if had_a_say else Expect.ANY
+
+
+def _expectation_of_nothing(headers: RawHeaders) -> Expectation:
+    if field(headers, b"if-match") is not None:
+        raise VersionMismatch("Nothing is stored there, and the request's conditions ask for a version.")
+    # RFC 9110 13.1.4: with no modification date to compare, If-Unmodified-Since is ignored.
+    return Expect.ABSENT if field(headers, b"if-none-match") is not None else Expect.ANY
+
+
+def _date(headers: RawHeaders, name: bytes) -> datetime | None:
+    """The date of a field; a malformed or repeated one is ignored (RFC 9110 13.1.3, 13.1.4)."""
+    value = single(headers, name)
+    return None if value is None else parse_date(value)
+
+
+def _is_modified_since(date: datetime | None, last_modified: datetime) -> bool:
+    # HTTP-dates have no fractions of a second.
+    return date is not None and last_modified.replace(microsecond=0) > date

@@ -1,0 +1,135 @@
+"""The parameters of Content-Type and Content-Disposition, read strictly (RFC 9110 5.6.6, RFC 2183 2)."""
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
+from quopri import decodestring
+from urllib.parse import unquote_to_bytes
+
+# No two ways lead through it, so that a refusal takes linear time. An unquoted value may hold more than a
+# token does, because clients forget to quote boundaries like `==a==`.
+_PARAMETER = re.compile(
+    r"""
+    [ \t]* ; [ \t]*
+    (?:
+        ( [!#$%&'*+.^_`|~0-9A-Za-z-]+ )
+        =
+        ( " [^"\\]* (?: \\. [^"\\]* )* " | [!#-:<-\[\]-~]+ )
+    )?
+    """,
+    re.VERBOSE,
+)
+_QUOTED_PAIR = re.compile(r"\\(.)")
+_EXTENDED = re.compile(
+    r"(?i:(utf-8|iso-8859-1))'[A-Za-z0-9-]*'((?:[!#$&+.^_`|~0-9A-Za-z-]|%[0-9A-Fa-f]{2})*)"
+)
+_ENCODED_WORD = re.compile(r"=\?(?i:(utf-8|iso-8859-1))\?([BbQq])\?([!->@-~]*)\?=")
+_FORM_ESCAPE = re.compile(r'\\(["\\])|%(22|0D|0A)')
+
+
+def word_of(value: str) -> str:
+    """What stands before the first parameter, in lower case."""
+    return value.partition(";")[0].strip(" \t").lower()
+
+
+def parameters_of(value: str) -> dict[str, str]:
+    """The parameters by lower-case name, each value as it was sent, with its quotes.
+
+    Raises ValueError when they are malformed or one is given twice: two readers of such a header may
+    disagree. Extended ones (`filename*`) are left out, because RFC 7578 4.2 forbids them; see `extended_of`.
+    """
+    parameters: dict[str, str] = {}
+    for name, given in _pairs(value):
+        if name in parameters:
+            raise ValueError("a parameter given twice")
+        if "*" not in name:
+            parameters[name] = given
+    return parameters
+
+
+def extended_of(value: str, name: str) -> str | None:
+    """Return the decoded value of an extended parameter (RFC 8187 3.2.1), such as `filename*`.
+
+    Returns None if it is absent, malformed or given twice. Raises ValueError if the parameters are malformed.
+    """
+    given = [unquote(encoded) for found, encoded in _pairs(value) if found == f"{name}*"]
+    match = _EXTENDED.fullmatch(given[0]) if len(given) == 1 else None
+    return None if match is None else _decoded(unquote_to_bytes(match[2]), match[1])
+
+
+def word_decoded(value: str) -> str | None:
+    """Return what an encoded-word (RFC 2047 2) stands for; None if the value is not one.
+
+    Such a word has no meaning in a form, but .NET writes names there so that are not in ASCII.
+    """
+    match = _ENCODED_WORD.fullmatch(value)
+    if match is None:
+        return None
+    try:
+        data = b64decode(match[3], validate=True) if match[2] in "Bb" else decodestring(match[3], header=True)
+    except binascii.Error:
+        return None
+    return _decoded(data, match[1])
+
+
+def _pairs(value: str) -> Iterator[tuple[str, str]]:
+    """The parameters, names in lower case, values as they were sent. Raises ValueError."""
+    value = value.rstrip(" \t")
+    position = len(value.partition(";")[0])
+    while position < len(value):
+        match = _PARAMETER.match(value, position)
+        if match is None:
+            raise ValueError("malformed parameters")
+        position = match.end()
+        if match[1]:
+            yield match[1].lower(), match[2]
+
+
+def _decoded(data: bytes, charset: str) -> str | None:
+    try:
+        return data.decode(charset)
+    except UnicodeDecodeError:
+        return None
+
+
+def unquote(value: str) -> str:
+    """A parameter's value without its quotes and backslashes (RFC 9110 5.6.4)."""
+    return _QUOTED_PAIR.sub(r"\1", value[1:-1]) if value.startswith('"') else value
+
+
+def unquote_form(value: str) -> str:
+    r"""The name or filename that a form's client meant (RFC 7578 4.2).
+
+    There are two customs for a quote in a name: `\"` (older curl, Go) and `%22` (the HTML standard,
+    hence browsers, newer curl and httpx). A backslash before anything else is a backslash: the HTML
+    standard does not escape it.
+    """
+    if not value.startswith('"'):
+        return value
+    return _FORM_ESCAPE.sub(_unescape, value[1:-1])
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return match[1] or chr(int(match[2], 16))
+
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+"""Names in lower case, values as they came."""
+
+
+def lines(headers: RawHeaders, name: bytes) -> list[str]:
+    """The value of every line of this name, without the whitespace around it (RFC 9110 5.5)."""
+    return [value.decode("latin-1").strip(" \t") for key, value in headers if key == name]
+
+
+def field(headers: RawHeaders, name: bytes) -> str | None:
+    """The value of a list field, its lines joined by commas (RFC 9110 5.3); None when it is absent."""
+    values = lines(headers, name)
+    return ", ".join(values) if values else None
+
+
+def single(headers: RawHeaders, name: bytes) -> str | None:
+    """The value of a field that may stand only once (RFC 9110 5.3); None when it is absent or repeated."""
+    values = lines(headers, name)
+    return values[0] if len(values) == 1 else None

@@ -1,0 +1,100 @@
+"""The target of a request as the program reads it: in origin form and ASCII (RFC 9112 §3.2). Pure."""
+
+import re
+from enum import Enum
+
+Headers = list[tuple[bytes, bytes]]
+"""Fields in their order, names in lower case."""
+
+_ESCAPES = {byte: f"%{byte:02X}" for byte in range(0x80, 0x100)}
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#@]+)([/?#].*)?", re.DOTALL)
+
+
+class InvalidTarget(ValueError):
+    """An absolute form that names no host, or no scheme of HTTP."""
+
+
+def escaped(line: bytes) -> bytes:
+    """Return a request line with its bytes beyond ASCII percent-encoded: curl sends names raw."""
+    return line.decode("latin-1").translate(_ESCAPES).encode()
+
+
+def origin_form(target: bytes, version: str, headers: Headers) -> tuple[bytes, Headers]:
+    """Return the origin form of an absolute target, and the headers with its authority as their Host.
+
+    The authority replaces Host (RFC 9112 §3.2.2), so that every check and every link of the program uses the
+    same name. A missing Host in HTTP/1.1 and several of them stay as they are: they are errors (§3.2).
+    Raises InvalidTarget.
+    """
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None:
+        raise InvalidTarget("The target of the request is not valid.")
+    authority, rest = match[1], match[2] or b""
+    if not rest.startswith(b"/"):
+        rest = b"/" + rest
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts == 1:
+        headers = [(name, authority if name == b"host" else value) for name, value in headers]
+    elif hosts == 0 and version == "1.0":
+        headers = [(b"host", authority), *headers]
+    return rest, headers
+
+
+_IGNORED = {b"upgrade", b"http2-settings"}
+"""Fields, and options of Connection."""
+
+
+class Upgrade(Enum):
+    """The outcome of a request that the parser takes for an upgrade."""
+
+    REFUSED = "the connection ends"
+    WEBSOCKET = "the WebSocket protocol takes over"
+    IGNORED = "the request is answered as if it had not asked"
+
+
+def upgrade_of(method: bytes, version: str, headers: Headers) -> Upgrade:
+    """Return the outcome for the head of a request.
+
+    CONNECT is refused (RFC 9110 §9.3.6). Only a WebSocket handshake without a body is an upgrade (RFC 6455
+    §4.1); any other Upgrade is ignored, and so is each in HTTP/1.0 (RFC 9110 §7.8).
+    """
+    if method == b"CONNECT":
+        return Upgrade.REFUSED
+    fields = list(headers)
+    if (
+        method == b"GET"
+        and version == "1.1"
+        and _elements(b"upgrade", fields) == [b"websocket"]
+        and b"upgrade" in _elements(b"connection", fields)
+        and not _has_body(fields)
+    ):
+        return Upgrade.WEBSOCKET
+    return Upgrade.IGNORED
+
+
+def head_without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+    """Return the head of a request without its fields and connection options that ask for an upgrade."""
+    lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
+    for name, value in headers:
+        if name in _IGNORED:
+            continue
+        if name == b"connection":
+            options = (option.strip(b" \t") for option in value.split(b","))
+            kept = b", ".join(option for option in options if option.lower() not in _IGNORED)
+            lines.append(b"connection: " + kept)
+        else:
+            lines.append(b"%s: %s" % (name, value))
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def _elements(name: bytes, headers: Headers) -> list[bytes]:
+    """Return the elements of a list field, in lower case (RFC 9110 §5.6.1)."""
+    values = b",".join(value for field, value in headers if field == name).lower().split(b",")
+    return [element for value in values if (element := value.strip(b" \t"))]
+
+
+def _has_body(headers: Headers) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b" \t0") != b"")
+        for name, value in headers
+    )

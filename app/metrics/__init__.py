@@ -1,0 +1,1 @@
+"""Counters and timings, under the names that Prometheus reads."""
