@@ -1,7 +1,7 @@
 # docker build -t seekable .
-# It says who may connect in no setting: give it SEEKABLE_ACCESS=accounts, or open.
+# The image sets no SEEKABLE_ACCESS: run it with SEEKABLE_ACCESS=accounts, or open.
 
-# The Python that the tests run on.
+# The version of Python that the tests use.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim-bookworm AS build
@@ -12,7 +12,7 @@ RUN python -m venv --without-pip /opt/seekable \
  && python -m pip --python /opt/seekable/bin/python install --require-hashes --only-binary :all: -r deploy/image.lock
 RUN python -m venv --without-pip /opt/build \
  && python -m pip --python /opt/build/bin/python install --require-hashes --only-binary :all: -r deploy/build.lock
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY alembic alembic
 COPY app app
 RUN /opt/build/bin/hatchling build --target wheel --directory dist \
@@ -23,9 +23,9 @@ COPY --from=build /opt/seekable /opt/seekable
 RUN install --directory --owner=10001 --group=10001 --mode=0750 /data
 ENV PATH=/opt/seekable/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     SEEKABLE_HOST=0.0.0.0 SEEKABLE_PORT=8000 SEEKABLE_FILES_DIR=/data
-# By number, so that Kubernetes sees that it is not root.
+# A number, so that Kubernetes can check that it is not root.
 USER 10001:10001
-# Not /data: a `.env` in the folder that the server is started in holds settings, and there it could be an upload.
+# Not /data: the server reads settings from a `.env` in its working directory, and in /data that could be an upload.
 WORKDIR /
 VOLUME ["/data"]
 EXPOSE 8000
