@@ -13,7 +13,7 @@ import pytest
 from app.server.exchange import LONG, SIZE
 from tests.http.conftest import RawConnection
 from tests.live.clients import forked_python
-from tests.live.test_zerocopy import ours, same
+from tests.live.test_zerocopy import check_equal, server_code
 
 pytestmark = pytest.mark.live
 
@@ -34,7 +34,7 @@ class Uploads:
     def check_stored(self, name: str, body: bytes) -> None:
         with closing(self.connect()) as connection:
             connection.request("GET", f"/files/{name}")
-            same(connection.receive_response().content, body)
+            check_equal(connection.receive_response().content, body)
 
 
 @pytest.fixture(scope="module", params=["uvloop", "asyncio"])
@@ -42,7 +42,7 @@ def uploads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("uploads") / "workdir"
     folder.mkdir()
     settings = {"SEEKABLE_FILES_DIR": str(folder / "files"), "SEEKABLE_BODY_TIMEOUT": str(BODY_TIMEOUT)}
-    code = ours(f"loop='{request.param}'")
+    code = server_code(f"loop='{request.param}'")
     with forked_python(folder, code, **settings) as started:
         yield Uploads(int(started.wait_for(r"running on http://127\.0\.0\.1:(\d+)")[1]))
         assert "Traceback" not in started.log()
@@ -64,7 +64,7 @@ def test_request_after_long_body_is_answered(uploads: Uploads) -> None:
         sending = sender.submit(connection.send, stream)
         for size in SIZES:
             assert connection.receive_response().status_code == 201
-            same(connection.receive_response().content, BYTES[:size])
+            check_equal(connection.receive_response().content, BYTES[:size])
         sending.result()
 
 
@@ -82,7 +82,7 @@ def test_long_body_is_stored_when_sent_in_pieces(uploads: Uploads, first: int, l
             time.sleep(0.05)
         connection.send(request[len(request) - last :] + get("pieces.bin"))
         assert connection.receive_response().status_code in (201, 204)
-        same(connection.receive_response().content, body)
+        check_equal(connection.receive_response().content, body)
 
 
 def test_concurrent_long_bodies_are_not_mixed_up(uploads: Uploads) -> None:
@@ -122,7 +122,7 @@ def test_refused_long_body_is_read_to_its_end(uploads: Uploads) -> None:
         connection.send(refused[: LONG // 2])
         assert connection.receive_response().status_code == 412
         connection.send(refused[LONG // 2 :] + get("there.bin"))
-        same(connection.receive_response().content, BYTES)
+        check_equal(connection.receive_response().content, BYTES)
 
 
 def test_long_body_is_stored_after_100_continue_on_closing_connection(uploads: Uploads) -> None:

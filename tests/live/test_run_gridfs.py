@@ -1,4 +1,4 @@
-"""`make run-gridfs`: a server over a MongoDB of its own, to try it with one command."""
+"""`make run-gridfs` runs a server together with its own MongoDB."""
 
 import os
 import signal
@@ -28,41 +28,41 @@ def data() -> Iterator[Path]:
 
 
 def processes(data: Path) -> list[int]:
-    """What runs over it."""
+    """Return the ids of the processes whose command line contains the data folder."""
 
-    def says(process: Path) -> bool:
+    def names_data(process: Path) -> bool:
         try:
             return str(data).encode() in (process / "cmdline").read_bytes()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             return False
 
-    return [int(process.name) for process in Path("/proc").glob("[0-9]*") if says(process)]
+    return [int(process.name) for process in Path("/proc").glob("[0-9]*") if names_data(process)]
 
 
-def test_it_keeps_its_files_and_leaves_no_process_behind(tmp_path: Path, data: Path) -> None:
-    mongo.Mongod(data)  # skips where there can be none
+def test_run_gridfs_keeps_files_and_leaves_no_process_behind(tmp_path: Path, data: Path) -> None:
+    mongo.Mongod(data)  # skips the test where mongod cannot run
     port = mongo.free_port()
-    words = (sys.executable, SCRIPT, "--data", data, "--mongod-port", port, "--port", 0)
-    ways: list[tuple[Callable[[Program], None], int]] = [
+    command = (sys.executable, SCRIPT, "--data", data, "--mongod-port", port, "--port", 0)
+    endings: list[tuple[Callable[[Program], None], int]] = [
         (lambda script: script.process.send_signal(signal.SIGINT), 0),
         (lambda script: script.process.kill(), -signal.SIGKILL),
     ]
-    for number, (end, status) in enumerate(ways):
+    for number, (end, status) in enumerate(endings):
         (tmp_path / str(number)).mkdir()
-        with program(tmp_path / str(number), *map(str, words)) as script:
+        with program(tmp_path / str(number), *map(str, command)) as script:
             url = script.wait_for(r"docs +(http\S+)/docs")[1]
             with httpx.Client(base_url=url, trust_env=False) as http:
                 if number == 0:
                     http.put("/files/film.mp4", content=FILM).raise_for_status()
                 assert http.get("/files/film.mp4").content == FILM
-                assert len(processes(data)) >= 2, "this and mongod"
+                assert len(processes(data)) >= 2, "the script and mongod"
             end(script)
             assert script.process.wait(30) == status, script.log()
             until(lambda: processes(data) == [], "no mongod is left", within=10)
-            until(partial(refuses, url), "no server is left", within=10)
+            until(partial(refuses_connections, url), "no server is left", within=10)
 
 
-def refuses(url: str) -> bool:
+def refuses_connections(url: str) -> bool:
     try:
         httpx.get(url, trust_env=False)
     except httpx.ConnectError:
@@ -72,10 +72,10 @@ def refuses(url: str) -> bool:
     return False
 
 
-def test_what_keeps_mongod_from_starting_is_said(tmp_path: Path, data: Path) -> None:
+def test_run_gridfs_reports_why_mongod_did_not_start(tmp_path: Path, data: Path) -> None:
     other = mongo.shared()
-    words = (sys.executable, SCRIPT, "--data", data, "--mongod-port", other.port, "--port", 0)
-    with program(tmp_path, *map(str, words)) as script:
+    command = (sys.executable, SCRIPT, "--data", data, "--mongod-port", other.port, "--port", 0)
+    with program(tmp_path, *map(str, command)) as script:
         assert script.process.wait(30) == 1
         assert "mongod did not start" in script.log()
         assert "Address already in use" in script.log()

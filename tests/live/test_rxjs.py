@@ -1,4 +1,4 @@
-"""RxJS's webSocket, with which pages talk to servers, is content with the server's sockets."""
+"""The server's WebSockets work with webSocket of RxJS."""
 
 import json
 import subprocess
@@ -17,24 +17,27 @@ pytestmark = pytest.mark.live
 
 
 class Page:
-    """A script that runs in node, and what it hears."""
+    """A script in Node.js that prints the messages of its WebSocket."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def hears(self) -> Any:
-        """The next message."""
+    def receive(self) -> Any:
+        """Return the next message."""
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 
-    def hears_to_the_end(self) -> list[Any]:
+    def receive_rest(self) -> list[Any]:
         output, _ = self._process.communicate(timeout=30)
         return [json.loads(line) for line in output.splitlines()]
 
 
 @contextmanager
 def page(server: Server, target: str, last: str, *texts: str, origin: str = "") -> Iterator[Page]:
-    """A page that listens until a message `m`, the n-th of them, is the last."""
+    """Run a page that ends with the first message for which `last` is true.
+
+    `last` is a JavaScript expression of the message `m` and its number `n`.
+    """
     url = server.url.replace("http", "ws") + target
     process = subprocess.Popen(
         [NODE, SCRIPTS / "socket.mjs", packages_folder(), url, origin, last, *texts],
@@ -55,41 +58,41 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("origin", ["", APP, "own"])
-def test_a_page_gets_its_sid_and_an_answer_to_every_text(server: Server, origin: str) -> None:
+def test_page_receives_sid_and_pong_for_every_text(server: Server, origin: str) -> None:
     origin = server.url if origin == "own" else origin
     with page(server, "/", "n === 3", "one", "two", "three", origin=origin) as session:
-        greeting, *messages = session.hears_to_the_end()
+        greeting, *messages = session.receive_rest()
     assert set(greeting) == {"sid"}
     assert messages == [{"pong": True}] * 3 + ["complete"]
 
 
 @pytest.mark.parametrize("target", ["/", "/events"])
 @pytest.mark.parametrize("origin", ["https://other.example", "null"])
-def test_a_foreign_page_is_refused(server: Server, target: str, origin: str) -> None:
+def test_page_of_other_origin_is_refused(server: Server, target: str, origin: str) -> None:
     with page(server, target, "true", origin=origin) as foreign:
-        assert foreign.hears_to_the_end() == [{"error": "Unexpected server response: 403"}]
+        assert foreign.receive_rest() == [{"error": "Unexpected server response: 403"}]
 
 
-def test_a_page_follows_its_upload_and_hears_what_changes(server: Server) -> None:
+def test_page_receives_progress_of_its_upload_and_changes(server: Server) -> None:
     film = b"f" * (8 << 20)
     done = "m.progress && m.progress.received === m.progress.total"
     with ExitStack() as stack:
         session = stack.enter_context(page(server, "/", done, "hello"))
         listener = stack.enter_context(page(server, "/events", "n === 2"))
-        sid = session.hears()["sid"]
-        assert session.hears() == {"pong": True}
-        assert listener.hears() == {"type": "resync"}
+        sid = session.receive()["sid"]
+        assert session.receive() == {"pong": True}
+        assert listener.receive() == {"type": "resync"}
         with server.client() as http:
-            answer = http.post("/file/upload", files={"file": ("film.mp4", film)}, data={"sid": sid})
-            created = answer.raise_for_status().json()
+            response = http.post("/file/upload", files={"file": ("film.mp4", film)}, data={"sid": sid})
+            created = response.raise_for_status().json()
             http.delete("/files/film.mp4").raise_for_status()
-        *messages, end = session.hears_to_the_end()
+        *messages, end = session.receive_rest()
         assert end == "complete"
         assert len(messages) > 1
         assert {message["progress"]["filename"] for message in messages} == {"film.mp4"}
         assert messages[-1]["progress"]["total"] > len(film)
         change = {"id": created["id"], "path": "film.mp4", "etag": created["etag"]}
-        assert listener.hears_to_the_end() == [
+        assert listener.receive_rest() == [
             {"type": "file.created", **change},
             {"type": "file.deleted", **change},
             "complete",

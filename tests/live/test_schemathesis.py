@@ -1,4 +1,4 @@
-"""Schemathesis asks what the OpenAPI document allows, and what it does not, and holds us to it."""
+"""Schemathesis sends valid and invalid requests by the OpenAPI document, and checks the responses."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from tests.support import NewLibrary, run, running
 
 pytestmark = pytest.mark.live
 
-# The same requests in every run, to every operation of the document, with all of its checks. A name may be
-# refused (400) that a JSON schema takes for valid: no pattern there tells bytes of UTF-8, or NFC.
+# Each run sends the same requests to every operation, with all checks of Schemathesis. The server may refuse
+# (400) a name that the schema allows: a pattern of JSON Schema cannot count UTF-8 bytes, nor check NFC.
 CONFIG = """
 [cache]
 enabled = false
@@ -36,7 +36,7 @@ folders.values = ["", "films"]
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", "3xx", "400", "403", "404", "409", "412", "416"]
 
-# All values in a form are text, so that a number where a text is meant is none on the wire.
+# Every form value is text, so that a number instead of a string is no invalid request.
 [[operations]]
 include-path = "/file/upload"
 checks.negative_data_rejection.enabled = false
@@ -51,7 +51,7 @@ pytestmark = pytest.mark.backends("filesystem", pytest.param("gridfs", marks=pyt
 
 
 @pytest.mark.parametrize("examples", [10, pytest.param(50, marks=pytest.mark.campaign)])
-def test_every_operation_answers_as_it_is_documented(
+def test_every_operation_responds_as_documented(
     tmp_path: Path, new_library: NewLibrary, examples: int
 ) -> None:
     config, report = tmp_path / "schemathesis.toml", tmp_path / "report.json"
@@ -71,9 +71,9 @@ def test_every_operation_answers_as_it_is_documented(
     assert "Traceback" not in log
     statuses = set(map(int, re.findall(r'HTTP/1.1" ([0-9]{3})', log)))
     assert statuses >= {200, 201, 204, 206, 400, 404, 405, 409, 416, 422}
-    told = json.loads(report.read_text())
-    assert told["operations"]["tested"] == sum(len(methods) for methods in paths.values())
-    assert told["test_cases"]["generated"] > 400
-    for operation, phases in told["valid_rates"].items():
+    results = json.loads(report.read_text())
+    assert results["operations"]["tested"] == sum(len(methods) for methods in paths.values())
+    assert results["test_cases"]["generated"] > 400
+    for operation, phases in results["valid_rates"].items():
         counts = [(phase["accepted"], phase["unreachable"], phase["conflicts"]) for phase in phases.values()]
-        assert any(map(any, counts)), f"all that was asked of {operation} was refused unseen"
+        assert any(map(any, counts)), f"every request to {operation} failed validation"

@@ -1,4 +1,4 @@
-"""A server whose folder is on a file system that ignores case, and curl."""
+"""curl against a server whose folder is on a case-insensitive file system."""
 
 import os
 import unicodedata
@@ -24,7 +24,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def curl(server: Server, path: str, *arguments: object) -> int:
-    """The status of the answer."""
+    """Request a path with curl, and return the status. The body is in `answer`."""
     shown = ("-s", "-o", server.folder / "answer", "-w", "%{http_code}", "--path-as-is")
     return int(run("curl", *shown, *arguments, f"{server.url}{path}").stdout)
 
@@ -56,7 +56,7 @@ def test_reserved_folder_is_refused_in_every_spelling(server: Server, folder: st
     assert database.read_bytes().startswith(b"SQLite format 3")
 
 
-def test_another_spelling_is_no_address_of_a_file(server: Server) -> None:
+def test_file_is_not_found_under_other_case(server: Server) -> None:
     for path in ("/files/FILM.mp4", "/files/Film.MP4", "/file/stream?filename=FILM.mp4"):
         assert curl(server, path) == 404
     assert put(server, "FILM.mp4") == 409
@@ -79,7 +79,7 @@ def test_rename_may_change_case_alone(server: Server) -> None:
 
 
 @pytest.mark.parametrize("server", ["folding"], indirect=True)
-def test_copy_names_files_that_differ_in_case_alone(server: Server, tmp_path: Path) -> None:
+def test_copy_reports_conflict_when_names_differ_only_in_case(server: Server, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("film.mp4", "FILM.mp4"):
@@ -88,8 +88,11 @@ def test_copy_names_files_that_differ_in_case_alone(server: Server, tmp_path: Pa
     environment = {"SEEKABLE_FILES_DIR": str(source)}
     target = server.files.parent / "copies"
     assert completed("migrate", folder=tmp_path, environment=environment).returncode == 0
-    # A file counts as finished a moment after it was put there.
-    until(lambda: "2 files" in completed("scan", folder=tmp_path, environment=environment).stdout, "a scan")
+    # A file counts as complete once it is unchanged for a moment.
+    until(
+        lambda: "2 files" in completed("scan", folder=tmp_path, environment=environment).stdout,
+        "the scan has imported both files",
+    )
     to = ("copy", "--to", "filesystem", "--files-dir", str(target))
     done = completed(*to, folder=tmp_path, environment=environment)
     assert done.returncode == 1
@@ -98,28 +101,28 @@ def test_copy_names_files_that_differ_in_case_alone(server: Server, tmp_path: Pa
     assert [path.name for path in target.iterdir() if path.name != ".seekable"] == ["FILM.mp4"]
 
 
-def test_start_and_doctor_name_such_a_file_system(server: Server, tmp_path: Path) -> None:
+def test_start_and_doctor_report_case_insensitive_file_system(server: Server, tmp_path: Path) -> None:
     assert "ignores case" in server.log()
     for files in (server.files, server.files.parent / "other"):
         done = completed("doctor", folder=tmp_path, environment={"SEEKABLE_FILES_DIR": str(files)})
         assert any(line.startswith("note: ") and "ignores case" in line for line in done.stdout.splitlines())
 
 
-def test_nothing_is_said_where_case_counts(tmp_path: Path) -> None:
+def test_start_and_doctor_are_silent_when_file_system_is_case_sensitive(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         assert "ignores case" not in server.log()
     done = completed("doctor", folder=tmp_path, environment={})
     assert "ignores case" not in done.stdout
 
 
-def test_folder_of_a_mac_answers_by_its_composed_name(tmp_path: Path) -> None:
+def test_folder_with_nfd_name_is_served_under_nfc_name(tmp_path: Path) -> None:
     need("curl")
     with running(tmp_path) as server:
         folder = server.files / unicodedata.normalize("NFD", "séries")
         folder.mkdir()
         (folder / unicodedata.normalize("NFD", "été.mkv")).write_bytes(b"film")
         path = "s%C3%A9ries/%C3%A9t%C3%A9.mkv"
-        # Whether it is stored already or still counts as being put there.
+        # 412 if the film is in the index already, 409 if it still counts as incomplete.
         assert put(server, path, "-H", "If-None-Match: *") in (409, 412)
         until(lambda: curl(server, f"/files/{path}") == 200, "the film is served")
         assert put(server, path, "-H", "If-None-Match: *") == 412

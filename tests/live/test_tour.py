@@ -1,4 +1,4 @@
-"""README's tour, command by command."""
+"""The commands of the README's tour."""
 
 import os
 import re
@@ -15,7 +15,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @on_disk_and_gridfs
-def test_the_tour_works_as_it_is_written(
+def test_commands_of_tour_work(
     server: Server, tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("curl")
@@ -28,8 +28,10 @@ def test_the_tour_works_as_it_is_written(
     monkeypatch.chdir(tmp_path)
     for command in curls:
         if "-C" in command:
-            os.truncate("film.mp4", 1000)  # the download that was cut
-        said = run(*(word.replace("http://127.0.0.1:8000", server.url) for word in command), "--fail", "-sS")
+            os.truncate("film.mp4", 1000)  # as after an interrupted download
+        result = run(
+            *(word.replace("http://127.0.0.1:8000", server.url) for word in command), "--fail", "-sS"
+        )
         if "/files?" in " ".join(command):
-            assert '"filename":"film.mp4"' in said.stdout, command
+            assert '"filename":"film.mp4"' in result.stdout, command
     assert (tmp_path / "film.mp4").read_bytes() == film.read_bytes()

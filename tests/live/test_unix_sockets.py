@@ -1,4 +1,4 @@
-"""`seekable serve` at a Unix socket, and at sockets that systemd opened."""
+"""`seekable serve` on Unix sockets, and on sockets that systemd has opened."""
 
 import os
 import socket
@@ -17,11 +17,11 @@ from tests.support import Server, need, noise, run
 pytestmark = pytest.mark.live
 
 FILM = noise(3 << 20)
-ELSEWHERE = "X-Forwarded-For: 203.0.113.9"
+FROM_OTHER_MACHINE = "X-Forwarded-For: 203.0.113.9"
 
 
 class UnixServer(Server):
-    """A server at a Unix socket. Its `port` is none; the samples of deploy/ are edited where it stands."""
+    """A server on a Unix socket. `port` only marks the place to edit in the configurations of deploy/."""
 
     port = 9
 
@@ -38,7 +38,7 @@ class UnixServer(Server):
         self._process = self._begin("serve", "--uds", str(self.socket), *arguments, environment=environment)
         until(
             lambda: "running on unix:" in self.log(offset) or self.process.poll() is not None,
-            "it listens",
+            "the server is listening",
             within,
         )
         assert self.process.poll() is None, self.log(offset)
@@ -63,12 +63,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def curl(path: Path, *arguments: object) -> str:
-    """Run curl at a Unix socket; `-w %{http_code}` prints the status."""
+    """Run curl over a Unix socket, and return its output; `-w %{http_code}` prints the status."""
     need("curl")
     return run("curl", "-sS", "--unix-socket", path, *arguments).stdout
 
 
-def test_curl_uploads_and_reads_and_the_socket_is_gone_at_the_end(start: Start, tmp_path: Path) -> None:
+def test_curl_uploads_and_downloads_and_shutdown_removes_socket(start: Start, tmp_path: Path) -> None:
     server = start()
     url = "http://localhost/files/film.mp4"
     film, copy = tmp_path / "film.mp4", tmp_path / "copy.mp4"
@@ -89,19 +89,19 @@ def test_curl_uploads_and_reads_and_the_socket_is_gone_at_the_end(start: Start, 
     assert not server.socket.exists()
 
 
-def test_a_peer_counts_as_loopback_and_its_forwarded_address_is_believed(start: Start) -> None:
+def test_socket_peer_is_loopback_and_its_forwarded_address_is_trusted(start: Start) -> None:
     server = start()
     status = ("-o", "/dev/null", "-w", "%{http_code}", "http://localhost/files")
     assert curl(server.socket, *status) == "200"
-    assert curl(server.socket, "-H", ELSEWHERE, *status) == "403"
+    assert curl(server.socket, "-H", FROM_OTHER_MACHINE, *status) == "403"
     assert curl(server.socket, "-H", "Host: evil.example", *status) == "421"
-    # Without a Host, as HTTP/1.0 may be, links begin with a name and not with the path of the socket.
+    # Without a Host header, which HTTP/1.0 allows, links start with a name, not with the socket's path.
     links = curl(server.socket, "-0", "-H", "Host:", "http://localhost/playlist.xspf")
     assert str(server.socket) not in links
-    until(lambda: '203.0.113.9:0 - "GET /files ' in server.log(), "it is logged")
+    until(lambda: '203.0.113.9:0 - "GET /files ' in server.log(), "the request is logged")
 
 
-def test_a_websocket_passes_the_same_door(start: Start) -> None:
+def test_websocket_is_refused_for_other_machine(start: Start) -> None:
     server = start()
     with pytest.raises(Exception, match="403"):
         unix_connect(
@@ -109,11 +109,11 @@ def test_a_websocket_passes_the_same_door(start: Start) -> None:
         )
 
 
-def test_a_stale_socket_is_replaced_and_a_live_one_is_not(start: Start, tmp_path: Path) -> None:
+def test_serve_replaces_stale_socket_and_refuses_live_one(start: Start, tmp_path: Path) -> None:
     server = start()
-    status, said = run_command(tmp_path, "serve", "--uds", server.socket, SEEKABLE_FILES_DIR="other")
-    assert (status, said.count("\n")) == (1, 1)
-    assert "Another program listens there" in said
+    status, output = run_command(tmp_path, "serve", "--uds", server.socket, SEEKABLE_FILES_DIR="other")
+    assert (status, output.count("\n")) == (1, 1)
+    assert "Another program listens there" in output
     assert "ok" in curl(server.socket, "http://localhost/health")
     server.kill()
     assert server.socket.is_socket()
@@ -121,7 +121,7 @@ def test_a_stale_socket_is_replaced_and_a_live_one_is_not(start: Start, tmp_path
     assert "ok" in curl(server.socket, "http://localhost/health")
 
 
-def test_the_socket_of_another_server_is_not_removed_at_the_end(start: Start) -> None:
+def test_shutdown_keeps_socket_of_other_server(start: Start) -> None:
     server = start()
     server.socket.unlink()
     with socket.socket(socket.AF_UNIX) as other:
@@ -131,38 +131,36 @@ def test_the_socket_of_another_server_is_not_removed_at_the_end(start: Start) ->
 
 
 @pytest.mark.parametrize(
-    ("path", "says"),
+    ("path", "message"),
     [
         ("film.mp4", "it is no socket"),
         ("missing/s.sock", "The folder does not exist"),
         ("x" * 200, "too long"),
     ],
 )
-def test_a_path_that_cannot_hold_a_socket_is_refused_in_a_sentence(
-    path: str, says: str, tmp_path: Path
-) -> None:
+def test_serve_is_refused_when_path_cannot_be_a_socket(path: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"film")
-    status, said = run_command(tmp_path, "serve", "--uds", path)
-    assert (status, said.count("\n")) == (1, 1), said
-    assert says in said
+    status, output = run_command(tmp_path, "serve", "--uds", path)
+    assert (status, output.count("\n")) == (1, 1), output
+    assert message in output
     assert (tmp_path / "film.mp4").read_bytes() == b"film"
-    assert not (tmp_path / "files").exists(), "nothing was made before"
+    assert not (tmp_path / "files").exists(), "the library is not created before the refusal"
 
 
-def test_a_socket_and_a_port_are_not_taken_together(tmp_path: Path) -> None:
-    status, said = run_command(tmp_path, "serve", "--uds", "s.sock", "--port", "0")
+def test_serve_refuses_socket_together_with_port(tmp_path: Path) -> None:
+    status, output = run_command(tmp_path, "serve", "--uds", "s.sock", "--port", "0")
     assert status == 2
-    assert "--uds takes the place of" in said
+    assert "--uds takes the place of" in output
 
 
 @pytest.mark.parametrize("name", ["nginx", "caddy"])
-def test_a_proxy_passes_clients_on_with_their_addresses(name: str, start: Start, tmp_path: Path) -> None:
+def test_proxy_passes_client_address_over_unix_socket(name: str, start: Start, tmp_path: Path) -> None:
     server = start(access="open", allowed_hosts=HOST)
     edit = {
         "nginx": ("server 127.0.0.1:9;", f"server unix:{server.socket};"),
         "caddy": ("reverse_proxy 127.0.0.1:9", f"reverse_proxy unix/{server.socket}"),
     }[name]
-    with proxy(name, server, tmp_path / name, edit=edit, max_file_size=FILM_FITS_NOT) as front:
+    with proxy(name, server, tmp_path / name, edit=edit, max_file_size=LESS_THAN_FILM) as front:
         with front.client() as client:
             up = client.put("/files/film.mp4", content=FILM)
             assert up.status_code == 201
@@ -172,55 +170,55 @@ def test_a_proxy_passes_clients_on_with_their_addresses(name: str, start: Start,
             assert client.get("/files/film.mp4").content == FILM
         with front.websocket("/") as websocket:
             assert "sid" in str(websocket.recv(timeout=20))
-        reached = socket.create_connection(("127.0.0.1", front.port), 20, source_address=("127.0.0.2", 0))
-        with front.ssl_context().wrap_socket(reached, server_hostname=HOST) as connection:
+        tcp = socket.create_connection(("127.0.0.1", front.port), 20, source_address=("127.0.0.2", 0))
+        with front.ssl_context().wrap_socket(tcp, server_hostname=HOST) as connection:
             connection.sendall(f"GET /files HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
             assert connection.recv(12) == b"HTTP/1.1 200"
-    until(lambda: '127.0.0.2:0 - "GET /files ' in server.log(), "its address is logged")
+    until(lambda: '127.0.0.2:0 - "GET /files ' in server.log(), "the client's address is logged")
 
 
-FILM_FITS_NOT = 1 << 20
-"""Bytes that the proxies may write to any one file."""
+LESS_THAN_FILM = 1 << 20
+"""Largest file, in bytes, that the proxies may write."""
 
 
-def test_systemd_opens_the_socket_and_keeps_it(tmp_path: Path) -> None:
+def test_shutdown_keeps_socket_of_systemd(tmp_path: Path) -> None:
     need("systemd-socket-activate")
     path = tmp_path / "s.sock"
-    here = tmp_path / "here"
-    here.mkdir()
-    with program(here, "systemd-socket-activate", "-l", path, BIN / "seekable", "serve") as server:
-        until(path.is_socket, "it listens")
+    workdir = tmp_path / "workdir"
+    workdir.mkdir()
+    with program(workdir, "systemd-socket-activate", "-l", path, BIN / "seekable", "serve") as server:
+        until(path.is_socket, "the server is listening")
         assert "ok" in curl(path, "http://localhost/health")
         assert f"running on unix:{path}" in server.log()
         assert server.terminate() == 0
-    assert path.is_socket(), "it is systemd's, which starts us again when the next client comes"
+    assert path.is_socket(), "systemd owns it, and starts the server again for the next client"
 
 
-def test_abstract_socket_of_systemd_is_named_as_curl_takes_it(tmp_path: Path) -> None:
+def test_abstract_socket_of_systemd_is_printed_in_curl_syntax(tmp_path: Path) -> None:
     need("systemd-socket-activate")
-    here = tmp_path / "here"
-    here.mkdir()
+    workdir = tmp_path / "workdir"
+    workdir.mkdir()
     name = f"seekable-{os.getpid()}"
-    with program(here, "systemd-socket-activate", "-l", f"@{name}", BIN / "seekable", "serve") as server:
+    with program(workdir, "systemd-socket-activate", "-l", f"@{name}", BIN / "seekable", "serve") as server:
         server.wait_for("Listening on")
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(f"\0{name}")
             server.wait_for(f"running on unix:@{name}\n")
-            said = server.wait_for("upload +(.*) -F")[1]
-        assert said == f"curl --abstract-unix-socket {name}"
+            command = server.wait_for("upload +(.*) -F")[1]
+        assert command == f"curl --abstract-unix-socket {name}"
         address = ("--abstract-unix-socket", name, "http://localhost/health")
         assert "ok" in run("curl", "--silent", *address).stdout
 
 
-def test_a_port_that_systemd_opened_for_all_is_refused_like_one_of_ours(tmp_path: Path) -> None:
+def test_public_port_of_systemd_is_refused_without_access_setting(tmp_path: Path) -> None:
     need("systemd-socket-activate")
-    here = tmp_path / "here"
-    here.mkdir()
+    workdir = tmp_path / "workdir"
+    workdir.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = ("systemd-socket-activate", "-l", f"0.0.0.0:{port}", BIN / "seekable", "serve")
-    with program(here, *command) as server:
+    with program(workdir, *command) as server:
         server.wait_for("Listening on")
         with socket.create_connection(("127.0.0.1", port), timeout=10):
             server.wait_for("Anybody who can reach 0.0.0.0")

@@ -1,4 +1,4 @@
-"""An installed wheel works from any folder: migrations and assets travel in it."""
+"""An installed wheel, with its migrations and assets, works from any folder."""
 
 import os
 import sqlite3
@@ -34,7 +34,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment with the wheel in it, which borrows all dependencies from this one."""
+    """The bin folder of an environment with the wheel, and with the dependencies of this environment."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment)
     python = environment / "bin" / "python"
@@ -47,7 +47,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = Path(
         run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
     )
-    # This folder is searched last, and its own .pth files, which name the checkout, are not read.
+    # Python searches this folder last, and ignores its .pth files, which name the checkout.
     (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
     where = run(python, "-P", "-c", "import app.main, sys; print(app.main.__file__, *sys.path)").stdout
     assert where.startswith(str(packages / "app"))
@@ -56,14 +56,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def anywhere(tmp_path: Path) -> Path:
-    """An empty folder."""
-    folder = tmp_path / "any where"
+def empty_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "empty folder"
     folder.mkdir()
     return folder
 
 
-def test_the_wheel_holds_the_program_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_only_the_program(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.partition("/")[0] for name in names} == {
@@ -76,8 +75,8 @@ def test_the_wheel_holds_the_program_and_nothing_else(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name]
 
 
-def test_it_serves_from_an_empty_folder(installed: Path, anywhere: Path, film: Path) -> None:
-    with program(anywhere, installed / "seekable", "serve", "--port", "0") as serving:
+def test_installed_server_runs_in_empty_folder(installed: Path, empty_folder: Path, film: Path) -> None:
+    with program(empty_folder, installed / "seekable", "serve", "--port", "0") as serving:
         url = serving.wait_for(r"docs +(http\S+)/docs")[1]
         with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
             assert client.get("/health/ready").json()["status"] == "ok"
@@ -94,18 +93,18 @@ def test_it_serves_from_an_empty_folder(installed: Path, anywhere: Path, film: P
             assert "film.mp4" in page
             style = page.partition('<link rel="stylesheet" href="')[2].partition('"')[0]
             assert "body {" in client.get(style).raise_for_status().text
-        assert (anywhere / "files" / "film.mp4").read_bytes() == film.read_bytes()
-        assert [path.name for path in anywhere.iterdir()] == ["files"]
+        assert (empty_folder / "files" / "film.mp4").read_bytes() == film.read_bytes()
+        assert [path.name for path in empty_folder.iterdir()] == ["files"]
         serving.terminate()
         assert "Application shutdown complete" in serving.log()
         assert "Traceback" not in serving.log()
 
 
-def test_it_migrates(installed: Path, anywhere: Path) -> None:
-    for _ in range(2):  # the second time there is nothing to do
-        with program(anywhere, installed / "seekable", "migrate") as migrating:
+def test_installed_command_migrates(installed: Path, empty_folder: Path) -> None:
+    for _ in range(2):  # the second run has nothing to do
+        with program(empty_folder, installed / "seekable", "migrate") as migrating:
             assert migrating.process.wait(30) == 0, migrating.log()
-    database = sqlite3.connect(anywhere / "files" / ".seekable" / "seekable.db")
+    database = sqlite3.connect(empty_folder / "files" / ".seekable" / "seekable.db")
     try:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         version = database.execute("SELECT version_num FROM alembic_version").fetchall()
@@ -115,7 +114,7 @@ def test_it_migrates(installed: Path, anywhere: Path) -> None:
     assert len(version) == 1
 
 
-def test_it_tells_its_version(wheel: Path, installed: Path) -> None:
+def test_installed_command_prints_version(wheel: Path, installed: Path) -> None:
     assert (
         run(installed / "seekable", "--version").stdout == f"seekable, version {wheel.name.split('-')[1]}\n"
     )

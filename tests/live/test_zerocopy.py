@@ -1,4 +1,4 @@
-"""Files that are sent without a copy, where that is possible, and the same responses where it is not."""
+"""Files are sent by sendfile where that is possible, with the same bytes as without it."""
 
 import hashlib
 import os
@@ -25,11 +25,11 @@ from tests.support import need, need_root, run
 
 pytestmark = pytest.mark.live
 
-FILM = random.Random(4).randbytes(6_000_000)  # more than the buffers of a connection hold
+FILM = random.Random(4).randbytes(6_000_000)  # more than the buffers of a connection
 SIZE = len(FILM)
 MEMORY = Path("/dev/shm")
 
-OURS = """
+SERVER_CODE = """
 import functools, sys
 import app.server.serving
 {before}
@@ -40,7 +40,7 @@ main(["serve", "--port", "0"])
 
 PLAIN = "import uvicorn; uvicorn.run('app.main:app', port=0)"
 
-# An interface that uvicorn itself could live with.
+# A private interface as a later uvicorn might change it.
 CHANGED = """
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 start = HttpToolsProtocol._start_asgi_task
@@ -51,8 +51,8 @@ CERTIFICATE = "ssl_certfile='certificate.pem', ssl_keyfile='key.pem'"
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to run the program. `code` is what Python is given."""
+class Variant:
+    """A way to run the server, as Python code."""
 
     code: str
     zero_copy: bool = False
@@ -61,38 +61,38 @@ class Way:
     sendfile: bool = True
 
 
-def ours(options: str = "", before: str = "") -> str:
-    return OURS.format(options=options, before=before)
+def server_code(options: str = "", before: str = "") -> str:
+    return SERVER_CODE.format(options=options, before=before)
 
 
-WAYS = {
-    "uvloop": Way(ours("loop='uvloop'"), zero_copy=True),
-    "asyncio": Way(ours("loop='asyncio'"), zero_copy=True, in_memory=True),
-    "by setting": Way(ours(), sendfile=False),
-    "TLS": Way(ours(f"loop='uvloop', {CERTIFICATE}"), tls=True),
-    "TLS on asyncio": Way(ours(f"loop='asyncio', {CERTIFICATE}"), tls=True),
-    "another uvicorn": Way(ours(before=CHANGED)),
-    "plain uvicorn": Way(PLAIN),
+VARIANTS = {
+    "uvloop": Variant(server_code("loop='uvloop'"), zero_copy=True),
+    "asyncio": Variant(server_code("loop='asyncio'"), zero_copy=True, in_memory=True),
+    "by setting": Variant(server_code(), sendfile=False),
+    "TLS": Variant(server_code(f"loop='uvloop', {CERTIFICATE}"), tls=True),
+    "TLS on asyncio": Variant(server_code(f"loop='asyncio', {CERTIFICATE}"), tls=True),
+    "another uvicorn": Variant(server_code(before=CHANGED)),
+    "plain uvicorn": Variant(PLAIN),
 }
-ZERO_COPY = [name for name, way in WAYS.items() if way.zero_copy]
+ZERO_COPY = [name for name, variant in VARIANTS.items() if variant.zero_copy]
 
 
 @dataclass
 class Running:
     program: Program
-    way: Way
+    variant: Variant
     files: Path
     port: int
 
     def connect(self, *, buffer: int | None = None) -> RawConnection:
         connection = RawConnection("127.0.0.1", self.port, buffer)
-        if self.way.tls:
+        if self.variant.tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
             connection.socket = context.wrap_socket(connection.socket)
         return connection
 
-    def ask(self, method: str, target: str, *headers: str, body: bytes | None = None) -> int:
+    def request_status(self, method: str, target: str, *headers: str, body: bytes | None = None) -> int:
         with closing(self.connect()) as connection:
             connection.request(method, target, *headers, body=body)
             return connection.receive_response(method).status_code
@@ -120,36 +120,36 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=VARIANTS)
 def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The program, run in each way, with a film in it."""
-    way = WAYS[request.param]
-    folder = tmp_path_factory.mktemp("running") / "here"
+    """A server of each variant, with a film."""
+    variant = VARIANTS[request.param]
+    folder = tmp_path_factory.mktemp("running") / "workdir"
     folder.mkdir()
-    if way.tls:
+    if variant.tls:
         for file in request.getfixturevalue("certificate").iterdir():
             (folder / file.name).symlink_to(file)
-    settings = {"SEEKABLE_SENDFILE": str(way.sendfile), "SEEKABLE_HEADER_TIMEOUT": "1"}
+    settings = {"SEEKABLE_SENDFILE": str(variant.sendfile), "SEEKABLE_HEADER_TIMEOUT": "1"}
     files = folder / "files"
     with ExitStack() as stack:
-        if way.in_memory and MEMORY.is_dir():  # there nobody can tell whether reading would wait
+        if variant.in_memory and MEMORY.is_dir():  # on tmpfs, preadv cannot report whether a read would block
             files = Path(stack.enter_context(TemporaryDirectory(prefix="seekable-files-", dir=MEMORY)))
         settings["SEEKABLE_FILES_DIR"] = str(files)
-        started = stack.enter_context(forked_python(folder, way.code, **settings))
+        started = stack.enter_context(forked_python(folder, variant.code, **settings))
         port = int(started.wait_for(r"(?:docs +|running on )https?://127\.0\.0\.1:(\d+)")[1])
-        server = Running(started, way, files, port)
-        assert server.ask("PUT", "/files/film.mp4", body=FILM) == 201
+        server = Running(started, variant, files, port)
+        assert server.request_status("PUT", "/files/film.mp4", body=FILM) == 201
         yield server
         assert "Traceback" not in started.log()
 
 
 @pytest.fixture
-def untroubled(running: Running) -> Iterator[None]:
-    """Nothing that the test does is a surprise to the program."""
-    said = len(running.program.log())
+def no_server_errors(running: Running) -> Iterator[None]:
+    """Fail the test if the server logs an error meanwhile."""
+    offset = len(running.program.log())
     yield
     time.sleep(0.05)
-    log = running.program.log()[said:]
+    log = running.program.log()[offset:]
     assert "Traceback" not in log
     assert "ERROR" not in log
 
@@ -158,16 +158,16 @@ def spans(*ranges: tuple[int, int]) -> str:
     return "Range: bytes=" + ",".join(f"{start}-{stop - 1}" for start, stop in ranges)
 
 
-def same(received: bytes, expected: bytes) -> None:
-    """As ==, without megabytes of difference to show."""
+def check_equal(received: bytes, expected: bytes) -> None:
+    """Check that bytes are equal, without printing megabytes of difference."""
     assert len(received) == len(expected)
     assert hashlib.sha256(received).digest() == hashlib.sha256(expected).digest()
 
 
-def parts(answer: httpx.Response) -> list[bytes]:
-    """The bodies of a multipart/byteranges, which none of them holds a boundary of."""
-    boundary = b"\r\n--" + answer.headers["content-type"].partition("boundary=")[2].encode()
-    _, *found, end = (b"\r\n" + answer.content).split(boundary)
+def parts(response: httpx.Response) -> list[bytes]:
+    """Return the parts of a multipart/byteranges. None of them may contain the boundary."""
+    boundary = b"\r\n--" + response.headers["content-type"].partition("boundary=")[2].encode()
+    _, *found, end = (b"\r\n" + response.content).split(boundary)
     assert end.strip() == b"--"
     return [part.partition(b"\r\n\r\n")[2] for part in found]
 
@@ -190,10 +190,10 @@ EXCHANGES: list[tuple[int, str, str, tuple[str, ...], bytes | None]] = [
 
 
 @pytest.mark.parametrize("pipelined", [False, True], ids=["one by one", "pipelined"])
-def test_every_byte_is_right_on_a_connection_that_is_kept(
-    running: Running, pipelined: bool, untroubled: None
+def test_every_byte_is_correct_on_persistent_connection(
+    running: Running, pipelined: bool, no_server_errors: None
 ) -> None:
-    running.ask("PUT", "/files/empty.mp4", body=b"")
+    running.request_status("PUT", "/files/empty.mp4", body=b"")
 
     def request(number: int) -> None:
         _, method, target, headers, _ = EXCHANGES[number]
@@ -205,73 +205,73 @@ def test_every_byte_is_right_on_a_connection_that_is_kept(
         if pipelined:
             for number in range(len(EXCHANGES)):
                 request(number)
-            time.sleep(0.2)  # until what it is sent is stuck
+            time.sleep(0.2)  # until the server cannot write more
         for number, (status, method, _, headers, body) in enumerate(EXCHANGES):
             if not pipelined:
                 request(number)
-            answer = connection.receive_response(method)
-            assert answer.status_code == status, EXCHANGES[number]
-            assert answer.headers.get("connection") != "close"
+            response = connection.receive_response(method)
+            assert response.status_code == status, EXCHANGES[number]
+            assert response.headers.get("connection") != "close"
             if body is not None:
-                same(answer.content, body)
+                check_equal(response.content, body)
             if headers == (spans(*MANY),):
-                for part, (start, stop) in zip(parts(answer), MANY, strict=True):
-                    same(part, FILM[start:stop])
+                for part, (start, stop) in zip(parts(response), MANY, strict=True):
+                    check_equal(part, FILM[start:stop])
 
 
-def test_a_film_that_is_the_last_of_its_connection(running: Running, untroubled: None) -> None:
+def test_film_is_sent_whole_when_connection_closes_after_it(running: Running, no_server_errors: None) -> None:
     for head in (
         b"GET /files/film.mp4 HTTP/1.0\r\n",
         b"GET /files/film.mp4 HTTP/1.1\r\nConnection: close\r\n",
     ):
         with closing(running.connect(buffer=65536)) as connection:
             connection.send(head + b"Host: localhost\r\n\r\n")
-            same(connection.receive_response().content, FILM)
+            check_equal(connection.receive_response().content, FILM)
             assert connection.is_closed()
 
 
-def test_the_kernel_sends_it_where_it_can(running: Running, tmp_path: Path) -> None:
+def test_sendfile_sends_whole_film_where_possible(running: Running, tmp_path: Path) -> None:
     need("strace")
     need_root()
     with injected(tmp_path, running.program.process.pid, "sendfile:delay_enter=1") as trace:
         for method in ("HEAD", "GET"):
             with closing(running.connect()) as connection:
                 connection.request(method, "/files/film.mp4")
-                same(connection.receive_response(method).content, FILM if method == "GET" else b"")
+                check_equal(connection.receive_response(method).content, FILM if method == "GET" else b"")
     calls = [line for line in trace.read_text().splitlines() if "film.mp4" in line]
     sent = [int(line.rpartition(" = ")[2].partition(" ")[0]) for line in calls]
-    assert sum(size for size in sent if size > 0) == (SIZE if running.way.zero_copy else 0)
+    assert sum(size for size in sent if size > 0) == (SIZE if running.variant.zero_copy else 0)
 
 
 @pytest.mark.parametrize("running", ["another uvicorn"], indirect=True)
-def test_where_uvicorn_is_another_it_is_said_once(running: Running) -> None:
+def test_warning_is_logged_once_when_uvicorn_differs(running: Running) -> None:
     warnings = [line for line in running.program.log().splitlines() if " WARNING " in line]
     assert len(warnings) == 1
     assert "HttpToolsProtocol._start_asgi_task" in warnings[0]
 
 
-def test_what_is_leant_on_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_names_absent_attributes_of_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing() == []
     monkeypatch.delattr(HttpToolsProtocol, "on_body")
     monkeypatch.setattr(FlowControl, "__init__", lambda self, transport: setattr(self, "write_paused", False))
     assert missing() == ["HttpToolsProtocol.on_body", "FlowControl.read_paused", "FlowControl.write_paused"]
 
 
-# What happens amid an answer
+# Events during a response
 
 Begin = Callable[..., RawConnection]
 
 
 @pytest.fixture
 def begin(running: Running) -> Iterator[Begin]:
-    """A film that is under way to a client that has read its beginning."""
+    """Call it to start a download, and send `after` behind its request. Returns during the response."""
     connections: list[RawConnection] = []
 
     def begin(after: bytes = b"", path: str = "film.mp4") -> RawConnection:
         connections.append(connection := running.connect(buffer=65536))
         connection.request("GET", f"/files/{path}")
         assert connection.socket.recv(9, socket.MSG_PEEK) == b"HTTP/1.1 "
-        with suppress(ConnectionError):  # it may be refused before all of it is sent
+        with suppress(ConnectionError):  # the server may refuse it before the end
             connection.send(after)
         time.sleep(0.1)
         return connection
@@ -281,23 +281,23 @@ def begin(running: Running) -> Iterator[Begin]:
         connection.close()
 
 
-def until_its_end(connection: RawConnection) -> bytes:
-    """What came of an answer until its connection ended."""
-    answer = bytearray()
+def receive_body_to_end(connection: RawConnection) -> bytes:
+    """Return the body that arrives before the connection closes."""
+    response = bytearray()
     try:
         while data := connection.socket.recv(1 << 20):
-            answer += data
+            response += data
     except ConnectionResetError:
         pass
-    return bytes(answer.partition(b"\r\n\r\n")[2])
+    return bytes(response.partition(b"\r\n\r\n")[2])
 
 
 zero_copy = pytest.mark.parametrize("running", ZERO_COPY, indirect=True)
 
 
 @zero_copy
-def test_what_has_yet_to_leave_comes_before_a_file(running: Running, untroubled: None) -> None:
-    """The buffers of this connection are small, and full again and again, between any two bytes."""
+def test_buffered_bytes_are_sent_before_file(running: Running, no_server_errors: None) -> None:
+    """The connection's buffers are so small that they fill up at any byte of the responses."""
     few = [(at, at + 1 + at % 397) for at in range(0, 20 * 5003, 5003)]
     with closing(running.connect(buffer=4096)) as connection:
         for _ in range(80):
@@ -308,14 +308,16 @@ def test_what_has_yet_to_leave_comes_before_a_file(running: Running, untroubled:
 
 
 @pytest.mark.parametrize("running", ["uvloop"], indirect=True)
-def test_half_a_head_amid_a_film_waits_for_its_end(running: Running, begin: Begin, untroubled: None) -> None:
+def test_timeout_of_pipelined_head_begins_after_film(
+    running: Running, begin: Begin, no_server_errors: None
+) -> None:
     connection = begin(b"GET /health HTTP/1.1\r\nHo")
-    time.sleep(1.5)  # more than a head may take, when it is its turn
-    same(connection.receive_response().content, FILM)
+    time.sleep(1.5)  # longer than the timeout of a head
+    check_equal(connection.receive_response().content, FILM)
     assert connection.receive_response().status_code == 408
     assert connection.is_closed()
     connection = begin(b"GET /health HTTP/1.1\r\nHo")
-    same(connection.receive_response().content, FILM)
+    check_equal(connection.receive_response().content, FILM)
     connection.send(b"st: localhost\r\n\r\n")
     assert connection.receive_response().status_code == 200
 
@@ -324,63 +326,63 @@ def test_half_a_head_amid_a_film_waits_for_its_end(running: Running, begin: Begi
 @pytest.mark.parametrize(
     "after", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000], ids=["nonsense", "too long"]
 )
-def test_nothing_is_written_into_a_film(running: Running, begin: Begin, after: bytes) -> None:
+def test_error_response_is_not_written_into_film(running: Running, begin: Begin, after: bytes) -> None:
     connection = begin(after)
-    received = until_its_end(connection)
+    received = receive_body_to_end(connection)
     assert len(received) < SIZE
     assert FILM.startswith(received)
 
 
 @zero_copy
-def test_a_film_that_is_replaced_moved_and_deleted_goes_on(
-    running: Running, begin: Begin, untroubled: None
+def test_download_continues_when_film_is_replaced_and_deleted(
+    running: Running, begin: Begin, no_server_errors: None
 ) -> None:
-    running.ask("PUT", "/files/old.mp4", body=FILM)
+    running.request_status("PUT", "/files/old.mp4", body=FILM)
     first = begin(path="old.mp4")
-    running.ask("PUT", "/files/old.mp4", body=FILM[::-1])
+    running.request_status("PUT", "/files/old.mp4", body=FILM[::-1])
     second = begin(path="old.mp4")
-    assert running.ask("DELETE", "/files/old.mp4") == 204
-    same(second.receive_response().content, FILM[::-1])
-    same(first.receive_response().content, FILM)
+    assert running.request_status("DELETE", "/files/old.mp4") == 204
+    check_equal(second.receive_response().content, FILM[::-1])
+    check_equal(first.receive_response().content, FILM)
 
 
 @zero_copy
-def test_a_film_that_is_cut_short_in_its_place_breaks_off(running: Running, begin: Begin) -> None:
-    running.ask("PUT", "/files/short.mp4", body=FILM)
+def test_download_breaks_off_when_film_is_truncated(running: Running, begin: Begin) -> None:
+    running.request_status("PUT", "/files/short.mp4", body=FILM)
     connections = [begin(path="short.mp4") for _ in range(2)]
-    said = len(running.program.log())
+    offset = len(running.program.log())
     os.truncate(running.files / "short.mp4", 5_000_000)
     for connection in connections:
-        assert until_its_end(connection) == FILM[:5_000_000]
-    log = running.program.log()[said:]
+        assert receive_body_to_end(connection) == FILM[:5_000_000]
+    log = running.program.log()[offset:]
     assert log.count("was broken off: The file ends at byte 5000000.") == 2
     assert "Traceback" not in log
 
 
 @zero_copy
 @pytest.mark.parametrize("error", ["EIO", "ENOMEM"])
-def test_a_fault_of_the_disk_breaks_it_off(
+def test_download_breaks_off_when_disk_fails(
     running: Running, begin: Begin, error: str, tmp_path: Path
 ) -> None:
     need("strace")
     need_root()
     connection = begin()
-    said = len(running.program.log())
+    offset = len(running.program.log())
     with injected(tmp_path, running.program.process.pid, f"sendfile:error={error}"):
-        received = until_its_end(connection)
+        received = receive_body_to_end(connection)
     assert len(received) < SIZE
     assert FILM.startswith(received)
-    log = running.program.log()[said:]
+    log = running.program.log()[offset:]
     assert log.count("was broken off: The file could not be read") == 1
     assert "Traceback" not in log
     with closing(running.connect()) as again:
         again.request("GET", "/files/film.mp4")
-        same(again.receive_response().content, FILM)
+        check_equal(again.receive_response().content, FILM)
 
 
 @zero_copy
-def test_what_is_not_in_memory_is_read_by_a_thread(
-    running: Running, untroubled: None, tmp_path: Path
+def test_uncached_bytes_are_read_by_worker_thread(
+    running: Running, no_server_errors: None, tmp_path: Path
 ) -> None:
     need("strace")
     need_root()
@@ -394,7 +396,7 @@ def test_what_is_not_in_memory_is_read_by_a_thread(
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             with closing(running.connect()) as connection:
                 connection.request("GET", "/files/film.mp4", f"Range: bytes={start}-")
-                same(connection.receive_response().content, FILM[start:])
+                check_equal(connection.receive_response().content, FILM[start:])
     readers = [int(line.split()[0]) for line in trace.read_text().splitlines() if "pread64(" in line]
     assert readers
-    assert process not in readers, "its event loop"
+    assert process not in readers, "the event loop does not read the file"
