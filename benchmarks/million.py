@@ -30,7 +30,7 @@ from app.storage.cursors import Position
 from app.storage.types import SHARED, FileId, Key, Listing, Sort
 from benchmarks.big import File, files, fill, is_filled
 from deploy.run_gridfs import Mongod
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 SMALL = 1000
 ENGINES = ("sqlite", "postgresql", "mongodb")

@@ -6,9 +6,8 @@ from itertools import count
 
 import pytest
 
-from tests import postgres
-from tests.mongo import gridfs
-from tests.support import NewLibrary, Server, running
+from tests.support import NewLibrary, Server, postgres, running
+from tests.support.mongo import gridfs
 
 
 def filesystem() -> dict[str, object]:

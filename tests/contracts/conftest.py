@@ -13,10 +13,10 @@ from app.database.gridfs import reader, staging
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
-from tests.beneath import beneath
 from tests.conftest import BACKENDS
-from tests.database import by_hand
-from tests.sqlite import begin_library
+from tests.support.beneath import beneath
+from tests.support.sqlite import begin_library
+from tests.unit.database import by_hand
 
 LISTING = {"test_lists", "test_upkeep"}
 """Whose tests are not about what is read of open files."""

@@ -21,10 +21,10 @@ from app.database import open_accounts
 from app.database.sql import postgresql
 from app.settings import Settings
 from app.storage.errors import StorageUnavailable
-from tests import postgres
 from tests.conftest import BACKENDS
-from tests.faults.losing import LosingProxy, Loss
-from tests.mongo import mongod
+from tests.support import postgres
+from tests.support.mongo import mongod
+from tests.system.faults.losing import LosingProxy, Loss
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from app.accounts.login_limits import AttemptStore, Bucket
 from app.database import open_accounts
 from app.settings import Settings
 from tests.conftest import BACKENDS
-from tests.together import Outcomes, Together
+from tests.support.together import Outcomes, Together
 
 NUMBERS = count(1)
 

@@ -14,7 +14,7 @@ from app.storage.contract import Storage
 from app.storage.errors import NotFound
 from app.storage.types import SHARED, FileId, FileInfo, Key
 from tests.conftest import BACKENDS
-from tests.copying import Pair, Watched, get, opened, put, stored
+from tests.support.copying import Pair, Watched, get, opened, put, stored
 
 pytestmark = pytest.mark.anyio
 

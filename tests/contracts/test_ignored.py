@@ -11,10 +11,10 @@ from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound
 from app.storage.maintenance import Finding, Outcome
 from app.storage.types import SHARED, Expect, FileId, FileInfo, Key, Listing, Sort
-from tests.beneath import beneath
 from tests.contracts.test_lists import pages, put
 from tests.contracts.test_upkeep import findings
-from tests.database import by_hand
+from tests.support.beneath import beneath
+from tests.unit.database import by_hand
 
 pytestmark = pytest.mark.anyio
 

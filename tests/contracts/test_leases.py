@@ -17,8 +17,8 @@ from app.database import open_database
 from app.settings import Settings
 from app.storage.errors import StorageError
 from app.storage.leases import HeldElsewhere, Leases
-from tests import postgres
 from tests.conftest import BACKENDS
+from tests.support import postgres
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 from app.storage.contract import Storage
 from app.storage.errors import InvalidCursor, NotFound
 from app.storage.types import SHARED, FileId, FileInfo, Key, Listing, Sort
-from tests import model
+from tests.support import model
 
 pytestmark = pytest.mark.anyio
 

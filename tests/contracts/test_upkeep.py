@@ -14,8 +14,8 @@ from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.maintenance import Finding, Usage, Verdict, Verified
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
-from tests.beneath import beneath
-from tests.database import by_hand
+from tests.support.beneath import beneath
+from tests.unit.database import by_hand
 
 pytestmark = pytest.mark.anyio
 

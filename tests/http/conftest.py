@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.beneath import Beneath, beneath
 from tests.support import Server
+from tests.support.beneath import Beneath, beneath
 
 BOUNDARY = "xxBOUNDARYxx"
 

@@ -16,8 +16,8 @@ from app.server.protocol import Config
 from app.settings import Settings
 from app.storage.async_storage import ThreadedStorage
 from app.storage.types import Page
-from tests.beneath import beneath
 from tests.support import Server, running
+from tests.support.beneath import beneath
 
 
 class Crowd:

@@ -18,9 +18,9 @@ import pytest
 from starlette.datastructures import Headers
 
 from app.resources.middleware.host_guard import Admission, Refused, names_of_machine
-from tests.forking import completed
-from tests.sockets import HANDSHAKE, Socket
 from tests.support import NewLibrary, Server, addresses_outside, running
+from tests.support.forking import completed
+from tests.support.sockets import HANDSHAKE, Socket
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]

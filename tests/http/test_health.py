@@ -13,9 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import mongo, postgres
-from tests.live.clients import until
-from tests.support import Server, each_backend, mounted, run, running
+from tests.support import Server, each_backend, mongo, mounted, postgres, run, running
+from tests.system.live.clients import until
 
 CheckProblem = Callable[[httpx.Response, int], str]
 

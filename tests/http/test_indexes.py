@@ -13,10 +13,10 @@ import pytest
 
 from app.resources.streaming_pages import PAGE_SIZE
 from app.settings import Settings
-from tests.beneath import beneath
 from tests.http import kodi
 from tests.http.crowd import Crowd, filled, serving
 from tests.support import NewLibrary, Server, each_backend, running
+from tests.support.beneath import beneath
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from tests.http.conftest import RawConnection
-from tests.sockets import Socket
 from tests.support import NewLibrary, Server, each_backend, noise, running
+from tests.support.sockets import Socket
 
 FILM = noise(1 << 20)
 

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.beneath import beneath
 from tests.support import Server, each_backend, running
+from tests.support.beneath import beneath
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]

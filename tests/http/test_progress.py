@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.sockets import TEXT, Socket
 from tests.support import Server
+from tests.support.sockets import TEXT, Socket
 
 BIG = b"f" * (6 << 20)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.sockets import CLOSE, HANDSHAKE, PING, PONG, TEXT, Socket, descriptors, frame
 from tests.support import Server, running
-from tests.together import Outcomes, Together
+from tests.support.sockets import CLOSE, HANDSHAKE, PING, PONG, TEXT, Socket, descriptors, frame
+from tests.support.together import Outcomes, Together
 
 LONG = "/".join(["f" * 200] * 5)
 

@@ -6,8 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.sockets import BINARY, CLOSE, PING, PONG, TEXT, Socket
 from tests.support import Server, each_backend
+from tests.support.sockets import BINARY, CLOSE, PING, PONG, TEXT, Socket
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]

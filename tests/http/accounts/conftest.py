@@ -22,9 +22,9 @@ from app.accounts.principals import TOKEN_PREFIX, hashed, now
 from app.accounts.store import AccountStore
 from app.database import open_accounts
 from app.settings import Settings
-from tests.beneath import Beneath, beneath
-from tests.mongo import free_port
 from tests.support import NewLibrary, Server, running
+from tests.support.beneath import Beneath, beneath
+from tests.support.mongo import free_port
 
 PASSWORD = "korrekt Pferd: Batterie"
 BOTH = frozenset(Scope)

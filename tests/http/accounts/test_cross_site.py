@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
-from tests.sockets import Socket
+from tests.support.sockets import Socket
 
 FOREIGN: dict[str, dict[str, str]] = {
     "cross-site": {"sec-fetch-site": "cross-site", "origin": "https://evil.example"},

@@ -16,9 +16,9 @@ from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, b
 from tests.http.accounts.test_links import token_of
 from tests.http.accounts.test_sockets import POLICY_VIOLATION, socket
 from tests.http.conftest import RawConnection, check_problem
-from tests.sockets import TEXT, Socket
 from tests.support import noise
-from tests.together import Outcomes, Together
+from tests.support.sockets import TEXT, Socket
+from tests.support.together import Outcomes, Together
 
 NEW = "another good password"
 FILM = 6 << 20

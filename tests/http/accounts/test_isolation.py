@@ -13,8 +13,8 @@ import pytest
 from app.accounts.models import Scope
 from app.accounts.principals import hashed
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
-from tests.sockets import TEXT, Socket
 from tests.support import each_backend
+from tests.support.sockets import TEXT, Socket
 
 PATCH = {"content-type": "application/merge-patch+json"}
 FORM = {"file": ("film.mp4", b"other bytes", "video/mp4")}

@@ -10,8 +10,6 @@ import httpx
 import pytest
 
 from app.accounts.models import Destination
-from tests import mongo
-from tests.beneath import beneath
 from tests.http.accounts.conftest import (
     PASSWORD,
     AccountServer,
@@ -21,7 +19,8 @@ from tests.http.accounts.conftest import (
     open_account_store,
     run_account_server,
 )
-from tests.support import NewLibrary, Server, each_backend, noise, running
+from tests.support import NewLibrary, Server, each_backend, mongo, noise, running
+from tests.support.beneath import beneath
 
 CheckProblem = Callable[[httpx.Response, int], str]
 

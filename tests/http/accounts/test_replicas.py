@@ -27,7 +27,7 @@ from tests.http.accounts.conftest import (
 from tests.http.accounts.test_leaving import files_beneath
 from tests.http.accounts.test_sockets import POLICY_VIOLATION, socket
 from tests.support import NewLibrary, noise
-from tests.together import Outcomes, Together
+from tests.support.together import Outcomes, Together
 
 QUOTA = 1_000_000
 NEW = "another good password"

@@ -5,10 +5,9 @@ from typing import Any
 
 from sqlalchemy import create_engine, inspect, text
 
-from tests import mongo
 from tests.http.accounts.conftest import NUMBERS, AccountServer, basic, bearer
-from tests.sockets import Socket
-from tests.support import each_backend
+from tests.support import each_backend, mongo
+from tests.support.sockets import Socket
 
 
 @each_backend

@@ -9,8 +9,8 @@ import pytest
 
 from app.accounts.principals import hashed
 from tests.http.accounts.conftest import AccountServer, User, basic, bearer
-from tests.sockets import Socket
 from tests.support import each_backend
+from tests.support.sockets import Socket
 
 POLICY_VIOLATION = 1008
 

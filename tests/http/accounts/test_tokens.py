@@ -13,8 +13,8 @@ import pytest
 from app.accounts.models import Scope
 from app.accounts.principals import hashed
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer, browser
-from tests.sockets import Socket
 from tests.support import each_backend
+from tests.support.sockets import Socket
 
 CheckProblem = Callable[[httpx.Response, int], str]
 

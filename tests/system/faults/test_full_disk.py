@@ -1,0 +1,250 @@
+"""A disk that is full, the database on it too. Over the filesystem backend."""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.database import open_accounts
+from app.settings import Settings
+from app.storage.errors import OutOfSpace
+from tests.contracts.test_accounts import a_session, a_token, an_account
+from tests.support import Server, mounted
+from tests.system.faults.victims import NO_RENAME, Injected
+
+MB = 1_000_000
+FORM = {"content-type": "multipart/form-data; boundary=xxx"}
+PART = b'--xxx\r\nContent-Disposition: form-data; name="file"; filename="film.mp4"\r\n\r\n'
+
+
+class SmallDisk:
+    """A server whose files and database are on a disk of 16 MiB."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = Server(folder, storage="filesystem")
+        self._filler = self.server.files / ".seekable" / "filler"
+
+    def fill(self) -> None:
+        """Leave no room at all."""
+        with self._filler.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(b"x" * 4096)
+        assert os.statvfs(self.server.files).f_bfree == 0
+
+    def make_room(self) -> None:
+        self._filler.unlink()
+
+    def room(self) -> int:
+        status = os.statvfs(self.server.files)
+        return status.f_bavail * status.f_frsize
+
+    def left(self) -> set[str]:
+        """What is stored, and what was left behind."""
+        return {
+            str(path.relative_to(self.server.files))
+            for path in self.server.files.rglob("*")
+            if path.parent.name not in (".seekable", "leases")
+        } - {".seekable"}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    disk = SmallDisk(tmp_path / "server")
+    with mounted(disk.server.files, "-t", "tmpfs", "-o", "size=16m", "tmpfs"):
+        disk.server.start()
+        yield disk
+        disk.server.stop()
+    assert "Traceback" not in disk.server.log()
+
+
+END = b"\r\n--xxx--"
+
+
+def chunked(size: int, head: bytes = b"", end: bytes = b"") -> Iterator[bytes]:
+    """In pieces, and so without a length that could be refused before the bytes come."""
+    yield from filter(None, (head, *[b"x" * MB] * (size // MB), end))
+
+
+UPLOADS: dict[str, Callable[[httpx.Client, int], httpx.Response]] = {
+    "create": lambda http, size: http.put("/files/new/film.mp4", content=b"x" * size),
+    "create, chunked": lambda http, size: http.put("/files/new/film.mp4", content=chunked(size)),
+    "replace": lambda http, size: http.put("/files/old.mp4", content=b"x" * size),
+    "replace, chunked": lambda http, size: http.put("/files/old.mp4", content=chunked(size)),
+    "form": lambda http, size: http.post(
+        "/file/upload?folder=new", headers=FORM, content=PART + b"x" * size + END
+    ),
+    "form, chunked": lambda http, size: http.post(
+        "/file/upload?folder=new", headers=FORM, content=chunked(size, PART, END)
+    ),
+}
+
+
+def check_refused(disk: SmallDisk, http: httpx.Client, response: httpx.Response, old: bytes) -> None:
+    assert response.status_code == 507
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["status"] == 507
+    assert disk.left() == {"old.mp4"}
+    page = http.get("/files").json()
+    assert ([item["path"] for item in page["items"]], page["folders"]) == (["old.mp4"], [])
+    assert http.get("/files/old.mp4").content == old
+    assert http.get("/files/new/film.mp4").status_code == 404
+
+
+def test_uploads_that_do_not_fit_leave_nothing(disk: SmallDisk) -> None:
+    old = os.urandom(3 * MB)
+    with disk.server.client() as http:
+        http.put("/files/old.mp4", content=old).raise_for_status()
+        room = disk.room()
+        for way, upload in UPLOADS.items():
+            check_refused(disk, http, upload(http, 15 * MB), old)
+            assert disk.room() == room, way
+        # What does fit is taken as before.
+        assert http.put("/files/old.mp4", content=b"x" * 10 * MB).status_code == 204
+        assert http.put("/files/small.mp4", content=b"small").status_code == 201
+
+
+def test_without_any_room_all_is_read_and_nothing_stored(disk: SmallDisk) -> None:
+    old = os.urandom(3 * MB)
+    with disk.server.client() as http:
+        http.put("/files/old.mp4", content=old).raise_for_status()
+        disk.fill()
+        for upload in UPLOADS.values():
+            for size in (1, MB):  # of nothing, the log of the database may have room for the row
+                check_refused(disk, http, upload(http, size), old)
+        part = http.get("/files/old.mp4", headers={"range": "bytes=1000000-1999999"})
+        assert (part.status_code, part.content) == (206, old[MB : 2 * MB])
+        assert http.get("/health/ready").status_code == 200
+        disk.make_room()
+        for upload in list(UPLOADS.values())[::2]:
+            assert upload(http, MB).status_code in (201, 204, 409)
+        assert http.get("/files/old.mp4").content == b"x" * MB
+
+
+def test_a_file_that_was_put_there_by_hand_is_read_without_any_room(disk: SmallDisk) -> None:
+    (disk.server.files / "film.mp4").write_bytes(b"film")
+    disk.fill()
+    time.sleep(2.1)  # it is taken for finished when it has been still for 2 s
+    with disk.server.client() as http:
+        assert http.get("/files/film.mp4").content == b"film"
+        assert [item["path"] for item in http.get("/files").json()["items"]] == ["film.mp4"]
+
+
+def test_deleting_makes_room_where_there_is_none(disk: SmallDisk) -> None:
+    """Also when nothing much comes of it: each of the small files gives less than the database takes."""
+    small = [f"/files/small/{number}.srt" for number in range(60)]
+    with disk.server.client() as http:
+        http.put("/files/old.mp4", content=b"x" * 3 * MB).raise_for_status()
+        for path in small:
+            http.put(path, content=b"").raise_for_status()
+        # Where the database's log begins anew, and has to grow with the first change.
+        disk.server.stop()
+        disk.server.start()
+    with disk.server.client() as http:
+        for path in small:
+            disk.fill()
+            assert http.delete(path).status_code == 204
+            assert http.get(path).status_code == 404
+        assert disk.left() == {"old.mp4"}
+        assert http.put("/files/new.mp4", content=b"x" * MB).status_code == 507
+        assert http.delete("/files/old.mp4").status_code == 204
+        assert http.put("/files/new.mp4", content=b"x" * MB).status_code == 201
+        # And again: what was held back for it has been made anew.
+        disk.fill()
+        assert http.put("/files/more.mp4", content=b"").status_code == 507
+        assert http.delete("/files/new.mp4").status_code == 204
+        assert http.get("/files").json()["items"] == []
+
+
+@pytest.mark.parametrize("faults", [(), (NO_RENAME,)], ids=["by rename", "by link"])
+def test_move_works_without_any_room(disk: SmallDisk, injected: Injected, faults: tuple[str, ...]) -> None:
+    kind = {"content-type": "application/merge-patch+json"}
+    with disk.server.client() as http:
+        http.put("/files/old.mp4", content=b"film").raise_for_status()
+        for number in range(30):
+            http.put(f"/files/small/{number}.srt", content=b"").raise_for_status()
+        # Where the database's log begins anew, and has to grow with the first change.
+        disk.server.stop()
+        disk.server.start()
+    with (
+        disk.server.client() as http,
+        ExitStack() as stack,
+    ):
+        if faults:
+            stack.enter_context(injected(disk.server.process.pid, *faults))
+        for number in range(30):
+            disk.fill()
+            body = {"folder": f"moved/{number}", "filename": "film.srt"}
+            assert http.patch(f"/files/small/{number}.srt", json=body, headers=kind).status_code == 200
+            assert http.get(f"/files/moved/{number}/film.srt").status_code == 200
+            assert http.get(f"/files/small/{number}.srt").status_code == 404
+        assert http.put("/files/new.mp4", content=b"x" * MB).status_code == 507
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_starting_without_any_room(disk: SmallDisk, how: str) -> None:
+    data = os.urandom(3 * MB)
+    with disk.server.client() as http:
+        for name in ("a", "b"):
+            http.put(f"/files/{name}.mp4", content=data).raise_for_status()
+    disk.server.stop() if how == "stopped" else disk.server.kill()
+    disk.fill()
+    disk.server.start()
+    disk.fill()
+    with disk.server.client() as http:
+        items = http.get("/files").json()["items"]
+        assert [item["sha256"] for item in items] == [hashlib.sha256(data).hexdigest()] * 2
+        assert http.get("/files/a.mp4").content == data
+        assert http.put("/files/c.mp4", content=b"").status_code == 507
+        assert http.delete("/files/a.mp4").status_code == 204
+        assert http.put("/files/c.mp4", content=data[:MB]).status_code == 201
+
+
+def test_what_is_held_back_is_made_anew(disk: SmallDisk) -> None:
+    """By the next upload at the latest, for example where there was no room for it at the start."""
+    reserve = disk.server.files / ".seekable" / "reserve"
+    with disk.server.client() as http:
+        reserve.unlink()
+        http.put("/files/film.mp4", content=b"film").raise_for_status()
+        assert reserve.stat().st_blocks * 512 >= 200_000
+        disk.fill()
+        assert http.delete("/files/film.mp4").status_code == 204
+        # Without it the start says what is wrong.
+        disk.server.stop()
+        reserve.unlink()
+        disk.fill()
+        with pytest.raises(AssertionError, match=r"Error: .*: The disk of the database is full"):
+            disk.server.start()
+        disk.make_room()
+        disk.server.start()
+
+
+def test_who_wants_to_make_room_can_log_in_and_out_and_leave(tmp_path: Path) -> None:
+    settings = Settings(_env_file=None, files_dir=tmp_path / "files")
+    filler = settings.files_dir / "filler"
+    with (
+        mounted(settings.files_dir, "-t", "tmpfs", "-o", "size=16m", "tmpfs"),
+        open_accounts(settings, create=True) as store,
+    ):
+        anna = store.add(an_account())
+        session = a_session(anna)
+        with filler.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+            while True:
+                file.write(b"x" * 4096)
+        with pytest.raises(OutOfSpace):
+            for _ in range(1000):
+                store.add_token(a_token(anna))
+        # The database's log grows with each of them.
+        for minutes in range(1, 20):
+            session = a_session(anna)
+            assert store.add_session(session, version=1)
+            store.see_session(session.hash, session.seen_at + timedelta(minutes=minutes))
+        store.remove_session(session.hash)
+        store.leave(anna.id)
+        store.remove(anna.id)
+        assert store.count() == 0

@@ -1,0 +1,173 @@
+"""The primary of three nodes lost, or stepping down, under many uploads and downloads: all that was
+acknowledged is there on the next one, whole."""
+
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+from pymongo.errors import PyMongoError
+
+from tests.support import Server, mongo, noise
+from tests.support.mongo import Mongod, ReplicaSet
+from tests.system.faults.grid import Begin, Download, Grid, check_refused, recovered, sha256, until
+
+AT_ONCE = 20
+FILM = noise(12_000_000)
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[ReplicaSet]:
+    with mongo.three_nodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def grid(nodes: ReplicaSet, tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    return Grid(tmp_path_factory.mktemp("grid"), nodes.url("harmed"))
+
+
+@pytest.fixture(scope="module")
+def server(grid: Grid) -> Iterator[Server]:
+    with grid.server() as server:
+        yield server
+        assert "Traceback" not in server.log()
+
+
+def data(number: int) -> bytes:
+    return random.Random(number).randbytes(300_000)
+
+
+class Uploads:
+    """Clients that each upload one file after the other, replace some and delete some, until told to end."""
+
+    def __init__(self, server: Server, folder: str) -> None:
+        self._server = server
+        self._folder = folder
+        self.over = False
+        self.outcomes: Counter[object] = Counter()
+        self.known: dict[str, bytes | None] = {}
+        """What is stored at each path whose last change was answered, and all before it."""
+
+    def run(self, number: int) -> None:
+        with self._server.client(timeout=20) as http:
+            for turn in itertools.count():
+                if self.over:
+                    return
+                path = f"/files/{self._folder}/{number}-{turn}.mp4"
+                new = data(number * 1000 + turn)
+                self._change(http, path, new)
+                if turn % 3 == 1:
+                    self._change(http, path, new[::-1])
+                elif turn % 3 == 2:
+                    self._change(http, path, None)
+
+    def failed(self) -> int:
+        return self.outcomes.total() - sum(self.outcomes[status] for status in (201, 204))
+
+    def _change(self, http: httpx.Client, path: str, new: bytes | None) -> None:
+        if new is not None and path in self.known and self.known[path] is None:
+            return
+        before = self.known.pop(path, None)
+        try:
+            answer = http.delete(path) if new is None else http.put(path, content=new)
+        except httpx.TransportError as error:
+            self.outcomes[type(error)] += 1
+            return
+        self.outcomes[answer.status_code] += 1
+        if answer.is_success:
+            self.known[path] = new
+        elif not (new is None and before is None and answer.status_code == 404):
+            check_refused(answer)
+
+
+def harm(primary: Mongod, other: Mongod, how: str) -> None:
+    if how == "steps down":
+        with suppress(PyMongoError), primary.direct() as client:
+            client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3)
+        return
+    if "nobody" in how:
+        other.pause()
+    primary.kill()
+
+
+def resumed(http: httpx.Client, target: str, tag: str, download: Download) -> bytes:
+    """All of it, with what did not come asked for again."""
+    here = len(download.body)
+    if here == download.length:
+        return bytes(download.body)
+    rest = http.get(target, headers={"range": f"bytes={here}-", "if-range": tag})
+    assert rest.status_code == 206
+    return download.body + rest.content
+
+
+def test_a_secondary_alone_is_refused_at_the_start(nodes: ReplicaSet, tmp_path: Path) -> None:
+    primary = nodes.primary()
+    secondary = next(node for node in nodes.nodes if node is not primary)
+    grid = Grid(tmp_path, f"mongodb://{secondary.host}/harmed?directConnection=true")
+    began = time.monotonic()
+    ended = grid.seekable("serve", "--port", "0")
+    assert time.monotonic() - began < 12
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param("steps down", marks=pytest.mark.campaign),
+        "is killed",
+        pytest.param("is killed, and nobody follows for a while", marks=pytest.mark.campaign),
+    ],
+)
+def test_the_primary_is_lost(nodes: ReplicaSet, grid: Grid, server: Server, begin: Begin, how: str) -> None:
+    folder = f"folder-{next(NUMBERS)}"
+    target = f"/files/{folder}/film.mp4"
+    with server.client() as http:
+        tag = http.put(target, content=FILM).raise_for_status().headers["etag"]
+    uploads = Uploads(server, folder)
+    downloads = [Download(begin, server, target) for _ in range(AT_ONCE)]
+    for number, download in enumerate(downloads):
+        download.read(len(FILM) * number // (2 * AT_ONCE))
+    with ThreadPoolExecutor(2 * AT_ONCE) as pool:
+        going: list[Future[None]] = [pool.submit(uploads.run, number) for number in range(AT_ONCE)]
+        try:
+            assert until(lambda: uploads.outcomes[201] > AT_ONCE)
+            primary = nodes.primary()
+            other = next(node for node in nodes.nodes if node is not primary)
+            harm(primary, other, how)
+            whole = list(pool.map(Download.rest, downloads))
+            if "nobody" in how:
+                assert until(lambda: uploads.outcomes[503] > AT_ONCE)
+                other.resume()
+            acknowledged = uploads.outcomes[201]
+            assert nodes.primary() is not primary
+            recovered(server)
+            assert until(lambda: uploads.outcomes[201] > acknowledged + AT_ONCE), "they go on"
+        finally:
+            uploads.over = True
+        for each in going:
+            each.result()
+    if how == "steps down":
+        assert (whole, uploads.failed()) == ([True] * AT_ONCE, 0), uploads.outcomes
+    elif "nobody" in how:
+        assert whole.count(False) >= AT_ONCE // 2  # of the others, the rest was on its way already
+    with server.client() as http:
+        for download, all_came in zip(downloads, whole, strict=True):
+            assert all_came is (len(download.body) == len(FILM))
+            assert sha256(resumed(http, target, tag, download)) == sha256(FILM)
+        assert len(uploads.known) > 2 * AT_ONCE
+        for path, expected in uploads.known.items():
+            found = http.get(path)
+            assert (found.content if found.is_success else None) == expected
+    grid.check_nothing_left()
+    print(how, dict(uploads.outcomes), Counter(whole))
+    if "killed" in how:
+        primary.start()

@@ -1,0 +1,116 @@
+"""The connection to PostgreSQL is lost in the middle of a COMMIT."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.database.sql import postgresql
+from app.storage.errors import NotFound, StorageUnavailable
+from app.storage.types import SHARED, Expect, Key
+from tests.support.postgres import shared
+from tests.system.faults.losing import LosingProxy, Loss
+from tests.unit.database import by_hand
+from tests.unit.database.by_hand import rest
+from tests.unit.database.library import FILM, Library
+
+MOVED = Key(SHARED, "other", "film.mp4")
+
+State = dict[Key, bytes]
+
+BEFORE: dict[str, State] = {
+    "create": {},
+    "replace": {FILM: b"old"},
+    "delete": {FILM: b"old"},
+    "move": {FILM: b"old"},
+}
+AFTER: dict[str, State] = {
+    "create": {FILM: b"new"},
+    "replace": {FILM: b"new"},
+    "delete": {},
+    "move": {MOVED: b"old"},
+}
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is new is taken for finished soon, and a server for lost."""
+    by_hand.hurry(monkeypatch)
+    monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
+
+
+@pytest.fixture
+def proxy() -> Iterator[LosingProxy]:
+    proxy = LosingProxy(shared().port)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def library(tmp_path: Path, proxy: LosingProxy) -> Iterator[Library]:
+    url = shared().new_database().replace(str(shared().port), str(proxy.port))
+    library = Library(tmp_path / "files", url)
+    yield library
+    library.close()
+
+
+def change(library: Library, kind: str) -> None:
+    match kind:
+        case "create" | "replace":
+            library.put(b"new")
+        case "delete":
+            library.backend.delete(FILM, Expect.ANY)
+        case "move":
+            library.backend.move(FILM, MOVED, Expect.ANY)
+
+
+def found(library: Library) -> State:
+    state = {}
+    for key in (FILM, MOVED):
+        try:
+            state[key], info = library.get(key)
+        except NotFound:
+            continue
+        assert info.size == len(state[key])
+    return state
+
+
+@pytest.fixture(params=sorted(BEFORE))
+def kind(request: pytest.FixtureRequest, library: Library, proxy: LosingProxy) -> str:
+    """A change, whose COMMIT is to be lost."""
+    kind: str = request.param
+    if BEFORE[kind]:
+        library.put(b"old")
+    return kind
+
+
+def test_what_was_committed_is_answered_though_nobody_heard(
+    library: Library, proxy: LosingProxy, kind: str
+) -> None:
+    proxy.loses = Loss.ANSWER
+    change(library, kind)
+    assert proxy.lost.is_set()
+    assert found(library) == AFTER[kind]
+
+
+def test_what_was_not_committed_is_undone(library: Library, proxy: LosingProxy, kind: str) -> None:
+    proxy.loses = Loss.COMMIT
+    with pytest.raises(StorageUnavailable):
+        change(library, kind)
+    assert found(library) == BEFORE[kind]
+    assert library.staging() == []
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_what_nobody_knows_is_left_whole(
+    library: Library, proxy: LosingProxy, kind: str, loss: Loss, hurry: None
+) -> None:
+    proxy.loses, proxy.reachable = loss, False
+    with pytest.raises(StorageUnavailable):
+        change(library, kind)
+    assert proxy.lost.is_set()
+    proxy.reachable = True
+    rest()
+    assert found(library) == AFTER[kind]
+    assert found(library) == AFTER[kind], "and it stays so"
+    assert library.staging() == []

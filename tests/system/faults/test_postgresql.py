@@ -1,0 +1,264 @@
+"""PostgreSQL that is restarted, stopped, or shared by several servers."""
+
+import hashlib
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support import Server, running
+from tests.support.postgres import Postgres, postgres, shared
+from tests.support.together import Outcomes, Together
+from tests.system.faults.grid import until
+
+FILM = random.Random(1).randbytes(300_000)
+RESTARTS = 5
+WRITERS = 4
+ANSWERED_WITHIN_S = 5
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+harmed = Together("harmed")
+"""Each of these has a PostgreSQL of its own, which it ill-treats, and waits for it."""
+
+
+@pytest.fixture(scope="module", name="harmed")
+def begun_harmed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Outcomes]:
+    with ExitStack() as stack:
+
+        def given(name: str) -> tuple[Server, Postgres]:
+            return stack.enter_context(serving(tmp_path_factory.mktemp(name)))
+
+        with harmed.begun(request, given) as outcomes:
+            yield outcomes
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[Server, Postgres]]:
+    with (
+        postgres(durable=True) as database,
+        running(folder, storage="filesystem", database_url=database.new_database()) as server,
+    ):
+        yield server, database
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Iterator[list[Server]]:
+    """Two servers over one database and one folder of files."""
+    settings = {
+        "storage": "filesystem",
+        "files_dir": tmp_path / "files",
+        "database_url": shared().new_library(),
+    }
+    with ExitStack() as stack:
+        yield [stack.enter_context(running(tmp_path / name, **settings)) for name in ("one", "two")]
+
+
+class Writer:
+    """Somebody who changes files of their own, and knows what may be there after each answer."""
+
+    def __init__(self, server: Server, number: int) -> None:
+        self._server = server
+        self._random = random.Random(number)
+        self.folder = f"writer {number}"
+        self.possible: dict[str, set[str | None]] = {}
+        self.answers: Counter[int] = Counter()
+
+    def write(self, until: threading.Event) -> None:
+        with self._server.client() as http:
+            while not until.is_set():
+                self._change(http)
+
+    def _change(self, http: httpx.Client) -> None:
+        name = f"{self._random.randrange(12)}.mp4"
+        before = self.possible.setdefault(name, {None})
+        wanted: str | None = None
+        try:
+            if self._random.random() < 0.25:
+                answer = http.delete(f"/files/{self.folder}/{name}")
+            else:
+                data = self._random.randbytes(self._random.choice([0, 10, 40_000]))
+                wanted = sha256(data)
+                answer = http.put(f"/files/{self.folder}/{name}", content=data)
+        except httpx.TransportError:
+            self.possible[name] = before | {wanted}
+            return
+        self.answers[answer.status_code] += 1
+        assert answer.status_code in (201, 204, 404, 503), answer.text
+        if answer.status_code == 404:
+            assert None in before, "what was acknowledged is lost"
+            self.possible[name] = {None}
+        else:
+            self.possible[name] = before | {wanted} if answer.status_code == 503 else {wanted}
+
+
+@harmed
+def test_nothing_that_was_acknowledged_is_lost_when_postgresql_is_restarted(
+    server: Server, database: Postgres
+) -> None:
+    writers = [Writer(server, number) for number in range(WRITERS)]
+    enough = threading.Event()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        writing = [pool.submit(writer.write, enough) for writer in writers]
+        for _ in range(RESTARTS):
+            time.sleep(0.5)
+            database.crash()
+            database.start()
+        time.sleep(0.5)
+        enough.set()
+        for each in writing:
+            each.result()
+    answers = sum((writer.answers for writer in writers), Counter())
+    assert answers[201] > RESTARTS, answers
+    assert answers[503] > 0, "it was restarted while nobody wrote"
+    time.sleep(2.1)  # what nobody knew of is taken for finished
+    with server.client() as http:
+        for writer in writers:
+            items = http.get("/files", params={"folder": writer.folder}).raise_for_status().json()["items"]
+            found = {item["filename"]: item for item in items}
+            for name, possible in writer.possible.items():
+                answer = http.get(f"/files/{writer.folder}/{name}")
+                there = None if answer.status_code == 404 else sha256(answer.raise_for_status().content)
+                assert there in possible
+                assert (name in found) == (there is not None)
+                assert there is None or found[name]["sha256"] in (None, there)
+    assert server.staging() == []
+    assert "Traceback" not in server.log()
+
+
+@harmed
+def test_a_restart_between_two_requests_is_not_noticed(server: Server, database: Postgres) -> None:
+    with server.client() as http:
+        assert http.put("/files/film.mp4", content=FILM).status_code == 201
+        with ThreadPoolExecutor(8) as pool:  # so that several connections are idle
+            list(pool.map(lambda _: http.get("/files"), range(40)))
+        database.crash()
+        database.start()
+        assert http.put("/files/film.mp4", content=FILM).status_code == 204
+        for _ in range(20):
+            assert http.get("/files/film.mp4").content == FILM
+            assert http.get("/files").status_code == 200
+
+
+@harmed
+def test_a_stopped_postgresql_keeps_nobody_waiting(server: Server, database: Postgres) -> None:
+    limits = httpx.Limits(max_connections=100)
+    with server.client(limits=limits) as http, ThreadPoolExecutor(60) as pool:
+        assert http.put("/files/film.mp4", content=FILM).status_code == 201
+
+        def timed(request: tuple[str, str]) -> tuple[int, float]:
+            began = time.monotonic()
+            answer = http.request(*request, content=FILM if request[0] == "PUT" else None)
+            return answer.status_code, time.monotonic() - began
+
+        requests = [
+            *(("PUT", f"/files/new/{number}.mp4") for number in range(20)),
+            *(("GET", "/files/film.mp4") for _ in range(20)),
+            *(("GET", "/files") for _ in range(15)),
+            ("DELETE", "/files/film.mp4"),
+            ("PUT", "/files/film.mp4"),
+            ("GET", "/health/ready"),
+        ]
+        with http.stream("GET", "/files/film.mp4") as playing:
+            database.pause()
+            try:
+                answers = [pool.submit(timed, request) for request in requests]
+                while not all(answer.done() for answer in answers):
+                    assert timed(("GET", "/health/live"))[0] == 200
+                    time.sleep(0.2)
+                for request, answer in zip(requests, answers, strict=True):
+                    status, took = answer.result()
+                    assert status == 503, request
+                    assert took < ANSWERED_WITHIN_S, request
+                again = timed(("GET", "/files/film.mp4"))
+                assert again[0] == 503
+                assert again[1] < ANSWERED_WITHIN_S
+                assert playing.read() == FILM
+            finally:
+                database.resume()
+        assert until(lambda: http.get("/health/ready").status_code == 200)
+        assert http.put("/files/after.mp4", content=FILM).status_code == 201
+        time.sleep(2.1)
+        for item in http.get("/files", params={"recursive": "true"}).json()["items"]:
+            assert http.get(f"/files/{item['path']}").content == FILM
+        assert server.staging() == []
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.campaign
+def test_uploads_that_a_stop_meets_in_the_middle_are_whole_or_absent(tmp_path: Path) -> None:
+    with serving(tmp_path) as (server, database):
+        check_stops(server, database)
+
+
+def check_stops(server: Server, database: Postgres) -> None:
+    writers = [Writer(server, number) for number in range(WRITERS)]
+    enough = threading.Event()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        writing = [pool.submit(writer.write, enough) for writer in writers]
+        for _ in range(3):
+            time.sleep(0.4)
+            database.pause()
+            time.sleep(2.5)
+            database.resume()
+        time.sleep(1.5)
+        enough.set()
+        for each in writing:
+            each.result()
+    time.sleep(2.1)
+    with server.client() as http:
+        for writer in writers:
+            assert writer.answers[503] > 0
+            for name, possible in writer.possible.items():
+                answer = http.get(f"/files/{writer.folder}/{name}")
+                there = None if answer.status_code == 404 else sha256(answer.raise_for_status().content)
+                assert there in possible
+    assert server.staging() == []
+
+
+def test_one_of_two_hundred_creators_over_two_servers_wins(two: list[Server], tmp_path: Path) -> None:
+    start = threading.Barrier(200)
+    limits = httpx.Limits(max_connections=100)
+    with two[0].client(limits=limits) as one, two[1].client(limits=limits) as other:
+
+        def create(number: int) -> int:
+            start.wait(30)
+            http = other if number % 2 else one
+            return http.post("/file/upload", files={"file": ("film.mp4", b"%d" % number)}).status_code
+
+        with ThreadPoolExecutor(200) as pool:
+            assert Counter(pool.map(create, range(200))) == {201: 1, 409: 199}
+        assert one.get("/files/film.mp4").content == other.get("/files/film.mp4").content
+    assert list((tmp_path / "files" / ".seekable" / "staging").iterdir()) == []
+
+
+def test_two_servers_see_what_the_other_did_at_once(
+    two: list[Server], listed: Callable[[httpx.Client, str], dict[str, str]]
+) -> None:
+    with two[0].client() as one, two[1].client() as other:
+        for number in range(12):
+            here, there = (one, other) if number % 2 else (other, one)
+            data, path = b"%d" % number, f"/files/films/{number % 5}.mp4"
+            assert here.put(path, content=data).status_code in (201, 204)
+            assert there.get(path).content == data
+            assert sha256(data) in listed(there, "films").values()
+            if number % 3 == 0:
+                assert there.delete(path).status_code == 204
+                assert here.get(path).status_code == 404
+                names = {
+                    item["filename"]
+                    for item in here.get("/files", params={"folder": "films"}).json()["items"]
+                }
+                assert f"{number % 5}.mp4" not in names

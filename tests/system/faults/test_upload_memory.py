@@ -1,0 +1,38 @@
+"""What a server holds of an upload does not depend on how long it is. Over the filesystem backend."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support import Server, running
+from tests.system.soak.memory import form, peak, put
+
+SIZE = 128
+LIMIT = 10
+AT_ONCE = 20
+LIMIT_EACH = 4  # a batch that is collected, one that is written, and what both are made of
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    with running(tmp_path, storage="filesystem") as server:
+        yield server
+
+
+def test_a_long_upload_takes_no_more_memory_than_a_short_one(server: Server) -> None:
+    def growth(work: Callable[[], object]) -> float:
+        peak(server)
+        idle = server.rss() / (1 << 20)
+        work()
+        return peak(server) - idle
+
+    put(server, 4, "first.bin")
+    for move in (put, form):
+        assert growth(lambda move=move: move(server, SIZE)) <= LIMIT, move.__name__  # type: ignore[misc]
+    with ThreadPoolExecutor(AT_ONCE) as clients:
+        names = [f"{number}.bin" for number in range(AT_ONCE)]
+        assert (
+            growth(lambda: [*clients.map(lambda name: put(server, 8, name), names)]) <= LIMIT_EACH * AT_ONCE
+        )

@@ -1,0 +1,25 @@
+import platform
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import lacks
+from tests.system.k8s.environments import ENVIRONMENTS
+from tests.system.k8s.helm import Helm
+from tests.system.k8s.installed import Installed, environment_of
+
+
+@pytest.fixture(scope="session")
+def helm() -> Iterator[Helm]:
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        lacks("the package with Helm's code is for Linux on x86-64")
+    helm = Helm()
+    yield helm
+    helm.close()
+
+
+@pytest.fixture(params=ENVIRONMENTS)
+def installed(request: pytest.FixtureRequest, helm: Helm) -> Installed:
+    """Each of the environments."""
+    return environment_of(helm, request.param)

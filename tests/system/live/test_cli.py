@@ -1,0 +1,702 @@
+"""The `seekable` command and `uvicorn app.main:app`, started from a shell."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from gridfs import GridFSBucket
+
+from tests.support import Server, mongo, need, run
+from tests.support.forking import COMMAND, Command, completed
+from tests.system.live.clients import BIN, Program, Vlc, program, sha256, until
+
+pytestmark = pytest.mark.live
+
+CHECKOUT = Path(__file__).parents[3]
+SEEKABLE = BIN / "seekable"
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> Path:
+    """An empty folder to run commands in."""
+    workdir = tmp_path / "workdir"
+    workdir.mkdir()
+    return workdir
+
+
+@contextmanager
+def serving(
+    workdir: Path, *arguments: object, first: str = "", **environment: str
+) -> Iterator[tuple[Program, str]]:
+    """Run `seekable serve`, after the code `first`. Yields the process and its URL once it is ready."""
+    log = workdir.with_suffix(".log")
+    log.write_bytes(b"")
+    command = Command(
+        *("serve", *map(str, arguments)),
+        folder=workdir,
+        output=log,
+        errors=log,
+        environment=without_settings() | environment,
+        code=first and first + COMMAND,
+    )
+    try:
+        server = Program(command, log)
+        yield server, server.wait_for(r"docs +(http\S+)/docs")[1]
+    finally:
+        command.kill()
+        command.wait()
+
+
+def without_settings() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+
+
+def get(url: str, **headers: str) -> httpx.Response:
+    return httpx.get(url, headers=headers, trust_env=False, timeout=10)
+
+
+def run_command(
+    workdir: Path,
+    *arguments: object,
+    bound: bool = False,
+    first: str = "",
+    **environment: str,
+) -> tuple[int, str]:
+    """Run a command to its end, after the code `first`. Returns its exit status and output.
+
+    With `bound`, permissions apply to it even when root runs it.
+    """
+    result = completed(
+        *map(str, arguments),
+        folder=workdir,
+        environment=without_settings() | environment,
+        timeout=20,
+        bound=bound,
+        first=first,
+    )
+    return result.returncode, result.stdout + result.stderr
+
+
+def failure_output(workdir: Path, *arguments: object, **environment: str) -> str:
+    """Run a command that failure_output, and return its output."""
+    status, output = run_command(workdir, *arguments, **environment)
+    assert status != 0
+    return output
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+# The server trusts a proxy on loopback, so this header makes a request come from another machine.
+FROM_OTHER_MACHINE = {"x-forwarded-for": "203.0.113.9"}
+
+
+# Start output
+
+
+def test_printed_commands_work(workdir: Path, film: Path) -> None:
+    need("curl", "vlc", "setpriv")
+    with program(workdir, SEEKABLE, "serve", "--port", "0") as server:
+        url = server.wait_for(r"docs +(http\S+)/docs")[1]
+        assert get(f"{url}/docs").status_code == 200
+        shutil.copy(film, workdir / "film.mp4")
+        upload = shlex.split(server.wait_for(r"upload +(curl .+)")[1])
+        uploaded = subprocess.run([*upload, "-sSf"], cwd=workdir, capture_output=True, text=True, timeout=30)
+        assert uploaded.returncode == 0, uploaded.stderr
+        assert sha256(workdir / "files" / "film.mp4") == sha256(film)
+        play = shlex.split(server.wait_for(r"play +(vlc .+)")[1])
+        assert len(play) == 2
+        with Vlc(play[1]) as vlc:
+            vlc.play_to(1)
+        until(lambda: '"GET /files/film.mp4 HTTP/1.1" 206' in server.log(), "VLC's request is logged")
+        server.terminate()
+        assert "Application shutdown complete" in server.log()
+        assert "Traceback" not in server.log()
+
+
+def test_serve_listens_on_host_and_port_of_options(workdir: Path) -> None:
+    port = free_port()
+    with serving(workdir, "--host", "127.0.0.2", "--port", port) as (server, url):
+        assert url == f"http://127.0.0.2:{port}"
+        assert get(f"{url}/health").status_code == 200
+        assert f"curl -F file=@film.mp4 {url}/file/upload" in server.log()
+        assert f"vlc {url}/files/film.mp4" in server.log()
+        with pytest.raises(httpx.ConnectError):
+            get(f"http://127.0.0.1:{port}/health")
+
+
+def test_options_override_host_and_port_of_environment(workdir: Path) -> None:
+    port = free_port()
+    environment = {"SEEKABLE_HOST": "127.0.0.2", "SEEKABLE_PORT": str(port)}
+    with serving(workdir, **environment) as (_, url):
+        assert url == f"http://127.0.0.2:{port}"
+    with serving(workdir, "--host", "localhost", "--port", "0", **environment) as (_, url):
+        assert url.startswith("http://localhost:")
+        assert url != f"http://localhost:{port}"
+        assert get(f"{url}/health").status_code == 200
+
+
+def test_links_start_with_base_url(workdir: Path) -> None:
+    with serving(workdir, "--port", "0", SEEKABLE_BASE_URL="https://media.example.org/tv/") as (server, url):
+        assert url == "https://media.example.org/tv"
+        port = server.wait_for(r"running on http://127.0.0.1:(\d+)")[1]
+        put = httpx.put(f"http://127.0.0.1:{port}/files/a.txt", content=b"a", trust_env=False)
+        assert put.json()["url"] == "https://media.example.org/tv/files/a.txt"
+
+
+def test_base_path_causes_no_deprecation_warning(tmp_path: Path) -> None:
+    server = Server(tmp_path, base_url="https://example.org/media", access="open")
+    server.wrapper = ("env", "PYTHONWARNINGS=error")
+    try:
+        server.start()
+        (port,) = re.findall(r"running on http://127.0.0.1:(\d+)", server.log())
+        for path in ("/docs", "/media/docs", "/media/files/", "/openapi.json"):
+            assert get(f"http://127.0.0.1:{port}{path}").status_code == 200
+        assert server.stop() == 0
+        assert "Warning" not in server.log()
+    finally:
+        server.stop()
+
+
+def test_default_files_folder_is_in_working_directory(workdir: Path) -> None:
+    with serving(workdir, "--port", "0") as (_, url):
+        httpx.put(f"{url}/files/a/b.txt", content=b"b", trust_env=False).raise_for_status()
+    assert [path.name for path in workdir.iterdir()] == ["files"]
+    assert (workdir / "files/a/b.txt").read_bytes() == b"b"
+    assert (workdir / "files/.seekable/seekable.db").exists()
+
+
+# Access
+
+
+@pytest.mark.parametrize("source", ["option", "environment"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_serve_refuses_public_host_without_access_setting(host: str, source: str, workdir: Path) -> None:
+    if source == "option":
+        output = failure_output(workdir, "serve", "--port", "0", "--host", host)
+    else:
+        output = failure_output(workdir, "serve", "--port", "0", SEEKABLE_HOST=host)
+    assert output.count("\n") == 1
+    assert "SEEKABLE_ACCESS=accounts" in output
+    assert list(workdir.iterdir()) == []
+
+
+def test_open_access_serves_clients_of_other_machines(workdir: Path) -> None:
+    with serving(workdir, "--host", "0.0.0.0", "--port", "0", SEEKABLE_ACCESS="open") as (_, url):
+        assert url.startswith("http://127.0.0.1:"), "0.0.0.0 is no address to connect to"
+        assert get(f"{url}/health").status_code == 200
+        assert get(f"{url}/health", **FROM_OTHER_MACHINE).status_code == 200
+
+
+# Settings
+
+
+def test_env_file_supplies_settings(workdir: Path) -> None:
+    (workdir / ".env").write_text("SEEKABLE_PORT=0\nSEEKABLE_FILES_DIR='my films'\nOTHER=1\n")
+    with serving(workdir) as (server, url):
+        assert f"{workdir}/my films" in server.log()
+        httpx.put(f"{url}/files/b.txt", content=b"b", trust_env=False).raise_for_status()
+    assert (workdir / "my films" / "b.txt").read_bytes() == b"b"
+    assert {path.name for path in workdir.iterdir()} == {".env", "my films"}
+
+
+def test_uploaded_env_file_is_ignored_at_next_start(workdir: Path) -> None:
+    films = {"SEEKABLE_FILES_DIR": "."}
+    with serving(workdir, "--port", "0", **films) as (server, url):
+        uploaded = b"SEEKABLE_ACCESS=open\nSEEKABLE_ALLOWED_HOSTS=*\n"
+        httpx.put(f"{url}/files/.env", content=uploaded, trust_env=False).raise_for_status()
+        assert "is not read" not in server.log()
+    with serving(workdir, "--port", "0", **films) as (server, url):
+        assert server.log().count(f"{workdir}/.env is not read: it lies in the library {workdir}") == 1
+        assert get(f"{url}/files", **FROM_OTHER_MACHINE).status_code == 403
+        assert get(f"{url}/files", host="evil.example").status_code == 421
+    status, output = run_command(workdir, "doctor", **films)
+    assert status == 1
+    assert f"fix: {workdir}/.env is not read: " in output
+    assert "is not read" in run_command(workdir, "scan", **films)[1]
+    (workdir / ".env").write_text("SEEKABLE_FILES_DIR=.\n")
+    for command in (("serve", "--port", "0"), ("scan",), ("doctor",), ("account", "list")):
+        assert "lies in the library that it names" in start_error(workdir, *command)
+
+
+def test_env_file_is_refused_when_not_utf8(workdir: Path) -> None:
+    (workdir / ".env").write_bytes("SEEKABLE_FILES_DIR=Köln\n".encode("latin-1"))
+    for command in (("serve", "--port", "0"), ("doctor",), ("copy", "--to", "gridfs")):
+        assert start_error(workdir, *command) == f"Error: {workdir}/.env is not in UTF-8. Save it in UTF-8.\n"
+    assert {path.name for path in workdir.iterdir()} == {".env"}
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def latin_1(folder: Path) -> dict[str, str]:
+    """Compile a Latin-1 locale in the folder, and return the environment that selects it."""
+    need("localedef", "locale-gen")
+    run("localedef", "-i", "de_DE", "-f", "ISO-8859-1", folder / "de_DE")
+    return {"LC_ALL": "de_DE", "LOCPATH": str(folder), "PYTHONUTF8": "0"}
+
+
+@pytest.fixture(params=["latin-1", "ascii"])
+def locale(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """The environment of a locale in which Python would not encode file names in UTF-8."""
+    variables = latin_1(tmp_path) if request.param == "latin-1" else ASCII
+    code = r"import os; print(os.fsencode('\xfc'))"
+    encoded = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **variables}, capture_output=True
+    )
+    assert b"xc3" not in encoded.stdout
+    return variables
+
+
+def test_file_names_are_utf8_in_every_locale(workdir: Path, locale: dict[str, str]) -> None:
+    name = "Blüten 日本.txt"
+    with program(workdir, SEEKABLE, "serve", "--port", "0", **locale) as server:
+        url = server.wait_for(r"docs +(http\S+)/docs")[1]
+        httpx.put(f"{url}/files/{name}", content=b"a", trust_env=False).raise_for_status()
+        assert get(f"{url}/files/{name}").content == b"a"
+        assert get(f"{url}/files").json()["items"][0]["filename"] == name
+    assert name.encode() in os.listdir(os.fsencode(workdir / "files"))
+    moved = name.replace("日本", "ÿ")
+    (workdir / "files" / name).rename(workdir / "files" / moved)
+    scanned = subprocess.run(
+        [SEEKABLE, "scan"], cwd=workdir, env=without_settings() | locale, capture_output=True
+    )
+    assert b"1 files, 1 moved" in scanned.stdout, scanned
+
+
+def test_start_is_refused_when_locale_cannot_be_overridden(workdir: Path, tmp_path: Path) -> None:
+    """Under another ASGI server than ours, and where Python ignores its environment."""
+    locale = latin_1(tmp_path)
+    for remedy, command in (
+        ("by the locale: set PYTHONUTF8=1.", ("-m", "uvicorn", "app.main:app", "--port", "0")),
+        ("Start Python with -X utf8.", ("-E", SEEKABLE, "scan")),
+    ):
+        environment = without_settings() | locale | ({"PYTHONUTF8": "1"} if "-E" in command else {})
+        refused = subprocess.run(
+            [sys.executable, *command],
+            cwd=workdir,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert refused.returncode != 0
+        assert "Names of files would be in iso8859-1" in refused.stderr
+        assert remedy in refused.stderr
+    assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SEEKABLE_PORT", "abc"),
+        ("SEEKABLE_PORT", "65536"),
+        ("SEEKABLE_ACCESS", "everyone"),
+        ("SEEKABLE_STORAGE", "tape"),
+        ("SEEKABLE_MAX_UPLOAD_SIZE", "many"),
+        ("SEEKABLE_BASE_URL", "media.example.org"),
+        ("SEEKABLE_DATABASE_URL", "nonsense"),
+        ("SEEKABLE_DATABASE_URL", "oracle://somewhere/films"),
+        ("SEEKABLE_DATABASE_URL", "sqlite+aiosqlite:///films.db"),
+        ("SEEKABLE_DATABASE_URL", "sqlite://"),
+        ("SEEKABLE_STORAGE", "gridfs"),
+        ("SEEKABLE_FILES_DIR", "/dev/null/films"),
+    ],
+)
+def test_invalid_setting_is_reported_in_one_line(name: str, value: str, workdir: Path) -> None:
+    for command in (["serve", "--port", "0"], ["migrate"]):
+        output = failure_output(workdir, *command, **{name: value})
+        assert "Traceback" not in output
+        assert name in output
+        assert sum(1 for line in output.splitlines() if not line.startswith("INFO: ")) == 1
+
+
+def test_database_of_newer_version_is_refused(workdir: Path) -> None:
+    assert run_command(workdir, "migrate")[0] == 0
+    with closing(
+        sqlite3.connect(workdir / "files" / ".seekable" / "seekable.db", isolation_level=None)
+    ) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    for command in (["serve", "--port", "0"], ["migrate"]):
+        output = failure_output(workdir, *command)
+        assert "Traceback" not in output
+        assert "The database was made by a newer Seekable. Install that version" in output
+        assert "9999" in output
+        assert len(output.splitlines()) == 1
+
+
+# Unreadable files
+
+
+def test_verify_and_scan_name_unreadable_files_and_exit_1(workdir: Path) -> None:
+    films = workdir / "files"
+    (films / "closed").mkdir(parents=True)
+    for name in ("good.mp4", "bad.mp4", "closed/inside.mp4"):
+        (films / name).write_bytes(b"film")
+    time.sleep(2.1)
+    assert run_command(workdir, "migrate")[0] == 0
+    assert run_command(workdir, "scan", bound=True) == (0, "3 files, 3 created\nScanning\n")
+    (films / "bad.mp4").chmod(0)
+    (films / "closed").chmod(0)
+    status, output = run_command(workdir, "verify", bound=True)
+    assert status == 1
+    assert "unreadable: bad.mp4\n" in output
+    assert "unreadable: closed/inside.mp4\n" in output
+    assert "good.mp4" not in output
+    status, output = run_command(workdir, "scan", bound=True)
+    assert status == 1
+    assert "unreadable: closed: The disk start_error: Permission denied.\n" in output
+    assert "unreadable: bad.mp4: The disk start_error: Permission denied.\n" in output, "its ctime changed"
+    (films / "closed").chmod(0o755)
+    (films / "bad.mp4").chmod(0o644)
+    assert run_command(workdir, "scan", bound=True)[0] == 0
+
+
+def test_verify_and_scan_name_malformed_documents_of_gridfs_and_exit_1(workdir: Path) -> None:
+    settings = mongo.gridfs()
+    environment = {f"SEEKABLE_{name.upper()}": str(value) for name, value in settings.items()}
+    assert run_command(workdir, "migrate", **environment)[0] == 0
+    database = mongo.database(str(settings["mongodb_url"]))
+    GridFSBucket(database).upload_from_stream("good.mp4", b"film")
+    assert run_command(workdir, "scan", **environment)[0] == 0
+    malformed = {"_id": "0" * 32, "library": "", "folder": "films", "filename": "bad.mp4"}
+    database["media"].insert_one(malformed)
+    status, output = run_command(workdir, "scan", **environment)
+    assert status == 1
+    assert "unreadable: films/bad.mp4: Its document is not like those of this program.\n" in output
+    status, output = run_command(workdir, "verify", **environment)
+    assert status == 1
+    assert "unreadable: films/bad.mp4\n" in output
+    database["media"].delete_one({"_id": malformed["_id"]})
+    assert run_command(workdir, "scan", **environment)[0] == 0
+
+
+@pytest.mark.parametrize("fault", ["fstat,newfstatat:when=2+", "pread64,preadv,preadv2"])
+def test_verify_names_file_when_disk_fails(fault: str, workdir: Path) -> None:
+    need("strace")
+    films = workdir / "files"
+    films.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (films / name).write_bytes(b"film")
+    assert run_command(workdir, "migrate")[0] == 0
+    time.sleep(2.1)
+    assert run_command(workdir, "scan")[0] == 0
+    calls, _, when = fault.partition(":")
+    inject = f"inject={calls}:error=EIO{when and ':'}{when}"
+    strace = ("strace", "-f", "-o", workdir / "trace", "-P", films / "a.mp4", "-e", inject)
+    command = [str(word) for word in (*strace, SEEKABLE, "verify")]
+    verified = subprocess.run(
+        command, cwd=workdir, env=without_settings(), capture_output=True, text=True, timeout=60
+    )
+    assert "INJECTED" in (workdir / "trace").read_text()
+    assert verified.returncode == 1, verified
+    assert "unreadable: a.mp4\n" in verified.stdout
+    assert "Traceback" not in verified.stderr
+
+
+# Start failures
+
+
+READ_ONLY = """
+import ctypes, os, pathlib, subprocess
+user, group = os.geteuid(), os.getegid()
+new_mounts, new_users = 0x20000, 0x10000000
+assert ctypes.CDLL(None).unshare(new_mounts | (user and new_users)) == 0
+if user:
+    for name, mapped in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+        pathlib.Path("/proc/self", name).write_text(mapped)
+mounts = "mount --make-rprivate / && mount --bind files files && mount -o remount,bind,ro files"
+subprocess.run(["sh", "-c", mounts], check=True)
+"""
+"""Code that remounts files/ read-only for this process alone, as root or not, like unshare(1)."""
+
+
+def start_error(workdir: Path, *arguments: object, **options: Any) -> str:
+    """Run a command that start_error to start, and return its one sentence."""
+    status, output = run_command(workdir, *arguments, **options)
+    assert status == 1, output
+    assert re.fullmatch(r"Error: .+\.\n", output), output
+    return output
+
+
+def serve_and_migrate_error(workdir: Path, **options: Any) -> str:
+    """Run `serve` and `migrate`, and return the error that both must print."""
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(start_error, workdir, *arguments, **options)
+            for arguments in (["serve", "--port", "0"], ["migrate"])
+        ]
+        errors = {run.result() for run in runs}
+    assert len(errors) == 1
+    return errors.pop()
+
+
+def test_serve_is_refused_when_port_is_taken(workdir: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        output = start_error(workdir, "serve", "--port", port)
+        assert f"Port {port} of 127.0.0.1 is taken by another program" in output
+        assert "--port" in output
+        assert start_error(workdir, "serve", "--port", port, "--reload") == output
+    assert list(workdir.iterdir()) == [], "the database is not touched before"
+
+
+def test_serve_is_refused_when_port_needs_rights(workdir: Path) -> None:
+    output = start_error(workdir, "serve", "--port", 1, bound=True)
+    assert "Port 1 of 127.0.0.1 needs rights" in output
+    assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("192.0.2.1", "192.0.2.1 is not an address of this machine"),
+        ("2001:db8::1", "2001:db8::1 is not an address of this machine"),
+        ("films.invalid", "films.invalid is not the name of an address"),
+        ("f" * 64, "is not the name of an address"),
+        ("1\x1b[2J\n", r"1\x1b[2J\n is not the name of an address"),
+    ],
+)
+def test_serve_is_refused_when_host_is_not_local(host: str, reason: str, workdir: Path) -> None:
+    output = start_error(workdir, "serve", "--port", "0", SEEKABLE_HOST=host, SEEKABLE_ACCESS="open")
+    assert reason in output
+    assert "--host" in output
+    assert list(workdir.iterdir()) == []
+
+
+def test_start_is_refused_when_files_folder_is_a_file(workdir: Path) -> None:
+    (workdir / "files").write_bytes(b"")
+    assert serve_and_migrate_error(workdir) == "Error: SEEKABLE_FILES_DIR=files: This is no folder.\n"
+    output = serve_and_migrate_error(workdir, SEEKABLE_FILES_DIR="files/inside")
+    assert output == "Error: SEEKABLE_FILES_DIR=files/inside: This is no folder.\n"
+
+
+def test_start_is_refused_when_files_folder_cannot_be_created(workdir: Path) -> None:
+    workdir.chmod(0o555)
+    output = serve_and_migrate_error(workdir, bound=True)
+    assert output == "Error: SEEKABLE_FILES_DIR=files: This user cannot write there.\n"
+
+
+@pytest.mark.parametrize("folder", [".", ".seekable", ".seekable/staging"])
+def test_start_is_refused_when_files_folder_is_not_writable(folder: str, workdir: Path) -> None:
+    assert run_command(workdir, "migrate")[0] == 0
+    (workdir / "files" / folder).chmod(0o555)
+    output = serve_and_migrate_error(workdir, bound=True)
+    assert output == (
+        "Error: SEEKABLE_FILES_DIR=files: This user cannot write there. "
+        "To serve it as it is, set SEEKABLE_READ_ONLY=true.\n"
+    )
+
+
+def test_start_is_refused_when_database_is_not_writable(workdir: Path) -> None:
+    """As when another user has created it."""
+    assert run_command(workdir, "migrate")[0] == 0
+    database = workdir / "files" / ".seekable" / "seekable.db"
+    database.chmod(0o444)
+    output = serve_and_migrate_error(workdir, bound=True)
+    assert output == f"Error: sqlite:///{database}: The database cannot be written.\n"
+
+
+@pytest.mark.parametrize("command", ["scan", "verify"])
+def test_scan_and_verify_create_no_library(command: str, workdir: Path) -> None:
+    """If they did, a missing disk would look like an empty library without faults."""
+    output = start_error(workdir, command)
+    assert (
+        output == "Error: SEEKABLE_FILES_DIR=files: There is no library here; `seekable serve` makes one.\n"
+    )
+    assert list(workdir.iterdir()) == []
+
+
+def test_start_is_refused_when_files_folder_is_missing_on_read_only_file_system(workdir: Path) -> None:
+    """An existing folder is served: see test_read_only.py."""
+    need("mount")
+    (workdir / "files").mkdir()
+    output = serve_and_migrate_error(workdir, first=READ_ONLY, SEEKABLE_FILES_DIR="files/inside")
+    assert output == "Error: SEEKABLE_FILES_DIR=files/inside: Its file system is read-only.\n"
+
+
+@pytest.mark.parametrize("in_its_place", ["an empty mount point", "nothing", "another library"])
+def test_start_is_refused_when_disk_is_not_mounted(in_its_place: str, workdir: Path) -> None:
+    environment = {"SEEKABLE_DATABASE_URL": f"sqlite:///{workdir}/films.db"}
+    with serving(workdir, "--port", "0", **environment) as (_, url):
+        httpx.put(f"{url}/files/a.txt", content=b"a", trust_env=False).raise_for_status()
+    files, unmounted = workdir / "files", workdir / "unmounted"
+
+    def beside_the_database() -> list[Path]:
+        return sorted(path for path in workdir.rglob("*") if not path.match("films.db-*"))
+
+    files.rename(unmounted)
+    if in_its_place == "an empty mount point":
+        files.mkdir()
+    elif in_its_place == "another library":
+        assert run_command(workdir, "migrate")[0] == 0
+        (files / ".seekable" / "seekable.db").unlink()
+    before = beside_the_database()
+    output = serve_and_migrate_error(workdir, **environment)
+    assert "The folder of files, files, is not the one that the database speaks of" in output
+    assert beside_the_database() == before, "nothing was written where the disk should be"
+    shutil.rmtree(files, ignore_errors=True)
+    unmounted.rename(files)
+    with serving(workdir, "--port", "0", **environment) as (_, url):
+        assert get(f"{url}/files/a.txt").content == b"a"
+
+
+def test_serve_is_refused_when_database_is_locked(tmp_path: Path) -> None:
+    """Both locks at the same time, each in its own library: the server waits four seconds for each."""
+    locks = ("BEGIN IMMEDIATE", "PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE")
+
+    def check(number: int) -> None:
+        workdir = tmp_path / str(number)
+        workdir.mkdir()
+        assert run_command(workdir, "migrate")[0] == 0
+        path = workdir / "files" / ".seekable" / "seekable.db"
+        with closing(sqlite3.connect(path, isolation_level=None)) as database:
+            for statement in locks[number].split("; "):
+                database.execute(statement)
+            began = time.monotonic()
+            output = start_error(workdir, "serve", "--port", "0")
+            assert output == f"Error: sqlite:///{path}: The database is locked by another program.\n"
+            assert time.monotonic() - began < 10
+
+    with ThreadPoolExecutor(len(locks)) as pool:
+        assert len(list(pool.map(check, range(len(locks))))) == len(locks)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_bytes(b"not a database" * 100), "is no SQLite file"),
+        (lambda path: path.mkdir(), "cannot be opened"),
+        (lambda path: path.touch(0o000), "cannot be opened"),
+        (lambda path: path.touch(0o444), "cannot be written"),
+        (lambda path: path.parent.chmod(0o555), "cannot be opened"),
+        (lambda path: path.parent.rmdir(), "cannot be opened"),
+    ],
+    ids=["another file", "a folder", "unreadable", "read-only", "in a read-only folder", "in no folder"],
+)
+def test_migrate_is_refused_when_database_cannot_be_opened(
+    make: Callable[[Path], None], reason: str, workdir: Path
+) -> None:
+    path = workdir / "data" / "films.db"
+    path.parent.mkdir()
+    make(path)
+    url = f"sqlite:///{path}"
+    output = start_error(workdir, "migrate", bound=True, SEEKABLE_DATABASE_URL=url)
+    assert output == f"Error: {url}: The database {reason}.\n"
+
+
+def test_start_is_refused_when_database_is_damaged(workdir: Path) -> None:
+    assert run_command(workdir, "migrate")[0] == 0
+    path = workdir / "files" / ".seekable" / "seekable.db"
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * 8192)
+    assert "The database is damaged." in serve_and_migrate_error(workdir)
+
+
+# Other ways to start the server
+
+
+def test_uvicorn_serves_this_machine_only(workdir: Path, film: Path) -> None:
+    port = free_port()
+    with program(workdir, BIN / "uvicorn", "app.main:app", "--host", "0.0.0.0", "--port", port) as server:
+        server.wait_for("Uvicorn running")
+        url = f"http://127.0.0.1:{port}/files/film.mp4"
+        assert httpx.put(url, content=film.read_bytes(), trust_env=False).status_code == 201
+        assert get(url, range="bytes=4-7").content == b"ftyp"
+        assert sha256(workdir / "files" / "film.mp4") == sha256(film)
+        assert get(url, **FROM_OTHER_MACHINE).status_code == 403
+        server.terminate()
+        assert "Traceback" not in server.log()
+
+
+def test_reload_prints_urls_and_restarts_when_code_changes(workdir: Path, tmp_path: Path) -> None:
+    """In a copy of the code, which no other test uses."""
+    copy = tmp_path / "copy"
+    for part in ("app", "alembic"):
+        shutil.copytree(CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    start = "from app.cli import main; main()"
+    port = free_port()
+    with program(
+        workdir, sys.executable, "-c", start, "serve", "--reload", "--port", port, PYTHONPATH=str(copy)
+    ) as server:
+        server.wait_for("Application startup complete")
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: f"{url}/docs" in server.log(), server.log())
+        assert f"curl -F file=@film.mp4 {url}/file/upload" in server.log()
+        assert get(f"{url}/openapi.json").json()["info"]["title"] == "Seekable"
+        program_file = copy / "app" / "main.py"
+        program_file.write_text(program_file.read_text().replace('title="Seekable"', 'title="Changed"'))
+        server.wait_for("(?s)Application startup complete.*Application startup complete")
+        assert get(f"{url}/openapi.json").json()["info"]["title"] == "Changed"
+        (child,) = _children(server.process.pid, "spawn_main")
+        server.terminate()
+        assert not _is_running(child)
+        with pytest.raises(httpx.ConnectError):
+            get(f"{url}/health")
+        assert "Traceback" not in server.log()
+
+
+def _children(pid: int, command: str) -> list[int]:
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if command in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def _is_running(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return Path(f"/proc/{pid}").exists()
+
+
+# Import
+
+
+AUDIT = """
+import os, sys
+events = []
+def note(event, arguments):
+    if event == "open":
+        path, mode, flags = arguments
+        inside = isinstance(path, (str, bytes)) and os.path.abspath(os.fsdecode(path)).startswith(os.getcwd())
+        if inside or (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+            events.append((event, path, mode, flags))
+    elif event in (
+        "os.mkdir", "os.rename", "os.remove", "sqlite3.connect", "socket.connect", "socket.bind",
+        "socket.getaddrinfo", "subprocess.Popen", "os.posix_spawn", "os.system", "_thread.start_new_thread",
+    ):
+        events.append((event, *map(str, arguments)))
+sys.addaudithook(note)
+import app.main
+print(*events, sep="\\n", end="")
+"""
+
+
+def test_import_has_no_side_effects(workdir: Path) -> None:
+    """The import writes no file, opens no connection and does not read the settings."""
+    (workdir / ".env").write_text("SEEKABLE_PORT=abc\n")
+    python = [sys.executable, "-B", "-c"]
+    imported = subprocess.run([*python, AUDIT], cwd=workdir, capture_output=True, text=True, timeout=60)
+    assert (imported.returncode, imported.stdout, imported.stderr) == (0, "", "")
+    assert os.listdir(workdir) == [".env"]
+    # The audit reports a planted side effect.
+    planted = AUDIT.replace("import app.main", "os.mkdir('files'); open('files/x', 'w').close()")
+    audited = subprocess.run([*python, planted], cwd=workdir, capture_output=True, text=True, timeout=60)
+    assert re.search(r"os\.mkdir.*\n.*open", audited.stdout)

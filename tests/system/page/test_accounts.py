@@ -1,0 +1,344 @@
+"""People before the page: signing up, one's own films, a link for somebody else, and the settings."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from app.database import open_accounts
+from app.settings import Settings
+from tests.support import NewLibrary, Server, running
+from tests.system.live.clients import until
+from tests.system.page.conftest import SECONDS, Visitor, choose, row, throttle
+from tests.system.page.test_look import SMALL, findings
+from tests.system.page.test_player import PASSES
+from tests.system.page.test_uploads import on_disk, pick
+
+pytestmark = pytest.mark.live
+
+PASSWORD = "correct horse"
+
+WATCH = """() => {
+    window.seen = {};
+    new MutationObserver(() => {
+        for (const item of document.querySelectorAll("#uploads li")) {
+            const bar = item.querySelector("progress");
+            const values = (seen[item.querySelector("bdi").textContent] ??= []);
+            if (!bar.hidden) values.push([bar.value / bar.max, item.querySelector(".quiet").textContent]);
+        }
+    }).observe(document.getElementById("uploads"), {subtree: true, childList: true, attributes: true});
+}"""
+"""Writes down how far each upload is shown to be, and what is said of it."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
+    """One on which everybody may sign up."""
+    folder = tmp_path_factory.mktemp("people")
+    with running(folder, access="accounts", sign_up="open", **new_library()) as server:
+        with server.client() as http:  # the administrator, so that all others are alike
+            made = http.post("/sign-up", json={"email": "admin@example.org", "password": PASSWORD})
+            made.raise_for_status()
+        yield server
+
+
+@pytest.fixture
+def visit(browser: Browser, server: Server) -> Iterator[Visitor]:
+    visitor = Visitor(browser, server.url)
+    yield visitor
+    visitor.end()
+
+
+@pytest.fixture
+def email(folder: str) -> str:
+    """An address that no other test uses."""
+    return f"{folder}@example.org".replace("_", "-").lower()
+
+
+def sign_up(page: Page, email: str) -> None:
+    if "/sign-up" not in page.url:
+        page.get_by_role("link", name="Sign up").click()
+    page.get_by_label("Email address").fill(email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("All files")
+
+
+def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
+    page.get_by_label("Email address").fill(email)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Log in").click()
+
+
+def share(page: Page, name: str) -> str:
+    """The link that the dialogs give."""
+    choose(page, name, "Share…")
+    page.get_by_label("How long").select_option("1 day")
+    page.get_by_role("button", name="Make a link").click()
+    link = value_of(page, name)
+    page.get_by_role("button", name="Copy", exact=True).click()
+    expect(page.get_by_role("status")).to_have_text("The link is copied.")
+    return link
+
+
+def value_of(page: Page, label: str) -> str:
+    """What is put into a field."""
+    field = page.get_by_role("textbox", name=label)
+    expect(field).to_have_value(re.compile("."))
+    return field.input_value()
+
+
+def check_plays(page: Page, position: float) -> None:
+    """It plays, and plays on from a place."""
+    video = page.locator("video")
+    video.evaluate("video => { video.muted = true; return video.play(); }")
+    video.evaluate(PASSES, 0.2)
+    video.evaluate("(video, position) => { video.currentTime = position; }", position)
+    video.evaluate(PASSES, position + 0.2)
+
+
+def check_progress(seen: dict[str, list[tuple[float, str]]], names: list[str]) -> None:
+    """The bar of each moved, and never back, with its speed and the time that is left."""
+    assert [*seen] == names
+    for name, steps in seen.items():
+        assert len({share for share, _ in steps if 0 < share < 1}) >= 3, (name, steps)
+        assert all(before <= after for (before, _), (after, _) in pairwise(steps)), name
+        assert any("/s · " in text and text.endswith(" left") for _, text in steps), name
+
+
+def test_from_signing_up_to_logging_out(visit: Visitor, email: str, film: Path, tmp_path: Path) -> None:
+    visit.expected = {"401", "403", "404"}
+    page = visit("/", permissions=["clipboard-read", "clipboard-write"])
+    sign_up(page, email)
+    throttle(page, 1_500_000)
+    page.evaluate(WATCH)
+    films = on_disk(tmp_path, **dict.fromkeys("123", film.read_bytes()))
+    pick(page, *films)
+    expect(page.get_by_role("status")).to_have_text("3 files are stored.", timeout=20_000)
+    check_progress(page.evaluate("seen"), [film.name for film in films])
+    page.get_by_role("button", name="Clear finished").click()
+    expect(page.get_by_role("heading", name="Uploads")).to_be_hidden()
+    page.get_by_role("link", name="2.mp4", exact=True).click()
+    check_plays(page, SECONDS / 2)
+    page.get_by_role("button", name="Rename…").click()
+    page.get_by_label("New name").fill("ours.mp4")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("ours.mp4")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Open in VLC").click()
+    signed = download.value.path().read_text().splitlines()[-1]
+    assert httpx.get(signed).content == film.read_bytes()
+    page.get_by_role("link", name="All files").click()
+    link = share(page, "ours.mp4")
+    assert page.evaluate("navigator.clipboard.readText()") == link
+    stranger = visit("/login")
+    stranger.goto(link)
+    check_plays(stranger, SECONDS / 2)
+    choose(page, "ours.mp4", "Delete…")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(row(page, "ours.mp4")).to_have_count(0)
+    answer = stranger.goto(link)
+    assert answer is not None
+    assert answer.status in (401, 403, 404)
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+    page.goto(f"{visit.url}/?play=1.mp4")
+    log_in(page, email)
+    expect(page.get_by_role("heading", level=1)).to_have_text("1.mp4")
+
+
+def test_who_is_logged_out_while_uploading_logs_in_elsewhere_and_tries_again(
+    visit: Visitor, email: str, tmp_path: Path
+) -> None:
+    visit.expected = {"401", "WebSocket"}
+    page = visit("/sign-up")
+    sign_up(page, email)
+    beside = page.context.new_page()
+    beside.goto(page.url)
+    beside.get_by_role("button", name="Log out").click()
+    beside.wait_for_url("**/login")
+    page.bring_to_front()
+    pick(page, *on_disk(tmp_path, a=b"film", b=b"film" * 1_000_000))
+    failed = page.locator("#uploads [data-state=failed]")
+    expect(failed).to_have_count(2)
+    expect(failed.first).to_contain_text("Log in in another tab, then try again here.")
+    log_in(beside, email)
+    beside.wait_for_url(page.url)
+    page.bring_to_front()
+    for name in ("a.mp4", "b.mp4"):
+        page.get_by_role("button", name=f"Retry: {name}").click()
+    expect(page.locator("#uploads [data-state=stored]")).to_have_count(2)
+    expect(row(page, "a.mp4")).to_be_visible()
+
+
+def test_nobody_goes_back_to_the_films_of_who_has_logged_out(visit: Visitor, email: str) -> None:
+    visit.expected = {"WebSocket"}
+    page = visit("/sign-up")
+    sign_up(page, email)
+    page.get_by_role("link", name="Settings").click()
+    page.wait_for_url("**/settings")
+    page.get_by_role("button", name="Log out").click()
+    page.wait_for_url("**/login")
+    for _ in range(2):
+        page.go_back()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+
+
+def test_two_people_at_once(visit: Visitor, email: str, film: Path, tmp_path: Path) -> None:
+    visit.expected = {"404"}
+    pages = {who: visit("/") for who in ("anna", "ben")}
+    for who, page in pages.items():
+        sign_up(page, f"{who}-{email}")
+        pick(page, film, *on_disk(tmp_path, **{who: who.encode()}))
+        expect(row(page, f"{who}.mp4")).to_be_visible()
+    anna, ben = pages.values()
+    choose(anna, "film.mp4", "Rename…")
+    anna.get_by_label("New name").fill("renamed.mp4")
+    anna.keyboard.press("Enter")
+    expect(row(anna, "renamed.mp4")).to_be_visible()
+    link = share(anna, "renamed.mp4")
+    ben.wait_for_timeout(500)  # as long as a list takes to follow
+    ben_sees = ben.locator("tbody td.name bdi")
+    expect(ben_sees).to_have_text(["ben.mp4", "film.mp4"])
+    ben.goto(f"{visit.url}/?play=renamed.mp4")
+    expect(ben.get_by_role("heading", level=1)).to_contain_text("404")
+    ben.goto(link)
+    check_plays(ben, SECONDS / 2)
+    ben.goto(f"{visit.url}/?play=film.mp4")
+    check_plays(ben, SECONDS / 2)
+    choose(anna, "renamed.mp4", "Delete…")
+    anna.get_by_role("button", name="Delete", exact=True).click()
+    expect(row(anna, "renamed.mp4")).to_have_count(0)
+    anna.get_by_role("button", name="Log out").click()
+    ben.goto(visit.url)
+    expect(ben_sees).to_have_text(["ben.mp4", "film.mp4"])
+
+
+def test_forms_tell_what_is_wrong_without_scripts_too(visit: Visitor, email: str) -> None:
+    visit.expected = {"401", "409"}
+    page = visit("/", java_script_enabled=False)
+    sign_up(page, email)
+    page.get_by_role("button", name="Log out").click()
+    log_in(page, email, "something else")
+    message = page.get_by_role("alert")
+    expect(message).to_be_visible()
+    expect(page.get_by_label("Email address")).to_have_value(email)
+    page.get_by_role("link", name="Sign up").click()
+    page.get_by_label("Email address").fill(email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign up").click()
+    expect(message).to_contain_text("address")
+    expect(page.get_by_label("Email address")).to_have_value(email)
+
+
+def test_administrator_keeps_the_files_of_a_deleted_account(
+    visit: Visitor, server: Server, email: str, tmp_path: Path
+) -> None:
+    page = visit("/sign-up")
+    sign_up(page, email)
+    pick(page, *on_disk(tmp_path, film=b"a film"))
+    expect(row(page, "film.mp4")).to_be_visible()
+    with open_accounts(Settings(_env_file=None, **server.settings), create=False) as store:
+        account = store.account_of(email)
+        assert account is not None
+        store.set_admin(account.id, True)
+        page.wait_for_timeout(2100)  # until the server has looked anew
+        page.get_by_role("link", name="Settings").click()
+        page.get_by_role("button", name="Delete the account…").click()
+        page.get_by_label("Keep the files").check()
+        page.get_by_label("Its address").fill(email)
+        page.get_by_label("Your password").fill(PASSWORD)
+        page.get_by_role("button", name="Delete", exact=True).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+        until(lambda: store.account(account.id) is None, "the account is still there")
+    assert (server.files / email / "film.mp4").read_bytes() == b"a film"
+
+
+def test_the_settings(visit: Visitor, server: Server, email: str, tmp_path: Path) -> None:
+    visit.expected = {"401", "422"}
+    page = visit("/")
+    sign_up(page, email)
+    pick(page, *on_disk(tmp_path, film=bytes(2_000_000)))
+    expect(row(page, "film.mp4")).to_be_visible()
+    link = share(page, "film.mp4")
+    page.get_by_role("link", name="Settings").click()
+    expect(page.get_by_text("2.0 MB used")).to_be_visible()
+    expect(page.get_by_role("heading", name="Invites")).to_be_hidden()
+
+    page.get_by_label("What it is for").fill("<b>rclone")
+    page.get_by_role("button", name="Make a token").click()
+    token = value_of(page, "The new token.")
+    bearer = {"authorization": f"Bearer {token}"}
+    assert httpx.get(f"{server.url}/files/film.mp4", headers=bearer).status_code == 200
+    assert httpx.put(f"{server.url}/files/a", content=b"", headers=bearer).status_code == 403
+    page.get_by_role("button", name="Revoke <b>rclone").click()
+    expect(page.locator("#tokens")).to_have_text("None.")
+    assert httpx.get(f"{server.url}/files/film.mp4", headers=bearer).status_code == 401
+
+    assert httpx.get(link).status_code == 200
+    page.get_by_role("button", name="Revoke film.mp4").click()
+    expect(page.locator("#links")).to_have_text("None.")
+    assert httpx.get(link).status_code in (401, 403)
+
+    change = page.locator("#change-password")
+    for old, told in (
+        ("wrong password", change.get_by_role("alert")),
+        (PASSWORD, page.get_by_role("status")),
+    ):
+        page.get_by_label("Present password").fill(old)
+        page.get_by_label("New password").fill("another horse")
+        page.get_by_role("button", name="Change the password").click()
+        expect(told).not_to_be_empty()
+    expect(page.get_by_label("New password")).to_have_value("")
+    page.reload()
+    page.get_by_role("button", name="Delete the account…").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("You have 1 file (2.0\u00a0MB).")
+    expect(dialog.get_by_label("Keep the files")).to_be_hidden()
+    page.get_by_label("Your password").fill("another horse")
+    page.get_by_label("Its address").fill("another@example.org")
+    delete = page.get_by_role("button", name="Delete", exact=True)
+    delete.click()
+    expect(dialog.get_by_role("alert")).to_have_text("That is not the address of this account.")
+    page.get_by_label("Its address").fill(email)
+    delete.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+    basic = (email, "another horse")
+    assert httpx.get(f"{server.url}/account", auth=basic).status_code == 401
+
+
+def test_the_administrator_invites(visit: Visitor) -> None:
+    page = visit("/settings")
+    log_in(page, "admin@example.org")
+    page.get_by_role("button", name="Make an invite").click()
+    link = value_of(page, "Send this to the person.")
+    assert "/sign-up?invite=" in link
+    page.get_by_role("button", name="Revoke Made").click()
+    expect(page.locator("#invites")).to_have_text("None.")
+
+
+def test_axe_finds_nothing_in_the_pages_of_people(visit: Visitor, email: str) -> None:
+    visit.expected = {"401"}
+    page = visit("/", bypass_csp=True, viewport={"width": 320, "height": 640})
+    found = {"login": findings(page)}
+    log_in(page, email)
+    expect(page.get_by_role("alert")).to_be_visible()
+    found["refused"] = findings(page)
+    page.get_by_role("link", name="Sign up").click()
+    found["sign-up"] = findings(page)
+    sign_up(page, f"new-{email}")
+    found["nothing"] = findings(page)
+    page.get_by_role("link", name="Settings").click()
+    page.get_by_label("What it is for").fill("a token")
+    page.get_by_role("button", name="Make a token").click()
+    expect(page.get_by_label("The new token.")).to_be_focused()
+    found["settings"] = findings(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    assert page.evaluate(SMALL) == []
+    page.get_by_role("button", name="Delete the account…").click()
+    found["leaving"] = findings(page)
+    assert {place: violations for place, violations in found.items() if violations} == {}

@@ -1,0 +1,90 @@
+"""Kills a server at every system call that changes the disk, and looks what is there after the next start.
+
+Run by `make soak`, as root; ends with status 1 at the first thing that is not as promised. About ten minutes.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from tests.support import Server
+from tests.system.faults.tracing import injected
+from tests.system.faults.victim import NEW, OLD, sha256
+
+CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "mkdirat", "linkat", "renameat", "unlinkat")
+KINDS = ("create", "form", "replace", "delete")
+STATES = {
+    "create": (None, sha256(NEW)),
+    "form": (None, sha256(NEW)),
+    "replace": (sha256(OLD), sha256(NEW)),
+    "delete": (sha256(OLD), None),
+}
+"""What may be there before, and what after."""
+
+
+def change(http: httpx.Client, kind: str, folder: str) -> httpx.Response:
+    match kind:
+        case "delete":
+            return http.delete(f"/files/{folder}/film.mp4")
+        case "form":
+            return http.post(f"/file/upload?folder={folder}", files={"file": ("film.mp4", NEW)})
+    return http.put(f"/files/{folder}/film.mp4", content=NEW)
+
+
+def kill_at(server: Server, scratch: Path, kind: str, call: str, number: int) -> bool:
+    """Whether there were so many of these calls, in one of the server's threads."""
+    folder = f"{kind}-{call}-{number}"
+    acknowledged = False
+    with server.client() as http:
+        if kind in ("replace", "delete"):
+            http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
+        with injected(scratch, server.process.pid, f"{call}:signal=SIGKILL:when={number}") as trace:
+            try:
+                acknowledged = change(http, kind, folder).is_success
+            except httpx.TransportError:
+                server.process.wait()
+        killed = "SIGKILL" in trace.read_text()
+    assert acknowledged or killed
+    server.kill()
+    server.start()
+    assert server.staging() == []
+    check(server, kind, folder, acknowledged)
+    return killed
+
+
+def check(server: Server, kind: str, folder: str, acknowledged: bool) -> None:
+    path = f"/files/{folder}/film.mp4"
+    with server.client() as http:
+        if not acknowledged:
+            time.sleep(2.1)  # a file without a row is taken for finished then
+        answer = http.get(path)
+        found = sha256(answer.content) if answer.is_success else None
+        assert found in STATES[kind][1 if acknowledged else 0 :], folder
+        items = http.get("/files", params={"folder": folder}).json()["items"]
+        assert [item["size"] for item in items] == ([len(answer.content)] if answer.is_success else [])
+        assert all(item["sha256"] in (None, found) for item in items)
+        assert http.put(path, content=OLD).status_code == (201 if found is None else 204)
+        assert http.delete(path).status_code == 204
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        server = Server(Path(scratch) / "server").start()
+        try:
+            for kind in KINDS:
+                for call in CALLS:
+                    number = 1
+                    while kill_at(server, Path(scratch), kind, call, number):
+                        number += 1
+                    print(f"{kind}: killed at each {call}, {number - 1} times", flush=True)
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()

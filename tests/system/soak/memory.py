@@ -1,0 +1,158 @@
+"""Prints the server's peak memory while a big file goes up, both ways, and comes down to slow readers,
+over the filesystem and over GridFS.
+
+Run by `make soak`; ends with status 1 when a peak is further above idle than the limit. Sizes in MiB:
+
+    make soak ARGS="--size 2048 --readers 50 --limit 60"
+"""
+
+import argparse
+import hashlib
+import selectors
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from tests.support import Server, running
+from tests.support.mongo import Mongod
+
+MIB = 1 << 20
+READER = {"filesystem": 1.0, "gridfs": 0.5}
+"""MiB that a slow reader may take; over GridFS most of it is a share of what all have together."""
+LIMIT = {"filesystem": 10.0, "gridfs": 20.0}
+"""MiB above idle that one transfer may take."""
+BLOCK = bytes(range(256)) * 4096  # 1 MiB
+
+
+def blocks(size: int) -> Iterator[bytes]:
+    """A file of this many MiB, no two of them alike."""
+    for number in range(size):
+        yield number.to_bytes(8, "big") + BLOCK[8:]
+
+
+def peak(server: Server) -> float:
+    """The most memory that was resident since the last call, in MiB."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # the peak starts anew, proc(5)
+    return int(line.split()[1]) / 1024
+
+
+def put(server: Server, size: int, name: str = "put.bin") -> None:
+    with server.client(timeout=600) as client:
+        answer = client.put(
+            f"/files/{name}", content=blocks(size), headers={"content-length": str(size * MIB)}
+        )
+        assert answer.status_code == 201, answer.text
+
+
+def form(server: Server, size: int) -> None:
+    head = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="form.bin"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n"
+    )
+    tail = b"\r\n--b--\r\n"
+
+    def body() -> Iterator[bytes]:
+        yield head
+        yield from blocks(size)
+        yield tail
+
+    headers = {
+        "content-type": "multipart/form-data; boundary=b",
+        "content-length": str(size * MIB + len(head) + len(tail)),
+    }
+    with server.client(timeout=600) as client:
+        answer = client.post("/file/upload", content=body(), headers=headers)
+        assert answer.status_code == 201, answer.text
+
+
+def get(server: Server, size: int) -> None:
+    wanted, found = hashlib.sha256(), hashlib.sha256()
+    for block in blocks(size):
+        wanted.update(block)
+    with server.client(timeout=600) as client, client.stream("GET", "/files/put.bin") as answer:
+        for data in answer.iter_bytes():
+            found.update(data)
+    assert found.digest() == wanted.digest(), "the bytes that came down are others"
+
+
+def slow_readers(server: Server, readers: int, seconds: float) -> None:
+    """So many downloads at once, each of 64 KiB every fifth of a second."""
+    request = b"GET /files/put.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    with selectors.DefaultSelector() as selector:
+        for _ in range(readers):
+            connection = socket.create_connection(("127.0.0.1", server.port))
+            connection.sendall(request)
+            selector.register(connection, selectors.EVENT_READ)
+        received = 0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for key, _ in selector.select(0.1):
+                received += len(key.fileobj.recv(65536))  # type: ignore[union-attr]
+            time.sleep(0.2)
+        assert received > readers * 65536
+        for key in list(selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+
+
+def measured(server: Server, options: argparse.Namespace, limit: float, reader: float) -> bool:
+    """Do all of it, and say how much each took. Whether all stayed within its limit."""
+    with server.client() as client:
+        client.get("/health/ready").raise_for_status()
+    time.sleep(1)
+    peak(server)
+    time.sleep(1)
+    idle = peak(server)
+    print(f"{'idle':24} {idle:7.1f} MiB")
+    slow = options.readers * reader + limit / 2
+    within = True
+    for name, most, work in (
+        (f"PUT of {options.size} MiB", limit, lambda: put(server, options.size)),
+        (f"form of {options.size} MiB", limit, lambda: form(server, options.size)),
+        (f"GET of {options.size} MiB", limit, lambda: get(server, options.size)),
+        (
+            f"{options.readers} slow readers",
+            slow,
+            lambda: slow_readers(server, options.readers, options.seconds),
+        ),
+    ):
+        work()
+        height = peak(server)
+        within &= height - idle <= most
+        print(f"{name:24} {height:7.1f} MiB, {height - idle:+.1f} (limit {most:+.0f})", flush=True)
+    return within
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=2048, help="MiB of the file")
+    parser.add_argument("--readers", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=20, help="for the slow readers")
+    parser.add_argument("--limit", type=float, help="MiB above idle, of one transfer: 10, or 20 over GridFS")
+    parser.add_argument("--storage", choices=["filesystem", "gridfs"], action="append", help="both")
+    options = parser.parse_args()
+    Server.forked = False  # it begins as it does elsewhere, and has only what it needs in memory
+    within = True
+    for storage in options.storage or ("filesystem", "gridfs"):
+        print(f"{storage}:")
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+            settings = {"storage": storage}
+            if storage == "gridfs":
+                node = Mongod(Path(folder) / "mongod")
+                stack.callback(node.stop)
+                settings["mongodb_url"] = node.restart().url("memory")
+            server = stack.enter_context(running(Path(folder) / "server", **settings))
+            limit = LIMIT[storage] if options.limit is None else options.limit
+            within &= measured(server, options, limit, READER[storage])
+    sys.exit(not within)
+
+
+if __name__ == "__main__":
+    main()

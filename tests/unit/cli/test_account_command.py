@@ -1,0 +1,309 @@
+"""`seekable account`, on each kind of database."""
+
+import asyncio
+import hashlib
+import os
+import pty
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.accounts.models import Account, Destination, Link, Scope, Session, SigningKey, Token
+from app.accounts.passwords import Passwords
+from app.accounts.store import AccountStore
+from app.database import open_accounts, open_database
+from app.settings import Settings
+from app.storage.types import Key, Listing
+from tests.conftest import BACKENDS
+from tests.support import SEEKABLE, running
+from tests.support.forking import completed
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+PASSWORD = "correct horse – battery"
+
+
+BOTH = pytest.mark.parametrize("settings", ["filesystem", "gridfs"], indirect=True)
+
+
+@pytest.fixture(params=["filesystem"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    options = BACKENDS[request.param]()
+    if "mongodb_url" in options:  # all tests share one MongoDB, but each needs a `users` database of its own
+        options["users_url"] = str(options["mongodb_url"]).replace("library", "users")
+    return {"files_dir": tmp_path / "files", "access": "accounts", **options}
+
+
+@pytest.fixture
+def store(settings: dict[str, Any]) -> Iterator[AccountStore]:
+    with open_accounts(Settings(_env_file=None, **settings), create=True) as store:
+        yield store
+
+
+def environment(settings: dict[str, Any]) -> dict[str, str]:
+    ours = {f"SEEKABLE_{key.upper()}": str(value) for key, value in settings.items()}
+    return {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")} | ours
+
+
+@pytest.fixture
+def run(settings: dict[str, Any], tmp_path: Path) -> Run:
+    """Return a function that runs the command with arguments and these bytes as its standard input."""
+
+    def run(*arguments: str, given: bytes = b"", **more: object) -> "subprocess.CompletedProcess[str]":
+        options = environment(settings | more)
+        return completed("account", *arguments, folder=tmp_path, environment=options, given=given)
+
+    return run
+
+
+@BOTH
+def test_account_can_be_added_changed_and_removed(
+    run: Run, store: AccountStore, settings: dict[str, Any]
+) -> None:
+    given = f"{PASSWORD}\n".encode()
+    assert run("add", "Anna@NAS", given=given).stdout == "anna@nas can log in, as an administrator.\n"
+    assert run("add", "bert@nas", "--quota", "10GiB", given=given).stdout == "bert@nas can log in.\n"
+    anna, bert = store.accounts(limit=9)
+    assert Passwords().match(anna.password, PASSWORD)
+    assert (anna.library, bert.library, bert.quota) == ("", bert.id, 10 << 30)
+
+    heads, first, second = (line.split("\t") for line in run("list").stdout.splitlines())
+    assert heads == ["email", "id", "state", "quota", "created", "files"]
+    assert first[:4] == ["anna@nas", anna.id, "administrator", "-"]
+    assert second[:4] == ["bert@nas", bert.id, "-", "10.0GiB"]
+    if settings["storage"] == "filesystem":
+        files = settings["files_dir"]
+        assert [first[5], second[5]] == [str(files), str(files / ".seekable" / "libraries" / bert.id)]
+    else:
+        assert second[5].endswith(f'{{"library": "{bert.id}"}}')
+
+    token, session, link = _token(bert), _session(bert), _link(bert)
+    store.add_token(token)
+    store.add_link(link)
+    store.add_session(session, version=1)
+    assert run("reset", "bert@nas", given=b"another password").returncode == 0
+    found = store.account_of("bert@nas")
+    assert found is not None
+    assert Passwords().match(found.password, "another password")
+    assert found.version == 2
+    assert store.token(token.hash) is store.session(session.hash) is store.link(link.id) is None
+
+    for command, is_admin in (("promote", True), ("demote", False)):
+        assert run(command, "bert@nas").returncode == 0
+        assert store.account(bert.id) == replace(found, is_admin=is_admin)
+    for command, is_so in (("disable", {"disabled": True}), ("enable", {}), ("remove", {"leaving": True})):
+        assert run(command, "bert@nas", *(["--yes"] if command == "remove" else [])).returncode == 0
+        assert store.account(bert.id) == replace(found, **is_so)
+    assert run("list").stdout.splitlines()[2].split("\t")[2] == "leaving"
+
+
+@BOTH
+def test_remove_shows_files_and_where_they_are_kept(
+    run: Run, store: AccountStore, settings: dict[str, Any]
+) -> None:
+    _, bert, cleo = [
+        store.add(Account(name, f"{name}@nas", "", 1, name, name == "anna", False, False, quota, _now()))
+        for name, quota in (("anna", None), ("bert", None), ("cleo", 1))
+    ]
+    for path in ("a.mp4", "b/c.mp4"):
+        _put(settings, bert.library, path)
+    _put(settings, cleo.library, "bert@nas/taken.mp4")
+    asked = run("remove", "bert@nas", given=b"bert@nas.example\n")
+    assert "bert@nas has 2 files (12 bytes, 12B) in " in asked.stdout
+    assert "All of them are deleted for good" in asked.stdout
+    assert asked.returncode == 1
+    assert store.account(bert.id) == bert
+    kept = run("remove", "bert@nas", "--keep-files", "--to", "cleo@nas", given=b"BERT@nas\n")
+    assert kept.returncode == 0, kept
+    assert "bert@nas (2), the library of cleo@nas" in kept.stdout
+    assert "cleo@nas has more than its quota then" in kept.stdout
+    assert [one.keep for one in store.leaving()] == [Destination(cleo.library, "bert@nas (2)")]
+    again = run("remove", "bert@nas", "--keep-files", "--to", "cleo@nas", "--yes")
+    assert "bert@nas (2), the library of cleo@nas" in again.stdout
+    here = run("remove", "bert@nas", "--keep-files", "--yes")
+    if settings.get("storage") == "gridfs":
+        assert here.returncode == 1
+        assert "--to EMAIL" in here.stderr
+        return
+    assert f"They are kept, in {settings['files_dir']}/bert@nas\n" in here.stdout
+    assert [one.keep for one in store.leaving()] == [Destination("", "bert@nas")]
+    store.set_admin(cleo.id, True)
+    stay = run("remove", "anna@nas", "--keep-files", "--yes")
+    assert "They stay there." in stay.stdout
+    assert run("remove", "anna@nas", "--to", "cleo@nas").returncode == 2
+
+
+def _put(settings: dict[str, Any], library: str, path: str) -> None:
+    async def put() -> None:
+        given = Settings(_env_file=None, **settings)
+        async with open_database(given, media_type=str) as stores, stores.storage.stage() as staged:
+            await staged.write(b"a film")
+            await staged.flush()
+            await stores.storage.commit(Key.at(library, path), staged, content_type="video/mp4")
+
+    asyncio.run(put())
+
+
+def _link(account: Account) -> Link:
+    at = account.created_at
+    return Link("id", account.id, "film.mp4", False, False, False, at, at + timedelta(days=1))
+
+
+def _token(account: Account) -> Token:
+    return Token("id", account.id, "VLC", "hash", frozenset({Scope.READ}), account.created_at)
+
+
+def _session(account: Account) -> Session:
+    return Session("hash", account.id, account.created_at, account.created_at)
+
+
+def test_command_fails_with_one_line_when_request_is_invalid(run: Run, store: AccountStore) -> None:
+    store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
+    store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
+    cases: list[tuple[tuple[str, ...], bytes, str]] = [
+        (("add", "anna@nas"), b"long enough", "There is an account with this email address."),
+        (("add", "anna"), b"long enough", "An email address is like anna@example.org."),
+        (("add", "dora@nas"), b"short", "A password has at least 8 characters"),
+        (("add", "dora@nas"), b"", "A password has at least 8 characters"),
+        (("add", "dora@nas"), b"\xff" * 10, "The password is not in UTF-8."),
+        (("add", "dora@nas"), b"x" * 100_000, "at most 1,024."),
+        (("disable", "dora@nas"), b"", "There is no account with this email address."),
+        (("remove", "anna@nas", "--yes"), b"", "there is no other administrator."),
+        (("remove", "bert@nas"), b"", "Nothing was deleted"),
+        (("remove", "bert@nas"), b"anna@nas\n", "Nothing was deleted"),
+        (
+            ("remove", "bert@nas", "--keep-files", "--to", "bert@nas"),
+            b"bert@nas\n",
+            "cannot go to the account",
+        ),
+        (("remove", "bert@nas", "--keep-files", "--to", "dora@nas"), b"bert@nas\n", "There is no account"),
+        (("demote", "anna@nas"), b"", "there is no other administrator."),
+        (("promote", "dora@nas"), b"", "There is no account with this email address."),
+    ]
+    for arguments, given, expected in cases:
+        result = run(*arguments, given=given)
+        assert result.returncode == 1, result
+        assert result.stderr.startswith("Error: ")
+        assert expected in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert store.count() == 2
+
+
+def _now() -> Any:
+    from app.accounts.principals import now
+
+    return now()
+
+
+def test_quota_shows_and_sets_limit(run: Run, store: AccountStore) -> None:
+    store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
+    for size, expected in (("500MB", 500_000_000), ("0", 0), ("none", None)):
+        assert run("quota", "anna@nas", size).returncode == 0
+        account = store.account("1")
+        assert account is not None
+        assert account.quota == expected
+    assert run("quota", "anna@nas").stdout == "-\n"
+    for size in ("much", "5 parsecs", "9" * 400, "99999999PiB"):
+        result = run("quota", "anna@nas", size)
+        assert result.returncode == 2
+        assert "is no size like 500MB or 10GiB." in result.stderr
+
+
+def test_invite_prints_sign_up_address(run: Run, store: AccountStore) -> None:
+    prefixes = {
+        "http://127.0.0.1:8123/": {"port": 8123},
+        "https://a.example/x/": {"base_url": "https://a.example/x"},
+    }
+    for prefix, setting in prefixes.items():
+        url = run("invite", **setting).stdout.strip()
+        assert url.startswith(f"{prefix}sign-up?invite=")
+        secret = url.rpartition("=")[2]
+        assert len(secret) >= 43
+        assert hashlib.sha256(secret.encode()).hexdigest() in {invite.hash for invite in store.invites()}
+    assert run("invite", sign_up="closed").returncode == 1
+    off = run("invite", access="open")
+    assert off.returncode == 1
+    assert "Accounts are off" in off.stderr
+    store.announce("http://127.0.0.1:9123")
+    assert run("invite", port=8123).stdout.startswith("http://127.0.0.1:9123/sign-up?invite=")
+    assert run("invite", base_url="https://a.example").stdout.startswith("https://a.example/sign-up?")
+
+
+def test_invite_prints_address_of_running_server(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"access": "accounts", "sign_up": "invite"}
+    with running(tmp_path / "server", **settings) as server:  # on a port of its option, not of its setting
+        options = environment(server.settings)
+        made = completed("account", "invite", folder=tmp_path, environment=options)
+        assert made.stdout.startswith(f"{server.url}/sign-up?invite=")
+        with server.client() as http:
+            assert http.get(made.stdout.strip()).status_code == 200
+
+
+def test_rotate_key_keeps_newest_two_keys(run: Run, store: AccountStore) -> None:
+    first = SigningKey("first", "secret", _now())
+    store.add_signing_key(first, keep=[])
+    assert run("rotate-key").returncode == 0
+    second, old = store.signing_keys()
+    assert old == first
+    assert run("rotate-key").returncode == 0
+    assert store.signing_keys()[1:] == [second]
+
+
+def test_add_prompts_for_password_twice_without_echo(tmp_path: Path) -> None:
+    """At a terminal."""
+    settings = {"files_dir": tmp_path / "files", "access": "accounts"}
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [SEEKABLE, "account", "add", "anna@nas"],
+        env=environment(settings),
+        cwd=tmp_path,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,  # without a controlling terminal: the program can read from this one only
+    )
+    os.close(theirs)
+    output = b""
+    answers = iter((b"long enough\n", b"mistyped it\n", b"long enough\n", b"long enough\n"))
+    deadline = time.monotonic() + 20
+    while b"can log in" not in output and time.monotonic() < deadline:
+        output += os.read(ours, 4096)
+        if output.rstrip(b"\r\n ").endswith((b"Password:", b"more:")):
+            os.write(ours, next(answers))
+            output += b"|"
+    assert process.wait(10) == 0
+    os.close(ours)
+    assert b"long enough" not in output
+    assert b"do not match" in output
+    with open_accounts(Settings(_env_file=None, **settings), create=False) as store:
+        anna = store.account_of("anna@nas")
+    assert anna is not None
+    assert Passwords().match(anna.password, "long enough")
+
+
+@BOTH
+def test_remove_keeps_ignore_patterns_of_server(
+    run: Run, store: AccountStore, settings: dict[str, Any]
+) -> None:
+    """The command may run without the server's SEEKABLE_IGNORE."""
+    store.add(Account("1", "anna@nas", "", 1, "1", True, False, False, None, _now()))
+    store.add(Account("2", "bert@nas", "", 1, "2", False, False, False, None, _now()))
+
+    async def shown(serving: bool) -> list[str]:
+        chosen = Settings(_env_file=None, ignore="*.tmp", **settings)
+        async with open_database(chosen, media_type=str, serving=serving) as stores:
+            if serving:
+                async with stores.storage.stage() as staged:
+                    await stores.storage.commit(Key.at("", "film.mp4.part"), staged, content_type="a/b")
+            page = await stores.storage.page(Listing("", recursive=True), cursor=None, limit=9)
+            return [info.key.path for info in page.items]
+
+    assert asyncio.run(shown(serving=True)) == ["film.mp4.part"]
+    assert run("remove", "bert@nas", "--yes").returncode == 0
+    assert asyncio.run(shown(serving=False)) == ["film.mp4.part"]

@@ -1,0 +1,354 @@
+"""`seekable doctor`: its findings for given settings and facts, and for real folders and databases."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app.cli.doctor import RULES, Finding, Level, of_database, of_folder, of_settings
+from app.database.examining import examine
+from app.database.facts import DatabaseFacts
+from app.database.filesystem.folder_checks import FolderFacts, examine_folder
+from app.database.gridfs.doctor_checks import NEEDED, missing_rights
+from app.database.sql.opening import open_sql
+from app.settings import Settings
+from tests.conftest import BACKENDS
+from tests.support import mongo, mounted, postgres
+from tests.support.forking import completed
+
+GOOD, NOTE, FIX = Level.GOOD, Level.NOTE, Level.FIX
+PLENTY = 1 << 50
+
+FOLDER = FolderFacts(
+    exists=True, writable=True, links=True, locks=True, sendfile=True, free=PLENTY, kind="ext4", sync_s=0.01
+)
+DATABASE = DatabaseFacts("The database")
+
+
+def settings(**chosen: Any) -> Settings:
+    return Settings(_env_file=None, **chosen)
+
+
+def sentences(findings: Any) -> list[tuple[Level, str]]:
+    return [(finding.level, finding.sentence) for finding in findings]
+
+
+ACCOUNTS = {"access": "accounts"}
+PROXY = {"trusted_proxies": ("10.0.0.0/8",)}
+SAFE: list[dict[str, Any]] = [
+    {},
+    {"host": "localhost"},
+    {"host": "::1"},
+    {**ACCOUNTS, **PROXY, "host": "0.0.0.0", "base_url": "https://media.example.org"},
+    {**ACCOUNTS, **PROXY, "host": "0.0.0.0", "base_url": "http://nas.local:8000"},
+    {**ACCOUNTS, "base_url": "http://192.168.1.2:8000"},
+    {**ACCOUNTS, "sign_up": "open", "quota": 1 << 30},
+    {**ACCOUNTS, "cors_origins": ("*",)},
+    {**ACCOUNTS, "cache_control": "private, no-cache"},
+    {"access": "open", "cors_origins": ("https://app.example.org",)},
+    {"storage": "gridfs", "mongodb_url": "mongodb://127.0.0.1/x"},
+]
+ODD: list[tuple[dict[str, Any], Level, str]] = [
+    ({"host": "0.0.0.0"}, FIX, "`seekable serve` refuses"),
+    ({"access": "open", "host": "0.0.0.0"}, NOTE, "everybody who can reach"),
+    ({**ACCOUNTS, "base_url": "http://media.example.org"}, FIX, "passwords travel readably"),
+    ({**ACCOUNTS, "base_url": "http://203.0.114.1"}, FIX, "passwords travel readably"),
+    ({**ACCOUNTS, "host": "0.0.0.0"}, NOTE, "put a proxy in front"),
+    ({"cors_origins": ("*",)}, FIX, "SEEKABLE_CORS_ORIGINS=*"),
+    ({"allowed_hosts": ("*",)}, FIX, "DNS rebinding"),
+    ({"base_url": "https://media.example.org"}, NOTE, "X-Forwarded-For"),
+    ({**ACCOUNTS, "host": "0.0.0.0", "base_url": "https://a.example"}, NOTE, "count as one address"),
+    ({**ACCOUNTS, "sign_up": "open"}, NOTE, "fill the disk"),
+    ({**ACCOUNTS, "cache_control": "public, max-age=60"}, FIX, "shared caches"),
+    ({"quota": 5}, NOTE, "count with SEEKABLE_ACCESS=accounts"),
+    ({"storage": "gridfs", "files_dir": "x"}, NOTE, "do not count with SEEKABLE_STORAGE=gridfs"),
+    ({"mongodb_url": "mongodb://127.0.0.1/x"}, FIX, "set SEEKABLE_STORAGE=gridfs"),
+    ({"session_idle_timeout": 9, "session_lifetime": 8}, NOTE, "has no effect"),
+]
+
+
+@pytest.mark.parametrize("chosen", SAFE)
+def test_safe_settings_have_no_findings(chosen: dict[str, Any]) -> None:
+    assert sentences(of_settings(settings(**chosen), (), float("inf"))) == []
+
+
+@pytest.mark.parametrize(("chosen", "level", "words"), ODD)
+def test_risky_setting_has_one_finding(chosen: dict[str, Any], level: Level, words: str) -> None:
+    ((found, sentence),) = sentences(of_settings(settings(**chosen), (), PLENTY))
+    assert found is level
+    assert words in sentence
+
+
+def test_every_rule_has_a_test_case() -> None:
+    assert {sentence for _, _, sentence in RULES} == {
+        sentence
+        for chosen, _, _ in ODD
+        for _, sentence in sentences(of_settings(settings(**chosen), (), PLENTY))
+    }
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "chosen", "levels"),
+    [
+        (30_256, {}, []),
+        (30_255, {}, [NOTE]),
+        (float("inf"), {}, []),
+        (30_256, {"max_connections": 9_999}, [NOTE]),
+        (30_256, {"max_connections": 10_001}, [FIX]),
+        (3_256, {"max_connections": 1_001, "max_sockets": 10}, [FIX]),
+        (3_256, {"max_connections": 1_000, "max_sockets": 10}, []),
+    ],
+)
+def test_descriptor_limit_must_suffice_for_connections(
+    descriptors: float, chosen: dict[str, object], levels: list[Level]
+) -> None:
+    found = sentences(of_settings(settings(**chosen), (), descriptors))
+    assert [level for level, _ in found] == levels
+
+
+@pytest.mark.parametrize(
+    ("facts", "chosen", "level", "words"),
+    [
+        (FOLDER, {}, GOOD, "can be written"),
+        (replace(FOLDER, writable=False), {}, FIX, "cannot be written"),
+        (replace(FOLDER, writable=False), {}, FIX, "SEEKABLE_READ_ONLY=true"),
+        (replace(FOLDER, writable=False, read_only=True), {}, NOTE, "on a read-only file system"),
+        (replace(FOLDER, writable=False, read_only=True), {"read_only": True}, GOOD, "served read-only"),
+        (replace(FOLDER, exists=False, read_only=True), {"read_only": True}, FIX, "cannot be read"),
+        (
+            replace(FOLDER, writable=False, read_only=True),
+            {"read_only": True, **ACCOUNTS},
+            NOTE,
+            "accounts of its own",
+        ),
+        (replace(FOLDER, exists=False), {}, NOTE, "is not there"),
+        (replace(FOLDER, links=False), {}, FIX, "no hard links"),
+        (replace(FOLDER, locks=False), {}, FIX, "no file locks"),
+        (replace(FOLDER, exposed=True), {}, FIX, "`chmod 700` it"),
+        (replace(FOLDER, ignores_case=True), {}, NOTE, "ignores case"),
+        (replace(FOLDER, sendfile=False), {}, FIX, "SEEKABLE_SENDFILE=false"),
+        (replace(FOLDER, sendfile=False), {"sendfile": False}, GOOD, "can be written"),
+        (replace(FOLDER, kind="nfs4"), {}, FIX, "PostgreSQL"),
+        (replace(FOLDER, kind="nfs4"), {"database_url": "postgresql:///x"}, NOTE, "lookupcache=none"),
+        (
+            replace(FOLDER, kind="nfs4", options=frozenset({"rw", "lookupcache=none"})),
+            {"database_url": "postgresql:///x"},
+            GOOD,
+            "can be written",
+        ),
+        (replace(FOLDER, free=5 << 20), {}, FIX, "Make room"),
+        (replace(FOLDER, free=5 << 30), {}, NOTE, "SEEKABLE_MAX_UPLOAD_SIZE"),
+        (replace(FOLDER, kind="tmpfs"), {}, FIX, "in memory"),
+        (replace(FOLDER, options=frozenset({"rw", "nobarrier"})), {}, FIX, "mounted with nobarrier"),
+        (replace(FOLDER, sync_s=0.000001), {}, NOTE, "fsync returns at once"),
+    ],
+)
+def test_folder_facts_become_findings(
+    facts: FolderFacts, chosen: dict[str, Any], level: Level, words: str
+) -> None:
+    found = sentences(of_folder(settings(**chosen), facts))
+    assert any(one is level and words in sentence for one, sentence in found), found
+    assert {one for one, _ in found} <= {level, GOOD}
+
+
+@pytest.mark.parametrize(
+    ("facts", "chosen", "level", "words"),
+    [
+        (DATABASE, {}, GOOD, "up to date"),
+        (replace(DATABASE, error="No answer."), {}, FIX, "The database: No answer."),
+        (replace(DATABASE, made=False), {}, NOTE, "nothing of ours yet"),
+        (replace(DATABASE, migration="due"), {}, NOTE, "migrated at the next start"),
+        (replace(DATABASE, migration="newer"), {}, FIX, "newer Seekable"),
+        (replace(DATABASE, missing_indexes=("media.path",)), {}, FIX, "media.path"),
+        (replace(DATABASE, missing_rights=("insert", "remove")), {}, FIX, "may not insert, remove"),
+        (replace(DATABASE, skew_s=-1.9), {}, GOOD, "up to date"),
+        (replace(DATABASE, skew_s=-5), {}, NOTE, "-5 s"),
+        (replace(DATABASE, skew_s=60), {}, FIX, "+60 s"),
+        (replace(DATABASE, replicated=False), {}, NOTE, "no replica set"),
+        (
+            replace(DATABASE, replicated=False),
+            {},
+            NOTE,
+            "WebSockets hear only of what their own process does",
+        ),
+        (replace(DATABASE, exposed=("/films/x.db",)), {}, FIX, "rights to /films/x.db"),
+        (replace(DATABASE, alone=True), {}, NOTE, "stays on one machine"),
+        (replace(DATABASE, protected=False), {}, NOTE, "lets in everybody"),
+        (replace(DATABASE, accounts=0), {**ACCOUNTS, "sign_up": "closed"}, FIX, "seekable account add"),
+        (replace(DATABASE, accounts=0), ACCOUNTS, GOOD, "up to date"),
+        (replace(DATABASE, accounts=1), {**ACCOUNTS, "sign_up": "closed"}, GOOD, "up to date"),
+    ],
+)
+def test_database_facts_become_findings(
+    facts: DatabaseFacts, chosen: dict[str, Any], level: Level, words: str
+) -> None:
+    found = sentences(of_database(settings(**chosen), facts))
+    assert any(one is level and words in sentence for one, sentence in found), found
+    assert {one for one, _ in found} <= {level, GOOD}
+
+
+@pytest.mark.parametrize(
+    ("privileges", "missing"),
+    [
+        ([], sorted(NEEDED)),
+        ([{"resource": {"db": "films", "collection": ""}, "actions": [*NEEDED]}], []),
+        ([{"resource": {"db": "", "collection": ""}, "actions": [*NEEDED]}], []),
+        ([{"resource": {"anyResource": True}, "actions": [*NEEDED]}], []),
+        ([{"resource": {"db": "other", "collection": ""}, "actions": [*NEEDED]}], sorted(NEEDED)),
+        ([{"resource": {"db": "films", "collection": "media"}, "actions": [*NEEDED]}], sorted(NEEDED)),
+        ([{"resource": {"cluster": True}, "actions": [*NEEDED]}], sorted(NEEDED)),
+        ([{"resource": {"db": "films", "collection": ""}, "actions": [*NEEDED - {"remove"}]}], ["remove"]),
+    ],
+)
+def test_missing_rights_counts_only_rights_on_all_collections(
+    privileges: list[dict[str, Any]], missing: list[str]
+) -> None:
+    assert missing_rights(privileges, "films") == tuple(missing)
+
+
+def test_advised_role_has_all_rights() -> None:
+    role = {"role": "readWrite", "db": "films"}
+    client = mongo.database(mongo.shared().url("films")).client
+    (found,) = client.admin.command({"rolesInfo": role, "showPrivileges": True})["roles"]
+    assert missing_rights(found["privileges"], "films") == ()
+
+
+# Real folders and databases
+
+
+def test_examine_folder_leaves_no_trace(tmp_path: Path) -> None:
+    facts = examine_folder(tmp_path / "not" / "there")
+    assert (facts.exists, facts.writable, facts.links, facts.locks) == (False, True, True, True)
+    assert facts.free > 0
+    assert facts.kind
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_examine_folder_reports_kind_and_state_of_file_system(tmp_path: Path) -> None:
+    with mounted(tmp_path / "memory", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as folder:
+        facts = examine_folder(folder)
+        assert (facts.kind, facts.free <= 1 << 20, facts.links) == ("tmpfs", True, True)
+        with suppress(OSError), (folder / "fill").open("wb", buffering=0) as fill:
+            while fill.write(bytes(4096)):
+                pass
+        facts = examine_folder(folder)
+        assert (facts.writable, facts.full) == (True, True)
+    with mounted(tmp_path / "fixed", "-t", "tmpfs", "-o", "ro", "tmpfs") as folder:
+        facts = examine_folder(folder)
+        assert (facts.writable, facts.read_only, facts.exists) == (False, True, True)
+
+
+def test_examine_folder_writes_nothing_when_served_read_only(tmp_path: Path) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    facts = examine_folder(tmp_path, read_only=True)
+    assert (facts.writable, facts.read_only, facts.exists) == (False, True, True)
+    assert tmp_path.stat().st_mtime_ns == before
+    assert not examine_folder(tmp_path / "none", read_only=True).exists
+
+
+def doctor(folder: Path, **chosen: object) -> tuple[int, list[str]]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
+    # Few descriptors and a folder in memory are findings of the test machine, not of the case.
+    chosen = {"max_sockets": 100} | chosen
+    environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in chosen.items()}
+    done = completed("doctor", folder=folder, environment=environment)
+    assert "Traceback" not in done.stderr, done.stderr
+    found = [line for line in done.stdout.splitlines() if "is in memory" not in line]
+    assert done.returncode == (1 if "fix: " in done.stdout or done.stderr else 0)
+    return int(any(line.startswith("fix: ") for line in found) or bool(done.stderr)), found
+
+
+def lines(found: list[str], level: str) -> list[str]:
+    return [line.partition(": ")[2] for line in found if line.startswith(f"{level}: ")]
+
+
+def test_doctor_lists_fixes_and_changes_nothing(tmp_path: Path) -> None:
+    status, found = doctor(tmp_path)
+    assert (status, lines(found, "fix")) == (0, [])
+    assert [*tmp_path.iterdir()] == []
+    status, found = doctor(tmp_path, prot=1, host="0.0.0.0", files_dir="/proc/films")
+    assert status == 1
+    wanted = ("SEEKABLE_PORT", "refuses", "cannot be written")
+    for line, words in zip(lines(found, "fix"), wanted, strict=True):
+        assert words in line
+    status, found = doctor(tmp_path, port="many")
+    assert (status, found) == (1, []), "an invalid setting is reported like in every command"
+
+
+Broken = Callable[[dict[str, Any]], str]
+
+
+def newer(chosen: dict[str, Any]) -> str:
+    from contextlib import ExitStack
+
+    with ExitStack() as stack:
+        database = open_sql(settings(**chosen), stack)
+        with database.writing() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = 'future'"))
+            session.commit()
+    return "newer Seekable"
+
+
+def newer_documents(chosen: dict[str, Any]) -> str:
+    mongo.database(chosen["mongodb_url"])["media.schema"].update_one({}, {"$inc": {"version": 1}})
+    return "newer Seekable"
+
+
+def unindexed(chosen: dict[str, Any]) -> str:
+    mongo.database(chosen["mongodb_url"])["fs.chunks"].drop_indexes()
+    return "fs.chunks.files_id_n"
+
+
+@pytest.mark.parametrize(
+    ("backend", "harm"),
+    [
+        ("filesystem", newer),
+        ("postgresql", newer),
+        ("gridfs", unindexed),
+        ("gridfs", newer_documents),
+    ],
+)
+def test_doctor_finds_fault_in_real_database(tmp_path: Path, backend: str, harm: Broken) -> None:
+    chosen: dict[str, Any] = {"files_dir": tmp_path / "files", **BACKENDS[backend]()}
+    if backend == "postgresql":
+        chosen["database_url"] = postgres.shared().new_database()
+    environment = {f"SEEKABLE_{key.upper()}": str(value) for key, value in chosen.items()}
+    (before,) = examine(settings(**chosen))
+    assert (before.error, before.made) == ("", False)
+    migrated = completed("migrate", folder=tmp_path, environment={**os.environ, **environment})
+    assert migrated.returncode == 0, migrated.stderr
+    (facts,) = examine(settings(**chosen))
+    assert (facts.error, facts.migration, facts.missing_indexes) == ("", "done", ())
+    assert abs(facts.skew_s) < 1
+    assert facts.alone == (backend == "filesystem")
+    if backend == "gridfs":
+        assert (facts.replicated, facts.protected) == (True, False)
+        mongo.database(chosen["mongodb_url"])["media"].insert_one({})
+    status, found = doctor(tmp_path, **chosen)
+    assert (status, lines(found, "fix")) == (0, []), found
+    words = harm(chosen)
+    status, found = doctor(tmp_path, **chosen)
+    assert status == 1
+    (line,) = lines(found, "fix")
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"storage": "gridfs"},
+        {"storage": "gridfs", "mongodb_url": "mongodb://127.0.0.1:1/films?serverSelectionTimeoutMS=100"},
+        {"database_url": "postgresql+psycopg://127.0.0.1:1/films"},
+        {"database_url": "nothing"},
+    ],
+)
+def test_unreachable_database_is_one_finding(tmp_path: Path, chosen: dict[str, Any]) -> None:
+    (facts,) = examine(settings(files_dir=tmp_path, **chosen))
+    (finding,) = of_database(settings(**chosen), facts)
+    assert finding == Finding(FIX, f"{facts.name}: {facts.error}")
+    assert facts.error.endswith((".", "refused", "?")) or "refused" in facts.error

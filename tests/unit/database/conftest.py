@@ -1,0 +1,68 @@
+"""What the tests of the filesystem backend share."""
+
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.storage.types import Change
+from tests.support import postgres
+from tests.unit.database import by_hand
+from tests.unit.database.library import Library
+
+DATABASES: dict[str, Callable[[], str | None]] = {
+    "sqlite": lambda: None,
+    "postgresql": lambda: postgres.shared().new_library(),
+}
+
+
+OVER_BOTH = {"test_settling", "test_pages"}
+"""Whose tests are about what databases do; those of other modules are about files."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = any("library" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "library" in metafunc.fixturenames and not chosen:
+        over_both = metafunc.module.__name__.rpartition(".")[2] in OVER_BOTH
+        metafunc.parametrize("library", DATABASES if over_both else ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]:
+    """A library over each database. A test of one of them says so: `parametrize(…, indirect=True)`."""
+    library = Library(tmp_path / "files", DATABASES[request.param]())
+    yield library
+    library.close()
+
+
+@pytest.fixture
+def changes(library: Library) -> list[Change]:
+    """What was told of changes by hand."""
+    return library.noticed
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds are long when they come in every test."""
+    by_hand.hurry(monkeypatch)
+
+
+@pytest.fixture
+def no_descriptors() -> Callable[[], AbstractContextManager[None]]:
+    """This process can open no more files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    @contextmanager
+    def none() -> Iterator[None]:
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return none

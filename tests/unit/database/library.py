@@ -1,0 +1,83 @@
+"""A library over the filesystem backend, for tests that look behind the contract."""
+
+import os
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from app.database.filesystem.backend import FilesystemBackend
+from app.database.sql.opening import open_filesystem
+from app.settings import Settings
+from app.storage.content_hash import Fingerprint
+from app.storage.types import SHARED, Change, Committed, Expect, Expectation, FileInfo, Key
+from tests.support.sqlite import begin_library
+
+FILM = Key(SHARED, "films", "film.mp4")
+
+
+class Library:
+    """A backend in a folder, closed and opened again as a restart would."""
+
+    def __init__(self, root: Path, database_url: str | None = None) -> None:
+        self.root = root
+        self.settings = Settings(
+            _env_file=None, files_dir=root, database_url=database_url, read_chunk_size=4096
+        )
+        self.stack = ExitStack()
+        self.noticed: list[Change] = []
+        if database_url is None:
+            begin_library(root)
+        self.open()
+
+    def open(self) -> None:
+        self.backend: FilesystemBackend = open_filesystem(
+            self.settings, lambda name: "video/guessed", self.stack, self.noticed.extend
+        )
+
+    def close(self) -> None:
+        self.stack.close()
+
+    def put(
+        self,
+        data: bytes,
+        key: Key = FILM,
+        expect: Expectation = Expect.ANY,
+        origin: FileInfo | None = None,
+    ) -> Committed:
+        staged = self.backend.stage(None)
+        try:
+            staged.write(data)
+            found = Fingerprint()
+            found.update(data)
+            return self.backend.commit(
+                key,
+                staged,
+                size=len(data),
+                sha256=found.sha256,
+                content_type="video/mp4",
+                expect=expect,
+                origin=origin,
+                is_utf8=found.is_utf8,
+            )
+        finally:
+            staged.discard()
+
+    def get(self, key: Key = FILM) -> tuple[bytes, FileInfo]:
+        reader = self.backend.open(key, wait=True)
+        assert reader is not None
+        try:
+            return b"".join(reader.read(0, 1 << 20)), reader.info
+        finally:
+            reader.close()
+
+    def path(self, key: Key = FILM) -> Path:
+        return self.root / key.path
+
+    def staging(self) -> list[str]:
+        return os.listdir(self.root / ".seekable" / "staging")
+
+    def sql(self, statement: str) -> list[tuple[object, ...]]:
+        """Done at once, without a transaction."""
+        with closing(self.backend._database.engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute(statement)
+            return [tuple(row) for row in cursor.fetchall()] if cursor.description else []

@@ -1,0 +1,477 @@
+"""The filesystem backend beyond its contract: what it does with what crashes and people leave behind."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import ExitStack, aclosing, closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from app.database.filesystem import scanner
+from app.database.sql.opening import open_files, open_filesystem, open_sql
+from app.settings import ConfigurationError, Settings
+from app.storage.async_storage import ThreadedStorage
+from app.storage.errors import (
+    AlreadyExists,
+    NotFound,
+    PathConflict,
+    StorageUnavailable,
+    Truncated,
+)
+from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
+from tests.unit.database.by_hand import rest
+from tests.unit.database.library import FILM, Library
+
+
+def test_a_moved_file_leaves_no_empty_folder(library: Library) -> None:
+    deep = Key(SHARED, "a/b/c", "film.mp4")
+    library.put(b"film", deep)
+    library.backend.move(deep, FILM, Expect.ANY)
+    assert not (library.root / "a").exists()
+    library.backend.delete(FILM, Expect.ANY)
+    assert os.listdir(library.root) == [".seekable"]
+
+
+@pytest.mark.anyio
+async def test_a_file_that_shrinks_under_a_reader_is_truncated(library: Library) -> None:
+    library.put(bytes(20_000))
+    storage = ThreadedStorage(library.backend)
+    async with storage.open(FILM) as file, aclosing(file.read(0, 20_000)) as chunks:
+        assert len(await anext(chunks)) == 4096
+        os.truncate(library.path(), 5000)
+        with pytest.raises(Truncated):
+            async for _ in chunks:
+                pass
+    storage.close()
+
+
+# Your files stay yours
+
+
+def test_an_upload_is_an_ordinary_file(library: Library) -> None:
+    library.put(b"film")
+    assert library.path().read_bytes() == b"film"
+    assert library.path().stat().st_mode & 0o777 == 0o666 & ~_umask()
+    assert library.path().stat().st_nlink == 1
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_a_file_that_was_dropped_is_taken_in_and_never_overwritten(library: Library) -> None:
+    library.path().parent.mkdir()
+    with library.path().open("wb", buffering=0) as file:
+        file.write(b"drop")
+        with pytest.raises(NotFound):  # it is half written
+            library.get()
+        for expect in (Expect.ANY, Expect.ABSENT):
+            with pytest.raises(AlreadyExists):
+                library.put(b"upload", expect=expect)
+            with pytest.raises(AlreadyExists):
+                library.backend.check(FILM, expect)
+        file.write(b"ped")
+    data, info = library.get()
+    assert data == b"dropped"
+    assert (info.content_type, info.sha256, info.size) == ("video/guessed", None, 7)
+    assert library.get()[1] == info
+    with pytest.raises(AlreadyExists):
+        library.put(b"upload", expect=Expect.ABSENT)
+    assert library.path().read_bytes() == b"dropped"
+
+
+def test_a_file_that_was_edited_is_a_new_version(library: Library, hurry: None) -> None:
+    old = library.put(b"before").info
+    library.path().write_bytes(b"after it")
+    rest()
+    data, info = library.get()
+    assert data == b"after it"
+    assert info.id == old.id
+    assert info.etag != old.etag
+    assert info.sha256 is None
+    assert library.get()[1] == info
+    again = library.put(b"uploaded", expect=info.etag)
+    assert not again.created
+
+
+def test_a_file_that_was_removed_is_gone(library: Library) -> None:
+    library.put(b"film")
+    library.path().unlink()
+    with pytest.raises(NotFound):
+        library.get()
+    assert library.sql("SELECT * FROM media") == []
+    assert library.put(b"again", expect=Expect.ABSENT).created
+
+
+def test_a_restored_backup_keeps_its_version(library: Library) -> None:
+    info = library.put(b"film").info
+    shutil.copy2(library.path(), library.root / "copy")
+    os.replace(library.root / "copy", library.path())
+    assert library.get()[1].etag != info.etag, "no hash has proved it yet"
+    list(library.backend.hash_unverified())
+    data, after = library.get()
+    assert (data, after.etag, after.sha256) == (b"film", info.etag, info.sha256)
+
+
+def test_an_empty_folder_gives_way_to_a_file(library: Library) -> None:
+    library.path().mkdir(parents=True)
+    library.backend.check(FILM, Expect.ABSENT)
+    library.put(b"film")
+    assert library.get()[0] == b"film"
+
+
+def test_what_is_no_regular_file_is_not_served(library: Library, hurry: None) -> None:
+    kinds = {kind: Key(SHARED, "films", kind) for kind in ("symlink", "fifo", "socket", "directory")}
+    library.path(kinds["symlink"]).parent.mkdir()
+    outside = library.root.parent / "secret"
+    outside.write_bytes(b"secret")
+    library.path(kinds["symlink"]).symlink_to(outside)
+    os.mkfifo(library.path(kinds["fifo"]))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(library.path(kinds["socket"])))
+    (library.path(kinds["directory"]) / "inside").mkdir(parents=True)
+    (library.path(kinds["directory"]) / "inside" / "file").write_bytes(b"x")
+    rest()
+    for kind, key in kinds.items():
+        with pytest.raises(NotFound):
+            library.get(key)
+        with pytest.raises(NotFound):
+            library.backend.delete(key, Expect.ANY)
+        with pytest.raises((AlreadyExists, PathConflict)):
+            library.put(b"upload", key)
+        assert outside.read_bytes() == b"secret", kind
+        assert os.path.lexists(library.path(key)), kind
+
+
+def test_a_folder_that_leads_out_is_not_entered(library: Library, hurry: None) -> None:
+    outside = library.root.parent / "outside"
+    outside.mkdir()
+    (outside / "film.mp4").write_bytes(b"secret")
+    (library.root / "films").symlink_to(outside)
+    rest()
+    with pytest.raises(NotFound):
+        library.get()
+    with pytest.raises(PathConflict):
+        library.put(b"upload", Key(SHARED, "films", "other"))
+    assert os.listdir(outside) == ["film.mp4"]
+
+
+# What a crash leaves
+
+
+def test_a_crash_after_the_link_leaves_a_whole_file(library: Library, hurry: None) -> None:
+    staged = library.backend.stage(None)
+    staged.write(b"film")
+    library.path().parent.mkdir()
+    os.link(library.root / ".seekable" / "staging" / staged.name, library.path())
+    os.close(staged._descriptor)  # the lock goes as it would with the process
+    library.close()
+    library.open()
+    assert library.staging() == []
+    rest()
+    assert library.get()[0] == b"film"
+    assert library.put(b"new").info.size == 3
+
+
+def test_a_crash_after_the_rename_leaves_the_new_file(library: Library) -> None:
+    old = library.put(b"old").info
+    (library.root / "new").write_bytes(b"newer")
+    os.replace(library.root / "new", library.path())
+    data, info = library.get()
+    assert data == b"newer"
+    assert (info.id, info.size) == (old.id, 5)
+    assert info.etag != old.etag
+
+
+def test_a_row_never_seems_to_speak_for_the_version_after_it(library: Library) -> None:
+    """As it would after a crash between the rename and the COMMIT, if both were written in one clock tick."""
+    library.put(b"film")
+    moment = library.path().stat().st_mtime_ns
+    staged = library.backend.stage(None)
+    staged.write(b"FILM")
+    os.utime(staged._descriptor, ns=(moment, moment))
+    library.backend.commit(FILM, staged, size=4, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY)
+    staged.discard()
+    assert library.path().stat().st_mtime_ns != moment
+
+
+def test_a_sweep_leaves_the_living_alone(library: Library) -> None:
+    staged = library.backend.stage(None)
+    staged.write(b"film")
+    dead = library.root / ".seekable" / "staging" / "dead"
+    dead.write_bytes(b"half")
+    other = Library(library.root)  # another process would sweep when it starts
+    assert library.staging() == [staged.name]
+    other.close()
+    staged.discard()
+    assert library.staging() == []
+
+
+def test_a_sweep_beside_a_change_does_not_take_what_would_undo_it(library: Library) -> None:
+    library.put(b"film")
+    disk = library.backend._disk
+    with pytest.raises(ZeroDivisionError), disk.removed(("films", "film.mp4")):
+        assert not library.path().exists()
+        disk.sweep()
+        raise ZeroDivisionError
+    assert library.get()[0] == b"film"
+    assert library.staging() == []
+
+
+def test_odd_things_in_the_staging_folder_do_not_stop_the_start(library: Library) -> None:
+    staging = library.root / ".seekable" / "staging"
+    os.mkfifo(staging / "pipe")
+    (staging / "link").symlink_to(library.path())
+    (staging / "dangling").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(staging):
+        listener.bind("socket")
+    (staging / "folder").mkdir()
+    library.close()
+    library.open()
+    assert library.staging() == ["folder"]
+
+
+def test_files_of_odd_dates(library: Library, hurry: None) -> None:
+    keys = [Key(SHARED, "", date) for date in ("2300-01-01", "1900-01-01", "2038-02-01")]
+    for key in keys:
+        library.put(b"film", key)
+        moment = datetime.fromisoformat(f"{key.filename}T00:00:00+00:00").timestamp()
+        os.utime(library.path(key), (moment, moment))
+    rest()
+    for key in keys:
+        data, info = library.get(key)
+        assert data == b"film"
+        assert info.updated_at <= datetime.now(UTC) + timedelta(seconds=1)
+        assert library.get(key)[1] == info
+        assert library.put(b"other", key, expect=info.etag).info.updated_at > info.updated_at
+        library.backend.delete(key, Expect.ANY)
+
+
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
+def test_what_waits_for_a_change_keeps_no_reader_waiting(
+    library: Library, hurry: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process holds the database; files that have to be settled first wait for it, others do not."""
+    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
+
+    async def readers() -> None:
+        storage = ThreadedStorage(library.backend)
+        waiting = [asyncio.create_task(storage.stat(Key(SHARED, "", f"{n}"))) for n in range(20)]
+        lists = [storage.page(Listing(SHARED), cursor=None, limit=9) for _ in range(20)]
+        waiting += [asyncio.create_task(one) for one in lists]
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(5):
+            for _ in range(20):
+                assert (await storage.stat(FILM)).size == 4
+        assert not any(task.done() for task in waiting)
+        other.execute("ROLLBACK")
+        assert len(await asyncio.gather(*waiting)) == 40
+        storage.close()
+
+    library.put(b"film")
+    for number in range(20):
+        (library.root / f"{number}").write_bytes(b"dropped")
+    rest()
+    database = library.root / ".seekable" / "seekable.db"
+    with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        asyncio.run(readers())
+
+
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
+def test_the_storage_closes_when_the_step_of_a_scan_has_ended(library: Library) -> None:
+    async def close_in_the_middle() -> None:
+        storage = ThreadedStorage(library.backend)
+        async with aclosing(storage.scan()) as steps:
+            step = asyncio.create_task(anext(steps))
+            await asyncio.sleep(0.1)
+            closing = asyncio.create_task(asyncio.to_thread(storage.close))
+            await asyncio.sleep(0.1)
+            assert not closing.done()
+            other.execute("ROLLBACK")
+            await step
+            await closing
+
+    database = library.root / ".seekable" / "seekable.db"
+    with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RuntimeError, match="shutdown"):  # the steps are closed by nobody now
+            asyncio.run(close_in_the_middle())
+
+
+# A failing COMMIT, made by a constraint that is checked only then
+
+_TRAP = "CREATE TABLE trap (x VARCHAR(32) REFERENCES volume (id) DEFERRABLE INITIALLY DEFERRED)"
+_VERBS = ("INSERT", "UPDATE", "DELETE")
+TRAPS = {
+    "sqlite": (
+        "PRAGMA foreign_keys = ON",
+        [
+            _TRAP,
+            *(
+                f"CREATE TRIGGER trap_{verb} AFTER {verb} ON media BEGIN INSERT INTO trap VALUES ('no'); END"
+                for verb in _VERBS
+            ),
+        ],
+        [f"DROP TRIGGER trap_{verb}" for verb in _VERBS],
+    ),
+    "postgresql": (
+        "SELECT 1",  # they are checked anyway
+        [
+            _TRAP,
+            "CREATE FUNCTION fall() RETURNS trigger LANGUAGE plpgsql "
+            "AS $$ BEGIN INSERT INTO trap VALUES ('no'); RETURN NULL; END $$",
+            f"CREATE TRIGGER trap AFTER {' OR '.join(_VERBS)} ON media FOR EACH ROW EXECUTE FUNCTION fall()",
+        ],
+        ["DROP TRIGGER trap ON media"],
+    ),
+}
+"""What a connection says first, and what sets and removes the trap."""
+
+
+@pytest.fixture
+def failing_commit(library: Library) -> Iterator[None]:
+    """Every COMMIT of a change fails from now on."""
+    checked, set_trap, remove_trap = TRAPS[library.backend._database.engine.dialect.name]
+    engine = library.backend._database.engine
+    library.backend._database.close()
+    event.listen(engine, "connect", lambda connection, _: connection.execute(checked))
+    library.put(b"film")
+    for statement in set_trap:
+        library.sql(statement)
+    yield
+    for statement in remove_trap:
+        library.sql(statement)
+    assert library.get()[0] == b"film"
+    assert library.put(b"works again").info.size == 11
+
+
+@pytest.mark.usefixtures("failing_commit")
+def test_a_create_that_fails_late_is_undone(library: Library) -> None:
+    other = Key(SHARED, "new/folder", "other")
+    with pytest.raises(StorageUnavailable):
+        library.put(b"other", other)
+    assert not (library.root / "new").exists()
+    assert library.staging() == []
+    with pytest.raises(NotFound):
+        library.get(other)
+
+
+@pytest.mark.usefixtures("failing_commit")
+def test_a_replace_that_fails_late_is_undone(library: Library) -> None:
+    info = library.get()[1]
+    with pytest.raises(StorageUnavailable):
+        library.put(b"other")
+    assert library.path().read_bytes() == b"film"
+    check_doubtful(library, info)
+    assert library.staging() == []
+
+
+def check_doubtful(library: Library, info: FileInfo) -> None:
+    """What was done to the file and undone leaves its bytes to be proved."""
+    assert library.get() == (b"film", replace(info, sha256=None, is_utf8=None, doubtful=True))
+
+
+@pytest.mark.usefixtures("failing_commit")
+def test_a_delete_that_fails_late_is_undone(library: Library) -> None:
+    info = library.get()[1]
+    with pytest.raises(StorageUnavailable):
+        library.backend.delete(FILM, Expect.ANY)
+    check_doubtful(library, info)
+    assert library.staging() == []
+
+
+@pytest.mark.usefixtures("failing_commit")
+def test_a_move_that_fails_late_is_undone(library: Library) -> None:
+    info = library.get()[1]
+    with pytest.raises(StorageUnavailable):
+        library.backend.move(FILM, Key(SHARED, "elsewhere", "film"), Expect.ANY)
+    check_doubtful(library, info)
+    assert not (library.root / "elsewhere").exists()
+    assert library.path().stat().st_nlink == 1
+    assert library.staging() == []
+
+
+# The folder and the database belong together
+
+
+def test_another_folder_is_refused_and_loses_no_row(library: Library, tmp_path: Path) -> None:
+    library.put(b"film")
+    settings = library.settings.model_copy(
+        update={
+            "database_url": library.backend._database.engine.url.render_as_string(hide_password=False),
+            "files_dir": tmp_path / "mount",
+        }
+    )
+    with ExitStack() as stack, pytest.raises(StorageUnavailable, match="not the one"):
+        open_filesystem(settings, str, stack)
+    # The same when it happens under a running server: the row stays.
+    (library.root / ".seekable" / "id").rename(library.root / "id-elsewhere")
+    library.path().rename(library.root / "film-elsewhere")
+    for look in (library.get, library.backend.ping):
+        with pytest.raises(StorageUnavailable):
+            look()
+    assert len(library.sql("SELECT * FROM media")) == 1
+    (library.root / "id-elsewhere").rename(library.root / ".seekable" / "id")
+    (library.root / "film-elsewhere").rename(library.path())
+    assert library.get()[0] == b"film"
+
+
+def test_a_database_that_was_swapped_beneath_the_server_is_noticed(library: Library) -> None:
+    library.sql("UPDATE volume SET id = 'another'")
+    with pytest.raises(StorageUnavailable, match="another one"):
+        library.backend.ping()
+
+
+@pytest.mark.parametrize("library", ["sqlite"], indirect=True)
+def test_a_lost_database_is_rebuilt_from_the_files(library: Library, hurry: None) -> None:
+    library.put(b"film")
+    library.close()
+    for name in ("seekable.db", "seekable.db-wal", "seekable.db-shm"):
+        (library.root / ".seekable" / name).unlink(missing_ok=True)
+    rest()
+    library.open()
+    assert library.get()[0] == b"film"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"database_url": "nonsense"}, "SEEKABLE_DATABASE_URL"),
+        ({"database_url": "mysql://x/y"}, "SEEKABLE_DATABASE_URL"),
+        ({"database_url": "postgresql://localhost:port/x"}, "SEEKABLE_DATABASE_URL"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path, change: dict[str, str], word: str) -> None:
+    settings = Settings(_env_file=None, files_dir=tmp_path, **change)
+    with ExitStack() as stack, pytest.raises(ConfigurationError, match=word):
+        open_filesystem(settings, str, stack)
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    settings = Settings(_env_file=None, files_dir=tmp_path / "file" / "files")
+    with ExitStack() as stack, pytest.raises(ConfigurationError, match="SEEKABLE_FILES_DIR"):
+        open_files(settings, stack)
+
+
+def test_the_database_may_be_elsewhere(tmp_path: Path) -> None:
+    settings = Settings(
+        _env_file=None, files_dir=tmp_path / "files", database_url=f"sqlite:///{tmp_path}/other.db"
+    )
+    with ExitStack() as stack:
+        open_files(settings, stack)
+        open_sql(settings, stack)
+    with ExitStack() as stack:
+        open_filesystem(settings, str, stack).ping()
+    assert (tmp_path / "other.db").exists()

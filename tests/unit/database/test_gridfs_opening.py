@@ -1,0 +1,127 @@
+"""What is said of a MongoDB that cannot be opened."""
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.collection import Collection
+
+from app.database import prepare_database
+from app.database.gridfs.connection import Database
+from app.database.gridfs.documents import UNJUDGED, UNJUDGED_INDEX
+from app.database.gridfs.opening import VERSION, migration, open_gridfs
+from app.database.rules import NEWER
+from app.settings import ConfigurationError, Settings
+from app.storage.errors import StorageUnavailable
+from tests.support import mongo
+
+
+def refusal(url: str) -> str:
+    settings = Settings(_env_file=None, storage="gridfs", mongodb_url=url)
+    began = time.monotonic()
+    with ExitStack() as stack, pytest.raises((ConfigurationError, StorageUnavailable)) as refused:
+        open_gridfs(settings, str, stack)
+    assert time.monotonic() - began < 5
+    said = str(refused.value)
+    assert "\n" not in said
+    assert "secret" not in said
+    return said
+
+
+REASONS = {
+    "mongodb://me:secret@127.0.0.1:{closed}/films": "Connection refused",
+    "mongodb://127.0.0.1:{open}/films?replicaSet=another": '"another"',
+    "mongodb://127.0.0.1:{open}/films?tls=true": "SSL",
+    "mongodb://127.0.0.1:{open}/films?tls=true&tlsCAFile=/no/file": "No such file",
+    "mongodb://me:secret@127.0.0.1:{open}/films": "Authentication failed",
+}
+
+
+def test_the_reason_is_named() -> None:
+    """All of them at once: some are tried for seconds."""
+    there, closed = mongo.shared().port, mongo.free_port()
+    urls = [url.format(open=there, closed=closed) for url in REASONS]
+    with ThreadPoolExecutor(len(urls)) as pool:
+        for said, reason in zip(pool.map(refusal, urls), REASONS.values(), strict=True):
+            assert reason in said
+            assert ".." not in said
+
+
+@pytest.mark.parametrize(
+    ("found", "ours", "expected"),
+    [
+        (None, 1, "due"),
+        ({"version": 1}, 2, "due"),
+        ({"version": 2}, 2, "done"),
+        ({"version": 2.0}, 2, "done"),
+        ({"version": 3}, 2, "newer"),
+        ({"version": "2.1"}, 2, "newer"),
+        ({}, 2, "newer"),
+    ],
+)
+def test_version_of_the_schema(found: dict[str, object] | None, ours: int, expected: str) -> None:
+    assert migration(found, ours) == expected
+
+
+def test_code_that_knows_no_kept_files_refuses_the_databases() -> None:
+    """That of version 2 would delete the files of a leaving account, which are to be kept."""
+    assert migration({"version": VERSION}, 2) == "newer"
+
+
+def test_a_library_of_the_version_before_encodings_opens() -> None:
+    chosen = mongo.gridfs()
+    settings, database = Settings(_env_file=None, **chosen), mongo.database(str(chosen["mongodb_url"]))
+    kinds = {"a.mkv": "video/matroska", "a.ogg": "application/ogg", "a.ts": "text/plain"}
+    database["media"].insert_many(
+        {"_id": name, "library": "", "folder": "", "filename": name, "file": name, "content_type": kind}
+        for name, kind in kinds.items()
+    )
+    prepare_database(settings)
+    found = {media["_id"]: media["content_type"] for media in database["media"].find()}
+    assert found == {"a.mkv": "video/x-matroska", "a.ogg": "audio/ogg", "a.ts": "text/plain"}
+    waiting = database["media"].find(UNJUDGED | {"_id": {"$gt": ""}}, hint=UNJUDGED_INDEX).sort("_id", 1)
+    assert [media["_id"] for media in waiting] == ["a.ts"]
+    stages = str(waiting.explain()["queryPlanner"]["winningPlan"])
+    assert "IXSCAN" in stages
+    assert "SORT" not in stages
+
+
+@pytest.mark.parametrize("newer", ["files", "accounts"])
+def test_database_of_a_newer_version_is_refused_and_not_changed(newer: str) -> None:
+    chosen = mongo.gridfs()
+    users_url = mongo.gridfs()["mongodb_url"]
+    settings = Settings(_env_file=None, access="accounts", users_url=users_url, **chosen)
+    files, users = mongo.database(str(chosen["mongodb_url"])), mongo.database(str(users_url))
+    databases = {"files": files["media.schema"], "accounts": users["schema"]}
+    for made_before_there_was_a_version in (False, True):
+        prepare_database(settings)
+        assert [versions(schema) for schema in databases.values()] == [[VERSION], [VERSION]]
+        if not made_before_there_was_a_version:
+            for schema in databases.values():
+                schema.drop()
+    databases[newer].update_one({}, {"$set": {"version": VERSION + 1}})
+    indexed = files["media"] if newer == "files" else users["accounts"]
+    indexed.drop_indexes()
+    with pytest.raises(StorageUnavailable, match=rf"^MongoDB at .+: {re.escape(NEWER)}$"):
+        prepare_database(settings)
+    assert len(list(indexed.list_indexes())) == 1
+    assert versions(databases[newer]) == [VERSION + 1]
+
+
+def versions(schema: Collection[Any]) -> list[int]:
+    return [document["version"] for document in schema.find()]
+
+
+def test_readme_names_each_collection_of_the_library() -> None:
+    chosen = mongo.gridfs()
+    database = Database(str(chosen["mongodb_url"]))
+    collections = [one.name for one in vars(database).values() if isinstance(one, Collection)]
+    database.close()
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    ours = {name for name in collections if not name.startswith("fs.")}
+    assert ours >= {"media", "media.schema"}
+    assert [name for name in ours if f"`{name}`" not in readme] == []

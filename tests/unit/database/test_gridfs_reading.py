@@ -1,0 +1,160 @@
+"""What is read of files that other programs put into the bucket, however they cut them."""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, aclosing
+from functools import partial
+from typing import Any
+
+import pytest
+from bson import Binary, ObjectId
+from pymongo import MongoClient
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
+
+from app.database import open_database
+from app.database.gridfs import connection
+from app.database.gridfs.backend import GridBackend
+from app.database.gridfs.opening import open_gridfs
+from app.database.gridfs.reader import CHUNKS_AT_ONCE
+from app.settings import Settings
+from app.storage.batches import batches
+from app.storage.contract import Storage
+from app.storage.errors import StorageUnavailable
+from app.storage.maintenance import Verdict
+from app.storage.types import SHARED, Key, Listing
+from tests.support import mongo
+from tests.support.beneath import bucket_file
+
+
+def library(stack: ExitStack, size: int, chunk_size: int, chunks: list[Any]) -> GridBackend:
+    """With one file, of these chunks."""
+    settings = Settings(_env_file=None, **mongo.gridfs())
+    assert settings.mongodb_url is not None
+    database, file = mongo.database(settings.mongodb_url), ObjectId()
+    database["fs.chunks"].insert_many(
+        {"files_id": file, "n": n, "data": data} for n, data in enumerate(chunks)
+    )
+    database["fs.files"].insert_one(bucket_file(file, "a.mp4", size) | {"chunkSize": chunk_size})
+    backend = open_gridfs(settings, lambda name: "video/mp4", stack)
+    for _ in backend.scan():
+        pass
+    return backend
+
+
+def test_short_chunks_are_read_by_the_thousand_at_most() -> None:
+    size = 5000
+    with ExitStack() as stack:
+        backend = library(stack, size, 1, [bytes([n % 251]) for n in range(size)])
+        reader = backend.open(Key(SHARED, "", "a.mp4"), wait=True)
+        assert (reader.unit, reader.most) == (CHUNKS_AT_ONCE, 1)
+        parts = [
+            reader.read(start, stop - start) for start, stop in batches(0, size, unit=reader.unit, most=1)
+        ]
+    assert {len(pieces) for pieces in parts} == {1}
+    data = b"".join(piece for pieces in parts for piece in pieces)
+    assert data == bytes(n % 251 for n in range(size))
+
+
+@pytest.mark.parametrize("data", ["text", None, 5, Binary(b"four", 2), Binary(b"four", 128)])
+def test_what_is_in_a_chunk_is_bytes_or_damage(data: object) -> None:
+    with ExitStack() as stack:
+        verdicts = [step.verdict for step in library(stack, 4, 255, [data]).verify()]
+    expected = Verdict.UNKNOWN if isinstance(data, bytes) else Verdict.DAMAGED
+    assert [verdict for verdict in verdicts if verdict is not None] == [expected]
+
+
+def test_numbers_of_other_programs_are_numbers() -> None:
+    """The shell of MongoDB writes 10.0 where nobody says otherwise."""
+    with ExitStack() as stack:
+        backend = library(stack, 10, 4, [b"0123", b"4567", b"89"])
+        backend._database.media.update_one({}, {"$set": {"size": 10.0, "chunk_size": 4.0}})
+        reader = backend.open(Key(SHARED, "", "a.mp4"), wait=True)
+        assert repr(reader.info.size) == "10"
+        assert b"".join(reader.read(3, 6)) == b"345678"
+        backend._database.media.update_one({}, {"$unset": {"chunk_size": 1}})
+        with pytest.raises(StorageUnavailable, match="chunk_size"):
+            backend.open(Key(SHARED, "", "a.mp4"), wait=True)
+
+
+class Asked(CommandListener):
+    """What a database was asked."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        self.commands.append(f"{event.command_name} {event.command.get(event.command_name)}")
+
+    def succeeded(self, event: CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: CommandFailedEvent) -> None: ...
+
+
+def test_to_open_a_file_is_one_question_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, threads, submit = Asked(), [], ThreadPoolExecutor.submit
+    monkeypatch.setattr(connection, "MongoClient", partial(MongoClient, event_listeners=[asked]))
+    settings, key = Settings(_env_file=None, **mongo.gridfs()), Key(SHARED, "", "a.mp4")
+
+    def counted(*arguments: Any) -> Any:
+        threads.append(arguments)
+        return submit(*arguments)
+
+    async def scene() -> None:
+        async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+            async with stores.storage.stage() as staged:
+                await staged.write(b"film")
+                await stores.storage.commit(key, staged, content_type="video/mp4")
+            monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
+            for _ in range(2):
+                asked.commands.clear()
+                threads.clear()
+                async with stores.storage.open(key) as file:
+                    assert file.info.size == 4
+                assert [command for command in asked.commands if "media" in command] == ["find media"]
+                assert len(threads) == 1
+
+    asyncio.run(scene())
+
+
+def test_downloads_from_a_slow_database_keep_no_list_waiting() -> None:
+    settings = Settings(_env_file=None, **mongo.gridfs())
+    assert settings.mongodb_url is not None
+    database, key = mongo.database(settings.mongodb_url), Key(SHARED, "", "a.mp4")
+    slow = {
+        "failCommands": ["find"],
+        "namespace": f"{database.name}.fs.chunks",
+        "blockConnection": True,
+        "blockTimeMS": 500,
+    }
+
+    async def download(storage: Storage) -> None:
+        async with storage.open(key) as file, aclosing(file.read(0, 1)) as data:
+            async for _ in data:
+                pass
+
+    async def scene() -> float:
+        async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+            async with stores.storage.stage() as staged:
+                await staged.write(b"film")
+                await stores.storage.commit(key, staged, content_type="video/mp4")
+            database.client.admin.command(
+                {"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": slow}
+            )
+            try:
+                downloads = [asyncio.create_task(download(stores.storage)) for _ in range(32)]
+                await asyncio.sleep(0.4)
+                began = time.monotonic()
+                await stores.storage.page(Listing(SHARED), cursor=None, limit=1)
+                took = time.monotonic() - began
+                await asyncio.gather(*downloads)
+            finally:
+                database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+        return took
+
+    assert asyncio.run(scene()) < 0.4

@@ -1,0 +1,345 @@
+"""What a scan takes in from a bucket, what a sweep removes, and what is none of ours to touch."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bson import Int64, ObjectId
+from gridfs import GridFSBucket
+from pymongo.database import Database
+
+from app.database.gridfs import upload_leases, writes
+from app.database.gridfs.backend import GridBackend
+from app.database.gridfs.opening import open_gridfs
+from app.database.gridfs.writes import check_room
+from app.settings import Settings
+from app.storage.errors import PathConflict, StorageUnavailable
+from app.storage.maintenance import Verdict
+from app.storage.types import SHARED, Expect, Key, Listing
+from tests.support import mongo
+from tests.support.beneath import bucket_file
+
+FILM = Key(SHARED, "", "film.mp4")
+FILM_A = Key(SHARED, "", "a.mp4")
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def media_type(name: str) -> str:
+    return f"video/{name.rpartition('.')[2]}"
+
+
+class Grid:
+    """A library, and the database beneath it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        settings = Settings(_env_file=None, **mongo.gridfs())
+        assert settings.mongodb_url is not None
+        self.backend: GridBackend = open_gridfs(settings, media_type, stack)
+        self.database: Database[dict[str, Any]] = mongo.database(settings.mongodb_url)
+
+    def scan(self) -> list[tuple[str, str]]:
+        return [
+            (finding.path, finding.outcome.value) for step in self.backend.scan() for finding in step.findings
+        ]
+
+    def verdicts(self) -> list[tuple[str, Verdict]]:
+        return [(step.path, step.verdict) for step in self.backend.verify() if step.verdict is not None]
+
+    def paths(self, library: str = SHARED) -> list[str]:
+        listing = Listing(library, recursive=True)
+        return [
+            info.key.path for info in self.backend.page(listing, cursor=None, limit=1000, wait=True).items
+        ]
+
+    def size(self, key: Key) -> int:
+        return self.backend.open(key, wait=True).info.size
+
+    def pass_time(self) -> None:
+        ending = {"expires_at": {"$exists": True}}
+        self.database["media.uploads"].update_many(ending, {"$set": {"expires_at": LONG_AGO}})
+
+    def upload(self, key: Key) -> None:
+        writer = self.backend.stage(None)
+        writer.write(b"film")
+        self.backend.commit(key, writer, size=4, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY)
+
+
+@pytest.fixture
+def grid() -> Iterator[Grid]:
+    with ExitStack() as stack:
+        yield Grid(stack)
+
+
+def test_ids_may_be_of_any_type(grid: Grid) -> None:
+    bucket = GridFSBucket(grid.database)
+    # More of one type than are looked at in one step.
+    ids = [*range(130), *(f"s{n}" for n in range(130)), *(ObjectId() for _ in range(3)), {"of": "another"}]
+    grid.database["fs.files"].insert_many(
+        bucket_file(ObjectId(), f"{n}.mp4", 0) | {"_id": file} for n, file in enumerate(ids)
+    )
+    bucket.upload_from_stream_with_id("named", "named.mp4", b"film")
+    assert len(grid.scan()) == len(ids) + 1
+    assert len(grid.paths()) == len(ids) + 1
+    assert grid.scan() == []
+    moved = grid.backend.move(Key(SHARED, "", "named.mp4"), Key(SHARED, "a", "b.mp4"), Expect.ANY)
+    assert moved.size == 4
+    grid.backend.delete(moved.key, Expect.ANY)
+    some = (0, 129, 130, 259, 260, len(ids) - 1)  # of each type
+    for n in some:
+        grid.backend.delete(Key(SHARED, "", f"{n}.mp4"), Expect.ANY)
+    grid.pass_time()
+    assert grid.scan() == []
+    assert [
+        grid.database[name].count_documents({}) for name in ("media.uploads", "fs.files", "fs.chunks")
+    ] == [0, len(ids) - len(some), 0]
+
+
+@pytest.mark.parametrize(
+    ("odd", "outcome"),
+    [
+        *(({"length": length}, "unreadable") for length in (float("inf"), -1)),
+        *(({"chunkSize": chunk_size}, "unreadable") for chunk_size in (float(1 << 70), 0)),
+        *(({"uploadDate": date}, "unreadable") for date in ("yesterday", 5)),
+        ({"filename": None}, "skipped"),
+        *(({"metadata": {"library": library}}, "skipped") for library in ("no/library", 7)),
+    ],
+)
+def test_what_is_odd_is_named_and_hinders_nothing(grid: Grid, odd: dict[str, object], outcome: str) -> None:
+    grid.database["fs.files"].insert_many(
+        [bucket_file(ObjectId(), "odd.mp4", 0) | odd, bucket_file(ObjectId(), "sound.mp4", 0)]
+    )
+    assert sorted(outcome for _, outcome in grid.scan()) == ["created", outcome]
+    assert grid.paths() == ["sound.mp4"]
+
+
+def test_documents_that_cannot_be_read_are_named_and_hinder_nothing(grid: Grid) -> None:
+    for name in ("a.mp4", "gone.mp4", "sound.mp4"):
+        grid.upload(Key(SHARED, "films", name))
+    media = grid.database["media"]
+    media.update_one({"filename": "a.mp4"}, {"$unset": {"chunk_size": True}})
+    gone = media.find_one_and_update({"filename": "gone.mp4"}, {"$unset": {"filename": True}})
+    assert gone is not None
+    grid.database["fs.files"].delete_one({"_id": gone["file"]})
+    media.insert_many([{"_id": 7, "file": 7}, {"_id": "no file", "filename": "b.mp4"}])
+    assert sorted(grid.scan()) == [(name, "unreadable") for name in ("7", "b.mp4", "films")]
+    assert grid.paths() == ["films/a.mp4", "films/sound.mp4"], "a chunk size is no matter of lists"
+    media.update_one({"filename": "a.mp4"}, {"$unset": {"size": True}})
+    assert grid.paths() == ["films/sound.mp4"]
+    with pytest.raises(StorageUnavailable, match="document of the file cannot be read"):
+        grid.size(Key(SHARED, "films", "a.mp4"))
+    assert sorted(grid.verdicts()) == [
+        ("b.mp4", Verdict.UNREADABLE),
+        ("films", Verdict.UNREADABLE),
+        ("films/a.mp4", Verdict.UNREADABLE),
+        ("films/sound.mp4", Verdict.DAMAGED),  # it was stored with another hash
+    ]
+
+
+def test_file_that_the_database_does_not_give_hinders_no_other(grid: Grid) -> None:
+    bucket = GridFSBucket(grid.database)
+    for name in ("a.mp4", "b.mp4", "c.mp4"):
+        bucket.upload_from_stream(name, b"film")
+    refused: dict[str, Any] = {"mode": {"times": 1}, "errorCode": 1}
+    with mongo.fail_point(grid.database, "insert", "media", **refused):
+        found = grid.scan()
+    assert sorted(outcome for _, outcome in found) == ["created", "created", "unreadable"]
+    assert [outcome for _, outcome in grid.scan()] == ["created"]
+    with mongo.fail_point(grid.database, "find", "fs.chunks", **refused):
+        assert sum(grid.backend.hash_unverified()) == 8
+    assert sum(grid.backend.hash_unverified()) == 4
+    with mongo.fail_point(grid.database, "find", "fs.chunks", **refused):
+        verdicts = [verdict for _, verdict in grid.verdicts()]
+    assert sorted(verdicts, key=lambda verdict: verdict.value) == [
+        Verdict.SOUND,
+        Verdict.SOUND,
+        Verdict.UNREADABLE,
+    ]
+
+
+@pytest.mark.parametrize("metadata", [None, [], "text", {"by": "another"}])
+def test_what_others_say_of_their_files_does_not_matter(grid: Grid, metadata: object) -> None:
+    file = bucket_file(ObjectId(), "a.mp4", 0) | {"metadata": metadata, "length": Int64(0)}
+    grid.database["fs.files"].insert_one(file)
+    assert grid.scan() == [("a.mp4", "created")]
+
+
+def test_an_upload_whose_document_is_lost_comes_back_in_its_own_library(grid: Grid) -> None:
+    grid.upload(Key("alice", "", "mine.mp4"))
+    grid.database["media"].delete_many({})
+    grid.database["media.uploads"].delete_many({})
+    assert grid.scan() == [("mine.mp4", "created")]
+    assert (grid.paths("alice"), grid.paths()) == (["mine.mp4"], [])
+
+
+def test_a_collection_of_the_same_name_with_something_else_in_it_is_left_alone(grid: Grid) -> None:
+    others = [{"_id": n, "invoice": n} for n in range(3)] + [{"_id": "x", "expires_at": "soon"}]
+    grid.database["media.uploads"].insert_many(others)
+    grid.scan()
+    assert [*grid.database["media.uploads"].find({}, sort=[("_id", 1)])] == others
+
+
+def test_what_others_note_in_a_document_stays_and_hinders_nothing(grid: Grid) -> None:
+    old, new = Key(SHARED, "", "a.mp4"), Key(SHARED, "", "b.mp4")
+    grid.upload(old)
+    grid.database["media"].update_one({}, {"$set": {"tags": ["seen"]}})
+    grid.backend.move(old, new, Expect.ANY)
+    grid.upload(new)
+    assert grid.paths() == ["b.mp4"]
+    media = grid.database["media"].find_one({})
+    assert media is not None
+    assert media["tags"] == ["seen"]
+
+
+def test_what_a_writer_sends_that_was_given_up_is_swept_too(grid: Grid) -> None:
+    writer = grid.backend.stage(None)
+    grid.pass_time()
+    grid.scan()  # meanwhile its process is paused, just before it sends
+    writer.write(bytes(3 << 20))
+    with pytest.raises(StorageUnavailable, match="given up"):
+        grid.backend.commit(
+            Key(SHARED, "", "a.mp4"), writer, size=3 << 20, sha256="", content_type="", expect=Expect.ANY
+        )
+    writer.discard()
+    grid.pass_time()
+    grid.scan()
+    assert [grid.database[name].count_documents({}) for name in ("media.uploads", "fs.chunks")] == [0, 0]
+
+
+def test_a_clock_that_is_ahead_makes_no_file_of_the_future(grid: Grid) -> None:
+    ahead = bucket_file(ObjectId(), "a.mp4", 0) | {"uploadDate": datetime(2100, 1, 1, tzinfo=UTC)}
+    grid.database["fs.files"].insert_one(ahead)
+    assert grid.scan() == [("a.mp4", "created")]
+    (info,) = grid.backend.page(Listing(SHARED), cursor=None, limit=1, wait=True).items
+    assert info.updated_at <= datetime.now(UTC)
+    assert grid.scan() == []
+
+
+@pytest.mark.parametrize("collection", ["media", "fs.chunks"])
+def test_it_is_not_ready_without_its_indexes(grid: Grid, collection: str) -> None:
+    grid.backend.ping()
+    grid.database[collection].drop_indexes()
+    with pytest.raises(StorageUnavailable, match="lost an index"):
+        grid.backend.ping()
+
+
+def test_what_is_swept_while_it_is_looked_at_does_not_come_back(grid: Grid) -> None:
+    grid.upload(Key(SHARED, "", "a.mp4"))
+    listed = [*grid.database["fs.files"].find()]
+    grid.backend.delete(Key(SHARED, "", "a.mp4"), Expect.ANY)
+    grid.pass_time()
+    grid.scan()  # by another process
+    assert [*grid.backend._scanner._found(listed)] == []
+    assert grid.paths() == []
+
+
+def test_an_upload_that_ends_while_it_is_looked_at_is_none_of_somebody_else(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, scanner = Key(SHARED, "", "a.mp4"), grid.backend._scanner
+    writer = grid.backend.stage(None)
+    writer.seal(key, "video/mp4", "0" * 64)
+    monkeypatch.setattr(writer, "seal", lambda *_: 0)
+    entered = scanner._entered
+
+    def after_a_commit(files: Sequence[Any]) -> list[Any]:
+        grid.backend.commit(key, writer, size=0, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY)
+        return entered(files)
+
+    monkeypatch.setattr(scanner, "_entered", after_a_commit)
+    assert grid.scan() == []
+    assert grid.paths() == ["a.mp4"]
+
+
+def test_an_older_file_of_a_name_does_not_come_back_when_the_newest_is_deleted(grid: Grid) -> None:
+    bucket = GridFSBucket(grid.database)
+    for data in (b"old", b"newer", b"newest"):
+        bucket.upload_from_stream("a.mp4", data)
+    assert ("a.mp4", "created") in grid.scan()
+    grid.backend.delete(Key(SHARED, "", "a.mp4"), Expect.ANY)
+    grid.pass_time()
+    assert grid.scan() == []
+    assert grid.paths() == []
+    left = {file["length"] for file in grid.database["fs.files"].find()}
+    assert left == {len(b"old"), len(b"newer")}, "they are not ours to remove"
+    bucket.upload_from_stream("a.mp4", b"put there after all")
+    assert grid.scan() == [("a.mp4", "created")]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        *(("/a.mp4", "a.mp4"), ("//a.mp4", "a.mp4"), ("./a.mp4", "a.mp4"), ("/films/a.mp4", "films/a.mp4")),
+        *((name, None) for name in ("a/", "/a/", "///a", "/./a", "../a", "/../a", "a//b", "a/./b")),
+        *((name, None) for name in ("/", "//", ".", "./", "", "/.seekable/a", "/a\\b")),
+    ],
+)
+def test_name_of_the_bucket_gets_its_path_or_a_reason(grid: Grid, name: str, path: str | None) -> None:
+    grid.database["fs.files"].insert_one(bucket_file(ObjectId(), name, 0))
+    findings = [finding for step in grid.backend.scan() for finding in step.findings]
+    assert [(finding.path, finding.outcome.value, bool(finding.reason)) for finding in findings] == [
+        (path, "created", False) if path else (name, "skipped", True)
+    ]
+    assert grid.paths() == ([path] if path else [])
+    if path:
+        assert grid.scan() == []
+
+
+def test_spellings_of_one_path_are_one_file(grid: Grid) -> None:
+    bucket = GridFSBucket(grid.database)
+    for name in ("//a.mp4", "./a.mp4", "/a.mp4"):
+        bucket.upload_from_stream(name, name.encode())
+    assert grid.scan().count(("a.mp4", "created")) == 1
+    assert (grid.paths(), grid.size(FILM_A)) == (["a.mp4"], len("/a.mp4"))
+    bucket.upload_from_stream("a.mp4", b"newest of them all")
+    assert ("a.mp4", "replaced") in grid.scan()
+    assert grid.size(FILM_A) == len("newest of them all")
+    grid.backend.delete(FILM_A, Expect.ANY)
+    grid.pass_time()
+    assert grid.scan() == []
+    assert grid.paths() == []
+    assert grid.database["fs.files"].count_documents({}) == 3, "they are not ours to remove"
+
+
+def test_upload_is_not_replaced_by_another_spelling_of_its_path(grid: Grid) -> None:
+    grid.upload(FILM)
+    GridFSBucket(grid.database).upload_from_stream(f"/{FILM.path}", b"another")
+    assert grid.scan() == [(FILM.path, "skipped")]
+    assert grid.size(FILM) == 4
+
+
+def test_a_writer_keeps_its_lease_however_slow_its_client_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_leases, "LEASE", timedelta(seconds=1))
+    with ExitStack() as stack:
+        grid = Grid(stack)
+        writer = grid.backend.stage(None)
+        writer.write(bytes(5 << 20))
+        for _ in range(3):
+            time.sleep(0.7)
+            grid.scan()
+        grid.backend.commit(
+            FILM, writer, size=5 << 20, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY
+        )
+        reader = grid.backend.open(FILM, wait=True)
+        assert sum(map(len, reader.read(0, 5 << 20))) == 5 << 20
+        assert grid.database["media.uploads"].count_documents({}) == 0
+
+
+def test_a_move_that_is_taken_back_leaves_the_file_as_it_was(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid.upload(FILM)
+    before = grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items
+
+    def look(collection: Any, key: Key) -> None:
+        check_room(collection, key)
+        if key.filename == "part":  # after this look, and before the next, somebody puts a file beneath it
+            monkeypatch.setattr(writes, "check_room", check_room)
+            grid.upload(Key(SHARED, "part", "film.mp4"))
+
+    monkeypatch.setattr(writes, "check_room", look)
+    with pytest.raises(PathConflict):
+        grid.backend.move(FILM, Key(SHARED, "", "part"), Expect.ANY)
+    assert grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items == before

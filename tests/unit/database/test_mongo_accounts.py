@@ -1,0 +1,177 @@
+"""Accounts on MongoDB: whose rights they take, and what a crash between two writes leaves."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+
+import pytest
+
+from app.accounts.errors import LastAdministrator, SignUpRefused
+from app.accounts.store import AccountStore
+from app.database import open_accounts, prepare_database
+from app.database.gridfs import accounts
+from app.settings import Settings
+from app.storage.errors import StorageUnavailable
+from tests.contracts.test_accounts import a_link, a_session, a_token, an_account, an_invite
+from tests.support.mongo import Mongod, mongod
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Mongod]:
+    with mongod() as node:
+        yield node
+
+
+@pytest.fixture
+def store(node: Mongod) -> Iterator[AccountStore]:
+    settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"))
+    with open_accounts(settings, create=True) as store:
+        for account in store.accounts(limit=100):
+            store.remove(account.id)
+        yield store
+
+
+def test_only_with_accounts_is_their_database_touched(node: Mongod) -> None:
+    settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"), access="open")
+    with node.direct() as client:
+        prepare_database(settings)
+        assert "users" not in client.list_database_names()
+        prepare_database(settings.model_copy(update={"access": "accounts"}))
+        assert "users" in client.list_database_names()
+
+
+def test_the_users_database_takes_the_credentials_of_the_url_of_the_files(node: Mongod) -> None:
+    """Which the database in that URL's path knows, and not `users`."""
+    with node.direct() as client:
+        roles = [{"role": "readWrite", "db": "users"}]
+        client["library"].command("createUser", "anna", pwd="p@ss", roles=roles)
+    url = node.url("library").replace("mongodb://", "mongodb://anna:{}@")
+    settings = Settings(_env_file=None, storage="gridfs", mongodb_url=url.format("p%40ss"))
+    with open_accounts(settings, create=True) as store:
+        assert store.count() == 0
+    wrong = settings.model_copy(update={"mongodb_url": url.format("wrong")})
+    with pytest.raises(StorageUnavailable, match="Authentication failed"), open_accounts(wrong, create=True):
+        pass
+
+
+@contextmanager
+def failing(node: Mongod, command: str, collection: str, *, after: int = 0) -> Iterator[None]:
+    """As if the process had died before it could do this, or do it again after so often."""
+    with failpoint(node, command, collection, after, errorCode=1), pytest.raises(StorageUnavailable):
+        yield
+
+
+@contextmanager
+def failpoint(node: Mongod, command: str, collection: str, after: int, **what: object) -> Iterator[None]:
+    data = {"failCommands": [command], "namespace": f"users.{collection}", **what}
+    with node.direct() as client:
+        client.admin.command({"configureFailPoint": "failCommand", "mode": {"skip": after}, "data": data})
+        try:
+            yield
+        finally:
+            client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+def test_an_invite_that_was_used_stays_used(node: Mongod, store: AccountStore) -> None:
+    invite, anna = an_invite(), an_account()
+    store.add_invite(invite)
+    with failing(node, "delete", "invites"):
+        store.add(anna, invite=invite.hash)
+    assert store.account_of(anna.email) is not None
+    assert store.invites() == []
+    for _ in range(2):
+        with pytest.raises(SignUpRefused):
+            store.add(an_account(), invite=invite.hash)
+        store.remove(anna.id)
+    assert store.count() == 0
+
+
+def test_sessions_are_over_that_could_not_be_removed(node: Mongod, store: AccountStore) -> None:
+    anna = store.add(an_account())
+    for version, change in (
+        (1, lambda: store.set_password(anna.id, "new", version=1)),
+        (2, lambda: store.set_disabled(anna.id, True)),
+    ):
+        session = a_session(anna)
+        assert store.add_session(session, version=version)
+        with failing(node, "delete", "sessions"):
+            change()
+        assert store.session(session.hash) is None
+        assert store.sessions(anna.id) == []
+        assert store.standing(accounts=[], sessions=[session.hash], tokens=[])[1] == set()
+    store.set_disabled(anna.id, False)
+    assert store.session(session.hash) is None
+
+
+def test_leaving_and_removing_go_on_where_they_stopped(node: Mongod, store: AccountStore) -> None:
+    anna, later = store.add(an_account()), timedelta(days=1)
+    token, link = a_token(anna), a_link(anna)
+    store.add_token(token)
+    store.add_link(link)
+    with failing(node, "delete", "tokens"):
+        store.leave(anna.id)
+    assert [one.id for one in store.leaving()] == [anna.id]
+    store.leave(anna.id)
+    assert store.token(token.hash) is store.link(link.id) is None
+    with failing(node, "delete", "accounts"):
+        store.remove(anna.id)
+    assert [one.id for one in store.leaving()] == [anna.id]
+    store.remove(anna.id)
+    assert store.count() == 0
+    store.sweep(
+        now=anna.created_at, seen_before=anna.created_at - later, created_before=anna.created_at - later
+    )
+
+
+def test_departure_appoints_the_administrator_that_a_crash_kept_from_being_one(
+    node: Mongod, store: AccountStore
+) -> None:
+    first, heir = store.add(an_account()), an_account()
+    store.leave(first.id)
+    with failing(node, "update", "accounts"):  # it has signed up, and knows nothing of it
+        store.add(heir)
+    assert [one.is_admin for one in store.accounts(limit=9) if not one.leaving] == [False]
+    store.remove(first.id)
+    assert [(one.id, one.is_admin) for one in store.accounts(limit=9)] == [(heir.id, True)]
+
+
+def test_an_administrator_that_did_not_get_to_leave_counts_again(
+    node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 300)
+    anna, bert = (store.add(an_account(is_admin=True)) for _ in range(2))
+    store.add(an_account())
+    with failing(node, "find", "accounts", after=1):  # when it has said that it wants to
+        store.leave(anna.id)
+    assert store.leaving() == []
+    began = time.monotonic()
+    store.leave(bert.id)
+    assert time.monotonic() - began > 0.2
+    assert [one.id for one in store.leaving()] == [bert.id]
+    with pytest.raises(LastAdministrator):
+        store.leave(anna.id)
+
+
+def test_an_administrator_whose_server_was_stopped_while_it_left_looks_again(
+    node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it saw counts no more: it may be the last one now."""
+    monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 200)
+    anna, bert = (store.add(an_account(is_admin=True)) for _ in range(2))
+    store.add(an_account())
+    url = f"{node.url('library')}&appName=stopped"
+    settings = Settings(_env_file=None, storage="gridfs", mongodb_url=url)
+    stopped: dict[str, object] = {"blockConnection": True, "blockTimeMS": 500, "appName": "stopped"}
+    with (
+        open_accounts(settings, create=True) as other,
+        failpoint(node, "update", "accounts", 1, **stopped),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        late = pool.submit(other.leave, anna.id)
+        time.sleep(0.3)
+        store.leave(bert.id)
+        with pytest.raises(LastAdministrator):
+            late.result()
+    assert [one.id for one in store.leaving()] == [bert.id]

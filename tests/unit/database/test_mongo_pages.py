@@ -1,0 +1,418 @@
+"""Lists in MongoDB: the right files however they are found, and never more work than the promise allows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import product
+
+import pytest
+from bson import ObjectId
+from pymongo.collection import Collection
+
+from app.database.gridfs import finding, pages, paths
+from app.database.gridfs.connection import Database
+from app.database.gridfs.documents import Stored, info_in, place
+from app.storage import cursors
+from app.storage.ignored_names import NOTHING
+from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
+from tests.support import model, mongo
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+BY_PATH = "IXSCAN { library: 1, folder: 1, filename: 1 }"
+ALONG_PATHS = "IXSCAN { library: 1, ignored: 1, folder: 1, filename: 1 }"
+
+
+@contextmanager
+def empty() -> Iterator[Collection[Stored]]:
+    database = Database(str(mongo.gridfs()["mongodb_url"]))
+    database.ensure_indexes()
+    yield database.media
+    database.client.drop_database(database.name)
+    database.close()
+
+
+def document(key: Key, number: int, size: int = 0, content_type: str = "video/mp4") -> Stored:
+    return {
+        "_id": f"{key.library}-{number:032}",
+        **place(key, NOTHING),
+        "file": ObjectId(),
+        "size": size,
+        "chunk_size": 1,
+        "content_type": content_type,
+        "etag": "x",
+        "sha256": None,
+        "unverified": False,
+        "created_at": START + timedelta(milliseconds=number // 4),
+        "updated_at": START - timedelta(milliseconds=number // 3),
+    }
+
+
+def everything_in(media: Collection[Stored]) -> list[FileInfo]:
+    return [info_in(one) for one in media.find()]
+
+
+@pytest.fixture(scope="module")
+def media() -> Iterator[Collection[Stored]]:
+    """The model's files, and the same in another library."""
+    with empty() as media:
+        media.insert_many(
+            document(Key(library, key.folder, key.filename), number, size, content_type)
+            for number, (key, size, content_type) in enumerate(model.FILES)
+            for library in (SHARED, "another")
+        )
+        yield media
+
+
+@pytest.fixture
+def nothing() -> Iterator[Collection[Stored]]:
+    with empty() as media:
+        yield media
+
+
+def all_pages(media: Collection[Stored], listing: Listing, limit: int) -> Iterator[list[FileInfo]]:
+    cursor = None
+    for _ in range(1000):
+        found, cursor = pages.rows(media, listing, cursor=cursor, limit=limit)
+        yield [info_in(one) for one in found]
+        if cursor is None:
+            return
+        assert len(found) == limit or listing.query or listing.content_type or listing.recursive
+    raise AssertionError("it leads in circles")
+
+
+def listed(media: Collection[Stored], listing: Listing, limit: int = 1000) -> list[FileInfo]:
+    return [one for page in all_pages(media, listing, limit) for one in page]
+
+
+@contextmanager
+def profiled(media: Collection[Stored]) -> Iterator[list[Stored]]:
+    """What MongoDB did for what was asked inside, a document for each command; filled in at the end."""
+    database = media.database
+    commands: list[Stored] = []
+    database.command("profile", 2)
+    try:
+        yield commands
+    finally:
+        database.command("profile", 0)
+        commands += database["system.profile"].find({"ns": media.full_name}).sort("$natural", 1)
+        database["system.profile"].drop()
+
+
+def total(commands: list[Stored], field: str) -> int:
+    return sum(command[field] for command in commands)
+
+
+def assert_short(commands: list[Stored]) -> None:
+    assert commands
+    for command in commands:
+        assert "COLLSCAN" not in command["planSummary"], command
+        assert "hasSortStage" not in command, command
+
+
+@pytest.mark.parametrize(("few", "together", "strides"), model.WAYS)
+def test_what_is_found_does_not_depend_on_the_way(
+    media: Collection[Stored],
+    monkeypatch: pytest.MonkeyPatch,
+    few: int,
+    together: int,
+    strides: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(finding, "FEW", few)
+    monkeypatch.setattr(finding, "MAX_TOGETHER", together)
+    monkeypatch.setattr(pages, "STRIDES", strides)
+    infos = everything_in(media)
+    unfiltered = [one for one in model.LISTINGS if not one.query and not one.content_type]
+    found = 0
+    for listing, limit in [*((one, 3) for one in unfiltered), *model.sample(model.LISTINGS, 150)]:
+        wanted = model.expected(infos, listing)
+        assert listed(media, listing, limit) == wanted, listing
+        found += len(wanted)
+    assert found > 900, "the lists above are not all empty"
+
+
+SIGNS = ["a.b", "a|b", "(", "[x]", "$", "^", "a+", "a*", "{1}", "? !", "~#&-", "\u2028", ".b"]
+
+
+@pytest.mark.parametrize("few", [0, 10_000])
+def test_no_sign_in_a_name_means_more_than_itself(
+    nothing: Collection[Stored], monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(finding, "FEW", few)
+    folders = [*SIGNS, *(f"{sign}/b" for sign in SIGNS), "", "a", "b", "axb", "axb/c", "x/b", "aa/b", "1/b"]
+    types = ["image/svg+xml", "image/svgg+xml", "image/svgxml", "image/x.y", "image/xzy", "i/a|b", "i/a"]
+    nothing.insert_many(
+        document(Key(SHARED, folder, "film"), number, number % 3, types[number % len(types)])
+        for number, folder in enumerate(folders)
+    )
+    infos = everything_in(nothing)
+    for sort, folder in product(Sort, SIGNS):
+        listing = Listing(SHARED, folder, recursive=True, sort=sort)
+        assert len(wanted := model.expected(infos, listing)) > 1
+        assert listed(nothing, listing) == wanted, listing
+    for sort, kind in product(Sort, types):
+        listing = Listing(SHARED, recursive=True, content_type=kind, sort=sort)
+        assert listed(nothing, listing) == model.expected(infos, listing), listing
+
+
+IN_ORDER = [
+    *(
+        Listing(SHARED, folder, recursive, sort=sort, descending=descending)
+        for folder, recursive in (("a", False), ("", False), ("", True))
+        for sort in Sort
+        for descending in (False, True)
+    ),
+    Listing(SHARED, "a", recursive=True),
+    Listing(SHARED, "a", recursive=True, descending=True),
+]
+
+
+@pytest.mark.parametrize("listing", IN_ORDER)
+def test_a_page_looks_at_no_more_files_than_it_has_and_one(
+    media: Collection[Stored], listing: Listing
+) -> None:
+    ascending_paths = listing.sort is Sort.NAME and not listing.descending
+    most = 2 if ascending_paths or not listing.recursive else 3
+    cursor: str | None = None
+    for _ in range(1000):
+        with profiled(media) as commands:
+            _, cursor = pages.rows(media, listing, cursor=cursor, limit=5)
+        assert_short(commands)
+        assert len(commands) <= most
+        assert total(commands, "docsExamined") <= 6
+        assert total(commands, "keysExamined") <= 6 + len(commands)  # one key may tell that a range has ended
+        if cursor is None:
+            return
+    raise AssertionError("it leads in circles")
+
+
+@pytest.mark.parametrize("sort", Sort)
+@pytest.mark.parametrize(
+    "listing",
+    [
+        Listing(SHARED, "", True, query="the"),
+        Listing(SHARED, "a", False, query="the e"),
+        Listing(SHARED, "a", True, query="end the", content_type="video"),
+        Listing(SHARED, "a", False, content_type="video/mp4"),
+        Listing(SHARED, "", True, content_type="video"),
+        Listing(SHARED, "a", True, query="film"),
+    ],
+)
+def test_many_are_met_along_the_order_and_never_sorted(
+    media: Collection[Stored], monkeypatch: pytest.MonkeyPatch, listing: Listing, sort: Sort
+) -> None:
+    monkeypatch.setattr(finding, "FEW", 0)
+    monkeypatch.setattr(finding, "MAX_TOGETHER", 0)
+    listing = replace(listing, sort=sort)
+    with profiled(media) as commands:
+        pages.rows(media, listing, cursor=None, limit=2)
+    assert_short(commands)
+    order = {
+        Sort.NAME: "folder: 1, filename: 1",
+        **{
+            one: f"{one.value}: 1, folder: 1, filename: 1"
+            if listing.recursive
+            else f"folder: 1, {one.value}: 1, filename: 1"
+            for one in (Sort.SIZE, Sort.CREATED_AT, Sort.UPDATED_AT)
+        },
+    }[sort]
+    assert commands[-1]["planSummary"] == f"IXSCAN {{ library: 1, ignored: 1, {order} }}"
+
+
+@pytest.mark.parametrize(
+    ("listing", "index"),
+    [
+        (Listing(SHARED, "", True, query="strasse", sort=Sort.SIZE), "IXSCAN { library: 1, words: 1 }"),
+        (Listing(SHARED, "", False, query="strasse"), BY_PATH),
+        (Listing(SHARED, "", True, content_type="audio"), "IXSCAN { library: 1, content_type: 1 }"),
+        (Listing(SHARED, "a/b/c", True, sort=Sort.SIZE), BY_PATH),
+        (Listing(SHARED, "a/b/c", False, query="e"), BY_PATH),
+    ],
+)
+def test_few_are_found_by_what_they_have_in_common(
+    media: Collection[Stored], listing: Listing, index: str
+) -> None:
+    with profiled(media) as commands:
+        found, cursor = pages.rows(media, listing, cursor=None, limit=2)
+    assert commands[-1]["planSummary"] == index
+    with profiled(media) as more:
+        pages.rows(media, listing, cursor=cursor, limit=2)
+    few = min(media.count_documents(one) for one in conditions(listing))
+    for page in (commands, more):
+        assert page[-1]["docsExamined"] <= few, page
+    assert found
+
+
+def conditions(listing: Listing) -> list[Stored]:
+    return [one.where for one in finding._candidates(listing, listing.query.split())]
+
+
+def test_counting_looks_at_no_file_and_at_no_more_keys_than_few(
+    media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "FEW", 3)
+    listing = Listing(SHARED, "a", True, query="the", content_type="video/mp4", sort=Sort.SIZE)
+    with profiled(media) as commands:
+        pages.rows(media, listing, cursor=None, limit=2)
+    *counts, _strides, _ = commands
+    assert len(counts) == 3
+    for count in counts:
+        assert count["docsExamined"] == 0
+        assert count["keysExamined"] <= 4, count["planSummary"]
+
+
+@pytest.mark.parametrize("folder", ["a|b", "a", "a.b"])
+def test_counting_a_folder_looks_at_no_other(nothing: Collection[Stored], folder: str) -> None:
+    beside = [f"{folder}{sign}x" for sign in ("-", ".", "0", "a", " |")]
+    folders = [folder, f"{folder}/b", *beside * 50]
+    nothing.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
+    with profiled(nothing) as commands:
+        pages.rows(nothing, Listing(SHARED, folder, True, sort=Sort.SIZE), cursor=None, limit=5)
+    assert len(commands) == 2
+    for command in commands:
+        assert command["keysExamined"] <= 4, command
+
+
+def test_a_search_looks_at_so_many_files_and_then_goes_on_with_the_next_page(
+    media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "FEW", 0)
+    monkeypatch.setattr(finding, "MAX_TOGETHER", 0)
+    monkeypatch.setattr(pages, "STRIDES", (3, 4))
+    everything = model.expected(everything_in(media), Listing(SHARED, "", True))
+    listing = Listing(SHARED, "", True, query="the strasse")
+    cursor = None
+    for number in range(7, len(everything), 7):
+        with profiled(media) as commands:
+            found, cursor = pages.rows(media, listing, cursor=cursor, limit=2)
+        assert found == []
+        assert cursor is not None
+        assert cursors.decode(listing, cursor).filename == everything[number - 1].key.filename
+        assert_short(commands)
+        assert total(commands, "docsExamined") <= 7
+    assert pages.rows(media, listing, cursor=cursor, limit=2) == ([], None)
+
+
+def test_words_that_are_common_but_not_together_are_not_looked_for_along_the_order(
+    media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "FEW", 2)
+    monkeypatch.setattr(finding, "RARELY_TOGETHER", 3)
+    with profiled(media) as commands:
+        pages.rows(media, Listing(SHARED, "", True, query="the strasse"), cursor=None, limit=2)
+    assert commands[-1]["planSummary"] in ("EOF", "IXSCAN { _id: 1 }")
+    assert commands[-2]["keysExamined"] <= media.count_documents({"library": SHARED, "words": "strasse"}) + 2
+    with profiled(media) as commands:
+        pages.rows(media, Listing(SHARED, "", True, query="the end"), cursor=None, limit=2)
+    assert commands[-1]["planSummary"] == ALONG_PATHS, "together they are many"
+
+
+@pytest.mark.parametrize(("sort", "descending"), list(product(Sort, (False, True))))
+@pytest.mark.parametrize("few", [0, 10_000])
+@pytest.mark.parametrize("query", ["", "film"])
+def test_what_stays_comes_once_while_files_come_and_go_and_change(
+    nothing: Collection[Stored],
+    monkeypatch: pytest.MonkeyPatch,
+    sort: Sort,
+    descending: bool,
+    few: int,
+    query: str,
+) -> None:
+    monkeypatch.setattr(finding, "FEW", few)
+    folders = ("a", "a/b", "a-b", "a/c")
+    nothing.insert_many(document(Key(SHARED, folders[n % 4], f"film {n:02}"), n, n % 5) for n in range(40))
+    listing = Listing(SHARED, "a", True, query, sort=sort, descending=descending)
+    stay = {info.id: info for info in model.expected(everything_in(nothing), listing)}
+    seen: list[str] = []
+    for number, page in enumerate(all_pages(nothing, listing, limit=4)):
+        seen += [one.id for one in page]
+        last = page[-1]
+        other = model.expected(stay.values(), listing)[len(stay) // 2]
+        for gone in (last.id, other.id):
+            stay.pop(gone, None)
+        nothing.delete_one({"_id": last.id})  # the very one that the cursor is about
+        nothing.update_one({"_id": other.id}, {"$set": {"size": 9 - number, "folder": "a/b/d"}})
+        for size in (0, 9):
+            key = Key(SHARED, last.key.folder, f"film {number}-{size}")
+            nothing.insert_one(document(key, 1000 - 10 * number + size, size))
+    assert len(stay) > 5
+    assert sorted(one for one in seen if one in stay) == sorted(stay)
+
+
+# Folders and libraries
+
+
+@pytest.mark.parametrize("jumps", [0, 1, 3, 100])
+def test_all_folders_inside_are_named_in_byte_order(
+    nothing: Collection[Stored], monkeypatch: pytest.MonkeyPatch, jumps: int
+) -> None:
+    monkeypatch.setattr(paths, "_JUMPS", jumps)
+    inside = ["a", "a-b/c", "a/b", "a/b/c", "a0", "z/y/x", "é/f", "\uffee/f", "🎬/f", "f", "~/f", "z-/y"]
+    others = ["", "to", "to/p", "top-2/a", "top0/b", "topp/c"]
+    folders = [*others, "top", *(f"top/{one}" for one in inside)]
+    nothing.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders * 2))
+    names = sorted({one.partition("/")[0] for one in inside}, key=str.encode)
+    for limit in (1, 3, 1000):
+        assert paths.folders(nothing, SHARED, "top", limit=limit) == tuple(names[:limit])
+    assert paths.folders(nothing, SHARED, "top/a", limit=9) == ("b",)
+    assert paths.folders(nothing, SHARED, "", limit=9) == ("to", "top", "top-2", "top0", "topp")
+    assert paths.folders(nothing, SHARED, "t", limit=9) == ()
+    assert paths.folders(nothing, "another", "top", limit=9) == ()
+
+
+def test_folders_cost_by_their_number_and_not_by_their_files(nothing: Collection[Stored]) -> None:
+    folders = [f"f/{number:03}" for number in range(300) for _ in range(10)] + ["f"] * 2000
+    nothing.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
+    with profiled(nothing) as commands:
+        assert len(paths.folders(nothing, SHARED, "f", limit=1000)) == 300
+    assert len(commands) <= 103, "folders are not asked for one by one"
+    assert total(commands, "keysExamined") <= 302
+    assert total(commands, "docsExamined") == 0
+
+
+@pytest.mark.parametrize("checked", [0, 100])
+def test_folders_that_have_only_ignored_files_are_not_named(
+    nothing: Collection[Stored], monkeypatch: pytest.MonkeyPatch, checked: int
+) -> None:
+    monkeypatch.setattr(paths, "_CHECKED", checked)
+    ignored = ["f/mixed", "f/only", "f/only-2/deep", "f/deep/er", "@eaDir"]
+    shown = ["f/mixed", "f/only-", "f/only0", "f/deep/er/still", "f"]
+    nothing.insert_many(
+        {**document(Key(SHARED, folder, f"{n}"), n), **({"ignored": True} if n < len(ignored) else {})}
+        for n, folder in enumerate([*ignored, *shown])
+    )
+    with profiled(nothing) as commands:
+        assert paths.folders(nothing, SHARED, "f", limit=9) == ("deep", "mixed", "only-", "only0")
+    assert total(commands, "docsExamined") == 0
+    assert paths.folders(nothing, SHARED, "", limit=9) == ("f",)
+    assert paths.folders(nothing, SHARED, "f/deep", limit=9) == ("er",)
+    assert paths.folders(nothing, SHARED, "f/only-2", limit=9) == ()
+
+
+def test_what_is_inside_of_folders_is_passed_over(nothing: Collection[Stored]) -> None:
+    folders = [f"{number % 3}/{number:04}" for number in range(1500)]
+    nothing.insert_many(document(Key(SHARED, one, "film"), n) for n, one in enumerate(folders))
+    with profiled(nothing) as commands:
+        assert paths.folders(nothing, SHARED, "", limit=1000) == ("0", "1", "2")
+    assert total(commands, "keysExamined") <= 4
+
+
+def test_so_many_names_of_folders_are_in_memory_and_no_more(
+    nothing: Collection[Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "MAX_LOOKED_AT", 150)
+    nothing.insert_many(document(Key(SHARED, f"{number:03}", "film"), number) for number in range(200))
+    assert paths.folders(nothing, SHARED, "", limit=1000) == tuple(f"{number:03}" for number in range(150))
+
+
+def test_all_libraries_are_named_in_byte_order_without_a_look_at_their_files(
+    nothing: Collection[Stored],
+) -> None:
+    assert paths.libraries(nothing) == ()
+    names = [SHARED, "b", "\uffee", "🎬", "é", "a b", "A"]
+    nothing.insert_many(document(Key(name, "f", f"{n}"), n) for name in names for n in range(100))
+    with profiled(nothing) as commands:
+        assert paths.libraries(nothing) == tuple(sorted(names, key=str.encode))
+    [command] = commands
+    assert command["planSummary"].startswith("DISTINCT_SCAN")
+    assert command["keysExamined"] <= len(names) + 1

@@ -1,0 +1,288 @@
+"""Pages in SQL: the right files however they are found, and never more work than the promise allows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, make_url
+from sqlalchemy.orm import Session
+
+from app.database.sql import finding, pages
+from app.database.sql.engine import Database
+from app.database.sql.opening import migrate
+from app.database.sql.schema import Media, Word
+from app.database.sql.sqlite import Sqlite
+from app.storage import cursors
+from app.storage.cursors import Position
+from app.storage.search_tokens import words
+from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
+from tests.support import model
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@contextmanager
+def empty(folder: Path) -> Iterator[Database]:
+    database = Sqlite(make_url(f"sqlite:///{folder}/test.db"))
+    migrate(database)
+    yield database
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with empty(tmp_path_factory.mktemp("database")) as database:
+        yield database
+
+
+def row(key: Key, number: int, size: int, content_type: str) -> Media:
+    return Media(
+        id=f"{number:032}",
+        library=key.library,
+        folder=key.folder,
+        filename=key.filename,
+        content_type=content_type,
+        etag="x",
+        created_at=START + timedelta(microseconds=number // 4),
+        updated_at=START - timedelta(microseconds=number // 3),
+        size=size,
+        mtime_ns=0,
+        inode=0,
+        words=[Word(library=key.library, word=word) for word in words(key.filename)],
+    )
+
+
+def info(media: Any) -> FileInfo:
+    key = Key(media.library, media.folder, media.filename)
+    return FileInfo(
+        media.id, key, media.size, media.content_type, "x", None, media.created_at, media.updated_at
+    )
+
+
+@pytest.fixture(scope="module")
+def infos(database: Database) -> list[FileInfo]:
+    """What the model's files are in the database, and the same in another library."""
+    with database.writing() as session:
+        found = [
+            row(Key(library, key.folder, key.filename), 2 * number + place, size, content_type)
+            for number, (key, size, content_type) in enumerate(model.FILES)
+            for place, library in enumerate((SHARED, "another"))
+        ]
+        session.add_all(found)
+        session.commit()
+        return [info(media) for media in found]
+
+
+def all_pages(session: Session, listing: Listing, limit: int) -> list[FileInfo]:
+    found: list[FileInfo] = []
+    cursor = None
+    while True:
+        rows, cursor = pages.rows(session, listing, cursor=cursor, limit=limit)
+        found += map(info, rows)
+        if cursor is None:
+            return found
+        assert len(found) < 1000, "it leads in circles"
+
+
+@pytest.mark.parametrize(("few", "together", "strides"), model.WAYS)
+def test_what_is_found_does_not_depend_on_the_way(
+    database: Database,
+    infos: list[FileInfo],
+    monkeypatch: pytest.MonkeyPatch,
+    few: int,
+    together: int,
+    strides: tuple[int, ...],
+) -> None:
+    monkeypatch.setattr(finding, "FEW", few)
+    monkeypatch.setattr(finding, "MAX_TOGETHER", together)
+    monkeypatch.setattr(pages, "STRIDES", strides)
+    with database.reading() as session:
+        for listing, limit in model.sample(model.LISTINGS, 70):
+            assert all_pages(session, listing, limit) == model.expected(infos, listing), listing
+
+
+def plans(database: Database, listing: Listing, *, cursor: str | None = None, limit: int = 2) -> list[str]:
+    """What SQLite does for a page, a line for each query."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if statement.startswith("SELECT"):
+            sent.append((statement, parameters))
+
+    with database.reading() as session:
+        event.listen(database.engine, "before_cursor_execute", note)
+        try:
+            pages.rows(session, listing, cursor=cursor, limit=limit)
+        finally:
+            event.remove(database.engine, "before_cursor_execute", note)
+        explain = session.connection().exec_driver_sql
+        return [
+            "; ".join(line[-1] for line in explain(f"EXPLAIN QUERY PLAN {statement}", parameters))
+            for statement, parameters in sent
+        ]
+
+
+IN_ORDER = [
+    *(
+        Listing(SHARED, folder, recursive, sort=sort, descending=descending)
+        for folder, recursive in (("a", False), ("", False), ("", True))
+        for sort in Sort
+        for descending in (False, True)
+    ),
+    Listing(SHARED, "a", recursive=True),
+    Listing(SHARED, "a", recursive=True, descending=True),
+]
+
+
+@pytest.mark.parametrize("listing", IN_ORDER)
+def test_a_page_is_a_range_of_an_index(database: Database, infos: list[FileInfo], listing: Listing) -> None:
+    cursor: str | None = None
+    for _ in range(1000):
+        for plan in plans(database, listing, cursor=cursor, limit=5):
+            assert plan.startswith("SEARCH media USING INDEX"), plan
+            assert ";" not in plan, plan
+        with database.reading() as session:
+            _, cursor = pages.rows(session, listing, cursor=cursor, limit=5)
+        if cursor is None:
+            break
+    assert cursor is None
+
+
+def steps(session: Session, listing: Listing, cursor: str | None) -> int:
+    """How much SQLite has to do for a page: instructions of its virtual machine."""
+    counted = 0
+
+    def count() -> int:
+        nonlocal counted
+        counted += 1
+        return 0
+
+    connection: Any = session.connection().connection.dbapi_connection
+    connection.set_progress_handler(count, 1)
+    try:
+        found, _ = pages.rows(session, listing, cursor=cursor, limit=10)
+    finally:
+        connection.set_progress_handler(None, 1)
+    assert len(found) == 10
+    return counted
+
+
+def test_a_page_costs_the_same_however_deep_it_is(tmp_path: Path) -> None:
+    with empty(tmp_path) as database, database.writing() as session:
+        found = [
+            row(Key(SHARED, folder, f"{number:04}"), 1000 * place + number, number, "video/mp4")
+            for place, folder in enumerate(("", "a", "a-b", "a/b", "b"))
+            for number in range(400)
+        ]
+        session.add_all(found)
+        session.commit()
+        for listing in IN_ORDER:
+            infos = model.expected(map(info, found), listing)
+            costs = [steps(session, listing, None)]
+            for number in (10, 50, 300, 385, len(infos) // 2, len(infos) - 11):
+                last = infos[number - 1]
+                value = None if listing.sort is Sort.NAME else getattr(last, listing.sort.value)
+                position = Position(value, last.key.folder, last.key.filename)
+                costs.append(steps(session, listing, cursors.encode(listing, position)))
+            assert max(costs) < 2 * costs[0], (listing, costs)
+
+
+@pytest.mark.parametrize("sort", Sort)
+@pytest.mark.parametrize(
+    "listing",
+    [
+        Listing(SHARED, "", True, query="the"),
+        Listing(SHARED, "a", False, query="the e"),
+        Listing(SHARED, "a", True, query="end the", content_type="video"),
+        Listing(SHARED, "a", False, content_type="video/mp4"),
+        Listing(SHARED, "", True, content_type="video"),
+        Listing(SHARED, "a", True, query="film"),
+    ],
+)
+def test_many_are_met_along_the_order_and_never_sorted(
+    database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch, listing: Listing, sort: Sort
+) -> None:
+    monkeypatch.setattr(finding, "FEW", 0)
+    monkeypatch.setattr(finding, "MAX_TOGETHER", 0)
+    listing = Listing(SHARED, listing.folder, listing.recursive, listing.query, listing.content_type, sort)
+    *counts, page = plans(database, listing)
+    assert counts
+    for plan in (*counts, page):
+        assert "TEMP B-TREE" not in plan, plan
+        assert "SCAN media" not in plan, plan
+        assert "SCAN word" not in plan, plan
+    assert "ix_media_path" in page or f"_{sort.value} (" in page, page
+
+
+@pytest.mark.parametrize(
+    ("listing", "index"),
+    [
+        (Listing(SHARED, "", True, query="strasse", sort=Sort.SIZE), "ix_word"),
+        (Listing(SHARED, "", False, query="strasse"), "folder=?"),
+        (Listing(SHARED, "", True, content_type="audio"), "ix_media_content_type"),
+        (Listing(SHARED, "a/b/c", True, sort=Sort.SIZE), "folder>?"),
+        (Listing(SHARED, "a/b/c", False, query="e"), "folder=?"),
+    ],
+)
+def test_few_are_found_by_what_they_have_in_common(
+    database: Database, infos: list[FileInfo], listing: Listing, index: str
+) -> None:
+    *_, page = plans(database, listing)
+    assert "SEARCH media USING INDEX sqlite_autoindex_media_1 (id=?)" in page, page
+    assert index in page, page
+    assert "SCAN media" not in page, page
+
+
+def test_words_that_are_common_but_not_together_are_not_looked_for_along_the_order(
+    database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "FEW", 2)
+    monkeypatch.setattr(finding, "RARELY_TOGETHER", 3)
+    *_, page = plans(database, Listing(SHARED, "", True, query="the strasse"))
+    assert page.startswith("SEARCH media USING INDEX sqlite_autoindex_media_1 (id=?)"), page
+    *_, page = plans(database, Listing(SHARED, "", True, query="the end"))
+    assert "(id=?)" not in page, "together they are many"
+
+
+def test_a_search_looks_at_so_many_files_and_then_goes_on_with_the_next_page(
+    database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "FEW", 0)
+    monkeypatch.setattr(finding, "MAX_TOGETHER", 0)
+    monkeypatch.setattr(pages, "STRIDES", (3, 4))
+    everything = model.expected(infos, Listing(SHARED, "", True))
+    listing = Listing(SHARED, "", True, query="the strasse")
+    with database.reading() as session:
+        cursor = None
+        for number in range(7, len(everything), 7):
+            found, cursor = pages.rows(session, listing, cursor=cursor, limit=2)
+            assert found == []
+            assert cursor is not None
+            assert cursors.decode(listing, cursor).filename == everything[number - 1].key.filename
+        assert pages.rows(session, listing, cursor=cursor, limit=2) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "end"),
+    [
+        ("abc", "abd"),
+        ("a/", "a0"),
+        ("\x7f", "\x80"),
+        ("\u07ff", "\u0800"),
+        ("a\ud7ff", "a\ue000"),
+        ("\uffff", "\U00010000"),
+        ("a\U0010ffff", "b"),
+        ("a\U0010ffff\U0010ffff", "b"),
+        ("\U0010fffe", "\U0010ffff"),
+        ("\U0010ffff", None),
+        ("", None),
+    ],
+)
+def test_where_a_prefix_ends(prefix: str, end: str | None) -> None:
+    assert finding.end_of(prefix) == end
+    if end is not None:
+        longest = (prefix + "\U0010ffff" * 9).encode()
+        assert prefix.encode() < longest < end.encode()

@@ -1,0 +1,195 @@
+"""What a page, a search and a look-up are asked as: by an index, in its order, and without counting. What is
+held against the promise is the plan, on tables that were never analysed, and on those that were."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, make_url
+from sqlalchemy.orm import Session
+
+from app.database.filesystem.rows import find
+from app.database.sql import finding, pages, paths
+from app.database.sql.engine import Database
+from app.database.sql.opening import migrate
+from app.database.sql.postgresql import Postgresql
+from app.database.sql.schema import Media, Word
+from app.database.sql.sqlite import Sqlite
+from app.storage.types import SHARED, Expect, FileId, Key, Listing, Sort
+from tests.support import postgres
+from tests.unit.database.library import Library
+from tests.unit.database.test_pages import IN_ORDER, row
+
+FILES = 3000
+FOLDERS = ("", "a", "a-b", "a/b", "b")
+
+SEARCHES = [
+    Listing(SHARED, folder, folder != "b", query, kind, sort)
+    for sort in (Sort.NAME, Sort.SIZE)
+    for folder, query, kind in (
+        ("", "film", ""),
+        ("", "film 7", ""),
+        ("", "film even", ""),
+        ("", "nonesuch", ""),
+        ("a", "film", ""),
+        ("b", "film", ""),
+        ("", "", "video"),
+        ("a", "", ""),
+    )
+]
+
+
+@cache
+def films() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of all files, and of the words of their names."""
+    medias = [
+        row(Key(SHARED, FOLDERS[n % 5], f"film {n} {'even' if n % 2 else 'odd'}"), n, n, "video/mp4")
+        for n in range(FILES)
+    ]
+    words = [{"media_id": one.id, "word": w.word, "library": SHARED} for one in medias for w in one.words]
+    known = [column.name for column in Media.__table__.columns if getattr(medias[0], column.name) is not None]
+    return [{name: getattr(one, name) for name in known} for one in medias], words
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "postgresql, analysed"])
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    if request.param == "sqlite":
+        folder: Path = tmp_path_factory.mktemp("plans")
+        found: Database = Sqlite(make_url(f"sqlite:///{folder}/test.db"))
+    else:
+        found = Postgresql(make_url(postgres.shared().new_database()))
+    migrate(found)
+    with found.writing() as session:
+        if request.param == "postgresql":
+            for table in ("media", "word"):
+                session.connection().exec_driver_sql(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+        for table, rows in zip((Media, Word), films(), strict=True):
+            session.execute(table.__table__.insert(), rows)
+        if request.param == "postgresql, analysed":
+            session.connection().exec_driver_sql("ANALYZE")
+        session.commit()
+    yield found
+    found.close()
+
+
+@contextmanager
+def noted(database: Database) -> Iterator[list[tuple[str, Any]]]:
+    """The statements sent inside."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if statement.startswith(("SELECT", "WITH", "(")):
+            sent.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+
+
+def plans(database: Database, ask: Callable[[Session], object]) -> list[str]:
+    """What the database does for what is asked, a text for each statement. None of them counts."""
+    explain = "EXPLAIN QUERY PLAN" if isinstance(database, Sqlite) else "EXPLAIN"
+    with database.reading() as session:
+        with noted(database) as sent:
+            ask(session)
+        assert sent
+        assert not [statement for statement, _ in sent if "count(" in statement.lower()]
+        explained = session.connection().exec_driver_sql
+        return [
+            "\n".join(str(line[-1]) for line in explained(f"{explain} {statement}", parameters))
+            for statement, parameters in sent
+        ]
+
+
+def assert_by_index(plan: str) -> None:
+    for table in (Media, Word):
+        assert f"SCAN {table.__tablename__}" not in plan, plan
+        assert f"Seq Scan on {table.__tablename__}" not in plan, plan
+
+
+def is_sorted(plan: str) -> bool:
+    return "TEMP B-TREE" in plan or "Sort" in plan
+
+
+@pytest.mark.parametrize("listing", IN_ORDER)
+def test_a_page_is_read_in_the_order_of_an_index(database: Database, listing: Listing) -> None:
+    with database.reading() as session:
+        _, cursor = pages.rows(session, listing, cursor=None, limit=100)
+    for at in (None, cursor):
+        found = plans(database, lambda session, at=at: pages.rows(session, listing, cursor=at, limit=100))
+        for plan in found:
+            assert_by_index(plan)
+            assert not is_sorted(plan), plan
+
+
+@pytest.mark.parametrize("listing", SEARCHES)
+def test_a_search_reads_by_indexes_and_sorts_no_more_than_few(
+    database: Database, listing: Listing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "FEW", 300)
+    monkeypatch.setattr(finding, "HOW_FEW", (10,))
+    found = plans(database, lambda session: pages.rows(session, listing, cursor=None, limit=20))
+    for plan in found:
+        assert_by_index(plan)
+    assert len(found) <= 12
+    for plan in found[:-1]:
+        assert not is_sorted(plan), plan
+    few = listing.query in ("film 7", "nonesuch")
+    assert is_sorted(found[-1]) <= few, found[-1]
+
+
+# Few files that were never analysed PostgreSQL takes for so few that any index is good enough.
+@pytest.mark.parametrize("database", ["sqlite", "postgresql, analysed"], indirect=True)
+def test_a_file_is_found_by_one_look_into_an_index(database: Database) -> None:
+    key = Key(SHARED, "a", "film 1 even")
+    with database.reading() as session:
+        media = find(session, key)
+    assert media is not None
+    for address in (key, FileId(SHARED, media.id)):
+        [plan] = plans(database, lambda session, address=address: find(session, address))
+        assert_by_index(plan)
+        names = ("(library=? AND folder=? AND filename=?)", "(id=?)", "uq_media_path", "media_pkey")
+        assert any(name in plan for name in names), plan
+
+
+# PostgreSQL goes by its statistics: where next to no file is ignored, one index is as good as the other.
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_folders_are_jumped_to_along_an_index_of_files_that_are_not_ignored(database: Database) -> None:
+    [plan] = plans(database, lambda session: paths.folders(session, SHARED, "a", limit=9))
+    assert_by_index(plan)
+    assert not is_sorted(plan), plan
+    assert plan.count("(library=? AND ignored=? AND folder>?") == 2, plan
+
+
+def test_where_a_folder_is_on_the_disk_is_asked_of_the_few_that_are_elsewhere(database: Database) -> None:
+    [plan] = plans(database, lambda session: paths.disk_folders(session, SHARED, "a"))
+    assert "ix_media_disk_path" in plan, plan
+
+
+def test_no_change_looks_at_all_files_of_a_library(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    database, backend = library.backend._database, library.backend
+    deep, other = Key(SHARED, "a/b/c/d", "film.mp4"), Key(SHARED, "a/b/other", "film.mp4")
+    try:
+        with noted(database) as sent:
+            library.put(b"film", deep)
+            library.put(b"another film", deep)
+            backend.move(deep, other, Expect.ANY)
+            backend.page(Listing(SHARED, "a"), cursor=None, limit=10, wait=True)
+            backend.delete(other, Expect.ANY)
+        assert len(sent) > 10
+        for statement, parameters in sent:
+            with database.reading() as session:
+                explained = session.connection().exec_driver_sql(
+                    f"EXPLAIN QUERY PLAN {statement}", parameters
+                )
+                plan = "\n".join(str(line[-1]) for line in explained)
+            assert_by_index(plan)
+            assert "(library=?)" not in plan, (statement, plan)
+    finally:
+        library.close()

@@ -1,0 +1,374 @@
+"""What one process hears of another on the same database: every change once, in order, with all that is told
+of it; nothing of its own; and that it missed something, when it did."""
+
+import asyncio
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from bson.datetime_ms import DatetimeMS
+
+from app.database import Stores, open_database
+from app.database.filesystem import reconcile
+from app.database.gridfs.change_feed import ALONE, NO_IMAGES
+from app.database.sql import change_feed
+from app.database.sql.change_feed import CHANNEL
+from app.settings import Settings
+from app.storage.errors import PathConflict, StorageError
+from app.storage.types import SHARED, Change, FileInfo, Key, Kind
+from tests.conftest import BACKENDS
+from tests.support import mongo
+from tests.support.beneath import beneath
+
+pytestmark = pytest.mark.anyio
+
+MANY = 1000
+
+
+class Heard:
+    """What a process heard of others."""
+
+    def __init__(self) -> None:
+        self.all: list[object] = []
+        self._more = threading.Condition()
+
+    def changed(self, changes: Sequence[Change]) -> None:
+        self._note(*changes)
+
+    def missed(self, libraries: Sequence[str] | None = None) -> None:
+        self._note("missed" if libraries is None else ("missed", *libraries))
+
+    def progressed(self, library: str, sid: str, text: str) -> None:
+        self._note((library, sid, text))
+
+    def _note(self, *heard: object) -> None:
+        with self._more:
+            self.all += heard
+            self._more.notify_all()
+
+    def until(self, last: object, *, within: float = 20) -> list[Any]:
+        """All up to the last, and that."""
+        with self._more:
+            found = self._more.wait_for(lambda: self.all and self.all[-1] == last, within)
+            assert found, f"{self.all[-3:]}, and not {last}"
+            heard, self.all = self.all, []
+            return heard
+
+
+@dataclass
+class Process:
+    """The stores as one process has them."""
+
+    stores: Stores
+    heard: Heard
+
+    async def put(self, path: str, data: bytes = b"", library: str = SHARED) -> FileInfo:
+        async with self.stores.storage.stage() as staged:
+            await staged.write(data)
+            await staged.flush()
+            key = Key.at(library, path)
+            return (await self.stores.storage.commit(key, staged, content_type="video/mp4")).info
+
+    async def created(self, path: str) -> Change:
+        """A new file."""
+        return Change(Kind.CREATED, await self.put(path))
+
+
+@dataclass
+class Two:
+    """Processes on one database."""
+
+    settings: Settings
+    a: Process
+    b: Process
+
+
+def settings_of(name: str, folder: Path) -> Settings:
+    return Settings(_env_file=None, files_dir=folder / "files", **BACKENDS[name]())
+
+
+def by_name(settings: Settings) -> tuple[Settings, str]:
+    """Settings with which a MongoDB, on which others listen too, knows who asks by a name of their own."""
+    name = uuid4().hex
+    return settings.model_copy(update={"mongodb_url": f"{settings.mongodb_url}&appName={name}"}), name
+
+
+async def opened(stack: AsyncExitStack, settings: Settings, *, hears: bool = True) -> Process:
+    heard = Heard()
+    opening = open_database(settings, media_type=lambda _: "video/guessed", hearer=heard if hears else None)
+    return Process(await stack.enter_async_context(opening), heard)
+
+
+@pytest.fixture(params=["postgresql", "gridfs"])
+async def two(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Two]:
+    settings = settings_of(request.param, tmp_path)
+    async with AsyncExitStack() as stack:
+        yield Two(settings, await opened(stack, settings), await opened(stack, settings))
+
+
+def connected(settings: Settings) -> "psycopg.Connection[tuple[object, ...]]":
+    assert settings.database_url is not None
+    return psycopg.connect(settings.database_url.replace("+psycopg", ""), autocommit=True)
+
+
+async def test_each_change_is_heard_once_by_others_and_not_by_who_made_it(two: Two) -> None:
+    storage, film, other = two.b.stores.storage, Key.at(SHARED, "films/film.mp4"), Key.at(SHARED, "x.bin")
+    made = [
+        Change(Kind.CREATED, await two.b.put(film.path, b"one")),
+        Change(Kind.REPLACED, await two.b.put(film.path, b"two")),
+        Change(Kind.REPLACED, await two.b.put(film.path, b"two")),  # which is a change, too
+    ]
+    for source, target in ((film, other), (other, film), (film, other)):
+        made.append(Change(Kind.MOVED, await storage.move(source, target), source))
+    await storage.move(other, other)
+    await storage.delete(other)
+    made.append(Change(Kind.DELETED, made[-1].info))
+    made.append(Change(Kind.CREATED, await two.b.put(film.path, b"three", library="somebody")))
+    assert two.a.heard.until(made[-1]) == made
+    # And the other way round: `b` hears nothing of all that it made itself.
+    last = await two.a.created("last")
+    assert two.b.heard.until(last) == [last]
+
+
+async def test_what_failed_is_not_heard(two: Two) -> None:
+    first = await two.b.created("film.mp4")
+    film, inside = first.info.key, Key.at(SHARED, "film.mp4/inside")
+    with pytest.raises(PathConflict):
+        await two.b.put(inside.path)
+    with pytest.raises(PathConflict):
+        await two.b.stores.storage.move(film, inside)
+    with pytest.raises(StorageError):
+        await two.b.stores.storage.delete(film, expect="other")
+    last = await two.b.created("last")
+    assert two.a.heard.until(last) == [first, last]
+
+
+@pytest.mark.parametrize("two", ["postgresql"], indirect=True)
+async def test_what_was_rolled_back_is_not_heard(two: Two) -> None:
+    """The very COMMIT fails, after all that was done for it."""
+    with connected(two.settings) as connection:
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE 'refused'; END $$ LANGUAGE plpgsql"
+        )
+        connection.execute(
+            "CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON media DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW WHEN (NEW.filename = 'refused') EXECUTE FUNCTION refuse()"
+        )
+    with pytest.raises(StorageError, match="refused"):
+        await two.b.put("refused")
+    last = await two.b.created("last")
+    assert two.a.heard.until(last) == [last]
+
+
+async def test_of_what_two_make_at_once_each_hears_what_the_other_made(two: Two) -> None:
+    async def change(process: Process, name: str) -> list[str]:
+        return [(await process.put("film.mp4", f"{name} {number}".encode())).etag for number in range(8)]
+
+    by_a, by_b = await asyncio.gather(change(two.a, "a"), change(two.b, "b"))
+    for hears, maker, made in ((two.a, two.b, by_b), (two.b, two.a, by_a)):
+        last = await maker.created(f"last {made[0]}")
+        assert [change.info.etag for change in hears.heard.until(last)] == [*made, last.info.etag]
+
+
+async def test_progress_is_heard_by_others(two: Two) -> None:
+    assert two.b.stores.hearing is not None
+    texts = [("library é", "sid", '{"progress":"é"}'), (SHARED, "sid", "x" * 500)]
+    for text in texts:
+        two.b.stores.hearing.tell(*text)
+    assert two.a.heard.until(texts[-1]) == texts
+    last = await two.a.created("last")
+    assert two.b.heard.until(last) == [last]
+
+
+async def test_what_a_scan_of_another_process_finds_is_heard(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
+    beneath(two.settings).put_big("by hand.mp4", 7, b"by hand", rested=False)
+    async for _ in two.b.stores.storage.scan():
+        pass
+    async for _ in two.b.stores.storage.hash_unverified():  # which is no news
+        pass
+    last = await two.b.created("last")
+    created, _ = two.a.heard.until(last)
+    assert (created.kind, created.info.key.path) == (Kind.CREATED, "by hand.mp4")
+    assert two.b.heard.all == []
+
+
+@pytest.mark.parametrize("two", ["postgresql"], indirect=True)
+async def test_of_a_scan_that_finds_much_only_the_library_is_heard(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
+    for number in range(change_feed.MOST_CHANGES + 1):
+        (two.settings.files_dir / f"{number}.mp4").write_bytes(b"x")
+    async for _ in two.b.stores.storage.scan():
+        pass
+    assert two.a.heard.until(("missed", SHARED)) == [("missed", SHARED)]
+
+
+async def test_a_thousand_changes_at_once_are_all_heard_in_order(two: Two) -> None:
+    first = await two.b.created("first")
+    two.a.heard.until(first)
+    names = [str(number) for number in range(MANY)]
+    if two.settings.mongodb_url is not None:
+        media = mongo.database(two.settings.mongodb_url)["media"]
+        found = media.find_one()
+        assert found is not None
+        media.insert_many([{**found, "_id": name, "filename": name, "file": name} for name in names])
+    else:
+        infos = [replace(first.info, key=Key.at(SHARED, name)) for name in names]
+        with connected(two.settings) as connection, connection.transaction():
+            for info in infos:
+                (told,) = change_feed.of_changes("another", [Change(Kind.CREATED, info)])
+                connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, told))
+    last = await two.b.created("last")
+    heard = two.a.heard.until(last)
+    assert [change.info.key.filename for change in heard] == [*names, "last"]
+
+
+Lose = Callable[[Settings, str], None]
+
+
+def terminate(settings: Settings, _name: str) -> None:
+    with connected(settings) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+        )
+
+
+def fail(*commands: str, times: int = 1, **how: object) -> Lose:
+    """So many of the next questions for changes fail, of who has this name."""
+
+    def lose(settings: Settings, name: str) -> None:
+        data = {"failCommands": [*commands], "appName": name, **how}
+        mongo.database(settings.mongodb_url or "").client.admin.command(
+            {"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data}
+        )
+
+    return lose
+
+
+@pytest.mark.parametrize(
+    ("name", "lose", "missed"),
+    [
+        ("postgresql", terminate, True),  # what is told while nobody listens is not kept
+        ("gridfs", fail("getMore", errorCode=189), False),  # PrimarySteppedDown
+        ("gridfs", fail("getMore", "aggregate", times=5, closeConnection=True), False),
+        ("gridfs", fail("getMore", errorCode=286), True),  # ChangeStreamHistoryLost
+    ],
+)
+async def test_a_connection_that_is_lost_is_made_again(
+    tmp_path: Path, name: str, lose: Lose, *, missed: bool
+) -> None:
+    """And it is said if something may have been missed meanwhile."""
+    settings = settings_of(name, tmp_path)
+    heard, process = by_name(settings) if settings.mongodb_url else (settings, "")
+    async with AsyncExitStack() as stack:
+        a, b = await opened(stack, heard), await opened(stack, settings, hears=False)
+        lose(settings, process)
+        if missed:
+            a.heard.until("missed")
+        else:  # the last one that it hears before it is lost
+            first = await b.created("first")
+            a.heard.until(first)
+        last = await b.created("last")
+        assert a.heard.until(last) == [last]
+
+
+async def test_what_another_program_wrote_and_nobody_can_read_is_passed_over(tmp_path: Path) -> None:
+    settings = settings_of("gridfs", tmp_path)
+    async with AsyncExitStack() as stack:
+        a, b = await opened(stack, settings), await opened(stack, settings, hears=False)
+        media = mongo.database(settings.mongodb_url or "")["media"]
+        media.insert_one({"_id": "another's", "filename": "x", "created_at": DatetimeMS(1 << 60)})
+        a.heard.until("missed")
+        last = await b.created("last")
+        assert a.heard.until(last) == [last]
+
+
+async def test_in_a_new_database_documents_are_kept_as_they_were_without_that_right(tmp_path: Path) -> None:
+    settings = settings_of("gridfs", tmp_path)
+    async with AsyncExitStack() as stack:
+        await opened(stack, settings, hears=False)
+        (media,) = mongo.database(settings.mongodb_url or "").list_collections(filter={"name": "media"})
+        assert media["options"]["changeStreamPreAndPostImages"] == {"enabled": True}
+
+
+async def test_without_the_right_to_keep_documents_as_they_were(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is replaced, moved or deleted is then not known, only that something was."""
+    settings = settings_of("gridfs", tmp_path)
+    async with AsyncExitStack() as stack:
+        b = await opened(stack, settings, hears=False)
+        database = mongo.database(settings.mongodb_url or "")
+        database.command("collMod", "media", changeStreamPreAndPostImages={"enabled": False})
+        refused, process = by_name(settings)
+        refuse = {"failCommands": ["collMod"], "appName": process, "errorCode": 13}
+        database.client.admin.command(
+            {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse}
+        )
+        a = await opened(stack, refused)
+        assert NO_IMAGES in caplog.text
+        film, other = Key.at(SHARED, "film.mp4"), Key.at(SHARED, "other.mp4")
+        first = await b.created(film.path)
+        for change in (
+            b.put(film.path, b"two"),
+            b.stores.storage.move(film, other),
+            b.stores.storage.delete(other),
+        ):
+            await change
+        last = await b.created("last")
+        assert a.heard.until(last) == [first, "missed", "missed", "missed", last]
+        await a.put("own", b"1")
+        await a.put("own", b"2")
+        await a.stores.storage.delete(Key.at(SHARED, "own"))
+        last = await b.created("very last")
+        assert a.heard.until(last) == [last]
+
+
+async def test_a_mongod_without_a_replica_set_says_that_events_stay_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with mongo.mongod(replica_set="") as node:
+        settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"))
+        async with AsyncExitStack() as stack:
+            alone = await opened(stack, settings)
+            await alone.put("film.mp4")
+            assert alone.stores.hearing is None
+    assert [record.levelname for record in caplog.records if record.message == ALONE] == ["INFO"]
+
+
+async def test_sqlite_has_no_relay(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        assert (await opened(stack, settings_of("filesystem", tmp_path))).stores.hearing is None
+
+
+@pytest.mark.parametrize("name", ["postgresql", "gridfs"])
+async def test_nothing_is_left_at_the_end(tmp_path: Path, name: str) -> None:
+    settings = settings_of(name, tmp_path)
+
+    async def open_and_close() -> int:
+        """How many pipes there are then."""
+        async with AsyncExitStack() as stack:
+            await opened(stack, settings)
+        async with asyncio.timeout(20):  # MongoDB takes a second to answer who no longer waits
+            while any(thread.name == "relay" for thread in threading.enumerate()):
+                await asyncio.sleep(0.02)
+        return sum(
+            os.path.exists(path) and os.readlink(path).startswith("pipe:")
+            for path in (f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd"))
+        )
+
+    assert await open_and_close() == await open_and_close()

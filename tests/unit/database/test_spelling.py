@@ -1,0 +1,321 @@
+"""Libraries on file systems that ignore case, or normalisation: real ones, by FUSE.
+
+lowntfs-3g shows all names in lower case, and so runs the tests of refusals alone. `folding` keeps names as
+they were given, as APFS does, or decomposes them, as HFS+ does.
+"""
+
+import errno
+import itertools
+import os
+import unicodedata
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from app.database.filesystem.move_intents import Intent
+from app.database.sql.engine import Database
+from app.storage.errors import (
+    AlreadyExists,
+    InvalidName,
+    NotFound,
+    PathConflict,
+    StorageError,
+    VersionMismatch,
+)
+from app.storage.maintenance import Outcome
+from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind
+from tests.support import mounted
+from tests.support.folding import FILE_SYSTEMS
+from tests.unit.database.by_hand import drop, findings, hurry, names, page, rest, scan
+from tests.unit.database.library import FILM, Library
+
+CASE = Key(SHARED, "films", "FILM.mp4")
+FOLDER = Key(SHARED, "FILMS", "film.mp4")
+NEW = Key(SHARED, "Films", "new.mp4")
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", params=FILE_SYSTEMS)
+def file_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp(request.param)
+    with FILE_SYSTEMS[request.param](folder) as mounted:
+        yield mounted
+
+
+keeping_names = pytest.mark.parametrize("file_system", ["folding", "nfd"], indirect=True)
+
+
+@pytest.fixture
+def library(file_system: Path, tmp_path: Path) -> Iterator[Library]:
+    # The database on a disk that is quicker.
+    library = Library(file_system / str(next(_numbers)), f"sqlite:///{tmp_path / 'seekable.db'}")
+    library.put(b"film")
+    yield library
+    library.close()
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+def rows(library: Library) -> list[str]:
+    found = library.sql("SELECT folder, filename FROM media WHERE library = ''")
+    return sorted(f"{folder}/{name}" for folder, name in found)
+
+
+def plant(library: Library, key: Key) -> str:
+    """A row of another spelling, as an earlier version made it. Its id."""
+    (row,) = library.sql("SELECT * FROM media WHERE folder = 'films'")
+    columns = [name for _, name, *_ in library.sql("PRAGMA table_info(media)")]
+    known = dict(zip(columns, row, strict=True))
+    known |= {"id": "planted", "folder": key.folder, "filename": key.filename}
+    values = ", ".join("NULL" if value is None else repr(value) for value in known.values())
+    library.sql(f"INSERT INTO media ({', '.join(known)}) VALUES ({values})")
+    return "planted"
+
+
+# The reserved folder
+
+
+@contextmanager
+def bound(library: Library, name: str) -> Iterator[None]:
+    with mounted(library.root / name, "--bind", library.root / ".seekable"):
+        yield
+
+
+@pytest.mark.parametrize("name", [".SEEKABLE", "films/bound"])
+def test_reserved_folder_is_no_one_elses_under_another_name(library: Library, name: str, soon: None) -> None:
+    by_case = name == ".SEEKABLE"
+    drop(library.root / ".seekable" / "secret", b"secret")
+    drop(library.root / ".seekable" / "libraries" / "anna" / "film.mp4", b"anna's")
+    with nullcontext() if by_case else bound(library, name):
+        rest()
+        for folder, filename in ((name, "secret"), (f"{name}/libraries/anna", "film.mp4")):
+            key = Key(SHARED, folder, filename)  # past the door
+            plant(library, key)
+            for address in (FileId(SHARED, "planted"), key):
+                with pytest.raises(NotFound):
+                    library.backend.open(address, wait=True)
+            assert library.backend.try_open(key) is None
+            for change in (
+                lambda key=key: library.backend.delete(key, Expect.ANY),
+                lambda key=key: library.backend.move(key, Key(SHARED, "", "mine"), Expect.ANY),
+            ):
+                with pytest.raises(NotFound):
+                    change()
+            with pytest.raises((InvalidName, PathConflict)):
+                library.backend.check(key, Expect.ANY)
+            with pytest.raises(StorageError):
+                library.put(b"mine", key)
+            with pytest.raises(StorageError):
+                library.backend.move(FILM, key, Expect.ANY)
+            plant(library, key)
+            page(library, name)
+            page(library, recursive=True)
+            scan(library)
+            assert rows(library) == ["films/film.mp4"]
+        assert (library.root / ".seekable" / "secret").read_bytes() == b"secret"
+        found = [(one.path, one.outcome) for one in findings(library)]
+        assert found == ([] if by_case else [(name, Outcome.SKIPPED)])
+    (library.root / ".seekable" / "secret").unlink()
+
+
+# Other spellings
+
+
+@pytest.mark.parametrize("key", [CASE, FOLDER])
+def test_another_spelling_neither_reads_nor_replaces_nor_deletes(
+    library: Library, soon: None, key: Key
+) -> None:
+    rest()
+    with pytest.raises(NotFound):
+        library.backend.open(key, wait=True)
+    for expect in (Expect.ANY, Expect.ABSENT):
+        with pytest.raises(PathConflict, match=r"“film(s|\.mp4)”"):
+            library.backend.check(key, expect)
+        with pytest.raises(PathConflict):
+            library.put(b"other", key, expect)
+    with pytest.raises(VersionMismatch):
+        library.backend.check(key, library.get()[1].etag)
+    with pytest.raises(NotFound):
+        library.backend.delete(key, Expect.ANY)
+    with pytest.raises(NotFound):
+        library.backend.move(key, Key(SHARED, "", "other.mp4"), Expect.ANY)
+    other = library.put(b"other", Key(SHARED, "", "other.mp4")).info
+    with pytest.raises((PathConflict, AlreadyExists)):
+        library.backend.move(other.key, key, Expect.ANY)
+    assert library.get()[0] == b"film"
+    assert library.get(other.key)[0] == b"other"
+    assert page(library, key.folder).items == (() if key is FOLDER else (library.get()[1],))
+    assert rows(library) == ["/other.mp4", "films/film.mp4"]
+    assert library.staging() == []
+
+
+def test_folder_is_not_joined_by_another_spelling(library: Library) -> None:
+    for change in (lambda: library.backend.check(NEW, Expect.ANY), lambda: library.put(b"new", NEW)):
+        with pytest.raises(PathConflict, match=r"“Films” is already there as “films”"):
+            change()
+    assert page(library, "Films").items == ()
+    assert names(library, "films") == ["film.mp4"]
+
+
+@pytest.mark.parametrize("key", [CASE, FOLDER])
+def test_scan_removes_the_second_row_of_a_file(library: Library, key: Key) -> None:
+    """As earlier versions made one for each spelling that was asked for."""
+    plant(library, key)
+    scan(library)
+    assert rows(library) == ["films/film.mp4"]
+
+
+@keeping_names
+@pytest.mark.parametrize("to", ["films/FILM.mp4", "Films/film.mp4"])
+def test_rename_of_case_by_hand_moves_the_file(library: Library, soon: None, to: str) -> None:
+    before = library.get()[1]
+    old, new = ("film.mp4", "FILM.mp4") if to == CASE.path else ("films", "Films")
+    parent = library.root / "films" if to == CASE.path else library.root
+    # In two steps, or Linux does nothing.
+    (parent / old).rename(parent / "between")
+    (parent / "between").rename(parent / new)
+    rest()
+    page(library, recursive=True)
+    assert rows(library) == [to]
+    assert library.get(Key.at(SHARED, to))[1].id == before.id
+    with pytest.raises(NotFound):
+        library.get()
+
+
+@keeping_names
+def test_rename_of_case_alone(library: Library) -> None:
+    before = library.get()[1]
+    after = library.backend.move(FILM, CASE, before.etag)
+    assert (after.id, after.etag, after.key) == (before.id, before.etag, CASE)
+    assert os.listdir(library.root / "films") == ["FILM.mp4"]
+    assert library.get(CASE)[0] == b"film"
+    with pytest.raises(NotFound):
+        library.get()
+    scan(library)
+    assert [info.key for info in page(library, "films").items] == [CASE]
+
+
+@keeping_names
+def test_rename_of_case_that_fails_late_is_undone(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> None:
+        raise StorageError("no")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(Database, "commit", fail)
+        library.backend.move(FILM, CASE, Expect.ANY)
+    assert os.listdir(library.root / "films") == ["film.mp4"]
+    assert library.get()[0] == b"film"
+
+
+@keeping_names
+def test_rename_of_case_that_cannot_be_synced_is_undone(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    films, sync, failed = library.root / "films", os.fsync, []
+
+    def failing(descriptor: int) -> None:
+        if not failed and os.path.samestat(os.fstat(descriptor), films.stat()):
+            failed.append(os.listdir(films))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(os, "fsync", failing)
+        library.backend.move(FILM, CASE, Expect.ANY)
+    assert (failed, os.listdir(films)) == ([["FILM.mp4"]], ["film.mp4"])
+    assert library.get()[0] == b"film"
+
+
+@keeping_names
+@pytest.mark.parametrize("killed", ["before", "between", "linked", "after"])
+def test_rename_of_case_that_is_killed_leaves_one_file(library: Library, soon: None, killed: str) -> None:
+    """On Linux it takes a detour over a third name."""
+    before = library.get()[1]
+    films = library.root / "films"
+    status = (films / "film.mp4").stat()
+    path = "films", "film.mp4"
+    library.backend.disk._intents.write(Intent(path, ("films", "detour"), status.st_ino, is_detour=True))
+    if killed != "before":
+        (films / "film.mp4").rename(films / "detour")
+    if killed in ("linked", "after"):
+        os.link(films / "detour", films / "FILM.mp4")
+    if killed == "after":
+        (films / "detour").unlink()
+    library.close()
+    rest()
+    library.stack, library.noticed = ExitStack(), []
+    library.open()
+    (name,) = os.listdir(films)
+    assert name == ("film.mp4" if killed in ("before", "between") else "FILM.mp4")
+    page(library, "films")
+    assert library.get(Key(SHARED, "films", name))[1].id == before.id
+    assert not library.backend.disk.is_moving()
+
+
+@keeping_names
+def test_folder_of_another_spelling_is_named_when_a_file_is_moved_there(library: Library) -> None:
+    with pytest.raises(PathConflict, match="“Films” is already there as “films”"):
+        library.backend.move(FILM, NEW, Expect.ANY)
+
+
+@keeping_names
+@pytest.mark.parametrize("name", ["Amélie.mkv", "séries/Amélie.mkv"])
+def test_file_is_one_whatever_normalisation_the_disk_has(library: Library, soon: None, name: str) -> None:
+    key = Key.at(SHARED, name)
+    new = library.put(b"new", key).info
+    rest()
+    assert findings(library) == []
+    assert [info.id for info in page(library, key.folder).items] == [new.id]
+    assert library.put(b"newer", key).info.id == new.id
+    rest()
+    assert findings(library) == []
+    moved = library.backend.move(key, Key.at(SHARED, name.replace("A", "a")), Expect.ANY)
+    assert moved.id == new.id
+    assert findings(library) == []
+    library.backend.delete(moved.key, Expect.ANY)
+    assert rows(library) == ["films/film.mp4"]
+
+
+@keeping_names
+def test_file_by_hand_is_found_by_its_name_alone(library: Library, soon: None) -> None:
+    nfd = unicodedata.normalize("NFD", "Été.mkv")
+    drop(library.root / nfd)
+    rest()
+    assert library.get(Key.of(SHARED, "", nfd))[1].key.filename == "Été.mkv"
+    with pytest.raises(NotFound):
+        library.get(Key(SHARED, "", "été.mkv"))
+    assert findings(library) == []
+    assert [change.kind for change in library.noticed] == [Kind.CREATED]
+
+
+# Where case counts
+
+
+@pytest.fixture
+def usual(tmp_path: Path) -> Iterator[Library]:
+    library = Library(tmp_path / "files")
+    yield library
+    library.close()
+
+
+def test_names_that_differ_in_case_are_two_where_case_counts(usual: Library, soon: None) -> None:
+    usual.put(b"film")
+    usual.put(b"FILM", CASE)
+    os.link(usual.path(), usual.root / "films" / "Film.mp4")  # two names of one file
+    usual.put(b"Film", FOLDER)
+    rest()
+    assert scan(usual) == {Outcome.CREATED: 1}
+    assert rows(usual) == ["FILMS/film.mp4", "films/FILM.mp4", "films/Film.mp4", "films/film.mp4"]
+    assert scan(usual) == {}
+    usual.noticed.clear()
+    with pytest.raises(AlreadyExists):
+        usual.backend.move(FILM, CASE, Expect.ANY)
+    assert usual.noticed == list[Change]()
+    with pytest.raises(InvalidName):
+        Key.of(SHARED, ".SEEKABLE", "x")

@@ -1,0 +1,102 @@
+"""The locks of an open SQLite database, which a process loses when it closes any descriptor of its files."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.database.examining import examine
+from app.database.filesystem import reconcile
+from app.storage.errors import AlreadyExists, NotFound
+from app.storage.maintenance import Verdict
+from app.storage.types import SHARED, Expect, Key
+from tests.unit.database.by_hand import names, scan, verdicts
+from tests.unit.database.library import Library
+
+_VISIT = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT id FROM media'); c.close()"
+
+
+def is_locked(library: Library) -> bool:
+    """Return whether another process that leaves the database sees that this one has it open.
+
+    Else it takes itself for the last, and removes the log with the commits that this one appends to it.
+    """
+    database, log, *_ = library.backend.database.files()
+    before = log.stat().st_ino
+    subprocess.run([sys.executable, "-c", _VISIT, database], check=True)
+    return log.exists() and log.stat().st_ino == before
+
+
+def open_again(library: Library) -> None:
+    other = Library(library.root, library.settings.database_url)
+    other.put(b"newer")
+    other.close()
+
+
+def look(library: Library) -> None:
+    examine(library.settings)
+    library.backend.ping()
+    scan(library)
+    sum(library.backend.hash_unverified())
+
+
+@pytest.mark.parametrize("use", [open_again, look])
+def test_database_stays_locked_when_it_is_opened_once_more(
+    library: Library, use: Callable[[Library], None]
+) -> None:
+    library.put(b"film")
+    use(library)
+    assert is_locked(library)
+
+
+def link_all(library: Library) -> str:
+    """As `cp -al . backup`."""
+    shutil.copytree(library.root / ".seekable", library.root / "backup", copy_function=os.link)
+    return "backup/seekable.db"
+
+
+def link(library: Library) -> str:
+    os.link(library.backend.database.files()[0], library.root / "film.db")
+    return "film.db"
+
+
+@pytest.mark.parametrize("put", [link_all, link])
+def test_links_to_the_database_are_no_files_of_the_library(
+    library: Library, put: Callable[[Library], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)  # no program that has a file open is waited for
+    library.put(b"film")
+    path = put(library)
+    check_shut(library, Key.at(SHARED, path))
+
+
+def test_database_in_the_library_is_none_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)
+    root = tmp_path / "files"
+    root.mkdir()
+    library = Library(root, f"sqlite:///{root / 'films.db'}")
+    library.put(b"film")
+    check_shut(library, Key.at(SHARED, "films.db"))
+    library.close()
+
+
+def check_shut(library: Library, key: Key) -> None:
+    """The database under this name is neither listed, read, replaced nor deleted."""
+    scan(library)
+    assert not [name for name in names(library, key.folder) if name.startswith(key.filename)]
+    sum(library.backend.hash_unverified())
+    assert set(verdicts(library).values()) == {Verdict.SOUND}
+    with pytest.raises(NotFound):
+        library.get(key)
+    with pytest.raises(AlreadyExists):
+        library.put(b"mine", key)
+    with pytest.raises(NotFound):
+        library.backend.delete(key, Expect.ANY)
+    assert is_locked(library)
+    assert library.get()[0] == b"film"

@@ -1,0 +1,158 @@
+"""Who may import whom: the arrows of README's "How it fits together"."""
+
+import ast
+import shutil
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+APP = Path(__file__).parents[2] / "app"
+
+EVERYTHING = {
+    "accounts",
+    "settings",
+    "storage",
+    "http",
+    "streaming",
+    "events",
+    "library",
+    "uploads",
+    "media",
+    "metrics",
+    "database",
+    "resources",
+    "logs",
+    "server",
+    "main",
+}
+
+# What each part of the program may import of the others.
+MAY_IMPORT: dict[str, set[str]] = {
+    "accounts": set(),
+    "settings": set(),
+    "storage": set(),
+    "http": {"storage", "uploads"},
+    "streaming": {"storage", "http"},
+    "events": {"storage"},
+    "library": {"storage", "http", "events", "accounts"},
+    "uploads": {"library", "storage", "http", "events"},
+    "media": {"storage", "http", "library"},
+    "metrics": {"storage"},
+    "database": {"storage", "http", "settings", "accounts"},
+    "resources": {
+        "storage",
+        "http",
+        "streaming",
+        "events",
+        "library",
+        "uploads",
+        "media",
+        "accounts",
+        "metrics",
+    },
+    "main": EVERYTHING,
+    "logs": set(),
+    "server": {"storage", "http", "settings", "logs", "metrics"},
+    "cli": EVERYTHING,
+    "__init__": set(),
+}
+
+# Where alone a library may be imported; a file counts with the folder it is in.
+ONLY_IN: dict[str, set[str]] = {
+    "sqlalchemy": {"database"},
+    "alembic": {"database"},
+    "psycopg": {"database"},
+    "mongoengine": {"database"},
+    "pymongo": {"database"},
+    "gridfs": {"database"},
+    "bson": {"database"},
+    "fastapi": {"resources", "main", "streaming.file_response"},
+    "starlette": {"resources", "main", "streaming.file_response"},
+    "uvicorn": {"server", "cli"},
+    "httptools": {"server"},
+    "pydantic": {"resources", "settings", "cli.account_commands", "cli.doctor"},
+    "pydantic_settings": {"resources", "settings"},
+    "anyascii": {"http"},
+    "argon2": {"accounts"},
+    "click": {"cli"},
+    "itsdangerous": {"accounts"},
+    "jinja2": {"resources"},
+    "pathspec": {"storage", "settings"},
+    "prometheus_client": {"metrics"},
+    "python_multipart": {"http"},
+}
+
+
+def imports(file: Path) -> tuple[str, ...]:
+    """Every module that the file imports, wherever in it."""
+    return imports_of(file.read_text())
+
+
+@cache
+def imports_of(text: str) -> tuple[str, ...]:
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"imports are absolute: {ast.unparse(node)}"
+            found.append(f"{node.module}.{node.names[0].name}" if node.module == "app" else node.module or "")
+    return tuple(found)
+
+
+def wrong_arrows(app: Path) -> list[str]:
+    """Each import that points where it may not."""
+    wrong = []
+    for file in sorted(app.rglob("*.py")):
+        module = ".".join(file.relative_to(app).with_suffix("").parts)
+        part = module.partition(".")[0]
+        for imported in imports(file):
+            top, _, rest = imported.partition(".")
+            target = rest.partition(".")[0]
+            if top == "app":
+                bad = target != part and target not in MAY_IMPORT[part]
+            else:
+                bad = top in ONLY_IN and not {part, module} & ONLY_IN[top]
+            if bad:
+                wrong.append(f"{module} -> {imported}")
+    return wrong
+
+
+def test_no_arrow_points_the_wrong_way() -> None:
+    assert wrong_arrows(APP) == []
+
+
+def test_every_part_has_its_rule() -> None:
+    parts = {path.stem for path in APP.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert parts == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("storage/contract.py", "from app.http import ranges"),
+        ("storage/types.py", "import app.settings"),
+        ("streaming/plan.py", "from starlette.responses import Response"),
+        ("http/ranges.py", "from app.resources.problems import problem"),
+        ("uploads/service.py", "from app.resources import dependencies"),
+        ("resources/files.py", "from app.database.sql import schema"),
+        ("resources/files.py", "from app import settings"),
+        ("resources/health.py", "import sqlalchemy.orm"),
+        ("http/media_types.py", "def f():\n    import pydantic"),
+        ("database/filesystem/backend.py", "from app.resources.problems import problem"),
+    ],
+)
+def test_a_planted_import_is_seen(tmp_path: Path, file: str, line: str) -> None:
+    shutil.copytree(APP, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__", "web"))
+    with (tmp_path / "app" / file).open("a") as planted:
+        planted.write(f"\n{line}\n")
+    assert len(wrong_arrows(tmp_path / "app")) == 1
+
+
+def test_importing_the_parts_needs_no_other_library() -> None:
+    """Every third-party package that is imported is one that pyproject.toml asks for, or comes with one."""
+    ours = {"app", "click", "uvicorn", *ONLY_IN}
+    found = {imported.partition(".")[0] for file in APP.rglob("*.py") for imported in imports(file)}
+    assert found - set(sys.stdlib_module_names) <= ours

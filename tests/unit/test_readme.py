@@ -1,0 +1,40 @@
+"""README names the real settings, defaults, make targets and paths."""
+
+import re
+from pathlib import Path
+
+from pydantic import ByteSize
+
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_settings_table_lists_every_setting_and_default() -> None:
+    rows = dict(re.findall(r"^\| `SEEKABLE_(\w+)` \| (.*?) \|", README, re.MULTILINE))
+    assert set(rows) == {name.upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        documented, default = rows[name.upper()].strip("`"), field.default
+        if name == "base_url":
+            assert default is None
+        elif name == "database_url":
+            assert default is None
+            assert documented == "FILES_DIR/.seekable/seekable.db"
+        elif isinstance(default, bool):
+            assert documented == str(default).lower(), name
+        elif isinstance(default, tuple):
+            assert documented == (",".join(default) or "none"), name
+        elif isinstance(default, ByteSize):
+            assert default.human_readable(separator="").replace(".0", "") == documented
+        else:
+            assert documented == ("none" if default in (None, ()) else str(default)), name
+
+
+def test_paths_and_make_targets_in_readme_exist() -> None:
+    for path in re.findall(r"`((?:app|tests|benchmarks|alembic)/[\w./]+)`", README):
+        assert (ROOT / path).exists(), path
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"^make (\w+)|`make (\w+)", README, re.MULTILINE)) <= {
+        pair for target in targets for pair in ((target, ""), ("", target))
+    }
