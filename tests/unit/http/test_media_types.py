@@ -1,4 +1,4 @@
-"""What a file is said to be, what we say it is."""
+"""Media types of files: the declared type, the extension, and which of them wins."""
 
 import re
 import time
@@ -25,7 +25,7 @@ from app.http.media_types import _BY_EXTENSION, canonical, media_type
         ("a/" + "b" * 253, "a/" + "b" * 253),
     ],
 )
-def test_what_the_client_said(declared: str, answer: str) -> None:
+def test_declared_type_is_kept_when_valid(declared: str, answer: str) -> None:
     assert media_type(declared, "a.txt") == answer
 
 
@@ -73,20 +73,20 @@ def test_what_the_client_said(declared: str, answer: str) -> None:
         "text/html; " + "a=b; " * 60,
     ],
 )
-def test_what_says_nothing_or_is_no_type_is_replaced(declared: str | None) -> None:
+def test_declared_type_is_replaced_when_generic_or_invalid(declared: str | None) -> None:
     assert media_type(declared, "a.webm") == "video/webm"
     assert media_type(declared, "a") == "application/octet-stream"
 
 
-SAVE_IT = [
+DOWNLOAD_TYPES = [
     *("application/force-download", "application/x-force-download", "application/download", "binary"),
     *("application/x-download", "Application/Save; a=b", "application/binary", "application/x-octet-stream"),
     *("application/octetstream", "unknown/unknown", "application/unknown"),
 ]
 
 
-@pytest.mark.parametrize("declared", SAVE_IT)
-def test_a_type_that_asks_to_save_counts_as_octet_stream(declared: str) -> None:
+@pytest.mark.parametrize("declared", DOWNLOAD_TYPES)
+def test_declared_type_counts_as_octet_stream_when_it_means_download(declared: str) -> None:
     assert media_type(declared, "report.pdf") == "application/pdf"
     assert media_type(declared, "film.mkv") == "video/x-matroska"
     assert media_type(declared, "film") == "application/octet-stream"
@@ -105,7 +105,7 @@ MEDIA_WINS = [
     ("text/html; charset=utf-8", "a.mkv", "video/x-matroska"),
     ("application/x-photoshop", "a.jpg", "image/jpeg"),
     ("application/vnd.rn-realmedia-secure", "a.rm", "application/vnd.rn-realmedia-secure"),
-    # What systems call a transport stream by the name of their translations.
+    # Types under which some systems declare a transport stream: .ts is also the extension of Qt Linguist.
     ("text/vnd.trolltech.linguist", "a.ts", "video/mp2t"),
     ("text/vnd.qt.linguist; charset=utf-8", "a.ts", "video/mp2t"),
     ("application/octet-stream", "a.ts", "video/mp2t"),
@@ -122,7 +122,7 @@ DECLARED_WINS = [
         ("text/plain", "a.ts"),
     ),
     *(("text/x.typescript", "a.TS"), ("text/plain;charset=utf-8", "a.mts"), ("text/html", "a.ts")),
-    # No media, by name
+    # Not media by its extension
     *(("application/vnd.apple.mpegurl", "a.m3u8"), ("text/plain", "a.m3u"), ("text/plain", "a.svg")),
     *(
         ("text/plain", "a.pls"),
@@ -134,12 +134,12 @@ DECLARED_WINS = [
 
 
 @pytest.mark.parametrize(("declared", "filename", "answer"), MEDIA_WINS)
-def test_a_name_of_media_wins_over_a_type_that_is_none(declared: str, filename: str, answer: str) -> None:
+def test_media_extension_wins_over_non_media_type(declared: str, filename: str, answer: str) -> None:
     assert media_type(declared, filename) == answer
 
 
 @pytest.mark.parametrize(("declared", "filename"), DECLARED_WINS)
-def test_a_declared_type_wins_otherwise(declared: str, filename: str) -> None:
+def test_declared_type_wins_otherwise(declared: str, filename: str) -> None:
     assert media_type(declared, filename) == declared
 
 
@@ -154,10 +154,10 @@ def test_a_declared_type_wins_otherwise(declared: str, filename: str) -> None:
         ("audio/matroska", "audio/x-matroska"),
         ("audio/x-matroska", "audio/x-matroska"),
         ("video/matroska; " + "a=b;" * 59, "video/x-matroska; " + "a=b;" * 59),
-        ("video/mkv; " + "a=b;" * 61, "video/x-matroska"),  # which would be longer than 255
+        ("video/mkv; " + "a=b;" * 61, "video/x-matroska"),  # longer than 255 with its parameters
     ],
 )
-def test_matroska_has_one_spelling(declared: str, answer: str) -> None:
+def test_matroska_type_has_one_canonical_spelling(declared: str, answer: str) -> None:
     assert media_type(declared, "film") == answer
     assert canonical(declared.partition(";")[0]) == answer.partition(";")[0]
 
@@ -216,7 +216,7 @@ def test_matroska_has_one_spelling(declared: str, answer: str) -> None:
         ("application/octet-stream", "bin exe unknown"),
     ],
 )
-def test_the_table(kind: str, extensions: str) -> None:
+def test_extension_determines_type(kind: str, extensions: str) -> None:
     for extension in extensions.split():
         assert media_type(None, f"film.{extension}") == kind
         assert media_type("application/octet-stream", f"A.b.{extension.upper()}") == kind
@@ -225,11 +225,11 @@ def test_the_table(kind: str, extensions: str) -> None:
 @pytest.mark.parametrize(
     "filename", ["mkv", "film", "film.", "mkv.", "film.mkv ", "film.m kv", "film.mkv.x", "", ".", "🎬"]
 )
-def test_a_name_without_a_known_extension(filename: str) -> None:
+def test_name_without_known_extension_is_octet_stream(filename: str) -> None:
     assert media_type(None, filename) == "application/octet-stream"
 
 
-def test_every_answer_of_the_table_is_one_that_would_be_taken() -> None:
+def test_every_type_in_table_is_valid_as_declared_type() -> None:
     for extension, kind in _BY_EXTENSION.items():
         assert extension == extension.lower()
         assert media_type(kind, "a") == kind
@@ -237,7 +237,7 @@ def test_every_answer_of_the_table_is_one_that_would_be_taken() -> None:
 
 @settings(deadline=None)
 @given(st.one_of(st.none(), st.text(), st.text('a/;="\\ \t\r\né*', max_size=300)), st.text())
-def test_the_answer_is_always_a_legal_header_value(declared: str | None, filename: str) -> None:
+def test_media_type_is_always_legal_header_value(declared: str | None, filename: str) -> None:
     answer = media_type(declared, filename)
     assert re.fullmatch(r"[!-~]+/[!-~]+( *;.*)?", answer)
     assert answer.isascii()
@@ -249,7 +249,7 @@ def test_the_answer_is_always_a_legal_header_value(declared: str | None, filenam
 @pytest.mark.parametrize(
     "declared", ["a/b" + "; " * 120 + "x", "a/b;" + " " * 240 + "x", 'a/b;c="' + "\\\\" * 120]
 )
-def test_a_refusal_takes_linear_time(declared: str) -> None:
+def test_media_type_takes_linear_time_for_invalid_types(declared: str) -> None:
     assert len(declared) <= 255
     began = time.process_time()
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""What an account may store, and what becomes of its files when it leaves."""
+"""The storage of accounts: quotas, and the files of a deleted account."""
 
 import asyncio
 import logging
@@ -41,7 +41,7 @@ def settings(tmp_path: Path, new_library: NewLibrary) -> Settings:
 
 
 @each_backend
-async def test_nothing_is_stored_while_it_is_the_turn_of_somebody_else(settings: Settings) -> None:
+async def test_upload_waits_while_another_task_holds_the_turn(settings: Settings) -> None:
     async with opened(settings) as (_, _, quotas):
         stored = asyncio.Event()
 
@@ -57,10 +57,10 @@ async def test_nothing_is_stored_while_it_is_the_turn_of_somebody_else(settings:
 
 
 @each_backend
-async def test_an_account_that_cannot_go_keeps_no_other_from_it(
+async def test_deletion_continues_when_one_account_fails(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    left: list[str] = []
+    removed: list[str] = []
 
     async def leaving() -> Sequence[Account]:
         return [ANNA, BEN]
@@ -68,7 +68,7 @@ async def test_an_account_that_cannot_go_keeps_no_other_from_it(
     async def remove(account_id: str) -> None:
         if account_id == ANNA.id:
             raise OSError("the database is not in the mood")
-        left.append(account_id)
+        removed.append(account_id)
 
     async with opened(settings) as (stores, library, quotas):
         storage = stores.storage
@@ -82,25 +82,25 @@ async def test_an_account_that_cannot_go_keeps_no_other_from_it(
         running = asyncio.create_task(departures.run())
         with caplog.at_level(logging.ERROR, "seekable"):
             async with asyncio.timeout(10):
-                while not left:
+                while not removed:
                     await asyncio.sleep(0.02)
         running.cancel()
-        assert left == [BEN.id]
+        assert removed == [BEN.id]
         page = await storage.page(Listing(BEN.library, recursive=True), cursor=None, limit=10)
         assert not page.items
     assert "not in the mood" in str(caplog.records[0].exc_info)
 
 
 @each_backend
-async def test_what_is_being_stored_by_another_process_goes_with_the_account(settings: Settings) -> None:
-    """Which was let in before the account left."""
-    left = asyncio.Event()
+async def test_deletion_includes_upload_in_progress_in_another_process(settings: Settings) -> None:
+    """The other process admitted the request before the account was deleted."""
+    removed = asyncio.Event()
 
     async def leaving() -> Sequence[Account]:
-        return [] if left.is_set() else [ANNA]
+        return [] if removed.is_set() else [ANNA]
 
     async def remove(account_id: str) -> None:
-        left.set()
+        removed.set()
 
     key = Key(ANNA.library, "", "film.mp4")
     async with opened(settings) as (one, library, quotas), opened(settings) as (two, others, elsewhere):
@@ -112,16 +112,16 @@ async def test_what_is_being_stored_by_another_process_goes_with_the_account(set
             async with room.stored(key, 6):
                 running = asyncio.create_task(departures.run())
                 with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(left.wait(), 0.3)
+                    await asyncio.wait_for(removed.wait(), 0.3)
                 await others.replace(key, staged, content_type=None, expect=Expect.ABSENT)
-        await asyncio.wait_for(left.wait(), 10)
+        await asyncio.wait_for(removed.wait(), 10)
         running.cancel()
         page = await one.storage.page(Listing(ANNA.library, recursive=True), cursor=None, limit=10)
         assert not page.items
 
 
 @each_backend
-async def test_one_process_sees_an_account_off(settings: Settings) -> None:
+async def test_only_one_process_deletes_an_account(settings: Settings) -> None:
     removed: list[str] = []
 
     async def leaving() -> Sequence[Account]:
@@ -149,22 +149,22 @@ async def test_one_process_sees_an_account_off(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("keep", [None, Destination(SHARED, "anna")], ids=["deleted", "kept"])
-async def test_departure_clears_files_with_ignored_names_put_there_by_hand(
+async def test_deletion_removes_ignored_files_of_other_programs(
     tmp_path: Path, keep: Destination | None
 ) -> None:
-    """No list names them, and the folder they lie in belongs to the account alone."""
+    """Lists leave them out, but the folder that holds them belongs to the account alone."""
     leaver = replace(
         ANNA,
         keep_library=keep.library if keep else None,
         keep_folder=keep.folder if keep else None,
     )
-    left = asyncio.Event()
+    removed = asyncio.Event()
 
     async def leaving() -> Sequence[Account]:
-        return [] if left.is_set() else [leaver]
+        return [] if removed.is_set() else [leaver]
 
     async def remove(account_id: str) -> None:
-        left.set()
+        removed.set()
 
     paths = {"film.mp4.part", "@eaDir/film.jpg", "series/Thumbs.db", "series/film.mp4"}
     async with opened(Settings(_env_file=None, files_dir=tmp_path)) as (stores, library, quotas):
@@ -177,7 +177,7 @@ async def test_departure_clears_files_with_ignored_names_put_there_by_hand(
             stores.storage, library, quotas, leaving=leaving, remove=remove, leases=stores.leases
         )
         running = asyncio.create_task(departures.run())
-        await asyncio.wait_for(left.wait(), 10)
+        await asyncio.wait_for(removed.wait(), 10)
         running.cancel()
     assert [file for file in private.rglob("*") if file.is_file()] == []
     to = tmp_path / "anna"

@@ -1,4 +1,4 @@
-"""What is done about each file when a library is copied: a table of cases."""
+"""The decision for each file when a library is copied: a table of cases."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -36,17 +36,17 @@ LONGER_OTHER = replace(UNHASHED_OTHER, size=10)
 
 
 @pytest.mark.parametrize(
-    ("source", "there", "known", "action"),
+    ("source", "existing", "known", "action"),
     [
-        # Nothing has its name or its id.
+        # No file has its name or its id.
         (SOURCE, None, None, Action.COPY),
         (UNHASHED, None, None, Action.COPY),
-        # The same bytes are there, from wherever.
+        # The target has the same bytes, whatever their origin.
         (SOURCE, COPY, COPY, Action.SKIP),
         (SOURCE, TWIN, None, Action.SKIP),
         (SOURCE, TWIN, OLD_COPY, Action.SKIP),
         (SOURCE, replace(COPY, updated_at=AFTER), COPY, Action.SKIP),
-        # A hash is missing: a copy is known by its time, all else only by reading.
+        # A hash is missing: the time identifies an unchanged copy; other files have to be read.
         (UNHASHED, COPY, COPY, Action.SKIP),
         (UNHASHED, replace(COPY, updated_at=BEFORE), None, Action.HASH),
         (UNHASHED, CHANGED_COPY, CHANGED_COPY, Action.HASH),
@@ -55,11 +55,11 @@ LONGER_OTHER = replace(UNHASHED_OTHER, size=10)
         (SOURCE, UNHASHED_OTHER, None, Action.HASH),
         (SOURCE, UNHASHED_COPY, UNHASHED_COPY, Action.HASH),
         (UNHASHED, replace(UNHASHED_OTHER, updated_at=COPY.updated_at), None, Action.HASH),
-        # Another length is another file, whatever is not known.
+        # Another length means another file, even when hashes are missing.
         (SOURCE, LONGER_OTHER, None, Action.CONFLICT),
         (UNHASHED, LONGER_OTHER, None, Action.CONFLICT),
         (UNHASHED, LONGER_OLD_COPY, LONGER_OLD_COPY, Action.REPLACE),
-        # An earlier copy of an older version gives way; one that changed since does not.
+        # An earlier copy of an older version is replaced; one that was changed since then is not.
         (SOURCE, OLD_COPY, OLD_COPY, Action.REPLACE),
         (SOURCE, LONGER_OLD_COPY, LONGER_OLD_COPY, Action.REPLACE),
         (SOURCE, CHANGED_COPY, CHANGED_COPY, Action.CONFLICT),
@@ -68,7 +68,7 @@ LONGER_OTHER = replace(UNHASHED_OTHER, size=10)
         (SOURCE, OTHER, None, Action.CONFLICT),
         (SOURCE, OLD_OTHER, None, Action.CONFLICT),
         (SOURCE, OTHER, COPY, Action.CONFLICT),
-        # An earlier copy has another name; an older version of it is then replaced in its new place.
+        # An earlier copy has another name; if it is an older version, it is moved first and then replaced.
         (SOURCE, None, COPY, Action.MOVE),
         (UNHASHED, None, COPY, Action.MOVE),
         (SOURCE, None, OLD_COPY, Action.MOVE),
@@ -76,41 +76,41 @@ LONGER_OTHER = replace(UNHASHED_OTHER, size=10)
         (SOURCE, None, UNHASHED_COPY, Action.HASH),
     ],
 )
-def test_what_is_done(
-    source: FileInfo, there: FileInfo | None, known: FileInfo | None, action: Action
+def test_decide_returns_action(
+    source: FileInfo, existing: FileInfo | None, known: FileInfo | None, action: Action
 ) -> None:
-    assert decide(source, there, known) is action
+    assert decide(source, existing, known) is action
 
 
-def noted(info: FileInfo) -> Copy:
+def recorded(info: FileInfo) -> Copy:
     return Copy.of(info, "source", info.id)
 
 
 @pytest.mark.parametrize(
-    ("there", "known", "copied", "action"),
+    ("existing", "known", "copied", "action"),
     [
-        # Another file has the name: it goes only if it is a copy, and just as it was copied.
-        (OLD_OTHER, None, noted(OLD_OTHER), Action.SUPERSEDE),
-        (OTHER, None, noted(OTHER), Action.SUPERSEDE),
-        (OLD_OTHER, None, noted(replace(OLD_OTHER, etag="c" * 64)), Action.CONFLICT),
-        (OLD_OTHER, None, noted(replace(OLD_OTHER, updated_at=AFTER)), Action.CONFLICT),
-        (OLD_OTHER, None, noted(replace(OLD_OTHER, key=Key(SHARED, "", "b.mp4"))), Action.CONFLICT),
-        (OLD_OTHER, None, noted(replace(OLD_OTHER, id="3" * 32)), Action.CONFLICT),
-        # The same bytes are there, whatever is known of them.
-        (TWIN, None, noted(TWIN), Action.SKIP),
-        # An older version of the file itself is no copy any more if it was changed there.
-        (OLD_COPY, OLD_COPY, noted(OLD_COPY), Action.REPLACE),
-        (OLD_COPY, OLD_COPY, noted(replace(OLD_COPY, key=Key(SHARED, "", "b.mp4"))), Action.REPLACE),
-        (OLD_COPY, OLD_COPY, noted(replace(OLD_COPY, etag="c" * 64)), Action.CONFLICT),
-        (None, OLD_COPY, noted(replace(OLD_COPY, etag="c" * 64)), Action.CONFLICT),
-        (None, OLD_COPY, noted(OLD_COPY), Action.MOVE),
-        (CHANGED_COPY, CHANGED_COPY, noted(CHANGED_COPY), Action.CONFLICT),
-        # A doubtful one may have been changed, with its time put back.
-        (replace(LONGER_OLD_COPY, doubtful=True), None, noted(LONGER_OLD_COPY), Action.CONFLICT),
-        (replace(LONGER_OTHER, doubtful=True), None, noted(LONGER_OTHER), Action.CONFLICT),
+        # Another file has the name: it is superseded only if it is an unchanged copy.
+        (OLD_OTHER, None, recorded(OLD_OTHER), Action.SUPERSEDE),
+        (OTHER, None, recorded(OTHER), Action.SUPERSEDE),
+        (OLD_OTHER, None, recorded(replace(OLD_OTHER, etag="c" * 64)), Action.CONFLICT),
+        (OLD_OTHER, None, recorded(replace(OLD_OTHER, updated_at=AFTER)), Action.CONFLICT),
+        (OLD_OTHER, None, recorded(replace(OLD_OTHER, key=Key(SHARED, "", "b.mp4"))), Action.CONFLICT),
+        (OLD_OTHER, None, recorded(replace(OLD_OTHER, id="3" * 32)), Action.CONFLICT),
+        # The target has the same bytes, whatever the records contain.
+        (TWIN, None, recorded(TWIN), Action.SKIP),
+        # An older version of the same file is not a copy any more if it was changed in the target.
+        (OLD_COPY, OLD_COPY, recorded(OLD_COPY), Action.REPLACE),
+        (OLD_COPY, OLD_COPY, recorded(replace(OLD_COPY, key=Key(SHARED, "", "b.mp4"))), Action.REPLACE),
+        (OLD_COPY, OLD_COPY, recorded(replace(OLD_COPY, etag="c" * 64)), Action.CONFLICT),
+        (None, OLD_COPY, recorded(replace(OLD_COPY, etag="c" * 64)), Action.CONFLICT),
+        (None, OLD_COPY, recorded(OLD_COPY), Action.MOVE),
+        (CHANGED_COPY, CHANGED_COPY, recorded(CHANGED_COPY), Action.CONFLICT),
+        # A doubtful file may have been changed and had its time set back.
+        (replace(LONGER_OLD_COPY, doubtful=True), None, recorded(LONGER_OLD_COPY), Action.CONFLICT),
+        (replace(LONGER_OTHER, doubtful=True), None, recorded(LONGER_OTHER), Action.CONFLICT),
     ],
 )
-def test_earlier_copies_give_way_when_they_are_untouched(
-    there: FileInfo | None, known: FileInfo | None, copied: Copy, action: Action
+def test_decide_supersedes_earlier_copy_only_when_unchanged(
+    existing: FileInfo | None, known: FileInfo | None, copied: Copy, action: Action
 ) -> None:
-    assert decide(SOURCE, there, known, copied) is action
+    assert decide(SOURCE, existing, known, copied) is action

@@ -1,4 +1,4 @@
-"""Where the files of a deleted account go."""
+"""Destinations for the files of a deleted account."""
 
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,9 @@ from app.storage.types import SHARED, Key
         ("ü" * 127, 2, False, "ü" * 125 + " (2)"),
     ],
 )
-def test_number_stands_before_the_extension(name: str, number: int, is_file: bool, expected: str) -> None:
+def test_numbered_inserts_number_before_extension(
+    name: str, number: int, is_file: bool, expected: str
+) -> None:
     assert numbered(name, number, is_file=is_file) == expected
     assert len(expected.encode()) <= 255
 
@@ -36,14 +38,12 @@ def test_number_stands_before_the_extension(name: str, number: int, is_file: boo
     [
         ("", "anna/film.mp4", "anna/film (2).mp4", "anna/film.mp4"),
         ("a/b", "anna/a/b/film.mp4", "anna/a/b/film (2).mp4", "anna/film.mp4"),
-        # Too deep, or too long, with one more folder.
+        # One more folder would make these paths too deep or too long.
         ("/".join("d" * 31), "anna/film.mp4", "anna/film (2).mp4", None),
         ("/".join(["x" * 253] * 4), "anna/film.mp4", "anna/film (2).mp4", None),
     ],
 )
-def test_file_keeps_its_folder_where_that_is_possible(
-    folder: str, first: str, second: str, flat: str | None
-) -> None:
+def test_candidates_keep_folder_when_possible(folder: str, first: str, second: str, flat: str | None) -> None:
     key = Key.of("leaver", folder, "film.mp4")
     found = list(islice(candidates(Destination("receiver", "anna"), key), 20))
     assert {one.library for one in found} == {"receiver"}
@@ -53,7 +53,7 @@ def test_file_keeps_its_folder_where_that_is_possible(
 
 
 @pytest.mark.anyio
-async def test_destination_is_in_lists_whatever_the_address(tmp_path: Path) -> None:
+async def test_destination_is_never_an_ignored_name(tmp_path: Path) -> None:
     async with open_database(Settings(_env_file=None, files_dir=tmp_path), media_type=str) as stores:
         for email, folder in (("._a/b@nas", "_a-b@nas"), (".nfs@nas", "nfs@nas")):
             assert await free_destination(stores.storage, SHARED, email) == Destination(SHARED, folder)

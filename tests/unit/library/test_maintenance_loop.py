@@ -1,4 +1,4 @@
-"""The server looks after its files by itself: over a real storage, with short intervals."""
+"""Background maintenance over real storage, with short intervals."""
 
 import asyncio
 import hashlib
@@ -22,13 +22,13 @@ from app.storage.types import SHARED, Change, Key, Listing
 
 pytestmark = pytest.mark.anyio
 
-FAR_AWAY = 100_000
+NEVER_S = 100_000
 FILM = Key(SHARED, "films", "film.mp4")
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the files."""
+    """Return the folder of files."""
     monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0.1)
     return tmp_path
 
@@ -41,12 +41,12 @@ async def storage(root: Path, anyio_backend: str) -> AsyncIterator[Storage]:
 
 @asynccontextmanager
 async def running(storage: Storage, interval_s: float) -> AsyncIterator[Upkeep]:
-    """It runs, and is cancelled at the end."""
-    looking_after = Upkeep(storage, interval_s)
-    task = asyncio.create_task(looking_after.run())
+    """Run maintenance; cancel it at the end."""
+    upkeep_task = Upkeep(storage, interval_s)
+    task = asyncio.create_task(upkeep_task.run())
     try:
-        yield looking_after
-        assert not task.done(), "it goes on whatever happens"
+        yield upkeep_task
+        assert not task.done(), "maintenance must not end on its own"
     finally:
         await cancelled(task)
 
@@ -63,7 +63,7 @@ async def until(condition: Callable[[], object], within: float = 20) -> None:
             await asyncio.sleep(0.01)
 
 
-def drop(root: Path, data: bytes = b"film", key: Key = FILM) -> Path:
+def write_file(root: Path, data: bytes = b"film", key: Key = FILM) -> Path:
     path = root / key.path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -83,134 +83,134 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-async def test_what_is_there_at_the_start_is_found_and_hashed(
+async def test_upkeep_finds_and_hashes_existing_files_at_start(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "seekable")
-    drop(root)
+    write_file(root)
     await asyncio.sleep(0.15)
-    async with running(storage, FAR_AWAY):
+    async with running(storage, NEVER_S):
         await until(lambda: hashes(root) == [sha256(b"film")])
     assert [record.getMessage() for record in caplog.records] == ["Scanned the files: 1 created"]
 
 
-async def test_it_scans_again_and_again(
+async def test_upkeep_scans_at_each_interval(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "seekable")
     async with running(storage, 0.05):
         await asyncio.sleep(0.2)
-        assert caplog.records == [], "of a scan that finds nothing nobody need hear"
+        assert caplog.records == [], "a scan without findings must not log"
         for data in (b"first", b"second"):
-            drop(root, data, Key(SHARED, "", data.decode()))
+            write_file(root, data, Key(SHARED, "", data.decode()))
             await until(lambda data=data: sha256(data) in hashes(root))
 
 
-async def test_the_next_scan_waits_for_its_time(storage: Storage, root: Path) -> None:
-    async with running(storage, FAR_AWAY):
+async def test_upkeep_does_not_scan_before_interval_ends(storage: Storage, root: Path) -> None:
+    async with running(storage, NEVER_S):
         await asyncio.sleep(0.3)
-        drop(root)
+        write_file(root)
         await asyncio.sleep(0.5)
         assert hashes(root) == []
 
 
-async def test_it_rests_when_there_is_nothing_to_do(storage: Storage) -> None:
-    async with running(storage, FAR_AWAY):
+async def test_upkeep_uses_no_cpu_when_idle(storage: Storage) -> None:
+    async with running(storage, NEVER_S):
         await asyncio.sleep(0.2)
         began = time.process_time()
         await asyncio.sleep(0.5)
         assert time.process_time() - began < 0.1
 
 
-async def test_what_came_in_between_is_hashed_soon(root: Path) -> None:
-    """A list took it in, and the storage told of that, by any thread."""
+async def test_upkeep_hashes_new_rows_between_scans(root: Path) -> None:
+    """A list creates the row; the storage then notifies from any thread."""
     loop = asyncio.get_running_loop()
 
     def notice(changes: Sequence[Change]) -> None:
-        loop.call_soon_threadsafe(looking_after.hash_soon)
+        loop.call_soon_threadsafe(upkeep_task.hash_soon)
 
     settings = Settings(_env_file=None, files_dir=root)
     async with (
         open_database(settings, media_type=str, notice=notice) as stores,
-        running(stores.storage, FAR_AWAY) as looking_after,
+        running(stores.storage, NEVER_S) as upkeep_task,
     ):
         await asyncio.sleep(0.3)
         for number in (1, 2):
-            drop(root, b"x" * number, Key(SHARED, "", f"{number}"))
+            write_file(root, b"x" * number, Key(SHARED, "", f"{number}"))
             await asyncio.sleep(0.15)
             await stores.storage.page(Listing(SHARED), cursor=None, limit=9)
             await until(lambda: None not in hashes(root))
             assert len(hashes(root)) == number
 
 
-# What goes wrong
+# Failures
 
 
-async def test_a_scan_that_fails_is_logged_and_tried_again_soon(
+async def test_failed_scan_is_logged_and_retried(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maintenance_loop, "RETRY_AFTER_S", 0.05)
-    drop(root)
+    write_file(root)
     await asyncio.sleep(0.15)
     await storage.stat(FILM)
     elsewhere = root / ".seekable" / "elsewhere"
-    (root / ".seekable" / "id").rename(elsewhere)  # another disk, it seems
+    (root / ".seekable" / "id").rename(elsewhere)  # as if another disk were mounted
     (root / FILM.path).unlink()
-    async with running(storage, FAR_AWAY):
+    async with running(storage, NEVER_S):
         await until(lambda: len(caplog.records) >= 2)
         assert len(hashes(root)) == 1
         elsewhere.rename(root / ".seekable" / "id")
         await until(lambda: hashes(root) == [])
-    said = {record.getMessage() for record in caplog.records if record.levelno == logging.ERROR}
-    assert said == {
+    messages = {record.getMessage() for record in caplog.records if record.levelno == logging.ERROR}
+    assert messages == {
         "The files could not be scanned: The folder of files is not the one that the database speaks of."
     }
     assert all(record.exc_info is None for record in caplog.records)
 
 
-async def test_hashing_that_fails_is_logged_and_tried_again(
+async def test_failed_hashing_is_logged_and_retried(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    drop(root)
+    write_file(root)
     await asyncio.sleep(0.15)
     await storage.stat(FILM)
     sql(root, "CREATE TRIGGER trap BEFORE UPDATE ON media BEGIN SELECT RAISE (ABORT, 'no'); END")
-    async with running(storage, FAR_AWAY) as looking_after:
+    async with running(storage, NEVER_S) as upkeep_task:
         await until(lambda: caplog.records)
         (record,) = caplog.records
         assert record.getMessage().startswith("The files could not be hashed: The database refuses")
         assert record.exc_info is None
         sql(root, "DROP TRIGGER trap")
-        looking_after.hash_soon()
+        upkeep_task.hash_soon()
         await until(lambda: hashes(root) == [sha256(b"film")])
 
 
-async def test_what_nobody_thought_of_does_not_end_it(
+async def test_upkeep_continues_when_unexpected_error_occurs(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As a row in which somebody wrote."""
-    drop(root, b"old")
+    """For example, an edited row with an invalid time."""
+    write_file(root, b"old")
     await asyncio.sleep(0.15)
     await storage.stat(FILM)
-    drop(root)
+    write_file(root)
     sql(root, "UPDATE media SET updated_at = 'nonsense'")
     async with running(storage, 0.05):
         for what in ("scanned", "hashed"):
             await until(lambda what=what: caplog.text.count(f"could not be {what}") >= 2)
         sql(root, "UPDATE media SET updated_at = '2020-01-01 00:00:00.000000'")
         await until(lambda: hashes(root) == [sha256(b"film")])
-    assert any(record.exc_info for record in caplog.records), "a traceback helps to find out"
+    assert any(record.exc_info for record in caplog.records), "unexpected errors are logged with a traceback"
 
 
-# It ends
+# Cancellation
 
 
-async def test_it_ends_when_it_is_cancelled_while_it_hashes(storage: Storage, root: Path) -> None:
-    with drop(root).open("r+b") as file:
-        file.truncate(8 << 30)  # hours would not be enough on a slow disk; it takes no room
+async def test_upkeep_ends_when_cancelled_during_hashing(storage: Storage, root: Path) -> None:
+    with write_file(root).open("r+b") as file:
+        file.truncate(8 << 30)  # sparse: no disk space, but hours of reading on a slow disk
     await asyncio.sleep(0.15)
     await storage.stat(FILM)
-    task = asyncio.create_task(Upkeep(storage, FAR_AWAY).run())
+    task = asyncio.create_task(Upkeep(storage, NEVER_S).run())
     await until(lambda: FILM.filename in opened())
     began = time.monotonic()
     await cancelled(task)
@@ -220,7 +220,7 @@ async def test_it_ends_when_it_is_cancelled_while_it_hashes(storage: Storage, ro
 
 
 def opened() -> set[str]:
-    """Names of the files that this process has open."""
+    """Return the names of the files that this process has open."""
     found = set()
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):
@@ -228,11 +228,11 @@ def opened() -> set[str]:
     return found
 
 
-async def test_it_ends_when_it_is_cancelled_in_the_middle_of_a_step(storage: Storage, root: Path) -> None:
-    """Which is waited for, so that nothing is closed under it."""
+async def test_upkeep_ends_after_current_step_when_cancelled(storage: Storage, root: Path) -> None:
+    """Cancellation waits for the step, so that nothing is closed while it runs."""
     with closing(sqlite3.connect(root / ".seekable" / "seekable.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        task = asyncio.create_task(Upkeep(storage, FAR_AWAY).run())
+        task = asyncio.create_task(Upkeep(storage, NEVER_S).run())
         await asyncio.sleep(0.2)
         task.cancel()
         await asyncio.sleep(0.1)
@@ -243,10 +243,10 @@ async def test_it_ends_when_it_is_cancelled_in_the_middle_of_a_step(storage: Sto
     assert await storage.usage()
 
 
-# Its pace
+# Pace
 
 
-async def test_each_step_is_followed_by_a_rest_of_its_own_length() -> None:
+async def test_unhurried_rests_as_long_as_each_step() -> None:
     async def steps() -> AsyncGenerator[int, None]:
         for number in range(5):
             await asyncio.sleep(0.04)
@@ -256,10 +256,10 @@ async def test_each_step_is_followed_by_a_rest_of_its_own_length() -> None:
     assert [step async for step in maintenance_loop._unhurried(steps())] == [0, 1, 2, 3, 4]
     took = time.monotonic() - began
     assert took >= 10 * 0.04 - 0.01
-    assert took < 1.8, "and not of all the steps before"
+    assert took < 1.8, "a rest must not include earlier steps"
 
 
-async def test_a_rest_is_never_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unhurried_rest_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maintenance_loop, "LONGEST_REST_S", 0.01)
 
     async def steps() -> AsyncGenerator[None, None]:

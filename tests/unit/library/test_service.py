@@ -1,4 +1,4 @@
-"""Every change is told once it has happened, and none that has not."""
+"""Each change of the library publishes one event after it happened; a failed change publishes none."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,23 +20,23 @@ from tests.support import NewLibrary, each_backend
 
 A, B, C = (Key(SHARED, "films", name) for name in ("a.mkv", "b.mkv", "c.mkv"))
 
-Scene = Callable[[Library, Storage, list[Event]], Awaitable[None]]
+Scenario = Callable[[Library, Storage, list[Event]], Awaitable[None]]
 
 
 @pytest.fixture
-def play(tmp_path: Path, new_library: NewLibrary) -> Callable[[Scene], None]:
-    """Play a scene with a library over a real storage, and all that it published."""
+def run_scenario(tmp_path: Path, new_library: NewLibrary) -> Callable[[Scenario], None]:
+    """Return a function that runs a scenario with a library over real storage and the list of its events."""
 
-    def play(scene: Scene) -> None:
-        async def stage() -> None:
+    def run_scenario(scenario: Scenario) -> None:
+        async def run() -> None:
             settings = Settings(files_dir=tmp_path, **new_library())
             async with open_database(settings, media_type=lambda name: media_type(None, name)) as stores:
-                told: list[Event] = []
-                await scene(Library(stores.storage, told.append), stores.storage, told)
+                events: list[Event] = []
+                await scenario(Library(stores.storage, events.append), stores.storage, events)
 
-        asyncio.run(stage())
+        asyncio.run(run())
 
-    return play
+    return run_scenario
 
 
 async def add(library: Library, storage: Storage, key: Key, data: bytes = b"x") -> FileInfo:
@@ -45,13 +45,13 @@ async def add(library: Library, storage: Storage, key: Key, data: bytes = b"x") 
         return await library.add(key, staged, content_type=None)
 
 
-def about(what: str, file: FileInfo, **more: str) -> Event:
+def event_for(what: str, file: FileInfo, **more: str) -> Event:
     return Event(what, SHARED, {"id": file.id, "path": file.key.path, "etag": file.etag, **more})
 
 
 @each_backend
-def test_each_change_is_told(play: Callable[[Scene], None]) -> None:
-    async def scene(library: Library, storage: Storage, told: list[Event]) -> None:
+def test_each_change_publishes_one_event(run_scenario: Callable[[Scenario], None]) -> None:
+    async def scenario(library: Library, storage: Storage, events: list[Event]) -> None:
         added = await add(library, storage, A)
         assert added.content_type == "video/x-matroska"
         async with storage.stage() as staged:
@@ -63,14 +63,14 @@ def test_each_change_is_told(play: Callable[[Scene], None]) -> None:
         await library.remove(moved, expect=moved.etag)
         with pytest.raises(NotFound):
             await storage.stat(B)
-        assert told == [
-            about("file.created", added),
-            about("file.replaced", replaced.info),
-            about("file.moved", moved, previous_path="films/a.mkv"),
-            about("file.deleted", moved),
+        assert events == [
+            event_for("file.created", added),
+            event_for("file.replaced", replaced.info),
+            event_for("file.moved", moved, previous_path="films/a.mkv"),
+            event_for("file.deleted", moved),
         ]
 
-    play(scene)
+    run_scenario(scenario)
 
 
 IGNORED = Ignored(["*.part"])
@@ -78,7 +78,7 @@ PART = Key(SHARED, "films", "a.mkv.part")
 
 
 @pytest.mark.parametrize(
-    ("kind", "key", "previous", "told"),
+    ("kind", "key", "previous", "events"),
     [
         (Kind.CREATED, A, None, "file.created"),
         (Kind.CREATED, PART, None, None),
@@ -90,19 +90,19 @@ PART = Key(SHARED, "films", "a.mkv.part")
         (Kind.MOVED, PART, Key(SHARED, "", "b.part"), None),
     ],
 )
-def test_events_are_those_of_the_lists(kind: Kind, key: Key, previous: Key | None, told: str | None) -> None:
+def test_event_of_hides_ignored_files(kind: Kind, key: Key, previous: Key | None, events: str | None) -> None:
     now = datetime.now(UTC)
     info = FileInfo("id", key, 1, "video/mp4", "etag", None, now, now)
     event = event_of(Change(kind, info, previous), IGNORED)
-    assert (event.type if event else None) == told
+    assert (event.type if event else None) == events
     if event:
-        assert ".part" not in repr(event), "what no list shows is in no event"
+        assert ".part" not in repr(event), "events must not name ignored files"
 
 
-def test_what_failed_is_not_told(play: Callable[[Scene], None]) -> None:
-    async def scene(library: Library, storage: Storage, told: list[Event]) -> None:
+def test_failed_change_publishes_no_event(run_scenario: Callable[[Scenario], None]) -> None:
+    async def scenario(library: Library, storage: Storage, events: list[Event]) -> None:
         a, _ = await add(library, storage, A), await add(library, storage, B)
-        told.clear()
+        events.clear()
         failures: list[tuple[type[StorageError], Awaitable[object]]] = [
             (AlreadyExists, add(library, storage, A)),
             (AlreadyExists, library.rename(A, B, expect=Expect.ANY)),
@@ -113,6 +113,6 @@ def test_what_failed_is_not_told(play: Callable[[Scene], None]) -> None:
         for kind, failure in failures:
             with pytest.raises(kind):
                 await failure
-        assert told == []
+        assert events == []
 
-    play(scene)
+    run_scenario(scenario)

@@ -1,4 +1,4 @@
-"""Which bytes are read in one go."""
+"""Byte ranges that one read covers."""
 
 import pytest
 
@@ -19,18 +19,20 @@ from app.storage.batches import batches, end_of, units_in
         (25, 100, 3, [(25, 50), (50, 80), (80, 100)]),
     ],
 )
-def test_batches_of_units_of_ten(start: int, stop: int, most: int, expected: list[tuple[int, int]]) -> None:
+def test_batches_end_on_unit_boundaries(
+    start: int, stop: int, most: int, expected: list[tuple[int, int]]
+) -> None:
     assert list(batches(start, stop, unit=10, most=most)) == expected
 
 
 @pytest.mark.parametrize(
     ("start", "stop", "units"), [(0, 1, 1), (0, 10, 1), (0, 11, 2), (9, 10, 1), (9, 11, 2), (9, 31, 4)]
 )
-def test_a_batch_ends_where_the_units_end_that_it_touches(start: int, stop: int, units: int) -> None:
+def test_end_of_batch_is_end_of_its_last_unit(start: int, stop: int, units: int) -> None:
     assert units_in(start, stop, 10) == units
     assert end_of(start, stop, 10, units) == stop
     assert units == 1 or end_of(start, stop, 10, units - 1) == (start // 10 + units - 1) * 10
 
 
-def test_a_file_of_any_length_is_begun_at_once() -> None:
+def test_batches_yield_first_batch_at_once_for_any_length() -> None:
     assert next(batches(0, 1 << 62, unit=255 << 10, most=4)) == (0, 4 * (255 << 10))

@@ -1,4 +1,4 @@
-"""What many readers hold in memory together."""
+"""The memory that many readers share."""
 
 import pytest
 
@@ -13,7 +13,7 @@ class Clock:
 
 
 class Reading:
-    """One that holds so much, and gives all of it back when it is told to."""
+    """A reader that holds `held` bytes and gives them all back on request."""
 
     def __init__(self, budget: Budget, held: int) -> None:
         self.budget = budget
@@ -35,7 +35,7 @@ def budget(clock: Clock) -> Budget:
     return Budget(100, clock)
 
 
-def test_no_more_is_held_than_there_is(budget: Budget) -> None:
+def test_budget_refuses_more_than_its_size(budget: Budget) -> None:
     assert budget.take(60)
     assert not budget.take(41)
     assert budget.take(40)
@@ -43,7 +43,7 @@ def test_no_more_is_held_than_there_is(budget: Budget) -> None:
     assert budget.take(60)
 
 
-def test_whoever_waits_longest_for_a_client_lets_go_first(budget: Budget, clock: Clock) -> None:
+def test_reader_that_waits_longest_for_client_lets_go_first(budget: Budget, clock: Clock) -> None:
     first, second = Reading(budget, 40), Reading(budget, 40)
     budget.waits(first)
     budget.waits(second)
@@ -55,28 +55,28 @@ def test_whoever_waits_longest_for_a_client_lets_go_first(budget: Budget, clock:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_nobody_lets_go_while_a_client_takes_quickly(budget: Budget, clock: Clock, waits: bool) -> None:
+def test_no_reader_lets_go_when_client_reads_quickly(budget: Budget, clock: Clock, waits: bool) -> None:
     reading = Reading(budget, 80)
     budget.waits(reading)
     clock.now += IDLE_S
     budget.goes_on(reading)
-    if waits:  # again, and not for long
+    if waits:  # again, but only briefly
         budget.waits(reading)
     clock.now += IDLE_S / 2
     assert not budget.take(30)
     assert reading.held == 80
 
 
-def test_the_least_is_had_at_once_by_everybody(budget: Budget) -> None:
+def test_minimum_is_granted_when_budget_is_exhausted(budget: Budget) -> None:
     waiting, working = Reading(budget, 50), Reading(budget, 50)
     budget.waits(waiting)
     budget.take_least(30)
     assert (waiting.held, working.held) == (0, 50)
-    budget.take_least(30)  # nobody is left who could let go
+    budget.take_least(30)  # no waiting reader is left to give memory back
     assert budget.held == 110
 
 
-def test_half_of_it_is_lent_at_most(budget: Budget) -> None:
+def test_budget_lends_at_most_half(budget: Budget) -> None:
     assert budget.take(100)
     assert budget.lend(30)
     assert not budget.lend(21)

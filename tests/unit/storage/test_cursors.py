@@ -1,4 +1,4 @@
-"""Cursors: what was encoded is decoded, and all else is refused."""
+"""Cursors decode to the position that was encoded; any other text is refused."""
 
 import base64
 from dataclasses import replace
@@ -28,14 +28,14 @@ POSITIONS = [
 ]
 
 
-def of(text: str | bytes) -> str:
+def encoded(text: str | bytes) -> str:
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize(("sort", "position"), POSITIONS)
-def test_what_was_encoded_is_decoded(sort: Sort, position: Position, descending: bool) -> None:
+def test_decode_returns_encoded_position(sort: Sort, position: Position, descending: bool) -> None:
     listing = replace(ALL, sort=sort, descending=descending)
     cursor = cursors.encode(listing, position)
     assert len(cursor) < 1500, "it fits into a URL"
@@ -50,7 +50,7 @@ def test_what_was_encoded_is_decoded(sort: Sort, position: Position, descending:
         (Sort.NAME, "name"),
         (Sort.NAME, "name::"),
         (Sort.NAME, "name::/"),
-        (Sort.NAME, "name::film"),  # without the slash that every one has
+        (Sort.NAME, "name::film"),  # without the slash that every cursor has
         (Sort.NAME, "name::a//b"),
         (Sort.NAME, "name::/../x"),
         (Sort.NAME, "name::/.seekable/x"),
@@ -81,36 +81,36 @@ def test_what_was_encoded_is_decoded(sort: Sort, position: Position, descending:
         (Sort.CREATED_AT, "updated_at:1:/film"),
     ],
 )
-def test_what_nobody_encoded_is_refused(sort: Sort, text: str | bytes) -> None:
+def test_decode_refuses_text_that_encode_never_returns(sort: Sort, text: str | bytes) -> None:
     with pytest.raises(InvalidCursor):
-        cursors.decode(replace(ALL, sort=sort), of(text))
+        cursors.decode(replace(ALL, sort=sort), encoded(text))
 
 
 @pytest.mark.parametrize("cursor", ["", "=", "a", "é", "%", " ", "\ud800", "\0", "A" * 5000, "name::/film"])
-def test_what_is_not_even_base64_is_refused(cursor: str) -> None:
+def test_decode_refuses_text_that_is_not_base64(cursor: str) -> None:
     for sort in Sort:
         with pytest.raises(InvalidCursor):
             cursors.decode(replace(ALL, sort=sort), cursor)
 
 
-def test_a_cursor_has_one_spelling() -> None:
-    cursor = of("name::/ab")  # 9 bytes
+def test_decode_accepts_only_canonical_base64() -> None:
+    cursor = encoded("name::/ab")  # 9 bytes
     assert cursors.decode(ALL, cursor)
-    longer = of("name::/abc")
+    longer = encoded("name::/abc")
     for other in (
         f"{cursor}=",
         f"{cursor}\n",
         f" {cursor}",
         longer + "==",
         longer[:-1] + "x",
-        of("é") + "==",
+        encoded("é") + "==",
     ):
         with pytest.raises(InvalidCursor):
             cursors.decode(ALL, other)
 
 
 @pytest.mark.parametrize(
-    ("listing", "folder", "taken"),
+    ("listing", "folder", "is_accepted"),
     [
         (Listing(SHARED, "a"), "a", True),
         (Listing(SHARED, "a"), "", False),
@@ -124,9 +124,9 @@ def test_a_cursor_has_one_spelling() -> None:
         (Listing(SHARED, "", recursive=True), "a/b", True),
     ],
 )
-def test_a_cursor_is_of_a_place_in_the_list(listing: Listing, folder: str, taken: bool) -> None:
+def test_decode_refuses_position_outside_listing(listing: Listing, folder: str, is_accepted: bool) -> None:
     cursor = cursors.encode(listing, Position(None, folder, "film"))
-    if taken:
+    if is_accepted:
         assert cursors.decode(listing, cursor).folder == folder
     else:
         with pytest.raises(InvalidCursor):
@@ -135,7 +135,7 @@ def test_a_cursor_is_of_a_place_in_the_list(listing: Listing, folder: str, taken
 
 @settings(deadline=None)
 @given(st.sampled_from(POSITIONS), st.data())
-def test_a_cursor_that_was_tampered_with_is_another_or_none(
+def test_decode_refuses_tampered_cursor_unless_canonical(
     case: tuple[Sort, Position], data: st.DataObject
 ) -> None:
     listing = replace(ALL, sort=case[0])

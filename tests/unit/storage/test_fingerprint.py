@@ -1,4 +1,4 @@
-"""Fingerprints of bytes: their SHA-256, and whether they are text in UTF-8, however they are cut."""
+"""Fingerprints of bytes: SHA-256 and whether they are UTF-8 text, independent of how the bytes are split."""
 
 import hashlib
 import time
@@ -41,7 +41,7 @@ def fingerprint(*pieces: bytes) -> Fingerprint:
 
 
 @pytest.mark.parametrize("data", TEXTS.values(), ids=TEXTS)
-def test_a_text_is_recognised_wherever_it_is_cut(data: bytes) -> None:
+def test_fingerprint_recognizes_text_at_any_split(data: bytes) -> None:
     assert fingerprint(data).is_utf8
     for cut in range(1, min(len(data), 40)):
         found = fingerprint(data[:cut], data[cut:])
@@ -50,7 +50,7 @@ def test_a_text_is_recognised_wherever_it_is_cut(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", NO_TEXTS.values(), ids=NO_TEXTS)
-def test_other_bytes_are_no_text_wherever_they_are_cut(data: bytes) -> None:
+def test_fingerprint_rejects_other_bytes_at_any_split(data: bytes) -> None:
     assert not fingerprint(data).is_utf8
     assert not fingerprint(data, b"more").is_utf8
     for cut in range(1, min(len(data), 40)):
@@ -58,7 +58,7 @@ def test_other_bytes_are_no_text_wherever_they_are_cut(data: bytes) -> None:
 
 
 @given(st.lists(st.one_of(st.binary(max_size=6), st.text(max_size=3).map(str.encode)), max_size=6))
-def test_pieces_are_judged_as_their_whole(pieces: list[bytes]) -> None:
+def test_fingerprint_of_pieces_equals_fingerprint_of_whole(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)
     try:
         is_text = b"\0" not in whole and bool(whole.decode() or True)
@@ -67,8 +67,8 @@ def test_pieces_are_judged_as_their_whole(pieces: list[bytes]) -> None:
     assert fingerprint(*pieces).is_utf8 is is_text
 
 
-def test_bytes_of_a_film_cost_no_more_than_their_hash() -> None:
-    """Once a byte was no text, no other is looked at."""
+def test_fingerprint_costs_little_more_than_hash_when_not_text() -> None:
+    """After the first byte that is not text, the check stops."""
     found, plain, data = fingerprint(b"\xff"), hashlib.sha256(), b"x" * (1 << 20)
     costs = []
     for update in (plain.update, found.update):

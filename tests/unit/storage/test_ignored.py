@@ -1,4 +1,4 @@
-"""Which names lists leave out."""
+"""File names that lists leave out."""
 
 import pytest
 
@@ -70,7 +70,7 @@ def test_default_patterns_match_no_film(path: str) -> None:
     assert not Ignored(IGNORE).file(key(path))
 
 
-def test_folder_is_ignored_when_all_in_it_is() -> None:
+def test_folder_is_ignored_when_pattern_covers_its_contents() -> None:
     ignored = Ignored(IGNORE)
     assert all(map(ignored.folder, ("@eaDir", "films/@eaDir", "@eaDir/film.mp4", "#recycle")))
     assert not any(map(ignored.folder, ("", "films", "films/eaDir")))
@@ -88,7 +88,7 @@ def test_folder_is_ignored_when_all_in_it_is() -> None:
         ("", [], [".DS_Store", "a.part"]),
     ],
 )
-def test_patterns_are_those_of_gitignore(
+def test_patterns_follow_gitignore_rules(
     monkeypatch: pytest.MonkeyPatch, value: str, ignored: list[str], shown: list[str]
 ) -> None:
     monkeypatch.setenv("SEEKABLE_IGNORE", value)
@@ -96,7 +96,7 @@ def test_patterns_are_those_of_gitignore(
     assert [path for path in (*ignored, *shown) if found.file(key(path))] == ignored
 
 
-def test_pattern_that_is_none_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_pattern_is_refused_with_setting_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEEKABLE_IGNORE", "*.tmp,!")
     with pytest.raises(ConfigurationError, match="SEEKABLE_IGNORE"):
         read()

@@ -1,4 +1,4 @@
-"""Bytes on their way to a writer: whole, in order and hashed, however they come, and few at a time."""
+"""Staged bytes: written in order, complete and hashed for any sizes of pieces, with bounded memory."""
 
 import asyncio
 import hashlib
@@ -53,7 +53,7 @@ def writer(tmp_path: Path) -> Iterator[StagedFile]:
     ],
     ids=lambda sizes: "+".join(map(str, sizes[:5])) or "nothing",
 )
-async def test_pieces_of_any_size_are_written_in_order_and_hashed(
+async def test_write_keeps_order_and_hash_for_pieces_of_any_size(
     sizes: list[int], pool: Pool, writer: StagedFile, tmp_path: Path
 ) -> None:
     data = os.urandom(sum(sizes))
@@ -68,7 +68,7 @@ async def test_pieces_of_any_size_are_written_in_order_and_hashed(
 
 
 class SlowDisk:
-    """A writer that writes nothing before it is let."""
+    """A writer that blocks until `goes_on` is set."""
 
     def __init__(self) -> None:
         self.goes_on = threading.Event()
@@ -82,27 +82,27 @@ class SlowDisk:
 
 
 @pytest.mark.parametrize("size", [1, 1448, 65_536, 256_000, WRITE_BATCH])
-async def test_no_more_is_taken_than_one_batch_beside_those_that_are_under_way(size: int, pool: Pool) -> None:
+async def test_write_blocks_when_one_batch_waits_behind_those_in_progress(size: int, pool: Pool) -> None:
     disk = SlowDisk()
     staged = ThreadedStaged(disk, pool)
     data = os.urandom(size)
-    taken = 0
+    accepted = 0
 
     async def send() -> None:
-        nonlocal taken
-        while taken < (AHEAD + 3) * WRITE_BATCH:
+        nonlocal accepted
+        while accepted < (AHEAD + 3) * WRITE_BATCH:
             await staged.write(data)
-            taken += size
+            accepted += size
 
     sending = asyncio.create_task(send())
     await asyncio.wait([sending], timeout=0.2)
     assert not sending.done()
-    assert taken < (AHEAD + 1) * min(WRITE_BATCH + size, MAX_PIECES * size)
-    before = taken
+    assert accepted < (AHEAD + 1) * min(WRITE_BATCH + size, MAX_PIECES * size)
+    before = accepted
     disk.goes_on.set()
-    while taken == before:
+    while accepted == before:
         await asyncio.sleep(0.01)
-    if size > 1:  # or it would take a while
+    if size > 1:  # one byte at a time would take too long
         await sending
     sending.cancel()
     await asyncio.wait([sending])
@@ -110,8 +110,8 @@ async def test_no_more_is_taken_than_one_batch_beside_those_that_are_under_way(s
     assert bytes(disk.written) == data * (len(disk.written) // size)
 
 
-async def test_who_is_cancelled_still_waits_for_all_that_is_under_way(pool: Pool) -> None:
-    """Else the file would be removed under a thread that writes it."""
+async def test_settle_waits_for_writes_in_progress_when_cancelled(pool: Pool) -> None:
+    """Otherwise the file would be removed while a thread writes to it."""
     disk = SlowDisk()
     staged = ThreadedStaged(disk, pool)
     for _ in range(AHEAD):

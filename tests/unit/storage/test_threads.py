@@ -1,4 +1,4 @@
-"""Steps that threads take one after the other."""
+"""Series of steps that the threads of a pool run one after the other."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from app.storage.workers import Pool, settled
 pytestmark = pytest.mark.anyio
 
 
-async def test_steps_are_taken_in_order_by_whatever_thread() -> None:
+async def test_series_runs_steps_in_order() -> None:
     pool = Pool(4, "test")
     series, done = pool.series(), []
     await asyncio.gather(*(series.start(done.append, number) for number in range(200)))
@@ -18,7 +18,7 @@ async def test_steps_are_taken_in_order_by_whatever_thread() -> None:
     pool.close()
 
 
-async def test_what_comes_after_a_step_that_failed_is_not_done() -> None:
+async def test_series_fails_later_steps_when_one_fails() -> None:
     pool = Pool(2, "test")
     series, begin, done = pool.series(), threading.Event(), []
 
@@ -38,7 +38,7 @@ async def test_what_comes_after_a_step_that_failed_is_not_done() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-async def test_nobody_waits_for_a_pool_that_is_closed(threads: int) -> None:
+async def test_closed_pool_cancels_waiting_steps(threads: int) -> None:
     pool = Pool(threads, "test")
     series, other = pool.series(), pool.series()
     begun, end = threading.Event(), threading.Event()

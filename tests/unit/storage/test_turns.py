@@ -1,4 +1,4 @@
-"""Turns of processes that always want one."""
+"""Fairness between processes that compete for a lease."""
 
 import asyncio
 import os
@@ -10,20 +10,20 @@ from app.database.filesystem.flock_leases import LockedFiles
 from app.storage.leases import Leases
 
 
-def test_who_has_many_that_wait_lets_another_process_pass(tmp_path: Path) -> None:
-    """Its own hear at once that a turn is over, and the other looks ten times a second."""
+def test_lease_reaches_other_process_when_holder_has_many_waiters(tmp_path: Path) -> None:
+    """Waiters in the holder's process are notified at once; another process polls ten times a second."""
 
     async def wait() -> float:
         locks = [LockedFiles(lambda: os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)) for _ in range(2)]
         busy, other = map(Leases, locks)
-        ours = asyncio.Lock()
+        queue = asyncio.Lock()
 
-        async def again_and_again() -> None:
+        async def repeat() -> None:
             while True:
-                async with ours, busy.turn("library"):
+                async with queue, busy.turn("library"):
                     await asyncio.sleep(0.2)
 
-        tasks = [asyncio.create_task(again_and_again()) for _ in range(4)]
+        tasks = [asyncio.create_task(repeat()) for _ in range(4)]
         await asyncio.sleep(0.3)
         began = time.monotonic()
         async with other.turn("library"):

@@ -1,4 +1,4 @@
-"""Opening without waiting: what is opened, what is refused, and what it is left to others to open."""
+"""Opening files from the kernel's cache: opened, refused, or left to a path that may block."""
 
 import os
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def opener(root: Path) -> Iterator[CachedOpener]:
     descriptor = os.open(root, os.O_RDONLY)
     opener = CachedOpener(descriptor)
     if not opens(opener, "films/film.mp4"):
-        lacks("this system opens nothing without waiting")
+        lacks("this system cannot open files from the cache alone")
     yield opener
     os.close(descriptor)
 
@@ -36,7 +36,7 @@ def opens(opener: CachedOpener, path: str) -> bool:
     return descriptor is not None
 
 
-def test_a_file_is_opened_for_reading_and_not_inherited(opener: CachedOpener) -> None:
+def test_open_returns_read_only_descriptor_not_inherited(opener: CachedOpener) -> None:
     descriptor = opener.open("films/film.mp4")
     assert descriptor is not None
     assert os.read(descriptor, 10) == b"film"
@@ -60,30 +60,28 @@ def test_a_file_is_opened_for_reading_and_not_inherited(opener: CachedOpener) ->
         "/".join(["x" * 200] * 30),
     ],
 )
-def test_nothing_that_is_not_there_or_leads_elsewhere_is_opened(
-    opener: CachedOpener, root: Path, path: str
-) -> None:
+def test_open_refuses_missing_files_and_links(opener: CachedOpener, root: Path, path: str) -> None:
     (root / "link").symlink_to("films/film.mp4")
     (root / "leads").symlink_to("films")
     assert not opens(opener, path)
 
 
-def test_an_absolute_path_is_not_opened(opener: CachedOpener, root: Path) -> None:
+def test_open_refuses_absolute_path(opener: CachedOpener, root: Path) -> None:
     assert not opens(opener, str(root / "films" / "film.mp4"))
 
 
-def test_a_pipe_keeps_nobody_waiting(opener: CachedOpener, root: Path) -> None:
+def test_open_does_not_block_on_pipe(opener: CachedOpener, root: Path) -> None:
     os.mkfifo(root / "pipe")
     opens(opener, "pipe")
 
 
-def test_what_is_mounted_inside_is_left_to_others(opener: CachedOpener, root: Path) -> None:
+def test_open_refuses_nested_mount(opener: CachedOpener, root: Path) -> None:
     with mounted(root / "other", "-t", "tmpfs", "none") as folder:
         (folder / "film.mp4").write_bytes(b"film")
         assert not opens(opener, "other/film.mp4")
 
 
-def test_on_a_file_system_that_nobody_knows_nothing_is_opened(tmp_path: Path) -> None:
+def test_open_refuses_unknown_file_system(tmp_path: Path) -> None:
     with mounted(tmp_path / "other", "-t", "ramfs", "none") as folder:
         (folder / "film.mp4").write_bytes(b"film")
         descriptor = os.open(folder, os.O_RDONLY)
@@ -92,7 +90,7 @@ def test_on_a_file_system_that_nobody_knows_nothing_is_opened(tmp_path: Path) ->
         assert not found
 
 
-def test_a_kernel_that_cannot_say_opens_nothing(
+def test_open_refuses_when_kernel_lacks_openat2(
     opener: CachedOpener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(posix, "_OPENAT2", 100_000)

@@ -1,4 +1,4 @@
-"""The priority of reads that hash files."""
+"""The I/O priority of reads that hash files."""
 
 import ctypes
 import platform
@@ -13,14 +13,14 @@ IDLE = 3
 
 
 def io_class() -> int:
-    """Return the scheduling class of this thread's reads (ioprio_get(2))."""
+    """Return the I/O scheduling class of this thread (ioprio_get(2))."""
     if GET is None:
         lacks("this architecture has no known number for ioprio_get")
     priority: int = ctypes.CDLL(None).syscall(GET, 1, 0)
     return priority >> 13
 
 
-def test_reads_are_idle_inside_only() -> None:
+def test_idle_io_sets_idle_class_only_inside_context() -> None:
     before = io_class()
     with pytest.raises(ZeroDivisionError), idle_io():
         assert io_class() == IDLE

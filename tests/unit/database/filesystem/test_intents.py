@@ -1,4 +1,4 @@
-"""The intent of a move by link, and the rename that needs none."""
+"""The intent record of a move by link, and the atomic rename that needs none."""
 
 import errno
 import os
@@ -23,13 +23,13 @@ SOURCE, TARGET = ("a", "old.mp4"), ("b", "new.mp4")
         (7, None, False),  # killed before the link
         (7, 7, True),  # between the two steps
         (None, 7, False),  # after both
-        (None, None, False),  # deleted since
+        (None, None, False),  # deleted since then
         (7, 8, False),  # another program took the name
         (8, 7, False),
         (8, 8, False),  # both are links to a later file
     ],
 )
-def test_intent_is_halfway_only_when_the_file_has_both_names(
+def test_intent_is_halfway_only_when_file_has_both_names(
     source: int | None, target: int | None, is_halfway: bool
 ) -> None:
     assert Intent(SOURCE, TARGET, inode=7).is_halfway(source, target) is is_halfway
@@ -39,14 +39,14 @@ def test_intent_is_halfway_only_when_the_file_has_both_names(
     ("source", "target", "is_away"),
     [
         (7, None, False),  # killed before the first rename
-        (None, 7, True),  # between the two
-        (7, 7, False),  # the other spelling is linked: the source is found by it
-        (None, None, False),  # deleted since
+        (None, 7, True),  # between the two renames
+        (7, 7, False),  # the other spelling is linked: a lookup of the source finds it
+        (None, None, False),  # deleted since then
         (8, 7, False),  # another program took the name
         (None, 8, False),
     ],
 )
-def test_intent_is_away_only_when_the_file_has_the_name_of_the_detour_alone(
+def test_intent_is_away_only_when_file_has_only_detour_name(
     source: int | None, target: int | None, is_away: bool
 ) -> None:
     assert Intent(SOURCE, TARGET, inode=7, is_detour=True).is_away(source, target) is is_away
@@ -74,7 +74,7 @@ def test_intent_is_read_as_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b'{"source": ["a"', b"[]", b"\xff", b'{"source": 1, "target": 2}'])
-def test_intent_that_is_torn_counts_as_none(tmp_path: Path, data: bytes) -> None:
+def test_torn_intent_reads_as_none(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "moving").write_bytes(data)
     with folder(tmp_path) as descriptor:
         assert Intents(descriptor).read() is None
@@ -82,7 +82,8 @@ def test_intent_that_is_torn_counts_as_none(tmp_path: Path, data: bytes) -> None
 
 @pytest.fixture(params=["rename", "link"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with one file, where moves take one step, or two because the system lacks the rename."""
+    """Create a folder with one file, where a move is one rename, or a link and an unlink without
+    renameat2."""
     if request.param == "link":
         monkeypatch.setattr(posix, "_libc", lambda: None)
     elif posix._libc() is None:
@@ -97,7 +98,7 @@ def names(root: Path) -> list[str]:
 
 
 @pytest.mark.usefixtures("disk")
-def test_move_gives_the_file_its_other_name(tmp_path: Path) -> None:
+def test_move_renames_file(tmp_path: Path) -> None:
     with closing(Disk(tmp_path)) as disk:
         with disk.moved(SOURCE, TARGET):
             assert names(tmp_path) == ["b/new.mp4"]
@@ -106,7 +107,7 @@ def test_move_gives_the_file_its_other_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("disk")
-def test_move_is_undone_when_the_body_fails(tmp_path: Path) -> None:
+def test_move_is_undone_when_body_fails(tmp_path: Path) -> None:
     with closing(Disk(tmp_path)) as disk:
         with pytest.raises(ZeroDivisionError), disk.moved(SOURCE, TARGET):
             raise ZeroDivisionError
@@ -115,7 +116,7 @@ def test_move_is_undone_when_the_body_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("disk")
-def test_move_is_undone_when_the_old_folder_cannot_be_synced(
+def test_move_is_undone_when_old_folder_cannot_be_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync, failed = os.fsync, []
@@ -135,7 +136,7 @@ def test_move_is_undone_when_the_old_folder_cannot_be_synced(
 
 
 @pytest.mark.usefixtures("disk")
-def test_move_loses_no_bytes_when_the_source_is_taken_before_it_is_undone(tmp_path: Path) -> None:
+def test_move_loses_no_bytes_when_source_is_taken_before_undo(tmp_path: Path) -> None:
     with closing(Disk(tmp_path)) as disk, pytest.raises(ZeroDivisionError), disk.moved(SOURCE, TARGET):
         (tmp_path / "a" / "old.mp4").write_bytes(b"of another program")
         raise ZeroDivisionError
@@ -144,7 +145,7 @@ def test_move_loses_no_bytes_when_the_source_is_taken_before_it_is_undone(tmp_pa
 
 
 @pytest.mark.usefixtures("disk")
-def test_move_takes_no_name_from_another_file(tmp_path: Path) -> None:
+def test_move_raises_already_exists_when_target_exists(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "new.mp4").write_bytes(b"other")
     with closing(Disk(tmp_path)) as disk:
@@ -155,7 +156,7 @@ def test_move_takes_no_name_from_another_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("disk")
-def test_move_replaces_an_empty_folder(tmp_path: Path) -> None:
+def test_move_replaces_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "b" / "new.mp4").mkdir(parents=True)
     with closing(Disk(tmp_path)) as disk, disk.moved(SOURCE, TARGET):
         pass

@@ -1,4 +1,4 @@
-"""Refused names: the message shows the offending part, and what to do about it."""
+"""Refused names: the message quotes the invalid part and gives a remedy."""
 
 import pytest
 
@@ -29,20 +29,20 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("path", "message"), REFUSED.items(), ids=lambda value: ascii(value)[:40])
-def test_message_names_the_offending_part(path: str, message: str) -> None:
+def test_message_quotes_invalid_part(path: str, message: str) -> None:
     with pytest.raises(InvalidName) as refused:
         Key.at(SHARED, path)
     assert str(refused.value) == message
     assert str(refused.value).isprintable()
 
 
-def test_message_names_a_filename_with_a_slash() -> None:
+def test_message_quotes_filename_with_slash() -> None:
     with pytest.raises(
         InvalidName, match=r"^A name must hold no slash, and “a/b” has one\. Name the folder apart\.$"
     ):
         Key.of(SHARED, "films", "a/b")
 
 
-def test_message_names_a_folder() -> None:
+def test_message_quotes_folder() -> None:
     with pytest.raises(InvalidName, match=r"“\.\.” is no name"):
         clean_folder("films/..")

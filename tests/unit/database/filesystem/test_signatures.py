@@ -1,4 +1,4 @@
-"""For how long a file's times cannot tell a further change of it."""
+"""How long after a change a file's times may not show a further change."""
 
 import pytest
 
@@ -14,7 +14,7 @@ SECOND = 1_000_000_000
         (5 * SECOND + 1, TICK_S / 2, TICK_S / 2),
         (5 * SECOND + 1, TICK_S, 0),
         (5 * SECOND + 1, 60, 0),
-        (5 * SECOND, 0, COARSE_TICK_S),  # a file system of whole seconds
+        (5 * SECOND, 0, COARSE_TICK_S),  # a file system that stores whole seconds
         (5 * SECOND, 1.5, COARSE_TICK_S - 1.5),
         (5 * SECOND, COARSE_TICK_S, 0),
         (5 * SECOND, -1, 0),  # the clock was set back

@@ -1,4 +1,4 @@
-"""Names that a file system takes for one another."""
+"""Names that a file system treats as equal."""
 
 import os
 import unicodedata
@@ -22,10 +22,10 @@ NFD = unicodedata.normalize("NFD", NFC)
         (".SEEKABLE", True),
         (".Seekable", True),
         (".\u017feekable", True),  # the long s
-        ("\uff0e\uff53eekable", True),  # as wide as Chinese
-        ("\u2024seekable", True),  # a leader of one dot
+        ("\uff0e\uff53eekable", True),  # fullwidth forms
+        ("\u2024seekable", True),  # ONE DOT LEADER
         (".see\u212aable", True),  # the Kelvin sign
-        (".see\u200ckable", True),  # HFS+ does not see it
+        (".see\u200ckable", True),  # HFS+ ignores this character
         ("\ufeff.seekable\u00ad", True),
         (".seekable\ufe0f", True),
         (".seek\u034fable", True),
@@ -37,23 +37,23 @@ NFD = unicodedata.normalize("NFD", NFC)
 )
 def test_reserved_name_is_refused_in_every_spelling(segment: str, reserved: bool) -> None:
     assert is_reserved(segment) is reserved
-    for typed in (lambda: Key.of(SHARED, segment, "x"), lambda: Key.of("anna", "", segment)):
+    for create in (lambda: Key.of(SHARED, segment, "x"), lambda: Key.of("anna", "", segment)):
         if reserved:
             with pytest.raises(InvalidName, match=r"must not start with '\.seekable'"):
-                typed()
+                create()
             with pytest.raises(InvalidName):
                 clean_folder(f"{segment}/libraries")
         else:
-            typed()
+            create()
             clean_folder(f"{segment}/libraries")
 
 
-def test_reserved_name_is_a_name_like_others_below_the_top() -> None:
+def test_reserved_name_is_allowed_below_top_level() -> None:
     assert Key.of(SHARED, "films/.SEEKABLE", ".Seekable").folder == "films/.SEEKABLE"
 
 
-def test_row_of_an_earlier_version_is_still_a_key() -> None:
-    """Where case counts, such a folder was no fault."""
+def test_key_of_earlier_version_stays_valid() -> None:
+    """On a case-sensitive file system such a folder was valid."""
     assert Key(SHARED, ".SEEKABLE", "film.mp4").path == ".SEEKABLE/film.mp4"
 
 
@@ -68,7 +68,7 @@ def test_row_of_an_earlier_version_is_still_a_key() -> None:
         ("映", ()),
     ],
 )
-def test_spellings_that_tell_whether_case_counts(name: str, others: tuple[str, ...]) -> None:
+def test_alike_returns_spellings_that_reveal_case_sensitivity(name: str, others: tuple[str, ...]) -> None:
     assert alike(name) == others
 
 
@@ -83,17 +83,19 @@ def test_spellings_that_tell_whether_case_counts(name: str, others: tuple[str, .
         ("x", ["\udcff", "x"], ["x"]),
     ],
 )
-def test_entries_that_differ_in_normalisation(name: str, names: list[str], found: list[str]) -> None:
+def test_entries_of_finds_names_that_differ_in_normalization(
+    name: str, names: list[str], found: list[str]
+) -> None:
     assert entries_of(name, names) == found
 
 
-def test_paths_are_the_same_but_for_normalisation() -> None:
+def test_is_same_ignores_normalization_only() -> None:
     assert is_same(("a", NFD), ("a", NFC))
     assert not is_same(("a", NFD), ("A", NFC))
 
 
 @pytest.mark.parametrize(
-    ("there", "path", "expected"),
+    ("existing", "path", "expected"),
     [
         ([], "a/b", "a/b"),
         (["a/b"], "a/b", "a/b"),
@@ -103,14 +105,20 @@ def test_paths_are_the_same_but_for_normalisation() -> None:
         (["e\u0301/film"], "é/film", "e\u0301/film"),
         (["e\u0301/film"], "é/other", "e\u0301/other"),
         (["e\u0301/o\u0308/film"], "é/ö/ü", "e\u0301/o\u0308/ü"),
-        (["é/x", "e\u0301/film"], "é/film", "e\u0301/film"),  # twins: the one where it is
+        (
+            ["é/x", "e\u0301/film"],
+            "é/film",
+            "e\u0301/film",
+        ),  # both spellings exist: the one that holds the file
         (["é/x", "e\u0301/film"], "é/new", "é/new"),
-        (["éo\u0308/film"], "éö/film", "éo\u0308/film"),  # half in one, half in the other
+        (["éo\u0308/film"], "éö/film", "éo\u0308/film"),  # one letter composed, the other decomposed
         (["film"], "film/é", "film/é"),
     ],
 )
-def test_path_is_as_the_folders_spell_it(tmp_path: Path, there: list[str], path: str, expected: str) -> None:
-    for one in there:
+def test_spelled_returns_path_as_folders_spell_it(
+    tmp_path: Path, existing: list[str], path: str, expected: str
+) -> None:
+    for one in existing:
         (tmp_path / one).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / one).touch()
     root = os.open(tmp_path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Whether somebody has a file open for writing: asked often, of anybody's files, to nobody's harm."""
+"""Detection of processes that have a file open for writing, which must not disturb them."""
 
 import mmap
 import os
@@ -12,10 +12,10 @@ import pytest
 from app.database.filesystem.disk import Disk
 from app.database.filesystem.file_identity import Signature, has_writer
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs file leases, which only Linux has")
 
 
-def test_a_writer_is_seen_for_as_long_as_it_has_the_file_open(tmp_path: Path) -> None:
+def test_writer_is_detected_while_file_is_open(tmp_path: Path) -> None:
     film = tmp_path / "film"
     film.write_bytes(b"film")
     disk = Disk(tmp_path)
@@ -32,7 +32,7 @@ def test_a_writer_is_seen_for_as_long_as_it_has_the_file_open(tmp_path: Path) ->
     disk.close()
 
 
-def test_file_that_changed_since_it_was_looked_at_counts_as_written(tmp_path: Path) -> None:
+def test_changed_file_counts_as_written(tmp_path: Path) -> None:
     film = tmp_path / "film"
     film.write_bytes(b"film")
     before = film.stat()
@@ -46,7 +46,7 @@ def test_file_that_changed_since_it_was_looked_at_counts_as_written(tmp_path: Pa
     disk.close()
 
 
-def test_mapping_that_outlives_its_descriptor_counts_as_a_writer(tmp_path: Path) -> None:
+def test_mapping_without_descriptor_counts_as_writer(tmp_path: Path) -> None:
     film = tmp_path / "film"
     film.write_bytes(b"film")
     disk = Disk(tmp_path)
@@ -76,8 +76,8 @@ assert seen == {True, False}, seen
 """
 
 
-def test_who_opens_a_file_while_it_is_asked_about_ends_nobody(tmp_path: Path) -> None:
-    """The kernel sends a signal then, which would end the program."""
+def test_process_survives_when_other_thread_opens_file_during_check(tmp_path: Path) -> None:
+    """The kernel then sends SIGIO for the lease, which would end the program by default."""
     (tmp_path / "film").write_bytes(b"film")
     asking = subprocess.run(
         [sys.executable, "-c", ASK_AND_OPEN, tmp_path / "film"], capture_output=True, text=True, timeout=20
@@ -85,8 +85,9 @@ def test_who_opens_a_file_while_it_is_asked_about_ends_nobody(tmp_path: Path) ->
     assert asking.returncode == 0, (asking.returncode, asking.stderr)
 
 
-def test_file_of_another_user_may_have_a_writer_or_not(tmp_path: Path) -> None:
-    """The system tells that of one's own files only, and every file is another user's on a shared disk."""
+def test_writer_is_unknown_when_file_belongs_to_another_user(tmp_path: Path) -> None:
+    """The kernel answers only for one's own files; on a shared disk, every file may belong to another
+    user."""
     path = tmp_path / "film"
     path.write_bytes(b"film")
     if os.geteuid() != 0:
@@ -116,8 +117,8 @@ print(opened, failed)
 """
 
 
-def test_file_has_a_lease_for_moments_although_threads_compete(tmp_path: Path) -> None:
-    """A program that would rather fail than wait can open it for writing."""
+def test_lease_is_held_briefly_when_threads_compete(tmp_path: Path) -> None:
+    """A program that opens it for writing with O_NONBLOCK succeeds."""
     film = tmp_path / "film"
     film.write_bytes(b"film")
     disk, ended = Disk(tmp_path), Event()
