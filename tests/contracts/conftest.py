@@ -1,4 +1,4 @@
-"""A storage of every backend, opened in this process, on real engines."""
+"""A storage on each backend, opened in this process, on real engines."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing
@@ -19,13 +19,13 @@ from tests.support.sqlite import begin_library
 from tests.unit.database import by_hand
 
 LISTING = {"test_lists", "test_upkeep"}
-"""Whose tests are not about what is read of open files."""
+"""Modules whose tests do not depend on how open files are read."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "settings" in metafunc.fixturenames:
         places = [(name, "disk") for name in BACKENDS]
-        # On tmpfs nobody can tell whether a read would wait, so that there every read takes a thread.
+        # tmpfs does not support RWF_NOWAIT, so every read there takes the path through a thread.
         if Path("/dev/shm").is_dir() and metafunc.module.__name__.rpartition(".")[2] not in LISTING:
             places.insert(1, ("filesystem", "tmpfs"))
         metafunc.parametrize("settings", places, ids="-".join, indirect=True)
@@ -33,7 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @cache
 def emptied(backend: str) -> dict[str, object]:
-    """The settings of one library for all tests of this process, each of which finds it empty."""
+    """Return the settings of one library that all tests of this process share; each test finds it empty."""
     return BACKENDS[backend]()
 
 
@@ -41,9 +41,9 @@ def emptied(backend: str) -> dict[str, object]:
 def settings(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
-    """Of an empty library."""
+    """Return the settings of an empty library."""
     name, place = request.param
-    # The smallest chunks: most reads in these tests need several. A long file still needs many.
+    # The smallest chunks, so that most reads in these tests need several. A long file still needs many.
     chunk = 32_768 if request.module.__name__.endswith("test_upkeep") else 4096
     monkeypatch.setattr(staging, "CHUNK_SIZE", chunk)
     monkeypatch.setattr(reader, "UNIT", chunk)
@@ -68,13 +68,13 @@ async def storage(settings: Settings, anyio_backend: str) -> AsyncIterator[Stora
 
 @pytest.fixture
 def leftovers(settings: Settings) -> Callable[[], set[str]]:
-    """What is stored beyond the files that a caller may see: bytes on their way in that nobody removed."""
+    """Return a function that returns the stored data that no file refers to, such as abandoned uploads."""
     return beneath(settings).leftovers
 
 
 @pytest.fixture
 def big_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bytes], Key]:
-    """Puts a file of many zeros and an end, which takes next to no room, where a scan finds it."""
+    """Return a function that adds a sparse file of zeros with an end, where a scan finds it."""
     by_hand.hurry(monkeypatch)
 
     def big_file(size: int, end: bytes) -> Key:

@@ -1,4 +1,4 @@
-"""What every database promises of accounts: app/accounts/store.py."""
+"""The contract of account stores, on every database: app/accounts/store.py."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ NUMBERS = count(1)
 
 @contextmanager
 def standalone() -> Iterator[dict[str, object]]:
-    """A MongoDB without a replica set has no transactions. This one answers nothing but by an index."""
+    """Run a MongoDB without a replica set, and so without transactions, that refuses table scans."""
     with mongod(replica_set="") as node:
         with node.direct() as client:
             client.admin.command("setParameter", 1, notablescan=True)
@@ -46,11 +46,13 @@ def standalone() -> Iterator[dict[str, object]]:
 def settings_of(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:
-    """One database for all tests of this module."""
+    """Return the settings of one database for all tests of this module."""
     with ExitStack() as stack:
         name = request.param
         options = stack.enter_context(standalone()) if name == "standalone" else BACKENDS[name]()
-        if "mongodb_url" in options:  # one server has them for all tests, and `users` but once
+        if (
+            "mongodb_url" in options
+        ):  # all tests share one MongoDB, but each module needs a `users` database of its own
             options["users_url"] = str(options["mongodb_url"]).replace("library", "users")
         yield Settings(_env_file=None, files_dir=tmp_path_factory.mktemp("accounts") / "files", **options)
 
@@ -63,7 +65,7 @@ def opened(settings_of: Settings) -> Iterator[AccountStore]:
 
 @pytest.fixture
 def store(opened: AccountStore) -> AccountStore:
-    """Without accounts and invites."""
+    """Return the store, without accounts and invites."""
     for account in opened.accounts(limit=1000):
         opened.remove(account.id)
     for invite in opened.invites():
@@ -72,7 +74,7 @@ def store(opened: AccountStore) -> AccountStore:
     return opened
 
 
-def an_account(email: str = "", **fields: Any) -> Account:
+def make_account(email: str = "", **fields: Any) -> Account:
     number = next(NUMBERS)
     account = Account(
         id=f"account-{number}",
@@ -89,16 +91,16 @@ def an_account(email: str = "", **fields: Any) -> Account:
     return replace(account, **fields)
 
 
-def a_session(account: Account, created_at: datetime = NOW, seen_at: datetime = NOW) -> Session:
+def make_session(account: Account, created_at: datetime = NOW, seen_at: datetime = NOW) -> Session:
     return Session(f"session-{next(NUMBERS)}", account.id, created_at, seen_at)
 
 
-def a_token(account: Account, created_at: datetime = NOW) -> Token:
+def make_token(account: Account, created_at: datetime = NOW) -> Token:
     number = next(NUMBERS)
     return Token(f"id-{number}", account.id, "VLC", f"token-{number}", frozenset({Scope.READ}), created_at)
 
 
-def a_link(account: Account, **fields: Any) -> Link:
+def make_link(account: Account, **fields: Any) -> Link:
     link = Link(
         id=f"link-{next(NUMBERS)}",
         account_id=account.id,
@@ -112,17 +114,17 @@ def a_link(account: Account, **fields: Any) -> Link:
     return replace(link, **fields)
 
 
-def an_invite(expires_in: timedelta = timedelta(days=7)) -> Invite:
+def make_invite(expires_in: timedelta = timedelta(days=7)) -> Invite:
     return Invite(f"invite-{next(NUMBERS)}", NOW, NOW + expires_in)
 
 
-def a_key() -> SigningKey:
+def make_key() -> SigningKey:
     number = next(NUMBERS)
     return SigningKey(f"key-{number}", f"secret-{number}", NOW)
 
 
 def race(*calls: Callable[[], T]) -> list[T | AccountError]:
-    """What each of them gave, all called at the same time."""
+    """Call all functions at the same time and return their results or account errors."""
     together = Barrier(len(calls))
 
     def run(call: Callable[[], T]) -> T | AccountError:
@@ -139,8 +141,8 @@ def race(*calls: Callable[[], T]) -> list[T | AccountError]:
 # Accounts
 
 
-def test_the_first_account_is_the_administrator_and_has_the_shared_library(store: AccountStore) -> None:
-    first, second = an_account(), an_account(quota=1 << 50)
+def test_first_account_is_administrator_with_shared_library(store: AccountStore) -> None:
+    first, second = make_account(), make_account(quota=1 << 50)
     assert store.add(first) == replace(first, is_admin=True, library="")
     assert store.add(second) == second
     assert store.account(first.id) == replace(first, is_admin=True, library="")
@@ -148,7 +150,7 @@ def test_the_first_account_is_the_administrator_and_has_the_shared_library(store
     assert store.count() == 2
 
 
-def test_whoever_is_not_there_is_not_found(store: AccountStore) -> None:
+def test_unknown_account_is_not_found(store: AccountStore) -> None:
     assert store.account("nobody") is store.account_of("nobody@example.org") is None
     assert store.session("none") is store.token("none") is store.link("none") is store.link("no\0ne") is None
     assert [*store.sessions("nobody"), *store.tokens("nobody"), *store.links("nobody")] == []
@@ -157,8 +159,8 @@ def test_whoever_is_not_there_is_not_found(store: AccountStore) -> None:
         lambda: store.set_disabled("nobody", True),
         lambda: store.set_quota("nobody", 1),
         lambda: store.leave("nobody"),
-        lambda: store.add_token(a_token(an_account())),
-        lambda: store.add_link(a_link(an_account())),
+        lambda: store.add_token(make_token(make_account())),
+        lambda: store.add_link(make_link(make_account())),
         lambda: store.remove_invite("none"),
         lambda: store.remove_invite("no\0ne"),
     ):
@@ -170,7 +172,7 @@ def test_whoever_is_not_there_is_not_found(store: AccountStore) -> None:
     assert store.session("none") is None
 
 
-def test_accounts_are_listed_in_the_byte_order_of_their_addresses(store: AccountStore) -> None:
+def test_accounts_are_listed_in_byte_order_of_email(store: AccountStore) -> None:
     emails = [
         "b@nas",
         "a@nas",
@@ -182,21 +184,21 @@ def test_accounts_are_listed_in_the_byte_order_of_their_addresses(store: Account
         "ﬀ@nas",
     ]
     for email in emails:
-        store.add(an_account(email))
+        store.add(make_account(email))
     expected = sorted(emails, key=str.encode)
     assert [account.email for account in store.accounts(limit=100)] == expected
     assert [account.email for account in store.accounts(after=expected[2], limit=3)] == expected[3:6]
 
 
-def test_no_two_accounts_share_an_address(store: AccountStore) -> None:
-    anna = store.add(an_account("anna@nas"))
+def test_add_raises_email_taken_when_email_exists(store: AccountStore) -> None:
+    anna = store.add(make_account("anna@nas"))
     with pytest.raises(EmailTaken):
-        store.add(an_account("anna@nas"))
+        store.add(make_account("anna@nas"))
     assert store.accounts(limit=9) == [anna]
 
 
-def test_one_of_those_that_race_for_an_address_gets_it(store: AccountStore) -> None:
-    accounts = [an_account("anna@nas") for _ in range(RACERS)]
+def test_one_account_wins_race_for_email(store: AccountStore) -> None:
+    accounts = [make_account("anna@nas") for _ in range(RACERS)]
     found = race(*(lambda account=account: store.add(account) for account in accounts))
     won = [one for one in found if isinstance(one, Account)]
     assert store.accounts(limit=99) == won
@@ -204,16 +206,16 @@ def test_one_of_those_that_race_for_an_address_gets_it(store: AccountStore) -> N
     assert sum(isinstance(one, EmailTaken) for one in found) == RACERS - 1
 
 
-def test_one_of_those_that_race_to_be_the_first_is(store: AccountStore) -> None:
-    accounts = [an_account() for _ in range(RACERS)]
+def test_one_account_wins_race_to_be_first(store: AccountStore) -> None:
+    accounts = [make_account() for _ in range(RACERS)]
     found = race(*(lambda account=account: store.add(account) for account in accounts))
     assert {*store.accounts(limit=99)} == {*found}
     assert [one.library for one in store.accounts(limit=99) if one.is_admin] == [""]
     assert len({one.library for one in store.accounts(limit=99)}) == RACERS
 
 
-def test_a_quota_is_kept(store: AccountStore) -> None:
-    account = store.add(an_account())
+def test_quota_is_stored(store: AccountStore) -> None:
+    account = store.add(make_account())
     for quota in (0, 5 << 40, None):
         store.set_quota(account.id, quota)
         assert store.account(account.id) == replace(account, quota=quota)
@@ -222,54 +224,54 @@ def test_a_quota_is_kept(store: AccountStore) -> None:
 # Invites
 
 
-def test_an_invite_is_good_for_one_account(store: AccountStore) -> None:
-    invite, other = an_invite(), an_invite()
+def test_invite_admits_one_account(store: AccountStore) -> None:
+    invite, other = make_invite(), make_invite()
     store.add_invite(invite)
     store.add_invite(other)
-    account = store.add(an_account(), invite=invite.hash)
+    account = store.add(make_account(), invite=invite.hash)
     with pytest.raises(SignUpRefused):
-        store.add(an_account(), invite=invite.hash)
+        store.add(make_account(), invite=invite.hash)
     assert store.accounts(limit=9) == [account]
     assert store.invites() == [other]
     store.remove(account.id)
     with pytest.raises(SignUpRefused):
-        store.add(an_account(), invite=invite.hash)
+        store.add(make_account(), invite=invite.hash)
 
 
-def test_an_invite_that_expired_or_was_revoked_or_never_was_is_refused(store: AccountStore) -> None:
-    expired, revoked = an_invite(timedelta(seconds=-1)), an_invite()
+def test_invite_is_refused_when_expired_or_revoked_or_unknown(store: AccountStore) -> None:
+    expired, revoked = make_invite(timedelta(seconds=-1)), make_invite()
     store.add_invite(expired)
     store.add_invite(revoked)
     store.remove_invite(revoked.hash)
     for invite in (expired.hash, revoked.hash, "none"):
         with pytest.raises(SignUpRefused):
-            store.add(an_account(), invite=invite)
+            store.add(make_account(), invite=invite)
     assert store.count() == 0
 
 
-def test_what_fails_uses_no_invite_up(store: AccountStore) -> None:
-    invite = an_invite()
+def test_invite_stays_valid_when_sign_up_fails(store: AccountStore) -> None:
+    invite = make_invite()
     store.add_invite(invite)
-    store.add(an_account("anna@nas"))
+    store.add(make_account("anna@nas"))
     with pytest.raises(EmailTaken):
-        store.add(an_account("anna@nas"), invite=invite.hash)
+        store.add(make_account("anna@nas"), invite=invite.hash)
     assert store.invites() == [invite]
-    store.add(an_account(), invite=invite.hash)
+    store.add(make_account(), invite=invite.hash)
 
 
-def test_one_of_those_that_race_for_an_invite_gets_it(store: AccountStore) -> None:
-    invite = an_invite()
+def test_one_account_wins_race_for_invite(store: AccountStore) -> None:
+    invite = make_invite()
     store.add_invite(invite)
-    accounts = [an_account() for _ in range(RACERS)]
+    accounts = [make_account() for _ in range(RACERS)]
     found = race(*(lambda account=account: store.add(account, invite=invite.hash) for account in accounts))
     assert store.accounts(limit=99) == [one for one in found if isinstance(one, Account)]
     assert sum(isinstance(one, SignUpRefused) for one in found) == RACERS - 1
     assert store.invites() == []
 
 
-def test_an_invite_that_is_revoked_while_it_is_used_is_used_or_revoked(store: AccountStore) -> None:
+def test_invite_is_either_used_or_revoked_when_both_race(store: AccountStore) -> None:
     for _ in range(10):
-        invite, account = an_invite(), an_account()
+        invite, account = make_invite(), make_account()
         store.add_invite(invite)
         used, revoked = race(
             lambda invite=invite, account=account: store.add(account, invite=invite.hash),
@@ -280,19 +282,19 @@ def test_an_invite_that_is_revoked_while_it_is_used_is_used_or_revoked(store: Ac
         assert store.invites() == []
 
 
-def test_invites_are_listed_the_newest_first(store: AccountStore) -> None:
-    invites = [replace(an_invite(), created_at=NOW + timedelta(seconds=n)) for n in (2, 0, 1)]
+def test_invites_are_listed_newest_first(store: AccountStore) -> None:
+    invites = [replace(make_invite(), created_at=NOW + timedelta(seconds=n)) for n in (2, 0, 1)]
     for invite in invites:
         store.add_invite(invite)
     assert store.invites() == [invites[0], invites[2], invites[1]]
 
 
-# Passwords, and who may log in
+# Passwords, and which accounts may log in
 
 
-def test_another_password_ends_all_sessions_of_the_account(store: AccountStore) -> None:
-    anna, bert = store.add(an_account()), store.add(an_account())
-    sessions = [a_session(anna), a_session(anna), a_session(bert)]
+def test_set_password_ends_all_sessions_of_account(store: AccountStore) -> None:
+    anna, bert = store.add(make_account()), store.add(make_account())
+    sessions = [make_session(anna), make_session(anna), make_session(bert)]
     for session in sessions:
         assert store.add_session(session, version=1)
     assert not store.set_password(anna.id, "new", version=2)
@@ -304,8 +306,8 @@ def test_another_password_ends_all_sessions_of_the_account(store: AccountStore) 
     assert [*store.sessions(anna.id), *store.sessions(bert.id)] == [sessions[2]]
 
 
-def test_one_of_those_that_race_to_change_a_password_does(store: AccountStore) -> None:
-    anna = store.add(an_account())
+def test_one_call_wins_race_to_change_password(store: AccountStore) -> None:
+    anna = store.add(make_account())
     passwords = [f"password-{n}" for n in range(RACERS)]
     found = race(
         *(lambda one=one: store.set_password(anna.id, one, version=1) for one in passwords)  # type: ignore[misc]
@@ -316,22 +318,22 @@ def test_one_of_those_that_race_to_change_a_password_does(store: AccountStore) -
     assert store.account(anna.id) == replace(anna, password=password, version=2)
 
 
-def test_a_session_needs_the_password_as_it_is_and_an_account_that_can_log_in(store: AccountStore) -> None:
-    admin, anna = store.add(an_account()), store.add(an_account())
-    assert not store.add_session(a_session(anna), version=2)
-    assert not store.add_session(a_session(an_account()), version=1)
+def test_add_session_needs_current_version_and_active_account(store: AccountStore) -> None:
+    admin, anna = store.add(make_account()), store.add(make_account())
+    assert not store.add_session(make_session(anna), version=2)
+    assert not store.add_session(make_session(make_account()), version=1)
     store.set_disabled(anna.id, True)
-    assert not store.add_session(a_session(anna), version=1)
+    assert not store.add_session(make_session(anna), version=1)
     store.set_disabled(anna.id, False)
     store.leave(anna.id)
-    assert not store.add_session(a_session(anna), version=1)
+    assert not store.add_session(make_session(anna), version=1)
     assert [*store.sessions(anna.id), *store.sessions(admin.id)] == []
 
 
-def test_no_session_stays_of_a_login_that_races_with_another_password(store: AccountStore) -> None:
-    anna = store.add(an_account())
+def test_no_session_remains_when_login_races_with_password_change(store: AccountStore) -> None:
+    anna = store.add(make_account())
     for version in range(1, 8):
-        sessions = [a_session(anna) for _ in range(3)]
+        sessions = [make_session(anna) for _ in range(3)]
         race(
             *(lambda s=s, v=version: store.add_session(s, version=v) for s in sessions),
             lambda v=version: store.set_password(anna.id, f"{v}", version=v),
@@ -340,9 +342,9 @@ def test_no_session_stays_of_a_login_that_races_with_another_password(store: Acc
         assert {store.session(session.hash) for session in sessions} == {None}
 
 
-def test_to_disable_an_account_ends_its_sessions_for_good(store: AccountStore) -> None:
-    anna = store.add(an_account())
-    session, token = a_session(anna), a_token(anna)
+def test_set_disabled_ends_sessions_permanently(store: AccountStore) -> None:
+    anna = store.add(make_account())
+    session, token = make_session(anna), make_token(anna)
     store.add_session(session, version=1)
     store.add_token(token)
     store.set_disabled(anna.id, True)
@@ -354,13 +356,15 @@ def test_to_disable_an_account_ends_its_sessions_for_good(store: AccountStore) -
     assert store.token(token.hash) == token
 
 
-# Leaving
+# Deleting accounts
 
 
-def test_what_belongs_to_who_leaves_is_gone_and_itself_when_it_is_removed(store: AccountStore) -> None:
-    store.add(an_account())
-    anna, bert = store.add(an_account()), store.add(an_account())
-    mine, theirs = [(a_session(account), a_token(account), a_link(account)) for account in (anna, bert)]
+def test_leave_removes_belongings_and_remove_removes_account(store: AccountStore) -> None:
+    store.add(make_account())
+    anna, bert = store.add(make_account()), store.add(make_account())
+    mine, theirs = [
+        (make_session(account), make_token(account), make_link(account)) for account in (anna, bert)
+    ]
     for session, token, link in (mine, theirs):
         assert store.add_session(session, version=1)
         store.add_token(token)
@@ -369,26 +373,26 @@ def test_what_belongs_to_who_leaves_is_gone_and_itself_when_it_is_removed(store:
     assert store.account(anna.id) == store.account_of(anna.email) == replace(anna, leaving=True)
     assert store.leaving() == [replace(anna, leaving=True)]
     assert store.count() == 3
-    assert _found(store, *mine) == [None, None, None]
-    assert _found(store, *theirs) == [*theirs]
+    assert _stored(store, *mine) == [None, None, None]
+    assert _stored(store, *theirs) == [*theirs]
     store.leave(anna.id)
     for call in (lambda: store.add_token(mine[1]), lambda: store.add_link(mine[2])):
         with pytest.raises(UnknownAccount):
             call()
-    assert _found(store, *mine) == [None, None, None]
+    assert _stored(store, *mine) == [None, None, None]
     store.remove(anna.id)
     store.remove(bert.id)
     assert store.account(anna.id) is store.account(bert.id) is None
     assert store.leaving() == []
-    assert _found(store, *theirs) == [None, None, None]
+    assert _stored(store, *theirs) == [None, None, None]
     assert [*store.sessions(bert.id), *store.tokens(bert.id), *store.links(bert.id)] == []
-    store.add(an_account(anna.email))
+    store.add(make_account(anna.email))
 
 
-def test_where_the_files_of_a_leaving_account_go_is_kept(store: AccountStore) -> None:
-    admin = store.add(an_account())
+def test_leave_stores_destination_of_files(store: AccountStore) -> None:
+    admin = store.add(make_account())
     for number, keep in enumerate((Destination("", "anna@nas"), Destination("", ""), None)):
-        anna = store.add(an_account(is_admin=number == 1))
+        anna = store.add(make_account(is_admin=number == 1))
         assert anna.keep is None
         store.leave(anna.id, keep)
         assert [one.keep for one in store.leaving()] == [keep]
@@ -399,24 +403,24 @@ def test_where_the_files_of_a_leaving_account_go_is_kept(store: AccountStore) ->
         store.remove(anna.id)
 
 
-def test_address_of_the_server_that_started_last_is_known(store: AccountStore) -> None:
+def test_announced_returns_latest_server_address(store: AccountStore) -> None:
     for address in ("http://127.0.0.1:8000", "http://127.0.0.1:8000", "http://[::1]:123"):
         store.announce(address)
         assert store.announced() == address
 
 
-def _found(store: AccountStore, session: Session, token: Token, link: Link) -> list[object]:
+def _stored(store: AccountStore, session: Session, token: Token, link: Link) -> list[object]:
     return [store.session(session.hash), store.token(token.hash), store.link(link.id)]
 
 
-def test_nothing_stays_of_what_is_made_while_an_account_leaves(store: AccountStore) -> None:
-    store.add(an_account())
+def test_nothing_remains_when_items_are_added_while_account_leaves(store: AccountStore) -> None:
+    store.add(make_account())
     for _ in range(5):
-        anna = store.add(an_account())
+        anna = store.add(make_account())
         race(
-            lambda anna=anna: store.add_token(a_token(anna)),
-            lambda anna=anna: store.add_link(a_link(anna)),
-            lambda anna=anna: store.add_session(a_session(anna), version=1),
+            lambda anna=anna: store.add_token(make_token(anna)),
+            lambda anna=anna: store.add_link(make_link(anna)),
+            lambda anna=anna: store.add_session(make_session(anna), version=1),
             lambda anna=anna: store.leave(anna.id),
         )
         assert [*store.sessions(anna.id), *store.tokens(anna.id), *store.links(anna.id)] == []
@@ -433,14 +437,14 @@ def test_nothing_stays_of_what_is_made_while_an_account_leaves(store: AccountSto
         ([{"leaving": True}], True),
     ],
 )
-def test_the_last_administrator_stays_while_others_do(
+def test_leave_refuses_last_administrator_while_others_remain(
     store: AccountStore, others: list[dict[str, bool]], may_leave: bool
 ) -> None:
-    admin = store.add(an_account())
-    session = a_session(admin)
+    admin = store.add(make_account())
+    session = make_session(admin)
     store.add_session(session, version=1)
     for fields in others:
-        store.add(an_account(**fields))
+        store.add(make_account(**fields))
     if may_leave:
         store.leave(admin.id)
         assert store.account(admin.id) == replace(admin, leaving=True)
@@ -451,44 +455,44 @@ def test_the_last_administrator_stays_while_others_do(
         assert store.session(session.hash) == session
 
 
-def test_of_administrators_that_race_to_leave_one_stays(store: AccountStore) -> None:
-    admins = [store.add(an_account(is_admin=True)) for _ in range(4)]
-    store.add(an_account())
+def test_one_administrator_remains_when_all_race_to_leave(store: AccountStore) -> None:
+    admins = [store.add(make_account(is_admin=True)) for _ in range(4)]
+    store.add(make_account())
     found = race(*(lambda account=account: store.leave(account.id) for account in admins))
     assert sorted(str(type(one)) for one in found) == sorted(map(str, [type(None)] * 3 + [LastAdministrator]))
     assert len(store.leaving()) == 3
 
 
-def test_account_added_while_all_others_leave_is_the_administrator(store: AccountStore) -> None:
-    first = store.add(an_account())
+def test_new_account_is_administrator_when_all_others_leave(store: AccountStore) -> None:
+    first = store.add(make_account())
     store.leave(first.id)
-    heir = store.add(an_account())
+    heir = store.add(make_account())
     assert (heir.is_admin, heir.library) == (True, heir.id)
     assert store.account(heir.id) == heir
-    assert not store.add(an_account()).is_admin
+    assert not store.add(make_account()).is_admin
     store.remove(first.id)
     assert store.account(heir.id) == heir
-    # Nor does that happen only once.
+    # This is not limited to the first time.
     for account in store.accounts(limit=9):
         if account != heir:
             store.leave(account.id)
     store.leave(heir.id)
-    assert store.add(an_account()).is_admin
+    assert store.add(make_account()).is_admin
 
 
-def test_one_of_those_added_at_once_while_all_others_leave_is_the_administrator(store: AccountStore) -> None:
-    store.leave(store.add(an_account()).id)
-    accounts = [an_account(created_at=NOW + timedelta(seconds=n % 3)) for n in range(RACERS)]
+def test_one_of_concurrent_accounts_is_administrator_when_all_others_leave(store: AccountStore) -> None:
+    store.leave(store.add(make_account()).id)
+    accounts = [make_account(created_at=NOW + timedelta(seconds=n % 3)) for n in range(RACERS)]
     race(*(lambda account=account: store.add(account) for account in accounts))
     assert sum(one.is_admin and not one.leaving for one in store.accounts(limit=99)) == 1
 
 
-def test_an_administrator_stays_whoever_signs_up_while_the_only_one_leaves(store: AccountStore) -> None:
+def test_one_administrator_remains_when_sign_ups_race_with_leave(store: AccountStore) -> None:
     for _ in range(10):
         for account in store.accounts(limit=99):
             store.remove(account.id)
-        admin = store.add(an_account())
-        accounts = [an_account() for _ in range(3)]
+        admin = store.add(make_account())
+        accounts = [make_account() for _ in range(3)]
         race(
             *(lambda one=one: store.add(one) for one in accounts),  # type: ignore[misc]
             lambda admin=admin: store.leave(admin.id),  # type: ignore[misc]
@@ -498,8 +502,8 @@ def test_an_administrator_stays_whoever_signs_up_while_the_only_one_leaves(store
         assert sum(one.is_admin for one in store.accounts(limit=99)) <= 1
 
 
-def test_accounts_are_promoted_and_demoted_but_never_the_last_administrator(store: AccountStore) -> None:
-    admin, anna = store.add(an_account()), store.add(an_account())
+def test_set_admin_promotes_and_demotes_but_keeps_last_administrator(store: AccountStore) -> None:
+    admin, anna = store.add(make_account()), store.add(make_account())
     store.set_admin(anna.id, False)
     for able in ({}, {"disabled": True}):
         with pytest.raises(LastAdministrator):
@@ -519,13 +523,13 @@ def test_accounts_are_promoted_and_demoted_but_never_the_last_administrator(stor
         for is_admin in (True, False):
             with pytest.raises(UnknownAccount):
                 store.set_admin(account_id, is_admin)
-    with pytest.raises(LastAdministrator):  # though it is alone, and may leave
+    with pytest.raises(LastAdministrator):  # although it is the only account, and may leave
         store.set_admin(admin.id, False)
 
 
-def test_one_of_the_administrators_stays_that_race_to_leave_or_to_be_demoted(store: AccountStore) -> None:
-    admins = [store.add(an_account(is_admin=True)) for _ in range(4)]
-    store.add(an_account())
+def test_one_administrator_remains_when_leave_races_with_demotion(store: AccountStore) -> None:
+    admins = [store.add(make_account(is_admin=True)) for _ in range(4)]
+    store.add(make_account())
     found = race(
         *(lambda one=one: store.leave(one.id) for one in admins[:2]),
         *(lambda one=one: store.set_admin(one.id, False) for one in admins[2:]),
@@ -537,25 +541,25 @@ def test_one_of_the_administrators_stays_that_race_to_leave_or_to_be_demoted(sto
 # Sessions, tokens, links
 
 
-def test_sessions_are_listed_the_newest_first_and_say_when_they_were_seen(store: AccountStore) -> None:
-    anna = store.add(an_account())
-    sessions = [a_session(anna, NOW + timedelta(seconds=n)) for n in (2, 0, 1)]
+def test_sessions_are_listed_newest_first_with_last_seen_time(store: AccountStore) -> None:
+    anna = store.add(make_account())
+    sessions = [make_session(anna, NOW + timedelta(seconds=n)) for n in (2, 0, 1)]
     for session in sessions:
         store.add_session(session, version=1)
     assert store.sessions(anna.id) == [sessions[0], sessions[2], sessions[1]]
     later = NOW + timedelta(minutes=1)
     store.see_session(sessions[1].hash, later)
-    store.see_session(sessions[1].hash, NOW)  # said by another process, late
+    store.see_session(sessions[1].hash, NOW)  # a late report from another process
     assert store.session(sessions[1].hash) == replace(sessions[1], seen_at=later)
     store.remove_session(sessions[1].hash)
     assert store.sessions(anna.id) == [sessions[0], sessions[2]]
 
 
-def test_newest_sessions_of_an_account_are_kept(store: AccountStore) -> None:
-    anna, bert = store.add(an_account()), store.add(an_account())
-    other = a_session(bert, NOW - timedelta(days=1))
+def test_add_session_keeps_newest_sessions_of_account(store: AccountStore) -> None:
+    anna, bert = store.add(make_account()), store.add(make_account())
+    other = make_session(bert, NOW - timedelta(days=1))
     store.add_session(other, version=1)
-    made = [a_session(anna, NOW + timedelta(seconds=n // 2)) for n in range(MAX_SESSIONS + 3)]
+    made = [make_session(anna, NOW + timedelta(seconds=n // 2)) for n in range(MAX_SESSIONS + 3)]
     for session in made:
         assert store.add_session(session, version=1)
         assert store.session(session.hash) == session
@@ -563,16 +567,16 @@ def test_newest_sessions_of_an_account_are_kept(store: AccountStore) -> None:
     assert len(kept) == MAX_SESSIONS
     assert {*kept} >= {*made[5:]}
     assert store.session(made[0].hash) is None
-    late = a_session(anna, NOW - timedelta(days=1))  # of a machine whose clock is behind
+    late = make_session(anna, NOW - timedelta(days=1))  # from a machine whose clock is behind
     assert store.add_session(late, version=1)
     assert store.session(late.hash) == late
     assert len(store.sessions(anna.id)) == MAX_SESSIONS
     assert store.sessions(bert.id) == [other]
 
 
-def test_tokens_are_the_accounts_own(store: AccountStore) -> None:
-    anna, bert = store.add(an_account()), store.add(an_account())
-    tokens = [a_token(anna, NOW + timedelta(seconds=n)) for n in (2, 0, 1)]
+def test_tokens_belong_to_their_account(store: AccountStore) -> None:
+    anna, bert = store.add(make_account()), store.add(make_account())
+    tokens = [make_token(anna, NOW + timedelta(seconds=n)) for n in (2, 0, 1)]
     tokens[0] = replace(tokens[0], scopes=frozenset(Scope), name='"VLC" – \N{TELEVISION}')
     tokens[1] = replace(tokens[1], scopes=frozenset())
     for token in tokens:
@@ -591,9 +595,9 @@ def test_tokens_are_the_accounts_own(store: AccountStore) -> None:
     assert store.tokens(anna.id) == []
 
 
-def test_links_are_the_accounts_own(store: AccountStore) -> None:
-    anna, bert = store.add(an_account()), store.add(an_account())
-    links = [a_link(anna, created_at=NOW + timedelta(seconds=n), path="ü/" * n) for n in (2, 0, 1)]
+def test_links_belong_to_their_account(store: AccountStore) -> None:
+    anna, bert = store.add(make_account()), store.add(make_account())
+    links = [make_link(anna, created_at=NOW + timedelta(seconds=n), path="ü/" * n) for n in (2, 0, 1)]
     for link in links:
         store.add_link(link)
         assert store.link(link.id) == link
@@ -606,19 +610,19 @@ def test_links_are_the_accounts_own(store: AccountStore) -> None:
     assert store.standing_links([link.id for link in links] + ["none"]) == {links[1].id, links[2].id}
 
 
-def test_an_automatic_link_is_found_that_lasts_long_enough(store: AccountStore) -> None:
-    anna, bert = store.add(an_account()), store.add(an_account())
+def test_automatic_link_is_found_when_it_lasts_long_enough(store: AccountStore) -> None:
+    anna, bert = store.add(make_account()), store.add(make_account())
     until = NOW + timedelta(days=1)
     short, exact = (
-        a_link(anna, automatic=True, expires_at=expires_at)
+        make_link(anna, automatic=True, expires_at=expires_at)
         for expires_at in (until - timedelta(seconds=1), until)
     )
     others = [
-        a_link(anna),
-        a_link(anna, automatic=True, recursive=True),
-        a_link(anna, automatic=True, path=""),
-        a_link(anna, automatic=True, path="films", is_playlist=False),
-        a_link(bert, automatic=True),
+        make_link(anna),
+        make_link(anna, automatic=True, recursive=True),
+        make_link(anna, automatic=True, path=""),
+        make_link(anna, automatic=True, path="films", is_playlist=False),
+        make_link(bert, automatic=True),
     ]
     for link in (short, *others):
         store.add_link(link)
@@ -633,11 +637,11 @@ def test_an_automatic_link_is_found_that_lasts_long_enough(store: AccountStore) 
 # Signing keys
 
 
-def test_signing_keys_are_kept_as_asked_the_newest_first(store: AccountStore) -> None:
-    one, two, three = a_key(), a_key(), a_key()
+def test_add_signing_key_keeps_named_keys_newest_first(store: AccountStore) -> None:
+    one, two, three = make_key(), make_key(), make_key()
     store.add_signing_key(one, keep=[])
     assert store.signing_keys() == [one]
-    store.add_first_signing_key(a_key())
+    store.add_first_signing_key(make_key())
     assert store.signing_keys() == [one]
     store.add_signing_key(two, keep=[one.id])
     assert store.signing_keys() == [two, one]
@@ -645,10 +649,10 @@ def test_signing_keys_are_kept_as_asked_the_newest_first(store: AccountStore) ->
     assert store.signing_keys() == [three, two]
 
 
-def test_signing_keys_that_are_added_at_once_leave_one_at_least(store: AccountStore) -> None:
+def test_at_least_one_signing_key_remains_when_added_concurrently(store: AccountStore) -> None:
     for _ in range(5):
         old = store.signing_keys()
-        keys = [a_key() for _ in range(4)]
+        keys = [make_key() for _ in range(4)]
         race(*(lambda key=key: store.add_signing_key(key, keep=[]) for key in keys))
         found = store.signing_keys()
         assert found
@@ -656,26 +660,26 @@ def test_signing_keys_that_are_added_at_once_leave_one_at_least(store: AccountSt
         assert not {*found} & {*old}
 
 
-# Looking after it
+# Maintenance
 
 
-def test_what_stands_is_told_of_many_at_once(store: AccountStore) -> None:
-    accounts = [store.add(an_account()) for _ in range(4)]
-    sessions = [a_session(account) for account in accounts]
-    tokens = [a_token(account) for account in accounts]
+def test_standing_returns_valid_items_in_bulk(store: AccountStore) -> None:
+    accounts = [store.add(make_account()) for _ in range(4)]
+    sessions = [make_session(account) for account in accounts]
+    tokens = [make_token(account) for account in accounts]
     for session, token in zip(sessions, tokens, strict=True):
         store.add_session(session, version=1)
         store.add_token(token)
-    asked: dict[str, Any] = {
+    queried: dict[str, Any] = {
         "accounts": [(account.id, 1) for account in accounts],
         "sessions": [session.hash for session in sessions],
         "tokens": [token.hash for token in tokens],
     }
-    assert store.standing(**asked) == tuple(map(set, asked.values()))
+    assert store.standing(**queried) == tuple(map(set, queried.values()))
     store.set_password(accounts[0].id, "new", version=1)
     store.set_disabled(accounts[1].id, True)
     store.leave(accounts[2].id)
-    assert store.standing(**asked) == (
+    assert store.standing(**queried) == (
         {(accounts[3].id, 1)},
         {sessions[3].hash},
         {tokens[0].hash, tokens[1].hash, tokens[3].hash},
@@ -690,12 +694,12 @@ def test_what_stands_is_told_of_many_at_once(store: AccountStore) -> None:
     ) == (set(), set(), set())
 
 
-def test_a_sweep_forgets_what_is_over_and_nothing_else(store: AccountStore) -> None:
-    anna = store.add(an_account())
+def test_sweep_removes_only_expired_items(store: AccountStore) -> None:
+    anna = store.add(make_account())
     second, day = timedelta(seconds=1), timedelta(days=1)
-    over = [a_link(anna, expires_at=NOW), an_invite(timedelta()), a_session(anna, NOW, NOW - second)]
-    over.append(a_session(anna, NOW - day - second))
-    kept = [a_link(anna, expires_at=NOW + second), an_invite(second), a_session(anna, NOW - day)]
+    over = [make_link(anna, expires_at=NOW), make_invite(timedelta()), make_session(anna, NOW, NOW - second)]
+    over.append(make_session(anna, NOW - day - second))
+    kept = [make_link(anna, expires_at=NOW + second), make_invite(second), make_session(anna, NOW - day)]
     for one in (*over, *kept):
         match one:
             case Link():
@@ -709,12 +713,10 @@ def test_a_sweep_forgets_what_is_over_and_nothing_else(store: AccountStore) -> N
     assert store.account(anna.id) == anna
 
 
-def test_everything_is_there_when_the_database_is_opened_again(
-    store: AccountStore, settings_of: Settings
-) -> None:
-    anna = store.add(an_account(quota=7))
-    session, token, link = a_session(anna), a_token(anna), a_link(anna)
-    invite, key = an_invite(), a_key()
+def test_everything_persists_when_database_is_reopened(store: AccountStore, settings_of: Settings) -> None:
+    anna = store.add(make_account(quota=7))
+    session, token, link = make_session(anna), make_token(anna), make_link(anna)
+    invite, key = make_invite(), make_key()
     store.add_session(session, version=1)
     store.add_token(token)
     store.add_link(link)
@@ -722,41 +724,41 @@ def test_everything_is_there_when_the_database_is_opened_again(
     store.add_signing_key(key, keep=[])
     with open_accounts(settings_of, create=False) as again:
         assert again.account_of(anna.email) == anna
-        assert _found(again, session, token, link) == [session, token, link]
+        assert _stored(again, session, token, link) == [session, token, link]
         assert again.invites() == [invite]
         assert again.signing_keys() == [key]
         again.set_quota(anna.id, 8)
     assert store.account(anna.id) == replace(anna, quota=8)
 
 
-# Without the database
+# Lost connections
 
 
-def test_a_change_whose_commit_postgresql_made_was_made_though_its_answer_was_lost(tmp_path: Path) -> None:
-    with _through_a_proxy(tmp_path) as (proxy, store):
-        anna = store.add(an_account())
+def test_change_succeeds_when_postgresql_commits_but_answer_is_lost(tmp_path: Path) -> None:
+    with _connected_through_proxy(tmp_path) as (proxy, store):
+        anna = store.add(make_account())
         proxy.loses = Loss.ANSWER
         assert store.set_password(anna.id, "new", version=1)
         assert proxy.lost.is_set()
         assert store.account(anna.id) == replace(anna, password="new", version=2)
 
 
-def test_a_lost_postgresql_is_unavailable_until_it_is_back(
+def test_store_is_unavailable_until_postgresql_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
-    with _through_a_proxy(tmp_path) as (proxy, store):
-        anna = store.add(an_account())
+    with _connected_through_proxy(tmp_path) as (proxy, store):
+        anna = store.add(make_account())
         proxy.loses, proxy.reachable = Loss.COMMIT, False
         with pytest.raises(StorageUnavailable):
             store.set_password(anna.id, "new", version=1)
-        _is_unavailable(store)
+        _assert_unavailable(store)
         proxy.reachable = True
         assert store.accounts(limit=9) == [anna]
 
 
 @contextmanager
-def _through_a_proxy(tmp_path: Path) -> Iterator[tuple[LosingProxy, AccountStore]]:
+def _connected_through_proxy(tmp_path: Path) -> Iterator[tuple[LosingProxy, AccountStore]]:
     proxy = LosingProxy(postgres.shared().port)
     url = postgres.shared().new_library().replace(str(postgres.shared().port), str(proxy.port))
     settings = Settings(_env_file=None, files_dir=tmp_path / "files", database_url=url)
@@ -767,24 +769,24 @@ def _through_a_proxy(tmp_path: Path) -> Iterator[tuple[LosingProxy, AccountStore
         proxy.close()
 
 
-def test_a_killed_mongodb_is_unavailable_and_has_all_when_it_is_back() -> None:
+def test_store_is_unavailable_until_killed_mongodb_returns() -> None:
     with mongod() as node:
         settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"))
         with open_accounts(settings, create=True) as store:
-            anna = store.add(an_account())
-            session = a_session(anna)
+            anna = store.add(make_account())
+            session = make_session(anna)
             assert store.add_session(session, version=1)
             node.kill()
-            _is_unavailable(store)
+            _assert_unavailable(store)
             node.restart()
-            assert _until_available(store.count) == 1
+            assert _retry_until_available(store.count) == 1
             assert store.account(anna.id) == anna
             assert store.session(session.hash) == session
-        with node.direct() as client:  # and nothing was done to the database of the files
+        with node.direct() as client:  # the database of the files was not touched
             assert {*client.list_database_names()} - {"admin", "config", "local"} == {"users"}
 
 
-def _until_available(call: Callable[[], T]) -> T:
+def _retry_until_available(call: Callable[[], T]) -> T:
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -794,10 +796,10 @@ def _until_available(call: Callable[[], T]) -> T:
             time.sleep(0.1)
 
 
-def _is_unavailable(store: AccountStore) -> None:
+def _assert_unavailable(store: AccountStore) -> None:
     for call in (
         store.count,
-        lambda: store.add(an_account()),
+        lambda: store.add(make_account()),
         lambda: store.session("none"),
         lambda: store.leave("nobody"),
         lambda: store.attempts.attempt([Bucket("key", 1, 60.0)]),

@@ -1,4 +1,4 @@
-"""Promises of every database's AttemptStore (app/accounts/login_limits.py), whichever process counts."""
+"""The contract of attempt stores (app/accounts/login_limits.py), on every database and across processes."""
 
 import time
 from collections.abc import Iterator
@@ -24,12 +24,14 @@ waiting = Together("waiting")
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stores]]:
-    """Two of every database."""
+    """Open two stores on each database."""
     with ExitStack() as stack:
 
         def two(backend: str) -> Stores:
             options = BACKENDS[backend]()
-            if "mongodb_url" in options:  # one server has them for all tests, and `users` but once
+            if (
+                "mongodb_url" in options
+            ):  # all tests share one MongoDB, but each module needs a `users` database of its own
                 options["users_url"] = str(options["mongodb_url"]).replace("library", "attempts")
             folder = tmp_path_factory.mktemp("attempts")
             settings = Settings(_env_file=None, files_dir=folder / "files", **options)
@@ -40,13 +42,13 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Store
 
 @pytest.fixture(scope="module")
 def everywhere(request: pytest.FixtureRequest, opened: dict[str, Stores]) -> Iterator[dict[str, Outcomes]]:
-    """All that wait, of every database at the same time."""
+    """Start all tests that wait, for all databases at the same time."""
     with ExitStack() as stack:
 
-        def begun(stores: Stores) -> Outcomes:
+        def start_tests(stores: Stores) -> Outcomes:
             return stack.enter_context(waiting.begun(request, lambda _: (stores,)))
 
-        yield {backend: begun(stores) for backend, stores in opened.items()}
+        yield {backend: start_tests(stores) for backend, stores in opened.items()}
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -56,7 +58,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module", name="waiting")
-def begun(backend: str, everywhere: dict[str, Outcomes]) -> Outcomes:
+def start_tests(backend: str, everywhere: dict[str, Outcomes]) -> Outcomes:
     return everywhere[backend]
 
 
@@ -65,12 +67,12 @@ def stores(backend: str, opened: dict[str, Stores]) -> Stores:
     return opened[backend]
 
 
-def a_bucket(limit: int = 3, window_s: float = 900.0, unless: str = "") -> Bucket:
+def make_bucket(limit: int = 3, window_s: float = 900.0, unless: str = "") -> Bucket:
     return Bucket(f"bucket-{next(NUMBERS)}", limit, window_s, unless)
 
 
 def is_full(store: AttemptStore, bucket: Bucket) -> bool:
-    """Without an attempt, if it is."""
+    """Return whether the bucket is full; if it is not, this adds an attempt."""
     return store.attempt([bucket]) is not None
 
 
@@ -79,8 +81,8 @@ def fill(store: AttemptStore, bucket: Bucket) -> None:
         assert store.attempt([bucket]) is None
 
 
-def test_what_is_tried_through_any_process_is_in_one_bucket(stores: Stores) -> None:
-    bucket, other = a_bucket(), a_bucket()
+def test_bucket_counts_attempts_of_all_processes(stores: Stores) -> None:
+    bucket, other = make_bucket(), make_bucket()
     for number in range(bucket.limit):
         assert stores[number % 2].attempt([bucket]) is None
     for store in stores * 3:
@@ -91,21 +93,21 @@ def test_what_is_tried_through_any_process_is_in_one_bucket(stores: Stores) -> N
     assert stores[0].attempt([other]) is None
 
 
-def test_of_many_at_once_as_many_are_let_in_as_there_is_room_for(stores: Stores) -> None:
-    one, all_of_them = a_bucket(7), a_bucket(20)
+def test_bucket_admits_exactly_its_limit_of_concurrent_attempts(stores: Stores) -> None:
+    one, total = make_bucket(7), make_bucket(20)
 
     def attempt(number: int) -> bool:
-        return stores[number % 2].attempt([one, all_of_them]) is None
+        return stores[number % 2].attempt([one, total]) is None
 
     with ThreadPoolExecutor(10) as pool:
         assert sum(pool.map(attempt, range(30))) == 7
-    assert [stores[0].attempt([all_of_them]) for _ in range(13)] == [None] * 13
-    assert is_full(stores[1], all_of_them)
+    assert [stores[0].attempt([total]) for _ in range(13)] == [None] * 13
+    assert is_full(stores[1], total)
 
 
 @waiting
-def test_room_comes_with_the_time_and_no_more_than_that(stores: Stores) -> None:
-    bucket, brief = a_bucket(2, 3.0), a_bucket(1, 1.4)
+def test_bucket_drains_with_time(stores: Stores) -> None:
+    bucket, brief = make_bucket(2, 3.0), make_bucket(1, 1.4)
     for one in (bucket, brief):
         fill(stores[0], one)
     refused = stores[1].attempt([bucket])
@@ -113,12 +115,12 @@ def test_room_comes_with_the_time_and_no_more_than_that(stores: Stores) -> None:
     time.sleep(refused[1] + 0.02)
     assert stores[1].attempt([bucket]) is None
     assert is_full(stores[0], bucket)
-    fill(stores[1], brief)  # it is empty, and counts as none
+    fill(stores[1], brief)  # its window is over, so it is empty
     assert is_full(stores[0], brief)
 
 
-def test_what_one_bucket_refuses_is_in_none(stores: Stores) -> None:
-    full, before, behind = a_bucket(), a_bucket(), a_bucket()
+def test_refused_attempt_counts_in_no_bucket(stores: Stores) -> None:
+    full, before, behind = make_bucket(), make_bucket(), make_bucket()
     fill(stores[0], full)
     for _ in range(10):
         refused = stores[1].attempt([before, full, behind])
@@ -128,20 +130,20 @@ def test_what_one_bucket_refuses_is_in_none(stores: Stores) -> None:
         fill(stores[0], bucket)
 
 
-def test_what_was_forgiven_never_was(stores: Stores) -> None:
-    bucket, other, never = a_bucket(), a_bucket(), a_bucket()
+def test_forgiven_attempt_does_not_count(stores: Stores) -> None:
+    bucket, other, never = make_bucket(), make_bucket(), make_bucket()
     for _ in range(10):
         assert stores[0].attempt([bucket, other]) is None
         stores[1].forgive([bucket, other, never], note="x", for_s=1)
     for one in (bucket, other, never):
         fill(stores[0], one)
-        assert is_full(stores[1], one), "nor is there more room than before"
+        assert is_full(stores[1], one), "forgiving must not raise the limit"
 
 
 @waiting
-def test_a_bucket_is_not_asked_where_that_was_noted_for_as_long_as_it_was(stores: Stores) -> None:
+def test_bucket_is_skipped_while_its_note_lasts(stores: Stores) -> None:
     note = f"note-{next(NUMBERS)}"
-    bucket = a_bucket(unless=note)
+    bucket = make_bucket(unless=note)
     fill(stores[0], bucket)
     stores[0].forgive([], note=note, for_s=1.5)
     stores[1].forgive([], note="another", for_s=600)
@@ -152,8 +154,8 @@ def test_a_bucket_is_not_asked_where_that_was_noted_for_as_long_as_it_was(stores
     assert is_full(stores[1], bucket)
 
 
-def test_a_sweep_keeps_so_many_and_those_that_are_full(stores: Stores) -> None:
-    full, others = a_bucket(), [a_bucket() for _ in range(5)]
+def test_sweep_keeps_full_buckets_up_to_limit(stores: Stores) -> None:
+    full, others = make_bucket(), [make_bucket() for _ in range(5)]
     fill(stores[0], full)
     for bucket in others:
         assert stores[0].attempt([bucket]) is None

@@ -1,4 +1,4 @@
-"""What `seekable copy` promises, from every backend to every backend, on real engines."""
+"""The contract of `seekable copy`, between all backends, on real engines."""
 
 import os
 from collections import Counter
@@ -30,16 +30,16 @@ FILES = {
 A, DEEP = Key(SHARED, "films", "a.mp4"), Key(SHARED, "films/deep/er", "c.mp4")
 
 
-EVERY = [(one, other) for one in BACKENDS for other in BACKENDS]
-SOME = [
+ALL_PAIRS = [(one, other) for one in BACKENDS for other in BACKENDS]
+SOME_PAIRS = [
     ("filesystem", "gridfs"),
     ("gridfs", "postgresql"),
     ("postgresql", "filesystem"),
-    ("gridfs", "gridfs"),  # whose times are in milliseconds
+    ("gridfs", "gridfs"),  # which stores times in milliseconds
 ]
-"""Pairs in which each backend is a source, and a target."""
-every_pair = pytest.mark.parametrize("pair", EVERY, ids="-to-".join, indirect=True)
-some_pairs = pytest.mark.parametrize("pair", SOME, ids="-to-".join, indirect=True)
+"""Pairs that use each backend as source and as target."""
+every_pair = pytest.mark.parametrize("pair", ALL_PAIRS, ids="-to-".join, indirect=True)
+some_pairs = pytest.mark.parametrize("pair", SOME_PAIRS, ids="-to-".join, indirect=True)
 
 
 @pytest.fixture
@@ -57,18 +57,18 @@ async def fill(storage: Storage) -> dict[Key, FileInfo]:
 
 
 def assert_copies(infos: Iterable[FileInfo], of: dict[Key, FileInfo]) -> None:
-    """Everything is as it was, and the version is that of an upload."""
+    """Check that all attributes are those of the source, with the version that an upload would get."""
     for info in infos:
-        was = of[info.key]
-        assert (info.id, info.size, info.content_type) == (was.id, was.size, was.content_type)
+        original = of[info.key]
+        assert (info.id, info.size, info.content_type) == (original.id, original.size, original.content_type)
         assert info.etag == info.sha256
-        assert was.sha256 in (info.sha256, None)
-        for one, other in ((info.created_at, was.created_at), (info.updated_at, was.updated_at)):
+        assert original.sha256 in (info.sha256, None)
+        for one, other in ((info.created_at, original.created_at), (info.updated_at, original.updated_at)):
             assert abs(one - other) < timedelta(milliseconds=1)
 
 
 @every_pair
-async def test_a_library_is_brought_whole_and_only_once(pair: Pair) -> None:
+async def test_copy_transfers_each_file_once(pair: Pair) -> None:
     assert await pair.run() == {}
     infos = await fill(pair.source)
     found = await pair.copy()
@@ -83,13 +83,13 @@ async def test_a_library_is_brought_whole_and_only_once(pair: Pair) -> None:
     assert set((await replace(pair, source=source, target=target).run()).values()) == {Outcome.PRESENT}
     assert (source.opened, target.opened) == (0, 0)
     assert await stored(pair.target) == copies
-    # Should both settings name the same library in different words, that harms nothing.
+    # Two settings that name the same library in different words do no harm.
     assert set((await replace(pair, source=pair.target).run()).values()) == {Outcome.PRESENT}
     assert await stored(pair.target) == copies
 
 
 @some_pairs
-async def test_what_changed_is_brought_by_another_run(pair: Pair) -> None:
+async def test_second_copy_transfers_changes(pair: Pair) -> None:
     for key, data in FILES.items():
         await put(pair.source, key, data)
     await pair.run()
@@ -112,7 +112,7 @@ async def test_what_changed_is_brought_by_another_run(pair: Pair) -> None:
         "bob:a": Outcome.PRESENT,
     }
     infos, copies = await stored(pair.source), await stored(pair.target)
-    assert copies.keys() - infos.keys() == {Key(SHARED, "", "a")}, "nothing is deleted"
+    assert copies.keys() - infos.keys() == {Key(SHARED, "", "a")}, "copying must not delete"
     assert_copies((copies[key] for key in infos), infos)
     assert await get(pair.target, DEEP) == b"DEEP"
     assert await get(pair.target, moved) == FILES[A]
@@ -120,7 +120,7 @@ async def test_what_changed_is_brought_by_another_run(pair: Pair) -> None:
 
 
 @some_pairs
-async def test_files_that_took_one_anothers_names_are_brought_by_one_run(pair: Pair) -> None:
+async def test_copy_handles_files_that_took_each_others_names(pair: Pair) -> None:
     one, two, three = (Key(SHARED, "", name) for name in ("1.mp4", "2.mp4", "3.mp4"))
     for key in (one, two):
         await put(pair.source, key, key.filename.encode())
@@ -134,7 +134,7 @@ async def test_files_that_took_one_anothers_names_are_brought_by_one_run(pair: P
     copies = await stored(pair.target)
     assert copies.keys() == infos.keys() == {one, two, three}
     assert_copies(copies.values(), infos)
-    # Where each has the name of the other, nothing is lost.
+    # When two files swapped names, nothing is lost.
     await pair.source.move(one, Key(SHARED, "", "4.mp4"))
     await pair.source.move(two, one)
     await pair.source.move(Key(SHARED, "", "4.mp4"), two)
@@ -143,16 +143,16 @@ async def test_files_that_took_one_anothers_names_are_brought_by_one_run(pair: P
 
 
 @some_pairs
-async def test_what_is_the_targets_own_is_kept(pair: Pair) -> None:
+async def test_copy_keeps_files_of_target(pair: Pair) -> None:
     infos = await fill(pair.source)
     target = pair.target
     same_bytes = await put(target, A, FILES[A])
     other_bytes = await put(target, DEEP, b"peed")
-    in_the_way = await put(target, Key("alice", "", "films"), b"a file, where a folder is needed")
-    has_its_id = await put(target, Key("else", "", "b"), b"-", origin=infos[Key("bob", "", "a")])
+    file_at_folder_path = await put(target, Key("alice", "", "films"), b"a file, where a folder is needed")
+    same_id = await put(target, Key("else", "", "b"), b"-", origin=infos[Key("bob", "", "a")])
     found = await pair.copy()
-    left = {path: file for path, file in found.items() if file.outcome is Outcome.CONFLICT}
-    assert {path: bool(file.reason) for path, file in left.items()} == {
+    kept = {path: file for path, file in found.items() if file.outcome is Outcome.CONFLICT}
+    assert {path: bool(file.reason) for path, file in kept.items()} == {
         ":films/deep/er/c.mp4": True,
         "alice:films/a.mp4": True,
     }
@@ -162,11 +162,11 @@ async def test_what_is_the_targets_own_is_kept(pair: Pair) -> None:
         Outcome.COPIED: len(FILES) - 3,
     }
     copies = await stored(target)
-    for mine in (same_bytes, other_bytes, in_the_way, has_its_id):
+    for mine in (same_bytes, other_bytes, file_at_folder_path, same_id):
         assert copies[mine.key] == mine
     assert await get(target, DEEP) == b"peed"
     assert copies[Key("bob", "", "a")].id not in (infos[Key("bob", "", "a")].id, None)
-    # What changed on the target after it was copied is its own, too.
+    # A file that changed in the target after the copy belongs to the target, too.
     top = Key(SHARED, "", "🎬 100% ü.mp4")
     changed = await put(target, top, b"pot")
     assert (await pair.run())[top.path] is Outcome.CONFLICT
@@ -178,7 +178,7 @@ async def test_what_is_the_targets_own_is_kept(pair: Pair) -> None:
 
 
 @some_pairs
-async def test_copy_of_a_deleted_file_gives_way_and_a_mirror_removes_it(pair: Pair) -> None:
+async def test_mirror_removes_copies_of_deleted_files(pair: Pair) -> None:
     film, over, moved, changed, elsewhere = (
         Key(SHARED, "films", f"{name}.mp4") for name in ("film", "over", "moved", "changed", "elsewhere")
     )
@@ -189,7 +189,7 @@ async def test_copy_of_a_deleted_file_gives_way_and_a_mirror_removes_it(pair: Pa
     own = await put(pair.target, Key(SHARED, "films", "own.mp4"), b"of the target")
     await put(pair.target, changed, b"changed there")
     await pair.target.move(elsewhere, Key(SHARED, "there", "elsewhere.mp4"))
-    # An upload under the name of a deleted film is another file, with another id.
+    # An upload under the name of a deleted file is another file, with another id.
     for key in (film, over, changed, elsewhere, alices):
         await pair.source.delete(key)
     await put(pair.source, film, b"uploaded anew")
@@ -205,14 +205,16 @@ async def test_copy_of_a_deleted_file_gives_way_and_a_mirror_removes_it(pair: Pa
     infos, copies = await stored(pair.source), await stored(pair.target)
     assert_copies((copies[key] for key in infos), infos)
     assert await get(pair.target, film) == b"uploaded anew"
-    left = {key.path for key in copies.keys() - infos.keys()}
-    assert left == {own.key.path, changed.path, "there/elsewhere.mp4"}, "others have them in their hands"
+    kept = {key.path for key in copies.keys() - infos.keys()}
+    assert kept == {own.key.path, changed.path, "there/elsewhere.mp4"}, (
+        "files that changed or moved in the target belong to it"
+    )
     assert await pair.remove() == []
     assert set((await pair.run()).values()) == {Outcome.PRESENT}
 
 
 @some_pairs
-async def test_files_that_no_list_shows_are_brought_too(pair: Pair) -> None:
+async def test_copy_includes_ignored_files(pair: Pair) -> None:
     hidden = [Key(SHARED, "films", "a.mkv.part"), Key("alice", "@eaDir", "a.jpg")]
     infos = [await put(pair.source, key, b"in no list") for key in hidden]
     assert await pair.run() == {

@@ -1,4 +1,4 @@
-"""What every storage promises of files whose names are ignored: stored and served, and in no list."""
+"""The contract of storages for files with ignored names: stored and served, but in no list."""
 
 from contextlib import closing
 from itertools import product
@@ -37,7 +37,7 @@ async def listed(storage: Storage, listing: Listing, limit: int = 1000) -> list[
     return [info.key.path for info in await pages(storage, listing, limit)]
 
 
-async def test_no_list_has_an_ignored_file_and_every_page_is_full(storage: Storage) -> None:
+async def test_list_leaves_out_ignored_files_and_fills_pages(storage: Storage) -> None:
     await fill(storage)
     for (sort, descending), limit in product(ORDERS, (1, 3, 1000)):
         everything = Listing(SHARED, recursive=True, sort=sort, descending=descending)
@@ -51,7 +51,7 @@ async def test_no_list_has_an_ignored_file_and_every_page_is_full(storage: Stora
 
 
 async def _all(storage: Storage, listing: Listing, limit: int) -> list[FileInfo]:
-    """All pages, which may be short."""
+    """Return the files of all pages, which may be short."""
     page = await storage.page(listing, cursor=None, limit=limit)
     found = [*page.items]
     while page.next_cursor is not None:
@@ -60,7 +60,7 @@ async def _all(storage: Storage, listing: Listing, limit: int) -> list[FileInfo]
     return found
 
 
-async def test_no_search_finds_an_ignored_file(storage: Storage) -> None:
+async def test_search_leaves_out_ignored_files(storage: Storage) -> None:
     await fill(storage)
     for query, kind, sort in product(("film", "a", "mp4 film", "store", ""), ("", "video"), Sort):
         if query or kind:
@@ -70,7 +70,7 @@ async def test_no_search_finds_an_ignored_file(storage: Storage) -> None:
             assert found or query == "store"
 
 
-async def test_folder_that_has_only_ignored_files_is_not_named(storage: Storage) -> None:
+async def test_folder_is_hidden_when_it_has_only_ignored_files(storage: Storage) -> None:
     await fill(storage)
     page = await storage.page(Listing(SHARED), cursor=None, limit=9)
     assert page.folders == await storage.folders(SHARED, "") == ("b",)
@@ -81,7 +81,7 @@ async def test_folder_that_has_only_ignored_files_is_not_named(storage: Storage)
     assert await storage.folders(SHARED, "b") == ("mixed",)
 
 
-async def test_ignored_files_are_stored_and_listed_by_themselves(storage: Storage) -> None:
+async def test_ignored_files_are_stored_and_listed_separately(storage: Storage) -> None:
     infos = await fill(storage)
     for path in HIDDEN:
         assert await storage.stat(key(path)) == infos[path]
@@ -106,7 +106,7 @@ async def put_new(storage: Storage, path: str) -> None:
         await storage.commit(key(path), staged, content_type="video/mp4", expect=Expect.ABSENT)
 
 
-async def test_file_comes_into_lists_and_goes_from_them_by_a_move(storage: Storage) -> None:
+async def test_move_shows_or_hides_file(storage: Storage) -> None:
     info = await put(storage, key("film.mp4.part"))
     assert await listed(storage, Listing(SHARED)) == []
     moved = await storage.move(info.key, key("film.mp4"))
@@ -121,7 +121,7 @@ async def test_file_comes_into_lists_and_goes_from_them_by_a_move(storage: Stora
 
 
 @pytest.mark.parametrize("flags", ["kept", "lost"])
-async def test_lists_follow_the_setting_from_the_next_start_on(settings: Settings, flags: str) -> None:
+async def test_lists_follow_changed_setting_after_restart(settings: Settings, flags: str) -> None:
     async def names(**options: object) -> list[str]:
         changed = settings.model_copy(update=options)
         async with open_database(changed, media_type=lambda name: "video/mp4") as stores:
@@ -129,7 +129,7 @@ async def test_lists_follow_the_setting_from_the_next_start_on(settings: Setting
 
     async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
         await fill(stores.storage)
-    if flags == "lost":  # as a library is that an earlier version made
+    if flags == "lost":  # as in a library of an earlier version
         with closing(beneath(settings)) as library:
             library.unflag()
     assert await names() == ["a.mp4", "z.mp4", "b/film.mp4", "b/mixed/c.mp4"]
@@ -138,8 +138,8 @@ async def test_lists_follow_the_setting_from_the_next_start_on(settings: Setting
     assert sorted(await names()) == SHOWN
 
 
-async def test_commands_go_by_the_patterns_of_the_last_server(settings: Settings) -> None:
-    """Whoever runs `seekable scan` may not have the environment of the server."""
+async def test_commands_use_patterns_of_last_server(settings: Settings) -> None:
+    """`seekable scan` may run without the environment of the server."""
     served = settings.model_copy(update={"ignore": ("*.tmp",)})
     async with open_database(served, media_type=lambda name: "video/mp4") as stores:
         await put(stores.storage, key("a.tmp"))
@@ -153,7 +153,7 @@ async def test_commands_go_by_the_patterns_of_the_last_server(settings: Settings
         assert await listed(stores.storage, Listing(SHARED)) == ["a.part", "b.part"]
 
 
-async def test_no_scan_takes_in_or_reports_ignored_files(
+async def test_scan_skips_ignored_files(
     settings: Settings, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_hand.hurry(monkeypatch)

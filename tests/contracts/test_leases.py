@@ -1,5 +1,5 @@
-"""What every database promises of leases (app/storage/leases.py), between processes: here each has opened the
-same library for itself."""
+"""The contract of leases (app/storage/leases.py) between processes; most tests open the same library
+twice."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 LASTS_S = 2.0
 
-HOLDS_AND_SAYS_SO = """
+HOLDER_PROGRAM = """
 import asyncio, os, sys
 from app.database import open_database
 from app.settings import Settings
@@ -46,7 +46,7 @@ asyncio.run(hold())
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Of an empty library."""
+    """Return the settings of an empty library."""
     return settings_of(request.param, tmp_path_factory.mktemp("leases"))
 
 
@@ -80,7 +80,7 @@ async def is_free(leases: Leases, name: str = "name") -> bool:
 
 
 async def until(condition: Callable[[], bool], within_s: float = 30) -> float:
-    """How long it took."""
+    """Block until the condition is true and return the seconds that it took."""
     began = time.monotonic()
     async with asyncio.timeout(within_s):
         while not condition():
@@ -88,10 +88,10 @@ async def until(condition: Callable[[], bool], within_s: float = 30) -> float:
     return time.monotonic() - began
 
 
-async def test_of_many_who_race_one_at_a_time_has_it_and_all_in_the_end(one: Leases, two: Leases) -> None:
+async def test_turn_is_exclusive_and_reaches_every_waiter(one: Leases, two: Leases) -> None:
     inside, turns = 0, 0
 
-    async def take(leases: Leases) -> None:
+    async def run_turn(leases: Leases) -> None:
         nonlocal inside, turns
         async with leases.turn("name"):
             inside += 1
@@ -100,12 +100,12 @@ async def test_of_many_who_race_one_at_a_time_has_it_and_all_in_the_end(one: Lea
             inside -= 1
             turns += 1
 
-    await asyncio.gather(*(take(leases) for leases in (one, two) * 6))
+    await asyncio.gather(*(run_turn(leases) for leases in (one, two) * 6))
     assert turns == 12
     assert await is_free(one)
 
 
-async def test_what_is_given_back_is_free_at_once_and_other_names_always(one: Leases, two: Leases) -> None:
+async def test_released_turn_is_free_at_once_and_names_are_independent(one: Leases, two: Leases) -> None:
     for leases, other in ((one, two), (two, one), (one, one)):
         async with leases.turn("name"):
             assert not await is_free(other)
@@ -118,7 +118,7 @@ async def test_what_is_given_back_is_free_at_once_and_other_names_always(one: Le
     assert await is_free(two)
 
 
-async def test_a_turn_is_waited_for_and_not_without_end(one: Leases, two: Leases) -> None:
+async def test_turn_blocks_until_released_or_timeout(one: Leases, two: Leases) -> None:
     async with one.turn("name"):
         began = time.monotonic()
         with pytest.raises(HeldElsewhere):
@@ -135,7 +135,7 @@ async def is_free_within(leases: Leases, within_s: float) -> bool:
         return True
 
 
-async def test_who_waits_and_leaves_holds_nothing(one: Leases, two: Leases) -> None:
+async def test_cancelled_waiter_holds_nothing(one: Leases, two: Leases) -> None:
     for pause in (0, 0.001, 0.004, 0.02, 0.05):
         waiting = asyncio.create_task(is_free_within(two, 5))
         await asyncio.sleep(pause)
@@ -146,11 +146,11 @@ async def test_who_waits_and_leaves_holds_nothing(one: Leases, two: Leases) -> N
 
 @asynccontextmanager
 async def another_process(settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
-    """It holds "killed", and works for as long as that is its to do."""
+    """Run a process that holds the turn "killed" and works while it holds the lease "killed work"."""
     given = settings.model_dump(include={"storage", "files_dir", "database_url", "mongodb_url"})
     names = {f"SEEKABLE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", HOLDS_AND_SAYS_SO, str(LASTS_S)),
+        *(sys.executable, "-c", HOLDER_PROGRAM, str(LASTS_S)),
         env={**os.environ, **names},
         stdout=subprocess.PIPE,
     )
@@ -165,20 +165,20 @@ async def another_process(settings: Settings) -> AsyncIterator[asyncio.subproces
 
 
 class Work:
-    """What is to be done by one process at a time."""
+    """Work that only one process at a time may do."""
 
-    begun = ended = 0
+    started = ended = 0
 
     async def do(self) -> None:
-        self.begun += 1
+        self.started += 1
         try:
             await asyncio.sleep(60)
         finally:
             self.ended += 1
 
     @property
-    def goes_on(self) -> bool:
-        return self.begun > self.ended
+    def is_running(self) -> bool:
+        return self.started > self.ended
 
 
 @asynccontextmanager
@@ -192,30 +192,30 @@ async def doing(leases: Leases, name: str = "work") -> AsyncIterator[Work]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_what_takes_time_with_every_database(
+async def test_leases_on_every_database(
     tmp_path: Path, anyio_backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All of it at once."""
+    """Run all slow checks at the same time, on every database."""
     async with AsyncExitStack() as stack:
-        under_way = []
+        checks = []
         for backend in BACKENDS:
             settings = settings_of(backend, tmp_path / backend)
             one, two = [await stack.enter_async_context(opened(settings)) for _ in range(2)]
-            under_way += [
-                it_is_held_for_as_long_as_that_takes(one, two),
-                what_a_process_held_is_free_when_it_was_killed(one, settings),
-                one_works_and_another_goes_on_when_it_stops(one, two),
-                work_that_fails_is_begun_anew(one, backend, caplog),
+            checks += [
+                check_turn_is_renewed_while_held(one, two),
+                check_turn_is_free_after_holder_is_killed(one, settings),
+                check_work_passes_to_other_process(one, two),
+                check_failed_work_is_restarted(one, backend, caplog),
             ]
         settings = settings_of("postgresql", tmp_path / "cannot renew")
         leases = await stack.enter_async_context(opened(settings))
-        under_way.append(who_cannot_renew_stops_before_others_may_begin(leases, settings))
+        checks.append(check_work_stops_before_lease_expires_when_renewal_fails(leases, settings))
         async with asyncio.TaskGroup() as group:
-            for each in under_way:
+            for each in checks:
                 group.create_task(each)
 
 
-async def it_is_held_for_as_long_as_that_takes(one: Leases, two: Leases) -> None:
+async def check_turn_is_renewed_while_held(one: Leases, two: Leases) -> None:
     async with one.turn("long", lasts_s=LASTS_S):
         ends = time.monotonic() + 2 * LASTS_S
         while time.monotonic() < ends:
@@ -224,72 +224,74 @@ async def it_is_held_for_as_long_as_that_takes(one: Leases, two: Leases) -> None
     assert await is_free(two, "long")
 
 
-async def what_a_process_held_is_free_when_it_was_killed(one: Leases, settings: Settings) -> None:
+async def check_turn_is_free_after_holder_is_killed(one: Leases, settings: Settings) -> None:
     async with another_process(settings) as process, doing(one, "killed work") as work:
         ends = time.monotonic() + 1.5 * LASTS_S
         while time.monotonic() < ends:
             assert not await is_free(one, "killed")
-            assert not work.begun
+            assert not work.started
             await asyncio.sleep(0.1)
         process.kill()
         killed = time.monotonic()
         async with one.turn("killed", within_s=30):
             assert time.monotonic() - killed < LASTS_S + 5
-        await until(lambda: work.goes_on)
+        await until(lambda: work.is_running)
         assert time.monotonic() - killed < 1.4 * LASTS_S + 5
 
 
-async def one_works_and_another_goes_on_when_it_stops(one: Leases, two: Leases) -> None:
+async def check_work_passes_to_other_process(one: Leases, two: Leases) -> None:
     async with doing(two) as later:
         async with doing(one) as first:
-            await until(lambda: first.goes_on or later.goes_on)
+            await until(lambda: first.is_running or later.is_running)
             for _ in range(20):
-                assert first.goes_on != later.goes_on
+                assert first.is_running != later.is_running
                 await asyncio.sleep(LASTS_S / 10)
-            assert first.begun + later.begun == 1
-        assert not first.goes_on
-        assert await until(lambda: later.goes_on) < LASTS_S
-    assert not later.goes_on
+            assert first.started + later.started == 1
+        assert not first.is_running
+        assert await until(lambda: later.is_running) < LASTS_S
+    assert not later.is_running
     assert await is_free(one, "work")
 
 
-async def work_that_fails_is_begun_anew(one: Leases, backend: str, caplog: pytest.LogCaptureFixture) -> None:
-    begun = 0
+async def check_failed_work_is_restarted(one: Leases, backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    started = 0
 
     async def fail() -> None:
-        nonlocal begun
-        begun += 1
+        nonlocal started
+        started += 1
         raise OSError(f"not today, {backend}")
 
     task = asyncio.create_task(one.whenever_held("what fails", fail, lasts_s=LASTS_S))
-    await until(lambda: begun == 2)
+    await until(lambda: started == 2)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert f"not today, {backend}" in str([record.exc_info for record in caplog.records])
 
 
-async def who_cannot_renew_stops_before_others_may_begin(leases: Leases, settings: Settings) -> None:
-    """Its database is gone, here: nobody may connect, and who is connected is thrown out."""
+async def check_work_stops_before_lease_expires_when_renewal_fails(
+    leases: Leases, settings: Settings
+) -> None:
+    """The test closes the database: PostgreSQL refuses connections and terminates those that exist."""
     assert settings.database_url is not None
     name = make_url(settings.database_url).database
 
-    def let_in(allowed: bool) -> None:
+    def allow_connections(allowed: bool) -> None:
         with postgres.shared().connected() as connection:
             connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}")  # type: ignore[arg-type]
             if not allowed:
-                leave = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
-                connection.execute(leave, (name,))
+                terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+                connection.execute(terminate, (name,))
 
     async with doing(leases) as work:
-        await until(lambda: work.goes_on)
+        await until(lambda: work.is_running)
         await asyncio.sleep(LASTS_S / 2)
-        assert work.goes_on
-        let_in(False)
+        assert work.is_running
+        allow_connections(False)
         try:
-            assert await until(lambda: not work.goes_on) < LASTS_S
+            assert await until(lambda: not work.is_running) < LASTS_S
             with pytest.raises(StorageError):
                 await is_free(leases)
         finally:
-            let_in(True)
-        await until(lambda: work.goes_on)
-    assert work.begun == work.ended == 2
+            allow_connections(True)
+        await until(lambda: work.is_running)
+    assert work.started == work.ended == 2

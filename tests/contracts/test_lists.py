@@ -1,4 +1,4 @@
-"""What every storage promises of lists: which files, in which order, and whole while files come and go."""
+"""The contract of lists: their files, their order, and consistent pages while files change."""
 
 from collections.abc import Iterable
 from itertools import product
@@ -26,7 +26,7 @@ async def put_all(storage: Storage, names: Iterable[str], folder: str = "f") -> 
 
 
 async def pages(storage: Storage, listing: Listing, limit: int = 1000) -> list[FileInfo]:
-    """All pages, joined."""
+    """Return the files of all pages."""
     found: list[FileInfo] = []
     cursor = None
     for _ in range(1000):
@@ -38,28 +38,28 @@ async def pages(storage: Storage, listing: Listing, limit: int = 1000) -> list[F
         if cursor is None:
             return found
         assert len(page.items) == limit, "only the last page may be short"
-    raise AssertionError("it leads in circles")
+    raise AssertionError("the cursors never end")
 
 
 async def names(storage: Storage, query: str) -> list[str]:
     return [info.key.filename for info in await pages(storage, Listing(SHARED, "f", query=query))]
 
 
-async def test_every_list_is_what_a_plain_model_says(storage: Storage) -> None:
+async def test_every_list_equals_reference_model(storage: Storage) -> None:
     infos = {}
     for key, size, content_type in model.FILES:
         infos[key] = await put(storage, key, size, content_type)
     for key, size, content_type in model.FILES[::4]:  # created early, updated late
         infos[key] = await put(storage, key, size + 1, content_type)
     await put(storage, Key("another", "a", "The End.mp4"))
-    met = 0
+    listed = 0
     unfiltered = [one for one in model.LISTINGS if not one.query and not one.content_type]
     in_pages = [(one, 7 if number % 3 == 0 else 1000) for number, one in enumerate(unfiltered)]
     for listing, limit in [*in_pages, *model.sample(model.LISTINGS, 400)]:
         wanted = model.expected(infos.values(), listing)
         assert await pages(storage, listing, limit) == wanted, listing
-        met += len(wanted)
-    assert met > 1500, "the lists above are not all empty"
+        listed += len(wanted)
+    assert listed > 1500, "most of the lists above must have files"
 
 
 BIG_SLEEP, PERCENT, HEART = "The_Big.Sleep (1946).mkv", "b%.mp4", "❤.mp4"
@@ -85,13 +85,13 @@ FOUND = {
 }
 
 
-async def test_each_word_begins_a_word_of_the_name(storage: Storage) -> None:
+async def test_query_words_match_prefixes_of_name_words(storage: Storage) -> None:
     await put_all(storage, [BIG_SLEEP, PERCENT, HEART])
     for query, found in FOUND.items():
         assert await names(storage, query) == found, query
 
 
-async def test_a_file_is_found_by_its_new_name_and_no_more_by_its_old(storage: Storage) -> None:
+async def test_search_finds_moved_file_by_new_name_only(storage: Storage) -> None:
     [info] = await put_all(storage, ["old name.mp4"])
     await storage.move(info.key, Key(SHARED, "f", "new name.mp4"))
     assert await names(storage, "old") == []
@@ -102,7 +102,7 @@ async def test_a_file_is_found_by_its_new_name_and_no_more_by_its_old(storage: S
     assert await names(storage, "name") == []
 
 
-async def test_folders_are_for_those_who_look_around(storage: Storage) -> None:
+async def test_folders_are_listed_only_when_browsing(storage: Storage) -> None:
     for folder in ("f", "f/inside"):
         await put_all(storage, ["film.mp4"], folder)
     for listing, folders in (
@@ -118,7 +118,7 @@ async def test_folders_are_for_those_who_look_around(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize(("sort", "descending"), ORDERS)
-async def test_every_order_stays_right_while_files_come_and_go(
+async def test_pages_stay_consistent_when_files_come_and_go(
     storage: Storage, sort: Sort, descending: bool
 ) -> None:
     keys = [Key(SHARED, ("a", "a/b", "a-b", "a/c")[number % 4], f"film {number:02}") for number in range(24)]
@@ -132,30 +132,30 @@ async def test_every_order_stays_right_while_files_come_and_go(
         if page.next_cursor is None:
             break
         last = page.items[-1]
-        await storage.delete(last.key)  # the very one that the cursor is about
+        await storage.delete(last.key)  # the file that the cursor refers to
         stay.discard(last.id)
         for size in (0, 9):
             await put(storage, Key(SHARED, last.key.folder, f"film {len(seen)}-{size}"), size)
         page = await storage.page(listing, cursor=page.next_cursor, limit=4)
         assert len(seen) < 200
     ids = [info.id for info in seen]
-    assert len(ids) == len(set(ids)), "nothing comes twice"
-    assert stay <= set(ids), "nothing that was there all the time is left out"
-    assert seen == model.expected(seen, listing), "all pages together are in order"
+    assert len(ids) == len(set(ids)), "no file may appear twice"
+    assert stay <= set(ids), "every file that stayed must appear"
+    assert seen == model.expected(seen, listing), "the pages must be in order"
 
 
 @pytest.mark.parametrize("sort", [Sort.SIZE, Sort.UPDATED_AT])
-async def test_a_file_that_moves_along_the_order_does_no_harm(storage: Storage, sort: Sort) -> None:
+async def test_pages_stay_consistent_when_file_moves_in_order(storage: Storage, sort: Sort) -> None:
     for number in range(12):
         await put(storage, Key(SHARED, "f", f"{number:02}"), number)
     listing = Listing(SHARED, "f", sort=sort)
     first = await storage.page(listing, cursor=None, limit=4)
-    await put(storage, Key(SHARED, "f", "01"), 100)  # from the first page to the last
+    await put(storage, Key(SHARED, "f", "01"), 100)  # moves it from the first page to the last
     rest = await storage.page(listing, cursor=first.next_cursor, limit=100)
     assert [info.key.filename for info in rest.items] == [*(f"{number:02}" for number in range(4, 12)), "01"]
 
 
-async def test_a_cursor_belongs_to_its_folder_and_its_order(storage: Storage) -> None:
+async def test_cursor_is_refused_in_other_folder_or_order(storage: Storage) -> None:
     for folder in ("", "a", "a/b"):
         await put_all(storage, ["1", "2", "3"], folder)
     listings = [
@@ -174,7 +174,7 @@ async def test_a_cursor_belongs_to_its_folder_and_its_order(storage: Storage) ->
         await storage.page(beneath, cursor=cursors[Listing(SHARED, "")], limit=1)
 
 
-async def test_all_folders_inside_are_named_in_byte_order(storage: Storage) -> None:
+async def test_folders_are_listed_in_byte_order(storage: Storage) -> None:
     paths = ["a", "a-b/c", "a/b", "a/b/c", "a0", "z/y/x", "é/f", "🎬/f", "f", "~/f"]
     for path in paths:
         await put(storage, Key.at(SHARED, f"top/{path}/film.mp4"))
@@ -186,7 +186,7 @@ async def test_all_folders_inside_are_named_in_byte_order(storage: Storage) -> N
     assert await storage.folders("another", "top") == ()
 
 
-async def test_what_nothing_can_be_called_is_not_there(storage: Storage) -> None:
+async def test_impossible_names_match_nothing(storage: Storage) -> None:
     await put(storage, Key(SHARED, "f", "a.mp4"))
     for kind in ("video\0", "video/\0", "\0"):
         assert await pages(storage, Listing(SHARED, "f", content_type=kind)) == []

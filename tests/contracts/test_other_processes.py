@@ -1,4 +1,4 @@
-"""What another process did to a file is seen by the next who opens it, whatever was opened here before."""
+"""A file opened after another process changed it is up to date, even with entries in the open cache."""
 
 import asyncio
 import hashlib
@@ -22,14 +22,14 @@ OTHER = Key(SHARED, "other", "place.mp4")
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is known of a file is used again almost at once, not when it has rested for two seconds."""
+def short_quiet_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let entries of the open cache be used almost at once, instead of after two quiet seconds."""
     monkeypatch.setattr(open_cache, "QUIET_NS", 20_000_000)
 
 
 @pytest.fixture
 async def other(settings: Settings, storage: Storage) -> AsyncIterator[Storage]:
-    """The same library, as another process has it."""
+    """Open the same library again, like another process."""
     async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
         yield stores.storage
 
@@ -45,24 +45,24 @@ async def get(storage: Storage, address: Key | FileId = FILM) -> tuple[bytes, Fi
         return b"".join([chunk async for chunk in chunks]), file.info
 
 
-async def opened_before(storage: Storage, info: FileInfo) -> None:
-    """The file was opened here a while ago, and again."""
+async def warm_cache(storage: Storage, info: FileInfo) -> None:
+    """Put the file into the open cache: open it twice, after a pause."""
     await asyncio.sleep(0.03)
     for _ in range(2):
         assert await get(storage, FileId(SHARED, info.id)) == await get(storage, info.key)
 
 
-async def test_a_replacement(storage: Storage, other: Storage) -> None:
+async def test_open_sees_replacement_by_other_process(storage: Storage, other: Storage) -> None:
     info = (await put(storage, b"one")).info
     for data in (b"two", b"six"):
-        await opened_before(storage, info)
+        await warm_cache(storage, info)
         new = (await put(other, data)).info
         assert await get(storage) == await get(storage, FileId(SHARED, info.id)) == (data, new)
 
 
-async def test_a_deletion(storage: Storage, other: Storage) -> None:
+async def test_open_sees_deletion_by_other_process(storage: Storage, other: Storage) -> None:
     info = (await put(storage, b"one")).info
-    await opened_before(storage, info)
+    await warm_cache(storage, info)
     await other.delete(FILM)
     for address in (FILM, FileId(SHARED, info.id)):
         with pytest.raises(NotFound):
@@ -73,9 +73,9 @@ async def test_a_deletion(storage: Storage, other: Storage) -> None:
         await get(storage, FileId(SHARED, info.id))
 
 
-async def test_a_move(storage: Storage, other: Storage) -> None:
+async def test_open_sees_move_by_other_process(storage: Storage, other: Storage) -> None:
     info = (await put(storage, b"one")).info
-    await opened_before(storage, info)
+    await warm_cache(storage, info)
     moved = await other.move(FILM, OTHER)
     with pytest.raises(NotFound):
         await get(storage)
@@ -85,10 +85,10 @@ async def test_a_move(storage: Storage, other: Storage) -> None:
     assert await get(storage, FileId(SHARED, info.id)) == (b"one", moved)
 
 
-async def test_two_files_that_change_places(storage: Storage, other: Storage) -> None:
+async def test_open_sees_swap_by_other_process(storage: Storage, other: Storage) -> None:
     one, two = (await put(storage, b"one")).info, (await put(storage, b"two", OTHER)).info
-    await opened_before(storage, one)
-    await opened_before(storage, two)
+    await warm_cache(storage, one)
+    await warm_cache(storage, two)
     between = Key(SHARED, "", "between.mp4")
     for source, target in ((FILM, between), (OTHER, FILM), (between, OTHER)):
         await other.move(source, target)
@@ -96,8 +96,8 @@ async def test_two_files_that_change_places(storage: Storage, other: Storage) ->
     assert [(await get(storage, FileId(SHARED, info.id)))[0] for info in (one, two)] == [b"one", b"two"]
 
 
-async def test_bytes_and_what_is_said_of_them_belong_together(storage: Storage, other: Storage) -> None:
-    """While another process replaces the file, quickly and slowly; and what it has acknowledged is seen."""
+async def test_bytes_match_metadata_while_other_process_writes(storage: Storage, other: Storage) -> None:
+    """While another process replaces the file at varying speed, readers see every acknowledged version."""
     latest = (await put(storage, bytes(64))).info
 
     async def write() -> None:
@@ -124,9 +124,11 @@ async def test_bytes_and_what_is_said_of_them_belong_together(storage: Storage, 
     assert (await get(storage))[1] == latest
 
 
-async def test_a_change_is_held_against_what_the_other_did(storage: Storage, other: Storage) -> None:
+async def test_expectation_is_checked_against_change_of_other_process(
+    storage: Storage, other: Storage
+) -> None:
     info = (await put(storage, b"one")).info
-    await opened_before(storage, info)
+    await warm_cache(storage, info)
     new = (await put(other, b"two")).info
     assert await storage.stat(FILM) == new
     await storage.check(FILM, new.etag)
@@ -134,8 +136,8 @@ async def test_a_change_is_held_against_what_the_other_did(storage: Storage, oth
     await other.check(FILM, Expect.ABSENT)
 
 
-async def test_whatever_is_asked_shows_at_once_what_the_other_did(storage: Storage, other: Storage) -> None:
-    """Each with what it remembers of before: of the file, and of the folders."""
+async def test_every_query_shows_change_of_other_process_at_once(storage: Storage, other: Storage) -> None:
+    """Each process has cached the state before: of the file, and of the folders."""
     moved = Key(SHARED, "films/deep", "film.mkv")
 
     async def seen(by: Storage) -> tuple[object, ...]:
@@ -147,7 +149,7 @@ async def test_whatever_is_asked_shows_at_once_what_the_other_did(storage: Stora
         here, there = (storage, other) if turn % 2 else (other, storage)
         info = (await put(here, b"one")).info
         assert await seen(there) == await seen(here) == ((info,), ("films",), ("films",), Usage(1, 3))
-        await opened_before(there, info)
+        await warm_cache(there, info)
         new = (await put(here, b"another")).info
         assert await there.stat(FILM) == (await get(there))[1] == new
         assert await seen(there) == ((new,), ("films",), ("films",), Usage(1, 7))

@@ -1,4 +1,4 @@
-"""What every storage promises (app/storage/contract.py). Each backend meets all of it."""
+"""The contract of storages (app/storage/contract.py), on every backend."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,7 @@ from app.storage.types import SHARED, Committed, Expect, Expectation, FileId, Fi
 pytestmark = pytest.mark.anyio
 
 FILM = Key(SHARED, "films", "film.mp4")
-BYTES = bytes(range(256)) * 80 + b"the end"  # five reads and a bit
+BYTES = bytes(range(256)) * 80 + b"the end"  # slightly more than five reads
 
 ODD_NAMES = [
     "two words.mp4",
@@ -77,7 +77,7 @@ async def names(storage: Storage, folder: str = "films", library: str = SHARED) 
 # Storing and reading
 
 
-async def test_what_was_committed_is_read_back(storage: Storage) -> None:
+async def test_committed_file_is_read_back(storage: Storage) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
     committed = await put(storage, content_type="video/x-test; a=b")
     info = committed.info
@@ -93,13 +93,13 @@ async def test_what_was_committed_is_read_back(storage: Storage) -> None:
     assert await storage.stat(FILM) == info
 
 
-async def test_an_id_finds_the_file_too(storage: Storage) -> None:
+async def test_file_is_found_by_id(storage: Storage) -> None:
     info = (await put(storage)).info
     assert await storage.stat(FileId(SHARED, info.id)) == info
     assert await get(storage, FileId(SHARED, info.id)) == BYTES
 
 
-async def test_nothing_is_not_found(storage: Storage) -> None:
+async def test_missing_file_is_not_found(storage: Storage) -> None:
     for address in (FILM, FileId(SHARED, "0" * 32), FileId(SHARED, "é/../x\0")):
         with pytest.raises(NotFound):
             await storage.stat(address)
@@ -112,7 +112,7 @@ async def test_nothing_is_not_found(storage: Storage) -> None:
         await storage.move(FILM, Key(SHARED, "", "other"))
 
 
-async def test_an_empty_file(storage: Storage, leftovers: Callable[[], set[str]]) -> None:
+async def test_empty_file_is_stored(storage: Storage, leftovers: Callable[[], set[str]]) -> None:
     async with storage.stage() as staged:
         info = (await storage.commit(FILM, staged, content_type="video/mp4")).info
     assert info.size == 0
@@ -123,7 +123,7 @@ async def test_an_empty_file(storage: Storage, leftovers: Callable[[], set[str]]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-async def test_odd_names_survive(storage: Storage, name: str) -> None:
+async def test_odd_name_is_stored_unchanged(storage: Storage, name: str) -> None:
     key = Key(SHARED, name, name)
     await put(storage, key)
     assert await get(storage, key) == BYTES
@@ -132,14 +132,14 @@ async def test_odd_names_survive(storage: Storage, name: str) -> None:
     assert (await storage.move(key, Key(SHARED, "", f"{name}"[:-1] + "_"))).key.filename == name[:-1] + "_"
 
 
-async def test_names_differ_by_case_and_by_anything_else(storage: Storage) -> None:
+async def test_names_differ_by_case_and_spaces(storage: Storage) -> None:
     for name in ("film", "Film", "film ", " film", "film.", "ﬁlm"):
         await put(storage, Key(SHARED, "", name), name.encode())
     for name in ("film", "Film", "film ", " film", "film.", "ﬁlm"):
         assert await get(storage, Key(SHARED, "", name)) == name.encode()
 
 
-async def test_libraries_do_not_meet(storage: Storage) -> None:
+async def test_libraries_are_separate(storage: Storage) -> None:
     mine, yours = Key("mine", "films", "film.mp4"), Key("yours", "films", "film.mp4")
     info = (await put(storage, mine, b"mine")).info
     assert (await put(storage, yours, b"yours")).created
@@ -153,7 +153,7 @@ async def test_libraries_do_not_meet(storage: Storage) -> None:
     assert (await storage.page(Listing(SHARED, ""), cursor=None, limit=10)).folders == ("films",)
 
 
-async def test_bytes_may_come_in_any_pieces(storage: Storage) -> None:
+async def test_write_accepts_pieces_of_any_size(storage: Storage) -> None:
     data = os.urandom(3_500_000)  # more than three batches
     async with storage.stage(size=len(data)) as staged:
         position = 0
@@ -185,21 +185,21 @@ async def test_bytes_may_come_in_any_pieces(storage: Storage) -> None:
         (9, 2),
     ],
 )
-async def test_a_range_is_exactly_its_bytes(storage: Storage, start: int, stop: int) -> None:
+async def test_read_returns_exactly_the_range(storage: Storage, start: int, stop: int) -> None:
     await put(storage)
     async with storage.open(FILM) as file:
         assert await read(file, start, stop) == BYTES[start:stop]
 
 
-async def test_one_open_file_gives_several_ranges(storage: Storage) -> None:
+async def test_open_file_reads_several_ranges(storage: Storage) -> None:
     await put(storage)
     async with storage.open(FILM) as file:
         for start, stop in ((10_000, 20_000), (0, 9), (19_000, 20_487)):
             assert await read(file, start, stop) == BYTES[start:stop]
 
 
-async def test_a_read_may_be_left_early(storage: Storage) -> None:
-    data = BYTES * 200  # more than any storage reads in one go
+async def test_read_may_be_closed_early(storage: Storage) -> None:
+    data = BYTES * 200  # more than any storage reads at once
     await put(storage, data=data)
     async with storage.open(FILM) as file:
         async with aclosing(file.read(0, len(data))) as chunks:
@@ -208,7 +208,7 @@ async def test_a_read_may_be_left_early(storage: Storage) -> None:
         assert await read(file, 3, 9) == data[3:9]
 
 
-async def test_sizes_beyond_32_bits(storage: Storage, big_file: Callable[[int, bytes], Key]) -> None:
+async def test_file_may_exceed_32_bit_size(storage: Storage, big_file: Callable[[int, bytes], Key]) -> None:
     size = (5 << 30) + 3
     key = await asyncio.to_thread(big_file, size, b"the end")
     async for _ in storage.scan():
@@ -224,14 +224,14 @@ async def test_sizes_beyond_32_bits(storage: Storage, big_file: Callable[[int, b
 # Expectations
 
 
-async def test_creating_never_overwrites(storage: Storage) -> None:
+async def test_commit_raises_already_exists_when_file_must_be_absent(storage: Storage) -> None:
     await put(storage, expect=Expect.ABSENT)
     with pytest.raises(AlreadyExists):
         await put(storage, data=b"other", expect=Expect.ABSENT)
     assert await get(storage) == BYTES
 
 
-async def test_replacing_keeps_the_identity_and_changes_the_version(storage: Storage) -> None:
+async def test_replacement_keeps_id_and_changes_version(storage: Storage) -> None:
     first = (await put(storage)).info
     replaced = await put(storage, data=b"other", content_type="video/x-other", expect=first.etag)
     second = replaced.info
@@ -244,14 +244,14 @@ async def test_replacing_keeps_the_identity_and_changes_the_version(storage: Sto
     assert await storage.stat(FILM) == second
 
 
-async def test_versions_within_a_second_are_modified_in_different_seconds(storage: Storage) -> None:
-    """HTTP-dates have whole seconds: If-Modified-Since could not tell the versions apart otherwise."""
+async def test_versions_get_different_seconds_when_written_within_one(storage: Storage) -> None:
+    """HTTP-dates have whole seconds: otherwise If-Modified-Since could not distinguish the versions."""
     first, second, third = [(await put(storage, data=data)).info.updated_at for data in (b"1", b"2", b"3")]
     assert first.replace(microsecond=0) < second.replace(microsecond=0)
     assert second < third < datetime.now(UTC) + timedelta(seconds=1.1)
 
 
-async def test_a_version_that_is_not_there_is_not_replaced(storage: Storage) -> None:
+async def test_change_raises_version_mismatch_when_version_is_not_current(storage: Storage) -> None:
     with pytest.raises(VersionMismatch):
         await put(storage, expect="0" * 64)
     assert await names(storage) == []
@@ -266,13 +266,13 @@ async def test_a_version_that_is_not_there_is_not_replaced(storage: Storage) -> 
     assert await get(storage) == b"newer"
 
 
-async def test_versions_tell_bytes_apart(storage: Storage) -> None:
+async def test_etags_differ_when_bytes_differ(storage: Storage) -> None:
     etags = {(await put(storage, data=data)).info.etag for data in (b"a", b"b", b"", b"ab")}
     assert len(etags) == 4
     assert (await put(storage, data=b"a")).info.etag in etags
 
 
-async def test_check_says_what_a_commit_would(storage: Storage) -> None:
+async def test_check_raises_what_commit_would_raise(storage: Storage) -> None:
     await storage.check(FILM, Expect.ABSENT)
     await storage.check(FILM, Expect.ANY)
     with pytest.raises(VersionMismatch):
@@ -288,7 +288,7 @@ async def test_check_says_what_a_commit_would(storage: Storage) -> None:
                 await storage.check(conflict, expect)
 
 
-async def test_a_file_and_a_folder_cannot_share_a_path(
+async def test_file_and_folder_cannot_share_a_path(
     storage: Storage, leftovers: Callable[[], set[str]]
 ) -> None:
     await put(storage)
@@ -308,21 +308,21 @@ async def test_a_file_and_a_folder_cannot_share_a_path(
     assert not leftovers()
 
 
-async def test_a_folder_is_gone_with_its_last_file(storage: Storage) -> None:
+async def test_folder_disappears_with_its_last_file(storage: Storage) -> None:
     deep = Key(SHARED, "a/b/c", "film.mp4")
     await put(storage, deep)
     assert (await storage.page(Listing(SHARED, "a"), cursor=None, limit=9)).folders == ("b",)
     await storage.delete(deep)
     assert (await storage.page(Listing(SHARED, ""), cursor=None, limit=9)).folders == ()
-    await put(storage, Key(SHARED, "", "a"))  # the name is free for a file
+    await put(storage, Key(SHARED, "", "a"))  # a file may take the name now
     with pytest.raises(PathConflict):
-        await storage.move(Key(SHARED, "", "a"), deep)  # which is below what is moved
+        await storage.move(Key(SHARED, "", "a"), deep)  # a target below the moved file
     await storage.delete(Key(SHARED, "", "a"))
     await put(storage, deep)
 
 
 @pytest.mark.parametrize("expect", [Expect.ABSENT, Expect.ANY])
-async def test_of_racing_creators_one_wins(storage: Storage, expect: Expectation) -> None:
+async def test_one_of_racing_creators_wins(storage: Storage, expect: Expectation) -> None:
     results = await asyncio.gather(
         *(put(storage, data=b"%d" % number, expect=expect) for number in range(50)), return_exceptions=True
     )
@@ -338,7 +338,7 @@ async def test_of_racing_creators_one_wins(storage: Storage, expect: Expectation
     assert hashlib.sha256(await get(storage)).hexdigest() == info.sha256 == info.etag
 
 
-async def test_of_racing_replacers_of_one_version_one_wins(storage: Storage) -> None:
+async def test_one_of_racing_replacers_of_same_version_wins(storage: Storage) -> None:
     first = (await put(storage)).info
     results = await asyncio.gather(
         *(put(storage, data=b"%d" % number, expect=first.etag) for number in range(20)),
@@ -350,10 +350,10 @@ async def test_of_racing_replacers_of_one_version_one_wins(storage: Storage) -> 
     assert await get(storage) == b"%d" % results.index(won[0])
 
 
-# The encoding of texts
+# The encoding of text files
 
 
-async def test_bytes_are_judged_to_be_utf8_or_not_when_they_are_stored(storage: Storage) -> None:
+async def test_commit_records_whether_bytes_are_utf8(storage: Storage) -> None:
     text = (await put(storage, data="Größe".encode())).info
     assert text.is_utf8 is True
     moved = await storage.move(FILM, Key(SHARED, "", "notes.txt"))
@@ -365,7 +365,7 @@ async def test_bytes_are_judged_to_be_utf8_or_not_when_they_are_stored(storage: 
     assert listed == replaced.info
 
 
-# Copies of files of another storage
+# Copies of files from another storage
 
 
 ORIGIN = FileInfo(
@@ -381,11 +381,11 @@ ORIGIN = FileInfo(
 
 
 def same_time(one: datetime, other: datetime) -> bool:
-    """Whether they are the same as far as every storage keeps them."""
+    """Return whether two times are equal within the precision of every storage."""
     return abs(one - other) < timedelta(milliseconds=1)
 
 
-async def test_a_copy_is_as_old_as_its_origin_and_has_its_id(storage: Storage) -> None:
+async def test_copy_has_id_and_times_of_origin(storage: Storage) -> None:
     committed = await put(storage, origin=ORIGIN)
     info = committed.info
     assert committed.created
@@ -401,7 +401,7 @@ async def test_a_copy_is_as_old_as_its_origin_and_has_its_id(storage: Storage) -
 
 
 @pytest.mark.parametrize("library", [SHARED, "another"])
-async def test_an_id_that_another_file_has_is_not_taken_over(storage: Storage, library: str) -> None:
+async def test_copy_gets_new_id_when_id_is_taken(storage: Storage, library: str) -> None:
     other = (await put(storage, Key(library, "", "other"), b"other", origin=ORIGIN)).info
     info = (await put(storage, origin=ORIGIN)).info
     assert info.id != ORIGIN.id
@@ -410,7 +410,7 @@ async def test_an_id_that_another_file_has_is_not_taken_over(storage: Storage, l
     assert await get(storage, FileId(SHARED, info.id)) == BYTES
 
 
-async def test_a_copy_over_a_file_keeps_its_id_and_takes_over_when_it_changed(storage: Storage) -> None:
+async def test_copy_over_file_keeps_its_id_and_takes_time_of_origin(storage: Storage) -> None:
     first = (await put(storage)).info
     replaced = await put(storage, data=b"other", expect=first.etag, origin=ORIGIN)
     assert not replaced.created
@@ -420,14 +420,14 @@ async def test_a_copy_over_a_file_keeps_its_id_and_takes_over_when_it_changed(st
     assert await get(storage) == b"other"
 
 
-async def test_the_id_of_a_copy_that_was_deleted_is_free(storage: Storage) -> None:
+async def test_id_is_free_after_copy_is_deleted(storage: Storage) -> None:
     await put(storage, origin=ORIGIN)
     await storage.delete(FILM)
     assert (await put(storage, Key(SHARED, "", "again"), origin=ORIGIN)).info.id == ORIGIN.id
 
 
 @pytest.mark.parametrize("expect", [Expect.ANY, Expect.ABSENT])
-async def test_of_racing_copies_one_has_the_id(storage: Storage, expect: Expectation) -> None:
+async def test_one_of_racing_copies_gets_the_id(storage: Storage, expect: Expectation) -> None:
     keys = [Key(SHARED, f"{number}", "film.mp4") for number in range(10)]
     committed = await asyncio.gather(*(put(storage, key, expect=expect, origin=ORIGIN) for key in keys))
     assert len({one.info.id for one in committed}) == len(keys)
@@ -435,7 +435,7 @@ async def test_of_racing_copies_one_has_the_id(storage: Storage, expect: Expecta
     assert await storage.stat(FileId(SHARED, ORIGIN.id)) == one
 
 
-async def test_libraries_are_those_that_have_files(storage: Storage) -> None:
+async def test_libraries_lists_those_with_files(storage: Storage) -> None:
     assert await storage.libraries() == ()
     for library in ("b", "a", "é", "B", "\U0001f3ac", "\uffee", "a b"):
         for name in ("one", "two"):
@@ -454,7 +454,7 @@ async def test_libraries_are_those_that_have_files(storage: Storage) -> None:
 # All or nothing
 
 
-async def test_what_is_staged_is_not_seen(storage: Storage) -> None:
+async def test_staged_bytes_are_invisible(storage: Storage) -> None:
     async with storage.stage() as staged:
         await staged.write(BYTES)
         await staged.flush()
@@ -462,7 +462,7 @@ async def test_what_is_staged_is_not_seen(storage: Storage) -> None:
         assert (await storage.page(Listing(SHARED, ""), cursor=None, limit=9)).folders == ()
 
 
-async def test_staged_bytes_that_are_left_are_gone(
+async def test_staged_bytes_are_discarded_without_commit(
     storage: Storage, leftovers: Callable[[], set[str]]
 ) -> None:
     async with storage.stage() as staged:
@@ -480,7 +480,7 @@ async def test_staged_bytes_that_are_left_are_gone(
 
 
 @pytest.mark.parametrize("rounds", [0, 1, 2, 5, 20])
-async def test_a_cancelled_upload_leaves_nothing_or_all(
+async def test_cancelled_upload_leaves_nothing_or_all(
     storage: Storage, leftovers: Callable[[], set[str]], rounds: int
 ) -> None:
     async def upload() -> None:
@@ -503,7 +503,7 @@ async def test_a_cancelled_upload_leaves_nothing_or_all(
             await storage.stat(FILM)
 
 
-async def test_a_cancelled_commit_is_all_or_nothing(
+async def test_cancelled_commit_is_all_or_nothing(
     storage: Storage, leftovers: Callable[[], set[str]]
 ) -> None:
     await put(storage, data=b"old")
@@ -520,7 +520,7 @@ async def test_a_cancelled_commit_is_all_or_nothing(
     assert seen <= {b"old"} | {b"new %f" % delay for delay in (0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)}
 
 
-async def test_a_cancelled_open_or_read_holds_nothing(storage: Storage) -> None:
+async def test_cancelled_read_leaks_no_descriptor(storage: Storage) -> None:
     await put(storage)
     before = len(os.listdir("/proc/self/fd"))
     for delay in (0, 0.0005, 0.001, 0.002):
@@ -529,11 +529,11 @@ async def test_a_cancelled_open_or_read_holds_nothing(storage: Storage) -> None:
             await asyncio.sleep(delay)
             task.cancel()
             await asyncio.wait([task])
-    # The pools of connections may have grown; forty leaked descriptors would show.
+    # Connection pools may have grown; forty leaked descriptors would show.
     assert len(os.listdir("/proc/self/fd")) < before + 40
 
 
-async def test_a_file_that_cannot_fit_is_refused_at_once(
+async def test_stage_raises_out_of_space_when_size_cannot_fit(
     storage: Storage, leftovers: Callable[[], set[str]]
 ) -> None:
     with pytest.raises(OutOfSpace):
@@ -545,7 +545,7 @@ async def test_a_file_that_cannot_fit_is_refused_at_once(
 # Snapshots
 
 
-async def test_an_open_file_stays_what_it_was(storage: Storage) -> None:
+async def test_open_file_is_a_snapshot(storage: Storage) -> None:
     old = (await put(storage)).info
     async with storage.open(FILM) as file:
         async with aclosing(file.read(0, len(BYTES))) as chunks:
@@ -561,7 +561,7 @@ async def test_an_open_file_stays_what_it_was(storage: Storage) -> None:
     assert await names(storage) == []
 
 
-async def test_readers_never_see_a_mixture(storage: Storage) -> None:
+async def test_readers_never_see_mixed_versions(storage: Storage) -> None:
     await put(storage, data=bytes(30_000))
 
     async def write() -> None:
@@ -585,8 +585,8 @@ async def test_readers_never_see_a_mixture(storage: Storage) -> None:
     assert min(counts) > 1
 
 
-async def test_versions_of_one_size_are_told_apart(storage: Storage) -> None:
-    """They are written within one tick of the kernel's clock."""
+async def test_readers_never_mix_versions_of_same_size(storage: Storage) -> None:
+    """All writes happen within one tick of the kernel's clock."""
     await put(storage, data=bytes(64))
 
     async def write(number: int) -> None:
@@ -603,7 +603,7 @@ async def test_versions_of_one_size_are_told_apart(storage: Storage) -> None:
     await writing
 
 
-async def test_an_id_is_found_while_its_file_moves(storage: Storage) -> None:
+async def test_file_is_found_by_id_while_it_moves(storage: Storage) -> None:
     info = (await put(storage)).info
     places = [Key(SHARED, "films", "film.mp4"), Key(SHARED, "other", "place")]
 
@@ -623,7 +623,7 @@ async def test_an_id_is_found_while_its_file_moves(storage: Storage) -> None:
 # Deleting and moving
 
 
-async def test_what_is_deleted_is_gone(storage: Storage, leftovers: Callable[[], set[str]]) -> None:
+async def test_deleted_file_is_gone(storage: Storage, leftovers: Callable[[], set[str]]) -> None:
     info = (await put(storage)).info
     await storage.delete(FILM, expect=info.etag)
     for address in (FILM, FileId(SHARED, info.id)):
@@ -636,7 +636,7 @@ async def test_what_is_deleted_is_gone(storage: Storage, leftovers: Callable[[],
     assert again.info.id != info.id
 
 
-async def test_a_moved_file_is_the_same_file(storage: Storage, leftovers: Callable[[], set[str]]) -> None:
+async def test_moved_file_keeps_id_and_version(storage: Storage, leftovers: Callable[[], set[str]]) -> None:
     info = (await put(storage)).info
     target = Key(SHARED, "new/place", "other name.mkv")
     moved = await storage.move(FILM, target, expect=info.etag)
@@ -651,13 +651,13 @@ async def test_a_moved_file_is_the_same_file(storage: Storage, leftovers: Callab
     assert not leftovers()
 
 
-async def test_moving_onto_itself_changes_nothing(storage: Storage) -> None:
+async def test_move_onto_itself_changes_nothing(storage: Storage) -> None:
     info = (await put(storage)).info
     assert await storage.move(FILM, FILM) == info
     assert await get(storage) == BYTES
 
 
-async def test_moving_never_overwrites(storage: Storage) -> None:
+async def test_move_raises_already_exists_when_target_exists(storage: Storage) -> None:
     await put(storage)
     other = (await put(storage, Key(SHARED, "films", "other.mp4"), b"other")).info
     with pytest.raises(AlreadyExists):
@@ -666,7 +666,7 @@ async def test_moving_never_overwrites(storage: Storage) -> None:
     assert await get(storage, other.key) == b"other"
 
 
-async def test_racing_movers_to_one_name(storage: Storage) -> None:
+async def test_one_of_racing_moves_to_same_name_wins(storage: Storage) -> None:
     keys = [Key(SHARED, "from", f"{number}") for number in range(10)]
     for key in keys:
         await put(storage, key, key.filename.encode())
@@ -682,7 +682,7 @@ async def test_racing_movers_to_one_name(storage: Storage) -> None:
 # Pages
 
 
-async def test_pages_are_in_byte_order_and_complete(storage: Storage) -> None:
+async def test_pages_are_complete_and_in_byte_order(storage: Storage) -> None:
     wanted = ["B", "a", "a-b", "a.b", "ab", "é", "ﬁ", "🎬", "Z", "_"]
     for name in wanted:
         await put(storage, Key(SHARED, "f", name), name.encode())
@@ -700,7 +700,7 @@ async def test_pages_are_in_byte_order_and_complete(storage: Storage) -> None:
     assert seen == sorted(wanted, key=str.encode)
 
 
-async def test_folders_are_those_directly_inside(storage: Storage) -> None:
+async def test_page_lists_direct_subfolders(storage: Storage) -> None:
     for folder in ("a", "a/b", "a/b/c", "a-2", "a-2/x", "a0", "b/c", "é/x", "🎬"):
         await put(storage, Key(SHARED, folder, "file"))
     top = await storage.page(Listing(SHARED, ""), cursor=None, limit=10)
@@ -711,12 +711,12 @@ async def test_folders_are_those_directly_inside(storage: Storage) -> None:
     assert (await storage.page(Listing(SHARED, "nowhere"), cursor=None, limit=10)).folders == ()
 
 
-async def test_pages_stay_right_while_files_come_and_go(storage: Storage) -> None:
+async def test_pages_stay_consistent_when_files_come_and_go(storage: Storage) -> None:
     for number in range(20):
         await put(storage, Key(SHARED, "f", f"{number:02}"))
     first = await storage.page(Listing(SHARED, "f"), cursor=None, limit=10)
     await storage.delete(Key(SHARED, "f", "05"))
-    await storage.delete(Key(SHARED, "f", "09"))  # the one that the cursor was made of
+    await storage.delete(Key(SHARED, "f", "09"))  # the file that the cursor refers to
     await put(storage, Key(SHARED, "f", "03a"))
     await put(storage, Key(SHARED, "f", "15a"))
     second = await storage.page(Listing(SHARED, "f"), cursor=first.next_cursor, limit=100)
@@ -725,7 +725,7 @@ async def test_pages_stay_right_while_files_come_and_go(storage: Storage) -> Non
     assert second.next_cursor is None
 
 
-async def test_a_full_last_page_is_the_last(storage: Storage) -> None:
+async def test_full_last_page_has_no_next_cursor(storage: Storage) -> None:
     for name in "abcd":
         await put(storage, Key(SHARED, "f", name))
     first = await storage.page(Listing(SHARED, "f"), cursor=None, limit=2)
@@ -734,16 +734,16 @@ async def test_a_full_last_page_is_the_last(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("cursor", ["", "%%%", "é", "a", "_w", "=", " "])
-async def test_a_cursor_that_no_page_gave(storage: Storage, cursor: str) -> None:
+async def test_page_raises_invalid_cursor_when_cursor_is_unknown(storage: Storage, cursor: str) -> None:
     with pytest.raises(InvalidCursor):
         await storage.page(Listing(SHARED, "f"), cursor=cursor, limit=2)
 
 
-async def test_ping(storage: Storage) -> None:
+async def test_ping_succeeds(storage: Storage) -> None:
     await storage.ping()
 
 
-# Keys check themselves, for every backend
+# Validation of keys, the same for every backend
 
 
 @pytest.mark.parametrize(
@@ -773,7 +773,7 @@ async def test_ping(storage: Storage) -> None:
         ("", "e\u0301"),  # not NFC
     ],
 )
-def test_names_that_no_file_can_have(folder: str, filename: str) -> None:
+def test_key_refuses_invalid_name(folder: str, filename: str) -> None:
     with pytest.raises(InvalidName):
         Key(SHARED, folder, filename)
 
@@ -789,17 +789,17 @@ def test_names_that_no_file_can_have(folder: str, filename: str) -> None:
         ("..a", " "),
     ],
 )
-def test_names_at_the_limits(folder: str, filename: str) -> None:
+def test_key_accepts_name_at_limits(folder: str, filename: str) -> None:
     assert Key(SHARED, folder, filename).path == f"{folder}/{filename}".removeprefix("/")
 
 
 @pytest.mark.parametrize("library", ["a/b", "../..", "..", ".", "/", "a\0", "\ud800", ".seekable", "x" * 256])
-def test_names_that_no_library_can_have(library: str) -> None:
+def test_key_refuses_invalid_library(library: str) -> None:
     with pytest.raises(InvalidName):
         Key(library, "", "film.mp4")
 
 
-def test_typed_names_are_normalised() -> None:
+def test_key_of_normalizes_names() -> None:
     assert Key.at(SHARED, "Ame\u0301lie/e\u0301") == Key(SHARED, "Amélie", "é")
     assert Key.of(SHARED, "a/b", "c") == Key.at(SHARED, "a/b/c")
     assert Key.of(SHARED, "", "\u212a") == Key(SHARED, "", "K")  # the Kelvin sign

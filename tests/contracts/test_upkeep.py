@@ -1,5 +1,5 @@
-"""What every storage promises of scans, hashes, verifications and usage, as far as it can be seen from inside
-the program: what other programs do to a storage is another matter for each backend."""
+"""The contract of scans, hashing, verification and usage, as far as the program itself can cause the changes:
+changes by other programs are tested per backend."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from tests.unit.database import by_hand
 
 pytestmark = pytest.mark.anyio
 
-BIG = os.urandom(1_200_000)  # more than is read in one step
+BIG = os.urandom(1_200_000)  # more than one step reads
 FILES = {
     Key(SHARED, "", "top.mp4"): b"top",
     Key(SHARED, "films", "big.mkv"): BIG,
@@ -63,7 +63,7 @@ async def findings(storage: Storage) -> list[Finding]:
     return [finding async for step in storage.scan() for finding in step.findings]
 
 
-async def test_a_scan_looks_at_about_as_many_files_as_it_says(storage: Storage) -> None:
+async def test_to_scan_estimates_number_of_scanned_files(storage: Storage) -> None:
     assert await storage.to_scan() == 0
     await fill(storage)
     assert await storage.to_scan() == len(FILES)
@@ -74,7 +74,7 @@ async def verdicts(storage: Storage) -> Counter[Verdict]:
     return Counter([step.verdict async for step in storage.verify() if step.verdict is not None])
 
 
-async def test_a_scan_of_an_untouched_library_finds_nothing(storage: Storage) -> None:
+async def test_scan_finds_nothing_when_library_is_unchanged(storage: Storage) -> None:
     infos = await fill(storage)
     for _ in range(2):
         steps = [step async for step in storage.scan()]
@@ -84,13 +84,13 @@ async def test_a_scan_of_an_untouched_library_finds_nothing(storage: Storage) ->
     assert len(await stored(storage)) == len(FILES) - 1
 
 
-async def test_a_scan_of_an_empty_library_finds_nothing(storage: Storage) -> None:
+async def test_scan_finds_nothing_when_library_is_empty(storage: Storage) -> None:
     assert await findings(storage) == []
     assert await verdicts(storage) == {}
     assert [size async for size in storage.hash_unverified()] == []
 
 
-async def test_verify_reads_every_file_once_and_finds_it_sound(storage: Storage) -> None:
+async def test_verify_reads_every_file_once(storage: Storage) -> None:
     infos = await fill(storage)
     steps: list[Verified] = [step async for step in storage.verify()]
     assert sum(step.size for step in steps) == SIZE
@@ -100,16 +100,16 @@ async def test_verify_reads_every_file_once_and_finds_it_sound(storage: Storage)
         assert mine[-1].verdict is Verdict.SOUND
         assert all(step.verdict is None for step in mine[:-1])
         assert sum(step.size for step in mine) == len(data)
-    assert len(steps) > len(FILES) + 1, "a long file takes several steps"
+    assert len(steps) > len(FILES) + 1, "a long file must take several steps"
     assert [await storage.stat(key) for key in FILES] == infos
 
 
-async def test_what_was_uploaded_needs_no_second_hash(storage: Storage) -> None:
+async def test_uploaded_files_need_no_second_hash(storage: Storage) -> None:
     await fill(storage)
     assert [size async for size in storage.hash_unverified()] == []
 
 
-async def test_texts_of_an_older_version_are_judged_by_the_hasher(
+async def test_hashing_detects_encoding_of_texts_from_older_version(
     storage: Storage, settings: Settings
 ) -> None:
     texts = {"a.txt": b"caf\xc3\xa9", "b.txt": b"caf\xe9", "c.txt": b"", "d.mp4": b"film"}
@@ -123,13 +123,13 @@ async def test_texts_of_an_older_version_are_judged_by_the_hasher(
         library.make_old()
     assert {info.is_utf8 for info in (await stored(storage)).values()} == {None}
     assert sum([size async for size in storage.hash_unverified()]) == len(b"caf\xc3\xa9" + b"caf\xe9")
-    # All else stays: a version that changed would break what runs.
+    # Everything else stays: a changed version would break running downloads.
     assert await stored(storage) == known | {"d.mp4": replace(known["d.mp4"], is_utf8=None)}
     assert [known[name].is_utf8 for name in texts] == [True, False, True, True]
     assert [size async for size in storage.hash_unverified()] == []
 
 
-async def test_what_other_programs_stored_is_judged_when_it_is_hashed(
+async def test_hashing_detects_encoding_of_files_from_other_programs(
     storage: Storage, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_hand.hurry(monkeypatch)
@@ -145,7 +145,7 @@ async def test_what_other_programs_stored_is_judged_when_it_is_hashed(
     assert {name: info.is_utf8 for name, info in found.items()} == {"text": True, "other": False}
 
 
-async def test_usage_is_of_all_libraries(storage: Storage) -> None:
+async def test_usage_counts_all_libraries(storage: Storage) -> None:
     assert await storage.usage() == Usage(0, 0)
     await fill(storage)
     assert await storage.usage() == Usage(len(FILES), SIZE)
@@ -162,33 +162,33 @@ async def test_usage_is_of_all_libraries(storage: Storage) -> None:
     assert await storage.usage() == Usage(len(FILES) - 1, SIZE - len(BIG) - len(b"top") + 18)
 
 
-# Left early
+# Interrupted steps
 
 
 @of_all_steps
-async def test_the_steps_may_be_left_at_any_of_them(storage: Storage, steps: Steps) -> None:
-    """The storage closes cleanly after this, too."""
+async def test_steps_may_be_abandoned_at_any_step(storage: Storage, steps: Steps) -> None:
+    """Closing the storage afterwards works, too."""
     await fill(storage)
-    for taken in (0, 1, 2) * 3:
-        async with aclosing(steps(storage)) as under_way:
-            for _ in range(taken):
-                await anext(under_way, None)
+    for count in (0, 1, 2) * 3:
+        async with aclosing(steps(storage)) as running:
+            for _ in range(count):
+                await anext(running, None)
     assert await findings(storage) == []
     assert await verdicts(storage) == {Verdict.SOUND: len(FILES)}
     await storage.delete(Key(SHARED, "films", "big.mkv"))
 
 
 @of_all_steps
-async def test_the_steps_may_be_cancelled_in_the_middle_of_one(storage: Storage, steps: Steps) -> None:
+async def test_steps_may_be_cancelled_during_a_step(storage: Storage, steps: Steps) -> None:
     await fill(storage)
 
-    async def again_and_again() -> None:
+    async def repeat() -> None:
         while True:
             async for _ in steps(storage):
                 pass
 
     for turn in range(10):
-        task = asyncio.create_task(again_and_again())
+        task = asyncio.create_task(repeat())
         await asyncio.sleep(turn / 500)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -197,15 +197,15 @@ async def test_the_steps_may_be_cancelled_in_the_middle_of_one(storage: Storage,
     assert await storage.usage() == Usage(len(FILES), SIZE)
 
 
-# Beside changes
+# Concurrent changes
 
 
 @of_all_steps
-async def test_what_changes_between_two_steps_harms_nothing(storage: Storage, steps: Steps) -> None:
+async def test_steps_tolerate_changes_between_steps(storage: Storage, steps: Steps) -> None:
     await fill(storage)
     number = 0
-    async with aclosing(steps(storage)) as under_way:
-        while await anext(under_way, None) is not None:
+    async with aclosing(steps(storage)) as running:
+        while await anext(running, None) is not None:
             number += 1
             await put(storage, Key(SHARED, "films", "big.mkv"), BIG[number:])
             await put(storage, Key(SHARED, "new", f"{number}.mp4"), b"new")
@@ -226,7 +226,7 @@ async def test_what_changes_between_two_steps_harms_nothing(storage: Storage, st
     assert await verdicts(storage) == {Verdict.SOUND: len(expected) + 1}
 
 
-async def test_changes_at_the_same_time_are_no_finding_and_no_fault(storage: Storage) -> None:
+async def test_scan_and_verify_find_nothing_during_concurrent_changes(storage: Storage) -> None:
     await fill(storage)
     keys = [Key(SHARED, folder, "film.mp4") for folder in ("a", "b/c")]
     found: list[Finding] = []

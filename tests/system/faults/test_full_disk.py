@@ -14,7 +14,7 @@ import pytest
 from app.database import open_accounts
 from app.settings import Settings
 from app.storage.errors import OutOfSpace
-from tests.contracts.test_accounts import a_session, a_token, an_account
+from tests.contracts.test_accounts import make_account, make_session, make_token
 from tests.support import Server, mounted
 from tests.system.faults.victims import NO_RENAME, Injected
 
@@ -231,17 +231,17 @@ def test_who_wants_to_make_room_can_log_in_and_out_and_leave(tmp_path: Path) -> 
         mounted(settings.files_dir, "-t", "tmpfs", "-o", "size=16m", "tmpfs"),
         open_accounts(settings, create=True) as store,
     ):
-        anna = store.add(an_account())
-        session = a_session(anna)
+        anna = store.add(make_account())
+        session = make_session(anna)
         with filler.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
             while True:
                 file.write(b"x" * 4096)
         with pytest.raises(OutOfSpace):
             for _ in range(1000):
-                store.add_token(a_token(anna))
+                store.add_token(make_token(anna))
         # The database's log grows with each of them.
         for minutes in range(1, 20):
-            session = a_session(anna)
+            session = make_session(anna)
             assert store.add_session(session, version=1)
             store.see_session(session.hash, session.seen_at + timedelta(minutes=minutes))
         store.remove_session(session.hash)

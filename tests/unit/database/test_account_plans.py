@@ -11,7 +11,7 @@ from app.accounts.login_limits import Bucket
 from app.database.sql.accounts import SqlAccounts
 from app.database.sql.opening import migrate
 from app.database.sql.sqlite import Sqlite
-from tests.contracts.test_accounts import NOW, a_link, a_session, a_token, an_account, an_invite
+from tests.contracts.test_accounts import NOW, make_account, make_invite, make_link, make_session, make_token
 
 # What is wanted whole, and is short; whether there is anything; and whether any account stays: the first one
 # does nearly always.
@@ -51,14 +51,14 @@ def _reads_all(line: str) -> bool:
 
 
 def _use(store: SqlAccounts) -> None:
-    admin, anna = store.add(an_account()), store.add(an_account(is_admin=True))
-    invite = an_invite()
+    admin, anna = store.add(make_account()), store.add(make_account(is_admin=True))
+    invite = make_invite()
     store.add_invite(invite)
-    store.add(an_account(), invite=invite.hash)
+    store.add(make_account(), invite=invite.hash)
     store.account(anna.id)
     store.account_of(anna.email)
     store.accounts(after=anna.email, limit=3)
-    session, token, link = a_session(anna), a_token(anna), a_link(anna, automatic=True)
+    session, token, link = make_session(anna), make_token(anna), make_link(anna, automatic=True)
     store.add_session(session, version=1)
     store.add_token(token)
     store.add_link(link)

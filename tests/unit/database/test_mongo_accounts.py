@@ -14,7 +14,7 @@ from app.database import open_accounts, prepare_database
 from app.database.gridfs import accounts
 from app.settings import Settings
 from app.storage.errors import StorageUnavailable
-from tests.contracts.test_accounts import a_link, a_session, a_token, an_account, an_invite
+from tests.contracts.test_accounts import make_account, make_invite, make_link, make_session, make_token
 from tests.support.mongo import Mongod, mongod
 
 
@@ -75,7 +75,7 @@ def failpoint(node: Mongod, command: str, collection: str, after: int, **what: o
 
 
 def test_an_invite_that_was_used_stays_used(node: Mongod, store: AccountStore) -> None:
-    invite, anna = an_invite(), an_account()
+    invite, anna = make_invite(), make_account()
     store.add_invite(invite)
     with failing(node, "delete", "invites"):
         store.add(anna, invite=invite.hash)
@@ -83,18 +83,18 @@ def test_an_invite_that_was_used_stays_used(node: Mongod, store: AccountStore) -
     assert store.invites() == []
     for _ in range(2):
         with pytest.raises(SignUpRefused):
-            store.add(an_account(), invite=invite.hash)
+            store.add(make_account(), invite=invite.hash)
         store.remove(anna.id)
     assert store.count() == 0
 
 
 def test_sessions_are_over_that_could_not_be_removed(node: Mongod, store: AccountStore) -> None:
-    anna = store.add(an_account())
+    anna = store.add(make_account())
     for version, change in (
         (1, lambda: store.set_password(anna.id, "new", version=1)),
         (2, lambda: store.set_disabled(anna.id, True)),
     ):
-        session = a_session(anna)
+        session = make_session(anna)
         assert store.add_session(session, version=version)
         with failing(node, "delete", "sessions"):
             change()
@@ -106,8 +106,8 @@ def test_sessions_are_over_that_could_not_be_removed(node: Mongod, store: Accoun
 
 
 def test_leaving_and_removing_go_on_where_they_stopped(node: Mongod, store: AccountStore) -> None:
-    anna, later = store.add(an_account()), timedelta(days=1)
-    token, link = a_token(anna), a_link(anna)
+    anna, later = store.add(make_account()), timedelta(days=1)
+    token, link = make_token(anna), make_link(anna)
     store.add_token(token)
     store.add_link(link)
     with failing(node, "delete", "tokens"):
@@ -128,7 +128,7 @@ def test_leaving_and_removing_go_on_where_they_stopped(node: Mongod, store: Acco
 def test_departure_appoints_the_administrator_that_a_crash_kept_from_being_one(
     node: Mongod, store: AccountStore
 ) -> None:
-    first, heir = store.add(an_account()), an_account()
+    first, heir = store.add(make_account()), make_account()
     store.leave(first.id)
     with failing(node, "update", "accounts"):  # it has signed up, and knows nothing of it
         store.add(heir)
@@ -141,8 +141,8 @@ def test_an_administrator_that_did_not_get_to_leave_counts_again(
     node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 300)
-    anna, bert = (store.add(an_account(is_admin=True)) for _ in range(2))
-    store.add(an_account())
+    anna, bert = (store.add(make_account(is_admin=True)) for _ in range(2))
+    store.add(make_account())
     with failing(node, "find", "accounts", after=1):  # when it has said that it wants to
         store.leave(anna.id)
     assert store.leaving() == []
@@ -159,8 +159,8 @@ def test_an_administrator_whose_server_was_stopped_while_it_left_looks_again(
 ) -> None:
     """What it saw counts no more: it may be the last one now."""
     monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 200)
-    anna, bert = (store.add(an_account(is_admin=True)) for _ in range(2))
-    store.add(an_account())
+    anna, bert = (store.add(make_account(is_admin=True)) for _ in range(2))
+    store.add(make_account())
     url = f"{node.url('library')}&appName=stopped"
     settings = Settings(_env_file=None, storage="gridfs", mongodb_url=url)
     stopped: dict[str, object] = {"blockConnection": True, "blockTimeMS": 500, "appName": "stopped"}
