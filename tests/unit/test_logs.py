@@ -85,7 +85,7 @@ class Mute(Exception):
         raise RuntimeError
 
 
-HERE = r"tests/test_logs\.py:\d+"
+HERE = r"tests/unit/test_logs\.py:\d+"
 
 
 @pytest.mark.parametrize(
