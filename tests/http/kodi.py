@@ -1,4 +1,4 @@
-"""The rule by which Kodi (xbmc/filesystem/HTTPDirectory.cpp) reads a page of links in the format of nginx."""
+"""How Kodi (xbmc/filesystem/HTTPDirectory.cpp) reads an index page in the format of nginx."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _UNITS = {None: 1, "": 1, " ": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 
 
 @dataclass(frozen=True)
 class Item:
-    """One entry of Kodi's list; a folder has no size."""
+    """One entry of Kodi's list; a folder has no date and size 0."""
 
     name: str
     is_folder: bool
@@ -29,13 +29,13 @@ class Item:
 
 
 def items(page: str) -> list[Item]:
-    """Return what Kodi 20 shows of the page."""
+    """Return the entries that Kodi 20 shows for the page."""
     found = []
-    for link, text, behind in _ITEM.findall(page):
+    for link, text, trailer in _ITEM.findall(page):
         name = _name(link, text)
         if name is None:
             continue
-        is_folder, metadata = link.endswith("/"), behind.strip()
+        is_folder, metadata = link.endswith("/"), trailer.strip()
         date = _DATE.search(metadata)
         size = None if is_folder else _CELL_SIZE.search(metadata) or _SIZE.search(metadata)
         found.append(
@@ -50,7 +50,7 @@ def items(page: str) -> list[Item]:
 
 
 def old_sizes(page: str) -> dict[str, int]:
-    """Return the size of each file by the rule of Kodi 12 to 17, which reads line by line."""
+    """Return the size of each file as Kodi 12 to 17 reads it, line by line."""
     sizes = {}
     for line in page.split("\n"):
         item = _OLD_ITEM.search(line)
@@ -64,6 +64,6 @@ def old_sizes(page: str) -> dict[str, int]:
 
 
 def _name(link: str, text: str) -> str | None:
-    """Return the name of an entry; a link that is not called what it leads to is none."""
+    """Return the name of an entry, or None if its text differs from its target."""
     name, target = (part.removesuffix("/") for part in (unescape(text.strip(_BLANK)), link.partition("?")[0]))
     return name if name == unquote(unescape(target)) and name not in ("", "..") else None

@@ -1,4 +1,4 @@
-"""Who may knock: as a table, and over the wire."""
+"""The host guard: which peers, hosts and origins the server accepts, by table and by requests."""
 
 import itertools
 import os
@@ -29,11 +29,11 @@ StorageUnchanged = Callable[..., AbstractContextManager[None]]
 # The rules as a table
 
 
-def check(rules: Admission, method: str = "GET", peer: str | None = "127.0.0.1", **said: Any) -> int | None:
-    """The status of the refusal; None when the request may come in."""
-    local, version = said.pop("local", "127.0.0.1"), said.pop("version", "1.1")
-    websocket = said.pop("websocket", False)
-    headers = {"host": "localhost", **{name.replace("_", "-"): value for name, value in said.items()}}
+def check(rules: Admission, method: str = "GET", peer: str | None = "127.0.0.1", **fields: Any) -> int | None:
+    """Return the status of the refusal, or None if the request is accepted."""
+    local, version = fields.pop("local", "127.0.0.1"), fields.pop("version", "1.1")
+    websocket = fields.pop("websocket", False)
+    headers = {"host": "localhost", **{name.replace("_", "-"): value for name, value in fields.items()}}
     raw = [
         (name.encode(), line.encode("latin-1"))
         for name, value in headers.items()
@@ -82,7 +82,9 @@ def rules(
         (None, 403),
     ],
 )
-def test_peers(method: str, peer: str | None, status: int | None) -> None:
+def test_peer_is_refused_unless_loopback_or_everybodyis_allowed(
+    method: str, peer: str | None, status: int | None
+) -> None:
     assert check(rules(), method, peer) == status
     assert check(rules(everybody=True), method, peer) is None
 
@@ -98,13 +100,11 @@ def test_peers(method: str, peer: str | None, status: int | None) -> None:
         ("", ()),
     ],
 )
-def test_names_of_this_machine(name: str, names: tuple[str, ...]) -> None:
+def test_names_of_machine_include_short_and_local_names(name: str, names: tuple[str, ...]) -> None:
     assert names_of_machine(name) == names
 
 
-def test_this_machine_is_answered_by_its_own_names(
-    send_request: SendRequest, check_problem: CheckProblem
-) -> None:
+def test_server_accepts_names_of_its_machine(send_request: SendRequest, check_problem: CheckProblem) -> None:
     label = gethostname().partition(".")[0]
     for host in (gethostname(), label, f"{label}.local", f"{label.upper()}.LOCAL:8000"):
         assert send_request("GET", "/health", f"Host: {host}").status_code == 200
@@ -161,9 +161,9 @@ OURS = {
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_hosts(method: str, host: str, status: int | None) -> None:
+def test_host_is_refused_unless_allowed(method: str, host: str, status: int | None) -> None:
     assert check(rules(**OURS), method, host=host) == status  # type: ignore[arg-type]
-    # Whoever may come from anywhere may still not come under any name.
+    # A request from any peer still needs an allowed Host.
     assert check(rules(everybody=True, **OURS), method, host=host) == status  # type: ignore[arg-type]
     assert check(rules(hosts=("*",)), method, host=host) is None
 
@@ -179,13 +179,11 @@ def test_hosts(method: str, host: str, status: int | None) -> None:
         (None, "localhost", None),
     ],
 )
-def test_the_address_that_was_connected_to_is_a_name_of_ours(
-    local: str | None, host: str, status: int | None
-) -> None:
+def test_host_may_be_the_address_of_the_connection(local: str | None, host: str, status: int | None) -> None:
     assert check(rules(everybody=True), host=host, local=local) == status
 
 
-def test_a_request_has_one_host() -> None:
+def test_request_has_exactly_one_host() -> None:
     assert check(rules(), host=None) == 400
     assert check(rules(), host=["localhost", "localhost"]) == 400
     assert check(rules(), host=["localhost", "evil.example"]) == 400
@@ -194,14 +192,14 @@ def test_a_request_has_one_host() -> None:
 
 
 SITES = [
-    # Sec-Fetch-Site, Origin, whether a write may come in
+    # Sec-Fetch-Site, Origin, whether a write is accepted
     (None, None, True),  # curl, VLC
     ("none", None, True),  # typed by the user
     ("same-origin", None, True),
     ("same-origin", "http://localhost:8000", True),
     (None, "http://localhost:8000", True),
     (None, "HTTP://LOCALHOST:8000", True),
-    (None, "https://localhost:8000", True),  # a proxy may have ended TLS
+    (None, "https://localhost:8000", True),  # a proxy may have terminated TLS
     ("cross-site", None, False),
     ("cross-site", "http://localhost:8000", False),
     ("same-site", None, False),
@@ -209,14 +207,14 @@ SITES = [
     ("nonsense", None, False),
     ("cross-site", "https://evil.example", False),
     (None, "https://evil.example", False),
-    (None, "http://localhost:9000", False),  # another program of this machine
+    (None, "http://localhost:9000", False),  # another program on this machine
     (None, "http://localhost", False),
     (None, "http://localhost:8000.evil.example", False),
     (None, "http://evil.example/localhost:8000", False),
     (None, "http://localhost:8000@evil.example", False),
     (None, "null", False),
     ("cross-site", "null", False),
-    ("same-origin", "null", True),  # a page of ours that is sandboxed, as the browser itself says
+    ("same-origin", "null", True),  # a sandboxed page of ours, according to the browser
     (None, "", False),
     (None, "file://", False),
     (None, "http://[::1", False),
@@ -227,13 +225,15 @@ SITES = [
 
 @pytest.mark.parametrize(("site", "origin", "allowed"), SITES)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
-def test_sites(method: str, site: str | None, origin: str | None, allowed: bool) -> None:
-    said = {"host": "localhost:8000", "sec_fetch_site": site, "origin": origin}
+def test_write_is_refused_from_other_site(
+    method: str, site: str | None, origin: str | None, allowed: bool
+) -> None:
+    fields = {"host": "localhost:8000", "sec_fetch_site": site, "origin": origin}
     expected = None if allowed else 403
-    assert check(rules(), method, **said) == expected
-    assert check(rules(origins=("https://app.example.org",)), method, **said) == expected
+    assert check(rules(), method, **fields) == expected
+    assert check(rules(origins=("https://app.example.org",)), method, **fields) == expected
     for safe in ("GET", "HEAD", "OPTIONS"):
-        assert check(rules(), safe, **said) is None
+        assert check(rules(), safe, **fields) is None
 
 
 @pytest.mark.parametrize("site", [None, "cross-site", "same-site", "same-origin"])
@@ -248,23 +248,23 @@ def test_sites(method: str, site: str | None, origin: str | None, allowed: bool)
         ("https://evil.example", False),
     ],
 )
-def test_origins_of_other_sites(site: str | None, origin: str, allowed: bool) -> None:
-    ours = rules(origins=("https://App.example.org/",))
+def test_write_is_accepted_from_cors_origin(site: str | None, origin: str, allowed: bool) -> None:
+    own_rules = rules(origins=("https://App.example.org/",))
     expected = None if allowed or site == "same-origin" else 403
-    assert check(ours, "PUT", sec_fetch_site=site, origin=origin) == expected
+    assert check(own_rules, "PUT", sec_fetch_site=site, origin=origin) == expected
     assert check(rules(origins=("*",)), "PUT", sec_fetch_site=site, origin=origin) is None
 
 
-def test_an_origin_without_a_host_to_compare_it_with() -> None:
+def test_origin_is_refused_when_request_has_no_host() -> None:
     assert check(rules(), "PUT", host=None, version="1.0", origin="https://evil.example") == 403
     assert check(rules(), "PUT", host=None, version="1.0") is None
 
 
-def test_the_origin_of_the_base_url_is_our_own() -> None:
-    """A proxy that does not pass the Host on leaves its own one there."""
-    ours = rules(base_url="https://media.example.org/seekable")
-    assert check(ours, "PUT", host="127.0.0.1:8000", origin="https://media.example.org") is None
-    assert check(ours, "PUT", host="127.0.0.1:8000", origin="https://evil.example") == 403
+def test_origin_of_base_url_is_same_origin() -> None:
+    """A proxy that does not forward the Host header sends its own."""
+    own_rules = rules(base_url="https://media.example.org/seekable")
+    assert check(own_rules, "PUT", host="127.0.0.1:8000", origin="https://media.example.org") is None
+    assert check(own_rules, "PUT", host="127.0.0.1:8000", origin="https://evil.example") == 403
 
 
 @pytest.mark.parametrize("site", [None, "cross-site", "same-origin"])
@@ -273,7 +273,7 @@ def test_the_origin_of_the_base_url_is_our_own() -> None:
     [
         (None, True),
         ("http://localhost:8000", True),
-        ("HTTPS://LocalHost:8000", True),  # behind a proxy the scheme differs
+        ("HTTPS://LocalHost:8000", True),  # the scheme differs behind a proxy
         ("https://app.example.org", True),
         ("https://media.example.org", True),  # of the base URL
         ("http://localhost", False),
@@ -287,21 +287,24 @@ def test_the_origin_of_the_base_url_is_our_own() -> None:
         (["http://localhost:8000", "https://evil.example"], False),
     ],
 )
-def test_origins_of_websockets(site: str | None, origin: str | list[str] | None, allowed: bool) -> None:
-    """Another site's page may open one without asking, so here a GET is looked at like a write."""
-    ours = rules(base_url="https://media.example.org", origins=("https://app.example.org",))
-    said = {"host": "localhost:8000", "origin": origin, "sec_fetch_site": site}
-    assert check(ours, websocket=True, **said) == (None if allowed else 403)
-    assert check(ours, websocket=False, **said) is None
-    assert check(rules(origins=("*",)), websocket=True, **said) is None
-    assert check(ours, websocket=True, peer="192.168.1.2", **said) == 403
-    assert check(ours, websocket=True, **{**said, "host": "evil.example"}) == 421
+def test_websocket_is_refused_from_other_origin(
+    site: str | None, origin: str | list[str] | None, allowed: bool
+) -> None:
+    """Browsers open WebSockets across origins without a preflight, so a WebSocket's GET is checked like a
+    write."""
+    own_rules = rules(base_url="https://media.example.org", origins=("https://app.example.org",))
+    fields = {"host": "localhost:8000", "origin": origin, "sec_fetch_site": site}
+    assert check(own_rules, websocket=True, **fields) == (None if allowed else 403)
+    assert check(own_rules, websocket=False, **fields) is None
+    assert check(rules(origins=("*",)), websocket=True, **fields) is None
+    assert check(own_rules, websocket=True, peer="192.168.1.2", **fields) == 403
+    assert check(own_rules, websocket=True, **{**fields, "host": "evil.example"}) == 421
 
 
-# Over the wire
+# By requests to a server
 
 
-def test_a_foreign_host_is_refused(
+def test_request_with_foreign_host_is_refused(
     send_request: SendRequest,
     part: Any,
     send_form: Any,
@@ -339,7 +342,7 @@ def test_a_foreign_host_is_refused(
         ("Origin: \u00e9",),
     ],
 )
-def test_a_cross_site_write_is_refused(
+def test_cross_site_write_is_refused(
     send_request: SendRequest,
     part: Any,
     send_form: Any,
@@ -359,13 +362,13 @@ def test_a_cross_site_write_is_refused(
         ):
             check_problem(response, 403)
             assert "access-control-allow-origin" not in response.headers
-    # Reading is no write; the browser keeps it from the page, because nothing here lets it through.
+    # A read is allowed; without CORS headers the browser hides the response from the page.
     response = send_request("GET", f"/files/{folder}/film.mp4", *headers)
     assert response.status_code == 200
     assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-def test_an_http_1_0_write_of_another_site(
+def test_cross_site_write_over_http_1_0_is_refused(
     connect: Any, check_problem: CheckProblem, storage_unchanged: StorageUnchanged, folder: str
 ) -> None:
     with storage_unchanged():
@@ -376,11 +379,11 @@ def test_an_http_1_0_write_of_another_site(
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-def test_the_authority_of_the_target_stands_for_the_host(
+def test_authority_of_target_replaces_host(
     server: Server, connect: Any, http: httpx.Client, folder: str, version: str
 ) -> None:
-    """RFC 9112 3.2.2. Neither the check of hosts nor that of sites uses the Host that was sent besides."""
-    path, evil = f"{folder}/film.mp4", "Origin: http://evil.example"
+    """RFC 9112 §3.2.2: both checks, of host and of origin, ignore the Host header of such a request."""
+    path, foreign_origin = f"{folder}/film.mp4", "Origin: http://evil.example"
 
     def status(method: str, authority: str, *headers: str) -> int:
         connection = connect()
@@ -388,25 +391,25 @@ def test_the_authority_of_the_target_stands_for_the_host(
         connection.send("\r\n".join([*lines, "", ""]).encode())
         return int(connection.receive_response(method).status_code)
 
-    host, ours = "Host: evil.example", f"localhost:{server.port}"
-    assert status("PUT", "evil.example", f"Host: {ours}") == 421
-    assert status("PUT", "evil.example", f"Host: {ours}", evil) == 421
-    assert status("PUT", ours, host, evil) == 403
-    assert status("GET", ours, host) == 404
-    assert status("PUT", ours, host, f"Origin: http://{ours}") == 201
-    assert status("GET", ours, *([] if version == "1.0" else ["Host: a"])) == 200
+    other_host, own_host = "Host: evil.example", f"localhost:{server.port}"
+    assert status("PUT", "evil.example", f"Host: {own_host}") == 421
+    assert status("PUT", "evil.example", f"Host: {own_host}", foreign_origin) == 421
+    assert status("PUT", own_host, other_host, foreign_origin) == 403
+    assert status("GET", own_host, other_host) == 404
+    assert status("PUT", own_host, other_host, f"Origin: http://{own_host}") == 201
+    assert status("GET", own_host, *([] if version == "1.0" else ["Host: a"])) == 200
     assert http.get(f"/files/{path}").status_code == 200
-    assert status("PUT", ours, host, host) == 400
+    assert status("PUT", own_host, other_host, other_host) == 400
     if version == "1.1":
-        assert status("PUT", ours) == 400
+        assert status("PUT", own_host) == 400
 
 
-def test_an_absolute_target_without_a_path_is_the_top(server: Server, send_request: SendRequest) -> None:
+def test_absolute_target_without_path_is_root(server: Server, send_request: SendRequest) -> None:
     page = send_request("GET", f"http://localhost:{server.port}")
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
 
 
-def test_our_own_pages_may_write(send_request: SendRequest, server: Server, folder: str) -> None:
+def test_same_origin_page_may_write(send_request: SendRequest, server: Server, folder: str) -> None:
     origin = f"Origin: {server.url}"
     assert send_request("PUT", f"/files/{folder}/a.mp4", origin, body=b"x").status_code == 201
     same = "Sec-Fetch-Site: same-origin"
@@ -422,70 +425,79 @@ EXPOSED = {"accept-ranges", "content-range", "content-length", "content-type", "
            "link", "allow", "accept-patch", "retry-after"}  # fmt: skip
 
 
-def words(value: str) -> set[str]:
+def tokens(value: str) -> set[str]:
     return {word.strip().lower() for word in value.split(",")}
 
 
 @pytest.fixture(scope="module", params=[APP, "*"])
-def shared(
+def cors_server(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     new_library: NewLibrary,
 ) -> Iterator[Server]:
-    """A server that the pages of another site, or of all sites, may use."""
+    """A server that allows one other origin, or all of them."""
     folder = tmp_path_factory.mktemp("shared")
     with running(folder, cors_origins=request.param, **new_library()) as server:
         yield server
 
 
-def test_cors(shared: Server, send_request: SendRequest, check_problem: CheckProblem) -> None:
+def test_cors_headers_are_on_every_response(
+    cors_server: Server, send_request: SendRequest, check_problem: CheckProblem
+) -> None:
     response = send_request(
-        "PUT", "/files/film.mp4", f"Origin: {APP}", "Sec-Fetch-Site: cross-site", body=b"film", to=shared
+        "PUT", "/files/film.mp4", f"Origin: {APP}", "Sec-Fetch-Site: cross-site", body=b"film", to=cors_server
     )
     assert response.status_code in (201, 204)
     responses = [
         response,
-        send_request("GET", "/files/film.mp4", f"Origin: {APP}", to=shared),
-        send_request("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=0-1", to=shared),
-        send_request("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=9-", to=shared),
-        send_request("GET", "/files/film.mp4", f"Origin: {APP}", "If-None-Match: *", to=shared),
+        send_request("GET", "/files/film.mp4", f"Origin: {APP}", to=cors_server),
+        send_request("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=0-1", to=cors_server),
+        send_request("GET", "/files/film.mp4", f"Origin: {APP}", "Range: bytes=9-", to=cors_server),
+        send_request("GET", "/files/film.mp4", f"Origin: {APP}", "If-None-Match: *", to=cors_server),
         send_request(
-            "GET", "/files/film.mp4", f"Origin: {APP}", "Cookie: a=b", "Authorization: Basic eDp5", to=shared
+            "GET",
+            "/files/film.mp4",
+            f"Origin: {APP}",
+            "Cookie: a=b",
+            "Authorization: Basic eDp5",
+            to=cors_server,
         ),
-        send_request("HEAD", "/files/film.mp4", f"Origin: {APP}", to=shared),
-        send_request("GET", "/files/none.mp4", f"Origin: {APP}", to=shared),
-        send_request("GET", "/files", f"Origin: {APP}", to=shared),
+        send_request("HEAD", "/files/film.mp4", f"Origin: {APP}", to=cors_server),
+        send_request("GET", "/files/none.mp4", f"Origin: {APP}", to=cors_server),
+        send_request("GET", "/files", f"Origin: {APP}", to=cors_server),
     ]
     assert [response.status_code for response in responses[1:]] == [200, 206, 416, 304, 200, 200, 404, 200]
     for response in responses:
         assert response.headers["access-control-allow-origin"] in (APP, "*")
-        assert words(response.headers["access-control-expose-headers"]) >= EXPOSED
+        assert tokens(response.headers["access-control-expose-headers"]) >= EXPOSED
         assert "access-control-allow-credentials" not in response.headers
         if response.headers["access-control-allow-origin"] != "*":
-            assert "origin" in words(response.headers["vary"])
+            assert "origin" in tokens(response.headers["vary"])
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
-def test_preflight(shared: Server, send_request: SendRequest, method: str) -> None:
+def test_preflight_allows_method_and_headers(
+    cors_server: Server, send_request: SendRequest, method: str
+) -> None:
     response = send_request(
         "OPTIONS",
         "/files/film.mp4",
         f"Origin: {APP}",
         f"Access-Control-Request-Method: {method}",
         "Access-Control-Request-Headers: content-type, if-match, range",
-        to=shared,
+        to=cors_server,
     )
     assert response.status_code in (200, 204)
     assert response.headers["access-control-allow-origin"] in (APP, "*")
     assert method in response.headers["access-control-allow-methods"]
-    assert words(response.headers["access-control-allow-headers"]) >= {"content-type", "if-match", "range"}
+    assert tokens(response.headers["access-control-allow-headers"]) >= {"content-type", "if-match", "range"}
     assert "access-control-allow-credentials" not in response.headers
 
 
 PRIVATE = ("Access-Control-Request-Method: GET", "Access-Control-Request-Private-Network: true")
 
 
-def test_named_sites_and_no_others_may_ask_for_the_private_network(
+def test_private_network_access_is_for_named_origins_only(
     tmp_path: Path, new_library: NewLibrary, send_request: SendRequest, check_problem: CheckProblem
 ) -> None:
     for number, sites in enumerate((APP, f"*,{APP}")):
@@ -494,33 +506,40 @@ def test_named_sites_and_no_others_may_ask_for_the_private_network(
             assert named.status_code == 200
             assert named.headers["access-control-allow-origin"] in (APP, "*")
             assert named.headers["access-control-allow-private-network"] == "true"
-            evil = "Origin: https://evil.example"
-            other = send_request("OPTIONS", "/files/film.mp4", evil, *PRIVATE, to=server)
-            check_problem(other, 400)
-            unasked = send_request("OPTIONS", "/files/film.mp4", f"Origin: {APP}", PRIVATE[0], to=server)
-            for response in (other, unasked):
+            foreign_origin = "Origin: https://evil.example"
+            foreign = send_request("OPTIONS", "/files/film.mp4", foreign_origin, *PRIVATE, to=server)
+            check_problem(foreign, 400)
+            plain_preflight = send_request(
+                "OPTIONS", "/files/film.mp4", f"Origin: {APP}", PRIVATE[0], to=server
+            )
+            for response in (foreign, plain_preflight):
                 assert "access-control-allow-private-network" not in response.headers
 
 
-def test_cors_is_for_the_sites_that_were_named(
-    shared: Server, send_request: SendRequest, check_problem: CheckProblem
+def test_cors_headers_are_for_named_origins_only(
+    cors_server: Server, send_request: SendRequest, check_problem: CheckProblem
 ) -> None:
-    allowed = send_request("GET", "/health", f"Origin: {APP}", to=shared).headers[
+    allowed = send_request("GET", "/health", f"Origin: {APP}", to=cors_server).headers[
         "access-control-allow-origin"
     ]
     if allowed == "*":
-        return  # all of them were
-    evil = "Origin: https://evil.example"
-    check_problem(send_request("PUT", "/files/evil.mp4", evil, body=b"x", to=shared), 403)
-    assert "access-control-allow-origin" not in send_request("GET", "/health", evil, to=shared).headers
-    preflight = send_request("OPTIONS", "/files/a", evil, "Access-Control-Request-Method: PUT", to=shared)
+        return  # all origins are allowed
+    foreign_origin = "Origin: https://evil.example"
+    check_problem(send_request("PUT", "/files/evil.mp4", foreign_origin, body=b"x", to=cors_server), 403)
+    assert (
+        "access-control-allow-origin"
+        not in send_request("GET", "/health", foreign_origin, to=cors_server).headers
+    )
+    preflight = send_request(
+        "OPTIONS", "/files/a", foreign_origin, "Access-Control-Request-Method: PUT", to=cors_server
+    )
     assert "access-control-allow-origin" not in preflight.headers
     assert "SEEKABLE_CORS_ORIGINS" in check_problem(preflight, 400)
-    assert "origin" in words(preflight.headers["vary"])
-    check_problem(send_request("GET", "/files/evil.mp4", to=shared), 404)
+    assert "origin" in tokens(preflight.headers["vary"])
+    check_problem(send_request("GET", "/files/evil.mp4", to=cors_server), 404)
 
 
-def test_without_a_setting_there_is_no_cors(send_request: SendRequest) -> None:
+def test_cors_is_off_by_default(send_request: SendRequest) -> None:
     for response in (
         send_request("GET", "/health", f"Origin: {APP}"),
         send_request("OPTIONS", "/files/a", f"Origin: {APP}", "Access-Control-Request-Method: PUT"),
@@ -528,25 +547,25 @@ def test_without_a_setting_there_is_no_cors(send_request: SendRequest) -> None:
         assert not [name for name in response.headers if name.startswith("access-control")]
 
 
-def test_hosts_by_setting(
+def test_allowed_hosts_setting_adds_hosts(
     tmp_path: Path, new_library: NewLibrary, send_request: SendRequest, check_problem: CheckProblem
 ) -> None:
     with running(tmp_path, allowed_hosts="nas.local, *.example.net", **new_library()) as server:
         for host in ("nas.local", "a.example.net:8000", "localhost"):
             response = send_request("PUT", f"/files/{host}", f"Host: {host}", body=b"x", to=server)
             assert response.status_code == 201
-            # Links lead where the client came from.
+            # Links use the Host of the request.
             assert response.json()["url"].startswith(f"http://{host}/files/")
         check_problem(
             send_request("PUT", "/files/a", "Host: nas.local.evil.example", body=b"x", to=server), 421
         )
 
 
-# Other machines, which this one plays through its own address
+# Other machines, simulated through the external address of this one
 
 
 @pytest.fixture(scope="module")
-def outside() -> list[str]:
+def external_addresses() -> list[str]:
     return addresses_outside()
 
 
@@ -556,25 +575,25 @@ def without_settings() -> dict[str, str]:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.77", "example.org", ""])
 @pytest.mark.parametrize("how", ["setting", "option"])
-def test_serve_refuses_to_be_reached_by_others(tmp_path: Path, host: str, how: str) -> None:
-    said = {"SEEKABLE_HOST": host} if how == "setting" else {}
+def test_serve_refuses_public_address_without_accounts(tmp_path: Path, host: str, how: str) -> None:
+    settings = {"SEEKABLE_HOST": host} if how == "setting" else {}
     options = ["--host", host] if how == "option" else []
-    environment = without_settings() | said
+    environment = without_settings() | settings
     result = completed("serve", "--port", "0", *options, folder=tmp_path, environment=environment)
     assert result.returncode != 0
     assert "SEEKABLE_ACCESS=accounts" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_open_access(
+def test_open_access_accepts_other_machines(
     tmp_path: Path,
     new_library: NewLibrary,
     send_request: SendRequest,
     check_problem: CheckProblem,
-    outside: list[str],
+    external_addresses: list[str],
 ) -> None:
     with running(tmp_path, host="0.0.0.0", access="open", **new_library()) as server:
-        for host in ("127.0.0.1", *outside):
+        for host in ("127.0.0.1", *external_addresses):
             response = send_request("PUT", f"/files/{host}", body=b"x", to=server, host=host)
             assert response.status_code == 201
             assert response.json()["url"] == f"http://{host}:{server.port}/files/{host}"
@@ -591,7 +610,8 @@ def test_open_access(
 
 @contextmanager
 def plain_uvicorn(folder: Path, new_library: NewLibrary) -> Iterator[int]:
-    """`uvicorn app.main:app --host 0.0.0.0`, which nothing but the program itself guards. Its port."""
+    """Run `uvicorn app.main:app --host 0.0.0.0`, without the checks of `seekable serve`, and yield its
+    port."""
     settings = {f"SEEKABLE_{name.upper()}": str(value) for name, value in new_library().items()}
     log_file = folder / "uvicorn.log"
     with log_file.open("wb") as log:
@@ -614,15 +634,15 @@ def plain_uvicorn(folder: Path, new_library: NewLibrary) -> Iterator[int]:
         process.wait(30)
 
 
-def test_plain_uvicorn_answers_loopback_only(
-    tmp_path: Path, new_library: NewLibrary, check_problem: CheckProblem, outside: list[str]
+def test_plain_uvicorn_accepts_loopback_only(
+    tmp_path: Path, new_library: NewLibrary, check_problem: CheckProblem, external_addresses: list[str]
 ) -> None:
     with plain_uvicorn(tmp_path, new_library) as port:
-        near = f"http://127.0.0.1:{port}"
+        loopback_url = f"http://127.0.0.1:{port}"
         h2c = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c"}
         with httpx.Client(trust_env=False) as client:
-            for far, headers in itertools.product(
-                (f"http://{address}:{port}" for address in outside),
+            for external_url, headers in itertools.product(
+                (f"http://{address}:{port}" for address in external_addresses),
                 (
                     {},
                     {"host": "localhost"},
@@ -633,16 +653,18 @@ def test_plain_uvicorn_answers_loopback_only(
                 ),
             ):
                 handshake = dict(line.split(": ") for line in HANDSHAKE)
-                check_problem(client.get(f"{far}/events", headers=headers | handshake), 403)
-                check_problem(client.get(f"{far}/files", headers=headers), 403)
-                check_problem(client.get(f"{far}/health", headers=headers), 403)
-                check_problem(client.put(f"{far}/files/a.mp4", content=b"x", headers=headers), 403)
-                check_problem(client.delete(f"{far}/files/a.mp4", headers=headers), 403)
-            assert client.get(f"{near}/files").json()["items"] == []
-            assert client.put(f"{near}/files/a.mp4", content=b"x").status_code == 201
-            assert client.get(f"{near}/files", headers=h2c).status_code == 200
-            check_problem(client.put(f"{near}/files/b.mp4", content=b"x", headers=h2c), 501)
-            check_problem(client.request("CONNECT", f"{near}/files/b.mp4", content=b"x"), 501)
-            # A proxy on this machine says for whom it asks.
+                check_problem(client.get(f"{external_url}/events", headers=headers | handshake), 403)
+                check_problem(client.get(f"{external_url}/files", headers=headers), 403)
+                check_problem(client.get(f"{external_url}/health", headers=headers), 403)
+                check_problem(client.put(f"{external_url}/files/a.mp4", content=b"x", headers=headers), 403)
+                check_problem(client.delete(f"{external_url}/files/a.mp4", headers=headers), 403)
+            assert client.get(f"{loopback_url}/files").json()["items"] == []
+            assert client.put(f"{loopback_url}/files/a.mp4", content=b"x").status_code == 201
+            assert client.get(f"{loopback_url}/files", headers=h2c).status_code == 200
+            check_problem(client.put(f"{loopback_url}/files/b.mp4", content=b"x", headers=h2c), 501)
+            check_problem(client.request("CONNECT", f"{loopback_url}/files/b.mp4", content=b"x"), 501)
+            # A proxy on this machine forwards the address of its client.
             for forwarded in ("198.51.100.7", "127.0.0.1, 198.51.100.7"):
-                check_problem(client.get(f"{near}/files", headers={"x-forwarded-for": forwarded}), 403)
+                check_problem(
+                    client.get(f"{loopback_url}/files", headers={"x-forwarded-for": forwarded}), 403
+                )

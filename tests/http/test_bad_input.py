@@ -1,6 +1,7 @@
-"""Hostile and broken requests: each gets the contract's answer, and nothing is stored.
+"""Hostile and malformed requests: the documented error, and nothing stored.
 
-Names are checked at every door: paths of all methods, form filenames, folder fields and query parameters.
+Names are checked wherever they arrive: paths of all methods, form filenames, folder fields and query
+parameters.
 """
 
 import time
@@ -22,11 +23,11 @@ ListFiles = Callable[..., dict[str, dict[str, Any]]]
 
 END = b"--xxBOUNDARYxx--\r\n"
 FORM_TYPE = "Content-Type: multipart/form-data; boundary=xxBOUNDARYxx"
-CONTROLS = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))]
+CONTROLS = [chr(character) for character in (*range(0x20), *range(0x7F, 0xA0))]
 INJECTED = "X-Injected"
 
 
-def escaped(text: str) -> str:
+def percent_encoded(text: str) -> str:
     return quote(text, safe="")
 
 
@@ -64,14 +65,14 @@ BAD_PATHS = [
     "{}/x%7f",
     "{}/x%09y",
     "{}/x%1b[2J",
-    "{}/x%c2%85",  # NEL, a control character of the second set
+    "{}/x%c2%85",  # NEL, a C1 control character
     "{}/x%ff",
     "{}/%fe%ff",
-    "{}/x%c3",  # cut short
-    "%c0%ae%c0%ae/x",  # two dots in an overlong form
+    "{}/x%c3",  # truncated
+    "%c0%ae%c0%ae/x",  # two dots, overlong
     "%c0%af",
     "{}/x%ed%a0%80",  # a lone surrogate
-    "{}/x%f4%90%80%80",  # past the last character
+    "{}/x%f4%90%80%80",  # beyond U+10FFFF
     ".seekable",
     ".seekable/id",
     ".seekable/staging/x",
@@ -85,7 +86,7 @@ BAD_PATHS = [
     "x" * 50_000,
     "/".join(["x"] * 25_000),
 ]
-# Names that only look like trouble; each is stored under the name on the right.
+# Legal names that resemble attacks; each is stored under the name on the right.
 ODD_PATHS = [
     ("{}/%252e%252e/x", "{}/%2e%2e/x"),
     ("{}/..%252fx", "{}/..%2fx"),
@@ -95,12 +96,12 @@ ODD_PATHS = [
     ("{}/..x", "{}/..x"),
     ("{}/x..", "{}/x.."),
     ("{}/.seekable/x", "{}/.seekable/x"),
-    ("{}/%EF%BC%8E%EF%BC%8E/x", "{}/\uff0e\uff0e/x"),  # full-width dots
+    ("{}/%EF%BC%8E%EF%BC%8E/x", "{}/\uff0e\uff0e/x"),  # fullwidth dots
     ("{}/a%E2%88%95b", "{}/a\u2215b"),  # a division slash
     ("{}/~", "{}/~"),
     ("{}/C:", "{}/C:"),
     ("{}/x?folder=..", "{}/x"),
-    # Dots and empty segments that a client left in its target; see resources/targets.py.
+    # Dot segments and empty segments that a client did not resolve; see resources/targets.py.
     ("{}/a/../x", "{}/x"),
     ("{}/./x", "{}/x"),
     ("{}//x", "{}/x"),
@@ -112,7 +113,7 @@ ODD_PATHS = [
 
 
 @pytest.mark.parametrize("path", BAD_PATHS, ids=range(len(BAD_PATHS)))
-def test_paths(
+def test_path_is_rejected_when_unsafe(
     send_request: SendRequest,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
@@ -129,7 +130,7 @@ def test_paths(
 
 
 @pytest.mark.parametrize(("path", "name"), ODD_PATHS, ids=range(len(ODD_PATHS)))
-def test_odd_but_legal_paths(
+def test_path_is_accepted_when_unusual_but_legal(
     send_request: SendRequest, list_files: ListFiles, folder: str, path: str, name: str
 ) -> None:
     target = "/files/" + path.replace("{}", folder)
@@ -141,7 +142,7 @@ def test_odd_but_legal_paths(
 
 
 @each_backend
-def test_the_longest_path(
+def test_path_of_1024_bytes_is_accepted_and_longer_is_rejected(
     http: httpx.Client, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
     longest = folder + "/é" * ((1024 - len(folder)) // 3 % 31)
@@ -199,12 +200,12 @@ BAD_FOLDERS = {
     "1,025 bytes": "/".join(["x" * 204] * 5) + "x",
     "long": "x/" * 4000 + "x",
 }
-# Legal by itself, but not with a file inside.
+# A legal folder, but too deep or too long for a file in it.
 FULL_FOLDERS = {"32 segments": "/".join("a" * 32), "1,024 bytes": "/".join(["x" * 204] * 5)}
 
 
 @pytest.mark.parametrize("name", BAD_FILENAMES.values(), ids=BAD_FILENAMES)
-def test_filenames(
+def test_filename_is_rejected_when_invalid(
     send_request: SendRequest,
     part: Part,
     send_form: Any,
@@ -215,13 +216,15 @@ def test_filenames(
 ) -> None:
     file, field = part("file", b"data", filename=name), part("folder", folder.encode())
     with storage_unchanged():
-        check_problem(send_request("GET", f"/file/stream?folder={folder}&filename={escaped(name)}"), 400)
+        check_problem(
+            send_request("GET", f"/file/stream?folder={folder}&filename={percent_encoded(name)}"), 400
+        )
         check_problem(send_form(field, file), 400)
         check_problem(send_form(file, field), 400)
         check_problem(send_form(file, query=f"?folder={folder}"), 400)
 
 
-def test_reserved_names(
+def test_reserved_name_is_rejected(
     send_request: SendRequest,
     part: Part,
     send_form: Any,
@@ -238,7 +241,7 @@ def test_reserved_names(
 @pytest.mark.parametrize(
     "folder", [*BAD_FOLDERS.values(), *FULL_FOLDERS.values()], ids=[*BAD_FOLDERS, *FULL_FOLDERS]
 )
-def test_folders(
+def test_folder_is_rejected_when_invalid(
     send_request: SendRequest,
     part: Part,
     send_form: Any,
@@ -248,70 +251,77 @@ def test_folders(
 ) -> None:
     file, field = part("file", b"data", filename="film.mp4"), part("folder", folder.encode())
     with storage_unchanged():
-        check_problem(send_request("GET", f"/file/stream?filename=film.mp4&folder={escaped(folder)}"), 400)
+        check_problem(
+            send_request("GET", f"/file/stream?filename=film.mp4&folder={percent_encoded(folder)}"), 400
+        )
         check_problem(send_form(field, file), 400)
         check_problem(send_form(file, field), 400)
-        check_problem(send_form(file, query=f"?folder={escaped(folder)}"), 400)
+        check_problem(send_form(file, query=f"?folder={percent_encoded(folder)}"), 400)
         if folder in BAD_FOLDERS.values():
-            check_problem(send_request("GET", f"/files?folder={escaped(folder)}"), 400)
+            check_problem(send_request("GET", f"/files?folder={percent_encoded(folder)}"), 400)
 
 
-@pytest.mark.parametrize("code", CONTROLS, ids=[f"U+{ord(code):04X}" for code in CONTROLS])
-def test_control_characters(
+@pytest.mark.parametrize("character", CONTROLS, ids=[f"U+{ord(character):04X}" for character in CONTROLS])
+def test_control_character_is_rejected_in_every_name(
     send_request: SendRequest,
     part: Part,
     send_form: Any,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
     folder: str,
-    code: str,
+    character: str,
 ) -> None:
-    name = f"a{code}b.mp4"
-    plain = part("file", b"x", filename="film.mp4")
+    name = f"a{character}b.mp4"
+    file_part = part("file", b"x", filename="film.mp4")
     with storage_unchanged():
-        check_problem(send_request("PUT", f"/files/{folder}/{escaped(name)}", body=b"x"), 400)
-        check_problem(send_request("PUT", f"/files/{folder}/{escaped(name)}/x", body=b"x"), 400)
-        check_problem(send_request("GET", f"/file/stream?folder={folder}&filename={escaped(name)}"), 400)
-        check_problem(send_request("GET", f"/files?folder={folder}{escaped(code)}"), 400)
-        check_problem(send_form(plain, query=f"?folder={folder}{escaped(code)}"), 400)
-        check_problem(send_form(part("folder", f"{folder}{code}".encode()), plain), 400)
+        check_problem(send_request("PUT", f"/files/{folder}/{percent_encoded(name)}", body=b"x"), 400)
+        check_problem(send_request("PUT", f"/files/{folder}/{percent_encoded(name)}/x", body=b"x"), 400)
+        check_problem(
+            send_request("GET", f"/file/stream?folder={folder}&filename={percent_encoded(name)}"), 400
+        )
+        check_problem(send_request("GET", f"/files?folder={folder}{percent_encoded(character)}"), 400)
+        check_problem(send_form(file_part, query=f"?folder={folder}{percent_encoded(character)}"), 400)
+        check_problem(send_form(part("folder", f"{folder}{character}".encode()), file_part), 400)
         check_problem(send_form(part("folder", folder.encode()), part("file", b"x", filename=name)), 400)
-        # As browsers spell a line break in the name of a file.
-        if code in "\r\n":
+        # Browsers percent-encode a line break in a filename.
+        if character in "\r\n":
             check_problem(
-                send_form(part("file", b"x", filename=f"a{escaped(code)}b"), query=f"?folder={folder}"), 400
+                send_form(
+                    part("file", b"x", filename=f"a{percent_encoded(character)}b"), query=f"?folder={folder}"
+                ),
+                400,
             )
 
 
 @pytest.mark.parametrize(
-    "bad", [b"\xff", b"\xc3", b"\xc0\xae", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe9t\xe9"]
+    "invalid_bytes", [b"\xff", b"\xc3", b"\xc0\xae", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe9t\xe9"]
 )
-def test_names_that_are_not_utf8(
+def test_name_is_rejected_when_not_utf_8(
     send_request: SendRequest,
     part: Part,
     send_form: Any,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
     folder: str,
-    bad: bytes,
+    invalid_bytes: bytes,
 ) -> None:
-    spelled = quote(bad, safe="")
-    plain, field = part("file", b"x", filename="film.mp4"), part("folder", folder.encode())
+    encoded = quote(invalid_bytes, safe="")
+    file_part, field = part("file", b"x", filename="film.mp4"), part("folder", folder.encode())
     with storage_unchanged():
-        check_problem(send_request("PUT", f"/files/{folder}/x{spelled}", body=b"x"), 400)
-        check_problem(send_request("PUT", f"/files/{folder}{spelled}/x", body=b"x"), 400)
-        assert f"“x{spelled}” in the URL" in check_problem(
-            send_request("GET", f"/files/{folder}/x{spelled}"), 400
+        check_problem(send_request("PUT", f"/files/{folder}/x{encoded}", body=b"x"), 400)
+        check_problem(send_request("PUT", f"/files/{folder}{encoded}/x", body=b"x"), 400)
+        assert f"“x{encoded}” in the URL" in check_problem(
+            send_request("GET", f"/files/{folder}/x{encoded}"), 400
         )
-        check_problem(send_request("DELETE", f"/files/{folder}/x{spelled}"), 400)
-        check_problem(send_request("GET", f"/file/stream?folder={folder}&filename=x{spelled}"), 400)
-        check_problem(send_request("GET", f"/file/stream?filename=x&folder={folder}{spelled}"), 400)
-        check_problem(send_request("GET", f"/files?folder={folder}{spelled}"), 400)
-        check_problem(send_request("GET", f"/stream/{spelled}"), 400)
-        check_problem(send_form(plain, query=f"?folder={folder}{spelled}"), 400)
-        check_problem(send_form(part("folder", folder.encode() + bad), plain), 400)
-        check_problem(send_form(field, part("file", b"x", filename=b"x" + bad)), 400)
-        check_problem(send_form(field, part(b"f" + bad, b"x"), plain), 400)
+        check_problem(send_request("DELETE", f"/files/{folder}/x{encoded}"), 400)
+        check_problem(send_request("GET", f"/file/stream?folder={folder}&filename=x{encoded}"), 400)
+        check_problem(send_request("GET", f"/file/stream?filename=x&folder={folder}{encoded}"), 400)
+        check_problem(send_request("GET", f"/files?folder={folder}{encoded}"), 400)
+        check_problem(send_request("GET", f"/stream/{encoded}"), 400)
+        check_problem(send_form(file_part, query=f"?folder={folder}{encoded}"), 400)
+        check_problem(send_form(part("folder", folder.encode() + invalid_bytes), file_part), 400)
+        check_problem(send_form(field, part("file", b"x", filename=b"x" + invalid_bytes)), 400)
+        check_problem(send_form(field, part(b"f" + invalid_bytes, b"x"), file_part), 400)
 
 
 # Forms
@@ -319,13 +329,13 @@ def test_names_that_are_not_utf8(
 
 @pytest.fixture
 def whole_form(part: Part, folder: str) -> bytes:
-    """A form that would be stored, without its end."""
+    """A valid form, except for its closing boundary."""
     return (
         part("folder", folder.encode()) + part("file", b"data" * 500, filename="film.mp4") + part("sid", b"7")
     )
 
 
-def test_truncated_forms(
+def test_truncated_form_is_rejected(
     send_request: SendRequest,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
@@ -366,12 +376,12 @@ def test_truncated_forms(
                 400,
             )
         check_problem(send_request("POST", "/file/upload", FORM_TYPE), 400)
-    # The line break after the last boundary belongs to what may follow.
+    # The line break after the closing boundary belongs to the epilogue.
     assert send_request("POST", "/file/upload", FORM_TYPE, body=form[:-2]).status_code == 201
     assert http.get(f"/files/{folder}/film.mp4").content == b"data" * 500
 
 
-def test_forms_without_a_file_or_with_two(
+def test_form_is_rejected_without_exactly_one_file(
     part: Part, send_form: Any, check_problem: CheckProblem, storage_unchanged: StorageUnchanged, folder: str
 ) -> None:
     file, field = part("file", b"x", filename="film.mp4"), part("folder", folder.encode())
@@ -383,7 +393,7 @@ def test_forms_without_a_file_or_with_two(
             (field, part("File", b"x", filename="film.mp4")),
             (field, part("upload", b"x", filename="film.mp4")),
             (field, part("file", b"x")),  # a field of that name
-            (field, part("file", b"x", filename="")),  # as browsers send it when no file was chosen
+            (field, part("file", b"x", filename="")),  # browsers send this when no file was chosen
             (field, file, another),
             (file, field, another),
             (file, another, field),
@@ -397,7 +407,7 @@ def test_forms_without_a_file_or_with_two(
 
 
 @pytest.mark.parametrize(
-    ("kind", "status"),
+    ("content_type", "status"),
     [
         ("multipart/form-data", 400),
         ("multipart/form-data; boundary=", 400),
@@ -416,15 +426,15 @@ def test_forms_without_a_file_or_with_two(
         (None, 415),
     ],
 )
-def test_what_is_no_form(
+def test_upload_is_rejected_when_not_a_form(
     send_request: SendRequest,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
     whole_form: bytes,
-    kind: str | None,
+    content_type: str | None,
     status: int,
 ) -> None:
-    headers = () if kind is None else (f"Content-Type: {kind}",)
+    headers = () if content_type is None else (f"Content-Type: {content_type}",)
     with storage_unchanged():
         check_problem(send_request("POST", "/file/upload", *headers, body=whole_form + END), status)
 
@@ -443,14 +453,14 @@ def test_what_is_no_form(
      b"\r\nx\r\n" + END,
      b"--xxBOUNDARYxx\r\nContent-Type: video/mp4\r\n\r\nx\r\n" + END],
 )  # fmt: skip
-def test_forms_that_are_malformed(
+def test_malformed_form_is_rejected(
     send_request: SendRequest, check_problem: CheckProblem, storage_unchanged: StorageUnchanged, body: bytes
 ) -> None:
     with storage_unchanged():
         check_problem(send_request("POST", "/file/upload", FORM_TYPE, body=body), 400)
 
 
-def test_forms_without_bounds(
+def test_oversized_form_is_rejected_quickly(
     part: Part,
     send_request: SendRequest,
     send_form: Any,
@@ -458,7 +468,7 @@ def test_forms_without_bounds(
     storage_unchanged: StorageUnchanged,
     folder: str,
 ) -> None:
-    """None of them may take much time or memory, wherever the file is."""
+    """The limits hold before and after the file, in time as well as in memory."""
     file, query = part("file", b"data", filename="film.mp4"), f"?folder={folder}"
     with storage_unchanged():
         started = time.monotonic()
@@ -477,7 +487,7 @@ def test_forms_without_bounds(
         assert time.monotonic() - started < 30
 
 
-def test_a_long_epilogue_is_not_part_of_the_file(
+def test_form_epilogue_is_not_stored(
     send_request: SendRequest, part: Part, http: httpx.Client, folder: str
 ) -> None:
     form = part("file", b"data", filename="film.mp4") + END + b"\r\n--xxBOUNDARYxx\r\nepilogue"
@@ -487,14 +497,14 @@ def test_a_long_epilogue_is_not_part_of_the_file(
         assert http.get(f"/files/{folder}/film.mp4").content == b"data"
 
 
-def test_a_form_to_put(
+def test_put_rejects_form(
     send_request: SendRequest,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
     folder: str,
     whole_form: bytes,
 ) -> None:
-    # What would be stored is no film. curl -F with -X PUT does that.
+    # `curl -F` with `-X PUT` sends a form, which would be stored as if it were the film.
     with storage_unchanged():
         check_problem(send_request("PUT", f"/files/{folder}/film.mp4", FORM_TYPE, body=whole_form + END), 415)
 
@@ -503,35 +513,35 @@ def test_a_form_to_put(
 
 
 @pytest.fixture(scope="module")
-def small(
+def small_limit(
     tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary
 ) -> Iterator[tuple[Server, httpx.Client]]:
-    """A server that takes small files only."""
+    """A server that accepts files of at most 1 KiB."""
     folder = tmp_path_factory.mktemp("small")
     with running(folder, max_upload_size="1KiB", **new_library()) as server, server.client() as client:
         yield server, client
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_bodies_that_are_too_long(
-    small: tuple[Server, httpx.Client],
+def test_body_over_limit_is_rejected(
+    small_limit: tuple[Server, httpx.Client],
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
     part: Part,
     chunked: bool,
 ) -> None:
-    server, http = small
+    server, http = small_limit
     form = part("file", b"x" * 1025, filename="film.mp4") + END
-    kind = {"content-type": FORM_TYPE.partition(": ")[2]}
+    headers = {"content-type": FORM_TYPE.partition(": ")[2]}
     with storage_unchanged(server):
         for body in (b"x" * 1025, b"x" * 3_000_000):
             check_problem(http.put("/files/film.mp4", content=iter([body]) if chunked else body), 413)
-        check_problem(http.post("/file/upload", content=iter([form]) if chunked else form, headers=kind), 413)
+        check_problem(
+            http.post("/file/upload", content=iter([form]) if chunked else form, headers=headers), 413
+        )
 
 
-def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
-    connect: Any, http: httpx.Client, folder: str
-) -> None:
+def test_bytes_beyond_content_length_are_not_stored(connect: Any, http: httpx.Client, folder: str) -> None:
     connection = connect()
     connection.request("PUT", f"/files/{folder}/film.mp4", body=b"data")
     assert connection.receive_response("PUT").status_code == 201
@@ -548,7 +558,7 @@ def test_what_comes_after_the_announced_length_is_no_part_of_the_file(
      ("Content-Length: " + "9" * 5000,), ("Content-Length: 1", "Content-Length: 2"),
      ("Content-Length: 1", "Transfer-Encoding: chunked"), ("Transfer-Encoding: chunked, gzip",)],
 )  # fmt: skip
-def test_lengths_that_are_none(
+def test_invalid_length_is_rejected(
     send_request: SendRequest, storage_unchanged: StorageUnchanged, folder: str, headers: tuple[str, ...]
 ) -> None:
     with storage_unchanged():
@@ -566,7 +576,7 @@ def test_lengths_that_are_none(
 @pytest.mark.parametrize(
     "value", ["sha-256=:" + "A" * 43 + "=:", "a=" * 20_000, "sha-256=(" * 5000, ":" * 30_000, "é=1"]
 )
-def test_digests_that_do_not_match_or_are_none(
+def test_digest_is_rejected_when_wrong_or_malformed(
     send_request: SendRequest,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
@@ -619,7 +629,7 @@ NINES = "9" * 5000
     ],
     ids=range(27),
 )
-def test_range_bombs(
+def test_hostile_range_gets_bounded_response(
     http: httpx.Client,
     send_request: SendRequest,
     check_problem: CheckProblem,
@@ -640,10 +650,12 @@ def test_range_bombs(
     assert time.monotonic() - started < 10
 
 
-def test_many_small_ranges_cost_little(http: httpx.Client, send_request: SendRequest, folder: str) -> None:
+def test_many_small_ranges_get_small_response(
+    http: httpx.Client, send_request: SendRequest, folder: str
+) -> None:
     http.put(f"/files/{folder}/film.mp4", content=DATA)
-    wanted = ",".join(f"{i * 100}-{i * 100}" for i in range(64))
-    response = send_request("GET", f"/files/{folder}/film.mp4", f"Range: bytes={wanted}")
+    ranges = ",".join(f"{i * 100}-{i * 100}" for i in range(64))
+    response = send_request("GET", f"/files/{folder}/film.mp4", f"Range: bytes={ranges}")
     assert response.status_code in (200, 206)
     assert len(response.content) < 2 * len(DATA)
 
@@ -668,7 +680,7 @@ def test_many_small_ranges_cost_little(http: httpx.Client, send_request: SendReq
         ("Cookie", "a=b;" * 10_000, 200),
     ],
 )
-def test_conditions_that_are_none(
+def test_malformed_header_is_ignored_or_fails_its_condition(
     http: httpx.Client, send_request: SendRequest, folder: str, name: str, value: str, status: int
 ) -> None:
     http.put(f"/files/{folder}/film.mp4", content=DATA)
@@ -681,7 +693,7 @@ def test_conditions_that_are_none(
 # Header injection
 
 
-def test_names_cannot_add_headers(
+def test_names_cannot_inject_headers(
     send_request: SendRequest,
     part: Part,
     send_form: Any,
@@ -689,37 +701,38 @@ def test_names_cannot_add_headers(
     storage_unchanged: StorageUnchanged,
     folder: str,
 ) -> None:
-    file, evil = part("file", b"x", filename="film.mp4"), f"a\r\n{INJECTED}: yes"
+    file, injection = part("file", b"x", filename="film.mp4"), f"a\r\n{INJECTED}: yes"
     with storage_unchanged():
         for response in (
-            send_request("PUT", f"/files/{folder}/{escaped(evil)}", body=b"x"),
-            send_request("GET", f"/files/{folder}/{escaped(evil)}"),
-            send_request("GET", f"/file/stream?filename={escaped(evil)}"),
-            send_request("GET", f"/file/stream?filename=a&folder={escaped(evil)}"),
-            send_request("GET", f"/files?folder={escaped(evil)}"),
-            send_request("GET", f"/files?cursor={escaped(evil)}"),
-            send_form(part("file", b"x", filename=evil), query=f"?folder={folder}"),
+            send_request("PUT", f"/files/{folder}/{percent_encoded(injection)}", body=b"x"),
+            send_request("GET", f"/files/{folder}/{percent_encoded(injection)}"),
+            send_request("GET", f"/file/stream?filename={percent_encoded(injection)}"),
+            send_request("GET", f"/file/stream?filename=a&folder={percent_encoded(injection)}"),
+            send_request("GET", f"/files?folder={percent_encoded(injection)}"),
+            send_request("GET", f"/files?cursor={percent_encoded(injection)}"),
+            send_form(part("file", b"x", filename=injection), query=f"?folder={folder}"),
             send_form(
-                part("file", b"x", filename=escaped(evil).replace("%3A%20", ": ")), query=f"?folder={folder}"
+                part("file", b"x", filename=percent_encoded(injection).replace("%3A%20", ": ")),
+                query=f"?folder={folder}",
             ),
-            send_form(part("folder", evil.encode()), file),
-            send_form(file, query=f"?folder={escaped(evil)}"),
+            send_form(part("folder", injection.encode()), file),
+            send_form(file, query=f"?folder={percent_encoded(injection)}"),
         ):
             check_problem(response, 400)
             assert INJECTED not in response.headers
 
 
 @pytest.mark.parametrize(
-    "kind",
+    "content_type",
     ["text/html\t", "video/mp4, text/html", "é/ü", "video", "/", "video/", "a" * 5000 + "/b",
      "video/mp4;" * 500, 'video/mp4; x="', "video/*", "*/*"],
 )  # fmt: skip
-def test_types_that_are_none_are_not_repeated(
-    http: httpx.Client, send_request: SendRequest, part: Part, send_form: Any, folder: str, kind: str
+def test_invalid_content_type_is_not_echoed(
+    http: httpx.Client, send_request: SendRequest, part: Part, send_form: Any, folder: str, content_type: str
 ) -> None:
-    by_put = send_request("PUT", f"/files/{folder}/a.mkv", f"Content-Type: {kind}", body=b"x")
+    by_put = send_request("PUT", f"/files/{folder}/a.mkv", f"Content-Type: {content_type}", body=b"x")
     by_form = send_form(
-        part("file", b"x", filename="b.mkv", headers=b"Content-Type: " + kind.encode() + b"\r\n"),
+        part("file", b"x", filename="b.mkv", headers=b"Content-Type: " + content_type.encode() + b"\r\n"),
         query=f"?folder={folder}",
     )
     for response in (by_put, by_form):
@@ -729,11 +742,11 @@ def test_types_that_are_none_are_not_repeated(
         served = http.get(f"/files/{response.json()['path']}")
         assert served.headers["x-content-type-options"] == "nosniff"
         if served.headers["content-type"] != "video/x-matroska":
-            # It may be said again only where it is harmless.
+            # An echoed type must be harmless: the file is an attachment.
             assert served.headers["content-disposition"].startswith("attachment;")
 
 
-# Requests that are none
+# Invalid requests
 
 
 @pytest.mark.parametrize(
@@ -746,7 +759,7 @@ def test_types_that_are_none_are_not_repeated(
         b"GET /health HTTP/9.9\r\nHost: localhost\r\n\r\n",
         b"get /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"GET /health HTTP/1.1\r\n\r\n",  # without a Host
+        b"GET /health HTTP/1.1\r\n\r\n",  # no Host
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nno colon\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\n: no name\r\n\r\n",
@@ -758,14 +771,14 @@ def test_types_that_are_none_are_not_repeated(
         b"GET /files/a b HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET files/a HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"PUT /files/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nXYZ\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),  # TLS
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),  # a TLS ClientHello
         b"\x00" * 5000,
         bytes(range(256)) * 50,
         b"SSH-2.0-OpenSSH_9.6\r\n",
     ],
     ids=range(23),
 )
-def test_malformed_requests(
+def test_malformed_request_is_refused(
     send_request: SendRequest,
     connect: Any,
     server: Server,
@@ -782,21 +795,21 @@ def test_malformed_requests(
             status = connection.receive_response().status_code
         except (ConnectionError, TimeoutError):
             status = None
-        assert status in (None, 400, 405, 501, 505), "it is refused, or not answered at all"
+        assert status in (None, 400, 405, 501, 505), "refused, or closed without a response"
         connection.close()
     assert server.process.poll() is None
     assert send_request("GET", "/health").status_code == 200
 
 
-def test_a_request_that_cannot_be_parsed_is_logged(server: Server, connect: Any) -> None:
-    """Once a second, whatever its peer sends."""
+def test_unparsable_requests_are_logged_once_a_second(server: Server, connect: Any) -> None:
+    """A peer cannot fill the log, however many of them it sends."""
     before = server.logged()
 
     def lines() -> list[str]:
         return [line for line in server.log(before).splitlines() if "could not be parsed" in line]
 
     began = time.monotonic()
-    while not lines():  # other tests may have had the record of this second
+    while not lines():  # another test may have used up the record of this second
         assert time.monotonic() < began + 10
         connection = connect()
         connection.send(b"\x16\x03\x01\xff")
@@ -812,27 +825,29 @@ def test_a_request_that_cannot_be_parsed_is_logged(server: Server, connect: Any)
      "localhost@evil.example", "localhost:x", "localhost:80, evil.example", "localhost evil.example",
      "[::1]evil.example", "[::1]@evil.example", "[::1].evil.example", "%00", "é"],
 )  # fmt: skip
-def test_hosts_that_are_none(
+def test_invalid_host_is_rejected(
     send_request: SendRequest, storage_unchanged: StorageUnchanged, folder: str, host: str
 ) -> None:
-    """RFC 9112 3.2: an invalid Host is 400. It would stand in the links that are answered."""
+    """RFC 9112 §3.2: an invalid Host is 400. Links in responses would contain it."""
     with storage_unchanged():
         response = send_request("PUT", f"/files/{folder}/film.mp4", f"Host: {host}", body=b"x")
         assert response.status_code in (400, 421), response.text
 
 
 @pytest.mark.parametrize(
-    "piece",
+    "header_bytes",
     [b"x" * 1_000_000, b"".join(b"X-%d: y\r\n" % number for number in range(100_000))],
     ids=["one long header", "many headers"],
 )
-def test_headers_have_a_limit(connect: Any, send_request: SendRequest, piece: bytes) -> None:
-    """The promise "Bounded": whoever sends headers without end is stopped, and not remembered."""
+def test_request_headers_are_bounded(connect: Any, send_request: SendRequest, header_bytes: bytes) -> None:
+    """The server stops reading endless headers and keeps none of them in memory."""
     connection = connect()
-    connection.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + (b"X: " if b":" not in piece else b""))
+    connection.send(
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + (b"X: " if b":" not in header_bytes else b"")
+    )
     try:
         for _ in range(16):
-            connection.send(piece)
+            connection.send(header_bytes)
         connection.send(b"\r\n\r\n")
         status = connection.receive_response().status_code
     except ConnectionError:
@@ -843,7 +858,7 @@ def test_headers_have_a_limit(connect: Any, send_request: SendRequest, piece: by
 
 
 @pytest.mark.parametrize("cursor", ["", "!!!", "a", "%ff", "_w", "%00", "%C3%A9", "AA==BB", "x" * 5001, "/w"])
-def test_cursors_that_no_page_gave(
+def test_unknown_cursor_is_rejected(
     send_request: SendRequest, check_problem: CheckProblem, cursor: str
 ) -> None:
     check_problem(send_request("GET", f"/files?cursor={cursor}"), 400)

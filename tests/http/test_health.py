@@ -1,4 +1,4 @@
-"""Whether the server says how it is."""
+"""The health routes: liveness, and readiness to serve and to store."""
 
 import os
 import shutil
@@ -21,13 +21,13 @@ CheckProblem = Callable[[httpx.Response, int], str]
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
 @each_backend
-def test_all_is_well(http: httpx.Client, path: str) -> None:
+def test_health_is_ok_when_server_is_healthy(http: httpx.Client, path: str) -> None:
     response = http.get(path)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
-    said = response.json()
-    dependencies = said.pop("dependencies", {})
-    assert said == {"status": "ok", "version": version("seekable")}
+    detail = response.json()
+    dependencies = detail.pop("dependencies", {})
+    assert detail == {"status": "ok", "version": version("seekable")}
     assert ("database" in dependencies) == (path == "/health/ready")
     assert set(dependencies.values()) <= {"ok"}
     head = http.head(path)
@@ -36,109 +36,114 @@ def test_all_is_well(http: httpx.Client, path: str) -> None:
 
 
 @pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Server]:
-    """A server over the filesystem backend that may be harmed."""
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server over the filesystem backend, for one test to damage."""
     with running(tmp_path, storage="filesystem") as server:
         yield server
 
 
-def test_ready_names_what_is_not_there_and_recovers(alone: Server, check_problem: CheckProblem) -> None:
-    with alone.client() as http:
+def test_readiness_names_failed_dependency_and_recovers(
+    own_server: Server, check_problem: CheckProblem
+) -> None:
+    with own_server.client() as http:
         http.put("/files/film.mp4", content=b"film").raise_for_status()
-        mark = alone.files / ".seekable" / "id"
-        text = mark.read_text()
-        for harm in (lambda: mark.rename(mark.with_name("gone")), lambda: mark.write_text("0" * 32)):
-            harm()
+        id_file = own_server.files / ".seekable" / "id"
+        text = id_file.read_text()
+        for damage in (
+            lambda: id_file.rename(id_file.with_name("gone")),
+            lambda: id_file.write_text("0" * 32),
+        ):
+            damage()
             response = http.get("/health/ready")
             assert "folder of files" in check_problem(response, 503)
             assert int(response.headers["retry-after"]) > 0
             assert http.head("/health/ready").status_code == 503
             for path in ("/health", "/health/live"):
                 assert http.get(path).status_code == 200
-            mark.with_name("gone").unlink(missing_ok=True)
-            mark.write_text(text)
+            id_file.with_name("gone").unlink(missing_ok=True)
+            id_file.write_text(text)
             assert http.get("/health/ready").status_code == 200
         assert http.get("/files/film.mp4").content == b"film"
 
 
-def test_an_empty_folder_in_place_of_the_library_loses_nothing(
-    alone: Server, check_problem: CheckProblem
+def test_empty_folder_in_place_of_library_loses_no_rows(
+    own_server: Server, check_problem: CheckProblem
 ) -> None:
-    """As when a disk was not mounted: not ready, and no row is removed."""
-    with alone.client() as http:
+    """An unmounted disk leaves an empty folder: the server is not ready, and removes no row."""
+    with own_server.client() as http:
         http.put("/files/film.mp4", content=b"film").raise_for_status()
-        mark = alone.files / ".seekable" / "id"
-        mark.rename(alone.folder / "id")
-        (alone.files / "film.mp4").rename(alone.folder / "film.mp4")
+        id_file = own_server.files / ".seekable" / "id"
+        id_file.rename(own_server.folder / "id")
+        (own_server.files / "film.mp4").rename(own_server.folder / "film.mp4")
         check_problem(http.get("/health/ready"), 503)
         check_problem(http.get("/files/film.mp4"), 503)
         check_problem(http.delete("/files/film.mp4"), 503)
-        (alone.folder / "id").rename(mark)
-        (alone.folder / "film.mp4").rename(alone.files / "film.mp4")
+        (own_server.folder / "id").rename(id_file)
+        (own_server.folder / "film.mp4").rename(own_server.files / "film.mp4")
         assert http.get("/health/ready").status_code == 200
         response = http.get("/files/film.mp4")
         assert (response.status_code, response.content) == (200, b"film")
 
 
-def test_ready_looks_at_the_database(alone: Server, check_problem: CheckProblem) -> None:
-    database = alone.files / ".seekable" / "seekable.db"
-    with alone.client() as http:
+def test_readiness_fails_when_database_is_corrupt(own_server: Server, check_problem: CheckProblem) -> None:
+    database = own_server.files / ".seekable" / "seekable.db"
+    with own_server.client() as http:
         http.put("/files/film.mp4", content=b"film").raise_for_status()
-        # The log goes into the file, and then the file is destroyed where its head is.
+        # Checkpoint the WAL into the database file, then destroy its first pages.
         with sqlite3.connect(database) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.close()
         with database.open("r+b") as file:
             file.write(os.urandom(8192))
-        for _ in range(5):  # whichever connection to it each of them gets, old or new
+        for _ in range(5):  # each may use another pooled connection
             assert "database" in check_problem(http.get("/health/ready"), 503).lower()
-            # A connection that has the page in memory may still answer, and rightly.
+            # A connection that has the page in its cache may still read it.
             files = http.get("/files")
             assert files.status_code == 503 or files.json()["items"][0]["filename"] == "film.mp4"
         assert http.get("/health/live").status_code == 200
 
 
-def test_ready_does_not_wait_for_a_storage_that_does_not_answer(
-    alone: Server, check_problem: CheckProblem
+def test_readiness_does_not_block_when_id_file_is_a_pipe(
+    own_server: Server, check_problem: CheckProblem
 ) -> None:
-    """The id is a pipe that nobody writes to: opening it must not wait, and what is there is no id."""
-    mark = alone.files / ".seekable" / "id"
-    text = mark.read_text()
-    with alone.client() as http:
-        mark.unlink()
-        os.mkfifo(mark)
+    """Opening a pipe without a writer would block; and its content is no library id."""
+    id_file = own_server.files / ".seekable" / "id"
+    text = id_file.read_text()
+    with own_server.client() as http:
+        id_file.unlink()
+        os.mkfifo(id_file)
         started = time.monotonic()
         check_problem(http.get("/health/ready"), 503)
         assert time.monotonic() - started < 5
         assert http.get("/health/live").status_code == 200
-        mark.unlink()
-        mark.write_text(text)
+        id_file.unlink()
+        id_file.write_text(text)
         assert http.get("/health/ready").status_code == 200
 
 
-# While no change can succeed
+# While no write can succeed
 
 
-Locked = Callable[[dict[str, Any]], AbstractContextManager[object]]
+Lock = Callable[[dict[str, Any]], AbstractContextManager[object]]
 
 
 @contextmanager
-def sqlite_locked(settings: dict[str, Any]) -> Iterator[None]:
+def lock_sqlite(settings: dict[str, Any]) -> Iterator[None]:
     path = settings["files_dir"] / ".seekable" / "seekable.db"
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
         yield
 
 
 @contextmanager
-def postgresql_locked(settings: dict[str, Any]) -> Iterator[None]:
-    with postgres.shared().connected(settings["database_url"].rpartition("/")[2]) as other:
-        other.execute("SELECT pg_advisory_lock(%s)", [0x5EEC_AB1E])
+def lock_postgresql(settings: dict[str, Any]) -> Iterator[None]:
+    with postgres.shared().connected(settings["database_url"].rpartition("/")[2]) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [0x5EEC_AB1E])
         yield
 
 
 @contextmanager
-def mongodb_locked(settings: dict[str, Any]) -> Iterator[None]:
+def lock_mongodb(settings: dict[str, Any]) -> Iterator[None]:
     admin = mongo.database(settings["mongodb_url"]).client.admin
     admin.command("fsync", lock=True)
     try:
@@ -147,82 +152,84 @@ def mongodb_locked(settings: dict[str, Any]) -> Iterator[None]:
         admin.command("fsyncUnlock")
 
 
-LOCKED: dict[str, Locked] = {
-    "filesystem": sqlite_locked,
-    "postgresql": postgresql_locked,
-    "gridfs": mongodb_locked,
+LOCKS: dict[str, Lock] = {
+    "filesystem": lock_sqlite,
+    "postgresql": lock_postgresql,
+    "gridfs": lock_mongodb,
 }
 
 
 @each_backend
-def test_server_is_not_ready_while_the_database_is_locked(
+def test_server_is_not_ready_while_database_is_locked(
     server: Server, check_problem: CheckProblem, request: pytest.FixtureRequest
 ) -> None:
-    locked = LOCKED[request.node.callspec.params["new_library"]]
+    lock = LOCKS[request.node.callspec.params["new_library"]]
     with server.client() as http:
         assert http.get("/health/ready").status_code == 200
-        with locked(server.settings):
+        with lock(server.settings):
             responses: list[httpx.Response] = []
 
-            def is_refused() -> bool:
+            def is_not_ready() -> bool:
                 responses.append(http.get("/health/ready"))
                 return responses[-1].status_code == 503
 
-            # For two seconds a change that succeeded before proves that others can.
-            until(is_refused, "the lock is noticed", within=6)
+            # A write of the last two seconds counts as proof that writes succeed.
+            until(is_not_ready, "the lock is noticed", within=6)
             assert "database" in check_problem(responses[-1], 503).lower()
             assert responses[-1].elapsed.total_seconds() < 3
             assert http.get("/health/live").status_code == 200
         until(lambda: http.get("/health/ready").status_code == 200, "it is ready again")
 
 
-@pytest.mark.parametrize("harm", ["removed", "replaced by a copy"])
-def test_server_is_not_ready_when_the_database_file_is_gone(
-    harm: str, alone: Server, check_problem: CheckProblem
+@pytest.mark.parametrize("damage", ["removed", "replaced by a copy"])
+def test_server_is_not_ready_when_database_file_is_gone(
+    damage: str, own_server: Server, check_problem: CheckProblem
 ) -> None:
-    database = alone.files / ".seekable" / "seekable.db"
-    kept = database.with_name("kept.db")
-    with alone.client() as http:
+    database = own_server.files / ".seekable" / "seekable.db"
+    saved = database.with_name("kept.db")
+    with own_server.client() as http:
         http.put("/files/film.mp4", content=b"film").raise_for_status()
-        database.rename(kept)
-        if harm != "removed":
-            shutil.copyfile(kept, database)
-        said = check_problem(http.get("/health/ready"), 503)
-        assert "removed or replaced" in said
-        assert "start the server again" in said
+        database.rename(saved)
+        if damage != "removed":
+            shutil.copyfile(saved, database)
+        detail = check_problem(http.get("/health/ready"), 503)
+        assert "removed or replaced" in detail
+        assert "start the server again" in detail
         check_problem(http.put("/files/new.mp4", content=b"new"), 503)
-        assert not (alone.files / "new.mp4").exists(), "it would be in a database that is lost"
-        assert database.exists() == (harm != "removed"), "no empty one is made"
+        assert not (own_server.files / "new.mp4").exists(), (
+            "it would be recorded in a database file that is gone"
+        )
+        assert database.exists() == (damage != "removed"), "no empty database is created"
         assert http.get("/files/film.mp4").content == b"film"
-        kept.rename(database)
+        saved.rename(database)
         assert http.get("/health/ready").status_code == 200
         http.put("/files/new.mp4", content=b"new").raise_for_status()
 
 
 @pytest.mark.parametrize("place", ["", ".seekable/staging", ".seekable/seekable.db"])
-def test_server_is_not_ready_when_it_lost_the_right_to_write(
+def test_server_is_not_ready_when_it_loses_write_permission(
     place: str, tmp_path: Path, check_problem: CheckProblem
 ) -> None:
     server = Server(tmp_path)
     server.bound = True
-    harmed = server.files / place
+    damaged = server.files / place
     try:
         with server.start().client() as http:
             assert http.get("/health/ready").status_code == 200
-            mode = harmed.stat().st_mode
-            harmed.chmod(0o500 if harmed.is_dir() else 0o400)
-            said = check_problem(http.get("/health/ready"), 503)
-            assert "cannot be written by this user any more" in said
-            harmed.chmod(mode)
+            mode = damaged.stat().st_mode
+            damaged.chmod(0o500 if damaged.is_dir() else 0o400)
+            detail = check_problem(http.get("/health/ready"), 503)
+            assert "cannot be written by this user any more" in detail
+            damaged.chmod(mode)
             assert http.get("/health/ready").status_code == 200
     finally:
         server.stop()
 
 
-def test_server_is_not_ready_when_an_error_made_its_disk_read_only(
+def test_server_is_not_ready_when_disk_error_remounts_read_only(
     tmp_path: Path, check_problem: CheckProblem
 ) -> None:
-    """Recent kernels do not even mark the mount then."""
+    """Recent kernels do not mark the mount as read-only in that case."""
     image = tmp_path / "disk.img"
     with image.open("wb") as file:
         file.truncate(16 << 20)
@@ -235,26 +242,30 @@ def test_server_is_not_ready_when_an_error_made_its_disk_read_only(
             check_problem(http.put("/files/film.mp4", content=b"film", headers={"If-Match": '"x"'}), 412)
             error.write_text("planted")
             check_problem(http.put("/files/film.mp4", content=b"film"), 503)
-            said = check_problem(http.get("/health/ready"), 503)
-            assert "read-only" in said.lower()
+            detail = check_problem(http.get("/health/ready"), 503)
+            assert "read-only" in detail.lower()
             assert http.get("/files").status_code == 200
 
 
-def test_staging_folder_that_is_removed_is_noticed(alone: Server, check_problem: CheckProblem) -> None:
-    with alone.client() as http:
+def test_server_is_not_ready_when_staging_folder_is_removed(
+    own_server: Server, check_problem: CheckProblem
+) -> None:
+    with own_server.client() as http:
         assert http.get("/health/ready").status_code == 200
-        (alone.files / ".seekable" / "staging").rmdir()
+        (own_server.files / ".seekable" / "staging").rmdir()
         assert ".seekable/staging was removed" in check_problem(http.get("/health/ready"), 503)
 
 
-def test_server_stays_ready_beside_many_changes(alone: Server) -> None:
-    with alone.client() as http:
+def test_server_stays_ready_between_many_writes(own_server: Server) -> None:
+    with own_server.client() as http:
         for number in range(60):
             http.put(f"/files/{number}.txt", content=b"x").raise_for_status()
             assert http.get("/health/ready").status_code == 200
 
 
-def test_postgresql_that_became_read_only_is_not_ready(tmp_path: Path, check_problem: CheckProblem) -> None:
+def test_server_is_not_ready_when_postgresql_becomes_read_only(
+    tmp_path: Path, check_problem: CheckProblem
+) -> None:
     url = postgres.shared().new_library()
     name = url.rpartition("/")[2]
     with running(tmp_path, database_url=url) as server, server.client() as http:
@@ -262,7 +273,7 @@ def test_postgresql_that_became_read_only_is_not_ready(tmp_path: Path, check_pro
         with postgres.shared().connected() as admin:
             admin.autocommit = True
             admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on'.encode())
-            ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
-            admin.execute(ends, [name])
+            terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+            admin.execute(terminate, [name])
         until(lambda: http.get("/health/ready").status_code == 503, "it is noticed")
         assert "read-only" in check_problem(http.get("/health/ready"), 503)

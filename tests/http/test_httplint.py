@@ -1,4 +1,4 @@
-"""What httplint, the judge in REDbot, makes of our answers: no complaint but those that are wrong for us."""
+"""Lint our responses with httplint, the linter of REDbot: no note except those that are wrong here."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,18 +13,18 @@ Fields = list[tuple[bytes, bytes]]
 
 FILM = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(100_000)
 
-# RFC 9110 15.3.7.2: the parts have a Content-Range each, and the head must not have one.
+# RFC 9110 §15.3.7.2: each part has a Content-Range, and the header section must not have one.
 IN_EACH_PART = {"PARTIAL_WITHOUT_RANGE"}
-# A list has no version; a history may still show it, which `no-store` would forbid.
+# A list has no validator; `no-store` would keep it out of the browser's history.
 NOTHING_TO_VALIDATE = {"FRESHNESS_NO_CACHE_NO_VALIDATOR"}
-# RFC 9530 has replaced these fields, but they are all that aria2 knows.
-FOR_ARIA2 = {"FIELD_DEPRECATED"}
-# It recognises no film that is called one.
+# RFC 9530 obsoletes these fields, but aria2 knows no others.
+OBSOLETE_FOR_ARIA2 = {"FIELD_DEPRECATED"}
+# It does not detect the media type of our small test film.
 UNKNOWN_FILM = {"CONTENT_TYPE_MISMATCH"}
-# It takes a 400 for the server's failing to understand.
-ASKED_WRONG = {"STATUS_BAD_REQUEST"}
+# It takes a 400 for a failure of the server.
+BAD_REQUEST = {"STATUS_BAD_REQUEST"}
 
-# What is asked, the status, and what httplint may complain of.
+# Method, target, headers, status, and the notes that httplint may report.
 CASES: dict[str, tuple[str, str, tuple[str, ...], int, set[str]]] = {
     "whole": ("GET", "{film}", (), 200, UNKNOWN_FILM),
     "head": ("HEAD", "{film}", (), 200, set()),
@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...], int, set[str]]] = {
     "any name": ("GET", "/files/{folder}/%D7%A9%20%22%25%3B.txt", (), 200, set()),
     "in a sandbox": ("GET", "/files/{folder}/page.html", (), 200, set()),
     "empty": ("GET", "/files/{folder}/empty.mp4", (), 200, UNKNOWN_FILM),
-    "digest": ("GET", "{film}", ("Want-Digest: SHA-256",), 200, FOR_ARIA2 | UNKNOWN_FILM),
+    "digest": ("GET", "{film}", ("Want-Digest: SHA-256",), 200, OBSOLETE_FOR_ARIA2 | UNKNOWN_FILM),
     "range": ("GET", "{film}", ("Range: bytes=0-99",), 206, set()),
     "rest": ("GET", "{film}", ("Range: bytes=5000-", "If-Range: {etag}"), 206, set()),
     "ranges": ("GET", "{film}", ("Range: bytes=0-99,500-599",), 206, IN_EACH_PART),
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[str, str, tuple[str, ...], int, set[str]]] = {
     "another version": ("GET", "{film}", ('If-Match: "x"',), 412, set()),
     "missing": ("GET", "/files/{folder}/none.mp4", (), 404, set()),
     "head of what is missing": ("HEAD", "/files/{folder}/none.mp4", (), 404, set()),
-    "bad name": ("GET", "/files/{folder}/%00", (), 400, ASKED_WRONG),
+    "bad name": ("GET", "/files/{folder}/%00", (), 400, BAD_REQUEST),
     "bad query": ("GET", "/files?limit=0", (), 422, set()),
     "list": ("GET", "/files?folder={folder}", (), 200, NOTHING_TO_VALIDATE),
     "page of a list": ("GET", "/files?folder={folder}&limit=1", (), 200, NOTHING_TO_VALIDATE),
@@ -62,10 +62,10 @@ CASES: dict[str, tuple[str, str, tuple[str, ...], int, set[str]]] = {
 }
 
 
-def complaints(
+def lint(
     method: str, url: httpx.URL, headers: tuple[str, ...], status: int, fields: Fields, content: bytes
 ) -> set[str]:
-    """The names of its notes that are warnings or worse."""
+    """Return the names of the linter's notes that are warnings or errors."""
     request = HttpRequestLinter(start_time=time.time())
     request.process_request_topline(method.encode(), url.raw_path, b"1.1")
     pairs = (header.partition(": ") for header in headers)
@@ -92,8 +92,8 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def words(http: httpx.Client) -> Iterator[dict[str, str]]:
-    """Files of several kinds, and what a request says of them."""
+def values(http: httpx.Client) -> Iterator[dict[str, str]]:
+    """Store files of several kinds; yield the values that the requests of CASES need."""
     folder = "test_httplint"
     for name, content in FILES.items():
         created = http.put(f"/files/{folder}/{name}", content=content).raise_for_status()
@@ -110,18 +110,20 @@ def words(http: httpx.Client) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_an_answer(http: httpx.Client, send_request: SendRequest, words: dict[str, str], case: str) -> None:
+def test_response_passes_httplint(
+    http: httpx.Client, send_request: SendRequest, values: dict[str, str], case: str
+) -> None:
     method, target, headers, status, accepted = CASES[case]
-    target, headers = target.format(**words), tuple(header.format(**words) for header in headers)
+    target, headers = target.format(**values), tuple(header.format(**values) for header in headers)
     response = send_request(method, target, *headers, body=FILM if method == "PUT" else None)
     assert response.status_code == status
     url = http.base_url.join(target)
-    found = complaints(method, url, headers, status, list(response.headers.raw), response.content)
+    found = lint(method, url, headers, status, list(response.headers.raw), response.content)
     assert found == accepted
 
 
-def test_nothing_was_modified_after_its_answer(http: httpx.Client, folder: str) -> None:
-    """RFC 9110 8.8.2.1, all through a second: a Date that is made beforehand is behind."""
+def test_last_modified_is_never_later_than_date(http: httpx.Client, folder: str) -> None:
+    """RFC 9110 §8.8.2.1, over more than a second: a cached Date would be too early."""
     until = time.monotonic() + 1.2
     while time.monotonic() < until:
         http.put(f"/files/{folder}/film.mp4", content=b"x").raise_for_status()
@@ -131,7 +133,7 @@ def test_nothing_was_modified_after_its_answer(http: httpx.Client, folder: str) 
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "complaint"),
+    ("field", "value", "note"),
     [
         (b"content-length", b"99", "CL_INCORRECT"),
         (b"last-modified", b"Sat, 21 Nov 2199 00:00:00 GMT", "LM_FUTURE"),
@@ -143,17 +145,17 @@ def test_nothing_was_modified_after_its_answer(http: httpx.Client, folder: str) 
         (b"cache-control", b"no-store, max-age=60", "CC_CONFLICTING"),
     ],
 )
-def test_a_planted_fault_is_seen(
+def test_linter_finds_planted_fault(
     http: httpx.Client,
     send_request: SendRequest,
-    words: dict[str, str],
+    values: dict[str, str],
     field: bytes,
     value: bytes,
-    complaint: str,
+    note: str,
 ) -> None:
     headers = ("Range: bytes=0-99",)
-    response = send_request("GET", words["film"], *headers)
+    response = send_request("GET", values["film"], *headers)
     fields = [(name, value if name.lower() == field else old) for name, old in response.headers.raw]
     assert fields != response.headers.raw
-    url = http.base_url.join(words["film"])
-    assert complaint in complaints("GET", url, headers, 206, fields, response.content)
+    url = http.base_url.join(values["film"])
+    assert note in lint("GET", url, headers, 206, fields, response.content)

@@ -1,4 +1,4 @@
-"""A folder as a page of links: complete, right for any name, and none of it more than text."""
+"""The index page of a folder: complete, with working links for any name, and every name plain text."""
 
 import socket
 import sys
@@ -14,14 +14,14 @@ import pytest
 from app.resources.streaming_pages import PAGE_SIZE
 from app.settings import Settings
 from tests.http import kodi
-from tests.http.crowd import Crowd, filled, serving
+from tests.http.large_library import LargeLibrary, run_with_films, serve_in_process
 from tests.support import NewLibrary, Server, each_backend, running
 from tests.support.beneath import beneath
 
 SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
 
-ODD = [
+ODD_NAMES = [
     *(" leading", "trailing ", 'it\'s; a "film" — 100% #1 & more?', "a+b=c,d$e!f*g(h)[i]{j}|k^l`m~n@o"),
     *("http:thing", "c:", "javascript:alert(1)", "?", "#", "%", "%2e%2e", "%2F", "&amp;", "..."),
     *("-dash", "--", ".dot", "~", "index.html", "<script>", "'\"><b>", "🎬", "שלום.mkv", "été"),
@@ -29,11 +29,11 @@ ODD = [
 ]
 
 QUOTES = "'" * 250
-"""One of them takes nine bytes of a page."""
+"""250 apostrophes: each takes nine bytes of HTML."""
 
 
 class Links(HTMLParser):
-    """What a page links to, and the text of each link, in order."""
+    """The links of a page with their texts, in order, and all tags."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def put(http: httpx.Client, *paths: str) -> None:
 
 
 @each_backend
-def test_a_folder(http: httpx.Client, folder: str) -> None:
+def test_index_lists_folders_then_files(http: httpx.Client, folder: str) -> None:
     put(http, f"{folder}/b.mp4", f"{folder}/a.mp4", f"{folder}/sub/x", f"{folder}/z/only/deep/y")
     response = http.get(f"/files/{folder}/")
     expected = [("../", "../"), ("sub/", "sub/"), ("z/", "z/"), ("a.mp4", "a.mp4"), ("b.mp4", "b.mp4")]
@@ -78,20 +78,22 @@ def test_a_folder(http: httpx.Client, folder: str) -> None:
     assert links(http.get(f"/files/{folder}/z/")) == [("../", "../"), ("only/", "only/")]
     top = links(http.get("/files/"))
     assert (f"{folder}/", f"{folder}/") in top
-    assert ("../", "../") not in top, "what is above is no folder of ours"
+    assert ("../", "../") not in top, "the parent of the library root is not shown"
 
 
 @pytest.mark.parametrize("kind", ["files", "folders"])
-def test_every_link_leads_to_what_it_names(http: httpx.Client, folder: str, kind: str) -> None:
+def test_index_links_lead_to_their_names(http: httpx.Client, folder: str, kind: str) -> None:
     end = "/" if kind == "folders" else ""
-    put(http, *(f"{folder}/{name}{end and '/x'}" for name in ODD))
+    put(http, *(f"{folder}/{name}{end and '/x'}" for name in ODD_NAMES))
     url = str(http.base_url.join(f"/files/{folder}/"))
-    up, *found = links(http.get(url))
-    assert up == ("../", "../")
-    assert [text for _, text in found] == [f"{name}{end}" for name in sorted(ODD, key=str.encode)]
+    parent, *found = links(http.get(url))
+    assert parent == ("../", "../")
+    assert [text for _, text in found] == [f"{name}{end}" for name in sorted(ODD_NAMES, key=str.encode)]
     for href, text in found:
         target = urljoin(url, href)
-        assert unquote(target.removeprefix(url)) == text, "it is relative, whatever looks like a scheme"
+        assert unquote(target.removeprefix(url)) == text, (
+            "a name that looks like a scheme is still a relative link"
+        )
         response = http.get(target)
         if kind == "folders":
             assert [urljoin(target, href) for href, _ in links(response)] == [url, f"{target}x"]
@@ -99,17 +101,17 @@ def test_every_link_leads_to_what_it_names(http: httpx.Client, folder: str, kind
             assert response.content == f"{folder}/{text}".encode()
 
 
-def test_names_are_text(http: httpx.Client, folder: str) -> None:
+def test_index_escapes_names(http: httpx.Client, folder: str) -> None:
     name = "</title><script>alert(1)</script><b onload='x'>&lt;"
     put(http, f"{folder}/{name}")
-    above, _, last = f"{folder}/{name}".rpartition("/")
-    page = http.get(f"/files/{quote(above)}/")
+    parent, _, last = f"{folder}/{name}".rpartition("/")
+    page = http.get(f"/files/{quote(parent)}/")
     assert Links(page.text).tags == {"html", "meta", "title", "h1", "pre", "a"}
     assert links(page)[1:] == [(quote(last, safe=""), last)]
 
 
 def test_kodi_reads_size_and_date_of_every_file(http: httpx.Client, folder: str) -> None:
-    lengths = {name: number * 1234 for number, name in enumerate(ODD) if name == name.strip(" ")}
+    lengths = {name: number * 1234 for number, name in enumerate(ODD_NAMES) if name == name.strip(" ")}
     for name, length in lengths.items():
         http.put(f"/files/{folder}/{quote(name, safe='')}", content=b"x" * length).raise_for_status()
     put(http, f"{folder}/sub/x")
@@ -118,18 +120,18 @@ def test_kodi_reads_size_and_date_of_every_file(http: httpx.Client, folder: str)
     assert found.pop("sub") == kodi.Item("sub", is_folder=True, date=None, size=0)
     assert {name: item.size for name, item in found.items()} == lengths == kodi.old_sizes(page)
     for info in http.get("/files", params={"folder": folder, "limit": 100}).json()["items"]:
-        stored = datetime.fromisoformat(info["updated_at"])
-        assert found[info["filename"]].date == stored.replace(second=0, microsecond=0)
+        updated_at = datetime.fromisoformat(info["updated_at"])
+        assert found[info["filename"]].date == updated_at.replace(second=0, microsecond=0)
 
 
-def test_more_files_than_are_read_in_one_go(tmp_path: Path, new_library: NewLibrary) -> None:
+def test_index_is_complete_beyond_one_storage_page(tmp_path: Path, new_library: NewLibrary) -> None:
     names = [f"{number:03}" for number in range(PAGE_SIZE + 5)]
     paths = (f"films/{name}" for name in names)
-    with filled(tmp_path, paths, **new_library()) as server, server.client() as http:
+    with run_with_films(tmp_path, paths, **new_library()) as server, server.client() as http:
         assert links(http.get("/files/films/")) == [("../", "../"), *zip(names, names, strict=True)]
 
 
-def test_it_follows_every_change_at_once(
+def test_index_follows_every_change_immediately(
     http: httpx.Client, folder: str, check_problem: CheckProblem
 ) -> None:
     check_problem(http.get(f"/files/{folder}/"), 404)
@@ -139,17 +141,17 @@ def test_it_follows_every_change_at_once(
     check_problem(http.get(f"/files/{folder}/"), 404)
 
 
-def test_a_file_is_no_folder(http: httpx.Client, folder: str, check_problem: CheckProblem) -> None:
+def test_index_of_file_is_404(http: httpx.Client, folder: str, check_problem: CheckProblem) -> None:
     put(http, f"{folder}/film.mp4")
     check_problem(http.get(f"/files/{folder}/film.mp4/"), 404)
 
 
-def test_a_folder_without_its_slash_redirects(
+def test_folder_without_trailing_slash_redirects(
     send_request: SendRequest, http: httpx.Client, folder: str, check_problem: CheckProblem
 ) -> None:
-    for name in ODD[:20]:
+    for name in ODD_NAMES[:20]:
         put(http, f"{folder}/{name}/deep/film.mp4")
-    for name in ("", *ODD[:20]):
+    for name in ("", *ODD_NAMES[:20]):
         path = f"/files/{folder}/{quote(name, safe='')}".rstrip("/")
         for method in ("GET", "HEAD"):
             response = send_request(method, f"{path}?a=%20b&link")
@@ -163,7 +165,7 @@ def test_a_folder_without_its_slash_redirects(
     check_problem(send_request("DELETE", f"/files/{folder}"), 404)
 
 
-def test_head(send_request: SendRequest, http: httpx.Client, folder: str) -> None:
+def test_index_head_matches_get(send_request: SendRequest, http: httpx.Client, folder: str) -> None:
     put(http, f"{folder}/film.mp4")
     for target in (f"/files/{folder}/", "/files/", f"/files/{folder}/none/", "/files/../"):
         get, head = send_request("GET", target), send_request("HEAD", target)
@@ -182,12 +184,14 @@ def test_head(send_request: SendRequest, http: httpx.Client, folder: str) -> Non
         *("%00/", "%0A/", "%ff/", "a\\b/", "%2F/", "a%2F/", f"{'x' * 256}/", "a/" * 40, f"{'%C3%A9' * 600}/"),
     ],
 )
-def test_what_is_no_folder(send_request: SendRequest, check_problem: CheckProblem, target: str) -> None:
+def test_index_of_invalid_folder_is_400(
+    send_request: SendRequest, check_problem: CheckProblem, target: str
+) -> None:
     check_problem(send_request("GET", f"/files/{target}"), 400)
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-def test_a_folder_cannot_be_written(
+def test_folder_cannot_be_written(
     send_request: SendRequest, http: httpx.Client, folder: str, check_problem: CheckProblem, method: str
 ) -> None:
     put(http, f"{folder}/film.mp4")
@@ -196,23 +200,23 @@ def test_a_folder_cannot_be_written(
     assert len(links(http.get(f"/files/{folder}/"))) == 2
 
 
-def test_a_library_without_files(tmp_path: Path, new_library: NewLibrary) -> None:
+def test_index_of_empty_library_is_empty(tmp_path: Path, new_library: NewLibrary) -> None:
     with running(tmp_path / "server", **new_library()) as server, server.client() as http:
         assert links(http.get("/files/")) == []
 
 
 @pytest.fixture
 def crowded(tmp_path: Path, new_library: NewLibrary) -> Iterator[Server]:
-    """`wide` has 1,001 folders, `narrow` 999, `long` so many files that their page fits into no buffer."""
+    """`wide` has 1,001 folders, `narrow` 999; the page of `long` is larger than any socket buffer."""
     paths = [f"wide/{number}/x" for number in range(1001)]
     paths += [f"narrow/{number}/x" for number in range(999)]
     paths += [f"long/{number:04}{QUOTES}" for number in range(3000)]
-    with filled(tmp_path, paths, **new_library()) as server:
+    with run_with_films(tmp_path, paths, **new_library()) as server:
         yield server
 
 
-def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server) -> None:
-    """Who copies a library by its links must not take a part of it for all."""
+def test_crowded_index_is_complete_or_breaks(crowded: Server) -> None:
+    """A client that copies a library by its links must not take a part of it for the whole."""
     with crowded.client() as http:
         assert len(links(http.get("/files/narrow/"))) == 1000
         found = links(http.get("/files/wide/"))
@@ -220,8 +224,8 @@ def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server) -> None:
         assert ("/files/wide/", "A plain list") in links(http.get("/?folder=wide"))
         assert "A plain list" not in http.get("/?folder=narrow").text
 
-    little = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)]
-    with crowded.client(transport=httpx.HTTPTransport(socket_options=little)) as http:
+    small_buffer = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)]
+    with crowded.client(transport=httpx.HTTPTransport(socket_options=small_buffer)) as http:
         assert len(links(http.get("/files/long/"))) == 3001
         with http.stream("GET", "/files/long/") as response:
             lines = response.iter_lines()
@@ -229,22 +233,22 @@ def test_a_crowded_folder_is_shown_whole_or_not_at_all(crowded: Server) -> None:
             with beneath(crowded).broken(), pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
     assert crowded.stop() == 0
-    said = [line for line in crowded.log().splitlines() if "/files/long/" in line or "ASGI" in line]
-    told = [line for line in said if " ERROR " in line]
-    assert len(told) == 1, crowded.log()
-    assert "The answer for '/files/long/' was broken off: " in told[0]
+    lines = [line for line in crowded.log().splitlines() if "/files/long/" in line or "ASGI" in line]
+    errors = [line for line in lines if " ERROR " in line]
+    assert len(errors) == 1, crowded.log()
+    assert "The answer for '/files/long/' was broken off: " in errors[0]
 
 
-def test_more_folders_than_can_be_named_are_refused(
+def test_index_is_refused_when_folder_has_too_many_folders(
     check_problem: CheckProblem, tmp_path: Path, new_library: NewLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, module in [*sys.modules.items()]:
         if name.startswith("app.") and hasattr(module, "MAX_ALL_FOLDERS"):
-            monkeypatch.setattr(module, "MAX_ALL_FOLDERS", 1200)  # a hundred thousand take too long to make
+            monkeypatch.setattr(module, "MAX_ALL_FOLDERS", 1200)  # creating a hundred thousand takes too long
     settings = Settings(_env_file=None, files_dir=tmp_path / "files", **new_library())
-    crowd = Crowd(settings, (f"wide/{number:07}/film.mp4" for number in range(1200)))
+    library = LargeLibrary(settings, (f"wide/{number:07}/film.mp4" for number in range(1200)))
     with (
-        serving(crowd) as port,
+        serve_in_process(library) as port,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,
     ):
         assert "1,200" in check_problem(http.get("/files/wide/"), 501)

@@ -1,4 +1,4 @@
-"""What every answer with a stored file says, on all routes that give one, and what clients build on it."""
+"""Responses with a stored file, on every route that serves one: headers, ranges, conditions, names."""
 
 import base64
 import hashlib
@@ -24,12 +24,12 @@ SIZE = len(DATA)
 SHA256 = hashlib.sha256(DATA).hexdigest()
 REPR_DIGEST = f"sha-256=:{base64.b64encode(hashlib.sha256(DATA).digest()).decode()}:"
 
-BOMB = "bytes=" + ",".join(["0-0"] * 1000)
+TOO_MANY_RANGES = "bytes=" + ",".join(["0-0"] * 1000)
 
 
 def put(http: httpx.Client, path: str, data: bytes, **headers: str) -> httpx.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return http.put(f"/files/{quote(path)}", content=data, headers=named)
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    return http.put(f"/files/{quote(path)}", content=data, headers=fields)
 
 
 def put_film(http: httpx.Client, folder: str) -> File:
@@ -40,31 +40,31 @@ def put_film(http: httpx.Client, folder: str) -> File:
 
 @pytest.fixture(scope="module")
 def film(http: httpx.Client) -> Iterator[File]:
-    """A stored film, as its JSON, for all tests that leave it as it is."""
+    """A stored film, as its JSON, that no test changes."""
     film = put_film(http, "test_media")
     yield film
-    assert http.delete(by_path(film)).status_code == 204
+    assert http.delete(path_url(film)).status_code == 204
 
 
 @pytest.fixture
 def own_film(http: httpx.Client, folder: str) -> File:
-    """One that only this test has."""
+    """A stored film of this test alone."""
     return put_film(http, folder)
 
 
-def by_path(file: File, **query: str) -> str:
+def path_url(file: File, **query: str) -> str:
     return f"/files/{quote(file['path'])}" + (f"?{urlencode(query)}" if query else "")
 
 
-def by_name(file: File, **query: str) -> str:
+def name_url(file: File, **query: str) -> str:
     return f"/file/stream?{urlencode({'folder': file['folder'], 'filename': file['filename'], **query})}"
 
 
-def by_id(file: File, **query: str) -> str:
+def id_url(file: File, **query: str) -> str:
     return f"/stream/{file['id']}" + (f"?{urlencode(query)}" if query else "")
 
 
-ROUTES = (by_path, by_name, by_id)
+ROUTES = (path_url, name_url, id_url)
 each_route = pytest.mark.parametrize("route", ROUTES)
 
 
@@ -73,12 +73,12 @@ def http_date(moment: str | datetime) -> str:
     return format_datetime(moment.replace(microsecond=0), usegmt=True)
 
 
-def shift(date: str, **by: float) -> str:
+def shift_date(date: str, **by: float) -> str:
     return http_date(parsedate_to_datetime(date) + timedelta(**by))
 
 
 def check_description(response: httpx.Response, file: File) -> None:
-    """All that a 200 and a 206 of a film say."""
+    """Check the headers that a 200 and a 206 share."""
     headers = response.headers
     assert headers["accept-ranges"] == "bytes"
     assert headers["etag"] == f'"{file["etag"]}"'
@@ -91,15 +91,15 @@ def check_description(response: httpx.Response, file: File) -> None:
     assert "content-encoding" not in headers
     assert "transfer-encoding" not in headers
     names = [name.lower() for name, _ in headers.raw]
-    assert len(names) == len(set(names)), "a header is there twice"
+    assert len(names) == len(set(names)), "a header is repeated"
 
 
-# Whole, parts, nothing
+# Whole files, ranges and empty responses
 
 
 @each_route
 @each_backend
-def test_a_whole_file(send_request: SendRequest, film: File, route: Callable[..., str]) -> None:
+def test_get_returns_whole_file(send_request: SendRequest, film: File, route: Callable[..., str]) -> None:
     # rclone sends Accept-Encoding; media is never compressed.
     response = send_request("GET", route(film), "Accept-Encoding: gzip, br, deflate")
     assert response.status_code == 200
@@ -123,11 +123,11 @@ def test_a_whole_file(send_request: SendRequest, film: File, route: Callable[...
         (f"bytes=-{SIZE + 1000}", 0, SIZE),
         ("bytes=0-", 0, SIZE),
         ("BYTES=7-9", 7, 10),
-        (f"bytes=10-19,{SIZE}-", 10, 20),  # one of two can be satisfied
-        ("bytes=10-19,15-29,30-39", 10, 40),  # overlapping and touching ones are one
+        (f"bytes=10-19,{SIZE}-", 10, 20),  # one of two is satisfiable
+        ("bytes=10-19,15-29,30-39", 10, 40),  # overlapping and adjacent ranges are merged
     ],
 )
-def test_one_range(
+def test_single_range_returns_206(
     send_request: SendRequest, film: File, route: Callable[..., str], value: str, start: int, stop: int
 ) -> None:
     response = send_request("GET", route(film), f"Range: {value}")
@@ -143,9 +143,9 @@ def test_one_range(
 @pytest.mark.parametrize(
     "value",
     ["pages=1-2", "bytes", "bytes=", "bytes=5", "bytes=9-5", "bytes=a-b", "bytes=+1-2", "bytes=1_0-20",
-     "bytes=-", "bytes=10-19,30-0x", "bytes=1-2 3-4", "bytes 1-2", "bytes=١-٢", BOMB],
+     "bytes=-", "bytes=10-19,30-0x", "bytes=1-2 3-4", "bytes 1-2", "bytes=١-٢", TOO_MANY_RANGES],
 )  # fmt: skip
-def test_a_range_that_is_ignored(
+def test_invalid_range_is_ignored(
     send_request: SendRequest, film: File, route: Callable[..., str], value: str
 ) -> None:
     response = send_request("GET", route(film), f"Range: {value}")
@@ -156,7 +156,7 @@ def test_a_range_that_is_ignored(
 
 @each_route
 @pytest.mark.parametrize("headers", [(), ("Range: bytes=0-99",), ("Range: bytes=0-9,20-29",)])
-def test_head_says_what_get_says_and_ignores_ranges(
+def test_head_matches_get_and_ignores_ranges(
     send_request: SendRequest, film: File, route: Callable[..., str], headers: tuple[str, ...]
 ) -> None:
     head, get = send_request("HEAD", route(film), *headers), send_request("GET", route(film))
@@ -168,26 +168,28 @@ def test_head_says_what_get_says_and_ignores_ranges(
     assert head.headers == get.headers
 
 
-def test_nothing_follows_the_head_of_an_answer_to_head(connect: Callable[..., Any], film: File) -> None:
+def test_head_response_has_no_body(connect: Callable[..., Any], film: File) -> None:
     connection = connect()
-    for target in (by_path(film), f"/files/{film['path']}-missing", "/files", "/nope"):
+    for target in (path_url(film), f"/files/{film['path']}-missing", "/files", "/nope"):
         connection.request("HEAD", target)
         connection.receive_response("HEAD")
-    # A body would stand before this answer.
-    connection.request("GET", by_path(film))
+    # A body would precede this response.
+    connection.request("GET", path_url(film))
     assert connection.receive_response().content == DATA
 
 
 @each_route
 @each_backend
-def test_several_ranges(send_request: SendRequest, film: File, route: Callable[..., str]) -> None:
+def test_several_ranges_return_multipart(
+    send_request: SendRequest, film: File, route: Callable[..., str]
+) -> None:
     response = send_request("GET", route(film), f"Range: bytes=500-599, 0-9,-10 ,,{SIZE}-")
     assert response.status_code == 206
     check_description(response, film)
     assert "content-range" not in response.headers
-    kind, _, boundary = response.headers["content-type"].partition("; boundary=")
-    assert kind == "multipart/byteranges"
-    # The connection stays in step only if Content-Length is right: `ask` read as much as it says.
+    content_type, _, boundary = response.headers["content-type"].partition("; boundary=")
+    assert content_type == "multipart/byteranges"
+    # `send_request` reads as many bytes as Content-Length announces.
     assert int(response.headers["content-length"]) == len(response.content)
     spans = [(500, 600), (0, 10), (SIZE - 10, SIZE)]
     expected = b""
@@ -200,8 +202,8 @@ def test_several_ranges(send_request: SendRequest, film: File, route: Callable[.
     assert response.content == expected.removeprefix(b"\r\n")
 
 
-def test_a_boundary_is_never_used_twice(send_request: SendRequest, film: File) -> None:
-    responses = [send_request("GET", by_path(film), "Range: bytes=0-0,5-5") for _ in range(3)]
+def test_multipart_boundary_is_never_reused(send_request: SendRequest, film: File) -> None:
+    responses = [send_request("GET", path_url(film), "Range: bytes=0-0,5-5") for _ in range(3)]
     assert len({response.headers["content-type"] for response in responses}) == 3
 
 
@@ -209,7 +211,7 @@ def test_a_boundary_is_never_used_twice(send_request: SendRequest, film: File) -
 @pytest.mark.parametrize(
     "value", [f"bytes={SIZE}-", "bytes=-0", f"bytes={SIZE}-{SIZE + 5},-0", f"bytes={10**30}-"]
 )
-def test_no_satisfiable_range(
+def test_unsatisfiable_range_returns_416(
     send_request: SendRequest, check_problem: CheckProblem, film: File, route: Callable[..., str], value: str
 ) -> None:
     response = send_request("GET", route(film), f"Range: {value}")
@@ -220,7 +222,7 @@ def test_no_satisfiable_range(
 
 @each_route
 @each_backend
-def test_an_empty_file(
+def test_empty_file_ignores_ranges(
     send_request: SendRequest, http: httpx.Client, folder: str, route: Callable[..., str]
 ) -> None:
     file = put(http, f"{folder}/empty.mp4", b"").json()
@@ -245,8 +247,12 @@ CONDITIONS: list[tuple[str, Callable[[str, str], tuple[str, ...]], int]] = [
     ("If-None-Match of another", lambda tag, date: ('If-None-Match: "other"',), 200),
     ("If-None-Match malformed", lambda tag, date: (f"If-None-Match: {tag[1:-1]}",), 200),
     ("If-Modified-Since now", lambda tag, date: (f"If-Modified-Since: {date}",), 304),
-    ("If-Modified-Since later", lambda tag, date: (f"If-Modified-Since: {shift(date, hours=1)}",), 304),
-    ("If-Modified-Since earlier", lambda tag, date: (f"If-Modified-Since: {shift(date, seconds=-1)}",), 200),
+    ("If-Modified-Since later", lambda tag, date: (f"If-Modified-Since: {shift_date(date, hours=1)}",), 304),
+    (
+        "If-Modified-Since earlier",
+        lambda tag, date: (f"If-Modified-Since: {shift_date(date, seconds=-1)}",),
+        200,
+    ),
     ("If-Modified-Since malformed", lambda tag, date: ("If-Modified-Since: yesterday",), 200),
     (
         "If-None-Match comes before If-Modified-Since",
@@ -265,38 +271,46 @@ CONDITIONS: list[tuple[str, Callable[[str, str], tuple[str, ...]], int]] = [
     ("If-Unmodified-Since now", lambda tag, date: (f"If-Unmodified-Since: {date}",), 200),
     (
         "If-Unmodified-Since earlier",
-        lambda tag, date: (f"If-Unmodified-Since: {shift(date, seconds=-1)}",),
+        lambda tag, date: (f"If-Unmodified-Since: {shift_date(date, seconds=-1)}",),
         412,
     ),
     (
         "If-Match comes before If-Unmodified-Since",
-        lambda tag, date: (f"If-Match: {tag}", f"If-Unmodified-Since: {shift(date, hours=-1)}"),
+        lambda tag, date: (f"If-Match: {tag}", f"If-Unmodified-Since: {shift_date(date, hours=-1)}"),
         200,
     ),
     ("If-Range that matches", lambda tag, date: (f"If-Range: {tag}", "Range: bytes=10-"), 206),
     ("If-Range weakly", lambda tag, date: (f"If-Range: W/{tag}", "Range: bytes=10-"), 200),
     ("If-Range of another", lambda tag, date: ('If-Range: "other"', "Range: bytes=10-"), 200),
     ("If-Range by date", lambda tag, date: (f"If-Range: {date}", "Range: bytes=10-"), 206),
-    ("If-Range earlier", lambda tag, date: (f"If-Range: {shift(date, seconds=-1)}", "Range: bytes=10-"), 200),
-    ("If-Range later", lambda tag, date: (f"If-Range: {shift(date, seconds=1)}", "Range: bytes=10-"), 200),
+    (
+        "If-Range earlier",
+        lambda tag, date: (f"If-Range: {shift_date(date, seconds=-1)}", "Range: bytes=10-"),
+        200,
+    ),
+    (
+        "If-Range later",
+        lambda tag, date: (f"If-Range: {shift_date(date, seconds=1)}", "Range: bytes=10-"),
+        200,
+    ),
     ("If-Range and no 416", lambda tag, date: ('If-Range: "other"', f"Range: bytes={SIZE}-"), 200),
     ("If-Range without Range", lambda tag, date: ('If-Range: "other"',), 200),
 ]
 
 
 @pytest.mark.parametrize(
-    ("make", "status"), [case[1:] for case in CONDITIONS], ids=[case[0] for case in CONDITIONS]
+    ("make_headers", "status"), [case[1:] for case in CONDITIONS], ids=[case[0] for case in CONDITIONS]
 )
 @each_route
-def test_conditions(
+def test_conditions_are_evaluated_in_rfc_order(
     send_request: SendRequest,
     check_problem: CheckProblem,
     film: File,
     route: Callable[..., str],
-    make: Any,
+    make_headers: Any,
     status: int,
 ) -> None:
-    headers = make(f'"{film["etag"]}"', http_date(film["updated_at"]))
+    headers = make_headers(f'"{film["etag"]}"', http_date(film["updated_at"]))
     response = send_request("GET", route(film), *headers)
     assert response.status_code == status
     if status == 412:
@@ -315,19 +329,19 @@ def test_conditions(
 
 
 @each_backend
-def test_a_resumed_download_after_a_replacement_is_the_new_file(http: httpx.Client, own_film: File) -> None:
-    first = http.get(by_path(own_film), headers={"range": "bytes=0-999"})
+def test_resumed_download_restarts_when_file_was_replaced(http: httpx.Client, own_film: File) -> None:
+    first = http.get(path_url(own_film), headers={"range": "bytes=0-999"})
     assert first.status_code == 206
     assert put(http, own_film["path"], b"new" * 1000).status_code == 204
     resumed = {"range": "bytes=1000-", "if-range": first.headers["etag"]}
     for route in ROUTES:
-        again = http.get(route(own_film), headers=resumed)
-        assert (again.status_code, again.content) == (200, b"new" * 1000)
-    assert http.get(by_path(own_film), headers={"if-match": first.headers["etag"]}).status_code == 412
-    assert http.get(by_path(own_film), headers={"if-none-match": first.headers["etag"]}).status_code == 200
+        resumed_response = http.get(route(own_film), headers=resumed)
+        assert (resumed_response.status_code, resumed_response.content) == (200, b"new" * 1000)
+    assert http.get(path_url(own_film), headers={"if-match": first.headers["etag"]}).status_code == 412
+    assert http.get(path_url(own_film), headers={"if-none-match": first.headers["etag"]}).status_code == 200
 
 
-# One helper behind all routes
+# One implementation behind all routes
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -338,7 +352,7 @@ def test_a_resumed_download_after_a_replacement_is_the_new_file(http: httpx.Clie
      ("Want-Digest: sha-256", "Range: bytes=1-2")],
 )  # fmt: skip
 @pytest.mark.parametrize("download", [False, True])
-def test_all_routes_answer_alike(
+def test_routes_return_the_same_response(
     send_request: SendRequest, film: File, method: str, headers: tuple[str, ...], download: bool
 ) -> None:
     query = {"download": "1"} if download else {}
@@ -358,7 +372,7 @@ def test_all_routes_answer_alike(
 
 @each_route
 @each_backend
-def test_a_missing_file(
+def test_missing_file_returns_404(
     send_request: SendRequest, check_problem: CheckProblem, folder: str, route: Callable[..., str]
 ) -> None:
     missing = {"path": f"{folder}/none.mp4", "folder": folder, "filename": "none.mp4", "id": "0" * 32}
@@ -367,14 +381,16 @@ def test_a_missing_file(
     assert send_request("HEAD", route(missing)).status_code == 404
 
 
-def test_a_folder_is_no_file(send_request: SendRequest, check_problem: CheckProblem, film: File) -> None:
+def test_folder_is_not_served_as_file(
+    send_request: SendRequest, check_problem: CheckProblem, film: File
+) -> None:
     check_problem(send_request("GET", f"/file/stream?filename={film['folder']}"), 404)
     check_problem(send_request("GET", f"/files/{film['path']}/below"), 404)
 
 
 @pytest.mark.parametrize("unknown", ["x", "%20", "..", "%00", "%0d%0aX-Injected:%20yes", "%27%20OR%201=1"])
 @each_backend
-def test_no_such_id(send_request: SendRequest, check_problem: CheckProblem, unknown: str) -> None:
+def test_unknown_id_returns_404(send_request: SendRequest, check_problem: CheckProblem, unknown: str) -> None:
     response = send_request("GET", f"/stream/{unknown}")
     check_problem(response, 404)
     assert "x-injected" not in response.headers
@@ -385,7 +401,7 @@ def test_no_such_id(send_request: SendRequest, check_problem: CheckProblem, unkn
 
 @each_route
 @pytest.mark.parametrize(
-    ("wanted", "given"),
+    ("want_digest", "is_given"),
     [
         ("SHA-256", True),
         ("sha-256", True),
@@ -398,26 +414,26 @@ def test_no_such_id(send_request: SendRequest, check_problem: CheckProblem, unkn
         ("", False),
     ],
 )
-def test_want_digest(
-    send_request: SendRequest, film: File, route: Callable[..., str], wanted: str, given: bool
+def test_want_digest_adds_digest(
+    send_request: SendRequest, film: File, route: Callable[..., str], want_digest: str, is_given: bool
 ) -> None:
-    expected = REPR_DIGEST.replace("sha-256=:", "SHA-256=").removesuffix(":") if given else None
+    expected = REPR_DIGEST.replace("sha-256=:", "SHA-256=").removesuffix(":") if is_given else None
     for headers in ((), ("Range: bytes=0-9",), ("Range: bytes=0-0,5-5",)):
-        response = send_request("GET", route(film), f"Want-Digest: {wanted}", *headers)
+        response = send_request("GET", route(film), f"Want-Digest: {want_digest}", *headers)
         assert response.status_code == (206 if headers else 200)
         assert response.headers.get("digest") == expected
         assert response.headers["repr-digest"] == REPR_DIGEST
-    assert send_request("HEAD", route(film), f"Want-Digest: {wanted}").headers.get("digest") == expected
+    assert send_request("HEAD", route(film), f"Want-Digest: {want_digest}").headers.get("digest") == expected
 
 
-# Types and dispositions
+# Content types and dispositions
 
 
 @each_route
 @pytest.mark.parametrize(
     ("value", "disposition"), [("1", "attachment"), ("true", "attachment"), ("0", "inline")]
 )
-def test_download(
+def test_download_parameter_selects_disposition(
     send_request: SendRequest, film: File, route: Callable[..., str], value: str, disposition: str
 ) -> None:
     for headers in ((), ("Range: bytes=0-9",)):
@@ -426,12 +442,12 @@ def test_download(
         assert response.headers["content-type"] == "video/mp4"
 
 
-def test_a_flag_without_a_value_is_set(send_request: SendRequest, film: File) -> None:
-    saved = 'attachment; filename="film.mp4"'
-    for path in (by_path(film), by_id(film), by_name(film)):
+def test_flag_without_value_is_true(send_request: SendRequest, film: File) -> None:
+    attachment = 'attachment; filename="film.mp4"'
+    for path in (path_url(film), id_url(film), name_url(film)):
         for flag in ("download", "download=", "&download&", "download=true"):
             response = send_request("GET", f"{path}{'&' if '?' in path else '?'}{flag}")
-            assert response.headers["content-disposition"] == saved
+            assert response.headers["content-disposition"] == attachment
     for flag in ("recursive", "recursive="):
         found = send_request("GET", f"/files?limit=1000&{flag}").json()["items"]
         assert film["path"] in [item["path"] for item in found]
@@ -440,13 +456,11 @@ def test_a_flag_without_a_value_is_set(send_request: SendRequest, film: File) ->
 @pytest.mark.parametrize(
     "query", ["x=%ff", "%ff=%ff", "x=%00", "folder=%ff", "&&=&x", "x=%zz&path=%ff", "link=%ff"]
 )
-def test_a_parameter_that_is_not_used_may_hold_anything(
-    send_request: SendRequest, film: File, query: str
-) -> None:
+def test_unused_parameter_may_hold_anything(send_request: SendRequest, film: File, query: str) -> None:
     assert send_request("GET", f"/files/{film['path']}?{query}").status_code == 200
     assert send_request("GET", f"/stream/{film['id']}?{query}").status_code == 200
     if "folder" not in query:
-        for path in ("/files", "/playlist.m3u", "/", by_name(film)):
+        for path in ("/files", "/playlist.m3u", "/", name_url(film)):
             joined = f"{path}{'&' if '?' in path else '?'}{query}"
             assert send_request("GET", joined).status_code == 200, joined
 
@@ -472,7 +486,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize(("name", "expected"), TYPES)
-def test_types_that_say_nothing_are_replaced(
+def test_generic_content_type_is_replaced_by_type_of_extension(
     http: httpx.Client,
     part: Callable[..., bytes],
     send_form: Callable[..., httpx.Response],
@@ -480,33 +494,35 @@ def test_types_that_say_nothing_are_replaced(
     name: str,
     expected: str,
 ) -> None:
-    for number, said in enumerate(
+    for number, declared in enumerate(
         (None, "application/octet-stream", "Application/Octet-Stream; charset=binary")
     ):
-        path = f"{folder}/put/{name}" if said is None else f"{folder}/{number}/{name}"
-        by_put = put(http, path, b"x", **({} if said is None else {"content_type": said}))
+        path = f"{folder}/put/{name}" if declared is None else f"{folder}/{number}/{name}"
+        by_put = put(http, path, b"x", **({} if declared is None else {"content_type": declared}))
         parts = (
             part("folder", f"{folder}/form/{number}".encode()),
-            part("file", b"x", filename=name, content_type=said),
+            part("file", b"x", filename=name, content_type=declared),
         )
         for response in (by_put, send_form(*parts)):
-            assert response.status_code == 201, said
-            assert response.json()["mimetype"] == expected, said
-            served = http.get(by_path(response.json())).headers["content-type"]
-            assert served.partition(";")[0] == expected, said
-    # Replacing decides anew.
+            assert response.status_code == 201, declared
+            assert response.json()["mimetype"] == expected, declared
+            served = http.get(path_url(response.json())).headers["content-type"]
+            assert served.partition(";")[0] == expected, declared
+    # A replacement determines the type again.
     put(http, f"{folder}/put/{name}", b"y", content_type="video/ogg")
     assert http.get(f"/files/{folder}/put/{name}").headers["content-type"] == "video/ogg"
 
 
-@pytest.mark.parametrize("said", ["audio/x-rare", "video/mp4; codecs=avc1", 'text/plain; charset="utf-8"'])
-def test_what_the_client_says_is_served(http: httpx.Client, folder: str, said: str) -> None:
-    file = put(http, f"{folder}/a", b"\xff", content_type=said).json()
-    assert file["mimetype"] == said
-    assert http.get(by_path(file)).headers["content-type"] == said
+@pytest.mark.parametrize(
+    "declared", ["audio/x-rare", "video/mp4; codecs=avc1", 'text/plain; charset="utf-8"']
+)
+def test_specific_content_type_is_kept(http: httpx.Client, folder: str, declared: str) -> None:
+    file = put(http, f"{folder}/a", b"\xff", content_type=declared).json()
+    assert file["mimetype"] == declared
+    assert http.get(path_url(file)).headers["content-type"] == declared
 
 
-def test_a_text_is_sent_with_its_charset_when_it_is_utf8(
+def test_text_is_served_with_charset_when_utf_8(
     send_request: SendRequest, http: httpx.Client, folder: str
 ) -> None:
     served = {
@@ -517,19 +533,21 @@ def test_a_text_is_sent_with_its_charset_when_it_is_utf8(
         ("e.srt", "", "Größe"): "application/x-subrip",
         ("f.ts", "text/plain", "Größe"): "text/plain; charset=utf-8",
     }
-    for (name, said, text), kind in served.items():
-        file = put(http, f"{folder}/{name}", text.encode(), **({"content_type": said} if said else {})).json()
-        assert file["mimetype"] == (said or kind.partition(";")[0])
+    for (name, declared, text), content_type in served.items():
+        file = put(
+            http, f"{folder}/{name}", text.encode(), **({"content_type": declared} if declared else {})
+        ).json()
+        assert file["mimetype"] == (declared or content_type.partition(";")[0])
         for headers in ((), ("Range: bytes=0-1",)):
-            assert send_request("GET", by_path(file), *headers).headers["content-type"] == kind
-        parts = send_request("GET", by_path(file), "Range: bytes=0-0,6-6").content.decode()
-        assert parts.count(f"Content-Type: {kind}\r\n") == 2
+            assert send_request("GET", path_url(file), *headers).headers["content-type"] == content_type
+        parts = send_request("GET", path_url(file), "Range: bytes=0-0,6-6").content.decode()
+        assert parts.count(f"Content-Type: {content_type}\r\n") == 2
     latin = put(http, f"{folder}/latin.txt", "Größe".encode("latin-1"), content_type="text/plain").json()
-    assert http.get(by_path(latin)).headers["content-type"] == "text/plain"
+    assert http.get(path_url(latin)).headers["content-type"] == "text/plain"
 
 
-def test_media_that_a_client_hides_is_shown_and_listed(http: httpx.Client, folder: str) -> None:
-    said = {
+def test_media_extension_overrides_generic_content_type(http: httpx.Client, folder: str) -> None:
+    types = {
         "a.ogg": ("application/ogg", "audio/ogg"),
         "b.mkv": ("application/x-matroska", "video/x-matroska"),
         "c.mp4": ("application/force-download", "video/mp4"),
@@ -537,37 +555,42 @@ def test_media_that_a_client_hides_is_shown_and_listed(http: httpx.Client, folde
         "e.mkv": ("video/matroska", "video/x-matroska"),
         "f.ts": ("application/typescript", "application/typescript"),
     }
-    for name, (declared, kind) in said.items():
+    for name, (declared, content_type) in types.items():
         file = put(http, f"{folder}/{name}", b"\xff", content_type=declared).json()
-        assert (file["mimetype"], http.head(by_path(file)).headers["content-type"]) == (kind, kind)
+        assert (file["mimetype"], http.head(path_url(file)).headers["content-type"]) == (
+            content_type,
+            content_type,
+        )
     playlist = http.get("/playlist.m3u", params={"folder": folder}).text
-    assert [line.rpartition("/")[2] for line in playlist.splitlines() if "/files/" in line] == [*said][:5]
+    assert [line.rpartition("/")[2] for line in playlist.splitlines() if "/files/" in line] == [*types][:5]
     for asked in ("video/x-matroska", "video/matroska", "Video/Matroska"):
         found = http.get("/files", params={"folder": folder, "type": asked}).json()["items"]
         assert [file["filename"] for file in found] == ["b.mkv", "e.mkv"]
 
 
-INLINE = ["video/mp4", "video/x-matroska", "audio/flac", "image/jpeg", "image/png", "image/webp",
-          "text/plain", "text/vtt", "application/x-subrip"]  # fmt: skip
-ATTACHED = ["text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "application/pdf", "application/xml",
-            "text/xml", "application/xhtml+xml", "text/javascript", "application/javascript", "text/css",
-            "application/zip", "video/mp4+xml", "video/mp4, text/html", "x", "text/html\t;",
-            "application/json", "application/x-shockwave-flash", "text/xsl", "image/svg+xml;x=video/mp4",
-            "multipart/x-mixed-replace; boundary=x", "message/rfc822"]  # fmt: skip
+INLINE_TYPES = ["video/mp4", "video/x-matroska", "audio/flac", "image/jpeg", "image/png", "image/webp",
+                "text/plain", "text/vtt", "application/x-subrip"]  # fmt: skip
+ATTACHED_TYPES = [
+    *("text/html", "TEXT/HTML; charset=utf-8", "image/svg+xml", "application/pdf", "application/xml"),
+    *("text/xml", "application/xhtml+xml", "text/javascript", "application/javascript", "text/css"),
+    *("application/zip", "video/mp4+xml", "video/mp4, text/html", "x", "text/html\t;"),
+    *("application/json", "application/x-shockwave-flash", "text/xsl", "image/svg+xml;x=video/mp4"),
+    *("multipart/x-mixed-replace; boundary=x", "message/rfc822"),
+]
 
 
-@pytest.mark.parametrize("kind", INLINE)
-def test_what_a_browser_may_show(http: httpx.Client, folder: str, kind: str) -> None:
-    file = put(http, f"{folder}/a", b"data", content_type=kind).json()
+@pytest.mark.parametrize("content_type", INLINE_TYPES)
+def test_media_is_served_inline(http: httpx.Client, folder: str, content_type: str) -> None:
+    file = put(http, f"{folder}/a", b"data", content_type=content_type).json()
     for route, headers in itertools.product(ROUTES, ({}, {"range": "bytes=0-1"})):
         response = http.get(route(file), headers=headers)
         assert response.headers["content-disposition"].startswith("inline;"), route
         assert response.headers["x-content-type-options"] == "nosniff", route
 
 
-@pytest.mark.parametrize("kind", ATTACHED)
-def test_what_could_run_in_our_origin_is_an_attachment(http: httpx.Client, folder: str, kind: str) -> None:
-    file = put(http, f"{folder}/a.html", b"<script>", content_type=kind).json()
+@pytest.mark.parametrize("content_type", ATTACHED_TYPES)
+def test_active_content_is_served_as_attachment(http: httpx.Client, folder: str, content_type: str) -> None:
+    file = put(http, f"{folder}/a.html", b"<script>", content_type=content_type).json()
     ranges = ({}, {"range": "bytes=0-1"}, {"range": "bytes=0-1,4-5"})
     for route, headers, send_request in itertools.product(ROUTES, ranges, (http.get, http.head)):
         response = send_request(route(file), headers=headers)
@@ -615,14 +638,14 @@ NAMES = [
     "~",
     "[1]{2}^3.mkv",
     "@",
-    "č\u010ač\u010a.mkv",  # CR LF where characters are cut to bytes
+    "č\u010ač\u010a.mkv",  # CR LF if a character is truncated to its low byte
     "x" * 255,
     "é" * 127,
 ]
 
 
 def disposition_name(value: str) -> str:
-    """The name that a client of today takes from a Content-Disposition (RFC 6266 4.3)."""
+    """Return the filename that a current client takes from Content-Disposition (RFC 6266 §4.3)."""
     assert value.isascii()
     assert value.isprintable()
     extended = re.search(r"; filename\*=UTF-8''([!#$&+.^_`|~0-9A-Za-z%-]+)$", value)
@@ -634,29 +657,33 @@ def disposition_name(value: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_survive(
+def test_name_survives_upload_list_and_download(
     http: httpx.Client,
     send_request: SendRequest,
     list_files: Callable[..., dict[str, File]],
     folder: str,
     name: str,
 ) -> None:
-    stored: dict[str, File] = {}
+    files: dict[str, File] = {}
     for way in ("form", "put"):
-        inside = f"{folder}/{way}/{name}"  # a folder is named like that as well
+        target_folder = f"{folder}/{way}/{name}"  # the folder has the same name
         if way == "put":
-            response = put(http, f"{inside}/{name}", name.encode())
+            response = put(http, f"{target_folder}/{name}", name.encode())
         else:
             response = http.post(
-                "/file/upload", data={"folder": inside}, files={"file": (name, name.encode())}
+                "/file/upload", data={"folder": target_folder}, files={"file": (name, name.encode())}
             )
         assert response.status_code == 201, way
         file = response.json()
-        assert (file["filename"], file["folder"], file["path"]) == (name, inside, f"{inside}/{name}")
+        assert (file["filename"], file["folder"], file["path"]) == (
+            name,
+            target_folder,
+            f"{target_folder}/{name}",
+        )
         assert response.headers["location"] == file["url"]
-        stored[file["path"]] = file
-    assert list_files(folder) == stored
-    for file in stored.values():
+        files[file["path"]] = file
+    assert list_files(folder) == files
+    for file in files.values():
         for url in (file["url"], file["stream_url"]):
             assert url.isascii()
             parts = urlsplit(url)
@@ -665,20 +692,20 @@ def test_names_survive(
             response = send_request("GET", parts.path)
             assert (response.status_code, response.content) == (200, name.encode())
             assert disposition_name(response.headers["content-disposition"]) == name
-        response = send_request("GET", by_name(file))
+        response = send_request("GET", name_url(file))
         assert (response.status_code, response.content) == (200, name.encode())
         assert send_request("DELETE", urlsplit(file["url"]).path).status_code == 204
     assert list_files(folder) == {}
 
 
-def test_a_fallback_name_stands_before_an_encoded_one(http: httpx.Client, folder: str) -> None:
+def test_ascii_filename_precedes_encoded_filename(http: httpx.Client, folder: str) -> None:
     file = put(http, f"{folder}/naïve.mkv", b"x").json()
-    assert http.get(by_path(file)).headers["content-disposition"] == (
+    assert http.get(path_url(file)).headers["content-disposition"] == (
         "inline; filename=\"naive.mkv\"; filename*=UTF-8''na%C3%AFve.mkv"
     )
 
 
-TWINS = [
+EQUIVALENT_NAMES = [
     ("Cafe\u0301.mkv", "Caf\u00e9.mkv"),
     ("\u1112\u1161\u11ab.mkv", "\ud55c.mkv"),
     ("\u212bngstrom.mkv", "\u00c5ngstrom.mkv"),
@@ -686,9 +713,9 @@ TWINS = [
 ]
 
 
-@pytest.mark.parametrize(("decomposed", "composed"), TWINS)
+@pytest.mark.parametrize(("decomposed", "composed"), EQUIVALENT_NAMES)
 @pytest.mark.parametrize("first", ["decomposed", "composed"])
-def test_twins_cannot_exist(
+def test_names_that_differ_in_normalization_are_one_file(
     http: httpx.Client,
     list_files: Callable[..., dict[str, File]],
     folder: str,
@@ -703,12 +730,12 @@ def test_twins_cannot_exist(
     file = response.json()
     assert file["path"] == f"{folder}/{composed}/{composed}"
     for path in paths:
-        inside, _, name = path.rpartition("/")
+        target_folder, _, name = path.rpartition("/")
         assert http.get(f"/files/{quote(path)}").content == b"twin"
-        assert http.get("/file/stream", params={"folder": inside, "filename": name}).content == b"twin"
-        assert http.get("/files", params={"folder": inside}).json()["items"] == [file]
+        assert http.get("/file/stream", params={"folder": target_folder, "filename": name}).content == b"twin"
+        assert http.get("/files", params={"folder": target_folder}).json()["items"] == [file]
         assert put(http, path, b"x", if_none_match="*").status_code == 412
-        form = http.post("/file/upload", data={"folder": inside}, files={"file": (name, b"x")})
+        form = http.post("/file/upload", data={"folder": target_folder}, files={"file": (name, b"x")})
         assert form.status_code == 409
     assert put(http, paths[1], b"one").status_code == 204
     assert list(list_files(folder)) == [file["path"]]
@@ -716,35 +743,35 @@ def test_twins_cannot_exist(
     assert list_files(folder) == {}
 
 
-# What stays
+# Identity
 
 
 @each_backend
-def test_the_id_outlives_a_replacement(http: httpx.Client, own_film: File) -> None:
+def test_id_survives_replacement(http: httpx.Client, own_film: File) -> None:
     assert put(http, own_film["path"], b"another film", content_type="video/webm").status_code == 204
-    now = http.get("/files", params={"folder": own_film["folder"]}).json()["items"][0]
-    assert now["id"] == own_film["id"]
-    assert now["created_at"] == own_film["created_at"]
-    assert now["updated_at"] > own_film["updated_at"]
-    assert now["etag"] != own_film["etag"]
+    current = http.get("/files", params={"folder": own_film["folder"]}).json()["items"][0]
+    assert current["id"] == own_film["id"]
+    assert current["created_at"] == own_film["created_at"]
+    assert current["updated_at"] > own_film["updated_at"]
+    assert current["etag"] != own_film["etag"]
     response = http.get(f"/stream/{own_film['id']}")
     assert (response.content, response.headers["content-type"]) == (b"another film", "video/webm")
-    assert response.headers["etag"] == f'"{now["etag"]}"'
+    assert response.headers["etag"] == f'"{current["etag"]}"'
 
 
 @each_backend
-def test_an_id_of_a_deleted_file_is_not_used_again(
+def test_id_of_deleted_file_is_not_reused(
     http: httpx.Client, check_problem: CheckProblem, own_film: File
 ) -> None:
-    assert http.delete(by_path(own_film)).status_code == 204
-    check_problem(http.get(by_id(own_film)), 404)
-    again = put(http, own_film["path"], DATA).json()
-    assert again["id"] != own_film["id"]
-    check_problem(http.get(by_id(own_film)), 404)
+    assert http.delete(path_url(own_film)).status_code == 204
+    check_problem(http.get(id_url(own_film)), 404)
+    resumed_response = put(http, own_film["path"], DATA).json()
+    assert resumed_response["id"] != own_film["id"]
+    check_problem(http.get(id_url(own_film)), 404)
 
 
 @each_backend
-def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Client, folder: str) -> None:
+def test_etag_depends_on_content_only(http: httpx.Client, folder: str) -> None:
     first, second, third = (
         put(http, f"{folder}/{name}", data).headers["etag"]
         for name, data in (("a", DATA), ("b", DATA), ("c", b""))
@@ -755,10 +782,10 @@ def test_the_same_upload_has_the_same_etag_and_another_another(http: httpx.Clien
 # Connections
 
 
-def test_a_connection_stays_open_after_every_kind_of_answer(
+def test_connection_stays_open_after_every_status(
     connect: Callable[..., Any], part: Callable[..., bytes], own_film: File, folder: str
 ) -> None:
-    path, tag = by_path(own_film), f'"{own_film["etag"]}"'
+    path, tag = path_url(own_film), f'"{own_film["etag"]}"'
     form = part("folder", folder.encode()) + part("file", b"x" * 300_000, filename="film.mp4")
     form += b"--xxBOUNDARYxx--\r\n"
     form_type = "Content-Type: multipart/form-data; boundary=xxBOUNDARYxx"
@@ -802,19 +829,19 @@ def test_a_connection_stays_open_after_every_kind_of_answer(
         (412, "DELETE", path, ('If-Match: "x"',), None),
         (200, "GET", path, (), None),
     ]
-    for status, method, target, headers, sent in exchanges:
-        connection.request(method, target, *headers, body=sent)
+    for status, method, target, headers, body in exchanges:
+        connection.request(method, target, *headers, body=body)
         response = connection.receive_response(method)
         assert response.status_code == status, (method, target, headers)
         assert response.headers.get("connection") != "close", (method, target, headers)
         if status == 204:
-            assert "content-length" not in response.headers  # RFC 9110 8.6
+            assert "content-length" not in response.headers  # RFC 9110 §8.6
     assert response.content == DATA
 
 
-def test_requests_that_do_not_wait_for_answers(connect: Callable[..., Any], film: File) -> None:
+def test_pipelined_requests_get_responses_in_order(connect: Callable[..., Any], film: File) -> None:
     connection = connect()
-    request = f"GET {by_path(film)} HTTP/1.1\r\nHost: {connection.host}\r\nRange: bytes={{}}-{{}}\r\n\r\n"
+    request = f"GET {path_url(film)} HTTP/1.1\r\nHost: {connection.host}\r\nRange: bytes={{}}-{{}}\r\n\r\n"
     connection.send("".join(request.format(i, i + 9) for i in range(20)).encode())
     assert [connection.receive_response().content for _ in range(20)] == [DATA[i : i + 10] for i in range(20)]
 
@@ -822,7 +849,7 @@ def test_requests_that_do_not_wait_for_answers(connect: Callable[..., Any], film
 # Routes
 
 
-def allow_of(response: httpx.Response) -> set[str]:
+def allowed_methods(response: httpx.Response) -> set[str]:
     methods = [method.strip() for method in response.headers["allow"].split(",")]
     assert len(methods) == len(set(methods))
     return set(methods)
@@ -844,13 +871,13 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize("path", ALLOWED)
-def test_every_other_method_is_405_with_a_complete_allow(
+def test_other_method_returns_405_with_complete_allow(
     send_request: SendRequest, check_problem: CheckProblem, path: str
 ) -> None:
     refused = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "LOCK"} - ALLOWED[path]
     for method in sorted(refused):
         response = send_request(method, path, body=b"" if method in ("POST", "PUT") else None)
-        assert allow_of(response) - {"OPTIONS"} == ALLOWED[path], method
+        assert allowed_methods(response) - {"OPTIONS"} == ALLOWED[path], method
         if method == "HEAD":
             assert response.status_code == 405
         else:
@@ -859,7 +886,7 @@ def test_every_other_method_is_405_with_a_complete_allow(
         assert send_request(method, path).status_code != 405
 
 
-def test_405_on_assets_names_get_and_head(
+def test_asset_returns_405_with_allow(
     send_request: SendRequest, check_problem: CheckProblem, http: httpx.Client
 ) -> None:
     found = re.search(r'"(/assets/[^"]+)"', http.get("/docs").text)
@@ -867,7 +894,7 @@ def test_405_on_assets_names_get_and_head(
     for method in ("POST", "PUT", "DELETE"):
         response = send_request(method, found[1], body=b"")
         check_problem(response, 405)
-        assert allow_of(response) == {"GET", "HEAD"}
+        assert allowed_methods(response) == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize(
@@ -877,14 +904,16 @@ def test_405_on_assets_names_get_and_head(
      "/redoc", "/../etc/passwd", "/%2e%2e/etc/passwd", "//", "/nope%0d%0aX-Injected:%20yes",
      "/.seekable/id", "/staging"],
 )  # fmt: skip
-def test_unknown_routes(send_request: SendRequest, check_problem: CheckProblem, target: str) -> None:
+def test_unknown_route_returns_404(
+    send_request: SendRequest, check_problem: CheckProblem, target: str
+) -> None:
     for method, body in (("GET", None), ("POST", b"x"), ("DELETE", None)):
         response = send_request(method, target, body=body)
         check_problem(response, 404)
         assert "x-injected" not in response.headers
     get, head = send_request("GET", target).headers, send_request("HEAD", target).headers
-    named = {"date": "", "x-request-id": ""}
-    assert {**head, **named} == {**get, **named}
+    fields = {"date": "", "x-request-id": ""}
+    assert {**head, **fields} == {**get, **fields}
 
 
 @pytest.mark.parametrize(
@@ -892,7 +921,7 @@ def test_unknown_routes(send_request: SendRequest, check_problem: CheckProblem, 
     ["/file/stream", "/file/stream?folder=a", "/files?limit=x", "/files?limit=0", "/files?limit=",
      "/files?limit=1e3", "/files/a?download=maybe", "/stream/a?download=2", f"/files?limit={'9' * 5000}"],
 )  # fmt: skip
-def test_parameters_that_are_not_what_they_should_be(
+def test_invalid_parameter_returns_422(
     send_request: SendRequest, check_problem: CheckProblem, target: str
 ) -> None:
     detail = check_problem(send_request("GET", target), 422)
@@ -902,26 +931,26 @@ def test_parameters_that_are_not_what_they_should_be(
 # Settings
 
 
-def direct_url(server: Server) -> str:
-    """Where the server is, and not the proxy that it names."""
+def listening_url(server: Server) -> str:
+    """Return the address that the server listens on, not its base URL."""
     found = re.search(r"running on (http\S+)", server.log())
     assert found is not None
     return found[1]
 
 
 @pytest.fixture(scope="module")
-def proxied(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[httpx.Client]:
-    """A server that stands behind a proxy."""
+def proxied_http(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[httpx.Client]:
+    """A client of a server behind a proxy."""
     settings = {"base_url": "https://media.example.org/seekable/", "cache_control": "private, max-age=60"}
     with (
         running(tmp_path_factory.mktemp("proxied"), **settings, **new_library()) as server,
-        httpx.Client(base_url=direct_url(server), trust_env=False) as client,
+        httpx.Client(base_url=listening_url(server), trust_env=False) as client,
     ):
         yield client
 
 
-def test_links_and_caching_by_setting(proxied: httpx.Client) -> None:
-    http = proxied
+def test_base_url_and_cache_control_settings_apply(proxied_http: httpx.Client) -> None:
+    http = proxied_http
     base = "https://media.example.org/seekable"
     response = put(http, "a b/ü.mp4", DATA, host="media.example.org")
     file = response.json()
@@ -932,5 +961,5 @@ def test_links_and_caching_by_setting(proxied: httpx.Client) -> None:
     assert page.links["next"]["url"].startswith(f"{base}/files?")
     assert page.json()["items"] == [file]
     for headers in ({}, {"range": "bytes=0-1"}, {"if-none-match": "*"}):
-        response = http.get(by_path(file), headers=headers)
+        response = http.get(path_url(file), headers=headers)
         assert response.headers["cache-control"] == "private, max-age=60"

@@ -1,4 +1,4 @@
-"""What GET /metrics says after requests, over each backend."""
+"""GET /metrics after requests, on each backend."""
 
 import re
 import time
@@ -15,34 +15,35 @@ from tests.support.sockets import Socket
 FILM = noise(1 << 20)
 
 
-def read(http: httpx.Client) -> dict[str, float]:
+def read_metrics(http: httpx.Client) -> dict[str, float]:
     text = http.get("/metrics").raise_for_status().text
-    found = (re.fullmatch(r"(\w+(?:\{.*\})?) (\S+)", line) for line in text.splitlines() if line[:1] != "#")
-    return {match[1]: float(match[2]) for match in found if match is not None}
+    samples = (re.fullmatch(r"(\w+(?:\{.*\})?) (\S+)", line) for line in text.splitlines() if line[:1] != "#")
+    return {match[1]: float(match[2]) for match in samples if match is not None}
 
 
-def grown(http: httpx.Client, before: dict[str, float], wanted: dict[str, float]) -> bool:
-    """Whether each has grown by so much; a request is counted just after its client has its answer."""
+def has_grown(http: httpx.Client, before: dict[str, float], growths: dict[str, float]) -> bool:
+    """Return whether all metrics grow by the wanted amounts within 10 s: the server counts after it
+    responds."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
-        now = read(http)
-        if all(now.get(name, 0) - before.get(name, 0) == growth for name, growth in wanted.items()):
+        now = read_metrics(http)
+        if all(now.get(name, 0) - before.get(name, 0) == growth for name, growth in growths.items()):
             return True
         time.sleep(0.02)
     return False
 
 
 @pytest.fixture
-def alone(tmp_path: Path, new_library: NewLibrary) -> Iterator[httpx.Client]:
-    """A client of a server that no other test uses: requests of those may still be counted."""
+def own_http(tmp_path: Path, new_library: NewLibrary) -> Iterator[httpx.Client]:
+    """A client of this test's own server: requests of other tests may still be counted on the shared one."""
     with running(tmp_path, **new_library()) as server, server.client() as http:
         yield http
 
 
 @each_backend
-def test_transfers_are_counted_to_the_byte(alone: httpx.Client) -> None:
-    http, folder = alone, "films"
-    before = read(http)
+def test_transfers_are_counted_to_the_byte(own_http: httpx.Client) -> None:
+    http, folder = own_http, "films"
+    before = read_metrics(http)
     path = f"/files/{folder}/film.mp4"
     responses = [
         http.put(path, content=FILM),
@@ -56,28 +57,28 @@ def test_transfers_are_counted_to_the_byte(alone: httpx.Client) -> None:
     assert len(responses[2].content) == len(FILM)
     template = 'route="/files/{path}"'
 
-    def counted(method: str, status: int) -> str:
+    def request_counter(method: str, status: int) -> str:
         return f'seekable_http_requests_total{{method="{method}",{template},status="{status}"}}'
 
-    wanted = {
-        counted("PUT", 201): 1,
-        counted("PUT", 412): 1,
-        counted("GET", 200): 1,
-        counted("GET", 206): 2,
-        counted("HEAD", 200): 1,
+    growths = {
+        request_counter("PUT", 201): 1,
+        request_counter("PUT", 412): 1,
+        request_counter("GET", 200): 1,
+        request_counter("GET", 206): 2,
+        request_counter("HEAD", 200): 1,
         f"seekable_http_received_bytes_total{{{template}}}": len(FILM),
         f"seekable_http_sent_bytes_total{{{template}}}": sum(len(response.content) for response in responses),
         f'seekable_http_first_byte_seconds_count{{method="GET",{template}}}': 3,
         'seekable_backend_seconds_count{operation="commit"}': 1,
     }
-    if not grown(http, before, wanted):
-        now = read(http)
-        growth = {name: now.get(name, 0) - before.get(name, 0) for name in wanted}
-        assert {name: by for name, by in growth.items() if by != wanted[name]} == {}
-    assert not any(folder in name for name in read(http)), "labels are bounded"
+    if not has_grown(http, before, growths):
+        now = read_metrics(http)
+        growth = {name: now.get(name, 0) - before.get(name, 0) for name in growths}
+        assert {name: by for name, by in growth.items() if by != growths[name]} == {}
+    assert not any(folder in name for name in read_metrics(http)), "label values are bounded"
 
 
-def test_what_is_under_way_and_what_waits_is_seen(
+def test_active_uploads_and_sockets_are_exposed(
     server: Server, http: httpx.Client, folder: str, connect: Callable[..., RawConnection]
 ) -> None:
     connection = connect()
@@ -86,15 +87,15 @@ def test_what_is_under_way_and_what_waits_is_seen(
     )
     socket = Socket(server, "/events")
     try:
-        assert grown(http, {}, {"seekable_active_uploads": 1})
-        assert read(http)['seekable_sockets{kind="events"}'] >= 1
-        assert 'seekable_socket_queue_longest{kind="session"}' in read(http)
+        assert has_grown(http, {}, {"seekable_active_uploads": 1})
+        assert read_metrics(http)['seekable_sockets{kind="events"}'] >= 1
+        assert 'seekable_socket_queue_longest{kind="session"}' in read_metrics(http)
     finally:
         socket.socket.close()
         connection.close()
 
 
-def test_they_are_for_programs_of_both_kinds(http: httpx.Client) -> None:
+def test_metrics_are_served_in_prometheus_and_openmetrics_format(http: httpx.Client) -> None:
     plain = http.get("/metrics")
     assert plain.headers["content-type"].startswith("text/plain")
     assert plain.headers["cache-control"] == "no-store"

@@ -1,4 +1,4 @@
-"""Every legal name survives every door: forms, addresses, lists, playlists, pages, moves and deletions."""
+"""Every legal name round-trips through forms, URLs, lists, playlists, pages, moves and deletions."""
 
 import json
 import unicodedata
@@ -58,7 +58,7 @@ NAMES = {
 
 
 class Links(HTMLParser):
-    """The addresses of the links of a page, and the text inside each."""
+    """The links of a page: their addresses and texts."""
 
     def __init__(self, page: httpx.Response) -> None:
         super().__init__()
@@ -81,36 +81,38 @@ class Links(HTMLParser):
             self.found[-1] = href, text + data
 
     def to(self, text: str) -> str:
-        [href] = {href for href, told in self.found if told == text}
+        [href] = {href for href, label in self.found if label == text}
         return href
 
 
 @pytest.mark.usefixtures("no_server_errors")
 @pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
-def test_name_survives_every_door(http: httpx.Client, folder: str, name: str) -> None:
-    """The name is that of a folder, and of the file in it."""
-    here, kept = f"{folder}/{name}", unicodedata.normalize("NFC", name)
-    inside = f"{folder}/{kept}"
-    path = f"{inside}/{kept}"
-    # By a form, in whose fields nothing is encoded.
-    form = http.post("/file/upload", data={"folder": here}, files={"file": (name, b"film", "video/mp4")})
+def test_name_survives_every_route(http: httpx.Client, folder: str, name: str) -> None:
+    """The name is that of a folder and of the file in it."""
+    sent_folder, stored_name = f"{folder}/{name}", unicodedata.normalize("NFC", name)
+    stored_folder = f"{folder}/{stored_name}"
+    path = f"{stored_folder}/{stored_name}"
+    # A form, whose fields are not percent-encoded.
+    form = http.post(
+        "/file/upload", data={"folder": sent_folder}, files={"file": (name, b"film", "video/mp4")}
+    )
     assert form.status_code == 201, form.text
     file = form.json()
-    assert (file["path"], file["folder"], file["filename"]) == (path, inside, kept)
-    again = http.post(f"/file/upload?folder={quote(here, safe='')}", files={"file": (name, b"x")})
+    assert (file["path"], file["folder"], file["filename"]) == (path, stored_folder, stored_name)
+    again = http.post(f"/file/upload?folder={quote(sent_folder, safe='')}", files={"file": (name, b"x")})
     assert again.status_code == 409, again.text
-    address = f"/files/{quote(f'{here}/{name}')}"
-    check_served(http, [address, form.headers["location"], file["url"], file["stream_url"]], kept)
-    query = f"folder={quote(here, safe='')}&filename={quote(name, safe='')}"
-    check_served(http, [f"/file/stream?{query}"], kept)
-    check_listed(http, folder, here, kept)
-    for read in (m3u, xspf):
-        check_played(http, here, kept, read)
-    check_linked(http, here, kept)
-    # Over it, and nothing but it.
+    address = f"/files/{quote(f'{sent_folder}/{name}')}"
+    check_served(http, [address, form.headers["location"], file["url"], file["stream_url"]], stored_name)
+    query = f"folder={quote(sent_folder, safe='')}&filename={quote(name, safe='')}"
+    check_served(http, [f"/file/stream?{query}"], stored_name)
+    check_listed(http, folder, sent_folder, stored_name)
+    for read_playlist in (m3u, xspf):
+        check_played(http, sent_folder, stored_name, read_playlist)
+    check_linked(http, sent_folder, stored_name)
+    # PUT replaces that file and no other.
     put = http.put(address, content=b"film 2", headers={"If-Match": form.headers["etag"]})
     assert put.status_code == 204, put.text
-    check_moved(http, address, file["id"], inside, kept)
+    check_moved(http, address, file["id"], stored_folder, stored_name)
 
 
 def check_served(http: httpx.Client, addresses: list[str], name: str) -> None:
@@ -123,67 +125,70 @@ def check_served(http: httpx.Client, addresses: list[str], name: str) -> None:
         assert (unquote(value) if encoded else plain) == name
 
 
-def check_listed(http: httpx.Client, above: str, here: str, name: str) -> None:
-    listing = http.get("/files", params={"folder": here}).json()
+def check_listed(http: httpx.Client, parent: str, sent_folder: str, name: str) -> None:
+    listing = http.get("/files", params={"folder": sent_folder}).json()
     assert [item["filename"] for item in listing["items"]] == [name]
-    assert http.get("/files", params={"folder": above}).json()["folders"] == [name]
-    beneath = http.get("/files", params={"folder": above, "recursive": True, "limit": 1}).json()
-    assert [item["id"] for item in beneath["items"]] == [item["id"] for item in listing["items"]]
+    assert http.get("/files", params={"folder": parent}).json()["folders"] == [name]
+    recursive = http.get("/files", params={"folder": parent, "recursive": True, "limit": 1}).json()
+    assert [item["id"] for item in recursive["items"]] == [item["id"] for item in listing["items"]]
 
 
 def check_played(
-    http: httpx.Client, here: str, name: str, read: Callable[..., list[tuple[str, str]]]
+    http: httpx.Client, sent_folder: str, name: str, read_playlist: Callable[..., list[tuple[str, str]]]
 ) -> None:
-    [(title, url)] = read(http, folder=here)
+    [(title, url)] = read_playlist(http, folder=sent_folder)
     assert title == name
     assert url.isascii()
     assert http.get(url).content == b"film"
 
 
-def check_linked(http: httpx.Client, here: str, name: str) -> None:
-    """On the page of links, and on the page at /."""
-    address = f"/files/{quote(here)}/"
+def check_linked(http: httpx.Client, sent_folder: str, name: str) -> None:
+    """Check the index page and the web page."""
+    address = f"/files/{quote(sent_folder)}/"
     link = urljoin(address, Links(http.get(address)).to(name))
     assert http.get(link).content == b"film"
-    above = f"/files/{quote(here.rpartition('/')[0])}/"
-    assert http.get(urljoin(above, Links(http.get(above)).to(f"{name}/"))).status_code == 200
-    page = Links(http.get("/", params={"folder": here}))
+    parent = f"/files/{quote(sent_folder.rpartition('/')[0])}/"
+    assert http.get(urljoin(parent, Links(http.get(parent)).to(f"{name}/"))).status_code == 200
+    page = Links(http.get("/", params={"folder": sent_folder}))
     player = Links(http.get(page.to(name)))
     downloads = [href for href, _ in player.found if href.endswith("download=1")]
     assert downloads
     assert all(http.get(href).content == b"film" for href in downloads)
 
 
-def check_moved(http: httpx.Client, address: str, identity: str, inside: str, name: str) -> None:
-    """Elsewhere and back, and then away."""
+def check_moved(http: httpx.Client, address: str, file_id: str, stored_folder: str, name: str) -> None:
+    """Move the file away and back, then delete it."""
     patch = {"Content-Type": "application/merge-patch+json"}
-    there = f"{inside} 2" if len(name.encode()) < 250 else f"{inside}/2"
-    moved = http.patch(address, content=json.dumps({"folder": there}), headers=patch)
+    destination = f"{stored_folder} 2" if len(name.encode()) < 250 else f"{stored_folder}/2"
+    moved = http.patch(address, content=json.dumps({"folder": destination}), headers=patch)
     assert moved.status_code == 200, moved.text
-    assert (moved.json()["path"], moved.json()["id"]) == (f"{there}/{name}", identity)
+    assert (moved.json()["path"], moved.json()["id"]) == (f"{destination}/{name}", file_id)
     assert http.get(address).status_code == 404
     assert http.get(moved.json()["url"]).content == b"film 2"
-    back = json.dumps({"folder": inside, "filename": name})
-    assert http.patch(moved.json()["url"], content=back, headers=patch).json()["path"] == f"{inside}/{name}"
+    back = json.dumps({"folder": stored_folder, "filename": name})
+    assert (
+        http.patch(moved.json()["url"], content=back, headers=patch).json()["path"]
+        == f"{stored_folder}/{name}"
+    )
     assert http.delete(address).status_code == 204
     assert http.head(address).status_code == 404
-    assert http.get("/files", params={"folder": inside, "recursive": True}).json()["items"] == []
+    assert http.get("/files", params={"folder": stored_folder, "recursive": True}).json()["items"] == []
 
 
 @each_backend
-def test_put_takes_the_same_names(http: httpx.Client, folder: str) -> None:
+def test_put_accepts_every_name(http: httpx.Client, folder: str) -> None:
     for name in NAMES.values():
-        kept = unicodedata.normalize("NFC", name)
+        stored_name = unicodedata.normalize("NFC", name)
         put = http.put(f"/files/{quote(f'{folder}/{name}', safe='')}".replace("%2F", "/", 1), content=b"film")
-        assert (put.status_code, put.json()["filename"]) == (201, kept), name
-    listed = http.get("/files", params={"folder": folder, "limit": 1000}).json()["items"]
+        assert (put.status_code, put.json()["filename"]) == (201, stored_name), name
+    items = http.get("/files", params={"folder": folder, "limit": 1000}).json()["items"]
     names = {unicodedata.normalize("NFC", name) for name in NAMES.values()}
-    assert {item["filename"] for item in listed} == names
-    assert all(http.get(item["url"]).content == b"film" for item in listed)
+    assert {item["filename"] for item in items} == names
+    assert all(http.get(item["url"]).content == b"film" for item in items)
 
 
-def test_longest_name_is_taken_in_every_spelling(http: httpx.Client, folder: str) -> None:
-    """In NFD, as a Mac would spell it, no file system takes it."""
+def test_longest_name_is_accepted_in_nfc_and_nfd(http: httpx.Client, folder: str) -> None:
+    """In NFD, which macOS sends, the name is longer than any file system accepts."""
     address = f"/files/{folder}/{quote('ñ' * 127)}"
     assert http.put(address, content=b"film").status_code == 201
     form = {"data": {"folder": folder}, "files": {"file": ("ñ" * 127, b"x")}}

@@ -1,4 +1,4 @@
-"""The document of the API, and the console that shows it without any other site."""
+"""The OpenAPI document, and the API console, which loads nothing from other sites."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def document(http: httpx.Client) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_every_route_is_documented_with_its_answers(document: dict[str, Any], method: str, path: str) -> None:
+def test_route_is_documented_with_its_statuses(document: dict[str, Any], method: str, path: str) -> None:
     operation = document["paths"][path][method]
     assert {int(status) for status in operation["responses"]} >= ROUTES[method, path]
     assert operation.get("summary")
@@ -53,24 +53,24 @@ def test_every_route_is_documented_with_its_answers(document: dict[str, Any], me
             assert "application/problem+json" in response["content"], status
 
 
-def test_nothing_else_is_there(document: dict[str, Any]) -> None:
+def test_no_other_route_is_documented(document: dict[str, Any]) -> None:
     methods = {(method, path) for path, item in document["paths"].items() for method in item}
     assert methods - set(ROUTES) <= {("head", path) for _, path in ROUTES}
 
 
-def test_operations_have_names_of_their_own(document: dict[str, Any]) -> None:
+def test_operation_ids_are_unique(document: dict[str, Any]) -> None:
     names = [operation["operationId"] for item in document["paths"].values() for operation in item.values()]
     assert len(names) == len(set(names))
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+def test_every_reference_resolves(document: dict[str, Any]) -> None:
     for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))):
         target: Any = document
         for step in reference.split("/"):
             target = target[step]
 
 
-def test_what_the_console_needs_to_upload_and_to_seek(document: dict[str, Any]) -> None:
+def test_document_describes_uploads_and_range_requests_for_console(document: dict[str, Any]) -> None:
     upload = document["paths"]["/file/upload"]["post"]["requestBody"]
     form = upload["content"]["multipart/form-data"]["schema"]
     assert upload["required"]
@@ -92,8 +92,8 @@ def test_what_the_console_needs_to_upload_and_to_seek(document: dict[str, Any]) 
         assert {("header", "range"), ("query", "download")} <= parameters
 
 
-def test_stream_routes_are_documented_as_any_other_route_would_be(document: dict[str, Any]) -> None:
-    """FastAPI does not run them, and knows nothing of that."""
+def test_stream_routes_are_documented_like_ordinary_routes(document: dict[str, Any]) -> None:
+    """FastAPI does not run these routes, so their documentation needs a test."""
     plain = FastAPI()
     for route in downloads.router.routes:
         assert isinstance(route, StreamRoute)
@@ -110,35 +110,36 @@ def test_stream_routes_are_documented_as_any_other_route_would_be(document: dict
         assert document["paths"][path]["get"] == json.loads(json.dumps(paths[path]["get"])), path
 
 
-def test_answers_have_the_fields_that_are_documented(
+def test_responses_have_the_documented_fields(
     document: dict[str, Any], http: httpx.Client, folder: str
 ) -> None:
     file = http.put(f"/files/{folder}/a.mp4", content=b"x").json()
-    # With accounts it has its owner, too.
+    # A server with accounts adds the owner.
     assert set(document["components"]["schemas"]["File"]["properties"]) - {"owner"} == set(file)
     page = http.get("/files", params={"folder": folder}).json()
     assert set(document["components"]["schemas"]["FileList"]["properties"]) == set(page)
 
 
-def test_answers_are_among_the_documented_ones(
+def test_responses_have_documented_statuses(
     document: dict[str, Any], send_request: SendRequest, part: Part, send_form: Any, folder: str
 ) -> None:
-    """One of each kind. Who may knock at all (403 and 421 for reads) is no matter of a single route."""
+    """Request each status of each route. The host guard's 403 and 421 for reads are documented for no
+    route."""
     film = f"/files/{folder}/film.mp4"
-    seen: set[tuple[str, str, int]] = set()
+    found: set[tuple[str, str, int]] = set()
 
-    def note(method: str, template: str, response: httpx.Response) -> None:
-        # Nobody needs HEAD in a console: it answers as GET does.
-        seen.add(("get" if method == "HEAD" else method.lower(), template, response.status_code))
+    def record(method: str, template: str, response: httpx.Response) -> None:
+        # HEAD is not documented: its response is that of GET.
+        found.add(("get" if method == "HEAD" else method.lower(), template, response.status_code))
 
     def put(path: str, *headers: str, body: bytes = b"x" * 100) -> None:
-        note("PUT", "/files/{path}", send_request("PUT", path, *headers, body=body))
+        record("PUT", "/files/{path}", send_request("PUT", path, *headers, body=body))
 
     created = send_request("PUT", film, body=b"x" * 100)
-    note("PUT", "/files/{path}", created)
+    record("PUT", "/files/{path}", created)
     put(film)
     put(film, "If-None-Match: *")
-    note("GET", "/files/{path}", send_request("GET", f"/files/{folder}"))
+    record("GET", "/files/{path}", send_request("GET", f"/files/{folder}"))
     put(film, "Content-Encoding: gzip")
     put(film, "Sec-Fetch-Site: cross-site")
     put(film, f"Content-Length: {1 << 50}", body=b"")
@@ -152,9 +153,9 @@ def test_answers_are_among_the_documented_ones(
         ("new.mp4", "", ("Content-Encoding: br",)),
     ):
         file = part("file", b"x", filename=name)
-        note("POST", "/file/upload", send_form(file, query=query, headers=headers))
+        record("POST", "/file/upload", send_form(file, query=query, headers=headers))
     kind = "Content-Type: multipart/form-data; boundary=x"
-    note("POST", "/file/upload", send_request("POST", "/file/upload", kind, f"Content-Length: {1 << 50}"))
+    record("POST", "/file/upload", send_request("POST", "/file/upload", kind, f"Content-Length: {1 << 50}"))
     by_name = "/file/stream?filename="
     reads = [
         ("/files/{path}", film, "/files/none", "/files/.."),
@@ -163,17 +164,17 @@ def test_answers_are_among_the_documented_ones(
     ]
     conditions = "Range: bytes=0-1", "Range: bytes=999-", "If-Match: x", "If-None-Match: *", "X: y"
     for method in ("GET", "HEAD"):
-        for template, found, missing, bad in reads:
+        for template, found_target, missing, bad in reads:
             for header in conditions:
-                note(method, template, send_request(method, found, header))
-            for target in (missing, bad, f"{found}{'&' if '?' in found else '?'}download=x"):
-                note(method, template, send_request(method, target))
-        note(method, "/file/stream", send_request(method, "/file/stream"))
+                record(method, template, send_request(method, found_target, header))
+            for target in (missing, bad, f"{found_target}{'&' if '?' in found_target else '?'}download=x"):
+                record(method, template, send_request(method, target))
+        record(method, "/file/stream", send_request(method, "/file/stream"))
         for target in ("/files", "/files?limit=0", "/files?sort=x", "/files?folder=..", "/files?cursor=!"):
-            note(method, "/files", send_request(method, target))
+            record(method, "/files", send_request(method, target))
         for template in ("/playlist.m3u", "/playlist.xspf"):
             for query in ("", "?folder=..", "?sort=x"):
-                note(method, template, send_request(method, template + query))
+                record(method, template, send_request(method, template + query))
     kind = "Content-Type: application/merge-patch+json"
     for target, headers, body in (
         (film, (kind,), b"{}"),
@@ -185,7 +186,7 @@ def test_answers_are_among_the_documented_ones(
         (film, (kind, f"Content-Length: {1 << 20}"), b""),
         (film, (), b"{}"),
     ):
-        note("PATCH", "/files/{path}", send_request("PATCH", target, *headers, body=body))
+        record("PATCH", "/files/{path}", send_request("PATCH", target, *headers, body=body))
     for target, header in (
         (f"{film}.none", "X: y"),
         (film, "If-Match: x"),
@@ -193,7 +194,7 @@ def test_answers_are_among_the_documented_ones(
         (film, "Origin: null"),
         (film, "X: y"),
     ):
-        note("DELETE", "/files/{path}", send_request("DELETE", target, header))
+        record("DELETE", "/files/{path}", send_request("DELETE", target, header))
 
     documented = {
         (method, path, int(status))
@@ -201,11 +202,11 @@ def test_answers_are_among_the_documented_ones(
         for method, operation in item.items()
         for status in operation["responses"]
     }
-    assert seen <= documented
-    assert len(seen) > 43, "the requests above are as different as they should be"
+    assert found <= documented
+    assert len(found) > 43, "the requests cover enough statuses"
 
 
-def test_the_console_works_without_the_internet(http: httpx.Client) -> None:
+def test_console_works_offline(http: httpx.Client) -> None:
     response = http.get("/docs")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/html")
@@ -217,7 +218,7 @@ def test_the_console_works_without_the_internet(http: httpx.Client) -> None:
     assert re.search(r"""["']/openapi\.json["']""", response.text)
 
 
-def test_no_page_of_another_site_lays_itself_over_the_console(http: httpx.Client) -> None:
+def test_console_cannot_be_framed(http: httpx.Client) -> None:
     headers = http.get("/docs").headers
     policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
     assert policy["frame-ancestors"] == policy["default-src"] == policy["base-uri"] == "'none'"
@@ -226,7 +227,7 @@ def test_no_page_of_another_site_lays_itself_over_the_console(http: httpx.Client
     assert headers["referrer-policy"] == "no-referrer"
 
 
-def test_assets_are_cached_for_good(http: httpx.Client) -> None:
+def test_assets_are_cached_as_immutable(http: httpx.Client) -> None:
     page = http.get("/docs").text
     for address in re.findall(r"""["'](/assets/[^"']+)["']""", page):
         response = http.get(urljoin("/", address))
@@ -241,7 +242,7 @@ def test_assets_are_cached_for_good(http: httpx.Client) -> None:
             "text/css",
             "image/png",
         )
-        # Neither the script nor the style fetches its parts from elsewhere.
+        # Neither scripts nor styles load anything from other sites.
         if "css" in response.headers["content-type"]:
             assert not re.findall(r"""url\(["']?(?:https?:)?//""", response.text)
             assert "@import" not in response.text
@@ -251,7 +252,7 @@ def test_assets_are_cached_for_good(http: httpx.Client) -> None:
         assert again.status_code == 304
 
 
-def test_assets_are_nothing_else(http: httpx.Client, send_request: SendRequest, folder: str) -> None:
+def test_assets_route_serves_only_assets(http: httpx.Client, send_request: SendRequest, folder: str) -> None:
     release = re.search(r"(/assets/[^/]+)/", http.get("/docs").text)
     assert release is not None
     http.put(f"/files/{folder}/film.mp4", content=b"x").raise_for_status()

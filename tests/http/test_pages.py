@@ -1,4 +1,4 @@
-"""The web page at /: what is read off it leads to the files, whatever their names; no script is needed."""
+"""The web page at /, read without scripts: its links lead to the files, whatever their names."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, quote, urljoin, urlsplit
 import httpx
 import pytest
 
-from tests.http.crowd import filled
+from tests.http.large_library import run_with_films
 from tests.support import NewLibrary, Server, each_backend, running
 
 SendRequest = Callable[..., httpx.Response]
@@ -55,11 +55,12 @@ class Element:
 
     @property
     def text(self) -> str:
-        """All text in it, as it stands."""
+        """All text inside, unchanged."""
         return "".join(child if isinstance(child, str) else child.text for child in self.children)
 
     def all(self, tag: str = "", **attributes: str) -> list["Element"]:
-        """Those inside it, at any depth, that have this tag and these attributes (`class_` for class)."""
+        """Return all elements inside, at any depth, with this tag and these attributes (`class_` for
+        class)."""
         found = []
         for child in self.children:
             if isinstance(child, Element):
@@ -74,8 +75,8 @@ class Element:
         return found
 
 
-class Tree(HTMLParser):
-    """Reads a page, and takes no liberties: what is opened is closed, in order."""
+class StrictParser(HTMLParser):
+    """A strict HTML parser: elements are closed in the order in which they were opened."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -100,8 +101,8 @@ class Tree(HTMLParser):
 
 
 @dataclass
-class Web:
-    """Reads pages as a browser without scripts does."""
+class Browser:
+    """A browser without scripts."""
 
     http: httpx.Client
 
@@ -110,7 +111,7 @@ class Web:
         assert response.status_code == status, response.text
         assert response.headers["content-type"] == "text/html; charset=utf-8"
         assert response.text.startswith("<!doctype html>\n")
-        page = Tree(response.text).root
+        page = StrictParser(response.text).root
         check_safe(response, page)
         return page
 
@@ -120,10 +121,10 @@ class Web:
 
 
 def check_safe(response: httpx.Response, page: Element) -> None:
-    """Nothing runs in the page, and nothing of it comes from elsewhere."""
-    policy = dict(part.strip().partition(" ")[::2] for part in CSP.split(";"))
-    told = response.headers["content-security-policy"]
-    assert dict(part.strip().partition(" ")[::2] for part in told.split(";")) == policy
+    """Check that no inline script or style is in the page, and that it loads nothing from other sites."""
+    expected_policy = dict(part.strip().partition(" ")[::2] for part in CSP.split(";"))
+    header = response.headers["content-security-policy"]
+    assert dict(part.strip().partition(" ")[::2] for part in header.split(";")) == expected_policy
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["referrer-policy"] == "same-origin"
     assert response.headers["cache-control"] == "private, no-cache"
@@ -146,11 +147,11 @@ CSP = (
 
 
 @pytest.fixture(scope="module")
-def web(http: httpx.Client) -> Web:
-    return Web(http)
+def browser(http: httpx.Client) -> Browser:
+    return Browser(http)
 
 
-def fill(http: httpx.Client, folder: str, *names: str) -> None:
+def put_named_files(http: httpx.Client, folder: str, *names: str) -> None:
     for name in names:
         path = quote(f"{folder}/{name}" if folder else name)
         http.put(f"/files/{path}", content=name.encode()).raise_for_status()
@@ -171,7 +172,7 @@ def link(row: Element) -> str:
 # Names
 
 
-def test_the_icon_is_where_browsers_look_for_it(send_request: Callable[..., httpx.Response]) -> None:
+def test_favicon_is_at_its_default_address(send_request: Callable[..., httpx.Response]) -> None:
     response = send_request("GET", "/favicon.ico")
     assert (response.status_code, response.content[:4]) == (200, b"\0\0\1\0")
     assert response.headers["content-type"] in ("image/x-icon", "image/vnd.microsoft.icon")
@@ -180,14 +181,14 @@ def test_the_icon_is_where_browsers_look_for_it(send_request: Callable[..., http
 
 
 @each_backend
-def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
-    web: Web, http: httpx.Client, folder: str
+def test_list_leads_to_player_and_download_for_every_name(
+    browser: Browser, http: httpx.Client, folder: str
 ) -> None:
-    fill(http, folder, *NAMES)
-    page = web.folder(folder)
+    put_named_files(http, folder, *NAMES)
+    page = browser.folder(folder)
     assert names(page) == sorted(NAMES, key=str.encode)
     for row, name in zip(rows(page), names(page), strict=True):
-        player = web.open(link(row))
+        player = browser.open(link(row))
         assert player.one("h1").text == name
         assert name in player.one("title").text
         for media in player.all("video"):
@@ -201,32 +202,32 @@ def test_every_name_leads_from_the_list_to_its_player_to_its_bytes(
         assert http.get(address.text).content == http.get(address.attributes["href"]).content == name.encode()
 
 
-def test_every_folder_leads_inside_and_back(web: Web, http: httpx.Client, folder: str) -> None:
+def test_folder_links_lead_inside_and_back(browser: Browser, http: httpx.Client, folder: str) -> None:
     for name in NAMES:
-        fill(http, f"{folder}/{name}/{name}", "film.mp4")
-    page = web.folder(folder)
+        put_named_files(http, f"{folder}/{name}/{name}", "film.mp4")
+    page = browser.folder(folder)
     assert names(page) == sorted(NAMES, key=str.encode)
     for row, name in zip(rows(page), names(page), strict=True):
-        inside = web.open(link(row))
+        inside = browser.open(link(row))
         assert inside.one("h1").text == name
         assert names(inside) == [name]
-        deeper = web.open(link(rows(inside)[0]))
+        deeper = browser.open(link(rows(inside)[0]))
         trail = deeper.one("ol")
         assert [part.text for part in trail.all("li")] == ["All files", folder, name, name]
         assert [part.text for part in trail.all(aria_current="page")] == [name]
-        assert names(web.open(trail.all("a")[2].attributes["href"])) == [name]
-        player = web.open(link(rows(deeper)[0]))
-        assert names(web.open(player.one("ol").all("a")[-1].attributes["href"])) == ["film.mp4"]
+        assert names(browser.open(trail.all("a")[2].attributes["href"])) == [name]
+        player = browser.open(link(rows(deeper)[0]))
+        assert names(browser.open(player.one("ol").all("a")[-1].attributes["href"])) == ["film.mp4"]
 
 
 # Lists
 
 
-def test_a_list_tells_kind_size_and_time(web: Web, http: httpx.Client, folder: str) -> None:
+def test_list_shows_type_size_and_date(browser: Browser, http: httpx.Client, folder: str) -> None:
     http.put(f"/files/{folder}/film.mp4", content=b"x" * 1_234_567).raise_for_status()
-    fill(http, f"{folder}/sub", "x")
+    put_named_files(http, f"{folder}/sub", "x")
     updated = http.get("/files", params={"folder": folder}).json()["items"][0]["updated_at"]
-    inside, film = rows(web.folder(folder))
+    inside, film = rows(browser.folder(folder))
     assert (inside.attributes["class"], film.attributes["class"]) == ("folder", "video")
     assert film.one("td", class_="type").text == "video/mp4"
     assert film.one("td", class_="size").text == "1.2 MB"
@@ -235,10 +236,10 @@ def test_a_list_tells_kind_size_and_time(web: Web, http: httpx.Client, folder: s
     assert time.attributes["datetime"].replace("+00:00", "Z") == updated.replace("+00:00", "Z")
 
 
-def test_an_empty_folder_tells_how_to_upload(
-    web: Web, http: httpx.Client, server: Server, folder: str
+def test_empty_folder_shows_how_to_upload(
+    browser: Browser, http: httpx.Client, server: Server, folder: str
 ) -> None:
-    page = web.folder(f"{folder}/it's")
+    page = browser.folder(f"{folder}/it's")
     assert rows(page) == []
     assert page.one("pre").text == (
         f"curl -F file=@film.mp4 '{server.url}/file/upload?folder={folder}/it%27s'"
@@ -247,36 +248,36 @@ def test_an_empty_folder_tells_how_to_upload(
     assert http.get("/docs").status_code == 200
 
 
-def test_an_empty_library_tells_how_to_upload(tmp_path: Path, new_library: NewLibrary) -> None:
+def test_empty_library_shows_how_to_upload(tmp_path: Path, new_library: NewLibrary) -> None:
     with running(tmp_path, **new_library()) as server, server.client() as http:
-        page = Web(http).open("/")
+        page = Browser(http).open("/")
         assert page.one("pre").text == f"curl -F file=@film.mp4 '{server.url}/file/upload'"
         assert page.all("table") == []
-        fill(http, "", "film.mp4")
-        assert names(Web(http).open("/")) == ["film.mp4"]
-        assert Web(http).open("/?play=film.mp4").one("ol").one("a").attributes["href"] == "/"
+        put_named_files(http, "", "film.mp4")
+        assert names(Browser(http).open("/")) == ["film.mp4"]
+        assert Browser(http).open("/?play=film.mp4").one("ol").one("a").attributes["href"] == "/"
 
 
-def test_pages_lead_to_the_end(tmp_path: Path, new_library: NewLibrary) -> None:
-    every = [f"{number:03}" for number in range(101)]
-    paths = [*(f"films/{name}" for name in every), "films/sub/x"]
-    with filled(tmp_path, paths, **new_library()) as server, server.client() as http:
-        check_pages(Web(http), "films", every)
+def test_pages_link_to_next_and_first(tmp_path: Path, new_library: NewLibrary) -> None:
+    filenames = [f"{number:03}" for number in range(101)]
+    paths = [*(f"films/{name}" for name in filenames), "films/sub/x"]
+    with run_with_films(tmp_path, paths, **new_library()) as server, server.client() as http:
+        check_pages(Browser(http), "films", filenames)
 
 
-def check_pages(web: Web, folder: str, every: list[str]) -> None:
-    first = web.folder(folder)
-    assert names(first) == ["sub", *every[:100]]
+def check_pages(browser: Browser, folder: str, filenames: list[str]) -> None:
+    first = browser.folder(folder)
+    assert names(first) == ["sub", *filenames[:100]]
     assert first.one("nav", aria_label="Pages").one("a").attributes["rel"] == "next"
-    last = web.open(first.one("a", rel="next").attributes["href"])
-    assert names(last) == every[100:]
+    last = browser.open(first.one("a", rel="next").attributes["href"])
+    assert names(last) == filenames[100:]
     back = last.one("nav", aria_label="Pages").one("a")
     assert back.text == "First page"
-    assert names(web.open(back.attributes["href"])) == names(first)
-    assert web.folder(f"{folder}/sub").all("nav", aria_label="Pages") == []
+    assert names(browser.open(back.attributes["href"])) == names(first)
+    assert browser.folder(f"{folder}/sub").all("nav", aria_label="Pages") == []
 
 
-def test_sorting(web: Web, http: httpx.Client, folder: str) -> None:
+def test_column_headings_sort_list(browser: Browser, http: httpx.Client, folder: str) -> None:
     for name, size in (("b", 3), ("a", 1), ("c", 2)):
         http.put(f"/files/{folder}/{name}", content=b"x" * size).raise_for_status()
     orders = {
@@ -284,17 +285,17 @@ def test_sorting(web: Web, http: httpx.Client, folder: str) -> None:
         "Size": (["b", "c", "a"], "descending"),
         "Changed": (["c", "a", "b"], "descending"),
     }
-    start = web.folder(folder)
+    start = browser.folder(folder)
     assert names(start) == ["a", "b", "c"]
     assert start.one("th", aria_sort="ascending").text == "Name"
-    for label, (order, direction) in orders.items():
-        page = web.open(heading(start, label).one("a").attributes["href"])
-        assert names(page) == order
+    for label, (sorted_links, direction) in orders.items():
+        page = browser.open(heading(start, label).one("a").attributes["href"])
+        assert names(page) == sorted_links
         assert page.one("th", aria_sort=direction).text == label
-        turned = web.open(heading(page, label).one("a").attributes["href"])
-        assert names(turned) == order[::-1]
-        assert turned.one("th", aria_sort="ascending").text == label
-        assert names(web.open(heading(page, "Size").one("a").attributes["href"]))[0] in ("a", "b")
+        reversed_page = browser.open(heading(page, label).one("a").attributes["href"])
+        assert names(reversed_page) == sorted_links[::-1]
+        assert reversed_page.one("th", aria_sort="ascending").text == label
+        assert names(browser.open(heading(page, "Size").one("a").attributes["href"]))[0] in ("a", "b")
 
 
 def heading(page: Element, label: str) -> Element:
@@ -302,38 +303,41 @@ def heading(page: Element, label: str) -> Element:
     return found
 
 
-def test_searching_beneath_a_folder(web: Web, http: httpx.Client, folder: str) -> None:
-    fill(http, folder, "Summer holiday.mp4", "winter.mp4")
-    fill(http, f"{folder}/a & b", "song of summer.mp3")
-    form = web.folder(folder).one("form", role="search")
+def test_search_finds_files_below_folder(browser: Browser, http: httpx.Client, folder: str) -> None:
+    put_named_files(http, folder, "Summer holiday.mp4", "winter.mp4")
+    put_named_files(http, f"{folder}/a & b", "song of summer.mp3")
+    form = browser.folder(folder).one("form", role="search")
     assert form.attributes["method"] == "get"
     fields = {field.attributes["name"]: field.attributes["value"] for field in form.all("input")}
     assert fields == {"folder": folder, "q": ""}
-    found = web.folder(**fields | {"q": "SUM"})
+    found = browser.folder(**fields | {"q": "SUM"})
     assert names(found) == ["Summer holiday.mp4", "song of summer.mp3"]
     assert found.one("input", name="q").attributes["value"] == "SUM"
-    here, below = rows(found)
-    assert here.all("a", class_="where") == []
-    where = below.one("a", class_="where")
+    top_level, in_subfolder = rows(found)
+    assert top_level.all("a", class_="where") == []
+    where = in_subfolder.one("a", class_="where")
     assert where.one("bdi").text == f"{folder}/a & b"
-    assert names(web.open(where.attributes["href"])) == ["song of summer.mp3"]
-    assert http.get(web.open(link(below)).one("audio").attributes["src"]).content == b"song of summer.mp3"
-    nothing = web.folder(folder, q='"><script>')
-    assert rows(nothing) == []
-    assert nothing.one("h1").text == 'Names with “"><script>”'
+    assert names(browser.open(where.attributes["href"])) == ["song of summer.mp3"]
+    assert (
+        http.get(browser.open(link(in_subfolder)).one("audio").attributes["src"]).content
+        == b"song of summer.mp3"
+    )
+    no_results = browser.folder(folder, q='"><script>')
+    assert rows(no_results) == []
+    assert no_results.one("h1").text == 'Names with “"><script>”'
 
 
-def test_playlists_of_what_is_shown(web: Web, http: httpx.Client, folder: str) -> None:
+def test_playlist_links_repeat_folder_and_search(browser: Browser, http: httpx.Client, folder: str) -> None:
     inside = f"{folder}/a & b"
-    fill(http, f"{inside}/deeper", "summer.mp4", "winter.mp4")
+    put_named_files(http, f"{inside}/deeper", "summer.mp4", "winter.mp4")
     for query, titles in (({}, ["summer.mp4", "winter.mp4"]), ({"q": "sum"}, ["summer.mp4"])):
-        links = web.folder(inside, **query).one("p", class_="actions").all("a")
+        links = browser.folder(inside, **query).one("p", class_="actions").all("a")
         assert [urlsplit(a.attributes["href"]).path for a in links] == ["/playlist.m3u", "/playlist.xspf"]
         for a in links:
             playlist = http.get(a.attributes["href"]).text
             assert [title for title in ("summer.mp4", "winter.mp4") if f"/{title}" in playlist] == titles
-    order = web.folder(inside, q="sum", sort="-size").one("p", class_="actions").all("a")[0]
-    assert parse_qs(urlsplit(order.attributes["href"]).query)["sort"] == ["-size"]
+    sorted_links = browser.folder(inside, q="sum", sort="-size").one("p", class_="actions").all("a")[0]
+    assert parse_qs(urlsplit(sorted_links.attributes["href"]).query)["sort"] == ["-size"]
 
 
 # Players
@@ -343,9 +347,11 @@ def test_playlists_of_what_is_shown(web: Web, http: httpx.Client, folder: str) -
     ("name", "tag"),
     [("a.mp4", "video"), ("a.mkv", "video"), ("a.mp3", "audio"), ("a.jpg", "img"), ("a.webp", "img")],
 )
-def test_what_plays_is_shown(web: Web, http: httpx.Client, folder: str, name: str, tag: str) -> None:
-    fill(http, folder, name)
-    player = web.open(f"/?play={folder}/{name}")
+def test_player_shows_playable_file(
+    browser: Browser, http: httpx.Client, folder: str, name: str, tag: str
+) -> None:
+    put_named_files(http, folder, name)
+    player = browser.open(f"/?play={folder}/{name}")
     (media,) = player.one("main").all(tag)
     assert http.get(media.attributes["src"]).content == name.encode()
     if tag != "img":
@@ -357,30 +363,32 @@ def test_what_plays_is_shown(web: Web, http: httpx.Client, folder: str, name: st
 @pytest.mark.parametrize(
     ("name", "opens"), [("a.txt", True), ("a.srt", True), ("a.html", False), ("a.svg", False), ("a", False)]
 )
-def test_what_does_not_play_is_linked(
-    web: Web, http: httpx.Client, folder: str, name: str, opens: bool
+def test_player_links_other_file(
+    browser: Browser, http: httpx.Client, folder: str, name: str, opens: bool
 ) -> None:
-    fill(http, folder, name)
-    main = web.open(f"/?play={folder}/{name}").one("main")
+    put_named_files(http, folder, name)
+    main = browser.open(f"/?play={folder}/{name}").one("main")
     assert not [tag for tag in ("video", "audio", "img") if main.all(tag)]
     actions = main.one("p", class_="actions").all("a")
     assert [action.text for action in actions] == (["Download", "Open"] if opens else ["Download"])
     assert http.get(actions[-1].attributes["href"]).content == name.encode()
 
 
-def test_a_film_knows_its_subtitles(web: Web, http: httpx.Client, folder: str) -> None:
-    fill(http, folder, "a b.mp4", "a b.vtt", "other.mp4", "ñ" * 125 + ".mp4", "longest" + "x" * 246 + ".m")
-    track = web.open(f"/?play={folder}/a b.mp4").one("track")
+def test_player_loads_subtitles_of_same_name(browser: Browser, http: httpx.Client, folder: str) -> None:
+    put_named_files(
+        http, folder, "a b.mp4", "a b.vtt", "other.mp4", "ñ" * 125 + ".mp4", "longest" + "x" * 246 + ".m"
+    )
+    track = browser.open(f"/?play={folder}/a b.mp4").one("track")
     assert http.get(track.attributes["src"]).content == b"a b.vtt"
-    assert web.open(f"/?play={folder}/other.mp4").all("track") == []
-    assert web.open(f"/?play={folder}/{'ñ' * 125}.mp4").all("track") == []
+    assert browser.open(f"/?play={folder}/other.mp4").all("track") == []
+    assert browser.open(f"/?play={folder}/{'ñ' * 125}.mp4").all("track") == []
     http.put(f"/files/{folder}/{'x' * 253}.m", content=b"x", headers={"content-type": "video/mp4"})
-    assert web.open(f"/?play={folder}/{'x' * 253}.m").one("video")
+    assert browser.open(f"/?play={folder}/{'x' * 253}.m").one("video")
 
 
-def test_details(web: Web, http: httpx.Client, folder: str) -> None:
+def test_player_shows_details(browser: Browser, http: httpx.Client, folder: str) -> None:
     file = http.put(f"/files/{folder}/film.mp4", content=b"x" * 1234).json()
-    details = web.open(f"/?play={folder}/film.mp4").one("dl", class_="details")
+    details = browser.open(f"/?play={folder}/film.mp4").one("dl", class_="details")
     terms = dict(zip(*([e.text for e in details.all(tag)] for tag in ("dt", "dd")), strict=True))
     assert terms["Size"] == "1.2 kB (1,234 bytes)"
     assert terms["Type"] == "video/mp4"
@@ -388,7 +396,7 @@ def test_details(web: Web, http: httpx.Client, folder: str) -> None:
     assert terms["Address, for players"] == file["url"]
 
 
-# Errors, headers and places
+# Errors, headers and base paths
 
 
 @pytest.mark.parametrize(
@@ -405,17 +413,15 @@ def test_details(web: Web, http: httpx.Client, folder: str) -> None:
         ("play=<script>/.%2e/\u202e", 400),
     ],
 )
-def test_errors_are_pages_here(web: Web, http: httpx.Client, query: str, status: int) -> None:
-    page = web.open(f"/?{query}", status)
+def test_page_error_is_html(browser: Browser, http: httpx.Client, query: str, status: int) -> None:
+    page = browser.open(f"/?{query}", status)
     assert str(status) in page.one("h1").text
     assert page.one("main").all("p")[0].text
-    assert names(web.open(page.one("main").all("a")[-1].attributes["href"])) is not None
+    assert names(browser.open(page.one("main").all("a")[-1].attributes["href"])) is not None
     assert http.head(f"/?{query}").status_code == status
 
 
-def test_errors_elsewhere_and_of_other_methods_are_problems(
-    send_request: SendRequest, check_problem: CheckProblem
-) -> None:
+def test_other_errors_are_problem_documents(send_request: SendRequest, check_problem: CheckProblem) -> None:
     check_problem(send_request("GET", "/nope", "Accept: text/html"), 404)
     response = send_request("POST", "/", body=b"")
     check_problem(response, 405)
@@ -423,7 +429,7 @@ def test_errors_elsewhere_and_of_other_methods_are_problems(
 
 
 @pytest.mark.parametrize("query", ["", "?folder=none", "?play=none"])
-def test_head(send_request: SendRequest, query: str) -> None:
+def test_page_head_matches_get(send_request: SendRequest, query: str) -> None:
     get, head = (send_request(method, f"/{query}") for method in ("GET", "HEAD"))
     assert (head.status_code, head.content) == (get.status_code, b"")
     for response in (get, head):
@@ -432,18 +438,18 @@ def test_head(send_request: SendRequest, query: str) -> None:
     assert head.headers == get.headers
 
 
-def test_the_assets_of_the_page(
-    web: Web, http: httpx.Client, send_request: SendRequest, check_problem: CheckProblem
+def test_page_assets_are_cached_and_confined(
+    browser: Browser, http: httpx.Client, send_request: SendRequest, check_problem: CheckProblem
 ) -> None:
-    page = web.open("/")
+    page = browser.open("/")
     styles = [link.attributes["href"] for link in page.all("link", rel="stylesheet")]
     icon = page.one("link", rel="icon").attributes["href"]
     script = page.one("script", type="module").attributes["src"]
-    kinds = {**dict.fromkeys(styles, "text/css; charset=utf-8"), icon: "image/svg+xml"}
-    for address, kind in {**kinds, script: "text/javascript; charset=utf-8"}.items():
+    types = {**dict.fromkeys(styles, "text/css; charset=utf-8"), icon: "image/svg+xml"}
+    for address, content_type in {**types, script: "text/javascript; charset=utf-8"}.items():
         response = http.get(address)
         assert response.status_code == 200
-        assert response.headers["content-type"] == kind
+        assert response.headers["content-type"] == content_type
         assert "immutable" in response.headers["cache-control"]
         assert response.headers["x-content-type-options"] == "nosniff"
     for style in styles:
@@ -456,50 +462,52 @@ def test_the_assets_of_the_page(
 
 
 @pytest.fixture
-def beneath(tmp_path: Path, new_library: NewLibrary) -> Iterator[httpx.Client]:
-    """A server that a proxy put below a path, which the proxy takes away."""
+def prefixed_http(tmp_path: Path, new_library: NewLibrary) -> Iterator[httpx.Client]:
+    """A client of a server below a path, which its proxy strips."""
     with running(tmp_path, base_url="https://media.example.org/tv", **new_library()) as server:
         port = server.log().partition("running on http://127.0.0.1:")[2].split()[0]
 
-        def below(request: httpx.Request) -> None:
+        def strip_prefix(request: httpx.Request) -> None:
             assert request.url.raw_path.startswith(b"/tv/"), request.url
             request.url = request.url.copy_with(raw_path=request.url.raw_path[3:])
 
-        with server.client(base_url=f"http://127.0.0.1:{port}/tv", event_hooks={"request": [below]}) as http:
+        with server.client(
+            base_url=f"http://127.0.0.1:{port}/tv", event_hooks={"request": [strip_prefix]}
+        ) as http:
             yield http
 
 
-def test_the_console_below_a_path(beneath: httpx.Client) -> None:
-    console = beneath.get("/docs").raise_for_status().text
+def test_console_works_below_base_path(prefixed_http: httpx.Client) -> None:
+    console = prefixed_http.get("/docs").raise_for_status().text
     assert "'/tv/openapi.json'" in console
     for asset in re.findall(r'(?:src|href)="([^"]+)"', console):
         assert asset.startswith("/tv/assets/")
-        assert beneath.get(asset.removeprefix("/tv")).status_code == 200
-    assert beneath.get("/openapi.json").json()["servers"] == [{"url": "/tv"}]
-    created = beneath.put("/files/film.mp4", content=b"film")
+        assert prefixed_http.get(asset.removeprefix("/tv")).status_code == 200
+    assert prefixed_http.get("/openapi.json").json()["servers"] == [{"url": "/tv"}]
+    created = prefixed_http.put("/files/film.mp4", content=b"film")
     assert created.headers["location"] == "https://media.example.org/tv/files/film.mp4"
-    assert beneath.get("/files/film.mp4").content == b"film"
+    assert prefixed_http.get("/files/film.mp4").content == b"film"
 
 
-def test_links_below_a_path(beneath: httpx.Client) -> None:
-    origin = str(beneath.base_url).removesuffix("/tv/")
+def test_page_links_work_below_base_path(prefixed_http: httpx.Client) -> None:
+    origin = str(prefixed_http.base_url).removesuffix("/tv/")
 
     def read(path: str) -> Element:
-        response = beneath.get(f"{origin}{path}").raise_for_status()
-        return Tree(response.text).root
+        response = prefixed_http.get(f"{origin}{path}").raise_for_status()
+        return StrictParser(response.text).root
 
     upload = read("/tv/").one("pre").text
     assert upload == "curl -F file=@film.mp4 'https://media.example.org/tv/file/upload'"
-    fill(beneath, "a b", "c.mp4")
+    put_named_files(prefixed_http, "a b", "c.mp4")
     top = read("/tv/")
     for element in top.all():
         for name in ("href", "src", "action"):
             if element.attributes.get(name, "#").startswith(("#", "/tv/docs")):
                 continue
-            assert beneath.get(f"{origin}{element.attributes[name]}").status_code == 200
+            assert prefixed_http.get(f"{origin}{element.attributes[name]}").status_code == 200
     assert top.one("body").attributes["data-root"] == "/tv"
     player = read(link(rows(read(link(rows(top)[0])))[0]))
-    assert beneath.get(f"{origin}{player.one('video').attributes['src']}").content == b"c.mp4"
+    assert prefixed_http.get(f"{origin}{player.one('video').attributes['src']}").content == b"c.mp4"
     assert (
         player.one("dl", class_="details").one("a").text == "https://media.example.org/tv/files/a%20b/c.mp4"
     )

@@ -1,4 +1,4 @@
-"""PATCH /files/{path}: moving and renaming, and what it refuses."""
+"""PATCH /files/{path}: moves, renames and refusals."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ CheckProblem = Callable[[httpx.Response, int], str]
 ListFiles = Callable[..., dict[str, dict[str, Any]]]
 File = dict[str, Any]
 
-KIND = "application/merge-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
 DATA = bytes(range(256)) * 4
 
 
@@ -32,8 +32,8 @@ def film(http: httpx.Client, folder: str) -> File:
 
 
 @pytest.fixture(scope="module")
-def kept(http: httpx.Client) -> Iterator[str]:
-    """The path of a film that every test leaves as it is."""
+def unchanged_film(http: httpx.Client) -> Iterator[str]:
+    """The path of a film that no test changes."""
     path = "test_patch/film.mp4"
     http.put(f"/files/{path}", content=DATA).raise_for_status()
     yield path
@@ -41,14 +41,14 @@ def kept(http: httpx.Client) -> Iterator[str]:
 
 
 def patch(http: httpx.Client, path: str, change: object, **headers: str) -> httpx.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
     return http.patch(
-        f"/files/{quote(path)}", content=json.dumps(change), headers={"content-type": KIND, **named}
+        f"/files/{quote(path)}", content=json.dumps(change), headers={"content-type": MERGE_PATCH, **fields}
     )
 
 
-def moved(http: httpx.Client, file: File, path: str) -> File:
-    """The JSON of a file, if it were there."""
+def after_move(http: httpx.Client, file: File, path: str) -> File:
+    """Return the JSON that a file would have after a move to `path`."""
     folder, _, filename = path.rpartition("/")
     url = str(http.base_url.join(f"/files/{quote(path)}"))
     mimetype = {"mkv": "video/x-matroska"}.get(filename.rpartition(".")[2], file["mimetype"])
@@ -67,7 +67,7 @@ def moved(http: httpx.Client, file: File, path: str) -> File:
     ],
 )
 @each_backend
-def test_a_type_that_a_name_suggested_follows_the_name(
+def test_content_type_guessed_from_name_follows_rename(
     http: httpx.Client, folder: str, content_type: str, old: str, new: str, mimetype: str
 ) -> None:
     headers = {"content-type": content_type}
@@ -91,36 +91,36 @@ def test_a_type_that_a_name_suggested_follows_the_name(
         ({}, "{0}/film.mp4"),
     ],
 )  # fmt: skip
-def test_a_move_changes_the_place_and_nothing_else(
+def test_move_changes_only_the_path(
     http: httpx.Client, list_files: ListFiles, folder: str, film: File, change: File, path: str
 ) -> None:
     change = {key: value and value.format(folder) for key, value in change.items()}
-    wanted = moved(http, film, path.format(folder))
+    expected = after_move(http, film, path.format(folder))
     response = patch(http, film["path"], change)
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
-    assert response.json() == wanted
-    assert response.headers["content-location"] == wanted["url"]
+    assert response.json() == expected
+    assert response.headers["content-location"] == expected["url"]
     assert response.headers["etag"] == f'"{film["etag"]}"'
     try:
-        for url in (wanted["url"], film["stream_url"]):
-            got = http.get(url)
-            assert (got.status_code, got.content, got.headers["etag"]) == (
+        for url in (expected["url"], film["stream_url"]):
+            downloaded = http.get(url)
+            assert (downloaded.status_code, downloaded.content, downloaded.headers["etag"]) == (
                 200,
                 DATA,
                 response.headers["etag"],
             )
-            assert got.headers["content-type"] == wanted["mimetype"]
-        if wanted["path"] != film["path"]:
+            assert downloaded.headers["content-type"] == expected["mimetype"]
+        if expected["path"] != film["path"]:
             assert http.get(film["url"]).status_code == 404
-        assert list_files(wanted["folder"])[wanted["path"]] == wanted
-        assert set(list_files(folder)) == {wanted["path"]} - {f"{folder}.mp4"}
+        assert list_files(expected["folder"])[expected["path"]] == expected
+        assert set(list_files(folder)) == {expected["path"]} - {f"{folder}.mp4"}
     finally:
-        http.delete(wanted["url"])
+        http.delete(expected["url"])
 
 
 @each_backend
-def test_folders_come_and_go_with_their_files(http: httpx.Client, folder: str, film: File) -> None:
+def test_folders_appear_and_disappear_with_their_files(http: httpx.Client, folder: str, film: File) -> None:
     assert patch(http, film["path"], {"folder": f"{folder}/a/b/c"}).status_code == 200
     assert http.get("/files", params={"folder": folder}).json()["folders"] == ["a"]
     back = patch(http, f"{folder}/a/b/c/film.mp4", {"folder": folder})
@@ -130,38 +130,40 @@ def test_folders_come_and_go_with_their_files(http: httpx.Client, folder: str, f
     assert http.get("/files", params={"folder": folder}).json()["folders"] == ["z"]
 
 
-def test_folders_on_the_disk_come_and_go_with_their_files(tmp_path: Path) -> None:
+def test_folders_on_disk_appear_and_disappear_with_their_files(tmp_path: Path) -> None:
     with running(tmp_path, storage="filesystem") as server, server.client() as http:
         http.put("/files/films/film.mp4", content=DATA).raise_for_status()
-        for there, to in (("films", "films/a/b/c"), ("films/a/b/c", "films"), ("films", "films/z")):
-            assert patch(http, f"{there}/film.mp4", {"folder": to}).status_code == 200
+        for source, destination in (("films", "films/a/b/c"), ("films/a/b/c", "films"), ("films", "films/z")):
+            assert patch(http, f"{source}/film.mp4", {"folder": destination}).status_code == 200
         names = {path.name for path in (server.files / "films").rglob("*")}
         assert names == {"z", "film.mp4"}
         assert (server.files / "films" / "z" / "film.mp4").read_bytes() == DATA
 
 
 @each_backend
-def test_a_name_that_is_taken(
+def test_move_is_refused_when_name_is_taken(
     http: httpx.Client, check_problem: CheckProblem, list_files: ListFiles, folder: str, film: File
 ) -> None:
     http.put(f"/files/{folder}/other.mp4", content=b"other").raise_for_status()
-    before = list_files(folder)
+    earlier = list_files(folder)
     check_problem(patch(http, film["path"], {"filename": "other.mp4"}), 409)
-    # Neither below a file, nor in the place of a folder.
+    # Neither into a file, nor onto a folder.
     check_problem(patch(http, film["path"], {"folder": f"{folder}/other.mp4"}), 409)
     check_problem(patch(http, film["path"], {"folder": film["path"]}), 409)
     check_problem(patch(http, film["path"], {"folder": None, "filename": folder}), 409)
-    assert list_files(folder) == before
+    assert list_files(folder) == earlier
     assert http.get(f"/files/{folder}/other.mp4").content == b"other"
 
 
-def test_a_file_that_is_not_there(http: httpx.Client, check_problem: CheckProblem, folder: str) -> None:
+def test_patch_is_404_when_file_is_missing(
+    http: httpx.Client, check_problem: CheckProblem, folder: str
+) -> None:
     check_problem(patch(http, f"{folder}/none", {"filename": "x"}), 404)
     check_problem(patch(http, f"{folder}/none", {}), 404)
     check_problem(patch(http, folder, {"filename": "x"}), 404)
 
 
-BAD = {
+INVALID_BODIES = {
     "nothing": b"",
     "no JSON": b"{",
     "more than JSON": b"{} {}",
@@ -210,18 +212,24 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("body", BAD.values(), ids=BAD)
-def test_a_patch_that_is_none(
-    send_request: SendRequest, check_problem: CheckProblem, storage_unchanged: Any, kept: str, body: bytes
+@pytest.mark.parametrize("body", INVALID_BODIES.values(), ids=INVALID_BODIES)
+def test_malformed_patch_is_refused(
+    send_request: SendRequest,
+    check_problem: CheckProblem,
+    storage_unchanged: Any,
+    unchanged_film: str,
+    body: bytes,
 ) -> None:
     with storage_unchanged():
-        response = send_request("PATCH", f"/files/{kept}", f"Content-Type: {KIND}", body=body)
+        response = send_request(
+            "PATCH", f"/files/{unchanged_film}", f"Content-Type: {MERGE_PATCH}", body=body
+        )
         check_problem(response, 400)
-        assert len(response.content) < 1000, "it does not repeat all that came"
+        assert len(response.content) < 1000, "the response does not echo the whole body"
         assert "x" not in response.headers
 
 
-def test_a_refusal_names_what_cannot_be_changed(
+def test_refusal_names_the_immutable_members(
     http: httpx.Client, check_problem: CheckProblem, film: File
 ) -> None:
     detail = check_problem(patch(http, film["path"], {"size": 1, "filename": "x", "owner": None}), 400)
@@ -237,10 +245,10 @@ def test_a_refusal_names_what_cannot_be_changed(
         ("Content-Type: application/x-www-form-urlencoded",),
         ("Content-Type: application/merge-patch",),
         ("Content-Type: ",),
-        (f"Content-Type: {KIND}", "Content-Encoding: gzip"),
+        (f"Content-Type: {MERGE_PATCH}", "Content-Encoding: gzip"),
     ],
 )
-def test_another_kind_of_patch(
+def test_patch_of_other_content_type_is_refused(
     send_request: SendRequest,
     check_problem: CheckProblem,
     storage_unchanged: Any,
@@ -251,72 +259,80 @@ def test_another_kind_of_patch(
     with storage_unchanged():
         response = send_request("PATCH", f"/files/{folder}/film.mp4", *headers, body=b'{"filename": "x"}')
         detail = check_problem(response, 415)
-        assert response.headers["accept-patch"] == KIND
-        assert KIND in detail or "Encoding" in detail
+        assert response.headers["accept-patch"] == MERGE_PATCH
+        assert MERGE_PATCH in detail or "Encoding" in detail
 
 
-def test_a_patch_that_is_encoded_on_its_way(
+def test_patch_with_unsupported_transfer_encoding_is_refused(
     send_request: SendRequest, check_problem: CheckProblem, folder: str, film: File
 ) -> None:
-    headers = f"Content-Type: {KIND}", "Transfer-Encoding: gzip, chunked"
+    headers = f"Content-Type: {MERGE_PATCH}", "Transfer-Encoding: gzip, chunked"
     body = b'11\r\n{"filename": "x"}\r\n0\r\n\r\n'
     assert "chunked" in check_problem(
         send_request("PATCH", f"/files/{folder}/film.mp4", *headers, body=body), 415
     )
 
 
-@pytest.mark.parametrize("kind", [f"{KIND}; charset=utf-8", KIND.upper(), f'{KIND} ;charset="UTF-8"'])
-def test_a_kind_may_have_parameters(send_request: SendRequest, folder: str, film: File, kind: str) -> None:
+@pytest.mark.parametrize(
+    "content_type", [f"{MERGE_PATCH}; charset=utf-8", MERGE_PATCH.upper(), f'{MERGE_PATCH} ;charset="UTF-8"']
+)
+def test_patch_content_type_may_have_parameters(
+    send_request: SendRequest, folder: str, film: File, content_type: str
+) -> None:
     response = send_request(
-        "PATCH", f"/files/{folder}/film.mp4", f"Content-Type: {kind}", body=b'{"filename": "x"}'
+        "PATCH", f"/files/{folder}/film.mp4", f"Content-Type: {content_type}", body=b'{"filename": "x"}'
     )
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("announced", [True, False])
-def test_a_patch_has_a_limit(
+@pytest.mark.parametrize("has_length", [True, False])
+def test_patch_body_has_a_limit(
     send_request: SendRequest,
     connect: Any,
     check_problem: CheckProblem,
     storage_unchanged: Any,
     folder: str,
     film: File,
-    announced: bool,
+    has_length: bool,
 ) -> None:
-    kind, target = f"Content-Type: {KIND}", f"/files/{folder}/film.mp4"
+    content_type, target = f"Content-Type: {MERGE_PATCH}", f"/files/{folder}/film.mp4"
     padded = b'{"filename": "film.mp4"}'.ljust(64 << 10)
     with storage_unchanged():
-        assert send_request("PATCH", target, kind, body=padded).status_code == 200
-        if announced:
-            check_problem(send_request("PATCH", target, kind, f"Content-Length: {1 << 40}", body=b""), 413)
+        assert send_request("PATCH", target, content_type, body=padded).status_code == 200
+        if has_length:
+            check_problem(
+                send_request("PATCH", target, content_type, f"Content-Length: {1 << 40}", body=b""), 413
+            )
         else:
             chunk = b"10001\r\n" + padded + b" \r\n"
             connection = connect()
-            connection.request("PATCH", target, kind, "Transfer-Encoding: chunked", body=chunk)
+            connection.request("PATCH", target, content_type, "Transfer-Encoding: chunked", body=chunk)
             check_problem(connection.receive_response(), 413)
 
 
-def test_conditions(http: httpx.Client, check_problem: CheckProblem, film: File, folder: str) -> None:
-    path, tag = film["path"], f'"{film["etag"]}"'
-    stored = datetime.fromisoformat(film["updated_at"])
-    before = format_datetime((stored - timedelta(seconds=5)).replace(microsecond=0), usegmt=True)
-    for failing in (
+def test_preconditions_guard_patch(
+    http: httpx.Client, check_problem: CheckProblem, film: File, folder: str
+) -> None:
+    path, etag = film["path"], f'"{film["etag"]}"'
+    updated_at = datetime.fromisoformat(film["updated_at"])
+    earlier = format_datetime((updated_at - timedelta(seconds=5)).replace(microsecond=0), usegmt=True)
+    for precondition in (
         {"if_match": '"stale"'},
-        {"if_match": f"W/{tag}"},
+        {"if_match": f"W/{etag}"},
         {"if_none_match": "*"},
-        {"if_none_match": tag},
-        {"if_unmodified_since": before},
+        {"if_none_match": etag},
+        {"if_unmodified_since": earlier},
     ):
         for change in ({"filename": "other.mp4"}, {}):
-            check_problem(patch(http, path, change, **failing), 412)
+            check_problem(patch(http, path, change, **precondition), 412)
     check_problem(patch(http, f"{folder}/none", {"filename": "x"}, if_match="*"), 404)
-    assert patch(http, path, {"filename": "other.mp4"}, if_match=tag).json()["etag"] == film["etag"]
+    assert patch(http, path, {"filename": "other.mp4"}, if_match=etag).json()["etag"] == film["etag"]
     assert patch(http, f"{folder}/other.mp4", {"filename": "film.mp4"}, if_match="*").json() == film
 
 
 @each_backend
-def test_a_download_that_runs_goes_on(connect: Any, http: httpx.Client, folder: str) -> None:
-    data = bytes(range(256)) * 80_000  # more than what buffers hold
+def test_running_download_continues_after_move(connect: Any, http: httpx.Client, folder: str) -> None:
+    data = bytes(range(256)) * 80_000  # more than the socket buffers hold
     file = http.put(f"/files/{folder}/long.mp4", content=data).json()
     connection = connect()
     connection.request("GET", f"/files/{folder}/long.mp4")
@@ -328,7 +344,7 @@ def test_a_download_that_runs_goes_on(connect: Any, http: httpx.Client, folder: 
 
 
 @each_backend
-def test_of_racing_moves_to_one_name_one_wins(http: httpx.Client, server: Server, folder: str) -> None:
+def test_one_of_racing_moves_to_one_name_wins(http: httpx.Client, server: Server, folder: str) -> None:
     paths = [f"{folder}/{number}/film.mp4" for number in range(12)]
     for path in paths:
         http.put(f"/files/{path}", content=path.encode()).raise_for_status()
@@ -346,34 +362,32 @@ def test_of_racing_moves_to_one_name_one_wins(http: httpx.Client, server: Server
 
 
 @each_backend
-def test_of_moves_and_replacements_with_one_version_one_wins(
-    http: httpx.Client, server: Server, folder: str
-) -> None:
-    """What If-Match was held against has to hold until the change is made, however long it has to wait."""
+def test_move_or_replacement_of_one_version_wins(http: httpx.Client, server: Server, folder: str) -> None:
+    """If-Match must still hold when the change is made, however long it waits for the write lock."""
     with ThreadPoolExecutor(10) as pool, server.client() as client:
 
-        def put(path: str, data: bytes, tag: str = "*") -> int:
-            return client.put(f"/files/{folder}/{path}", content=data, headers={"if-match": tag}).status_code
+        def put(path: str, data: bytes, etag: str = "*") -> int:
+            return client.put(f"/files/{folder}/{path}", content=data, headers={"if-match": etag}).status_code
 
-        def move(path: str, tag: str) -> int:
-            return patch(client, f"{folder}/{path}", {"filename": f"{path}-moved"}, if_match=tag).status_code
+        def move(path: str, etag: str) -> int:
+            return patch(client, f"{folder}/{path}", {"filename": f"{path}-moved"}, if_match=etag).status_code
 
         for number in range(6):
             http.put(f"/files/{folder}/other{number}", content=b"x").raise_for_status()
-        for turn in range(5):
-            path = f"{turn}.mp4"
-            tag = f'"{http.put(f"/files/{folder}/{path}", content=b"first").json()["etag"]}"'
-            others = [pool.submit(put, f"other{number}", b"%d" % turn) for number in range(6)]
-            replacing, moving = pool.submit(put, path, b"second", tag), pool.submit(move, path, tag)
+        for attempt in range(5):
+            path = f"{attempt}.mp4"
+            etag = f'"{http.put(f"/files/{folder}/{path}", content=b"first").json()["etag"]}"'
+            uploads = [pool.submit(put, f"other{number}", b"%d" % attempt) for number in range(6)]
+            replacing, moving = pool.submit(put, path, b"second", etag), pool.submit(move, path, etag)
             assert (replacing.result(), moving.result()) in ((204, 412), (412, 200))
-            assert {other.result() for other in others} == {204}
+            assert {upload.result() for upload in uploads} == {204}
 
 
 @each_backend
-def test_a_version_that_another_process_replaces_meanwhile(
+def test_move_fails_when_another_process_replaces_the_version(
     http: httpx.Client, server: Server, check_problem: CheckProblem, film: File
 ) -> None:
-    """The conditions are read while the other one writes; the move waits for it to end."""
+    """The preconditions are read while the other process writes; the move waits for its commit."""
     with ThreadPoolExecutor(1) as pool:
         with beneath(server).replaced(film["id"]):
             moving = pool.submit(patch, http, film["path"], {"filename": "x"}, if_match=f'"{film["etag"]}"')
@@ -383,17 +397,17 @@ def test_a_version_that_another_process_replaces_meanwhile(
     assert http.get(film["url"]).headers["etag"] == '"newer"'
 
 
-def test_a_patch_from_another_site_is_refused(
+def test_patch_from_other_site_is_refused(
     send_request: SendRequest, check_problem: CheckProblem, storage_unchanged: Any, folder: str, film: File
 ) -> None:
     with storage_unchanged():
-        headers = f"Content-Type: {KIND}", "Origin: https://evil.example"
+        headers = f"Content-Type: {MERGE_PATCH}", "Origin: https://evil.example"
         check_problem(
             send_request("PATCH", f"/files/{folder}/film.mp4", *headers, body=b'{"filename": "x"}'), 403
         )
 
 
-def test_allow_names_it(send_request: SendRequest, folder: str) -> None:
+def test_allow_includes_patch(send_request: SendRequest, folder: str) -> None:
     response = send_request("POST", f"/files/{folder}/film.mp4", body=b"")
     assert response.status_code == 405
     assert {"GET", "HEAD", "PUT", "PATCH", "DELETE"} == set(response.headers["allow"].split(", "))

@@ -1,4 +1,4 @@
-"""The progress of uploads, as the WebSocket that they name hears of it."""
+"""Upload progress: the messages that a WebSocket receives for the uploads that carry its sid."""
 
 import threading
 import time
@@ -26,7 +26,7 @@ def sid(session: Socket) -> str:
 
 
 def progress_of(session: Socket) -> list[dict[str, Any]]:
-    """All messages up to the one that says that all was received."""
+    """Return all progress messages up to the one with `received` equal to `total`."""
     messages: list[dict[str, Any]] = []
     while not messages or messages[-1]["received"] != messages[-1]["total"]:
         message = session.json()
@@ -37,19 +37,21 @@ def progress_of(session: Socket) -> list[dict[str, Any]]:
     return messages
 
 
-@pytest.mark.parametrize("where", ["before", "after", "query", "twice"])
-def test_an_upload_by_form_tells_its_progress(
+@pytest.mark.parametrize("sid_position", ["before", "after", "query", "twice"])
+def test_form_upload_reports_progress(
     session: Socket,
     sid: str,
     folder: str,
-    where: str,
+    sid_position: str,
     part: Callable[..., bytes],
     send_form: Callable[..., httpx.Response],
     no_server_errors: None,
 ) -> None:
     file, field = part("file", BIG, filename="film.mp4"), part("sid", sid.encode())
-    parts = {"before": [field, file], "after": [file, field], "query": [file], "twice": [file, field]}[where]
-    query = f"?folder={folder}" + (f"&sid={sid}" if where in ("query", "twice") else "")
+    parts = {"before": [field, file], "after": [file, field], "query": [file], "twice": [file, field]}[
+        sid_position
+    ]
+    query = f"?folder={folder}" + (f"&sid={sid}" if sid_position in ("query", "twice") else "")
     response = send_form(*parts, query=query)
     assert response.status_code == 201, response.text
     messages = progress_of(session)
@@ -57,54 +59,56 @@ def test_an_upload_by_form_tells_its_progress(
     assert {message["total"] for message in messages} == {total}
     assert total == len(b"".join(parts)) + len("--xxBOUNDARYxx--\r\n")
     assert messages[-1] == {"filename": "film.mp4", "received": total, "total": total}
-    assert (len(messages) > 1) == (where != "after")  # before it is named, nobody can be told
+    assert (len(messages) > 1) == (
+        sid_position != "after"
+    )  # before the form names the sid, no socket can be notified
     assert session.is_silent(0.15)
 
 
-def slowly(seconds: float, size: int) -> Iterator[bytes]:
-    """So many bytes, in pieces that come every 5 ms."""
+def slow_body(seconds: float, size: int) -> Iterator[bytes]:
+    """Yield `size` bytes over `seconds`, one piece every 5 ms."""
     pieces = int(seconds / 0.005)
     for _ in range(pieces):
         yield b"x" * (size // pieces)
         time.sleep(0.005)
 
 
-def test_progress_comes_while_the_bytes_do_and_at_most_ten_times_a_second(
+def test_progress_arrives_during_upload_at_most_ten_times_a_second(
     server: Server, session: Socket, sid: str, folder: str, no_server_errors: None
 ) -> None:
-    """Two uploads at once that name one sid: ten a second each. Of one the length is not known before."""
+    """Two uploads with one sid get ten messages a second each. The length of one is unknown."""
     size, seconds = 400_000, 1.0
-    answered: dict[str, float] = {}
+    responded_at: dict[str, float] = {}
 
     def put(name: str) -> None:
         headers = {} if name == "chunked" else {"content-length": str(size)}
         with server.client() as client:
             url = f"/files/{folder}/{name}?sid={sid}"
-            response = client.put(url, content=slowly(seconds, size), headers=headers)
-            answered[name] = time.monotonic()
+            response = client.put(url, content=slow_body(seconds, size), headers=headers)
+            responded_at[name] = time.monotonic()
             assert response.status_code == 201
 
     threads = [threading.Thread(target=put, args=(name,)) for name in ("chunked", "length")]
     started = time.monotonic()
     for thread in threads:
         thread.start()
-    heard: dict[str, list[tuple[float, int, int | None]]] = {"chunked": [], "length": []}
-    while any(not told or told[-1][1] != told[-1][2] for told in heard.values()):
+    messages: dict[str, list[tuple[float, int, int | None]]] = {"chunked": [], "length": []}
+    while any(not reports or reports[-1][1] != reports[-1][2] for reports in messages.values()):
         progress = session.json()["progress"]
-        told = (time.monotonic(), progress["received"], progress["total"])
-        heard[progress["filename"]].append(told)
+        report = (time.monotonic(), progress["received"], progress["total"])
+        messages[progress["filename"]].append(report)
     for thread in threads:
         thread.join()
-    for name, told in heard.items():
-        assert 5 <= len(told) <= 10 * (answered[name] - started)  # of 200 pieces
-        assert told[0][0] < answered[name] - seconds / 2
-        assert told[-1][0] < answered[name] + 10
-        assert {total for _, _, total in told[:-1]} == {None if name == "chunked" else size}
-        assert told[-1][1:] == (size, size)
+    for name, reports in messages.items():
+        assert 5 <= len(reports) <= 10 * (responded_at[name] - started)  # for 200 pieces
+        assert reports[0][0] < responded_at[name] - seconds / 2
+        assert reports[-1][0] < responded_at[name] + 10
+        assert {total for _, _, total in reports[:-1]} == {None if name == "chunked" else size}
+        assert reports[-1][1:] == (size, size)
 
 
 @pytest.mark.parametrize("content", [b"", iter([b""])], ids=["length", "chunked"])
-def test_the_last_message_comes_for_an_empty_file_too(
+def test_final_progress_is_sent_for_empty_file(
     session: Socket, sid: str, http: httpx.Client, folder: str, content: bytes | Iterator[bytes]
 ) -> None:
     response = http.put(f"/files/{folder}/empty", params={"sid": sid}, content=content)
@@ -114,7 +118,7 @@ def test_the_last_message_comes_for_an_empty_file_too(
     assert progress_of(session)[-1] == {"filename": "empty", "received": 3, "total": 3}
 
 
-def test_an_upload_that_fails_is_never_told_to_be_whole(
+def test_failed_upload_never_reports_completion(
     session: Socket,
     sid: str,
     folder: str,
@@ -132,7 +136,7 @@ def test_an_upload_that_fails_is_never_told_to_be_whole(
     assert all(message["received"] < message["total"] for message in messages)
 
 
-def test_a_sid_that_is_nobodys_is_ignored_and_two_or_an_endless_one_are_refused(
+def test_unknown_sid_is_ignored_and_ambiguous_or_long_sid_is_rejected(
     http: httpx.Client,
     folder: str,
     part: Callable[..., bytes],
@@ -141,13 +145,13 @@ def test_a_sid_that_is_nobodys_is_ignored_and_two_or_an_endless_one_are_refused(
     no_server_errors: None,
 ) -> None:
     file = part("file", b"x", filename="a")
-    at = f"?folder={folder}"
-    assert send_form(part("sid", b"nobody"), file, query=at).status_code == 201
+    query = f"?folder={folder}"
+    assert send_form(part("sid", b"nobody"), file, query=query).status_code == 201
     assert http.put(f"/files/{folder}/b?sid=nobody", content=b"x").status_code == 201
     assert http.put(f"/files/{folder}/b?sid=", content=b"x").status_code == 204
-    other = part("file", b"x", filename="c")
-    assert "sid" in check_problem(send_form(other, part("sid", b"one"), query=f"{at}&sid=two"), 400)
-    assert "sid" in check_problem(send_form(other, part("sid", b"s" * 65), query=at), 400)
-    assert "sid" in check_problem(send_form(other, query=f"{at}&sid={'s' * 65}"), 422)
+    second_file = part("file", b"x", filename="c")
+    assert "sid" in check_problem(send_form(second_file, part("sid", b"one"), query=f"{query}&sid=two"), 400)
+    assert "sid" in check_problem(send_form(second_file, part("sid", b"s" * 65), query=query), 400)
+    assert "sid" in check_problem(send_form(second_file, query=f"{query}&sid={'s' * 65}"), 422)
     assert "sid" in check_problem(http.put(f"/files/{folder}/c?sid={'s' * 65}", content=b"x"), 422)
     assert http.get(f"/files/{folder}/c").status_code == 404

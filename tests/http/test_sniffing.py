@@ -1,4 +1,4 @@
-"""No browser takes an answer for another type than it declares."""
+"""Every JSON response forbids content sniffing."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ SendRequest = Callable[..., httpx.Response]
 PATCH = "Content-Type: application/merge-patch+json"
 
 
-def test_every_json_answer_and_problem_forbids_sniffing(
+def test_json_responses_and_problems_forbid_sniffing(
     send_request: SendRequest, http: httpx.Client, folder: str
 ) -> None:
     path = f"/files/{folder}/film.mp4"
-    asked: list[tuple[str, str, tuple[str, ...], bytes | None]] = [
+    requests: list[tuple[str, str, tuple[str, ...], bytes | None]] = [
         ("PUT", path, (), b"a film"),
         ("PATCH", path, (PATCH,), b"{}"),
         ("GET", "/files", (), None),
@@ -21,7 +21,7 @@ def test_every_json_answer_and_problem_forbids_sniffing(
         ("GET", "/health/live", (), None),
         ("GET", "/health/ready", (), None),
         ("GET", "/openapi.json", (), None),
-        # Problems: of routes, of the framework, of middleware, and of the server itself.
+        # Problems raised by routes, the framework, middleware and the server itself.
         ("GET", f"{path}x", (), None),
         ("GET", "/files?limit=x", (), None),
         ("POST", "/files", (), b""),
@@ -32,7 +32,7 @@ def test_every_json_answer_and_problem_forbids_sniffing(
         ("GET", "/", (f"X: {'x' * 100_000}",), None),
         ("GET", "/", ("no header",), None),
     ]
-    for method, target, headers, body in asked:
+    for method, target, headers, body in requests:
         response = send_request(method, target, *headers, body=body)
         assert "json" in response.headers["content-type"], (method, target)
         assert response.headers.get_list("x-content-type-options") == ["nosniff"], (method, target)

@@ -1,4 +1,4 @@
-"""WebSockets: what they answer, what they tell, and whom they refuse."""
+"""WebSockets: responses to messages, events, and refused handshakes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +13,13 @@ SendRequest = Callable[..., httpx.Response]
 CheckProblem = Callable[[httpx.Response, int], str]
 
 
-def events_of(server: Server) -> Socket:
+def open_events(server: Server) -> Socket:
     listener = Socket(server, "/events")
     assert listener.json() == {"type": "resync"}
     return listener
 
 
-def test_a_session_says_its_sid_and_answers_every_text(server: Server, no_server_errors: None) -> None:
+def test_session_socket_sends_sid_and_answers_every_text(server: Server, no_server_errors: None) -> None:
     with Socket(server) as one, Socket(server) as other:
         sids = {one.json()["sid"], other.json()["sid"]}
         assert len(sids) == 2
@@ -35,7 +35,7 @@ def test_a_session_says_its_sid_and_answers_every_text(server: Server, no_server
         assert other.is_silent(0.1)
 
 
-def test_a_ping_is_answered_and_a_close_too(server: Server, no_server_errors: None) -> None:
+def test_socket_answers_ping_and_close(server: Server, no_server_errors: None) -> None:
     with Socket(server, "/events") as listener:
         assert listener.json() == {"type": "resync"}
         listener.send(PING, b"there?")
@@ -48,11 +48,11 @@ def test_a_ping_is_answered_and_a_close_too(server: Server, no_server_errors: No
 
 
 @each_backend
-def test_every_change_is_told_to_those_who_listen(
+def test_events_socket_receives_every_change(
     server: Server, http: httpx.Client, folder: str, no_server_errors: None
 ) -> None:
     path = f"{folder}/é.mp4"
-    with events_of(server) as listener, Socket(server) as session:
+    with open_events(server) as listener, Socket(server) as session:
         session.json()
         created = http.put(f"/files/{path}", content=b"one").json()
         replaced = http.put(f"/files/{path}", content=b"two")
@@ -69,12 +69,12 @@ def test_every_change_is_told_to_those_who_listen(
         assert session.is_silent(0.1)
 
 
-def test_what_failed_is_not_told(
+def test_failed_requests_publish_no_event(
     server: Server, http: httpx.Client, folder: str, no_server_errors: None
 ) -> None:
     path = f"/files/{folder}/a.mp4"
     http.put(path, content=b"one")
-    with events_of(server) as listener:
+    with open_events(server) as listener:
         assert http.put(path, content=b"two", headers={"if-none-match": "*"}).status_code == 412
         assert http.put(path, content=b"two", headers={"repr-digest": "sha-256=:AA:"}).status_code == 400
         assert http.delete(path, headers={"if-match": '"other"'}).status_code == 412
@@ -97,7 +97,7 @@ def test_what_failed_is_not_told(
     ],
 )
 @pytest.mark.parametrize("target", ["/", "/events"])
-def test_what_is_not_a_text_closes(
+def test_invalid_frame_closes_socket(
     server: Server,
     target: str,
     frames: list[tuple[int, bytes, dict[str, Any]]],
@@ -105,8 +105,8 @@ def test_what_is_not_a_text_closes(
     no_server_errors: None,
 ) -> None:
     with Socket(server, target) as connection:
-        for opcode, payload, more in frames:
-            connection.send(opcode, payload, **more)
+        for opcode, payload, options in frames:
+            connection.send(opcode, payload, **options)
         assert connection.close_code() == code
 
 
@@ -118,15 +118,15 @@ def test_what_is_not_a_text_closes(
         (("Host: localhost",), None, 400),
         (("Origin: http://evil.example",), None, 403),
         (("Origin: null",), None, 403),
-        (("Origin: http://127.0.0.1",), None, 403),  # another port is another site
+        (("Origin: http://127.0.0.1",), None, 403),  # another port is another origin
         (("Origin: http://127.0.0.1.evil.example",), "127.0.0.1", 403),
         (("X-Long: " + "x" * 9000,), None, 400),
         (("Origin: http://localhost:1",), "localhost:1", 101),
-        (("Origin: HTTPS://Localhost",), "localhost", 101),  # the scheme is a proxy's
+        (("Origin: HTTPS://Localhost",), "localhost", 101),  # a proxy may have terminated TLS
     ],
 )
 @pytest.mark.parametrize("target", ["/", "/events"])
-def test_who_may_not_knock_is_refused_before_the_socket_opens(
+def test_forbidden_handshake_is_refused(
     server: Server,
     target: str,
     headers: tuple[str, ...],
@@ -142,19 +142,15 @@ def test_who_may_not_knock_is_refused_before_the_socket_opens(
                 connection.receive()
 
 
-def test_a_path_without_a_socket_is_404_and_pages_are_no_sockets(
-    server: Server, http: httpx.Client, no_server_errors: None
-) -> None:
+def test_unknown_socket_path_returns_404(server: Server, http: httpx.Client, no_server_errors: None) -> None:
     for target in ("/nothing", "/files", "/files/a.mp4", "/events/", "/docs", "/a%0Ab"):
         with Socket(server, target) as connection:
             assert connection.problem()["status"] == connection.status == 404
     with Socket(server, "/events?%ff") as connection:
-        assert connection.status == 101, "a query that is never used may hold anything"
+        assert connection.status == 101, "an unused query may hold anything"
 
 
-def test_a_plain_get_of_a_socket_is_told_to_upgrade(
-    send_request: SendRequest, check_problem: CheckProblem
-) -> None:
+def test_plain_get_of_socket_returns_426(send_request: SendRequest, check_problem: CheckProblem) -> None:
     response = send_request("GET", "/events")
     assert "ws://" in check_problem(response, 426)
     assert (response.headers["upgrade"], response.headers["connection"]) == ("websocket", "upgrade")

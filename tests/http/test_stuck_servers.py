@@ -1,4 +1,4 @@
-"""A socket under a server that waits for ever for a client that does not read, as uvicorn does by itself."""
+"""A WebSocket on a server whose `send` blocks for ever when the client does not read, as uvicorn's does."""
 
 import asyncio
 from pathlib import Path
@@ -13,16 +13,16 @@ from app.settings import Settings
 from tests.support import NewLibrary
 
 
-def test_a_route_ends_even_where_a_close_does_not(
+def test_socket_route_ends_when_close_blocks(
     tmp_path: Path, new_library: NewLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "CLOSE_WITHIN_S", 0.1)
     sent: list[str] = []
 
-    async def scene() -> None:
+    async def run_socket() -> None:
         app = create_app(Settings(files_dir=tmp_path, **new_library()))
-        arrivals = asyncio.Queue[dict[str, str]]()
-        arrivals.put_nowait({"type": "websocket.connect"})
+        incoming = asyncio.Queue[dict[str, str]]()
+        incoming.put_nowait({"type": "websocket.connect"})
 
         async def send(message: Any) -> None:
             sent.append(message["type"])
@@ -43,7 +43,7 @@ def test_a_route_ends_even_where_a_close_does_not(
                 "subprotocols": [],
                 "state": dict(state or {}),
             }
-            route = asyncio.create_task(app(scope, arrivals.get, send))
+            route = asyncio.create_task(app(scope, incoming.get, send))
             await asyncio.sleep(0.2)
             connections = scope["state"]["services"].connections
             for number in range(BACKLOG + 1):
@@ -51,5 +51,5 @@ def test_a_route_ends_even_where_a_close_does_not(
             await asyncio.wait_for(route, 10)
         assert len(asyncio.all_tasks()) == 1
 
-    asyncio.run(scene())
+    asyncio.run(run_socket())
     assert sent == ["websocket.accept", "websocket.send", "websocket.close"]

@@ -1,4 +1,4 @@
-"""Storing, replacing and deleting: what is answered, when, and what is stored afterwards."""
+"""Storing, replacing and deleting files: the response, when it is sent, and the stored result."""
 
 import base64
 import hashlib
@@ -34,12 +34,12 @@ def digest(data: bytes, algorithm: str = "sha256") -> str:
 
 
 def put(http: httpx.Client, path: str, data: Any, **headers: str) -> httpx.Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return http.put(f"/files/{quote(path)}", content=data, headers=named)
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    return http.put(f"/files/{quote(path)}", content=data, headers=fields)
 
 
 def check_file(response: httpx.Response, folder: str, name: str, data: bytes, http: httpx.Client) -> None:
-    """All that a 201 says, and that it is true."""
+    """Check every field and header of a 201, and the stored file."""
     assert response.status_code == 201
     assert response.headers["content-type"] == "application/json"
     file = response.json()
@@ -71,41 +71,41 @@ def check_file(response: httpx.Response, folder: str, name: str, data: bytes, ht
 @pytest.mark.parametrize("data", [DATA, b"", b"x"], ids=["many bytes", "empty", "one byte"])
 @pytest.mark.parametrize("chunked", [False, True])
 @each_backend
-def test_put_a_new_file(http: httpx.Client, folder: str, data: bytes, chunked: bool) -> None:
-    def pieces() -> Iterator[bytes]:
+def test_put_creates_file(http: httpx.Client, folder: str, data: bytes, chunked: bool) -> None:
+    def chunks() -> Iterator[bytes]:
         for start in range(0, len(data), 7777):
             yield data[start : start + 7777]
 
-    response = put(http, f"{folder}/sub folder/film.mp4", pieces() if chunked else data)
+    response = put(http, f"{folder}/sub folder/film.mp4", chunks() if chunked else data)
     assert ("transfer-encoding" in response.request.headers) is chunked
     check_file(response, f"{folder}/sub folder", "film.mp4", data, http)
 
 
-def test_chunks_of_all_sizes_in_one_go(http: httpx.Client, connect: Any, folder: str) -> None:
-    """Several come before the program has taken the first, and some come alone."""
-    pieces = [bytes([number % 251]) * size for number, size in enumerate([1, 2, 70_000, 1, 300_000, 3] * 4)]
-    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+def test_put_accepts_chunks_of_all_sizes_in_one_write(http: httpx.Client, connect: Any, folder: str) -> None:
+    """Some chunks arrive together before the program reads the first; some arrive alone."""
+    contents = [bytes([number % 251]) * size for number, size in enumerate([1, 2, 70_000, 1, 300_000, 3] * 4)]
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(content), content) for content in [*contents, b""])
     connection = connect()
     connection.request("PUT", f"/files/{folder}/film.mp4", "Transfer-Encoding: chunked", body=chunks)
     assert connection.receive_response("PUT").status_code == 201
-    assert http.get(f"/files/{folder}/film.mp4").content == b"".join(pieces)
+    assert http.get(f"/files/{folder}/film.mp4").content == b"".join(contents)
 
 
-def test_put_at_the_top(http: httpx.Client, folder: str) -> None:
+def test_put_creates_file_at_top_level(http: httpx.Client, folder: str) -> None:
     try:
         check_file(put(http, f"{folder}.mp4", DATA), "", f"{folder}.mp4", DATA, http)
     finally:
         http.delete(f"/files/{folder}.mp4")
 
 
-def test_put_without_any_length_is_an_empty_file(
+def test_put_without_length_creates_empty_file(
     send_request: SendRequest, http: httpx.Client, folder: str
 ) -> None:
     check_file(send_request("PUT", f"/files/{folder}/film.mp4"), folder, "film.mp4", b"", http)
 
 
 @each_backend
-def test_put_over_a_file(http: httpx.Client, folder: str, list_files: ListFiles) -> None:
+def test_put_replaces_file(http: httpx.Client, folder: str, list_files: ListFiles) -> None:
     created = put(http, f"{folder}/film.mp4", DATA).json()
     response = put(http, f"{folder}/film.mp4", b"other", content_type="video/webm")
     assert (response.status_code, response.content) == (204, b"")
@@ -118,7 +118,7 @@ def test_put_over_a_file(http: httpx.Client, folder: str, list_files: ListFiles)
 
 
 @each_backend
-def test_if_none_match_star_creates_and_never_overwrites(
+def test_put_with_if_none_match_star_never_overwrites(
     http: httpx.Client, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
     check_file(put(http, f"{folder}/film.mp4", DATA, if_none_match="*"), folder, "film.mp4", DATA, http)
@@ -129,24 +129,24 @@ def test_if_none_match_star_creates_and_never_overwrites(
 @pytest.mark.parametrize(
     ("field", "value", "status"),
     [
-        ("If-Match", "{tag}", 204),
+        ("If-Match", "{etag}", 204),
         ("If-Match", "*", 204),
-        ("If-Match", '"a", {tag}', 204),
+        ("If-Match", '"a", {etag}', 204),
         ("If-Match", '"stale"', 412),
-        ("If-Match", "W/{tag}", 412),
+        ("If-Match", "W/{etag}", 412),
         ("If-Match", "malformed", 412),
         ("If-Match", "", 412),
         ("If-None-Match", '"other"', 204),
-        ("If-None-Match", "{tag}", 412),
-        ("If-None-Match", "W/{tag}", 412),
+        ("If-None-Match", "{etag}", 412),
+        ("If-None-Match", "W/{etag}", 412),
         ("If-Unmodified-Since", "Mon, 01 Jan 2024 00:00:00 GMT", 412),
         ("If-Unmodified-Since", "Mon, 01 Jan 2099 00:00:00 GMT", 204),
         ("If-Unmodified-Since", "nonsense", 204),
-        ("If-Modified-Since", "Mon, 01 Jan 2099 00:00:00 GMT", 204),  # of no consequence for a write
+        ("If-Modified-Since", "Mon, 01 Jan 2099 00:00:00 GMT", 204),  # has no effect on a write
     ],
 )
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
-def test_conditions_on_a_file(
+def test_preconditions_guard_put_and_delete(
     http: httpx.Client,
     send_request: SendRequest,
     folder: str,
@@ -157,8 +157,8 @@ def test_conditions_on_a_file(
     value: str,
     status: int,
 ) -> None:
-    tag = put(http, f"{folder}/film.mp4", DATA).headers["etag"]
-    header = f"{field}: {value.format(tag=tag)}"
+    etag = put(http, f"{folder}/film.mp4", DATA).headers["etag"]
+    header = f"{field}: {value.format(etag=etag)}"
     body = b"new" if method == "PUT" else None
     if status == 412:
         with storage_unchanged():
@@ -166,12 +166,16 @@ def test_conditions_on_a_file(
         assert http.get(f"/files/{folder}/film.mp4").content == DATA
         return
     assert send_request(method, f"/files/{folder}/film.mp4", header, body=body).status_code == 204
-    now = http.get(f"/files/{folder}/film.mp4")
-    assert (now.status_code, now.content) == (200, b"new") if method == "PUT" else now.status_code == 404
+    current = http.get(f"/files/{folder}/film.mp4")
+    assert (
+        (current.status_code, current.content) == (200, b"new")
+        if method == "PUT"
+        else current.status_code == 404
+    )
 
 
 @pytest.mark.parametrize("value", ['"x"', "*", "malformed"])
-def test_if_match_on_a_missing_file(
+def test_if_match_fails_when_file_is_missing(
     http: httpx.Client,
     folder: str,
     check_problem: CheckProblem,
@@ -180,13 +184,13 @@ def test_if_match_on_a_missing_file(
 ) -> None:
     with storage_unchanged():
         check_problem(put(http, f"{folder}/film.mp4", DATA, if_match=value), 412)
-        # RFC 9110 13.2.1: where the answer without the condition is no 2xx, that one is given.
+        # RFC 9110 §13.2.1: preconditions apply only where the response without them would be 2xx.
         check_problem(http.delete(f"/files/{folder}/film.mp4", headers={"if-match": value}), 404)
 
 
 @pytest.mark.parametrize("value", ["bytes 0-2/3", "bytes */3", "nonsense", ""])
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_partial_put_is_refused(
+def test_partial_put_is_refused(
     http: httpx.Client,
     folder: str,
     check_problem: CheckProblem,
@@ -202,11 +206,11 @@ def test_a_partial_put_is_refused(
 
 @pytest.mark.parametrize("field", ["Content-Digest", "Repr-Digest"])
 @pytest.mark.parametrize(
-    ("value", "right"),
+    ("value", "is_valid"),
     [
         (digest(DATA), True),
         (f"{digest(DATA, 'sha512')}, {digest(DATA)}", True),
-        ("md5=:1B2M2Y8AsgTpgAmY7PhCfg==:", True),  # one that is not computed here is not judged
+        ("md5=:1B2M2Y8AsgTpgAmY7PhCfg==:", True),  # algorithms that the server does not compute are ignored
         (digest(b"other"), False),
         (f"{digest(DATA)}, {digest(b'other')}", False),
         (digest(DATA)[:-3] + ":", False),
@@ -218,20 +222,20 @@ def test_a_partial_put_is_refused(
     ],
 )
 @pytest.mark.parametrize("chunked", [False, True])
-def test_digests(
+def test_content_digest_and_repr_digest_are_verified(
     http: httpx.Client,
     folder: str,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
     field: str,
     value: str,
-    right: bool,
+    is_valid: bool,
     chunked: bool,
 ) -> None:
     def send(path: str) -> httpx.Response:
         return http.put(path, content=iter([DATA]) if chunked else DATA, headers={field: value})
 
-    if right:
+    if is_valid:
         check_file(send(f"/files/{folder}/film.mp4"), folder, "film.mp4", DATA, http)
         return
     with storage_unchanged():
@@ -242,47 +246,51 @@ def test_digests(
     assert http.get(f"/files/{folder}/old.mp4").content == b"old"
 
 
-def in_base64(algorithm: str, data: bytes = DATA) -> str:
+def base64_digest(algorithm: str, data: bytes = DATA) -> str:
     return base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
 
 
 @pytest.mark.parametrize(
-    ("field", "right", "wrong"),
+    ("field", "valid", "invalid"),
     [
-        ("Content-MD5", in_base64("md5"), in_base64("md5", b"other")),
-        ("Digest", f"SHA-256={in_base64('sha256')}", f"SHA-256={in_base64('sha256', b'other')}"),
-        ("Digest", f"md5={in_base64('md5')},sha={in_base64('sha1')}", f"sha={in_base64('sha1', b'other')}"),
-        ("Digest", "UNIXsum=1", f"UNIXsum=1, sha-512={in_base64('sha512', b'other')}"),
+        ("Content-MD5", base64_digest("md5"), base64_digest("md5", b"other")),
+        ("Digest", f"SHA-256={base64_digest('sha256')}", f"SHA-256={base64_digest('sha256', b'other')}"),
+        (
+            "Digest",
+            f"md5={base64_digest('md5')},sha={base64_digest('sha1')}",
+            f"sha={base64_digest('sha1', b'other')}",
+        ),
+        ("Digest", "UNIXsum=1", f"UNIXsum=1, sha-512={base64_digest('sha512', b'other')}"),
         ("Content-Digest", digest(DATA, "sha512"), digest(b"other", "sha512")),
         ("Repr-Digest", digest(DATA, "sha512"), f"{digest(DATA)}, {digest(b'other', 'sha512')}"),
         ("Repr-Digest", digest(DATA, "sha512"), "sha-512=:YQ==:"),
     ],
 )
-def test_other_digests(
+def test_other_digest_fields_are_verified(
     http: httpx.Client,
     folder: str,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
     field: str,
-    right: str,
-    wrong: str,
+    valid: str,
+    invalid: str,
 ) -> None:
     path = f"/files/{folder}/film.mp4"
     with storage_unchanged():
-        check_problem(http.put(path, content=DATA, headers={field: wrong}), 400)
-    check_file(http.put(path, content=DATA, headers={field: right}), folder, "film.mp4", DATA, http)
+        check_problem(http.put(path, content=DATA, headers={field: invalid}), 400)
+    check_file(http.put(path, content=DATA, headers={field: valid}), folder, "film.mp4", DATA, http)
 
 
-def test_two_digests_that_disagree(
+def test_put_is_refused_when_one_of_two_digests_is_wrong(
     http: httpx.Client, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
     with storage_unchanged():
-        both = {"content_digest": digest(DATA), "repr_digest": digest(b"x")}
-        check_problem(put(http, f"{folder}/film.mp4", DATA, **both), 400)
+        digests = {"content_digest": digest(DATA), "repr_digest": digest(b"x")}
+        check_problem(put(http, f"{folder}/film.mp4", DATA, **digests), 400)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip", "x-unknown"])
-def test_an_encoded_body_is_refused(
+def test_encoded_body_is_refused(
     http: httpx.Client,
     folder: str,
     part: Part,
@@ -306,21 +314,23 @@ def test_an_encoded_body_is_refused(
 @pytest.mark.parametrize(
     "data", [DATA, b"", b"\r\n--xxBOUNDARYx", b"\r\n" * 99], ids=["bytes", "empty", "almost", "lines"]
 )
-@pytest.mark.parametrize("where", ["before", "after", "query", "both"])
-def test_a_form(http: httpx.Client, part: Part, send_form: Any, folder: str, data: bytes, where: str) -> None:
-    inside = f"{folder}/a b/ü"
-    file, field = part("file", data, filename="film.mp4"), part("folder", inside.encode())
-    query = f"?folder={quote(inside)}"
+@pytest.mark.parametrize("folder_position", ["before", "after", "query", "both"])
+def test_form_creates_file(
+    http: httpx.Client, part: Part, send_form: Any, folder: str, data: bytes, folder_position: str
+) -> None:
+    target_folder = f"{folder}/a b/ü"
+    file, field = part("file", data, filename="film.mp4"), part("folder", target_folder.encode())
+    query = f"?folder={quote(target_folder)}"
     response = {
         "before": lambda: send_form(field, file),
         "after": lambda: send_form(file, field),
         "query": lambda: send_form(file, query=query),
         "both": lambda: send_form(part("sid", b"7"), file, field, query=f"{query}&sid=7"),
-    }[where]()
-    check_file(response, inside, "film.mp4", data, http)
+    }[folder_position]()
+    check_file(response, target_folder, "film.mp4", data, http)
 
 
-def test_a_form_at_the_top(http: httpx.Client, part: Part, send_form: Any, folder: str) -> None:
+def test_form_creates_file_at_top_level(http: httpx.Client, part: Part, send_form: Any, folder: str) -> None:
     name = f"{folder}.mp4"
     file = part("file", DATA, filename=name)
     try:
@@ -332,24 +342,24 @@ def test_a_form_at_the_top(http: httpx.Client, part: Part, send_form: Any, folde
 
 
 @each_backend
-def test_a_form_in_chunks(http: httpx.Client, folder: str) -> None:
+def test_chunked_form_creates_file(http: httpx.Client, folder: str) -> None:
     request = http.build_request(
         "POST", "/file/upload", data={"folder": folder}, files={"file": ("a.mp4", DATA)}
     )
     body = request.read()
 
-    def pieces() -> Iterator[bytes]:
+    def chunks() -> Iterator[bytes]:
         for start in range(0, len(body), 999):
             yield body[start : start + 999]
 
-    kind = {"content-type": request.headers["content-type"]}
-    response = http.post("/file/upload", content=pieces(), headers=kind)
+    headers = {"content-type": request.headers["content-type"]}
+    response = http.post("/file/upload", content=chunks(), headers=headers)
     assert response.request.headers["transfer-encoding"] == "chunked"
     check_file(response, folder, "a.mp4", DATA, http)
 
 
 @each_backend
-def test_a_form_never_overwrites(
+def test_form_never_overwrites(
     http: httpx.Client,
     part: Part,
     send_form: Any,
@@ -366,7 +376,7 @@ def test_a_form_never_overwrites(
     assert http.get(f"/files/{folder}/film.mp4").content == b"first"
 
 
-def test_a_folder_said_twice_and_differently(
+def test_form_is_refused_when_its_folders_differ(
     part: Part, send_form: Any, folder: str, check_problem: CheckProblem, storage_unchanged: StorageUnchanged
 ) -> None:
     file = part("file", DATA, filename="film.mp4")
@@ -379,7 +389,7 @@ def test_a_folder_said_twice_and_differently(
 
 
 @each_backend
-def test_a_file_and_a_folder_cannot_share_a_path(
+def test_file_and_folder_cannot_share_a_path(
     http: httpx.Client,
     part: Part,
     send_form: Any,
@@ -390,17 +400,17 @@ def test_a_file_and_a_folder_cannot_share_a_path(
     put(http, f"{folder}/taken", DATA)
     put(http, f"{folder}/inner/film.mp4", DATA)
     with storage_unchanged():
-        for below in (f"{folder}/taken/film.mp4", f"{folder}/taken/deep/er/film.mp4"):
-            assert "'taken' is no folder" in check_problem(put(http, below, DATA), 409)
-            check_problem(put(http, below, DATA, if_none_match='"x"'), 409)
-            inside, _, name = below.rpartition("/")
+        for child_path in (f"{folder}/taken/film.mp4", f"{folder}/taken/deep/er/film.mp4"):
+            assert "'taken' is no folder" in check_problem(put(http, child_path, DATA), 409)
+            check_problem(put(http, child_path, DATA, if_none_match='"x"'), 409)
+            target_folder, _, name = child_path.rpartition("/")
             for order in (1, -1):
-                parts = [part("folder", inside.encode()), part("file", DATA, filename=name)]
+                parts = [part("folder", target_folder.encode()), part("file", DATA, filename=name)]
                 check_problem(send_form(*parts[::order]), 409)
         check_problem(put(http, f"{folder}/inner", DATA), 409)
         check_problem(send_form(part("file", DATA, filename="inner"), query=f"?folder={folder}"), 409)
         check_problem(http.delete(f"/files/{folder}/inner"), 404)
-    # The folder exists while a file has it, and no longer.
+    # A folder exists as long as a file is in it.
     assert http.delete(f"/files/{folder}/inner/film.mp4").status_code == 204
     assert put(http, f"{folder}/inner", DATA).status_code == 201
     assert http.delete(f"/files/{folder}/taken").status_code == 204
@@ -411,7 +421,9 @@ def test_a_file_and_a_folder_cannot_share_a_path(
 
 
 @each_backend
-def test_delete(http: httpx.Client, folder: str, check_problem: CheckProblem, list_files: ListFiles) -> None:
+def test_delete_removes_file_and_empty_folders(
+    http: httpx.Client, folder: str, check_problem: CheckProblem, list_files: ListFiles
+) -> None:
     put(http, f"{folder}/a/b/film.mp4", DATA)
     put(http, f"{folder}/other.mp4", DATA)
     response = http.delete(f"/files/{folder}/a/b/film.mp4")
@@ -427,33 +439,37 @@ def test_delete(http: httpx.Client, folder: str, check_problem: CheckProblem, li
 
 
 @pytest.fixture(scope="module")
-def small(
+def small_limit(
     tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary
 ) -> Iterator[tuple[Server, httpx.Client]]:
-    """A server that takes small files only."""
+    """A server that accepts files of at most MAX_SIZE bytes."""
     folder = tmp_path_factory.mktemp("small")
     with running(folder, max_upload_size=MAX_SIZE, **new_library()) as server, server.client() as client:
         yield server, client
 
 
-@pytest.mark.parametrize("way", ["put", "put chunked", "form", "form chunked"])
-def test_too_large(
-    small: tuple[Server, httpx.Client],
+@pytest.mark.parametrize("upload_kind", ["put", "put chunked", "form", "form chunked"])
+def test_upload_over_limit_is_refused(
+    small_limit: tuple[Server, httpx.Client],
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
     folder: str,
-    way: str,
+    upload_kind: str,
 ) -> None:
-    server, http = small
+    server, http = small_limit
 
     def send(size: int) -> httpx.Response:
         data = b"x" * size
-        if way.startswith("put"):
-            return http.put(f"/files/{folder}.mp4", content=iter([data]) if "chunked" in way else data)
+        if upload_kind.startswith("put"):
+            return http.put(
+                f"/files/{folder}.mp4", content=iter([data]) if "chunked" in upload_kind else data
+            )
         request = http.build_request("POST", "/file/upload", files={"file": (f"{folder}.mp4", data)})
-        kind = {"content-type": request.headers["content-type"]}
+        headers = {"content-type": request.headers["content-type"]}
         body = request.read()
-        return http.post("/file/upload", content=iter([body]) if "chunked" in way else body, headers=kind)
+        return http.post(
+            "/file/upload", content=iter([body]) if "chunked" in upload_kind else body, headers=headers
+        )
 
     with storage_unchanged(server):
         for size in (MAX_SIZE + 1, MAX_SIZE * 10, 5_000_000):
@@ -461,23 +477,23 @@ def test_too_large(
     assert send(MAX_SIZE).status_code == 201
 
 
-# Refused before the body has come
+# Refused before the body has arrived
 
 
 def start_form(folder: str, part: Part, announced: int, name: str = "film.mp4", field: bool = True) -> bytes:
-    """The head of a form, and the first bytes of the file in it."""
-    beginning = part("folder", folder.encode()) if field else b""
-    beginning += part("file", b"x" * 5000, filename=name)[:-2]
+    """Return the head of a form request, and the first bytes of the file in the form."""
+    partial_request = part("folder", folder.encode()) if field else b""
+    partial_request += part("file", b"x" * 5000, filename=name)[:-2]
     query = "" if field else f"?folder={folder}"
     lines = f"POST /file/upload{query} HTTP/1.1", "Host: localhost", FORM_TYPE, f"Content-Length: {announced}"
-    return "\r\n".join([*lines, "", ""]).encode() + beginning
+    return "\r\n".join([*lines, "", ""]).encode() + partial_request
 
 
-EARLY = 50_000_000
+ANNOUNCED_SIZE = 50_000_000
 
 
 @pytest.mark.parametrize("field", [True, False], ids=["folder in a field", "folder in the query"])
-def test_a_taken_name_is_refused_early(
+def test_form_is_refused_early_when_name_is_taken(
     http: httpx.Client,
     connect: Any,
     part: Part,
@@ -489,12 +505,12 @@ def test_a_taken_name_is_refused_early(
     put(http, f"{folder}/film.mp4", DATA)
     with storage_unchanged():
         connection = connect()
-        connection.send(start_form(folder, part, EARLY, field=field))
+        connection.send(start_form(folder, part, ANNOUNCED_SIZE, field=field))
         check_problem(connection.receive_response("POST"), 409)
         connection.close()
 
 
-def test_a_taken_name_is_refused_as_soon_as_it_is_known(
+def test_form_is_refused_once_folder_field_shows_name_is_taken(
     http: httpx.Client,
     connect: Any,
     part: Part,
@@ -506,14 +522,14 @@ def test_a_taken_name_is_refused_as_soon_as_it_is_known(
     form = part("file", DATA, filename="film.mp4") + part("folder", folder.encode())
     with storage_unchanged():
         connection = connect()
-        connection.request("POST", "/file/upload", FORM_TYPE, f"Content-Length: {EARLY}", body=form)
+        connection.request("POST", "/file/upload", FORM_TYPE, f"Content-Length: {ANNOUNCED_SIZE}", body=form)
         # The field ends where the next boundary begins.
         connection.send(b"--xxBOUNDARYxx\r\n")
         check_problem(connection.receive_response("POST"), 409)
         connection.close()
 
 
-def test_a_folder_in_the_way_is_refused_early(
+def test_form_is_refused_early_when_folder_path_is_a_file(
     http: httpx.Client,
     connect: Any,
     part: Part,
@@ -524,13 +540,13 @@ def test_a_folder_in_the_way_is_refused_early(
     put(http, f"{folder}/film.mp4", DATA)
     with storage_unchanged():
         connection = connect()
-        connection.send(start_form(f"{folder}/film.mp4", part, EARLY))
+        connection.send(start_form(f"{folder}/film.mp4", part, ANNOUNCED_SIZE))
         check_problem(connection.receive_response("POST"), 409)
         connection.close()
 
 
 @pytest.mark.parametrize("name", ["..", "a\\b"])
-def test_a_bad_name_is_refused_early(
+def test_form_is_refused_early_when_filename_is_invalid(
     connect: Any,
     part: Part,
     folder: str,
@@ -540,7 +556,7 @@ def test_a_bad_name_is_refused_early(
 ) -> None:
     with storage_unchanged():
         connection = connect()
-        connection.send(start_form(folder, part, EARLY, name=name))
+        connection.send(start_form(folder, part, ANNOUNCED_SIZE, name=name))
         check_problem(connection.receive_response("POST"), 400)
         connection.close()
 
@@ -561,7 +577,7 @@ def test_a_bad_name_is_refused_early(
         ("..", (), 400),
     ],
 )
-def test_a_put_is_refused_before_its_body(
+def test_put_is_refused_before_its_body(
     http: httpx.Client,
     connect: Any,
     folder: str,
@@ -577,7 +593,12 @@ def test_a_put_is_refused_before_its_body(
         connection = connect()
         sent = b"" if expect else b"x" * 5000
         connection.request(
-            "PUT", f"/files/{folder}/{target}", f"Content-Length: {EARLY}", *headers, *expect, body=sent
+            "PUT",
+            f"/files/{folder}/{target}",
+            f"Content-Length: {ANNOUNCED_SIZE}",
+            *headers,
+            *expect,
+            body=sent,
         )
         response = connection.receive_response("PUT")
         check_problem(response, status)
@@ -585,7 +606,7 @@ def test_a_put_is_refused_before_its_body(
         connection.close()
 
 
-def test_a_put_is_asked_for_its_body(connect: Any, http: httpx.Client, folder: str) -> None:
+def test_put_receives_100_continue(connect: Any, http: httpx.Client, folder: str) -> None:
     connection = connect()
     length = f"Content-Length: {len(DATA)}"
     connection.request("PUT", f"/files/{folder}/film.mp4", "Expect: 100-continue", length)
@@ -597,34 +618,36 @@ def test_a_put_is_asked_for_its_body(connect: Any, http: httpx.Client, folder: s
 
 
 @pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)], ids=["sending at once", "100-continue"])
-def test_too_large_is_refused_early(
-    small: tuple[Server, httpx.Client],
+def test_upload_is_refused_early_when_announced_length_is_over_limit(
+    small_limit: tuple[Server, httpx.Client],
     connect: Any,
     part: Part,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
     expect: tuple[str, ...],
 ) -> None:
-    server, _ = small
+    server, _ = small_limit
     with storage_unchanged(server):
         connection = connect(server)
-        connection.request("PUT", "/files/film.mp4", f"Content-Length: {EARLY}", *expect, body=b"")
+        connection.request("PUT", "/files/film.mp4", f"Content-Length: {ANNOUNCED_SIZE}", *expect, body=b"")
         check_problem(connection.receive_response("PUT"), 413)
         connection.close()
         connection = connect(server)
-        connection.request("POST", "/file/upload", FORM_TYPE, f"Content-Length: {EARLY}", *expect, body=b"")
+        connection.request(
+            "POST", "/file/upload", FORM_TYPE, f"Content-Length: {ANNOUNCED_SIZE}", *expect, body=b""
+        )
         check_problem(connection.receive_response("POST"), 413)
         connection.close()
 
 
-def test_too_large_in_chunks_is_refused_when_it_is(
-    small: tuple[Server, httpx.Client],
+def test_chunked_upload_is_refused_once_over_limit(
+    small_limit: tuple[Server, httpx.Client],
     connect: Any,
     part: Part,
     check_problem: CheckProblem,
     storage_unchanged: StorageUnchanged,
 ) -> None:
-    server, _ = small
+    server, _ = small_limit
     form = part("file", b"x" * (MAX_SIZE + 1), filename="film.mp4")
     with storage_unchanged(server):
         for method, target, body in (
@@ -635,17 +658,17 @@ def test_too_large_in_chunks_is_refused_when_it_is(
             connection.request(
                 method, target, FORM_TYPE if method == "POST" else "X: y", "Transfer-Encoding: chunked"
             )
-            connection.send(f"{len(body):x}\r\n".encode() + body + b"\r\n")  # and more would follow
+            connection.send(f"{len(body):x}\r\n".encode() + body + b"\r\n")  # without the final chunk
             check_problem(connection.receive_response(method), 413)
             connection.close()
 
 
-# Uploads that end too soon
+# Aborted uploads
 
 
 @pytest.mark.parametrize("exists", [False, True])
 @each_backend
-def test_an_upload_that_is_broken_off_stores_nothing(
+def test_aborted_upload_stores_nothing(
     http: httpx.Client,
     connect: Any,
     part: Part,
@@ -656,22 +679,22 @@ def test_an_upload_that_is_broken_off_stores_nothing(
     if exists:
         put(http, f"{folder}/film.mp4", b"old")
     name = "new.mp4" if exists else "film.mp4"
-    raw = f"PUT /files/{folder}/film.mp4 HTTP/1.1\r\nHost: localhost\r\n"
-    beginnings = [
-        f"{raw}Content-Length: {len(DATA) + 1}\r\n\r\n".encode() + DATA,
-        f"{raw}Transfer-Encoding: chunked\r\n\r\n{len(DATA):x}\r\n".encode() + DATA + b"\r\n",
-        f"{raw}Transfer-Encoding: chunked\r\n\r\n{len(DATA) + 9:x}\r\n".encode() + DATA,
-        start_form(folder, part, EARLY, name=name),
+    head = f"PUT /files/{folder}/film.mp4 HTTP/1.1\r\nHost: localhost\r\n"
+    partial_requests = [
+        f"{head}Content-Length: {len(DATA) + 1}\r\n\r\n".encode() + DATA,
+        f"{head}Transfer-Encoding: chunked\r\n\r\n{len(DATA):x}\r\n".encode() + DATA + b"\r\n",
+        f"{head}Transfer-Encoding: chunked\r\n\r\n{len(DATA) + 9:x}\r\n".encode() + DATA,
+        start_form(folder, part, ANNOUNCED_SIZE, name=name),
     ]
     with storage_unchanged():
-        for beginning in beginnings:
+        for partial_request in partial_requests:
             connection = connect()
-            connection.send(beginning)
+            connection.send(partial_request)
             connection.close()
     assert http.get(f"/files/{folder}/film.mp4").status_code == (200 if exists else 404)
 
 
-def test_a_broken_chunk_stores_nothing(
+def test_malformed_chunk_stores_nothing(
     http: httpx.Client, connect: Any, folder: str, storage_unchanged: StorageUnchanged
 ) -> None:
     with storage_unchanged():
@@ -690,7 +713,7 @@ def test_a_broken_chunk_stores_nothing(
     "body", ["Content-Length: 5\r\n\r\nother", "Transfer-Encoding: chunked\r\n\r\n5\r\nother\r\n0\r\n\r\n"]
 )
 @pytest.mark.parametrize("upgrade", ["h2c", "websocket", "anything"])
-def test_a_body_behind_an_upgrade_is_stored(
+def test_body_is_stored_when_request_asks_for_upgrade(
     connect: Callable[..., Any], http: httpx.Client, folder: str, upgrade: str, body: str
 ) -> None:
     target = f"/files/{folder}/film.mp4"
@@ -704,7 +727,7 @@ def test_a_body_behind_an_upgrade_is_stored(
     assert connection.receive_response().content == b"other"
 
 
-def test_a_transfer_encoding_that_is_not_decoded(
+def test_undecodable_transfer_encoding_is_refused(
     connect: Callable[..., Any], storage_unchanged: StorageUnchanged, folder: str, check_problem: CheckProblem
 ) -> None:
     with storage_unchanged():
@@ -717,7 +740,7 @@ def test_a_transfer_encoding_that_is_not_decoded(
         connection.close()
 
 
-def test_an_empty_folder_in_the_url_says_nothing(http: httpx.Client, folder: str) -> None:
+def test_empty_folder_in_query_yields_to_folder_field(http: httpx.Client, folder: str) -> None:
     http.put("/files/taken-at-the-top.mp4", content=b"top").raise_for_status()
     response = http.post(
         "/file/upload?folder=",
@@ -728,7 +751,7 @@ def test_an_empty_folder_in_the_url_says_nothing(http: httpx.Client, folder: str
     http.delete("/files/taken-at-the-top.mp4").raise_for_status()
 
 
-def test_one_folder_may_be_named_twice(http: httpx.Client, folder: str) -> None:
+def test_folder_may_be_given_twice_in_nfc_and_nfd(http: httpx.Client, folder: str) -> None:
     response = http.post(
         "/file/upload",
         params={"folder": f"{folder}/e\u0301"},

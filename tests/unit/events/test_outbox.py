@@ -1,4 +1,4 @@
-"""What may wait for a connection, and what happens to one more."""
+"""The outbox of a connection: order, bound and overflow."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from app.events.connections import Offered, Outbox
 
 FIRST, BEHIND, OVERFLOW, IGNORED = Offered
 
-# "+" offers the next of a, b, c …; "-" takes one, or finds none (.).
+# "+" offers the next of a, b, c, …; "-" takes one, or finds the outbox empty (.).
 CASES = [
     ("+", [FIRST]),
     ("++", [FIRST, BEHIND]),
@@ -18,16 +18,16 @@ CASES = [
     ("++-+--", [FIRST, BEHIND, "a", BEHIND, "b", "c"]),
     ("+++", [FIRST, BEHIND, OVERFLOW]),
     ("++++", [FIRST, BEHIND, OVERFLOW, IGNORED]),
-    ("+++-", [FIRST, BEHIND, OVERFLOW, "."]),  # no list with holes
+    ("+++-", [FIRST, BEHIND, OVERFLOW, "."]),  # a gap in the sequence is never sent
     ("+++-+", [FIRST, BEHIND, OVERFLOW, ".", IGNORED]),
-    ("+-+++", [FIRST, "a", BEHIND, BEHIND, OVERFLOW]),  # two wait behind the one on its way
+    ("+-+++", [FIRST, "a", BEHIND, BEHIND, OVERFLOW]),  # two wait behind the one being sent
     ("x+", [IGNORED]),
     ("++x-", [FIRST, BEHIND, "."]),
 ]
 
 
 @pytest.mark.parametrize(("steps", "outcome"), CASES)
-def test_an_outbox_for_two(steps: str, outcome: list[object]) -> None:
+def test_outbox_of_two_bounds_and_orders_texts(steps: str, outcome: list[object]) -> None:
     outbox, texts, found = Outbox(2), iter("abcdefg"), []
     for step in steps:
         if step == "+":

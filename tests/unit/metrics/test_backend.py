@@ -1,4 +1,4 @@
-"""What is timed of a backend."""
+"""Metrics of a backend: durations, failures and scans."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,7 +17,7 @@ from app.storage.types import SHARED, Expect, Key, Listing
 KEY = Key.at(SHARED, "a/film.mp4")
 
 
-class Heard:
+class Recorder:
     def __init__(self) -> None:
         self.operations: list[tuple[str, bool]] = []
         self.scans: list[bool] = []
@@ -38,39 +38,39 @@ class Heard:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+def recorder() -> Recorder:
+    return Recorder()
 
 
 @pytest.fixture
-def backend(tmp_path: Path, heard: Heard) -> Iterator[Backend]:
+def backend(tmp_path: Path, recorder: Recorder) -> Iterator[Backend]:
     with ExitStack() as stack:
         settings = Settings(_env_file=None, files_dir=tmp_path / "files")
-        yield observed(heard, open_filesystem(settings, lambda _: "video/mp4", stack))
+        yield observed(recorder, open_filesystem(settings, lambda _: "video/mp4", stack))
 
 
-def test_what_may_wait_is_timed_and_an_answer_is_no_failure(backend: Backend, heard: Heard) -> None:
+def test_calls_are_timed_and_rejected_ones_are_no_failures(backend: Backend, recorder: Recorder) -> None:
     backend.check(KEY, Expect.ABSENT)
     with pytest.raises(NotFound):
         backend.delete(KEY, Expect.ANY)
     assert backend.page(Listing(SHARED), cursor=None, limit=1, wait=True)
     backend.ping()
-    assert heard.operations == [("check", False), ("delete", False), ("page", False), ("ping", False)]
+    assert recorder.operations == [("check", False), ("delete", False), ("page", False), ("ping", False)]
 
 
-def test_a_storage_that_does_not_answer_is_a_failure(backend: Backend, heard: Heard, tmp_path: Path) -> None:
+def test_unavailable_storage_counts_as_failure(backend: Backend, recorder: Recorder, tmp_path: Path) -> None:
     (tmp_path / "files" / ".seekable" / "id").write_text("another")
     with pytest.raises(StorageUnavailable):
         backend.ping("folder")
-    assert heard.operations == [("ping", True)]
+    assert recorder.operations == [("ping", True)]
 
 
-def test_scans_are_counted_when_they_end(backend: Backend, heard: Heard, tmp_path: Path) -> None:
+def test_scan_is_counted_when_it_ends(backend: Backend, recorder: Recorder, tmp_path: Path) -> None:
     (tmp_path / "files" / "film.mp4").write_bytes(b"film")
     steps = backend.scan()
     next(steps)
     steps.close()
-    assert heard.scans == [], "who wants no more of it has not seen it end"
+    assert recorder.scans == [], "an aborted scan is not counted"
     assert [*backend.scan()]
-    assert heard.scans == [False]
-    assert heard.files > 0
+    assert recorder.scans == [False]
+    assert recorder.files > 0

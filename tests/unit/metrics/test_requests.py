@@ -1,4 +1,4 @@
-"""What is counted of requests, and that no client decides how much is remembered."""
+"""Metrics of requests: which are counted, and that clients cannot add label values."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from app.resources.routes import routes
 from app.storage.maintenance import Finding, Outcome, Scanned
 
 
-class Asked:
+class FakeRequest:
     def __init__(self, method: str, route: str | None, *, received: int = 0, sent: int = 0) -> None:
         self.scope: dict[str, Any] = {"method": method}
         if route is not None:
@@ -36,15 +36,15 @@ def samples(metrics: Metrics) -> Iterator[str]:
     return (line for line in text.decode().splitlines() if not line.startswith("#"))
 
 
-def end(requests: Requests, asked: Asked, status: int, waited: float | None) -> None:
-    requests.ended(asked, status, waited, asked.sent)
+def finish(requests: Requests, request: FakeRequest, status: int, first_byte_s: float | None) -> None:
+    requests.ended(request, status, first_byte_s, request.sent)
 
 
 def test_requests_are_counted_by_route_and_status(requests: Requests, metrics: Metrics) -> None:
     for status in (206, 206, 404):
-        end(requests, Asked("GET", "/files/{path}", sent=1000), status, 0.002)
-    end(requests, Asked("PUT", "/files/{path}", received=5000), 201, 0.3)
-    end(requests, Asked("GET", None), 0, None)
+        finish(requests, FakeRequest("GET", "/files/{path}", sent=1000), status, 0.002)
+    finish(requests, FakeRequest("PUT", "/files/{path}", received=5000), 201, 0.3)
+    finish(requests, FakeRequest("GET", None), 0, None)
     requests.refused(431)
     found = set(samples(metrics))
     assert {
@@ -64,16 +64,16 @@ def test_requests_are_counted_by_route_and_status(requests: Requests, metrics: M
     assert not any('method="GET",route=""' in line and "first_byte" in line for line in found)
 
 
-def test_what_is_under_way_is_seen(requests: Requests, metrics: Metrics) -> None:
-    for asked in (
-        Asked("GET", "/files/{path}", sent=70),
-        Asked("GET", "/stream/{id}", sent=5),
-        Asked("HEAD", "/stream/{id}"),
-        Asked("PUT", "/files/{path}", received=9),
-        Asked("GET", "/files"),
-        Asked("POST", None),
+def test_active_requests_and_sockets_are_exposed(requests: Requests, metrics: Metrics) -> None:
+    for request in (
+        FakeRequest("GET", "/files/{path}", sent=70),
+        FakeRequest("GET", "/stream/{id}", sent=5),
+        FakeRequest("HEAD", "/stream/{id}"),
+        FakeRequest("PUT", "/files/{path}", received=9),
+        FakeRequest("GET", "/files"),
+        FakeRequest("POST", None),
     ):
-        requests.running.add(asked)
+        requests.running.add(request)
     found = set(samples(metrics))
     assert {
         "seekable_active_streams 2.0",
@@ -88,8 +88,8 @@ def test_what_is_under_way_is_seen(requests: Requests, metrics: Metrics) -> None
 
 
 @pytest.mark.parametrize("seconds", [0.0, *BUCKETS, 11.0, 1e6])
-def test_every_time_has_its_bucket(requests: Requests, metrics: Metrics, seconds: float) -> None:
-    end(requests, Asked("GET", "/files"), 200, seconds)
+def test_every_duration_falls_into_its_buckets(requests: Requests, metrics: Metrics, seconds: float) -> None:
+    finish(requests, FakeRequest("GET", "/files"), 200, seconds)
     within = {}
     for line in samples(metrics):
         if line.startswith("seekable_http_first_byte_seconds_bucket"):
@@ -98,23 +98,23 @@ def test_every_time_has_its_bucket(requests: Requests, metrics: Metrics, seconds
     assert len(within) == len(BUCKETS) + 1
 
 
-def test_methods_that_nobody_knows_are_one(requests: Requests, metrics: Metrics) -> None:
+def test_unknown_methods_share_one_label(requests: Requests, metrics: Metrics) -> None:
     for method in ("MKCOL", "PROPFIND", "SEARCH"):
-        end(requests, Asked(method, None), 405, 0.001)
+        finish(requests, FakeRequest(method, None), 405, 0.001)
     assert 'seekable_http_requests_total{method="other",route="",status="405"} 3.0' in set(samples(metrics))
 
 
-def test_streams_and_uploads_are_routes_that_there_are() -> None:
-    there = {
+def test_stream_and_upload_routes_exist() -> None:
+    existing = {
         (method, route.path_format)  # type: ignore[attr-defined]
         for route in routes(accounts=True, metrics="local")
         for method in getattr(route, "methods", None) or ()
     }
-    assert {("GET", path) for path in STREAMS} | UPLOADS <= there
-    assert {method for method, _ in there} <= METHODS
+    assert {("GET", path) for path in STREAMS} | UPLOADS <= existing
+    assert {method for method, _ in existing} <= METHODS
 
 
-def test_upkeep_is_counted(metrics: Metrics) -> None:
+def test_scans_hashes_and_backend_calls_are_counted(metrics: Metrics) -> None:
     metrics.scanned(Scanned(7, (Finding("a", Outcome.CREATED), Finding("b", Outcome.SKIPPED, "why"))))
     metrics.scan_ended(failed=False)
     metrics.hashed(4096)

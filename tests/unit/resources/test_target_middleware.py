@@ -1,4 +1,4 @@
-"""Paths of request targets inside /files/: RFC 3986 5.2.4, literal segments only, never out of it."""
+"""Request targets inside /files/: RFC 3986 §5.2.4 for literal segments only, never out of /files/."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ NORMALISED = {
     "/files///a///b": "/files/a/b",
     "/files/a//": "/files/a/",
     "/files//": "/files/",
-    # both, as the clients that resolve dots themselves would have sent it
+    # both, as a client that resolves dot segments itself would send it
     "/files/a//../b": "/files/a/b",
     "/files//../a": "/files/a",
 }
@@ -47,7 +47,7 @@ KEPT = [
     ),
     # out of /files/
     *("/files/..", "/files/../a", "/files/../health", "/files/a/../../b", "/files/a/../..", "/files/./../a"),
-    # encoded
+    # percent-encoded
     *("/files/%2e%2e/a", "/files/a/%2E/b", "/files/a/.%2e/b", "/files/a/../%2e%2e/b", "/files/%2e%2e/../b"),
     *("/files/a%2F..%2Fb", "/files/a%2F%2Fb", "/files/a/%2f/b"),
     # not inside /files/
@@ -64,53 +64,53 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize(("path", "wanted"), NORMALISED.items(), ids=list(NORMALISED))
-def test_literal_segments_are_removed(path: str, wanted: str) -> None:
-    assert normalised(path.encode()).decode() == wanted
-    assert normalised(wanted.encode()).decode() == wanted
+@pytest.mark.parametrize(("path", "expected"), NORMALISED.items(), ids=list(NORMALISED))
+def test_literal_dot_and_empty_segments_are_removed(path: str, expected: str) -> None:
+    assert normalised(path.encode()).decode() == expected
+    assert normalised(expected.encode()).decode() == expected
 
 
 @pytest.mark.parametrize("path", KEPT)
-def test_a_path_is_kept(path: str) -> None:
+def test_path_is_kept_when_outside_files_or_encoded(path: str) -> None:
     assert normalised(path.encode()).decode() == path
 
 
 @given(st.lists(st.sampled_from(["", ".", "..", "a", "%2e", "%2E%2e", "a%2f.."]), max_size=8))
-def test_a_normalised_path_stays_inside_files_or_is_refused(segments: list[str]) -> None:
+def test_normalised_path_stays_inside_files_or_is_unchanged(segments: list[str]) -> None:
     path = normalised(("/files/" + "/".join(segments)).encode())
-    left = path.decode().removeprefix("/files/").split("/")
+    segments_left = path.decode().removeprefix("/files/").split("/")
     assert path.startswith(b"/files/")
-    if {".", ".."} & set(left):  # dots that the rule for names refuses: nothing was removed
-        assert left == segments
+    if {".", ".."} & set(segments_left):  # dot segments that the name rules reject: nothing was removed
+        assert segments_left == segments
     else:
-        assert "" not in left[:-1] or left == segments
+        assert "" not in segments_left[:-1] or segments_left == segments
 
 
-def seen(raw_path: str, root_path: str = "") -> tuple[str, str]:
-    """What the program inside sees: the raw path, and the path that routes and access go by."""
+def received_paths(raw_path: str, root_path: str = "") -> tuple[str, str]:
+    """Return the raw path and the route path that the application receives."""
     scope: dict[str, Any] = {
         "type": "http",
         "raw_path": raw_path.encode(),
         "path": "?",
         "root_path": root_path,
     }
-    found: dict[str, Any] = {}
+    received: dict[str, Any] = {}
 
-    async def inside(scope: Any, receive: Any, send: Any) -> None:
-        found.update(scope)
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        received.update(scope)
 
-    asyncio.run(TargetMiddleware(inside)(scope, None, None))  # type: ignore[arg-type]  # which it only hands on
-    return found["raw_path"].decode(), get_route_path(found)
+    asyncio.run(TargetMiddleware(application)(scope, None, None))  # type: ignore[arg-type]  # passed through unused
+    return received["raw_path"].decode(), get_route_path(received)
 
 
 def test_path_and_raw_path_agree() -> None:
-    assert seen("/files/a/../%C3%A9%20b") == ("/files/%C3%A9%20b", "/files/é b")
-    assert seen("/files/a/../é") == ("/files/é", "/files/é")
+    assert received_paths("/files/a/../%C3%A9%20b") == ("/files/%C3%A9%20b", "/files/é b")
+    assert received_paths("/files/a/../é") == ("/files/é", "/files/é")
 
 
 @pytest.mark.parametrize("root", ["/tv", "/tv ä"])
-def test_a_base_path_may_be_there_or_not(root: str) -> None:
+def test_base_path_is_optional(root: str) -> None:
     raw = {"/tv": "/tv", "/tv ä": "/tv%20%C3%A4"}[root]
-    assert seen(f"{raw}/files/a/../b", root) == (f"{raw}/files/b", "/files/b")
-    assert seen("/files/a/../b", root) == ("/files/b", "/files/b")
-    assert seen(f"{raw}/files/../../b", root) == (f"{raw}/files/../../b", "?")
+    assert received_paths(f"{raw}/files/a/../b", root) == (f"{raw}/files/b", "/files/b")
+    assert received_paths("/files/a/../b", root) == ("/files/b", "/files/b")
+    assert received_paths(f"{raw}/files/../../b", root) == (f"{raw}/files/../../b", "?")

@@ -1,4 +1,4 @@
-"""A library of very many files, and the program over it in this process, where it can be watched."""
+"""Libraries of thousands of empty films, and a server over one in this process, for a test to observe."""
 
 import threading
 import time
@@ -20,8 +20,8 @@ from tests.support import Server, running
 from tests.support.beneath import beneath
 
 
-class Crowd:
-    """A library of empty films."""
+class LargeLibrary:
+    """A library of empty films, written straight into the storage."""
 
     def __init__(self, settings: Settings, paths: Iterable[str]) -> None:
         self.settings = settings
@@ -30,39 +30,39 @@ class Crowd:
 
 
 @contextmanager
-def filled(folder: Path, paths: Iterable[str], **library: object) -> Iterator[Server]:
-    """A server over a library of empty films, which need not be uploaded and deleted one by one."""
-    beneath(Server(folder, **library)).fill(paths)
-    with running(folder, **library) as server:
+def run_with_films(folder: Path, paths: Iterable[str], **settings: object) -> Iterator[Server]:
+    """Run a server over a library of empty films, written straight into the storage."""
+    beneath(Server(folder, **settings)).fill(paths)
+    with running(folder, **settings) as server:
         yield server
 
 
-class Watch:
-    """How many pages were asked of the storage. Before the one of number `fail_at` the database breaks."""
+class PageCounter:
+    """Counts the pages that the server reads from the storage; breaks the database before page `fail_at`."""
 
-    def __init__(self, crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, library: LargeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pages = 0
         self.fail_at: int | None = None
-        self._harm = ExitStack()
-        send_request = ThreadedStorage.page
+        self._failure = ExitStack()
+        read_page = ThreadedStorage.page
 
-        async def page(storage: ThreadedStorage, *what: object, **more: object) -> Page:
+        async def page(storage: ThreadedStorage, *arguments: object, **options: object) -> Page:
             self.pages += 1
             if self.pages == self.fail_at:
-                self._harm.enter_context(crowd.beneath.broken())
-            return await send_request(storage, *what, **more)
+                self._failure.enter_context(library.beneath.broken())
+            return await read_page(storage, *arguments, **options)
 
         monkeypatch.setattr(ThreadedStorage, "page", page)
 
-    def mend(self) -> None:
-        self._harm.close()
+    def repair(self) -> None:
+        self._failure.close()
 
 
 @contextmanager
-def serving(crowd: Crowd) -> Iterator[int]:
-    """The port of a real server over it."""
+def serve_in_process(library: LargeLibrary) -> Iterator[int]:
+    """Run a real server over the library in a thread of this process, and yield its port."""
     config = Config(
-        create_app(crowd.settings),  # type: ignore[arg-type]  # uvicorn takes it, as well as its name
+        create_app(library.settings),  # type: ignore[arg-type]  # uvicorn accepts an application
         limits=Limits(head_size=65536, head=10, body=30, body_rate=1024, reader=60, idle=5),
         connections=ConnectionLimits(per_peer=1000, in_all=None, exempt=()),
         sendfile=True,
