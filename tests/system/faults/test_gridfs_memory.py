@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import Server, mongo, running
-from tests.system.soak.memory import form, get, peak, put, slow_readers
+from tests.system.soak.memory import get, peak, post_form, put, slow_readers
 
 SIZE = 144
 LIMIT = 48  # of which a heap that has grown takes a part
@@ -29,7 +29,7 @@ def test_a_long_file_up_and_down(server: Server) -> None:
         http.get("/files/small.bin").raise_for_status()
     peak(server)
     idle = server.rss() / (1 << 20)
-    for move in (put, form, get):
+    for move in (put, post_form, get):
         move(server, SIZE)
         assert peak(server) < idle + LIMIT, move.__name__
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import Server, running
-from tests.system.soak.memory import form, peak, put
+from tests.system.soak.memory import peak, post_form, put
 
 SIZE = 128
 LIMIT = 10
@@ -29,7 +29,7 @@ def test_a_long_upload_takes_no_more_memory_than_a_short_one(server: Server) -> 
         return peak(server) - idle
 
     put(server, 4, "first.bin")
-    for move in (put, form):
+    for move in (put, post_form):
         assert growth(lambda move=move: move(server, SIZE)) <= LIMIT, move.__name__  # type: ignore[misc]
     with ThreadPoolExecutor(AT_ONCE) as clients:
         names = [f"{number}.bin" for number in range(AT_ONCE)]

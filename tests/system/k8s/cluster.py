@@ -1,4 +1,4 @@
-"""What Helm takes for a cluster: an API server that accepts everything and remembers it."""
+"""A fake Kubernetes API server for Helm, which accepts and records every object."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 Manifest = dict[str, Any]
 
-# The kinds that the chart has, and their plural in a path. An unknown one is not found, and so Helm fails.
+# The kinds of the chart's objects, with their plurals in paths. Others get 404, so that Helm fails.
 KINDS = {
     "v1": {
         "Secret": "secrets",
@@ -26,7 +26,7 @@ KINDS = {
 
 
 class Cluster(ThreadingHTTPServer):
-    """`objects` are what was made, as it was sent, in order."""
+    """The API server. `objects` has every created object as sent, in order."""
 
     daemon_threads = True
 
@@ -41,7 +41,7 @@ class Cluster(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet, or each answer takes the 40 ms of a delayed acknowledgement
+    wbufsize = -1  # head and body in one packet: otherwise each response waits 40 ms for a delayed ACK
     server: Cluster
 
     def do_GET(self) -> None:
@@ -49,22 +49,24 @@ class _Handler(BaseHTTPRequestHandler):
         found = _discovery(path)
         if found is None and path.endswith("/secrets"):
             found = {"kind": "SecretList", "apiVersion": "v1", "metadata": {}, "items": []}
-        self._answer(200 if found else 404, found or _status(404, "NotFound"))
+        self._respond(200 if found else 404, found or _status(404, "NotFound"))
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers["content-type"] != "application/json":  # Helm's own notes, in Protocol Buffers
-            self._answer(201, {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "release"}})
+        if (
+            self.headers["content-type"] != "application/json"
+        ):  # Helm's own release record, in Protocol Buffers
+            self._respond(201, {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "release"}})
             return
-        made = json.loads(body)
-        self.server.objects.append(made)
-        self._answer(201, made)
+        created = json.loads(body)
+        self.server.objects.append(created)
+        self._respond(201, created)
 
     def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
-        self._answer(200, {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "release"}})
+        self._respond(200, {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "release"}})
 
-    def _answer(self, status: int, body: object) -> None:
+    def _respond(self, status: int, body: object) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")

@@ -13,7 +13,7 @@ from tests.system.k8s.installed import Installed, environment_of
 @pytest.fixture(scope="session")
 def helm() -> Iterator[Helm]:
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        lacks("the package with Helm's code is for Linux on x86-64")
+        lacks("Helm's package runs only on Linux on x86-64")
     helm = Helm()
     yield helm
     helm.close()
@@ -21,5 +21,5 @@ def helm() -> Iterator[Helm]:
 
 @pytest.fixture(params=ENVIRONMENTS)
 def installed(request: pytest.FixtureRequest, helm: Helm) -> Installed:
-    """Each of the environments."""
+    """The chart, installed with the values of each environment."""
     return environment_of(helm, request.param)

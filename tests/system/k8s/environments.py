@@ -1,4 +1,4 @@
-"""The values that the chart is tried with."""
+"""Values that the tests install the chart with."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tests.system.k8s.helm import Values, environment
 
 PASSWORD: Values = {"mongodb": {"password": "aGoodOne"}}
 
-# All that can be said, where the other environments say nothing.
+# Every value that the other environments leave at its default.
 EVERYTHING: Values = {
     "image": {"repository": "registry.example.org/seekable", "tag": "1", "pullSecrets": ["registry"]},
     "access": "open",
@@ -63,22 +63,22 @@ ENVIRONMENTS: dict[str, Values] = {
 
 
 def films(**more: Any) -> Values:
-    """Values of storage `filesystem`."""
+    """Return values for storage `filesystem`."""
     return {"storage": "filesystem", "filesystem": more}
 
 
 POSTGRESQL: Values = {"database": "postgresql", "databaseUrl": "postgresql://db/films"}
 
-# Values that are refused, and what the refusal names.
+# Invalid values, and words of the chart's error message.
 REFUSED: dict[str, tuple[Values, str]] = {
     "SQLite with three replicas": (films(accessMode="ReadWriteMany"), "SQLite is for one"),
     "SQLite with two replicas": ({"replicas": 2, **films()}, "SQLite is for one"),
     "a volume of one node with three replicas": (films(**POSTGRESQL), "needs a volume that is ReadWriteMany"),
-    "PostgreSQL nowhere": (
+    "PostgreSQL without a URL": (
         films(database="postgresql", accessMode="ReadWriteMany"),
         "Say where PostgreSQL is",
     ),
-    "SQLite elsewhere": (
+    "SQLite with a URL of PostgreSQL": (
         {"replicas": 1, **films(databaseUrl="postgresql://db/films")},
         "With filesystem.database=sqlite",
     ),
@@ -95,12 +95,12 @@ REFUSED: dict[str, tuple[Values, str]] = {
         "may hold a password",
     ),
     # By the schema:
-    "a value that there is not": ({**PASSWORD, "replicaCount": 2}, "replicaCount"),
-    "one that there is not within another": ({**PASSWORD, "ingress": {"hosts": ["a.b"]}}, "hosts"),
-    "no replica": ({**PASSWORD, "replicas": 0}, "replicas"),
+    "an unknown value": ({**PASSWORD, "replicaCount": 2}, "replicaCount"),
+    "an unknown value within another": ({**PASSWORD, "ingress": {"hosts": ["a.b"]}}, "hosts"),
+    "zero replicas": ({**PASSWORD, "replicas": 0}, "replicas"),
     "access for this machine only": ({**PASSWORD, "access": "loopback"}, "access"),
     "a password that no URL can hold": ({"mongodb": {"password": "p@ss/word"}}, "password"),
-    "two nodes, of which none can be lost": ({"mongodb": {"password": "a", "nodes": 2}}, "nodes"),
+    "two nodes, which survive no failure": ({"mongodb": {"password": "a", "nodes": 2}}, "nodes"),
     "a host with a scheme": (
         {**PASSWORD, "ingress": {"enabled": True, "host": "https://a.b"}},
         "ingress/host",

@@ -1,4 +1,4 @@
-"""Helm's own code, in a process of its own: a library in Go has threads, and no fork likes those."""
+"""Helm's own code in a separate process: its Go library starts threads, which do not survive a fork."""
 
 import asyncio
 import contextlib
@@ -18,11 +18,11 @@ Values = dict[str, Any]
 
 
 class Refused(Exception):
-    """Helm did not do it; the message is what it said."""
+    """Helm refused a request. The message is Helm's."""
 
 
 class Helm:
-    """One process that does what it is asked, a line of JSON for each."""
+    """A process that runs Helm's operations, one per line of JSON."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -33,38 +33,41 @@ class Helm:
         self._process.communicate(timeout=20)
 
     def lint(self, values: Values, folder: Path) -> list[dict[str, Any]]:
-        """What it says of the chart with these values. They are no option: a copy in `folder` has them."""
+        """Return Helm's messages on the chart with these values, from a copy of the chart in `folder`.
+
+        Helm's lint has no option for values.
+        """
         copy = folder / "seekable"
         shutil.copytree(CHART, copy)
-        (copy / "values.yaml").write_text(yaml.safe_dump(merged(defaults(), values)))
-        answer: list[dict[str, Any]] = self._ask(do="lint", chart=str(copy))["Messages"]
-        return answer
+        (copy / "values.yaml").write_text(yaml.safe_dump(merge(defaults(), values)))
+        response: list[dict[str, Any]] = self._request(do="lint", chart=str(copy))["Messages"]
+        return response
 
     def package(self, folder: Path) -> Path:
-        return Path(self._ask(do="package", chart=str(CHART), folder=str(folder)))
+        return Path(self._request(do="package", chart=str(CHART), folder=str(folder)))
 
     def install(
         self, server: str, values: Values, *, name: str = "seekable", namespace: str = "default"
     ) -> dict[str, Any]:
-        """Into the cluster whose API is there; the release, as Helm tells of it."""
-        release: dict[str, Any] = self._ask(
+        """Install the chart into the cluster with this API URL, and return Helm's release."""
+        release: dict[str, Any] = self._request(
             do="install", chart=str(CHART), server=server, values=values, name=name, namespace=namespace
         )
         return release
 
-    def _ask(self, **request: object) -> Any:
+    def _request(self, **request: object) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        if "error" in answer:
-            raise Refused(answer["error"])
-        return answer["result"]
+        response = json.loads(self._process.stdout.readline())
+        if "error" in response:
+            raise Refused(response["error"])
+        return response["result"]
 
 
 def environment(name: str) -> Values:
-    """The values of a file beside the chart's own: `minikube` is values-minikube.yaml."""
+    """Return the values of a file of the chart: `minikube` is values-minikube.yaml."""
     values: Values = yaml.safe_load((CHART / f"values-{name}.yaml").read_text())
     return values
 
@@ -74,13 +77,13 @@ def defaults() -> Values:
     return values
 
 
-def merged(under: Values, over: Values) -> Values:
-    """As Helm does it: maps are merged, all else is replaced."""
-    both = dict(under)
-    for name, value in over.items():
-        old = both.get(name)
-        both[name] = merged(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
-    return both
+def merge(base: Values, overrides: Values) -> Values:
+    """Merge values as Helm does: maps are merged, other values are replaced."""
+    result = dict(base)
+    for name, value in overrides.items():
+        old = result.get(name)
+        result[name] = merge(old, value) if isinstance(value, dict) and isinstance(old, dict) else value
+    return result
 
 
 def _kubeconfig(server: str) -> str:
@@ -96,7 +99,7 @@ def _kubeconfig(server: str) -> str:
     )
 
 
-async def _do(request: dict[str, Any]) -> object:
+async def _run(request: dict[str, Any]) -> object:
     from helm_sdkpy import Configuration, Install, Lint, Package
 
     config = Configuration(
@@ -115,16 +118,16 @@ async def _do(request: dict[str, Any]) -> object:
 
 
 def main() -> None:
-    # Go writes into descriptor 1 as well.
+    # Helm's Go code also writes to file descriptor 1.
     responses = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         try:
-            answer = {"result": asyncio.run(_do(json.loads(line)))}
+            response = {"result": asyncio.run(_run(json.loads(line)))}
         except Exception as error:
-            answer = {"error": str(error)}
+            response = {"error": str(error)}
         with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(answer), file=responses, flush=True)
+            print(json.dumps(response), file=responses, flush=True)
 
 
 if __name__ == "__main__":

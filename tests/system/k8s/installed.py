@@ -1,4 +1,4 @@
-"""What Helm made of the chart."""
+"""The objects that Helm creates from the chart."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +12,7 @@ from tests.system.k8s.helm import Helm, Values
 
 @dataclass(frozen=True)
 class Installed:
-    """What Helm sent to the cluster, and what it prints as a manifest and for its user."""
+    """A release: the objects sent to the cluster, Helm's manifest, and its notes for the user."""
 
     objects: list[Manifest]
     manifest: list[Manifest]
@@ -29,12 +29,12 @@ class Installed:
         return [o["spec"]["template"] for o in (*self.kinds("Deployment"), *self.kinds("StatefulSet"))]
 
     def selected(self, labels: dict[str, str]) -> list[Manifest]:
-        """The pods that have these."""
+        """Return the pods that have all of these labels."""
         return [pod for pod in self.pods if labels.items() <= pod["metadata"]["labels"].items()]
 
     @property
     def server(self) -> Manifest:
-        """The pod of Seekable."""
+        """The pod specification of Seekable."""
         pod: Manifest = self.of("Deployment")["spec"]["template"]["spec"]
         return pod
 
@@ -53,5 +53,5 @@ def install(helm: Helm, values: Values, **more: str) -> Installed:
 
 @cache
 def environment_of(helm: Helm, name: str) -> Installed:
-    """One of ENVIRONMENTS, installed once."""
+    """Install the chart with the values of an environment, once per process."""
     return install(helm, ENVIRONMENTS[name])

@@ -1,4 +1,4 @@
-"""compose.yaml: what the specification of Compose files and this program's settings say of it."""
+"""compose.yaml is valid by the Compose specification, and its settings by the server's."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ import yaml
 
 from app.server.serving import GRACE_S
 from app.settings import Settings, load, misspelt
-from tests.system.k8s.test_image import of
+from tests.system.k8s.test_image import arguments_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,13 +27,13 @@ def services(profile: str) -> dict[str, dict[str, Any]]:
 
 
 def server(profile: str) -> dict[str, Any]:
-    """The one that is Seekable."""
+    """Return the service of Seekable."""
     (found,) = [s for s in services(profile).values() if s["image"] == "seekable"]
     return found
 
 
 def schema() -> dict[str, Any]:
-    """That of the specification, in a package that is a program: it is not imported."""
+    """Return the JSON schema of Compose files. Its package is a command, and is not imported."""
     package = importlib.util.find_spec("check_jsonschema")
     assert package is not None
     assert package.origin is not None
@@ -42,25 +42,25 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def test_it_is_a_compose_file() -> None:
+def test_compose_file_is_valid() -> None:
     jsonschema.validate(compose(), schema())
 
 
-def test_a_fault_in_it_would_be_noticed() -> None:
+def test_validation_reports_planted_fault() -> None:
     file = compose()
     file["services"]["mongodb"]["health_check"] = {}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(file, schema())
 
 
-def test_it_has_two_profiles_and_nothing_runs_without_one() -> None:
+def test_compose_file_has_two_profiles_and_no_service_without_one() -> None:
     assert set(services("filesystem")) == {"filesystem"}
     assert set(services("mongodb")) == {"gridfs", "mongodb"}
     assert len(compose()["services"]) == 3
 
 
 @pytest.mark.parametrize("profile", ["filesystem", "mongodb"])
-def test_its_settings_are_ones_that_the_server_takes(
+def test_settings_are_accepted_by_server(
     profile: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings = server(profile)["environment"]
@@ -74,27 +74,27 @@ def test_its_settings_are_ones_that_the_server_takes(
 
 
 @pytest.mark.parametrize("profile", ["filesystem", "mongodb"])
-def test_only_this_machine_is_let_in_until_somebody_says_otherwise(profile: str) -> None:
+def test_port_is_published_on_loopback_by_default(profile: str) -> None:
     (port,) = server(profile)["ports"]
     assert re.fullmatch(r"\$\{SEEKABLE_PUBLISH:-127\.0\.0\.1:8000\}:8000", port)
     assert all("ports" not in s for s in services(profile).values() if s["image"] != "seekable")
 
 
 @pytest.mark.parametrize("profile", ["filesystem", "mongodb"])
-def test_it_may_do_no_more_than_it_needs(profile: str) -> None:
+def test_containers_have_no_privileges(profile: str) -> None:
     for service in services(profile).values():
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
     assert server(profile)["read_only"] is True
 
 
-def test_it_is_not_killed_before_it_has_ended() -> None:
+def test_grace_period_is_longer_than_shutdown() -> None:
     seconds = int(server("filesystem")["stop_grace_period"].removesuffix("s"))
     assert seconds > Settings.model_fields["shutdown_timeout"].default + GRACE_S
 
 
-def test_every_volume_is_declared_and_used_and_the_films_are_where_the_image_has_them() -> None:
+def test_volumes_are_declared_and_films_are_at_volume_of_image() -> None:
     used = [v.split(":") for s in compose()["services"].values() for v in s.get("volumes", [])]
     assert sorted(name for name, _ in used) == sorted(compose()["volumes"])
-    (target,) = json.loads(of("VOLUME")[0])
+    (target,) = json.loads(arguments_of("VOLUME")[0])
     assert ["films", target] in used

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it goes without a container engine: its promises, and its steps done by hand."""
+"""The Dockerfile, without a container engine: its instructions, and its steps run by hand."""
 
 import json
 import os
@@ -26,19 +26,20 @@ HASHED = {"--require-hashes", "--only-binary"}
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Each instruction and its arguments, with continued lines joined and comments left out."""
+    """Return each instruction with its arguments, continued lines joined, without comments."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
     text = re.sub(r"\\\n\s*", "", "\n".join(lines))
     words = (line.partition(" ") for line in text.splitlines() if line)
     return [(instruction, arguments.strip()) for instruction, _, arguments in words]
 
 
-def of(name: str) -> list[str]:
+def arguments_of(name: str) -> list[str]:
+    """Return the arguments of each instruction with this name."""
     return [arguments for instruction, arguments in instructions() if instruction == name]
 
 
 def last_stage() -> dict[str, str]:
-    """What the image is made by."""
+    """Return the last value of each instruction in the stage that becomes the image."""
     everything = instructions()
     begin = max(i for i, (instruction, _) in enumerate(everything) if instruction == "FROM")
     return dict(everything[begin:])
@@ -50,74 +51,74 @@ def environment() -> dict[str, str]:
 
 
 def command(text: str) -> list[str]:
-    """Of the exec form, which needs no shell."""
+    """Return the words of an exec form, which needs no shell."""
     words: list[str] = json.loads(text)
     return words
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Names and versions of a lock file, with their hashes."""
+    """Return the version and hashes of each package in a lock file, by name."""
     text = (ROOT / lock).read_text().replace("\\\n", "")
     lines = (line.split("==", 1) for line in text.splitlines() if "==" in line)
     return {name: " ".join(rest.split()) for name, rest in lines}
 
 
-def test_it_runs_as_somebody_who_is_not_root_by_number() -> None:
+def test_image_runs_as_numeric_user_other_than_root() -> None:
     user, group = last_stage()["USER"].split(":")
     assert int(user) > 0
     assert int(group) > 0
-    assert f"--owner={user} --group={group}" in of("RUN")[-1]
+    assert f"--owner={user} --group={group}" in arguments_of("RUN")[-1]
 
 
-def test_nothing_is_installed_whose_hash_is_not_known() -> None:
+def test_every_installed_package_has_a_hash() -> None:
     steps = [
         step
-        for text in of("RUN")
+        for text in arguments_of("RUN")
         for step in re.split(r"&&|;|\|", text)
         if " install " in step and "pip" in step
     ]
     assert len(steps) == 3
     for step in steps:
         words = set(shlex.split(step))
-        ours = words >= {"--no-deps", "--no-index", "dist/*.whl"}
-        assert ours or words >= HASHED
+        is_own_wheel = words >= {"--no-deps", "--no-index", "dist/*.whl"}
+        assert is_own_wheel or words >= HASHED
     for lock in re.findall(r"-r (\S+)", " ".join(steps)):
         assert all("--hash=sha256:" in rest for rest in pins(lock).values())
 
 
 @pytest.mark.parametrize("lock", ["deploy/image.lock", "deploy/build.lock"])
-def test_its_versions_are_those_that_were_tested(lock: str) -> None:
-    """If this fails: make lock."""
+def test_image_has_versions_of_tested_lock_file(lock: str) -> None:
+    """If this fails, run `make lock`."""
     assert pins(lock)
     assert pins(lock).items() <= pins("requirements.lock").items()
 
 
-def test_it_has_all_that_the_program_needs_and_nothing_of_the_tests() -> None:
+def test_image_has_dependencies_of_program_and_no_test_packages() -> None:
     project = (ROOT / "pyproject.toml").read_text()
-    wanted = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
-    assert wanted is not None
-    names = {re.split(r"[\[>=]", name)[0] for name in re.findall(r'"(\S+)"', wanted[1])}
-    have = pins("deploy/image.lock").keys()
-    assert {name.split("[")[0] for name in names} <= {name.split("[")[0] for name in have}
-    assert not {"pytest", "ruff", "mypy", "hatchling", "playwright"} & have
+    dependencies = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
+    assert dependencies is not None
+    names = {re.split(r"[\[>=]", name)[0] for name in re.findall(r'"(\S+)"', dependencies[1])}
+    locked = pins("deploy/image.lock").keys()
+    assert {name.split("[")[0] for name in names} <= {name.split("[")[0] for name in locked}
+    assert not {"pytest", "ruff", "mypy", "hatchling", "playwright"} & locked
 
 
-def test_what_it_copies_is_there_and_not_ignored() -> None:
-    kept = re.findall(r"^!(.+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
-    sources = [word for text in of("COPY") if "--from" not in text for word in text.split()[:-1]]
+def test_copied_files_exist_and_are_not_ignored() -> None:
+    included = re.findall(r"^!(.+)", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    sources = [word for text in arguments_of("COPY") if "--from" not in text for word in text.split()[:-1]]
     assert sources
     for source in sources:
         assert (ROOT / source).exists()
-        assert any(fnmatch(source, pattern) for pattern in kept)
+        assert any(fnmatch(source, pattern) for pattern in included)
 
 
-def test_no_upload_could_be_taken_for_settings() -> None:
+def test_working_directory_is_outside_library() -> None:
     assert last_stage()["WORKDIR"] == "/"
     assert command(last_stage()["VOLUME"]) == [environment()["SEEKABLE_FILES_DIR"]]
 
 
-def test_it_is_no_registry_that_is_named() -> None:
-    assert [re.fullmatch(r"[a-z]+:\S+( AS \w+)?", source) is not None for source in of("FROM")] == [
+def test_base_images_name_no_registry() -> None:
+    assert [re.fullmatch(r"[a-z]+:\S+( AS \w+)?", source) is not None for source in arguments_of("FROM")] == [
         True,
         True,
     ]
@@ -125,36 +126,37 @@ def test_it_is_no_registry_that_is_named() -> None:
 
 @dataclass(frozen=True)
 class Container:
-    """What runs the image's commands as its user, where only `data` can be written."""
+    """Runs the image's commands as its user, in a mount namespace where only `data` is writable."""
 
     binaries: Path
     data: Path
     log: Path
     settings: dict[str, str]
 
-    def words(self, *command: str) -> list[str]:
+    def command_line(self, *command: str) -> list[str]:
+        """Return the command line that runs a command in the container."""
         user, group = last_stage()["USER"].split(":")
-        # The Python of this machine may be where only root can read. With this bit access(2) knows, too.
+        # Only root may be able to read this machine's Python. The secure bit makes access(2) agree.
         read = "+dac_read_search"
         become = f"--reuid={user} --regid={group} --clear-groups --no-new-privs --securebits=+no_setuid_fixup"
         caps = f"--inh-caps=-all,{read} --ambient-caps=-all,{read} --bounding-set=-all,{read}"
-        place = last_stage()["WORKDIR"]
-        alone = f"mount --bind {self.data} {self.data} && mount -o remount,bind,ro / && cd {place}"
-        inside = ["setpriv", *become.split(), *caps.split(), *command]
-        return ["unshare", "--mount", "sh", "-c", f'{alone} && exec "$@"', "sh", *inside]
+        workdir = last_stage()["WORKDIR"]
+        isolate = f"mount --bind {self.data} {self.data} && mount -o remount,bind,ro / && cd {workdir}"
+        unprivileged = ["setpriv", *become.split(), *caps.split(), *command]
+        return ["unshare", "--mount", "sh", "-c", f'{isolate} && exec "$@"', "sh", *unprivileged]
 
     def environment(self, **more: str) -> dict[str, str]:
         path = f"{self.binaries}:{os.environ['PATH']}"
-        ours = environment() | {"SEEKABLE_FILES_DIR": str(self.data), "SEEKABLE_HOST": "127.0.0.1"}
-        return {**ours, "PATH": path, **self.settings, **more}
+        image = environment() | {"SEEKABLE_FILES_DIR": str(self.data), "SEEKABLE_HOST": "127.0.0.1"}
+        return {**image, "PATH": path, **self.settings, **more}
 
     @contextmanager
     def running(self) -> Iterator[int]:
-        """Its port."""
-        command_line = [*command(last_stage()["ENTRYPOINT"]), *command(last_stage()["CMD"])]
+        """Run the image's command, and yield the server's port."""
+        words = [*command(last_stage()["ENTRYPOINT"]), *command(last_stage()["CMD"])]
         with self.log.open("wb") as log:
             process = subprocess.Popen(
-                self.words(*command_line),
+                self.command_line(*words),
                 env=self.environment(SEEKABLE_PORT="0"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -175,11 +177,11 @@ class Container:
         raise AssertionError(self.log.read_text())
 
     def health(self, port: int) -> int:
-        """The exit status of the health check."""
+        """Run the image's health check, and return its exit status."""
         check = re.search(r"CMD (\[.*\])", last_stage()["HEALTHCHECK"])
         assert check is not None
         return subprocess.run(
-            self.words(*command(check[1])),
+            self.command_line(*command(check[1])),
             env=self.environment(SEEKABLE_PORT=str(port)),
             stderr=subprocess.DEVNULL,
         ).returncode
@@ -195,28 +197,32 @@ def container(folder: Path, binaries: Path, **settings: str) -> Container:
     return Container(binaries, data, folder / "log", settings)
 
 
-def serves(container: Container) -> None:
-    """That it takes a film, is healthy as long as it runs, and can write nowhere else."""
+def check_serves(container: Container) -> None:
+    """Check that the server stores a film, is healthy while it runs, and can write nowhere else."""
     with container.running() as port:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
             assert client.put("/files/film.mp4", content=b"film").status_code == 201
             assert client.get("/files/film.mp4").content == b"film"
         assert container.health(port) == 0
         container.log.chmod(0o666)
-        written = run(*container.words("touch", str(container.log)), check=False)
+        written = run(*container.command_line("touch", str(container.log)), check=False)
         assert "Read-only file system" in written.stderr
     assert (container.data / "film.mp4").stat().st_uid == int(last_stage()["USER"].split(":")[0])
     assert container.health(port) == 1
 
 
-def test_its_commands_work_as_its_user_where_only_the_films_can_be_written(tmp_path: Path) -> None:
-    serves(container(tmp_path, Path(sys.executable).parent, SEEKABLE_ACCESS="open"))
+def test_image_serves_as_its_user_when_only_library_is_writable(tmp_path: Path) -> None:
+    check_serves(container(tmp_path, Path(sys.executable).parent, SEEKABLE_ACCESS="open"))
 
 
-def test_it_lets_in_nobody_until_somebody_says_whom(tmp_path: Path) -> None:
-    here = container(tmp_path, Path(sys.executable).parent, SEEKABLE_HOST="0.0.0.0")
+def test_image_refuses_to_start_without_access_setting(tmp_path: Path) -> None:
+    isolated = container(tmp_path, Path(sys.executable).parent, SEEKABLE_HOST="0.0.0.0")
     done = subprocess.run(
-        here.words("seekable", "serve"), env=here.environment(), capture_output=True, text=True, timeout=60
+        isolated.command_line("seekable", "serve"),
+        env=isolated.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 1
     assert "SEEKABLE_ACCESS" in done.stderr
@@ -224,9 +230,9 @@ def test_it_lets_in_nobody_until_somebody_says_whom(tmp_path: Path) -> None:
 
 @pytest.mark.campaign
 @pytest.mark.timeout(600)
-def test_its_steps_make_what_runs(tmp_path: Path) -> None:
-    """All of it, by hand: the build stage's steps in a folder in place of the root."""
-    source, place = tmp_path / "src", tmp_path / "opt"
+def test_steps_of_build_produce_working_server(tmp_path: Path) -> None:
+    """Runs every step of the build stage by hand, in a folder instead of the root."""
+    source, target_root = tmp_path / "src", tmp_path / "opt"
     source.mkdir()
     for instruction, arguments in instructions():
         if instruction == "COPY" and "--from" not in arguments:
@@ -236,8 +242,8 @@ def test_its_steps_make_what_runs(tmp_path: Path) -> None:
                 to.parent.mkdir(parents=True, exist_ok=True)
                 (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, to)
         elif instruction == "RUN" and "/opt/" in arguments:
-            step = arguments.replace("/opt/", f"{place}/").replace("python -m", f"{sys.executable} -m")
+            step = arguments.replace("/opt/", f"{target_root}/").replace("python -m", f"{sys.executable} -m")
             done = subprocess.run(["sh", "-c", step], cwd=source, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
-    assert not (place / "seekable" / "bin" / "pip").exists()
-    serves(container(tmp_path / "here", place / "seekable" / "bin", SEEKABLE_ACCESS="open"))
+    assert not (target_root / "seekable" / "bin" / "pip").exists()
+    check_serves(container(tmp_path / "container", target_root / "seekable" / "bin", SEEKABLE_ACCESS="open"))

@@ -1,4 +1,4 @@
-"""What the manifests of the chart promise: they fit each other, the server, and what is asked of pods."""
+"""The chart's manifests fit each other, the server's settings, and the rules for pods."""
 
 import re
 from collections.abc import Iterator
@@ -15,16 +15,16 @@ from tests.system.k8s.helm import Helm, Values, environment
 from tests.system.k8s.installed import Installed, environment_of, install
 
 
-def test_what_is_named_is_there(installed: Installed) -> None:
-    """But for what the values say that somebody else made."""
-    there = {(o["kind"], o["metadata"]["name"]) for o in installed.objects}
-    theirs = {("Secret", "mine"), ("Secret", "seekable"), ("PersistentVolumeClaim", "films")}
+def test_pods_refer_to_existing_objects(installed: Installed) -> None:
+    """Besides the objects that the values declare as created by the user."""
+    created = {(o["kind"], o["metadata"]["name"]) for o in installed.objects}
+    external = {("Secret", "mine"), ("Secret", "seekable"), ("PersistentVolumeClaim", "films")}
     for pod in installed.pods:
-        assert set(_named(pod["spec"])) <= there | theirs
+        assert set(_references(pod["spec"])) <= created | external
 
 
-def _named(pod: Any) -> Iterator[tuple[str, str]]:
-    """The kinds and names of what a pod takes from elsewhere."""
+def _references(pod: Any) -> Iterator[tuple[str, str]]:
+    """Yield the kind and name of each object that a pod refers to."""
     kinds = {
         "configMapRef": "ConfigMap",
         "configMap": "ConfigMap",
@@ -38,13 +38,13 @@ def _named(pod: Any) -> Iterator[tuple[str, str]]:
             if key in kinds:
                 yield kinds[key], value.get("name") or value.get("secretName") or value["claimName"]
             else:
-                yield from _named(value)
+                yield from _references(value)
     elif isinstance(pod, list):
         for value in pod:
-            yield from _named(value)
+            yield from _references(value)
 
 
-def test_each_service_leads_to_one_kind_of_pod_and_a_port_of_it(installed: Installed) -> None:
+def test_each_service_selects_one_pod_template_and_its_port(installed: Installed) -> None:
     for service in installed.kinds("Service"):
         (pod,) = installed.selected(service["spec"]["selector"])
         ports = {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
@@ -55,8 +55,8 @@ def test_each_service_leads_to_one_kind_of_pod_and_a_port_of_it(installed: Insta
             assert len(installed.selected(selector["matchLabels"])) == 1
 
 
-def test_no_pod_may_do_more_than_it_needs(installed: Installed) -> None:
-    """What the Pod Security Standard "restricted" asks for, and a root file system that cannot be written."""
+def test_pods_meet_restricted_security_standard(installed: Installed) -> None:
+    """The Pod Security Standard "restricted", and a read-only root file system."""
     for pod in installed.pods:
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -73,43 +73,41 @@ def test_no_pod_may_do_more_than_it_needs(installed: Installed) -> None:
             assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
-def test_no_password_is_where_everybody_reads(installed: Installed) -> None:
+def test_passwords_are_only_in_secrets(installed: Installed) -> None:
     public = [o for o in installed.objects if o["kind"] != "Secret"]
     assert "secret@" not in str(public)
     assert "aGoodOne" not in str(public)
 
 
-def test_a_pod_is_not_killed_before_the_server_has_ended(installed: Installed) -> None:
+def test_grace_period_is_longer_than_shutdown(installed: Installed) -> None:
     (container,) = installed.server["containers"]
-    word, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert word == "sleep"
+    command, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
     waits = ("SEEKABLE_SHUTDOWN_DELAY", "SEEKABLE_SHUTDOWN_TIMEOUT")
     needed = int(seconds) + sum(int(installed.settings[wait]) for wait in waits) + GRACE_S
     assert installed.server["terminationGracePeriodSeconds"] > needed
 
 
-def test_two_never_share_an_sqlite_or_wait_for_one_volume(installed: Installed) -> None:
+def test_deployment_is_recreated_when_volume_has_one_writer(installed: Installed) -> None:
     strategy = installed.of("Deployment")["spec"]["strategy"]["type"]
     claims = installed.kinds("PersistentVolumeClaim")
-    alone = any(claim["spec"]["accessModes"] != ["ReadWriteMany"] for claim in claims)
-    assert strategy == ("Recreate" if alone else "RollingUpdate")
-    if alone:
+    single_writer = any(claim["spec"]["accessModes"] != ["ReadWriteMany"] for claim in claims)
+    assert strategy == ("Recreate" if single_writer else "RollingUpdate")
+    if single_writer:
         assert installed.of("Deployment")["spec"]["replicas"] == 1
 
 
 @pytest.mark.parametrize(
     ("name", "setting"), [("kong", "SEEKABLE_MONGODB_URL"), ("filesystem", "SEEKABLE_DATABASE_URL")]
 )
-def test_a_secret_without_the_database_keeps_the_pod_from_starting(
-    helm: Helm, name: str, setting: str
-) -> None:
+def test_database_url_is_a_required_secret_key(helm: Helm, name: str, setting: str) -> None:
     (container,) = environment_of(helm, name).server["containers"]
     assert container["env"] == [
         {"name": setting, "valueFrom": {"secretKeyRef": {"name": "seekable", "key": setting}}}
     ]
 
 
-def test_the_settings_are_ones_that_the_server_knows(
+def test_settings_are_known_to_server(
     installed: Installed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (container,) = installed.server["containers"]
@@ -123,14 +121,14 @@ def test_the_settings_are_ones_that_the_server_knows(
     assert load().access in ("accounts", "open")
 
 
-def test_the_settings_and_probes_work_with_the_real_server(helm: Helm, tmp_path: Path) -> None:
+def test_settings_and_probes_work_with_real_server(helm: Helm, tmp_path: Path) -> None:
     values = environment("one") | {"ingress": environment("minikube")["ingress"], "access": "open"}
     found = install(helm, values)
     settings = {name.removeprefix("SEEKABLE_").lower(): value for name, value in found.settings.items()}
     (container,) = found.server["containers"]
     assert container["args"] == ["serve"]
     assert {"name": "films", "mountPath": settings["files_dir"]} in container["volumeMounts"]
-    settings.pop("host")  # that of the machine is for nobody else while tests run
+    settings.pop("host")  # tests must not listen on a public address
     with ExitStack() as stack:
         server = stack.enter_context(running(tmp_path, **settings | {"files_dir": tmp_path / "data"}))
         at = re.search(r'running on (http://[^\s"]+)"', server.log())
@@ -139,14 +137,14 @@ def test_the_settings_and_probes_work_with_the_real_server(helm: Helm, tmp_path:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert client.get(container[probe]["httpGet"]["path"]).status_code == 200
         for host in ("seekable.test", "seekable", "seekable.default.svc"):
-            answer = client.put(f"/files/{host}", content=b"film", headers={"host": host})
-            assert answer.status_code == 201
-        assert answer.json()["url"].startswith("http://seekable.test/")
+            response = client.put(f"/files/{host}", content=b"film", headers={"host": host})
+            assert response.status_code == 201
+        assert response.json()["url"].startswith("http://seekable.test/")
         assert client.get("/files", headers={"host": "elsewhere.test"}).status_code == 421
-        server.kill()  # or it would stay for as long as Kubernetes may still send somebody
+        server.kill()  # a clean shutdown would wait for the delay that Kubernetes needs
 
 
-def test_a_new_setting_is_a_new_pod(helm: Helm) -> None:
+def test_changed_setting_restarts_pods(helm: Helm) -> None:
     def checksum(values: Values) -> object:
         pod = install(helm, values).of("Deployment")["spec"]["template"]
         return pod["metadata"]["annotations"]["checksum/settings"]
@@ -159,7 +157,7 @@ def test_a_new_setting_is_a_new_pod(helm: Helm) -> None:
     assert len(set(sums)) == 3
 
 
-def test_the_nodes_of_mongodb_are_called_what_the_server_calls_them(helm: Helm) -> None:
+def test_mongodb_nodes_have_names_of_connection_string(helm: Helm) -> None:
     found = environment_of(helm, "minikube")
     nodes = found.of("StatefulSet", "seekable-mongodb")
     hosts = [
@@ -174,7 +172,7 @@ def test_the_nodes_of_mongodb_are_called_what_the_server_calls_them(helm: Helm) 
     assert service["spec"]["publishNotReadyAddresses"] is True
 
 
-def test_nobody_else_reaches_that_mongodb(helm: Helm) -> None:
+def test_network_policy_of_mongodb_admits_only_server_and_nodes(helm: Helm) -> None:
     found = environment_of(helm, "minikube")
     policy = found.of("NetworkPolicy", "seekable-mongodb")
     (rule,) = policy["spec"]["ingress"]
@@ -182,7 +180,7 @@ def test_nobody_else_reaches_that_mongodb(helm: Helm) -> None:
     assert sorted(peers) == ["mongodb", "server"]
 
 
-def test_prometheus_is_sent_where_there_are_metrics_only(installed: Installed) -> None:
+def test_prometheus_annotations_exist_only_with_open_metrics(installed: Installed) -> None:
     annotations = installed.of("Deployment")["spec"]["template"]["metadata"]["annotations"]
     shown = installed.settings["SEEKABLE_METRICS"] == "open"
     assert (annotations.get("prometheus.io/scrape") == "true") == shown

@@ -1,20 +1,20 @@
-// A program of somebody else's that keeps files in GridFS, with the driver of MongoDB for Node.
+// Another program that stores files in GridFS, with MongoDB's driver for Node.js.
 //
-//     node gridfs.mjs MODULES URL get ID NAME [START END]...  the bytes of a file of the bucket, by its id, and
-//         then those of the newest file of this name; of each the ranges one after the other, END exclusive
-//     node gridfs.mjs MODULES URL put NAME  put what is read from the standard input there
+//     node gridfs.mjs MODULES URL get ID NAME [START END]...  write a file's bytes to standard output: first by its
+//         id, then the newest file of this name; each time all ranges in turn, END exclusive
+//     node gridfs.mjs MODULES URL put NAME  store standard input under this name
 //
 // MODULES is the folder with node_modules.
 import { createRequire } from "node:module";
 import { pipeline } from "node:stream/promises";
 
-const [modules, url, what, ...words] = process.argv.slice(2);
+const [modules, url, action, ...words] = process.argv.slice(2);
 const { GridFSBucket, MongoClient, ObjectId } = createRequire(`${modules}/`)("mongodb");
 
 const client = new MongoClient(url);
 try {
   const bucket = new GridFSBucket(client.db());
-  if (what === "get") {
+  if (action === "get") {
     const [id, name, ...limits] = words;
     const ranges = limits.length ? [] : [{}];
     for (let at = 0; at < limits.length; at += 2) {

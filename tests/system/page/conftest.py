@@ -1,4 +1,4 @@
-"""A browser before a real server, and whatever goes wrong in its pages written down."""
+"""Fixtures: a browser, and pages of a real server whose console must stay empty."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ SECONDS = 30
 
 @pytest.fixture(scope="session")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Half a megabyte, with a key frame every second and the index at the front."""
+    """A film of half a megabyte, with a key frame every second and the index at the front."""
     need("ffmpeg")
     film = tmp_path_factory.mktemp("films") / "film.mp4"
     # fmt: off
@@ -32,10 +32,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One for all tests of this folder. (Longer, and its event loop would be in the way of others.)
-
-    All of Chromium but its windows, which each page would have to open: in tests/system/live it has them.
-    """
+    """One headless browser per package: its event loop would disturb the tests of others."""
     with launched_browser(HEADLESS_SHELL) as browser:
         yield browser
 
@@ -46,46 +43,46 @@ def http(server: Server) -> Iterator[httpx.Client]:
         yield http
 
 
-# What Chromium writes of a page that is left while it still connects.
-LEFT = "WebSocket is closed before the connection is established"
+# Chromium's message for a page that is closed while its WebSocket still connects.
+CLOSED_EARLY = "WebSocket is closed before the connection is established"
 
 
 class Visitor:
-    """Opens pages, each in a profile of its own. `expected` says what may be written to their consoles."""
+    """Opens pages, each in a new profile. Console messages must contain an `expected` text."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self.url = url
         self.expected: set[str] = set()
         self._browser = browser
-        self._faults: list[str] = []
+        self._messages: list[str] = []
         self._contexts: list[BrowserContext] = []
 
     def __call__(self, path: str = "/", **options: object) -> Page:
         context = self._browser.new_context(**options)  # type: ignore[arg-type]
         self._contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: self._faults.append(message.text))
-        page.on("pageerror", lambda error: self._faults.append(f"error: {error}"))
+        page.on("console", lambda message: self._messages.append(message.text))
+        page.on("pageerror", lambda error: self._messages.append(f"error: {error}"))
         page.goto(f"{self.url}{path}")
         return page
 
     def end(self) -> None:
         for context in self._contexts:
             context.close()
-        expected = {*self.expected, LEFT}
-        assert [fault for fault in self._faults if not any(part in fault for part in expected)] == []
+        expected = {*self.expected, CLOSED_EARLY}
+        assert [text for text in self._messages if not any(part in text for part in expected)] == []
 
 
 @pytest.fixture
 def visit(browser: Browser, server: Server) -> Iterator[Visitor]:
-    """Call it with a path for a page. At the end nothing may be on any console: the policy writes there."""
+    """Call it with a path to open a page. Fails at the end if a console has an unexpected message."""
     visitor = Visitor(browser, server.url)
     yield visitor
     visitor.end()
 
 
 def throttle(page: Page, bytes_per_second: int) -> Callable[[], None]:
-    """Let it send so slowly; the call of what is returned ends that."""
+    """Limit the page's upload rate. Returns a function that removes the limit."""
     session = page.context.new_cdp_session(page)
     session.send("Network.enable")
 
@@ -98,11 +95,11 @@ def throttle(page: Page, bytes_per_second: int) -> Callable[[], None]:
 
 
 def row(page: Page, name: str) -> Locator:
-    """The row of a file or folder."""
+    """Return the row of a file or folder."""
     return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
 
 
 def choose(page: Page, name: str, action: str) -> None:
-    """An action of the menu of a row."""
+    """Choose an action from the menu of a row."""
     row(page, name).get_by_role("button", name=f"Actions for {name}").click()
     page.get_by_role("menuitem", name=action).click()

@@ -1,4 +1,4 @@
-"""People before the page: signing up, one's own films, a link for somebody else, and the settings."""
+"""Accounts in the page: sign up, log in, private films, shared links and settings."""
 
 import re
 from collections.abc import Iterator
@@ -14,35 +14,35 @@ from app.settings import Settings
 from tests.support import NewLibrary, Server, running
 from tests.system.live.clients import until
 from tests.system.page.conftest import SECONDS, Visitor, choose, row, throttle
-from tests.system.page.test_look import SMALL, findings
-from tests.system.page.test_player import PASSES
-from tests.system.page.test_uploads import on_disk, pick
+from tests.system.page.test_look import SMALL_TARGETS, findings
+from tests.system.page.test_player import WAIT_FOR_POSITION
+from tests.system.page.test_uploads import pick, write_films
 
 pytestmark = pytest.mark.live
 
 PASSWORD = "correct horse"
 
-WATCH = """() => {
-    window.seen = {};
+RECORD_PROGRESS = """() => {
+    window.progress = {};
     new MutationObserver(() => {
         for (const item of document.querySelectorAll("#uploads li")) {
             const bar = item.querySelector("progress");
-            const values = (seen[item.querySelector("bdi").textContent] ??= []);
+            const values = (progress[item.querySelector("bdi").textContent] ??= []);
             if (!bar.hidden) values.push([bar.value / bar.max, item.querySelector(".quiet").textContent]);
         }
     }).observe(document.getElementById("uploads"), {subtree: true, childList: true, attributes: true});
 }"""
-"""Writes down how far each upload is shown to be, and what is said of it."""
+"""Records the fraction and the text that the page shows for each upload, in `window.progress`."""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) -> Iterator[Server]:
-    """One on which everybody may sign up."""
-    folder = tmp_path_factory.mktemp("people")
+    """A server with open sign-up and an administrator, so that later accounts are ordinary ones."""
+    folder = tmp_path_factory.mktemp("accounts")
     with running(folder, access="accounts", sign_up="open", **new_library()) as server:
-        with server.client() as http:  # the administrator, so that all others are alike
-            made = http.post("/sign-up", json={"email": "admin@example.org", "password": PASSWORD})
-            made.raise_for_status()
+        with server.client() as http:
+            credentials = {"email": "admin@example.org", "password": PASSWORD}
+            http.post("/sign-up", json=credentials).raise_for_status()
         yield server
 
 
@@ -75,7 +75,7 @@ def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
 
 
 def share(page: Page, name: str) -> str:
-    """The link that the dialogs give."""
+    """Share a file for a day, and return the link."""
     choose(page, name, "Share…")
     page.get_by_label("How long").select_option("1 day")
     page.get_by_role("button", name="Make a link").click()
@@ -86,64 +86,66 @@ def share(page: Page, name: str) -> str:
 
 
 def value_of(page: Page, label: str) -> str:
-    """What is put into a field."""
+    """Wait until a field has a value, and return it."""
     field = page.get_by_role("textbox", name=label)
     expect(field).to_have_value(re.compile("."))
     return field.input_value()
 
 
 def check_plays(page: Page, position: float) -> None:
-    """It plays, and plays on from a place."""
+    """Check that the film plays, and that it continues from a position after a seek."""
     video = page.locator("video")
     video.evaluate("video => { video.muted = true; return video.play(); }")
-    video.evaluate(PASSES, 0.2)
+    video.evaluate(WAIT_FOR_POSITION, 0.2)
     video.evaluate("(video, position) => { video.currentTime = position; }", position)
-    video.evaluate(PASSES, position + 0.2)
+    video.evaluate(WAIT_FOR_POSITION, position + 0.2)
 
 
-def check_progress(seen: dict[str, list[tuple[float, str]]], names: list[str]) -> None:
-    """The bar of each moved, and never back, with its speed and the time that is left."""
-    assert [*seen] == names
-    for name, steps in seen.items():
-        assert len({share for share, _ in steps if 0 < share < 1}) >= 3, (name, steps)
+def check_progress(progress: dict[str, list[tuple[float, str]]], names: list[str]) -> None:
+    """Check that each bar only moved forward, with the speed and the time left."""
+    assert [*progress] == names
+    for name, steps in progress.items():
+        assert len({fraction for fraction, _ in steps if 0 < fraction < 1}) >= 3, (name, steps)
         assert all(before <= after for (before, _), (after, _) in pairwise(steps)), name
         assert any("/s · " in text and text.endswith(" left") for _, text in steps), name
 
 
-def test_from_signing_up_to_logging_out(visit: Visitor, email: str, film: Path, tmp_path: Path) -> None:
+def test_user_signs_up_uploads_shares_deletes_and_logs_out(
+    visit: Visitor, email: str, film: Path, tmp_path: Path
+) -> None:
     visit.expected = {"401", "403", "404"}
     page = visit("/", permissions=["clipboard-read", "clipboard-write"])
     sign_up(page, email)
     throttle(page, 1_500_000)
-    page.evaluate(WATCH)
-    films = on_disk(tmp_path, **dict.fromkeys("123", film.read_bytes()))
+    page.evaluate(RECORD_PROGRESS)
+    films = write_films(tmp_path, **dict.fromkeys("123", film.read_bytes()))
     pick(page, *films)
     expect(page.get_by_role("status")).to_have_text("3 files are stored.", timeout=20_000)
-    check_progress(page.evaluate("seen"), [film.name for film in films])
+    check_progress(page.evaluate("progress"), [film.name for film in films])
     page.get_by_role("button", name="Clear finished").click()
     expect(page.get_by_role("heading", name="Uploads")).to_be_hidden()
     page.get_by_role("link", name="2.mp4", exact=True).click()
     check_plays(page, SECONDS / 2)
     page.get_by_role("button", name="Rename…").click()
-    page.get_by_label("New name").fill("ours.mp4")
+    page.get_by_label("New name").fill("renamed.mp4")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", level=1)).to_have_text("ours.mp4")
+    expect(page.get_by_role("heading", level=1)).to_have_text("renamed.mp4")
     with page.expect_download() as download:
         page.get_by_role("button", name="Open in VLC").click()
     signed = download.value.path().read_text().splitlines()[-1]
     assert httpx.get(signed).content == film.read_bytes()
     page.get_by_role("link", name="All files").click()
-    link = share(page, "ours.mp4")
+    link = share(page, "renamed.mp4")
     assert page.evaluate("navigator.clipboard.readText()") == link
-    stranger = visit("/login")
-    stranger.goto(link)
-    check_plays(stranger, SECONDS / 2)
-    choose(page, "ours.mp4", "Delete…")
+    recipient = visit("/login")
+    recipient.goto(link)
+    check_plays(recipient, SECONDS / 2)
+    choose(page, "renamed.mp4", "Delete…")
     page.get_by_role("button", name="Delete", exact=True).click()
-    expect(row(page, "ours.mp4")).to_have_count(0)
-    answer = stranger.goto(link)
-    assert answer is not None
-    assert answer.status in (401, 403, 404)
+    expect(row(page, "renamed.mp4")).to_have_count(0)
+    response = recipient.goto(link)
+    assert response is not None
+    assert response.status in (401, 403, 404)
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
     page.goto(f"{visit.url}/?play=1.mp4")
@@ -151,23 +153,23 @@ def test_from_signing_up_to_logging_out(visit: Visitor, email: str, film: Path, 
     expect(page.get_by_role("heading", level=1)).to_have_text("1.mp4")
 
 
-def test_who_is_logged_out_while_uploading_logs_in_elsewhere_and_tries_again(
+def test_failed_upload_can_be_retried_after_login_in_another_tab(
     visit: Visitor, email: str, tmp_path: Path
 ) -> None:
     visit.expected = {"401", "WebSocket"}
     page = visit("/sign-up")
     sign_up(page, email)
-    beside = page.context.new_page()
-    beside.goto(page.url)
-    beside.get_by_role("button", name="Log out").click()
-    beside.wait_for_url("**/login")
+    second_tab = page.context.new_page()
+    second_tab.goto(page.url)
+    second_tab.get_by_role("button", name="Log out").click()
+    second_tab.wait_for_url("**/login")
     page.bring_to_front()
-    pick(page, *on_disk(tmp_path, a=b"film", b=b"film" * 1_000_000))
+    pick(page, *write_films(tmp_path, a=b"film", b=b"film" * 1_000_000))
     failed = page.locator("#uploads [data-state=failed]")
     expect(failed).to_have_count(2)
     expect(failed.first).to_contain_text("Log in in another tab, then try again here.")
-    log_in(beside, email)
-    beside.wait_for_url(page.url)
+    log_in(second_tab, email)
+    second_tab.wait_for_url(page.url)
     page.bring_to_front()
     for name in ("a.mp4", "b.mp4"):
         page.get_by_role("button", name=f"Retry: {name}").click()
@@ -175,7 +177,7 @@ def test_who_is_logged_out_while_uploading_logs_in_elsewhere_and_tries_again(
     expect(row(page, "a.mp4")).to_be_visible()
 
 
-def test_nobody_goes_back_to_the_films_of_who_has_logged_out(visit: Visitor, email: str) -> None:
+def test_back_button_shows_login_page_after_logout(visit: Visitor, email: str) -> None:
     visit.expected = {"WebSocket"}
     page = visit("/sign-up")
     sign_up(page, email)
@@ -188,22 +190,22 @@ def test_nobody_goes_back_to_the_films_of_who_has_logged_out(visit: Visitor, ema
         expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
 
 
-def test_two_people_at_once(visit: Visitor, email: str, film: Path, tmp_path: Path) -> None:
+def test_two_users_see_only_their_own_films(visit: Visitor, email: str, film: Path, tmp_path: Path) -> None:
     visit.expected = {"404"}
-    pages = {who: visit("/") for who in ("anna", "ben")}
-    for who, page in pages.items():
-        sign_up(page, f"{who}-{email}")
-        pick(page, film, *on_disk(tmp_path, **{who: who.encode()}))
-        expect(row(page, f"{who}.mp4")).to_be_visible()
+    pages = {name: visit("/") for name in ("anna", "ben")}
+    for name, page in pages.items():
+        sign_up(page, f"{name}-{email}")
+        pick(page, film, *write_films(tmp_path, **{name: name.encode()}))
+        expect(row(page, f"{name}.mp4")).to_be_visible()
     anna, ben = pages.values()
     choose(anna, "film.mp4", "Rename…")
     anna.get_by_label("New name").fill("renamed.mp4")
     anna.keyboard.press("Enter")
     expect(row(anna, "renamed.mp4")).to_be_visible()
     link = share(anna, "renamed.mp4")
-    ben.wait_for_timeout(500)  # as long as a list takes to follow
-    ben_sees = ben.locator("tbody td.name bdi")
-    expect(ben_sees).to_have_text(["ben.mp4", "film.mp4"])
+    ben.wait_for_timeout(500)  # longer than a list takes to update
+    films_of_ben = ben.locator("tbody td.name bdi")
+    expect(films_of_ben).to_have_text(["ben.mp4", "film.mp4"])
     ben.goto(f"{visit.url}/?play=renamed.mp4")
     expect(ben.get_by_role("heading", level=1)).to_contain_text("404")
     ben.goto(link)
@@ -215,10 +217,10 @@ def test_two_people_at_once(visit: Visitor, email: str, film: Path, tmp_path: Pa
     expect(row(anna, "renamed.mp4")).to_have_count(0)
     anna.get_by_role("button", name="Log out").click()
     ben.goto(visit.url)
-    expect(ben_sees).to_have_text(["ben.mp4", "film.mp4"])
+    expect(films_of_ben).to_have_text(["ben.mp4", "film.mp4"])
 
 
-def test_forms_tell_what_is_wrong_without_scripts_too(visit: Visitor, email: str) -> None:
+def test_forms_show_errors_without_scripts(visit: Visitor, email: str) -> None:
     visit.expected = {"401", "409"}
     page = visit("/", java_script_enabled=False)
     sign_up(page, email)
@@ -235,18 +237,18 @@ def test_forms_tell_what_is_wrong_without_scripts_too(visit: Visitor, email: str
     expect(page.get_by_label("Email address")).to_have_value(email)
 
 
-def test_administrator_keeps_the_files_of_a_deleted_account(
+def test_administrator_can_keep_files_when_account_is_deleted(
     visit: Visitor, server: Server, email: str, tmp_path: Path
 ) -> None:
     page = visit("/sign-up")
     sign_up(page, email)
-    pick(page, *on_disk(tmp_path, film=b"a film"))
+    pick(page, *write_films(tmp_path, film=b"a film"))
     expect(row(page, "film.mp4")).to_be_visible()
     with open_accounts(Settings(_env_file=None, **server.settings), create=False) as store:
         account = store.account_of(email)
         assert account is not None
         store.set_admin(account.id, True)
-        page.wait_for_timeout(2100)  # until the server has looked anew
+        page.wait_for_timeout(2100)  # until the server has reloaded the account
         page.get_by_role("link", name="Settings").click()
         page.get_by_role("button", name="Delete the account…").click()
         page.get_by_label("Keep the files").check()
@@ -254,15 +256,17 @@ def test_administrator_keeps_the_files_of_a_deleted_account(
         page.get_by_label("Your password").fill(PASSWORD)
         page.get_by_role("button", name="Delete", exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
-        until(lambda: store.account(account.id) is None, "the account is still there")
+        until(lambda: store.account(account.id) is None, "the account is deleted")
     assert (server.files / email / "film.mp4").read_bytes() == b"a film"
 
 
-def test_the_settings(visit: Visitor, server: Server, email: str, tmp_path: Path) -> None:
+def test_settings_manage_tokens_links_password_and_account(
+    visit: Visitor, server: Server, email: str, tmp_path: Path
+) -> None:
     visit.expected = {"401", "422"}
     page = visit("/")
     sign_up(page, email)
-    pick(page, *on_disk(tmp_path, film=bytes(2_000_000)))
+    pick(page, *write_films(tmp_path, film=bytes(2_000_000)))
     expect(row(page, "film.mp4")).to_be_visible()
     link = share(page, "film.mp4")
     page.get_by_role("link", name="Settings").click()
@@ -285,14 +289,14 @@ def test_the_settings(visit: Visitor, server: Server, email: str, tmp_path: Path
     assert httpx.get(link).status_code in (401, 403)
 
     change = page.locator("#change-password")
-    for old, told in (
+    for old_password, message in (
         ("wrong password", change.get_by_role("alert")),
         (PASSWORD, page.get_by_role("status")),
     ):
-        page.get_by_label("Present password").fill(old)
+        page.get_by_label("Present password").fill(old_password)
         page.get_by_label("New password").fill("another horse")
         page.get_by_role("button", name="Change the password").click()
-        expect(told).not_to_be_empty()
+        expect(message).not_to_be_empty()
     expect(page.get_by_label("New password")).to_have_value("")
     page.reload()
     page.get_by_role("button", name="Delete the account…").click()
@@ -311,7 +315,7 @@ def test_the_settings(visit: Visitor, server: Server, email: str, tmp_path: Path
     assert httpx.get(f"{server.url}/account", auth=basic).status_code == 401
 
 
-def test_the_administrator_invites(visit: Visitor) -> None:
+def test_administrator_creates_and_revokes_invite(visit: Visitor) -> None:
     page = visit("/settings")
     log_in(page, "admin@example.org")
     page.get_by_role("button", name="Make an invite").click()
@@ -321,7 +325,7 @@ def test_the_administrator_invites(visit: Visitor) -> None:
     expect(page.locator("#invites")).to_have_text("None.")
 
 
-def test_axe_finds_nothing_in_the_pages_of_people(visit: Visitor, email: str) -> None:
+def test_axe_finds_no_violations_in_account_pages(visit: Visitor, email: str) -> None:
     visit.expected = {"401"}
     page = visit("/", bypass_csp=True, viewport={"width": 320, "height": 640})
     found = {"login": findings(page)}
@@ -338,7 +342,7 @@ def test_axe_finds_nothing_in_the_pages_of_people(visit: Visitor, email: str) ->
     expect(page.get_by_label("The new token.")).to_be_focused()
     found["settings"] = findings(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
-    assert page.evaluate(SMALL) == []
+    assert page.evaluate(SMALL_TARGETS) == []
     page.get_by_role("button", name="Delete the account…").click()
     found["leaving"] = findings(page)
-    assert {place: violations for place, violations in found.items() if violations} == {}
+    assert {page: violations for page, violations in found.items() if violations} == {}

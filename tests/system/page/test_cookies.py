@@ -1,4 +1,4 @@
-"""A browser's rules of cookies: several servers on one host, proxies that change the Host, and https."""
+"""Session cookies in a browser: several servers on one host, a proxy that changes Host, and https."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from tests.support.mongo import free_port
 from tests.system.live.proxies import proxy
 from tests.system.page.conftest import Visitor, row
 from tests.system.page.test_accounts import log_in, sign_up
-from tests.system.page.test_uploads import on_disk, pick
+from tests.system.page.test_uploads import pick, write_films
 
 pytestmark = pytest.mark.live
 
@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, new_library: NewLibrary) ->
 
 @pytest.fixture
 def https(tmp_path: Path, new_library: NewLibrary) -> Iterator[Server]:
-    """A server whose base URL has https, and is not where it is reached."""
+    """A server with an https base URL, which the browser opens at another URL over http."""
     port = free_port()
     options = {"access": "accounts", "sign_up": "open", "base_url": "https://media.example.org"}
     with running(tmp_path / "https", "--port", str(port), **options, **new_library()) as server:
@@ -36,14 +36,14 @@ def https(tmp_path: Path, new_library: NewLibrary) -> Iterator[Server]:
         yield server
 
 
-def test_two_servers_on_two_ports_of_a_host_do_not_log_each_other_out(
+def test_logout_keeps_session_of_other_server_on_same_host(
     browser: Browser, server: Server, tmp_path: Path, new_library: NewLibrary
 ) -> None:
     with ExitStack() as stack:
         options = {"access": "accounts", "sign_up": "open", **new_library()}
         other = stack.enter_context(running(tmp_path / "other", **options))
         context = stack.enter_context(browser.new_context())
-        # Another program of this host.
+        # A cookie of another program on this host.
         context.add_cookies([{"name": "session", "value": "theirs", "url": server.url}])
         pages = []
         for one in (server, other):
@@ -61,9 +61,7 @@ def test_two_servers_on_two_ports_of_a_host_do_not_log_each_other_out(
         assert {"name": "session", "value": "theirs"}.items() <= context.cookies(server.url)[0].items()
 
 
-def test_pages_write_behind_a_proxy_that_drops_the_port(
-    browser: Browser, server: Server, tmp_path: Path
-) -> None:
+def test_page_uploads_when_proxy_drops_port_of_host(browser: Browser, server: Server, tmp_path: Path) -> None:
     edit = ("proxy_set_header Host $http_host;", "proxy_set_header Host $host;")
     with proxy("nginx", server, tmp_path / "front", edit=edit) as front:
         visitor = Visitor(browser, f"https://127.0.0.1:{front.port}")
@@ -71,20 +69,20 @@ def test_pages_write_behind_a_proxy_that_drops_the_port(
         visitor.expected = {"WebSocket"}
         page = visitor("/login", ignore_https_errors=True)
         sign_up(page, f"behind-{EMAIL}")
-        pick(page, *on_disk(tmp_path, film=b"a film"))
+        pick(page, *write_films(tmp_path, film=b"a film"))
         expect(page.locator("#uploads [data-state=stored]")).to_have_count(1)
         page.reload()
         expect(row(page, "film.mp4")).to_be_visible()
         visitor.end()
 
 
-def test_login_page_over_http_leads_to_the_base_url(browser: Browser, https: Server) -> None:
+def test_login_page_over_http_links_to_base_url(browser: Browser, https: Server) -> None:
     visitor = Visitor(browser, https.url)
     visitor.expected = {"403"}
     page = visitor("/?folder=films")
     link = page.get_by_role("link", name="Go to https://media.example.org")
     expect(link).to_have_attribute("href", "https://media.example.org/login?next=/%3Ffolder%3Dfilms")
-    # Should this be wrong, there is a form; should that be wrong, no loop.
+    # If the base URL is wrong, there is still a form; and if the form fails, the page does not loop.
     page.get_by_role("link", name="Log in here").click()
     log_in(page, EMAIL)
     expect(link).to_be_visible()

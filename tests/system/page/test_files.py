@@ -1,4 +1,4 @@
-"""What the page does with files: menus, dialogs, and a list that follows what others change."""
+"""File actions in the page: menus, dialogs, and a list that follows other clients' changes."""
 
 import re
 from pathlib import Path
@@ -11,20 +11,20 @@ from tests.support import NewLibrary, running
 from tests.system.page.conftest import Visitor, choose, row
 from tests.system.page.test_uploads import payload, pick
 
-pytestmark = [pytest.mark.live, pytest.mark.usefixtures("refusals")]
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("refusals_expected")]
 
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
 
 
 @pytest.fixture
-def refusals(visit: Visitor) -> None:
-    """Browsers write every request that is refused on the console."""
+def refusals_expected(visit: Visitor) -> None:
+    """Allow the console messages that browsers write for each refused request."""
     visit.expected = {"409", "412"}
 
 
 @pytest.fixture
 def page(visit: Visitor, http: httpx.Client, folder: str) -> Page:
-    """The list of a folder with three files and a folder."""
+    """A page that lists a folder with three files and a subfolder."""
     for name in ("a.mp4", "b & c.mp4", "d.txt", "sub/x.mp4"):
         http.put(f"/files/{folder}/{name}", content=name.encode()).raise_for_status()
     return visit(f"/?folder={folder}", permissions=CLIPBOARD)
@@ -35,7 +35,7 @@ def paths(http: httpx.Client, folder: str) -> list[str]:
     return sorted(item["path"].removeprefix(f"{folder}/") for item in items)
 
 
-def test_renaming_by_keyboard_alone(page: Page, http: httpx.Client, folder: str) -> None:
+def test_file_can_be_renamed_by_keyboard_alone(page: Page, http: httpx.Client, folder: str) -> None:
     page.get_by_role("button", name="Actions for b & c.mp4").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("menuitem", name="Open in VLC")).to_be_focused()
@@ -48,10 +48,10 @@ def test_renaming_by_keyboard_alone(page: Page, http: httpx.Client, folder: str)
     page.keyboard.press("Enter")
     field = page.get_by_label("New name")
     expect(field).to_be_focused()
-    page.keyboard.type("a")  # over the name; its extension stays
+    page.keyboard.type("a")  # replaces the name, without its extension
     page.keyboard.press("Enter")
     error = page.get_by_role("alert")
-    expect(error).to_have_text("A file of this name exists.")  # and the dialog stays
+    expect(error).to_have_text("A file of this name exists.")  # the dialog stays open
     expect(field).to_have_value("a.mp4")
     field.fill("<i>סרט #1.mp4")
     page.keyboard.press("Enter")
@@ -61,7 +61,7 @@ def test_renaming_by_keyboard_alone(page: Page, http: httpx.Client, folder: str)
     assert paths(http, folder) == ["<i>סרט #1.mp4", "a.mp4", "d.txt", "sub/x.mp4"]
 
 
-def test_moving(page: Page, http: httpx.Client, folder: str) -> None:
+def test_move_dialog_moves_file(page: Page, http: httpx.Client, folder: str) -> None:
     choose(page, "a.mp4", "Move…")
     field = page.get_by_label("To the folder")
     expect(field).to_have_value(folder)
@@ -73,7 +73,7 @@ def test_moving(page: Page, http: httpx.Client, folder: str) -> None:
     assert paths(http, folder) == ["b & c.mp4", "d.txt", "sub/a.mp4", "sub/x.mp4"]
 
 
-def test_deleting_asks_first(page: Page, http: httpx.Client, folder: str) -> None:
+def test_delete_asks_for_confirmation(page: Page, http: httpx.Client, folder: str) -> None:
     choose(page, "a.mp4", "Delete…")
     dialog = page.get_by_role("dialog", name="Delete?")
     expect(dialog).to_contain_text("a.mp4 is deleted for good.")
@@ -87,7 +87,7 @@ def test_deleting_asks_first(page: Page, http: httpx.Client, folder: str) -> Non
     assert paths(http, folder) == ["b & c.mp4", "d.txt", "sub/x.mp4"]
 
 
-def test_what_changed_meanwhile_is_not_deleted(page: Page, http: httpx.Client, folder: str) -> None:
+def test_delete_is_refused_when_file_has_changed(page: Page, http: httpx.Client, folder: str) -> None:
     choose(page, "a.mp4", "Delete…")
     http.put(f"/files/{folder}/a.mp4", content=b"newer bytes").raise_for_status()
     page.get_by_role("button", name="Delete", exact=True).click()
@@ -100,7 +100,7 @@ def test_what_changed_meanwhile_is_not_deleted(page: Page, http: httpx.Client, f
     expect(row(page, "a.mp4")).to_have_count(0)
 
 
-def test_from_the_player_too(page: Page, http: httpx.Client, folder: str) -> None:
+def test_player_renames_and_deletes_film(page: Page, http: httpx.Client, folder: str) -> None:
     page.get_by_role("link", name="a.mp4", exact=True).click()
     page.get_by_role("button", name="Rename…").click()
     page.get_by_label("New name").fill("z.mp4")
@@ -112,7 +112,7 @@ def test_from_the_player_too(page: Page, http: httpx.Client, folder: str) -> Non
     assert paths(http, folder) == ["b & c.mp4", "d.txt", "sub/x.mp4"]
 
 
-def test_links_and_playlists(page: Page, http: httpx.Client, folder: str) -> None:
+def test_menu_copies_links_and_downloads_playlists(page: Page, http: httpx.Client, folder: str) -> None:
     choose(page, "b & c.mp4", "Copy link")
     expect(page.get_by_role("status")).to_have_text("The link is copied.")
     link = page.evaluate("navigator.clipboard.readText()")
@@ -132,7 +132,7 @@ def test_links_and_playlists(page: Page, http: httpx.Client, folder: str) -> Non
     expect(page.get_by_role("heading", level=1)).to_have_text("sub")
 
 
-def test_a_new_folder(page: Page, folder: str) -> None:
+def test_new_folder_dialog_opens_folder(page: Page, folder: str) -> None:
     page.get_by_role("button", name="New folder").click()
     page.get_by_label("Name", exact=True).fill("#1 & more")
     page.keyboard.press("Enter")
@@ -140,21 +140,21 @@ def test_a_new_folder(page: Page, folder: str) -> None:
     expect(page.get_by_role("link", name=folder)).to_be_visible()
 
 
-def test_what_others_do_is_seen_and_disturbs_nothing(
+def test_list_follows_other_clients_and_keeps_focus_and_input(
     page: Page, visit: Visitor, http: httpx.Client, folder: str
 ) -> None:
     other = visit(f"/?folder={folder}")
     link = page.get_by_role("link", name="d.txt", exact=True)
     link.focus()
-    same = link.element_handle()
+    element = link.element_handle()
     choose(other, "a.mp4", "Rename…")
     other.get_by_label("New name").fill("zz.mp4")
     other.keyboard.press("Enter")
     expect(row(page, "zz.mp4")).to_be_visible()
     expect(row(page, "a.mp4")).to_have_count(0)
     expect(link).to_be_focused()
-    assert same is not None
-    assert same.evaluate("link => link.isConnected")
+    assert element is not None
+    assert element.evaluate("link => link.isConnected")
     choose(page, "d.txt", "Rename…")
     page.get_by_label("New name").fill("half a na")
     http.put(f"/files/{folder}/new.mp4", content=b"new").raise_for_status()
@@ -167,9 +167,9 @@ def test_what_others_do_is_seen_and_disturbs_nothing(
     expect(page.locator("main")).to_contain_text("There is no file in this folder.")
 
 
-def test_a_list_catches_up_when_the_server_is_back(page: Page, http: httpx.Client, folder: str) -> None:
-    """Without a WebSocket nothing is heard; the next one says that the list may be old."""
-    page.wait_for_timeout(600)  # until it has listed what its first connection told it to
+def test_list_is_reloaded_when_websocket_reconnects(page: Page, http: httpx.Client, folder: str) -> None:
+    """A page without a WebSocket misses changes; the next WebSocket begins with a resync event."""
+    page.wait_for_timeout(600)  # until the page has reloaded the list after its first resync event
     with page.expect_websocket() as second:
         page.evaluate("dispatchEvent(new PageTransitionEvent('pagehide'))")
         http.put(f"/files/{folder}/late.mp4", content=b"late").raise_for_status()
@@ -180,16 +180,16 @@ def test_a_list_catches_up_when_the_server_is_back(page: Page, http: httpx.Clien
     expect(row(page, "late.mp4")).to_be_visible()
 
 
-def test_a_film_that_is_shown_hears_what_becomes_of_it(page: Page, http: httpx.Client, folder: str) -> None:
-    heard: list[object] = []
+def test_player_shows_when_film_is_moved_or_deleted(page: Page, http: httpx.Client, folder: str) -> None:
+    frames: list[object] = []
 
-    def listen(socket: WebSocket) -> None:
-        socket.on("framereceived", lambda frame: heard.append(frame))  # noqa: PLW0108 - takes no builtin
+    def record_frames(socket: WebSocket) -> None:
+        socket.on("framereceived", lambda frame: frames.append(frame))  # noqa: PLW0108 - takes no builtin
 
     player = page.context.new_page()
-    player.on("websocket", listen)
+    player.on("websocket", record_frames)
     player.goto(f"{page.url.partition('?')[0]}?play={folder}/a.mp4")
-    while not heard:
+    while not frames:
         player.wait_for_timeout(20)
     patch = {"content-type": "application/merge-patch+json"}
     http.patch(f"/files/{folder}/a.mp4", json={"filename": "q.mp4"}, headers=patch).raise_for_status()
@@ -198,18 +198,20 @@ def test_a_film_that_is_shown_hears_what_becomes_of_it(page: Page, http: httpx.C
     expect(player.get_by_role("status")).to_have_text("Somebody deleted this file.")
 
 
-def test_below_a_path_of_a_proxy(browser: Browser, tmp_path: Path, new_library: NewLibrary) -> None:
-    asked: list[str] = []
+def test_page_works_under_path_prefix_of_proxy(
+    browser: Browser, tmp_path: Path, new_library: NewLibrary
+) -> None:
+    requested: list[str] = []
 
-    def strip(route: Route) -> None:
-        asked.append(route.request.url)
+    def strip_prefix(route: Route) -> None:
+        requested.append(route.request.url)
         route.continue_(url=route.request.url.replace("/tv/", "/", 1))
 
     with running(tmp_path, base_url="http://127.0.0.1/tv", **new_library()) as server:
         port = server.log().partition("running on http://127.0.0.1:")[2].split()[0]
         context = browser.new_context()
-        context.route("**/*", strip)
-        context.route_web_socket("**/*", lambda socket: asked.append(socket.url))
+        context.route("**/*", strip_prefix)
+        context.route_web_socket("**/*", lambda socket: requested.append(socket.url))
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{port}/tv/?folder=a b")
         page.locator("#picked").set_input_files([{"name": "c #.mp4", "mimeType": "", "buffer": b"film"}])
@@ -222,12 +224,14 @@ def test_below_a_path_of_a_proxy(browser: Browser, tmp_path: Path, new_library: 
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text("e")
         context.close()
-    assert f"ws://127.0.0.1:{port}/tv/events" in asked
-    assert [url for url in asked if not re.match(r"(http|ws)://127\.0\.0\.1:\d+/tv/", url)] == []
+    assert f"ws://127.0.0.1:{port}/tv/events" in requested
+    assert [url for url in requested if not re.match(r"(http|ws)://127\.0\.0\.1:\d+/tv/", url)] == []
     assert (server.files / "d" / "c #.mp4").read_bytes() == b"film"
 
 
-def test_name_of_a_folder_is_never_trimmed(visit: Visitor, http: httpx.Client, folder: str) -> None:
+def test_folder_name_keeps_leading_and_trailing_spaces(
+    visit: Visitor, http: httpx.Client, folder: str
+) -> None:
     spaced = f"{folder}/ two spaces "
     page = visit(f"/?folder={folder}")
     page.get_by_role("button", name="New folder").click()
@@ -251,7 +255,7 @@ def test_name_of_a_folder_is_never_trimmed(visit: Visitor, http: httpx.Client, f
     expect(row(page, "a.mp4")).to_be_visible()
 
 
-def test_read_only_library_offers_no_change(
+def test_read_only_library_has_no_controls_for_changes(
     browser: Browser, tmp_path: Path, new_library: NewLibrary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -265,6 +269,6 @@ def test_read_only_library_offers_no_change(
         expect(page.get_by_role("menuitem")).to_have_text(["Open in VLC", "Copy link"])
         expect(page.get_by_role("button", name=re.compile("Upload|New folder"))).to_have_count(0)
         page = visit("/?play=a.mp4")
-        visit.expected = {"404", "416", "demux", "DEMUXER"}  # it is no film
+        visit.expected = {"404", "416", "demux", "DEMUXER"}  # its content is no film
         expect(page.locator("#tools button")).to_have_text(["Open in VLC", "Copy link"])
         visit.end()

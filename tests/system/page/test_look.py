@@ -1,4 +1,4 @@
-"""The page for everybody: in light and dark, on a phone, by a screen reader, without scripts."""
+"""Accessibility: light and dark colours, phones, screen readers, pages without scripts."""
 
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.live
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 
-# Tell what is smaller than a finger; a link within text may be.
-SMALL = """() => [
+# Returns the controls that are too small for a finger. Links within text may be small.
+SMALL_TARGETS = """() => [
     ...document.querySelectorAll("button, input:not([type=checkbox]), select, a, label:has(input)")
 ].filter(element => {
     const {width, height} = element.getBoundingClientRect();
@@ -25,7 +25,7 @@ SMALL = """() => [
 
 
 def findings(page: Page) -> list[str]:
-    """What axe finds serious or critical in what is shown, in the light; and in the dark, of colours."""
+    """Return axe's serious and critical violations: all of them in light, those of contrast in dark."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE)
     found = [f"light: {finding}" for finding in violations(page)]
@@ -36,7 +36,7 @@ def findings(page: Page) -> list[str]:
 
 
 def violations(page: Page, **options: object) -> list[str]:
-    options["resultTypes"] = ["violations"]  # the others take longer
+    options["resultTypes"] = ["violations"]  # other results take longer to collect
     found: dict[str, Any] = page.evaluate("options => axe.run(document, options)", options)
     return [
         f"{violation['id']}: {node['html']}"
@@ -47,15 +47,15 @@ def violations(page: Page, **options: object) -> list[str]:
 
 
 @pytest.fixture
-def filled(http: httpx.Client, folder: str, film: Path) -> str:
+def filled_folder(http: httpx.Client, folder: str, film: Path) -> str:
     for name in ("film.mp4", "next.mp4", f"{'very long' * 20}.mp4", "d.txt", "sub/x.mp4"):
         http.put(f"/files/{folder}/{name}", content=film.read_bytes()).raise_for_status()
     return folder
 
 
-def test_axe_finds_nothing(visit: Visitor, filled: str) -> None:
-    # The script of axe is put into the page past its policy.
-    page = visit(f"/?folder={filled}", bypass_csp=True)
+def test_axe_finds_no_violations(visit: Visitor, filled_folder: str) -> None:
+    # bypass_csp: otherwise the page's policy would block the script of axe.
+    page = visit(f"/?folder={filled_folder}", bypass_csp=True)
     found = {"list": findings(page)}
     page.get_by_role("button", name="Actions for film.mp4").click()
     found["menu"] = findings(page)
@@ -68,22 +68,22 @@ def test_axe_finds_nothing(visit: Visitor, filled: str) -> None:
         choose(page, "film.mp4", action)
         found[action] = findings(page)
         page.keyboard.press("Escape")
-    for place, path in {
-        "search": f"/?folder={filled}&q=x",
-        "nothing": f"/?folder={filled}/none",
+    for name, path in {
+        "search": f"/?folder={filled_folder}&q=x",
+        "nothing": f"/?folder={filled_folder}/none",
         "error": "/?play=none",
-        "text": f"/?play={filled}/d.txt",
+        "text": f"/?play={filled_folder}/d.txt",
     }.items():
         page.goto(f"{visit.url}{path}")
-        found[place] = findings(page)
-    page.goto(f"{visit.url}/?play={filled}/film.mp4")
+        found[name] = findings(page)
+    page.goto(f"{visit.url}/?play={filled_folder}/film.mp4")
     page.keyboard.press("?")
     found["keys"] = findings(page)
-    assert {place: violations for place, violations in found.items() if violations} == {}
+    assert {name: violations for name, violations in found.items() if violations} == {}
 
 
-def test_on_a_narrow_phone(visit: Visitor, filled: str) -> None:
-    page = visit(f"/?folder={filled}", viewport={"width": 320, "height": 640}, has_touch=True)
+def test_page_fits_narrow_phone_with_large_targets(visit: Visitor, filled_folder: str) -> None:
+    page = visit(f"/?folder={filled_folder}", viewport={"width": 320, "height": 640}, has_touch=True)
     visit.expected = {"412"}
     page.locator("#picked").set_input_files([{"name": "film.mp4", "mimeType": "video/mp4", "buffer": b"x"}])
     expect(page.locator("[data-state=taken]")).to_be_visible()
@@ -92,20 +92,20 @@ def test_on_a_narrow_phone(visit: Visitor, filled: str) -> None:
     check_narrow(page)
     page.get_by_role("menuitem", name="Move…").tap()
     check_narrow(page)
-    for path in (f"/?play={filled}/film.mp4", f"/?folder={filled}&q=x", "/?folder=none"):
+    for path in (f"/?play={filled_folder}/film.mp4", f"/?folder={filled_folder}&q=x", "/?folder=none"):
         page.goto(f"{visit.url}{path}")
         check_narrow(page)
 
 
 def check_narrow(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
-    assert page.evaluate(SMALL) == []
+    assert page.evaluate(SMALL_TARGETS) == []
 
 
-def test_without_scripts(visit: Visitor, filled: str) -> None:
-    page = visit(f"/?folder={filled}", java_script_enabled=False)
-    for offered in ("Upload files", "New folder", "Actions for film.mp4"):
-        expect(page.get_by_role("button", name=offered)).to_be_hidden()
+def test_page_hides_controls_that_need_scripts(visit: Visitor, filled_folder: str) -> None:
+    page = visit(f"/?folder={filled_folder}", java_script_enabled=False)
+    for name in ("Upload files", "New folder", "Actions for film.mp4"):
+        expect(page.get_by_role("button", name=name)).to_be_hidden()
     page.get_by_role("link", name="film.mp4", exact=True).click()
     expect(page.locator("video[controls]")).to_be_visible()
     expect(page.get_by_label("Speed")).to_be_hidden()
@@ -115,8 +115,8 @@ def test_without_scripts(visit: Visitor, filled: str) -> None:
     assert download.value.suggested_filename == "next.mp4"
 
 
-def test_no_script_of_a_name_and_none_of_elsewhere_runs(visit: Visitor, folder: str) -> None:
-    """The policy holds where nothing was escaped."""
+def test_policy_blocks_injected_scripts(visit: Visitor, folder: str) -> None:
+    """The Content-Security-Policy blocks scripts even where the page fails to escape."""
     visit.expected = {"Content Security Policy"}
     page = visit(f"/?folder={folder}")
     page.evaluate("""() => {

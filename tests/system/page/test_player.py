@@ -1,4 +1,4 @@
-"""The player: its keys, its speed, and going on where one stopped."""
+"""The player: keys, speed, and resuming at the last position."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,20 +16,20 @@ Get = Callable[[str], object]
 
 @pytest.fixture
 def films(http: httpx.Client, folder: str, film: Path) -> str:
-    """Three of them in a folder, and what is no film between."""
+    """A folder with three films, and a text file between them."""
     for name in ("1.mp4", "2.mp4", "2.txt", "3.mp4"):
         http.put(f"/files/{folder}/{name}", content=film.read_bytes()).raise_for_status()
     return folder
 
 
-PASSES = """(video, position) => new Promise((resolve, reject) => {
+WAIT_FOR_POSITION = """(video, position) => new Promise((resolve, reject) => {
     video.addEventListener("timeupdate", () => { if (video.currentTime > position) resolve(); });
     video.addEventListener("error", () => reject(video.error.message));
 })"""
 
 
-def ready(page: Page) -> Get:
-    """Wait until it knows how long it is. What is returned reads a property of it."""
+def wait_for_metadata(page: Page) -> Get:
+    """Wait until the video has its metadata. Returns a function that reads a property of the video."""
     video = page.locator("video")
     video.evaluate("""async video => {
         video.muted = true;
@@ -38,12 +38,12 @@ def ready(page: Page) -> Get:
     return lambda name: video.evaluate("(video, name) => video[name]", name)
 
 
-def test_its_keys(visit: Visitor, films: str) -> None:
+def test_keys_control_player(visit: Visitor, films: str) -> None:
     page = visit(f"/?play={films}/2.mp4")
-    get = ready(page)
+    get = wait_for_metadata(page)
     press = page.keyboard.press
     press("k")
-    page.locator("video").evaluate(PASSES, 0.2)
+    page.locator("video").evaluate(WAIT_FOR_POSITION, 0.2)
     press("Space")
     assert get("paused")
     press("5")
@@ -79,9 +79,9 @@ def test_its_keys(visit: Visitor, films: str) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("2.mp4")
 
 
-def test_keys_are_left_to_what_has_the_focus(visit: Visitor, films: str) -> None:
+def test_keys_go_to_focused_control(visit: Visitor, films: str) -> None:
     page = visit(f"/?play={films}/1.mp4")
-    get = ready(page)
+    get = wait_for_metadata(page)
     page.get_by_role("searchbox").press_sequentially("k 5m")
     assert (get("paused"), get("currentTime"), get("muted")) == (True, 0, True)
     expect(page.get_by_role("searchbox")).to_have_value("k 5m")
@@ -101,36 +101,38 @@ def test_keys_are_left_to_what_has_the_focus(visit: Visitor, films: str) -> None
     expect(dialog).to_be_visible()
 
 
-def test_going_on_where_one_stopped(visit: Visitor, http: httpx.Client, films: str) -> None:
+def test_player_resumes_at_last_position(visit: Visitor, http: httpx.Client, films: str) -> None:
     page = visit(f"/?play={films}/1.mp4")
-    get = ready(page)
+    get = wait_for_metadata(page)
     expect(page.get_by_text("Continuing")).to_be_hidden()
     page.keyboard.press("k")
-    page.locator("video").evaluate(PASSES, 0.1)
+    page.locator("video").evaluate(WAIT_FOR_POSITION, 0.1)
     page.keyboard.press("4")
-    page.locator("video").evaluate(PASSES, SECONDS * 0.4 + 0.1)
+    page.locator("video").evaluate(WAIT_FOR_POSITION, SECONDS * 0.4 + 0.1)
     page.keyboard.press("k")
     stopped = get("currentTime")
     renamed = {"filename": "other.mp4"}
     patch = {"content-type": "application/merge-patch+json"}
     http.patch(f"/files/{films}/1.mp4", json=renamed, headers=patch).raise_for_status()
     page.goto(f"{visit.url}/?play={films}/other.mp4")
-    get = ready(page)
+    get = wait_for_metadata(page)
     expect(page.get_by_text("Continuing at 0:12.")).to_be_visible()
     assert get("currentTime") == pytest.approx(stopped, abs=0.2)
     page.get_by_role("button", name="From the beginning").click()
     assert get("currentTime") == 0
     page.keyboard.press("k")
-    page.locator("video").evaluate(PASSES, 0.1)
+    page.locator("video").evaluate(WAIT_FOR_POSITION, 0.1)
     page.keyboard.press("9")
-    page.keyboard.press("ArrowRight")  # to its very end
+    page.keyboard.press("ArrowRight")  # to the end of the film
     page.reload()
-    ready(page)
+    wait_for_metadata(page)
     expect(page.get_by_text("Continuing")).to_be_hidden()
     assert page.locator("video").evaluate("video => video.currentTime") == 0
 
 
-def test_a_film_that_no_browser_plays_says_so(visit: Visitor, http: httpx.Client, folder: str) -> None:
+def test_player_shows_error_when_browser_cannot_play_film(
+    visit: Visitor, http: httpx.Client, folder: str
+) -> None:
     http.put(f"/files/{folder}/film.mp4", content=b"no film").raise_for_status()
     page = visit(f"/?play={folder}/film.mp4")
     expect(page.get_by_role("alert")).to_contain_text("This browser cannot play it.")

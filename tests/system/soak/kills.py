@@ -1,6 +1,6 @@
-"""Kills a server at every system call that changes the disk, and looks what is there after the next start.
+"""Kill a server at every system call that changes the disk, and check its files after the next start.
 
-Run by `make soak`, as root; ends with status 1 at the first thing that is not as promised. About ten minutes.
+Run by `make soak`, as root. Exits with status 1 at the first broken promise. Takes about ten minutes.
 """
 
 import sys
@@ -24,10 +24,10 @@ STATES = {
     "replace": (sha256(OLD), sha256(NEW)),
     "delete": (sha256(OLD), None),
 }
-"""What may be there before, and what after."""
+"""SHA-256 of the file (None: no file) before and after each change."""
 
 
-def change(http: httpx.Client, kind: str, folder: str) -> httpx.Response:
+def send_change(http: httpx.Client, kind: str, folder: str) -> httpx.Response:
     match kind:
         case "delete":
             return http.delete(f"/files/{folder}/film.mp4")
@@ -37,7 +37,7 @@ def change(http: httpx.Client, kind: str, folder: str) -> httpx.Response:
 
 
 def kill_at(server: Server, scratch: Path, kind: str, call: str, number: int) -> bool:
-    """Whether there were so many of these calls, in one of the server's threads."""
+    """Kill the server at the call's n-th occurrence in a thread. Returns False if there were fewer calls."""
     folder = f"{kind}-{call}-{number}"
     acknowledged = False
     with server.client() as http:
@@ -45,7 +45,7 @@ def kill_at(server: Server, scratch: Path, kind: str, call: str, number: int) ->
             http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
         with injected(scratch, server.process.pid, f"{call}:signal=SIGKILL:when={number}") as trace:
             try:
-                acknowledged = change(http, kind, folder).is_success
+                acknowledged = send_change(http, kind, folder).is_success
             except httpx.TransportError:
                 server.process.wait()
         killed = "SIGKILL" in trace.read_text()
@@ -53,20 +53,20 @@ def kill_at(server: Server, scratch: Path, kind: str, call: str, number: int) ->
     server.kill()
     server.start()
     assert server.staging() == []
-    check(server, kind, folder, acknowledged)
+    check_file(server, kind, folder, acknowledged)
     return killed
 
 
-def check(server: Server, kind: str, folder: str, acknowledged: bool) -> None:
+def check_file(server: Server, kind: str, folder: str, acknowledged: bool) -> None:
     path = f"/files/{folder}/film.mp4"
     with server.client() as http:
         if not acknowledged:
-            time.sleep(2.1)  # a file without a row is taken for finished then
-        answer = http.get(path)
-        found = sha256(answer.content) if answer.is_success else None
+            time.sleep(2.1)  # then a file without a row counts as complete
+        response = http.get(path)
+        found = sha256(response.content) if response.is_success else None
         assert found in STATES[kind][1 if acknowledged else 0 :], folder
         items = http.get("/files", params={"folder": folder}).json()["items"]
-        assert [item["size"] for item in items] == ([len(answer.content)] if answer.is_success else [])
+        assert [item["size"] for item in items] == ([len(response.content)] if response.is_success else [])
         assert all(item["sha256"] in (None, found) for item in items)
         assert http.put(path, content=OLD).status_code == (201 if found is None else 204)
         assert http.delete(path).status_code == 204

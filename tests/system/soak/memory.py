@@ -1,7 +1,6 @@
-"""Prints the server's peak memory while a big file goes up, both ways, and comes down to slow readers,
-over the filesystem and over GridFS.
+"""Print the server's peak memory during large uploads, downloads and slow readers, on each backend.
 
-Run by `make soak`; ends with status 1 when a peak is further above idle than the limit. Sizes in MiB:
+Run by `make soak`. Exits with status 1 if a peak exceeds idle memory by more than its limit. Sizes in MiB:
 
     make soak ARGS="--size 2048 --readers 50 --limit 60"
 """
@@ -24,35 +23,35 @@ from tests.support.mongo import Mongod
 
 MIB = 1 << 20
 READER = {"filesystem": 1.0, "gridfs": 0.5}
-"""MiB that a slow reader may take; over GridFS most of it is a share of what all have together."""
+"""MiB per slow reader. Over GridFS most of it is the reader's share of a common budget."""
 LIMIT = {"filesystem": 10.0, "gridfs": 20.0}
-"""MiB above idle that one transfer may take."""
+"""MiB above idle during one transfer."""
 BLOCK = bytes(range(256)) * 4096  # 1 MiB
 
 
 def blocks(size: int) -> Iterator[bytes]:
-    """A file of this many MiB, no two of them alike."""
+    """Yield a file of `size` MiB in blocks of 1 MiB that all differ."""
     for number in range(size):
         yield number.to_bytes(8, "big") + BLOCK[8:]
 
 
 def peak(server: Server) -> float:
-    """The most memory that was resident since the last call, in MiB."""
+    """Return the peak resident memory since the last call, in MiB."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # the peak starts anew, proc(5)
+    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # resets the peak (proc(5))
     return int(line.split()[1]) / 1024
 
 
 def put(server: Server, size: int, name: str = "put.bin") -> None:
     with server.client(timeout=600) as client:
-        answer = client.put(
+        response = client.put(
             f"/files/{name}", content=blocks(size), headers={"content-length": str(size * MIB)}
         )
-        assert answer.status_code == 201, answer.text
+        assert response.status_code == 201, response.text
 
 
-def form(server: Server, size: int) -> None:
+def post_form(server: Server, size: int) -> None:
     head = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="form.bin"\r\n'
         b"Content-Type: application/octet-stream\r\n\r\n"
@@ -69,22 +68,22 @@ def form(server: Server, size: int) -> None:
         "content-length": str(size * MIB + len(head) + len(tail)),
     }
     with server.client(timeout=600) as client:
-        answer = client.post("/file/upload", content=body(), headers=headers)
-        assert answer.status_code == 201, answer.text
+        response = client.post("/file/upload", content=body(), headers=headers)
+        assert response.status_code == 201, response.text
 
 
 def get(server: Server, size: int) -> None:
-    wanted, found = hashlib.sha256(), hashlib.sha256()
+    expected, received = hashlib.sha256(), hashlib.sha256()
     for block in blocks(size):
-        wanted.update(block)
-    with server.client(timeout=600) as client, client.stream("GET", "/files/put.bin") as answer:
-        for data in answer.iter_bytes():
-            found.update(data)
-    assert found.digest() == wanted.digest(), "the bytes that came down are others"
+        expected.update(block)
+    with server.client(timeout=600) as client, client.stream("GET", "/files/put.bin") as response:
+        for data in response.iter_bytes():
+            received.update(data)
+    assert received.digest() == expected.digest(), "the downloaded bytes differ"
 
 
 def slow_readers(server: Server, readers: int, seconds: float) -> None:
-    """So many downloads at once, each of 64 KiB every fifth of a second."""
+    """Download in parallel for some seconds; each reader takes at most 64 KiB every 0.2 s."""
     request = b"GET /files/put.bin HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     with selectors.DefaultSelector() as selector:
         for _ in range(readers):
@@ -102,8 +101,8 @@ def slow_readers(server: Server, readers: int, seconds: float) -> None:
             key.fileobj.close()  # type: ignore[union-attr]
 
 
-def measured(server: Server, options: argparse.Namespace, limit: float, reader: float) -> bool:
-    """Do all of it, and say how much each took. Whether all stayed within its limit."""
+def measure(server: Server, options: argparse.Namespace, limit: float, reader: float) -> bool:
+    """Run each transfer and print its peak. Returns whether all stayed within their limits."""
     with server.client() as client:
         client.get("/health/ready").raise_for_status()
     time.sleep(1)
@@ -111,22 +110,22 @@ def measured(server: Server, options: argparse.Namespace, limit: float, reader: 
     time.sleep(1)
     idle = peak(server)
     print(f"{'idle':24} {idle:7.1f} MiB")
-    slow = options.readers * reader + limit / 2
+    slow_limit = options.readers * reader + limit / 2
     within = True
-    for name, most, work in (
+    for name, allowed, transfer in (
         (f"PUT of {options.size} MiB", limit, lambda: put(server, options.size)),
-        (f"form of {options.size} MiB", limit, lambda: form(server, options.size)),
+        (f"form of {options.size} MiB", limit, lambda: post_form(server, options.size)),
         (f"GET of {options.size} MiB", limit, lambda: get(server, options.size)),
         (
             f"{options.readers} slow readers",
-            slow,
+            slow_limit,
             lambda: slow_readers(server, options.readers, options.seconds),
         ),
     ):
-        work()
-        height = peak(server)
-        within &= height - idle <= most
-        print(f"{name:24} {height:7.1f} MiB, {height - idle:+.1f} (limit {most:+.0f})", flush=True)
+        transfer()
+        highest = peak(server)
+        within &= highest - idle <= allowed
+        print(f"{name:24} {highest:7.1f} MiB, {highest - idle:+.1f} (limit {allowed:+.0f})", flush=True)
     return within
 
 
@@ -138,7 +137,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, help="MiB above idle, of one transfer: 10, or 20 over GridFS")
     parser.add_argument("--storage", choices=["filesystem", "gridfs"], action="append", help="both")
     options = parser.parse_args()
-    Server.forked = False  # it begins as it does elsewhere, and has only what it needs in memory
+    Server.forked = False  # a server in production has only its own modules in memory
     within = True
     for storage in options.storage or ("filesystem", "gridfs"):
         print(f"{storage}:")
@@ -150,7 +149,7 @@ def main() -> None:
                 settings["mongodb_url"] = node.restart().url("memory")
             server = stack.enter_context(running(Path(folder) / "server", **settings))
             limit = LIMIT[storage] if options.limit is None else options.limit
-            within &= measured(server, options, limit, READER[storage])
+            within &= measure(server, options, limit, READER[storage])
     sys.exit(not within)
 
 
