@@ -141,7 +141,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
             )
             if stores.storage.read_only:
                 _log.info(
-                    "%s is read-only: no file of it can be uploaded, renamed or deleted", settings.place
+                    "%s is read-only: no file of it can be uploaded, renamed or deleted", settings.location
                 )
             relay.open(stores.hearing)
             library = Library(stores.storage, relay.publish, ignored)

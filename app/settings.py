@@ -1,6 +1,6 @@
-"""Every knob, its default and its unit. Read from the environment (SEEKABLE_*) and from `.env`.
+"""All settings, with defaults and units, from the environment (SEEKABLE_*) and from `.env`.
 
-A `.env` that lies in a library is never read: an upload could replace it.
+A `.env` inside a library is never read: an upload could replace it.
 """
 
 import logging
@@ -28,22 +28,22 @@ _log = logging.getLogger("seekable")
 
 
 class ConfigurationError(Exception):
-    """The settings ask for what cannot be; the message is a sentence for the one who made them."""
+    """The configuration is invalid; the message is a sentence for its author."""
 
 
-def _split(value: object) -> object:
+def _split_commas(value: object) -> object:
     return (
         tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
     )
 
 
-def _lines(value: object) -> object:
+def _split_commas_and_lines(value: object) -> object:
     if not isinstance(value, str):
         return value
     return tuple(part.strip() for part in re.split(r"[,\n]", value) if part.strip())
 
 
-def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+def _valid_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     try:
         GitIgnoreSpec.from_lines(patterns)
     except ValueError as error:
@@ -51,58 +51,63 @@ def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
     return patterns
 
 
-def _host(name: str) -> str:
-    """A Host that can match: a name, an IP literal, or a pattern."""
+def _valid_host(name: str) -> str:
+    """Accept a value that a Host header can match: a name, an IP literal, or a pattern."""
     if name != "*" and not _is_authority(name.removeprefix("*.")):
         raise ValueError(
-            f"{_ascii(name)!r} is not like nas.local, *.example.org, 192.0.2.1, [2001:db8::1] or *"
+            f"{_ascii(name)!r} is not a host. Write it like nas.local, *.example.org, 192.0.2.1, "
+            "[2001:db8::1] or *."
         )
     return name
 
 
-def _origin(site: str) -> str:
-    """An origin as browsers send it (RFC 6454 6.2)."""
+def _valid_origin(site: str) -> str:
+    """Return an origin as browsers send it (RFC 6454 §6.2)."""
     site = _ascii(site).lower().rstrip("/")
     scheme, _, authority = site.partition("://")
     if site != "*" and not (_SCHEME.fullmatch(scheme) and _is_authority(authority)):
-        raise ValueError(f"{site!r} is not like https://app.example.org, http://localhost:3000 or *")
+        raise ValueError(
+            f"{site!r} is not an origin. Write it like https://app.example.org, http://localhost:3000 or *."
+        )
     return site.removesuffix(_DEFAULT_PORTS.get(scheme, ""))
 
 
-def _network(text: str) -> str:
-    """An IP address, or a network in CIDR notation (RFC 4632 3.1)."""
+def _valid_network(text: str) -> str:
+    """Accept an IP address, or a network in CIDR notation (RFC 4632 §3.1)."""
     try:
         ip_network(text)
     except ValueError as error:
-        raise ValueError(f"{error}; it is to be like 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32") from None
+        raise ValueError(f"{error}. Write it like 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32.") from None
     return text
 
 
-def _base_url(url: str) -> str:
+def _valid_base_url(url: str) -> str:
     scheme, _, rest = _ascii(url).partition("://")
     authority, slash, path = rest.partition("/")
     scheme = scheme.lower()
     if scheme not in _DEFAULT_PORTS or not _is_authority(authority) or not _PATH.fullmatch(slash + path):
-        raise ValueError(f"{url!r} is not like https://media.example.org or https://example.org/media")
+        raise ValueError(
+            f"{url!r} is not a base URL. Write it like https://media.example.org or https://example.org/media."
+        )
     return f"{scheme}://{rest}".rstrip("/")
 
 
-def _folder(path: object) -> object:
+def _expanded_folder(path: object) -> object:
     if not isinstance(path, str):
         return path
-    if not path.strip():  # which would be the folder that the server is started in, with all that is in it
-        raise ValueError("It names no folder")
+    if not path.strip():  # Path("") is the working directory, whose files would all be served
+        raise ValueError("It is empty. Name a folder.")
     return os.path.expanduser(path)
 
 
 def _ascii(text: str) -> str:
     if not text.isascii():
-        raise ValueError(f"{text!r} is not in ASCII; names of hosts are written as xn--…, all else as %…")
+        raise ValueError(f"{text!r} is not in ASCII. Write host names as xn--…, other characters as %….")
     return text
 
 
 def _is_authority(text: str) -> bool:
-    """Whether it is a host, perhaps with a port (RFC 3986 3.2)."""
+    """Return whether this is a host, optionally with a port (RFC 3986 §3.2)."""
     match = _AUTHORITY.fullmatch(_ascii(text))
     if match is None or int(match["port"] or 0) > 65535:
         return False
@@ -117,22 +122,29 @@ _AUTHORITY = re.compile(
 )
 _PATH = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
-# What Kubernetes puts into the environment for a service that is named `seekable`, or `seekable-…`.
+# Variables that Kubernetes sets for a service named `seekable`, or `seekable-…`.
 _SERVICE = re.compile(
     r"SEEKABLE(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
 _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
-"""What browsers leave out of an origin."""
+"""The ports that browsers omit from an origin."""
 
-Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host)], ...], NoDecode, BeforeValidator(_split)]
-Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split)]
-Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
-"""Several, with commas between them."""
+Hosts = Annotated[
+    tuple[Annotated[str, AfterValidator(_valid_host)], ...], NoDecode, BeforeValidator(_split_commas)
+]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_valid_origin)], ...], NoDecode, BeforeValidator(_split_commas)
+]
+Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(_valid_network)], ...], NoDecode, BeforeValidator(_split_commas)
+]
+"""IP networks, separated by commas; `Hosts` and `Origins` likewise."""
 
-
-Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_lines), AfterValidator(_patterns)]
-"""Patterns of .gitignore."""
+Patterns = Annotated[
+    tuple[str, ...], NoDecode, BeforeValidator(_split_commas_and_lines), AfterValidator(_valid_patterns)
+]
+"""Patterns in the syntax of .gitignore, separated by commas or line breaks."""
 
 IGNORE = (
     # macOS
@@ -148,7 +160,7 @@ IGNORE = (
     "[Dd]esktop.ini",
     "$RECYCLE.BIN",
     "System Volume Information",
-    # Linux desktops, and file systems whose files were deleted while a program had them open
+    # Linux desktops, and files that were deleted while a program had them open
     ".Trash*",
     "lost+found",
     ".nfs*",
@@ -160,7 +172,7 @@ IGNORE = (
     ".@__thumb",
     r"\#recycle",
     r"\#snapshot",
-    # Files that are not whole yet
+    # Unfinished downloads
     "*.part",
     "*.partial",
     "*.crdownload",
@@ -168,66 +180,66 @@ IGNORE = (
     "*.!qB",
     ".syncthing.*",
 )
-"""Patterns of what operating systems, NAS boxes and downloads leave in folders of films."""
+"""Names of files that operating systems, NAS boxes and downloads leave in folders of films."""
 
 
 PREFIX = "SEEKABLE_"
 TARGET_PREFIX = "SEEKABLE_COPY_TO_"
-"""Of the settings of the library that another is copied to."""
+"""Prefix of the settings that `seekable copy` reads for the target library."""
 
 ENV_FILE = ".env"
-"""In the working directory."""
+"""Name of the file with settings in the working directory."""
 
 _MAX_LINKS = 40
-"""Symbolic links that Linux follows for one path."""
+"""Number of symbolic links that Linux follows for one path."""
 
 
 class Settings(BaseSettings):
-    """What can be set. Frozen: a change takes a restart."""
+    """The configuration of one library. Frozen: a change needs a restart."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    host: str = Field("127.0.0.1", description="Address to listen on; another than loopback needs ACCESS.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field("127.0.0.1", description="Address to listen on; any other than loopback needs ACCESS.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 selects a free port.")
     access: Literal["loopback", "open", "accounts"] = Field(
         "loopback",
-        description="Who may knock: this machine only, everybody who can reach it, or everybody who has an "
-        "account, each with a library of their own.",
+        description="Who may connect: this machine only, every client that can reach the server, or every "
+        "user with an account, each with a library of their own.",
     )
     sign_up: Literal["open", "invite", "closed"] = Field(
-        "invite", description="Who may make an account, with access `accounts`."
+        "invite", description="Who may create an account, with access `accounts`."
     )
     users_url: str | None = Field(
         None,
         description="MongoDB URL of the accounts, with storage `gridfs`; by default the database `users` "
-        "where the files are.",
+        "on the server of the files.",
     )
     quota: ByteSize | None = Field(
         None,
         ge=0,
-        description="Bytes that the files of one account may have, if nothing else is set for it.",
+        description="Bytes that the files of one account may occupy, unless the account has its own quota.",
     )
     session_idle_timeout: int = Field(
-        14 * 86400, ge=1, description="Seconds after which a login that nobody used is over."
+        14 * 86400, ge=1, description="Seconds without use after which a login ends."
     )
-    session_lifetime: int = Field(90 * 86400, ge=1, description="Seconds after which every login is over.")
-    base_url: Annotated[str, AfterValidator(_base_url)] | None = Field(
-        None, description="Where clients reach this server, behind a proxy: links begin with it."
+    session_lifetime: int = Field(90 * 86400, ge=1, description="Seconds after which every login ends.")
+    base_url: Annotated[str, AfterValidator(_valid_base_url)] | None = Field(
+        None, description="Address at which clients reach this server: links begin with it."
     )
-    allowed_hosts: Hosts = Field((), description="Further Host names to answer to, `*.example.org` too.")
+    allowed_hosts: Hosts = Field((), description="Further accepted Host names, `*.example.org` too.")
     trusted_proxies: Networks = Field(
         ("127.0.0.1", "::1"),
-        description="Addresses and networks of proxies: only from there X-Forwarded-For, "
-        "X-Forwarded-Proto and Forwarded are believed.",
+        description="Addresses and networks of proxies: X-Forwarded-For, X-Forwarded-Proto and Forwarded are "
+        "trusted only from there.",
     )
     cors_origins: Origins = Field((), description="Origins of other sites whose pages may use this server.")
     storage: Literal["filesystem", "gridfs"] = Field("filesystem", description="Where the bytes are.")
-    files_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+    files_dir: Annotated[Path, BeforeValidator(_expanded_folder)] = Field(
         Path("files"), description="Folder of the files, with storage `filesystem`."
     )
     read_only: bool = Field(
         False,
-        description="Serve the files and change none of them; so is a folder on a read-only file system.",
+        description="Serve the files and refuse all changes; implied by a read-only file system.",
     )
     database_url: str | None = Field(
         None, description="`sqlite:///FILE` or `postgresql+psycopg://…`; by default in FILES_DIR/.seekable."
@@ -235,25 +247,28 @@ class Settings(BaseSettings):
     mongodb_url: str | None = Field(None, description="MongoDB URL, with storage `gridfs`.")
     ignore: Patterns = Field(
         IGNORE,
-        description="Names that lists, playlists and scans leave out, in the syntax of .gitignore, with "
-        "commas or line breaks between them.",
+        description="Names that lists, playlists and scans leave out, in the syntax of .gitignore, separated "
+        "by commas or line breaks.",
     )
     max_upload_size: ByteSize = Field(
-        ByteSize(64 << 30), gt=0, description="Bytes that one file may have; units such as `64GiB` are read."
+        ByteSize(64 << 30), gt=0, description="Maximum bytes of an uploaded file, also with a unit: `64GiB`."
     )
     read_chunk_size: ByteSize = Field(
-        ByteSize(128 << 10), ge=4096, le=16 << 20, description="Bytes read from a folder in one go."
+        ByteSize(128 << 10),
+        ge=4096,
+        le=16 << 20,
+        description="Bytes per read from a folder, where sendfile is not used.",
     )
     cache_control: str = Field("no-cache", description="Cache-Control of every stored file.")
     scan_interval: int = Field(
-        3600, ge=1, description="Seconds between two scans for what other programs put or changed."
+        3600, ge=1, description="Seconds between two full scans for changes by other programs."
     )
-    max_sockets: int = Field(10_000, ge=1, description="WebSockets that may be open at once.")
+    max_sockets: int = Field(10_000, ge=1, description="Maximum number of open WebSockets.")
     heartbeat: float = Field(
-        20, gt=0, description="Seconds between pings of a WebSocket, and those its peer has to answer."
+        20, gt=0, description="Seconds between pings of a WebSocket, and seconds to answer one."
     )
     max_header_size: ByteSize = Field(
-        ByteSize(64 << 10), ge=1024, description="Bytes that a request may have before its body."
+        ByteSize(64 << 10), ge=1024, description="Maximum bytes of a request before its body."
     )
     header_timeout: float = Field(
         10, gt=0, description="Seconds that a client has to send a request, up to its body."
@@ -262,36 +277,36 @@ class Settings(BaseSettings):
     body_rate: ByteSize = Field(
         ByteSize(1024),
         ge=0,
-        description="Bytes a second that an upload has to come with, on average over BODY_TIMEOUT.",
+        description="Minimum bytes per second of an upload, averaged over BODY_TIMEOUT; 0 for no minimum.",
     )
     max_connections: int | None = Field(
         None,
         ge=1,
-        description="Connections that may be open at once; by default as many as the limit of descriptors "
+        description="Maximum number of open connections; by default as many as the limit of file descriptors "
         "allows, each with an open file.",
     )
     max_connections_per_peer: int = Field(
         1000,
         ge=1,
-        description="Connections that one address may have open, if it is not this machine's and not of "
-        "TRUSTED_PROXIES.",
+        description="Maximum number of open connections per address; this machine and TRUSTED_PROXIES are "
+        "exempt.",
     )
-    send_timeout: float = Field(60, gt=0, description="Seconds that a client may take nothing of an answer.")
-    keepalive_timeout: float = Field(5, gt=0, description="Seconds that an idle connection is kept.")
+    send_timeout: float = Field(60, gt=0, description="Seconds that a client may stop reading a response.")
+    keepalive_timeout: float = Field(5, gt=0, description="Seconds that an idle connection stays open.")
     sendfile: bool = Field(
-        True, description="Let the kernel send files from a folder, where it can (Linux), without a copy."
+        True, description="Let the kernel send files from a folder without a copy, where it can (Linux)."
     )
     access_log: bool = Field(True, description="Log each request.")
-    log_format: Literal["line", "json"] = Field("line", description="What each record of the log is.")
+    log_format: Literal["line", "json"] = Field("line", description="Format of each log record.")
     metrics: Literal["off", "local", "open"] = Field(
         "local",
-        description="Who may read GET /metrics: nobody, this machine, or everybody who asks without a "
-        "proxy between.",
+        description="Who may read GET /metrics: no client, this machine, or every client that connects "
+        "without a proxy.",
     )
     shutdown_delay: float = Field(
         0,
         ge=0,
-        description="Seconds after SIGTERM for which the port stays open, while /health/ready is 503.",
+        description="Seconds after SIGTERM during which the port stays open, while /health/ready is 503.",
     )
     shutdown_timeout: int = Field(
         30, ge=0, description="Seconds that running transfers have to end after SIGTERM."
@@ -306,7 +321,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """As usual, but for what Kubernetes calls SEEKABLE_PORT: it speaks of a service of that name."""
+        """Ignore the SEEKABLE_PORT that Kubernetes sets for a service of that name: it is a URL."""
         assert isinstance(env_settings, EnvSettingsSource)
         env_settings.env_vars = {
             name: value
@@ -317,12 +332,12 @@ class Settings(BaseSettings):
 
     @property
     def library_folder(self) -> Path | None:
-        """The folder in which uploads become files, if the settings name one."""
+        """The folder in which uploads become files. None with storage `gridfs`."""
         return self.files_dir if self.storage == "filesystem" else None
 
     @property
-    def place(self) -> str:
-        """Where the files are, to be shown: without a password."""
+    def location(self) -> str:
+        """The folder or the MongoDB URL of the files, for display: without a password."""
         if self.storage == "gridfs":
             return re.sub(r"//[^/]*@", "//", (self.mongodb_url or "").partition("?")[0])
         return str(self.files_dir.absolute())
@@ -331,24 +346,24 @@ class Settings(BaseSettings):
     @classmethod
     def _is_header(cls, value: str) -> str:
         if not (value.isascii() and value.isprintable()):
-            raise ValueError("must be printable ASCII: it becomes a header")
+            raise ValueError("It becomes a header. Use printable ASCII only.")
         return value
 
 
 @dataclass(frozen=True)
 class EnvFile:
-    """The `.env` of the working directory, as far as it counts."""
+    """The `.env` of the working directory, and whether it may be read."""
 
     path: Path | None
-    """None if there is none, or if it must not be read."""
+    """None if the file is missing, or if it must not be read."""
     ignored: str = ""
-    """Why it is not read, as a sentence; empty if it is read, or if there is none."""
+    """A sentence why the file is not read; empty if it is read or missing."""
 
 
 def env_file(target: str | None = None) -> EnvFile:
-    """Find `.env`, and refuse it where it lies in a library that the environment names.
+    """Find `.env`, and ignore it if it is inside a library that the environment names.
 
-    `target` is a further library's folder, from an option of the command.
+    `target` is the folder of a further library, from a command-line option.
     """
     path = Path(ENV_FILE).absolute()
     if not path.is_file():
@@ -361,7 +376,7 @@ def env_file(target: str | None = None) -> EnvFile:
             return EnvFile(
                 None,
                 f"{path} is not read: it lies in the library {library.absolute()}, where an upload could "
-                "replace it. Set what it holds in the environment, or start from another folder.",
+                "replace it. Move its settings to the environment, or start from another folder.",
             )
     return EnvFile(path)
 
@@ -369,23 +384,23 @@ def env_file(target: str | None = None) -> EnvFile:
 def _named_by_environment(prefix: str) -> Path | None:
     try:
         return Settings(_env_prefix=prefix).library_folder
-    except ValidationError:  # whoever reads the settings of this prefix reports it
+    except ValidationError:  # the command that reads these settings reports the error
         return None
 
 
 def _lies_in(file: Path, library: Path) -> bool:
-    """Return whether the file, or a symbolic link on the way to it, is somewhere beneath the library."""
+    """Return whether the file, or a symbolic link on the way to it, is beneath the library."""
     if not library.exists():
         return False
-    for place in _places(file):
-        folder = Path(os.path.realpath(place))
-        if any(at.exists() and at.samefile(library) for at in (folder, *folder.parents)):
+    for parent in _parents(file):
+        folder = Path(os.path.realpath(parent))
+        if any(above.exists() and above.samefile(library) for above in (folder, *folder.parents)):
             return True
     return False
 
 
-def _places(file: Path) -> Iterator[Path]:
-    """Yield the folder of the file, and of each file that it is a link to."""
+def _parents(file: Path) -> Iterator[Path]:
+    """Yield the folder of the file, and of each link target in turn."""
     for _ in range(_MAX_LINKS):
         yield file.parent
         if not file.is_symlink():
@@ -394,10 +409,10 @@ def _places(file: Path) -> Iterator[Path]:
 
 
 def load(prepare: Callable[[Settings], object] | None = None, *, target: str | None = None) -> Settings:
-    """Return the settings of this process, and log what is no setting and a `.env` that is not read.
+    """Return the settings of this process; log unknown settings and a `.env` that is not read.
 
-    `prepare` is called with the settings before anything is logged; `target` is as in `env_file`.
-    Raises ConfigurationError, which names what is wrong with each.
+    Calls `prepare` with the settings before it logs; `target` is as in `env_file`.
+    Raises ConfigurationError, which names every invalid setting.
     """
     found = env_file(target)
     settings = _read(PREFIX, found)
@@ -406,31 +421,33 @@ def load(prepare: Callable[[Settings], object] | None = None, *, target: str | N
     if found.ignored:
         _log.warning("%s", found.ignored)
     if names := unknown(found):
-        _log.warning("There is no such setting: %s", ", ".join(names))
+        _log.warning("Unknown settings: %s", ", ".join(names))
     return settings
 
 
 def read() -> Settings:
-    """Return the settings of this process, and log nothing. Raises ConfigurationError."""
+    """Return the settings of this process without logging. Raises ConfigurationError."""
     return _read(PREFIX, env_file())
 
 
 def unknown(found: EnvFile) -> list[str]:
-    """Names in the environment and in .env that are like those of settings, and are none, with what may be
-    meant."""
+    """Return the unknown SEEKABLE_* names in the environment and in `.env`, each with the nearest setting."""
     source = DotEnvSettingsSource(Settings, env_file=found.path)
     return [*map(_with_nearest, misspelt([*os.environ, *source.env_vars]))]
 
 
 def load_target(**options: str | None) -> Settings:
-    """The settings of the library that another is copied to: these options, else SEEKABLE_COPY_TO_*."""
+    """Return the settings of the target of a copy: from these options, else from SEEKABLE_COPY_TO_*.
+
+    Raises ConfigurationError if neither names the target: a default could be the folder of another library.
+    """
     given = {name: value for name, value in options.items() if value is not None}
     target = _read(TARGET_PREFIX, env_file(options.get("files_dir")), **given)
     where = {"filesystem": "files_dir", "gridfs": "mongodb_url"}[target.storage]
     for name in ("storage", where):
-        if name not in target.model_fields_set:  # a default is where somebody may have another library
+        if name not in target.model_fields_set:
             raise ConfigurationError(
-                f"{TARGET_PREFIX}{name.upper()}, or its option, has to say where to copy to."
+                f"Set {TARGET_PREFIX}{name.upper()}, or its option, to the target of the copy."
             )
     return target
 
@@ -443,11 +460,11 @@ def _read(prefix: str, found: EnvFile, **options: str) -> Settings:
             **options,  # type: ignore[arg-type]
         )
     except ValidationError as error:
-        faults = (
-            f"{prefix}{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ')}"
+        messages = (
+            f"{prefix}{str(e['loc'][0]).upper()}: {e['msg'].removeprefix('Value error, ').rstrip('.')}."
             for e in error.errors()
         )
-        raise ConfigurationError("; ".join(faults)) from None
+        raise ConfigurationError(" ".join(messages)) from None
     except UnicodeDecodeError:
         raise ConfigurationError(f"{found.path} is not in UTF-8. Save it in UTF-8.") from None
     except OSError as error:
@@ -463,7 +480,7 @@ def _read(prefix: str, found: EnvFile, **options: str) -> Settings:
 
 
 def misspelt(names: Iterable[str]) -> list[str]:
-    """Those that are meant for this program, it seems, and that it does not know; each once."""
+    """Return the names that begin like settings and are none, nor variables of Kubernetes; each once."""
     upper = (name.upper() for name in names)
     return sorted(
         {n for n in upper if n.startswith(PREFIX) and n not in _names() and not _SERVICE.fullmatch(n)}
@@ -471,10 +488,10 @@ def misspelt(names: Iterable[str]) -> list[str]:
 
 
 def _with_nearest(name: str) -> str:
-    # Without the prefix, in which they are all alike.
+    # Without the common prefix, which would make all names similar.
     names = {known.removeprefix(PREFIX): known for known in _names()}
     near = get_close_matches(name.removeprefix(PREFIX), names, n=1)
-    return f"{name} (perhaps {names[near[0]]} is meant)" if near else name
+    return f"{name} (did you mean {names[near[0]]}?)" if near else name
 
 
 def _names() -> list[str]:

@@ -415,7 +415,7 @@ def _first_sign_up(settings: Settings, base: str) -> str | None:
 
 def _announce(settings: Settings, listener: socket, host: str | None, sign_up: str | None) -> None:
     user = " -u EMAIL" if settings.access == "accounts" else ""
-    lines = [f"Seekable serves {logs.escaped(settings.place)}"]
+    lines = [f"Seekable serves {logs.escaped(settings.location)}"]
     base = _base(settings, listener, host)
     if listener.family == AF_UNIX and settings.base_url is None:
         path = place_of(listener).removeprefix("unix:")

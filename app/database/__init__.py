@@ -102,7 +102,7 @@ def is_read_only(settings: Settings) -> bool:
 def place_of(settings: Settings, library: str) -> str:
     """Where the files of a library are, to be shown."""
     if settings.storage == "gridfs":
-        return f"{settings.place} {json.dumps({'library': library})}"
+        return f"{settings.location} {json.dumps({'library': library})}"
     from app.database.filesystem.rows import root_of  # noqa: PLC0415
 
     return str(settings.files_dir.absolute().joinpath(*root_of(library)))

@@ -62,27 +62,27 @@ def test_setting_is_normalized(
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        *(("BASE_URL", url, "is not like https://media.example.org") for url in (
+        *(("BASE_URL", url, "Write it like https://media.example.org") for url in (
             "media.example.org", "http://h:abc", "http://h/a b", "http://h:65536", "http://", "ftp://h",
             "http://u:p@h", "http://h?q", "http://h#f", "http://h/%zz", "http://a..b", "http://[1:2]", "",
             "http://h/\t", "http://h\n", "http:/h",
         )),
         ("BASE_URL", "https://bücher.example", "xn--"),
-        ("BASE_URL", "https://h/größe", "xn--…, all else as %…"),
-        *(("ALLOWED_HOSTS", host, "is not like nas.local") for host in (
+        ("BASE_URL", "https://h/größe", "xn--…, other characters as %…"),
+        *(("ALLOWED_HOSTS", host, "Write it like nas.local") for host in (
             "https://x", "a,http://b", "x/y", "*x", "a.*.b", "2001:db8::1", "[nas]", "a b", "nas:port",
         )),
         ("ALLOWED_HOSTS", "bücher.example", "xn--"),
-        *(("CORS_ORIGINS", site, "is not like https://app.example.org") for site in (
+        *(("CORS_ORIGINS", site, "Write it like https://app.example.org") for site in (
             "app.example.org", "https://app.example.org/page", "https://*.example.org", "null", "https://",
             "//app.example.org", "https://u@h",
         )),
         ("CORS_ORIGINS", "https://bücher.example", "xn--"),
-        *(("TRUSTED_PROXIES", where, "is to be like 192.0.2.1, 10.0.0.0/8") for where in (
+        *(("TRUSTED_PROXIES", where, "Write it like 192.0.2.1, 10.0.0.0/8") for where in (
             "*", "proxy.local", "10.0.0.1/8", "192.0.2.1:80", "[::1]", "10.0.0.0/33",
         )),
-        ("FILES_DIR", "", "names no folder"),
-        ("FILES_DIR", " ", "names no folder"),
+        ("FILES_DIR", "", "Name a folder"),
+        ("FILES_DIR", " ", "Name a folder"),
     ],
 )  # fmt: skip
 def test_setting_is_refused_when_invalid(
@@ -154,8 +154,8 @@ def test_misspelt_variables_are_logged_in_one_line_with_nearest_settings(
         monkeypatch.setenv("SEEKABLE_XYZZY", "2")
         assert load().port == 1
     assert caplog.messages == [
-        "There is no such setting: SEEKABLE_FILE_DIR (perhaps SEEKABLE_FILES_DIR is meant), SEEKABLE_PROT "
-        "(perhaps SEEKABLE_PORT is meant), SEEKABLE_XYZZY"
+        "Unknown settings: SEEKABLE_FILE_DIR (did you mean SEEKABLE_FILES_DIR?), SEEKABLE_PROT "
+        "(did you mean SEEKABLE_PORT?), SEEKABLE_XYZZY"
     ]
 
 
@@ -187,11 +187,14 @@ def test_options_take_precedence_over_environment(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "SEEKABLE_COPY_TO_STORAGE, or its option, has to say where to copy to"),
+        ({}, "Set SEEKABLE_COPY_TO_STORAGE, or its option, to the target"),
         ({"files_dir": "x"}, "SEEKABLE_COPY_TO_STORAGE"),
         ({"storage": "filesystem"}, "SEEKABLE_COPY_TO_FILES_DIR"),
         ({"storage": "gridfs"}, "SEEKABLE_COPY_TO_MONGODB_URL"),
-        ({"storage": "filesystem", "files_dir": " "}, "SEEKABLE_COPY_TO_FILES_DIR: It names no folder"),
+        (
+            {"storage": "filesystem", "files_dir": " "},
+            "SEEKABLE_COPY_TO_FILES_DIR: It is empty. Name a folder.",
+        ),
         ({"storage": "tape"}, "SEEKABLE_COPY_TO_STORAGE: "),
     ],
 )
@@ -210,7 +213,7 @@ def test_copy_target_has_no_default(options: dict[str, str], words: str) -> None
     ],
 )
 def test_place_is_shown_without_password(settings: dict[str, Any], place: str) -> None:
-    assert Settings(_env_file=None, **settings).place == place
+    assert Settings(_env_file=None, **settings).location == place
 
 
 # A `.env` that an upload could replace

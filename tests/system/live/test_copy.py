@@ -161,7 +161,7 @@ def test_copy_is_refused_when_libraries_are_missing_or_overlap(
     (tmp_path / "link").symlink_to(files)
     to = "--to", "filesystem", "--files-dir"
     for settings, options, message in (
-        (source, (), "SEEKABLE_COPY_TO_STORAGE, or its option, has to say where to copy to"),
+        (source, (), "Set SEEKABLE_COPY_TO_STORAGE, or its option, to the target of the copy."),
         (source, (*to, tmp_path / "link"), "are the same folder, or one is in the other"),
         (source, (*to, tmp_path / "server" / "server.log"), "The library to copy to: SEEKABLE_FILES_DIR="),
         ({"files_dir": tmp_path / "none"}, (*to, tmp_path / "new"), "There is no library here"),
