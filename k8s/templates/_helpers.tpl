@@ -33,12 +33,12 @@ app.kubernetes.io/part-of: {{ .Chart.Name }}
 {{ .Values.mongodb.existingSecret | default (include "seekable.mongodb.name" .) }}
 {{- end -}}
 
-{{- /* Whether the chart makes a MongoDB: "true" or nothing. */ -}}
+{{- /* Whether the chart creates a MongoDB: "true" or empty. */ -}}
 {{- define "seekable.mongodb.made" -}}
 {{- if and (eq .Values.storage "gridfs") .Values.mongodb.enabled (not .Values.mongodb.url) }}true{{ end -}}
 {{- end -}}
 
-{{- /* The nodes, as host:port, with commas. Names without a namespace, which `kubectl apply -n` alone may know. */ -}}
+{{- /* The nodes as host:port, separated by commas; without a namespace, which only `kubectl apply -n` may know. */ -}}
 {{- define "seekable.mongodb.hosts" -}}
 {{- $name := include "seekable.mongodb.name" . -}}
 {{- range $i := until (int .Values.mongodb.nodes) }}{{ if $i }},{{ end }}{{ $name }}-{{ $i }}.{{ $name }}:27017{{ end -}}
@@ -59,12 +59,12 @@ app.kubernetes.io/part-of: {{ .Chart.Name }}
 {{ concat $own .Values.allowedHosts | uniq | join "," }}
 {{- end -}}
 
-{{- /* The grace period: preStop, SEEKABLE_SHUTDOWN_DELAY, SEEKABLE_SHUTDOWN_TIMEOUT, the 3 seconds that a disk has then, and 2 to spare. */ -}}
+{{- /* The grace period: preStop, SEEKABLE_SHUTDOWN_DELAY, SEEKABLE_SHUTDOWN_TIMEOUT, the 3 seconds that the server then waits for a disk, and 2 to spare. */ -}}
 {{- define "seekable.gracePeriod" -}}
 {{ add .Values.preStop .Values.shutdownDelay .Values.shutdownTimeout 3 2 }}
 {{- end -}}
 
-{{- /* Whether a new pod may run beside an old one. */ -}}
+{{- /* Whether a new pod may run beside an old one: "true" or empty. */ -}}
 {{- define "seekable.rolls" -}}
 {{- if or (eq .Values.storage "gridfs") (and (eq .Values.filesystem.database "postgresql") (eq .Values.filesystem.accessMode "ReadWriteMany")) }}true{{ end -}}
 {{- end -}}
@@ -87,7 +87,7 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{- /* The addresses of databases that the values name, with their passwords. */ -}}
+{{- /* The database URLs among the values, with their passwords. */ -}}
 {{- define "seekable.urls" -}}
 {{- $urls := dict -}}
 {{- if eq .Values.storage "filesystem" -}}
@@ -99,7 +99,7 @@ capabilities:
 {{- if $urls }}{{ toYaml $urls }}{{ end -}}
 {{- end -}}
 
-{{- /* The address of the database that has to be in existingSecret: its setting, or nothing. */ -}}
+{{- /* The setting with the database URL that existingSecret must contain, or empty. */ -}}
 {{- define "seekable.urlInSecret" -}}
 {{- if eq .Values.storage "filesystem" -}}
 {{- if and (eq .Values.filesystem.database "postgresql") (not .Values.filesystem.databaseUrl) }}SEEKABLE_DATABASE_URL{{ end -}}

@@ -71,19 +71,19 @@ POSTGRESQL: Values = {"database": "postgresql", "databaseUrl": "postgresql://db/
 
 # Invalid values, and words of the chart's error message.
 REFUSED: dict[str, tuple[Values, str]] = {
-    "SQLite with three replicas": (films(accessMode="ReadWriteMany"), "SQLite is for one"),
-    "SQLite with two replicas": ({"replicas": 2, **films()}, "SQLite is for one"),
-    "a volume of one node with three replicas": (films(**POSTGRESQL), "needs a volume that is ReadWriteMany"),
+    "SQLite with three replicas": (films(accessMode="ReadWriteMany"), "SQLite supports one replica"),
+    "SQLite with two replicas": ({"replicas": 2, **films()}, "SQLite supports one replica"),
+    "a volume of one node with three replicas": (films(**POSTGRESQL), "needs a shared volume"),
     "PostgreSQL without a URL": (
         films(database="postgresql", accessMode="ReadWriteMany"),
-        "Say where PostgreSQL is",
+        "PostgreSQL has no URL",
     ),
     "SQLite with a URL of PostgreSQL": (
         {"replicas": 1, **films(databaseUrl="postgresql://db/films")},
         "With filesystem.database=sqlite",
     ),
-    "GridFS without a MongoDB": ({"mongodb": {"enabled": False}}, "GridFS needs one"),
-    "a MongoDB without a password": ({}, "mongodb.password: Choose one"),
+    "GridFS without a MongoDB": ({"mongodb": {"enabled": False}}, "GridFS needs a MongoDB"),
+    "a MongoDB without a password": ({}, "mongodb.password: The MongoDB of the chart has no password"),
     "an ingress without a host": ({**PASSWORD, "ingress": {"enabled": True}}, "ingress.host"),
     "a certificate without https": (
         {**PASSWORD, "ingress": {"enabled": True, "host": "a.b", "tlsSecret": "c"}},
