@@ -91,10 +91,10 @@ def _kubeconfig(server: str) -> str:
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "here", "cluster": {"server": server}}],
-            "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
-            "users": [{"name": "me", "user": {}}],
-            "current-context": "here",
+            "clusters": [{"name": "tests", "cluster": {"server": server}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "tester"}}],
+            "users": [{"name": "tester", "user": {}}],
+            "current-context": "tests",
         }
     )
 

@@ -32,7 +32,6 @@ def test_lint_reports_planted_fault(helm: Helm, tmp_path: Path) -> None:
 
 
 def test_every_manifest_is_valid_for_oldest_kubernetes(installed: Installed) -> None:
-    """The oldest version that the chart supports."""
     assert installed.objects
     for sent in installed.objects:
         kubernetes_validate.validate(sent, OLDEST, strict=True)

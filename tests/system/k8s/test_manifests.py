@@ -16,7 +16,7 @@ from tests.system.k8s.installed import Installed, environment_of, install
 
 
 def test_pods_refer_to_existing_objects(installed: Installed) -> None:
-    """Besides the objects that the values declare as created by the user."""
+    """Ignores the objects that the values declare as created by the user."""
     created = {(o["kind"], o["metadata"]["name"]) for o in installed.objects}
     external = {("Secret", "mine"), ("Secret", "seekable"), ("PersistentVolumeClaim", "films")}
     for pod in installed.pods:

@@ -121,6 +121,6 @@ def launched_browser(command: str) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One browser per module: with a wider scope, its event loop would disturb tests with their own."""
+    """One browser per module: its event loop must not run during tests that run their own."""
     with launched_browser("chromium") as browser:
         yield browser

@@ -319,7 +319,7 @@ def check_restored(target: Path, unchanged: UnchangedFilms, span: BackupSpan, **
 
 @pytest.fixture(scope="module")
 def backups(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
-    shared()  # started by a thread of a test, the database would end with that thread
+    shared()  # or a test's thread would start the database, which would end with that thread
     with together.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
         yield outcomes
 

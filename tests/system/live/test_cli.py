@@ -91,7 +91,7 @@ def run_command(
 
 
 def failure_output(workdir: Path, *arguments: object, **environment: str) -> str:
-    """Run a command that failure_output, and return its output."""
+    """Run a command that fails, and return its output."""
     status, output = run_command(workdir, *arguments, **environment)
     assert status != 0
     return output
@@ -362,8 +362,8 @@ def test_verify_and_scan_name_unreadable_files_and_exit_1(workdir: Path) -> None
     assert "good.mp4" not in output
     status, output = run_command(workdir, "scan", bound=True)
     assert status == 1
-    assert "unreadable: closed: The disk start_error: Permission denied.\n" in output
-    assert "unreadable: bad.mp4: The disk start_error: Permission denied.\n" in output, "its ctime changed"
+    assert "unreadable: closed: The disk refuses: Permission denied.\n" in output
+    assert "unreadable: bad.mp4: The disk refuses: Permission denied.\n" in output, "its ctime changed"
     (films / "closed").chmod(0o755)
     (films / "bad.mp4").chmod(0o644)
     assert run_command(workdir, "scan", bound=True)[0] == 0
@@ -429,7 +429,7 @@ subprocess.run(["sh", "-c", mounts], check=True)
 
 
 def start_error(workdir: Path, *arguments: object, **options: Any) -> str:
-    """Run a command that start_error to start, and return its one sentence."""
+    """Run a command that refuses to start, and return its one sentence."""
     status, output = run_command(workdir, *arguments, **options)
     assert status == 1, output
     assert re.fullmatch(r"Error: .+\.\n", output), output
@@ -628,7 +628,7 @@ def test_uvicorn_serves_this_machine_only(workdir: Path, film: Path) -> None:
 
 
 def test_reload_prints_urls_and_restarts_when_code_changes(workdir: Path, tmp_path: Path) -> None:
-    """In a copy of the code, which no other test uses."""
+    """Changes a copy of the code that no other test uses."""
     copy = tmp_path / "copy"
     for part in ("app", "alembic"):
         shutil.copytree(CHECKOUT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))

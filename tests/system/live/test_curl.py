@@ -350,7 +350,7 @@ def test_download_is_saved_under_its_name(server: Server, folder: str, film: Pat
 def test_curl_saves_non_ascii_name_in_safe_ascii(
     server: Server, folder: str, film: Path, tmp_path: Path
 ) -> None:
-    """curl's -J does not support RFC 8187, so it gets an ASCII name without path, escapes or quotes."""
+    """curl's -J does not support RFC 8187, so it gets an ASCII name without a path or escapes."""
     file = curl("-T", film, f"{server.url}/files/{folder}/{quote(ODD_NAME)}")["json"]
     run("curl", "-sSf", "-OJ", "--output-dir", tmp_path, file["stream_url"])
     (saved,) = tmp_path.glob("*.mp4")

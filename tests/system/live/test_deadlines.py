@@ -25,7 +25,7 @@ RECEIVE_TIMEOUT = 1
 KEEPALIVE_TIMEOUT = 0.5
 SEND_TIMEOUT = 2
 TOO_LATE = 5
-"""Seconds. A server that needs longer than TOO_LATE has no deadline, even on a busy machine."""
+"""Seconds. By TOO_LATE, each of the timeouts must have had its effect, even on a busy machine."""
 
 FILM = random.Random(5).randbytes(12_000_000)
 
@@ -103,8 +103,8 @@ def begun_on_each_backend(
         opening(server) as one,
         opening(another) as two,
     ):
-        given = {"test_stalled_body_gets_408": (server, one)}
-        with on_each_backend.begun(request, lambda name: given.get(name, (another, two))) as outcomes:
+        arguments = {"test_stalled_body_gets_408": (server, one)}
+        with on_each_backend.begun(request, lambda name: arguments.get(name, (another, two))) as outcomes:
             yield outcomes
 
 
@@ -236,7 +236,7 @@ def test_body_below_minimum_rate_gets_408(tmp_path: Path) -> None:
 def test_connection_closes_when_refused_body_does_not_end(begin: Open) -> None:
     refused = head("PUT", "/files/film.mp4", LONG, "If-None-Match: *")
     found = receive_all_to_end(
-        {"it stops": (begin(refused + b"x"), b""), "it goes on": (begin(refused), b"x" * 1000)}
+        {"stalled": (begin(refused + b"x"), b""), "still sending": (begin(refused), b"x" * 1000)}
     )
     for name, (received, seconds) in found.items():
         assert received.startswith(b"HTTP/1.1 412 "), name
@@ -299,8 +299,8 @@ def test_stalled_reader_is_disconnected_and_slow_reader_is_served(server: Server
             time.sleep(0.3)
         quiet.send(PING, b"?")
         assert quiet.receive() == (PONG, b"?")
-    for connection, begun in zip(slow, read, strict=True):
-        connection._buffer = begun
+    for connection, received in zip(slow, read, strict=True):
+        connection._buffer = received
     with ThreadPoolExecutor(len(slow)) as pool:
         assert [answer.content == FILM for answer in pool.map(RawConnection.receive_response, slow)] == [
             True,

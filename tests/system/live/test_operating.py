@@ -68,7 +68,9 @@ def query_value(url: str, query: str) -> float | None:
 
 
 @pytest.fixture(scope="module", name="slow")
-def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+def begun_slow(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Outcomes]:
     with slow.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
         yield outcomes
 
@@ -132,14 +134,14 @@ def test_open_metrics_are_served_to_direct_clients_only(
 
 def test_request_id_is_equal_in_response_and_log(tmp_path: Path) -> None:
     with running(tmp_path) as server, server.client() as http:
-        given = http.get("/files/none", headers={"X-Request-ID": "given-1"})
-        assert given.headers["x-request-id"] == "given-1"
-        odd = http.get("/files/none2", headers={"X-Request-ID": 'odd "name'})
-        generated = odd.headers["x-request-id"]
+        valid = http.get("/files/none", headers={"X-Request-ID": "given-1"})
+        assert valid.headers["x-request-id"] == "given-1"
+        invalid = http.get("/files/none2", headers={"X-Request-ID": 'odd "name'})
+        generated = invalid.headers["x-request-id"]
         assert re.fullmatch(r"[0-9a-f]{12}-\d+", generated)
         assert "x-request-id" not in http.get("/health").headers
-        well = http.get("/health", headers={"X-Request-ID": "given-0"})
-        assert well.headers["x-request-id"] == "given-0"
+        health = http.get("/health", headers={"X-Request-ID": "given-0"})
+        assert health.headers["x-request-id"] == "given-0"
         with socket.create_connection(("127.0.0.1", server.port)) as broken:
             broken.sendall(b"GET / HTTP/1.1\r\nX-Request-ID: given-2\r\nno colon\r\n\r\n")
             refused = broken.recv(4096)

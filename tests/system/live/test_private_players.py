@@ -67,14 +67,14 @@ def begun_vlc_tests(
 ) -> Iterator[Outcomes]:
     need("vlc", "setpriv")
 
-    def given(name: str) -> tuple[object, ...]:
+    def arguments(name: str) -> tuple[object, ...]:
         if "playlist" in name:
             put_three(anna, name, film)
         else:
             anna.put(f"/files/{name}/long.mp4", content=long_film.read_bytes()).raise_for_status()
         return private, anna, name, long_film
 
-    with vlc_tests.begun(request, given) as outcomes:
+    with vlc_tests.begun(request, arguments) as outcomes:
         yield outcomes
 
 

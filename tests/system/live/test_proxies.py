@@ -87,7 +87,7 @@ def test_progress_is_sent_while_proxy_passes_upload(front: Proxy, folder: str) -
         ]
         upload.sendall("\r\n".join([*head, "", ""]).encode())
         received = []
-        for _ in range(32):  # half of it
+        for _ in range(32):  # half of the film
             upload.sendall(bytes(MIB))
             with suppress(TimeoutError):
                 received.append(json.loads(websocket.recv(timeout=0.2))["progress"]["received"])

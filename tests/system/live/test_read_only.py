@@ -156,7 +156,7 @@ def test_commands_work_on_read_only_mount(shared: Path, tmp_path: Path) -> None:
 
 
 def test_library_id_is_kept_on_read_only_mount(workdir: Path, tmp_path: Path) -> None:
-    """With the library's own database on another disk, and with a second database in this user's state."""
+    """With the library's own database on another disk, and with a second one in the user's state folder."""
     database = {"SEEKABLE_DATABASE_URL": f"sqlite:///{tmp_path}/films.db"}
     assert run_command(workdir, "scan", **database)[0] == 1
     assert run_command(workdir, "migrate", **database)[0] == 0

@@ -46,7 +46,7 @@ validate-formats = true
 """
 
 
-# The document does not depend on the backend, and tests/http asks each of them all that is in it.
+# The document does not depend on the backend, and tests/http sends every operation to each of them.
 pytestmark = pytest.mark.backends("filesystem", pytest.param("gridfs", marks=pytest.mark.campaign))
 
 

@@ -32,7 +32,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """One headless browser per package: its event loop would disturb the tests of others."""
+    """One headless browser per package: its event loop must not run during tests that run their own."""
     with launched_browser(HEADLESS_SHELL) as browser:
         yield browser
 
@@ -48,7 +48,7 @@ CLOSED_EARLY = "WebSocket is closed before the connection is established"
 
 
 class Visitor:
-    """Opens pages, each in a new profile. Console messages must contain an `expected` text."""
+    """Opens pages, each in a new profile. Each console message must contain one of the `expected` texts."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self.url = url

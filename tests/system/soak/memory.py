@@ -133,9 +133,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=2048, help="MiB of the file")
     parser.add_argument("--readers", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=20, help="for the slow readers")
-    parser.add_argument("--limit", type=float, help="MiB above idle, of one transfer: 10, or 20 over GridFS")
-    parser.add_argument("--storage", choices=["filesystem", "gridfs"], action="append", help="both")
+    parser.add_argument("--seconds", type=float, default=20, help="duration of the slow readers")
+    parser.add_argument("--limit", type=float, help="MiB above idle per transfer (default: 10, GridFS 20)")
+    parser.add_argument("--storage", choices=["filesystem", "gridfs"], action="append", help="default: both")
     options = parser.parse_args()
     Server.forked = False  # a server in production has only its own modules in memory
     within = True
