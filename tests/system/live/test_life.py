@@ -26,7 +26,7 @@ LINE = re.compile(
 BANNER = 4
 
 FILM = os.urandom(1 << 20) * 12  # much more than the buffers between server and client hold
-TIMEOUT = 25
+TIMEOUT_S = 25
 
 Start = Callable[..., Server]
 
@@ -61,7 +61,7 @@ def begin() -> Iterator[Begin]:
         def begin(server: Server, data: bytes) -> socket.socket:
             connection = stack.enter_context(socket.socket())
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
-            connection.settimeout(TIMEOUT)
+            connection.settimeout(TIMEOUT_S)
             connection.connect(("127.0.0.1", server.port))
             connection.sendall(data)
             return connection
@@ -137,7 +137,7 @@ def count_staged(server: Server) -> int:
 def test_shutdown_completes_transfers_and_refuses_new_connections(
     start: Start, begin: Begin, download: Transfer, upload: Transfer, signal_number: signal.Signals
 ) -> None:
-    server = start(shutdown_timeout=TIMEOUT)
+    server = start(shutdown_timeout=TIMEOUT_S)
     downloads = [download(server) for _ in range(10)]
     uploads = {name: upload(server, name) for name in ("one.mp4", "two.mp4")}
     idle = receive_health(begin(server, HEALTH))
@@ -191,7 +191,7 @@ def test_shutdown_breaks_off_transfers_after_timeout(
 def test_second_signal_breaks_off_transfers_at_once(
     start: Start, download: Transfer, upload: Transfer, second: signal.Signals
 ) -> None:
-    server = start(shutdown_timeout=TIMEOUT)
+    server = start(shutdown_timeout=TIMEOUT_S)
     reading, writing = download(server), upload(server, "new.mp4")
     until(lambda: count_staged(server) == 1, "an upload under way")
     server.process.terminate()
@@ -205,7 +205,7 @@ def test_second_signal_breaks_off_transfers_at_once(
 
 
 def test_shutdown_closes_connections_without_complete_request(start: Start, begin: Begin) -> None:
-    server = start(shutdown_timeout=TIMEOUT)
+    server = start(shutdown_timeout=TIMEOUT_S)
     silent, halfway = begin(server, b""), begin(server, b"GET /health HTTP/1.1\r\nHost: loc")
     kept = receive_health(begin(server, HEALTH))
     server.process.terminate()

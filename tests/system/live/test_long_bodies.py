@@ -17,7 +17,7 @@ from tests.system.live.test_zerocopy import check_equal, server_code
 
 pytestmark = pytest.mark.live
 
-BODY_TIMEOUT = 1
+BODY_TIMEOUT_S = 1
 BYTES = random.Random(7).randbytes(3 * SIZE + LONG)
 SIZES = [LONG, LONG + 1, SIZE, SIZE + 1, 2 * SIZE + 17, len(BYTES)]
 
@@ -41,7 +41,7 @@ class Uploads:
 def uploads(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Uploads]:
     folder = tmp_path_factory.mktemp("uploads") / "workdir"
     folder.mkdir()
-    settings = {"SEEKABLE_FILES_DIR": str(folder / "files"), "SEEKABLE_BODY_TIMEOUT": str(BODY_TIMEOUT)}
+    settings = {"SEEKABLE_FILES_DIR": str(folder / "files"), "SEEKABLE_BODY_TIMEOUT": str(BODY_TIMEOUT_S)}
     code = server_code(f"loop='{request.param}'")
     with forked_python(folder, code, **settings) as started:
         yield Uploads(int(started.wait_for(r"running on http://127\.0\.0\.1:(\d+)")[1]))
@@ -108,7 +108,7 @@ def test_long_body_may_take_longer_than_timeout_while_it_makes_progress(uploads:
     with closing(uploads.connect()) as connection:
         for step in range(steps):
             connection.send(request[step * 100_000 : (step + 1) * 100_000])
-            time.sleep(2.5 * BODY_TIMEOUT / steps)
+            time.sleep(2.5 * BODY_TIMEOUT_S / steps)
         connection.send(request[steps * 100_000 :])
         assert connection.receive_response().status_code == 201
     uploads.check_stored("slow.bin", BYTES)

@@ -44,18 +44,18 @@ def client(front: Proxy) -> Iterator[httpx.Client]:
 
 def test_proxy_passes_upload_of_64_mib_and_ranges(front: Proxy, client: httpx.Client, folder: str) -> None:
     film = noise(64 * MIB)
-    up = client.put(f"/files/{folder}/film.mp4", content=film, headers={"content-type": "video/mp4"})
-    assert up.status_code == 201
-    assert up.json()["sha256"] == sha256(film)
+    uploaded = client.put(f"/files/{folder}/film.mp4", content=film, headers={"content-type": "video/mp4"})
+    assert uploaded.status_code == 201
+    assert uploaded.json()["sha256"] == sha256(film)
 
     middle = client.get(f"/files/{folder}/film.mp4", headers={"range": "bytes=33554432-34603007"})
     assert middle.status_code == 206
     assert middle.headers["content-range"] == f"bytes 33554432-34603007/{64 * MIB}"
     assert middle.content == film[32 * MIB : 33 * MIB]
-    assert middle.headers["etag"] == up.headers["etag"]
+    assert middle.headers["etag"] == uploaded.headers["etag"]
 
     end = client.get(
-        f"/files/{folder}/film.mp4", headers={"range": "bytes=-5", "if-range": up.headers["etag"]}
+        f"/files/{folder}/film.mp4", headers={"range": "bytes=-5", "if-range": uploaded.headers["etag"]}
     )
     assert (end.status_code, end.content) == (206, film[-5:])
     two = client.get(f"/files/{folder}/film.mp4", headers={"range": "bytes=0-0,10-11"})
@@ -102,9 +102,9 @@ def test_download_is_not_buffered_on_disk_when_reader_stalls(
     film = noise(64 * MIB)
     with server.client() as inside:
         inside.put(f"/files/{folder}/film.mp4", content=film)
-    with client.stream("GET", f"/files/{folder}/film.mp4") as down:
+    with client.stream("GET", f"/files/{folder}/film.mp4") as download:
         time.sleep(0.5)  # time for a proxy that would buffer the whole film
-        assert sha256(down.read()) == sha256(film)
+        assert sha256(download.read()) == sha256(film)
 
 
 def test_proxy_passes_chunked_upload(client: httpx.Client, folder: str) -> None:
@@ -114,9 +114,9 @@ def test_proxy_passes_chunked_upload(client: httpx.Client, folder: str) -> None:
         for start in range(0, len(film), 100_000):
             yield film[start : start + 100_000]
 
-    up = client.put(f"/files/{folder}/chunked.mp4", content=pieces())
-    assert up.request.headers["transfer-encoding"] == "chunked"
-    assert up.json()["sha256"] == sha256(film)
+    uploaded = client.put(f"/files/{folder}/chunked.mp4", content=pieces())
+    assert uploaded.request.headers["transfer-encoding"] == "chunked"
+    assert uploaded.json()["sha256"] == sha256(film)
 
 
 def test_same_origin_may_subscribe_and_write_and_other_origin_may_not(
@@ -125,8 +125,8 @@ def test_same_origin_may_subscribe_and_write_and_other_origin_may_not(
     """The proxy must pass the Host header unchanged, with its port."""
     with front.websocket("/events", origin=front.url) as events:
         assert json.loads(events.recv(timeout=20)) == {"type": "resync"}
-        up = client.put(f"/files/{folder}/a", content=b"a", headers={"origin": front.url})
-        assert up.status_code == 201
+        uploaded = client.put(f"/files/{folder}/a", content=b"a", headers={"origin": front.url})
+        assert uploaded.status_code == 201
         assert json.loads(events.recv(timeout=20))["type"] == "file.created"
     other = {"origin": "https://elsewhere.example.org"}
     assert client.put(f"/files/{folder}/b", content=b"b", headers=other).status_code == 403
@@ -165,14 +165,14 @@ def test_upgrade_request_with_body_is_stored_whole(
     for upgrade in UPGRADES:
         headers = {"connection": "Upgrade, HTTP2-Settings", "upgrade": upgrade, "http2-settings": "AAMAAABk"}
         content = iter([b"film"]) if chunked else b"film"
-        up = client.put(f"/files/{folder}/{upgrade}", content=content, headers=headers)
-        assert up.status_code == 201, up.text
+        uploaded = client.put(f"/files/{folder}/{upgrade}", content=content, headers=headers)
+        assert uploaded.status_code == 201, uploaded.text
         assert client.get(f"/files/{folder}/{upgrade}").content == b"film"
 
 
 def test_links_have_scheme_of_client(front: Proxy, client: httpx.Client, folder: str) -> None:
-    up = client.put(f"/files/{folder}/film.mp4", content=b"film")
-    assert up.json()["url"] == f"{front.url}/files/{folder}/film.mp4"
+    uploaded = client.put(f"/files/{folder}/film.mp4", content=b"film")
+    assert uploaded.json()["url"] == f"{front.url}/files/{folder}/film.mp4"
 
 
 def test_proxy_does_not_pass_forwarded_headers_of_client(
@@ -206,10 +206,10 @@ def test_proxy_passes_2_gib_without_buffering_in_memory(
 
     before = front.peak_memory()
     headers = {"content-length": str(2048 * MIB)}
-    up = client.put(f"/files/{folder}/film.mp4", content=film(), headers=headers)
-    assert up.status_code == 201
-    with client.stream("GET", f"/files/{folder}/film.mp4") as down:
-        assert sum(map(len, down.iter_raw())) == 2048 * MIB
+    uploaded = client.put(f"/files/{folder}/film.mp4", content=film(), headers=headers)
+    assert uploaded.status_code == 201
+    with client.stream("GET", f"/files/{folder}/film.mp4") as download:
+        assert sum(map(len, download.iter_raw())) == 2048 * MIB
     assert front.peak_memory() - before < 64 * MIB
 
 
@@ -231,8 +231,8 @@ def test_forwarded_headers_are_trusted_from_configured_addresses_only(
             for number, headers in enumerate(forwarded):
                 name = f"from-{address}-{number}"
                 url = f"http://{address}:{server.port}/files/{name}"
-                up = httpx.put(url, content=b"film", headers=headers, trust_env=False)
-                assert up.json()["url"] == (url.replace("http:", "https:") if trusted else url)
+                uploaded = httpx.put(url, content=b"film", headers=headers, trust_env=False)
+                assert uploaded.json()["url"] == (url.replace("http:", "https:") if trusted else url)
                 until(lambda name=name: name in server.log(), "the request is logged")
                 (line,) = [line for line in server.log().splitlines() if name in line]
                 assert ("198.51.100.7" in line) == trusted

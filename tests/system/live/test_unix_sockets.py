@@ -162,9 +162,9 @@ def test_proxy_passes_client_address_over_unix_socket(name: str, start: Start, t
     }[name]
     with proxy(name, server, tmp_path / name, edit=edit, max_file_size=LESS_THAN_FILM) as front:
         with front.client() as client:
-            up = client.put("/files/film.mp4", content=FILM)
-            assert up.status_code == 201
-            assert up.json()["url"].startswith("https://")
+            uploaded = client.put("/files/film.mp4", content=FILM)
+            assert uploaded.status_code == 201
+            assert uploaded.json()["url"].startswith("https://")
             piece = client.get("/files/film.mp4", headers={"range": "bytes=5-9"})
             assert (piece.status_code, piece.content) == (206, FILM[5:10])
             assert client.get("/files/film.mp4").content == FILM
