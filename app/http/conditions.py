@@ -4,15 +4,27 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Protocol
 
 from app.http.dates import parse_date
 from app.http.grammar import RawHeaders, field, lines, single
-from app.storage.errors import VersionMismatch
-from app.storage.types import Expect, Expectation, FileInfo
 
 # One element of a list of entity tags, and what ends it. No two ways lead through it, so a refusal takes
 # linear time. (Possessive quantifiers would say so, but Python before 3.11.5 matches them wrongly.)
 _ELEMENT = re.compile(r'[ \t]*(?:(?P<weak>W/)?"(?P<tag>[!\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|\Z)')
+
+
+class Representation(Protocol):
+    """The stored file, as far as validators are concerned (RFC 9110 §8.8)."""
+
+    @property
+    def etag(self) -> str: ...
+    @property
+    def other_etag(self) -> str | None: ...
+    @property
+    def updated_at(self) -> datetime: ...
+    @property
+    def doubtful(self) -> bool: ...
 
 
 class Verdict(Enum):
@@ -57,7 +69,7 @@ def parse_etags(value: str) -> ETags:
     return ETags(strong=frozenset(strong), weak=frozenset(weak))
 
 
-def evaluate(method: str, headers: RawHeaders, current: FileInfo) -> Verdict:
+def evaluate(method: str, headers: RawHeaders, current: Representation) -> Verdict:
     """What the preconditions say of a request for something stored, in the order of RFC 9110 13.2.2."""
     last_modified = current.updated_at
     if_match = field(headers, b"if-match")
@@ -85,7 +97,7 @@ def evaluate(method: str, headers: RawHeaders, current: FileInfo) -> Verdict:
     return Verdict.PROCEED
 
 
-def range_applies(headers: RawHeaders, current: FileInfo) -> bool:
+def range_applies(headers: RawHeaders, current: Representation) -> bool:
     """Whether If-Range, if there is one, lets the Range header count (RFC 9110 13.1.5)."""
     values = lines(headers, b"if-range")
     if not values:
@@ -98,36 +110,18 @@ def range_applies(headers: RawHeaders, current: FileInfo) -> bool:
     return not current.doubtful and parse_date(values[0]) == current.updated_at.replace(microsecond=0)
 
 
-def _etags(info: FileInfo) -> tuple[str, ...]:
+def _etags(info: Representation) -> tuple[str, ...]:
     """The ETags by which a client may mean this version."""
     return (info.etag,) if info.other_etag is None else (info.etag, info.other_etag)
 
 
-def expectation(method: str, headers: RawHeaders, current: FileInfo | None) -> Expectation:
-    """What a change may take for granted after its preconditions were held against what is stored now.
-
-    ANY when no precondition had a say, else the state that they were held against: it has to hold still
-    until the change takes effect (RFC 9110 13.2.2). Raises VersionMismatch when they fail.
-    """
-    if current is None:
-        return _expectation_of_nothing(headers)
-    if evaluate(method, headers, current) is not Verdict.PROCEED:
-        raise VersionMismatch(
-            "What is stored there is not the version that the request's conditions ask for."
-        )
-    had_a_say = (
+def has_write_condition(headers: RawHeaders) -> bool:
+    """Return whether a precondition applies to a change of something that is stored (RFC 9110 §13.1)."""
+    return (
         field(headers, b"if-match") is not None
         or field(headers, b"if-none-match") is not None
         or _date(headers, b"if-unmodified-since") is not None
     )
-    return current.etag if had_a_say else Expect.ANY
-
-
-def _expectation_of_nothing(headers: RawHeaders) -> Expectation:
-    if field(headers, b"if-match") is not None:
-        raise VersionMismatch("Nothing is stored there, and the request's conditions ask for a version.")
-    # RFC 9110 13.1.4: with no modification date to compare, If-Unmodified-Since is ignored.
-    return Expect.ABSENT if field(headers, b"if-none-match") is not None else Expect.ANY
 
 
 def _date(headers: RawHeaders, name: bytes) -> datetime | None:

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from app.uploads.errors import BadDigest
+from app.http.errors import BadDigest
 
 # No two ways lead through any of these, so that a refusal takes linear time.
 _KEY = r"[a-z*][a-z0-9_.*-]*"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
+from app.http.errors import BadForm, UnsupportedForm
 from app.http.grammar import extended_of, parameters_of, unquote, unquote_form, word_decoded, word_of
-from app.uploads.errors import BadForm, UnsupportedForm
 
 MAX_BOUNDARY_BYTES = 70
 MAX_PARTS = 32

@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse
 
 from app.accounts.errors import AccountError, BadCredentials, NotPermitted
 from app.accounts.models import Account, Destination
+from app.http.errors import BodyError
 from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion
 from app.resources import session_cookies
 from app.resources.dependencies import (
@@ -27,7 +28,6 @@ from app.resources.problems import BEARER, Problem, problems
 from app.resources.request_body import client_of, fields_of, is_json, text
 from app.resources.ui import elsewhere
 from app.storage.types import SHARED
-from app.uploads.errors import UploadError
 
 router = APIRouter(tags=["accounts"])
 
@@ -117,7 +117,7 @@ async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) ->
             invite=shown["invite"] or None,
             address=client_of(request),
         )
-    except (AccountError, UploadError) as error:
+    except (AccountError, BodyError) as error:
         if is_json(request):
             raise
         return await _on_page(request, error, "sign-up.html", **({"email": "", "invite": ""} | shown))
@@ -143,7 +143,7 @@ async def login(request: Request, services: ServicesDep, people: PeopleDep) -> R
         caller = await people.accounts.callers.by_password(
             text(fields, "email"), text(fields, "password"), client_of(request)
         )
-    except (AccountError, UploadError) as error:
+    except (AccountError, BodyError) as error:
         if is_json(request):
             raise
         return await _on_page(

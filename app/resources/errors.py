@@ -12,14 +12,14 @@ from starlette.routing import Match
 
 from app.accounts import errors as accounts
 from app.events import connections
-from app.http import merge_patch
+from app.http import errors as bodies
+from app.http.merge_patch import MEDIA_TYPE
 from app.http.ranges import RangeNotSatisfiable
 from app.library.quotas import QuotaExceeded
 from app.resources.autoindex import TooManyFolders
 from app.resources.problems import challenge, problem
 from app.resources.sockets import NoWebSocket
 from app.storage import errors as storage
-from app.uploads import errors as uploads
 
 STATUS: dict[type[Exception], int] = {
     accounts.NotSignedIn: 401,
@@ -44,14 +44,13 @@ STATUS: dict[type[Exception], int] = {
     storage.OutOfSpace: 507,
     connections.TooManyConnections: 503,
     NoWebSocket: 426,
-    uploads.BadForm: 400,
-    uploads.BadDigest: 400,
-    uploads.IncompleteBody: 400,
-    uploads.TooLarge: 413,
-    uploads.UnsupportedForm: 415,
-    merge_patch.BadPatch: 400,
-    merge_patch.PatchTooLarge: 413,
-    merge_patch.UnsupportedPatch: 415,
+    bodies.BadForm: 400,
+    bodies.BadDigest: 400,
+    bodies.IncompleteBody: 400,
+    bodies.TooLarge: 413,
+    bodies.UnsupportedForm: 415,
+    bodies.BadPatch: 400,
+    bodies.UnsupportedPatch: 415,
     RangeNotSatisfiable: 416,
     TooManyFolders: 501,
     QuotaExceeded: 507,
@@ -73,8 +72,8 @@ async def _domain(request: HTTPConnection, error: Exception) -> Response:
         headers |= {"upgrade": "websocket", "connection": "upgrade"}  # RFC 9110 7.8, 15.5.22
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
-    if isinstance(error, merge_patch.UnsupportedPatch):
-        headers["accept-patch"] = merge_patch.MEDIA_TYPE  # RFC 5789 2.2
+    if isinstance(error, bodies.UnsupportedPatch):
+        headers["accept-patch"] = MEDIA_TYPE  # RFC 5789 2.2
     return problem(status, str(error), headers)
 
 

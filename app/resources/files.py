@@ -7,10 +7,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app.accounts.errors import ScopeTooSmall
 from app.accounts.principals import Caller
-from app.http.conditions import expectation
+from app.http.conditions import Verdict, evaluate, has_write_condition
 from app.http.digest_fields import declared_digests
-from app.http.grammar import word_of
-from app.http.merge_patch import MAX_BYTES, MEDIA_TYPE, PatchTooLarge, UnsupportedPatch, patched
+from app.http.errors import BadPatch, IncompleteBody, TooLarge, UnsupportedForm, UnsupportedPatch
+from app.http.grammar import RawHeaders, field, word_of
+from app.http.merge_patch import MEDIA_TYPE, parse_merge_patch
 from app.http.multipart import FormReader, boundary_of
 from app.library.quotas import Room
 from app.resources.dependencies import (
@@ -31,7 +32,6 @@ from app.resources.write_only import is_write_only, receipt, receipt_of_move
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, VersionMismatch
 from app.storage.types import Expect, Expectation, FileInfo, Key
 from app.streaming.plan import repr_digest
-from app.uploads.errors import IncompleteBody, UnsupportedForm
 from app.uploads.progress import MAX_SID_LENGTH
 
 forms = APIRouter(tags=["files"])
@@ -215,7 +215,9 @@ def _version(info: FileInfo, caller: Caller | None) -> dict[str, str]:
     return {"etag": f'"{info.etag}"', **digest}
 
 
-_TOO_LARGE = f"A patch has at most {MAX_BYTES} bytes."
+MAX_PATCH_BYTES = 64 << 10
+_TOO_LARGE = f"A patch has at most {MAX_PATCH_BYTES} bytes."
+_PATCHED = ("folder", "filename")
 
 _PATCH: dict[str, Any] = {
     "requestBody": {
@@ -251,7 +253,7 @@ async def move_file(request: Request, services: ServicesDep, key: KeyDep, caller
     """Move or rename a file; never over another (409). Its id and version stay, and so do the names that
     the body does not mention."""
     _check_type(request)
-    target = patched(key, await bounded(request, MAX_BYTES, PatchTooLarge(_TOO_LARGE)))
+    target = renamed_key(key, await bounded(request, MAX_PATCH_BYTES, TooLarge(_TOO_LARGE)))
     if is_write_only(caller):
         return receipt_of_move(await _moved_unseen(services, key, target))
     current = await services.storage.stat(key)
@@ -280,3 +282,43 @@ def _check_type(request: Request) -> None:
     if word_of(request.headers.get("content-type", "")) != MEDIA_TYPE:
         raise UnsupportedPatch(f"A file is moved or renamed by a body with Content-Type: {MEDIA_TYPE}.")
     refuse_encoding(request, UnsupportedPatch)
+
+
+def renamed_key(key: Key, document: bytes) -> Key:
+    """Return the key that a merge patch of `folder` and `filename` makes of a key; `folder: null` is the top.
+
+    Raises BadPatch, and InvalidName for names that no file can have.
+    """
+    patch = parse_merge_patch(document)
+    unknown = [name for name in patch if name not in _PATCHED]
+    if unknown:
+        raise BadPatch(f"Only folder and filename can be changed, not {', '.join(unknown)[:200]}.")
+    names = {"folder": key.folder, "filename": key.filename} | patch
+    if names["folder"] is None:
+        names["folder"] = ""  # null removes a member (RFC 7396 §2)
+    for name in _PATCHED:
+        if not isinstance(names[name], str):
+            raise BadPatch(f"The {name} is a string{' or null' if name == 'folder' else ''}.")
+    return Key.of(key.library, names["folder"], names["filename"])
+
+
+def expectation(method: str, headers: RawHeaders, current: FileInfo | None) -> Expectation:
+    """Return the state that a change may rely on, from its preconditions and what is stored now.
+
+    ANY without a precondition, else the state that they were compared with: it has to hold still until the
+    change takes effect (RFC 9110 §13.2.2). Raises VersionMismatch when they fail.
+    """
+    if current is None:
+        return _expectation_of_nothing(headers)
+    if evaluate(method, headers, current) is not Verdict.PROCEED:
+        raise VersionMismatch(
+            "What is stored there is not the version that the request's conditions ask for."
+        )
+    return current.etag if has_write_condition(headers) else Expect.ANY
+
+
+def _expectation_of_nothing(headers: RawHeaders) -> Expectation:
+    if field(headers, b"if-match") is not None:
+        raise VersionMismatch("Nothing is stored there, and the request's conditions ask for a version.")
+    # Without a modification date, If-Unmodified-Since is ignored (RFC 9110 §13.1.4).
+    return Expect.ABSENT if field(headers, b"if-none-match") is not None else Expect.ANY

@@ -10,8 +10,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection
 
 from app.accounts.errors import BadCredentials
+from app.http.errors import BadForm, TooLarge, UnsupportedForm
 from app.http.grammar import word_of
-from app.uploads.errors import BadForm, TooLarge, UnsupportedForm
 
 
 def length_of(request: Request) -> int | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from app.events.event import compact
-from app.uploads.errors import BadForm
+from app.http.errors import BadForm
 
 INTERVAL_S = 0.125
 """Between two messages. Nine in any second, and the last one, which does not wait: never more than ten."""

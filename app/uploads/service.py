@@ -6,12 +6,12 @@ from functools import partial
 
 from app.http import digest_fields
 from app.http.digest_fields import Digests
+from app.http.errors import BadForm, IncompleteBody, TooLarge
 from app.http.multipart import Field, FileData, FileStarted, FormReader
 from app.library.quotas import Room
 from app.library.service import Library
 from app.storage.contract import Staged, Storage
 from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, clean_folder
-from app.uploads.errors import BadForm, IncompleteBody, TooLarge
 from app.uploads.progress import Progress
 
 FORM_OVERHEAD = 1 << 20

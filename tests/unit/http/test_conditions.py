@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.http.conditions import Verdict, evaluate, expectation, parse_etags, range_applies
+from app.http.conditions import Verdict, evaluate, parse_etags, range_applies
 from app.http.dates import format_date, parse_date
 from app.http.grammar import field, single
+from app.resources.files import expectation
 from app.storage.errors import VersionMismatch
 from app.storage.types import Expect, FileInfo, Key
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.http.digest_fields import declared_digests, verify
-from app.uploads.errors import BadDigest
+from app.http.errors import BadDigest
 
 ONE = hashlib.sha256(b"one")
 TWO = hashlib.sha256(b"two")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.http.errors import BadForm, BodyError, UnsupportedForm
 from app.http.multipart import (
     MAX_FIELD_BYTES,
     MAX_PARTS,
@@ -23,7 +24,6 @@ from app.http.multipart import (
 )
 from app.storage.errors import InvalidName
 from app.storage.types import Key
-from app.uploads.errors import BadForm, UnsupportedForm, UploadError
 
 END = b"--b--\r\n"
 
@@ -248,7 +248,7 @@ def test_encoded_part_is_unsupported(case: str) -> None:
 @given(st.data())
 def test_bad_form_is_refused_at_random_splits(data: st.DataObject) -> None:
     body = data.draw(st.sampled_from([*BAD.values(), *UNSUPPORTED.values()]))
-    with pytest.raises(UploadError):
+    with pytest.raises(BodyError):
         read(data.draw(splits(body)))
 
 
@@ -488,7 +488,7 @@ def test_garbage_raises_only_upload_errors_and_the_same_at_any_splits(
     for chunks in ([body], byte_by_byte(body), data.draw(splits(body))):
         try:
             outcomes.append(repr(read(chunks)))
-        except UploadError as error:
+        except BodyError as error:
             outcomes.append(str(error))
     assert len(set(outcomes)) == 1
 
@@ -497,7 +497,7 @@ def test_garbage_raises_only_upload_errors_and_the_same_at_any_splits(
 @given(st.text())
 def test_any_content_type_raises_only_upload_errors(text: str) -> None:
     for content_type in (text, "multipart/form-data;" + text, "multipart/form-data;boundary=" + text):
-        with contextlib.suppress(UploadError):
+        with contextlib.suppress(BodyError):
             assert 1 <= len(boundary_of(content_type)) <= 70
 
 

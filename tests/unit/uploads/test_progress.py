@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.uploads.errors import BadForm
+from app.http.errors import BadForm
 from app.uploads.progress import Progress
 
 
