@@ -75,11 +75,11 @@ def leftovers(settings: Settings) -> Callable[[], set[str]]:
 @pytest.fixture
 def big_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bytes], Key]:
     """Return a function that adds a sparse file of zeros with an end, where a scan finds it."""
-    by_hand.hurry(monkeypatch)
+    by_hand.shorten_waits(monkeypatch)
 
     def big_file(size: int, end: bytes) -> Key:
         beneath(settings).put_big("big.mkv", size, end, rested=False)
-        by_hand.rest()
+        by_hand.age_files()
         return Key(SHARED, "", "big.mkv")
 
     return big_file

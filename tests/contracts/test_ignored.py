@@ -156,11 +156,11 @@ async def test_commands_use_patterns_of_last_server(settings: Settings) -> None:
 async def test_scan_skips_ignored_files(
     settings: Settings, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_hand.hurry(monkeypatch)
+    by_hand.shorten_waits(monkeypatch)
     with closing(beneath(settings)) as library:
         for path in (*HIDDEN, "b/film.mp4"):
             library.put_big(path, 7, b"by hand", rested=False)
-    by_hand.rest()
+    by_hand.age_files()
     assert await findings(storage) == [Finding("b/film.mp4", Outcome.CREATED)]
     assert await listed(storage, Listing(SHARED, recursive=True)) == ["b/film.mp4"]
     assert await listed(storage, Listing(SHARED, recursive=True, ignored=True)) == []

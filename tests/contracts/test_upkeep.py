@@ -132,11 +132,11 @@ async def test_hashing_detects_encoding_of_texts_from_older_version(
 async def test_hashing_detects_encoding_of_files_from_other_programs(
     storage: Storage, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_hand.hurry(monkeypatch)
+    by_hand.shorten_waits(monkeypatch)
     with closing(beneath(settings)) as library:
         for name, data in {"text": "Größe".encode(), "other": b"\xff"}.items():
             library.put_big(name, len(data), data, rested=False)
-    by_hand.rest()
+    by_hand.age_files()
     await findings(storage)
     assert {info.is_utf8 for info in (await stored(storage)).values()} == {None}
     async for _ in storage.hash_unverified():

@@ -22,7 +22,7 @@ from app.storage.types import SHARED, Key
 from tests.support import mounted
 from tests.support.copying import Pair, Watched, get, opened, put, stored
 from tests.unit.database import by_hand
-from tests.unit.database.by_hand import rest
+from tests.unit.database.by_hand import age_files
 
 pytestmark = pytest.mark.anyio
 
@@ -32,9 +32,9 @@ BYTES = os.urandom(300_000)
 
 
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds are long when they come in every test."""
-    by_hand.hurry(monkeypatch)
+    by_hand.shorten_waits(monkeypatch)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ async def test_a_file_that_lost_its_end_is_not_brought(pair: Pair, tmp_path: Pat
     assert found[":films/film.mp4"].outcome is Outcome.FAILED
     assert found[":films/film.mp4"].reason
     assert set(await stored(pair.target)) == {LAST}
-    rest()
+    age_files()
     assert await pair.run() == {"films/film.mp4": Outcome.COPIED, "films/z.mp4": Outcome.PRESENT}
 
 
@@ -92,7 +92,7 @@ async def test_what_was_not_hashed_yet_is_hashed_on_the_way(pair: Pair, tmp_path
     (folder / "z.mp4").write_bytes(b"last")
     await put(pair.target, OTHER, b"other")
     await put(pair.target, LAST, b"LAST")
-    rest()
+    age_files()
     expected = {
         "films/film.mp4": Outcome.COPIED,
         "films/other.mp4": Outcome.PRESENT,
@@ -164,7 +164,7 @@ async def test_a_file_that_is_edited_while_it_is_read(pair: Pair, tmp_path: Path
         await put(pair.target, Key(SHARED, "", "film.mp4"), there)
     path = tmp_path / "source" / "film.mp4"
     path.write_bytes(BYTES)
-    rest()
+    age_files()
     await stored(pair.source)
     await pair.source.stat(Key(SHARED, "", "film.mp4"))
 

@@ -11,7 +11,7 @@ from app.storage.types import SHARED, Expect, Key
 from tests.support.postgres import shared
 from tests.system.faults.losing import LosingProxy, Loss
 from tests.unit.database import by_hand
-from tests.unit.database.by_hand import rest
+from tests.unit.database.by_hand import age_files
 from tests.unit.database.library import FILM, Library
 
 MOVED = Key(SHARED, "other", "film.mp4")
@@ -33,9 +33,9 @@ AFTER: dict[str, State] = {
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is new is taken for finished soon, and a server for lost."""
-    by_hand.hurry(monkeypatch)
+    by_hand.shorten_waits(monkeypatch)
     monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
 
 
@@ -103,14 +103,14 @@ def test_what_was_not_committed_is_undone(library: Library, proxy: LosingProxy, 
 
 @pytest.mark.parametrize("loss", Loss)
 def test_what_nobody_knows_is_left_whole(
-    library: Library, proxy: LosingProxy, kind: str, loss: Loss, hurry: None
+    library: Library, proxy: LosingProxy, kind: str, loss: Loss, shorten_waits: None
 ) -> None:
     proxy.loses, proxy.reachable = loss, False
     with pytest.raises(StorageUnavailable):
         change(library, kind)
     assert proxy.lost.is_set()
     proxy.reachable = True
-    rest()
+    age_files()
     assert found(library) == AFTER[kind]
     assert found(library) == AFTER[kind], "and it stays so"
     assert library.staging() == []

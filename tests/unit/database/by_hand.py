@@ -1,4 +1,4 @@
-"""What is done in the folder of the files by hand, and what the library says of it then."""
+"""Helpers for changes by other programs in the folder of files, and for how the library reports them."""
 
 import os
 import time
@@ -18,13 +18,13 @@ NFC = unicodedata.normalize("NFC", NFD)
 
 
 def page(library: Library, folder: str = "", *, recursive: bool = False, of: str = SHARED) -> Page:
-    """The first page, as whoever asks for it gets it."""
+    """Return the first page as a request gets it: without blocking if possible, else from a thread."""
     listing = Listing(of, folder, recursive=recursive)
     for wait in (False, True):
         found = library.backend.page(listing, cursor=None, limit=1000, wait=wait)
         if found is not None:
             return found
-    raise AssertionError("it says neither yes nor no")
+    raise AssertionError("the backend returned None although it may block")
 
 
 def names(library: Library, folder: str = "") -> list[str]:
@@ -44,32 +44,32 @@ def verdicts(library: Library) -> dict[str, Verdict]:
 
 
 def drop(path: Path, data: bytes = b"dropped") -> Path:
-    """Put a file there; when it has rested it is taken for finished."""
+    """Write a file as another program would; it counts as finished once it has been stable for a while."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
 
 
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finished is what was there when the test rested, and all that is two seconds old: so no test has to
-    wait for that, and none has to be quick. The times of folders are trusted after a tick of any kernel."""
+def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files that exist at `age_files()` count as stable, so that no test has to wait two seconds or to be
+    quick. Trust the times of folders after one tick of any kernel's clock."""
     age_s = reconcile._age_s
 
-    def rested_s(status: os.stat_result) -> float:
-        rested = age_s(status) >= 0 and status.st_ctime_ns <= RESTED_NS[-1]
-        return max(age_s(status), reconcile.STABLE_AFTER_S) if rested else age_s(status)
+    def effective_age_s(status: os.stat_result) -> float:
+        is_aged = age_s(status) >= 0 and status.st_ctime_ns <= AGED_NS[-1]
+        return max(age_s(status), reconcile.STABLE_AFTER_S) if is_aged else age_s(status)
 
-    monkeypatch.setattr(reconcile, "_age_s", rested_s)
+    monkeypatch.setattr(reconcile, "_age_s", effective_age_s)
     monkeypatch.setattr(scanner, "FINE_NS", 20_000_000)
 
 
-RESTED_NS = [0]
-"""When tests rested."""
+AGED_NS = [0]
+"""The times of all calls of `age_files()`."""
 
 
-def rest() -> None:
-    RESTED_NS.append(time.time_ns())
-    time.sleep(0.03)  # or what comes now could have the time of what was there
+def age_files() -> None:
+    AGED_NS.append(time.time_ns())
+    time.sleep(0.03)  # or the next change could have the same timestamp
 
 
 def stat(library: Library, key: Key = FILM) -> FileInfo:

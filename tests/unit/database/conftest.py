@@ -1,4 +1,4 @@
-"""What the tests of the filesystem backend share."""
+"""Fixtures that the tests of the filesystem backend share."""
 
 import os
 import resource
@@ -20,7 +20,7 @@ DATABASES: dict[str, Callable[[], str | None]] = {
 
 
 OVER_BOTH = {"test_settling", "test_pages"}
-"""Whose tests are about what databases do; those of other modules are about files."""
+"""Modules whose tests depend on the database; those of other modules depend on files only."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,7 +32,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]:
-    """A library over each database. A test of one of them says so: `parametrize(…, indirect=True)`."""
+    """Open a library over each database.
+
+    A test of one database selects it: `parametrize(…, indirect=True)`.
+    """
     library = Library(tmp_path / "files", DATABASES[request.param]())
     yield library
     library.close()
@@ -40,23 +43,23 @@ def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]
 
 @pytest.fixture
 def changes(library: Library) -> list[Change]:
-    """What was told of changes by hand."""
+    """Return the changes that the backend has reported, of files changed by other programs."""
     return library.noticed
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seconds are long when they come in every test."""
-    by_hand.hurry(monkeypatch)
+def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the two seconds that a file has to be stable."""
+    by_hand.shorten_waits(monkeypatch)
 
 
 @pytest.fixture
 def no_descriptors() -> Callable[[], AbstractContextManager[None]]:
-    """This process can open no more files."""
+    """Return a context in which this process can open no more files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     @contextmanager
-    def none() -> Iterator[None]:
+    def exhausted() -> Iterator[None]:
         lowest = os.dup(0)
         os.close(lowest)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
@@ -65,4 +68,4 @@ def no_descriptors() -> Callable[[], AbstractContextManager[None]]:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
-    return none
+    return exhausted

@@ -1,4 +1,4 @@
-"""A library over the filesystem backend, for tests that look behind the contract."""
+"""A library over the filesystem backend, for tests that look beneath the contract."""
 
 import os
 from contextlib import ExitStack, closing
@@ -15,7 +15,7 @@ FILM = Key(SHARED, "films", "film.mp4")
 
 
 class Library:
-    """A backend in a folder, closed and opened again as a restart would."""
+    """A backend in a folder, which can be closed and opened again like at a restart."""
 
     def __init__(self, root: Path, database_url: str | None = None) -> None:
         self.root = root
@@ -76,7 +76,7 @@ class Library:
         return os.listdir(self.root / ".seekable" / "staging")
 
     def sql(self, statement: str) -> list[tuple[object, ...]]:
-        """Done at once, without a transaction."""
+        """Execute a statement at once, outside of a transaction."""
         with closing(self.backend._database.engine.raw_connection()) as connection:
             cursor = connection.cursor()
             cursor.execute(statement)

@@ -1,5 +1,5 @@
-"""Accounts are looked up, changed and removed by indexes. (On MongoDB the contract's suite runs where nothing
-else is answered.)"""
+"""Statements of the account store use indexes. (On MongoDB, the contract tests run on a server that refuses
+table scans.)"""
 
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +13,9 @@ from app.database.sql.opening import migrate
 from app.database.sql.sqlite import Sqlite
 from tests.contracts.test_accounts import NOW, make_account, make_invite, make_link, make_session, make_token
 
-# What is wanted whole, and is short; whether there is anything; and whether any account stays: the first one
-# does nearly always.
-WHOLE = (
+# Statements that may read a table: short lists that are read whole; a check for any row; and a check for an
+# account that stays, which the first row nearly always satisfies.
+ALLOWED_SCANS = (
     "FROM invite ORDER BY",
     "FROM signing_key",
     "count(*)",
@@ -24,20 +24,22 @@ WHOLE = (
 )
 
 
-def test_no_statement_reads_a_table_from_its_beginning(tmp_path: Path) -> None:
+def test_account_statements_scan_no_table(tmp_path: Path) -> None:
     database = Sqlite(make_url(f"sqlite:///{tmp_path}/test.db"))
     migrate(database)
     sent: list[tuple[str, Any]] = []
     event.listen(
-        database.engine, "before_cursor_execute", lambda _c, _r, said, values, *_: sent.append((said, values))
+        database.engine,
+        "before_cursor_execute",
+        lambda _c, _r, statement, values, *_: sent.append((statement, values)),
     )
     try:
-        _use(SqlAccounts(database, lambda step: step()))
-        asked = [(one, values) for one, values in sent if one.startswith(("SELECT", "UPDATE", "DELETE"))]
-        assert len(asked) > 40
+        _call_every_method(SqlAccounts(database, lambda step: step()))
+        statements = [(one, values) for one, values in sent if one.startswith(("SELECT", "UPDATE", "DELETE"))]
+        assert len(statements) > 40
         with database.reading() as session:
-            for statement, values in asked:
-                if not any(words in " ".join(statement.split()) for words in WHOLE):
+            for statement, values in statements:
+                if not any(words in " ".join(statement.split()) for words in ALLOWED_SCANS):
                     plan = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
                     lines = [str(row[-1]) for row in plan]
                     assert not [line for line in lines if _reads_all(line)], (statement, lines)
@@ -46,11 +48,11 @@ def test_no_statement_reads_a_table_from_its_beginning(tmp_path: Path) -> None:
 
 
 def _reads_all(line: str) -> bool:
-    """Partial indexes may be read from their beginning."""
+    """Return whether a line of the plan is a table scan. Partial indexes may be scanned."""
     return "SCAN" in line and "INDEX ix_" not in line and line != "SCAN CONSTANT ROW"
 
 
-def _use(store: SqlAccounts) -> None:
+def _call_every_method(store: SqlAccounts) -> None:
     admin, anna = store.add(make_account()), store.add(make_account(is_admin=True))
     invite = make_invite()
     store.add_invite(invite)

@@ -1,4 +1,4 @@
-"""Whether two settings name the same library, as far as can be told before it is opened."""
+"""Detection of settings that name the same library, before it is opened."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from app.settings import ConfigurationError, Settings
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where there is a folder of films, and a link to it."""
+    """Create a folder of films and a link to it; return their parent."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "films" / "deep").mkdir(parents=True)
     (tmp_path / "link").symlink_to("films")
@@ -46,7 +46,7 @@ def are_apart(one: Settings, other: Settings) -> bool:
         ("file/films", True),
     ],
 )
-def test_folders(folder: str, apart: bool, here: Path) -> None:
+def test_folders_are_compared_by_their_real_paths(folder: str, apart: bool, here: Path) -> None:
     films = Settings(_env_file=None, files_dir=here / "films")
     for path in (Path(folder), here / folder):
         assert are_apart(films, Settings(_env_file=None, files_dir=path)) is apart
@@ -70,22 +70,22 @@ FILMS = "mongodb://user:secret@one:27017,two/films?replicaSet=a"
         ("mongodb://", True),
     ],
 )
-def test_databases(url: str, apart: bool) -> None:
+def test_databases_are_compared_by_host_and_name(url: str, apart: bool) -> None:
     one, other = (Settings(_env_file=None, storage="gridfs", mongodb_url=each) for each in (FILMS, url))
     assert are_apart(one, other) is are_apart(other, one) is apart
 
 
-def test_a_url_without_a_database_names_ours() -> None:
+def test_url_without_database_means_default_name() -> None:
     urls = ("mongodb://one", "mongodb://one/seekable")
     assert not are_apart(*(Settings(_env_file=None, storage="gridfs", mongodb_url=url) for url in urls))
 
 
-def test_the_same_unreadable_url_is_the_same_database() -> None:
+def test_equal_urls_are_the_same_database_when_unresolvable() -> None:
     one = Settings(_env_file=None, storage="gridfs", mongodb_url="mongodb+srv://films.example/films")
     assert not are_apart(one, one)
 
 
-def test_other_kinds_of_storage_are_apart(tmp_path: Path) -> None:
+def test_different_storages_are_different_libraries(tmp_path: Path) -> None:
     folder = Settings(_env_file=None, files_dir=tmp_path)
     assert are_apart(
         folder, Settings(_env_file=None, storage="gridfs", mongodb_url=FILMS, files_dir=tmp_path)

@@ -1,4 +1,4 @@
-"""A library on a file system that keeps whole seconds: two changes within one have the same time."""
+"""A library on a file system that stores whole seconds, where two changes can have the same time."""
 
 import hashlib
 import time
@@ -24,7 +24,7 @@ def library(tmp_path: Path) -> Iterator[Library]:
     image = tmp_path / "image"
     with image.open("wb") as file:
         file.truncate(16 << 20)
-    run("mkfs.ext4", "-q", "-I", "128", image)  # inodes with no room for fractions
+    run("mkfs.ext4", "-q", "-I", "128", image)  # inodes without space for nanoseconds
     with mounted(tmp_path / "disk", "-o", "loop", image) as disk:
         library = Library(disk / "files")
         yield library
@@ -35,12 +35,12 @@ def begin_second() -> None:
     time.sleep(1.05 - time.time() % 1)
 
 
-def test_second_version_within_a_second_is_never_confirmed_as_the_first(library: Library) -> None:
+def test_second_version_within_a_second_is_not_confirmed_as_first(library: Library) -> None:
     path = library.path(LIVE)
     begin_second()
     path.write_bytes(b"one")
     data, first = library.get(LIVE)
-    assert (data, first.sha256, first.doubtful) == (b"one", None, True), "served at once"
+    assert (data, first.sha256, first.doubtful) == (b"one", None, True), "a doubtful file is served at once"
     hashing = library.backend.hash_unverified()
     path.write_bytes(b"two")
     assert library.get(LIVE)[0] == b"two"
@@ -50,7 +50,7 @@ def test_second_version_within_a_second_is_never_confirmed_as_the_first(library:
     assert not stat(library, LIVE).doubtful
 
 
-def test_bytes_that_change_within_a_second_of_their_hash_are_hashed(library: Library) -> None:
+def test_file_is_hashed_again_when_changed_within_a_second_of_hash(library: Library) -> None:
     path = library.path(LIVE)
     begin_second()
     path.write_bytes(b"one")
@@ -60,4 +60,4 @@ def test_bytes_that_change_within_a_second_of_their_hash_are_hashed(library: Lib
     time.sleep(0.2)
     path.write_bytes(b"two")
     hashing.join()
-    assert stat(library, LIVE).sha256 in (TWO, None), "None on a machine that is slow"
+    assert stat(library, LIVE).sha256 in (TWO, None), "the hash may be None on a slow machine"

@@ -1,6 +1,6 @@
-"""Folders and files that a Mac named, in NFD, where the disk takes NFC for another name.
+"""Folders and files with NFD names, as macOS writes them, on a disk where NFC is another name.
 
-A client sends NFC. Nothing here lists a folder before it asks for what is inside.
+Clients send NFC. No test lists a folder before it requests a file inside.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 from app.storage.errors import AlreadyExists, NotFound, PathConflict
 from app.storage.types import SHARED, Expect, Key, Listing
 from tests.system.live.clients import until
-from tests.unit.database.by_hand import drop, findings, names, page, rest
+from tests.unit.database.by_hand import age_files, drop, findings, names, page
 from tests.unit.database.library import Library
 
 
@@ -21,24 +21,24 @@ def nfd(path: str) -> str:
 
 
 PATHS = ("Amélie.mkv", "séries/film.mkv", "séries/été/Amélie.mkv", "films/été/film.mkv", "séries/a/ö/Ü.mkv")
-MIXED = nfd("é") + "é.mkv"  # as titles from the web are
-pytestmark = pytest.mark.usefixtures("hurry")
+MIXED = nfd("é") + "é.mkv"  # as in titles copied from the web
+pytestmark = pytest.mark.usefixtures("shorten_waits")
 
 
 def key_of(path: str) -> Key:
     return Key.at(SHARED, path)
 
 
-def there(library: Library) -> set[str]:
-    """The paths of the files on the disk."""
+def paths_on_disk(library: Library) -> set[str]:
+    """Return the paths of the files on the disk."""
     files = (path for path in library.root.rglob("*") if path.is_file())
     return {str(path.relative_to(library.root)) for path in files if ".seekable" not in path.parts}
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_file_is_read_at_once(library: Library, path: str) -> None:
+def test_decomposed_file_is_read_without_listing(library: Library, path: str) -> None:
     drop(library.root / nfd(path), b"film")
-    rest()
+    age_files()
     data, info = library.get(key_of(path))
     assert (data, info.key.path) == (b"film", path)
     assert library.get(key_of(path))[1] == info
@@ -47,50 +47,50 @@ def test_file_is_read_at_once(library: Library, path: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("recursive", [False, True])
-def test_folder_is_listed_at_once(library: Library, path: str, recursive: bool) -> None:
+def test_decomposed_folder_is_listed(library: Library, path: str, recursive: bool) -> None:
     drop(library.root / nfd(path), b"film")
-    rest()
+    age_files()
     folder = key_of(path).folder
     assert [info.key.path for info in page(library, folder, recursive=recursive).items] == [path]
     listing = Listing(SHARED, folder, recursive=recursive)
 
-    def is_known() -> bool:
+    def is_cached() -> bool:
         page(library, folder, recursive=recursive)
         return library.backend.page(listing, cursor=None, limit=10, wait=False) is not None
 
-    # A folder is known once the clock of its file system has ticked since it changed.
-    until(is_known, "the folder is known")
+    # The scan cache accepts a folder once the clock of its file system has ticked since the last change.
+    until(is_cached, "the folder is in the scan cache")
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_upload_goes_into_the_folder_that_is_there(library: Library, path: str) -> None:
+def test_upload_goes_into_existing_decomposed_folder(library: Library, path: str) -> None:
     drop(library.root / nfd(path), b"film")
     folder = key_of(path).folder
     new, newest = Key(SHARED, folder, "new.mkv"), Key(SHARED, folder, "größer.mkv")
     places = {nfd(path), f"{nfd(folder)}/new.mkv".lstrip("/")}
     library.backend.check(new, Expect.ABSENT)
     assert library.put(b"new", new, Expect.ABSENT).created
-    assert there(library) == places
+    assert paths_on_disk(library) == places
     assert not library.put(b"newer", new).created
     assert library.get(new)[0] == b"newer"
-    assert there(library) == places
-    rest()
+    assert paths_on_disk(library) == places
+    age_files()
     assert [finding.path for finding in findings(library)] == [path]
     assert library.backend.move(new, newest, Expect.ANY).key == newest
-    assert there(library) == {nfd(path), f"{nfd(folder)}/größer.mkv".lstrip("/")}
+    assert paths_on_disk(library) == {nfd(path), f"{nfd(folder)}/größer.mkv".lstrip("/")}
     assert names(library, folder) == sorted([key_of(path).filename, "größer.mkv"], key=str.encode)
     for key in (newest, key_of(path)):
         library.backend.delete(key, Expect.ANY)
-    assert there(library) == set()
+    assert paths_on_disk(library) == set()
     assert not folder or not (library.root / nfd(folder)).exists()
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("rested", [True, False])
-def test_file_that_is_there_is_not_hidden(library: Library, path: str, rested: bool) -> None:
+def test_upload_is_refused_when_decomposed_file_exists(library: Library, path: str, rested: bool) -> None:
     drop(library.root / nfd(path), b"film")
     if rested:
-        rest()
+        age_files()
     for attempt in (
         lambda: library.backend.check(key_of(path), Expect.ABSENT),
         lambda: create(library, path),
@@ -100,29 +100,29 @@ def test_file_that_is_there_is_not_hidden(library: Library, path: str, rested: b
     other = library.put(b"other", key_of("other.mkv")).info
     with pytest.raises(AlreadyExists):
         library.backend.move(other.key, key_of(path), Expect.ANY)
-    assert there(library) == {nfd(path), "other.mkv"}
-    rest()
+    assert paths_on_disk(library) == {nfd(path), "other.mkv"}
+    age_files()
     assert library.get(key_of(path))[0] == b"film"
     replaced = library.put(b"newer", key_of(path))
     assert not replaced.created
-    assert there(library) == {nfd(path), "other.mkv"}
+    assert paths_on_disk(library) == {nfd(path), "other.mkv"}
 
 
 def create(library: Library, path: str) -> None:
     library.put(b"mine", key_of(path), Expect.ABSENT)
 
 
-def test_name_that_is_half_decomposed_is_found(library: Library) -> None:
+def test_half_decomposed_name_is_found(library: Library) -> None:
     drop(library.root / nfd("séries") / MIXED, b"film")
-    rest()
+    age_files()
     assert library.get(key_of("séries/éé.mkv"))[0] == b"film"
 
 
-def test_file_is_found_in_either_of_two_folders_of_one_name(library: Library) -> None:
-    """Earlier versions made such a twin for an upload."""
+def test_file_is_found_in_either_twin_folder(library: Library) -> None:
+    """Earlier versions created such a twin folder for an upload."""
     drop(library.root / nfd("séries") / "old.mkv", b"old")
     drop(library.root / "séries" / "new.mkv", b"new")
-    rest()
+    age_files()
     assert library.get(key_of("séries/old.mkv"))[0] == b"old"
     assert library.get(key_of("séries/new.mkv"))[0] == b"new"
     assert names(library, "séries") == ["new.mkv", "old.mkv"]
@@ -130,7 +130,7 @@ def test_file_is_found_in_either_of_two_folders_of_one_name(library: Library) ->
         create(library, "séries/old.mkv")
 
 
-def test_file_and_folder_of_one_name_conflict(library: Library) -> None:
+def test_decomposed_file_and_folder_conflict(library: Library) -> None:
     drop(library.root / nfd("séries"), b"a file")
     drop(library.root / nfd("été") / "film.mkv")
     for path in ("séries/film.mkv", "été"):
@@ -140,10 +140,10 @@ def test_file_and_folder_of_one_name_conflict(library: Library) -> None:
         ):
             with pytest.raises(PathConflict):
                 attempt()
-    assert there(library) == {nfd("séries"), nfd("été/film.mkv")}
+    assert paths_on_disk(library) == {nfd("séries"), nfd("été/film.mkv")}
 
 
-def test_what_is_not_there_is_not_found(library: Library, tmp_path: Path) -> None:
+def test_missing_decomposed_path_is_not_found(library: Library, tmp_path: Path) -> None:
     drop(library.root / nfd("séries") / "film.mkv")
     for path in ("séries/été.mkv", "été/film.mkv", "series/film.mkv", "séries/film.mkv/é"):
         with pytest.raises(NotFound):

@@ -1,4 +1,4 @@
-"""The filesystem backend beyond its contract: what it does with what crashes and people leave behind."""
+"""The filesystem backend beyond its contract: files of other programs, and the remains of crashes."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ from app.storage.errors import (
     Truncated,
 )
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
-from tests.unit.database.by_hand import rest
+from tests.unit.database.by_hand import age_files
 from tests.unit.database.library import FILM, Library
 
 
-def test_a_moved_file_leaves_no_empty_folder(library: Library) -> None:
+def test_move_removes_empty_folders(library: Library) -> None:
     deep = Key(SHARED, "a/b/c", "film.mp4")
     library.put(b"film", deep)
     library.backend.move(deep, FILM, Expect.ANY)
@@ -41,7 +41,7 @@ def test_a_moved_file_leaves_no_empty_folder(library: Library) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_file_that_shrinks_under_a_reader_is_truncated(library: Library) -> None:
+async def test_read_raises_truncated_when_file_shrinks(library: Library) -> None:
     library.put(bytes(20_000))
     storage = ThreadedStorage(library.backend)
     async with storage.open(FILM) as file, aclosing(file.read(0, 20_000)) as chunks:
@@ -53,10 +53,10 @@ async def test_a_file_that_shrinks_under_a_reader_is_truncated(library: Library)
     storage.close()
 
 
-# Your files stay yours
+# Files of other programs
 
 
-def test_an_upload_is_an_ordinary_file(library: Library) -> None:
+def test_upload_is_an_ordinary_file(library: Library) -> None:
     library.put(b"film")
     assert library.path().read_bytes() == b"film"
     assert library.path().stat().st_mode & 0o777 == 0o666 & ~_umask()
@@ -69,11 +69,11 @@ def _umask() -> int:
     return mask
 
 
-def test_a_file_that_was_dropped_is_taken_in_and_never_overwritten(library: Library) -> None:
+def test_dropped_file_is_added_and_never_overwritten(library: Library) -> None:
     library.path().parent.mkdir()
     with library.path().open("wb", buffering=0) as file:
         file.write(b"drop")
-        with pytest.raises(NotFound):  # it is half written
+        with pytest.raises(NotFound):  # half written
             library.get()
         for expect in (Expect.ANY, Expect.ABSENT):
             with pytest.raises(AlreadyExists):
@@ -90,10 +90,10 @@ def test_a_file_that_was_dropped_is_taken_in_and_never_overwritten(library: Libr
     assert library.path().read_bytes() == b"dropped"
 
 
-def test_a_file_that_was_edited_is_a_new_version(library: Library, hurry: None) -> None:
+def test_edited_file_is_new_version(library: Library, shorten_waits: None) -> None:
     old = library.put(b"before").info
     library.path().write_bytes(b"after it")
-    rest()
+    age_files()
     data, info = library.get()
     assert data == b"after it"
     assert info.id == old.id
@@ -104,7 +104,7 @@ def test_a_file_that_was_edited_is_a_new_version(library: Library, hurry: None) 
     assert not again.created
 
 
-def test_a_file_that_was_removed_is_gone(library: Library) -> None:
+def test_removed_file_is_gone(library: Library) -> None:
     library.put(b"film")
     library.path().unlink()
     with pytest.raises(NotFound):
@@ -113,24 +113,24 @@ def test_a_file_that_was_removed_is_gone(library: Library) -> None:
     assert library.put(b"again", expect=Expect.ABSENT).created
 
 
-def test_a_restored_backup_keeps_its_version(library: Library) -> None:
+def test_restored_backup_keeps_its_version(library: Library) -> None:
     info = library.put(b"film").info
     shutil.copy2(library.path(), library.root / "copy")
     os.replace(library.root / "copy", library.path())
-    assert library.get()[1].etag != info.etag, "no hash has proved it yet"
+    assert library.get()[1].etag != info.etag, "the etag returns only with a matching hash"
     list(library.backend.hash_unverified())
     data, after = library.get()
     assert (data, after.etag, after.sha256) == (b"film", info.etag, info.sha256)
 
 
-def test_an_empty_folder_gives_way_to_a_file(library: Library) -> None:
+def test_upload_replaces_empty_folder(library: Library) -> None:
     library.path().mkdir(parents=True)
     library.backend.check(FILM, Expect.ABSENT)
     library.put(b"film")
     assert library.get()[0] == b"film"
 
 
-def test_what_is_no_regular_file_is_not_served(library: Library, hurry: None) -> None:
+def test_only_regular_files_are_served(library: Library, shorten_waits: None) -> None:
     kinds = {kind: Key(SHARED, "films", kind) for kind in ("symlink", "fifo", "socket", "directory")}
     library.path(kinds["symlink"]).parent.mkdir()
     outside = library.root.parent / "secret"
@@ -141,7 +141,7 @@ def test_what_is_no_regular_file_is_not_served(library: Library, hurry: None) ->
         listener.bind(str(library.path(kinds["socket"])))
     (library.path(kinds["directory"]) / "inside").mkdir(parents=True)
     (library.path(kinds["directory"]) / "inside" / "file").write_bytes(b"x")
-    rest()
+    age_files()
     for kind, key in kinds.items():
         with pytest.raises(NotFound):
             library.get(key)
@@ -153,12 +153,12 @@ def test_what_is_no_regular_file_is_not_served(library: Library, hurry: None) ->
         assert os.path.lexists(library.path(key)), kind
 
 
-def test_a_folder_that_leads_out_is_not_entered(library: Library, hurry: None) -> None:
+def test_symlinked_folder_is_not_entered(library: Library, shorten_waits: None) -> None:
     outside = library.root.parent / "outside"
     outside.mkdir()
     (outside / "film.mp4").write_bytes(b"secret")
     (library.root / "films").symlink_to(outside)
-    rest()
+    age_files()
     with pytest.raises(NotFound):
         library.get()
     with pytest.raises(PathConflict):
@@ -166,24 +166,24 @@ def test_a_folder_that_leads_out_is_not_entered(library: Library, hurry: None) -
     assert os.listdir(outside) == ["film.mp4"]
 
 
-# What a crash leaves
+# Remains of a crash
 
 
-def test_a_crash_after_the_link_leaves_a_whole_file(library: Library, hurry: None) -> None:
+def test_crash_after_link_leaves_complete_file(library: Library, shorten_waits: None) -> None:
     staged = library.backend.stage(None)
     staged.write(b"film")
     library.path().parent.mkdir()
     os.link(library.root / ".seekable" / "staging" / staged.name, library.path())
-    os.close(staged._descriptor)  # the lock goes as it would with the process
+    os.close(staged._descriptor)  # releases the lock, as the end of the process would
     library.close()
     library.open()
     assert library.staging() == []
-    rest()
+    age_files()
     assert library.get()[0] == b"film"
     assert library.put(b"new").info.size == 3
 
 
-def test_a_crash_after_the_rename_leaves_the_new_file(library: Library) -> None:
+def test_crash_after_rename_leaves_new_file(library: Library) -> None:
     old = library.put(b"old").info
     (library.root / "new").write_bytes(b"newer")
     os.replace(library.root / "new", library.path())
@@ -193,8 +193,8 @@ def test_a_crash_after_the_rename_leaves_the_new_file(library: Library) -> None:
     assert info.etag != old.etag
 
 
-def test_a_row_never_seems_to_speak_for_the_version_after_it(library: Library) -> None:
-    """As it would after a crash between the rename and the COMMIT, if both were written in one clock tick."""
+def test_row_does_not_match_next_version_within_clock_tick(library: Library) -> None:
+    """A crash between rename and COMMIT would leave such a row, if both versions fell into one clock tick."""
     library.put(b"film")
     moment = library.path().stat().st_mtime_ns
     staged = library.backend.stage(None)
@@ -205,19 +205,19 @@ def test_a_row_never_seems_to_speak_for_the_version_after_it(library: Library) -
     assert library.path().stat().st_mtime_ns != moment
 
 
-def test_a_sweep_leaves_the_living_alone(library: Library) -> None:
+def test_sweep_keeps_uploads_in_progress(library: Library) -> None:
     staged = library.backend.stage(None)
     staged.write(b"film")
     dead = library.root / ".seekable" / "staging" / "dead"
     dead.write_bytes(b"half")
-    other = Library(library.root)  # another process would sweep when it starts
+    other = Library(library.root)  # like another process, which sweeps when it starts
     assert library.staging() == [staged.name]
     other.close()
     staged.discard()
     assert library.staging() == []
 
 
-def test_a_sweep_beside_a_change_does_not_take_what_would_undo_it(library: Library) -> None:
+def test_sweep_keeps_file_that_a_change_needs_for_undo(library: Library) -> None:
     library.put(b"film")
     disk = library.backend._disk
     with pytest.raises(ZeroDivisionError), disk.removed(("films", "film.mp4")):
@@ -228,7 +228,7 @@ def test_a_sweep_beside_a_change_does_not_take_what_would_undo_it(library: Libra
     assert library.staging() == []
 
 
-def test_odd_things_in_the_staging_folder_do_not_stop_the_start(library: Library) -> None:
+def test_start_survives_special_files_in_staging(library: Library) -> None:
     staging = library.root / ".seekable" / "staging"
     os.mkfifo(staging / "pipe")
     (staging / "link").symlink_to(library.path())
@@ -241,13 +241,13 @@ def test_odd_things_in_the_staging_folder_do_not_stop_the_start(library: Library
     assert library.staging() == ["folder"]
 
 
-def test_files_of_odd_dates(library: Library, hurry: None) -> None:
+def test_files_with_extreme_dates_are_served(library: Library, shorten_waits: None) -> None:
     keys = [Key(SHARED, "", date) for date in ("2300-01-01", "1900-01-01", "2038-02-01")]
     for key in keys:
         library.put(b"film", key)
         moment = datetime.fromisoformat(f"{key.filename}T00:00:00+00:00").timestamp()
         os.utime(library.path(key), (moment, moment))
-    rest()
+    age_files()
     for key in keys:
         data, info = library.get(key)
         assert data == b"film"
@@ -258,10 +258,10 @@ def test_files_of_odd_dates(library: Library, hurry: None) -> None:
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)
-def test_what_waits_for_a_change_keeps_no_reader_waiting(
-    library: Library, hurry: None, monkeypatch: pytest.MonkeyPatch
+def test_readers_are_not_blocked_when_reconciling_waits(
+    library: Library, shorten_waits: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process holds the database; files that have to be settled first wait for it, others do not."""
+    """Another process holds the database: files that need reconciling wait for it, others do not."""
     monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
 
     async def readers() -> None:
@@ -281,7 +281,7 @@ def test_what_waits_for_a_change_keeps_no_reader_waiting(
     library.put(b"film")
     for number in range(20):
         (library.root / f"{number}").write_bytes(b"dropped")
-    rest()
+    age_files()
     database = library.root / ".seekable" / "seekable.db"
     with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -289,7 +289,7 @@ def test_what_waits_for_a_change_keeps_no_reader_waiting(
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)
-def test_the_storage_closes_when_the_step_of_a_scan_has_ended(library: Library) -> None:
+def test_close_waits_for_scan_step(library: Library) -> None:
     async def close_in_the_middle() -> None:
         storage = ThreadedStorage(library.backend)
         async with aclosing(storage.scan()) as steps:
@@ -305,11 +305,11 @@ def test_the_storage_closes_when_the_step_of_a_scan_has_ended(library: Library) 
     database = library.root / ".seekable" / "seekable.db"
     with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(RuntimeError, match="shutdown"):  # the steps are closed by nobody now
+        with pytest.raises(RuntimeError, match="shutdown"):  # the loop ends before the steps are closed
             asyncio.run(close_in_the_middle())
 
 
-# A failing COMMIT, made by a constraint that is checked only then
+# A COMMIT that fails because of a deferred constraint
 
 _TRAP = "CREATE TABLE trap (x VARCHAR(32) REFERENCES volume (id) DEFERRABLE INITIALLY DEFERRED)"
 _VERBS = ("INSERT", "UPDATE", "DELETE")
@@ -326,7 +326,7 @@ TRAPS = {
         [f"DROP TRIGGER trap_{verb}" for verb in _VERBS],
     ),
     "postgresql": (
-        "SELECT 1",  # they are checked anyway
+        "SELECT 1",  # deferred constraints are always checked
         [
             _TRAP,
             "CREATE FUNCTION fall() RETURNS trigger LANGUAGE plpgsql "
@@ -336,16 +336,16 @@ TRAPS = {
         ["DROP TRIGGER trap ON media"],
     ),
 }
-"""What a connection says first, and what sets and removes the trap."""
+"""For each database: a statement for new connections, and statements that set and remove the trap."""
 
 
 @pytest.fixture
 def failing_commit(library: Library) -> Iterator[None]:
-    """Every COMMIT of a change fails from now on."""
-    checked, set_trap, remove_trap = TRAPS[library.backend._database.engine.dialect.name]
+    """Let every COMMIT of a change fail."""
+    on_connect, set_trap, remove_trap = TRAPS[library.backend._database.engine.dialect.name]
     engine = library.backend._database.engine
     library.backend._database.close()
-    event.listen(engine, "connect", lambda connection, _: connection.execute(checked))
+    event.listen(engine, "connect", lambda connection, _: connection.execute(on_connect))
     library.put(b"film")
     for statement in set_trap:
         library.sql(statement)
@@ -357,7 +357,7 @@ def failing_commit(library: Library) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("failing_commit")
-def test_a_create_that_fails_late_is_undone(library: Library) -> None:
+def test_create_is_undone_when_commit_fails(library: Library) -> None:
     other = Key(SHARED, "new/folder", "other")
     with pytest.raises(StorageUnavailable):
         library.put(b"other", other)
@@ -368,7 +368,7 @@ def test_a_create_that_fails_late_is_undone(library: Library) -> None:
 
 
 @pytest.mark.usefixtures("failing_commit")
-def test_a_replace_that_fails_late_is_undone(library: Library) -> None:
+def test_replace_is_undone_when_commit_fails(library: Library) -> None:
     info = library.get()[1]
     with pytest.raises(StorageUnavailable):
         library.put(b"other")
@@ -378,12 +378,12 @@ def test_a_replace_that_fails_late_is_undone(library: Library) -> None:
 
 
 def check_doubtful(library: Library, info: FileInfo) -> None:
-    """What was done to the file and undone leaves its bytes to be proved."""
+    """Check that the undone change left the file doubtful: its bytes need a new hash."""
     assert library.get() == (b"film", replace(info, sha256=None, is_utf8=None, doubtful=True))
 
 
 @pytest.mark.usefixtures("failing_commit")
-def test_a_delete_that_fails_late_is_undone(library: Library) -> None:
+def test_delete_is_undone_when_commit_fails(library: Library) -> None:
     info = library.get()[1]
     with pytest.raises(StorageUnavailable):
         library.backend.delete(FILM, Expect.ANY)
@@ -392,7 +392,7 @@ def test_a_delete_that_fails_late_is_undone(library: Library) -> None:
 
 
 @pytest.mark.usefixtures("failing_commit")
-def test_a_move_that_fails_late_is_undone(library: Library) -> None:
+def test_move_is_undone_when_commit_fails(library: Library) -> None:
     info = library.get()[1]
     with pytest.raises(StorageUnavailable):
         library.backend.move(FILM, Key(SHARED, "elsewhere", "film"), Expect.ANY)
@@ -402,10 +402,10 @@ def test_a_move_that_fails_late_is_undone(library: Library) -> None:
     assert library.staging() == []
 
 
-# The folder and the database belong together
+# A folder and its database belong together
 
 
-def test_another_folder_is_refused_and_loses_no_row(library: Library, tmp_path: Path) -> None:
+def test_wrong_folder_is_refused_and_loses_no_row(library: Library, tmp_path: Path) -> None:
     library.put(b"film")
     settings = library.settings.model_copy(
         update={
@@ -415,7 +415,7 @@ def test_another_folder_is_refused_and_loses_no_row(library: Library, tmp_path: 
     )
     with ExitStack() as stack, pytest.raises(StorageUnavailable, match="not the one"):
         open_filesystem(settings, str, stack)
-    # The same when it happens under a running server: the row stays.
+    # The same under a running server: the row stays.
     (library.root / ".seekable" / "id").rename(library.root / "id-elsewhere")
     library.path().rename(library.root / "film-elsewhere")
     for look in (library.get, library.backend.ping):
@@ -427,19 +427,19 @@ def test_another_folder_is_refused_and_loses_no_row(library: Library, tmp_path: 
     assert library.get()[0] == b"film"
 
 
-def test_a_database_that_was_swapped_beneath_the_server_is_noticed(library: Library) -> None:
+def test_ping_raises_when_database_was_swapped(library: Library) -> None:
     library.sql("UPDATE volume SET id = 'another'")
     with pytest.raises(StorageUnavailable, match="another one"):
         library.backend.ping()
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)
-def test_a_lost_database_is_rebuilt_from_the_files(library: Library, hurry: None) -> None:
+def test_lost_database_is_rebuilt_from_files(library: Library, shorten_waits: None) -> None:
     library.put(b"film")
     library.close()
     for name in ("seekable.db", "seekable.db-wal", "seekable.db-shm"):
         (library.root / ".seekable" / name).unlink(missing_ok=True)
-    rest()
+    age_files()
     library.open()
     assert library.get()[0] == b"film"
 
@@ -452,20 +452,20 @@ def test_a_lost_database_is_rebuilt_from_the_files(library: Library, hurry: None
         ({"database_url": "postgresql://localhost:port/x"}, "SEEKABLE_DATABASE_URL"),
     ],
 )
-def test_what_cannot_be_is_refused_in_a_sentence(tmp_path: Path, change: dict[str, str], word: str) -> None:
+def test_invalid_database_url_is_refused(tmp_path: Path, change: dict[str, str], word: str) -> None:
     settings = Settings(_env_file=None, files_dir=tmp_path, **change)
     with ExitStack() as stack, pytest.raises(ConfigurationError, match=word):
         open_filesystem(settings, str, stack)
 
 
-def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
+def test_impossible_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     settings = Settings(_env_file=None, files_dir=tmp_path / "file" / "files")
     with ExitStack() as stack, pytest.raises(ConfigurationError, match="SEEKABLE_FILES_DIR"):
         open_files(settings, stack)
 
 
-def test_the_database_may_be_elsewhere(tmp_path: Path) -> None:
+def test_database_may_be_outside_folder(tmp_path: Path) -> None:
     settings = Settings(
         _env_file=None, files_dir=tmp_path / "files", database_url=f"sqlite:///{tmp_path}/other.db"
     )

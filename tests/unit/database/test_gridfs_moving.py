@@ -1,4 +1,4 @@
-"""A move over GridFS: one update of one document, so that a kill at any moment leaves one file."""
+"""A move over GridFS is one update of one document, so a crash at any moment leaves exactly one file."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,7 +16,7 @@ WRITES = {"insert", "update", "delete", "findAndModify", "bulkWrite"}
 
 
 class Writes(monitoring.CommandListener):
-    """The commands that write, as they were sent."""
+    """The write commands, as they were sent."""
 
     def __init__(self) -> None:
         self.commands: list[dict[str, Any]] = []
@@ -35,13 +35,13 @@ class Writes(monitoring.CommandListener):
 @pytest.fixture
 def writes() -> Iterator[Writes]:
     listener = Writes()
-    listeners = monitoring._LISTENERS.command_listeners  # those of every client that is made from now on
+    listeners = monitoring._LISTENERS.command_listeners  # those of every client created from now on
     listeners.append(listener)
     yield listener
     listeners.remove(listener)
 
 
-def test_move_is_one_update_of_one_document(writes: Writes) -> None:
+def test_move_updates_one_document(writes: Writes) -> None:
     source, target = Key(SHARED, "a", "old.mp4"), Key(SHARED, "b", "new.mp4")
     settings = Settings(_env_file=None, **mongo.gridfs())
     with ExitStack() as stack:
@@ -56,5 +56,5 @@ def test_move_is_one_update_of_one_document(writes: Writes) -> None:
     (update,) = first["updates"]
     assert not update.get("multi")
     assert {update["u"]["$set"][name] for name in ("folder", "filename")} == {"b", "new.mp4"}
-    # The name in the bucket is for other programs; no answer of ours depends on it.
+    # The filename in the bucket is for other programs; our answers do not depend on it.
     assert [(command.get("update"), len(command["updates"])) for command in rest] == [("fs.files", 1)]

@@ -1,4 +1,4 @@
-"""What is said of a MongoDB that cannot be opened."""
+"""Opening a MongoDB: refusals with a reason, schema versions and migration."""
 
 import re
 import time
@@ -26,10 +26,10 @@ def refusal(url: str) -> str:
     with ExitStack() as stack, pytest.raises((ConfigurationError, StorageUnavailable)) as refused:
         open_gridfs(settings, str, stack)
     assert time.monotonic() - began < 5
-    said = str(refused.value)
-    assert "\n" not in said
-    assert "secret" not in said
-    return said
+    message = str(refused.value)
+    assert "\n" not in message
+    assert "secret" not in message
+    return message
 
 
 REASONS = {
@@ -41,18 +41,18 @@ REASONS = {
 }
 
 
-def test_the_reason_is_named() -> None:
-    """All of them at once: some are tried for seconds."""
-    there, closed = mongo.shared().port, mongo.free_port()
-    urls = [url.format(open=there, closed=closed) for url in REASONS]
+def test_open_error_names_reason() -> None:
+    """All connections run at the same time: some of them retry for seconds."""
+    port, closed = mongo.shared().port, mongo.free_port()
+    urls = [url.format(open=port, closed=closed) for url in REASONS]
     with ThreadPoolExecutor(len(urls)) as pool:
-        for said, reason in zip(pool.map(refusal, urls), REASONS.values(), strict=True):
-            assert reason in said
-            assert ".." not in said
+        for message, reason in zip(pool.map(refusal, urls), REASONS.values(), strict=True):
+            assert reason in message
+            assert ".." not in message
 
 
 @pytest.mark.parametrize(
-    ("found", "ours", "expected"),
+    ("found", "supported", "expected"),
     [
         (None, 1, "due"),
         ({"version": 1}, 2, "due"),
@@ -63,16 +63,18 @@ def test_the_reason_is_named() -> None:
         ({}, 2, "newer"),
     ],
 )
-def test_version_of_the_schema(found: dict[str, object] | None, ours: int, expected: str) -> None:
-    assert migration(found, ours) == expected
+def test_migration_compares_schema_versions(
+    found: dict[str, object] | None, supported: int, expected: str
+) -> None:
+    assert migration(found, supported) == expected
 
 
-def test_code_that_knows_no_kept_files_refuses_the_databases() -> None:
-    """That of version 2 would delete the files of a leaving account, which are to be kept."""
+def test_version_2_refuses_databases_of_current_version() -> None:
+    """Version 2 would delete the files of a deleted account that are to be kept."""
     assert migration({"version": VERSION}, 2) == "newer"
 
 
-def test_a_library_of_the_version_before_encodings_opens() -> None:
+def test_library_of_version_before_encodings_opens() -> None:
     chosen = mongo.gridfs()
     settings, database = Settings(_env_file=None, **chosen), mongo.database(str(chosen["mongodb_url"]))
     kinds = {"a.mkv": "video/matroska", "a.ogg": "application/ogg", "a.ts": "text/plain"}
@@ -91,16 +93,16 @@ def test_a_library_of_the_version_before_encodings_opens() -> None:
 
 
 @pytest.mark.parametrize("newer", ["files", "accounts"])
-def test_database_of_a_newer_version_is_refused_and_not_changed(newer: str) -> None:
+def test_database_of_newer_version_is_refused_and_unchanged(newer: str) -> None:
     chosen = mongo.gridfs()
     users_url = mongo.gridfs()["mongodb_url"]
     settings = Settings(_env_file=None, access="accounts", users_url=users_url, **chosen)
     files, users = mongo.database(str(chosen["mongodb_url"])), mongo.database(str(users_url))
     databases = {"files": files["media.schema"], "accounts": users["schema"]}
-    for made_before_there_was_a_version in (False, True):
+    for without_version in (False, True):
         prepare_database(settings)
         assert [versions(schema) for schema in databases.values()] == [[VERSION], [VERSION]]
-        if not made_before_there_was_a_version:
+        if not without_version:
             for schema in databases.values():
                 schema.drop()
     databases[newer].update_one({}, {"$set": {"version": VERSION + 1}})
@@ -116,12 +118,12 @@ def versions(schema: Collection[Any]) -> list[int]:
     return [document["version"] for document in schema.find()]
 
 
-def test_readme_names_each_collection_of_the_library() -> None:
+def test_readme_names_each_collection() -> None:
     chosen = mongo.gridfs()
     database = Database(str(chosen["mongodb_url"]))
     collections = [one.name for one in vars(database).values() if isinstance(one, Collection)]
     database.close()
     readme = (Path(__file__).parents[3] / "README.md").read_text()
-    ours = {name for name in collections if not name.startswith("fs.")}
-    assert ours >= {"media", "media.schema"}
-    assert [name for name in ours if f"`{name}`" not in readme] == []
+    supported = {name for name in collections if not name.startswith("fs.")}
+    assert supported >= {"media", "media.schema"}
+    assert [name for name in supported if f"`{name}`" not in readme] == []

@@ -1,4 +1,4 @@
-"""What is asked of the database for a download, and what all downloads together keep in memory."""
+"""Database queries per download, and the memory that all downloads share."""
 
 import asyncio
 import hashlib
@@ -26,8 +26,8 @@ FILM = Key(SHARED, "", "film.mp4")
 DATA = os.urandom(80 * CHUNK_SIZE - 1000)
 
 
-class Asked(monitoring.CommandListener):
-    """What is asked of the chunks of all files, and answered."""
+class ChunkQueries(monitoring.CommandListener):
+    """Counts queries for chunks and the bytes of their answers."""
 
     def __init__(self) -> None:
         self.questions: list[str] = []
@@ -40,7 +40,7 @@ class Asked(monitoring.CommandListener):
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         cursor: dict[str, Any] = event.reply.get("cursor") or {}
         if cursor.get("ns", "").endswith(".fs.chunks"):
-            assert cursor["id"] == 0, "it stays open"
+            assert cursor["id"] == 0, "the cursor must be exhausted"
             self.bytes += sum(len(chunk["data"]) for chunk in cursor["firstBatch"])
 
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
@@ -48,9 +48,9 @@ class Asked(monitoring.CommandListener):
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
-    listener = Asked()
-    listeners = monitoring._LISTENERS.command_listeners  # those of every client that is made from now on
+def queries(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChunkQueries]:
+    listener = ChunkQueries()
+    listeners = monitoring._LISTENERS.command_listeners  # those of every client created from now on
     listeners.append(listener)
     yield listener
     listeners.remove(listener)
@@ -58,7 +58,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
 
 @asynccontextmanager
 async def stored() -> AsyncIterator[Storage]:
-    """A library with one film."""
+    """Open a library with one film."""
     settings = Settings(_env_file=None, **mongo.gridfs())
     async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
         async with stores.storage.stage() as staged:
@@ -68,7 +68,7 @@ async def stored() -> AsyncIterator[Storage]:
 
 
 def parts_of(start: int, stop: int) -> int:
-    """Bytes of the chunks that a range touches."""
+    """Return the size in bytes of the chunks that a range touches."""
     return min(len(DATA), -(-stop // CHUNK_SIZE) * CHUNK_SIZE) - start // CHUNK_SIZE * CHUNK_SIZE
 
 
@@ -82,33 +82,33 @@ def parts_of(start: int, stop: int) -> int:
         (CHUNK_SIZE - 1, 1 << 20, 1),
         (3_000_001, 1 << 20, 1),
         (len(DATA) - (1 << 20), 1 << 20, 1),
-        (0, len(DATA), 16),  # of a chunk at first, later of more
+        (0, len(DATA), 16),  # one chunk at first, more per query later
         (12_345, len(DATA) - 12_345, 16),
     ],
 )
-async def test_a_download_asks_for_its_chunks_once(
-    asked: Asked, start: int, size: int, questions: int
+async def test_download_queries_each_chunk_once(
+    queries: ChunkQueries, start: int, size: int, questions: int
 ) -> None:
     async with stored() as storage:
-        asked.questions.clear()
+        queries.questions.clear()
         async with storage.open(FILM) as file:
             data = b"".join([data async for data in file.read(start, start + size)])
     assert data == DATA[start : start + size]
-    assert {*asked.questions} == {"find"}
-    assert len(asked.questions) <= questions
-    assert asked.bytes == parts_of(start, start + size)
+    assert {*queries.questions} == {"find"}
+    assert len(queries.questions) <= questions
+    assert queries.bytes == parts_of(start, start + size)
 
 
-async def test_who_leaves_at_once_has_not_asked_for_much(asked: Asked) -> None:
+async def test_download_queries_few_chunks_when_client_leaves_early(queries: ChunkQueries) -> None:
     async with stored() as storage:
-        asked.bytes = 0
+        queries.bytes = 0
         async with storage.open(FILM) as file, aclosing(file.read(0, len(DATA))) as data:
             await anext(data)
-    assert asked.bytes <= 2 * CHUNK_SIZE
+    assert queries.bytes <= 2 * CHUNK_SIZE
 
 
 class Reading:
-    """A download whose client takes a piece whenever it likes."""
+    """A download that reads one piece at a time."""
 
     def __init__(self, data: AsyncGenerator[bytes, None]) -> None:
         self._data = data
@@ -116,7 +116,7 @@ class Reading:
         self._piece = b""
 
     async def take(self) -> bool:
-        """Whether there was more."""
+        """Read one piece and return whether there was one."""
         self._digest.update(self._piece)
         self._piece = b""
         self._piece = await anext(self._data, b"")
@@ -134,20 +134,20 @@ async def reading(storage: Storage) -> AsyncIterator[Reading]:
         yield Reading(data)
 
 
-async def test_readers_that_stop_leave_the_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All together they hold what there is for all, and each of them two small pieces at most. Whoever reads
-    on, beside them or later, gets what is stored, and whoever leaves is in nobody's way."""
+async def test_stalled_readers_release_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All readers together stay within the shared limit, plus two small pieces each. Readers that continue
+    get the stored bytes, and cancelled readers block no others."""
     monkeypatch.setattr(async_storage, "IN_MEMORY", 32 * CHUNK_SIZE)
     monkeypatch.setattr(readahead, "SLOW_S", 0.05)
     monkeypatch.setattr(memory_budget, "IDLE_S", 0.05)
-    wanted, draw = hashlib.sha256(DATA).hexdigest(), random.Random(1)
+    wanted, generator = hashlib.sha256(DATA).hexdigest(), random.Random(1)
     async with stored() as storage, AsyncExitStack() as stack:
         tracemalloc.start()
         stack.callback(tracemalloc.stop)
         before, _ = tracemalloc.get_traced_memory()
         stopped = [await stack.enter_async_context(reading(storage)) for _ in range(100)]
         for one in stopped:
-            for _ in range(draw.choice([1, 2, 5, 15])):
+            for _ in range(generator.choice([1, 2, 5, 15])):
                 await one.take()
         await asyncio.sleep(0.1)
         async with reading(storage) as quick:
@@ -157,8 +157,8 @@ async def test_readers_that_stop_leave_the_memory_to_others(monkeypatch: pytest.
         await asyncio.sleep(0.1)
         held, _ = tracemalloc.get_traced_memory()
         assert held - before < 32 * CHUNK_SIZE + len(stopped) * (2 * readahead.PIECE + 16_000)
-        tracemalloc.stop()  # it makes all else slow
-        leaving = [asyncio.create_task(left(storage)) for _ in range(5)]
+        tracemalloc.stop()  # it slows down everything else
+        leaving = [asyncio.create_task(download_until_cancelled(storage)) for _ in range(5)]
         digests = await asyncio.gather(*(one.rest() for one in stopped[:6]))
         assert {*digests} == {wanted}
         for task in leaving:
@@ -170,8 +170,8 @@ async def test_readers_that_stop_leave_the_memory_to_others(monkeypatch: pytest.
         assert (storage._budget.held, storage._budget.lent) == (0, 0)
 
 
-async def left(storage: Storage) -> None:
-    """Downloads, again and again, until it is cancelled."""
+async def download_until_cancelled(storage: Storage) -> None:
+    """Download repeatedly until cancelled."""
     while True:
         async with reading(storage) as one:
             await one.rest()

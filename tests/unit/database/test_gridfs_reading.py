@@ -1,4 +1,4 @@
-"""What is read of files that other programs put into the bucket, however they cut them."""
+"""Reading files that other programs wrote to the bucket, with any chunk sizes."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ from tests.support.beneath import bucket_file
 
 
 def library(stack: ExitStack, size: int, chunk_size: int, chunks: list[Any]) -> GridBackend:
-    """With one file, of these chunks."""
+    """Open a library with one file that consists of these chunks."""
     settings = Settings(_env_file=None, **mongo.gridfs())
     assert settings.mongodb_url is not None
     database, file = mongo.database(settings.mongodb_url), ObjectId()
@@ -47,7 +47,7 @@ def library(stack: ExitStack, size: int, chunk_size: int, chunks: list[Any]) -> 
     return backend
 
 
-def test_short_chunks_are_read_by_the_thousand_at_most() -> None:
+def test_short_chunks_are_read_in_bounded_batches() -> None:
     size = 5000
     with ExitStack() as stack:
         backend = library(stack, size, 1, [bytes([n % 251]) for n in range(size)])
@@ -62,15 +62,15 @@ def test_short_chunks_are_read_by_the_thousand_at_most() -> None:
 
 
 @pytest.mark.parametrize("data", ["text", None, 5, Binary(b"four", 2), Binary(b"four", 128)])
-def test_what_is_in_a_chunk_is_bytes_or_damage(data: object) -> None:
+def test_chunk_without_bytes_counts_as_damaged(data: object) -> None:
     with ExitStack() as stack:
         verdicts = [step.verdict for step in library(stack, 4, 255, [data]).verify()]
     expected = Verdict.UNKNOWN if isinstance(data, bytes) else Verdict.DAMAGED
     assert [verdict for verdict in verdicts if verdict is not None] == [expected]
 
 
-def test_numbers_of_other_programs_are_numbers() -> None:
-    """The shell of MongoDB writes 10.0 where nobody says otherwise."""
+def test_doubles_are_accepted_as_integers() -> None:
+    """The MongoDB shell writes doubles such as 10.0 by default."""
     with ExitStack() as stack:
         backend = library(stack, 10, 4, [b"0123", b"4567", b"89"])
         backend._database.media.update_one({}, {"$set": {"size": 10.0, "chunk_size": 4.0}})
@@ -82,8 +82,8 @@ def test_numbers_of_other_programs_are_numbers() -> None:
             backend.open(Key(SHARED, "", "a.mp4"), wait=True)
 
 
-class Asked(CommandListener):
-    """What a database was asked."""
+class Commands(CommandListener):
+    """Records the commands that a database receives."""
 
     def __init__(self) -> None:
         self.commands: list[str] = []
@@ -96,37 +96,37 @@ class Asked(CommandListener):
     def failed(self, event: CommandFailedEvent) -> None: ...
 
 
-def test_to_open_a_file_is_one_question_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, threads, submit = Asked(), [], ThreadPoolExecutor.submit
-    monkeypatch.setattr(connection, "MongoClient", partial(MongoClient, event_listeners=[asked]))
+def test_open_takes_one_query_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener, threads, submit = Commands(), [], ThreadPoolExecutor.submit
+    monkeypatch.setattr(connection, "MongoClient", partial(MongoClient, event_listeners=[listener]))
     settings, key = Settings(_env_file=None, **mongo.gridfs()), Key(SHARED, "", "a.mp4")
 
     def counted(*arguments: Any) -> Any:
         threads.append(arguments)
         return submit(*arguments)
 
-    async def scene() -> None:
+    async def scenario() -> None:
         async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
             async with stores.storage.stage() as staged:
                 await staged.write(b"film")
                 await stores.storage.commit(key, staged, content_type="video/mp4")
             monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
             for _ in range(2):
-                asked.commands.clear()
+                listener.commands.clear()
                 threads.clear()
                 async with stores.storage.open(key) as file:
                     assert file.info.size == 4
-                assert [command for command in asked.commands if "media" in command] == ["find media"]
+                assert [command for command in listener.commands if "media" in command] == ["find media"]
                 assert len(threads) == 1
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_downloads_from_a_slow_database_keep_no_list_waiting() -> None:
+def test_list_is_not_blocked_when_downloads_wait_for_database() -> None:
     settings = Settings(_env_file=None, **mongo.gridfs())
     assert settings.mongodb_url is not None
     database, key = mongo.database(settings.mongodb_url), Key(SHARED, "", "a.mp4")
-    slow = {
+    delay = {
         "failCommands": ["find"],
         "namespace": f"{database.name}.fs.chunks",
         "blockConnection": True,
@@ -138,13 +138,13 @@ def test_downloads_from_a_slow_database_keep_no_list_waiting() -> None:
             async for _ in data:
                 pass
 
-    async def scene() -> float:
+    async def scenario() -> float:
         async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
             async with stores.storage.stage() as staged:
                 await staged.write(b"film")
                 await stores.storage.commit(key, staged, content_type="video/mp4")
             database.client.admin.command(
-                {"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": slow}
+                {"configureFailPoint": "failCommand", "mode": "alwaysOn", "data": delay}
             )
             try:
                 downloads = [asyncio.create_task(download(stores.storage)) for _ in range(32)]
@@ -157,4 +157,4 @@ def test_downloads_from_a_slow_database_keep_no_list_waiting() -> None:
                 database.client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
         return took
 
-    assert asyncio.run(scene()) < 0.4
+    assert asyncio.run(scenario()) < 0.4

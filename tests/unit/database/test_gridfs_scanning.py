@@ -1,4 +1,4 @@
-"""What a scan takes in from a bucket, what a sweep removes, and what is none of ours to touch."""
+"""Scans of a bucket: files they add, remains they sweep, and foreign data they must not touch."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ def media_type(name: str) -> str:
 
 
 class Grid:
-    """A library, and the database beneath it."""
+    """A library and its database."""
 
     def __init__(self, stack: ExitStack) -> None:
         settings = Settings(_env_file=None, **mongo.gridfs())
@@ -73,9 +73,9 @@ def grid() -> Iterator[Grid]:
         yield Grid(stack)
 
 
-def test_ids_may_be_of_any_type(grid: Grid) -> None:
+def test_scan_accepts_ids_of_any_type(grid: Grid) -> None:
     bucket = GridFSBucket(grid.database)
-    # More of one type than are looked at in one step.
+    # More ids of one type than one step reads.
     ids = [*range(130), *(f"s{n}" for n in range(130)), *(ObjectId() for _ in range(3)), {"of": "another"}]
     grid.database["fs.files"].insert_many(
         bucket_file(ObjectId(), f"{n}.mp4", 0) | {"_id": file} for n, file in enumerate(ids)
@@ -98,7 +98,7 @@ def test_ids_may_be_of_any_type(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize(
-    ("odd", "outcome"),
+    ("invalid", "outcome"),
     [
         *(({"length": length}, "unreadable") for length in (float("inf"), -1)),
         *(({"chunkSize": chunk_size}, "unreadable") for chunk_size in (float(1 << 70), 0)),
@@ -107,15 +107,17 @@ def test_ids_may_be_of_any_type(grid: Grid) -> None:
         *(({"metadata": {"library": library}}, "skipped") for library in ("no/library", 7)),
     ],
 )
-def test_what_is_odd_is_named_and_hinders_nothing(grid: Grid, odd: dict[str, object], outcome: str) -> None:
+def test_scan_reports_invalid_file_and_continues(
+    grid: Grid, invalid: dict[str, object], outcome: str
+) -> None:
     grid.database["fs.files"].insert_many(
-        [bucket_file(ObjectId(), "odd.mp4", 0) | odd, bucket_file(ObjectId(), "sound.mp4", 0)]
+        [bucket_file(ObjectId(), "odd.mp4", 0) | invalid, bucket_file(ObjectId(), "sound.mp4", 0)]
     )
     assert sorted(outcome for _, outcome in grid.scan()) == ["created", outcome]
     assert grid.paths() == ["sound.mp4"]
 
 
-def test_documents_that_cannot_be_read_are_named_and_hinder_nothing(grid: Grid) -> None:
+def test_scan_reports_unreadable_documents_and_continues(grid: Grid) -> None:
     for name in ("a.mp4", "gone.mp4", "sound.mp4"):
         grid.upload(Key(SHARED, "films", name))
     media = grid.database["media"]
@@ -125,7 +127,7 @@ def test_documents_that_cannot_be_read_are_named_and_hinder_nothing(grid: Grid) 
     grid.database["fs.files"].delete_one({"_id": gone["file"]})
     media.insert_many([{"_id": 7, "file": 7}, {"_id": "no file", "filename": "b.mp4"}])
     assert sorted(grid.scan()) == [(name, "unreadable") for name in ("7", "b.mp4", "films")]
-    assert grid.paths() == ["films/a.mp4", "films/sound.mp4"], "a chunk size is no matter of lists"
+    assert grid.paths() == ["films/a.mp4", "films/sound.mp4"], "lists do not need the chunk size"
     media.update_one({"filename": "a.mp4"}, {"$unset": {"size": True}})
     assert grid.paths() == ["films/sound.mp4"]
     with pytest.raises(StorageUnavailable, match="document of the file cannot be read"):
@@ -134,11 +136,11 @@ def test_documents_that_cannot_be_read_are_named_and_hinder_nothing(grid: Grid) 
         ("b.mp4", Verdict.UNREADABLE),
         ("films", Verdict.UNREADABLE),
         ("films/a.mp4", Verdict.UNREADABLE),
-        ("films/sound.mp4", Verdict.DAMAGED),  # it was stored with another hash
+        ("films/sound.mp4", Verdict.DAMAGED),  # stored with a wrong hash
     ]
 
 
-def test_file_that_the_database_does_not_give_hinders_no_other(grid: Grid) -> None:
+def test_scan_continues_when_query_for_one_file_fails(grid: Grid) -> None:
     bucket = GridFSBucket(grid.database)
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         bucket.upload_from_stream(name, b"film")
@@ -160,13 +162,13 @@ def test_file_that_the_database_does_not_give_hinders_no_other(grid: Grid) -> No
 
 
 @pytest.mark.parametrize("metadata", [None, [], "text", {"by": "another"}])
-def test_what_others_say_of_their_files_does_not_matter(grid: Grid, metadata: object) -> None:
+def test_scan_accepts_any_foreign_metadata(grid: Grid, metadata: object) -> None:
     file = bucket_file(ObjectId(), "a.mp4", 0) | {"metadata": metadata, "length": Int64(0)}
     grid.database["fs.files"].insert_one(file)
     assert grid.scan() == [("a.mp4", "created")]
 
 
-def test_an_upload_whose_document_is_lost_comes_back_in_its_own_library(grid: Grid) -> None:
+def test_upload_returns_to_its_library_when_document_is_lost(grid: Grid) -> None:
     grid.upload(Key("alice", "", "mine.mp4"))
     grid.database["media"].delete_many({})
     grid.database["media.uploads"].delete_many({})
@@ -174,14 +176,14 @@ def test_an_upload_whose_document_is_lost_comes_back_in_its_own_library(grid: Gr
     assert (grid.paths("alice"), grid.paths()) == (["mine.mp4"], [])
 
 
-def test_a_collection_of_the_same_name_with_something_else_in_it_is_left_alone(grid: Grid) -> None:
+def test_sweep_keeps_foreign_documents_in_uploads_collection(grid: Grid) -> None:
     others = [{"_id": n, "invoice": n} for n in range(3)] + [{"_id": "x", "expires_at": "soon"}]
     grid.database["media.uploads"].insert_many(others)
     grid.scan()
     assert [*grid.database["media.uploads"].find({}, sort=[("_id", 1)])] == others
 
 
-def test_what_others_note_in_a_document_stays_and_hinders_nothing(grid: Grid) -> None:
+def test_foreign_fields_of_document_are_kept(grid: Grid) -> None:
     old, new = Key(SHARED, "", "a.mp4"), Key(SHARED, "", "b.mp4")
     grid.upload(old)
     grid.database["media"].update_one({}, {"$set": {"tags": ["seen"]}})
@@ -193,10 +195,10 @@ def test_what_others_note_in_a_document_stays_and_hinders_nothing(grid: Grid) ->
     assert media["tags"] == ["seen"]
 
 
-def test_what_a_writer_sends_that_was_given_up_is_swept_too(grid: Grid) -> None:
+def test_late_chunks_of_expired_upload_are_swept(grid: Grid) -> None:
     writer = grid.backend.stage(None)
     grid.pass_time()
-    grid.scan()  # meanwhile its process is paused, just before it sends
+    grid.scan()  # while the writer's process is paused, just before it sends
     writer.write(bytes(3 << 20))
     with pytest.raises(StorageUnavailable, match="given up"):
         grid.backend.commit(
@@ -208,7 +210,7 @@ def test_what_a_writer_sends_that_was_given_up_is_swept_too(grid: Grid) -> None:
     assert [grid.database[name].count_documents({}) for name in ("media.uploads", "fs.chunks")] == [0, 0]
 
 
-def test_a_clock_that_is_ahead_makes_no_file_of_the_future(grid: Grid) -> None:
+def test_upload_date_in_future_is_limited_to_now(grid: Grid) -> None:
     ahead = bucket_file(ObjectId(), "a.mp4", 0) | {"uploadDate": datetime(2100, 1, 1, tzinfo=UTC)}
     grid.database["fs.files"].insert_one(ahead)
     assert grid.scan() == [("a.mp4", "created")]
@@ -218,24 +220,24 @@ def test_a_clock_that_is_ahead_makes_no_file_of_the_future(grid: Grid) -> None:
 
 
 @pytest.mark.parametrize("collection", ["media", "fs.chunks"])
-def test_it_is_not_ready_without_its_indexes(grid: Grid, collection: str) -> None:
+def test_ping_raises_when_index_is_missing(grid: Grid, collection: str) -> None:
     grid.backend.ping()
     grid.database[collection].drop_indexes()
     with pytest.raises(StorageUnavailable, match="lost an index"):
         grid.backend.ping()
 
 
-def test_what_is_swept_while_it_is_looked_at_does_not_come_back(grid: Grid) -> None:
+def test_swept_file_does_not_return_when_scan_has_listed_it(grid: Grid) -> None:
     grid.upload(Key(SHARED, "", "a.mp4"))
     listed = [*grid.database["fs.files"].find()]
     grid.backend.delete(Key(SHARED, "", "a.mp4"), Expect.ANY)
     grid.pass_time()
-    grid.scan()  # by another process
+    grid.scan()  # like another process
     assert [*grid.backend._scanner._found(listed)] == []
     assert grid.paths() == []
 
 
-def test_an_upload_that_ends_while_it_is_looked_at_is_none_of_somebody_else(
+def test_upload_committed_during_scan_is_not_added_as_foreign(
     grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, scanner = Key(SHARED, "", "a.mp4"), grid.backend._scanner
@@ -253,7 +255,7 @@ def test_an_upload_that_ends_while_it_is_looked_at_is_none_of_somebody_else(
     assert grid.paths() == ["a.mp4"]
 
 
-def test_an_older_file_of_a_name_does_not_come_back_when_the_newest_is_deleted(grid: Grid) -> None:
+def test_older_revision_stays_hidden_when_newest_is_deleted(grid: Grid) -> None:
     bucket = GridFSBucket(grid.database)
     for data in (b"old", b"newer", b"newest"):
         bucket.upload_from_stream("a.mp4", data)
@@ -276,7 +278,9 @@ def test_an_older_file_of_a_name_does_not_come_back_when_the_newest_is_deleted(g
         *((name, None) for name in ("/", "//", ".", "./", "", "/.seekable/a", "/a\\b")),
     ],
 )
-def test_name_of_the_bucket_gets_its_path_or_a_reason(grid: Grid, name: str, path: str | None) -> None:
+def test_bucket_filename_becomes_path_or_is_skipped_with_reason(
+    grid: Grid, name: str, path: str | None
+) -> None:
     grid.database["fs.files"].insert_one(bucket_file(ObjectId(), name, 0))
     findings = [finding for step in grid.backend.scan() for finding in step.findings]
     assert [(finding.path, finding.outcome.value, bool(finding.reason)) for finding in findings] == [
@@ -303,14 +307,14 @@ def test_spellings_of_one_path_are_one_file(grid: Grid) -> None:
     assert grid.database["fs.files"].count_documents({}) == 3, "they are not ours to remove"
 
 
-def test_upload_is_not_replaced_by_another_spelling_of_its_path(grid: Grid) -> None:
+def test_upload_is_not_replaced_by_other_spelling_of_path(grid: Grid) -> None:
     grid.upload(FILM)
     GridFSBucket(grid.database).upload_from_stream(f"/{FILM.path}", b"another")
     assert grid.scan() == [(FILM.path, "skipped")]
     assert grid.size(FILM) == 4
 
 
-def test_a_writer_keeps_its_lease_however_slow_its_client_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_keeps_lease_when_client_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload_leases, "LEASE", timedelta(seconds=1))
     with ExitStack() as stack:
         grid = Grid(stack)
@@ -327,15 +331,13 @@ def test_a_writer_keeps_its_lease_however_slow_its_client_is(monkeypatch: pytest
         assert grid.database["media.uploads"].count_documents({}) == 0
 
 
-def test_a_move_that_is_taken_back_leaves_the_file_as_it_was(
-    grid: Grid, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_move_is_undone_when_path_conflict_appears(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
     grid.upload(FILM)
     before = grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items
 
     def look(collection: Any, key: Key) -> None:
         check_room(collection, key)
-        if key.filename == "part":  # after this look, and before the next, somebody puts a file beneath it
+        if key.filename == "part":  # after this check and before the next, another client adds a file beneath
             monkeypatch.setattr(writes, "check_room", check_room)
             grid.upload(Key(SHARED, "part", "film.mp4"))
 

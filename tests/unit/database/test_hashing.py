@@ -1,4 +1,4 @@
-"""Reading files to hash and to verify them, beside whatever becomes of them meanwhile."""
+"""Reading files for hashing and verification, concurrently with changes."""
 
 import hashlib
 import os
@@ -12,26 +12,26 @@ from sqlalchemy.event import listen
 
 from app.storage.maintenance import Verdict
 from app.storage.types import SHARED, Change, Expect, Key, Kind
-from tests.unit.database.by_hand import drop, names, page, rest, stat, verdicts
+from tests.unit.database.by_hand import age_files, drop, names, page, stat, verdicts
 from tests.unit.database.library import FILM, Library
 
-pytestmark = pytest.mark.usefixtures("hurry")
+pytestmark = pytest.mark.usefixtures("shorten_waits")
 
 LONG = b"x" * 3_000_000  # several steps
 NEW = Key(SHARED, "", "new.mp4")
 
 
 @pytest.fixture
-def dropped(library: Library, hurry: None) -> Key:
-    """A file of several steps that needs a hash."""
+def dropped(library: Library, shorten_waits: None) -> Key:
+    """Add a file that several steps hash."""
     drop(library.path(NEW), LONG)
-    rest()
+    age_files()
     assert names(library) == ["new.mp4"]
     return NEW
 
 
 @pytest.mark.usefixtures("dropped")
-def test_no_list_has_the_hash_of_bytes_that_were_changed_while_they_were_hashed(library: Library) -> None:
+def test_hash_is_discarded_when_file_changes_during_hashing(library: Library) -> None:
     hashing = library.backend.hash_unverified()
     next(hashing)
     with library.path(NEW).open("r+b") as file:
@@ -40,15 +40,15 @@ def test_no_list_has_the_hash_of_bytes_that_were_changed_while_they_were_hashed(
     assert [info.sha256 for info in page(library).items] == [None]
 
 
-def test_what_was_edited_since_it_was_looked_at_is_not_even_read(library: Library, dropped: Key) -> None:
+def test_hashing_skips_file_edited_since_last_scan(library: Library, dropped: Key) -> None:
     library.path(dropped).write_bytes(b"edited")
     assert sum(library.backend.hash_unverified()) == 0
-    rest()
+    age_files()
     assert stat(library, dropped).sha256 is None
     assert sum(library.backend.hash_unverified()) == 6
 
 
-def test_what_is_uploaded_over_a_file_while_it_is_hashed_keeps_its_own_hash(
+def test_upload_keeps_its_hash_when_replaced_file_is_being_hashed(
     library: Library, dropped: Key, changes: list[Change]
 ) -> None:
     changes.clear()
@@ -60,9 +60,7 @@ def test_what_is_uploaded_over_a_file_while_it_is_hashed_keeps_its_own_hash(
     assert changes == []
 
 
-def test_what_is_moved_over_a_file_while_it_is_hashed_is_hashed_itself(
-    library: Library, dropped: Key
-) -> None:
+def test_hashing_continues_with_file_moved_over_the_hashed_one(library: Library, dropped: Key) -> None:
     hashing = library.backend.hash_unverified()
     next(hashing)
     drop(library.root / "other", b"other bytes").rename(library.path(dropped))
@@ -74,7 +72,7 @@ def test_what_is_moved_over_a_file_while_it_is_hashed_is_hashed_itself(
     )
 
 
-def test_what_is_deleted_while_it_is_hashed_is_gone(library: Library, dropped: Key) -> None:
+def test_file_is_gone_when_deleted_during_hashing(library: Library, dropped: Key) -> None:
     hashing = library.backend.hash_unverified()
     next(hashing)
     library.backend.delete(dropped, Expect.ANY)
@@ -82,7 +80,7 @@ def test_what_is_deleted_while_it_is_hashed_is_gone(library: Library, dropped: K
     assert library.sql("SELECT * FROM media") == []
 
 
-def test_what_is_moved_while_it_is_hashed_or_verified_does_no_harm(library: Library, dropped: Key) -> None:
+def test_file_may_be_moved_during_hashing_and_verification(library: Library, dropped: Key) -> None:
     hashing = library.backend.hash_unverified()
     next(hashing)
     library.backend.move(dropped, FILM, Expect.ANY)
@@ -94,7 +92,7 @@ def test_what_is_moved_while_it_is_hashed_or_verified_does_no_harm(library: Libr
     assert [step.verdict for step in verifying if step.verdict] == [Verdict.SOUND]
 
 
-def test_other_bytes_under_the_same_size_and_time_are_a_newer_version(
+def test_other_bytes_with_same_size_and_time_are_newer_version(
     library: Library, changes: list[Change]
 ) -> None:
     info = library.put(b"film").info
@@ -115,7 +113,7 @@ def test_other_bytes_under_the_same_size_and_time_are_a_newer_version(
     assert after.updated_at.replace(microsecond=0) > info.updated_at.replace(microsecond=0)
 
 
-def test_a_file_that_is_edited_while_it_is_verified_is_changed_and_not_damaged(library: Library) -> None:
+def test_verify_reports_changed_when_file_is_edited(library: Library) -> None:
     library.put(LONG)
     steps = library.backend.verify()
     next(steps)
@@ -125,8 +123,8 @@ def test_a_file_that_is_edited_while_it_is_verified_is_changed_and_not_damaged(l
     assert [step.verdict for step in steps if step.verdict] == [Verdict.CHANGED]
 
 
-def test_a_change_that_is_under_way_is_no_fault(library: Library) -> None:
-    """It takes its file step before it is committed, or undone."""
+def test_verify_waits_for_change_in_progress(library: Library) -> None:
+    """The change moves the file before it commits or rolls back."""
     library.put(b"film")
     found: dict[str, Verdict] = {}
     verifying = threading.Thread(target=lambda: found.update(verdicts(library)))
@@ -140,7 +138,7 @@ def test_a_change_that_is_under_way_is_no_fault(library: Library) -> None:
     assert found == {"films/film.mp4": Verdict.SOUND}
 
 
-def test_a_deleted_file_has_no_verdict_of_a_fault(library: Library) -> None:
+def test_verify_reports_no_fault_for_deleted_file(library: Library) -> None:
     for name in ("a", "b"):
         library.put(b"film", Key(SHARED, "", name))
     steps = library.backend.verify()
@@ -152,7 +150,7 @@ def test_a_deleted_file_has_no_verdict_of_a_fault(library: Library) -> None:
 
 
 @pytest.mark.usefixtures("dropped")
-def test_steps_that_are_left_hold_no_file_open(library: Library) -> None:
+def test_abandoned_steps_close_their_files(library: Library) -> None:
     library.put(LONG)
     list(library.backend.verify())
     before = len(os.listdir("/proc/self/fd"))
@@ -164,12 +162,12 @@ def test_steps_that_are_left_hold_no_file_open(library: Library) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_what_cannot_be_read_is_called_so_and_hashed_later(
+def test_unreadable_file_is_reported_and_hashed_later(
     library: Library, no_descriptors: Callable[[], AbstractContextManager[None]]
 ) -> None:
     library.put(b"film")
     drop(library.path(NEW))
-    rest()
+    age_files()
     assert names(library) == ["new.mp4"]
     with no_descriptors():
         assert verdicts(library) == {"films/film.mp4": Verdict.UNREADABLE, "new.mp4": Verdict.UNREADABLE}
@@ -179,15 +177,15 @@ def test_what_cannot_be_read_is_called_so_and_hashed_later(
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)
-def test_what_is_to_be_hashed_is_found_by_an_index_of_its_own(library: Library) -> None:
-    """It is looked for every minute, in however big a library."""
-    asked: list[tuple[str, object]] = []
+def test_unhashed_files_are_found_by_index(library: Library) -> None:
+    """The query runs every minute, in libraries of any size."""
+    statements: list[tuple[str, object]] = []
     engine = library.backend._database.engine
-    listen(engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+    listen(engine, "before_cursor_execute", lambda *call: statements.append((call[2], call[3])))
     assert sum(library.backend.hash_unverified()) == 0
-    statements = [(sql, values) for sql, values in asked if "FROM media" in sql]
+    media_statements = [(sql, values) for sql, values in statements if "FROM media" in sql]
     with engine.connect() as connection:
         indexes = ("ix_media_hash_first", "ix_media_unverified", "ix_media_unjudged")
-        for (sql, values), index in zip(statements, indexes, strict=True):
+        for (sql, values), index in zip(media_statements, indexes, strict=True):
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()
             assert index in str(plan)

@@ -1,4 +1,4 @@
-"""What events of a change stream and notifications say, and what is known to be one's own."""
+"""Events of a change stream, notifications, and the filter of a process's own writes."""
 
 import threading
 import time
@@ -66,11 +66,11 @@ def event(kind: str, **more: Any) -> dict[str, Any]:
         ),
         (updated(etag="two") | BEFORE, Heard(Change(Kind.REPLACED, replace(INFO, etag="two")))),
         (updated(etag="two"), Heard(None)),
-        # What is no news.
+        # No visible change.
         (updated(sha256="two", unverified=False) | BEFORE, None),
         (updated(sha256="two"), None),
         (updated(filename="b.mp4") | BEFORE, None),
-        # Of the whole collection, and by programs that do as they like.
+        # Events of the whole collection, and invalid documents of other programs.
         (event("drop"), Heard(None)),
         (event("dropDatabase"), Heard(None)),
         (event("insert", fullDocument={"_id": 1}), Heard(None)),
@@ -81,11 +81,11 @@ def event(kind: str, **more: Any) -> dict[str, Any]:
         (event("delete", fullDocumentBeforeChange={"_id": 1}), Heard(None)),
     ],
 )
-def test_what_became_of_a_file(event: dict[str, Any], expected: Heard | None) -> None:
+def test_change_event_becomes_change(event: dict[str, Any], expected: Heard | None) -> None:
     assert heard(event) == expected
 
 
-class Told:
+class RecordingListener:
     def __init__(self) -> None:
         self.all: list[object] = []
 
@@ -99,8 +99,8 @@ class Told:
         self.all.append((library, sid, text))
 
 
-def told(*texts: str, here: str = "here") -> list[object]:
-    listener = Told()
+def received(*texts: str, here: str = "here") -> list[object]:
+    listener = RecordingListener()
     for text in texts:
         change_feed.hear(text, here, listener)
     return listener.all
@@ -125,28 +125,28 @@ LONGEST_PATH = "/".join(['"' * 204] * 5)
     ],
     ids=lambda change: change.kind.value,
 )
-def test_a_notification_tells_all_of_a_change_and_is_never_too_long(change: Change) -> None:
+def test_notification_carries_change_within_8000_bytes(change: Change) -> None:
     texts = change_feed.of_changes("there", [change])
-    assert told(*texts) == [change]
-    assert told(*texts, here="there") == []
+    assert received(*texts) == [change]
+    assert received(*texts, here="there") == []
     assert all(len(text.encode()) < 8000 for text in texts)
 
 
-def test_the_longest_names_are_the_longest() -> None:
+def test_longest_path_has_maximum_length() -> None:
     assert len(LONGEST_PATH) == MAX_PATH_BYTES
 
 
-def test_of_many_changes_or_one_that_is_too_long_only_the_libraries_are_told() -> None:
+def test_notification_names_only_libraries_when_changes_do_not_fit() -> None:
     many = [Change(Kind.CREATED, replace(INFO, id=str(number))) for number in range(change_feed.MOST_CHANGES)]
-    assert told(*change_feed.of_changes("there", many)) == many
+    assert received(*change_feed.of_changes("there", many)) == many
     other = Change(Kind.CREATED, replace(INFO, key=Key.at("other", "x")))
-    assert told(*change_feed.of_changes("there", [*many, other])) == [["lib"], ["other"]]
+    assert received(*change_feed.of_changes("there", [*many, other])) == [["lib"], ["other"]]
     long = Change(Kind.CREATED, replace(INFO, content_type="x" * 8000))
-    assert told(*change_feed.of_changes("there", [other, long])) == [["lib"], ["other"]]
+    assert received(*change_feed.of_changes("there", [other, long])) == [["lib"], ["other"]]
 
 
-def test_progress_is_told_if_it_fits() -> None:
-    assert told(*change_feed.of_progress("there", "lib", "sid", '{"é":1}')) == [("lib", "sid", '{"é":1}')]
+def test_progress_is_sent_when_it_fits() -> None:
+    assert received(*change_feed.of_progress("there", "lib", "sid", '{"é":1}')) == [("lib", "sid", '{"é":1}')]
     assert change_feed.of_progress("there", "lib", "sid", "x" * 8000) == []
 
 
@@ -155,8 +155,8 @@ def test_progress_is_told_if_it_fits() -> None:
     ["", "x", "[]", "1", '{"origin":"there"}', '{"origin":"there","changed":{"kind":"melted"}}',
      '{"origin":"there","changed":[]}', '{"origin":"there","progressed":["a"]}', '{"changed":{}}'],
 )  # fmt: skip
-def test_what_is_not_understood_may_be_a_change(text: str) -> None:
-    assert told(text) == [None]
+def test_invalid_notification_counts_as_missed_change(text: str) -> None:
+    assert received(text) == [None]
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def own() -> OwnChanges:
     return own
 
 
-def test_a_change_that_was_made_here_is_own_as_often_as_it_was_made(own: OwnChanges) -> None:
+def test_own_change_is_filtered_as_often_as_it_was_made(own: OwnChanges) -> None:
     for _ in range(2):
         own.make(stored(1), lambda: True)
     own.make(stored(2), lambda: False)
@@ -180,26 +180,26 @@ def test_a_change_that_was_made_here_is_own_as_often_as_it_was_made(own: OwnChan
     assert not own.is_own(stored(4))
 
 
-@pytest.mark.parametrize("made", [True, False])
-def test_nobody_knows_whose_a_change_is_until_it_was_made(own: OwnChanges, *, made: bool) -> None:
-    """It is heard of sooner than its answer comes."""
-    begun, end = threading.Event(), threading.Event()
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_is_own_blocks_until_write_returns(own: OwnChanges, *, succeeds: bool) -> None:
+    """The change stream may deliver the event before the write returns."""
+    started, end = threading.Event(), threading.Event()
 
     def change() -> bool:
-        begun.set()
-        return end.wait(5) and made
+        started.set()
+        return end.wait(5) and succeeds
 
     maker = threading.Thread(target=lambda: own.make(stored(1), change))
     maker.start()
-    begun.wait(5)
+    started.wait(5)
     threading.Timer(0.05, end.set).start()
-    began = time.monotonic()
-    assert own.is_own(stored(1)) == made
-    assert time.monotonic() - began >= 0.04
+    start = time.monotonic()
+    assert own.is_own(stored(1)) == succeeds
+    assert time.monotonic() - start >= 0.04
     maker.join()
 
 
-def test_what_is_never_heard_of_is_forgotten_in_the_end(
+def test_own_changes_without_event_are_dropped_eventually(
     own: OwnChanges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.database.gridfs.own_writes.MOST", 3)
@@ -208,7 +208,7 @@ def test_what_is_never_heard_of_is_forgotten_in_the_end(
     assert [own.is_own(stored(number)) for number in range(5)] == [False, False, True, True, True]
 
 
-def test_where_nobody_listens_nothing_is_kept() -> None:
+def test_own_changes_are_not_recorded_without_listener() -> None:
     own = OwnChanges()
     own.make(stored(1), lambda: True)
     assert not own.is_own(stored(1))

@@ -1,4 +1,4 @@
-"""Rules without I/O: how a file compares with its row, whether it is whole, and when it was modified."""
+"""Pure rules: likeness of a file and its row, completeness of a file, and modification times."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,7 @@ OLD_ROW = replace(ROW, ctime_ns=None)
         (OLD_ROW, None, replace(ROW, size=5), 0, Likeness.DIFFERENT),
     ],
 )
-def test_likeness(
+def test_likeness_compares_file_with_row(
     row: Signature, row_device: int | None, found: Signature, device: int, expected: Likeness
 ) -> None:
     assert likeness(Identity(row, row_device), Identity(found, device)) is expected
@@ -42,38 +42,40 @@ def test_likeness(
 @pytest.mark.parametrize(
     ("age_s", "has_writer", "moved_there", "expected"),
     [
-        (0.0, False, False, True),  # closed by its only writer, or renamed into place
+        (0.0, False, False, True),  # closed by its only writer, or renamed into the folder
         (0.0, True, False, False),
         (0.0, True, True, False),
-        (0.0, None, False, False),  # the system cannot tell
+        (0.0, None, False, False),  # the system has no leases
         (0.0, None, True, True),
         (STABLE_AFTER_S, None, False, True),
         (STABLE_AFTER_S, True, False, False),
-        (WRITTEN_FOR_S, True, False, True),  # some programs never close what they wrote
+        (WRITTEN_FOR_S, True, False, True),  # some programs never close their files
     ],
 )
-def test_file_is_finished(age_s: float, has_writer: bool | None, moved_there: bool, expected: bool) -> None:
+def test_is_finished_needs_age_or_no_writer(
+    age_s: float, has_writer: bool | None, moved_there: bool, expected: bool
+) -> None:
     assert is_finished(age_s, has_writer, moved_there=moved_there) is expected
 
 
 NOON = datetime(2026, 11, 30, 12, 0, 0, 500_000, tzinfo=UTC)
-S = timedelta(seconds=1)
+ONE_SECOND = timedelta(seconds=1)
 MS = timedelta(milliseconds=1)
-NEXT_SECOND = NOON.replace(microsecond=0) + S
+NEXT_SECOND = NOON.replace(microsecond=0) + ONE_SECOND
 
 
 @pytest.mark.parametrize(
     ("date", "previous", "expected"),
     [
-        (NOON - 60 * S, None, NOON - 60 * S),
-        (NOON + 60 * S, None, NOON),  # never in the future
-        (NOON - 60 * S, NOON - 90 * S, NOON - 60 * S),
-        (NOON - 90 * S, NOON - 60 * S, NOON),  # an older file moved over a newer one
-        (NOON - 60 * S, NOON - 60 * S, NOON),
-        (NOON - 60 * S, NOON - 60 * S - MS, NOON),  # in the same second
+        (NOON - 60 * ONE_SECOND, None, NOON - 60 * ONE_SECOND),
+        (NOON + 60 * ONE_SECOND, None, NOON),  # never in the future
+        (NOON - 60 * ONE_SECOND, NOON - 90 * ONE_SECOND, NOON - 60 * ONE_SECOND),
+        (NOON - 90 * ONE_SECOND, NOON - 60 * ONE_SECOND, NOON),  # an older file moved over a newer one
+        (NOON - 60 * ONE_SECOND, NOON - 60 * ONE_SECOND, NOON),
+        (NOON - 60 * ONE_SECOND, NOON - 60 * ONE_SECOND - MS, NOON),  # in the same second
         (NOON, NOON - MS, NEXT_SECOND),
-        (NOON - 60 * S, NOON - MS, NEXT_SECOND),
-        (NOON, NEXT_SECOND, NEXT_SECOND + MS),  # the third within a second
+        (NOON - 60 * ONE_SECOND, NOON - MS, NEXT_SECOND),
+        (NOON, NEXT_SECOND, NEXT_SECOND + MS),  # the third version within a second
     ],
 )
 def test_modified_at_never_goes_back(date: datetime, previous: datetime | None, expected: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Leases as locks of the system, which come and go with their files."""
+"""Leases on flock(2) locks: the lock files appear and disappear with them."""
 
 import os
 import threading
@@ -14,8 +14,8 @@ from app.database.filesystem.flock_leases import LockedFiles
 
 
 @pytest.fixture
-def several(tmp_path: Path) -> Iterator[list[LockedFiles]]:
-    """As several processes have them."""
+def processes(tmp_path: Path) -> Iterator[list[LockedFiles]]:
+    """Open the locks four times, like several processes."""
     with ExitStack() as stack:
         locks = [LockedFiles(lambda: os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)) for _ in range(4)]
         for one in locks:
@@ -23,11 +23,11 @@ def several(tmp_path: Path) -> Iterator[list[LockedFiles]]:
         yield locks
 
 
-def test_of_many_who_take_it_in_no_time_each_has_it_alone(several: list[LockedFiles], tmp_path: Path) -> None:
+def test_lease_is_exclusive_when_many_compete(processes: list[LockedFiles], tmp_path: Path) -> None:
     inside, takes = threading.Lock(), 0
     ends = time.monotonic() + 0.7
 
-    def take(locks: LockedFiles) -> int:
+    def take_repeatedly(locks: LockedFiles) -> int:
         takes = 0
         holder = str(id(locks))
         while time.monotonic() < ends:
@@ -38,19 +38,19 @@ def test_of_many_who_take_it_in_no_time_each_has_it_alone(several: list[LockedFi
                 locks.release("name", holder)
         return takes
 
-    with ThreadPoolExecutor(len(several)) as pool:
-        takes = sum(pool.map(take, several))
+    with ThreadPoolExecutor(len(processes)) as pool:
+        takes = sum(pool.map(take_repeatedly, processes))
     assert takes > 100
-    assert list(tmp_path.iterdir()) == [], "nothing is left of it"
+    assert list(tmp_path.iterdir()) == [], "no lock file may remain"
 
 
-def test_in_one_process_a_holder_that_did_not_renew_gives_way(several: list[LockedFiles]) -> None:
-    assert several[0].lease("name", "a", 0.6)
-    assert not several[0].lease("name", "b", 60)
-    assert several[0].lease("name", "a", 0.6)
+def test_lease_passes_to_another_holder_when_not_renewed(processes: list[LockedFiles]) -> None:
+    assert processes[0].lease("name", "a", 0.6)
+    assert not processes[0].lease("name", "b", 60)
+    assert processes[0].lease("name", "a", 0.6)
     time.sleep(0.65)
-    assert several[0].lease("name", "b", 60)
-    several[0].release("name", "a")
-    assert not several[1].lease("name", "c", 60)
-    several[0].release("name", "b")
-    assert several[1].lease("name", "c", 60)
+    assert processes[0].lease("name", "b", 60)
+    processes[0].release("name", "a")
+    assert not processes[1].lease("name", "c", 60)
+    processes[0].release("name", "b")
+    assert processes[1].lease("name", "c", 60)

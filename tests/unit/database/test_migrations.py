@@ -1,4 +1,4 @@
-"""The migrations are the schema's only source, and the tables in the code agree with them."""
+"""The migrations are the only source of the schema, and the tables in the code match it."""
 
 import re
 import sqlite3
@@ -34,12 +34,12 @@ def check(database: Database) -> None:
         command.check(scripts)
 
 
-def test_tables_and_migrations_agree(database: Database) -> None:
+def test_tables_match_migrations(database: Database) -> None:
     migrate(database)
     check(database)
 
 
-def test_a_difference_would_be_seen(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_detects_difference(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     migrate(database)
     table = Table.metadata.tables["media"].to_metadata(type(Table.metadata)())
     table.append_column(Column("planted", Integer))
@@ -48,7 +48,7 @@ def test_a_difference_would_be_seen(database: Database, monkeypatch: pytest.Monk
         check(database)
 
 
-def test_migrations_go_down_and_up_again(database: Database) -> None:
+def test_migrations_can_be_reverted_and_applied_again(database: Database) -> None:
     migrate(database)
     scripts = config()
     with database.writing() as session:
@@ -59,7 +59,7 @@ def test_migrations_go_down_and_up_again(database: Database) -> None:
     check(database)
 
 
-def test_migrating_again_and_at_once_changes_nothing(tmp_path: Path) -> None:
+def test_migrate_is_idempotent_and_safe_in_parallel(tmp_path: Path) -> None:
     environment = {"SEEKABLE_FILES_DIR": str(tmp_path / "files"), "PATH": ""}
 
     def run(_: int) -> subprocess.CompletedProcess[str]:
@@ -74,8 +74,8 @@ def test_migrating_again_and_at_once_changes_nothing(tmp_path: Path) -> None:
     connection.close()
 
 
-def test_a_library_of_the_version_before_encodings_opens(database: Database) -> None:
-    """Its rows stay, texts wait for the hasher, and films that clients hid from players are shown."""
+def test_library_of_version_before_encodings_opens(database: Database) -> None:
+    """Rows stay, texts wait to be hashed, and films with a generic type become visible to players."""
     migrate(database)
     scripts = config()
     kinds = {
@@ -118,7 +118,7 @@ def test_a_library_of_the_version_before_encodings_opens(database: Database) -> 
         assert "ix_media_unjudged" in plan, plan
 
 
-def test_lists_and_look_ups_use_an_index(database: Database) -> None:
+def test_lists_and_lookups_use_an_index(database: Database) -> None:
     migrate(database)
     with database.reading() as session:
         connection = session.connection()
@@ -134,8 +134,8 @@ def test_lists_and_look_ups_use_an_index(database: Database) -> None:
             assert "TEMP B-TREE" not in plan, plan
 
 
-def test_connections_keep_what_was_acknowledged(database: Database) -> None:
-    """But for notes, and whatever a connection was used for before."""
+def test_connections_make_commits_durable(database: Database) -> None:
+    """Except on connections for notes, and independent of a connection's earlier use."""
     for begun, synchronous in ((database.writing, 2), (database.noting, 1), (database.writing, 2)):
         with begun() as session:
             connection = session.connection()
@@ -143,7 +143,7 @@ def test_connections_keep_what_was_acknowledged(database: Database) -> None:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == synchronous
 
 
-def test_names_of_columns_hold_what_keys_allow() -> None:
+def test_name_columns_fit_longest_keys() -> None:
     widths = {
         column.name: column.type.length
         for column in Media.__table__.columns

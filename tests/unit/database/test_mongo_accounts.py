@@ -1,4 +1,4 @@
-"""Accounts on MongoDB: whose rights they take, and what a crash between two writes leaves."""
+"""Accounts on MongoDB: their credentials, and the state after a crash between two writes."""
 
 import time
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def store(node: Mongod) -> Iterator[AccountStore]:
         yield store
 
 
-def test_only_with_accounts_is_their_database_touched(node: Mongod) -> None:
+def test_users_database_is_created_only_with_accounts(node: Mongod) -> None:
     settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"), access="open")
     with node.direct() as client:
         prepare_database(settings)
@@ -42,8 +42,8 @@ def test_only_with_accounts_is_their_database_touched(node: Mongod) -> None:
         assert "users" in client.list_database_names()
 
 
-def test_the_users_database_takes_the_credentials_of_the_url_of_the_files(node: Mongod) -> None:
-    """Which the database in that URL's path knows, and not `users`."""
+def test_users_database_uses_credentials_of_files_url(node: Mongod) -> None:
+    """The database in that URL's path knows these credentials; `users` does not."""
     with node.direct() as client:
         roles = [{"role": "readWrite", "db": "users"}]
         client["library"].command("createUser", "anna", pwd="p@ss", roles=roles)
@@ -58,14 +58,14 @@ def test_the_users_database_takes_the_credentials_of_the_url_of_the_files(node: 
 
 @contextmanager
 def failing(node: Mongod, command: str, collection: str, *, after: int = 0) -> Iterator[None]:
-    """As if the process had died before it could do this, or do it again after so often."""
+    """Fail a command as if the process died before it, or before its next call after `after` calls."""
     with failpoint(node, command, collection, after, errorCode=1), pytest.raises(StorageUnavailable):
         yield
 
 
 @contextmanager
-def failpoint(node: Mongod, command: str, collection: str, after: int, **what: object) -> Iterator[None]:
-    data = {"failCommands": [command], "namespace": f"users.{collection}", **what}
+def failpoint(node: Mongod, command: str, collection: str, after: int, **options: object) -> Iterator[None]:
+    data = {"failCommands": [command], "namespace": f"users.{collection}", **options}
     with node.direct() as client:
         client.admin.command({"configureFailPoint": "failCommand", "mode": {"skip": after}, "data": data})
         try:
@@ -74,7 +74,7 @@ def failpoint(node: Mongod, command: str, collection: str, after: int, **what: o
             client.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
 
-def test_an_invite_that_was_used_stays_used(node: Mongod, store: AccountStore) -> None:
+def test_used_invite_stays_used_after_crash(node: Mongod, store: AccountStore) -> None:
     invite, anna = make_invite(), make_account()
     store.add_invite(invite)
     with failing(node, "delete", "invites"):
@@ -88,7 +88,7 @@ def test_an_invite_that_was_used_stays_used(node: Mongod, store: AccountStore) -
     assert store.count() == 0
 
 
-def test_sessions_are_over_that_could_not_be_removed(node: Mongod, store: AccountStore) -> None:
+def test_sessions_end_even_when_they_cannot_be_deleted(node: Mongod, store: AccountStore) -> None:
     anna = store.add(make_account())
     for version, change in (
         (1, lambda: store.set_password(anna.id, "new", version=1)),
@@ -105,7 +105,7 @@ def test_sessions_are_over_that_could_not_be_removed(node: Mongod, store: Accoun
     assert store.session(session.hash) is None
 
 
-def test_leaving_and_removing_go_on_where_they_stopped(node: Mongod, store: AccountStore) -> None:
+def test_leave_and_remove_resume_after_crash(node: Mongod, store: AccountStore) -> None:
     anna, later = store.add(make_account()), timedelta(days=1)
     token, link = make_token(anna), make_link(anna)
     store.add_token(token)
@@ -125,39 +125,37 @@ def test_leaving_and_removing_go_on_where_they_stopped(node: Mongod, store: Acco
     )
 
 
-def test_departure_appoints_the_administrator_that_a_crash_kept_from_being_one(
-    node: Mongod, store: AccountStore
-) -> None:
+def test_remove_appoints_administrator_when_crash_prevented_it(node: Mongod, store: AccountStore) -> None:
     first, heir = store.add(make_account()), make_account()
     store.leave(first.id)
-    with failing(node, "update", "accounts"):  # it has signed up, and knows nothing of it
+    with failing(node, "update", "accounts"):  # the account is stored, but its client gets an error
         store.add(heir)
     assert [one.is_admin for one in store.accounts(limit=9) if not one.leaving] == [False]
     store.remove(first.id)
     assert [(one.id, one.is_admin) for one in store.accounts(limit=9)] == [(heir.id, True)]
 
 
-def test_an_administrator_that_did_not_get_to_leave_counts_again(
+def test_administrator_counts_again_when_leave_crashed(
     node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 300)
     anna, bert = (store.add(make_account(is_admin=True)) for _ in range(2))
     store.add(make_account())
-    with failing(node, "find", "accounts", after=1):  # when it has said that it wants to
+    with failing(node, "find", "accounts", after=1):  # after the account announced that it leaves
         store.leave(anna.id)
     assert store.leaving() == []
-    began = time.monotonic()
+    start = time.monotonic()
     store.leave(bert.id)
-    assert time.monotonic() - began > 0.2
+    assert time.monotonic() - start > 0.2
     assert [one.id for one in store.leaving()] == [bert.id]
     with pytest.raises(LastAdministrator):
         store.leave(anna.id)
 
 
-def test_an_administrator_whose_server_was_stopped_while_it_left_looks_again(
+def test_leave_checks_again_when_server_was_paused(
     node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it saw counts no more: it may be the last one now."""
+    """Its earlier check has expired: this account may be the last administrator now."""
     monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 200)
     anna, bert = (store.add(make_account(is_admin=True)) for _ in range(2))
     store.add(make_account())

@@ -1,4 +1,4 @@
-"""Lists in MongoDB: the right files however they are found, and never more work than the promise allows."""
+"""Pages on MongoDB: every strategy finds the right files, and examines no more than promised."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,7 +54,7 @@ def everything_in(media: Collection[Stored]) -> list[FileInfo]:
 
 @pytest.fixture(scope="module")
 def media() -> Iterator[Collection[Stored]]:
-    """The model's files, and the same in another library."""
+    """Store the model's files, and the same files in another library."""
     with empty() as media:
         media.insert_many(
             document(Key(library, key.folder, key.filename), number, size, content_type)
@@ -65,7 +65,7 @@ def media() -> Iterator[Collection[Stored]]:
 
 
 @pytest.fixture
-def nothing() -> Iterator[Collection[Stored]]:
+def empty_media() -> Iterator[Collection[Stored]]:
     with empty() as media:
         yield media
 
@@ -87,7 +87,7 @@ def listed(media: Collection[Stored], listing: Listing, limit: int = 1000) -> li
 
 @contextmanager
 def profiled(media: Collection[Stored]) -> Iterator[list[Stored]]:
-    """What MongoDB did for what was asked inside, a document for each command; filled in at the end."""
+    """Yield a list that receives, at the end, one profile document per command sent inside."""
     database = media.database
     commands: list[Stored] = []
     database.command("profile", 2)
@@ -111,7 +111,7 @@ def assert_short(commands: list[Stored]) -> None:
 
 
 @pytest.mark.parametrize(("few", "together", "strides"), model.WAYS)
-def test_what_is_found_does_not_depend_on_the_way(
+def test_every_strategy_finds_the_same_files(
     media: Collection[Stored],
     monkeypatch: pytest.MonkeyPatch,
     few: int,
@@ -128,31 +128,42 @@ def test_what_is_found_does_not_depend_on_the_way(
         wanted = model.expected(infos, listing)
         assert listed(media, listing, limit) == wanted, listing
         found += len(wanted)
-    assert found > 900, "the lists above are not all empty"
+    assert found > 900, "most of the lists above must have files"
 
 
-SIGNS = ["a.b", "a|b", "(", "[x]", "$", "^", "a+", "a*", "{1}", "? !", "~#&-", "\u2028", ".b"]
+SPECIAL_CHARACTERS = ["a.b", "a|b", "(", "[x]", "$", "^", "a+", "a*", "{1}", "? !", "~#&-", "\u2028", ".b"]
 
 
 @pytest.mark.parametrize("few", [0, 10_000])
-def test_no_sign_in_a_name_means_more_than_itself(
-    nothing: Collection[Stored], monkeypatch: pytest.MonkeyPatch, few: int
+def test_special_characters_are_literal(
+    empty_media: Collection[Stored], monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     monkeypatch.setattr(finding, "FEW", few)
-    folders = [*SIGNS, *(f"{sign}/b" for sign in SIGNS), "", "a", "b", "axb", "axb/c", "x/b", "aa/b", "1/b"]
+    folders = [
+        *SPECIAL_CHARACTERS,
+        *(f"{character}/b" for character in SPECIAL_CHARACTERS),
+        "",
+        "a",
+        "b",
+        "axb",
+        "axb/c",
+        "x/b",
+        "aa/b",
+        "1/b",
+    ]
     types = ["image/svg+xml", "image/svgg+xml", "image/svgxml", "image/x.y", "image/xzy", "i/a|b", "i/a"]
-    nothing.insert_many(
+    empty_media.insert_many(
         document(Key(SHARED, folder, "film"), number, number % 3, types[number % len(types)])
         for number, folder in enumerate(folders)
     )
-    infos = everything_in(nothing)
-    for sort, folder in product(Sort, SIGNS):
+    infos = everything_in(empty_media)
+    for sort, folder in product(Sort, SPECIAL_CHARACTERS):
         listing = Listing(SHARED, folder, recursive=True, sort=sort)
         assert len(wanted := model.expected(infos, listing)) > 1
-        assert listed(nothing, listing) == wanted, listing
+        assert listed(empty_media, listing) == wanted, listing
     for sort, kind in product(Sort, types):
         listing = Listing(SHARED, recursive=True, content_type=kind, sort=sort)
-        assert listed(nothing, listing) == model.expected(infos, listing), listing
+        assert listed(empty_media, listing) == model.expected(infos, listing), listing
 
 
 IN_ORDER = [
@@ -168,9 +179,7 @@ IN_ORDER = [
 
 
 @pytest.mark.parametrize("listing", IN_ORDER)
-def test_a_page_looks_at_no_more_files_than_it_has_and_one(
-    media: Collection[Stored], listing: Listing
-) -> None:
+def test_page_examines_at_most_one_extra_file(media: Collection[Stored], listing: Listing) -> None:
     ascending_paths = listing.sort is Sort.NAME and not listing.descending
     most = 2 if ascending_paths or not listing.recursive else 3
     cursor: str | None = None
@@ -180,7 +189,7 @@ def test_a_page_looks_at_no_more_files_than_it_has_and_one(
         assert_short(commands)
         assert len(commands) <= most
         assert total(commands, "docsExamined") <= 6
-        assert total(commands, "keysExamined") <= 6 + len(commands)  # one key may tell that a range has ended
+        assert total(commands, "keysExamined") <= 6 + len(commands)  # one key may mark the end of a range
         if cursor is None:
             return
     raise AssertionError("it leads in circles")
@@ -198,7 +207,7 @@ def test_a_page_looks_at_no_more_files_than_it_has_and_one(
         Listing(SHARED, "a", True, query="film"),
     ],
 )
-def test_many_are_met_along_the_order_and_never_sorted(
+def test_frequent_matches_are_read_in_index_order(
     media: Collection[Stored], monkeypatch: pytest.MonkeyPatch, listing: Listing, sort: Sort
 ) -> None:
     monkeypatch.setattr(finding, "FEW", 0)
@@ -229,7 +238,7 @@ def test_many_are_met_along_the_order_and_never_sorted(
         (Listing(SHARED, "a/b/c", False, query="e"), BY_PATH),
     ],
 )
-def test_few_are_found_by_what_they_have_in_common(
+def test_rare_matches_are_found_by_their_own_index(
     media: Collection[Stored], listing: Listing, index: str
 ) -> None:
     with profiled(media) as commands:
@@ -247,7 +256,7 @@ def conditions(listing: Listing) -> list[Stored]:
     return [one.where for one in finding._candidates(listing, listing.query.split())]
 
 
-def test_counting_looks_at_no_file_and_at_no_more_keys_than_few(
+def test_counting_examines_only_keys_up_to_limit(
     media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finding, "FEW", 3)
@@ -262,18 +271,18 @@ def test_counting_looks_at_no_file_and_at_no_more_keys_than_few(
 
 
 @pytest.mark.parametrize("folder", ["a|b", "a", "a.b"])
-def test_counting_a_folder_looks_at_no_other(nothing: Collection[Stored], folder: str) -> None:
-    beside = [f"{folder}{sign}x" for sign in ("-", ".", "0", "a", " |")]
+def test_counting_a_folder_examines_no_other_folder(empty_media: Collection[Stored], folder: str) -> None:
+    beside = [f"{folder}{character}x" for character in ("-", ".", "0", "a", " |")]
     folders = [folder, f"{folder}/b", *beside * 50]
-    nothing.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
-    with profiled(nothing) as commands:
-        pages.rows(nothing, Listing(SHARED, folder, True, sort=Sort.SIZE), cursor=None, limit=5)
+    empty_media.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
+    with profiled(empty_media) as commands:
+        pages.rows(empty_media, Listing(SHARED, folder, True, sort=Sort.SIZE), cursor=None, limit=5)
     assert len(commands) == 2
     for command in commands:
         assert command["keysExamined"] <= 4, command
 
 
-def test_a_search_looks_at_so_many_files_and_then_goes_on_with_the_next_page(
+def test_search_examines_bounded_number_of_files_per_page(
     media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finding, "FEW", 0)
@@ -293,7 +302,7 @@ def test_a_search_looks_at_so_many_files_and_then_goes_on_with_the_next_page(
     assert pages.rows(media, listing, cursor=cursor, limit=2) == ([], None)
 
 
-def test_words_that_are_common_but_not_together_are_not_looked_for_along_the_order(
+def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(
     media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finding, "FEW", 2)
@@ -304,14 +313,14 @@ def test_words_that_are_common_but_not_together_are_not_looked_for_along_the_ord
     assert commands[-2]["keysExamined"] <= media.count_documents({"library": SHARED, "words": "strasse"}) + 2
     with profiled(media) as commands:
         pages.rows(media, Listing(SHARED, "", True, query="the end"), cursor=None, limit=2)
-    assert commands[-1]["planSummary"] == ALONG_PATHS, "together they are many"
+    assert commands[-1]["planSummary"] == ALONG_PATHS, "both words together are frequent"
 
 
 @pytest.mark.parametrize(("sort", "descending"), list(product(Sort, (False, True))))
 @pytest.mark.parametrize("few", [0, 10_000])
 @pytest.mark.parametrize("query", ["", "film"])
-def test_what_stays_comes_once_while_files_come_and_go_and_change(
-    nothing: Collection[Stored],
+def test_staying_files_are_listed_once_when_others_change(
+    empty_media: Collection[Stored],
     monkeypatch: pytest.MonkeyPatch,
     sort: Sort,
     descending: bool,
@@ -320,99 +329,103 @@ def test_what_stays_comes_once_while_files_come_and_go_and_change(
 ) -> None:
     monkeypatch.setattr(finding, "FEW", few)
     folders = ("a", "a/b", "a-b", "a/c")
-    nothing.insert_many(document(Key(SHARED, folders[n % 4], f"film {n:02}"), n, n % 5) for n in range(40))
+    empty_media.insert_many(
+        document(Key(SHARED, folders[n % 4], f"film {n:02}"), n, n % 5) for n in range(40)
+    )
     listing = Listing(SHARED, "a", True, query, sort=sort, descending=descending)
-    stay = {info.id: info for info in model.expected(everything_in(nothing), listing)}
-    seen: list[str] = []
-    for number, page in enumerate(all_pages(nothing, listing, limit=4)):
-        seen += [one.id for one in page]
+    staying = {info.id: info for info in model.expected(everything_in(empty_media), listing)}
+    listed_ids: list[str] = []
+    for number, page in enumerate(all_pages(empty_media, listing, limit=4)):
+        listed_ids += [one.id for one in page]
         last = page[-1]
-        other = model.expected(stay.values(), listing)[len(stay) // 2]
-        for gone in (last.id, other.id):
-            stay.pop(gone, None)
-        nothing.delete_one({"_id": last.id})  # the very one that the cursor is about
-        nothing.update_one({"_id": other.id}, {"$set": {"size": 9 - number, "folder": "a/b/d"}})
+        other = model.expected(staying.values(), listing)[len(staying) // 2]
+        for changed_id in (last.id, other.id):
+            staying.pop(changed_id, None)
+        empty_media.delete_one({"_id": last.id})  # the file that the cursor refers to
+        empty_media.update_one({"_id": other.id}, {"$set": {"size": 9 - number, "folder": "a/b/d"}})
         for size in (0, 9):
             key = Key(SHARED, last.key.folder, f"film {number}-{size}")
-            nothing.insert_one(document(key, 1000 - 10 * number + size, size))
-    assert len(stay) > 5
-    assert sorted(one for one in seen if one in stay) == sorted(stay)
+            empty_media.insert_one(document(key, 1000 - 10 * number + size, size))
+    assert len(staying) > 5
+    assert sorted(one for one in listed_ids if one in staying) == sorted(staying)
 
 
 # Folders and libraries
 
 
 @pytest.mark.parametrize("jumps", [0, 1, 3, 100])
-def test_all_folders_inside_are_named_in_byte_order(
-    nothing: Collection[Stored], monkeypatch: pytest.MonkeyPatch, jumps: int
+def test_folders_are_listed_in_byte_order(
+    empty_media: Collection[Stored], monkeypatch: pytest.MonkeyPatch, jumps: int
 ) -> None:
     monkeypatch.setattr(paths, "_JUMPS", jumps)
     inside = ["a", "a-b/c", "a/b", "a/b/c", "a0", "z/y/x", "é/f", "\uffee/f", "🎬/f", "f", "~/f", "z-/y"]
     others = ["", "to", "to/p", "top-2/a", "top0/b", "topp/c"]
     folders = [*others, "top", *(f"top/{one}" for one in inside)]
-    nothing.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders * 2))
+    empty_media.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders * 2))
     names = sorted({one.partition("/")[0] for one in inside}, key=str.encode)
     for limit in (1, 3, 1000):
-        assert paths.folders(nothing, SHARED, "top", limit=limit) == tuple(names[:limit])
-    assert paths.folders(nothing, SHARED, "top/a", limit=9) == ("b",)
-    assert paths.folders(nothing, SHARED, "", limit=9) == ("to", "top", "top-2", "top0", "topp")
-    assert paths.folders(nothing, SHARED, "t", limit=9) == ()
-    assert paths.folders(nothing, "another", "top", limit=9) == ()
+        assert paths.folders(empty_media, SHARED, "top", limit=limit) == tuple(names[:limit])
+    assert paths.folders(empty_media, SHARED, "top/a", limit=9) == ("b",)
+    assert paths.folders(empty_media, SHARED, "", limit=9) == ("to", "top", "top-2", "top0", "topp")
+    assert paths.folders(empty_media, SHARED, "t", limit=9) == ()
+    assert paths.folders(empty_media, "another", "top", limit=9) == ()
 
 
-def test_folders_cost_by_their_number_and_not_by_their_files(nothing: Collection[Stored]) -> None:
+def test_cost_of_folders_depends_on_folders_not_files(empty_media: Collection[Stored]) -> None:
     folders = [f"f/{number:03}" for number in range(300) for _ in range(10)] + ["f"] * 2000
-    nothing.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
-    with profiled(nothing) as commands:
-        assert len(paths.folders(nothing, SHARED, "f", limit=1000)) == 300
-    assert len(commands) <= 103, "folders are not asked for one by one"
+    empty_media.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
+    with profiled(empty_media) as commands:
+        assert len(paths.folders(empty_media, SHARED, "f", limit=1000)) == 300
+    assert len(commands) <= 103, "folders must be queried in batches"
     assert total(commands, "keysExamined") <= 302
     assert total(commands, "docsExamined") == 0
 
 
 @pytest.mark.parametrize("checked", [0, 100])
-def test_folders_that_have_only_ignored_files_are_not_named(
-    nothing: Collection[Stored], monkeypatch: pytest.MonkeyPatch, checked: int
+def test_folders_with_only_ignored_files_are_hidden(
+    empty_media: Collection[Stored], monkeypatch: pytest.MonkeyPatch, checked: int
 ) -> None:
     monkeypatch.setattr(paths, "_CHECKED", checked)
     ignored = ["f/mixed", "f/only", "f/only-2/deep", "f/deep/er", "@eaDir"]
     shown = ["f/mixed", "f/only-", "f/only0", "f/deep/er/still", "f"]
-    nothing.insert_many(
+    empty_media.insert_many(
         {**document(Key(SHARED, folder, f"{n}"), n), **({"ignored": True} if n < len(ignored) else {})}
         for n, folder in enumerate([*ignored, *shown])
     )
-    with profiled(nothing) as commands:
-        assert paths.folders(nothing, SHARED, "f", limit=9) == ("deep", "mixed", "only-", "only0")
+    with profiled(empty_media) as commands:
+        assert paths.folders(empty_media, SHARED, "f", limit=9) == ("deep", "mixed", "only-", "only0")
     assert total(commands, "docsExamined") == 0
-    assert paths.folders(nothing, SHARED, "", limit=9) == ("f",)
-    assert paths.folders(nothing, SHARED, "f/deep", limit=9) == ("er",)
-    assert paths.folders(nothing, SHARED, "f/only-2", limit=9) == ()
+    assert paths.folders(empty_media, SHARED, "", limit=9) == ("f",)
+    assert paths.folders(empty_media, SHARED, "f/deep", limit=9) == ("er",)
+    assert paths.folders(empty_media, SHARED, "f/only-2", limit=9) == ()
 
 
-def test_what_is_inside_of_folders_is_passed_over(nothing: Collection[Stored]) -> None:
+def test_folders_skips_contents_of_subfolders(empty_media: Collection[Stored]) -> None:
     folders = [f"{number % 3}/{number:04}" for number in range(1500)]
-    nothing.insert_many(document(Key(SHARED, one, "film"), n) for n, one in enumerate(folders))
-    with profiled(nothing) as commands:
-        assert paths.folders(nothing, SHARED, "", limit=1000) == ("0", "1", "2")
+    empty_media.insert_many(document(Key(SHARED, one, "film"), n) for n, one in enumerate(folders))
+    with profiled(empty_media) as commands:
+        assert paths.folders(empty_media, SHARED, "", limit=1000) == ("0", "1", "2")
     assert total(commands, "keysExamined") <= 4
 
 
-def test_so_many_names_of_folders_are_in_memory_and_no_more(
-    nothing: Collection[Stored], monkeypatch: pytest.MonkeyPatch
+def test_number_of_folder_names_in_memory_is_bounded(
+    empty_media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paths, "MAX_LOOKED_AT", 150)
-    nothing.insert_many(document(Key(SHARED, f"{number:03}", "film"), number) for number in range(200))
-    assert paths.folders(nothing, SHARED, "", limit=1000) == tuple(f"{number:03}" for number in range(150))
+    empty_media.insert_many(document(Key(SHARED, f"{number:03}", "film"), number) for number in range(200))
+    assert paths.folders(empty_media, SHARED, "", limit=1000) == tuple(
+        f"{number:03}" for number in range(150)
+    )
 
 
-def test_all_libraries_are_named_in_byte_order_without_a_look_at_their_files(
-    nothing: Collection[Stored],
+def test_libraries_are_listed_in_byte_order_from_index(
+    empty_media: Collection[Stored],
 ) -> None:
-    assert paths.libraries(nothing) == ()
+    assert paths.libraries(empty_media) == ()
     names = [SHARED, "b", "\uffee", "🎬", "é", "a b", "A"]
-    nothing.insert_many(document(Key(name, "f", f"{n}"), n) for name in names for n in range(100))
-    with profiled(nothing) as commands:
-        assert paths.libraries(nothing) == tuple(sorted(names, key=str.encode))
+    empty_media.insert_many(document(Key(name, "f", f"{n}"), n) for name in names for n in range(100))
+    with profiled(empty_media) as commands:
+        assert paths.libraries(empty_media) == tuple(sorted(names, key=str.encode))
     [command] = commands
     assert command["planSummary"].startswith("DISTINCT_SCAN")
     assert command["keysExamined"] <= len(names) + 1

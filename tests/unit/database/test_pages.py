@@ -1,4 +1,4 @@
-"""Pages in SQL: the right files however they are found, and never more work than the promise allows."""
+"""Pages in SQL: every strategy finds the right files, and does no more work than promised."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,12 +64,12 @@ def info(media: Any) -> FileInfo:
 
 @pytest.fixture(scope="module")
 def infos(database: Database) -> list[FileInfo]:
-    """What the model's files are in the database, and the same in another library."""
+    """Store the model's files, and the same files in another library; return those of both."""
     with database.writing() as session:
         found = [
-            row(Key(library, key.folder, key.filename), 2 * number + place, size, content_type)
+            row(Key(library, key.folder, key.filename), 2 * number + index, size, content_type)
             for number, (key, size, content_type) in enumerate(model.FILES)
-            for place, library in enumerate((SHARED, "another"))
+            for index, library in enumerate((SHARED, "another"))
         ]
         session.add_all(found)
         session.commit()
@@ -84,11 +84,11 @@ def all_pages(session: Session, listing: Listing, limit: int) -> list[FileInfo]:
         found += map(info, rows)
         if cursor is None:
             return found
-        assert len(found) < 1000, "it leads in circles"
+        assert len(found) < 1000, "the cursors never end"
 
 
 @pytest.mark.parametrize(("few", "together", "strides"), model.WAYS)
-def test_what_is_found_does_not_depend_on_the_way(
+def test_every_strategy_finds_the_same_files(
     database: Database,
     infos: list[FileInfo],
     monkeypatch: pytest.MonkeyPatch,
@@ -105,19 +105,19 @@ def test_what_is_found_does_not_depend_on_the_way(
 
 
 def plans(database: Database, listing: Listing, *, cursor: str | None = None, limit: int = 2) -> list[str]:
-    """What SQLite does for a page, a line for each query."""
+    """Return SQLite's plan for each query of a page."""
     sent: list[tuple[str, Any]] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+    def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
         if statement.startswith("SELECT"):
             sent.append((statement, parameters))
 
     with database.reading() as session:
-        event.listen(database.engine, "before_cursor_execute", note)
+        event.listen(database.engine, "before_cursor_execute", record)
         try:
             pages.rows(session, listing, cursor=cursor, limit=limit)
         finally:
-            event.remove(database.engine, "before_cursor_execute", note)
+            event.remove(database.engine, "before_cursor_execute", record)
         explain = session.connection().exec_driver_sql
         return [
             "; ".join(line[-1] for line in explain(f"EXPLAIN QUERY PLAN {statement}", parameters))
@@ -138,7 +138,7 @@ IN_ORDER = [
 
 
 @pytest.mark.parametrize("listing", IN_ORDER)
-def test_a_page_is_a_range_of_an_index(database: Database, infos: list[FileInfo], listing: Listing) -> None:
+def test_page_is_a_range_of_an_index(database: Database, infos: list[FileInfo], listing: Listing) -> None:
     cursor: str | None = None
     for _ in range(1000):
         for plan in plans(database, listing, cursor=cursor, limit=5):
@@ -151,8 +151,8 @@ def test_a_page_is_a_range_of_an_index(database: Database, infos: list[FileInfo]
     assert cursor is None
 
 
-def steps(session: Session, listing: Listing, cursor: str | None) -> int:
-    """How much SQLite has to do for a page: instructions of its virtual machine."""
+def cost_of_page(session: Session, listing: Listing, cursor: str | None) -> int:
+    """Return the cost of a page: the number of instructions of SQLite's virtual machine."""
     counted = 0
 
     def count() -> int:
@@ -170,23 +170,23 @@ def steps(session: Session, listing: Listing, cursor: str | None) -> int:
     return counted
 
 
-def test_a_page_costs_the_same_however_deep_it_is(tmp_path: Path) -> None:
+def test_cost_of_page_does_not_depend_on_position(tmp_path: Path) -> None:
     with empty(tmp_path) as database, database.writing() as session:
         found = [
-            row(Key(SHARED, folder, f"{number:04}"), 1000 * place + number, number, "video/mp4")
-            for place, folder in enumerate(("", "a", "a-b", "a/b", "b"))
+            row(Key(SHARED, folder, f"{number:04}"), 1000 * index + number, number, "video/mp4")
+            for index, folder in enumerate(("", "a", "a-b", "a/b", "b"))
             for number in range(400)
         ]
         session.add_all(found)
         session.commit()
         for listing in IN_ORDER:
             infos = model.expected(map(info, found), listing)
-            costs = [steps(session, listing, None)]
+            costs = [cost_of_page(session, listing, None)]
             for number in (10, 50, 300, 385, len(infos) // 2, len(infos) - 11):
                 last = infos[number - 1]
                 value = None if listing.sort is Sort.NAME else getattr(last, listing.sort.value)
                 position = Position(value, last.key.folder, last.key.filename)
-                costs.append(steps(session, listing, cursors.encode(listing, position)))
+                costs.append(cost_of_page(session, listing, cursors.encode(listing, position)))
             assert max(costs) < 2 * costs[0], (listing, costs)
 
 
@@ -202,7 +202,7 @@ def test_a_page_costs_the_same_however_deep_it_is(tmp_path: Path) -> None:
         Listing(SHARED, "a", True, query="film"),
     ],
 )
-def test_many_are_met_along_the_order_and_never_sorted(
+def test_frequent_matches_are_read_in_index_order(
     database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch, listing: Listing, sort: Sort
 ) -> None:
     monkeypatch.setattr(finding, "FEW", 0)
@@ -227,7 +227,7 @@ def test_many_are_met_along_the_order_and_never_sorted(
         (Listing(SHARED, "a/b/c", False, query="e"), "folder=?"),
     ],
 )
-def test_few_are_found_by_what_they_have_in_common(
+def test_rare_matches_are_found_by_their_own_index(
     database: Database, infos: list[FileInfo], listing: Listing, index: str
 ) -> None:
     *_, page = plans(database, listing)
@@ -236,7 +236,7 @@ def test_few_are_found_by_what_they_have_in_common(
     assert "SCAN media" not in page, page
 
 
-def test_words_that_are_common_but_not_together_are_not_looked_for_along_the_order(
+def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(
     database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finding, "FEW", 2)
@@ -244,10 +244,10 @@ def test_words_that_are_common_but_not_together_are_not_looked_for_along_the_ord
     *_, page = plans(database, Listing(SHARED, "", True, query="the strasse"))
     assert page.startswith("SEARCH media USING INDEX sqlite_autoindex_media_1 (id=?)"), page
     *_, page = plans(database, Listing(SHARED, "", True, query="the end"))
-    assert "(id=?)" not in page, "together they are many"
+    assert "(id=?)" not in page, "both words together are frequent"
 
 
-def test_a_search_looks_at_so_many_files_and_then_goes_on_with_the_next_page(
+def test_search_examines_bounded_number_of_files_per_page(
     database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finding, "FEW", 0)
@@ -281,7 +281,7 @@ def test_a_search_looks_at_so_many_files_and_then_goes_on_with_the_next_page(
         ("", None),
     ],
 )
-def test_where_a_prefix_ends(prefix: str, end: str | None) -> None:
+def test_end_of_returns_upper_bound_of_prefix(prefix: str, end: str | None) -> None:
     assert finding.end_of(prefix) == end
     if end is not None:
         longest = (prefix + "\U0010ffff" * 9).encode()

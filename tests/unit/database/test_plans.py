@@ -1,5 +1,5 @@
-"""What a page, a search and a look-up are asked as: by an index, in its order, and without counting. What is
-held against the promise is the plan, on tables that were never analysed, and on those that were."""
+"""Pages, searches and lookups use indexes, read in their order, and do not count. The tests check the plans
+on tables with and without statistics."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,14 +44,16 @@ SEARCHES = [
 
 @cache
 def films() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of all files, and of the words of their names."""
+    """Return the rows of all files, and of the search words of their names."""
     medias = [
         row(Key(SHARED, FOLDERS[n % 5], f"film {n} {'even' if n % 2 else 'odd'}"), n, n, "video/mp4")
         for n in range(FILES)
     ]
     words = [{"media_id": one.id, "word": w.word, "library": SHARED} for one in medias for w in one.words]
-    known = [column.name for column in Media.__table__.columns if getattr(medias[0], column.name) is not None]
-    return [{name: getattr(one, name) for name in known} for one in medias], words
+    columns = [
+        column.name for column in Media.__table__.columns if getattr(medias[0], column.name) is not None
+    ]
+    return [{name: getattr(one, name) for name in columns} for one in medias], words
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql", "postgresql, analysed"])
@@ -76,27 +78,27 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @contextmanager
-def noted(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """The statements sent inside."""
+def recorded(database: Database) -> Iterator[list[tuple[str, Any]]]:
+    """Yield a list that receives the queries sent inside."""
     sent: list[tuple[str, Any]] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+    def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
         if statement.startswith(("SELECT", "WITH", "(")):
             sent.append((statement, parameters))
 
-    event.listen(database.engine, "before_cursor_execute", note)
+    event.listen(database.engine, "before_cursor_execute", record)
     try:
         yield sent
     finally:
-        event.remove(database.engine, "before_cursor_execute", note)
+        event.remove(database.engine, "before_cursor_execute", record)
 
 
-def plans(database: Database, ask: Callable[[Session], object]) -> list[str]:
-    """What the database does for what is asked, a text for each statement. None of them counts."""
+def plans(database: Database, call: Callable[[Session], object]) -> list[str]:
+    """Return the database's plan for each query of a call. None of the queries may count."""
     explain = "EXPLAIN QUERY PLAN" if isinstance(database, Sqlite) else "EXPLAIN"
     with database.reading() as session:
-        with noted(database) as sent:
-            ask(session)
+        with recorded(database) as sent:
+            call(session)
         assert sent
         assert not [statement for statement, _ in sent if "count(" in statement.lower()]
         explained = session.connection().exec_driver_sql
@@ -117,7 +119,7 @@ def is_sorted(plan: str) -> bool:
 
 
 @pytest.mark.parametrize("listing", IN_ORDER)
-def test_a_page_is_read_in_the_order_of_an_index(database: Database, listing: Listing) -> None:
+def test_page_is_read_in_index_order(database: Database, listing: Listing) -> None:
     with database.reading() as session:
         _, cursor = pages.rows(session, listing, cursor=None, limit=100)
     for at in (None, cursor):
@@ -128,7 +130,7 @@ def test_a_page_is_read_in_the_order_of_an_index(database: Database, listing: Li
 
 
 @pytest.mark.parametrize("listing", SEARCHES)
-def test_a_search_reads_by_indexes_and_sorts_no_more_than_few(
+def test_search_uses_indexes_and_sorts_only_few_rows(
     database: Database, listing: Listing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(finding, "FEW", 300)
@@ -143,9 +145,9 @@ def test_a_search_reads_by_indexes_and_sorts_no_more_than_few(
     assert is_sorted(found[-1]) <= few, found[-1]
 
 
-# Few files that were never analysed PostgreSQL takes for so few that any index is good enough.
+# For a small table without statistics, PostgreSQL considers any index good enough.
 @pytest.mark.parametrize("database", ["sqlite", "postgresql, analysed"], indirect=True)
-def test_a_file_is_found_by_one_look_into_an_index(database: Database) -> None:
+def test_file_is_found_by_one_index_lookup(database: Database) -> None:
     key = Key(SHARED, "a", "film 1 even")
     with database.reading() as session:
         media = find(session, key)
@@ -157,26 +159,26 @@ def test_a_file_is_found_by_one_look_into_an_index(database: Database) -> None:
         assert any(name in plan for name in names), plan
 
 
-# PostgreSQL goes by its statistics: where next to no file is ignored, one index is as good as the other.
+# PostgreSQL uses statistics: where few files are ignored, either index is equally good.
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-def test_folders_are_jumped_to_along_an_index_of_files_that_are_not_ignored(database: Database) -> None:
+def test_folders_are_found_by_jumps_in_index_of_visible_files(database: Database) -> None:
     [plan] = plans(database, lambda session: paths.folders(session, SHARED, "a", limit=9))
     assert_by_index(plan)
     assert not is_sorted(plan), plan
     assert plan.count("(library=? AND ignored=? AND folder>?") == 2, plan
 
 
-def test_where_a_folder_is_on_the_disk_is_asked_of_the_few_that_are_elsewhere(database: Database) -> None:
+def test_disk_folders_uses_partial_index(database: Database) -> None:
     [plan] = plans(database, lambda session: paths.disk_folders(session, SHARED, "a"))
     assert "ix_media_disk_path" in plan, plan
 
 
-def test_no_change_looks_at_all_files_of_a_library(tmp_path: Path) -> None:
+def test_no_change_scans_a_whole_library(tmp_path: Path) -> None:
     library = Library(tmp_path)
     database, backend = library.backend._database, library.backend
     deep, other = Key(SHARED, "a/b/c/d", "film.mp4"), Key(SHARED, "a/b/other", "film.mp4")
     try:
-        with noted(database) as sent:
+        with recorded(database) as sent:
             library.put(b"film", deep)
             library.put(b"another film", deep)
             backend.move(deep, other, Expect.ANY)

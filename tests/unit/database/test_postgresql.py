@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own: its schema, its plans, its locks, and what it says when it refuses."""
+"""Behavior specific to PostgreSQL: schema, plans, locks and refusals."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ from tests.unit.database.test_pages import IN_ORDER, all_pages, info, row
 
 SERVER = postgres.shared
 
-LOSE_WRITER = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+TERMINATE_WRITER = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
 
 FILES = 20_000
 FILL = f"""
@@ -71,11 +71,11 @@ def check(database: Postgresql) -> None:
 # The schema
 
 
-def test_tables_and_migrations_agree(database: Postgresql) -> None:
+def test_tables_match_migrations(database: Postgresql) -> None:
     check(database)
 
 
-def test_migrations_go_down_and_up_again(database: Postgresql) -> None:
+def test_migrations_can_be_reverted_and_applied_again(database: Postgresql) -> None:
     scripts = config()
     with database.writing() as session:
         scripts.attributes["connection"] = session.connection()
@@ -85,7 +85,7 @@ def test_migrations_go_down_and_up_again(database: Postgresql) -> None:
     check(database)
 
 
-def test_all_text_is_compared_by_bytes(database: Postgresql) -> None:
+def test_text_columns_compare_by_bytes(database: Postgresql) -> None:
     with database.reading() as session:
         found = session.execute(
             text(
@@ -98,7 +98,7 @@ def test_all_text_is_compared_by_bytes(database: Postgresql) -> None:
     assert [(table, column) for table, column, collation in found if collation != "C"] == []
 
 
-def test_servers_that_start_at_once_migrate_once(url: str, tmp_path: Path) -> None:
+def test_concurrent_migrations_succeed(url: str, tmp_path: Path) -> None:
     environment = {
         "SEEKABLE_FILES_DIR": str(tmp_path / "files"),
         "SEEKABLE_DATABASE_URL": url,
@@ -116,7 +116,7 @@ def test_servers_that_start_at_once_migrate_once(url: str, tmp_path: Path) -> No
 # Lists
 
 
-def test_every_list_is_what_a_plain_model_says(database: Postgresql) -> None:
+def test_every_list_equals_reference_model(database: Postgresql) -> None:
     with database.writing() as session:
         found = [
             row(Key(SHARED, key.folder, key.filename), number, size, content_type)
@@ -132,7 +132,7 @@ def test_every_list_is_what_a_plain_model_says(database: Postgresql) -> None:
 
 @pytest.fixture(scope="module")
 def many() -> Iterator[Postgresql]:
-    """A database of many files, which it has looked through."""
+    """Create a database with many files and statistics."""
     database = Postgresql(make_url(SERVER().new_database()))
     migrate(database)
     with database.writing() as session:
@@ -143,20 +143,20 @@ def many() -> Iterator[Postgresql]:
     database.close()
 
 
-def costs(database: Postgresql, asks: Any) -> list[tuple[str, int]]:
-    """The plan of each query, and how many blocks it looked at."""
+def costs(database: Postgresql, call: Any) -> list[tuple[str, int]]:
+    """Return the plan of each query and the number of blocks that it read."""
     sent: list[tuple[str, Any]] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+    def record(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
         if statement.startswith(("SELECT", "WITH")):
             sent.append((statement, parameters))
 
-    event.listen(database.engine, "before_cursor_execute", note)
+    event.listen(database.engine, "before_cursor_execute", record)
     try:
         with database.reading() as session:
-            asks(session)
+            call(session)
     finally:
-        event.remove(database.engine, "before_cursor_execute", note)
+        event.remove(database.engine, "before_cursor_execute", record)
     found = []
     with database.reading() as session:
         for statement, parameters in sent:
@@ -169,7 +169,7 @@ def costs(database: Postgresql, asks: Any) -> list[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("listing", IN_ORDER)
-def test_a_page_is_a_range_of_an_index_however_deep_it_is(many: Postgresql, listing: Listing) -> None:
+def test_page_is_a_range_of_an_index_at_any_position(many: Postgresql, listing: Listing) -> None:
     for number in (None, FILES // 10, FILES // 2):
         cursor = None
         if number is not None:
@@ -178,8 +178,8 @@ def test_a_page_is_a_range_of_an_index_however_deep_it_is(many: Postgresql, list
                 value = None if listing.sort is Sort.NAME else getattr(at, listing.sort.value)
             value = number if listing.sort is Sort.SIZE else value
             cursor = cursors.encode(listing, Position(value, listing.folder, f"{number:08}"))
-        asks = lambda session: pages.rows(session, listing, cursor=cursor, limit=50)  # noqa: B023, E731
-        for plan, blocks in costs(many, asks):
+        call = lambda session: pages.rows(session, listing, cursor=cursor, limit=50)  # noqa: B023, E731
+        for plan, blocks in costs(many, call):
             assert "Index" in plan, plan
             assert "Seq Scan" not in plan, plan
             assert "'Sort'" not in plan, plan
@@ -187,13 +187,13 @@ def test_a_page_is_a_range_of_an_index_however_deep_it_is(many: Postgresql, list
 
 
 @pytest.mark.parametrize("folder", ["", "a"])
-def test_folders_are_found_by_jumping_along_an_index(many: Postgresql, folder: str) -> None:
+def test_folders_are_found_by_jumps_in_index(many: Postgresql, folder: str) -> None:
     for plan, blocks in costs(many, lambda session: paths.folders(session, SHARED, folder, limit=1000)):
         assert "Seq Scan" not in plan, plan
         assert blocks < 60, plan
 
 
-def test_what_is_to_be_read_is_found_by_indexes_of_its_own(library: Library) -> None:
+def test_unhashed_files_are_found_by_indexes(library: Library) -> None:
     database = library.backend._database
     assert isinstance(database, Postgresql)
     first, unhashed, unjudged = (
@@ -207,14 +207,14 @@ def test_what_is_to_be_read_is_found_by_indexes_of_its_own(library: Library) -> 
 # Locks
 
 
-def test_a_writer_sees_what_the_one_before_it_committed(url: str, database: Postgresql) -> None:
+def test_writer_sees_commit_of_previous_writer(url: str, database: Postgresql) -> None:
     other = Postgresql(make_url(url))
-    numbers = text("INSERT INTO volume SELECT (count(*) + 1)::text FROM volume")
+    insert_next_number = text("INSERT INTO volume SELECT (count(*) + 1)::text FROM volume")
 
     def write(writer: Postgresql) -> None:
         for _ in range(20):
             with writer.writing() as session:
-                session.execute(numbers)  # the same twice would be refused
+                session.execute(insert_next_number)  # a duplicate would violate the primary key
                 session.commit()
 
     with ThreadPoolExecutor(2) as pool:
@@ -222,7 +222,7 @@ def test_a_writer_sees_what_the_one_before_it_committed(url: str, database: Post
     other.close()
 
 
-def test_a_writer_does_not_wait_for_ever(url: str, database: Postgresql) -> None:
+def test_writer_raises_unavailable_after_busy_timeout(url: str, database: Postgresql) -> None:
     other = Postgresql(make_url(url), busy_timeout_ms=100)
     refused = pytest.raises(StorageUnavailable, match="too much to do")
     with database.writing(), refused, other.writing():
@@ -232,7 +232,7 @@ def test_a_writer_does_not_wait_for_ever(url: str, database: Postgresql) -> None
     other.close()
 
 
-def test_a_reader_has_a_snapshot(database: Postgresql) -> None:
+def test_reader_has_a_snapshot(database: Postgresql) -> None:
     count = text("SELECT count(*) FROM volume")
     with database.reading() as session:
         before = session.scalar(count)
@@ -242,12 +242,12 @@ def test_a_reader_has_a_snapshot(database: Postgresql) -> None:
         assert session.scalar(count) == before
 
 
-def test_no_other_process_changes_files_while_a_lost_one_does(library: Library, tmp_path: Path) -> None:
-    """Whose connection is gone has lost its lock, and may be in the middle of a file step."""
+def test_other_writer_waits_when_writer_loses_connection(library: Library, tmp_path: Path) -> None:
+    """The process that lost its connection has lost its lock, and may be in the middle of a file step."""
     other = Library(library.root, library.settings.database_url)
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(StorageUnavailable), library.backend._settling():
-            library.sql(LOSE_WRITER)
+            library.sql(TERMINATE_WRITER)
             waiting = pool.submit(other.put, b"of the other")
             has_waited = not wait([waiting], timeout=0.5).done
         assert has_waited
@@ -255,7 +255,7 @@ def test_no_other_process_changes_files_while_a_lost_one_does(library: Library, 
     other.close()
 
 
-# What it refuses
+# Refusals
 
 
 def settings(tmp_path: Path, url: str) -> Settings:
@@ -265,30 +265,30 @@ def settings(tmp_path: Path, url: str) -> Settings:
 def refusal(tmp_path: Path, url: str) -> str:
     with ExitStack() as stack, pytest.raises(ConfigurationError) as refused:
         open_filesystem(settings(tmp_path, url), str, stack)
-    said = str(refused.value)
-    assert "\n" not in said
-    assert "secret" not in said
-    assert "SEEKABLE_DATABASE_URL" in said
-    return said
+    message = str(refused.value)
+    assert "\n" not in message
+    assert "secret" not in message
+    assert "SEEKABLE_DATABASE_URL" in message
+    return message
 
 
-@pytest.mark.parametrize("begin", ["postgresql+psycopg", "postgresql", "postgres"])
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg", "postgresql", "postgres"])
 @pytest.mark.parametrize(
-    "where", ["seekable:secret@127.0.0.1:1/media", "127.0.0.1:1/x?user=me&password=secret"]
+    "rest_of_url", ["seekable:secret@127.0.0.1:1/media", "127.0.0.1:1/x?user=me&password=secret"]
 )
-def test_a_server_that_is_not_there_is_named(tmp_path: Path, begin: str, where: str) -> None:
-    assert "refused" in refusal(tmp_path, f"{begin}://{where}")
+def test_open_error_names_unreachable_server(tmp_path: Path, scheme: str, rest_of_url: str) -> None:
+    assert "refused" in refusal(tmp_path, f"{scheme}://{rest_of_url}")
 
 
-def test_a_wrong_password_is_named(tmp_path: Path) -> None:
+def test_open_error_names_wrong_password(tmp_path: Path) -> None:
     assert "password authentication failed" in refusal(tmp_path, SERVER().url("postgres", password="secret"))
 
 
-def test_a_missing_database_is_named(tmp_path: Path) -> None:
+def test_open_error_names_missing_database(tmp_path: Path) -> None:
     assert '"nowhere" does not exist' in refusal(tmp_path, SERVER().url("nowhere"))
 
 
-def test_a_database_of_another_encoding_is_refused(tmp_path: Path) -> None:
+def test_database_in_other_encoding_is_refused(tmp_path: Path) -> None:
     with SERVER().connected() as connection:
         connection.execute("CREATE DATABASE latin ENCODING LATIN1 LOCALE 'C' TEMPLATE template0")
     assert "UTF8, not LATIN1" in refusal(tmp_path, SERVER().url("latin"))
@@ -297,18 +297,18 @@ def test_a_database_of_another_encoding_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "url", ["mysql://root:secret@localhost/media", "postgresql+asyncpg://localhost/media"]
 )
-def test_another_kind_of_database_is_refused(tmp_path: Path, url: str) -> None:
+def test_unsupported_database_is_refused(tmp_path: Path, url: str) -> None:
     assert "neither" in refusal(tmp_path, url)
 
 
-def test_a_user_who_may_not_make_tables_is_told(tmp_path: Path, url: str) -> None:
+def test_open_error_names_missing_privilege(tmp_path: Path, url: str) -> None:
     user, password = SERVER().new_user()
     with ExitStack() as stack, pytest.raises(StorageUnavailable, match="does not let this user"):
         at = SERVER().url(str(make_url(url).database), user=user, password=password)
         open_filesystem(settings(tmp_path, at), str, stack)
 
 
-def test_a_read_only_server_is_named(library: Library) -> None:
+def test_write_error_names_read_only_server(library: Library) -> None:
     library.put(b"film")
     name = Identifier(str(library.backend._database.engine.url.database))
     with SERVER().connected() as connection:
@@ -320,7 +320,7 @@ def test_a_read_only_server_is_named(library: Library) -> None:
     assert library.path().read_bytes() == b"film"
 
 
-def test_a_full_disk_of_the_database_is_out_of_space(library: Library) -> None:
+def test_put_raises_out_of_space_when_database_disk_is_full(library: Library) -> None:
     library.put(b"film")
     library.sql(
         "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql "
@@ -333,7 +333,7 @@ def test_a_full_disk_of_the_database_is_out_of_space(library: Library) -> None:
     assert library.staging() == []
 
 
-def test_what_it_cannot_hold_is_not_found(library: Library) -> None:
+def test_nul_character_is_not_found(library: Library) -> None:
     with pytest.raises(NotFound):
         library.backend.open(FileId(SHARED, "\0"), wait=True)
     listing = Listing(SHARED, "", True, content_type="video/\0")
@@ -342,13 +342,13 @@ def test_what_it_cannot_hold_is_not_found(library: Library) -> None:
     assert page.items == ()
 
 
-def test_a_lost_connection_does_not_hide_why_a_change_is_refused(library: Library) -> None:
+def test_refusal_is_raised_when_connection_is_lost_too(library: Library) -> None:
     with pytest.raises(NotFound), library.backend._settling():
-        library.sql(LOSE_WRITER)
+        library.sql(TERMINATE_WRITER)
         raise NotFound("There is no such file.")
 
 
-def test_its_answers_leave_no_trace_of_where_it_is(library: Library) -> None:
+def test_errors_do_not_reveal_database_address(library: Library) -> None:
     library.put(b"film")
     library.sql("SELECT 1")
     with pytest.raises(StorageUnavailable) as lost, library.backend._database.writing() as session:

@@ -1,4 +1,4 @@
-"""Rights to what a library keeps: nothing in the reserved folder is another user's to read."""
+"""File permissions of a library: other users cannot read the reserved folder."""
 
 import os
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def umask() -> Iterator[int]:
 
 @pytest.fixture(params=["inside", "elsewhere", "by URI"])
 def guarded(request: pytest.FixtureRequest, umask: int, tmp_path: Path) -> Iterator[Library]:
-    """A library whose database is in the reserved folder, or elsewhere."""
+    """Open a library whose database is in the reserved folder, or elsewhere."""
     file = tmp_path / "seekable.db"
     urls = {"elsewhere": f"sqlite:///{file}", "by URI": f"sqlite:///file:{file}?uri=true"}
     library = Library(tmp_path / "files", urls.get(request.param))
@@ -43,14 +43,14 @@ def database_files(library: Library) -> list[Path]:
 
 
 def exposed(library: Library) -> list[str]:
-    """What `seekable doctor` says of it."""
-    said = [*of_folder(library.settings, examine_folder(library.root))]
+    """Return the findings of `seekable doctor` about permissions."""
+    findings = [*of_folder(library.settings, examine_folder(library.root))]
     for facts in examine(library.settings):
-        said += of_database(library.settings, facts)
-    return [one.sentence for one in said if one.level is Level.FIX and "Other users" in one.sentence]
+        findings += of_database(library.settings, facts)
+    return [one.sentence for one in findings if one.level is Level.FIX and "Other users" in one.sentence]
 
 
-def test_new_library_is_private_and_its_films_follow_the_umask(guarded: Library, umask: int) -> None:
+def test_new_library_is_private_and_films_follow_umask(guarded: Library, umask: int) -> None:
     staged = guarded.backend.stage(None)
     staged.write(b"film")
     assert mode(guarded.root / ".seekable" / "staging" / staged.name) == 0o600
@@ -65,14 +65,14 @@ def test_new_library_is_private_and_its_films_follow_the_umask(guarded: Library,
     assert exposed(guarded) == []
 
 
-def test_library_of_an_earlier_version_is_mended_at_the_start(guarded: Library) -> None:
+def test_start_repairs_permissions_of_earlier_version(guarded: Library) -> None:
     guarded.put(b"film")
-    os.chmod(guarded.root / ".seekable", 0o2775)  # of a group's folder
+    os.chmod(guarded.root / ".seekable", 0o2775)  # as in a folder shared by a group
     files = database_files(guarded)
     for file in files:
         os.chmod(file, 0o664)
     found = exposed(guarded)
-    assert len(found) == 4, "the command changes nothing"
+    assert len(found) == 4, "doctor must not change permissions"
     assert sum("chmod 700" in sentence for sentence in found) == 1
     other = Library(guarded.root, guarded.settings.database_url)  # another process, while the first one runs
     try:
@@ -85,8 +85,8 @@ def test_library_of_an_earlier_version_is_mended_at_the_start(guarded: Library) 
 
 
 @pytest.fixture
-def open_to_all() -> Iterator[Library]:
-    """A library in folders that every user may enter."""
+def public_library() -> Iterator[Library]:
+    """Open a library in folders that every user may enter."""
     before = os.umask(0o022)
     with TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
@@ -96,14 +96,14 @@ def open_to_all() -> Iterator[Library]:
     os.umask(before)
 
 
-def test_another_user_reads_films_and_no_secrets(open_to_all: Library) -> None:
+def test_other_user_can_read_films_but_no_secrets(public_library: Library) -> None:
     need_root()
     need("setpriv")
-    open_to_all.put(b"film")
-    open_to_all.put(b"anna's", Key("anna", "", "film.mp4"))
-    ours = open_to_all.root / ".seekable"
-    secrets = [*database_files(open_to_all), ours / "id", ours / "libraries" / "anna" / "film.mp4"]
+    public_library.put(b"film")
+    public_library.put(b"anna's", Key("anna", "", "film.mp4"))
+    ours = public_library.root / ".seekable"
+    secrets = [*database_files(public_library), ours / "id", ours / "libraries" / "anna" / "film.mp4"]
     as_other = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat")
-    read = [run(*as_other, path, check=False) for path in (open_to_all.path(), *secrets)]
+    read = [run(*as_other, path, check=False) for path in (public_library.path(), *secrets)]
     assert read[0].stdout == "film"
     assert all(one.returncode == 1 and "Permission denied" in one.stderr for one in read[1:])

@@ -1,4 +1,4 @@
-"""A library that is opened read-only: no call of the storage, and no step on the disk, changes a file."""
+"""A library that is opened read-only: neither the storage nor the disk layer changes a file."""
 
 import asyncio
 import os
@@ -31,25 +31,27 @@ CHANGES: dict[str, Callable[[Storage], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_storage_refuses_each_change(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_raises_read_only_for_each_change(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     files = tmp_path / "files"
     files.mkdir()
     (files / "film.mp4").write_bytes(b"film")
 
-    async def scene() -> None:
+    async def scenario() -> None:
         settings = Settings(_env_file=None, files_dir=files, read_only=True)
         async with open_database(settings, media_type=lambda _: "video/mp4") as stores:
             assert stores.storage.read_only
             with pytest.raises(ReadOnly):
                 await CHANGES[change](stores.storage)
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
     assert os.listdir(files) == ["film.mp4"]
 
 
-def test_disk_refuses_each_step(tmp_path: Path) -> None:
-    """Should anything above it ever ask."""
+def test_disk_raises_read_only_for_each_step(tmp_path: Path) -> None:
+    """The disk layer refuses on its own, in case a caller above it forgets to."""
     (tmp_path / "film.mp4").write_bytes(b"film")
     disk = ReadOnlyDisk(tmp_path, marked=False)
     steps: list[Callable[[], object]] = [
@@ -70,7 +72,9 @@ def test_disk_refuses_each_step(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["film.mp4"]
 
 
-def test_library_of_device_and_inode_alone_has_no_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_has_no_id_when_opened_read_only_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     files = tmp_path / "files"
     files.mkdir()
@@ -87,7 +91,7 @@ def test_library_of_device_and_inode_alone_has_no_id(tmp_path: Path, monkeypatch
 
     assert identity(None, read_only=True) is None
     assert identity("before.db", read_only=True) is None
-    own = identity("own.db", read_only=False)
-    assert own == (files / ".seekable" / "id").read_text().strip()
-    assert identity("own.db", read_only=True) == own
-    assert identity("before.db", read_only=True) is None, "that database was made of another id"
+    own_id = identity("own.db", read_only=False)
+    assert own_id == (files / ".seekable" / "id").read_text().strip()
+    assert identity("own.db", read_only=True) == own_id
+    assert identity("before.db", read_only=True) is None, "the database belongs to another id"

@@ -1,5 +1,5 @@
-"""What one process hears of another on the same database: every change once, in order, with all that is told
-of it; nothing of its own; and that it missed something, when it did."""
+"""The change feed between processes on one database: every change arrives once, in order and complete; own
+changes do not; and lost changes are reported."""
 
 import asyncio
 import logging
@@ -33,8 +33,8 @@ pytestmark = pytest.mark.anyio
 MANY = 1000
 
 
-class Heard:
-    """What a process heard of others."""
+class RecordingHearer:
+    """Records the events of other processes."""
 
     def __init__(self) -> None:
         self.all: list[object] = []
@@ -55,7 +55,7 @@ class Heard:
             self._more.notify_all()
 
     def until(self, last: object, *, within: float = 20) -> list[Any]:
-        """All up to the last, and that."""
+        """Block until the last event arrives; return all events up to it."""
         with self._more:
             found = self._more.wait_for(lambda: self.all and self.all[-1] == last, within)
             assert found, f"{self.all[-3:]}, and not {last}"
@@ -65,10 +65,10 @@ class Heard:
 
 @dataclass
 class Process:
-    """The stores as one process has them."""
+    """The stores of one process."""
 
     stores: Stores
-    heard: Heard
+    heard: RecordingHearer
 
     async def put(self, path: str, data: bytes = b"", library: str = SHARED) -> FileInfo:
         async with self.stores.storage.stage() as staged:
@@ -78,13 +78,13 @@ class Process:
             return (await self.stores.storage.commit(key, staged, content_type="video/mp4")).info
 
     async def created(self, path: str) -> Change:
-        """A new file."""
+        """Add a file and return the change."""
         return Change(Kind.CREATED, await self.put(path))
 
 
 @dataclass
 class Two:
-    """Processes on one database."""
+    """Two processes on one database."""
 
     settings: Settings
     a: Process
@@ -95,15 +95,15 @@ def settings_of(name: str, folder: Path) -> Settings:
     return Settings(_env_file=None, files_dir=folder / "files", **BACKENDS[name]())
 
 
-def by_name(settings: Settings) -> tuple[Settings, str]:
-    """Settings with which a MongoDB, on which others listen too, knows who asks by a name of their own."""
+def with_app_name(settings: Settings) -> tuple[Settings, str]:
+    """Return settings with an appName, by which a shared MongoDB can select this process's commands."""
     name = uuid4().hex
     return settings.model_copy(update={"mongodb_url": f"{settings.mongodb_url}&appName={name}"}), name
 
 
-async def opened(stack: AsyncExitStack, settings: Settings, *, hears: bool = True) -> Process:
-    heard = Heard()
-    opening = open_database(settings, media_type=lambda _: "video/guessed", hearer=heard if hears else None)
+async def open_process(stack: AsyncExitStack, settings: Settings, *, listens: bool = True) -> Process:
+    heard = RecordingHearer()
+    opening = open_database(settings, media_type=lambda _: "video/guessed", hearer=heard if listens else None)
     return Process(await stack.enter_async_context(opening), heard)
 
 
@@ -111,7 +111,7 @@ async def opened(stack: AsyncExitStack, settings: Settings, *, hears: bool = Tru
 async def two(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Two]:
     settings = settings_of(request.param, tmp_path)
     async with AsyncExitStack() as stack:
-        yield Two(settings, await opened(stack, settings), await opened(stack, settings))
+        yield Two(settings, await open_process(stack, settings), await open_process(stack, settings))
 
 
 def connected(settings: Settings) -> "psycopg.Connection[tuple[object, ...]]":
@@ -119,26 +119,26 @@ def connected(settings: Settings) -> "psycopg.Connection[tuple[object, ...]]":
     return psycopg.connect(settings.database_url.replace("+psycopg", ""), autocommit=True)
 
 
-async def test_each_change_is_heard_once_by_others_and_not_by_who_made_it(two: Two) -> None:
+async def test_each_change_arrives_once_at_others_only(two: Two) -> None:
     storage, film, other = two.b.stores.storage, Key.at(SHARED, "films/film.mp4"), Key.at(SHARED, "x.bin")
-    made = [
+    expected = [
         Change(Kind.CREATED, await two.b.put(film.path, b"one")),
         Change(Kind.REPLACED, await two.b.put(film.path, b"two")),
-        Change(Kind.REPLACED, await two.b.put(film.path, b"two")),  # which is a change, too
+        Change(Kind.REPLACED, await two.b.put(film.path, b"two")),  # equal bytes are a change, too
     ]
     for source, target in ((film, other), (other, film), (film, other)):
-        made.append(Change(Kind.MOVED, await storage.move(source, target), source))
+        expected.append(Change(Kind.MOVED, await storage.move(source, target), source))
     await storage.move(other, other)
     await storage.delete(other)
-    made.append(Change(Kind.DELETED, made[-1].info))
-    made.append(Change(Kind.CREATED, await two.b.put(film.path, b"three", library="somebody")))
-    assert two.a.heard.until(made[-1]) == made
-    # And the other way round: `b` hears nothing of all that it made itself.
+    expected.append(Change(Kind.DELETED, expected[-1].info))
+    expected.append(Change(Kind.CREATED, await two.b.put(film.path, b"three", library="somebody")))
+    assert two.a.heard.until(expected[-1]) == expected
+    # In the other direction, `b` receives none of its own changes.
     last = await two.a.created("last")
     assert two.b.heard.until(last) == [last]
 
 
-async def test_what_failed_is_not_heard(two: Two) -> None:
+async def test_failed_change_is_not_published(two: Two) -> None:
     first = await two.b.created("film.mp4")
     film, inside = first.info.key, Key.at(SHARED, "film.mp4/inside")
     with pytest.raises(PathConflict):
@@ -152,8 +152,8 @@ async def test_what_failed_is_not_heard(two: Two) -> None:
 
 
 @pytest.mark.parametrize("two", ["postgresql"], indirect=True)
-async def test_what_was_rolled_back_is_not_heard(two: Two) -> None:
-    """The very COMMIT fails, after all that was done for it."""
+async def test_rolled_back_change_is_not_published(two: Two) -> None:
+    """COMMIT itself fails, after the notification was queued."""
     with connected(two.settings) as connection:
         connection.execute(
             "CREATE FUNCTION refuse() RETURNS trigger AS $$ BEGIN RAISE 'refused'; END $$ LANGUAGE plpgsql"
@@ -168,17 +168,17 @@ async def test_what_was_rolled_back_is_not_heard(two: Two) -> None:
     assert two.a.heard.until(last) == [last]
 
 
-async def test_of_what_two_make_at_once_each_hears_what_the_other_made(two: Two) -> None:
+async def test_concurrent_changes_arrive_at_the_other_process(two: Two) -> None:
     async def change(process: Process, name: str) -> list[str]:
         return [(await process.put("film.mp4", f"{name} {number}".encode())).etag for number in range(8)]
 
     by_a, by_b = await asyncio.gather(change(two.a, "a"), change(two.b, "b"))
-    for hears, maker, made in ((two.a, two.b, by_b), (two.b, two.a, by_a)):
-        last = await maker.created(f"last {made[0]}")
-        assert [change.info.etag for change in hears.heard.until(last)] == [*made, last.info.etag]
+    for listens, maker, expected in ((two.a, two.b, by_b), (two.b, two.a, by_a)):
+        last = await maker.created(f"last {expected[0]}")
+        assert [change.info.etag for change in listens.heard.until(last)] == [*expected, last.info.etag]
 
 
-async def test_progress_is_heard_by_others(two: Two) -> None:
+async def test_progress_arrives_at_others(two: Two) -> None:
     assert two.b.stores.hearing is not None
     texts = [("library é", "sid", '{"progress":"é"}'), (SHARED, "sid", "x" * 500)]
     for text in texts:
@@ -188,14 +188,12 @@ async def test_progress_is_heard_by_others(two: Two) -> None:
     assert two.b.heard.until(last) == [last]
 
 
-async def test_what_a_scan_of_another_process_finds_is_heard(
-    two: Two, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_findings_of_scan_arrive_at_others(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
     beneath(two.settings).put_big("by hand.mp4", 7, b"by hand", rested=False)
     async for _ in two.b.stores.storage.scan():
         pass
-    async for _ in two.b.stores.storage.hash_unverified():  # which is no news
+    async for _ in two.b.stores.storage.hash_unverified():  # reports no change
         pass
     last = await two.b.created("last")
     created, _ = two.a.heard.until(last)
@@ -204,9 +202,7 @@ async def test_what_a_scan_of_another_process_finds_is_heard(
 
 
 @pytest.mark.parametrize("two", ["postgresql"], indirect=True)
-async def test_of_a_scan_that_finds_much_only_the_library_is_heard(
-    two: Two, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_large_scan_publishes_only_the_library(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
     for number in range(change_feed.MOST_CHANGES + 1):
         (two.settings.files_dir / f"{number}.mp4").write_bytes(b"x")
@@ -215,7 +211,7 @@ async def test_of_a_scan_that_finds_much_only_the_library_is_heard(
     assert two.a.heard.until(("missed", SHARED)) == [("missed", SHARED)]
 
 
-async def test_a_thousand_changes_at_once_are_all_heard_in_order(two: Two) -> None:
+async def test_thousand_changes_arrive_in_order(two: Two) -> None:
     first = await two.b.created("first")
     two.a.heard.until(first)
     names = [str(number) for number in range(MANY)]
@@ -228,14 +224,14 @@ async def test_a_thousand_changes_at_once_are_all_heard_in_order(two: Two) -> No
         infos = [replace(first.info, key=Key.at(SHARED, name)) for name in names]
         with connected(two.settings) as connection, connection.transaction():
             for info in infos:
-                (told,) = change_feed.of_changes("another", [Change(Kind.CREATED, info)])
-                connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, told))
+                (payload,) = change_feed.of_changes("another", [Change(Kind.CREATED, info)])
+                connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
     last = await two.b.created("last")
     heard = two.a.heard.until(last)
     assert [change.info.key.filename for change in heard] == [*names, "last"]
 
 
-Lose = Callable[[Settings, str], None]
+BreakConnection = Callable[[Settings, str], None]
 
 
 def terminate(settings: Settings, _name: str) -> None:
@@ -246,49 +242,49 @@ def terminate(settings: Settings, _name: str) -> None:
         )
 
 
-def fail(*commands: str, times: int = 1, **how: object) -> Lose:
-    """So many of the next questions for changes fail, of who has this name."""
+def fail(*commands: str, times: int = 1, **options: object) -> BreakConnection:
+    """Return a function that makes the next `times` change stream commands of one process fail."""
 
-    def lose(settings: Settings, name: str) -> None:
-        data = {"failCommands": [*commands], "appName": name, **how}
+    def break_connection(settings: Settings, name: str) -> None:
+        data = {"failCommands": [*commands], "appName": name, **options}
         mongo.database(settings.mongodb_url or "").client.admin.command(
             {"configureFailPoint": "failCommand", "mode": {"times": times}, "data": data}
         )
 
-    return lose
+    return break_connection
 
 
 @pytest.mark.parametrize(
-    ("name", "lose", "missed"),
+    ("name", "break_connection", "missed"),
     [
-        ("postgresql", terminate, True),  # what is told while nobody listens is not kept
+        ("postgresql", terminate, True),  # notifications without a listener are lost
         ("gridfs", fail("getMore", errorCode=189), False),  # PrimarySteppedDown
         ("gridfs", fail("getMore", "aggregate", times=5, closeConnection=True), False),
         ("gridfs", fail("getMore", errorCode=286), True),  # ChangeStreamHistoryLost
     ],
 )
-async def test_a_connection_that_is_lost_is_made_again(
-    tmp_path: Path, name: str, lose: Lose, *, missed: bool
+async def test_lost_connection_is_reopened(
+    tmp_path: Path, name: str, break_connection: BreakConnection, *, missed: bool
 ) -> None:
-    """And it is said if something may have been missed meanwhile."""
+    """Listeners are notified if they may have missed changes."""
     settings = settings_of(name, tmp_path)
-    heard, process = by_name(settings) if settings.mongodb_url else (settings, "")
+    heard, process = with_app_name(settings) if settings.mongodb_url else (settings, "")
     async with AsyncExitStack() as stack:
-        a, b = await opened(stack, heard), await opened(stack, settings, hears=False)
-        lose(settings, process)
+        a, b = await open_process(stack, heard), await open_process(stack, settings, listens=False)
+        break_connection(settings, process)
         if missed:
             a.heard.until("missed")
-        else:  # the last one that it hears before it is lost
+        else:  # the last event before the connection is lost
             first = await b.created("first")
             a.heard.until(first)
         last = await b.created("last")
         assert a.heard.until(last) == [last]
 
 
-async def test_what_another_program_wrote_and_nobody_can_read_is_passed_over(tmp_path: Path) -> None:
+async def test_unreadable_foreign_document_is_skipped(tmp_path: Path) -> None:
     settings = settings_of("gridfs", tmp_path)
     async with AsyncExitStack() as stack:
-        a, b = await opened(stack, settings), await opened(stack, settings, hears=False)
+        a, b = await open_process(stack, settings), await open_process(stack, settings, listens=False)
         media = mongo.database(settings.mongodb_url or "")["media"]
         media.insert_one({"_id": "another's", "filename": "x", "created_at": DatetimeMS(1 << 60)})
         a.heard.until("missed")
@@ -296,29 +292,29 @@ async def test_what_another_program_wrote_and_nobody_can_read_is_passed_over(tmp
         assert a.heard.until(last) == [last]
 
 
-async def test_in_a_new_database_documents_are_kept_as_they_were_without_that_right(tmp_path: Path) -> None:
+async def test_new_database_enables_pre_images(tmp_path: Path) -> None:
     settings = settings_of("gridfs", tmp_path)
     async with AsyncExitStack() as stack:
-        await opened(stack, settings, hears=False)
+        await open_process(stack, settings, listens=False)
         (media,) = mongo.database(settings.mongodb_url or "").list_collections(filter={"name": "media"})
         assert media["options"]["changeStreamPreAndPostImages"] == {"enabled": True}
 
 
-async def test_without_the_right_to_keep_documents_as_they_were(
+async def test_changes_arrive_without_details_when_pre_images_are_disabled(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is replaced, moved or deleted is then not known, only that something was."""
+    """Replacements, moves and deletions are then reported without details."""
     settings = settings_of("gridfs", tmp_path)
     async with AsyncExitStack() as stack:
-        b = await opened(stack, settings, hears=False)
+        b = await open_process(stack, settings, listens=False)
         database = mongo.database(settings.mongodb_url or "")
         database.command("collMod", "media", changeStreamPreAndPostImages={"enabled": False})
-        refused, process = by_name(settings)
+        refused, process = with_app_name(settings)
         refuse = {"failCommands": ["collMod"], "appName": process, "errorCode": 13}
         database.client.admin.command(
             {"configureFailPoint": "failCommand", "mode": {"times": 1}, "data": refuse}
         )
-        a = await opened(stack, refused)
+        a = await open_process(stack, refused)
         assert NO_IMAGES in caplog.text
         film, other = Key.at(SHARED, "film.mp4"), Key.at(SHARED, "other.mp4")
         first = await b.created(film.path)
@@ -337,33 +333,33 @@ async def test_without_the_right_to_keep_documents_as_they_were(
         assert a.heard.until(last) == [last]
 
 
-async def test_a_mongod_without_a_replica_set_says_that_events_stay_here(
+async def test_standalone_mongod_logs_that_events_stay_local(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     with mongo.mongod(replica_set="") as node:
         settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"))
         async with AsyncExitStack() as stack:
-            alone = await opened(stack, settings)
-            await alone.put("film.mp4")
-            assert alone.stores.hearing is None
+            process = await open_process(stack, settings)
+            await process.put("film.mp4")
+            assert process.stores.hearing is None
     assert [record.levelname for record in caplog.records if record.message == ALONE] == ["INFO"]
 
 
-async def test_sqlite_has_no_relay(tmp_path: Path) -> None:
+async def test_sqlite_has_no_change_feed(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        assert (await opened(stack, settings_of("filesystem", tmp_path))).stores.hearing is None
+        assert (await open_process(stack, settings_of("filesystem", tmp_path))).stores.hearing is None
 
 
 @pytest.mark.parametrize("name", ["postgresql", "gridfs"])
-async def test_nothing_is_left_at_the_end(tmp_path: Path, name: str) -> None:
+async def test_closing_leaves_no_thread_or_pipe(tmp_path: Path, name: str) -> None:
     settings = settings_of(name, tmp_path)
 
     async def open_and_close() -> int:
-        """How many pipes there are then."""
+        """Return the number of open pipes afterwards."""
         async with AsyncExitStack() as stack:
-            await opened(stack, settings)
-        async with asyncio.timeout(20):  # MongoDB takes a second to answer who no longer waits
+            await open_process(stack, settings)
+        async with asyncio.timeout(20):  # the pending reply of MongoDB takes a second to arrive
             while any(thread.name == "relay" for thread in threading.enumerate()):
                 await asyncio.sleep(0.02)
         return sum(

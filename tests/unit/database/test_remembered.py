@@ -1,4 +1,4 @@
-"""What is served without asking the database: only what is proved to be the version that it would name."""
+"""The open cache: it serves a file without a query only if the version is proved to be current."""
 
 import os
 import shutil
@@ -13,19 +13,19 @@ from app.database.filesystem import open_cache, posix
 from app.storage.async_storage import ThreadedStorage
 from app.storage.types import SHARED, Expect, FileId, Key
 from tests.support import lacks
-from tests.unit.database.by_hand import drop, names, rest
+from tests.unit.database.by_hand import age_files, drop, names
 from tests.unit.database.library import FILM, Library
 
 OTHER = Key(SHARED, "films", "other.mp4")
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seconds are long when they come in every test; this is longer than a tick of any kernel."""
+def short_quiet_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the quiet period of two seconds; it is still longer than a tick of any kernel."""
     monkeypatch.setattr(open_cache, "QUIET_NS", 20_000_000)
 
 
-def is_remembered(library: Library, address: Key | FileId = FILM) -> bool:
+def is_cached(library: Library, address: Key | FileId = FILM) -> bool:
     reader = library.backend.try_open(address)
     if reader is not None:
         reader.close()
@@ -33,23 +33,27 @@ def is_remembered(library: Library, address: Key | FileId = FILM) -> bool:
 
 
 @pytest.fixture
-def known(library: Library) -> Library:
-    """With a film that is opened without asking the database."""
+def cached_library(library: Library) -> Library:
+    """Open a library with a film in the open cache."""
     library.put(b"film")
     time.sleep(0.03)
     library.get()
-    if not is_remembered(library):
-        lacks("this system opens nothing without waiting")
+    if not is_cached(library):
+        lacks("this system cannot open files from the cache alone")
     return library
 
 
 @pytest.mark.anyio
-async def test_neither_the_database_nor_a_thread_is_asked(known: Library) -> None:
+async def test_cached_file_opens_without_query_or_thread(cached_library: Library) -> None:
     statements: list[str] = []
-    listen(known.backend._database.engine, "before_cursor_execute", lambda *said: statements.append(said[2]))
-    storage = ThreadedStorage(known.backend)
-    storage.close()  # no thread can be had any more
-    info = known.backend.open(FILM, wait=True)
+    listen(
+        cached_library.backend._database.engine,
+        "before_cursor_execute",
+        lambda *arguments: statements.append(arguments[2]),
+    )
+    storage = ThreadedStorage(cached_library.backend)
+    storage.close()  # no thread is available any more
+    info = cached_library.backend.open(FILM, wait=True)
     assert statements
     statements.clear()
     async with storage.open(FILM) as file:
@@ -61,20 +65,20 @@ async def test_neither_the_database_nor_a_thread_is_asked(known: Library) -> Non
     info.close()
 
 
-def test_a_file_is_remembered_by_its_id_too(known: Library) -> None:
-    address = FileId(SHARED, known.get()[1].id)
-    assert not is_remembered(known, address)
-    reader = known.backend.open(address, wait=True)
+def test_file_is_cached_by_id_too(cached_library: Library) -> None:
+    address = FileId(SHARED, cached_library.get()[1].id)
+    assert not is_cached(cached_library, address)
+    reader = cached_library.backend.open(address, wait=True)
     assert reader is not None
     reader.close()
-    assert is_remembered(known, address)
-    known.backend.move(FILM, OTHER, Expect.ANY)
-    assert not is_remembered(known, address)
-    assert not is_remembered(known)
+    assert is_cached(cached_library, address)
+    cached_library.backend.move(FILM, OTHER, Expect.ANY)
+    assert not is_cached(cached_library, address)
+    assert not is_cached(cached_library)
 
 
 def edit(path: Path) -> None:
-    """Other bytes, and as little to be seen of it as can be done."""
+    """Change the bytes, but neither size nor mtime."""
     before = path.stat()
     with path.open("r+b") as file:
         file.write(b"FILM")
@@ -82,7 +86,7 @@ def edit(path: Path) -> None:
 
 
 def replace(path: Path) -> None:
-    """Another file of the same size and time."""
+    """Replace the file by another of the same size and time."""
     shutil.copy2(path, path.with_name("copy"))
     with path.with_name("copy").open("r+b") as file:
         file.write(b"FILM")
@@ -90,24 +94,24 @@ def replace(path: Path) -> None:
     path.with_name("copy").rename(path)
 
 
-def lead_elsewhere(path: Path) -> None:
+def replace_by_symlink(path: Path) -> None:
     path.rename(path.with_name("there"))
     path.symlink_to("there")
 
 
-def lead_the_folder_elsewhere(path: Path) -> None:
+def replace_folder_by_symlink(path: Path) -> None:
     path.parent.rename(path.parent.with_name("there"))
     path.parent.symlink_to("there")
 
 
-def swap(path: Path) -> None:
-    """Into a folder of the same name, with another file of the same name."""
+def replace_folder(path: Path) -> None:
+    """Replace the folder and the file by others of the same names."""
     path.parent.rename(path.parent.with_name("there"))
     path.parent.mkdir()
     path.write_bytes(b"FILM")
 
 
-def turn_into_a_pipe(path: Path) -> None:
+def replace_by_pipe(path: Path) -> None:
     path.unlink()
     os.mkfifo(path)
 
@@ -117,10 +121,10 @@ def turn_into_a_pipe(path: Path) -> None:
     [
         edit,
         replace,
-        lead_elsewhere,
-        lead_the_folder_elsewhere,
-        swap,
-        turn_into_a_pipe,
+        replace_by_symlink,
+        replace_folder_by_symlink,
+        replace_folder,
+        replace_by_pipe,
         Path.unlink,
         lambda path: path.rename(path.with_name("away")),
         lambda path: path.chmod(0o600),
@@ -128,124 +132,124 @@ def turn_into_a_pipe(path: Path) -> None:
     ],
     ids=lambda change: change.__name__,
 )
-def test_a_file_that_somebody_touched_is_looked_at_again(
-    known: Library, change: Callable[[Path], None]
+def test_cache_entry_is_invalid_when_file_changed(
+    cached_library: Library, change: Callable[[Path], None]
 ) -> None:
-    change(known.path())
-    assert not is_remembered(known)
+    change(cached_library.path())
+    assert not is_cached(cached_library)
 
 
-def test_what_another_process_did_is_seen_at_once(known: Library) -> None:
-    other = Library(known.root)
+def test_cache_entry_is_invalid_when_other_process_changed_file(cached_library: Library) -> None:
+    other = Library(cached_library.root)
     try:
         new = other.put(b"FILM").info
-        assert not is_remembered(known)
-        assert known.get() == (b"FILM", new)
+        assert not is_cached(cached_library)
+        assert cached_library.get() == (b"FILM", new)
         time.sleep(0.03)
-        known.get()
-        assert is_remembered(known)
+        cached_library.get()
+        assert is_cached(cached_library)
         other.backend.move(FILM, OTHER, Expect.ANY)
-        assert not is_remembered(known)
+        assert not is_cached(cached_library)
     finally:
         other.close()
 
 
-def test_a_file_that_changed_just_now_is_not_remembered(
+def test_file_is_not_cached_when_it_changed_recently(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may change once more within the same tick, and nobody could tell."""
+    """It may change once more within the same tick, without a visible difference."""
     monkeypatch.setattr(open_cache, "QUIET_NS", 3_600_000_000_000)
     library.put(b"film")
     library.get()
-    assert not is_remembered(library)
+    assert not is_cached(library)
 
 
-@pytest.mark.usefixtures("known", "hurry")
-def test_an_etag_that_a_hash_may_change_is_not_remembered(library: Library) -> None:
+@pytest.mark.usefixtures("cached_library", "shorten_waits")
+def test_file_is_not_cached_before_it_is_hashed(library: Library) -> None:
     drop(library.path(OTHER), b"dropped")
-    rest()
+    age_files()
     assert OTHER.filename in names(library, "films")
     assert library.get(OTHER)[1].sha256 is None
-    assert not is_remembered(library, OTHER)
+    assert not is_cached(library, OTHER)
     list(library.backend.hash_unverified())
     assert library.get(OTHER)[1].sha256 is not None
-    assert is_remembered(library, OTHER)
+    assert is_cached(library, OTHER)
 
 
-def test_a_backup_that_was_restored_is_not_remembered_before_it_is_hashed(known: Library) -> None:
-    """It has the size and the time of the original, and may hold the same bytes: then it gets that ETag."""
-    original = known.get()[1]
-    replace(known.path())
-    before = known.get()[1]
+def test_restored_backup_is_not_cached_before_it_is_hashed(cached_library: Library) -> None:
+    """It has the size and the time of the original; with the same bytes it would get that ETag."""
+    original = cached_library.get()[1]
+    replace(cached_library.path())
+    before = cached_library.get()[1]
     assert before.etag != original.etag
     time.sleep(0.03)
-    assert known.get()[1] == before
-    assert not is_remembered(known)
-    list(known.backend.hash_unverified())
-    data, info = known.get()
+    assert cached_library.get()[1] == before
+    assert not is_cached(cached_library)
+    list(cached_library.backend.hash_unverified())
+    data, info = cached_library.get()
     assert (data, info.etag) == (b"FILM", before.etag)
-    assert is_remembered(known)
+    assert is_cached(cached_library)
 
 
-def test_the_database_is_asked_again_after_a_while(known: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_entry_expires(cached_library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_cache, "AGE_S", 0)
-    known.get()
-    assert not is_remembered(known)
+    cached_library.get()
+    assert not is_cached(cached_library)
     monkeypatch.setattr(open_cache, "AGE_S", 60)
-    known.get()
-    assert is_remembered(known)
+    cached_library.get()
+    assert is_cached(cached_library)
 
 
 @pytest.mark.anyio
-async def test_a_row_that_was_edited_by_hand_is_seen_by_who_changes_the_file_and_soon_by_all(
-    known: Library, monkeypatch: pytest.MonkeyPatch
+async def test_edited_row_is_visible_to_stat_at_once_and_to_open_after_expiry(
+    cached_library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known.sql("UPDATE media SET content_type = 'audio/edited'")
-    storage = ThreadedStorage(known.backend)
+    cached_library.sql("UPDATE media SET content_type = 'audio/edited'")
+    storage = ThreadedStorage(cached_library.backend)
     assert (await storage.stat(FILM)).content_type == "audio/edited"
     monkeypatch.setattr(open_cache, "AGE_S", 0)
-    known.get()
+    cached_library.get()
     async with storage.open(FILM) as file:
         assert file.info.content_type == "audio/edited"
     storage.close()
 
 
-def test_only_the_files_that_were_used_last_are_remembered(
-    known: Library, monkeypatch: pytest.MonkeyPatch
+def test_cache_keeps_most_recently_used_files(
+    cached_library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(open_cache, "MOST", 2)
     keys = [Key(SHARED, "", f"{number}.mp4") for number in range(3)]
     for key in keys:
-        known.put(b"x", key)
+        cached_library.put(b"x", key)
     time.sleep(0.03)
     for key in keys[:2]:
-        known.get(key)
-    assert is_remembered(known, keys[0])  # it was used after the other
-    known.get(keys[2])
-    assert [is_remembered(known, key) for key in (FILM, *keys)] == [False, True, False, True]
+        cached_library.get(key)
+    assert is_cached(cached_library, keys[0])  # now more recently used than the other
+    cached_library.get(keys[2])
+    assert [is_cached(cached_library, key) for key in (FILM, *keys)] == [False, True, False, True]
 
 
-def test_a_file_that_was_deleted_is_not_closed_where_others_wait(known: Library) -> None:
-    """The last to close a big file that nobody else has waits until its blocks are freed."""
-    reader = known.backend.try_open(FILM)
+def test_deleted_file_is_not_closed_on_event_loop(cached_library: Library) -> None:
+    """The last close of a deleted big file blocks until its blocks are freed."""
+    reader = cached_library.backend.try_open(FILM)
     assert reader is not None
-    known.backend.delete(FILM, Expect.ANY)
+    cached_library.backend.delete(FILM, Expect.ANY)
     assert not reader.close_nowait()
     assert reader.read(0, 100) == [b"film"]
     reader.close()
 
 
-def test_no_descriptor_is_left(known: Library) -> None:
-    replace(known.path())
+def test_failed_cache_lookups_leak_no_descriptor(cached_library: Library) -> None:
+    replace(cached_library.path())
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(10):
-        assert not is_remembered(known)
+        assert not is_cached(cached_library)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_where_the_system_cannot_say_all_is_as_it_was(
-    known: Library, monkeypatch: pytest.MonkeyPatch
+def test_cache_is_unused_when_system_lacks_openat2(
+    cached_library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(posix, "_OPENAT2", 100_000)
-    assert not is_remembered(known)
-    assert known.get()[0] == b"film"
+    assert not is_cached(cached_library)
+    assert cached_library.get()[0] == b"film"

@@ -1,7 +1,7 @@
-"""Libraries on file systems that ignore case, or normalisation: real ones, by FUSE.
+"""Libraries on file systems that ignore case or normalization, mounted by FUSE.
 
-lowntfs-3g shows all names in lower case, and so runs the tests of refusals alone. `folding` keeps names as
-they were given, as APFS does, or decomposes them, as HFS+ does.
+lowntfs-3g shows all names in lower case, so it runs only the tests of refusals. `folding` keeps names as
+given, like APFS, or decomposes them, like HFS+.
 """
 
 import errno
@@ -28,7 +28,7 @@ from app.storage.maintenance import Outcome
 from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind
 from tests.support import mounted
 from tests.support.folding import FILE_SYSTEMS
-from tests.unit.database.by_hand import drop, findings, hurry, names, page, rest, scan
+from tests.unit.database.by_hand import age_files, drop, findings, names, page, scan, shorten_waits
 from tests.unit.database.library import FILM, Library
 
 CASE = Key(SHARED, "films", "FILM.mp4")
@@ -45,12 +45,12 @@ def file_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         yield mounted
 
 
-keeping_names = pytest.mark.parametrize("file_system", ["folding", "nfd"], indirect=True)
+on_name_preserving_file_systems = pytest.mark.parametrize("file_system", ["folding", "nfd"], indirect=True)
 
 
 @pytest.fixture
 def library(file_system: Path, tmp_path: Path) -> Iterator[Library]:
-    # The database on a disk that is quicker.
+    # The database is on a faster disk.
     library = Library(file_system / str(next(_numbers)), f"sqlite:///{tmp_path / 'seekable.db'}")
     library.put(b"film")
     yield library
@@ -58,8 +58,8 @@ def library(file_system: Path, tmp_path: Path) -> Iterator[Library]:
 
 
 @pytest.fixture
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
+def aging_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_waits(monkeypatch)
 
 
 def rows(library: Library) -> list[str]:
@@ -68,7 +68,7 @@ def rows(library: Library) -> list[str]:
 
 
 def plant(library: Library, key: Key) -> str:
-    """A row of another spelling, as an earlier version made it. Its id."""
+    """Insert a row under another spelling, as earlier versions did, and return its id."""
     (row,) = library.sql("SELECT * FROM media WHERE folder = 'films'")
     columns = [name for _, name, *_ in library.sql("PRAGMA table_info(media)")]
     known = dict(zip(columns, row, strict=True))
@@ -82,20 +82,22 @@ def plant(library: Library, key: Key) -> str:
 
 
 @contextmanager
-def bound(library: Library, name: str) -> Iterator[None]:
+def bind_mounted(library: Library, name: str) -> Iterator[None]:
     with mounted(library.root / name, "--bind", library.root / ".seekable"):
         yield
 
 
 @pytest.mark.parametrize("name", [".SEEKABLE", "films/bound"])
-def test_reserved_folder_is_no_one_elses_under_another_name(library: Library, name: str, soon: None) -> None:
+def test_reserved_folder_is_inaccessible_under_other_names(
+    library: Library, name: str, aging_files: None
+) -> None:
     by_case = name == ".SEEKABLE"
     drop(library.root / ".seekable" / "secret", b"secret")
     drop(library.root / ".seekable" / "libraries" / "anna" / "film.mp4", b"anna's")
-    with nullcontext() if by_case else bound(library, name):
-        rest()
+    with nullcontext() if by_case else bind_mounted(library, name):
+        age_files()
         for folder, filename in ((name, "secret"), (f"{name}/libraries/anna", "film.mp4")):
-            key = Key(SHARED, folder, filename)  # past the door
+            key = Key(SHARED, folder, filename)  # bypasses the validation of names
             plant(library, key)
             for address in (FileId(SHARED, "planted"), key):
                 with pytest.raises(NotFound):
@@ -128,10 +130,10 @@ def test_reserved_folder_is_no_one_elses_under_another_name(library: Library, na
 
 
 @pytest.mark.parametrize("key", [CASE, FOLDER])
-def test_another_spelling_neither_reads_nor_replaces_nor_deletes(
-    library: Library, soon: None, key: Key
+def test_other_spelling_neither_reads_nor_replaces_nor_deletes(
+    library: Library, aging_files: None, key: Key
 ) -> None:
-    rest()
+    age_files()
     with pytest.raises(NotFound):
         library.backend.open(key, wait=True)
     for expect in (Expect.ANY, Expect.ABSENT):
@@ -155,7 +157,7 @@ def test_another_spelling_neither_reads_nor_replaces_nor_deletes(
     assert library.staging() == []
 
 
-def test_folder_is_not_joined_by_another_spelling(library: Library) -> None:
+def test_upload_to_other_spelling_of_folder_is_refused(library: Library) -> None:
     for change in (lambda: library.backend.check(NEW, Expect.ANY), lambda: library.put(b"new", NEW)):
         with pytest.raises(PathConflict, match=r"“Films” is already there as “films”"):
             change()
@@ -164,23 +166,23 @@ def test_folder_is_not_joined_by_another_spelling(library: Library) -> None:
 
 
 @pytest.mark.parametrize("key", [CASE, FOLDER])
-def test_scan_removes_the_second_row_of_a_file(library: Library, key: Key) -> None:
-    """As earlier versions made one for each spelling that was asked for."""
+def test_scan_removes_second_row_of_file(library: Library, key: Key) -> None:
+    """Earlier versions created one row for each requested spelling."""
     plant(library, key)
     scan(library)
     assert rows(library) == ["films/film.mp4"]
 
 
-@keeping_names
+@on_name_preserving_file_systems
 @pytest.mark.parametrize("to", ["films/FILM.mp4", "Films/film.mp4"])
-def test_rename_of_case_by_hand_moves_the_file(library: Library, soon: None, to: str) -> None:
+def test_case_rename_by_other_program_is_a_move(library: Library, aging_files: None, to: str) -> None:
     before = library.get()[1]
     old, new = ("film.mp4", "FILM.mp4") if to == CASE.path else ("films", "Films")
     parent = library.root / "films" if to == CASE.path else library.root
-    # In two steps, or Linux does nothing.
+    # In two steps, because Linux ignores a rename to the same entry.
     (parent / old).rename(parent / "between")
     (parent / "between").rename(parent / new)
-    rest()
+    age_files()
     page(library, recursive=True)
     assert rows(library) == [to]
     assert library.get(Key.at(SHARED, to))[1].id == before.id
@@ -188,8 +190,8 @@ def test_rename_of_case_by_hand_moves_the_file(library: Library, soon: None, to:
         library.get()
 
 
-@keeping_names
-def test_rename_of_case_alone(library: Library) -> None:
+@on_name_preserving_file_systems
+def test_move_changes_only_case(library: Library) -> None:
     before = library.get()[1]
     after = library.backend.move(FILM, CASE, before.etag)
     assert (after.id, after.etag, after.key) == (before.id, before.etag, CASE)
@@ -201,8 +203,8 @@ def test_rename_of_case_alone(library: Library) -> None:
     assert [info.key for info in page(library, "films").items] == [CASE]
 
 
-@keeping_names
-def test_rename_of_case_that_fails_late_is_undone(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+@on_name_preserving_file_systems
+def test_case_rename_is_undone_when_commit_fails(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: object) -> None:
         raise StorageError("no")
 
@@ -213,10 +215,8 @@ def test_rename_of_case_that_fails_late_is_undone(library: Library, monkeypatch:
     assert library.get()[0] == b"film"
 
 
-@keeping_names
-def test_rename_of_case_that_cannot_be_synced_is_undone(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@on_name_preserving_file_systems
+def test_case_rename_is_undone_when_sync_fails(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     films, sync, failed = library.root / "films", os.fsync, []
 
     def failing(descriptor: int) -> None:
@@ -232,10 +232,10 @@ def test_rename_of_case_that_cannot_be_synced_is_undone(
     assert library.get()[0] == b"film"
 
 
-@keeping_names
+@on_name_preserving_file_systems
 @pytest.mark.parametrize("killed", ["before", "between", "linked", "after"])
-def test_rename_of_case_that_is_killed_leaves_one_file(library: Library, soon: None, killed: str) -> None:
-    """On Linux it takes a detour over a third name."""
+def test_case_rename_leaves_one_file_when_killed(library: Library, aging_files: None, killed: str) -> None:
+    """On Linux the rename goes through a third name."""
     before = library.get()[1]
     films = library.root / "films"
     status = (films / "film.mp4").stat()
@@ -248,7 +248,7 @@ def test_rename_of_case_that_is_killed_leaves_one_file(library: Library, soon: N
     if killed == "after":
         (films / "detour").unlink()
     library.close()
-    rest()
+    age_files()
     library.stack, library.noticed = ExitStack(), []
     library.open()
     (name,) = os.listdir(films)
@@ -258,22 +258,24 @@ def test_rename_of_case_that_is_killed_leaves_one_file(library: Library, soon: N
     assert not library.backend.disk.is_moving()
 
 
-@keeping_names
-def test_folder_of_another_spelling_is_named_when_a_file_is_moved_there(library: Library) -> None:
+@on_name_preserving_file_systems
+def test_move_error_names_folder_with_other_spelling(library: Library) -> None:
     with pytest.raises(PathConflict, match="“Films” is already there as “films”"):
         library.backend.move(FILM, NEW, Expect.ANY)
 
 
-@keeping_names
+@on_name_preserving_file_systems
 @pytest.mark.parametrize("name", ["Amélie.mkv", "séries/Amélie.mkv"])
-def test_file_is_one_whatever_normalisation_the_disk_has(library: Library, soon: None, name: str) -> None:
+def test_file_is_unique_under_any_normalization_of_disk(
+    library: Library, aging_files: None, name: str
+) -> None:
     key = Key.at(SHARED, name)
     new = library.put(b"new", key).info
-    rest()
+    age_files()
     assert findings(library) == []
     assert [info.id for info in page(library, key.folder).items] == [new.id]
     assert library.put(b"newer", key).info.id == new.id
-    rest()
+    age_files()
     assert findings(library) == []
     moved = library.backend.move(key, Key.at(SHARED, name.replace("A", "a")), Expect.ANY)
     assert moved.id == new.id
@@ -282,11 +284,11 @@ def test_file_is_one_whatever_normalisation_the_disk_has(library: Library, soon:
     assert rows(library) == ["films/film.mp4"]
 
 
-@keeping_names
-def test_file_by_hand_is_found_by_its_name_alone(library: Library, soon: None) -> None:
+@on_name_preserving_file_systems
+def test_dropped_file_is_found_by_exact_name_only(library: Library, aging_files: None) -> None:
     nfd = unicodedata.normalize("NFD", "Été.mkv")
     drop(library.root / nfd)
-    rest()
+    age_files()
     assert library.get(Key.of(SHARED, "", nfd))[1].key.filename == "Été.mkv"
     with pytest.raises(NotFound):
         library.get(Key(SHARED, "", "été.mkv"))
@@ -294,28 +296,37 @@ def test_file_by_hand_is_found_by_its_name_alone(library: Library, soon: None) -
     assert [change.kind for change in library.noticed] == [Kind.CREATED]
 
 
-# Where case counts
+# Case-sensitive file systems
 
 
 @pytest.fixture
-def usual(tmp_path: Path) -> Iterator[Library]:
+def case_sensitive_library(tmp_path: Path) -> Iterator[Library]:
     library = Library(tmp_path / "files")
     yield library
     library.close()
 
 
-def test_names_that_differ_in_case_are_two_where_case_counts(usual: Library, soon: None) -> None:
-    usual.put(b"film")
-    usual.put(b"FILM", CASE)
-    os.link(usual.path(), usual.root / "films" / "Film.mp4")  # two names of one file
-    usual.put(b"Film", FOLDER)
-    rest()
-    assert scan(usual) == {Outcome.CREATED: 1}
-    assert rows(usual) == ["FILMS/film.mp4", "films/FILM.mp4", "films/Film.mp4", "films/film.mp4"]
-    assert scan(usual) == {}
-    usual.noticed.clear()
+def test_names_differ_by_case_on_case_sensitive_file_system(
+    case_sensitive_library: Library, aging_files: None
+) -> None:
+    case_sensitive_library.put(b"film")
+    case_sensitive_library.put(b"FILM", CASE)
+    os.link(
+        case_sensitive_library.path(), case_sensitive_library.root / "films" / "Film.mp4"
+    )  # a second name of the same file
+    case_sensitive_library.put(b"Film", FOLDER)
+    age_files()
+    assert scan(case_sensitive_library) == {Outcome.CREATED: 1}
+    assert rows(case_sensitive_library) == [
+        "FILMS/film.mp4",
+        "films/FILM.mp4",
+        "films/Film.mp4",
+        "films/film.mp4",
+    ]
+    assert scan(case_sensitive_library) == {}
+    case_sensitive_library.noticed.clear()
     with pytest.raises(AlreadyExists):
-        usual.backend.move(FILM, CASE, Expect.ANY)
-    assert usual.noticed == list[Change]()
+        case_sensitive_library.backend.move(FILM, CASE, Expect.ANY)
+    assert case_sensitive_library.noticed == list[Change]()
     with pytest.raises(InvalidName):
         Key.of(SHARED, ".SEEKABLE", "x")

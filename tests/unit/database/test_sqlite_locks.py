@@ -1,4 +1,4 @@
-"""The locks of an open SQLite database, which a process loses when it closes any descriptor of its files."""
+"""Locks of an open SQLite database: a process loses them when it closes any descriptor of its files."""
 
 import os
 import shutil
@@ -23,7 +23,8 @@ _VISIT = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELE
 def is_locked(library: Library) -> bool:
     """Return whether another process that leaves the database sees that this one has it open.
 
-    Else it takes itself for the last, and removes the log with the commits that this one appends to it.
+    Otherwise it considers itself the last user, and removes the log to which this process appends its
+    commits.
     """
     database, log, *_ = library.backend.database.files()
     before = log.stat().st_ino
@@ -45,16 +46,14 @@ def look(library: Library) -> None:
 
 
 @pytest.mark.parametrize("use", [open_again, look])
-def test_database_stays_locked_when_it_is_opened_once_more(
-    library: Library, use: Callable[[Library], None]
-) -> None:
+def test_database_stays_locked_when_opened_again(library: Library, use: Callable[[Library], None]) -> None:
     library.put(b"film")
     use(library)
     assert is_locked(library)
 
 
 def link_all(library: Library) -> str:
-    """As `cp -al . backup`."""
+    """Link all files of the database, like `cp -al . backup`."""
     shutil.copytree(library.root / ".seekable", library.root / "backup", copy_function=os.link)
     return "backup/seekable.db"
 
@@ -65,29 +64,27 @@ def link(library: Library) -> str:
 
 
 @pytest.mark.parametrize("put", [link_all, link])
-def test_links_to_the_database_are_no_files_of_the_library(
+def test_links_to_database_are_not_served(
     library: Library, put: Callable[[Library], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)  # no program that has a file open is waited for
+    monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)  # so that no open file counts as unfinished
     library.put(b"film")
     path = put(library)
-    check_shut(library, Key.at(SHARED, path))
+    check_inaccessible(library, Key.at(SHARED, path))
 
 
-def test_database_in_the_library_is_none_of_its_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_database_inside_library_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)
     root = tmp_path / "files"
     root.mkdir()
     library = Library(root, f"sqlite:///{root / 'films.db'}")
     library.put(b"film")
-    check_shut(library, Key.at(SHARED, "films.db"))
+    check_inaccessible(library, Key.at(SHARED, "films.db"))
     library.close()
 
 
-def check_shut(library: Library, key: Key) -> None:
-    """The database under this name is neither listed, read, replaced nor deleted."""
+def check_inaccessible(library: Library, key: Key) -> None:
+    """Check that the database under this name is neither listed, read, replaced nor deleted."""
     scan(library)
     assert not [name for name in names(library, key.folder) if name.startswith(key.filename)]
     sum(library.backend.hash_unverified())

@@ -1,4 +1,4 @@
-"""Which version a file is after work by hand, and after our own: ETag, digest, and what a hash proves."""
+"""Versions of a file after changes by other programs and by us: ETag, digest, and the proof by a hash."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ NEW = Key(SHARED, "new", "new.mp4")
 
 
 def restore(library: Library, data: bytes, key: Key = FILM) -> None:
-    """As `touch -r old new; mv new old`: another file with the time of the one that it replaces."""
+    """Replace a file by another with the same mtime, like `touch -r old new; mv new old`."""
     path = library.path(key)
     new = drop(library.root / "elsewhere", data)
     shutil.copystat(path, new)
@@ -40,7 +40,7 @@ def second(info: FileInfo) -> int:
     return int(info.updated_at.timestamp())
 
 
-def test_lookalike_with_the_same_bytes_gets_the_old_etag_back(library: Library) -> None:
+def test_lookalike_regains_old_etag_when_bytes_are_equal(library: Library) -> None:
     info = library.put(b"film").info
     restore(library, b"film")
     meanwhile = stat(library)
@@ -50,16 +50,16 @@ def test_lookalike_with_the_same_bytes_gets_the_old_etag_back(library: Library) 
     assert hash_all(library) == 4
     after = stat(library)
     assert (after.etag, after.sha256, after.other_etag) == (info.etag, info.sha256, meanwhile.etag)
-    assert after.updated_at == info.updated_at, "a restored backup keeps its dates"
+    assert after.updated_at == info.updated_at, "a restored backup must keep its dates"
     assert not after.doubtful
     ((until,),) = library.sql("SELECT other_until FROM media")
-    left = datetime.fromisoformat(str(until)).replace(tzinfo=UTC) - datetime.now(UTC)
-    assert timedelta(minutes=59) < left <= timedelta(hours=1)
+    remaining = datetime.fromisoformat(str(until)).replace(tzinfo=UTC) - datetime.now(UTC)
+    assert timedelta(minutes=59) < remaining <= timedelta(hours=1)
     library.sql("UPDATE media SET other_until = '2020-01-01 00:00:00'")
-    assert stat(library).other_etag is None, "the hour is over"
+    assert stat(library).other_etag is None, "the hour has passed"
 
 
-def test_lookalike_with_other_bytes_never_has_the_old_etag(library: Library, changes: list[Change]) -> None:
+def test_lookalike_never_has_old_etag_when_bytes_differ(library: Library, changes: list[Change]) -> None:
     info = library.put(b"film").info
     restore(library, b"FILM")
     data, meanwhile = library.get()
@@ -73,7 +73,7 @@ def test_lookalike_with_other_bytes_never_has_the_old_etag(library: Library, cha
     assert [change.info.etag for change in changes] == [meanwhile.etag] * 2
 
 
-def test_lookalike_of_a_lookalike_gets_the_first_etag_back(library: Library) -> None:
+def test_lookalike_of_lookalike_regains_first_etag(library: Library) -> None:
     info = library.put(b"film").info
     etags = [info.etag]
     for _ in range(3):
@@ -97,10 +97,8 @@ CHANGES: list[Callable[[Library, str], object]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_change_takes_either_etag_while_both_are_accepted(
-    library: Library, change: Callable[[Library, str], object]
-) -> None:
-    """As of an upload with If-Match, which is hashed to its end after the condition was evaluated."""
+def test_change_accepts_either_etag(library: Library, change: Callable[[Library, str], object]) -> None:
+    """For example, an upload with If-Match is hashed to its end after the condition was evaluated."""
     library.put(b"film")
     restore(library, b"film")
     meanwhile = stat(library).etag
@@ -110,7 +108,7 @@ def test_change_takes_either_etag_while_both_are_accepted(
     change(library, meanwhile)
 
 
-def test_touch_costs_neither_an_answer_nor_the_etag(library: Library) -> None:
+def test_touched_file_is_served_and_regains_etag(library: Library) -> None:
     info = library.put(b"film").info
     os.utime(library.path())
     touched = stat(library)
@@ -138,7 +136,7 @@ def edit(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "is_same"), [(chmod, True), (link, True), (edit, False)])
-def test_file_with_another_ctime_keeps_its_etag_and_is_not_confirmed(
+def test_file_with_other_ctime_keeps_etag_unconfirmed(
     library: Library,
     change: Callable[[Path], None],
     is_same: bool,
@@ -162,10 +160,10 @@ def test_file_with_another_ctime_keeps_its_etag_and_is_not_confirmed(
 
 
 @pytest.mark.parametrize("change", [chmod, edit])
-def test_file_that_changes_before_it_is_hashed_gives_up_its_etag_with_the_hash(
+def test_file_changed_before_first_hash_gets_new_etag_with_hash(
     library: Library, change: Callable[[Path], None], changes: list[Change]
 ) -> None:
-    """No hash tells whether these are the bytes that had the ETag; whoever plays them plays on."""
+    """No hash exists of the bytes that had the ETag; players that hold it continue."""
     drop(library.path(), b"film")
     info = stat(library)
     assert (info.sha256, info.doubtful) == (None, False)
@@ -178,7 +176,7 @@ def test_file_that_changes_before_it_is_hashed_gives_up_its_etag_with_the_hash(
     assert changes[-1].info == after
 
 
-def test_lookalike_that_changes_before_it_is_hashed_gives_up_its_etag_with_the_hash(library: Library) -> None:
+def test_lookalike_changed_before_hash_gets_new_etag_with_hash(library: Library) -> None:
     info = library.put(b"film").info
     restore(library, b"FILM")
     meanwhile = stat(library)
@@ -190,7 +188,7 @@ def test_lookalike_that_changes_before_it_is_hashed_gives_up_its_etag_with_the_h
     assert second(after) > second(info)
 
 
-def test_both_etags_are_accepted_for_an_hour_although_the_file_is_touched_again(library: Library) -> None:
+def test_both_etags_are_accepted_for_an_hour_when_file_is_touched_again(library: Library) -> None:
     info = library.put(b"film").info
     restore(library, b"film")
     meanwhile = stat(library)
@@ -202,7 +200,7 @@ def test_both_etags_are_accepted_for_an_hour_although_the_file_is_touched_again(
     assert (after.etag, after.other_etag, after.doubtful) == (info.etag, meanwhile.etag, False)
 
 
-def test_older_file_moved_over_a_newer_one_is_modified_later(library: Library) -> None:
+def test_older_file_moved_over_newer_gets_later_modification_time(library: Library) -> None:
     drop(library.path())
     info = stat(library)
     older = drop(library.root / "older", b"of yesterday")
@@ -211,7 +209,7 @@ def test_older_file_moved_over_a_newer_one_is_modified_later(library: Library) -
     assert second(stat(library)) > second(info)
 
 
-def test_changes_of_ours_leave_nothing_to_prove(library: Library) -> None:
+def test_own_changes_need_no_hash(library: Library) -> None:
     library.put(b"film")
     library.put(b"replaced")
     library.put(b"other", NEW)
@@ -241,7 +239,7 @@ def move(library: Library) -> Key:
 
 @pytest.mark.parametrize("change", [create, replace_version, move])
 @pytest.mark.parametrize("taken_away", [False, True], ids=["replaced", "taken-away"])
-def test_file_that_is_replaced_by_hand_amid_a_change_has_a_version_of_its_own(
+def test_file_replaced_during_change_gets_its_own_version(
     library: Library, change: Callable[[Library], Key], taken_away: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.put(b"film")
@@ -272,7 +270,7 @@ def test_file_that_is_replaced_by_hand_amid_a_change_has_a_version_of_its_own(
         assert info.etag not in (hashlib.sha256(b"ours").hexdigest(), hashlib.sha256(b"film").hexdigest())
 
 
-def test_upload_over_a_file_that_is_just_taken_away_asks_to_try_again(
+def test_upload_raises_unfinished_when_file_disappears(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.put(b"film")
@@ -290,7 +288,7 @@ def test_upload_over_a_file_that_is_just_taken_away_asks_to_try_again(
     assert library.get()[0] == b"ours"
 
 
-def test_upload_over_a_doubtful_file_is_sure(library: Library) -> None:
+def test_upload_over_doubtful_file_needs_no_hash(library: Library) -> None:
     library.put(b"film")
     chmod(library.path())
     assert stat(library).doubtful
@@ -300,7 +298,7 @@ def test_upload_over_a_doubtful_file_is_sure(library: Library) -> None:
 
 
 def test_doubtful_files_are_hashed_first(library: Library) -> None:
-    """Also one that came while others were hashed."""
+    """This includes a file that became doubtful while others were hashed."""
     sizes = {}
     for number in range(4):
         sizes[drop(library.root / f"{number}", b"x" * (number + 1))] = number + 1
@@ -314,17 +312,17 @@ def test_doubtful_files_are_hashed_first(library: Library) -> None:
     library.put(b"x" * 200, NEW)
     chmod(library.path(NEW))
     stat(library, NEW)
-    rest = [size for size in steps if size]
-    assert 200 in rest[:2]
-    assert sorted([*hashed, *rest]) == [1, 2, 3, 4, 100, 200]
+    later_sizes = [size for size in steps if size]
+    assert 200 in later_sizes[:2]
+    assert sorted([*hashed, *later_sizes]) == [1, 2, 3, 4, 100, 200]
 
 
-def test_rows_of_earlier_releases_keep_their_etags_and_are_not_hashed_again(library: Library) -> None:
+def test_rows_of_earlier_releases_keep_etags_without_hashing(library: Library) -> None:
     info = library.put(b"film").info
     library.sql("UPDATE media SET ctime_ns = NULL, device = NULL")
-    chmod(library.path())  # nobody knows when
+    chmod(library.path())  # at an unknown time
     assert stat(library) == info
-    assert library.sql("SELECT ctime_ns FROM media") == [(None,)], "reading writes nothing"
+    assert library.sql("SELECT ctime_ns FROM media") == [(None,)], "reading must not write"
     assert (scan(library), hash_all(library)) == ({}, 0)
     assert library.sql("SELECT ctime_ns FROM media") == [(library.path().stat().st_ctime_ns,)]
     assert stat(library) == info
@@ -332,7 +330,7 @@ def test_rows_of_earlier_releases_keep_their_etags_and_are_not_hashed_again(libr
     assert stat(library).doubtful
 
 
-def test_file_is_served_unconfirmed_while_the_database_cannot_be_written(library: Library) -> None:
+def test_file_is_served_unconfirmed_when_database_is_read_only(library: Library) -> None:
     info = library.put(b"film").info
     library.sql("CREATE TRIGGER full BEFORE UPDATE ON media BEGIN SELECT RAISE(ABORT, 'refused'); END")
     chmod(library.path())
@@ -340,9 +338,9 @@ def test_file_is_served_unconfirmed_while_the_database_cannot_be_written(library
     assert (data, meanwhile.etag, meanwhile.sha256, meanwhile.doubtful) == (b"film", info.etag, None, True)
 
 
-def test_file_is_served_unconfirmed_within_moments_while_the_database_is_locked(library: Library) -> None:
+def test_file_is_served_unconfirmed_soon_when_database_is_locked(library: Library) -> None:
     info = library.put(b"film").info
-    library.backend.database._wrote_at = 0  # long ago
+    library.backend.database._wrote_at = 0  # long before
     chmod(library.path())
     with closing(sqlite3.connect(library.root / ".seekable" / "seekable.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -352,7 +350,7 @@ def test_file_is_served_unconfirmed_within_moments_while_the_database_is_locked(
     assert (data, meanwhile.etag, meanwhile.sha256, meanwhile.doubtful) == (b"film", info.etag, None, True)
 
 
-def test_file_elsewhere_is_on_a_device_with_a_number(tmp_path: Path) -> None:
+def test_device_of_returns_number_for_other_device(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     assert disk.device_of(tmp_path.stat()) == 0
     assert disk.device_of(os.stat("/proc")) not in (None, 0)
