@@ -13,12 +13,12 @@ from pathlib import Path
 
 from benchmarks.cases import CASES, Case
 from benchmarks.contestants import CONTESTANTS, ROOT, program
-from benchmarks.ground import FULL, QUICK, prepared
 from benchmarks.others import FULL_RUN, OTHERS, run_other
 from benchmarks.plot import plot
 from benchmarks.report import Results, report
-from benchmarks.rounds import Found, play
+from benchmarks.rounds import CaseResult, run_case
 from benchmarks.servers import missing
+from benchmarks.testbed import FULL, QUICK, prepared
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
         print(*(f"{case.name:13} {case.title}: {', '.join(case.contestants)}" for case in CASES), sep="\n")
         print(*(f"{name:13} {title}" for name, (_, title) in OTHERS.items()), sep="\n")
         return
-    results: dict[str, Found] = {}
+    results: dict[str, CaseResult] = {}
     others = [name for name in OTHERS if name in (options.only or (() if options.quick else FULL_RUN))]
     tables: list[str] = []
     begun = time.monotonic()
@@ -39,7 +39,7 @@ def main() -> None:
     _show(results, tables, _about(time.monotonic() - begun), options.to)
 
 
-def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
+def _measure(options: argparse.Namespace, results: dict[str, CaseResult]) -> None:
     effort = QUICK if options.quick else FULL
     if options.rounds:  # a requested number of rounds has no time limit
         effort = replace(effort, within=math.inf)
@@ -50,13 +50,13 @@ def _measure(options: argparse.Namespace, results: dict[str, Found]) -> None:
     }
     if not chosen:
         return
-    with prepared(effort, {name for names in chosen.values() for name in names}) as ground:
+    with prepared(effort, {name for names in chosen.values() for name in names}) as testbed:
         for case, names in chosen.items():
-            if time.monotonic() > ground.deadline:
+            if time.monotonic() > testbed.deadline:
                 print(f"{case.name} is left out: the time limit was reached", file=sys.stderr)
                 continue
-            results[case.name] = Found()
-            play(case, names, ground, results[case.name], rounds=_rounds(case, options))
+            results[case.name] = CaseResult()
+            run_case(case, names, testbed, results[case.name], rounds=_rounds(case, options))
 
 
 def _options() -> argparse.Namespace:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks import runs, verify
-from benchmarks.ground import MIB
 from benchmarks.runs import Run
 from benchmarks.servers import Server
+from benchmarks.testbed import MIB
 
 KIB = 1 << 10
 
@@ -55,7 +55,7 @@ CASES = [
         _ranges(MIB),
     ),
     Case(
-        "gridfs-asked", "Bytes that mongod sends for each requested byte", runs.asked_of_mongod, GRIDFS,
+        "gridfs-asked", "Bytes that mongod sends for each requested byte", runs.mongod_traffic, GRIDFS,
         GRIDFS,
     ),
     Case(

@@ -8,7 +8,7 @@ import sys
 from benchmarks.contestants import ROOT
 
 OTHERS = {
-    "lists": ("benchmarks.million", "Lists of a library of 1,000,000 files, and of one of 1,000"),
+    "lists": ("benchmarks.large_library", "Lists of a library of 1,000,000 files, and of one of 1,000"),
     "profile": ("benchmarks.profiling", "A profile of the event loop during ranges of 64 KiB"),
     "chunks": ("benchmarks.chunks", "Sizes of chunks and of reads in GridFS"),
 }

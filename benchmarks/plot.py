@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from html import escape
 
 from benchmarks.cases import CASES, GOALS, Case
-from benchmarks.paired import Spread, ratios, spread
+from benchmarks.ratios import Spread, ratios, spread
 from benchmarks.report import number
-from benchmarks.rounds import Found
+from benchmarks.rounds import CaseResult
 
 LEFT, RIGHT, WIDTH = 190, 880, 960
 """Pixels from the left at which names end and bars begin, at which bars end, and of the whole picture."""
@@ -39,7 +39,7 @@ class Group:
     goals: dict[str, float]
 
 
-def plot(results: Mapping[str, Found]) -> str:
+def plot(results: Mapping[str, CaseResult]) -> str:
     """Return an SVG of bars from 1 to each ratio, on a logarithmic scale, with quartiles and goals."""
     groups = [group for case in CASES if case.name in results for group in _groups(case, results[case.name])]
     ends = [end for group in groups for bar in group.bars.values() for end in (bar.low, bar.high)]
@@ -77,7 +77,7 @@ class _Scale:
         return LEFT + share * (RIGHT - LEFT)
 
 
-def _groups(case: Case, found: Found) -> list[Group]:
+def _groups(case: Case, found: CaseResult) -> list[Group]:
     """Return the first figure of a case, and every other one with a goal as a ratio to its reference."""
     reference = next(name for name in case.contestants if name in found.rounds)
     goals = [goal for goal in GOALS if (goal.case, goal.over) == (case.name, reference)]

@@ -11,20 +11,20 @@ import sys
 from dataclasses import replace
 
 from benchmarks.contestants import CONTESTANTS, Place
-from benchmarks.ground import QUICK, prepared
 from benchmarks.runs import downloads
+from benchmarks.testbed import QUICK, prepared
 
 SERVER = "import cProfile, app.main; from app.cli import main; cProfile.run('main()', 'profile')"
 
 
 def main() -> None:
     ours = CONTESTANTS["Seekable"]
-    with prepared(replace(QUICK, seconds=5), {ours.name}) as ground:
-        server = ground.servers[ours.name]
+    with prepared(replace(QUICK, seconds=5), {ours.name}) as testbed:
+        server = testbed.servers[ours.name]
         server.stop()
         server.contestant = replace(ours, command=_profiled)
         server.start_if_needed()
-        found = downloads(8, 64 << 10)(server, ground)
+        found = downloads(8, 64 << 10)(server, testbed)
         server.stop()
         text = io.StringIO()
         stats = pstats.Stats(str(server.place.home / "profile"), stream=text)

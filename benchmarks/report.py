@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 from benchmarks.cases import CASES, GOALS, Case, Goal
-from benchmarks.paired import Spread, ratios, spread
-from benchmarks.rounds import Found
+from benchmarks.ratios import Spread, ratios, spread
+from benchmarks.rounds import CaseResult
 from benchmarks.runs import BUSY
 
-Results = Mapping[str, Found]
+Results = Mapping[str, CaseResult]
 """By the name of the case."""
 
 
@@ -27,7 +27,7 @@ def goals(results: Results) -> str:
     return _markdown(("What must be shown", "Target", "Median", "Quartiles", ""), rows)
 
 
-def _goal(goal: Goal, found: Found) -> tuple[str, ...]:
+def _goal(goal: Goal, found: CaseResult) -> tuple[str, ...]:
     title = next(case.title for case in CASES if case.name == goal.case)
     target = f"≥ {goal.at_least:g}" if goal.at_least is not None else f"≤ {goal.at_most:g}"
     versus = f" over {goal.over}" if goal.over else ""
@@ -45,14 +45,14 @@ def _goal(goal: Goal, found: Found) -> tuple[str, ...]:
     )
 
 
-def _values(found: Found, name: str, figure: str, over: str | None) -> list[float]:
+def _values(found: CaseResult, name: str, figure: str, over: str | None) -> list[float]:
     values = found.values(name, figure)
     if over is None:
         return [value for value in values if value is not None]
     return ratios(values, found.values(over, figure))
 
 
-def table(case: Case, found: Found) -> str:
+def table(case: Case, found: CaseResult) -> str:
     """Return the table of one case: each figure, and its ratio to the first contestant, round by round."""
     reference = next(name for name in case.contestants if name in found.rounds)
     figures = [figure for figure in found.figures() if figure != BUSY]
@@ -76,7 +76,7 @@ def table(case: Case, found: Found) -> str:
     )
 
 
-def _row(found: Found, name: str, figure: str, reference: str) -> tuple[str, ...]:
+def _row(found: CaseResult, name: str, figure: str, reference: str) -> tuple[str, ...]:
     own = spread(_values(found, name, figure, None))
     shared = _values(found, name, figure, reference)
     if name == reference or not shared:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from benchmarks.cases import Case
-from benchmarks.ground import Ground
 from benchmarks.measure import wait_until_idle
-from benchmarks.paired import turn
+from benchmarks.ratios import round_order
 from benchmarks.runs import Figures
 from benchmarks.servers import Server
+from benchmarks.testbed import Testbed
 
 
 @dataclass
-class Found:
+class CaseResult:
     """Figures by contestant, one mapping per round (None where it failed), and the reasons of failures."""
 
     rounds: dict[str, list[Figures | None]] = field(default_factory=dict)
@@ -29,48 +29,48 @@ class Found:
         return list(dict.fromkeys(name for figures in rounds for name in figures))
 
 
-def play(case: Case, names: tuple[str, ...], ground: Ground, found: Found, *, rounds: int) -> None:
+def run_case(case: Case, names: tuple[str, ...], testbed: Testbed, found: CaseResult, *, rounds: int) -> None:
     """Run a case into `found`. A contestant that fails skips the rest of the case; the others go on."""
     found.rounds = {name: [] for name in names}
     for name in names:
-        _try(name, found, _checked, case, ground)
+        _try(name, found, _checked, case, testbed)
     for number in range(rounds):
-        _say(f"{case.name}: round {number + 1} of {rounds}")
-        for name in turn(names, number):
-            if time.monotonic() > ground.deadline:
+        _show_progress(f"{case.name}: round {number + 1} of {rounds}")
+        for name in round_order(names, number):
+            if time.monotonic() > testbed.deadline:
                 found.failed.setdefault(name, "the time limit was reached")
             elif name not in found.failed:
-                found.rounds[name].append(_try(name, found, _run, case, ground))
-    _say("")
+                found.rounds[name].append(_try(name, found, _run, case, testbed))
+    _show_progress("")
 
 
-Attempt = Callable[[Case, Ground, Server], Figures | None]
+Attempt = Callable[[Case, Testbed, Server], Figures | None]
 
 
-def _try(name: str, found: Found, attempt: Attempt, case: Case, ground: Ground) -> Figures | None:
+def _try(name: str, found: CaseResult, attempt: Attempt, case: Case, testbed: Testbed) -> Figures | None:
     try:
-        return attempt(case, ground, ground.servers[name])
+        return attempt(case, testbed, testbed.servers[name])
     except Exception as error:  # a broken contestant must not end the benchmark
         found.failed[name] = f"{type(error).__name__}: {error}"
-        _say(f"{name} failed: {found.failed[name]}\n")
+        _show_progress(f"{name} failed: {found.failed[name]}\n")
         return None
 
 
-def _checked(case: Case, ground: Ground, server: Server) -> None:
+def _checked(case: Case, testbed: Testbed, server: Server) -> None:
     if case.check is not None:
         server.start_if_needed()
         case.check(server)
 
 
-def _run(case: Case, ground: Ground, server: Server) -> Figures:
+def _run(case: Case, testbed: Testbed, server: Server) -> Figures:
     if case.fresh:
         server.stop()
     server.start_if_needed()
     wait_until_idle(server.pid)
-    return case.run(server, ground)
+    return case.run(server, testbed)
 
 
-def _say(text: str) -> None:
+def _show_progress(text: str) -> None:
     if sys.stderr.isatty():
         print("\r\x1b[K" + text, end="", file=sys.stderr, flush=True)
     elif text:

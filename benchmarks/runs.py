@@ -8,12 +8,12 @@ from collections.abc import Callable
 from app.database.gridfs.staging import CHUNK_SIZE
 from benchmarks import verify
 from benchmarks.client import Client, Failed
-from benchmarks.ground import MIB, Ground
 from benchmarks.measure import forget_peak, memory, processor_time
 from benchmarks.servers import Server
+from benchmarks.testbed import MIB, Testbed
 
 Figures = dict[str, float]
-Run = Callable[[Server, Ground], Figures]
+Run = Callable[[Server, Testbed], Figures]
 
 BUSY = "client busy"
 """Fraction of a run in which the client used the processor; near 1 the client was the bottleneck."""
@@ -22,16 +22,16 @@ BUSY = "client busy"
 def downloads(connections: int, length: int | None = None) -> Run:
     """Return a run that downloads whole films, or ranges of one length, on connections that stay open."""
 
-    def run(server: Server, ground: Ground) -> Figures:
-        before = _processor(server, ground)
+    def run(server: Server, testbed: Testbed) -> Figures:
+        before = _processor(server, testbed)
         found = Client(
             "download",
             server.target,
             connections=connections,
             length=length,
-            seconds=ground.effort.seconds,
+            seconds=testbed.effort.seconds,
         ).result()
-        used = [now - then for now, then in zip(_processor(server, ground), before, strict=True)]
+        used = [now - then for now, then in zip(_processor(server, testbed), before, strict=True)]
         gigabytes = found["all_bytes"] / 1e9
         rate = found["bytes"] / 1e9 if length is None else found["answers"]
         return {
@@ -44,20 +44,20 @@ def downloads(connections: int, length: int | None = None) -> Run:
     return run
 
 
-def _processor(server: Server, ground: Ground) -> tuple[float, float]:
-    mongod = ground.mongod.process if server.contestant.gridfs else None
+def _processor(server: Server, testbed: Testbed) -> tuple[float, float]:
+    mongod = testbed.mongod.process if server.contestant.gridfs else None
     return processor_time(server.pid), processor_time(mongod.pid) if mongod else 0.0
 
 
-def seeks(server: Server, ground: Ground) -> Figures:
+def seeks(server: Server, testbed: Testbed) -> Figures:
     """Measure the time to the first byte of a range in the middle, on new connections."""
-    found = Client("seek", server.target, count=ground.effort.seeks).result()
+    found = Client("seek", server.target, count=testbed.effort.seeks).result()
     return {"p50 ms": found["p50"] * 1e3, "p99 ms": found["p99"] * 1e3}
 
 
-def pings(server: Server, ground: Ground) -> Figures:
+def pings(server: Server, testbed: Testbed) -> Figures:
     """Measure the smallest response, requested every 10 ms while 16 clients download at full speed."""
-    seconds = max(1.0, ground.effort.seconds)
+    seconds = max(1.0, testbed.effort.seconds)
     load = Client("download", server.target, connections=16, length=None, seconds=seconds + 1)
     time.sleep(0.5)
     small = server.at(server.contestant.ping)
@@ -71,7 +71,7 @@ def pings(server: Server, ground: Ground) -> Figures:
 def slow_readers(count: int) -> Run:
     """Return a run that measures the memory for clients that read 8 KiB, then 4 KiB per second."""
 
-    def run(server: Server, ground: Ground) -> Figures:
+    def run(server: Server, testbed: Testbed) -> Figures:
         verify.ranges(server, MIB, 2)
         forget_peak(server.pid)
         idle = memory(server.pid)
@@ -90,22 +90,22 @@ def slow_readers(count: int) -> Run:
 def uploads(kind: str) -> Run:
     """Return a run that uploads a film by `put` or `form`, after a sync of the disks."""
 
-    def run(server: Server, ground: Ground) -> Figures:
+    def run(server: Server, testbed: Testbed) -> Figures:
         address = getattr(server.contestant, kind)
         stored = server.contestant.stored.format("upload.mp4")
         options = {"name": "upload.mp4"} if kind == "form" else {}
         target = server.at(address.format("upload.mp4"))
-        Client(kind, target, file=str(ground.small), **options).result()
-        verify.whole(server, stored, ground.small)
+        Client(kind, target, file=str(testbed.small), **options).result()
+        verify.whole(server, stored, testbed.small)
         verify.remove(server, stored)
         os.sync()
         forget_peak(server.pid)
         idle, used = memory(server.pid), processor_time(server.pid)
         found = Client(kind, target, file=str(server.film), **options).result()
         growth, used = memory(server.pid, peak=True) - idle, processor_time(server.pid) - used
-        if (server.name, kind) not in ground.checked:
+        if (server.name, kind) not in testbed.checked:
             verify.whole(server, stored, server.film)
-            ground.checked.add((server.name, kind))
+            testbed.checked.add((server.name, kind))
         verify.remove(server, stored)
         gigabytes = server.film.stat().st_size / 1e9
         return {
@@ -118,18 +118,18 @@ def uploads(kind: str) -> Run:
     return run
 
 
-def asked_of_mongod(server: Server, ground: Ground) -> Figures:
+def mongod_traffic(server: Server, testbed: Testbed) -> Figures:
     """Measure the bytes that mongod sends per byte of a whole film, of ranges of 1 MiB, and of their chunks.
 
     A chunk is the smallest unit of a query, so the last ratio is 1 at best.
     """
     size, count = server.film.stat().st_size, 16
-    before = _sent(ground)
+    before = _sent(testbed)
     verify.whole(server, server.contestant.film, server.film)
-    between = _sent(ground)
+    between = _sent(testbed)
     state = random.getstate()
     verify.ranges(server, MIB, count)
-    after = _sent(ground)
+    after = _sent(testbed)
     random.setstate(state)  # the same ranges, to count their chunks
     starts = [random.randrange(size - MIB) for _ in range(count)]
     chunks = sum((start + MIB - 1) // CHUNK_SIZE - start // CHUNK_SIZE + 1 for start in starts)
@@ -140,6 +140,6 @@ def asked_of_mongod(server: Server, ground: Ground) -> Figures:
     }
 
 
-def _sent(ground: Ground) -> int:
-    with ground.mongod.direct() as client:
+def _sent(testbed: Testbed) -> int:
+    with testbed.mongod.direct() as client:
         return client.admin.command("serverStatus")["network"]["bytesOut"]  # type: ignore[no-any-return]

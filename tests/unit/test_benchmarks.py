@@ -16,17 +16,17 @@ from benchmarks.cases import CASES, GOALS, Goal
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.downloads import download
 from benchmarks.measure import memory, tree
-from benchmarks.paired import Spread, ratios, spread, turn
 from benchmarks.plot import plot
+from benchmarks.ratios import Spread, ratios, round_order, spread
 from benchmarks.report import number, report
-from benchmarks.rounds import Found
+from benchmarks.rounds import CaseResult
 from benchmarks.wire import Target, Unexpected
 
 
 def test_turn_puts_each_contestant_first_and_last() -> None:
-    turns = [turn("abc", number) for number in range(6)]
+    turns = [round_order("abc", number) for number in range(6)]
     assert ["".join(names) for names in turns] == ["abc", "cba", "bca", "acb", "cab", "bac"]
-    assert turn([], 1) == []
+    assert round_order([], 1) == []
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_goals_and_cases_name_existing_contestants() -> None:
         assert {goal.who, goal.over or goal.who} <= set(cases[goal.case].contestants), goal
 
 
-def found() -> Found:
-    return Found(
+def found() -> CaseResult:
+    return CaseResult(
         {
             "nginx": [{"GB/s": 1.0, "CPU-s/GB": 0.5}, {"GB/s": 2.0, "CPU-s/GB": 0.5}],
             "Starlette": [None],

@@ -40,7 +40,7 @@ QUICK = Effort(0.5, rounds=3, seeks=50, film=128 * MIB, gridfs_film=64 * MIB, wi
 
 
 @dataclass
-class Ground:
+class Testbed:
     """The environment of all runs. `small` is a file of 1 MiB for warming up; `deadline` is a time of
     time.monotonic(); `checked` holds the contestants and kinds whose uploads have been compared."""
 
@@ -53,7 +53,7 @@ class Ground:
 
 
 @contextmanager
-def prepared(effort: Effort, names: set[str]) -> Iterator[Ground]:
+def prepared(effort: Effort, names: set[str]) -> Iterator[Testbed]:
     """Prepare the films and these contestants; on exit, stop all processes and remove all files."""
     deadline = time.monotonic() + effort.within
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -72,39 +72,39 @@ def prepared(effort: Effort, names: set[str]) -> Iterator[Ground]:
             place = Place(folder / "films", home, free_port(), mongod.url("films"))
             film = folder / "short.mp4" if contestant.gridfs else folder / "films" / "film.mp4"
             servers[name] = Server(contestant, place, film)
-        ground = Ground(effort, servers, mongod, folder / "small.bin", deadline)
-        _make_films(ground, folder)
-        yield ground
+        testbed = Testbed(effort, servers, mongod, folder / "small.bin", deadline)
+        _make_films(testbed, folder)
+        yield testbed
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _make_films(ground: Ground, folder: Path) -> None:
+def _make_films(testbed: Testbed, folder: Path) -> None:
     """Upload the films through Seekable, so that it has indexed them before the first run."""
     film, short = folder / "film.bin", folder / "short.mp4"
-    _fill(ground.small, MIB)
-    _fill(film, ground.effort.film)
-    ours = ground.servers["Seekable"]
+    _fill(testbed.small, MIB)
+    _fill(film, testbed.effort.film)
+    ours = testbed.servers["Seekable"]
     ours.start()
-    upload(ground, ours, film, "/files/film.mp4")
+    upload(testbed, ours, film, "/files/film.mp4")
     film.write_text("pong\n")
-    upload(ground, ours, film, "/files/ping.txt")
+    upload(testbed, ours, film, "/files/ping.txt")
     film.unlink()
-    if any(server.contestant.gridfs for server in ground.servers.values()):
-        _fill(short, ground.effort.gridfs_film)
-    if grid := ground.servers.get("Seekable GridFS"):
+    if any(server.contestant.gridfs for server in testbed.servers.values()):
+        _fill(short, testbed.effort.gridfs_film)
+    if grid := testbed.servers.get("Seekable GridFS"):
         grid.start()
-        upload(ground, grid, short, "/files/film.mp4")
-    if tutorial := ground.servers.get("GridFS tutorial"):
+        upload(testbed, grid, short, "/files/film.mp4")
+    if tutorial := testbed.servers.get("GridFS tutorial"):
         # As the tutorial stores a film: in chunks of the driver's default length.
-        with ground.mongod.direct() as client, short.open("rb") as opened:
+        with testbed.mongod.direct() as client, short.open("rb") as opened:
             name = tutorial.contestant.film.removeprefix("/")
             GridFSBucket(client["films"]).upload_from_stream(name, opened)
 
 
-def upload(ground: Ground, server: Server, file: Path, path: str) -> dict[str, float]:
+def upload(testbed: Testbed, server: Server, file: Path, path: str) -> dict[str, float]:
     return Client("put", server.at(path), file=str(file)).result()
 
 

@@ -1,6 +1,6 @@
 """Compare a library of 1,000,000 files with one of 1,000: lists, searches, changes, maintenance.
 
-    .venv/bin/python -m benchmarks.million [--files 1000000] [--engines sqlite,postgresql,mongodb]
+    .venv/bin/python -m benchmarks.large_library [--files 1000000] [--engines sqlite,postgresql,mongodb]
         [--keep FOLDER] [--rounds 9] [--only WORD]
 
 Starts a PostgreSQL and a mongod of its own and fills the libraries, which takes minutes and 10 GB of disk;
@@ -28,7 +28,7 @@ from app.storage import cursors
 from app.storage.contract import Storage
 from app.storage.cursors import Position
 from app.storage.types import SHARED, FileId, Key, Listing, Sort
-from benchmarks.big import File, files, fill, is_filled
+from benchmarks.sample_library import File, files, fill, is_filled
 from deploy.run_gridfs import Mongod
 from tests.support.postgres import Postgres
 
@@ -47,15 +47,21 @@ def main() -> None:
     given = parser.parse_args()
     sizes = (SMALL, given.files)
     with ExitStack() as stack:
-        folder = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = given.keep or _temporary_folder(stack)
         for engine in given.engines.split(","):
             with libraries(engine, folder, sizes) as settings:
                 found = asyncio.run(measure(settings, given.rounds, given.only))
                 show(engine, sizes, found)
                 for n, one in zip(sizes, settings, strict=True):
                     if not given.only or given.only in "whole":
-                        for name, value in whole(one).items():
+                        for name, value in measure_whole_library(one).items():
                             print(f"{n:>9,} files: {name:<32} {value}", flush=True)
+
+
+def _temporary_folder(stack: ExitStack) -> Path:
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    folder.chmod(0o711)  # under root, PostgreSQL runs as another user
+    return folder
 
 
 # Libraries
@@ -111,7 +117,7 @@ async def measure(settings: list[Settings], rounds: int, only: str = "") -> dict
         asked = []
         for one in settings:
             stores = await stack.enter_async_context(open_database(one, media_type=str))
-            asked.append(await questions(stores.storage))
+            asked.append(await operations(stores.storage))
         for turn in range(rounds + 1):
             for name in asked[0]:
                 for place in (0, 1) if turn % 2 else (1, 0):
@@ -123,7 +129,7 @@ async def measure(settings: list[Settings], rounds: int, only: str = "") -> dict
     return found
 
 
-async def questions(storage: Storage) -> dict[str, Step]:
+async def operations(storage: Storage) -> dict[str, Step]:
     everything = Listing(SHARED, recursive=True)
     n = await _size(storage)
     middle = _middle(n)
@@ -222,7 +228,7 @@ def show(engine: str, sizes: tuple[int, ...], found: dict[str, list[list[float]]
 # Operations on the whole library
 
 
-def whole(settings: Settings) -> dict[str, str]:
+def measure_whole_library(settings: Settings) -> dict[str, str]:
     """Measure the start of a server, its first lists and a scan, with their memory."""
     environment = {
         **os.environ,

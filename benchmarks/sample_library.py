@@ -26,6 +26,7 @@ from app.database.gridfs.opening import open_gridfs
 from app.database.sql.opening import open_filesystem, open_sql
 from app.database.sql.schema import Media, Word
 from app.settings import Settings
+from app.storage.ignored_names import Ignored
 from app.storage.search_tokens import words
 from app.storage.types import SHARED, Key
 
@@ -33,6 +34,7 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 TYPES = (("mkv", "video/x-matroska"), ("mp4", "video/mp4"), ("flac", "audio/flac"), ("vtt", "text/vtt"))
 SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mo", "nu", "pa", "ri", "so", "tu", "va", "we", "xi", "yo")
 BATCH = 5000
+_NOTHING_IGNORED = Ignored(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +139,13 @@ def _fill_filesystem(settings: Settings, n: int, folders: int | None) -> None:
         connection.commit()
 
 
-def _insert(connection: Connection, table: Table, rows: Iterable[dict[str, Any]]) -> None:
+def _insert(connection: Connection, table: Table, batch: Iterable[dict[str, Any]]) -> None:
+    rows = list(batch)
     if connection.dialect.name != "postgresql":
-        connection.execute(table.insert(), list(rows))
+        connection.execute(table.insert(), rows)
         return
-    # COPY is thirty times as fast as INSERT.
-    names = [column.name for column in table.columns]
+    # COPY is thirty times as fast as INSERT. Columns that rows leave out have defaults.
+    names = list(rows[0])
     driver: Any = connection.connection.cursor()
     with driver, driver.copy(f"COPY {table.name} ({', '.join(names)}) FROM STDIN") as copy:
         for row in rows:
@@ -217,7 +220,7 @@ def _fill_gridfs(settings: Settings, n: int, folders: int | None) -> None:
 def _document(file: File) -> dict[str, Any]:
     return {
         "_id": file.id,
-        **place(file.key),
+        **place(file.key, _NOTHING_IGNORED),
         "file": ObjectId(),
         "size": file.size,
         "chunk_size": 261_120,

@@ -17,7 +17,7 @@ class Spread:
     high: float
 
 
-def turn(names: Sequence[Name], number: int) -> list[Name]:
+def round_order(names: Sequence[Name], number: int) -> list[Name]:
     """Return the order of a round: the first contestant rotates, and every second round is reversed."""
     first = number // 2 % max(1, len(names))
     order = [*names[first:], *names[:first]]
