@@ -264,7 +264,7 @@ def test_env_file_is_ignored_when_inside_copy_target(films: Path, monkeypatch: p
     Path(".env").write_text("SEEKABLE_PORT=1\nSEEKABLE_COPY_TO_DATABASE_URL=sqlite:////elsewhere.db\n")
     assert load(target=str(films)).port == 8000
     assert load_target(storage="filesystem", files_dir=".").database_url is None
-    assert load().port == 1, "to serve another library"
+    assert load().port == 1, "serving another library reads it"
 
 
 @pytest.mark.parametrize("target", ["/etc/seekable.env", "../films/.settings", "series/other"])

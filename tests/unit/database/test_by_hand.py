@@ -164,7 +164,7 @@ def test_scan_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [number for number in range(5) if folders.get((str(number),)) is not None]
     assert found == [0, 3, 4], "the most recently read folders stay"
     folders.put(("0",), scanner.Seen(0, ("a", "b", "c"), ()), looked_ns=10**10)
-    assert folders.get(("3",)) is not None, "seven names"
+    assert folders.get(("3",)) is not None, "seven names are within the limit"
     folders.put(("0",), scanner.Seen(0, ("a", "b", "c", "d"), ()), looked_ns=10**10)
     found = [number for number in range(5) if folders.get((str(number),)) is not None]
     assert found == [0, 4], "the least recently read folders are dropped"

@@ -265,7 +265,7 @@ def test_older_revision_stays_hidden_when_newest_is_deleted(grid: Grid) -> None:
     assert grid.scan() == []
     assert grid.paths() == []
     left = {file["length"] for file in grid.database["fs.files"].find()}
-    assert left == {len(b"old"), len(b"newer")}, "they are not ours to remove"
+    assert left == {len(b"old"), len(b"newer")}, "files of other programs must stay"
     bucket.upload_from_stream("a.mp4", b"put there after all")
     assert grid.scan() == [("a.mp4", "created")]
 
@@ -304,7 +304,7 @@ def test_spellings_of_one_path_are_one_file(grid: Grid) -> None:
     grid.pass_time()
     assert grid.scan() == []
     assert grid.paths() == []
-    assert grid.database["fs.files"].count_documents({}) == 3, "they are not ours to remove"
+    assert grid.database["fs.files"].count_documents({}) == 3, "files of other programs must stay"
 
 
 def test_upload_is_not_replaced_by_other_spelling_of_path(grid: Grid) -> None:

@@ -38,7 +38,7 @@ def encoded(text: str | bytes) -> str:
 def test_decode_returns_encoded_position(sort: Sort, position: Position, descending: bool) -> None:
     listing = replace(ALL, sort=sort, descending=descending)
     cursor = cursors.encode(listing, position)
-    assert len(cursor) < 1500, "it fits into a URL"
+    assert len(cursor) < 1500, "cursors must fit into a URL"
     assert set(cursor) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
     assert cursors.decode(listing, cursor) == position
 
