@@ -14,7 +14,7 @@ from app.storage.contract import Storage
 from app.storage.errors import NotFound
 from app.storage.types import SHARED, FileId, FileInfo, Key
 from tests.conftest import BACKENDS
-from tests.support.copying import Pair, Watched, get, opened, put, stored
+from tests.support.copying import CountingStorage, Pair, get, opened, put, stored
 
 pytestmark = pytest.mark.anyio
 
@@ -79,7 +79,7 @@ async def test_copy_transfers_each_file_once(pair: Pair) -> None:
     assert_copies(copies.values(), infos)
     for key, data in FILES.items():
         assert await get(pair.target, FileId(key.library, infos[key].id)) == data
-    source, target = Watched(pair.source), Watched(pair.target)
+    source, target = CountingStorage(pair.source), CountingStorage(pair.target)
     assert set((await replace(pair, source=source, target=target).run()).values()) == {Outcome.PRESENT}
     assert (source.opened, target.opened) == (0, 0)
     assert await stored(pair.target) == copies

@@ -131,7 +131,7 @@ async def test_lists_follow_changed_setting_after_restart(settings: Settings, fl
         await fill(stores.storage)
     if flags == "lost":  # as in a library of an earlier version
         with closing(beneath(settings)) as library:
-            library.unflag()
+            library.clear_ignored_flags()
     assert await names() == ["a.mp4", "z.mp4", "b/film.mp4", "b/mixed/c.mp4"]
     assert sorted(await names(ignore=())) == sorted([*SHOWN, *HIDDEN])
     assert await names(ignore=("*", "!*.part")) == ["c.part"]

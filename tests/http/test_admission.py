@@ -18,7 +18,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from app.resources.middleware.host_guard import Admission, Refused, names_of_machine
-from tests.support import NewLibrary, Server, addresses_outside, running
+from tests.support import NewLibrary, Server, find_external_addresses, running
 from tests.support.forking import completed
 from tests.support.sockets import HANDSHAKE, Socket
 
@@ -566,7 +566,7 @@ def test_allowed_hosts_setting_adds_hosts(
 
 @pytest.fixture(scope="module")
 def external_addresses() -> list[str]:
-    return addresses_outside()
+    return find_external_addresses()
 
 
 def without_settings() -> dict[str, str]:

@@ -158,16 +158,16 @@ def need(*commands: str) -> None:
     """Skip a test whose system packages are missing; in CI, where none may be missing, fail it."""
     missing = [command for command in commands if shutil.which(command) is None]
     if missing:
-        lacks(f"needs {', '.join(missing)}: run tests/support/tools.sh")
+        skip_or_fail(f"needs {', '.join(missing)}: run tests/support/tools.sh")
 
 
 def need_root() -> None:
     """Skip a test that mounts file systems or traces a process, unless root runs it; in CI, fail it."""
     if os.geteuid() != 0:
-        lacks("needs root, to mount file systems and to trace processes")
+        skip_or_fail("needs root, to mount file systems and to trace processes")
 
 
-def lacks(message: str) -> NoReturn:
+def skip_or_fail(message: str) -> NoReturn:
     """Skip a test because this machine lacks something; in CI, fail it."""
     if os.environ.get("CI"):
         pytest.fail(message)
@@ -182,7 +182,7 @@ def mounted(folder: Path, *arguments: object) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     result = run("mount", *arguments, folder, check=False)
     if result.returncode != 0:
-        lacks(f"cannot mount here: {result.stderr.strip()}")
+        skip_or_fail(f"cannot mount here: {result.stderr.strip()}")
     try:
         yield folder
     finally:
@@ -199,7 +199,7 @@ def run(*command: object, timeout: float = 60, check: bool = True) -> subprocess
     return result
 
 
-def addresses_outside() -> list[str]:
+def find_external_addresses() -> list[str]:
     """Return the address of this machine that is not loopback, if any; clients that connect to it have it as
     their source."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -57,13 +57,13 @@ class Beneath(Protocol):
         """Add a sparse file of zeros that ends with `end`. With `rested`, wait until a scan considers it
         complete."""
 
-    def make_old(self) -> None:
+    def clear_encodings(self) -> None:
         """Remove the attributes that versions before the detection of encodings did not record."""
 
     def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
         """Add empty films directly; uploading them would take minutes."""
 
-    def unflag(self) -> None:
+    def clear_ignored_flags(self) -> None:
         """Clear the flags of ignored files, as in a library of a version without ignore rules."""
 
     def broken(self) -> Any:
@@ -139,7 +139,7 @@ class Folder:
         if rested:
             time.sleep(2.1)  # a scan considers a file complete once it has been unchanged for 2 s
 
-    def make_old(self) -> None:
+    def clear_encodings(self) -> None:
         with self._engine.connect() as connection:
             connection.execute(text("UPDATE media SET is_utf8 = NULL"))
 
@@ -159,7 +159,7 @@ class Folder:
             if self._engine.name == "postgresql":  # autovacuum would do so later
                 connection.execute(text("ANALYZE media"))
 
-    def unflag(self) -> None:
+    def clear_ignored_flags(self) -> None:
         with self._engine.connect() as connection:
             connection.execute(text("UPDATE media SET ignored = false"))
             connection.execute(text("UPDATE volume SET ignore = NULL"))
@@ -245,7 +245,7 @@ class Bucket:
             self._database["fs.chunks"].insert_one({"files_id": file, "n": n, "data": data})
         self._database["fs.files"].insert_one(bucket_file(file, path, size))
 
-    def make_old(self) -> None:
+    def clear_encodings(self) -> None:
         self._database["media"].update_many({}, {"$unset": {"is_utf8": True}})
 
     def fill(self, paths: Iterable[str], library: str = SHARED) -> None:
@@ -259,7 +259,7 @@ class Bucket:
             for row in [film(key)]
         )
 
-    def unflag(self) -> None:
+    def clear_ignored_flags(self) -> None:
         self._database["media"].update_many({}, {"$unset": {"ignored": ""}})
         self._database["media.ignore"].drop()
 

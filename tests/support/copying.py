@@ -14,7 +14,7 @@ from app.storage.copy_notes import CopyLedger
 from app.storage.types import Address, FileInfo, Key, Listing
 
 
-class Watched:
+class CountingStorage:
     """A storage that counts the files opened for reading, and awaits `before` ahead of each open."""
 
     def __init__(self, storage: Storage, before: Callable[[], Awaitable[object]] | None = None) -> None:

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from struct import Struct, calcsize, pack, unpack_from
 
-from tests.support import lacks, need, need_root, run
+from tests.support import need, need_root, run, skip_or_fail
 
 _HEAD, _ANSWER = Struct("=IIQQIIII"), Struct("=IiQ")
 _MAX_WRITE = 1 << 17
@@ -259,7 +259,7 @@ def folding(folder: Path, *options: str) -> Iterator[Path]:
             while not os.path.ismount(point):
                 if process.poll() is not None:
                     assert process.stderr is not None
-                    lacks(f"cannot mount by FUSE here: {process.stderr.read().strip()}")
+                    skip_or_fail(f"cannot mount by FUSE here: {process.stderr.read().strip()}")
                 time.sleep(0.01)
             yield point
         finally:

@@ -22,7 +22,7 @@ import pymongo
 from pymongo.database import Database
 
 from deploy.run_gridfs import Mongod as Bare
-from tests.support import lacks
+from tests.support import skip_or_fail
 
 # The failCommand fail point makes one command on one collection fail; it needs the test commands.
 OPTIONS = (
@@ -42,7 +42,7 @@ class Mongod(Bare):
 
     def __init__(self, folder: Path, *, replica_set: str = "tests") -> None:
         if sys.platform != "linux" or platform.machine() != "x86_64":
-            lacks("needs a mongod, which pip has for Linux on x86-64 only")
+            skip_or_fail("needs a mongod, which pip has for Linux on x86-64 only")
         super().__init__(folder, free_port(), *OPTIONS, replica_set=replica_set)
 
     def kill(self) -> None:

@@ -29,10 +29,10 @@ PR_SET_PDEATHSIG = 1
 
 PREFIX = "seekable-postgres-"
 
-KEPT = 10
+MAX_IDLE_DATABASES = 10
 """Number of databases to keep although no client is connected to them."""
 
-QUICK = {
+FAST_SETTINGS = {
     "fsync": "off",
     "full_page_writes": "off",
     "shared_buffers": "32MB",
@@ -53,7 +53,7 @@ class Postgres:
         self._log = folder / "log"
         self._user = NOBODY if os.geteuid() == 0 else None
         self._password = secrets.token_hex(8)
-        self._settings = QUICK | ({"fsync": "on", "full_page_writes": "on"} if durable else {})
+        self._settings = FAST_SETTINGS | ({"fsync": "on", "full_page_writes": "on"} if durable else {})
         self._process: subprocess.Popen[bytes] | None = None
         self._databases: list[str] = []
         self._template: str | None = None
@@ -183,7 +183,7 @@ class Postgres:
         with self.connected() as connection:
             connection.execute(create.format(Identifier(name), Identifier(template)))
             in_use = connection.execute("SELECT datname FROM pg_stat_activity").fetchall()
-            for old in self._databases[:-KEPT]:
+            for old in self._databases[:-MAX_IDLE_DATABASES]:
                 # DROP DATABASE would wait five seconds for connected clients to leave.
                 if (old,) not in in_use:
                     with contextlib.suppress(psycopg.errors.ObjectInUse):

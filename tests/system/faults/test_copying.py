@@ -20,7 +20,7 @@ from app.storage.copy_notes import Copy
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.types import SHARED, Key
 from tests.support import mounted
-from tests.support.copying import Pair, Watched, get, opened, put, stored
+from tests.support.copying import CountingStorage, Pair, get, opened, put, stored
 from tests.unit.database import by_hand
 from tests.unit.database.by_hand import age_files
 
@@ -76,7 +76,7 @@ async def test_a_file_that_lost_its_end_is_not_brought(pair: Pair, tmp_path: Pat
     async def cut() -> None:
         os.truncate(path, 1000)
 
-    found = await replace(pair, source=Watched(pair.source, cut)).copy()
+    found = await replace(pair, source=CountingStorage(pair.source, cut)).copy()
     assert found[":films/film.mp4"].outcome is Outcome.FAILED
     assert found[":films/film.mp4"].reason
     assert set(await stored(pair.target)) == {LAST}
@@ -105,7 +105,7 @@ async def test_what_was_not_hashed_yet_is_hashed_on_the_way(pair: Pair, tmp_path
     assert copies[FILM].id == infos[FILM].id
     # A copy is known again by its age, and then by its hash.
     for to_read in (2, 0):
-        source = Watched(pair.source)
+        source = CountingStorage(pair.source)
         expected[FILM.path] = Outcome.PRESENT
         assert await replace(pair, source=source).run() == expected
         assert source.opened == to_read
@@ -149,7 +149,7 @@ async def test_a_file_that_changes_after_it_was_listed(
             file.write(b"someone is still writing")
 
     with writing:
-        found = await replace(pair, source=Watched(pair.source, before)).copy()
+        found = await replace(pair, source=CountingStorage(pair.source, before)).copy()
     (file,) = found.values()
     assert file.outcome is outcome
     assert bool(file.reason) is (outcome is Outcome.FAILED)
@@ -183,7 +183,7 @@ async def test_a_target_that_changes_meanwhile_is_not_written_over(pair: Pair) -
     async def upload() -> None:
         await put(pair.target, FILM, b"uploaded")
 
-    (file,) = (await replace(pair, source=Watched(pair.source, upload)).copy()).values()
+    (file,) = (await replace(pair, source=CountingStorage(pair.source, upload)).copy()).values()
     assert (file.outcome, file.reason) == (Outcome.CONFLICT, "Another file has this name.")
     assert await get(pair.target, FILM) == b"uploaded"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support import lacks
+from tests.support import skip_or_fail
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def injected(folder: Path, process: int, *faults: str, paths: tuple[Path, ...] =
     try:
         said = strace.stderr.readline().decode()
         if "attached" not in said:
-            lacks(f"cannot trace here: {said.strip()}")
+            skip_or_fail(f"cannot trace here: {said.strip()}")
         yield trace
     finally:
         strace.send_signal(signal.SIGINT)

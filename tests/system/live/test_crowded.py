@@ -11,7 +11,7 @@ import pytest
 
 from app.server.connection_limits import connections_within
 from tests.http.conftest import RawConnection
-from tests.support import Server, addresses_outside, need, noise, running
+from tests.support import Server, find_external_addresses, need, noise, running
 from tests.support.sockets import Socket
 from tests.system.live.clients import until
 
@@ -34,7 +34,7 @@ def connect_for_health(server: Server, address: str = "127.0.0.1") -> int | None
 
 
 def test_connections_of_one_address_are_limited_and_others_are_served(tmp_path: Path) -> None:
-    (outside, *_) = addresses_outside() or pytest.skip("This machine has no address but loopback.")
+    (outside, *_) = find_external_addresses() or pytest.skip("This machine has no address but loopback.")
     settings = {"access": "open", "host": "0.0.0.0", "keepalive_timeout": 60}
     with running(tmp_path, max_connections_per_peer=5, **settings) as server, ExitStack() as stack:
         before = server.logged()
@@ -61,7 +61,7 @@ def test_connections_of_one_address_are_limited_and_others_are_served(tmp_path: 
 
 
 def test_trusted_proxy_has_no_connection_limit(tmp_path: Path) -> None:
-    (outside, *_) = addresses_outside() or pytest.skip("This machine has no address but loopback.")
+    (outside, *_) = find_external_addresses() or pytest.skip("This machine has no address but loopback.")
     settings = {"access": "open", "host": "0.0.0.0", "trusted_proxies": outside}
     with running(tmp_path, max_connections_per_peer=1, **settings) as server, ExitStack() as stack:
         for _ in range(3):

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import Server, addresses_outside, need, noise, running
+from tests.support import Server, find_external_addresses, need, noise, running
 from tests.support.mongo import free_port
 from tests.support.together import Outcomes, Together
 from tests.system.live.clients import until
@@ -122,7 +122,7 @@ def test_open_metrics_are_served_to_direct_clients_only(
     tmp_path: Path,
 ) -> None:
     with running(tmp_path, access="open", host="0.0.0.0", metrics="open") as server:
-        for address in addresses_outside():
+        for address in find_external_addresses():
             url = f"http://{address}:{server.port}/metrics"
             assert "seekable_build_info" in httpx.get(url, trust_env=False).text
             for header in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support import Server, addresses_outside, noise, running
+from tests.support import Server, find_external_addresses, noise, running
 from tests.system.live.clients import sha256, until
 from tests.system.live.proxies import HOST, Proxy, proxy
 
@@ -220,7 +220,7 @@ def test_proxy_passes_2_gib_without_buffering_in_memory(
 def test_forwarded_headers_are_trusted_from_configured_addresses_only(
     tmp_path: Path, setting: str | None, *, loopback_trusted: bool, outside_trusted: bool
 ) -> None:
-    (outside, *_) = addresses_outside() or ["127.0.0.2"]
+    (outside, *_) = find_external_addresses() or ["127.0.0.2"]
     settings = {} if setting is None else {"trusted_proxies": setting.format(outside=outside)}
     forwarded = [
         {"x-forwarded-for": "198.51.100.7", "x-forwarded-proto": "https, http"},

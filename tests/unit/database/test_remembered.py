@@ -12,7 +12,7 @@ from sqlalchemy.event import listen
 from app.database.filesystem import open_cache, posix
 from app.storage.async_storage import ThreadedStorage
 from app.storage.types import SHARED, Expect, FileId, Key
-from tests.support import lacks
+from tests.support import skip_or_fail
 from tests.unit.database.by_hand import age_files, drop, names
 from tests.unit.database.library import FILM, Library
 
@@ -39,7 +39,7 @@ def cached_library(library: Library) -> Library:
     time.sleep(0.03)
     library.get()
     if not is_cached(library):
-        lacks("this system cannot open files from the cache alone")
+        skip_or_fail("this system cannot open files from the cache alone")
     return library
 
 

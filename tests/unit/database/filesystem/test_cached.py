@@ -8,7 +8,7 @@ import pytest
 
 from app.database.filesystem import posix
 from app.database.filesystem.posix import CachedOpener
-from tests.support import lacks, mounted
+from tests.support import mounted, skip_or_fail
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def opener(root: Path) -> Iterator[CachedOpener]:
     descriptor = os.open(root, os.O_RDONLY)
     opener = CachedOpener(descriptor)
     if not opens(opener, "films/film.mp4"):
-        lacks("this system cannot open files from the cache alone")
+        skip_or_fail("this system cannot open files from the cache alone")
     yield opener
     os.close(descriptor)
 

@@ -6,7 +6,7 @@ import platform
 import pytest
 
 from app.database.filesystem.integrity import idle_io
-from tests.support import lacks
+from tests.support import skip_or_fail
 
 GET = {"x86_64": 252, "aarch64": 31}.get(platform.machine())
 IDLE = 3
@@ -15,7 +15,7 @@ IDLE = 3
 def io_class() -> int:
     """Return the I/O scheduling class of this thread (ioprio_get(2))."""
     if GET is None:
-        lacks("this architecture has no known number for ioprio_get")
+        skip_or_fail("this architecture has no known number for ioprio_get")
     priority: int = ctypes.CDLL(None).syscall(GET, 1, 0)
     return priority >> 13
 

@@ -12,7 +12,7 @@ from app.database.filesystem import posix
 from app.database.filesystem.disk import Disk
 from app.database.filesystem.move_intents import Intent, Intents
 from app.storage.errors import AlreadyExists, StorageUnavailable
-from tests.support import lacks
+from tests.support import skip_or_fail
 
 SOURCE, TARGET = ("a", "old.mp4"), ("b", "new.mp4")
 
@@ -87,7 +87,7 @@ def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     if request.param == "link":
         monkeypatch.setattr(posix, "_libc", lambda: None)
     elif posix._libc() is None:
-        lacks("this system has no renameat2")
+        skip_or_fail("this system has no renameat2")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old.mp4").write_bytes(b"film")
     return tmp_path
