@@ -56,7 +56,7 @@ def command(text: str) -> list[str]:
     return words
 
 
-def pins(lock: str) -> dict[str, str]:
+def locked_packages(lock: str) -> dict[str, str]:
     """Return the version and hashes of each package in a lock file, by name."""
     text = (ROOT / lock).read_text().replace("\\\n", "")
     lines = (line.split("==", 1) for line in text.splitlines() if "==" in line)
@@ -83,14 +83,14 @@ def test_every_installed_package_has_a_hash() -> None:
         is_own_wheel = words >= {"--no-deps", "--no-index", "dist/*.whl"}
         assert is_own_wheel or words >= HASHED
     for lock in re.findall(r"-r (\S+)", " ".join(steps)):
-        assert all("--hash=sha256:" in rest for rest in pins(lock).values())
+        assert all("--hash=sha256:" in rest for rest in locked_packages(lock).values())
 
 
 @pytest.mark.parametrize("lock", ["deploy/image.lock", "deploy/build.lock"])
 def test_image_has_versions_of_tested_lock_file(lock: str) -> None:
     """If this fails, run `make lock`."""
-    assert pins(lock)
-    assert pins(lock).items() <= pins("requirements.lock").items()
+    assert locked_packages(lock)
+    assert locked_packages(lock).items() <= locked_packages("requirements.lock").items()
 
 
 def test_image_has_dependencies_of_program_and_no_test_packages() -> None:
@@ -98,7 +98,7 @@ def test_image_has_dependencies_of_program_and_no_test_packages() -> None:
     dependencies = re.search(r"^dependencies = \[(.*?)^\]", project, re.DOTALL | re.MULTILINE)
     assert dependencies is not None
     names = {re.split(r"[\[>=]", name)[0] for name in re.findall(r'"(\S+)"', dependencies[1])}
-    locked = pins("deploy/image.lock").keys()
+    locked = locked_packages("deploy/image.lock").keys()
     assert {name.split("[")[0] for name in names} <= {name.split("[")[0] for name in locked}
     assert not {"pytest", "ruff", "mypy", "hatchling", "playwright"} & locked
 

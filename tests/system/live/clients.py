@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from tests.support import Process, Server
 from tests.support.forking import Command
 
 BIN = Path(sys.executable).parent
+
+ODD_NAME = 'it\'s; a "film" — 100% #1 & more? 🎬 שלום.mp4'
 
 
 def sha256(data: bytes | Path) -> str:
@@ -47,6 +50,11 @@ def until(condition: Callable[[], bool], description: str, within: float = 20) -
     while not condition():
         assert time.monotonic() < deadline, f"{description}: not within {within} s"
         time.sleep(0.05)
+
+
+def refuses_connections(server: Server) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", server.port)) != 0
 
 
 class Program:

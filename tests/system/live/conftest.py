@@ -14,6 +14,12 @@ from tests.support import need, run
 
 SECONDS = 60
 
+WAIT_FOR_POSITION = """(video, position) => new Promise((resolve, reject) => {
+    video.addEventListener("timeupdate", () => { if (video.currentTime > position) resolve(); });
+    video.addEventListener("error", () => reject(video.error.message));
+})"""
+"""Waits until playback passes a position. (The page's Content-Security-Policy blocks wait_for_function.)"""
+
 HEADLESS_SHELL = "chromium-headless-shell"
 
 CHROMIUM_FLAGS = (

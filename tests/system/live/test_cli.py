@@ -541,7 +541,7 @@ def test_start_is_refused_when_disk_is_not_mounted(in_its_place: str, workdir: P
         httpx.put(f"{url}/files/a.txt", content=b"a", trust_env=False).raise_for_status()
     files, unmounted = workdir / "files", workdir / "unmounted"
 
-    def beside_the_database() -> list[Path]:
+    def paths_besides_database() -> list[Path]:
         return sorted(path for path in workdir.rglob("*") if not path.match("films.db-*"))
 
     files.rename(unmounted)
@@ -550,10 +550,10 @@ def test_start_is_refused_when_disk_is_not_mounted(in_its_place: str, workdir: P
     elif in_its_place == "another library":
         assert run_command(workdir, "migrate")[0] == 0
         (files / ".seekable" / "seekable.db").unlink()
-    before = beside_the_database()
+    before = paths_besides_database()
     output = serve_and_migrate_error(workdir, **environment)
     assert "The folder of files, files, is not the one that the database speaks of" in output
-    assert beside_the_database() == before, "nothing was written where the disk should be"
+    assert paths_besides_database() == before, "nothing was written where the disk should be"
     shutil.rmtree(files, ignore_errors=True)
     unmounted.rename(files)
     with serving(workdir, "--port", "0", **environment) as (_, url):

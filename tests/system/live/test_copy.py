@@ -50,23 +50,23 @@ def interrupt(
 
     Returns the exit status and the terminal's content.
     """
-    master, slave = os.openpty()
+    terminal, child_end = os.openpty()
     with output.open("wb") as stdout:
         process = subprocess.Popen(
-            [SEEKABLE, "copy"], env=environment(source, target), stdout=stdout, stderr=slave
+            [SEEKABLE, "copy"], env=environment(source, target), stdout=stdout, stderr=child_end
         )
-    os.close(slave)
+    os.close(child_end)
     shown = b""
     try:
         while not re.search(rb"Copying .*[34]\d%", shown):
-            shown += os.read(master, 4096)
+            shown += os.read(terminal, 4096)
         process.send_signal(number)
         while True:
-            shown += os.read(master, 4096)
+            shown += os.read(terminal, 4096)
     except OSError:  # the process has closed its end
         pass
     finally:
-        os.close(master)
+        os.close(terminal)
     return process.wait(20), shown.decode()
 
 
@@ -206,35 +206,39 @@ def test_mirror_asks_before_it_removes_files(source: dict[str, object], tmp_path
 
 def copy_on_terminal(answer: bytes, source: Mapping[str, object], *options: object) -> str:
     """Copy on a terminal, type the answer to its question, and return the terminal's content."""
-    master, slave = os.openpty()
+    terminal, child_end = os.openpty()
     command = [SEEKABLE, "copy", *map(str, options)]
-    process = subprocess.Popen(command, env=environment(source, {}), stdin=slave, stdout=slave, stderr=slave)
-    os.close(slave)
+    process = subprocess.Popen(
+        command, env=environment(source, {}), stdin=child_end, stdout=child_end, stderr=child_end
+    )
+    os.close(child_end)
     shown = b""
     try:
         while b"[y/N]" not in shown:
-            shown += os.read(master, 4096)
-        os.write(master, answer)
+            shown += os.read(terminal, 4096)
+        os.write(terminal, answer)
         while True:
-            shown += os.read(master, 4096)
+            shown += os.read(terminal, 4096)
     except OSError:  # the process has closed its end
         pass
     finally:
-        os.close(master)
+        os.close(terminal)
     assert process.wait(20) == 0, shown.decode()
     return shown.decode()
 
 
 def test_terminal_separates_lines_from_progress_bar(source: dict[str, object], tmp_path: Path) -> None:
     shutil.copy(tmp_path / "server" / "files" / "top.mp4", tmp_path / "server" / "files" / "a" / "t\x1b[31m")
-    master, slave = os.openpty()
-    scan = subprocess.Popen([SEEKABLE, "scan"], env=environment(source, {}), stdout=slave, stderr=slave)
-    os.close(slave)
+    terminal, child_end = os.openpty()
+    scan = subprocess.Popen(
+        [SEEKABLE, "scan"], env=environment(source, {}), stdout=child_end, stderr=child_end
+    )
+    os.close(child_end)
     shown = b""
     with pytest.raises(OSError, match="Input/output"):
         while True:
-            shown += os.read(master, 4096)
-    os.close(master)
+            shown += os.read(terminal, 4096)
+    os.close(terminal)
     assert scan.wait() == 0
     lines = [re.split(r"\r|\x1b\[K", line.rstrip("\r"))[-1] for line in shown.decode().split("\n")]
     assert lines[0].startswith("skipped: a/t\\x1b[31m: A path must hold no control characters")

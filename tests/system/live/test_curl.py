@@ -13,11 +13,9 @@ import pytest
 
 from tests.support import NewLibrary, Server, need, on_disk_and_gridfs, run, running
 from tests.support.beneath import beneath
-from tests.system.live.clients import sha256
+from tests.system.live.clients import ODD_NAME, sha256
 
 pytestmark = pytest.mark.live
-
-ODD_NAME = 'it\'s; a "film" — 100% #1 & more? 🎬 שלום.mp4'
 
 
 @pytest.fixture(autouse=True)

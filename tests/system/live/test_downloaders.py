@@ -15,11 +15,9 @@ import pytest
 
 from tests.support import NewLibrary, Server, need, on_disk_and_gridfs, run, running
 from tests.support.together import Outcomes, Together
-from tests.system.live.clients import logged_statuses, program, sha256, until
+from tests.system.live.clients import ODD_NAME, logged_statuses, program, sha256, until
 
 pytestmark = pytest.mark.live
-
-ODD_NAME = 'it\'s; a "film" — 100% #1 & more? 🎬 שלום.mp4'
 
 
 @pytest.fixture(scope="module")

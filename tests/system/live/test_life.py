@@ -16,7 +16,7 @@ import pytest
 
 from tests.support import NewLibrary, Server
 from tests.support.beneath import beneath
-from tests.system.live.clients import forked_python, until
+from tests.system.live.clients import forked_python, refuses_connections, until
 
 pytestmark = pytest.mark.live
 
@@ -119,11 +119,6 @@ def receive_rest(connection: socket.socket) -> tuple[bytes, bool]:
 
 def body(received: bytes) -> bytes:
     return received.partition(b"\r\n\r\n")[2]
-
-
-def refuses_connections(server: Server) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", server.port)) != 0
 
 
 def count_staged(server: Server) -> int:

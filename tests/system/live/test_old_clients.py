@@ -38,7 +38,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def all_played(server: Server, since: int) -> bool:
+def all_tracks_requested(server: Server, since: int) -> bool:
     """Return whether the log, from this offset on, has a response for each track."""
     return all(f'GET /files/tracks/{name} HTTP/1.0" 200' in server.log(since) for name in TRACKS)
 
@@ -53,14 +53,14 @@ def test_mplayer_plays_playlist(library: Server, tmp_path: Path) -> None:
         "-playlist", url,
     )
     # fmt: on
-    until(lambda: all_played(library, before), library.log(before))
+    until(lambda: all_tracks_requested(library, before), library.log(before))
 
 
 def test_mpg123_plays_playlist(library: Server) -> None:
     need("mpg123")
     before = library.logged()
     run("mpg123", "--test", "--list", f"{library.url}/playlist.m3u?folder=tracks")
-    until(lambda: all_played(library, before), library.log(before))
+    until(lambda: all_tracks_requested(library, before), library.log(before))
 
 
 @pytest.mark.parametrize(

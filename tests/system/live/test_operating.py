@@ -16,7 +16,7 @@ import pytest
 from tests.support import Server, find_external_addresses, need, noise, running
 from tests.support.mongo import free_port
 from tests.support.together import Outcomes, Together
-from tests.system.live.clients import until
+from tests.system.live.clients import refuses_connections, until
 
 pytestmark = pytest.mark.live
 
@@ -216,8 +216,3 @@ def check_port_stays_open(folder: Path, delay: int, *, again: bool = False) -> N
         assert "broken off" not in server.log()
     finally:
         server.kill()
-
-
-def refuses_connections(server: Server) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", server.port)) != 0

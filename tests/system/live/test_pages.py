@@ -9,18 +9,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support import Server
 from tests.system.live.clients import logged_statuses
-from tests.system.live.conftest import SECONDS
+from tests.system.live.conftest import SECONDS, WAIT_FOR_POSITION
 
 pytestmark = pytest.mark.live
 
 NAME = "<b>100%<b> #1? & סרט 🎬.mp4"
-
-
-WAIT_FOR_POSITION = """(video, position) => new Promise((resolve, reject) => {
-    video.addEventListener("timeupdate", () => { if (video.currentTime > position) resolve(); });
-    video.addEventListener("error", () => reject(video.error.message));
-})"""
-"""Waits until playback passes a position. (The page's Content-Security-Policy blocks wait_for_function.)"""
 
 
 @pytest.fixture

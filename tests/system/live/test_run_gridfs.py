@@ -59,10 +59,10 @@ def test_run_gridfs_keeps_files_and_leaves_no_process_behind(tmp_path: Path, dat
             end(script)
             assert script.process.wait(30) == status, script.log()
             until(lambda: processes(data) == [], "no mongod is left", within=10)
-            until(partial(refuses_connections, url), "no server is left", within=10)
+            until(partial(is_unreachable, url), "no server is left", within=10)
 
 
-def refuses_connections(url: str) -> bool:
+def is_unreachable(url: str) -> bool:
     try:
         httpx.get(url, trust_env=False)
     except httpx.ConnectError:

@@ -13,9 +13,9 @@ from app.database import open_accounts
 from app.settings import Settings
 from tests.support import NewLibrary, Server, running
 from tests.system.live.clients import until
+from tests.system.live.conftest import WAIT_FOR_POSITION
 from tests.system.page.conftest import SECONDS, Visitor, choose, row, throttle
 from tests.system.page.test_look import SMALL_TARGETS, findings
-from tests.system.page.test_player import WAIT_FOR_POSITION
 from tests.system.page.test_uploads import pick, write_films
 
 pytestmark = pytest.mark.live

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.system.live.conftest import WAIT_FOR_POSITION
 from tests.system.page.conftest import SECONDS, Visitor
 
 pytestmark = pytest.mark.live
@@ -20,12 +21,6 @@ def films(http: httpx.Client, folder: str, film: Path) -> str:
     for name in ("1.mp4", "2.mp4", "2.txt", "3.mp4"):
         http.put(f"/files/{folder}/{name}", content=film.read_bytes()).raise_for_status()
     return folder
-
-
-WAIT_FOR_POSITION = """(video, position) => new Promise((resolve, reject) => {
-    video.addEventListener("timeupdate", () => { if (video.currentTime > position) resolve(); });
-    video.addEventListener("error", () => reject(video.error.message));
-})"""
 
 
 def wait_for_metadata(page: Page) -> Get:
