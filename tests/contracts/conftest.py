@@ -16,7 +16,7 @@ from app.storage.types import SHARED, Key
 from tests.conftest import BACKENDS
 from tests.support.beneath import beneath
 from tests.support.sqlite import begin_library
-from tests.unit.database import by_hand
+from tests.unit.database import foreign_changes
 
 LISTING = {"test_lists", "test_upkeep"}
 """Modules whose tests do not depend on how open files are read."""
@@ -75,11 +75,11 @@ def leftovers(settings: Settings) -> Callable[[], set[str]]:
 @pytest.fixture
 def big_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bytes], Key]:
     """Return a function that adds a sparse file of zeros with an end, where a scan finds it."""
-    by_hand.shorten_waits(monkeypatch)
+    foreign_changes.shorten_waits(monkeypatch)
 
     def big_file(size: int, end: bytes) -> Key:
         beneath(settings).put_big("big.mkv", size, end, rested=False)
-        by_hand.age_files()
+        foreign_changes.age_files()
         return Key(SHARED, "", "big.mkv")
 
     return big_file

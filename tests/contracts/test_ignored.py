@@ -14,7 +14,7 @@ from app.storage.types import SHARED, Expect, FileId, FileInfo, Key, Listing, So
 from tests.contracts.test_lists import pages, put
 from tests.contracts.test_upkeep import findings
 from tests.support.beneath import beneath
-from tests.unit.database import by_hand
+from tests.unit.database import foreign_changes
 
 pytestmark = pytest.mark.anyio
 
@@ -156,11 +156,11 @@ async def test_commands_use_patterns_of_last_server(settings: Settings) -> None:
 async def test_scan_skips_ignored_files(
     settings: Settings, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_hand.shorten_waits(monkeypatch)
+    foreign_changes.shorten_waits(monkeypatch)
     with closing(beneath(settings)) as library:
         for path in (*HIDDEN, "b/film.mp4"):
             library.put_big(path, 7, b"by hand", rested=False)
-    by_hand.age_files()
+    foreign_changes.age_files()
     assert await findings(storage) == [Finding("b/film.mp4", Outcome.CREATED)]
     assert await listed(storage, Listing(SHARED, recursive=True)) == ["b/film.mp4"]
     assert await listed(storage, Listing(SHARED, recursive=True, ignored=True)) == []

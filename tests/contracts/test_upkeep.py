@@ -15,7 +15,7 @@ from app.storage.contract import Storage
 from app.storage.maintenance import Finding, Usage, Verdict, Verified
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
 from tests.support.beneath import beneath
-from tests.unit.database import by_hand
+from tests.unit.database import foreign_changes
 
 pytestmark = pytest.mark.anyio
 
@@ -132,11 +132,11 @@ async def test_hashing_detects_encoding_of_texts_from_older_version(
 async def test_hashing_detects_encoding_of_files_from_other_programs(
     storage: Storage, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    by_hand.shorten_waits(monkeypatch)
+    foreign_changes.shorten_waits(monkeypatch)
     with closing(beneath(settings)) as library:
         for name, data in {"text": "Größe".encode(), "other": b"\xff"}.items():
             library.put_big(name, len(data), data, rested=False)
-    by_hand.age_files()
+    foreign_changes.age_files()
     await findings(storage)
     assert {info.is_utf8 for info in (await stored(storage)).values()} == {None}
     async for _ in storage.hash_unverified():

@@ -21,8 +21,8 @@ from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.types import SHARED, Key
 from tests.support import mounted
 from tests.support.copying import CountingStorage, Pair, get, opened, put, stored
-from tests.unit.database import by_hand
-from tests.unit.database.by_hand import age_files
+from tests.unit.database import foreign_changes
+from tests.unit.database.foreign_changes import age_files
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ BYTES = os.urandom(300_000)
 @pytest.fixture(autouse=True)
 def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds are long when they come in every test."""
-    by_hand.shorten_waits(monkeypatch)
+    foreign_changes.shorten_waits(monkeypatch)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from app.storage.errors import NotFound, StorageUnavailable
 from app.storage.types import SHARED, Expect, Key
 from tests.support.postgres import shared
 from tests.system.faults.losing import LosingProxy, Loss
-from tests.unit.database import by_hand
-from tests.unit.database.by_hand import age_files
+from tests.unit.database import foreign_changes
+from tests.unit.database.foreign_changes import age_files
 from tests.unit.database.library import FILM, Library
 
 MOVED = Key(SHARED, "other", "film.mp4")
@@ -35,7 +35,7 @@ AFTER: dict[str, State] = {
 @pytest.fixture
 def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is new is taken for finished soon, and a server for lost."""
-    by_hand.shorten_waits(monkeypatch)
+    foreign_changes.shorten_waits(monkeypatch)
     monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.storage.types import Change
 from tests.support import postgres
-from tests.unit.database import by_hand
+from tests.unit.database import foreign_changes
 from tests.unit.database.library import Library
 
 DATABASES: dict[str, Callable[[], str | None]] = {
@@ -19,7 +19,7 @@ DATABASES: dict[str, Callable[[], str | None]] = {
 }
 
 
-OVER_BOTH = {"test_settling", "test_pages"}
+OVER_BOTH = {"test_reconcile", "test_pages"}
 """Modules whose tests depend on the database; those of other modules depend on files only."""
 
 
@@ -50,7 +50,7 @@ def changes(library: Library) -> list[Change]:
 @pytest.fixture
 def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the two seconds that a file has to be stable."""
-    by_hand.shorten_waits(monkeypatch)
+    foreign_changes.shorten_waits(monkeypatch)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from app.storage.errors import (
     Truncated,
 )
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
-from tests.unit.database.by_hand import age_files
+from tests.unit.database.foreign_changes import age_files
 from tests.unit.database.library import FILM, Library
 
 

@@ -12,7 +12,7 @@ import pytest
 from app.storage.errors import AlreadyExists, NotFound, PathConflict
 from app.storage.types import SHARED, Expect, Key, Listing
 from tests.system.live.clients import until
-from tests.unit.database.by_hand import age_files, drop, findings, names, page
+from tests.unit.database.foreign_changes import age_files, drop, findings, names, page
 from tests.unit.database.library import Library
 
 

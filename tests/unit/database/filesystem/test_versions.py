@@ -18,7 +18,7 @@ from app.database.sql.engine import BUSY_TIMEOUT_MS
 from app.storage.errors import NotFound, Unfinished, VersionMismatch
 from app.storage.maintenance import Verdict
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key
-from tests.unit.database.by_hand import drop, names, scan, stat, verdicts
+from tests.unit.database.foreign_changes import drop, names, scan, stat, verdicts
 from tests.unit.database.library import FILM, Library
 
 NEW = Key(SHARED, "new", "new.mp4")

@@ -24,7 +24,7 @@ from app.storage.types import SHARED, FileId, FileInfo, Key, Listing, Sort
 from tests.support import model, postgres
 from tests.support.forking import completed
 from tests.unit.database.library import FILM, Library
-from tests.unit.database.test_pages import IN_ORDER, all_pages, info, row
+from tests.unit.database.sql.test_pages import IN_ORDER, all_pages, info, row
 
 SERVER = postgres.shared
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.storage.types import SHARED, Key
 from tests.support import mounted, need, need_root, run
-from tests.unit.database.by_hand import stat
+from tests.unit.database.foreign_changes import stat
 from tests.unit.database.library import Library
 
 LIVE = Key(SHARED, "", "live.m3u8")

@@ -17,7 +17,18 @@ from app.database.filesystem import reconcile, scanner
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageUnavailable
 from app.storage.maintenance import Outcome, Verdict
 from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind, Listing
-from tests.unit.database.by_hand import NFC, NFD, age_files, drop, findings, names, page, scan, stat, verdicts
+from tests.unit.database.foreign_changes import (
+    NFC,
+    NFD,
+    age_files,
+    drop,
+    findings,
+    names,
+    page,
+    scan,
+    stat,
+    verdicts,
+)
 from tests.unit.database.library import FILM, Library
 
 pytestmark = pytest.mark.usefixtures("shorten_waits")

@@ -12,7 +12,7 @@ from sqlalchemy.event import listen
 
 from app.storage.maintenance import Verdict
 from app.storage.types import SHARED, Change, Expect, Key, Kind
-from tests.unit.database.by_hand import age_files, drop, names, page, stat, verdicts
+from tests.unit.database.foreign_changes import age_files, drop, names, page, stat, verdicts
 from tests.unit.database.library import FILM, Library
 
 pytestmark = pytest.mark.usefixtures("shorten_waits")

@@ -123,7 +123,7 @@ def test_readme_names_each_collection() -> None:
     database = Database(str(chosen["mongodb_url"]))
     collections = [one.name for one in vars(database).values() if isinstance(one, Collection)]
     database.close()
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    readme = (Path(__file__).parents[4] / "README.md").read_text()
     supported = {name for name in collections if not name.startswith("fs.")}
     assert supported >= {"media", "media.schema"}
     assert [name for name in supported if f"`{name}`" not in readme] == []

@@ -14,7 +14,7 @@ from app.database.filesystem import reconcile
 from app.storage.errors import AlreadyExists, NotFound
 from app.storage.maintenance import Verdict
 from app.storage.types import SHARED, Expect, Key
-from tests.unit.database.by_hand import names, scan, verdicts
+from tests.unit.database.foreign_changes import names, scan, verdicts
 from tests.unit.database.library import Library
 
 _VISIT = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT id FROM media'); c.close()"

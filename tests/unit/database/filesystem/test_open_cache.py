@@ -13,7 +13,7 @@ from app.database.filesystem import open_cache, posix
 from app.storage.async_storage import ThreadedStorage
 from app.storage.types import SHARED, Expect, FileId, Key
 from tests.support import skip_or_fail
-from tests.unit.database.by_hand import age_files, drop, names
+from tests.unit.database.foreign_changes import age_files, drop, names
 from tests.unit.database.library import FILM, Library
 
 OTHER = Key(SHARED, "films", "other.mp4")

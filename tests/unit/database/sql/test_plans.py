@@ -21,7 +21,7 @@ from app.database.sql.sqlite import Sqlite
 from app.storage.types import SHARED, Expect, FileId, Key, Listing, Sort
 from tests.support import postgres
 from tests.unit.database.library import Library
-from tests.unit.database.test_pages import IN_ORDER, row
+from tests.unit.database.sql.test_pages import IN_ORDER, row
 
 FILES = 3000
 FOLDERS = ("", "a", "a-b", "a/b", "b")

@@ -28,7 +28,7 @@ from app.storage.maintenance import Outcome
 from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind
 from tests.support import mounted
 from tests.support.folding import FILE_SYSTEMS
-from tests.unit.database.by_hand import age_files, drop, findings, names, page, scan, shorten_waits
+from tests.unit.database.foreign_changes import age_files, drop, findings, names, page, scan, shorten_waits
 from tests.unit.database.library import FILM, Library
 
 CASE = Key(SHARED, "films", "FILM.mp4")
