@@ -1,4 +1,4 @@
-"""What the cookie of a login is called, and where a browser would drop it."""
+"""The session cookie: its name, and requests from which a browser would lose it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +37,7 @@ BASE = "https://media.example.org"
         ("http://nas.local", "https", "nas.local", "__Host-seekable-80"),
     ],
 )
-def test_name_has_the_port_and_the_path_of_the_address_in_the_browser(
+def test_cookie_name_has_port_and_path_of_public_address(
     base_url: str | None, scheme: str, host: str, name: str
 ) -> None:
     assert name_of(base_url, scheme=scheme, host=host) == name
@@ -51,12 +51,13 @@ def test_name_has_the_port_and_the_path_of_the_address_in_the_browser(
         (BASE, "https", {"host": "media.example.org"}, False),
         (BASE, "http", {"host": "10.0.0.1:8000"}, True),
         (BASE, "http", {"host": "127.0.0.1:8000"}, True),
-        # A proxy that speaks https and does not say so.
+        # A proxy terminates TLS without an X-Forwarded-Proto.
         (BASE, "http", {"host": "media.example.org"}, False),
         (BASE, "http", {"host": "media.example.org:443"}, False),
         (BASE, "http", {"host": "media.example.org:8080"}, True),
         (BASE, "http", {"host": "seekable:8000", "sec-fetch-site": "none"}, False),
-        # One that says that it speaks http; of a browser that knows better, one proxy of several says so.
+        # A proxy reports http. If the browser reports a secure context, another proxy in front terminates
+        # TLS.
         (BASE, "http", {"host": "media.example.org", "x-forwarded-proto": "http"}, True),
         (
             BASE,
@@ -64,14 +65,14 @@ def test_name_has_the_port_and_the_path_of_the_address_in_the_browser(
             {"host": "media.example.org", "x-forwarded-proto": "http", "sec-fetch-site": "none"},
             False,
         ),
-        # Browsers trust this machine without https, too.
+        # Browsers treat this machine as a secure context even over http.
         (BASE, "http", {"host": "127.0.0.1:8000", "sec-fetch-site": "none"}, True),
         (BASE, "http", {"host": "localhost:8000", "sec-fetch-site": "none"}, True),
         (BASE, "http", {"host": "[::1]:8000", "sec-fetch-site": "none"}, True),
         ("https://localhost:8443", "http", {"host": "localhost:8443", "sec-fetch-site": "none"}, False),
     ],
 )
-def test_page_over_http_is_told_where_the_base_url_has_https(
+def test_cookie_is_lost_when_page_is_http_and_base_url_is_https(
     base_url: str | None, scheme: str, headers: dict[str, str], expected: bool
 ) -> None:
     assert is_lost(Headers(headers), scheme=scheme, base_url=base_url) is expected
@@ -84,7 +85,7 @@ def test_page_over_http_is_told_where_the_base_url_has_https(
         ("PUT", {"origin": "http://nas.local:8000"}, True),
         ("PUT", {"origin": "http://nas.local"}, False),
         ("PUT", {"origin": BASE}, True),
-        # A proxy drops the port of the Host, and the browser knows better.
+        # A proxy drops the port of Host; Sec-Fetch-Site is still right.
         ("PUT", {"origin": "http://nas.local", "sec-fetch-site": "same-origin"}, True),
         ("PUT", {"origin": "http://evil.example", "sec-fetch-site": "none"}, False),
         ("PUT", {"origin": "http://nas.local:8000", "sec-fetch-site": "same-site"}, False),
@@ -93,13 +94,15 @@ def test_page_over_http_is_told_where_the_base_url_has_https(
         ("PUT", {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, False),
     ],
 )
-def test_cookie_counts_for_pages_of_ours_alone(method: str, headers: dict[str, str], expected: bool) -> None:
+def test_cookie_is_valid_for_same_origin_requests_only(
+    method: str, headers: dict[str, str], expected: bool
+) -> None:
     assert counts(method, Headers({"host": "nas.local:8000", **headers}), base_url=BASE) is expected
 
 
 @pytest.fixture(scope="module")
-def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountServer]:
-    """A server whose base URL is another address than the one that it is asked at."""
+def https_base_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountServer]:
+    """A server whose base URL differs from the address that requests use."""
     folder = tmp_path_factory.mktemp("https")
     options: dict[str, Any] = {"base_url": f"{BASE}/media", "allowed_hosts": "nas.local"}
     with run_account_server(folder, filesystem(), **options) as account_server:
@@ -107,33 +110,35 @@ def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountServer]:
         yield account_server
 
 
-def test_login_page_over_http_links_to_the_base_url(https: AccountServer) -> None:
+def test_login_page_over_http_links_to_base_url(https_base_server: AccountServer) -> None:
     html = {"accept": "text/html"}
     for target, link in (
         ("/login?next=/?folder=films", f"{BASE}/media/login?next=/?folder=films"),
         ("/sign-up?invite=abc", f"{BASE}/media/sign-up?invite=abc"),
     ):
-        page = https.request("GET", target, headers=html)
+        page = https_base_server.request("GET", target, headers=html)
         assert page.status_code == 200
         assert f'href="{link}"' in page.text
         assert 'type="password"' not in page.text
     form = {"email": "admin@example.org", "password": PASSWORD}
-    refused = https.request("POST", "/login", data=form, headers={**html, "origin": https.server.url})
+    refused = https_base_server.request(
+        "POST", "/login", data=form, headers={**html, "origin": https_base_server.server.url}
+    )
     assert refused.status_code == 403
     assert f'href="{BASE}/media/login"' in refused.text
     assert "set-cookie" not in refused.headers
-    # By https the form is there, and programs log in anywhere.
+    # Over https the form is shown, and programs log in over either.
     forwarded = {**html, "x-forwarded-proto": "https"}
-    assert 'type="password"' in https.request("GET", "/login", headers=forwarded).text
-    assert https.request("POST", "/login", json=form).status_code == 200
+    assert 'type="password"' in https_base_server.request("GET", "/login", headers=forwarded).text
+    assert https_base_server.request("POST", "/login", json=form).status_code == 200
 
 
-def test_write_that_a_proxy_makes_look_foreign_is_refused_with_the_remedy(
+def test_write_is_refused_with_remedy_when_proxy_changes_origin(
     account_server: AccountServer, check_problem: Any
 ) -> None:
-    """By browsers that send no Sec-Fetch-Site, as they do over http: in the same way as the login."""
+    """Browsers send no Sec-Fetch-Site over http, so only Origin and Host are compared."""
     user = account_server.new_user()
-    origin = {"origin": "http://127.0.0.1"}  # and Host has a port
+    origin = {"origin": "http://127.0.0.1"}  # the Host has a port
     form = {"email": user.email, "password": PASSWORD}
     responses: list[httpx.Response] = [
         account_server.request("POST", "/login", data=form, headers=origin),
@@ -144,11 +149,11 @@ def test_write_that_a_proxy_makes_look_foreign_is_refused_with_the_remedy(
     assert "SEEKABLE_BASE_URL" in check_problem(user.request("GET", "/files", headers=origin), 401)
 
 
-def test_base_path_with_escapes_leads_to_the_login_and_back(tmp_path: Path) -> None:
+def test_base_path_with_escapes_survives_login(tmp_path: Path) -> None:
     root = "/gr%C3%B6%C3%9Fe%25"
     with run_account_server(tmp_path, filesystem(), base_url=f"http://127.0.0.1{root}") as account_server:
         html = {"accept": "text/html"}
-        for path in (f"{root}/files/", "/files/"):  # a proxy passes the path on, or takes it away
+        for path in (f"{root}/files/", "/files/"):  # a proxy forwards the path unchanged, or strips it
             response = httpx.get(f"{account_server.server.url}{path}", headers=html, trust_env=False)
             assert response.status_code == 303
             assert response.headers["location"] == f"{root}/login?next=/files/"

@@ -1,4 +1,4 @@
-"""Pages of other sites get nothing done with the cookie of somebody who looks at them."""
+"""Cross-site requests: a page of another site cannot use the session cookie of its viewer."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ WRITES: list[tuple[str, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("site", FOREIGN)
-def test_no_page_of_another_site_writes_with_a_cookie(
+def test_cross_site_page_cannot_write_with_cookie(
     site: str, account_server: AccountServer, check_problem: Any
 ) -> None:
     user = account_server.new_user()
@@ -62,36 +62,36 @@ def test_no_page_of_another_site_writes_with_a_cookie(
 
 
 @pytest.mark.parametrize("site", FOREIGN)
-def test_no_page_of_another_site_reads_with_a_cookie(site: str, user: User) -> None:
-    """It could not see the answer, but what an image or a script needs to load tells something."""
+def test_cross_site_page_cannot_read_with_cookie(site: str, user: User) -> None:
+    """The page cannot read the response, but the load time of an image or a script leaks information."""
     user.put("film.mp4")
     for target in ("/files/film.mp4", "/files", "/account", "/"):
         assert user.request("GET", target, headers=FOREIGN[site]).status_code == 401
 
 
-def test_who_follows_a_link_on_another_page_is_logged_in(user: User) -> None:
+def test_user_is_logged_in_when_following_cross_site_link(user: User) -> None:
     headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
     assert user.request("GET", "/", headers=headers).status_code == 200
     assert user.request("POST", "/logout", headers=headers).status_code == 403
 
 
-def test_our_own_pages_write(account_server: AccountServer, user: User) -> None:
+def test_same_origin_page_may_write(account_server: AccountServer, user: User) -> None:
     headers = {"sec-fetch-site": "same-origin", "origin": account_server.server.url, "sec-fetch-mode": "cors"}
     assert user.request("PUT", "/files/film.mp4", content=b"mine", headers=headers).status_code == 201
     form = {"sec-fetch-site": "same-origin", "origin": account_server.server.url, "accept": "text/html"}
     assert user.request("POST", "/logout", headers=form).status_code == 303
 
 
-def test_a_program_that_sends_no_such_headers_writes_with_a_cookie(user: User) -> None:
+def test_program_without_browser_headers_may_write_with_cookie(user: User) -> None:
     assert user.request("PUT", "/files/film.mp4", content=b"mine").status_code == 201
 
 
 @pytest.mark.parametrize("site", FOREIGN)
-def test_no_page_of_another_site_opens_a_websocket_with_a_cookie(
+def test_cross_site_page_cannot_open_websocket_with_cookie(
     site: str, account_server: AccountServer, user: User
 ) -> None:
     if "origin" not in FOREIGN[site]:
-        return  # browsers always send one
+        return  # browsers send one with every WebSocket
     headers = [f"{name}: {value}" for name, value in {**FOREIGN[site], **user.headers}.items()]
     for target in ("/", "/events"):
         with Socket(account_server.server, target, *headers) as socket:
@@ -99,29 +99,33 @@ def test_no_page_of_another_site_opens_a_websocket_with_a_cookie(
             assert socket.problem()["status"] == 403
 
 
-def test_a_site_that_may_use_the_server_does_not_do_so_with_a_cookie(https_server: AccountServer) -> None:
-    """Or it could do all that the person may who happens to look at it; a token it has been given counts."""
+def test_cors_origin_cannot_use_cookie(https_server: AccountServer) -> None:
+    """With the cookie, a page of that site would have all rights of its viewer. Explicit credentials are
+    accepted."""
     user = https_server.new_user()
-    theirs = {"Cookie": f"__Host-seekable-443={user.session}"}
+    session_cookie = {"Cookie": f"__Host-seekable-443={user.session}"}
     origin = {"origin": "https://app.example.org", "sec-fetch-site": "cross-site", "sec-fetch-mode": "cors"}
 
     def send_request(method: str, headers: dict[str, str], **options: Any) -> httpx.Response:
         return https_server.request(method, "/files/film.mp4", headers=headers | origin, **options)
 
-    assert https_server.request("PUT", "/files/film.mp4", headers=theirs, content=b"mine").status_code == 201
+    assert (
+        https_server.request("PUT", "/files/film.mp4", headers=session_cookie, content=b"mine").status_code
+        == 201
+    )
     for method in ("GET", "HEAD", "PUT", "DELETE"):
-        refused = send_request(method, theirs, content=b"evil" if method == "PUT" else None)
+        refused = send_request(method, session_cookie, content=b"evil" if method == "PUT" else None)
         assert refused.status_code == 401
         assert "access-control-allow-credentials" not in refused.headers
         assert refused.headers["access-control-allow-origin"] in ("https://app.example.org", "*")
-    for shown in (bearer(user.new_token()), basic(user.email)):
-        response = send_request("GET", shown)
+    for credentials in (bearer(user.new_token()), basic(user.email)):
+        response = send_request("GET", credentials)
         assert (response.status_code, response.content) == (200, b"mine")
         assert "access-control-allow-credentials" not in response.headers
-        assert send_request("PUT", shown, content=b"mine").status_code == 204
+        assert send_request("PUT", credentials, content=b"mine").status_code == 204
     assert send_request("PUT", bearer("skb_x"), content=b"evil").status_code == 401
     with Socket(
-        https_server.server, "/events", f"Origin: {origin['origin']}", f"Cookie: {theirs['Cookie']}"
+        https_server.server, "/events", f"Origin: {origin['origin']}", f"Cookie: {session_cookie['Cookie']}"
     ) as socket:
         assert socket.status == 401
     token = f"Authorization: Bearer {user.new_token()}"
@@ -129,26 +133,26 @@ def test_a_site_that_may_use_the_server_does_not_do_so_with_a_cookie(https_serve
         assert socket.status == 101
 
 
-@pytest.mark.parametrize("told", ["cross-site", "same-site", None])
-def test_a_site_that_may_use_the_server_logs_nobody_in(
-    told: str | None, https_server: AccountServer, check_problem: Any
+@pytest.mark.parametrize("fetch_site", ["cross-site", "same-site", None])
+def test_cors_origin_cannot_log_in(
+    fetch_site: str | None, https_server: AccountServer, check_problem: Any
 ) -> None:
-    """Not to an account of its own either, into which they would then put their films."""
+    """Not even to its own account: its viewers would then upload their films there."""
     body = {"email": https_server.new_user().email, "password": PASSWORD}
-    theirs = {"origin": "https://app.example.org"} | ({"sec-fetch-site": told} if told else {})
+    headers = {"origin": "https://app.example.org"} | ({"sec-fetch-site": fetch_site} if fetch_site else {})
     for route in ("/login", "/sign-up"):
-        for sent in ({"json": body}, {"data": body}):
-            refused = https_server.request("POST", route, headers=theirs, **sent)
+        for body_options in ({"json": body}, {"data": body}):
+            refused = https_server.request("POST", route, headers=headers, **body_options)
             check_problem(refused, 403)
             assert "set-cookie" not in refused.headers
-    for ours in (
+    for own_origin in (
         {"origin": "https://media.example.org"},
         {"origin": "null", "sec-fetch-site": "same-origin"},
     ):
-        assert "set-cookie" in https_server.request("POST", "/login", headers=ours, data=body).headers
+        assert "set-cookie" in https_server.request("POST", "/login", headers=own_origin, data=body).headers
 
 
-def test_a_preflight_is_answered_without_an_account(https_server: AccountServer) -> None:
+def test_preflight_needs_no_account(https_server: AccountServer) -> None:
     response = https_server.request(
         "OPTIONS",
         "/files/film.mp4",
@@ -163,7 +167,7 @@ def test_a_preflight_is_answered_without_an_account(https_server: AccountServer)
     assert "access-control-allow-credentials" not in response.headers
 
 
-def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(https_server: AccountServer) -> None:
+def test_cookie_is_secure_and_host_only_behind_https(https_server: AccountServer) -> None:
     https_server.new_account("https@example.org")
     body = {"email": "https@example.org", "password": PASSWORD}
     response = https_server.request("POST", "/login", json=body)
@@ -185,11 +189,11 @@ def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(https_serv
         ).status_code
         == 200
     )
-    # Another name is what some other host of the domain could have set.
+    # Another host of the domain could set a cookie of any other name.
     assert https_server.request("GET", "/account", headers={"Cookie": f"session={secret}"}).status_code == 401
-    gone = https_server.request("POST", "/logout", headers={"Cookie": f"__Host-seekable-443={secret}"})
-    assert gone.status_code == 204
-    cleared = gone.headers["set-cookie"].lower()
+    logged_out = https_server.request("POST", "/logout", headers={"Cookie": f"__Host-seekable-443={secret}"})
+    assert logged_out.status_code == 204
+    cleared = logged_out.headers["set-cookie"].lower()
     assert cleared.startswith('__host-seekable-443=""; ')
     assert "; secure" in cleared
     assert "; path=/" in cleared
@@ -202,8 +206,8 @@ def test_behind_https_the_cookie_is_for_this_host_and_for_https_alone(https_serv
     )
 
 
-def test_the_page_behind_a_proxy_that_changes_the_host_writes(https_server: AccountServer) -> None:
-    """The browser's Origin is that of the base URL then, and the Host the one that the proxy connects to."""
+def test_page_may_write_when_proxy_changes_host(https_server: AccountServer) -> None:
+    """Origin is then that of the base URL, and Host the address that the proxy connects to."""
     user = https_server.new_user()
     headers = {
         "Cookie": f"__Host-seekable-443={user.session}",

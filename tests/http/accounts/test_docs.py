@@ -1,11 +1,11 @@
-"""The document of the API, where there are accounts, says how to be let in, and the console asks for it."""
+"""The OpenAPI document and the API console on a server with accounts."""
 
 from tests.http.accounts.conftest import AccountServer, User
 
 FOR_EVERYBODY = {"/sign-up", "/login", "/health", "/health/live", "/health/ready"}
 
 
-def test_the_document_says_how_to_be_let_in(account_server: AccountServer, user: User) -> None:
+def test_openapi_describes_authentication(account_server: AccountServer, user: User) -> None:
     assert account_server.request("GET", "/openapi.json").status_code == 401
     document = user.request("GET", "/openapi.json").json()
     schemes = document["components"]["securitySchemes"]
@@ -19,7 +19,7 @@ def test_the_document_says_how_to_be_let_in(account_server: AccountServer, user:
     assert all("401" in one["responses"] for path, one in operations if path not in FOR_EVERYBODY)
 
 
-def test_the_console_is_for_those_who_are_let_in(account_server: AccountServer, user: User) -> None:
+def test_console_requires_login(account_server: AccountServer, user: User) -> None:
     assert account_server.request("GET", "/docs").status_code == 401
     page = user.request("GET", "/docs")
     assert page.status_code == 200

@@ -1,4 +1,4 @@
-"""What ends is over within 5 s, whoever ended it: sessions, tokens, links, passwords and whole accounts."""
+"""Revocation: a session, token, link, password or account stops working within 5 s of its end."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,25 +14,25 @@ from app.accounts.principals import hashed, now
 from tests.conftest import BACKENDS
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer, run_account_server
 from tests.http.accounts.test_links import token_of
-from tests.http.accounts.test_sockets import POLICY_VIOLATION, socket
+from tests.http.accounts.test_sockets import POLICY_VIOLATION, open_socket
 from tests.http.conftest import RawConnection, check_problem
 from tests.support import noise
 from tests.support.sockets import TEXT, Socket
 from tests.support.together import Outcomes, Together
 
-NEW = "another good password"
-FILM = 6 << 20
-"""Bytes, more than the kernels keep for a client that does not read."""
+NEW_PASSWORD = "another good password"
+FILM_SIZE = 6 << 20
+"""In bytes: more than the socket buffers hold for a client that does not read."""
 
-waiting = Together("waiting")
-"""The server looks anew every two seconds, and they all wait for that: each on accounts of its own."""
+concurrent = Together("waiting")
+"""Tests that wait for the two-second poll of the server run at the same time, each with its own accounts."""
 
 
 @pytest.fixture(scope="module")
-def everywhere(
+def all_outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Outcomes]]:
-    """All of them over every backend, at the same time."""
+    """Run these tests on every backend at the same time."""
     with ExitStack() as stack:
         servers = {
             backend: stack.enter_context(run_account_server(tmp_path_factory.mktemp(backend), new_library()))
@@ -41,18 +41,20 @@ def everywhere(
         for account_server in servers.values():
             account_server.new_user("admin@example.org")
 
-        def begun(account_server: AccountServer) -> Outcomes:
-            return stack.enter_context(waiting.begun(request, lambda _: (account_server.for_thread(stack),)))
+        def concurrent_outcomes(account_server: AccountServer) -> Outcomes:
+            return stack.enter_context(
+                concurrent.begun(request, lambda _: (account_server.for_thread(stack),))
+            )
 
-        yield {backend: begun(account_server) for backend, account_server in servers.items()}
+        yield {backend: concurrent_outcomes(account_server) for backend, account_server in servers.items()}
 
 
 @pytest.fixture(scope="module", name="waiting", params=BACKENDS)
-def begun(request: pytest.FixtureRequest, everywhere: dict[str, Outcomes]) -> Outcomes:
-    return everywhere[request.param]
+def concurrent_outcomes(request: pytest.FixtureRequest, all_outcomes: dict[str, Outcomes]) -> Outcomes:
+    return all_outcomes[request.param]
 
 
-End = Callable[[AccountServer, User], object]
+EndAccess = Callable[[AccountServer, User], object]
 
 
 def change_password(account_server: AccountServer, user: User) -> object:
@@ -70,8 +72,8 @@ def revoke(account_server: AccountServer, user: User) -> object:
     return user.request("DELETE", f"/account/tokens/{token['id']}").raise_for_status()
 
 
-# What ends it, and which of the three kinds of sockets then close: by cookie, by password, by token.
-ENDS: dict[str, tuple[End, set[str]]] = {
+# What ends, and which sockets it closes: those opened by cookie, by password or by token.
+ENDS: dict[str, tuple[EndAccess, set[str]]] = {
     "logout": (lambda _, user: user.request("POST", "/logout").raise_for_status(), {"cookie"}),
     "logout elsewhere": (
         lambda account_server, one: account_server.store.remove_session(hashed(one.session)),
@@ -88,18 +90,19 @@ ENDS: dict[str, tuple[End, set[str]]] = {
 
 
 @contextmanager
-def sockets(account_server: AccountServer, user: User) -> Iterator[dict[str, list[Socket]]]:
+def open_sockets(account_server: AccountServer, user: User) -> Iterator[dict[str, list[Socket]]]:
     with ExitStack() as stack:
-        shown = {
+        credentials = {
             "cookie": user.headers,
             "password": basic(user.email),
             "token": bearer(user.new_token()),
         }
         opened = {
             kind: [
-                stack.enter_context(socket(account_server, target, headers)) for target in ("/", "/events")
+                stack.enter_context(open_socket(account_server, target, headers))
+                for target in ("/", "/events")
             ]
-            for kind, headers in shown.items()
+            for kind, headers in credentials.items()
         }
         for one in (one for pair in opened.values() for one in pair):
             assert one.status == 101
@@ -107,14 +110,14 @@ def sockets(account_server: AccountServer, user: User) -> Iterator[dict[str, lis
         yield opened
 
 
-@waiting
-def test_they_are_closed_within_5_s_of_what_ends_them(account_server: AccountServer) -> None:
-    """All ends at once, each of an account of its own: so it takes one wait."""
+@concurrent
+def test_sockets_close_within_5_s_of_revocation(account_server: AccountServer) -> None:
+    """Each end has its own account, so one wait covers all of them."""
     with ExitStack() as stack:
         opened = {}
         for name, (end, _) in ENDS.items():
             user = account_server.new_user()
-            opened[name] = stack.enter_context(sockets(account_server, user))
+            opened[name] = stack.enter_context(open_sockets(account_server, user))
             end(account_server, user)
         ended = time.monotonic()
         for name, (_, closed) in ENDS.items():
@@ -135,9 +138,9 @@ def test_they_are_closed_within_5_s_of_what_ends_them(account_server: AccountSer
 def transfers(
     account_server: AccountServer, user: User
 ) -> Iterator[dict[str, tuple[RawConnection, RawConnection]]]:
-    """A download that is read slowly and an upload that is sent slowly, of each kind of caller."""
+    """Open a slowly read download and a slowly sent upload for each kind of credentials."""
     with ExitStack() as stack:
-        shown = {
+        credentials = {
             "cookie": user.headers,
             "password": basic(user.email),
             "token": bearer(user.new_token()),
@@ -151,20 +154,21 @@ def transfers(
 
         link = user.new_link("film.mp4")["url"].rpartition("?")[2]
         opened = {}
-        for kind, headers in shown.items():
+        for kind, headers in credentials.items():
             fields = [f"{name}: {value}" for name, value in headers.items()]
             download, upload = connection(4096), connection()
             download.request("GET", f"/files/film.mp4?{link if kind == 'link' else ''}", *fields)
             assert download.socket.recv(1000).startswith(b"HTTP/1.1 200 ")
             if kind != "link":
-                upload.request("PUT", f"/files/new-{kind}", *fields, f"Content-Length: {FILM}")
+                upload.request("PUT", f"/files/new-{kind}", *fields, f"Content-Length: {FILM_SIZE}")
                 upload.send(bytes(1000))
             opened[kind] = download, upload
         yield opened
 
 
 def is_cut(download: RawConnection, *, within: float) -> bool:
-    """Whether the connection ends before its answer does. What is under way in the kernels comes first."""
+    """Return whether the connection closes before the response is complete, after what the kernel has
+    buffered."""
     download.socket.settimeout(within)
     size = 0
     try:
@@ -174,13 +178,13 @@ def is_cut(download: RawConnection, *, within: float) -> bool:
         pass
     except TimeoutError:
         return False
-    return size < FILM - 1000
+    return size < FILM_SIZE - 1000
 
 
-@waiting
-def test_transfers_of_a_revoked_caller_end_within_5_s(account_server: AccountServer) -> None:
-    """All at once, for it takes one wait; those of other callers go on."""
-    ends: dict[str, tuple[End, set[str]]] = {
+@concurrent
+def test_transfers_end_within_5_s_of_revocation(account_server: AccountServer) -> None:
+    """Transfers with other credentials continue. One wait covers all of them."""
+    ends: dict[str, tuple[EndAccess, set[str]]] = {
         **{name: ENDS[name] for name in ("logout", "a new password", "a token revoked")},
         "a link revoked elsewhere": (remove_links, {"link"}),
         "an account disabled elsewhere": (disable, {"cookie", "password", "token", "link"}),
@@ -190,7 +194,7 @@ def test_transfers_of_a_revoked_caller_end_within_5_s(account_server: AccountSer
         opened = {}
         for name, (end, _) in ends.items():
             user = account_server.new_user()
-            user.put("film.mp4", noise(FILM))
+            user.put("film.mp4", noise(FILM_SIZE))
             opened[name] = user, stack.enter_context(transfers(account_server, user))
             end(account_server, user)
         ended = time.monotonic()
@@ -206,7 +210,7 @@ def test_transfers_of_a_revoked_caller_end_within_5_s(account_server: AccountSer
                     upload.socket.settimeout(within)
                     assert upload.receive_response("PUT").status_code == 401, (name, kind)
                 else:
-                    upload.send(bytes(FILM - 1000))
+                    upload.send(bytes(FILM_SIZE - 1000))
                     assert upload.receive_response("PUT").status_code == 201, (name, kind)
 
 
@@ -219,18 +223,18 @@ def remove_links(account_server: AccountServer, user: User) -> None:
         account_server.store.remove_link(user.account.id, link.id)
 
 
-@waiting
-def test_what_another_process_ends_is_over_within_5_s(account_server: AccountServer) -> None:
-    """A session, a token, a link, a password and a whole account: all at once, for it takes one wait."""
+@concurrent
+def test_revocation_by_another_process_takes_effect_within_5_s(account_server: AccountServer) -> None:
+    """A session, a token, a link, a password and an account end together, so one wait covers all of them."""
     one, two, changed, disabled = (account_server.new_user() for _ in range(4))
     for user in (one, two, changed, disabled):
         user.put("film.mp4")
-    kept = account_server.new_session(one.account)
+    kept_session = account_server.new_session(one.account)
     token = two.new_token()
-    stored = account_server.store.token(hashed(token))
-    assert stored is not None
+    token_record = account_server.store.token(hashed(token))
+    assert token_record is not None
     links = {user: user.new_link("film.mp4") for user in (two, disabled)}
-    shown = {
+    credentials = {
         "a session": one.headers,
         "a token": bearer(token),
         "the session of a password": changed.headers,
@@ -239,52 +243,56 @@ def test_what_another_process_ends_is_over_within_5_s(account_server: AccountSer
         "the password of an account": basic(disabled.email),
         "the token of an account": bearer(disabled.new_token()),
     }
-    others = (account_server.cookie(kept), two.headers, basic(one.email))
+    other_credentials = (account_server.cookie(kept_session), two.headers, basic(one.email))
 
     def responses() -> dict[str, int]:
         found = {
             name: account_server.request("GET", "/files/film.mp4", headers=headers).status_code
-            for name, headers in shown.items()
-            if name != "a password"  # which would be counted as guessed
+            for name, headers in credentials.items()
+            if name != "a password"  # it would count as a wrong password
         }
         opened = [account_server.open_link(link["url"]).status_code for link in links.values()]
         return found | dict(zip(("a link", "the link of an account"), opened, strict=True))
 
     assert {*responses().values()} == {200}
-    assert account_server.request("GET", "/files/film.mp4", headers=shown["a password"]).status_code == 200
+    assert (
+        account_server.request("GET", "/files/film.mp4", headers=credentials["a password"]).status_code == 200
+    )
     account_server.store.remove_session(hashed(one.session))
-    account_server.store.remove_token(two.account.id, stored.id)
+    account_server.store.remove_token(two.account.id, token_record.id)
     account_server.store.remove_link(two.account.id, links[two]["id"])
-    assert account_server.store.set_password(changed.account.id, Passwords().hash(NEW), version=1)
+    assert account_server.store.set_password(changed.account.id, Passwords().hash(NEW_PASSWORD), version=1)
     account_server.store.set_disabled(disabled.account.id, True)
     ended = time.monotonic()
-    # The new password counts at once, though the account was looked up a moment ago.
-    login = account_server.request("POST", "/login", json={"email": changed.email, "password": NEW})
+    # The new password works immediately, although the account is cached.
+    login = account_server.request("POST", "/login", json={"email": changed.email, "password": NEW_PASSWORD})
     assert login.status_code == 200
-    assert account_server.request("GET", "/files/film.mp4", headers=shown["a password"]).status_code == 401
+    assert (
+        account_server.request("GET", "/files/film.mp4", headers=credentials["a password"]).status_code == 401
+    )
     while 200 in responses().values():
         assert time.monotonic() < ended + 5, responses()
         time.sleep(0.1)
     expected = dict.fromkeys(responses(), 401) | {"a link": 403, "the link of an account": 403}
     assert responses() == expected
-    for headers in others:
+    for headers in other_credentials:
         assert account_server.request("GET", "/files/film.mp4", headers=headers).status_code == 200
     refused = account_server.request("POST", "/login", json={"email": disabled.email, "password": PASSWORD})
     assert check_problem(refused, 401) == "The email address or the password is wrong."
 
 
-@waiting
-def test_links_expire(account_server: AccountServer) -> None:
+@concurrent
+def test_link_expires(account_server: AccountServer) -> None:
     user = account_server.new_user()
     user.put("film.mp4")
-    brief = user.new_link("film.mp4", expires_in=4)
-    assert account_server.open_link(brief["url"]).status_code == 200
+    short_lived = user.new_link("film.mp4", expires_in=4)
+    assert account_server.open_link(short_lived["url"]).status_code == 200
     deadline = time.monotonic() + 8
-    while account_server.open_link(brief["url"]).status_code == 200:
+    while account_server.open_link(short_lived["url"]).status_code == 200:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    check_problem(account_server.open_link(brief["url"]), 403)
-    assert datetime.now(UTC) >= datetime.fromisoformat(brief["expires_at"])
+    check_problem(account_server.open_link(short_lived["url"]), 403)
+    assert datetime.now(UTC) >= datetime.fromisoformat(short_lived["expires_at"])
     assert user.request("GET", "/account/links").json() == {"items": []}
     for expires_in, status in (
         (1, 201),
@@ -303,8 +311,8 @@ def test_links_expire(account_server: AccountServer) -> None:
         assert response.status_code == status, (expires_in, response.text)
 
 
-@waiting
-def test_the_keys_rotate_and_what_the_last_two_signed_goes_on(account_server: AccountServer) -> None:
+@concurrent
+def test_links_stay_valid_for_one_key_rotation(account_server: AccountServer) -> None:
     user = account_server.new_user()
     user.put("film.mp4")
     first = user.new_link("film.mp4")["url"]
@@ -314,12 +322,14 @@ def test_the_keys_rotate_and_what_the_last_two_signed_goes_on(account_server: Ac
         keys = store.signing_keys()
         newest = SigningKey(uuid4().hex, uuid4().hex, max(now(), keys[0].created_at + timedelta(seconds=1)))
         store.add_signing_key(newest, keep=[keys[0].id])
-        time.sleep(2.2)  # until the server has looked anew
+        time.sleep(2.2)  # until the server polls again
 
     rotate()
     second = user.new_link("film.mp4")["url"]
     assert token_of(first).partition(".")[2] != token_of(second).partition(".")[2]
     assert [account_server.open_link(url).status_code for url in (first, second)] == [200, 200]
-    listed = {link["url"] for link in user.request("GET", "/account/links").json()["items"]}
-    assert first not in listed
-    assert {account_server.open_link(url).status_code for url in listed} == {200}, "signed anew"
+    listed_urls = {link["url"] for link in user.request("GET", "/account/links").json()["items"]}
+    assert first not in listed_urls
+    assert {account_server.open_link(url).status_code for url in listed_urls} == {200}, (
+        "the list signs links with the newest key"
+    )

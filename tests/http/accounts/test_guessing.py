@@ -1,4 +1,5 @@
-"""Who guesses passwords is told nothing, and soon has to wait; and what is no Authorization at all."""
+"""Login limits: wrong passwords reveal nothing and are limited; malformed Authorization fields are
+rejected."""
 
 import asyncio
 import base64
@@ -37,23 +38,23 @@ def log_in(browser: httpx.Client, email: str, password: str) -> httpx.Response:
     return browser.post("/login", json={"email": email, "password": password})
 
 
-class Counted:
-    """Guesses, whose steps are taken one by one."""
+class CountedLimits:
+    """Login limits whose database calls run in a test's own loop, and are counted."""
 
     def __init__(self, store: AccountStore, runner: asyncio.Runner) -> None:
-        self._guesses = Guesses(Throttle(store.attempts, self._ask))
+        self._limits = Guesses(Throttle(store.attempts, self._call))
         self._runner = runner
-        self.asked = 0
+        self.calls = 0
 
-    async def _ask(self, call: Callable[..., Any], *arguments: object) -> Any:
-        self.asked += 1
-        return call(*arguments)
+    async def _call(self, function: Callable[..., Any], *arguments: object) -> Any:
+        self.calls += 1
+        return function(*arguments)
 
-    def guess(self, email: str, address: str) -> None:
-        self._runner.run(self._guesses.guess(email, address))
+    def failed_login_s(self, email: str, address: str) -> None:
+        self._runner.run(self._limits.guess(email, address))
 
     def was_right(self, email: str, address: str) -> None:
-        self._runner.run(self._guesses.was_right(email, address))
+        self._runner.run(self._limits.was_right(email, address))
 
 
 @pytest.fixture
@@ -69,21 +70,21 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture
-def guesses(new_store: AccountStore, runner: asyncio.Runner) -> Counted:
-    return Counted(new_store, runner)
+def limits(new_store: AccountStore, runner: asyncio.Runner) -> CountedLimits:
+    return CountedLimits(new_store, runner)
 
 
 # Brute force
 
 
 @each_backend
-def test_the_eleventh_wrong_password_is_not_looked_at_and_neither_is_the_right_one(
+def test_login_is_refused_after_ten_wrong_passwords_even_with_the_right_one(
     user: User, other_user: User, new_browser: Browsers, check_problem: CheckProblem
 ) -> None:
     guesser, player = new_browser(), new_browser()
     headers = basic(user.email)
     assert player.get("/files", headers=headers).status_code == 200
-    # However it is sent, and however the address is written.
+    # By form or Basic, and in any spelling of the address.
     for number in range(5):
         assert log_in(guesser, user.email, f"wrong {number}").status_code == 401
         wrong = basic(user.email.upper(), f"wrong as well {number}")
@@ -99,8 +100,10 @@ def test_the_eleventh_wrong_password_is_not_looked_at_and_neither_is_the_right_o
     assert page.headers["content-type"].startswith("text/html")
     assert int(page.headers["retry-after"]) >= 1
     assert guesser.get("/files", headers=basic(user.email, "x")).status_code == 429
-    assert guesser.get("/files", headers=headers).status_code == 429, "though it is remembered elsewhere"
-    # Others are not locked out: a player, the owner at another address, and the neighbour.
+    assert guesser.get("/files", headers=headers).status_code == 429, (
+        "although the right password is cached for another address"
+    )
+    # Not limited: a player, the owner at another address, and another account at this one.
     assert player.get("/files", headers=headers).status_code == 200
     assert log_in(new_browser(), user.email, PASSWORD).status_code == 200
     assert log_in(guesser, other_user.email, PASSWORD).status_code == 200
@@ -108,146 +111,144 @@ def test_the_eleventh_wrong_password_is_not_looked_at_and_neither_is_the_right_o
     assert guesser.post("/account/password", json=changing, headers=user.headers).status_code == 429
 
 
-def test_a_player_goes_on_while_somebody_beside_it_guesses(user: User, new_browser: Browsers) -> None:
-    """With the password that was right a moment ago: its owner has it on the same line as the children."""
-    line, headers = new_browser(), basic(user.email)
-    assert line.get("/files", headers=headers).status_code == 200
+def test_cached_password_works_while_its_address_is_limited(user: User, new_browser: Browsers) -> None:
+    """The owner's player may share its public address with a child who guesses passwords."""
+    shared_address, headers = new_browser(), basic(user.email)
+    assert shared_address.get("/files", headers=headers).status_code == 200
     for number in range(PER_PAIR + 1):
-        log_in(line, user.email, f"wrong {number}")
-    assert log_in(line, user.email, "wrong").status_code == 429
-    assert line.get("/files", headers=headers).status_code == 200
+        log_in(shared_address, user.email, f"wrong {number}")
+    assert log_in(shared_address, user.email, "wrong").status_code == 429
+    assert shared_address.get("/files", headers=headers).status_code == 200
 
 
-def test_who_is_right_is_not_counted(user: User, new_browser: Browsers) -> None:
+def test_successful_logins_are_not_counted(user: User, new_browser: Browsers) -> None:
     owner = new_browser()
     for _ in range(2 * PER_PAIR):
         assert log_in(owner, user.email, PASSWORD).status_code == 200
 
 
-def test_who_is_right_is_not_counted_when_looked_at_either(guesses: Counted) -> None:
+def test_login_limits_do_not_count_successful_attempts(limits: CountedLimits) -> None:
     for _ in range(2 * PER_ACCOUNT):
-        guesses.guess("anna@example.org", "192.0.2.1")
-        guesses.was_right("anna@example.org", "192.0.2.1")
+        limits.guess("anna@example.org", "192.0.2.1")
+        limits.was_right("anna@example.org", "192.0.2.1")
 
 
-def test_names_of_nobody_are_counted_as_those_of_accounts(new_browser: Browsers) -> None:
-    """Or the limit would tell which there are."""
+def test_unknown_account_is_limited_like_an_existing_one(new_browser: Browsers) -> None:
+    """Otherwise the limit would reveal which accounts exist."""
     guesser = new_browser()
     statuses = [log_in(guesser, "nobody@example.org", f"wrong {n}").status_code for n in range(PER_PAIR + 1)]
     assert statuses == [401] * PER_PAIR + [429]
 
 
 @each_backend
-def test_of_a_hundred_guesses_at_once_no_more_are_looked_at(
-    account_server: AccountServer, user: User
-) -> None:
+def test_concurrent_guesses_share_one_limit(account_server: AccountServer, user: User) -> None:
     with browser(account_server.server) as guesser, ThreadPoolExecutor(20) as pool:
         found = pool.map(lambda n: log_in(guesser, user.email, f"wrong {n}").status_code, range(100))
         assert Counter(found) == {401: PER_PAIR, 429: 100 - PER_PAIR}
         assert log_in(guesser, user.email, PASSWORD).status_code == 429
 
 
-def test_one_address_cannot_try_one_password_on_all_accounts(guesses: Counted) -> None:
+def test_address_is_limited_across_accounts(limits: CountedLimits) -> None:
     for number in range(PER_ADDRESS):
-        guesses.guess(f"person-{number}@example.org", "192.0.2.1")
+        limits.guess(f"person-{number}@example.org", "192.0.2.1")
     with pytest.raises(TooManyAttempts):
-        guesses.guess("another@example.org", "192.0.2.1")
-    guesses.guess("another@example.org", "192.0.2.2")
+        limits.guess("another@example.org", "192.0.2.1")
+    limits.guess("another@example.org", "192.0.2.2")
 
 
-def test_nobody_is_kept_out_where_they_have_been_by_guesses_from_many_addresses(guesses: Counted) -> None:
-    guesses.guess("anna@example.org", "203.0.113.5")
-    guesses.was_right("anna@example.org", "203.0.113.5")
+def test_known_address_is_admitted_when_account_limit_is_reached(limits: CountedLimits) -> None:
+    limits.guess("anna@example.org", "203.0.113.5")
+    limits.was_right("anna@example.org", "203.0.113.5")
     for number in range(PER_ACCOUNT):
-        guesses.guess("anna@example.org", f"192.0.2.{number}")
+        limits.guess("anna@example.org", f"192.0.2.{number}")
     with pytest.raises(TooManyAttempts):
-        guesses.guess("anna@example.org", "203.0.113.6")
+        limits.guess("anna@example.org", "203.0.113.6")
     for _ in range(PER_PAIR):
-        guesses.guess("anna@example.org", "203.0.113.5")
+        limits.guess("anna@example.org", "203.0.113.5")
     with pytest.raises(TooManyAttempts):
-        guesses.guess("anna@example.org", "203.0.113.5")
+        limits.guess("anna@example.org", "203.0.113.5")
 
 
-def test_a_password_is_the_same_from_every_keyboard() -> None:
+def test_password_matches_in_any_unicode_normalization() -> None:
     passwords = Passwords()
     assert passwords.match(passwords.hash("caf\u00e9 caf\u00e9"), "cafe\u0301 cafe\u0301")
 
 
-def test_a_network_of_ipv6_is_one_address(guesses: Counted) -> None:
-    """A home has 2⁶⁴ of them, at least."""
+def test_ipv6_network_counts_as_one_address(limits: CountedLimits) -> None:
+    """A home network has at least 2⁶⁴ addresses."""
     for number in range(PER_PAIR):
-        guesses.guess("anna@example.org", f"2001:db8:0:1::{number:x}")
+        limits.guess("anna@example.org", f"2001:db8:0:1::{number:x}")
     with pytest.raises(TooManyAttempts):
-        guesses.guess("anna@example.org", "2001:db8:0:1:ffff::1")
-    guesses.guess("anna@example.org", "2001:db8:0:2::1")
+        limits.guess("anna@example.org", "2001:db8:0:1:ffff::1")
+    limits.guess("anna@example.org", "2001:db8:0:2::1")
     for number in range(PER_PAIR):
-        guesses.guess("anna@example.org", ["::ffff:192.0.2.1", "192.0.2.1"][number % 2])
+        limits.guess("anna@example.org", ["::ffff:192.0.2.1", "192.0.2.1"][number % 2])
     with pytest.raises(TooManyAttempts):
-        guesses.guess("anna@example.org", "192.0.2.1")
+        limits.guess("anna@example.org", "192.0.2.1")
 
 
-def test_many_addresses_together_get_no_further_than_the_limit_of_the_account(guesses: Counted) -> None:
+def test_account_limit_applies_across_addresses(limits: CountedLimits) -> None:
     for number in range(PER_ACCOUNT):
-        guesses.guess("anna@example.org", f"192.0.2.{number}")
+        limits.guess("anna@example.org", f"192.0.2.{number}")
     with pytest.raises(TooManyAttempts):
-        guesses.guess("anna@example.org", "198.51.100.1")
+        limits.guess("anna@example.org", "198.51.100.1")
 
 
-def test_who_has_to_wait_for_one_account_is_let_in_to_another(guesses: Counted) -> None:
-    """A player with a password of before asks on and on, and the family is behind the same address."""
+def test_refused_attempts_do_not_count_against_address(limits: CountedLimits) -> None:
+    """A player with an outdated password retries for ever, and the family shares its address."""
     for _ in range(PER_PAIR):
-        guesses.guess("anna@example.org", "192.0.2.1")
+        limits.guess("anna@example.org", "192.0.2.1")
     for _ in range(2 * PER_ADDRESS):
         with pytest.raises(TooManyAttempts):
-            guesses.guess("anna@example.org", "192.0.2.1")
-    guesses.guess("ben@example.org", "192.0.2.1")
+            limits.guess("anna@example.org", "192.0.2.1")
+    limits.guess("ben@example.org", "192.0.2.1")
 
 
-def test_owners_who_wait_for_what_others_guessed_do_not_wait_for_their_own_tries(guesses: Counted) -> None:
+def test_attempts_refused_by_account_limit_are_not_counted(limits: CountedLimits) -> None:
     for number in range(PER_ACCOUNT):
-        guesses.guess("anna@example.org", f"192.0.2.{number}")
+        limits.guess("anna@example.org", f"192.0.2.{number}")
     for _ in range(2 * PER_ADDRESS):
         with pytest.raises(TooManyAttempts) as refused:
-            guesses.guess("anna@example.org", "198.51.100.1")
+            limits.guess("anna@example.org", "198.51.100.1")
     assert refused.value.retry_after <= WINDOW_S / PER_ACCOUNT + 1
-    guesses.guess("ben@example.org", "198.51.100.1")
+    limits.guess("ben@example.org", "198.51.100.1")
 
 
-def test_names_without_end_from_one_address_make_nobody_forget_what_was_tried(
-    guesses: Counted, monkeypatch: pytest.MonkeyPatch
+def test_guesses_stay_counted_when_one_address_tries_endless_accounts(
+    limits: CountedLimits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(login_limits, "MAX_KEYS", 500)  # of twenty thousand the test takes seconds
+    monkeypatch.setattr(login_limits, "MAX_KEYS", 500)  # twenty thousand would take seconds
     for _ in range(PER_PAIR):
-        guesses.guess("anna@example.org", "192.0.2.1")
+        limits.guess("anna@example.org", "192.0.2.1")
     for number in range(500 + PER_ADDRESS):
         with contextlib.suppress(TooManyAttempts):
-            guesses.guess(f"person-{number}@example.org", "192.0.2.2")
+            limits.guess(f"person-{number}@example.org", "192.0.2.2")
     with pytest.raises(TooManyAttempts):
-        guesses.guess("anna@example.org", "192.0.2.1")
+        limits.guess("anna@example.org", "192.0.2.1")
 
 
-def test_who_has_to_wait_and_goes_on_trying_is_no_work_for_the_database(guesses: Counted) -> None:
+def test_refused_attempts_cause_no_database_calls(limits: CountedLimits) -> None:
     for _ in range(PER_PAIR):
-        guesses.guess("anna@example.org", "192.0.2.1")
+        limits.guess("anna@example.org", "192.0.2.1")
     for _ in range(1000):
         with pytest.raises(TooManyAttempts):
-            guesses.guess("anna@example.org", "192.0.2.1")
-    assert guesses.asked == PER_PAIR + 1
+            limits.guess("anna@example.org", "192.0.2.1")
+    assert limits.calls == PER_PAIR + 1
 
 
-def test_what_another_process_counted_counts_here(new_store: AccountStore, runner: asyncio.Runner) -> None:
-    one, two = Counted(new_store, runner), Counted(new_store, runner)
+def test_limits_are_shared_between_processes(new_store: AccountStore, runner: asyncio.Runner) -> None:
+    one, two = CountedLimits(new_store, runner), CountedLimits(new_store, runner)
     one.guess("ben@example.org", "203.0.113.5")
     one.was_right("ben@example.org", "203.0.113.5")
     for number in range(PER_ACCOUNT):
         (one, two)[number % 2].guess("ben@example.org", f"192.0.2.{number}")
-    for counted in (one, two):
+    for counting_verify in (one, two):
         with pytest.raises(TooManyAttempts):
-            counted.guess("ben@example.org", "198.51.100.1")
-        counted.guess("ben@example.org", "203.0.113.5")
+            counting_verify.guess("ben@example.org", "198.51.100.1")
+        counting_verify.guess("ben@example.org", "203.0.113.5")
 
 
-def test_nobody_says_by_a_header_that_it_comes_from_elsewhere(user: User, new_browser: Browsers) -> None:
+def test_forwarded_headers_of_client_do_not_change_its_address(user: User, new_browser: Browsers) -> None:
     guesser = new_browser()
     statuses = [
         guesser.post(
@@ -264,15 +265,15 @@ def test_nobody_says_by_a_header_that_it_comes_from_elsewhere(user: User, new_br
     assert statuses[-1] == 429
 
 
-def test_sign_ups_are_counted_by_address(
+def test_sign_ups_are_limited_by_address(
     account_server: AccountServer, new_browser: Browsers, check_problem: CheckProblem
 ) -> None:
-    someone = new_browser()
+    anonymous = new_browser()
     account_server.new_account(taken := f"taken-{next(NUMBERS)}@example.org")
     body = {"email": taken, "password": "not mine"}
-    statuses = [someone.post("/sign-up", json=body).status_code for _ in range(21)]
+    statuses = [anonymous.post("/sign-up", json=body).status_code for _ in range(21)]
     assert statuses == [409] * 20 + [429]
-    refused = someone.post("/sign-up", json={**body, "email": f"new-{next(NUMBERS)}@example.org"})
+    refused = anonymous.post("/sign-up", json={**body, "email": f"new-{next(NUMBERS)}@example.org"})
     check_problem(refused, 429)
     assert 1 <= int(refused.headers["retry-after"]) <= 3600
     assert new_browser().post("/sign-up", json=body).status_code == 409
@@ -283,7 +284,7 @@ def test_sign_ups_are_counted_by_address(
 
 @asynccontextmanager
 async def callers(account_server: AccountServer) -> AsyncIterator[Callers]:
-    """Those of the server, in this process: no network is in what is measured."""
+    """Run authentication in this process, so that timings contain no network."""
     hashing, asking = Workers("hashing", threads=1, waiting=10), Workers("asking", threads=1, waiting=10)
     try:
         yield Callers(
@@ -299,8 +300,8 @@ async def callers(account_server: AccountServer) -> AsyncIterator[Callers]:
         asking.close()
 
 
-async def guess(callers: Callers, email: str, password: str) -> float:
-    """The seconds that it takes to say no, to an address that never asked before."""
+async def failed_login_s(callers: Callers, email: str, password: str) -> float:
+    """Return the seconds that a failed login takes, from an unused address."""
     number = next(NUMBERS)
     began = time.perf_counter()
     with pytest.raises(WrongCredentials):
@@ -309,48 +310,46 @@ async def guess(callers: Callers, email: str, password: str) -> float:
 
 
 @pytest.mark.anyio
-async def test_to_say_no_takes_as_long_whether_there_is_such_an_account(
+async def test_failed_login_takes_equal_time_for_unknown_account(
     account_server: AccountServer, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same is done, once: and so the medians are within a tenth of each other."""
-    done: list[str] = []
+    """Each failed login hashes once, so the medians differ by less than a tenth."""
+    hashed: list[str] = []
     verify = argon2.PasswordHasher.verify
 
-    def counted(self: argon2.PasswordHasher, known: str, password: Any) -> Any:
-        done.append(repr(argon2.extract_parameters(known)))
-        return verify(self, known, password)
+    def counting_verify(self: argon2.PasswordHasher, authentication: str, password: Any) -> Any:
+        hashed.append(repr(argon2.extract_parameters(authentication)))
+        return verify(self, authentication, password)
 
     unknown, disabled = f"nobody-{next(NUMBERS)}@example.org", account_server.new_user()
     account_server.store.set_disabled(disabled.account.id, True)
-    async with callers(account_server) as known:
+    async with callers(account_server) as authentication:
         with monkeypatch.context() as patch:
-            patch.setattr(argon2.PasswordHasher, "verify", counted)
+            patch.setattr(argon2.PasswordHasher, "verify", counting_verify)
             for email in (user.email, unknown, disabled.email, "no address", "\0", ""):
                 for password in ("wrong password", "", "x" * 1025, "x" * 5000, "\0", PASSWORD + "\0"):
-                    await guess(known, email, password)
-            assert len(done) == 36, "one each"
-            assert len({*done}) == 1, "of the same cost"
-        there: list[float] = []
-        not_there: list[float] = []
+                    await failed_login_s(authentication, email, password)
+            assert len(hashed) == 36, "one hash each"
+            assert len({*hashed}) == 1, "of equal cost"
+        existing_times: list[float] = []
+        unknown_times: list[float] = []
         ratio = 0.0
-        for number in range(80):  # others may keep this machine busy
-            pair = [(there, user.email), (not_there, f"nobody-{next(NUMBERS)}@example.org")]
+        for number in range(80):  # other processes may slow this machine down
+            pair = [(existing_times, user.email), (unknown_times, f"nobody-{next(NUMBERS)}@example.org")]
             for times, email in pair if number % 2 else reversed(pair):
-                times.append(await guess(known, email, f"wrong {number}"))
-            ratio = statistics.median(there) / statistics.median(not_there)
+                times.append(await failed_login_s(authentication, email, f"wrong {number}"))
+            ratio = statistics.median(existing_times) / statistics.median(unknown_times)
             if number % 8 == 7 and 0.9 < ratio < 1.1:
                 return
     raise AssertionError(f"The medians are as 1 to {ratio:.2f}.")
 
 
 @pytest.mark.anyio
-async def test_no_more_is_done_at_once_than_there_are_threads_for(
-    account_server: AccountServer, user: User
-) -> None:
-    """And what waits is bounded: the rest is told so."""
-    async with callers(account_server) as known:
+async def test_password_checks_are_bounded_by_threads(account_server: AccountServer, user: User) -> None:
+    """The queue is bounded too; attempts beyond it are refused."""
+    async with callers(account_server) as authentication:
         responses = await asyncio.gather(
-            *(known.by_password(f"{n}@example.org", "wrong", f"10.9.0.{n}") for n in range(60)),
+            *(authentication.by_password(f"{n}@example.org", "wrong", f"10.9.0.{n}") for n in range(60)),
             return_exceptions=True,
         )
     kinds = Counter(type(response) for response in responses)
@@ -361,37 +360,39 @@ async def test_no_more_is_done_at_once_than_there_are_threads_for(
 
 
 @pytest.mark.anyio
-async def test_a_password_that_was_right_is_remembered(
+async def test_right_password_is_cached(
     account_server: AccountServer, user: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Players send it with each of a thousand requests; of those at once, too, one pays for all."""
-    done: list[bool] = []
+    """Players send the password with every request; of concurrent requests, too, only one hashes."""
+    hashed: list[bool] = []
     verify = argon2.PasswordHasher.verify
 
-    def counted(self: argon2.PasswordHasher, known: str, password: Any) -> Any:
-        done.append(True)
-        return verify(self, known, password)
+    def counting_verify(self: argon2.PasswordHasher, authentication: str, password: Any) -> Any:
+        hashed.append(True)
+        return verify(self, authentication, password)
 
-    monkeypatch.setattr(argon2.PasswordHasher, "verify", counted)
-    async with callers(account_server) as known:
-        await asyncio.gather(*(known.by_password(user.email, PASSWORD, "10.8.0.1") for _ in range(50)))
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", counting_verify)
+    async with callers(account_server) as authentication:
+        await asyncio.gather(
+            *(authentication.by_password(user.email, PASSWORD, "10.8.0.1") for _ in range(50))
+        )
         for _ in range(100):
-            await known.by_password(user.email, PASSWORD, "10.8.0.1")
-        assert len(done) == 1
+            await authentication.by_password(user.email, PASSWORD, "10.8.0.1")
+        assert len(hashed) == 1
         for _ in range(3):
             with pytest.raises(WrongCredentials):
-                await known.by_password(user.email, PASSWORD + "x", "10.8.0.1")
-        assert len(done) == 4, "a wrong one is not"
+                await authentication.by_password(user.email, PASSWORD + "x", "10.8.0.1")
+        assert len(hashed) == 4, "a wrong password is not cached"
 
 
-# What is no Authorization
+# Malformed Authorization fields
 
 
 def encoded(text: bytes) -> str:
     return base64.b64encode(text).decode()
 
 
-def test_authorizations_that_make_no_sense(
+def test_malformed_authorization_is_rejected(
     account_server: AccountServer,
     user: User,
     send_raw: Callable[..., httpx.Response],
@@ -400,7 +401,7 @@ def test_authorizations_that_make_no_sense(
 ) -> None:
     right = f"{user.email}:{PASSWORD}".encode()
     secret = user.new_token()
-    fields = [
+    invalid_fields = [
         "",
         "Basic",
         "Basic ",
@@ -436,15 +437,15 @@ def test_authorizations_that_make_no_sense(
         secret,
         encoded(right),
     ]
-    for field in fields:
+    for field in invalid_fields:
         response = send_raw("GET", "/files", {"Authorization": field})
         assert response.status_code == 401, (field[:60], response.text)
         check_problem(response, 401)
-    # With a browser's cookie beside it, what is wrong is not passed over.
+    # A valid cookie does not make up for an invalid Authorization.
     assert send_raw("GET", "/files", {"Authorization": "Basic x", **user.headers}).status_code == 401
 
 
-def test_two_authorizations_are_none(
+def test_two_authorizations_are_rejected(
     account_server: AccountServer, user: User, other_user: User, send_request: Any
 ) -> None:
     mine, others = (f"Authorization: {basic(one.email)['Authorization']}" for one in (user, other_user))
@@ -453,13 +454,11 @@ def test_two_authorizations_are_none(
         assert send_request("GET", "/files", *both).status_code == 401
 
 
-def test_a_huge_authorization_is_refused_before_it_is_read(
-    account_server: AccountServer, send_request: Any
-) -> None:
+def test_huge_authorization_is_refused(account_server: AccountServer, send_request: Any) -> None:
     assert send_request("GET", "/files", "Authorization: Basic " + "A" * (70 << 10)).status_code == 431
 
 
-def test_schemes_are_of_any_case_and_passwords_may_have_colons(
+def test_authorization_scheme_ignores_case_and_password_may_contain_colon(
     account_server: AccountServer, user: User
 ) -> None:
     assert ":" in PASSWORD
@@ -475,7 +474,7 @@ def test_schemes_are_of_any_case_and_passwords_may_have_colons(
         assert account_server.request("GET", "/files", headers={"Authorization": field}).status_code == 200
 
 
-def test_passwords_over_basic_are_utf_8(account_server: AccountServer) -> None:
+def test_basic_password_is_decoded_as_utf_8(account_server: AccountServer) -> None:
     password = "ключ ☃ 🔑: é"
     user = account_server.new_user(password=Passwords().hash(password))
     assert account_server.request("GET", "/files", headers=basic(user.email, password)).status_code == 200

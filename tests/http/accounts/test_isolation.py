@@ -1,4 +1,4 @@
-"""What is one account's is nobody else's: to all others, each of its files is as if it had never been."""
+"""Isolation: for every other account, a file of one account does not exist."""
 
 import json
 from collections.abc import Iterator
@@ -22,8 +22,10 @@ FORM = {"file": ("film.mp4", b"other bytes", "video/mp4")}
 
 @dataclass(frozen=True)
 class Place:
-    """A file that somebody owns, and what else of that account has a name; or names that nobody ever had. All
-    are as long in both, so that the answers may be compared to the byte."""
+    """A file of an account with its ids and link, or unused names of the same lengths.
+
+    Equal lengths let the tests compare responses byte for byte.
+    """
 
     folder: str
     file_id: str
@@ -37,13 +39,13 @@ class Place:
         return f"{self.folder}/film.mp4"
 
     def without(self, text: str) -> str:
-        """A text of an answer that does not say of which place it is."""
+        """Replace the names of this place in a response text by placeholders."""
         for name in ("folder", "file_id", "etag", "sid", "token_id", "link_id"):
             text = text.replace(getattr(self, name), f"<{name}>")
         return text
 
 
-# name: what is asked of a place, and how an account answers that has no such thing.
+# Name: method, target, options, and the status for an account without such a file.
 REQUESTS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "get": ("GET", "/files/{path}", {}, 404),
     "get range": ("GET", "/files/{path}", {"headers": {"range": "bytes=0-1"}}, 404),
@@ -112,14 +114,17 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "account": ("GET", "/account", {}, 200),
 }
 
-SAFE = ("GET", "HEAD", "OPTIONS")
-MANAGING = ("/account", "/invites", "/settings")
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+ACCOUNT_ROUTES = ("/account", "/invites", "/settings")
 
 
 @dataclass
-class Stranger:
-    """Somebody else, or nobody: the headers, the link that is added to each URL, and whether the door is shut
-    to all that is asked (statuses for what is safe and for the rest), or to all but files."""
+class OtherCaller:
+    """A caller other than the owner: headers, a link for each URL, and statuses.
+
+    `shut` holds the statuses for safe and unsafe methods if every request is refused; `manages` is False if
+    only requests for files are accepted.
+    """
 
     headers: dict[str, str]
     link: str = ""
@@ -127,17 +132,17 @@ class Stranger:
     manages: bool = True
     scopes: frozenset[Scope] = frozenset(Scope)
     user: User | None = None
-    """Whose library it works in, if it does."""
+    """The account whose library the caller uses, or None."""
 
     def expects(self, name: str, method: str, target: str, status: int) -> int:
-        """How such a request is answered, if an account with no such file is answered `status`."""
+        """Return the expected status, given that of an account without such a file."""
         if self.shut is not None:
-            return self.shut[0] if method in SAFE else self.shut[1]
-        if (Scope.READ if method in SAFE else Scope.WRITE) not in self.scopes:
+            return self.shut[0] if method in SAFE_METHODS else self.shut[1]
+        if (Scope.READ if method in SAFE_METHODS else Scope.WRITE) not in self.scopes:
             return 403
-        if "if-" in name and method not in SAFE and Scope.READ not in self.scopes:
+        if "if-" in name and method not in SAFE_METHODS and Scope.READ not in self.scopes:
             return 403  # see test_write_only
-        return 403 if target.startswith(MANAGING) and not self.manages else status
+        return 403 if target.startswith(ACCOUNT_ROUTES) and not self.manages else status
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +152,14 @@ def owner(account_server: AccountServer) -> User:
 
 @pytest.fixture(scope="module")
 def socket(account_server: AccountServer, owner: User) -> Iterator[Socket]:
-    """Where the owner is told of the progress of uploads."""
+    """The owner's WebSocket, which receives upload progress."""
     with Socket(account_server.server, "/", owner.cookie) as socket:
         assert socket.status == 101
         yield socket
 
 
 @pytest.fixture(scope="module")
-def theirs(owner: User, socket: Socket) -> Place:
+def owned(owner: User, socket: Socket) -> Place:
     name = "owned-" + uuid4().hex
     file = owner.put(f"{name}/film.mp4", b"what only the owner may see")
     owner.put(f"{name}/other.mp4")
@@ -166,15 +171,15 @@ def theirs(owner: User, socket: Socket) -> Place:
 
 
 @pytest.fixture(scope="module")
-def nowhere(theirs: Place) -> Place:
-    """Names like those, which never were."""
-    sid = "x" * len(theirs.sid)
+def unused(owned: Place) -> Place:
+    """Unused names of the same lengths as those of `theirs`."""
+    sid = "x" * len(owned.sid)
     etag = uuid4().hex + uuid4().hex
     return Place("never-" + uuid4().hex, uuid4().hex, etag, sid, uuid4().hex, uuid4().hex)
 
 
-STRANGERS = (
-    "nobody",
+CALLERS = (
+    "anonymous",
     "another account",
     "an administrator",
     "another's password",
@@ -193,152 +198,162 @@ STRANGERS = (
 
 
 @pytest.fixture(scope="module")
-def strangers(account_server: AccountServer, admin: User, owner: User, theirs: Place) -> dict[str, Stranger]:
-    another, disabled, leaving = (
+def callers(account_server: AccountServer, admin: User, owner: User, owned: Place) -> dict[str, OtherCaller]:
+    another_user, disabled, leaving = (
         account_server.new_user(),
         account_server.new_user(),
         account_server.new_user(),
     )
     refused = (401, 401)
-    another.put("linked/film.mp4")
+    another_user.put("linked/film.mp4")
     owner.put("unrelated/film.mp4")
 
     def signed(url: str) -> str:
         return url.partition("link=")[2]
 
-    made = {
-        "nobody": Stranger({}, shut=refused),
-        "another account": Stranger(another.headers, user=another),
-        "an administrator": Stranger(admin.headers, user=admin),
-        "another's password": Stranger(basic(another.email), user=another),
-        "another's token": Stranger(bearer(another.new_token()), manages=False, user=another),
-        "another's read token": Stranger(
-            bearer(another.new_token(Scope.READ)), manages=False, user=another, scopes=frozenset({Scope.READ})
-        ),
-        "another's write token": Stranger(
-            bearer(another.new_token(Scope.WRITE)),
+    created = {
+        "anonymous": OtherCaller({}, shut=refused),
+        "another account": OtherCaller(another_user.headers, user=another_user),
+        "an administrator": OtherCaller(admin.headers, user=admin),
+        "another's password": OtherCaller(basic(another_user.email), user=another_user),
+        "another's token": OtherCaller(bearer(another_user.new_token()), manages=False, user=another_user),
+        "another's read token": OtherCaller(
+            bearer(another_user.new_token(Scope.READ)),
             manages=False,
-            user=another,
+            user=another_user,
+            scopes=frozenset({Scope.READ}),
+        ),
+        "another's write token": OtherCaller(
+            bearer(another_user.new_token(Scope.WRITE)),
+            manages=False,
+            user=another_user,
             scopes=frozenset({Scope.WRITE}),
         ),
-        "a link to another file of the owner": Stranger(
-            {}, signed(owner.new_link(f"{theirs.folder}/other.mp4")["url"]), (403, 401)
+        "a link to another file of the owner": OtherCaller(
+            {}, signed(owner.new_link(f"{owned.folder}/other.mp4")["url"]), (403, 401)
         ),
-        "a link of another account": Stranger(
-            {}, signed(another.new_link("linked/film.mp4")["url"]), (403, 401)
+        "a link of another account": OtherCaller(
+            {}, signed(another_user.new_link("linked/film.mp4")["url"]), (403, 401)
         ),
-        "a playlist of the owner": Stranger(
+        "a playlist of the owner": OtherCaller(
             {}, signed(owner.new_playlist_link("unrelated")["url"]), (403, 401)
         ),
-        "a disabled account": Stranger(disabled.headers, shut=refused),
-        "a leaving account": Stranger(bearer(leaving.new_token()), shut=refused),
-        "an expired session": Stranger(
-            account_server.cookie(account_server.new_session(another.account, timedelta(days=15))),
+        "a disabled account": OtherCaller(disabled.headers, shut=refused),
+        "a leaving account": OtherCaller(bearer(leaving.new_token()), shut=refused),
+        "an expired session": OtherCaller(
+            account_server.cookie(account_server.new_session(another_user.account, timedelta(days=15))),
             shut=refused,
         ),
-        "a session that was never given": Stranger(account_server.cookie("0" * 43), shut=refused),
-        "a token that was never given": Stranger(bearer("skb_" + "0" * 43), shut=refused),
+        "a session that was never given": OtherCaller(account_server.cookie("0" * 43), shut=refused),
+        "a token that was never given": OtherCaller(bearer("skb_" + "0" * 43), shut=refused),
     }
     account_server.store.set_disabled(disabled.account.id, True)
     account_server.store.leave(leaving.account.id)
-    assert set(made) == set(STRANGERS)
-    return made
+    assert set(created) == set(CALLERS)
+    return created
 
 
-def filled(value: Any, place: Place) -> Any:
-    """With the names of the place in it."""
+def fill_in(value: Any, place: Place) -> Any:
+    """Fill in the names of a place."""
     match value:
         case str():
             names = {name: getattr(place, name) for name in Place.__dataclass_fields__}
             return value.format(**names, path=place.path) if "{" in value else value
         case dict():
-            return {key: filled(inner, place) for key, inner in value.items()}
+            return {key: fill_in(inner, place) for key, inner in value.items()}
     return value
 
 
 VOLATILE = ("id", "url", "stream_url", "created_at", "updated_at", "expires_at")
 
 
-def seen(response: httpx.Response, place: Place) -> tuple[int, dict[str, str], object]:
-    """All that an answer says but of which place it was asked, and what is another each time."""
+def comparable(response: httpx.Response, place: Place) -> tuple[int, dict[str, str], object]:
+    """Return status, headers and body without the names of the place and without values that always
+    differ."""
     text = place.without(response.text)
     body: object = text
     if response.headers.get("content-type") == "application/json":
         body = json.loads(text)
         if isinstance(body, dict):
             body = {key: value for key, value in body.items() if key not in VOLATILE}
-    # How long a time is depends on its fraction, so of JSON the length is another each time, too.
-    passing = {"date", "x-request-id", *(["content-length"] if isinstance(body, dict) else [])}
-    headers = {name: place.without(value) for name, value in response.headers.items() if name not in passing}
+    # The length of a timestamp depends on its fraction, so the length of JSON varies too.
+    volatile_headers = {"date", "x-request-id", *(["content-length"] if isinstance(body, dict) else [])}
+    headers = {
+        name: place.without(value) for name, value in response.headers.items() if name not in volatile_headers
+    }
     return response.status_code, headers, body
 
 
 def send_request(
-    account_server: AccountServer, stranger: Stranger, name: str, place: Place
+    account_server: AccountServer, caller: OtherCaller, name: str, place: Place
 ) -> httpx.Response:
     method, target, options, _ = REQUESTS[name]
-    options = filled(options, place)
-    headers = {**stranger.headers, **options.pop("headers", {})}
-    target = filled(target, place)
-    if stranger.link:
-        target += ("&" if "?" in target else "?") + f"link={stranger.link}"
-    if name == "patch onto it" and stranger.user is not None:
-        stranger.user.put("mine.mp4")
+    options = fill_in(options, place)
+    headers = {**caller.headers, **options.pop("headers", {})}
+    target = fill_in(target, place)
+    if caller.link:
+        target += ("&" if "?" in target else "?") + f"link={caller.link}"
+    if name == "patch onto it" and caller.user is not None:
+        caller.user.put("mine.mp4")
     response = account_server.request(method, target, headers=headers, **options)
-    if stranger.user is not None and method not in SAFE:
+    if caller.user is not None and method not in SAFE_METHODS:
         if response.status_code < 300:
-            made = response.json()
+            created = response.json()
             is_link = target.startswith("/account/links")
-            undo = f"/account/links/{made['id']}" if is_link else f"/files/{made['path']}"
-            assert stranger.user.request("DELETE", undo).status_code == 204
+            undo = f"/account/links/{created['id']}" if is_link else f"/files/{created['path']}"
+            assert caller.user.request("DELETE", undo).status_code == 204
         elif name == "patch onto it":
-            assert stranger.user.request("DELETE", "/files/mine.mp4").status_code == 204
+            assert caller.user.request("DELETE", "/files/mine.mp4").status_code == 204
     return response
 
 
-@pytest.mark.parametrize("who", STRANGERS)
-def test_to_all_others_a_file_is_as_if_it_had_never_been(
-    who: str,
+@pytest.mark.parametrize("caller_name", CALLERS)
+def test_file_does_not_exist_for_other_callers(
+    caller_name: str,
     account_server: AccountServer,
     owner: User,
-    theirs: Place,
-    nowhere: Place,
-    strangers: dict[str, Stranger],
+    owned: Place,
+    unused: Place,
+    callers: dict[str, OtherCaller],
     socket: Socket,
 ) -> None:
-    stranger = strangers[who]
-    secrets = (theirs.folder, theirs.file_id, theirs.link_id, theirs.token_id, owner.email, owner.account.id)
-    wrong: list[str] = []
+    caller = callers[caller_name]
+    secrets = (owned.folder, owned.file_id, owned.link_id, owned.token_id, owner.email, owner.account.id)
+    mistakes: list[str] = []
     with Socket(account_server.server, "/events", owner.cookie) as events:
         assert events.json() == {"type": "resync"}
         for name, (method, target, _, status) in REQUESTS.items():
-            never = send_request(account_server, stranger, name, nowhere)
-            response = send_request(account_server, stranger, name, theirs)
-            expected = stranger.expects(name, method, target, status)
+            response_for_unused = send_request(account_server, caller, name, unused)
+            response = send_request(account_server, caller, name, owned)
+            expected = caller.expects(name, method, target, status)
             if response.status_code != expected:
-                wrong.append(f"{name}: {response.status_code} instead of {expected}: {response.text[:200]}")
-            if seen(response, theirs) != seen(never, nowhere):
-                wrong.append(f"{name}: {seen(response, theirs)} is not {seen(never, nowhere)}")
+                mistakes.append(
+                    f"{name}: {response.status_code} instead of {expected}: {response.text[:200]}"
+                )
+            if comparable(response, owned) != comparable(response_for_unused, unused):
+                mistakes.append(
+                    f"{name}: {comparable(response, owned)} is not {comparable(response_for_unused, unused)}"
+                )
             if method == "GET" and "{" not in target and any(secret in response.text for secret in secrets):
-                wrong.append(f"{name} tells: {response.text[:500]}")
-        assert wrong == []
-        owner.put(f"{theirs.folder}/mark.mp4")
-        assert events.json()["path"] == f"{theirs.folder}/mark.mp4", "the only thing that has happened"
+                mistakes.append(f"{name} reveals: {response.text[:500]}")
+        assert mistakes == []
+        owner.put(f"{owned.folder}/mark.mp4")
+        assert events.json()["path"] == f"{owned.folder}/mark.mp4", "the only event"
     socket.send(TEXT, b"?")
-    assert socket.json() == {"pong": True}, "no progress of others"
-    assert owner.request("DELETE", f"/files/{theirs.folder}/mark.mp4").status_code == 204
-    assert owner.content(theirs.path) == b"what only the owner may see"
-    assert owner.request("HEAD", f"/files/{theirs.path}").headers["etag"] == f'"{theirs.etag}"'
-    assert owner.paths() == [theirs.path, f"{theirs.folder}/other.mp4", "unrelated/film.mp4"]
-    assert theirs.link_id in owner.request("GET", "/account/links").text
-    assert theirs.token_id in owner.request("GET", "/account/tokens").text
+    assert socket.json() == {"pong": True}, "no progress of other callers"
+    assert owner.request("DELETE", f"/files/{owned.folder}/mark.mp4").status_code == 204
+    assert owner.content(owned.path) == b"what only the owner may see"
+    assert owner.request("HEAD", f"/files/{owned.path}").headers["etag"] == f'"{owned.etag}"'
+    assert owner.paths() == [owned.path, f"{owned.folder}/other.mp4", "unrelated/film.mp4"]
+    assert owned.link_id in owner.request("GET", "/account/links").text
+    assert owned.token_id in owner.request("GET", "/account/tokens").text
 
 
-OWNERS = ("cookie", "password", "token", "read token", "write token")
+CREDENTIALS = ("cookie", "password", "token", "read token", "write token")
 
 
-@pytest.mark.parametrize("how", OWNERS)
-def test_the_owner_gets_to_all_of_it_as_far_as_the_scopes_go(how: str, account_server: AccountServer) -> None:
+@pytest.mark.parametrize("credentials", CREDENTIALS)
+def test_owner_has_access_within_scopes(credentials: str, account_server: AccountServer) -> None:
     owner = account_server.new_user()
     headers = {
         "cookie": owner.headers,
@@ -346,8 +361,8 @@ def test_the_owner_gets_to_all_of_it_as_far_as_the_scopes_go(how: str, account_s
         "token": bearer(owner.new_token()),
         "read token": bearer(owner.new_token(Scope.READ)),
         "write token": bearer(owner.new_token(Scope.WRITE)),
-    }[how]
-    reads, writes = how != "write token", how != "read token"
+    }[credentials]
+    can_read, can_write = credentials != "write token", credentials != "read token"
     file = owner.put("films/film.mp4", b"a film")
 
     def send_request(method: str, target: str, **options: Any) -> httpx.Response:
@@ -369,49 +384,49 @@ def test_the_owner_gets_to_all_of_it_as_far_as_the_scopes_go(how: str, account_s
     for target, content in safe.items():
         for method in ("GET", "HEAD"):
             response = send_request(method, target)
-            assert response.status_code == (200 if reads else 403), (method, target)
-            assert (content in response.content) is (reads and method == "GET"), (method, target)
+            assert response.status_code == (200 if can_read else 403), (method, target)
+            assert (content in response.content) is (can_read and method == "GET"), (method, target)
     assert [
         send_request("PUT", "/files/films/film.mp4", content=b"other").status_code,
         send_request("PUT", "/files/films/new.mp4", content=b"new").status_code,
         send_request("POST", "/file/upload", files=FORM).status_code,
         send_request("PATCH", "/files/films/new.mp4", content=b'{"filename": "newer.mp4"}').status_code,
         send_request("DELETE", "/files/films/newer.mp4").status_code,
-    ] == ([204, 201, 201, 200, 204] if writes else [403] * 5)
-    assert owner.content("films/film.mp4") == (b"other" if writes else b"a film")
-    refused = send_request("GET" if writes else "DELETE", "/files/films/film.mp4")
-    if not (reads and writes):
+    ] == ([204, 201, 201, 200, 204] if can_write else [403] * 5)
+    assert owner.content("films/film.mp4") == (b"other" if can_write else b"a film")
+    refused = send_request("GET" if can_write else "DELETE", "/files/films/film.mp4")
+    if not (can_read and can_write):
         assert refused.headers["www-authenticate"] == 'Bearer error="insufficient_scope"'
 
 
 @each_backend
-def test_two_accounts_have_the_same_names_and_each_its_own_files(account_server: AccountServer) -> None:
-    people = [account_server.new_user() for _ in range(3)]
-    files = [user.put("films/film.mp4", user.email.encode()) for user in people]
+def test_accounts_with_equal_names_have_separate_files(account_server: AccountServer) -> None:
+    users = [account_server.new_user() for _ in range(3)]
+    files = [user.put("films/film.mp4", user.email.encode()) for user in users]
     assert len({file["id"] for file in files}) == 3
-    assert [file["owner"] for file in files] == [user.account.id for user in people]
-    for user, file in zip(people, files, strict=True):
+    assert [file["owner"] for file in files] == [user.account.id for user in users]
+    for user, file in zip(users, files, strict=True):
         assert user.content("films/film.mp4") == user.email.encode()
         assert user.request("GET", f"/stream/{file['id']}").content == user.email.encode()
         assert user.paths() == ["films/film.mp4"]
         assert user.request("GET", "/account").json()["used"] == len(user.email)
-    assert people[0].request("DELETE", "/files/films/film.mp4").status_code == 204
-    assert people[1].content("films/film.mp4") == people[1].email.encode()
+    assert users[0].request("DELETE", "/files/films/film.mp4").status_code == 204
+    assert users[1].content("films/film.mp4") == users[1].email.encode()
 
 
-def test_a_cursor_of_one_list_goes_on_in_nobody_elses(
+def test_cursor_reveals_no_file_of_another_account(
     account_server: AccountServer, user: User, other_user: User
 ) -> None:
     for name in ("a", "b", "c"):
         user.put(f"{name}.mp4")
         other_user.put(f"{name}-other.mp4")
     page = user.request("GET", "/files?limit=1").json()
-    following = other_user.request("GET", "/files", params={"limit": 10, "cursor": page["next_cursor"]})
-    assert following.status_code in (200, 400)
-    assert {item["owner"] for item in following.json().get("items", [])} <= {other_user.account.id}
+    next_page = other_user.request("GET", "/files", params={"limit": 10, "cursor": page["next_cursor"]})
+    assert next_page.status_code in (200, 400)
+    assert {item["owner"] for item in next_page.json().get("items", [])} <= {other_user.account.id}
 
 
-ROUTES_FOR_NOBODY = [
+ANONYMOUS_STATUSES = [
     ("GET", "/login", 200),
     ("HEAD", "/login", 200),
     ("GET", "/sign-up", 200),
@@ -448,14 +463,14 @@ ROUTES_FOR_NOBODY = [
 ]
 
 
-def test_the_icon_is_for_everybody(account_server: AccountServer) -> None:
+def test_favicon_is_public(account_server: AccountServer) -> None:
     assert account_server.request("GET", "/favicon.ico").status_code == 200
 
 
-def test_nobody_gets_to_what_is_for_everybody_and_nothing_else(
+def test_only_public_routes_are_reachable_without_credentials(
     account_server: AccountServer, send_raw: Any, check_problem: Any
 ) -> None:
-    for method, target, status in ROUTES_FOR_NOBODY:
+    for method, target, status in ANONYMOUS_STATUSES:
         response = send_raw(method, target)
         assert response.status_code == status, (method, target, response.text)
         if status == 401:
@@ -465,10 +480,8 @@ def test_nobody_gets_to_what_is_for_everybody_and_nothing_else(
                 check_problem(response, 401)
 
 
-def test_a_browser_is_sent_to_the_login_and_from_there_to_where_it_was(
-    account_server: AccountServer, user: User
-) -> None:
-    """Whatever the name: what it asked for is what it gets."""
+def test_browser_is_redirected_to_login_and_back(account_server: AccountServer, user: User) -> None:
+    """The redirect keeps the target byte for byte, whatever its name."""
     html = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
     for target in (
         "/?folder=a%26b&q=%C3%A9",
@@ -476,17 +489,17 @@ def test_a_browser_is_sent_to_the_login_and_from_there_to_where_it_was(
         "/settings",
         "/files",
     ):
-        sent = account_server.request("GET", target, headers=html)
-        assert sent.status_code == 303
-        assert sent.headers["cache-control"] == "no-store"
-        login = httpx.URL(sent.headers["location"])
+        redirect = account_server.request("GET", target, headers=html)
+        assert redirect.status_code == 303
+        assert redirect.headers["cache-control"] == "no-store"
+        login = httpx.URL(redirect.headers["location"])
         assert login.path == "/login"
         form = {"email": user.email, "password": PASSWORD, "next": login.params["next"]}
-        back = account_server.request("POST", "/login", data=form, headers=html)
-        assert (back.status_code, back.headers["location"]) == (303, target)
+        logged_in = account_server.request("POST", "/login", data=form, headers=html)
+        assert (logged_in.status_code, logged_in.headers["location"]) == (303, target)
 
 
-def test_a_script_of_the_page_is_asked_so_that_no_browser_opens_a_dialog(
+def test_script_gets_bearer_challenge_without_browser_dialog(
     account_server: AccountServer,
 ) -> None:
     response = account_server.request(
@@ -496,12 +509,12 @@ def test_a_script_of_the_page_is_asked_so_that_no_browser_opens_a_dialog(
     assert response.headers["www-authenticate"] == 'Bearer realm="Seekable"'
 
 
-def test_what_is_private_is_for_no_shared_cache(account_server: AccountServer, user: User) -> None:
+def test_private_responses_are_not_stored_by_shared_caches(account_server: AccountServer, user: User) -> None:
     user.put("film.mp4")
     for target in ("/files/film.mp4", "/files", "/account", "/playlist.m3u", "/account/links"):
         response = user.request("GET", target)
         directives = response.headers.get("cache-control", "").replace(" ", "").split(",")
         assert {"private", "no-store"} & {*directives}, (target, directives)
     etag = user.request("GET", "/files/film.mp4").headers["etag"]
-    unchanged = user.request("GET", "/files/film.mp4", headers={"if-none-match": etag})
-    assert (unchanged.status_code, unchanged.headers["cache-control"]) == (304, "private, no-cache")
+    not_modified = user.request("GET", "/files/film.mp4", headers={"if-none-match": etag})
+    assert (not_modified.status_code, not_modified.headers["cache-control"]) == (304, "private, no-cache")

@@ -1,4 +1,4 @@
-"""Signed links open one file, or one playlist and what is in it, until they expire or are revoked."""
+"""Signed links open one file, or one playlist and its files, until they expire or are revoked."""
 
 import string
 import unicodedata
@@ -31,19 +31,19 @@ def token_of(url: str) -> str:
 
 
 def entries(playlist: httpx.Response) -> list[str]:
-    """The addresses in an M3U."""
+    """Return the addresses in an M3U playlist."""
     assert playlist.status_code == 200, playlist.text
     return [line for line in playlist.text.splitlines() if line.startswith("http")]
 
 
 @each_backend
-def test_a_link_opens_its_file_to_whoever_has_it(account_server: AccountServer, user: User) -> None:
+def test_link_opens_file_without_credentials(account_server: AccountServer, user: User) -> None:
     user.put("films/é & 100%.mp4", b"0123456789")
     link = user.new_link("films/é & 100%.mp4")
     assert link["path"] == "films/é & 100%.mp4"
     assert (link["is_playlist"], link["automatic"]) == (False, False)
-    lasts = datetime.fromisoformat(link["expires_at"]) - datetime.fromisoformat(link["created_at"])
-    assert lasts == timedelta(days=7)
+    age = datetime.fromisoformat(link["expires_at"]) - datetime.fromisoformat(link["created_at"])
+    assert age == timedelta(days=7)
     response = account_server.open_link(link["url"])
     assert (response.status_code, response.content) == (200, b"0123456789")
     assert response.headers["cache-control"] == "private, no-cache"
@@ -58,7 +58,7 @@ def test_a_link_opens_its_file_to_whoever_has_it(account_server: AccountServer, 
     assert user.request("GET", "/account/links").headers["cache-control"] == "no-store"
 
 
-def test_a_link_writes_nothing_and_opens_nothing_else(
+def test_link_is_read_only_and_opens_no_other_path(
     account_server: AccountServer, user: User, send_raw: SendRaw, check_problem: CheckProblem
 ) -> None:
     file = user.put("films/film.mp4", b"mine")
@@ -110,17 +110,17 @@ def test_a_link_writes_nothing_and_opens_nothing_else(
             assert send_raw(method, joined).status_code == 403, joined
         check_problem(send_raw("GET", joined), 403)
     assert send_raw("GET", f"/files/films%2ffilm.mp4?link={token}").status_code in (200, 403)
-    # The check of access sees the path that the route sees: dots removed.
+    # Authentication and routing use the same path, after dot segments are removed.
     for path in ("/files/other/../films/film.mp4", "/files/./films//film.mp4"):
         assert send_raw("GET", f"{path}?link={token}").content == b"mine"
     assert user.content("films/film.mp4") == b"mine"
     assert sorted(user.paths()) == ["film.mp4", "films/film.mp4", "films/other.mp4"]
 
 
-def test_an_altered_link_opens_nothing(
+def test_altered_link_is_refused(
     account_server: AccountServer, user: User, other_user: User, check_problem: CheckProblem
 ) -> None:
-    """Whichever of its characters is another, of whichever kind."""
+    """Any change of any character counts."""
     user.put("films/film.mp4", b"mine")
     other_user.put("films/film.mp4", b"others")
     token = token_of(user.new_link("films/film.mp4")["url"])
@@ -128,7 +128,7 @@ def test_an_altered_link_opens_nothing(
     playlist = token_of(user.new_playlist_link("films")["url"])
     link_id, _, signature = token.partition(".")
     alphabet = string.ascii_letters + string.digits + "-_"
-    altered = {
+    altered_tokens = {
         "",
         ".",
         link_id,
@@ -161,20 +161,18 @@ def test_an_altered_link_opens_nothing(
     for at in range(start, len(token) - 1, 7):
         for kind in (alphabet[:26], alphabet[26:52], string.digits, "-_", ".", "+", "%20"):
             new = kind if kind == "%20" else next(c for c in kind + "~" if c != token[at])
-            altered.add(token[:at] + new + token[at + 1 :])
-    assert token not in altered
-    for link in sorted(altered):
+            altered_tokens.add(token[:at] + new + token[at + 1 :])
+    assert token not in altered_tokens
+    for link in sorted(altered_tokens):
         response = account_server.request("GET", f"/files/films/film.mp4?link={quote(link, safe='%')}")
         check_problem(response, 403)
-    # That of another account opens what it has there itself, and never this one's.
+    # A link of another account opens the file of that account, never this one.
     assert account_server.request("GET", f"/files/films/film.mp4?link={others}").content == b"others"
     assert account_server.request("GET", f"/files/films/film.mp4?link={token}").content == b"mine"
 
 
-def test_the_last_character_of_a_signature_has_no_second_spelling(
-    account_server: AccountServer, user: User
-) -> None:
-    """Of its six bits base64 reads but four, and four characters would do; one link has one address."""
+def test_last_character_of_signature_has_one_spelling(account_server: AccountServer, user: User) -> None:
+    """Only four of its six bits carry data, so lax base64 would accept four characters."""
     user.put("film.mp4")
     token = token_of(user.new_link("film.mp4")["url"])
     alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
@@ -186,7 +184,7 @@ def test_the_last_character_of_a_signature_has_no_second_spelling(
     assert opened == [token[-1]]
 
 
-def test_a_link_says_each_thing_once(
+def test_repeated_link_parameter_is_refused(
     account_server: AccountServer, user: User, other_user: User, send_raw: SendRaw
 ) -> None:
     user.put("film.mp4")
@@ -204,10 +202,10 @@ def test_a_link_says_each_thing_once(
         assert send_raw("GET", f"{path}?{more}&{query}").status_code == 403, more
 
 
-def test_a_link_may_be_spelt_as_any_path_may(
+def test_link_accepts_any_spelling_of_its_path(
     account_server: AccountServer, user: User, send_raw: SendRaw
 ) -> None:
-    """Names are normalised before they are compared (NFC), as everywhere."""
+    """Names are normalized to NFC before they are compared."""
     user.put("Amélie.mp4", b"mine")
     token = token_of(user.new_link(unicodedata.normalize("NFD", "Amélie.mp4"))["url"])
     for name in ("Amélie.mp4", unicodedata.normalize("NFD", "Amélie.mp4")):
@@ -216,21 +214,23 @@ def test_a_link_may_be_spelt_as_any_path_may(
     assert send_raw("GET", f"/files/Am\u00e9lie.mp4?link={token}").status_code in (200, 400)
 
 
-def test_a_link_counts_before_all_else_that_is_shown(
+def test_link_takes_precedence_over_other_credentials(
     account_server: AccountServer, user: User, other_user: User
 ) -> None:
-    """Who opens it while logged in to another account gets what it is for."""
+    """A user of another account who opens the link gets the linked file."""
     user.put("film.mp4", b"mine")
     other_user.put("film.mp4", b"others")
     url = user.new_link("film.mp4")["url"]
     assert other_user.request("GET", url).content == b"mine"
     assert account_server.request("GET", url, headers=bearer(other_user.new_token())).content == b"mine"
-    assert other_user.request("PUT", url, content=b"others too").status_code == 204, "that is no link's"
+    assert other_user.request("PUT", url, content=b"others too").status_code == 204, (
+        "a link never applies to a write"
+    )
     assert (user.content("film.mp4"), other_user.content("film.mp4")) == (b"mine", b"others too")
 
 
 @each_backend
-def test_a_revoked_link_opens_nothing_at_once(
+def test_revoked_link_is_refused_immediately(
     account_server: AccountServer, user: User, other_user: User
 ) -> None:
     user.put("films/film.mp4")
@@ -244,21 +244,21 @@ def test_a_revoked_link_opens_nothing_at_once(
         assert user.request("DELETE", f"/account/links/{link['id']}").status_code == 404
     for url in (file["url"], entry, playlist["url"]):
         assert account_server.open_link(url).status_code == 403
-    # Who follows it in a browser reads a sentence, and not JSON.
-    told = account_server.open_link(file["url"], headers={"accept": "text/html"})
-    assert told.status_code == 403
-    assert told.headers["content-type"].startswith("text/html")
-    assert "not valid" in told.text
+    # A browser gets a page instead of JSON.
+    page = account_server.open_link(file["url"], headers={"accept": "text/html"})
+    assert page.status_code == 403
+    assert page.headers["content-type"].startswith("text/html")
+    assert "not valid" in page.text
 
 
-def test_a_head_of_a_playlist_has_the_length_of_its_signed_entries(user: User) -> None:
+def test_head_of_signed_playlist_has_length_of_get(user: User) -> None:
     user.put("films/film.mp4")
     head, get = (user.request(method, "/playlist.m3u?folder=films") for method in ("HEAD", "GET"))
     assert "?link=" in get.text
     assert int(head.headers["content-length"]) == len(get.content)
 
 
-def test_a_link_is_to_a_path_and_not_to_what_was_there(account_server: AccountServer, user: User) -> None:
+def test_link_follows_path_when_file_is_replaced(account_server: AccountServer, user: User) -> None:
     user.put("film.mp4", b"one")
     url = user.new_link("film.mp4")["url"]
     assert user.request("DELETE", "/files/film.mp4").status_code == 204
@@ -267,7 +267,9 @@ def test_a_link_is_to_a_path_and_not_to_what_was_there(account_server: AccountSe
     assert account_server.open_link(url).content == b"two"
 
 
-def test_links_to_nothing_are_not_made(user: User, other_user: User, check_problem: CheckProblem) -> None:
+def test_link_is_not_created_for_missing_or_invalid_path(
+    user: User, other_user: User, check_problem: CheckProblem
+) -> None:
     other_user.put("theirs.mp4")
     for body, status in (
         ({"path": "theirs.mp4"}, 404),
@@ -288,23 +290,23 @@ def test_links_to_nothing_are_not_made(user: User, other_user: User, check_probl
 # Playlists
 
 
-def test_every_entry_of_a_private_playlist_is_signed(account_server: AccountServer, user: User) -> None:
+def test_private_playlist_entries_are_signed(account_server: AccountServer, user: User) -> None:
     for name in ("1 é.mp4", "2 100% #?.mp4", "notes.txt"):
         user.put(f"films/{name}", name.encode())
     user.put("films/inside/3.mp4")
     found = entries(user.request("GET", "/playlist.m3u?folder=films"))
     assert [account_server.open_link(url).text for url in found] == ["1 é.mp4", "2 100% #?.mp4"]
-    assert len({token_of(url).partition(".")[0] for url in found}) == 1, "one link for all"
+    assert len({token_of(url).partition(".")[0] for url in found}) == 1, "one link signs all entries"
     assert len(entries(user.request("GET", "/playlist.m3u?folder=films&recursive=true"))) == 3
     again = entries(user.request("GET", "/playlist.m3u?folder=films"))
-    assert again == found, "what was fetched twice made no second link"
+    assert again == found, "a second fetch reuses the link"
     links = user.request("GET", "/account/links").json()["items"]
     assert [(link["path"], link["recursive"], link["automatic"]) for link in links].count(
         ("films", False, True)
     ) == 1
     xspf = user.request("GET", "/playlist.xspf?folder=films").text
     assert xspf.count("?link=") == 2
-    # An entry opens its own file.
+    # Each signature is valid for its own file only.
     token = token_of(found[0])
     assert (
         account_server.request("GET", f"/files/{quote('films/2 100% #?.mp4')}?link={token}").status_code
@@ -313,7 +315,7 @@ def test_every_entry_of_a_private_playlist_is_signed(account_server: AccountServ
     assert account_server.request("GET", f"/playlist.m3u?folder=films&link={token}").status_code == 403
 
 
-def test_a_link_to_a_playlist_opens_that_folder_and_no_more(
+def test_playlist_link_opens_only_its_folder(
     account_server: AccountServer, user: User, send_raw: SendRaw
 ) -> None:
     for path in ("films/a.mp4", "films/inside/b.mp4", "films2/c.mp4", "d.mp4"):
@@ -350,13 +352,13 @@ def test_a_link_to_a_playlist_opens_that_folder_and_no_more(
         assert send_raw("GET", joined).status_code == 403, joined
     searched = account_server.request("GET", f"/playlist.m3u?folder=films&q=b&link={token}")
     assert "inside" not in searched.text
-    assert send_raw("GET", f"/playlist.xspf?folder=films&link={token}").status_code == 200, "the same as XSPF"
+    assert send_raw("GET", f"/playlist.xspf?folder=films&link={token}").status_code == 200, (
+        "the same folder as XSPF"
+    )
 
 
-def test_what_a_shared_playlist_hands_out_ends_with_its_link(
-    account_server: AccountServer, user: User
-) -> None:
-    """Nobody keeps a film by fetching the playlist once more just before."""
+def test_entries_of_shared_playlist_end_with_its_link(account_server: AccountServer, user: User) -> None:
+    """Otherwise a last fetch before the link expires would extend access."""
     user.put("films/film.mp4")
     playlist = user.new_playlist_link("films", expires_in=60)
     (entry,) = entries(account_server.open_link(playlist["url"]))
@@ -366,33 +368,31 @@ def test_what_a_shared_playlist_hands_out_ends_with_its_link(
     assert account_server.open_link(entry).status_code == 403
 
 
-def test_what_a_key_has_signed_that_was_forgotten_is_forged() -> None:
+def test_signature_of_discarded_key_is_invalid() -> None:
     old, new, newest = (SigningKey(str(number), uuid4().hex, now()) for number in range(3))
     signed = [Signatures([key]).sign("1", Kind.FILE, "film.mp4") for key in (old, new, newest)]
-    both = Signatures([newest, new])
-    assert [both.check(one, Kind.FILE, "film.mp4") for one in signed] == [None, "1", "1"]
-    assert both.sign("1", Kind.FILE, "film.mp4") == signed[2]
+    signatures = Signatures([newest, new])
+    assert [signatures.check(one, Kind.FILE, "film.mp4") for one in signed] == [None, "1", "1"]
+    assert signatures.sign("1", Kind.FILE, "film.mp4") == signed[2]
     for kind, path in ((Kind.PLAYLIST, "film.mp4"), (Kind.FILE, "film.mp"), (Kind.FILE, "1\nfile\nfilm.mp4")):
-        assert both.check(signed[2], kind, path) is None
+        assert signatures.check(signed[2], kind, path) is None
 
 
-def test_the_links_of_an_account_are_bounded(account_server: AccountServer) -> None:
-    """So that nobody fills the database."""
+def test_playlists_of_missing_folders_create_no_links(account_server: AccountServer) -> None:
+    """Otherwise a client could fill the database."""
     owner = account_server.new_user()
     for number in range(30):
         owner.request("GET", f"/playlist.m3u?folder=none-{number}")
     assert owner.request("GET", "/account/links").json() == {"items": []}
 
 
-@pytest.mark.parametrize("lasts", [timedelta(seconds=-1), timedelta(days=-400)])
-def test_a_signature_does_not_outlive_its_link(
-    lasts: timedelta, account_server: AccountServer, user: User
-) -> None:
+@pytest.mark.parametrize("age", [timedelta(seconds=-1), timedelta(days=-400)])
+def test_link_is_refused_after_expiry(age: timedelta, account_server: AccountServer, user: User) -> None:
     user.put("film.mp4")
     token = token_of(user.new_link("film.mp4")["url"])
     link_id = token.partition(".")[0]
     account_server.store.remove_link(user.account.id, link_id)
     at = now()
-    expired: Any = Link(link_id, user.account.id, "film.mp4", False, False, False, at + lasts, at + lasts)
+    expired: Any = Link(link_id, user.account.id, "film.mp4", False, False, False, at + age, at + age)
     account_server.store.add_link(expired)
     assert account_server.request("GET", f"/files/film.mp4?link={token}").status_code == 403

@@ -1,4 +1,4 @@
-"""Signing up, logging in and out, and changing the password; and what becomes of the cookies."""
+"""Sign-up, login, logout and password change, and their cookies."""
 
 import json
 import unicodedata
@@ -19,10 +19,10 @@ Browsers = Callable[[], httpx.Client]
 CheckProblem = Callable[[httpx.Response, int], str]
 
 HTML = {"accept": "text/html,*/*;q=0.8"}
-NEW = "another good password"
+NEW_PASSWORD = "another good password"
 
 
-def an_email() -> str:
+def unused_email() -> str:
     return f"new-{next(NUMBERS)}@example.org"
 
 
@@ -30,8 +30,8 @@ def credentials(email: str, password: str = PASSWORD, **more: Any) -> dict[str, 
     return {"email": email, "password": password, **more}
 
 
-def given(response: httpx.Response) -> str:
-    """The session of an answer's one cookie, whose attributes are as they have to be."""
+def session_of(response: httpx.Response) -> str:
+    """Check the attributes of the only cookie of a response and return its session secret."""
     (field,) = response.headers.get_list("set-cookie")
     pair, *attributes = field.split("; ")
     name, _, secret = pair.partition("=")
@@ -47,7 +47,7 @@ def given(response: httpx.Response) -> str:
     return secret
 
 
-def is_over(account_server: AccountServer, session: str) -> bool:
+def has_ended(account_server: AccountServer, session: str) -> bool:
     response = account_server.request("GET", "/account", headers=account_server.cookie(session))
     assert response.status_code in (200, 401)
     return response.status_code == 401
@@ -56,8 +56,8 @@ def is_over(account_server: AccountServer, session: str) -> bool:
 # Signing up
 
 
-def test_a_program_signs_up(account_server: AccountServer, new_browser: Browsers) -> None:
-    email = an_email()
+def test_program_signs_up(account_server: AccountServer, new_browser: Browsers) -> None:
+    email = unused_email()
     response = new_browser().post("/sign-up", json=credentials(email))
     assert response.status_code == 201
     account = response.json()
@@ -69,7 +69,7 @@ def test_a_program_signs_up(account_server: AccountServer, new_browser: Browsers
         "used": 0,
         "created_at": "",
     }
-    session = given(response)
+    session = session_of(response)
     assert account_server.request("GET", "/account", headers=account_server.cookie(session)).json() == account
     assert account_server.request("GET", "/account", headers=basic(email)).json() == account
     assert (
@@ -77,8 +77,8 @@ def test_a_program_signs_up(account_server: AccountServer, new_browser: Browsers
     )
 
 
-def test_a_person_signs_up_and_is_told_on_the_page_what_was_wrong(new_browser: Browsers) -> None:
-    browser, email = new_browser(), an_email()
+def test_sign_up_form_shows_errors_and_logs_in(new_browser: Browsers) -> None:
+    browser, email = new_browser(), unused_email()
     for form, status, message in (
         (credentials(email, "short"), 422, "at least 8"),
         (credentials("<b>no address</b>"), 422, "anna@example.org"),
@@ -93,32 +93,30 @@ def test_a_person_signs_up_and_is_told_on_the_page_what_was_wrong(new_browser: B
         assert "set-cookie" not in response.headers
     response = browser.post("/sign-up", data=credentials(email), headers=HTML)
     assert (response.status_code, response.headers["location"]) == (303, "/")
-    given(response)
+    session_of(response)
     assert browser.get("/", headers=HTML).status_code == 200
-    taken = browser.post("/sign-up", data=credentials(email.upper()), headers=HTML)
-    assert taken.status_code == 409
-    assert "text/html" in taken.headers["content-type"]
+    conflict = browser.post("/sign-up", data=credentials(email.upper()), headers=HTML)
+    assert conflict.status_code == 409
+    assert "text/html" in conflict.headers["content-type"]
 
 
-def test_twins_cannot_sign_up(new_browser: Browsers, check_problem: CheckProblem) -> None:
-    """By case, by how a letter is composed, or by blanks around it."""
+def test_equivalent_addresses_are_one_account(new_browser: Browsers, check_problem: CheckProblem) -> None:
+    """Addresses that differ in case, Unicode normalization or surrounding blanks are equal."""
     browser, number = new_browser(), next(NUMBERS)
     name = f"amélie.Straße-{number}@exämple.org"
     assert browser.post("/sign-up", json=credentials(name)).status_code == 201
-    for twin in (
+    for variant in (
         name.upper().replace("STRASSE", "STRAßE"),
         unicodedata.normalize("NFD", name),
         f"  {name}\n",
     ):
-        check_problem(browser.post("/sign-up", json=credentials(twin)), 409)
-        assert browser.post("/login", json=credentials(twin)).status_code == 200
+        check_problem(browser.post("/sign-up", json=credentials(variant)), 409)
+        assert browser.post("/login", json=credentials(variant)).status_code == 200
 
 
 @each_backend
-def test_of_ten_who_race_for_an_address_one_gets_it(
-    account_server: AccountServer, new_browser: Browsers
-) -> None:
-    email = an_email()
+def test_one_of_ten_concurrent_sign_ups_wins(account_server: AccountServer, new_browser: Browsers) -> None:
+    email = unused_email()
     browsers = [new_browser() for _ in range(10)]
     with ThreadPoolExecutor(10) as pool:
         responses = list(pool.map(lambda one: one.post("/sign-up", json=credentials(email)), browsers))
@@ -126,8 +124,8 @@ def test_of_ten_who_race_for_an_address_one_gets_it(
     assert sum("set-cookie" in response.headers for response in responses) == 1
 
 
-def test_what_others_get_to_see_of_these_pages(account_server: AccountServer) -> None:
-    """No page lays itself over them, and no other server is told the address with the invite in it."""
+def test_login_pages_cannot_be_framed_or_leak_invites(account_server: AccountServer) -> None:
+    """The Referrer-Policy keeps the address, with the invite in it, from other sites."""
     for target in ("/login?next=/a", "/sign-up?invite=secret"):
         headers = account_server.request("GET", target).headers
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
@@ -162,7 +160,7 @@ ADDRESSES = {
 }
 
 
-def test_addresses_of_any_kind(new_browser: Browsers, check_problem: CheckProblem) -> None:
+def test_address_is_validated_at_sign_up(new_browser: Browsers, check_problem: CheckProblem) -> None:
     browser = new_browser()
     prefix = next(NUMBERS)
     for address, status in ADDRESSES.items():
@@ -178,7 +176,9 @@ def test_addresses_of_any_kind(new_browser: Browsers, check_problem: CheckProble
             assert "address" in check_problem(response, 422)
 
 
-def test_passwords_of_any_kind(new_browser: Browsers, check_problem: CheckProblem) -> None:
+def test_password_length_is_validated_and_any_character_accepted(
+    new_browser: Browsers, check_problem: CheckProblem
+) -> None:
     browser = new_browser()
     for password, status in {
         "1234567": 422,
@@ -188,11 +188,11 @@ def test_passwords_of_any_kind(new_browser: Browsers, check_problem: CheckProble
         "ключ 🔑 \0\n\x7f\ud800": 201,
         " " * 8: 201,
     }.items():
-        body = credentials(an_email(), password)
-        given_as = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
-        assert browser.post("/sign-up", **given_as).status_code == status
+        body = credentials(unused_email(), password)
+        body_options = {"content": json.dumps(body), "headers": {"content-type": "application/json"}}
+        assert browser.post("/sign-up", **body_options).status_code == status
         browser.cookies.clear()
-        assert browser.post("/login", **given_as).status_code == (200 if status == 201 else 401)
+        assert browser.post("/login", **body_options).status_code == (200 if status == 201 else 401)
 
 
 JSON = "application/json"
@@ -230,7 +230,7 @@ BODIES: list[tuple[str, bytes, int]] = [
 ]
 
 
-def test_bodies_that_make_no_sense(
+def test_malformed_login_body_is_rejected(
     account_server: AccountServer, check_problem: CheckProblem, no_server_errors: None
 ) -> None:
     for path in ("/login", "/sign-up"):
@@ -245,7 +245,7 @@ def test_bodies_that_make_no_sense(
     assert account_server.request("POST", "/login", content=b"{}", headers=encoded).status_code == 415
 
 
-def test_a_body_without_an_end_is_broken_off(account_server: AccountServer) -> None:
+def test_endless_login_body_is_refused(account_server: AccountServer) -> None:
     def endless() -> Any:
         for _ in range(1000):
             yield b" " * 10_000
@@ -253,7 +253,7 @@ def test_a_body_without_an_end_is_broken_off(account_server: AccountServer) -> N
     try:
         response = account_server.request("POST", "/login", content=endless(), headers={"content-type": JSON})
     except httpx.HTTPError:
-        return  # refused while it still sent
+        return  # refused while the client was sending
     assert response.status_code == 413
 
 
@@ -261,15 +261,15 @@ def test_a_body_without_an_end_is_broken_off(account_server: AccountServer) -> N
 
 
 @each_backend
-def test_a_program_logs_in(
+def test_program_logs_in(
     account_server: AccountServer, user: User, new_browser: Browsers, check_problem: CheckProblem
 ) -> None:
     browser = new_browser()
     response = browser.post("/login", json=credentials(f" {user.email.upper()} "))
     assert response.status_code == 200
     assert response.json()["id"] == user.account.id
-    assert not is_over(account_server, given(response))
-    for wrong in (credentials(user.email, PASSWORD + "x"), credentials(an_email())):
+    assert not has_ended(account_server, session_of(response))
+    for wrong in (credentials(user.email, PASSWORD + "x"), credentials(unused_email())):
         refused = browser.post("/login", json=wrong)
         assert check_problem(refused, 401) == "The email address or the password is wrong."
         assert refused.headers["www-authenticate"].startswith("Basic ")
@@ -302,7 +302,7 @@ NEXT = {
 }
 
 
-def test_after_the_login_one_stays_on_this_server(user: User, new_browser: Browsers) -> None:
+def test_login_redirects_only_to_this_server(user: User, new_browser: Browsers) -> None:
     browser = new_browser()
     for target, location in NEXT.items():
         response = browser.post("/login", data=credentials(user.email, next=target), headers=HTML)
@@ -313,16 +313,14 @@ def test_after_the_login_one_stays_on_this_server(user: User, new_browser: Brows
     assert httpx.URL("http://here").join(dots.headers["location"]).host == "here"
 
 
-def test_a_login_that_failed_says_so_on_the_page_and_goes_on_where_one_was(
-    user: User, new_browser: Browsers
-) -> None:
+def test_failed_login_form_shows_error_and_keeps_next(user: User, new_browser: Browsers) -> None:
     browser = new_browser()
     form = credentials(user.email, "wrong <b>password</b>", next="/?folder=a&q=<script>")
     response = browser.post("/login", data=form, headers=HTML)
     assert response.status_code == 401
     assert "text/html" in response.headers["content-type"]
     assert response.headers["www-authenticate"] == 'Bearer realm="Seekable"', (
-        "or the browser asks in a dialog"
+        "a Basic challenge would open a browser dialog"
     )
     assert '<script>"' not in response.text
     assert "wrong &lt;b" not in response.text
@@ -334,7 +332,7 @@ def test_a_login_that_failed_says_so_on_the_page_and_goes_on_where_one_was(
 # Session fixation
 
 
-def test_a_chosen_session_is_not_taken_over(
+def test_login_replaces_session_chosen_by_client(
     account_server: AccountServer, user: User, new_browser: Browsers
 ) -> None:
     chosen = "c" * 43
@@ -342,128 +340,134 @@ def test_a_chosen_session_is_not_taken_over(
         "/login", json=credentials(user.email), headers=account_server.cookie(chosen)
     )
     assert response.status_code == 200
-    assert given(response) != chosen
-    assert is_over(account_server, chosen)
+    assert session_of(response) != chosen
+    assert has_ended(account_server, chosen)
 
 
-def test_the_session_is_another_after_each_login_and_the_one_before_is_over(
+def test_login_creates_new_session_and_ends_previous(
     account_server: AccountServer, user: User, other_user: User, new_browser: Browsers
 ) -> None:
     browser = new_browser()
-    first = given(browser.post("/login", json=credentials(user.email)))
-    second = given(browser.post("/login", json=credentials(user.email)))
+    first = session_of(browser.post("/login", json=credentials(user.email)))
+    second = session_of(browser.post("/login", json=credentials(user.email)))
     assert first != second
-    assert is_over(account_server, first)
-    assert not is_over(account_server, second)
-    # Somebody has put a session of their own into the browser of another.
+    assert has_ended(account_server, first)
+    assert not has_ended(account_server, second)
+    # An attacker may have planted their own session in the browser.
     response = new_browser().post("/login", json=credentials(user.email), headers=other_user.headers)
-    assert given(response) != other_user.session
-    assert is_over(account_server, other_user.session)
+    assert session_of(response) != other_user.session
+    assert has_ended(account_server, other_user.session)
 
 
-def test_a_login_that_failed_ends_nothing(
+def test_failed_login_ends_no_session(
     account_server: AccountServer, user: User, new_browser: Browsers
 ) -> None:
     response = new_browser().post("/login", json=credentials(user.email, "wrong one"), headers=user.headers)
     assert response.status_code == 401
-    assert not is_over(account_server, user.session)
+    assert not has_ended(account_server, user.session)
 
 
-# How logins end
+# The end of sessions
 
 
-def test_logging_out(account_server: AccountServer, user: User) -> None:
-    others = account_server.new_session(user.account)
+def test_logout_ends_only_its_session(account_server: AccountServer, user: User) -> None:
+    other_session = account_server.new_session(user.account)
     response = user.request("POST", "/logout")
     assert response.status_code == 204
-    (gone,) = response.headers.get_list("set-cookie")
-    assert gone.startswith("seekable-")
-    assert "Max-Age=0" in gone
-    assert is_over(account_server, user.session)
-    assert user.store.session(hashed(user.session)) is None, "not here only, but for every process"
-    assert not is_over(account_server, others), "another browser"
-    form = account_server.request("POST", "/logout", headers=account_server.cookie(others) | HTML, data={})
+    (cleared,) = response.headers.get_list("set-cookie")
+    assert cleared.startswith("seekable-")
+    assert "Max-Age=0" in cleared
+    assert has_ended(account_server, user.session)
+    assert user.store.session(hashed(user.session)) is None, "removed from the database, for every process"
+    assert not has_ended(account_server, other_session), "another browser"
+    form = account_server.request(
+        "POST", "/logout", headers=account_server.cookie(other_session) | HTML, data={}
+    )
     assert (form.status_code, form.headers["location"]) == (303, "/login")
-    assert is_over(account_server, others)
+    assert has_ended(account_server, other_session)
 
 
-def test_sessions_expire(account_server: AccountServer, user: User) -> None:
-    """After two weeks of which nothing was heard, and after a quarter of a year anyway."""
+def test_session_expires_when_idle_or_old(account_server: AccountServer, user: User) -> None:
+    """A session expires after 14 days without a request, and after 90 days in any case."""
 
-    def session(created: timedelta, seen: timedelta) -> str:
+    def session(created: timedelta, session_record: timedelta) -> str:
         secret = f"session-{next(NUMBERS)}"
-        login = Session(hashed(secret), user.account.id, now() - created, now() - seen)
+        login = Session(hashed(secret), user.account.id, now() - created, now() - session_record)
         assert account_server.store.add_session(login, version=1)
         return secret
 
     minute = timedelta(minutes=1)
     idle, lifetime = timedelta(days=14), timedelta(days=90)
-    assert is_over(account_server, session(idle + minute, idle + minute))
-    assert is_over(account_server, session(lifetime + minute, minute))
+    assert has_ended(account_server, session(idle + minute, idle + minute))
+    assert has_ended(account_server, session(lifetime + minute, minute))
     for used in (session(idle - minute, idle - minute), session(lifetime - minute, minute)):
-        assert not is_over(account_server, used)
+        assert not has_ended(account_server, used)
     idling = session(idle - minute, idle - minute)
-    assert not is_over(account_server, idling)
-    seen = account_server.store.session(hashed(idling))
-    assert seen is not None
-    assert now() - seen.seen_at < minute, "it was used"
+    assert not has_ended(account_server, idling)
+    session_record = account_server.store.session(hashed(idling))
+    assert session_record is not None
+    assert now() - session_record.seen_at < minute, "the request renewed it"
 
 
 @each_backend
-def test_a_new_password_ends_all_other_logins_at_once(
+def test_password_change_ends_all_other_sessions(
     account_server: AccountServer, user: User, check_problem: CheckProblem
 ) -> None:
-    others, token = account_server.new_session(user.account), user.new_token()
-    assert not is_over(account_server, others)
+    other_session, token = account_server.new_session(user.account), user.new_token()
+    assert not has_ended(account_server, other_session)
     assert account_server.request("GET", "/account", headers=basic(user.email)).status_code == 200
-    change = {"password": PASSWORD, "new_password": NEW}
+    change = {"password": PASSWORD, "new_password": NEW_PASSWORD}
     response = user.request("POST", "/account/password", json=change)
     assert response.status_code == 204
-    mine = given(response)
-    assert is_over(account_server, others)
-    assert is_over(account_server, user.session)
-    assert not is_over(account_server, mine)
-    assert account_server.store.sessions(user.account.id) == [account_server.store.session(hashed(mine))]
+    new_session = session_of(response)
+    assert has_ended(account_server, other_session)
+    assert has_ended(account_server, user.session)
+    assert not has_ended(account_server, new_session)
+    assert account_server.store.sessions(user.account.id) == [
+        account_server.store.session(hashed(new_session))
+    ]
     check_problem(account_server.request("GET", "/account", headers=basic(user.email)), 401)
-    assert account_server.request("GET", "/account", headers=basic(user.email, NEW)).status_code == 200
+    assert (
+        account_server.request("GET", "/account", headers=basic(user.email, NEW_PASSWORD)).status_code == 200
+    )
     assert account_server.request("GET", "/files", headers=bearer(token)).status_code == 200, (
-        "tokens are revoked one by one"
+        "a token ends only when it is revoked"
     )
 
 
-def test_who_takes_the_old_password_again_can_use_it_at_once(
-    account_server: AccountServer, user: User
-) -> None:
-    """Though it was remembered as that of before."""
+def test_restored_password_works_immediately(account_server: AccountServer, user: User) -> None:
+    """Its cached verification belongs to the earlier version of the account."""
     headers = basic(user.email)
     assert account_server.request("GET", "/account", headers=headers).status_code == 200
-    change = {"password": PASSWORD, "new_password": NEW}
+    change = {"password": PASSWORD, "new_password": NEW_PASSWORD}
     assert (
         account_server.request("POST", "/account/password", json=change, headers=headers).status_code == 204
     )
     assert account_server.request("GET", "/account", headers=headers).status_code == 401
-    back = {"password": NEW, "new_password": PASSWORD}
-    response = account_server.request("POST", "/account/password", json=back, headers=basic(user.email, NEW))
+    back = {"password": NEW_PASSWORD, "new_password": PASSWORD}
+    response = account_server.request(
+        "POST", "/account/password", json=back, headers=basic(user.email, NEW_PASSWORD)
+    )
     assert response.status_code == 204
     assert account_server.request("GET", "/account", headers=headers).status_code == 200
 
 
-def test_a_password_is_changed_by_who_knows_it_only(
+def test_password_change_requires_current_password(
     account_server: AccountServer, user: User, check_problem: CheckProblem
 ) -> None:
     for body, status in (
-        ({"password": "wrong", "new_password": NEW}, 401),
-        ({"password": "", "new_password": NEW}, 401),
-        ({"new_password": NEW}, 422),
+        ({"password": "wrong", "new_password": NEW_PASSWORD}, 401),
+        ({"password": "", "new_password": NEW_PASSWORD}, 401),
+        ({"new_password": NEW_PASSWORD}, 422),
         ({"password": PASSWORD}, 422),
         ({"password": PASSWORD, "new_password": "short"}, 422),
         ({"password": PASSWORD, "new_password": "x" * 1025}, 422),
         ({"password": PASSWORD, "new_password": ["x" * 8]}, 422),
     ):
         check_problem(user.request("POST", "/account/password", json=body), status)
-    for program in (bearer(user.new_token()), account_server.cookie("x")):
-        body = {"password": PASSWORD, "new_password": NEW}
-        response = account_server.request("POST", "/account/password", json=body, headers=program)
+    for headers in (bearer(user.new_token()), account_server.cookie("x")):
+        body = {"password": PASSWORD, "new_password": NEW_PASSWORD}
+        response = account_server.request("POST", "/account/password", json=body, headers=headers)
         assert response.status_code in (401, 403)
-    assert not is_over(account_server, user.session)
+    assert not has_ended(account_server, user.session)
     assert account_server.request("GET", "/account", headers=basic(user.email)).status_code == 200

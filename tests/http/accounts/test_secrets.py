@@ -1,4 +1,4 @@
-"""Nobody who reads the log or the database learns what lets somebody in."""
+"""Credentials are neither in the log nor, unhashed, in the database."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,7 @@ from tests.support.sockets import Socket
 
 
 @each_backend
-def test_secrets_are_neither_in_the_log_nor_in_the_database(
-    account_server: AccountServer, admin: Any
-) -> None:
+def test_credentials_are_not_in_log_or_database(account_server: AccountServer, admin: Any) -> None:
     password = f"very secret words {next(NUMBERS)} é"
     new = f"other secret words {next(NUMBERS)}"
     email = f"secretive-{next(NUMBERS)}@example.org"
@@ -65,7 +63,7 @@ def test_secrets_are_neither_in_the_log_nor_in_the_database(
         with Socket(account_server.server, f"/events?{query}", *headers) as refused:
             assert refused.status == 403
     log, database = account_server.server.log(), everything(account_server)
-    assert email in database, "it was looked at the right place"
+    assert email in database, "the dump covers the accounts"
     assert "/files/film.mp4" in log
     for name, secret in secrets.items():
         assert len(secret) > 10
@@ -76,7 +74,7 @@ def test_secrets_are_neither_in_the_log_nor_in_the_database(
 
 
 def everything(account_server: AccountServer) -> str:
-    """All that is in the database, as text; of SQLite the bytes of its files."""
+    """Return the whole database as text; of SQLite, the bytes of its files."""
     settings = account_server.server.settings
     if settings["storage"] == "gridfs":
         users = mongo.database(settings["users_url"])

@@ -1,4 +1,4 @@
-"""WebSockets are of an account: refused before they are accepted, of one library, closed when that ends."""
+"""WebSockets with accounts: refused before the handshake, limited to one library, closed with the session."""
 
 import time
 from contextlib import ExitStack
@@ -15,11 +15,11 @@ from tests.support.sockets import Socket
 POLICY_VIOLATION = 1008
 
 
-def socket(account_server: AccountServer, target: str, headers: dict[str, str]) -> Socket:
+def open_socket(account_server: AccountServer, target: str, headers: dict[str, str]) -> Socket:
     return Socket(account_server.server, target, *(f"{name}: {value}" for name, value in headers.items()))
 
 
-def test_nobody_opens_a_websocket(account_server: AccountServer, user: User) -> None:
+def test_websocket_is_refused_without_valid_credentials(account_server: AccountServer, user: User) -> None:
     user.put("film.mp4")
     link = httpx.URL(user.new_link("film.mp4")["url"]).params["link"]
     disabled = account_server.new_user()
@@ -35,40 +35,41 @@ def test_nobody_opens_a_websocket(account_server: AccountServer, user: User) -> 
             ({}, f"?link={link}", 403),
             (user.headers, f"?link={link}", 403),
         ):
-            with socket(account_server, f"{target}{query}", headers) as refused:
+            with open_socket(account_server, f"{target}{query}", headers) as refused:
                 assert refused.status == status, (target, headers, query)
                 assert refused.problem()["status"] == status
-    with socket(account_server, "/nothing", user.headers) as refused:
+    with open_socket(account_server, "/nothing", user.headers) as refused:
         assert refused.status == 404
 
 
-def test_whoever_has_an_account_opens_one(account_server: AccountServer, user: User) -> None:
+def test_websocket_accepts_every_kind_of_credentials(account_server: AccountServer, user: User) -> None:
     for headers in (user.headers, basic(user.email), bearer(user.new_token())):
         with (
-            socket(account_server, "/", headers) as session,
-            socket(account_server, "/events", headers) as events,
+            open_socket(account_server, "/", headers) as session,
+            open_socket(account_server, "/events", headers) as events,
         ):
             assert "sid" in session.json()
             assert events.json() == {"type": "resync"}
 
 
 @each_backend
-def test_they_tell_of_their_own_library_only(
+def test_websocket_receives_events_and_progress_of_its_library_only(
     account_server: AccountServer, user: User, other_user: User, admin: User
 ) -> None:
     with ExitStack() as stack:
         listeners = [
-            stack.enter_context(socket(account_server, "/events", one.headers))
+            stack.enter_context(open_socket(account_server, "/events", one.headers))
             for one in (user, other_user, admin)
         ]
         sessions = [
-            stack.enter_context(socket(account_server, "/", one.headers)) for one in (user, other_user, admin)
+            stack.enter_context(open_socket(account_server, "/", one.headers))
+            for one in (user, other_user, admin)
         ]
         for listener in listeners:
             assert listener.json() == {"type": "resync"}
         sids = [session.json()["sid"] for session in sessions]
         for one, own in zip((user, other_user, admin), sids, strict=True):
-            # All of them are named; but one's own is told.
+            # Uploads name every sid, but only the account's own socket receives progress.
             for sid in [sid for sid in sids if sid != own]:
                 response = one.request("PUT", f"/files/film.mp4?sid={sid}", content=b"of another")
                 assert response.status_code in (201, 204)
@@ -107,9 +108,11 @@ def test_they_tell_of_their_own_library_only(
             admin.request("DELETE", f"/files/{path}")
 
 
-@pytest.mark.campaign  # that a socket which does not read is closed: tests/http/test_slow_sockets.py
-def test_one_that_reads_nothing_is_closed_too(account_server: AccountServer, user: User) -> None:
-    with socket(account_server, "/events", user.headers) as mute:
+@pytest.mark.campaign  # tests/http/test_slow_sockets.py tests that a socket that does not read is closed
+def test_websocket_that_does_not_read_is_closed_on_revocation(
+    account_server: AccountServer, user: User
+) -> None:
+    with open_socket(account_server, "/events", user.headers) as mute:
         assert mute.status == 101
         account_server.store.remove_session(hashed(user.session))
         mute.socket.settimeout(12)

@@ -1,4 +1,4 @@
-"""What people make for programs, and what they invite others with."""
+"""Tokens for programs, and invites."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from tests.support.sockets import Socket
 CheckProblem = Callable[[httpx.Response, int], str]
 
 
-def made(user: User, *scopes: str, name: str = "VLC") -> dict[str, Any]:
+def create_token(user: User, *scopes: str, name: str = "VLC") -> dict[str, Any]:
     response = user.request("POST", "/account/tokens", json={"name": name, "scopes": [*scopes]})
     assert response.status_code == 201, response.text
     assert response.headers["cache-control"] == "no-store"
@@ -31,11 +31,11 @@ def made(user: User, *scopes: str, name: str = "VLC") -> dict[str, Any]:
 
 
 @each_backend
-def test_a_token_is_shown_once_and_works_until_it_is_revoked(
+def test_token_is_shown_once_and_works_until_revoked(
     account_server: AccountServer, user: User, other_user: User, check_problem: CheckProblem
 ) -> None:
     user.put("film.mp4", b"mine")
-    token = made(user, "write", "read", name=" back\u00fcp ")
+    token = create_token(user, "write", "read", name=" back\u00fcp ")
     assert token["name"] == "back\u00fcp"
     assert token["scopes"] == ["read", "write"]
     secret = token.pop("token")
@@ -51,11 +51,11 @@ def test_a_token_is_shown_once_and_works_until_it_is_revoked(
     check_problem(user.request("DELETE", f"/account/tokens/{token['id']}"), 404)
 
 
-def test_a_token_manages_no_account(
+def test_token_cannot_manage_accounts(
     account_server: AccountServer, user: User, admin: User, check_problem: CheckProblem
 ) -> None:
     user.put("film.mp4")
-    link, token = user.new_link("film.mp4"), made(user, "read")
+    link, token = user.new_link("film.mp4"), create_token(user, "read")
     for secret in (user.new_token(), admin.new_token()):
         for method, target, body in (
             ("GET", "/account", None),
@@ -78,7 +78,7 @@ def test_a_token_manages_no_account(
     assert account_server.open_link(link["url"]).status_code == 200
 
 
-def test_tokens_of_no_sense_are_not_made(user: User, check_problem: CheckProblem) -> None:
+def test_invalid_token_request_is_rejected(user: User, check_problem: CheckProblem) -> None:
     for body in (
         {},
         {"name": "VLC"},
@@ -101,7 +101,7 @@ def test_tokens_of_no_sense_are_not_made(user: User, check_problem: CheckProblem
     assert user.request("GET", "/account/tokens").json() == {"items": []}
 
 
-def test_a_websocket_takes_a_token_for_reading(account_server: AccountServer, user: User) -> None:
+def test_websocket_requires_token_with_read_scope(account_server: AccountServer, user: User) -> None:
     for scopes, status in (((Scope.READ,), 101), ((Scope.WRITE,), 403), ((Scope.READ, Scope.WRITE), 101)):
         with Socket(
             account_server.server, "/events", f"Authorization: Bearer {user.new_token(*scopes)}"
@@ -109,9 +109,7 @@ def test_a_websocket_takes_a_token_for_reading(account_server: AccountServer, us
             assert socket.status == status
 
 
-def test_the_tokens_of_an_account_are_bounded(
-    account_server: AccountServer, check_problem: CheckProblem
-) -> None:
+def test_tokens_per_account_are_bounded(account_server: AccountServer, check_problem: CheckProblem) -> None:
     user = account_server.new_user()
     for _ in range(100):
         user.new_token(Scope.READ)
@@ -123,103 +121,105 @@ def test_the_tokens_of_an_account_are_bounded(
 
 
 @pytest.fixture
-def invited(https_server: AccountServer) -> Iterator[Callable[[str | None], httpx.Response]]:
-    """Sign up with an invite, from an address where nobody was before."""
+def sign_up_with(https_server: AccountServer) -> Iterator[Callable[[str | None], httpx.Response]]:
+    """Return a function that signs up with an invite, from an unused address."""
     with ExitStack() as stack:
 
-        def invited(invite: str | None, email: str = "") -> httpx.Response:
-            someone = stack.enter_context(browser(https_server.server))
+        def sign_up_with(invite: str | None, email: str = "") -> httpx.Response:
+            client = stack.enter_context(browser(https_server.server))
             body = {
                 "email": email or f"guest-{next(NUMBERS)}@example.org",
                 "password": PASSWORD,
                 "invite": invite,
             }
-            return someone.post("/sign-up", json=body)
+            return client.post("/sign-up", json=body)
 
-        yield invited
+        yield sign_up_with
 
 
 @pytest.fixture
-def host(https_server: AccountServer) -> Callable[..., httpx.Response]:
-    """Requests of the administrator."""
+def admin_request(https_server: AccountServer) -> Callable[..., httpx.Response]:
+    """Return a function that sends requests as the administrator."""
 
-    def host(method: str, target: str, **options: Any) -> httpx.Response:
+    def admin_request(method: str, target: str, **options: Any) -> httpx.Response:
         return https_server.request(method, target, headers=basic("admin@example.org"), **options)
 
-    return host
+    return admin_request
 
 
-def test_an_invite_lets_one_person_in(
-    https_server: AccountServer, invited: Any, host: Any, check_problem: CheckProblem
+def test_invite_admits_one_sign_up(
+    https_server: AccountServer, sign_up_with: Any, admin_request: Any, check_problem: CheckProblem
 ) -> None:
-    response = host("POST", "/invites", json={})
+    response = admin_request("POST", "/invites", json={})
     assert response.status_code == 201
     assert response.headers["cache-control"] == "no-store"
-    made = response.json()
-    url = httpx.URL(made.pop("url"))
+    create_token = response.json()
+    url = httpx.URL(create_token.pop("url"))
     assert (url.scheme, url.host, url.path) == ("https", "media.example.org", "/sign-up")
-    assert made in host("GET", "/invites").json()["items"]
+    assert create_token in admin_request("GET", "/invites").json()["items"]
     secret = url.params["invite"]
     page = https_server.request("GET", f"/sign-up?invite={secret}")
     assert page.status_code == 200
     assert secret in page.text
-    assert invited(secret).status_code == 201
-    assert made not in host("GET", "/invites").json()["items"]
-    check_problem(invited(secret), 403)
+    assert sign_up_with(secret).status_code == 201
+    assert create_token not in admin_request("GET", "/invites").json()["items"]
+    check_problem(sign_up_with(secret), 403)
 
 
-def test_without_an_invite_that_counts_nobody_signs_up(
-    https_server: AccountServer, invited: Any, host: Any, check_problem: CheckProblem
+def test_sign_up_requires_valid_invite(
+    https_server: AccountServer, sign_up_with: Any, admin_request: Any, check_problem: CheckProblem
 ) -> None:
     expired, revoked = https_server.new_invite(timedelta(seconds=-1)), https_server.new_invite()
-    host("DELETE", f"/invites/{hashed(revoked)}").raise_for_status()
+    admin_request("DELETE", f"/invites/{hashed(revoked)}").raise_for_status()
     good = https_server.new_invite()
     for invite in (None, "", "x", expired, revoked, hashed(good), good + "x", good[:-1], "\0", "x" * 5000):
-        # Neither does it tell who has an account.
-        told = {check_problem(invited(invite, email), 403) for email in ("", "admin@example.org")}
-        assert len(told) == 1
-    assert invited(good, "not an address").status_code == 422
-    assert invited(good, "admin@example.org").status_code == 409
-    assert invited(good).status_code == 201, "what failed has not used it up"
+        # The error does not reveal whether an account exists.
+        details = {check_problem(sign_up_with(invite, email), 403) for email in ("", "admin@example.org")}
+        assert len(details) == 1
+    assert sign_up_with(good, "not an address").status_code == 422
+    assert sign_up_with(good, "admin@example.org").status_code == 409
+    assert sign_up_with(good).status_code == 201, "failed attempts do not use up the invite"
 
 
 @each_backend
-def test_of_twenty_who_race_for_an_invite_one_gets_in(https_server: AccountServer, invited: Any) -> None:
+def test_one_of_twenty_concurrent_uses_of_an_invite_wins(
+    https_server: AccountServer, sign_up_with: Any
+) -> None:
     invite = https_server.new_invite()
     with ThreadPoolExecutor(20) as pool:
-        statuses = Counter(response.status_code for response in pool.map(invited, [invite] * 20))
+        statuses = Counter(response.status_code for response in pool.map(sign_up_with, [invite] * 20))
     assert statuses == {201: 1, 403: 19}
 
 
-def test_invites_are_for_administrators(https_server: AccountServer, check_problem: CheckProblem) -> None:
+def test_invites_require_administrator(https_server: AccountServer, check_problem: CheckProblem) -> None:
     guest = https_server.new_user()
-    theirs = {"headers": basic(guest.email)}
+    credentials = {"headers": basic(guest.email)}
     invite = hashed(https_server.new_invite())
     for method, target in (("GET", "/invites"), ("POST", "/invites"), ("DELETE", f"/invites/{invite}")):
         body = {"json": {}} if method == "POST" else {}
-        check_problem(https_server.request(method, target, **theirs, **body), 403)
+        check_problem(https_server.request(method, target, **credentials, **body), 403)
     assert invite in {one.hash for one in https_server.store.invites()}
 
 
-def test_invites_of_no_sense_are_not_made(host: Any, check_problem: CheckProblem) -> None:
-    for lasts in (0, -1, 1e300, 366 * 86400, "7", None, True, [1]):
-        check_problem(host("POST", "/invites", json={"expires_in": lasts}), 422)
-    check_problem(host("DELETE", "/invites/none"), 404)
+def test_invalid_invite_request_is_rejected(admin_request: Any, check_problem: CheckProblem) -> None:
+    for expires_in in (0, -1, 1e300, 366 * 86400, "7", None, True, [1]):
+        check_problem(admin_request("POST", "/invites", json={"expires_in": expires_in}), 422)
+    check_problem(admin_request("DELETE", "/invites/none"), 404)
 
 
 @pytest.mark.parametrize("ended", ["token", "password"])
-def test_a_playlist_that_was_fetched_ends_with_the_token_or_the_password(
+def test_fetched_playlist_ends_with_its_token_or_password(
     ended: str, account_server: AccountServer, user: User
 ) -> None:
-    """Or who has lost the one would have all films for another day. What the person has shared stays."""
+    """Otherwise a revoked token would keep access for a day. Links that the user shared stay valid."""
     user.put("film.mp4", b"mine")
     shared, token = user.new_link("film.mp4")["url"], user.new_token()
     playlist = account_server.request("GET", "/playlist.m3u", headers=bearer(token)).text
     (entry,) = (line for line in playlist.splitlines() if line.startswith("http"))
     assert account_server.open_link(entry).content == b"mine"
     if ended == "token":
-        (made,) = user.request("GET", "/account/tokens").json()["items"]
-        assert user.request("DELETE", f"/account/tokens/{made['id']}").status_code == 204
+        (create_token,) = user.request("GET", "/account/tokens").json()["items"]
+        assert user.request("DELETE", f"/account/tokens/{create_token['id']}").status_code == 204
     else:
         change = {"password": PASSWORD, "new_password": "another password"}
         assert user.request("POST", "/account/password", json=change).status_code == 204

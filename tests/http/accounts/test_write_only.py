@@ -1,4 +1,4 @@
-"""A token for writing alone changes files, and learns nothing of what is stored."""
+"""A token with only the write scope changes files and reveals nothing about stored ones."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ PATCH = {"content-type": "application/merge-patch+json"}
 
 @pytest.fixture
 def send_request(account_server: AccountServer, user: User) -> SendRequest:
-    """A request with a token of the person's that is for writing alone."""
+    """Return a function that sends requests with a token of the user that has only the write scope."""
     token = bearer(user.new_token(Scope.WRITE))
 
     def send_request(method: str, target: str, **options: Any) -> httpx.Response:
@@ -33,16 +33,16 @@ def patch(send_request: SendRequest, path: str, **names: str) -> httpx.Response:
     return send_request("PATCH", f"/files/{path}", headers=PATCH, content=json.dumps(names))
 
 
-def test_answers_hold_path_and_etag_of_what_was_written(send_request: SendRequest, user: User) -> None:
-    made = send_request("PUT", "/files/films/a.mp4", content=b"mine")
+def test_responses_contain_only_path_and_etag_of_written_file(send_request: SendRequest, user: User) -> None:
+    created = send_request("PUT", "/files/films/a.mp4", content=b"mine")
     form = send_request("POST", "/file/upload", data={"folder": "films"}, files={"file": ("b.mp4", b"mine")})
     moved = patch(send_request, "films/a.mp4", filename="c.mp4")
-    for response, path in ((made, "films/a.mp4"), (form, "films/b.mp4")):
+    for response, path in ((created, "films/a.mp4"), (form, "films/b.mp4")):
         assert response.status_code == 201
         assert response.json() == {"path": path, "etag": response.headers["etag"].strip('"')}
         assert "repr-digest" not in response.headers
         assert response.headers["location"].endswith(f"/files/{path}")
-    # Of a file that another has sent, the ETag would be the digest.
+    # The ETag of an existing file would reveal its digest.
     assert (moved.status_code, moved.json()) == (200, {"path": "films/c.mp4"})
     assert "etag" not in moved.headers
     replaced = send_request("PUT", "/files/films/b.mp4", content=b"another")
@@ -53,13 +53,13 @@ def test_answers_hold_path_and_etag_of_what_was_written(send_request: SendReques
 
 
 @pytest.mark.parametrize("condition", ["If-None-Match", "If-Match", "If-Unmodified-Since"])
-def test_preconditions_tell_nothing_of_what_is_stored(
+def test_preconditions_are_refused_for_any_path(
     condition: str, send_request: SendRequest, user: User
 ) -> None:
     user.put("there.mp4", b"mine")
     values = ["*", '"x"', "Sat, 01 Jan 2000 00:00:00 GMT"]
     for value in values:
-        told = set()
+        details = set()
         for name in ("there.mp4", "missing.mp4"):
             headers = {condition: value}
             for method, options in (
@@ -70,13 +70,13 @@ def test_preconditions_tell_nothing_of_what_is_stored(
                 response = send_request(method, f"/files/{name}", **options)
                 assert response.status_code == 403
                 assert "insufficient_scope" in response.headers["www-authenticate"]
-                told.add(response.text)
-        assert len(told) == 1
+                details.add(response.text)
+        assert len(details) == 1
     assert user.content("there.mp4") == b"mine"
     assert user.paths() == ["there.mp4"]
 
 
-def test_patch_that_changes_nothing_is_refused_whether_the_file_is_there(
+def test_patch_without_change_is_refused_for_any_path(
     send_request: SendRequest, user: User, check_problem: CheckProblem
 ) -> None:
     user.put("films/there.mp4")
@@ -85,12 +85,12 @@ def test_patch_that_changes_nothing_is_refused_whether_the_file_is_there(
             check_problem(patch(send_request, f"films/{name}", **names), 403)
 
 
-def test_move_that_is_impossible_does_not_tell_why(
+def test_refused_move_does_not_reveal_reason(
     send_request: SendRequest, user: User, check_problem: CheckProblem
 ) -> None:
     for path in ("there.mp4", "taken.mp4", "folder/a"):
         user.put(path)
-    told = {
+    details = {
         check_problem(patch(send_request, name, filename=target), 404)
         for name, target in (
             ("there.mp4", "taken.mp4"),
@@ -99,26 +99,26 @@ def test_move_that_is_impossible_does_not_tell_why(
             ("missing.mp4", "free.mp4"),
         )
     }
-    assert len(told) == 1
+    assert len(details) == 1
 
 
-def test_form_that_never_ends_does_not_tell_whether_its_name_is_taken(
+def test_unfinished_form_does_not_reveal_whether_name_is_taken(
     account_server: AccountServer,
     user: User,
     connect: Callable[[], RawConnection],
     part: Callable[..., bytes],
 ) -> None:
-    """A form of a caller that may read is refused before its bytes are sent."""
+    """With the read scope, the form is refused before its last bytes are sent."""
     user.put("there.mp4")
     file = part("file", bytes(100_000), filename="there.mp4")
     body = part("folder", b"") + file + f"--{BOUNDARY}--\r\n".encode()
     fields = (f"Content-Type: multipart/form-data; boundary={BOUNDARY}", f"Content-Length: {len(body)}")
-    for scopes, hears_early in (((Scope.READ, Scope.WRITE), True), ((Scope.WRITE,), False)):
+    for scopes, is_refused_early in (((Scope.READ, Scope.WRITE), True), ((Scope.WRITE,), False)):
         connection = connect()
         token = f"Authorization: Bearer {user.new_token(*scopes)}"
         connection.request("POST", "/file/upload?folder=", token, *fields)
         connection.send(body[:50_000])
-        if hears_early:
+        if is_refused_early:
             assert connection.receive_response("POST").status_code == 409
             continue
         connection.socket.settimeout(0.3)
@@ -129,10 +129,10 @@ def test_form_that_never_ends_does_not_tell_whether_its_name_is_taken(
         assert connection.receive_response("POST").status_code == 409
 
 
-def test_quota_tells_nothing_of_the_size_of_a_file(
+def test_quota_does_not_reveal_size_of_replaced_file(
     account_server: AccountServer, check_problem: CheckProblem
 ) -> None:
-    """Of a replacement too long for the quota it would say so before the body, if it knew the old size."""
+    """A refusal before the body would depend on the size of the file that it replaces."""
     user = account_server.new_user(quota=1000)
     user.put("there.mp4", bytes(800))
     token = bearer(user.new_token(Scope.WRITE))
