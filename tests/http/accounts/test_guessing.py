@@ -50,7 +50,7 @@ class CountedLimits:
         self.calls += 1
         return function(*arguments)
 
-    def failed_login_s(self, email: str, address: str) -> None:
+    def guess(self, email: str, address: str) -> None:
         self._runner.run(self._limits.guess(email, address))
 
     def was_right(self, email: str, address: str) -> None:
