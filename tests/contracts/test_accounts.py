@@ -24,7 +24,7 @@ from app.storage.errors import StorageUnavailable
 from tests.conftest import BACKENDS
 from tests.support import postgres
 from tests.support.mongo import mongod
-from tests.system.faults.losing import LosingProxy, Loss
+from tests.system.faults.lossy_proxy import Loss, LossyProxy
 
 T = TypeVar("T")
 
@@ -737,7 +737,7 @@ def test_everything_persists_when_database_is_reopened(store: AccountStore, sett
 def test_change_succeeds_when_postgresql_commits_but_answer_is_lost(tmp_path: Path) -> None:
     with _connected_through_proxy(tmp_path) as (proxy, store):
         anna = store.add(make_account())
-        proxy.loses = Loss.ANSWER
+        proxy.loss = Loss.REPLY
         assert store.set_password(anna.id, "new", version=1)
         assert proxy.lost.is_set()
         assert store.account(anna.id) == replace(anna, password="new", version=2)
@@ -749,7 +749,7 @@ def test_store_is_unavailable_until_postgresql_returns(
     monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
     with _connected_through_proxy(tmp_path) as (proxy, store):
         anna = store.add(make_account())
-        proxy.loses, proxy.reachable = Loss.COMMIT, False
+        proxy.loss, proxy.reachable = Loss.COMMIT, False
         with pytest.raises(StorageUnavailable):
             store.set_password(anna.id, "new", version=1)
         _assert_unavailable(store)
@@ -758,8 +758,8 @@ def test_store_is_unavailable_until_postgresql_returns(
 
 
 @contextmanager
-def _connected_through_proxy(tmp_path: Path) -> Iterator[tuple[LosingProxy, AccountStore]]:
-    proxy = LosingProxy(postgres.shared().port)
+def _connected_through_proxy(tmp_path: Path) -> Iterator[tuple[LossyProxy, AccountStore]]:
+    proxy = LossyProxy(postgres.shared().port)
     url = postgres.shared().new_library().replace(str(postgres.shared().port), str(proxy.port))
     settings = Settings(_env_file=None, files_dir=tmp_path / "files", database_url=url)
     try:

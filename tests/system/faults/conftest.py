@@ -1,4 +1,4 @@
-"""What the tests of faults share."""
+"""Fixtures of the fault tests."""
 
 import hashlib
 import socket
@@ -22,7 +22,7 @@ def sha256(data: bytes) -> str:
 
 @pytest.fixture
 def until() -> Callable[..., bool]:
-    """Wait for something to become true. Whether it did."""
+    """Return a function that polls a condition until it is true, and returns False after `within` seconds."""
 
     def until(condition: Callable[[], bool], within: float = 15) -> bool:
         deadline = time.monotonic() + within
@@ -36,8 +36,8 @@ def until() -> Callable[..., bool]:
 
 
 @pytest.fixture
-def doomed(tmp_path: Path) -> Iterator[Server]:
-    """A server over the filesystem backend that runs, and may be killed and started again."""
+def filesystem_server(tmp_path: Path) -> Iterator[Server]:
+    """Run a server of the test's own over the filesystem backend. The test may kill and restart it."""
     server = Server(tmp_path / "server", storage="filesystem")
     try:
         yield server.start()
@@ -47,26 +47,26 @@ def doomed(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def injected(tmp_path: Path) -> Callable[..., AbstractContextManager[Path]]:
-    """Puts faults into the system calls of a process that runs; see tracing.py."""
+def inject_faults(tmp_path: Path) -> Callable[..., AbstractContextManager[Path]]:
+    """Return a function that injects faults into the system calls of a running process; see tracing.py."""
     need("strace")
     need_root()
 
-    return partial(tracing.injected, tmp_path)
+    return partial(tracing.inject_faults, tmp_path)
 
 
 @pytest.fixture
-def begin() -> Iterator[Callable[..., socket.socket]]:
-    with beginning() as begin:
-        yield begin
+def start_request() -> Iterator[Callable[..., socket.socket]]:
+    with request_starter() as start_request:
+        yield start_request
 
 
 @contextmanager
-def beginning() -> Iterator[Callable[..., socket.socket]]:
-    """Send some bytes of a request and keep the connection."""
+def request_starter() -> Iterator[Callable[..., socket.socket]]:
+    """Yield a function that sends the first bytes of a request and returns the open connection."""
     connections: list[socket.socket] = []
 
-    def begin(server: Server, data: bytes, *, buffer: int | None = None) -> socket.socket:
+    def start_request(server: Server, data: bytes, *, buffer: int | None = None) -> socket.socket:
         connection = socket.socket()
         connections.append(connection)
         if buffer is not None:
@@ -77,7 +77,7 @@ def beginning() -> Iterator[Callable[..., socket.socket]]:
         return connection
 
     try:
-        yield begin
+        yield start_request
     finally:
         for connection in connections:
             connection.close()
@@ -85,7 +85,7 @@ def beginning() -> Iterator[Callable[..., socket.socket]]:
 
 @pytest.fixture
 def reset() -> Callable[[socket.socket], None]:
-    """Leave without a word of farewell, as a client does that crashed."""
+    """Return a function that closes a connection by a TCP reset, as when a client crashes."""
 
     def reset(connection: socket.socket) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -96,7 +96,7 @@ def reset() -> Callable[[socket.socket], None]:
 
 @pytest.fixture
 def folder(folder: str, server: Server) -> Iterator[str]:
-    """A folder of its own, which is emptied at the end."""
+    """Yield a folder of the test's own, and empty it afterwards."""
     yield folder
     with server.client() as http:
         for item in http.get("/files", params={"folder": folder, "limit": 1000}).json()["items"]:
@@ -104,19 +104,21 @@ def folder(folder: str, server: Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def listed() -> Callable[[httpx.Client, str], dict[str, str]]:
-    """The hashes of the files in a folder, by name, after checking that each can be read and is what it is
-    said to be."""
+def hashes_in() -> Callable[[httpx.Client, str], dict[str, str]]:
+    """Return a function that maps the names in a folder to SHA-256.
 
-    def listed(http: httpx.Client, folder: str) -> dict[str, str]:
-        found = {}
+    It downloads every file, and asserts that size and hash in the list are those of the content.
+    """
+
+    def hashes_in(http: httpx.Client, folder: str) -> dict[str, str]:
+        hashes = {}
         page = http.get("/files", params={"folder": folder, "limit": 1000}).raise_for_status().json()
         assert page["next_cursor"] is None
         for item in page["items"]:
             content = http.get(f"/files/{item['path']}").raise_for_status().content
             assert len(content) == item["size"]
             assert item["sha256"] in (None, sha256(content))
-            found[item["filename"]] = sha256(content)
-        return found
+            hashes[item["filename"]] = sha256(content)
+        return hashes
 
-    return listed
+    return hashes_in

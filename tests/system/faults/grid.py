@@ -1,4 +1,4 @@
-"""Libraries in GridFS whose servers, and whose mongod, come to harm."""
+"""Libraries in GridFS, whose servers or mongod a test may kill or stop."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ from tests.support import Server, mongo
 from tests.support.beneath import beneath
 from tests.support.forking import completed
 
-Begin = Callable[..., socket.socket]
+StartRequest = Callable[..., socket.socket]
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -33,7 +33,7 @@ def sha256(data: bytes) -> str:
 
 
 class Grid:
-    """One library in a database, and servers over it."""
+    """One library in a database, and the servers over it."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self._folder = folder
@@ -46,7 +46,7 @@ class Grid:
 
     @contextmanager
     def server(self, name: str = "server", **settings: object) -> Iterator[Server]:
-        """One that runs, and may be killed."""
+        """Run a server over the library. The test may kill it."""
         server = Server(self._folder / name, **{**self.settings, **settings})
         try:
             yield server.start()
@@ -55,7 +55,7 @@ class Grid:
                 server.kill()
 
     def seekable(self, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-        """Run a command over it."""
+        """Run a command of seekable over the library."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
         environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in self.settings.items()}
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -63,45 +63,46 @@ class Grid:
 
     @contextmanager
     def backend(self) -> Iterator[GridBackend]:
-        """It, opened in this process, as by one more server."""
+        """Open the library in this process, like one more server."""
         with ExitStack() as stack:
             settings = Settings(_env_file=None, storage="gridfs", mongodb_url=self.url)
             yield open_gridfs(settings, lambda name: "video/mp4", stack)
 
-    def pass_time(self, of: Callable[[Any], bool] = lambda file: True) -> None:
-        """Leases have run out, and so has the grace of what was replaced or deleted."""
-        files = [file for file in self.database["media.uploads"].distinct("_id") if of(file)]
+    def expire_leases(self, matching: Callable[[Any], bool] = lambda file: True) -> None:
+        """Expire the leases of uploads, and the grace period of replaced and deleted files."""
+        files = [file for file in self.database["media.uploads"].distinct("_id") if matching(file)]
         self.database["media.uploads"].update_many(
             {"_id": {"$in": files}}, {"$set": {"expires_at": LONG_AGO}}
         )
 
     def sweep(self) -> int:
-        """Scan. The number of files that are gone from the bucket."""
+        """Scan the library. Return the number of files that the scan removed from the bucket."""
         before = self.database["fs.files"].count_documents({})
         with self.backend() as backend:
             for _ in backend.scan():
                 pass
         return before - self.database["fs.files"].count_documents({})
 
-    def check_nothing_left(self) -> None:
-        """Not a byte is there, a sweep later, of what no document names; and all that is named is whole."""
-        self.pass_time()
+    def check_no_leftovers(self) -> None:
+        """Assert that a sweep leaves only referenced bytes, and that all referenced files are sound."""
+        self.expire_leases()
         self.sweep()
         with self.backend() as backend:
             verdicts = [step.verdict for step in backend.verify() if step.verdict is not None]
         assert set(verdicts) <= {Verdict.SOUND}
-        named = self.named()
+        referenced = self.referenced()
         assert self.database["media.uploads"].distinct("_id") == []
-        assert {*self.database["fs.files"].distinct("_id")} == named
-        assert {*self.database["fs.chunks"].distinct("files_id")} <= named
+        assert {*self.database["fs.files"].distinct("_id")} == referenced
+        assert {*self.database["fs.chunks"].distinct("files_id")} <= referenced
 
-    def named(self) -> set[Any]:
+    def referenced(self) -> set[Any]:
+        """Return the IDs of the files that documents reference."""
         return {*self.database["media"].distinct("file")}
 
-    def under_way(self) -> Counter[Any]:
-        """How many chunks there are of each file that nobody names."""
+    def unreferenced_chunks(self) -> Counter[Any]:
+        """Count the chunks of each file that no document references."""
         chunks = self.database["fs.chunks"]
-        files = {*chunks.distinct("files_id")} - self.named()
+        files = {*chunks.distinct("files_id")} - self.referenced()
         return Counter({file: chunks.count_documents({"files_id": file}) for file in files})
 
 
@@ -110,7 +111,7 @@ def leftovers(server: Server) -> set[str]:
 
 
 def until(condition: Callable[[], bool], within: float = 20) -> bool:
-    """Wait for something to become true. Whether it did."""
+    """Poll a condition until it is true. Return False after `within` seconds."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
@@ -119,8 +120,8 @@ def until(condition: Callable[[], bool], within: float = 20) -> bool:
     return True
 
 
-def recovered(server: Server, within: float = 10) -> float:
-    """Wait until a server whose database is back says so. How long it took."""
+def wait_until_ready(server: Server, within: float = 10) -> float:
+    """Wait until a server is ready again. Return the seconds that it took."""
     began = time.monotonic()
 
     def ready() -> bool:
@@ -131,13 +132,13 @@ def recovered(server: Server, within: float = 10) -> float:
     return time.monotonic() - began
 
 
-def check_refused(answer: httpx.Response) -> None:
-    """It says that the database does not answer, and when to come back."""
-    assert answer.status_code == 503, answer.text
-    assert answer.headers["retry-after"] == "5"
-    if answer.request.method != "HEAD":
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.json()["status"] == 503
+def check_unavailable(response: httpx.Response) -> None:
+    """Assert that a response is a 503 problem with Retry-After."""
+    assert response.status_code == 503, response.text
+    assert response.headers["retry-after"] == "5"
+    if response.request.method != "HEAD":
+        assert response.headers["content-type"] == "application/problem+json"
+        assert response.json()["status"] == 503
 
 
 def head(method: str, target: str, *headers: str) -> bytes:
@@ -145,13 +146,13 @@ def head(method: str, target: str, *headers: str) -> bytes:
 
 
 class Download:
-    """One that reads when it is told to, and knows what it got."""
+    """A download that reads only on request, and keeps the received body."""
 
-    def __init__(self, begin: Begin, server: Server, target: str, *headers: str) -> None:
-        self._connection = begin(server, head("GET", target, *headers), buffer=1 << 16)
+    def __init__(self, start_request: StartRequest, server: Server, target: str, *headers: str) -> None:
+        self._connection = start_request(server, head("GET", target, *headers), buffer=1 << 16)
         received = b""
         while b"\r\n\r\n" not in received:
-            received += self._some()
+            received += self._receive()
         self.head, _, body = received.partition(b"\r\n\r\n")
         self.body = bytearray(body)
         lines = self.head.decode("latin-1").split("\r\n")
@@ -159,18 +160,18 @@ class Download:
         self.headers = httpx.Headers([tuple(line.split(": ", 1)) for line in lines[1:]])  # type: ignore[misc]
         self.length = int(self.headers["content-length"])
 
-    def _some(self) -> bytes:
+    def _receive(self) -> bytes:
         data = self._connection.recv(1 << 16)
-        assert data, "it ended before it began"
+        assert data, "the connection ended too early"
         return data
 
     def read(self, size: int) -> None:
-        """Until there are so many bytes of the body."""
+        """Read until at least `size` bytes of the body have arrived."""
         while len(self.body) < size:
-            self.body += self._some()
+            self.body += self._receive()
 
-    def rest(self) -> bool:
-        """Whether all came: if not, the connection broke."""
+    def read_to_end(self) -> bool:
+        """Read the rest. Return False if the connection broke before the end of the body."""
         try:
             while len(self.body) < self.length:
                 data = self._connection.recv(1 << 18)
@@ -182,8 +183,8 @@ class Download:
         return True
 
 
-def answer_to(connection: socket.socket) -> httpx.Response | None:
-    """None when the connection broke."""
+def response_to(connection: socket.socket) -> httpx.Response | None:
+    """Receive a response to the end of its JSON body. Returns None if the connection broke first."""
     received = b""
     with suppress(ConnectionError):
         while data := connection.recv(1 << 16):
@@ -199,19 +200,19 @@ def answer_to(connection: socket.socket) -> httpx.Response | None:
     return httpx.Response(int(status.split()[1]), headers=headers, content=body, request=request)  # type: ignore[arg-type]
 
 
-def form(target: str, size: int) -> bytes:
-    """The beginning of one whose file goes where `/files/<folder>/<name>` says."""
+def form_head(target: str, size: int) -> bytes:
+    """Return the first bytes of a form, up to the file's own, for a target `/files/<folder>/<name>`."""
     _, _, folder, name = target.split("/")
     part = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
     kind = "Content-Type: multipart/form-data; boundary=x"
     return head("POST", f"/file/upload?folder={folder}", kind, f"Content-Length: {size}") + part
 
 
-def beginnings(folder: str, size: int) -> dict[str, bytes]:
-    """Uploads in each way, by where they go, but for their bytes."""
-    put, chunked, by_form = (f"/files/{folder}/{way}.mp4" for way in ("put", "chunked", "form"))
+def upload_heads(folder: str, size: int) -> dict[str, bytes]:
+    """Return the bytes that precede the content of an upload by PUT, chunked PUT and form, by target."""
+    put, chunked, form = (f"/files/{folder}/{way}.mp4" for way in ("put", "chunked", "form"))
     return {
         put: head("PUT", put, f"Content-Length: {size}"),
         chunked: head("PUT", chunked, "Transfer-Encoding: chunked") + b"%x\r\n" % size,
-        by_form: form(by_form, size),
+        form: form_head(form, size),
     }

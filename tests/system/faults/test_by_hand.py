@@ -1,4 +1,4 @@
-"""Files that other programs put, change, move and remove beneath a server that runs."""
+"""Files that other programs create, change, move and remove in the folder of a running server."""
 
 import base64
 import hashlib
@@ -27,46 +27,46 @@ FILM_SHA256 = base64.b64encode(hashlib.sha256(b"film").digest()).decode()
 
 
 @pytest.fixture
-def lazy(tmp_path: Path) -> Iterator[Server]:
-    """A server of its own, whose next scan is far away."""
-    with far_from_a_scan(tmp_path) as server:
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Run a server of the test's own that does not scan during the test."""
+    with running_without_scans(tmp_path) as server:
         yield server
 
 
-def far_from_a_scan(folder: Path) -> AbstractContextManager[Server]:
+def running_without_scans(folder: Path) -> AbstractContextManager[Server]:
     return running(folder / "server", storage="filesystem", scan_interval=100_000)
 
 
-resting = Together("resting")
-"""Tests of files that have to rest before they count as finished."""
+concurrent = Together("outcomes")
+"""Tests that wait until files have been unchanged for long enough to count as finished."""
 
 
-@pytest.fixture(scope="module", name="resting")
-def begun_resting(
+@pytest.fixture(scope="module", name="outcomes")
+def concurrent_outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outcomes]:
-    with resting.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
+    with concurrent.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
         yield outcomes
 
 
 def names(http: httpx.Client, folder: str = "", **query: object) -> list[str]:
-    answer = http.get("/files", params={"folder": folder, **query}).raise_for_status().json()
-    return [item["path"] for item in answer["items"]]
+    response = http.get("/files", params={"folder": folder, **query}).raise_for_status().json()
+    return [item["path"] for item in response["items"]]
 
 
 @pytest.mark.campaign
-def test_a_file_that_dd_writes_slowly_is_never_half_adopted(lazy: Server, until: Until) -> None:
-    """It pauses for longer than a file must be still to be taken for finished."""
-    target = lazy.files / "film.mp4"
+def test_file_that_dd_writes_slowly_is_adopted_only_whole(server: Server, until: Until) -> None:
+    """dd pauses for longer than a file must be unchanged to count as finished."""
+    target = server.files / "film.mp4"
     pieces = "for i in 1 2 3; do head -c 100000 /dev/zero; sleep 2.6; done"
-    writing = subprocess.Popen(["sh", "-c", f"({pieces}) | dd of={target} bs=4k status=none"])
+    dd = subprocess.Popen(["sh", "-c", f"({pieces}) | dd of={target} bs=4k status=none"])
     sizes = set()
-    with lazy.client() as http:
-        while writing.poll() is None:
+    with server.client() as http:
+        while dd.poll() is None:
             sizes |= {item["size"] for item in http.get("/files").json()["items"]}
-            answer = http.get("/files/film.mp4")
-            sizes |= {len(answer.content)} if answer.status_code == 200 else set()
-            assert answer.status_code in (200, 404)
+            response = http.get("/files/film.mp4")
+            sizes |= {len(response.content)} if response.status_code == 200 else set()
+            assert response.status_code in (200, 404)
             assert http.put("/files/film.mp4", content=b"x", headers={"if-none-match": "*"}).is_client_error
             time.sleep(0.1)
         assert until(lambda: names(http) == ["film.mp4"])
@@ -74,51 +74,55 @@ def test_a_file_that_dd_writes_slowly_is_never_half_adopted(lazy: Server, until:
     assert sizes <= {300_000}
 
 
-def test_known_file_that_is_written_in_pieces_is_a_version_after_each(lazy: Server) -> None:
-    """Each piece by a program that opens and closes it."""
-    target = lazy.files / "film.mp4"
+def test_known_file_has_new_version_after_each_program_that_appends(server: Server) -> None:
+    """Each program opens the file, writes, and closes it."""
+    target = server.files / "film.mp4"
     etags = set()
-    with lazy.client() as http:
+    with server.client() as http:
         http.put("/files/film.mp4", content=b"old" * 1000).raise_for_status()
         for number in range(6):
             with target.open("wb" if number == 0 else "ab") as file:
                 file.write(b"new" * 1000)
-            answer = http.get("/files/film.mp4")
-            assert (answer.status_code, answer.content) == (200, b"new" * 1000 * (number + 1))
-            etags.add(answer.headers["etag"])
+            response = http.get("/files/film.mp4")
+            assert (response.status_code, response.content) == (200, b"new" * 1000 * (number + 1))
+            etags.add(response.headers["etag"])
         assert len(etags) == 6
         with target.open("ab", buffering=0) as file:
             file.write(b"half of ")
-            answer = http.get("/files/film.mp4")
-            assert answer.status_code == 503
-            assert answer.headers["retry-after"]
+            response = http.get("/files/film.mp4")
+            assert response.status_code == 503
+            assert response.headers["retry-after"]
             threading.Timer(0.2, file.close).start()
-            assert http.get("/files/film.mp4").content.endswith(b"half of "), "it waits for a moment"
+            assert http.get("/files/film.mp4").content.endswith(b"half of "), (
+                "the server did not wait for the writer"
+            )
 
 
-def test_file_of_the_same_size_and_time_is_never_taken_for_the_one_before(lazy: Server, until: Until) -> None:
-    """`touch -r old new; mv new old`, with the same bytes and with others. Also chmod, and touch alone."""
-    film, new = lazy.files / "film.mp4", lazy.files / "new.mp4"
+def test_replaced_file_of_same_size_and_time_is_not_served_as_the_old_version(
+    server: Server, until: Until
+) -> None:
+    """`touch -r old new; mv new old`, with the same bytes and with others; chmod alone; touch alone."""
+    film, new = server.files / "film.mp4", server.files / "new.mp4"
 
     def get(**headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return http.get("/files/film.mp4", headers=named)
 
-    with lazy.client() as http:
+    with server.client() as http:
         old = http.put("/files/film.mp4", content=b"x" * 3_000_000).raise_for_status()
         first = get()
         etag, date = first.headers["etag"], first.headers["last-modified"]
-        # The same bytes: a backup was restored.
+        # The same bytes, as when a backup is restored.
         run("cp", film, new)
         run("touch", "-r", film, new)
         run("mv", new, film)
-        meanwhile = get(if_none_match=etag).raise_for_status()
-        assert meanwhile.headers["etag"] != etag or "repr-digest" in meanwhile.headers
+        unproved = get(if_none_match=etag).raise_for_status()
+        assert unproved.headers["etag"] != etag or "repr-digest" in unproved.headers
         assert until(lambda: get().headers["etag"] == etag)
         assert get().headers["repr-digest"] == old.headers["repr-digest"]
-        for known in {etag, meanwhile.headers["etag"]}:
-            assert get(if_match=known).status_code == 200
-            assert get(if_range=known, range="bytes=0-9").status_code == 206
+        for accepted in {etag, unproved.headers["etag"]}:
+            assert get(if_match=accepted).status_code == 200
+            assert get(if_range=accepted, range="bytes=0-9").status_code == 206
         # Other bytes.
         run("cp", film, new)
         with new.open("r+b") as file:
@@ -132,25 +136,25 @@ def test_file_of_the_same_size_and_time_is_never_taken_for_the_one_before(lazy: 
         assert until(lambda: "repr-digest" in get().headers)
         assert get(if_match=etag).status_code == 412
         assert get(if_modified_since=date).status_code == 200
-        # Nothing but the mode: a film plays on.
+        # The mode alone: playback continues.
         etag = get().headers["etag"]
         film.chmod(0o600)
         assert get(if_match=etag, range="bytes=0-9").status_code == 206
         assert until(lambda: get(if_none_match=etag).status_code == 304)
-        # Times alone, as `rsync -t` and `touch` set them.
+        # The times alone, as `rsync -t` and `touch` set them.
         film.touch()
         assert get().status_code == 200
         assert until(lambda: get().headers["etag"] == etag)
 
 
-def test_mv_over_a_managed_file_is_a_new_version(lazy: Server, tmp_path: Path) -> None:
+def test_mv_over_managed_file_makes_a_new_version(server: Server, tmp_path: Path) -> None:
     (tmp_path / "new.mp4").write_bytes(b"new bytes")
-    with lazy.client() as http:
+    with server.client() as http:
         before = http.put("/files/a/film.mp4", content=b"old").json()
-        # While somebody reads the old one.
-        with http.stream("GET", "/files/a/film.mp4") as reading:
-            run("mv", tmp_path / "new.mp4", lazy.files / "a" / "film.mp4")
-            assert reading.read() == b"old"
+        # During a download of the old version.
+        with http.stream("GET", "/files/a/film.mp4") as download:
+            run("mv", tmp_path / "new.mp4", server.files / "a" / "film.mp4")
+            assert download.read() == b"old"
         after = http.get("/files/a/film.mp4")
         assert after.content == b"new bytes"
         assert after.headers["etag"] != f'"{before["etag"]}"'
@@ -160,9 +164,9 @@ def test_mv_over_a_managed_file_is_a_new_version(lazy: Server, tmp_path: Path) -
         assert (item["id"], item["size"]) == (before["id"], 9)
 
 
-@resting
-def test_a_list_shows_what_was_dropped_and_not_what_was_removed(folder: Path) -> None:
-    with far_from_a_scan(folder) as server, server.client() as http:
+@concurrent
+def test_list_shows_files_added_by_hand_and_omits_removed_ones(folder: Path) -> None:
+    with running_without_scans(folder) as server, server.client() as http:
         http.put("/files/a/one.mp4", content=b"1")
         http.put("/files/b/two.mp4", content=b"2")
         (server.files / "album").mkdir()
@@ -175,9 +179,9 @@ def test_a_list_shows_what_was_dropped_and_not_what_was_removed(folder: Path) ->
         assert http.get("/files/album/track%201.mp3").headers["content-type"] == "audio/mpeg"
 
 
-@resting
-def test_a_download_that_gets_its_name_when_it_is_whole(folder: Path) -> None:
-    with far_from_a_scan(folder) as server, server.client() as http:
+@concurrent
+def test_finished_download_is_listed_at_once_under_its_final_name(folder: Path) -> None:
+    with running_without_scans(folder) as server, server.client() as http:
         part = server.files / "film.mp4.half"
         part.write_bytes(b"film")
         assert until(lambda: names(http) == ["film.mp4.half"])
@@ -186,25 +190,29 @@ def test_a_download_that_gets_its_name_when_it_is_whole(folder: Path) -> None:
         assert http.get("/files/film.mp4").headers["content-disposition"].startswith("inline")
 
 
-@resting
-def test_many_files_at_once_close_no_listener(folder: Path) -> None:
-    """Of so many changes it is only said that the library is to be listed again."""
-    with far_from_a_scan(folder) as server, Socket(server, "/events") as events, server.client() as http:
+@concurrent
+def test_many_new_files_send_resync_instead_of_an_event_each(folder: Path) -> None:
+    """A client that must list the library again needs no event for each change, and keeps its connection."""
+    with (
+        running_without_scans(folder) as server,
+        Socket(server, "/events") as events,
+        server.client() as http,
+    ):
         assert events.json() == {"type": "resync"}
         for number in range(300):
             (server.files / f"{number}.mp4").touch()
         time.sleep(2.1)
         assert until(lambda: len(names(http, limit=1000)) == 300, within=30)
         http.put("/files/last.mp4", content=b"last").raise_for_status()
-        told = [events.json()]
-        while told[-1].get("path") != "last.mp4":
-            told.append(events.json())
-        assert {"type": "resync"} in told
-        assert len(told) < 100
+        received = [events.json()]
+        while received[-1].get("path") != "last.mp4":
+            received.append(events.json())
+        assert {"type": "resync"} in received
+        assert len(received) < 100
 
 
-@resting
-def test_the_server_finds_and_hashes_by_itself(folder: Path) -> None:
+@concurrent
+def test_scan_adopts_moves_and_hashes_without_requests(folder: Path) -> None:
     with running(folder / "server", storage="filesystem", scan_interval=1) as server, server.client() as http:
         kept = http.put("/files/a/one.mp4", content=b"1").json()
         (server.files / "a" / "one.mp4").rename(server.files / "moved.mp4")
@@ -214,8 +222,8 @@ def test_the_server_finds_and_hashes_by_itself(folder: Path) -> None:
         def found() -> int:
             return sum(map(int, re.findall(r"(\d+) (?:created|moved)", server.log())))
 
-        # Not by a list, which would look for itself. A scan that was under way when the film was moved takes
-        # it for one that left, and finds it where it came to be the next time.
+        # Not by a list, which would adopt the files itself. A scan that runs during the move takes the film
+        # for deleted; the next scan finds it at its new path.
         assert until(lambda: found() == 2, within=20)
 
         def digest() -> str | None:
@@ -226,9 +234,9 @@ def test_the_server_finds_and_hashes_by_itself(folder: Path) -> None:
         assert http.get("/files/moved.mp4").headers["etag"] == f'"{kept["etag"]}"'
 
 
-@resting
-def test_links_out_of_the_folder_are_neither_served_nor_listed(folder: Path) -> None:
-    with far_from_a_scan(folder) as server:
+@concurrent
+def test_symlinks_are_neither_served_nor_listed_nor_written_through(folder: Path) -> None:
+    with running_without_scans(folder) as server:
         outside = folder / "outside"
         outside.mkdir()
         (outside / "secret.mp4").write_bytes(b"secret")
@@ -249,8 +257,8 @@ def test_links_out_of_the_folder_are_neither_served_nor_listed(folder: Path) -> 
         assert (outside / "secret.mp4").read_bytes() == b"secret"
 
 
-@resting
-def test_what_the_server_may_not_read_spoils_no_list(folder: Path) -> None:
+@concurrent
+def test_unreadable_files_do_not_hide_readable_ones(folder: Path) -> None:
     server = Server(folder / "server")
     server.bound = True
     try:
@@ -268,12 +276,12 @@ def test_what_the_server_may_not_read_spoils_no_list(folder: Path) -> None:
             assert names(http, recursive=True) == ["a/film.mp4", "known/film.mp4", "z/film.mp4"]
             assert http.get("/files/a/secret.mp4").status_code == 503
             (server.files / "z" / "film.mp4").unlink()
-            scanned = completed("scan", environment={"SEEKABLE_FILES_DIR": str(server.files)}, bound=True)
-            assert scanned.returncode == 1
-            assert "unreadable: a/secret.mp4: The disk refuses: Permission denied." in scanned.stdout
-            assert "unreadable: a/closed: The disk refuses: Permission denied." in scanned.stdout
-            assert "unreadable: known: The disk refuses: Permission denied." in scanned.stdout
-            assert "1 deleted" in scanned.stdout, "what is behind it is looked at, too"
+            scan = completed("scan", environment={"SEEKABLE_FILES_DIR": str(server.files)}, bound=True)
+            assert scan.returncode == 1
+            assert "unreadable: a/secret.mp4: The disk refuses: Permission denied." in scan.stdout
+            assert "unreadable: a/closed: The disk refuses: Permission denied." in scan.stdout
+            assert "unreadable: known: The disk refuses: Permission denied." in scan.stdout
+            assert "1 deleted" in scan.stdout, "the scan ended at an unreadable folder"
             assert names(http, recursive=True) == ["a/film.mp4", "known/film.mp4"]
             (server.files / "a" / "secret.mp4").chmod(0o644)
             time.sleep(2.1)
@@ -284,12 +292,12 @@ def test_what_the_server_may_not_read_spoils_no_list(folder: Path) -> None:
             (server.files / name).chmod(0o755)
 
 
-# A disk that is not there
+# Unmounted disks
 
 
 @contextmanager
 def spare_disk(folder: Path) -> Iterator[Callable[[Path], None]]:
-    """Mount a disk at a folder, or take it away; it keeps what is on it."""
+    """Yield a function that mounts a disk at a folder, or unmounts it if it is mounted there."""
     need("mount")
     image = folder / "disk.img"
     with image.open("wb") as file:
@@ -299,7 +307,7 @@ def spare_disk(folder: Path) -> Iterator[Callable[[Path], None]]:
 
     def mount(point: Path) -> None:
         if point in mounted:
-            # Whoever reads a file there, be it to hash it, is let finish.
+            # The disk is busy while the server reads a file, for example to hash it.
             assert until(lambda: run("umount", point, check=False).returncode == 0)
             mounted.remove(point)
         else:
@@ -320,8 +328,8 @@ def seekable(server: Server, command: str, **settings: object) -> subprocess.Com
     return completed(command, environment={**os.environ, **environment})
 
 
-@resting
-def test_an_unmounted_disk_loses_no_row(folder: Path) -> None:
+@concurrent
+def test_unmounted_disk_loses_no_rows(folder: Path) -> None:
     database = f"sqlite:///{folder}/rows.db"
     server = Server(folder / "server", database_url=database)
     with spare_disk(folder) as disk, ExitStack() as stack:
@@ -330,22 +338,22 @@ def test_an_unmounted_disk_loses_no_row(folder: Path) -> None:
         with server.start().client() as http:
             file = http.put("/files/a/film.mp4", content=b"film").json()
         server.stop()
-        disk(server.files)  # away
+        disk(server.files)  # unmount
         for command in ("serve", "scan", "verify", "migrate"):
             refused = seekable(server, command, database_url=database, port=0)
             assert refused.returncode == 1
             assert "not the one" in refused.stderr
             assert refused.stderr.count("\n") <= 2
-        disk(server.files)  # and back
+        disk(server.files)  # mount again
         with server.start().client() as http:
             (item,) = http.get("/files", params={"folder": "a"}).json()["items"]
             assert (item["id"], item["etag"]) == (file["id"], file["etag"])
 
 
-@resting
-def test_a_disk_inside_the_library_that_goes_and_comes_back(folder: Path) -> None:
-    """What is mounted below is served, not written."""
-    with far_from_a_scan(folder) as server, spare_disk(folder) as disk:
+@concurrent
+def test_files_of_a_disk_below_the_library_keep_their_identity_when_remounted(folder: Path) -> None:
+    """The server serves files of file systems mounted below its folder, and does not write to them."""
+    with running_without_scans(folder) as server, spare_disk(folder) as disk:
         point = server.files / "disk"
         disk(point)
         (point / "film.mp4").write_bytes(b"film")
@@ -353,10 +361,10 @@ def test_a_disk_inside_the_library_that_goes_and_comes_back(folder: Path) -> Non
         with server.client() as http:
             (before,) = http.get("/files", params={"folder": "disk"}).json()["items"]
             assert http.get("/files/disk/film.mp4").content == b"film"
-            disk(point)  # away
+            disk(point)  # unmount
             assert names(http, "disk") == []
             assert http.get("/files/disk/film.mp4").status_code == 404
-            disk(point)  # and back
+            disk(point)  # mount again
             (after,) = http.get("/files", params={"folder": "disk"}).json()["items"]
             assert (after["id"], after["created_at"]) == (before["id"], before["created_at"])
             assert http.get(f"/stream/{before['id']}").content == b"film"
@@ -365,24 +373,24 @@ def test_a_disk_inside_the_library_that_goes_and_comes_back(folder: Path) -> Non
 # The commands
 
 
-@resting
-def test_scan_and_verify_beside_a_running_server(folder: Path) -> None:
-    with far_from_a_scan(folder) as server:
+@concurrent
+def test_scan_and_verify_report_changes_beside_a_running_server(folder: Path) -> None:
+    with running_without_scans(folder) as server:
         (server.files / "link\x1b[31m").symlink_to("/etc/passwd")
         server.stop()
-        said = len(server.log())
+        log_start = len(server.log())
         server.start()
-        # By itself, which it does not do again.
-        assert until(lambda: "Scanned the files" in server.log()[said:])
+        # The scan at the start; the next one is far away.
+        assert until(lambda: "Scanned the files" in server.log()[log_start:])
         with server.client() as http:
             http.put("/files/a/film.mp4", content=b"x" * 100_000)
             http.put("/files/a/gone.mp4", content=b"gone")
             (server.files / "new.mp4").write_bytes(b"new")
             (server.files / "a" / "gone.mp4").unlink()
             time.sleep(2.1)
-            scanned = seekable(server, "scan")
-            assert scanned.returncode == 0, scanned.stderr
-            assert scanned.stdout.splitlines() == [
+            scan = seekable(server, "scan")
+            assert scan.returncode == 0, scan.stderr
+            assert scan.stdout.splitlines() == [
                 "skipped: link\\x1b[31m: It is a symbolic link.",
                 "2 files, 1 skipped, 1 created, 1 deleted",
             ]
@@ -395,12 +403,12 @@ def test_scan_and_verify_beside_a_running_server(folder: Path) -> None:
             with path.open("r+b") as file:
                 file.write(b"rot")
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-            rotten = seekable(server, "verify")
-            assert rotten.returncode == 1
-            named, counts = rotten.stdout.splitlines()
-            assert named == "damaged: a/film.mp4"
+            damaged = seekable(server, "verify")
+            assert damaged.returncode == 1
+            finding, counts = damaged.stdout.splitlines()
+            assert finding == "damaged: a/film.mp4"
             assert sorted(counts.split(", ")) == [
                 "1 damaged",
                 "1 not hashed yet",
                 "2 files",
-            ]  # by chance of ids
+            ]  # in order of the random IDs

@@ -1,4 +1,4 @@
-"""Copying a library while files change, rot and vanish, and disks fill. Over two folders of files."""
+"""Copying a library while files change, decay and vanish, and disks fill. Over the filesystem backend."""
 
 import asyncio
 import hashlib
@@ -33,7 +33,7 @@ BYTES = os.urandom(300_000)
 
 @pytest.fixture(autouse=True)
 def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two seconds are long when they come in every test."""
+    """Shorten the two seconds for which a file must be unchanged."""
     foreign_changes.shorten_waits(monkeypatch)
 
 
@@ -47,8 +47,8 @@ def staged(tmp_path: Path) -> list[str]:
     return os.listdir(tmp_path / "target" / ".seekable" / "staging")
 
 
-def rot(folder: Path, key: Key) -> None:
-    """Let a file have other bytes than were stored, although nothing has written to it."""
+def corrupt(folder: Path, key: Key) -> None:
+    """Change the recorded hash, as if the bytes of a file had decayed on the disk."""
     with closing(sqlite3.connect(folder / ".seekable" / "seekable.db")) as database, database:
         where = "WHERE folder = ? AND filename = ?"
         changed = database.execute(
@@ -57,10 +57,10 @@ def rot(folder: Path, key: Key) -> None:
         assert changed.rowcount == 1
 
 
-async def test_a_damaged_file_is_not_brought(pair: Pair, tmp_path: Path) -> None:
+async def test_copy_skips_damaged_file(pair: Pair, tmp_path: Path) -> None:
     await put(pair.source, FILM, BYTES)
     await put(pair.source, LAST, b"last")
-    rot(tmp_path / "source", FILM)
+    corrupt(tmp_path / "source", FILM)
     found = await pair.copy()
     assert found[":films/film.mp4"].outcome is Outcome.DAMAGED
     assert "hash" in found[":films/film.mp4"].reason
@@ -68,15 +68,15 @@ async def test_a_damaged_file_is_not_brought(pair: Pair, tmp_path: Path) -> None
     assert not staged(tmp_path)
 
 
-async def test_a_file_that_lost_its_end_is_not_brought(pair: Pair, tmp_path: Path) -> None:
+async def test_copy_skips_file_truncated_while_it_is_read(pair: Pair, tmp_path: Path) -> None:
     await put(pair.source, FILM, BYTES)
     await put(pair.source, LAST, b"last")
     path = tmp_path / "source" / FILM.path
 
-    async def cut() -> None:
+    async def truncate() -> None:
         os.truncate(path, 1000)
 
-    found = await replace(pair, source=CountingStorage(pair.source, cut)).copy()
+    found = await replace(pair, source=CountingStorage(pair.source, truncate)).copy()
     assert found[":films/film.mp4"].outcome is Outcome.FAILED
     assert found[":films/film.mp4"].reason
     assert set(await stored(pair.target)) == {LAST}
@@ -84,7 +84,7 @@ async def test_a_file_that_lost_its_end_is_not_brought(pair: Pair, tmp_path: Pat
     assert await pair.run() == {"films/film.mp4": Outcome.COPIED, "films/z.mp4": Outcome.PRESENT}
 
 
-async def test_what_was_not_hashed_yet_is_hashed_on_the_way(pair: Pair, tmp_path: Path) -> None:
+async def test_copy_hashes_unhashed_files_and_recognizes_copies_later(pair: Pair, tmp_path: Path) -> None:
     folder = tmp_path / "source" / "films"
     folder.mkdir()
     (folder / "film.mp4").write_bytes(BYTES)
@@ -103,12 +103,12 @@ async def test_what_was_not_hashed_yet_is_hashed_on_the_way(pair: Pair, tmp_path
     assert infos[FILM].sha256 is None
     assert copies[FILM].sha256 == copies[FILM].etag == hashlib.sha256(BYTES).hexdigest()
     assert copies[FILM].id == infos[FILM].id
-    # A copy is known again by its age, and then by its hash.
-    for to_read in (2, 0):
+    # A copy is recognized by its time; once the source is hashed, by its hash.
+    for expected_reads in (2, 0):
         source = CountingStorage(pair.source)
         expected[FILM.path] = Outcome.PRESENT
         assert await replace(pair, source=source).run() == expected
-        assert source.opened == to_read
+        assert source.opened == expected_reads
         async for _ in pair.source.hash_unverified():
             pass
 
@@ -124,7 +124,7 @@ async def test_what_was_not_hashed_yet_is_hashed_on_the_way(pair: Pair, tmp_path
         ("again and again", Outcome.FAILED, {}),
     ],
 )
-async def test_a_file_that_changes_after_it_was_listed(
+async def test_copy_handles_file_that_changes_after_it_was_listed(
     pair: Pair, tmp_path: Path, change: str, outcome: Outcome, left: dict[Key, bytes]
 ) -> None:
     await put(pair.source, FILM, BYTES)
@@ -146,7 +146,7 @@ async def test_a_file_that_changes_after_it_was_listed(
             await put(pair.source, FILM, b"new")
         if change == "by hand":
             file = writing.enter_context((tmp_path / "source" / FILM.path).open("wb", buffering=0))
-            file.write(b"someone is still writing")
+            file.write(b"a writer has not finished")
 
     with writing:
         found = await replace(pair, source=CountingStorage(pair.source, before)).copy()
@@ -157,11 +157,13 @@ async def test_a_file_that_changes_after_it_was_listed(
     assert not staged(tmp_path)
 
 
-@pytest.mark.parametrize("there", [b"", BYTES], ids=["to copy it", "to compare it"])
-async def test_a_file_that_is_edited_while_it_is_read(pair: Pair, tmp_path: Path, there: bytes) -> None:
-    """An adopted file has no hash to hold what was read against; but its time tells."""
-    if there:
-        await put(pair.target, Key(SHARED, "", "film.mp4"), there)
+@pytest.mark.parametrize("existing", [b"", BYTES], ids=["to copy it", "to compare it"])
+async def test_copy_fails_for_adopted_file_edited_while_it_is_read(
+    pair: Pair, tmp_path: Path, existing: bytes
+) -> None:
+    """An adopted file has no hash to check the content against; its modification time reveals the edit."""
+    if existing:
+        await put(pair.target, Key(SHARED, "", "film.mp4"), existing)
     path = tmp_path / "source" / "film.mp4"
     path.write_bytes(BYTES)
     age_files()
@@ -174,10 +176,10 @@ async def test_a_file_that_is_edited_while_it_is_read(pair: Pair, tmp_path: Path
 
     outcomes = [file.outcome async for file in copy(pair.source, pair.to, edit)]
     assert outcomes == [Outcome.FAILED]
-    assert len(await stored(pair.target)) == bool(there)
+    assert len(await stored(pair.target)) == bool(existing)
 
 
-async def test_a_target_that_changes_meanwhile_is_not_written_over(pair: Pair) -> None:
+async def test_copy_does_not_overwrite_file_created_meanwhile(pair: Pair) -> None:
     await put(pair.source, FILM, BYTES)
 
     async def upload() -> None:
@@ -188,18 +190,18 @@ async def test_a_target_that_changes_meanwhile_is_not_written_over(pair: Pair) -
     assert await get(pair.target, FILM) == b"uploaded"
 
 
-async def test_a_target_that_is_gone_ends_it_with_a_sentence(pair: Pair, tmp_path: Path) -> None:
+async def test_copy_raises_storage_unavailable_when_target_is_gone(pair: Pair, tmp_path: Path) -> None:
     for key in (FILM, OTHER, LAST):
         await put(pair.source, key, BYTES)
-    seen = []
+    outcomes = []
     with pytest.raises(StorageUnavailable, match="The library to copy to does not answer: "):
         async for file in copy(pair.source, pair.to, lambda size: None):
-            seen.append(file.outcome)
+            outcomes.append(file.outcome)
             shutil.rmtree(tmp_path / "target")
-    assert seen == [Outcome.COPIED]
+    assert outcomes == [Outcome.COPIED]
 
 
-async def test_a_full_disk_ends_it_and_what_was_copied_stays(tmp_path: Path) -> None:
+async def test_full_disk_ends_copy_and_keeps_files_copied_before(tmp_path: Path) -> None:
     with mounted(tmp_path / "target", "-t", "tmpfs", "-o", "size=8m", "tmpfs"):
         async with opened(tmp_path, {}, {}) as pair:
             await put(pair.source, FILM, BYTES)
@@ -213,7 +215,7 @@ async def test_a_full_disk_ends_it_and_what_was_copied_stays(tmp_path: Path) -> 
             assert await pair.run() == {"films/film.mp4": Outcome.PRESENT, "films/z.mp4": Outcome.COPIED}
 
 
-async def test_it_may_be_cancelled_at_any_time(pair: Pair, tmp_path: Path) -> None:
+async def test_copy_may_be_cancelled_at_any_time(pair: Pair, tmp_path: Path) -> None:
     keys = [Key(SHARED, "films", f"{number}.mp4") for number in range(12)]
     for key in keys:
         await put(pair.source, key, BYTES)
@@ -231,24 +233,26 @@ async def test_it_may_be_cancelled_at_any_time(pair: Pair, tmp_path: Path) -> No
         await pair.target.stat(FILM)
 
 
-async def test_film_that_was_changed_at_the_target_is_not_written_over_by_a_newer_one(pair: Pair) -> None:
+async def test_copy_does_not_overwrite_file_changed_at_the_target(pair: Pair) -> None:
     await put(pair.source, FILM, BYTES)
     await pair.run()
-    await put(pair.target, FILM, b"changed there")
-    await put(pair.source, FILM, b"changed here, and later")
+    await put(pair.target, FILM, b"changed at the target")
+    await put(pair.source, FILM, b"changed later")
     assert await pair.run() == {FILM.path: Outcome.CONFLICT}
-    assert await get(pair.target, FILM) == b"changed there"
+    assert await get(pair.target, FILM) == b"changed at the target"
 
 
 @pytest.mark.parametrize("other", ["another library", None])
-async def test_copies_of_another_library_are_left_alone(pair: Pair, other: str | None) -> None:
-    """With no id, the library may be another one: the notes of its own runs count no more."""
+async def test_copies_of_another_library_are_neither_removed_nor_replaced(
+    pair: Pair, other: str | None
+) -> None:
+    """A library without an ID may be another one: records of earlier runs do not apply to it."""
     await put(pair.source, FILM, BYTES)
     await put(pair.source, OTHER, BYTES)
     await pair.run()
     await pair.source.delete(FILM)
     await pair.source.delete(OTHER)
-    await put(pair.source, FILM, b"anew")
+    await put(pair.source, FILM, b"new again")
     another = replace(pair, source_id=other)
     assert await another.remove() == []
     assert await another.run() == {FILM.path: Outcome.CONFLICT}
@@ -256,8 +260,8 @@ async def test_copies_of_another_library_are_left_alone(pair: Pair, other: str |
     assert await pair.run() == {FILM.path: Outcome.REPLACED}
 
 
-async def test_copies_that_nobody_noted_are_known_after_a_run(pair: Pair, tmp_path: Path) -> None:
-    """Such as those that an earlier version made."""
+async def test_unrecorded_copies_are_recorded_by_the_next_run(pair: Pair, tmp_path: Path) -> None:
+    """Earlier versions made copies without records."""
     infos = [await put(pair.source, key, BYTES) for key in (FILM, OTHER)]
     await pair.run()
     for info in infos:
@@ -266,25 +270,25 @@ async def test_copies_that_nobody_noted_are_known_after_a_run(pair: Pair, tmp_pa
     assert set((await pair.run()).values()) == {Outcome.PRESENT}
     await pair.source.delete(FILM)
     assert await pair.remove() == [FILM.path]
-    notes = tmp_path / "target" / ".seekable" / "copies.db"
-    assert notes.stat().st_mode & 0o777 == 0o600
+    records = tmp_path / "target" / ".seekable" / "copies.db"
+    assert records.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("kept", [0, 100, 5000])
-async def test_damaged_notes_of_copies_begin_anew(pair: Pair, tmp_path: Path, kept: int) -> None:
+async def test_damaged_records_of_copies_are_rebuilt(pair: Pair, tmp_path: Path, kept: int) -> None:
     await put(pair.source, FILM, BYTES)
     await pair.run()
-    notes = tmp_path / "target" / ".seekable" / "copies.db"
-    notes.write_bytes(notes.read_bytes()[:kept] + b"damaged" * 1000)
-    with closing(SqliteCopies(notes)) as copies:
+    records = tmp_path / "target" / ".seekable" / "copies.db"
+    records.write_bytes(records.read_bytes()[:kept] + b"damaged" * 1000)
+    with closing(SqliteCopies(records)) as copies:
         again = replace(pair, copies=copies)
         assert await again.run() == {FILM.path: Outcome.PRESENT}
         await pair.source.delete(FILM)
         assert await again.remove() == [FILM.path]
 
 
-async def test_change_that_is_cut_short_leaves_a_copy_that_may_be_replaced(pair: Pair) -> None:
-    class Dies:
+async def test_interrupted_replacement_leaves_copy_that_may_be_replaced(pair: Pair) -> None:
+    class FailingCopies:
         def __getattr__(self, name: str) -> Any:
             return getattr(pair.copies, name)
 
@@ -296,17 +300,19 @@ async def test_change_that_is_cut_short_leaves_a_copy_that_may_be_replaced(pair:
     await pair.run()
     await put(pair.source, FILM, b"second")
     await pair.source.delete(OTHER)
-    await put(pair.source, OTHER, b"anew")
-    await replace(pair, copies=Dies()).run()
+    await put(pair.source, OTHER, b"new again")
+    await replace(pair, copies=FailingCopies()).run()
     assert await get(pair.target, FILM) == b"second"
-    assert await get(pair.target, OTHER) == b"anew"
+    assert await get(pair.target, OTHER) == b"new again"
     await put(pair.source, FILM, b"third")
     assert await pair.run() == {FILM.path: Outcome.REPLACED, OTHER.path: Outcome.PRESENT}
     await pair.source.delete(OTHER)
     assert await pair.remove() == [OTHER.path]
 
 
-async def test_film_that_comes_back_or_cannot_be_read_is_not_removed(pair: Pair, tmp_path: Path) -> None:
+async def test_copy_is_not_removed_when_its_source_returns_or_is_unreadable(
+    pair: Pair, tmp_path: Path
+) -> None:
     await put(pair.source, FILM, BYTES)
     await put(pair.source, OTHER, BYTES)
     await pair.run()
@@ -314,18 +320,16 @@ async def test_film_that_comes_back_or_cannot_be_read_is_not_removed(pair: Pair,
     with (tmp_path / "source" / OTHER.path).open("ab") as writing:
         writing.write(b"more")
         writing.flush()
-        (over,) = [info async for info in gone(pair.source, pair.to)]
-        assert over.key == FILM
+        (removable,) = [info async for info in gone(pair.source, pair.to)]
+        assert removable.key == FILM
     await put(pair.source, FILM, b"back again")
-    assert not await remove_gone(pair.source, pair.to, over)
+    assert not await remove_gone(pair.source, pair.to, removable)
     assert await get(pair.target, FILM) == BYTES
 
 
 @pytest.mark.parametrize("edited", [True, False])
-async def test_copy_that_was_edited_with_its_time_put_back_stays(
-    pair: Pair, tmp_path: Path, edited: bool
-) -> None:
-    """One of which only the rights were changed is a copy still."""
+async def test_copy_edited_with_its_time_restored_is_kept(pair: Pair, tmp_path: Path, edited: bool) -> None:
+    """A copy whose mode alone changed is still a copy."""
     for key in (FILM, OTHER):
         await put(pair.source, key, BYTES)
     await pair.run()
@@ -340,7 +344,7 @@ async def test_copy_that_was_edited_with_its_time_put_back_stays(
             copied.chmod(0o600)
     await pair.source.delete(FILM)
     await pair.source.delete(OTHER)
-    await put(pair.source, FILM, b"anew")
+    await put(pair.source, FILM, b"new again")
     assert await pair.remove() == ([] if edited else [OTHER.path])
     assert await pair.run() == {FILM.path: Outcome.CONFLICT if edited else Outcome.REPLACED}
     assert (tmp_path / "target" / OTHER.path).exists() is edited

@@ -1,4 +1,4 @@
-"""Clients that leave, hundreds of them, in every way and at every moment: nothing of them stays."""
+"""Hundreds of clients that disconnect in every way and at every moment: the server keeps nothing of them."""
 
 import contextlib
 import itertools
@@ -19,11 +19,11 @@ from tests.system.faults.descriptors import descriptors
 pytestmark = on_disk_and_gridfs
 
 AT_ONCE = 25
-FILM = os.urandom(1 << 20) * 8  # more than the buffers on the way hold
-PART = FILM[: (1 << 20) + 300_000]  # so that one batch of it is written to staging
+FILM = os.urandom(1 << 20) * 8  # more than the socket buffers hold
+PART = FILM[: (1 << 20) + 300_000]  # so that the server writes one batch to staging
 
-# The pools hold 16 threads each for look-ups, lists, bytes and changes, 4 that read ahead, 8 that send to a
-# database, and few for upkeep and pings; they grow when needed and stay.
+# The pools hold 16 threads each for lookups, lists, reads and changes, 4 for read-ahead, 8 that send to a
+# database, and a few for maintenance and pings; they grow on demand and never shrink.
 MOST_THREADS = 90
 
 Until = Callable[..., bool]
@@ -49,17 +49,17 @@ def form(folder: str) -> bytes:
     return "\r\n".join((f"POST /file/upload?folder={folder} HTTP/1.1", *headers, "", part)).encode()
 
 
-DOWN = {
+DOWNLOADS = {
     "in its head": lambda folder: get(folder)[:-10],
-    "before the answer": get,
-    "in the middle": get,
-    "in the middle of several": lambda folder: get(folder) * 3,
+    "before the response": get,
+    "during the response": get,
+    "during pipelined responses": lambda folder: get(folder) * 3,
 }
 
-UP = {
+UPLOADS = {
     "in its head": lambda folder: put(folder, "Content-Length: 9")[:-10],
     "before the body": lambda folder: put(folder, f"Content-Length: {len(FILM)}"),
-    "waiting to be asked": lambda folder: put(folder, "Content-Length: 9", "Expect: 100-continue"),
+    "awaiting 100 Continue": lambda folder: put(folder, "Content-Length: 9", "Expect: 100-continue"),
     "in the body": lambda folder: put(folder, f"Content-Length: {len(FILM)}") + PART,
     "in a chunk": lambda folder: put(folder, "Transfer-Encoding: chunked") + b"%x\r\n" % len(FILM) + PART,
     "between chunks": lambda folder: (
@@ -69,16 +69,16 @@ UP = {
 }
 
 
-def leave_reset(connection: socket.socket, reset: Reset) -> None:
+def disconnect_by_reset(connection: socket.socket, reset: Reset) -> None:
     reset(connection)
 
 
-def leave(connection: socket.socket, reset: Reset) -> None:
+def disconnect(connection: socket.socket, reset: Reset) -> None:
     connection.close()
 
 
-def leave_half_closed(connection: socket.socket, reset: Reset) -> None:
-    """Says that nothing more comes, and goes when the server has had time to notice."""
+def disconnect_after_half_close(connection: socket.socket, reset: Reset) -> None:
+    """Send FIN, and close the socket when the server has had time to react."""
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_WR)
         connection.settimeout(0.2)
@@ -86,33 +86,35 @@ def leave_half_closed(connection: socket.socket, reset: Reset) -> None:
     connection.close()
 
 
-LEAVING = (leave_reset, leave, leave_half_closed)
+DISCONNECTS = (disconnect_by_reset, disconnect, disconnect_after_half_close)
 
 
-def visit(server: Server, request: bytes, moment: str, how: Callable[..., None], reset: Reset) -> None:
+def connect_and_disconnect(
+    server: Server, request: bytes, moment: str, disconnect: Callable[..., None], reset: Reset
+) -> None:
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
     connection.settimeout(30)
     connection.connect(("127.0.0.1", server.port))
     with contextlib.suppress(ConnectionError):
         connection.sendall(request)
-        if "middle" in moment:
+        if "during" in moment:
             assert connection.recv(20_000).startswith(b"HTTP/1.1 200")
-    how(connection, reset)
+    disconnect(connection, reset)
 
 
-def storm(
+def run_clients(
     server: Server, folder: str, moments: dict[str, Callable[[str], bytes]], number: int, reset: Reset
 ) -> None:
-    """So many clients, some at once, each leaving at its moment in its way."""
-    visits = itertools.islice(itertools.cycle(itertools.product(moments.items(), LEAVING)), number)
+    """Run `number` clients, 25 at once. Each disconnects at one of the moments, in one of the ways."""
+    clients = itertools.islice(itertools.cycle(itertools.product(moments.items(), DISCONNECTS)), number)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        going = [
-            pool.submit(visit, server, request(folder), moment, how, reset)
-            for (moment, request), how in visits
+        futures = [
+            pool.submit(connect_and_disconnect, server, request(folder), moment, disconnect, reset)
+            for (moment, request), disconnect in clients
         ]
-        for each in going:
-            each.result()
+        for future in futures:
+            future.result()
 
 
 def threads(server: Server) -> int:
@@ -120,8 +122,8 @@ def threads(server: Server) -> int:
 
 
 @pytest.mark.parametrize("clients", [200, pytest.param(1000, marks=pytest.mark.campaign)])
-@pytest.mark.parametrize("moments", [DOWN, UP], ids=["down", "up"])
-def test_hundreds_that_leave_leave_nothing(
+@pytest.mark.parametrize("moments", [DOWNLOADS, UPLOADS], ids=["down", "up"])
+def test_disconnected_clients_leave_no_descriptors_staged_files_or_warnings(
     server: Server,
     folder: str,
     moments: dict[str, Callable[[str], bytes]],
@@ -131,13 +133,13 @@ def test_hundreds_that_leave_leave_nothing(
 ) -> None:
     with server.client() as http:
         http.put(f"/files/{folder}/film.mp4", content=FILM).raise_for_status()
-    time.sleep(0.2)  # until that client is gone
-    before, said = descriptors(server), len(server.log())
-    storm(server, folder, moments, clients, reset)
+    time.sleep(0.2)  # until the server has closed that connection
+    before, log_start = descriptors(server), len(server.log())
+    run_clients(server, folder, moments, clients, reset)
     assert until(lambda: descriptors(server) <= before), descriptors(server) - before
-    assert until(lambda: not beneath(server).leftovers())  # a hundred uploads to take back at once
+    assert until(lambda: not beneath(server).leftovers())  # a hundred uploads are discarded at once
     assert threads(server) <= MOST_THREADS
-    log = server.log()[said:]
+    log = server.log()[log_start:]
     assert "Traceback" not in log
     assert re.findall(r"^.* (?:WARNING|ERROR|CRITICAL) .*$", log, re.MULTILINE) == []
     with server.client() as http:

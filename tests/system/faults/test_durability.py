@@ -1,4 +1,4 @@
-"""The promise "Durable", at the system calls: what is acknowledged is on the disk, in a safe order."""
+"""The promise "Durable", by system calls: acknowledged changes are on the disk, in a safe order."""
 
 import re
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ CALLS = "fsync,fdatasync,link,linkat,rename,renameat,renameat2,unlink,unlinkat,m
 
 
 class Traced:
-    """A server whose changes of the disk are written down."""
+    """A server whose system calls that change the disk are traced."""
 
     def __init__(self, folder: Path) -> None:
         self.trace = folder / "trace"
         self.server = Server(folder / "server")
-        # -D: the process that is started is the server itself. -y: descriptors with their paths.
+        # -D: the started process is the server itself. -y: print descriptors with their paths.
         self.server.wrapper = ("strace", "-D", "-f", "-y", "-e", f"trace={CALLS}", "-o", str(self.trace))
 
     def calls(self, method: str, path: str, **request: object) -> list[str]:
-        """What the server did to the disk before it answered, one call a line, in order."""
+        """Send a request. Return the successful calls of the server before its response, in order."""
         before = len(self.trace.read_text())
         with self.server.client() as http:
             response = http.request(method, path, **request)  # type: ignore[arg-type]
@@ -39,8 +39,8 @@ def traced(tmp_path: Path) -> Iterator[Traced]:
     traced.server.stop()
 
 
-def in_order(calls: list[str], *patterns: str) -> None:
-    """Each pattern is in a call after that of the one before it."""
+def assert_in_order(calls: list[str], *patterns: str) -> None:
+    """Assert that each pattern matches a call after the match of the pattern before it."""
     rest = iter(calls)
     for pattern in patterns:
         assert any(re.search(pattern, call) for call in rest), f"{pattern} in\n" + "\n".join(calls)
@@ -50,16 +50,16 @@ STAGED = r"fsync\(\d+<FILES/\.seekable/staging/\w+>"
 COMMIT = r"f(data)?sync\(\d+<FILES/\.seekable/seekable\.db-wal>"
 
 
-def test_an_acknowledged_change_is_on_the_disk(traced: Traced) -> None:
+def test_change_is_synced_to_disk_before_it_is_acknowledged(traced: Traced) -> None:
     created = traced.calls("PUT", "/files/new/deep/film.mp4", content=b"film")
-    in_order(created, "mkdirat.*new", r"fsync\(\d+<FILES>", "mkdirat.*deep", r"fsync\(\d+<FILES/new>")
-    in_order(created, STAGED, r"linkat\(.*film\.mp4", r"fsync\(\d+<FILES/new/deep>", COMMIT)
+    assert_in_order(created, "mkdirat.*new", r"fsync\(\d+<FILES>", "mkdirat.*deep", r"fsync\(\d+<FILES/new>")
+    assert_in_order(created, STAGED, r"linkat\(.*film\.mp4", r"fsync\(\d+<FILES/new/deep>", COMMIT)
 
     replaced = traced.calls("PUT", "/files/new/deep/film.mp4", content=b"other")
-    in_order(replaced, STAGED, r"renameat2?\(.*film\.mp4", r"fsync\(\d+<FILES/new/deep>", COMMIT)
+    assert_in_order(replaced, STAGED, r"renameat2?\(.*film\.mp4", r"fsync\(\d+<FILES/new/deep>", COMMIT)
 
     deleted = traced.calls("DELETE", "/files/new/deep/film.mp4")
-    in_order(deleted, r"unlinkat\(.*film\.mp4", r"fsync\(\d+<FILES/new/deep>", COMMIT)
+    assert_in_order(deleted, r"unlinkat\(.*film\.mp4", r"fsync\(\d+<FILES/new/deep>", COMMIT)
 
     form = traced.calls("POST", "/file/upload", files={"file": ("top.mp4", b"film")})
-    in_order(form, STAGED, r"linkat\(.*top\.mp4", r"fsync\(\d+<FILES>", COMMIT)
+    assert_in_order(form, STAGED, r"linkat\(.*top\.mp4", r"fsync\(\d+<FILES>", COMMIT)

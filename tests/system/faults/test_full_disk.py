@@ -1,4 +1,4 @@
-"""A disk that is full, the database on it too. Over the filesystem backend."""
+"""A full disk that also holds the database. Over the filesystem backend."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from app.settings import Settings
 from app.storage.errors import OutOfSpace
 from tests.contracts.test_accounts import make_account, make_session, make_token
 from tests.support import Server, mounted
-from tests.system.faults.victims import NO_RENAME, Injected
+from tests.system.faults.victims import NO_RENAME, InjectFaults
 
 MB = 1_000_000
 FORM = {"content-type": "multipart/form-data; boundary=xxx"}
@@ -31,21 +31,21 @@ class SmallDisk:
         self._filler = self.server.files / ".seekable" / "filler"
 
     def fill(self) -> None:
-        """Leave no room at all."""
+        """Fill the disk to the last block."""
         with self._filler.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
             while True:
                 file.write(b"x" * 4096)
         assert os.statvfs(self.server.files).f_bfree == 0
 
-    def make_room(self) -> None:
+    def free_space(self) -> None:
         self._filler.unlink()
 
-    def room(self) -> int:
+    def free_bytes(self) -> int:
         status = os.statvfs(self.server.files)
         return status.f_bavail * status.f_frsize
 
-    def left(self) -> set[str]:
-        """What is stored, and what was left behind."""
+    def remaining_paths(self) -> set[str]:
+        """Return the paths of all files and folders, stored or left behind."""
         return {
             str(path.relative_to(self.server.files))
             for path in self.server.files.rglob("*")
@@ -67,7 +67,7 @@ END = b"\r\n--xxx--"
 
 
 def chunked(size: int, head: bytes = b"", end: bytes = b"") -> Iterator[bytes]:
-    """In pieces, and so without a length that could be refused before the bytes come."""
+    """Yield a body in chunks, so that the server cannot refuse its length in advance."""
     yield from filter(None, (head, *[b"x" * MB] * (size // MB), end))
 
 
@@ -89,60 +89,60 @@ def check_refused(disk: SmallDisk, http: httpx.Client, response: httpx.Response,
     assert response.status_code == 507
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["status"] == 507
-    assert disk.left() == {"old.mp4"}
+    assert disk.remaining_paths() == {"old.mp4"}
     page = http.get("/files").json()
     assert ([item["path"] for item in page["items"]], page["folders"]) == (["old.mp4"], [])
     assert http.get("/files/old.mp4").content == old
     assert http.get("/files/new/film.mp4").status_code == 404
 
 
-def test_uploads_that_do_not_fit_leave_nothing(disk: SmallDisk) -> None:
+def test_upload_that_does_not_fit_gets_507_and_leaves_nothing(disk: SmallDisk) -> None:
     old = os.urandom(3 * MB)
     with disk.server.client() as http:
         http.put("/files/old.mp4", content=old).raise_for_status()
-        room = disk.room()
+        free_bytes = disk.free_bytes()
         for way, upload in UPLOADS.items():
             check_refused(disk, http, upload(http, 15 * MB), old)
-            assert disk.room() == room, way
-        # What does fit is taken as before.
+            assert disk.free_bytes() == free_bytes, way
+        # An upload that fits is still accepted.
         assert http.put("/files/old.mp4", content=b"x" * 10 * MB).status_code == 204
         assert http.put("/files/small.mp4", content=b"small").status_code == 201
 
 
-def test_without_any_room_all_is_read_and_nothing_stored(disk: SmallDisk) -> None:
+def test_full_disk_serves_reads_and_refuses_uploads(disk: SmallDisk) -> None:
     old = os.urandom(3 * MB)
     with disk.server.client() as http:
         http.put("/files/old.mp4", content=old).raise_for_status()
         disk.fill()
         for upload in UPLOADS.values():
-            for size in (1, MB):  # of nothing, the log of the database may have room for the row
+            for size in (1, MB):  # not 0: the write-ahead log of the database may have space for the row
                 check_refused(disk, http, upload(http, size), old)
         part = http.get("/files/old.mp4", headers={"range": "bytes=1000000-1999999"})
         assert (part.status_code, part.content) == (206, old[MB : 2 * MB])
         assert http.get("/health/ready").status_code == 200
-        disk.make_room()
+        disk.free_space()
         for upload in list(UPLOADS.values())[::2]:
             assert upload(http, MB).status_code in (201, 204, 409)
         assert http.get("/files/old.mp4").content == b"x" * MB
 
 
-def test_a_file_that_was_put_there_by_hand_is_read_without_any_room(disk: SmallDisk) -> None:
+def test_full_disk_serves_file_added_by_hand(disk: SmallDisk) -> None:
     (disk.server.files / "film.mp4").write_bytes(b"film")
     disk.fill()
-    time.sleep(2.1)  # it is taken for finished when it has been still for 2 s
+    time.sleep(2.1)  # it counts as finished when it has been unchanged for 2 s
     with disk.server.client() as http:
         assert http.get("/files/film.mp4").content == b"film"
         assert [item["path"] for item in http.get("/files").json()["items"]] == ["film.mp4"]
 
 
-def test_deleting_makes_room_where_there_is_none(disk: SmallDisk) -> None:
-    """Also when nothing much comes of it: each of the small files gives less than the database takes."""
+def test_delete_works_on_full_disk(disk: SmallDisk) -> None:
+    """Even if it frees little: each of the small files frees less than the database needs."""
     small = [f"/files/small/{number}.srt" for number in range(60)]
     with disk.server.client() as http:
         http.put("/files/old.mp4", content=b"x" * 3 * MB).raise_for_status()
         for path in small:
             http.put(path, content=b"").raise_for_status()
-        # Where the database's log begins anew, and has to grow with the first change.
+        # A restart truncates the write-ahead log, which then has to grow with the first change.
         disk.server.stop()
         disk.server.start()
     with disk.server.client() as http:
@@ -150,11 +150,11 @@ def test_deleting_makes_room_where_there_is_none(disk: SmallDisk) -> None:
             disk.fill()
             assert http.delete(path).status_code == 204
             assert http.get(path).status_code == 404
-        assert disk.left() == {"old.mp4"}
+        assert disk.remaining_paths() == {"old.mp4"}
         assert http.put("/files/new.mp4", content=b"x" * MB).status_code == 507
         assert http.delete("/files/old.mp4").status_code == 204
         assert http.put("/files/new.mp4", content=b"x" * MB).status_code == 201
-        # And again: what was held back for it has been made anew.
+        # And again: the reserve has been allocated again.
         disk.fill()
         assert http.put("/files/more.mp4", content=b"").status_code == 507
         assert http.delete("/files/new.mp4").status_code == 204
@@ -162,13 +162,15 @@ def test_deleting_makes_room_where_there_is_none(disk: SmallDisk) -> None:
 
 
 @pytest.mark.parametrize("faults", [(), (NO_RENAME,)], ids=["by rename", "by link"])
-def test_move_works_without_any_room(disk: SmallDisk, injected: Injected, faults: tuple[str, ...]) -> None:
+def test_move_works_on_full_disk(
+    disk: SmallDisk, inject_faults: InjectFaults, faults: tuple[str, ...]
+) -> None:
     kind = {"content-type": "application/merge-patch+json"}
     with disk.server.client() as http:
         http.put("/files/old.mp4", content=b"film").raise_for_status()
         for number in range(30):
             http.put(f"/files/small/{number}.srt", content=b"").raise_for_status()
-        # Where the database's log begins anew, and has to grow with the first change.
+        # A restart truncates the write-ahead log, which then has to grow with the first change.
         disk.server.stop()
         disk.server.start()
     with (
@@ -176,7 +178,7 @@ def test_move_works_without_any_room(disk: SmallDisk, injected: Injected, faults
         ExitStack() as stack,
     ):
         if faults:
-            stack.enter_context(injected(disk.server.process.pid, *faults))
+            stack.enter_context(inject_faults(disk.server.process.pid, *faults))
         for number in range(30):
             disk.fill()
             body = {"folder": f"moved/{number}", "filename": "film.srt"}
@@ -187,7 +189,7 @@ def test_move_works_without_any_room(disk: SmallDisk, injected: Injected, faults
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
-def test_starting_without_any_room(disk: SmallDisk, how: str) -> None:
+def test_server_starts_on_full_disk(disk: SmallDisk, how: str) -> None:
     data = os.urandom(3 * MB)
     with disk.server.client() as http:
         for name in ("a", "b"):
@@ -205,8 +207,8 @@ def test_starting_without_any_room(disk: SmallDisk, how: str) -> None:
         assert http.put("/files/c.mp4", content=data[:MB]).status_code == 201
 
 
-def test_what_is_held_back_is_made_anew(disk: SmallDisk) -> None:
-    """By the next upload at the latest, for example where there was no room for it at the start."""
+def test_reserve_is_allocated_again(disk: SmallDisk) -> None:
+    """The next upload allocates it at the latest, for example after a start without free space."""
     reserve = disk.server.files / ".seekable" / "reserve"
     with disk.server.client() as http:
         reserve.unlink()
@@ -214,17 +216,17 @@ def test_what_is_held_back_is_made_anew(disk: SmallDisk) -> None:
         assert reserve.stat().st_blocks * 512 >= 200_000
         disk.fill()
         assert http.delete("/files/film.mp4").status_code == 204
-        # Without it the start says what is wrong.
+        # Without the reserve, the start fails with an error message.
         disk.server.stop()
         reserve.unlink()
         disk.fill()
         with pytest.raises(AssertionError, match=r"Error: .*: The disk of the database is full"):
             disk.server.start()
-        disk.make_room()
+        disk.free_space()
         disk.server.start()
 
 
-def test_who_wants_to_make_room_can_log_in_and_out_and_leave(tmp_path: Path) -> None:
+def test_full_disk_allows_login_logout_and_account_deletion(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, files_dir=tmp_path / "files")
     filler = settings.files_dir / "filler"
     with (
@@ -239,7 +241,7 @@ def test_who_wants_to_make_room_can_log_in_and_out_and_leave(tmp_path: Path) -> 
         with pytest.raises(OutOfSpace):
             for _ in range(1000):
                 store.add_token(make_token(anna))
-        # The database's log grows with each of them.
+        # Each of them makes the write-ahead log of the database grow.
         for minutes in range(1, 20):
             session = make_session(anna)
             assert store.add_session(session, version=1)

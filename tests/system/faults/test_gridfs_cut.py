@@ -1,4 +1,4 @@
-"""The network to mongod cut at the very command that makes a change, whose outcome nobody knows then."""
+"""The network to mongod is cut at the command that makes a change, so that its outcome is unknown."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,114 +11,114 @@ import pytest
 
 from tests.support import Server, mongo
 from tests.support.together import Outcomes, Together
-from tests.system.faults.grid import Grid, check_refused, recovered
-from tests.system.faults.wire import Wire, command, wire
+from tests.system.faults.grid import Grid, check_unavailable, wait_until_ready
+from tests.system.faults.mongo_proxy import MongoProxy, command_prefix, mongo_proxy
 
 OLD, NEW = b"old" * 100_000, b"new" * 200_000
-KIND = {"content-type": "application/merge-patch+json"}
+MERGE_PATCH = {"content-type": "application/merge-patch+json"}
 NUMBERS = itertools.count(1)
 
-# What makes each change.
+# The command that makes each change.
 CHANGES = {
-    "create": command("insert", "media"),
-    "replace": command("update", "media"),
-    "delete": command("delete", "media"),
-    "move": command("update", "media"),
+    "create": command_prefix("insert", "media"),
+    "replace": command_prefix("update", "media"),
+    "delete": command_prefix("delete", "media"),
+    "move": command_prefix("update", "media"),
 }
 
-# What is at the name and at that to which it is moved.
+# The content at the name of the film, and at the name to which it is moved.
 BEFORE = {"create": [None, None], "replace": [OLD, None], "delete": [OLD, None], "move": [OLD, None]}
 AFTER = {"create": [NEW, None], "replace": [NEW, None], "delete": [None, None], "move": [None, OLD]}
 
 
 @pytest.fixture(scope="module")
-def cable() -> Iterator[Wire]:
-    with wire(mongo.shared().port) as cable:
-        yield cable
+def proxy() -> Iterator[MongoProxy]:
+    with mongo_proxy(mongo.shared().port) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="module")
-def grid(cable: Wire, tmp_path_factory: pytest.TempPathFactory) -> Grid:
-    return through(cable, tmp_path_factory.mktemp("grid"))
+def grid(proxy: MongoProxy, tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    return library_through(proxy, tmp_path_factory.mktemp("grid"))
 
 
-def through(cable: Wire, folder: Path) -> Grid:
-    """What a server sees through the cable, and the test does not."""
+def library_through(proxy: MongoProxy, folder: Path) -> Grid:
+    """Return a library whose servers reach mongod through the proxy, and the test directly."""
     grid = Grid(folder, mongo.gridfs()["mongodb_url"])  # type: ignore[arg-type]
     name = grid.url.rpartition("/")[2].partition("?")[0]
-    grid.settings["mongodb_url"] = f"mongodb://{cable.host}/{name}?directConnection=true"
+    grid.settings["mongodb_url"] = f"mongodb://{proxy.host}/{name}?directConnection=true"
     return grid
 
 
 @pytest.fixture(scope="module")
 def server(grid: Grid) -> Iterator[Server]:
-    with untroubled(grid) as server:
+    with server_without_tracebacks(grid) as server:
         yield server
 
 
 @contextmanager
-def untroubled(grid: Grid) -> Iterator[Server]:
+def server_without_tracebacks(grid: Grid) -> Iterator[Server]:
     with grid.server() as server:
         yield server
         assert "Traceback" not in server.log()
 
 
-waiting = Together("waiting")
-"""Tests in which a server waits for its database, for seconds. Each has a library and a cable of its own."""
+concurrent = Together("outcomes")
+"""Tests in which a server waits seconds for its database. Each has a library and a proxy of its own."""
 
 
-@pytest.fixture(scope="module", name="waiting")
-def begun_waiting(
+@pytest.fixture(scope="module", name="outcomes")
+def concurrent_outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outcomes]:
     with ExitStack() as stack:
 
-        def given(name: str) -> tuple[Wire, Grid]:
-            cable = stack.enter_context(wire(mongo.shared().port))
-            return cable, through(cable, tmp_path_factory.mktemp(name))
+        def resources(name: str) -> tuple[MongoProxy, Grid]:
+            proxy = stack.enter_context(mongo_proxy(mongo.shared().port))
+            return proxy, library_through(proxy, tmp_path_factory.mktemp(name))
 
-        with waiting.begun(request, given) as outcomes:
+        with concurrent.begun(request, resources) as outcomes:
             yield outcomes
 
 
-@waiting
-def test_a_creation_that_is_brought_but_whose_outcome_is_not_known(cable: Wire, grid: Grid) -> None:
-    with untroubled(grid) as server:
-        check_outcome(cable, grid, server, "create", True)
+@concurrent
+def test_create_gets_503_and_is_kept_when_delivered_without_reply(proxy: MongoProxy, grid: Grid) -> None:
+    with server_without_tracebacks(grid) as server:
+        check_outcome(proxy, grid, server, "create", True)
 
 
-@waiting
-def test_a_creation_that_is_not_brought_and_whose_outcome_is_not_known(cable: Wire, grid: Grid) -> None:
-    with untroubled(grid) as server:
-        check_outcome(cable, grid, server, "create", False)
+@concurrent
+def test_create_gets_503_and_leaves_nothing_when_not_delivered(proxy: MongoProxy, grid: Grid) -> None:
+    with server_without_tracebacks(grid) as server:
+        check_outcome(proxy, grid, server, "create", False)
 
 
-OTHERS = [(kind, True) for kind in CHANGES if kind != "create"]
+DELIVERED = [(kind, True) for kind in CHANGES if kind != "create"]
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize(("kind", "brought"), [*OTHERS, ("delete", False)])
-def test_another_change_whose_outcome_is_not_known(
-    cable: Wire, grid: Grid, server: Server, kind: str, brought: bool
+@pytest.mark.parametrize(("kind", "delivered"), [*DELIVERED, ("delete", False)])
+def test_change_gets_503_and_is_whole_when_its_outcome_is_unknown(
+    proxy: MongoProxy, grid: Grid, server: Server, kind: str, delivered: bool
 ) -> None:
-    check_outcome(cable, grid, server, kind, brought)
+    check_outcome(proxy, grid, server, kind, delivered)
 
 
-def check_outcome(cable: Wire, grid: Grid, server: Server, kind: str, brought: bool) -> None:
+def check_outcome(proxy: MongoProxy, grid: Grid, server: Server, kind: str, delivered: bool) -> None:
     folder = f"folder-{next(NUMBERS)}"
     with server.client() as http:
         if kind != "create":
             http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
-        cable.cut_at(CHANGES[kind], bring=brought)
-        answer = change(http, kind, folder)
-        assert cable.is_cut.is_set()
-        check_refused(answer)
-        assert answer.elapsed.total_seconds() < 5
-        cable.mend()
-        recovered(server)
+        proxy.cut_at(CHANGES[kind], deliver=delivered)
+        response = change(http, kind, folder)
+        assert proxy.is_cut.is_set()
+        check_unavailable(response)
+        assert response.elapsed.total_seconds() < 5
+        proxy.restore()
+        wait_until_ready(server)
         for _ in range(2):
-            assert there(http, folder) == (AFTER if brought else BEFORE)[kind]
-            grid.check_nothing_left()  # the bytes of what is there stay, and no others
+            assert stored(http, folder) == (AFTER if delivered else BEFORE)[kind]
+            grid.check_no_leftovers()  # the bytes of the stored version stay, and no others
 
 
 def change(http: httpx.Client, kind: str, folder: str) -> httpx.Response:
@@ -127,99 +127,98 @@ def change(http: httpx.Client, kind: str, folder: str) -> httpx.Response:
         case "delete":
             return http.delete(film)
         case "move":
-            return http.patch(film, json={"filename": "moved.mp4"}, headers=KIND)
+            return http.patch(film, json={"filename": "moved.mp4"}, headers=MERGE_PATCH)
         case _:
             return http.put(film, content=NEW)
 
 
-def there(http: httpx.Client, folder: str) -> list[bytes | None]:
-    """What is at both names."""
-    answers = [http.get(f"/files/{folder}/{name}.mp4") for name in ("film", "moved")]
-    return [answer.content if answer.is_success else None for answer in answers]
+def stored(http: httpx.Client, folder: str) -> list[bytes | None]:
+    """Return the content at both names, None where there is no file."""
+    responses = [http.get(f"/files/{folder}/{name}.mp4") for name in ("film", "moved")]
+    return [response.content if response.is_success else None for response in responses]
 
 
-@waiting
-def test_a_change_of_which_only_the_answer_is_lost(cable: Wire, grid: Grid) -> None:
-    """It is looked up whether it was made, where the driver does not try again by itself, as without a
-    replica set."""
+@concurrent
+def test_change_succeeds_when_only_its_reply_is_lost(proxy: MongoProxy, grid: Grid) -> None:
+    """The server looks up the outcome where the driver does not retry by itself, as without a replica set."""
     url = f"{grid.settings['mongodb_url']}&retryWrites=false"
     with grid.server("unretrying", mongodb_url=url) as server, server.client() as http:
-        for kind, made in CHANGES.items():
+        for kind, command in CHANGES.items():
             folder = f"folder-{next(NUMBERS)}"
             if kind != "create":
                 http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
-            cable.break_at(made)
+            proxy.break_connection_at(command)
             assert change(http, kind, folder).is_success
-            assert there(http, folder) == AFTER[kind]
-    grid.check_nothing_left()
+            assert stored(http, folder) == AFTER[kind]
+    grid.check_no_leftovers()
 
 
-@waiting
-def test_bytes_that_a_document_may_name_are_kept(cable: Wire, grid: Grid) -> None:
-    """Although all else can be asked of the database, and so they could be removed."""
-    with untroubled(grid) as server:
-        check_kept(cable, grid, server, "create")
+@concurrent
+def test_sweep_keeps_bytes_that_a_document_may_reference(proxy: MongoProxy, grid: Grid) -> None:
+    """The server could remove them: other commands still reach the database."""
+    with server_without_tracebacks(grid) as server:
+        check_bytes_are_kept(proxy, grid, server, "create")
 
 
 @pytest.mark.campaign
-def test_bytes_that_a_document_may_name_are_kept_when_it_is_replaced(
-    cable: Wire, grid: Grid, server: Server
+def test_sweep_keeps_bytes_that_a_document_may_reference_after_replacement(
+    proxy: MongoProxy, grid: Grid, server: Server
 ) -> None:
-    check_kept(cable, grid, server, "replace")
+    check_bytes_are_kept(proxy, grid, server, "replace")
 
 
-def check_kept(cable: Wire, grid: Grid, server: Server, kind: str) -> None:
+def check_bytes_are_kept(proxy: MongoProxy, grid: Grid, server: Server, kind: str) -> None:
     folder = f"folder-{next(NUMBERS)}"
     with server.client() as http:
         if kind == "replace":
             http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
-        cable.lose_answers_to(CHANGES[kind], command("find", "media"))
-        check_refused(change(http, kind, folder))
-        assert there(http, folder) == AFTER[kind]
-        grid.check_nothing_left()
-        assert there(http, folder) == AFTER[kind]
+        proxy.drop_replies_to(CHANGES[kind], command_prefix("find", "media"))
+        check_unavailable(change(http, kind, folder))
+        assert stored(http, folder) == AFTER[kind]
+        grid.check_no_leftovers()
+        assert stored(http, folder) == AFTER[kind]
 
 
 @pytest.mark.parametrize("kind", ["create", "replace"])
-def test_a_commit_that_comes_after_the_sweep_is_not_acknowledged(
-    cable: Wire, grid: Grid, server: Server, kind: str
+def test_commit_after_its_lease_was_swept_gets_503(
+    proxy: MongoProxy, grid: Grid, server: Server, kind: str
 ) -> None:
-    """As of a process that was stopped for longer than its lease."""
+    """Such as the commit of a process that was stopped for longer than its lease."""
     target = f"/files/folder-{next(NUMBERS)}/film.mp4"
     with server.client() as http, ThreadPoolExecutor(1) as pool:
         if kind == "replace":
             http.put(target, content=OLD).raise_for_status()
-        cable.hold_at(CHANGES[kind])
-        answer = pool.submit(http.put, target, content=NEW)
-        assert cable.is_holding.wait(10)
-        grid.pass_time(of=lambda file: file not in grid.named())
+        proxy.hold_at(CHANGES[kind])
+        response = pool.submit(http.put, target, content=NEW)
+        assert proxy.is_holding.wait(10)
+        grid.expire_leases(matching=lambda file: file not in grid.referenced())
         assert grid.sweep()
-        cable.let_go()
-        check_refused(answer.result())
+        proxy.release()
+        check_unavailable(response.result())
         found = http.get(target)
         assert (found.content if found.is_success else None) == (OLD if kind == "replace" else None)
-        grid.check_nothing_left()
+        grid.check_no_leftovers()
         assert http.put(target, content=NEW).is_success
         assert http.get(target).content == NEW
 
 
-def test_a_file_that_stands_in_the_way_of_another_but_is_moved_is_kept(
-    cable: Wire, grid: Grid, server: Server
+def test_file_in_conflict_with_a_folder_is_kept_when_it_is_moved(
+    proxy: MongoProxy, grid: Grid, server: Server
 ) -> None:
     folder = f"folder-{next(NUMBERS)}"
     with server.client() as http, grid.server("other", mongodb_url=grid.url) as other:
-        with other.client() as elsewhere, ThreadPoolExecutor(1) as pool:
-            cable.hold_at(CHANGES["create"])
-            answer = pool.submit(http.put, f"/files/{folder}/x", content=NEW)
-            assert cable.is_holding.wait(10)
-            # It is put where a folder comes to be meanwhile, and moved before that is noticed.
-            assert elsewhere.put(f"/files/{folder}/x/film.mp4", content=OLD).status_code == 201
-            cable.hold_again_at(CHANGES["delete"])
-            assert cable.is_holding.wait(10)
-            moved = elsewhere.patch(f"/files/{folder}/x", json={"filename": "y"}, headers=KIND)
+        with other.client() as other_http, ThreadPoolExecutor(1) as pool:
+            proxy.hold_at(CHANGES["create"])
+            response = pool.submit(http.put, f"/files/{folder}/x", content=NEW)
+            assert proxy.is_holding.wait(10)
+            # The other server makes the path a folder, and moves the file before the conflict is detected.
+            assert other_http.put(f"/files/{folder}/x/film.mp4", content=OLD).status_code == 201
+            proxy.release_and_hold_at(CHANGES["delete"])
+            assert proxy.is_holding.wait(10)
+            moved = other_http.patch(f"/files/{folder}/x", json={"filename": "y"}, headers=MERGE_PATCH)
             assert moved.status_code == 200
-            cable.let_go()
-            assert answer.result().status_code == 201
+            proxy.release()
+            assert response.result().status_code == 201
         assert http.get(f"/files/{folder}/y").content == NEW
-        grid.check_nothing_left()
+        grid.check_no_leftovers()
         assert http.get(f"/files/{folder}/y").content == NEW

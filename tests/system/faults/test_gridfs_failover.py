@@ -1,5 +1,5 @@
-"""The primary of three nodes lost, or stepping down, under many uploads and downloads: all that was
-acknowledged is there on the next one, whole."""
+"""The primary of three nodes dies or steps down during many uploads and downloads. The next primary has every
+acknowledged change."""
 
 import itertools
 import random
@@ -16,7 +16,15 @@ from pymongo.errors import PyMongoError
 
 from tests.support import Server, mongo, noise
 from tests.support.mongo import Mongod, ReplicaSet
-from tests.system.faults.grid import Begin, Download, Grid, check_refused, recovered, sha256, until
+from tests.system.faults.grid import (
+    Download,
+    Grid,
+    StartRequest,
+    check_unavailable,
+    sha256,
+    until,
+    wait_until_ready,
+)
 
 AT_ONCE = 20
 FILM = noise(12_000_000)
@@ -31,7 +39,7 @@ def nodes() -> Iterator[ReplicaSet]:
 
 @pytest.fixture(scope="module")
 def grid(nodes: ReplicaSet, tmp_path_factory: pytest.TempPathFactory) -> Grid:
-    return Grid(tmp_path_factory.mktemp("grid"), nodes.url("harmed"))
+    return Grid(tmp_path_factory.mktemp("grid"), nodes.url("library"))
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +54,20 @@ def data(number: int) -> bytes:
 
 
 class Uploads:
-    """Clients that each upload one file after the other, replace some and delete some, until told to end."""
+    """Clients that upload one file after another, and replace or delete some, until `stopped` is set."""
 
     def __init__(self, server: Server, folder: str) -> None:
         self._server = server
         self._folder = folder
-        self.over = False
+        self.stopped = False
         self.outcomes: Counter[object] = Counter()
         self.known: dict[str, bytes | None] = {}
-        """What is stored at each path whose last change was answered, and all before it."""
+        """The stored content of each path whose changes were all answered; None if it was deleted."""
 
     def run(self, number: int) -> None:
         with self._server.client(timeout=20) as http:
             for turn in itertools.count():
-                if self.over:
+                if self.stopped:
                     return
                 path = f"/files/{self._folder}/{number}-{turn}.mp4"
                 new = data(number * 1000 + turn)
@@ -77,38 +85,38 @@ class Uploads:
             return
         before = self.known.pop(path, None)
         try:
-            answer = http.delete(path) if new is None else http.put(path, content=new)
+            response = http.delete(path) if new is None else http.put(path, content=new)
         except httpx.TransportError as error:
             self.outcomes[type(error)] += 1
             return
-        self.outcomes[answer.status_code] += 1
-        if answer.is_success:
+        self.outcomes[response.status_code] += 1
+        if response.is_success:
             self.known[path] = new
-        elif not (new is None and before is None and answer.status_code == 404):
-            check_refused(answer)
+        elif not (new is None and before is None and response.status_code == 404):
+            check_unavailable(response)
 
 
-def harm(primary: Mongod, other: Mongod, how: str) -> None:
+def fail_primary(primary: Mongod, other: Mongod, how: str) -> None:
     if how == "steps down":
         with suppress(PyMongoError), primary.direct() as client:
             client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3)
         return
-    if "nobody" in how:
+    if "no successor" in how:
         other.pause()
     primary.kill()
 
 
-def resumed(http: httpx.Client, target: str, tag: str, download: Download) -> bytes:
-    """All of it, with what did not come asked for again."""
-    here = len(download.body)
-    if here == download.length:
+def complete(http: httpx.Client, target: str, tag: str, download: Download) -> bytes:
+    """Return the whole film: the received bytes, and the rest by a range request."""
+    received = len(download.body)
+    if received == download.length:
         return bytes(download.body)
-    rest = http.get(target, headers={"range": f"bytes={here}-", "if-range": tag})
+    rest = http.get(target, headers={"range": f"bytes={received}-", "if-range": tag})
     assert rest.status_code == 206
     return download.body + rest.content
 
 
-def test_a_secondary_alone_is_refused_at_the_start(nodes: ReplicaSet, tmp_path: Path) -> None:
+def test_start_is_refused_on_a_secondary(nodes: ReplicaSet, tmp_path: Path) -> None:
     primary = nodes.primary()
     secondary = next(node for node in nodes.nodes if node is not primary)
     grid = Grid(tmp_path, f"mongodb://{secondary.host}/harmed?directConnection=true")
@@ -124,50 +132,54 @@ def test_a_secondary_alone_is_refused_at_the_start(nodes: ReplicaSet, tmp_path: 
     [
         pytest.param("steps down", marks=pytest.mark.campaign),
         "is killed",
-        pytest.param("is killed, and nobody follows for a while", marks=pytest.mark.campaign),
+        pytest.param("is killed, and has no successor for a while", marks=pytest.mark.campaign),
     ],
 )
-def test_the_primary_is_lost(nodes: ReplicaSet, grid: Grid, server: Server, begin: Begin, how: str) -> None:
+def test_failover_keeps_acknowledged_changes_and_downloads_resume(
+    nodes: ReplicaSet, grid: Grid, server: Server, start_request: StartRequest, how: str
+) -> None:
     folder = f"folder-{next(NUMBERS)}"
     target = f"/files/{folder}/film.mp4"
     with server.client() as http:
         tag = http.put(target, content=FILM).raise_for_status().headers["etag"]
     uploads = Uploads(server, folder)
-    downloads = [Download(begin, server, target) for _ in range(AT_ONCE)]
+    downloads = [Download(start_request, server, target) for _ in range(AT_ONCE)]
     for number, download in enumerate(downloads):
         download.read(len(FILM) * number // (2 * AT_ONCE))
     with ThreadPoolExecutor(2 * AT_ONCE) as pool:
-        going: list[Future[None]] = [pool.submit(uploads.run, number) for number in range(AT_ONCE)]
+        futures: list[Future[None]] = [pool.submit(uploads.run, number) for number in range(AT_ONCE)]
         try:
             assert until(lambda: uploads.outcomes[201] > AT_ONCE)
             primary = nodes.primary()
             other = next(node for node in nodes.nodes if node is not primary)
-            harm(primary, other, how)
-            whole = list(pool.map(Download.rest, downloads))
-            if "nobody" in how:
+            fail_primary(primary, other, how)
+            complete_downloads = list(pool.map(Download.read_to_end, downloads))
+            if "no successor" in how:
                 assert until(lambda: uploads.outcomes[503] > AT_ONCE)
                 other.resume()
             acknowledged = uploads.outcomes[201]
             assert nodes.primary() is not primary
-            recovered(server)
-            assert until(lambda: uploads.outcomes[201] > acknowledged + AT_ONCE), "they go on"
+            wait_until_ready(server)
+            assert until(lambda: uploads.outcomes[201] > acknowledged + AT_ONCE), "uploads did not continue"
         finally:
-            uploads.over = True
-        for each in going:
-            each.result()
+            uploads.stopped = True
+        for future in futures:
+            future.result()
     if how == "steps down":
-        assert (whole, uploads.failed()) == ([True] * AT_ONCE, 0), uploads.outcomes
-    elif "nobody" in how:
-        assert whole.count(False) >= AT_ONCE // 2  # of the others, the rest was on its way already
+        assert (complete_downloads, uploads.failed()) == ([True] * AT_ONCE, 0), uploads.outcomes
+    elif "no successor" in how:
+        assert (
+            complete_downloads.count(False) >= AT_ONCE // 2
+        )  # the rest of the other films was buffered already
     with server.client() as http:
-        for download, all_came in zip(downloads, whole, strict=True):
-            assert all_came is (len(download.body) == len(FILM))
-            assert sha256(resumed(http, target, tag, download)) == sha256(FILM)
+        for download, is_complete in zip(downloads, complete_downloads, strict=True):
+            assert is_complete is (len(download.body) == len(FILM))
+            assert sha256(complete(http, target, tag, download)) == sha256(FILM)
         assert len(uploads.known) > 2 * AT_ONCE
         for path, expected in uploads.known.items():
             found = http.get(path)
             assert (found.content if found.is_success else None) == expected
-    grid.check_nothing_left()
-    print(how, dict(uploads.outcomes), Counter(whole))
+    grid.check_no_leftovers()
+    print(how, dict(uploads.outcomes), Counter(complete_downloads))
     if "killed" in how:
         primary.start()

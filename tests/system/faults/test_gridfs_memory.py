@@ -1,4 +1,4 @@
-"""What a server over GridFS holds in memory does not depend on how long a file is."""
+"""The memory of a server over GridFS does not grow with the length of files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +9,9 @@ from tests.support import Server, mongo, running
 from tests.system.soak.memory import get, peak, post_form, put, slow_readers
 
 SIZE = 144
-LIMIT = 48  # of which a heap that has grown takes a part
+LIMIT = 48  # part of it is growth of the heap that the allocator keeps
 READERS = 200
-ALL_READERS = 100  # the budget, a little for each, and what threads are fetching
+ALL_READERS = 100  # the memory budget, a little for each reader, and the chunks that threads are fetching
 
 
 @pytest.fixture
@@ -23,19 +23,19 @@ def server(tmp_path: Path) -> Iterator[Server]:
     database.client.drop_database(database)
 
 
-def test_a_long_file_up_and_down(server: Server) -> None:
+def test_memory_does_not_grow_with_length_of_uploads_and_downloads(server: Server) -> None:
     with server.client() as http:
         http.put("/files/small.bin", content=b"x" * 5_000_000).raise_for_status()
         http.get("/files/small.bin").raise_for_status()
     peak(server)
     idle = server.rss() / (1 << 20)
-    for move in (put, post_form, get):
-        move(server, SIZE)
-        assert peak(server) < idle + LIMIT, move.__name__
+    for transfer in (put, post_form, get):
+        transfer(server, SIZE)
+        assert peak(server) < idle + LIMIT, transfer.__name__
 
 
-def test_many_readers_that_take_next_to_nothing(server: Server) -> None:
-    """Each of them had many megabytes once."""
+def test_memory_stays_within_budget_with_many_slow_readers(server: Server) -> None:
+    """A regression: each reader once held many megabytes."""
     with server.client() as http:
         http.put("/files/put.bin", content=b"x" * 30_000_000).raise_for_status()
         http.get("/files/put.bin").raise_for_status()

@@ -1,4 +1,4 @@
-"""Databases that cannot be served, of which one sentence says what is wrong, within seconds."""
+"""Databases that cannot be served: the start fails within seconds, with an error message of one line."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +11,14 @@ from tests.support.mongo import Mongod
 from tests.system.faults.grid import Grid
 
 
-def refusal(folder: Path, url: str) -> str:
-    """The sentence with which a start over it ends."""
+def start_error(folder: Path, url: str) -> str:
+    """Start a server over the database, and assert that it exits with one error line. Return the line."""
     grid = Grid(folder, url)
     began = time.monotonic()
     ended = grid.seekable("serve", "--port", "0", timeout=40)
-    assert time.monotonic() - began < 20  # MongoDB's driver would wait for 30, and ten start here at once
+    assert (
+        time.monotonic() - began < 20
+    )  # MongoDB's driver waits for 30 s by default; ten servers start here at once
     assert ended.returncode == 1
     assert ended.stdout == ""
     (line,) = ended.stderr.splitlines()
@@ -25,10 +27,10 @@ def refusal(folder: Path, url: str) -> str:
     return line
 
 
-NOWHERE = [
+UNUSABLE = [
     "mongodb://127.0.0.1:{closed}/library",
     "mongodb://127.0.0.1:{open}/library?replicaSet=another",
-    "mongodb://nobody:wrong@127.0.0.1:{open}/library",
+    "mongodb://unknown:wrong@127.0.0.1:{open}/library",
     "nonsense",
     "mongodb://",
     "mongodb://127.0.0.1:port/library",
@@ -38,33 +40,32 @@ NOWHERE = [
 ]
 
 
-def test_a_url_that_leads_nowhere_or_to_a_mongod_that_answers_nothing(tmp_path: Path) -> None:
-    """All of them at once: some are tried for seconds."""
-    closed, there = mongo.free_port(), mongo.shared().port
+def test_start_fails_in_seconds_when_database_is_unusable_or_silent(tmp_path: Path) -> None:
+    """All at once, because some starts retry for seconds."""
+    closed, open_port = mongo.free_port(), mongo.shared().port
     with mongo.mongod() as silent:
         silent.pause()
-        urls = [*(url.format(closed=closed, open=there) for url in NOWHERE), silent.url("library")]
+        urls = [*(url.format(closed=closed, open=open_port) for url in UNUSABLE), silent.url("library")]
         with ThreadPoolExecutor(len(urls)) as pool:
             folders = [tmp_path / str(number) for number in range(len(urls))]
             for folder in folders:
                 folder.mkdir()
-            assert len(list(pool.map(refusal, folders, urls))) == len(urls)
+            assert len(list(pool.map(start_error, folders, urls))) == len(urls)
 
 
 @pytest.mark.campaign
-def test_a_node_that_is_no_primary(tmp_path: Path) -> None:
+def test_start_fails_on_a_node_that_is_no_primary(tmp_path: Path) -> None:
     with mongo.temporary_folder() as folder:
         node = Mongod(folder)
         try:
-            node.start()  # of a replica set that nobody has made
-            refusal(tmp_path, f"mongodb://{node.host}/library?directConnection=true")
-            refusal(tmp_path, node.url("library"))
+            node.start()  # a member of a replica set that was never initiated
+            start_error(tmp_path, f"mongodb://{node.host}/library?directConnection=true")
+            start_error(tmp_path, node.url("library"))
         finally:
             node.kill()
 
 
-def test_a_url_without_a_database(tmp_path: Path) -> None:
-    """It has a usual name then."""
+def test_url_without_database_uses_the_default_name(tmp_path: Path) -> None:
     node = mongo.shared()
     grid = Grid(tmp_path, f"mongodb://{node.host}/?replicaSet=tests")
     with grid.server() as server, server.client() as http:

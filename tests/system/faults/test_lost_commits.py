@@ -1,4 +1,4 @@
-"""The connection to PostgreSQL is lost in the middle of a COMMIT."""
+"""The connection to PostgreSQL is lost during a COMMIT."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ from app.database.sql import postgresql
 from app.storage.errors import NotFound, StorageUnavailable
 from app.storage.types import SHARED, Expect, Key
 from tests.support.postgres import shared
-from tests.system.faults.losing import LosingProxy, Loss
+from tests.system.faults.lossy_proxy import Loss, LossyProxy
 from tests.unit.database import foreign_changes
 from tests.unit.database.foreign_changes import age_files
 from tests.unit.database.library import FILM, Library
@@ -34,20 +34,20 @@ AFTER: dict[str, State] = {
 
 @pytest.fixture
 def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is new is taken for finished soon, and a server for lost."""
+    """Shorten the time after which a file counts as finished, and that of the search for a lost commit."""
     foreign_changes.shorten_waits(monkeypatch)
     monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
 
 
 @pytest.fixture
-def proxy() -> Iterator[LosingProxy]:
-    proxy = LosingProxy(shared().port)
+def proxy() -> Iterator[LossyProxy]:
+    proxy = LossyProxy(shared().port)
     yield proxy
     proxy.close()
 
 
 @pytest.fixture
-def library(tmp_path: Path, proxy: LosingProxy) -> Iterator[Library]:
+def library(tmp_path: Path, proxy: LossyProxy) -> Iterator[Library]:
     url = shared().new_database().replace(str(shared().port), str(proxy.port))
     library = Library(tmp_path / "files", url)
     yield library
@@ -76,25 +76,25 @@ def found(library: Library) -> State:
 
 
 @pytest.fixture(params=sorted(BEFORE))
-def kind(request: pytest.FixtureRequest, library: Library, proxy: LosingProxy) -> str:
-    """A change, whose COMMIT is to be lost."""
+def kind(request: pytest.FixtureRequest, library: Library, proxy: LossyProxy) -> str:
+    """Return a kind of change, and store the file that it needs."""
     kind: str = request.param
     if BEFORE[kind]:
         library.put(b"old")
     return kind
 
 
-def test_what_was_committed_is_answered_though_nobody_heard(
-    library: Library, proxy: LosingProxy, kind: str
+def test_change_succeeds_when_only_the_reply_to_its_commit_is_lost(
+    library: Library, proxy: LossyProxy, kind: str
 ) -> None:
-    proxy.loses = Loss.ANSWER
+    proxy.loss = Loss.REPLY
     change(library, kind)
     assert proxy.lost.is_set()
     assert found(library) == AFTER[kind]
 
 
-def test_what_was_not_committed_is_undone(library: Library, proxy: LosingProxy, kind: str) -> None:
-    proxy.loses = Loss.COMMIT
+def test_change_is_undone_when_its_commit_is_lost(library: Library, proxy: LossyProxy, kind: str) -> None:
+    proxy.loss = Loss.COMMIT
     with pytest.raises(StorageUnavailable):
         change(library, kind)
     assert found(library) == BEFORE[kind]
@@ -102,15 +102,15 @@ def test_what_was_not_committed_is_undone(library: Library, proxy: LosingProxy, 
 
 
 @pytest.mark.parametrize("loss", Loss)
-def test_what_nobody_knows_is_left_whole(
-    library: Library, proxy: LosingProxy, kind: str, loss: Loss, shorten_waits: None
+def test_change_of_unknown_outcome_is_completed_later(
+    library: Library, proxy: LossyProxy, kind: str, loss: Loss, shorten_waits: None
 ) -> None:
-    proxy.loses, proxy.reachable = loss, False
+    proxy.loss, proxy.reachable = loss, False
     with pytest.raises(StorageUnavailable):
         change(library, kind)
     assert proxy.lost.is_set()
     proxy.reachable = True
     age_files()
     assert found(library) == AFTER[kind]
-    assert found(library) == AFTER[kind], "and it stays so"
+    assert found(library) == AFTER[kind], "a second read found another state"
     assert library.staging() == []

@@ -1,4 +1,4 @@
-"""PostgreSQL that is restarted, stopped, or shared by several servers."""
+"""A PostgreSQL that crashes, stops responding, or serves several servers."""
 
 import hashlib
 import random
@@ -28,20 +28,20 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-harmed = Together("harmed")
-"""Each of these has a PostgreSQL of its own, which it ill-treats, and waits for it."""
+concurrent = Together("outcomes")
+"""Tests that crash or stop a PostgreSQL of their own, and wait for it."""
 
 
-@pytest.fixture(scope="module", name="harmed")
-def begun_harmed(
+@pytest.fixture(scope="module", name="outcomes")
+def concurrent_outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outcomes]:
     with ExitStack() as stack:
 
-        def given(name: str) -> tuple[Server, Postgres]:
+        def resources(name: str) -> tuple[Server, Postgres]:
             return stack.enter_context(serving(tmp_path_factory.mktemp(name)))
 
-        with harmed.begun(request, given) as outcomes:
+        with concurrent.begun(request, resources) as outcomes:
             yield outcomes
 
 
@@ -55,7 +55,7 @@ def serving(folder: Path) -> Iterator[tuple[Server, Postgres]]:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Iterator[list[Server]]:
+def two_servers(tmp_path: Path) -> Iterator[list[Server]]:
     """Two servers over one database and one folder of files."""
     settings = {
         "storage": "filesystem",
@@ -67,14 +67,14 @@ def two(tmp_path: Path) -> Iterator[list[Server]]:
 
 
 class Writer:
-    """Somebody who changes files of their own, and knows what may be there after each answer."""
+    """A client that changes files of its own, and tracks the possible versions of each."""
 
     def __init__(self, server: Server, number: int) -> None:
         self._server = server
         self._random = random.Random(number)
         self.folder = f"writer {number}"
         self.possible: dict[str, set[str | None]] = {}
-        self.answers: Counter[int] = Counter()
+        self.statuses: Counter[int] = Counter()
 
     def write(self, until: threading.Event) -> None:
         with self._server.client() as http:
@@ -84,62 +84,60 @@ class Writer:
     def _change(self, http: httpx.Client) -> None:
         name = f"{self._random.randrange(12)}.mp4"
         before = self.possible.setdefault(name, {None})
-        wanted: str | None = None
+        intended: str | None = None
         try:
             if self._random.random() < 0.25:
-                answer = http.delete(f"/files/{self.folder}/{name}")
+                response = http.delete(f"/files/{self.folder}/{name}")
             else:
                 data = self._random.randbytes(self._random.choice([0, 10, 40_000]))
-                wanted = sha256(data)
-                answer = http.put(f"/files/{self.folder}/{name}", content=data)
+                intended = sha256(data)
+                response = http.put(f"/files/{self.folder}/{name}", content=data)
         except httpx.TransportError:
-            self.possible[name] = before | {wanted}
+            self.possible[name] = before | {intended}
             return
-        self.answers[answer.status_code] += 1
-        assert answer.status_code in (201, 204, 404, 503), answer.text
-        if answer.status_code == 404:
-            assert None in before, "what was acknowledged is lost"
+        self.statuses[response.status_code] += 1
+        assert response.status_code in (201, 204, 404, 503), response.text
+        if response.status_code == 404:
+            assert None in before, "an acknowledged file is lost"
             self.possible[name] = {None}
         else:
-            self.possible[name] = before | {wanted} if answer.status_code == 503 else {wanted}
+            self.possible[name] = before | {intended} if response.status_code == 503 else {intended}
 
 
-@harmed
-def test_nothing_that_was_acknowledged_is_lost_when_postgresql_is_restarted(
-    server: Server, database: Postgres
-) -> None:
+@concurrent
+def test_postgresql_crash_loses_no_acknowledged_change(server: Server, database: Postgres) -> None:
     writers = [Writer(server, number) for number in range(WRITERS)]
-    enough = threading.Event()
+    stop = threading.Event()
     with ThreadPoolExecutor(WRITERS) as pool:
-        writing = [pool.submit(writer.write, enough) for writer in writers]
+        futures = [pool.submit(writer.write, stop) for writer in writers]
         for _ in range(RESTARTS):
             time.sleep(0.5)
             database.crash()
             database.start()
         time.sleep(0.5)
-        enough.set()
-        for each in writing:
-            each.result()
-    answers = sum((writer.answers for writer in writers), Counter())
-    assert answers[201] > RESTARTS, answers
-    assert answers[503] > 0, "it was restarted while nobody wrote"
-    time.sleep(2.1)  # what nobody knew of is taken for finished
+        stop.set()
+        for future in futures:
+            future.result()
+    statuses = sum((writer.statuses for writer in writers), Counter())
+    assert statuses[201] > RESTARTS, statuses
+    assert statuses[503] > 0, "no request met a restart"
+    time.sleep(2.1)  # files without a row count as finished by then
     with server.client() as http:
         for writer in writers:
             items = http.get("/files", params={"folder": writer.folder}).raise_for_status().json()["items"]
             found = {item["filename"]: item for item in items}
             for name, possible in writer.possible.items():
-                answer = http.get(f"/files/{writer.folder}/{name}")
-                there = None if answer.status_code == 404 else sha256(answer.raise_for_status().content)
-                assert there in possible
-                assert (name in found) == (there is not None)
-                assert there is None or found[name]["sha256"] in (None, there)
+                response = http.get(f"/files/{writer.folder}/{name}")
+                version = None if response.status_code == 404 else sha256(response.raise_for_status().content)
+                assert version in possible
+                assert (name in found) == (version is not None)
+                assert version is None or found[name]["sha256"] in (None, version)
     assert server.staging() == []
     assert "Traceback" not in server.log()
 
 
-@harmed
-def test_a_restart_between_two_requests_is_not_noticed(server: Server, database: Postgres) -> None:
+@concurrent
+def test_postgresql_restart_between_requests_causes_no_error(server: Server, database: Postgres) -> None:
     with server.client() as http:
         assert http.put("/files/film.mp4", content=FILM).status_code == 201
         with ThreadPoolExecutor(8) as pool:  # so that several connections are idle
@@ -152,16 +150,16 @@ def test_a_restart_between_two_requests_is_not_noticed(server: Server, database:
             assert http.get("/files").status_code == 200
 
 
-@harmed
-def test_a_stopped_postgresql_keeps_nobody_waiting(server: Server, database: Postgres) -> None:
+@concurrent
+def test_requests_fail_within_seconds_while_postgresql_is_stopped(server: Server, database: Postgres) -> None:
     limits = httpx.Limits(max_connections=100)
     with server.client(limits=limits) as http, ThreadPoolExecutor(60) as pool:
         assert http.put("/files/film.mp4", content=FILM).status_code == 201
 
         def timed(request: tuple[str, str]) -> tuple[int, float]:
             began = time.monotonic()
-            answer = http.request(*request, content=FILM if request[0] == "PUT" else None)
-            return answer.status_code, time.monotonic() - began
+            response = http.request(*request, content=FILM if request[0] == "PUT" else None)
+            return response.status_code, time.monotonic() - began
 
         requests = [
             *(("PUT", f"/files/new/{number}.mp4") for number in range(20)),
@@ -171,21 +169,21 @@ def test_a_stopped_postgresql_keeps_nobody_waiting(server: Server, database: Pos
             ("PUT", "/files/film.mp4"),
             ("GET", "/health/ready"),
         ]
-        with http.stream("GET", "/files/film.mp4") as playing:
+        with http.stream("GET", "/files/film.mp4") as download:
             database.pause()
             try:
-                answers = [pool.submit(timed, request) for request in requests]
-                while not all(answer.done() for answer in answers):
+                pending = [pool.submit(timed, request) for request in requests]
+                while not all(response.done() for response in pending):
                     assert timed(("GET", "/health/live"))[0] == 200
                     time.sleep(0.2)
-                for request, answer in zip(requests, answers, strict=True):
-                    status, took = answer.result()
+                for request, response in zip(requests, pending, strict=True):
+                    status, took = response.result()
                     assert status == 503, request
                     assert took < ANSWERED_WITHIN_S, request
-                again = timed(("GET", "/files/film.mp4"))
-                assert again[0] == 503
-                assert again[1] < ANSWERED_WITHIN_S
-                assert playing.read() == FILM
+                later = timed(("GET", "/files/film.mp4"))
+                assert later[0] == 503
+                assert later[1] < ANSWERED_WITHIN_S
+                assert download.read() == FILM
             finally:
                 database.resume()
         assert until(lambda: http.get("/health/ready").status_code == 200)
@@ -198,40 +196,40 @@ def test_a_stopped_postgresql_keeps_nobody_waiting(server: Server, database: Pos
 
 
 @pytest.mark.campaign
-def test_uploads_that_a_stop_meets_in_the_middle_are_whole_or_absent(tmp_path: Path) -> None:
+def test_uploads_interrupted_by_stopped_postgresql_are_whole_or_absent(tmp_path: Path) -> None:
     with serving(tmp_path) as (server, database):
         check_stops(server, database)
 
 
 def check_stops(server: Server, database: Postgres) -> None:
     writers = [Writer(server, number) for number in range(WRITERS)]
-    enough = threading.Event()
+    stop = threading.Event()
     with ThreadPoolExecutor(WRITERS) as pool:
-        writing = [pool.submit(writer.write, enough) for writer in writers]
+        futures = [pool.submit(writer.write, stop) for writer in writers]
         for _ in range(3):
             time.sleep(0.4)
             database.pause()
             time.sleep(2.5)
             database.resume()
         time.sleep(1.5)
-        enough.set()
-        for each in writing:
-            each.result()
+        stop.set()
+        for future in futures:
+            future.result()
     time.sleep(2.1)
     with server.client() as http:
         for writer in writers:
-            assert writer.answers[503] > 0
+            assert writer.statuses[503] > 0
             for name, possible in writer.possible.items():
-                answer = http.get(f"/files/{writer.folder}/{name}")
-                there = None if answer.status_code == 404 else sha256(answer.raise_for_status().content)
-                assert there in possible
+                response = http.get(f"/files/{writer.folder}/{name}")
+                version = None if response.status_code == 404 else sha256(response.raise_for_status().content)
+                assert version in possible
     assert server.staging() == []
 
 
-def test_one_of_two_hundred_creators_over_two_servers_wins(two: list[Server], tmp_path: Path) -> None:
+def test_one_of_many_racing_creates_on_two_servers_wins(two_servers: list[Server], tmp_path: Path) -> None:
     start = threading.Barrier(200)
     limits = httpx.Limits(max_connections=100)
-    with two[0].client(limits=limits) as one, two[1].client(limits=limits) as other:
+    with two_servers[0].client(limits=limits) as one, two_servers[1].client(limits=limits) as other:
 
         def create(number: int) -> int:
             start.wait(30)
@@ -244,21 +242,21 @@ def test_one_of_two_hundred_creators_over_two_servers_wins(two: list[Server], tm
     assert list((tmp_path / "files" / ".seekable" / "staging").iterdir()) == []
 
 
-def test_two_servers_see_what_the_other_did_at_once(
-    two: list[Server], listed: Callable[[httpx.Client, str], dict[str, str]]
+def test_servers_see_each_others_changes_at_once(
+    two_servers: list[Server], hashes_in: Callable[[httpx.Client, str], dict[str, str]]
 ) -> None:
-    with two[0].client() as one, two[1].client() as other:
+    with two_servers[0].client() as one, two_servers[1].client() as other:
         for number in range(12):
-            here, there = (one, other) if number % 2 else (other, one)
+            writer, reader = (one, other) if number % 2 else (other, one)
             data, path = b"%d" % number, f"/files/films/{number % 5}.mp4"
-            assert here.put(path, content=data).status_code in (201, 204)
-            assert there.get(path).content == data
-            assert sha256(data) in listed(there, "films").values()
+            assert writer.put(path, content=data).status_code in (201, 204)
+            assert reader.get(path).content == data
+            assert sha256(data) in hashes_in(reader, "films").values()
             if number % 3 == 0:
-                assert there.delete(path).status_code == 204
-                assert here.get(path).status_code == 404
+                assert reader.delete(path).status_code == 204
+                assert writer.get(path).status_code == 404
                 names = {
                     item["filename"]
-                    for item in here.get("/files", params={"folder": "films"}).json()["items"]
+                    for item in writer.get("/files", params={"folder": "films"}).json()["items"]
                 }
                 assert f"{number % 5}.mp4" not in names

@@ -1,9 +1,9 @@
-"""A power cut: what a disk holds at that moment is all that there is. Over the filesystem backend.
+"""A power cut: only the bytes on the disk survive. Over the filesystem backend.
 
-The files are on an ext4 file system in an image, and the image is copied while it is mounted. The copy holds
-what the file system has sent to its disk, and nothing of what is in memory only: dirty pages, names that are
-not in the journal yet. It is the disk after a cut, if that disk keeps what it was given; one that loses what
-is in its own cache is not shown. Mounting the copy replays the journal, as the next boot does.
+The files are on an ext4 file system in an image, which is copied while it is mounted. The copy holds the
+writes that the file system has sent to its disk, and lacks data in memory: dirty pages, and names that are
+not in the journal yet. It equals a disk after a power cut, unless that disk loses its own write cache.
+Mounting the copy replays the journal, as the next boot does.
 """
 
 import shutil
@@ -17,13 +17,20 @@ import pytest
 
 from tests.support import Server, mounted, need, run
 from tests.system.faults.victim import NEW, OLD, Library, sha256
-from tests.system.faults.victims import KINDS, WAYS, Injected, States, Victims, states
+from tests.system.faults.victims import (
+    CHANGES,
+    KINDS,
+    InjectFaults,
+    States,
+    Victims,
+    possible_states,
+)
 
 ROUNDS = 3
 
 
 class Machine:
-    """Files on a disk whose power can be cut. The database is beside them, or on another that is not cut."""
+    """Files on a disk whose power a test can cut. The database is on that disk, or on one that is not cut."""
 
     def __init__(self, folder: Path, stack: ExitStack, *, database_elsewhere: bool) -> None:
         need("mkfs.ext4")
@@ -32,7 +39,7 @@ class Machine:
         with self._image.open("wb") as file:
             file.truncate(32 << 20)
         run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self._image)
-        # Nothing may reach the disk only because some seconds went by.
+        # A long commit interval, so that no data reaches the disk by timeout.
         where = folder / "disk"
         stack.enter_context(mounted(where, "-o", "loop,commit=300", self._image))
         self.root = where / "files"
@@ -42,7 +49,7 @@ class Machine:
         self._cuts = 0
 
     def cut(self) -> Path:
-        """The disk as it is at this moment. Nothing may be under way."""
+        """Copy the disk as it is now. No change may be running. Return the folder of the copy."""
         self._cuts += 1
         cut = self._folder / f"cut-{self._cuts}"
         cut.mkdir()
@@ -52,25 +59,27 @@ class Machine:
         return cut
 
     def check(self, cut: Path, stored: dict[str, str], unsure: dict[str, States]) -> None:
-        """After the next boot all is there that was `stored`, and nothing else but what is `unsure`."""
-        strange = {name for path in unsure for name in (path, f"moved/{path}")}
+        """Assert that after the next boot all `stored` files exist, and no others but those in `unsure`."""
+        unsure_paths = {name for path in unsure for name in (path, f"moved/{path}")}
         with mounted(cut / "disk", "-o", "loop", cut / "image") as disk, ExitStack() as stack:
             other = cut / "other" / "seekable.db"
             root = disk / "files"
             library = Library(root, stack, f"sqlite:///{other}" if other.exists() else None)
             assert library.staging() == []
             for folder in {path.rpartition("/")[0] for path in stored}:
-                wanted = {path for path in stored if path.rpartition("/")[0] == folder}
-                assert set(library.listed(folder)) - strange == wanted, "before anybody looked at a file"
+                names = {path for path in stored if path.rpartition("/")[0] == folder}
+                assert set(library.listed(folder)) - unsure_paths == names, (
+                    "the list is wrong before any file is opened"
+                )
             for path, data in stored.items():
-                assert library.get(path, known=True) == data, path
+                assert library.get(path, require_hash=True) == data, path
             for path, expected in unsure.items():
                 assert (library.get(path), library.get(f"moved/{path}")) in expected, path
             for path, expected in unsure.items():
-                if all(len([state for state in pair if state]) == 1 for pair in expected):  # of a move
+                if all(len([state for state in pair if state]) == 1 for pair in expected):  # a move
                     assert (root / path).exists() != (root / "moved" / path).exists(), path
             on_disk = {str(path.relative_to(root)) for path in root.glob("[!.]*/**/*.mp4")}
-            assert on_disk - strange == stored.keys()
+            assert on_disk - unsure_paths == stored.keys()
         shutil.rmtree(cut)
 
 
@@ -81,25 +90,25 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]
 
 
 @pytest.fixture
-def victims(machine: Machine, injected: Injected) -> Iterator[Victims]:
+def victims(machine: Machine, inject_faults: InjectFaults) -> Iterator[Victims]:
     database = None if machine.database is None else f"sqlite:///{machine.database}"
-    with closing(Victims(machine.root, injected, database)) as victims:
+    with closing(Victims(machine.root, inject_faults, database)) as victims:
         yield victims
 
 
 def apply(stored: dict[str, str], kind: str, path: str) -> None:
-    """What is stored after the change."""
+    """Add the outcome of the change to `stored`."""
     if kind in ("create", "replace"):
         stored[path] = sha256(NEW)
     if kind == "move":
         stored[f"moved/{path}"] = sha256(OLD)
 
 
-def test_what_was_acknowledged_is_there_after_a_power_cut(machine: Machine, victims: Victims) -> None:
+def test_power_cut_keeps_acknowledged_changes(machine: Machine, victims: Victims) -> None:
     stored: dict[str, str] = {}
     for number in range(ROUNDS):
         for kind in KINDS:
-            # Some in folders of their own, which come and go with them.
+            # Every second round uses folders that the change itself creates or removes.
             path = f"{kind if number % 2 else 'all'}/{kind}-{number}.mp4"
             with victims.change(kind, path) as (done, _):
                 assert done
@@ -109,30 +118,30 @@ def test_what_was_acknowledged_is_there_after_a_power_cut(machine: Machine, vict
 
 
 @pytest.mark.campaign
-def test_a_power_cut_in_the_middle_of_a_change(machine: Machine, victims: Victims) -> None:
-    """Just before each of its fsyncs, which is when most is in memory only."""
+def test_power_cut_during_a_change_leaves_old_or_new_state(machine: Machine, victims: Victims) -> None:
+    """Just before each fsync, when most data is in memory only."""
     stored: dict[str, str] = {}
     unsure: dict[str, States] = {}
     cuts = []
-    for way, (kind, faults, _) in WAYS.items():
+    for variant, (kind, faults, _) in CHANGES.items():
         for call in ("fsync", "fdatasync"):
             done, number = False, 0
             while not done:
                 number += 1
-                path = f"{way}-{call}-{number}/film.mp4"
+                path = f"{variant}-{call}-{number}/film.mp4"
                 with victims.change(kind, path, *faults, f"{call}:signal=SIGKILL:when={number}") as (done, _):
                     if done:
                         apply(stored, kind, path)
                     else:
-                        unsure[path] = states(kind, acknowledged=False)
+                        unsure[path] = possible_states(kind, acknowledged=False)
                     cuts.append((machine.cut(), dict(stored), dict(unsure)))
     assert len(unsure) > 4 * 3
-    time.sleep(2.1)  # a file without a row is taken for finished then
-    for cut, before, strange in cuts:
-        machine.check(cut, before, strange)
+    time.sleep(2.1)  # a file without a row counts as finished by then
+    for cut, stored_then, unsure_then in cuts:
+        machine.check(cut, stored_then, unsure_then)
 
 
-def test_a_server_after_a_power_cut(tmp_path: Path) -> None:
+def test_server_serves_acknowledged_changes_after_a_power_cut(tmp_path: Path) -> None:
     with ExitStack() as stack:
         machine = Machine(tmp_path, stack, database_elsewhere=False)
         server = Server(tmp_path / "server", files_dir=machine.root)

@@ -1,4 +1,4 @@
-"""Many processes that write to one library at once. Over the filesystem backend."""
+"""Many processes write to one library at once. Over the filesystem backend."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ WRITERS = 8
 SECONDS = 2
 
 
-def test_processes_that_write_at_once_do_not_refuse_one_another(tmp_path: Path) -> None:
+def test_concurrent_processes_all_write_and_leave_rows_that_match_files(tmp_path: Path) -> None:
     root = tmp_path / "files"
     script = Path(__file__).with_name("writers.py")
-    made = json.loads(run(sys.executable, script, root, WRITERS, SECONDS).stdout)
-    assert len(made) == WRITERS
-    assert all(made), "none was kept out"
+    counts = json.loads(run(sys.executable, script, root, WRITERS, SECONDS).stdout)
+    assert len(counts) == WRITERS
+    assert all(counts), "a process made no change"
     for kind in ("create", "replace", "delete", "move", "replace shared", "delete shared"):
-        assert sum(writer.get(kind, 0) for writer in made) > 0, made
+        assert sum(writer.get(kind, 0) for writer in counts) > 0, counts
     with ExitStack() as stack:
         assert Library(root, stack).staging() == []
     with closing(sqlite3.connect(root / ".seekable" / "seekable.db")) as database:

@@ -1,5 +1,5 @@
-"""Equal servers behind nginx, which are stopped and started again, and whose database is lost, while a crowd
-uploads, watches, replaces, deletes and lists: no answer is wrong, and nothing acknowledged is lost."""
+"""Several servers of one library behind nginx, while many clients upload, download, replace, delete and list.
+Servers restart and the database crashes; no response is wrong, and no acknowledged change is lost."""
 
 import signal
 import time
@@ -20,82 +20,87 @@ from tests.system.faults.crowd import Crowd
 from tests.system.live.clients import until
 from tests.system.live.proxies import HOST, Proxy, proxy
 
-SHORTLY = 9, 2.0
-A_MINUTE = 30, 60.0
-"""So many clients, for at least so many seconds."""
+SHORT = 9, 2.0
+LONG = 30, 60.0
+"""Clients, and the least duration in seconds."""
 
-together = Together("crowds")
+concurrent = Together("outcomes")
 
-USUAL = {"allowed_hosts": HOST, "shutdown_timeout": 1}  # so that downloads are broken off
+SETTINGS = {"allowed_hosts": HOST, "shutdown_timeout": 1}  # short, so that restarts break off downloads
 
-TRIES = 10
+ATTEMPTS = 10
 
-LOGS = 64 << 20
-"""Bytes that nginx may write of servers that it cannot reach."""
+MAX_LOG_BYTES = 64 << 20
+"""Bytes that nginx may log about servers that it cannot reach."""
 
 
 @contextmanager
 def replicas(folder: Path, number: int, **settings: Any) -> Iterator[tuple[list[Server], Proxy]]:
-    """Equal servers, and nginx with the sample configuration in front of them."""
+    """Run servers of one library, and nginx with the sample configuration in front of them."""
     with ExitStack() as stack:
         servers = [
-            stack.enter_context(running(folder / str(each), **USUAL, **settings)) for each in range(number)
+            stack.enter_context(running(folder / str(each), **SETTINGS, **settings)) for each in range(number)
         ]
         first = f"server 127.0.0.1:{servers[0].port};"
-        all_of_them = "".join(f"server 127.0.0.1:{each.port} fail_timeout=1s;" for each in servers)
-        front = proxy("nginx", servers[0], folder / "front", edit=(first, all_of_them), max_file_size=LOGS)
+        upstreams = "".join(f"server 127.0.0.1:{each.port} fail_timeout=1s;" for each in servers)
+        front = proxy(
+            "nginx", servers[0], folder / "front", edit=(first, upstreams), max_file_size=MAX_LOG_BYTES
+        )
         yield servers, stack.enter_context(front)
 
 
-def stopped_and_started(server: Server) -> None:
-    """As a rollout does."""
+def restart(server: Server) -> None:
+    """Stop and start a server on the same port, as a rollout does."""
     port = server.port
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(timeout=60) == 0
     server.start("--port", str(port))
 
 
-def survives(
-    servers: list[Server], front: Proxy, clients: int, seconds: float, harm: Callable[[], None]
+def check_survival(
+    servers: list[Server], front: Proxy, clients: int, seconds: float, crash_database: Callable[[], None]
 ) -> None:
-    """A server is stopped and started, then harm is done, and then another server is."""
+    """Restart a server, crash the database, and restart another server, while the clients run."""
     crowd = Crowd(front.client, clients)
-    with crowd.busy():
-        for happens in (
-            lambda: stopped_and_started(servers[1]),
-            harm,
-            lambda: stopped_and_started(servers[0]),
+    with crowd.working():
+        for disturb in (
+            lambda: restart(servers[1]),
+            crash_database,
+            lambda: restart(servers[0]),
         ):
             time.sleep(seconds / 4)
             before = crowd.succeeded()
-            happens()
-            until(lambda enough=before + clients: crowd.succeeded() > enough, "it goes on")
+            disturb()
+            until(lambda minimum=before + clients: crowd.succeeded() > minimum, "more requests succeed")
         time.sleep(seconds / 4)
-        for number in range(TRIES):  # perhaps nobody watched it there just then
-            if crowd.broken:
+        for number in range(ATTEMPTS):  # perhaps no client was downloading the film from that server
+            if crowd.interrupted:
                 break
-            stopped_and_started(servers[number % len(servers)])
+            restart(servers[number % len(servers)])
             time.sleep(seconds / 4)
-        assert crowd.broken, "somebody watched, and it broke off"
-        until(lambda: crowd.mended > 0, "it was watched to its end", within=60)
-        until(lambda: min(crowd.outcomes[status] for status in (200, 201, 204)) > clients // 3, "of each")
-    print(dict(crowd.outcomes), "mended by a range:", crowd.mended)
+        assert crowd.interrupted, "no download of the long film was interrupted"
+        until(lambda: crowd.resumed > 0, "an interrupted download completes", within=60)
+        until(
+            lambda: min(crowd.outcomes[status] for status in (200, 201, 204)) > clients // 3,
+            "requests of each kind succeed",
+        )
+    print(dict(crowd.outcomes), "resumed by a range:", crowd.resumed)
     for server in servers:
         with server.client() as http:
             crowd.check_stored(http)
         assert "Traceback" not in server.log()
-    assert crowd.faults == []
+    assert crowd.violations == []
 
 
-def hears_of_an_upload_through_another(servers: list[Server]) -> None:
-    """Within a second, unless all else on this machine is in the way."""
-    here, there = servers[0], servers[-1]
-    with Socket(here, "/events") as events, there.client() as http:
+def check_events_of_another_server(servers: list[Server]) -> None:
+    """Assert that the event of an upload reaches a client of another server within a second, in ten tries."""
+    listening_server, uploading_server = servers[0], servers[-1]
+    with Socket(listening_server, "/events") as events, uploading_server.client() as http:
         assert events.json() == {"type": "resync"}
-        time.sleep(0.5)  # for what is still told of the crowd
+        time.sleep(0.5)  # for late events of the crowd's changes
         took = []
-        while not took or (took[-1] >= 1 and len(took) < TRIES):
-            name = f"told {len(took)}.mp4"
+        while not took or (took[-1] >= 1 and len(took) < ATTEMPTS):
+            name = f"event {len(took)}.mp4"
             began = time.monotonic()
             http.put(f"/files/{name}", content=b"film").raise_for_status()
             while (event := events.json()).get("path") != name:
@@ -110,48 +115,48 @@ def three_servers_on_three_mongods(folder: Path, clients: int, seconds: float) -
         settings = {"storage": "gridfs", "mongodb_url": nodes.url("films")}
         with replicas(folder, 3, **settings) as (servers, front):
 
-            def harm() -> None:
+            def crash_database() -> None:
                 primary = nodes.primary()
                 primary.kill()
                 assert nodes.primary() is not primary
 
-            survives(servers, front, clients, seconds, harm)
-            hears_of_an_upload_through_another(servers)
+            check_survival(servers, front, clients, seconds, crash_database)
+            check_events_of_another_server(servers)
 
 
-def two_servers_on_one_postgresql_and_one_folder(folder: Path, clients: int, seconds: float) -> None:
+def two_servers_on_one_postgresql(folder: Path, clients: int, seconds: float) -> None:
     with postgres() as database:
         settings = {**filesystem(), "database_url": database.new_library(), "files_dir": folder / "films"}
         with replicas(folder, 2, **settings) as (servers, front):
 
-            def harm() -> None:
+            def crash_database() -> None:
                 database.crash()
                 time.sleep(1)
                 database.start()
 
-            survives(servers, front, clients, seconds, harm)
-            hears_of_an_upload_through_another(servers)
+            check_survival(servers, front, clients, seconds, crash_database)
+            check_events_of_another_server(servers)
 
 
 @pytest.fixture(scope="module")
-def crowds(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
-    with together.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
+    with concurrent.begun(request, lambda name: (tmp_path_factory.mktemp(name),)) as outcomes:
         yield outcomes
 
 
-@together
-def test_three_servers_on_three_mongods(folder: Path) -> None:
-    three_servers_on_three_mongods(folder, *SHORTLY)
+@concurrent
+def test_three_servers_on_three_mongods_survive_failures(folder: Path) -> None:
+    three_servers_on_three_mongods(folder, *SHORT)
 
 
-@together
-def test_two_servers_on_one_postgresql_and_one_folder(folder: Path) -> None:
-    two_servers_on_one_postgresql_and_one_folder(folder, *SHORTLY)
+@concurrent
+def test_two_servers_on_one_postgresql_survive_failures(folder: Path) -> None:
+    two_servers_on_one_postgresql(folder, *SHORT)
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize(
-    "case", [three_servers_on_three_mongods, two_servers_on_one_postgresql_and_one_folder]
-)
-def test_for_a_minute(tmp_path: Path, case: Callable[[Path, int, float], None]) -> None:
-    case(tmp_path, *A_MINUTE)
+@pytest.mark.parametrize("case", [three_servers_on_three_mongods, two_servers_on_one_postgresql])
+def test_servers_survive_failures_for_a_minute(
+    tmp_path: Path, case: Callable[[Path, int, float], None]
+) -> None:
+    case(tmp_path, *LONG)

@@ -1,4 +1,4 @@
-"""Symbolic links that lead out of the folder, swapped in while requests walk through. Over the filesystem
+"""Symbolic links out of the library, which replace folders and files during requests. Over the filesystem
 backend."""
 
 import random
@@ -31,18 +31,18 @@ one, other = (name.encode() for name in sys.argv[1:])
 while rename(-100, one, -100, other, 2) == 0:  # AT_FDCWD, RENAME_EXCHANGE
     pass
 """
-"""Lets two names change places for ever, each time at one stroke."""
+"""A program that exchanges two names forever, each time atomically."""
 
 
 @contextmanager
 def swapping(one: Path, other: Path) -> Iterator[None]:
-    """The names change places as often as can be; at the end each stands for what it did at first."""
+    """Exchange two names as fast as possible inside the context; restore them at its end."""
     linked = one.is_symlink()
     process = subprocess.Popen([sys.executable, "-c", SWAP, one, other])
     try:
         yield
     finally:
-        assert process.poll() is None, "they were swapped to the end"
+        assert process.poll() is None, "the exchange ended too early"
         process.kill()
         process.wait()
         if one.is_symlink() != linked:
@@ -53,31 +53,31 @@ def swapping(one: Path, other: Path) -> Iterator[None]:
 
 
 class Client(threading.Thread):
-    """Asks for all sorts of things where the names are swapped, and remembers what must not be."""
+    """A client that sends requests of all kinds to the exchanged paths, and records leaks from outside."""
 
     def __init__(self, server: Server, number: int) -> None:
         super().__init__()
-        self.answers: Counter[tuple[str, int]] = Counter()
-        self.strange: list[str] = []
+        self.outcomes: Counter[tuple[str, int]] = Counter()
+        self.violations: list[str] = []
         self._server = server
         self._number = number
 
     def run(self) -> None:
-        dice = random.Random(self._number)
+        rng = random.Random(self._number)
         end = time.monotonic() + SECONDS
         with self._server.client() as http:
             while time.monotonic() < end:
-                folder = dice.choice(("a", "a/deep", "b"))
-                method = dice.choice(("GET", "GET", "HEAD", "PUT", "POST", "DELETE", "LIST"))
-                response = self._ask(http, method, folder, dice)
-                self.answers[method, response.status_code] += 1
+                folder = rng.choice(("a", "a/deep", "b"))
+                method = rng.choice(("GET", "GET", "HEAD", "PUT", "POST", "DELETE", "LIST"))
+                response = self._send(http, method, folder, rng)
+                self.outcomes[method, response.status_code] += 1
                 if b"secret" in response.content or response.headers.get("content-length") == str(
                     len(SECRET) + 1
                 ):
-                    self.strange.append(f"{method} {response.url}")
+                    self.violations.append(f"{method} {response.url}")
 
-    def _ask(self, http: httpx.Client, method: str, folder: str, dice: random.Random) -> httpx.Response:
-        name = dice.choice(("film.mp4", "film.mp4", f"{self._number}.mp4"))
+    def _send(self, http: httpx.Client, method: str, folder: str, rng: random.Random) -> httpx.Response:
+        name = rng.choice(("film.mp4", "film.mp4", f"{self._number}.mp4"))
         match method:
             case "LIST":
                 return http.get("/files", params={"folder": folder})
@@ -87,29 +87,29 @@ class Client(threading.Thread):
                 return http.put(f"/files/{folder}/{name}", content=INSIDE)
             case "DELETE":
                 return http.delete(f"/files/{folder}/{self._number}.mp4")
-        wanted = dice.choice((name, "hidden.mp4"))
-        return http.request(method, f"/files/{folder}/{wanted}")
+        filename = rng.choice((name, "hidden.mp4"))
+        return http.request(method, f"/files/{folder}/{filename}")
 
 
-def move_about(root: Path) -> None:
-    """Until time is up, out of the folders that are swapped and into them."""
+def move_files(root: Path) -> None:
+    """Move files out of and into the exchanged folders until the time is up."""
     end = time.monotonic() + SECONDS
     names = [
         Key.at(SHARED, path) for path in ("a/film.mp4", "a/moved.mp4", "a/deep/moved.mp4", "c/moved.mp4")
     ]
-    dice = random.Random()
+    rng = random.Random()
     with ExitStack() as stack:
         library = Library(root, stack)
         while time.monotonic() < end:
             try:
-                library.backend.move(*dice.sample(names, 2), Expect.ANY)
+                library.backend.move(*rng.sample(names, 2), Expect.ANY)
             except StorageError:
                 continue
 
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder that is none of the server's, with names that it knows."""
+    """Create a folder outside the library, with the same names as inside."""
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
     for folder in (outside, outside / "deep"):
@@ -118,37 +118,39 @@ def outside(tmp_path: Path) -> Path:
     return outside
 
 
-def test_links_that_are_swapped_in_lead_nowhere(doomed: Server, outside: Path) -> None:
-    files = doomed.files
-    with doomed.client() as http:
+def test_symlinks_swapped_in_during_requests_are_never_followed(
+    filesystem_server: Server, outside: Path
+) -> None:
+    files = filesystem_server.files
+    with filesystem_server.client() as http:
         for path in ("a/film.mp4", "a/deep/film.mp4", "b/film.mp4"):
             http.put(f"/files/{path}", content=INSIDE).raise_for_status()
     (files / "link").symlink_to(outside)
     (files / "b" / "link.mp4").symlink_to(outside / "film.mp4")
     before = snapshot(outside)
-    time.sleep(2.1)  # or what is outside would be taken for unfinished, and not be served for that reason
+    time.sleep(2.1)  # else the outside files would count as unfinished, and not be served for that reason
     with swapping(files / "a", files / "link"), swapping(files / "b" / "film.mp4", files / "b" / "link.mp4"):
-        clients = [Client(doomed, number) for number in range(2)]
-        others = [threading.Thread(target=move_about, args=(files,))]
+        clients = [Client(filesystem_server, number) for number in range(2)]
+        others = [threading.Thread(target=move_files, args=(files,))]
         for thread in (*clients, *others):
             thread.start()
         for thread in (*clients, *others):
             thread.join()
     assert snapshot(outside) == before
-    answers: Counter[tuple[str, int]] = sum((client.answers for client in clients), Counter())
-    assert [client.strange for client in clients] == [[], []]
-    assert {status for _, status in answers} <= {200, 201, 204, 404, 409, 503}, answers
-    assert sum(count for (_, status), count in answers.items() if status < 300) > 0, "it was there at times"
-    assert answers["GET", 404], "and at times not"
-    assert "Traceback" not in doomed.log()
-    assert doomed.staging() == []
-    with doomed.client() as http:
+    outcomes: Counter[tuple[str, int]] = sum((client.outcomes for client in clients), Counter())
+    assert [client.violations for client in clients] == [[], []]
+    assert {status for _, status in outcomes} <= {200, 201, 204, 404, 409, 503}, outcomes
+    assert sum(count for (_, status), count in outcomes.items() if status < 300) > 0, "no request succeeded"
+    assert outcomes["GET", 404], "no GET met a link"
+    assert "Traceback" not in filesystem_server.log()
+    assert filesystem_server.staging() == []
+    with filesystem_server.client() as http:
         for item in http.get("/files?folder=a").json()["items"]:
             assert http.get(f"/files/{item['path']}").content == INSIDE
 
 
 def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """All files in it, with how many names each has."""
+    """Return the content and the link count of each file in the folder."""
     return {
         str(path): (path.read_bytes(), path.stat().st_nlink) for path in folder.rglob("*") if path.is_file()
     }

@@ -1,4 +1,4 @@
-"""What a server holds of an upload does not depend on how long it is. Over the filesystem backend."""
+"""The memory of a server does not grow with the length of uploads. Over the filesystem backend."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ from tests.system.soak.memory import peak, post_form, put
 SIZE = 128
 LIMIT = 10
 AT_ONCE = 20
-LIMIT_EACH = 4  # a batch that is collected, one that is written, and what both are made of
+LIMIT_EACH = 4  # a batch that is collected, a batch that is written, and the chunks of both
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-def test_a_long_upload_takes_no_more_memory_than_a_short_one(server: Server) -> None:
+def test_memory_does_not_grow_with_length_of_uploads(server: Server) -> None:
     def growth(work: Callable[[], object]) -> float:
         peak(server)
         idle = server.rss() / (1 << 20)
@@ -29,8 +29,8 @@ def test_a_long_upload_takes_no_more_memory_than_a_short_one(server: Server) -> 
         return peak(server) - idle
 
     put(server, 4, "first.bin")
-    for move in (put, post_form):
-        assert growth(lambda move=move: move(server, SIZE)) <= LIMIT, move.__name__  # type: ignore[misc]
+    for upload in (put, post_form):
+        assert growth(lambda upload=upload: upload(server, SIZE)) <= LIMIT, upload.__name__  # type: ignore[misc]
     with ThreadPoolExecutor(AT_ONCE) as clients:
         names = [f"{number}.bin" for number in range(AT_ONCE)]
         assert (

@@ -1,4 +1,4 @@
-"""Faults put into the system calls of a process that runs."""
+"""Faults in the system calls of a running process."""
 
 import signal
 import subprocess
@@ -11,10 +11,10 @@ from tests.support import skip_or_fail
 
 
 @contextmanager
-def injected(folder: Path, process: int, *faults: str, paths: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """Faults as strace(1) words them, until the context ends, at calls that name these paths, or at all.
+def inject_faults(folder: Path, process: int, *faults: str, paths: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Inject faults, in the syntax of strace(1), into calls on these paths (on any path if there are none).
 
-    Gives a file, in the folder, that names each call that was made, with its result.
+    Yields the trace: a file in `folder` with one line for each call and its result.
     """
     trace = folder / f"trace-{time.monotonic_ns()}"
     calls = ",".join(fault.partition(":")[0] for fault in faults)
@@ -24,14 +24,14 @@ def injected(folder: Path, process: int, *faults: str, paths: tuple[Path, ...] =
     strace = subprocess.Popen(command, stderr=subprocess.PIPE)
     assert strace.stderr is not None
     try:
-        said = strace.stderr.readline().decode()
-        if "attached" not in said:
-            skip_or_fail(f"cannot trace here: {said.strip()}")
+        attached = strace.stderr.readline().decode()
+        if "attached" not in attached:
+            skip_or_fail(f"cannot trace here: {attached.strip()}")
         yield trace
     finally:
         strace.send_signal(signal.SIGINT)
         try:
             strace.communicate(timeout=1)
         except subprocess.TimeoutExpired:
-            strace.kill()  # it waits for a process that is dead, whose parent has yet to ask for it
+            strace.kill()  # it waits for a dead process that its parent has not reaped yet
             strace.communicate()

@@ -1,8 +1,9 @@
-"""A process that changes stored files when it is told to, to be killed in the middle.
+"""A process that changes stored files on request, so that a test can kill it during a change.
 
-It reads tasks from its input, one JSON object a line, and forks for each, so that the program is imported
-once. The child opens the library as a start of the server does, says what is there, prepares, says that it is
-ready, waits for a line, makes the one change, says that it is done, and waits for a line before it ends.
+It reads tasks from standard input, one JSON object a line, and forks for each, so that modules are imported
+once. The child opens the library as a server does at its start, reports the stored files, prepares the
+change, reports that it is ready, and blocks until it reads a line. Then it makes the change, reports that,
+and blocks until it reads a second line before it exits.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from app.settings import Settings
 from app.storage.errors import NotFound
 from app.storage.types import SHARED, Expect, Expectation, Key, Listing
 
-# Nothing is read ahead: some lines are for the parent, some for its children.
+# Unbuffered: some lines are for the parent, some for its children.
 INPUT = FileIO(0, closefd=False)
 
 OLD = b"old" * 1000
@@ -33,7 +34,7 @@ def sha256(data: bytes) -> str:
 
 
 class Library:
-    """Stored files, as one process that has just started sees them."""
+    """The stored files as a process sees them that has just started."""
 
     def __init__(self, root: Path, stack: ExitStack, database: str | None = None) -> None:
         settings = Settings(_env_file=None, files_dir=root, database_url=database)
@@ -57,8 +58,11 @@ class Library:
         finally:
             staged.discard()
 
-    def get(self, path: str, *, known: bool = False) -> str | None:
-        """The SHA-256 of the bytes, as their row says; only if `known` it must say so."""
+    def get(self, path: str, *, require_hash: bool = False) -> str | None:
+        """Return the SHA-256 of the content, or None if there is no file.
+
+        Assert that its row has the same size and hash. A row without a hash passes unless `require_hash`.
+        """
         try:
             reader = self.backend.open(Key.at(SHARED, path), wait=True)
         except NotFound:
@@ -67,7 +71,10 @@ class Library:
         data = b"".join(reader.read(0, 1 << 24))
         reader.close()
         found = hashlib.sha256(data).hexdigest()
-        assert (len(data), found) == (reader.info.size, reader.info.sha256 or (None if known else found))
+        assert (len(data), found) == (
+            reader.info.size,
+            reader.info.sha256 or (None if require_hash else found),
+        )
         return found
 
     def listed(self, folder: str) -> list[str]:
@@ -89,36 +96,36 @@ class Library:
         return os.listdir(self._staging)
 
 
-def say(**what: Any) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
+def report(**message: Any) -> None:
+    sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
-def perform(library: Library, look: list[str], kind: str | None = None, path: str = "") -> None:
-    """Look at the paths `look`; then make the change."""
-    say(pid=os.getpid(), staging=library.staging(), found={path: library.get(path) for path in look})
+def perform(library: Library, read: list[str], kind: str | None = None, path: str = "") -> None:
+    """Report the hashes at the paths `read`; then make the change, if there is one."""
+    report(pid=os.getpid(), staging=library.staging(), found={path: library.get(path) for path in read})
     if kind is None:
         return
     if kind != "create":
         library.put(path, OLD)
-    say(ready=True)
+    report(ready=True)
     INPUT.readline()
     library.change(kind, path)
-    say(done=True)
+    report(done=True)
     INPUT.readline()
 
 
 def main() -> None:
     root, database = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        Library(Path(folder), stack)  # what is loaded only then is loaded once, too
+        Library(Path(folder), stack)  # so that modules imported lazily are imported before the forks
     while line := INPUT.readline():
         child = os.fork()
         if child == 0:
             with ExitStack() as stack:
                 perform(Library(root, stack, database), **json.loads(line))
             os._exit(0)
-        say(status=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        report(status=os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 if __name__ == "__main__":

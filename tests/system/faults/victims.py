@@ -1,4 +1,4 @@
-"""Drives the processes of victim.py."""
+"""Controls the processes of victim.py."""
 
 import json
 import subprocess
@@ -10,24 +10,24 @@ from typing import Any
 
 from tests.system.faults.victim import NEW, OLD, sha256
 
-Injected = Callable[..., AbstractContextManager[Path]]
+InjectFaults = Callable[..., AbstractContextManager[Path]]
 
 KINDS = ("create", "replace", "delete", "move")
 
 NO_RENAME = "renameat2:error=EINVAL"
-"""What file systems answer that cannot rename without replacing, such as NFS."""
+"""The error of a file system that cannot rename without replacing, such as NFS."""
 
-WAYS: dict[str, tuple[str, tuple[str, ...], str]] = {
+CHANGES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "create": ("create", (), "linkat"),
     "replace": ("replace", (), "renameat"),
     "delete": ("delete", (), "linkat"),
     "move": ("move", (), "renameat2"),
     "move by link": ("move", (NO_RENAME,), "linkat"),
 }
-"""What is changed, the faults that are there all the time, and a call that the change cannot do without."""
+"""By name: the kind of change, the faults that are injected throughout, and a system call that it needs."""
 
 States = set[tuple[str | None, str | None]]
-"""Hashes that may be found at the path of a change, and at the path that it moves to."""
+"""Possible hashes at the path of a change, and at the path that it moves to."""
 
 _OLD, _NEW = sha256(OLD), sha256(NEW)
 _AFTER: dict[str, States] = {
@@ -38,8 +38,8 @@ _AFTER: dict[str, States] = {
 }
 
 
-def states(kind: str, *, acknowledged: bool) -> States:
-    """What may be found after a change, once that is settled."""
+def possible_states(kind: str, *, acknowledged: bool) -> States:
+    """Return the states that are possible after a change and its recovery."""
     if acknowledged:
         return _AFTER[kind]
     before = (None if kind == "create" else _OLD, None)
@@ -47,64 +47,66 @@ def states(kind: str, *, acknowledged: bool) -> States:
 
 
 Outcome = tuple[bool, str]
-"""Whether a change was acknowledged, and the calls at which faults were put in."""
+"""Whether a change was acknowledged, and the trace of the calls with injected faults."""
 
 
 class Victims:
-    """Processes that change one library, one after another, and may be killed in the middle."""
+    """Processes that change one library, one after another; a fault may kill each during its change."""
 
-    def __init__(self, root: Path, injected: Injected, database: str | None = None) -> None:
+    def __init__(self, root: Path, inject_faults: InjectFaults, database: str | None = None) -> None:
         self.root = root
-        self._injected = injected
-        words = [
+        self._inject_faults = inject_faults
+        command = [
             sys.executable,
             Path(__file__).with_name("victim.py"),
             root,
             *([database] if database else []),
         ]
-        self._process = subprocess.Popen(list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
     def close(self) -> None:
         self._process.communicate()
 
-    def _tell(self, **task: Any) -> None:
+    def _send(self, **task: Any) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(task).encode() + b"\n")
         self._process.stdin.flush()
 
-    def _hear(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        heard: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return heard
+        message: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return message
 
     def _start(self, **task: Any) -> int:
-        self._tell(**task)
-        heard = self._hear()
-        assert heard["staging"] == []
-        self.found = heard["found"]
-        pid: int = heard["pid"]
+        self._send(**task)
+        message = self._receive()
+        assert message["staging"] == []
+        self.found = message["found"]
+        pid: int = message["pid"]
         return pid
 
-    def look(self, *paths: str) -> None:
-        """Only start, and find what is there."""
-        self._start(look=paths)
-        assert self._hear() == {"status": 0}
+    def read(self, *paths: str) -> None:
+        """Start a process, and have it read these paths into `found`."""
+        self._start(read=paths)
+        assert self._receive() == {"status": 0}
 
     @contextmanager
     def change(
-        self, kind: str, path: str, *faults: str, look: tuple[str, ...] = ()
+        self, kind: str, path: str, *faults: str, read: tuple[str, ...] = ()
     ) -> Iterator[tuple[bool, str]]:
-        """Make a change. The process lives on until the context ends, unless a fault kills it."""
-        pid = self._start(look=list(look), kind=kind, path=path)
-        assert self._hear() == {"ready": True}
+        """Make a change. The process runs until the context ends, unless a fault kills it."""
+        pid = self._start(read=list(read), kind=kind, path=path)
+        assert self._receive() == {"ready": True}
         with ExitStack() as stack:
-            trace = stack.enter_context(self._injected(pid, *faults)) if faults else None
-            self._tell()
-            heard = self._hear()
+            trace = stack.enter_context(self._inject_faults(pid, *faults)) if faults else None
+            self._send()
+            message = self._receive()
             stack.close()
-        done = heard == {"done": True}
+        done = message == {"done": True}
         yield done, trace.read_text() if trace is not None else ""
         if done:
-            self._tell()
-            heard = self._hear()
-        assert heard == {"status": 0 if done else -9}
+            self._send()
+            message = self._receive()
+        assert message == {"status": 0 if done else -9}

@@ -1,7 +1,7 @@
-"""Processes that all change one library as fast as they can, and say in JSON which changes each of them made.
+"""Processes that change one library as fast as they can, and print how many changes each made, as JSON.
 
-Run with the folder, how many processes, and for how many seconds. Ends with status 1 when one of them met
-another error than those of a name that is gone, or taken.
+Arguments: the folder, the number of processes, and seconds. Exits with status 1 if a process failed with an
+error other than NotFound or AlreadyExists.
 """
 
 import json
@@ -22,26 +22,26 @@ KINDS = ("create", "replace", "delete", "move", "replace shared", "delete shared
 
 
 def write(root: Path, number: int, seconds: float) -> Counter[str]:
-    """Change names of its own, and names that all have, as fast as it can. How often each change was made."""
-    dice = random.Random(number)
-    made: Counter[str] = Counter()
+    """Change own and shared files until the time is up. Return the number of changes by kind."""
+    rng = random.Random(number)
+    counts: Counter[str] = Counter()
     with ExitStack() as stack:
         library = Library(root, stack)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            mine = f"{number}/{dice.randrange(4)}"
-            kind = dice.choice(KINDS)
+            path = f"{number}/{rng.randrange(4)}"
+            kind = rng.choice(KINDS)
             try:
-                change(library, kind, mine, dice)
-                made[kind] += 1
+                change(library, kind, path, rng)
+                counts[kind] += 1
             except (NotFound, AlreadyExists):
-                made["refused"] += 1
-    return made
+                counts["refused"] += 1
+    return counts
 
 
-def change(library: Library, kind: str, path: str, dice: random.Random) -> None:
-    shared = f"shared/{dice.randrange(4)}"
-    data = dice.randbytes(dice.choice((0, 10, 20_000)))
+def change(library: Library, kind: str, path: str, rng: random.Random) -> None:
+    shared = f"shared/{rng.randrange(4)}"
+    data = rng.randbytes(rng.choice((0, 10, 20_000)))
     match kind:
         case "create":
             library.put(path, data, Expect.ABSENT)
@@ -67,10 +67,10 @@ def main() -> None:
             sys.exit()
         os.close(theirs)
         pipes.append(ours)
-    made = [os.read(pipe, 4096) for pipe in pipes]
-    if not all(made):
-        sys.exit(1)  # what went wrong is on the standard error
-    print(f"[{b','.join(made).decode()}]")
+    counts = [os.read(pipe, 4096) for pipe in pipes]
+    if not all(counts):
+        sys.exit(1)  # the traceback is on standard error
+    print(f"[{b','.join(counts).decode()}]")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.server.uvicorn_compat import missing
 from tests.http.conftest import RawConnection
 from tests.support import need, need_root, run
-from tests.system.faults.tracing import injected
+from tests.system.faults.tracing import inject_faults
 from tests.system.live.clients import Program, forked_python
 
 pytestmark = pytest.mark.live
@@ -233,7 +233,7 @@ def test_film_is_sent_whole_when_connection_closes_after_it(running: Running, no
 def test_sendfile_sends_whole_film_where_possible(running: Running, tmp_path: Path) -> None:
     need("strace")
     need_root()
-    with injected(tmp_path, running.program.process.pid, "sendfile:delay_enter=1") as trace:
+    with inject_faults(tmp_path, running.program.process.pid, "sendfile:delay_enter=1") as trace:
         for method in ("HEAD", "GET"):
             with closing(running.connect()) as connection:
                 connection.request(method, "/files/film.mp4")
@@ -368,7 +368,7 @@ def test_download_breaks_off_when_disk_fails(
     need_root()
     connection = begin()
     offset = len(running.program.log())
-    with injected(tmp_path, running.program.process.pid, f"sendfile:error={error}"):
+    with inject_faults(tmp_path, running.program.process.pid, f"sendfile:error={error}"):
         received = receive_body_to_end(connection)
     assert len(received) < SIZE
     assert FILM.startswith(received)
@@ -388,7 +388,7 @@ def test_uncached_bytes_are_read_by_worker_thread(
     need_root()
     film, process = running.files / "film.mp4", running.program.process.pid
     with (
-        injected(tmp_path, process, "pread64:delay_enter=1", paths=(film,)) as trace,
+        inject_faults(tmp_path, process, "pread64:delay_enter=1", paths=(film,)) as trace,
         film.open("rb") as file,
     ):
         for start in (0, 1_500_000, SIZE - 1):

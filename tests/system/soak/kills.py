@@ -13,7 +13,7 @@ import httpx
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from tests.support import Server
-from tests.system.faults.tracing import injected
+from tests.system.faults.tracing import inject_faults
 from tests.system.faults.victim import NEW, OLD, sha256
 
 CALLS = ("openat", "write", "pwrite64", "fsync", "fdatasync", "mkdirat", "linkat", "renameat", "unlinkat")
@@ -43,7 +43,7 @@ def kill_at(server: Server, scratch: Path, kind: str, call: str, number: int) ->
     with server.client() as http:
         if kind in ("replace", "delete"):
             http.put(f"/files/{folder}/film.mp4", content=OLD).raise_for_status()
-        with injected(scratch, server.process.pid, f"{call}:signal=SIGKILL:when={number}") as trace:
+        with inject_faults(scratch, server.process.pid, f"{call}:signal=SIGKILL:when={number}") as trace:
             try:
                 acknowledged = send_change(http, kind, folder).is_success
             except httpx.TransportError:

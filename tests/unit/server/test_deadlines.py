@@ -57,7 +57,7 @@ def test_watch_expires_at_the_limit_of_its_wait(waiting: Waiting, seconds: float
 
 # (time, wait, progress) at each check, and whether the deadline has passed by then.
 @pytest.mark.parametrize(
-    ("observations", "over"),
+    ("observations", "expired"),
     [
         ([(0, Waiting.NEXT, 0), (5, Waiting.NEXT, 0)], [False, True]),
         ([(0, Waiting.NEXT, 0), (4, Waiting.NEXT, 1), (8, Waiting.NEXT, 1)], [False, False, False]),
@@ -79,10 +79,12 @@ def test_watch_expires_at_the_limit_of_its_wait(waiting: Waiting, seconds: float
     ],
 )
 def test_watch_restarts_on_progress_or_another_wait(
-    observations: list[tuple[float, Waiting | None, object]], over: list[bool]
+    observations: list[tuple[float, Waiting | None, object]], expired: list[bool]
 ) -> None:
     watch = Watch()
-    assert [watch.is_over(waiting, progress, LIMITS, now) for now, waiting, progress in observations] == over
+    assert [
+        watch.is_over(waiting, progress, LIMITS, now) for now, waiting, progress in observations
+    ] == expired
 
 
 def test_clock_leaves_out_time_in_which_event_loop_was_blocked() -> None:

@@ -38,4 +38,4 @@ def test_identity_replaces_repeated_request_ids() -> None:
 
 def test_generated_identities_are_unique() -> None:
     assert len({identity(()) for _ in range(1000)}) == 1000
-    assert identity([(b"x-request-id", identity(()).encode())]), "generated identities are valid"
+    assert identity([(b"x-request-id", identity(()).encode())]), "a generated identity is invalid"

@@ -58,7 +58,7 @@ def test_listen_fails_when_port_is_taken_on_one_address(stack: ExitStack) -> Non
     with pytest.raises(ConfigurationError, match=f"Port {port} of .* is taken"):
         listen("127.0.0.1 127.0.0.2", port)
     assert listen_on(stack, "127.0.0.1", port) == [("127.0.0.1", port)], (
-        "the port on the first address was released"
+        "the port on the first address was not released"
     )
 
 

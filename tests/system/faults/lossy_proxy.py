@@ -1,4 +1,4 @@
-"""A way to PostgreSQL on which answers get lost."""
+"""A proxy to PostgreSQL that loses a COMMIT or its reply."""
 
 import contextlib
 import select
@@ -9,22 +9,22 @@ from enum import Enum
 
 class Loss(Enum):
     COMMIT = "the COMMIT"
-    """It does not arrive."""
-    ANSWER = "its answer"
-    """It arrives, and its answer does not."""
+    """The COMMIT does not reach the server."""
+    REPLY = "its reply"
+    """The COMMIT reaches the server, and its reply is lost."""
 
 
-class LosingProxy:
-    """Passes on what is said to a server and what that answers, until a COMMIT is to be lost.
+class LossyProxy:
+    """Forwards connections to a server. Once `loss` is set, it loses the next COMMIT, and its connection.
 
-    `reachable` says whether anybody gets through after that.
+    `reachable` decides whether it accepts further connections after that.
     """
 
     def __init__(self, port: int) -> None:
         self._server = "127.0.0.1", port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.loses: Loss | None = None
+        self.loss: Loss | None = None
         self.reachable = True
         self.lost = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
@@ -37,11 +37,11 @@ class LosingProxy:
             while True:
                 client, _ = self._listener.accept()
                 if self.reachable or not self.lost.is_set():
-                    threading.Thread(target=self._pass_on, args=(client,), daemon=True).start()
+                    threading.Thread(target=self._forward, args=(client,), daemon=True).start()
                 else:
                     client.close()
 
-    def _pass_on(self, client: socket.socket) -> None:
+    def _forward(self, client: socket.socket) -> None:
         with client, socket.create_connection(self._server) as server, contextlib.suppress(OSError):
             while True:
                 for ready in select.select([client, server], [], [])[0]:
@@ -49,14 +49,14 @@ class LosingProxy:
                     if not data:
                         return
                     if ready is client and self._is_lost(data):
-                        if self.loses is Loss.ANSWER:
+                        if self.loss is Loss.REPLY:
                             server.sendall(data)
                             server.recv(1 << 16)
                         return
                     (server if ready is client else client).sendall(data)
 
     def _is_lost(self, data: bytes) -> bool:
-        if self.loses is None or self.lost.is_set() or b"COMMIT" not in data.replace(b"READ COMMITTED", b""):
+        if self.loss is None or self.lost.is_set() or b"COMMIT" not in data.replace(b"READ COMMITTED", b""):
             return False
         self.lost.set()
         return True
