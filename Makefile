@@ -10,7 +10,7 @@ HELM  := $(VENV)/.helm
 PIP   := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help install run run-gridfs test soak bench lint format lock build clean
+.PHONY: help install run run-gridfs check test soak bench lint format lock build clean
 .SUFFIXES:
 
 help: ## list these targets
@@ -24,9 +24,15 @@ run: $(STAMP) ## start the server (ARGS="--port 9000")
 run-gridfs: $(STAMP) ## start a MongoDB in .mongodb and the server over its GridFS
 	$(BIN)/python deploy/run_gridfs.py $(ARGS)
 
+check: lint ## run lint, and the unit and contract tests on SQLite: under a minute (ARGS="-k range")
+	$(BIN)/pytest -q -n 2 --dist worksteal -k '$(ON_SQLITE)' $(ARGS) tests/unit tests/contracts
+
+# Tests of the other databases have their names in their ids or in those of their modules.
+ON_SQLITE := not (gridfs or mongo or postgresql)
+
 test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/support/tools.sh
-	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal --durations=25 $(ARGS)
 
 soak: install ## run the tests that are too long for `make test`: memory under load, kill -9 at each call, long faults
 	$(BIN)/python tests/system/soak/memory.py $(ARGS)
