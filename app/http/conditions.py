@@ -1,4 +1,4 @@
-"""Preconditions: If-Match and the others (RFC 9110 13), for reading and for writing."""
+"""Preconditions of reads and writes: If-Match and its relatives (RFC 9110 §13). Pure."""
 
 import re
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from typing import Protocol
 from app.http.dates import parse_date
 from app.http.grammar import RawHeaders, field, lines, single
 
-# One element of a list of entity tags, and what ends it. No two ways lead through it, so a refusal takes
-# linear time. (Possessive quantifiers would say so, but Python before 3.11.5 matches them wrongly.)
+# One element of a list of entity tags with its delimiter. Unambiguous, so that a mismatch takes linear time.
+# (Possessive quantifiers would express that, but Python before 3.11.5 matches them wrongly.)
 _ELEMENT = re.compile(r'[ \t]*(?:(?P<weak>W/)?"(?P<tag>[!\x23-\x7e\x80-\xff]*)"[ \t]*)?(?:,|\Z)')
 
 
@@ -28,7 +28,7 @@ class Representation(Protocol):
 
 
 class Verdict(Enum):
-    """What the preconditions of a request make of it (RFC 9110 13.2.2)."""
+    """The outcome of evaluating the preconditions of a request (RFC 9110 §13.2.2)."""
 
     PROCEED = "proceed"
     NOT_MODIFIED = "not modified"
@@ -37,23 +37,23 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ETags:
-    """The value of If-Match or If-None-Match (RFC 9110 13.1.1, 13.1.2), the tags without their quotes."""
+    """The value of If-Match or If-None-Match (RFC 9110 §13.1.1, §13.1.2), tags without their quotes."""
 
     star: bool = False
     strong: frozenset[str] = frozenset()
     weak: frozenset[str] = frozenset()
 
     def match_strongly(self, etag: str) -> bool:
-        """Whether a strong tag of something stored is among them by strong comparison (RFC 9110 8.8.3.2)."""
+        """Return whether a strong tag matches by strong comparison (RFC 9110 §8.8.3.2)."""
         return self.star or etag in self.strong
 
     def match_weakly(self, etag: str) -> bool:
-        """Whether a tag of something stored is among them by weak comparison (RFC 9110 8.8.3.2)."""
+        """Return whether a tag matches by weak comparison (RFC 9110 §8.8.3.2)."""
         return self.star or etag in self.strong or etag in self.weak
 
 
 def parse_etags(value: str) -> ETags:
-    """The entity tags of a list or `*` (RFC 9110 8.8.3); a malformed value matches nothing."""
+    """Parse `*` or a list of entity tags (RFC 9110 §8.8.3). A malformed value matches no tag."""
     if value.strip(" \t") == "*":
         return ETags(star=True)
     strong: set[str] = set()
@@ -70,7 +70,7 @@ def parse_etags(value: str) -> ETags:
 
 
 def evaluate(method: str, headers: RawHeaders, current: Representation) -> Verdict:
-    """What the preconditions say of a request for something stored, in the order of RFC 9110 13.2.2."""
+    """Evaluate the preconditions of a request for a stored file, in the order of RFC 9110 §13.2.2."""
     last_modified = current.updated_at
     if_match = field(headers, b"if-match")
     if if_match is not None:
@@ -98,20 +98,20 @@ def evaluate(method: str, headers: RawHeaders, current: Representation) -> Verdi
 
 
 def range_applies(headers: RawHeaders, current: Representation) -> bool:
-    """Whether If-Range, if there is one, lets the Range header count (RFC 9110 13.1.5)."""
+    """Return whether the Range header applies: If-Range is absent or matches (RFC 9110 §13.1.5)."""
     values = lines(headers, b"if-range")
     if not values:
         return True
     if len(values) > 1:
         return False
-    # Of a weak tag the text differs, which makes this the strong comparison.
+    # The text of a weak tag differs, so this is the strong comparison.
     if values[0] in [f'"{etag}"' for etag in _etags(current)]:
         return True
     return not current.doubtful and parse_date(values[0]) == current.updated_at.replace(microsecond=0)
 
 
 def _etags(info: Representation) -> tuple[str, ...]:
-    """The ETags by which a client may mean this version."""
+    """Return the ETags that identify this version."""
     return (info.etag,) if info.other_etag is None else (info.etag, info.other_etag)
 
 
@@ -125,11 +125,11 @@ def has_write_condition(headers: RawHeaders) -> bool:
 
 
 def _date(headers: RawHeaders, name: bytes) -> datetime | None:
-    """The date of a field; a malformed or repeated one is ignored (RFC 9110 13.1.3, 13.1.4)."""
+    """Return the date of a field; None if it is absent, malformed or repeated (RFC 9110 §13.1.3, §13.1.4)."""
     value = single(headers, name)
     return None if value is None else parse_date(value)
 
 
 def _is_modified_since(date: datetime | None, last_modified: datetime) -> bool:
-    # HTTP-dates have no fractions of a second.
+    # An HTTP-date has no fraction of a second.
     return date is not None and last_modified.replace(microsecond=0) > date

@@ -1,4 +1,4 @@
-"""What a browser may show in place, and what it is told to save, and under which name."""
+"""Content-Disposition (RFC 6266): whether a browser shows or saves a file, and under which name. Pure."""
 
 import re
 import unicodedata
@@ -36,40 +36,41 @@ _TEXTS = frozenset(
 )
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-# Backslashes are legal in a quoted string, but who splits values at commas may read them otherwise.
+# Backslashes are legal in a quoted string, but a reader that splits values at commas may misread them.
 _QUOTED = r'"[\t !#-\[\]-~]*"'
 _MEDIA_TYPE = re.compile(rf"({_TOKEN}/{_TOKEN})(?:[ \t]*;(?:[ \t]*{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*[ \t]*")
 
 _UNSAFE = re.compile(r'[^ -~]|["\\%]')
 _UNSAFE_IN_NAMES = re.compile(r'[/:*?<>|"\\%]')
-"""What a file system may refuse in a name, or a client take for a path: no transliteration brings it in."""
+"""Characters that a file system may refuse in a name, or that a client may take for a path. A transliteration
+must not introduce them."""
 _ATTR_CHAR = "!#$&+-.^_`|~"
-"""What RFC 8187 3.2.1 lets stand besides letters and digits."""
+"""The characters of attr-char besides letters and digits (RFC 8187 §3.2.1)."""
 
 
 def is_inline(content_type: str) -> bool:
-    """Whether a browser may show this in our origin: nothing that can run a script (RFC 9110 8.3.1).
+    """Return whether a browser may show this type in our origin: no type that can run a script.
 
-    The whole value has to be well formed: of `video/mp4, text/html` a browser takes the last.
+    The whole value has to be well formed: given `video/mp4, text/html`, a browser uses the last.
     """
     match = _MEDIA_TYPE.fullmatch(content_type)
     if match is None:
         return False
     media_type = match[1].lower()
     if media_type.startswith(("audio/", "video/")):
-        # Any `+xml` is an XML document to a browser, and that may hold scripts.
+        # A browser treats any `+xml` type as an XML document, which may contain scripts.
         return not media_type.endswith("+xml")
     return media_type in _RASTER_IMAGES or media_type in _TEXTS
 
 
 def content_disposition(filename: str, *, attachment: bool) -> str:
-    """The Content-Disposition of a file of any name, in ASCII (RFC 6266 4.1 and appendix D).
+    """Return the Content-Disposition for a file of any name, in ASCII (RFC 6266 §4.1 and appendix D).
 
-    A name that some clients would misread is sent encoded (RFC 8187), with a plain one for the oldest.
+    A name that some clients would misread is sent encoded (RFC 8187), beside an ASCII name for old clients.
     """
     disposition = "attachment" if attachment else "inline"
     fallback = _UNSAFE.sub("_", "".join(map(_in_ascii, unicodedata.normalize("NFC", filename))))
-    if fallback != filename and not fallback.strip(". "):  # nothing is left, as of a mark without its letter
+    if fallback != filename and not fallback.strip(". "):  # a lone combining mark, for example
         fallback = "_"
     plain = f'{disposition}; filename="{fallback}"'
     if fallback == filename:
@@ -78,10 +79,10 @@ def content_disposition(filename: str, *, attachment: bool) -> str:
 
 
 def _in_ascii(character: str) -> str:
-    """A character as people write it without other letters: `ß` is `ss`, `中` is `Zhong`."""
+    """Transliterate a character: `ß` becomes `ss`, `中` becomes `Zhong`."""
     if character.isascii():
         return character
     if unicodedata.combining(character) or unicodedata.category(character) == "Cf":
-        return ""  # a mark of the letter before it, or one that is not seen
-    # An emoji becomes its name between colons.
+        return ""  # a combining or an invisible character
+    # anyascii returns the name of an emoji between colons.
     return _UNSAFE_IN_NAMES.sub("_", anyascii(character).strip(":")) or "_"

@@ -1,4 +1,4 @@
-"""Dates as HTTP writes them (RFC 9110 5.6.7). The locale has no say, so neither has strftime."""
+"""HTTP-dates (RFC 9110 §5.6.7). Independent of the locale, hence without strftime. Pure."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -21,16 +21,16 @@ _FORMATS = (
 
 
 def format_date(moment: datetime) -> str:
-    """The moment as an IMF-fixdate, its fraction of a second dropped (RFC 9110 5.6.7)."""
+    """Format a moment as an IMF-fixdate, without its fraction of a second (RFC 9110 §5.6.7)."""
     utc = moment.astimezone(UTC)
     day, month = _DAYS[utc.weekday()], _MONTHS[utc.month - 1]
     return f"{day}, {utc.day:02} {month} {utc.year:04} {utc.hour:02}:{utc.minute:02}:{utc.second:02} GMT"
 
 
 def parse_date(value: str, now: datetime | None = None) -> datetime | None:
-    """The moment that an HTTP-date in any of its three formats names, else None (RFC 9110 5.6.7).
+    """Parse an HTTP-date in any of its three formats; None if it is malformed (RFC 9110 §5.6.7).
 
-    `now` is for two-digit years alone, and is the present moment when it is not given.
+    `now` resolves two-digit years; it defaults to the present moment.
     """
     for pattern in _FORMATS:
         match = pattern.fullmatch(value)
@@ -46,15 +46,15 @@ def _moment(match: re.Match[str], now: datetime | None) -> datetime | None:
     if len(match["year"]) == 2:
         year = _full_year(year, (month, day, hour, minute, second), now or datetime.now(UTC))
     try:
-        # Added, because a datetime has no leap seconds.
+        # Seconds are added because a datetime has no leap second.
         return datetime(year, month, day, hour, minute, tzinfo=UTC) + timedelta(seconds=second)
     except (ValueError, OverflowError):
         return None
 
 
 def _full_year(year: int, rest: tuple[int, ...], now: datetime) -> int:
-    """The year that two digits mean: one more than 50 years ahead is in the past (RFC 9110 5.6.7)."""
+    """Resolve a two-digit year: more than 50 years ahead means the past (RFC 9110 §5.6.7)."""
     year += now.year - now.year % 100
-    # Compared as tuples: 50 years from a 29 February there may be none.
+    # Tuples are compared because 50 years from a 29 February there may be no such day.
     is_far_ahead = (year - 50, *rest) > now.astimezone(UTC).timetuple()[:6]
     return year - 100 if is_far_ahead else year

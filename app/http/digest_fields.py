@@ -1,4 +1,4 @@
-"""The digests that a client declares for a body: RFC 9530's fields, and the older Digest and Content-MD5."""
+"""Digests that a client declares for a body: the fields of RFC 9530, Digest (RFC 3230), Content-MD5. Pure."""
 
 import base64
 import hashlib
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from app.http.errors import BadDigest
 
-# No two ways lead through any of these, so that a refusal takes linear time.
+# These patterns are unambiguous, so that a mismatch takes linear time.
 _KEY = r"[a-z*][a-z0-9_.*-]*"
 _ITEM = r"""(?:
     -?[0-9]{1,12}\.[0-9]{1,3}                # decimal
@@ -27,23 +27,23 @@ _BASE64 = re.compile(r"([A-Za-z0-9+/]*)(={0,2})")
 _MALFORMED = "A Content-Digest or Repr-Digest is a dictionary of digests, like sha-256=:…:."
 
 _ALGORITHMS = {"sha-256": "sha256", "sha-512": "sha512"}
-"""The algorithms of RFC 9530 5 that may be relied on, and their names in hashlib."""
+"""The secure algorithms of RFC 9530 §5, and their names in hashlib."""
 
 _OLD_ALGORITHMS = {"md5": "md5", "sha": "sha1", **_ALGORITHMS}
-"""The same of RFC 3230 4.1.1 and RFC 5843; others (UNIXsum, CRC32c …) are ignored."""
+"""Algorithms of RFC 3230 §4.1.1 and RFC 5843; others (UNIXsum, CRC32c …) are ignored."""
 
 Digests = Mapping[str, bytes]
-"""Digests by the name that hashlib has for their algorithm."""
+"""Digests by hashlib's name of the algorithm."""
 
 
 def declared_digests(
     structured: Iterable[str], digest: Iterable[str] = (), content_md5: Iterable[str] = ()
 ) -> Digests:
-    """Return the digests that a request declares for its body, of the algorithms that are known here.
+    """Return the digests that a request declares for its body; unknown algorithms are ignored.
 
-    `structured` are the values of Content-Digest and Repr-Digest (RFC 9530 2, 3), `digest` those of Digest
-    (RFC 3230 4.3.2), `content_md5` those of Content-MD5 (RFC 1864). Raises BadDigest if one is malformed, or
-    two of one algorithm disagree.
+    `structured` holds the values of Content-Digest and Repr-Digest (RFC 9530 §2, §3), `digest` those of
+    Digest (RFC 3230 §4.3.2), `content_md5` those of Content-MD5 (RFC 1864). Raises BadDigest if a digest is
+    malformed, or two of one algorithm disagree.
     """
     found: dict[str, bytes] = {}
     for value in structured:
@@ -61,7 +61,7 @@ def declared_digests(
 
 
 def verify(declared: Digests, actual: Callable[[str], bytes]) -> None:
-    """Raise BadDigest if a declared digest is not that of the bytes that came."""
+    """Raise BadDigest if a declared digest differs from that of the received bytes."""
     for algorithm, digest in declared.items():
         if actual(algorithm) != digest:
             raise BadDigest(
@@ -79,13 +79,13 @@ def _declare(found: dict[str, bytes], algorithm: str, name: str, encoded: str) -
 
 
 def _structured(item: str | None) -> str:
-    """What is between the colons of a byte sequence (RFC 9651 3.3.5); of anything else, no base64."""
+    """Return the base64 of a byte sequence (RFC 9651 §3.3.5); for any other item, invalid base64."""
     match = _BYTES.fullmatch(item or "")
     return match[1] if match is not None else ":"
 
 
 def _decoded(encoded: str) -> bytes | None:
-    """The bytes of base64, padded or not; None if it is malformed."""
+    """Decode base64, padded or not; None if it is malformed."""
     match = _BASE64.fullmatch(encoded)
     missing = -len(match[1]) % 4 if match is not None else 3
     if match is None or missing == 3 or len(match[2]) not in (0, missing):
@@ -94,7 +94,7 @@ def _decoded(encoded: str) -> bytes | None:
 
 
 def _members(dictionary: str) -> Iterator[tuple[str, str | None]]:
-    """Keys and unparsed values of a dictionary (RFC 9651 4.2.2), also where a later one overrides."""
+    """Yield keys and unparsed values of a dictionary (RFC 9651 §4.2.2), overridden members included."""
     position = 0
     while position < len(dictionary):
         member = _MEMBER.match(dictionary, position)

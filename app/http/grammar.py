@@ -1,4 +1,4 @@
-"""The parameters of Content-Type and Content-Disposition, read strictly (RFC 9110 5.6.6, RFC 2183 2)."""
+"""The grammar that header fields share: lines, lists, parameters (RFC 9110 §5, RFC 2183 §2). Pure."""
 
 import binascii
 import re
@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from quopri import decodestring
 from urllib.parse import unquote_to_bytes
 
-# No two ways lead through it, so that a refusal takes linear time. An unquoted value may hold more than a
-# token does, because clients forget to quote boundaries like `==a==`.
+# Unambiguous, so that a mismatch takes linear time. An unquoted value may contain more than a token,
+# because clients forget to quote boundaries like `==a==`.
 _PARAMETER = re.compile(
     r"""
     [ \t]* ; [ \t]*
@@ -29,29 +29,29 @@ _FORM_ESCAPE = re.compile(r'\\(["\\])|%(22|0D|0A)')
 
 
 def word_of(value: str) -> str:
-    """What stands before the first parameter, in lower case."""
+    """Return the value without its parameters, in lower case."""
     return value.partition(";")[0].strip(" \t").lower()
 
 
 def parameters_of(value: str) -> dict[str, str]:
-    """The parameters by lower-case name, each value as it was sent, with its quotes.
+    """Return the parameters by lower-case name, with unchanged values, quotes included.
 
-    Raises ValueError when they are malformed or one is given twice: two readers of such a header may
-    disagree. Extended ones (`filename*`) are left out, because RFC 7578 4.2 forbids them; see `extended_of`.
+    Raises ValueError if they are malformed or one is repeated: two parsers of such a header might disagree.
+    Extended ones (`filename*`) are left out, because RFC 7578 §4.2 forbids them; see `extended_of`.
     """
     parameters: dict[str, str] = {}
     for name, given in _pairs(value):
         if name in parameters:
-            raise ValueError("a parameter given twice")
+            raise ValueError("repeated parameter")
         if "*" not in name:
             parameters[name] = given
     return parameters
 
 
 def extended_of(value: str, name: str) -> str | None:
-    """Return the decoded value of an extended parameter (RFC 8187 3.2.1), such as `filename*`.
+    """Return the decoded value of an extended parameter (RFC 8187 §3.2.1), such as `filename*`.
 
-    Returns None if it is absent, malformed or given twice. Raises ValueError if the parameters are malformed.
+    Returns None if it is absent, malformed or repeated. Raises ValueError if the parameters are malformed.
     """
     given = [unquote(encoded) for found, encoded in _pairs(value) if found == f"{name}*"]
     match = _EXTENDED.fullmatch(given[0]) if len(given) == 1 else None
@@ -59,9 +59,9 @@ def extended_of(value: str, name: str) -> str | None:
 
 
 def word_decoded(value: str) -> str | None:
-    """Return what an encoded-word (RFC 2047 2) stands for; None if the value is not one.
+    """Decode an encoded-word (RFC 2047 §2); None if the value is not one.
 
-    Such a word has no meaning in a form, but .NET writes names there so that are not in ASCII.
+    Encoded-words have no meaning in a form, but .NET sends names that way that are not in ASCII.
     """
     match = _ENCODED_WORD.fullmatch(value)
     if match is None:
@@ -74,7 +74,7 @@ def word_decoded(value: str) -> str | None:
 
 
 def _pairs(value: str) -> Iterator[tuple[str, str]]:
-    """The parameters, names in lower case, values as they were sent. Raises ValueError."""
+    """Yield the parameters: names in lower case, values unchanged. Raises ValueError."""
     value = value.rstrip(" \t")
     position = len(value.partition(";")[0])
     while position < len(value):
@@ -94,16 +94,15 @@ def _decoded(data: bytes, charset: str) -> str | None:
 
 
 def unquote(value: str) -> str:
-    """A parameter's value without its quotes and backslashes (RFC 9110 5.6.4)."""
+    """Return the value of a parameter without its quotes and backslashes (RFC 9110 §5.6.4)."""
     return _QUOTED_PAIR.sub(r"\1", value[1:-1]) if value.startswith('"') else value
 
 
 def unquote_form(value: str) -> str:
-    r"""The name or filename that a form's client meant (RFC 7578 4.2).
+    r"""Unescape the name or filename of a form's part (RFC 7578 §4.2).
 
-    There are two customs for a quote in a name: `\"` (older curl, Go) and `%22` (the HTML standard,
-    hence browsers, newer curl and httpx). A backslash before anything else is a backslash: the HTML
-    standard does not escape it.
+    Clients escape a quote in two ways: `\"` (older curl, Go) and `%22` (the HTML standard, hence browsers,
+    newer curl and httpx). A backslash before any other character is literal, since HTML does not escape it.
     """
     if not value.startswith('"'):
         return value
@@ -115,21 +114,21 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
-"""Names in lower case, values as they came."""
+"""Header lines: names in lower case, values unchanged."""
 
 
 def lines(headers: RawHeaders, name: bytes) -> list[str]:
-    """The value of every line of this name, without the whitespace around it (RFC 9110 5.5)."""
+    """Return the value of each line of this name, stripped of whitespace (RFC 9110 §5.5)."""
     return [value.decode("latin-1").strip(" \t") for key, value in headers if key == name]
 
 
 def field(headers: RawHeaders, name: bytes) -> str | None:
-    """The value of a list field, its lines joined by commas (RFC 9110 5.3); None when it is absent."""
+    """Return the value of a list field, its lines joined by commas (RFC 9110 §5.3); None if absent."""
     values = lines(headers, name)
     return ", ".join(values) if values else None
 
 
 def single(headers: RawHeaders, name: bytes) -> str | None:
-    """The value of a field that may stand only once (RFC 9110 5.3); None when it is absent or repeated."""
+    """Return the value of a singleton field (RFC 9110 §5.5); None if it is absent or repeated."""
     values = lines(headers, name)
     return values[0] if len(values) == 1 else None

@@ -1,11 +1,11 @@
-"""What kind of file a file is: what its client said, else what its extension says."""
+"""The media type of a file, from its declared Content-Type and its extension (RFC 9110 §8.3). Pure."""
 
 import re
 
 UNKNOWN = "application/octet-stream"
 MAX_LENGTH = 255
 
-_SAYS_NOTHING = frozenset(
+_UNINFORMATIVE = frozenset(
     {
         UNKNOWN,
         "application/binary",
@@ -27,14 +27,14 @@ _SAYS_NOTHING = frozenset(
         "application/x-download",
         "application/x-force-download",
         "application/x-save",
-        # The type of a form, which curl sends with `--data-binary`: it is about the request, not the file.
+        # curl sends the type of a form with `--data-binary`: it describes the request, not the file.
         "application/x-www-form-urlencoded",
     }
 )
-"""Types that name no kind of file: they count as application/octet-stream."""
+"""Types that carry no information: treated as application/octet-stream."""
 
-_ONE_SPELLING = {
-    # The registered names (RFC 9559 12.3) are too new for browsers and VLC.
+_CANONICAL = {
+    # The registered names (RFC 9559 §12.3) are too new for browsers and VLC.
     "application/matroska": "video/x-matroska",
     "application/x-matroska": "video/x-matroska",
     "audio/matroska": "audio/x-matroska",
@@ -46,16 +46,16 @@ _ONE_SPELLING = {
     "video/x-matroska-3d": "video/x-matroska",
     "video/x-mkv": "video/x-matroska",
 }
-"""Other names of a type, and the one that is stored, served and searched for."""
+"""Aliases, and the canonical name that is stored, served and searched for."""
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-# No two ways lead through it, so that a refusal takes linear time: the spaces after a semicolon belong to
-# the parameter, or when there is none to the next semicolon.
+# Unambiguous, so that a mismatch takes linear time: the spaces after a semicolon belong to the parameter,
+# or if it is empty to the next semicolon.
 _MEDIA_TYPE = re.compile(rf"({_TOKEN}/{_TOKEN})(?: *;(?: *{_TOKEN}=(?:{_TOKEN}|{_QUOTED}))?)*")
 
-# The types that browsers and VLC take, where those differ from the registered ones. Python's own table
-# lacks most of them and varies with the machine.
+# The types that browsers and VLC understand, where those differ from the registered ones. Python's own
+# table lacks most of them and varies with the machine.
 _BY_EXTENSION = {
     # video
     "3g2": "video/3gpp2",
@@ -159,8 +159,8 @@ _BY_EXTENSION = {
     "asx": "video/x-ms-asf",
     "cue": "application/x-cue",
     "m3u": "audio/x-mpegurl",
-    # VLC takes application/vnd.apple.mpegurl for HLS whatever is inside; this it decides by the content,
-    # and Safari takes this for HLS too.
+    # VLC plays application/vnd.apple.mpegurl as HLS whatever the content. With this type it looks at the
+    # content, and Safari plays it as HLS, too.
     "m3u8": "audio/x-mpegurl",
     "mpd": "application/dash+xml",
     "pls": "audio/x-scpls",
@@ -218,10 +218,10 @@ _BY_EXTENSION = {
 
 
 _LISTS_AND_DOCUMENTS = frozenset({"asx", "m3u", "m3u8", "pls", "svg"})
-"""Extensions with an audio, video or image type whose files list others, or may hold a script."""
+"""Extensions with an audio, video or image type whose files are playlists, or may contain a script."""
 
 _MEDIA = ("audio/", "video/", "image/", "application/mxf", "application/vnd.rn-realmedia")
-"""How the types of media begin in the table."""
+"""Prefixes of the media types that count as media."""
 
 _MEDIA_EXTENSIONS = frozenset(
     extension
@@ -236,14 +236,14 @@ _SOURCE = re.compile(r"text/.+|application/(?:x-)?(?:typescript|javascript|ecmas
 """Types of source code and other text."""
 
 _LINGUIST = frozenset({"text/vnd.trolltech.linguist", "text/vnd.qt.linguist"})
-"""Types that the MIME tables of many systems have for `.ts`, whatever is inside."""
+"""Types that the MIME tables of many systems have for `.ts`, whatever the content."""
 
 
 def media_type(declared: str | None, filename: str) -> str:
-    """Return the Content-Type to store and serve: the declared one (RFC 9110 8.3.1), else that of the name.
+    """Return the Content-Type to store and serve: the declared one (RFC 9110 §8.3.1), else by extension.
 
-    A name that the table knows to be media wins over a declared type that is none. The result is always a
-    legal header value of printable ASCII, at most 255 characters long.
+    The extension of a media file takes precedence over a declared type that is not one of media. The result
+    is a legal header value of printable ASCII, at most 255 characters long.
     """
     kind, parameters = _split(declared or "")
     extension = _extension(filename)
@@ -254,12 +254,12 @@ def media_type(declared: str | None, filename: str) -> str:
 
 
 def canonical(kind: str) -> str:
-    """Return the one spelling of a media type without parameters, in lower case."""
-    return _ONE_SPELLING.get(kind.lower(), kind.lower())
+    """Return the canonical name of a media type without parameters, in lower case."""
+    return _CANONICAL.get(kind.lower(), kind.lower())
 
 
 def _split(declared: str) -> tuple[str, str]:
-    """Return the type in lower case and its parameters; both empty if it is malformed or names no kind."""
+    """Return the type in lower case and its parameters; both empty if malformed or uninformative."""
     declared = declared.strip(" \t")
     if len(declared) > MAX_LENGTH or not (declared.isascii() and declared.isprintable()):
         return "", ""
@@ -267,14 +267,14 @@ def _split(declared: str) -> tuple[str, str]:
     if match is None:
         return "", ""
     kind = match[1].lower()
-    # A wildcard is a range for Accept and no type; Android's upload libraries send `video/*`.
-    if kind in _SAYS_NOTHING or kind.startswith("multipart/") or "*" in kind:
+    # A wildcard is a media range, not a type, but Android's upload libraries send `video/*`.
+    if kind in _UNINFORMATIVE or kind.startswith("multipart/") or "*" in kind:
         return "", ""
     return kind, declared[match.end(1) :]
 
 
 def _hides_media(kind: str, extension: str) -> bool:
-    """Whether players would not take a file of this extension for media by a declared type."""
+    """Return whether the declared type would keep players from recognising a media file."""
     if extension not in _MEDIA_EXTENSIONS or kind.startswith(_MEDIA):
         return False
     is_source = _SOURCE.fullmatch(kind) is not None and kind not in _LINGUIST

@@ -1,4 +1,4 @@
-"""Reads multipart/form-data (RFC 7578) as it arrives, without I/O: bytes in, events out."""
+"""An incremental parser of multipart/form-data (RFC 7578): bytes in, events out, no I/O."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ MAX_HEADERS = 8
 MAX_HEADER_BYTES = 4 * 1024
 
 FILE = "file"
-"""The name of the part that holds the file."""
+"""The name of the part that contains the file."""
 
 _ONCE = frozenset({FILE, "folder", "sid"})
 _IDENTITY_ENCODINGS = frozenset({b"binary", b"8bit", b"7bit"})
@@ -25,14 +25,14 @@ _HEADERS_READ = frozenset({b"content-disposition", b"content-type", b"content-tr
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _BOUNDARY = re.compile(r"[ -~]*[!-~]")
 
-# The parser warns of every malformed form; a stranger could fill the log. It is not a child of any
-# logger, so that what others configure does not reach it.
+# The parser logs each malformed form, so a stranger could fill the log. This logger has no parent, so that
+# no other configuration reaches it.
 _SILENT = logging.Logger("silent", level=logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A whole part that is not the file."""
+    """A complete part other than the file."""
 
     name: str
     value: str
@@ -40,7 +40,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class FileStarted:
-    """The headers of the file part, as the client wrote them: neither is checked yet."""
+    """The unchecked filename and type from the headers of the file part."""
 
     filename: str
     content_type: str | None
@@ -57,7 +57,10 @@ Event = Field | FileStarted | FileData
 
 
 def boundary_of(content_type: str | None) -> bytes:
-    """The boundary of a form, from the Content-Type of the request (RFC 2046 5.1.1)."""
+    """Return the boundary from the Content-Type of a form (RFC 2046 §5.1.1).
+
+    Raises UnsupportedForm for another type, BadForm for a malformed one.
+    """
     if content_type is None or word_of(content_type) != "multipart/form-data":
         raise UnsupportedForm("An upload form has the Content-Type multipart/form-data.")
     try:
@@ -75,7 +78,7 @@ def boundary_of(content_type: str | None) -> bytes:
 
 @dataclass(slots=True)
 class _Part:
-    """What is known of the part that is being read."""
+    """The state of the part that is being parsed."""
 
     header_name: bytearray = field(default_factory=bytearray)
     header_value: bytearray = field(default_factory=bytearray)
@@ -85,11 +88,10 @@ class _Part:
 
 
 class FormReader:
-    """Reads one form. Holds no more of it than the headers and the field that it is in.
+    """A parser for one form. Buffers at most the current headers and the current field.
 
-    The boundary is one that `boundary_of` gave. `feed` returns the events of the bytes that it is given,
-    at most one FileData among them, so that no byte of the file waits for the next call, but those that
-    may turn out to be a boundary.
+    `boundary` comes from `boundary_of`. `feed` returns the events of the given bytes, at most one FileData
+    among them: no byte of the file waits for the next call, except those that may begin a boundary.
     """
 
     def __init__(self, boundary: bytes) -> None:
@@ -117,11 +119,11 @@ class FormReader:
         self._started = self._ended = self._failed = False
 
     def feed(self, data: bytes) -> list[Event]:
-        """What the next bytes of the body hold. After an error every further call fails as well."""
+        """Return the events in the next bytes of the body. Raises BadForm; after an error, each time."""
         if self._failed:
             raise BadForm("The form was refused.")
         if not self._started:
-            # The parser would skip anything up to the first hyphen after a line break.
+            # After a line break the parser would skip everything up to the first hyphen.
             data = data.lstrip(b"\r\n")
             self._started = bool(data)
         self._failed = True
@@ -137,7 +139,7 @@ class FormReader:
         return events
 
     def finish(self) -> None:
-        """Say that the body has ended. Raises BadForm unless the form was whole and held a file."""
+        """Mark the end of the body. Raises BadForm unless the form was complete and contained a file."""
         if not self._ended:
             raise BadForm("The form ends before its closing boundary.")
         if FILE not in self._seen:
@@ -185,7 +187,7 @@ class FormReader:
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._part.name == FILE:
-            self._slices.append(data[start:end])  # all of a bytes object is that object: no copy
+            self._slices.append(data[start:end])  # slicing a whole object copies nothing
             return
         if len(self._part.value) + end - start > MAX_FIELD_BYTES:
             raise BadForm(f"A field of the form is at most {MAX_FIELD_BYTES} bytes long.")
@@ -211,7 +213,7 @@ class FormReader:
 
 
 def _names(disposition: bytes | None) -> tuple[str, str | None]:
-    """The name and the filename of a part, from its Content-Disposition (RFC 7578 4.2)."""
+    """Return the name and the filename of a part, from its Content-Disposition (RFC 7578 §4.2)."""
     try:
         text = (disposition or b"").decode()
         parameters = parameters_of(text)
@@ -226,8 +228,8 @@ def _names(disposition: bytes | None) -> tuple[str, str | None]:
 
 
 def _filename(disposition: str, given: str | None) -> str | None:
-    """The filename of a part. RFC 7578 4.2 forbids `filename*`, but .NET sends it beside a `filename` that is
-    an encoded-word, which no person has typed."""
+    """Return the filename of a part. RFC 7578 §4.2 forbids `filename*`, but .NET sends it beside a `filename`
+    that is an encoded-word."""
     filename = None if given is None else unquote_form(given)
     decoded = None if filename is None else word_decoded(filename)
     return filename if decoded is None else extended_of(disposition, "filename") or decoded

@@ -1,25 +1,25 @@
-"""The Range header (RFC 9110 14.1 and 14.2). The cost is linear in its length, whatever it holds."""
+"""The Range header (RFC 9110 §14.1, §14.2). Every function is linear in the length of the header. Pure."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_RANGES = 64
-"""A set of more ranges than this is ignored, as RFC 9110 14.2 allows."""
+"""A set of more ranges is ignored, as RFC 9110 §14.2 allows."""
 
 _SPEC = re.compile(r"([0-9]*)-([0-9]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The bytes from `start` up to, and without, `stop`."""
+    """The bytes from `start` (inclusive) to `stop` (exclusive)."""
 
     start: int
     stop: int
 
 
 class RangeNotSatisfiable(Exception):
-    """None of the ranges that were asked for holds a byte of the file (RFC 9110 15.5.17)."""
+    """The requested ranges contain no byte of the file (RFC 9110 §15.5.17)."""
 
     def __init__(self, size: int) -> None:
         super().__init__(f"None of the ranges holds a byte of this file of {size} bytes.")
@@ -27,11 +27,11 @@ class RangeNotSatisfiable(Exception):
 
 
 def parse_ranges(value: str, size: int) -> tuple[Span, ...] | None:
-    """Return the spans that a Range header selects of a file of this size (RFC 9110 14.2).
+    """Return the spans that a Range header selects of a file of this size (RFC 9110 §14.2).
 
-    Returns None if the header is to be ignored. Raises RangeNotSatisfiable.
+    Returns None if the header must be ignored. Raises RangeNotSatisfiable.
     """
-    # A suffix of an empty file is satisfiable (RFC 9110 14.1.2), and a 416 breaks proxies that slice.
+    # A suffix of an empty file is satisfiable (RFC 9110 §14.1.2), and a 416 breaks proxies that cache slices.
     specs = _specs(value) if size else None
     if specs is None:
         return None
@@ -42,13 +42,13 @@ def parse_ranges(value: str, size: int) -> tuple[Span, ...] | None:
 
 
 def _specs(value: str) -> list[tuple[str, str]] | None:
-    """The digits before and after each hyphen of a valid set of byte ranges (RFC 9110 14.1.1), else None."""
+    """Return the digits before and after each hyphen; None if the set is malformed (RFC 9110 §14.1.1)."""
     unit, _, text = value.partition("=")
     if unit.lower() != "bytes":
         return None
     specs: list[tuple[str, str]] = []
     for element in (padded.strip(" \t") for padded in text.split(",")):
-        if not element:  # RFC 9110 5.6.1.2: a recipient takes empty list elements
+        if not element:  # a recipient accepts empty list elements (RFC 9110 §5.6.1.2)
             continue
         spec = _spec(element)
         if spec is None or len(specs) == MAX_RANGES:
@@ -58,7 +58,7 @@ def _specs(value: str) -> list[tuple[str, str]] | None:
 
 
 def _spec(element: str) -> tuple[str, str] | None:
-    """The digits before and after the hyphen of one valid int-range or suffix-range (RFC 9110 14.1.2)."""
+    """Return the digits around the hyphen of an int-range or suffix-range; None if malformed (§14.1.2)."""
     match = _SPEC.fullmatch(element)
     if match is None or element == "-":
         return None
@@ -69,14 +69,14 @@ def _spec(element: str) -> tuple[str, str] | None:
 
 
 def _magnitude(digits: str) -> tuple[int, str]:
-    """Something that compares as the number does; int() takes more than linear time and has a limit."""
+    """Return a key that orders like the number. int() is slower than linear and has a limit of digits."""
     significant = digits.lstrip("0")
     return len(significant), significant
 
 
 def _at_most(digits: str, limit: int) -> int:
-    """The number, or the limit when that is smaller."""
-    if len(digits) <= len(str(limit)):  # as nearly always
+    """Return the smaller of the number and the limit."""
+    if len(digits) <= len(str(limit)):  # the common case
         return min(int(digits), limit)
     length, significant = _magnitude(digits)
     if length > len(str(limit)):
@@ -85,7 +85,7 @@ def _at_most(digits: str, limit: int) -> int:
 
 
 def _span(first: str, last: str, size: int) -> Span | None:
-    """What one range means for a file of this size; None when it is not satisfiable (RFC 9110 14.1.2)."""
+    """Return the span of one range in a file of this size; None if unsatisfiable (RFC 9110 §14.1.2)."""
     if first:
         start = _at_most(first, size)
         stop = min(_at_most(last, size) + 1, size) if last else size
@@ -96,7 +96,7 @@ def _span(first: str, last: str, size: int) -> Span | None:
 
 
 def _coalesce(spans: Sequence[Span]) -> tuple[Span, ...]:
-    """Overlapping and touching spans made one, in the order in which they were asked (RFC 9110 15.3.7.2)."""
+    """Merge overlapping and adjacent spans, in the order of the request (RFC 9110 §15.3.7.2)."""
     merged: list[tuple[int, Span]] = []
     for order, span in sorted(enumerate(spans), key=lambda entry: entry[1].start):
         if merged and span.start <= merged[-1][1].stop:

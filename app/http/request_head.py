@@ -1,29 +1,29 @@
-"""The target of a request as the program reads it: in origin form and ASCII (RFC 9112 §3.2). Pure."""
+"""The head of a request: its target (RFC 9112 §3.2), and its wish to upgrade (RFC 9110 §7.8). Pure."""
 
 import re
 from enum import Enum
 
 Headers = list[tuple[bytes, bytes]]
-"""Fields in their order, names in lower case."""
+"""Header lines in order, names in lower case."""
 
 _ESCAPES = {byte: f"%{byte:02X}" for byte in range(0x80, 0x100)}
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?#@]+)([/?#].*)?", re.DOTALL)
 
 
 class InvalidTarget(ValueError):
-    """An absolute form that names no host, or no scheme of HTTP."""
+    """An absolute-form target without a host, or with a scheme other than HTTP's."""
 
 
-def escaped(line: bytes) -> bytes:
-    """Return a request line with its bytes beyond ASCII percent-encoded: curl sends names raw."""
+def percent_encoded(line: bytes) -> bytes:
+    """Percent-encode the non-ASCII bytes of a request line: curl sends names unencoded."""
     return line.decode("latin-1").translate(_ESCAPES).encode()
 
 
 def origin_form(target: bytes, version: str, headers: Headers) -> tuple[bytes, Headers]:
     """Return the origin form of an absolute target, and the headers with its authority as their Host.
 
-    The authority replaces Host (RFC 9112 §3.2.2), so that every check and every link of the program uses the
-    same name. A missing Host in HTTP/1.1 and several of them stay as they are: they are errors (§3.2).
+    The authority replaces Host (RFC 9112 §3.2.2), so that every check and every link uses the same name.
+    A missing Host in HTTP/1.1 and a repeated Host are left for the caller to reject (§3.2).
     Raises InvalidTarget.
     """
     match = _ABSOLUTE.fullmatch(target)
@@ -41,19 +41,19 @@ def origin_form(target: bytes, version: str, headers: Headers) -> tuple[bytes, H
 
 
 _IGNORED = {b"upgrade", b"http2-settings"}
-"""Fields, and options of Connection."""
+"""Fields and connection options to remove."""
 
 
 class Upgrade(Enum):
-    """The outcome of a request that the parser takes for an upgrade."""
+    """The outcome of a request that llhttp treats as an upgrade."""
 
-    REFUSED = "the connection ends"
-    WEBSOCKET = "the WebSocket protocol takes over"
-    IGNORED = "the request is answered as if it had not asked"
+    REFUSED = "refuse it and close the connection"
+    WEBSOCKET = "switch to the WebSocket protocol"
+    IGNORED = "answer the request as if it had not asked"
 
 
 def upgrade_of(method: bytes, version: str, headers: Headers) -> Upgrade:
-    """Return the outcome for the head of a request.
+    """Decide the outcome of an upgrade request.
 
     CONNECT is refused (RFC 9110 §9.3.6). Only a WebSocket handshake without a body is an upgrade (RFC 6455
     §4.1); any other Upgrade is ignored, and so is each in HTTP/1.0 (RFC 9110 §7.8).
@@ -73,7 +73,7 @@ def upgrade_of(method: bytes, version: str, headers: Headers) -> Upgrade:
 
 
 def head_without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
-    """Return the head of a request without its fields and connection options that ask for an upgrade."""
+    """Serialise the head of a request without the fields and connection options that ask for an upgrade."""
     lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
     for name, value in headers:
         if name in _IGNORED:

@@ -24,9 +24,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.http.request_head import (
     InvalidTarget,
     Upgrade,
-    escaped,
     head_without_upgrade,
     origin_form,
+    percent_encoded,
     upgrade_of,
 )
 from app.metrics.request_counters import Requests
@@ -178,7 +178,7 @@ class HttpProtocol(HttpToolsProtocol):
         if data.isascii():
             return data
         line, end, rest = data.partition(b"\n")
-        return escaped(line) + end + rest
+        return percent_encoded(line) + end + rest
 
     def _parse(self, data: bytes) -> None:
         while data:

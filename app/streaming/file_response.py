@@ -1,4 +1,4 @@
-"""Carries a plan out: the one place where the bytes of stored files meet ASGI."""
+"""The ASGI response that carries out a plan: here the bytes of stored files are sent."""
 
 import asyncio
 import contextlib
@@ -19,22 +19,22 @@ from app.storage.types import Address
 from app.streaming.plan import Part, plan
 
 ZERO_COPY = "http.response.zerocopysend"
-"""The ASGI extension that servers may offer. This one's raises ConnectionError when the client has left."""
+"""The ASGI extension of servers that can sendfile. Ours raises ConnectionError when the client has left."""
 
 SendSpan = Callable[[Span, bool], Awaitable[None]]
-"""Sends a span of the file, and whether more of the answer follows."""
+"""Sends a span of the file; the flag is set if more of the body follows."""
 
 FIRST_BLOCK, MOST_BLOCK = 1 << 20, 8 << 20
-"""Bytes that are in memory before they are sent without a copy: few while somebody waits for the first."""
+"""Bytes to preload before a sendfile: few at first, so that the first byte leaves early."""
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger("seekable")
 
 
 class StoredFileResponse(Response):
-    """The answer to a GET or HEAD of a stored file, with its ranges and conditions (RFC 9110).
+    """The response to a GET or HEAD of a stored file, with ranges and preconditions (RFC 9110).
 
-    Raises NotFound, VersionMismatch, RangeNotSatisfiable and StorageUnavailable while nothing has been
-    sent. A failure after that leaves the response incomplete, so that the server breaks the connection.
+    Before the first byte is sent it raises NotFound, VersionMismatch, RangeNotSatisfiable or
+    StorageUnavailable. A later failure leaves the response incomplete, and the server closes the connection.
     """
 
     def __init__(
@@ -47,9 +47,9 @@ class StoredFileResponse(Response):
         self._download = download
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Open the file, plan the answer and send it."""
+        """Open the file, plan the response and send it."""
         async with self._storage.open(self._address) as file:
-            answer = plan(
+            planned = plan(
                 scope["method"],
                 scope["headers"],
                 file.info,
@@ -58,34 +58,34 @@ class StoredFileResponse(Response):
                 download=self._download,
                 now=_date_of(scope),
             )
-            await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-            if not answer.parts:
+            await send({"type": "http.response.start", "status": planned.status, "headers": planned.headers})
+            if not planned.parts:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
             try:
                 if ZERO_COPY in scope.get("extensions", ()) and file.fileno() is not None:
                     with contextlib.suppress(ConnectionError):  # the client has left
-                        await _send_parts(answer.parts, send, partial(_sendfile, file, send))
+                        await _send_parts(planned.parts, send, partial(_sendfile, file, send))
                 else:
-                    await _send_while_present(file, answer.parts, receive, send)
+                    await _send_while_present(file, planned.parts, receive, send)
             except StorageError as error:
-                _log.error("The answer for %r was broken off: %s", file.info.key.path, error)
+                log.error("The response for %r was aborted: %s", file.info.key.path, error)
 
 
 def _date_of(scope: Scope) -> datetime:
-    """Return the Date of the answer, where the server names it; else what no server's Date is before."""
+    """Return the Date of the response if the server announced it, else a moment that is not later."""
     seconds = scope.get("state", {}).get("date")
     return datetime.fromtimestamp(seconds if seconds is not None else time.time() - 1, UTC)
 
 
 async def _send_while_present(file: OpenFile, parts: tuple[Part, ...], receive: Receive, send: Send) -> None:
-    """Send the body, and stop wherever that stands when the client leaves.
+    """Send the body; stop when the client disconnects.
 
-    A server's send() may well do nothing then, so receive() has to be watched.
+    After a disconnect send() may silently do nothing, so a task watches receive().
     """
     try:
-        # A timeout that only the watcher sets: it cancels this block and nothing else, and nobody
-        # else's cancelling is taken for it.
+        # Only the watcher sets this timeout: it cancels this block alone, and a cancellation from outside is
+        # not mistaken for it.
         async with asyncio.timeout(None) as presence:
             watcher = asyncio.create_task(_end_when_gone(presence, receive))
             try:
@@ -117,7 +117,7 @@ async def _send_span(file: OpenFile, send: Send, span: Span, more: bool) -> None
     async with contextlib.aclosing(file.read(span.start, span.stop)) as chunks:
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            # Neither a buffered read nor a send() to a fast reader waits: others get their turn here.
+            # Neither a buffered read nor a send() to a fast reader yields: let other tasks run.
             await asyncio.sleep(0)
     if not more:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -133,4 +133,4 @@ async def _sendfile(file: OpenFile, send: Send, span: Span, more: bool) -> None:
         if stop == span.stop:
             return
         start, size = stop, min(2 * size, MOST_BLOCK)
-        await asyncio.sleep(0)  # a send() to a fast reader does not wait: others get their turn here
+        await asyncio.sleep(0)  # a send() to a fast reader does not yield: let other tasks run

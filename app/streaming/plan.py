@@ -1,4 +1,4 @@
-"""The answer to a GET or HEAD of a stored file, decided without reading a byte of it."""
+"""The range-request helper: plans the response to a GET or HEAD of a stored file. Pure."""
 
 import base64
 import re
@@ -16,13 +16,13 @@ from app.storage.errors import VersionMismatch
 from app.storage.types import FileInfo
 
 Part = bytes | Span
-"""Bytes to send as they are, or a span of the file."""
+"""Literal bytes, or a span of the file."""
 
 Headers = list[tuple[bytes, bytes]]
 
 _CONDITIONS = frozenset((b"if-match", b"if-modified-since", b"if-none-match", b"if-unmodified-since"))
 _READ = _CONDITIONS | {b"if-range", b"range", b"want-digest"}
-"""Fields that have a say in the answer: browsers send twenty others."""
+"""The request fields that affect the response: browsers send twenty others."""
 
 _WANTS_SHA256 = re.compile(r"sha-256[ \t]*(?:;[ \t]*q=(?P<q>.*))?", re.IGNORECASE)
 _ZERO = re.compile(r"0(?:\.0{0,3})?")
@@ -30,7 +30,7 @@ _ZERO = re.compile(r"0(?:\.0{0,3})?")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A response: what to say, and what to send, in order."""
+    """A response: its status, its headers, and the parts of its body in order."""
 
     status: int
     headers: Headers
@@ -47,16 +47,16 @@ def plan(
     download: bool = False,
     now: datetime | None = None,
 ) -> Plan:
-    """The answer to a GET or HEAD: 200, 206 or 304 (RFC 9110 13.2.2).
+    """Plan the response to a GET or HEAD: 200, 206 or 304 (RFC 9110 §13.2.2).
 
-    `boundary` gives what stands between the parts of a multipart answer, which nobody may guess beforehand.
-    `now` is the present moment when it is not given. Raises VersionMismatch for a 412 and RangeNotSatisfiable
+    `boundary` returns a delimiter for multipart/byteranges that is unpredictable, so that no stored file can
+    contain it. `now` defaults to the present moment. Raises VersionMismatch for a 412, RangeNotSatisfiable
     for a 416.
     """
     headers = [line for line in headers if line[0] in _READ]
-    # No later than the answer itself (RFC 9110 8.8.2.1).
+    # Not later than the response itself (RFC 9110 §8.8.2.1).
     last_modified = min(info.updated_at, now or datetime.now(UTC))
-    validators, description = _said(info, last_modified, cache_control, download)
+    validators, description = _representation_headers(info, last_modified, cache_control, download)
     if not _CONDITIONS.isdisjoint(name for name, _ in headers):
         verdict = evaluate(method, headers, info)
         if verdict is Verdict.FAILED:
@@ -67,7 +67,7 @@ def plan(
     common = [*validators, *description]
     if info.sha256 is not None and _wants_sha256(headers):
         common.append((b"digest", f"SHA-256={_base64(info.sha256)}".encode()))
-    spans = _requested(headers, info) if method == "GET" else None
+    spans = _selected(headers, info) if method == "GET" else None
     if spans is None:
         return _whole(common, info, has_body=method == "GET")
     return (
@@ -76,12 +76,12 @@ def plan(
 
 
 def repr_digest(sha256: str) -> str:
-    """The value of Repr-Digest for a hash in hexadecimal (RFC 9530 3)."""
+    """Return the value of Repr-Digest for a hash in hexadecimal (RFC 9530 §3)."""
     return f"sha-256=:{_base64(sha256)}:"
 
 
 def content_type(info: FileInfo) -> str:
-    """Return the Content-Type of a file, with the charset of a UTF-8 text, which browsers would guess."""
+    """Return the Content-Type of a file. UTF-8 texts get a charset, which browsers would guess wrong."""
     declared = info.content_type
     if info.is_utf8 and declared.startswith("text/") and "charset=" not in declared.lower():
         return f"{declared.rstrip('; ')}; charset=utf-8"
@@ -89,15 +89,15 @@ def content_type(info: FileInfo) -> str:
 
 
 @lru_cache(1024)
-def _said(
+def _representation_headers(
     info: FileInfo, last_modified: datetime, cache_control: str, download: bool
 ) -> tuple[Headers, Headers]:
-    """What is said of a file whatever is asked of it; a film is asked for in thousands of ranges."""
+    """Return the headers that do not depend on the range: cached, since players ask for thousands."""
     return _validators(info, last_modified, cache_control), _description(info, download)
 
 
 def _validators(info: FileInfo, last_modified: datetime, cache_control: str) -> Headers:
-    """What even a 304 says (RFC 9110 15.4.5)."""
+    """Return the headers of every response, 304 included (RFC 9110 §15.4.5)."""
     return [
         (b"etag", f'"{info.etag}"'.encode("latin-1")),
         (b"last-modified", format_date(last_modified).encode()),
@@ -106,7 +106,7 @@ def _validators(info: FileInfo, last_modified: datetime, cache_control: str) -> 
 
 
 def _description(info: FileInfo, download: bool) -> Headers:
-    """What a 200 and a 206 say of the file besides (RFC 9110 8, RFC 6266, RFC 9530)."""
+    """Return the other headers of a 200 and a 206 (RFC 9110 §8, RFC 6266, RFC 9530)."""
     inline = is_inline(info.content_type)
     disposition = content_disposition(info.key.filename, attachment=download or not inline)
     described = [
@@ -122,7 +122,7 @@ def _description(info: FileInfo, download: bool) -> Headers:
 
 
 def _wants_sha256(headers: RawHeaders) -> bool:
-    """Whether Want-Digest names SHA-256 with a weight other than 0 (RFC 3230 4.3.1)."""
+    """Return whether Want-Digest lists SHA-256 with a weight other than 0 (RFC 3230 §4.3.1)."""
     wanted = field(headers, b"want-digest")
     if wanted is None:
         return False
@@ -134,8 +134,8 @@ def _base64(sha256: str) -> str:
     return base64.b64encode(bytes.fromhex(sha256)).decode()
 
 
-def _requested(headers: RawHeaders, info: FileInfo) -> tuple[Span, ...] | None:
-    """The spans that Range and If-Range ask for; None: the whole file (RFC 9110 13.2.2, 14.2)."""
+def _selected(headers: RawHeaders, info: FileInfo) -> tuple[Span, ...] | None:
+    """Return the spans that Range and If-Range select; None for the whole file (RFC 9110 §13.2.2, §14.2)."""
     value = single(headers, b"range")
     if value is None or not range_applies(headers, info):
         return None
@@ -143,20 +143,20 @@ def _requested(headers: RawHeaders, info: FileInfo) -> tuple[Span, ...] | None:
 
 
 def _whole(common: Headers, info: FileInfo, *, has_body: bool) -> Plan:
-    """The whole file (RFC 9110 15.3.1)."""
+    """Plan a 200 with the whole file (RFC 9110 §15.3.1)."""
     parts = (Span(0, info.size),) if has_body and info.size else ()
     return Plan(200, [*common, *_content(content_type(info), info.size)], parts)
 
 
 def _one_part(common: Headers, info: FileInfo, span: Span) -> Plan:
-    """One range of it (RFC 9110 15.3.7.1)."""
+    """Plan a 206 with a single range (RFC 9110 §15.3.7.1)."""
     content_range = (b"content-range", _content_range(info, span).encode())
     content = _content(content_type(info), span.stop - span.start)
     return Plan(206, [*common, *content, content_range], (span,))
 
 
 def _many_parts(common: Headers, info: FileInfo, spans: tuple[Span, ...], boundary: str) -> Plan:
-    """Several ranges of it, each with a small head of its own (RFC 9110 14.6 and 15.3.7.2)."""
+    """Plan a 206 with multipart/byteranges (RFC 9110 §14.6, §15.3.7.2)."""
     parts: list[Part] = []
     delimiter = f"--{boundary}"
     for span in spans:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from app.http.request_head import InvalidTarget, escaped, origin_form
+from app.http.request_head import InvalidTarget, origin_form, percent_encoded
 
 HOST = [(b"accept", b"*/*"), (b"host", b"localhost")]
 
@@ -55,11 +55,14 @@ def test_origin_form_leaves_missing_or_repeated_host_as_it_is(
 
 
 def test_escaped_percent_encodes_non_ascii_bytes() -> None:
-    assert escaped("GET /é/%20/🎬?ü HTTP/1.1".encode()) == b"GET /%C3%A9/%20/%F0%9F%8E%AC?%C3%BC HTTP/1.1"
-    assert escaped(b"\xff\x80a") == b"%FF%80a"
+    assert (
+        percent_encoded("GET /é/%20/🎬?ü HTTP/1.1".encode())
+        == b"GET /%C3%A9/%20/%F0%9F%8E%AC?%C3%BC HTTP/1.1"
+    )
+    assert percent_encoded(b"\xff\x80a") == b"%FF%80a"
 
 
 def test_escaping_many_bytes_does_not_block_the_event_loop() -> None:
     began = time.process_time()
-    escaped(b"\xff" * (1 << 20))  # four times the most that the event loop reads at once
+    percent_encoded(b"\xff" * (1 << 20))  # four times the most that the event loop reads at once
     assert time.process_time() - began < 0.1
