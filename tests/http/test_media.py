@@ -563,8 +563,8 @@ def test_media_extension_overrides_generic_content_type(http: httpx.Client, fold
         )
     playlist = http.get("/playlist.m3u", params={"folder": folder}).text
     assert [line.rpartition("/")[2] for line in playlist.splitlines() if "/files/" in line] == [*types][:5]
-    for asked in ("video/x-matroska", "video/matroska", "Video/Matroska"):
-        found = http.get("/files", params={"folder": folder, "type": asked}).json()["items"]
+    for media_type in ("video/x-matroska", "video/matroska", "Video/Matroska"):
+        found = http.get("/files", params={"folder": folder, "type": media_type}).json()["items"]
         assert [file["filename"] for file in found] == ["b.mkv", "e.mkv"]
 
 
@@ -665,15 +665,15 @@ def test_name_survives_upload_list_and_download(
     name: str,
 ) -> None:
     files: dict[str, File] = {}
-    for way in ("form", "put"):
-        target_folder = f"{folder}/{way}/{name}"  # the folder has the same name
-        if way == "put":
+    for upload_kind in ("form", "put"):
+        target_folder = f"{folder}/{upload_kind}/{name}"  # the folder has the same name
+        if upload_kind == "put":
             response = put(http, f"{target_folder}/{name}", name.encode())
         else:
             response = http.post(
                 "/file/upload", data={"folder": target_folder}, files={"file": (name, name.encode())}
             )
-        assert response.status_code == 201, way
+        assert response.status_code == 201, upload_kind
         file = response.json()
         assert (file["filename"], file["folder"], file["path"]) == (
             name,

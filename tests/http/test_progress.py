@@ -129,7 +129,7 @@ def test_failed_upload_never_reports_completion(
     assert send_form(file, query=f"?folder={folder}&sid={sid}").status_code == 201
     progress_of(session)
     assert send_form(file, query=f"?folder={folder}&sid={sid}").status_code == 409
-    session.send(TEXT, b"all said?")
+    session.send(TEXT, b"ping")
     messages = []
     while "pong" not in (message := session.json()):
         messages.append(message["progress"])
@@ -146,8 +146,8 @@ def test_unknown_sid_is_ignored_and_ambiguous_or_long_sid_is_rejected(
 ) -> None:
     file = part("file", b"x", filename="a")
     query = f"?folder={folder}"
-    assert send_form(part("sid", b"nobody"), file, query=query).status_code == 201
-    assert http.put(f"/files/{folder}/b?sid=nobody", content=b"x").status_code == 201
+    assert send_form(part("sid", b"unknown"), file, query=query).status_code == 201
+    assert http.put(f"/files/{folder}/b?sid=unknown", content=b"x").status_code == 201
     assert http.put(f"/files/{folder}/b?sid=", content=b"x").status_code == 204
     second_file = part("file", b"x", filename="c")
     assert "sid" in check_problem(send_form(second_file, part("sid", b"one"), query=f"{query}&sid=two"), 400)

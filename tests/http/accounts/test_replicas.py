@@ -23,13 +23,13 @@ from tests.http.accounts.conftest import (
     request_once,
     run_account_server,
 )
-from tests.http.accounts.test_leaving import stored_paths
+from tests.http.accounts.test_account_deletion import stored_paths
 from tests.http.accounts.test_sockets import POLICY_VIOLATION, open_socket
 from tests.support import NewLibrary, noise
 from tests.support.together import Outcomes, Together
 
 QUOTA = 1_000_000
-NEW = "another good password"
+NEW_PASSWORD = "another good password"
 CheckProblem = Callable[[httpx.Response, int], str]
 
 
@@ -162,7 +162,7 @@ def browsers(primary: AccountServer, replica: AccountServer) -> Iterator[tuple[h
 def test_login_limits_are_shared(
     primary: AccountServer, replica: AccountServer, user: User, check_problem: CheckProblem
 ) -> None:
-    with browsers(primary, replica) as both, browsers(primary, replica) as new_browser:
+    with browsers(primary, replica) as both, browsers(primary, replica) as at_other_address:
         for number in range(PER_PAIR):
             guess = {"email": user.email, "password": f"wrong {number}"}
             assert both[number % 2].post("/login", json=guess).status_code == 401
@@ -170,7 +170,7 @@ def test_login_limits_are_shared(
         for http in both:
             check_problem(http.post("/login", json=right), 429)
             assert http.get("/files", headers=basic(user.email)).status_code == 429
-        assert new_browser[1].post("/login", json=right).status_code == 200
+        assert at_other_address[1].post("/login", json=right).status_code == 200
 
 
 def test_sign_up_limits_are_shared(primary: AccountServer, replica: AccountServer) -> None:
@@ -215,13 +215,13 @@ def test_revocation_on_one_server_ends_access_on_other(
         for listener in listening:
             assert listener.json() == {"type": "resync"}
         assert logged_out.request("POST", "/logout").status_code in (200, 204, 303)
-        changing = {"password": PASSWORD, "new_password": NEW}
+        changing = {"password": PASSWORD, "new_password": NEW_PASSWORD}
         assert changed.request("POST", "/account/password", json=changing).status_code in (200, 204)
         assert revoked.request("DELETE", f"/account/tokens/{token_id}").status_code == 204
         primary.store.set_disabled(disabled.account.id, True)
         assert unshared.request("DELETE", f"/account/links/{link['id']}").status_code == 204
         ended = time.monotonic()
-        assert replica.request("GET", "/files", headers=basic(changed.email, NEW)).status_code == 200
+        assert replica.request("GET", "/files", headers=basic(changed.email, NEW_PASSWORD)).status_code == 200
         while accepted():
             assert time.monotonic() < ended + 5, accepted()
             time.sleep(0.2)
@@ -260,7 +260,7 @@ def test_deleted_account_leaves_no_file_uploaded_to_other_server(
     leaver.put("film.mp4")
     deleted, busy = threading.Event(), threading.Barrier(3)
 
-    def slowly() -> Iterator[bytes]:
+    def slow_body() -> Iterator[bytes]:
         yield noise(1000)
         assert deleted.wait(29)
         yield b"end"
@@ -271,7 +271,7 @@ def test_deleted_account_leaves_no_file_uploaded_to_other_server(
         account_server = (primary, replica)[number % 2]
         with account_server.server.client(headers=account_server.cookie(leaver.session)) as http:
             if number >= 2:
-                return Counter([http.put(f"/files/slow {number}.mp4", content=slowly()).status_code])
+                return Counter([http.put(f"/files/slow {number}.mp4", content=slow_body()).status_code])
             for turn in range(1000):
                 status = http.put(f"/files/{number}/{turn}.mp4", content=noise(1000)).status_code
                 found[status] += 1

@@ -62,7 +62,7 @@ def test_credentials_are_not_in_log_or_database(account_server: AccountServer, a
         query = link.partition("?")[2]
         with Socket(account_server.server, f"/events?{query}", *headers) as refused:
             assert refused.status == 403
-    log, database = account_server.server.log(), everything(account_server)
+    log, database = account_server.server.log(), database_text(account_server)
     assert email in database, "the dump covers the accounts"
     assert "/files/film.mp4" in log
     for name, secret in secrets.items():
@@ -73,7 +73,7 @@ def test_credentials_are_not_in_log_or_database(account_server: AccountServer, a
     assert "Traceback" not in log
 
 
-def everything(account_server: AccountServer) -> str:
+def database_text(account_server: AccountServer) -> str:
     """Return the whole database as text; of SQLite, the bytes of its files."""
     settings = account_server.server.settings
     if settings["storage"] == "gridfs":

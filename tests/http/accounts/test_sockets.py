@@ -30,7 +30,7 @@ def test_websocket_is_refused_without_valid_credentials(account_server: AccountS
             (account_server.cookie("x" * 43), "", 401),
             (account_server.cookie(account_server.new_session(user.account, timedelta(days=15))), "", 401),
             (bearer("skb_x"), "", 401),
-            (basic(f"nobody-{target[1:]}@example.org"), "", 401),
+            (basic(f"unknown-{target[1:]}@example.org"), "", 401),
             (disabled.headers, "", 401),
             ({}, f"?link={link}", 403),
             (user.headers, f"?link={link}", 403),

@@ -206,8 +206,8 @@ def test_deletion_shows_its_effect_and_requires_own_address(
     preview = user.request("GET", "/account/delete")
     assert preview.json() == {"files": 1, "size": 6, "can_keep_files": False}
     assert preview.headers["cache-control"] == "no-store"
-    request_once = {"password": PASSWORD, "email": "admin@example.org"}
-    check_problem(user.request("POST", "/account/delete", json=request_once), 422)
+    body = {"password": PASSWORD, "email": "admin@example.org"}
+    check_problem(user.request("POST", "/account/delete", json=body), 422)
     kept = {"password": PASSWORD, "email": user.email.upper(), "keep_files": True}
     check_problem(user.request("POST", "/account/delete", json=kept), 403)
     for invalid in ("yes", "True", 1, ["true"]):

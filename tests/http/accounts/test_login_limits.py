@@ -136,7 +136,7 @@ def test_login_limits_do_not_count_successful_attempts(limits: CountedLimits) ->
 def test_unknown_account_is_limited_like_an_existing_one(new_browser: Browsers) -> None:
     """Otherwise the limit would reveal which accounts exist."""
     guesser = new_browser()
-    statuses = [log_in(guesser, "nobody@example.org", f"wrong {n}").status_code for n in range(PER_PAIR + 1)]
+    statuses = [log_in(guesser, "unknown@example.org", f"wrong {n}").status_code for n in range(PER_PAIR + 1)]
     assert statuses == [401] * PER_PAIR + [429]
 
 
@@ -242,10 +242,10 @@ def test_limits_are_shared_between_processes(new_store: AccountStore, runner: as
     one.was_right("ben@example.org", "203.0.113.5")
     for number in range(PER_ACCOUNT):
         (one, two)[number % 2].guess("ben@example.org", f"192.0.2.{number}")
-    for counting_verify in (one, two):
+    for limits in (one, two):
         with pytest.raises(TooManyAttempts):
-            counting_verify.guess("ben@example.org", "198.51.100.1")
-        counting_verify.guess("ben@example.org", "203.0.113.5")
+            limits.guess("ben@example.org", "198.51.100.1")
+        limits.guess("ben@example.org", "203.0.113.5")
 
 
 def test_forwarded_headers_of_client_do_not_change_its_address(user: User, new_browser: Browsers) -> None:
@@ -317,11 +317,11 @@ async def test_failed_login_takes_equal_time_for_unknown_account(
     hashed: list[str] = []
     verify = argon2.PasswordHasher.verify
 
-    def counting_verify(self: argon2.PasswordHasher, authentication: str, password: Any) -> Any:
-        hashed.append(repr(argon2.extract_parameters(authentication)))
-        return verify(self, authentication, password)
+    def counting_verify(self: argon2.PasswordHasher, known_hash: str, password: Any) -> Any:
+        hashed.append(repr(argon2.extract_parameters(known_hash)))
+        return verify(self, known_hash, password)
 
-    unknown, disabled = f"nobody-{next(NUMBERS)}@example.org", account_server.new_user()
+    unknown, disabled = f"unknown-{next(NUMBERS)}@example.org", account_server.new_user()
     account_server.store.set_disabled(disabled.account.id, True)
     async with callers(account_server) as authentication:
         with monkeypatch.context() as patch:
@@ -335,7 +335,7 @@ async def test_failed_login_takes_equal_time_for_unknown_account(
         unknown_times: list[float] = []
         ratio = 0.0
         for number in range(80):  # other processes may slow this machine down
-            pair = [(existing_times, user.email), (unknown_times, f"nobody-{next(NUMBERS)}@example.org")]
+            pair = [(existing_times, user.email), (unknown_times, f"unknown-{next(NUMBERS)}@example.org")]
             for times, email in pair if number % 2 else reversed(pair):
                 times.append(await failed_login_s(authentication, email, f"wrong {number}"))
             ratio = statistics.median(existing_times) / statistics.median(unknown_times)
@@ -367,9 +367,9 @@ async def test_right_password_is_cached(
     hashed: list[bool] = []
     verify = argon2.PasswordHasher.verify
 
-    def counting_verify(self: argon2.PasswordHasher, authentication: str, password: Any) -> Any:
+    def counting_verify(self: argon2.PasswordHasher, known_hash: str, password: Any) -> Any:
         hashed.append(True)
-        return verify(self, authentication, password)
+        return verify(self, known_hash, password)
 
     monkeypatch.setattr(argon2.PasswordHasher, "verify", counting_verify)
     async with callers(account_server) as authentication:

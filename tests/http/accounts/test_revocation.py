@@ -72,7 +72,7 @@ def revoke(account_server: AccountServer, user: User) -> object:
     return user.request("DELETE", f"/account/tokens/{token['id']}").raise_for_status()
 
 
-# What ends, and which sockets it closes: those opened by cookie, by password or by token.
+# Ends of access, and the sockets that each closes: those opened by cookie, by password or by token.
 ENDS: dict[str, tuple[EndAccess, set[str]]] = {
     "logout": (lambda _, user: user.request("POST", "/logout").raise_for_status(), {"cookie"}),
     "logout elsewhere": (
