@@ -45,7 +45,7 @@ class PiecewiseResponse(StreamingResponse):
             await super().stream_response(send)
         except StorageError as error:
             # Left without its end, so that the server breaks the connection.
-            _log.error("The answer for %r was broken off: %s", self._path, error)
+            _log.error("The response for %r was aborted: %s", self._path, error)
 
 
 async def pages_from(first: Page, storage: Storage, listing: Listing) -> AsyncIterator[Page]:

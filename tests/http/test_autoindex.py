@@ -236,7 +236,7 @@ def test_crowded_index_is_complete_or_breaks(crowded: Server) -> None:
     lines = [line for line in crowded.log().splitlines() if "/files/long/" in line or "ASGI" in line]
     errors = [line for line in lines if " ERROR " in line]
     assert len(errors) == 1, crowded.log()
-    assert "The answer for '/files/long/' was broken off: " in errors[0]
+    assert "The response for '/files/long/' was aborted: " in errors[0]
 
 
 def test_index_is_refused_when_folder_has_too_many_folders(

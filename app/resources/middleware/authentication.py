@@ -71,7 +71,7 @@ async def _send_while_admitted(
             refused = await explained(Request(scope, receive), NotSignedIn(ENDED))
             await refused(scope, receive, send)
             return
-        _log.info("The answer for %r was broken off: its caller was revoked", scope["path"])
+        _log.info("The response for %r was aborted: its caller was revoked", scope["path"])
 
 
 class _Body:

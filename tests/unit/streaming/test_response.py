@@ -206,7 +206,7 @@ def test_storage_fault_in_mid_stream_leaves_response_incomplete(
     assert len(client.body) < int(dict(client.messages[0]["headers"])[b"content-length"])
     (record,) = caplog.records
     assert record.name == "seekable"
-    assert record.getMessage() == f"The answer for 'films/a.mp4' was broken off: {fault}"
+    assert record.getMessage() == f"The response for 'films/a.mp4' was aborted: {fault}"
     assert record.exc_info is None
 
 
