@@ -28,7 +28,6 @@ from app.library.account_deletion import Departures
 from app.library.maintenance_loop import Upkeep
 from app.library.quotas import Quotas
 from app.library.service import Library, event_of
-from app.metrics.backend_timing import observed
 from app.metrics.registry import Metrics
 from app.metrics.request_counters import Requests
 from app.resources.dependencies import People, Services
@@ -135,7 +134,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                     settings,
                     media_type=lambda name: media_type(None, name),
                     notice=notice,
-                    observed=partial(observed, metrics),
+                    observer=metrics,
                     hearer=relay,
                 )
             )

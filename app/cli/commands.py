@@ -144,7 +144,7 @@ async def _scan(storage: Storage) -> Counter[Outcome]:
     """What was done, and how often."""
     found: Counter[Outcome] = Counter()
     files = 0
-    with _Bar("Scanning", await storage.to_scan()) as bar:
+    with _Bar("Scanning", await storage.estimate_file_count()) as bar:
         async for step in storage.scan():
             files += step.files
             for finding in step.findings:

@@ -12,7 +12,7 @@ from app.accounts.store import AccountStore
 from app.database.relay import Hearer, Hearing, Line
 from app.database.rules import ignore
 from app.settings import Settings
-from app.storage.async_storage import ThreadedStorage
+from app.storage.async_storage import Observer, ThreadedStorage
 from app.storage.backend import Backend
 from app.storage.contract import Storage
 from app.storage.copy_notes import CopyLedger
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 PATIENCE_MS = 3_000
 """How long a command waits for the writers of other processes before it says so."""
-
-
-def as_it_is(backend: Backend) -> Backend:
-    """With nothing around it."""
-    return backend
 
 
 @dataclass(frozen=True)
@@ -52,15 +47,15 @@ async def open_database(
     *,
     media_type: Callable[[str], str],
     notice: Callable[[Sequence[Change]], None] = ignore,
-    observed: Callable[[Backend], Backend] = as_it_is,
+    observer: Observer | None = None,
     hearer: Hearer | None = None,
     serving: bool = True,
 ) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
     `media_type` guesses the type of a file that was not uploaded from its name; `notice` is told, by any
-    thread, what other programs did to the files: all that one look found, at once. `observed` is put around
-    what is asked of the files. `hearer` hears of other processes, until this is closed. Which names
+    thread, what other programs did to the files: all that one look found, at once. `observer` receives
+    the durations of all operations. `hearer` hears of other processes, until this is closed. Which names
     are ignored only a process that is `serving` decides by its settings: others go by those of the last one.
     Raises ConfigurationError, StorageUnavailable.
     """
@@ -69,7 +64,7 @@ async def open_database(
         opened = await asyncio.to_thread(opening)
         leases = Leases(opened.leases)
         stack.callback(leases.close)
-        storage = ThreadedStorage(observed(opened.backend), read_only=opened.read_only)
+        storage = ThreadedStorage(opened.backend, read_only=opened.read_only, observer=observer)
         stack.callback(storage.close)
         yield Stores(storage, opened.accounts, leases, opened.hearing, opened.library_id, opened.copies)
 

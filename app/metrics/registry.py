@@ -16,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from app.metrics.request_counters import BUCKETS, Answers, Requests
+from app.storage.async_storage import Observer
 from app.storage.maintenance import Outcome, Scanned
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -27,8 +28,8 @@ Queues = Callable[[], Iterable[tuple[str, Sequence[int]]]]
 """By kind of socket, how many messages wait for each one that is open."""
 
 
-class Metrics:
-    """What `GET /metrics` answers with, and the observer of a backend."""
+class Metrics(Observer):
+    """The metrics that `GET /metrics` returns."""
 
     def __init__(self, requests: Requests, queues: Queues, *, version: str) -> None:
         # Or each of ours would have another that says when it began.
@@ -38,7 +39,7 @@ class Metrics:
         registry.register(_Edge(requests, queues))
         build = Gauge("seekable_build_info", "1, with the version.", ["version"], registry=registry)
         build.labels(version).set(1)
-        self._asked = Histogram(
+        self._operations = Histogram(
             "seekable_backend_seconds",
             "Seconds that database and disk took, by operation. Opens that were answered from memory are not "
             "among them.",
@@ -85,10 +86,8 @@ class Metrics:
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 
-    # What a backend tells
-
-    def asked(self, operation: str, seconds: float, *, failed: bool) -> None:
-        self._asked.labels(operation).observe(seconds)
+    def operation_ended(self, operation: str, seconds: float, *, failed: bool) -> None:
+        self._operations.labels(operation).observe(seconds)
         if failed:
             self._failed.labels(operation).inc()
 

@@ -1,23 +1,81 @@
 """The asynchronous face of any blocking backend."""
 
 import asyncio
-import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from app.storage import page_cache
 from app.storage.backend import Backend, Reader, Writer
 from app.storage.content_hash import Fingerprint
 from app.storage.contract import Staged
-from app.storage.errors import ReadOnly, StorageUnavailable, Unfinished
-from app.storage.maintenance import Scanned, Usage, Verified
+from app.storage.errors import OutOfSpace, ReadOnly, StorageError, StorageUnavailable, Truncated, Unfinished
+from app.storage.maintenance import Maintenance, Scanned, Usage, Verified
 from app.storage.memory_budget import Budget
 from app.storage.readahead import ReadAhead
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
 from app.storage.workers import Pool, ended, settled
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FAILURES = (StorageUnavailable, OutOfSpace, Truncated)
+"""Errors that are failures of the database or the disk; all others are answers to the caller."""
+
+
+class Observer:
+    """Receives the duration of each backend operation and the steps of maintenance, from any thread."""
+
+    def operation_ended(self, operation: str, seconds: float, *, failed: bool) -> None:
+        """Record a call of the backend. A file that `try_open` opened is not recorded."""
+
+    def scanned(self, step: Scanned) -> None:
+        """Record a step of a scan."""
+
+    def scan_ended(self, *, failed: bool) -> None:
+        """Record the end of a scan that was not cancelled."""
+
+    def hashed(self, size: int) -> None:
+        """Record bytes that were hashed."""
+
+
+def timed(observer: Observer, operation: str, function: Callable[P, T]) -> Callable[P, T]:
+    """Return a function that calls this one and reports how long that took."""
+
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        began = time.perf_counter()
+        failed = True
+        try:
+            result = function(*arguments, **options)
+            failed = False
+        except StorageError as error:
+            failed = isinstance(error, FAILURES)
+            raise
+        finally:
+            observer.operation_ended(operation, time.perf_counter() - began, failed=failed)
+        return result
+
+    return call
+
+
+def _observed_scan(observer: Observer, maintenance: Maintenance) -> Generator[Scanned]:
+    try:
+        for step in maintenance.scan():
+            observer.scanned(step)
+            yield step
+    except StorageError:
+        observer.scan_ended(failed=True)
+        raise
+    observer.scan_ended(failed=False)
+
+
+def _observed_hashing(observer: Observer, maintenance: Maintenance) -> Generator[int]:
+    for size in maintenance.hash_unverified():
+        observer.hashed(size)
+        yield size
 
 
 class Threads:
@@ -40,8 +98,10 @@ class Threads:
 class ThreadedOpenFile:
     """A reader, and the reads that it has under way."""
 
-    def __init__(self, reader: Reader, threads: Threads, budget: Budget) -> None:
+    def __init__(self, reader: Reader, threads: Threads, budget: Budget, observer: Observer) -> None:
         self._reader = reader
+        # The kernel reads a descriptor by itself, so those reads cannot be timed.
+        self._read = timed(observer, "read", reader.read) if reader.fileno() is None else reader.read
         self._threads = threads
         self._budget = budget
         self._under_way: set[asyncio.Future[list[bytes]]] = set()
@@ -60,7 +120,7 @@ class ThreadedOpenFile:
             await self._threads.now.run(page_cache.preload, descriptor, start, stop)
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        ahead = ReadAhead(self._reader, self._budget, self._begin, start, stop)
+        ahead = ReadAhead(self._reader, self._read, self._budget, self._begin, start, stop)
         try:
             while piece := await ahead.next():
                 size = len(piece)
@@ -163,8 +223,6 @@ class ThreadedStaged:
             self._size += len(piece)
 
 
-T = TypeVar("T")
-
 WRITER_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Pauses between attempts to open a file that another program is writing."""
 
@@ -181,8 +239,17 @@ class ThreadedStorage:
     all others are busy, or that part alone does not answer.
     """
 
-    def __init__(self, backend: Backend, *, threads: int = 16, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        threads: int = 16,
+        read_only: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
         self._backend = backend
+        self._observer = observer or Observer()
+        self._maintenance = backend.maintenance
         self._read_only = read_only
         self._reads = Pool(threads, "read")
         self._bytes = Threads(threads)
@@ -202,7 +269,7 @@ class ThreadedStorage:
     @asynccontextmanager
     async def open(self, address: Address) -> AsyncIterator[ThreadedOpenFile]:
         reader = self._backend.try_open(address) or await self._open_now(address)
-        file = ThreadedOpenFile(reader, self._bytes, self._budget)
+        file = ThreadedOpenFile(reader, self._bytes, self._budget, self._observer)
         try:
             yield file
         finally:
@@ -218,7 +285,7 @@ class ThreadedStorage:
         milliseconds, again and again.
         """
         for pause in WRITER_PAUSES_S:
-            with contextlib.suppress(Unfinished):
+            with suppress(Unfinished):
                 return await self._open_settled(address)
             await asyncio.sleep(pause)
         return await self._open_settled(address)
@@ -233,7 +300,7 @@ class ThreadedStorage:
         return reader
 
     async def _open(self, pool: Pool, address: Address, *, wait: bool) -> Reader | None:
-        opening = pool.start(lambda: self._backend.open(address, wait=wait))
+        opening = pool.start(partial(self._timed("open", self._backend.open), address, wait=wait))
         try:
             return await ended(opening)
         except asyncio.CancelledError:
@@ -261,14 +328,14 @@ class ThreadedStorage:
 
     async def check(self, key: Key, expect: Expectation) -> None:
         self.check_changeable()
-        await self._changes.run(self._backend.check, key, expect)
+        await self._changes.run(self._timed("check", self._backend.check), key, expect)
 
     @asynccontextmanager
     async def stage(
         self, *, size: int | None = None, algorithms: Collection[str] = ()
     ) -> AsyncIterator[ThreadedStaged]:
         self.check_changeable()
-        staging = self._changes.start(self._backend.stage, size)
+        staging = self._changes.start(self._timed("stage", self._backend.stage), size)
         try:
             writer = await ended(staging)
         except asyncio.CancelledError:
@@ -297,60 +364,63 @@ class ThreadedStorage:
         if not isinstance(staged, ThreadedStaged):
             raise TypeError("These bytes were staged by another storage.")
         await staged.flush()
-        return await self._changes.run(
-            lambda: self._backend.commit(
-                key,
-                staged.writer,
-                size=staged.size,
-                sha256=staged.sha256,
-                content_type=content_type,
-                expect=expect,
-                origin=origin,
-                is_utf8=staged.is_utf8,
-            )
+        commit = partial(
+            self._timed("commit", self._backend.commit),
+            key,
+            staged.writer,
+            size=staged.size,
+            sha256=staged.sha256,
+            content_type=content_type,
+            expect=expect,
+            origin=origin,
+            is_utf8=staged.is_utf8,
         )
+        return await self._changes.run(commit)
 
     async def delete(self, key: Key, *, expect: Expectation = Expect.ANY) -> None:
         self.check_changeable()
-        await self._changes.run(self._backend.delete, key, expect)
+        await self._changes.run(self._timed("delete", self._backend.delete), key, expect)
 
     async def move(self, source: Key, target: Key, *, expect: Expectation = Expect.ANY) -> FileInfo:
         self.check_changeable()
-        return await self._changes.run(self._backend.move, source, target, expect)
+        return await self._changes.run(self._timed("move", self._backend.move), source, target, expect)
 
     async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
-        def page(wait: bool) -> Page | None:
-            return self._backend.page(listing, cursor=cursor, limit=limit, wait=wait)
-
-        found = await self._reads.run(page, False) or await self._looks.run(page, True)
+        page = partial(self._timed("page", self._backend.page), listing, cursor=cursor, limit=limit)
+        found = await self._reads.run(partial(page, wait=False))
+        if found is None:
+            found = await self._looks.run(partial(page, wait=True))
         assert found is not None
         return found
 
     async def folders(self, library: str, folder: str) -> tuple[str, ...]:
-        return await self._reads.run(self._backend.folders, library, folder)
+        return await self._reads.run(self._timed("folders", self._backend.folders), library, folder)
 
     async def libraries(self) -> tuple[str, ...]:
-        return await self._reads.run(self._backend.libraries)
+        return await self._reads.run(self._timed("libraries", self._backend.libraries))
 
     async def usage(self, library: str | None = None) -> Usage:
         # Somebody waits for the one; the other may take long.
         pool = self._upkeep if library is None else self._reads
-        return await pool.run(self._backend.usage, library)
+        return await pool.run(self._timed("usage", self._maintenance.usage), library)
 
-    async def to_scan(self) -> int:
-        return await self._upkeep.run(self._backend.to_scan)
+    async def estimate_file_count(self) -> int:
+        return await self._upkeep.run(self._maintenance.estimate_file_count)
 
     def scan(self) -> AsyncGenerator[Scanned, None]:
-        return self._steps(self._backend.scan)
+        return self._steps(partial(_observed_scan, self._observer, self._maintenance))
 
     def adopt_all(self, library: str) -> AsyncGenerator[Scanned, None]:
-        return self._steps(partial(self._backend.adopt_all, library))
+        return self._steps(partial(self._maintenance.adopt_all, library))
 
     def hash_unverified(self) -> AsyncGenerator[int, None]:
-        return self._steps(self._backend.hash_unverified)
+        return self._steps(partial(_observed_hashing, self._observer, self._maintenance))
 
     def verify(self) -> AsyncGenerator[Verified, None]:
-        return self._steps(self._backend.verify)
+        return self._steps(self._maintenance.verify)
+
+    def _timed(self, operation: str, function: Callable[P, T]) -> Callable[P, T]:
+        return timed(self._observer, operation, function)
 
     async def _steps(self, begin: Callable[[], Generator[T]]) -> AsyncGenerator[T, None]:
         """What a backend's generator yields, each step taken in a thread."""
@@ -367,4 +437,4 @@ class ThreadedStorage:
 
     async def ping(self, part: str | None = None) -> None:
         # Not `run`: one that nobody waits for any more is taken from the queue, not waited for.
-        await self._pings[part].start(self._backend.ping, part)
+        await self._pings[part].start(self._timed("ping", self._backend.ping), part)

@@ -1,9 +1,8 @@
 """The blocking Protocols that one database implements; threads, read-ahead and hashing are added above."""
 
-from collections.abc import Generator
 from typing import Protocol
 
-from app.storage.maintenance import Scanned, Usage, Verified
+from app.storage.maintenance import Maintenance
 from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Listing, Page
 
 
@@ -95,14 +94,5 @@ class Backend(Protocol):
 
     def ping(self, part: str | None = None) -> None: ...
 
-    def usage(self, library: str | None) -> Usage: ...
-
-    def to_scan(self) -> int: ...
-
-    def scan(self) -> Generator[Scanned]: ...
-
-    def adopt_all(self, library: str) -> Generator[Scanned]: ...
-
-    def hash_unverified(self) -> Generator[int]: ...
-
-    def verify(self) -> Generator[Verified]: ...
+    @property
+    def maintenance(self) -> Maintenance: ...

@@ -128,7 +128,7 @@ class Storage(Protocol):
     async def usage(self, library: str | None = None) -> Usage:
         """How many files are stored, in this library or in all, and how long they are together."""
 
-    async def to_scan(self) -> int:
+    async def estimate_file_count(self) -> int:
         """How many files a scan will look at, about. For a progress bar: counting them takes a while."""
 
     def scan(self) -> AsyncGenerator[Scanned, None]:

@@ -1,7 +1,9 @@
-"""What looking after stored files tells, step by step. A step takes a short while only."""
+"""Maintenance of everything that is stored: scans, hashing, verification."""
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 
 class Outcome(Enum):
@@ -74,3 +76,23 @@ class Usage:
     files: int
     size: int
     """In bytes."""
+
+
+class Maintenance(Protocol):
+    """Work of a backend over all of its files, blocking. Thread-safe.
+
+    Each method keeps the promise of its namesake in `contract.Storage`. A generator yields after every short
+    step and may be closed at any of them.
+    """
+
+    def usage(self, library: str | None) -> Usage: ...
+
+    def estimate_file_count(self) -> int: ...
+
+    def scan(self) -> Generator[Scanned]: ...
+
+    def adopt_all(self, library: str) -> Generator[Scanned]: ...
+
+    def hash_unverified(self) -> Generator[int]: ...
+
+    def verify(self) -> Generator[Verified]: ...

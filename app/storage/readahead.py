@@ -25,6 +25,9 @@ QUICK = 4 << 20
 """Bytes that a slow client has to take without a pause until it is slow no longer. Whenever there is room in
 the buffer of a socket, the system takes a megabyte or more in one go, however slow the client is."""
 
+Read = Callable[[int, int], list[bytes]]
+"""`Reader.read`, possibly timed."""
+
 
 class Begin(Protocol):
     """Has a thread call a function: one for what somebody waits for, or one for what is read ahead."""
@@ -35,10 +38,8 @@ class Begin(Protocol):
 class _Fetch:
     """Bytes on their way from a thread."""
 
-    def __init__(
-        self, reader: Reader, start: int, stop: int, begin: Begin, *, held: bool, ahead: bool
-    ) -> None:
-        self._reader = reader
+    def __init__(self, read: Read, start: int, stop: int, begin: Begin, *, held: bool, ahead: bool) -> None:
+        self._read = read
         self._start = start
         self.size = stop - start
         self.held = held  # the budget knows of them
@@ -46,7 +47,7 @@ class _Fetch:
         self.future = begin(self._run, ahead=ahead)
 
     def _run(self) -> list[bytes]:
-        return [] if self.dropped else self._reader.read(self._start, self.size)
+        return [] if self.dropped else self._read(self._start, self.size)
 
 
 class ReadAhead:
@@ -55,8 +56,11 @@ class ReadAhead:
     What has not been handed over can be fetched again: it is let go when others need the memory more.
     """
 
-    def __init__(self, reader: Reader, budget: Budget, begin: Begin, start: int, stop: int) -> None:
+    def __init__(
+        self, reader: Reader, read: Read, budget: Budget, begin: Begin, start: int, stop: int
+    ) -> None:
         self._reader = reader
+        self._read = read
         self._budget = budget
         self._begin = begin
         self._position = start
@@ -184,5 +188,5 @@ class ReadAhead:
             self._fetch(stop, held=True, ahead=True)
 
     def _fetch(self, stop: int, *, held: bool, ahead: bool) -> None:
-        self._coming.append(_Fetch(self._reader, self._fetched, stop, self._begin, held=held, ahead=ahead))
+        self._coming.append(_Fetch(self._read, self._fetched, stop, self._begin, held=held, ahead=ahead))
         self._fetched = stop

@@ -63,10 +63,10 @@ async def findings(storage: Storage) -> list[Finding]:
     return [finding async for step in storage.scan() for finding in step.findings]
 
 
-async def test_to_scan_estimates_number_of_scanned_files(storage: Storage) -> None:
-    assert await storage.to_scan() == 0
+async def test_estimate_matches_number_of_scanned_files(storage: Storage) -> None:
+    assert await storage.estimate_file_count() == 0
     await fill(storage)
-    assert await storage.to_scan() == len(FILES)
+    assert await storage.estimate_file_count() == len(FILES)
     assert sum([step.files async for step in storage.scan()]) == len(FILES)
 
 

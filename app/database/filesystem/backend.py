@@ -7,17 +7,17 @@ a crash leaves in between is a whole file without a row, or with an old one; the
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TypeVar
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from app.database.filesystem.disk import Disk
 from app.database.filesystem.file_identity import Identity, Likeness, Signature, likeness
-from app.database.filesystem.integrity import Hasher
+from app.database.filesystem.integrity import FilesystemMaintenance
 from app.database.filesystem.name_equivalence import check_spelling, is_same
 from app.database.filesystem.open_cache import DiskReader, Remembered
 from app.database.filesystem.posix import Segments
@@ -41,7 +41,7 @@ from app.database.filesystem.staging import StagedFile
 from app.database.rules import check, modified_at
 from app.database.sql import pages, paths
 from app.database.sql.engine import Database
-from app.database.sql.schema import Departed, Media, Volume
+from app.database.sql.schema import Media, Volume
 from app.storage.backend import Writer
 from app.storage.errors import (
     AlreadyExists,
@@ -52,8 +52,7 @@ from app.storage.errors import (
     StorageUnavailable,
     Unfinished,
 )
-from app.storage.ignored_names import NOTHING, Ignored
-from app.storage.maintenance import Scanned, Usage, Verified
+from app.storage.ignored_names import Ignored
 from app.storage.types import (
     MAX_ALL_FOLDERS,
     MAX_FOLDERS,
@@ -69,9 +68,6 @@ from app.storage.types import (
 )
 
 T = TypeVar("T")
-
-REMEMBERED_FOR = timedelta(days=30)
-"""How long it is known of a file that went away what it was, should it come back."""
 
 LOCKED_FOR_S = 30
 """How long a file step of another process is waited for that has lost the database."""
@@ -109,7 +105,7 @@ class FilesystemBackend:
         self._ignored = ignored
         self._notice = notice
         self._scanner = Scanner(database, files, self._settling, ignored)
-        self._hasher = Hasher(database, files, self._settling)
+        self.maintenance = FilesystemMaintenance(database, files, self._settling, self._scanner)
         self._remembered = Remembered(files, chunk_size)
 
     @property
@@ -387,29 +383,6 @@ class FilesystemBackend:
         if part != "database":
             self._check_volume()
             self._disk.check_writable()
-
-    def usage(self, library: str | None) -> Usage:
-        return self._hasher.usage(library)
-
-    def to_scan(self) -> int:
-        return self._scanner.to_scan()
-
-    def scan(self) -> Generator[Scanned]:
-        yield Scanned(0, (), swept=self._disk.sweep())
-        with self._database.writing() as session:
-            old = datetime.now(UTC) - REMEMBERED_FOR
-            session.execute(delete(Departed).where(Departed.departed_at < old))
-            session.commit()
-        yield from self._scanner.scan()
-
-    def adopt_all(self, library: str) -> Generator[Scanned]:
-        return Scanner(self._database, self._disk, self._settling, NOTHING).scan_library(library)
-
-    def hash_unverified(self) -> Generator[int]:
-        return self._hasher.hash_unverified()
-
-    def verify(self) -> Generator[Verified]:
-        return self._hasher.verify()
 
     def _check_volume(self) -> None:
         if not self._disk.is_volume(self._volume):

@@ -1,4 +1,4 @@
-"""Reading stored files to hash them: those whose hash is not known yet, or all, to find what rots."""
+"""Maintenance of the folder: scans, hashes of files that have none yet, verification of all files."""
 
 import contextlib
 import ctypes
@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
-from sqlalchemy import TextClause, func, select, text
+from sqlalchemy import TextClause, delete, func, select, text
 from sqlalchemy.orm import Session
 
 from app.database.filesystem.directory_entries import looking
@@ -19,13 +20,15 @@ from app.database.filesystem.disk import Disk
 from app.database.filesystem.file_identity import Signature
 from app.database.filesystem.reconcile import Settling
 from app.database.filesystem.rows import key_of, looks_alike, path_of, signature_of
+from app.database.filesystem.scanner import Scanner
 from app.database.rules import verdict_of
 from app.database.sql.engine import Database
-from app.database.sql.schema import HASH_FIRST, UNJUDGED, Media
+from app.database.sql.schema import HASH_FIRST, UNJUDGED, Departed, Media
 from app.storage import page_cache
 from app.storage.content_hash import Fingerprint
 from app.storage.errors import StorageUnavailable, Unreadable
-from app.storage.maintenance import Usage, Verdict, Verified
+from app.storage.ignored_names import NOTHING
+from app.storage.maintenance import Scanned, Usage, Verdict, Verified
 
 _CALL = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 _THIS_THREAD = (1, 0)  # IOPRIO_WHO_PROCESS, which means a thread; 0 is the caller
@@ -56,6 +59,9 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
+DEPARTED_LASTS = timedelta(days=30)
+"""How long the record of a file that disappeared is kept, in case the file returns."""
+
 STEP = 1 << 20
 """Bytes that are read in one go."""
 
@@ -69,15 +75,20 @@ _FIRST = text(f"({HASH_FIRST})")
 _NO_FAULT = (None, Verdict.SOUND, Verdict.UNKNOWN)
 
 
-class Hasher:
-    """Reads files in steps; a generator of it may be left at any of them. `settling` begins a transaction."""
+class FilesystemMaintenance:
+    """`storage.maintenance.Maintenance` over a folder and its database. `settling` begins a transaction."""
 
     def __init__(
-        self, database: Database, files: Disk, settling: Callable[[], AbstractContextManager[Settling]]
+        self,
+        database: Database,
+        files: Disk,
+        settling: Callable[[], AbstractContextManager[Settling]],
+        scanner: Scanner,
     ) -> None:
         self._database = database
         self._disk = files
         self._settling = settling
+        self._scanner = scanner
 
     def usage(self, library: str | None) -> Usage:
         query = select(func.count(), func.sum(Media.size))
@@ -86,6 +97,20 @@ class Hasher:
         with self._database.reading() as session:
             files, size = session.execute(query).one()
         return Usage(files, int(size or 0))  # PostgreSQL adds up integers to a Decimal
+
+    def estimate_file_count(self) -> int:
+        return self._scanner.estimate_file_count()
+
+    def scan(self) -> Generator[Scanned]:
+        yield Scanned(0, (), swept=self._disk.sweep())
+        with self._database.writing() as session:
+            expired = datetime.now(UTC) - DEPARTED_LASTS
+            session.execute(delete(Departed).where(Departed.departed_at < expired))
+            session.commit()
+        yield from self._scanner.scan()
+
+    def adopt_all(self, library: str) -> Generator[Scanned]:
+        return Scanner(self._database, self._disk, self._settling, NOTHING).scan_library(library)
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""

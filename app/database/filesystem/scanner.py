@@ -153,8 +153,8 @@ class Scanner:
         self._left_until: dict[Look, float] = {}
         self._walked_until: dict[Look, float] = {}
 
-    def to_scan(self) -> int:
-        """How many files a scan will look at, about."""
+    def estimate_file_count(self) -> int:
+        """Return the approximate number of files that a scan will look at."""
         return sum(self._count(root_of(library)) for library in self._libraries())
 
     def _count(self, root: Segments) -> int:

@@ -6,7 +6,7 @@ change is one write, and what a crash leaves is at most a file of the bucket tha
 removes.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ from mongoengine.fields import GridFSProxy
 from app.database.gridfs import pages, paths, upload_leases
 from app.database.gridfs.connection import Database
 from app.database.gridfs.documents import NOT_LIKE_OURS, Media, at, find, info_in, info_of, infos_in, place
-from app.database.gridfs.integrity import Hasher
+from app.database.gridfs.integrity import GridMaintenance
 from app.database.gridfs.reader import GridReader
 from app.database.gridfs.scanner import Scanner
 from app.database.gridfs.staging import StagedFile
@@ -24,7 +24,6 @@ from app.database.rules import check
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.ignored_names import Ignored
-from app.storage.maintenance import Scanned, Usage, Verified
 from app.storage.types import (
     MAX_ALL_FOLDERS,
     MAX_FOLDERS,
@@ -67,8 +66,8 @@ class GridBackend:
         self._senders = senders
         self._changes = Changes(database, media_type, ignored)
         self._ignored = ignored
-        self._scanner = Scanner(database, media_type=media_type, ignored=ignored, notice=notice)
-        self._hasher = Hasher(database)
+        scanner = Scanner(database, media_type=media_type, ignored=ignored, notice=notice)
+        self.maintenance = GridMaintenance(database, scanner)
 
     @property
     def database(self) -> Database:
@@ -162,25 +161,6 @@ class GridBackend:
 
     def ping(self, part: str | None = None) -> None:
         self._database.ping()
-
-    def usage(self, library: str | None) -> Usage:
-        return self._hasher.usage(library)
-
-    def to_scan(self) -> int:
-        return self._scanner.to_scan()
-
-    def scan(self) -> Generator[Scanned]:
-        return self._scanner.scan()
-
-    def adopt_all(self, library: str) -> Generator[Scanned]:
-        """Yield nothing: other programs put files into the shared library alone."""
-        yield from ()
-
-    def hash_unverified(self) -> Generator[int]:
-        return self._hasher.hash_unverified()
-
-    def verify(self) -> Generator[Verified]:
-        return self._hasher.verify()
 
 
 def _in_ms(time: datetime) -> datetime:

@@ -1,4 +1,4 @@
-"""Reading stored files to hash them: those whose hash is not known yet, or all, to find what rots."""
+"""Maintenance of the bucket: scans, hashes of files that have none yet, verification of all files."""
 
 import hashlib
 from collections.abc import Generator, Iterator
@@ -16,20 +16,22 @@ from app.database.gridfs.documents import (
     name_of,
 )
 from app.database.gridfs.reader import GridReader
+from app.database.gridfs.scanner import Scanner, sweep
 from app.database.rules import verdict_of
 from app.storage.batches import batches
 from app.storage.content_hash import Fingerprint
 from app.storage.errors import StorageUnavailable, Truncated
-from app.storage.maintenance import Usage, Verdict, Verified
+from app.storage.maintenance import Scanned, Usage, Verdict, Verified
 
 COUNTING_S = 60.0
 
 
-class Hasher:
-    """Reads files in steps; a generator of it may be left at any of them."""
+class GridMaintenance:
+    """`storage.maintenance.Maintenance` over a MongoDB database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, scanner: Scanner) -> None:
         self._database = database
+        self._scanner = scanner
 
     def usage(self, library: str | None) -> Usage:
         total: Stored = {"$group": {"_id": None, "files": {"$sum": 1}, "size": {"$sum": "$size"}}}
@@ -39,6 +41,18 @@ class Hasher:
         with self._database.asked(COUNTING_S):
             found = next(iter(self._database.media.aggregate(steps, hint=hint)), None)
         return Usage(found["files"], found["size"]) if found is not None else Usage(0, 0)
+
+    def estimate_file_count(self) -> int:
+        with self._database.asked():
+            return self._database.media.estimated_document_count()
+
+    def scan(self) -> Generator[Scanned]:
+        yield from sweep(self._database)
+        yield from self._scanner.scan()
+
+    def adopt_all(self, library: str) -> Generator[Scanned]:
+        """Yield nothing: other programs put files into the shared library alone."""
+        yield from ()
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""

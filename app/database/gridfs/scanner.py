@@ -62,12 +62,7 @@ class Scanner:
         self._ignored = ignored
         self._notice = notice
 
-    def to_scan(self) -> int:
-        with self._database.asked():
-            return self._database.media.estimated_document_count()
-
     def scan(self) -> Generator[Scanned]:
-        yield from sweep(self._database)
         for documents in self._batches(self._database.media, _PLACE):
             yield Scanned(len(documents), tuple(self._missed(documents)))
         for files in self._batches(self._database.files, _FIELDS):

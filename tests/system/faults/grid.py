@@ -79,7 +79,7 @@ class Grid:
         """Scan the library. Return the number of files that the scan removed from the bucket."""
         before = self.database["fs.files"].count_documents({})
         with self.backend() as backend:
-            for _ in backend.scan():
+            for _ in backend.maintenance.scan():
                 pass
         return before - self.database["fs.files"].count_documents({})
 
@@ -88,7 +88,7 @@ class Grid:
         self.expire_leases()
         self.sweep()
         with self.backend() as backend:
-            verdicts = [step.verdict for step in backend.verify() if step.verdict is not None]
+            verdicts = [step.verdict for step in backend.maintenance.verify() if step.verdict is not None]
         assert set(verdicts) <= {Verdict.SOUND}
         referenced = self.referenced()
         assert self.database["media.uploads"].distinct("_id") == []

@@ -36,11 +36,13 @@ def scan(library: Library) -> Counter[Outcome]:
 
 
 def findings(library: Library) -> list[Finding]:
-    return [finding for step in library.backend.scan() for finding in step.findings]
+    return [finding for step in library.backend.maintenance.scan() for finding in step.findings]
 
 
 def verdicts(library: Library) -> dict[str, Verdict]:
-    return {step.path: step.verdict for step in library.backend.verify() if step.verdict is not None}
+    return {
+        step.path: step.verdict for step in library.backend.maintenance.verify() if step.verdict is not None
+    }
 
 
 def drop(path: Path, data: bytes = b"dropped") -> Path:

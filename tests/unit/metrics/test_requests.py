@@ -118,7 +118,7 @@ def test_scans_hashes_and_backend_calls_are_counted(metrics: Metrics) -> None:
     metrics.scanned(Scanned(7, (Finding("a", Outcome.CREATED), Finding("b", Outcome.SKIPPED, "why"))))
     metrics.scan_ended(failed=False)
     metrics.hashed(4096)
-    metrics.asked("commit", 0.2, failed=True)
+    metrics.operation_ended("commit", 0.2, failed=True)
     found = set(samples(metrics))
     assert {
         "seekable_scanned_files_total 7.0",

@@ -118,7 +118,7 @@ def test_restored_backup_keeps_its_version(library: Library) -> None:
     shutil.copy2(library.path(), library.root / "copy")
     os.replace(library.root / "copy", library.path())
     assert library.get()[1].etag != info.etag, "the etag returns only with a matching hash"
-    list(library.backend.hash_unverified())
+    list(library.backend.maintenance.hash_unverified())
     data, after = library.get()
     assert (data, after.etag, after.sha256) == (b"film", info.etag, info.sha256)
 

@@ -41,7 +41,7 @@ def test_second_version_within_a_second_is_not_confirmed_as_first(library: Libra
     path.write_bytes(b"one")
     data, first = library.get(LIVE)
     assert (data, first.sha256, first.doubtful) == (b"one", None, True), "a doubtful file is served at once"
-    hashing = library.backend.hash_unverified()
+    hashing = library.backend.maintenance.hash_unverified()
     path.write_bytes(b"two")
     assert library.get(LIVE)[0] == b"two"
     sum(hashing)
@@ -55,7 +55,7 @@ def test_file_is_hashed_again_when_changed_within_a_second_of_hash(library: Libr
     begin_second()
     path.write_bytes(b"one")
     stat(library, LIVE)
-    hashing = Thread(target=lambda: sum(library.backend.hash_unverified()))
+    hashing = Thread(target=lambda: sum(library.backend.maintenance.hash_unverified()))
     hashing.start()
     time.sleep(0.2)
     path.write_bytes(b"two")

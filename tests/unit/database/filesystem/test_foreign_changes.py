@@ -255,7 +255,7 @@ def test_moved_file_keeps_id_and_version(library: Library) -> None:
     library.path().rename(library.root / "new" / "name.mp4")
     assert scan(library) == {Outcome.MOVED: 1}
     assert stat(library, Key(SHARED, "new", "name.mp4")).etag == info.etag
-    list(library.backend.hash_unverified())
+    list(library.backend.maintenance.hash_unverified())
     after = stat(library, Key(SHARED, "new", "name.mp4"))
     assert (after.id, after.etag, after.sha256, after.created_at) == (
         info.id,
@@ -342,13 +342,13 @@ def test_scan_reports_files_it_must_skip(library: Library, tmp_path: Path) -> No
     assert (bad / "film.mp4").exists()
 
 
-def test_to_scan_skips_folders_with_invalid_names(library: Library) -> None:
+def test_estimate_skips_folders_with_invalid_names(library: Library) -> None:
     """Each folder is opened from the top, so thousands of nested folders would take quadratic time."""
     deep = library.root.joinpath(*["nested"] * 33)
     drop(deep / "film.mkv")
     drop(library.root / "nested" / "back\\slash" / "film.mkv")
     drop(library.root / "nested" / "film.mkv")
-    assert library.backend.to_scan() == 1
+    assert library.backend.maintenance.estimate_file_count() == 1
 
 
 def test_name_in_other_normalization_is_served_and_kept(library: Library) -> None:
@@ -409,11 +409,11 @@ def test_dropped_file_is_hashed_and_keeps_its_version(library: Library) -> None:
     age_files()
     before = page(library).items[0]
     steps = [1 << 20, 1 << 20, 3_000_000 - (2 << 20)]
-    assert [size for size in library.backend.hash_unverified() if size] == steps
+    assert [size for size in library.backend.maintenance.hash_unverified() if size] == steps
     after = page(library).items[0]
     assert after.sha256 == hashlib.sha256(b"x" * 3_000_000).hexdigest()
     assert after.etag == before.etag
-    assert sum(library.backend.hash_unverified()) == 0
+    assert sum(library.backend.maintenance.hash_unverified()) == 0
 
 
 def test_restored_backup_is_hashed_again(library: Library, changes: list[Change]) -> None:
@@ -424,7 +424,7 @@ def test_restored_backup_is_hashed_again(library: Library, changes: list[Change]
         os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
         copy.rename(library.path())
         assert stat(library).etag != info.etag
-        list(library.backend.hash_unverified())
+        list(library.backend.maintenance.hash_unverified())
         assert (stat(library).etag == info.etag) is same
         assert (stat(library).sha256 == info.sha256) is same
     assert [change.kind for change in changes] == [Kind.REPLACED] * 3
@@ -434,7 +434,7 @@ def test_file_has_no_hash_when_changed_during_hashing(library: Library) -> None:
     drop(library.root / "film.mp4", b"x" * 3_000_000)
     age_files()
     page(library)
-    hashing = library.backend.hash_unverified()
+    hashing = library.backend.maintenance.hash_unverified()
     next(hashing)
     drop(library.root / "film.mp4", b"y")
     for _ in hashing:
@@ -470,18 +470,23 @@ def test_verify_reports_files_that_no_longer_match(library: Library) -> None:
         "dropped": Verdict.UNKNOWN,
     }
     assert library.sql("SELECT * FROM media") == before
-    assert sum(step.size for step in library.backend.verify() if step.path == "a/sound") == 2_000_000
-    assert (library.backend.usage(None).files, library.backend.usage(None).size) == (6, 10_000_007)
+    assert (
+        sum(step.size for step in library.backend.maintenance.verify() if step.path == "a/sound") == 2_000_000
+    )
+    assert (library.backend.maintenance.usage(None).files, library.backend.maintenance.usage(None).size) == (
+        6,
+        10_000_007,
+    )
 
 
 def test_verify_reports_no_fault_when_file_is_replaced_or_deleted(library: Library) -> None:
     library.put(b"x" * 3_000_000)
-    steps = library.backend.verify()
+    steps = library.backend.maintenance.verify()
     next(steps)
     library.put(b"y")
     assert [step.verdict for step in steps if step.verdict] == [Verdict.SOUND]
     library.put(b"x" * 3_000_000)
-    steps = library.backend.verify()
+    steps = library.backend.maintenance.verify()
     next(steps)
     library.backend.delete(FILM, Expect.ANY)
     assert [step.verdict for step in steps if step.verdict in (Verdict.MISSING, Verdict.DAMAGED)] == []
@@ -494,7 +499,7 @@ def test_returning_file_is_hashed_again(library: Library, tmp_path: Path) -> Non
     assert names(library, "films") == []
     (tmp_path / "away").rename(library.path())
     assert stat(library).sha256 is None
-    assert sum(library.backend.hash_unverified()) == 4
+    assert sum(library.backend.maintenance.hash_unverified()) == 4
     assert stat(library) == info
 
 
@@ -554,7 +559,7 @@ def test_ignored_folder_is_read_only_where_rows_exist(library: Library) -> None:
     drop(thumbs / "thumb.jpg")
     library.put(b"film", Key(SHARED, "films", "film.mp4"))
     age_files()
-    assert library.backend.to_scan() == 1
+    assert library.backend.maintenance.estimate_file_count() == 1
     scan(library)
     page(library, recursive=True)
     seen_folders = library.backend._scanner._seen

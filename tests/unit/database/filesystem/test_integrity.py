@@ -32,7 +32,7 @@ def dropped(library: Library, shorten_waits: None) -> Key:
 
 @pytest.mark.usefixtures("dropped")
 def test_hash_is_discarded_when_file_changes_during_hashing(library: Library) -> None:
-    hashing = library.backend.hash_unverified()
+    hashing = library.backend.maintenance.hash_unverified()
     next(hashing)
     with library.path(NEW).open("r+b") as file:
         file.write(b"y")
@@ -42,17 +42,17 @@ def test_hash_is_discarded_when_file_changes_during_hashing(library: Library) ->
 
 def test_hashing_skips_file_edited_since_last_scan(library: Library, dropped: Key) -> None:
     library.path(dropped).write_bytes(b"edited")
-    assert sum(library.backend.hash_unverified()) == 0
+    assert sum(library.backend.maintenance.hash_unverified()) == 0
     age_files()
     assert stat(library, dropped).sha256 is None
-    assert sum(library.backend.hash_unverified()) == 6
+    assert sum(library.backend.maintenance.hash_unverified()) == 6
 
 
 def test_upload_keeps_its_hash_when_replaced_file_is_being_hashed(
     library: Library, dropped: Key, changes: list[Change]
 ) -> None:
     changes.clear()
-    hashing = library.backend.hash_unverified()
+    hashing = library.backend.maintenance.hash_unverified()
     next(hashing)
     info = library.put(b"uploaded", dropped).info
     list(hashing)
@@ -61,7 +61,7 @@ def test_upload_keeps_its_hash_when_replaced_file_is_being_hashed(
 
 
 def test_hashing_continues_with_file_moved_over_the_hashed_one(library: Library, dropped: Key) -> None:
-    hashing = library.backend.hash_unverified()
+    hashing = library.backend.maintenance.hash_unverified()
     next(hashing)
     drop(library.root / "other", b"other bytes").rename(library.path(dropped))
     before = stat(library, dropped)
@@ -73,7 +73,7 @@ def test_hashing_continues_with_file_moved_over_the_hashed_one(library: Library,
 
 
 def test_file_is_gone_when_deleted_during_hashing(library: Library, dropped: Key) -> None:
-    hashing = library.backend.hash_unverified()
+    hashing = library.backend.maintenance.hash_unverified()
     next(hashing)
     library.backend.delete(dropped, Expect.ANY)
     assert sum(hashing) == len(LONG) - (1 << 20)
@@ -81,12 +81,12 @@ def test_file_is_gone_when_deleted_during_hashing(library: Library, dropped: Key
 
 
 def test_file_may_be_moved_during_hashing_and_verification(library: Library, dropped: Key) -> None:
-    hashing = library.backend.hash_unverified()
+    hashing = library.backend.maintenance.hash_unverified()
     next(hashing)
     library.backend.move(dropped, FILM, Expect.ANY)
     list(hashing)
     assert stat(library).sha256 is not None
-    verifying = library.backend.verify()
+    verifying = library.backend.maintenance.verify()
     next(verifying)
     library.backend.move(FILM, dropped, Expect.ANY)
     assert [step.verdict for step in verifying if step.verdict] == [Verdict.SOUND]
@@ -103,7 +103,7 @@ def test_other_bytes_with_same_size_and_time_are_newer_version(
     new = stat(library)
     assert new.etag != info.etag
     assert [(change.kind, change.info) for change in changes] == [(Kind.REPLACED, new)]
-    list(library.backend.hash_unverified())
+    list(library.backend.maintenance.hash_unverified())
     after = stat(library)
     assert (after.etag, after.doubtful, after.sha256) == (
         new.etag,
@@ -115,7 +115,7 @@ def test_other_bytes_with_same_size_and_time_are_newer_version(
 
 def test_verify_reports_changed_when_file_is_edited(library: Library) -> None:
     library.put(LONG)
-    steps = library.backend.verify()
+    steps = library.backend.maintenance.verify()
     next(steps)
     with library.path().open("r+b") as file:
         file.seek(2_500_000)
@@ -141,7 +141,7 @@ def test_verify_waits_for_change_in_progress(library: Library) -> None:
 def test_verify_reports_no_fault_for_deleted_file(library: Library) -> None:
     for name in ("a", "b"):
         library.put(b"film", Key(SHARED, "", name))
-    steps = library.backend.verify()
+    steps = library.backend.maintenance.verify()
     first = next(steps).path
     other = "b" if first == "a" else "a"
     (library.root / other).unlink()
@@ -152,10 +152,10 @@ def test_verify_reports_no_fault_for_deleted_file(library: Library) -> None:
 @pytest.mark.usefixtures("dropped")
 def test_abandoned_steps_close_their_files(library: Library) -> None:
     library.put(LONG)
-    list(library.backend.verify())
+    list(library.backend.maintenance.verify())
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        for steps in (library.backend.verify(), library.backend.hash_unverified()):
+        for steps in (library.backend.maintenance.verify(), library.backend.maintenance.hash_unverified()):
             next(steps)
             assert len(os.listdir("/proc/self/fd")) > before
             steps.close()
@@ -171,8 +171,8 @@ def test_unreadable_file_is_reported_and_hashed_later(
     assert names(library) == ["new.mp4"]
     with no_descriptors():
         assert verdicts(library) == {"films/film.mp4": Verdict.UNREADABLE, "new.mp4": Verdict.UNREADABLE}
-        assert sum(library.backend.hash_unverified()) == 0
-    assert sum(library.backend.hash_unverified()) == 7
+        assert sum(library.backend.maintenance.hash_unverified()) == 0
+    assert sum(library.backend.maintenance.hash_unverified()) == 7
     assert verdicts(library) == {"films/film.mp4": Verdict.SOUND, "new.mp4": Verdict.SOUND}
 
 
@@ -182,7 +182,7 @@ def test_unhashed_files_are_found_by_index(library: Library) -> None:
     statements: list[tuple[str, object]] = []
     engine = library.backend._database.engine
     listen(engine, "before_cursor_execute", lambda *call: statements.append((call[2], call[3])))
-    assert sum(library.backend.hash_unverified()) == 0
+    assert sum(library.backend.maintenance.hash_unverified()) == 0
     media_statements = [(sql, values) for sql, values in statements if "FROM media" in sql]
     with engine.connect() as connection:
         indexes = ("ix_media_hash_first", "ix_media_unverified", "ix_media_unjudged")

@@ -171,7 +171,7 @@ def test_file_is_not_cached_before_it_is_hashed(library: Library) -> None:
     assert OTHER.filename in names(library, "films")
     assert library.get(OTHER)[1].sha256 is None
     assert not is_cached(library, OTHER)
-    list(library.backend.hash_unverified())
+    list(library.backend.maintenance.hash_unverified())
     assert library.get(OTHER)[1].sha256 is not None
     assert is_cached(library, OTHER)
 
@@ -185,7 +185,7 @@ def test_restored_backup_is_not_cached_before_it_is_hashed(cached_library: Libra
     time.sleep(0.03)
     assert cached_library.get()[1] == before
     assert not is_cached(cached_library)
-    list(cached_library.backend.hash_unverified())
+    list(cached_library.backend.maintenance.hash_unverified())
     data, info = cached_library.get()
     assert (data, info.etag) == (b"FILM", before.etag)
     assert is_cached(cached_library)

@@ -69,7 +69,7 @@ def test_returning_file_keeps_its_row(library: Library, tmp_path: Path) -> None:
     (tmp_path / "away").rename(library.path())
     assert stat(library) == replace(info, sha256=None, is_utf8=None, doubtful=True)
     assert scan(library) == {}
-    list(library.backend.hash_unverified())
+    list(library.backend.maintenance.hash_unverified())
     assert stat(library) == info
 
 
@@ -81,7 +81,7 @@ def test_returning_file_is_hashed_when_it_was_not_before(library: Library, tmp_p
     assert names(library, "films") == []
     (tmp_path / "away").rename(library.path())
     assert stat(library).id == info.id
-    assert sum(library.backend.hash_unverified()) == 4
+    assert sum(library.backend.maintenance.hash_unverified()) == 4
     assert stat(library).sha256 is not None
 
 
@@ -209,7 +209,7 @@ def test_removed_file_is_noticed_beside_unfinished_file(library: Library) -> Non
         age_files()
         assert names(library, "films") == []
         assert library.sql("SELECT * FROM media") == []
-        assert [step.files for step in library.backend.scan() if step.files] == []
+        assert [step.files for step in library.backend.maintenance.scan() if step.files] == []
 
 
 def test_file_added_within_clock_tick_is_found(library: Library) -> None:
@@ -304,7 +304,7 @@ def test_file_keeps_id_when_name_is_normalized(library: Library) -> None:
     drop(library.root / NFD, b"film")
     age_files()
     (info,) = page(library).items
-    list(library.backend.hash_unverified())
+    list(library.backend.maintenance.hash_unverified())
     (library.root / NFD).rename(library.root / NFC)
     scan(library)
     assert verdicts(library) == {NFC: Verdict.SOUND}
@@ -481,7 +481,7 @@ def test_list_notices_removed_files_after_abandoned_scan(library: Library) -> No
     for folder in ("a", "b"):
         (library.root / folder / "one.mp4").unlink()
     age_files()
-    scanning = library.backend.scan()
+    scanning = library.backend.maintenance.scan()
     for _ in range(6):  # twice the top, then one folder and the other: the removed files would come next
         assert not next(scanning).findings
     scanning.close()

@@ -33,7 +33,7 @@ def restore(library: Library, data: bytes, key: Key = FILM) -> None:
 
 
 def hash_all(library: Library) -> int:
-    return sum(library.backend.hash_unverified())
+    return sum(library.backend.maintenance.hash_unverified())
 
 
 def second(info: FileInfo) -> int:
@@ -306,7 +306,7 @@ def test_doubtful_files_are_hashed_first(library: Library) -> None:
     library.put(b"x" * 100)
     chmod(library.path())
     stat(library)
-    steps = library.backend.hash_unverified()
+    steps = library.backend.maintenance.hash_unverified()
     hashed = [size for size in (next(steps) for _ in range(4)) if size]
     assert hashed[0] == 100
     library.put(b"x" * 200, NEW)

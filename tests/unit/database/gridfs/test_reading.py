@@ -42,7 +42,7 @@ def library(stack: ExitStack, size: int, chunk_size: int, chunks: list[Any]) -> 
     )
     database["fs.files"].insert_one(bucket_file(file, "a.mp4", size) | {"chunkSize": chunk_size})
     backend = open_gridfs(settings, lambda name: "video/mp4", stack)
-    for _ in backend.scan():
+    for _ in backend.maintenance.scan():
         pass
     return backend
 
@@ -64,7 +64,7 @@ def test_short_chunks_are_read_in_bounded_batches() -> None:
 @pytest.mark.parametrize("data", ["text", None, 5, Binary(b"four", 2), Binary(b"four", 128)])
 def test_chunk_without_bytes_counts_as_damaged(data: object) -> None:
     with ExitStack() as stack:
-        verdicts = [step.verdict for step in library(stack, 4, 255, [data]).verify()]
+        verdicts = [step.verdict for step in library(stack, 4, 255, [data]).maintenance.verify()]
     expected = Verdict.UNKNOWN if isinstance(data, bytes) else Verdict.DAMAGED
     assert [verdict for verdict in verdicts if verdict is not None] == [expected]
 

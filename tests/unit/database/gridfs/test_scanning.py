@@ -42,11 +42,17 @@ class Grid:
 
     def scan(self) -> list[tuple[str, str]]:
         return [
-            (finding.path, finding.outcome.value) for step in self.backend.scan() for finding in step.findings
+            (finding.path, finding.outcome.value)
+            for step in self.backend.maintenance.scan()
+            for finding in step.findings
         ]
 
     def verdicts(self) -> list[tuple[str, Verdict]]:
-        return [(step.path, step.verdict) for step in self.backend.verify() if step.verdict is not None]
+        return [
+            (step.path, step.verdict)
+            for step in self.backend.maintenance.verify()
+            if step.verdict is not None
+        ]
 
     def paths(self, library: str = SHARED) -> list[str]:
         listing = Listing(library, recursive=True)
@@ -150,8 +156,8 @@ def test_scan_continues_when_query_for_one_file_fails(grid: Grid) -> None:
     assert sorted(outcome for _, outcome in found) == ["created", "created", "unreadable"]
     assert [outcome for _, outcome in grid.scan()] == ["created"]
     with mongo.fail_point(grid.database, "find", "fs.chunks", **refused):
-        assert sum(grid.backend.hash_unverified()) == 8
-    assert sum(grid.backend.hash_unverified()) == 4
+        assert sum(grid.backend.maintenance.hash_unverified()) == 8
+    assert sum(grid.backend.maintenance.hash_unverified()) == 4
     with mongo.fail_point(grid.database, "find", "fs.chunks", **refused):
         verdicts = [verdict for _, verdict in grid.verdicts()]
     assert sorted(verdicts, key=lambda verdict: verdict.value) == [
@@ -233,14 +239,14 @@ def test_swept_file_does_not_return_when_scan_has_listed_it(grid: Grid) -> None:
     grid.backend.delete(Key(SHARED, "", "a.mp4"), Expect.ANY)
     grid.pass_time()
     grid.scan()  # like another process
-    assert [*grid.backend._scanner._found(listed)] == []
+    assert [*grid.backend.maintenance._scanner._found(listed)] == []
     assert grid.paths() == []
 
 
 def test_upload_committed_during_scan_is_not_added_as_foreign(
     grid: Grid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, scanner = Key(SHARED, "", "a.mp4"), grid.backend._scanner
+    key, scanner = Key(SHARED, "", "a.mp4"), grid.backend.maintenance._scanner
     writer = grid.backend.stage(None)
     writer.seal(key, "video/mp4", "0" * 64)
     monkeypatch.setattr(writer, "seal", lambda *_: 0)
@@ -282,7 +288,7 @@ def test_bucket_filename_becomes_path_or_is_skipped_with_reason(
     grid: Grid, name: str, path: str | None
 ) -> None:
     grid.database["fs.files"].insert_one(bucket_file(ObjectId(), name, 0))
-    findings = [finding for step in grid.backend.scan() for finding in step.findings]
+    findings = [finding for step in grid.backend.maintenance.scan() for finding in step.findings]
     assert [(finding.path, finding.outcome.value, bool(finding.reason)) for finding in findings] == [
         (path, "created", False) if path else (name, "skipped", True)
     ]

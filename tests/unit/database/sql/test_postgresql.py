@@ -197,7 +197,7 @@ def test_unhashed_files_are_found_by_indexes(library: Library) -> None:
     database = library.backend._database
     assert isinstance(database, Postgresql)
     first, unhashed, unjudged = (
-        plan for plan, _ in costs(database, lambda _: list(library.backend.hash_unverified()))
+        plan for plan, _ in costs(database, lambda _: list(library.backend.maintenance.hash_unverified()))
     )
     assert "ix_media_hash_first" in first
     assert "ix_media_unverified" in unhashed

@@ -42,7 +42,7 @@ def look(library: Library) -> None:
     examine(library.settings)
     library.backend.ping()
     scan(library)
-    sum(library.backend.hash_unverified())
+    sum(library.backend.maintenance.hash_unverified())
 
 
 @pytest.mark.parametrize("use", [open_again, look])
@@ -87,7 +87,7 @@ def check_inaccessible(library: Library, key: Key) -> None:
     """Check that the database under this name is neither listed, read, replaced nor deleted."""
     scan(library)
     assert not [name for name in names(library, key.folder) if name.startswith(key.filename)]
-    sum(library.backend.hash_unverified())
+    sum(library.backend.maintenance.hash_unverified())
     assert set(verdicts(library).values()) == {Verdict.SOUND}
     with pytest.raises(NotFound):
         library.get(key)
