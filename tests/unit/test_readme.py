@@ -1,8 +1,9 @@
-"""README names the real settings, defaults, make targets and paths."""
+"""README and CONTRIBUTING name real settings, defaults, make targets and paths."""
 
 import re
 from pathlib import Path
 
+import pytest
 from pydantic import ByteSize
 
 from app.settings import Settings
@@ -31,10 +32,12 @@ def test_settings_table_lists_every_setting_and_default() -> None:
             assert documented == ("none" if default in (None, ()) else str(default)), name
 
 
-def test_paths_and_make_targets_in_readme_exist() -> None:
-    for path in re.findall(r"`((?:app|tests|benchmarks|alembic)/[\w./]+)`", README):
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_paths_and_make_targets_in_document_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    for path in re.findall(r"`((?:app|tests|benchmarks|alembic|deploy|k8s)/[\w./-]+)`", text):
         assert (ROOT / path).exists(), path
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"^make (\w+)|`make (\w+)", README, re.MULTILINE)) <= {
-        pair for target in targets for pair in ((target, ""), ("", target))
-    }
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, re.MULTILINE)
+    assert named
+    assert set(named) <= targets
