@@ -363,7 +363,9 @@ def test_verify_and_scan_name_unreadable_files_and_exit_1(workdir: Path) -> None
     status, output = run_command(workdir, "scan", bound=True)
     assert status == 1
     assert "unreadable: closed: The disk refuses: Permission denied.\n" in output
-    assert "unreadable: bad.mp4: The disk refuses: Permission denied.\n" in output, "its ctime changed"
+    assert "unreadable: bad.mp4: The disk refuses: Permission denied.\n" in output, (
+        "a new ctime causes a new read"
+    )
     (films / "closed").chmod(0o755)
     (films / "bad.mp4").chmod(0o644)
     assert run_command(workdir, "scan", bound=True)[0] == 0
@@ -457,7 +459,7 @@ def test_serve_is_refused_when_port_is_taken(workdir: Path) -> None:
         assert f"Port {port} of 127.0.0.1 is taken by another program" in output
         assert "--port" in output
         assert start_error(workdir, "serve", "--port", port, "--reload") == output
-    assert list(workdir.iterdir()) == [], "the database is not touched before"
+    assert list(workdir.iterdir()) == [], "the refusal precedes the creation of the library"
 
 
 def test_serve_is_refused_when_port_needs_rights(workdir: Path) -> None:

@@ -413,4 +413,4 @@ def test_endless_input_is_cut_off_without_using_memory(server: Server, begin: Op
             sent += connection.socket.send(more)
     assert sent < 30 << 20, "the server stopped reading"
     assert server.rss() - memory < 8 << 20
-    until(lambda: not beneath(server).leftovers(), "nothing is left")
+    until(lambda: not beneath(server).leftovers(), "the staged bytes are removed")
