@@ -70,7 +70,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Measurement:
     """One construction in one tree."""
 
     construction: Construction
@@ -86,12 +86,12 @@ class Verdict:
         return "\n  ".join([head, *self.places])
 
 
-def verdicts(*roots: Path) -> list[Verdict]:
-    """Measure each construction in the Python and Markdown files beneath these folders, or in these files."""
-    texts = [text for root in roots for file in _files(root) for text in _texts(file)]
+def measure(root: Path) -> list[Measurement]:
+    """Measure each construction in a file, or in the Python and Markdown files beneath a folder."""
+    texts = [text for file in _files(root) for text in _texts(file)]
     words = sum(len(one.text.split()) for one in texts)
     return [
-        Verdict(one, [place for text in texts for place in _places(one, text)], words)
+        Measurement(one, [place for text in texts for place in _places(one, text)], words)
         for one in CONSTRUCTIONS
     ]
 
@@ -120,20 +120,23 @@ def _docstrings(path: Path, source: str) -> Iterator[Text]:
 
 def _comments(path: Path, source: str) -> Iterator[Text]:
     """Yield comments; consecutive lines of nothing but comments are one text."""
-    first, lines = 0, list[str]()
+    block: list[str] = []
+    next_line = 0  # where the comment of the next line would continue the block
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type != tokenize.COMMENT:
             continue
-        line, text = token.start[0], token.string.lstrip("#").strip()
-        alone = not token.line[: token.start[1]].strip()
-        if lines and not (alone and line == first + len(lines)):
-            yield Text(path, first, "\n".join(lines))
-            lines = []
-        if not lines:
-            first = line
-        lines.append(text)
-    if lines:
-        yield Text(path, first, "\n".join(lines))
+        line = token.start[0]
+        if block and line != next_line:
+            yield Text(path, next_line - len(block), "\n".join(block))
+            block = []
+        text = token.string.lstrip("#").strip()
+        if token.line[: token.start[1]].strip():  # it stands behind code
+            yield Text(path, line, text)
+        else:
+            block.append(text)
+            next_line = line + 1
+    if block:
+        yield Text(path, next_line - len(block), "\n".join(block))
 
 
 def _prose(markdown: str) -> str:
@@ -173,7 +176,7 @@ def _trees() -> list[str]:
     ],
 )
 def test_tree_is_within_the_limits(tree: str) -> None:
-    if above := [one for one in verdicts(ROOT / tree) if one.rate > one.construction.limit]:
+    if above := [one for one in measure(ROOT / tree) if one.rate > one.construction.limit]:
         pytest.fail("\n".join(map(str, above)), pytrace=False)
 
 
@@ -210,7 +213,7 @@ def test_planted_fault_is_found_with_its_line(
     }
     name, source = planted[form]
     (tmp_path / name).write_text(source)
-    (above,) = [one for one in verdicts(tmp_path) if one.rate > one.construction.limit]
+    (above,) = [one for one in measure(tmp_path) if one.rate > one.construction.limit]
     assert construction in above.construction.name
     (place,) = above.places
     lines = source.splitlines()
@@ -232,21 +235,21 @@ def test_planted_fault_is_found_with_its_line(
 def test_ordinary_sentence_is_no_offence(text: str, tmp_path: Path) -> None:
     (tmp_path / "plain.md").write_text(text)
     (tmp_path / "plain.py").write_text(f'"""{text}"""\n')
-    assert [one.places for one in verdicts(tmp_path) if one.places] == []
+    assert [one.places for one in measure(tmp_path) if one.places] == []
 
 
 def test_code_is_not_judged(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text('raise Error("nobody told anybody")  # explained elsewhere\n')
     (tmp_path / "code.md").write_text("## Who has it\n\nRun `tell nobody`:\n\n```sh\necho anew  # say\n```\n")
-    assert [one.places for one in verdicts(tmp_path) if one.places] == []
+    assert [one.places for one in measure(tmp_path) if one.places] == []
 
 
 def test_limit_is_a_rate_of_the_whole_tree(tmp_path: Path) -> None:
     (tmp_path / "long.md").write_text("word " * 2000)
     (tmp_path / "one.md").write_text("It says so.")
-    assert [one for one in verdicts(tmp_path) if one.rate > one.construction.limit] == []
+    assert [one for one in measure(tmp_path) if one.rate > one.construction.limit] == []
     (tmp_path / "two.md").write_text("It says so. It said so.")
-    (above,) = [one for one in verdicts(tmp_path) if one.rate > one.construction.limit]
+    (above,) = [one for one in measure(tmp_path) if one.rate > one.construction.limit]
     assert [place.split(": ")[0].rpartition("/")[2] for place in above.places] == [
         "one.md:1",
         "two.md:1",
