@@ -55,7 +55,7 @@ class Grid:
                 server.kill()
 
     def seekable(self, *words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
-        """Run a command of seekable over the library."""
+        """Run `seekable` with a command over the library."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
         environment |= {f"SEEKABLE_{key.upper()}": str(value) for key, value in self.settings.items()}
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +201,7 @@ def response_to(connection: socket.socket) -> httpx.Response | None:
 
 
 def form_head(target: str, size: int) -> bytes:
-    """Return the first bytes of a form, up to the file's own, for a target `/files/<folder>/<name>`."""
+    """Return a form up to the content of its file, for a target `/files/<folder>/<name>`."""
     _, _, folder, name = target.split("/")
     part = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
     kind = "Content-Type: multipart/form-data; boundary=x"

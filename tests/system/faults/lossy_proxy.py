@@ -15,7 +15,7 @@ class Loss(Enum):
 
 
 class LossyProxy:
-    """Forwards connections to a server. Once `loss` is set, it loses the next COMMIT, and its connection.
+    """A proxy that forwards connections. Once `loss` is set, it loses the next COMMIT, and its connection.
 
     `reachable` decides whether it accepts further connections after that.
     """

@@ -13,7 +13,7 @@ def command_prefix(name: str, collection: str) -> bytes:
 
 
 class MongoProxy:
-    """Forwards connections to mongod, until a method names the command at which it fails.
+    """A proxy that forwards connections to mongod, and fails at the command that a test gives it.
 
     One failure at a time; each affects the next command with that prefix.
     """

@@ -192,7 +192,7 @@ def test_finished_download_is_listed_at_once_under_its_final_name(folder: Path) 
 
 @concurrent
 def test_many_new_files_send_resync_instead_of_an_event_each(folder: Path) -> None:
-    """A client that must list the library again needs no event for each change, and keeps its connection."""
+    """After many changes a client receives one resync instead, and keeps its connection."""
     with (
         running_without_scans(folder) as server,
         Socket(server, "/events") as events,

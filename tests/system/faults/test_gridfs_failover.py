@@ -170,7 +170,7 @@ def test_failover_keeps_acknowledged_changes_and_downloads_resume(
     elif "no successor" in how:
         assert (
             complete_downloads.count(False) >= AT_ONCE // 2
-        )  # the rest of the other films was buffered already
+        )  # the other downloads were already buffered to their end
     with server.client() as http:
         for download, is_complete in zip(downloads, complete_downloads, strict=True):
             assert is_complete is (len(download.body) == len(FILM))

@@ -1,4 +1,4 @@
-"""kill -9 at each system call of each change that writes to the disk. Over the filesystem backend.
+"""kill -9 at every system call that writes to the disk, in each kind of change. Over the filesystem backend.
 
 strace kills the process before the call is made, so that the kills cover all states of the disk.
 """

@@ -32,7 +32,7 @@ def sha256(data: bytes) -> str:
 
 
 class Race:
-    """Sends requests except their last byte, and then all last bytes at once."""
+    """Requests that a server receives at the same time: all their last bytes are sent at once."""
 
     def __init__(self, start_request: StartRequest, server: Server) -> None:
         self._start_request = start_request

@@ -1,4 +1,4 @@
-"""Controls the processes of victim.py."""
+"""Control of the processes of victim.py."""
 
 import json
 import subprocess

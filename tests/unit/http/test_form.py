@@ -44,7 +44,7 @@ def field(name: str, value: str) -> bytes:
 
 
 def join_file_data(events: Iterable[Event]) -> list[Event]:
-    """Return the events with adjacent FileData join_file_data."""
+    """Return the events with adjacent FileData joined."""
     joined: list[Event] = []
     for event in events:
         if isinstance(event, FileData):

@@ -13,7 +13,7 @@ from app.uploads.progress import Progress
 
 
 class Recorder:
-    """Records published messages with their time, by a clock that the test sets."""
+    """A recorder of published messages with their times, by a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
