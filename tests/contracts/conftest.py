@@ -18,7 +18,7 @@ from tests.support.beneath import beneath
 from tests.support.sqlite import begin_library
 from tests.unit.database import foreign_changes
 
-LISTING = {"test_lists", "test_upkeep"}
+INDEPENDENT_OF_READING = {"test_lists", "test_upkeep"}
 """Modules whose tests do not depend on how open files are read."""
 
 
@@ -26,13 +26,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "settings" in metafunc.fixturenames:
         places = [(name, "disk") for name in BACKENDS]
         # tmpfs does not support RWF_NOWAIT, so every read there takes the path through a thread.
-        if Path("/dev/shm").is_dir() and metafunc.module.__name__.rpartition(".")[2] not in LISTING:
+        if (
+            Path("/dev/shm").is_dir()
+            and metafunc.module.__name__.rpartition(".")[2] not in INDEPENDENT_OF_READING
+        ):
             places.insert(1, ("filesystem", "tmpfs"))
         metafunc.parametrize("settings", places, ids="-".join, indirect=True)
 
 
 @cache
-def emptied(backend: str) -> dict[str, object]:
+def shared_library_settings(backend: str) -> dict[str, object]:
     """Return the settings of one library that all tests of this process share; each test finds it empty."""
     return BACKENDS[backend]()
 
@@ -50,7 +53,9 @@ def settings(
     monkeypatch.setattr(reader, "AT_ONCE", 2 * chunk)
     with ExitStack() as stack:
         root = Path(stack.enter_context(TemporaryDirectory(dir="/dev/shm"))) if place == "tmpfs" else tmp_path
-        settings = Settings(_env_file=None, files_dir=root / "files", read_chunk_size=4096, **emptied(name))
+        settings = Settings(
+            _env_file=None, files_dir=root / "files", read_chunk_size=4096, **shared_library_settings(name)
+        )
         if name == "filesystem":
             begin_library(settings.files_dir)
             yield settings

@@ -147,8 +147,8 @@ async def test_cancelled_waiter_holds_nothing(one: Leases, two: Leases) -> None:
 @asynccontextmanager
 async def another_process(settings: Settings) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a process that holds the turn "killed" and works while it holds the lease "killed work"."""
-    given = settings.model_dump(include={"storage", "files_dir", "database_url", "mongodb_url"})
-    names = {f"SEEKABLE_{name.upper()}": str(value) for name, value in given.items() if value is not None}
+    chosen = settings.model_dump(include={"storage", "files_dir", "database_url", "mongodb_url"})
+    names = {f"SEEKABLE_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", HOLDER_PROGRAM, str(LASTS_S)),
         env={**os.environ, **names},
@@ -182,7 +182,7 @@ class Work:
 
 
 @asynccontextmanager
-async def doing(leases: Leases, name: str = "work") -> AsyncIterator[Work]:
+async def running_work(leases: Leases, name: str = "work") -> AsyncIterator[Work]:
     work = Work()
     task = asyncio.create_task(leases.whenever_held(name, work.do, lasts_s=LASTS_S))
     try:
@@ -225,7 +225,7 @@ async def check_turn_is_renewed_while_held(one: Leases, two: Leases) -> None:
 
 
 async def check_turn_is_free_after_holder_is_killed(one: Leases, settings: Settings) -> None:
-    async with another_process(settings) as process, doing(one, "killed work") as work:
+    async with another_process(settings) as process, running_work(one, "killed work") as work:
         ends = time.monotonic() + 1.5 * LASTS_S
         while time.monotonic() < ends:
             assert not await is_free(one, "killed")
@@ -240,8 +240,8 @@ async def check_turn_is_free_after_holder_is_killed(one: Leases, settings: Setti
 
 
 async def check_work_passes_to_other_process(one: Leases, two: Leases) -> None:
-    async with doing(two) as later:
-        async with doing(one) as first:
+    async with running_work(two) as later:
+        async with running_work(one) as first:
             await until(lambda: first.is_running or later.is_running)
             for _ in range(20):
                 assert first.is_running != later.is_running
@@ -282,7 +282,7 @@ async def check_work_stops_before_lease_expires_when_renewal_fails(
                 terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
                 connection.execute(terminate, (name,))
 
-    async with doing(leases) as work:
+    async with running_work(leases) as work:
         await until(lambda: work.is_running)
         await asyncio.sleep(LASTS_S / 2)
         assert work.is_running

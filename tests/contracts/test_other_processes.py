@@ -140,25 +140,29 @@ async def test_every_query_shows_change_of_other_process_at_once(storage: Storag
     """Each process has cached the state before: of the file, and of the folders."""
     moved = Key(SHARED, "films/deep", "film.mkv")
 
-    async def seen(by: Storage) -> tuple[object, ...]:
+    async def query_state(by: Storage) -> tuple[object, ...]:
         page = await by.page(Listing(SHARED, recursive=True), cursor=None, limit=10)
         top = await by.page(Listing(SHARED), cursor=None, limit=10)
         return page.items, top.folders, await by.folders(SHARED, ""), await by.usage(SHARED)
 
     for turn in range(2):
-        here, there = (storage, other) if turn % 2 else (other, storage)
-        info = (await put(here, b"one")).info
-        assert await seen(there) == await seen(here) == ((info,), ("films",), ("films",), Usage(1, 3))
-        await warm_cache(there, info)
-        new = (await put(here, b"another")).info
-        assert await there.stat(FILM) == (await get(there))[1] == new
-        assert await seen(there) == ((new,), ("films",), ("films",), Usage(1, 7))
-        renamed = await here.move(FILM, moved)
+        writer, reader = (storage, other) if turn % 2 else (other, storage)
+        info = (await put(writer, b"one")).info
+        assert (
+            await query_state(reader)
+            == await query_state(writer)
+            == ((info,), ("films",), ("films",), Usage(1, 3))
+        )
+        await warm_cache(reader, info)
+        new = (await put(writer, b"another")).info
+        assert await reader.stat(FILM) == (await get(reader))[1] == new
+        assert await query_state(reader) == ((new,), ("films",), ("films",), Usage(1, 7))
+        renamed = await writer.move(FILM, moved)
         assert renamed.content_type == "video/mp4"
-        assert await there.stat(FileId(SHARED, info.id)) == (await get(there, moved))[1] == renamed
-        assert await seen(there) == ((renamed,), ("films",), ("films",), Usage(1, 7))
+        assert await reader.stat(FileId(SHARED, info.id)) == (await get(reader, moved))[1] == renamed
+        assert await query_state(reader) == ((renamed,), ("films",), ("films",), Usage(1, 7))
         with pytest.raises(AlreadyExists):
-            await there.check(moved, Expect.ABSENT)
-        await here.delete(moved)
-        assert await seen(there) == ((), (), (), Usage(0, 0))
-        await there.check(moved, Expect.ABSENT)
+            await reader.check(moved, Expect.ABSENT)
+        await writer.delete(moved)
+        assert await query_state(reader) == ((), (), (), Usage(0, 0))
+        await reader.check(moved, Expect.ABSENT)

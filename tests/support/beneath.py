@@ -86,11 +86,11 @@ class Folder:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def leftovers(self) -> set[str]:
-        mine = {self._root / ".seekable" / name for name in ("id", "reserve", "staging")}
+        internal = {self._root / ".seekable" / name for name in ("id", "reserve", "staging")}
         return {
             str(path.relative_to(self._root))
             for path in self._root.glob(".seekable/**/*")
-            if path not in mine
+            if path not in internal
             and not path.name.startswith("seekable.db")
             and not {"libraries", "leases"} & {*path.parts}
         }
@@ -200,10 +200,10 @@ class Bucket:
         # Replaced and deleted versions stay for a day, for the clients that still read them.
         graced = {"expires_at": {"$gt": datetime.now(UTC) + timedelta(hours=1)}}
         uploads, files, chunks = (self._database[name] for name in ("media.uploads", "fs.files", "fs.chunks"))
-        there = {*uploads.distinct("_id"), *files.distinct("_id"), *chunks.distinct("files_id")}
+        stored = {*uploads.distinct("_id"), *files.distinct("_id"), *chunks.distinct("files_id")}
         # In this order: a version that is replaced meanwhile is then in one of the two.
-        named = {*self._database["media"].distinct("file")}
-        return {str(file) for file in there - named - {*uploads.distinct("_id", graced)}}
+        referenced = {*self._database["media"].distinct("file")}
+        return {str(file) for file in stored - referenced - {*uploads.distinct("_id", graced)}}
 
     def files(self) -> set[object]:
         return {repr(known) for known in self._database["media"].find()}

@@ -47,8 +47,8 @@ def store(settings: dict[str, Any]) -> Iterator[AccountStore]:
 
 
 def environment(settings: dict[str, Any]) -> dict[str, str]:
-    ours = {f"SEEKABLE_{key.upper()}": str(value) for key, value in settings.items()}
-    return {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")} | ours
+    controller = {f"SEEKABLE_{key.upper()}": str(value) for key, value in settings.items()}
+    return {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")} | controller
 
 
 @pytest.fixture
@@ -114,10 +114,10 @@ def test_remove_shows_files_and_where_they_are_kept(
     for path in ("a.mp4", "b/c.mp4"):
         _put(settings, bert.library, path)
     _put(settings, cleo.library, "bert@nas/taken.mp4")
-    asked = run("remove", "bert@nas", given=b"bert@nas.example\n")
-    assert "bert@nas has 2 files (12 bytes, 12B) in " in asked.stdout
-    assert "All of them are deleted for good" in asked.stdout
-    assert asked.returncode == 1
+    unconfirmed = run("remove", "bert@nas", given=b"bert@nas.example\n")
+    assert "bert@nas has 2 files (12 bytes, 12B) in " in unconfirmed.stdout
+    assert "All of them are deleted for good" in unconfirmed.stdout
+    assert unconfirmed.returncode == 1
     assert store.account(bert.id) == bert
     kept = run("remove", "bert@nas", "--keep-files", "--to", "cleo@nas", given=b"BERT@nas\n")
     assert kept.returncode == 0, kept
@@ -126,16 +126,16 @@ def test_remove_shows_files_and_where_they_are_kept(
     assert [one.keep for one in store.leaving()] == [Destination(cleo.library, "bert@nas (2)")]
     again = run("remove", "bert@nas", "--keep-files", "--to", "cleo@nas", "--yes")
     assert "bert@nas (2), the library of cleo@nas" in again.stdout
-    here = run("remove", "bert@nas", "--keep-files", "--yes")
+    kept_in_shared_library = run("remove", "bert@nas", "--keep-files", "--yes")
     if settings.get("storage") == "gridfs":
-        assert here.returncode == 1
-        assert "--to EMAIL" in here.stderr
+        assert kept_in_shared_library.returncode == 1
+        assert "--to EMAIL" in kept_in_shared_library.stderr
         return
-    assert f"They are kept, in {settings['files_dir']}/bert@nas\n" in here.stdout
+    assert f"They are kept, in {settings['files_dir']}/bert@nas\n" in kept_in_shared_library.stdout
     assert [one.keep for one in store.leaving()] == [Destination("", "bert@nas")]
     store.set_admin(cleo.id, True)
-    stay = run("remove", "anna@nas", "--keep-files", "--yes")
-    assert "They stay there." in stay.stdout
+    administrator_result = run("remove", "anna@nas", "--keep-files", "--yes")
+    assert "They stay there." in administrator_result.stdout
     assert run("remove", "anna@nas", "--to", "cleo@nas").returncode == 2
 
 
@@ -258,27 +258,27 @@ def test_rotate_key_keeps_newest_two_keys(run: Run, store: AccountStore) -> None
 def test_add_prompts_for_password_twice_without_echo(tmp_path: Path) -> None:
     """At a terminal."""
     settings = {"files_dir": tmp_path / "files", "access": "accounts"}
-    ours, theirs = pty.openpty()
+    controller, terminal = pty.openpty()
     process = subprocess.Popen(
         [SEEKABLE, "account", "add", "anna@nas"],
         env=environment(settings),
         cwd=tmp_path,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
         start_new_session=True,  # without a controlling terminal: the program can read from this one only
     )
-    os.close(theirs)
+    os.close(terminal)
     output = b""
     answers = iter((b"long enough\n", b"mistyped it\n", b"long enough\n", b"long enough\n"))
     deadline = time.monotonic() + 20
     while b"can log in" not in output and time.monotonic() < deadline:
-        output += os.read(ours, 4096)
+        output += os.read(controller, 4096)
         if output.rstrip(b"\r\n ").endswith((b"Password:", b"more:")):
-            os.write(ours, next(answers))
+            os.write(controller, next(answers))
             output += b"|"
     assert process.wait(10) == 0
-    os.close(ours)
+    os.close(controller)
     assert b"long enough" not in output
     assert b"do not match" in output
     with open_accounts(Settings(_env_file=None, **settings), create=False) as store:

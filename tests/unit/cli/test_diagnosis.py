@@ -53,7 +53,7 @@ SAFE: list[dict[str, Any]] = [
     {"access": "open", "cors_origins": ("https://app.example.org",)},
     {"storage": "gridfs", "mongodb_url": "mongodb://127.0.0.1/x"},
 ]
-ODD: list[tuple[dict[str, Any], Level, str]] = [
+RISKY: list[tuple[dict[str, Any], Level, str]] = [
     ({"host": "0.0.0.0"}, FIX, "`seekable serve` refuses"),
     ({"access": "open", "host": "0.0.0.0"}, NOTE, "everybody who can reach"),
     ({**ACCOUNTS, "base_url": "http://media.example.org"}, FIX, "passwords travel readably"),
@@ -77,7 +77,7 @@ def test_safe_settings_have_no_findings(chosen: dict[str, Any]) -> None:
     assert sentences(of_settings(settings(**chosen), (), float("inf"))) == []
 
 
-@pytest.mark.parametrize(("chosen", "level", "words"), ODD)
+@pytest.mark.parametrize(("chosen", "level", "words"), RISKY)
 def test_risky_setting_has_one_finding(chosen: dict[str, Any], level: Level, words: str) -> None:
     ((found, sentence),) = sentences(of_settings(settings(**chosen), (), PLENTY))
     assert found is level
@@ -87,7 +87,7 @@ def test_risky_setting_has_one_finding(chosen: dict[str, Any], level: Level, wor
 def test_every_rule_has_a_test_case() -> None:
     assert {sentence for _, _, sentence in RULES} == {
         sentence
-        for chosen, _, _ in ODD
+        for chosen, _, _ in RISKY
         for _, sentence in sentences(of_settings(settings(**chosen), (), PLENTY))
     }
 

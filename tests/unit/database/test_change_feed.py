@@ -49,9 +49,9 @@ class RecordingHearer:
     def progressed(self, library: str, sid: str, text: str) -> None:
         self._note((library, sid, text))
 
-    def _note(self, *heard: object) -> None:
+    def _note(self, *received: object) -> None:
         with self._more:
-            self.all += heard
+            self.all += received
             self._more.notify_all()
 
     def until(self, last: object, *, within: float = 20) -> list[Any]:
@@ -59,8 +59,8 @@ class RecordingHearer:
         with self._more:
             found = self._more.wait_for(lambda: self.all and self.all[-1] == last, within)
             assert found, f"{self.all[-3:]}, and not {last}"
-            heard, self.all = self.all, []
-            return heard
+            received, self.all = self.all, []
+            return received
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Process:
     """The stores of one process."""
 
     stores: Stores
-    heard: RecordingHearer
+    received: RecordingHearer
 
     async def put(self, path: str, data: bytes = b"", library: str = SHARED) -> FileInfo:
         async with self.stores.storage.stage() as staged:
@@ -83,7 +83,7 @@ class Process:
 
 
 @dataclass
-class Two:
+class ProcessPair:
     """Two processes on one database."""
 
     settings: Settings
@@ -102,16 +102,20 @@ def with_app_name(settings: Settings) -> tuple[Settings, str]:
 
 
 async def open_process(stack: AsyncExitStack, settings: Settings, *, listens: bool = True) -> Process:
-    heard = RecordingHearer()
-    opening = open_database(settings, media_type=lambda _: "video/guessed", hearer=heard if listens else None)
-    return Process(await stack.enter_async_context(opening), heard)
+    received = RecordingHearer()
+    opening = open_database(
+        settings, media_type=lambda _: "video/guessed", hearer=received if listens else None
+    )
+    return Process(await stack.enter_async_context(opening), received)
 
 
 @pytest.fixture(params=["postgresql", "gridfs"])
-async def two(request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str) -> AsyncIterator[Two]:
+async def two(
+    request: pytest.FixtureRequest, tmp_path: Path, anyio_backend: str
+) -> AsyncIterator[ProcessPair]:
     settings = settings_of(request.param, tmp_path)
     async with AsyncExitStack() as stack:
-        yield Two(settings, await open_process(stack, settings), await open_process(stack, settings))
+        yield ProcessPair(settings, await open_process(stack, settings), await open_process(stack, settings))
 
 
 def connected(settings: Settings) -> "psycopg.Connection[tuple[object, ...]]":
@@ -119,7 +123,7 @@ def connected(settings: Settings) -> "psycopg.Connection[tuple[object, ...]]":
     return psycopg.connect(settings.database_url.replace("+psycopg", ""), autocommit=True)
 
 
-async def test_each_change_arrives_once_at_others_only(two: Two) -> None:
+async def test_each_change_arrives_once_at_others_only(two: ProcessPair) -> None:
     storage, film, other = two.b.stores.storage, Key.at(SHARED, "films/film.mp4"), Key.at(SHARED, "x.bin")
     expected = [
         Change(Kind.CREATED, await two.b.put(film.path, b"one")),
@@ -132,13 +136,13 @@ async def test_each_change_arrives_once_at_others_only(two: Two) -> None:
     await storage.delete(other)
     expected.append(Change(Kind.DELETED, expected[-1].info))
     expected.append(Change(Kind.CREATED, await two.b.put(film.path, b"three", library="somebody")))
-    assert two.a.heard.until(expected[-1]) == expected
+    assert two.a.received.until(expected[-1]) == expected
     # In the other direction, `b` receives none of its own changes.
     last = await two.a.created("last")
-    assert two.b.heard.until(last) == [last]
+    assert two.b.received.until(last) == [last]
 
 
-async def test_failed_change_is_not_published(two: Two) -> None:
+async def test_failed_change_is_not_published(two: ProcessPair) -> None:
     first = await two.b.created("film.mp4")
     film, inside = first.info.key, Key.at(SHARED, "film.mp4/inside")
     with pytest.raises(PathConflict):
@@ -148,11 +152,11 @@ async def test_failed_change_is_not_published(two: Two) -> None:
     with pytest.raises(StorageError):
         await two.b.stores.storage.delete(film, expect="other")
     last = await two.b.created("last")
-    assert two.a.heard.until(last) == [first, last]
+    assert two.a.received.until(last) == [first, last]
 
 
 @pytest.mark.parametrize("two", ["postgresql"], indirect=True)
-async def test_rolled_back_change_is_not_published(two: Two) -> None:
+async def test_rolled_back_change_is_not_published(two: ProcessPair) -> None:
     """COMMIT itself fails, after the notification was queued."""
     with connected(two.settings) as connection:
         connection.execute(
@@ -165,30 +169,30 @@ async def test_rolled_back_change_is_not_published(two: Two) -> None:
     with pytest.raises(StorageError, match="refused"):
         await two.b.put("refused")
     last = await two.b.created("last")
-    assert two.a.heard.until(last) == [last]
+    assert two.a.received.until(last) == [last]
 
 
-async def test_concurrent_changes_arrive_at_the_other_process(two: Two) -> None:
+async def test_concurrent_changes_arrive_at_the_other_process(two: ProcessPair) -> None:
     async def change(process: Process, name: str) -> list[str]:
         return [(await process.put("film.mp4", f"{name} {number}".encode())).etag for number in range(8)]
 
     by_a, by_b = await asyncio.gather(change(two.a, "a"), change(two.b, "b"))
     for listens, maker, expected in ((two.a, two.b, by_b), (two.b, two.a, by_a)):
         last = await maker.created(f"last {expected[0]}")
-        assert [change.info.etag for change in listens.heard.until(last)] == [*expected, last.info.etag]
+        assert [change.info.etag for change in listens.received.until(last)] == [*expected, last.info.etag]
 
 
-async def test_progress_arrives_at_others(two: Two) -> None:
+async def test_progress_arrives_at_others(two: ProcessPair) -> None:
     assert two.b.stores.hearing is not None
     texts = [("library é", "sid", '{"progress":"é"}'), (SHARED, "sid", "x" * 500)]
     for text in texts:
         two.b.stores.hearing.tell(*text)
-    assert two.a.heard.until(texts[-1]) == texts
+    assert two.a.received.until(texts[-1]) == texts
     last = await two.a.created("last")
-    assert two.b.heard.until(last) == [last]
+    assert two.b.received.until(last) == [last]
 
 
-async def test_findings_of_scan_arrive_at_others(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_findings_of_scan_arrive_at_others(two: ProcessPair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
     beneath(two.settings).put_big("by hand.mp4", 7, b"by hand", rested=False)
     async for _ in two.b.stores.storage.scan():
@@ -196,24 +200,26 @@ async def test_findings_of_scan_arrive_at_others(two: Two, monkeypatch: pytest.M
     async for _ in two.b.stores.storage.hash_unverified():  # reports no change
         pass
     last = await two.b.created("last")
-    created, _ = two.a.heard.until(last)
+    created, _ = two.a.received.until(last)
     assert (created.kind, created.info.key.path) == (Kind.CREATED, "by hand.mp4")
-    assert two.b.heard.all == []
+    assert two.b.received.all == []
 
 
 @pytest.mark.parametrize("two", ["postgresql"], indirect=True)
-async def test_large_scan_publishes_only_the_library(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_scan_publishes_only_the_library(
+    two: ProcessPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
     for number in range(change_feed.MOST_CHANGES + 1):
         (two.settings.files_dir / f"{number}.mp4").write_bytes(b"x")
     async for _ in two.b.stores.storage.scan():
         pass
-    assert two.a.heard.until(("missed", SHARED)) == [("missed", SHARED)]
+    assert two.a.received.until(("missed", SHARED)) == [("missed", SHARED)]
 
 
-async def test_thousand_changes_arrive_in_order(two: Two) -> None:
+async def test_thousand_changes_arrive_in_order(two: ProcessPair) -> None:
     first = await two.b.created("first")
-    two.a.heard.until(first)
+    two.a.received.until(first)
     names = [str(number) for number in range(MANY)]
     if two.settings.mongodb_url is not None:
         media = mongo.database(two.settings.mongodb_url)["media"]
@@ -227,8 +233,8 @@ async def test_thousand_changes_arrive_in_order(two: Two) -> None:
                 (payload,) = change_feed.of_changes("another", [Change(Kind.CREATED, info)])
                 connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
     last = await two.b.created("last")
-    heard = two.a.heard.until(last)
-    assert [change.info.key.filename for change in heard] == [*names, "last"]
+    received = two.a.received.until(last)
+    assert [change.info.key.filename for change in received] == [*names, "last"]
 
 
 BreakConnection = Callable[[Settings, str], None]
@@ -268,17 +274,17 @@ async def test_lost_connection_is_reopened(
 ) -> None:
     """Listeners are notified if they may have missed changes."""
     settings = settings_of(name, tmp_path)
-    heard, process = with_app_name(settings) if settings.mongodb_url else (settings, "")
+    named_settings, process = with_app_name(settings) if settings.mongodb_url else (settings, "")
     async with AsyncExitStack() as stack:
-        a, b = await open_process(stack, heard), await open_process(stack, settings, listens=False)
+        a, b = await open_process(stack, named_settings), await open_process(stack, settings, listens=False)
         break_connection(settings, process)
         if missed:
-            a.heard.until("missed")
+            a.received.until("missed")
         else:  # the last event before the connection is lost
             first = await b.created("first")
-            a.heard.until(first)
+            a.received.until(first)
         last = await b.created("last")
-        assert a.heard.until(last) == [last]
+        assert a.received.until(last) == [last]
 
 
 async def test_unreadable_foreign_document_is_skipped(tmp_path: Path) -> None:
@@ -287,9 +293,9 @@ async def test_unreadable_foreign_document_is_skipped(tmp_path: Path) -> None:
         a, b = await open_process(stack, settings), await open_process(stack, settings, listens=False)
         media = mongo.database(settings.mongodb_url or "")["media"]
         media.insert_one({"_id": "another's", "filename": "x", "created_at": DatetimeMS(1 << 60)})
-        a.heard.until("missed")
+        a.received.until("missed")
         last = await b.created("last")
-        assert a.heard.until(last) == [last]
+        assert a.received.until(last) == [last]
 
 
 async def test_new_database_enables_pre_images(tmp_path: Path) -> None:
@@ -325,12 +331,12 @@ async def test_changes_arrive_without_details_when_pre_images_are_disabled(
         ):
             await change
         last = await b.created("last")
-        assert a.heard.until(last) == [first, "missed", "missed", "missed", last]
+        assert a.received.until(last) == [first, "missed", "missed", "missed", last]
         await a.put("own", b"1")
         await a.put("own", b"2")
         await a.stores.storage.delete(Key.at(SHARED, "own"))
         last = await b.created("very last")
-        assert a.heard.until(last) == [last]
+        assert a.received.until(last) == [last]
 
 
 async def test_standalone_mongod_logs_that_events_stay_local(

@@ -99,10 +99,10 @@ class RecordingListener:
         self.all.append((library, sid, text))
 
 
-def received(*texts: str, here: str = "here") -> list[object]:
+def received(*texts: str, origin: str = "origin") -> list[object]:
     listener = RecordingListener()
     for text in texts:
-        change_feed.hear(text, here, listener)
+        change_feed.hear(text, origin, listener)
     return listener.all
 
 
@@ -128,7 +128,7 @@ LONGEST_PATH = "/".join(['"' * 204] * 5)
 def test_notification_carries_change_within_8000_bytes(change: Change) -> None:
     texts = change_feed.of_changes("there", [change])
     assert received(*texts) == [change]
-    assert received(*texts, here="there") == []
+    assert received(*texts, origin="there") == []
     assert all(len(text.encode()) < 8000 for text in texts)
 
 
@@ -160,28 +160,28 @@ def test_invalid_notification_counts_as_missed_change(text: str) -> None:
 
 
 @pytest.fixture
-def own() -> OwnChanges:
-    own = OwnChanges()
-    own.counts = True
-    return own
+def own_changes() -> OwnChanges:
+    own_changes = OwnChanges()
+    own_changes.counts = True
+    return own_changes
 
 
-def test_own_change_is_filtered_as_often_as_it_was_made(own: OwnChanges) -> None:
+def test_own_change_is_filtered_as_often_as_it_was_made(own_changes: OwnChanges) -> None:
     for _ in range(2):
-        own.make(stored(1), lambda: True)
-    own.make(stored(2), lambda: False)
+        own_changes.make(stored(1), lambda: True)
+    own_changes.make(stored(2), lambda: False)
     with pytest.raises(ZeroDivisionError):
-        own.make(stored(3), lambda: 1 / 0)
-    assert [own.is_own(stored(1)) for _ in range(3)] == [True, True, False]
-    assert not own.is_own(stored(2))
-    assert not own.is_own(stored(3))
-    own.make(stored(4), lambda: True)
-    own.forget()
-    assert not own.is_own(stored(4))
+        own_changes.make(stored(3), lambda: 1 / 0)
+    assert [own_changes.is_own(stored(1)) for _ in range(3)] == [True, True, False]
+    assert not own_changes.is_own(stored(2))
+    assert not own_changes.is_own(stored(3))
+    own_changes.make(stored(4), lambda: True)
+    own_changes.forget()
+    assert not own_changes.is_own(stored(4))
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_is_own_blocks_until_write_returns(own: OwnChanges, *, succeeds: bool) -> None:
+def test_is_own_blocks_until_write_returns(own_changes: OwnChanges, *, succeeds: bool) -> None:
     """The change stream may deliver the event before the write returns."""
     started, end = threading.Event(), threading.Event()
 
@@ -189,26 +189,26 @@ def test_is_own_blocks_until_write_returns(own: OwnChanges, *, succeeds: bool) -
         started.set()
         return end.wait(5) and succeeds
 
-    maker = threading.Thread(target=lambda: own.make(stored(1), change))
+    maker = threading.Thread(target=lambda: own_changes.make(stored(1), change))
     maker.start()
     started.wait(5)
     threading.Timer(0.05, end.set).start()
     start = time.monotonic()
-    assert own.is_own(stored(1)) == succeeds
+    assert own_changes.is_own(stored(1)) == succeeds
     assert time.monotonic() - start >= 0.04
     maker.join()
 
 
 def test_own_changes_without_event_are_dropped_eventually(
-    own: OwnChanges, monkeypatch: pytest.MonkeyPatch
+    own_changes: OwnChanges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.database.gridfs.own_writes.MOST", 3)
     for number in range(5):
-        own.make(stored(number), lambda: True)
-    assert [own.is_own(stored(number)) for number in range(5)] == [False, False, True, True, True]
+        own_changes.make(stored(number), lambda: True)
+    assert [own_changes.is_own(stored(number)) for number in range(5)] == [False, False, True, True, True]
 
 
 def test_own_changes_are_not_recorded_without_listener() -> None:
-    own = OwnChanges()
-    own.make(stored(1), lambda: True)
-    assert not own.is_own(stored(1))
+    own_changes = OwnChanges()
+    own_changes.make(stored(1), lambda: True)
+    assert not own_changes.is_own(stored(1))

@@ -110,7 +110,7 @@ def assert_short(commands: list[Stored]) -> None:
         assert "hasSortStage" not in command, command
 
 
-@pytest.mark.parametrize(("few", "together", "strides"), model.WAYS)
+@pytest.mark.parametrize(("few", "together", "strides"), model.STRATEGIES)
 def test_every_strategy_finds_the_same_files(
     media: Collection[Stored],
     monkeypatch: pytest.MonkeyPatch,

@@ -87,7 +87,7 @@ def all_pages(session: Session, listing: Listing, limit: int) -> list[FileInfo]:
         assert len(found) < 1000, "the cursors never end"
 
 
-@pytest.mark.parametrize(("few", "together", "strides"), model.WAYS)
+@pytest.mark.parametrize(("few", "together", "strides"), model.STRATEGIES)
 def test_every_strategy_finds_the_same_files(
     database: Database,
     infos: list[FileInfo],

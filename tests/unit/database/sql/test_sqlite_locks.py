@@ -38,14 +38,14 @@ def open_again(library: Library) -> None:
     other.close()
 
 
-def look(library: Library) -> None:
+def use_everything(library: Library) -> None:
     examine(library.settings)
     library.backend.ping()
     scan(library)
     sum(library.backend.maintenance.hash_unverified())
 
 
-@pytest.mark.parametrize("use", [open_again, look])
+@pytest.mark.parametrize("use", [open_again, use_everything])
 def test_database_stays_locked_when_opened_again(library: Library, use: Callable[[Library], None]) -> None:
     library.put(b"film")
     use(library)
