@@ -27,8 +27,8 @@ run-gridfs: $(STAMP) ## start a MongoDB in .mongodb and the server over its Grid
 check: lint ## run lint, and the unit and contract tests on SQLite: under a minute (ARGS="-k range")
 	$(BIN)/pytest -q -n 2 --dist worksteal -k '$(ON_SQLITE)' $(ARGS) tests/unit tests/contracts
 
-# Tests of the other databases have their names in their ids or in those of their modules.
-ON_SQLITE := not (gridfs or mongo or postgresql)
+# Tests of another database name it in their id, module or folder. tmpfs repeats tests of the disk.
+ON_SQLITE := not (gridfs or mongo or postgresql or tmpfs)
 
 test: install ## run every test, real clients included (ARGS="-k range")
 	@sh tests/support/tools.sh

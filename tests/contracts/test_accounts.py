@@ -42,7 +42,7 @@ def standalone() -> Iterator[dict[str, object]]:
         yield {"storage": "gridfs", "mongodb_url": node.url("library")}
 
 
-@pytest.fixture(scope="module", params=[*BACKENDS, "standalone"])
+@pytest.fixture(scope="module", params=[*BACKENDS, pytest.param("standalone", id="gridfs-standalone")])
 def settings_of(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:

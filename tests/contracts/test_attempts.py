@@ -23,8 +23,13 @@ waiting = Together("waiting")
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stores]]:
-    """Open two stores on each database."""
+def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Stores]]:
+    """Open two stores on each database for which a test is selected."""
+    selected = {
+        item.callspec.params.get("backend") for item in request.session.items if hasattr(item, "callspec")
+    }
     with ExitStack() as stack:
 
         def two(backend: str) -> Stores:
@@ -37,7 +42,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Store
             settings = Settings(_env_file=None, files_dir=folder / "files", **options)
             return [stack.enter_context(open_accounts(settings, create=True)).attempts for _ in range(2)]
 
-        yield {backend: two(backend) for backend in BACKENDS}
+        yield {backend: two(backend) for backend in BACKENDS if backend in selected}
 
 
 @pytest.fixture(scope="module")

@@ -192,7 +192,7 @@ async def running_work(leases: Leases, name: str = "work") -> AsyncIterator[Work
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_leases_on_every_database(
+async def test_leases_on_sqlite_postgresql_and_gridfs(
     tmp_path: Path, anyio_backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Run all slow checks at the same time, on every database."""
