@@ -18,7 +18,7 @@ Values = dict[str, Any]
 
 
 class Refused(Exception):
-    """Helm refused a request. The message is Helm's."""
+    """A request that Helm refused, with Helm's message."""
 
 
 class Helm:

@@ -126,7 +126,7 @@ def test_base_images_name_no_registry() -> None:
 
 @dataclass(frozen=True)
 class Container:
-    """Runs the image's commands as its user, in a mount namespace where only `data` is writable."""
+    """A mount namespace for the image's commands and user, where only `data` is writable."""
 
     binaries: Path
     data: Path

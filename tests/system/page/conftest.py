@@ -48,7 +48,7 @@ CLOSED_EARLY = "WebSocket is closed before the connection is established"
 
 
 class Visitor:
-    """Opens pages, each in a new profile. Each console message must contain one of the `expected` texts."""
+    """An opener of pages in new profiles. Each console message must contain one of the `expected` texts."""
 
     def __init__(self, browser: Browser, url: str) -> None:
         self.url = url
