@@ -125,7 +125,7 @@ def test_failed_read_breaks_off_download(
     assert 0 < len(body) < int(declared), "no bytes arrived, or all"
     if b"Range: bytes=0-" not in header.encode():
         assert body in FILM
-    assert filesystem_server.log()[log_start:].count("was broken off") == 1
+    assert filesystem_server.log()[log_start:].count("was aborted") == 1
     assert "Traceback" not in filesystem_server.log()
     with filesystem_server.client() as http:
         assert list(hashes_in(http, "")) == ["film.mp4"], "the file is lost"

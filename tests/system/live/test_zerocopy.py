@@ -355,7 +355,7 @@ def test_download_breaks_off_when_film_is_truncated(running: Running, begin: Beg
     for connection in connections:
         assert receive_body_to_end(connection) == FILM[:5_000_000]
     log = running.program.log()[offset:]
-    assert log.count("was broken off: The file ends at byte 5000000.") == 2
+    assert log.count("was aborted: The file ends at byte 5000000.") == 2
     assert "Traceback" not in log
 
 
@@ -373,7 +373,7 @@ def test_download_breaks_off_when_disk_fails(
     assert len(received) < SIZE
     assert FILM.startswith(received)
     log = running.program.log()[offset:]
-    assert log.count("was broken off: The file could not be read") == 1
+    assert log.count("was aborted: The file could not be read") == 1
     assert "Traceback" not in log
     with closing(running.connect()) as again:
         again.request("GET", "/files/film.mp4")
