@@ -14,12 +14,12 @@ from urllib.parse import unquote, urlsplit
 from fastapi import FastAPI
 from starlette.types import Lifespan
 
+from app.accounts.errors import TooManyAttempts
 from app.accounts.passwords import Passwords
 from app.accounts.principals import Callers
 from app.accounts.revocation import Watch
 from app.accounts.service import Accounts, SignUp
 from app.accounts.store import AccountStore
-from app.accounts.workers import Workers
 from app.database import Stores, open_database
 from app.events.connections import ConnectionManager
 from app.events.feed import Relay
@@ -42,6 +42,7 @@ from app.resources.routes import routes
 from app.settings import Settings, read
 from app.storage.ignored_names import Ignored
 from app.storage.types import Change
+from app.storage.workers import BoundedPool
 from app.uploads.service import Uploads
 
 _log = logging.getLogger("seekable")
@@ -170,13 +171,17 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
     return lifespan
 
 
+def _too_many_calls() -> TooManyAttempts:
+    return TooManyAttempts("The server has too much to look up; try again soon.", 1)
+
+
 async def _open_people(
     settings: Settings, stores: Stores, store: AccountStore, library: Library, stack: AsyncExitStack
 ) -> People:
     """All that there is with accounts."""
-    hashing = Workers("passwords", threads=HASHING, waiting=100)
+    hashing = BoundedPool(HASHING, "passwords", max_waiting=100, refuse=_too_many_calls)
     stack.callback(hashing.close)
-    asking = Workers("accounts", threads=4, waiting=1000)
+    asking = BoundedPool(4, "accounts", max_waiting=1000, refuse=_too_many_calls)
     stack.callback(asking.close)
     passwords = Passwords()
     callers = Callers(
@@ -184,11 +189,11 @@ async def _open_people(
         idle=timedelta(seconds=settings.session_idle_timeout),
         lifetime=timedelta(seconds=settings.session_lifetime),
         passwords=passwords,
-        hashing=hashing,
-        asking=asking,
+        hashing=hashing.start,
+        asking=asking.start,
     )
     accounts = Accounts(
-        store, callers, sign_up=SignUp(settings.sign_up), passwords=passwords, hashing=hashing
+        store, callers, sign_up=SignUp(settings.sign_up), passwords=passwords, hashing=hashing.start
     )
     quotas = Quotas(
         stores.storage, default=settings.quota, may_store=accounts.is_there, turn=stores.leases.turn

@@ -13,7 +13,7 @@ MIN_LENGTH = 8
 MAX_LENGTH = 1024
 
 _MEMORY_KIB = 19 << 10
-"""OWASP's least memory for Argon2id, with its two passes. Several are hashed at once: see `Workers`."""
+"""OWASP's least memory for Argon2id, with its two passes. `main.HASHING` are hashed at once."""
 
 
 class Passwords:

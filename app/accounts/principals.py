@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from app.accounts.errors import BadCredentials, LinkRefused, WrongCredentials
 from app.accounts.factories import hashed, new_key, now
@@ -17,7 +17,6 @@ from app.accounts.login_limits import MAX_STORED, Guesses, Throttle, network
 from app.accounts.models import Account, Link, Scope, Session, Token, check_email
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
-from app.accounts.workers import Workers
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -74,6 +73,13 @@ class Cache(Generic[K, V]):
 
 
 T = TypeVar("T")
+
+
+class StartInThread(Protocol):
+    """Calls a blocking function in a thread. Raises TooManyAttempts if too many calls are waiting."""
+
+    def __call__(self, function: Callable[..., T], *arguments: object) -> Awaitable[T]: ...
+
 
 FRESH_S = 2.0
 """How long it may take until what another process revoked is no longer taken here."""
@@ -152,8 +158,8 @@ class Callers:
         idle: timedelta,
         lifetime: timedelta,
         passwords: Passwords,
-        hashing: Workers,
-        asking: Workers,
+        hashing: StartInThread,
+        asking: StartInThread,
     ) -> None:
         self._store = store
         self._idle, self._lifetime = idle, lifetime
@@ -201,7 +207,7 @@ class Callers:
         await self._guesses.guess(email, address)
         account = await self.ask(self._store.account_of, email)
         known = account.password if account else None
-        if not await self._hashing.run(self._passwords.match, known, password) or account is None:
+        if not await self._hashing(self._passwords.match, known, password) or account is None:
             return None
         await self._guesses.was_right(email, address)
         return account.id, account.version
@@ -281,4 +287,4 @@ class Callers:
 
     async def ask(self, call: Callable[..., T], *arguments: object) -> T:
         """What the store says, asked in a thread."""
-        return await self._asking.run(call, *arguments)
+        return await self._asking(call, *arguments)

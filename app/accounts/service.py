@@ -21,9 +21,8 @@ from app.accounts.factories import hashed, new_account, new_invite, now
 from app.accounts.links import Kind
 from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, Token, check_email
 from app.accounts.passwords import Passwords
-from app.accounts.principals import TOKEN_PREFIX, Caller, Callers
+from app.accounts.principals import TOKEN_PREFIX, Caller, Callers, StartInThread
 from app.accounts.store import AccountStore
-from app.accounts.workers import Workers
 
 MAX_TOKENS = 100
 MAX_LINKS = 10_000
@@ -65,7 +64,7 @@ class Accounts:
         *,
         sign_up: SignUp,
         passwords: Passwords,
-        hashing: Workers,
+        hashing: StartInThread,
     ) -> None:
         self._policy = sign_up
         self.callers = callers
@@ -89,7 +88,7 @@ class Accounts:
             raise SignUpRefused("To sign up here takes an invite; ask the administrator for one.")
         email = check_email(email)
         await self.callers.guesses.sign_up(address)
-        account = new_account(email, await self._hashing.run(self._passwords.hash, password))
+        account = new_account(email, await self._hashing(self._passwords.hash, password))
         taken = hashed(invite) if invite and self._policy is SignUp.INVITE else None
         return await self.callers.ask(lambda: self._store.add(account, invite=taken))
 
@@ -113,7 +112,7 @@ class Accounts:
         """The account with its new password. Every login of it is over, and every playlist that a player has
         fetched. WrongCredentials, BadCredentials."""
         account = await self._confirmed(caller, old, address)
-        password = await self._hashing.run(self._passwords.hash, new)
+        password = await self._hashing(self._passwords.hash, new)
         changed = await self.callers.ask(
             lambda: self._store.set_password(account.id, password, version=account.version)
         )

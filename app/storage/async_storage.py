@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from app.storage import page_cache
 from app.storage.backend import Backend, Reader, Writer
 from app.storage.content_hash import Fingerprint
 from app.storage.contract import Staged
@@ -114,10 +113,8 @@ class ThreadedOpenFile:
         return self._reader.fileno()
 
     async def preload(self, start: int, stop: int) -> None:
-        descriptor = self._reader.fileno()
-        assert descriptor is not None
-        if not page_cache.is_cached(descriptor, start, stop):
-            await self._threads.now.run(page_cache.preload, descriptor, start, stop)
+        if not self._reader.is_cached(start, stop):
+            await self._threads.now.run(self._reader.preload, start, stop)
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         ahead = ReadAhead(self._reader, self._read, self._budget, self._begin, start, stop)

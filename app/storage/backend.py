@@ -30,6 +30,12 @@ class Reader(Protocol):
     def read_nowait(self, start: int, size: int) -> bytes | None:
         """What `read` would give, if it is in memory; None where that would have to wait. Never raises."""
 
+    def is_cached(self, start: int, stop: int) -> bool:
+        """Return whether the bytes [start, stop) of the descriptor are in memory, as far as that is known."""
+
+    def preload(self, start: int, stop: int) -> None:
+        """Read the bytes [start, stop) of the descriptor into memory. Raises StorageUnavailable."""
+
     def close(self) -> None:
         """Give back what it holds. Called once, when no read is under way."""
 

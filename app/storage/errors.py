@@ -1,11 +1,5 @@
 """What can go wrong with stored files, in the storage's own words."""
 
-import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
 
 class StorageError(Exception):
     """The message is a sentence that may be shown to the person who asked."""
@@ -66,18 +60,3 @@ class Unreadable(StorageUnavailable):
 
 class DiskFault(Unreadable):
     """The disk does not show it; not for want of this user's rights, or of memory."""
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Operating system errors in the storage's words."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise OutOfSpace("The disk is full.") from error
-        if error.errno == errno.ENAMETOOLONG:
-            raise InvalidName("The disk does not take so long a name.") from error
-        if error.errno == errno.EXDEV:
-            raise PathConflict("Another file system is mounted there; it can only be read.") from error
-        raise StorageUnavailable(f"The disk refuses: {error.strerror}.") from error

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -52,6 +52,26 @@ class Pool:
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+class BoundedPool(Pool):
+    """A bounded number of threads, with at most `max_waiting` calls in the queue behind them.
+
+    A call too many raises the exception that `refuse` creates. A cancelled call leaves the queue; one that
+    has begun runs to its end.
+    """
+
+    def __init__(self, threads: int, name: str, *, max_waiting: int, refuse: Callable[[], Exception]) -> None:
+        super().__init__(threads, name)
+        self._places = BoundedSemaphore(threads + max_waiting)
+        self._refuse = refuse
+
+    def start(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        if not self._places.acquire(blocking=False):
+            raise self._refuse()
+        future = self._executor.submit(function, *arguments)
+        future.add_done_callback(lambda _: self._places.release())
+        return asyncio.wrap_future(future)
 
 
 class Series:

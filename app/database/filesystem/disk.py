@@ -17,10 +17,10 @@ from app.database.filesystem.directory_entries import Folder, looking
 from app.database.filesystem.file_identity import Signature, has_writer, signed
 from app.database.filesystem.move_intents import Intent, Intents
 from app.database.filesystem.permissions import make_private, umask
-from app.database.filesystem.posix import CachedOpener, ReservedFolder, Root, Segments
+from app.database.filesystem.posix import CachedOpener, ReservedFolder, Root, Segments, map_os_errors
 from app.database.filesystem.reserve import Reserve
 from app.database.filesystem.staging import StagedFile, hold, sweep
-from app.storage.errors import AlreadyExists, NotFound, OutOfSpace, StorageUnavailable, Unreadable, translated
+from app.storage.errors import AlreadyExists, NotFound, OutOfSpace, StorageUnavailable, Unreadable
 from app.storage.types import RESERVED
 
 _STAGING: Segments = (RESERVED, "staging")
@@ -43,7 +43,7 @@ class Disk:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         check_encoding()
         self._mode = 0o666 & ~umask()
-        with translated():
+        with map_os_errors():
             posix.make_root(os.path.abspath(root))
             # The root itself may be a symbolic link: whoever runs this program chose it.
             descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -67,7 +67,7 @@ class Disk:
         self._cached = CachedOpener(descriptor)
 
     def _check_writable(self) -> None:
-        with contextlib.suppress(OutOfSpace), translated():  # a full disk still serves, and deletes
+        with contextlib.suppress(OutOfSpace), map_os_errors():  # a full disk still serves, and deletes
             StagedFile(self._staging, self._mode).discard()
         for folder in (self._root.descriptor, self._ours):
             if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
@@ -75,7 +75,7 @@ class Disk:
 
     def check_writable(self) -> None:
         """Raise StorageUnavailable where no file can be stored, for another reason than a full disk."""
-        with translated():
+        with map_os_errors():
             for folder in (self._root.descriptor, self._staging):
                 if os.fstatvfs(folder).f_flag & os.ST_RDONLY:
                     raise StorageUnavailable("The file system of the files has become read-only.")
@@ -120,7 +120,7 @@ class Disk:
         descriptor = self.open(_ID)
         if descriptor is None:
             return None
-        with open(descriptor, encoding="ascii", errors="replace") as file, translated():
+        with open(descriptor, encoding="ascii", errors="replace") as file, map_os_errors():
             return file.read().strip()
 
     def is_lasting(self, volume: str) -> bool:
@@ -156,14 +156,14 @@ class Disk:
 
     def folder_of_ours(self, name: str) -> int:
         """A descriptor of a folder inside the reserved one, made if it is not there; the caller closes it."""
-        with translated(), posix.entered(Root(self._ours), (name,), create=True) as folder:
+        with map_os_errors(), posix.entered(Root(self._ours), (name,), create=True) as folder:
             return os.dup(folder)
 
     # Bytes on their way in
 
     def stage(self, size: int | None = None) -> StagedFile:
         """A new file in the staging folder. OutOfSpace when `size` more bytes cannot fit."""
-        with translated():
+        with map_os_errors():
             self._reserve.fill()
             if size is not None:
                 free = os.fstatvfs(self._staging)
@@ -185,17 +185,17 @@ class Disk:
     @contextmanager
     def with_reserve(self) -> Generator[None]:
         """A little room inside, even on a full disk, for one at a time."""
-        with translated(), self._reserve.given_up():
+        with map_os_errors(), self._reserve.given_up():
             yield
 
     def is_moving(self) -> bool:
         """Return whether a move is under way that takes two steps, or a crash cut one short."""
-        with translated():
+        with map_os_errors():
             return self._intents.exists()
 
     def undo_cut_move(self) -> None:
         """Take the second name from a file whose move a crash cut short. Only the one writer may do this."""
-        with translated():
+        with map_os_errors():
             if self._intents.exists():
                 intent = self._intents.read()
                 if intent is not None:
@@ -310,7 +310,7 @@ class Disk:
 
     def check_room(self, path: Segments) -> None:
         """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
-        with translated():
+        with map_os_errors():
             posix.check_room(self._root, path)
 
     # The file steps: each is taken when its context is entered, and undone when the body fails. The status is
@@ -319,7 +319,7 @@ class Disk:
     @contextmanager
     def created(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result | None]:
         """The staged file has this path, which it never takes from another: AlreadyExists."""
-        with translated():
+        with map_os_errors():
             try:
 
                 def link(folder: int) -> None:
@@ -340,7 +340,7 @@ class Disk:
     @contextmanager
     def replaced(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result | None]:
         """The staged file has the path of the file that is there."""
-        with translated(), posix.entered(self._root, path[:-1]) as folder, self._kept(folder, path[-1]):
+        with map_os_errors(), posix.entered(self._root, path[:-1]) as folder, self._kept(folder, path[-1]):
             os.rename(staged.name, path[-1], src_dir_fd=self._staging, dst_dir_fd=folder)
             os.fsync(folder)
             yield _placed_status(folder, path[-1])
@@ -348,7 +348,7 @@ class Disk:
     @contextmanager
     def removed(self, path: Segments) -> Generator[None]:
         """The file no longer has this path; folders that become empty are gone."""
-        with translated():
+        with map_os_errors():
             with posix.entered(self._root, path[:-1]) as folder, self._kept(folder, path[-1]):
                 os.unlink(path[-1], dir_fd=folder)
                 os.fsync(folder)
@@ -361,7 +361,7 @@ class Disk:
 
         A crash leaves one of the names, once `undo_cut_move` was called.
         """
-        with translated():
+        with map_os_errors():
             try:
                 with posix.entered(self._root, source[:-1]) as old:
 
@@ -412,7 +412,7 @@ class Disk:
     @contextmanager
     def respelled(self, path: Segments, name: str) -> Generator[os.stat_result | None]:
         """The file has another name that the file system takes for the one that it has."""
-        with translated(), posix.entered(self._root, path[:-1]) as folder:
+        with map_os_errors(), posix.entered(self._root, path[:-1]) as folder:
             try:
                 self._respell(folder, path, name)
                 yield _placed_status(folder, name)
@@ -512,7 +512,7 @@ def lock(descriptor: int, within_s: float) -> None:
 
 def _is_locked(descriptor: int) -> bool:
     """Whether the lock is ours now, until the descriptor is closed."""
-    with translated():
+    with map_os_errors():
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -530,7 +530,7 @@ def check_encoding() -> None:
 
 def is_marked(root: str | os.PathLike[str]) -> bool:
     """Whether `Disk.mark` was ever called for a folder, which need not be there. Writes nothing."""
-    with translated():
+    with map_os_errors():
         try:
             os.lstat(os.path.join(root, *_ID))
         except (FileNotFoundError, NotADirectoryError):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from app.storage.errors import translated
+from app.database.filesystem.posix import map_os_errors
 
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -61,7 +61,7 @@ class LockedFiles:
             held = self._held.get(name)
             if held is not None and held.holder == holder:
                 del self._held[name]
-                with translated():
+                with map_os_errors():
                     try:
                         os.unlink(held.file, dir_fd=self._folder)  # before somebody else can lock it
                     finally:
@@ -70,7 +70,7 @@ class LockedFiles:
     def _locked(self, file: str) -> int | None:
         if self._folder < 0:
             self._folder = self._opened()
-        with translated(), ExitStack() as stack:
+        with map_os_errors(), ExitStack() as stack:
             descriptor = os.open(file, _OPEN, 0o666, dir_fd=self._folder)
             stack.callback(os.close, descriptor)
             try:

@@ -15,6 +15,7 @@ from functools import cache
 from sqlalchemy import TextClause, delete, func, select, text
 from sqlalchemy.orm import Session
 
+from app.database.filesystem import page_cache
 from app.database.filesystem.directory_entries import looking
 from app.database.filesystem.disk import Disk
 from app.database.filesystem.file_identity import Signature
@@ -24,7 +25,6 @@ from app.database.filesystem.scanner import Scanner
 from app.database.rules import verdict_of
 from app.database.sql.engine import Database
 from app.database.sql.schema import HASH_FIRST, UNJUDGED, Departed, Media
-from app.storage import page_cache
 from app.storage.content_hash import Fingerprint
 from app.storage.errors import StorageUnavailable, Unreadable
 from app.storage.ignored_names import NOTHING

@@ -25,11 +25,11 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from app.database.filesystem import page_cache
 from app.database.filesystem.disk import Disk
 from app.database.filesystem.posix import Segments
 from app.database.filesystem.rows import info_of, path_of
 from app.database.sql.schema import Media
-from app.storage import page_cache
 from app.storage.types import Address, FileInfo
 
 
@@ -52,6 +52,12 @@ class DiskReader:
 
     def read_nowait(self, start: int, size: int) -> bytes | None:
         return page_cache.read_nowait(self._descriptor, start, size)
+
+    def is_cached(self, start: int, stop: int) -> bool:
+        return page_cache.is_cached(self._descriptor, start, stop)
+
+    def preload(self, start: int, stop: int) -> None:
+        page_cache.preload(self._descriptor, start, stop)
 
     def close(self) -> None:
         os.close(self._descriptor)

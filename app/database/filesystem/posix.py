@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,10 +19,29 @@ from typing import TypeVar
 from app.storage.errors import (
     AlreadyExists,
     InvalidName,
+    OutOfSpace,
     PathConflict,
     StorageUnavailable,
 )
 from app.storage.types import RESERVED
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def map_os_errors() -> Iterator[None]:
+    """Raise the storage's errors for those of the operating system."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise OutOfSpace("The disk is full.") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidName("The disk does not take so long a name.") from error
+        if error.errno == errno.EXDEV:
+            raise PathConflict("Another file system is mounted there; it can only be read.") from error
+        raise StorageUnavailable(f"The disk refuses: {error.strerror}.") from error
+
 
 _NOREPLACE = 1
 _MISSING = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from app.database.filesystem.disk import Disk, check_encoding, lock
-from app.database.filesystem.posix import Identity, Segments, identity
+from app.database.filesystem.posix import Identity, Segments, identity, map_os_errors
 from app.database.filesystem.staging import StagedFile
-from app.storage.errors import ReadOnly, Unreadable, translated
+from app.storage.errors import ReadOnly, Unreadable
 from app.storage.types import RESERVED
 
 _MOVING: Segments = (RESERVED, "moving")
@@ -24,7 +24,7 @@ class ReadOnlyDisk(Disk):
 
     def __init__(self, root: str | os.PathLike[str], *, marked: bool) -> None:
         check_encoding()
-        with translated():
+        with map_os_errors():
             descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._begin(descriptor, _reserved(descriptor))
             self._place = place_of(os.fstat(descriptor))

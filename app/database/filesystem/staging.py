@@ -7,8 +7,8 @@ import stat
 from uuid import uuid4
 
 from app.database.filesystem.file_identity import Signature
-from app.storage.errors import translated
-from app.storage.page_cache import begin_write_back
+from app.database.filesystem.page_cache import begin_write_back
+from app.database.filesystem.posix import map_os_errors
 
 WRITE_BACK = 16 << 20
 """Bytes after which the disk is told to begin with them: few are left to wait for when all have come."""
@@ -57,7 +57,7 @@ class StagedFile:
             os.close(self._descriptor)  # a sweep came between the open and the lock
 
     def write(self, data: bytes) -> None:
-        with translated():
+        with map_os_errors():
             rest = memoryview(data)
             while rest:  # a write may be short: on signals, near a limit, on a full disk
                 rest = rest[os.write(self._descriptor, rest) :]
@@ -69,7 +69,7 @@ class StagedFile:
     def seal(self) -> Signature:
         """Bring the bytes to the disk. An error here is final: the kernel may have dropped what it could
         not write, and a second fsync would then succeed without it."""
-        with translated():
+        with map_os_errors():
             with contextlib.suppress(OSError):  # of a file system that knows no rights
                 os.fchmod(self._descriptor, self._mode)
             os.fsync(self._descriptor)
@@ -78,13 +78,13 @@ class StagedFile:
     def seal_after(self, mtime_ns: int) -> Signature:
         """Make the file look newer than that. The kernel's clock ticks slowly: two versions that are
         written within one tick could not be told apart by their signatures."""
-        with translated():
+        with map_os_errors():
             os.utime(self._descriptor, ns=(mtime_ns + 1, mtime_ns + 1))
         return self.seal()
 
     def discard(self) -> None:
         """Give up the staging name; a link made from it elsewhere stays."""
-        with translated():
+        with map_os_errors():
             try:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.name, dir_fd=self._staging)
@@ -95,7 +95,7 @@ class StagedFile:
 def sweep(staging: int) -> int:
     """Remove what crashed writers left in the staging folder. How much that was."""
     swept = 0
-    with translated():
+    with map_os_errors():
         for name in os.listdir(staging):
             with contextlib.suppress(FileNotFoundError, BlockingIOError, IsADirectoryError, PermissionError):
                 if stat.S_ISREG(os.lstat(name, dir_fd=staging).st_mode):

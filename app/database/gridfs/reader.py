@@ -70,6 +70,12 @@ class GridReader:
     def read_nowait(self, start: int, size: int) -> None:
         """The database always takes a while."""
 
+    def is_cached(self, start: int, stop: int) -> bool:
+        return False
+
+    def preload(self, start: int, stop: int) -> None:
+        """Do nothing: there is no descriptor."""
+
     def close(self) -> None:
         """It holds nothing."""
 

@@ -22,6 +22,7 @@ from app.database.filesystem.backend import FilesystemBackend
 from app.database.filesystem.copy_records import SqliteCopies
 from app.database.filesystem.disk import Disk, is_marked
 from app.database.filesystem.flock_leases import LockedFiles
+from app.database.filesystem.posix import map_os_errors
 from app.database.filesystem.read_only import ReadOnlyDisk, is_on_read_only_file_system, place_of
 from app.database.filesystem.rows import ignored_names
 from app.database.rules import NEWER, ignore
@@ -30,7 +31,7 @@ from app.database.sql.schema import Volume
 from app.database.sql.shared_state import SqlLeases
 from app.database.sql.sqlite import Sqlite
 from app.settings import ConfigurationError, Settings
-from app.storage.errors import StorageError, StorageUnavailable, translated
+from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.ignored_names import Ignored
 from app.storage.leases import LeaseStore
 from app.storage.types import RESERVED, Change
@@ -197,7 +198,7 @@ def _folder_of_leases(settings: Settings, disk: Disk) -> int:
         return disk.folder_of_ours("leases")
     path = state_file(settings, ".leases")
     make_state_folder(path)
-    with translated():
+    with map_os_errors():
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 

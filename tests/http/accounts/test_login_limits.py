@@ -24,9 +24,9 @@ from app.accounts.login_limits import PER_ACCOUNT, PER_ADDRESS, PER_PAIR, WINDOW
 from app.accounts.passwords import Passwords
 from app.accounts.principals import Callers
 from app.accounts.store import AccountStore
-from app.accounts.workers import Workers
 from app.database import open_accounts
 from app.settings import Settings
+from app.storage.workers import BoundedPool
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer, browser
 from tests.support import each_backend
 
@@ -285,15 +285,20 @@ def test_sign_ups_are_limited_by_address(
 @asynccontextmanager
 async def callers(account_server: AccountServer) -> AsyncIterator[Callers]:
     """Run authentication in this process, so that timings contain no network."""
-    hashing, asking = Workers("hashing", threads=1, waiting=10), Workers("asking", threads=1, waiting=10)
+
+    def refuse() -> TooManyAttempts:
+        return TooManyAttempts("The queue is full.", 1)
+
+    hashing = BoundedPool(1, "hashing", max_waiting=10, refuse=refuse)
+    asking = BoundedPool(1, "asking", max_waiting=10, refuse=refuse)
     try:
         yield Callers(
             account_server.store,
             idle=timedelta(days=1),
             lifetime=timedelta(days=1),
             passwords=Passwords(),
-            hashing=hashing,
-            asking=asking,
+            hashing=hashing.start,
+            asking=asking.start,
         )
     finally:
         hashing.close()

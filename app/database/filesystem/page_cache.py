@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 
-from app.storage.errors import translated
+from app.database.filesystem.posix import map_os_errors
 
 _NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
 _PIECE = 256 << 10
@@ -25,7 +25,7 @@ def read_nowait(descriptor: int, start: int, size: int) -> bytes | None:
 
 def read(descriptor: int, start: int, size: int) -> bytes:
     """Up to `size` bytes from `start`; fewer only where the file ends."""
-    with translated():
+    with map_os_errors():
         data = os.pread(descriptor, size, start)
         while 0 < len(data) < size:
             more = os.pread(descriptor, size - len(data), start + len(data))
