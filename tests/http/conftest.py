@@ -50,11 +50,11 @@ class RawConnection:
         """Return the next final response; `extensions["interim"]` lists the 1xx statuses before it."""
         interim: list[int] = []
         while True:
-            status, headers = self._head()
+            status, headers = self._read_head()
             if status >= 200:
                 break
             interim.append(status)
-        content = self._body(method, status, headers)
+        content = self._read_body(method, status, headers)
         # As a stream, because httpx adds a Content-Length to bytes.
         response = httpx.Response(
             status, headers=headers, stream=httpx.ByteStream(content), extensions={"interim": interim}
@@ -72,7 +72,7 @@ class RawConnection:
     def close(self) -> None:
         self.socket.close()
 
-    def _head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+    def _read_head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         while b"\r\n\r\n" not in self._buffer:
             self.receive_more()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
@@ -80,32 +80,32 @@ class RawConnection:
         headers = [(name, value.strip()) for name, _, value in (line.partition(b":") for line in rest)]
         return int(first.split(b" ")[1]), headers
 
-    def _body(self, method: str, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+    def _read_body(self, method: str, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         fields = {name.lower(): value for name, value in headers}
         if method == "HEAD" or status in (204, 304):
             return b""
         if b"content-length" in fields:
-            return self._take(int(fields[b"content-length"]))
+            return self._read_bytes(int(fields[b"content-length"]))
         if fields.get(b"transfer-encoding") == b"chunked":
             content = b""
-            while size := int(self._line(), 16):
-                content += self._take(size)
-                assert self._line() == b""
-            assert self._line() == b""
+            while size := int(self._read_line(), 16):
+                content += self._read_bytes(size)
+                assert self._read_line() == b""
+            assert self._read_line() == b""
             return content
         while True:  # the body ends with the connection
             try:
                 self.receive_more()
             except ConnectionError:
-                return self._take(len(self._buffer))
+                return self._read_bytes(len(self._buffer))
 
-    def _line(self) -> bytes:
+    def _read_line(self) -> bytes:
         while b"\r\n" not in self._buffer:
             self.receive_more()
         line, _, self._buffer = self._buffer.partition(b"\r\n")
         return line
 
-    def _take(self, size: int) -> bytes:
+    def _read_bytes(self, size: int) -> bytes:
         pieces = bytearray(self._buffer)
         while len(pieces) < size:
             data = self.socket.recv(1 << 16)

@@ -59,9 +59,8 @@ def test_form_upload_reports_progress(
     assert {message["total"] for message in messages} == {total}
     assert total == len(b"".join(parts)) + len("--xxBOUNDARYxx--\r\n")
     assert messages[-1] == {"filename": "film.mp4", "received": total, "total": total}
-    assert (len(messages) > 1) == (
-        sid_position != "after"
-    )  # before the form names the sid, no socket can be notified
+    # No socket can be notified before the form names the sid.
+    assert (len(messages) > 1) == (sid_position != "after")
     assert session.is_silent(0.15)
 
 

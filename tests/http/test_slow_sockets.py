@@ -19,10 +19,10 @@ from tests.support.together import Outcomes, Together
 LONG = "/".join(["f" * 200] * 5)
 
 
-def until(condition: Callable[[], bool], within: float, what: str) -> None:
+def until(condition: Callable[[], bool], within: float, expectation: str) -> None:
     deadline = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, expectation
         time.sleep(0.02)
 
 
@@ -79,9 +79,8 @@ def test_thousand_idle_sockets_use_less_than_50_mb(tmp_path: Path) -> None:
         sockets = [stack.enter_context(Socket(server, "/events" if n % 2 else "/")) for n in range(1000)]
         for client in sockets:
             client.json()
-        assert (
-            descriptors(server) >= descriptors_before + 990
-        )  # an idle connection of the HTTP client may close
+        # An idle connection of the HTTP client may close.
+        assert descriptors(server) >= descriptors_before + 990
         assert server.rss() - memory < 50e6
         started = time.monotonic()
         assert http.put("/files/a", content=b"x").status_code == 201
@@ -92,7 +91,7 @@ def test_thousand_idle_sockets_use_less_than_50_mb(tmp_path: Path) -> None:
                 client.reset()
             else:
                 client.socket.close()
-        until(lambda: descriptors(server) <= descriptors_before, 20, "descriptors are still open")
+        until(lambda: descriptors(server) <= descriptors_before, 20, "all descriptors are closed")
         assert "Traceback" not in server.log()
 
 
@@ -117,7 +116,7 @@ def test_socket_is_refused_beyond_limit_or_from_foreign_origin(
                 statuses.append(another.status)
             return statuses[-1] == 101
 
-        until(has_capacity, 5, f"no capacity is released: {statuses}")
+        until(has_capacity, 5, f"capacity is released: {statuses}")
         assert "Traceback" not in server.log()
         assert "ERROR" not in server.log()
 
@@ -153,7 +152,7 @@ def test_abrupt_disconnects_leak_no_descriptors(server: Server, target: str, no_
         if number % 2:
             client.send(TEXT, b"cut", length=1000)
         client.reset()
-    until(lambda: descriptors(server) <= descriptors_before, 5, "descriptors are still open")
+    until(lambda: descriptors(server) <= descriptors_before, 5, "all descriptors are closed")
 
 
 @concurrent
@@ -226,9 +225,7 @@ def test_socket_that_does_not_read_is_closed_without_delaying_others(folder: Pat
             slowest = max(slowest, time.monotonic() - answered)
         assert slowest < 10, "it does not wait for the sockets that do not read"
         assert resumed.close_code() == 1013
-        until(
-            lambda: descriptors(server) <= descriptors_before, 20, "the one that never reads is not dropped"
-        )
+        until(lambda: descriptors(server) <= descriptors_before, 20, "the socket that never reads is closed")
         assert stopped.status == 101
         assert http.put(f"/files/{LONG}", content=b"last").status_code == 204
         assert reading.json()["path"] == LONG

@@ -29,10 +29,10 @@ def delete_account(user: User, password: str = PASSWORD, **options: Any) -> http
     return user.request("POST", "/account/delete", json={"password": password}, **options)
 
 
-def wait_until(condition: Callable[[], bool], what: str, within: float = 20) -> None:
+def wait_until(condition: Callable[[], bool], expectation: str, within: float = 20) -> None:
     deadline = time.monotonic() + within
     while not condition():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, expectation
         time.sleep(0.05)
 
 
@@ -69,7 +69,7 @@ def test_deletion_removes_account_and_only_its_library(
     for headers in (leaver.headers, bearer(token), basic(email)):
         assert account_server.request("GET", "/files/films/0.mp4", headers=headers).status_code == 401
     assert account_server.open_link(link["url"]).status_code == 403
-    wait_until(lambda: account_server.store.account(leaver.account.id) is None, "the account")
+    wait_until(lambda: account_server.store.account(leaver.account.id) is None, "the account is deleted")
     assert stored_paths(account_server.server, leaver.account.library) == []
     assert other_user.content("films/0.mp4") == b"another's"
     # A new account with this address finds nothing of the old one.
@@ -100,16 +100,19 @@ def test_upload_leaves_nothing_when_its_account_is_deleted(
 ) -> None:
     leaver = account_server.new_user()
     connection = connect()
-    open_server = beneath(account_server.server).leftovers()
+    leftovers = beneath(account_server.server).leftovers()
     connection.request("PUT", "/files/film.mp4", leaver.cookie, "Content-Length: 100000")
     connection.send(noise(50_000))
     time.sleep(0.2)
     assert delete_account(leaver).status_code == 204
-    wait_until(lambda: account_server.store.account(leaver.account.id) is None, "the account")
+    wait_until(lambda: account_server.store.account(leaver.account.id) is None, "the account is deleted")
     connection.send(noise(50_000))
     assert connection.receive_response().status_code == 401
     assert stored_paths(account_server.server, leaver.account.library) == []
-    wait_until(lambda: beneath(account_server.server).leftovers() <= open_server, "what the upload has sent")
+    wait_until(
+        lambda: beneath(account_server.server).leftovers() <= leftovers,
+        "the bytes of the upload are removed",
+    )
 
 
 @pytest.fixture
@@ -127,14 +130,17 @@ def test_deletion_resumes_after_kill(own_server: AccountServer) -> None:
     beneath(own_server.server).fill(paths, leaver.account.library)
     stayer.put("film.mp4", b"stays")
     assert delete_account(leaver).status_code == 204
-    wait_until(lambda: len(stored_paths(own_server.server, leaver.account.library)) < 105, "the first files")
+    wait_until(
+        lambda: len(stored_paths(own_server.server, leaver.account.library)) < 105,
+        "the first files are gone",
+    )
     own_server.server.kill()
     remaining = stored_paths(own_server.server, leaver.account.library)
     assert remaining, "the kill must interrupt the deletion"
     port = own_server.server.port
     own_server.server.start("--port", str(port))
     own_server.server.url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: own_server.store.account(leaver.account.id) is None, "the account")
+    wait_until(lambda: own_server.store.account(leaver.account.id) is None, "the account is deleted")
     assert stored_paths(own_server.server, leaver.account.library) == []
     assert stayer.content("film.mp4") == b"stays"
 
@@ -154,13 +160,16 @@ def test_kept_files_move_to_another_account_despite_kill(own_server: AccountServ
     contents = {path: leaver.content(path) for path in leaver.paths()}
     own_server.store.leave(leaver.account.id, Destination(receiver.account.library, "leaver@nas"))
     assert delete_account(own_server.new_user()).status_code == 204  # wakes the deletion worker
-    wait_until(lambda: len(stored_paths(own_server.server, leaver.account.library)) < 58, "the first files")
+    wait_until(
+        lambda: len(stored_paths(own_server.server, leaver.account.library)) < 58,
+        "the first files are gone",
+    )
     own_server.server.kill()
     assert stored_paths(own_server.server, leaver.account.library), "the kill must interrupt the move"
     port = own_server.server.port
     own_server.server.start("--port", str(port))
     own_server.server.url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: own_server.store.account(leaver.account.id) is None, "the account")
+    wait_until(lambda: own_server.store.account(leaver.account.id) is None, "the account is deleted")
     assert stored_paths(own_server.server, leaver.account.library) == []
     moved_paths = receiver.paths()
     flat = {path: f"leaver@nas/{path.rpartition('/')[2]}" for path in contents}
@@ -184,15 +193,14 @@ def test_kept_files_do_not_move_to_an_account_that_is_leaving(own_server: Accoun
     third = own_server.new_user("third@nas")
     assert delete_account(third).status_code == 204  # wakes the deletion worker
     for leaving in (receiver, third):
-        wait_until(
-            lambda leaving=leaving: own_server.store.account(leaving.account.id) is None, leaving.email
-        )  # type: ignore[misc]
-    wait_until(lambda: "gets them is gone or leaving" in own_server.server.log(), "the log")
+        account_id = leaving.account.id
+        wait_until(lambda account_id=account_id: own_server.store.account(account_id) is None, leaving.email)  # type: ignore[misc]
+    wait_until(lambda: "gets them is gone or leaving" in own_server.server.log(), "the failure is logged")
     assert len(stored_paths(own_server.server, leaver.account.library)) == 1
     # Another destination takes them.
     own_server.store.leave(leaver.account.id, Destination(other_user.account.library, "leaver@nas"))
     assert delete_account(own_server.new_user()).status_code == 204
-    wait_until(lambda: own_server.store.account(leaver.account.id) is None, "the account")
+    wait_until(lambda: own_server.store.account(leaver.account.id) is None, "the account is deleted")
     assert other_user.content("leaver@nas/film.mp4") == b"a film"
 
 
@@ -221,7 +229,9 @@ def test_deletion_shows_its_effect_and_requires_own_address(
     if has_folder:
         kept = {"password": PASSWORD, "email": "second@nas", "keep_files": True}
         assert second.request("POST", "/account/delete", json=kept).status_code == 204
-        wait_until(lambda: own_server.store.account(second.account.id) is None, "the second")
+        wait_until(
+            lambda: own_server.store.account(second.account.id) is None, "the second account is deleted"
+        )
         assert admin.content("second@nas/films/film.mp4") == b"a film"
         assert (own_server.server.files / "second@nas" / "films" / "film.mp4").read_bytes() == b"a film"
 
@@ -239,7 +249,7 @@ def test_files_in_the_folder_survive_deletion_when_kept(own_server: AccountServe
     assert (preview["files"], preview["size"]) == (2, 13)
     kept = {"password": PASSWORD, "keep_files": True}
     assert admin.request("POST", "/account/delete", json=kept).status_code == 204
-    wait_until(lambda: own_server.store.account(admin.account.id) is None, "the account")
+    wait_until(lambda: own_server.store.account(admin.account.id) is None, "the account is deleted")
     assert (own_server.server.files / "films" / "film.mp4").read_bytes() == b"a film"
     assert own_server.new_user().content("films/film.mp4") == b"a film"
 
@@ -291,5 +301,5 @@ def test_first_account_owns_a_library_that_was_open(tmp_path: Path, new_library:
         body = {"password": PASSWORD}
         leaving = account_server.request("POST", "/account/delete", json=body, headers=basic(first["email"]))
         assert leaving.status_code == 204
-        wait_until(lambda: store.account(first["id"]) is None, "the first account")
+        wait_until(lambda: store.account(first["id"]) is None, "the first account is deleted")
         assert beneath(server).content("films/film.mp4") is None
