@@ -188,6 +188,7 @@ _CONFIG: dict[str, Any] = {
     },
     "root": {"level": "WARNING", "handlers": ["said"]},
     "loggers": {
+        "app": {"level": "INFO"},
         "seekable": {"level": "INFO"},
         REQUESTS: {"level": "INFO", "handlers": ["asked"], "propagate": False},
         "uvicorn": {"level": "INFO"},

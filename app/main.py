@@ -21,13 +21,12 @@ from app.accounts.revocation import Watch
 from app.accounts.service import Accounts, SignUp
 from app.accounts.store import AccountStore
 from app.database import Stores, open_database
-from app.events.connections import ConnectionManager
-from app.events.feed import Relay
-from app.http.media_types import media_type
+from app.events.connections import ConnectionManager, Sessions
+from app.events.feed import ChangeFeed
 from app.library.account_deletion import Departures
 from app.library.maintenance_loop import Upkeep
 from app.library.quotas import Quotas
-from app.library.service import Library, event_of
+from app.library.service import Library
 from app.metrics.registry import Metrics
 from app.metrics.request_counters import Requests
 from app.resources.dependencies import People, Services
@@ -41,7 +40,6 @@ from app.resources.middleware.targets import TargetMiddleware
 from app.resources.routes import routes
 from app.settings import Settings, read
 from app.storage.ignored_names import Ignored
-from app.storage.types import Change
 from app.storage.workers import BoundedPool
 from app.uploads.service import Uploads
 
@@ -114,44 +112,27 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        loop = asyncio.get_running_loop()
+        feed = ChangeFeed(Ignored(settings.ignore))
         connections = ConnectionManager(limit=settings.max_sockets)
+        feed.subscribe(connections.deliver)
         requests = Requests()  # which the server counts, at the other end of its state
         metrics = Metrics(requests, connections.queues, version=version("seekable"))
-
-        def noticed(changes: Sequence[Change]) -> None:
-            library.tell(changes)
-            upkeep.hash_soon()
-
-        def notice(changes: Sequence[Change]) -> None:
-            """From any thread."""
-            loop.call_soon_threadsafe(noticed, changes)
-
-        ignored = Ignored(settings.ignore)
-        relay = Relay(connections, partial(event_of, ignored=ignored))
         async with AsyncExitStack() as stack:
-            stores = await stack.enter_async_context(
-                open_database(
-                    settings,
-                    media_type=lambda name: media_type(None, name),
-                    notice=notice,
-                    observer=metrics,
-                    hearer=relay,
-                )
-            )
+            stores = await stack.enter_async_context(open_database(settings, feed=feed, observer=metrics))
             if stores.storage.read_only:
                 _log.info(
                     "%s is read-only: no file of it can be uploaded, renamed or deleted", settings.location
                 )
-            relay.open(stores.hearing)
-            library = Library(stores.storage, relay.publish, ignored)
+            library = Library(stores.storage, feed)
             upkeep = Upkeep(stores.storage, settings.scan_interval)
+            feed.subscribe(upkeep.receive)
             people = None
             chores = [upkeep.run]
             if stores.accounts is not None:
                 people = await _open_people(settings, stores, stores.accounts, library, stack)
                 chores.append(people.accounts.sweep_again_and_again)
-            uploads = Uploads(stores.storage, library, max_size=settings.max_upload_size, tell=relay.send)
+            sessions = Sessions(connections, stores.listener)
+            uploads = Uploads(stores.storage, library, max_size=settings.max_upload_size, send=sessions.send)
             services = Services(
                 storage=stores.storage,
                 library=library,

@@ -51,7 +51,7 @@ async def measure(url: str, rounds: int) -> Results:
     settings = Settings(_env_file=None, storage="gridfs", mongodb_url=url)
     results: Results = defaultdict(lambda: defaultdict(list))
     pairs = [(chunk, at_once) for chunk in CHUNKS for at_once in AT_ONCE if chunk <= at_once]
-    async with open_database(settings, media_type=str) as stores:
+    async with open_database(settings) as stores:
         for chunk in CHUNKS:
             await upload(stores.storage, chunk)
         for turn in range(rounds):

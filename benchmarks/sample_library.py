@@ -94,8 +94,8 @@ def is_filled(settings: Settings) -> bool:
     """Return whether the library contains any file."""
     with ExitStack() as stack:
         if settings.storage == "gridfs":
-            return bool(open_gridfs(settings, str, stack).libraries())
-        return bool(open_filesystem(settings, str, stack).libraries())
+            return bool(open_gridfs(settings, stack).libraries())
+        return bool(open_filesystem(settings, stack).libraries())
 
 
 def _batches(all_of_them: Iterable[File]) -> Iterator[list[File]]:
@@ -109,7 +109,7 @@ def _batches(all_of_them: Iterable[File]) -> Iterator[list[File]]:
 
 def _fill_filesystem(settings: Settings, n: int, folders: int | None) -> None:
     with ExitStack() as stack:
-        open_filesystem(settings, str, stack)  # migrates
+        open_filesystem(settings, stack)  # migrates
     media, word = Media.__table__, Word.__table__
     assert isinstance(media, Table)
     assert isinstance(word, Table)

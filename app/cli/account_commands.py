@@ -248,11 +248,7 @@ def _check_keeping(settings: Settings, leaver: Account, receiver: Account | None
 async def _looked_at(
     settings: Settings, leaver: Account, receiver: Account | None, keep_files: bool
 ) -> _Seen:
-    from app.http.media_types import media_type  # noqa: PLC0415
-
-    async with open_database(
-        settings, media_type=lambda name: media_type(None, name), serving=False
-    ) as stores:
+    async with open_database(settings, serving=False) as stores:
         storage = stores.storage
         usage = await usage_before_deletion(storage, leaver.library)
         keep = None

@@ -37,7 +37,6 @@ from app.database import (
     prepare_database,
 )
 from app.database.filesystem.folder_checks import ignores_case
-from app.http.media_types import media_type
 from app.library.copying import LEFT_BEHIND, Target, copy, gone, remove_gone
 from app.library.copying import Outcome as Copying
 from app.server.listen import activated_listeners, listen, place_of, reachable
@@ -357,7 +356,7 @@ def _with_stores(run: Callable[[Stores], Awaitable[object]], settings: Settings 
 
 
 def _opened(settings: Settings) -> AbstractAsyncContextManager[Stores]:
-    return open_database(settings, media_type=lambda name: media_type(None, name), serving=False)
+    return open_database(settings, serving=False)
 
 
 def _counts(found: Mapping[Any, int]) -> list[str]:

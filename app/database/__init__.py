@@ -2,22 +2,21 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from app.accounts.store import AccountStore
-from app.database.relay import Hearer, Hearing, Line
-from app.database.rules import ignore
+from app.database.change_listener import ChangeListener, ChangeSource
+from app.events.feed import ChangeFeed
 from app.settings import Settings
 from app.storage.async_storage import Observer, ThreadedStorage
 from app.storage.backend import Backend
 from app.storage.contract import Storage
 from app.storage.copy_notes import CopyLedger
 from app.storage.leases import Leases, LeaseStore
-from app.storage.types import Change
 
 if TYPE_CHECKING:
     from app.database.filesystem.backend import FilesystemBackend
@@ -34,8 +33,8 @@ class Stores:
     accounts: AccountStore | None
     """With access `accounts` only: nobody else needs to have rights to a place for them."""
     leases: Leases
-    hearing: Hearing | None
-    """To other processes, if they are to be heard of and the database tells of them."""
+    listener: ChangeListener | None
+    """Receives changes of other processes; None without a feed, or if the database does not notify."""
     library_id: str | None
     """What tells this library from all others, wherever it is reached; None if nothing does."""
     copies: CopyLedger
@@ -45,28 +44,25 @@ class Stores:
 async def open_database(
     settings: Settings,
     *,
-    media_type: Callable[[str], str],
-    notice: Callable[[Sequence[Change]], None] = ignore,
+    feed: ChangeFeed | None = None,
     observer: Observer | None = None,
-    hearer: Hearer | None = None,
     serving: bool = True,
 ) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
-    `media_type` guesses the type of a file that was not uploaded from its name; `notice` is told, by any
-    thread, what other programs did to the files: all that one look found, at once. `observer` receives
-    the durations of all operations. `hearer` hears of other processes, until this is closed. Which names
-    are ignored only a process that is `serving` decides by its settings: others go by those of the last one.
+    `feed` receives the changes that other programs and, until this is closed, other processes make.
+    `observer` receives the durations of all operations. Only a process that is `serving` decides by its
+    settings which names are ignored: others use the patterns of the last server.
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        opening = partial(_open, settings, media_type, stack, notice, hearer=hearer, serving=serving)
+        opening = partial(_open, settings, stack, feed, serving=serving)
         opened = await asyncio.to_thread(opening)
         leases = Leases(opened.leases)
         stack.callback(leases.close)
         storage = ThreadedStorage(opened.backend, read_only=opened.read_only, observer=observer)
         stack.callback(storage.close)
-        yield Stores(storage, opened.accounts, leases, opened.hearing, opened.library_id, opened.copies)
+        yield Stores(storage, opened.accounts, leases, opened.listener, opened.library_id, opened.copies)
 
 
 @contextmanager
@@ -79,9 +75,7 @@ def open_accounts(settings: Settings, *, create: bool) -> Iterator[AccountStore]
 
             yield open_users(settings, stack)
         else:
-            opened = _open_filesystem(
-                settings, str, stack, ignore, patient=False, create=create, serving=False
-            )
+            opened = _open_filesystem(settings, stack, None, patient=False, create=create, serving=False)
             yield opened[1]
 
 
@@ -124,7 +118,7 @@ def prepare_database(settings: Settings, *, create: bool = True) -> None:
     Raises ConfigurationError, StorageError.
     """
     with ExitStack() as stack:
-        _open(settings, str, stack, ignore, patient=False, create=create, serving=False)
+        _open(settings, stack, None, patient=False, create=create, serving=False)
 
 
 @dataclass(frozen=True)
@@ -134,7 +128,7 @@ class _Opened:
     backend: Backend
     accounts: AccountStore | None
     leases: LeaseStore
-    hearing: Hearing | None
+    listener: ChangeListener | None
     library_id: str | None
     copies: CopyLedger
     read_only: bool
@@ -142,19 +136,17 @@ class _Opened:
 
 def _open(
     settings: Settings,
-    media_type: Callable[[str], str],
     stack: ExitStack,
-    notice: Callable[[Sequence[Change]], None],
+    feed: ChangeFeed | None,
     *,
     patient: bool = True,
     create: bool = True,
-    hearer: Hearer | None = None,
     serving: bool,
 ) -> _Opened:
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
-        from app.database.gridfs.change_feed import line_of  # noqa: PLC0415
+        from app.database.gridfs.change_feed import open_change_source  # noqa: PLC0415
         from app.database.gridfs.opening import (  # noqa: PLC0415
             MongoCopies,
             library_of,
@@ -163,51 +155,48 @@ def _open(
         )
         from app.database.gridfs.shared_state import MongoLeases  # noqa: PLC0415
 
-        grid = open_gridfs(settings, media_type, stack, notice, create=create, serving=serving)
-        hearing = _open_hearing(lambda: line_of(grid.database), hearer, stack)
+        grid = open_gridfs(settings, stack, feed, create=create, serving=serving)
+        listener = _listen(feed, lambda: open_change_source(grid.database), stack)
         users = open_users(settings, stack) if wanted else None
         return _Opened(
             grid,
             users,
             MongoLeases(grid.database),
-            hearing,
+            listener,
             library_id=library_of(grid.database),
             copies=MongoCopies(grid.database),
             read_only=settings.read_only,
         )
     from app.database.sql.opening import open_copies, open_leases  # noqa: PLC0415
 
-    files, accounts = _open_filesystem(
-        settings, media_type, stack, notice, patient=patient, create=create, serving=serving
-    )
-    hearing = _open_hearing(files.database.line, hearer, stack)
+    files, accounts = _open_filesystem(settings, stack, feed, patient=patient, create=create, serving=serving)
+    listener = _listen(feed, files.database.change_source, stack)
     return _Opened(
         files,
         accounts if wanted else None,
         open_leases(settings, files, stack),
-        hearing,
+        listener,
         library_id=files.volume if files.disk.is_lasting(files.volume) else None,
         copies=open_copies(settings, stack),
         read_only=files.read_only,
     )
 
 
-def _open_hearing(
-    line_of: Callable[[], Line | None], hearer: Hearer | None, stack: ExitStack
-) -> Hearing | None:
-    line = None if hearer is None else line_of()
-    if hearer is None or line is None:
+def _listen(
+    feed: ChangeFeed | None, open_source: Callable[[], ChangeSource | None], stack: ExitStack
+) -> ChangeListener | None:
+    source = None if feed is None else open_source()
+    if feed is None or source is None:
         return None
-    hearing = Hearing(line, hearer)
-    stack.callback(hearing.close)
-    return hearing
+    listener = ChangeListener(source, feed)
+    stack.callback(listener.close)
+    return listener
 
 
 def _open_filesystem(
     settings: Settings,
-    media_type: Callable[[str], str],
     stack: ExitStack,
-    notice: Callable[[Sequence[Change]], None],
+    feed: ChangeFeed | None,
     *,
     patient: bool,
     create: bool,
@@ -221,9 +210,8 @@ def _open_filesystem(
     busy_timeout_ms = BUSY_TIMEOUT_MS if patient else PATIENCE_MS
     files = open_filesystem(
         settings,
-        media_type,
         stack,
-        notice,
+        feed,
         busy_timeout_ms=busy_timeout_ms,
         create=create,
         serving=serving,

@@ -1,11 +1,11 @@
 """What every backend decides in the same way."""
 
-from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from app.http.media_types import UNKNOWN, media_type
 from app.storage.errors import AlreadyExists, VersionMismatch
 from app.storage.maintenance import Verdict
-from app.storage.types import Change, Expect, Expectation
+from app.storage.types import Expect, Expectation
 
 FEW = 5_000
 """How many files are sorted for a page rather than met along the order. (Of a million files, 30 that are
@@ -29,9 +29,6 @@ MAX_LOOKED_AT = 200_000
 
 _LATER = timedelta(milliseconds=1)
 """The least by which dates differ on all databases."""
-
-ANYTHING = "application/octet-stream"
-"""The media type of bytes of which nothing is known (RFC 2046 4.5.1)."""
 
 NEWER = "The database was made by a newer Seekable. Install that version, or a later one."
 """The refusal of a database whose schema this version does not know."""
@@ -59,11 +56,11 @@ def can_be_stored(text: str) -> bool:
     return "\0" not in text
 
 
-def type_after_move(content_type: str, old_name: str, new_name: str, media_type: Callable[[str], str]) -> str:
+def type_after_move(content_type: str, old_name: str, new_name: str) -> str:
     """The media type of a file that gets another name. One that its old name suggested gives way to that of
     the new one: programs that fetch a film give it its name when it is whole."""
-    suggested = media_type(new_name)
-    if suggested != ANYTHING and content_type == media_type(old_name):
+    suggested = media_type(None, new_name)
+    if suggested != UNKNOWN and content_type == media_type(None, old_name):
         return suggested
     return content_type
 
@@ -82,10 +79,6 @@ def modified_at(date: datetime, previous: datetime | None, now: datetime) -> dat
         if candidate.replace(microsecond=0) > previous.replace(microsecond=0):
             return candidate
     return max(previous + _LATER, now.replace(microsecond=0) + timedelta(seconds=1))
-
-
-def ignore(changes: Sequence[Change]) -> None:
-    """Nobody wants to hear of it."""
 
 
 def verdict_of(recorded: str | None, found: str) -> Verdict:

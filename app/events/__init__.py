@@ -1,1 +1,1 @@
-"""The change feed: publishes changes of stored files, and delivers them to connected clients."""
+"""The change feed, and the connections of the clients that receive it."""

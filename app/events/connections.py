@@ -1,33 +1,32 @@
-"""Who is connected, and what they are told. It has never heard of WebSockets."""
+"""Connected clients and their bounded queues of messages. Independent of WebSockets."""
 
 import asyncio
-import contextlib
 import secrets
 from collections import deque
-from collections.abc import Iterable
+from contextlib import suppress
 from enum import Enum, auto
 from typing import Protocol
 
-from app.events.event import RESYNC, Event
+from app.events.feed import MAX_PENDING_MESSAGES, RESYNC, Batch, Event, Message, event_of
 
 
 class Offered(Enum):
-    """What became of a message."""
+    """The outcome of offering a message to an outbox."""
 
     FIRST = auto()
-    """It is kept, and nobody is sending: begin."""
+    """Accepted; the caller must start to send."""
     BEHIND = auto()
-    """It is kept; whoever is sending will come to it."""
+    """Accepted; the current sender will send it."""
     OVERFLOW = auto()
-    """One more than may wait. Nothing is kept any longer: close the connection."""
+    """Rejected, and all waiting messages are dropped: close the connection."""
     IGNORED = auto()
-    """It was closed before."""
+    """Rejected, because the outbox was closed before."""
 
 
 class Outbox:
     """At most `limit` messages that wait behind the one that is being sent.
 
-    A list with holes would tell a client less than a closed connection: after an overflow nothing is left.
+    An overflow drops all of them: a closed connection is more useful to a client than a sequence with gaps.
     """
 
     def __init__(self, limit: int) -> None:
@@ -40,7 +39,7 @@ class Outbox:
         return len(self._waiting)
 
     def offer(self, text: str) -> Offered:
-        """Keep a message for later, unless too many wait."""
+        """Queue a message unless the queue is full."""
         if self._closed:
             return Offered.IGNORED
         if len(self._waiting) >= self._limit:
@@ -53,41 +52,41 @@ class Outbox:
         return Offered.FIRST
 
     def take(self) -> str | None:
-        """The next one to send. None when there is none: the next offer is a FIRST again."""
+        """Return the next message to send. Returns None if there is none; the next offer is FIRST again."""
         if self._waiting:
             return self._waiting.popleft()
         self._sending = False
         return None
 
     def close(self) -> None:
-        """Forget what waits, and keep nothing more."""
+        """Drop the waiting messages and reject later ones."""
         self._closed = True
         self._waiting.clear()
 
 
 BACKLOG = 128
-"""Messages that wait for one connection. They are small, and those of a broadcast are one string for all."""
+"""Messages that wait for one connection. They are small, and a broadcast is one string for all."""
 
 TRY_AGAIN_LATER = 1013
-"""How the connection of a client that does not read is closed (IANA's registry of RFC 6455 codes)."""
+"""The close code for a client that does not read (IANA's registry of RFC 6455 codes)."""
 
 
 class TooManyConnections(Exception):
-    """The message is a sentence that may be shown to the person who asked."""
+    """The limit of connections is reached. The message may be shown to the client."""
 
 
 class Peer(Protocol):
     """The other end of a connection."""
 
     async def send(self, text: str) -> None:
-        """Return when it may be given more, which may take for ever. ConnectionError when it has left."""
+        """Send a message. Blocks while the peer does not read. Raises ConnectionError if it has left."""
 
     async def close(self, code: int) -> None:
-        """End the connection, within seconds even if the other end does not read. Does not raise."""
+        """Close the connection, within seconds even if the peer does not read. Does not raise."""
 
 
 class Connection:
-    """One client, its outbox, and the task that sends from it: there is one only while something waits."""
+    """A client and its outbox. A task sends from the outbox while it is not empty."""
 
     def __init__(self, peer: Peer, library: str, topic: str | None, backlog: int) -> None:
         self.library = library
@@ -98,7 +97,7 @@ class Connection:
         self._task: asyncio.Task[None] | None = None
 
     def offer(self, text: str) -> None:
-        """Send it when the ones before it are sent. Waits for nobody: who does not read is closed."""
+        """Queue a message. Does not block; closes the connection if the client does not read."""
         match self._outbox.offer(text):
             case Offered.FIRST:
                 self._task = asyncio.create_task(self._send_all())
@@ -108,11 +107,11 @@ class Connection:
 
     @property
     def waiting(self) -> int:
-        """Messages that wait behind the one that is being sent."""
+        """The number of messages that wait behind the one that is being sent."""
         return len(self._outbox)
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         self._outbox.close()
         self._stop()
 
@@ -121,13 +120,13 @@ class Connection:
             self._task.cancel()
 
     async def _send_all(self) -> None:
-        with contextlib.suppress(ConnectionError):  # whoever receives from it hears of that too
+        with suppress(ConnectionError):  # the task that receives from the peer raises it as well
             while (text := self._outbox.take()) is not None:
                 await self._peer.send(text)
 
 
 class ConnectionManager:
-    """All connections. `limit` is how many there may be. Used from the event loop only."""
+    """All connections, at most `limit`. Used from the event loop only."""
 
     def __init__(self, *, limit: int, backlog: int = BACKLOG) -> None:
         self._limit = limit
@@ -136,10 +135,10 @@ class ConnectionManager:
         self._by_topic: dict[str, set[Connection]] = {}
 
     def connect(self, peer: Peer, library: str, topic: str | None) -> Connection:
-        """Make room for a connection, which hears of nothing yet. Raises TooManyConnections.
+        """Register a connection, which receives nothing until `open`. Raises TooManyConnections.
 
-        With a topic it is for what is broadcast there; without, for what is sent to its sid. `library` is
-        that of whoever connects.
+        A connection with a topic receives the broadcasts to that topic; one without receives messages to its
+        sid that concern `library`, the library of its client.
         """
         if len(self._by_sid) >= self._limit:
             raise TooManyConnections("Too many WebSockets are open; try again later.")
@@ -148,13 +147,13 @@ class ConnectionManager:
         return connection
 
     def open(self, connection: Connection, greeting: str) -> None:
-        """From now on it is told what concerns it, and the greeting before all else."""
+        """Send the greeting, and from then on everything that is addressed to the connection."""
         connection.offer(greeting)
         if connection.topic is not None:
             self._by_topic.setdefault(connection.topic, set()).add(connection)
 
     def disconnect(self, connection: Connection) -> None:
-        """Forget a connection."""
+        """Close and remove a connection."""
         connection.close()
         self._by_sid.pop(connection.sid, None)
         if connection.topic in self._by_topic:
@@ -164,33 +163,74 @@ class ConnectionManager:
                 del self._by_topic[connection.topic]
 
     def queues(self) -> list[tuple[str, list[int]]]:
-        """By kind, how many messages wait for each connection."""
+        """Return the number of waiting messages of each connection, by kind of connection."""
         found: dict[str, list[int]] = {"session": [], "events": []}
         for connection in self._by_sid.values():
             found["session" if connection.topic is None else "events"].append(connection.waiting)
         return [*found.items()]
 
-    def find(self, sid: str) -> Connection | None:
-        """The connection with this sid."""
-        return self._by_sid.get(sid)
+    def has(self, sid: str) -> bool:
+        return sid in self._by_sid
 
-    def send(self, library: str, sid: str, text: str) -> None:
-        """To one, if it is still there, about its own library: whoever learns the sid of another tells that
-        one nothing."""
-        connection = self.find(sid)
-        if connection is not None and connection.library == library:
-            connection.offer(text)
+    def send(self, message: Message) -> None:
+        """Send a message to its session, unless that left or belongs to another library.
+
+        The library is checked because a client can learn the sid of another client.
+        """
+        connection = self._by_sid.get(message.sid)
+        if connection is not None and connection.library == message.library:
+            connection.offer(message.text)
 
     def broadcast(self, topic: str, text: str) -> None:
-        """To all who listen to the topic. One that does not read costs the others nothing."""
+        """Send a text to all connections with the topic. A slow client does not delay the others."""
         for connection in self._by_topic.get(topic, ()):
             connection.offer(text)
 
-    def publish(self, event: Event) -> None:
-        """To all who listen to the library that changed."""
-        self.broadcast(event.library, event.text())
+    def deliver(self, batch: Batch) -> None:
+        """Send a batch of the change feed to the connections that it concerns."""
+        for library in list(self._by_topic) if batch.resync is None else batch.resync:
+            self._publish(Event(RESYNC, library))
+        for change in batch.changes:
+            self._publish(event_of(change))
+        for message in batch.messages:
+            self.send(message)
 
-    def list_again(self, libraries: Iterable[str] | None) -> None:
-        """To all who listen to these libraries, or to any."""
-        for library in list(self._by_topic) if libraries is None else libraries:
-            self.publish(Event(RESYNC, library))
+    def _publish(self, event: Event) -> None:
+        if event.library in self._by_topic:
+            self.broadcast(event.library, event.text())
+
+
+class RemoteSessions(Protocol):
+    """Sessions that are connected to other processes."""
+
+    def send(self, message: Message) -> None:
+        """Send a message to all other processes. Blocks; called in a thread."""
+
+
+class Sessions:
+    """The WebSocket sessions of this process and, if any, those of others. Used from the event loop only."""
+
+    def __init__(self, connections: ConnectionManager, remote: RemoteSessions | None) -> None:
+        self._connections = connections
+        self._remote = remote
+        self._waiting: deque[Message] = deque(maxlen=MAX_PENDING_MESSAGES)
+        self._task: asyncio.Task[None] | None = None
+
+    def send(self, message: Message, *, elsewhere: bool) -> None:
+        """Send a message to its session; with `elsewhere`, even if another process has it. Does not block.
+
+        While other processes are unreachable, only the newest messages are kept.
+        """
+        if self._connections.has(message.sid) or not elsewhere:
+            self._connections.send(message)
+        elif self._remote is not None:
+            self._waiting.append(message)
+            if self._task is None:
+                self._task = asyncio.create_task(self._send_waiting(self._remote))
+
+    async def _send_waiting(self, remote: RemoteSessions) -> None:
+        try:
+            while self._waiting:
+                await asyncio.to_thread(remote.send, self._waiting.popleft())
+        finally:  # even after an error, so that later messages start a new task
+            self._task = None

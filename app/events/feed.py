@@ -1,171 +1,220 @@
-"""What other processes did, brought to those who listen here; and what is told to others."""
+"""The change feed: brings changes of stored files, made by this process or another, to subscribers."""
 
 import asyncio
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from app.events.connections import ConnectionManager
-from app.events.event import Event
+from app.storage.ignored_names import NOTHING, Ignored
+from app.storage.types import Change, Kind
+
+RESYNC = "resync"
+"""The type of the event after which a client must list the library again."""
+
+MAX_PENDING_CHANGES = 32
+"""Changes that one batch contains. More of them become a resync of their libraries."""
+
+MAX_PENDING_LIBRARIES = 1000
+"""Libraries that one batch resyncs by name. More of them become a resync of all libraries."""
+
+MAX_PENDING_MESSAGES = 64
+"""Messages that wait for delivery. The oldest are dropped first."""
+
+BATCH_PAUSE_S = 0.05
+"""Seconds between two batches, so that clients keep up."""
+
+RESYNC_PAUSE_S = 0.5
+"""Seconds after a batch with a resync, because listing takes clients longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A hint to clients that something changed; lists remain the source of truth."""
+
+    type: str
+    """For example `file.created`."""
+    library: str
+    """The library that changed. Clients of other libraries do not receive the event."""
+    data: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Return the JSON object that is sent: the type, and the data beside it."""
+        return compact({"type": self.type, **self.data})
 
 
 def compact(message: Mapping[str, object]) -> str:
-    """JSON as every socket sends it."""
+    """Return the JSON text of a WebSocket message."""
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
 
 
-T = TypeVar("T")
-
-MOST = 32
-"""Events that are told one by one at a time. Of more, listeners hear that they should list again."""
-
-MOST_LIBRARIES = 1000
-"""In so many libraries of which is known that they should be listed again; of more, all should."""
-
-MOST_TEXTS = 64
-"""Texts about uploads that wait to be told, here or elsewhere. The oldest go first."""
-
-PAUSE_S = 0.05
-"""Between two times, so that whoever listens keeps up."""
-
-AGAIN_PAUSE_S = 0.5
-"""The same after listeners were sent to list again, which takes them longer."""
+def event_of(change: Change) -> Event:
+    """Return the event that clients of the library receive for a change."""
+    file = change.info
+    data = {"id": file.id, "path": file.key.path, "etag": file.etag}
+    if change.previous is not None:
+        data["previous_path"] = change.previous.path
+    return Event(f"file.{change.kind.value}", file.key.library, data)
 
 
-class Others(Protocol):
-    """The other processes."""
+def listed_change(change: Change, ignored: Ignored) -> Change | None:
+    """Return the change as the lists of its library show it; None if no list shows the file."""
+    file, previous = change.info, change.previous
+    was_listed = previous is not None and not ignored.file(previous)
+    if ignored.file(file.key):
+        if previous is None or not was_listed:
+            return None
+        return Change(Kind.DELETED, replace(file, key=previous))
+    if previous is not None and (not was_listed or previous.library != file.key.library):
+        return Change(Kind.CREATED, file)
+    return change
 
-    def tell(self, library: str, sid: str, text: str) -> None:
-        """Let them hear a text for somebody in the library. Blocks while that takes; does not raise."""
+
+class Message(NamedTuple):
+    """A text for one WebSocket session, which must be of this library."""
+
+    library: str
+    sid: str
+    text: str
 
 
-class Waiting:
-    """What was heard and not told yet. Bounded, whatever happens meanwhile. Used by several threads."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """News that subscribers receive in one call."""
+
+    changes: Sequence[Change] = ()
+    """In the order in which they were made."""
+    resync: Collection[str] | None = ()
+    """Libraries that clients must list again before the changes apply; None means all libraries."""
+    messages: Sequence[Message] = ()
+    unverified: bool = False
+    """Whether files may be stored that have no verified hash."""
+
+    @property
+    def has_resync(self) -> bool:
+        return self.resync is None or bool(self.resync)
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.changes or self.messages or self.unverified or self.has_resync)
+
+
+class Pending:
+    """News that waits for delivery, bounded. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._events: list[Event] = []
-        self._again: set[str] = set()
-        self._all_again = False
-        self._texts: deque[tuple[str, str, str]] = deque(maxlen=MOST_TEXTS)
+        self._changes: list[Change] = []
+        self._resync: set[str] = set()
+        self._resync_all = False
+        self._messages: deque[Message] = deque(maxlen=MAX_PENDING_MESSAGES)
+        self._unverified = False
 
-    def events(self, events: Sequence[Event]) -> None:
-        """What is to be listed again needs no events."""
+    def add_changes(self, changes: Iterable[Change], *, unverified: bool) -> None:
+        """Add changes, except those of libraries that will be listed again anyway."""
         with self._lock:
-            if self._all_again:
+            self._unverified |= unverified
+            if self._resync_all:
                 return
-            self._events += [event for event in events if event.library not in self._again]
-            if len(self._events) > MOST:
-                self._list_again({event.library for event in self._events})
+            self._changes += [one for one in changes if one.info.key.library not in self._resync]
+            if len(self._changes) > MAX_PENDING_CHANGES:
+                self._add_resync({change.info.key.library for change in self._changes})
 
-    def again(self, libraries: Sequence[str] | None) -> None:
-        """They are to be listed again: these, or all."""
+    def add_resync(self, libraries: Iterable[str] | None) -> None:
+        """Request a list of these libraries, or of all."""
         with self._lock:
-            self._list_again(libraries)
+            self._add_resync(libraries)
 
-    def _list_again(self, libraries: Iterable[str] | None) -> None:
-        self._again |= set(libraries or ())
-        self._events = [event for event in self._events if event.library not in self._again]
-        if libraries is None or len(self._again) > MOST_LIBRARIES:
-            self._all_again = True
-            self._again.clear()
-            self._events.clear()
+    def _add_resync(self, libraries: Iterable[str] | None) -> None:
+        self._resync |= set(libraries or ())
+        self._changes = [one for one in self._changes if one.info.key.library not in self._resync]
+        if libraries is None or len(self._resync) > MAX_PENDING_LIBRARIES:
+            self._resync_all = True
+            self._resync.clear()
+            self._changes.clear()
 
-    def text(self, library: str, sid: str, text: str) -> None:
+    def add_message(self, message: Message) -> None:
         with self._lock:
-            self._texts.append((library, sid, text))
+            self._messages.append(message)
 
-    def take(self) -> "tuple[list[Event], set[str] | None, list[tuple[str, str, str]]]":
-        """All of it: the events, the libraries to be listed again (None: all), the texts."""
+    def take(self) -> Batch:
+        """Remove and return everything."""
         with self._lock:
-            again = None if self._all_again else self._again
-            taken = self._events, again, [*self._texts]
-            self._events, self._again, self._all_again = [], set(), False
-            self._texts.clear()
-            return taken
+            resync = None if self._resync_all else self._resync
+            batch = Batch(self._changes, resync, [*self._messages], self._unverified)
+            self._changes, self._resync = [], set()
+            self._resync_all = self._unverified = False
+            self._messages.clear()
+            return batch
 
 
-class Relay(Generic[T]):
-    """Between the connections of this process and the others. `event_of`: the event of a change, or None.
+class ChangeFeed:
+    """Delivers changes of stored files to subscribers, in the event loop.
 
-    Made and opened in the event loop; what hears of other processes (`changed`, `missed`, `progressed`) is
-    called by any thread.
+    `ignored` decides which files no list shows; their changes are dropped. The methods whose names end in
+    `_threadsafe` may be called by any thread. They collect into bounded batches, never block, and do nothing
+    while the feed has no subscriber.
     """
 
-    def __init__(self, connections: ConnectionManager, event_of: Callable[[T], Event | None]) -> None:
-        self._connections = connections
-        self._event_of = event_of
-        self._loop = asyncio.get_running_loop()
-        self._heard = Waiting()
-        self._is_due = threading.Event()
+    def __init__(self, ignored: Ignored = NOTHING) -> None:
+        self._ignored = ignored
+        self._subscribers: list[Callable[[Batch], None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pending = Pending()
+        self._is_scheduled = threading.Event()
         self._not_before = 0.0
-        self._others: Others | None = None
-        self._to_tell: deque[tuple[str, str, str]] = deque(maxlen=MOST_TEXTS)
-        self._telling: asyncio.Task[None] | None = None
 
-    def open(self, others: Others | None) -> None:
-        """From now on others hear of this process, if there can be any."""
-        self._others = others
+    def subscribe(self, callback: Callable[[Batch], None]) -> None:
+        """Call `callback`, which must not block, with each later batch. Call this from the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._subscribers.append(callback)
 
-    # What others did
+    def publish(self, changes: Sequence[Change]) -> None:
+        """Deliver changes now, after the pending ones. Call this from the event loop."""
+        self._deliver_pending()
+        if listed := self._listed(changes):
+            self._deliver(Batch(listed))
 
-    def changed(self, changes: Sequence[T]) -> None:
-        events = (self._event_of(change) for change in changes)
-        self._heard.events([event for event in events if event is not None])
-        self._wake()
+    def publish_threadsafe(self, changes: Sequence[Change], *, unverified: bool = False) -> None:
+        """Deliver changes soon. `unverified` reports that files without a verified hash are stored."""
+        self._pending.add_changes(self._listed(changes), unverified=unverified)
+        self._schedule()
 
-    def missed(self, libraries: Sequence[str] | None = None) -> None:
-        self._heard.again(libraries)
-        self._wake()
+    def resync_threadsafe(self, libraries: Sequence[str] | None = None) -> None:
+        """Report that unknown changes were made in these libraries, or in any."""
+        self._pending.add_resync(libraries)
+        self._schedule()
 
-    def progressed(self, library: str, sid: str, text: str) -> None:
-        self._heard.text(library, sid, text)
-        self._wake()
+    def send_threadsafe(self, message: Message) -> None:
+        """Deliver a message of another process, whose session may be connected to this one."""
+        self._pending.add_message(message)
+        self._schedule()
 
-    def _wake(self) -> None:
-        if not self._is_due.is_set():
-            self._is_due.set()
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._arrange)
+    def _listed(self, changes: Sequence[Change]) -> list[Change]:
+        listed = (listed_change(change, self._ignored) for change in changes)
+        return [change for change in listed if change is not None]
 
-    def _arrange(self) -> None:
-        self._loop.call_at(max(self._not_before, self._loop.time()), self._deliver)
+    def _schedule(self) -> None:
+        if self._loop is not None and not self._is_scheduled.is_set():
+            self._is_scheduled.set()
+            with suppress(RuntimeError):  # the event loop is closed
+                self._loop.call_soon_threadsafe(self._schedule_delivery, self._loop)
 
-    def _deliver(self) -> None:
-        self._is_due.clear()  # first: what is heard from now on comes next time
-        events, again, texts = self._heard.take()
-        if not events and not texts and again == set():
+    def _schedule_delivery(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_at(max(self._not_before, loop.time()), self._deliver_pending)
+
+    def _deliver_pending(self) -> None:
+        self._is_scheduled.clear()  # before `take`: news that arrives from now on schedules a delivery
+        batch = self._pending.take()
+        if batch.is_empty or self._loop is None:
             return
-        self._connections.list_again(again)
-        for event in events:
-            self._connections.publish(event)
-        for text in texts:
-            self._connections.send(*text)
-        told_to_list = again is None or bool(again)
-        self._not_before = self._loop.time() + (AGAIN_PAUSE_S if told_to_list else PAUSE_S)
+        self._deliver(batch)
+        pause_s = RESYNC_PAUSE_S if batch.has_resync else BATCH_PAUSE_S
+        self._not_before = self._loop.time() + pause_s
 
-    # What happens here
-
-    def publish(self, event: Event) -> None:
-        """As `ConnectionManager.publish`; what was heard of others before comes first, however shortly."""
-        self._deliver()
-        self._connections.publish(event)
-
-    def send(self, library: str, sid: str, text: str, *, elsewhere: bool) -> None:
-        """To who has this sid, as `ConnectionManager.send`; if elsewhere, also where other processes are."""
-        if self._connections.find(sid) is not None or not elsewhere:
-            self._connections.send(library, sid, text)
-        elif self._others is not None:
-            self._to_tell.append((library, sid, text))
-            if self._telling is None:
-                self._telling = asyncio.create_task(self._tell_all(self._others))
-
-    async def _tell_all(self, others: Others) -> None:
-        try:
-            while self._to_tell:
-                await asyncio.to_thread(others.tell, *self._to_tell.popleft())
-        finally:  # or nothing would ever be told again
-            self._telling = None
+    def _deliver(self, batch: Batch) -> None:
+        for callback in self._subscribers:
+            callback(batch)

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TypeVar
 
+from app.events.feed import Batch
 from app.storage.contract import Storage
 from app.storage.errors import StorageError
 
@@ -35,8 +36,13 @@ class Upkeep:
         self._to_hash = asyncio.Event()
 
     def hash_soon(self) -> None:
-        """Say that there may be files without a hash. Called in the event loop."""
+        """Start to hash files that have no hash. Call this from the event loop."""
         self._to_hash.set()
+
+    def receive(self, batch: Batch) -> None:
+        """Start to hash if a batch of the change feed reports unverified files."""
+        if batch.unverified:
+            self.hash_soon()
 
     async def run(self) -> None:
         """Go on until cancelled. What goes wrong is logged, and tried again."""

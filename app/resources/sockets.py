@@ -9,7 +9,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.accounts.principals import Caller
 from app.events.connections import Connection
-from app.events.event import RESYNC, Event, compact
+from app.events.feed import RESYNC, Event, compact
 from app.resources.dependencies import CallerDep, LibraryDep, Services, ServicesDep
 from app.storage.errors import NotFound
 

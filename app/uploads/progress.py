@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from app.events.event import compact
+from app.events.feed import Message, compact
 from app.http.errors import BadForm
 
 INTERVAL_S = 0.125
@@ -16,10 +16,10 @@ ELSEWHERE_INTERVAL_S = 1.0
 MAX_SID_LENGTH = 64
 
 
-class Tell(Protocol):
-    """Sends a text to a sid; elsewhere, also if that is connected to another process."""
+class Send(Protocol):
+    """Sends a message to a WebSocket session; with `elsewhere`, even if another process has it."""
 
-    def __call__(self, sid: str, text: str, *, elsewhere: bool) -> None: ...
+    def __call__(self, message: Message, *, elsewhere: bool) -> None: ...
 
 
 class Progress:
@@ -31,8 +31,9 @@ class Progress:
 
     def __init__(
         self,
-        tell: Tell,
+        send: Send,
         *,
+        library: str,
         sid: str | None,
         filename: str | None,
         total: int | None,
@@ -40,7 +41,8 @@ class Progress:
     ) -> None:
         self.filename = filename
         self.received = 0
-        self._tell = tell
+        self._deliver = send
+        self._library = library
         self._sid: str | None = None
         self._total = total
         self._clock = clock
@@ -75,4 +77,5 @@ class Progress:
     def _send(self, total: int | None, *, elsewhere: bool) -> None:
         assert self._sid is not None
         progress = {"filename": self.filename, "received": self.received, "total": total}
-        self._tell(self._sid, compact({"progress": progress}), elsewhere=elsewhere)
+        message = Message(self._library, self._sid, compact({"progress": progress}))
+        self._deliver(message, elsewhere=elsewhere)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from functools import partial
 
 from app.http import digest_fields
 from app.http.digest_fields import Digests
@@ -12,7 +11,7 @@ from app.library.quotas import Room
 from app.library.service import Library
 from app.storage.contract import Staged, Storage
 from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, clean_folder
-from app.uploads.progress import Progress
+from app.uploads.progress import Progress, Send
 
 FORM_OVERHEAD = 1 << 20
 """Bytes that a form may be longer than the file in it."""
@@ -21,18 +20,15 @@ FORM_OVERHEAD = 1 << 20
 class Uploads:
     """Both ways to send a file. Neither holds more of it in memory than the storage's stage does.
 
-    `max_size` is in bytes, of one file; `tell` takes a library and what `progress.Tell` takes of somebody in
-    it.
+    `max_size` is the largest size of one file in bytes. `send` delivers messages of progress.
     Raises the errors of uploads, storage and quotas; nothing is stored then.
     """
 
-    def __init__(
-        self, storage: Storage, library: Library, *, max_size: int, tell: Callable[..., None]
-    ) -> None:
+    def __init__(self, storage: Storage, library: Library, *, max_size: int, send: Send) -> None:
         self._storage = storage
         self._library = library
         self._max_size = max_size
-        self._tell = tell
+        self._send = send
 
     async def receive_form(
         self,
@@ -54,7 +50,7 @@ class Uploads:
         if room is not None and length is not None:
             room.take(max(0, length - FORM_OVERHEAD))
         target = _Target(library, folder)
-        progress = Progress(partial(self._tell, library), sid=sid, filename=None, total=length)
+        progress = Progress(self._send, library=library, sid=sid, filename=None, total=length)
 
         async def read(data: bytes) -> bytes:
             part = b""
@@ -95,7 +91,7 @@ class Uploads:
             room.take(length)
         if early:
             await self._storage.check(key, expect)
-        progress = Progress(partial(self._tell, key.library), sid=sid, filename=key.filename, total=length)
+        progress = Progress(self._send, library=key.library, sid=sid, filename=key.filename, total=length)
 
         async def read(data: bytes) -> bytes:
             return data

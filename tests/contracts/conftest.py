@@ -67,7 +67,7 @@ def settings(
 
 @pytest.fixture
 async def storage(settings: Settings, anyio_backend: str) -> AsyncIterator[Storage]:
-    async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+    async with open_database(settings) as stores:
         yield stores.storage
 
 

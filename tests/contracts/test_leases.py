@@ -30,7 +30,7 @@ from app.database import open_database
 from app.settings import Settings
 
 async def hold():
-    async with open_database(Settings(_env_file=None), media_type=str) as stores:
+    async with open_database(Settings(_env_file=None)) as stores:
         lasts_s = float(sys.argv[1])
 
         async def work():
@@ -56,7 +56,7 @@ def settings_of(backend: str, folder: Path) -> Settings:
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Leases]:
-    async with open_database(settings, media_type=str) as stores:
+    async with open_database(settings) as stores:
         yield stores.leases
 
 

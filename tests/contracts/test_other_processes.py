@@ -30,7 +30,7 @@ def short_quiet_period(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def other(settings: Settings, storage: Storage) -> AsyncIterator[Storage]:
     """Open the same library again, like another process."""
-    async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+    async with open_database(settings) as stores:
         yield stores.storage
 
 

@@ -77,7 +77,6 @@ async def opened(folder: Path, source: dict[str, object], target: dict[str, obje
         for name, settings in (("source", source), ("target", target)):
             database = open_database(
                 Settings(_env_file=None, files_dir=folder / name, **settings),  # type: ignore[arg-type]
-                media_type=lambda name: "video/mp4" if name.endswith(".mp4") else "video/guessed",
             )
             pair.append(await stack.enter_async_context(database))
         yield Pair(pair[0].storage, pair[1].storage, pair[1].copies, pair[0].library_id)

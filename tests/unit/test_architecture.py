@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "uploads": {"library", "storage", "http", "events"},
     "media": {"storage", "http", "library"},
     "metrics": {"storage"},
-    "database": {"storage", "http", "settings", "accounts"},
+    "database": {"storage", "http", "settings", "accounts", "events"},
     "resources": {
         "storage",
         "http",

@@ -7,7 +7,7 @@ a crash leaves in between is a whole file without a row, or with an old one; the
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,6 +42,7 @@ from app.database.rules import check, modified_at
 from app.database.sql import pages, paths
 from app.database.sql.engine import Database
 from app.database.sql.schema import Media, Volume
+from app.events.feed import ChangeFeed
 from app.storage.backend import Writer
 from app.storage.errors import (
     AlreadyExists,
@@ -79,9 +80,8 @@ class FilesystemBackend:
     """`storage.backend.Backend` over a folder of files and an SQL database.
 
     `volume` is the id that tells this folder from an empty mount point. `chunk_size` is how many bytes are
-    read in one go. `media_type` guesses the type of a file that was not uploaded from its name. `ignored`
-    decides which files lists and scans leave out. `notice` is told what became of files by hand, by any
-    thread; of none, if there are just files to hash.
+    read in one go. `ignored` decides which files lists and scans leave out. `feed` receives the
+    changes that other programs made to the files.
     """
 
     parts = ("database", "folder")
@@ -93,17 +93,15 @@ class FilesystemBackend:
         *,
         volume: str,
         chunk_size: int,
-        media_type: Callable[[str], str],
         ignored: Ignored,
-        notice: Callable[[Sequence[Change]], None],
+        feed: ChangeFeed | None = None,
     ) -> None:
         self._database = database
         self._disk = files
         self._volume = volume
         self._chunk_size = chunk_size
-        self._media_type = media_type
         self._ignored = ignored
-        self._notice = notice
+        self._feed = feed or ChangeFeed()
         self._scanner = Scanner(database, files, self._settling, ignored)
         self.maintenance = FilesystemMaintenance(database, files, self._settling, self._scanner)
         self._remembered = Remembered(files, chunk_size)
@@ -401,7 +399,6 @@ class FilesystemBackend:
                 self._database,
                 session,
                 self._disk,
-                media_type=self._media_type,
                 ignored=self._ignored,
                 check_volume=self._check_volume,
             )
@@ -419,7 +416,7 @@ class FilesystemBackend:
             for change in settling.changes:
                 if change.kind in (Kind.DELETED, Kind.MOVED):
                     self._scanner.forget(change.previous or change.info.key)
-            self._notice(settling.changes)
+            self._feed.publish_threadsafe(settling.changes, unverified=True)
 
     def _settled(self, settling: Settling, key: Key) -> Media:
         row = settling.settle(key)

@@ -28,6 +28,7 @@ from app.database.filesystem.rows import (
 from app.database.rules import modified_at, type_after_move
 from app.database.sql.engine import Database, OutcomeUnknown
 from app.database.sql.schema import Departed, Media
+from app.http.media_types import media_type
 from app.storage.errors import PathConflict, Unfinished
 from app.storage.ignored_names import Ignored
 from app.storage.types import Change, Key, Kind
@@ -68,7 +69,6 @@ class Settling:
         session: Session,
         files: Disk,
         *,
-        media_type: Callable[[str], str],
         ignored: Ignored,
         check_volume: Callable[[], None],
     ) -> None:
@@ -79,12 +79,11 @@ class Settling:
         self._unknown: OutcomeUnknown | None = None
         self._database = database
         self._disk = files
-        self._media_type = media_type
         self._ignored = ignored
         self._check_volume = check_volume
 
     def commit(self) -> None:
-        self._database.tell(self.session, self.changes)
+        self._database.notify(self.session, self.changes)
         self.session.commit()
         self.committed = True
 
@@ -92,7 +91,7 @@ class Settling:
         """Commit the change of the row, whose file step is taken. It stays taken if nobody knows whether
         this was committed; `check_outcome` says so then."""
         identity, wanted = row.id, None if change.kind is Kind.DELETED else _facts(row)
-        self._database.tell(self.session, [*self.changes, change])
+        self._database.notify(self.session, [*self.changes, change])
 
         def was_made(session: Session) -> bool:
             found = session.get(Media, identity)
@@ -153,7 +152,7 @@ class Settling:
 
     def rename(self, row: Media, key: Key, path: Segments) -> None:
         """Let the row speak of the file at another path."""
-        row.content_type = type_after_move(row.content_type, row.filename, key.filename, self._media_type)
+        row.content_type = type_after_move(row.content_type, row.filename, key.filename)
         place(row, key, path, self._ignored)
 
     def hashed(self, row: Media, sha256: str, *, is_utf8: bool) -> None:
@@ -321,7 +320,7 @@ class Settling:
     def _describe(self, row: Media, status: os.stat_result) -> None:
         """Let the row speak of these bytes, which are to be hashed."""
         sign(row, Signature.of(status), self._disk.device_of(status))
-        row.content_type = self._media_type(row.filename)
+        row.content_type = media_type(None, row.filename)
         # Reading it all to hash it would keep clients waiting, so its version comes from its identity.
         be_version(row, etag=etag_of(status), sha256=None, is_utf8=None)
         row.doubtful = signature_of(row).unsure_for_s(time.time_ns()) > 0

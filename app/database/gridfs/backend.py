@@ -6,7 +6,6 @@ change is one write, and what a crash leaves is at most a file of the bucket tha
 removes.
 """
 
-from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 
@@ -28,7 +27,6 @@ from app.storage.types import (
     MAX_ALL_FOLDERS,
     MAX_FOLDERS,
     Address,
-    Change,
     Committed,
     Expectation,
     FileInfo,
@@ -44,9 +42,8 @@ BIG = 16 << 20
 class GridBackend:
     """`storage.backend.Backend` over a MongoDB database.
 
-    `keeper` holds the leases of what is written, `senders` bring it to the database. `media_type` guesses the
-    type of a file that was not uploaded from its name. `ignored` decides which files lists and scans leave
-    out. `notice` is told what became of files by other programs, by any thread.
+    `keeper` holds the leases of what is written, `senders` bring it to the database. `ignored` decides
+    which files lists and scans leave out.
     """
 
     parts = ("database",)
@@ -57,16 +54,14 @@ class GridBackend:
         keeper: upload_leases.Keeper,
         senders: Executor,
         *,
-        media_type: Callable[[str], str],
         ignored: Ignored,
-        notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
         self._keeper = keeper
         self._senders = senders
-        self._changes = Changes(database, media_type, ignored)
+        self._changes = Changes(database, ignored)
         self._ignored = ignored
-        scanner = Scanner(database, media_type=media_type, ignored=ignored, notice=notice)
+        scanner = Scanner(database, ignored=ignored)
         self.maintenance = GridMaintenance(database, scanner)
 
     @property

@@ -1,4 +1,4 @@
-"""How processes on one MongoDB hear of one another: by a change stream, which only replica sets have."""
+"""Changes of other processes on one MongoDB database: a change stream, which only replica sets have."""
 
 import logging
 from collections.abc import Mapping
@@ -15,68 +15,14 @@ from app.database.gridfs import own_writes
 from app.database.gridfs.connection import IMAGES, Database, told
 from app.database.gridfs.documents import NOT_LIKE_OURS, Stored, info_in
 from app.database.gridfs.own_writes import Mark
-from app.database.relay import Hearer
+from app.events.feed import ChangeFeed, Message
 from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.types import Change, Key, Kind
 
-PLACE = ("library", "folder", "filename")
-
-
-@dataclass(frozen=True)
-class Heard:
-    """`change` is None where nobody can tell what became of a file, only that something did. `mark` is the
-    change's, by which its maker knows it."""
-
-    change: Change | None
-    mark: Mark | None = None
-
-
-def heard(event: Mapping[str, Any]) -> Heard | None:
-    """None of what is no news to those who listen, such as the hash of a file."""
-    try:
-        return _heard(event)
-    except NOT_LIKE_OURS:  # a document that another program wrote
-        return Heard(None)
-
-
-def _heard(event: Mapping[str, Any]) -> Heard | None:
-    before, after = event.get("fullDocumentBeforeChange"), _after(event)
-    match event["operationType"]:
-        case "insert":
-            return Heard(Change(Kind.CREATED, info_in(after)), own_writes.stored(after["file"]))
-        case "delete":
-            mark = own_writes.deleted(event["documentKey"]["_id"])
-            return Heard(None if before is None else Change(Kind.DELETED, info_in(before)), mark)
-        case "update" | "replace":
-            return _updated(before, after)
-    return Heard(None)  # the whole collection is gone, or has another name
-
-
-def _after(event: Mapping[str, Any]) -> Stored:
-    """The document after the change; of an update without the document before it, what it changed."""
-    if event["operationType"] != "update":
-        return dict(event.get("fullDocument") or {})
-    return {**(event.get("fullDocumentBeforeChange") or {}), **event["updateDescription"]["updatedFields"]}
-
-
-def _updated(before: Stored | None, after: Stored) -> Heard | None:
-    if before is None:  # the server keeps no documents as they were
-        if "file" in after:
-            return Heard(None, own_writes.stored(after["file"]))
-        return Heard(None) if any(name in after for name in (*PLACE, "etag")) else None
-    if before["file"] != after["file"]:
-        return Heard(Change(Kind.REPLACED, info_in(after)), own_writes.stored(after["file"]))
-    if any(before[name] != after[name] for name in PLACE):
-        previous = Key(*(before[name] for name in PLACE))
-        mark = own_writes.moved(after["_id"], *(after[name] for name in PLACE))
-        return Heard(Change(Kind.MOVED, info_in(after), previous), mark)
-    if before["etag"] != after["etag"]:
-        return Heard(Change(Kind.REPLACED, info_in(after)))
-    return None
-
+KEY_FIELDS = ("library", "folder", "filename")
 
 PROGRESS_BYTES = 1 << 20
-"""What is kept of the progress of uploads; older is gone."""
+"""The size of the capped collection of messages about uploads."""
 
 NO_IMAGES = (
     "MongoDB keeps no documents as they were before a change (it is older than 6.0, or this user may not "
@@ -87,23 +33,77 @@ NO_IMAGES = (
 ALONE = "MongoDB is no replica set and so has no change streams: events stay within this process."
 
 RESUMABLE = "ResumableChangeStreamError"
-"""How the database labels errors after which it can be gone on from the same place."""
+"""MongoDB's label for errors after which the stream can resume from the same place."""
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 
-def line_of(database: Database) -> "Listening | None":
-    """How to hear of other processes on this database, if that can be."""
+@dataclass(frozen=True)
+class StreamEvent:
+    """An event of the change stream that concerns clients."""
+
+    change: Change | None
+    """None if the event does not contain enough to describe the change."""
+    mark: Mark | None = None
+    """The mark of the write, by which its own process recognises it."""
+
+
+def parse_event(event: Mapping[str, Any]) -> StreamEvent | None:
+    """Return the event; None if it does not concern clients, such as a new hash of a file."""
+    try:
+        return _parse(event)
+    except NOT_LIKE_OURS:  # a document that another program wrote
+        return StreamEvent(None)
+
+
+def _parse(event: Mapping[str, Any]) -> StreamEvent | None:
+    before, after = event.get("fullDocumentBeforeChange"), _after(event)
+    match event["operationType"]:
+        case "insert":
+            return StreamEvent(Change(Kind.CREATED, info_in(after)), own_writes.stored(after["file"]))
+        case "delete":
+            mark = own_writes.deleted(event["documentKey"]["_id"])
+            return StreamEvent(None if before is None else Change(Kind.DELETED, info_in(before)), mark)
+        case "update" | "replace":
+            return _parse_update(before, after)
+    return StreamEvent(None)  # the collection was dropped or renamed
+
+
+def _after(event: Mapping[str, Any]) -> Stored:
+    """Return the document after the change; of an update without an earlier image, the updated fields."""
+    if event["operationType"] != "update":
+        return dict(event.get("fullDocument") or {})
+    return {**(event.get("fullDocumentBeforeChange") or {}), **event["updateDescription"]["updatedFields"]}
+
+
+def _parse_update(before: Stored | None, after: Stored) -> StreamEvent | None:
+    if before is None:  # the server keeps no images of documents before a change
+        if "file" in after:
+            return StreamEvent(None, own_writes.stored(after["file"]))
+        return StreamEvent(None) if any(name in after for name in (*KEY_FIELDS, "etag")) else None
+    if before["file"] != after["file"]:
+        return StreamEvent(Change(Kind.REPLACED, info_in(after)), own_writes.stored(after["file"]))
+    if any(before[name] != after[name] for name in KEY_FIELDS):
+        previous = Key(*(before[name] for name in KEY_FIELDS))
+        mark = own_writes.moved(after["_id"], *(after[name] for name in KEY_FIELDS))
+        return StreamEvent(Change(Kind.MOVED, info_in(after), previous), mark)
+    if before["etag"] != after["etag"]:
+        return StreamEvent(Change(Kind.REPLACED, info_in(after)))
+    return None
+
+
+def open_change_source(database: Database) -> "MongoChangeSource | None":
+    """Return the source of other processes' changes. Returns None if the server is not a replica set."""
     with database.asked():
         replicated = database.is_replicated()
     if not replicated:
-        _log.info(ALONE)
+        log.info(ALONE)
         return None
-    return Listening(database)
+    return MongoChangeSource(database)
 
 
-class Listening:
-    """`relay.Line` over MongoDB. What nobody listens to is kept in the oplog, for as long as that is."""
+class MongoChangeSource:
+    """`change_listener.ChangeSource` over MongoDB, whose oplog keeps changes for disconnected processes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -117,40 +117,40 @@ class Listening:
         if not self._is_prepared:
             self._keep_images()
             self._is_prepared = True
-        token, own = self._token, self._database.own
+        token, own_writes = self._token, self._database.own_writes
         if token is None:
-            own.forget()
-        own.counts = True
+            own_writes.clear()
+        own_writes.enabled = True
         try:
             with self._database.asked():
                 self._stream = self._database.media.database.watch(
-                    [{"$match": self._wanted()}],
+                    [{"$match": self._filter()}],
                     full_document_before_change="whenAvailable",
                     resume_after=token,
                 )
         except StorageError as error:
-            self._note(error.__cause__)
+            self._forget_token_after(error.__cause__)
             raise
         self._token = self._stream.resume_token
         return token is not None
 
-    def hear(self, hearer: Hearer) -> None:
+    def receive(self, feed: ChangeFeed) -> None:
         stream = self._stream
         assert stream is not None
         try:
             event = stream.try_next()
         except (PyMongoError, BSONError) as error:
-            self._note(error)
+            self._forget_token_after(error)
             raise told(error) from error
         if event is not None:
-            self._hand_on(event, hearer)
+            self._pass_on(event, feed)
         elif not stream.alive:
             self._token = None
             raise StorageUnavailable("The database is no longer there.")
         self._token = stream.resume_token
 
     def interrupt(self) -> None:
-        # Its cursor is killed, so that who waits for it is answered.
+        # Killing the cursor ends the `try_next` that waits for it.
         self.disconnect()
 
     def disconnect(self) -> None:
@@ -160,53 +160,50 @@ class Listening:
                 stream.close()
 
     def close(self) -> None:
-        """The connections are those of the database."""
+        """Do nothing: the connections belong to the database."""
 
-    def tell(self, library: str, sid: str, text: str) -> None:
+    def send(self, message: Message) -> None:
         with self._database.asked():
             if not self._has_progress:
-                with suppress(CollectionInvalid, OperationFailure):  # it is there
+                with suppress(CollectionInvalid, OperationFailure):  # it exists
                     self._database.progress.database.create_collection(
                         self._database.progress.name, capped=True, size=PROGRESS_BYTES
                     )
                 self._has_progress = True
-            self._database.progress.insert_one(
-                {"origin": self._origin, "library": library, "sid": sid, "text": text}
-            )
+            self._database.progress.insert_one({"origin": self._origin, **message._asdict()})
 
-    def _hand_on(self, event: Stored, hearer: Hearer) -> None:
+    def _pass_on(self, event: Stored, feed: ChangeFeed) -> None:
         if event["ns"].get("coll") == self._database.progress.name:
-            said = event["fullDocument"]
-            if said.get("origin") != self._origin:
-                hearer.progressed(*(str(said.get(name)) for name in ("library", "sid", "text")))
+            document = event["fullDocument"]
+            if document.get("origin") != self._origin:
+                feed.send_threadsafe(Message(*(str(document.get(name)) for name in Message._fields)))
             return
-        news = heard(event)
-        if news is None or (news.mark is not None and self._database.own.is_own(news.mark)):
+        parsed = parse_event(event)
+        if parsed is None or (parsed.mark is not None and self._database.own_writes.take(parsed.mark)):
             return
-        if news.change is None:
-            hearer.missed()
+        if parsed.change is None:
+            feed.resync_threadsafe()
         else:
-            hearer.changed([news.change])
+            feed.publish_threadsafe([parsed.change])
 
-    def _wanted(self) -> Stored:
+    def _filter(self) -> Stored:
         media, progress = self._database.media.name, self._database.progress.name
-        news = [
+        relevant = [
             {f"updateDescription.updatedFields.{name}": {"$exists": True}}
-            for name in (*PLACE, "file", "etag")
+            for name in (*KEY_FIELDS, "file", "etag")
         ]
         whole = ["insert", "replace", "delete", "drop", "rename"]
         return {
             "$or": [
                 {"ns.coll": media, "operationType": {"$in": whole}},
-                {"ns.coll": media, "operationType": "update", "$or": news},
+                {"ns.coll": media, "operationType": "update", "$or": relevant},
                 {"ns.coll": progress, "operationType": "insert"},
                 {"operationType": {"$in": ["dropDatabase", "invalidate"]}},
             ]
         }
 
     def _keep_images(self) -> None:
-        """Let the database remember what a document was that was changed, for as long as its oplog, even if
-        an older version made the collection."""
+        """Make the server keep images of documents before a change, even in an older collection."""
         media = self._database.media
         with self._database.asked():
             (found,) = media.database.list_collections(filter={"name": media.name})
@@ -218,11 +215,11 @@ class Listening:
         except StorageError as error:
             if not isinstance(error.__cause__, OperationFailure):
                 raise
-            _log.warning(NO_IMAGES)
+            log.warning(NO_IMAGES)
 
-    def _note(self, error: BaseException | None) -> None:
-        """The place in the oplog is of no more use if the database refuses to go on from there, or what
-        comes next cannot be read, of another program: it would come again and again."""
+    def _forget_token_after(self, error: BaseException | None) -> None:
+        """Give up the place in the oplog if the database refuses to resume there, or if the next event is
+        malformed (another program wrote it), because resuming would fail again and again."""
         refused = isinstance(error, OperationFailure) and not error.has_error_label(RESUMABLE)
         if refused or isinstance(error, BSONError):
             self._token = None

@@ -19,7 +19,8 @@ from pymongo.write_concern import WriteConcern
 
 from app.database.gridfs.account_documents import Account, Attempts, Invite, Link, Session, SigningKey, Token
 from app.database.gridfs.documents import OBSOLETE_INDEXES, Media, Stored
-from app.database.gridfs.own_writes import OwnChanges
+from app.database.gridfs.own_writes import OwnWrites
+from app.events.feed import ChangeFeed
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import OutOfSpace, StorageUnavailable
 
@@ -131,10 +132,10 @@ class Database(Connection):
     when; `schema`, a collection `media.schema`, has the version of the schema; `ignore`, `media.ignore`, by
     which patterns it was decided which files lists leave out; `copies`, `media.copies`, the files that were
     copied from another library; `leases`, `media.leases`, what one process at a time does; `progress`, a
-    short one, what other processes are to hear of uploads.
+    short one, messages about uploads to other processes. `feed` receives changes of other programs.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, feed: ChangeFeed | None = None) -> None:
         super().__init__(url, setting="SEEKABLE_MONGODB_URL", default=DEFAULT_NAME)
         self.media: Collection[Stored] = self._database["media"]
         self.uploads: Collection[Stored] = self._database["media.uploads"]
@@ -145,7 +146,8 @@ class Database(Connection):
         self.progress: Collection[Stored] = self._database["media.progress"]
         self.schema = self._database["media.schema"]
         self.copies: Collection[Stored] = self._database["media.copies"]
-        self.own = OwnChanges()
+        self.own_writes = OwnWrites()
+        self.feed = feed or ChangeFeed()
 
     def exists(self) -> bool:
         """Whether there are files of ours in it."""

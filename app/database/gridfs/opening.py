@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import uuid4
@@ -16,12 +16,13 @@ from app.database.gridfs.connection import USERS, Connection, Database, Users
 from app.database.gridfs.documents import Stored, behind
 from app.database.gridfs.staging import Senders
 from app.database.gridfs.upload_leases import Keeper
-from app.database.rules import NEWER, ignore
+from app.database.rules import NEWER
+from app.events.feed import ChangeFeed
 from app.settings import ConfigurationError, Settings
 from app.storage.copy_notes import Copy
 from app.storage.errors import InvalidName, StorageError, StorageUnavailable
 from app.storage.ignored_names import Ignored
-from app.storage.types import Change, Key
+from app.storage.types import Key
 
 BATCH = 2_000
 """Documents that one query reads."""
@@ -165,9 +166,8 @@ _NO_URL = "SEEKABLE_STORAGE=gridfs needs SEEKABLE_MONGODB_URL."
 
 def open_gridfs(
     settings: Settings,
-    media_type: Callable[[str], str],
     stack: ExitStack,
-    notice: Callable[[Sequence[Change]], None] = ignore,
+    feed: ChangeFeed | None = None,
     *,
     create: bool = True,
     serving: bool = True,
@@ -175,7 +175,7 @@ def open_gridfs(
     """Raises ConfigurationError, StorageError."""
     if not settings.mongodb_url:
         raise ConfigurationError(_NO_URL)
-    database = Database(settings.mongodb_url)
+    database = Database(settings.mongodb_url, feed)
     stack.callback(database.close)
     with _said_of(database):
         if not create and not database.exists():
@@ -191,7 +191,7 @@ def open_gridfs(
     keeper = Keeper(database)
     stack.callback(keeper.close)
     senders = stack.enter_context(Senders(SENDERS))
-    return GridBackend(database, keeper, senders, media_type=media_type, ignored=ignored, notice=notice)
+    return GridBackend(database, keeper, senders, ignored=ignored)
 
 
 def open_users(settings: Settings, stack: ExitStack) -> MongoAccounts:

@@ -1,7 +1,7 @@
-"""Which changes of documents this process makes itself, so that it does not hear of them as of another's.
+"""Filters this process's own writes out of the change stream.
 
-A change stream does not say who made a change, and a deleted document cannot. So each change has a mark that
-both know who makes it and who hears of it.
+A change stream does not report which client made a change, and a deleted document cannot carry a note. So
+each write has a mark, which both the writer and the reader of the stream can compute.
 """
 
 import threading
@@ -13,65 +13,70 @@ T = TypeVar("T")
 
 Mark = tuple[str, ...]
 
-MOST = 10_000
-"""Changes of which it is known that they will be heard of. Beyond, the oldest are heard of as if they were
-another's, which does no harm."""
+MAX_MARKS = 10_000
+"""Writes that wait to be reported by the stream. The oldest of more are taken for another process's, which is
+harmless."""
 
 WAIT_S = 10.0
-"""Longer than any change takes."""
+"""Seconds to wait for a write that is in progress: longer than any write takes."""
 
 
 def stored(file: Any) -> Mark:
-    """A document came to name this file of the bucket."""
+    """Return the mark of a write after which a document names this file of the bucket."""
     return "stored", repr(file)
 
 
 def moved(document: str, library: str, folder: str, filename: str) -> Mark:
-    """A document came to be there."""
+    """Return the mark of a write that moves a document to this key."""
     return "moved", document, library, folder, filename
 
 
 def deleted(document: str) -> Mark:
-    """A document is gone."""
+    """Return the mark of a write that deletes a document."""
     return "deleted", document
 
 
-class OwnChanges:
-    """By their marks. Used by many threads at once."""
+class OwnWrites:
+    """The recent writes of this process, by mark. Thread-safe."""
 
-    def __init__(self) -> None:
-        self.counts = False
-        """Whether anybody listens; if not, nothing is kept."""
-        self._under_way: Counter[Mark] = Counter()
+    def __init__(self, max_marks: int = MAX_MARKS) -> None:
+        self.enabled = False
+        """Whether the change stream is read; if not, no mark is kept."""
+        self._max_marks = max_marks
+        self._in_progress: Counter[Mark] = Counter()
         self._made: OrderedDict[Mark, int] = OrderedDict()
         self._ended = threading.Condition()
 
-    def make(self, mark: Mark, change: Callable[[], T]) -> T:
-        """Make a change. What it gives is true if it was made here; it was not, or nobody knows, if it raises
-        an error: it is then heard of like another's."""
-        if not self.counts:
-            return change()
+    def run(self, mark: Mark, write: Callable[[], T]) -> T:
+        """Run a write and return its result, which is true if the write changed the database.
+
+        If it raises an error, its outcome is unknown, and the stream reports it like another process's.
+        """
+        if not self.enabled:
+            return write()
         with self._ended:
-            self._under_way[mark] += 1
+            self._in_progress[mark] += 1
         made = False
         try:
-            result = change()
+            result = write()
             made = bool(result)
             return result
         finally:
             with self._ended:
-                self._under_way -= Counter([mark])  # which leaves no zeros
+                self._in_progress -= Counter([mark])  # unlike `subtract`, this leaves no zero counts
                 if made:
                     self._made[mark] = self._made.pop(mark, 0) + 1
-                    if len(self._made) > MOST:
+                    if len(self._made) > self._max_marks:
                         self._made.popitem(last=False)
                 self._ended.notify_all()
 
-    def is_own(self, mark: Mark) -> bool:
-        """Whether a change that was heard of was made here, which is forgotten then. Waits while nobody knows
-        because it is being made, or was tried, here."""
+    def take(self, mark: Mark) -> bool:
+        """Return whether this process made a write that the stream reports, and forget it.
+
+        Blocks while a write with this mark is in progress: the stream may report it before it returns.
+        """
         with self._ended:
-            self._ended.wait_for(lambda: mark in self._made or mark not in self._under_way, WAIT_S)
+            self._ended.wait_for(lambda: mark in self._made or mark not in self._in_progress, WAIT_S)
             if mark not in self._made:
                 return False
             self._made[mark] -= 1
@@ -79,7 +84,7 @@ class OwnChanges:
                 del self._made[mark]
             return True
 
-    def forget(self) -> None:
-        """What was made until now may never be heard of."""
+    def clear(self) -> None:
+        """Forget all writes: the stream may never report them."""
         with self._ended:
             self._made.clear()

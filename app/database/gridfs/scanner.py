@@ -28,6 +28,7 @@ from app.database.gridfs.documents import (
 )
 from app.database.gridfs.staging import NOT_OURS, remove_slice
 from app.database.gridfs.writes import check_room, path_of, spellings
+from app.http.media_types import media_type
 from app.storage.errors import InvalidName, PathConflict, StorageUnavailable
 from app.storage.ignored_names import Ignored
 from app.storage.maintenance import Finding, Outcome, Scanned
@@ -53,14 +54,10 @@ class Scanner:
         self,
         database: Database,
         *,
-        media_type: Callable[[str], str],
         ignored: Ignored,
-        notice: Callable[[Sequence[Change]], None],
     ) -> None:
         self._database = database
-        self._media_type = media_type
         self._ignored = ignored
-        self._notice = notice
 
     def scan(self) -> Generator[Scanned]:
         for documents in self._batches(self._database.media, _PLACE):
@@ -96,6 +93,9 @@ class Scanner:
                 if finding is not None:
                     yield finding
 
+    def _publish(self, change: Change) -> None:
+        self._database.feed.publish_threadsafe([change], unverified=True)
+
     def _or_unreadable(
         self, name: str, step: Callable[[], Finding | None], not_like_those: str
     ) -> Finding | None:
@@ -119,13 +119,13 @@ class Scanner:
             info = info_of(media)
             # What is left of a file without its document, nobody can read.
             upload_leases.retire(self._database, document["file"])
-            forgotten = self._database.own.make(
+            forgotten = self._database.own_writes.run(
                 own_writes.deleted(document["_id"]),
                 lambda: self._database.media.delete_one(same).deleted_count,
             )
         if not forgotten:
             return None
-        self._notice([Change(Kind.DELETED, info)])
+        self._publish(Change(Kind.DELETED, info))
         return Finding(info.key.path, Outcome.DELETED)
 
     # What is new
@@ -184,7 +184,7 @@ class Scanner:
             file=GridFSProxy(file["_id"]),
             size=size,
             chunk_size=chunk_size,
-            content_type=self._media_type(key.filename),
+            content_type=media_type(None, key.filename),
             etag=_etag(file),
             sha256=None,
             unverified=True,
@@ -210,8 +210,8 @@ class Scanner:
         if old is None:
             check_room(media, key)
             with suppress(DuplicateKeyError):
-                self._database.own.make(mark, lambda: media.insert_one(new.to_mongo().to_dict()))
-                self._notice([Change(Kind.CREATED, info_of(new))])
+                self._database.own_writes.run(mark, lambda: media.insert_one(new.to_mongo().to_dict()))
+                self._publish(Change(Kind.CREATED, info_of(new)))
                 return Finding(key.path, Outcome.CREATED)
             return None
         before = self._database.files.find_one({"_id": old.file.grid_id, **NOT_OURS})
@@ -222,9 +222,11 @@ class Scanner:
         new.id, new.created_at = old.id, old.created_at
         # The older one is not ours to remove.
         update = {"$set": new.to_mongo().to_dict()}
-        if not self._database.own.make(mark, lambda: media.update_one(as_it_is(old), update).matched_count):
+        if not self._database.own_writes.run(
+            mark, lambda: media.update_one(as_it_is(old), update).matched_count
+        ):
             return None
-        self._notice([Change(Kind.REPLACED, info_of(new))])
+        self._publish(Change(Kind.REPLACED, info_of(new)))
         return Finding(key.path, Outcome.REPLACED)
 
 

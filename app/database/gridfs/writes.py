@@ -71,13 +71,12 @@ NO_FILE = "There is no such file."
 
 
 class Changes:
-    """Makes them, each as its namesake in `contract.Storage` promises. `media_type` guesses the type of a
-    file from its name, `ignored` decides which files lists leave out."""
+    """Makes them, each as its namesake in `contract.Storage` promises. `ignored` decides which files lists
+    leave out."""
 
-    def __init__(self, database: Database, media_type: Callable[[str], str], ignored: Ignored) -> None:
+    def __init__(self, database: Database, ignored: Ignored) -> None:
         self._database = database
         self._ignored = ignored
-        self._media_type = media_type
 
     def store(self, new: Media, expect: Expectation, origin: FileInfo | None) -> bool:
         """Put the document in its place. Whether it is a new one."""
@@ -187,7 +186,7 @@ class Changes:
             if find(self._database.media, target) is not None:
                 raise AlreadyExists("A file of this name exists.")
             check_room(self._database.media, target)
-        suggested = type_after_move(content_type, source.filename, target.filename, self._media_type)
+        suggested = type_after_move(content_type, source.filename, target.filename)
         if not self._put(media, target, suggested):
             return False
         try:
@@ -258,7 +257,7 @@ class Changes:
                         return True
                 raise
 
-        return self._database.own.make(mark, made)
+        return self._database.own_writes.run(mark, made)
 
 
 def _fields(media: Media) -> Stored:

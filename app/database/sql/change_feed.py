@@ -1,76 +1,76 @@
-"""How processes on one PostgreSQL hear of one another: by LISTEN, on a connection for nothing else."""
+"""Notifications between the processes on one PostgreSQL database, by LISTEN and NOTIFY."""
 
-import contextlib
 import json
 import os
 import selectors
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from app.database.relay import Hearer
 from app.database.sql.liveness import AnsweredConnection
+from app.events.feed import ChangeFeed, Message
 from app.storage.errors import InvalidName, StorageUnavailable
 from app.storage.types import Change, FileInfo, Key, Kind
 
 CHANNEL = "seekable"
-"""Of the notifications, which stay within the database."""
+"""The channel of the notifications. PostgreSQL delivers them within the database only."""
 
-MOST_BYTES = 7999
+MAX_PAYLOAD_BYTES = 7999
+"""The limit of PostgreSQL for one notification."""
 
-MOST_CHANGES = 32
-"""Of one transaction that are told one by one. Of a scan that found more only the libraries are told."""
+MAX_CHANGES = 32
+"""Changes of one transaction that are sent in full. Of more, only the libraries are sent."""
 
-_NOT_OURS = (KeyError, TypeError, ValueError, InvalidName)
+_MALFORMED = (KeyError, TypeError, ValueError, InvalidName)
 
 
-def of_changes(origin: str, changes: Sequence[Change]) -> list[str]:
-    """`origin` names the process."""
-    if len(changes) <= MOST_CHANGES:
-        told = [_text(origin, changed=_plain(change)) for change in changes]
-        if all(_fits(one) for one in told):
-            return told
+def change_payloads(origin: str, changes: Sequence[Change]) -> list[str]:
+    """Return the notifications of changes that the process `origin` makes in one transaction."""
+    if len(changes) <= MAX_CHANGES:
+        payloads = [_payload(origin, changed=_encoded(change)) for change in changes]
+        if all(_fits(payload) for payload in payloads):
+            return payloads
     libraries = {change.info.key.library for change in changes}
-    return [_text(origin, missed=library) for library in sorted(libraries)]
+    return [_payload(origin, missed=library) for library in sorted(libraries)]
 
 
-def of_progress(origin: str, library: str, sid: str, text: str) -> list[str]:
-    """None of it if it is too long."""
-    told = _text(origin, progressed=[library, sid, text])
-    return [told] if _fits(told) else []
+def message_payloads(origin: str, message: Message) -> list[str]:
+    """Return the notification of a message; an empty list if it is too long."""
+    payload = _payload(origin, progressed=list(message))
+    return [payload] if _fits(payload) else []
 
 
-def hear(told: str, origin: str, hearer: Hearer) -> None:
-    """Hand on what another process told; what this one did is passed over."""
+def receive_payload(payload: str, origin: str, feed: ChangeFeed) -> None:
+    """Pass a notification to the feed, unless the process `origin` itself sent it."""
     try:
-        message = json.loads(told)
-        if message["origin"] == origin:
+        content = json.loads(payload)
+        if content["origin"] == origin:
             return
-        if "changed" in message:
-            hearer.changed([_change(message["changed"])])
-        elif "progressed" in message:
-            library, sid, text = map(str, message["progressed"])
-            hearer.progressed(library, sid, text)
+        if "changed" in content:
+            feed.publish_threadsafe([_decoded(content["changed"])])
+        elif "progressed" in content:
+            library, sid, text = map(str, content["progressed"])
+            feed.send_threadsafe(Message(library, sid, text))
         else:
-            hearer.missed([str(message["missed"])])
-    except _NOT_OURS:  # of a newer version, say
-        hearer.missed()
+            feed.resync_threadsafe([str(content["missed"])])
+    except _MALFORMED:  # for example, from a newer version
+        feed.resync_threadsafe()
 
 
-def _fits(told: str) -> bool:
-    return len(told.encode()) <= MOST_BYTES
+def _fits(payload: str) -> bool:
+    return len(payload.encode()) <= MAX_PAYLOAD_BYTES
 
 
-def _text(origin: str, **what: object) -> str:
-    return json.dumps({"origin": origin, **what}, ensure_ascii=False, separators=(",", ":"))
+def _payload(origin: str, **content: object) -> str:
+    return json.dumps({"origin": origin, **content}, ensure_ascii=False, separators=(",", ":"))
 
 
-def _plain(change: Change) -> dict[str, object]:
+def _encoded(change: Change) -> dict[str, object]:
     info = change.info
     return {
         "kind": change.kind.value,
@@ -90,52 +90,52 @@ def _plain(change: Change) -> dict[str, object]:
     }
 
 
-def _change(plain: Mapping[str, Any]) -> Change:
-    library, previous = plain["library"], plain["previous"]
+def _decoded(fields: Mapping[str, Any]) -> Change:
+    library, previous = fields["library"], fields["previous"]
     info = FileInfo(
-        id=plain["id"],
-        key=Key.at(library, plain["path"]),
-        size=int(plain["size"]),
-        content_type=plain["content_type"],
-        etag=plain["etag"],
-        sha256=plain["sha256"],
-        created_at=datetime.fromisoformat(plain["created_at"]),
-        updated_at=datetime.fromisoformat(plain["updated_at"]),
-        # Servers of earlier releases send none of these.
-        is_utf8=plain.get("is_utf8"),
-        doubtful=bool(plain.get("doubtful")),
-        other_etag=plain.get("other_etag"),
+        id=fields["id"],
+        key=Key.at(library, fields["path"]),
+        size=int(fields["size"]),
+        content_type=fields["content_type"],
+        etag=fields["etag"],
+        sha256=fields["sha256"],
+        created_at=datetime.fromisoformat(fields["created_at"]),
+        updated_at=datetime.fromisoformat(fields["updated_at"]),
+        # Servers of earlier releases do not send these.
+        is_utf8=fields.get("is_utf8"),
+        doubtful=bool(fields.get("doubtful")),
+        other_etag=fields.get("other_etag"),
     )
-    return Change(Kind(plain["kind"]), info, None if previous is None else Key.at(library, previous))
+    return Change(Kind(fields["kind"]), info, None if previous is None else Key.at(library, previous))
 
 
-class Listening:
-    """`relay.Line` over PostgreSQL. What is notified while nobody listens is not kept.
+class PostgresqlChangeSource:
+    """`change_listener.ChangeSource` over PostgreSQL, which keeps no notification for a process that is away.
 
-    `origin` is what this process calls itself; `dial` gives a connection, and `notify` sends notifications.
+    `origin` identifies this process. `connect` opens a connection, and `notify` sends notifications.
     """
 
     def __init__(
-        self, origin: str, dial: Callable[[], AnsweredConnection], notify: Callable[[Sequence[str]], None]
+        self, origin: str, connect: Callable[[], AnsweredConnection], notify: Callable[[Sequence[str]], None]
     ) -> None:
-        self._origin, self._dial, self._notify = origin, dial, notify
+        self._origin, self._open_connection, self._notify = origin, connect, notify
         self._connection: AnsweredConnection | None = None
         self._wake, self._waker = os.pipe()
         self._open = True
         self._interrupting = threading.Lock()
 
     def connect(self) -> bool:
-        with _translated():
-            self._connection = self._dial()
+        with _map_errors():
+            self._connection = self._open_connection()
             self._connection.execute(SQL("LISTEN {}").format(Identifier(CHANNEL)))
         return False
 
-    def hear(self, hearer: Hearer) -> None:
+    def receive(self, feed: ChangeFeed) -> None:
         assert self._connection is not None
-        with _translated(), selectors.DefaultSelector() as ready:
-            # First what has come already, of which the descriptor says nothing any more.
-            for told in self._connection.notifies(timeout=0):
-                hear(told.payload, self._origin, hearer)
+        with _map_errors(), selectors.DefaultSelector() as ready:
+            # First the notifications that libpq has read already: the descriptor is not ready for those.
+            for notification in self._connection.notifies(timeout=0):
+                receive_payload(notification.payload, self._origin, feed)
             ready.register(self._connection, selectors.EVENT_READ)
             ready.register(self._wake, selectors.EVENT_READ)
             ready.select()
@@ -147,7 +147,7 @@ class Listening:
 
     def disconnect(self) -> None:
         if self._connection is not None:
-            with contextlib.suppress(psycopg.Error):
+            with suppress(psycopg.Error):
                 self._connection.close()
             self._connection = None
 
@@ -157,12 +157,12 @@ class Listening:
             os.close(self._wake)
             os.close(self._waker)
 
-    def tell(self, library: str, sid: str, text: str) -> None:
-        self._notify(of_progress(self._origin, library, sid, text))
+    def send(self, message: Message) -> None:
+        self._notify(message_payloads(self._origin, message))
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _map_errors() -> Iterator[None]:
     try:
         yield
     except psycopg.Error as error:

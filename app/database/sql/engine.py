@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from app.database.change_listener import ChangeSource
 from app.database.filesystem.permissions import make_private
-from app.database.relay import Line
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
 from app.storage.types import Change
 
@@ -162,13 +162,12 @@ class Database(ABC):
         session.commit()
 
     @abstractmethod
-    def tell(self, session: Session, changes: Sequence[Change]) -> None:
-        """Let other processes hear of these changes, in this order, once the session has committed them; and
-        never, if it does not."""
+    def notify(self, session: Session, changes: Sequence[Change]) -> None:
+        """Notify other processes of these changes, in this order, if and when the session commits them."""
 
     @abstractmethod
-    def line(self) -> Line | None:
-        """How to hear of other processes on this database, if that can be."""
+    def change_source(self) -> ChangeSource | None:
+        """Return the source of other processes' changes. Returns None if the database does not notify."""
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Session]:

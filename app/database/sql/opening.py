@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.resources import files
@@ -25,16 +25,17 @@ from app.database.filesystem.flock_leases import LockedFiles
 from app.database.filesystem.posix import map_os_errors
 from app.database.filesystem.read_only import ReadOnlyDisk, is_on_read_only_file_system, place_of
 from app.database.filesystem.rows import ignored_names
-from app.database.rules import NEWER, ignore
+from app.database.rules import NEWER
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.schema import Volume
 from app.database.sql.shared_state import SqlLeases
 from app.database.sql.sqlite import Sqlite
+from app.events.feed import ChangeFeed
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError, StorageUnavailable
 from app.storage.ignored_names import Ignored
 from app.storage.leases import LeaseStore
-from app.storage.types import RESERVED, Change
+from app.storage.types import RESERVED
 
 
 def config() -> Config:
@@ -137,9 +138,8 @@ _NO_FOLDER = {
 
 def open_filesystem(
     settings: Settings,
-    media_type: Callable[[str], str],
     stack: ExitStack,
-    notice: Callable[[Sequence[Change]], None] = ignore,
+    feed: ChangeFeed | None = None,
     *,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
     create: bool = True,
@@ -169,9 +169,8 @@ def open_filesystem(
             files,
             volume=volume,
             chunk_size=settings.read_chunk_size,
-            media_type=media_type,
             ignored=ignored,
-            notice=notice,
+            feed=feed,
         )
         backend.undo_cut_move()
     return backend

@@ -26,9 +26,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.database.relay import Line
+from app.database.change_listener import ChangeSource
 from app.database.sql import change_feed
-from app.database.sql.change_feed import Listening
+from app.database.sql.change_feed import PostgresqlChangeSource
 from app.database.sql.engine import BUSY_TIMEOUT_MS, TRY_FOR_MS, Database, OutcomeUnknown
 from app.database.sql.liveness import AnsweredConnection, Server
 from app.settings import ConfigurationError
@@ -47,7 +47,7 @@ LOOKED_UP_WITHIN_S = 2
 _LOCK = 0x5EEC_AB1E
 """The number of the advisory lock that the writer has, in all processes."""
 
-_NOTIFY = text("SELECT pg_notify(:channel, told) FROM unnest(CAST(:told AS text[])) AS told")
+_NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
 _NOTES_LOCK = _LOCK + 1
 """That of who notes what is no file's and no account's."""
 
@@ -201,20 +201,20 @@ class Postgresql(Database):
     def checkpoint(self) -> None:
         """It sees to its disk by itself."""
 
-    def tell(self, session: Session, changes: Sequence[Change]) -> None:
+    def notify(self, session: Session, changes: Sequence[Change]) -> None:
         if changes:
-            self._notify(session, change_feed.of_changes(self.origin, changes))
+            self._send(session, change_feed.change_payloads(self.origin, changes))
 
-    def _notify(self, session: Session, told: Sequence[str]) -> None:
-        """Hand this to all who listen, once it is committed."""
-        session.execute(_NOTIFY, {"channel": change_feed.CHANNEL, "told": list(told)})
+    def _send(self, session: Session, payloads: Sequence[str]) -> None:
+        """Send notifications, which PostgreSQL delivers once the session is committed."""
+        session.execute(_NOTIFY, {"channel": change_feed.CHANNEL, "payloads": list(payloads)})
 
-    def line(self) -> Line:
-        return Listening(self.origin, self._dial, self._notify_now)
+    def change_source(self) -> ChangeSource:
+        return PostgresqlChangeSource(self.origin, self._dial, self._send_now)
 
-    def _notify_now(self, told: Sequence[str]) -> None:
+    def _send_now(self, payloads: Sequence[str]) -> None:
         with self.reading() as session:
-            self._notify(session, told)
+            self._send(session, payloads)
             session.commit()
 
     def _dial(self) -> AnsweredConnection:

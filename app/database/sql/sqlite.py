@@ -141,11 +141,11 @@ class Sqlite(Database):
         with self._translated(), contextlib.closing(self.engine.raw_connection()) as connection:
             connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
 
-    def tell(self, session: Session, changes: Sequence[Change]) -> None:
-        """A file tells nobody."""
+    def notify(self, session: Session, changes: Sequence[Change]) -> None:
+        """Do nothing: SQLite has no notifications."""
 
-    def line(self) -> None:
-        """Nor can anybody hear of others by it."""
+    def change_source(self) -> None:
+        """Return None: SQLite has no notifications."""
 
     def _broken_off(self, connection: Connection) -> None:
         # SQLAlchemy takes a COMMIT for the end of the transaction even when it fails. To SQLite it is not,

@@ -66,7 +66,7 @@ class Grid:
         """Open the library in this process, like one more server."""
         with ExitStack() as stack:
             settings = Settings(_env_file=None, storage="gridfs", mongodb_url=self.url)
-            yield open_gridfs(settings, lambda name: "video/mp4", stack)
+            yield open_gridfs(settings, stack)
 
     def expire_leases(self, matching: Callable[[Any], bool] = lambda file: True) -> None:
         """Expire the leases of uploads, and the grace period of replaced and deleted files."""

@@ -38,7 +38,7 @@ class Library:
 
     def __init__(self, root: Path, stack: ExitStack, database: str | None = None) -> None:
         settings = Settings(_env_file=None, files_dir=root, database_url=database)
-        self.backend: FilesystemBackend = open_filesystem(settings, lambda name: "video/mp4", stack)
+        self.backend: FilesystemBackend = open_filesystem(settings, stack)
         self.root = root
         self._staging = root / ".seekable" / "staging"
 

@@ -9,6 +9,7 @@ from app.database.sql.opening import open_filesystem
 from app.settings import Settings
 from app.storage.content_hash import Fingerprint
 from app.storage.types import SHARED, Change, Committed, Expect, Expectation, FileInfo, Key
+from tests.support.recording_feed import RecordingFeed
 from tests.support.sqlite import begin_library
 
 FILM = Key(SHARED, "films", "film.mp4")
@@ -23,15 +24,18 @@ class Library:
             _env_file=None, files_dir=root, database_url=database_url, read_chunk_size=4096
         )
         self.stack = ExitStack()
-        self.noticed: list[Change] = []
+        self.feed = RecordingFeed()
         if database_url is None:
             begin_library(root)
         self.open()
 
     def open(self) -> None:
-        self.backend: FilesystemBackend = open_filesystem(
-            self.settings, lambda name: "video/guessed", self.stack, self.noticed.extend
-        )
+        self.backend: FilesystemBackend = open_filesystem(self.settings, self.stack, self.feed)
+
+    @property
+    def noticed(self) -> list[Change]:
+        """The changes that the backend published."""
+        return self.feed.all
 
     def close(self) -> None:
         self.stack.close()
@@ -53,7 +57,7 @@ class Library:
                 staged,
                 size=len(data),
                 sha256=found.sha256,
-                content_type="video/mp4",
+                content_type="video/x-declared",
                 expect=expect,
                 origin=origin,
                 is_utf8=found.is_utf8,

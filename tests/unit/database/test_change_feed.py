@@ -5,11 +5,10 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -21,46 +20,18 @@ from app.database.filesystem import reconcile
 from app.database.gridfs.change_feed import ALONE, NO_IMAGES
 from app.database.sql import change_feed
 from app.database.sql.change_feed import CHANNEL
+from app.events.feed import Message
 from app.settings import Settings
 from app.storage.errors import PathConflict, StorageError
 from app.storage.types import SHARED, Change, FileInfo, Key, Kind
 from tests.conftest import BACKENDS
 from tests.support import mongo
 from tests.support.beneath import beneath
+from tests.support.recording_feed import RecordingFeed
 
 pytestmark = pytest.mark.anyio
 
 MANY = 1000
-
-
-class RecordingHearer:
-    """Records the events of other processes."""
-
-    def __init__(self) -> None:
-        self.all: list[object] = []
-        self._more = threading.Condition()
-
-    def changed(self, changes: Sequence[Change]) -> None:
-        self._note(*changes)
-
-    def missed(self, libraries: Sequence[str] | None = None) -> None:
-        self._note("missed" if libraries is None else ("missed", *libraries))
-
-    def progressed(self, library: str, sid: str, text: str) -> None:
-        self._note((library, sid, text))
-
-    def _note(self, *received: object) -> None:
-        with self._more:
-            self.all += received
-            self._more.notify_all()
-
-    def until(self, last: object, *, within: float = 20) -> list[Any]:
-        """Block until the last event arrives; return all events up to it."""
-        with self._more:
-            found = self._more.wait_for(lambda: self.all and self.all[-1] == last, within)
-            assert found, f"{self.all[-3:]}, and not {last}"
-            received, self.all = self.all, []
-            return received
 
 
 @dataclass
@@ -68,7 +39,7 @@ class Process:
     """The stores of one process."""
 
     stores: Stores
-    received: RecordingHearer
+    received: RecordingFeed
 
     async def put(self, path: str, data: bytes = b"", library: str = SHARED) -> FileInfo:
         async with self.stores.storage.stage() as staged:
@@ -102,10 +73,8 @@ def with_app_name(settings: Settings) -> tuple[Settings, str]:
 
 
 async def open_process(stack: AsyncExitStack, settings: Settings, *, listens: bool = True) -> Process:
-    received = RecordingHearer()
-    opening = open_database(
-        settings, media_type=lambda _: "video/guessed", hearer=received if listens else None
-    )
+    received = RecordingFeed()
+    opening = open_database(settings, feed=received if listens else None)
     return Process(await stack.enter_async_context(opening), received)
 
 
@@ -183,10 +152,10 @@ async def test_concurrent_changes_arrive_at_the_other_process(two: ProcessPair) 
 
 
 async def test_progress_arrives_at_others(two: ProcessPair) -> None:
-    assert two.b.stores.hearing is not None
-    texts = [("library é", "sid", '{"progress":"é"}'), (SHARED, "sid", "x" * 500)]
+    assert two.b.stores.listener is not None
+    texts = [Message("library é", "sid", '{"progress":"é"}'), Message(SHARED, "sid", "x" * 500)]
     for text in texts:
-        two.b.stores.hearing.tell(*text)
+        two.b.stores.listener.send(text)
     assert two.a.received.until(texts[-1]) == texts
     last = await two.a.created("last")
     assert two.b.received.until(last) == [last]
@@ -202,7 +171,8 @@ async def test_findings_of_scan_arrive_at_others(two: ProcessPair, monkeypatch: 
     last = await two.b.created("last")
     created, _ = two.a.received.until(last)
     assert (created.kind, created.info.key.path) == (Kind.CREATED, "by hand.mp4")
-    assert two.b.received.all == []
+    # The process that scans publishes the finding itself, and does not receive it from the database as well.
+    assert [change.info.key.path for change in two.b.received.all] == ["by hand.mp4"]
 
 
 @pytest.mark.parametrize("two", ["postgresql"], indirect=True)
@@ -210,7 +180,7 @@ async def test_large_scan_publishes_only_the_library(
     two: ProcessPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
-    for number in range(change_feed.MOST_CHANGES + 1):
+    for number in range(change_feed.MAX_CHANGES + 1):
         (two.settings.files_dir / f"{number}.mp4").write_bytes(b"x")
     async for _ in two.b.stores.storage.scan():
         pass
@@ -230,7 +200,7 @@ async def test_thousand_changes_arrive_in_order(two: ProcessPair) -> None:
         infos = [replace(first.info, key=Key.at(SHARED, name)) for name in names]
         with connected(two.settings) as connection, connection.transaction():
             for info in infos:
-                (payload,) = change_feed.of_changes("another", [Change(Kind.CREATED, info)])
+                (payload,) = change_feed.change_payloads("another", [Change(Kind.CREATED, info)])
                 connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
     last = await two.b.created("last")
     received = two.a.received.until(last)
@@ -348,13 +318,13 @@ async def test_standalone_mongod_logs_that_events_stay_local(
         async with AsyncExitStack() as stack:
             process = await open_process(stack, settings)
             await process.put("film.mp4")
-            assert process.stores.hearing is None
+            assert process.stores.listener is None
     assert [record.levelname for record in caplog.records if record.message == ALONE] == ["INFO"]
 
 
 async def test_sqlite_has_no_change_feed(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        assert (await open_process(stack, settings_of("filesystem", tmp_path))).stores.hearing is None
+        assert (await open_process(stack, settings_of("filesystem", tmp_path))).stores.listener is None
 
 
 @pytest.mark.parametrize("name", ["postgresql", "gridfs"])
@@ -366,7 +336,7 @@ async def test_closing_leaves_no_thread_or_pipe(tmp_path: Path, name: str) -> No
         async with AsyncExitStack() as stack:
             await open_process(stack, settings)
         async with asyncio.timeout(20):  # the pending reply of MongoDB takes a second to arrive
-            while any(thread.name == "relay" for thread in threading.enumerate()):
+            while any(thread.name == "change-listener" for thread in threading.enumerate()):
                 await asyncio.sleep(0.02)
         return sum(
             os.path.exists(path) and os.readlink(path).startswith("pipe:")

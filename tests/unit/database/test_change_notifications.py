@@ -2,17 +2,18 @@
 
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from app.database.gridfs.change_feed import Heard, heard
-from app.database.gridfs.own_writes import OwnChanges, deleted, moved, stored
+from app.database.gridfs.change_feed import StreamEvent, parse_event
+from app.database.gridfs.own_writes import OwnWrites, deleted, moved, stored
 from app.database.sql import change_feed
+from app.events.feed import Message
 from app.storage.types import MAX_PATH_BYTES, MAX_SEGMENT_BYTES, Change, FileInfo, Key, Kind
+from tests.support.recording_feed import RecordingFeed
 
 DAY = datetime(2026, 11, 22, 12, 30, 15, 123000, UTC)
 
@@ -45,65 +46,51 @@ def event(kind: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("event", "expected"),
     [
-        (event("insert", fullDocument=document()), Heard(Change(Kind.CREATED, INFO), stored(1))),
-        (event("delete") | BEFORE, Heard(Change(Kind.DELETED, INFO), deleted("id"))),
-        (event("delete"), Heard(None, deleted("id"))),
-        (event("delete", fullDocumentBeforeChange=None), Heard(None, deleted("id"))),
+        (event("insert", fullDocument=document()), StreamEvent(Change(Kind.CREATED, INFO), stored(1))),
+        (event("delete") | BEFORE, StreamEvent(Change(Kind.DELETED, INFO), deleted("id"))),
+        (event("delete"), StreamEvent(None, deleted("id"))),
+        (event("delete", fullDocumentBeforeChange=None), StreamEvent(None, deleted("id"))),
         (
             updated(file=2, etag="two", sha256="two") | BEFORE,
-            Heard(Change(Kind.REPLACED, replace(INFO, etag="two", sha256="two")), stored(2)),
+            StreamEvent(Change(Kind.REPLACED, replace(INFO, etag="two", sha256="two")), stored(2)),
         ),
-        (updated(file=2, etag="one") | BEFORE, Heard(Change(Kind.REPLACED, INFO), stored(2))),
-        (updated(file=2, etag="two"), Heard(None, stored(2))),
+        (updated(file=2, etag="one") | BEFORE, StreamEvent(Change(Kind.REPLACED, INFO), stored(2))),
+        (updated(file=2, etag="two"), StreamEvent(None, stored(2))),
         (
             updated(filename="c.mp4", words=["c", "mp4"]) | BEFORE,
-            Heard(Change(Kind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
+            StreamEvent(Change(Kind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
         ),
-        (updated(filename="c.mp4"), Heard(None)),
+        (updated(filename="c.mp4"), StreamEvent(None)),
         (
             event("replace", fullDocument=document(filename="c.mp4")) | BEFORE,
-            Heard(Change(Kind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
+            StreamEvent(Change(Kind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
         ),
-        (updated(etag="two") | BEFORE, Heard(Change(Kind.REPLACED, replace(INFO, etag="two")))),
-        (updated(etag="two"), Heard(None)),
+        (updated(etag="two") | BEFORE, StreamEvent(Change(Kind.REPLACED, replace(INFO, etag="two")))),
+        (updated(etag="two"), StreamEvent(None)),
         # No visible change.
         (updated(sha256="two", unverified=False) | BEFORE, None),
         (updated(sha256="two"), None),
         (updated(filename="b.mp4") | BEFORE, None),
         # Events of the whole collection, and invalid documents of other programs.
-        (event("drop"), Heard(None)),
-        (event("dropDatabase"), Heard(None)),
-        (event("insert", fullDocument={"_id": 1}), Heard(None)),
-        (event("insert", fullDocument=document(folder="/a/")), Heard(None)),
-        (event("insert", fullDocument=document(filename=None)), Heard(None)),
-        (event("insert"), Heard(None)),
-        (updated(size="long", file=2) | BEFORE, Heard(None)),
-        (event("delete", fullDocumentBeforeChange={"_id": 1}), Heard(None)),
+        (event("drop"), StreamEvent(None)),
+        (event("dropDatabase"), StreamEvent(None)),
+        (event("insert", fullDocument={"_id": 1}), StreamEvent(None)),
+        (event("insert", fullDocument=document(folder="/a/")), StreamEvent(None)),
+        (event("insert", fullDocument=document(filename=None)), StreamEvent(None)),
+        (event("insert"), StreamEvent(None)),
+        (updated(size="long", file=2) | BEFORE, StreamEvent(None)),
+        (event("delete", fullDocumentBeforeChange={"_id": 1}), StreamEvent(None)),
     ],
 )
-def test_change_event_becomes_change(event: dict[str, Any], expected: Heard | None) -> None:
-    assert heard(event) == expected
+def test_change_event_becomes_change(event: dict[str, Any], expected: StreamEvent | None) -> None:
+    assert parse_event(event) == expected
 
 
-class RecordingListener:
-    def __init__(self) -> None:
-        self.all: list[object] = []
-
-    def changed(self, changes: Sequence[Change]) -> None:
-        self.all += changes
-
-    def missed(self, libraries: Sequence[str] | None = None) -> None:
-        self.all.append(libraries)
-
-    def progressed(self, library: str, sid: str, text: str) -> None:
-        self.all.append((library, sid, text))
-
-
-def received(*texts: str, origin: str = "origin") -> list[object]:
-    listener = RecordingListener()
-    for text in texts:
-        change_feed.hear(text, origin, listener)
-    return listener.all
+def received(*payloads: str, origin: str = "here") -> list[object]:
+    feed = RecordingFeed()
+    for payload in payloads:
+        change_feed.receive_payload(payload, origin, feed)
+    return feed.all
 
 
 LONGEST = '"' * MAX_SEGMENT_BYTES
@@ -126,7 +113,7 @@ LONGEST_PATH = "/".join(['"' * 204] * 5)
     ids=lambda change: change.kind.value,
 )
 def test_notification_carries_change_within_8000_bytes(change: Change) -> None:
-    texts = change_feed.of_changes("there", [change])
+    texts = change_feed.change_payloads("there", [change])
     assert received(*texts) == [change]
     assert received(*texts, origin="there") == []
     assert all(len(text.encode()) < 8000 for text in texts)
@@ -137,17 +124,19 @@ def test_longest_path_has_maximum_length() -> None:
 
 
 def test_notification_names_only_libraries_when_changes_do_not_fit() -> None:
-    many = [Change(Kind.CREATED, replace(INFO, id=str(number))) for number in range(change_feed.MOST_CHANGES)]
-    assert received(*change_feed.of_changes("there", many)) == many
+    missed = [("missed", "lib"), ("missed", "other")]
+    many = [Change(Kind.CREATED, replace(INFO, id=str(number))) for number in range(change_feed.MAX_CHANGES)]
+    assert received(*change_feed.change_payloads("there", many)) == many
     other = Change(Kind.CREATED, replace(INFO, key=Key.at("other", "x")))
-    assert received(*change_feed.of_changes("there", [*many, other])) == [["lib"], ["other"]]
+    assert received(*change_feed.change_payloads("there", [*many, other])) == missed
     long = Change(Kind.CREATED, replace(INFO, content_type="x" * 8000))
-    assert received(*change_feed.of_changes("there", [other, long])) == [["lib"], ["other"]]
+    assert received(*change_feed.change_payloads("there", [other, long])) == missed
 
 
 def test_progress_is_sent_when_it_fits() -> None:
-    assert received(*change_feed.of_progress("there", "lib", "sid", '{"é":1}')) == [("lib", "sid", '{"é":1}')]
-    assert change_feed.of_progress("there", "lib", "sid", "x" * 8000) == []
+    message = Message("lib", "sid", '{"é":1}')
+    assert received(*change_feed.message_payloads("there", message)) == [message]
+    assert change_feed.message_payloads("there", message._replace(text="x" * 8000)) == []
 
 
 @pytest.mark.parametrize(
@@ -156,17 +145,17 @@ def test_progress_is_sent_when_it_fits() -> None:
      '{"origin":"there","changed":[]}', '{"origin":"there","progressed":["a"]}', '{"changed":{}}'],
 )  # fmt: skip
 def test_invalid_notification_counts_as_missed_change(text: str) -> None:
-    assert received(text) == [None]
+    assert received(text) == ["missed"]
 
 
 @pytest.fixture
-def own_changes() -> OwnChanges:
-    own_changes = OwnChanges()
+def own_changes() -> OwnWrites:
+    own_changes = OwnWrites()
     own_changes.counts = True
     return own_changes
 
 
-def test_own_change_is_filtered_as_often_as_it_was_made(own_changes: OwnChanges) -> None:
+def test_own_write_is_filtered_as_often_as_it_was_made(own_changes: OwnWrites) -> None:
     for _ in range(2):
         own_changes.make(stored(1), lambda: True)
     own_changes.make(stored(2), lambda: False)
@@ -181,7 +170,7 @@ def test_own_change_is_filtered_as_often_as_it_was_made(own_changes: OwnChanges)
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_is_own_blocks_until_write_returns(own_changes: OwnChanges, *, succeeds: bool) -> None:
+def test_take_blocks_until_write_returns(own_changes: OwnWrites, *, succeeds: bool) -> None:
     """The change stream may deliver the event before the write returns."""
     started, end = threading.Event(), threading.Event()
 
@@ -199,8 +188,8 @@ def test_is_own_blocks_until_write_returns(own_changes: OwnChanges, *, succeeds:
     maker.join()
 
 
-def test_own_changes_without_event_are_dropped_eventually(
-    own_changes: OwnChanges, monkeypatch: pytest.MonkeyPatch
+def test_own_writes_without_event_are_dropped_eventually(
+    own_changes: OwnWrites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.database.gridfs.own_writes.MOST", 3)
     for number in range(5):
@@ -208,7 +197,7 @@ def test_own_changes_without_event_are_dropped_eventually(
     assert [own_changes.is_own(stored(number)) for number in range(5)] == [False, False, True, True, True]
 
 
-def test_own_changes_are_not_recorded_without_listener() -> None:
-    own_changes = OwnChanges()
+def test_own_writes_are_not_recorded_without_listener() -> None:
+    own_changes = OwnWrites()
     own_changes.make(stored(1), lambda: True)
     assert not own_changes.is_own(stored(1))

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from app.events.connections import Connection, ConnectionManager, TooManyConnections
-from app.events.event import Event
+from app.events.feed import Event, Message
 
 
 class Peer:
@@ -50,10 +50,10 @@ def test_connection_receives_greeting_then_its_own_messages_in_order() -> None:
         connect(connections, other, "other")
         sid = connect(connections, private, None).sid
         connections.broadcast("", "1")
-        connections.publish(Event("file.created", "", {"path": "é"}))
-        connections.send("", sid, "progress")
-        connections.send("", "no such sid", "lost")
-        connections.send("of another", sid, "not for this one")
+        connections.broadcast("", Event("file.created", "", {"path": "é"}).text())
+        connections.send(Message("", sid, "progress"))
+        connections.send(Message("", "no such sid", "lost"))
+        connections.send(Message("of another", sid, "not for this one"))
         await run_pending_tasks()
         assert mine.received == ["hello", "1", '{"type":"file.created","path":"é"}']
         assert other.received == ["hello"]
@@ -106,7 +106,7 @@ def test_connection_that_fails_to_send_is_disconnected() -> None:
         connections.broadcast("", "2")
         await run_pending_tasks()
         assert peer.received == []
-        assert connections.find(connection.sid) is None
+        assert not connections.has(connection.sid)
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(scenario())
@@ -134,7 +134,7 @@ def test_limit_counts_open_connections() -> None:
             connections.connect(Peer(), "", None)
         connections.disconnect(first)
         second = connections.connect(Peer(), "", None)
-        assert connections.find(second.sid) is second
+        assert connections.has(second.sid)
         assert second.sid != first.sid
 
     asyncio.run(scenario())

@@ -29,7 +29,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Stores, Library, Quo
     async def may_store(_: str) -> bool:
         return True
 
-    async with open_database(settings, media_type=lambda _: "video/mp4") as stores:
+    async with open_database(settings) as stores:
         library = Library(stores.storage, lambda _: None)
         quotas = Quotas(stores.storage, default=None, may_store=may_store, turn=stores.leases.turn)
         yield stores, library, quotas

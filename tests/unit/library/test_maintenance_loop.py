@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
@@ -14,11 +14,12 @@ import pytest
 
 from app.database import open_database
 from app.database.filesystem import reconcile
+from app.events.feed import ChangeFeed
 from app.library import maintenance_loop
 from app.library.maintenance_loop import Upkeep
 from app.settings import Settings
 from app.storage.contract import Storage
-from app.storage.types import SHARED, Change, Key, Listing
+from app.storage.types import SHARED, Key, Listing
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def storage(root: Path, anyio_backend: str) -> AsyncIterator[Storage]:
-    async with open_database(Settings(_env_file=None, files_dir=root), media_type=str) as stores:
+    async with open_database(Settings(_env_file=None, files_dir=root)) as stores:
         yield stores.storage
 
 
@@ -123,17 +124,14 @@ async def test_upkeep_uses_no_cpu_when_idle(storage: Storage) -> None:
 
 
 async def test_upkeep_hashes_new_rows_between_scans(root: Path) -> None:
-    """A list creates the row; the storage then notifies from any thread."""
-    loop = asyncio.get_running_loop()
-
-    def notice(changes: Sequence[Change]) -> None:
-        loop.call_soon_threadsafe(upkeep_task.hash_soon)
-
+    """A list creates the row; the storage then publishes to the feed, from its thread."""
+    feed = ChangeFeed()
     settings = Settings(_env_file=None, files_dir=root)
     async with (
-        open_database(settings, media_type=str, notice=notice) as stores,
+        open_database(settings, feed=feed) as stores,
         running(stores.storage, NEVER_S) as upkeep_task,
     ):
+        feed.subscribe(upkeep_task.receive)
         await asyncio.sleep(0.3)
         for number in (1, 2):
             write_file(root, b"x" * number, Key(SHARED, "", f"{number}"))

@@ -29,7 +29,7 @@ async def put(storage: Storage, path: str, data: bytes) -> None:
 async def entries_of_pages(tmp_path: Path, pages: Sequence[str] = ("",)) -> list[list[str]]:
     """Return the entries for each page of three presentations: the files whose path contains a text."""
     settings = Settings(_env_file=None, files_dir=tmp_path)
-    async with open_database(settings, media_type=lambda name: "video/mp2t") as stores:
+    async with open_database(settings) as stores:
         storage = stores.storage
         for folder in FOLDERS:
             await put(storage, f"{folder}/film.m3u8", HLS)
@@ -76,7 +76,7 @@ async def test_many_hostile_manifests_in_one_folder_cost_little_time(tmp_path: P
     hls = HLS + b"".join(b"%d.ts\n" % n for n in range(1_000))
     templates = b"".join(b'<x><SegmentTemplate media="$Number$a%d"/></x>' % n for n in range(200))
     dash = b"<MPD>%s</MPD>" % templates.replace(b"x>", b"Representation>")
-    async with open_database(settings, media_type=lambda name: "video/mp2t") as stores:
+    async with open_database(settings) as stores:
         storage = stores.storage
         for n in range(50):
             await put(storage, f"{n}.m3u8", hls)
@@ -93,7 +93,7 @@ async def test_manifest_with_both_extensions_is_one_entry(tmp_path: Path) -> Non
     settings = Settings(_env_file=None, files_dir=tmp_path)
     dash = b"<MPD><Representation><BaseURL>a.mp4</BaseURL></Representation></MPD>"
     async with (
-        open_database(settings, media_type=str) as stores,
+        open_database(settings) as stores,
         stores.storage.stage() as staged,
     ):
         await staged.write(dash)
@@ -111,7 +111,7 @@ async def test_checking_many_files_lets_other_requests_run(
 ) -> None:
     monkeypatch.setattr(segments, "SLICE_S", -1)
     settings = Settings(_env_file=None, files_dir=tmp_path)
-    async with open_database(settings, media_type=str) as stores:
+    async with open_database(settings) as stores:
         await put(stores.storage, "film.m3u8", HLS)
         listing = Listing(SHARED)
         page = await stores.storage.page(listing, cursor=None, limit=1)

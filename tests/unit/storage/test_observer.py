@@ -44,7 +44,7 @@ def recorder() -> Recorder:
 def storage(tmp_path: Path, recorder: Recorder) -> Iterator[ThreadedStorage]:
     with ExitStack() as stack:
         settings = Settings(_env_file=None, files_dir=tmp_path / "files")
-        backend = open_filesystem(settings, lambda _: "video/mp4", stack)
+        backend = open_filesystem(settings, stack)
         storage = ThreadedStorage(backend, observer=recorder)
         stack.callback(storage.close)
         yield storage

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.events.feed import Message
 from app.http.errors import BadForm
 from app.uploads.progress import Progress
 
@@ -20,13 +21,13 @@ class Recorder:
         self.published: list[tuple[float, str, dict[str, Any]]] = []
         self.other_processes: list[float] = []
 
-    def publish(self, sid: str, text: str, *, elsewhere: bool) -> None:
+    def publish(self, message: Message, *, elsewhere: bool) -> None:
         if elsewhere:
             self.other_processes.append(self.now)
-        self.published.append((self.now, sid, json.loads(text)["progress"]))
+        self.published.append((self.now, message.sid, json.loads(message.text)["progress"]))
 
     def progress(self, *, sid: str | None = "s", total: int | None = None) -> Progress:
-        return Progress(self.publish, sid=sid, filename="a", total=total, clock=lambda: self.now)
+        return Progress(self.publish, library="", sid=sid, filename="a", total=total, clock=lambda: self.now)
 
     def received(self) -> list[int]:
         return [message["received"] for _, _, message in self.published]

@@ -83,7 +83,7 @@ def test_dropped_file_is_added_and_never_overwritten(library: Library) -> None:
         file.write(b"ped")
     data, info = library.get()
     assert data == b"dropped"
-    assert (info.content_type, info.sha256, info.size) == ("video/guessed", None, 7)
+    assert (info.content_type, info.sha256, info.size) == ("video/mp4", None, 7)
     assert library.get()[1] == info
     with pytest.raises(AlreadyExists):
         library.put(b"upload", expect=Expect.ABSENT)
@@ -414,7 +414,7 @@ def test_wrong_folder_is_refused_and_loses_no_row(library: Library, tmp_path: Pa
         }
     )
     with ExitStack() as stack, pytest.raises(StorageUnavailable, match="not the one"):
-        open_filesystem(settings, str, stack)
+        open_filesystem(settings, stack)
     # The same under a running server: the row stays.
     (library.root / ".seekable" / "id").rename(library.root / "id-elsewhere")
     library.path().rename(library.root / "film-elsewhere")
@@ -455,7 +455,7 @@ def test_lost_database_is_rebuilt_from_files(library: Library, shorten_waits: No
 def test_invalid_database_url_is_refused(tmp_path: Path, change: dict[str, str], word: str) -> None:
     settings = Settings(_env_file=None, files_dir=tmp_path, **change)
     with ExitStack() as stack, pytest.raises(ConfigurationError, match=word):
-        open_filesystem(settings, str, stack)
+        open_filesystem(settings, stack)
 
 
 def test_impossible_folder_is_refused(tmp_path: Path) -> None:
@@ -473,5 +473,5 @@ def test_database_may_be_outside_folder(tmp_path: Path) -> None:
         open_files(settings, stack)
         open_sql(settings, stack)
     with ExitStack() as stack:
-        open_filesystem(settings, str, stack).ping()
+        open_filesystem(settings, stack).ping()
     assert (tmp_path / "other.db").exists()

@@ -249,7 +249,8 @@ def test_case_rename_leaves_one_file_when_killed(library: Library, aging_files: 
         (films / "detour").unlink()
     library.close()
     age_files()
-    library.stack, library.noticed = ExitStack(), []
+    library.stack = ExitStack()
+    library.noticed.clear()
     library.open()
     (name,) = os.listdir(films)
     assert name == ("film.mp4" if killed in ("before", "between") else "FILM.mp4")

@@ -42,7 +42,7 @@ def test_dropped_file_is_in_next_list(library: Library) -> None:
     assert page(library).folders == ("films",)
     assert names(library, "films") == ["one.mp4"]
     info = stat(library, Key(SHARED, "films", "one.mp4"))
-    assert (info.size, info.sha256, info.content_type) == (7, None, "video/guessed")
+    assert (info.size, info.sha256, info.content_type) == (7, None, "video/mp4")
 
 
 def test_dropped_file_is_listed_when_its_folder_was_empty(library: Library) -> None:

@@ -92,7 +92,7 @@ def test_edited_file_keeps_id_and_gets_type_from_name(library: Library) -> None:
     address = FileId(SHARED, info.id)
     reader = library.backend.open(address, wait=True)
     assert reader is not None
-    assert (reader.info.id, reader.info.size, reader.info.content_type) == (info.id, 6, "video/guessed")
+    assert (reader.info.id, reader.info.size, reader.info.content_type) == (info.id, 6, "video/mp4")
     reader.close()
 
 

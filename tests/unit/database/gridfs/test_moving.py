@@ -45,7 +45,7 @@ def test_move_updates_one_document(writes: Writes) -> None:
     source, target = Key(SHARED, "a", "old.mp4"), Key(SHARED, "b", "new.mp4")
     settings = Settings(_env_file=None, **mongo.gridfs())
     with ExitStack() as stack:
-        backend = open_gridfs(settings, lambda name: "video/mp4", stack)
+        backend = open_gridfs(settings, stack)
         writer = backend.stage(4)
         writer.write(b"film")
         backend.commit(source, writer, size=4, sha256="00", content_type="video/mp4", expect=Expect.ANY)

@@ -24,7 +24,7 @@ def refusal(url: str) -> str:
     settings = Settings(_env_file=None, storage="gridfs", mongodb_url=url)
     began = time.monotonic()
     with ExitStack() as stack, pytest.raises((ConfigurationError, StorageUnavailable)) as refused:
-        open_gridfs(settings, str, stack)
+        open_gridfs(settings, stack)
     assert time.monotonic() - began < 5
     message = str(refused.value)
     assert "\n" not in message

@@ -60,7 +60,7 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChunkQueries]:
 async def stored() -> AsyncIterator[Storage]:
     """Open a library with one film."""
     settings = Settings(_env_file=None, **mongo.gridfs())
-    async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+    async with open_database(settings) as stores:
         async with stores.storage.stage() as staged:
             await staged.write(DATA)
             await stores.storage.commit(FILM, staged, content_type="video/mp4")

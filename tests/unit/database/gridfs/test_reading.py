@@ -41,7 +41,7 @@ def library(stack: ExitStack, size: int, chunk_size: int, chunks: list[Any]) -> 
         {"files_id": file, "n": n, "data": data} for n, data in enumerate(chunks)
     )
     database["fs.files"].insert_one(bucket_file(file, "a.mp4", size) | {"chunkSize": chunk_size})
-    backend = open_gridfs(settings, lambda name: "video/mp4", stack)
+    backend = open_gridfs(settings, stack)
     for _ in backend.maintenance.scan():
         pass
     return backend
@@ -106,7 +106,7 @@ def test_open_takes_one_query_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> 
         return submit(*arguments)
 
     async def scenario() -> None:
-        async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+        async with open_database(settings) as stores:
             async with stores.storage.stage() as staged:
                 await staged.write(b"film")
                 await stores.storage.commit(key, staged, content_type="video/mp4")
@@ -139,7 +139,7 @@ def test_list_is_not_blocked_when_downloads_wait_for_database() -> None:
                 pass
 
     async def scenario() -> float:
-        async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
+        async with open_database(settings) as stores:
             async with stores.storage.stage() as staged:
                 await staged.write(b"film")
                 await stores.storage.commit(key, staged, content_type="video/mp4")

@@ -27,17 +27,13 @@ FILM_A = Key(SHARED, "", "a.mp4")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-def media_type(name: str) -> str:
-    return f"video/{name.rpartition('.')[2]}"
-
-
 class Grid:
     """A library and its database."""
 
     def __init__(self, stack: ExitStack) -> None:
         settings = Settings(_env_file=None, **mongo.gridfs())
         assert settings.mongodb_url is not None
-        self.backend: GridBackend = open_gridfs(settings, media_type, stack)
+        self.backend: GridBackend = open_gridfs(settings, stack)
         self.database: Database[dict[str, Any]] = mongo.database(settings.mongodb_url)
 
     def scan(self) -> list[tuple[str, str]]:

@@ -40,7 +40,7 @@ def test_lease_stays_when_batch_fails_unnoticed() -> None:
     assert settings.mongodb_url is not None
     database = mongo.database(settings.mongodb_url)
     with ExitStack() as stack:
-        writer = open_gridfs(settings, lambda name: "video/mp4", stack).stage(None)
+        writer = open_gridfs(settings, stack).stage(None)
         with mongo.fail_point(database, "insert", "fs.chunks", errorCode=1):
             writer.write(bytes(BATCH * CHUNK_SIZE))
             writer.discard()  # as when its client disconnects
@@ -57,7 +57,7 @@ def test_discarded_upload_is_not_restored_by_concurrent_renewal(
         monkeypatch.setattr(
             upload_leases, "LEASE", timedelta(milliseconds=40)
         )  # renewed after a quarter of it
-        backend = open_gridfs(settings, lambda name: "video/mp4", stack)
+        backend = open_gridfs(settings, stack)
         writers = backend.stage(None), backend.stage(None)
         delay = {"blockConnection": True, "blockTimeMS": 500}
         with mongo.fail_point(database, "update", "media.uploads", **delay) as entered:

@@ -264,7 +264,7 @@ def settings(tmp_path: Path, url: str) -> Settings:
 
 def refusal(tmp_path: Path, url: str) -> str:
     with ExitStack() as stack, pytest.raises(ConfigurationError) as refused:
-        open_filesystem(settings(tmp_path, url), str, stack)
+        open_filesystem(settings(tmp_path, url), stack)
     message = str(refused.value)
     assert "\n" not in message
     assert "secret" not in message
@@ -305,7 +305,7 @@ def test_open_error_names_missing_privilege(tmp_path: Path, url: str) -> None:
     user, password = SERVER().new_user()
     with ExitStack() as stack, pytest.raises(StorageUnavailable, match="does not let this user"):
         at = SERVER().url(str(make_url(url).database), user=user, password=password)
-        open_filesystem(settings(tmp_path, at), str, stack)
+        open_filesystem(settings(tmp_path, at), stack)
 
 
 def test_write_error_names_read_only_server(library: Library) -> None:
