@@ -57,7 +57,7 @@ def postgresql(folder: Path) -> Iterator[Engine]:
                     FileInfo(file, Key.at(library, f"{n}"), 1, "a/b", "e", "s", at, at) for n in range(FLOOD)
                 ]
                 payloads = [
-                    change_feed.of_changes("another", [Change(Kind.CREATED, info)])[0] for info in infos
+                    change_feed.change_payloads("another", [Change(Kind.CREATED, info)])[0] for info in infos
                 ]
                 connection.execute(
                     "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS payload", (CHANNEL, payloads)
