@@ -18,7 +18,7 @@ from tests.support.beneath import beneath
 from tests.support.sqlite import begin_library
 from tests.unit.database import foreign_changes
 
-INDEPENDENT_OF_READING = {"test_lists", "test_upkeep"}
+INDEPENDENT_OF_READING = {"test_lists", "test_maintenance"}
 """Modules whose tests do not depend on how open files are read."""
 
 
@@ -47,7 +47,7 @@ def settings(
     """Return the settings of an empty library."""
     name, place = request.param
     # The smallest chunks, so that most reads in these tests need several. A long file still needs many.
-    chunk = 32_768 if request.module.__name__.endswith("test_upkeep") else 4096
+    chunk = 32_768 if request.module.__name__.endswith("test_maintenance") else 4096
     monkeypatch.setattr(staging, "CHUNK_SIZE", chunk)
     monkeypatch.setattr(reader, "UNIT", chunk)
     monkeypatch.setattr(reader, "AT_ONCE", 2 * chunk)

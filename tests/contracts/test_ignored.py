@@ -12,7 +12,7 @@ from app.storage.errors import AlreadyExists, NotFound
 from app.storage.maintenance import Finding, Outcome
 from app.storage.types import SHARED, Expect, FileId, FileInfo, Key, Listing, Sort
 from tests.contracts.test_lists import pages, put
-from tests.contracts.test_upkeep import findings
+from tests.contracts.test_maintenance import findings
 from tests.support.beneath import beneath
 from tests.unit.database import foreign_changes
 

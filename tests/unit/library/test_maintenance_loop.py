@@ -43,10 +43,10 @@ async def storage(root: Path, anyio_backend: str) -> AsyncIterator[Storage]:
 @asynccontextmanager
 async def running(storage: Storage, interval_s: float) -> AsyncIterator[Upkeep]:
     """Run maintenance; cancel it at the end."""
-    upkeep_task = Upkeep(storage, interval_s)
-    task = asyncio.create_task(upkeep_task.run())
+    maintenance = Upkeep(storage, interval_s)
+    task = asyncio.create_task(maintenance.run())
     try:
-        yield upkeep_task
+        yield maintenance
         assert not task.done(), "maintenance must not end on its own"
     finally:
         await cancelled(task)
@@ -84,7 +84,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-async def test_upkeep_finds_and_hashes_existing_files_at_start(
+async def test_maintenance_finds_and_hashes_existing_files_at_start(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "seekable")
@@ -95,7 +95,7 @@ async def test_upkeep_finds_and_hashes_existing_files_at_start(
     assert [record.getMessage() for record in caplog.records] == ["Scanned the files: 1 created"]
 
 
-async def test_upkeep_scans_at_each_interval(
+async def test_maintenance_scans_at_each_interval(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "seekable")
@@ -107,7 +107,7 @@ async def test_upkeep_scans_at_each_interval(
             await until(lambda data=data: sha256(data) in hashes(root))
 
 
-async def test_upkeep_does_not_scan_before_interval_ends(storage: Storage, root: Path) -> None:
+async def test_maintenance_does_not_scan_before_interval_ends(storage: Storage, root: Path) -> None:
     async with running(storage, NEVER_S):
         await asyncio.sleep(0.3)
         write_file(root)
@@ -115,7 +115,7 @@ async def test_upkeep_does_not_scan_before_interval_ends(storage: Storage, root:
         assert hashes(root) == []
 
 
-async def test_upkeep_uses_no_cpu_when_idle(storage: Storage) -> None:
+async def test_maintenance_uses_no_cpu_when_idle(storage: Storage) -> None:
     async with running(storage, NEVER_S):
         await asyncio.sleep(0.2)
         began = time.process_time()
@@ -123,15 +123,15 @@ async def test_upkeep_uses_no_cpu_when_idle(storage: Storage) -> None:
         assert time.process_time() - began < 0.1
 
 
-async def test_upkeep_hashes_new_rows_between_scans(root: Path) -> None:
+async def test_maintenance_hashes_new_rows_between_scans(root: Path) -> None:
     """A list creates the row; the storage then publishes to the feed, from its thread."""
     feed = ChangeFeed()
     settings = Settings(_env_file=None, files_dir=root)
     async with (
         open_database(settings, feed=feed) as stores,
-        running(stores.storage, NEVER_S) as upkeep_task,
+        running(stores.storage, NEVER_S) as maintenance,
     ):
-        feed.subscribe(upkeep_task.receive)
+        feed.subscribe(maintenance.receive)
         await asyncio.sleep(0.3)
         for number in (1, 2):
             write_file(root, b"x" * number, Key(SHARED, "", f"{number}"))
@@ -173,17 +173,17 @@ async def test_failed_hashing_is_logged_and_retried(
     await asyncio.sleep(0.15)
     await storage.stat(FILM)
     sql(root, "CREATE TRIGGER trap BEFORE UPDATE ON media BEGIN SELECT RAISE (ABORT, 'no'); END")
-    async with running(storage, NEVER_S) as upkeep_task:
+    async with running(storage, NEVER_S) as maintenance:
         await until(lambda: caplog.records)
         (record,) = caplog.records
         assert record.getMessage().startswith("The files could not be hashed: The database refuses")
         assert record.exc_info is None
         sql(root, "DROP TRIGGER trap")
-        upkeep_task.hash_soon()
+        maintenance.hash_soon()
         await until(lambda: hashes(root) == [sha256(b"film")])
 
 
-async def test_upkeep_continues_when_unexpected_error_occurs(
+async def test_maintenance_continues_when_unexpected_error_occurs(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For example, an edited row with an invalid time."""
@@ -203,7 +203,7 @@ async def test_upkeep_continues_when_unexpected_error_occurs(
 # Cancellation
 
 
-async def test_upkeep_ends_when_cancelled_during_hashing(storage: Storage, root: Path) -> None:
+async def test_maintenance_ends_when_cancelled_during_hashing(storage: Storage, root: Path) -> None:
     with write_file(root).open("r+b") as file:
         file.truncate(8 << 30)  # sparse: no disk space, but hours of reading on a slow disk
     await asyncio.sleep(0.15)
@@ -226,7 +226,7 @@ def opened() -> set[str]:
     return found
 
 
-async def test_upkeep_ends_after_current_step_when_cancelled(storage: Storage, root: Path) -> None:
+async def test_maintenance_ends_after_current_step_when_cancelled(storage: Storage, root: Path) -> None:
     """Cancellation waits for the step, so that nothing is closed while it runs."""
     with closing(sqlite3.connect(root / ".seekable" / "seekable.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
