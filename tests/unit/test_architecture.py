@@ -76,6 +76,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic_settings": {"resources", "settings"},
     "anyascii": {"http"},
     "argon2": {"accounts"},
+    "cachetools": {"database", "accounts", "media", "server"},
     "click": {"cli"},
     "itsdangerous": {"accounts"},
     "jinja2": {"resources"},

@@ -22,8 +22,9 @@ a folder which was away for a month. For that the database is asked again every 
 import os
 import threading
 import time
-from collections import OrderedDict
 from dataclasses import dataclass
+
+from cachetools import LRUCache
 
 from app.database.filesystem import page_cache
 from app.database.filesystem.disk import Disk
@@ -120,10 +121,11 @@ def _proves(descriptor: int, proof: Proof) -> bool:
 class Remembered:
     """The rows that were used last. Used by many threads at once."""
 
-    def __init__(self, files: Disk, chunk_size: int) -> None:
+    def __init__(self, files: Disk, chunk_size: int, *, max_rows: int = MOST) -> None:
         self._disk = files
         self._chunk_size = chunk_size
-        self._known: OrderedDict[Address, Known] = OrderedDict()
+        # No TTLCache: it takes four times as long, in every request.
+        self._known: LRUCache[Address, Known] = LRUCache(max_rows)
         self._lock = threading.Lock()
 
     def note(self, address: Address, row: Media, status: os.stat_result, looked_ns: int) -> None:
@@ -133,18 +135,12 @@ class Remembered:
         known = Known(info_of(row), path_of(row), proof_of(status), time.monotonic() + AGE_S)
         with self._lock:
             self._known[address] = known
-            self._known.move_to_end(address)
-            if len(self._known) > MOST:
-                self._known.popitem(last=False)
 
     def open(self, address: Address) -> DiskReader | None:
         """The file, if the row that is known of it is proved to be true, without waiting for anything."""
         with self._lock:
             known = self._known.get(address)
-            if known is None:
-                return None
-            self._known.move_to_end(address)
-        if time.monotonic() > known.until:
+        if known is None or time.monotonic() > known.until:
             return None
         descriptor = self._disk.open_cached(known.path)
         if descriptor is None:

@@ -4,12 +4,13 @@ import contextlib
 import threading
 import time
 import unicodedata
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
+
+from cachetools import FIFOCache
 
 from app.database.filesystem.diff import BATCH, Comparison
 from app.database.filesystem.directory_entries import Folder
@@ -51,9 +52,9 @@ class Seen:
 class SeenFolders:
     """The folders that were looked through last, within bounds. Used by many threads at once."""
 
-    def __init__(self) -> None:
-        self._folders: OrderedDict[Segments, Seen] = OrderedDict()
-        self._names = 0
+    def __init__(self, *, max_folders: int = MAX_FOLDERS, max_names: int = MAX_NAMES) -> None:
+        self._max_folders = max_folders
+        self._folders: FIFOCache[Segments, Seen] = FIFOCache(max_names, lambda seen: len(seen.folders))
         self._lock = threading.Lock()
 
     def get(self, path: Segments) -> Seen | None:
@@ -63,14 +64,14 @@ class SeenFolders:
     def put(self, path: Segments, seen: Seen, looked_ns: int) -> None:
         """Remember it, unless it changed so shortly before it was looked through (`looked_ns`) that a later
         change may not show."""
+        fine = seen.changed_ns % 1_000_000_000 != 0
+        is_old = seen.changed_ns <= looked_ns - (FINE_NS if fine else COARSE_NS)
         with self._lock:
-            self._forget(path)
-            fine = seen.changed_ns % 1_000_000_000 != 0
-            if seen.changed_ns <= looked_ns - (FINE_NS if fine else COARSE_NS):
+            self._folders.pop(path, None)
+            if is_old and len(seen.folders) <= self._folders.maxsize:
+                if len(self._folders) == self._max_folders:
+                    self._folders.popitem()
                 self._folders[path] = seen
-                self._names += len(seen.folders)
-                while len(self._folders) > MAX_FOLDERS or self._names > MAX_NAMES:
-                    self._forget(next(iter(self._folders)))
 
     def note(self, path: Segments, changed_ns: int) -> None:
         """Remember that it changed in a way that is known, if it is remembered still."""
@@ -81,17 +82,11 @@ class SeenFolders:
 
     def forget(self, path: Segments) -> None:
         with self._lock:
-            self._forget(path)
+            self._folders.pop(path, None)
 
     def clear(self) -> None:
         with self._lock:
             self._folders.clear()
-            self._names = 0
-
-    def _forget(self, path: Segments) -> None:
-        seen = self._folders.pop(path, None)
-        if seen is not None:
-            self._names -= len(seen.folders)
 
 
 T = TypeVar("T")

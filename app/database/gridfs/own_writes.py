@@ -5,9 +5,11 @@ each write has a mark, which both the writer and the reader of the stream can co
 """
 
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from cachetools import LRUCache
 
 T = TypeVar("T")
 
@@ -42,9 +44,8 @@ class OwnWrites:
     def __init__(self, max_marks: int = MAX_MARKS) -> None:
         self.enabled = False
         """Whether the change stream is read; if not, no mark is kept."""
-        self._max_marks = max_marks
         self._in_progress: Counter[Mark] = Counter()
-        self._made: OrderedDict[Mark, int] = OrderedDict()
+        self._made: LRUCache[Mark, int] = LRUCache(max_marks)
         self._ended = threading.Condition()
 
     def run(self, mark: Mark, write: Callable[[], T]) -> T:
@@ -65,9 +66,7 @@ class OwnWrites:
             with self._ended:
                 self._in_progress -= Counter([mark])  # unlike `subtract`, this leaves no zero counts
                 if made:
-                    self._made[mark] = self._made.pop(mark, 0) + 1
-                    if len(self._made) > self._max_marks:
-                        self._made.popitem(last=False)
+                    self._made[mark] = self._made.get(mark, 0) + 1
                 self._ended.notify_all()
 
     def take(self, mark: Mark) -> bool:

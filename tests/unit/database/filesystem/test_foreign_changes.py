@@ -166,10 +166,8 @@ def test_scan_handles_more_files_than_one_batch(library: Library, monkeypatch: p
     assert len(names(library, "many")) == count // 2
 
 
-def test_scan_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanner, "MAX_FOLDERS", 3)
-    monkeypatch.setattr(scanner, "MAX_NAMES", 7)
-    folders = scanner.SeenFolders()
+def test_scan_cache_is_bounded() -> None:
+    folders = scanner.SeenFolders(max_folders=3, max_names=7)
     for number in (0, 1, 2, 0, 3, 4):
         folders.put((str(number),), scanner.Seen(0, ("a", "b"), ()), looked_ns=10**10)
     found = [number for number in range(5) if folders.get((str(number),)) is not None]
