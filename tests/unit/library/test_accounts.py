@@ -12,6 +12,7 @@ import pytest
 from app.accounts.factories import new_account
 from app.accounts.models import Account, Destination
 from app.database import Stores, open_database
+from app.events.feed import ChangeFeed
 from app.library.account_deletion import Departures
 from app.library.quotas import Quotas
 from app.library.service import Library
@@ -30,7 +31,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Stores, Library, Quo
         return True
 
     async with open_database(settings) as stores:
-        library = Library(stores.storage, lambda _: None)
+        library = Library(stores.storage, ChangeFeed())
         quotas = Quotas(stores.storage, default=None, may_store=may_store, turn=stores.leases.turn)
         yield stores, library, quotas
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.database import open_database
+from app.events.feed import ChangeFeed
 from app.http.errors import IncompleteBody
 from app.library.service import Library
 from app.settings import Settings
@@ -28,9 +29,9 @@ def test_body_of_another_length_is_refused_and_not_stored(
 ) -> None:
     async def run() -> None:
         settings = Settings(_env_file=None, files_dir=tmp_path, **new_library())
-        async with open_database(settings, media_type=lambda name: "video/mp4") as stores:
-            library = Library(stores.storage, lambda event: None)
-            uploads = Uploads(stores.storage, library, max_size=100, tell=lambda *message: None)
+        async with open_database(settings) as stores:
+            library = Library(stores.storage, ChangeFeed())
+            uploads = Uploads(stores.storage, library, max_size=100, send=lambda message, *, elsewhere: None)
             with pytest.raises(IncompleteBody):
                 await uploads.receive_raw(
                     FILM,
