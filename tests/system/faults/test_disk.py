@@ -189,7 +189,7 @@ def film_descriptors(server: Server) -> list[str]:
 
 
 @pytest.mark.parametrize("header", ["X: y", "Range: bytes=100-", "Range: bytes=0-1000,10000000-"])
-def test_download_of_truncated_file_is_broken_off(
+def test_download_of_truncated_file_is_aborted(
     server: Server, start_request: StartRequest, header: str
 ) -> None:
     with server.client() as http:

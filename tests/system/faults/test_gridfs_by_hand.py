@@ -57,7 +57,7 @@ DAMAGES: dict[str, tuple[Callable[[Grid, ObjectId], None], str]] = {
 }
 
 
-def test_damaged_file_breaks_its_download_and_is_reported_by_verify(
+def test_damaged_file_aborts_its_download_and_is_reported_by_verify(
     grid: Grid, server: Server, start_request: StartRequest
 ) -> None:
     with server.client() as http:

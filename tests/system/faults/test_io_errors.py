@@ -100,7 +100,7 @@ READS = ("preadv,preadv2:error=EIO", "pread64:error=EIO:when=5+")
 
 
 @pytest.mark.parametrize("header", ["X: y", "Range: bytes=100-", "Range: bytes=0-9000000,10000000-23000000"])
-def test_failed_read_breaks_off_download(
+def test_failed_read_aborts_download(
     filesystem_server: Server,
     inject_faults: InjectFaults,
     start_request: StartRequest,

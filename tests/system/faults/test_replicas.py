@@ -26,7 +26,7 @@ LONG = 30, 60.0
 
 concurrent = Together("outcomes")
 
-SETTINGS = {"allowed_hosts": HOST, "shutdown_timeout": 1}  # short, so that restarts break off downloads
+SETTINGS = {"allowed_hosts": HOST, "shutdown_timeout": 1}  # short, so that restarts abort downloads
 
 ATTEMPTS = 10
 
