@@ -188,7 +188,7 @@ def check_memory_of_flood(folder: Path, frames: bytes) -> None:
 def test_upgrade_during_response_ends_connection(
     server: Server, http: httpx.Client, folder: str, no_server_errors: None
 ) -> None:
-    """uvicorn would go on with the response, and ignore that its buffer is full."""
+    """uvicorn would continue the response without checking whether the client reads it."""
     assert http.put(f"/files/{folder}/big", content=b"f" * (24 << 20)).status_code == 201
     memory = server.rss()
     host = f"Host: 127.0.0.1:{server.port}"

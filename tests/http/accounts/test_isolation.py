@@ -172,7 +172,7 @@ def owned(owner: User, socket: Socket) -> Place:
 
 @pytest.fixture(scope="module")
 def unused(owned: Place) -> Place:
-    """Unused names of the same lengths as those of `theirs`."""
+    """Unused names of the same lengths as those of `owned`."""
     sid = "x" * len(owned.sid)
     etag = uuid4().hex + uuid4().hex
     return Place("never-" + uuid4().hex, uuid4().hex, etag, sid, uuid4().hex, uuid4().hex)

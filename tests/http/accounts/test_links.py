@@ -120,7 +120,7 @@ def test_link_is_read_only_and_opens_no_other_path(
 def test_altered_link_is_refused(
     account_server: AccountServer, user: User, other_user: User, check_problem: CheckProblem
 ) -> None:
-    """Any change of any character counts."""
+    """Changing any character invalidates the link."""
     user.put("films/film.mp4", b"mine")
     other_user.put("films/film.mp4", b"others")
     token = token_of(user.new_link("films/film.mp4")["url"])
