@@ -39,7 +39,7 @@ from app.resources.middleware.host_guard import Admission, AdmissionMiddleware, 
 from app.resources.middleware.targets import TargetMiddleware
 from app.resources.routes import routes
 from app.settings import Settings, read
-from app.storage.ignored_names import Ignored
+from app.storage.ignored_names import IgnoredNames
 from app.storage.workers import BoundedPool
 from app.uploads.service import Uploads
 
@@ -112,7 +112,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        feed = ChangeFeed(Ignored(settings.ignore))
+        feed = ChangeFeed(IgnoredNames(settings.ignore))
         connections = ConnectionManager(limit=settings.max_sockets)
         feed.subscribe(connections.deliver)
         requests = Requests()  # which the server counts, at the other end of its state
@@ -145,7 +145,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
             )
             # By one process of all that serve the library.
             await stack.enter_async_context(
-                _running(stores.leases.whenever_held("upkeep", partial(_all_of, chores)))
+                _running(stores.leases.run_while_held("upkeep", partial(_all_of, chores)))
             )
             yield {"services": services, "requests": requests}
 
@@ -177,7 +177,7 @@ async def _open_people(
         store, callers, sign_up=SignUp(settings.sign_up), passwords=passwords, hashing=hashing.start
     )
     quotas = Quotas(
-        stores.storage, default=settings.quota, may_store=accounts.is_there, turn=stores.leases.turn
+        stores.storage, default=settings.quota, may_store=accounts.is_there, turn=stores.leases.acquire
     )
     departures = Departures(
         stores.storage,

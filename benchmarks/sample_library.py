@@ -26,7 +26,7 @@ from app.database.gridfs.opening import open_gridfs
 from app.database.sql.opening import open_filesystem, open_sql
 from app.database.sql.schema import Media, Word
 from app.settings import Settings
-from app.storage.ignored_names import Ignored
+from app.storage.ignored_names import IgnoredNames
 from app.storage.search_tokens import words
 from app.storage.types import SHARED, Key
 
@@ -34,7 +34,7 @@ START = datetime(2020, 1, 1, tzinfo=UTC)
 TYPES = (("mkv", "video/x-matroska"), ("mp4", "video/mp4"), ("flac", "audio/flac"), ("vtt", "text/vtt"))
 SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mo", "nu", "pa", "ri", "so", "tu", "va", "we", "xi", "yo")
 BATCH = 5000
-_NOTHING_IGNORED = Ignored(())
+_NOTHING_IGNORED = IgnoredNames(())
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
 from app.storage.errors import OutOfSpace, StorageError
-from app.storage.maintenance import Outcome, Verdict
+from app.storage.maintenance import Integrity, ScanOutcome
 from app.storage.types import FileInfo, Key
 
 
@@ -67,8 +67,8 @@ def ensure_utf8() -> None:
 
 _log = logging.getLogger("seekable")
 
-_FAULTS = {Verdict.DAMAGED, Verdict.CHANGED, Verdict.MISSING, Verdict.UNREADABLE}
-_LEFT = {Outcome.UNFINISHED, Outcome.UNREADABLE}
+_FAULTS = {Integrity.DAMAGED, Integrity.CHANGED, Integrity.MISSING, Integrity.UNREADABLE}
+_LEFT = {ScanOutcome.UNFINISHED, ScanOutcome.UNREADABLE}
 _GO_ON = "What is copied stays; run the same command again to go on."
 
 
@@ -129,19 +129,19 @@ def scan() -> None:
 
     The exit status is 1 if anything could not be read; it is named.
     """
-    found: Counter[Outcome] = Counter()
+    found: Counter[ScanOutcome] = Counter()
 
     async def run(storage: Storage) -> None:
         found.update(await _scan(storage))
 
     _with_storage(run)
-    if Outcome.UNREADABLE in found:
+    if ScanOutcome.UNREADABLE in found:
         sys.exit(1)
 
 
-async def _scan(storage: Storage) -> Counter[Outcome]:
+async def _scan(storage: Storage) -> Counter[ScanOutcome]:
     """What was done, and how often."""
-    found: Counter[Outcome] = Counter()
+    found: Counter[ScanOutcome] = Counter()
     files = 0
     with _Bar("Scanning", await storage.estimate_file_count()) as bar:
         async for step in storage.scan():
@@ -158,7 +158,7 @@ async def _scan(storage: Storage) -> Counter[Outcome]:
 @main.command()
 def verify() -> None:
     """Read every file and name those that no longer match their hash; the exit status is then 1."""
-    found: Counter[Verdict] = Counter()
+    found: Counter[Integrity] = Counter()
 
     async def run(storage: Storage) -> None:
         with _Bar("Verifying", (await storage.usage()).size) as bar:

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from app.http.media_types import UNKNOWN, media_type
 from app.storage.errors import AlreadyExists, VersionMismatch
-from app.storage.maintenance import Verdict
+from app.storage.maintenance import Integrity
 from app.storage.types import Expect, Expectation
 
 FEW = 5_000
@@ -81,8 +81,8 @@ def modified_at(date: datetime, previous: datetime | None, now: datetime) -> dat
     return max(previous + _LATER, now.replace(microsecond=0) + timedelta(seconds=1))
 
 
-def verdict_of(recorded: str | None, found: str) -> Verdict:
+def verdict_of(recorded: str | None, found: str) -> Integrity:
     """What the hash of a file's bytes says of them."""
     if recorded is None:
-        return Verdict.UNKNOWN
-    return Verdict.SOUND if found == recorded else Verdict.DAMAGED
+        return Integrity.UNKNOWN
+    return Integrity.SOUND if found == recorded else Integrity.DAMAGED

@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from app.storage.ignored_names import NOTHING, Ignored
-from app.storage.types import Change, Kind
+from app.storage.ignored_names import IGNORE_NOTHING, IgnoredNames
+from app.storage.types import Change, ChangeKind
 
 RESYNC = "resync"
 """The type of the event after which a client must list the library again."""
@@ -60,16 +60,16 @@ def event_of(change: Change) -> Event:
     return Event(f"file.{change.kind.value}", file.key.library, data)
 
 
-def listed_change(change: Change, ignored: Ignored) -> Change | None:
+def listed_change(change: Change, ignored: IgnoredNames) -> Change | None:
     """Return the change as the lists of its library show it; None if no list shows the file."""
     file, previous = change.info, change.previous
-    was_listed = previous is not None and not ignored.file(previous)
-    if ignored.file(file.key):
+    was_listed = previous is not None and not ignored.matches(previous)
+    if ignored.matches(file.key):
         if previous is None or not was_listed:
             return None
-        return Change(Kind.DELETED, replace(file, key=previous))
+        return Change(ChangeKind.DELETED, replace(file, key=previous))
     if previous is not None and (not was_listed or previous.library != file.key.library):
-        return Change(Kind.CREATED, file)
+        return Change(ChangeKind.CREATED, file)
     return change
 
 
@@ -159,7 +159,7 @@ class ChangeFeed:
     while the feed has no subscriber.
     """
 
-    def __init__(self, ignored: Ignored = NOTHING) -> None:
+    def __init__(self, ignored: IgnoredNames = IGNORE_NOTHING) -> None:
         self._ignored = ignored
         self._subscribers: list[Callable[[Batch], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None

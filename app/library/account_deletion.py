@@ -19,7 +19,7 @@ from app.storage.errors import (
     StorageUnavailable,
 )
 from app.storage.leases import HeldElsewhere, Leases
-from app.storage.maintenance import Outcome, Usage
+from app.storage.maintenance import ScanOutcome, Usage
 from app.storage.types import MAX_SEGMENT_BYTES, SHARED, Expect, FileInfo, Key, Listing
 
 IN_PLACE = Destination(library="", folder="")
@@ -146,7 +146,7 @@ class Departures:
 
     async def _see_off(self, account: Account) -> None:
         # Nobody else need do it too.
-        async with self._leases.turn(f"departure {account.id}", within_s=0, lasts_s=LOOK_AGAIN_S):
+        async with self._leases.acquire(f"departure {account.id}", timeout_s=0, lease_s=LOOK_AGAIN_S):
             await self._clear(account)
             await self._remove(account.id)
 
@@ -166,7 +166,7 @@ class Departures:
         async with contextlib.aclosing(self._storage.adopt_all(account.library)) as steps:
             async for step in steps:
                 for finding in step.findings:
-                    if finding.outcome is Outcome.UNFINISHED:
+                    if finding.outcome is ScanOutcome.UNFINISHED:
                         raise StorageUnavailable(f"{finding.path!r}: {finding.reason}")
 
     async def _clear_listed(self, account: Account, listing: Listing) -> None:

@@ -23,7 +23,7 @@ from app.storage.errors import (
     VersionMismatch,
 )
 from app.storage.types import SHARED, Address, Expect, Expectation, FileId, FileInfo, Key, Listing, Page
-from app.storage.workers import ended
+from app.storage.workers import wait_for_result
 
 T = TypeVar("T")
 
@@ -214,7 +214,7 @@ async def _is_gone(source: Storage, target: Target, info: FileInfo, copied: Copy
 
 
 async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
-    return await ended(asyncio.get_running_loop().run_in_executor(None, function, *arguments))
+    return await wait_for_result(asyncio.get_running_loop().run_in_executor(None, function, *arguments))
 
 
 class _Advance:

@@ -3,7 +3,7 @@
 from app.events.feed import ChangeFeed
 from app.http.media_types import media_type
 from app.storage.contract import Staged, Storage
-from app.storage.types import Change, Committed, Expect, Expectation, FileInfo, Key, Kind
+from app.storage.types import Change, ChangeKind, Committed, Expect, Expectation, FileInfo, Key
 
 
 class Library:
@@ -25,17 +25,19 @@ class Library:
         committed = await self._storage.commit(
             key, staged, content_type=media_type(content_type, key.filename), expect=expect
         )
-        self._feed.publish([Change(Kind.CREATED if committed.created else Kind.REPLACED, committed.info)])
+        self._feed.publish(
+            [Change(ChangeKind.CREATED if committed.created else ChangeKind.REPLACED, committed.info)]
+        )
         return committed
 
     async def rename(self, source: Key, target: Key, *, expect: Expectation) -> FileInfo:
         """Move a file to another name, folder, or both. `expect` applies to the source."""
         info = await self._storage.move(source, target, expect=expect)
         if source != target:
-            self._feed.publish([Change(Kind.MOVED, info, source)])
+            self._feed.publish([Change(ChangeKind.MOVED, info, source)])
         return info
 
     async def remove(self, file: FileInfo, *, expect: Expectation) -> None:
         """Delete the file at the key of `file`. `expect` applies to its current version."""
         await self._storage.delete(file.key, expect=expect)
-        self._feed.publish([Change(Kind.DELETED, file)])
+        self._feed.publish([Change(ChangeKind.DELETED, file)])

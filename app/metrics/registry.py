@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from app.metrics.request_counters import BUCKETS, Answers, Requests
 from app.storage.async_storage import Observer
-from app.storage.maintenance import Outcome, Scanned
+from app.storage.maintenance import ScanOutcome, ScanStep
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Those that are told apart; there are thirty more that the HTTP parser knows."""
@@ -76,7 +76,7 @@ class Metrics(Observer):
         self._hashed = Counter(
             "seekable_hashed_bytes_total", "Bytes hashed of files that nobody uploaded.", registry=registry
         )
-        for outcome in Outcome:
+        for outcome in ScanOutcome:
             self._found.labels(outcome.value)  # so that there is a 0 to begin with
         for result in ("complete", "failed"):
             self._scans.labels(result)
@@ -91,7 +91,7 @@ class Metrics(Observer):
         if failed:
             self._failed.labels(operation).inc()
 
-    def scanned(self, step: Scanned) -> None:
+    def scanned(self, step: ScanStep) -> None:
         self._scanned.inc(step.files)
         self._swept.inc(step.swept)
         for finding in step.findings:

@@ -15,7 +15,7 @@ from app.resources.accounts import body_of
 from app.resources.dependencies import ManagerDep, PeopleDep, ServicesDep, base_url, file_url, unstored
 from app.resources.problems import problems
 from app.resources.request_body import fields_of, text
-from app.storage.types import Key, clean_folder
+from app.storage.types import Key, normalize_folder
 
 router = APIRouter(tags=["accounts"], dependencies=[Depends(unstored)])
 
@@ -80,7 +80,7 @@ async def make_link(
         await services.storage.stat(key)
         link = await people.accounts.make_link(caller, key.path, playlist=False, recursive=False, lasts=lasts)
     elif kind in FORMATS:
-        folder = clean_folder(text(fields, "folder", ""))
+        folder = normalize_folder(text(fields, "folder", ""))
         link = await people.accounts.make_link(
             caller, folder, playlist=True, recursive=fields.get("recursive") is True, lasts=lasts
         )

@@ -11,7 +11,7 @@ from starlette.convertors import Convertor, register_url_convertor
 from app.resources.dependencies import LibraryDep, Services, ServicesDep
 from app.resources.streaming_pages import PAGE_SIZE, pages_from, pages_response
 from app.storage.errors import NotFound
-from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, FileInfo, Listing, Page, clean_folder
+from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, FileInfo, Listing, Page, normalize_folder
 
 _HEADERS = {
     "content-type": "text/html; charset=utf-8",
@@ -62,7 +62,7 @@ async def index_of_folder(
     request: Request, services: ServicesDep, library: LibraryDep, folder: str
 ) -> Response:
     """A folder as a web page: all that is in it, which `rclone` and `wget -r` can copy."""
-    return await _index(request, services, Listing(library, clean_folder(folder)))
+    return await _index(request, services, Listing(library, normalize_folder(folder)))
 
 
 async def _index(request: Request, services: Services, listing: Listing) -> Response:

@@ -17,7 +17,7 @@ from app.resources.dependencies import Flag, LibraryDep, Services, library_of
 from app.resources.errors import EXPECTED, explained
 from app.resources.problems import problems
 from app.storage.errors import NotFound, StorageError
-from app.storage.types import Address, FileId, Key, Listing, clean_folder
+from app.storage.types import Address, FileId, Key, Listing, normalize_folder
 from app.streaming.file_response import StoredFileResponse
 
 _BYTES: dict[str, Any] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
@@ -126,7 +126,7 @@ async def _folder_of(scope: Scope) -> Response | None:
         return None
     services: Services = scope["state"]["services"]
     try:
-        listing = Listing(library_of(scope), clean_folder(path))
+        listing = Listing(library_of(scope), normalize_folder(path))
         page = await services.storage.page(listing, cursor=None, limit=1)
     except StorageError:
         return None

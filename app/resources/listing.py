@@ -9,7 +9,7 @@ from app.http.media_types import canonical
 from app.resources.dependencies import CallerDep, Flag, LibraryDep, ServicesDep, base_url, owner_of
 from app.resources.problems import problems
 from app.resources.schemas import File, FileList
-from app.storage.types import Listing, Sort, clean_folder
+from app.storage.types import Listing, Sort, normalize_folder
 
 Order = Annotated[
     Literal["name", "-name", "size", "-size", "created_at", "-created_at", "updated_at", "-updated_at"],
@@ -43,7 +43,7 @@ async def listing(
     """The files that the query of the URL asks for."""
     kind = canonical(type.removesuffix("/*"))
     by, descending = ordered(sort)
-    return Listing(library, clean_folder(folder), recursive, q, kind, by, descending)
+    return Listing(library, normalize_folder(folder), recursive, q, kind, by, descending)
 
 
 ListingDep = Annotated[Listing, Depends(listing)]

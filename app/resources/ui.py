@@ -14,7 +14,7 @@ from app.resources.pages import ASSETS, PageRoute, kind_of, page
 from app.storage import cursors
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName, NotFound
-from app.storage.types import MAX_FOLDERS, FileInfo, Key, Listing, clean_folder
+from app.storage.types import MAX_FOLDERS, FileInfo, Key, Listing, normalize_folder
 
 PAGE_SIZE = 100
 
@@ -46,7 +46,7 @@ async def index(
     q = q.strip()
     by, descending = ordered(sort)
     listing = Listing(
-        library, clean_folder(folder), recursive=bool(q), query=q, sort=by, descending=descending
+        library, normalize_folder(folder), recursive=bool(q), query=q, sort=by, descending=descending
     )
     found = await services.storage.page(listing, cursor=cursor or None, limit=PAGE_SIZE)
     return page(

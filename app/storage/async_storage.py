@@ -9,14 +9,14 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from app.storage.backend import Backend, Reader, Writer
-from app.storage.content_hash import Fingerprint
+from app.storage.content_hash import ContentHash
 from app.storage.contract import Staged
 from app.storage.errors import OutOfSpace, ReadOnly, StorageError, StorageUnavailable, Truncated, Unfinished
-from app.storage.maintenance import Maintenance, Scanned, Usage, Verified
+from app.storage.maintenance import Maintenance, ScanStep, Usage, VerifyStep
 from app.storage.memory_budget import Budget
 from app.storage.readahead import ReadAhead
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
-from app.storage.workers import Pool, ended, settled
+from app.storage.workers import Pool, wait_for_result, wait_until_done
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Observer:
     def operation_ended(self, operation: str, seconds: float, *, failed: bool) -> None:
         """Record a call of the backend. A file that `try_open` opened is not recorded."""
 
-    def scanned(self, step: Scanned) -> None:
+    def scanned(self, step: ScanStep) -> None:
         """Record a step of a scan."""
 
     def scan_ended(self, *, failed: bool) -> None:
@@ -60,7 +60,7 @@ def timed(observer: Observer, operation: str, function: Callable[P, T]) -> Calla
     return call
 
 
-def _observed_scan(observer: Observer, maintenance: Maintenance) -> Generator[Scanned]:
+def _observed_scan(observer: Observer, maintenance: Maintenance) -> Generator[ScanStep]:
     try:
         for step in maintenance.scan():
             observer.scanned(step)
@@ -131,7 +131,7 @@ class ThreadedOpenFile:
     async def settle(self) -> None:
         """Wait for the reads that are under way: the reader must not be closed under them."""
         if self._under_way:
-            await settled(asyncio.gather(*self._under_way, return_exceptions=True))
+            await wait_until_done(asyncio.gather(*self._under_way, return_exceptions=True))
 
     def _begin(self, read: Callable[[], list[bytes]], *, ahead: bool) -> asyncio.Future[list[bytes]]:
         future = (self._threads.ahead if ahead else self._threads.now).start(read)
@@ -163,8 +163,8 @@ class ThreadedStaged:
 
     def __init__(self, writer: Writer, pool: Pool, algorithms: Collection[str] = ()) -> None:
         self.writer = writer
-        self._series = pool.series()
-        self._fingerprint = Fingerprint(algorithms)
+        self._series = pool.serial_queue()
+        self._fingerprint = ContentHash(algorithms)
         self._size = 0
         self._batch: list[bytes] = []  # the pieces as they came
         self._collected = 0
@@ -198,7 +198,7 @@ class ThreadedStaged:
 
     async def settle(self) -> None:
         """Wait for the writes that are under way: the writer must not be discarded under them."""
-        await settled(asyncio.gather(*self._under_way, return_exceptions=True))
+        await wait_until_done(asyncio.gather(*self._under_way, return_exceptions=True))
 
     async def _write_batch(self) -> None:
         await self._wait_for_all_but(AHEAD - 1)
@@ -208,7 +208,7 @@ class ThreadedStaged:
 
     async def _wait_for_all_but(self, count: int) -> None:
         while len(self._under_way) > count:
-            await ended(self._under_way[0])
+            await wait_for_result(self._under_way[0])
             self._under_way.popleft()  # one that failed stays, and fails all that comes after it
 
     def _write(self, pieces: list[bytes]) -> None:
@@ -299,7 +299,7 @@ class ThreadedStorage:
     async def _open(self, pool: Pool, address: Address, *, wait: bool) -> Reader | None:
         opening = pool.start(partial(self._timed("open", self._backend.open), address, wait=wait))
         try:
-            return await ended(opening)
+            return await wait_for_result(opening)
         except asyncio.CancelledError:
             if opening.exception() is None and (reader := opening.result()) is not None:
                 await self._close(reader)
@@ -334,7 +334,7 @@ class ThreadedStorage:
         self.check_changeable()
         staging = self._changes.start(self._timed("stage", self._backend.stage), size)
         try:
-            writer = await ended(staging)
+            writer = await wait_for_result(staging)
         except asyncio.CancelledError:
             if staging.exception() is None:
                 await self._changes.run(staging.result().discard)
@@ -404,16 +404,16 @@ class ThreadedStorage:
     async def estimate_file_count(self) -> int:
         return await self._upkeep.run(self._maintenance.estimate_file_count)
 
-    def scan(self) -> AsyncGenerator[Scanned, None]:
+    def scan(self) -> AsyncGenerator[ScanStep, None]:
         return self._steps(partial(_observed_scan, self._observer, self._maintenance))
 
-    def adopt_all(self, library: str) -> AsyncGenerator[Scanned, None]:
+    def adopt_all(self, library: str) -> AsyncGenerator[ScanStep, None]:
         return self._steps(partial(self._maintenance.adopt_all, library))
 
     def hash_unverified(self) -> AsyncGenerator[int, None]:
         return self._steps(partial(_observed_hashing, self._observer, self._maintenance))
 
-    def verify(self) -> AsyncGenerator[Verified, None]:
+    def verify(self) -> AsyncGenerator[VerifyStep, None]:
         return self._steps(self._maintenance.verify)
 
     def _timed(self, operation: str, function: Callable[P, T]) -> Callable[P, T]:

@@ -10,7 +10,7 @@ _STEP = 64 << 10
 _decoder = codecs.getincrementaldecoder("utf-8")
 
 
-class Fingerprint:
+class ContentHash:
     """What is known of bytes that were read or written once. Used by one thread at a time."""
 
     def __init__(self, algorithms: Collection[str] = ()) -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from app.storage.maintenance import Scanned, Usage, Verified
+from app.storage.maintenance import ScanStep, Usage, VerifyStep
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
 
 
@@ -131,11 +131,11 @@ class Storage(Protocol):
     async def estimate_file_count(self) -> int:
         """How many files a scan will look at, about. For a progress bar: counting them takes a while."""
 
-    def scan(self) -> AsyncGenerator[Scanned, None]:
+    def scan(self) -> AsyncGenerator[ScanStep, None]:
         """Look through everything for what was put there, changed or taken away by other programs, and for
         what crashes left; take note of it, and clean up. Harmless to repeat, beside other processes too."""
 
-    def adopt_all(self, library: str) -> AsyncGenerator[Scanned, None]:
+    def adopt_all(self, library: str) -> AsyncGenerator[ScanStep, None]:
         """Take in every file that other programs put into the library of an account, also those with ignored
         names, which a scan leaves alone. Needed before the library is deleted or moved elsewhere."""
 
@@ -143,7 +143,7 @@ class Storage(Protocol):
         """Hash what was not uploaded, or may have changed unseen, and judge the encoding of texts that were
         stored before it was judged. Each step is the bytes it read."""
 
-    def verify(self) -> AsyncGenerator[Verified, None]:
+    def verify(self) -> AsyncGenerator[VerifyStep, None]:
         """Read every file and hold it against its hash. Changes nothing. The last step of each file has
         its verdict."""
 

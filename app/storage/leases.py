@@ -1,4 +1,4 @@
-"""Leases: what only one at a time does, of all processes that share a database."""
+"""Leases: work that one process at a time does, of all that share a database."""
 
 import asyncio
 import logging
@@ -9,181 +9,185 @@ from typing import Protocol
 from uuid import uuid4
 
 from app.storage.errors import StorageError, StorageUnavailable
-from app.storage.workers import Pool, settled
+from app.storage.workers import Pool, wait_until_done
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
-LASTS_S = 15.0
-"""How long work stands still whose process was killed. It is renewed three times as often."""
+LEASE_S = 15.0
+"""Seconds until another process takes over the work of one that was killed. Leases are renewed three times as
+often."""
 
-TURN_LASTS_S = 10.0
-"""The same of turns, which somebody waits for."""
+SHORT_LEASE_S = 10.0
+"""The same for leases that a client waits for."""
 
-TURN_WITHIN_S = 60.0
-"""How long a turn is waited for."""
+TIMEOUT_S = 60.0
+"""Seconds to wait for a lease."""
 
-LONGEST_PAUSE_S = 0.1
-"""Between two looks at whether it is our turn."""
+MAX_POLL_PAUSE_S = 0.1
+"""Seconds between two attempts to acquire a lease."""
 
-ALONE_S = 1.0
-"""How long one process may take turn after turn. Then it waits for one look of others: those who wait in it
-know at once, and would always be faster."""
+MAX_STREAK_S = 1.0
+"""Seconds for which one process may acquire a lease again and again. Then it pauses for one poll of the
+others: waiters in the same process are woken at once, and would always be faster."""
 
-AT_ONCE_S = 0.005
-"""Between two turns that follow one another."""
+STREAK_GAP_S = 0.005
+"""Seconds between two uses of a lease that count as one streak."""
 
 
 class HeldElsewhere(StorageUnavailable):
-    """Somebody else holds it, and has not given it back for so long."""
+    """Another holder kept the lease until the timeout."""
 
 
 class LeaseStore(Protocol):
-    """Which names are held, and by whom. Plain blocking calls, from any thread.
+    """The leases in a shared database, blocking. Thread-safe. Raises StorageUnavailable, OutOfSpace.
 
-    What a process held that was killed is free again when its time is over, at the latest, by the clock of
-    the database, so that those of the machines need not agree. StorageUnavailable, OutOfSpace.
+    A lease expires by the clock of the database, so that the clocks of the machines need not agree.
     """
 
-    def lease(self, name: str, holder: str, for_s: float) -> bool:
-        """Hold the name for so many seconds from now, anew or on. False while another holder does."""
+    def acquire(self, name: str, holder: str, for_s: float) -> bool:
+        """Acquire or renew the lease for so many seconds. Return False if another holder has it."""
         ...
 
     def release(self, name: str, holder: str) -> None:
-        """Give it back, if this holder has it."""
+        """Release the lease, if this holder has it."""
         ...
 
 
 class Leases:
-    """Holds names for as long as something is done. Used from the event loop only."""
+    """Holds leases while work is done. Used from the event loop only."""
 
     def __init__(self, store: LeaseStore) -> None:
         self._store = store
         self._pool = Pool(4, "lease")
-        self._taken: dict[str, tuple[float, float]] = {}
-        """Of turns that were here lately, since when one followed another, and when the last one ended."""
+        self._streaks: dict[str, tuple[float, float]] = {}
+        """By name: when the current streak began, and when its last use ended."""
 
     def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the calls in progress."""
         self._pool.close()
 
     @asynccontextmanager
-    async def turn(
-        self, name: str, *, within_s: float = TURN_WITHIN_S, lasts_s: float = TURN_LASTS_S
+    async def acquire(
+        self, name: str, *, timeout_s: float = TIMEOUT_S, lease_s: float = SHORT_LEASE_S
     ) -> AsyncIterator[None]:
-        """Hold the name inside. HeldElsewhere, if others do all the time."""
-        lease = _Lease(self._store, self._pool, name, lasts_s)
+        """Hold the lease in the context. Raises HeldElsewhere after `timeout_s`."""
+        lease = _Lease(self._store, self._pool, name, lease_s)
         try:
-            await self._let_others(name)
-            await self._wait(lease, within_s)
-            renewing = asyncio.create_task(lease.kept())
+            await self._yield_to_others(name)
+            await _poll(lease, timeout_s)
+            renewing = asyncio.create_task(lease.renew_until_lost())
             try:
                 yield
             finally:
-                await _ended(renewing)
+                await _cancel(renewing)
         finally:
-            await lease.give_back()
-            self._ended(name)
+            await lease.release()
+            self._note_end(name)
 
-    async def _let_others(self, name: str) -> None:
-        since, ended = self._taken.get(name, (0.0, 0.0))
+    async def _yield_to_others(self, name: str) -> None:
+        since, ended = self._streaks.get(name, (0.0, 0.0))
         now = time.monotonic()
-        if now - ended > AT_ONCE_S:
+        if now - ended > STREAK_GAP_S:
             since = now
-        elif now - since > ALONE_S:
-            await asyncio.sleep(LONGEST_PAUSE_S * 1.2)
+        elif now - since > MAX_STREAK_S:
+            await asyncio.sleep(MAX_POLL_PAUSE_S * 1.2)
             since = time.monotonic()
-        self._taken[name] = (since, now)
+        self._streaks[name] = (since, now)
 
-    def _ended(self, name: str) -> None:
+    def _note_end(self, name: str) -> None:
         now = time.monotonic()
-        since, _ = self._taken.pop(name, (now, now))
-        self._taken[name] = (since, now)
-        while now - next(iter(self._taken.values()))[1] > AT_ONCE_S:
-            del self._taken[next(iter(self._taken))]
+        since, _ = self._streaks.pop(name, (now, now))
+        self._streaks[name] = (since, now)
+        while now - next(iter(self._streaks.values()))[1] > STREAK_GAP_S:
+            del self._streaks[next(iter(self._streaks))]
 
-    async def _wait(self, lease: "_Lease", within_s: float) -> None:
-        deadline, pause = time.monotonic() + within_s, 0.005
-        while not await lease.take():
-            if time.monotonic() >= deadline:
-                raise HeldElsewhere("Another server is busy with this; try again soon.")
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
-
-    async def whenever_held(
-        self, name: str, work: Callable[[], Awaitable[None]], *, lasts_s: float = LASTS_S
+    async def run_while_held(
+        self, name: str, work: Callable[[], Awaitable[None]], *, lease_s: float = LEASE_S
     ) -> None:
-        """Do the work while this process holds the name, and wait while another does; until cancelled. What
-        could not be renewed is given up: the work is cancelled before another may begin with it."""
-        silent = False
+        """Run the work whenever this process can hold the lease, until cancelled.
+
+        The work is cancelled when the lease could not be renewed, before another process may begin.
+        """
+        logged = False
         while True:
-            lease = _Lease(self._store, self._pool, name, lasts_s)
+            lease = _Lease(self._store, self._pool, name, lease_s)
             try:
-                if await lease.take():
-                    silent = False
-                    await _until_lost(lease, work)
+                if await lease.acquire():
+                    logged = False
+                    await _run_until_lost(lease, work)
             except StorageError as error:
-                if not silent:  # once, however long the database is down
-                    _log.error("It cannot be told who looks after the library: %s", error)
-                silent = True
+                if not logged:  # once, however long the database is down
+                    log.error("The lease %r cannot be acquired: %s", name, error)
+                logged = True
             except Exception:
-                _log.exception("Looking after the library has ended, and begins anew")
+                log.exception("The work under the lease %r failed; it restarts in %.0f s", name, lease_s / 3)
             finally:
-                await lease.give_back()
-            await asyncio.sleep(lasts_s / 3)
+                await lease.release()
+            await asyncio.sleep(lease_s / 3)
+
+
+async def _poll(lease: "_Lease", timeout_s: float) -> None:
+    deadline, pause = time.monotonic() + timeout_s, 0.005
+    while not await lease.acquire():
+        if time.monotonic() >= deadline:
+            raise HeldElsewhere("Another server is busy with this; try again soon.")
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, MAX_POLL_PAUSE_S)
 
 
 class _Lease:
-    """One holder of a name."""
+    """One holder of a lease."""
 
-    def __init__(self, store: LeaseStore, pool: Pool, name: str, lasts_s: float) -> None:
-        self._store, self._pool, self._name, self._lasts_s = store, pool, name, lasts_s
+    def __init__(self, store: LeaseStore, pool: Pool, name: str, lease_s: float) -> None:
+        self.name = name
+        self._store, self._pool, self._lease_s = store, pool, lease_s
         self._holder = uuid4().hex
-        self._until = 0.0
+        self._expires_at = 0.0
         self._may_be_ours = False
         self._renewing: asyncio.Future[bool] | None = None
 
-    async def take(self) -> bool:
-        asked = time.monotonic()
-        self._may_be_ours = True  # whatever becomes of the answer
-        taken = await self._pool.run(self._store.lease, self._name, self._holder, self._lasts_s)
-        self._until = asked + self._lasts_s * 5 / 6  # sooner than for others
-        self._may_be_ours = taken
-        return taken
+    async def acquire(self) -> bool:
+        requested_at = time.monotonic()
+        self._may_be_ours = True  # until the answer arrives
+        acquired = await self._pool.run(self._store.acquire, self.name, self._holder, self._lease_s)
+        self._expires_at = requested_at + self._lease_s * 5 / 6  # before others may take it
+        self._may_be_ours = acquired
+        return acquired
 
-    async def kept(self) -> None:
-        """Renew it; return when it is lost, or may be."""
-        while (left := self._until - time.monotonic()) > 0:
-            await asyncio.sleep(min(self._lasts_s / 3, left))
-            self._renewing = asyncio.create_task(self.take())
-            # Its thread may wait longer for a database than the lease lasts.
-            await asyncio.wait([self._renewing], timeout=max(left / 2, self._until - time.monotonic()))
+    async def renew_until_lost(self) -> None:
+        """Renew the lease. Return when it is lost, or may be."""
+        while (left_s := self._expires_at - time.monotonic()) > 0:
+            await asyncio.sleep(min(self._lease_s / 3, left_s))
+            self._renewing = asyncio.create_task(self.acquire())
+            # Its thread may wait longer for the database than the lease lasts.
+            await asyncio.wait([self._renewing], timeout=max(left_s / 2, self._expires_at - time.monotonic()))
             if not self._renewing.done():
                 return
             if self._renewing.exception() is None and not self._renewing.result():
                 return
 
-    async def give_back(self) -> None:
-        """If that fails, it is over by itself."""
-        if self._renewing is not None:  # or it would be held again, and by nobody
-            await settled(self._renewing)
+    async def release(self) -> None:
+        """Release the lease. If that fails, it expires."""
+        if self._renewing is not None:  # a late renewal would hold it again, with no one to release it
+            await wait_until_done(self._renewing)
         if self._may_be_ours:
             with suppress(StorageError):
-                await self._pool.run(self._store.release, self._name, self._holder)
+                await self._pool.run(self._store.release, self.name, self._holder)
 
 
-async def _until_lost(lease: _Lease, work: Callable[[], Awaitable[None]]) -> None:
-    working, keeping = asyncio.ensure_future(work()), asyncio.create_task(lease.kept())
+async def _run_until_lost(lease: _Lease, work: Callable[[], Awaitable[None]]) -> None:
+    working, renewing = asyncio.ensure_future(work()), asyncio.create_task(lease.renew_until_lost())
     try:
-        await asyncio.wait([working, keeping], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([working, renewing], return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             working.result()
         else:
-            _log.warning("Another process may look after the library now.")
+            log.warning("The lease %r was lost; another process may continue its work", lease.name)
     finally:
-        await _ended(working, keeping)
+        await _cancel(working, renewing)
 
 
-async def _ended(*tasks: "asyncio.Future[None]") -> None:
+async def _cancel(*tasks: "asyncio.Future[None]") -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

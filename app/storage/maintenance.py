@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Protocol
 
 
-class Outcome(Enum):
+class ScanOutcome(Enum):
     """What a scan did about a file."""
 
     CREATED = "created"
@@ -24,28 +24,28 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ScanFinding:
     """A file about which a scan did something, or would have."""
 
     path: str
     """May hold lone surrogates, where a name on the disk is not UTF-8."""
-    outcome: Outcome
+    outcome: ScanOutcome
     reason: str = ""
     """Why it was left or skipped."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scanned:
+class ScanStep:
     """A step of a scan."""
 
     files: int
     """How many stored files were looked at."""
-    findings: tuple[Finding, ...]
+    findings: tuple[ScanFinding, ...]
     swept: int = 0
     """How many pieces of debris were removed: what crashed uploads left, and versions that are over."""
 
 
-class Verdict(Enum):
+class Integrity(Enum):
     """What a verification found of a file."""
 
     SOUND = "sound"
@@ -59,13 +59,13 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifyStep:
     """A step of a verification."""
 
     path: str
     size: int
     """Bytes that were read in this step."""
-    verdict: Verdict | None
+    verdict: Integrity | None
     """None while there is more of the file to read."""
 
 
@@ -89,10 +89,10 @@ class Maintenance(Protocol):
 
     def estimate_file_count(self) -> int: ...
 
-    def scan(self) -> Generator[Scanned]: ...
+    def scan(self) -> Generator[ScanStep]: ...
 
-    def adopt_all(self, library: str) -> Generator[Scanned]: ...
+    def adopt_all(self, library: str) -> Generator[ScanStep]: ...
 
     def hash_unverified(self) -> Generator[int]: ...
 
-    def verify(self) -> Generator[Verified]: ...
+    def verify(self) -> Generator[VerifyStep]: ...

@@ -10,7 +10,7 @@ from app.storage.backend import Reader
 from app.storage.batches import end_of, units_in
 from app.storage.errors import Truncated
 from app.storage.memory_budget import Budget
-from app.storage.workers import ended
+from app.storage.workers import wait_for_result
 
 DEPTH = 1
 """Batches that are on their way beside the one that is being sent: more were slower on one machine."""
@@ -149,7 +149,7 @@ class ReadAhead:
                 return
             self._fetch(stop, held=held, ahead=False)
         fetch = self._coming[0]
-        pieces = await ended(fetch.future)
+        pieces = await wait_for_result(fetch.future)
         self._coming.popleft()
         self._arrived(pieces, fetch.size, held=fetch.held)
         self._fetch_ahead()

@@ -110,7 +110,7 @@ def _check_reserved(path: str) -> None:
         raise _reserved(path)
 
 
-def clean_folder(folder: str) -> str:
+def normalize_folder(folder: str) -> str:
     """The folder in NFC; "" is the top. Raises InvalidName."""
     if folder:
         folder = _nfc(folder)
@@ -236,7 +236,7 @@ MAX_ALL_FOLDERS = 100_000
 """Folders inside one that are named at most, by any means."""
 
 
-class Kind(Enum):
+class ChangeKind(Enum):
     """What became of a file."""
 
     CREATED = "created"
@@ -249,7 +249,7 @@ class Kind(Enum):
 class Change:
     """What became of a file."""
 
-    kind: Kind
+    kind: ChangeKind
     info: FileInfo
     """As it is now; a deleted file as it was last."""
     previous: Key | None = None

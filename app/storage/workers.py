@@ -1,4 +1,4 @@
-"""Threads for what blocks, and waiting for them without leaving any behind."""
+"""Thread pools for blocking calls, and cancellation that never leaves a thread behind."""
 
 import asyncio
 from collections import deque
@@ -11,18 +11,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def ended(future: asyncio.Future[T]) -> T:
-    """The future's result. When cancelled, the cancellation goes on only after the future has ended.
+async def wait_for_result(future: asyncio.Future[T]) -> T:
+    """Return the future's result. A cancellation is delayed until the future is done.
 
-    Cancelling a task does not stop its thread: whoever closed a descriptor or removed a file while the
-    thread still used it would break it.
+    Cancelling a task does not stop its thread, which would break if its descriptor were closed or its file
+    removed meanwhile.
     """
-    await settled(future)
+    await wait_until_done(future)
     return future.result()
 
 
-async def settled(future: asyncio.Future[T]) -> None:
-    """Return when the future has ended, however it ended; then let a cancellation go on."""
+async def wait_until_done(future: asyncio.Future[T]) -> None:
+    """Wait until the future is done, whatever its outcome; only then raise CancelledError, if cancelled."""
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
         try:
@@ -30,7 +30,7 @@ async def settled(future: asyncio.Future[T]) -> None:
         except asyncio.CancelledError as error:
             cancelled = error
     if not future.cancelled():
-        future.exception()  # seen, so that it is not reported as never retrieved
+        future.exception()  # retrieved, or asyncio would log it
     if cancelled is not None:
         raise cancelled
 
@@ -42,23 +42,26 @@ class Pool:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     def start(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
+        """Call the function in a thread."""
         return asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:
-        return await ended(self.start(function, *arguments))
+        """Call the function in a thread and wait for its result, also when cancelled."""
+        return await wait_for_result(self.start(function, *arguments))
 
-    def series(self) -> "Series":
-        return Series(self._executor)
+    def serial_queue(self) -> "SerialQueue":
+        return SerialQueue(self._executor)
 
     def close(self) -> None:
+        """Wait for the calls in progress and cancel those in the queue."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 class BoundedPool(Pool):
     """A bounded number of threads, with at most `max_waiting` calls in the queue behind them.
 
-    A call too many raises the exception that `refuse` creates. A cancelled call leaves the queue; one that
-    has begun runs to its end.
+    One call more raises the exception that `refuse` creates. A cancelled call leaves the queue; one that has
+    begun runs to its end.
     """
 
     def __init__(self, threads: int, name: str, *, max_waiting: int, refuse: Callable[[], Exception]) -> None:
@@ -74,59 +77,59 @@ class BoundedPool(Pool):
         return asyncio.wrap_future(future)
 
 
-class Series:
-    """What the threads of a pool do one after the other, in the order in which it was started.
+class SerialQueue:
+    """Calls that a pool makes one after the other, in the order in which they were started.
 
-    The next begins when the one before it has ended, without the event loop, which may be busy; but after
-    others who wait for a thread. When one has failed, those that come after it are not done, and fail as it
-    did; when the pool is closed, those that have not begun are cancelled.
+    A call begins without the event loop, which may be busy, when the one before it has ended; but it queues
+    behind other users of the pool. After a failure, all later calls are skipped and raise the same error.
+    Closing the pool cancels the calls that have not begun.
     """
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self._executor = executor
         self._lock = Lock()
-        self._steps: deque[tuple[Future[None], Callable[[], None]]] = deque()  # the first is being done
-        self._failed: BaseException | None = None
+        self._calls: deque[tuple[Future[None], Callable[[], None]]] = deque()  # the first is in progress
+        self._error: BaseException | None = None
 
     def start(self, function: Callable[..., None], *arguments: object) -> asyncio.Future[None]:
         done: Future[None] = Future()
         with self._lock:
-            self._steps.append((done, partial(function, *arguments)))
-            is_first = len(self._steps) == 1
+            self._calls.append((done, partial(function, *arguments)))
+            is_first = len(self._calls) == 1
         if is_first:
             self._submit()
         return asyncio.wrap_future(done)
 
     def _submit(self) -> None:
         try:
-            self._executor.submit(self._do).add_done_callback(self._ended)
+            self._executor.submit(self._run_first).add_done_callback(self._cancel_all_if_cancelled)
         except RuntimeError:  # the pool is closed
-            self._give_up()
+            self._cancel_all()
 
-    def _ended(self, work: Future[None]) -> None:
+    def _cancel_all_if_cancelled(self, work: Future[None]) -> None:
         if work.cancelled():  # the pool was closed before a thread was free
-            self._give_up()
+            self._cancel_all()
 
-    def _give_up(self) -> None:
+    def _cancel_all(self) -> None:
         with self._lock:
-            steps, self._steps = self._steps, deque()
-        for done, _ in steps:
+            calls, self._calls = self._calls, deque()
+        for done, _ in calls:
             done.cancel()
 
-    def _do(self) -> None:
-        done, function = self._steps[0]
+    def _run_first(self) -> None:
+        done, function = self._calls[0]
         if done.set_running_or_notify_cancel():
             try:
-                if self._failed is not None:
-                    raise self._failed
+                if self._error is not None:
+                    raise self._error
                 function()
             except BaseException as error:
-                self._failed = error
+                self._error = error
                 done.set_exception(error)
             else:
                 done.set_result(None)
         with self._lock:
-            self._steps.popleft()
-            more = bool(self._steps)
-        if more:
+            self._calls.popleft()
+            has_more = bool(self._calls)
+        if has_more:
             self._submit()

@@ -10,7 +10,7 @@ from app.http.multipart import Field, FileData, FileStarted, FormReader
 from app.library.quotas import Room
 from app.library.service import Library
 from app.storage.contract import Staged, Storage
-from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, clean_folder
+from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, normalize_folder
 from app.uploads.progress import Progress, Send
 
 FORM_OVERHEAD = 1 << 20
@@ -147,7 +147,7 @@ class _Target:
 
     def __init__(self, library: str, folder: str | None) -> None:
         self._library = library
-        self._folder = clean_folder(folder) if folder else None
+        self._folder = normalize_folder(folder) if folder else None
         self.filename: str | None = None
         self.content_type: str | None = None
 
@@ -157,7 +157,7 @@ class _Target:
             self.filename, self.content_type = event.filename, event.content_type
             self._key_of(event.filename)
         elif event.name == "folder":
-            folder = clean_folder(event.value)
+            folder = normalize_folder(event.value)
             if self._folder and folder and self._folder != folder:
                 raise BadForm("The form and the URL name different folders.")
             self._folder = folder or self._folder or ""

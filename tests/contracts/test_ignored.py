@@ -9,7 +9,7 @@ from app.database import open_database, prepare_database
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound
-from app.storage.maintenance import Finding, Outcome
+from app.storage.maintenance import ScanFinding, ScanOutcome
 from app.storage.types import SHARED, Expect, FileId, FileInfo, Key, Listing, Sort
 from tests.contracts.test_lists import pages, put
 from tests.contracts.test_maintenance import findings
@@ -161,7 +161,7 @@ async def test_scan_skips_ignored_files(
         for path in (*HIDDEN, "b/film.mp4"):
             library.put_big(path, 7, b"by hand", rested=False)
     foreign_changes.age_files()
-    assert await findings(storage) == [Finding("b/film.mp4", Outcome.CREATED)]
+    assert await findings(storage) == [ScanFinding("b/film.mp4", ScanOutcome.CREATED)]
     assert await listed(storage, Listing(SHARED, recursive=True)) == ["b/film.mp4"]
     assert await listed(storage, Listing(SHARED, recursive=True, ignored=True)) == []
     assert (await storage.usage()).files == 1

@@ -34,11 +34,11 @@ async def hold():
         lasts_s = float(sys.argv[1])
 
         async def work():
-            async with stores.leases.turn("killed", lasts_s=lasts_s):
+            async with stores.leases.acquire("killed", lease_s=lasts_s):
                 print("held", flush=True)
                 await asyncio.sleep(60)
 
-        await stores.leases.whenever_held("killed work", work, lasts_s=lasts_s)
+        await stores.leases.run_while_held("killed work", work, lease_s=lasts_s)
 
 asyncio.run(hold())
 """
@@ -74,15 +74,15 @@ async def two(shared: Settings, one: Leases) -> AsyncIterator[Leases]:
 
 async def is_free(leases: Leases, name: str = "name") -> bool:
     with suppress(HeldElsewhere):
-        async with leases.turn(name, within_s=0):
+        async with leases.acquire(name, timeout_s=0):
             return True
     return False
 
 
-async def until(condition: Callable[[], bool], within_s: float = 30) -> float:
+async def until(condition: Callable[[], bool], timeout_s: float = 30) -> float:
     """Block until the condition is true and return the seconds that it took."""
     began = time.monotonic()
-    async with asyncio.timeout(within_s):
+    async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)
     return time.monotonic() - began
@@ -93,7 +93,7 @@ async def test_turn_is_exclusive_and_reaches_every_waiter(one: Leases, two: Leas
 
     async def run_turn(leases: Leases) -> None:
         nonlocal inside, turns
-        async with leases.turn("name"):
+        async with leases.acquire("name"):
             inside += 1
             assert inside == 1
             await asyncio.sleep(0.001)
@@ -107,22 +107,22 @@ async def test_turn_is_exclusive_and_reaches_every_waiter(one: Leases, two: Leas
 
 async def test_released_turn_is_free_at_once_and_names_are_independent(one: Leases, two: Leases) -> None:
     for leases, other in ((one, two), (two, one), (one, one)):
-        async with leases.turn("name"):
+        async with leases.acquire("name"):
             assert not await is_free(other)
             assert await is_free(other, "another name")
             assert await is_free(other, "$name")
         assert await is_free(other)
     with pytest.raises(ZeroDivisionError):
-        async with one.turn("name"):
+        async with one.acquire("name"):
             raise ZeroDivisionError
     assert await is_free(two)
 
 
 async def test_turn_blocks_until_released_or_timeout(one: Leases, two: Leases) -> None:
-    async with one.turn("name"):
+    async with one.acquire("name"):
         began = time.monotonic()
         with pytest.raises(HeldElsewhere):
-            async with two.turn("name", within_s=0.2):
+            async with two.acquire("name", timeout_s=0.2):
                 pass
         assert 0.2 <= time.monotonic() - began < 10
         waiting = asyncio.create_task(is_free_within(two, 30))
@@ -130,8 +130,8 @@ async def test_turn_blocks_until_released_or_timeout(one: Leases, two: Leases) -
     assert await waiting
 
 
-async def is_free_within(leases: Leases, within_s: float) -> bool:
-    async with leases.turn("name", within_s=within_s):
+async def is_free_within(leases: Leases, timeout_s: float) -> bool:
+    async with leases.acquire("name", timeout_s=timeout_s):
         return True
 
 
@@ -184,7 +184,7 @@ class Work:
 @asynccontextmanager
 async def running_work(leases: Leases, name: str = "work") -> AsyncIterator[Work]:
     work = Work()
-    task = asyncio.create_task(leases.whenever_held(name, work.do, lasts_s=LASTS_S))
+    task = asyncio.create_task(leases.run_while_held(name, work.do, lease_s=LASTS_S))
     try:
         yield work
     finally:
@@ -216,7 +216,7 @@ async def test_leases_on_sqlite_postgresql_and_gridfs(
 
 
 async def check_turn_is_renewed_while_held(one: Leases, two: Leases) -> None:
-    async with one.turn("long", lasts_s=LASTS_S):
+    async with one.acquire("long", lease_s=LASTS_S):
         ends = time.monotonic() + 2 * LASTS_S
         while time.monotonic() < ends:
             assert not await is_free(two, "long")
@@ -233,7 +233,7 @@ async def check_turn_is_free_after_holder_is_killed(one: Leases, settings: Setti
             await asyncio.sleep(0.1)
         process.kill()
         killed = time.monotonic()
-        async with one.turn("killed", within_s=30):
+        async with one.acquire("killed", timeout_s=30):
             assert time.monotonic() - killed < LASTS_S + 5
         await until(lambda: work.is_running)
         assert time.monotonic() - killed < 1.4 * LASTS_S + 5
@@ -261,7 +261,7 @@ async def check_failed_work_is_restarted(one: Leases, backend: str, caplog: pyte
         started += 1
         raise OSError(f"not today, {backend}")
 
-    task = asyncio.create_task(one.whenever_held("what fails", fail, lasts_s=LASTS_S))
+    task = asyncio.create_task(one.run_while_held("what fails", fail, lease_s=LASTS_S))
     await until(lambda: started == 2)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

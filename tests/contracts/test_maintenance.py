@@ -12,7 +12,7 @@ import pytest
 
 from app.settings import Settings
 from app.storage.contract import Storage
-from app.storage.maintenance import Finding, Usage, Verdict, Verified
+from app.storage.maintenance import Integrity, ScanFinding, Usage, VerifyStep
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
 from tests.support.beneath import beneath
 from tests.unit.database import foreign_changes
@@ -59,7 +59,7 @@ async def read(storage: Storage, key: Key) -> bytes:
         return b"".join([chunk async for chunk in chunks])
 
 
-async def findings(storage: Storage) -> list[Finding]:
+async def findings(storage: Storage) -> list[ScanFinding]:
     return [finding async for step in storage.scan() for finding in step.findings]
 
 
@@ -70,7 +70,7 @@ async def test_estimate_matches_number_of_scanned_files(storage: Storage) -> Non
     assert sum([step.files async for step in storage.scan()]) == len(FILES)
 
 
-async def verdicts(storage: Storage) -> Counter[Verdict]:
+async def verdicts(storage: Storage) -> Counter[Integrity]:
     return Counter([step.verdict async for step in storage.verify() if step.verdict is not None])
 
 
@@ -92,12 +92,12 @@ async def test_scan_finds_nothing_when_library_is_empty(storage: Storage) -> Non
 
 async def test_verify_reads_every_file_once(storage: Storage) -> None:
     infos = await fill(storage)
-    steps: list[Verified] = [step async for step in storage.verify()]
+    steps: list[VerifyStep] = [step async for step in storage.verify()]
     assert sum(step.size for step in steps) == SIZE
-    assert Counter(step.verdict for step in steps if step.verdict) == {Verdict.SOUND: len(FILES)}
+    assert Counter(step.verdict for step in steps if step.verdict) == {Integrity.SOUND: len(FILES)}
     for key, data in FILES.items():
         mine = [step for step in steps if step.path == key.path]
-        assert mine[-1].verdict is Verdict.SOUND
+        assert mine[-1].verdict is Integrity.SOUND
         assert all(step.verdict is None for step in mine[:-1])
         assert sum(step.size for step in mine) == len(data)
     assert len(steps) > len(FILES) + 1, "a long file must take several steps"
@@ -174,7 +174,7 @@ async def test_steps_may_be_abandoned_at_any_step(storage: Storage, steps: Steps
             for _ in range(count):
                 await anext(running, None)
     assert await findings(storage) == []
-    assert await verdicts(storage) == {Verdict.SOUND: len(FILES)}
+    assert await verdicts(storage) == {Integrity.SOUND: len(FILES)}
     await storage.delete(Key(SHARED, "films", "big.mkv"))
 
 
@@ -193,7 +193,7 @@ async def test_steps_may_be_cancelled_during_a_step(storage: Storage, steps: Ste
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert await verdicts(storage) == {Verdict.SOUND: len(FILES)}
+    assert await verdicts(storage) == {Integrity.SOUND: len(FILES)}
     assert await storage.usage() == Usage(len(FILES), SIZE)
 
 
@@ -223,14 +223,14 @@ async def test_steps_tolerate_changes_between_steps(storage: Storage, steps: Ste
     assert set(await stored(storage)) == expected
     assert set(await stored(storage, "another")) == {"films/film.mp4"}
     assert await findings(storage) == []
-    assert await verdicts(storage) == {Verdict.SOUND: len(expected) + 1}
+    assert await verdicts(storage) == {Integrity.SOUND: len(expected) + 1}
 
 
 async def test_scan_and_verify_find_nothing_during_concurrent_changes(storage: Storage) -> None:
     await fill(storage)
     keys = [Key(SHARED, folder, "film.mp4") for folder in ("a", "b/c")]
-    found: list[Finding] = []
-    verified: Counter[Verdict] = Counter()
+    found: list[ScanFinding] = []
+    verified: Counter[Integrity] = Counter()
 
     async def change(name: str) -> None:
         here, there = (Key(key.library, key.folder, name) for key in keys)
@@ -251,5 +251,5 @@ async def test_scan_and_verify_find_nothing_during_concurrent_changes(storage: S
     changing = asyncio.gather(*(change(name) for name in ("one", "two", "three")))
     await asyncio.gather(changing, scan(), verify())
     assert found == []
-    assert set(verified) == {Verdict.SOUND}
+    assert set(verified) == {Integrity.SOUND}
     assert await storage.usage() == Usage(len(FILES), SIZE)

@@ -53,17 +53,17 @@ from app.storage.errors import (
     StorageUnavailable,
     Unfinished,
 )
-from app.storage.ignored_names import Ignored
+from app.storage.ignored_names import IgnoredNames
 from app.storage.types import (
     MAX_ALL_FOLDERS,
     MAX_FOLDERS,
     Address,
     Change,
+    ChangeKind,
     Committed,
     Expectation,
     FileInfo,
     Key,
-    Kind,
     Listing,
     Page,
 )
@@ -93,7 +93,7 @@ class FilesystemBackend:
         *,
         volume: str,
         chunk_size: int,
-        ignored: Ignored,
+        ignored: IgnoredNames,
         feed: ChangeFeed | None = None,
     ) -> None:
         self._database = database
@@ -260,7 +260,7 @@ class FilesystemBackend:
                 with step(writer, path_of(row)) as status:
                     self._scanner.note(known)
                     self._sign(settling, row, status)
-                    kind = Kind.CREATED if created else Kind.REPLACED
+                    kind = ChangeKind.CREATED if created else ChangeKind.REPLACED
                     settling.commit_step(row, Change(kind, committed.info))
             except NotFound:  # no answer to an upload: it can be stored when it is sent again
                 raise Unfinished("Another program took the file away just now. Try again.") from None
@@ -299,7 +299,7 @@ class FilesystemBackend:
         with self._settling() as settling:
             row = self._settled(settling, key)
             _check(row, expect)
-            path, deleted = path_of(row), Change(Kind.DELETED, info_of(row))
+            path, deleted = path_of(row), Change(ChangeKind.DELETED, info_of(row))
             settling.session.delete(row)
             settling.session.flush()
             known = self._scanner.known(path)
@@ -326,7 +326,7 @@ class FilesystemBackend:
                 with step as status:
                     self._scanner.note(known)
                     self._sign(settling, row, status)
-                    settling.commit_step(row, Change(Kind.MOVED, moved, source))
+                    settling.commit_step(row, Change(ChangeKind.MOVED, moved, source))
                 return moved
             return info_of(row)
 
@@ -414,7 +414,7 @@ class FilesystemBackend:
     def _tell(self, settling: Settling) -> None:
         if settling.committed and (settling.changes or settling.has_doubts):
             for change in settling.changes:
-                if change.kind in (Kind.DELETED, Kind.MOVED):
+                if change.kind in (ChangeKind.DELETED, ChangeKind.MOVED):
                     self._scanner.forget(change.previous or change.info.key)
             self._feed.publish_threadsafe(settling.changes, unverified=True)
 

@@ -17,8 +17,8 @@ from app.database.sql.engine import Database
 from app.database.sql.paths import Place, places
 from app.database.sql.schema import Media
 from app.storage.errors import InvalidName, PathConflict, Unfinished, Unreadable
-from app.storage.ignored_names import Ignored
-from app.storage.maintenance import Finding, Outcome, Scanned
+from app.storage.ignored_names import IgnoredNames
+from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep
 from app.storage.types import Key
 
 BATCH = 256
@@ -35,7 +35,7 @@ class Comparison:
         database: Database,
         files: Disk,
         settling: Callable[[], AbstractContextManager[Settling]],
-        ignored: Ignored,
+        ignored: IgnoredNames,
     ) -> None:
         self._database = database
         self._disk = files
@@ -49,28 +49,28 @@ class Comparison:
         path: Segments,
         folder: str,
         entries: list[Entry],
-    ) -> Scanned:
+    ) -> ScanStep:
         """One batch of what is in a folder. `files` counts those that have a row in the end: of those that
         are ignored, what was uploaded or asked for by its address."""
-        findings: list[Finding] = []
+        findings: list[ScanFinding] = []
         files: dict[str, Place] = {}
         depth = len(root_of(library))
         for entry in entries:
             shown = "/".join((*path[depth:], entry.name))
             if entry.kind in _NO_FILE:
-                findings.append(Finding(shown, Outcome.SKIPPED, _NO_FILE[entry.kind]))
+                findings.append(ScanFinding(shown, ScanOutcome.SKIPPED, _NO_FILE[entry.kind]))
             elif entry.kind == "file":
                 try:
                     files[entry.name] = Key.of(library, folder, entry.name), (*path, entry.name)
                 except InvalidName as error:
-                    findings.append(Finding(shown, Outcome.SKIPPED, str(error)))
+                    findings.append(ScanFinding(shown, ScanOutcome.SKIPPED, str(error)))
         known = self._known(library, folder, [key.filename for key, _ in files.values()])
         differing = []
         ignored = 0
         for entry in entries:
             if entry.name in files:
                 key, where = files[entry.name]
-                if key.filename not in known and self._ignored.file(key):
+                if key.filename not in known and self._ignored.matches(key):
                     ignored += 1
                     continue
                 path_known, signature = known.get(key.filename, (None, None))
@@ -78,7 +78,7 @@ class Comparison:
                     differing.append((key, where))
         settled = self._settle(differing)
         findings += settled.findings
-        return Scanned(len(files) - ignored - len(differing) + settled.files, tuple(findings))
+        return ScanStep(len(files) - ignored - len(differing) + settled.files, tuple(findings))
 
     def rows(self, library: str, folder: str) -> int:
         """How many rows speak of files directly in the folder."""
@@ -86,7 +86,7 @@ class Comparison:
         with self._database.reading() as session:
             return session.scalar(select(func.count()).select_from(Media).where(here)) or 0
 
-    def gone(self, library: str, folder: str, *, beneath: bool) -> Iterator[Scanned]:
+    def gone(self, library: str, folder: str, *, beneath: bool) -> Iterator[ScanStep]:
         """Settle the rows in a folder, or all beneath it, that have no file where they say."""
         after = ("", "")
         while True:
@@ -96,7 +96,7 @@ class Comparison:
                 return
             last = found[-1][0]
             after = (last.folder, last.filename)
-            yield Scanned(0, self._settle(list(self._missing(found))).findings)
+            yield ScanStep(0, self._settle(list(self._missing(found))).findings)
 
     def _missing(self, known: list[Place]) -> Iterator[Place]:
         """Those that have no file. Of what cannot be looked into nobody knows; whoever walks through the
@@ -117,32 +117,32 @@ class Comparison:
                     folder = stack.enter_context(self._disk.folder(path))
             yield folder
 
-    def _settle(self, differing: list[Place]) -> Scanned:
+    def _settle(self, differing: list[Place]) -> ScanStep:
         if not differing:
-            return Scanned(0, ())
-        findings: list[Finding] = []
+            return ScanStep(0, ())
+        findings: list[ScanFinding] = []
         files = 0
         with self._settling() as settling:
             for key, path in differing:
                 before = len(settling.changes)
-                left: tuple[Outcome, str] | None = None
+                left: tuple[ScanOutcome, str] | None = None
                 try:
                     if settling.settle(key, path) is not None:
                         files += 1
                     elif self._disk.status(path) is not None:
-                        left = Outcome.UNFINISHED, "It is being written, or was until just now."
+                        left = ScanOutcome.UNFINISHED, "It is being written, or was until just now."
                 except Unfinished as error:
-                    left = Outcome.UNFINISHED, str(error)
+                    left = ScanOutcome.UNFINISHED, str(error)
                 except Unreadable as error:
-                    left = Outcome.UNREADABLE, str(error)
+                    left = ScanOutcome.UNREADABLE, str(error)
                 except PathConflict as error:
-                    left = Outcome.SKIPPED, str(error)
+                    left = ScanOutcome.SKIPPED, str(error)
                 for change in settling.changes[before:]:
-                    findings.append(Finding(change.info.key.path, Outcome(change.kind.value)))
+                    findings.append(ScanFinding(change.info.key.path, ScanOutcome(change.kind.value)))
                 if left is not None:
-                    findings.append(Finding("/".join(path[len(root_of(key.library)) :]), *left))
+                    findings.append(ScanFinding("/".join(path[len(root_of(key.library)) :]), *left))
             settling.commit()
-        return Scanned(files, tuple(findings))
+        return ScanStep(files, tuple(findings))
 
     def _known(self, library: str, folder: str, names: list[str]) -> dict[str, tuple[str, Signature]]:
         """Where the rows of these names say that their files are, and what these are."""

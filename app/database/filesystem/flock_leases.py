@@ -43,7 +43,7 @@ class LockedFiles:
             if self._folder >= 0:
                 os.close(self._folder)
 
-    def lease(self, name: str, holder: str, for_s: float) -> bool:
+    def acquire(self, name: str, holder: str, for_s: float) -> bool:
         now = time.monotonic()
         with self._lock:
             held = self._held.get(name)

@@ -25,10 +25,10 @@ from app.database.filesystem.scanner import Scanner
 from app.database.rules import verdict_of
 from app.database.sql.engine import Database
 from app.database.sql.schema import HASH_FIRST, UNJUDGED, Departed, Media
-from app.storage.content_hash import Fingerprint
+from app.storage.content_hash import ContentHash
 from app.storage.errors import StorageUnavailable, Unreadable
-from app.storage.ignored_names import NOTHING
-from app.storage.maintenance import Scanned, Usage, Verdict, Verified
+from app.storage.ignored_names import IGNORE_NOTHING
+from app.storage.maintenance import Integrity, ScanStep, Usage, VerifyStep
 
 _CALL = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 _THIS_THREAD = (1, 0)  # IOPRIO_WHO_PROCESS, which means a thread; 0 is the caller
@@ -72,7 +72,7 @@ MAX_FAILED = 100
 
 _FIRST = text(f"({HASH_FIRST})")
 
-_NO_FAULT = (None, Verdict.SOUND, Verdict.UNKNOWN)
+_NO_FAULT = (None, Integrity.SOUND, Integrity.UNKNOWN)
 
 
 class FilesystemMaintenance:
@@ -101,16 +101,16 @@ class FilesystemMaintenance:
     def estimate_file_count(self) -> int:
         return self._scanner.estimate_file_count()
 
-    def scan(self) -> Generator[Scanned]:
-        yield Scanned(0, (), swept=self._disk.sweep())
+    def scan(self) -> Generator[ScanStep]:
+        yield ScanStep(0, (), swept=self._disk.sweep())
         with self._database.writing() as session:
             expired = datetime.now(UTC) - DEPARTED_LASTS
             session.execute(delete(Departed).where(Departed.departed_at < expired))
             session.commit()
         yield from self._scanner.scan()
 
-    def adopt_all(self, library: str) -> Generator[Scanned]:
-        return Scanner(self._database, self._disk, self._settling, NOTHING).scan_library(library)
+    def adopt_all(self, library: str) -> Generator[ScanStep]:
+        return Scanner(self._database, self._disk, self._settling, IGNORE_NOTHING).scan_library(library)
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""
@@ -139,7 +139,7 @@ class FilesystemMaintenance:
                 return True
         return False
 
-    def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, Fingerprint] | None]:
+    def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, ContentHash] | None]:
         """None when row and file do not agree: that is settled when the file is looked at next."""
         with self._opened(listed) as (row, descriptor):
             if row is None or descriptor is None:
@@ -149,13 +149,13 @@ class FilesystemMaintenance:
             before = _signature(descriptor)
             if not signature_of(row).agrees_with(before):
                 return None
-            fingerprint = Fingerprint()
+            fingerprint = ContentHash()
             for data in _read(descriptor, row.size):
                 fingerprint.update(data)
                 yield len(data)
             return (row, fingerprint) if _signature(descriptor) == before else None
 
-    def verify(self) -> Generator[Verified]:
+    def verify(self) -> Generator[VerifyStep]:
         """Hold every file against its row. Changes nothing."""
         for row in self._rows():
             verdict = yield from self._verify(row, alone=False)
@@ -164,9 +164,9 @@ class FilesystemMaintenance:
                 # while the row and the file are found alone.
                 verdict = yield from self._verify(row, alone=True)
             if verdict is not None:
-                yield Verified(key_of(row).path, 0, verdict)
+                yield VerifyStep(key_of(row).path, 0, verdict)
 
-    def _verify(self, listed: Media, *, alone: bool) -> Generator[Verified, None, Verdict | None]:
+    def _verify(self, listed: Media, *, alone: bool) -> Generator[VerifyStep, None, Integrity | None]:
         """None when the file was deleted, and not by hand."""
         digest = hashlib.sha256()
         try:
@@ -174,20 +174,20 @@ class FilesystemMaintenance:
                 if row is None:
                     return None
                 if descriptor is None:
-                    return Verdict.MISSING
+                    return Integrity.MISSING
                 before = _signature(descriptor)
                 if not looks_alike(row, before):
-                    return Verdict.CHANGED
+                    return Integrity.CHANGED
                 for data in _read(descriptor, row.size):
                     digest.update(data)
-                    yield Verified(key_of(listed).path, len(data), None)
+                    yield VerifyStep(key_of(listed).path, len(data), None)
                 if not looks_alike(row, _signature(descriptor)):
-                    return Verdict.CHANGED
+                    return Integrity.CHANGED
         except Unreadable:
-            return Verdict.UNREADABLE
+            return Integrity.UNREADABLE
         return verdict_of(row.sha256 or row.other_sha256, digest.hexdigest())
 
-    def _record(self, row: Media, found: Fingerprint) -> bool:
+    def _record(self, row: Media, found: ContentHash) -> bool:
         """Record the hash, if the row still speaks of the same bytes. Return whether it does."""
         with self._settling() as settling:
             now = settling.session.get(Media, row.id)

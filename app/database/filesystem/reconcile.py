@@ -30,8 +30,8 @@ from app.database.sql.engine import Database, OutcomeUnknown
 from app.database.sql.schema import Departed, Media
 from app.http.media_types import media_type
 from app.storage.errors import PathConflict, Unfinished
-from app.storage.ignored_names import Ignored
-from app.storage.types import Change, Key, Kind
+from app.storage.ignored_names import IgnoredNames
+from app.storage.types import Change, ChangeKind, Key
 
 STABLE_AFTER_S = 2
 """A file that is new, or changed in place, is taken for finished when it has been still for so long, where
@@ -69,7 +69,7 @@ class Settling:
         session: Session,
         files: Disk,
         *,
-        ignored: Ignored,
+        ignored: IgnoredNames,
         check_volume: Callable[[], None],
     ) -> None:
         self.session = session
@@ -90,7 +90,7 @@ class Settling:
     def commit_step(self, row: Media, change: Change) -> None:
         """Commit the change of the row, whose file step is taken. It stays taken if nobody knows whether
         this was committed; `check_outcome` says so then."""
-        identity, wanted = row.id, None if change.kind is Kind.DELETED else _facts(row)
+        identity, wanted = row.id, None if change.kind is ChangeKind.DELETED else _facts(row)
         self._database.notify(self.session, [*self.changes, change])
 
         def was_made(session: Session) -> bool:
@@ -174,7 +174,7 @@ class Settling:
             changed = self._first_hashed(row, sha256, is_utf8=is_utf8)
         self.session.flush()
         if changed:
-            self._note(Kind.REPLACED, row)
+            self._note(ChangeKind.REPLACED, row)
 
     def _first_hashed(self, row: Media, sha256: str, *, is_utf8: bool) -> bool:
         """Record a hash that no earlier one contradicts. Return whether clients see another version."""
@@ -228,7 +228,7 @@ class Settling:
             row.other_etag, row.other_sha256 = before
             row.content_type, row.updated_at = kept
         self.session.flush()
-        self._note(Kind.REPLACED, row)
+        self._note(ChangeKind.REPLACED, row)
         return row
 
     def _renew(self, row: Media, found: Identity) -> None:
@@ -262,7 +262,7 @@ class Settling:
         self.rename(row, key, path)
         self.session.add(row)
         self.session.flush()
-        self._note(Kind.CREATED, row)
+        self._note(ChangeKind.CREATED, row)
         return row
 
     def _moved(self, key: Key, path: Segments, status: os.stat_result) -> Media | None:
@@ -286,7 +286,7 @@ class Settling:
                 self._renew(row, self._identity(status))
                 self.rename(row, key, path)
                 self.session.flush()
-                self._note(Kind.MOVED, row, previous)
+                self._note(ChangeKind.MOVED, row, previous)
                 return row
         return None
 
@@ -313,7 +313,7 @@ class Settling:
         self._check_volume()  # the right folder, or every row would seem to have lost its file
         known = row.known() | ({"ctime_ns": None} if row.doubtful else {})
         self.session.merge(Departed(**known, departed_at=datetime.now(UTC)))
-        self._note(Kind.DELETED, row)
+        self._note(ChangeKind.DELETED, row)
         self.session.delete(row)
         self.session.flush()
 
@@ -335,7 +335,7 @@ class Settling:
             time.sleep(unsure_s)
         return is_finished(age_s, self._disk.has_writer(path, status), moved_there=moved_there)
 
-    def _note(self, kind: Kind, row: Media, previous: Key | None = None) -> None:
+    def _note(self, kind: ChangeKind, row: Media, previous: Key | None = None) -> None:
         self.changes.append(Change(kind, info_of(row), previous))
 
 

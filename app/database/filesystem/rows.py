@@ -13,7 +13,7 @@ from app.database.filesystem.posix import Segments
 from app.database.rules import can_be_stored
 from app.database.sql.engine import Database
 from app.database.sql.schema import Departed, Known, Media, Volume, Word
-from app.storage.ignored_names import Ignored
+from app.storage.ignored_names import IgnoredNames
 from app.storage.search_tokens import words
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key
 
@@ -63,11 +63,11 @@ def new_row(session: Session, origin: FileInfo | None, now: datetime) -> Media:
     return Media(id=origin.id, created_at=origin.created_at)
 
 
-def place(row: Media, key: Key, path: Segments, ignored: Ignored) -> None:
+def place(row: Media, key: Key, path: Segments, ignored: IgnoredNames) -> None:
     """Let the row speak of the file at the path, under the key."""
     row.library, row.folder, row.filename = key.library, key.folder, key.filename
     row.disk_path = None if path == path_at(key) else "/".join(path[len(root_of(key.library)) :])
-    row.ignored = ignored.file(key)
+    row.ignored = ignored.matches(key)
     row.words = [Word(library=key.library, word=word) for word in words(key.filename)]
 
 
@@ -140,7 +140,7 @@ _FLAG = (
 _log = logging.getLogger("seekable")
 
 
-def ignored_names(database: Database, wanted: Ignored, *, serving: bool) -> Ignored:
+def ignored_names(database: Database, wanted: IgnoredNames, *, serving: bool) -> IgnoredNames:
     """Return the patterns that decide which files lists leave out.
 
     A server flags every row by the patterns that it wants, and returns those. A command returns those of
@@ -149,13 +149,13 @@ def ignored_names(database: Database, wanted: Ignored, *, serving: bool) -> Igno
     with database.reading() as session:
         noted = session.scalar(select(Volume.ignore))
     if not serving:
-        return wanted if noted is None else Ignored.of(noted)
+        return wanted if noted is None else IgnoredNames.parse(noted)
     if noted != wanted.text:
         _flag(database, wanted)
     return wanted
 
 
-def _flag(database: Database, ignored: Ignored) -> None:
+def _flag(database: Database, ignored: IgnoredNames) -> None:
     """Decide for every row. Others may write meanwhile: a row is changed only if it still has the name that
     was looked at, and a row that gets its name later was decided by whoever named it.
     """
@@ -172,7 +172,7 @@ def _flag(database: Database, ignored: Ignored) -> None:
         changed = [
             {f"same_{name}": getattr(row, name) for name in _SAME} | {"is_ignored": not row.ignored}
             for row in rows
-            if row.ignored != ignored.path(row.folder, row.filename)
+            if row.ignored != ignored.matches_path(row.folder, row.filename)
         ]
         if changed:
             with database.writing() as session:

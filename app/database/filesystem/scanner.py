@@ -22,9 +22,9 @@ from app.database.filesystem.rows import path_at, root_of
 from app.database.sql.engine import Database
 from app.database.sql.paths import disk_folders, folder_names
 from app.storage.errors import DiskFault, InvalidName, Unreadable
-from app.storage.ignored_names import Ignored
-from app.storage.maintenance import Finding, Outcome, Scanned
-from app.storage.types import RESERVED, SHARED, Key, clean_folder
+from app.storage.ignored_names import IgnoredNames
+from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep
+from app.storage.types import RESERVED, SHARED, Key, normalize_folder
 
 MAX_FOLDERS = 100_000
 MAX_NAMES = 500_000
@@ -104,10 +104,10 @@ LEFT_NEW_FOR_S = 2
 MAX_LEFT = 1000
 """Of how many such folders is known that they are."""
 
-_LATER = (Outcome.UNFINISHED, Outcome.UNREADABLE)
+_LATER = (ScanOutcome.UNFINISHED, ScanOutcome.UNREADABLE)
 """What the time of its folder does not tell the end of."""
 
-_LEFT = (*_LATER, Outcome.SKIPPED)
+_LEFT = (*_LATER, ScanOutcome.SKIPPED)
 """What brings a look no further."""
 
 MAX_WALKED = 200
@@ -136,7 +136,7 @@ class Scanner:
         database: Database,
         files: Disk,
         settling: Callable[[], AbstractContextManager[Settling]],
-        ignored: Ignored,
+        ignored: IgnoredNames,
     ) -> None:
         self._database = database
         self._disk = files
@@ -159,7 +159,7 @@ class Scanner:
             path = stack.pop()
             folder = "/".join(path[len(root) :])
             try:
-                clean_folder(
+                normalize_folder(
                     folder
                 )  # the scan does not enter one that has no legal name, nor what is beneath it
                 with self._disk.folder(path) as found:
@@ -172,7 +172,7 @@ class Scanner:
                 continue
         return files
 
-    def scan(self) -> Generator[Scanned]:
+    def scan(self) -> Generator[ScanStep]:
         """Look at every file of every library, to see also one that was edited in place."""
         finished = False
         try:
@@ -186,7 +186,7 @@ class Scanner:
             if not finished:
                 self._seen.clear()  # or nobody would look for what is gone
 
-    def scan_library(self, library: str) -> Generator[Scanned]:
+    def scan_library(self, library: str) -> Generator[ScanStep]:
         """Look at every file that is in a library."""
         yield from self._look(library, "", anew=True, recursive=True)
 
@@ -275,7 +275,7 @@ class Scanner:
         found, unfinished = 0, 0
         for step in self._look(library, folder, anew=False, recursive=look[1]):
             found += sum(finding.outcome not in _LEFT for finding in step.findings)
-            unfinished += sum(finding.outcome is Outcome.UNFINISHED for finding in step.findings)
+            unfinished += sum(finding.outcome is ScanOutcome.UNFINISHED for finding in step.findings)
             if time.monotonic() > deadline:
                 if not found:  # else the next list finds more
                     left_for = LEFT_NEW_FOR_S if unfinished >= BATCH else LEFT_FOR_S
@@ -284,7 +284,7 @@ class Scanner:
         now = time.monotonic()
         _remember(self._walked_until, look, now + REST * (now - began))
 
-    def _look(self, library: str, folder: str, *, anew: bool, recursive: bool) -> Iterator[Scanned]:
+    def _look(self, library: str, folder: str, *, anew: bool, recursive: bool) -> Iterator[ScanStep]:
         """Look through a folder; also through those inside if recursive, else only through those that no
         row speaks of. What is gone comes last: what was moved is then found where it is before it is
         missed. Anew, nothing that is remembered counts, and what is gone is left to the caller.
@@ -312,8 +312,10 @@ class Scanner:
                     if not anew and path in tops and isinstance(error, DiskFault):
                         raise
                     there = True
-                    outcome = Outcome.SKIPPED if isinstance(error, InvalidName) else Outcome.UNREADABLE
-                    yield Scanned(0, (Finding("/".join(path[len(root) :]), outcome, str(error)),))
+                    outcome = (
+                        ScanOutcome.SKIPPED if isinstance(error, InvalidName) else ScanOutcome.UNREADABLE
+                    )
+                    yield ScanStep(0, (ScanFinding("/".join(path[len(root) :]), outcome, str(error)),))
                 else:
                     stack += [(*path, name) for name in (seen.folders if recursive else seen.empty)]
             while last:
@@ -328,13 +330,13 @@ class Scanner:
 
     def _look_into(
         self, found: Folder, library: str, path: Segments
-    ) -> Generator[Scanned, None, tuple[Seen, int]]:
+    ) -> Generator[ScanStep, None, tuple[Seen, int]]:
         """Settle what came to one folder or changed there, and remember how it was. How many files it has."""
-        folder = clean_folder("/".join(path[len(root_of(library)) :]))
+        folder = normalize_folder("/".join(path[len(root_of(library)) :]))
         looked_ns = time.time_ns()
         folders: list[str] = []
         files, unfinished = 0, False
-        yield Scanned(0, ())  # an empty folder is a step too
+        yield ScanStep(0, ())  # an empty folder is a step too
         for entries in _batches(found.entries()):
             folders += [entry.name for entry in entries if entry.kind == "folder"]
             step = self._comparison.entries(found, library, path, folder, entries)
@@ -356,12 +358,12 @@ class Scanner:
     def _is_passed_over(self, folder: str, name: str, known: set[str]) -> bool:
         """Return whether a folder inside is ignored and has no row: a NAS keeps millions of files in such."""
         name = unicodedata.normalize("NFC", name)
-        return name not in known and self._ignored.folder(f"{folder}/{name}" if folder else name)
+        return name not in known and self._ignored.matches_folder(f"{folder}/{name}" if folder else name)
 
-    def _settle_gone(self, library: str, folder: str, files: int, folders: list[str]) -> Iterator[Scanned]:
+    def _settle_gone(self, library: str, folder: str, files: int, folders: list[str]) -> Iterator[ScanStep]:
         """Settle the rows that have no file any more, where there are more rows than files, or rows in
         folders that are not there."""
-        folder = clean_folder(folder)
+        folder = normalize_folder(folder)
         if self._comparison.rows(library, folder) > files:
             yield from self._comparison.gone(library, folder, beneath=False)
         there = {unicodedata.normalize("NFC", name) for name in folders}

@@ -22,7 +22,7 @@ from app.database.gridfs.writes import NO_FILE, Changes, check_room
 from app.database.rules import check
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
-from app.storage.ignored_names import Ignored
+from app.storage.ignored_names import IgnoredNames
 from app.storage.types import (
     MAX_ALL_FOLDERS,
     MAX_FOLDERS,
@@ -54,7 +54,7 @@ class GridBackend:
         keeper: upload_leases.Keeper,
         senders: Executor,
         *,
-        ignored: Ignored,
+        ignored: IgnoredNames,
     ) -> None:
         self._database = database
         self._keeper = keeper

@@ -17,7 +17,7 @@ from app.database.gridfs.documents import NOT_LIKE_OURS, Stored, info_in
 from app.database.gridfs.own_writes import Mark
 from app.events.feed import ChangeFeed, Message
 from app.storage.errors import StorageError, StorageUnavailable
-from app.storage.types import Change, Key, Kind
+from app.storage.types import Change, ChangeKind, Key
 
 KEY_FIELDS = ("library", "folder", "filename")
 
@@ -60,10 +60,10 @@ def _parse(event: Mapping[str, Any]) -> StreamEvent | None:
     before, after = event.get("fullDocumentBeforeChange"), _after(event)
     match event["operationType"]:
         case "insert":
-            return StreamEvent(Change(Kind.CREATED, info_in(after)), own_writes.stored(after["file"]))
+            return StreamEvent(Change(ChangeKind.CREATED, info_in(after)), own_writes.stored(after["file"]))
         case "delete":
             mark = own_writes.deleted(event["documentKey"]["_id"])
-            return StreamEvent(None if before is None else Change(Kind.DELETED, info_in(before)), mark)
+            return StreamEvent(None if before is None else Change(ChangeKind.DELETED, info_in(before)), mark)
         case "update" | "replace":
             return _parse_update(before, after)
     return StreamEvent(None)  # the collection was dropped or renamed
@@ -82,13 +82,13 @@ def _parse_update(before: Stored | None, after: Stored) -> StreamEvent | None:
             return StreamEvent(None, own_writes.stored(after["file"]))
         return StreamEvent(None) if any(name in after for name in (*KEY_FIELDS, "etag")) else None
     if before["file"] != after["file"]:
-        return StreamEvent(Change(Kind.REPLACED, info_in(after)), own_writes.stored(after["file"]))
+        return StreamEvent(Change(ChangeKind.REPLACED, info_in(after)), own_writes.stored(after["file"]))
     if any(before[name] != after[name] for name in KEY_FIELDS):
         previous = Key(*(before[name] for name in KEY_FIELDS))
         mark = own_writes.moved(after["_id"], *(after[name] for name in KEY_FIELDS))
-        return StreamEvent(Change(Kind.MOVED, info_in(after), previous), mark)
+        return StreamEvent(Change(ChangeKind.MOVED, info_in(after), previous), mark)
     if before["etag"] != after["etag"]:
-        return StreamEvent(Change(Kind.REPLACED, info_in(after)))
+        return StreamEvent(Change(ChangeKind.REPLACED, info_in(after)))
     return None
 
 

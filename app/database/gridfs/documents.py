@@ -23,7 +23,7 @@ from pymongo.collection import Collection
 
 from app.storage import search_tokens
 from app.storage.errors import InvalidName
-from app.storage.ignored_names import Ignored
+from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Address, FileInfo, Key
 
 Stored = dict[str, Any]
@@ -120,14 +120,14 @@ OBSOLETE_INDEXES = [
 """Of `Media`, made by versions that knew no ignored files."""
 
 
-def place(key: Key, ignored: Ignored) -> Stored:
+def place(key: Key, ignored: IgnoredNames) -> Stored:
     """The fields that say where a file is."""
     return {
         "library": key.library,
         "folder": key.folder,
         "filename": key.filename,
         "words": list(search_tokens.words(key.filename)),
-        "ignored": ignored.file(key) or None,
+        "ignored": ignored.matches(key) or None,
     }
 
 

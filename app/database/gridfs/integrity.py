@@ -19,9 +19,9 @@ from app.database.gridfs.reader import GridReader
 from app.database.gridfs.scanner import Scanner, sweep
 from app.database.rules import verdict_of
 from app.storage.batches import batches
-from app.storage.content_hash import Fingerprint
+from app.storage.content_hash import ContentHash
 from app.storage.errors import StorageUnavailable, Truncated
-from app.storage.maintenance import Scanned, Usage, Verdict, Verified
+from app.storage.maintenance import Integrity, ScanStep, Usage, VerifyStep
 
 COUNTING_S = 60.0
 
@@ -46,11 +46,11 @@ class GridMaintenance:
         with self._database.asked():
             return self._database.media.estimated_document_count()
 
-    def scan(self) -> Generator[Scanned]:
+    def scan(self) -> Generator[ScanStep]:
         yield from sweep(self._database)
         yield from self._scanner.scan()
 
-    def adopt_all(self, library: str) -> Generator[Scanned]:
+    def adopt_all(self, library: str) -> Generator[ScanStep]:
         """Yield nothing: other programs put files into the shared library alone."""
         yield from ()
 
@@ -58,7 +58,7 @@ class GridMaintenance:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""
         for documents in (self._documents({"unverified": True}), self._documents(UNJUDGED, UNJUDGED_INDEX)):
             for media in documents:
-                fingerprint = Fingerprint()
+                fingerprint = ContentHash()
                 with self._one_at_fault():  # it stays as it is
                     for data in self._read(media):
                         fingerprint.update(data)
@@ -76,42 +76,42 @@ class GridMaintenance:
         except StorageUnavailable:
             self._database.check_answers()
 
-    def _record(self, media: Media, found: Fingerprint) -> None:
+    def _record(self, media: Media, found: ContentHash) -> None:
         same = {"_id": media.id, "file": media.file.grid_id, "unverified": media.unverified}
         # A known hash stays, so that a verification finds bytes that rotted.
         hashed = {"sha256": found.sha256, "unverified": False} if media.unverified else {}
         with self._database.asked():
             self._database.media.update_one(same, {"$set": {"is_utf8": found.is_utf8, **hashed}})
 
-    def verify(self) -> Generator[Verified]:
+    def verify(self) -> Generator[VerifyStep]:
         """Hold every file against its document. Changes nothing."""
         for media in self._documents():
             path = name_of({"_id": media.id, "folder": media.folder, "filename": media.filename})
             digest = hashlib.sha256()
-            verdict: Verdict | None
+            verdict: Integrity | None
             try:
                 for data in self._read(media):
                     digest.update(data)
-                    yield Verified(path, len(data), None)
+                    yield VerifyStep(path, len(data), None)
             except Truncated:
                 verdict = self._missing_or_damaged(media)
             except NOT_LIKE_OURS:
-                verdict = Verdict.UNREADABLE
+                verdict = Integrity.UNREADABLE
             except StorageUnavailable:
                 self._database.check_answers()
-                verdict = Verdict.UNREADABLE
+                verdict = Integrity.UNREADABLE
             else:
                 verdict = verdict_of(media.sha256, digest.hexdigest())
             if verdict is not None:
-                yield Verified(path, 0, verdict)
+                yield VerifyStep(path, 0, verdict)
 
-    def _missing_or_damaged(self, media: Media) -> Verdict | None:
+    def _missing_or_damaged(self, media: Media) -> Integrity | None:
         """None when the file was replaced or deleted meanwhile."""
         with self._database.asked():
             if self._database.media.find_one({"file": media.file.grid_id}, {"_id": True}) is None:
                 return None
             there = self._database.files.find_one({"_id": media.file.grid_id}, {"_id": True})
-        return Verdict.MISSING if there is None else Verdict.DAMAGED
+        return Integrity.MISSING if there is None else Integrity.DAMAGED
 
     def _read(self, media: Media) -> Iterator[bytes]:
         reader = GridReader(self._database, info_of(media), media.file.grid_id, media.chunk_size)

@@ -21,7 +21,7 @@ from app.events.feed import ChangeFeed
 from app.settings import ConfigurationError, Settings
 from app.storage.copy_notes import Copy
 from app.storage.errors import InvalidName, StorageError, StorageUnavailable
-from app.storage.ignored_names import Ignored
+from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Key
 
 BATCH = 2_000
@@ -33,7 +33,7 @@ _PATTERNS = "patterns"
 _FIELDS = dict.fromkeys(("library", "folder", "filename", "ignored"), True)
 
 
-def ignored_names(database: Database, wanted: Ignored, *, serving: bool) -> Ignored:
+def ignored_names(database: Database, wanted: IgnoredNames, *, serving: bool) -> IgnoredNames:
     """Return the patterns that decide which files lists leave out.
 
     A server flags every document by the patterns that it wants, and returns those. A command returns those of
@@ -42,13 +42,13 @@ def ignored_names(database: Database, wanted: Ignored, *, serving: bool) -> Igno
     with database.asked():
         noted = (database.ignore.find_one({"_id": _PATTERNS}) or {}).get("text")
     if not serving:
-        return Ignored.of(noted) if isinstance(noted, str) else wanted
+        return IgnoredNames.parse(noted) if isinstance(noted, str) else wanted
     if noted != wanted.text:
         _flag(database, wanted)
     return wanted
 
 
-def _flag(database: Database, ignored: Ignored) -> None:
+def _flag(database: Database, ignored: IgnoredNames) -> None:
     """Decide for every document. Others may write meanwhile: one is changed only if it still has the name
     that was looked at, and one that gets its name later was decided by whoever named it.
     """
@@ -73,9 +73,9 @@ def _was_ignored(media: Stored) -> bool:
     return media.get("ignored") is True
 
 
-def _is_ignored(media: Stored, ignored: Ignored) -> bool:
+def _is_ignored(media: Stored, ignored: IgnoredNames) -> bool:
     try:
-        return ignored.file(Key(media["library"], media["folder"], media["filename"]))
+        return ignored.matches(Key(media["library"], media["folder"], media["filename"]))
     except (InvalidName, KeyError, TypeError):  # another program wrote it
         return _was_ignored(media)
 
@@ -184,7 +184,7 @@ def open_gridfs(
             )
         check_version(database)
         database.ensure_indexes()
-        ignored = ignored_names(database, Ignored(settings.ignore), serving=serving)
+        ignored = ignored_names(database, IgnoredNames(settings.ignore), serving=serving)
         if migration_of(database) == "due":
             _retype(database)
         record_version(database)

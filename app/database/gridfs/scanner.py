@@ -30,9 +30,9 @@ from app.database.gridfs.staging import NOT_OURS, remove_slice
 from app.database.gridfs.writes import check_room, path_of, spellings
 from app.http.media_types import media_type
 from app.storage.errors import InvalidName, PathConflict, StorageUnavailable
-from app.storage.ignored_names import Ignored
-from app.storage.maintenance import Finding, Outcome, Scanned
-from app.storage.types import SHARED, Change, Key, Kind
+from app.storage.ignored_names import IgnoredNames
+from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep
+from app.storage.types import SHARED, Change, ChangeKind, Key
 
 AT_ONCE = 100
 """Files that are looked at in one step."""
@@ -54,16 +54,16 @@ class Scanner:
         self,
         database: Database,
         *,
-        ignored: Ignored,
+        ignored: IgnoredNames,
     ) -> None:
         self._database = database
         self._ignored = ignored
 
-    def scan(self) -> Generator[Scanned]:
+    def scan(self) -> Generator[ScanStep]:
         for documents in self._batches(self._database.media, _PLACE):
-            yield Scanned(len(documents), tuple(self._missed(documents)))
+            yield ScanStep(len(documents), tuple(self._missed(documents)))
         for files in self._batches(self._database.files, _FIELDS):
-            yield Scanned(0, tuple(self._found(files)))
+            yield ScanStep(0, tuple(self._found(files)))
 
     def _batches(self, collection: Collection[Stored], projection: Stored) -> Iterator[list[Stored]]:
         """The documents of a collection, as they are when their turn comes."""
@@ -78,10 +78,10 @@ class Scanner:
 
     # What is gone
 
-    def _missed(self, documents: Sequence[Stored]) -> Iterator[Finding]:
+    def _missed(self, documents: Sequence[Stored]) -> Iterator[ScanFinding]:
         """Forget files that somebody removed from the bucket."""
         odd = [document for document in documents if not _is_ours(document)]
-        yield from (Finding(name_of(document), Outcome.UNREADABLE, _NOT_OURS) for document in odd)
+        yield from (ScanFinding(name_of(document), ScanOutcome.UNREADABLE, _NOT_OURS) for document in odd)
         documents = [document for document in documents if document not in odd]
         with self._database.asked():
             wanted = [document["file"] for document in documents]
@@ -97,20 +97,20 @@ class Scanner:
         self._database.feed.publish_threadsafe([change], unverified=True)
 
     def _or_unreadable(
-        self, name: str, step: Callable[[], Finding | None], not_like_those: str
-    ) -> Finding | None:
+        self, name: str, step: Callable[[], ScanFinding | None], not_like_those: str
+    ) -> ScanFinding | None:
         """Take a step about one document. What is wrong with that document does not end the scan."""
         try:
             return step()
         except (InvalidName, PathConflict) as error:
-            return Finding(name, Outcome.SKIPPED, str(error))
+            return ScanFinding(name, ScanOutcome.SKIPPED, str(error))
         except NOT_LIKE_OURS:
-            return Finding(name, Outcome.UNREADABLE, not_like_those)
+            return ScanFinding(name, ScanOutcome.UNREADABLE, not_like_those)
         except StorageUnavailable as error:
             self._database.check_answers()
-            return Finding(name, Outcome.UNREADABLE, str(error))
+            return ScanFinding(name, ScanOutcome.UNREADABLE, str(error))
 
-    def _forget(self, document: Stored) -> Finding | None:
+    def _forget(self, document: Stored) -> ScanFinding | None:
         same = {"_id": document["_id"], "file": document["file"]}
         with self._database.asked():
             media = media_in(self._database.media)(id=document["_id"]).first()
@@ -125,12 +125,12 @@ class Scanner:
             )
         if not forgotten:
             return None
-        self._publish(Change(Kind.DELETED, info))
-        return Finding(info.key.path, Outcome.DELETED)
+        self._publish(Change(ChangeKind.DELETED, info))
+        return ScanFinding(info.key.path, ScanOutcome.DELETED)
 
     # What is new
 
-    def _found(self, files: Sequence[Stored]) -> Iterator[Finding]:
+    def _found(self, files: Sequence[Stored]) -> Iterator[ScanFinding]:
         """Take in files of the bucket that no document names, and nobody is writing or has let go."""
         unknown = [file["_id"] for file in files]
         with self._database.asked():
@@ -159,7 +159,7 @@ class Scanner:
         found = self._database.uploads.find({"_id": {"$in": files}}, {"_id": True})
         return [entry["_id"] for entry in found]
 
-    def _take_in(self, file: Stored) -> Finding | None:
+    def _take_in(self, file: Stored) -> ScanFinding | None:
         name = file.get("filename")
         # What was uploaded here and has lost its document belongs to whom it did.
         metadata = file.get("metadata")
@@ -167,7 +167,7 @@ class Scanner:
         if not isinstance(library, str):
             raise InvalidName("Its library is no text.")
         key = Key.at(library, path_of(name) if isinstance(name, str) else "")
-        if self._ignored.file(key):
+        if self._ignored.matches(key):
             return None
         new = self._document(file, key)
         with self._database.asked():
@@ -196,12 +196,12 @@ class Scanner:
         media.validate()
         return media
 
-    def _adopt(self, file: Stored, key: Key, new: Media) -> Finding | None:
+    def _adopt(self, file: Stored, key: Key, new: Media) -> ScanFinding | None:
         """None if somebody else was faster."""
         named = {"filename": {"$in": spellings(file["filename"])}}
         newer = {**named, "uploadDate": {"$gt": file["uploadDate"]}}
         if self._database.files.find_one({**newer, **NOT_OURS}, {"_id": True}) is not None:
-            return Finding(key.path, Outcome.SKIPPED, "A newer file of this name is there.")
+            return ScanFinding(key.path, ScanOutcome.SKIPPED, "A newer file of this name is there.")
         old, media, mark = (
             find(self._database.media, key),
             self._database.media,
@@ -211,14 +211,14 @@ class Scanner:
             check_room(media, key)
             with suppress(DuplicateKeyError):
                 self._database.own_writes.run(mark, lambda: media.insert_one(new.to_mongo().to_dict()))
-                self._publish(Change(Kind.CREATED, info_of(new)))
-                return Finding(key.path, Outcome.CREATED)
+                self._publish(Change(ChangeKind.CREATED, info_of(new)))
+                return ScanFinding(key.path, ScanOutcome.CREATED)
             return None
         before = self._database.files.find_one({"_id": old.file.grid_id, **NOT_OURS})
         if before is None:
-            return Finding(key.path, Outcome.SKIPPED, "Another file of this name was uploaded.")
+            return ScanFinding(key.path, ScanOutcome.SKIPPED, "Another file of this name was uploaded.")
         if before["uploadDate"] >= file["uploadDate"]:
-            return Finding(key.path, Outcome.SKIPPED, "Another file of this name is there.")
+            return ScanFinding(key.path, ScanOutcome.SKIPPED, "Another file of this name is there.")
         new.id, new.created_at = old.id, old.created_at
         # The older one is not ours to remove.
         update = {"$set": new.to_mongo().to_dict()}
@@ -226,8 +226,8 @@ class Scanner:
             mark, lambda: media.update_one(as_it_is(old), update).matched_count
         ):
             return None
-        self._publish(Change(Kind.REPLACED, info_of(new)))
-        return Finding(key.path, Outcome.REPLACED)
+        self._publish(Change(ChangeKind.REPLACED, info_of(new)))
+        return ScanFinding(key.path, ScanOutcome.REPLACED)
 
 
 def _is_ours(document: Stored) -> bool:
@@ -239,13 +239,13 @@ def _etag(file: Stored) -> str:
     return hashlib.sha256(f"{file['_id']!r} {file['length']} {file['uploadDate']}".encode()).hexdigest()[:32]
 
 
-def sweep(database: Database) -> Generator[Scanned]:
+def sweep(database: Database) -> Generator[ScanStep]:
     """Remove the files that are ours to remove."""
     for file in upload_leases.expired(database):
         claimed = upload_leases.claim(database, file)
         if claimed:
             while remove_slice(database, file):
-                yield Scanned(0, ())
+                yield ScanStep(0, ())
             with database.asked():
                 upload_leases.swept(database, file)
-        yield Scanned(0, (), swept=int(claimed))
+        yield ScanStep(0, (), swept=int(claimed))

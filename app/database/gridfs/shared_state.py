@@ -102,7 +102,7 @@ class MongoLeases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def lease(self, name: str, holder: str, for_s: float) -> bool:
+    def acquire(self, name: str, holder: str, for_s: float) -> bool:
         expires_at = {"$add": ["$$NOW", timedelta(seconds=for_s) // timedelta(milliseconds=1)]}
         new = {"_id": {"$literal": name}, "holder": {"$literal": holder}, "expires_at": expires_at}
         # To an expression, what is not there is earlier than all dates.

@@ -15,7 +15,7 @@ from app.database.gridfs.own_writes import Mark
 from app.database.gridfs.staging import NOT_OURS, OURS
 from app.database.rules import check, modified_at, type_after_move
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
-from app.storage.ignored_names import Ignored
+from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Expectation, FileInfo, Key
 
 _BEGINNINGS = ("", "/", "./", "//")
@@ -74,7 +74,7 @@ class Changes:
     """Makes them, each as its namesake in `contract.Storage` promises. `ignored` decides which files lists
     leave out."""
 
-    def __init__(self, database: Database, ignored: Ignored) -> None:
+    def __init__(self, database: Database, ignored: IgnoredNames) -> None:
         self._database = database
         self._ignored = ignored
 

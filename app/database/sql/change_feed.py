@@ -15,7 +15,7 @@ from psycopg.sql import SQL, Identifier
 from app.database.sql.liveness import AnsweredConnection
 from app.events.feed import ChangeFeed, Message
 from app.storage.errors import InvalidName, StorageUnavailable
-from app.storage.types import Change, FileInfo, Key, Kind
+from app.storage.types import Change, ChangeKind, FileInfo, Key
 
 CHANNEL = "seekable"
 """The channel of the notifications. PostgreSQL delivers them within the database only."""
@@ -106,7 +106,7 @@ def _decoded(fields: Mapping[str, Any]) -> Change:
         doubtful=bool(fields.get("doubtful")),
         other_etag=fields.get("other_etag"),
     )
-    return Change(Kind(fields["kind"]), info, None if previous is None else Key.at(library, previous))
+    return Change(ChangeKind(fields["kind"]), info, None if previous is None else Key.at(library, previous))
 
 
 class PostgresqlChangeSource:

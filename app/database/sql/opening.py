@@ -33,7 +33,7 @@ from app.database.sql.sqlite import Sqlite
 from app.events.feed import ChangeFeed
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError, StorageUnavailable
-from app.storage.ignored_names import Ignored
+from app.storage.ignored_names import IgnoredNames
 from app.storage.leases import LeaseStore
 from app.storage.types import RESERVED
 
@@ -162,7 +162,7 @@ def open_filesystem(
         database.keep_private()
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
-        ignored = ignored_names(database, Ignored(settings.ignore), serving=serving)
+        ignored = ignored_names(database, IgnoredNames(settings.ignore), serving=serving)
         files.sweep()
         backend = FilesystemBackend(
             database,

@@ -21,7 +21,7 @@ class SqlLeases:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def lease(self, name: str, holder: str, for_s: float) -> bool:
+    def acquire(self, name: str, holder: str, for_s: float) -> bool:
         now = self._database.clock
         row = insert(Lease).values(name=name, holder=holder, expires_at=now + for_s)
         mine_or_nobodys = or_(Lease.holder == holder, Lease.expires_at <= now)

@@ -27,7 +27,7 @@ from app.resources.pages import error_page, is_for_a_person
 from app.resources.request_body import client_of
 from app.resources.write_only import check_conditions, is_write_only
 from app.storage.errors import InvalidName
-from app.storage.types import SHARED, Key, clean_folder
+from app.storage.types import SHARED, Key, normalize_folder
 
 ENDED = "The account, or the login, password, token or link of this request, was revoked meanwhile."
 
@@ -214,7 +214,7 @@ async def _linked(callers: Callers, path: str, query: QueryParams) -> Caller:
         raise LinkRefused("A link says each thing once.")
     try:
         if path in ("/playlist.m3u", "/playlist.xspf"):
-            folder = clean_folder(query.get("folder", ""))
+            folder = normalize_folder(query.get("folder", ""))
             recursive = query.get("recursive", "false").lower() not in _FALSE
             return await callers.by_link(query["link"], Kind.PLAYLIST, folder, recursive=recursive)
         if path.startswith("/files/"):

@@ -18,7 +18,7 @@ from pymongo.database import Database
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.opening import open_gridfs
 from app.settings import Settings
-from app.storage.maintenance import Verdict
+from app.storage.maintenance import Integrity
 from tests.support import Server, mongo
 from tests.support.beneath import beneath
 from tests.support.forking import completed
@@ -89,7 +89,7 @@ class Grid:
         self.sweep()
         with self.backend() as backend:
             verdicts = [step.verdict for step in backend.maintenance.verify() if step.verdict is not None]
-        assert set(verdicts) <= {Verdict.SOUND}
+        assert set(verdicts) <= {Integrity.SOUND}
         referenced = self.referenced()
         assert self.database["media.uploads"].distinct("_id") == []
         assert {*self.database["fs.files"].distinct("_id")} == referenced

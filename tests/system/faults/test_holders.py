@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.storage.leases import LASTS_S
+from app.storage.leases import LEASE_S
 from tests.support import NewLibrary, Server, each_backend, running
 
 pytestmark = [pytest.mark.campaign, each_backend]  # tests/contracts/test_leases.py covers shorter leases
@@ -40,14 +40,14 @@ def test_other_server_takes_over_at_once_when_holder_is_stopped(servers: list[Se
     time.sleep(1.2)
     assert scans(other) == 0
     holding.stop()
-    assert until(lambda: scans(other) > 0, within=LASTS_S / 3 + 3)
+    assert until(lambda: scans(other) > 0, within=LEASE_S / 3 + 3)
 
 
 def test_other_server_takes_over_when_holder_is_killed(servers: list[Server], until: Until) -> None:
     holding, other = holder(servers, until)
     holding.kill()
     killed = time.monotonic()
-    assert until(lambda: scans(other) > 0, within=LASTS_S * 4 / 3 + 5)
+    assert until(lambda: scans(other) > 0, within=LEASE_S * 4 / 3 + 5)
     holding.start()
     assert time.monotonic() < killed + 60
     before = scans(other)

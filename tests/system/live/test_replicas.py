@@ -13,7 +13,7 @@ import pytest
 
 from app.database.sql import change_feed
 from app.database.sql.change_feed import CHANNEL
-from app.storage.types import Change, FileInfo, Key, Kind
+from app.storage.types import Change, ChangeKind, FileInfo, Key
 from tests.support import Server, mongo, postgres, running
 from tests.support.sockets import Socket
 from tests.support.together import Outcomes, Together
@@ -57,7 +57,8 @@ def postgresql(folder: Path) -> Iterator[Engine]:
                     FileInfo(file, Key.at(library, f"{n}"), 1, "a/b", "e", "s", at, at) for n in range(FLOOD)
                 ]
                 payloads = [
-                    change_feed.change_payloads("another", [Change(Kind.CREATED, info)])[0] for info in infos
+                    change_feed.change_payloads("another", [Change(ChangeKind.CREATED, info)])[0]
+                    for info in infos
                 ]
                 connection.execute(
                     "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS payload", (CHANNEL, payloads)

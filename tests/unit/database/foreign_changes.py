@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.database.filesystem import reconcile, scanner
-from app.storage.maintenance import Finding, Outcome, Verdict
+from app.storage.maintenance import Integrity, ScanFinding, ScanOutcome
 from app.storage.types import SHARED, FileInfo, Key, Listing, Page
 from tests.unit.database.library import FILM, Library
 
@@ -31,15 +31,15 @@ def names(library: Library, folder: str = "") -> list[str]:
     return [info.key.filename for info in page(library, folder).items]
 
 
-def scan(library: Library) -> Counter[Outcome]:
+def scan(library: Library) -> Counter[ScanOutcome]:
     return Counter(finding.outcome for finding in findings(library))
 
 
-def findings(library: Library) -> list[Finding]:
+def findings(library: Library) -> list[ScanFinding]:
     return [finding for step in library.backend.maintenance.scan() for finding in step.findings]
 
 
-def verdicts(library: Library) -> dict[str, Verdict]:
+def verdicts(library: Library) -> dict[str, Integrity]:
     return {
         step.path: step.verdict for step in library.backend.maintenance.verify() if step.verdict is not None
     }

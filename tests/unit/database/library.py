@@ -7,7 +7,7 @@ from pathlib import Path
 from app.database.filesystem.backend import FilesystemBackend
 from app.database.sql.opening import open_filesystem
 from app.settings import Settings
-from app.storage.content_hash import Fingerprint
+from app.storage.content_hash import ContentHash
 from app.storage.types import SHARED, Change, Committed, Expect, Expectation, FileInfo, Key
 from tests.support.recording_feed import RecordingFeed
 from tests.support.sqlite import begin_library
@@ -50,7 +50,7 @@ class Library:
         staged = self.backend.stage(None)
         try:
             staged.write(data)
-            found = Fingerprint()
+            found = ContentHash()
             found.update(data)
             return self.backend.commit(
                 key,

@@ -23,7 +23,7 @@ from app.database.sql.change_feed import CHANNEL
 from app.events.feed import Message
 from app.settings import Settings
 from app.storage.errors import PathConflict, StorageError
-from app.storage.types import SHARED, Change, FileInfo, Key, Kind
+from app.storage.types import SHARED, Change, ChangeKind, FileInfo, Key
 from tests.conftest import BACKENDS
 from tests.support import mongo
 from tests.support.beneath import beneath
@@ -50,7 +50,7 @@ class Process:
 
     async def created(self, path: str) -> Change:
         """Add a file and return the change."""
-        return Change(Kind.CREATED, await self.put(path))
+        return Change(ChangeKind.CREATED, await self.put(path))
 
 
 @dataclass
@@ -95,16 +95,16 @@ def connected(settings: Settings) -> "psycopg.Connection[tuple[object, ...]]":
 async def test_each_change_arrives_once_at_others_only(two: ProcessPair) -> None:
     storage, film, other = two.b.stores.storage, Key.at(SHARED, "films/film.mp4"), Key.at(SHARED, "x.bin")
     expected = [
-        Change(Kind.CREATED, await two.b.put(film.path, b"one")),
-        Change(Kind.REPLACED, await two.b.put(film.path, b"two")),
-        Change(Kind.REPLACED, await two.b.put(film.path, b"two")),  # equal bytes are a change, too
+        Change(ChangeKind.CREATED, await two.b.put(film.path, b"one")),
+        Change(ChangeKind.REPLACED, await two.b.put(film.path, b"two")),
+        Change(ChangeKind.REPLACED, await two.b.put(film.path, b"two")),  # equal bytes are a change, too
     ]
     for source, target in ((film, other), (other, film), (film, other)):
-        expected.append(Change(Kind.MOVED, await storage.move(source, target), source))
+        expected.append(Change(ChangeKind.MOVED, await storage.move(source, target), source))
     await storage.move(other, other)
     await storage.delete(other)
-    expected.append(Change(Kind.DELETED, expected[-1].info))
-    expected.append(Change(Kind.CREATED, await two.b.put(film.path, b"three", library="somebody")))
+    expected.append(Change(ChangeKind.DELETED, expected[-1].info))
+    expected.append(Change(ChangeKind.CREATED, await two.b.put(film.path, b"three", library="somebody")))
     assert two.a.received.until(expected[-1]) == expected
     # In the other direction, `b` receives none of its own changes.
     last = await two.a.created("last")
@@ -170,7 +170,7 @@ async def test_findings_of_scan_arrive_at_others(two: ProcessPair, monkeypatch: 
         pass
     last = await two.b.created("last")
     created, _ = two.a.received.until(last)
-    assert (created.kind, created.info.key.path) == (Kind.CREATED, "by hand.mp4")
+    assert (created.kind, created.info.key.path) == (ChangeKind.CREATED, "by hand.mp4")
     # The process that scans publishes the finding itself, and does not receive it from the database as well.
     assert [change.info.key.path for change in two.b.received.all] == ["by hand.mp4"]
 
@@ -200,7 +200,7 @@ async def test_thousand_changes_arrive_in_order(two: ProcessPair) -> None:
         infos = [replace(first.info, key=Key.at(SHARED, name)) for name in names]
         with connected(two.settings) as connection, connection.transaction():
             for info in infos:
-                (payload,) = change_feed.change_payloads("another", [Change(Kind.CREATED, info)])
+                (payload,) = change_feed.change_payloads("another", [Change(ChangeKind.CREATED, info)])
                 connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
     last = await two.b.created("last")
     received = two.a.received.until(last)

@@ -12,7 +12,7 @@ from app.database.gridfs.change_feed import StreamEvent, parse_event
 from app.database.gridfs.own_writes import OwnWrites, deleted, moved, stored
 from app.database.sql import change_feed
 from app.events.feed import Message
-from app.storage.types import MAX_PATH_BYTES, MAX_SEGMENT_BYTES, Change, FileInfo, Key, Kind
+from app.storage.types import MAX_PATH_BYTES, MAX_SEGMENT_BYTES, Change, ChangeKind, FileInfo, Key
 from tests.support.recording_feed import RecordingFeed
 
 DAY = datetime(2026, 11, 22, 12, 30, 15, 123000, UTC)
@@ -46,26 +46,26 @@ def event(kind: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("event", "expected"),
     [
-        (event("insert", fullDocument=document()), StreamEvent(Change(Kind.CREATED, INFO), stored(1))),
-        (event("delete") | BEFORE, StreamEvent(Change(Kind.DELETED, INFO), deleted("id"))),
+        (event("insert", fullDocument=document()), StreamEvent(Change(ChangeKind.CREATED, INFO), stored(1))),
+        (event("delete") | BEFORE, StreamEvent(Change(ChangeKind.DELETED, INFO), deleted("id"))),
         (event("delete"), StreamEvent(None, deleted("id"))),
         (event("delete", fullDocumentBeforeChange=None), StreamEvent(None, deleted("id"))),
         (
             updated(file=2, etag="two", sha256="two") | BEFORE,
-            StreamEvent(Change(Kind.REPLACED, replace(INFO, etag="two", sha256="two")), stored(2)),
+            StreamEvent(Change(ChangeKind.REPLACED, replace(INFO, etag="two", sha256="two")), stored(2)),
         ),
-        (updated(file=2, etag="one") | BEFORE, StreamEvent(Change(Kind.REPLACED, INFO), stored(2))),
+        (updated(file=2, etag="one") | BEFORE, StreamEvent(Change(ChangeKind.REPLACED, INFO), stored(2))),
         (updated(file=2, etag="two"), StreamEvent(None, stored(2))),
         (
             updated(filename="c.mp4", words=["c", "mp4"]) | BEFORE,
-            StreamEvent(Change(Kind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
+            StreamEvent(Change(ChangeKind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
         ),
         (updated(filename="c.mp4"), StreamEvent(None)),
         (
             event("replace", fullDocument=document(filename="c.mp4")) | BEFORE,
-            StreamEvent(Change(Kind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
+            StreamEvent(Change(ChangeKind.MOVED, MOVED, INFO.key), moved("id", "lib", "a", "c.mp4")),
         ),
-        (updated(etag="two") | BEFORE, StreamEvent(Change(Kind.REPLACED, replace(INFO, etag="two")))),
+        (updated(etag="two") | BEFORE, StreamEvent(Change(ChangeKind.REPLACED, replace(INFO, etag="two")))),
         (updated(etag="two"), StreamEvent(None)),
         # No visible change.
         (updated(sha256="two", unverified=False) | BEFORE, None),
@@ -100,12 +100,12 @@ LONGEST_PATH = "/".join(['"' * 204] * 5)
 @pytest.mark.parametrize(
     "change",
     [
-        Change(Kind.CREATED, INFO),
-        Change(Kind.REPLACED, replace(INFO, sha256=None)),
-        Change(Kind.MOVED, MOVED, INFO.key),
-        Change(Kind.DELETED, replace(INFO, key=Key.at("", "é\u2028😀.mp4"))),
+        Change(ChangeKind.CREATED, INFO),
+        Change(ChangeKind.REPLACED, replace(INFO, sha256=None)),
+        Change(ChangeKind.MOVED, MOVED, INFO.key),
+        Change(ChangeKind.DELETED, replace(INFO, key=Key.at("", "é\u2028😀.mp4"))),
         Change(
-            Kind.MOVED,
+            ChangeKind.MOVED,
             replace(INFO, key=Key.at(LONGEST, LONGEST_PATH), content_type='"' * 255),
             Key.at(LONGEST, LONGEST_PATH),
         ),
@@ -125,11 +125,13 @@ def test_longest_path_has_maximum_length() -> None:
 
 def test_notification_names_only_libraries_when_changes_do_not_fit() -> None:
     missed = [("missed", "lib"), ("missed", "other")]
-    many = [Change(Kind.CREATED, replace(INFO, id=str(number))) for number in range(change_feed.MAX_CHANGES)]
+    many = [
+        Change(ChangeKind.CREATED, replace(INFO, id=str(number))) for number in range(change_feed.MAX_CHANGES)
+    ]
     assert received(*change_feed.change_payloads("there", many)) == many
-    other = Change(Kind.CREATED, replace(INFO, key=Key.at("other", "x")))
+    other = Change(ChangeKind.CREATED, replace(INFO, key=Key.at("other", "x")))
     assert received(*change_feed.change_payloads("there", [*many, other])) == missed
-    long = Change(Kind.CREATED, replace(INFO, content_type="x" * 8000))
+    long = Change(ChangeKind.CREATED, replace(INFO, content_type="x" * 8000))
     assert received(*change_feed.change_payloads("there", [other, long])) == missed
 
 

@@ -23,8 +23,8 @@ from app.events.feed import (
     Pending,
     listed_change,
 )
-from app.storage.ignored_names import Ignored
-from app.storage.types import SHARED, Change, FileInfo, Key, Kind
+from app.storage.ignored_names import IgnoredNames
+from app.storage.types import SHARED, Change, ChangeKind, FileInfo, Key
 
 Scenario = Callable[["Process"], Awaitable[None]]
 
@@ -74,7 +74,7 @@ def changes(*created: tuple[str, int]) -> list[Change]:
     """Return the creations of these files, each a library and a number."""
     return [
         Change(
-            Kind.CREATED,
+            ChangeKind.CREATED,
             FileInfo(str(number), Key.at(library, f"{number}"), 1, "video/mp4", "etag", None, DATE, DATE),
         )
         for library, number in created
@@ -233,25 +233,25 @@ def test_feed_without_subscriber_drops_changes() -> None:
     feed.publish(changes(("mine", 1)))
 
 
-IGNORED = Ignored(["*.part"])
+IGNORED = IgnoredNames(["*.part"])
 A, B, PART = (Key(SHARED, "films", name) for name in ("a.mkv", "b.mkv", "a.mkv.part"))
 
 
 @pytest.mark.parametrize(
     ("kind", "key", "previous", "listed"),
     [
-        (Kind.CREATED, A, None, Kind.CREATED),
-        (Kind.CREATED, PART, None, None),
-        (Kind.REPLACED, PART, None, None),
-        (Kind.DELETED, PART, None, None),
-        (Kind.MOVED, A, B, Kind.MOVED),
-        (Kind.MOVED, A, PART, Kind.CREATED),
-        (Kind.MOVED, PART, A, Kind.DELETED),
-        (Kind.MOVED, PART, Key(SHARED, "", "b.part"), None),
+        (ChangeKind.CREATED, A, None, ChangeKind.CREATED),
+        (ChangeKind.CREATED, PART, None, None),
+        (ChangeKind.REPLACED, PART, None, None),
+        (ChangeKind.DELETED, PART, None, None),
+        (ChangeKind.MOVED, A, B, ChangeKind.MOVED),
+        (ChangeKind.MOVED, A, PART, ChangeKind.CREATED),
+        (ChangeKind.MOVED, PART, A, ChangeKind.DELETED),
+        (ChangeKind.MOVED, PART, Key(SHARED, "", "b.part"), None),
     ],
 )
 def test_listed_change_hides_ignored_files(
-    kind: Kind, key: Key, previous: Key | None, listed: Kind | None
+    kind: ChangeKind, key: Key, previous: Key | None, listed: ChangeKind | None
 ) -> None:
     info = FileInfo("id", key, 1, "video/mp4", "etag", None, DATE, DATE)
     change = listed_change(Change(kind, info, previous), IGNORED)

@@ -11,7 +11,7 @@ from app.library.service import Library
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound, StorageError, VersionMismatch
-from app.storage.types import SHARED, Change, Expect, FileInfo, Key, Kind
+from app.storage.types import SHARED, Change, ChangeKind, Expect, FileInfo, Key
 from tests.support import NewLibrary, each_backend
 from tests.support.recording_feed import RecordingFeed
 
@@ -57,10 +57,10 @@ def test_each_change_publishes_one_change(run_scenario: Callable[[Scenario], Non
         with pytest.raises(NotFound):
             await storage.stat(B)
         assert changes == [
-            Change(Kind.CREATED, added),
-            Change(Kind.REPLACED, replaced.info),
-            Change(Kind.MOVED, moved, A),
-            Change(Kind.DELETED, moved),
+            Change(ChangeKind.CREATED, added),
+            Change(ChangeKind.REPLACED, replaced.info),
+            Change(ChangeKind.MOVED, moved, A),
+            Change(ChangeKind.DELETED, moved),
         ]
 
     run_scenario(scenario)

@@ -9,7 +9,7 @@ import pytest
 from app.metrics.registry import METHODS, Metrics
 from app.metrics.request_counters import BUCKETS, STREAMS, UPLOADS, Requests
 from app.resources.routes import routes
-from app.storage.maintenance import Finding, Outcome, Scanned
+from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep
 
 
 class FakeRequest:
@@ -115,7 +115,9 @@ def test_stream_and_upload_routes_exist() -> None:
 
 
 def test_scans_hashes_and_backend_calls_are_counted(metrics: Metrics) -> None:
-    metrics.scanned(Scanned(7, (Finding("a", Outcome.CREATED), Finding("b", Outcome.SKIPPED, "why"))))
+    metrics.scanned(
+        ScanStep(7, (ScanFinding("a", ScanOutcome.CREATED), ScanFinding("b", ScanOutcome.SKIPPED, "why")))
+    )
     metrics.scan_ended(failed=False)
     metrics.hashed(4096)
     metrics.operation_ended("commit", 0.2, failed=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.storage.content_hash import Fingerprint
+from app.storage.content_hash import ContentHash
 
 TEXTS = {
     "nothing": b"",
@@ -33,8 +33,8 @@ NO_TEXTS = {
 }
 
 
-def fingerprint(*pieces: bytes) -> Fingerprint:
-    found = Fingerprint()
+def fingerprint(*pieces: bytes) -> ContentHash:
+    found = ContentHash()
     for piece in pieces:
         found.update(piece)
     return found

@@ -3,7 +3,7 @@
 import pytest
 
 from app.settings import IGNORE, ConfigurationError, read
-from app.storage.ignored_names import NOTHING, Ignored
+from app.storage.ignored_names import IGNORE_NOTHING, IgnoredNames
 from app.storage.types import SHARED, Key
 
 LEFT_OUT = [
@@ -62,18 +62,18 @@ def key(path: str) -> Key:
 
 @pytest.mark.parametrize("path", LEFT_OUT)
 def test_default_patterns_match_rubbish(path: str) -> None:
-    assert Ignored(IGNORE).file(key(path))
+    assert IgnoredNames(IGNORE).matches(key(path))
 
 
 @pytest.mark.parametrize("path", SHOWN)
 def test_default_patterns_match_no_film(path: str) -> None:
-    assert not Ignored(IGNORE).file(key(path))
+    assert not IgnoredNames(IGNORE).matches(key(path))
 
 
 def test_folder_is_ignored_when_pattern_covers_its_contents() -> None:
-    ignored = Ignored(IGNORE)
-    assert all(map(ignored.folder, ("@eaDir", "films/@eaDir", "@eaDir/film.mp4", "#recycle")))
-    assert not any(map(ignored.folder, ("", "films", "films/eaDir")))
+    ignored = IgnoredNames(IGNORE)
+    assert all(map(ignored.matches_folder, ("@eaDir", "films/@eaDir", "@eaDir/film.mp4", "#recycle")))
+    assert not any(map(ignored.matches_folder, ("", "films", "films/eaDir")))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_patterns_follow_gitignore_rules(
     monkeypatch: pytest.MonkeyPatch, value: str, ignored: list[str], shown: list[str]
 ) -> None:
     monkeypatch.setenv("SEEKABLE_IGNORE", value)
-    found = Ignored(read().ignore)
-    assert [path for path in (*ignored, *shown) if found.file(key(path))] == ignored
+    found = IgnoredNames(read().ignore)
+    assert [path for path in (*ignored, *shown) if found.matches(key(path))] == ignored
 
 
 def test_invalid_pattern_is_refused_with_setting_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,5 +103,5 @@ def test_invalid_pattern_is_refused_with_setting_name(monkeypatch: pytest.Monkey
 
 
 def test_nothing_is_ignored_without_patterns() -> None:
-    assert not NOTHING.file(key(".DS_Store"))
-    assert not NOTHING.folder("@eaDir")
+    assert not IGNORE_NOTHING.matches(key(".DS_Store"))
+    assert not IGNORE_NOTHING.matches_folder("@eaDir")

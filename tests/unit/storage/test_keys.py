@@ -3,7 +3,7 @@
 import pytest
 
 from app.storage.errors import InvalidName
-from app.storage.types import SHARED, Key, clean_folder
+from app.storage.types import SHARED, Key, normalize_folder
 
 REFUSED = {
     "films/../x.mp4": "“..” is no name of a file or a folder. Choose another.",
@@ -45,4 +45,4 @@ def test_message_quotes_filename_with_slash() -> None:
 
 def test_message_quotes_folder() -> None:
     with pytest.raises(InvalidName, match=r"“\.\.” is no name"):
-        clean_folder("films/..")
+        normalize_folder("films/..")

@@ -20,13 +20,13 @@ def test_lease_reaches_other_process_when_holder_has_many_waiters(tmp_path: Path
 
         async def repeat() -> None:
             while True:
-                async with queue, busy.turn("library"):
+                async with queue, busy.acquire("library"):
                     await asyncio.sleep(0.2)
 
         tasks = [asyncio.create_task(repeat()) for _ in range(4)]
         await asyncio.sleep(0.3)
         began = time.monotonic()
-        async with other.turn("library"):
+        async with other.acquire("library"):
             waited = time.monotonic() - began
         for task in tasks:
             task.cancel()

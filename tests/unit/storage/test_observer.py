@@ -10,7 +10,7 @@ from app.database.sql.opening import open_filesystem
 from app.settings import Settings
 from app.storage.async_storage import Observer, ThreadedStorage
 from app.storage.errors import NotFound, StorageUnavailable
-from app.storage.maintenance import Scanned
+from app.storage.maintenance import ScanStep
 from app.storage.types import SHARED, Expect, Key, Listing
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +28,7 @@ class Recorder(Observer):
         assert 0 < seconds < 60
         self.operations.append((operation, failed))
 
-    def scanned(self, step: Scanned) -> None:
+    def scanned(self, step: ScanStep) -> None:
         self.files += step.files + len(step.findings)
 
     def scan_ended(self, *, failed: bool) -> None:

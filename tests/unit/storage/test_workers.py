@@ -5,14 +5,14 @@ import threading
 
 import pytest
 
-from app.storage.workers import Pool, settled
+from app.storage.workers import Pool, wait_until_done
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_series_runs_steps_in_order() -> None:
     pool = Pool(4, "test")
-    series, done = pool.series(), []
+    series, done = pool.serial_queue(), []
     await asyncio.gather(*(series.start(done.append, number) for number in range(200)))
     assert done == list(range(200))
     pool.close()
@@ -20,7 +20,7 @@ async def test_series_runs_steps_in_order() -> None:
 
 async def test_series_fails_later_steps_when_one_fails() -> None:
     pool = Pool(2, "test")
-    series, begin, done = pool.series(), threading.Event(), []
+    series, begin, done = pool.serial_queue(), threading.Event(), []
 
     def fail() -> None:
         begin.wait(5)
@@ -28,7 +28,7 @@ async def test_series_fails_later_steps_when_one_fails() -> None:
 
     steps = [series.start(done.append, 1), series.start(fail), series.start(done.append, 2)]
     begin.set()
-    await settled(asyncio.gather(*steps, return_exceptions=True))
+    await wait_until_done(asyncio.gather(*steps, return_exceptions=True))
     steps.append(series.start(done.append, 3))
     with pytest.raises(OSError, match="full"):
         await steps[3]
@@ -40,7 +40,7 @@ async def test_series_fails_later_steps_when_one_fails() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 async def test_closed_pool_cancels_waiting_steps(threads: int) -> None:
     pool = Pool(threads, "test")
-    series, other = pool.series(), pool.series()
+    series, other = pool.serial_queue(), pool.serial_queue()
     begun, end = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -55,5 +55,5 @@ async def test_closed_pool_cancels_waiting_steps(threads: int) -> None:
     await closing
     steps += [series.start(wait), other.start(wait)]
     async with asyncio.timeout(5):
-        await settled(asyncio.gather(*steps, return_exceptions=True))
+        await wait_until_done(asyncio.gather(*steps, return_exceptions=True))
     assert [step.cancelled() for step in steps] == [False, True, threads == 1, True, True, True]

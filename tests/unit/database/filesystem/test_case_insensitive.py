@@ -24,8 +24,8 @@ from app.storage.errors import (
     StorageError,
     VersionMismatch,
 )
-from app.storage.maintenance import Outcome
-from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind
+from app.storage.maintenance import ScanOutcome
+from app.storage.types import SHARED, Change, ChangeKind, Expect, FileId, Key
 from tests.support import mounted
 from tests.support.folding import FILE_SYSTEMS
 from tests.unit.database.foreign_changes import age_files, drop, findings, names, page, scan, shorten_waits
@@ -122,7 +122,7 @@ def test_reserved_folder_is_inaccessible_under_other_names(
             assert rows(library) == ["films/film.mp4"]
         assert (library.root / ".seekable" / "secret").read_bytes() == b"secret"
         found = [(one.path, one.outcome) for one in findings(library)]
-        assert found == ([] if by_case else [(name, Outcome.SKIPPED)])
+        assert found == ([] if by_case else [(name, ScanOutcome.SKIPPED)])
     (library.root / ".seekable" / "secret").unlink()
 
 
@@ -294,7 +294,7 @@ def test_dropped_file_is_found_by_exact_name_only(library: Library, aging_files:
     with pytest.raises(NotFound):
         library.get(Key(SHARED, "", "été.mkv"))
     assert findings(library) == []
-    assert [change.kind for change in library.noticed] == [Kind.CREATED]
+    assert [change.kind for change in library.noticed] == [ChangeKind.CREATED]
 
 
 # Case-sensitive file systems
@@ -317,7 +317,7 @@ def test_names_differ_by_case_on_case_sensitive_file_system(
     )  # a second name of the same file
     case_sensitive_library.put(b"Film", FOLDER)
     age_files()
-    assert scan(case_sensitive_library) == {Outcome.CREATED: 1}
+    assert scan(case_sensitive_library) == {ScanOutcome.CREATED: 1}
     assert rows(case_sensitive_library) == [
         "FILMS/film.mp4",
         "films/FILM.mp4",

@@ -31,7 +31,7 @@ def test_lease_is_exclusive_when_many_compete(processes: list[LockedFiles], tmp_
         takes = 0
         holder = str(id(locks))
         while time.monotonic() < ends:
-            if locks.lease("name", holder, 60):
+            if locks.acquire("name", holder, 60):
                 assert inside.acquire(blocking=False)
                 takes += 1
                 inside.release()
@@ -45,12 +45,12 @@ def test_lease_is_exclusive_when_many_compete(processes: list[LockedFiles], tmp_
 
 
 def test_lease_passes_to_another_holder_when_not_renewed(processes: list[LockedFiles]) -> None:
-    assert processes[0].lease("name", "a", 0.6)
-    assert not processes[0].lease("name", "b", 60)
-    assert processes[0].lease("name", "a", 0.6)
+    assert processes[0].acquire("name", "a", 0.6)
+    assert not processes[0].acquire("name", "b", 60)
+    assert processes[0].acquire("name", "a", 0.6)
     time.sleep(0.65)
-    assert processes[0].lease("name", "b", 60)
+    assert processes[0].acquire("name", "b", 60)
     processes[0].release("name", "a")
-    assert not processes[1].lease("name", "c", 60)
+    assert not processes[1].acquire("name", "c", 60)
     processes[0].release("name", "b")
-    assert processes[1].lease("name", "c", 60)
+    assert processes[1].acquire("name", "c", 60)

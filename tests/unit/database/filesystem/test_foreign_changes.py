@@ -11,8 +11,8 @@ import pytest
 
 from app.database.filesystem import diff, scanner
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, Unfinished
-from app.storage.maintenance import Finding, Outcome, Verdict
-from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind, Listing
+from app.storage.maintenance import Integrity, ScanFinding, ScanOutcome
+from app.storage.types import SHARED, Change, ChangeKind, Expect, FileId, Key, Listing
 from tests.unit.database.foreign_changes import (
     NFC,
     NFD,
@@ -149,7 +149,7 @@ def test_list_reports_move_when_folder_was_moved(library: Library) -> None:
     page(library)
     (library.root / "old").rename(library.root / "new")
     assert page(library).folders == ("new",)
-    assert [change.kind for change in library.noticed] == [Kind.MOVED]
+    assert [change.kind for change in library.noticed] == [ChangeKind.MOVED]
 
 
 def test_scan_handles_more_files_than_one_batch(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,10 +159,10 @@ def test_scan_handles_more_files_than_one_batch(library: Library, monkeypatch: p
     for number in range(count):
         drop(library.root / "many" / f"{number:04}.mp4")
     age_files()
-    assert scan(library) == {Outcome.CREATED: count}
+    assert scan(library) == {ScanOutcome.CREATED: count}
     for number in range(0, count, 2):
         (library.root / "many" / f"{number:04}.mp4").unlink()
-    assert scan(library) == {Outcome.DELETED: count // 2 + 1}
+    assert scan(library) == {ScanOutcome.DELETED: count // 2 + 1}
     assert len(names(library, "many")) == count // 2
 
 
@@ -210,7 +210,7 @@ def test_unfinished_file_is_not_listed(library: Library) -> None:
         file.flush()
         age_files()
         assert names(library) == []
-        assert scan(library) == {Outcome.UNFINISHED: 1}
+        assert scan(library) == {ScanOutcome.UNFINISHED: 1}
         with pytest.raises(NotFound):
             library.get(Key(SHARED, "", "slow.mp4"))
         with pytest.raises(AlreadyExists):
@@ -228,7 +228,7 @@ def test_known_file_is_not_served_while_overwritten(library: Library) -> None:
         file.flush()
         with pytest.raises(Unfinished):
             library.get()
-        assert scan(library) == {Outcome.UNFINISHED: 1}
+        assert scan(library) == {ScanOutcome.UNFINISHED: 1}
     data, after = library.get()
     assert data == b"THE NEW film"
     assert (after.id, after.sha256) == (info.id, None)
@@ -251,7 +251,7 @@ def test_moved_file_keeps_id_and_version(library: Library) -> None:
     info = library.put(b"film").info
     (library.root / "new").mkdir()
     library.path().rename(library.root / "new" / "name.mp4")
-    assert scan(library) == {Outcome.MOVED: 1}
+    assert scan(library) == {ScanOutcome.MOVED: 1}
     assert stat(library, Key(SHARED, "new", "name.mp4")).etag == info.etag
     list(library.backend.maintenance.hash_unverified())
     after = stat(library, Key(SHARED, "new", "name.mp4"))
@@ -280,7 +280,7 @@ def test_second_link_is_second_file(library: Library) -> None:
     info = library.put(b"film").info
     os.link(library.path(), library.root / "again.mp4")
     age_files()
-    assert scan(library) == {Outcome.CREATED: 1}
+    assert scan(library) == {ScanOutcome.CREATED: 1}
     assert stat(library).id == info.id
     assert stat(library, Key(SHARED, "", "again.mp4")).id != info.id
 
@@ -301,7 +301,7 @@ def test_returning_file_gets_new_id_when_copy_has_its_id(library: Library) -> No
 def test_departed_files_are_forgotten_after_retention(library: Library) -> None:
     library.put(b"film")
     library.path().unlink()
-    assert scan(library) == {Outcome.DELETED: 1}
+    assert scan(library) == {ScanOutcome.DELETED: 1}
     assert len(library.sql("SELECT * FROM departed")) == 1
     scan(library)
     assert len(library.sql("SELECT * FROM departed")) == 1
@@ -326,7 +326,7 @@ def test_scan_reports_files_it_must_skip(library: Library, tmp_path: Path) -> No
     drop(library.root / "good.mp4")
     age_files()
     found = {finding.path: finding for finding in findings(library)}
-    assert {path for path, one in found.items() if one.outcome is Outcome.SKIPPED} == {
+    assert {path for path, one in found.items() if one.outcome is ScanOutcome.SKIPPED} == {
         "link.mp4",
         "folder",
         "pipe",
@@ -334,7 +334,7 @@ def test_scan_reports_files_it_must_skip(library: Library, tmp_path: Path) -> No
         "not\udcffutf8",
         "line\nbreak",
     }
-    assert all(one.reason for one in found.values() if one.outcome is Outcome.SKIPPED)
+    assert all(one.reason for one in found.values() if one.outcome is ScanOutcome.SKIPPED)
     assert names(library) == ["good.mp4"]
     assert page(library).folders == ()
     assert (bad / "film.mp4").exists()
@@ -378,10 +378,10 @@ def test_twin_names_are_not_confused(library: Library) -> None:
     drop(library.root / NFD, b"second")
     age_files()
     (found,) = findings(library)
-    assert (found.path, found.outcome) == (NFD, Outcome.SKIPPED)
+    assert (found.path, found.outcome) == (NFD, ScanOutcome.SKIPPED)
     assert library.get(Key(SHARED, "", NFC))[0] == b"first"
     (library.root / NFC).unlink()
-    assert scan(library) == {Outcome.DELETED: 1, Outcome.CREATED: 1}
+    assert scan(library) == {ScanOutcome.DELETED: 1, ScanOutcome.CREATED: 1}
     assert library.get(Key(SHARED, "", NFC))[0] == b"second"
 
 
@@ -425,7 +425,7 @@ def test_restored_backup_is_hashed_again(library: Library, changes: list[Change]
         list(library.backend.maintenance.hash_unverified())
         assert (stat(library).etag == info.etag) is same
         assert (stat(library).sha256 == info.sha256) is same
-    assert [change.kind for change in changes] == [Kind.REPLACED] * 3
+    assert [change.kind for change in changes] == [ChangeKind.REPLACED] * 3
 
 
 def test_file_has_no_hash_when_changed_during_hashing(library: Library) -> None:
@@ -460,12 +460,12 @@ def test_verify_reports_files_that_no_longer_match(library: Library) -> None:
     (folder / "gone").unlink()
     before = library.sql("SELECT * FROM media")
     assert verdicts(library) == {
-        "a/sound": Verdict.SOUND,
-        "a/rotten": Verdict.DAMAGED,
-        "a/edited": Verdict.CHANGED,
-        "a/short": Verdict.CHANGED,
-        "a/gone": Verdict.MISSING,
-        "dropped": Verdict.UNKNOWN,
+        "a/sound": Integrity.SOUND,
+        "a/rotten": Integrity.DAMAGED,
+        "a/edited": Integrity.CHANGED,
+        "a/short": Integrity.CHANGED,
+        "a/gone": Integrity.MISSING,
+        "dropped": Integrity.UNKNOWN,
     }
     assert library.sql("SELECT * FROM media") == before
     assert (
@@ -482,12 +482,12 @@ def test_verify_reports_no_fault_when_file_is_replaced_or_deleted(library: Libra
     steps = library.backend.maintenance.verify()
     next(steps)
     library.put(b"y")
-    assert [step.verdict for step in steps if step.verdict] == [Verdict.SOUND]
+    assert [step.verdict for step in steps if step.verdict] == [Integrity.SOUND]
     library.put(b"x" * 3_000_000)
     steps = library.backend.maintenance.verify()
     next(steps)
     library.backend.delete(FILM, Expect.ANY)
-    assert [step.verdict for step in steps if step.verdict in (Verdict.MISSING, Verdict.DAMAGED)] == []
+    assert [step.verdict for step in steps if step.verdict in (Integrity.MISSING, Integrity.DAMAGED)] == []
 
 
 def test_returning_file_is_hashed_again(library: Library, tmp_path: Path) -> None:
@@ -515,9 +515,9 @@ def test_changes_by_other_programs_are_reported(library: Library, changes: list[
     (library.root / "moved.mp4").unlink()
     scan(library)
     assert [(change.kind, change.info.key.path) for change in changes] == [
-        (Kind.MOVED, "moved.mp4"),
-        (Kind.REPLACED, "moved.mp4"),
-        (Kind.DELETED, "moved.mp4"),
+        (ChangeKind.MOVED, "moved.mp4"),
+        (ChangeKind.REPLACED, "moved.mp4"),
+        (ChangeKind.DELETED, "moved.mp4"),
     ]
     assert changes[0].previous == FILM
 
@@ -566,7 +566,7 @@ def test_ignored_folder_is_read_only_where_rows_exist(library: Library) -> None:
     uploaded = Key(SHARED, "films/@eaDir/film.mp4", "uploaded.jpg")
     library.put(b"uploaded", uploaded)
     library.path(uploaded).unlink()
-    assert scan(library) == {Outcome.DELETED: 1}
+    assert scan(library) == {ScanOutcome.DELETED: 1}
     assert (thumbs / "thumb.jpg").exists()
 
 
@@ -598,5 +598,5 @@ def test_list_survives_when_lstat_of_one_file_fails(
     monkeypatch.setattr(os, "lstat", failing)
     assert names(library) == ["bad.mp4", "new.mp4"], "the row of the unreadable file stays"
     assert findings(library) == [
-        Finding("bad.mp4", Outcome.UNREADABLE, "The disk refuses: Input/output error.")
+        ScanFinding("bad.mp4", ScanOutcome.UNREADABLE, "The disk refuses: Input/output error.")
     ]

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 from sqlalchemy.event import listen
 
-from app.storage.maintenance import Verdict
-from app.storage.types import SHARED, Change, Expect, Key, Kind
+from app.storage.maintenance import Integrity
+from app.storage.types import SHARED, Change, ChangeKind, Expect, Key
 from tests.unit.database.foreign_changes import age_files, drop, names, page, stat, verdicts
 from tests.unit.database.library import FILM, Library
 
@@ -89,7 +89,7 @@ def test_file_may_be_moved_during_hashing_and_verification(library: Library, dro
     verifying = library.backend.maintenance.verify()
     next(verifying)
     library.backend.move(FILM, dropped, Expect.ANY)
-    assert [step.verdict for step in verifying if step.verdict] == [Verdict.SOUND]
+    assert [step.verdict for step in verifying if step.verdict] == [Integrity.SOUND]
 
 
 def test_other_bytes_with_same_size_and_time_are_newer_version(
@@ -102,7 +102,7 @@ def test_other_bytes_with_same_size_and_time_are_newer_version(
     copy.rename(library.path())
     new = stat(library)
     assert new.etag != info.etag
-    assert [(change.kind, change.info) for change in changes] == [(Kind.REPLACED, new)]
+    assert [(change.kind, change.info) for change in changes] == [(ChangeKind.REPLACED, new)]
     list(library.backend.maintenance.hash_unverified())
     after = stat(library)
     assert (after.etag, after.doubtful, after.sha256) == (
@@ -120,13 +120,13 @@ def test_verify_reports_changed_when_file_is_edited(library: Library) -> None:
     with library.path().open("r+b") as file:
         file.seek(2_500_000)
         file.write(b"y")
-    assert [step.verdict for step in steps if step.verdict] == [Verdict.CHANGED]
+    assert [step.verdict for step in steps if step.verdict] == [Integrity.CHANGED]
 
 
 def test_verify_waits_for_change_in_progress(library: Library) -> None:
     """The change moves the file before it commits or rolls back."""
     library.put(b"film")
-    found: dict[str, Verdict] = {}
+    found: dict[str, Integrity] = {}
     verifying = threading.Thread(target=lambda: found.update(verdicts(library)))
     disk, database = library.backend._disk, library.backend._database
     with pytest.raises(ZeroDivisionError), database.writing(), disk.removed(("films", "film.mp4")):
@@ -135,7 +135,7 @@ def test_verify_waits_for_change_in_progress(library: Library) -> None:
         assert verifying.is_alive()
         raise ZeroDivisionError
     verifying.join(20)
-    assert found == {"films/film.mp4": Verdict.SOUND}
+    assert found == {"films/film.mp4": Integrity.SOUND}
 
 
 def test_verify_reports_no_fault_for_deleted_file(library: Library) -> None:
@@ -146,7 +146,7 @@ def test_verify_reports_no_fault_for_deleted_file(library: Library) -> None:
     other = "b" if first == "a" else "a"
     (library.root / other).unlink()
     library.backend.check(Key(SHARED, "", other), Expect.ANY)
-    assert {step.path: step.verdict for step in steps if step.verdict} == {first: Verdict.SOUND}
+    assert {step.path: step.verdict for step in steps if step.verdict} == {first: Integrity.SOUND}
 
 
 @pytest.mark.usefixtures("dropped")
@@ -170,10 +170,10 @@ def test_unreadable_file_is_reported_and_hashed_later(
     age_files()
     assert names(library) == ["new.mp4"]
     with no_descriptors():
-        assert verdicts(library) == {"films/film.mp4": Verdict.UNREADABLE, "new.mp4": Verdict.UNREADABLE}
+        assert verdicts(library) == {"films/film.mp4": Integrity.UNREADABLE, "new.mp4": Integrity.UNREADABLE}
         assert sum(library.backend.maintenance.hash_unverified()) == 0
     assert sum(library.backend.maintenance.hash_unverified()) == 7
-    assert verdicts(library) == {"films/film.mp4": Verdict.SOUND, "new.mp4": Verdict.SOUND}
+    assert verdicts(library) == {"films/film.mp4": Integrity.SOUND, "new.mp4": Integrity.SOUND}
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)

@@ -9,7 +9,7 @@ import pytest
 from app.database.filesystem.name_equivalence import alike, entries_of, is_same, spelled
 from app.database.filesystem.posix import Root
 from app.storage.errors import InvalidName
-from app.storage.types import SHARED, Key, clean_folder, is_reserved
+from app.storage.types import SHARED, Key, is_reserved, normalize_folder
 
 NFC = "Amélie.mkv"
 NFD = unicodedata.normalize("NFD", NFC)
@@ -42,10 +42,10 @@ def test_reserved_name_is_refused_in_every_spelling(segment: str, reserved: bool
             with pytest.raises(InvalidName, match=r"must not start with '\.seekable'"):
                 create()
             with pytest.raises(InvalidName):
-                clean_folder(f"{segment}/libraries")
+                normalize_folder(f"{segment}/libraries")
         else:
             create()
-            clean_folder(f"{segment}/libraries")
+            normalize_folder(f"{segment}/libraries")
 
 
 def test_reserved_name_is_allowed_below_top_level() -> None:

@@ -15,8 +15,8 @@ import pytest
 
 from app.database.filesystem import reconcile, scanner
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageUnavailable
-from app.storage.maintenance import Outcome, Verdict
-from app.storage.types import SHARED, Change, Expect, FileId, Key, Kind, Listing
+from app.storage.maintenance import Integrity, ScanOutcome
+from app.storage.types import SHARED, Change, ChangeKind, Expect, FileId, Key, Listing
 from tests.unit.database.foreign_changes import (
     NFC,
     NFD,
@@ -140,7 +140,7 @@ def test_copy_with_same_times_is_new_file(
     age_files()
     after = stat(library, NEW)
     assert (after.id == info.id, after.etag == info.etag) == (False, False)
-    assert Kind.MOVED not in [change.kind for change in changes]
+    assert ChangeKind.MOVED not in [change.kind for change in changes]
 
 
 @pytest.mark.parametrize("noticed", [False, True], ids=["at-once", "away-for-a-while"])
@@ -163,10 +163,10 @@ def test_scan_covers_every_library(library: Library) -> None:
     folder = library.root / ".seekable" / "libraries" / THEIRS.library
     drop(folder / "new" / "film.mp4")
     age_files()
-    assert [(one.path, one.outcome) for one in findings(library)] == [("new/film.mp4", Outcome.CREATED)]
+    assert [(one.path, one.outcome) for one in findings(library)] == [("new/film.mp4", ScanOutcome.CREATED)]
     shutil.rmtree(folder)
     library.put(b"film", Key(THEIRS.library, "", "other"))
-    assert scan(library) == {Outcome.DELETED: 2}
+    assert scan(library) == {ScanOutcome.DELETED: 2}
 
 
 # Unfinished files
@@ -232,7 +232,7 @@ def test_scan_deletes_rows_of_removed_folders(library: Library) -> None:
     for folder in ("a/b", "a/b/c", "a-b", "a0"):
         library.put(b"film", Key(SHARED, folder, "film.mp4"))
     shutil.rmtree(library.root / "a")
-    assert scan(library) == {Outcome.DELETED: 2}
+    assert scan(library) == {ScanOutcome.DELETED: 2}
     assert page(library).folders == ("a-b", "a0")
 
 
@@ -262,7 +262,9 @@ def test_change_of_removed_file_reports_deletion(library: Library, changes: list
         library.backend.delete(FILM, Expect.ANY)
     with pytest.raises(NotFound):
         library.backend.move(NEW, Key(SHARED, "", "other"), Expect.ANY)
-    assert [(change.kind, change.info) for change in changes] == [(Kind.DELETED, info) for info in infos]
+    assert [(change.kind, change.info) for change in changes] == [
+        (ChangeKind.DELETED, info) for info in infos
+    ]
 
 
 def test_refused_change_reports_replacement_only_when_committed(
@@ -294,7 +296,7 @@ def test_decomposed_file_is_served_after_move(library: Library) -> None:
     (info,) = page(library).items
     (library.root / SERIES).mkdir()
     (library.root / NFD).rename(library.root / SERIES / NFD)
-    assert scan(library) == {Outcome.MOVED: 1}
+    assert scan(library) == {ScanOutcome.MOVED: 1}
     data, after = library.get(Key.of(SHARED, SERIES, NFC))
     assert (data, after.id) == (b"film", info.id)
     assert scan(library) == {}
@@ -307,7 +309,7 @@ def test_file_keeps_id_when_name_is_normalized(library: Library) -> None:
     list(library.backend.maintenance.hash_unverified())
     (library.root / NFD).rename(library.root / NFC)
     scan(library)
-    assert verdicts(library) == {NFC: Verdict.SOUND}
+    assert verdicts(library) == {NFC: Integrity.SOUND}
     assert stat(library, Key(SHARED, "", NFC)).id == info.id
 
 
@@ -315,9 +317,9 @@ def test_decomposed_file_stays_when_another_is_removed(library: Library) -> None
     drop(library.root / SERIES / NFD)
     drop(library.root / SERIES / "two.mp4")
     age_files()
-    assert scan(library) == {Outcome.CREATED: 2}
+    assert scan(library) == {ScanOutcome.CREATED: 2}
     (library.root / SERIES / "two.mp4").unlink()
-    assert scan(library) == {Outcome.DELETED: 1}
+    assert scan(library) == {ScanOutcome.DELETED: 1}
     assert names(library, "séries") == [NFC]
 
 
@@ -325,7 +327,7 @@ def test_decomposed_names_conflict_within_their_library_only(library: Library) -
     drop(library.root / SERIES / "deep" / "film.mp4")
     drop(library.root / NFD)
     age_files()
-    assert scan(library) == {Outcome.CREATED: 2}
+    assert scan(library) == {ScanOutcome.CREATED: 2}
     for key in (Key(SHARED, "", "séries"), Key(SHARED, "séries", "deep"), Key(SHARED, NFC, "film.mp4")):
         with pytest.raises(PathConflict):
             library.put(b"film", key)
@@ -353,7 +355,7 @@ def test_file_and_folder_with_equal_names_are_never_both_added(
         age_files()
         scan(library)
     found = findings(library)
-    assert [one.outcome for one in found] == [Outcome.SKIPPED]
+    assert [one.outcome for one in found] == [ScanOutcome.SKIPPED]
     (info,) = page(library, recursive=True).items
     assert info.key.path in (NFC, f"{NFC}/film.mp4")
     other = {NFC, f"{NFC}/film.mp4"} - {info.key.path}
@@ -401,7 +403,7 @@ def test_list_leaves_huge_folder_to_next_scan(library: Library) -> None:
     assert library.backend.page(listing, cursor=None, limit=99, wait=False) is not None, (
         "the list must not read the folder again"
     )
-    assert scan(library) == {Outcome.CREATED: 1}
+    assert scan(library) == {ScanOutcome.CREATED: 1}
     assert len(names(library)) == 10
 
 
@@ -457,7 +459,7 @@ def test_scan_checks_files_that_lists_have_cached(library: Library) -> None:
     assert names(library, "films") == ["film.mp4"]
     library.path().write_bytes(b"edited")
     age_files()
-    assert scan(library) == {Outcome.REPLACED: 1}
+    assert scan(library) == {ScanOutcome.REPLACED: 1}
 
 
 def test_list_is_served_when_folder_cannot_be_read(

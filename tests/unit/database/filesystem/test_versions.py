@@ -16,7 +16,7 @@ import pytest
 from app.database.filesystem.disk import Disk
 from app.database.sql.engine import BUSY_TIMEOUT_MS
 from app.storage.errors import NotFound, Unfinished, VersionMismatch
-from app.storage.maintenance import Verdict
+from app.storage.maintenance import Integrity
 from app.storage.types import SHARED, Change, Expect, FileInfo, Key
 from tests.unit.database.foreign_changes import drop, names, scan, stat, verdicts
 from tests.unit.database.library import FILM, Library
@@ -46,7 +46,7 @@ def test_lookalike_regains_old_etag_when_bytes_are_equal(library: Library) -> No
     meanwhile = stat(library)
     assert meanwhile.etag != info.etag
     assert (meanwhile.sha256, meanwhile.doubtful, meanwhile.other_etag) == (None, True, None)
-    assert verdicts(library) == {FILM.path: Verdict.SOUND}
+    assert verdicts(library) == {FILM.path: Integrity.SOUND}
     assert hash_all(library) == 4
     after = stat(library)
     assert (after.etag, after.sha256, after.other_etag) == (info.etag, info.sha256, meanwhile.etag)

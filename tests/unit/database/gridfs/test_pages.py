@@ -14,7 +14,7 @@ from app.database.gridfs import finding, pages, paths
 from app.database.gridfs.connection import Database
 from app.database.gridfs.documents import Stored, info_in, place
 from app.storage import cursors
-from app.storage.ignored_names import NOTHING
+from app.storage.ignored_names import IGNORE_NOTHING
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
 from tests.support import model, mongo
 
@@ -35,7 +35,7 @@ def empty() -> Iterator[Collection[Stored]]:
 def document(key: Key, number: int, size: int = 0, content_type: str = "video/mp4") -> Stored:
     return {
         "_id": f"{key.library}-{number:032}",
-        **place(key, NOTHING),
+        **place(key, IGNORE_NOTHING),
         "file": ObjectId(),
         "size": size,
         "chunk_size": 1,

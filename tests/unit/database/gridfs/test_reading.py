@@ -26,7 +26,7 @@ from app.settings import Settings
 from app.storage.batches import batches
 from app.storage.contract import Storage
 from app.storage.errors import StorageUnavailable
-from app.storage.maintenance import Verdict
+from app.storage.maintenance import Integrity
 from app.storage.types import SHARED, Key, Listing
 from tests.support import mongo
 from tests.support.beneath import bucket_file
@@ -65,7 +65,7 @@ def test_short_chunks_are_read_in_bounded_batches() -> None:
 def test_chunk_without_bytes_counts_as_damaged(data: object) -> None:
     with ExitStack() as stack:
         verdicts = [step.verdict for step in library(stack, 4, 255, [data]).maintenance.verify()]
-    expected = Verdict.UNKNOWN if isinstance(data, bytes) else Verdict.DAMAGED
+    expected = Integrity.UNKNOWN if isinstance(data, bytes) else Integrity.DAMAGED
     assert [verdict for verdict in verdicts if verdict is not None] == [expected]
 
 

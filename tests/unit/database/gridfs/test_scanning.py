@@ -17,7 +17,7 @@ from app.database.gridfs.opening import open_gridfs
 from app.database.gridfs.writes import check_room
 from app.settings import Settings
 from app.storage.errors import PathConflict, StorageUnavailable
-from app.storage.maintenance import Verdict
+from app.storage.maintenance import Integrity
 from app.storage.types import SHARED, Expect, Key, Listing
 from tests.support import mongo
 from tests.support.beneath import bucket_file
@@ -43,7 +43,7 @@ class Grid:
             for finding in step.findings
         ]
 
-    def verdicts(self) -> list[tuple[str, Verdict]]:
+    def verdicts(self) -> list[tuple[str, Integrity]]:
         return [
             (step.path, step.verdict)
             for step in self.backend.maintenance.verify()
@@ -135,10 +135,10 @@ def test_scan_reports_unreadable_documents_and_continues(grid: Grid) -> None:
     with pytest.raises(StorageUnavailable, match="document of the file cannot be read"):
         grid.size(Key(SHARED, "films", "a.mp4"))
     assert sorted(grid.verdicts()) == [
-        ("b.mp4", Verdict.UNREADABLE),
-        ("films", Verdict.UNREADABLE),
-        ("films/a.mp4", Verdict.UNREADABLE),
-        ("films/sound.mp4", Verdict.DAMAGED),  # stored with a wrong hash
+        ("b.mp4", Integrity.UNREADABLE),
+        ("films", Integrity.UNREADABLE),
+        ("films/a.mp4", Integrity.UNREADABLE),
+        ("films/sound.mp4", Integrity.DAMAGED),  # stored with a wrong hash
     ]
 
 
@@ -157,9 +157,9 @@ def test_scan_continues_when_query_for_one_file_fails(grid: Grid) -> None:
     with mongo.fail_point(grid.database, "find", "fs.chunks", **refused):
         verdicts = [verdict for _, verdict in grid.verdicts()]
     assert sorted(verdicts, key=lambda verdict: verdict.value) == [
-        Verdict.SOUND,
-        Verdict.SOUND,
-        Verdict.UNREADABLE,
+        Integrity.SOUND,
+        Integrity.SOUND,
+        Integrity.UNREADABLE,
     ]
 
 

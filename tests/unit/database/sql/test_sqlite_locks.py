@@ -12,7 +12,7 @@ import pytest
 from app.database.examining import examine
 from app.database.filesystem import reconcile
 from app.storage.errors import AlreadyExists, NotFound
-from app.storage.maintenance import Verdict
+from app.storage.maintenance import Integrity
 from app.storage.types import SHARED, Expect, Key
 from tests.unit.database.foreign_changes import names, scan, verdicts
 from tests.unit.database.library import Library
@@ -88,7 +88,7 @@ def check_inaccessible(library: Library, key: Key) -> None:
     scan(library)
     assert not [name for name in names(library, key.folder) if name.startswith(key.filename)]
     sum(library.backend.maintenance.hash_unverified())
-    assert set(verdicts(library).values()) == {Verdict.SOUND}
+    assert set(verdicts(library).values()) == {Integrity.SOUND}
     with pytest.raises(NotFound):
         library.get(key)
     with pytest.raises(AlreadyExists):
