@@ -271,7 +271,7 @@ async def check_failed_work_is_restarted(one: Leases, backend: str, caplog: pyte
 async def check_work_stops_before_lease_expires_when_renewal_fails(
     leases: Leases, settings: Settings
 ) -> None:
-    """The test closes the database: PostgreSQL refuses connections and terminates those that exist."""
+    """Check it while PostgreSQL refuses new connections and has terminated those that existed."""
     assert settings.database_url is not None
     name = make_url(settings.database_url).database
 

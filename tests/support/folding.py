@@ -30,7 +30,7 @@ def fold(name: str) -> str:
 
 
 class Folding:
-    """Answers the kernel's requests."""
+    """A handler of the kernel's FUSE requests."""
 
     def __init__(self, store: str, *, nfd: bool) -> None:
         self._store = store

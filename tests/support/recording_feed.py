@@ -9,7 +9,7 @@ from app.storage.types import Change
 
 
 class RecordingFeed(ChangeFeed):
-    """Records changes, messages and resyncs in the order of their arrival, instead of delivering them."""
+    """A feed that records changes, messages and resyncs in their order instead of delivering them."""
 
     def __init__(self) -> None:
         super().__init__()

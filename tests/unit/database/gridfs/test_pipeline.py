@@ -27,7 +27,7 @@ DATA = os.urandom(80 * CHUNK_SIZE - 1000)
 
 
 class ChunkQueries(monitoring.CommandListener):
-    """Counts queries for chunks and the bytes of their answers."""
+    """A counter of queries for chunks and of the bytes in their replies."""
 
     def __init__(self) -> None:
         self.questions: list[str] = []

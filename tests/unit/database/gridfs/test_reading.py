@@ -83,7 +83,7 @@ def test_doubles_are_accepted_as_integers() -> None:
 
 
 class Commands(CommandListener):
-    """Records the commands that a database receives."""
+    """A recorder of the commands that a database receives."""
 
     def __init__(self) -> None:
         self.commands: list[str] = []
