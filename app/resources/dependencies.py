@@ -1,6 +1,6 @@
 """What routes work with, put there by the lifespan in main."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote, unquote_to_bytes
@@ -81,15 +81,17 @@ async def library(request: HTTPConnection) -> str:
     return library_of(request.scope)
 
 
-def library_of(scope: Scope) -> str:
-    """The library that a request works in. The names in its URL are valid UTF-8, else InvalidName: the
-    server and the framework both replace what is not, and would turn two names into one. A parameter of the
-    query that its route does not use may hold anything."""
+def library_of(scope: Scope, parameters: Collection[str] | None = None) -> str:
+    """Return the library of a request. `parameters` defaults to the query parameters of its route.
+
+    Raises NotSignedIn, and InvalidName if the path or one of these parameters is not valid UTF-8: the server
+    and the framework replace invalid bytes, which would turn two names into one.
+    """
     path, query = scope["raw_path"], scope["query_string"]
     if not _is_utf8(path):
         raise _not_utf8(path.split(b"/"))
     if query and not _is_utf8(query):
-        used = _parameters(scope["route"].dependant)
+        used = _parameters(scope["route"].dependant) if parameters is None else parameters
         bad = [pair for pair in query.split(b"&") if _name_of(pair) in used and not _is_utf8(pair)]
         if bad:
             raise _not_utf8(bad)
@@ -191,6 +193,13 @@ async def key(library: LibraryDep, path: str) -> Key:
 
 
 KeyDep = Annotated[Key, Depends(key)]
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path that routes match: without the path that a proxy puts this server below."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path
 
 
 def base_path(scope: Scope) -> str:

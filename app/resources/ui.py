@@ -3,12 +3,11 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from starlette._utils import get_route_path
 from starlette.responses import Response
 
 from app.http.content_disposition import is_inline
 from app.resources import session_cookies
-from app.resources.dependencies import LibraryDep, ManagerDep, PeopleDep, Services, ServicesDep
+from app.resources.dependencies import LibraryDep, ManagerDep, PeopleDep, Services, ServicesDep, route_path
 from app.resources.listing import Order, Words, ordered
 from app.resources.pages import ASSETS, PageRoute, kind_of, page
 from app.storage import cursors
@@ -142,7 +141,7 @@ def elsewhere(request: Request, status: int = 200) -> Response:
         request,
         "elsewhere.html",
         status,
-        path=get_route_path(request.scope),
+        path=route_path(request.scope),
         query=query,
         may_be_wrong=session_cookies.may_be_secure(request.headers) and request.method != "POST",
         message="",

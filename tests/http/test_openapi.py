@@ -9,9 +9,9 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 from fastapi import FastAPI, Response
+from fastapi.routing import APIRoute
 
 from app.resources import downloads
-from app.resources.downloads import StreamRoute
 
 SendRequest = Callable[..., httpx.Response]
 Part = Callable[..., bytes]
@@ -96,7 +96,9 @@ def test_stream_routes_are_documented_like_ordinary_routes(document: dict[str, A
     """FastAPI does not run these routes, so their documentation needs a test."""
     plain = FastAPI()
     for route in downloads.router.routes:
-        assert isinstance(route, StreamRoute)
+        assert isinstance(route, APIRoute)
+        if not route.include_in_schema:
+            continue
         plain.get(
             route.path,
             response_model=None,

@@ -7,7 +7,6 @@ import logging
 from functools import partial
 from urllib.parse import quote
 
-from starlette._utils import get_route_path
 from starlette.datastructures import QueryParams
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
@@ -20,7 +19,7 @@ from app.accounts.models import Scope as TokenScope
 from app.accounts.principals import Caller, Callers
 from app.accounts.revocation import Watch
 from app.resources import docs, session_cookies
-from app.resources.dependencies import Services, base_path
+from app.resources.dependencies import Services, base_path, route_path
 from app.resources.errors import EXPECTED, explained
 from app.resources.middleware.host_guard import BASE_URL_HINT, SAFE_METHODS
 from app.resources.pages import error_page, is_for_a_person
@@ -146,7 +145,7 @@ async def _told(request: HTTPConnection, error: Exception) -> Response:
 
 
 def _is_for_everybody(scope: Scope) -> bool:
-    path = get_route_path(scope)
+    path = route_path(scope)
     return scope["type"] == "http" and (path in docs.FOR_EVERYBODY or path.startswith(ASSETS))
 
 
@@ -170,7 +169,7 @@ async def _caller(request: HTTPConnection, method: str, services: Services) -> C
     if b"link=" in request.scope["query_string"] and method in SAFE_METHODS:
         query = request.query_params
         if "link" in query:
-            return await _linked(callers, get_route_path(request.scope), query)
+            return await _linked(callers, route_path(request.scope), query)
     authorization = request.headers.getlist("authorization")
     if authorization:
         return await _authorized(callers, authorization, client_of(request))
