@@ -199,7 +199,9 @@ def route_path(scope: Scope) -> str:
     """Return the path that routes match: without the path that a proxy puts this server below."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    return path.removeprefix(root) if path == root or path.startswith(f"{root}/") else path
+    if root and (path == root or path.startswith(f"{root}/")):
+        return path.removeprefix(root)
+    return path
 
 
 def base_path(scope: Scope) -> str:

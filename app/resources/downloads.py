@@ -131,12 +131,11 @@ def _file_response(scope: Scope) -> StoredFileResponse:
     model: type[Download | DownloadByName] = DownloadByName if endpoint is stream_file else Download
     library = library_of(scope, model.model_fields)
     try:
-        query = model.model_validate(dict(parse_qsl(scope["query_string"].decode(), keep_blank_values=True)))
-    except ValidationError as error:
+        query = _parsed(model, scope["query_string"])
+    except RequestValidationError:
         if path_params:
-            endpoint(library, **path_params, query=Download())  # an invalid path is reported first
-        faults = [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
-        raise RequestValidationError(faults) from None
+            endpoint(library, **path_params, query=_NO_QUERY)  # an invalid path is reported first
+        raise
     services: Services = scope["state"]["services"]
     return StoredFileResponse(
         services.storage,
@@ -144,6 +143,20 @@ def _file_response(scope: Scope) -> StoredFileResponse:
         cache_control=services.cache_control,
         download=query.download,
     )
+
+
+_NO_QUERY = Download()
+
+
+def _parsed(model: type[Download | DownloadByName], query: bytes) -> Download | DownloadByName:
+    """Return the parameters of a query; of a repeated one, the last. Raises RequestValidationError."""
+    if not query and model is Download:
+        return _NO_QUERY
+    try:
+        return model.model_validate(dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from None
 
 
 async def _folder_redirect(scope: Scope) -> Response | None:
