@@ -51,3 +51,12 @@ class TooManyAttempts(AccountError):
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+TAKEN = "There is an account with this email address."
+LAST = "Nobody would be left who may look after the accounts: there is no other administrator."
+NO_ACCOUNT = "There is no such account."
+NO_TOKEN = "There is no such token."
+NO_LINK = "There is no such link."
+NO_INVITE = "This invite is not valid, or not any longer."
+"""Messages of the errors that the account stores raise."""

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+NEWER = "The database was made by a newer Seekable. Install that version, or a later one."
+"""The message for a database whose schema this version does not know."""
+
 
 @dataclass(frozen=True)
 class DatabaseFacts:

@@ -6,6 +6,26 @@ from typing import Protocol, Self, TypeVar
 from app.storage.cursors import Position
 from app.storage.types import Listing, Sort
 
+FEW = 5_000
+"""Maximum number of files that are sorted for a page. A page of more is found along the order. (Of a million
+files, the 30 of a page that are among 5,000 are found within 6,000 along the order.)"""
+
+HOW_FEW = (100, 1_000)
+"""Smaller limits that are tried first, to select the condition that the fewest files meet."""
+
+STRIDES = (1_000, 5_000)
+"""Numbers of files to examine along the order for a page of a search: the first is enough where matches are
+frequent; if the page is not full, the second follows. The page has the files found by then."""
+
+RARELY_TOGETHER = 1_000
+"""Maximum number of ids that are collected of files that have all of several common words."""
+
+MAX_TOGETHER = 20_000
+"""Maximum number of files with one word that are examined for the other words."""
+
+MAX_LOOKED_AT = 200_000
+"""Maximum number of folder names in memory at once; some occur twice."""
+
 
 class Stretch(Protocol):
     """Files in the order of an index, all of them or those between two places."""

@@ -19,6 +19,9 @@ _FORMATS = (
 )
 """IMF-fixdate, rfc850-date and asctime-date."""
 
+_RESOLUTION = timedelta(milliseconds=1)
+"""The smallest difference between two dates that every database keeps."""
+
 
 def format_date(moment: datetime) -> str:
     """Format a moment as an IMF-fixdate, without its fraction of a second (RFC 9110 §5.6.7)."""
@@ -58,3 +61,19 @@ def _full_year(year: int, rest: tuple[int, ...], now: datetime) -> int:
     # Tuples are compared because 50 years from a 29 February there may be no such day.
     is_far_ahead = (year - 50, *rest) > now.astimezone(UTC).timetuple()[:6]
     return year - 100 if is_far_ahead else year
+
+
+def modification_date(date: datetime, previous: datetime | None, now: datetime) -> datetime:
+    """Return the modification date of a version of this date that replaces one of the date `previous`.
+
+    It lies in a later second than every Last-Modified that was sent for that one: HTTP-dates have whole
+    seconds, so If-Modified-Since could not distinguish the two otherwise. It may be up to a second in the
+    future; responses send the present instead (RFC 9110 §8.8.2.1).
+    """
+    date = min(date, now)
+    if previous is None:
+        return date
+    for candidate in (date, now):
+        if candidate.replace(microsecond=0) > previous.replace(microsecond=0):
+            return candidate
+    return max(previous + _RESOLUTION, now.replace(microsecond=0) + timedelta(seconds=1))

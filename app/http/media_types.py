@@ -284,3 +284,15 @@ def _hides_media(kind: str, extension: str) -> bool:
 def _extension(filename: str) -> str:
     _, dot, extension = filename.rpartition(".")
     return extension.lower() if dot else ""
+
+
+def media_type_after_rename(content_type: str, old_name: str, new_name: str) -> str:
+    """Return the media type of a file that is renamed.
+
+    A type that the old name suggested gives way to that of the new one: download programs give a film its
+    name when it is complete.
+    """
+    suggested = media_type(None, new_name)
+    if suggested != UNKNOWN and content_type == media_type(None, old_name):
+        return suggested
+    return content_type

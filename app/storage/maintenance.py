@@ -57,6 +57,13 @@ class Integrity(Enum):
     MISSING = "missing"
     UNREADABLE = "unreadable"
 
+    @classmethod
+    def of_hash(cls, recorded: str | None, computed: str) -> "Integrity":
+        """Return the result for bytes with this hash, whose recorded hash may be unknown."""
+        if recorded is None:
+            return cls.UNKNOWN
+        return cls.SOUND if computed == recorded else cls.DAMAGED
+
 
 @dataclass(frozen=True, slots=True)
 class VerifyStep:

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from functools import lru_cache
 
-from app.storage.errors import InvalidName
+from app.storage.errors import AlreadyExists, InvalidName, VersionMismatch
 
 RESERVED = ".seekable"
 """The first segment that no stored path may have: the storage keeps its own things there."""
@@ -171,6 +171,12 @@ class Key:
         return f"{self.folder}/{self.filename}" if self.folder else self.filename
 
 
+def is_storable(text: str) -> bool:
+    """Return whether every database accepts the text. PostgreSQL and MongoDB's patterns refuse NUL, even in a
+    search."""
+    return "\0" not in text
+
+
 @dataclass(frozen=True, slots=True)
 class FileId:
     """A file by its opaque id, which it keeps when it is replaced or moved."""
@@ -218,6 +224,18 @@ class Expect(Enum):
 Expectation = Expect | str
 """ANY: nothing is taken for granted. ABSENT: nothing is stored there, else AlreadyExists. A version (an
 ETag without quotes): that one is stored there, else VersionMismatch."""
+
+
+def check_expectation(etag: str | None, expect: Expectation) -> None:
+    """Compare the stored version, None if there is no file, with the expected one.
+
+    Raises AlreadyExists, VersionMismatch.
+    """
+    if expect is Expect.ABSENT:
+        if etag is not None:
+            raise AlreadyExists("A file of this name exists.")
+    elif isinstance(expect, str) and etag != expect:
+        raise VersionMismatch("The stored file is another version, or gone.")
 
 
 @dataclass(frozen=True, slots=True)

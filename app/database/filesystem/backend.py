@@ -38,11 +38,11 @@ from app.database.filesystem.rows import (
 )
 from app.database.filesystem.scanner import Scanner
 from app.database.filesystem.staging import StagedFile
-from app.database.rules import check, modified_at
 from app.database.sql import pages, paths
 from app.database.sql.engine import Database
 from app.database.sql.schema import Media, Volume
 from app.events.feed import ChangeFeed
+from app.http.dates import modification_date
 from app.storage.backend import Writer
 from app.storage.errors import (
     AlreadyExists,
@@ -66,6 +66,7 @@ from app.storage.types import (
     Key,
     Listing,
     Page,
+    check_expectation,
 )
 
 T = TypeVar("T")
@@ -201,7 +202,7 @@ class FilesystemBackend:
             if is_same(path, path_at(key)) and self._disk.status(path) is not None:
                 self._check_settled(key, path, expect)
             else:
-                check(None, expect)
+                check_expectation(None, expect)
                 check_spelling(path_at(key), path)
         else:
             assert reader is not None
@@ -249,7 +250,7 @@ class FilesystemBackend:
                 place(row, key, path, self._ignored)
                 settling.session.add(row)
             sign(row, signature, device=None)
-            updated_at = origin.updated_at if origin else modified_at(now, row.updated_at, now)
+            updated_at = origin.updated_at if origin else modification_date(now, row.updated_at, now)
             row.content_type, row.updated_at = content_type, updated_at
             be_version(row, etag=sha256, sha256=sha256, is_utf8=is_utf8)
             settling.session.flush()
@@ -429,7 +430,7 @@ class FilesystemBackend:
 def _check(row: Media | None, expect: Expectation) -> None:
     """Hold a row against what is expected: AlreadyExists, VersionMismatch."""
     if row is None:
-        check(None, expect)
+        check_expectation(None, expect)
     else:
         _check_version(info_of(row), expect)
 
@@ -437,4 +438,4 @@ def _check(row: Media | None, expect: Expectation) -> None:
 def _check_version(info: FileInfo, expect: Expectation) -> None:
     # The hash may have given the earlier ETag back since the condition of a request was evaluated.
     if info.other_etag is None or info.other_etag != expect:
-        check(info.etag, expect)
+        check_expectation(info.etag, expect)

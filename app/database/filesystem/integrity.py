@@ -22,7 +22,6 @@ from app.database.filesystem.file_identity import Signature
 from app.database.filesystem.reconcile import Settling
 from app.database.filesystem.rows import key_of, looks_alike, path_of, signature_of
 from app.database.filesystem.scanner import Scanner
-from app.database.rules import verdict_of
 from app.database.sql.engine import Database
 from app.database.sql.schema import HASH_FIRST, UNJUDGED, Departed, Media
 from app.storage.content_hash import ContentHash
@@ -185,7 +184,7 @@ class FilesystemMaintenance:
                     return Integrity.CHANGED
         except Unreadable:
             return Integrity.UNREADABLE
-        return verdict_of(row.sha256 or row.other_sha256, digest.hexdigest())
+        return Integrity.of_hash(row.sha256 or row.other_sha256, digest.hexdigest())
 
     def _record(self, row: Media, found: ContentHash) -> bool:
         """Record the hash, if the row still speaks of the same bytes. Return whether it does."""

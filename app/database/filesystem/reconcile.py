@@ -25,10 +25,10 @@ from app.database.filesystem.rows import (
     sign,
     signature_of,
 )
-from app.database.rules import modified_at, type_after_move
 from app.database.sql.engine import Database, OutcomeUnknown
 from app.database.sql.schema import Departed, Media
-from app.http.media_types import media_type
+from app.http.dates import modification_date
+from app.http.media_types import media_type, media_type_after_rename
 from app.storage.errors import PathConflict, Unfinished
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Change, ChangeKind, Key
@@ -152,7 +152,7 @@ class Settling:
 
     def rename(self, row: Media, key: Key, path: Segments) -> None:
         """Let the row speak of the file at another path."""
-        row.content_type = type_after_move(row.content_type, row.filename, key.filename)
+        row.content_type = media_type_after_rename(row.content_type, row.filename, key.filename)
         place(row, key, path, self._ignored)
 
     def hashed(self, row: Media, sha256: str, *, is_utf8: bool) -> None:
@@ -161,7 +161,7 @@ class Settling:
         if changed:  # other bytes under the size and time of those that were there before
             now = datetime.now(UTC)
             be_version(row, etag=sha256, sha256=sha256, is_utf8=is_utf8)
-            row.updated_at = modified_at(now, row.updated_at, now)
+            row.updated_at = modification_date(now, row.updated_at, now)
             _log.warning(
                 CHANGED_UNSEEN, "/".join(path_of(row))
             )  # a verification finds them sound from now on
@@ -346,7 +346,7 @@ def _facts(row: Media) -> tuple[object, ...]:
 
 def _modified_at(mtime: float, previous: datetime | None) -> datetime:
     now = datetime.now(UTC)
-    return modified_at(datetime.fromtimestamp(max(0, min(mtime, now.timestamp())), UTC), previous, now)
+    return modification_date(datetime.fromtimestamp(max(0, min(mtime, now.timestamp())), UTC), previous, now)
 
 
 def is_finished(age_s: float, has_writer: bool | None, *, moved_there: bool) -> bool:

@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session
 
 from app.database.filesystem.file_identity import Signature
 from app.database.filesystem.posix import Segments
-from app.database.rules import can_be_stored
 from app.database.sql.engine import Database
 from app.database.sql.schema import Departed, Known, Media, Volume, Word
 from app.storage.ignored_names import IgnoredNames
 from app.storage.search_tokens import words
-from app.storage.types import RESERVED, Address, FileId, FileInfo, Key
+from app.storage.types import RESERVED, Address, FileId, FileInfo, Key, is_storable
 
 
 def root_of(library: str) -> Segments:
@@ -42,7 +41,7 @@ def path_of(row: Media) -> Segments:
 
 
 def find(session: Session, address: Address) -> Media | None:
-    if isinstance(address, FileId) and not can_be_stored(address.id):
+    if isinstance(address, FileId) and not is_storable(address.id):
         return None
     query = select(Media).where(Media.library == address.library)
     if isinstance(address, Key):

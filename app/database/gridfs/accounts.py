@@ -18,7 +18,18 @@ from pymongo import DESCENDING
 from pymongo.collection import Collection as Documents
 from pymongo.errors import DuplicateKeyError
 
-from app.accounts.errors import EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
+from app.accounts.errors import (
+    LAST,
+    NO_ACCOUNT,
+    NO_INVITE,
+    NO_LINK,
+    NO_TOKEN,
+    TAKEN,
+    EmailTaken,
+    LastAdministrator,
+    SignUpRefused,
+    UnknownAccount,
+)
 from app.accounts.models import Account, Destination, Invite, Link, Session, SigningKey, Token
 from app.accounts.store import MAX_SESSIONS
 from app.database.gridfs import account_documents
@@ -26,7 +37,6 @@ from app.database.gridfs.account_documents import model, stored
 from app.database.gridfs.connection import Users
 from app.database.gridfs.documents import Stored
 from app.database.gridfs.shared_state import MongoAttempts
-from app.database.rules import LAST, NO_ACCOUNT, NO_INVITE, NO_LINK, NO_TOKEN, TAKEN
 from app.storage.errors import StorageUnavailable
 
 COUNTS_FOR_MS = 10_000

@@ -19,7 +19,6 @@ from app.database.gridfs.reader import GridReader
 from app.database.gridfs.scanner import Scanner
 from app.database.gridfs.staging import StagedFile
 from app.database.gridfs.writes import NO_FILE, Changes, check_room
-from app.database.rules import check
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.ignored_names import IgnoredNames
@@ -33,6 +32,7 @@ from app.storage.types import (
     Key,
     Listing,
     Page,
+    check_expectation,
 )
 
 BIG = 16 << 20
@@ -87,7 +87,7 @@ class GridBackend:
             media = find(self._database.media, key)
             if media is None:
                 check_room(self._database.media, key)
-        check(None if media is None else media.etag, expect)
+        check_expectation(None if media is None else media.etag, expect)
 
     def stage(self, size: int | None) -> StagedFile:
         if size is not None and size >= BIG and self._database.room() < size:

@@ -8,7 +8,7 @@ from bson import Regex
 from pymongo.collection import Collection
 
 from app.database.gridfs.documents import Stored
-from app.database.rules import FEW, HOW_FEW, MAX_TOGETHER, RARELY_TOGETHER
+from app.database.stretches import FEW, HOW_FEW, MAX_TOGETHER, RARELY_TOGETHER
 from app.storage.types import Listing, Sort
 
 

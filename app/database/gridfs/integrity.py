@@ -17,7 +17,6 @@ from app.database.gridfs.documents import (
 )
 from app.database.gridfs.reader import GridReader
 from app.database.gridfs.scanner import Scanner, sweep
-from app.database.rules import verdict_of
 from app.storage.batches import batches
 from app.storage.content_hash import ContentHash
 from app.storage.errors import StorageUnavailable, Truncated
@@ -101,7 +100,7 @@ class GridMaintenance:
                 self._database.check_answers()
                 verdict = Integrity.UNREADABLE
             else:
-                verdict = verdict_of(media.sha256, digest.hexdigest())
+                verdict = Integrity.of_hash(media.sha256, digest.hexdigest())
             if verdict is not None:
                 yield VerifyStep(path, 0, verdict)
 

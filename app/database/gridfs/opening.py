@@ -10,13 +10,13 @@ from uuid import uuid4
 from pymongo import UpdateOne
 from pymongo.errors import ServerSelectionTimeoutError
 
+from app.database.facts import NEWER
 from app.database.gridfs.accounts import MongoAccounts
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.connection import USERS, Connection, Database, Users
 from app.database.gridfs.documents import Stored, behind
 from app.database.gridfs.staging import Senders
 from app.database.gridfs.upload_leases import Keeper
-from app.database.rules import NEWER
 from app.events.feed import ChangeFeed
 from app.settings import ConfigurationError, Settings
 from app.storage.copy_notes import Copy

@@ -17,11 +17,10 @@ from pymongo.cursor import Cursor
 
 from app.database.gridfs.documents import KNOWN, Stored
 from app.database.gridfs.finding import covered, few_files, filters, keys
-from app.database.rules import STRIDES, can_be_stored
-from app.database.stretches import order_of, parts, remaining
+from app.database.stretches import STRIDES, order_of, parts, remaining
 from app.storage import cursors, search_tokens
 from app.storage.cursors import Position
-from app.storage.types import Listing, Sort
+from app.storage.types import Listing, Sort, is_storable
 
 
 def rows(
@@ -30,7 +29,7 @@ def rows(
     """What is KNOWN of the next files of the listing, and the cursor of the page after them."""
     position = None if cursor is None else cursors.decode(listing, cursor)
     wanted = search_tokens.wanted(listing.query)
-    if (listing.query.strip() and not wanted) or not can_be_stored(listing.content_type):
+    if (listing.query.strip() and not wanted) or not is_storable(listing.content_type):
         return [], None
     also = list(filters(listing, wanted))
     few = few_files(collection, listing, wanted)

@@ -8,7 +8,7 @@ from pymongo.collection import Collection
 
 from app.database.gridfs.documents import Stored
 from app.database.gridfs.finding import keys
-from app.database.rules import MAX_LOOKED_AT
+from app.database.stretches import MAX_LOOKED_AT
 
 _JUMPS = 100
 """How many folders are gone to one by one, past all that is inside each, before the rest is read at once."""

@@ -13,10 +13,11 @@ from app.database.gridfs.connection import Database
 from app.database.gridfs.documents import Media, Stored, as_it_is, find, key_of, place
 from app.database.gridfs.own_writes import Mark
 from app.database.gridfs.staging import NOT_OURS, OURS
-from app.database.rules import check, modified_at, type_after_move
+from app.http.dates import modification_date
+from app.http.media_types import media_type_after_rename
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
 from app.storage.ignored_names import IgnoredNames
-from app.storage.types import Expectation, FileInfo, Key
+from app.storage.types import Expectation, FileInfo, Key, check_expectation
 
 _BEGINNINGS = ("", "/", "./", "//")
 """Beginnings that mean the top folder. Few, so that all spellings of a path are looked up along an index."""
@@ -84,14 +85,14 @@ class Changes:
         while True:
             with self._database.asked():
                 old = find(self._database.media, key_of(new))
-            check(None if old is None else old.etag, expect)
+            check_expectation(None if old is None else old.etag, expect)
             if old is None:
                 new.id, new.created_at = self._free_id(origin), created_at
                 done = self._create(new)
             else:
                 new.id, new.created_at = old.id, old.created_at
                 if origin is None:
-                    new.updated_at = modified_at(updated_at, old.updated_at, updated_at)
+                    new.updated_at = modification_date(updated_at, old.updated_at, updated_at)
                 done = self._replace(old, new)
             if done:
                 self._hand_over(old, new)
@@ -186,7 +187,7 @@ class Changes:
             if find(self._database.media, target) is not None:
                 raise AlreadyExists("A file of this name exists.")
             check_room(self._database.media, target)
-        suggested = type_after_move(content_type, source.filename, target.filename)
+        suggested = media_type_after_rename(content_type, source.filename, target.filename)
         if not self._put(media, target, suggested):
             return False
         try:
@@ -225,7 +226,7 @@ class Changes:
             media = find(self._database.media, key)
         if media is None:
             raise NotFound(NO_FILE)
-        check(media.etag, expect)
+        check_expectation(media.etag, expect)
         return media
 
     def _retire(self, media: Media) -> None:

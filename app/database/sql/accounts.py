@@ -20,13 +20,24 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import Delete, Update
 
 from app.accounts import models
-from app.accounts.errors import EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
+from app.accounts.errors import (
+    LAST,
+    NO_ACCOUNT,
+    NO_INVITE,
+    NO_LINK,
+    NO_TOKEN,
+    TAKEN,
+    EmailTaken,
+    LastAdministrator,
+    SignUpRefused,
+    UnknownAccount,
+)
 from app.accounts.store import MAX_SESSIONS
-from app.database.rules import LAST, NO_ACCOUNT, NO_INVITE, NO_LINK, NO_TOKEN, TAKEN, can_be_stored
 from app.database.sql.engine import Database
 from app.database.sql.schema import Account, Announcement, Invite, Link, SigningKey, Table, Token
 from app.database.sql.schema import Session as Login
 from app.database.sql.shared_state import SqlAttempts, WithReserve
+from app.storage.types import is_storable
 
 M = TypeVar("M")
 
@@ -190,7 +201,7 @@ class SqlAccounts:
 
     def remove_token(self, account_id: str, token_id: str) -> None:
         mine = (Token.id == token_id, Token.account_id == account_id)
-        if not can_be_stored(token_id) or not self._execute(delete(Token).where(*mine), *mine):
+        if not is_storable(token_id) or not self._execute(delete(Token).where(*mine), *mine):
             raise UnknownAccount(NO_TOKEN)
 
     def remove_tokens(self, account_id: str) -> None:
@@ -202,7 +213,7 @@ class SqlAccounts:
             self._insert(session, Link(**asdict(link)), Link.id == link.id)
 
     def link(self, link_id: str) -> models.Link | None:
-        if not can_be_stored(link_id):
+        if not is_storable(link_id):
             return None
         return self._first(models.Link, select(Link).where(Link.id == link_id))
 
@@ -218,7 +229,7 @@ class SqlAccounts:
 
     def remove_link(self, account_id: str, link_id: str) -> None:
         mine = (Link.id == link_id, Link.account_id == account_id)
-        if not can_be_stored(link_id) or not self._execute(delete(Link).where(*mine), *mine):
+        if not is_storable(link_id) or not self._execute(delete(Link).where(*mine), *mine):
             raise UnknownAccount(NO_LINK)
 
     def add_invite(self, invite: models.Invite) -> None:
@@ -231,7 +242,7 @@ class SqlAccounts:
 
     def remove_invite(self, secret_hash: str) -> None:
         this = Invite.hash == secret_hash
-        if not can_be_stored(secret_hash) or not self._execute(delete(Invite).where(this), this):
+        if not is_storable(secret_hash) or not self._execute(delete(Invite).where(this), this):
             raise UnknownAccount(NO_INVITE)
 
     def signing_keys(self) -> Sequence[models.SigningKey]:

@@ -15,8 +15,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from app.database.rules import FEW, HOW_FEW, MAX_TOGETHER, RARELY_TOGETHER
 from app.database.sql.schema import Media, Word
+from app.database.stretches import FEW, HOW_FEW, MAX_TOGETHER, RARELY_TOGETHER
 from app.storage.types import Listing, Sort
 
 Text = ColumnElement[str] | InstrumentedAttribute[str]

@@ -18,6 +18,7 @@ from sqlalchemy import URL, Connection, inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.database.facts import NEWER
 from app.database.filesystem.backend import FilesystemBackend
 from app.database.filesystem.copy_records import SqliteCopies
 from app.database.filesystem.disk import Disk, is_marked
@@ -25,7 +26,6 @@ from app.database.filesystem.flock_leases import LockedFiles
 from app.database.filesystem.posix import map_os_errors
 from app.database.filesystem.read_only import ReadOnlyDisk, is_on_read_only_file_system, place_of
 from app.database.filesystem.rows import ignored_names
-from app.database.rules import NEWER
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.schema import Volume
 from app.database.sql.shared_state import SqlLeases

@@ -12,8 +12,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from app.database.filesystem.posix import Segments
 from app.database.filesystem.rows import disk_path, path_at
-from app.database.rules import MAX_LOOKED_AT
 from app.database.sql.schema import Media
+from app.database.stretches import MAX_LOOKED_AT
 from app.storage.types import Key
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.database.filesystem.file_identity import Identity, Likeness, Signature, likeness
 from app.database.filesystem.reconcile import STABLE_AFTER_S, WRITTEN_FOR_S, is_finished
-from app.database.rules import modified_at
+from app.http.dates import modification_date
 
 ROW = Signature(size=4, mtime_ns=10, inode=7, ctime_ns=20)
 OLD_ROW = replace(ROW, ctime_ns=None)
@@ -79,4 +79,4 @@ NEXT_SECOND = NOON.replace(microsecond=0) + ONE_SECOND
     ],
 )
 def test_modified_at_never_goes_back(date: datetime, previous: datetime | None, expected: datetime) -> None:
-    assert modified_at(date, previous, NOON) == expected
+    assert modification_date(date, previous, NOON) == expected

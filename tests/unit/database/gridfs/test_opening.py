@@ -11,10 +11,10 @@ import pytest
 from pymongo.collection import Collection
 
 from app.database import prepare_database
+from app.database.facts import NEWER
 from app.database.gridfs.connection import Database
 from app.database.gridfs.documents import UNJUDGED, UNJUDGED_INDEX
 from app.database.gridfs.opening import VERSION, migration, open_gridfs
-from app.database.rules import NEWER
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageUnavailable
 from tests.support import mongo
