@@ -1,4 +1,4 @@
-"""Logs: every record is one line, and nothing in it drives a terminal or passes for another line."""
+"""Logging: each record is one line, and no value in it can control a terminal or forge another line."""
 
 import json
 import logging
@@ -15,56 +15,56 @@ from typing import Any, Literal, Protocol
 Format = Literal["line", "json"]
 
 REQUESTS = "seekable.requests"
-"""The logger of requests, one record for each, when its answer has ended."""
+"""The logger of requests: one record each, when the response has ended."""
 
 REQUEST = '%s - "%s %s HTTP/%s" %d in=%d out=%d s=%.4f id=%s'
 REQUEST_FIELDS = ("client", "method", "path", "version", "status", "received", "bytes", "duration", "id")
-"""The message of such a record, and what its arguments are called in JSON."""
+"""The message of such a record, and the names of its arguments in JSON."""
 
 
-class Asked(Protocol):
-    """A request, as a log knows it."""
+class LoggedRequest(Protocol):
+    """The part of a request that log records name."""
 
     @property
     def id(self) -> str: ...
 
 
-ASKED: ContextVar[Asked | None] = ContextVar("asked", default=None)
-"""The request that is being answered."""
+CURRENT_REQUEST: ContextVar[LoggedRequest | None] = ContextVar("current_request", default=None)
+"""The request that this context answers."""
 
-_FRAMES = 12  # of an exception, the innermost; enough to see whose fault it was
-_LINKS = 5  # of a chain or a group of exceptions
+_MAX_FRAMES = 12  # innermost frames of an exception: enough to find the faulty code
+_MAX_LINKS = 5  # exceptions of a chain or a group
 
-_ECHOES = (
-    # The library of WebSockets repeats what uvicorn has said.
+_REPETITIONS = (
+    # The WebSocket library repeats records of uvicorn.
     "connection open",
     "connection closed",
-    # uvicorn repeats what was said by the one who broke an answer off, and why.
+    # The code that aborts a response has logged the reason.
     "ASGI callable returned without completing response.",
 )
 
-# The parameters of signed links and of invites, and where a browser goes on with them after a login.
+# Parameters of signed links and invites, also in the target of a redirect after a login.
 _SECRET = re.compile(r"((?:link|invite)(?:=|%3[Dd]))[^&\s]+")
 
 _log = logging.getLogger("seekable")
 
 
 def escaped(text: str) -> str:
-    """The text with all that is not printable as a backslash escape, as Python writes it.
+    """Return the text with each unprintable character as a backslash escape, as in Python literals.
 
-    That is every control character (C0, DEL, C1), line and paragraph separators, what turns the direction
-    of writing, lone surrogates, and what no font has.
+    Unprintable are control characters (C0, DEL, C1), line and paragraph separators, characters that change
+    the direction of writing, lone surrogates, and unassigned code points.
     """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def told(error: BaseException) -> str:
-    """An exception, where it was raised, innermost first, and what led to it."""
+def describe_exception(error: BaseException) -> str:
+    """Return one line with an exception, its frames from the innermost, and its causes."""
     parts, link = [], ""
     at: BaseException | None = error
-    for _ in range(_LINKS):
+    for _ in range(_MAX_LINKS):
         if at is None:
             break
         parts.append(link + _one(at))
@@ -79,10 +79,10 @@ def _one(error: BaseException) -> str:
     try:
         message = str(error)
     except Exception:
-        message = "(without words)"
+        message = "(no message)"
     inside = ""
     if isinstance(error, BaseExceptionGroup):
-        inside = f" [{' | '.join(told(each) for each in error.exceptions[:_LINKS])}]"
+        inside = f" [{' | '.join(describe_exception(each) for each in error.exceptions[:_MAX_LINKS])}]"
     kind = type(error).__qualname__
     return f"{kind}{message and f': {message}'}{inside}{_trace(error.__traceback__)}"
 
@@ -92,41 +92,41 @@ def _trace(found: TracebackType | None) -> str:
         f"{_short(frame.f_code.co_filename)}:{line} {frame.f_code.co_name}"
         for frame, line in traceback.walk_tb(found)
     ]
-    shown = " < ".join(frames[: -_FRAMES - 1 : -1])
-    return shown and f" at {shown}{' < …' if len(frames) > _FRAMES else ''}"
+    shown = " < ".join(frames[: -_MAX_FRAMES - 1 : -1])
+    return shown and f" at {shown}{' < …' if len(frames) > _MAX_FRAMES else ''}"
 
 
 def _short(file: str) -> str:
-    """The file's path without the folder that it was imported from."""
+    """Return the file's path relative to the folder that it was imported from."""
     homes = [home for home in sys.path if home and file.startswith(f"{home}/")]
     return file[len(max(homes, key=len)) + 1 :] if homes else file
 
 
 class LineFormatter(logging.Formatter):
-    """A record as one line: time, level, message, and the exception if there is one."""
+    """Formats a record as one line: time, level, message, and the exception if it has one."""
 
     def format(self, record: logging.LogRecord) -> str:
         return f"{_time(record)} {record.levelname} {escaped(': '.join(_parts(record)))}"
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object: what a line has, and of requests each thing by its name."""
+    """Formats a record as one JSON object: the parts of a line, and of a request each field by name."""
 
     def format(self, record: logging.LogRecord) -> str:
         found: dict[str, Any] = {"time": _time(record), "level": record.levelname}
         if record.name == REQUESTS and isinstance(record.args, tuple):
-            asked: dict[str, Any] = dict(zip(REQUEST_FIELDS, record.args, strict=True))
-            found["message"] = f"{asked['method']} {asked['path']} {asked['status']}"
-            found |= asked | {"duration": round(asked["duration"], 6)}
+            fields: dict[str, Any] = dict(zip(REQUEST_FIELDS, record.args, strict=True))
+            found["message"] = f"{fields['method']} {fields['path']} {fields['status']}"
+            found |= fields | {"duration": round(fields["duration"], 6)}
         else:
             found["message"] = ": ".join(_parts(record))
-            if (request := ASKED.get()) is not None:
+            if (request := CURRENT_REQUEST.get()) is not None:
                 found["id"] = request.id
-        # ASCII: all that could end a line, or turn it around, is escaped; and no JSON has lone surrogates.
-        return json.dumps({key: _whole(value) for key, value in found.items()})
+        # json.dumps escapes line separators and direction marks, as ASCII. Lone surrogates are no JSON.
+        return json.dumps({key: _without_surrogates(value) for key, value in found.items()})
 
 
-def _whole(value: object) -> object:
+def _without_surrogates(value: object) -> object:
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
@@ -135,33 +135,33 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _parts(record: logging.LogRecord) -> list[str]:
-    """The message, and the exception if there is one."""
+    """Return the message, the exception and the stack, as far as the record has them."""
     try:
         message = record.getMessage()
     except Exception:  # a message that does not fit its arguments must not be lost
         message = f"{record.msg!r} {record.args!r}"
     parts = [message.rstrip()]
     if record.exc_info and record.exc_info[1] is not None:
-        parts.append(told(record.exc_info[1]))
+        parts.append(describe_exception(record.exc_info[1]))
     if record.stack_info:
         parts.append(record.stack_info)
     return parts
 
 
 class LineHandler(logging.StreamHandler[Any]):
-    """Writes lines; a log that nobody reads any more is no reason to say so to nobody."""
+    """Writes lines, and ignores errors: after its reader has gone, a log has no place to report them."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
 
-def without_echo(record: logging.LogRecord) -> bool:
-    """Whether the record says something new."""
-    return record.msg not in _ECHOES
+def without_repetitions(record: logging.LogRecord) -> bool:
+    """Filter: drop records that repeat earlier ones."""
+    return record.msg not in _REPETITIONS
 
 
 def without_secrets(record: logging.LogRecord) -> bool:
-    """Take out of the record of a request what would open a file, or an account, to who reads the log."""
+    """Filter: mask parameters with which a reader of the log could open a file or an account."""
     if isinstance(record.args, tuple):
         record.args = tuple(
             _SECRET.sub(r"\1...", part) if isinstance(part, str) and "=" in part else part
@@ -175,47 +175,47 @@ _CONFIG: dict[str, Any] = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"()": "app.logs.LineFormatter"}, "json": {"()": "app.logs.JsonFormatter"}},
     "handlers": {
-        "said": {
+        "stderr": {
             "class": "app.logs.LineHandler",
             "stream": "ext://sys.stderr",
-            "filters": [without_echo, without_secrets],  # it is told of WebSockets, too
+            "filters": [without_repetitions, without_secrets],  # records of WebSockets contain URLs, too
         },
-        "asked": {
+        "stdout": {
             "class": "app.logs.LineHandler",
             "stream": "ext://sys.stdout",
             "filters": [without_secrets],
         },
     },
-    "root": {"level": "WARNING", "handlers": ["said"]},
+    "root": {"level": "WARNING", "handlers": ["stderr"]},
     "loggers": {
         "app": {"level": "INFO"},
         "seekable": {"level": "INFO"},
-        REQUESTS: {"level": "INFO", "handlers": ["asked"], "propagate": False},
+        REQUESTS: {"level": "INFO", "handlers": ["stdout"], "propagate": False},
         "uvicorn": {"level": "INFO"},
-        "uvicorn.access": {"level": "INFO", "handlers": ["asked"], "propagate": False},
+        "uvicorn.access": {"level": "INFO", "handlers": ["stdout"], "propagate": False},
     },
 }
 
 
 def config(form: Format) -> dict[str, Any]:
-    """For `logging.config.dictConfig`. Requests go to standard output, all else to standard error."""
+    """Return a dictionary for `logging.config.dictConfig`: requests to stdout, other records to stderr."""
     handlers = {name: handler | {"formatter": form} for name, handler in _CONFIG["handlers"].items()}
     return _CONFIG | {"handlers": handlers}
 
 
 def configure(form: Format = "line") -> None:
-    """Let everything that this process has to say become lines."""
+    """Log records, warnings and unhandled exceptions of this process as lines."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     logging.config.dictConfig(config(form))
     logging.captureWarnings(True)
     threading.excepthook = _thread_failed
-    sys.unraisablehook = _ignored
+    sys.unraisablehook = _unraisable
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
-    _log.error("A thread ended by itself", exc_info=failed.exc_value)
+    _log.error("A thread ended with an exception", exc_info=failed.exc_value)
 
 
-def _ignored(ignored: "sys.UnraisableHookArgs") -> None:
-    _log.error("%s %r", ignored.err_msg or "Ignored in", ignored.object, exc_info=ignored.exc_value)
+def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
+    _log.error("%s %r", failed.err_msg or "Ignored in", failed.object, exc_info=failed.exc_value)

@@ -102,7 +102,7 @@ class Exchange:
             self._files = self._sender.sent
         requests.running.add(self)
         if name:
-            logs.ASKED.set(self)
+            logs.CURRENT_REQUEST.set(self)
         try:
             await app(scope, self._receive, self._send)
         except BaseException:

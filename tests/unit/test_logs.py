@@ -7,7 +7,15 @@ import sys
 
 import pytest
 
-from app.logs import ASKED, REQUEST, REQUESTS, JsonFormatter, LineFormatter, escaped, told
+from app.logs import (
+    CURRENT_REQUEST,
+    REQUEST,
+    REQUESTS,
+    JsonFormatter,
+    LineFormatter,
+    describe_exception,
+    escaped,
+)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +102,7 @@ HERE = r"tests/unit/test_logs\.py:\d+"
         (ValueError("never raised"), "ValueError: never raised"),
         (failed(raise_, ValueError("why")), f"ValueError: why at {HERE} raise_ < {HERE} failed"),
         (failed(raise_, ValueError()), f"ValueError at {HERE} raise_ < {HERE} failed"),
-        (failed(raise_, Mute()), rf"Mute: \(without words\) at {HERE} raise_ < {HERE} failed"),
+        (failed(raise_, Mute()), rf"Mute: \(no message\) at {HERE} raise_ < {HERE} failed"),
         (
             failed(lambda: chained(suppress=False)),
             f"ValueError: outer at {HERE} chained .*; caused by KeyError: 'inner' at {HERE} raise_ < .*",
@@ -111,17 +119,17 @@ HERE = r"tests/unit/test_logs\.py:\d+"
     ],
 )
 def test_exception_is_formatted_in_one_line(error: BaseException, pattern: str) -> None:
-    assert re.fullmatch(pattern, told(error)), told(error)
+    assert re.fullmatch(pattern, describe_exception(error)), describe_exception(error)
 
 
 def test_exception_chain_is_cut_off_when_circular() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
-    assert told(first).count("caused by") == 4
+    assert describe_exception(first).count("caused by") == 4
 
 
 def test_traceback_names_library_files_without_their_folder() -> None:
-    assert " < json/__init__.py:" in told(failed(json.loads, "{"))
+    assert " < json/__init__.py:" in describe_exception(failed(json.loads, "{"))
 
 
 def line(message: object, *arguments: object, error: BaseException | None = None) -> str:
@@ -185,11 +193,11 @@ def test_json_request_record_names_each_field() -> None:
 
 
 def test_json_record_has_request_id_when_logged_during_request() -> None:
-    class Asked:
+    class Request:
         id = "7-1"
 
-    token = ASKED.set(Asked())
+    token = CURRENT_REQUEST.set(Request())
     try:
         assert json.loads(JsonFormatter().format(record("broken off")))["id"] == "7-1"
     finally:
-        ASKED.reset(token)
+        CURRENT_REQUEST.reset(token)

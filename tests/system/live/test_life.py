@@ -318,7 +318,8 @@ def test_every_event_is_logged_as_one_line(tmp_path: Path) -> None:
     check_logged_once(r"^forged\\n2026-01-01T00:00:00.000\+00:00 INFO line$")
     check_logged_once(r"^'too %d' \('many',\)$")
     check_logged_once(
-        r"^A thread ended by itself: ZeroDivisionError: division by zero at <string>:\d+ <lambda> < threading"
+        r"^A thread ended with an exception: ZeroDivisionError: division by zero "
+        r"at <string>:\d+ <lambda> < threading"
     )
     check_logged_once(r"Odd.__del__.*: KeyError: 'gone\\n' at")
     check_logged_once(
