@@ -1,4 +1,4 @@
-"""Where everything meets: opened here, and closed in reverse."""
+"""The composition root: opens all parts in one lifespan, and closes them in reverse."""
 
 import asyncio
 import logging
@@ -46,7 +46,7 @@ from app.uploads.service import Uploads
 _log = logging.getLogger("seekable")
 
 HASHING = 2
-"""Passwords that are hashed at once; each takes 19 MiB meanwhile."""
+"""Maximum number of passwords that are hashed at the same time; each takes 19 MiB."""
 
 EXPOSED_HEADERS = (
     "Accept-Ranges",
@@ -68,7 +68,7 @@ EXPOSED_HEADERS = (
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The program as an ASGI application. Opens nothing before its lifespan begins."""
+    """Return the ASGI application. Opens nothing before its lifespan begins."""
     settings = settings or read()
     has_accounts = settings.access == "accounts"
     app = Application(
@@ -81,12 +81,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers=HANDLERS,
-        # Or each request asks anew whether somebody wants any.
+        # With the default, FastAPI looks for a telemetry provider on every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.has_accounts = has_accounts
     app.base_path = unquote(urlsplit(settings.base_url or "").path)
-    app.add_middleware(NoSniffMiddleware)  # the innermost: what is added last comes first
+    app.add_middleware(NoSniffMiddleware)  # the innermost: Starlette calls the last one first
     app.add_middleware(StreamMiddleware)
     if has_accounts:
         app.add_middleware(AccessMiddleware)
@@ -115,7 +115,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
         feed = ChangeFeed(IgnoredNames(settings.ignore))
         connections = ConnectionManager(limit=settings.max_sockets)
         feed.subscribe(connections.deliver)
-        requests = Requests()  # which the server counts, at the other end of its state
+        requests = Requests()  # the server reads it from the lifespan state, and counts requests in it
         metrics = Metrics(requests, connections.queues, version=version("seekable"))
         async with AsyncExitStack() as stack:
             stores = await stack.enter_async_context(open_database(settings, feed=feed, observer=metrics))
@@ -143,7 +143,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                 people=people,
                 metrics=metrics,
             )
-            # By one process of all that serve the library.
+            # One of the processes that serve the library runs these.
             await stack.enter_async_context(
                 _running(stores.leases.run_while_held("upkeep", partial(_all_of, chores)))
             )
@@ -159,7 +159,7 @@ def _too_many_calls() -> TooManyAttempts:
 async def _open_people(
     settings: Settings, stores: Stores, store: AccountStore, library: Library, stack: AsyncExitStack
 ) -> People:
-    """All that there is with accounts."""
+    """Open the services of accounts; `stack` closes them."""
     hashing = BoundedPool(HASHING, "passwords", max_waiting=100, refuse=_too_many_calls)
     stack.callback(hashing.close)
     asking = BoundedPool(4, "accounts", max_waiting=1000, refuse=_too_many_calls)
@@ -202,7 +202,7 @@ async def _open_people(
 
 
 def _cache_control(settings: Settings) -> str:
-    """Of stored files: what is one account's is for no cache that others share, unless somebody says so."""
+    """Return Cache-Control of stored files: private with accounts, unless the setting is set explicitly."""
     if settings.access == "accounts" and "cache_control" not in settings.model_fields_set:
         return f"private, {settings.cache_control}"
     return settings.cache_control
@@ -230,7 +230,7 @@ def _app() -> FastAPI:
 
 
 def __getattr__(name: str) -> FastAPI:
-    """`uvicorn app.main:app` finds the program here, made when it is asked for: importing does no I/O."""
+    """Create `app` for `uvicorn app.main:app` on first access, so that the import does no I/O."""
     if name == "app":
         return _app()
     raise AttributeError(name)
