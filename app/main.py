@@ -23,8 +23,8 @@ from app.accounts.store import AccountStore
 from app.database import Stores, open_database
 from app.events.connections import ConnectionManager, Sessions
 from app.events.feed import ChangeFeed
-from app.library.account_deletion import Departures
-from app.library.maintenance_loop import Upkeep
+from app.library.account_deletion import AccountDeletion
+from app.library.maintenance_loop import MaintenanceLoop
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.metrics.registry import Metrics
@@ -124,10 +124,10 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                     "%s is read-only: no file of it can be uploaded, renamed or deleted", settings.location
                 )
             library = Library(stores.storage, feed)
-            upkeep = Upkeep(stores.storage, settings.scan_interval)
-            feed.subscribe(upkeep.receive)
+            maintenance = MaintenanceLoop(stores.storage, settings.scan_interval)
+            feed.subscribe(maintenance.receive)
             people = None
-            chores = [upkeep.run]
+            chores = [maintenance.run]
             if stores.accounts is not None:
                 people = await _open_people(settings, stores, stores.accounts, library, stack)
                 chores.append(people.accounts.sweep_again_and_again)
@@ -179,7 +179,7 @@ async def _open_people(
     quotas = Quotas(
         stores.storage, default=settings.quota, may_store=accounts.is_there, turn=stores.leases.acquire
     )
-    departures = Departures(
+    deletion = AccountDeletion(
         stores.storage,
         library,
         quotas,
@@ -189,13 +189,13 @@ async def _open_people(
         is_staying=accounts.is_staying,
     )
     watch = Watch(store, callers)
-    for work in (watch.run(), departures.run()):
+    for work in (watch.run(), deletion.run()):
         await stack.enter_async_context(_running(work))
     return People(
         accounts=accounts,
         watch=watch,
         quotas=quotas,
-        departures=departures,
+        account_deletion=deletion,
         session_lasts_s=settings.session_lifetime,
         has_folder=settings.storage == "filesystem",
     )

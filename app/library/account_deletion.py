@@ -1,9 +1,9 @@
-"""Accounts that are being deleted: their files are deleted or moved first, and then themselves."""
+"""Deletion of accounts: first their files are deleted or moved to another library, then the account."""
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from itertools import count
 
 from app.accounts.models import Account, Destination
@@ -23,32 +23,33 @@ from app.storage.maintenance import ScanOutcome, Usage
 from app.storage.types import MAX_SEGMENT_BYTES, SHARED, Expect, FileInfo, Key, Listing
 
 IN_PLACE = Destination(library="", folder="")
-"""Of the account whose library is the shared one: its files are ordinary files in the folder already."""
+"""The destination if the files stay where they are, because the account's library is the shared one."""
 
 MAX_NUMBERED = 9
-"""Names that are tried for a file in its own folder, before it goes to the top of the destination."""
+"""Names to try for a file in its own folder, before it is moved to the top of the destination."""
 
 MAX_FLAT = 1_000
+"""Names to try at the top of the destination."""
 
 MAX_EXTENSION_BYTES = 32
-"""What follows the last full stop of a longer name is a part of a sentence."""
+"""Longer texts after the last full stop of a name are not extensions, but parts of a sentence."""
 
 
 async def usage_before_deletion(storage: Storage, library: str) -> Usage:
-    """Return what would be deleted with the library, also what was put there by hand just now."""
+    """Return the usage of a library, including files that other programs have just put there."""
     await storage.page(Listing(library, recursive=True), cursor=None, limit=1)
     return await storage.usage(library)
 
 
 async def free_destination(storage: Storage, library: str, email: str) -> Destination:
-    """Return a folder of the library that is named for the account and is not there yet."""
-    # Names with a full stop at their beginning are hidden on many systems, and some of them in lists here.
-    wanted = email.lstrip(".").replace("/", "-").replace("\\", "-")
+    """Return a folder of the library that is named for the account and does not exist yet."""
+    # Names that begin with a full stop are hidden on many systems, and some of them are ignored in lists.
+    name = email.lstrip(".").replace("/", "-").replace("\\", "-")
     for number in count(1):
-        folder = numbered(wanted, number, is_file=False)
+        folder = numbered(name, number, is_file=False)
         if not await _is_taken(storage, library, folder):
             return Destination(library, folder)
-    raise AssertionError("There are more numbers than folders.")
+    raise AssertionError("unreachable")
 
 
 async def _is_taken(storage: Storage, library: str, folder: str) -> bool:
@@ -64,8 +65,8 @@ async def _is_taken(storage: Storage, library: str, folder: str) -> bool:
 
 
 def candidates(destination: Destination, key: Key) -> Iterator[Key]:
-    """Return the names to try for a file, the best first: where it was, below the folder of the destination;
-    with a number where that is taken; and at the top of that folder, where its own folders cannot be made."""
+    """Yield the keys to try for a file: below the destination, in its own folder, with a number if necessary;
+    then, because that folder may be impossible, at the top of the destination."""
     folder = f"{destination.folder}/{key.folder}" if key.folder else destination.folder
     for place, most in ((folder, MAX_NUMBERED), (destination.folder, MAX_FLAT)):
         for number in range(1, most + 1):
@@ -76,33 +77,36 @@ def candidates(destination: Destination, key: Key) -> Iterator[Key]:
 
 
 def numbered(name: str, number: int, *, is_file: bool = True) -> str:
-    """Return the name with a number before its extension, unless the number is 1; short enough for a name."""
+    """Return the name with a number before its extension, unless it is 1; cut to the length of a name."""
     stem, dot, extension = name.rpartition(".")
     if not is_file or not stem.strip(".") or len(extension.encode()) > MAX_EXTENSION_BYTES:
         stem, dot, extension = name, "", ""
     end = (f" ({number})" if number > 1 else "") + dot + extension
-    room = MAX_SEGMENT_BYTES - len(end.encode())
-    return stem.encode()[: max(0, room)].decode(errors="ignore") + end
+    space = MAX_SEGMENT_BYTES - len(end.encode())
+    return stem.encode()[: max(0, space)].decode(errors="ignore") + end
 
 
-LOOK_EVERY_S = 60
-"""How often it is looked for accounts that a command marked, or another process left behind."""
+CHECK_EVERY_S = 60
+"""Seconds between two searches for accounts that a command marked, or that a killed process left."""
 
-LOOK_AGAIN_S = 3.0
-"""The same while another process sees to one, which may have been killed. If two do, that harms nothing."""
+RECHECK_AFTER_S = 3.0
+"""Seconds until the next attempt while another process, which may have been killed, deletes an account. It is
+harmless if two processes do."""
 
 _PAGE_SIZE = 100
 
-MOVED_AT_ONCE = 10
-"""Files that are moved into a library while its uploads wait to be stored."""
+MOVE_BATCH = 10
+"""Files that are moved into a library before its uploads may be stored again."""
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 
-class Departures:
-    """Removes the files of accounts that are leaving, and then the accounts. What is broken off is gone on
-    with later, after a restart too. `leaving` names them, and `remove` forgets one by its id; `is_staying`
-    returns whether an account is there that is not leaving."""
+class AccountDeletion:
+    """Deletes accounts that are marked as leaving, with their files. Continues after failures and restarts.
+
+    `leaving` returns the marked accounts, `remove` removes one by its id, and `is_staying` returns whether an
+    account exists and is not marked.
+    """
 
     def __init__(
         self,
@@ -122,37 +126,37 @@ class Departures:
         self._remove = remove
         self._leases = leases
         self._is_staying = is_staying
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
 
-    def soon(self) -> None:
-        """Say that an account is leaving. Called in the event loop."""
-        self._asked.set()
+    def start_soon(self) -> None:
+        """Search for marked accounts now. Call this from the event loop."""
+        self._requested.set()
 
     async def run(self) -> None:
-        """Go on until cancelled. What goes wrong is logged, and tried again."""
+        """Run until cancelled. Failures are logged, and retried."""
         while True:
-            self._asked.clear()
-            rest_s: float = LOOK_EVERY_S
+            self._requested.clear()
+            rest_s: float = CHECK_EVERY_S
             async with _logged():
                 for account in await self._leaving():
-                    async with _logged():  # each by itself, or one that cannot go keeps all behind it
+                    async with _logged():  # for each account, so that one failure does not block the others
                         try:
-                            await self._see_off(account)
+                            await self._delete(account)
                         except HeldElsewhere:
-                            rest_s = LOOK_AGAIN_S
-            with contextlib.suppress(TimeoutError):
+                            rest_s = RECHECK_AFTER_S
+            with suppress(TimeoutError):
                 async with asyncio.timeout(rest_s):
-                    await self._asked.wait()
+                    await self._requested.wait()
 
-    async def _see_off(self, account: Account) -> None:
-        # Nobody else need do it too.
-        async with self._leases.acquire(f"departure {account.id}", timeout_s=0, lease_s=LOOK_AGAIN_S):
+    async def _delete(self, account: Account) -> None:
+        # The lease keeps other processes from doing the same work.
+        async with self._leases.acquire(f"departure {account.id}", timeout_s=0, lease_s=RECHECK_AFTER_S):
             await self._clear(account)
             await self._remove(account.id)
 
     async def _clear(self, account: Account) -> None:
-        # Uploads that were let in before it was marked end before this begins, in all processes.
-        async with self._quotas.turn(account.library):
+        # Waits for uploads, of all processes, that were admitted before the account was marked.
+        async with self._quotas.exclusive(account.library):
             pass
         if account.keep == IN_PLACE and account.library == SHARED:
             return
@@ -162,8 +166,8 @@ class Departures:
             await self._clear_listed(account, Listing(account.library, recursive=True, ignored=ignored))
 
     async def _adopt_all(self, account: Account) -> None:
-        """Take in what lies in the library by hand, or files that no list names would be left behind."""
-        async with contextlib.aclosing(self._storage.adopt_all(account.library)) as steps:
+        """Record the files that other programs put into the library, or ignored ones would be left behind."""
+        async with aclosing(self._storage.adopt_all(account.library)) as steps:
             async for step in steps:
                 for finding in step.findings:
                     if finding.outcome is ScanOutcome.UNFINISHED:
@@ -172,28 +176,28 @@ class Departures:
     async def _clear_listed(self, account: Account, listing: Listing) -> None:
         while (page := await self._storage.page(listing, cursor=None, limit=_PAGE_SIZE)).items:
             if account.keep is None:
-                gone = [await self._removed(info) for info in page.items]
+                done = [await self._removed(info) for info in page.items]
             else:
-                gone = await self._moved(page.items, account, account.keep)
-            if not any(gone):
-                raise StorageUnavailable("They are listed, and not found.")
+                done = await self._moved(page.items, account, account.keep)
+            if not any(done):
+                raise StorageUnavailable("Files are listed, but do not exist.")
 
     async def _moved(
         self, files: Sequence[FileInfo], account: Account, destination: Destination
     ) -> list[bool]:
-        """Move files to where they are kept. Whatever its quota is, an account takes them: they are stored
-        already, and must not get lost."""
+        """Move files to the destination, whatever its quota, because they must not get lost. Return for each
+        whether it existed."""
         moved: list[bool] = []
-        for start in range(0, len(files), MOVED_AT_ONCE):
-            # As for uploads: when an account is leaving, nothing more comes into its library.
-            async with self._quotas.turn(destination.library):
+        for start in range(0, len(files), MOVE_BATCH):
+            # Like an upload, so that no file enters the library of an account that is being deleted.
+            async with self._quotas.exclusive(destination.library):
                 await self._check_receiver(account, destination)
-                for info in files[start : start + MOVED_AT_ONCE]:
+                for info in files[start : start + MOVE_BATCH]:
                     moved.append(await self._moved_once(info.key, destination))
         return moved
 
     async def _moved_once(self, key: Key, destination: Destination) -> bool:
-        """Move one file, never over another. Return False if it is not there any more."""
+        """Move one file, never over another. Return False if it does not exist."""
         for target in candidates(destination, key):
             try:
                 await self._library.rename(key, target, expect=Expect.ANY)
@@ -202,18 +206,18 @@ class Departures:
             except NotFound:
                 return False
             return True
-        raise StorageUnavailable(f"There is no free name for one in {destination.folder!r}.")
+        raise StorageUnavailable(f"No name for {key.path!r} is free in {destination.folder!r}.")
 
     async def _check_receiver(self, account: Account, destination: Destination) -> None:
-        """Raise StorageUnavailable if files that are moved there would be deleted, or be lost."""
+        """Raise StorageUnavailable if files in the destination would be deleted as well."""
         others = (one for one in await self._leaving() if one.id != account.id)
-        is_there = all(one.library != destination.library for one in others)
-        if is_there and destination.library != SHARED and self._is_staying is not None:
-            is_there = await self._is_staying(destination.library)  # which is named like its account
-        if not is_there:
+        is_kept = all(one.library != destination.library for one in others)
+        if is_kept and destination.library != SHARED and self._is_staying is not None:
+            is_kept = await self._is_staying(destination.library)  # libraries have the ids of their accounts
+        if not is_kept:
             raise StorageUnavailable(
-                "The account that gets them is gone or leaving: `seekable account remove` it once more, and "
-                "choose another."
+                "The account that should receive them is deleted or being deleted. Run `seekable account "
+                "remove` again and choose another."
             )
 
     async def _removed(self, info: FileInfo) -> bool:
@@ -224,12 +228,12 @@ class Departures:
         return True
 
 
-@contextlib.asynccontextmanager
+@asynccontextmanager
 async def _logged() -> AsyncIterator[None]:
-    """What goes wrong inside is told to the log."""
+    """Log errors of the context instead of raising them."""
     try:
         yield
     except StorageError as error:
-        _log.error("The files of an account that was deleted are still there: %s", error)
+        log.error("The files of an account that was deleted are still there: %s", error)
     except Exception:
-        _log.exception("The files of an account that was deleted are still there")
+        log.exception("The files of an account that was deleted are still there")

@@ -1,4 +1,4 @@
-"""How many bytes the files of an account may have together."""
+"""Quotas: how many bytes the files of an account may have together."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,24 +14,25 @@ from app.storage.types import FileInfo, Key
 
 
 class QuotaExceeded(Exception):
-    """The message is a sentence that may be shown to the person who asked."""
+    """The files of the account would exceed its quota. The message may be shown to the client."""
 
 
 @dataclass
 class _Library:
-    """What is on its way into a library, and whose turn it is to store something there."""
+    """The uploads that are on their way into a library of this process."""
 
-    turn: asyncio.Lock
-    coming: int = 0
-    """Bytes."""
+    lock: asyncio.Lock
+    """Held while one of them is stored."""
+    reserved: int = 0
+    """Bytes of all of them."""
 
 
 class Quotas:
-    """Lets uploads in, and sees once more when they are stored that all files fit: of those that were let in
-    together, those that come first. Used from the event loop only.
+    """Admits uploads that fit, and checks again when each is stored, because several may be admitted at once.
 
-    `default` is in bytes, for accounts with no quota of their own; None is no limit. `may_store` tells
-    whether an account is still there, looking anew. Inside a `turn` no other process has one of that name.
+    `default` is in bytes, for accounts without a quota of their own; None is no limit. `may_store` looks up
+    whether an account still exists. `turn` acquires a lock of this name across processes. Used from the event
+    loop only.
     """
 
     def __init__(
@@ -49,30 +50,33 @@ class Quotas:
         self._libraries: WeakValueDictionary[str, _Library] = WeakValueDictionary()
 
     def of(self, account: Account) -> int | None:
-        """Bytes, or None for no limit."""
+        """Return the quota of an account in bytes; None for no limit."""
         return self._default if account.quota is None else account.quota
 
     @asynccontextmanager
-    async def room(
+    async def reserve(
         self, account: Account, *, replacing: FileInfo | None = None, early: bool = True
-    ) -> AsyncIterator["Room"]:
-        """Room for one upload, perhaps in place of a file that is there. Count stored files `early`, or only
-        when the upload is to be stored: until then uploads alone have to fit."""
+    ) -> AsyncIterator["QuotaReservation"]:
+        """Reserve bytes for one upload, which may replace an existing file, until the context exits.
+
+        With `early`, stored files count from the beginning; else only when the upload is stored.
+        """
         library = self._library(account.library)
         quota = self.of(account)
         used = (await self._storage.usage(account.library)).size if quota is not None and early else 0
-        room = Room(self, account, library, quota, used - (replacing.size if replacing else 0))
+        used -= replacing.size if replacing else 0
+        reservation = QuotaReservation(self, account, library, quota, used)
         try:
-            yield room
+            yield reservation
         finally:
-            room.leave()
+            reservation.release()
 
     @asynccontextmanager
-    async def turn(self, library: str) -> AsyncIterator[None]:
-        """Inside, nobody else stores anything in the library, in no process. HeldElsewhere."""
-        held = self._library(library)  # by a name, or it is gone at once, and the next to come gets another
-        # Of all who wait here one asks the database.
-        async with held.turn, self._turn(f"library {library}"):
+    async def exclusive(self, library: str) -> AsyncIterator[None]:
+        """Keep other uploads, of any process, from being stored in the library. Raises HeldElsewhere."""
+        held = self._library(library)  # the variable keeps the weak entry, and so the lock, alive
+        # Of the tasks that wait in this process, one at a time asks the database.
+        async with held.lock, self._turn(f"library {library}"):
             yield
 
     def _library(self, name: str) -> _Library:
@@ -83,7 +87,7 @@ class Quotas:
 
     async def _check(self, account: Account, key: Key, size: int) -> None:
         if not await self._may_store(account.id):
-            raise NotSignedIn("The account is gone.")
+            raise NotSignedIn("The account no longer exists, or is disabled.")
         quota = self.of(account)
         if quota is None:
             return
@@ -95,8 +99,8 @@ class Quotas:
             raise _exceeded(quota)
 
 
-class Room:
-    """What one upload takes of a quota."""
+class QuotaReservation:
+    """The bytes that one upload takes of a quota."""
 
     def __init__(
         self, quotas: Quotas, account: Account, library: _Library, quota: int | None, used: int
@@ -106,26 +110,26 @@ class Room:
         self._library = library
         self._quota = quota
         self._free = None if quota is None else quota - used
-        self._taken = 0
+        self._size = 0
 
-    def take(self, size: int) -> None:
-        """The upload has, or will have, so many bytes. QuotaExceeded."""
-        self._library.coming += size - self._taken
-        self._taken = size
-        if self._quota is not None and self._free is not None and self._library.coming > self._free:
+    def resize(self, size: int) -> None:
+        """Reserve this many bytes in total. Raises QuotaExceeded if they do not fit beside other uploads."""
+        self._library.reserved += size - self._size
+        self._size = size
+        if self._quota is not None and self._free is not None and self._library.reserved > self._free:
             raise _exceeded(self._quota)
 
     @asynccontextmanager
-    async def stored(self, key: Key, size: int) -> AsyncIterator[None]:
-        """Inside, the upload is to be stored, and nothing else is: QuotaExceeded, if it does not fit."""
-        async with self._quotas.turn(key.library):
+    async def storing(self, key: Key, size: int) -> AsyncIterator[None]:
+        """Hold the library while the upload is stored. Raises QuotaExceeded if it does not fit."""
+        async with self._quotas.exclusive(key.library):
             await self._quotas._check(self._account, key, size)
             yield
 
-    def leave(self) -> None:
-        """It has ended, whatever became of it."""
-        self._library.coming -= self._taken
-        self._taken = 0
+    def release(self) -> None:
+        """Give the bytes back: the upload is stored, or failed."""
+        self._library.reserved -= self._size
+        self._size = 0
 
 
 def _exceeded(quota: int) -> QuotaExceeded:

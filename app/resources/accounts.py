@@ -279,7 +279,7 @@ async def delete_account(
     if _is_to_keep(fields.get("keep_files")):
         keep = await _destination(services, people, caller.account)
     await people.accounts.leave(caller, text(fields, "password"), address=client_of(request), keep=keep)
-    people.departures.soon()
+    people.account_deletion.start_soon()
     response = Response(status_code=204) if not _is_form(request) else _to_login(request)
     session_cookies.take(response, request, services.base_url)
     return response

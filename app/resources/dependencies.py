@@ -17,7 +17,7 @@ from app.accounts.principals import Caller
 from app.accounts.revocation import Watch
 from app.accounts.service import Accounts
 from app.events.connections import ConnectionManager
-from app.library.account_deletion import Departures
+from app.library.account_deletion import AccountDeletion
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.metrics.registry import Metrics
@@ -49,7 +49,7 @@ class People:
     accounts: Accounts
     watch: Watch
     quotas: Quotas
-    departures: Departures
+    account_deletion: AccountDeletion
     session_lasts_s: int
     has_folder: bool
     """Whether stored files are ordinary files in a folder."""

@@ -13,7 +13,7 @@ from app.http.errors import BadPatch, IncompleteBody, TooLarge, UnsupportedForm,
 from app.http.grammar import RawHeaders, field, word_of
 from app.http.merge_patch import MEDIA_TYPE, parse_merge_patch
 from app.http.multipart import FormReader, boundary_of
-from app.library.quotas import Room
+from app.library.quotas import QuotaReservation
 from app.resources.dependencies import (
     CallerDep,
     KeyDep,
@@ -98,7 +98,7 @@ async def upload_file(
     """Store a new file from a form; never over another (409). The fields may come in any order."""
     form = FormReader(boundary_of(request.headers.get("content-type")))
     refuse_encoding(request, UnsupportedForm)
-    async with _room(services, caller) as room:
+    async with _reserve(services, caller) as reservation:
         info = await services.uploads.receive_form(
             library,
             folder,
@@ -106,7 +106,7 @@ async def upload_file(
             request.stream(),
             length=length_of(request),
             sid=sid,
-            room=room,
+            reservation=reservation,
             early=not is_write_only(caller),
         )
     return _created(request, services, info, caller)
@@ -140,7 +140,7 @@ async def put_file(
         fields.getlist("content-md5"),
     )
     try:
-        async with _room(services, caller, replacing=current) as room:
+        async with _reserve(services, caller, replacing=current) as reservation:
             committed = await services.uploads.receive_raw(
                 key,
                 request.stream(),
@@ -149,7 +149,7 @@ async def put_file(
                 content_type=content_type,
                 expect=expect,
                 sid=sid,
-                room=room,
+                reservation=reservation,
                 early=early,
             )
     except AlreadyExists as error:
@@ -173,14 +173,14 @@ async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> R
     return Response(status_code=204)
 
 
-def _room(
+def _reserve(
     services: Services, caller: Caller | None, *, replacing: FileInfo | None = None
-) -> AbstractAsyncContextManager[Room | None]:
-    """Room for an upload, where there are accounts."""
+) -> AbstractAsyncContextManager[QuotaReservation | None]:
+    """Reserve a part of the caller's quota for an upload. Reserves nothing without accounts."""
     if caller is None or services.people is None:
         return nullcontext()
     early = not is_write_only(caller)
-    return services.people.quotas.room(caller.account, replacing=replacing, early=early)
+    return services.people.quotas.reserve(caller.account, replacing=replacing, early=early)
 
 
 async def _current(services: Services, key: Key) -> FileInfo | None:

@@ -1,4 +1,4 @@
-"""What is told of an upload while it comes in, and how often."""
+"""The progress of an upload, as messages to the WebSocket session that the client names."""
 
 import time
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from app.events.feed import Message, compact
 from app.http.errors import BadForm
 
 INTERVAL_S = 0.125
-"""Between two messages. Nine in any second, and the last one, which does not wait: never more than ten."""
+"""Seconds between two messages. With the last one, which is not delayed, a client gets ten in a second."""
 
 ELSEWHERE_INTERVAL_S = 1.0
-"""Between two that other processes hear of, too, besides the last."""
+"""Seconds between two messages, other than the last, that other processes receive as well."""
 
 MAX_SID_LENGTH = 64
 
@@ -23,10 +23,10 @@ class Send(Protocol):
 
 
 class Progress:
-    """How much of one request's body has come, told to the sid that it names, in its URL or in a form.
+    """The progress of one request, for the session `sid` that its URL or form names.
 
-    `total` is the length of the body, if it is known. That `received` equals it is said only once, last,
-    when the file is stored. An upload that fails just ends: its own answer says why.
+    `total` is the length of the body; None if unknown. Only the last message, sent when the file is stored,
+    has `received` equal to `total`. A failed upload sends no last message: its response has the error.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Progress:
             self.follow(sid)
 
     def follow(self, sid: str) -> None:
-        """Take note of who is to be told. Raises BadForm."""
+        """Send the messages to this session. Raises BadForm if the sid is invalid or another is set."""
         if len(sid) > MAX_SID_LENGTH:
             raise BadForm(f"A sid is at most {MAX_SID_LENGTH} characters long.")
         if self._sid and sid and self._sid != sid:
@@ -59,7 +59,7 @@ class Progress:
         self._sid = sid or self._sid
 
     def advance(self, size: int) -> None:
-        """So many more bytes have come."""
+        """Count bytes that arrived, and send a message if one is due."""
         self.received += size
         now = self._clock()
         if self._sid and size and now >= self._not_before and self.received != self._total:
@@ -70,7 +70,7 @@ class Progress:
             self._send(self._total, elsewhere=elsewhere)
 
     def finish(self) -> None:
-        """The file is stored."""
+        """Send the last message: the file is stored."""
         if self._sid:
             self._send(self.received, elsewhere=True)
 

@@ -1,4 +1,4 @@
-"""Takes uploads: bytes go straight from the request into staging, and are stored when all have come."""
+"""Uploads: bytes go from the request straight into staging, and are committed when the body is complete."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
@@ -7,20 +7,22 @@ from app.http import digest_fields
 from app.http.digest_fields import Digests
 from app.http.errors import BadForm, IncompleteBody, TooLarge
 from app.http.multipart import Field, FileData, FileStarted, FormReader
-from app.library.quotas import Room
+from app.library.quotas import QuotaReservation
 from app.library.service import Library
 from app.storage.contract import Staged, Storage
 from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, normalize_folder
 from app.uploads.progress import Progress, Send
 
 FORM_OVERHEAD = 1 << 20
-"""Bytes that a form may be longer than the file in it."""
+"""Bytes by which a form may be longer than the file in it."""
 
 
 class Uploads:
-    """Both ways to send a file. Neither holds more of it in memory than the storage's stage does.
+    """Receives files from forms and from raw bodies, with only a few chunks in memory.
 
-    `max_size` is the largest size of one file in bytes. `send` delivers messages of progress.
+    `max_size` is the largest size of one file in bytes. `send` delivers messages about progress to `sid`, the
+    WebSocket session that a client names. With `early`, conflicts with stored files are refused before the
+    body arrives; else only when it is complete, for clients that must not learn which files exist.
     Raises the errors of uploads, storage and quotas; nothing is stored then.
     """
 
@@ -39,16 +41,16 @@ class Uploads:
         *,
         length: int | None,
         sid: str | None,
-        room: Room | None = None,
+        reservation: QuotaReservation | None = None,
         early: bool = True,
     ) -> FileInfo:
-        """Store the file of a form as a new one. `folder` is where, unless a field of the form says it, and
-        so is `sid` for who is told of its progress; `length` is that of the whole body, if known. `room` is
-        what a quota leaves, if there is one. Refuse a name that is taken `early`, or else only when the whole
-        form has arrived."""
+        """Store the file of a form as a new file.
+
+        Fields of the form may give `folder` and `sid` as well. `length` is the length of the whole body.
+        """
         self._check_length(length, self._max_size + FORM_OVERHEAD)
-        if room is not None and length is not None:
-            room.take(max(0, length - FORM_OVERHEAD))
+        if reservation is not None and length is not None:
+            reservation.resize(max(0, length - FORM_OVERHEAD))
         target = _Target(library, folder)
         progress = Progress(self._send, library=library, sid=sid, filename=None, total=length)
 
@@ -56,18 +58,20 @@ class Uploads:
             part = b""
             for event in form.feed(data):
                 if isinstance(event, FileData):
-                    part = event.data  # there is one at most
+                    part = event.data  # at most one for each piece of the body
                 elif isinstance(event, Field) and event.name == "sid":
                     progress.follow(event.value)
-                elif (key := target.learn(event)) is not None and early:
+                elif (key := target.add(event)) is not None and early:
                     await self._storage.check(key, Expect.ABSENT)
             progress.filename = target.filename
             return part
 
-        async with self._received(body, read, length=length, progress=progress, room=room) as staged:
+        async with self._received(
+            body, read, length=length, progress=progress, reservation=reservation
+        ) as staged:
             form.finish()
             key = target.key()
-            async with _turn(room, key, staged):
+            async with _storing(reservation, key, staged):
                 return await self._library.add(key, staged, content_type=target.content_type)
 
     async def receive_raw(
@@ -80,15 +84,13 @@ class Uploads:
         content_type: str | None,
         expect: Expectation,
         sid: str | None,
-        room: Room | None = None,
+        reservation: QuotaReservation | None = None,
         early: bool = True,
     ) -> Committed:
-        """Store the body at the key, and tell the sid of it. `length` and `declared` are what the client
-        announced, if it did; `room` is what a quota leaves, if there is one. Hold `expect` against what is
-        stored `early` too, or only when the whole body has arrived."""
+        """Store the body at the key if the stored version matches `expect`, and the body its digests."""
         self._check_length(length, self._max_size)
-        if room is not None and length is not None:
-            room.take(length)
+        if reservation is not None and length is not None:
+            reservation.resize(length)
         if early:
             await self._storage.check(key, expect)
         progress = Progress(self._send, library=key.library, sid=sid, filename=key.filename, total=length)
@@ -97,10 +99,10 @@ class Uploads:
             return data
 
         async with self._received(
-            body, read, length=length, progress=progress, room=room, algorithms=declared
+            body, read, length=length, progress=progress, reservation=reservation, algorithms=declared
         ) as staged:
             digest_fields.verify(declared, staged.digest)
-            async with _turn(room, key, staged):
+            async with _storing(reservation, key, staged):
                 return await self._library.replace(key, staged, content_type=content_type, expect=expect)
 
     @asynccontextmanager
@@ -111,39 +113,43 @@ class Uploads:
         *,
         length: int | None,
         progress: Progress,
-        room: Room | None,
+        reservation: QuotaReservation | None,
         algorithms: Collection[str] = (),
     ) -> AsyncIterator[Staged]:
-        """The whole file of a body, counted and hashed, to be stored inside. `read` gives the bytes of the
-        file that a piece of the body holds."""
+        """Stage the file of a body, for the context to store. `read` extracts the file from each piece.
+
+        Raises IncompleteBody, TooLarge, QuotaExceeded.
+        """
         async with self._storage.stage(size=length, algorithms=algorithms) as staged:
             size = 0
             async for data in body:
                 part = await read(data)
                 size += len(part)
                 self._check_length(size, self._max_size)
-                if room is not None and (length is None or size > length):
-                    room.take(size)
+                if reservation is not None and (length is None or size > length):
+                    reservation.resize(size)
                 await staged.write(part)
                 progress.advance(len(data))
             if length is not None and progress.received != length:
-                raise IncompleteBody(f"{length} bytes were announced, and {progress.received} came.")
+                raise IncompleteBody(f"Content-Length is {length} bytes, but {progress.received} arrived.")
             await staged.flush()
             yield staged
         progress.finish()
 
     def _check_length(self, length: int | None, most: int) -> None:
         if length is not None and length > most:
-            raise TooLarge(f"A file may have at most {self._max_size} bytes here.")
+            raise TooLarge(f"A file may have at most {self._max_size} bytes.")
 
 
-def _turn(room: Room | None, key: Key, staged: Staged) -> AbstractAsyncContextManager[None]:
-    """Inside, the upload may be stored. QuotaExceeded."""
-    return nullcontext() if room is None else room.stored(key, staged.size)
+def _storing(
+    reservation: QuotaReservation | None, key: Key, staged: Staged
+) -> AbstractAsyncContextManager[None]:
+    """Hold the quota while the upload is stored. Raises QuotaExceeded."""
+    return nullcontext() if reservation is None else reservation.storing(key, staged.size)
 
 
 class _Target:
-    """Where the file of a form goes, as far as its parts, which come in any order, have said so."""
+    """The key of the file of a form, whose parts arrive in any order."""
 
     def __init__(self, library: str, folder: str | None) -> None:
         self._library = library
@@ -151,8 +157,8 @@ class _Target:
         self.filename: str | None = None
         self.content_type: str | None = None
 
-    def learn(self, event: Field | FileStarted) -> Key | None:
-        """Take note. The key as soon as it is certain; a bad name is refused at once."""
+    def add(self, event: Field | FileStarted) -> Key | None:
+        """Add a part. Return the key once no later part can change it; None before. Raises InvalidName."""
         if isinstance(event, FileStarted):
             self.filename, self.content_type = event.filename, event.content_type
             self._key_of(event.filename)
@@ -166,7 +172,7 @@ class _Target:
         return self.key() if self._folder is not None and self.filename is not None else None
 
     def key(self) -> Key:
-        """Where it goes when nothing more is said: at the top, unless a folder was named."""
+        """Return the key: at the top of the library, unless a part names a folder. Raises BadForm."""
         if self.filename is None:
             raise BadForm("The form has no file.")
         return self._key_of(self.filename)

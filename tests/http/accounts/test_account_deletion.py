@@ -195,7 +195,7 @@ def test_kept_files_do_not_move_to_an_account_that_is_leaving(own_server: Accoun
     for leaving in (receiver, third):
         account_id = leaving.account.id
         wait_until(lambda account_id=account_id: own_server.store.account(account_id) is None, leaving.email)  # type: ignore[misc]
-    wait_until(lambda: "gets them is gone or leaving" in own_server.server.log(), "the failure is logged")
+    wait_until(lambda: "should receive them is deleted" in own_server.server.log(), "the failure is logged")
     assert len(stored_paths(own_server.server, leaver.account.library)) == 1
     # Another destination takes them.
     own_server.store.leave(leaver.account.id, Destination(other_user.account.library, "leaver@nas"))

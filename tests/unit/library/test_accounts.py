@@ -13,7 +13,7 @@ from app.accounts.factories import new_account
 from app.accounts.models import Account, Destination
 from app.database import Stores, open_database
 from app.events.feed import ChangeFeed
-from app.library.account_deletion import Departures
+from app.library.account_deletion import AccountDeletion
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.settings import Settings
@@ -42,15 +42,18 @@ def settings(tmp_path: Path, new_library: NewLibrary) -> Settings:
 
 
 @each_backend
-async def test_upload_waits_while_another_task_holds_the_turn(settings: Settings) -> None:
+async def test_upload_waits_while_another_task_holds_the_library(settings: Settings) -> None:
     async with opened(settings) as (_, _, quotas):
         stored = asyncio.Event()
 
         async def store() -> None:
-            async with quotas.room(ANNA) as room, room.stored(Key(ANNA.library, "", "film.mp4"), 1):
+            async with (
+                quotas.reserve(ANNA) as reservation,
+                reservation.storing(Key(ANNA.library, "", "film.mp4"), 1),
+            ):
                 stored.set()
 
-        async with quotas.turn(ANNA.library):
+        async with quotas.exclusive(ANNA.library):
             storing = asyncio.create_task(store())
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(stored.wait()), 0.2)
@@ -77,11 +80,11 @@ async def test_deletion_continues_when_one_account_fails(
             await staged.write(b"a film")
             key = Key(BEN.library, "", "film.mp4")
             await library.replace(key, staged, content_type=None, expect=Expect.ABSENT)
-        departures = Departures(
+        deletion = AccountDeletion(
             storage, library, quotas, leaving=leaving, remove=remove, leases=stores.leases
         )
-        running = asyncio.create_task(departures.run())
-        with caplog.at_level(logging.ERROR, "seekable"):
+        running = asyncio.create_task(deletion.run())
+        with caplog.at_level(logging.ERROR, "app"):
             async with asyncio.timeout(10):
                 while not removed:
                     await asyncio.sleep(0.02)
@@ -105,13 +108,13 @@ async def test_deletion_includes_upload_in_progress_in_another_process(settings:
 
     key = Key(ANNA.library, "", "film.mp4")
     async with opened(settings) as (one, library, quotas), opened(settings) as (two, others, elsewhere):
-        departures = Departures(
+        deletion = AccountDeletion(
             one.storage, library, quotas, leaving=leaving, remove=remove, leases=one.leases
         )
-        async with two.storage.stage() as staged, elsewhere.room(ANNA) as room:
+        async with two.storage.stage() as staged, elsewhere.reserve(ANNA) as reservation:
             await staged.write(b"a film")
-            async with room.stored(key, 6):
-                running = asyncio.create_task(departures.run())
+            async with reservation.storing(key, 6):
+                running = asyncio.create_task(deletion.run())
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(removed.wait(), 0.3)
                 await others.replace(key, staged, content_type=None, expect=Expect.ABSENT)
@@ -135,10 +138,10 @@ async def test_only_one_process_deletes_an_account(settings: Settings) -> None:
     async with opened(settings) as (one, library, quotas), opened(settings) as (two, others, elsewhere):
         given = {"leaving": leaving, "remove": remove}
         both = [
-            Departures(one.storage, library, quotas, leases=one.leases, **given),
-            Departures(two.storage, others, elsewhere, leases=two.leases, **given),
+            AccountDeletion(one.storage, library, quotas, leases=one.leases, **given),
+            AccountDeletion(two.storage, others, elsewhere, leases=two.leases, **given),
         ]
-        running = [asyncio.create_task(departures.run()) for departures in both]
+        running = [asyncio.create_task(deletion.run()) for deletion in both]
         async with asyncio.timeout(10):
             while not removed:
                 await asyncio.sleep(0.01)
@@ -174,10 +177,10 @@ async def test_deletion_removes_ignored_files_of_other_programs(
             file = private / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(b"by hand")
-        departures = Departures(
+        deletion = AccountDeletion(
             stores.storage, library, quotas, leaving=leaving, remove=remove, leases=stores.leases
         )
-        running = asyncio.create_task(departures.run())
+        running = asyncio.create_task(deletion.run())
         await asyncio.wait_for(removed.wait(), 10)
         running.cancel()
     assert [file for file in private.rglob("*") if file.is_file()] == []

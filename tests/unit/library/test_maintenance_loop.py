@@ -14,9 +14,8 @@ import pytest
 
 from app.database import open_database
 from app.database.filesystem import reconcile
-from app.events.feed import ChangeFeed
-from app.library import maintenance_loop
-from app.library.maintenance_loop import Upkeep
+from app.events.feed import Batch, ChangeFeed
+from app.library.maintenance_loop import MaintenanceLoop, with_rests
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key, Listing
@@ -41,9 +40,11 @@ async def storage(root: Path, anyio_backend: str) -> AsyncIterator[Storage]:
 
 
 @asynccontextmanager
-async def running(storage: Storage, interval_s: float) -> AsyncIterator[Upkeep]:
+async def running(
+    storage: Storage, interval_s: float, *, retry_after_s: float = 60
+) -> AsyncIterator[MaintenanceLoop]:
     """Run maintenance; cancel it at the end."""
-    maintenance = Upkeep(storage, interval_s)
+    maintenance = MaintenanceLoop(storage, interval_s, retry_after_s=retry_after_s)
     task = asyncio.create_task(maintenance.run())
     try:
         yield maintenance
@@ -87,7 +88,7 @@ def sha256(data: bytes) -> str:
 async def test_maintenance_finds_and_hashes_existing_files_at_start(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "seekable")
+    caplog.set_level(logging.INFO, "app")
     write_file(root)
     await asyncio.sleep(0.15)
     async with running(storage, NEVER_S):
@@ -98,7 +99,7 @@ async def test_maintenance_finds_and_hashes_existing_files_at_start(
 async def test_maintenance_scans_at_each_interval(
     storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "seekable")
+    caplog.set_level(logging.INFO, "app")
     async with running(storage, 0.05):
         await asyncio.sleep(0.2)
         assert caplog.records == [], "a scan without findings must not log"
@@ -145,16 +146,15 @@ async def test_maintenance_hashes_new_rows_between_scans(root: Path) -> None:
 
 
 async def test_failed_scan_is_logged_and_retried(
-    storage: Storage, root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(maintenance_loop, "RETRY_AFTER_S", 0.05)
     write_file(root)
     await asyncio.sleep(0.15)
     await storage.stat(FILM)
     elsewhere = root / ".seekable" / "elsewhere"
     (root / ".seekable" / "id").rename(elsewhere)  # as if another disk were mounted
     (root / FILM.path).unlink()
-    async with running(storage, NEVER_S):
+    async with running(storage, NEVER_S, retry_after_s=0.05):
         await until(lambda: len(caplog.records) >= 2)
         assert len(hashes(root)) == 1
         elsewhere.rename(root / ".seekable" / "id")
@@ -179,7 +179,7 @@ async def test_failed_hashing_is_logged_and_retried(
         assert record.getMessage().startswith("The files could not be hashed: The database refuses")
         assert record.exc_info is None
         sql(root, "DROP TRIGGER trap")
-        maintenance.hash_soon()
+        maintenance.receive(Batch(unverified=True))
         await until(lambda: hashes(root) == [sha256(b"film")])
 
 
@@ -208,7 +208,7 @@ async def test_maintenance_ends_when_cancelled_during_hashing(storage: Storage, 
         file.truncate(8 << 30)  # sparse: no disk space, but hours of reading on a slow disk
     await asyncio.sleep(0.15)
     await storage.stat(FILM)
-    task = asyncio.create_task(Upkeep(storage, NEVER_S).run())
+    task = asyncio.create_task(MaintenanceLoop(storage, NEVER_S).run())
     await until(lambda: FILM.filename in opened())
     began = time.monotonic()
     await cancelled(task)
@@ -230,7 +230,7 @@ async def test_maintenance_ends_after_current_step_when_cancelled(storage: Stora
     """Cancellation waits for the step, so that nothing is closed while it runs."""
     with closing(sqlite3.connect(root / ".seekable" / "seekable.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        task = asyncio.create_task(Upkeep(storage, NEVER_S).run())
+        task = asyncio.create_task(MaintenanceLoop(storage, NEVER_S).run())
         await asyncio.sleep(0.2)
         task.cancel()
         await asyncio.sleep(0.1)
@@ -244,26 +244,24 @@ async def test_maintenance_ends_after_current_step_when_cancelled(storage: Stora
 # Pace
 
 
-async def test_unhurried_rests_as_long_as_each_step() -> None:
+async def test_rest_is_as_long_as_the_step() -> None:
     async def steps() -> AsyncGenerator[int, None]:
         for number in range(5):
             await asyncio.sleep(0.04)
             yield number
 
     began = time.monotonic()
-    assert [step async for step in maintenance_loop._unhurried(steps())] == [0, 1, 2, 3, 4]
+    assert [step async for step in with_rests(steps())] == [0, 1, 2, 3, 4]
     took = time.monotonic() - began
     assert took >= 10 * 0.04 - 0.01
     assert took < 1.8, "a rest must not include earlier steps"
 
 
-async def test_unhurried_rest_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintenance_loop, "LONGEST_REST_S", 0.01)
-
+async def test_rest_is_bounded() -> None:
     async def steps() -> AsyncGenerator[None, None]:
         await asyncio.sleep(1)
         yield
 
     began = time.monotonic()
-    assert [step async for step in maintenance_loop._unhurried(steps())] == [None]
+    assert [step async for step in with_rests(steps(), longest_s=0.01)] == [None]
     assert time.monotonic() - began < 1.8
