@@ -36,7 +36,7 @@ from app.database import (
     open_database,
     prepare_database,
 )
-from app.database.filesystem.folder_checks import ignores_case
+from app.database.filesystem.doctor_checks import ignores_case
 from app.library.copying import LEFT_BEHIND, Target, copy, gone, remove_gone
 from app.library.copying import Outcome as Copying
 from app.server.listen import activated_listeners, listen, place_of, reachable

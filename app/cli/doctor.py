@@ -15,7 +15,7 @@ from app import logs
 from app.cli.failures import in_a_sentence
 from app.database.examining import examine
 from app.database.facts import DatabaseFacts
-from app.database.filesystem.folder_checks import FolderFacts, examine_folder
+from app.database.filesystem.doctor_checks import FolderFacts, examine_folder
 from app.server.connection_limits import connections_within
 from app.settings import EnvFile, Settings, env_file, read, unknown
 from app.storage.types import RESERVED

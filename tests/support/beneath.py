@@ -15,7 +15,7 @@ from gridfs import GridFSBucket
 from sqlalchemy import NullPool, StaticPool, create_engine, insert, text
 
 from app.database import prepare_database
-from app.database.filesystem.file_identity import Signature
+from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.rows import path_at
 from app.database.sql import postgresql
 from app.database.sql.schema import Media, Table
@@ -102,7 +102,7 @@ class Folder:
             if folder == str(self._root):
                 folders.remove(".seekable")
             for path in (f"{folder}/{name}" for name in names):
-                found.add((path, Signature.of(os.stat(path))))
+                found.add((path, FileStat.of(os.stat(path))))
         return found
 
     def empty(self, folder: str) -> None:
@@ -150,7 +150,7 @@ class Folder:
             file = self._root.joinpath(*path_at(key))
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-            found = Signature.of(os.stat(file))
+            found = FileStat.of(os.stat(file))
             rows.append(film(key) | {"size": 0, "mtime_ns": found.mtime_ns, "inode": found.inode})
         with self._engine.connect() as connection:
             connection.execute(text("BEGIN"))

@@ -16,13 +16,13 @@ from typing import TypeVar
 from sqlalchemy import select
 
 from app.database.filesystem.disk import Disk
-from app.database.filesystem.file_identity import Identity, Likeness, Signature, likeness
+from app.database.filesystem.file_identity import FileIdentity, FileStat, Match, compare
 from app.database.filesystem.integrity import FilesystemMaintenance
-from app.database.filesystem.name_equivalence import check_spelling, is_same
-from app.database.filesystem.open_cache import DiskReader, Remembered
-from app.database.filesystem.posix import Segments
+from app.database.filesystem.name_equivalence import check_exact_name, is_equivalent
+from app.database.filesystem.open_cache import DiskReader, OpenCache
+from app.database.filesystem.posix import DiskPath
 from app.database.filesystem.read_only import ReadOnlyDisk
-from app.database.filesystem.reconcile import Settling
+from app.database.filesystem.reconcile import Reconciler
 from app.database.filesystem.rows import (
     be_version,
     find,
@@ -33,8 +33,8 @@ from app.database.filesystem.rows import (
     path_at,
     path_of,
     place,
-    sign,
-    signature_of,
+    record_stat,
+    stat_of,
 )
 from app.database.filesystem.scanner import Scanner
 from app.database.filesystem.staging import StagedFile
@@ -103,9 +103,9 @@ class FilesystemBackend:
         self._chunk_size = chunk_size
         self._ignored = ignored
         self._feed = feed or ChangeFeed()
-        self._scanner = Scanner(database, files, self._settling, ignored)
-        self.maintenance = FilesystemMaintenance(database, files, self._settling, self._scanner)
-        self._remembered = Remembered(files, chunk_size)
+        self._scanner = Scanner(database, files, self._reconciling, ignored)
+        self.maintenance = FilesystemMaintenance(database, files, self._reconciling, self._scanner)
+        self._open_cache = OpenCache(files, chunk_size)
 
     @property
     def database(self) -> Database:
@@ -126,7 +126,7 @@ class FilesystemBackend:
         return isinstance(self._disk, ReadOnlyDisk)
 
     def try_open(self, address: Address) -> DiskReader | None:
-        return self._remembered.open(address)
+        return self._open_cache.open(address)
 
     def open(self, address: Address, *, wait: bool) -> DiskReader | None:
         looked_ns = time.time_ns()
@@ -143,22 +143,22 @@ class FilesystemBackend:
             raise NotFound(_NO_FILE)
         if row is not None and descriptor is not None and status is not None:
             like = self._likeness(row, status)
-            if like is Likeness.SAME:
-                self._remembered.note(address, row, status, looked_ns)
+            if like is Match.SAME:
+                self._open_cache.note(address, row, status, looked_ns)
                 return DiskReader(info_of(row), descriptor, self._chunk_size)
-            if like is Likeness.UNPROVEN and wait:
+            if like is Match.UNPROVEN and wait:
                 return self._open_unproven(address, row, descriptor)
         if descriptor is not None:
             os.close(descriptor)
         # They disagree: a change is under way, or was cut short, or somebody worked in the folder by hand.
         return self.with_reserve(lambda: self._open_settled(address)) if wait else None
 
-    def _is_spelled_otherwise(self, path: Segments) -> bool:
+    def _is_spelled_otherwise(self, path: DiskPath) -> bool:
         """Return whether a file is there whose path differs from this one in normalisation."""
         if "".join(path).isascii():
             return False
-        actual = self._disk.spelled(path)
-        return is_same(actual, path) and self._disk.status(actual) is not None
+        actual = self._disk.actual_path(path)
+        return is_equivalent(actual, path) and self._disk.status(actual) is not None
 
     def _open_unproven(self, address: Address, row: Media, descriptor: int) -> DiskReader:
         """Open a file of which the ctime alone changed, also while the database cannot record that."""
@@ -174,46 +174,46 @@ class FilesystemBackend:
                 info = replace(info_of(row), sha256=None, is_utf8=None, doubtful=True)
                 return DiskReader(info, descriptor, self._chunk_size)
 
-    def _likeness(self, row: Media, status: os.stat_result) -> Likeness:
-        found = Identity(Signature.of(status), self._disk.device_of(status))
-        return likeness(Identity(signature_of(row), row.device), found)
+    def _likeness(self, row: Media, status: os.stat_result) -> Match:
+        found = FileIdentity(FileStat.of(status), self._disk.device_of(status))
+        return compare(FileIdentity(stat_of(row), row.device), found)
 
     def _open_settled(self, address: Address) -> DiskReader:
-        with self._settling() as settling:
-            row = find(settling.session, address)  # again: it may have moved
+        with self._reconciling() as reconciler:
+            row = find(reconciler.session, address)  # again: it may have moved
             key = address if isinstance(address, Key) else key_of(row) if row is not None else None
             with suppress(PathConflict):  # another has its name or a part of it, so that it is not taken in
-                row = settling.settle(key) if key is not None else None
-            settling.commit()
+                row = reconciler.reconcile(key) if key is not None else None
+            reconciler.commit()
             descriptor, status = self._disk.opened(path_of(row)) if row is not None else (None, None)
         if row is None or descriptor is None or status is None:
             raise NotFound(_NO_FILE)
-        if signature_of(row) != Signature.of(status):
+        if stat_of(row) != FileStat.of(status):
             os.close(descriptor)
             raise Unfinished("The file is being written; try again when that is done.")
         return DiskReader(info_of(row), descriptor, self._chunk_size)
 
     def check(self, key: Key, expect: Expectation) -> None:
-        path = self._disk.spelled(path_at(key))
-        self._disk.check_room(path)
+        path = self._disk.actual_path(path_at(key))
+        self._disk.check_path_conflicts(path)
         try:
             reader = self.open(key, wait=True)
         except NotFound:
-            if is_same(path, path_at(key)) and self._disk.status(path) is not None:
+            if is_equivalent(path, path_at(key)) and self._disk.status(path) is not None:
                 self._check_settled(key, path, expect)
             else:
                 check_expectation(None, expect)
-                check_spelling(path_at(key), path)
+                check_exact_name(path_at(key), path)
         else:
             assert reader is not None
             reader.close()
             _check_version(reader.info, expect)
 
-    def _check_settled(self, key: Key, path: Segments, expect: Expectation) -> None:
+    def _check_settled(self, key: Key, path: DiskPath, expect: Expectation) -> None:
         # A file without a row: another commit was between the two, or somebody is putting it there.
-        with self._settling() as settling:
-            row = settling.settle(key)
-            settling.commit()
+        with self._reconciling() as reconciler:
+            row = reconciler.reconcile(key)
+            reconciler.commit()
             if row is None and self._disk.status(path) is not None:
                 raise AlreadyExists("A file of this name is being put there.")
         _check(row, expect)
@@ -237,37 +237,37 @@ class FilesystemBackend:
         signature = writer.seal()
         if signature.size != size:
             raise StorageUnavailable("The disk did not keep all that was written.")
-        with self._settling() as settling:
-            row = settling.settle(key)
+        with self._reconciling() as reconciler:
+            row = reconciler.reconcile(key)
             _check(row, expect)
             if row is not None and looks_alike(row, signature):
                 signature = writer.seal_after(row.mtime_ns)
             now = datetime.now(UTC)
             created = row is None
             if row is None:
-                path = settling.place_of(key)
-                row = new_row(settling.session, origin, now)
+                path = reconciler.place_of(key)
+                row = new_row(reconciler.session, origin, now)
                 place(row, key, path, self._ignored)
-                settling.session.add(row)
-            sign(row, signature, device=None)
+                reconciler.session.add(row)
+            record_stat(row, signature, device=None)
             updated_at = origin.updated_at if origin else modification_date(now, row.updated_at, now)
             row.content_type, row.updated_at = content_type, updated_at
             be_version(row, etag=sha256, sha256=sha256, is_utf8=is_utf8)
-            settling.session.flush()
+            reconciler.session.flush()
             committed = Committed(info_of(row), created)
             step = self._disk.created if created else self._disk.replaced
             known = self._scanner.known(path_of(row))
             try:
                 with step(writer, path_of(row)) as status:
                     self._scanner.note(known)
-                    self._sign(settling, row, status)
+                    self._record_stat(reconciler, row, status)
                     kind = ChangeKind.CREATED if created else ChangeKind.REPLACED
-                    settling.commit_step(row, Change(kind, committed.info))
+                    reconciler.commit_step(row, Change(kind, committed.info))
             except NotFound:  # no answer to an upload: it can be stored when it is sent again
                 raise Unfinished("Another program took the file away just now. Try again.") from None
             return committed
 
-    def _sign(self, settling: Settling, row: Media, status: os.stat_result | None) -> None:
+    def _record_stat(self, reconciler: Reconciler, row: Media, status: os.stat_result | None) -> None:
         """Record the ctime that the step gave the file.
 
         If another program has put another file there meanwhile, the row keeps the signature of ours, or the
@@ -275,10 +275,10 @@ class FilesystemBackend:
         """
         if status is None:
             return
-        found = Signature.of(status)
-        if replace(signature_of(row), ctime_ns=None).agrees_with(found):
-            sign(row, found, self._disk.device_of(status))
-            settling.session.flush()
+        found = FileStat.of(status)
+        if replace(stat_of(row), ctime_ns=None).agrees_with(found):
+            record_stat(row, found, self._disk.device_of(status))
+            reconciler.session.flush()
 
     def delete(self, key: Key, expect: Expectation) -> None:
         self.with_reserve(lambda: self._delete(key, expect))
@@ -297,48 +297,48 @@ class FilesystemBackend:
                 return step()
 
     def _delete(self, key: Key, expect: Expectation) -> None:
-        with self._settling() as settling:
-            row = self._settled(settling, key)
+        with self._reconciling() as reconciler:
+            row = self._settled(reconciler, key)
             _check(row, expect)
             path, deleted = path_of(row), Change(ChangeKind.DELETED, info_of(row))
-            settling.session.delete(row)
-            settling.session.flush()
+            reconciler.session.delete(row)
+            reconciler.session.flush()
             known = self._scanner.known(path)
             with self._disk.removed(path):
                 self._scanner.note(known)
-                settling.commit_step(row, deleted)
+                reconciler.commit_step(row, deleted)
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
         return self.with_reserve(lambda: self._move(source, target, expect))
 
     def _move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
-        with self._settling() as settling:
-            row = self._settled(settling, source)
+        with self._reconciling() as reconciler:
+            row = self._settled(reconciler, source)
             _check(row, expect)
             if source != target:
-                if settling.settle(target) is not None:
+                if reconciler.reconcile(target) is not None:
                     raise AlreadyExists("A file of this name exists.")
                 path = path_of(row)
-                to, step = self._step_of_move(settling, path, target)
-                settling.rename(row, target, to)
-                settling.session.flush()
+                to, step = self._step_of_move(reconciler, path, target)
+                reconciler.rename(row, target, to)
+                reconciler.session.flush()
                 moved = info_of(row)
                 known = self._scanner.known(path, to)
                 with step as status:
                     self._scanner.note(known)
-                    self._sign(settling, row, status)
-                    settling.commit_step(row, Change(ChangeKind.MOVED, moved, source))
+                    self._record_stat(reconciler, row, status)
+                    reconciler.commit_step(row, Change(ChangeKind.MOVED, moved, source))
                 return moved
             return info_of(row)
 
     def _step_of_move(
-        self, settling: Settling, path: Segments, target: Key
-    ) -> tuple[Segments, AbstractContextManager[os.stat_result | None]]:
+        self, reconciler: Reconciler, path: DiskPath, target: Key
+    ) -> tuple[DiskPath, AbstractContextManager[os.stat_result | None]]:
         """Return the path that the file gets, and the file step."""
         wanted = path_at(target)
-        if self._disk.spelled(wanted) == path and is_same(path[:-1], wanted[:-1]):
+        if self._disk.actual_path(wanted) == path and is_equivalent(path[:-1], wanted[:-1]):
             return (*path[:-1], wanted[-1]), self._disk.respelled(path, wanted[-1])
-        to = settling.place_of(target)
+        to = reconciler.place_of(target)
         return to, self._disk.moved(path, to)
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
@@ -387,42 +387,42 @@ class FilesystemBackend:
         if not self._disk.is_volume(self._volume):
             raise StorageUnavailable("The folder of files is not the one that the database speaks of.")
 
-    def undo_cut_move(self) -> None:
+    def undo_interrupted_move(self) -> None:
         """Undo the move of a process that died in it, if there is one: before anything is looked at."""
         if self._disk.is_moving():
-            with self._settling():
+            with self._reconciling():
                 pass
 
     @contextmanager
-    def _settling(self) -> Iterator[Settling]:
+    def _reconciling(self) -> Iterator[Reconciler]:
         with ExitStack() as told, self._database.writing() as session, self._alone():
-            settling = Settling(
+            reconciler = Reconciler(
                 self._database,
                 session,
                 self._disk,
                 ignored=self._ignored,
                 check_volume=self._check_volume,
             )
-            told.callback(self._tell, settling)  # also when what was asked for is refused
-            self._disk.undo_cut_move()
-            yield settling
-            settling.check_outcome()
+            told.callback(self._tell, reconciler)  # also when what was asked for is refused
+            self._disk.undo_interrupted_move()
+            yield reconciler
+            reconciler.check_outcome()
 
     def _alone(self) -> AbstractContextManager[None]:
         # Else another process could change a file that this one, whose connection was lost, is changing.
         return nullcontext() if self._database.keeps_lock else self._disk.locked(LOCKED_FOR_S)
 
-    def _tell(self, settling: Settling) -> None:
-        if settling.committed and (settling.changes or settling.has_doubts):
-            for change in settling.changes:
+    def _tell(self, reconciler: Reconciler) -> None:
+        if reconciler.committed and (reconciler.changes or reconciler.has_doubts):
+            for change in reconciler.changes:
                 if change.kind in (ChangeKind.DELETED, ChangeKind.MOVED):
                     self._scanner.forget(change.previous or change.info.key)
-            self._feed.publish_threadsafe(settling.changes, unverified=True)
+            self._feed.publish_threadsafe(reconciler.changes, unverified=True)
 
-    def _settled(self, settling: Settling, key: Key) -> Media:
-        row = settling.settle(key)
+    def _settled(self, reconciler: Reconciler, key: Key) -> Media:
+        row = reconciler.reconcile(key)
         if row is None:
-            settling.commit()
+            reconciler.commit()
             raise NotFound(_NO_FILE)
         return row
 

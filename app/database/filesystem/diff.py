@@ -1,4 +1,4 @@
-"""Holding the files of a folder against the rows that speak of them, and settling what differs."""
+"""Holding the files of a folder against the rows that speak of them, and reconciler what differs."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,10 +9,10 @@ from sqlalchemy import func, select
 
 from app.database.filesystem.directory_entries import Entry, Folder
 from app.database.filesystem.disk import Disk
-from app.database.filesystem.file_identity import Signature
-from app.database.filesystem.posix import ReservedFolder, Segments
-from app.database.filesystem.reconcile import Settling
-from app.database.filesystem.rows import SIGNATURE, root_of
+from app.database.filesystem.file_identity import FileStat
+from app.database.filesystem.posix import DiskPath, ReservedFolder
+from app.database.filesystem.reconcile import Reconciler
+from app.database.filesystem.rows import STAT_COLUMNS, root_of
 from app.database.sql.engine import Database
 from app.database.sql.paths import Place, places
 from app.database.sql.schema import Media
@@ -27,26 +27,26 @@ BATCH = 256
 _NO_FILE = {"link": "It is a symbolic link.", "other": "It is neither a file nor a folder."}
 
 
-class Comparison:
-    """What is on the disk against what the rows say. `settling` begins a transaction."""
+class FolderDiff:
+    """What is on the disk against what the rows say. `reconciler` begins a transaction."""
 
     def __init__(
         self,
         database: Database,
         files: Disk,
-        settling: Callable[[], AbstractContextManager[Settling]],
+        reconciler: Callable[[], AbstractContextManager[Reconciler]],
         ignored: IgnoredNames,
     ) -> None:
         self._database = database
         self._disk = files
-        self._settling = settling
+        self._reconciling = reconciler
         self._ignored = ignored
 
     def entries(
         self,
         found: Folder,
         library: str,
-        path: Segments,
+        path: DiskPath,
         folder: str,
         entries: list[Entry],
     ) -> ScanStep:
@@ -76,7 +76,7 @@ class Comparison:
                 path_known, signature = known.get(key.filename, (None, None))
                 if path_known != "/".join(where[depth:]) or _signature(found, entry.name) != signature:
                     differing.append((key, where))
-        settled = self._settle(differing)
+        settled = self._reconcile(differing)
         findings += settled.findings
         return ScanStep(len(files) - ignored - len(differing) + settled.files, tuple(findings))
 
@@ -96,7 +96,7 @@ class Comparison:
                 return
             last = found[-1][0]
             after = (last.folder, last.filename)
-            yield ScanStep(0, self._settle(list(self._missing(found))).findings)
+            yield ScanStep(0, self._reconcile(list(self._missing(found))).findings)
 
     def _missing(self, known: list[Place]) -> Iterator[Place]:
         """Those that have no file. Of what cannot be looked into nobody knows; whoever walks through the
@@ -108,26 +108,26 @@ class Comparison:
                         yield key, path
 
     @contextlib.contextmanager
-    def _folder(self, path: Segments) -> Iterator[Folder | None]:
+    def _folder(self, path: DiskPath) -> Iterator[Folder | None]:
         """The folder that has just this path; None where only another spelling of it, or none, is there."""
         with contextlib.ExitStack() as stack:
             folder = None
-            if self._disk.spelled(path) == path:
+            if self._disk.actual_path(path) == path:
                 with contextlib.suppress(ReservedFolder):
                     folder = stack.enter_context(self._disk.folder(path))
             yield folder
 
-    def _settle(self, differing: list[Place]) -> ScanStep:
+    def _reconcile(self, differing: list[Place]) -> ScanStep:
         if not differing:
             return ScanStep(0, ())
         findings: list[ScanFinding] = []
         files = 0
-        with self._settling() as settling:
+        with self._reconciling() as reconciler:
             for key, path in differing:
-                before = len(settling.changes)
+                before = len(reconciler.changes)
                 left: tuple[ScanOutcome, str] | None = None
                 try:
-                    if settling.settle(key, path) is not None:
+                    if reconciler.reconcile(key, path) is not None:
                         files += 1
                     elif self._disk.status(path) is not None:
                         left = ScanOutcome.UNFINISHED, "It is being written, or was until just now."
@@ -137,31 +137,31 @@ class Comparison:
                     left = ScanOutcome.UNREADABLE, str(error)
                 except PathConflict as error:
                     left = ScanOutcome.SKIPPED, str(error)
-                for change in settling.changes[before:]:
+                for change in reconciler.changes[before:]:
                     findings.append(ScanFinding(change.info.key.path, ScanOutcome(change.kind.value)))
                 if left is not None:
                     findings.append(ScanFinding("/".join(path[len(root_of(key.library)) :]), *left))
-            settling.commit()
+            reconciler.commit()
         return ScanStep(files, tuple(findings))
 
-    def _known(self, library: str, folder: str, names: list[str]) -> dict[str, tuple[str, Signature]]:
+    def _known(self, library: str, folder: str, names: list[str]) -> dict[str, tuple[str, FileStat]]:
         """Where the rows of these names say that their files are, and what these are."""
         if not names:
             return {}
         # Not whole rows: making them takes most of the time of a scan.
-        query = select(Media.filename, Media.disk_path, *SIGNATURE).where(
+        query = select(Media.filename, Media.disk_path, *STAT_COLUMNS).where(
             Media.library == library, Media.folder == folder, Media.filename.in_(names)
         )
         prefix = f"{folder}/" if folder else ""
         with self._database.reading() as session:
             return {
-                name: (path or f"{prefix}{name}", Signature(size, mtime_ns, inode, ctime_ns))
+                name: (path or f"{prefix}{name}", FileStat(size, mtime_ns, inode, ctime_ns))
                 for name, path, size, mtime_ns, inode, ctime_ns in session.execute(query)
             }
 
 
-def _signature(folder: Folder, name: str) -> Signature | None:
-    """Return the signature of a file; None if it has none or does not give it, which settling tells apart."""
+def _signature(folder: Folder, name: str) -> FileStat | None:
+    """Return the status of a file; None if there is none or it is unreadable."""
     with contextlib.suppress(Unreadable):
         return folder.signature(name)
     return None

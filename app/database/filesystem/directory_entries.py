@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.database.filesystem import name_equivalence
-from app.database.filesystem.file_identity import Signature
+from app.database.filesystem.file_identity import FileStat
 from app.storage.errors import DiskFault, Unreadable
 
 _NO_FAULTS = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -70,7 +70,7 @@ class Folder:
         if self._is_exact and name.isascii():
             return True
         with looking():
-            others = name_equivalence.alike(name)
+            others = name_equivalence.equivalent_names(name)
             if not any(name_equivalence.exists(self._descriptor, other) for other in others):
                 # One name tells it of all: case counts in all of a folder, or in nothing of it.
                 self._is_exact = self._is_exact or bool(others)
@@ -79,10 +79,10 @@ class Folder:
                 self._names = frozenset(os.listdir(self._descriptor))
         return name in self._names
 
-    def signature(self, name: str) -> Signature | None:
+    def signature(self, name: str) -> FileStat | None:
         """The signature of what has this name; None when nothing has."""
         with looking():
             try:
-                return Signature.of(os.lstat(name, dir_fd=self._descriptor))
+                return FileStat.of(os.lstat(name, dir_fd=self._descriptor))
             except FileNotFoundError:
                 return None

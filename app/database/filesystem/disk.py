@@ -14,17 +14,17 @@ from uuid import uuid4
 
 from app.database.filesystem import name_equivalence, posix
 from app.database.filesystem.directory_entries import Folder, looking
-from app.database.filesystem.file_identity import Signature, has_writer, signed
-from app.database.filesystem.move_intents import Intent, Intents
+from app.database.filesystem.file_identity import FileStat, has_writer, signed
+from app.database.filesystem.move_intents import MoveIntent, MoveIntentFile
 from app.database.filesystem.permissions import make_private, umask
-from app.database.filesystem.posix import CachedOpener, ReservedFolder, Root, Segments, map_os_errors
+from app.database.filesystem.posix import CachedOpener, DiskPath, ReservedFolder, Root, map_os_errors
 from app.database.filesystem.reserve import Reserve
 from app.database.filesystem.staging import StagedFile, hold, sweep
 from app.storage.errors import AlreadyExists, NotFound, OutOfSpace, StorageUnavailable, Unreadable
 from app.storage.types import RESERVED
 
-_STAGING: Segments = (RESERVED, "staging")
-_ID: Segments = (RESERVED, "id")
+_STAGING: DiskPath = (RESERVED, "staging")
+_ID: DiskPath = (RESERVED, "id")
 # O_NONBLOCK: opening a named pipe that somebody put there must not wait for its other end.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _PROVEN_FOR_S = 15
@@ -52,13 +52,13 @@ class Disk:
             with posix.entered(Root(descriptor), (RESERVED,)) as ours:
                 self._ours = os.dup(ours)
             make_private(self._ours)
-            self._begin(descriptor, posix.identity(os.fstat(self._ours)))
+            self._begin(descriptor, posix.inode_id(os.fstat(self._ours)))
             self._check_writable()
         self._reserve = Reserve(self._ours)
-        self._intents = Intents(self._ours)
+        self._intents = MoveIntentFile(self._ours)
         self._proven_until = 0.0
 
-    def _begin(self, descriptor: int, ours: posix.Identity | None) -> None:
+    def _begin(self, descriptor: int, ours: posix.InodeId | None) -> None:
         """Take the open root; `ours` is the reserved folder in it. All that looking needs is set here."""
         self._root = Root(descriptor, ours)
         self._device = os.fstat(descriptor).st_dev
@@ -95,7 +95,7 @@ class Disk:
         os.close(self._staging)
         os.close(self._root.descriptor)
 
-    def keep_shut(self, files: tuple[Path, ...]) -> None:
+    def exclude(self, files: tuple[Path, ...]) -> None:
         """Never open these files, by whatever name they are in the folder. They need not be there yet.
 
         They are a database's. To close a descriptor of one drops all locks of the process on it (POSIX), and
@@ -106,10 +106,10 @@ class Disk:
     def _is_shut(self, folder: int, name: str) -> bool:
         if not self._shut:
             return False
-        found = posix.identity(os.lstat(name, dir_fd=folder))
+        found = posix.inode_id(os.lstat(name, dir_fd=folder))
         for file in self._shut:
             with contextlib.suppress(OSError):
-                if posix.identity(os.stat(file)) == found:
+                if posix.inode_id(os.stat(file)) == found:
                     return True
         return False
 
@@ -154,7 +154,7 @@ class Disk:
         finally:
             os.close(descriptor)
 
-    def folder_of_ours(self, name: str) -> int:
+    def open_reserved_folder(self, name: str) -> int:
         """A descriptor of a folder inside the reserved one, made if it is not there; the caller closes it."""
         with map_os_errors(), posix.entered(Root(self._ours), (name,), create=True) as folder:
             return os.dup(folder)
@@ -193,7 +193,7 @@ class Disk:
         with map_os_errors():
             return self._intents.exists()
 
-    def undo_cut_move(self) -> None:
+    def undo_interrupted_move(self) -> None:
         """Take the second name from a file whose move a crash cut short. Only the one writer may do this."""
         with map_os_errors():
             if self._intents.exists():
@@ -202,7 +202,7 @@ class Disk:
                     self._undo_halfway(intent)
                 self._intents.remove()
 
-    def _undo_halfway(self, intent: Intent) -> None:
+    def _undo_halfway(self, intent: MoveIntent) -> None:
         source, target = (posix.status(self._root, path) for path in (intent.source, intent.target))
         inodes = source and source.st_ino, target and target.st_ino
         if intent.is_away(*inodes):
@@ -218,13 +218,13 @@ class Disk:
 
     # Looking
 
-    def open(self, path: Segments) -> int | None:
+    def open(self, path: DiskPath) -> int | None:
         """A descriptor of the regular file at the path, which the caller closes; None when there is none.
 
         Raises Unreadable."""
         return self.opened(path)[0]
 
-    def opened(self, path: Segments) -> tuple[int, os.stat_result] | tuple[None, None]:
+    def opened(self, path: DiskPath) -> tuple[int, os.stat_result] | tuple[None, None]:
         """As `open`, with the status of the file."""
         with looking(), contextlib.ExitStack() as stack:
             try:
@@ -247,12 +247,12 @@ class Disk:
                     return descriptor, found
             return None, None
 
-    def open_cached(self, path: Segments) -> int | None:
+    def open_cached(self, path: DiskPath) -> int | None:
         """As `open`, but never waits for the disk, and may give what is no regular file. None also where it
         would have to wait, and where that cannot be told."""
         return self._cached.open("/".join(path))
 
-    def status(self, path: Segments) -> os.stat_result | None:
+    def status(self, path: DiskPath) -> os.stat_result | None:
         """The status of the regular file at the path; None when there is none. Raises Unreadable."""
         descriptor, found = self.opened(path)
         if descriptor is not None:
@@ -263,7 +263,7 @@ class Disk:
         """Return the device that a file is on: 0 for that of the root, whose number a reboot may change."""
         return 0 if status.st_dev == self._device else signed(status.st_dev)
 
-    def has_writer(self, path: Segments, status: os.stat_result) -> bool | None:
+    def has_writer(self, path: DiskPath, status: os.stat_result) -> bool | None:
         """Return whether a process has the regular file open for writing; None where the system cannot tell.
 
         True also if the file is no longer as this status says.
@@ -272,12 +272,12 @@ class Disk:
         if descriptor is None:
             return True
         try:
-            return has_writer(descriptor, Signature.of(status))
+            return has_writer(descriptor, FileStat.of(status))
         finally:
             os.close(descriptor)
 
     @contextmanager
-    def folder(self, path: Segments) -> Generator[Folder | None]:
+    def folder(self, path: DiskPath) -> Generator[Folder | None]:
         """The folder at the path, open for looking into it; None when there is none.
 
         Raises Unreadable, ReservedFolder."""
@@ -292,7 +292,7 @@ class Disk:
                 found = None if descriptor is None else Folder(descriptor)
             yield found
 
-    def folder_changed_ns(self, path: Segments) -> int | None:
+    def folder_changed_ns(self, path: DiskPath) -> int | None:
         """When names in the folder came or went last; None when there is no folder that can be read."""
         try:
             with self.folder(path) as found:
@@ -300,24 +300,24 @@ class Disk:
         except (Unreadable, ReservedFolder):
             return None
 
-    def spelled(self, path: Segments) -> Segments:
+    def actual_path(self, path: DiskPath) -> DiskPath:
         """Return the path as the entries of the folders spell it; see `spelling`. Raises Unreadable."""
         with looking():
             try:
-                return name_equivalence.spelled(self._root, path)
+                return name_equivalence.actual_path(self._root, path)
             except ReservedFolder:
                 return path  # which leads nowhere
 
-    def check_room(self, path: Segments) -> None:
+    def check_path_conflicts(self, path: DiskPath) -> None:
         """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
         with map_os_errors():
-            posix.check_room(self._root, path)
+            posix.check_path_conflicts(self._root, path)
 
     # The file steps: each is taken when its context is entered, and undone when the body fails. The status is
     # the file's after the step, which changes the ctime.
 
     @contextmanager
-    def created(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result | None]:
+    def created(self, staged: StagedFile, path: DiskPath) -> Generator[os.stat_result | None]:
         """The staged file has this path, which it never takes from another: AlreadyExists."""
         with map_os_errors():
             try:
@@ -338,7 +338,7 @@ class Disk:
                 raise
 
     @contextmanager
-    def replaced(self, staged: StagedFile, path: Segments) -> Generator[os.stat_result | None]:
+    def replaced(self, staged: StagedFile, path: DiskPath) -> Generator[os.stat_result | None]:
         """The staged file has the path of the file that is there."""
         with map_os_errors(), posix.entered(self._root, path[:-1]) as folder, self._kept(folder, path[-1]):
             os.rename(staged.name, path[-1], src_dir_fd=self._staging, dst_dir_fd=folder)
@@ -346,7 +346,7 @@ class Disk:
             yield _placed_status(folder, path[-1])
 
     @contextmanager
-    def removed(self, path: Segments) -> Generator[None]:
+    def removed(self, path: DiskPath) -> Generator[None]:
         """The file no longer has this path; folders that become empty are gone."""
         with map_os_errors():
             with posix.entered(self._root, path[:-1]) as folder, self._kept(folder, path[-1]):
@@ -356,10 +356,10 @@ class Disk:
             posix.prune(self._root, path[:-1])
 
     @contextmanager
-    def moved(self, source: Segments, target: Segments) -> Generator[os.stat_result | None]:
+    def moved(self, source: DiskPath, target: DiskPath) -> Generator[os.stat_result | None]:
         """The file has the target as its path, which it never takes from another: AlreadyExists.
 
-        A crash leaves one of the names, once `undo_cut_move` was called.
+        A crash leaves one of the names, once `undo_interrupted_move` was called.
         """
         with map_os_errors():
             try:
@@ -383,11 +383,11 @@ class Disk:
                 raise
             posix.prune(self._root, source[:-1])
 
-    def _move_by_link(self, old: int, source: Segments, new: int, target: Segments) -> None:
+    def _move_by_link(self, old: int, source: DiskPath, new: int, target: DiskPath) -> None:
         """Move the file where no rename spares an existing target."""
         try:
             inode = os.stat(source[-1], dir_fd=old, follow_symlinks=False).st_ino
-            self._intents.write(Intent(source, target, inode))
+            self._intents.write(MoveIntent(source, target, inode))
             posix.link(old, source[-1], new, target[-1])
             os.fsync(new)  # before the old name goes, or a power cut could lose both
             os.unlink(source[-1], dir_fd=old)
@@ -398,9 +398,9 @@ class Disk:
                     posix.link(new, target[-1], old, source[-1])  # halfway again, which is undone
                 raise
         finally:
-            self.undo_cut_move()
+            self.undo_interrupted_move()
 
-    def _move_back(self, new: int, target: Segments, old: int, source: Segments) -> None:
+    def _move_back(self, new: int, target: DiskPath, old: int, source: DiskPath) -> None:
         # If another program has put a file at the source meanwhile, ours stays where it is: the next look
         # at it makes the row agree.
         with contextlib.suppress(AlreadyExists):
@@ -410,7 +410,7 @@ class Disk:
         os.fsync(new)
 
     @contextmanager
-    def respelled(self, path: Segments, name: str) -> Generator[os.stat_result | None]:
+    def respelled(self, path: DiskPath, name: str) -> Generator[os.stat_result | None]:
         """The file has another name that the file system takes for the one that it has."""
         with map_os_errors(), posix.entered(self._root, path[:-1]) as folder:
             try:
@@ -421,29 +421,29 @@ class Disk:
                     self._respell(folder, (*path[:-1], name), path[-1])
                 raise
 
-    def _respell(self, folder: int, path: Segments, name: str) -> None:
+    def _respell(self, folder: int, path: DiskPath, name: str) -> None:
         os.rename(path[-1], name, src_dir_fd=folder, dst_dir_fd=folder)
         if name not in os.listdir(folder):
             # Linux does nothing where both names lead to one file already.
             self._respell_by_detour(folder, path, name)
         os.fsync(folder)
 
-    def _respell_by_detour(self, folder: int, path: Segments, name: str) -> None:
+    def _respell_by_detour(self, folder: int, path: DiskPath, name: str) -> None:
         detour = uuid4().hex
         try:
             inode = os.stat(path[-1], dir_fd=folder, follow_symlinks=False).st_ino
-            self._intents.write(Intent(path, (*path[:-1], detour), inode, is_detour=True))
+            self._intents.write(MoveIntent(path, (*path[:-1], detour), inode, is_detour=True))
             os.rename(path[-1], detour, src_dir_fd=folder, dst_dir_fd=folder)
             if not posix.rename(folder, detour, folder, name):
                 posix.link(folder, detour, folder, name)
                 os.unlink(detour, dir_fd=folder)
             os.fsync(folder)  # before the intent goes
         finally:
-            self.undo_cut_move()
+            self.undo_interrupted_move()
 
     @contextmanager
     def _placed(
-        self, step: Callable[[int], None], source_folder: int, source: str, path: Segments
+        self, step: Callable[[int], None], source_folder: int, source: str, path: DiskPath
     ) -> Generator[int]:
         """Take a step that gives a file this path; a descriptor of the folder that it is in."""
         with contextlib.ExitStack() as stack:

@@ -19,7 +19,7 @@ COARSE_TICK_S = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class FileStat:
     """Which bytes a file holds, as far as can be told without reading them."""
 
     size: int
@@ -29,16 +29,16 @@ class Signature:
     """When anything happened to the file last; None where an earlier release recorded none."""
 
     @classmethod
-    def of(cls, status: os.stat_result) -> "Signature":
+    def of(cls, status: os.stat_result) -> "FileStat":
         """Return the signature of a file with this status."""
         inode = signed(status.st_ino)
         return cls(status.st_size, _bounded(status.st_mtime_ns), inode, _bounded(status.st_ctime_ns))
 
-    def agrees_with(self, found: "Signature") -> bool:
+    def agrees_with(self, found: "FileStat") -> bool:
         """Return whether a file that was found is the recorded one, untouched since as far as is recorded."""
         return found == (self if self.ctime_ns is not None else replace(self, ctime_ns=found.ctime_ns))
 
-    def unsure_for_s(self, now_ns: int) -> float:
+    def ambiguous_for_s(self, now_ns: int) -> float:
         """Return for how many more seconds a change may get the ctime that is recorded, and so not show.
 
         Returns 0 if no ctime is recorded, or one in the future.
@@ -59,7 +59,7 @@ def signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
-class Likeness(Enum):
+class Match(Enum):
     """How a file compares with its row."""
 
     SAME = "same"
@@ -74,14 +74,14 @@ class Likeness(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class FileIdentity:
     """A file's signature and the device that it is on; None is unknown."""
 
-    signature: Signature
+    signature: FileStat
     device: int | None
 
 
-def likeness(known: Identity, found: Identity) -> Likeness:
+def compare(known: FileIdentity, found: FileIdentity) -> Match:
     """Return how a file that was found compares with the one that a row records.
 
     The device counts only when the ctime differs: after a reboot a disk may have another number. A row of an
@@ -89,15 +89,15 @@ def likeness(known: Identity, found: Identity) -> Likeness:
     """
     before, now = known.signature, found.signature
     if before.size != now.size:
-        return Likeness.DIFFERENT
+        return Match.DIFFERENT
     if (before.inode, before.mtime_ns) != (now.inode, now.mtime_ns):
-        return Likeness.LOOKALIKE
+        return Match.LOOKALIKE
     if before.ctime_ns in (None, now.ctime_ns):
-        return Likeness.SAME
-    return Likeness.UNPROVEN if known.device in (None, found.device) else Likeness.LOOKALIKE
+        return Match.SAME
+    return Match.UNPROVEN if known.device in (None, found.device) else Match.LOOKALIKE
 
 
-def has_writer(descriptor: int, expected: Signature) -> bool | None:
+def has_writer(descriptor: int, expected: FileStat) -> bool | None:
     """Return whether any process has the file open for writing; None where the system cannot tell.
 
     While a process holds a read lease, no other can have the file open for writing, or mapped for it (Linux:
@@ -114,7 +114,7 @@ def has_writer(descriptor: int, expected: Signature) -> bool | None:
         return True if ctypes.get_errno() == errno.EAGAIN else None
     libc.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     try:
-        return Signature.of(os.fstat(descriptor)) != expected
+        return FileStat.of(os.fstat(descriptor)) != expected
     except OSError:
         return None
 

@@ -25,7 +25,7 @@ class _Held:
     descriptor: int
 
 
-class LockedFiles:
+class FlockLeases:
     """`storage.leases.LeaseStore` over the files of a folder, which is opened when the first is asked for: a
     command that needs none, and that somebody else may run, makes no folder. `opened` gives a descriptor."""
 

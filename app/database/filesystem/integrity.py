@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 from app.database.filesystem import page_cache
 from app.database.filesystem.directory_entries import looking
 from app.database.filesystem.disk import Disk
-from app.database.filesystem.file_identity import Signature
-from app.database.filesystem.reconcile import Settling
-from app.database.filesystem.rows import key_of, looks_alike, path_of, signature_of
+from app.database.filesystem.file_identity import FileStat
+from app.database.filesystem.reconcile import Reconciler
+from app.database.filesystem.rows import key_of, looks_alike, path_of, stat_of
 from app.database.filesystem.scanner import Scanner
 from app.database.sql.engine import Database
 from app.database.sql.schema import HASH_FIRST, UNJUDGED, Departed, Media
@@ -75,18 +75,18 @@ _NO_FAULT = (None, Integrity.SOUND, Integrity.UNKNOWN)
 
 
 class FilesystemMaintenance:
-    """`storage.maintenance.Maintenance` over a folder and its database. `settling` begins a transaction."""
+    """`storage.maintenance.Maintenance` over a folder and its database. `reconciler` begins a transaction."""
 
     def __init__(
         self,
         database: Database,
         files: Disk,
-        settling: Callable[[], AbstractContextManager[Settling]],
+        reconciler: Callable[[], AbstractContextManager[Reconciler]],
         scanner: Scanner,
     ) -> None:
         self._database = database
         self._disk = files
-        self._settling = settling
+        self._reconciling = reconciler
         self._scanner = scanner
 
     def usage(self, library: str | None) -> Usage:
@@ -109,7 +109,7 @@ class FilesystemMaintenance:
         yield from self._scanner.scan()
 
     def adopt_all(self, library: str) -> Generator[ScanStep]:
-        return Scanner(self._database, self._disk, self._settling, IGNORE_NOTHING).scan_library(library)
+        return Scanner(self._database, self._disk, self._reconciling, IGNORE_NOTHING).scan_library(library)
 
     def hash_unverified(self) -> Generator[int]:
         """Hash the files that need it, one after the other. Each step is the bytes that it read."""
@@ -144,9 +144,9 @@ class FilesystemMaintenance:
             if row is None or descriptor is None:
                 return None
             # Or bytes that change after they were read would have this hash.
-            time.sleep(signature_of(row).unsure_for_s(time.time_ns()))
+            time.sleep(stat_of(row).ambiguous_for_s(time.time_ns()))
             before = _signature(descriptor)
-            if not signature_of(row).agrees_with(before):
+            if not stat_of(row).agrees_with(before):
                 return None
             fingerprint = ContentHash()
             for data in _read(descriptor, row.size):
@@ -188,15 +188,15 @@ class FilesystemMaintenance:
 
     def _record(self, row: Media, found: ContentHash) -> bool:
         """Record the hash, if the row still speaks of the same bytes. Return whether it does."""
-        with self._settling() as settling:
-            now = settling.session.get(Media, row.id)
-            if now is None or signature_of(now) != signature_of(row):
+        with self._reconciling() as reconciler:
+            now = reconciler.session.get(Media, row.id)
+            if now is None or stat_of(now) != stat_of(row):
                 return False
             if now.unverified:
-                settling.hashed(now, found.sha256, is_utf8=found.is_utf8)
+                reconciler.hashed(now, found.sha256, is_utf8=found.is_utf8)
             elif now.is_utf8 is None:  # its hash stays, so that a verification finds bytes that rotted
                 now.is_utf8 = found.is_utf8
-            settling.commit()
+            reconciler.commit()
         return True
 
     def _rows(self, *conditions: TextClause) -> Iterator[Media]:
@@ -214,8 +214,8 @@ class FilesystemMaintenance:
     @contextmanager
     def _looking(self, *, alone: bool) -> Iterator[Session]:
         if alone:
-            with self._settling() as settling:
-                yield settling.session
+            with self._reconciling() as reconciler:
+                yield reconciler.session
         else:
             with self._database.reading() as session:
                 yield session
@@ -246,10 +246,10 @@ def _unreadable() -> Iterator[None]:
         raise Unreadable(str(error)) from error
 
 
-def _signature(descriptor: int) -> Signature:
+def _signature(descriptor: int) -> FileStat:
     """Raises Unreadable."""
     with looking():
-        return Signature.of(os.fstat(descriptor))
+        return FileStat.of(os.fstat(descriptor))
 
 
 def _read(descriptor: int, size: int) -> Iterator[bytes]:

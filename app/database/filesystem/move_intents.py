@@ -7,7 +7,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-from app.database.filesystem.posix import Segments
+from app.database.filesystem.posix import DiskPath
 
 _NAME = "moving"
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -16,11 +16,11 @@ _MAX_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Intent:
+class MoveIntent:
     """A file that is to get another path by a second link and the removal of the first."""
 
-    source: Segments
-    target: Segments
+    source: DiskPath
+    target: DiskPath
     inode: int
     is_detour: bool = False
     """Whether the target is no path to stay at, but one on the way to another spelling of the source."""
@@ -37,14 +37,14 @@ class Intent:
         return source_inode == target_inode == self.inode
 
 
-class Intents:
+class MoveIntentFile:
     """A file in the reserved folder, with one intent at most."""
 
     def __init__(self, folder: int) -> None:
         """`folder` is a descriptor, which stays the caller's."""
         self._folder = folder
 
-    def write(self, intent: Intent) -> None:
+    def write(self, intent: MoveIntent) -> None:
         """Bring the intent to the disk. Raises OSError."""
         descriptor = os.open(_NAME, _WRITE, 0o600, dir_fd=self._folder)
         with open(descriptor, "wb", buffering=0) as file:
@@ -52,7 +52,7 @@ class Intents:
             os.fsync(file.fileno())
         os.fsync(self._folder)
 
-    def read(self) -> Intent | None:
+    def read(self) -> MoveIntent | None:
         """Return the intent; None if there is none, or its writer died while writing. Raises OSError."""
         try:
             descriptor = os.open(_NAME, _READ, dir_fd=self._folder)
@@ -74,10 +74,10 @@ class Intents:
         os.unlink(_NAME, dir_fd=self._folder)
 
 
-def _parsed(data: bytes) -> Intent | None:
+def _parsed(data: bytes) -> MoveIntent | None:
     try:
         fields = json.loads(data)
         paths = tuple(fields["source"]), tuple(fields["target"])
-        return Intent(*paths, int(fields["inode"]), is_detour=bool(fields.get("is_detour")))
+        return MoveIntent(*paths, int(fields["inode"]), is_detour=bool(fields.get("is_detour")))
     except (ValueError, KeyError, TypeError):
         return None

@@ -11,26 +11,26 @@ import string
 import unicodedata
 from collections.abc import Iterable
 
-from app.database.filesystem.posix import NOT_THERE, Root, Segments, entered
+from app.database.filesystem.posix import NOT_THERE, DiskPath, Root, entered
 from app.storage.errors import PathConflict
 
 _UPPER_ASCII = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 _LOWER_ASCII = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
-class OtherSpelling(PathConflict):
+class EquivalentNameExists(PathConflict):
     """A path that a file system takes for another one, which is there."""
 
-    def __init__(self, path: Segments, actual: Segments) -> None:
+    def __init__(self, path: DiskPath, actual: DiskPath) -> None:
         pairs = zip(path, actual, strict=True)
-        wanted, found = next(pair for pair in pairs if not is_same(pair[1:], pair[:1]))
+        wanted, found = next(pair for pair in pairs if not is_equivalent(pair[1:], pair[:1]))
         super().__init__(
             f"“{wanted}” is already there as “{found}”, and this file system takes both for the same name. "
             "Use that spelling, or choose another name."
         )
 
 
-def alike(name: str) -> tuple[str, ...]:
+def equivalent_names(name: str) -> tuple[str, ...]:
     """Return spellings of which a file system that ignores case or normalisation finds at least one where it
     has the name itself."""
     # Some file systems fold the letters of ASCII alone.
@@ -38,31 +38,31 @@ def alike(name: str) -> tuple[str, ...]:
     return tuple(way for way in dict.fromkeys(ways) if way != name)
 
 
-def is_same(actual: Segments, path: Segments) -> bool:
+def is_equivalent(actual: DiskPath, path: DiskPath) -> bool:
     """Return whether two paths differ in normalisation at most."""
     return actual == path or _nfc("/".join(actual)) == _nfc("/".join(path))
 
 
-def check_spelling(path: Segments, actual: Segments) -> Segments:
-    """Return where a new file of a path goes, which is spelled so where it is there. Raises OtherSpelling."""
-    if not is_same(actual, path):
-        raise OtherSpelling(path, actual)
+def check_exact_name(path: DiskPath, actual: DiskPath) -> DiskPath:
+    """Return the path of a new file, in the spelling of its folders. Raises EquivalentNameExists."""
+    if not is_equivalent(actual, path):
+        raise EquivalentNameExists(path, actual)
     return actual
 
 
-def entries_of(name: str, names: Iterable[str]) -> list[str]:
+def equivalent_entries(name: str, names: Iterable[str]) -> list[str]:
     """Return the names that are this one but for normalisation, itself first."""
     wanted = _nfc(name)
     found = [one for one in names if not (one.isascii() and one != wanted) and _nfc(one) == wanted]
     return sorted(found, key=lambda one: one != name)
 
 
-def spelled(root: Root, path: Segments) -> Segments:
+def actual_path(root: Root, path: DiskPath) -> DiskPath:
     """Return the path as the entries of the folders spell it, as far as it leads anywhere; the rest as it is.
 
     Where several paths are this one but for normalisation, it is one that leads furthest. Raises OSError.
     """
-    places: list[Segments] = [()]
+    places: list[DiskPath] = [()]
     for depth, name in enumerate(path):
         further = [(*place, one) for place in places for one in _entries(root, place, name)]
         if not further:
@@ -71,17 +71,17 @@ def spelled(root: Root, path: Segments) -> Segments:
     return places[0]
 
 
-def _entries(root: Root, place: Segments, name: str) -> list[str]:
+def _entries(root: Root, place: DiskPath, name: str) -> list[str]:
     """Return the entries that a name in a folder leads to."""
     try:
         with entered(root, place) as folder:
             if exists(folder, name):
-                if not any(exists(folder, other) for other in alike(name)):
+                if not any(exists(folder, other) for other in equivalent_names(name)):
                     return [name]
                 names = os.listdir(folder)
-                return entries_of(name, names) or [_entry(folder, name, names)]
+                return equivalent_entries(name, names) or [_entry(folder, name, names)]
             # A Mac's name is another one here.
-            return [] if name.isascii() else entries_of(name, os.listdir(folder))
+            return [] if name.isascii() else equivalent_entries(name, os.listdir(folder))
     except OSError as error:
         if error.errno in NOT_THERE:
             return []

@@ -28,7 +28,7 @@ from cachetools import LRUCache
 
 from app.database.filesystem import page_cache
 from app.database.filesystem.disk import Disk
-from app.database.filesystem.posix import Segments
+from app.database.filesystem.posix import DiskPath
 from app.database.filesystem.rows import info_of, path_of
 from app.database.sql.schema import Media
 from app.storage.types import Address, FileInfo
@@ -96,7 +96,7 @@ class Known:
     """What a row said, and of which file."""
 
     info: FileInfo
-    path: Segments
+    path: DiskPath
     proof: Proof
     until: float
 
@@ -118,7 +118,7 @@ def _proves(descriptor: int, proof: Proof) -> bool:
         return False
 
 
-class Remembered:
+class OpenCache:
     """The rows that were used last. Used by many threads at once."""
 
     def __init__(self, files: Disk, chunk_size: int, *, max_rows: int = MOST) -> None:

@@ -77,7 +77,7 @@ def rename_to_free_name(source_folder: int, source: str, folder: int, name: str)
 
 T = TypeVar("T")
 
-Segments = tuple[str, ...]
+DiskPath = tuple[str, ...]
 """A path beneath the root, in pieces."""
 
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
@@ -94,11 +94,11 @@ class ReservedFolder(InvalidName):
         super().__init__(f"{name!r} is the server's own folder under another name.")
 
 
-Identity = tuple[int, int]
+InodeId = tuple[int, int]
 """Device and inode."""
 
 
-def identity(status: os.stat_result) -> Identity:
+def inode_id(status: os.stat_result) -> InodeId:
     return status.st_dev, status.st_ino
 
 
@@ -107,12 +107,12 @@ class Root:
     """The folder that all others are beneath: a descriptor, which stays the caller's."""
 
     descriptor: int
-    ours: Identity | None = None
+    ours: InodeId | None = None
     """The reserved folder, which no other name leads into."""
 
 
 @contextmanager
-def entered(root: Root, path: Segments, *, create: bool = False) -> Generator[int]:
+def entered(root: Root, path: DiskPath, *, create: bool = False) -> Generator[int]:
     """A descriptor of the folder, closed afterwards. New folders are on the disk before it is given.
 
     Raises OSError, PathConflict where a folder cannot be made, and ReservedFolder.
@@ -124,14 +124,14 @@ def entered(root: Root, path: Segments, *, create: bool = False) -> Generator[in
             os.close(folder)
             folder = inner
             # The name alone tells nothing on file systems that ignore case, nor where folders are mounted.
-            if (depth or segment != RESERVED) and identity(os.fstat(folder)) == root.ours:
+            if (depth or segment != RESERVED) and inode_id(os.fstat(folder)) == root.ours:
                 raise ReservedFolder(segment)
         yield folder
     finally:
         os.close(folder)
 
 
-def status(root: Root, path: Segments) -> os.stat_result | None:
+def status(root: Root, path: DiskPath) -> os.stat_result | None:
     """What stands at the path itself, a link too; None when nothing does."""
     try:
         with entered(root, path[:-1]) as folder:
@@ -142,7 +142,7 @@ def status(root: Root, path: Segments) -> os.stat_result | None:
         raise
 
 
-def check_room(root: Root, path: Segments) -> None:
+def check_path_conflicts(root: Root, path: DiskPath) -> None:
     """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
     for depth in range(1, len(path)):
         found = status(root, path[:depth])
@@ -150,14 +150,14 @@ def check_room(root: Root, path: Segments) -> None:
             return
         if not stat.S_ISDIR(found.st_mode):
             raise _not_a_folder(path[depth - 1])
-        if identity(found) == root.ours and path[:depth] != (RESERVED,):
+        if inode_id(found) == root.ours and path[:depth] != (RESERVED,):
             raise ReservedFolder(path[depth - 1])
     found = status(root, path)
     if found is not None and stat.S_ISDIR(found.st_mode) and not _is_empty(root, path):
         raise _is_a_folder(path[-1])
 
 
-def _is_empty(root: Root, path: Segments) -> bool:
+def _is_empty(root: Root, path: DiskPath) -> bool:
     try:
         with entered(root, path) as folder:
             return not os.listdir(folder)
@@ -202,7 +202,7 @@ def _to_free_name(step: Callable[[], T], folder: int, name: str) -> T:
     raise _is_a_folder(name)
 
 
-def prune(root: Root, path: Segments) -> None:
+def prune(root: Root, path: DiskPath) -> None:
     """Remove the folder if it is empty, and then those above it."""
     for depth in range(len(path), 0, -1):
         try:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NoReturn
 
 from app.database.filesystem.disk import Disk, check_encoding, lock
-from app.database.filesystem.posix import Identity, Segments, identity, map_os_errors
+from app.database.filesystem.posix import DiskPath, InodeId, inode_id, map_os_errors
 from app.database.filesystem.staging import StagedFile
 from app.storage.errors import ReadOnly, Unreadable
 from app.storage.types import RESERVED
 
-_MOVING: Segments = (RESERVED, "moving")
+_MOVING: DiskPath = (RESERVED, "moving")
 
 
 class ReadOnlyDisk(Disk):
@@ -66,7 +66,7 @@ class ReadOnlyDisk(Disk):
     def is_moving(self) -> bool:
         return self.status(_MOVING) is not None
 
-    def undo_cut_move(self) -> None:
+    def undo_interrupted_move(self) -> None:
         """Whoever may write does."""
 
     @contextmanager
@@ -79,32 +79,32 @@ class ReadOnlyDisk(Disk):
     def mark(self, volume: str) -> NoReturn:
         raise ReadOnly
 
-    def folder_of_ours(self, name: str) -> NoReturn:
+    def open_reserved_folder(self, name: str) -> NoReturn:
         raise ReadOnly
 
     def stage(self, size: int | None = None) -> NoReturn:
         raise ReadOnly
 
-    def created(self, staged: StagedFile, path: Segments) -> NoReturn:
+    def created(self, staged: StagedFile, path: DiskPath) -> NoReturn:
         raise ReadOnly
 
-    def replaced(self, staged: StagedFile, path: Segments) -> NoReturn:
+    def replaced(self, staged: StagedFile, path: DiskPath) -> NoReturn:
         raise ReadOnly
 
-    def removed(self, path: Segments) -> NoReturn:
+    def removed(self, path: DiskPath) -> NoReturn:
         raise ReadOnly
 
-    def moved(self, source: Segments, target: Segments) -> NoReturn:
+    def moved(self, source: DiskPath, target: DiskPath) -> NoReturn:
         raise ReadOnly
 
-    def respelled(self, path: Segments, name: str) -> NoReturn:
+    def respelled(self, path: DiskPath, name: str) -> NoReturn:
         raise ReadOnly
 
 
-def _reserved(root: int) -> Identity | None:
+def _reserved(root: int) -> InodeId | None:
     """The identity of the reserved folder, by which another spelling of its name is known."""
     try:
-        return identity(os.stat(RESERVED, dir_fd=root, follow_symlinks=False))
+        return inode_id(os.stat(RESERVED, dir_fd=root, follow_symlinks=False))
     except FileNotFoundError:
         return None
 

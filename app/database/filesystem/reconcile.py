@@ -11,9 +11,9 @@ from sqlalchemy import or_, select, union_all
 from sqlalchemy.orm import Session
 
 from app.database.filesystem.disk import Disk
-from app.database.filesystem.file_identity import TICK_S, Identity, Likeness, Signature, likeness
-from app.database.filesystem.name_equivalence import check_spelling, is_same
-from app.database.filesystem.posix import Segments
+from app.database.filesystem.file_identity import TICK_S, FileIdentity, FileStat, Match, compare
+from app.database.filesystem.name_equivalence import check_exact_name, is_equivalent
+from app.database.filesystem.posix import DiskPath
 from app.database.filesystem.rows import (
     be_version,
     find,
@@ -22,8 +22,8 @@ from app.database.filesystem.rows import (
     path_at,
     path_of,
     place,
-    sign,
-    signature_of,
+    record_stat,
+    stat_of,
 )
 from app.database.sql.engine import Database, OutcomeUnknown
 from app.database.sql.schema import Departed, Media
@@ -55,7 +55,7 @@ CHANGED_UNSEEN = (
 _log = logging.getLogger("seekable")
 
 
-class Settling:
+class Reconciler:
     """One transaction of the one writer, in which rows are made to say what files are.
 
     Only the one writer may do this: others could be between their row and their file step. `changes` are
@@ -109,7 +109,7 @@ class Settling:
         if self._unknown is not None:
             raise self._unknown
 
-    def settle(self, key: Key, found: Segments | None = None) -> Media | None:
+    def reconcile(self, key: Key, found: DiskPath | None = None) -> Media | None:
         """The row of the file at the key; None when there is none, or a new one that is being written.
 
         `found` is where a file of this key was found on the disk. Raises Unfinished while a known
@@ -129,28 +129,28 @@ class Settling:
                     raise PathConflict("Another file has the same name but for its Unicode normalisation.")
                 return self._compare(row, known, status)
             self._forget(row)
-        path = found or self._disk.spelled(path_at(key))
-        status = self._disk.status(path) if is_same(path, path_at(key)) else None
+        path = found or self._disk.actual_path(path_at(key))
+        status = self._disk.status(path) if is_equivalent(path, path_at(key)) else None
         return None if status is None else self._adopt(key, path, status)
 
     def _as_spelled(
-        self, row: Media, known: Segments, status: os.stat_result
-    ) -> tuple[Segments, os.stat_result | None]:
+        self, row: Media, known: DiskPath, status: os.stat_result
+    ) -> tuple[DiskPath, os.stat_result | None]:
         """Return the path of a row as it is spelled on the disk; no status where that is another name."""
-        actual = self._disk.spelled(known)
-        if not is_same(actual, known):
+        actual = self._disk.actual_path(known)
+        if not is_equivalent(actual, known):
             return known, None
         if actual != known:
             place(row, key_of(row), actual, self._ignored)
             self.session.flush()
         return actual, status
 
-    def place_of(self, key: Key) -> Segments:
+    def place_of(self, key: Key) -> DiskPath:
         """Return the path of a file that is new at the key. Raises PathConflict."""
-        self.check_room(key)
-        return check_spelling(path_at(key), self._disk.spelled(path_at(key)))
+        self.check_path_conflicts(key)
+        return check_exact_name(path_at(key), self._disk.actual_path(path_at(key)))
 
-    def rename(self, row: Media, key: Key, path: Segments) -> None:
+    def rename(self, row: Media, key: Key, path: DiskPath) -> None:
         """Let the row speak of the file at another path."""
         row.content_type = media_type_after_rename(row.content_type, row.filename, key.filename)
         place(row, key, path, self._ignored)
@@ -191,7 +191,7 @@ class Settling:
             row.updated_at = _modified_at(row.mtime_ns / 1e9, row.updated_at)
         return changed
 
-    def check_room(self, key: Key) -> None:
+    def check_path_conflicts(self, key: Key) -> None:
         """Raise PathConflict when a file cannot have this key because of the name of a folder or file that
         only normalisation makes the same: the disk would take them for two."""
         odd = select(Media.id).where(Media.library == key.library, Media.disk_path.is_not(None))
@@ -211,10 +211,10 @@ class Settling:
         if self.session.scalar(odd.where(*inside, meant).limit(1)) is not None:
             raise PathConflict(f"{key.filename!r} is a folder, so that no file can have that name.")
 
-    def _compare(self, row: Media, path: Segments, status: os.stat_result) -> Media:
+    def _compare(self, row: Media, path: DiskPath, status: os.stat_result) -> Media:
         found = self._identity(status)
-        like = likeness(Identity(signature_of(row), row.device), found)
-        if like in (Likeness.SAME, Likeness.UNPROVEN):
+        like = compare(FileIdentity(stat_of(row), row.device), found)
+        if like in (Match.SAME, Match.UNPROVEN):
             self._renew(row, found)
             return row
         # A file that was moved over another one is whole; one that is written in place may pause.
@@ -223,7 +223,7 @@ class Settling:
         before = (row.other_etag, row.other_sha256) if row.other_sha256 else (row.etag, row.sha256)
         kept = row.content_type, row.updated_at
         self._describe(row, status)
-        if like is Likeness.LOOKALIKE and before[1] is not None:
+        if like is Match.LOOKALIKE and before[1] is not None:
             # What is known stays until the hash proves otherwise: a restored backup keeps its dates, too.
             row.other_etag, row.other_sha256 = before
             row.content_type, row.updated_at = kept
@@ -231,23 +231,23 @@ class Settling:
         self._note(ChangeKind.REPLACED, row)
         return row
 
-    def _renew(self, row: Media, found: Identity) -> None:
+    def _renew(self, row: Media, found: FileIdentity) -> None:
         """Let the row speak of the same inode, to which something may have happened."""
-        known = Identity(signature_of(row), row.device)
+        known = FileIdentity(stat_of(row), row.device)
         if known == found:
             return
-        if likeness(known, found) is not Likeness.SAME:
+        if compare(known, found) is not Match.SAME:
             row.unverified = row.doubtful = self.has_doubts = True
-        sign(row, found.signature, found.device)
+        record_stat(row, found.signature, found.device)
         self.session.flush()
 
-    def _identity(self, status: os.stat_result) -> Identity:
-        return Identity(Signature.of(status), self._disk.device_of(status))
+    def _identity(self, status: os.stat_result) -> FileIdentity:
+        return FileIdentity(FileStat.of(status), self._disk.device_of(status))
 
-    def _adopt(self, key: Key, path: Segments, status: os.stat_result) -> Media | None:
+    def _adopt(self, key: Key, path: DiskPath, status: os.stat_result) -> Media | None:
         if path != path_at(key):
-            self._disk.check_room(path_at(key))
-        self.check_room(key)
+            self._disk.check_path_conflicts(path_at(key))
+        self.check_path_conflicts(key)
         row = self._moved(key, path, status)
         if row is not None:
             return row
@@ -265,9 +265,9 @@ class Settling:
         self._note(ChangeKind.CREATED, row)
         return row
 
-    def _moved(self, key: Key, path: Segments, status: os.stat_result) -> Media | None:
+    def _moved(self, key: Key, path: DiskPath, status: os.stat_result) -> Media | None:
         """The row of this very file, if it was at another path until now."""
-        signature = Signature.of(status)
+        signature = FileStat.of(status)
         query = select(Media).where(
             Media.inode == signature.inode,
             Media.size == signature.size,
@@ -279,8 +279,9 @@ class Settling:
             there = self._disk.status(path_of(row))
             if (
                 there is None
-                or Signature.of(there).inode != signature.inode
-                or self._disk.spelled(path_of(row)) != path_of(row)  # one file under another name of its own
+                or FileStat.of(there).inode != signature.inode
+                or self._disk.actual_path(path_of(row))
+                != path_of(row)  # one file under another name of its own
             ):
                 previous = key_of(row)
                 self._renew(row, self._identity(status))
@@ -292,7 +293,7 @@ class Settling:
 
     def _returned(self, key: Key, status: os.stat_result) -> Media | None:
         """What was known of this very file when it went away."""
-        signature = Signature.of(status)
+        signature = FileStat.of(status)
         query = select(Departed).where(
             Departed.inode == signature.inode,
             Departed.size == signature.size,
@@ -319,18 +320,18 @@ class Settling:
 
     def _describe(self, row: Media, status: os.stat_result) -> None:
         """Let the row speak of these bytes, which are to be hashed."""
-        sign(row, Signature.of(status), self._disk.device_of(status))
+        record_stat(row, FileStat.of(status), self._disk.device_of(status))
         row.content_type = media_type(None, row.filename)
         # Reading it all to hash it would keep clients waiting, so its version comes from its identity.
         be_version(row, etag=etag_of(status), sha256=None, is_utf8=None)
-        row.doubtful = signature_of(row).unsure_for_s(time.time_ns()) > 0
+        row.doubtful = stat_of(row).ambiguous_for_s(time.time_ns()) > 0
         row.updated_at = _modified_at(status.st_mtime, row.updated_at)
 
-    def _is_finished(self, path: Segments, status: os.stat_result, *, moved_there: bool = False) -> bool:
+    def _is_finished(self, path: DiskPath, status: os.stat_result, *, moved_there: bool = False) -> bool:
         age_s = _age_s(status)
         if not 0 <= age_s < WRITTEN_FOR_S:
             return True
-        unsure_s = Signature.of(status).unsure_for_s(time.time_ns())
+        unsure_s = FileStat.of(status).ambiguous_for_s(time.time_ns())
         if unsure_s <= TICK_S:  # else the file is doubtful: clients need not wait so long
             time.sleep(unsure_s)
         return is_finished(age_s, self._disk.has_writer(path, status), moved_there=moved_there)
@@ -341,7 +342,7 @@ class Settling:
 
 def _facts(row: Media) -> tuple[object, ...]:
     """What tells the row of one version at one place from all others."""
-    return key_of(row), path_of(row), signature_of(row), row.etag, row.updated_at
+    return key_of(row), path_of(row), stat_of(row), row.etag, row.updated_at
 
 
 def _modified_at(mtime: float, previous: datetime | None) -> datetime:

@@ -8,8 +8,8 @@ from uuid import uuid4
 from sqlalchemy import Row, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
-from app.database.filesystem.file_identity import Signature
-from app.database.filesystem.posix import Segments
+from app.database.filesystem.file_identity import FileStat
+from app.database.filesystem.posix import DiskPath
 from app.database.sql.engine import Database
 from app.database.sql.schema import Departed, Known, Media, Volume, Word
 from app.storage.ignored_names import IgnoredNames
@@ -17,23 +17,23 @@ from app.storage.search_tokens import words
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key, is_storable
 
 
-def root_of(library: str) -> Segments:
+def root_of(library: str) -> DiskPath:
     """The folder of a library."""
     # Not beside the shared files, where a library's name could be that of somebody's folder.
     return (RESERVED, "libraries", library) if library else ()
 
 
-def path_at(key: Key) -> Segments:
+def path_at(key: Key) -> DiskPath:
     """Where the file of a key is put."""
     return (*root_of(key.library), *key.path.split("/"))
 
 
-def disk_path(library: str, path: str) -> Segments:
+def disk_path(library: str, path: str) -> DiskPath:
     """Where a row's `disk_path` is."""
     return (*root_of(library), *path.split("/"))
 
 
-def path_of(row: Media) -> Segments:
+def path_of(row: Media) -> DiskPath:
     """Where the file of a row is."""
     if row.disk_path is None:
         return path_at(key_of(row))
@@ -62,7 +62,7 @@ def new_row(session: Session, origin: FileInfo | None, now: datetime) -> Media:
     return Media(id=origin.id, created_at=origin.created_at)
 
 
-def place(row: Media, key: Key, path: Segments, ignored: IgnoredNames) -> None:
+def place(row: Media, key: Key, path: DiskPath, ignored: IgnoredNames) -> None:
     """Let the row speak of the file at the path, under the key."""
     row.library, row.folder, row.filename = key.library, key.folder, key.filename
     row.disk_path = None if path == path_at(key) else "/".join(path[len(root_of(key.library)) :])
@@ -70,17 +70,17 @@ def place(row: Media, key: Key, path: Segments, ignored: IgnoredNames) -> None:
     row.words = [Word(library=key.library, word=word) for word in words(key.filename)]
 
 
-def sign(row: Media, signature: Signature, device: int | None) -> None:
+def record_stat(row: Media, signature: FileStat, device: int | None) -> None:
     row.size, row.mtime_ns, row.inode = signature.size, signature.mtime_ns, signature.inode
     row.ctime_ns, row.device = signature.ctime_ns, device
 
 
-def signature_of(row: Known) -> Signature:
-    return Signature(row.size, row.mtime_ns, row.inode, row.ctime_ns)
+def stat_of(row: Known) -> FileStat:
+    return FileStat(row.size, row.mtime_ns, row.inode, row.ctime_ns)
 
 
-SIGNATURE = (Media.size, Media.mtime_ns, Media.inode, Media.ctime_ns)
-"""What a Signature is made of."""
+STAT_COLUMNS = (Media.size, Media.mtime_ns, Media.inode, Media.ctime_ns)
+"""What a FileStat is made of."""
 
 
 def be_version(row: Media, *, etag: str, sha256: str | None, is_utf8: bool | None) -> None:
@@ -90,7 +90,7 @@ def be_version(row: Media, *, etag: str, sha256: str | None, is_utf8: bool | Non
     row.other_etag = row.other_sha256 = row.other_until = None
 
 
-def looks_alike(row: Media, signature: Signature) -> bool:
+def looks_alike(row: Media, signature: FileStat) -> bool:
     """Whether these seem to be the bytes of the row, be it in another inode."""
     return (row.size, row.mtime_ns) == (signature.size, signature.mtime_ns)
 

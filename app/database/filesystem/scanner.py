@@ -12,12 +12,12 @@ from typing import TypeVar
 
 from cachetools import FIFOCache
 
-from app.database.filesystem.diff import BATCH, Comparison
+from app.database.filesystem.diff import BATCH, FolderDiff
 from app.database.filesystem.directory_entries import Folder
 from app.database.filesystem.disk import Disk
-from app.database.filesystem.name_equivalence import is_same
-from app.database.filesystem.posix import Segments
-from app.database.filesystem.reconcile import Settling
+from app.database.filesystem.name_equivalence import is_equivalent
+from app.database.filesystem.posix import DiskPath
+from app.database.filesystem.reconcile import Reconciler
 from app.database.filesystem.rows import path_at, root_of
 from app.database.sql.engine import Database
 from app.database.sql.paths import disk_folders, folder_names
@@ -37,7 +37,7 @@ fractions of a second, and on others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FolderState:
     """A folder as it was when it was looked through."""
 
     changed_ns: int
@@ -49,19 +49,19 @@ class Seen:
     """How many it has that rows speak of."""
 
 
-class SeenFolders:
+class ScanCache:
     """The folders that were looked through last, within bounds. Used by many threads at once."""
 
     def __init__(self, *, max_folders: int = MAX_FOLDERS, max_names: int = MAX_NAMES) -> None:
         self._max_folders = max_folders
-        self._folders: FIFOCache[Segments, Seen] = FIFOCache(max_names, lambda seen: len(seen.folders))
+        self._folders: FIFOCache[DiskPath, FolderState] = FIFOCache(max_names, lambda seen: len(seen.folders))
         self._lock = threading.Lock()
 
-    def get(self, path: Segments) -> Seen | None:
+    def get(self, path: DiskPath) -> FolderState | None:
         with self._lock:
             return self._folders.get(path)
 
-    def put(self, path: Segments, seen: Seen, looked_ns: int) -> None:
+    def put(self, path: DiskPath, seen: FolderState, looked_ns: int) -> None:
         """Remember it, unless it changed so shortly before it was looked through (`looked_ns`) that a later
         change may not show."""
         fine = seen.changed_ns % 1_000_000_000 != 0
@@ -73,14 +73,14 @@ class SeenFolders:
                     self._folders.popitem()
                 self._folders[path] = seen
 
-    def note(self, path: Segments, changed_ns: int) -> None:
+    def note(self, path: DiskPath, changed_ns: int) -> None:
         """Remember that it changed in a way that is known, if it is remembered still."""
         with self._lock:
             seen = self._folders.get(path)
             if seen is not None:
                 self._folders[path] = replace(seen, changed_ns=changed_ns)
 
-    def forget(self, path: Segments) -> None:
+    def forget(self, path: DiskPath) -> None:
         with self._lock:
             self._folders.pop(path, None)
 
@@ -121,28 +121,28 @@ BIG = 10_000
 """In a folder of so many files a change of ours is no reason to compare them all. (What somebody puts there
 while our change is brought to the disk is then found by the next scan.)"""
 
-Look = tuple[Segments, bool]
+Look = tuple[DiskPath, bool]
 """A folder, and whether those inside it are meant too."""
 
 
 class Scanner:
     """Finds the folders that are to be compared with their rows, and has it done.
 
-    `settling` begins a transaction. A generator of it may be left at any step.
+    `reconciler` begins a transaction. A generator of it may be left at any step.
     """
 
     def __init__(
         self,
         database: Database,
         files: Disk,
-        settling: Callable[[], AbstractContextManager[Settling]],
+        reconciler: Callable[[], AbstractContextManager[Reconciler]],
         ignored: IgnoredNames,
     ) -> None:
         self._database = database
         self._disk = files
-        self._comparison = Comparison(database, files, settling, ignored)
+        self._diff = FolderDiff(database, files, reconciler, ignored)
         self._ignored = ignored
-        self._seen = SeenFolders()
+        self._cache = ScanCache()
         self._refreshing = threading.Lock()
         self._refreshed: tuple[Look, float] | None = None
         self._left_until: dict[Look, float] = {}
@@ -152,7 +152,7 @@ class Scanner:
         """Return the approximate number of files that a scan will look at."""
         return sum(self._count(root_of(library)) for library in self._libraries())
 
-    def _count(self, root: Segments) -> int:
+    def _count(self, root: DiskPath) -> int:
         stack = [root]
         files = 0
         while stack:
@@ -180,11 +180,11 @@ class Scanner:
             for library in self._libraries():
                 yield from self.scan_library(library)
             for library in self._libraries():
-                yield from self._comparison.gone(library, "", beneath=True)
+                yield from self._diff.gone(library, "", beneath=True)
             finished = True
         finally:
             if not finished:
-                self._seen.clear()  # or nobody would look for what is gone
+                self._cache.clear()  # or nobody would look for what is gone
 
     def scan_library(self, library: str) -> Generator[ScanStep]:
         """Look at every file that is in a library."""
@@ -204,7 +204,7 @@ class Scanner:
         walked = 0
         while stack:
             path = stack.pop()
-            seen = self._seen.get(path)
+            seen = self._cache.get(path)
             walked += 1
             if walked > MAX_WALKED and time.monotonic() < self._walked_until.get(look, 0):
                 return True
@@ -217,28 +217,28 @@ class Scanner:
         """Look again for folders that no row speaks of, above a file that is no longer there."""
         path = path_at(key)[:-1]
         while path:
-            self._seen.forget(path)
+            self._cache.forget(path)
             path = path[:-1]
-        self._seen.forget(path)
+        self._cache.forget(path)
 
-    def known(self, *paths: Segments) -> list[Segments]:
+    def known(self, *paths: DiskPath) -> list[DiskPath]:
         """The folders of these files that are big and as they were when they were looked through."""
         return [path for path in {path[:-1] for path in paths} if self._is_big_and_as_seen(path)]
 
-    def _is_big_and_as_seen(self, path: Segments) -> bool:
-        seen = self._seen.get(path)
+    def _is_big_and_as_seen(self, path: DiskPath) -> bool:
+        seen = self._cache.get(path)
         if seen is None or seen.files < BIG:
             return False
         return seen.changed_ns == self._disk.folder_changed_ns(path)
 
-    def note(self, known: list[Segments]) -> None:
+    def note(self, known: list[DiskPath]) -> None:
         """Take the folders as known still, after a file step of ours."""
         for path in known:
             changed_ns = self._disk.folder_changed_ns(path)
             if changed_ns is not None:
-                self._seen.note(path, changed_ns)
+                self._cache.note(path, changed_ns)
 
-    def _tops(self, library: str, folder: str) -> set[Segments]:
+    def _tops(self, library: str, folder: str) -> set[DiskPath]:
         """Where a folder is on the disk: there may be several, whose names only normalisation makes one."""
         with self._database.reading() as session:
             found = {_segments(folder), *disk_folders(session, library, folder)}
@@ -247,12 +247,12 @@ class Scanner:
             (top,) = tops
             if self._disk.folder_changed_ns(top) is None:  # perhaps a Mac's, of which no file is known yet
                 with contextlib.suppress(Unreadable):
-                    tops |= {self._disk.spelled(top)}
+                    tops |= {self._disk.actual_path(top)}
         return tops
 
-    def _is_there(self, path: Segments) -> bool:
+    def _is_there(self, path: DiskPath) -> bool:
         """Return whether the path of a folder is known to be, or is, spelled so."""
-        return self._seen.get(path) is not None or is_same(self._disk.spelled(path), path)
+        return self._cache.get(path) is not None or is_equivalent(self._disk.actual_path(path), path)
 
     def refresh(self, library: str, folder: str, *, recursive: bool) -> None:
         """Look through the folder if anything came or went since that was done last. Raises DiskFault."""
@@ -293,7 +293,7 @@ class Scanner:
         root = root_of(library)
         tops = [path for path in self._tops(library, folder) if self._is_there(path)]
         stack = tops.copy()
-        last: dict[Segments, tuple[int, list[str]]] = {}
+        last: dict[DiskPath, tuple[int, list[str]]] = {}
         there = False
         try:
             while stack:
@@ -303,7 +303,7 @@ class Scanner:
                         if found is None:
                             continue
                         there = True
-                        seen = self._seen.get(path)
+                        seen = self._cache.get(path)
                         if anew or seen is None or seen.changed_ns != found.changed_ns:
                             seen, files = yield from self._look_into(found, library, path)
                             if not anew:
@@ -320,17 +320,17 @@ class Scanner:
                     stack += [(*path, name) for name in (seen.folders if recursive else seen.empty)]
             while last:
                 path, (files, folders) = next(iter(last.items()))
-                yield from self._settle_gone(library, "/".join(path[len(root) :]), files, folders)
+                yield from self._reconcile_gone(library, "/".join(path[len(root) :]), files, folders)
                 del last[path]
         finally:
             for path in last:
-                self._seen.forget(path)  # or nobody would look for what is gone
+                self._cache.forget(path)  # or nobody would look for what is gone
         if not there:
-            yield from self._comparison.gone(library, folder, beneath=True)
+            yield from self._diff.gone(library, folder, beneath=True)
 
     def _look_into(
-        self, found: Folder, library: str, path: Segments
-    ) -> Generator[ScanStep, None, tuple[Seen, int]]:
+        self, found: Folder, library: str, path: DiskPath
+    ) -> Generator[ScanStep, None, tuple[FolderState, int]]:
         """Settle what came to one folder or changed there, and remember how it was. How many files it has."""
         folder = normalize_folder("/".join(path[len(root_of(library)) :]))
         looked_ns = time.time_ns()
@@ -339,7 +339,7 @@ class Scanner:
         yield ScanStep(0, ())  # an empty folder is a step too
         for entries in _batches(found.entries()):
             folders += [entry.name for entry in entries if entry.kind == "folder"]
-            step = self._comparison.entries(found, library, path, folder, entries)
+            step = self._diff.entries(found, library, path, folder, entries)
             files += step.files
             unfinished = unfinished or any(one.outcome in _LATER for one in step.findings)
             yield step
@@ -348,11 +348,11 @@ class Scanner:
         known = self._folders(library, folder)
         folders = [name for name in folders if not self._is_passed_over(folder, name, known)]
         empty = tuple(name for name in folders if unicodedata.normalize("NFC", name) not in known)
-        seen = Seen(found.changed_ns, tuple(folders), empty, files)
+        seen = FolderState(found.changed_ns, tuple(folders), empty, files)
         if unfinished:  # what has no row yet must be looked for again
-            self._seen.forget(path)
+            self._cache.forget(path)
         else:
-            self._seen.put(path, seen, looked_ns)
+            self._cache.put(path, seen, looked_ns)
         return seen, files
 
     def _is_passed_over(self, folder: str, name: str, known: set[str]) -> bool:
@@ -360,15 +360,17 @@ class Scanner:
         name = unicodedata.normalize("NFC", name)
         return name not in known and self._ignored.matches_folder(f"{folder}/{name}" if folder else name)
 
-    def _settle_gone(self, library: str, folder: str, files: int, folders: list[str]) -> Iterator[ScanStep]:
+    def _reconcile_gone(
+        self, library: str, folder: str, files: int, folders: list[str]
+    ) -> Iterator[ScanStep]:
         """Settle the rows that have no file any more, where there are more rows than files, or rows in
         folders that are not there."""
         folder = normalize_folder(folder)
-        if self._comparison.rows(library, folder) > files:
-            yield from self._comparison.gone(library, folder, beneath=False)
+        if self._diff.rows(library, folder) > files:
+            yield from self._diff.gone(library, folder, beneath=False)
         there = {unicodedata.normalize("NFC", name) for name in folders}
         for name in self._folders(library, folder) - there:
-            yield from self._comparison.gone(library, f"{folder}/{name}" if folder else name, beneath=True)
+            yield from self._diff.gone(library, f"{folder}/{name}" if folder else name, beneath=True)
 
     def _folders(self, library: str, folder: str) -> set[str]:
         """The names of the folders inside that rows speak of."""
@@ -382,7 +384,7 @@ def _remember(until: dict[Look, float], look: Look, when: float) -> None:
     until[look] = when
 
 
-def _segments(folder: str) -> Segments:
+def _segments(folder: str) -> DiskPath:
     return tuple(folder.split("/")) if folder else ()
 
 

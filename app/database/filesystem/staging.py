@@ -6,7 +6,7 @@ import os
 import stat
 from uuid import uuid4
 
-from app.database.filesystem.file_identity import Signature
+from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.page_cache import begin_write_back
 from app.database.filesystem.posix import map_os_errors
 
@@ -66,16 +66,16 @@ class StagedFile:
             begin_write_back(self._descriptor, self._given_to_disk, self._size)
             self._given_to_disk = self._size
 
-    def seal(self) -> Signature:
+    def seal(self) -> FileStat:
         """Bring the bytes to the disk. An error here is final: the kernel may have dropped what it could
         not write, and a second fsync would then succeed without it."""
         with map_os_errors():
             with contextlib.suppress(OSError):  # of a file system that knows no rights
                 os.fchmod(self._descriptor, self._mode)
             os.fsync(self._descriptor)
-            return Signature.of(os.fstat(self._descriptor))
+            return FileStat.of(os.fstat(self._descriptor))
 
-    def seal_after(self, mtime_ns: int) -> Signature:
+    def seal_after(self, mtime_ns: int) -> FileStat:
         """Make the file look newer than that. The kernel's clock ticks slowly: two versions that are
         written within one tick could not be told apart by their signatures."""
         with map_os_errors():

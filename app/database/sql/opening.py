@@ -22,7 +22,7 @@ from app.database.facts import NEWER
 from app.database.filesystem.backend import FilesystemBackend
 from app.database.filesystem.copy_records import SqliteCopies
 from app.database.filesystem.disk import Disk, is_marked
-from app.database.filesystem.flock_leases import LockedFiles
+from app.database.filesystem.flock_leases import FlockLeases
 from app.database.filesystem.posix import map_os_errors
 from app.database.filesystem.read_only import ReadOnlyDisk, is_on_read_only_file_system, place_of
 from app.database.filesystem.rows import ignored_names
@@ -156,7 +156,7 @@ def open_filesystem(
             f"SEEKABLE_FILES_DIR={settings.files_dir}: There is no library here; `seekable serve` makes one."
         )
     files = open_files(settings, stack)
-    files.keep_shut(database.files())
+    files.exclude(database.files())
     # Even a look at the database needs a file beside it.
     with _said_of(database), files.with_reserve():
         database.keep_private()
@@ -172,7 +172,7 @@ def open_filesystem(
             ignored=ignored,
             feed=feed,
         )
-        backend.undo_cut_move()
+        backend.undo_interrupted_move()
     return backend
 
 
@@ -180,7 +180,7 @@ def open_leases(settings: Settings, files: FilesystemBackend, stack: ExitStack) 
     """Those of a library that is open."""
     if not files.database.on_one_machine:
         return SqlLeases(files.database)
-    locks = LockedFiles(partial(_folder_of_leases, settings, files.disk))
+    locks = FlockLeases(partial(_folder_of_leases, settings, files.disk))
     stack.callback(locks.close)
     return locks
 
@@ -194,7 +194,7 @@ def open_copies(settings: Settings, stack: ExitStack) -> SqliteCopies:
 def _folder_of_leases(settings: Settings, disk: Disk) -> int:
     """A descriptor of the folder that holds the locks of leases, which the caller closes."""
     if not isinstance(disk, ReadOnlyDisk):
-        return disk.folder_of_ours("leases")
+        return disk.open_reserved_folder("leases")
     path = state_file(settings, ".leases")
     make_state_folder(path)
     with map_os_errors():

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from app.database.filesystem.posix import Segments
+from app.database.filesystem.posix import DiskPath
 from app.database.filesystem.rows import disk_path, path_at
 from app.database.sql.schema import Media
 from app.database.stretches import MAX_LOOKED_AT
@@ -34,7 +34,7 @@ def _strpos(element: Position, compiler: SQLCompiler, **options: Any) -> str:
     return f"strpos({compiler.process(element.clauses, **options)})"
 
 
-Place = tuple[Key, Segments]
+Place = tuple[Key, DiskPath]
 """A file, and where on the disk it is, or may be."""
 
 
@@ -66,7 +66,7 @@ def libraries(session: Session) -> Iterator[str]:
         name = session.scalar(select(func.min(Media.library)).where(Media.library > name))
 
 
-def disk_folders(session: Session, library: str, folder: str) -> set[Segments]:
+def disk_folders(session: Session, library: str, folder: str) -> set[DiskPath]:
     """Where files of a folder are on the disk, if its name is another there."""
     odd = Media.disk_path.is_not(None)
     query = select(Media.disk_path).where(Media.library == library, Media.folder == folder, odd)

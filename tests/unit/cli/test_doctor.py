@@ -13,7 +13,7 @@ from sqlalchemy import text
 from app.cli.doctor import RULES, Finding, Level, of_database, of_folder, of_settings
 from app.database.examining import examine
 from app.database.facts import DatabaseFacts
-from app.database.filesystem.folder_checks import FolderFacts, examine_folder
+from app.database.filesystem.doctor_checks import FolderFacts, examine_folder
 from app.database.gridfs.doctor_checks import NEEDED, missing_rights
 from app.database.sql.opening import open_sql
 from app.settings import Settings

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from app.database.filesystem.flock_leases import LockedFiles
+from app.database.filesystem.flock_leases import FlockLeases
 from app.storage.leases import Leases
 
 
@@ -14,7 +14,7 @@ def test_lease_reaches_other_process_when_holder_has_many_waiters(tmp_path: Path
     """Waiters in the holder's process are notified at once; another process polls ten times a second."""
 
     async def wait() -> float:
-        locks = [LockedFiles(lambda: os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)) for _ in range(2)]
+        locks = [FlockLeases(lambda: os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)) for _ in range(2)]
         busy, other = map(Leases, locks)
         queue = asyncio.Lock()
 

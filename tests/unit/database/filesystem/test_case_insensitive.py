@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database.filesystem.move_intents import Intent
+from app.database.filesystem.move_intents import MoveIntent
 from app.database.sql.engine import Database
 from app.storage.errors import (
     AlreadyExists,
@@ -240,7 +240,7 @@ def test_case_rename_leaves_one_file_when_killed(library: Library, aging_files: 
     films = library.root / "films"
     status = (films / "film.mp4").stat()
     path = "films", "film.mp4"
-    library.backend.disk._intents.write(Intent(path, ("films", "detour"), status.st_ino, is_detour=True))
+    library.backend.disk._intents.write(MoveIntent(path, ("films", "detour"), status.st_ino, is_detour=True))
     if killed != "before":
         (films / "film.mp4").rename(films / "detour")
     if killed in ("linked", "after"):

@@ -5,38 +5,38 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.database.filesystem.file_identity import Identity, Likeness, Signature, likeness
+from app.database.filesystem.file_identity import FileIdentity, FileStat, Match, compare
 from app.database.filesystem.reconcile import STABLE_AFTER_S, WRITTEN_FOR_S, is_finished
 from app.http.dates import modification_date
 
-ROW = Signature(size=4, mtime_ns=10, inode=7, ctime_ns=20)
+ROW = FileStat(size=4, mtime_ns=10, inode=7, ctime_ns=20)
 OLD_ROW = replace(ROW, ctime_ns=None)
 
 
 @pytest.mark.parametrize(
     ("row", "row_device", "found", "device", "expected"),
     [
-        (ROW, 0, ROW, 0, Likeness.SAME),
-        (ROW, 5, ROW, 6, Likeness.SAME),  # after a reboot
-        (ROW, None, ROW, 0, Likeness.SAME),
-        (ROW, 0, replace(ROW, ctime_ns=21), 0, Likeness.UNPROVEN),
-        (ROW, 0, replace(ROW, ctime_ns=19), 0, Likeness.UNPROVEN),  # the clock was set back
-        (ROW, None, replace(ROW, ctime_ns=21), 0, Likeness.UNPROVEN),
-        (ROW, 5, replace(ROW, ctime_ns=21), 6, Likeness.LOOKALIKE),  # the same inode number elsewhere
-        (ROW, 0, replace(ROW, inode=8, ctime_ns=21), 0, Likeness.LOOKALIKE),  # touch -r, mv
-        (ROW, 0, replace(ROW, mtime_ns=11, ctime_ns=21), 0, Likeness.LOOKALIKE),  # touch
-        (ROW, 0, replace(ROW, size=5), 0, Likeness.DIFFERENT),
-        (ROW, 0, Signature(5, 11, 8, 21), 0, Likeness.DIFFERENT),
+        (ROW, 0, ROW, 0, Match.SAME),
+        (ROW, 5, ROW, 6, Match.SAME),  # after a reboot
+        (ROW, None, ROW, 0, Match.SAME),
+        (ROW, 0, replace(ROW, ctime_ns=21), 0, Match.UNPROVEN),
+        (ROW, 0, replace(ROW, ctime_ns=19), 0, Match.UNPROVEN),  # the clock was set back
+        (ROW, None, replace(ROW, ctime_ns=21), 0, Match.UNPROVEN),
+        (ROW, 5, replace(ROW, ctime_ns=21), 6, Match.LOOKALIKE),  # the same inode number elsewhere
+        (ROW, 0, replace(ROW, inode=8, ctime_ns=21), 0, Match.LOOKALIKE),  # touch -r, mv
+        (ROW, 0, replace(ROW, mtime_ns=11, ctime_ns=21), 0, Match.LOOKALIKE),  # touch
+        (ROW, 0, replace(ROW, size=5), 0, Match.DIFFERENT),
+        (ROW, 0, FileStat(5, 11, 8, 21), 0, Match.DIFFERENT),
         # Rows of earlier releases have neither ctime nor device.
-        (OLD_ROW, None, ROW, 0, Likeness.SAME),
-        (OLD_ROW, None, replace(ROW, inode=8), 0, Likeness.LOOKALIKE),
-        (OLD_ROW, None, replace(ROW, size=5), 0, Likeness.DIFFERENT),
+        (OLD_ROW, None, ROW, 0, Match.SAME),
+        (OLD_ROW, None, replace(ROW, inode=8), 0, Match.LOOKALIKE),
+        (OLD_ROW, None, replace(ROW, size=5), 0, Match.DIFFERENT),
     ],
 )
 def test_likeness_compares_file_with_row(
-    row: Signature, row_device: int | None, found: Signature, device: int, expected: Likeness
+    row: FileStat, row_device: int | None, found: FileStat, device: int, expected: Match
 ) -> None:
-    assert likeness(Identity(row, row_device), Identity(found, device)) is expected
+    assert compare(FileIdentity(row, row_device), FileIdentity(found, device)) is expected
 
 
 @pytest.mark.parametrize(

@@ -10,24 +10,24 @@ from pathlib import Path
 
 import pytest
 
-from app.database.filesystem.flock_leases import LockedFiles
+from app.database.filesystem.flock_leases import FlockLeases
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[list[LockedFiles]]:
+def processes(tmp_path: Path) -> Iterator[list[FlockLeases]]:
     """Open the locks four times, like several processes."""
     with ExitStack() as stack:
-        locks = [LockedFiles(lambda: os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)) for _ in range(4)]
+        locks = [FlockLeases(lambda: os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)) for _ in range(4)]
         for one in locks:
             stack.callback(one.close)
         yield locks
 
 
-def test_lease_is_exclusive_when_many_compete(processes: list[LockedFiles], tmp_path: Path) -> None:
+def test_lease_is_exclusive_when_many_compete(processes: list[FlockLeases], tmp_path: Path) -> None:
     inside, takes = threading.Lock(), 0
     ends = time.monotonic() + 0.7
 
-    def take_repeatedly(locks: LockedFiles) -> int:
+    def take_repeatedly(locks: FlockLeases) -> int:
         takes = 0
         holder = str(id(locks))
         while time.monotonic() < ends:
@@ -44,7 +44,7 @@ def test_lease_is_exclusive_when_many_compete(processes: list[LockedFiles], tmp_
     assert list(tmp_path.iterdir()) == [], "no lock file may remain"
 
 
-def test_lease_passes_to_another_holder_when_not_renewed(processes: list[LockedFiles]) -> None:
+def test_lease_passes_to_another_holder_when_not_renewed(processes: list[FlockLeases]) -> None:
     assert processes[0].acquire("name", "a", 0.6)
     assert not processes[0].acquire("name", "b", 60)
     assert processes[0].acquire("name", "a", 0.6)

@@ -167,17 +167,17 @@ def test_scan_handles_more_files_than_one_batch(library: Library, monkeypatch: p
 
 
 def test_scan_cache_is_bounded() -> None:
-    folders = scanner.SeenFolders(max_folders=3, max_names=7)
+    folders = scanner.ScanCache(max_folders=3, max_names=7)
     for number in (0, 1, 2, 0, 3, 4):
-        folders.put((str(number),), scanner.Seen(0, ("a", "b"), ()), looked_ns=10**10)
+        folders.put((str(number),), scanner.FolderState(0, ("a", "b"), ()), looked_ns=10**10)
     found = [number for number in range(5) if folders.get((str(number),)) is not None]
     assert found == [0, 3, 4], "the most recently read folders stay"
-    folders.put(("0",), scanner.Seen(0, ("a", "b", "c"), ()), looked_ns=10**10)
+    folders.put(("0",), scanner.FolderState(0, ("a", "b", "c"), ()), looked_ns=10**10)
     assert folders.get(("3",)) is not None, "seven names are within the limit"
-    folders.put(("0",), scanner.Seen(0, ("a", "b", "c", "d"), ()), looked_ns=10**10)
+    folders.put(("0",), scanner.FolderState(0, ("a", "b", "c", "d"), ()), looked_ns=10**10)
     found = [number for number in range(5) if folders.get((str(number),)) is not None]
     assert found == [0, 4], "the least recently read folders are dropped"
-    folders.put(("0",), scanner.Seen(0, tuple("abcdefgh"), ()), looked_ns=10**10)
+    folders.put(("0",), scanner.FolderState(0, tuple("abcdefgh"), ()), looked_ns=10**10)
     assert folders.get(("0",)) is None, "a folder with too many names is not cached"
 
 
@@ -195,8 +195,8 @@ def test_folder_is_cached_when_its_time_is_old_enough(
     changed_ns: int, looked_ns: int, is_cached: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scanner, "FINE_NS", 10**8)
-    folders = scanner.SeenFolders()
-    folders.put(("a",), scanner.Seen(changed_ns, (), ()), looked_ns=looked_ns)
+    folders = scanner.ScanCache()
+    folders.put(("a",), scanner.FolderState(changed_ns, (), ()), looked_ns=looked_ns)
     assert (folders.get(("a",)) is not None) is is_cached
 
 
@@ -560,7 +560,7 @@ def test_ignored_folder_is_read_only_where_rows_exist(library: Library) -> None:
     assert library.backend.maintenance.estimate_file_count() == 1
     scan(library)
     page(library, recursive=True)
-    seen_folders = library.backend._scanner._seen
+    seen_folders = library.backend._scanner._cache
     assert seen_folders.get(("films",)) is not None
     assert seen_folders.get(("films", "@eaDir")) is None
     uploaded = Key(SHARED, "films/@eaDir/film.mp4", "uploaded.jpg")

@@ -10,7 +10,7 @@ import pytest
 
 from app.database.filesystem import posix
 from app.database.filesystem.disk import Disk
-from app.database.filesystem.move_intents import Intent, Intents
+from app.database.filesystem.move_intents import MoveIntent, MoveIntentFile
 from app.storage.errors import AlreadyExists, StorageUnavailable
 from tests.support import skip_or_fail
 
@@ -32,7 +32,7 @@ SOURCE, TARGET = ("a", "old.mp4"), ("b", "new.mp4")
 def test_intent_is_halfway_only_when_file_has_both_names(
     source: int | None, target: int | None, is_halfway: bool
 ) -> None:
-    assert Intent(SOURCE, TARGET, inode=7).is_halfway(source, target) is is_halfway
+    assert MoveIntent(SOURCE, TARGET, inode=7).is_halfway(source, target) is is_halfway
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_intent_is_halfway_only_when_file_has_both_names(
 def test_intent_is_away_only_when_file_has_only_detour_name(
     source: int | None, target: int | None, is_away: bool
 ) -> None:
-    assert Intent(SOURCE, TARGET, inode=7, is_detour=True).is_away(source, target) is is_away
-    assert not Intent(SOURCE, TARGET, inode=7).is_away(source, target)
+    assert MoveIntent(SOURCE, TARGET, inode=7, is_detour=True).is_away(source, target) is is_away
+    assert not MoveIntent(SOURCE, TARGET, inode=7).is_away(source, target)
 
 
 @contextmanager
@@ -63,9 +63,9 @@ def folder(path: Path) -> Iterator[int]:
 
 
 def test_intent_is_read_as_written(tmp_path: Path) -> None:
-    intent = Intent(("é", "\udcff"), TARGET, inode=(1 << 64) - 1, is_detour=True)
+    intent = MoveIntent(("é", "\udcff"), TARGET, inode=(1 << 64) - 1, is_detour=True)
     with folder(tmp_path) as descriptor:
-        intents = Intents(descriptor)
+        intents = MoveIntentFile(descriptor)
         assert (intents.exists(), intents.read()) == (False, None)
         intents.write(intent)
         assert (intents.exists(), intents.read()) == (True, intent)
@@ -77,7 +77,7 @@ def test_intent_is_read_as_written(tmp_path: Path) -> None:
 def test_torn_intent_reads_as_none(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "moving").write_bytes(data)
     with folder(tmp_path) as descriptor:
-        assert Intents(descriptor).read() is None
+        assert MoveIntentFile(descriptor).read() is None
 
 
 @pytest.fixture(params=["rename", "link"])

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from app.database.filesystem.name_equivalence import alike, entries_of, is_same, spelled
+from app.database.filesystem.name_equivalence import (
+    actual_path,
+    equivalent_entries,
+    equivalent_names,
+    is_equivalent,
+)
 from app.database.filesystem.posix import Root
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, is_reserved, normalize_folder
@@ -69,7 +74,7 @@ def test_key_of_earlier_version_stays_valid() -> None:
     ],
 )
 def test_alike_returns_spellings_that_reveal_case_sensitivity(name: str, others: tuple[str, ...]) -> None:
-    assert alike(name) == others
+    assert equivalent_names(name) == others
 
 
 @pytest.mark.parametrize(
@@ -86,12 +91,12 @@ def test_alike_returns_spellings_that_reveal_case_sensitivity(name: str, others:
 def test_entries_of_finds_names_that_differ_in_normalization(
     name: str, names: list[str], found: list[str]
 ) -> None:
-    assert entries_of(name, names) == found
+    assert equivalent_entries(name, names) == found
 
 
 def test_is_same_ignores_normalization_only() -> None:
-    assert is_same(("a", NFD), ("a", NFC))
-    assert not is_same(("a", NFD), ("A", NFC))
+    assert is_equivalent(("a", NFD), ("a", NFC))
+    assert not is_equivalent(("a", NFD), ("A", NFC))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,6 @@ def test_spelled_returns_path_as_folders_spell_it(
         (tmp_path / one).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / one).touch()
     root = os.open(tmp_path, os.O_RDONLY)
-    found = spelled(Root(root), tuple(path.split("/")))
+    found = actual_path(Root(root), tuple(path.split("/")))
     os.close(root)
     assert "/".join(found) == expected

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.event import listen
 
 from app.database.filesystem import open_cache, posix
-from app.database.filesystem.open_cache import Remembered
+from app.database.filesystem.open_cache import OpenCache
 from app.storage.async_storage import ThreadedStorage
 from app.storage.types import SHARED, Expect, FileId, Key
 from tests.support import skip_or_fail
@@ -219,7 +219,7 @@ def test_cache_keeps_most_recently_used_files(
     cached_library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = cached_library.backend
-    monkeypatch.setattr(backend, "_remembered", Remembered(backend.disk, 4096, max_rows=2))
+    monkeypatch.setattr(backend, "_open_cache", OpenCache(backend.disk, 4096, max_rows=2))
     keys = [Key(SHARED, "", f"{number}.mp4") for number in range(3)]
     for key in keys:
         cached_library.put(b"x", key)

@@ -9,7 +9,7 @@ import pytest
 
 from app.cli.doctor import Level, of_database, of_folder
 from app.database.examining import examine
-from app.database.filesystem.folder_checks import examine_folder
+from app.database.filesystem.doctor_checks import examine_folder
 from app.storage.types import Key
 from tests.support import need, need_root, run
 from tests.unit.database.library import Library

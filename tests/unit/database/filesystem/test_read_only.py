@@ -57,7 +57,7 @@ def test_disk_raises_read_only_for_each_step(tmp_path: Path) -> None:
     steps: list[Callable[[], object]] = [
         disk.stage,
         lambda: disk.mark("id"),
-        lambda: disk.folder_of_ours("leases"),
+        lambda: disk.open_reserved_folder("leases"),
         lambda: disk.removed(("film.mp4",)),
         lambda: disk.moved(("film.mp4",), ("other.mp4",)),
     ]
@@ -65,7 +65,7 @@ def test_disk_raises_read_only_for_each_step(tmp_path: Path) -> None:
         with pytest.raises(ReadOnly):
             step()
     disk.sweep()
-    disk.undo_cut_move()
+    disk.undo_interrupted_move()
     with disk.locked(1), disk.with_reserve():
         pass
     disk.close()
@@ -79,7 +79,7 @@ def test_library_has_no_id_when_opened_read_only_without_one(
     files = tmp_path / "files"
     files.mkdir()
 
-    def identity(name: str | None, *, read_only: bool) -> str | None:
+    def inode_id(name: str | None, *, read_only: bool) -> str | None:
         url = None if name is None else f"sqlite:///{tmp_path / name}"
         settings = Settings(_env_file=None, files_dir=files, read_only=read_only, database_url=url)
 
@@ -89,9 +89,9 @@ def test_library_has_no_id_when_opened_read_only_without_one(
 
         return asyncio.run(opened())
 
-    assert identity(None, read_only=True) is None
-    assert identity("before.db", read_only=True) is None
-    own_id = identity("own.db", read_only=False)
+    assert inode_id(None, read_only=True) is None
+    assert inode_id("before.db", read_only=True) is None
+    own_id = inode_id("own.db", read_only=False)
     assert own_id == (files / ".seekable" / "id").read_text().strip()
-    assert identity("own.db", read_only=True) == own_id
-    assert identity("before.db", read_only=True) is None, "the database belongs to another id"
+    assert inode_id("own.db", read_only=True) == own_id
+    assert inode_id("before.db", read_only=True) is None, "the database belongs to another id"

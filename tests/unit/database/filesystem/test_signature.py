@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.database.filesystem.file_identity import COARSE_TICK_S, TICK_S, Signature
+from app.database.filesystem.file_identity import COARSE_TICK_S, TICK_S, FileStat
 
 SECOND = 1_000_000_000
 
@@ -23,4 +23,4 @@ SECOND = 1_000_000_000
 )
 def test_change_may_not_show_within_a_tick(ctime_ns: int | None, age_s: float, expected: float) -> None:
     now_ns = (ctime_ns or 0) + int(age_s * SECOND)
-    assert Signature(4, 10, 7, ctime_ns).unsure_for_s(now_ns) == pytest.approx(expected)
+    assert FileStat(4, 10, 7, ctime_ns).ambiguous_for_s(now_ns) == pytest.approx(expected)

@@ -10,7 +10,7 @@ from threading import Event, Thread
 import pytest
 
 from app.database.filesystem.disk import Disk
-from app.database.filesystem.file_identity import Signature, has_writer
+from app.database.filesystem.file_identity import FileStat, has_writer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs file leases, which only Linux has")
 
@@ -61,7 +61,7 @@ def test_mapping_without_descriptor_counts_as_writer(tmp_path: Path) -> None:
 ASK_AND_OPEN = """
 import os, sys, threading, time
 from app.database.filesystem.file_identity import has_writer
-from app.database.filesystem.file_identity import Signature
+from app.database.filesystem.file_identity import FileStat
 end = time.monotonic() + 0.5
 def write():
     while time.monotonic() < end:
@@ -69,7 +69,7 @@ def write():
 writer = threading.Thread(target=write)
 writer.start()
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
-expected = Signature.of(os.fstat(descriptor))
+expected = FileStat.of(os.fstat(descriptor))
 seen = {has_writer(descriptor, expected) for _ in iter(lambda: time.monotonic() < end, False)}
 writer.join()
 assert seen == {True, False}, seen
@@ -93,7 +93,7 @@ def test_writer_is_unknown_when_file_belongs_to_another_user(tmp_path: Path) -> 
     if os.geteuid() != 0:
         path = Path("/etc/passwd")
     descriptor = os.open(path, os.O_RDONLY)
-    expected = Signature.of(os.fstat(descriptor))
+    expected = FileStat.of(os.fstat(descriptor))
     user = os.geteuid()
     os.seteuid(65534 if user == 0 else user)
     try:

@@ -246,7 +246,7 @@ def test_other_writer_waits_when_writer_loses_connection(library: Library, tmp_p
     """The process that lost its connection has lost its lock, and may be in the middle of a file step."""
     other = Library(library.root, library.settings.database_url)
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(StorageUnavailable), library.backend._settling():
+        with pytest.raises(StorageUnavailable), library.backend._reconciling():
             library.sql(TERMINATE_WRITER)
             waiting = pool.submit(other.put, b"of the other")
             has_waited = not wait([waiting], timeout=0.5).done
@@ -343,7 +343,7 @@ def test_nul_character_is_not_found(library: Library) -> None:
 
 
 def test_refusal_is_raised_when_connection_is_lost_too(library: Library) -> None:
-    with pytest.raises(NotFound), library.backend._settling():
+    with pytest.raises(NotFound), library.backend._reconciling():
         library.sql(TERMINATE_WRITER)
         raise NotFound("There is no such file.")
 
