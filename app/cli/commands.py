@@ -37,8 +37,7 @@ from app.database import (
     prepare_database,
 )
 from app.database.filesystem.doctor_checks import ignores_case
-from app.library.copying import LEFT_BEHIND, Target, copy, gone, remove_gone
-from app.library.copying import Outcome as Copying
+from app.library.copying import LEFT_BEHIND, CopyOutcome, Target, copy, find_gone, remove_gone
 from app.server.listen import activated_listeners, listen, place_of, reachable
 from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load, load_target
@@ -205,7 +204,7 @@ def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
         left_behind.update(_LEFT & (await _scan(source)).keys())
         if mirror:
             _check_known(to)
-            over.extend([info async for info in gone(source, to)])
+            over.extend([info async for info in find_gone(source, to)])
         else:
             await copy_all(source, to)
 
@@ -294,9 +293,9 @@ def _said_of_target() -> Iterator[None]:
         raise type(error)(f"The library to copy to: {error}") from error
 
 
-async def _copy(source: Storage, target: Target) -> Counter[Copying]:
+async def _copy(source: Storage, target: Target) -> Counter[CopyOutcome]:
     """What became of the files, and of how many."""
-    found: Counter[Copying] = Counter()
+    found: Counter[CopyOutcome] = Counter()
     size = 0
     try:
         with _Bar("Copying", (await source.usage()).size) as bar:

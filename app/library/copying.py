@@ -1,4 +1,4 @@
-"""Brings the files of one library to another: verified, and over again until all are there."""
+"""Copies the files of one library to another, verified. A repeated run copies what is missing or changed."""
 
 import asyncio
 import hashlib
@@ -28,110 +28,110 @@ from app.storage.workers import wait_for_result
 T = TypeVar("T")
 
 PAGE = 100
-"""Files that are listed at once."""
+"""Files in one page of a list."""
 
 CHAIN = 10
-"""How many files may wait for one another to get out of the way."""
+"""Files that may wait for one another to free their names."""
 
-TRIES = 2
-"""How often a file is begun that changes meanwhile, or that cannot be read or stored."""
+ATTEMPTS = 2
+"""Attempts to copy a file that changes meanwhile, or that cannot be read or stored."""
 
 
 class Action(Enum):
-    """What is to be done about one file."""
+    """The next step for one file."""
 
     COPY = auto()
     SKIP = auto()
     REPLACE = auto()
     MOVE = auto()
     HASH = auto()
-    """Only the hashes can tell, of which one is not known."""
+    """Compute the missing hash, then decide again."""
     SUPERSEDE = auto()
-    """An earlier copy of another file has the name, and goes if that file is gone."""
+    """Replace an earlier copy of another file, which has the name, if that file was deleted."""
     CONFLICT = auto()
 
 
 def decide(
-    source: FileInfo, there: FileInfo | None, known: FileInfo | None, copied: Copy | None = None
+    source: FileInfo, at_key: FileInfo | None, by_id: FileInfo | None, copied: Copy | None = None
 ) -> Action:
-    """Return what brings a file to another library, which has `there` under its key and `known` under its id.
+    """Return the next step to copy a file to a library that has `at_key` at its key and `by_id` with its id.
 
-    `copied` is what that library notes of the first of the two as a copy. Only earlier copies that have not
-    changed since are written over; where nothing is noted, only older versions of this very file.
+    `copied` is the target's record of the first of the two as a copy. Only unchanged earlier copies are
+    overwritten; without a record, only older versions of the same file.
     """
-    other = there or known
+    other = at_key or by_id
     if other is None:
         return Action.COPY
     if other.size == source.size:
-        # A copy is as old as the version that it was made of; times are kept to the millisecond.
-        made_of_it = _is_copy(other, source)
+        # A copy has the time of the version that it was made from, to the millisecond.
+        made_from_it = _is_copy(other, source)
         unknown = source.sha256 is None or other.sha256 is None
-        if unknown and not made_of_it:
+        if unknown and not made_from_it:
             return Action.HASH
         if unknown or source.sha256 == other.sha256:
-            return Action.SKIP if there else Action.MOVE
+            return Action.SKIP if at_key else Action.MOVE
     if other.id != source.id:
-        left_over = there is not None and copied is not None and copied.is_untouched(there)
-        return Action.SUPERSEDE if left_over else Action.CONFLICT
+        leftover = at_key is not None and copied is not None and copied.is_untouched(at_key)
+        return Action.SUPERSEDE if leftover else Action.CONFLICT
     if other.updated_at >= source.updated_at or not (copied is None or copied.is_version(other)):
         return Action.CONFLICT
-    return Action.REPLACE if there else Action.MOVE
+    return Action.REPLACE if at_key else Action.MOVE
 
 
 def _is_copy(other: FileInfo, source: FileInfo) -> bool:
-    """Return whether a file of the same size was made of this version, as far as id and times show."""
+    """Return whether a file of the same size was copied from this version, by its id and time."""
     return other.id == source.id and abs(other.updated_at - source.updated_at) < MILLISECOND
 
 
-class Outcome(Enum):
-    """What became of one file."""
+class CopyOutcome(Enum):
+    """The outcome of copying one file."""
 
     COPIED = "copied"
     REPLACED = "replaced"
     MOVED = "moved"
-    """An earlier copy has its new name."""
+    """An earlier copy was renamed like its source."""
     PRESENT = "already there"
     GONE = "gone meanwhile"
     CONFLICT = "in conflict"
     DAMAGED = "damaged"
-    """Its bytes are not those that were stored once."""
+    """Its bytes do not match its recorded hash."""
     FAILED = "failed"
 
 
-LEFT_BEHIND = frozenset({Outcome.CONFLICT, Outcome.DAMAGED, Outcome.FAILED})
+LEFT_BEHIND = frozenset({CopyOutcome.CONFLICT, CopyOutcome.DAMAGED, CopyOutcome.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
-    """What became of one file."""
+class CopyResult:
+    """The result of copying one file."""
 
     key: Key
     size: int
-    """Bytes that were stored."""
-    outcome: Outcome
+    """Bytes that were stored in the target."""
+    outcome: CopyOutcome
     reason: str = ""
-    """Why it was left behind."""
+    """Why the file was not copied; empty if it was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The library to copy to, and what it knows of the copies in it."""
+    """The library to copy to, and its records of earlier copies."""
 
     storage: Storage
     copies: CopyLedger
     source: str | None
-    """The id of the library that is copied. Without one, no copy counts as one of it."""
+    """The id of the library to copy from. If None, earlier copies cannot be recognised as its own."""
 
     def is_of_source(self, copied: Copy) -> bool:
-        """Return whether the copy was made of the library that is copied."""
+        """Return whether a copy came from the library to copy from."""
         return self.source is not None and copied.source == self.source
 
-    async def known(self, infos: Sequence[FileInfo]) -> dict[str, Copy]:
-        """Return what is known of these files as copies, by their ids, whichever library they are from."""
+    async def records(self, infos: Sequence[FileInfo]) -> dict[str, Copy]:
+        """Return the records of those files that are copies, of any library, by the id of the copy."""
         return {**await _in_thread(self.copies.find, [info.id for info in infos])}
 
     async def hashed(self, info: FileInfo, copied: Copy | None) -> FileInfo:
-        """Return the file with its hash, and no longer doubtful if that proves it to be the copy still."""
+        """Return the file with its hash; not doubtful if the hash proves that it is the unchanged copy."""
         hashed = await _hashed(self.storage, info)
         proved = copied is not None and copied.seems_version(info) and copied.etag == hashed.sha256
         return replace(hashed, doubtful=hashed.doubtful and not proved)
@@ -140,29 +140,30 @@ class Target:
         await _in_thread(self.copies.note, Copy.of(info, self.source or "", origin))
 
     async def forget(self, info: FileInfo) -> None:
-        """Forget a copy before it is changed: no entry is ever wrong, wherever the change is cut short."""
+        """Remove the record of a copy before the copy is changed, so that a crash leaves no wrong record."""
         await _in_thread(self.copies.forget, info.id)
 
 
 async def copy(
     source: Storage, target: Target, advance: Callable[[int], None]
-) -> AsyncGenerator[Copied, None]:
-    """Bring every file of every library to the target, and say of each what became of it. `advance` is told
-    of bytes that are dealt with: of each file as many as it was listed with.
+) -> AsyncGenerator[CopyResult, None]:
+    """Copy every file of every library to the target, and yield the result of each. `advance` receives the
+    number of processed bytes: for each file, the listed size in total.
 
-    Raises OutOfSpace, and StorageUnavailable when one of the two does not answer any more; what is there by
-    then stays. It may be left, cancelled and begun again at any time.
+    Raises OutOfSpace, and StorageUnavailable if either library is unavailable; copied files stay. May be
+    interrupted and restarted at any time.
     """
     async with aclosing(_pages(source)) as pages:
         async for page in pages:
             for listed in page.items:
-                bar = _Advance(advance, listed.size)
-                yield await _Copying(source, target, bar.by).bring(listed)
-                bar.finish()
+                progress = _FileProgress(advance, listed.size)
+                yield await _FileCopy(source, target, progress.add).run(listed)
+                progress.finish()
 
 
 async def _pages(storage: Storage) -> AsyncGenerator[Page, None]:
-    """Yield the files of all libraries, ignored ones first: one renamed meanwhile is then met later."""
+    """Yield the files of all libraries. Ignored ones come first, so that one that loses its ignored name
+    meanwhile, as a finished download does, is not skipped."""
     libraries = sorted({SHARED, *await storage.libraries()}, key=str.encode)
     for library, ignored in product(libraries, (True, False)):
         listing = Listing(library, recursive=True, ignored=ignored)
@@ -175,23 +176,23 @@ async def _pages(storage: Storage) -> AsyncGenerator[Page, None]:
                 break
 
 
-async def gone(source: Storage, target: Target) -> AsyncGenerator[FileInfo, None]:
-    """Yield the untouched copies in the target of files that the source no longer has.
+async def find_gone(source: Storage, target: Target) -> AsyncGenerator[FileInfo, None]:
+    """Yield the unchanged copies in the target whose source file was deleted.
 
-    A copy whose name another file of the source has by now is not among them: `copy` replaces it.
+    Copies whose name another file of the source has by now are omitted: `copy` replaces them.
     """
     async with aclosing(_pages(target.storage)) as pages:
         async for page in pages:
-            known = await target.known(page.items)
+            records = await target.records(page.items)
             for info in page.items:
-                if await _is_gone(source, target, info, known.get(info.id)):
+                if await _is_gone(source, target, info, records.get(info.id)):
                     yield info
 
 
 async def remove_gone(source: Storage, target: Target, info: FileInfo) -> bool:
-    """Delete a file that `gone` named, if all that is still so. Return whether it was deleted."""
-    known = await target.known([info])
-    if not await _is_gone(source, target, info, known.get(info.id)):
+    """Delete a file that `find_gone` yielded, if it still would. Return whether it was deleted."""
+    records = await target.records([info])
+    if not await _is_gone(source, target, info, records.get(info.id)):
         return False
     try:
         await target.storage.delete(info.key, expect=info.etag)
@@ -209,7 +210,13 @@ async def _is_gone(source: Storage, target: Target, info: FileInfo, copied: Copy
         if await _find(source, origin) is not None or await _find(source, info.key) is not None:
             return False
         return copied.is_untouched(await target.hashed(info, copied) if info.doubtful else info)
-    except (Unfinished, Unreadable, NotFound, _Changed, _Damaged):  # it is there, or it is no copy any more
+    except (
+        Unfinished,
+        Unreadable,
+        NotFound,
+        _Changed,
+        _Damaged,
+    ):  # the source file exists, or this is not its copy
         return False
 
 
@@ -217,32 +224,32 @@ async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
     return await wait_for_result(asyncio.get_running_loop().run_in_executor(None, function, *arguments))
 
 
-class _Advance:
-    """Tells of so many bytes, whatever a file that changes, or is read again, comes to."""
+class _FileProgress:
+    """Reports exactly the listed size of a file, even if it changes or is read twice."""
 
-    def __init__(self, tell: Callable[[int], None], size: int) -> None:
-        self._tell = tell
+    def __init__(self, advance: Callable[[int], None], size: int) -> None:
+        self._advance = advance
         self._left = size
 
-    def by(self, size: int) -> None:
+    def add(self, size: int) -> None:
         size = min(size, self._left)
         self._left -= size
-        self._tell(size)
+        self._advance(size)
 
     def finish(self) -> None:
-        self.by(self._left)
+        self.add(self._left)
 
 
 class _Changed(Exception):
-    """The file is another version than was decided about."""
+    """The file changed after the decision."""
 
 
 class _Damaged(Exception):
-    """The bytes that were read are not those that were stored once."""
+    """The bytes do not match the recorded hash."""
 
 
-class _Copying:
-    """One file on its way."""
+class _FileCopy:
+    """The copy of one file."""
 
     def __init__(
         self,
@@ -251,7 +258,7 @@ class _Copying:
         advance: Callable[[int], None],
         waiting: frozenset[str] = frozenset(),
     ) -> None:
-        """`waiting` are the ids of the files that wait for this one to get out of their way."""
+        """`waiting` are the ids of the files that wait for this one to free their names."""
         self._source = source
         self._to = to
         self._target = to.storage
@@ -259,102 +266,102 @@ class _Copying:
         self._waiting = waiting
         self._moved = False
 
-    async def bring(self, info: FileInfo) -> Copied:
-        """Try; where it fails because of what happens meanwhile, try again with what is so then."""
-        failed = Copied(info.key, 0, Outcome.FAILED)
-        for _ in range(TRIES):
+    async def run(self, info: FileInfo) -> CopyResult:
+        """Copy the file. Tries again, with its current state, if concurrent changes make an attempt fail."""
+        failed = CopyResult(info.key, 0, CopyOutcome.FAILED)
+        for _ in range(ATTEMPTS):
             try:
-                return await self._bring(info)
+                return await self._attempt(info)
             except OutOfSpace as error:
                 raise OutOfSpace(f"There is no room for {info.key.path}: {error}") from error
             except _Damaged:
-                return Copied(info.key, 0, Outcome.DAMAGED, "Its bytes do not match its hash.")
+                return CopyResult(info.key, 0, CopyOutcome.DAMAGED, "Its bytes do not match its hash.")
             except _Changed:
-                failed = Copied(info.key, 0, Outcome.FAILED, "It changes while it is read.")
+                failed = CopyResult(info.key, 0, CopyOutcome.FAILED, "It changed while it was being read.")
             except (AlreadyExists, PathConflict, VersionMismatch) as error:
-                failed = Copied(info.key, 0, Outcome.CONFLICT, str(error))
+                failed = CopyResult(info.key, 0, CopyOutcome.CONFLICT, str(error))
             except StorageError as error:
-                failed = Copied(info.key, 0, Outcome.FAILED, str(error))
+                failed = CopyResult(info.key, 0, CopyOutcome.FAILED, str(error))
                 await self._check_answers()
             try:
-                info = await self._now(info)
+                info = await self._current(info)
             except NotFound:
-                return Copied(info.key, 0, Outcome.GONE)
+                return CopyResult(info.key, 0, CopyOutcome.GONE)
             except StorageError as error:
                 await self._check_answers()
-                return Copied(info.key, 0, Outcome.FAILED, str(error))
+                return CopyResult(info.key, 0, CopyOutcome.FAILED, str(error))
         return failed
 
-    async def _now(self, info: FileInfo) -> FileInfo:
-        """The file as it is by now: it may have another name, or another file may have its name."""
+    async def _current(self, info: FileInfo) -> FileInfo:
+        """Return the current state of the file. It may have another name, or another file its name."""
         try:
             return await self._source.stat(_id(info))
         except NotFound:
             return await self._source.stat(info.key)
 
     async def _check_answers(self) -> None:
-        """One file may fail; but without its storage all that follow would fail as well."""
+        """Raise StorageUnavailable if a library is unavailable: all further files would fail as well."""
         for which, storage in (("from", self._source), ("to", self._target)):
             try:
                 await storage.ping()
             except StorageUnavailable as error:
                 raise StorageUnavailable(f"The library to copy {which} does not answer: {error}") from error
 
-    async def _bring(self, info: FileInfo) -> Copied:
-        there = await _find(self._target, info.key)
-        other = there or await _find(self._target, _id(info))
-        copied = None if other is None else (await self._to.known([other])).get(other.id)
+    async def _attempt(self, info: FileInfo) -> CopyResult:
+        at_key = await _find(self._target, info.key)
+        other = at_key or await _find(self._target, _id(info))
+        copied = None if other is None else (await self._to.records([other])).get(other.id)
         if other is not None and copied is not None and other.doubtful and other.size != info.size:
             other = await self._to.hashed(other, copied)
-            there = there and other
-        action = decide(info, there, other, copied)
+            at_key = at_key and other
+        action = decide(info, at_key, other, copied)
         if action is Action.HASH:
             assert other is not None
             info = await _hashed(self._source, info, self._advance)
             other = await self._to.hashed(other, copied)
-            there = there and other
-            action = decide(info, there, other, copied)
+            at_key = at_key and other
+            action = decide(info, at_key, other, copied)
         if action is Action.MOVE:
             assert other is not None
             await self._to.forget(other)
             await self._target.move(other.key, info.key, expect=other.etag)
             self._moved = True
-            return await self._bring(info)
+            return await self._attempt(info)
         if action is Action.SKIP:
-            if there is not None and _is_copy(there, info) and not self._is_noted(there, copied):
-                await self._to.note(there, info.id)
-            return Copied(info.key, 0, Outcome.MOVED if self._moved else Outcome.PRESENT)
+            if at_key is not None and _is_copy(at_key, info) and not self._is_recorded(at_key, copied):
+                await self._to.note(at_key, info.id)
+            return CopyResult(info.key, 0, CopyOutcome.MOVED if self._moved else CopyOutcome.PRESENT)
         if action in (Action.CONFLICT, Action.SUPERSEDE):
             assert other is not None
-            if await self._gets_away(other, info, copied):
-                return await self._bring(info)
-            if action is Action.CONFLICT or not await self._is_over(other, copied):
-                return Copied(info.key, 0, Outcome.CONFLICT, _why(info, other))
+            if await self._move_away(other, info, copied):
+                return await self._attempt(info)
+            if action is Action.CONFLICT or not await self._is_leftover(other, copied):
+                return CopyResult(info.key, 0, CopyOutcome.CONFLICT, _why(info, other))
             await self._copy(info, Expect.ABSENT, instead_of=other)
-            return Copied(info.key, info.size, Outcome.REPLACED)
-        await self._copy(info, Expect.ABSENT if there is None else there.etag, over=there)
-        return Copied(info.key, info.size, Outcome.COPIED if there is None else Outcome.REPLACED)
+            return CopyResult(info.key, info.size, CopyOutcome.REPLACED)
+        await self._copy(info, Expect.ABSENT if at_key is None else at_key.etag, over=at_key)
+        return CopyResult(info.key, info.size, CopyOutcome.COPIED if at_key is None else CopyOutcome.REPLACED)
 
-    def _is_noted(self, there: FileInfo, copied: Copy | None) -> bool:
-        return copied is not None and copied.source == (self._to.source or "") and copied.is_untouched(there)
+    def _is_recorded(self, info: FileInfo, copied: Copy | None) -> bool:
+        return copied is not None and copied.source == (self._to.source or "") and copied.is_untouched(info)
 
-    async def _is_over(self, other: FileInfo, copied: Copy | None) -> bool:
-        """Return whether the file is a copy from this source, which no longer has what it was made of."""
+    async def _is_leftover(self, other: FileInfo, copied: Copy | None) -> bool:
+        """Return whether the file is a copy of a file that this source no longer has."""
         if copied is None or not self._to.is_of_source(copied):
             return False
         return await _find(self._source, FileId(other.key.library, copied.origin)) is None
 
-    async def _gets_away(self, other: FileInfo, info: FileInfo, copied: Copy | None) -> bool:
-        """Bring the file that has the name first, if it has another one in the source by now."""
+    async def _move_away(self, other: FileInfo, info: FileInfo, copied: Copy | None) -> bool:
+        """Free the name by copying `other` first, if its source was renamed. Return whether it is free."""
         waiting = self._waiting | {info.id}
         origin = other.id if copied is None else copied.origin
-        if origin in waiting or len(waiting) > CHAIN:  # they swapped their names
+        if origin in waiting or len(waiting) > CHAIN:  # a cycle: they swapped their names
             return False
         now = await _find(self._source, FileId(other.key.library, origin))
         if now is None or now.key == other.key:
             return False
-        brought = await _Copying(self._source, self._to, lambda size: None, waiting).bring(now)
-        return brought.outcome not in LEFT_BEHIND
+        result = await _FileCopy(self._source, self._to, lambda size: None, waiting).run(now)
+        return result.outcome not in LEFT_BEHIND
 
     async def _copy(
         self,
@@ -364,7 +371,7 @@ class _Copying:
         over: FileInfo | None = None,
         instead_of: FileInfo | None = None,
     ) -> None:
-        """Store the file, `over` an earlier version of it, or `instead_of` another, which is deleted last."""
+        """Store the file `over` an earlier version, or `instead_of` another file, which is deleted first."""
         async with (
             self._source.open(_id(info)) as file,
             self._target.stage(size=info.size) as staged,
@@ -394,7 +401,7 @@ async def _find(storage: Storage, address: Address) -> FileInfo | None:
 
 
 async def _hashed(storage: Storage, info: FileInfo, advance: Callable[[int], None] | None = None) -> FileInfo:
-    """The same, with the hash of its bytes."""
+    """Return the file with its hash, which is computed if it is unknown."""
     if info.sha256 is not None:
         return info
     digest = hashlib.sha256()
@@ -410,10 +417,10 @@ async def _hashed(storage: Storage, info: FileInfo, advance: Callable[[int], Non
 
 
 async def _check_read(storage: Storage, info: FileInfo, sha256: str) -> None:
-    """Raise unless all that was read is what was stored once, as far as that is known."""
+    """Raise _Damaged or _Changed if the hash of the bytes that were read is not the recorded one."""
     if sha256 == info.sha256:
         return
-    # Only what a program other than this one has in its hands changes under a reader.
+    # Only other programs change a file that is being read.
     now = await storage.stat(_id(info))
     _check_same(info, now)
     if now.sha256 not in (None, sha256):
@@ -430,4 +437,4 @@ def _id(info: FileInfo) -> FileId:
 
 
 def _why(info: FileInfo, other: FileInfo) -> str:
-    return "Another file has this name." if other.id != info.id else "What is there is not an older version."
+    return "Another file has this name." if other.id != info.id else "The file there is not an older version."

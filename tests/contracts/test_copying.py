@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.library.copying import Outcome
+from app.library.copying import CopyOutcome
 from app.storage.contract import Storage
 from app.storage.errors import NotFound
 from app.storage.types import SHARED, FileId, FileInfo, Key
@@ -73,18 +73,18 @@ async def test_copy_transfers_each_file_once(pair: Pair) -> None:
     infos = await fill(pair.source)
     found = await pair.copy()
     assert {file.key: file.size for file in found.values()} == {key: len(FILES[key]) for key in FILES}
-    assert {file.outcome for file in found.values()} == {Outcome.COPIED}
+    assert {file.outcome for file in found.values()} == {CopyOutcome.COPIED}
     copies = await stored(pair.target)
     assert copies.keys() == infos.keys()
     assert_copies(copies.values(), infos)
     for key, data in FILES.items():
         assert await get(pair.target, FileId(key.library, infos[key].id)) == data
     source, target = CountingStorage(pair.source), CountingStorage(pair.target)
-    assert set((await replace(pair, source=source, target=target).run()).values()) == {Outcome.PRESENT}
+    assert set((await replace(pair, source=source, target=target).run()).values()) == {CopyOutcome.PRESENT}
     assert (source.opened, target.opened) == (0, 0)
     assert await stored(pair.target) == copies
     # Two settings that name the same library in different words do no harm.
-    assert set((await replace(pair, source=pair.target).run()).values()) == {Outcome.PRESENT}
+    assert set((await replace(pair, source=pair.target).run()).values()) == {CopyOutcome.PRESENT}
     assert await stored(pair.target) == copies
 
 
@@ -103,20 +103,20 @@ async def test_second_copy_transfers_changes(pair: Pair) -> None:
     await put(pair.source, moved_and_replaced, b"of alice still")
     await pair.source.delete(Key(SHARED, "", "a"))
     assert await pair.run() == {
-        "🎬 100% ü.mp4": Outcome.PRESENT,
-        "films/0 new.mp4": Outcome.COPIED,
-        "films/b.mkv": Outcome.REPLACED,
-        "films/deep/er/c.mp4": Outcome.REPLACED,
-        "moved/a.mkv": Outcome.MOVED,
-        "alice:films/b.mp4": Outcome.REPLACED,
-        "bob:a": Outcome.PRESENT,
+        "🎬 100% ü.mp4": CopyOutcome.PRESENT,
+        "films/0 new.mp4": CopyOutcome.COPIED,
+        "films/b.mkv": CopyOutcome.REPLACED,
+        "films/deep/er/c.mp4": CopyOutcome.REPLACED,
+        "moved/a.mkv": CopyOutcome.MOVED,
+        "alice:films/b.mp4": CopyOutcome.REPLACED,
+        "bob:a": CopyOutcome.PRESENT,
     }
     infos, copies = await stored(pair.source), await stored(pair.target)
     assert copies.keys() - infos.keys() == {Key(SHARED, "", "a")}, "copying must not delete"
     assert_copies((copies[key] for key in infos), infos)
     assert await get(pair.target, DEEP) == b"DEEP"
     assert await get(pair.target, moved) == FILES[A]
-    assert set((await pair.run()).values()) == {Outcome.PRESENT}
+    assert set((await pair.run()).values()) == {CopyOutcome.PRESENT}
 
 
 @some_pairs
@@ -129,7 +129,7 @@ async def test_copy_handles_files_that_took_each_others_names(pair: Pair) -> Non
     await pair.source.move(one, two)
     await put(pair.source, one, b"new")
     found = await pair.run()
-    assert Outcome.CONFLICT not in found.values()
+    assert CopyOutcome.CONFLICT not in found.values()
     infos = await stored(pair.source)
     copies = await stored(pair.target)
     assert copies.keys() == infos.keys() == {one, two, three}
@@ -138,7 +138,7 @@ async def test_copy_handles_files_that_took_each_others_names(pair: Pair) -> Non
     await pair.source.move(one, Key(SHARED, "", "4.mp4"))
     await pair.source.move(two, one)
     await pair.source.move(Key(SHARED, "", "4.mp4"), two)
-    assert Outcome.CONFLICT in (await pair.run()).values()
+    assert CopyOutcome.CONFLICT in (await pair.run()).values()
     assert (await stored(pair.target)).keys() == copies.keys()
 
 
@@ -151,15 +151,15 @@ async def test_copy_keeps_files_of_target(pair: Pair) -> None:
     file_at_folder_path = await put(target, Key("alice", "", "films"), b"a file, where a folder is needed")
     same_id = await put(target, Key("else", "", "b"), b"-", origin=infos[Key("bob", "", "a")])
     found = await pair.copy()
-    kept = {path: file for path, file in found.items() if file.outcome is Outcome.CONFLICT}
+    kept = {path: file for path, file in found.items() if file.outcome is CopyOutcome.CONFLICT}
     assert {path: bool(file.reason) for path, file in kept.items()} == {
         ":films/deep/er/c.mp4": True,
         "alice:films/a.mp4": True,
     }
     assert Counter(file.outcome for file in found.values()) == {
-        Outcome.CONFLICT: 2,
-        Outcome.PRESENT: 1,
-        Outcome.COPIED: len(FILES) - 3,
+        CopyOutcome.CONFLICT: 2,
+        CopyOutcome.PRESENT: 1,
+        CopyOutcome.COPIED: len(FILES) - 3,
     }
     copies = await stored(target)
     for mine in (same_bytes, other_bytes, file_at_folder_path, same_id):
@@ -169,9 +169,9 @@ async def test_copy_keeps_files_of_target(pair: Pair) -> None:
     # A file that changed in the target after the copy belongs to the target, too.
     top = Key(SHARED, "", "🎬 100% ü.mp4")
     changed = await put(target, top, b"pot")
-    assert (await pair.run())[top.path] is Outcome.CONFLICT
+    assert (await pair.run())[top.path] is CopyOutcome.CONFLICT
     await target.move(top, Key(SHARED, "elsewhere", "top.mp4"))
-    assert (await pair.run())[top.path] is Outcome.CONFLICT
+    assert (await pair.run())[top.path] is CopyOutcome.CONFLICT
     with pytest.raises(NotFound):
         await target.stat(top)
     assert (await stored(target))[Key(SHARED, "elsewhere", "top.mp4")].etag == changed.etag
@@ -198,9 +198,9 @@ async def test_mirror_removes_copies_of_deleted_files(pair: Pair) -> None:
     await put(pair.source, in_its_place, b"where a file was")
     assert sorted(await pair.remove()) == ["film.mp4", over.path]  # the first is Alice's
     assert await pair.run() == {
-        "a folder now/moved.mp4": Outcome.MOVED,
-        film.path: Outcome.REPLACED,
-        in_its_place.path: Outcome.COPIED,
+        "a folder now/moved.mp4": CopyOutcome.MOVED,
+        film.path: CopyOutcome.REPLACED,
+        in_its_place.path: CopyOutcome.COPIED,
     }
     infos, copies = await stored(pair.source), await stored(pair.target)
     assert_copies((copies[key] for key in infos), infos)
@@ -210,7 +210,7 @@ async def test_mirror_removes_copies_of_deleted_files(pair: Pair) -> None:
         "files that changed or moved in the target belong to it"
     )
     assert await pair.remove() == []
-    assert set((await pair.run()).values()) == {Outcome.PRESENT}
+    assert set((await pair.run()).values()) == {CopyOutcome.PRESENT}
 
 
 @some_pairs
@@ -218,8 +218,8 @@ async def test_copy_includes_ignored_files(pair: Pair) -> None:
     hidden = [Key(SHARED, "films", "a.mkv.part"), Key("alice", "@eaDir", "a.jpg")]
     infos = [await put(pair.source, key, b"in no list") for key in hidden]
     assert await pair.run() == {
-        "films/a.mkv.part": Outcome.COPIED,
-        "alice:@eaDir/a.jpg": Outcome.COPIED,
+        "films/a.mkv.part": CopyOutcome.COPIED,
+        "alice:@eaDir/a.jpg": CopyOutcome.COPIED,
     }
     for info in infos:
         assert (await pair.target.stat(info.key)).id == info.id

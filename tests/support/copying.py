@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.database import Stores, open_database
-from app.library.copying import Copied, Outcome, Target, copy, gone, remove_gone
+from app.library.copying import CopyOutcome, CopyResult, Target, copy, find_gone, remove_gone
 from app.settings import Settings
 from app.storage.contract import OpenFile, Storage
 from app.storage.copy_notes import CopyLedger
@@ -50,10 +50,10 @@ class Pair:
 
     async def remove(self) -> list[str]:
         """Remove the files that a mirror removes and return their paths."""
-        over = [info async for info in gone(self.source, self.to)]
+        over = [info async for info in find_gone(self.source, self.to)]
         return [info.key.path for info in over if await remove_gone(self.source, self.to, info)]
 
-    async def copy(self) -> dict[str, Copied]:
+    async def copy(self) -> dict[str, CopyResult]:
         """Copy once, check that the progress adds up, and return the outcome of each file by its path."""
         async for _ in self.source.scan():
             pass
@@ -65,7 +65,7 @@ class Pair:
         assert min(advanced, default=0) >= 0
         return found
 
-    async def run(self) -> dict[str, Outcome]:
+    async def run(self) -> dict[str, CopyOutcome]:
         return {path.removeprefix(":"): file.outcome for path, file in (await self.copy()).items()}
 
 

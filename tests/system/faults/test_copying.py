@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from app.database.filesystem.copy_records import SqliteCopies
-from app.library.copying import Outcome, copy, gone, remove_gone
+from app.library.copying import CopyOutcome, copy, find_gone, remove_gone
 from app.storage.copy_notes import Copy
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.types import SHARED, Key
@@ -62,7 +62,7 @@ async def test_copy_skips_damaged_file(pair: Pair, tmp_path: Path) -> None:
     await put(pair.source, LAST, b"last")
     corrupt(tmp_path / "source", FILM)
     found = await pair.copy()
-    assert found[":films/film.mp4"].outcome is Outcome.DAMAGED
+    assert found[":films/film.mp4"].outcome is CopyOutcome.DAMAGED
     assert "hash" in found[":films/film.mp4"].reason
     assert set(await stored(pair.target)) == {LAST}
     assert not staged(tmp_path)
@@ -77,11 +77,11 @@ async def test_copy_skips_file_truncated_while_it_is_read(pair: Pair, tmp_path: 
         os.truncate(path, 1000)
 
     found = await replace(pair, source=CountingStorage(pair.source, truncate)).copy()
-    assert found[":films/film.mp4"].outcome is Outcome.FAILED
+    assert found[":films/film.mp4"].outcome is CopyOutcome.FAILED
     assert found[":films/film.mp4"].reason
     assert set(await stored(pair.target)) == {LAST}
     age_files()
-    assert await pair.run() == {"films/film.mp4": Outcome.COPIED, "films/z.mp4": Outcome.PRESENT}
+    assert await pair.run() == {"films/film.mp4": CopyOutcome.COPIED, "films/z.mp4": CopyOutcome.PRESENT}
 
 
 async def test_copy_hashes_unhashed_files_and_recognizes_copies_later(pair: Pair, tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ async def test_copy_hashes_unhashed_files_and_recognizes_copies_later(pair: Pair
     await put(pair.target, LAST, b"LAST")
     age_files()
     expected = {
-        "films/film.mp4": Outcome.COPIED,
-        "films/other.mp4": Outcome.PRESENT,
-        "films/z.mp4": Outcome.CONFLICT,
+        "films/film.mp4": CopyOutcome.COPIED,
+        "films/other.mp4": CopyOutcome.PRESENT,
+        "films/z.mp4": CopyOutcome.CONFLICT,
     }
     assert await pair.run() == expected
     infos, copies = await stored(pair.source), await stored(pair.target)
@@ -106,7 +106,7 @@ async def test_copy_hashes_unhashed_files_and_recognizes_copies_later(pair: Pair
     # A copy is recognized by its time; once the source is hashed, by its hash.
     for expected_reads in (2, 0):
         source = CountingStorage(pair.source)
-        expected[FILM.path] = Outcome.PRESENT
+        expected[FILM.path] = CopyOutcome.PRESENT
         assert await replace(pair, source=source).run() == expected
         assert source.opened == expected_reads
         async for _ in pair.source.hash_unverified():
@@ -116,16 +116,16 @@ async def test_copy_hashes_unhashed_files_and_recognizes_copies_later(pair: Pair
 @pytest.mark.parametrize(
     ("change", "outcome", "left"),
     [
-        ("replace", Outcome.COPIED, {FILM: b"new"}),
-        ("move", Outcome.COPIED, {OTHER: BYTES}),
-        ("delete", Outcome.GONE, {}),
-        ("delete and create", Outcome.COPIED, {FILM: b"new"}),
-        ("by hand", Outcome.FAILED, {}),
-        ("again and again", Outcome.FAILED, {}),
+        ("replace", CopyOutcome.COPIED, {FILM: b"new"}),
+        ("move", CopyOutcome.COPIED, {OTHER: BYTES}),
+        ("delete", CopyOutcome.GONE, {}),
+        ("delete and create", CopyOutcome.COPIED, {FILM: b"new"}),
+        ("by hand", CopyOutcome.FAILED, {}),
+        ("again and again", CopyOutcome.FAILED, {}),
     ],
 )
 async def test_copy_handles_file_that_changes_after_it_was_listed(
-    pair: Pair, tmp_path: Path, change: str, outcome: Outcome, left: dict[Key, bytes]
+    pair: Pair, tmp_path: Path, change: str, outcome: CopyOutcome, left: dict[Key, bytes]
 ) -> None:
     await put(pair.source, FILM, BYTES)
     turns, writing = count(), ExitStack()
@@ -152,7 +152,7 @@ async def test_copy_handles_file_that_changes_after_it_was_listed(
         found = await replace(pair, source=CountingStorage(pair.source, before)).copy()
     (file,) = found.values()
     assert file.outcome is outcome
-    assert bool(file.reason) is (outcome is Outcome.FAILED)
+    assert bool(file.reason) is (outcome is CopyOutcome.FAILED)
     assert {key: await get(pair.target, key) for key in await stored(pair.target)} == left
     assert not staged(tmp_path)
 
@@ -175,7 +175,7 @@ async def test_copy_fails_for_adopted_file_edited_while_it_is_read(
             file.write(os.urandom(9))
 
     outcomes = [file.outcome async for file in copy(pair.source, pair.to, edit)]
-    assert outcomes == [Outcome.FAILED]
+    assert outcomes == [CopyOutcome.FAILED]
     assert len(await stored(pair.target)) == bool(existing)
 
 
@@ -186,7 +186,7 @@ async def test_copy_does_not_overwrite_file_created_meanwhile(pair: Pair) -> Non
         await put(pair.target, FILM, b"uploaded")
 
     (file,) = (await replace(pair, source=CountingStorage(pair.source, upload)).copy()).values()
-    assert (file.outcome, file.reason) == (Outcome.CONFLICT, "Another file has this name.")
+    assert (file.outcome, file.reason) == (CopyOutcome.CONFLICT, "Another file has this name.")
     assert await get(pair.target, FILM) == b"uploaded"
 
 
@@ -198,7 +198,7 @@ async def test_copy_raises_storage_unavailable_when_target_is_gone(pair: Pair, t
         async for file in copy(pair.source, pair.to, lambda size: None):
             outcomes.append(file.outcome)
             shutil.rmtree(tmp_path / "target")
-    assert outcomes == [Outcome.COPIED]
+    assert outcomes == [CopyOutcome.COPIED]
 
 
 async def test_full_disk_ends_copy_and_keeps_files_copied_before(tmp_path: Path) -> None:
@@ -212,7 +212,10 @@ async def test_full_disk_ends_copy_and_keeps_files_copied_before(tmp_path: Path)
             assert set(await stored(pair.target)) == {FILM}
             assert not staged(tmp_path)
             await pair.source.delete(OTHER)
-            assert await pair.run() == {"films/film.mp4": Outcome.PRESENT, "films/z.mp4": Outcome.COPIED}
+            assert await pair.run() == {
+                "films/film.mp4": CopyOutcome.PRESENT,
+                "films/z.mp4": CopyOutcome.COPIED,
+            }
 
 
 async def test_copy_may_be_cancelled_at_any_time(pair: Pair, tmp_path: Path) -> None:
@@ -227,7 +230,7 @@ async def test_copy_may_be_cancelled_at_any_time(pair: Pair, tmp_path: Path) -> 
         assert not staged(tmp_path)
         for key in await stored(pair.target):
             assert await get(pair.target, key) == BYTES
-    assert set((await pair.run()).values()) <= {Outcome.COPIED, Outcome.PRESENT}
+    assert set((await pair.run()).values()) <= {CopyOutcome.COPIED, CopyOutcome.PRESENT}
     assert set(await stored(pair.target)) == set(keys)
     with pytest.raises(NotFound):
         await pair.target.stat(FILM)
@@ -238,7 +241,7 @@ async def test_copy_does_not_overwrite_file_changed_at_the_target(pair: Pair) ->
     await pair.run()
     await put(pair.target, FILM, b"changed at the target")
     await put(pair.source, FILM, b"changed later")
-    assert await pair.run() == {FILM.path: Outcome.CONFLICT}
+    assert await pair.run() == {FILM.path: CopyOutcome.CONFLICT}
     assert await get(pair.target, FILM) == b"changed at the target"
 
 
@@ -255,9 +258,9 @@ async def test_copies_of_another_library_are_neither_removed_nor_replaced(
     await put(pair.source, FILM, b"new again")
     another = replace(pair, source_id=other)
     assert await another.remove() == []
-    assert await another.run() == {FILM.path: Outcome.CONFLICT}
+    assert await another.run() == {FILM.path: CopyOutcome.CONFLICT}
     assert await pair.remove() == [OTHER.path]
-    assert await pair.run() == {FILM.path: Outcome.REPLACED}
+    assert await pair.run() == {FILM.path: CopyOutcome.REPLACED}
 
 
 async def test_unrecorded_copies_are_recorded_by_the_next_run(pair: Pair, tmp_path: Path) -> None:
@@ -267,7 +270,7 @@ async def test_unrecorded_copies_are_recorded_by_the_next_run(pair: Pair, tmp_pa
     for info in infos:
         pair.copies.forget(info.id)
     assert await pair.remove() == []
-    assert set((await pair.run()).values()) == {Outcome.PRESENT}
+    assert set((await pair.run()).values()) == {CopyOutcome.PRESENT}
     await pair.source.delete(FILM)
     assert await pair.remove() == [FILM.path]
     records = tmp_path / "target" / ".seekable" / "copies.db"
@@ -282,7 +285,7 @@ async def test_damaged_records_of_copies_are_rebuilt(pair: Pair, tmp_path: Path,
     records.write_bytes(records.read_bytes()[:kept] + b"damaged" * 1000)
     with closing(SqliteCopies(records)) as copies:
         again = replace(pair, copies=copies)
-        assert await again.run() == {FILM.path: Outcome.PRESENT}
+        assert await again.run() == {FILM.path: CopyOutcome.PRESENT}
         await pair.source.delete(FILM)
         assert await again.remove() == [FILM.path]
 
@@ -305,7 +308,7 @@ async def test_interrupted_replacement_leaves_copy_that_may_be_replaced(pair: Pa
     assert await get(pair.target, FILM) == b"second"
     assert await get(pair.target, OTHER) == b"new again"
     await put(pair.source, FILM, b"third")
-    assert await pair.run() == {FILM.path: Outcome.REPLACED, OTHER.path: Outcome.PRESENT}
+    assert await pair.run() == {FILM.path: CopyOutcome.REPLACED, OTHER.path: CopyOutcome.PRESENT}
     await pair.source.delete(OTHER)
     assert await pair.remove() == [OTHER.path]
 
@@ -320,7 +323,7 @@ async def test_copy_is_not_removed_when_its_source_returns_or_is_unreadable(
     with (tmp_path / "source" / OTHER.path).open("ab") as writing:
         writing.write(b"more")
         writing.flush()
-        (removable,) = [info async for info in gone(pair.source, pair.to)]
+        (removable,) = [info async for info in find_gone(pair.source, pair.to)]
         assert removable.key == FILM
     await put(pair.source, FILM, b"back again")
     assert not await remove_gone(pair.source, pair.to, removable)
@@ -346,5 +349,5 @@ async def test_copy_edited_with_its_time_restored_is_kept(pair: Pair, tmp_path: 
     await pair.source.delete(OTHER)
     await put(pair.source, FILM, b"new again")
     assert await pair.remove() == ([] if edited else [OTHER.path])
-    assert await pair.run() == {FILM.path: Outcome.CONFLICT if edited else Outcome.REPLACED}
+    assert await pair.run() == {FILM.path: CopyOutcome.CONFLICT if edited else CopyOutcome.REPLACED}
     assert (tmp_path / "target" / OTHER.path).exists() is edited
