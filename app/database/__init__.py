@@ -14,8 +14,7 @@ from app.events.feed import ChangeFeed
 from app.settings import Settings
 from app.storage.async_storage import Observer, ThreadedStorage
 from app.storage.backend import Backend
-from app.storage.contract import Storage
-from app.storage.copy_notes import CopyLedger
+from app.storage.contract import CopyRecords, Storage
 from app.storage.leases import Leases, LeaseStore
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Stores:
     """Receives changes of other processes; None without a feed, or if the database does not notify."""
     library_id: str | None
     """What tells this library from all others, wherever it is reached; None if nothing does."""
-    copies: CopyLedger
+    copies: CopyRecords
 
 
 @asynccontextmanager
@@ -130,7 +129,7 @@ class _Opened:
     leases: LeaseStore
     listener: ChangeListener | None
     library_id: str | None
-    copies: CopyLedger
+    copies: CopyRecords
     read_only: bool
 
 

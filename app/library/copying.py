@@ -9,8 +9,7 @@ from enum import Enum, auto
 from itertools import product
 from typing import TypeVar
 
-from app.storage.contract import Storage
-from app.storage.copy_notes import MILLISECOND, Copy, CopyLedger
+from app.storage.contract import MILLISECOND, CopyRecord, CopyRecords, Storage
 from app.storage.errors import (
     AlreadyExists,
     NotFound,
@@ -52,7 +51,7 @@ class Action(Enum):
 
 
 def decide(
-    source: FileInfo, at_key: FileInfo | None, by_id: FileInfo | None, copied: Copy | None = None
+    source: FileInfo, at_key: FileInfo | None, by_id: FileInfo | None, copied: CopyRecord | None = None
 ) -> Action:
     """Return the next step to copy a file to a library that has `at_key` at its key and `by_id` with its id.
 
@@ -118,30 +117,30 @@ class Target:
     """The library to copy to, and its records of earlier copies."""
 
     storage: Storage
-    copies: CopyLedger
+    copies: CopyRecords
     source: str | None
     """The id of the library to copy from. If None, earlier copies cannot be recognised as its own."""
 
-    def is_of_source(self, copied: Copy) -> bool:
+    def is_of_source(self, copied: CopyRecord) -> bool:
         """Return whether a copy came from the library to copy from."""
         return self.source is not None and copied.source == self.source
 
-    async def records(self, infos: Sequence[FileInfo]) -> dict[str, Copy]:
+    async def records(self, infos: Sequence[FileInfo]) -> dict[str, CopyRecord]:
         """Return the records of those files that are copies, of any library, by the id of the copy."""
         return {**await _in_thread(self.copies.find, [info.id for info in infos])}
 
-    async def hashed(self, info: FileInfo, copied: Copy | None) -> FileInfo:
+    async def hashed(self, info: FileInfo, copied: CopyRecord | None) -> FileInfo:
         """Return the file with its hash; not doubtful if the hash proves that it is the unchanged copy."""
         hashed = await _hashed(self.storage, info)
         proved = copied is not None and copied.seems_version(info) and copied.etag == hashed.sha256
         return replace(hashed, doubtful=hashed.doubtful and not proved)
 
     async def note(self, info: FileInfo, origin: str) -> None:
-        await _in_thread(self.copies.note, Copy.of(info, self.source or "", origin))
+        await _in_thread(self.copies.save, CopyRecord.of(info, self.source or "", origin))
 
     async def forget(self, info: FileInfo) -> None:
         """Remove the record of a copy before the copy is changed, so that a crash leaves no wrong record."""
-        await _in_thread(self.copies.forget, info.id)
+        await _in_thread(self.copies.remove, info.id)
 
 
 async def copy(
@@ -202,7 +201,7 @@ async def remove_gone(source: Storage, target: Target, info: FileInfo) -> bool:
     return True
 
 
-async def _is_gone(source: Storage, target: Target, info: FileInfo, copied: Copy | None) -> bool:
+async def _is_gone(source: Storage, target: Target, info: FileInfo, copied: CopyRecord | None) -> bool:
     if copied is None or not target.is_of_source(copied):
         return False
     try:
@@ -342,16 +341,16 @@ class _FileCopy:
         await self._copy(info, Expect.ABSENT if at_key is None else at_key.etag, over=at_key)
         return CopyResult(info.key, info.size, CopyOutcome.COPIED if at_key is None else CopyOutcome.REPLACED)
 
-    def _is_recorded(self, info: FileInfo, copied: Copy | None) -> bool:
+    def _is_recorded(self, info: FileInfo, copied: CopyRecord | None) -> bool:
         return copied is not None and copied.source == (self._to.source or "") and copied.is_untouched(info)
 
-    async def _is_leftover(self, other: FileInfo, copied: Copy | None) -> bool:
+    async def _is_leftover(self, other: FileInfo, copied: CopyRecord | None) -> bool:
         """Return whether the file is a copy of a file that this source no longer has."""
         if copied is None or not self._to.is_of_source(copied):
             return False
         return await _find(self._source, FileId(other.key.library, copied.origin)) is None
 
-    async def _move_away(self, other: FileInfo, info: FileInfo, copied: Copy | None) -> bool:
+    async def _move_away(self, other: FileInfo, info: FileInfo, copied: CopyRecord | None) -> bool:
         """Free the name by copying `other` first, if its source was renamed. Return whether it is free."""
         waiting = self._waiting | {info.id}
         origin = other.id if copied is None else copied.origin

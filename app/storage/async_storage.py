@@ -1,4 +1,4 @@
-"""The asynchronous face of any blocking backend."""
+"""The asynchronous storage over any blocking backend."""
 
 import asyncio
 import time
@@ -11,10 +11,16 @@ from typing import ParamSpec, TypeVar
 from app.storage.backend import Backend, Reader, Writer
 from app.storage.content_hash import ContentHash
 from app.storage.contract import Staged
-from app.storage.errors import OutOfSpace, ReadOnly, StorageError, StorageUnavailable, Truncated, Unfinished
+from app.storage.errors import (
+    OutOfSpace,
+    ReadOnly,
+    StorageError,
+    StorageUnavailable,
+    Truncated,
+    Unfinished,
+)
 from app.storage.maintenance import Maintenance, ScanStep, Usage, VerifyStep
-from app.storage.memory_budget import Budget
-from app.storage.readahead import ReadAhead
+from app.storage.readahead import MemoryBudget, ReadPools, ThreadedOpenFile
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
 from app.storage.workers import Pool, wait_for_result, wait_until_done
 
@@ -77,163 +83,87 @@ def _observed_hashing(observer: Observer, maintenance: Maintenance) -> Generator
         yield size
 
 
-class Threads:
-    """Those that read bytes of files.
-
-    The beginning of a range does not stand in line behind what is read ahead of others. They are few: each
-    keeps as much memory as the longest batch took that it ever read, and more that read ahead were slower
-    beside a database on the same machine.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.now = Pool(max(1, threads // 2), "bytes")
-        self.ahead = Pool(max(1, threads // 4), "ahead")
-
-    def close(self) -> None:
-        self.now.close()
-        self.ahead.close()
-
-
-class ThreadedOpenFile:
-    """A reader, and the reads that it has under way."""
-
-    def __init__(self, reader: Reader, threads: Threads, budget: Budget, observer: Observer) -> None:
-        self._reader = reader
-        # The kernel reads a descriptor by itself, so those reads cannot be timed.
-        self._read = timed(observer, "read", reader.read) if reader.fileno() is None else reader.read
-        self._threads = threads
-        self._budget = budget
-        self._under_way: set[asyncio.Future[list[bytes]]] = set()
-
-    @property
-    def info(self) -> FileInfo:
-        return self._reader.info
-
-    def fileno(self) -> int | None:
-        return self._reader.fileno()
-
-    async def preload(self, start: int, stop: int) -> None:
-        if not self._reader.is_cached(start, stop):
-            await self._threads.now.run(self._reader.preload, start, stop)
-
-    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        ahead = ReadAhead(self._reader, self._read, self._budget, self._begin, start, stop)
-        try:
-            while piece := await ahead.next():
-                size = len(piece)
-                ahead.handed()
-                yield piece
-                del piece  # or it would stay in memory until the next one is there
-                ahead.taken(size)
-        finally:
-            ahead.close()
-
-    async def settle(self) -> None:
-        """Wait for the reads that are under way: the reader must not be closed under them."""
-        if self._under_way:
-            await wait_until_done(asyncio.gather(*self._under_way, return_exceptions=True))
-
-    def _begin(self, read: Callable[[], list[bytes]], *, ahead: bool) -> asyncio.Future[list[bytes]]:
-        future = (self._threads.ahead if ahead else self._threads.now).start(read)
-        self._under_way.add(future)
-        future.add_done_callback(self._ended)
-        return future
-
-    def _ended(self, future: asyncio.Future[list[bytes]]) -> None:
-        self._under_way.discard(future)
-        if not future.cancelled():
-            future.exception()  # seen: of a read that was left, nobody else looks at it
-
-
 WRITE_BATCH = 1 << 20
 """Bytes that are hashed and written in one go."""
 
 MAX_PIECES = 256
-"""Pieces that are: a tiny one takes many times its length in memory."""
+"""Pieces of a batch: a tiny piece takes many times its length in memory."""
 
-FEW = 8
-"""Pieces up to which those of a batch are written as they are: put together, they are in memory twice."""
+MAX_UNJOINED_PIECES = 8
+"""Pieces of a batch that are written one by one: joined, they would be in memory twice."""
 
-AHEAD = 2
-"""Batches that are under way: one is being written, and one lies ready, so that no thread waits for it."""
+MAX_BATCHES = 2
+"""Batches in progress: one is written while the next one is ready, so that no thread waits for it."""
 
 
 class ThreadedStaged:
-    """A writer, the batch that is being collected for it, and those that are under way."""
+    """`contract.Staged` over a writer: the batch that is being collected, and those that are in progress."""
 
     def __init__(self, writer: Writer, pool: Pool, algorithms: Collection[str] = ()) -> None:
         self.writer = writer
-        self._series = pool.serial_queue()
-        self._fingerprint = ContentHash(algorithms)
-        self._size = 0
-        self._batch: list[bytes] = []  # the pieces as they came
-        self._collected = 0
-        self._under_way: deque[asyncio.Future[None]] = deque()
-
-    @property
-    def size(self) -> int:
-        return self._size
+        self.size = 0
+        self._queue = pool.serial_queue()
+        self._hash = ContentHash(algorithms)
+        self._batch: list[bytes] = []
+        self._batch_size = 0
+        self._in_progress: deque[asyncio.Future[None]] = deque()
 
     @property
     def sha256(self) -> str:
-        return self._fingerprint.sha256
+        return self._hash.sha256
 
     def digest(self, algorithm: str) -> bytes:
-        return self._fingerprint.digest(algorithm)
+        return self._hash.digest(algorithm)
 
     @property
     def is_utf8(self) -> bool:
-        return self._fingerprint.is_utf8
+        return self._hash.is_utf8
 
     async def write(self, data: bytes) -> None:
         if data:
             self._batch.append(data)
-            self._collected += len(data)
-        if self._collected >= WRITE_BATCH or len(self._batch) >= MAX_PIECES:
+            self._batch_size += len(data)
+        if self._batch_size >= WRITE_BATCH or len(self._batch) >= MAX_PIECES:
             await self._write_batch()
 
     async def flush(self) -> None:
         await self._write_batch()
-        await self._wait_for_all_but(0)
+        await self._wait_until_at_most(0)
 
-    async def settle(self) -> None:
-        """Wait for the writes that are under way: the writer must not be discarded under them."""
-        await wait_until_done(asyncio.gather(*self._under_way, return_exceptions=True))
+    async def wait_for_writes(self) -> None:
+        """Wait for the writes in progress: the writer must not be discarded before they end."""
+        await wait_until_done(asyncio.gather(*self._in_progress, return_exceptions=True))
 
     async def _write_batch(self) -> None:
-        await self._wait_for_all_but(AHEAD - 1)
-        pieces, self._batch, self._collected = self._batch, [], 0
+        await self._wait_until_at_most(MAX_BATCHES - 1)
+        pieces, self._batch, self._batch_size = self._batch, [], 0
         if pieces:
-            self._under_way.append(self._series.start(self._write, pieces))
+            self._in_progress.append(self._queue.start(self._write, pieces))
 
-    async def _wait_for_all_but(self, count: int) -> None:
-        while len(self._under_way) > count:
-            await wait_for_result(self._under_way[0])
-            self._under_way.popleft()  # one that failed stays, and fails all that comes after it
+    async def _wait_until_at_most(self, count: int) -> None:
+        while len(self._in_progress) > count:
+            await wait_for_result(self._in_progress[0])
+            self._in_progress.popleft()  # a failed one stays, so that all later calls fail too
 
     def _write(self, pieces: list[bytes]) -> None:
-        if len(pieces) > FEW:
+        if len(pieces) > MAX_UNJOINED_PIECES:
             pieces[:] = [b"".join(pieces)]
         for piece in pieces:
-            self._fingerprint.update(piece)
+            self._hash.update(piece)
             self.writer.write(piece)
-            self._size += len(piece)
+            self.size += len(piece)
 
 
 WRITER_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Pauses between attempts to open a file that another program is writing."""
 
-IN_MEMORY = 32 << 20
-"""Bytes of files that are on their way to all clients together; see Budget."""
-
 
 class ThreadedStorage:
     """`contract.Storage` over a `backend.Backend`.
 
-    Reads and changes have threads of their own, so that changes that wait for one another in the database
-    keep no reader waiting; so have the bytes of files, so that downloads from a slow database keep no list
-    waiting; so has what reads everything; and so has the ping of each part, so that it is answered when
-    all others are busy, or that part alone does not answer.
+    Each kind of work has its own threads. Changes that wait for one another in the database block no reader;
+    downloads from a slow database block no list; neither is blocked by maintenance. Pings have a thread for
+    each part, so that they are answered when all others are busy or another part does not respond.
     """
 
     def __init__(
@@ -243,60 +173,63 @@ class ThreadedStorage:
         threads: int = 16,
         read_only: bool = False,
         observer: Observer | None = None,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self._backend = backend
-        self._observer = observer or Observer()
         self._maintenance = backend.maintenance
+        self._observer = observer or Observer()
         self._read_only = read_only
         self._reads = Pool(threads, "read")
-        self._bytes = Threads(threads)
+        self._bytes = ReadPools(threads)
         self._changes = Pool(threads, "change")
-        self._looks = Pool(threads, "look")
-        self._upkeep = Pool(2, "upkeep")
+        self._refreshes = Pool(threads, "refresh")
+        self._maintenance_pool = Pool(2, "maintenance")
         self._pings = {part: Pool(1, "ping") for part in (None, *backend.parts)}
-        self._budget = Budget(IN_MEMORY)
+        self._budget = budget or MemoryBudget()
 
     def close(self) -> None:
-        """Wait for what is under way. Nothing may be asked of the storage afterwards."""
-        for pool in (self._reads, self._bytes, self._changes, self._looks, self._upkeep):
+        """Wait for the calls in progress. No method may be called afterwards."""
+        for pool in (self._reads, self._bytes, self._changes, self._refreshes, self._maintenance_pool):
             pool.close()
-        for pings in self._pings.values():
-            pings.close()
+        for pool in self._pings.values():
+            pool.close()
 
     @asynccontextmanager
     async def open(self, address: Address) -> AsyncIterator[ThreadedOpenFile]:
-        reader = self._backend.try_open(address) or await self._open_now(address)
-        file = ThreadedOpenFile(reader, self._bytes, self._budget, self._observer)
+        reader = self._backend.try_open(address) or await self._open_current(address)
+        # The kernel reads a descriptor by itself, so only the reads of other files can be timed.
+        read = self._timed("read", reader.read) if reader.fileno() is None else reader.read
+        file = ThreadedOpenFile(reader, read, self._bytes, self._budget)
         try:
             yield file
         finally:
             try:
-                await file.settle()
+                await file.wait_for_reads()
             finally:
                 await self._close(reader)
 
-    async def _open_now(self, address: Address) -> Reader:
-        """Open the file that the backend has at the address now.
+    async def _open_current(self, address: Address) -> Reader:
+        """Open the file that is stored at the address now.
 
         Waits a moment for a program that is writing the file: an encoder rewrites a live playlist within
         milliseconds, again and again.
         """
         for pause in WRITER_PAUSES_S:
             with suppress(Unfinished):
-                return await self._open_settled(address)
+                return await self._open_finished(address)
             await asyncio.sleep(pause)
-        return await self._open_settled(address)
+        return await self._open_finished(address)
 
-    async def _open_settled(self, address: Address) -> Reader:
-        # What has to wait for changes waits among them, and keeps no other reader from a thread.
-        reader = await self._open(self._reads, address, wait=False)
+    async def _open_finished(self, address: Address) -> Reader:
+        # An open that has to wait for changes does so in their pool, and blocks no other reader.
+        reader = await self._open_in(self._reads, address, wait=False)
         if reader is None:
-            reader = await self._open(self._changes, address, wait=True)
+            reader = await self._open_in(self._changes, address, wait=True)
         if reader is None:
             raise StorageUnavailable("The file could not be opened.")
         return reader
 
-    async def _open(self, pool: Pool, address: Address, *, wait: bool) -> Reader | None:
+    async def _open_in(self, pool: Pool, address: Address, *, wait: bool) -> Reader | None:
         opening = pool.start(partial(self._timed("open", self._backend.open), address, wait=wait))
         try:
             return await wait_for_result(opening)
@@ -310,8 +243,8 @@ class ThreadedStorage:
             await self._reads.run(reader.close)
 
     async def stat(self, address: Address) -> FileInfo:
-        # Not what was true a moment ago: changes are decided by it.
-        reader = await self._open_now(address)
+        # Without `try_open`, whose row may be some seconds old: changes are decided by this answer.
+        reader = await self._open_current(address)
         await self._close(reader)
         return reader.info
 
@@ -344,7 +277,7 @@ class ThreadedStorage:
             yield staged
         finally:
             try:
-                await staged.settle()
+                await staged.wait_for_writes()
             finally:
                 await self._changes.run(writer.discard)
 
@@ -386,7 +319,7 @@ class ThreadedStorage:
         page = partial(self._timed("page", self._backend.page), listing, cursor=cursor, limit=limit)
         found = await self._reads.run(partial(page, wait=False))
         if found is None:
-            found = await self._looks.run(partial(page, wait=True))
+            found = await self._refreshes.run(partial(page, wait=True))
         assert found is not None
         return found
 
@@ -397,12 +330,12 @@ class ThreadedStorage:
         return await self._reads.run(self._timed("libraries", self._backend.libraries))
 
     async def usage(self, library: str | None = None) -> Usage:
-        # Somebody waits for the one; the other may take long.
-        pool = self._upkeep if library is None else self._reads
+        # A client waits for the usage of one library; that of all may take long.
+        pool = self._maintenance_pool if library is None else self._reads
         return await pool.run(self._timed("usage", self._maintenance.usage), library)
 
     async def estimate_file_count(self) -> int:
-        return await self._upkeep.run(self._maintenance.estimate_file_count)
+        return await self._maintenance_pool.run(self._maintenance.estimate_file_count)
 
     def scan(self) -> AsyncGenerator[ScanStep, None]:
         return self._steps(partial(_observed_scan, self._observer, self._maintenance))
@@ -416,22 +349,22 @@ class ThreadedStorage:
     def verify(self) -> AsyncGenerator[VerifyStep, None]:
         return self._steps(self._maintenance.verify)
 
-    def _timed(self, operation: str, function: Callable[P, T]) -> Callable[P, T]:
-        return timed(self._observer, operation, function)
-
     async def _steps(self, begin: Callable[[], Generator[T]]) -> AsyncGenerator[T, None]:
-        """What a backend's generator yields, each step taken in a thread."""
+        """Yield the steps of a backend's generator, each of which runs in a thread."""
         steps = begin()
         try:
-            while (step := await self._upkeep.run(next, steps, None)) is not None:
+            while (step := await self._maintenance_pool.run(next, steps, None)) is not None:
                 yield step
         finally:
-            await self._upkeep.run(steps.close)
+            await self._maintenance_pool.run(steps.close)
 
     @property
     def parts(self) -> tuple[str, ...]:
         return self._backend.parts
 
     async def ping(self, part: str | None = None) -> None:
-        # Not `run`: one that nobody waits for any more is taken from the queue, not waited for.
+        # `start`, not `run`: when cancelled, a ping in the queue is removed instead of awaited.
         await self._pings[part].start(self._timed("ping", self._backend.ping), part)
+
+    def _timed(self, operation: str, function: Callable[P, T]) -> Callable[P, T]:
+        return timed(self._observer, operation, function)

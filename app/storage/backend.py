@@ -1,5 +1,6 @@
-"""The blocking Protocols that one database implements; threads, read-ahead and hashing are added above."""
+"""The blocking Protocols that a database implements; threads, read-ahead and hashing are added above them."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from app.storage.maintenance import Maintenance
@@ -7,7 +8,7 @@ from app.storage.types import Address, Committed, Expectation, FileInfo, Key, Li
 
 
 class Reader(Protocol):
-    """One version of one file, as `contract.OpenFile` promises. Used by several threads at once."""
+    """One version of one file, as `contract.OpenFile` promises. Thread-safe."""
 
     @property
     def info(self) -> FileInfo: ...
@@ -17,54 +18,79 @@ class Reader(Protocol):
 
     @property
     def unit(self) -> int:
-        """The bytes are best read from multiples of this to others."""
+        """The size in bytes of the units in which the file is stored: reads are aligned to them."""
 
     @property
-    def most(self) -> int:
-        """How many units are best read in one go, if there is memory for them; two more, if that is all."""
+    def max_units(self) -> int:
+        """The number of units to read in one batch, if the memory budget allows it."""
 
     def read(self, start: int, size: int) -> list[bytes]:
-        """Up to `size` bytes from `start`, in the pieces in which they were found; fewer only where the bytes
-        really end. Raises Truncated, StorageUnavailable."""
+        """Return `size` bytes from `start`, in the pieces in which they are stored.
+
+        There are fewer bytes only where the file ends. Raises Truncated, StorageUnavailable.
+        """
 
     def read_nowait(self, start: int, size: int) -> bytes | None:
-        """What `read` would give, if it is in memory; None where that would have to wait. Never raises."""
+        """Return the bytes if they are in memory, or None if reading would block. Never raises."""
 
     def is_cached(self, start: int, stop: int) -> bool:
-        """Return whether the bytes [start, stop) of the descriptor are in memory, as far as that is known."""
+        """Return whether the bytes [start, stop) of the descriptor are known to be in memory."""
 
     def preload(self, start: int, stop: int) -> None:
         """Read the bytes [start, stop) of the descriptor into memory. Raises StorageUnavailable."""
 
     def close(self) -> None:
-        """Give back what it holds. Called once, when no read is under way."""
+        """Release everything that is held. Called once, when no read is in progress."""
 
     def close_nowait(self) -> bool:
-        """What `close` does, if that need not wait; False where it may, and nothing was done."""
+        """Close the reader if that does not block. Return whether it was closed."""
+
+
+def count_units(start: int, stop: int, unit: int) -> int:
+    """Return how many units the bytes [start, stop) touch."""
+    return -(-stop // unit) - start // unit
+
+
+def end_of_batch(start: int, stop: int, unit: int, units: int) -> int:
+    """Return the end of the batch that begins at `start` and touches so many units, at most `stop`.
+
+    No two batches touch the same unit.
+    """
+    return min(stop, (start // unit + units) * unit)
+
+
+def batches(start: int, stop: int, *, unit: int, max_units: int) -> Iterator[tuple[int, int]]:
+    """Yield the start and stop of each batch of the bytes [start, stop)."""
+    while start < stop:
+        end = end_of_batch(start, stop, unit, max_units)
+        yield start, end
+        start = end
 
 
 class Writer(Protocol):
-    """Bytes on their way in. Used by one thread at a time."""
+    """Bytes that are being uploaded. Used by one thread at a time."""
 
     def write(self, data: bytes) -> None:
-        """Write all of it. OutOfSpace, StorageUnavailable."""
+        """Write all of the data. Raises OutOfSpace, StorageUnavailable."""
 
     def discard(self) -> None:
-        """Give back what it holds, and remove every byte that was not committed. Called once, last."""
+        """Release everything that is held; remove the bytes unless they were committed. Called once."""
 
 
 class Backend(Protocol):
-    """Stored files over one database, blocking. Called by many threads at once.
+    """The stored files of one database, blocking. Thread-safe.
 
     Each method keeps the promise of its namesake in `contract.Storage`.
     """
 
     def try_open(self, address: Address) -> Reader | None:
-        """What `open` would give, if that can be said at once; None where it would have to wait, or fail.
-        Never raises, and may be called on an event loop."""
+        """Open the file, or return None if that would block or fail. Never raises.
+
+        May be called on an event loop.
+        """
 
     def open(self, address: Address, *, wait: bool) -> Reader | None:
-        """None only if not to wait, and the answer has to wait for a change that may be under way."""
+        """Open the file. Returns None only without `wait`, if a change may be in progress."""
 
     def check(self, key: Key, expect: Expectation) -> None: ...
 
@@ -82,14 +108,14 @@ class Backend(Protocol):
         origin: FileInfo | None = None,
         is_utf8: bool | None = None,
     ) -> Committed:
-        """`size`, `sha256` and `is_utf8` are of all that the writer was given; it came from here."""
+        """Store the bytes of a writer of this backend; `size`, `sha256` and `is_utf8` are theirs."""
 
     def delete(self, key: Key, expect: Expectation) -> None: ...
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo: ...
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page | None:
-        """None only if not to wait, and the answer has to wait for a change that may be due."""
+        """Return a page. Returns None only without `wait`, if the folder has to be refreshed first."""
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]: ...
 

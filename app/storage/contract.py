@@ -1,7 +1,9 @@
-"""The storage as the program sees it: two asynchronous Protocols and what they promise."""
+"""The storage as the rest of the program uses it: asynchronous Protocols and their promises."""
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from app.storage.maintenance import ScanStep, Usage, VerifyStep
@@ -9,47 +11,53 @@ from app.storage.types import Address, Committed, Expect, Expectation, FileInfo,
 
 
 class OpenFile(Protocol):
-    """One version of one file. It keeps giving these bytes even if the key is replaced, moved or deleted."""
+    """One version of one file, whose bytes stay readable when the key is replaced, moved or deleted."""
 
     @property
     def info(self) -> FileInfo: ...
 
     def fileno(self) -> int | None:
-        """A descriptor of a regular file that holds exactly these bytes, or None. It stays ours: read at
-        offsets (pread, sendfile), never seek or close it, and use it only until this file is closed."""
+        """Return a descriptor of a regular file that holds exactly these bytes, or None.
+
+        Read it at offsets (pread, sendfile) and only until this file is closed. Never seek or close it.
+        """
 
     async def preload(self, start: int, stop: int) -> None:
-        """Return when these bytes of the descriptor are in memory, as far as that can be told, so that
-        whoever reads them next does not wait for the disk. It may fail for the reasons of `read`."""
+        """Read these bytes of the descriptor into memory, so that sending them does not wait for the disk.
+
+        Only as far as the system tells. Raises what `read` raises.
+        """
 
     def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
-        """The bytes [start, stop) in order, the next batch fetched while you send one.
+        """Yield the bytes [start, stop) in order; the next batch is read while you send one.
 
-        Raises Truncated sooner than end early, StorageUnavailable when the storage fails. Close it
+        Raises Truncated instead of ending early, StorageUnavailable if the storage fails. Close it
         (`contextlib.aclosing`) when you leave before its end.
         """
 
 
 class Staged(Protocol):
-    """Bytes on their way in, before it is known where they will be stored."""
+    """Bytes that are being uploaded, before they have a key."""
 
     async def write(self, data: bytes) -> None:
-        """Take the next bytes. They may be written later, so a failure may show in a later call or in the
-        commit: OutOfSpace, StorageUnavailable. Holds a bounded amount in memory."""
+        """Take the next bytes. Holds a bounded amount in memory.
+
+        Raises OutOfSpace, StorageUnavailable, possibly about the data of an earlier call.
+        """
 
     async def flush(self) -> None:
-        """Return when all that was written so far is counted and hashed."""
+        """Wait until all bytes are written, counted and hashed. Raises what `write` raises."""
 
     @property
     def size(self) -> int:
-        """How many bytes were flushed."""
+        """The number of bytes flushed."""
 
     @property
     def sha256(self) -> str:
         """The SHA-256 of the bytes flushed, in hexadecimal."""
 
     def digest(self, algorithm: str) -> bytes:
-        """The hash of the bytes flushed: SHA-256, or one of those that the stage was asked for."""
+        """Return the hash of the bytes flushed, by SHA-256 or an algorithm that was passed to `stage`."""
 
     @property
     def is_utf8(self) -> bool:
@@ -57,32 +65,38 @@ class Staged(Protocol):
 
 
 class Storage(Protocol):
-    """Stored files. Every method may raise StorageUnavailable; all raise InvalidName through Key alone."""
+    """Stored files. Every method may raise StorageUnavailable; InvalidName is raised by Key alone."""
 
     @property
     def read_only(self) -> bool:
-        """Whether no file can be changed through this storage: check, stage, commit, delete and move raise
-        ReadOnly. What other programs change is still taken note of."""
+        """Whether check, stage, commit, delete and move raise ReadOnly. Other programs may change files."""
 
     def check_changeable(self) -> None:
         """Raise ReadOnly if no file can be changed."""
 
     def open(self, address: Address) -> AbstractAsyncContextManager[OpenFile]:
-        """The current version. NotFound. It is closed when the context ends, also on cancellation."""
+        """Open the current version. Raises NotFound.
+
+        The file is closed when the context exits, also on cancellation.
+        """
 
     async def stat(self, address: Address) -> FileInfo:
-        """What is known of the current version. NotFound."""
+        """Return the current version's metadata. Raises NotFound."""
 
     async def check(self, key: Key, expect: Expectation) -> None:
-        """Raise now what a commit with this expectation would raise now. It promises nothing of later:
-        only the commit decides. For refusing an upload before its bytes arrive."""
+        """Raise the error that a commit with this expectation would raise now, to refuse an upload early.
+
+        Only the commit decides: the answer may change meanwhile.
+        """
 
     def stage(
         self, *, size: int | None = None, algorithms: Collection[str] = ()
     ) -> AbstractAsyncContextManager[Staged]:
-        """Room for bytes on their way in. `size` is how many will come, if known: OutOfSpace at once when
-        they cannot fit. `algorithms` are those of hashlib whose hashes are wanted, beside SHA-256. Left
-        without a commit, for any reason, nothing of them remains."""
+        """Stage the bytes of an upload. If the context exits without a commit, they are discarded.
+
+        `size` is their number, if known: raises OutOfSpace at once if they do not fit. `algorithms` are names
+        of hashlib, to be computed in addition to SHA-256.
+        """
 
     async def commit(
         self,
@@ -93,64 +107,128 @@ class Storage(Protocol):
         expect: Expectation = Expect.ANY,
         origin: FileInfo | None = None,
     ) -> Committed:
-        """Store the staged bytes at the key; once for each stage.
+        """Store the staged bytes at the key, once for each stage.
 
-        All or nothing: readers see the old file until this returns; then it is durable. AlreadyExists,
-        VersionMismatch, PathConflict, OutOfSpace: nothing has changed. The id and created_at of a file
-        outlive its replacement.
+        Atomic and durable: readers see the old file until this returns. Raises AlreadyExists,
+        VersionMismatch, PathConflict or OutOfSpace if nothing has changed. A replaced file keeps its id and
+        created_at.
 
-        `origin` is a file of another storage that this is a copy of: a new file takes over its id, unless
-        another file here has that, and its created_at and updated_at; one that is replaced takes over its
-        updated_at. The ETag is that of an upload, even if the origin has another.
+        `origin` is the file of another storage that this is a copy of. A new file takes its created_at, its
+        updated_at and, unless another file here has that, its id; a replaced file takes its updated_at. The
+        ETag is that of an upload, even if the origin has another.
         """
 
     async def delete(self, key: Key, *, expect: Expectation = Expect.ANY) -> None:
-        """Forget the file, durably. NotFound, VersionMismatch. Readers that have it open keep their bytes."""
+        """Delete the file durably. Open files stay readable. Raises NotFound, VersionMismatch."""
 
     async def move(self, source: Key, target: Key, *, expect: Expectation = Expect.ANY) -> FileInfo:
-        """Give the file another key, durably; id and version stay, and so does the media type, unless it is
-        what the old name suggests and the new one suggests another. `expect` is about the source.
-        NotFound, AlreadyExists, PathConflict, VersionMismatch: nothing has changed."""
+        """Give the file another key, durably. Its id and version stay.
+
+        Its media type stays too, unless it is the one that the old name suggests and the new name suggests
+        another. `expect` is about the source. Raises NotFound, AlreadyExists, PathConflict or VersionMismatch
+        if nothing has changed.
+        """
 
     async def page(self, listing: Listing, *, cursor: str | None, limit: int) -> Page:
-        """Files of the listing, after those that earlier pages gave. Every file that exists unchanged the
-        whole time appears exactly once, whatever comes and goes meanwhile. A folder that no file has is
-        empty. A page that is not the last has as many as wanted, or, of files that are looked for by words or
-        a type or sorted beneath a folder, those among so many that were looked at: fewer, or none. A cursor
-        that no page of such a listing gave raises InvalidCursor."""
+        """Return files of the listing that follow the page which gave the cursor.
+
+        Every file that exists unchanged the whole time appears exactly once, whatever else changes. A folder
+        without files is empty. A page that is not the last has `limit` files; of a search, a filter by type
+        or a recursive sort it may have fewer or none, since only so many files are examined. Raises
+        InvalidCursor if no page of such a listing gave the cursor.
+        """
 
     async def folders(self, library: str, folder: str) -> tuple[str, ...]:
-        """Names of the folders directly inside, in byte order: all of them, or the first MAX_ALL_FOLDERS."""
+        """Return the names of the folders directly inside, in byte order, at most MAX_ALL_FOLDERS."""
 
     async def libraries(self) -> tuple[str, ...]:
-        """The names of all libraries that have files, in byte order; SHARED is one of them."""
+        """Return the names of all libraries that have files, in byte order; SHARED is one of them."""
 
     async def usage(self, library: str | None = None) -> Usage:
-        """How many files are stored, in this library or in all, and how long they are together."""
+        """Return the number and total size of the files in the library, or in all libraries."""
 
     async def estimate_file_count(self) -> int:
-        """How many files a scan will look at, about. For a progress bar: counting them takes a while."""
+        """Return roughly how many files a scan will look at, for a progress bar. Counting takes a while."""
 
     def scan(self) -> AsyncGenerator[ScanStep, None]:
-        """Look through everything for what was put there, changed or taken away by other programs, and for
-        what crashes left; take note of it, and clean up. Harmless to repeat, beside other processes too."""
+        """Find files that other programs added, changed or removed, and clean up after crashes.
+
+        May be repeated, also while other processes scan.
+        """
 
     def adopt_all(self, library: str) -> AsyncGenerator[ScanStep, None]:
-        """Take in every file that other programs put into the library of an account, also those with ignored
-        names, which a scan leaves alone. Needed before the library is deleted or moved elsewhere."""
+        """Add every file that other programs put into an account's library, ignored names included.
+
+        Needed before the library is deleted or moved, since a scan leaves ignored names alone.
+        """
 
     def hash_unverified(self) -> AsyncGenerator[int, None]:
-        """Hash what was not uploaded, or may have changed unseen, and judge the encoding of texts that were
-        stored before it was judged. Each step is the bytes it read."""
+        """Hash files that were not uploaded or may have changed unnoticed, and detect the encoding of texts.
+
+        Each step is the number of bytes that were read.
+        """
 
     def verify(self) -> AsyncGenerator[VerifyStep, None]:
-        """Read every file and hold it against its hash. Changes nothing. The last step of each file has
-        its verdict."""
+        """Read every file and compare it with its hash. Changes nothing.
+
+        The last step of each file has its verdict.
+        """
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What it consists of that can fail by itself: the database, and where the bytes are."""
+        """The names of the parts that can fail independently: the database, and where the bytes are."""
 
     async def ping(self, part: str | None = None) -> None:
-        """Return when all of it answers, or this part; else StorageUnavailable says what does not. A ping
-        that nobody waits for any more costs nothing further."""
+        """Return when all parts respond, or this one. A cancelled ping costs nothing further.
+
+        Raises StorageUnavailable, which names the part that does not respond.
+        """
+
+
+MILLISECOND = timedelta(milliseconds=1)
+"""The precision to which every backend keeps times."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRecord:
+    """A file that `seekable copy` stored; `id`, `path`, `etag` and `updated_at` are those of the copy."""
+
+    id: str
+    path: str
+    etag: str
+    updated_at: datetime
+    source: str
+    """The id of the library that it was copied from."""
+    origin: str
+    """The id of the file there."""
+
+    @classmethod
+    def of(cls, info: FileInfo, source: str, origin: str) -> "CopyRecord":
+        return cls(info.id, info.key.path, info.etag, info.updated_at, source, origin)
+
+    def is_version(self, info: FileInfo) -> bool:
+        """Return whether the file still has the copied bytes; it may have been moved."""
+        return not info.doubtful and self.seems_version(info)
+
+    def seems_version(self, info: FileInfo) -> bool:
+        """Return `is_version`, without the proof that a doubtful file still lacks."""
+        same_time = abs(info.updated_at - self.updated_at) < MILLISECOND
+        return (info.id, info.etag) == (self.id, self.etag) and same_time
+
+    def is_untouched(self, info: FileInfo) -> bool:
+        """Return whether the file was neither changed nor moved since it was copied."""
+        return self.is_version(info) and info.key.path == self.path
+
+
+class CopyRecords(Protocol):
+    """The copies in one library, by id. Blocking and thread-safe. Raises StorageUnavailable."""
+
+    def find(self, ids: Sequence[str]) -> Mapping[str, CopyRecord]:
+        """Return the records that exist for these ids."""
+        ...
+
+    def save(self, copy: CopyRecord) -> None:
+        """Add the record, or replace that of the same id."""
+        ...
+
+    def remove(self, copy: str) -> None: ...

@@ -1,63 +1,210 @@
-"""Fetching the bytes of a file before they are asked for, while their client takes them quickly."""
+"""Reading files for clients: ahead of a quick client, within a memory budget that all of them share."""
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from app.storage.backend import Reader
-from app.storage.batches import end_of, units_in
+from app.storage.backend import Reader, count_units, end_of_batch
 from app.storage.errors import Truncated
-from app.storage.memory_budget import Budget
-from app.storage.workers import wait_for_result
+from app.storage.workers import Pool, wait_for_result, wait_until_done
 
-DEPTH = 1
-"""Batches that are on their way beside the one that is being sent: more were slower on one machine."""
+IN_MEMORY = 32 << 20
+"""Bytes of files that may be in memory on their way to clients, for all of them together."""
 
-PIECE = 16 << 10
-"""Bytes that are handed over in one go to a slow client: two of them may stay with the server for long."""
+IDLE_S = 0.5
+"""Seconds after which a reader whose client takes nothing may lose its buffers to others."""
 
 SLOW_S = 1.0
-"""Who takes nothing for so long is slow."""
+"""Seconds after which a client that takes nothing counts as slow."""
 
 QUICK = 4 << 20
-"""Bytes that a slow client has to take without a pause until it is slow no longer. Whenever there is room in
-the buffer of a socket, the system takes a megabyte or more in one go, however slow the client is."""
+"""Bytes that a slow client has to take without a pause to count as quick again. Whenever there is room in the
+buffer of a socket, the system takes a megabyte or more in one go, however slow the client is."""
+
+PIECE = 16 << 10
+"""Bytes that a slow client is sent in one go: two pieces may stay with the server for long."""
+
+DEPTH = 1
+"""Batches that are fetched while another one is sent: more were slower on one machine."""
+
+
+class Holder(Protocol):
+    """A reader that holds bytes that it can fetch again."""
+
+    def drop_buffers(self) -> None:
+        """Release all bytes that were not sent. Called while the holder waits for its client."""
+
+
+class MemoryBudget:
+    """Bytes in memory: being fetched, buffered, and lent to the server, which keeps them until a client takes
+    them. Used from the event loop only.
+
+    No call blocks, so that no client can block another: a refused reader continues with the minimum. To make
+    room, the holder that has waited longest for its client drops its buffers. Lent bytes cannot be dropped,
+    so they are at most half of all.
+    """
+
+    def __init__(
+        self,
+        size: int = IN_MEMORY,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        idle_s: float = IDLE_S,
+        slow_s: float = SLOW_S,
+    ) -> None:
+        self._size = size
+        self._clock = clock
+        self._idle_s = idle_s
+        self.slow_s = slow_s
+        self._waiting: dict[Holder, float] = {}  # since when, the longest first
+        self.held = 0
+        self.lent = 0
+        """Of those held."""
+
+    def reserve(self, size: int) -> bool:
+        """Reserve bytes if there is room, or if an idle holder can make room. Return whether that worked."""
+        self._make_room(size, self._clock() - self._idle_s)
+        if self.held + size > self._size:
+            return False
+        self.held += size
+        return True
+
+    def reserve_minimum(self, size: int) -> None:
+        """Reserve bytes that a reader cannot do without, even above the limit."""
+        self._make_room(size, self._clock())
+        self.held += size
+
+    def release(self, size: int) -> None:
+        self.held -= size
+
+    def lend(self, size: int) -> bool:
+        """Return whether so many of the held bytes may be lent, and count them as lent."""
+        if self.lent + size > self._size // 2:
+            return False
+        self.lent += size
+        return True
+
+    def release_lent(self, size: int) -> None:
+        self.lent -= size
+        self.held -= size
+
+    def begin_wait(self, holder: Holder) -> None:
+        """Note that the holder waits for its client to take a piece."""
+        self._waiting[holder] = self._clock()
+
+    def end_wait(self, holder: Holder) -> None:
+        self._waiting.pop(holder, None)
+
+    def _make_room(self, size: int, since: float) -> None:
+        while self.held + size > self._size and self._waiting:
+            holder = next(iter(self._waiting))
+            if self._waiting[holder] > since:
+                return
+            del self._waiting[holder]
+            holder.drop_buffers()
+
+
+class ReadPools:
+    """The threads that read bytes of files.
+
+    The first batch of a range does not queue behind batches that are read ahead for others. There are few
+    threads: each keeps as much memory as the longest batch that it ever read, and more of them were slower
+    beside a database on the same machine.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.now = Pool(max(1, threads // 2), "bytes")
+        self.ahead = Pool(max(1, threads // 4), "ahead")
+
+    def close(self) -> None:
+        self.now.close()
+        self.ahead.close()
+
 
 Read = Callable[[int, int], list[bytes]]
 """`Reader.read`, possibly timed."""
 
 
+class ThreadedOpenFile:
+    """`contract.OpenFile` over a reader, and the reads that are in progress."""
+
+    def __init__(self, reader: Reader, read: Read, pools: ReadPools, budget: MemoryBudget) -> None:
+        self._reader = reader
+        self._read = read
+        self._pools = pools
+        self._budget = budget
+        self._in_progress: set[asyncio.Future[list[bytes]]] = set()
+        self.info = reader.info
+
+    def fileno(self) -> int | None:
+        return self._reader.fileno()
+
+    async def preload(self, start: int, stop: int) -> None:
+        if not self._reader.is_cached(start, stop):
+            await self._pools.now.run(self._reader.preload, start, stop)
+
+    async def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        ahead = ReadAhead(self._reader, self._read, self._budget, self._begin, start, stop)
+        try:
+            while piece := await ahead.next():
+                size = len(piece)
+                ahead.begin_send()
+                yield piece
+                del piece  # or it would stay in memory until the next one arrives
+                ahead.end_send(size)
+        finally:
+            ahead.close()
+
+    async def wait_for_reads(self) -> None:
+        """Wait for the reads in progress: the reader must not be closed before they end."""
+        if self._in_progress:
+            await wait_until_done(asyncio.gather(*self._in_progress, return_exceptions=True))
+
+    def _begin(self, read: Callable[[], list[bytes]], *, ahead: bool) -> asyncio.Future[list[bytes]]:
+        future = (self._pools.ahead if ahead else self._pools.now).start(read)
+        self._in_progress.add(future)
+        future.add_done_callback(self._end)
+        return future
+
+    def _end(self, future: asyncio.Future[list[bytes]]) -> None:
+        self._in_progress.discard(future)
+        if not future.cancelled():
+            future.exception()  # retrieved: no one else does if the client has left
+
+
 class Begin(Protocol):
-    """Has a thread call a function: one for what somebody waits for, or one for what is read ahead."""
+    """Calls a function in a thread: of one pool for a client that waits, of the other to read ahead."""
 
     def __call__(self, read: Callable[[], list[bytes]], *, ahead: bool) -> "asyncio.Future[list[bytes]]": ...
 
 
 class _Fetch:
-    """Bytes on their way from a thread."""
+    """A batch that a thread is reading."""
 
-    def __init__(self, read: Read, start: int, stop: int, begin: Begin, *, held: bool, ahead: bool) -> None:
+    def __init__(
+        self, read: Read, start: int, stop: int, begin: Begin, *, is_reserved: bool, ahead: bool
+    ) -> None:
         self._read = read
         self._start = start
         self.size = stop - start
-        self.held = held  # the budget knows of them
-        self.dropped = False
+        self.is_reserved = is_reserved
+        self.is_dropped = False
         self.future = begin(self._run, ahead=ahead)
 
     def _run(self) -> list[bytes]:
-        return [] if self.dropped else self._read(self._start, self.size)
+        return [] if self.is_dropped else self._read(self._start, self.size)
 
 
 class ReadAhead:
     """The bytes [start, stop) of a reader, piece by piece.
 
-    What has not been handed over can be fetched again: it is let go when others need the memory more.
+    Buffered bytes can be fetched again, so they are dropped when other clients need the memory more.
     """
 
     def __init__(
-        self, reader: Reader, read: Read, budget: Budget, begin: Begin, start: int, stop: int
+        self, reader: Reader, read: Read, budget: MemoryBudget, begin: Begin, start: int, stop: int
     ) -> None:
         self._reader = reader
         self._read = read
@@ -65,128 +212,131 @@ class ReadAhead:
         self._begin = begin
         self._position = start
         self._stop = stop
-        self._here: deque[bytes] = deque()
-        self._offset = 0  # of the position in the first of them
-        self._coming: deque[_Fetch] = deque()
-        self._fetched = start  # how far the bytes are here or coming
-        self._held = 0  # how many of these the budget knows of
-        self._lent = self._lent_before = 0  # of the last piece, and of that before it
-        self._slow = False
-        self._taken = 0  # bytes without a pause
-        self._handed_at = 0.0
+        self._buffers: deque[bytes] = deque()
+        self._offset = 0  # of the position in the first buffer
+        self._fetches: deque[_Fetch] = deque()
+        self._fetched = start  # the end of what is buffered or being fetched
+        self._reserved = 0  # of that, what the budget counts
+        self._lent = self._lent_before = 0  # by the last piece, and by the one before it
+        self._is_slow = False
+        self._taken = 0  # bytes that the client took without a pause
+        self._sent_at = 0.0
 
     async def next(self) -> bytes:
-        """The next piece; nothing at the end."""
+        """Return the next piece, or nothing at the end. Raises Truncated, StorageUnavailable."""
         if self._position >= self._stop:
             return b""
-        if not self._here:
-            await self._arrival()
-        piece = self._whole() or self._part()
+        if not self._buffers:
+            await self._fill()
+        piece = self._whole_buffer() or self._small_piece()
         self._position += len(piece)
         return piece
 
-    def handed(self) -> None:
-        """The piece has been handed over."""
-        self._handed_at = time.monotonic()
-        self._budget.waits(self)
+    def begin_send(self) -> None:
+        """Note that the piece is being sent to the client."""
+        self._sent_at = time.monotonic()
+        self._budget.begin_wait(self)
 
-    def taken(self, size: int) -> None:
-        """The server takes another piece, so it keeps nothing of that before the last any more."""
-        self._budget.goes_on(self)
-        if time.monotonic() - self._handed_at > SLOW_S:
-            self._slow, self._taken = True, 0
+    def end_send(self, size: int) -> None:
+        """Note that the server takes another piece, so that it no longer keeps the one before the last."""
+        self._budget.end_wait(self)
+        if time.monotonic() - self._sent_at > self._budget.slow_s:
+            self._is_slow, self._taken = True, 0
         self._taken += size
-        self._slow = self._slow and self._taken < QUICK
-        self._budget.returned(self._lent_before)
+        self._is_slow = self._is_slow and self._taken < QUICK
+        self._budget.release_lent(self._lent_before)
         self._lent, self._lent_before = 0, self._lent
 
-    def let_go(self) -> None:
-        for fetch in self._coming:
-            fetch.dropped = True
-        self._coming.clear()
-        self._here.clear()
+    def drop_buffers(self) -> None:
+        for fetch in self._fetches:
+            fetch.is_dropped = True
+        self._fetches.clear()
+        self._buffers.clear()
         self._offset = 0
         self._fetched = self._position
-        self._budget.give(self._held)
-        self._held = 0
+        self._budget.release(self._reserved)
+        self._reserved = 0
 
     def close(self) -> None:
-        """Nobody wants the rest."""
-        self._budget.goes_on(self)
-        self.let_go()
-        self._budget.returned(self._lent + self._lent_before)
+        """Release everything that is held."""
+        self._budget.end_wait(self)
+        self.drop_buffers()
+        self._budget.release_lent(self._lent + self._lent_before)
         self._lent = self._lent_before = 0
 
-    def _whole(self) -> bytes | None:
-        """What comes next as it came, if so much may be lent."""
-        size = len(self._here[0])
-        if self._offset or self._slow or not self._budget.lend(size):
+    def _whole_buffer(self) -> bytes | None:
+        """Return the next buffer without a copy, or None if it may not be lent."""
+        size = len(self._buffers[0])
+        if self._offset or self._is_slow or not self._budget.lend(size):
             return None
-        self._held -= size
+        self._reserved -= size
         self._lent = size
-        return self._here.popleft()
+        return self._buffers.popleft()
 
-    def _part(self) -> bytes:
-        """A little of what comes next: a copy, which does not keep the rest in memory."""
-        first = self._here[0]
+    def _small_piece(self) -> bytes:
+        """Return a small copy, which does not keep the rest of its buffer in memory."""
+        first = self._buffers[0]
         piece = first[self._offset : self._offset + PIECE]
         self._offset += len(piece)
         if self._offset == len(first):
-            self._here.popleft()
+            self._buffers.popleft()
             self._offset = 0
-            self._held -= len(first)
-            self._budget.give(len(first))
+            self._reserved -= len(first)
+            self._budget.release(len(first))
         return piece
 
-    async def _arrival(self) -> None:
-        """Return when there is something here."""
-        if not self._coming:
-            stop, held = self._first()
+    async def _fill(self) -> None:
+        """Wait until there is a buffer."""
+        if not self._fetches:
+            stop, is_reserved = self._first_batch()
             data = self._reader.read_nowait(self._fetched, stop - self._fetched)
-            if data is not None:  # at hand, a thread would cost more than the copy
-                self._arrived([data], stop - self._fetched, held=held)
+            if data is not None:  # in memory already: a thread would cost more than the copy
+                self._add_buffers([data], stop - self._fetched, is_reserved=is_reserved)
                 self._fetched = stop
                 return
-            self._fetch(stop, held=held, ahead=False)
-        fetch = self._coming[0]
+            self._fetch(stop, is_reserved=is_reserved, ahead=False)
+        fetch = self._fetches[0]
         pieces = await wait_for_result(fetch.future)
-        self._coming.popleft()
-        self._arrived(pieces, fetch.size, held=fetch.held)
+        self._fetches.popleft()
+        self._add_buffers(pieces, fetch.size, is_reserved=fetch.is_reserved)
         self._fetch_ahead()
 
-    def _arrived(self, pieces: list[bytes], size: int, *, held: bool) -> None:
+    def _add_buffers(self, pieces: list[bytes], size: int, *, is_reserved: bool) -> None:
         found = sum(map(len, pieces))
         if found != size:
             raise Truncated(f"Only {self._position + found} bytes of {self._stop} could be read.")
-        if not held:
-            self._budget.take_least(size)
-            self._held += size
-        self._here.extend(pieces)
+        if not is_reserved:
+            self._budget.reserve_minimum(size)
+            self._reserved += size
+        self._buffers.extend(pieces)
 
-    def _first(self) -> tuple[int, bool]:
-        """Where a batch ends for which somebody waits, and whether it is held already: all that is left if
-        that is one batch, else a single unit."""
+    def _first_batch(self) -> tuple[int, bool]:
+        """Return the end of a batch that the client waits for, and whether its bytes are reserved.
+
+        It is the rest of the range if one batch holds that, else a single unit.
+        """
         unit, size = self._reader.unit, self._stop - self._fetched
-        # A range as long as a batch begins and ends anywhere in a unit.
-        few = units_in(self._fetched, self._stop, unit) <= self._reader.most + 2
-        if few and not self._slow and self._budget.take(size):
-            self._held += size
+        # A range as long as a batch may begin and end anywhere in a unit.
+        is_short = count_units(self._fetched, self._stop, unit) <= self._reader.max_units + 2
+        if is_short and not self._is_slow and self._budget.reserve(size):
+            self._reserved += size
             return self._stop, True
-        return end_of(self._fetched, self._stop, unit, 1), False
+        return end_of_batch(self._fetched, self._stop, unit, 1), False
 
     def _fetch_ahead(self) -> None:
-        """Have as much on its way as the budget allows, no batch of it longer than what the client took."""
-        while self._fetched < self._stop and not self._slow and len(self._coming) < DEPTH:
-            units = min(self._taken // self._reader.unit, self._reader.most) or 1
-            stop = end_of(self._fetched, self._stop, self._reader.unit, units)
-            while not self._budget.take(stop - self._fetched):
+        """Fetch as much as the budget allows, in batches no longer than what the client took so far."""
+        while self._fetched < self._stop and not self._is_slow and len(self._fetches) < DEPTH:
+            units = min(self._taken // self._reader.unit, self._reader.max_units) or 1
+            stop = end_of_batch(self._fetched, self._stop, self._reader.unit, units)
+            while not self._budget.reserve(stop - self._fetched):
                 units //= 2
                 if not units:
                     return
-                stop = end_of(self._fetched, self._stop, self._reader.unit, units)
-            self._held += stop - self._fetched
-            self._fetch(stop, held=True, ahead=True)
+                stop = end_of_batch(self._fetched, self._stop, self._reader.unit, units)
+            self._reserved += stop - self._fetched
+            self._fetch(stop, is_reserved=True, ahead=True)
 
-    def _fetch(self, stop: int, *, held: bool, ahead: bool) -> None:
-        self._coming.append(_Fetch(self._read, self._fetched, stop, self._begin, held=held, ahead=ahead))
+    def _fetch(self, stop: int, *, is_reserved: bool, ahead: bool) -> None:
+        fetch = _Fetch(self._read, self._fetched, stop, self._begin, is_reserved=is_reserved, ahead=ahead)
+        self._fetches.append(fetch)
         self._fetched = stop

@@ -9,8 +9,7 @@ from typing import Any
 from app.database import Stores, open_database
 from app.library.copying import CopyOutcome, CopyResult, Target, copy, find_gone, remove_gone
 from app.settings import Settings
-from app.storage.contract import OpenFile, Storage
-from app.storage.copy_notes import CopyLedger
+from app.storage.contract import CopyRecords, OpenFile, Storage
 from app.storage.types import Address, FileInfo, Key, Listing
 
 
@@ -40,7 +39,7 @@ class Pair:
 
     source: Any
     target: Any
-    copies: CopyLedger
+    copies: CopyRecords
     """The target's record of its copies."""
     source_id: str | None = "source"
 

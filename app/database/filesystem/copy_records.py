@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from threading import Lock
 
-from app.storage.copy_notes import Copy
+from app.storage.contract import CopyRecord
 from app.storage.errors import StorageUnavailable
 
 _TABLE = """
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS copies (
 
 
 class SqliteCopies:
-    """`storage.copies.CopyLedger` over a file, which is made when something is noted."""
+    """`storage.contract.CopyRecords` over a file, which is made when something is noted."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -35,7 +35,7 @@ class SqliteCopies:
             if self._connection is not None:
                 self._connection.close()
 
-    def find(self, ids: Sequence[str]) -> Mapping[str, Copy]:
+    def find(self, ids: Sequence[str]) -> Mapping[str, CopyRecord]:
         with self._asked(create=False) as connection:
             if connection is None:
                 return {}
@@ -45,17 +45,17 @@ class SqliteCopies:
                 [*ids],
             ).fetchall()
         return {
-            copy: Copy(copy, path, etag, datetime.fromisoformat(updated_at), source, origin)
+            copy: CopyRecord(copy, path, etag, datetime.fromisoformat(updated_at), source, origin)
             for copy, path, etag, updated_at, source, origin in found
         }
 
-    def note(self, copy: Copy) -> None:
+    def save(self, copy: CopyRecord) -> None:
         values = (copy.id, copy.path, copy.etag, copy.updated_at.isoformat(), copy.source, copy.origin)
         with self._asked(create=True) as connection:
             assert connection is not None
             connection.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?)", values)
 
-    def forget(self, copy: str) -> None:
+    def remove(self, copy: str) -> None:
         with self._asked(create=False) as connection:
             if connection is not None:
                 connection.execute("DELETE FROM copies WHERE id = ?", [copy])

@@ -43,7 +43,7 @@ class DiskReader:
         self._descriptor = descriptor
         self._is_near = is_near
         self.unit = chunk_size
-        self.most = 1
+        self.max_units = 1
 
     def fileno(self) -> int:
         return self._descriptor

@@ -17,7 +17,7 @@ from app.database.gridfs.documents import (
 )
 from app.database.gridfs.reader import GridReader
 from app.database.gridfs.scanner import Scanner, sweep
-from app.storage.batches import batches
+from app.storage.backend import batches
 from app.storage.content_hash import ContentHash
 from app.storage.errors import StorageUnavailable, Truncated
 from app.storage.maintenance import Integrity, ScanStep, Usage, VerifyStep
@@ -114,7 +114,7 @@ class GridMaintenance:
 
     def _read(self, media: Media) -> Iterator[bytes]:
         reader = GridReader(self._database, info_of(media), media.file.grid_id, media.chunk_size)
-        for start, stop in batches(0, media.size, unit=reader.unit, most=reader.most):
+        for start, stop in batches(0, media.size, unit=reader.unit, max_units=reader.max_units):
             yield from reader.read(start, stop - start)
 
     def _documents(

@@ -19,7 +19,7 @@ from app.database.gridfs.staging import Senders
 from app.database.gridfs.upload_leases import Keeper
 from app.events.feed import ChangeFeed
 from app.settings import ConfigurationError, Settings
-from app.storage.copy_notes import Copy
+from app.storage.contract import CopyRecord
 from app.storage.errors import InvalidName, StorageError, StorageUnavailable
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Key
@@ -239,22 +239,22 @@ def _reason(error: StorageError) -> str:
 
 
 class MongoCopies:
-    """`storage.copies.CopyLedger` over a MongoDB database."""
+    """`storage.contract.CopyRecords` over a MongoDB database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, ids: Sequence[str]) -> Mapping[str, Copy]:
+    def find(self, ids: Sequence[str]) -> Mapping[str, CopyRecord]:
         with self._database.asked():
             found = list(self._database.copies.find({"_id": {"$in": [*ids]}}))
         return {
-            one["_id"]: Copy(
+            one["_id"]: CopyRecord(
                 one["_id"], one["path"], one["etag"], one["updated_at"], one["source"], one["origin"]
             )
             for one in found
         }
 
-    def note(self, copy: Copy) -> None:
+    def save(self, copy: CopyRecord) -> None:
         document = {
             "path": copy.path,
             "etag": copy.etag,
@@ -265,6 +265,6 @@ class MongoCopies:
         with self._database.asked():
             self._database.copies.replace_one({"_id": copy.id}, document, upsert=True)
 
-    def forget(self, copy: str) -> None:
+    def remove(self, copy: str) -> None:
         with self._database.asked():
             self._database.copies.delete_one({"_id": copy})

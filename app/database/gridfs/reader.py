@@ -33,7 +33,7 @@ class GridReader:
         self._chunk_size = chunk_size
         chunks = max(1, min(UNIT // self._chunk_size, CHUNKS_AT_ONCE))
         self.unit = chunks * self._chunk_size
-        self.most = max(1, min(AT_ONCE // self.unit, CHUNKS_AT_ONCE // chunks))
+        self.max_units = max(1, min(AT_ONCE // self.unit, CHUNKS_AT_ONCE // chunks))
 
     def fileno(self) -> None:
         """The bytes are in no file."""

@@ -16,7 +16,7 @@ import pytest
 
 from app.database.filesystem.copy_records import SqliteCopies
 from app.library.copying import CopyOutcome, copy, find_gone, remove_gone
-from app.storage.copy_notes import Copy
+from app.storage.contract import CopyRecord
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.types import SHARED, Key
 from tests.support import mounted
@@ -268,7 +268,7 @@ async def test_unrecorded_copies_are_recorded_by_the_next_run(pair: Pair, tmp_pa
     infos = [await put(pair.source, key, BYTES) for key in (FILM, OTHER)]
     await pair.run()
     for info in infos:
-        pair.copies.forget(info.id)
+        pair.copies.remove(info.id)
     assert await pair.remove() == []
     assert set((await pair.run()).values()) == {CopyOutcome.PRESENT}
     await pair.source.delete(FILM)
@@ -295,7 +295,7 @@ async def test_interrupted_replacement_leaves_copy_that_may_be_replaced(pair: Pa
         def __getattr__(self, name: str) -> Any:
             return getattr(pair.copies, name)
 
-        def note(self, copied: Copy) -> None:
+        def save(self, copied: CopyRecord) -> None:
             raise StorageUnavailable("killed")
 
     await put(pair.source, FILM, BYTES)

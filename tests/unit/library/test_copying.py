@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.library.copying import Action, decide
-from app.storage.copy_notes import Copy
+from app.storage.contract import CopyRecord
 from app.storage.types import SHARED, FileInfo, Key
 
 SOURCE = FileInfo(
@@ -82,8 +82,8 @@ def test_decide_returns_action(
     assert decide(source, existing, known) is action
 
 
-def recorded(info: FileInfo) -> Copy:
-    return Copy.of(info, "source", info.id)
+def recorded(info: FileInfo) -> CopyRecord:
+    return CopyRecord.of(info, "source", info.id)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,6 @@ def recorded(info: FileInfo) -> Copy:
     ],
 )
 def test_decide_supersedes_earlier_copy_only_when_unchanged(
-    existing: FileInfo | None, known: FileInfo | None, copied: Copy, action: Action
+    existing: FileInfo | None, known: FileInfo | None, copied: CopyRecord, action: Action
 ) -> None:
     assert decide(SOURCE, existing, known, copied) is action

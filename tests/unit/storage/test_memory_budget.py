@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.storage.memory_budget import IDLE_S, Budget
+from app.storage.readahead import IDLE_S, MemoryBudget
 
 
 class Clock:
@@ -15,13 +15,13 @@ class Clock:
 class Reading:
     """A reader that holds `held` bytes and gives them all back on request."""
 
-    def __init__(self, budget: Budget, held: int) -> None:
+    def __init__(self, budget: MemoryBudget, held: int) -> None:
         self.budget = budget
         self.held = held
-        assert budget.take(held)
+        assert budget.reserve(held)
 
-    def let_go(self) -> None:
-        self.budget.give(self.held)
+    def drop_buffers(self) -> None:
+        self.budget.release(self.held)
         self.held = 0
 
 
@@ -31,56 +31,56 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def budget(clock: Clock) -> Budget:
-    return Budget(100, clock)
+def budget(clock: Clock) -> MemoryBudget:
+    return MemoryBudget(100, clock)
 
 
-def test_budget_refuses_more_than_its_size(budget: Budget) -> None:
-    assert budget.take(60)
-    assert not budget.take(41)
-    assert budget.take(40)
-    budget.give(60)
-    assert budget.take(60)
+def test_budget_refuses_more_than_its_size(budget: MemoryBudget) -> None:
+    assert budget.reserve(60)
+    assert not budget.reserve(41)
+    assert budget.reserve(40)
+    budget.release(60)
+    assert budget.reserve(60)
 
 
-def test_reader_that_waits_longest_for_client_lets_go_first(budget: Budget, clock: Clock) -> None:
+def test_reader_that_waits_longest_for_client_lets_go_first(budget: MemoryBudget, clock: Clock) -> None:
     first, second = Reading(budget, 40), Reading(budget, 40)
-    budget.waits(first)
-    budget.waits(second)
+    budget.begin_wait(first)
+    budget.begin_wait(second)
     clock.now += IDLE_S
-    assert budget.take(50)
+    assert budget.reserve(50)
     assert (first.held, second.held) == (0, 40)
-    assert budget.take(30)
+    assert budget.reserve(30)
     assert second.held == 0
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_no_reader_lets_go_when_client_reads_quickly(budget: Budget, clock: Clock, waits: bool) -> None:
+def test_no_reader_lets_go_when_client_reads_quickly(budget: MemoryBudget, clock: Clock, waits: bool) -> None:
     reading = Reading(budget, 80)
-    budget.waits(reading)
+    budget.begin_wait(reading)
     clock.now += IDLE_S
-    budget.goes_on(reading)
+    budget.end_wait(reading)
     if waits:  # again, but only briefly
-        budget.waits(reading)
+        budget.begin_wait(reading)
     clock.now += IDLE_S / 2
-    assert not budget.take(30)
+    assert not budget.reserve(30)
     assert reading.held == 80
 
 
-def test_minimum_is_granted_when_budget_is_exhausted(budget: Budget) -> None:
+def test_minimum_is_granted_when_budget_is_exhausted(budget: MemoryBudget) -> None:
     waiting, working = Reading(budget, 50), Reading(budget, 50)
-    budget.waits(waiting)
-    budget.take_least(30)
+    budget.begin_wait(waiting)
+    budget.reserve_minimum(30)
     assert (waiting.held, working.held) == (0, 50)
-    budget.take_least(30)  # no waiting reader is left to give memory back
+    budget.reserve_minimum(30)  # no waiting reader is left to give memory back
     assert budget.held == 110
 
 
-def test_budget_lends_at_most_half(budget: Budget) -> None:
-    assert budget.take(100)
+def test_budget_lends_at_most_half(budget: MemoryBudget) -> None:
+    assert budget.reserve(100)
     assert budget.lend(30)
     assert not budget.lend(21)
     assert budget.lend(20)
-    budget.returned(30)
+    budget.release_lent(30)
     assert (budget.held, budget.lent) == (70, 20)
     assert budget.lend(30)

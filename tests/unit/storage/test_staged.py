@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.database.filesystem.staging import StagedFile
-from app.storage.async_storage import AHEAD, MAX_PIECES, WRITE_BATCH, ThreadedStaged
+from app.storage.async_storage import MAX_BATCHES, MAX_PIECES, WRITE_BATCH, ThreadedStaged
 from app.storage.workers import Pool
 
 pytestmark = pytest.mark.anyio
@@ -90,14 +90,14 @@ async def test_write_blocks_when_one_batch_waits_behind_those_in_progress(size: 
 
     async def send() -> None:
         nonlocal accepted
-        while accepted < (AHEAD + 3) * WRITE_BATCH:
+        while accepted < (MAX_BATCHES + 3) * WRITE_BATCH:
             await staged.write(data)
             accepted += size
 
     sending = asyncio.create_task(send())
     await asyncio.wait([sending], timeout=0.2)
     assert not sending.done()
-    assert accepted < (AHEAD + 1) * min(WRITE_BATCH + size, MAX_PIECES * size)
+    assert accepted < (MAX_BATCHES + 1) * min(WRITE_BATCH + size, MAX_PIECES * size)
     before = accepted
     disk.goes_on.set()
     while accepted == before:
@@ -114,13 +114,13 @@ async def test_settle_waits_for_writes_in_progress_when_cancelled(pool: Pool) ->
     """Otherwise the file would be removed while a thread writes to it."""
     disk = SlowDisk()
     staged = ThreadedStaged(disk, pool)
-    for _ in range(AHEAD):
+    for _ in range(MAX_BATCHES):
         await staged.write(bytes(WRITE_BATCH))
-    settling = asyncio.create_task(staged.settle())
+    settling = asyncio.create_task(staged.wait_for_writes())
     await asyncio.sleep(0.01)
     settling.cancel()
     await asyncio.wait([settling], timeout=0.1)
     assert not settling.done()
     disk.goes_on.set()
     await asyncio.wait([settling])
-    assert len(disk.written) == AHEAD * WRITE_BATCH
+    assert len(disk.written) == MAX_BATCHES * WRITE_BATCH

@@ -6,17 +6,18 @@ import os
 import random
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
 from pymongo import monitoring
 
-from app.database import open_database
+from app.database.gridfs.opening import open_gridfs
 from app.database.gridfs.staging import CHUNK_SIZE
 from app.settings import Settings
-from app.storage import async_storage, memory_budget, readahead
+from app.storage.async_storage import ThreadedStorage
 from app.storage.contract import Storage
+from app.storage.readahead import PIECE, MemoryBudget
 from app.storage.types import SHARED, Key
 from tests.support import mongo
 
@@ -57,14 +58,16 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChunkQueries]:
 
 
 @asynccontextmanager
-async def stored() -> AsyncIterator[Storage]:
+async def stored(budget: MemoryBudget | None = None) -> AsyncIterator[ThreadedStorage]:
     """Open a library with one film."""
     settings = Settings(_env_file=None, **mongo.gridfs())
-    async with open_database(settings) as stores:
-        async with stores.storage.stage() as staged:
+    with ExitStack() as stack:
+        storage = ThreadedStorage(open_gridfs(settings, stack), budget=budget)
+        stack.callback(storage.close)
+        async with storage.stage() as staged:
             await staged.write(DATA)
-            await stores.storage.commit(FILM, staged, content_type="video/mp4")
-        yield stores.storage
+            await storage.commit(FILM, staged, content_type="video/mp4")
+        yield storage
 
 
 def parts_of(start: int, stop: int) -> int:
@@ -134,14 +137,12 @@ async def reading(storage: Storage) -> AsyncIterator[Reading]:
         yield Reading(data)
 
 
-async def test_stalled_readers_release_memory_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stalled_readers_release_memory_to_others() -> None:
     """All readers together stay within the shared limit, plus two small pieces each. Readers that continue
     get the stored bytes, and cancelled readers block no others."""
-    monkeypatch.setattr(async_storage, "IN_MEMORY", 32 * CHUNK_SIZE)
-    monkeypatch.setattr(readahead, "SLOW_S", 0.05)
-    monkeypatch.setattr(memory_budget, "IDLE_S", 0.05)
+    budget = MemoryBudget(32 * CHUNK_SIZE, idle_s=0.05, slow_s=0.05)
     wanted, generator = hashlib.sha256(DATA).hexdigest(), random.Random(1)
-    async with stored() as storage, AsyncExitStack() as stack:
+    async with stored(budget) as storage, AsyncExitStack() as stack:
         tracemalloc.start()
         stack.callback(tracemalloc.stop)
         before, _ = tracemalloc.get_traced_memory()
@@ -156,7 +157,7 @@ async def test_stalled_readers_release_memory_to_others(monkeypatch: pytest.Monk
             await one.take()
         await asyncio.sleep(0.1)
         held, _ = tracemalloc.get_traced_memory()
-        assert held - before < 32 * CHUNK_SIZE + len(stopped) * (2 * readahead.PIECE + 16_000)
+        assert held - before < 32 * CHUNK_SIZE + len(stopped) * (2 * PIECE + 16_000)
         tracemalloc.stop()  # it slows down everything else
         leaving = [asyncio.create_task(download_until_cancelled(storage)) for _ in range(5)]
         digests = await asyncio.gather(*(one.rest() for one in stopped[:6]))
@@ -166,8 +167,7 @@ async def test_stalled_readers_release_memory_to_others(monkeypatch: pytest.Monk
         await asyncio.gather(*leaving, return_exceptions=True)
         del stopped[6:]
         await stack.aclose()
-        assert isinstance(storage, async_storage.ThreadedStorage)
-        assert (storage._budget.held, storage._budget.lent) == (0, 0)
+        assert (budget.held, budget.lent) == (0, 0)
 
 
 async def download_until_cancelled(storage: Storage) -> None:

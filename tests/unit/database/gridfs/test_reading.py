@@ -23,7 +23,7 @@ from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.opening import open_gridfs
 from app.database.gridfs.reader import CHUNKS_AT_ONCE
 from app.settings import Settings
-from app.storage.batches import batches
+from app.storage.backend import batches
 from app.storage.contract import Storage
 from app.storage.errors import StorageUnavailable
 from app.storage.maintenance import Integrity
@@ -52,9 +52,10 @@ def test_short_chunks_are_read_in_bounded_batches() -> None:
     with ExitStack() as stack:
         backend = library(stack, size, 1, [bytes([n % 251]) for n in range(size)])
         reader = backend.open(Key(SHARED, "", "a.mp4"), wait=True)
-        assert (reader.unit, reader.most) == (CHUNKS_AT_ONCE, 1)
+        assert (reader.unit, reader.max_units) == (CHUNKS_AT_ONCE, 1)
         parts = [
-            reader.read(start, stop - start) for start, stop in batches(0, size, unit=reader.unit, most=1)
+            reader.read(start, stop - start)
+            for start, stop in batches(0, size, unit=reader.unit, max_units=1)
         ]
     assert {len(pieces) for pieces in parts} == {1}
     data = b"".join(piece for pieces in parts for piece in pieces)
