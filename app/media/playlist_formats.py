@@ -1,12 +1,12 @@
-"""Playlists as players read them: M3U and XSPF, written piece by piece, so that they may be of any length."""
+"""The playlist formats M3U and XSPF, in parts, so that a playlist of any length can be streamed."""
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-# What lists other files. A player that meets it in a playlist may well follow it.
-_LISTS = frozenset(
+# Types of playlists. Players may open those that a playlist lists, and so on without end.
+_PLAYLIST_TYPES = frozenset(
     (
         "audio/mpegurl",
         "audio/scpls",
@@ -18,7 +18,7 @@ _LISTS = frozenset(
     )
 )
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What no XML document can hold, escaped or not (XML 1.0 2.2)."""
+"""Characters that no XML document may contain, even escaped (XML 1.0 §2.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +26,31 @@ class Track:
     """One entry of a playlist."""
 
     url: str
-    """Absolute and percent-encoded, so that it is in ASCII and means the same in every player."""
+    """Absolute and percent-encoded: players interpret only ASCII alike."""
     title: str
-    """Without line breaks."""
+    """Must not contain line breaks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a playlist is written: a head that may name it, its tracks one after another, and a tail."""
+    """A playlist format: the parts that make up a playlist, in this order."""
 
     extension: str
     content_type: str
     head: Callable[[str], str]
+    """Takes the title of the playlist."""
     track: Callable[[Track], str]
     tail: str
 
 
 def is_playable(content_type: str) -> bool:
-    """Whether a player plays this: sound and pictures that move, and no lists of them."""
+    """Return whether the type is audio or video, but not a playlist."""
     kind = content_type.partition(";")[0].strip().lower()
-    return kind.startswith(("audio/", "video/")) and kind not in _LISTS
+    return kind.startswith(("audio/", "video/")) and kind not in _PLAYLIST_TYPES
 
 
 def _m3u_track(track: Track) -> str:
-    return f"#EXTINF:-1,{track.title}\n{track.url}\n"  # -1: nobody has looked how long it is
+    return f"#EXTINF:-1,{track.title}\n{track.url}\n"  # -1: unknown duration
 
 
 def _xspf_head(title: str) -> str:
@@ -71,9 +72,9 @@ def _xml(text: str) -> str:
 
 M3U = Format(
     "m3u",
-    # application/vnd.apple.mpegurl would promise HLS: VLC then looks for segments, and plays nothing.
+    # With application/vnd.apple.mpegurl, VLC expects the segments of HLS, and plays nothing.
     "audio/x-mpegurl",
-    # Without it an .m3u is in Latin-1 to some players.
+    # Some players decode an .m3u as Latin-1 without #EXTENC.
     lambda title: "#EXTM3U\n#EXTENC:UTF-8\n",
     _m3u_track,
     "",

@@ -10,7 +10,7 @@ from app.accounts.links import Kind
 from app.accounts.principals import Caller
 from app.http.content_disposition import content_disposition
 from app.media.playlist_formats import M3U, XSPF, Format, Track
-from app.media.segments import Segments
+from app.media.segments import SegmentFilter
 from app.resources.dependencies import CallerDep, Services, ServicesDep, base_url, file_url
 from app.resources.listing import ListingDep
 from app.resources.problems import problems
@@ -52,7 +52,7 @@ async def _playlist(
     pages = pages_from(first, services.storage, listing)
     base = base_url(request, services.base_url)
     address = await _addresses(request, services, listing, first, caller, base)
-    pieces = _pieces(pages, Segments(services.storage, listing), format, name, address)
+    pieces = _pieces(pages, SegmentFilter(services.storage, listing), format, name, address)
     return await pages_response(
         request,
         first,
@@ -87,7 +87,7 @@ async def _addresses(
 
 async def _pieces(
     pages: AsyncIterator[Page],
-    segments: Segments,
+    segments: SegmentFilter,
     format: Format,
     title: str,
     address: Callable[[Key], str],

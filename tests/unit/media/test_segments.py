@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.database import open_database
-from app.media import segments
-from app.media.segments import Segments
+from app.media.segments import LIMITS, Limits, SegmentFilter
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key, Listing
@@ -26,7 +25,9 @@ async def put(storage: Storage, path: str, data: bytes) -> None:
         await storage.commit(Key.at(SHARED, path), staged, content_type="video/mp2t")
 
 
-async def entries_of_pages(tmp_path: Path, pages: Sequence[str] = ("",)) -> list[list[str]]:
+async def entries_of_pages(
+    tmp_path: Path, pages: Sequence[str] = ("",), limits: Limits = LIMITS
+) -> list[list[str]]:
     """Return the entries for each page of three presentations: the files whose path contains a text."""
     settings = Settings(_env_file=None, files_dir=tmp_path)
     async with open_database(settings) as stores:
@@ -40,7 +41,12 @@ async def entries_of_pages(tmp_path: Path, pages: Sequence[str] = ("",)) -> list
         found = []
         for text in pages:
             chosen = [info for path, info in infos.items() if text in path]
-            found.append([info.key.path for info in await Segments(storage, listing).entries(tuple(chosen))])
+            found.append(
+                [
+                    info.key.path
+                    for info in await SegmentFilter(storage, listing, limits).entries(tuple(chosen))
+                ]
+            )
         return found
 
 
@@ -52,22 +58,18 @@ async def test_segments_are_left_out_whichever_page_lists_them(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("bound", "value"), [("MAX_MANIFESTS", 1), ("MAX_BYTES", 5), ("MAX_BYTES_IN_ALL", 1), ("MAX_PIECES", 1)]
+    ("limits", "entries"),
+    [
+        (Limits(manifests=1), []),  # all files of one page are checked
+        (Limits(manifest_bytes=5), ["a/seg.ts", "b/seg.ts", "c/seg.ts"]),
+        (Limits(total_bytes=1), ["b/seg.ts", "c/seg.ts"]),
+        (Limits(segments=1), []),  # limits the cache, not the check
+    ],
 )
-async def test_segments_beyond_a_bound_are_entries(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+async def test_segments_beyond_a_limit_are_entries(
+    tmp_path: Path, limits: Limits, entries: list[str]
 ) -> None:
-    monkeypatch.setattr(segments, bound, value)
-    [found] = await entries_of_pages(tmp_path, ("seg",))
-    assert (
-        found
-        == {
-            "MAX_MANIFESTS": [],  # all files of one page are checked
-            "MAX_BYTES": ["a/seg.ts", "b/seg.ts", "c/seg.ts"],
-            "MAX_BYTES_IN_ALL": ["b/seg.ts", "c/seg.ts"],
-            "MAX_PIECES": [],  # bounds the cache, not the check
-        }[bound]
-    )
+    assert await entries_of_pages(tmp_path, ("seg",), limits) == [entries]
 
 
 async def test_many_hostile_manifests_in_one_folder_cost_little_time(tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ async def test_many_hostile_manifests_in_one_folder_cost_little_time(tmp_path: P
         listing = Listing(SHARED)
         page = await storage.page(listing, cursor=None, limit=200)
         began = time.process_time()
-        found = await Segments(storage, listing).entries(page.items * 10)
+        found = await SegmentFilter(storage, listing).entries(page.items * 10)
         assert time.process_time() - began < 3
     assert len(found) == 1_000
 
@@ -100,22 +102,19 @@ async def test_manifest_with_both_extensions_is_one_entry(tmp_path: Path) -> Non
         await stores.storage.commit(
             Key.at(SHARED, "film.m3u8.mpd"), staged, content_type="application/dash+xml"
         )
-        further = Segments(stores.storage, Listing(SHARED, content_type="video")).further()
+        further = SegmentFilter(stores.storage, Listing(SHARED, content_type="video")).further()
         assert [info.key.path for infos in [found async for found in further] for info in infos] == [
             "film.m3u8.mpd"
         ]
 
 
-async def test_checking_many_files_lets_other_requests_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(segments, "SLICE_S", -1)
+async def test_checking_many_files_lets_other_requests_run(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, files_dir=tmp_path)
     async with open_database(settings) as stores:
         await put(stores.storage, "film.m3u8", HLS)
         listing = Listing(SHARED)
         page = await stores.storage.page(listing, cursor=None, limit=1)
-        checker = Segments(stores.storage, listing)
+        checker = SegmentFilter(stores.storage, listing, Limits(slice_s=-1))
         await checker.entries(page.items)  # fills the cache: the next call does not await the storage
         ended = asyncio.Event()
         turns = asyncio.create_task(count_turns(ended))

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from app.media.manifests import MAX_NAMES, Presentation, is_manifest, presentation
+from app.media.manifests import MAX_PATHS, Presentation, is_manifest, parse_manifest
 
 MEDIA = "#EXTM3U\n#EXT-X-TARGETDURATION:2\n"
 MASTER = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n"
@@ -16,7 +16,7 @@ def mpd(inside: str, head: str = '<?xml version="1.0"?>') -> bytes:
 
 
 def parse(data: str | bytes, path: str = "f/film.m3u8") -> Presentation:
-    found = presentation(path, data.encode() if isinstance(data, str) else data)
+    found = parse_manifest(path, data.encode() if isinstance(data, str) else data)
     assert found is not None
     return found
 
@@ -55,7 +55,7 @@ def test_hls_playlist_names_its_segments(text: str, paths: list[str]) -> None:
     ],
 )
 def test_presentation_is_none_for_other_text(text: str) -> None:
-    assert presentation("f/film.m3u8", text.encode()) is None
+    assert parse_manifest("f/film.m3u8", text.encode()) is None
 
 
 REPRESENTATION = '<Representation id="v1" bandwidth="900">{}</Representation>'
@@ -113,7 +113,7 @@ TEMPLATE = (
 )
 def test_dash_manifest_names_its_segments(inside: str, segments: list[str], others: list[str]) -> None:
     found = parse(mpd(inside), "f/film.mpd")
-    assert [path for path in (*segments, *others) if found.names(path)] == segments
+    assert [path for path in (*segments, *others) if found.includes(path)] == segments
 
 
 ENTITIES = (f'<!ENTITY {outer} "{f"&{inner};" * 10}">' for inner, outer in pairwise("abcdefghi"))
@@ -150,23 +150,23 @@ HOSTILE = {
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_manifest_costs_little(data: bytes) -> None:
     began = time.process_time()
-    found = presentation("f/film.mpd", data[:LONG])
+    found = parse_manifest("f/film.mpd", data[:LONG])
     assert time.process_time() - began < 5
     if found is not None:
-        assert len(found.paths) <= MAX_NAMES
+        assert len(found.paths) <= MAX_PATHS
 
 
 def test_manifest_with_dtd_is_refused() -> None:
     film = "<Representation><BaseURL>a.mp4</BaseURL></Representation>"
-    assert presentation("f/film.mpd", mpd(film)) is not None
-    assert presentation("f/film.mpd", mpd(film, "<!DOCTYPE MPD>")) is None
+    assert parse_manifest("f/film.mpd", mpd(film)) is not None
+    assert parse_manifest("f/film.mpd", mpd(film, "<!DOCTYPE MPD>")) is None
 
 
 def test_hostile_template_matches_in_linear_time() -> None:
     inside = f'<Representation><SegmentTemplate media="{"$Number$1" * 30}x"/></Representation>'
     found = parse(mpd(inside), "f/film.mpd")
     began = time.process_time()
-    assert not found.names("f/" + "1" * 255)
+    assert not found.includes("f/" + "1" * 255)
     assert time.process_time() - began < 0.1
 
 
