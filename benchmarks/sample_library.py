@@ -27,7 +27,7 @@ from app.database.sql.opening import open_filesystem, open_sql
 from app.database.sql.schema import Media, Word
 from app.settings import Settings
 from app.storage.ignored_names import IgnoredNames
-from app.storage.search_tokens import words
+from app.storage.search_tokens import tokenize
 from app.storage.types import SHARED, Key
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -131,7 +131,7 @@ def _fill_filesystem(settings: Settings, n: int, folders: int | None) -> None:
                 (
                     {"media_id": one.id, "word": found, "library": SHARED}
                     for one in batch
-                    for found in words(one.key.filename)
+                    for found in tokenize(one.key.filename)
                 ),
             )
         for index in indexes:

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.storage.search_tokens import words
+from app.storage.search_tokens import tokenize
 
 revision = "0002"
 down_revision = "0001"
@@ -41,7 +41,7 @@ def upgrade():
         found = [
             {"media_id": identity, "word": one, "library": library}
             for identity, library, filename in rows
-            for one in words(filename)
+            for one in tokenize(filename)
         ]
         if found:
             op.bulk_insert(word, found)

@@ -1,28 +1,28 @@
-"""The SHA-256 of bytes, and whether they are text in UTF-8, computed while the bytes pass."""
+"""The hash and the encoding of bytes, computed while they are read or written."""
 
 import codecs
 import hashlib
 from collections.abc import Collection
 
 _STEP = 64 << 10
-"""Bytes that are decoded at once: their characters take up to four times as much memory."""
+"""Bytes to decode in one go: their characters take up to four times as much memory."""
 
 _decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class ContentHash:
-    """What is known of bytes that were read or written once. Used by one thread at a time."""
+    """The SHA-256 of bytes, and whether they are UTF-8. Used by one thread at a time."""
 
     def __init__(self, algorithms: Collection[str] = ()) -> None:
-        """`algorithms` are those of hashlib that are computed besides."""
+        """`algorithms` are names of hashlib, to be computed in addition to SHA-256."""
         self._hashes = {name: hashlib.new(name, usedforsecurity=False) for name in {"sha256", *algorithms}}
         self._text: codecs.IncrementalDecoder | None = _decoder()
-        """None once the bytes have turned out to be no text, which most files do within their first bytes."""
+        """None once the bytes cannot be text: in most files, within the first few."""
 
     def update(self, data: bytes) -> None:
-        """Take the next bytes."""
-        for found in self._hashes.values():
-            found.update(data)
+        """Add the next bytes."""
+        for each in self._hashes.values():
+            each.update(data)
         if self._text is not None and not self._is_text(self._text, data):
             self._text = None
 
@@ -32,12 +32,12 @@ class ContentHash:
         return self._hashes["sha256"].hexdigest()
 
     def digest(self, algorithm: str) -> bytes:
-        """The hash of the bytes so far by SHA-256, or by one of the algorithms that were asked for."""
+        """Return the hash of the bytes so far, by SHA-256 or one of the `algorithms`."""
         return self._hashes[algorithm].digest()
 
     @property
     def is_utf8(self) -> bool:
-        """Whether the bytes so far are valid UTF-8 (RFC 3629) without NUL, which UTF-16 is full of."""
+        """Whether the bytes so far are valid UTF-8 (RFC 3629) without NUL, which UTF-16 text contains."""
         return self._text is not None and not self._text.getstate()[0]
 
     def _is_text(self, decoder: codecs.IncrementalDecoder, data: bytes) -> bool:

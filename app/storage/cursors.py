@@ -1,4 +1,4 @@
-"""Where a page of a list ended, as the text that asks for the page after it."""
+"""Cursors: the position where a page of a list ended, as text in the request for the next page."""
 
 import base64
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The last file of a page: what the list is sorted by, if not by names alone, and where the file is.
+    """The last file of a page: the value that the list is sorted by, if not by name, and the file's path.
 
-    It need not exist any more: the next page begins behind this place in the order.
+    The file may be gone: the next page begins after this place in the order.
     """
 
     value: int | datetime | None
@@ -24,23 +24,25 @@ class Position:
 
 
 def encode(listing: Listing, position: Position) -> str:
-    """The cursor of a position in a listing."""
+    """Return the cursor of a position in a listing."""
     text = f"{_order(listing)}:{_number(position.value)}:{position.folder}/{position.filename}"
     return base64.urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
 
 
 def decode(listing: Listing, cursor: str) -> Position:
-    """The position in a listing that a cursor speaks of. Raises InvalidCursor for all that `encode` cannot
-    have given for such a listing: one of another folder or order, too."""
+    """Return the position of a cursor.
+
+    Raises InvalidCursor unless `encode` can have returned it for this listing: its order and folder count.
+    """
     try:
         position = _decoded(listing, cursor)
-        # Along another order than that of names, a search may end at a file of any folder.
-        passes = listing.recursive and listing.sort is not Sort.NAME
-        if encode(listing, position) == cursor and (passes or listing.covers(position.folder)):
+        # A recursive list that is not in the order of names may have examined files of any folder.
+        any_folder = listing.recursive and listing.sort is not Sort.NAME
+        if encode(listing, position) == cursor and (any_folder or listing.covers(position.folder)):
             return position
     except (ValueError, OverflowError, InvalidName):
         pass
-    raise InvalidCursor("The cursor is not one that a page of this list gave.")
+    raise InvalidCursor("The cursor does not belong to this list. Start again from the first page.")
 
 
 def _decoded(listing: Listing, cursor: str) -> Position:

@@ -1,8 +1,8 @@
-"""What can go wrong with stored files, in the storage's own words."""
+"""The errors of the storage. Each message is a sentence for the user."""
 
 
 class StorageError(Exception):
-    """The message is a sentence that may be shown to the person who asked."""
+    """Base class of the storage's errors."""
 
 
 class InvalidName(StorageError):
@@ -10,27 +10,27 @@ class InvalidName(StorageError):
 
 
 class InvalidCursor(StorageError):
-    """A cursor that no page gave."""
+    """A cursor that does not belong to the list."""
 
 
 class NotFound(StorageError):
-    """Nothing is stored there."""
+    """No file is stored at the address."""
 
 
 class AlreadyExists(StorageError):
-    """Something is stored there, and the caller expected nothing."""
+    """A file is stored at the key, although the caller expected none."""
 
 
 class PathConflict(StorageError):
-    """A file stands where a folder is needed, or a folder where a file is."""
+    """A file exists where a folder is needed, or a folder where a file is."""
 
 
 class VersionMismatch(StorageError):
-    """What is stored there is not the version that the caller expected."""
+    """The stored version is not the one that the caller expected."""
 
 
 class ReadOnly(StorageError):
-    """The library is served as it is; the settings or its file system let no file of it be changed."""
+    """The settings or the file system let no file of the library be changed."""
 
     def __init__(
         self, message: str = "This library is read-only: no file can be uploaded, renamed or deleted."
@@ -39,7 +39,7 @@ class ReadOnly(StorageError):
 
 
 class OutOfSpace(StorageError):
-    """The bytes do not fit; nothing of them was kept."""
+    """The bytes do not fit; none of them was kept."""
 
 
 class Truncated(StorageError):
@@ -47,7 +47,7 @@ class Truncated(StorageError):
 
 
 class StorageUnavailable(StorageError):
-    """The database or the disk does not answer as it should; trying again later may help."""
+    """The database or the disk does not work as it should; a later attempt may succeed."""
 
 
 class Unfinished(StorageUnavailable):
@@ -55,8 +55,8 @@ class Unfinished(StorageUnavailable):
 
 
 class Unreadable(StorageUnavailable):
-    """A file on the disk cannot be read, or a folder not be looked into."""
+    """A file or folder on the disk cannot be read."""
 
 
 class DiskFault(Unreadable):
-    """The disk does not show it; not for want of this user's rights, or of memory."""
+    """The disk failed to read: neither permissions nor memory are missing."""

@@ -7,31 +7,31 @@ from typing import Protocol
 
 
 class ScanOutcome(Enum):
-    """What a scan did about a file."""
+    """The action of a scan for one file."""
 
     CREATED = "created"
-    """It was put there by hand, and is taken in."""
+    """Another program added the file; it is now in the library."""
     REPLACED = "replaced"
-    """It was changed by hand: a new version."""
+    """Another program changed the file; it is a new version."""
     MOVED = "moved"
     DELETED = "deleted"
     UNFINISHED = "unfinished"
-    """It is still being written, so that it is left for later."""
+    """Another program is still writing the file; a later scan handles it."""
     UNREADABLE = "unreadable"
-    """The disk does not let us look at it."""
+    """The file or folder cannot be read."""
     SKIPPED = "skipped"
-    """It cannot be taken in."""
+    """The file cannot be stored, such as for its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanFinding:
-    """A file about which a scan did something, or would have."""
+    """A file that a scan acted on, or could not."""
 
     path: str
-    """May hold lone surrogates, where a name on the disk is not UTF-8."""
+    """With lone surrogates where a name on the disk is not UTF-8."""
     outcome: ScanOutcome
     reason: str = ""
-    """Why it was left or skipped."""
+    """Why the file was skipped or could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +39,21 @@ class ScanStep:
     """A step of a scan."""
 
     files: int
-    """How many stored files were looked at."""
+    """The number of stored files that were examined."""
     findings: tuple[ScanFinding, ...]
     swept: int = 0
-    """How many pieces of debris were removed: what crashed uploads left, and versions that are over."""
+    """The number of leftovers that were removed: of crashed uploads, and of replaced versions."""
 
 
 class Integrity(Enum):
-    """What a verification found of a file."""
+    """The result of a verification of one file."""
 
     SOUND = "sound"
     UNKNOWN = "not hashed yet"
     DAMAGED = "damaged"
-    """Its bytes are not those that were stored."""
+    """The bytes have another hash than those that were stored."""
     CHANGED = "changed"
-    """Its size or time is another than was recorded: somebody worked in the folder by hand."""
+    """The size or the time differs from the record: another program changed the file."""
     MISSING = "missing"
     UNREADABLE = "unreadable"
 
@@ -73,12 +73,12 @@ class VerifyStep:
     size: int
     """Bytes that were read in this step."""
     verdict: Integrity | None
-    """None while there is more of the file to read."""
+    """None until the last step of the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How much is stored."""
+    """The number and total size of stored files."""
 
     files: int
     size: int

@@ -1,4 +1,4 @@
-"""The nouns of the storage contract."""
+"""The types of the storage contract: keys, files, changes, listings."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -9,42 +9,42 @@ from functools import lru_cache
 from app.storage.errors import AlreadyExists, InvalidName, VersionMismatch
 
 RESERVED = ".seekable"
-"""The first segment that no stored path may have: the storage keeps its own things there."""
+"""The first path segment that is reserved for the storage's own files."""
 
 SHARED = ""
-"""The library that everybody has together."""
+"""The library that all users share."""
 
 MAX_SEGMENT_BYTES = 255
 MAX_PATH_BYTES = 1024
 MAX_SEGMENTS = 32
 
 MAX_SHOWN = 60
-"""Characters of a name that a message about it shows."""
+"""Characters of a name that an error message quotes."""
 
 _IGNORABLE = {"\u034f", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))}
-"""Marks that are not seen: the grapheme joiner and the variation selectors."""
+"""Invisible marks: the grapheme joiner and the variation selectors."""
 
 
-def _shown(text: str) -> str:
-    """Quote a name in a message: shortened, and with escapes for what cannot be seen."""
+def _quoted(text: str) -> str:
+    """Return the name for a message: in quotes, shortened, with escapes for invisible characters."""
     short = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-    seen = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in short)
-    return f"“{''.join(seen)}”"
+    visible = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in short)
+    return f"“{''.join(visible)}”"
 
 
 def _check_segment(segment: str) -> None:
     if segment in (".", ".."):
-        raise InvalidName(f"{_shown(segment)} is no name of a file or a folder. Choose another.")
+        raise InvalidName(f"{_quoted(segment)} cannot be the name of a file or folder. Choose another name.")
     if "\\" in segment:
-        raise InvalidName(f"A path must hold no backslash: {_shown(segment)} has one. Write / instead.")
-    control = next((one for one in segment if unicodedata.category(one) == "Cc"), None)
+        raise InvalidName(f"{_quoted(segment)} contains a backslash. Write / instead.")
+    control = next((each for each in segment if unicodedata.category(each) == "Cc"), None)
     if control is not None:
         raise InvalidName(
-            f"A path must hold no control characters: {_shown(segment)} has U+{ord(control):04X}."
+            f"{_quoted(segment)} contains the control character U+{ord(control):04X}. Remove it."
         )
     if (length := len(segment.encode())) > MAX_SEGMENT_BYTES:
         raise InvalidName(
-            f"{_shown(segment)} is {length} bytes long in UTF-8. At most {MAX_SEGMENT_BYTES} fit."
+            f"{_quoted(segment)} is {length} bytes long in UTF-8. Shorten it to at most {MAX_SEGMENT_BYTES}."
         )
 
 
@@ -52,20 +52,20 @@ def _check_path(path: str) -> None:
     try:
         length = len(path.encode())
     except UnicodeEncodeError:  # lone surrogates
-        raise InvalidName(f"{_shown(path)} is not valid UTF-8.") from None
-    # The length first: what follows costs time for every character.
+        raise InvalidName(f"{_quoted(path)} is not valid UTF-8.") from None
+    # The length first: the following checks take time for every character.
     if length > MAX_PATH_BYTES:
         raise _too_long(path)
     if not unicodedata.is_normalized("NFC", path):
         raise InvalidName("A path must be in Unicode normalisation form NFC.")
     if not path:
-        raise InvalidName("A name is empty. Choose one.")
+        raise InvalidName("The name is empty. Choose one.")
     segments = path.split("/")
     if "" in segments:
-        raise InvalidName(f"{_shown(path)} has an empty name in it. Leave out the extra slash.")
+        raise InvalidName(f"{_quoted(path)} contains an empty name. Remove the extra slash.")
     if len(segments) > MAX_SEGMENTS:
         raise InvalidName(
-            f"{_shown(path)} has {len(segments)} folders and names. A path has at most {MAX_SEGMENTS}."
+            f"{_quoted(path)} has {len(segments)} segments, of at most {MAX_SEGMENTS}. Use fewer folders."
         )
     for segment in segments:
         _check_segment(segment)
@@ -75,7 +75,7 @@ def _check_path(path: str) -> None:
 
 def _too_long(path: str) -> InvalidName:
     return InvalidName(
-        f"The path {_shown(path)} is too long: it has at most {MAX_PATH_BYTES} bytes in UTF-8. "
+        f"The path {_quoted(path)} is too long: at most {MAX_PATH_BYTES} bytes in UTF-8 fit. "
         "Shorten a name, or use fewer folders."
     )
 
@@ -83,16 +83,16 @@ def _too_long(path: str) -> InvalidName:
 def _reserved(path: str) -> InvalidName:
     first = path.partition("/")[0]
     return InvalidName(
-        f"{_shown(first)} at the top belongs to the server: a path must not start with {RESERVED!r}, in any "
+        f"{_quoted(first)} is reserved for the server: a path must not start with “{RESERVED}”, in any "
         "spelling. Choose another name."
     )
 
 
 def is_reserved(segment: str) -> bool:
-    """Return whether some file system takes the segment for RESERVED.
+    """Return whether some file system treats the segment as RESERVED.
 
-    APFS, HFS+, NTFS and others ignore case, some ignore compatibility and characters that are not seen (as
-    Unicode's NFKC_Casefold does).
+    APFS, HFS+, NTFS and others ignore case; some ignore compatibility forms and invisible characters, like
+    Unicode's NFKC_Casefold.
     """
     if segment.isascii():
         return segment.lower() == RESERVED
@@ -105,13 +105,13 @@ def _is_ignorable(character: str) -> bool:
 
 
 def _check_reserved(path: str) -> None:
-    # A path of a stored row may fold so: earlier versions took it, and its file is still to be shown.
+    # Not in Key itself: earlier versions accepted such paths, and their rows must still load.
     if is_reserved(path.partition("/")[0]):
         raise _reserved(path)
 
 
 def normalize_folder(folder: str) -> str:
-    """The folder in NFC; "" is the top. Raises InvalidName."""
+    """Return the folder in NFC; "" is the top. Raises InvalidName."""
     if folder:
         folder = _nfc(folder)
         _check_path(folder)
@@ -120,8 +120,8 @@ def normalize_folder(folder: str) -> str:
 
 
 def _nfc(text: str) -> str:
-    # Normalising can be made to cost more than linear time, so only what may be legal is normalised:
-    # no NFC form is more than three times shorter in UTF-8 than what it was made from.
+    # Normalisation can take more than linear time, so text that is too long in any case is refused first:
+    # no NFC form is more than three times shorter in UTF-8 than its original.
     if len(text) > 3 * MAX_PATH_BYTES:
         raise _too_long(text)
     return unicodedata.normalize("NFC", text)
@@ -129,10 +129,10 @@ def _nfc(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Where a file is: a filename in a folder in a library. A Key that exists is a legal one.
+    """The place of a file: a filename in a folder in a library. Every instance is valid.
 
-    `library` is SHARED, or one path segment.
-    `folder` is "" for the top, else `a/b` with no slash at either end. Raises InvalidName.
+    `library` is SHARED, or one path segment. `folder` is "" for the top, else `a/b` with no slash at either
+    end. Raises InvalidName.
     """
 
     library: str
@@ -142,27 +142,25 @@ class Key:
     def __post_init__(self) -> None:
         for name in (self.filename, self.library):
             if "/" in name:
-                raise InvalidName(
-                    f"A name must hold no slash, and {_shown(name)} has one. Name the folder apart."
-                )
+                raise InvalidName(f"The name {_quoted(name)} contains a slash. Give the folder separately.")
         if self.library:
             _check_path(self.library)
         _check_path(self.path)
 
     @classmethod
-    @lru_cache(1024)  # of one film there are thousands of requests
+    @lru_cache(1024)  # a player sends thousands of requests for one film
     def of(cls, library: str, folder: str, filename: str) -> "Key":
-        """The key of names as somebody typed them: brought to NFC, so that twins cannot exist."""
+        """Return the key of names in any normalisation. Keys are in NFC, so that no two look the same."""
         key = cls(library, _nfc(folder), _nfc(filename))
         _check_reserved(key.path)
         return key
 
     @classmethod
     def at(cls, library: str, path: str) -> "Key":
-        """The key of a path `folder/filename` as somebody typed it."""
+        """Return the key of a path `folder/filename` in any normalisation."""
         folder, slash, filename = path.rpartition("/")
         if slash and not folder:
-            raise InvalidName(f"{_shown(path)} begins with a slash. Leave it out.")
+            raise InvalidName(f"{_quoted(path)} begins with a slash. Remove it.")
         return cls.of(library, folder, filename)
 
     @property
@@ -179,7 +177,7 @@ def is_storable(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class FileId:
-    """A file by its opaque id, which it keeps when it is replaced or moved."""
+    """A file by its opaque id, which stays when the file is replaced or moved."""
 
     library: str
     id: str
@@ -190,7 +188,7 @@ Address = Key | FileId
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What is known of one version of one stored file."""
+    """The metadata of one version of one stored file."""
 
     id: str
     key: Key
@@ -198,32 +196,32 @@ class FileInfo:
     """In bytes."""
     content_type: str
     etag: str
-    """Changes whenever the bytes change; without the quotes that HTTP puts around it."""
+    """Without the quotes of HTTP. Changes whenever the bytes change."""
     sha256: str | None
-    """In hexadecimal; None while the bytes have not been hashed."""
+    """In hexadecimal; None until the bytes are hashed."""
     created_at: datetime
-    """With time zone UTC, as all times here, and kept to the millisecond at least."""
+    """In UTC, like all times here, with a precision of a millisecond or better."""
     updated_at: datetime
-    """When these bytes came to be stored; up to a second in the future, if they replaced others just now."""
+    """When these bytes were stored; up to a second in the future, if they just replaced others."""
     is_utf8: bool | None = None
-    """Whether the bytes are valid UTF-8 without NUL; None while that is not known."""
+    """Whether the bytes are valid UTF-8 without NUL; None until they are examined."""
     doubtful: bool = False
-    """Whether a hash has yet to prove that the bytes are those of before. Until then no answer says that a
-    client's copy is still right, and the date of the last change proves nothing."""
+    """Whether the bytes may have changed without a new ETag; a hash will decide. Until then no response
+    confirms a client's copy (304), and Last-Modified proves nothing."""
     other_etag: str | None = None
-    """Another ETag of the same bytes, which If-Match and If-Range accept for a while."""
+    """An earlier ETag of the same bytes, which If-Match and If-Range accept for a while."""
 
 
 class Expect(Enum):
-    """What a change takes for granted about what is stored at its key."""
+    """A precondition of a change."""
 
     ANY = "any"
     ABSENT = "absent"
 
 
 Expectation = Expect | str
-"""ANY: nothing is taken for granted. ABSENT: nothing is stored there, else AlreadyExists. A version (an
-ETag without quotes): that one is stored there, else VersionMismatch."""
+"""ANY: no precondition. ABSENT: no file is stored at the key, else AlreadyExists. An ETag without quotes:
+that version is stored there, else VersionMismatch."""
 
 
 def check_expectation(etag: str | None, expect: Expectation) -> None:
@@ -233,29 +231,29 @@ def check_expectation(etag: str | None, expect: Expectation) -> None:
     """
     if expect is Expect.ABSENT:
         if etag is not None:
-            raise AlreadyExists("A file of this name exists.")
+            raise AlreadyExists("A file with this name already exists. Choose another name.")
     elif isinstance(expect, str) and etag != expect:
-        raise VersionMismatch("The stored file is another version, or gone.")
+        raise VersionMismatch("The file was changed or deleted meanwhile. Reload it and try again.")
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a commit did."""
+    """The result of a commit."""
 
     info: FileInfo
     created: bool
-    """False when it replaced an earlier version."""
+    """False if the file replaced an earlier version."""
 
 
 MAX_FOLDERS = 1000
-"""Folders that a page names at most."""
+"""The most folders that a page names."""
 
 MAX_ALL_FOLDERS = 100_000
-"""Folders inside one that are named at most, by any means."""
+"""The most folders inside one folder that any method names."""
 
 
 class ChangeKind(Enum):
-    """What became of a file."""
+    """The kinds of changes."""
 
     CREATED = "created"
     REPLACED = "replaced"
@@ -265,17 +263,17 @@ class ChangeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of a file."""
+    """A change of a stored file."""
 
     kind: ChangeKind
     info: FileInfo
-    """As it is now; a deleted file as it was last."""
+    """After the change; the last version of a deleted file."""
     previous: Key | None = None
-    """Where it was before, if it was moved."""
+    """The earlier key of a moved file."""
 
 
 class Sort(Enum):
-    """What a list is in the order of. Where that is equal, paths decide, in the order of NAME."""
+    """The order of a list. Equal files are in the order of NAME."""
 
     NAME = "name"
     """The bytes of the folder, then those of the filename."""
@@ -286,26 +284,26 @@ class Sort(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which files are listed, and in which order."""
+    """A selection of files and their order."""
 
     library: str
     folder: str = ""
-    """As `clean_folder` gives it."""
+    """As `normalize_folder` returns it."""
     recursive: bool = False
-    """Also those in folders inside it."""
+    """Include files in all folders below."""
     query: str = ""
-    """Only files of which each word of this begins a word of the filename; see `words`. Blank, it asks
-    for nothing; what is not blank and has no word finds nothing."""
+    """Only files whose names have, for each word of the query, a word that begins with it; see `tokenize`. A
+    blank query selects all files; another one without words selects none."""
     content_type: str = ""
-    """Only those of this media type, whatever its parameters: `video/mp4`, or `video` for all of them."""
+    """Only files of this media type, with any parameters: `video/mp4`, or `video` for all video types."""
     sort: Sort = Sort.NAME
     descending: bool = False
-    """The whole order from its end, that of equals too."""
+    """Reverse the whole order, that of equal files too."""
     ignored: bool = False
-    """The files whose names are ignored, instead of all others; see `ignored`."""
+    """Select the files with ignored names instead of all others; see `ignored_names`."""
 
     def covers(self, folder: str) -> bool:
-        """Whether files in this folder may be listed."""
+        """Return whether the listing includes files of this folder."""
         if not self.recursive:
             return folder == self.folder
         return not self.folder or f"{folder}/".startswith(f"{self.folder}/")
@@ -313,12 +311,12 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some of the files of a listing, in its order."""
+    """A part of the files of a listing, in its order."""
 
     folders: tuple[str, ...]
-    """Names of the folders directly inside, in byte order; only on the first page, at most
-    MAX_FOLDERS, and none when the listing is recursive or has a query."""
+    """The names of the folders directly inside, in byte order, at most MAX_FOLDERS. Only on the first page,
+    and only if the listing is neither recursive nor has a query."""
     items: tuple[FileInfo, ...]
     next_cursor: str | None
-    """What to ask the next page with; None when this page is the last. One that is not may hold few files or
-    none, if these are rare among what was looked at."""
+    """The cursor of the next page, or None on the last page. Other pages may have few files or none, if few
+    of those examined match."""

@@ -20,7 +20,7 @@ from app.database.filesystem.rows import path_at
 from app.database.sql import postgresql
 from app.database.sql.schema import Media, Table
 from app.settings import Settings
-from app.storage.search_tokens import words
+from app.storage.search_tokens import tokenize
 from app.storage.types import SHARED, Key
 from tests.support import Server, mongo
 
@@ -254,7 +254,7 @@ class Bucket:
         self._database["fs.files"].insert_many(bucket_file(file, key.path, 0) for file, key in keys)
         known = {"size": 0, "chunk_size": CHUNK_SIZE, "sha256": None}
         self._database["media"].insert_many(
-            {"_id": row.pop("id"), **row, **known, "file": file, "words": list(words(key.filename))}
+            {"_id": row.pop("id"), **row, **known, "file": file, "words": list(tokenize(key.filename))}
             for file, key in keys
             for row in [film(key)]
         )

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import product
 
-from app.storage import search_tokens as of_storage
+from app.storage.search_tokens import tokenize
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
 
-words = cache(of_storage.words)
+words = cache(tokenize)
 
 FOLDERS = ["", "a", "a-b", "a/b", "a/b/c", "a0", "A", "é", "a\uffee", "a\U00010000"]
 NAMES = [

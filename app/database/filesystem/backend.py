@@ -317,7 +317,7 @@ class FilesystemBackend:
             _check(row, expect)
             if source != target:
                 if reconciler.reconcile(target) is not None:
-                    raise AlreadyExists("A file of this name exists.")
+                    raise AlreadyExists("A file with this name already exists. Choose another name.")
                 path = path_of(row)
                 to, step = self._step_of_move(reconciler, path, target)
                 reconciler.rename(row, target, to)

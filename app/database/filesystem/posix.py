@@ -195,7 +195,7 @@ def _to_free_name(step: Callable[[], T], folder: int, name: str) -> T:
             return step()
         except FileExistsError:
             if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
-                raise AlreadyExists("A file of this name exists.") from None
+                raise AlreadyExists("A file with this name already exists. Choose another name.") from None
         # A folder exists while a file has it, so an empty one, which a crash may have left, gives way.
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=folder)

@@ -13,7 +13,7 @@ from app.database.filesystem.posix import DiskPath
 from app.database.sql.engine import Database
 from app.database.sql.schema import Departed, Known, Media, Volume, Word
 from app.storage.ignored_names import IgnoredNames
-from app.storage.search_tokens import words
+from app.storage.search_tokens import tokenize
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key, is_storable
 
 
@@ -67,7 +67,7 @@ def place(row: Media, key: Key, path: DiskPath, ignored: IgnoredNames) -> None:
     row.library, row.folder, row.filename = key.library, key.folder, key.filename
     row.disk_path = None if path == path_at(key) else "/".join(path[len(root_of(key.library)) :])
     row.ignored = ignored.matches(key)
-    row.words = [Word(library=key.library, word=word) for word in words(key.filename)]
+    row.words = [Word(library=key.library, word=word) for word in tokenize(key.filename)]
 
 
 def record_stat(row: Media, signature: FileStat, device: int | None) -> None:

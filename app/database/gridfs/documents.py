@@ -126,7 +126,7 @@ def place(key: Key, ignored: IgnoredNames) -> Stored:
         "library": key.library,
         "folder": key.folder,
         "filename": key.filename,
-        "words": list(search_tokens.words(key.filename)),
+        "words": list(search_tokens.tokenize(key.filename)),
         "ignored": ignored.matches(key) or None,
     }
 

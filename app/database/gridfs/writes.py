@@ -185,7 +185,7 @@ class Changes:
         source, content_type = key_of(media), media.content_type
         with self._database.asked():
             if find(self._database.media, target) is not None:
-                raise AlreadyExists("A file of this name exists.")
+                raise AlreadyExists("A file with this name already exists. Choose another name.")
             check_room(self._database.media, target)
         suggested = media_type_after_rename(content_type, source.filename, target.filename)
         if not self._put(media, target, suggested):

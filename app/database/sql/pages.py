@@ -27,7 +27,7 @@ def rows(
 ) -> tuple[Sequence[Row[Any]], str | None]:
     """What is KNOWN of the next files of the listing, and the cursor of the page after them."""
     position = None if cursor is None else cursors.decode(listing, cursor)
-    wanted = search_tokens.wanted(listing.query)
+    wanted = search_tokens.query_tokens(listing.query)
     if (listing.query.strip() and not wanted) or not is_storable(listing.content_type):
         return [], None
     few = few_files(session, listing, wanted)

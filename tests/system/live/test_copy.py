@@ -241,6 +241,6 @@ def test_terminal_separates_lines_from_progress_bar(source: dict[str, object], t
     os.close(terminal)
     assert scan.wait() == 0
     lines = [re.split(r"\r|\x1b\[K", line.rstrip("\r"))[-1] for line in shown.decode().split("\n")]
-    assert lines[0].startswith("skipped: a/t\\x1b[31m: A path must hold no control characters")
+    assert lines[0].startswith("skipped: a/t\\x1b[31m: “t\\x1b[31m” contains the control character")
     assert "100%" in lines[1]
     assert lines[2:] == ["3 files, 1 skipped", ""]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.storage.search_tokens import wanted, words
+from app.storage.search_tokens import query_tokens, tokenize
 from app.storage.types import MAX_SEGMENT_BYTES
 
 
@@ -44,27 +44,27 @@ from app.storage.types import MAX_SEGMENT_BYTES
     ],
 )
 def test_words_splits_and_folds_text(text: str, found: str) -> None:
-    assert words(text) == tuple(found.split(" ") if found else ())
+    assert tokenize(text) == tuple(found.split(" ") if found else ())
 
 
 @settings(deadline=None)
 @given(st.text(max_size=40))
 def test_words_are_equal_for_all_normal_forms(text: str) -> None:
     for form in ("NFC", "NFD"):
-        assert words(unicodedata.normalize(form, text)) == words(text)
-    assert words(f" {text}-") == words(text)
+        assert tokenize(unicodedata.normalize(form, text)) == tokenize(text)
+    assert tokenize(f" {text}-") == tokenize(text)
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(categories=["L", "N", "P", "So", "Zs"]), max_size=40))
 def test_words_is_idempotent(text: str) -> None:
-    assert words(" ".join(words(text))) == words(text)
+    assert tokenize(" ".join(tokenize(text))) == tokenize(text)
 
 
 def test_longest_word_of_name_fits_its_column() -> None:
     """Names are in NFC. The longest possible word consists of the character that grows most."""
     growth = max(
-        sum(map(len, words(character))) / len(character.encode())
+        sum(map(len, tokenize(character))) / len(character.encode())
         for character in map(chr, range(sys.maxunicode + 1))
         if character.casefold() != character and unicodedata.is_normalized("NFC", character)
     )
@@ -76,4 +76,4 @@ def test_longest_word_of_name_fits_its_column() -> None:
     [("", ""), ("the e", "the e"), ("th the", "the"), ("THE the thesis", "thesis"), ("b ab", "b ab")],
 )
 def test_wanted_drops_words_that_are_prefixes_of_others(query: str, found: str) -> None:
-    assert wanted(query) == found.split()
+    assert query_tokens(query) == found.split()

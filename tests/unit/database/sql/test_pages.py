@@ -17,7 +17,7 @@ from app.database.sql.schema import Media, Word
 from app.database.sql.sqlite import Sqlite
 from app.storage import cursors
 from app.storage.cursors import Position
-from app.storage.search_tokens import words
+from app.storage.search_tokens import tokenize
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
 from tests.support import model
 
@@ -51,7 +51,7 @@ def row(key: Key, number: int, size: int, content_type: str) -> Media:
         size=size,
         mtime_ns=0,
         inode=0,
-        words=[Word(library=key.library, word=word) for word in words(key.filename)],
+        words=[Word(library=key.library, word=word) for word in tokenize(key.filename)],
     )
 
 
