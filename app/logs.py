@@ -46,7 +46,7 @@ _REPETITIONS = (
 # Parameters of signed links and invites, also in the target of a redirect after a login.
 _SECRET = re.compile(r"((?:link|invite)(?:=|%3[Dd]))[^&\s]+")
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 
 def escaped(text: str) -> str:
@@ -214,8 +214,8 @@ def configure(form: Format = "line") -> None:
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
-    _log.error("A thread ended with an exception", exc_info=failed.exc_value)
+    log.error("A thread ended with an exception", exc_info=failed.exc_value)
 
 
 def _unraisable(failed: "sys.UnraisableHookArgs") -> None:
-    _log.error("%s %r", failed.err_msg or "Ignored in", failed.object, exc_info=failed.exc_value)
+    log.error("%s %r", failed.err_msg or "Ignored in", failed.object, exc_info=failed.exc_value)

@@ -43,7 +43,7 @@ from app.storage.ignored_names import IgnoredNames
 from app.storage.workers import BoundedPool
 from app.uploads.service import Uploads
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 HASHING = 2
 """Maximum number of passwords that are hashed at the same time; each takes 19 MiB."""
@@ -120,7 +120,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
         async with AsyncExitStack() as stack:
             stores = await stack.enter_async_context(open_database(settings, feed=feed, observer=metrics))
             if stores.storage.read_only:
-                _log.info(
+                log.info(
                     "%s is read-only: no file of it can be uploaded, renamed or deleted", settings.location
                 )
             library = Library(stores.storage, feed)

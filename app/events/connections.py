@@ -85,7 +85,7 @@ class Peer(Protocol):
         """Close the connection, within seconds even if the peer does not read. Does not raise."""
 
 
-class Connection:
+class ClientConnection:
     """A client and its outbox. A task sends from the outbox while it is not empty."""
 
     def __init__(self, peer: Peer, library: str, topic: str | None, backlog: int) -> None:
@@ -131,10 +131,10 @@ class ConnectionManager:
     def __init__(self, *, limit: int, backlog: int = BACKLOG) -> None:
         self._limit = limit
         self._backlog = backlog
-        self._by_sid: dict[str, Connection] = {}
-        self._by_topic: dict[str, set[Connection]] = {}
+        self._by_sid: dict[str, ClientConnection] = {}
+        self._by_topic: dict[str, set[ClientConnection]] = {}
 
-    def connect(self, peer: Peer, library: str, topic: str | None) -> Connection:
+    def connect(self, peer: Peer, library: str, topic: str | None) -> ClientConnection:
         """Register a connection, which receives nothing until `open`. Raises TooManyConnections.
 
         A connection with a topic receives the broadcasts to that topic; one without receives messages to its
@@ -142,17 +142,17 @@ class ConnectionManager:
         """
         if len(self._by_sid) >= self._limit:
             raise TooManyConnections("Too many WebSockets are open; try again later.")
-        connection = Connection(peer, library, topic, self._backlog)
+        connection = ClientConnection(peer, library, topic, self._backlog)
         self._by_sid[connection.sid] = connection
         return connection
 
-    def open(self, connection: Connection, greeting: str) -> None:
+    def open(self, connection: ClientConnection, greeting: str) -> None:
         """Send the greeting, and from then on everything that is addressed to the connection."""
         connection.offer(greeting)
         if connection.topic is not None:
             self._by_topic.setdefault(connection.topic, set()).add(connection)
 
-    def disconnect(self, connection: Connection) -> None:
+    def disconnect(self, connection: ClientConnection) -> None:
         """Close and remove a connection."""
         connection.close()
         self._by_sid.pop(connection.sid, None)

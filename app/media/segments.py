@@ -17,8 +17,8 @@ from app.storage.types import FileInfo, Key, Listing, Page
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of one playlist. Segments beyond them are entries like other files."""
+class FilterLimits:
+    """FilterLimits of one playlist. Segments beyond them are entries like other files."""
 
     manifests: int = 10_000
     """Manifests to search for."""
@@ -32,7 +32,7 @@ class Limits:
     """Seconds after which checking many files yields to the event loop."""
 
 
-LIMITS = Limits()
+FILTER_LIMITS = FilterLimits()
 
 MAX_PATTERNS = 2_000
 """Patterns of all manifests of one folder."""
@@ -74,7 +74,7 @@ def _folder(manifests: list[_Manifest]) -> _Folder:
 class SegmentFilter:
     """Decides which files of a listing are entries of its playlist. Used for one request, by one task."""
 
-    def __init__(self, storage: Storage, listing: Listing, limits: Limits = LIMITS) -> None:
+    def __init__(self, storage: Storage, listing: Listing, limits: FilterLimits = FILTER_LIMITS) -> None:
         self._storage = storage
         self._listing = listing
         self._limits = limits

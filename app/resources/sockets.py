@@ -8,7 +8,7 @@ from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from app.accounts.principals import Caller
-from app.events.connections import Connection
+from app.events.connections import ClientConnection
 from app.events.feed import RESYNC, Event, compact
 from app.resources.dependencies import CallerDep, LibraryDep, Services, ServicesDep
 from app.storage.errors import NotFound
@@ -100,7 +100,7 @@ class _Peer:
 @asynccontextmanager
 async def _connected(
     websocket: WebSocket, services: Services, library: str, topic: str | None, caller: Caller | None
-) -> AsyncIterator[tuple[_Peer, Connection]]:
+) -> AsyncIterator[tuple[_Peer, ClientConnection]]:
     """A connection that was accepted, and is forgotten at the end. Beyond the limit, TooManyConnections."""
     peer = _Peer(websocket)
     connection = services.connections.connect(peer, library, topic)

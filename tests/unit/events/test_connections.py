@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from app.events.connections import Connection, ConnectionManager, TooManyConnections
+from app.events.connections import ClientConnection, ConnectionManager, TooManyConnections
 from app.events.feed import Event, Message
 
 
@@ -31,7 +31,7 @@ class Peer:
         self.closed = code
 
 
-def connect(connections: ConnectionManager, peer: Peer, topic: str | None) -> Connection:
+def connect(connections: ConnectionManager, peer: Peer, topic: str | None) -> ClientConnection:
     connection = connections.connect(peer, topic or "", topic)
     connections.open(connection, "hello")
     return connection

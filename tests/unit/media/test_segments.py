@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.database import open_database
-from app.media.segments import LIMITS, Limits, SegmentFilter
+from app.media.segments import FILTER_LIMITS, FilterLimits, SegmentFilter
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key, Listing
@@ -26,7 +26,7 @@ async def put(storage: Storage, path: str, data: bytes) -> None:
 
 
 async def entries_of_pages(
-    tmp_path: Path, pages: Sequence[str] = ("",), limits: Limits = LIMITS
+    tmp_path: Path, pages: Sequence[str] = ("",), limits: FilterLimits = FILTER_LIMITS
 ) -> list[list[str]]:
     """Return the entries for each page of three presentations: the files whose path contains a text."""
     settings = Settings(_env_file=None, files_dir=tmp_path)
@@ -60,14 +60,14 @@ async def test_segments_are_left_out_whichever_page_lists_them(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("limits", "entries"),
     [
-        (Limits(manifests=1), []),  # all files of one page are checked
-        (Limits(manifest_bytes=5), ["a/seg.ts", "b/seg.ts", "c/seg.ts"]),
-        (Limits(total_bytes=1), ["b/seg.ts", "c/seg.ts"]),
-        (Limits(segments=1), []),  # limits the cache, not the check
+        (FilterLimits(manifests=1), []),  # all files of one page are checked
+        (FilterLimits(manifest_bytes=5), ["a/seg.ts", "b/seg.ts", "c/seg.ts"]),
+        (FilterLimits(total_bytes=1), ["b/seg.ts", "c/seg.ts"]),
+        (FilterLimits(segments=1), []),  # limits the cache, not the check
     ],
 )
 async def test_segments_beyond_a_limit_are_entries(
-    tmp_path: Path, limits: Limits, entries: list[str]
+    tmp_path: Path, limits: FilterLimits, entries: list[str]
 ) -> None:
     assert await entries_of_pages(tmp_path, ("seg",), limits) == [entries]
 
@@ -114,7 +114,7 @@ async def test_checking_many_files_lets_other_requests_run(tmp_path: Path) -> No
         await put(stores.storage, "film.m3u8", HLS)
         listing = Listing(SHARED)
         page = await stores.storage.page(listing, cursor=None, limit=1)
-        checker = SegmentFilter(stores.storage, listing, Limits(slice_s=-1))
+        checker = SegmentFilter(stores.storage, listing, FilterLimits(slice_s=-1))
         await checker.entries(page.items)  # fills the cache: the next call does not await the storage
         ended = asyncio.Event()
         turns = asyncio.create_task(count_turns(ended))
