@@ -25,12 +25,12 @@ PROGRESS_BYTES = 1 << 20
 """The size of the capped collection of messages about uploads."""
 
 NO_IMAGES = (
-    "MongoDB keeps no documents as they were before a change (it is older than 6.0, or this user may not "
-    "collMod, as those with the role dbAdmin may): what other processes replace, move or delete is told to "
-    "WebSockets here as a resync."
+    "MongoDB keeps no images of documents before a change: it is older than 6.0, or this user may not run "
+    "collMod. WebSockets receive a resync for each replacement, move or deletion by another process. To "
+    "receive events instead, update MongoDB, or grant the role dbAdmin."
 )
 
-ALONE = "MongoDB is no replica set and so has no change streams: events stay within this process."
+ALONE = "MongoDB is not a replica set: WebSockets receive no events of other processes."
 
 RESUMABLE = "ResumableChangeStreamError"
 """MongoDB's label for errors after which the stream can resume from the same place."""
@@ -146,7 +146,7 @@ class MongoChangeSource:
             self._pass_on(event, feed)
         elif not stream.alive:
             self._token = None
-            raise StorageUnavailable("The database is no longer there.")
+            raise StorageUnavailable("The database was dropped.")
         self._token = stream.resume_token
 
     def interrupt(self) -> None:
