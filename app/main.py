@@ -28,7 +28,7 @@ from app.library.maintenance_loop import MaintenanceLoop
 from app.library.quotas import Quotas
 from app.library.service import Library
 from app.metrics.registry import Metrics
-from app.metrics.request_counters import Requests
+from app.metrics.request_counters import RequestCounters
 from app.resources.dependencies import People, Services
 from app.resources.docs import Application
 from app.resources.downloads import StreamMiddleware
@@ -115,7 +115,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
         feed = ChangeFeed(IgnoredNames(settings.ignore))
         connections = ConnectionManager(limit=settings.max_sockets)
         feed.subscribe(connections.deliver)
-        requests = Requests()  # the server reads it from the lifespan state, and counts requests in it
+        requests = RequestCounters()  # the server reads it from the lifespan state, and counts requests in it
         metrics = Metrics(requests, connections.queues, version=version("seekable"))
         async with AsyncExitStack() as stack:
             stores = await stack.enter_async_context(open_database(settings, feed=feed, observer=metrics))

@@ -1,4 +1,4 @@
-"""Everything that is counted, as Prometheus reads it. Names are an interface: dashboards hold on to them."""
+"""All metrics in Prometheus's format. Their names are an interface: dashboards depend on them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
@@ -15,87 +15,90 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from app.metrics.request_counters import BUCKETS, Answers, Requests
+from app.metrics.request_counters import BUCKETS, RequestCounters, Totals
 from app.storage.async_storage import Observer
 from app.storage.maintenance import ScanOutcome, ScanStep
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Those that are told apart; there are thirty more that the HTTP parser knows."""
+"""Methods with a label of their own; the HTTP parser accepts thirty more."""
 
 BACKEND_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds in seconds of the histogram of backend operations."""
 
 Queues = Callable[[], Iterable[tuple[str, Sequence[int]]]]
-"""By kind of socket, how many messages wait for each one that is open."""
+"""Returns each kind of socket with the lengths of the queues of its open sockets."""
 
 
 class Metrics(Observer):
     """The metrics that `GET /metrics` returns."""
 
-    def __init__(self, requests: Requests, queues: Queues, *, version: str) -> None:
-        # Or each of ours would have another that says when it began.
+    def __init__(self, requests: RequestCounters, queues: Queues, *, version: str) -> None:
+        # Otherwise each counter has a second one for the time of its creation.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        registry.register(_Edge(requests, queues))
-        build = Gauge("seekable_build_info", "1, with the version.", ["version"], registry=registry)
+        registry.register(_RequestCollector(requests, queues))
+        build = Gauge("seekable_build_info", "1, labelled with the version.", ["version"], registry=registry)
         build.labels(version).set(1)
         self._operations = Histogram(
             "seekable_backend_seconds",
-            "Seconds that database and disk took, by operation. Opens that were answered from memory are not "
-            "among them.",
+            "Seconds of database and disk operations. Files that were opened from the cache are not counted.",
             ["operation"],
             buckets=BACKEND_BUCKETS,
             registry=registry,
         )
-        self._failed = Counter(
+        self._failures = Counter(
             "seekable_backend_failures_total",
-            "Operations that database or disk did not carry out: no answer, no room, a gap.",
+            "Operations that failed because the database or the disk was unavailable, full or damaged.",
             ["operation"],
             registry=registry,
         )
-        self._scans = Counter(
-            "seekable_scans_total", "Scans of everything, by how they ended.", ["result"], registry=registry
-        )
+        self._scans = Counter("seekable_scans_total", "Scans by result.", ["result"], registry=registry)
         self._scanned_at = Gauge(
-            "seekable_last_scan_timestamp_seconds", "When a scan was last complete.", registry=registry
+            "seekable_last_scan_timestamp_seconds",
+            "Time at which the last complete scan ended.",
+            registry=registry,
         )
         self._scanned = Counter(
-            "seekable_scanned_files_total", "Stored files that scans looked at.", registry=registry
+            "seekable_scanned_files_total", "Stored files that scans examined.", registry=registry
         )
-        self._found = Counter(
+        self._findings = Counter(
             "seekable_scan_findings_total",
-            "Files about which a scan did something, or would have, by what.",
+            "Files that scans acted on or could not, by outcome.",
             ["outcome"],
             registry=registry,
         )
         self._swept = Counter(
             "seekable_swept_total",
-            "Pieces of debris that scans removed: of crashed uploads, and of versions that are over.",
+            "Leftovers of crashed uploads and of replaced versions that scans removed.",
             registry=registry,
         )
         self._hashed = Counter(
-            "seekable_hashed_bytes_total", "Bytes hashed of files that nobody uploaded.", registry=registry
+            "seekable_hashed_bytes_total", "Bytes hashed of files that were not uploaded.", registry=registry
         )
         for outcome in ScanOutcome:
-            self._found.labels(outcome.value)  # so that there is a 0 to begin with
+            self._findings.labels(outcome.value)  # so that each label starts at 0
         for result in ("complete", "failed"):
             self._scans.labels(result)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """All of it in a format that this Accept takes, and its media type. Called by the event loop."""
+        """Return all metrics in a format that the Accept header allows, and its media type.
+
+        Called from the event loop only.
+        """
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 
     def operation_ended(self, operation: str, seconds: float, *, failed: bool) -> None:
         self._operations.labels(operation).observe(seconds)
         if failed:
-            self._failed.labels(operation).inc()
+            self._failures.labels(operation).inc()
 
     def scanned(self, step: ScanStep) -> None:
         self._scanned.inc(step.files)
         self._swept.inc(step.swept)
         for finding in step.findings:
-            self._found.labels(finding.outcome.value).inc()
+            self._findings.labels(finding.outcome.value).inc()
 
     def scan_ended(self, *, failed: bool) -> None:
         self._scans.labels("failed" if failed else "complete").inc()
@@ -106,10 +109,10 @@ class Metrics(Observer):
         self._hashed.inc(size)
 
 
-class _Edge(Collector):
-    """What the server counts by itself, and what can be seen of it at any moment."""
+class _RequestCollector(Collector):
+    """Metrics of requests and sockets, which are computed when they are requested."""
 
-    def __init__(self, requests: Requests, queues: Queues) -> None:
+    def __init__(self, requests: RequestCounters, queues: Queues) -> None:
         self._requests = requests
         self._queues = queues
 
@@ -117,68 +120,68 @@ class _Edge(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        yield from _answered(self._requests.answers)
-        yield from _moved(self._requests.moved())
-        streams, uploads = self._requests.transfers()
+        yield from _completed(self._requests.totals)
+        yield from _bytes(self._requests.bytes_by_route())
+        streams, uploads = self._requests.count_transfers()
         yield GaugeMetricFamily("seekable_active_streams", "Files that are being sent.", streams)
         yield GaugeMetricFamily("seekable_active_uploads", "Files that are being received.", uploads)
-        yield from _waiting(self._queues())
+        yield from _sockets(self._queues())
 
 
-def _answered(answers: dict[tuple[str, str, int], Answers]) -> Iterator[Metric]:
-    """Requests, and how long they waited; both by method and route."""
+def _completed(all_totals: dict[tuple[str, str, int], Totals]) -> Iterator[Metric]:
+    """Yield the counter of requests and the histogram of first bytes, by method and route."""
     requests = CounterMetricFamily(
         "seekable_http_requests_total",
-        "Requests that ended, by route; of those without a route none was found, or the server refused them. "
-        "Status 0: the client left before there was an answer.",
+        "Completed requests. The route is empty if none matched or the server refused the request. "
+        "The status is 0 if the client left before the response.",
         labels=["method", "route", "status"],
     )
     first_byte = HistogramMetricFamily(
         "seekable_http_first_byte_seconds",
-        "Seconds from the end of a request's head to the first byte of the body of its answer.",
+        "Seconds from the end of a request's head to the first byte of the response's body.",
         labels=["method", "route"],
     )
     counts: dict[tuple[str, str, int], int] = {}
-    waits: dict[tuple[str, str], tuple[list[int], float]] = {}
-    for (method, route, status), found in answers.items():
+    histograms: dict[tuple[str, str], tuple[list[int], float]] = {}
+    for (method, route, status), totals in all_totals.items():
         known = method if method in METHODS else "other"
-        counts[known, route, status] = counts.get((known, route, status), 0) + found.count
-        if any(found.buckets):
-            buckets, waited = waits.get((known, route), ([0] * len(found.buckets), 0.0))
-            total = [one + other for one, other in zip(buckets, found.buckets, strict=True)]
-            waits[known, route] = total, waited + found.waited
+        counts[known, route, status] = counts.get((known, route, status), 0) + totals.count
+        if any(totals.buckets):
+            buckets, seconds = histograms.get((known, route), ([0] * len(totals.buckets), 0.0))
+            sums = [one + other for one, other in zip(buckets, totals.buckets, strict=True)]
+            histograms[known, route] = sums, seconds + totals.first_bytes_s
     for (method, route, status), count in counts.items():
         requests.add_metric([method, route, str(status)], count)
-    ends = [*map(str, BUCKETS), "+Inf"]
-    for labels, (buckets, waited) in waits.items():
-        first_byte.add_metric(labels, [*zip(ends, accumulate(buckets), strict=True)], waited)
+    bounds = [*map(str, BUCKETS), "+Inf"]
+    for labels, (buckets, seconds) in histograms.items():
+        first_byte.add_metric(labels, [*zip(bounds, accumulate(buckets), strict=True)], seconds)
     yield requests
     yield first_byte
 
 
-def _moved(moved: dict[str, tuple[int, int]]) -> Iterator[Metric]:
+def _bytes(by_route: dict[str, tuple[int, int]]) -> Iterator[Metric]:
     received = CounterMetricFamily(
-        "seekable_http_received_bytes_total", "Bytes of the bodies of requests, by route.", labels=["route"]
+        "seekable_http_received_bytes_total", "Bytes received in the bodies of requests.", labels=["route"]
     )
     sent = CounterMetricFamily(
         "seekable_http_sent_bytes_total",
-        "Bytes of the bodies of answers, by route, with those that the kernel sent without a copy.",
+        "Bytes sent in the bodies of responses, those that the kernel sends without a copy included.",
         labels=["route"],
     )
-    for route, (came, went) in moved.items():
-        received.add_metric([route], came)
-        sent.add_metric([route], went)
+    for route, (received_bytes, sent_bytes) in by_route.items():
+        received.add_metric([route], received_bytes)
+        sent.add_metric([route], sent_bytes)
     yield received
     yield sent
 
 
-def _waiting(queues: Iterable[tuple[str, Sequence[int]]]) -> Iterator[Metric]:
-    sockets = GaugeMetricFamily("seekable_sockets", "WebSockets that are open, by kind.", labels=["kind"])
+def _sockets(queues: Iterable[tuple[str, Sequence[int]]]) -> Iterator[Metric]:
+    sockets = GaugeMetricFamily("seekable_sockets", "Open WebSockets by kind.", labels=["kind"])
     messages = GaugeMetricFamily(
-        "seekable_socket_queue_messages", "Messages that wait for WebSockets to take them.", labels=["kind"]
+        "seekable_socket_queue_messages", "Messages in the queues of WebSockets.", labels=["kind"]
     )
     longest = GaugeMetricFamily(
-        "seekable_socket_queue_longest", "Messages that wait for the slowest WebSocket.", labels=["kind"]
+        "seekable_socket_queue_longest", "Messages in the queue of the slowest WebSocket.", labels=["kind"]
     )
     for kind, lengths in queues:
         sockets.add_metric([kind], len(lengths))

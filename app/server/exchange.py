@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from app import logs
-from app.metrics.request_counters import Requests
+from app.metrics.request_counters import RequestCounters
 from app.server.request_id import HEADER, identity, is_named
 from app.server.zerocopy import EXTENSION, FileSender
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(logs.REQUESTS)
 class Edge(NamedTuple):
     """What is to be done of every request."""
 
-    requests: Requests
+    requests: RequestCounters
     """Where it is counted."""
     log: bool
     """Whether it gets a record in the log."""
@@ -100,7 +100,7 @@ class Exchange:
         requests, log, name = self._edge
         if self._sender is not None:
             self._files = self._sender.sent
-        requests.running.add(self)
+        requests.active.add(self)
         if name:
             logs.CURRENT_REQUEST.set(self)
         try:
@@ -111,7 +111,7 @@ class Exchange:
         finally:
             if self._until_close and not self._cycle.response_complete:
                 reset(self._transport)  # or the answer would look complete
-            requests.ended(self, self._status, self._first, self.sent)
+            requests.request_ended(self, self._status, self._first, self.sent)
             if log:
                 self._say()
 

@@ -29,7 +29,7 @@ from app.http.request_head import (
     percent_encoded,
     upgrade_of,
 )
-from app.metrics.request_counters import Requests
+from app.metrics.request_counters import RequestCounters
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import Limits, Pace, State, Waiting, Watch, waiting_for
 from app.server.exchange import LONG, BodyReader, Edge, Exchange, length_of, reset
@@ -109,7 +109,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.client, self.server = CLIENT, SERVER
         self._cycles: deque[RequestResponseCycle] = deque()  # from the oldest without a whole answer
         self.flow = _Flow(self.transport, self.pipeline)
-        requests: Requests = self.app_state["requests"]
+        requests: RequestCounters = self.app_state["requests"]
         self._edge = Edge(requests, self.config.log_requests, self.config.name_requests)
         self._begun = False  # a request whose end has not come
         self._head = False  # nor the end of its head
@@ -326,7 +326,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.write(refusal(status, detail, identity(self.headers or ())))
-            self._edge.requests.refused(status)
+            self._edge.requests.request_refused(status)
             self._leave()
             self.transport.close()
 

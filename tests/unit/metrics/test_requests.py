@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.metrics.registry import METHODS, Metrics
-from app.metrics.request_counters import BUCKETS, STREAMS, UPLOADS, Requests
+from app.metrics.request_counters import BUCKETS, STREAMS, UPLOADS, RequestCounters
 from app.resources.routes import routes
 from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep
 
@@ -21,12 +21,12 @@ class FakeRequest:
 
 
 @pytest.fixture
-def requests() -> Requests:
-    return Requests()
+def requests() -> RequestCounters:
+    return RequestCounters()
 
 
 @pytest.fixture
-def metrics(requests: Requests) -> Metrics:
+def metrics(requests: RequestCounters) -> Metrics:
     return Metrics(requests, lambda: [("session", [0, 3]), ("events", [])], version="1.2.3")
 
 
@@ -36,16 +36,16 @@ def samples(metrics: Metrics) -> Iterator[str]:
     return (line for line in text.decode().splitlines() if not line.startswith("#"))
 
 
-def finish(requests: Requests, request: FakeRequest, status: int, first_byte_s: float | None) -> None:
-    requests.ended(request, status, first_byte_s, request.sent)
+def finish(requests: RequestCounters, request: FakeRequest, status: int, first_byte_s: float | None) -> None:
+    requests.request_ended(request, status, first_byte_s, request.sent)
 
 
-def test_requests_are_counted_by_route_and_status(requests: Requests, metrics: Metrics) -> None:
+def test_requests_are_counted_by_route_and_status(requests: RequestCounters, metrics: Metrics) -> None:
     for status in (206, 206, 404):
         finish(requests, FakeRequest("GET", "/files/{path}", sent=1000), status, 0.002)
     finish(requests, FakeRequest("PUT", "/files/{path}", received=5000), 201, 0.3)
     finish(requests, FakeRequest("GET", None), 0, None)
-    requests.refused(431)
+    requests.request_refused(431)
     found = set(samples(metrics))
     assert {
         'seekable_http_requests_total{method="GET",route="/files/{path}",status="206"} 2.0',
@@ -64,7 +64,7 @@ def test_requests_are_counted_by_route_and_status(requests: Requests, metrics: M
     assert not any('method="GET",route=""' in line and "first_byte" in line for line in found)
 
 
-def test_active_requests_and_sockets_are_exposed(requests: Requests, metrics: Metrics) -> None:
+def test_active_requests_and_sockets_are_exposed(requests: RequestCounters, metrics: Metrics) -> None:
     for request in (
         FakeRequest("GET", "/files/{path}", sent=70),
         FakeRequest("GET", "/stream/{id}", sent=5),
@@ -73,7 +73,7 @@ def test_active_requests_and_sockets_are_exposed(requests: Requests, metrics: Me
         FakeRequest("GET", "/files"),
         FakeRequest("POST", None),
     ):
-        requests.running.add(request)
+        requests.active.add(request)
     found = set(samples(metrics))
     assert {
         "seekable_active_streams 2.0",
@@ -88,7 +88,9 @@ def test_active_requests_and_sockets_are_exposed(requests: Requests, metrics: Me
 
 
 @pytest.mark.parametrize("seconds", [0.0, *BUCKETS, 11.0, 1e6])
-def test_every_duration_falls_into_its_buckets(requests: Requests, metrics: Metrics, seconds: float) -> None:
+def test_every_duration_falls_into_its_buckets(
+    requests: RequestCounters, metrics: Metrics, seconds: float
+) -> None:
     finish(requests, FakeRequest("GET", "/files"), 200, seconds)
     within = {}
     for line in samples(metrics):
@@ -98,7 +100,7 @@ def test_every_duration_falls_into_its_buckets(requests: Requests, metrics: Metr
     assert len(within) == len(BUCKETS) + 1
 
 
-def test_unknown_methods_share_one_label(requests: Requests, metrics: Metrics) -> None:
+def test_unknown_methods_share_one_label(requests: RequestCounters, metrics: Metrics) -> None:
     for method in ("MKCOL", "PROPFIND", "SEARCH"):
         finish(requests, FakeRequest(method, None), 405, 0.001)
     assert 'seekable_http_requests_total{method="other",route="",status="405"} 3.0' in set(samples(metrics))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from uvicorn.server import ServerState
 
-from app.metrics.request_counters import Requests
+from app.metrics.request_counters import RequestCounters
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import Limits
 from app.server.protocol import Config, HttpProtocol
@@ -122,7 +122,7 @@ async def serving() -> AsyncIterator[Service]:
     state = ServerState()
 
     def make_protocol() -> HttpProtocol:
-        protocol = HttpProtocol(config, state, {"requests": Requests()})
+        protocol = HttpProtocol(config, state, {"requests": RequestCounters()})
         service.connections.append(protocol)
         return protocol
 
