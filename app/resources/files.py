@@ -32,7 +32,7 @@ from app.resources.write_only import is_write_only, receipt, receipt_of_move
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, VersionMismatch
 from app.storage.types import Expect, Expectation, FileInfo, Key
 from app.streaming.plan import repr_digest
-from app.uploads.progress import MAX_SID_LENGTH
+from app.uploads.service import MAX_SID_LENGTH
 
 forms = APIRouter(tags=["files"])
 router = APIRouter(tags=["files"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.events.feed import Message
 from app.http.errors import BadForm
-from app.uploads.progress import Progress
+from app.uploads.service import Progress
 
 
 class Recorder:
