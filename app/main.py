@@ -29,13 +29,13 @@ from app.library.quotas import Quotas
 from app.library.service import Library
 from app.metrics.registry import Metrics
 from app.metrics.request_counters import RequestCounters
-from app.resources.dependencies import People, Services
+from app.resources.dependencies import AccountServices, Services
 from app.resources.docs import Application
 from app.resources.downloads import StreamMiddleware
 from app.resources.errors import HANDLERS
-from app.resources.middleware.authentication import AccessMiddleware
-from app.resources.middleware.cors import CORSMiddleware, NoSniffMiddleware
-from app.resources.middleware.host_guard import Admission, AdmissionMiddleware, names_of_machine
+from app.resources.middleware.authentication import AuthenticationMiddleware
+from app.resources.middleware.host_guard import HostGuard, HostGuardMiddleware, names_of_machine
+from app.resources.middleware.response_headers import CORSMiddleware, NoSniffMiddleware
 from app.resources.middleware.targets import TargetMiddleware
 from app.resources.routes import routes
 from app.settings import Settings, read
@@ -89,7 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(NoSniffMiddleware)  # the innermost: Starlette calls the last one first
     app.add_middleware(StreamMiddleware)
     if has_accounts:
-        app.add_middleware(AccessMiddleware)
+        app.add_middleware(AuthenticationMiddleware)
     app.add_middleware(TargetMiddleware)
     if settings.cors_origins:
         app.add_middleware(
@@ -99,13 +99,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["*"],
             expose_headers=EXPOSED_HEADERS,
         )
-    admission = Admission.of(
-        everybody=settings.access != "loopback",
+    guard = HostGuard.of(
+        any_peer=settings.access != "loopback",
         base_url=settings.base_url,
         hosts=(*settings.allowed_hosts, *names_of_machine(gethostname())),
         origins=settings.cors_origins,
     )
-    app.add_middleware(AdmissionMiddleware, admission=admission)
+    app.add_middleware(HostGuardMiddleware, guard=guard)
     return app
 
 
@@ -126,11 +126,11 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
             library = Library(stores.storage, feed)
             maintenance = MaintenanceLoop(stores.storage, settings.scan_interval)
             feed.subscribe(maintenance.receive)
-            people = None
+            account_services = None
             chores = [maintenance.run]
             if stores.accounts is not None:
-                people = await _open_people(settings, stores, stores.accounts, library, stack)
-                chores.append(people.accounts.sweep_again_and_again)
+                account_services = await _open_accounts(settings, stores, stores.accounts, library, stack)
+                chores.append(account_services.service.sweep_again_and_again)
             sessions = Sessions(connections, stores.listener)
             uploads = Uploads(stores.storage, library, max_size=settings.max_upload_size, send=sessions.send)
             services = Services(
@@ -140,7 +140,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                 connections=connections,
                 base_url=settings.base_url,
                 cache_control=_cache_control(settings),
-                people=people,
+                accounts=account_services,
                 metrics=metrics,
             )
             # One of the processes that serve the library runs these.
@@ -156,9 +156,9 @@ def _too_many_calls() -> TooManyAttempts:
     return TooManyAttempts("The server has too much to look up; try again soon.", 1)
 
 
-async def _open_people(
+async def _open_accounts(
     settings: Settings, stores: Stores, store: AccountStore, library: Library, stack: AsyncExitStack
-) -> People:
+) -> AccountServices:
     """Open the services of accounts; `stack` closes them."""
     hashing = BoundedPool(HASHING, "passwords", max_waiting=100, refuse=_too_many_calls)
     stack.callback(hashing.close)
@@ -191,8 +191,8 @@ async def _open_people(
     watch = Watch(store, callers)
     for work in (watch.run(), deletion.run()):
         await stack.enter_async_context(_running(work))
-    return People(
-        accounts=accounts,
+    return AccountServices(
+        service=accounts,
         watch=watch,
         quotas=quotas,
         account_deletion=deletion,

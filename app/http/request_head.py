@@ -1,7 +1,8 @@
-"""The head of a request: its target (RFC 9112 §3.2), and its wish to upgrade (RFC 9110 §7.8). Pure."""
+"""The head of a request: its target (RFC 9112 §3.2, RFC 3986 §5.2.4) and upgrade (RFC 9110 §7.8). Pure."""
 
 import re
 from enum import Enum
+from urllib.parse import unquote_to_bytes
 
 Headers = list[tuple[bytes, bytes]]
 """Header lines in order, names in lower case."""
@@ -38,6 +39,35 @@ def origin_form(target: bytes, version: str, headers: Headers) -> tuple[bytes, H
     elif hosts == 0 and version == "1.0":
         headers = [(b"host", authority), *headers]
     return rest, headers
+
+
+_FILES = b"/files/"
+_DOTS = (b".", b"..")
+
+
+def normalize_path(path: bytes) -> bytes:
+    """Return a path below /files/ without dot segments and empty segments; any other path unchanged.
+
+    Only literal segments count. A path that leads out of /files/, or contains an encoded dot segment
+    (`%2e%2e`), is returned unchanged, so that the rule for names rejects it.
+    """
+    if not path.startswith(_FILES) or (b"/." not in path and b"//" not in path):
+        return path
+    segments = path[len(_FILES) :].split(b"/")
+    if any(b"%2" in segment and unquote_to_bytes(segment) in _DOTS for segment in segments):
+        return path
+    kept: list[bytes] = []
+    for segment in segments:
+        if segment == b"..":
+            if not kept:
+                return path
+            kept.pop()
+        elif segment != b".":
+            kept.append(segment)
+    # Empty segments last: clients that resolve dots themselves make `a/b` of `a//../b`.
+    names = [segment for segment in kept if segment]
+    is_folder = bool(names) and segments[-1] in (b"", *_DOTS)
+    return _FILES + b"/".join(names) + (b"/" if is_folder else b"")
 
 
 _IGNORED = {b"upgrade", b"http2-settings"}

@@ -1,35 +1,47 @@
-"""Signed links: what opens one file, or one playlist, to whoever has the address."""
+"""Signed links, invites and tokens of an account."""
 
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from app.accounts.errors import BadCredentials
 from app.accounts.factories import INVITE_LASTS
 from app.accounts.models import Invite, Link, Scope, Token
 from app.accounts.service import LINK_LASTS
-from app.resources.accounts import body_of
-from app.resources.dependencies import ManagerDep, PeopleDep, ServicesDep, base_url, file_url, unstored
-from app.resources.problems import problems
-from app.resources.request_body import fields_of, text
+from app.resources.dependencies import (
+    AccountHolderDep,
+    AccountsDep,
+    ServicesDep,
+    base_url,
+    file_url,
+    no_store,
+)
+from app.resources.errors import problems
+from app.resources.request_body import InvalidFields, body, body_schema
 from app.storage.types import Key, normalize_folder
 
-router = APIRouter(tags=["accounts"], dependencies=[Depends(unstored)])
+router = APIRouter(tags=["accounts"], dependencies=[Depends(no_store)])
 
-FORMATS = ("m3u", "xspf")
+
+def _whole_seconds(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise ValueError("must be a number of seconds")
+    return int(value)
+
+
+Seconds = Annotated[int, BeforeValidator(_whole_seconds)]
 
 
 class NewLink(BaseModel):
-    """A link to be made: to a file by its path, or to the playlist of a folder."""
+    """A link to create: to a file by its path, or to the playlist of a folder."""
 
     path: str | None = Field(None, examples=["films/film.mp4"])
-    folder: str | None = Field(None, description="With playlist: of which folder; the top if empty.")
+    folder: str | None = Field(None, description="With playlist: its folder; the top if empty.")
     playlist: Literal["m3u", "xspf"] | None = None
-    recursive: bool = Field(False, description="With playlist: also of all that is in the folders inside.")
-    expires_in: int = Field(int(LINK_LASTS.total_seconds()), description="Seconds, up to a year.")
+    recursive: bool = Field(False, description="With playlist: include the folders inside.")
+    expires_in: Seconds = Field(int(LINK_LASTS.total_seconds()), description="Seconds, up to a year.")
 
 
 class LinkInfo(BaseModel):
@@ -39,10 +51,10 @@ class LinkInfo(BaseModel):
     path: str = Field(description="Of the file, or the folder.")
     is_playlist: bool
     recursive: bool
-    automatic: bool = Field(description="It was made for the entries of a playlist that a player fetched.")
+    automatic: bool = Field(description="Created for the entries of a playlist that a player requested.")
     created_at: datetime
     expires_at: datetime
-    url: str = Field(description="What to give to others: it opens by GET and HEAD, without a password.")
+    url: str = Field(description="The address to share: it opens by GET and HEAD, without a password.")
 
 
 class LinkList(BaseModel):
@@ -53,41 +65,46 @@ class LinkList(BaseModel):
 
 @router.get("/account/links", response_model=LinkList, responses=problems(401, 403, 503))
 async def list_links(
-    request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
+    request: Request, services: ServicesDep, accounts: AccountsDep, caller: AccountHolderDep
 ) -> LinkList:
     """The signed links of the account."""
     base = base_url(request, services.base_url)
-    links = await people.accounts.links(caller)
-    return LinkList(items=[_info(link, base, await people.accounts.signed(link)) for link in links])
+    links = await accounts.service.links(caller)
+    return LinkList(items=[_info(link, base, await accounts.service.signed(link)) for link in links])
 
 
 @router.post(
     "/account/links",
     status_code=201,
     response_model=LinkInfo,
-    openapi_extra=body_of(NewLink, form=False),
+    openapi_extra=body_schema(NewLink),
     responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
 )
 async def make_link(
-    request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
+    request: Request,
+    services: ServicesDep,
+    accounts: AccountsDep,
+    caller: AccountHolderDep,
+    new: Annotated[NewLink, body(NewLink)],
 ) -> LinkInfo:
     """Share a file, or the playlist of a folder, by a link that expires and can be revoked."""
-    fields = await fields_of(request)
-    lasts = seconds(fields, "expires_in", LINK_LASTS)
-    kind = fields.get("playlist")
-    if kind is None:
-        key = Key.at(caller.account.library, text(fields, "path"))
+    if new.playlist is None:
+        if new.path is None:
+            raise InvalidFields("path is missing.")
+        key = Key.at(caller.account.library, new.path)
         await services.storage.stat(key)
-        link = await people.accounts.make_link(caller, key.path, playlist=False, recursive=False, lasts=lasts)
-    elif kind in FORMATS:
-        folder = normalize_folder(text(fields, "folder", ""))
-        link = await people.accounts.make_link(
-            caller, folder, playlist=True, recursive=fields.get("recursive") is True, lasts=lasts
-        )
+        path = key.path
     else:
-        raise BadCredentials("A playlist is m3u or xspf.")
+        path = normalize_folder(new.folder or "")
+    link = await accounts.service.make_link(
+        caller,
+        path,
+        playlist=new.playlist is not None,
+        recursive=new.recursive and new.playlist is not None,
+        lasts=timedelta(seconds=new.expires_in),
+    )
     base = base_url(request, services.base_url)
-    return _info(link, base, await people.accounts.signed(link), kind or "m3u")
+    return _info(link, base, await accounts.service.signed(link), new.playlist or "m3u")
 
 
 @router.delete(
@@ -96,18 +113,10 @@ async def make_link(
     response_class=Response,
     responses=problems(401, 403, 404, 503),
 )
-async def revoke_link(people: PeopleDep, caller: ManagerDep, link_id: str) -> Response:
-    """Revoke a link. It opens nothing any more, and neither do the entries of its playlist."""
-    await people.accounts.revoke_link(caller, link_id)
+async def revoke_link(accounts: AccountsDep, caller: AccountHolderDep, link_id: str) -> Response:
+    """Revoke a link, and with it the entries of its playlist."""
+    await accounts.service.revoke_link(caller, link_id)
     return Response(status_code=204)
-
-
-def seconds(fields: dict[str, Any], name: str, default: timedelta) -> timedelta:
-    """A field that is a number of seconds. BadCredentials."""
-    value = fields.get(name, default.total_seconds())
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-        raise BadCredentials(f"{name} is a number of seconds.")
-    return timedelta(seconds=int(value))
 
 
 def _info(link: Link, base: str, signed: str, format: str = "m3u") -> LinkInfo:
@@ -129,13 +138,13 @@ def _info(link: Link, base: str, signed: str, format: str = "m3u") -> LinkInfo:
 
 
 class NewInvite(BaseModel):
-    """An invite to be made."""
+    """An invite to create."""
 
-    expires_in: int = Field(int(INVITE_LASTS.total_seconds()), description="Seconds, up to a year.")
+    expires_in: Seconds = Field(int(INVITE_LASTS.total_seconds()), description="Seconds, up to a year.")
 
 
 class InviteInfo(BaseModel):
-    """An invite that nobody has used."""
+    """An unused invite."""
 
     id: str
     created_at: datetime
@@ -147,36 +156,39 @@ class InviteInfo(BaseModel):
 
 
 class MadeInvite(InviteInfo):
-    """An invite that was made just now."""
+    """A new invite."""
 
-    url: str = Field(description="Where one person can sign up. It is not shown again.")
+    url: str = Field(description="The address at which one person can sign up. It is not shown again.")
 
 
 class InviteList(BaseModel):
-    """The invites that nobody has used, the newest first."""
+    """The unused invites, the newest first."""
 
     items: list[InviteInfo]
 
 
 @router.get("/invites", response_model=InviteList, responses=problems(401, 403, 503))
-async def list_invites(people: PeopleDep, caller: ManagerDep) -> InviteList:
+async def list_invites(accounts: AccountsDep, caller: AccountHolderDep) -> InviteList:
     """The invites; for administrators."""
-    return InviteList(items=[InviteInfo.of(invite) for invite in await people.accounts.invites(caller)])
+    return InviteList(items=[InviteInfo.of(invite) for invite in await accounts.service.invites(caller)])
 
 
 @router.post(
     "/invites",
     status_code=201,
     response_model=MadeInvite,
-    openapi_extra=body_of(NewInvite, form=False),
+    openapi_extra=body_schema(NewInvite),
     responses=problems(400, 401, 403, 413, 415, 422, 503),
 )
 async def make_invite(
-    request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
+    request: Request,
+    services: ServicesDep,
+    accounts: AccountsDep,
+    caller: AccountHolderDep,
+    new: Annotated[NewInvite, body(NewInvite)],
 ) -> MadeInvite:
     """Invite one person; for administrators."""
-    lasts = seconds(await fields_of(request), "expires_in", INVITE_LASTS)
-    invite, secret = await people.accounts.invite(caller, lasts)
+    invite, secret = await accounts.service.invite(caller, timedelta(seconds=new.expires_in))
     url = f"{base_url(request, services.base_url)}/sign-up?invite={secret}"
     return MadeInvite(**InviteInfo.of(invite).model_dump(), url=url)
 
@@ -184,17 +196,19 @@ async def make_invite(
 @router.delete(
     "/invites/{invite_id}", status_code=204, response_class=Response, responses=problems(401, 403, 404, 503)
 )
-async def revoke_invite(people: PeopleDep, caller: ManagerDep, invite_id: str) -> Response:
-    """Take an invite back; for administrators."""
-    await people.accounts.revoke_invite(caller, invite_id)
+async def revoke_invite(accounts: AccountsDep, caller: AccountHolderDep, invite_id: str) -> Response:
+    """Revoke an invite; for administrators."""
+    await accounts.service.revoke_invite(caller, invite_id)
     return Response(status_code=204)
 
 
 class NewToken(BaseModel):
-    """A token to be made."""
+    """A token to create."""
 
     name: str = Field(examples=["backup"])
-    scopes: list[Scope] = Field(description="`read` is GET and HEAD, `write` all else.", examples=[["read"]])
+    scopes: list[Scope] = Field(
+        description="`read` is GET and HEAD, `write` all other methods.", examples=[["read"]]
+    )
 
 
 class TokenInfo(BaseModel):
@@ -212,7 +226,7 @@ class TokenInfo(BaseModel):
 
 
 class MadeToken(TokenInfo):
-    """A token that was made just now."""
+    """A new token."""
 
     token: str = Field(description="The secret, which is not shown again: `Authorization: Bearer …`.")
 
@@ -224,32 +238,24 @@ class TokenList(BaseModel):
 
 
 @router.get("/account/tokens", response_model=TokenList, responses=problems(401, 403, 503))
-async def list_tokens(people: PeopleDep, caller: ManagerDep) -> TokenList:
+async def list_tokens(accounts: AccountsDep, caller: AccountHolderDep) -> TokenList:
     """The tokens of the account."""
-    return TokenList(items=[TokenInfo.of(token) for token in await people.accounts.tokens(caller)])
+    return TokenList(items=[TokenInfo.of(token) for token in await accounts.service.tokens(caller)])
 
 
 @router.post(
     "/account/tokens",
     status_code=201,
     response_model=MadeToken,
-    openapi_extra=body_of(NewToken, form=False),
+    openapi_extra=body_schema(NewToken),
     responses=problems(400, 401, 403, 413, 415, 422, 503),
 )
-async def make_token(request: Request, people: PeopleDep, caller: ManagerDep) -> MadeToken:
-    """Make a token for a program. Its secret is in this answer only."""
-    fields = await fields_of(request)
-    token, secret = await people.accounts.make_token(
-        caller, text(fields, "name"), _scopes(fields.get("scopes"))
-    )
+async def make_token(
+    accounts: AccountsDep, caller: AccountHolderDep, new: Annotated[NewToken, body(NewToken)]
+) -> MadeToken:
+    """Create a token for a program. Only this response contains its secret."""
+    token, secret = await accounts.service.make_token(caller, new.name, frozenset(new.scopes))
     return MadeToken(**TokenInfo.of(token).model_dump(), token=secret)
-
-
-def _scopes(given: object) -> frozenset[Scope]:
-    try:
-        return frozenset(Scope(word) for word in given) if isinstance(given, list) else frozenset()
-    except ValueError:
-        raise BadCredentials("The scopes of a token are read and write.") from None
 
 
 @router.delete(
@@ -258,7 +264,7 @@ def _scopes(given: object) -> frozenset[Scope]:
     response_class=Response,
     responses=problems(401, 403, 404, 503),
 )
-async def revoke_token(people: PeopleDep, caller: ManagerDep, token_id: str) -> Response:
-    """Revoke a token. It counts for nothing at once."""
-    await people.accounts.revoke_token(caller, token_id)
+async def revoke_token(accounts: AccountsDep, caller: AccountHolderDep, token_id: str) -> Response:
+    """Revoke a token at once."""
+    await accounts.service.revoke_token(caller, token_id)
     return Response(status_code=204)

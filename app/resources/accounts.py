@@ -1,10 +1,10 @@
-"""Signing up, logging in and out, and one's own account: forms for people, JSON for programs."""
+"""Sign-up, login, logout, and the account of the caller: forms for browsers, JSON for programs."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from starlette.responses import RedirectResponse
 
 from app.accounts.errors import AccountError, BadCredentials, NotPermitted
@@ -13,63 +13,81 @@ from app.http.errors import BodyError
 from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion
 from app.resources import session_cookies
 from app.resources.dependencies import (
-    ManagerDep,
-    People,
-    PeopleDep,
+    AccountHolderDep,
+    AccountsDep,
+    AccountServices,
     Services,
     ServicesDep,
     base_path,
-    changeable,
+    require_writable,
 )
-from app.resources.errors import explained
+from app.resources.errors import BEARER, Problem, error_response, problems
 from app.resources.middleware.host_guard import BASE_URL_HINT, is_from_our_page
-from app.resources.pages import is_for_a_person, page
-from app.resources.problems import BEARER, Problem, problems
-from app.resources.request_body import client_of, fields_of, is_json, text
-from app.resources.ui import elsewhere
+from app.resources.request_body import body, body_schema, client_address, is_json, read_fields, validate
+from app.resources.ui import accepts_html, https_notice, page
 from app.storage.types import SHARED
 
 router = APIRouter(tags=["accounts"])
 
 
 class Credentials(BaseModel):
-    """Who somebody is."""
+    """An email address and a password."""
 
     email: str = Field(examples=["anna@example.org"])
     password: str
 
 
-class NewAccount(Credentials):
-    """Who somebody wants to be."""
+class LoginForm(Credentials):
+    """Credentials, and the page to show after the login."""
 
-    invite: str | None = Field(None, description="What the address to sign up at ends with, if one was sent.")
+    next: str | None = None
+
+
+class NewAccount(Credentials):
+    """The credentials of a new account."""
+
+    invite: str | None = Field(None, description="The last part of the sign-up address that you received.")
 
 
 class PasswordChange(BaseModel):
-    """The password, and what it is to be."""
+    """The present password and the new one."""
 
     password: str
     new_password: str
 
 
+def _yes_or_no(value: object) -> bool:
+    """Return a JSON member or a form field as a flag.
+
+    Anything else than yes or no is an error: a misspelt wish to keep the files must not delete them.
+    """
+    if value in (None, "", "false", "off") or value is False:
+        return False
+    if value in ("true", "on") or value is True:
+        return True
+    raise ValueError("must be true or false")
+
+
 class Deletion(BaseModel):
-    """The password once more, so that nobody does it who only found an open browser."""
+    """The password once more: an open browser must not be enough."""
 
     password: str
     email: str | None = Field(None, description="The address of the account, if a person typed it.")
-    keep_files: bool = Field(False, description="Keep the files, where GET says that it can be.")
+    keep_files: Annotated[bool, BeforeValidator(_yes_or_no)] = Field(
+        False, description="Keep the files; GET shows whether you may."
+    )
 
 
-class Leaving(BaseModel):
-    """What the deletion of an account is about."""
+class DeletionPreview(BaseModel):
+    """The consequences of deleting an account."""
 
     files: int
-    size: int = Field(description="Bytes that they have together.")
-    can_keep_files: bool = Field(description="Whether they can be left in the folder of the server.")
+    size: int = Field(description="Bytes of all files together.")
+    can_keep_files: bool = Field(description="Whether they can stay in the folder of the server.")
 
 
 class AccountInfo(BaseModel):
-    """An account, as its owner sees it."""
+    """The account of the caller."""
 
     id: str
     email: str
@@ -79,125 +97,118 @@ class AccountInfo(BaseModel):
     created_at: datetime
 
 
-def body_of(model: type[BaseModel], *, form: bool = True) -> dict[str, Any]:
-    """What OpenAPI says of such a body."""
-    schema = {"schema": model.model_json_schema()}
-    kinds = ["application/json", *(["application/x-www-form-urlencoded"] if form else [])]
-    return {"requestBody": {"required": True, "content": dict.fromkeys(kinds, schema)}}
-
-
-async def of_our_own(request: Request, services: ServicesDep) -> None:
-    """NotPermitted, if a page of another site asks."""
+async def require_own_page(request: Request, services: ServicesDep) -> None:
+    """Dependency: refuse requests of pages of other sites. Raises NotPermitted."""
     if not is_from_our_page(request.headers, services.base_url):
-        raise NotPermitted(
-            f"Pages of other sites may log nobody in here; they may use a token. {BASE_URL_HINT}"
-        )
+        raise NotPermitted(f"Pages of other sites cannot log in here. Use a token. {BASE_URL_HINT}")
 
 
 @router.post(
     "/sign-up",
-    dependencies=[Depends(of_our_own)],
+    dependencies=[Depends(require_own_page)],
     status_code=201,
     response_model=AccountInfo,
-    openapi_extra=body_of(NewAccount),
+    openapi_extra=body_schema(NewAccount, form=True),
     responses={303: {"description": "To a form."}, **problems(400, 403, 409, 413, 415, 422, 429, 503)},
 )
-async def sign_up(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
-    """Make an account and log in to it. The first one of all is the administrator's."""
-    if _came_by_http(request, services):
-        return elsewhere(request, 403)
-    shown: dict[str, str] = {}
+async def sign_up(request: Request, services: ServicesDep, accounts: AccountsDep) -> Response:
+    """Create an account and log in to it. The first account is the administrator's."""
+    if _is_sent_by_http(request, services):
+        return https_notice(request, 403)
+    shown = {"email": "", "invite": ""}
     try:
-        fields = await fields_of(request)
-        shown["email"] = text(fields, "email", "")
-        shown["invite"] = text(fields, "invite", "")
-        account = await people.accounts.sign_up(
-            text(fields, "email"),
-            text(fields, "password"),
-            invite=shown["invite"] or None,
-            address=client_of(request),
+        fields = await _read_form(request, NewAccount, shown)
+        account = await accounts.service.sign_up(
+            fields.email, fields.password, invite=fields.invite or None, address=client_address(request)
         )
     except (AccountError, BodyError) as error:
         if is_json(request):
             raise
-        return await _on_page(request, error, "sign-up.html", **({"email": "", "invite": ""} | shown))
-    return await _logged_in(request, services, people, account, 201, "/")
+        return await _form_again(request, error, "sign-up.html", **shown)
+    return await _logged_in(request, services, accounts, account, 201, "/")
 
 
 @router.post(
     "/login",
-    dependencies=[Depends(of_our_own)],
+    dependencies=[Depends(require_own_page)],
     response_model=AccountInfo,
-    openapi_extra=body_of(Credentials),
+    openapi_extra=body_schema(Credentials, form=True),
     responses={303: {"description": "To a form."}, **problems(400, 401, 403, 413, 415, 422, 429, 503)},
 )
-async def login(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
-    """Log in: the answer sets a cookie."""
-    if _came_by_http(request, services):
-        return elsewhere(request, 403)
-    shown: dict[str, str] = {}
+async def login(request: Request, services: ServicesDep, accounts: AccountsDep) -> Response:
+    """Log in: the response sets a cookie."""
+    if _is_sent_by_http(request, services):
+        return https_notice(request, 403)
+    shown = {"email": "", "next": ""}
     try:
-        fields = await fields_of(request)
-        shown["email"] = text(fields, "email", "")
-        shown["next"] = text(fields, "next", "")
-        caller = await people.accounts.callers.by_password(
-            text(fields, "email"), text(fields, "password"), client_of(request)
+        fields = await _read_form(request, LoginForm, shown)
+        caller = await accounts.service.callers.by_password(
+            fields.email, fields.password, client_address(request)
         )
     except (AccountError, BodyError) as error:
         if is_json(request):
             raise
-        return await _on_page(
-            request,
-            error,
-            "login.html",
-            **({"email": "", "next": ""} | shown),
-            sign_up=people.accounts.is_open,
-        )
-    return await _logged_in(request, services, people, caller.account, 200, shown["next"])
+        return await _form_again(request, error, "login.html", **shown, sign_up=accounts.service.is_open)
+    return await _logged_in(request, services, accounts, caller.account, 200, fields.next or "")
 
 
-def _came_by_http(request: Request, services: Services) -> bool:
-    """Whether a form was sent from a page over http, and its cookie would be for https: the browser would
-    drop it, and show the form again without end."""
+F = TypeVar("F", bound=Credentials)
+
+
+async def _read_form(request: Request, model: type[F], shown: dict[str, str]) -> F:
+    """Return the body, and keep its fields in `shown` for the form after an error. Raises BodyError."""
+    fields = await read_fields(request)
+    shown.update({name: fields[name] for name in shown if isinstance(fields.get(name), str)})
+    return validate(model, fields)
+
+
+def _is_sent_by_http(request: Request, services: Services) -> bool:
+    """Return whether a page over http sent the form, and its cookie would be for https: the browser would
+    drop it, and show the form again and again."""
     is_secure = (services.base_url or "").startswith("https://")
     return is_secure and not is_json(request) and request.headers.get("origin", "").startswith("http://")
 
 
-async def _on_page(request: Request, error: Exception, template: str, **context: object) -> Response:
-    """The form once more, with what was wrong."""
-    told = await explained(request, error)
-    problem = Problem.model_validate_json(bytes(told.body))
-    kept = {name: told.headers[name] for name in ("retry-after",) if name in told.headers}
+async def _form_again(request: Request, error: Exception, template: str, **context: object) -> Response:
+    """Return the form with the error message in it."""
+    response = await error_response(request, error)
+    problem = Problem.model_validate_json(bytes(response.body))
+    kept = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
     if problem.status == 401:
-        kept["www-authenticate"] = BEARER  # with Basic, the browser would ask before it shows the page
+        kept["www-authenticate"] = BEARER  # with Basic, the browser would show its own dialog first
     return page(request, template, problem.status, kept, message=problem.detail, **context)
 
 
 async def _logged_in(
-    request: Request, services: Services, people: People, account: Account, status: int, target: str
+    request: Request,
+    services: Services,
+    accounts: AccountServices,
+    account: Account,
+    status: int,
+    target: str,
 ) -> Response:
+    response: Response
     if is_json(request):
-        info = await _info(services, people, account)
+        info = await _info(services, accounts, account)
         response = Response(info.model_dump_json(), status, media_type="application/json")
     else:
-        response = RedirectResponse(_own(request, target), 303)
-    await _begin_session(request, response, services, people, account)
+        response = RedirectResponse(_local_target(request, target), 303)
+    await _begin_session(request, response, services, accounts, account)
     return response
 
 
 async def _begin_session(
-    request: Request, response: Response, services: Services, people: People, account: Account
+    request: Request, response: Response, services: Services, accounts: AccountServices, account: Account
 ) -> None:
-    """Log in with the answer's cookie; what the browser showed before is over."""
-    previous = session_cookies.secret_in(request, services.base_url)
-    secret = await people.accounts.begin_session(account, previous=previous)
-    session_cookies.give(response, request, secret, services.base_url, lasts_s=people.session_lasts_s)
+    """Begin a session in place of the browser's previous one, and set its cookie."""
+    previous = session_cookies.read(request, services.base_url)
+    secret = await accounts.service.begin_session(account, previous=previous)
+    session_cookies.store(response, request, secret, services.base_url, lasts_s=accounts.session_lasts_s)
     response.headers["cache-control"] = "no-store"
 
 
-def _own(request: Request, target: str) -> str:
-    """A path of this server, and of no other: `//example.org` is one of those, and so it is with a backslash
-    for browsers."""
+def _local_target(request: Request, target: str) -> str:
+    """Return a path of this server: `//example.org` is another host, and for browsers `/\\` is the same."""
     root = base_path(request.scope)
     is_path = target.startswith("/") and target[1:2] not in ("/", "\\") and target.isprintable()
     return f"{root}{target}" if is_path else f"{root}/"
@@ -209,20 +220,26 @@ def _own(request: Request, target: str) -> str:
     response_class=Response,
     responses={303: {"description": "To a form."}, **problems(401, 403, 503)},
 )
-async def logout(request: Request, services: ServicesDep, people: PeopleDep) -> Response:
-    """Log out: what the cookie holds counts for nothing any more."""
-    secret = session_cookies.secret_in(request, services.base_url)
+async def logout(request: Request, services: ServicesDep, accounts: AccountsDep) -> Response:
+    """Log out: the session of the cookie ends."""
+    secret = session_cookies.read(request, services.base_url)
     if secret:
-        await people.accounts.end_session(secret)
-    response = Response(status_code=204) if not _is_form(request) else _to_login(request)
-    session_cookies.take(response, request, services.base_url)
+        await accounts.service.end_session(secret)
+    return _logged_out(request, services)
+
+
+def _logged_out(request: Request, services: Services) -> Response:
+    response = Response(status_code=204)
+    if accepts_html(request) and not is_json(request):
+        response = RedirectResponse(f"{base_path(request.scope)}/login", 303)
+    session_cookies.delete(response, request, services.base_url)
     return response
 
 
 @router.get("/account", response_model=AccountInfo, responses=problems(401, 403, 503))
-async def account(services: ServicesDep, people: PeopleDep, caller: ManagerDep) -> Response:
-    """The account that asks."""
-    info = await _info(services, people, caller.account)
+async def account(services: ServicesDep, accounts: AccountsDep, caller: AccountHolderDep) -> Response:
+    """The account of the caller."""
+    info = await _info(services, accounts, caller.account)
     headers = {"cache-control": "private, no-cache"}
     return Response(info.model_dump_json(), headers=headers, media_type="application/json")
 
@@ -231,99 +248,85 @@ async def account(services: ServicesDep, people: PeopleDep, caller: ManagerDep) 
     "/account/password",
     status_code=204,
     response_class=Response,
-    openapi_extra=body_of(PasswordChange),
+    openapi_extra=body_schema(PasswordChange, form=True),
     responses=problems(400, 401, 403, 413, 415, 422, 429, 503),
 )
 async def change_password(
-    request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
+    request: Request,
+    services: ServicesDep,
+    accounts: AccountsDep,
+    caller: AccountHolderDep,
+    change: Annotated[PasswordChange, body(PasswordChange)],
 ) -> Response:
-    """Change the password. All logins are over; the browser that asks gets a new one."""
-    fields = await fields_of(request)
-    account = await people.accounts.change_password(
-        caller, text(fields, "password"), text(fields, "new_password"), address=client_of(request)
+    """Change the password. All sessions end; the browser that sends this gets a new one."""
+    account = await accounts.service.change_password(
+        caller, change.password, change.new_password, address=client_address(request)
     )
     response = Response(status_code=204)
-    if session_cookies.secret_in(request, services.base_url):
-        await _begin_session(request, response, services, people, account)
+    if session_cookies.read(request, services.base_url):
+        await _begin_session(request, response, services, accounts, account)
     return response
 
 
-@router.get("/account/delete", response_model=Leaving, responses=problems(401, 403, 503))
-async def look_at_deletion(
-    response: Response, services: ServicesDep, people: PeopleDep, caller: ManagerDep
-) -> Leaving:
-    """How many files would be deleted with the account, and whether they can be kept."""
+@router.get("/account/delete", response_model=DeletionPreview, responses=problems(401, 403, 503))
+async def preview_deletion(
+    response: Response, services: ServicesDep, accounts: AccountsDep, caller: AccountHolderDep
+) -> DeletionPreview:
+    """The number of files that would be deleted with the account, and whether you can keep them."""
     response.headers["cache-control"] = "no-store"
     usage = await usage_before_deletion(services.storage, caller.account.library)
-    can_keep = _can_keep(people, caller.account)
-    return Leaving(files=usage.files, size=usage.size, can_keep_files=can_keep)
+    can_keep = _can_keep(accounts, caller.account)
+    return DeletionPreview(files=usage.files, size=usage.size, can_keep_files=can_keep)
 
 
 @router.post(
     "/account/delete",
-    dependencies=[Depends(changeable)],
+    dependencies=[Depends(require_writable)],
     status_code=204,
     response_class=Response,
-    openapi_extra=body_of(Deletion),
+    openapi_extra=body_schema(Deletion, form=True),
     responses=problems(400, 401, 403, 409, 413, 415, 422, 429, 503),
 )
 async def delete_account(
-    request: Request, services: ServicesDep, people: PeopleDep, caller: ManagerDep
+    request: Request,
+    services: ServicesDep,
+    accounts: AccountsDep,
+    caller: AccountHolderDep,
+    deletion: Annotated[Deletion, body(Deletion)],
 ) -> Response:
-    """Delete the account and all its files, or keep the files in the folder of the server. It cannot be
+    """Delete the account and all its files, or keep the files in the folder of the server. This cannot be
     undone."""
-    fields = await fields_of(request)
-    if text(fields, "email", caller.account.email).strip().lower() != caller.account.email:
-        raise BadCredentials("That is not the address of this account.")
-    keep = None
-    if _is_to_keep(fields.get("keep_files")):
-        keep = await _destination(services, people, caller.account)
-    await people.accounts.leave(caller, text(fields, "password"), address=client_of(request), keep=keep)
-    people.account_deletion.start_soon()
-    response = Response(status_code=204) if not _is_form(request) else _to_login(request)
-    session_cookies.take(response, request, services.base_url)
-    return response
+    if deletion.email is not None and deletion.email.strip().lower() != caller.account.email:
+        raise BadCredentials("This is not the address of this account.")
+    keep = await _destination(services, accounts, caller.account) if deletion.keep_files else None
+    await accounts.service.leave(caller, deletion.password, address=client_address(request), keep=keep)
+    accounts.account_deletion.start_soon()
+    return _logged_out(request, services)
 
 
-def _is_to_keep(value: object) -> bool:
-    """Return a member of JSON or a field of a form as a flag. Raises BadCredentials for all that is neither
-    yes nor no: a misspelt wish to keep the files must not delete them."""
-    if value in (None, "", "false", "off") or value is False:
-        return False
-    if value in ("true", "on") or value is True:
-        return True
-    raise BadCredentials("keep_files is neither true nor false.")
+def _can_keep(accounts: AccountServices, account: Account) -> bool:
+    """Return whether the files may stay in the folder of the server: for the account whose folder it is, and
+    for administrators. Others could fill it past every quota, one account after the other."""
+    return accounts.has_folder and (account.library == SHARED or account.is_admin)
 
 
-def _can_keep(people: People, account: Account) -> bool:
-    """Whether the person may leave the files in the folder of the server: whose it is, and administrators.
-    Others would fill it past every quota, by one account after the other."""
-    return people.has_folder and (account.library == SHARED or account.is_admin)
-
-
-async def _destination(services: Services, people: People, account: Account) -> Destination:
-    if not _can_keep(people, account):
-        raise NotPermitted("Ask an administrator to keep the files: `seekable account remove --keep-files`.")
+async def _destination(services: Services, accounts: AccountServices, account: Account) -> Destination:
+    if not _can_keep(accounts, account):
+        raise NotPermitted(
+            "Only an administrator can keep the files. Ask for `seekable account remove --keep-files`."
+        )
     if account.library == SHARED:
         return IN_PLACE
     return await free_destination(services.storage, SHARED, account.email)
 
 
-async def _info(services: Services, people: People, account: Account) -> AccountInfo:
+async def _info(services: Services, accounts: AccountServices, account: Account) -> AccountInfo:
     usage = await services.storage.usage(account.library)
     return AccountInfo(
         id=account.id,
         email=account.email,
         is_admin=account.is_admin,
-        quota=people.quotas.of(account),
+        quota=accounts.quotas.of(account),
         used=usage.size,
         created_at=account.created_at,
     )
-
-
-def _is_form(request: Request) -> bool:
-    return is_for_a_person(request) and not is_json(request)
-
-
-def _to_login(request: Request) -> Response:
-    return RedirectResponse(f"{base_path(request.scope)}/login", 303)

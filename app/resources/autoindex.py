@@ -1,4 +1,4 @@
-"""A folder as a page of links, in the format of nginx's autoindex: Kodi, rclone and `wget -r` read it."""
+"""A folder as a page of links, in the format of nginx's autoindex, which Kodi, rclone and `wget -r` read."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC
@@ -6,10 +6,10 @@ from html import escape
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
-from starlette.convertors import Convertor, register_url_convertor
 
 from app.resources.dependencies import LibraryDep, Services, ServicesDep
-from app.resources.streaming_pages import PAGE_SIZE, pages_from, pages_response
+from app.resources.errors import TooManyFolders
+from app.resources.listing import PAGE_SIZE, listing_response, pages_from
 from app.storage.errors import NotFound
 from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, FileInfo, Listing, Page, normalize_folder
 
@@ -21,30 +21,10 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
 }
 
-
 _NAME_WIDTH = 50
-"""Characters that a name has, filled up with spaces, so that dates and sizes stand below one another."""
+"""Characters of the column of names, padded with spaces."""
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
-class TooManyFolders(Exception):
-    """There may be more folders inside than the storage names."""
-
-
-class _Folder(Convertor[str]):
-    """A folder, which may hold anything, but is not empty: `//` is no way to write the top."""
-
-    regex = r"[\s\S]+"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("folder", _Folder())
 
 router = APIRouter(include_in_schema=False)
 
@@ -52,7 +32,7 @@ router = APIRouter(include_in_schema=False)
 @router.head("/files/")
 @router.get("/files/")
 async def index_of_all(request: Request, services: ServicesDep, library: LibraryDep) -> Response:
-    """The top folder as a web page."""
+    """The top folder."""
     return await _index(request, services, Listing(library))
 
 
@@ -61,7 +41,7 @@ async def index_of_all(request: Request, services: ServicesDep, library: Library
 async def index_of_folder(
     request: Request, services: ServicesDep, library: LibraryDep, folder: str
 ) -> Response:
-    """A folder as a web page: all that is in it, which `rclone` and `wget -r` can copy."""
+    """A folder, with all of its files and folders."""
     return await _index(request, services, Listing(library, normalize_folder(folder)))
 
 
@@ -73,10 +53,13 @@ async def _index(request: Request, services: Services, listing: Listing) -> Resp
     if len(folders) >= MAX_FOLDERS:
         folders = await services.storage.folders(listing.library, listing.folder)
     if len(folders) >= MAX_ALL_FOLDERS:
-        # Who copies a library by its links would take one that is cut short for all of it.
-        raise TooManyFolders(f"There are {MAX_ALL_FOLDERS:,} folders inside, or more: too many for one page.")
+        # A truncated page would look complete to a client that copies the library by its links.
+        raise TooManyFolders(
+            f"The folder has {MAX_ALL_FOLDERS:,} folders inside, or more: too many for one page. "
+            "Use GET /files instead."
+        )
     pages = pages_from(first, services.storage, listing)
-    return await pages_response(request, first, _page(listing.folder, folders, pages), _HEADERS)
+    return await listing_response(request, first, _page(listing.folder, folders, pages), _HEADERS)
 
 
 async def _page(folder: str, folders: Sequence[str], pages: AsyncIterator[Page]) -> AsyncIterator[str]:
@@ -94,10 +77,10 @@ async def _page(folder: str, folders: Sequence[str], pages: AsyncIterator[Page])
 
 
 def _line(info: FileInfo) -> str:
-    """Return a file's link, its date in UTC and its size in bytes, each where Kodi's parser looks for it.
+    """Return the line of a file: its link, its date in UTC and its size in bytes.
 
-    That parser (HTTPDirectory.cpp) takes `DD-Mon-YYYY HH:MM` behind the link for the date, whatever the
-    locale, and digits between spaces and the end of the line for the size.
+    Kodi's parser (HTTPDirectory.cpp) reads `DD-Mon-YYYY HH:MM` behind the link as the date, in any locale,
+    and digits between spaces and the end of the line as the size.
     """
     name, at = info.key.filename, info.updated_at.astimezone(UTC)
     date = f"{at.day:02}-{_MONTHS[at.month - 1]}-{at.year:04} {at.hour:02}:{at.minute:02}"
@@ -105,5 +88,5 @@ def _line(info: FileInfo) -> str:
 
 
 def _link(name: str, end: str = "") -> str:
-    # All but letters, digits and `-._~` is escaped: a colon would make a scheme of what is before it.
+    # Escape everything but letters, digits and `-._~`: a colon would end a scheme.
     return f'<a href="{quote(name, safe="")}{end}">{escape(name)}{end}</a>'

@@ -1,4 +1,4 @@
-"""What routes work with, put there by the lifespan in main."""
+"""Dependencies of the routes: the services that main opens, the caller, its library, and addresses."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -28,25 +28,10 @@ from app.uploads.service import Uploads
 
 
 @dataclass(frozen=True)
-class Services:
-    """All that a route may call, and the plain values that answers need."""
+class AccountServices:
+    """The services that exist only with accounts."""
 
-    storage: Storage
-    library: Library
-    uploads: Uploads
-    connections: ConnectionManager
-    base_url: str | None
-    cache_control: str
-    people: "People | None"
-    """None where there are no accounts."""
-    metrics: Metrics
-
-
-@dataclass(frozen=True)
-class People:
-    """What there is with accounts."""
-
-    accounts: Accounts
+    service: Accounts
     watch: Watch
     quotas: Quotas
     account_deletion: AccountDeletion
@@ -55,30 +40,96 @@ class People:
     """Whether stored files are ordinary files in a folder."""
 
 
+@dataclass(frozen=True)
+class Services:
+    """The services and values that routes use; main puts them into the state of every request."""
+
+    storage: Storage
+    library: Library
+    uploads: Uploads
+    connections: ConnectionManager
+    base_url: str | None
+    cache_control: str
+    """The Cache-Control of stored files."""
+    accounts: AccountServices | None
+    """None without accounts."""
+    metrics: Metrics
+
+
 def _flag(value: object) -> object:
-    """A flag that is there without a value is set: `?download`, `?download=`."""
     return True if value == "" else value
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
-"""A query parameter that is true or false."""
+"""A boolean query parameter; without a value (`?download`, `?download=`) it is true."""
 
 
-async def services(request: HTTPConnection) -> Services:
-    """The services of this program."""
-    found = request.state.services
-    assert isinstance(found, Services)
-    return found
+async def get_services(request: HTTPConnection) -> Services:
+    """Dependency: the services."""
+    services = request.state.services
+    assert isinstance(services, Services)
+    return services
 
 
-async def changeable(services: "ServicesDep") -> None:
-    """Refuse a change of a read-only library before anything else of the request counts."""
+async def get_accounts(services: "ServicesDep") -> AccountServices:
+    """Dependency: the services of accounts, for routes that exist only with accounts."""
+    assert services.accounts is not None
+    return services.accounts
+
+
+async def get_caller(request: HTTPConnection) -> Caller | None:
+    """Dependency: the authenticated caller; None without accounts."""
+    return getattr(request.state, "caller", None)
+
+
+async def get_account_holder(caller: "CallerDep") -> Caller:
+    """Dependency: a caller with full rights (session or password), not a token or a link."""
+    if caller is None:
+        raise NotSignedIn("This needs an account.")
+    if not caller.may_manage:
+        raise NotPermitted("A token or a link cannot do this. Log in, or use the password.")
+    return caller
+
+
+async def get_library(request: HTTPConnection) -> str:
+    """Dependency: the library of the request."""
+    return library_of(request.scope)
+
+
+async def get_key(library: "LibraryDep", path: str) -> Key:
+    """Dependency: the key that the path of the URL names."""
+    return Key.at(library, path)
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+AccountsDep = Annotated[AccountServices, Depends(get_accounts)]
+CallerDep = Annotated[Caller | None, Depends(get_caller)]
+AccountHolderDep = Annotated[Caller, Depends(get_account_holder)]
+LibraryDep = Annotated[str, Depends(get_library)]
+KeyDep = Annotated[Key, Depends(get_key)]
+
+
+async def require_writable(services: ServicesDep) -> None:
+    """Dependency: reject changes of a read-only library before anything else is checked."""
     services.storage.check_changeable()
 
 
-async def library(request: HTTPConnection) -> str:
-    """The library that this request works in."""
-    return library_of(request.scope)
+async def no_store(response: Response) -> None:
+    """Dependency: keep the response out of caches."""
+    response.headers["cache-control"] = "no-store"
+
+
+def is_write_only(caller: Caller | None) -> bool:
+    """Return whether the caller is a token that may write and not read.
+
+    Responses to it reveal nothing of what is stored: see README, "Accounts".
+    """
+    return caller is not None and not caller.may_read
+
+
+def owner_of(caller: Caller | None) -> str | None:
+    """Return the owner in the JSON of files."""
+    return caller.account.id if caller is not None else None
 
 
 def library_of(scope: Scope, parameters: Collection[str] | None = None) -> str:
@@ -95,12 +146,11 @@ def library_of(scope: Scope, parameters: Collection[str] | None = None) -> str:
         bad = [pair for pair in query.split(b"&") if _name_of(pair) in used and not _is_utf8(pair)]
         if bad:
             raise _not_utf8(bad)
-    people = scope["state"]["services"].people
-    if people is None:
+    if scope["state"]["services"].accounts is None:
         return SHARED
     caller = scope["state"].get("caller")
     if not isinstance(caller, Caller):
-        raise NotSignedIn("This takes an account.")
+        raise NotSignedIn("This needs an account.")
     return caller.account.library
 
 
@@ -122,51 +172,14 @@ def _name_of(pair: bytes) -> str:
 
 
 def _parameters(dependant: Dependant) -> frozenset[str]:
-    """The names of the query parameters of a route."""
+    """Return the names of the query parameters of a route and its dependencies."""
     inner = (_parameters(one) for one in dependant.dependencies)
     return frozenset(field.alias for field in dependant.query_params).union(*inner)
 
 
-async def people(services: "ServicesDep") -> People:
-    """For the routes that are there only with accounts."""
-    assert services.people is not None
-    return services.people
-
-
-async def caller(request: HTTPConnection) -> Caller | None:
-    """On whose behalf the request is made; None where there are no accounts."""
-    return getattr(request.state, "caller", None)
-
-
-async def manager(people: "PeopleDep", caller: "CallerDep") -> Caller:
-    """The person whose account it is, and no program that was given less."""
-    if caller is None:
-        raise NotSignedIn("This takes an account.")
-    if not caller.may_manage:
-        raise NotPermitted("A token or a link may not do that: log in, or use the password.")
-    return caller
-
-
-async def unstored(response: Response) -> None:
-    """Let no cache keep what the route answers."""
-    response.headers["cache-control"] = "no-store"
-
-
-def owner_of(caller: Caller | None) -> str | None:
-    """What the JSON of files names as their owner."""
-    return caller.account.id if caller is not None else None
-
-
-PeopleDep = Annotated[People, Depends(people)]
-CallerDep = Annotated[Caller | None, Depends(caller)]
-ManagerDep = Annotated[Caller, Depends(manager)]
-ServicesDep = Annotated[Services, Depends(services)]
-LibraryDep = Annotated[str, Depends(library)]
-
-
 class _Rest(Convertor[str]):
-    """All that is left of a path: `{path:rest}`. Starlette's own `path` stops at a line break, and a name
-    that holds one would be 404 instead of refused."""
+    """The rest of a path, `{path:rest}`; Starlette's `path` stops at a line break, and a name with one would
+    be 404 instead of rejected."""
 
     regex = r"[\s\S]*"
 
@@ -178,21 +191,20 @@ class _Rest(Convertor[str]):
 
 
 class _File(_Rest):
-    """All that is left of a path, unless it names a folder: that ends in a slash, and is more than one."""
+    """The rest of a path that does not name a folder: a folder ends in a slash, and is more than one."""
 
     regex = r"[\s\S]*[^/]|/"
 
 
+class _Folder(_Rest):
+    """A folder that is not empty: `//` is not another path of the top folder."""
+
+    regex = r"[\s\S]+"
+
+
 register_url_convertor("rest", _Rest())
 register_url_convertor("file", _File())
-
-
-async def key(library: LibraryDep, path: str) -> Key:
-    """The key that the path of the URL names."""
-    return Key.at(library, path)
-
-
-KeyDep = Annotated[Key, Depends(key)]
+register_url_convertor("folder", _Folder())
 
 
 def route_path(scope: Scope) -> str:
@@ -205,15 +217,15 @@ def route_path(scope: Scope) -> str:
 
 
 def base_path(scope: Scope) -> str:
-    """Return the path that a proxy puts this server below, as URLs have it; else nothing."""
+    """Return the path that a proxy puts this server below, percent-encoded; "" if there is none."""
     return quote(scope.get("root_path", ""))
 
 
 def base_url(request: Request, configured: str | None) -> str:
-    """What absolute links begin with. The Host is one of ours: admission saw to it."""
+    """Return the beginning of absolute links. The host guard has checked the Host."""
     return configured or str(request.base_url).rstrip("/")
 
 
 def file_url(base: str, key: Key) -> str:
-    """Where a file is, as links say it: percent-encoded, so that every name survives."""
+    """Return the percent-encoded address of a file."""
     return f"{base}/files/{quote(key.path)}"

@@ -1,4 +1,4 @@
-"""The OpenAPI console at /docs, with assets that this program serves: it works with no internet."""
+"""The API docs at /docs, whose assets this server has too, and the OpenAPI document."""
 
 import os
 from importlib.metadata import version
@@ -12,13 +12,13 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from app.resources.dependencies import base_path
-from app.resources.problems import problems
+from app.resources.errors import problems
 
 
-class Assets:
-    """The files of one folder under a path that holds their release: what is cached for good never changes.
+class StaticAssets:
+    """The files of a folder, below a path with their release, so that browsers can cache them for good.
 
-    `release` has to change whenever a file does.
+    `release` must change whenever a file does.
     """
 
     def __init__(self, release: str, folder: str | os.PathLike[str]) -> None:
@@ -27,25 +27,25 @@ class Assets:
         self.router.add_api_route(f"{self.path}/{{name}}", self._asset, methods=["GET", "HEAD"])
         self._files = StaticFiles(directory=folder, check_dir=False)
 
-    async def unreleased(self, request: Request, name: str) -> Response:
-        """One of the files at an address that does not hold the release."""
-        response = await self._files.get_response(name, request.scope)
-        response.headers["cache-control"] = "public, max-age=86400"
-        response.headers["x-content-type-options"] = "nosniff"
-        return response
+    async def get_unversioned(self, request: Request, name: str) -> Response:
+        """Return one of the files for a path without the release."""
+        return await self._get(request, name, "public, max-age=86400")
 
     async def _asset(self, request: Request, name: str) -> Response:
+        return await self._get(request, name, "public, max-age=31536000, immutable")
+
+    async def _get(self, request: Request, name: str, cache_control: str) -> Response:
         response = await self._files.get_response(name, request.scope)
-        response.headers["cache-control"] = "public, max-age=31536000, immutable"
+        response.headers["cache-control"] = cache_control
         response.headers["x-content-type-options"] = "nosniff"
         return response
 
 
-ASSETS = Assets(f"docs-{version('fastapi-offline')}", str(files("fastapi_offline") / "static"))
+ASSETS = StaticAssets(f"docs-{version('fastapi-offline')}", str(files("fastapi_offline") / "static"))
 
-HEADERS = {
-    # The console comes with a script in its page, and pictures in its style. It may ask this server alone,
-    # and no page of another site may lay itself over its buttons.
+_HEADERS = {
+    # Swagger UI has an inline script and images in its styles. It may call this server only, and no other
+    # site may frame it.
     "content-security-policy": "default-src 'none'; connect-src 'self'; script-src 'self' 'unsafe-inline'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' blob:; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -54,20 +54,20 @@ HEADERS = {
     "cache-control": "no-cache",
 }
 
-FOR_EVERYBODY = ("/favicon.ico", "/login", "/sign-up", "/health", "/health/live", "/health/ready", "/metrics")
+PUBLIC_PATHS = ("/favicon.ico", "/login", "/sign-up", "/health", "/health/live", "/health/ready", "/metrics")
 
-SCHEMES = {
+_SCHEMES = {
     "password": {"type": "http", "scheme": "basic", "description": "Email address and password."},
     "token": {"type": "http", "scheme": "bearer", "description": "A token of POST /account/tokens."},
 }
 
 
 class Application(FastAPI):
-    """Also documents who may ask for what, where there are accounts."""
+    """FastAPI below the path of a proxy, whose document names the authentication of accounts."""
 
     has_accounts = False
     base_path = ""
-    """The path that a proxy puts this server below, decoded: the console and all links lead there."""
+    """The path that a proxy puts this server below, decoded."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # FastAPI's own parameter is deprecated, and the server's is not set under `uvicorn app.main:app`.
@@ -77,17 +77,17 @@ class Application(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None and self.has_accounts:
-            secure(super().openapi())
+            add_authentication(super().openapi())
         return super().openapi()
 
 
-def secure(document: dict[str, Any]) -> None:
-    """Add to a document of the API that its operations take an account."""
-    document.setdefault("components", {})["securitySchemes"] = SCHEMES
-    document["security"] = [{name: []} for name in SCHEMES]
+def add_authentication(document: dict[str, Any]) -> None:
+    """Add the authentication of accounts to an OpenAPI document."""
+    document.setdefault("components", {})["securitySchemes"] = _SCHEMES
+    document["security"] = [{name: []} for name in _SCHEMES]
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            if path in FOR_EVERYBODY:
+            if path in PUBLIC_PATHS:
                 operation["security"] = []
             else:
                 operation["responses"] |= {str(k): v for k, v in problems(401, 403, 429).items()}
@@ -100,10 +100,10 @@ router.include_router(ASSETS.router)
 @router.head("/docs")
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """The console."""
+    """The API docs."""
     root = base_path(request.scope)
     assets = f"{root}{ASSETS.path}"
-    console = get_swagger_ui_html(
+    response = get_swagger_ui_html(
         openapi_url=f"{root}/openapi.json",
         title="Seekable",
         swagger_js_url=f"{assets}/swagger-ui-bundle.js",
@@ -111,5 +111,5 @@ async def docs(request: Request) -> Response:
         swagger_favicon_url=f"{assets}/favicon.png",
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
-    console.headers.update(HEADERS)
-    return console
+    response.headers.update(_HEADERS)
+    return response

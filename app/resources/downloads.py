@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.resources.dependencies import Flag, LibraryDep, Services, library_of, route_path
-from app.resources.errors import EXPECTED, explained
-from app.resources.problems import problems
+from app.resources.errors import EXPECTED_ERRORS, error_response, problems
 from app.storage.errors import NotFound, StorageError
 from app.storage.types import Address, FileId, Key, Listing, normalize_folder
 from app.streaming.file_response import StoredFileResponse
@@ -20,13 +19,13 @@ from app.streaming.file_response import StoredFileResponse
 _BYTES: dict[str, Any] = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The whole file.", **_BYTES},
-    206: {"description": "The ranges asked for.", **_BYTES},
-    304: {"description": "The client has this version already."},
+    206: {"description": "The requested ranges.", **_BYTES},
+    304: {"description": "The client has the current version."},
     **problems(400, 404, 412, 416, 422, 503),
 }
 _RESPONSES_OR_FOLDER: dict[int | str, dict[str, Any]] = {
     **_RESPONSES,
-    308: {"description": "A folder has this path: its page has a slash at the end."},
+    308: {"description": "The path is that of a folder. Location is its page, with a slash at the end."},
 }
 _STREAM: dict[str, Any] = {"response_model": None, "response_class": Response, "responses": _RESPONSES}
 
@@ -34,7 +33,7 @@ _QUERY = "%!$&'()*+,;=:@~/?-._"
 """The characters of a query besides letters and digits (RFC 3986 §3.4)."""
 
 
-DownloadFlag = Annotated[Flag, Field(description="Answer as an attachment, for saving rather than playing.")]
+DownloadFlag = Annotated[Flag, Field(description="Send as an attachment, for saving instead of playing.")]
 
 
 class Download(BaseModel):
@@ -119,9 +118,9 @@ async def _respond(scope: Scope, receive: Receive, send: Send) -> None:
         await response(scope, receive, send)
         return
     except NotFound as error:
-        response = await _folder_redirect(scope) or await explained(Request(scope, receive), error)
-    except EXPECTED as error:
-        response = await explained(Request(scope, receive), error)
+        response = await _folder_redirect(scope) or await error_response(Request(scope, receive), error)
+    except EXPECTED_ERRORS as error:
+        response = await error_response(Request(scope, receive), error)
     await response(scope, receive, send)
 
 

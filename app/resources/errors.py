@@ -1,10 +1,12 @@
-"""The one table from errors to statuses."""
+"""The one table from errors to statuses, and the problem documents of RFC 9457."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
@@ -16,10 +18,17 @@ from app.http import errors as bodies
 from app.http.merge_patch import MEDIA_TYPE
 from app.http.ranges import RangeNotSatisfiable
 from app.library.quotas import QuotaExceeded
-from app.resources.autoindex import TooManyFolders
-from app.resources.problems import challenge, problem
-from app.resources.sockets import NoWebSocket
+from app.resources.request_body import InvalidFields
 from app.storage import errors as storage
+
+
+class WebSocketRequired(Exception):
+    """An HTTP request to a path that only serves WebSockets."""
+
+
+class TooManyFolders(Exception):
+    """A folder contains more folders than the storage lists."""
+
 
 STATUS: dict[type[Exception], int] = {
     accounts.NotSignedIn: 401,
@@ -43,7 +52,6 @@ STATUS: dict[type[Exception], int] = {
     storage.StorageUnavailable: 503,
     storage.OutOfSpace: 507,
     connections.TooManyConnections: 503,
-    NoWebSocket: 426,
     bodies.BadForm: 400,
     bodies.BadDigest: 400,
     bodies.IncompleteBody: 400,
@@ -51,49 +59,106 @@ STATUS: dict[type[Exception], int] = {
     bodies.UnsupportedForm: 415,
     bodies.BadPatch: 400,
     bodies.UnsupportedPatch: 415,
+    InvalidFields: 422,
     RangeNotSatisfiable: 416,
+    WebSocketRequired: 426,
     TooManyFolders: 501,
     QuotaExceeded: 507,
 }
 
+EXPECTED_ERRORS: tuple[type[Exception], ...] = (
+    *STATUS,
+    RequestValidationError,
+    HTTPException,
+    ClientDisconnect,
+)
+"""The errors that are responses. Any other is a bug, and goes to the log."""
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 
 
-async def _domain(request: HTTPConnection, error: Exception) -> Response:
+class Problem(BaseModel):
+    """Why a request failed."""
+
+    title: str
+    status: int
+    detail: str
+
+
+def problem_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with a problem document."""
+    # A rejected name may contain lone surrogates, which JSON cannot.
+    printable = detail.encode(errors="backslashreplace").decode()
+    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=printable)
+    return Response(
+        body.model_dump_json(),
+        status,
+        headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
+        media_type="application/problem+json",
+    )
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of problem responses with these statuses."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+async def error_response(request: HTTPConnection, error: Exception) -> Response:
+    """Return the problem response to an error of the table."""
+    handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
+    return await handler(request, error)
+
+
+_BASIC = 'Basic realm="Seekable", charset="UTF-8"'  # RFC 7617, for VLC and curl
+BEARER = 'Bearer realm="Seekable"'
+"""A challenge that makes no browser show its password dialog (RFC 6750)."""
+
+
+def _challenge(headers: Headers) -> str:
+    """Return the WWW-Authenticate of a 401.
+
+    Our page has a login of its own, so its scripts and media get no challenge that opens the browser's
+    password dialog. Only browsers send Sec-Fetch-Mode (Fetch Metadata).
+    """
+    return _BASIC if headers.get("sec-fetch-mode", "navigate") == "navigate" else BEARER
+
+
+async def _domain_error(request: HTTPConnection, error: Exception) -> Response:
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     headers = {"retry-after": "5"} if status == 503 else {}
     if isinstance(error, accounts.TooManyAttempts):
         headers["retry-after"] = str(error.retry_after)
     if status == 401:
-        headers["www-authenticate"] = challenge(request.headers)
+        headers["www-authenticate"] = _challenge(request.headers)
     if isinstance(error, accounts.ScopeTooSmall):
-        headers["www-authenticate"] = 'Bearer error="insufficient_scope"'  # RFC 6750 3.1
-    if isinstance(error, NoWebSocket):
-        headers |= {"upgrade": "websocket", "connection": "upgrade"}  # RFC 9110 7.8, 15.5.22
+        headers["www-authenticate"] = 'Bearer error="insufficient_scope"'  # RFC 6750 §3.1
+    if isinstance(error, WebSocketRequired):
+        headers |= {"upgrade": "websocket", "connection": "upgrade"}  # RFC 9110 §7.8, §15.5.22
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
     if isinstance(error, bodies.UnsupportedPatch):
-        headers["accept-patch"] = MEDIA_TYPE  # RFC 5789 2.2
-    return problem(status, str(error), headers)
+        headers["accept-patch"] = MEDIA_TYPE  # RFC 5789 §2.2
+    return problem_response(status, str(error), headers)
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> Response:
+async def _invalid_parameters(request: Request, error: RequestValidationError) -> Response:
     faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-    return problem(422, "; ".join(faults))
+    return problem_response(422, "; ".join(faults))
 
 
-async def _http(request: Request, error: HTTPException) -> Response:
+async def _http_exception(request: Request, error: HTTPException) -> Response:
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
     if error.status_code == 405:
-        headers["allow"] = ", ".join(_allowed(request))
+        headers["allow"] = ", ".join(_allowed_methods(request))
     detail = error.detail
     if detail == HTTPStatus(error.status_code).phrase:
         detail = f"{request.url.path}: {detail.lower()}."  # no method: HEAD and GET give the same headers
-    return problem(error.status_code, detail, headers)
+    return problem_response(error.status_code, detail, headers)
 
 
-def _allowed(request: Request) -> list[str]:
-    """All methods of a path: the router's own 405 names those of one route only (RFC 9110 10.2.1)."""
+def _allowed_methods(request: Request) -> list[str]:
+    """Return all methods of a path; Starlette's 405 lists those of one route only (RFC 9110 §10.2.1)."""
     routes = request.app.router.routes
     return [
         method
@@ -102,31 +167,21 @@ def _allowed(request: Request) -> list[str]:
     ]
 
 
-async def _left(request: Request, error: Exception) -> Response:
-    # Nobody reads this answer. A client that leaves is no error.
-    return problem(400, "The client left before the end of its request.")
+async def _client_disconnected(request: Request, error: Exception) -> Response:
+    # Never received: it only keeps a client that disconnects from being logged as a bug.
+    return problem_response(400, "The client disconnected before the end of its request.")
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
-    return problem(500, "The server made a mistake; its log says more.")
+async def _bug(request: Request, error: Exception) -> Response:
+    return problem_response(500, "The server failed; its log has the details.")
 
 
 Handler = Callable[[Any, Any], Coroutine[Any, Any, Response]]
 
 HANDLERS: dict[int | type[Exception], Handler] = {
-    **dict.fromkeys(STATUS, _domain),
-    RequestValidationError: _invalid,
-    HTTPException: _http,
-    ClientDisconnect: _left,
-    Exception: _unexpected,
+    **dict.fromkeys(STATUS, _domain_error),
+    RequestValidationError: _invalid_parameters,
+    HTTPException: _http_exception,
+    ClientDisconnect: _client_disconnected,
+    Exception: _bug,
 }
-
-
-EXPECTED: tuple[type[Exception], ...] = (*STATUS, RequestValidationError, HTTPException, ClientDisconnect)
-"""Errors that are answers. Any other is a mistake of the program, for the log."""
-
-
-async def explained(request: HTTPConnection, error: Exception) -> Response:
-    """The answer to an error of the table, for who tells it otherwise."""
-    handler = next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)
-    return await handler(request, error)

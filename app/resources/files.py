@@ -1,9 +1,11 @@
-"""Stored files: upload, replace, delete."""
+"""Changes of stored files: upload, replace, move, delete; and the JSON of a file."""
 
 from contextlib import AbstractAsyncContextManager, nullcontext
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from app.accounts.errors import ScopeTooSmall
 from app.accounts.principals import Caller
@@ -21,21 +23,72 @@ from app.resources.dependencies import (
     Services,
     ServicesDep,
     base_url,
-    changeable,
     file_url,
+    is_write_only,
     owner_of,
+    require_writable,
 )
-from app.resources.problems import problems
-from app.resources.request_body import bounded, length_of, refuse_encoding
-from app.resources.schemas import File
-from app.resources.write_only import is_write_only, receipt, receipt_of_move
+from app.resources.errors import problems
+from app.resources.request_body import bounded, declared_length, refuse_encoding
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, VersionMismatch
 from app.storage.types import Expect, Expectation, FileInfo, Key
 from app.streaming.plan import repr_digest
 from app.uploads.service import MAX_SID_LENGTH
 
-forms = APIRouter(tags=["files"])
+uploads = APIRouter(tags=["files"])
 router = APIRouter(tags=["files"])
+
+
+class File(BaseModel):
+    """A stored file."""
+
+    id: str = Field(description="Stays the same when the file is replaced or moved.")
+    path: str
+    folder: str
+    filename: str
+    size: int = Field(description="Bytes.")
+    mimetype: str
+    etag: str = Field(description="The version, as in the ETag header, without its quotes.")
+    sha256: str | None = Field(description="Hexadecimal; null until it is computed.")
+    created_at: datetime
+    updated_at: datetime
+    url: str
+    stream_url: str
+    owner: str | None = Field(
+        None,
+        exclude_if=lambda owner: owner is None,
+        description="The id of the account.",
+    )
+
+    @classmethod
+    def of(cls, info: FileInfo, base_url: str, owner: str | None) -> "File":
+        return cls(
+            id=info.id,
+            path=info.key.path,
+            folder=info.key.folder,
+            filename=info.key.filename,
+            size=info.size,
+            mimetype=info.content_type,
+            etag=info.etag,
+            sha256=info.sha256,
+            created_at=info.created_at,
+            updated_at=info.updated_at,
+            url=file_url(base_url, info.key),
+            stream_url=f"{base_url}/stream/{info.id}",
+            owner=owner,
+        )
+
+
+class Receipt(BaseModel):
+    """The response to a token that may write and not read."""
+
+    path: str
+    etag: str | None = None
+    """The version, without quotes; only of an upload. That of a moved file could be the SHA-256 of bytes
+    that another caller sent."""
+
+
+_SID = "The sid of a WebSocket at /, which then receives the progress of the upload."
 
 _FORM: dict[str, Any] = {
     "requestBody": {
@@ -49,14 +102,14 @@ _FORM: dict[str, Any] = {
                         "file": {"type": "string", "format": "binary"},
                         "folder": {
                             "type": "string",
-                            "default": "",  # or the console fills in an example
-                            "description": "Where to put it; the top if absent.",
+                            "default": "",  # or the API docs fill in an example
+                            "description": "The folder to store it in; the top if absent.",
                         },
                         "sid": {
                             "type": "string",
                             "maxLength": MAX_SID_LENGTH,
                             "default": "",
-                            "description": "Who is told of the progress: what the WebSocket / said first.",
+                            "description": _SID,
                         },
                     },
                 }
@@ -66,22 +119,17 @@ _FORM: dict[str, Any] = {
 }
 _RAW: dict[str, Any] = {
     "requestBody": {
-        "required": False,  # none makes an empty file
+        "required": False,  # without a body the file is empty
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
 
-Sid = Annotated[
-    str | None,
-    Query(
-        max_length=MAX_SID_LENGTH, description="Who is told of the progress: what the WebSocket / said first."
-    ),
-]
+Sid = Annotated[str | None, Query(max_length=MAX_SID_LENGTH, description=_SID)]
 
 
-@forms.post(
+@uploads.post(
     "/file/upload",
-    dependencies=[Depends(changeable)],
+    dependencies=[Depends(require_writable)],
     status_code=201,
     response_model=File,
     openapi_extra=_FORM,
@@ -92,7 +140,7 @@ async def upload_file(
     services: ServicesDep,
     library: LibraryDep,
     caller: CallerDep,
-    folder: Annotated[str | None, Query(description="Where to put it, if no field says so.")] = None,
+    folder: Annotated[str | None, Query(description="The folder, if the form has no such field.")] = None,
     sid: Sid = None,
 ) -> Response:
     """Store a new file from a form; never over another (409). The fields may come in any order."""
@@ -104,7 +152,7 @@ async def upload_file(
             folder,
             form,
             request.stream(),
-            length=length_of(request),
+            length=declared_length(request),
             sid=sid,
             reservation=reservation,
             early=not is_write_only(caller),
@@ -114,7 +162,7 @@ async def upload_file(
 
 @router.put(
     "/files/{path:rest}",
-    dependencies=[Depends(changeable)],
+    dependencies=[Depends(require_writable)],
     response_model=File,
     status_code=201,
     openapi_extra=_RAW,
@@ -123,13 +171,13 @@ async def upload_file(
 async def put_file(
     request: Request, services: ServicesDep, key: KeyDep, caller: CallerDep, sid: Sid = None
 ) -> Response:
-    """Store the body at this path, as a new file (201) or over the one that is there (204)."""
-    if "content-range" in request.headers:
-        raise IncompleteBody("A PUT stores a whole file; Content-Range is not taken.")  # RFC 9110 14.5
+    """Store the body at this path, as a new file (201) or over an existing one (204)."""
+    if "content-range" in request.headers:  # RFC 9110 §14.5
+        raise IncompleteBody("A PUT stores a whole file. Send it without a Content-Range.")
     refuse_encoding(request, UnsupportedForm)
     content_type = request.headers.get("content-type")
     if content_type is not None and content_type.lower().startswith("multipart/form-data"):
-        raise UnsupportedForm("A PUT stores its body as it is; forms go to POST /file/upload.")
+        raise UnsupportedForm("A PUT stores its body as it is. Send forms to POST /file/upload.")
     early = not is_write_only(caller)
     current = await _current(services, key) if early else None
     expect = expectation("PUT", request.scope["headers"], current)
@@ -144,7 +192,7 @@ async def put_file(
             committed = await services.uploads.receive_raw(
                 key,
                 request.stream(),
-                length=length_of(request),
+                length=declared_length(request),
                 declared=declared,
                 content_type=content_type,
                 expect=expect,
@@ -161,13 +209,13 @@ async def put_file(
 
 @router.delete(
     "/files/{path:rest}",
-    dependencies=[Depends(changeable)],
+    dependencies=[Depends(require_writable)],
     status_code=204,
     response_class=Response,
     responses=problems(400, 403, 404, 412, 422, 503),
 )
 async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> Response:
-    """Delete a file. Downloads of it that run go on to their end."""
+    """Delete a file. Downloads of it that have begun continue to their end."""
     current = await services.storage.stat(key)
     await services.library.remove(current, expect=expectation("DELETE", request.scope["headers"], current))
     return Response(status_code=204)
@@ -176,11 +224,11 @@ async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> R
 def _reserve(
     services: Services, caller: Caller | None, *, replacing: FileInfo | None = None
 ) -> AbstractAsyncContextManager[QuotaReservation | None]:
-    """Reserve a part of the caller's quota for an upload. Reserves nothing without accounts."""
-    if caller is None or services.people is None:
+    """Reserve quota for an upload; without accounts, nothing."""
+    if caller is None or services.accounts is None:
         return nullcontext()
     early = not is_write_only(caller)
-    return services.people.quotas.reserve(caller.account, replacing=replacing, early=early)
+    return services.accounts.quotas.reserve(caller.account, replacing=replacing, early=early)
 
 
 async def _current(services: Services, key: Key) -> FileInfo | None:
@@ -191,21 +239,20 @@ async def _current(services: Services, key: Key) -> FileInfo | None:
 
 
 def _as_precondition(error: AlreadyExists, expect: Expectation) -> Exception:
-    """What If-None-Match: * asked for is a precondition, not a name to be taken (RFC 9110 13.1.2)."""
+    """Return the error that `If-None-Match: *` makes of an existing file: 412, not 409 (RFC 9110 §13.1.2)."""
     return VersionMismatch(str(error)) if expect is Expect.ABSENT else error
 
 
 def _created(request: Request, services: Services, info: FileInfo, caller: Caller | None) -> Response:
     base = base_url(request, services.base_url)
     if is_write_only(caller):
-        return receipt(info, 201, {"location": file_url(base, info.key)})
-    file = File.of(info, base, owner_of(caller))
-    return Response(
-        file.model_dump_json(),
-        201,
-        headers={"location": file.url, **_version(info, caller)},
-        media_type="application/json",
-    )
+        location = file_url(base, info.key)
+        content = Receipt(path=info.key.path, etag=info.etag).model_dump_json()
+    else:
+        file = File.of(info, base, owner_of(caller))
+        location, content = file.url, file.model_dump_json()
+    headers = {"location": location, **_version(info, caller)}
+    return Response(content, 201, headers=headers, media_type="application/json")
 
 
 def _version(info: FileInfo, caller: Caller | None) -> dict[str, str]:
@@ -216,7 +263,6 @@ def _version(info: FileInfo, caller: Caller | None) -> dict[str, str]:
 
 
 MAX_PATCH_BYTES = 64 << 10
-_TOO_LARGE = f"A patch has at most {MAX_PATCH_BYTES} bytes."
 _PATCHED = ("folder", "filename")
 
 _PATCH: dict[str, Any] = {
@@ -244,23 +290,26 @@ _PATCH: dict[str, Any] = {
 
 @router.patch(
     "/files/{path:rest}",
-    dependencies=[Depends(changeable)],
+    dependencies=[Depends(require_writable)],
     response_model=File,
     openapi_extra=_PATCH,
     responses=problems(400, 403, 404, 409, 412, 413, 415, 422, 503, 507),
 )
 async def move_file(request: Request, services: ServicesDep, key: KeyDep, caller: CallerDep) -> Response:
-    """Move or rename a file; never over another (409). Its id and version stay, and so do the names that
-    the body does not mention."""
+    """Move or rename a file; never over another (409). Its id and version stay, and so does the name or
+    folder that the body omits."""
     _check_type(request)
-    target = renamed_key(key, await bounded(request, MAX_PATCH_BYTES, TooLarge(_TOO_LARGE)))
+    too_large = TooLarge(f"A patch may have at most {MAX_PATCH_BYTES} bytes.")
+    target = renamed_key(key, await bounded(request, MAX_PATCH_BYTES, too_large))
     if is_write_only(caller):
-        return receipt_of_move(await _moved_unseen(services, key, target))
+        info = await _move_blindly(services, key, target)
+        receipt = Receipt(path=info.key.path).model_dump_json(exclude_none=True)
+        return Response(receipt, media_type="application/json")
     current = await services.storage.stat(key)
     expect = expectation("PATCH", request.scope["headers"], current)
     info = await services.library.rename(key, target, expect=expect)
     file = File.of(info, base_url(request, services.base_url), owner_of(caller))
-    # As in RFC 5789 2.1: the ETag is that of what Content-Location names.
+    # The ETag is that of the resource at Content-Location (RFC 5789 §2.1).
     return Response(
         file.model_dump_json(),
         headers={"content-location": file.url, "etag": f'"{info.etag}"'},
@@ -268,10 +317,10 @@ async def move_file(request: Request, services: ServicesDep, key: KeyDep, caller
     )
 
 
-async def _moved_unseen(services: Services, key: Key, target: Key) -> FileInfo:
-    """Move the file for a caller that may not learn which of the two names is there if it cannot."""
+async def _move_blindly(services: Services, key: Key, target: Key) -> FileInfo:
+    """Move the file for a caller that may not read: a failure does not reveal which of the names exists."""
     if key == target:
-        raise ScopeTooSmall("This patch changes nothing; to look at a file takes a token for reading.")
+        raise ScopeTooSmall("This patch changes nothing. Reading a file needs a token for reading.")
     try:
         return await services.library.rename(key, target, expect=Expect.ANY)
     except (NotFound, AlreadyExists, PathConflict):
@@ -280,45 +329,43 @@ async def _moved_unseen(services: Services, key: Key, target: Key) -> FileInfo:
 
 def _check_type(request: Request) -> None:
     if word_of(request.headers.get("content-type", "")) != MEDIA_TYPE:
-        raise UnsupportedPatch(f"A file is moved or renamed by a body with Content-Type: {MEDIA_TYPE}.")
+        raise UnsupportedPatch(f"To move or rename a file, send a body with Content-Type: {MEDIA_TYPE}.")
     refuse_encoding(request, UnsupportedPatch)
 
 
 def renamed_key(key: Key, document: bytes) -> Key:
-    """Return the key that a merge patch of `folder` and `filename` makes of a key; `folder: null` is the top.
+    """Return the key after a merge patch of `folder` and `filename`; `folder: null` is the top.
 
-    Raises BadPatch, and InvalidName for names that no file can have.
+    Raises BadPatch, InvalidName.
     """
     patch = parse_merge_patch(document)
     unknown = [name for name in patch if name not in _PATCHED]
     if unknown:
-        raise BadPatch(f"Only folder and filename can be changed, not {', '.join(unknown)[:200]}.")
+        raise BadPatch(f"A patch can change only folder and filename, not {', '.join(unknown)[:200]}.")
     names = {"folder": key.folder, "filename": key.filename} | patch
     if names["folder"] is None:
         names["folder"] = ""  # null removes a member (RFC 7396 §2)
     for name in _PATCHED:
         if not isinstance(names[name], str):
-            raise BadPatch(f"The {name} is a string{' or null' if name == 'folder' else ''}.")
+            raise BadPatch(f"The {name} must be a string{' or null' if name == 'folder' else ''}.")
     return Key.of(key.library, names["folder"], names["filename"])
 
 
 def expectation(method: str, headers: RawHeaders, current: FileInfo | None) -> Expectation:
-    """Return the state that a change may rely on, from its preconditions and what is stored now.
+    """Return the state that the storage must check when the change takes effect.
 
-    ANY without a precondition, else the state that they were compared with: it has to hold still until the
-    change takes effect (RFC 9110 §13.2.2). Raises VersionMismatch when they fail.
+    ANY without a precondition, else the state that satisfied the preconditions (RFC 9110 §13.2.2). Raises
+    VersionMismatch when they fail.
     """
     if current is None:
-        return _expectation_of_nothing(headers)
+        return _expectation_of_absent(headers)
     if evaluate(method, headers, current) is not Verdict.PROCEED:
-        raise VersionMismatch(
-            "What is stored there is not the version that the request's conditions ask for."
-        )
+        raise VersionMismatch("The stored file is not the version that the request's conditions require.")
     return current.etag if has_write_condition(headers) else Expect.ANY
 
 
-def _expectation_of_nothing(headers: RawHeaders) -> Expectation:
+def _expectation_of_absent(headers: RawHeaders) -> Expectation:
     if field(headers, b"if-match") is not None:
-        raise VersionMismatch("Nothing is stored there, and the request's conditions ask for a version.")
+        raise VersionMismatch("There is no such file, and the request's conditions require a version of it.")
     # Without a modification date, If-Unmodified-Since is ignored (RFC 9110 §13.1.4).
     return Expect.ABSENT if field(headers, b"if-none-match") is not None else Expect.ANY

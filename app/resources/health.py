@@ -1,24 +1,39 @@
-"""Whether the server lives, and whether it can work."""
+"""Probes of orchestrators (liveness, readiness), and the metrics of Prometheus."""
 
 import asyncio
 from collections.abc import Awaitable
 from importlib.metadata import version
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.accounts.errors import AccountError
 from app.resources.dependencies import Services, ServicesDep
+from app.resources.errors import problem_response, problems
 from app.resources.middleware.host_guard import is_loopback
-from app.resources.problems import problem, problems
-from app.resources.request_body import client_of
-from app.resources.schemas import Health, Readiness
+from app.resources.request_body import client_address
 from app.storage.errors import StorageError, StorageUnavailable
 
 READY_WITHIN_S = 2
-VERSION = version("seekable")  # found once: to look takes longer than all the rest
+VERSION = version("seekable")  # read once: slower than all the rest of the probe
+
+_PROXY_HEADERS = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
 
 router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """The state of the server."""
+
+    status: str
+    version: str
+
+
+class Readiness(Health):
+    """The state of the server and its dependencies."""
+
+    dependencies: dict[str, str] = Field(description="The state of each, by its name.")
 
 
 @router.head("/health", include_in_schema=False)
@@ -26,7 +41,7 @@ router = APIRouter(tags=["health"])
 @router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", response_model=Health)
 async def live(response: Response) -> Health:
-    """The process answers."""
+    """The process responds."""
     response.headers["cache-control"] = "no-store"
     return Health(status="ok", version=VERSION)
 
@@ -34,33 +49,30 @@ async def live(response: Response) -> Health:
 @router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", response_model=Readiness, responses=problems(503))
 async def ready(request: Request, response: Response, services: ServicesDep) -> Readiness:
-    """All that it works with answers; else 503 names each that does not. Also 503 while it is stopped."""
+    """Storage and databases respond; otherwise 503 names those that do not. 503 during shutdown, too."""
     if getattr(request.state, "stopping", False):
         raise StorageUnavailable("The server is being stopped.")
-    asked = _asked(services)
-    answers = await asyncio.gather(*map(_answer, asked.values()))
-    states = dict(zip(asked, answers, strict=True))
-    silent = [f"{name}: {reason}" for name, reason in states.items() if reason]
-    if silent:
-        raise StorageUnavailable(" ".join(silent))
+    pings = _pings(services)
+    failures = dict(zip(pings, await asyncio.gather(*map(_failure, pings.values())), strict=True))
+    if any(failures.values()):
+        raise StorageUnavailable(" ".join(f"{name}: {why}" for name, why in failures.items() if why))
     response.headers["cache-control"] = "no-store"
-    return Readiness(status="ok", version=VERSION, dependencies=dict.fromkeys(states, "ok"))
+    return Readiness(status="ok", version=VERSION, dependencies=dict.fromkeys(failures, "ok"))
 
 
-def _asked(services: Services) -> dict[str, Awaitable[None]]:
-    """The question to each thing that the server cannot do without."""
+def _pings(services: Services) -> dict[str, Awaitable[None]]:
     storage = services.storage
-    questions: dict[str, Awaitable[None]] = {part: storage.ping(part) for part in storage.parts}
-    if services.people is not None:
-        questions["accounts"] = services.people.accounts.ping()
-    return questions
+    pings: dict[str, Awaitable[None]] = {part: storage.ping(part) for part in storage.parts}
+    if services.accounts is not None:
+        pings["accounts"] = services.accounts.service.ping()
+    return pings
 
 
-async def _answer(question: Awaitable[None]) -> str:
-    """Why there is none within the time; empty if there is one."""
+async def _failure(ping: Awaitable[None]) -> str:
+    """Return the reason why a ping failed; "" if it succeeded."""
     try:
         async with asyncio.timeout(READY_WITHIN_S):
-            await question
+            await ping
     except TimeoutError:
         return f"No answer within {READY_WITHIN_S} s."
     except (AccountError, StorageError) as error:
@@ -68,23 +80,19 @@ async def _answer(question: Awaitable[None]) -> str:
     return ""
 
 
-_FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
-"""What proxies add."""
-
-
-def metrics_router(*, everybody: bool) -> APIRouter:
-    """The route, for everybody who asks without a proxy between, or for this machine alone."""
+def metrics_router(*, any_peer: bool) -> APIRouter:
+    """Return the route of the metrics, for every direct client or for this machine only."""
     router = APIRouter(include_in_schema=False)
 
     @router.head("/metrics")
     @router.get("/metrics")
     async def metrics(request: Request, services: ServicesDep) -> Response:
-        if not _FORWARDED.isdisjoint(request.headers):
-            # A proxy that shows this server to the world would show this too.
-            return problem(403, "The metrics are for those who ask this server itself, not through a proxy.")
-        if not everybody and not is_loopback(client_of(request)):
-            return problem(
-                403, "Only this machine may read the metrics, unless SEEKABLE_METRICS=open is set."
+        if not _PROXY_HEADERS.isdisjoint(request.headers):
+            # A proxy that publishes this server would publish the metrics too.
+            return problem_response(403, "Metrics are not available through a proxy. Connect directly.")
+        if not any_peer and not is_loopback(client_address(request)):
+            return problem_response(
+                403, "Only this machine may read the metrics. To admit others, set SEEKABLE_METRICS=open."
             )
         content, media_type = services.metrics.exposition(request.headers.get("accept", ""))
         headers = {"content-type": media_type, "cache-control": "no-store", "vary": "accept"}

@@ -1,52 +1,76 @@
-"""Which files a request is about."""
+"""Lists of files: the query that selects them, GET /files, and responses that page through a listing."""
 
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BaseModel, Field
+from starlette.responses import StreamingResponse
+from starlette.types import Send
 
 from app.http.media_types import canonical
 from app.resources.dependencies import CallerDep, Flag, LibraryDep, ServicesDep, base_url, owner_of
-from app.resources.problems import problems
-from app.resources.schemas import File, FileList
-from app.storage.types import Listing, Sort, normalize_folder
+from app.resources.errors import problems
+from app.resources.files import File
+from app.storage.contract import Storage
+from app.storage.errors import StorageError
+from app.storage.types import MAX_FOLDERS, Listing, Page, Sort, normalize_folder
 
 Order = Annotated[
     Literal["name", "-name", "size", "-size", "created_at", "-created_at", "updated_at", "-updated_at"],
     Query(description="With `-` from the greatest to the least."),
 ]
 
-# RFC 6838 4.2, with `video` and `video/*` for all of a kind.
+# RFC 6838 §4.2, with `video` and `video/*` for every video type.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 _TYPE = rf"^({_NAME}(/(\*|{_NAME}))?)?$"
 
-Words = Annotated[
+SearchWords = Annotated[
     str, Query(max_length=255, description="Words, each the beginning of a word in the filename.")
 ]
 
+PAGE_SIZE = 200
+"""Files per query of the storage, and in memory at a time. Other requests wait while a page is formatted."""
 
-def ordered(sort: str) -> tuple[Sort, bool]:
-    """What an Order says: by what, and whether from the greatest to the least."""
-    return Sort(sort.removeprefix("-")), sort.startswith("-")
+log = logging.getLogger(__name__)
 
 
-async def listing(
+def sort_of(order: str) -> tuple[Sort, bool]:
+    """Return the sort key of an Order, and whether it is descending."""
+    return Sort(order.removeprefix("-")), order.startswith("-")
+
+
+async def get_listing(
     library: LibraryDep,
     folder: Annotated[str, Query(description="The top if absent.")] = "",
     recursive: Annotated[Flag, Query(description="Also all that is in the folders inside.")] = False,
-    q: Words = "",
+    q: SearchWords = "",
     type: Annotated[
         str, Query(pattern=_TYPE, description="Media type: `video/mp4`, or `video` for all videos.")
     ] = "",
     sort: Order = "name",
 ) -> Listing:
-    """The files that the query of the URL asks for."""
-    kind = canonical(type.removesuffix("/*"))
-    by, descending = ordered(sort)
-    return Listing(library, normalize_folder(folder), recursive, q, kind, by, descending)
+    """Dependency: the files that the query selects."""
+    media_type = canonical(type.removesuffix("/*"))
+    by, descending = sort_of(sort)
+    return Listing(library, normalize_folder(folder), recursive, q, media_type, by, descending)
 
 
-ListingDep = Annotated[Listing, Depends(listing)]
+ListingDep = Annotated[Listing, Depends(get_listing)]
+
+
+class FileList(BaseModel):
+    """One page of a list."""
+
+    folder: str
+    folders: list[str] = Field(description="Names of the folders inside; on the first page of a folder only.")
+    items: list[File]
+    next_cursor: str | None = Field(
+        description="Ask for the next page with it; null on the last. Of a search others may be short, too."
+    )
 
 
 router = APIRouter(tags=["files"])
@@ -65,10 +89,10 @@ async def list_files(
     """The files of a folder, page by page. The order is by bytes, and by path where the rest is equal."""
     page = await services.storage.page(listing, cursor=cursor, limit=limit)
     base = base_url(request, services.base_url)
-    headers = {"cache-control": "private, no-cache"}  # or caches guess how long it is fresh (RFC 9111 4.2.2)
+    headers = {"cache-control": "private, no-cache"}  # against heuristic freshness (RFC 9111 §4.2.2)
     if page.next_cursor is not None:
-        asked = ((name, request.query_params.get(name)) for name in ("recursive", "q", "type", "sort"))
-        given = {name: value for name, value in asked if value is not None}
+        sent = ((name, request.query_params.get(name)) for name in ("recursive", "q", "type", "sort"))
+        given = {name: value for name, value in sent if value is not None}
         query = {"folder": listing.folder, **given, "limit": limit, "cursor": page.next_cursor}
         headers["link"] = f'<{base}/files?{urlencode(query)}>; rel="next"'  # RFC 8288
     files = FileList(
@@ -77,5 +101,51 @@ async def list_files(
         items=[File.of(info, base, owner_of(caller)) for info in page.items],
         next_cursor=page.next_cursor,
     )
-    # Written here, once: the framework would check all of it again, and others would wait for that.
+    # Serialised here: FastAPI would validate all of it again, and block the event loop meanwhile.
     return Response(files.model_dump_json(), headers=headers, media_type="application/json")
+
+
+async def listing_response(
+    request: Request, first: Page, pieces: AsyncIterator[str], headers: Mapping[str, str]
+) -> Response:
+    """Return a response with these pieces of text, made from a listing whose first page is known.
+
+    If there is no other page, the response has a Content-Length, to HEAD too: some players read only one
+    chunk of a chunked response.
+    """
+    if first.next_cursor is None and len(first.folders) < MAX_FOLDERS:
+        return Response("".join([piece async for piece in pieces]), headers=dict(headers))
+    return StreamedListing(request, pieces, headers)
+
+
+class StreamedListing(StreamingResponse):
+    """A response that is sent while the storage is read; to HEAD its headers alone, without reading.
+
+    It is aborted when the storage fails, so that no client takes it for complete.
+    """
+
+    def __init__(self, request: Request, pieces: AsyncIterator[str], headers: Mapping[str, str]) -> None:
+        super().__init__(() if request.method == "HEAD" else _yielding(pieces), headers=headers)
+        self._path = request.url.path
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except StorageError as error:
+            # The server closes the connection of an incomplete response.
+            log.error("The response for %r was aborted: %s", self._path, error)
+
+
+async def pages_from(first: Page, storage: Storage, listing: Listing) -> AsyncIterator[Page]:
+    """Yield the first page of a listing, and then all pages after it."""
+    page = first
+    yield page
+    while page.next_cursor is not None:
+        page = await storage.page(listing, cursor=page.next_cursor, limit=PAGE_SIZE)
+        yield page
+
+
+async def _yielding(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
+    async for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)  # a send() to a fast reader does not yield: let other tasks run

@@ -1,4 +1,4 @@
-"""Playlists of folders, for players: VLC, mpv and the like."""
+"""Playlists of folders, for players such as VLC and mpv."""
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -12,21 +12,20 @@ from app.http.content_disposition import content_disposition
 from app.media.playlist_formats import M3U, XSPF, Format, Track
 from app.media.segments import SegmentFilter
 from app.resources.dependencies import CallerDep, Services, ServicesDep, base_url, file_url
-from app.resources.listing import ListingDep
-from app.resources.problems import problems
-from app.resources.streaming_pages import PAGE_SIZE, pages_from, pages_response
+from app.resources.errors import problems
+from app.resources.listing import PAGE_SIZE, ListingDep, listing_response, pages_from
 from app.storage.types import FileInfo, Key, Listing, Page
 
 router = APIRouter(tags=["playlists"])
 
 
-def _answers(format: Format) -> dict[int | str, dict[str, Any]]:
+def _responses(format: Format) -> dict[int | str, dict[str, Any]]:
     content = {format.content_type: {"schema": {"type": "string"}}}
     return {200: {"description": "The playlist.", "content": content}, **problems(400, 422, 503)}
 
 
 @router.head("/playlist.m3u", include_in_schema=False)
-@router.get("/playlist.m3u", response_class=Response, responses=_answers(M3U))
+@router.get("/playlist.m3u", response_class=Response, responses=_responses(M3U))
 async def m3u_playlist(
     request: Request, services: ServicesDep, listing: ListingDep, caller: CallerDep
 ) -> Response:
@@ -35,7 +34,7 @@ async def m3u_playlist(
 
 
 @router.head("/playlist.xspf", include_in_schema=False)
-@router.get("/playlist.xspf", response_class=Response, responses=_answers(XSPF))
+@router.get("/playlist.xspf", response_class=Response, responses=_responses(XSPF))
 async def xspf_playlist(
     request: Request, services: ServicesDep, listing: ListingDep, caller: CallerDep
 ) -> Response:
@@ -47,19 +46,19 @@ async def _playlist(
     request: Request, services: Services, listing: Listing, caller: Caller | None, format: Format
 ) -> Response:
     name = listing.folder.rpartition("/")[2] or "playlist"
-    # Now, while the status can still tell what is wrong.
+    # Before the response begins, so that an error still sets the status.
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
     pages = pages_from(first, services.storage, listing)
     base = base_url(request, services.base_url)
     address = await _addresses(request, services, listing, first, caller, base)
     pieces = _pieces(pages, SegmentFilter(services.storage, listing), format, name, address)
-    return await pages_response(
+    return await listing_response(
         request,
         first,
         pieces,
         {
             "content-type": format.content_type,
-            # Browsers hand a file to a player, and show a text themselves.
+            # A browser opens an attachment in a player; inline it would show the text.
             "content-disposition": content_disposition(f"{name}.{format.extension}", attachment=True),
             "cache-control": "private, no-cache",
             "x-content-type-options": "nosniff",
@@ -70,12 +69,13 @@ async def _playlist(
 async def _addresses(
     request: Request, services: Services, listing: Listing, first: Page, caller: Caller | None, base: str
 ) -> Callable[[Key], str]:
-    """What a player is told where a file is: it has no cookie, so with accounts each address is signed."""
-    # An answer without addresses leaves no link behind. A short one to HEAD has the length of that to GET.
+    """Return the function that makes the addresses in a playlist; players have no cookie, so with accounts
+    each address is signed."""
+    # A response without addresses needs no link. A short response to HEAD has the length of that to GET.
     is_head_only = request.method == "HEAD" and first.next_cursor is not None
-    if caller is None or services.people is None or is_head_only or not first.items:
+    if caller is None or services.accounts is None or is_head_only or not first.items:
         return partial(file_url, base)
-    accounts = services.people.accounts
+    accounts = services.accounts.service
     link = await accounts.playlist_link(caller, listing.folder, recursive=listing.recursive)
     signatures = await accounts.callers.signatures()
 

@@ -1,95 +1,126 @@
-"""Small bodies: the fields of a form, or the members of a JSON object."""
+"""Request bodies: bounds, encodings, and small ones as a form or JSON, validated by a pydantic model."""
 
 import json
-from collections.abc import AsyncGenerator
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from fastapi import Request
+from fastapi import Depends, Request
+from pydantic import BaseModel, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection
 
-from app.accounts.errors import BadCredentials
-from app.http.errors import BadForm, TooLarge, UnsupportedForm
+from app.http.errors import BadForm, BodyError, TooLarge, UnsupportedForm
 from app.http.grammar import word_of
-
-
-def length_of(request: Request) -> int | None:
-    """How many bytes are announced, if it is said."""
-    value = request.headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else None
-
-
-def refuse_encoding(request: Request, error: type[Exception]) -> None:
-    """Raise the error for a body that is encoded. What is stored is what is served, to clients that may not
-    take its encoding."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise error("A body is taken as it is; send it without a Content-Encoding.")
-    if request.headers.get("transfer-encoding", "chunked").lower() != "chunked":
-        raise error("The only Transfer-Encoding that is decoded is chunked.")
-
-
-async def bounded(request: Request, most: int, error: Exception) -> bytes:
-    """The whole body, where it is short. Raises the error for one of more than so many bytes."""
-    body = bytearray()
-    if (length_of(request) or 0) <= most:
-        async for data in request.stream():
-            body += data
-            if len(body) > most:
-                break
-        else:
-            return bytes(body)
-    raise error
-
-
-def client_of(request: HTTPConnection) -> str:
-    """The IP address that the request came from."""
-    return request.client.host if request.client else ""
-
 
 MAX_BYTES = 64 << 10
 MAX_FIELDS = 20
 
 _JSON = "application/json"
+_FORM = "application/x-www-form-urlencoded"
+
+M = TypeVar("M", bound=BaseModel)
 
 
-def is_json(request: Request) -> bool:
-    """Whether the body is JSON, and so shall the answer be. Programs speak it, and people send forms."""
-    return word_of(request.headers.get("content-type", "")) == _JSON
+class InvalidFields(BodyError):
+    """A field of a form or a member of a JSON object is missing or invalid."""
 
 
-async def fields_of(request: Request) -> dict[str, Any]:
-    """What the body says. BadForm, TooLarge, UnsupportedForm."""
+def body(model: type[BaseModel]) -> Any:
+    """Return a dependency: the body as this model. Raises InvalidFields, BadForm, TooLarge,
+    UnsupportedForm."""
+
+    async def parsed(request: Request) -> BaseModel:
+        return validate(model, await read_fields(request))
+
+    return Depends(parsed)
+
+
+def body_schema(model: type[BaseModel], *, form: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI description of such a body."""
+    schema = {"schema": model.model_json_schema()}
+    return {"requestBody": {"required": True, "content": dict.fromkeys([_JSON, *([_FORM] * form)], schema)}}
+
+
+async def read_fields(request: Request) -> dict[str, Any]:
+    """Return the fields of a form, or the members of a JSON object, as they were sent.
+
+    Raises BadForm, TooLarge, UnsupportedForm.
+    """
     refuse_encoding(request, UnsupportedForm)
-    body = await bounded(request, MAX_BYTES, TooLarge(f"Such a body has at most {MAX_BYTES} bytes."))
+    content = await bounded(request, MAX_BYTES, TooLarge(f"The body may have at most {MAX_BYTES} bytes."))
     kind = word_of(request.headers.get("content-type", ""))
     try:
         if kind == _JSON:
-            members = json.loads(body.decode())
+            members = json.loads(content.decode())
             if isinstance(members, dict):
                 return members
-            raise BadForm("The body is no JSON object.")
-        if kind == "application/x-www-form-urlencoded":
-            pairs = parse_qsl(
-                body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"
-            )
-            return dict(pairs)
+            raise BadForm("The body must be a JSON object.")
+        if kind == _FORM:
+            text = content.decode()
+            return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"))
         if kind == "multipart/form-data":
-            parser = MultiPartParser(request.headers, _once(body), max_files=0, max_fields=MAX_FIELDS)
+            parser = MultiPartParser(request.headers, _once(content), max_files=0, max_fields=MAX_FIELDS)
             return dict(await parser.parse())
     except (ValueError, RecursionError, MultiPartException):
-        raise BadForm("The body is not what its Content-Type says.") from None
-    raise UnsupportedForm("The body is a form, or JSON.")
+        raise BadForm("The body is not valid for its Content-Type.") from None
+    raise UnsupportedForm(f"Send a form, or JSON with Content-Type: {_JSON}.")
 
 
-def text(fields: dict[str, Any], name: str, default: str | None = None) -> str:
-    """A field that is a text. BadCredentials, if it is missing or something else."""
-    value = fields.get(name)
-    value = default if value is None else value  # as JSON says that there is none
-    if not isinstance(value, str):
-        raise BadCredentials(f"{name} is missing." if value is None else f"{name} is no text.")
-    return value
+def validate(model: type[M], fields: Mapping[str, Any]) -> M:
+    """Return the fields as a model; members that it does not have are ignored. Raises InvalidFields."""
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidFields(" ".join(map(_sentence, error.errors()))) from None
 
 
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body
+def _sentence(fault: Mapping[str, Any]) -> str:
+    name = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "missing" or fault["input"] is None:
+        return f"{name} is missing."
+    problem = fault["ctx"]["error"] if fault["type"] == "value_error" else fault["msg"]
+    return f"{name}: {str(problem).rstrip('.')}."
+
+
+def is_json(request: Request) -> bool:
+    """Return whether the body is JSON, and the response therefore JSON too: programs send JSON, browsers
+    forms."""
+    return word_of(request.headers.get("content-type", "")) == _JSON
+
+
+def declared_length(request: Request) -> int | None:
+    """Return the Content-Length; None if there is none."""
+    value = request.headers.get("content-length", "")
+    return int(value) if value.isascii() and value.isdigit() else None
+
+
+def refuse_encoding(request: Request, error: type[Exception]) -> None:
+    """Raise the error if the body is encoded: we store and serve it as it is, to clients that may not
+    support its encoding."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise error("The server does not decode bodies. Send it without a Content-Encoding.")
+    if request.headers.get("transfer-encoding", "chunked").lower() != "chunked":
+        raise error("The server decodes only the Transfer-Encoding chunked.")
+
+
+async def bounded(request: Request, limit: int, error: Exception) -> bytes:
+    """Return the whole body. Raises the error if it is longer than `limit` bytes."""
+    content = bytearray()
+    if (declared_length(request) or 0) <= limit:
+        async for data in request.stream():
+            content += data
+            if len(content) > limit:
+                break
+        else:
+            return bytes(content)
+    raise error
+
+
+def client_address(request: HTTPConnection) -> str:
+    """Return the IP address of the client; "" on a Unix socket."""
+    return request.client.host if request.client else ""
+
+
+async def _once(content: bytes) -> AsyncGenerator[bytes, None]:
+    yield content

@@ -1,4 +1,4 @@
-"""The routes, in the order in which they are looked at and documented."""
+"""All routes, in the order in which they are matched and documented."""
 
 from starlette.routing import BaseRoute
 
@@ -11,14 +11,13 @@ from app.resources import (
     files,
     health,
     listing,
-    pages,
     playlists,
     sockets,
     ui,
 )
 
 _FILES = (
-    files.forms,
+    files.uploads,
     downloads.router,
     files.router,
     autoindex.router,
@@ -30,18 +29,20 @@ _ACCOUNTS = (
     account_items.router,
     ui.account_pages,
 )
-_ALL_ELSE = (
+_OTHERS = (
     health.router,
     docs.router,
     ui.router,
     sockets.router,
-    pages.ASSETS.router,
+    ui.ASSETS.router,
 )
 
 
 def routes(*, accounts: bool, metrics: str) -> list[BaseRoute]:
-    """All of them in one list: routers within the application would each be looked through twice for every
-    request. `metrics` is who may read them: off, local or open."""
-    measured = () if metrics == "off" else (health.metrics_router(everybody=metrics == "open"),)
-    routers = (*_FILES, *(_ACCOUNTS if accounts else ()), *measured, *_ALL_ELSE)
+    """Return the routes as one flat list: nested routers would each be searched twice per request.
+
+    `metrics` is off, local or open.
+    """
+    metrics_routers = () if metrics == "off" else (health.metrics_router(any_peer=metrics == "open"),)
+    routers = (*_FILES, *(_ACCOUNTS if accounts else ()), *metrics_routers, *_OTHERS)
     return [route for router in routers for route in router.routes]

@@ -1,21 +1,169 @@
-"""The page at /: what is in a folder, what a search finds, and one file with its player."""
+"""The web page: templates, links and security headers; the list, the player, and the pages of accounts."""
 
-from typing import Annotated
+import hashlib
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote, urlencode, urlsplit
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse, Response
 
+from app.accounts.errors import AccountError
 from app.http.content_disposition import is_inline
 from app.resources import session_cookies
-from app.resources.dependencies import LibraryDep, ManagerDep, PeopleDep, Services, ServicesDep, route_path
-from app.resources.listing import Order, Words, ordered
-from app.resources.pages import ASSETS, PageRoute, kind_of, page
+from app.resources.dependencies import (
+    AccountHolderDep,
+    AccountsDep,
+    LibraryDep,
+    Services,
+    ServicesDep,
+    base_url,
+    file_url,
+    route_path,
+)
+from app.resources.docs import StaticAssets
+from app.resources.errors import Problem, error_response
+from app.resources.listing import Order, SearchWords, sort_of
 from app.storage import cursors
 from app.storage.contract import Storage
-from app.storage.errors import InvalidName, NotFound
+from app.storage.errors import InvalidName, NotFound, StorageError
 from app.storage.types import MAX_FOLDERS, FileInfo, Key, Listing, normalize_folder
 
-PAGE_SIZE = 100
+FILES_PER_PAGE = 100
+
+_HEADERS = {
+    # Templates escape names; the policy is the second line of defence.
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "media-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    # Not `no-referrer`: forms would then have the origin `null`, like those of any other site.
+    "referrer-policy": "same-origin",
+    "cache-control": "private, no-cache",
+}
+
+_WEB = Path(str(files("app") / "web"))
+
+
+def _release(folder: Path) -> str:
+    contents = b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+    return f"page-{hashlib.sha256(contents).hexdigest()[:12]}"
+
+
+ASSETS = StaticAssets(_release(_WEB / "assets"), _WEB / "assets")
+
+
+@dataclass(frozen=True)
+class PageLinks:
+    """Addresses for templates: paths, so that the browser stays at the host and scheme that it used."""
+
+    base: str
+    """The beginning of absolute addresses, for programs other than the browser."""
+
+    @property
+    def root(self) -> str:
+        """The path that a proxy puts this server below; "" if there is none."""
+        return urlsplit(self.base).path
+
+    def to(self, path: str, **query: object) -> str:
+        """Return a path of this server with the non-empty parameters."""
+        given = {name: value for name, value in query.items() if value}
+        return f"{self.root}{path}" + (f"?{urlencode(given, safe='/', quote_via=quote)}" if given else "")
+
+    def file(self, info: FileInfo, **query: object) -> str:
+        return self.to(file_url("", info.key), **query)
+
+    def absolute(self, info: FileInfo) -> str:
+        return file_url(self.base, info.key)
+
+    def index(self, folder: str) -> str:
+        """Return the path of the autoindex of a folder, which lists everything in it."""
+        return self.to(f"/files/{quote(folder)}/" if folder else "/files/")
+
+    def asset(self, name: str) -> str:
+        return self.to(f"{ASSETS.path}/{name}")
+
+
+class PageRoute(APIRoute):
+    """A route that responds with a page to errors as well."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_with_error_page(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except (AccountError, StorageError, RequestValidationError) as error:
+                return await error_page(request, error)
+
+        return handle_with_error_page
+
+
+async def error_page(request: Request, error: Exception) -> Response:
+    """Return the response to an error of the table, as a page."""
+    response = await error_response(request, error)
+    problem = Problem.model_validate_json(bytes(response.body))
+    kept = {name: value for name, value in response.headers.items() if name == "retry-after"}
+    return page(request, "error.html", problem.status, kept, problem=problem, folder="")
+
+
+def accepts_html(request: Request) -> bool:
+    """Return whether a browser requests a page; players and scripts accept any type."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def media_kind(content_type: str) -> str:
+    """Return the kind of element that shows the file: `video`, `audio`, `image`, or "" for a link."""
+    kind = content_type.partition("/")[0].lower()
+    return kind if kind in ("video", "audio", "image") and is_inline(content_type) else ""
+
+
+def page(
+    request: Request,
+    template: str,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    **context: object,
+) -> Response:
+    """Return a template as a response.
+
+    Every template has `links`, `account` (None if nobody is signed in) and `read_only`. `trail` makes the
+    folder a link in the breadcrumbs, for pages that show something inside it.
+    """
+    services: Services = request.state.services
+    caller = getattr(request.state, "caller", None)
+    account = caller.account if caller is not None else None
+    shared = {
+        "links": PageLinks(base_url(request, services.base_url)),
+        "account": account,
+        "read_only": services.storage.read_only,
+    }
+    context = {"q": "", "order": "", "folder": "", "trail": False, **context}
+    text = _templates().get_template(template).render(**shared, **context)
+    # After a logout the browser's Back button must not show private pages.
+    kept = {"cache-control": "no-store"} if account is not None else {}
+    return HTMLResponse(text, status, headers={**_HEADERS, **kept, **(headers or {})})
+
+
+@cache
+def _templates() -> Environment:
+    templates = Environment(
+        loader=FileSystemLoader(_WEB / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    templates.filters["kind"] = media_kind
+    return templates
+
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -23,8 +171,8 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 @router.head("/favicon.ico")
 @router.get("/favicon.ico")
 async def favicon(request: Request) -> Response:
-    """The icon for what is no page of ours, such as a film in a tab of its own."""
-    return await ASSETS.unreleased(request, "favicon.ico")
+    """The icon of addresses that are not pages of ours, such as a film in a tab of its own."""
+    return await ASSETS.get_unversioned(request, "favicon.ico")
 
 
 @router.head("/")
@@ -34,24 +182,23 @@ async def index(
     services: ServicesDep,
     library: LibraryDep,
     folder: str = "",
-    q: Words = "",
+    q: SearchWords = "",
     sort: Order = "name",
     cursor: Annotated[str | None, Query()] = None,
     play: str = "",
 ) -> Response:
-    """What is in a folder, what a search beneath it finds, or one file with its player."""
+    """A folder, the results of a search beneath it, or one file with its player."""
     if play:
         return await _player(request, services.storage, Key.at(library, play))
     q = q.strip()
-    by, descending = ordered(sort)
-    listing = Listing(
-        library, normalize_folder(folder), recursive=bool(q), query=q, sort=by, descending=descending
-    )
-    found = await services.storage.page(listing, cursor=cursor or None, limit=PAGE_SIZE)
+    by, descending = sort_of(sort)
+    folder = normalize_folder(folder)
+    listing = Listing(library, folder, recursive=bool(q), query=q, sort=by, descending=descending)
+    found = await services.storage.page(listing, cursor=cursor or None, limit=FILES_PER_PAGE)
     return page(
         request,
         "list.html",
-        folder=listing.folder,
+        folder=folder,
         trail=bool(q),
         page=found,
         more_folders=len(found.folders) >= MAX_FOLDERS,
@@ -63,7 +210,7 @@ async def index(
 
 async def _player(request: Request, storage: Storage, key: Key) -> Response:
     info = await storage.stat(key)
-    kind = kind_of(info.content_type)
+    kind = media_kind(info.content_type)
     subtitles = await _subtitles(storage, key) if kind == "video" else None
     before, after = [await _neighbour(storage, key, kind, back=back) for back in (True, False)]
     return page(
@@ -81,16 +228,16 @@ async def _player(request: Request, storage: Storage, key: Key) -> Response:
 
 
 async def _subtitles(storage: Storage, film: Key) -> FileInfo | None:
-    """The ones that have the name of the film."""
+    """Return the WebVTT file with the name of the film."""
     stem = film.filename.rpartition(".")[0] or film.filename
     try:
         return await storage.stat(Key(film.library, film.folder, f"{stem}.vtt"))
-    except (NotFound, InvalidName):  # such as one that is too long
+    except (NotFound, InvalidName):  # the name may be too long
         return None
 
 
 async def _neighbour(storage: Storage, key: Key, kind: str, *, back: bool) -> FileInfo | None:
-    """The one of the same kind that comes before or after it in its folder."""
+    """Return the next or previous file of the same kind in the folder."""
     if not kind:
         return None
     listing = Listing(key.library, key.folder, content_type=kind, descending=back)
@@ -100,46 +247,44 @@ async def _neighbour(storage: Storage, key: Key, kind: str, *, back: bool) -> Fi
 
 
 Text = Annotated[str, Query(max_length=4096)]
-Here = Annotated[bool, Query(description="Show the form, though the browser may drop its cookie.")]
-
+Here = Annotated[bool, Query(description="Show the form even if the browser may drop its cookie.")]
 
 account_pages = APIRouter(include_in_schema=False, route_class=PageRoute)
-"""Registered only where there are accounts."""
+"""The pages that exist only with accounts. Their forms work without scripts."""
 
 
 @account_pages.head("/login")
 @account_pages.get("/login")
 async def login(
-    request: Request, services: ServicesDep, people: PeopleDep, next: Text = "", here: Here = False
+    request: Request, services: ServicesDep, accounts: AccountsDep, next: Text = "", here: Here = False
 ) -> Response:
-    """A form, which works without scripts."""
-    if not here and _is_lost(request, services):
-        return elsewhere(request)
-    return page(request, "login.html", message="", email="", next=next, sign_up=people.accounts.is_open)
+    if not here and _is_cookie_dropped(request, services):
+        return https_notice(request)
+    open_sign_up = accounts.service.is_open
+    return page(request, "login.html", message="", email="", next=next, sign_up=open_sign_up)
 
 
 @account_pages.head("/sign-up")
 @account_pages.get("/sign-up")
 async def sign_up(request: Request, services: ServicesDep, invite: Text = "", here: Here = False) -> Response:
-    """A form, which works without scripts."""
-    if not here and _is_lost(request, services):
-        return elsewhere(request)
+    if not here and _is_cookie_dropped(request, services):
+        return https_notice(request)
     return page(request, "sign-up.html", message="", email="", invite=invite)
 
 
 @account_pages.head("/settings")
 @account_pages.get("/settings")
-async def settings(request: Request, caller: ManagerDep) -> Response:
-    """What an account has: its password, tokens, links, invites; its script asks the JSON routes."""
+async def settings(request: Request, caller: AccountHolderDep) -> Response:
+    """Password, tokens, links and invites of an account; its script calls the JSON routes."""
     return page(request, "settings.html")
 
 
-def elsewhere(request: Request, status: int = 200) -> Response:
-    """Explain that the browser keeps no login here, and link to the same page at the base URL."""
+def https_notice(request: Request, status: int = 200) -> Response:
+    """Explain that the browser drops a login at this address, and link to the same page at the base URL."""
     query = f"?{request.url.query}" if request.url.query else ""
     return page(
         request,
-        "elsewhere.html",
+        "https-notice.html",
         status,
         path=route_path(request.scope),
         query=query,
@@ -148,7 +293,6 @@ def elsewhere(request: Request, status: int = 200) -> Response:
     )
 
 
-def _is_lost(request: Request, services: Services) -> bool:
-    return session_cookies.is_lost(
-        request.headers, scheme=request.scope["scheme"], base_url=services.base_url
-    )
+def _is_cookie_dropped(request: Request, services: Services) -> bool:
+    scheme = request.scope["scheme"]
+    return session_cookies.is_dropped(request.headers, scheme=scheme, base_url=services.base_url)

@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urljoin
 import httpx
 import pytest
 
-from app.resources.streaming_pages import PAGE_SIZE
+from app.resources.listing import PAGE_SIZE
 from app.settings import Settings
 from tests.http import kodi
 from tests.http.large_library import LargeLibrary, run_with_films, serve_in_process

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from app.resources.middleware.host_guard import Admission, Refused, names_of_machine
+from app.resources.middleware.host_guard import HostGuard, RequestRefused, names_of_machine
 from tests.support import NewLibrary, Server, find_external_addresses, running
 from tests.support.forking import completed
 from tests.support.sockets import HANDSHAKE, Socket
@@ -29,7 +29,7 @@ StorageUnchanged = Callable[..., AbstractContextManager[None]]
 # The rules as a table
 
 
-def check(rules: Admission, method: str = "GET", peer: str | None = "127.0.0.1", **fields: Any) -> int | None:
+def check(rules: HostGuard, method: str = "GET", peer: str | None = "127.0.0.1", **fields: Any) -> int | None:
     """Return the status of the refusal, or None if the request is accepted."""
     local, version = fields.pop("local", "127.0.0.1"), fields.pop("version", "1.1")
     websocket = fields.pop("websocket", False)
@@ -42,19 +42,19 @@ def check(rules: Admission, method: str = "GET", peer: str | None = "127.0.0.1",
     ]
     try:
         rules.check(method, Headers(raw=raw), peer=peer, local=local, version=version, websocket=websocket)
-    except Refused as refused:
+    except RequestRefused as refused:
         return refused.status
     return None
 
 
 def rules(
     *,
-    everybody: bool = False,
+    any_peer: bool = False,
     base_url: str | None = None,
     hosts: tuple[str, ...] = (),
     origins: tuple[str, ...] = (),
-) -> Admission:
-    return Admission.of(everybody=everybody, base_url=base_url, hosts=hosts, origins=origins)
+) -> HostGuard:
+    return HostGuard.of(any_peer=any_peer, base_url=base_url, hosts=hosts, origins=origins)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"])
@@ -82,11 +82,11 @@ def rules(
         (None, 403),
     ],
 )
-def test_peer_is_refused_unless_loopback_or_everybodyis_allowed(
+def test_peer_is_refused_unless_loopback_or_any_peer_is_allowed(
     method: str, peer: str | None, status: int | None
 ) -> None:
     assert check(rules(), method, peer) == status
-    assert check(rules(everybody=True), method, peer) is None
+    assert check(rules(any_peer=True), method, peer) is None
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ OURS = {
 def test_host_is_refused_unless_allowed(method: str, host: str, status: int | None) -> None:
     assert check(rules(**OURS), method, host=host) == status  # type: ignore[arg-type]
     # A request from any peer still needs an allowed Host.
-    assert check(rules(everybody=True, **OURS), method, host=host) == status  # type: ignore[arg-type]
+    assert check(rules(any_peer=True, **OURS), method, host=host) == status  # type: ignore[arg-type]
     assert check(rules(hosts=("*",)), method, host=host) is None
 
 
@@ -180,7 +180,7 @@ def test_host_is_refused_unless_allowed(method: str, host: str, status: int | No
     ],
 )
 def test_host_may_be_the_address_of_the_connection(local: str | None, host: str, status: int | None) -> None:
-    assert check(rules(everybody=True), host=host, local=local) == status
+    assert check(rules(any_peer=True), host=host, local=local) == status
 
 
 def test_request_has_exactly_one_host() -> None:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi import Request
 
-from app.resources.streaming_pages import PAGE_SIZE, PiecewiseResponse
+from app.resources.listing import PAGE_SIZE, StreamedListing
 from app.settings import Settings
 from tests.http.large_library import LargeLibrary, PageCounter, serve_in_process
 from tests.support import NewLibrary, Server, each_backend, running
@@ -319,7 +319,7 @@ def test_other_tasks_run_while_long_response_is_sent() -> None:
     async def both() -> None:
         scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
         other_task = asyncio.create_task(other())
-        await PiecewiseResponse(Request(scope), pieces(), {})(scope, receive, send)
+        await StreamedListing(Request(scope), pieces(), {})(scope, receive, send)
         other_task.cancel()
 
     asyncio.run(both())

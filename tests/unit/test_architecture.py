@@ -145,7 +145,7 @@ def test_every_part_has_its_rule() -> None:
         ("resources/files.py", "from app import settings"),
         ("resources/health.py", "import sqlalchemy.orm"),
         ("http/media_types.py", "def f():\n    import pydantic"),
-        ("database/filesystem/backend.py", "from app.resources.problems import problem"),
+        ("database/filesystem/backend.py", "from app.resources.errors import problems"),
     ],
 )
 def test_a_planted_import_is_seen(tmp_path: Path, file: str, line: str) -> None:

@@ -1,4 +1,4 @@
-"""Whose a request is, where there are accounts; and that nobody's requests end here."""
+"""Authentication of every request, and the end of its response when its caller is revoked meanwhile."""
 
 import asyncio
 import base64
@@ -7,7 +7,7 @@ import logging
 from functools import partial
 from urllib.parse import quote
 
-from starlette.datastructures import QueryParams
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,164 +19,118 @@ from app.accounts.models import Scope as TokenScope
 from app.accounts.principals import Caller, Callers
 from app.accounts.revocation import Watch
 from app.resources import docs, session_cookies
-from app.resources.dependencies import Services, base_path, route_path
-from app.resources.errors import EXPECTED, explained
+from app.resources.dependencies import Services, base_path, is_write_only, route_path
+from app.resources.errors import EXPECTED_ERRORS, error_response
 from app.resources.middleware.host_guard import BASE_URL_HINT, SAFE_METHODS
-from app.resources.pages import error_page, is_for_a_person
-from app.resources.request_body import client_of
-from app.resources.write_only import check_conditions, is_write_only
+from app.resources.request_body import client_address
+from app.resources.ui import accepts_html, error_page
 from app.storage.errors import InvalidName
 from app.storage.types import SHARED, Key, normalize_folder
 
-ENDED = "The account, or the login, password, token or link of this request, was revoked meanwhile."
+PUBLIC_ASSETS = "/assets/"
+"""The path of scripts, styles and icons; never of uploads."""
 
-_log = logging.getLogger("seekable")
-
-
-async def answer_while_admitted(
-    app: ASGIApp, scope: Scope, receive: Receive, send: Send, watch: Watch, caller: Caller
-) -> None:
-    """Let the application answer a request until its caller is revoked.
-
-    An answer that has begun is then broken off, and a body that has not ended is refused. A change whose body
-    has arrived is made.
-    """
-    if scope["method"] in SAFE_METHODS:
-        await _send_while_admitted(app, scope, receive, send, watch, caller)
-        return
-    body = _Body(receive)
-    with watch.watched(caller, body.end):
-        await app(scope, body.receive, send)
-
-
-async def _send_while_admitted(
-    app: ASGIApp, scope: Scope, receive: Receive, send: Send, watch: Watch, caller: Caller
-) -> None:
-    started = False
-
-    async def noted(message: Message) -> None:
-        nonlocal started
-        started = True
-        await send(message)
-
-    try:
-        async with asyncio.timeout(None) as admitted:
-            with watch.watched(caller, partial(admitted.reschedule, 0)):
-                await app(scope, receive, noted)
-    except TimeoutError:
-        if not admitted.expired():
-            raise
-        if not started:
-            refused = await explained(Request(scope, receive), NotSignedIn(ENDED))
-            await refused(scope, receive, send)
-            return
-        _log.info("The response for %r was aborted: its caller was revoked", scope["path"])
-
-
-class _Body:
-    """The body of one request, which may be refused at any time."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._waiting: asyncio.Timeout | None = None
-        self._is_over = False
-
-    def end(self) -> None:
-        """Let the call that waits for more of it, or the next one, raise NotSignedIn."""
-        self._is_over = True
-        if self._waiting is not None:
-            self._waiting.reschedule(0)
-
-    async def receive(self) -> Message:
-        if not self._is_over:
-            try:
-                async with asyncio.timeout(None) as waiting:
-                    self._waiting = waiting
-                    return await self._receive()
-            except TimeoutError:
-                if not self._is_over:
-                    raise
-            finally:
-                self._waiting = None
-        raise NotSignedIn(ENDED)
-
-
-ASSETS = "/assets/"
-"""What pages for everybody are made of; never uploads."""
-
-_FALSE = ("0", "f", "false", "n", "no", "off")
-"""What a flag of a query may be instead of true, as the routes read it."""
+REVOKED = "The account, or the login, password, token or link of this request, was revoked meanwhile."
 
 MAX_CREDENTIALS = 8192
-"""Characters of an Authorization."""
+"""Characters of an Authorization header."""
+
+_FALSE = ("0", "f", "false", "n", "no", "off")
+"""The values of a query flag that are not true, as pydantic reads it."""
+
+_WRITE_CONDITIONS = ("if-match", "if-none-match", "if-unmodified-since")
+"""The preconditions of writes (RFC 9110 §13.1)."""
+
+log = logging.getLogger(__name__)
 
 
-class AccessMiddleware:
-    """Lets in who is known, as the `caller` of the request's state, and answers all others itself."""
+class AuthenticationMiddleware:
+    """Puts the caller into the state of the request, and responds to all requests without one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or _is_for_everybody(scope):
+        if scope["type"] not in ("http", "websocket") or _is_public(scope):
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive) if scope["type"] == "http" else WebSocket(scope, receive, send)
         try:
-            caller = scope["state"]["caller"] = await _admitted(request)
+            caller = scope["state"]["caller"] = await _authorized(request)
         except NotSignedIn as error:
-            page = _login_page(request) if isinstance(request, Request) else None
-            await (page or await explained(request, error))(scope, receive, send)
-        except EXPECTED as error:
-            await (await _told(request, error))(scope, receive, send)
+            login = _login_redirect(request) if isinstance(request, Request) else None
+            await (login or await error_response(request, error))(scope, receive, send)
+        except EXPECTED_ERRORS as error:
+            await (await _refusal(request, error))(scope, receive, send)
         else:
             if isinstance(request, Request):
-                watch = request.state.services.people.watch
-                await answer_while_admitted(self._app, scope, receive, send, watch, caller)
-            else:  # which watches its caller itself
+                watch = request.state.services.accounts.watch
+                await respond_until_revoked(self._app, scope, receive, send, watch, caller)
+            else:  # the routes of WebSockets watch their callers themselves
                 await self._app(scope, receive, send)
 
 
-async def _told(request: HTTPConnection, error: Exception) -> Response:
-    """Why it is refused; of a link as a page, where it is a person who has followed it."""
-    if isinstance(error, LinkRefused) and isinstance(request, Request) and is_for_a_person(request):
-        return await error_page(request, error)
-    return await explained(request, error)
-
-
-def _is_for_everybody(scope: Scope) -> bool:
+def _is_public(scope: Scope) -> bool:
     path = route_path(scope)
-    return scope["type"] == "http" and (path in docs.FOR_EVERYBODY or path.startswith(ASSETS))
+    return scope["type"] == "http" and (path in docs.PUBLIC_PATHS or path.startswith(PUBLIC_ASSETS))
 
 
-async def _admitted(request: HTTPConnection) -> Caller:
-    """The caller, if this one may make this request at all. NotSignedIn, and what `Callers` raises."""
+async def _refusal(request: HTTPConnection, error: Exception) -> Response:
+    """Return the error response; a page if a browser followed an invalid link."""
+    if isinstance(error, LinkRefused) and isinstance(request, Request) and accepts_html(request):
+        return await error_page(request, error)
+    return await error_response(request, error)
+
+
+def _login_redirect(request: Request) -> Response | None:
+    """Return a redirect to the login page for browsers; None for other clients."""
+    if not accepts_html(request):
+        return None
+    root = base_path(request.scope)
+    path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
+    target = path.removeprefix(root) + (f"?{query}" if query else "")
+    is_page = request.method in ("GET", "HEAD") and target != "/"
+    location = f"{root}/login" + (f"?next={quote(target, safe='/')}" if is_page else "")
+    return RedirectResponse(location, 303, headers={"cache-control": "no-store", "vary": "accept"})
+
+
+async def _authorized(request: HTTPConnection) -> Caller:
+    """Return the caller, if its rights include the method. Raises AccountError."""
     method = request.scope.get("method", "GET")
     services: Services = request.state.services
-    caller = await _caller(request, method, services)
+    caller = await _authenticated(request, method, services)
     scope = TokenScope.READ if method in SAFE_METHODS else TokenScope.WRITE
     if scope not in caller.scopes:
-        raise ScopeTooSmall(f"This takes a token for {'reading' if scope is TokenScope.READ else 'writing'}.")
+        raise ScopeTooSmall(f"This needs a token for {'reading' if scope is TokenScope.READ else 'writing'}.")
     if is_write_only(caller):
-        check_conditions(request.headers)
+        _refuse_preconditions(request.headers)
     return caller
 
 
-async def _caller(request: HTTPConnection, method: str, services: Services) -> Caller:
-    people = services.people
-    assert people is not None
-    callers = people.accounts.callers
+def _refuse_preconditions(headers: Headers) -> None:
+    """Raise ScopeTooSmall for a precondition: its outcome reveals what is stored."""
+    sent = [name for name in _WRITE_CONDITIONS if name in headers]
+    if sent:
+        raise ScopeTooSmall(
+            f"{sent[0]} needs a token for reading as well: the response would reveal what is stored."
+        )
+
+
+async def _authenticated(request: HTTPConnection, method: str, services: Services) -> Caller:
+    """Return the caller by its signed link, Authorization header or session cookie, in this order."""
+    assert services.accounts is not None
+    callers = services.accounts.service.callers
     if b"link=" in request.scope["query_string"] and method in SAFE_METHODS:
         query = request.query_params
         if "link" in query:
-            return await _linked(callers, route_path(request.scope), query)
+            return await _by_link(callers, route_path(request.scope), query)
     authorization = request.headers.getlist("authorization")
     if authorization:
-        return await _authorized(callers, authorization, client_of(request))
-    secret = session_cookies.secret_in(request, services.base_url)
+        return await _by_authorization(callers, authorization, client_address(request))
+    secret = session_cookies.read(request, services.base_url)
     if secret is None:
-        raise NotSignedIn("This takes an account: log in, or send a password or a token.")
-    if not session_cookies.counts(method, request.headers, base_url=services.base_url):
+        raise NotSignedIn("This needs an account. Log in, or send a password or a token.")
+    if not session_cookies.is_accepted(method, request.headers, base_url=services.base_url):
         raise NotSignedIn(f"A login does not count for pages of other sites. {BASE_URL_HINT}")
     try:
         return await callers.by_session(secret)
@@ -184,33 +138,33 @@ async def _caller(request: HTTPConnection, method: str, services: Services) -> C
         raise NotSignedIn(str(error)) from None
 
 
-async def _authorized(callers: Callers, fields: list[str], address: str) -> Caller:
+async def _by_authorization(callers: Callers, fields: list[str], address: str) -> Caller:
     scheme, _, credentials = fields[0].strip().partition(" ")
     if len(fields) > 1 or len(fields[0]) > MAX_CREDENTIALS:
-        raise WrongCredentials("There is one Authorization, or none.")
+        raise WrongCredentials(f"Send one Authorization header, of at most {MAX_CREDENTIALS:,} characters.")
     match scheme.lower():
         case "bearer":
             return await callers.by_token(credentials.strip())
         case "basic":
-            return await callers.by_password(*_basic(credentials.strip()), address)
-    raise WrongCredentials("Only Basic and Bearer are known here.")
+            return await callers.by_password(*_parse_basic(credentials.strip()), address)
+    raise WrongCredentials("Use the Authorization scheme Basic or Bearer.")
 
 
-def _basic(credentials: str) -> tuple[str, str]:
-    """The name and the password (RFC 7617)."""
+def _parse_basic(credentials: str) -> tuple[str, str]:
+    """Return the name and the password (RFC 7617)."""
     try:
         name, colon, password = base64.b64decode(credentials, validate=True).decode().partition(":")
     except (binascii.Error, ValueError):
         name, colon, password = "", "", ""
     if not colon:
-        raise WrongCredentials("The credentials are no name and password in UTF-8, encoded as base64.")
+        raise WrongCredentials("Basic credentials must be base64 of NAME:PASSWORD in UTF-8.")
     return name, password
 
 
-async def _linked(callers: Callers, path: str, query: QueryParams) -> Caller:
-    """Who shares what a signed link is for."""
+async def _by_link(callers: Callers, path: str, query: QueryParams) -> Caller:
+    """Return the account whose signed link opens this path."""
     if any(len(query.getlist(name)) > 1 for name in ("link", "folder", "recursive")):
-        raise LinkRefused("A link says each thing once.")
+        raise LinkRefused("A link may not repeat a parameter.")
     try:
         if path in ("/playlist.m3u", "/playlist.xspf"):
             folder = normalize_folder(query.get("folder", ""))
@@ -219,18 +173,73 @@ async def _linked(callers: Callers, path: str, query: QueryParams) -> Caller:
         if path.startswith("/files/"):
             return await callers.by_link(query["link"], Kind.FILE, Key.at(SHARED, path[7:]).path)
     except InvalidName:
-        pass  # nobody can have signed it
-    raise LinkRefused("A link opens one file, or one playlist.")
+        pass  # no link can have been signed for it
+    raise LinkRefused("A link opens one file or one playlist, not this address.")
 
 
-def _login_page(request: Request) -> Response | None:
-    """Where a person who comes by a browser is sent."""
-    if not is_for_a_person(request):
-        return None
-    root = base_path(request.scope)
-    path, query = request.scope["raw_path"].decode("latin-1"), request.scope["query_string"].decode("latin-1")
-    asked = path.removeprefix(root) + (f"?{query}" if query else "")
-    back = f"?next={quote(asked, safe='/')}" if request.method in ("GET", "HEAD") and asked != "/" else ""
-    return RedirectResponse(
-        f"{root}/login{back}", 303, headers={"cache-control": "no-store", "vary": "accept"}
-    )
+async def respond_until_revoked(
+    app: ASGIApp, scope: Scope, receive: Receive, send: Send, watch: Watch, caller: Caller
+) -> None:
+    """Let the application respond until the caller is revoked.
+
+    Then a response that has begun is aborted, and a body that has not ended is rejected. A change whose body
+    has arrived is carried out.
+    """
+    if scope["method"] in SAFE_METHODS:
+        await _send_until_revoked(app, scope, receive, send, watch, caller)
+        return
+    body = _RevocableBody(receive)
+    with watch.watched(caller, body.revoke):
+        await app(scope, body.receive, send)
+
+
+async def _send_until_revoked(
+    app: ASGIApp, scope: Scope, receive: Receive, send: Send, watch: Watch, caller: Caller
+) -> None:
+    started = False
+
+    async def send_noting_start(message: Message) -> None:
+        nonlocal started
+        started = True
+        await send(message)
+
+    try:
+        async with asyncio.timeout(None) as admission:
+            with watch.watched(caller, partial(admission.reschedule, 0)):
+                await app(scope, receive, send_noting_start)
+    except TimeoutError:
+        if not admission.expired():
+            raise
+        if not started:
+            response = await error_response(Request(scope, receive), NotSignedIn(REVOKED))
+            await response(scope, receive, send)
+            return
+        log.info("The response for %r was aborted: its caller was revoked", scope["path"])
+
+
+class _RevocableBody:
+    """The body of a request, which can be rejected while it arrives."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._waiting: asyncio.Timeout | None = None
+        self._is_revoked = False
+
+    def revoke(self) -> None:
+        """Make the pending call of receive(), or the next one, raise NotSignedIn."""
+        self._is_revoked = True
+        if self._waiting is not None:
+            self._waiting.reschedule(0)
+
+    async def receive(self) -> Message:
+        if not self._is_revoked:
+            try:
+                async with asyncio.timeout(None) as waiting:
+                    self._waiting = waiting
+                    return await self._receive()
+            except TimeoutError:
+                if not self._is_revoked:
+                    raise
+            finally:
+                self._waiting = None
+        raise NotSignedIn(REVOKED)

@@ -1,4 +1,4 @@
-"""Who may knock: which peers, under which Host names, from pages of which sites."""
+"""The first check of every request: its peer, its Host, and the site of the page that sent it."""
 
 import ipaddress
 import re
@@ -10,20 +10,20 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.resources.problems import problem
+from app.resources.errors import problem_response
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]*[a-z0-9_][a-z0-9._-]*)(?::[0-9]*)?")
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 BASE_URL_HINT = (
-    "If the page is this server's own, a proxy changes the Host: set SEEKABLE_BASE_URL to the address in the "
+    "If this is the server's own page, a proxy changed the Host: set SEEKABLE_BASE_URL to the address in the "
     "browser."
 )
 
 
-class Refused(Exception):
-    """The request is not let in; `status` says how it is answered, `close` that nothing can follow it."""
+class RequestRefused(Exception):
+    """The guard refuses the request with this status; `close` ends the connection too."""
 
     def __init__(self, status: int, detail: str, *, close: bool = False) -> None:
         super().__init__(detail)
@@ -32,23 +32,26 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Admission:
-    """The rules. `hosts` are names, IP literals (`[::1]` with brackets) and patterns (`*.example.org`, `*`);
-    `origins` are those of sites that may write (`https://app.example.org`, `*`), besides our own."""
+class HostGuard:
+    """The rules of the guard."""
 
-    open: bool
+    any_peer: bool
+    """Whether peers other than this machine may connect."""
     hosts: frozenset[str]
+    """Names, IP literals (`[::1]` with brackets) and patterns (`*.example.org`, `*`)."""
     origins: frozenset[str]
+    """Origins of other sites that may write (`https://app.example.org`, `*`)."""
 
     @classmethod
     def of(
-        cls, *, everybody: bool, base_url: str | None, hosts: Iterable[str], origins: Iterable[str]
-    ) -> "Admission":
-        own = urlsplit(base_url or "")
-        names = [*_LOOPBACK_NAMES, *hosts, *([own.netloc.rpartition("@")[2]] if base_url else [])]
-        sites = [*origins, *([f"{own.scheme}://{own.netloc}"] if base_url else [])]
+        cls, *, any_peer: bool, base_url: str | None, hosts: Iterable[str], origins: Iterable[str]
+    ) -> "HostGuard":
+        """Return the rules with the loopback names and the base URL added to `hosts` and `origins`."""
+        base = urlsplit(base_url or "")
+        names = [*_LOOPBACK_NAMES, *hosts, *([base.netloc.rpartition("@")[2]] if base_url else [])]
+        sites = [*origins, *([f"{base.scheme}://{base.netloc}"] if base_url else [])]
         return cls(
-            everybody,
+            any_peer,
             frozenset(hostname(name) or name.lower().partition(":")[0] for name in names),  # or a pattern
             frozenset(site.rstrip("/").lower() for site in sites),
         )
@@ -63,16 +66,20 @@ class Admission:
         version: str = "1.1",
         websocket: bool = False,
     ) -> None:
-        """Raise Refused unless the request, or the handshake of a WebSocket, may come in.
+        """Raise RequestRefused unless the request, or the handshake of a WebSocket, is allowed.
 
-        `peer` and `local` are the IP addresses of the two ends of the connection, if it has any.
+        `peer` and `local` are the IP addresses of the two ends of the connection, None on a Unix socket.
         """
         if method == "CONNECT" or (_upgrades(headers) and _has_body(headers)):
-            # Our own connection passes neither on. Under `uvicorn app.main:app` the parser takes the body for
-            # the next request: only the end of the connection keeps it from being one.
-            raise Refused(501, "Neither CONNECT nor an upgrade with a body is supported.", close=True)
-        if not self.open and not is_loopback(peer):
-            raise Refused(403, "Only this machine may connect, unless SEEKABLE_ACCESS=open is set.")
+            # Our own connection passes neither on. Under `uvicorn app.main:app` the parser reads the body as
+            # the next request, unless the connection ends.
+            raise RequestRefused(
+                501, "The server supports neither CONNECT nor an upgrade with a body.", close=True
+            )
+        if not self.any_peer and not is_loopback(peer):
+            raise RequestRefused(
+                403, "Only this machine may connect. To admit others, set SEEKABLE_ACCESS=open."
+            )
         hosts = headers.getlist("host")
         if hosts or version != "1.0":
             self._check_host(hosts, local)
@@ -84,30 +91,35 @@ class Admission:
     def _check_host(self, hosts: list[str], local: str | None) -> None:
         name = hostname(hosts[0]) if len(hosts) == 1 else None
         if name is None:
-            raise Refused(400, "A request has one valid Host.")  # RFC 9112 3.2
-        # The address that the connection came in at is no name that DNS could rebind.
+            raise RequestRefused(400, "Send one valid Host header.")  # RFC 9112 §3.2
+        # DNS rebinding cannot change the address that the connection arrived at.
         if name in self.hosts or "*" in self.hosts or (local is not None and name in (local, f"[{local}]")):
             return
         if any(name.endswith(pattern[1:]) for pattern in self.hosts if pattern.startswith("*.")):
             return
-        raise Refused(421, "This server does not answer to that Host; see SEEKABLE_ALLOWED_HOSTS.")
+        raise RequestRefused(
+            421, "This server has no such Host. To use the name, add it to SEEKABLE_ALLOWED_HOSTS."
+        )
 
     def _check_site(self, headers: Headers) -> None:
-        """Browsers say where a write comes from (Fetch: Origin, Sec-Fetch-Site); other programs do not."""
+        """Refuse writes by pages of other sites (Fetch: Origin, Sec-Fetch-Site); only browsers send these."""
         origin = headers.get("origin")
         if (origin is not None and self._is_cors(origin)) or is_from_our_page(headers):
             return
-        raise Refused(
-            403, f"Pages of other sites may not write here; see SEEKABLE_CORS_ORIGINS. {BASE_URL_HINT}"
+        raise RequestRefused(
+            403,
+            "Pages of other sites may not write here. To allow a site, add it to SEEKABLE_CORS_ORIGINS. "
+            f"{BASE_URL_HINT}",
         )
 
     def _check_origin(self, headers: Headers) -> None:
-        """No browser asks before it opens a WebSocket to another site, and its page may read all of it."""
-        if not all(is_own(origin, headers) or self._is_cors(origin) for origin in headers.getlist("origin")):
-            raise Refused(
+        """Refuse WebSockets of other sites: CORS does not apply, so the page could read everything."""
+        origins = headers.getlist("origin")
+        if not all(is_own_origin(origin, headers) or self._is_cors(origin) for origin in origins):
+            raise RequestRefused(
                 403,
-                "Pages of other sites may not open a WebSocket here; see SEEKABLE_CORS_ORIGINS. "
-                f"{BASE_URL_HINT}",
+                "Pages of other sites may not open a WebSocket here. To allow a site, add it to "
+                f"SEEKABLE_CORS_ORIGINS. {BASE_URL_HINT}",
             )
 
     def _is_cors(self, origin: str) -> bool:
@@ -115,9 +127,9 @@ class Admission:
 
 
 def names_of_machine(name: str) -> tuple[str, ...]:
-    """Return the Host names that a machine of this name has: as it is, its first label, and that in mDNS.
+    """Return the Host names of a machine: its name, the first label of it, and that label in mDNS.
 
-    Other sites cannot have their own names resolve to them (RFC 6762 3), so none is a way in for rebinding.
+    Other sites cannot register names that end in these (RFC 6762 §3), so DNS rebinding cannot use them.
     """
     label = name.lower().partition(".")[0]
     names = dict.fromkeys((name.lower(), label, f"{label}.local"))
@@ -125,23 +137,24 @@ def names_of_machine(name: str) -> tuple[str, ...]:
 
 
 def is_from_our_page(headers: Headers, base_url: str | None = None) -> bool:
-    """Whether a request comes from a page of ours, or from no page at all, as far as browsers declare it
-    (Fetch: Sec-Fetch-Site, Origin). If they declare it to be of the same origin, it is: a proxy may have
-    changed the Host that an Origin could be compared with."""
+    """Return whether a request comes from our own page, or from no page (Fetch: Sec-Fetch-Site, Origin).
+
+    `same-origin` is believed without a look at Origin: a proxy may have changed the Host to compare it with.
+    """
     site = headers.get("sec-fetch-site")
     if site == "same-origin":
         return True
     return site in (None, "none") and all(
-        is_own(origin, headers, base_url) for origin in headers.getlist("origin")
+        is_own_origin(origin, headers, base_url) for origin in headers.getlist("origin")
     )
 
 
-def is_own(origin: str, headers: Headers, base_url: str | None = None) -> bool:
-    """Whether an Origin is that of our own pages: at the Host, or at the base URL, whatever the Host is."""
+def is_own_origin(origin: str, headers: Headers, base_url: str | None = None) -> bool:
+    """Return whether an Origin is that of our own pages: at the Host, or at the base URL."""
     base = urlsplit(base_url or "")
     if base_url and origin.lower() == f"{base.scheme}://{base.netloc}".lower():
         return True
-    # Behind a proxy the scheme differs, so only the authority can be compared.
+    # Behind a proxy the scheme differs, so compare the authority only.
     return origin.lower().partition("://")[2] == headers.get("host", "").lower() != ""
 
 
@@ -156,17 +169,17 @@ def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
-# Every request asks both of these, nearly always of the same few names and addresses.
+# Cached: every request calls both of these, nearly always with the same few arguments.
 @lru_cache(64)
 def hostname(host: str) -> str | None:
-    """A Host without its port, in lower case (RFC 9110 7.2); None when it is malformed."""
+    """Return a Host without its port, in lower case (RFC 9110 §7.2); None if it is malformed."""
     match = _HOST.fullmatch(host.strip().lower())
     return match[1].rstrip(".") if match else None
 
 
 @lru_cache(1024)
 def is_loopback(address: str | None) -> bool:
-    """Whether an IP address is this machine's own."""
+    """Return whether an IP address is a loopback address."""
     try:
         ip = ipaddress.ip_address(address or "")
     except ValueError:
@@ -174,18 +187,18 @@ def is_loopback(address: str | None) -> bool:
     return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
 
 
-class AdmissionMiddleware:
-    """Asks before anything else of the program sees a request."""
+class HostGuardMiddleware:
+    """Refuses requests before any other part of the program reads them."""
 
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+    def __init__(self, app: ASGIApp, guard: HostGuard) -> None:
         self._app = app
-        self._admission = admission
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             client, server = scope.get("client"), scope.get("server")
             try:
-                self._admission.check(
+                self._guard.check(
                     scope.get("method", "GET"),
                     Headers(scope=scope),
                     peer=client[0] if client else None,
@@ -193,7 +206,8 @@ class AdmissionMiddleware:
                     version=scope["http_version"],
                     websocket=scope["type"] == "websocket",
                 )
-            except Refused as refused:
-                await problem(refused.status, str(refused), refused.headers)(scope, receive, send)
+            except RequestRefused as refused:
+                response = problem_response(refused.status, str(refused), refused.headers)
+                await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)

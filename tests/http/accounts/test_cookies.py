@@ -8,7 +8,7 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from app.resources.session_cookies import counts, is_lost, name_of
+from app.resources.session_cookies import is_accepted, is_dropped, name_of
 from tests.conftest import filesystem
 from tests.http.accounts.conftest import PASSWORD, AccountServer, run_account_server
 
@@ -75,7 +75,7 @@ def test_cookie_name_has_port_and_path_of_public_address(
 def test_cookie_is_lost_when_page_is_http_and_base_url_is_https(
     base_url: str | None, scheme: str, headers: dict[str, str], expected: bool
 ) -> None:
-    assert is_lost(Headers(headers), scheme=scheme, base_url=base_url) is expected
+    assert is_dropped(Headers(headers), scheme=scheme, base_url=base_url) is expected
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_cookie_is_lost_when_page_is_http_and_base_url_is_https(
 def test_cookie_is_valid_for_same_origin_requests_only(
     method: str, headers: dict[str, str], expected: bool
 ) -> None:
-    assert counts(method, Headers({"host": "nas.local:8000", **headers}), base_url=BASE) is expected
+    assert is_accepted(method, Headers({"host": "nas.local:8000", **headers}), base_url=BASE) is expected
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.resources.streaming_pages import PAGE_SIZE
+from app.resources.listing import PAGE_SIZE
 from tests.http.conftest import RawConnection
 from tests.support import Server, need, run, running
 from tests.support.beneath import beneath

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette._utils import get_route_path
 
-from app.resources.middleware.targets import TargetMiddleware, normalised
+from app.http.request_head import normalize_path
+from app.resources.dependencies import route_path
+from app.resources.middleware.targets import TargetMiddleware
 
 NORMALISED = {
     # dot segments
@@ -66,18 +67,18 @@ KEPT = [
 
 @pytest.mark.parametrize(("path", "expected"), NORMALISED.items(), ids=list(NORMALISED))
 def test_literal_dot_and_empty_segments_are_removed(path: str, expected: str) -> None:
-    assert normalised(path.encode()).decode() == expected
-    assert normalised(expected.encode()).decode() == expected
+    assert normalize_path(path.encode()).decode() == expected
+    assert normalize_path(expected.encode()).decode() == expected
 
 
 @pytest.mark.parametrize("path", KEPT)
 def test_path_is_kept_when_outside_files_or_encoded(path: str) -> None:
-    assert normalised(path.encode()).decode() == path
+    assert normalize_path(path.encode()).decode() == path
 
 
 @given(st.lists(st.sampled_from(["", ".", "..", "a", "%2e", "%2E%2e", "a%2f.."]), max_size=8))
 def test_normalised_path_stays_inside_files_or_is_unchanged(segments: list[str]) -> None:
-    path = normalised(("/files/" + "/".join(segments)).encode())
+    path = normalize_path(("/files/" + "/".join(segments)).encode())
     segments_left = path.decode().removeprefix("/files/").split("/")
     assert path.startswith(b"/files/")
     if {".", ".."} & set(segments_left):  # dot segments that the name rules reject: nothing was removed
@@ -100,7 +101,7 @@ def received_paths(raw_path: str, root_path: str = "") -> tuple[str, str]:
         received.update(scope)
 
     asyncio.run(TargetMiddleware(application)(scope, None, None))  # type: ignore[arg-type]  # passed through unused
-    return received["raw_path"].decode(), get_route_path(received)
+    return received["raw_path"].decode(), route_path(received)
 
 
 def test_path_and_raw_path_agree() -> None:
