@@ -1,4 +1,4 @@
-"""Fingerprints of bytes: SHA-256 and whether they are UTF-8 text, independent of how the bytes are split."""
+"""The content hash: SHA-256 and whether they are UTF-8 text, independent of how the bytes are split."""
 
 import hashlib
 import time
@@ -33,7 +33,7 @@ NO_TEXTS = {
 }
 
 
-def fingerprint(*pieces: bytes) -> ContentHash:
+def hashed(*pieces: bytes) -> ContentHash:
     found = ContentHash()
     for piece in pieces:
         found.update(piece)
@@ -41,35 +41,35 @@ def fingerprint(*pieces: bytes) -> ContentHash:
 
 
 @pytest.mark.parametrize("data", TEXTS.values(), ids=TEXTS)
-def test_fingerprint_recognizes_text_at_any_split(data: bytes) -> None:
-    assert fingerprint(data).is_utf8
+def test_content_hash_recognizes_text_at_any_split(data: bytes) -> None:
+    assert hashed(data).is_utf8
     for cut in range(1, min(len(data), 40)):
-        found = fingerprint(data[:cut], data[cut:])
+        found = hashed(data[:cut], data[cut:])
         assert found.is_utf8
         assert found.sha256 == hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize("data", NO_TEXTS.values(), ids=NO_TEXTS)
-def test_fingerprint_rejects_other_bytes_at_any_split(data: bytes) -> None:
-    assert not fingerprint(data).is_utf8
-    assert not fingerprint(data, b"more").is_utf8
+def test_content_hash_rejects_other_bytes_at_any_split(data: bytes) -> None:
+    assert not hashed(data).is_utf8
+    assert not hashed(data, b"more").is_utf8
     for cut in range(1, min(len(data), 40)):
-        assert not fingerprint(data[:cut], data[cut:]).is_utf8
+        assert not hashed(data[:cut], data[cut:]).is_utf8
 
 
 @given(st.lists(st.one_of(st.binary(max_size=6), st.text(max_size=3).map(str.encode)), max_size=6))
-def test_fingerprint_of_pieces_equals_fingerprint_of_whole(pieces: list[bytes]) -> None:
+def test_hash_of_pieces_equals_hash_of_whole(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)
     try:
         is_text = b"\0" not in whole and bool(whole.decode() or True)
     except UnicodeDecodeError:
         is_text = False
-    assert fingerprint(*pieces).is_utf8 is is_text
+    assert hashed(*pieces).is_utf8 is is_text
 
 
-def test_fingerprint_costs_little_more_than_hash_when_not_text() -> None:
+def test_content_hash_costs_little_more_than_sha256_when_not_text() -> None:
     """After the first byte that is not text, the check stops."""
-    found, plain, data = fingerprint(b"\xff"), hashlib.sha256(), b"x" * (1 << 20)
+    found, plain, data = hashed(b"\xff"), hashlib.sha256(), b"x" * (1 << 20)
     costs = []
     for update in (plain.update, found.update):
         began = time.process_time()

@@ -13,7 +13,7 @@ class Clock:
 
 
 class Reading:
-    """A reader that holds `held` bytes and gives them all back on request."""
+    """A reader that holds `held` bytes and releases them all on request."""
 
     def __init__(self, budget: MemoryBudget, held: int) -> None:
         self.budget = budget
@@ -43,7 +43,7 @@ def test_budget_refuses_more_than_its_size(budget: MemoryBudget) -> None:
     assert budget.reserve(60)
 
 
-def test_reader_that_waits_longest_for_client_lets_go_first(budget: MemoryBudget, clock: Clock) -> None:
+def test_reader_that_waits_longest_for_client_drops_buffers_first(budget: MemoryBudget, clock: Clock) -> None:
     first, second = Reading(budget, 40), Reading(budget, 40)
     budget.begin_wait(first)
     budget.begin_wait(second)
@@ -55,7 +55,9 @@ def test_reader_that_waits_longest_for_client_lets_go_first(budget: MemoryBudget
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_no_reader_lets_go_when_client_reads_quickly(budget: MemoryBudget, clock: Clock, waits: bool) -> None:
+def test_no_reader_drops_buffers_when_client_reads_quickly(
+    budget: MemoryBudget, clock: Clock, waits: bool
+) -> None:
     reading = Reading(budget, 80)
     budget.begin_wait(reading)
     clock.now += IDLE_S
@@ -72,7 +74,7 @@ def test_minimum_is_granted_when_budget_is_exhausted(budget: MemoryBudget) -> No
     budget.begin_wait(waiting)
     budget.reserve_minimum(30)
     assert (waiting.held, working.held) == (0, 50)
-    budget.reserve_minimum(30)  # no waiting reader is left to give memory back
+    budget.reserve_minimum(30)  # no waiting reader is left to release memory
     assert budget.held == 110
 
 

@@ -43,13 +43,13 @@ from app.storage.types import MAX_SEGMENT_BYTES
         ("\ud800 x\udfff", "x"),
     ],
 )
-def test_words_splits_and_folds_text(text: str, found: str) -> None:
+def test_tokenize_splits_and_folds_text(text: str, found: str) -> None:
     assert tokenize(text) == tuple(found.split(" ") if found else ())
 
 
 @settings(deadline=None)
 @given(st.text(max_size=40))
-def test_words_are_equal_for_all_normal_forms(text: str) -> None:
+def test_tokens_are_equal_for_all_normal_forms(text: str) -> None:
     for form in ("NFC", "NFD"):
         assert tokenize(unicodedata.normalize(form, text)) == tokenize(text)
     assert tokenize(f" {text}-") == tokenize(text)
@@ -57,7 +57,7 @@ def test_words_are_equal_for_all_normal_forms(text: str) -> None:
 
 @settings(deadline=None)
 @given(st.text(st.characters(categories=["L", "N", "P", "So", "Zs"]), max_size=40))
-def test_words_is_idempotent(text: str) -> None:
+def test_tokenize_is_idempotent(text: str) -> None:
     assert tokenize(" ".join(tokenize(text))) == tokenize(text)
 
 
@@ -75,5 +75,5 @@ def test_longest_word_of_name_fits_its_column() -> None:
     ("query", "found"),
     [("", ""), ("the e", "the e"), ("th the", "the"), ("THE the thesis", "thesis"), ("b ab", "b ab")],
 )
-def test_wanted_drops_words_that_are_prefixes_of_others(query: str, found: str) -> None:
+def test_query_tokens_drops_words_that_are_prefixes_of_others(query: str, found: str) -> None:
     assert query_tokens(query) == found.split()

@@ -110,17 +110,17 @@ async def test_write_blocks_when_one_batch_waits_behind_those_in_progress(size: 
     assert bytes(disk.written) == data * (len(disk.written) // size)
 
 
-async def test_settle_waits_for_writes_in_progress_when_cancelled(pool: Pool) -> None:
+async def test_wait_for_writes_blocks_until_writes_end_when_cancelled(pool: Pool) -> None:
     """Otherwise the file would be removed while a thread writes to it."""
     disk = SlowDisk()
     staged = ThreadedStaged(disk, pool)
     for _ in range(MAX_BATCHES):
         await staged.write(bytes(WRITE_BATCH))
-    settling = asyncio.create_task(staged.wait_for_writes())
+    waiting = asyncio.create_task(staged.wait_for_writes())
     await asyncio.sleep(0.01)
-    settling.cancel()
-    await asyncio.wait([settling], timeout=0.1)
-    assert not settling.done()
+    waiting.cancel()
+    await asyncio.wait([waiting], timeout=0.1)
+    assert not waiting.done()
     disk.goes_on.set()
-    await asyncio.wait([settling])
+    await asyncio.wait([waiting])
     assert len(disk.written) == MAX_BATCHES * WRITE_BATCH

@@ -15,7 +15,7 @@ from pymongo import monitoring
 from app.database.gridfs.opening import open_gridfs
 from app.database.gridfs.staging import CHUNK_SIZE
 from app.settings import Settings
-from app.storage.async_storage import ThreadedStorage
+from app.storage.async_storage import Observer, ThreadedStorage
 from app.storage.contract import Storage
 from app.storage.readahead import PIECE, MemoryBudget
 from app.storage.types import SHARED, Key
@@ -58,11 +58,13 @@ def queries(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChunkQueries]:
 
 
 @asynccontextmanager
-async def stored(budget: MemoryBudget | None = None) -> AsyncIterator[ThreadedStorage]:
+async def stored(
+    budget: MemoryBudget | None = None, observer: Observer | None = None
+) -> AsyncIterator[ThreadedStorage]:
     """Open a library with one film."""
     settings = Settings(_env_file=None, **mongo.gridfs())
     with ExitStack() as stack:
-        storage = ThreadedStorage(open_gridfs(settings, stack), budget=budget)
+        storage = ThreadedStorage(open_gridfs(settings, stack), budget=budget, observer=observer)
         stack.callback(storage.close)
         async with storage.stage() as staged:
             await staged.write(DATA)
@@ -108,6 +110,23 @@ async def test_download_queries_few_chunks_when_client_leaves_early(queries: Chu
         async with storage.open(FILM) as file, aclosing(file.read(0, len(DATA))) as data:
             await anext(data)
     assert queries.bytes <= 2 * CHUNK_SIZE
+
+
+class Recorder(Observer):
+    def __init__(self) -> None:
+        self.operations: list[str] = []
+
+    def operation_ended(self, operation: str, seconds: float, *, failed: bool) -> None:
+        assert not failed
+        self.operations.append(operation)
+
+
+async def test_reads_of_database_are_timed() -> None:
+    recorder = Recorder()
+    async with stored(observer=recorder) as storage:
+        async with storage.open(FILM) as file:
+            assert [piece async for piece in file.read(0, 10)] == [DATA[:10]]
+        assert recorder.operations == ["stage", "commit", "open", "read"]
 
 
 class Reading:
