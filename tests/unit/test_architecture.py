@@ -135,6 +135,8 @@ def test_every_part_has_its_rule() -> None:
     [
         ("storage/contract.py", "from app.http import ranges"),
         ("storage/types.py", "import app.settings"),
+        ("storage/leases.py", "from app.database.sql import schema"),
+        ("metrics/registry.py", "from app.server import exchange"),
         ("streaming/plan.py", "from starlette.responses import Response"),
         ("http/ranges.py", "from app.storage.types import Key"),
         ("uploads/service.py", "from app.resources import dependencies"),
