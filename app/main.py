@@ -143,7 +143,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
                 accounts=account_services,
                 metrics=metrics,
             )
-            # One of the processes that serve the library runs these.
+            # One of the processes that serve the library runs these. Earlier releases use the same lease.
             await stack.enter_async_context(
                 _running(stores.leases.run_while_held("upkeep", partial(_all_of, chores)))
             )

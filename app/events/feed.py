@@ -155,8 +155,8 @@ class ChangeFeed:
     """Delivers changes of stored files to subscribers, in the event loop.
 
     `ignored` decides which files no list shows; their changes are dropped. The methods whose names end in
-    `_threadsafe` may be called by any thread. They collect into bounded batches, never block, and do nothing
-    while the feed has no subscriber.
+    `_threadsafe` may be called by any thread. They collect into bounded batches and never block. While the
+    feed has no subscriber, nothing is delivered.
     """
 
     def __init__(self, ignored: IgnoredNames = IGNORE_NOTHING) -> None:

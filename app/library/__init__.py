@@ -1,1 +1,1 @@
-"""The library: every change of what is stored, quotas, background maintenance, copies between libraries."""
+"""Changes of stored files, quotas, background maintenance, copies between libraries, deletion of accounts."""

@@ -149,7 +149,7 @@ class AccountDeletion:
                     await self._requested.wait()
 
     async def _delete(self, account: Account) -> None:
-        # The lease keeps other processes from doing the same work.
+        # The lease keeps other processes from doing the same work. Earlier releases use the same name.
         async with self._leases.acquire(f"departure {account.id}", timeout_s=0, lease_s=RECHECK_AFTER_S):
             await self._clear(account)
             await self._remove(account.id)

@@ -1,1 +1,1 @@
-"""Films and music beyond their bytes: playlists, and the manifests of HLS and DASH presentations."""
+"""Playlists, and the HLS playlists and DASH manifests among the stored files."""

@@ -1,1 +1,1 @@
-"""Uploads: request bodies and forms, into staging and committed."""
+"""Uploads: request bodies and forms, staged and committed."""

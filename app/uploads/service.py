@@ -22,6 +22,7 @@ REMOTE_PROGRESS_INTERVAL_S = 1.0
 """Seconds between two messages, other than the last, that other processes receive as well."""
 
 MAX_SID_LENGTH = 64
+"""Characters of the sid that a client names."""
 
 
 class Send(Protocol):
