@@ -44,15 +44,6 @@ LISTINGS = [
     )
 ]
 
-STRATEGIES = [
-    (0, 0, (1, 5)),
-    (0, 0, (1000,)),
-    (5, 1000, (10, 1000)),
-    (10_000, 0, ()),
-]
-"""Limits that select each strategy for finding a page: how many files it may sort, how many it may check for
-all search words, and how many it may read in index order."""
-
 
 def expected(infos: Iterable[FileInfo], listing: Listing) -> list[FileInfo]:
     """Return the files of a listing, in its order."""

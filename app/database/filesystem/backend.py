@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from sqlalchemy import select
 
+from app.database import paging
 from app.database.filesystem.disk import Disk
 from app.database.filesystem.file_identity import FileIdentity, FileStat, Match, compare
 from app.database.filesystem.integrity import FilesystemMaintenance
@@ -38,8 +39,8 @@ from app.database.filesystem.rows import (
 )
 from app.database.filesystem.scanner import Scanner
 from app.database.filesystem.staging import StagedFile
-from app.database.sql import pages, paths
 from app.database.sql.engine import Database
+from app.database.sql.list_index import SqlListIndex, folders, libraries
 from app.database.sql.schema import Media, Volume
 from app.events.feed import ChangeFeed
 from app.http.dates import modification_date
@@ -349,11 +350,12 @@ class FilesystemBackend:
             elif not self._scanner.is_fresh(*where, recursive=listing.recursive):
                 return None
         with self._database.reading() as session:
-            rows, next_cursor = pages.rows(session, listing, cursor=cursor, limit=limit)
-            folders: tuple[str, ...] = ()
+            index = SqlListIndex(session, listing)
+            rows, next_cursor = paging.page(index, cursor=cursor, limit=limit)
+            names: tuple[str, ...] = ()
             if cursor is None and not listing.recursive and not listing.query.strip():
-                folders = paths.folders(session, listing.library, listing.folder, limit=MAX_FOLDERS)
-        return Page(folders, tuple(map(info_of, rows)), next_cursor)
+                names = folders(session, listing.library, listing.folder, limit=MAX_FOLDERS)
+        return Page(names, tuple(map(info_of, rows)), next_cursor)
 
     def _refresh(self, library: str, folder: str, *, recursive: bool) -> None:
         """Look for what came or went. What cannot be recorded now, because the disk is full or the database
@@ -367,11 +369,11 @@ class FilesystemBackend:
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
         with self._database.reading() as session:
-            return paths.folders(session, library, folder, limit=MAX_ALL_FOLDERS)
+            return folders(session, library, folder, limit=MAX_ALL_FOLDERS)
 
     def libraries(self) -> tuple[str, ...]:
         with self._database.reading() as session:
-            return tuple(paths.libraries(session))
+            return tuple(libraries(session))
 
     def ping(self, part: str | None = None) -> None:
         if part != "folder":

@@ -20,7 +20,7 @@ from app.database.filesystem.posix import DiskPath
 from app.database.filesystem.reconcile import Reconciler
 from app.database.filesystem.rows import path_at, root_of
 from app.database.sql.engine import Database
-from app.database.sql.paths import disk_folders, folder_names
+from app.database.sql.list_index import disk_folders, folder_names
 from app.storage.errors import DiskFault, InvalidName, Unreadable
 from app.storage.ignored_names import IgnoredNames
 from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep

@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 
 from mongoengine.fields import GridFSProxy
 
-from app.database.gridfs import pages, paths, upload_leases
+from app.database import paging
+from app.database.gridfs import upload_leases
 from app.database.gridfs.connection import Database
 from app.database.gridfs.documents import NOT_LIKE_OURS, Media, at, find, info_in, info_of, infos_in, place
 from app.database.gridfs.integrity import GridMaintenance
+from app.database.gridfs.list_index import MongoListIndex, folders, libraries
 from app.database.gridfs.reader import GridReader
 from app.database.gridfs.scanner import Scanner
 from app.database.gridfs.staging import StagedFile
@@ -140,19 +142,20 @@ class GridBackend:
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page:
         media = self._database.media
         with self._database.asked():
-            found, next_cursor = pages.rows(media, listing, cursor=cursor, limit=limit)
-            folders: tuple[str, ...] = ()
+            index = MongoListIndex(media, listing)
+            found, next_cursor = paging.page(index, cursor=cursor, limit=limit)
+            names: tuple[str, ...] = ()
             if cursor is None and not listing.recursive and not listing.query.strip():
-                folders = paths.folders(media, listing.library, listing.folder, limit=MAX_FOLDERS)
-        return Page(folders, tuple(infos_in(found)), next_cursor)
+                names = folders(media, listing.library, listing.folder, limit=MAX_FOLDERS)
+        return Page(names, tuple(infos_in(found)), next_cursor)
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
         with self._database.asked():
-            return paths.folders(self._database.media, library, folder, limit=MAX_ALL_FOLDERS)
+            return folders(self._database.media, library, folder, limit=MAX_ALL_FOLDERS)
 
     def libraries(self) -> tuple[str, ...]:
         with self._database.asked():
-            return paths.libraries(self._database.media)
+            return libraries(self._database.media)
 
     def ping(self, part: str | None = None) -> None:
         self._database.ping()

@@ -19,7 +19,7 @@ DATABASES: dict[str, Callable[[], str | None]] = {
 }
 
 
-OVER_BOTH = {"test_reconcile", "test_pages"}
+OVER_BOTH = {"test_reconcile"}
 """Modules whose tests depend on the database; those of other modules depend on files only."""
 
 

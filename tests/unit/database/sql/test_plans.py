@@ -12,8 +12,9 @@ from sqlalchemy import event, make_url
 from sqlalchemy.orm import Session
 
 from app.database.filesystem.rows import find
-from app.database.sql import finding, pages, paths
+from app.database.paging import Limits
 from app.database.sql.engine import Database
+from app.database.sql.list_index import disk_folders, folders
 from app.database.sql.opening import migrate
 from app.database.sql.postgresql import Postgresql
 from app.database.sql.schema import Media, Word
@@ -21,7 +22,7 @@ from app.database.sql.sqlite import Sqlite
 from app.storage.types import SHARED, Expect, FileId, Key, Listing, Sort
 from tests.support import postgres
 from tests.unit.database.library import Library
-from tests.unit.database.sql.test_pages import IN_ORDER, row
+from tests.unit.database.list_indexes import IN_INDEX_ORDER, row, sql_page
 
 FILES = 3000
 FOLDERS = ("", "a", "a-b", "a/b", "b")
@@ -118,24 +119,21 @@ def is_sorted(plan: str) -> bool:
     return "TEMP B-TREE" in plan or "Sort" in plan
 
 
-@pytest.mark.parametrize("listing", IN_ORDER)
+@pytest.mark.parametrize("listing", IN_INDEX_ORDER)
 def test_page_is_read_in_index_order(database: Database, listing: Listing) -> None:
     with database.reading() as session:
-        _, cursor = pages.rows(session, listing, cursor=None, limit=100)
+        _, cursor = sql_page(session, listing, limit=100)
     for at in (None, cursor):
-        found = plans(database, lambda session, at=at: pages.rows(session, listing, cursor=at, limit=100))
+        found = plans(database, lambda session, at=at: sql_page(session, listing, cursor=at, limit=100))
         for plan in found:
             assert_by_index(plan)
             assert not is_sorted(plan), plan
 
 
 @pytest.mark.parametrize("listing", SEARCHES)
-def test_search_uses_indexes_and_sorts_only_few_rows(
-    database: Database, listing: Listing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finding, "FEW", 300)
-    monkeypatch.setattr(finding, "HOW_FEW", (10,))
-    found = plans(database, lambda session: pages.rows(session, listing, cursor=None, limit=20))
+def test_search_uses_indexes_and_sorts_only_few_rows(database: Database, listing: Listing) -> None:
+    limits = Limits(sort_at_most=(10, 300))
+    found = plans(database, lambda session: sql_page(session, listing, limit=20, limits=limits))
     for plan in found:
         assert_by_index(plan)
     assert len(found) <= 12
@@ -162,14 +160,14 @@ def test_file_is_found_by_one_index_lookup(database: Database) -> None:
 # PostgreSQL uses statistics: where few files are ignored, either index is equally good.
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_folders_are_found_by_jumps_in_index_of_visible_files(database: Database) -> None:
-    [plan] = plans(database, lambda session: paths.folders(session, SHARED, "a", limit=9))
+    [plan] = plans(database, lambda session: folders(session, SHARED, "a", limit=9))
     assert_by_index(plan)
     assert not is_sorted(plan), plan
     assert plan.count("(library=? AND ignored=? AND folder>?") == 2, plan
 
 
 def test_disk_folders_uses_partial_index(database: Database) -> None:
-    [plan] = plans(database, lambda session: paths.disk_folders(session, SHARED, "a"))
+    [plan] = plans(database, lambda session: disk_folders(session, SHARED, "a"))
     assert "ix_media_disk_path" in plan, plan
 
 

@@ -13,18 +13,18 @@ from alembic import command
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import event, make_url, text
 
-from app.database.sql import pages, paths
+from app.database.sql.list_index import folders
 from app.database.sql.opening import config, migrate, open_filesystem
 from app.database.sql.postgresql import Postgresql
 from app.settings import ConfigurationError, Settings
 from app.storage import cursors
 from app.storage.cursors import Position
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
-from app.storage.types import SHARED, FileId, FileInfo, Key, Listing, Sort
-from tests.support import model, postgres
+from app.storage.types import SHARED, FileId, Listing, Sort
+from tests.support import postgres
 from tests.support.forking import completed
 from tests.unit.database.library import FILM, Library
-from tests.unit.database.sql.test_pages import IN_ORDER, all_pages, info, row
+from tests.unit.database.list_indexes import IN_INDEX_ORDER, sql_page
 
 SERVER = postgres.shared
 
@@ -116,20 +116,6 @@ def test_concurrent_migrations_succeed(url: str, tmp_path: Path) -> None:
 # Lists
 
 
-def test_every_list_equals_reference_model(database: Postgresql) -> None:
-    with database.writing() as session:
-        found = [
-            row(Key(SHARED, key.folder, key.filename), number, size, content_type)
-            for number, (key, size, content_type) in enumerate(model.FILES)
-        ]
-        session.add_all(found)
-        session.commit()
-        infos: list[FileInfo] = [info(media) for media in found]
-    with database.reading() as session:
-        for listing, limit in model.sample(model.LISTINGS, 200):
-            assert all_pages(session, listing, limit) == model.expected(infos, listing), listing
-
-
 @pytest.fixture(scope="module")
 def many() -> Iterator[Postgresql]:
     """Create a database with many files and statistics."""
@@ -168,17 +154,17 @@ def costs(database: Postgresql, call: Any) -> list[tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("listing", IN_ORDER)
+@pytest.mark.parametrize("listing", IN_INDEX_ORDER)
 def test_page_is_a_range_of_an_index_at_any_position(many: Postgresql, listing: Listing) -> None:
     for number in (None, FILES // 10, FILES // 2):
         cursor = None
         if number is not None:
             with many.reading() as session:
-                [at], _ = pages.rows(session, Listing(SHARED, listing.folder), cursor=None, limit=1)
+                [at], _ = sql_page(session, Listing(SHARED, listing.folder), limit=1)
                 value = None if listing.sort is Sort.NAME else getattr(at, listing.sort.value)
             value = number if listing.sort is Sort.SIZE else value
             cursor = cursors.encode(listing, Position(value, listing.folder, f"{number:08}"))
-        call = lambda session: pages.rows(session, listing, cursor=cursor, limit=50)  # noqa: B023, E731
+        call = lambda session: sql_page(session, listing, cursor=cursor, limit=50)  # noqa: B023, E731
         for plan, blocks in costs(many, call):
             assert "Index" in plan, plan
             assert "Seq Scan" not in plan, plan
@@ -188,7 +174,7 @@ def test_page_is_a_range_of_an_index_at_any_position(many: Postgresql, listing: 
 
 @pytest.mark.parametrize("folder", ["", "a"])
 def test_folders_are_found_by_jumps_in_index(many: Postgresql, folder: str) -> None:
-    for plan, blocks in costs(many, lambda session: paths.folders(session, SHARED, folder, limit=1000)):
+    for plan, blocks in costs(many, lambda session: folders(session, SHARED, folder, limit=1000)):
         assert "Seq Scan" not in plan, plan
         assert blocks < 60, plan
 

@@ -1,24 +1,31 @@
-"""Pages on MongoDB: every strategy finds the right files, and examines no more than promised."""
+"""Pages on MongoDB examine no more than promised."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import product
 
 import pytest
-from bson import ObjectId
 from pymongo.collection import Collection
 
-from app.database.gridfs import finding, pages, paths
+from app.database.gridfs import list_index
 from app.database.gridfs.connection import Database
-from app.database.gridfs.documents import Stored, info_in, place
+from app.database.gridfs.documents import Stored, info_in
+from app.database.gridfs.list_index import MongoListIndex
+from app.database.paging import LIMITS, Limits
 from app.storage import cursors
-from app.storage.ignored_names import IGNORE_NOTHING
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
 from tests.support import model, mongo
+from tests.unit.database.list_indexes import (
+    FREQUENT_MATCHES,
+    IN_INDEX_ORDER,
+    NEVER_SORT,
+    document,
+    mongo_page,
+    pages,
+)
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 BY_PATH = "IXSCAN { library: 1, folder: 1, filename: 1 }"
 ALONG_PATHS = "IXSCAN { library: 1, ignored: 1, folder: 1, filename: 1 }"
 
@@ -30,22 +37,6 @@ def empty() -> Iterator[Collection[Stored]]:
     yield database.media
     database.client.drop_database(database.name)
     database.close()
-
-
-def document(key: Key, number: int, size: int = 0, content_type: str = "video/mp4") -> Stored:
-    return {
-        "_id": f"{key.library}-{number:032}",
-        **place(key, IGNORE_NOTHING),
-        "file": ObjectId(),
-        "size": size,
-        "chunk_size": 1,
-        "content_type": content_type,
-        "etag": "x",
-        "sha256": None,
-        "unverified": False,
-        "created_at": START + timedelta(milliseconds=number // 4),
-        "updated_at": START - timedelta(milliseconds=number // 3),
-    }
 
 
 def everything_in(media: Collection[Stored]) -> list[FileInfo]:
@@ -70,19 +61,17 @@ def empty_media() -> Iterator[Collection[Stored]]:
         yield media
 
 
-def all_pages(media: Collection[Stored], listing: Listing, limit: int) -> Iterator[list[FileInfo]]:
-    cursor = None
-    for _ in range(1000):
-        found, cursor = pages.rows(media, listing, cursor=cursor, limit=limit)
-        yield [info_in(one) for one in found]
-        if cursor is None:
-            return
-        assert len(found) == limit or listing.query or listing.content_type or listing.recursive
-    raise AssertionError("the cursors never end")
+def all_pages(
+    media: Collection[Stored], listing: Listing, limit: int, limits: Limits = LIMITS
+) -> Iterator[list[FileInfo]]:
+    def get_page(listing: Listing, cursor: str | None, limit: int) -> tuple[list[FileInfo], str | None]:
+        return mongo_page(media, listing, cursor=cursor, limit=limit, limits=limits)
+
+    return pages(get_page, listing, limit)
 
 
-def listed(media: Collection[Stored], listing: Listing, limit: int = 1000) -> list[FileInfo]:
-    return [one for page in all_pages(media, listing, limit) for one in page]
+def listed(media: Collection[Stored], listing: Listing, limits: Limits = LIMITS) -> list[FileInfo]:
+    return [one for page in all_pages(media, listing, 1000, limits) for one in page]
 
 
 @contextmanager
@@ -110,35 +99,11 @@ def assert_short(commands: list[Stored]) -> None:
         assert "hasSortStage" not in command, command
 
 
-@pytest.mark.parametrize(("few", "together", "strides"), model.STRATEGIES)
-def test_every_strategy_finds_the_same_files(
-    media: Collection[Stored],
-    monkeypatch: pytest.MonkeyPatch,
-    few: int,
-    together: int,
-    strides: tuple[int, ...],
-) -> None:
-    monkeypatch.setattr(finding, "FEW", few)
-    monkeypatch.setattr(finding, "MAX_TOGETHER", together)
-    monkeypatch.setattr(pages, "STRIDES", strides)
-    infos = everything_in(media)
-    unfiltered = [one for one in model.LISTINGS if not one.query and not one.content_type]
-    found = 0
-    for listing, limit in [*((one, 3) for one in unfiltered), *model.sample(model.LISTINGS, 150)]:
-        wanted = model.expected(infos, listing)
-        assert listed(media, listing, limit) == wanted, listing
-        found += len(wanted)
-    assert found > 900, "most of the lists above must have files"
-
-
 SPECIAL_CHARACTERS = ["a.b", "a|b", "(", "[x]", "$", "^", "a+", "a*", "{1}", "? !", "~#&-", "\u2028", ".b"]
 
 
-@pytest.mark.parametrize("few", [0, 10_000])
-def test_special_characters_are_literal(
-    empty_media: Collection[Stored], monkeypatch: pytest.MonkeyPatch, few: int
-) -> None:
-    monkeypatch.setattr(finding, "FEW", few)
+@pytest.mark.parametrize("limits", [Limits(sort_at_most=(0,)), Limits(sort_at_most=(100, 1_000, 10_000))])
+def test_special_characters_are_literal(empty_media: Collection[Stored], limits: Limits) -> None:
     folders = [
         *SPECIAL_CHARACTERS,
         *(f"{character}/b" for character in SPECIAL_CHARACTERS),
@@ -160,32 +125,20 @@ def test_special_characters_are_literal(
     for sort, folder in product(Sort, SPECIAL_CHARACTERS):
         listing = Listing(SHARED, folder, recursive=True, sort=sort)
         assert len(wanted := model.expected(infos, listing)) > 1
-        assert listed(empty_media, listing) == wanted, listing
+        assert listed(empty_media, listing, limits) == wanted, listing
     for sort, kind in product(Sort, types):
         listing = Listing(SHARED, recursive=True, content_type=kind, sort=sort)
-        assert listed(empty_media, listing) == model.expected(infos, listing), listing
+        assert listed(empty_media, listing, limits) == model.expected(infos, listing), listing
 
 
-IN_ORDER = [
-    *(
-        Listing(SHARED, folder, recursive, sort=sort, descending=descending)
-        for folder, recursive in (("a", False), ("", False), ("", True))
-        for sort in Sort
-        for descending in (False, True)
-    ),
-    Listing(SHARED, "a", recursive=True),
-    Listing(SHARED, "a", recursive=True, descending=True),
-]
-
-
-@pytest.mark.parametrize("listing", IN_ORDER)
+@pytest.mark.parametrize("listing", IN_INDEX_ORDER)
 def test_page_examines_at_most_one_extra_file(media: Collection[Stored], listing: Listing) -> None:
     ascending_paths = listing.sort is Sort.NAME and not listing.descending
     most = 2 if ascending_paths or not listing.recursive else 3
     cursor: str | None = None
     for _ in range(1000):
         with profiled(media) as commands:
-            _, cursor = pages.rows(media, listing, cursor=cursor, limit=5)
+            _, cursor = mongo_page(media, listing, cursor=cursor, limit=5)
         assert_short(commands)
         assert len(commands) <= most
         assert total(commands, "docsExamined") <= 6
@@ -196,25 +149,13 @@ def test_page_examines_at_most_one_extra_file(media: Collection[Stored], listing
 
 
 @pytest.mark.parametrize("sort", Sort)
-@pytest.mark.parametrize(
-    "listing",
-    [
-        Listing(SHARED, "", True, query="the"),
-        Listing(SHARED, "a", False, query="the e"),
-        Listing(SHARED, "a", True, query="end the", content_type="video"),
-        Listing(SHARED, "a", False, content_type="video/mp4"),
-        Listing(SHARED, "", True, content_type="video"),
-        Listing(SHARED, "a", True, query="film"),
-    ],
-)
+@pytest.mark.parametrize("listing", FREQUENT_MATCHES)
 def test_frequent_matches_are_read_in_index_order(
-    media: Collection[Stored], monkeypatch: pytest.MonkeyPatch, listing: Listing, sort: Sort
+    media: Collection[Stored], listing: Listing, sort: Sort
 ) -> None:
-    monkeypatch.setattr(finding, "FEW", 0)
-    monkeypatch.setattr(finding, "MAX_TOGETHER", 0)
     listing = replace(listing, sort=sort)
     with profiled(media) as commands:
-        pages.rows(media, listing, cursor=None, limit=2)
+        mongo_page(media, listing, limit=2, limits=NEVER_SORT)
     assert_short(commands)
     order = {
         Sort.NAME: "folder: 1, filename: 1",
@@ -242,27 +183,24 @@ def test_rare_matches_are_found_by_their_own_index(
     media: Collection[Stored], listing: Listing, index: str
 ) -> None:
     with profiled(media) as commands:
-        found, cursor = pages.rows(media, listing, cursor=None, limit=2)
+        found, cursor = mongo_page(media, listing, limit=2)
     assert commands[-1]["planSummary"] == index
     with profiled(media) as more:
-        pages.rows(media, listing, cursor=cursor, limit=2)
-    few = min(media.count_documents(one) for one in conditions(listing))
+        mongo_page(media, listing, cursor=cursor, limit=2)
+    few = min(media.count_documents(one) for one in conditions(media, listing))
     for page in (commands, more):
         assert page[-1]["docsExamined"] <= few, page
     assert found
 
 
-def conditions(listing: Listing) -> list[Stored]:
-    return [one.where for one in finding._candidates(listing, listing.query.split())]
+def conditions(media: Collection[Stored], listing: Listing) -> list[Stored]:
+    return [one.where for one in MongoListIndex(media, listing).candidates()]
 
 
-def test_counting_examines_only_keys_up_to_limit(
-    media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finding, "FEW", 3)
+def test_counting_examines_only_keys_up_to_limit(media: Collection[Stored]) -> None:
     listing = Listing(SHARED, "a", True, query="the", content_type="video/mp4", sort=Sort.SIZE)
     with profiled(media) as commands:
-        pages.rows(media, listing, cursor=None, limit=2)
+        mongo_page(media, listing, limit=2, limits=Limits(sort_at_most=(3,)))
     *counts, _strides, _ = commands
     assert len(counts) == 3
     for count in counts:
@@ -276,58 +214,49 @@ def test_counting_a_folder_examines_no_other_folder(empty_media: Collection[Stor
     folders = [folder, f"{folder}/b", *beside * 50]
     empty_media.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
     with profiled(empty_media) as commands:
-        pages.rows(empty_media, Listing(SHARED, folder, True, sort=Sort.SIZE), cursor=None, limit=5)
+        mongo_page(empty_media, Listing(SHARED, folder, True, sort=Sort.SIZE), limit=5)
     assert len(commands) == 2
     for command in commands:
         assert command["keysExamined"] <= 4, command
 
 
-def test_search_examines_bounded_number_of_files_per_page(
-    media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finding, "FEW", 0)
-    monkeypatch.setattr(finding, "MAX_TOGETHER", 0)
-    monkeypatch.setattr(pages, "STRIDES", (3, 4))
+def test_search_examines_bounded_number_of_files_per_page(media: Collection[Stored]) -> None:
+    limits = replace(NEVER_SORT, strides=(3, 4))
     everything = model.expected(everything_in(media), Listing(SHARED, "", True))
     listing = Listing(SHARED, "", True, query="the strasse")
     cursor = None
     for number in range(7, len(everything), 7):
         with profiled(media) as commands:
-            found, cursor = pages.rows(media, listing, cursor=cursor, limit=2)
+            found, cursor = mongo_page(media, listing, cursor=cursor, limit=2, limits=limits)
         assert found == []
         assert cursor is not None
         assert cursors.decode(listing, cursor).filename == everything[number - 1].key.filename
         assert_short(commands)
         assert total(commands, "docsExamined") <= 7
-    assert pages.rows(media, listing, cursor=cursor, limit=2) == ([], None)
+    assert mongo_page(media, listing, cursor=cursor, limit=2, limits=limits) == ([], None)
 
 
-def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(
-    media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finding, "FEW", 2)
-    monkeypatch.setattr(finding, "RARELY_TOGETHER", 3)
+def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(media: Collection[Stored]) -> None:
+    limits = Limits(sort_at_most=(2,), with_all_tokens=3)
     with profiled(media) as commands:
-        pages.rows(media, Listing(SHARED, "", True, query="the strasse"), cursor=None, limit=2)
+        mongo_page(media, Listing(SHARED, "", True, query="the strasse"), limit=2, limits=limits)
     assert commands[-1]["planSummary"] in ("EOF", "IXSCAN { _id: 1 }")
     assert commands[-2]["keysExamined"] <= media.count_documents({"library": SHARED, "words": "strasse"}) + 2
     with profiled(media) as commands:
-        pages.rows(media, Listing(SHARED, "", True, query="the end"), cursor=None, limit=2)
+        mongo_page(media, Listing(SHARED, "", True, query="the end"), limit=2, limits=limits)
     assert commands[-1]["planSummary"] == ALONG_PATHS, "both words together are frequent"
 
 
 @pytest.mark.parametrize(("sort", "descending"), list(product(Sort, (False, True))))
-@pytest.mark.parametrize("few", [0, 10_000])
+@pytest.mark.parametrize("limits", [Limits(sort_at_most=(0,)), Limits(sort_at_most=(100, 1_000, 10_000))])
 @pytest.mark.parametrize("query", ["", "film"])
 def test_staying_files_are_listed_once_when_others_change(
     empty_media: Collection[Stored],
-    monkeypatch: pytest.MonkeyPatch,
     sort: Sort,
     descending: bool,
-    few: int,
+    limits: Limits,
     query: str,
 ) -> None:
-    monkeypatch.setattr(finding, "FEW", few)
     folders = ("a", "a/b", "a-b", "a/c")
     empty_media.insert_many(
         document(Key(SHARED, folders[n % 4], f"film {n:02}"), n, n % 5) for n in range(40)
@@ -335,7 +264,7 @@ def test_staying_files_are_listed_once_when_others_change(
     listing = Listing(SHARED, "a", True, query, sort=sort, descending=descending)
     staying = {info.id: info for info in model.expected(everything_in(empty_media), listing)}
     listed_ids: list[str] = []
-    for number, page in enumerate(all_pages(empty_media, listing, limit=4)):
+    for number, page in enumerate(all_pages(empty_media, listing, 4, limits)):
         listed_ids += [one.id for one in page]
         last = page[-1]
         other = model.expected(staying.values(), listing)[len(staying) // 2]
@@ -353,67 +282,71 @@ def test_staying_files_are_listed_once_when_others_change(
 # Folders and libraries
 
 
-@pytest.mark.parametrize("jumps", [0, 1, 3, 100])
-def test_folders_are_listed_in_byte_order(
-    empty_media: Collection[Stored], monkeypatch: pytest.MonkeyPatch, jumps: int
-) -> None:
-    monkeypatch.setattr(paths, "_JUMPS", jumps)
+@pytest.mark.parametrize("max_jumps", [0, 1, 3, 100])
+def test_folders_are_listed_in_byte_order(empty_media: Collection[Stored], max_jumps: int) -> None:
     inside = ["a", "a-b/c", "a/b", "a/b/c", "a0", "z/y/x", "é/f", "\uffee/f", "🎬/f", "f", "~/f", "z-/y"]
     others = ["", "to", "to/p", "top-2/a", "top0/b", "topp/c"]
     folders = [*others, "top", *(f"top/{one}" for one in inside)]
     empty_media.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders * 2))
     names = sorted({one.partition("/")[0] for one in inside}, key=str.encode)
+    found = partial(list_index.folders, empty_media, max_jumps=max_jumps)
     for limit in (1, 3, 1000):
-        assert paths.folders(empty_media, SHARED, "top", limit=limit) == tuple(names[:limit])
-    assert paths.folders(empty_media, SHARED, "top/a", limit=9) == ("b",)
-    assert paths.folders(empty_media, SHARED, "", limit=9) == ("to", "top", "top-2", "top0", "topp")
-    assert paths.folders(empty_media, SHARED, "t", limit=9) == ()
-    assert paths.folders(empty_media, "another", "top", limit=9) == ()
+        assert found(SHARED, "top", limit=limit) == tuple(names[:limit])
+    assert found(SHARED, "top/a", limit=9) == ("b",)
+    assert found(SHARED, "", limit=9) == (
+        "to",
+        "top",
+        "top-2",
+        "top0",
+        "topp",
+    )
+    assert found(SHARED, "t", limit=9) == ()
+    assert found("another", "top", limit=9) == ()
 
 
 def test_cost_of_folders_depends_on_folders_not_files(empty_media: Collection[Stored]) -> None:
     folders = [f"f/{number:03}" for number in range(300) for _ in range(10)] + ["f"] * 2000
     empty_media.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
     with profiled(empty_media) as commands:
-        assert len(paths.folders(empty_media, SHARED, "f", limit=1000)) == 300
+        assert len(list_index.folders(empty_media, SHARED, "f", limit=1000)) == 300
     assert len(commands) <= 103, "folders must be queried in batches"
     assert total(commands, "keysExamined") <= 302
     assert total(commands, "docsExamined") == 0
 
 
-@pytest.mark.parametrize("checked", [0, 100])
-def test_folders_with_only_ignored_files_are_hidden(
-    empty_media: Collection[Stored], monkeypatch: pytest.MonkeyPatch, checked: int
-) -> None:
-    monkeypatch.setattr(paths, "_CHECKED", checked)
+@pytest.mark.parametrize("max_checks", [0, 100])
+def test_folders_with_only_ignored_files_are_hidden(empty_media: Collection[Stored], max_checks: int) -> None:
     ignored = ["f/mixed", "f/only", "f/only-2/deep", "f/deep/er", "@eaDir"]
     shown = ["f/mixed", "f/only-", "f/only0", "f/deep/er/still", "f"]
     empty_media.insert_many(
         {**document(Key(SHARED, folder, f"{n}"), n), **({"ignored": True} if n < len(ignored) else {})}
         for n, folder in enumerate([*ignored, *shown])
     )
+    found = partial(list_index.folders, empty_media, max_checks=max_checks)
     with profiled(empty_media) as commands:
-        assert paths.folders(empty_media, SHARED, "f", limit=9) == ("deep", "mixed", "only-", "only0")
+        assert found(SHARED, "f", limit=9) == (
+            "deep",
+            "mixed",
+            "only-",
+            "only0",
+        )
     assert total(commands, "docsExamined") == 0
-    assert paths.folders(empty_media, SHARED, "", limit=9) == ("f",)
-    assert paths.folders(empty_media, SHARED, "f/deep", limit=9) == ("er",)
-    assert paths.folders(empty_media, SHARED, "f/only-2", limit=9) == ()
+    assert found(SHARED, "", limit=9) == ("f",)
+    assert found(SHARED, "f/deep", limit=9) == ("er",)
+    assert found(SHARED, "f/only-2", limit=9) == ()
 
 
 def test_folders_skips_contents_of_subfolders(empty_media: Collection[Stored]) -> None:
     folders = [f"{number % 3}/{number:04}" for number in range(1500)]
     empty_media.insert_many(document(Key(SHARED, one, "film"), n) for n, one in enumerate(folders))
     with profiled(empty_media) as commands:
-        assert paths.folders(empty_media, SHARED, "", limit=1000) == ("0", "1", "2")
+        assert list_index.folders(empty_media, SHARED, "", limit=1000) == ("0", "1", "2")
     assert total(commands, "keysExamined") <= 4
 
 
-def test_number_of_folder_names_in_memory_is_bounded(
-    empty_media: Collection[Stored], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(paths, "MAX_LOOKED_AT", 150)
+def test_number_of_folder_names_in_memory_is_bounded(empty_media: Collection[Stored]) -> None:
     empty_media.insert_many(document(Key(SHARED, f"{number:03}", "film"), number) for number in range(200))
-    assert paths.folders(empty_media, SHARED, "", limit=1000) == tuple(
+    assert list_index.folders(empty_media, SHARED, "", limit=1000, max_names=150) == tuple(
         f"{number:03}" for number in range(150)
     )
 
@@ -421,11 +354,11 @@ def test_number_of_folder_names_in_memory_is_bounded(
 def test_libraries_are_listed_in_byte_order_from_index(
     empty_media: Collection[Stored],
 ) -> None:
-    assert paths.libraries(empty_media) == ()
+    assert list_index.libraries(empty_media) == ()
     names = [SHARED, "b", "\uffee", "🎬", "é", "a b", "A"]
     empty_media.insert_many(document(Key(name, "f", f"{n}"), n) for name in names for n in range(100))
     with profiled(empty_media) as commands:
-        assert paths.libraries(empty_media) == tuple(sorted(names, key=str.encode))
+        assert list_index.libraries(empty_media) == tuple(sorted(names, key=str.encode))
     [command] = commands
     assert command["planSummary"].startswith("DISTINCT_SCAN")
     assert command["keysExamined"] <= len(names) + 1

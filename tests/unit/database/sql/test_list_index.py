@@ -1,8 +1,8 @@
-"""Pages in SQL: every strategy finds the right files, and does no more work than promised."""
+"""Pages in SQL do no more work than promised."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,16 @@ import pytest
 from sqlalchemy import event, make_url
 from sqlalchemy.orm import Session
 
-from app.database.sql import finding, pages
+from app.database.paging import LIMITS, Limits
 from app.database.sql.engine import Database
+from app.database.sql.list_index import end_of
 from app.database.sql.opening import migrate
-from app.database.sql.schema import Media, Word
 from app.database.sql.sqlite import Sqlite
 from app.storage import cursors
 from app.storage.cursors import Position
-from app.storage.search_tokens import tokenize
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
 from tests.support import model
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
+from tests.unit.database.list_indexes import FREQUENT_MATCHES, IN_INDEX_ORDER, NEVER_SORT, info, row, sql_page
 
 
 @contextmanager
@@ -38,30 +36,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         yield database
 
 
-def row(key: Key, number: int, size: int, content_type: str) -> Media:
-    return Media(
-        id=f"{number:032}",
-        library=key.library,
-        folder=key.folder,
-        filename=key.filename,
-        content_type=content_type,
-        etag="x",
-        created_at=START + timedelta(microseconds=number // 4),
-        updated_at=START - timedelta(microseconds=number // 3),
-        size=size,
-        mtime_ns=0,
-        inode=0,
-        words=[Word(library=key.library, word=word) for word in tokenize(key.filename)],
-    )
-
-
-def info(media: Any) -> FileInfo:
-    key = Key(media.library, media.folder, media.filename)
-    return FileInfo(
-        media.id, key, media.size, media.content_type, "x", None, media.created_at, media.updated_at
-    )
-
-
 @pytest.fixture(scope="module")
 def infos(database: Database) -> list[FileInfo]:
     """Store the model's files, and the same files in another library; return those of both."""
@@ -76,35 +50,14 @@ def infos(database: Database) -> list[FileInfo]:
         return [info(media) for media in found]
 
 
-def all_pages(session: Session, listing: Listing, limit: int) -> list[FileInfo]:
-    found: list[FileInfo] = []
-    cursor = None
-    while True:
-        rows, cursor = pages.rows(session, listing, cursor=cursor, limit=limit)
-        found += map(info, rows)
-        if cursor is None:
-            return found
-        assert len(found) < 1000, "the cursors never end"
-
-
-@pytest.mark.parametrize(("few", "together", "strides"), model.STRATEGIES)
-def test_every_strategy_finds_the_same_files(
+def plans(
     database: Database,
-    infos: list[FileInfo],
-    monkeypatch: pytest.MonkeyPatch,
-    few: int,
-    together: int,
-    strides: tuple[int, ...],
-) -> None:
-    monkeypatch.setattr(finding, "FEW", few)
-    monkeypatch.setattr(finding, "MAX_TOGETHER", together)
-    monkeypatch.setattr(pages, "STRIDES", strides)
-    with database.reading() as session:
-        for listing, limit in model.sample(model.LISTINGS, 70):
-            assert all_pages(session, listing, limit) == model.expected(infos, listing), listing
-
-
-def plans(database: Database, listing: Listing, *, cursor: str | None = None, limit: int = 2) -> list[str]:
+    listing: Listing,
+    *,
+    cursor: str | None = None,
+    limit: int = 2,
+    limits: Limits = LIMITS,
+) -> list[str]:
     """Return SQLite's plan for each query of a page."""
     sent: list[tuple[str, Any]] = []
 
@@ -115,7 +68,7 @@ def plans(database: Database, listing: Listing, *, cursor: str | None = None, li
     with database.reading() as session:
         event.listen(database.engine, "before_cursor_execute", record)
         try:
-            pages.rows(session, listing, cursor=cursor, limit=limit)
+            sql_page(session, listing, cursor=cursor, limit=limit, limits=limits)
         finally:
             event.remove(database.engine, "before_cursor_execute", record)
         explain = session.connection().exec_driver_sql
@@ -125,19 +78,7 @@ def plans(database: Database, listing: Listing, *, cursor: str | None = None, li
         ]
 
 
-IN_ORDER = [
-    *(
-        Listing(SHARED, folder, recursive, sort=sort, descending=descending)
-        for folder, recursive in (("a", False), ("", False), ("", True))
-        for sort in Sort
-        for descending in (False, True)
-    ),
-    Listing(SHARED, "a", recursive=True),
-    Listing(SHARED, "a", recursive=True, descending=True),
-]
-
-
-@pytest.mark.parametrize("listing", IN_ORDER)
+@pytest.mark.parametrize("listing", IN_INDEX_ORDER)
 def test_page_is_a_range_of_an_index(database: Database, infos: list[FileInfo], listing: Listing) -> None:
     cursor: str | None = None
     for _ in range(1000):
@@ -145,7 +86,7 @@ def test_page_is_a_range_of_an_index(database: Database, infos: list[FileInfo], 
             assert plan.startswith("SEARCH media USING INDEX"), plan
             assert ";" not in plan, plan
         with database.reading() as session:
-            _, cursor = pages.rows(session, listing, cursor=cursor, limit=5)
+            _, cursor = sql_page(session, listing, cursor=cursor, limit=5)
         if cursor is None:
             break
     assert cursor is None
@@ -163,7 +104,7 @@ def cost_of_page(session: Session, listing: Listing, cursor: str | None) -> int:
     connection: Any = session.connection().connection.dbapi_connection
     connection.set_progress_handler(count, 1)
     try:
-        found, _ = pages.rows(session, listing, cursor=cursor, limit=10)
+        found, _ = sql_page(session, listing, cursor=cursor, limit=10)
     finally:
         connection.set_progress_handler(None, 1)
     assert len(found) == 10
@@ -179,7 +120,7 @@ def test_cost_of_page_does_not_depend_on_position(tmp_path: Path) -> None:
         ]
         session.add_all(found)
         session.commit()
-        for listing in IN_ORDER:
+        for listing in IN_INDEX_ORDER:
             infos = model.expected(map(info, found), listing)
             costs = [cost_of_page(session, listing, None)]
             for number in (10, 50, 300, 385, len(infos) // 2, len(infos) - 11):
@@ -191,24 +132,12 @@ def test_cost_of_page_does_not_depend_on_position(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sort", Sort)
-@pytest.mark.parametrize(
-    "listing",
-    [
-        Listing(SHARED, "", True, query="the"),
-        Listing(SHARED, "a", False, query="the e"),
-        Listing(SHARED, "a", True, query="end the", content_type="video"),
-        Listing(SHARED, "a", False, content_type="video/mp4"),
-        Listing(SHARED, "", True, content_type="video"),
-        Listing(SHARED, "a", True, query="film"),
-    ],
-)
+@pytest.mark.parametrize("listing", FREQUENT_MATCHES)
 def test_frequent_matches_are_read_in_index_order(
-    database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch, listing: Listing, sort: Sort
+    database: Database, infos: list[FileInfo], listing: Listing, sort: Sort
 ) -> None:
-    monkeypatch.setattr(finding, "FEW", 0)
-    monkeypatch.setattr(finding, "MAX_TOGETHER", 0)
-    listing = Listing(SHARED, listing.folder, listing.recursive, listing.query, listing.content_type, sort)
-    *counts, page = plans(database, listing)
+    listing = replace(listing, sort=sort)
+    *counts, page = plans(database, listing, limits=NEVER_SORT)
     assert counts
     for plan in (*counts, page):
         assert "TEMP B-TREE" not in plan, plan
@@ -237,32 +166,27 @@ def test_rare_matches_are_found_by_their_own_index(
 
 
 def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(
-    database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch
+    database: Database, infos: list[FileInfo]
 ) -> None:
-    monkeypatch.setattr(finding, "FEW", 2)
-    monkeypatch.setattr(finding, "RARELY_TOGETHER", 3)
-    *_, page = plans(database, Listing(SHARED, "", True, query="the strasse"))
+    limits = Limits(sort_at_most=(2,), with_all_tokens=3)
+    *_, page = plans(database, Listing(SHARED, "", True, query="the strasse"), limits=limits)
     assert page.startswith("SEARCH media USING INDEX sqlite_autoindex_media_1 (id=?)"), page
-    *_, page = plans(database, Listing(SHARED, "", True, query="the end"))
+    *_, page = plans(database, Listing(SHARED, "", True, query="the end"), limits=limits)
     assert "(id=?)" not in page, "both words together are frequent"
 
 
-def test_search_examines_bounded_number_of_files_per_page(
-    database: Database, infos: list[FileInfo], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finding, "FEW", 0)
-    monkeypatch.setattr(finding, "MAX_TOGETHER", 0)
-    monkeypatch.setattr(pages, "STRIDES", (3, 4))
+def test_search_examines_bounded_number_of_files_per_page(database: Database, infos: list[FileInfo]) -> None:
+    limits = replace(NEVER_SORT, strides=(3, 4))
     everything = model.expected(infos, Listing(SHARED, "", True))
     listing = Listing(SHARED, "", True, query="the strasse")
     with database.reading() as session:
         cursor = None
         for number in range(7, len(everything), 7):
-            found, cursor = pages.rows(session, listing, cursor=cursor, limit=2)
+            found, cursor = sql_page(session, listing, cursor=cursor, limit=2, limits=limits)
             assert found == []
             assert cursor is not None
             assert cursors.decode(listing, cursor).filename == everything[number - 1].key.filename
-        assert pages.rows(session, listing, cursor=cursor, limit=2) == ([], None)
+        assert sql_page(session, listing, cursor=cursor, limit=2, limits=limits) == ([], None)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +206,7 @@ def test_search_examines_bounded_number_of_files_per_page(
     ],
 )
 def test_end_of_returns_upper_bound_of_prefix(prefix: str, end: str | None) -> None:
-    assert finding.end_of(prefix) == end
+    assert end_of(prefix) == end
     if end is not None:
         longest = (prefix + "\U0010ffff" * 9).encode()
         assert prefix.encode() < longest < end.encode()

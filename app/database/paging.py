@@ -1,0 +1,219 @@
+"""The paging algorithm of lists, over the indexes that a database has.
+
+If an index has the files of a listing in its order, a page is a range of that index, however many files there
+are. Otherwise one of two ways is short. Few files are sorted. Among many files, those of the page are soon
+found in index order; if not, the page ends early, and the next page continues from there.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
+
+from app.storage import cursors
+from app.storage.cursors import Position
+from app.storage.types import Listing, Sort, is_storable
+
+MAX_FOLDER_NAMES = 200_000
+"""Maximum number of folder names in memory at once."""
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+C = TypeVar("C")
+Range = TypeVar("Range", bound="IndexRange[Any]")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the work for one page, in numbers of files."""
+
+    sort_at_most: Sequence[int] = (100, 1_000, 5_000)
+    """Maximum number of files that are sorted. The smaller limits are tried first, to select the condition
+    that the fewest files meet. (Of a million files, the 30 of a page that are among 5,000 are found within
+    6,000 in index order.)"""
+
+    strides: Sequence[int] = (1_000, 5_000)
+    """Files to examine in index order: the first stride is enough where matches are frequent; if the page is
+    not full, the next follows. The page has the files found by then."""
+
+    with_token: int = 20_000
+    """Maximum number of files with one search token that are examined for the other tokens."""
+
+    with_all_tokens: int = 1_000
+    """Maximum number of files with several frequent tokens whose ids are collected."""
+
+
+LIMITS = Limits()
+
+
+class IndexRange(Protocol[R_co]):
+    """A range of an index, in the order of a listing. Its rows are those that the listing selects."""
+
+    def after(self, position: Position | None) -> Self:
+        """Return the part after a position."""
+
+    def through(self, position: Position | None) -> Self:
+        """Return the part up to a position, and including it."""
+
+    def position_at(self, number: int) -> Position | None:
+        """Return the position of an entry by its number, from 1; None if there are fewer. Reads the index
+        only, and counts entries that the listing does not select, too."""
+
+    def rows(self, limit: int) -> Sequence[R_co]:
+        """Return the first rows."""
+
+
+class ListIndex(Protocol[R, C]):
+    """The queries for one listing, each answered by one index. C is a condition that at least all files of
+    the listing meet."""
+
+    listing: Listing
+    tokens: Sequence[str]
+    """The search tokens of the listing's query."""
+
+    def candidates(self) -> Iterator[C]:
+        """Yield the conditions that have an index."""
+
+    def with_token(self, token: str) -> C:
+        """Return the condition that a file has a word that begins with this token."""
+
+    def has_more_than(self, number: int, candidates: C) -> bool:
+        """Return whether more files meet the condition. Examines `number` + 1 entries of an index, and no
+        file."""
+
+    def with_all_tokens(self, first: str, *, limit: int) -> C | None:
+        """Return a condition for the files with all tokens, found among those with the `first`; None if there
+        are more than the limit."""
+
+    def sorted_rows(self, candidates: C, after: Position | None, limit: int) -> Sequence[R]:
+        """Return the first rows of the listing after the position, by sorting the candidates."""
+
+    def library_range(self) -> IndexRange[R]:
+        """Return all files of the library."""
+
+    def folder_range(self) -> IndexRange[R]:
+        """Return the files directly in the folder."""
+
+    def subfolders_range(self) -> IndexRange[R]:
+        """Return the files in folders inside the folder. For listings by name only."""
+
+    def position(self, row: R) -> Position:
+        """Return the position of a row in the listing."""
+
+
+def page(
+    index: ListIndex[R, C], *, cursor: str | None, limit: int, limits: Limits = LIMITS
+) -> tuple[Sequence[R], str | None]:
+    """Return the rows of the next files of the listing, and the cursor of the page after them."""
+    listing = index.listing
+    position = None if cursor is None else cursors.decode(listing, cursor)
+    if (listing.query.strip() and not index.tokens) or not is_storable(listing.content_type):
+        return [], None
+    strides: Sequence[int] = ()
+    if not _is_index_range(index):
+        candidates = _few_candidates(index, limits)
+        if candidates is not None:
+            return _cut(index, index.sorted_rows(candidates, position, limit + 1), limit)
+        strides = limits.strides
+    return _page_of_ranges(index, _index_ranges(index, position), strides, limit)
+
+
+def _page_of_ranges(
+    index: ListIndex[R, C], ranges: Iterable[IndexRange[R]], strides: Sequence[int], limit: int
+) -> tuple[Sequence[R], str | None]:
+    rows: list[R] = []
+    for one in ranges:
+        end = None
+        for part, part_end in _parts(one, strides):
+            end = part_end
+            rows += part.rows(limit + 1 - len(rows))
+            if len(rows) > limit:
+                return _cut(index, rows, limit)
+        if end is not None:
+            return rows, cursors.encode(index.listing, end)
+    return rows, None
+
+
+def _cut(index: ListIndex[R, C], rows: Sequence[R], limit: int) -> tuple[Sequence[R], str | None]:
+    if len(rows) <= limit:
+        return rows, None
+    return rows[:limit], cursors.encode(index.listing, index.position(rows[limit - 1]))
+
+
+def is_scattered(listing: Listing) -> bool:
+    """Return whether the files are in one folder tree, but the index that has their order spans the
+    library."""
+    return listing.recursive and bool(listing.folder) and listing.sort is not Sort.NAME
+
+
+def _is_index_range(index: ListIndex[R, C]) -> bool:
+    """Return whether the files of the listing are contiguous in an index that has their order."""
+    return not (index.tokens or index.listing.content_type or is_scattered(index.listing))
+
+
+def _few_candidates(index: ListIndex[R, C], limits: Limits) -> C | None:
+    """Return a condition that few files meet; None if all are met by many."""
+    for number in limits.sort_at_most:
+        for candidates in index.candidates():
+            if not index.has_more_than(number, candidates):
+                return candidates
+    return _few_with_all_tokens(index, limits)
+
+
+def _few_with_all_tokens(index: ListIndex[R, C], limits: Limits) -> C | None:
+    """Handle tokens that are frequent, but rarely meet: a search in index order would find hardly any
+    file."""
+    if len(index.tokens) > 1:
+        for first in sorted(index.tokens, key=len, reverse=True):  # the longest is likely to be the rarest
+            if not index.has_more_than(limits.with_token, index.with_token(first)):
+                return index.with_all_tokens(first, limit=limits.with_all_tokens)
+    return None
+
+
+def order_of(listing: Listing, *before: str) -> tuple[str, ...]:
+    """Return the fields by which files of one library are sorted; `before` are those before the filename."""
+    by = () if listing.sort is Sort.NAME else (listing.sort.value,)
+    return *by, *before, "filename"
+
+
+def _index_ranges(index: ListIndex[R, C], position: Position | None) -> Sequence[IndexRange[R]]:
+    """Return the ranges that have the files of the listing after the position, in its order."""
+    listing = index.listing
+    if not listing.recursive:
+        return [index.folder_range().after(position)]
+    if not listing.folder or listing.sort is not Sort.NAME:
+        return [index.library_range().after(position)]
+    # Two ranges: other folders sort between a folder and those inside it, such as `a-b` between `a` and
+    # `a/b`.
+    ranges = [index.folder_range(), index.subfolders_range()]
+    if listing.descending:
+        ranges.reverse()
+    if position is not None and (position.folder == listing.folder) is not listing.descending:
+        return [ranges[0].after(position), ranges[1]]
+    return ranges if position is None else [ranges[1].after(position)]
+
+
+def _parts(whole: Range, strides: Sequence[int]) -> Iterator[tuple[Range, Position | None]]:
+    """Yield the range in parts of so many entries, each with the position of its end. Yields the whole range
+    if there are no strides."""
+    for stride in strides:
+        end = whole.position_at(stride)
+        yield whole.through(end), end
+        if end is None:
+            return
+        whole = whole.after(end)
+    if not strides:
+        yield whole, None
+
+
+def distinct_names(names: Iterable[str], *, limit: int = MAX_FOLDER_NAMES) -> set[str]:
+    """Return the different names, up to a limit."""
+    found: set[str] = set()
+    for name in names:
+        found.add(name)
+        if len(found) == limit:
+            break
+    return found
+
+
+def in_byte_order(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=str.encode))

@@ -1,0 +1,309 @@
+"""Lists of files, folders and libraries in SQL: range queries on the indexes of the table `media`."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Integer,
+    Row,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from app.database.filesystem.posix import DiskPath
+from app.database.filesystem.rows import KNOWN, disk_path, path_at
+from app.database.paging import distinct_names, in_byte_order, is_scattered, order_of
+from app.database.sql.schema import Media, Word
+from app.storage import search_tokens
+from app.storage.cursors import Position
+from app.storage.types import Key, Listing, Sort
+
+Text = ColumnElement[str] | InstrumentedAttribute[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Files that include those of a listing: by queries for their ids, each answered by one index, or by
+    ids."""
+
+    queries: Sequence[Select[str]] = ()
+    ids: Sequence[str] = ()
+
+    @property
+    def condition(self) -> ColumnElement[bool]:
+        return Media.id.in_(union_all(*self.queries) if self.queries else self.ids)
+
+
+class SqlListIndex:
+    """`paging.ListIndex` over the table `media`. Its rows have the columns KNOWN."""
+
+    def __init__(self, session: Session, listing: Listing) -> None:
+        self.listing = listing
+        self.tokens: Sequence[str] = search_tokens.query_tokens(listing.query)
+        self._session = session
+        self._filters = [*_in_tree(listing)] if is_scattered(listing) else []
+        self._filters += _selected(listing, self.tokens)
+
+    def candidates(self) -> Iterator[Candidates]:
+        listing = self.listing
+        of_library = select(Media.id).where(Media.library == listing.library)
+        if listing.folder or not listing.recursive:
+            folders = [of_library.where(Media.folder == listing.folder)]
+            if listing.recursive:
+                folders.append(of_library.where(_begins_with(Media.folder, f"{listing.folder}/")))
+            yield Candidates(folders)
+        yield from map(self.with_token, self.tokens)
+        if listing.content_type:
+            yield Candidates([of_library.where(_begins_with(Media.content_type, listing.content_type))])
+
+    def with_token(self, token: str) -> Candidates:
+        return Candidates([self._ids_with(token)])
+
+    def _ids_with(self, token: str) -> Select[str]:
+        return select(Word.media_id).where(
+            Word.library == self.listing.library, _begins_with(Word.word, token)
+        )
+
+    def has_more_than(self, number: int, candidates: Candidates) -> bool:
+        entries: CompoundSelect[int] = union_all(
+            *(query.with_only_columns(literal_column("1")) for query in candidates.queries)
+        )
+        return self._session.scalar(entries.offset(number).limit(1)) is not None
+
+    def with_all_tokens(self, first: str, *, limit: int) -> Candidates | None:
+        others = (_has_token(Word.media_id, token) for token in self.tokens if token != first)
+        ids = self._session.scalars(self._ids_with(first).where(*others).limit(limit + 1)).all()
+        return Candidates(ids=ids) if len(ids) <= limit else None
+
+    def sorted_rows(self, candidates: Candidates, after: Position | None, limit: int) -> Sequence[Row[Any]]:
+        among = [candidates.condition, Media.ignored == self.listing.ignored, *_in_tree(self.listing)]
+        filters = [*_selected(self.listing, self.tokens)]
+        order = order_of(self.listing, "folder")
+        return _IndexRange(self._session, self.listing, among, order, filters).after(after).rows(limit)
+
+    def library_range(self) -> "_IndexRange":
+        listing = self.listing
+        shown = [Media.library == listing.library, Media.ignored == listing.ignored]
+        return _IndexRange(self._session, listing, shown, order_of(listing, "folder"), self._filters)
+
+    def folder_range(self) -> "_IndexRange":
+        library = self.library_range()
+        folder = [*library.equal, Media.folder == self.listing.folder]
+        return replace(library, equal=folder, columns=order_of(self.listing))
+
+    def subfolders_range(self) -> "_IndexRange":
+        low = Media.folder >= f"{self.listing.folder}/"
+        high = Media.folder < f"{self.listing.folder}0"  # "0" is the character after "/"
+        start, stop = (high, low) if self.listing.descending else (low, high)
+        return replace(self.library_range(), start=start, stop=stop)
+
+    def position(self, row: Row[Any]) -> Position:
+        return _position(self.listing, row)
+
+
+@dataclass(frozen=True, slots=True)
+class _IndexRange:
+    """The rows that meet the conditions `equal`, in the order of `columns`, between two bounds. `filters` are
+    conditions for which the index is not used."""
+
+    session: Session
+    listing: Listing
+    equal: Sequence[ColumnElement[bool]]
+    columns: Sequence[str]
+    filters: Sequence[ColumnElement[bool]]
+    start: ColumnElement[bool] | None = None
+    stop: ColumnElement[bool] | None = None
+
+    def after(self, position: Position | None) -> "_IndexRange":
+        return self if position is None else replace(self, start=self._is_after(position))
+
+    def through(self, position: Position | None) -> "_IndexRange":
+        return self if position is None else replace(self, stop=not_(self._is_after(position)))
+
+    def rows(self, limit: int) -> Sequence[Row[Any]]:
+        return self.session.execute(self._query().where(*self.filters).limit(limit)).all()
+
+    def position_at(self, number: int) -> Position | None:
+        columns = {column.key: column for column in (*self._columns(), Media.folder, Media.filename)}
+        entry = self._query().with_only_columns(*columns.values()).offset(number - 1).limit(1)
+        row = self.session.execute(entry).first()
+        return None if row is None else _position(self.listing, row)
+
+    def _query(self) -> Select[Any]:
+        # At most one bound at each end: given two, SQLite may start from the wrong one.
+        bounds = [bound for bound in (self.start, self.stop) if bound is not None]
+        columns = self._columns()
+        order = (column.desc() for column in columns) if self.listing.descending else columns
+        return select(*KNOWN).where(*self.equal, *bounds).order_by(*order)
+
+    def _is_after(self, position: Position) -> ColumnElement[bool]:
+        sort = self.listing.sort.value
+        values = {sort: position.value, "folder": position.folder, "filename": position.filename}
+        columns = self._columns()
+        row = tuple_(*columns)
+        bound = tuple_(*(literal(values[column.key], column.type) for column in columns))
+        return row < bound if self.listing.descending else row > bound
+
+    def _columns(self) -> list[InstrumentedAttribute[Any]]:
+        return [getattr(Media, name) for name in self.columns]
+
+
+def _position(listing: Listing, row: Row[Any]) -> Position:
+    value = None if listing.sort is Sort.NAME else getattr(row, listing.sort.value)
+    return Position(value, row.folder, row.filename)
+
+
+# Filters. They leave the choice of an index to the rest of the query: no index has an expression with
+# `concat`.
+
+
+def _in_tree(listing: Listing) -> list[ColumnElement[bool]]:
+    """Return the condition that a file is in the listing's folder, or, in a recursive listing, below it."""
+    if not listing.recursive:
+        return [Media.folder == listing.folder]
+    return [_begins_with(Media.folder.concat("/"), f"{listing.folder}/")] if listing.folder else []
+
+
+def _selected(listing: Listing, tokens: Sequence[str]) -> Iterator[ColumnElement[bool]]:
+    """Yield the conditions that a file has the listing's media type and all tokens."""
+    kind, stored = listing.content_type, Media.content_type.concat("")
+    if "/" in kind:
+        yield or_(stored == kind, _begins_with(stored, f"{kind};"), _begins_with(stored, f"{kind} "))
+    elif kind:
+        yield _begins_with(stored, f"{kind}/")
+    for token in tokens:
+        yield _has_token(Media.id, token)
+
+
+def _has_token(media_id: InstrumentedAttribute[str], token: str) -> ColumnElement[bool]:
+    """Return the condition that the file with this id has a word that begins with the token."""
+    other = aliased(Word)
+    return exists().where(other.media_id == media_id, _begins_with(other.word, token))
+
+
+def _begins_with(column: Text, prefix: str) -> ColumnElement[bool]:
+    """Return the condition as a range. (LIKE has wildcards, and uses no index on SQLite.)"""
+    end = end_of(prefix)
+    return and_(column >= prefix, column < end) if end is not None else column >= prefix
+
+
+def end_of(prefix: str) -> str | None:
+    """Return the first text, by bytes in UTF-8, after all that begin with the prefix; None if there is
+    none."""
+    stem = prefix.rstrip("\U0010ffff")
+    if not stem:
+        return None
+    following = ord(stem[-1]) + 1
+    return stem[:-1] + chr(0xE000 if following == 0xD800 else following)  # skips the surrogates
+
+
+# Folders and libraries
+
+
+class TextPosition(FunctionElement[int]):
+    """The position of one text in another, from 1; 0 if absent. Each database has its own name for it."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(TextPosition, "sqlite")
+def _instr(element: TextPosition, compiler: SQLCompiler, **options: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **options)})"
+
+
+@compiles(TextPosition, "postgresql")
+def _strpos(element: TextPosition, compiler: SQLCompiler, **options: Any) -> str:
+    return f"strpos({compiler.process(element.clauses, **options)})"
+
+
+def libraries(session: Session) -> Iterator[str]:
+    """Yield the libraries that have rows, by jumps from one to the next in the index."""
+    name = session.scalar(select(func.min(Media.library)))
+    while name is not None:
+        yield name
+        name = session.scalar(select(func.min(Media.library)).where(Media.library > name))
+
+
+def folders(session: Session, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
+    """Return the names of the folders directly inside that have files which are not ignored, in byte
+    order."""
+    names = distinct_names(folder_names(session, library, folder, ignored=False))
+    return in_byte_order(names)[:limit]
+
+
+def folder_names(
+    session: Session, library: str, folder: str, *, ignored: bool | None = None
+) -> Iterator[str]:
+    """Yield the names of the folders directly inside, by jumps from one to the next in the index; some occur
+    twice. `ignored` selects folders by their files: ignored, not ignored, or (None) all."""
+    prefix = f"{folder}/" if folder else ""
+    rows = select(func.min(Media.folder)).where(Media.library == library)
+    if ignored is not None:
+        rows = rows.where(Media.ignored == ignored)
+    if folder:
+        rows = rows.where(Media.folder < f"{folder}0")  # "0" is the character after "/"
+    # No legal name contains "\x01": it sorts after a text and before all legal continuations of it.
+    found = select(rows.where(Media.folder >= (prefix or "\x01")).scalar_subquery().label("folder")).cte(
+        "found", recursive=True
+    )
+    rest = func.substr(found.c.folder, len(prefix) + 1)
+    slash = TextPosition(rest, "/")
+    # `name-2` may sort between `name` and `name/…`, so a jump can only skip the inside of a folder.
+    skipped = case(
+        (slash > 0, literal(prefix).concat(func.substr(rest, 1, slash - 1)).concat("0")),
+        else_=found.c.folder.concat("\x01"),
+    )
+    following = rows.where(Media.folder >= skipped).correlate(found).scalar_subquery()
+    found = found.union_all(select(following).where(found.c.folder.is_not(None)))
+    for (path,) in session.execute(select(found.c.folder).where(found.c.folder.is_not(None))):
+        yield path[len(prefix) :].partition("/")[0]
+
+
+Place = tuple[Key, DiskPath]
+"""A file, and its path on the disk."""
+
+
+def places(
+    session: Session, library: str, folder: str, after: tuple[str, str], *, beneath: bool, limit: int
+) -> list[Place]:
+    """Return the places of the rows in a folder, or also below it, after this folder and filename."""
+    query = select(Media.folder, Media.filename, Media.disk_path).where(
+        Media.library == library, tuple_(Media.folder, Media.filename) > tuple_(*after)
+    )
+    if not beneath:
+        query = query.where(Media.folder == folder)
+    elif folder:
+        # "0" is the character after "/". Folders that sort between the folder and its inside are skipped.
+        inside = Media.folder >= f"{folder}/"
+        query = query.where(
+            Media.folder >= folder, Media.folder < f"{folder}0", or_(Media.folder == folder, inside)
+        )
+    rows = session.execute(query.order_by(Media.folder, Media.filename).limit(limit))
+    keys = ((Key(library, folder, name), path) for folder, name, path in rows)
+    return [(key, path_at(key) if path is None else disk_path(library, path)) for key, path in keys]
+
+
+def disk_folders(session: Session, library: str, folder: str) -> set[DiskPath]:
+    """Return the folders on the disk that have files of a folder under another spelling of its name."""
+    differs = Media.disk_path.is_not(None)
+    query = select(Media.disk_path).where(Media.library == library, Media.folder == folder, differs)
+    paths = session.scalars(query.limit(10)).all()
+    return {tuple(path.split("/")[:-1]) for path in paths if path is not None}
