@@ -133,4 +133,6 @@ class QuotaReservation:
 
 
 def _exceeded(quota: int) -> QuotaExceeded:
-    return QuotaExceeded(f"All your files together may have {quota:,} bytes; this would be more.")
+    return QuotaExceeded(
+        f"This upload exceeds your quota of {quota:,} bytes for all files together. Delete some files first."
+    )
