@@ -38,7 +38,7 @@ from app.database import (
 )
 from app.database.filesystem.doctor_checks import ignores_case
 from app.library.copying import LEFT_BEHIND, CopyOutcome, Target, copy, find_gone, remove_gone
-from app.server.listen import activated_listeners, listen, place_of, reachable
+from app.server.listen import activated_listeners, listen, listener_url, reachable
 from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load, load_target
 from app.storage.contract import Storage
@@ -416,7 +416,7 @@ def _announce(settings: Settings, listener: socket, host: str | None, sign_up: s
     lines = [f"Seekable serves {logs.escaped(settings.location)}"]
     base = _base(settings, listener, host)
     if listener.family == AF_UNIX and settings.base_url is None:
-        path = place_of(listener).removeprefix("unix:")
+        path = listener_url(listener).removeprefix("unix:")
         is_abstract = path.startswith("@")
         option = "--abstract-unix-socket" if is_abstract else "--unix-socket"
         path = shlex.quote(path.removeprefix("@"))

@@ -1,12 +1,12 @@
-"""How long a client may keep a connection waiting, and for what. Pure: the server brings clock and counts."""
+"""Deadlines for slow clients: heads, bodies, reads, idle connections. Pure: callers pass time and counts."""
 
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
 
-class Waiting(Enum):
-    """What only the client can do next."""
+class WaitingFor(Enum):
+    """The next step of a connection, where only the client can make it."""
 
     HEAD = "the rest of a request's head"
     BODY = "the next bytes of a request's body"
@@ -15,119 +15,122 @@ class Waiting(Enum):
     NEXT = "the next request"
 
 
-class State(NamedTuple):
-    """How far a connection is."""
+class ConnectionState(NamedTuple):
+    """The state of a connection, as far as deadlines depend on it."""
 
-    begun: bool
-    """A request has begun whose end has not come."""
-    head: bool
-    """Its head has come."""
-    answering: bool
-    """A request waits for its answer, or for the rest of it."""
+    receiving: bool
+    """The server has received the beginning of a request, but not its end."""
+    head_complete: bool
+    """Its head is complete."""
+    responding: bool
+    """A response has not been sent completely."""
     reading: bool
-    """The server takes what comes; not so while the program is busy with what came before."""
+    """The server reads from the socket; it pauses while the application is behind."""
     unsent: bool
-    """The client has not taken yet what it was sent."""
+    """Data waits until the client reads."""
     new: bool
-    """Nothing was ever asked."""
+    """The client has sent no request yet."""
 
 
-def waiting_for(state: State) -> Waiting | None:
-    """What the client is waited for; None when it is the program's turn, or nobody's."""
+def awaited_step(state: ConnectionState) -> WaitingFor | None:
+    """Return the step that only the client can make; None if the server has to act first."""
     if state.unsent:
-        return Waiting.READER
-    if state.answering:
-        return Waiting.BODY if state.begun and state.head and state.reading else None
-    if state.begun:
-        return Waiting.REST if state.head else Waiting.HEAD
-    return Waiting.HEAD if state.new else Waiting.NEXT
+        return WaitingFor.READER
+    if state.responding:
+        return WaitingFor.BODY if state.receiving and state.head_complete and state.reading else None
+    if state.receiving:
+        return WaitingFor.REST if state.head_complete else WaitingFor.HEAD
+    return WaitingFor.HEAD if state.new else WaitingFor.NEXT
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a client may cost. Times are in seconds."""
+    """Limits for one client, in bytes and seconds."""
 
     head_size: int
-    """Bytes of a request before its body."""
+    """Maximum bytes of a request's head."""
     head: float
-    """From the first byte of a request to the end of its head; on a new connection from its beginning."""
+    """Seconds from the first byte of a request (or from the new connection) to the end of its head."""
     body: float
-    """Without a byte of a body; and for all the rest of one that was refused."""
+    """Seconds without a byte of a body; also for the rest of a refused body."""
     body_rate: float
-    """Bytes a second that a body has to come with, on average over `body` seconds."""
+    """Minimum bytes a second of a body, averaged over `body` seconds."""
     reader: float
-    """Without taking a byte of what it is sent."""
+    """Seconds in which a client may read no byte of a response."""
     idle: float
-    """Between the end of an answer and the next request."""
+    """Seconds between the end of a response and the next request."""
 
-    def of(self, waiting: Waiting) -> float:
-        match waiting:  # asked for every connection, many times a second
-            case Waiting.HEAD:
+    def seconds(self, step: WaitingFor) -> float:
+        """Return the deadline for a step."""
+        match step:  # called for every connection, several times a second
+            case WaitingFor.HEAD:
                 return self.head
-            case Waiting.BODY | Waiting.REST:
+            case WaitingFor.BODY | WaitingFor.REST:
                 return self.body
-            case Waiting.READER:
+            case WaitingFor.READER:
                 return self.reader
-            case Waiting.NEXT:
+            case WaitingFor.NEXT:
                 return self.idle
 
 
-class Clock:
-    """The time that the server looked: when it stood still for long, its clients were not slow."""
+class StallClock:
+    """A clock that stops while the event loop is blocked, so that our stalls do not count against clients."""
 
     def __init__(self) -> None:
-        self._looked: float | None = None
+        self._last_tick: float | None = None
         self._time = 0.0
 
     def time(self, now: float) -> float:
-        """Seconds, which count up to one between two looks."""
-        if self._looked is not None:
-            self._time += min(now - self._looked, 1.0)
-        self._looked = now
+        """Return the seconds so far; at most one second counts between two calls."""
+        if self._last_tick is not None:
+            self._time += min(now - self._last_tick, 1.0)
+        self._last_tick = now
         return self._time
 
 
-class Watch:
-    """Since when one client has been waited for without progress."""
+class StepTimer:
+    """The time since one client last made progress."""
 
     def __init__(self) -> None:
-        self._seen: tuple[Waiting, object] | None = None
+        self._step: tuple[WaitingFor, object] | None = None
         self._since = 0.0
 
-    def is_over(self, waiting: Waiting | None, progress: object, limits: Limits, now: float) -> bool:
-        """Whether the limit has passed. `progress` is anything that differs when the client did something
-        that counts."""
-        if waiting is None:
-            self._seen = None
+    def has_expired(self, step: WaitingFor | None, progress: object, limits: Limits, now: float) -> bool:
+        """Return whether the deadline of the step has passed.
+
+        `progress` is a value that changes whenever the client makes progress.
+        """
+        if step is None:
+            self._step = None
             return False
-        if self._seen != (waiting, progress):
-            self._seen = (waiting, progress)
+        if self._step != (step, progress):
+            self._step = (step, progress)
             self._since = now
-        return now - self._since >= limits.of(waiting)
+        return now - self._since >= limits.seconds(step)
 
 
-class Pace:
-    """How fast the body of one request comes while its client is waited for."""
+class BodyRate:
+    """The rate at which the body of a request arrives, measured while the server reads."""
 
     def __init__(self) -> None:
         self._request: object = None
         self._waited = 0.0
-        self._begun_at = 0
-        self._looked: float | None = None
+        self._start = 0
+        self._last_tick: float | None = None
 
     def is_too_slow(self, request: object, *, waits: bool, received: int, limits: Limits, now: float) -> bool:
-        """Return whether less has come than the limits demand, in as many seconds of waiting as they name.
+        """Return whether the body arrived more slowly than the limits demand.
 
-        `received` counts the bytes of the whole connection, `now` the seconds of a Clock. The time in which
-        the server does not read is left out.
+        `received` counts the bytes of the whole connection, `now` is the time of a StallClock. Time in which
+        the server does not read does not count.
         """
         if request is not self._request:
-            self._request, self._waited, self._begun_at, self._looked = request, 0.0, received, None
-        if waits and self._looked is not None:
-            self._waited += now - self._looked
-        self._looked = now if waits else None
+            self._request, self._waited, self._start, self._last_tick = request, 0.0, received, None
+        if waits and self._last_tick is not None:
+            self._waited += now - self._last_tick
+        self._last_tick = now if waits else None
         if self._waited < limits.body:
             return False
-        slow = received - self._begun_at < limits.body_rate * self._waited
-        self._waited, self._begun_at = 0.0, received
+        slow = received - self._start < limits.body_rate * self._waited
+        self._waited, self._start = 0.0, received
         return slow

@@ -1,4 +1,4 @@
-"""A request and its answer as uvicorn has them, but counted, and with files that are sent without a copy."""
+"""One request and its response: counted, logged, and with files sent by sendfile."""
 
 import asyncio
 import logging
@@ -16,52 +16,52 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from app import logs
 from app.metrics.request_counters import RequestCounters
-from app.server.request_id import HEADER, identity, is_named
+from app.server.request_id import HEADER, has_request_id, request_id
 from app.server.zerocopy import EXTENSION, FileSender
 
 _CLOSE = (b"connection", b"close")
 
 _UNTIL_CLOSE = sys.maxsize
-"""Bytes that an answer may have whose end is that of its connection."""
+"""The Content-Length for uvicorn of a response that ends with its connection."""
 
-_log = logging.getLogger(logs.REQUESTS)
+log = logging.getLogger(logs.REQUESTS)
 
 
-class Edge(NamedTuple):
-    """What is to be done of every request."""
+class Instrumentation(NamedTuple):
+    """How requests are counted and logged."""
 
     requests: RequestCounters
-    """Where it is counted."""
+    """The counters."""
     log: bool
-    """Whether it gets a record in the log."""
+    """Whether each request gets a log record."""
     name: bool
-    """Whether records that belong to it name it."""
+    """Whether log records name the request that they belong to."""
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Break the connection off, so that nothing that was sent on it looks complete, and drop the rest."""
+    """Reset the connection (RST), so that no response looks complete, and discard unsent data."""
     connected = transport.get_extra_info("socket")
     if connected is not None:
-        with suppress(OSError, ValueError):  # it is lost already
+        with suppress(OSError, ValueError):  # already lost
             connected.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
 
 
 class Exchange:
-    """What the program is called with to answer one request of a connection, which `began` at a time."""
+    """One request and its response: the receive and send callables of the application."""
 
-    # Written where they are another: each costs, thousands of times a second.
+    # Class attributes, because setting each on every instance would cost time thousands of times a second.
     received = 0
     _id: str | None = None
     _first: float | None = None
     """Seconds until the first byte of the body."""
     _status = 0
     _bodies = 0
-    """Bytes that were sent as messages."""
+    """Body bytes sent as messages."""
     _files = 0
-    """Bytes of files that the connection had sent before."""
+    """Bytes of files that the connection had sent before this exchange."""
     _until_close = False
-    """Only the end of the connection ends the answer."""
+    """The end of the connection marks the end of the response."""
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class Exchange:
         transport: asyncio.Transport,
         flow: FlowControl,
         sender: FileSender | None,
-        edge: Edge,
+        instrumentation: Instrumentation,
         began: float,
     ) -> None:
         self._cycle = cycle
         self._transport = transport
         self._flow = flow
         self._sender = sender
-        self._edge = edge
+        self._instrumentation = instrumentation
         self._began = began
 
     @property
@@ -85,19 +85,19 @@ class Exchange:
 
     @property
     def id(self) -> str:
-        """What the request is called. Few are asked for it."""
+        """The id of the request, computed on first use."""
         if self._id is None:
-            self._id = identity(self.scope["headers"])
+            self._id = request_id(self.scope["headers"])
         return self._id
 
     @property
     def sent(self) -> int:
-        """Bytes of the body so far, those of a file that is on its way too."""
+        """Body bytes sent so far, including those of a file in progress."""
         return self._bodies + (self._sender.sent - self._files if self._sender is not None else 0)
 
     async def run(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
-        """Have the program answer; an ASGI application but for its first parameter."""
-        requests, log, name = self._edge
+        """Run the application for this exchange."""
+        requests, log, name = self._instrumentation
         if self._sender is not None:
             self._files = self._sender.sent
         requests.active.add(self)
@@ -106,14 +106,14 @@ class Exchange:
         try:
             await app(scope, self._receive, self._send)
         except BaseException:
-            self._status = self._status or 500  # uvicorn says so
+            self._status = self._status or 500  # as uvicorn responds
             raise
         finally:
             if self._until_close and not self._cycle.response_complete:
-                reset(self._transport)  # or the answer would look complete
+                reset(self._transport)  # otherwise the response would look complete
             requests.request_ended(self, self._status, self._first, self.sent)
             if log:
-                self._say()
+                self._log_request()
 
     async def _receive(self) -> Any:
         message: Any = await self._cycle.receive()
@@ -125,9 +125,9 @@ class Exchange:
         kind = message["type"]
         if kind == "http.response.start":
             self._status = status = message["status"]
-            named = status >= 400 or self._edge.name or is_named(self.scope["headers"])
+            named = status >= 400 or self._instrumentation.name or has_request_id(self.scope["headers"])
             if named or self._cycle.waiting_for_100_continue:
-                message = self._completed(message, named)
+                message = self._with_server_headers(message, named)
             if self.scope["http_version"] != "1.1":
                 self._send_until_close(message)
         else:
@@ -150,13 +150,13 @@ class Exchange:
             self._cycle.chunked_encoding = False
             self._cycle.expected_content_length = _UNTIL_CLOSE
 
-    def _completed(self, message: Any, named: bool) -> Any:
-        """The head of an answer with what the server has to say in it."""
+    def _with_server_headers(self, message: Any, named: bool) -> Any:
+        """Return the response start with the headers that the server adds."""
         added = []
         if named:
             added.append((HEADER, self.id.encode()))
         if self._cycle.waiting_for_100_continue:
-            # The body was not asked for, and may come or not (RFC 9110 10.1.1).
+            # We sent no 100 (Continue), so the client may or may not send the body (RFC 9110 §10.1.1).
             added.append(_CLOSE)
         return {**message, "headers": [*message.get("headers", ()), *added]}
 
@@ -169,7 +169,7 @@ class Exchange:
             raise ConnectionResetError("The client has left.")
         count = message["count"]
         if not cycle.response_started or cycle.chunked_encoding or count > cycle.expected_content_length:
-            raise RuntimeError("A file is sent within the Content-Length of an answer that has begun.")
+            raise RuntimeError("A file must fit into the Content-Length of a response that has started.")
         file, offset = message["file"].fileno(), message["offset"]
         sent = self._sender.send_now(file, offset, count)
         if sent < count:
@@ -179,7 +179,7 @@ class Exchange:
             self._complete()
 
     def _complete(self) -> None:
-        """End an answer all of which is sent, as uvicorn would after a last, empty message."""
+        """Mark the response as complete, as uvicorn would after a last, empty message."""
         cycle = self._cycle
         if cycle.expected_content_length:
             raise RuntimeError("Response content shorter than Content-Length")
@@ -189,9 +189,9 @@ class Exchange:
             self._transport.close()
         cycle.on_response()
 
-    def _say(self) -> None:
+    def _log_request(self) -> None:
         scope = self.scope
-        _log.info(
+        log.info(
             logs.REQUEST,
             get_client_addr(scope),
             scope["method"],
@@ -205,19 +205,18 @@ class Exchange:
         )
 
 
-SIZE = 512 << 10
-"""Bytes that are read in one go, at most."""
+BODY_BUFFER_SIZE = 512 << 10
+"""Maximum bytes of one read of a long body."""
 
-LONG = 256 << 10
-"""Bytes of a body that are still to come from which on it is worth it: the event loops read so many at once
-for the parser."""
+LONG_BODY = 256 << 10
+"""Remaining bytes above which a body bypasses the parser: as many as the event loops read at once."""
 
-# One for all connections: what is read into it is taken out before anything else is read.
-_buffer = memoryview(bytearray(SIZE))
+# Shared by all connections: its content is copied out before the next read.
+_buffer = memoryview(bytearray(BODY_BUFFER_SIZE))
 
 
-def length_of(headers: Iterable[tuple[bytes, bytes]]) -> int:
-    """How long a body is whose head the parser has accepted; 0 where only its end will tell."""
+def body_length(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return the Content-Length of a head that the parser has accepted; 0 for chunked and absent bodies."""
     length = 0
     for name, value in headers:
         if name == b"transfer-encoding":
@@ -228,23 +227,25 @@ def length_of(headers: Iterable[tuple[bytes, bytes]]) -> int:
 
 
 class BodyReader(asyncio.BufferedProtocol):
-    """Stands in for the protocol of a connection while the next `left` bytes come, and takes no more.
+    """A protocol that replaces that of a connection while the next `remaining` bytes of a long body arrive.
 
-    The parser copies what it is given, after the event loop has copied it, in smaller pieces. `take` is given
-    each piece and how much is left then. All else that happens to the connection is told to its protocol.
+    It saves a copy by the event loop and another by the parser. Calls `receive` with each piece and the
+    number of bytes that remain. Other events of the connection go to its own protocol.
     """
 
-    def __init__(self, protocol: asyncio.Protocol, left: int, take: Callable[[bytes, int], None]) -> None:
-        self._left = left
-        self._take = take
+    def __init__(
+        self, protocol: asyncio.Protocol, remaining: int, receive: Callable[[bytes, int], None]
+    ) -> None:
+        self._remaining = remaining
+        self._receive = receive
         self.connection_lost = protocol.connection_lost  # type: ignore[method-assign]
         self.eof_received = protocol.eof_received  # type: ignore[method-assign]
         self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
         self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _buffer[: self._left]
+        return _buffer[: self._remaining]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._left -= nbytes
-        self._take(bytes(_buffer[:nbytes]), self._left)
+        self._remaining -= nbytes
+        self._receive(bytes(_buffer[:nbytes]), self._remaining)

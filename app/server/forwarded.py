@@ -1,4 +1,4 @@
-"""The client and scheme that proxies name: X-Forwarded-For, X-Forwarded-Proto, Forwarded (RFC 7239)."""
+"""The client and scheme behind trusted proxies: X-Forwarded-For, X-Forwarded-Proto, Forwarded (RFC 7239)."""
 
 import asyncio
 import re
@@ -10,21 +10,21 @@ from typing import Any
 
 Headers = Collection[tuple[bytes, bytes]]
 Client = tuple[str, int]
-"""An address, or another text that names nothing we trust, and a port; 0 if none is named."""
+"""An address (or another, untrusted identifier) and a port; 0 if the port is missing."""
 
 UNKNOWN = "unknown"
-"""The address of a client that a malformed Forwarded names (RFC 7239 6.2): never one of this machine."""
+"""The address of the client when Forwarded is malformed (RFC 7239 §6.2): not a loopback address."""
 
 LOOPBACK = ("127.0.0.0/8", "::1")
 """The networks of this machine."""
 
 MAX_ADDRESS = 64
-"""Characters of the longest text that may be an address."""
+"""Maximum length of an address, in characters."""
 
 _SCHEMES = frozenset({"http", "https", "ws", "wss"})
 
-# One pair, and what ends it. No two ways lead through it, so that a refusal takes linear time. An unquoted
-# value may hold more than a token does: some proxies quote neither ports nor IPv6 addresses.
+# One pair with its delimiter. Unambiguous, so that a mismatch takes linear time. An unquoted value may
+# contain more than a token: some proxies quote neither ports nor IPv6 addresses.
 _PAIR = re.compile(
     r"""
     [ \t]* (?:
@@ -38,24 +38,24 @@ _PAIR = re.compile(
 )
 _HOST_PORT = re.compile(r"\[([^\]]*)\](?::(.*))?|([^:]*)(?::([^:]*))?")
 
-Trusts = Callable[[str], bool]
+AddressMatcher = Callable[[str], bool]
 
 _FOR, _PROTO, _FORWARDED = b"x-forwarded-for", b"x-forwarded-proto", b"forwarded"
 _FIELDS = frozenset((_FOR, _PROTO, _FORWARDED))
 
 
-def trusting(networks: Sequence[str]) -> Trusts:
-    """Return the rule whether an address is in one of the networks."""
-    # Of functions at the top of a module, because `--reload` pickles the configuration that holds it.
-    return partial(_is_in_one, tuple(networks))
+def address_matcher(networks: Sequence[str]) -> AddressMatcher:
+    """Return a function that tests whether an address is in one of the networks."""
+    # A partial of a module-level function: `--reload` pickles the configuration that contains it.
+    return partial(_matches, tuple(networks))
 
 
-def _is_in_one(networks: tuple[str, ...], text: str) -> bool:
-    return len(text) <= MAX_ADDRESS and _is_known_in_one(networks, text)
+def _matches(networks: tuple[str, ...], text: str) -> bool:
+    return len(text) <= MAX_ADDRESS and _is_in_networks(networks, text)
 
 
 @lru_cache(4096)
-def _is_known_in_one(networks: tuple[str, ...], text: str) -> bool:
+def _is_in_networks(networks: tuple[str, ...], text: str) -> bool:
     try:
         address = ip_address(text)
     except ValueError:
@@ -70,17 +70,17 @@ def _parsed(networks: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(network) for network in networks)
 
 
-_is_here = trusting(LOOPBACK)
+_is_loopback = address_matcher(LOOPBACK)
 
 
-def forwarded(headers: Headers, trusts: Trusts) -> tuple[Client | None, str | None]:
-    """Return the client and the scheme that the fields of a trusted proxy name; None where none does.
+def forwarded_client(headers: Headers, is_trusted: AddressMatcher) -> tuple[Client | None, str | None]:
+    """Return the client and the scheme from the headers of a trusted proxy; None for each that is missing.
 
-    X-Forwarded-For and X-Forwarded-Proto win over Forwarded, because proxies that write them pass on a
-    Forwarded that a client wrote. Only a client of another machine that Forwarded names counts more than one
-    of this machine, or a proxy, in X-Forwarded-For: a proxy that writes Forwarded passes that on, too.
+    X-Forwarded-For and X-Forwarded-Proto take precedence over Forwarded, because proxies that set them pass
+    on a Forwarded from the client. The exception: a remote client in Forwarded takes precedence over a
+    loopback or proxy address in X-Forwarded-For, which a proxy that sets Forwarded passes on likewise.
     """
-    if _FIELDS.isdisjoint([name for name, _ in headers]):  # so it is for most requests of this machine
+    if _FIELDS.isdisjoint([name for name, _ in headers]):  # the common case
         return None, None
     fields: dict[bytes, list[str]] = {name: [] for name in _FIELDS}
     for name, value in headers:
@@ -88,19 +88,19 @@ def forwarded(headers: Headers, trusts: Trusts) -> tuple[Client | None, str | No
             fields[name].append(value.decode("latin-1"))
     addresses, schemes, elements = (", ".join(fields[name]) for name in (_FOR, _PROTO, _FORWARDED))
     hops = [_client(address) for address in addresses.split(",") if address.strip(" \t")]
-    client = _nearest(hops, trusts) if hops else None
+    client = _nearest(hops, is_trusted) if hops else None
     scheme = _scheme(schemes.partition(",")[0])
-    is_near = client is None or trusts(client[0]) or _is_here(client[0])
+    is_near = client is None or is_trusted(client[0]) or _is_loopback(client[0])
     if elements and (is_near or scheme is None):
-        other, other_scheme = _of_forwarded(elements, trusts)
-        if is_near and other is not None and not trusts(other[0]):
+        other, other_scheme = _of_forwarded(elements, is_trusted)
+        if is_near and other is not None and not is_trusted(other[0]):
             client = other
         client, scheme = client or other, scheme or other_scheme
     return client, scheme
 
 
-def _of_forwarded(value: str, trusts: Trusts) -> tuple[Client | None, str | None]:
-    """Return the client of a Forwarded, and the scheme by which it reached the first proxy that we trust."""
+def _of_forwarded(value: str, is_trusted: AddressMatcher) -> tuple[Client | None, str | None]:
+    """Return the client from Forwarded, and the scheme of its connection to the first trusted proxy."""
     try:
         elements = list(_elements(value))
     except ValueError:
@@ -108,14 +108,14 @@ def _of_forwarded(value: str, trusts: Trusts) -> tuple[Client | None, str | None
     named = [(_client(element["for"]), element) for element in elements if "for" in element]
     if not named:
         return None, _scheme(elements[0].get("proto", "")) if elements else None
-    client = _nearest([client for client, _ in named], trusts)
-    # The last that is so: those before it may be the client's own invention.
+    client = _nearest([client for client, _ in named], is_trusted)
+    # The last match, because the client may have forged those before it.
     chosen = [element for one, element in named if one == client][-1]
     return client, _scheme(chosen.get("proto", ""))
 
 
 def _elements(value: str) -> Iterator[dict[str, str]]:
-    """The elements of a Forwarded: parameters by lower-case name (RFC 7239 4). Raises ValueError."""
+    """Yield the elements of Forwarded: parameters by lower-case name (RFC 7239 §4). Raises ValueError."""
     element: dict[str, str] = {}
     position = 0
     while position < len(value):
@@ -133,9 +133,9 @@ def _elements(value: str) -> Iterator[dict[str, str]]:
         yield element
 
 
-def _nearest(clients: Sequence[Client], trusts: Trusts) -> Client:
-    """The last that is no proxy we trust: each proxy appends its peer. If all are, the first."""
-    return next((client for client in reversed(clients) if not trusts(client[0])), clients[0])
+def _nearest(clients: Sequence[Client], is_trusted: AddressMatcher) -> Client:
+    """Return the last untrusted client, since each proxy appends its peer; if all are trusted, the first."""
+    return next((client for client in reversed(clients) if not is_trusted(client[0])), clients[0])
 
 
 def _client(text: str) -> Client:
@@ -153,17 +153,17 @@ def _scheme(text: str) -> str | None:
 
 
 class ProxyHeadersMiddleware:
-    """Gives requests of trusted proxies the client and the scheme that their headers name."""
+    """ASGI middleware that sets the client and scheme of requests from trusted proxies."""
 
     def __init__(self, app: Any, trusted: Sequence[str]) -> None:
         self._app = app
-        self._trusts = trusting(trusted)
+        self._is_trusted = address_matcher(trusted)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
             peer = scope.get("client")
-            if peer is not None and self._trusts(peer[0]):
-                client, scheme = forwarded(scope["headers"], self._trusts)
+            if peer is not None and self._is_trusted(peer[0]):
+                client, scheme = forwarded_client(scope["headers"], self._is_trusted)
                 if client is not None:
                     scope["client"] = client
                 if scheme is not None:
@@ -172,14 +172,14 @@ class ProxyHeadersMiddleware:
         await self._app(scope, receive, send)
 
 
-CLIENT = ("127.0.0.1", 0)
-"""The peer: a program of this machine, as a peer on loopback is, and believed where that one is."""
+UNIX_CLIENT = ("127.0.0.1", 0)
+"""The client address of a connection over a Unix socket: a program of this machine, trusted like loopback."""
 
-SERVER = ("localhost", 80)
-"""Our end, for a request without Host; a path is no authority of a URL."""
+UNIX_SERVER = ("localhost", 80)
+"""The server address of such a connection, for requests without Host."""
 
 
 def is_unix(transport: asyncio.BaseTransport) -> bool:
-    """Return whether the connection came in over a Unix socket."""
+    """Return whether the connection is one over a Unix socket."""
     connected = transport.get_extra_info("socket")
     return connected is not None and connected.family == socket.AF_UNIX

@@ -1,4 +1,4 @@
-"""The sockets that the server listens on, taken before anything else is touched."""
+"""Listening sockets: bound before anything else is opened, or passed by systemd (sd_listen_fds(3))."""
 
 import errno
 import os
@@ -7,26 +7,28 @@ import socket
 from app.settings import ConfigurationError
 
 BACKLOG = 2048
-"""Connections that the system keeps for us until we take them."""
+"""The listen(2) backlog."""
 
-_TRIES = 20  # to find a port that is free on all addresses of a host
+_TRIES = 20
+"""Attempts to find a port that is free on all addresses of a host."""
+
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # such as ::1 where there is no IPv6
 
 
 def authority(host: str, port: int) -> str:
-    """Host and port as a URL has them."""
+    """Return the authority of a URL (RFC 3986 §3.2)."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def reachable(host: str, port: int) -> str:
-    """Return host and port for a client on this machine: a wildcard is none to connect to."""
+    """Return the authority to which a client on this machine connects: a wildcard becomes loopback."""
     return authority({"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host), port)
 
 
-def place_of(listener: socket.socket) -> str:
-    """Where it listens, as a URL or as nginx names Unix sockets."""
+def listener_url(listener: socket.socket) -> str:
+    """Return the URL of a listener; for a Unix socket `unix:PATH`, as nginx writes it."""
     address = listener.getsockname()
-    if isinstance(address, bytes) and address.startswith(b"\0"):  # abstract: in no file system (unix(7))
+    if isinstance(address, bytes) and address.startswith(b"\0"):  # an abstract address (unix(7))
         return f"unix:@{os.fsdecode(address[1:])}"
     if listener.family == socket.AF_UNIX:
         return f"unix:{os.path.abspath(os.fsdecode(address))}"
@@ -34,7 +36,7 @@ def place_of(listener: socket.socket) -> str:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listeners on all addresses of the host, on one port; 0 takes one that is free on all of them.
+    """Listen on all addresses of the host, on one port; port 0 selects one that is free on all of them.
 
     Raises ConfigurationError.
     """
@@ -48,7 +50,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             if port == 0 and error.errno == errno.EADDRINUSE:
                 continue  # free on one address, taken on another
-            raise ConfigurationError(_why_not(error, host, port)) from None
+            raise ConfigurationError(_explain(error, host, port)) from None
     raise ConfigurationError(f"No port is free on all addresses of {host}.")
 
 
@@ -77,20 +79,20 @@ def _listen(host: str, port: int) -> list[socket.socket]:
 def _listener(family: int, address: tuple[str | int | bytes, ...]) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if os.name == "posix":  # elsewhere it would let two programs have one port
+        if os.name == "posix":  # on Windows it would let two programs share the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(BACKLOG)  # now: until somebody listens, another program can bind the same port
+        listener.listen(BACKLOG)  # at once: until then another program can bind the same port
     except OSError:
         listener.close()
         raise
     return listener
 
 
-def _why_not(error: OSError, host: str, port: int) -> str:
-    """Why nobody can listen there, and what to do about it."""
+def _explain(error: OSError, host: str, port: int) -> str:
+    """Return the reason in a sentence, with the remedy."""
     another_port = "Choose another with --port or SEEKABLE_PORT; 0 takes a free one."
     another_host = "Choose another with --host or SEEKABLE_HOST."
     match error.errno:
@@ -100,27 +102,27 @@ def _why_not(error: OSError, host: str, port: int) -> str:
             return f"Port {port} of {host} needs rights that this user does not have. {another_port}"
         case errno.EADDRNOTAVAIL | errno.EAFNOSUPPORT:
             return f"{host} is not an address of this machine. {another_host}"
-    return f"Nobody can listen on port {port} of {host}: {error.strerror}. {another_port}"
+    return f"The server cannot listen on port {port} of {host}: {error.strerror}. {another_port}"
 
 
-_FIRST = 3
-"""The descriptor of the first of them."""
+_FIRST_DESCRIPTOR = 3
+"""SD_LISTEN_FDS_START."""
 
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
 def activated_listeners() -> list[socket.socket]:
-    """Return the sockets that systemd passed to this process; empty if it was not started so.
+    """Return the sockets that systemd passed to this process; empty without socket activation.
 
-    Raises ConfigurationError if one of them does not listen for streams.
+    Raises ConfigurationError unless each of them is a listening stream socket.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
-    given = os.environ.get("LISTEN_FDS", "0")
-    count = int(given) if given.isdecimal() else 0
-    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # they are meant for no child of ours
+    passed = os.environ.get("LISTEN_FDS", "0")
+    count = int(passed) if passed.isdecimal() else 0
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # child processes must not inherit them
         os.environ.pop(name, None)
-    return [_activated(descriptor) for descriptor in range(_FIRST, _FIRST + count)]
+    return [_activated(descriptor) for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + count)]
 
 
 def _activated(descriptor: int) -> socket.socket:
@@ -130,11 +132,11 @@ def _activated(descriptor: int) -> socket.socket:
         listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise ConfigurationError(
-            f"Descriptor {descriptor} of systemd's is no socket: {error.strerror}."
+            f"Descriptor {descriptor} from systemd is not a socket: {error.strerror}."
         ) from None
     if listener.type != socket.SOCK_STREAM or listener.family not in _FAMILIES or not listens:
         raise ConfigurationError(
-            f"Descriptor {descriptor} of systemd's does not listen for connections: use ListenStream= and "
+            f"Descriptor {descriptor} from systemd does not listen for connections. Use ListenStream= and "
             "Accept=no in its socket unit."
         )
     return listener

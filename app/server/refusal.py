@@ -1,4 +1,4 @@
-"""The answer to what the program never sees."""
+"""Responses to requests that the application never receives, and their log records."""
 
 import json
 import logging
@@ -8,22 +8,21 @@ from email.utils import formatdate
 from http import HTTPStatus
 
 MALFORMED_EVERY_S = 1.0
-"""Seconds between two records of one peer's malformed requests."""
+"""Seconds between two log records about one peer."""
 
 MAX_PEERS = 1024
-"""Peers whose last record is remembered; a flood from more of them logs the earliest again."""
+"""Maximum number of peers in the memory of a LogThrottle."""
 
 MAX_REASON = 200
-"""Characters of a reason that the log shows: some quote the request."""
+"""Maximum length of a logged reason: some quote the request."""
 
 _RETRY = "retry-after: 5\r\n"
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger("seekable")
 
 
-def refusal(status: HTTPStatus, detail: str, request_id: str) -> bytes:
-    """A whole answer that says why, as resources/problems.py would (RFC 9457), after which the connection is
-    closed."""
+def problem_response(status: HTTPStatus, detail: str, request_id: str) -> bytes:
+    """Return a complete response with a problem document (RFC 9457) and `Connection: close`."""
     body = json.dumps({"title": status.phrase, "status": status, "detail": detail}).encode()
     head = (
         f"HTTP/1.1 {status:d} {status.phrase}\r\n"
@@ -39,14 +38,14 @@ def refusal(status: HTTPStatus, detail: str, request_id: str) -> bytes:
     return head.encode() + body
 
 
-class Recently:
-    """The peers that had a record within the last second."""
+class LogThrottle:
+    """A limit of one log record per peer and second, so that a peer cannot flood the log."""
 
     def __init__(self) -> None:
         self._records: OrderedDict[str, float] = OrderedDict()
 
-    def has(self, peer: str, now: float) -> bool:
-        """Return whether the peer has had its record; if it has not, this is the one."""
+    def is_recent(self, peer: str, now: float) -> bool:
+        """Return whether the peer was logged within the last second; if not, remember this record."""
         last = self._records.get(peer)
         if last is not None and now - last < MALFORMED_EVERY_S:
             return True
@@ -57,23 +56,23 @@ class Recently:
         return False
 
 
-_malformed, _crowded = Recently(), Recently()
+_malformed, _refused = LogThrottle(), LogThrottle()
 
 
-def log_crowded(client: tuple[str, int] | None, reason: str) -> None:
-    """Log that a peer's connection was refused, at most once a second for each peer."""
+def log_refused_connection(client: tuple[str, int] | None, reason: str) -> None:
+    """Log a refused connection, at most once a second for each peer."""
     peer = _name_of(client)
-    if not _crowded.has(peer, time.monotonic()):
-        _log.warning("A connection from %s was refused: %s", peer, reason)
+    if not _refused.is_recent(peer, time.monotonic()):
+        log.warning("A connection from %s was refused: %s", peer, reason)
 
 
-def log_malformed(client: tuple[str, int] | None, reason: str) -> None:
-    """Log that a peer sent a request that cannot be parsed, at most once a second for each peer."""
+def log_malformed_request(client: tuple[str, int] | None, reason: str) -> None:
+    """Log a malformed request, at most once a second for each peer."""
     peer = _name_of(client)
-    if not _malformed.has(peer, time.monotonic()):
-        _log.warning("A request from %s could not be parsed: %s", peer, reason[:MAX_REASON])
+    if not _malformed.is_recent(peer, time.monotonic()):
+        log.warning("A request from %s could not be parsed: %s", peer, reason[:MAX_REASON])
 
 
 def _name_of(client: tuple[str, int] | None) -> str:
-    # The system names no address of a peer that left before its connection was accepted.
+    # accept(2) reports no address if the peer has already left.
     return client[0] if client else "an unknown address"

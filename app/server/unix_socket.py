@@ -1,4 +1,4 @@
-"""A Unix socket to listen on: made at a path, never taken from a server that lives, removed at the end."""
+"""Listening Unix sockets: never taken over from a running server, and removed at the end."""
 
 import errno
 import fcntl
@@ -12,13 +12,13 @@ from app.server.listen import BACKLOG
 from app.settings import ConfigurationError
 
 _UMASK = 0o117
-"""Leaves 0660: connecting takes the right to write, and a peer counts as this machine. A proxy of another
-user joins the group."""
+"""Results in mode 0660: connect(2) needs write permission, and clients count as this machine. A proxy that
+runs as another user joins the group."""
 
-_TRY_FOR_S = 1.0
-"""Seconds that a server has to take a connection before it counts as alive but busy."""
+_CONNECT_TIMEOUT_S = 1.0
+"""Seconds after which a server that accepts no connection counts as busy, but running."""
 
-_WHY_NOT = {
+_REASONS = {
     errno.ENOENT: "The folder does not exist. Make it first.",
     errno.ENOTDIR: "The folder does not exist. Make it first.",
     errno.EACCES: "This user cannot write in the folder.",
@@ -29,34 +29,33 @@ _WHY_NOT = {
 
 @contextmanager
 def unix_listener(path: str) -> Iterator[socket.socket]:
-    """Listen at the path inside the context. A socket that a killed server left there is replaced.
+    """Listen at the path inside the context. The stale socket of a killed server is replaced.
 
-    Raises ConfigurationError if another program listens there, or if the path cannot hold a socket.
+    Raises ConfigurationError if another program listens there, or if no socket can be created at the path.
     """
     path = os.path.abspath(path)
     try:
-        with _alone(os.path.dirname(path)):
+        with _folder_lock(os.path.dirname(path)):
             _remove_stale(path)
-            listener = _bound(path)
+            listener = _bind(path)
     except OSError as error:
-        # Python itself refuses a path that is too long, without an errno.
-        reason = _WHY_NOT.get(error.errno or 0) or error.strerror or f"{error}."
+        # Python rejects a path that is too long itself, without an errno.
+        reason = _REASONS.get(error.errno or 0) or error.strerror or f"{error}."
         raise ConfigurationError(f"--uds {path}: {reason}") from None
     with closing(listener):
-        made = _identity(path)
+        identity = _identity(path)
         try:
             yield listener
         finally:
-            # Another server may have replaced it while our last transfers were running.
-            with suppress(OSError), _alone(os.path.dirname(path)):
-                if _identity(path) == made:
+            # During our last transfers another server may have replaced it.
+            with suppress(OSError), _folder_lock(os.path.dirname(path)):
+                if _identity(path) == identity:
                     os.unlink(path)
 
 
 @contextmanager
-def _alone(folder: str) -> Iterator[None]:
-    """Hold the lock of the folder: of two servers that start at once, neither takes the other's socket for a
-    stale one."""
+def _folder_lock(folder: str) -> Iterator[None]:
+    """Lock the folder: a server that starts at the same time must not take our socket for a stale one."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -71,16 +70,18 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ConfigurationError(f"--uds {path}: A file has this name, and it is no socket. Choose another.")
-    if _is_alive(path):
+        raise ConfigurationError(
+            f"--uds {path}: A file of this name exists, and it is not a socket. Choose another path."
+        )
+    if _has_listener(path):
         raise ConfigurationError(f"--uds {path}: Another program listens there. Choose another path.")
     os.unlink(path)
 
 
-def _is_alive(path: str) -> bool:
-    """Return whether a program has the socket open; only a refusal proves that none has."""
+def _has_listener(path: str) -> bool:
+    """Return whether a program listens at the socket. Only a refused connection proves that none does."""
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(_TRY_FOR_S)
+        probe.settimeout(_CONNECT_TIMEOUT_S)
         try:
             probe.connect(path)
         except (ConnectionRefusedError, FileNotFoundError):
@@ -90,9 +91,9 @@ def _is_alive(path: str) -> bool:
     return True
 
 
-def _bound(path: str) -> socket.socket:
+def _bind(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
-    umask = os.umask(_UMASK)  # a chmod afterwards would leave a moment in which more may connect
+    umask = os.umask(_UMASK)  # with chmod(2) afterwards, others could connect in between
     try:
         listener.bind(path)
         listener.listen(BACKLOG)
@@ -105,6 +106,6 @@ def _bound(path: str) -> socket.socket:
 
 
 def _identity(path: str) -> tuple[int, int, int]:
-    # An inode number alone may be given to the next socket.
+    # The next socket may reuse the inode number.
     found = os.lstat(path)
     return found.st_dev, found.st_ino, found.st_mtime_ns

@@ -1,4 +1,4 @@
-"""uvicorn's WebSockets, for peers that do not read, do not speak the protocol, or mean harm."""
+"""WebSocket connections (RFC 6455): uvicorn's, hardened against slow and hostile peers."""
 
 import asyncio
 import socket
@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from app.server.forwarded import CLIENT, SERVER, is_unix
-from app.server.refusal import log_malformed, refusal
-from app.server.request_id import identity
+from app.server.forwarded import UNIX_CLIENT, UNIX_SERVER, is_unix
+from app.server.refusal import log_malformed_request, problem_response
+from app.server.request_id import request_id
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 
-INVALID_DATA = 1007  # RFC 6455 7.4.1
+INVALID_DATA = 1007  # RFC 6455 §7.4.1
 
 CLOSE_TIMEOUT_S = 5.0
-"""How long the peer has for its half of the closing handshake."""
+"""Seconds to wait for the peer's half of the closing handshake."""
 
 FLUSH_WITHIN_S = 1.0
-"""How long what was sent has to leave a connection that is being closed."""
+"""Seconds to flush a connection that is being closed."""
 
 WRITE_BUFFER = 32 << 10
-"""Bytes that wait in the process, and about as many in the kernel, for a peer that is slow to read."""
+"""Maximum bytes in the write buffer of a slow reader, and about as many in the kernel."""
 
 PIECE = 4 << 10
-"""Bytes that are taken in at once."""
+"""Bytes to parse at once."""
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """Written on websockets' sans-I/O core, which uvicorn chooses by itself too."""
+    """A connection on the sans-I/O core of websockets, which is uvicorn's default, too."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -42,13 +42,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if is_unix(transport):
-            self.client, self.server = CLIENT, SERVER
-        # What a peer that does not read may keep: by itself the kernel would take megabytes for it.
+            self.client, self.server = UNIX_CLIENT, UNIX_SERVER
+        # Bound the memory for a peer that does not read: by default the kernel would buffer megabytes.
         self.transport.set_write_buffer_limits(high=WRITE_BUFFER)
         connected = self.transport.get_extra_info("socket")
         if connected is not None:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, WRITE_BUFFER)
-        self.transport = _Closing(self.transport, self.loop)  # type: ignore[assignment]
+        self.transport = _FlushingTransport(self.transport, self.loop)  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if self.handshake_initiated:
@@ -56,14 +56,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             if self.handshake_complete:
                 self._parse()
             else:
-                self.transport.pause_reading()  # until the program has decided: see send
+                self.transport.pause_reading()  # until the application accepts: see send
             return
         super().data_received(data)
         if not self.handshake_initiated:
-            # A head comes whole. Of one that the parser refused uvicorn hears nothing, and would wait.
+            # The head is complete here. uvicorn does not notice that its parser refused it, and would wait.
             detail = "This handshake is malformed, or too long."
-            log_malformed(self.client, detail)
-            self.transport.write(refusal(HTTPStatus.BAD_REQUEST, detail, identity(())))
+            log_malformed_request(self.client, detail)
+            self.transport.write(problem_response(HTTPStatus.BAD_REQUEST, detail, request_id(())))
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -77,20 +77,24 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         return message
 
     def _parse(self) -> None:
-        """Take in what came, while the program has taken all before it: a message of one byte becomes an
-        object of two hundred, and uvicorn would make ten thousands of them at once."""
+        """Parse received bytes only as fast as the application consumes messages.
+
+        A message of one byte becomes an object of 200 bytes; uvicorn would create tens of thousands at once.
+        """
         while self._unparsed and not self.read_paused and not self.transport.is_closing():
             piece, self._unparsed = self._unparsed[:PIECE], self._unparsed[PIECE:]
             super().data_received(piece)
 
     def handle_cont(self, event: Any) -> None:
-        if event.data or event.fin:  # the others count for nothing in the size, and could go on for ever
+        if (
+            event.data or event.fin
+        ):  # empty fragments do not count towards the size limit, and could go on without end
             super().handle_cont(event)
 
     def send_receive_event_to_app(self) -> None:
         text = self.curr_msg_data_type == "text" and not self.close_sent
         if text and not _is_utf8(b"".join(self.frames)):
-            self.conn.send_close(INVALID_DATA)  # uvicorn would do the same, and log a traceback each time
+            self.conn.send_close(INVALID_DATA)  # uvicorn would also log a traceback
             self.handle_parser_exception()
             return
         super().send_receive_event_to_app()
@@ -99,7 +103,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if self.writable.is_set():
             super().handle_ping()
         else:
-            self.conn.data_to_send()  # a peer that pings and does not read would fill the memory with pongs
+            self.conn.data_to_send()  # drop it: pongs for a peer that does not read would fill the memory
 
     async def send(self, message: "ASGISendEvent") -> None:
         await super().send(message)
@@ -107,10 +111,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self.transport.resume_reading()
             self._parse()
         if message["type"] == "websocket.http.response.body":
-            self.handshake_complete = True  # it was refused: uvicorn would log an error for each
+            self.handshake_complete = True  # it was refused: uvicorn would log an error
 
     def shutdown(self) -> None:
-        if not self.transport.is_closing():  # else the peer closes it, and there is no more to say
+        if not self.transport.is_closing():  # otherwise the peer is closing it
             super().shutdown()
 
 
@@ -122,8 +126,8 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-class _Closing:
-    """A transport that does not flush for ever when it is closed."""
+class _FlushingTransport:
+    """A transport that flushes for at most FLUSH_WITHIN_S when it is closed."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport

@@ -1,4 +1,4 @@
-"""Sending files without a copy: sendfile() on the socket of an event loop's connection."""
+"""Zero-copy sending: sendfile(2) on the socket of an asyncio transport."""
 
 import asyncio
 import errno
@@ -8,22 +8,22 @@ import sys
 from app.storage.errors import StorageUnavailable, Truncated
 
 EXTENSION = "http.response.zerocopysend"
-"""The ASGI extension that is offered: https://asgi.readthedocs.io/en/latest/extensions.html"""
+"""The ASGI extension: https://asgi.readthedocs.io/en/latest/extensions.html"""
 
 IS_POSSIBLE = sys.platform == "linux"
-"""Elsewhere sendfile() means something else, or is not there."""
+"""On other systems sendfile() differs or is missing."""
 
 BLOCK = 1 << 20
-"""Bytes that one client is sent before the others get their turn."""
+"""Bytes to send to one client before the event loop serves the others."""
 
 _GONE = {errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.ENOTCONN, errno.EBADF}
 
 
 class FileSender:
-    """Sends parts of files, one after the other, to a socket that belongs to a transport with nothing unsent.
+    """A sender of spans of files, one at a time, to the socket of a transport whose write buffer is empty.
 
-    Event loops let nobody else watch a transport's own descriptor, so that a duplicate of it is watched, for
-    as long as a part has to wait.
+    Event loops allow no second watcher on a transport's descriptor, so a duplicate is watched while a span
+    has to wait.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, socket: int) -> None:
@@ -31,22 +31,22 @@ class FileSender:
         self._socket = socket
         self._waiting: asyncio.Future[None] | None = None
         self.sent = 0
-        """Bytes, of all parts so far."""
+        """Bytes sent so far, over all spans."""
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the client has to read before anything more can be sent."""
+        """Whether sending is blocked until the client reads."""
         return self._waiting is not None
 
     def send_now(self, file: int, offset: int, count: int) -> int:
-        """How many bytes the socket took at once, which may be none. Raises what `send` does."""
+        """Send without waiting, and return the number of bytes sent. Raises the errors of `send`."""
         return self._step(self._socket, file, offset, offset + count)
 
     async def send(self, file: int, offset: int, count: int) -> None:
-        """Return when the socket has taken all of it, which has to be waited for: see `send_now`.
+        """Send the span, waiting until the socket is writable.
 
-        ConnectionError when the client has left, Truncated when the file is too short, StorageUnavailable
-        when it cannot be read.
+        Raises ConnectionError if the client has left, Truncated if the file is too short, StorageUnavailable
+        if it cannot be read.
         """
         stop = offset + count
         try:
@@ -72,16 +72,18 @@ class FileSender:
             await waiting
         finally:
             self._waiting = None
-            self._loop.remove_writer(watched)  # before it is closed: another connection may get its number
+            self._loop.remove_writer(
+                watched
+            )  # before close(2), because another connection may reuse the number
             os.close(watched)
 
-    def lose(self) -> None:
-        """The connection is lost: let go of its descriptor."""
+    def connection_lost(self) -> None:
+        """Fail a pending `send`, and release its descriptor."""
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(ConnectionResetError("The client has left."))
 
     def _step(self, socket: int, file: int, offset: int, stop: int) -> int:
-        """Send what fits. How many bytes that were; 0 when nothing fits."""
+        """Call sendfile(2) once and return the number of bytes sent; 0 if the socket is full."""
         try:
             sent = os.sendfile(socket, file, offset, min(stop - offset, BLOCK))
         except BlockingIOError:

@@ -12,7 +12,8 @@ import uvicorn
 from app.main import create_app
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import Limits
-from app.server.protocol import Config
+from app.server.protocol import HttpProtocol
+from app.server.uvicorn_config import UvicornConfig
 from app.settings import Settings
 from app.storage.async_storage import ThreadedStorage
 from app.storage.types import Page
@@ -61,10 +62,11 @@ class PageCounter:
 @contextmanager
 def serve_in_process(library: LargeLibrary) -> Iterator[int]:
     """Run a real server over the library in a thread of this process, and yield its port."""
-    config = Config(
+    config = UvicornConfig(
         create_app(library.settings),  # type: ignore[arg-type]  # uvicorn accepts an application
+        protocol=HttpProtocol,
         limits=Limits(head_size=65536, head=10, body=30, body_rate=1024, reader=60, idle=5),
-        connections=ConnectionLimits(per_peer=1000, in_all=None, exempt=()),
+        connections=ConnectionLimits(per_peer=1000, total=None, exempt=()),
         sendfile=True,
         log_requests=False,
         name_requests=False,

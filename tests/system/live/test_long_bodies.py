@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.server.exchange import LONG, SIZE
+from app.server.exchange import BODY_BUFFER_SIZE, LONG_BODY
 from tests.http.conftest import RawConnection
 from tests.system.live.clients import forked_python
 from tests.system.live.test_zerocopy import check_equal, server_code
@@ -18,8 +18,15 @@ from tests.system.live.test_zerocopy import check_equal, server_code
 pytestmark = pytest.mark.live
 
 BODY_TIMEOUT_S = 1
-BYTES = random.Random(7).randbytes(3 * SIZE + LONG)
-SIZES = [LONG, LONG + 1, SIZE, SIZE + 1, 2 * SIZE + 17, len(BYTES)]
+BYTES = random.Random(7).randbytes(3 * BODY_BUFFER_SIZE + LONG_BODY)
+SIZES = [
+    LONG_BODY,
+    LONG_BODY + 1,
+    BODY_BUFFER_SIZE,
+    BODY_BUFFER_SIZE + 1,
+    2 * BODY_BUFFER_SIZE + 17,
+    len(BYTES),
+]
 
 
 @dataclass
@@ -68,8 +75,8 @@ def test_request_after_long_body_is_answered(uploads: Uploads) -> None:
         sending.result()
 
 
-@pytest.mark.parametrize("first", [0, 1, SIZE])
-@pytest.mark.parametrize("last", [0, 1, SIZE])
+@pytest.mark.parametrize("first", [0, 1, BODY_BUFFER_SIZE])
+@pytest.mark.parametrize("last", [0, 1, BODY_BUFFER_SIZE])
 def test_long_body_is_stored_when_sent_in_pieces(uploads: Uploads, first: int, last: int) -> None:
     """Send `first` bytes of the body with the head, and its `last` bytes with the next request."""
     body = random.Random(first + last).randbytes(len(BYTES))
@@ -119,9 +126,9 @@ def test_refused_long_body_is_read_to_its_end(uploads: Uploads) -> None:
         connection.send(put("there.bin", BYTES))
         assert connection.receive_response().status_code == 201
         refused = put("there.bin", BYTES, "If-None-Match: *")
-        connection.send(refused[: LONG // 2])
+        connection.send(refused[: LONG_BODY // 2])
         assert connection.receive_response().status_code == 412
-        connection.send(refused[LONG // 2 :] + get("there.bin"))
+        connection.send(refused[LONG_BODY // 2 :] + get("there.bin"))
         check_equal(connection.receive_response().content, BYTES)
 
 

@@ -17,7 +17,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.server.uvicorn_compat import missing
+from app.server.uvicorn_config import missing_features
 from tests.http.conftest import RawConnection
 from tests.support import need, need_root, run
 from tests.system.faults.tracing import inject_faults
@@ -251,10 +251,14 @@ def test_warning_is_logged_once_when_uvicorn_differs(running: Running) -> None:
 
 
 def test_missing_names_absent_attributes_of_uvicorn(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert missing() == []
+    assert missing_features() == []
     monkeypatch.delattr(HttpToolsProtocol, "on_body")
     monkeypatch.setattr(FlowControl, "__init__", lambda self, transport: setattr(self, "write_paused", False))
-    assert missing() == ["HttpToolsProtocol.on_body", "FlowControl.read_paused", "FlowControl.write_paused"]
+    assert missing_features() == [
+        "HttpToolsProtocol.on_body",
+        "FlowControl.read_paused",
+        "FlowControl.write_paused",
+    ]
 
 
 # Events during a response

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.server.exchange import length_of
+from app.server.exchange import body_length
 
 LENGTH, CHUNKED = (b"content-length", b"12"), (b"transfer-encoding", b"chunked")
 
@@ -25,4 +25,4 @@ LENGTH, CHUNKED = (b"content-length", b"12"), (b"transfer-encoding", b"chunked")
 def test_length_is_zero_unless_content_length_is_plain_digits(
     headers: list[tuple[bytes, bytes]], length: int
 ) -> None:
-    assert length_of(headers) == length
+    assert body_length(headers) == length

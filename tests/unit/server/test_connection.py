@@ -11,7 +11,8 @@ from uvicorn.server import ServerState
 from app.metrics.request_counters import RequestCounters
 from app.server.connection_limits import ConnectionLimits
 from app.server.deadlines import Limits
-from app.server.protocol import Config, HttpProtocol
+from app.server.protocol import HttpProtocol
+from app.server.uvicorn_config import UvicornConfig
 from app.server.websocket import WebSocketProtocol
 
 pytestmark = pytest.mark.anyio
@@ -90,7 +91,7 @@ class Service:
             sent += len(segment)
             while is_ours() and connection._received < sent:
                 await asyncio.sleep(0)
-        while is_ours() and connection._is_answering():
+        while is_ours() and connection._is_responding():
             await asyncio.sleep(0)
         if is_ours():
             transport.close()
@@ -107,10 +108,11 @@ class Service:
 async def serving() -> AsyncIterator[Service]:
     service = Service()
     limits = Limits(head_size=8192, head=10, body=10, body_rate=1, reader=10, idle=10)
-    config = Config(
+    config = UvicornConfig(
         service.app,  # type: ignore[arg-type]
+        protocol=HttpProtocol,
         limits=limits,
-        connections=ConnectionLimits(per_peer=1, in_all=None, exempt=()),
+        connections=ConnectionLimits(per_peer=1, total=None, exempt=()),
         sendfile=False,
         log_requests=False,
         name_requests=False,

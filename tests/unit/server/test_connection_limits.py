@@ -48,20 +48,20 @@ def test_peer_of_groups_ipv6_addresses_by_64(address: str, peer: str) -> None:
     ],
 )
 def test_peer_is_admitted_once_unless_exempt(first: str, second: str, is_admitted: bool) -> None:
-    limits = ConnectionLimits(per_peer=1, in_all=None, exempt=["10.1.0.0/16", "fd00::/8"])
-    assert limits.enter(first) is None
-    assert (limits.enter(second) is None) == is_admitted
-    limits.leave(first)
+    limits = ConnectionLimits(per_peer=1, total=None, exempt=["10.1.0.0/16", "fd00::/8"])
+    assert limits.acquire(first) is None
+    assert (limits.acquire(second) is None) == is_admitted
+    limits.release(first)
     if not is_admitted:
-        assert limits.enter(second) is None
-    limits.leave(second)
+        assert limits.acquire(second) is None
+    limits.release(second)
     assert not limits._open
     assert limits._all == 0
 
 
 def test_total_limit_has_no_exemption() -> None:
-    limits = ConnectionLimits(per_peer=9, in_all=2, exempt=())
-    assert [limits.enter(address) for address in ("127.0.0.1", "192.0.2.1")] == [None, None]
-    assert limits.enter("127.0.0.1") == "Too many connections are open."
-    limits.leave("192.0.2.1")
-    assert limits.enter("127.0.0.1") is None
+    limits = ConnectionLimits(per_peer=9, total=2, exempt=())
+    assert [limits.acquire(address) for address in ("127.0.0.1", "192.0.2.1")] == [None, None]
+    assert limits.acquire("127.0.0.1") == "Too many connections are open."
+    limits.release("192.0.2.1")
+    assert limits.acquire("127.0.0.1") is None

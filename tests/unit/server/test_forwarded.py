@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from app.server.forwarded import forwarded, trusting
+from app.server.forwarded import address_matcher, forwarded_client
 
-TRUSTS = trusting(["127.0.0.1", "::1", "10.0.0.0/8", "2001:db8:1::/48"])
+TRUSTS = address_matcher(["127.0.0.1", "::1", "10.0.0.0/8", "2001:db8:1::/48"])
 CLIENT, PROXY = "203.0.113.9", "10.0.0.1"
 
 CLIENTS: list[tuple[tuple[str, ...], tuple[str, int] | None]] = [
@@ -82,7 +82,7 @@ def forwarded_of(lines: tuple[str, ...]) -> tuple[tuple[str, int] | None, str | 
     headers = [
         (name.encode(), value.strip().encode()) for name, _, value in (line.partition(":") for line in lines)
     ]
-    return forwarded(headers, TRUSTS)
+    return forwarded_client(headers, TRUSTS)
 
 
 @pytest.mark.parametrize(("lines", "client"), CLIENTS, ids=lambda value: str(value)[:60])
