@@ -221,8 +221,8 @@ def test_crowded_index_is_complete_or_breaks(crowded: Server) -> None:
         assert len(links(http.get("/files/narrow/"))) == 1000
         found = links(http.get("/files/wide/"))
         assert [text for _, text in found[1:]] == sorted(f"{number}/" for number in range(1001))
-        assert ("/files/wide/", "A plain list") in links(http.get("/?folder=wide"))
-        assert "A plain list" not in http.get("/?folder=narrow").text
+        assert ("/files/wide/", "Show all folders") in links(http.get("/?folder=wide"))
+        assert "Show all folders" not in http.get("/?folder=narrow").text
 
     small_buffer = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)]
     with crowded.client(transport=httpx.HTTPTransport(socket_options=small_buffer)) as http:

@@ -1,4 +1,4 @@
-"""The OpenAPI document, and the API console, which loads nothing from other sites."""
+"""The OpenAPI document, and the API docs, which loads nothing from other sites."""
 
 import json
 import re

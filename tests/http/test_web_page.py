@@ -283,7 +283,7 @@ def test_column_headings_sort_list(browser: Browser, http: httpx.Client, folder:
     orders = {
         "Name": (["c", "b", "a"], "descending"),
         "Size": (["b", "c", "a"], "descending"),
-        "Changed": (["c", "a", "b"], "descending"),
+        "Modified": (["c", "a", "b"], "descending"),
     }
     start = browser.folder(folder)
     assert names(start) == ["a", "b", "c"]
@@ -324,7 +324,7 @@ def test_search_finds_files_below_folder(browser: Browser, http: httpx.Client, f
     )
     no_results = browser.folder(folder, q='"><script>')
     assert rows(no_results) == []
-    assert no_results.one("h1").text == 'Names with “"><script>”'
+    assert no_results.one("h1").text == 'Results for “"><script>”'
 
 
 def test_playlist_links_repeat_folder_and_search(browser: Browser, http: httpx.Client, folder: str) -> None:
@@ -393,7 +393,7 @@ def test_player_shows_details(browser: Browser, http: httpx.Client, folder: str)
     assert terms["Size"] == "1.2 kB (1,234 bytes)"
     assert terms["Type"] == "video/mp4"
     assert terms["SHA-256"] == file["sha256"]
-    assert terms["Address, for players"] == file["url"]
+    assert terms["Address for players"] == file["url"]
 
 
 # Errors, headers and base paths

@@ -2,17 +2,17 @@
 
 import { READ_ONLY, SIGNED_IN } from "./api.js";
 import * as files from "./files.js";
-import { say } from "./say.js";
+import { announce } from "./status.js";
 
 /**
- * What can be done with it: a label, what it does, and whether the list changes by it.
- * @param {files.Thing} thing
+ * Returns the actions of an entry: label, function, and a message if it changes the list.
+ * @param {files.Entry} entry
  */
-export function actionsOf(thing) {
-  const file = !files.isFolder(thing);
+export function actionsOf(entry) {
+  const file = !files.isFolder(entry);
   const changeable = file && !READ_ONLY;
   return [
-    { label: "Open in VLC", act: files.openInPlayer, if: !file || files.isPlayable(thing) },
+    { label: "Open in VLC", act: files.openInPlayer, if: !file || files.isPlayable(entry) },
     { label: "Copy link", act: files.copyLink, if: true },
     { label: "Share…", act: files.share, if: SIGNED_IN },
     { label: "Rename…", act: files.rename, done: "Renamed.", if: changeable },
@@ -22,17 +22,17 @@ export function actionsOf(thing) {
 }
 
 /**
- * Do it, and tell how that went.
- * @param {ReturnType<typeof actionsOf>[number]} action @param {files.Thing} thing
- * @returns the answer of the server, if the person went through with it
+ * Runs an action and announces the outcome.
+ * @param {ReturnType<typeof actionsOf>[number]} action @param {files.Entry} entry
+ * @returns the response of an action that changed something; undefined if the user cancelled it
  */
-export async function perform(action, thing) {
+export async function perform(action, entry) {
   try {
-    const result = await action.act(thing);
-    if (result && action.done) say(action.done);
+    const result = await action.act(entry);
+    if (result && action.done) announce(action.done);
     return action.done ? result : undefined;
   } catch (error) {
-    say(error.message, { error: true });
+    announce(error.message, { error: true });
     return undefined;
   }
 }

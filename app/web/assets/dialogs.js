@@ -1,12 +1,12 @@
-// Dialogs of the page: they open, ask, show what went wrong, and give the focus back.
+// Opens the dialogs of the page, and shows errors in them.
 
 /**
- * Open a dialog and do what is asked, until that works or the person gives up.
+ * Opens a dialog, and runs `act` on each submit until it succeeds or the user closes the dialog.
  * @template T
  * @param {string} id of the <dialog>
- * @param {{name?: string, values?: Record<string, string>}} about what is shown in it
- * @param {(fields: Record<string, string>) => Promise<T>} act throws an Error that is shown
- * @returns {Promise<T | undefined>} undefined when it was closed
+ * @param {{name?: string, values?: Record<string, string>}} about the name and values to show
+ * @param {(fields: Record<string, string>) => Promise<T>} act may throw an Error, which is shown
+ * @returns {Promise<T | undefined>} undefined if the user closed it
  */
 export function ask(id, { name = "", values = {} }, act) {
   const dialog = /** @type {HTMLDialogElement} */ (document.getElementById(id));
@@ -14,7 +14,7 @@ export function ask(id, { name = "", values = {} }, act) {
   form.reset();
   for (const place of dialog.querySelectorAll("[data-name]")) place.textContent = name;
   for (const [field, value] of Object.entries(values)) form.elements.namedItem(field).value = value;
-  complain(form, "");
+  showError(form, "");
   return new Promise((resolve) => {
     let result;
     const submit = async (event) => {
@@ -31,7 +31,7 @@ export function ask(id, { name = "", values = {} }, act) {
       () => {
         form.removeEventListener("submit", submit);
         closing.removeEventListener("click", close);
-        form.reset(); // no password stays in the page
+        form.reset(); // no password may stay in the page
         resolve(result);
       },
       { once: true },
@@ -41,31 +41,31 @@ export function ask(id, { name = "", values = {} }, act) {
 }
 
 /**
- * Do what a form is for, once at a time; what goes wrong is shown in it.
+ * Runs `act` unless it is running, and shows its error in the form.
  * @param {HTMLFormElement} form @param {(fields: Record<string, string>) => Promise<any>} act
  */
 export async function attempt(form, act) {
   if (form.ariaBusy === "true") return undefined;
   form.ariaBusy = "true";
-  complain(form, "");
+  showError(form, "");
   try {
     return (await act(Object.fromEntries(new FormData(form)))) ?? true;
   } catch (error) {
-    complain(form, error.message);
+    showError(form, error.message);
     return undefined;
   } finally {
     form.ariaBusy = "false";
   }
 }
 
-function complain(form, message) {
+function showError(form, message) {
   const place = form.querySelector(".error");
   place.textContent = message;
   place.hidden = !message;
 }
 
 /**
- * Select the name without its extension, as people rename.
+ * Selects the name without its extension.
  * @param {HTMLInputElement} field
  */
 export function selectStem(field) {

@@ -1,15 +1,15 @@
-// Files that are dropped onto the page, or picked; of folders, all that is in them.
+// Files that the user drops onto the page or picks, with the contents of folders.
 
 /**
- * @typedef {{file?: File, path: string, reason?: string}} Picked path: below the folder that is shown; without a
- *   file, the reason why it cannot be read
+ * @typedef {{file?: File, path: string, reason?: string}} Picked path: below the current folder; reason: why there is
+ *   no file
  */
 
 /** @param {(picked: Picked[]) => void} take */
 export function takeDropped(take) {
   const drop = document.getElementById("drop");
   const holdsFiles = ({ dataTransfer }) => dataTransfer?.types.includes("Files");
-  let inside = 0; // every element on the way tells that it is entered and left
+  let inside = 0; // every nested element fires dragenter and dragleave
   addEventListener("dragenter", (event) => {
     if (!holdsFiles(event)) return;
     event.preventDefault();
@@ -41,13 +41,13 @@ export function takePicked(button, input, take) {
   button.addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
     take([...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
-    input.value = ""; // so that the same file can be picked again
+    input.value = ""; // allow the same file to be picked again
   });
 }
 
 /** @param {DataTransfer} transfer @returns {Promise<Picked[]>} */
 async function dropped(transfer) {
-  // All entries at once: they are gone after the first await.
+  // Read all entries now: they are gone after the first await.
   const items = [...transfer.items].filter(({ kind }) => kind === "file");
   const dropped = items.map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile()).filter(Boolean);
   const found = dropped.map((one) => (one instanceof File ? [{ file: one, path: one.name }] : filesIn(one)));
@@ -79,6 +79,6 @@ const pathOf = (entry) => entry.fullPath.replace(/^\//, "");
 
 /** @param {FileSystemEntry} entry @param {DOMException} error @returns {Picked} */
 function unreadable(entry, error) {
-  const what = entry.isFile ? "file" : "folder";
-  return { path: pathOf(entry), reason: `The browser cannot read this ${what}: ${error.message || error.name}` };
+  const kind = entry.isFile ? "file" : "folder";
+  return { path: pathOf(entry), reason: `The browser cannot read this ${kind}: ${error.message || error.name}` };
 }

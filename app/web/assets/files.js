@@ -1,4 +1,4 @@
-// What can be done with one file or folder. Each takes what the page says of it.
+// The actions on a file or folder.
 
 import { SIGNED_IN, BASE, at, fileAt, request } from "./api.js";
 import { copy, show } from "./copying.js";
@@ -6,12 +6,12 @@ import { ask, selectStem } from "./dialogs.js";
 import { day } from "./format.js";
 
 /**
- * A file of the page, or a folder of it, which has no etag.
- * @typedef {{key: string, path: string, name: string, folder: string, etag?: string, url: string, type: string}} Thing
+ * A file of the page, or a folder, which has no etag.
+ * @typedef {{key: string, path: string, name: string, folder: string, etag?: string, url: string, type: string}} Entry
  */
 
-/** What an element of the page is about. @param {HTMLElement} element @returns {Thing} */
-export function thingOf(element) {
+/** Returns the entry of an element. @param {HTMLElement} element @returns {Entry} */
+export function entryOf(element) {
   const { key, path, folder, etag, url, type } = element.dataset;
   const whole = path ?? folder;
   const cut = whole.lastIndexOf("/");
@@ -26,13 +26,13 @@ export function thingOf(element) {
   };
 }
 
-/** Whether it is a folder. @param {Thing} thing */
-export const isFolder = (thing) => thing.etag === undefined;
+/** Returns whether it is a folder. @param {Entry} entry */
+export const isFolder = (entry) => entry.etag === undefined;
 
-/** Whether a player plays it. @param {Thing} thing */
-export const isPlayable = (thing) => /^(audio|video)\//i.test(thing.type);
+/** Returns whether it is audio or video. @param {Entry} entry */
+export const isPlayable = (entry) => /^(audio|video)\//i.test(entry.type);
 
-/** @param {Thing} file */
+/** @param {Entry} file */
 export async function rename(file) {
   const asked = ask("rename", { name: file.name, values: { filename: file.name } }, ({ filename }) =>
     patch(file, { filename }),
@@ -41,7 +41,7 @@ export async function rename(file) {
   return asked;
 }
 
-/** @param {Thing} file */
+/** @param {Entry} file */
 export async function move(file) {
   suggestFolders(file.folder);
   return ask("move", { name: file.name, values: { folder: file.folder } }, ({ folder }) =>
@@ -49,7 +49,7 @@ export async function move(file) {
   );
 }
 
-/** @param {Thing} file */
+/** @param {Entry} file */
 export async function remove(file) {
   return ask("delete", { name: file.name }, async () => {
     await change(file, "DELETE", {});
@@ -57,27 +57,27 @@ export async function remove(file) {
   });
 }
 
-/** Make a signed link, and show it. @param {Thing} thing */
-export async function share(thing) {
-  const link = await ask("share", { name: thing.name }, ({ expires_in }) => sign(thing, Number(expires_in)));
-  if (link) await show(link.url, thing.name, `Until ${day(link.expires_at)}.`);
+/** Creates a signed link and shows it. @param {Entry} entry */
+export async function share(entry) {
+  const link = await ask("share", { name: entry.name }, ({ expires_in }) => sign(entry, Number(expires_in)));
+  if (link) await show(link.url, entry.name, `Expires ${day(link.expires_at)}.`);
 }
 
-/** @param {Thing} thing */
-export function copyLink(thing) {
-  return copy(thing.url, thing.name);
+/** @param {Entry} entry */
+export function copyLink(entry) {
+  return copy(entry.url, entry.name);
 }
 
-/** Hand it to a player of this device, as a playlist. @param {Thing} thing */
-export async function openInPlayer(thing) {
-  if (isFolder(thing)) {
-    save(at("/playlist.m3u", { folder: thing.path, recursive: "true" }));
+/** Opens it in a player of this device, as a playlist. @param {Entry} entry */
+export async function openInPlayer(entry) {
+  if (isFolder(entry)) {
+    save(at("/playlist.m3u", { folder: entry.path, recursive: "true" }));
     return;
   }
-  const url = SIGNED_IN ? (await sign(thing, 86400)).url : thing.url;
-  const text = `#EXTM3U\n#EXTENC:UTF-8\n#EXTINF:-1,${thing.name}\n${url}\n`;
+  const url = SIGNED_IN ? (await sign(entry, 86400)).url : entry.url;
+  const text = `#EXTM3U\n#EXTENC:UTF-8\n#EXTINF:-1,${entry.name}\n${url}\n`;
   const address = URL.createObjectURL(new Blob([text], { type: "audio/x-mpegurl" }));
-  save(address, `${thing.name}.m3u`);
+  save(address, `${entry.name}.m3u`);
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
 }
 
@@ -88,23 +88,23 @@ function save(address, name = "") {
   link.click();
 }
 
-function sign(thing, expires_in) {
-  const what = isFolder(thing)
-    ? { folder: thing.path, playlist: "m3u", recursive: true }
-    : { path: thing.path };
-  return request("POST", at("/account/links"), { json: { ...what, expires_in } });
+function sign(entry, expires_in) {
+  const target = isFolder(entry)
+    ? { folder: entry.path, playlist: "m3u", recursive: true }
+    : { path: entry.path };
+  return request("POST", at("/account/links"), { json: { ...target, expires_in } });
 }
 
 function patch(file, names) {
   return change(file, "PATCH", { json: names, type: "application/merge-patch+json" });
 }
 
-/** Only the version that the person saw: a newer one is not touched. */
+/** Changes the version that the user saw, and no newer one. */
 async function change(file, method, options) {
   try {
     return await request(method, fileAt(file.path), { ...options, headers: { "if-match": `"${file.etag}"` } });
   } catch (error) {
-    if (error.status === 412) throw new Error("The file changed meanwhile. Close this, look again, and retry.");
+    if (error.status === 412) throw new Error("The file was changed meanwhile. Close this dialog, and try again.");
     throw error;
   }
 }

@@ -1,6 +1,6 @@
-// Numbers as people read them.
+// Numbers and times for people.
 
-/** Bytes, in the units of the list: thousands. @param {number} bytes */
+/** Formats bytes in the decimal units of the list. @param {number} bytes */
 export function size(bytes) {
   const units = ["bytes", "kB", "MB", "GB", "TB"];
   let unit = 0;
@@ -8,7 +8,7 @@ export function size(bytes) {
   return `${unit ? bytes.toFixed(1) : bytes}\u00a0${units[unit]}`;
 }
 
-/** A place in a film: 1:02:03. @param {number} seconds */
+/** Formats a position in a film: 1:02:03. @param {number} seconds */
 export function clock(seconds) {
   const whole = Math.floor(seconds);
   const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
@@ -16,14 +16,14 @@ export function clock(seconds) {
   return h ? `${h}:${String(m).padStart(2, "0")}:${end}` : `${m}:${end}`;
 }
 
-/** How long something will take. @param {number} seconds */
+/** Formats a remaining time. @param {number} seconds */
 export function duration(seconds) {
   if (seconds < 60) return `${Math.max(1, Math.round(seconds))}\u00a0s`;
   if (seconds < 3600) return `${Math.round(seconds / 60)}\u00a0min`;
   return `${Math.floor(seconds / 3600)}\u00a0h ${Math.round((seconds % 3600) / 60)}\u00a0min`;
 }
 
-/** When. @param {string} time as JSON has it */
+/** Formats a date and time. @param {string} time in ISO 8601 */
 export function day(time) {
   return new Date(time).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }

@@ -1,12 +1,12 @@
-// The keys of the player.
+// The keyboard shortcuts of the player.
 
 import { clock } from "./format.js";
-import { say } from "./say.js";
+import { announce } from "./status.js";
 
 const SPEEDS = [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2];
 
 /**
- * What a key does.
+ * Returns the shortcuts.
  * @param {HTMLMediaElement} media @param {(speed: number) => void} setSpeed
  * @returns {Record<string, () => void>} by KeyboardEvent.key, letters in lower case
  */
@@ -14,20 +14,20 @@ function keysOf(media, setSpeed) {
   const toggle = () => (media.paused ? media.play().catch(() => {}) : media.pause());
   const seek = (by) => () => {
     media.currentTime = Math.max(0, Math.min(media.currentTime + by, media.duration || 0));
-    say(clock(media.currentTime), { ms: 1000 });
+    announce(clock(media.currentTime), { ms: 1000 });
   };
   const louder = (by) => () => {
     media.volume = Math.max(0, Math.min(1, Math.round((media.volume + by) * 20) / 20));
     media.muted = false;
-    say(`Volume ${Math.round(media.volume * 100)} %`, { ms: 1000 });
+    announce(`Volume ${Math.round(media.volume * 100)} %`, { ms: 1000 });
   };
   const faster = (by) => () => {
     setSpeed(SPEEDS[Math.max(0, Math.min(SPEEDS.indexOf(media.playbackRate) + by, SPEEDS.length - 1))]);
-    say(`Speed ${media.playbackRate}×`, { ms: 1000 });
+    announce(`Speed ${media.playbackRate}×`, { ms: 1000 });
   };
   const mute = () => {
     media.muted = !media.muted;
-    say(media.muted ? "Sound off" : "Sound on", { ms: 1000 });
+    announce(media.muted ? "Muted" : "Unmuted", { ms: 1000 });
   };
   const fullScreen = () => {
     if (document.fullscreenElement) document.exitFullscreen();
@@ -45,17 +45,17 @@ function keysOf(media, setSpeed) {
   };
 }
 
-/** Keys that a focused element has a use of its own for. */
+/** Returns whether the focused element uses the key itself. */
 function isTaken(target, key) {
   if (target.closest("input, textarea, select, dialog, [role=menu]")) return true;
   if (target.closest("a, button, summary")) return key === " ";
-  // The browser's own controls are inside it: a space there presses what has the focus.
+  // The browser's controls are inside the element: a space presses the focused one.
   return target instanceof HTMLMediaElement && (key === " " || key.startsWith("arrow"));
 }
 
 /**
  * @param {HTMLMediaElement} media @param {(speed: number) => void} setSpeed
- * @param {Record<string, () => void>} others further keys
+ * @param {Record<string, () => void>} others more shortcuts
  */
 export function listenToKeys(media, setSpeed, others) {
   const keys = { ...keysOf(media, setSpeed), ...others };
@@ -63,9 +63,9 @@ export function listenToKeys(media, setSpeed, others) {
     const key = event.key.toLowerCase();
     if (event.ctrlKey || event.altKey || event.metaKey || !Object.hasOwn(keys, key)) return;
     if (document.querySelector("dialog[open]") || isTaken(/** @type {Element} */ (event.target), key)) return;
-    event.preventDefault(); // a space would scroll
+    event.preventDefault(); // a space would scroll the page
     keys[key]();
   });
-  // A click gives it the focus, and its controls the keys. Who comes by the keyboard keeps both.
+  // A click would focus the element, whose controls then take the keys. Keyboard users keep that.
   media.addEventListener("pointerup", () => setTimeout(() => media.blur()));
 }

@@ -1,4 +1,4 @@
-// The list of a folder: menus, uploads, and changes that others make.
+// The list of a folder: menus, uploads, and live changes.
 
 import "./scripted.js";
 import { actionsOf, perform } from "./actions.js";
@@ -6,7 +6,7 @@ import { READ_ONLY, at } from "./api.js";
 import { ask } from "./dialogs.js";
 import { takeDropped, takePicked } from "./dropping.js";
 import { listen } from "./events.js";
-import { thingOf } from "./files.js";
+import { entryOf } from "./files.js";
 import { openMenu } from "./menu.js";
 import { focusRow, refresh, refreshSoon } from "./refreshing.js";
 import { showUploads } from "./upload-list.js";
@@ -32,14 +32,14 @@ listing.addEventListener("click", (event) => {
   const button = event.target.closest("td.more button");
   if (!button) return;
   const row = button.closest("tr");
-  const thing = thingOf(row);
-  const actions = actionsOf(thing);
+  const entry = entryOf(row);
+  const actions = actionsOf(entry);
   openMenu(button, actions, async (index) => {
     const place = [...row.parentElement.children].indexOf(row);
     button.focus();
-    if (!(await perform(actions[index], thing))) return;
+    if (!(await perform(actions[index], entry))) return;
     await refresh();
-    const same = [...listing.querySelectorAll("tbody tr")].find(({ dataset }) => dataset.key === thing.key);
+    const same = [...listing.querySelectorAll("tbody tr")].find(({ dataset }) => dataset.key === entry.key);
     focusRow(same ?? listing.querySelectorAll("tbody tr")[place]);
   });
 });

@@ -1,4 +1,4 @@
-// One menu for all rows: it opens below the button that was pressed.
+// The menu of a row: one element, which opens at the pressed button.
 
 const menu = document.createElement("div");
 menu.id = "menu";
@@ -32,7 +32,7 @@ export function openMenu(button, actions, choose) {
   menu.firstElementChild.focus();
 }
 
-/** Below the button, or above where there is no room; within the window in any case. */
+/** Places the menu below the button, or above it if the window has no room below. */
 function place(button) {
   const at = button.getBoundingClientRect();
   const left = Math.max(8, Math.min(at.right - menu.offsetWidth, innerWidth - menu.offsetWidth - 8));

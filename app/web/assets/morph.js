@@ -1,4 +1,4 @@
-// Makes one part of the page like another, and touches only what differs: focus and selection stay.
+// Updates a part of the page to match another, without touching equal nodes, so that focus and selection stay.
 
 /** @param {Element} old in the page @param {Element} wanted not in it */
 export function morph(old, wanted) {
@@ -11,7 +11,7 @@ export function morph(old, wanted) {
   const kept = new Set([...wanted.children].map((child) => child.dataset.key));
   let place = old.firstChild;
   for (const child of [...wanted.childNodes]) {
-    // What is gone is stepped over, so that what follows it need not move.
+    // Remove nodes that are gone first, so that the nodes after them need not move.
     while (place && isKeyed(place) && !kept.has(place.dataset.key)) place = removed(place);
     const same = isKeyed(child) ? keyed.get(child.dataset.key) : place && alike(place, child) ? place : null;
     if (!same) {
@@ -28,7 +28,7 @@ export function morph(old, wanted) {
 
 const isKeyed = (node) => node.nodeType === Node.ELEMENT_NODE && Boolean(node.dataset.key);
 
-/** Whether one can become the other: an element that has a key is itself only. */
+/** Returns whether one node can become the other: keyed elements keep their identity. */
 const alike = (a, b) => a.nodeName === b.nodeName && !isKeyed(a) && a.id === b.id;
 
 function removed(node) {

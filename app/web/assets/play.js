@@ -4,9 +4,9 @@ import "./scripted.js";
 import { actionsOf, perform } from "./actions.js";
 import { at } from "./api.js";
 import { listen } from "./events.js";
-import { thingOf } from "./files.js";
+import { entryOf } from "./files.js";
 import { control } from "./player.js";
-import { say } from "./say.js";
+import { announce } from "./status.js";
 
 const place = document.getElementById("file");
 const media = /** @type {HTMLMediaElement | null} */ (place.querySelector("video, audio"));
@@ -14,7 +14,7 @@ if (media) control(media, place.dataset.key);
 
 let leaving = false;
 
-for (const action of actionsOf(thingOf(place))) {
+for (const action of actionsOf(entryOf(place))) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = action.label;
@@ -24,22 +24,22 @@ for (const action of actionsOf(thingOf(place))) {
 }
 
 async function act(action) {
-  const thing = thingOf(place);
-  leaving = Boolean(action.done); // its event comes before its answer
-  const result = await perform(action, thing);
+  const entry = entryOf(place);
+  leaving = Boolean(action.done); // its event arrives before its response
+  const result = await perform(action, entry);
   if (result?.path) location.replace(at("/", { play: result.path }));
-  else if (result) location.replace(at("/", { folder: thing.folder }));
+  else if (result) location.replace(at("/", { folder: entry.folder }));
   else leaving = false;
 }
 
-// What others do to the file is told; the film plays on, since what has been opened stays readable.
+// Announce changes by other clients. The film plays on: an opened version stays readable.
 listen(({ type, id, path, etag }) => {
   if (leaving || id !== place.dataset.key) return;
   if (type === "file.moved") {
-    say(`It is at ${path} now.`, { ms: 10_000 });
+    announce(`This file was moved to ${path}.`, { ms: 10_000 });
     Object.assign(place.dataset, { path, etag });
-  } else if (type === "file.deleted") say("Somebody deleted this file.", { error: true });
+  } else if (type === "file.deleted") announce("This file was deleted.", { error: true });
   else if (type === "file.replaced" && etag !== place.dataset.etag) {
-    say("Somebody replaced this file. Load the page again to see what it is now.", { ms: 10_000 });
+    announce("This file was replaced. Reload the page to see the new version.", { ms: 10_000 });
   }
 });

@@ -1,4 +1,4 @@
-// A film or a piece of music: speed, keys, and going on where the person stopped.
+// The player: speed, keyboard shortcuts, and resuming at the last position.
 
 import { clock } from "./format.js";
 import { listenToKeys } from "./keys.js";
@@ -21,17 +21,17 @@ export function control(media, id) {
   });
   media.addEventListener("error", () => (document.getElementById("unplayable").hidden = false));
   if (media.error) media.dispatchEvent(new Event("error"));
-  goOn(media, id);
+  resume(media, id);
 }
 
-function goOn(media, id) {
+function resume(media, id) {
   const notice = document.getElementById("continued");
   const [text, button] = notice.children;
   const start = () => {
     const position = positionOf(id);
     if (position <= 0 || position >= media.duration) return;
     media.currentTime = position;
-    text.textContent = `Continuing at ${clock(position)}.`;
+    text.textContent = `Resumed at ${clock(position)}.`;
     notice.hidden = false;
   };
   if (media.readyState >= HTMLMediaElement.HAVE_METADATA) start();
@@ -40,12 +40,12 @@ function goOn(media, id) {
     forget(id);
     media.currentTime = 0;
     notice.hidden = true;
-    // The button is gone. Not onto the media: the arrows would be left to its controls, none of which has the focus.
+    // The focused button is hidden now. Not the media: its controls would take the arrow keys.
     document.getElementById("main").focus();
   });
   let saved = 0;
   const save = () => {
-    if (!media.duration || media.played.length === 0) return; // nobody has watched anything yet
+    if (!media.duration || media.played.length === 0) return; // not played yet
     saved = Date.now();
     remember(id, media.currentTime, media.duration);
   };

@@ -1,34 +1,34 @@
-// Where the person stopped in films, on this device: by the id of a file, which survives renaming.
+// The last positions in films, in localStorage, by the id of a file, which survives renaming.
 
 const NAME = "seekable.positions";
-const MOST = 200;
+const MAX_POSITIONS = 200;
 
-/** @returns {Record<string, [number, number]>} seconds, and when that was */
+/** @returns {Record<string, [number, number]>} position in seconds, and time of storing */
 function all() {
   try {
     return JSON.parse(localStorage.getItem(NAME)) ?? {};
   } catch {
-    return {}; // none are kept in this browser, or somebody else wrote there
+    return {}; // storage is forbidden, or its value is not ours
   }
 }
 
 function keep(positions) {
   const newest = Object.entries(positions).sort(([, a], [, b]) => b[1] - a[1]);
   try {
-    localStorage.setItem(NAME, JSON.stringify(Object.fromEntries(newest.slice(0, MOST))));
+    localStorage.setItem(NAME, JSON.stringify(Object.fromEntries(newest.slice(0, MAX_POSITIONS))));
   } catch {
-    // Full, or forbidden: then films begin at the beginning.
+    // Full or forbidden: films then start at the beginning.
   }
 }
 
-/** Seconds, or 0. @param {string} id */
+/** Returns seconds, or 0. @param {string} id */
 export function positionOf(id) {
   const seconds = all()[id]?.[0];
   return Number.isFinite(seconds) ? seconds : 0;
 }
 
 /**
- * Remember a place; one near either end is none.
+ * Stores a position, unless it is near either end.
  * @param {string} id @param {number} seconds @param {number} duration
  */
 export function remember(id, seconds, duration) {

@@ -1,8 +1,8 @@
-// Keeps the list as the server has it.
+// Refreshes the list.
 
 import { LOGGED_OUT } from "./api.js";
 import { morph } from "./morph.js";
-import { say } from "./say.js";
+import { announce } from "./status.js";
 
 const SETTLE_MS = 300;
 const AT_MOST_EVERY_MS = 1000;
@@ -13,10 +13,10 @@ let last = 0;
 /** @type {Promise<void> | null} */
 let running = null;
 
-/** Soon: many changes at once are one refresh. A page that nobody looks at waits until it is shown. */
+/** Refreshes soon: many changes at once are one refresh, and a hidden page waits until it is shown. */
 export function refreshSoon() {
   if (timer || document.hidden) {
-    wanted ||= document.hidden;
+    isDue ||= document.hidden;
     return;
   }
   const pause = Math.max(SETTLE_MS, last + AT_MOST_EVERY_MS - Date.now());
@@ -26,16 +26,16 @@ export function refreshSoon() {
   }, pause);
 }
 
-let wanted = false;
+let isDue = false;
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden || !wanted) return;
-  wanted = false;
+  if (document.hidden || !isDue) return;
+  isDue = false;
   refreshSoon();
 });
 
-/** Now. It ends when the list is what the server had after this call. */
+/** Refreshes now. Resolves when the list contains every change before this call. */
 export async function refresh() {
-  await running; // it may have been answered before what this call is about
+  await running; // its response may be older than the change
   running ??= load().finally(() => (running = null));
   await running;
 }
@@ -44,18 +44,18 @@ async function load() {
   last = Date.now();
   let text;
   try {
-    const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-    if (answer.redirected || answer.status === 401) say(LOGGED_OUT, { error: true });
-    if (answer.redirected || !answer.ok) return; // what is shown stays
-    text = await answer.text();
+    const response = await fetch(location.href, { headers: { accept: "text/html" } });
+    if (response.redirected || response.status === 401) announce(LOGGED_OUT, { error: true });
+    if (response.redirected || !response.ok) return; // keep the present list
+    text = await response.text();
   } catch {
-    return; // the next connection tells to list again
+    return; // the next WebSocket connection triggers a refresh
   }
   const wanted = new DOMParser().parseFromString(text, "text/html").getElementById("listing");
   if (wanted) withFocus(() => morph(listing, wanted));
 }
 
-/** The focus stays on what it was on, or on what has come in its place. */
+/** Keeps the focus on its row, or moves it to the row that took its place. */
 function withFocus(change) {
   const focused = /** @type {HTMLElement} */ (document.activeElement);
   const row = focused?.closest("tr");
@@ -66,7 +66,7 @@ function withFocus(change) {
   else focusRow(listing.querySelectorAll("tbody tr")[index]);
 }
 
-/** @param {Element | null | undefined} row or where the list ends, if there is none */
+/** @param {Element | null | undefined} row the last row if there is none */
 export function focusRow(row) {
   const target = row ?? [...listing.querySelectorAll("tbody tr")].at(-1);
   (target?.querySelector("td.name a") ?? document.getElementById("main")).focus();

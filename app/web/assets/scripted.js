@@ -1,3 +1,3 @@
-// What only scripts can do is shown where they run.
+// Shows the elements that need scripts.
 
 document.documentElement.classList.add("scripted");

@@ -1,56 +1,56 @@
-// What an account has: usage, password, tokens, links, invites, and leaving.
+// The settings page: usage, password, tokens, links, invites, and deletion of the account.
 
 import "./scripted.js";
 import { at, request } from "./api.js";
 import { copyFrom } from "./copying.js";
 import { ask, attempt } from "./dialogs.js";
 import { day, size } from "./format.js";
-import { say } from "./say.js";
+import { announce } from "./status.js";
 
 const byId = (id) => document.getElementById(id);
 
 /**
- * A list of things of the account, each of which can be revoked.
- * @param {string} name of the element, and the last part of `path`
- * @param {string} path where they are
- * @param {(thing: any) => [string, string]} describe what it is, and what else is known of it
+ * Returns a function that shows a list of revocable items.
+ * @param {string} name the id of the element
+ * @param {string} path of the JSON routes
+ * @param {(item: any) => [string, string]} describe title and note of an item
  */
-function things(name, path, describe) {
+function itemList(name, path, describe) {
   const list = byId(name);
   const show = async () => {
     const { items } = await request("GET", at(path));
     list.replaceChildren(...items.map(row));
     if (!items.length) list.append(Object.assign(document.createElement("li"), { textContent: "None." }));
   };
-  const row = (thing) => {
-    const [what, more] = describe(thing);
-    const [item, title, note, button] = ["li", "bdi", "span", "button"].map((tag) => document.createElement(tag));
-    Object.assign(title, { textContent: what });
-    Object.assign(note, { textContent: more, className: "quiet" });
-    Object.assign(button, { type: "button", textContent: "Revoke", ariaLabel: `Revoke ${what}` });
-    button.addEventListener("click", () => told(() => revoke(thing)));
-    item.append(title, note, button);
-    return item;
+  const row = (item) => {
+    const [name, details] = describe(item);
+    const [element, title, note, button] = ["li", "bdi", "span", "button"].map((tag) => document.createElement(tag));
+    Object.assign(title, { textContent: name });
+    Object.assign(note, { textContent: details, className: "quiet" });
+    Object.assign(button, { type: "button", textContent: "Revoke", ariaLabel: `Revoke ${name}` });
+    button.addEventListener("click", () => reportingErrors(() => revoke(item)));
+    element.append(title, note, button);
+    return element;
   };
-  const revoke = async (thing) => {
-    await request("DELETE", at(`${path}/${thing.id}`));
+  const revoke = async (item) => {
+    await request("DELETE", at(`${path}/${item.id}`));
     await show();
-    say("Revoked.");
+    announce("Revoked.");
     (list.querySelector("button") ?? list.parentElement.querySelector("h2")).focus();
   };
   return show;
 }
 
-/** What goes wrong outside of forms is told at the foot of the page. */
-async function told(act) {
+/** Announces errors outside of forms. */
+async function reportingErrors(act) {
   try {
     await act();
   } catch (error) {
-    say(error.message, { error: true });
+    announce(error.message, { error: true });
   }
 }
 
-/** A request that holds the password: that it is refused does not say that the session is over. */
+/** Sends a request with the password: a 401 is then a wrong password, not the end of the session. */
 async function withPassword(path, json) {
   try {
     await request("POST", at(path), { json });
@@ -69,7 +69,7 @@ function onSubmit(id, act) {
   });
 }
 
-/** Something that is shown once. @param {string} name @param {string} value */
+/** Shows a secret once. @param {string} name @param {string} value */
 function showOnce(name, value) {
   const place = byId(`new-${name}`);
   const field = /** @type {HTMLInputElement} */ (byId(`${name}-value`));
@@ -77,24 +77,24 @@ function showOnce(name, value) {
   field.value = value;
   field.focus();
   field.select();
-  place.querySelector("button").onclick = () => told(() => copyFrom(field).then(() => say("Copied.")));
+  place.querySelector("button").onclick = () => reportingErrors(() => copyFrom(field).then(() => announce("Copied.")));
 }
 
-const showTokens = things("tokens", "/account/tokens", ({ name, scopes, created_at }) => [
+const showTokens = itemList("tokens", "/account/tokens", ({ name, scopes, created_at }) => [
   name,
-  `${scopes.join(", ")} · made ${day(created_at)}`,
+  `${scopes.join(", ")} · created ${day(created_at)}`,
 ]);
-const showLinks = things("links", "/account/links", (link) => [
+const showLinks = itemList("links", "/account/links", (link) => [
   link.path || "All files",
   [
     link.is_playlist ? (link.recursive ? "playlist, with the folders inside" : "playlist") : "file",
-    ...(link.automatic ? ["made for a player"] : []),
-    `until ${day(link.expires_at)}`,
+    ...(link.automatic ? ["created for a player"] : []),
+    `expires ${day(link.expires_at)}`,
   ].join(" · "),
 ]);
-const showInvites = things("invites", "/invites", ({ created_at, expires_at }) => [
-  `Made ${day(created_at)}`,
-  `until ${day(expires_at)}`,
+const showInvites = itemList("invites", "/invites", ({ created_at, expires_at }) => [
+  `Created ${day(created_at)}`,
+  `expires ${day(expires_at)}`,
 ]);
 
 async function showAccount() {
@@ -108,12 +108,12 @@ async function showAccount() {
 
 onSubmit("change-password", async ({ password, new_password }) => {
   await withPassword("/account/password", { password, new_password });
-  say("The password is changed.");
+  announce("Password changed.");
 });
 
 onSubmit("make-token", async ({ name }, form) => {
   const scopes = new FormData(form).getAll("scopes");
-  if (!scopes.length) throw new Error("Choose what it may do.");
+  if (!scopes.length) throw new Error("Choose at least one permission.");
   const { token } = await request("POST", at("/account/tokens"), { json: { name, scopes } });
   await showTokens();
   showOnce("token", token);
@@ -126,19 +126,20 @@ onSubmit("make-invite", async ({ expires_in }) => {
 });
 
 byId("leave")?.addEventListener("click", async () => {
-  let gone;
-  await told(async () => {
+  let deleted;
+  await reportingErrors(async () => {
     const { files, size: bytes, can_keep_files } = await request("GET", at("/account/delete"));
     const count = files === 1 ? "1 file" : `${files.toLocaleString()} files`;
-    const unless = can_keep_files ? ", unless you keep them." : ". An administrator can keep them for you.";
+    const keeping = can_keep_files ? "unless you keep them." : "unless an administrator keeps them for you.";
     byId("delete-what").textContent =
-      `You have ${count} (${size(bytes)}). All are deleted for good, those too that were put there by hand${unless}`;
+      `You have ${count} (${size(bytes)}). All will be deleted for good, ` +
+      `including files that you copied into the folder, ${keeping}`;
     byId("keep-files").hidden = !can_keep_files;
-    gone = await ask("delete-account", {}, ({ email, password, keep_files }) =>
+    deleted = await ask("delete-account", {}, ({ email, password, keep_files }) =>
       withPassword("/account/delete", { email, password, keep_files: keep_files !== undefined }),
     );
   });
-  if (gone) location.replace(at("/login"));
+  if (deleted) location.replace(at("/login"));
 });
 
-for (const show of [showAccount, showTokens, showLinks]) told(show);
+for (const show of [showAccount, showTokens, showLinks]) reportingErrors(show);

@@ -1,16 +1,16 @@
-// Shows the uploads of this page, each with what can be done about it.
+// Shows the uploads of this page, with their buttons.
 
 import { duration, size } from "./format.js";
-import { say } from "./say.js";
+import { announce } from "./status.js";
 import { Uploads } from "./uploads.js";
 
-// Neither is there on the page of a read-only library.
+// The page of a read-only library has neither.
 const section = document.getElementById("uploads");
 const list = section?.querySelector("ul");
 
 /**
- * @param {string} folder the one that is shown
- * @param {() => void} stored called after each that has been stored
+ * @param {string} folder the current one
+ * @param {() => void} stored called after each stored upload
  */
 export function showUploads(folder, stored) {
   /** @type {Map<import("./uploads.js").Upload, Item>} */
@@ -21,7 +21,7 @@ export function showUploads(folder, stored) {
     const before = item.state;
     item.show();
     section.hidden = false;
-    if (item.state !== before) tell(uploads, upload, stored);
+    if (item.state !== before) announceState(uploads, upload, stored);
   });
   const forget = (upload) => {
     uploads.forget(upload);
@@ -39,14 +39,14 @@ export function showUploads(folder, stored) {
   return uploads;
 }
 
-function tell(uploads, { path, state, message }, stored) {
+function announceState(uploads, { path, state, message }, stored) {
   const name = path.slice(path.lastIndexOf("/") + 1);
-  if (state === "failed") say(`${name}: ${message}`, { error: true });
-  if (state === "taken") say(`${name}: there is already a file with this name.`, { error: true });
+  if (state === "failed") announce(`${name}: ${message}`, { error: true });
+  if (state === "taken") announce(`“${name}” already exists. Choose in the list of uploads.`, { error: true });
   if (state === "stored") {
     stored();
     const count = uploads.all.filter((upload) => upload.state === "stored").length;
-    if (!uploads.busy) say(count === 1 ? `${name} is stored.` : `${count} files are stored.`);
+    if (!uploads.busy) announce(count === 1 ? `“${name}” was uploaded.` : `${count} files were uploaded.`);
   }
 }
 
@@ -79,7 +79,7 @@ class Item {
     this.#offer();
   }
 
-  /** The buttons of its state. Who had the focus on one that goes stays here. */
+  /** Shows the buttons of its state, and keeps the focus in this item. */
   #offer() {
     const focused = this.element.contains(document.activeElement);
     const { uploads, upload } = this;
@@ -112,14 +112,14 @@ class Item {
 /** @param {import("./uploads.js").Upload} upload */
 function described({ state, file, sent, speed, message }) {
   if (!file) return message;
-  const whole = size(file.size);
+  const total = size(file.size);
   const speeds = speed > 0 ? ` · ${size(Math.round(speed))}/s · ${duration((file.size - sent) / speed)} left` : "";
   return {
-    waiting: `${whole} · waiting`,
-    sending: `${size(sent)} of ${whole}${speeds}`,
-    storing: `${whole} · being stored`,
-    stored: `${whole} · stored`,
-    taken: "There is already a file with this name.",
+    waiting: `${total} · waiting`,
+    sending: `${size(sent)} of ${total}${speeds}`,
+    storing: `${total} · processing`,
+    stored: `${total} · uploaded`,
+    taken: "A file with this name already exists.",
     failed: message,
     cancelled: "Cancelled",
   }[state];

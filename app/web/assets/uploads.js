@@ -1,27 +1,27 @@
-// The queue of uploads: a few at once, each of which can be cancelled and tried again. It shows nothing.
+// The queue of uploads, without its display: a few at once; each can be cancelled and retried.
 
 import { failure, fileAt, request } from "./api.js";
 
-const AT_ONCE = 3;
+const MAX_CONCURRENT = 3;
 const SPEED_OVER_MS = 5000;
-const MOST_NAMES = 50;
+const MAX_NAMES = 50;
 
 /**
- * One upload. `state`: waiting, sending, storing (all is sent, and not yet answered), then stored, taken (there is a
- * file of this name), failed or cancelled. Without a file it failed before it began.
+ * One upload. `state`: waiting, sending, storing (sent, without a response), then stored, taken (the name exists),
+ * failed or cancelled. An upload without a file failed before it began.
  * @typedef {{file?: File, path: string, state: string, sent: number, speed: number, message: string, mode: string,
  *   ending: AbortController, samples: [number, number][]}} Upload
  */
 
 export class Uploads {
-  /** @param {(upload: Upload) => void} changed told after every step of one */
+  /** @param {(upload: Upload) => void} changed called after every change of one */
   constructor(changed) {
     /** @type {Upload[]} */
     this.all = [];
     this.changed = changed;
   }
 
-  /** Whether leaving the page would lose something. */
+  /** Whether leaving the page would lose an upload. */
   get busy() {
     return this.all.some(({ state }) => ["waiting", "sending", "storing"].includes(state));
   }
@@ -46,8 +46,8 @@ export class Uploads {
   }
 
   /**
-   * Once more, from the beginning.
-   * @param {Upload} upload @param {"create" | "replace" | "keep both"} mode what to do if the name is taken
+   * Starts again from the beginning.
+   * @param {Upload} upload @param {"create" | "replace" | "keep both"} mode for a name that exists
    */
   retry(upload, mode = upload.mode) {
     upload.mode = mode;
@@ -55,20 +55,20 @@ export class Uploads {
     this.#next();
   }
 
-  /** Forget one that is not under way. @param {Upload} upload */
+  /** Removes one that is not running. @param {Upload} upload */
   forget(upload) {
     this.all = this.all.filter((other) => other !== upload);
   }
 
   #next() {
-    const under = this.all.filter(({ state }) => state === "sending" || state === "storing").length;
-    for (const upload of this.all.filter(({ state }) => state === "waiting").slice(0, AT_ONCE - under)) {
+    const running = this.all.filter(({ state }) => state === "sending" || state === "storing").length;
+    for (const upload of this.all.filter(({ state }) => state === "waiting").slice(0, MAX_CONCURRENT - running)) {
       this.#run(upload);
     }
   }
 
   async #run(upload) {
-    const ending = new AbortController(); // of this attempt: after a cancel, another may be under way
+    const ending = new AbortController(); // of this attempt: after a cancel, another may be running
     Object.assign(upload, { sent: 0, speed: 0, samples: [[performance.now(), 0]], ending });
     this.#set(upload, "sending");
     try {
@@ -97,24 +97,24 @@ export class Uploads {
   }
 }
 
-/** Send it as its mode says. What became of it, as a state; throws Failure, or an error when the signal ended it. */
+/** Sends an upload in its mode; returns its new state. Throws Failure, or the reason of the signal. */
 async function send(upload, signal, progress) {
   const { path, mode } = upload;
   if (mode === "replace") {
-    const there = await request("HEAD", fileAt(path), { signal }).catch((error) => {
+    const stored = await request("HEAD", fileAt(path), { signal }).catch((error) => {
       if (error.status !== 404) throw error;
     });
-    const conditions = there ? { "if-match": there.headers.get("etag") } : { "if-none-match": "*" };
+    const conditions = stored ? { "if-match": stored.headers.get("etag") } : { "if-none-match": "*" };
     return put(upload, conditions, signal, progress);
   }
   for (let number = 2; ; number++) {
     const state = await put(upload, { "if-none-match": "*" }, signal, progress);
-    if (state !== "taken" || mode !== "keep both" || number > MOST_NAMES) return state;
+    if (state !== "taken" || mode !== "keep both" || number > MAX_NAMES) return state;
     upload.path = numbered(path, number);
   }
 }
 
-/** One PUT of the bytes as they are. @returns {Promise<string>} */
+/** Sends one PUT. @returns {Promise<string>} */
 function put(upload, conditions, signal, progress) {
   return new Promise((resolve, reject) => {
     signal.throwIfAborted();
@@ -131,24 +131,24 @@ function put(upload, conditions, signal, progress) {
       else if (xhr.status === 412) resolve("taken");
       else reject(failure(xhr.status, xhr.responseText));
     });
-    xhr.addEventListener("error", () => broken(upload.file).then(reject));
+    xhr.addEventListener("error", () => errorOf(upload.file).then(reject));
     xhr.addEventListener("abort", () => reject(signal.reason));
     signal.addEventListener("abort", () => xhr.abort());
     xhr.send(upload.file);
   });
 }
 
-/** Why it could not be sent to its end. @param {File} file @returns {Promise<Error>} */
-async function broken(file) {
+/** Returns the reason of an incomplete upload. @param {File} file @returns {Promise<Error>} */
+async function errorOf(file) {
   try {
-    await (file.size ? file.slice(0, 1) : file).arrayBuffer(); // one that is gone may have the size 0
-    return new Error("The connection broke off, or the file cannot be read.");
+    await (file.size ? file.slice(0, 1) : file).arrayBuffer(); // a deleted file may have the size 0
+    return new Error("The connection was lost, or the file cannot be read. Try again.");
   } catch (error) {
     return new Error(`The browser cannot read this file: ${error.message}`);
   }
 }
 
-/** film.mp4 as film (2).mp4. @param {string} path @param {number} number */
+/** Returns film (2).mp4 for film.mp4. @param {string} path @param {number} number */
 export function numbered(path, number) {
   const name = path.slice(path.lastIndexOf("/") + 1);
   const dot = name.lastIndexOf(".");

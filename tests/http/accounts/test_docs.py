@@ -1,4 +1,4 @@
-"""The OpenAPI document and the API console on a server with accounts."""
+"""The OpenAPI document and the API docs on a server with accounts."""
 
 from tests.http.accounts.conftest import AccountServer, User
 

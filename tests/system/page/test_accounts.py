@@ -77,11 +77,11 @@ def log_in(page: Page, email: str, password: str = PASSWORD) -> None:
 def share(page: Page, name: str) -> str:
     """Share a file for a day, and return the link."""
     choose(page, name, "Share…")
-    page.get_by_label("How long").select_option("1 day")
-    page.get_by_role("button", name="Make a link").click()
+    page.get_by_label("Expires after").select_option("1 day")
+    page.get_by_role("button", name="Create link").click()
     link = value_of(page, name)
     page.get_by_role("button", name="Copy", exact=True).click()
-    expect(page.get_by_role("status")).to_have_text("The link is copied.")
+    expect(page.get_by_role("status")).to_have_text("Link copied.")
     return link
 
 
@@ -120,7 +120,7 @@ def test_user_signs_up_uploads_shares_deletes_and_logs_out(
     page.evaluate(RECORD_PROGRESS)
     films = write_films(tmp_path, **dict.fromkeys("123", film.read_bytes()))
     pick(page, *films)
-    expect(page.get_by_role("status")).to_have_text("3 files are stored.", timeout=20_000)
+    expect(page.get_by_role("status")).to_have_text("3 files were uploaded.", timeout=20_000)
     check_progress(page.evaluate("progress"), [film.name for film in films])
     page.get_by_role("button", name="Clear finished").click()
     expect(page.get_by_role("heading", name="Uploads")).to_be_hidden()
@@ -250,9 +250,9 @@ def test_administrator_can_keep_files_when_account_is_deleted(
         store.set_admin(account.id, True)
         page.wait_for_timeout(2100)  # until the server has reloaded the account
         page.get_by_role("link", name="Settings").click()
-        page.get_by_role("button", name="Delete the account…").click()
+        page.get_by_role("button", name="Delete account…").click()
         page.get_by_label("Keep the files").check()
-        page.get_by_label("Its address").fill(email)
+        page.get_by_label("Type its address").fill(email)
         page.get_by_label("Your password").fill(PASSWORD)
         page.get_by_role("button", name="Delete", exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
@@ -273,9 +273,9 @@ def test_settings_manage_tokens_links_password_and_account(
     expect(page.get_by_text("2.0 MB used")).to_be_visible()
     expect(page.get_by_role("heading", name="Invites")).to_be_hidden()
 
-    page.get_by_label("What it is for").fill("<b>rclone")
-    page.get_by_role("button", name="Make a token").click()
-    token = value_of(page, "The new token.")
+    page.get_by_label("Token name").fill("<b>rclone")
+    page.get_by_role("button", name="Create token").click()
+    token = value_of(page, "Copy the new token now.")
     bearer = {"authorization": f"Bearer {token}"}
     assert httpx.get(f"{server.url}/files/film.mp4", headers=bearer).status_code == 200
     assert httpx.put(f"{server.url}/files/a", content=b"", headers=bearer).status_code == 403
@@ -293,22 +293,22 @@ def test_settings_manage_tokens_links_password_and_account(
         ("wrong password", change.get_by_role("alert")),
         (PASSWORD, page.get_by_role("status")),
     ):
-        page.get_by_label("Present password").fill(old_password)
+        page.get_by_label("Current password").fill(old_password)
         page.get_by_label("New password").fill("another horse")
-        page.get_by_role("button", name="Change the password").click()
+        page.get_by_role("button", name="Change password").click()
         expect(message).not_to_be_empty()
     expect(page.get_by_label("New password")).to_have_value("")
     page.reload()
-    page.get_by_role("button", name="Delete the account…").click()
+    page.get_by_role("button", name="Delete account…").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("You have 1 file (2.0\u00a0MB).")
     expect(dialog.get_by_label("Keep the files")).to_be_hidden()
     page.get_by_label("Your password").fill("another horse")
-    page.get_by_label("Its address").fill("another@example.org")
+    page.get_by_label("Type its address").fill("another@example.org")
     delete = page.get_by_role("button", name="Delete", exact=True)
     delete.click()
-    expect(dialog.get_by_role("alert")).to_have_text("That is not the address of this account.")
-    page.get_by_label("Its address").fill(email)
+    expect(dialog.get_by_role("alert")).to_have_text("This is not the address of this account.")
+    page.get_by_label("Type its address").fill(email)
     delete.click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
     basic = (email, "another horse")
@@ -318,10 +318,10 @@ def test_settings_manage_tokens_links_password_and_account(
 def test_administrator_creates_and_revokes_invite(visit: Visitor) -> None:
     page = visit("/settings")
     log_in(page, "admin@example.org")
-    page.get_by_role("button", name="Make an invite").click()
-    link = value_of(page, "Send this to the person.")
+    page.get_by_role("button", name="Create invite").click()
+    link = value_of(page, "Send this link to the person.")
     assert "/sign-up?invite=" in link
-    page.get_by_role("button", name="Revoke Made").click()
+    page.get_by_role("button", name="Revoke Created").click()
     expect(page.locator("#invites")).to_have_text("None.")
 
 
@@ -337,12 +337,12 @@ def test_axe_finds_no_violations_in_account_pages(visit: Visitor, email: str) ->
     sign_up(page, f"new-{email}")
     found["nothing"] = findings(page)
     page.get_by_role("link", name="Settings").click()
-    page.get_by_label("What it is for").fill("a token")
-    page.get_by_role("button", name="Make a token").click()
-    expect(page.get_by_label("The new token.")).to_be_focused()
+    page.get_by_label("Token name").fill("a token")
+    page.get_by_role("button", name="Create token").click()
+    expect(page.get_by_label("Copy the new token now.")).to_be_focused()
     found["settings"] = findings(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
     assert page.evaluate(SMALL_TARGETS) == []
-    page.get_by_role("button", name="Delete the account…").click()
+    page.get_by_role("button", name="Delete account…").click()
     found["leaving"] = findings(page)
     assert {page: violations for page, violations in found.items() if violations} == {}

@@ -78,7 +78,7 @@ def test_move_dialog_moves_file(page: Page, http: httpx.Client, folder: str) -> 
 def test_delete_asks_for_confirmation(page: Page, http: httpx.Client, folder: str) -> None:
     choose(page, "a.mp4", "Delete…")
     dialog = page.get_by_role("dialog", name="Delete?")
-    expect(dialog).to_contain_text("a.mp4 is deleted for good.")
+    expect(dialog).to_contain_text("a.mp4 will be deleted for good.")
     expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
     page.keyboard.press("Enter")
     expect(dialog).to_be_hidden()
@@ -116,7 +116,7 @@ def test_player_renames_and_deletes_film(page: Page, http: httpx.Client, folder:
 
 def test_menu_copies_links_and_downloads_playlists(page: Page, http: httpx.Client, folder: str) -> None:
     choose(page, "b & c.mp4", "Copy link")
-    expect(page.get_by_role("status")).to_have_text("The link is copied.")
+    expect(page.get_by_role("status")).to_have_text("Link copied.")
     link = page.evaluate("navigator.clipboard.readText()")
     assert http.get(link).content == b"b & c.mp4"
     with page.expect_download() as download:
@@ -166,7 +166,7 @@ def test_list_follows_other_clients_and_keeps_focus_and_input(
     page.keyboard.press("Escape")
     for name in ("b & c.mp4", "d.txt", "new.mp4", "zz.mp4", "sub/x.mp4"):
         http.delete(f"/files/{folder}/{name}").raise_for_status()
-    expect(page.locator("main")).to_contain_text("There is no file in this folder.")
+    expect(page.locator("main")).to_contain_text("No files in this folder.")
 
 
 def test_list_is_reloaded_when_websocket_reconnects(page: Page, http: httpx.Client, folder: str) -> None:
@@ -195,9 +195,9 @@ def test_player_shows_when_film_is_moved_or_deleted(page: Page, http: httpx.Clie
         player.wait_for_timeout(20)
     patch = {"content-type": "application/merge-patch+json"}
     http.patch(f"/files/{folder}/a.mp4", json={"filename": "q.mp4"}, headers=patch).raise_for_status()
-    expect(player.get_by_role("status")).to_have_text(f"It is at {folder}/q.mp4 now.")
+    expect(player.get_by_role("status")).to_have_text(f"This file was moved to {folder}/q.mp4.")
     http.delete(f"/files/{folder}/q.mp4").raise_for_status()
-    expect(player.get_by_role("status")).to_have_text("Somebody deleted this file.")
+    expect(player.get_by_role("status")).to_have_text("This file was deleted.")
 
 
 def test_page_works_under_path_prefix_of_proxy(
@@ -238,7 +238,7 @@ def test_folder_name_keeps_leading_and_trailing_spaces(
     page = visit(f"/?folder={folder}")
     page.get_by_role("button", name="New folder").click()
     page.get_by_label("Name", exact=True).fill(" two spaces ")
-    page.get_by_role("button", name="Open it").click()
+    page.get_by_role("button", name="Open").click()
     page.wait_for_url("**/?folder=*spaces+")
     pick(page, payload("a.mp4"))
     expect(row(page, "a.mp4")).to_be_visible()

@@ -83,14 +83,14 @@ def test_keys_go_to_focused_control(visit: Visitor, films: str) -> None:
     page.get_by_label("Speed").focus()
     page.keyboard.press("ArrowDown")
     assert (get("playbackRate"), get("volume")) == (1.25, 1)
-    page.get_by_role("button", name="Keys").focus()
+    page.get_by_role("button", name="Shortcuts").focus()
     page.keyboard.press("Space")
-    dialog = page.get_by_role("dialog", name="Keys")
+    dialog = page.get_by_role("dialog", name="Keyboard shortcuts")
     expect(dialog).to_contain_text("10 seconds back or forward")
     page.keyboard.press("l")
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
-    expect(page.get_by_role("button", name="Keys")).to_be_focused()
+    expect(page.get_by_role("button", name="Shortcuts")).to_be_focused()
     assert (get("paused"), get("currentTime")) == (True, 0)
     page.keyboard.press("?")
     expect(dialog).to_be_visible()
@@ -99,7 +99,7 @@ def test_keys_go_to_focused_control(visit: Visitor, films: str) -> None:
 def test_player_resumes_at_last_position(visit: Visitor, http: httpx.Client, films: str) -> None:
     page = visit(f"/?play={films}/1.mp4")
     get = wait_for_metadata(page)
-    expect(page.get_by_text("Continuing")).to_be_hidden()
+    expect(page.get_by_text("Resumed")).to_be_hidden()
     page.keyboard.press("k")
     page.locator("video").evaluate(WAIT_FOR_POSITION, 0.1)
     page.keyboard.press("4")
@@ -111,9 +111,9 @@ def test_player_resumes_at_last_position(visit: Visitor, http: httpx.Client, fil
     http.patch(f"/files/{films}/1.mp4", json=renamed, headers=patch).raise_for_status()
     page.goto(f"{visit.url}/?play={films}/other.mp4")
     get = wait_for_metadata(page)
-    expect(page.get_by_text("Continuing at 0:12.")).to_be_visible()
+    expect(page.get_by_text("Resumed at 0:12.")).to_be_visible()
     assert get("currentTime") == pytest.approx(stopped, abs=0.2)
-    page.get_by_role("button", name="From the beginning").click()
+    page.get_by_role("button", name="Start over").click()
     assert get("currentTime") == 0
     page.keyboard.press("k")
     page.locator("video").evaluate(WAIT_FOR_POSITION, 0.1)
@@ -121,7 +121,7 @@ def test_player_resumes_at_last_position(visit: Visitor, http: httpx.Client, fil
     page.keyboard.press("ArrowRight")  # to the end of the film
     page.reload()
     wait_for_metadata(page)
-    expect(page.get_by_text("Continuing")).to_be_hidden()
+    expect(page.get_by_text("Resumed")).to_be_hidden()
     assert page.locator("video").evaluate("video => video.currentTime") == 0
 
 
@@ -130,4 +130,4 @@ def test_player_shows_error_when_browser_cannot_play_film(
 ) -> None:
     http.put(f"/files/{folder}/film.mp4", content=b"no film").raise_for_status()
     page = visit(f"/?play={folder}/film.mp4")
-    expect(page.get_by_role("alert")).to_contain_text("This browser cannot play it.")
+    expect(page.get_by_role("alert")).to_contain_text("This browser cannot play this file.")

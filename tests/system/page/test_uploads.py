@@ -55,7 +55,7 @@ def test_three_uploads_run_at_once_and_cancelled_one_can_be_retried(
     expect(page.locator("#uploads [data-state=stored]")).to_have_count(4, timeout=15_000)
     assert "b.mp4" not in stored_sizes(http, folder)
     page.keyboard.press("Enter")
-    expect(states.nth(1)).to_contain_text("stored")
+    expect(states.nth(1)).to_contain_text("uploaded")
     assert stored_sizes(http, folder) == dict.fromkeys((f"{name}.mp4" for name in "abcde"), 400_000)
 
 
@@ -89,7 +89,7 @@ def test_failed_upload_shows_reason(visit: Visitor, http: httpx.Client, folder: 
     expect(page.get_by_role("status")).to_contain_text(refused.json()["detail"])
     page.context.set_offline(True)
     page.get_by_role("button", name="Retry: inside.mp4").click()
-    expect(page.locator("#uploads li")).to_contain_text("The connection broke off")
+    expect(page.locator("#uploads li")).to_contain_text("The connection was lost")
     page.get_by_role("button", name="Dismiss: inside.mp4").click()
     expect(page.locator("#uploads")).to_be_hidden()
 
