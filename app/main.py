@@ -153,7 +153,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
 
 
 def _too_many_calls() -> TooManyAttempts:
-    return TooManyAttempts("The server has too much to look up; try again soon.", 1)
+    return TooManyAttempts("The server is overloaded. Try again in a second.", 1)
 
 
 async def _open_accounts(

@@ -130,7 +130,7 @@ async def _poll(lease: "_Lease", timeout_s: float) -> None:
     deadline, pause = time.monotonic() + timeout_s, 0.005
     while not await lease.acquire():
         if time.monotonic() >= deadline:
-            raise HeldElsewhere("Another server is busy with this; try again soon.")
+            raise HeldElsewhere("Another server is working on this. Try again in a few seconds.")
         await asyncio.sleep(pause)
         pause = min(2 * pause, MAX_POLL_PAUSE_S)
 

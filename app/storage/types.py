@@ -170,8 +170,10 @@ class Key:
 
 
 def is_storable(text: str) -> bool:
-    """Return whether every database accepts the text. PostgreSQL and MongoDB's patterns refuse NUL, even in a
-    search."""
+    """Return whether every database accepts the text.
+
+    PostgreSQL and MongoDB's patterns refuse NUL, even in a search.
+    """
     return "\0" not in text
 
 
