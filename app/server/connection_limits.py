@@ -29,27 +29,27 @@ class ConnectionLimits:
         self._per_peer = per_peer
         self._total = total
         self._is_exempt = address_matcher([*exempt, *LOOPBACK])
-        self._open: Counter[str] = Counter()
-        self._open_in_total = 0
+        self.open_by_peer: Counter[str] = Counter()
+        self.open_total = 0
 
     def acquire(self, address: str) -> str | None:
         """Count a new connection and return None, or return the reason why it exceeds a limit."""
-        if self._total is not None and self._open_in_total >= self._total:
+        if self._total is not None and self.open_total >= self._total:
             return "Too many connections are open."
         peer = peer_of(address)
-        if self._open[peer] >= self._per_peer and not self._is_exempt(address):
+        if self.open_by_peer[peer] >= self._per_peer and not self._is_exempt(address):
             return f"At most {self._per_peer} connections of one address may be open."
-        self._open[peer] += 1
-        self._open_in_total += 1
+        self.open_by_peer[peer] += 1
+        self.open_total += 1
         return None
 
     def release(self, address: str) -> None:
         """Count the end of a connection that `acquire` counted."""
         peer = peer_of(address)
-        self._open_in_total -= 1
-        self._open[peer] -= 1
-        if not self._open[peer]:
-            del self._open[peer]
+        self.open_total -= 1
+        self.open_by_peer[peer] -= 1
+        if not self.open_by_peer[peer]:
+            del self.open_by_peer[peer]
 
 
 @lru_cache(1024)

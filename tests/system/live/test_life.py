@@ -156,7 +156,7 @@ def test_shutdown_completes_transfers_and_refuses_new_connections(
         assert beneath(server).content(name) == FILM
     assert server.process.wait(10) == 0
     # The server may still count the idle connection.
-    assert re.search("Connections that may go on for 25 s more: 1[23]\n", server.log()), server.log()
+    assert re.search("Connections that may finish within 25 s: 1[23]\n", server.log()), server.log()
     check_clean(server)
 
 
@@ -178,7 +178,7 @@ def test_shutdown_breaks_off_transfers_after_timeout(
         assert receive_rest(connection)[0] == b""
     assert count_staged(server) == 0
     assert beneath(server).content("0.mp4") is None
-    assert "Connections that did not end in time and are broken off: 5\n" in server.log(), server.log()
+    assert "Connections aborted because they did not finish in time: 5\n" in server.log(), server.log()
     check_clean(server, warnings=1)
 
 

@@ -133,7 +133,7 @@ def test_shutdown_keeps_socket_of_other_server(start: Start) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("film.mp4", "it is no socket"),
+        ("film.mp4", "it is not a socket"),
         ("missing/s.sock", "The folder does not exist"),
         ("x" * 200, "too long"),
     ],

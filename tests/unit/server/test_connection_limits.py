@@ -55,8 +55,8 @@ def test_peer_is_admitted_once_unless_exempt(first: str, second: str, is_admitte
     if not is_admitted:
         assert limits.acquire(second) is None
     limits.release(second)
-    assert not limits._open
-    assert limits._all == 0
+    assert not limits.open_by_peer
+    assert limits.open_total == 0
 
 
 def test_total_limit_has_no_exemption() -> None:
