@@ -138,7 +138,7 @@ async def test_expectation_is_checked_against_change_of_other_process(
 
 async def test_every_query_shows_change_of_other_process_at_once(storage: Storage, other: Storage) -> None:
     """Each process has cached the state before: of the file, and of the folders."""
-    moved = Key(SHARED, "films/deep", "film.mkv")
+    moved = Key(SHARED, "films/deep", "other.mp4")
 
     async def query_state(by: Storage) -> tuple[object, ...]:
         page = await by.page(Listing(SHARED, recursive=True), cursor=None, limit=10)
