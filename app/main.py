@@ -177,7 +177,7 @@ async def _open_accounts(
         store, callers, sign_up=SignUp(settings.sign_up), passwords=passwords, hashing=hashing.start
     )
     quotas = Quotas(
-        stores.storage, default=settings.quota, may_store=accounts.is_there, turn=stores.leases.acquire
+        stores.storage, default=settings.quota, may_store=accounts.is_there, acquire=stores.leases.acquire
     )
     deletion = AccountDeletion(
         stores.storage,

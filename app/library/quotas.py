@@ -31,7 +31,7 @@ class Quotas:
     """Admits uploads that fit, and checks again when each is stored, because several may be admitted at once.
 
     `default` is in bytes, for accounts without a quota of their own; None is no limit. `may_store` looks up
-    whether an account still exists. `turn` acquires a lock of this name across processes. Used from the event
+    whether an account still exists. `acquire` holds a lease of this name among all processes. Used from the event
     loop only.
     """
 
@@ -41,12 +41,12 @@ class Quotas:
         *,
         default: int | None,
         may_store: Callable[[str], Awaitable[bool]],
-        turn: Callable[[str], AbstractAsyncContextManager[None]],
+        acquire: Callable[[str], AbstractAsyncContextManager[None]],
     ) -> None:
         self._storage = storage
         self._default = default
         self._may_store = may_store
-        self._turn = turn
+        self._acquire = acquire
         self._libraries: WeakValueDictionary[str, _Library] = WeakValueDictionary()
 
     def of(self, account: Account) -> int | None:
@@ -76,7 +76,7 @@ class Quotas:
         """Keep other uploads, of any process, from being stored in the library. Raises HeldElsewhere."""
         held = self._library(library)  # the variable keeps the weak entry, and so the lock, alive
         # Of the tasks that wait in this process, one at a time asks the database.
-        async with held.lock, self._turn(f"library {library}"):
+        async with held.lock, self._acquire(f"library {library}"):
             yield
 
     def _library(self, name: str) -> _Library:

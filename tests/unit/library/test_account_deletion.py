@@ -32,7 +32,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Stores, Library, Quo
 
     async with open_database(settings) as stores:
         library = Library(stores.storage, ChangeFeed())
-        quotas = Quotas(stores.storage, default=None, may_store=may_store, turn=stores.leases.acquire)
+        quotas = Quotas(stores.storage, default=None, may_store=may_store, acquire=stores.leases.acquire)
         yield stores, library, quotas
 
 
