@@ -209,6 +209,7 @@ def _cache_control(settings: Settings) -> str:
 
 
 async def _all_of(chores: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Run all of them until one fails or this task is cancelled."""
     async with asyncio.TaskGroup() as tasks:
         for chore in chores:
             tasks.create_task(chore())
@@ -216,6 +217,7 @@ async def _all_of(chores: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> 
 
 @asynccontextmanager
 async def _running(coroutine: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run a coroutine in a task, which is cancelled and awaited at the end of the context."""
     task = asyncio.create_task(coroutine)
     try:
         yield

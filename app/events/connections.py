@@ -52,7 +52,7 @@ class Outbox:
         return Offered.FIRST
 
     def take(self) -> str | None:
-        """Return the next message to send; None if the queue is empty, so that the next offer is FIRST again."""
+        """Return the next message to send; None if the queue is empty: the next offer is then FIRST again."""
         if self._waiting:
             return self._waiting.popleft()
         self._sending = False

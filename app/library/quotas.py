@@ -31,8 +31,8 @@ class Quotas:
     """Admits uploads that fit, and checks again when each is stored, because several may be admitted at once.
 
     `default` is in bytes, for accounts without a quota of their own; None is no limit. `may_store` looks up
-    whether an account still exists. `acquire` holds a lease of this name among all processes. Used from the event
-    loop only.
+    whether an account still exists. `acquire` holds a lease of this name among all processes. Used from the
+    event loop only.
     """
 
     def __init__(
