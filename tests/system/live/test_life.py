@@ -220,7 +220,7 @@ def test_shutdown_waits_only_seconds_for_blocked_thread(start: Start, begin: Beg
         time.sleep(0.5)
         server.process.terminate()
         status = server.process.wait(15)
-    assert (status != 0) == ("did not answer" in server.log()), server.log()
+    assert (status != 0) == ("did not respond" in server.log()), server.log()
     assert "Traceback" not in server.log()
     assert server.start()
     with server.client() as http:
