@@ -17,7 +17,13 @@ from contextlib import aclosing
 from pathlib import Path
 
 from app.database import open_database
-from app.database.gridfs import reader, staging
+from app.database.gridfs.bucket import (
+    CHUNK_SIZE,
+    CHUNKS_PER_BATCH,
+    MAX_QUERY_SIZE,
+    MIN_QUERY_SIZE,
+    TransferSizes,
+)
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
@@ -26,9 +32,9 @@ from deploy.run_gridfs import Mongod
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 128 * MIB
 CHUNKS = [64 * KIB, 128 * KIB, 192 * KIB, 255 * KIB, 512 * KIB]
-AT_ONCE = [units * reader.UNIT for units in (4, 8, 16)]
-BATCH = staging.BATCH * staging.CHUNK_SIZE
-USED = (staging.CHUNK_SIZE, reader.AT_ONCE)
+QUERY_SIZES = [units * MIN_QUERY_SIZE for units in (4, 8, 16)]
+BATCH_SIZE = CHUNKS_PER_BATCH * CHUNK_SIZE
+USED = (CHUNK_SIZE, MAX_QUERY_SIZE)
 
 
 def main() -> None:
@@ -50,27 +56,28 @@ Results = dict[tuple[int, int], dict[str, list[float]]]
 async def measure(url: str, rounds: int) -> Results:
     settings = Settings(_env_file=None, storage="gridfs", mongodb_url=url)
     results: Results = defaultdict(lambda: defaultdict(list))
-    pairs = [(chunk, at_once) for chunk in CHUNKS for at_once in AT_ONCE if chunk <= at_once]
-    async with open_database(settings) as stores:
-        for chunk in CHUNKS:
-            await upload(stores.storage, chunk)
-        for turn in range(rounds):
-            for pair in pairs if turn % 2 else reversed(pairs):
-                staging.CHUNK_SIZE, reader.AT_ONCE = pair
-                staging.BATCH = max(1, BATCH // pair[0])
+    pairs = [(chunk, query) for chunk in CHUNKS for query in QUERY_SIZES if chunk <= query]
+    for turn in range(rounds):
+        for pair in pairs if turn % 2 else reversed(pairs):
+            chunk, query = pair
+            sizes = TransferSizes(
+                chunk_size=chunk, chunks_per_batch=max(1, BATCH_SIZE // chunk), max_query_size=query
+            )
+            async with open_database(settings, backend_options={"sizes": sizes}) as stores:
+                if turn == 0:
+                    await upload(stores.storage, chunk)
                 found = results[pair]
-                found["upload"].append(await upload(stores.storage, pair[0]))
-                found["whole"].append(SIZE / await read(stores.storage, pair[0], [0], SIZE))
+                found["upload"].append(await upload(stores.storage, chunk))
+                found["whole"].append(SIZE / await read(stores.storage, chunk, [0], SIZE))
                 for name, length in (("1 MiB ranges", MIB), ("64 KiB ranges", 64 * KIB)):
                     starts = [random.randrange(SIZE - length) for _ in range(64)]
-                    found[name].append(len(starts) / await read(stores.storage, pair[0], starts, length))
+                    found[name].append(len(starts) / await read(stores.storage, chunk, starts, length))
     return results
 
 
 async def upload(storage: Storage, chunk: int) -> float:
     """Return the rate of an upload, in bytes per second."""
     data = random.randbytes(MIB)
-    staging.CHUNK_SIZE = chunk
     begun = time.perf_counter()
     async with storage.stage() as staged:
         for _ in range(SIZE // MIB):
@@ -92,11 +99,11 @@ async def read(storage: Storage, chunk: int, starts: list[int], length: int) -> 
 
 def show(results: Results) -> None:
     names = ["upload", "whole", "1 MiB ranges", "64 KiB ranges"]
-    print(f"{'chunk KiB':>10} {'at once':>8}", *(f"{name:>14}" for name in names))
+    print(f"{'chunk KiB':>10} {'query':>8}", *(f"{name:>14}" for name in names))
     used = {name: statistics.median(results[USED][name]) for name in names}
-    for (chunk, at_once), found in results.items():
+    for (chunk, query), found in results.items():
         ratios = (statistics.median(found[name]) / used[name] for name in names)
-        print(f"{chunk // KIB:>10} {at_once // KIB:>8}", *(f"{ratio:>14.2f}" for ratio in ratios))
+        print(f"{chunk // KIB:>10} {query // KIB:>8}", *(f"{ratio:>14.2f}" for ratio in ratios))
     rates = f"{used['upload'] / 1e6:.0f} MB/s up, {used['whole'] / 1e6:.0f} MB/s down"
     print(f"1.00 is {rates}, {used['1 MiB ranges']:.0f} and {used['64 KiB ranges']:.0f} ranges/s")
 

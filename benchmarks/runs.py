@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable
 
-from app.database.gridfs.staging import CHUNK_SIZE
+from app.database.gridfs.bucket import CHUNK_SIZE
 from benchmarks import verify
 from benchmarks.client import Client, Failed
 from benchmarks.measure import forget_peak, memory, processor_time

@@ -21,7 +21,7 @@ from bson import ObjectId
 from sqlalchemy import Connection, Table
 
 from app.database.gridfs.connection import Database as MongoDatabase
-from app.database.gridfs.documents import place
+from app.database.gridfs.documents import key_fields
 from app.database.gridfs.opening import open_gridfs
 from app.database.sql.opening import open_filesystem, open_sql
 from app.database.sql.schema import Media, Word
@@ -220,7 +220,7 @@ def _fill_gridfs(settings: Settings, n: int, folders: int | None) -> None:
 def _document(file: File) -> dict[str, Any]:
     return {
         "_id": file.id,
-        **place(file.key, _NOTHING_IGNORED),
+        **key_fields(file.key, _NOTHING_IGNORED),
         "file": ObjectId(),
         "size": file.size,
         "chunk_size": 261_120,

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.database.gridfs.opening import RETYPED, retyped
+from app.http.media_types import OUTDATED_TYPES, correct_outdated
 
 revision = "0006"
 down_revision = "0011"
@@ -22,10 +22,10 @@ def upgrade():
 
 
 def retype(table):
-    rows = op.get_bind().execute(sa.select(table).where(table.c.content_type.in_(RETYPED))).all()
+    rows = op.get_bind().execute(sa.select(table).where(table.c.content_type.in_(OUTDATED_TYPES))).all()
     for identity, content_type, filename in rows:
         changed = table.update().where(table.c.id == identity)
-        op.execute(changed.values(content_type=retyped(content_type, filename)))
+        op.execute(changed.values(content_type=correct_outdated(content_type, filename)))
 
 
 def downgrade():

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.accounts.store import AccountStore
 from app.database.change_listener import ChangeListener, ChangeSource
@@ -46,16 +46,18 @@ async def open_database(
     feed: ChangeFeed | None = None,
     observer: Observer | None = None,
     serving: bool = True,
+    backend_options: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Stores]:
     """The stores that the settings name, closed in reverse. An SQLite database is migrated first.
 
     `feed` receives the changes that other programs and, until this is closed, other processes make.
     `observer` receives the durations of all operations. Only a process that is `serving` decides by its
-    settings which names are ignored: others use the patterns of the last server.
+    settings which names are ignored: others use the patterns of the last server. `backend_options` are
+    keyword arguments of the function that opens the backend; tests choose small sizes with them.
     Raises ConfigurationError, StorageUnavailable.
     """
     with ExitStack() as stack:
-        opening = partial(_open, settings, stack, feed, serving=serving)
+        opening = partial(_open, settings, stack, feed, serving=serving, backend_options=backend_options)
         opened = await asyncio.to_thread(opening)
         leases = Leases(opened.leases)
         stack.callback(leases.close)
@@ -104,9 +106,9 @@ def check_apart(settings: Settings, other: Settings) -> None:
 
         check_folders_apart(settings, other)
     elif settings.storage == other.storage:
-        from app.database.gridfs.connection import check_urls_apart  # noqa: PLC0415
+        from app.database.gridfs.connection import check_different_databases  # noqa: PLC0415
 
-        check_urls_apart(settings, other)
+        check_different_databases(settings, other)
 
 
 def prepare_database(settings: Settings, *, create: bool = True) -> None:
@@ -141,20 +143,16 @@ def _open(
     patient: bool = True,
     create: bool = True,
     serving: bool,
+    backend_options: Mapping[str, Any] | None = None,
 ) -> _Opened:
     wanted = settings.access == "accounts"
     if settings.storage == "gridfs":
         # Here, because who keeps files in a folder need not have MongoEngine in memory.
         from app.database.gridfs.change_feed import open_change_source  # noqa: PLC0415
-        from app.database.gridfs.opening import (  # noqa: PLC0415
-            MongoCopies,
-            library_of,
-            open_gridfs,
-            open_users,
-        )
-        from app.database.gridfs.shared_state import MongoLeases  # noqa: PLC0415
+        from app.database.gridfs.opening import library_id, open_gridfs, open_users  # noqa: PLC0415
+        from app.database.gridfs.shared_state import MongoCopyRecords, MongoLeases  # noqa: PLC0415
 
-        grid = open_gridfs(settings, stack, feed, create=create, serving=serving)
+        grid = open_gridfs(settings, stack, feed, create=create, serving=serving, **(backend_options or {}))
         listener = _listen(feed, lambda: open_change_source(grid.database), stack)
         users = open_users(settings, stack) if wanted else None
         return _Opened(
@@ -162,8 +160,8 @@ def _open(
             users,
             MongoLeases(grid.database),
             listener,
-            library_id=library_of(grid.database),
-            copies=MongoCopies(grid.database),
+            library_id=library_id(grid.database),
+            copies=MongoCopyRecords(grid.database),
             read_only=settings.read_only,
         )
     from app.database.sql.opening import open_copies, open_leases  # noqa: PLC0415

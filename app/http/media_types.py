@@ -296,3 +296,31 @@ def media_type_after_rename(content_type: str, old_name: str, new_name: str) -> 
     if suggested != UNKNOWN and content_type == media_type(None, old_name):
         return suggested
     return content_type
+
+
+_MATROSKA = {"": "video/x-matroska", "mka": "audio/x-matroska"}
+
+OUTDATED_TYPES: dict[str, dict[str, str]] = {
+    "application/matroska": _MATROSKA,
+    "application/x-matroska": _MATROSKA,
+    "audio/matroska": {"": "audio/x-matroska"},
+    "video/matroska": {"": "video/x-matroska"},
+    "video/matroska-3d": {"": "video/x-matroska"},
+    "video/mkv": {"": "video/x-matroska"},
+    "video/x-mkv": {"": "video/x-matroska"},
+    "application/mp4": {"mp4": "video/mp4", "m4v": "video/mp4", "m4a": "audio/mp4", "m4b": "audio/mp4"},
+    "application/ogg": {
+        **dict.fromkeys(("ogg", "oga", "opus", "spx"), "audio/ogg"),
+        **dict.fromkeys(("ogv", "ogm"), "video/ogg"),
+    },
+    "text/vnd.trolltech.linguist": {"ts": "video/mp2t"},
+    "text/vnd.qt.linguist": {"ts": "video/mp2t"},
+}
+"""Types that older versions stored although they hide films from players. Each maps extensions to the correct
+type; "" is any extension."""
+
+
+def correct_outdated(content_type: str, filename: str) -> str:
+    """Return the correct type of a file that an older version stored."""
+    by_extension = OUTDATED_TYPES.get(content_type, {})
+    return by_extension.get(_extension(filename), by_extension.get("", content_type))

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from app.database import open_database
-from app.database.gridfs import reader, staging
+from app.database.gridfs.bucket import TransferSizes
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.types import SHARED, Key
@@ -41,16 +41,9 @@ def shared_library_settings(backend: str) -> dict[str, object]:
 
 
 @pytest.fixture
-def settings(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Settings]:
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
     """Return the settings of an empty library."""
     name, place = request.param
-    # The smallest chunks, so that most reads in these tests need several. A long file still needs many.
-    chunk = 32_768 if request.module.__name__.endswith("test_maintenance") else 4096
-    monkeypatch.setattr(staging, "CHUNK_SIZE", chunk)
-    monkeypatch.setattr(reader, "UNIT", chunk)
-    monkeypatch.setattr(reader, "AT_ONCE", 2 * chunk)
     with ExitStack() as stack:
         root = Path(stack.enter_context(TemporaryDirectory(dir="/dev/shm"))) if place == "tmpfs" else tmp_path
         settings = Settings(
@@ -66,8 +59,14 @@ def settings(
 
 
 @pytest.fixture
-async def storage(settings: Settings, anyio_backend: str) -> AsyncIterator[Storage]:
-    async with open_database(settings) as stores:
+async def storage(
+    settings: Settings, request: pytest.FixtureRequest, anyio_backend: str
+) -> AsyncIterator[Storage]:
+    """Open the library. GridFS uses small chunks, so that most reads in these tests need several."""
+    chunk = 32_768 if request.module.__name__.endswith("test_maintenance") else 4096  # for its long files
+    sizes = TransferSizes(chunk_size=chunk, min_query_size=chunk, max_query_size=2 * chunk)
+    options = {"sizes": sizes} if settings.storage == "gridfs" else None
+    async with open_database(settings, backend_options=options) as stores:
         yield stores.storage
 
 

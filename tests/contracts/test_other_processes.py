@@ -158,7 +158,7 @@ async def test_every_query_shows_change_of_other_process_at_once(storage: Storag
         assert await reader.stat(FILM) == (await get(reader))[1] == new
         assert await query_state(reader) == ((new,), ("films",), ("films",), Usage(1, 7))
         renamed = await writer.move(FILM, moved)
-        assert renamed.content_type == "video/mp4"
+        assert renamed.content_type == "video/x-matroska"
         assert await reader.stat(FileId(SHARED, info.id)) == (await get(reader, moved))[1] == renamed
         assert await query_state(reader) == ((renamed,), ("films",), ("films",), Usage(1, 7))
         with pytest.raises(AlreadyExists):

@@ -1,9 +1,8 @@
-"""Stored files as documents of MongoEngine, with their bytes in GridFS.
+"""The backend of MongoDB: a document for each stored file, and its bytes in GridFS.
 
-A file exists while a document names it. Its bytes are in the bucket before the one insert or update that
-makes the document name them, and stay there for a while after the one that ends it (see `leases`). So every
-change is one write, and what a crash leaves is at most a file of the bucket that nobody names, which a sweep
-removes.
+A file exists while a document refers to it. Its bytes are in the bucket before the one insert or update that
+makes the document refer to them, and stay there for a while after the one that ends it. So every change is
+one write, and a crash leaves at most an unreferenced file of the bucket, which garbage collection removes.
 """
 
 from concurrent.futures import Executor
@@ -12,15 +11,22 @@ from datetime import UTC, datetime
 from mongoengine.fields import GridFSProxy
 
 from app.database import paging
-from app.database.gridfs import upload_leases
+from app.database.gridfs.bucket import DEFAULT_SIZES, GridReader, StagedFile, TransferSizes
 from app.database.gridfs.connection import Database
-from app.database.gridfs.documents import NOT_LIKE_OURS, Media, at, find, info_in, info_of, infos_in, place
-from app.database.gridfs.integrity import GridMaintenance
+from app.database.gridfs.documents import (
+    MALFORMED,
+    Media,
+    address_filter,
+    find_media,
+    info_in,
+    info_of,
+    infos_in,
+    key_fields,
+)
+from app.database.gridfs.garbage_collection import LeaseRenewer
+from app.database.gridfs.grid_maintenance import GridMaintenance
 from app.database.gridfs.list_index import MongoListIndex, folders, libraries
-from app.database.gridfs.reader import GridReader
-from app.database.gridfs.scanner import Scanner
-from app.database.gridfs.staging import StagedFile
-from app.database.gridfs.writes import NO_FILE, Changes, check_room
+from app.database.gridfs.writes import NO_FILE, MediaWrites, check_path_conflicts
 from app.storage.backend import Writer
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.ignored_names import IgnoredNames
@@ -37,15 +43,14 @@ from app.storage.types import (
     check_expectation,
 )
 
-BIG = 16 << 20
-"""Bytes that are worth asking for whether there is room: a database whose disk fills up may stop."""
+MIN_CHECKED_SIZE = 16 << 20
+"""Bytes from which an upload checks the free space first: MongoDB may stop when its disk is full."""
 
 
 class GridBackend:
     """`storage.backend.Backend` over a MongoDB database.
 
-    `keeper` holds the leases of what is written, `senders` bring it to the database. `ignored` decides
-    which files lists and scans leave out.
+    Lists and scans leave out the `ignored` names. `senders` insert chunks.
     """
 
     parts = ("database",)
@@ -53,48 +58,45 @@ class GridBackend:
     def __init__(
         self,
         database: Database,
-        keeper: upload_leases.Keeper,
+        leases: LeaseRenewer,
         senders: Executor,
         *,
         ignored: IgnoredNames,
+        sizes: TransferSizes = DEFAULT_SIZES,
     ) -> None:
-        self._database = database
-        self._keeper = keeper
+        self.database = database
+        self.maintenance = GridMaintenance(database, ignored)
+        self._leases = leases
         self._senders = senders
-        self._changes = Changes(database, ignored)
         self._ignored = ignored
-        scanner = Scanner(database, ignored=ignored)
-        self.maintenance = GridMaintenance(database, scanner)
-
-    @property
-    def database(self) -> Database:
-        """Where they are."""
-        return self._database
+        self._sizes = sizes
+        self._writes = MediaWrites(database, ignored)
 
     def try_open(self, address: Address) -> None:
-        """Which version is the current one only the database knows."""
+        """Return None: only the database knows the current version, and a query blocks."""
 
     def open(self, address: Address, *, wait: bool) -> GridReader:
-        with self._database.asked():
-            media = self._database.media.find_one(at(address))
+        with self.database.asked():
+            media = self.database.media.find_one(address_filter(address))
         if media is None:
             raise NotFound(NO_FILE)
         try:
-            return GridReader(self._database, info_in(media), media["file"], int(media["chunk_size"]))
-        except NOT_LIKE_OURS as error:
-            raise StorageUnavailable(f"The document of the file cannot be read: {error!r}.") from error
+            size = int(media["chunk_size"])
+            return GridReader(self.database, info_in(media), media["file"], size, self._sizes)
+        except MALFORMED as error:
+            raise StorageUnavailable(f"The document of this file is malformed: {error!r}.") from error
 
     def check(self, key: Key, expect: Expectation) -> None:
-        with self._database.asked():
-            media = find(self._database.media, key)
+        with self.database.asked():
+            media = find_media(self.database.media, key)
             if media is None:
-                check_room(self._database.media, key)
+                check_path_conflicts(self.database.media, key)
         check_expectation(None if media is None else media.etag, expect)
 
     def stage(self, size: int | None) -> StagedFile:
-        if size is not None and size >= BIG and self._database.room() < size:
-            raise OutOfSpace("The disk of the database has no room for it.")
-        return StagedFile(self._database, self._keeper, self._senders)
+        if size is not None and size >= MIN_CHECKED_SIZE and self.database.free_bytes() < size:
+            raise OutOfSpace("The disk of the database has too little free space for this file.")
+        return StagedFile(self.database, self._leases, self._senders, self._sizes)
 
     def commit(
         self,
@@ -110,7 +112,7 @@ class GridBackend:
     ) -> Committed:
         assert isinstance(writer, StagedFile)
         if writer.seal(key, content_type, sha256) != size:
-            raise StorageUnavailable("The database did not keep all that was written.")
+            raise StorageUnavailable("The database did not store the whole file. Upload it again.")
         now = datetime.now(UTC)
         new = Media(
             file=GridFSProxy(writer.id),
@@ -121,27 +123,27 @@ class GridBackend:
             sha256=sha256,
             unverified=False,
             is_utf8=is_utf8,
-            created_at=_in_ms(now if origin is None else origin.created_at),
-            updated_at=_in_ms(now if origin is None else origin.updated_at),
-            **place(key, self._ignored),
+            created_at=_to_milliseconds(now if origin is None else origin.created_at),
+            updated_at=_to_milliseconds(now if origin is None else origin.updated_at),
+            **key_fields(key, self._ignored),
         )
         try:
-            created = self._changes.store(new, expect, origin)
+            created = self._writes.store(new, expect, origin)
         except StorageUnavailable:
-            writer.keep()  # the document may name it, or come to name it
+            writer.keep()  # the document may refer to it, now or later
             raise
         writer.keep()
         return Committed(info_of(new), created)
 
     def delete(self, key: Key, expect: Expectation) -> None:
-        self._changes.delete(key, expect)
+        self._writes.delete(key, expect)
 
     def move(self, source: Key, target: Key, expect: Expectation) -> FileInfo:
-        return info_of(self._changes.move(source, target, expect))
+        return info_of(self._writes.move(source, target, expect))
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page:
-        media = self._database.media
-        with self._database.asked():
+        media = self.database.media
+        with self.database.asked():
             index = MongoListIndex(media, listing)
             found, next_cursor = paging.page(index, cursor=cursor, limit=limit)
             names: tuple[str, ...] = ()
@@ -150,17 +152,17 @@ class GridBackend:
         return Page(names, tuple(infos_in(found)), next_cursor)
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
-        with self._database.asked():
-            return folders(self._database.media, library, folder, limit=MAX_ALL_FOLDERS)
+        with self.database.asked():
+            return folders(self.database.media, library, folder, limit=MAX_ALL_FOLDERS)
 
     def libraries(self) -> tuple[str, ...]:
-        with self._database.asked():
-            return libraries(self._database.media)
+        with self.database.asked():
+            return libraries(self.database.media)
 
     def ping(self, part: str | None = None) -> None:
-        self._database.ping()
+        self.database.ping()
 
 
-def _in_ms(time: datetime) -> datetime:
-    """As the database keeps it."""
+def _to_milliseconds(time: datetime) -> datetime:
+    """Return the time as MongoDB stores it."""
     return time.replace(microsecond=time.microsecond // 1000 * 1000)

@@ -12,8 +12,8 @@ from pymongo.change_stream import DatabaseChangeStream
 from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
 
 from app.database.gridfs import own_writes
-from app.database.gridfs.connection import IMAGES, Database, told
-from app.database.gridfs.documents import NOT_LIKE_OURS, Stored, info_in
+from app.database.gridfs.connection import IMAGES, Database, map_error
+from app.database.gridfs.documents import MALFORMED, Stored, info_in
 from app.database.gridfs.own_writes import Mark
 from app.events.feed import ChangeFeed, Message
 from app.storage.errors import StorageError, StorageUnavailable
@@ -52,7 +52,7 @@ def parse_event(event: Mapping[str, Any]) -> StreamEvent | None:
     """Return the event; None if it does not concern clients, such as a new hash of a file."""
     try:
         return _parse(event)
-    except NOT_LIKE_OURS:  # a document that another program wrote
+    except MALFORMED:  # a document that another program wrote
         return StreamEvent(None)
 
 
@@ -141,7 +141,7 @@ class MongoChangeSource:
             event = stream.try_next()
         except (PyMongoError, BSONError) as error:
             self._forget_token_after(error)
-            raise told(error) from error
+            raise map_error(error) from error
         if event is not None:
             self._pass_on(event, feed)
         elif not stream.alive:

@@ -1,4 +1,4 @@
-"""Looks at MongoDB databases, and changes nothing."""
+"""Facts about MongoDB databases for `seekable doctor`. Changes nothing."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -15,22 +15,21 @@ from app.database.gridfs.connection import (
     CHUNKS_INDEXES,
     FILES_INDEXES,
     LEASES_INDEXES,
-    USERS,
     Connection,
     Database,
     Users,
     indexes_of,
 )
 from app.database.gridfs.documents import Media, Stored
-from app.database.gridfs.opening import migration_of
+from app.database.gridfs.opening import NO_URL, connect_users, migration_of
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
 
 NEEDED = frozenset(
     {"find", "insert", "update", "remove", "createIndex", "listIndexes", "listCollections"}
-    | {"changeStream", "createCollection", "convertToCapped"}  # to hear of other processes
+    | {"changeStream", "createCollection", "convertToCapped"}  # for events of other processes
 )
-"""What this program does in a database, in MongoDB's words."""
+"""The privilege actions that this program needs in a database."""
 
 _KINDS: tuple[type[Document], ...] = (
     account_documents.Account,
@@ -44,34 +43,28 @@ _KINDS: tuple[type[Document], ...] = (
 
 
 def examine_mongo(settings: Settings) -> list[DatabaseFacts]:
-    """The database of the files and, with accounts, theirs."""
+    """Return facts about the database of the files and, if there are accounts, about theirs."""
     if not settings.mongodb_url:
-        return [DatabaseFacts("MongoDB", error="SEEKABLE_STORAGE=gridfs needs SEEKABLE_MONGODB_URL.")]
-    found = [_examined(lambda: Database(settings.mongodb_url or ""), _files)]
+        return [DatabaseFacts("MongoDB", error=NO_URL)]
+    found = [_examined(lambda: Database(settings.mongodb_url or ""), _file_facts)]
     if settings.access == "accounts":
-        found.append(_examined(lambda: _users(settings), _accounts))
+        found.append(_examined(lambda: connect_users(settings), _account_facts))
     return found
 
 
-def _users(settings: Settings) -> Users:
-    if settings.users_url:
-        return Users(settings.users_url, setting="SEEKABLE_USERS_URL")
-    return Users(settings.mongodb_url or "", setting="SEEKABLE_MONGODB_URL", name=USERS)
-
-
-def _examined(opened: Any, look: Any) -> DatabaseFacts:
+def _examined(connect: Any, examine: Any) -> DatabaseFacts:
     name = "MongoDB"
     try:
-        with closing(opened()) as database:
-            name = f"{database.where}, database {database.name!r}"
+        with closing(connect()) as database:
+            name = f"{database.server}, database {database.name!r}"
             with database.asked(within_s=10):
-                facts: DatabaseFacts = look(name, database)
+                facts: DatabaseFacts = examine(name, database)
                 return facts
     except (ConfigurationError, StorageError) as error:
         return DatabaseFacts(name, error=str(error))
 
 
-def _files(name: str, database: Database) -> DatabaseFacts:
+def _file_facts(name: str, database: Database) -> DatabaseFacts:
     wanted = [
         (database.media, indexes_of(Media)),
         (database.files, FILES_INDEXES),
@@ -81,7 +74,7 @@ def _files(name: str, database: Database) -> DatabaseFacts:
     return _facts(name, database, wanted, made=database.exists(), accounts=None)
 
 
-def _accounts(name: str, users: Users) -> DatabaseFacts:
+def _account_facts(name: str, users: Users) -> DatabaseFacts:
     count = users.accounts.count_documents({})
     database = users.client[users.name]
     wanted = [(database[kind._meta["collection"]], indexes_of(kind)) for kind in _KINDS]
@@ -97,16 +90,16 @@ def _facts(
     accounts: int | None,
 ) -> DatabaseFacts:
     admin = connection.client.admin
-    asked = time.time()
+    started = time.time()
     hello = admin.command("hello")
-    skew = hello["localTime"].timestamp() - (asked + time.time()) / 2
+    skew = hello["localTime"].timestamp() - (started + time.time()) / 2
     status = admin.command({"connectionStatus": 1, "showPrivileges": True})["authInfo"]
-    known = bool(status["authenticatedUsers"])
+    authenticated = bool(status["authenticatedUsers"])
     missing = [
         f"{collection.name}.{'_'.join(index.document['key'])}"
         for collection, indexes in wanted
         for index in indexes
-        if index.document["key"] not in [dict(there["key"]) for there in collection.list_indexes()]
+        if index.document["key"] not in [dict(existing["key"]) for existing in collection.list_indexes()]
     ]
     return DatabaseFacts(
         name,
@@ -115,20 +108,20 @@ def _facts(
         skew_s=skew,
         accounts=accounts,
         replicated=connection.is_replicated(),
-        protected=known,
+        protected=authenticated,
         missing_rights=missing_rights(status["authenticatedUserPrivileges"], connection.name)
-        if known
+        if authenticated
         else (),
         missing_indexes=tuple(missing),
     )
 
 
 def missing_rights(privileges: Iterable[Mapping[str, Any]], database: str) -> tuple[str, ...]:
-    """Of what is needed in all collections of a database, what these privileges do not allow."""
+    """Return the NEEDED actions that these privileges do not allow in all collections of the database."""
     allowed: set[str] = set()
     for privilege in privileges:
         resource = privilege["resource"]
-        whole = resource.get("db") in ("", database) and resource.get("collection") == ""
-        if whole or resource.get("anyResource"):
+        is_whole = resource.get("db") in ("", database) and resource.get("collection") == ""
+        if is_whole or resource.get("anyResource"):
             allowed.update(privilege["actions"])
     return tuple(sorted(NEEDED - allowed))

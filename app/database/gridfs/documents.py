@@ -1,4 +1,4 @@
-"""What is known of stored files, as documents; their bytes are in GridFS.
+"""The documents of stored files; their bytes are in GridFS.
 
 Any program may read them, with MongoEngine or a driver: `Media.file` is the id of a file in the bucket `fs`.
 """
@@ -27,11 +27,10 @@ from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Address, FileInfo, Key
 
 Stored = dict[str, Any]
-"""A document as the driver gives and takes it."""
-
+"""A document, or a part of a query, as the driver takes and returns it."""
 
 UNJUDGED: Stored = {"is_utf8": None, "content_type": {"$gte": "text/", "$lt": "text0"}}
-"""Texts not known to be UTF-8 or not: those that older versions stored, and those not hashed yet."""
+"""Selects texts that were not checked for UTF-8: not hashed yet, or stored by an older version."""
 
 UNJUDGED_INDEX = [("_id", 1), ("content_type", 1)]
 
@@ -41,22 +40,22 @@ def index(*fields: str) -> dict[str, Any]:
 
 
 class GridFile(FileField):  # type: ignore[misc]
-    """MongoEngine refuses ids that are no ObjectId; GridFS takes any, and other programs give them."""
+    """A FileField for ids of any type, which other programs use. MongoEngine accepts only ObjectIds."""
 
     def validate(self, value: Any) -> None:
         if not isinstance(value, self.proxy_class) or value.grid_id is None:
-            self.error("It is no file of the bucket.")
+            self.error("The field must refer to a file of the bucket.")
 
 
 class Media(Document):  # type: ignore[misc]
-    """What is known of one stored file."""
+    """One stored file."""
 
     meta: ClassVar[dict[str, Any]] = {
         "collection": "media",
-        "strict": False,  # other programs, and newer versions, may note more than we know of
-        "auto_create_index": False,  # connection.py makes them, and knows whether they are there
-        # Lists are ranges of these indexes, in their order: one by name, and by each other `Sort` one for a
-        # folder and one for all that is in a library.
+        "strict": False,  # other programs and newer versions may add fields
+        "auto_create_index": False,  # connection.py creates the missing ones
+        # Lists are ranges of these indexes, in their order: one by name, and for each other `Sort` one of a
+        # folder and one of a library.
         "indexes": [
             index("library", "folder", "filename") | {"unique": True},
             index("library", "ignored", "folder", "filename"),
@@ -83,30 +82,30 @@ class Media(Document):  # type: ignore[misc]
     content_type = StringField(required=True)
     etag = StringField(required=True)
     sha256 = StringField(null=True)
-    # The hash is not known.
+    # True while the hash is unknown.
     unverified = BooleanField(required=True)
     created_at = DateTimeField(required=True)
     updated_at = DateTimeField(required=True)
-    # Whether the bytes are valid UTF-8 without NUL; absent or null while that is not known.
+    # Whether the bytes are valid UTF-8 without NUL; absent or null while unknown.
     is_utf8 = BooleanField(null=True)
-    # What the file is found by; see storage.words.
+    # The search tokens of the filename; see storage.search_tokens.
     words = ListField(StringField())
-    # True if lists leave it out because of its name; else absent, or null. See storage.ignored.
+    # True if lists leave the file out because of its name, else absent or null. See storage.ignored_names.
     ignored = BooleanField(null=True)
 
 
-def media_in(collection: Collection[Stored]) -> QuerySet:
-    """The documents of a collection. (MongoEngine's own `Media.objects` knows one database a process.)"""
+def query_media(collection: Collection[Stored]) -> QuerySet:
+    """Return a query of a collection. (MongoEngine's `Media.objects` supports one database per process.)"""
     return QuerySet(Media, collection)
 
 
-def find(collection: Collection[Stored], address: Address) -> Media | None:
-    found: Media | None = media_in(collection)(__raw__=at(address)).first()
+def find_media(collection: Collection[Stored], address: Address) -> Media | None:
+    found: Media | None = query_media(collection)(__raw__=address_filter(address)).first()
     return found
 
 
-def at(address: Address) -> Stored:
-    """What finds the document of a file."""
+def address_filter(address: Address) -> Stored:
+    """Return the filter that selects the document of a file."""
     if isinstance(address, Key):
         return {"library": address.library, "folder": address.folder, "filename": address.filename}
     return {"_id": address.id, "library": address.library}
@@ -117,11 +116,11 @@ OBSOLETE_INDEXES = [
     for key in ("size", "created_at", "updated_at")
     for fields in (("library", "folder", key, "filename"), ("library", key, "folder", "filename"))
 ]
-"""Of `Media`, made by versions that knew no ignored files."""
+"""Indexes of `Media` of versions without ignored names."""
 
 
-def place(key: Key, ignored: IgnoredNames) -> Stored:
-    """The fields that say where a file is."""
+def key_fields(key: Key, ignored: IgnoredNames) -> Stored:
+    """Return the fields that depend on the key of a file."""
     return {
         "library": key.library,
         "folder": key.folder,
@@ -131,7 +130,7 @@ def place(key: Key, ignored: IgnoredNames) -> Stored:
     }
 
 
-NOT_LIKE_OURS = (
+MALFORMED = (
     ArithmeticError,
     AttributeError,
     KeyError,
@@ -140,11 +139,11 @@ NOT_LIKE_OURS = (
     ValidationError,
     InvalidName,
 )
-"""Errors that a document raises in which a field is missing, or is of another kind."""
+"""Errors that a document with a missing field or one of a wrong type raises."""
 
 
-def name_of(document: Mapping[str, Any]) -> str:
-    """Return what to call a document in which anything may be missing."""
+def display_name(document: Mapping[str, Any]) -> str:
+    """Return a name for a document in which any field may be missing."""
     names = [document.get("folder"), document.get("filename")]
     path = "/".join(name for name in names if isinstance(name, str) and name)
     return path or str(document.get("_id"))
@@ -170,12 +169,12 @@ def info_of(media: Media) -> FileInfo:
 
 KNOWN = [name for name in FileInfo.__annotations__ if name not in ("id", "key")]
 KNOWN += ["library", "folder", "filename"]
-"""What a FileInfo is made of, beside the id. (Objects of MongoEngine take most of the time of a list, and
+"""The fields of a FileInfo, except the id. (Objects of MongoEngine would take most of the time of a list, and
 half of that of an open.)"""
 
 
 def info_in(stored: Stored) -> FileInfo:
-    """What a document says that has what is KNOWN."""
+    """Return the FileInfo of a document with the KNOWN fields."""
     key = Key(stored["library"], stored["folder"], stored["filename"])
     return FileInfo(
         id=stored["_id"],
@@ -191,20 +190,20 @@ def info_in(stored: Stored) -> FileInfo:
 
 
 def infos_in(found: Iterable[Stored]) -> Iterator[FileInfo]:
-    """Yield what documents say; a scan names those that are left out."""
+    """Yield the FileInfo of each document. Malformed ones are left out; a scan reports them."""
     for stored in found:
-        with suppress(*NOT_LIKE_OURS):
+        with suppress(*MALFORMED):
             yield info_in(stored)
 
 
-def behind(identity: Any) -> Stored:
-    """What finds the documents that come later in the order of ids, whatever the type of those is. ($gt
-    outside of an expression finds only ids of the same type.)"""
+def after_id(identity: Any) -> Stored:
+    """Return the filter that selects later ids of any type. ($gt outside of $expr compares only ids of one
+    type.)"""
     return {"$expr": {"$gt": ["$_id", {"$literal": identity}]}}
 
 
-def as_it_is(media: Media) -> Stored:
-    """What finds the document if nobody has changed, moved or deleted it."""
+def unchanged_filter(media: Media) -> Stored:
+    """Return the filter that selects the document unless it was changed, moved or deleted meanwhile."""
     return {
         "_id": media.id,
         "library": media.library,

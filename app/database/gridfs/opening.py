@@ -1,8 +1,8 @@
-"""Opens MongoDB databases: for stored files, and for accounts."""
+"""Opening MongoDB databases: versions of the schema, upgrades of older documents, ignored names."""
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import uuid4
@@ -13,155 +13,34 @@ from pymongo.errors import ServerSelectionTimeoutError
 from app.database.facts import NEWER
 from app.database.gridfs.accounts import MongoAccounts
 from app.database.gridfs.backend import GridBackend
+from app.database.gridfs.bucket import DEFAULT_SIZES, ChunkSenders, TransferSizes
 from app.database.gridfs.connection import USERS, Connection, Database, Users
-from app.database.gridfs.documents import Stored, behind
-from app.database.gridfs.staging import Senders
-from app.database.gridfs.upload_leases import Keeper
+from app.database.gridfs.documents import Stored, after_id
+from app.database.gridfs.garbage_collection import LEASE_S, LeaseRenewer
 from app.events.feed import ChangeFeed
+from app.http.media_types import OUTDATED_TYPES, correct_outdated
 from app.settings import ConfigurationError, Settings
-from app.storage.contract import CopyRecord
 from app.storage.errors import InvalidName, StorageError, StorageUnavailable
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Key
 
-BATCH = 2_000
-"""Documents that one query reads."""
-
-_log = logging.getLogger("seekable")
-
-_PATTERNS = "patterns"
-_FIELDS = dict.fromkeys(("library", "folder", "filename", "ignored"), True)
-
-
-def ignored_names(database: Database, wanted: IgnoredNames, *, serving: bool) -> IgnoredNames:
-    """Return the patterns that decide which files lists leave out.
-
-    A server flags every document by the patterns that it wants, and returns those. A command returns those of
-    the last server, because a shell may lack the server's settings.
-    """
-    with database.asked():
-        noted = (database.ignore.find_one({"_id": _PATTERNS}) or {}).get("text")
-    if not serving:
-        return IgnoredNames.parse(noted) if isinstance(noted, str) else wanted
-    if noted != wanted.text:
-        _flag(database, wanted)
-    return wanted
-
-
-def _flag(database: Database, ignored: IgnoredNames) -> None:
-    """Decide for every document. Others may write meanwhile: one is changed only if it still has the name
-    that was looked at, and one that gets its name later was decided by whoever named it.
-    """
-    last: Stored = {}
-    while True:
-        with database.asked():
-            batch = list(database.media.find(last, _FIELDS).sort("_id").limit(BATCH))
-        if not batch:
-            break
-        if not last and len(batch) == BATCH:
-            _log.info("SEEKABLE_IGNORE is another than the last time: looking at the names of all files.")
-        last = behind(batch[-1]["_id"])
-        updates = [_flagged(media) for media in batch if _is_ignored(media, ignored) != _was_ignored(media)]
-        if updates:
-            with database.asked():
-                database.media.bulk_write(updates, ordered=False)
-    with database.asked():
-        database.ignore.replace_one({"_id": _PATTERNS}, {"text": ignored.text}, upsert=True)
-
-
-def _was_ignored(media: Stored) -> bool:
-    return media.get("ignored") is True
-
-
-def _is_ignored(media: Stored, ignored: IgnoredNames) -> bool:
-    try:
-        return ignored.matches(Key(media["library"], media["folder"], media["filename"]))
-    except (InvalidName, KeyError, TypeError):  # another program wrote it
-        return _was_ignored(media)
-
-
-def _flagged(media: Stored) -> UpdateOne:
-    same = {name: media[name] for name in ("_id", "library", "folder", "filename")}
-    change = {"$unset": {"ignored": ""}} if _was_ignored(media) else {"$set": {"ignored": True}}
-    return UpdateOne(same, change)
-
+SENDER_THREADS = 8
+"""Batches of chunks, of all uploads, that are being inserted at the same time."""
 
 VERSION = 3
-"""Raise it with each change of the documents that the code before it would misread or damage."""
+"""The version of the schema. Increment it with every change of the documents that earlier versions of this
+program would misread or damage."""
 
-_THE_ONE = {"_id": "seekable"}
+UPGRADE_BATCH = 2_000
+"""Documents per query of an upgrade."""
 
+NO_URL = "SEEKABLE_STORAGE=gridfs needs SEEKABLE_MONGODB_URL."
 
-def check_version(database: Connection) -> None:
-    """Raise StorageUnavailable if a newer Seekable made the database. Changes nothing."""
-    if migration_of(database) == "newer":
-        raise StorageUnavailable(NEWER)
+_SCHEMA_ID = {"_id": "seekable"}
+_PATTERNS_ID = {"_id": "patterns"}
+_NAME_FIELDS = dict.fromkeys(("library", "folder", "filename", "ignored"), True)
 
-
-def record_version(database: Connection) -> None:
-    """Note that the database has our schema, unless a newer one was noted meanwhile."""
-    with database.asked():
-        database.schema.update_one(_THE_ONE, {"$max": {"version": VERSION}}, upsert=True)
-
-
-def library_of(database: Connection) -> str:
-    """Return the id of the library, by which others know what they copied from it; choose one at first."""
-    without = {**_THE_ONE, "library": {"$exists": False}}
-    with database.asked():
-        database.schema.update_one(without, {"$set": {"library": uuid4().hex}})
-        found = database.schema.find_one(_THE_ONE)
-    assert found is not None
-    return str(found["library"])
-
-
-def migration_of(database: Connection) -> str:
-    """Return `done`, `due` at the next start, or `newer`."""
-    with database.asked():
-        return migration(database.schema.find_one(_THE_ONE))
-
-
-def migration(found: Mapping[str, Any] | None, ours: int = VERSION) -> str:
-    """Return the same for the document that a database has, None if it was made before there was one."""
-    if found is None:
-        return "due"
-    version = found.get("version")
-    if not isinstance(version, int | float) or version > ours:  # another form is newer, too
-        return "newer"
-    return "due" if version < ours else "done"
-
-
-_MATROSKA = {"": "video/x-matroska", "mka": "audio/x-matroska"}
-
-RETYPED: dict[str, dict[str, str]] = {
-    "application/matroska": _MATROSKA,
-    "application/x-matroska": _MATROSKA,
-    "audio/matroska": {"": "audio/x-matroska"},
-    "video/matroska": {"": "video/x-matroska"},
-    "video/matroska-3d": {"": "video/x-matroska"},
-    "video/mkv": {"": "video/x-matroska"},
-    "video/x-mkv": {"": "video/x-matroska"},
-    "application/mp4": {"mp4": "video/mp4", "m4v": "video/mp4", "m4a": "audio/mp4", "m4b": "audio/mp4"},
-    "application/ogg": {
-        **dict.fromkeys(("ogg", "oga", "opus", "spx"), "audio/ogg"),
-        **dict.fromkeys(("ogv", "ogm"), "video/ogg"),
-    },
-    "text/vnd.trolltech.linguist": {"ts": "video/mp2t"},
-    "text/vnd.qt.linguist": {"ts": "video/mp2t"},
-}
-"""By the type that was stored, the types by extension; "" is any extension."""
-
-
-def retyped(content_type: str, filename: str) -> str:
-    """Return the type that a file of an older version has from now on."""
-    types = RETYPED.get(content_type, {})
-    _, dot, extension = filename.rpartition(".")
-    return types.get(extension.lower() if dot else "", types.get("", content_type))
-
-
-SENDERS = 8
-"""Batches of all uploads that the database is storing at the same time, at most."""
-
-_NO_URL = "SEEKABLE_STORAGE=gridfs needs SEEKABLE_MONGODB_URL."
+log = logging.getLogger(__name__)
 
 
 def open_gridfs(
@@ -171,66 +50,64 @@ def open_gridfs(
     *,
     create: bool = True,
     serving: bool = True,
+    sizes: TransferSizes = DEFAULT_SIZES,
+    lease_s: float = LEASE_S,
 ) -> GridBackend:
-    """Raises ConfigurationError, StorageError."""
+    """Open the backend until the stack closes. Without `create`, the library must exist.
+
+    Raises ConfigurationError, StorageError.
+    """
     if not settings.mongodb_url:
-        raise ConfigurationError(_NO_URL)
+        raise ConfigurationError(NO_URL)
     database = Database(settings.mongodb_url, feed)
     stack.callback(database.close)
-    with _said_of(database):
+    with _naming_server(database):
         if not create and not database.exists():
             raise ConfigurationError(
-                f"There is no library in the database {database.name!r}; `seekable serve` makes one."
+                f"The database {database.name!r} contains no library. Run `seekable serve` to create one."
             )
         check_version(database)
         database.ensure_indexes()
-        ignored = ignored_names(database, IgnoredNames(settings.ignore), serving=serving)
+        ignored = _ignored_names(database, IgnoredNames(settings.ignore), serving=serving)
         if migration_of(database) == "due":
-            _retype(database)
+            _correct_media_types(database)
         record_version(database)
-    keeper = Keeper(database)
-    stack.callback(keeper.close)
-    senders = stack.enter_context(Senders(SENDERS))
-    return GridBackend(database, keeper, senders, ignored=ignored)
+    leases = LeaseRenewer(database, lease_s=lease_s)
+    stack.callback(leases.close)
+    senders = stack.enter_context(ChunkSenders(SENDER_THREADS))
+    return GridBackend(database, leases, senders, ignored=ignored, sizes=sizes)
 
 
 def open_users(settings: Settings, stack: ExitStack) -> MongoAccounts:
-    """Raises ConfigurationError, StorageError."""
-    if settings.users_url:
-        users = Users(settings.users_url, setting="SEEKABLE_USERS_URL")
-    elif settings.mongodb_url:
-        users = Users(settings.mongodb_url, setting="SEEKABLE_MONGODB_URL", name=USERS)
-    else:
-        raise ConfigurationError(_NO_URL)
+    """Open the accounts until the stack closes. Raises ConfigurationError, StorageError."""
+    users = connect_users(settings)
     stack.callback(users.close)
-    with _said_of(users):
+    with _naming_server(users):
         check_version(users)
         users.ensure_indexes()
         record_version(users)
     return MongoAccounts(users)
 
 
-def _retype(database: Database) -> None:
-    """Correct the media types of films that clients had hidden from players."""
-    with database.asked(within_s=None):
-        found = database.media.find({"content_type": {"$in": [*RETYPED]}}, {"content_type": 1, "filename": 1})
-        for media in found:
-            same = {name: media[name] for name in ("_id", "content_type")}
-            kind = retyped(media["content_type"], str(media.get("filename")))
-            database.media.update_one(same, {"$set": {"content_type": kind}})
+def connect_users(settings: Settings) -> Users:
+    """Return the database of accounts. Raises ConfigurationError."""
+    if settings.users_url:
+        return Users(settings.users_url, setting="SEEKABLE_USERS_URL")
+    if settings.mongodb_url:
+        return Users(settings.mongodb_url, setting="SEEKABLE_MONGODB_URL", name=USERS)
+    raise ConfigurationError(NO_URL)
 
 
 @contextmanager
-def _said_of(database: Connection) -> Iterator[None]:
-    """Name the database that cannot be worked with."""
+def _naming_server(database: Connection) -> Iterator[None]:
+    """Prefix storage errors with the server, and add the driver's reason if no server was found."""
     try:
         yield
     except StorageError as error:
-        raise type(error)(f"{database.where}: {error}{_reason(error)}") from error
+        raise type(error)(f"{database.server}: {error}{_reason(error)}") from error
 
 
 def _reason(error: StorageError) -> str:
-    """Why no server was found, which only who starts this has to know."""
     cause = error.__cause__
     if not isinstance(cause, ServerSelectionTimeoutError):
         return ""
@@ -238,33 +115,112 @@ def _reason(error: StorageError) -> str:
     return f" ({reason})"
 
 
-class MongoCopies:
-    """`storage.contract.CopyRecords` over a MongoDB database."""
+# The version of the schema
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
-    def find(self, ids: Sequence[str]) -> Mapping[str, CopyRecord]:
-        with self._database.asked():
-            found = list(self._database.copies.find({"_id": {"$in": [*ids]}}))
-        return {
-            one["_id"]: CopyRecord(
-                one["_id"], one["path"], one["etag"], one["updated_at"], one["source"], one["origin"]
-            )
-            for one in found
-        }
+def check_version(database: Connection) -> None:
+    """Raise StorageUnavailable if a newer version of this program made the database. Changes nothing."""
+    if migration_of(database) == "newer":
+        raise StorageUnavailable(NEWER)
 
-    def save(self, copy: CopyRecord) -> None:
-        document = {
-            "path": copy.path,
-            "etag": copy.etag,
-            "updated_at": copy.updated_at,
-            "source": copy.source,
-            "origin": copy.origin,
-        }
-        with self._database.asked():
-            self._database.copies.replace_one({"_id": copy.id}, document, upsert=True)
 
-    def remove(self, copy: str) -> None:
-        with self._database.asked():
-            self._database.copies.delete_one({"_id": copy})
+def record_version(database: Connection) -> None:
+    """Record the version of the schema, unless a newer one was recorded meanwhile."""
+    with database.asked():
+        database.schema.update_one(_SCHEMA_ID, {"$max": {"version": VERSION}}, upsert=True)
+
+
+def migration_of(database: Connection) -> str:
+    """Return `done`, `due` at the next start, or `newer`."""
+    with database.asked():
+        return migration(database.schema.find_one(_SCHEMA_ID))
+
+
+def migration(found: Mapping[str, Any] | None, ours: int = VERSION) -> str:
+    """Return the same for the document of a schema; None if the database has none yet."""
+    if found is None:
+        return "due"
+    version = found.get("version")
+    if not isinstance(version, int | float) or version > ours:  # another type is newer, too
+        return "newer"
+    return "due" if version < ours else "done"
+
+
+def library_id(database: Connection) -> str:
+    """Return the id by which other libraries record copies from this one. Creates it at the first call."""
+    without = {**_SCHEMA_ID, "library": {"$exists": False}}
+    with database.asked():
+        database.schema.update_one(without, {"$set": {"library": uuid4().hex}})
+        found = database.schema.find_one(_SCHEMA_ID)
+    assert found is not None
+    return str(found["library"])
+
+
+# Upgrades of documents
+
+
+def _correct_media_types(database: Database) -> None:
+    """Correct the media types that hide films from players, in documents of older versions."""
+    with database.asked(within_s=None):
+        selected = {"content_type": {"$in": [*OUTDATED_TYPES]}}
+        for media in database.media.find(selected, {"content_type": 1, "filename": 1}):
+            unchanged = {name: media[name] for name in ("_id", "content_type")}
+            kind = correct_outdated(media["content_type"], str(media.get("filename")))
+            database.media.update_one(unchanged, {"$set": {"content_type": kind}})
+
+
+def _ignored_names(database: Database, configured: IgnoredNames, *, serving: bool) -> IgnoredNames:
+    """Return the patterns that decide which files lists leave out.
+
+    A server flags every document by its settings. A command uses the patterns of the last server, because a
+    shell may lack the server's settings.
+    """
+    with database.asked():
+        recorded = (database.ignore.find_one(_PATTERNS_ID) or {}).get("text")
+    if not serving:
+        return IgnoredNames.parse(recorded) if isinstance(recorded, str) else configured
+    if recorded != configured.text:
+        _flag_ignored(database, configured)
+    return configured
+
+
+def _flag_ignored(database: Database, ignored: IgnoredNames) -> None:
+    """Flag every document.
+
+    Other processes may write meanwhile. Each update requires that the document still has the name that was
+    checked, and later changes of names set the flag themselves.
+    """
+    last: Stored = {}
+    while True:
+        with database.asked():
+            batch = list(database.media.find(last, _NAME_FIELDS).sort("_id").limit(UPGRADE_BATCH))
+        if not batch:
+            break
+        if not last and len(batch) == UPGRADE_BATCH:
+            log.info("SEEKABLE_IGNORE has changed since the last start: checking the names of all files.")
+        last = after_id(batch[-1]["_id"])
+        updates = [
+            _flag_update(media) for media in batch if _is_ignored(media, ignored) != _is_flagged(media)
+        ]
+        if updates:
+            with database.asked():
+                database.media.bulk_write(updates, ordered=False)
+    with database.asked():
+        database.ignore.replace_one(_PATTERNS_ID, {"text": ignored.text}, upsert=True)
+
+
+def _is_flagged(media: Stored) -> bool:
+    return media.get("ignored") is True
+
+
+def _is_ignored(media: Stored, ignored: IgnoredNames) -> bool:
+    try:
+        return ignored.matches(Key(media["library"], media["folder"], media["filename"]))
+    except (InvalidName, KeyError, TypeError):  # another program wrote the document
+        return _is_flagged(media)
+
+
+def _flag_update(media: Stored) -> UpdateOne:
+    unchanged = {name: media[name] for name in ("_id", "library", "folder", "filename")}
+    change = {"$unset": {"ignored": ""}} if _is_flagged(media) else {"$set": {"ignored": True}}
+    return UpdateOne(unchanged, change)

@@ -1,6 +1,6 @@
-"""What was attempted lately, as documents: one for each bucket. MongoDB removes what is over by itself."""
+"""State that processes share beside the files: leases, login attempts, copy records. Small documents."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from uuid import uuid4
 
@@ -9,42 +9,71 @@ import pymongo
 from app.accounts.login_limits import Bucket, poured
 from app.database.gridfs.connection import Database, Users
 from app.database.gridfs.documents import Stored
+from app.storage.contract import CopyRecord
+
+# In an expression, a missing date is earlier than all dates.
+_EXPIRED: Stored = {"$lte": ["$expires_at", "$$NOW"]}
+
+
+class MongoLeases:
+    """`storage.leases.LeaseStore` over a MongoDB database, which removes expired leases itself."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def acquire(self, name: str, holder: str, for_s: float) -> bool:
+        expires_at = {"$add": ["$$NOW", timedelta(seconds=for_s) // timedelta(milliseconds=1)]}
+        new = {"_id": {"$literal": name}, "holder": {"$literal": holder}, "expires_at": expires_at}
+        is_free = {"$or": [{"$eq": ["$holder", {"$literal": holder}]}, _EXPIRED]}
+        steps: list[Stored] = [{"$replaceWith": {"$cond": [is_free, new, "$$ROOT"]}}]
+        with self._database.asked():
+            found = self._database.leases.find_one_and_update(
+                {"_id": name}, steps, upsert=True, return_document=pymongo.ReturnDocument.AFTER
+            )
+        return found is not None and found["holder"] == holder
+
+    def release(self, name: str, holder: str) -> None:
+        with self._database.asked():
+            self._database.leases.delete_one({"_id": name, "holder": holder})
 
 
 class MongoAttempts:
-    """`accounts.attempts.AttemptStore` over a MongoDB database, which need not have transactions."""
+    """`accounts.login_limits.AttemptStore` over a MongoDB database, with a document per bucket.
+
+    Works without transactions: each change is conditional on the previous one.
+    """
 
     def __init__(self, users: Users) -> None:
         self._users = users
 
     def attempt(self, buckets: Sequence[Bucket]) -> tuple[Bucket, float] | None:
         with self._users.asked():
-            poured_into: list[Bucket] = []
+            poured_buckets: list[Bucket] = []
             for bucket in buckets:
                 wait_s = self._pour(bucket)
                 if wait_s:
-                    self._take_out(poured_into)
+                    self._decrement(poured_buckets)
                     return bucket, wait_s
-                poured_into.append(bucket)
+                poured_buckets.append(bucket)
         return None
 
     def _pour(self, bucket: Bucket) -> float:
-        """The seconds until there is room, or 0."""
-        while True:  # until nobody else was in between, or for as long as may be asked
-            rows = self._rows([bucket.key, bucket.unless])
-            if bucket.unless in rows:
+        """Add an attempt to the bucket. Return 0, or the seconds to wait if the bucket is full."""
+        while True:  # until no other process interferes, or the time limit ends
+            found = self._find([bucket.key, bucket.unless])
+            if bucket.unless in found:
                 return 0.0
-            row = rows.get(bucket.key)
+            row = found.get(bucket.key)
             level, elapsed_s = (row["level"], max(0.0, row["elapsed_ms"] / 1000)) if row else (0.0, 0.0)
             level, wait_s = poured(level, elapsed_s, limit=bucket.limit, window_s=bucket.window_s)
             if wait_s:
                 return wait_s
-            lasts_s = level * bucket.window_s / bucket.limit  # until it is empty, and as good as none
-            if self._put(bucket.key, row["change"] if row else None, level, lasts_s):
+            lasts_s = level * bucket.window_s / bucket.limit  # until the bucket is empty
+            if self._replace(bucket.key, row["change"] if row else None, level, lasts_s):
                 return 0.0
 
-    def _rows(self, keys: Sequence[str]) -> dict[str, Stored]:
-        """Those that count still, and how old they are."""
+    def _find(self, keys: Sequence[str]) -> dict[str, Stored]:
+        """Return the documents that have not expired, with their ages, by key."""
         elapsed = {"$subtract": ["$$NOW", "$at"]}
         steps: list[Stored] = [
             {"$match": {"_id": {"$in": [*keys]}, "$expr": {"$gt": ["$expires_at", "$$NOW"]}}},
@@ -52,35 +81,33 @@ class MongoAttempts:
         ]
         return {row["_id"]: row for row in self._users.attempts.aggregate(steps)}
 
-    def _put(self, key: str, previous: str | None, level: float, lasts_s: float) -> bool:
-        """False if there was another change since the previous one."""
+    def _replace(self, key: str, previous: str | None, level: float, lasts_s: float) -> bool:
+        """Replace the bucket. Return False if it was changed since `previous`."""
         new = _document(key, level, lasts_s)
-        # To an expression, what is not there is earlier than all dates.
-        over = {"$lte": ["$expires_at", "$$NOW"]}
-        as_before = {"$eq": ["$change", previous]} if previous else over
-        either: list[Stored] = [{"$replaceWith": {"$cond": [{"$or": [over, as_before]}, new, "$$ROOT"]}}]
+        unchanged = {"$eq": ["$change", previous]} if previous else _EXPIRED
+        steps: list[Stored] = [{"$replaceWith": {"$cond": [{"$or": [_EXPIRED, unchanged]}, new, "$$ROOT"]}}]
         found = self._users.attempts.find_one_and_update(
-            {"_id": key}, either, upsert=True, return_document=pymongo.ReturnDocument.AFTER
+            {"_id": key}, steps, upsert=True, return_document=pymongo.ReturnDocument.AFTER
         )
         return found is not None and found["change"] == new["change"]
 
     def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
         with self._users.asked():
-            self._take_out(buckets)
-            noted: list[Stored] = [{"$replaceWith": _document(note, 0.0, for_s)}]
-            self._users.attempts.update_one({"_id": note}, noted, upsert=True)
+            self._decrement(buckets)
+            steps: list[Stored] = [{"$replaceWith": _document(note, 0.0, for_s)}]
+            self._users.attempts.update_one({"_id": note}, steps, upsert=True)
 
-    def _take_out(self, buckets: Collection[Bucket]) -> None:
-        less = {"level": {"$max": [0.0, {"$subtract": ["$level", 1.0]}]}, "change": uuid4().hex}
-        keys = {"_id": {"$in": [bucket.key for bucket in buckets]}}
-        self._users.attempts.update_many(keys, [{"$set": less}])
+    def _decrement(self, buckets: Collection[Bucket]) -> None:
+        changes = {"level": {"$max": [0.0, {"$subtract": ["$level", 1.0]}]}, "change": uuid4().hex}
+        selected = {"_id": {"$in": [bucket.key for bucket in buckets]}}
+        self._users.attempts.update_many(selected, [{"$set": changes}])
 
     def sweep_attempts(self, most: int) -> None:
         attempts = self._users.attempts
         with self._users.asked():
-            over = attempts.estimated_document_count() - most
-            if over > 0:
-                kept = attempts.find({}, {"expires_at": True}).sort("expires_at").skip(over).limit(1)
+            excess = attempts.estimated_document_count() - most
+            if excess > 0:
+                kept = attempts.find({}, {"expires_at": True}).sort("expires_at").skip(excess).limit(1)
                 for row in kept:
                     attempts.delete_many({"expires_at": {"$lt": row["expires_at"]}})
 
@@ -96,25 +123,28 @@ def _document(key: str, level: float, lasts_s: float) -> Stored:
     }
 
 
-class MongoLeases:
-    """`storage.leases.LeaseStore` over a MongoDB database. What nobody gave back, it removes by itself."""
+_COPY_FIELDS = ("path", "etag", "updated_at", "source", "origin")
+
+
+class MongoCopyRecords:
+    """`storage.contract.CopyRecords` over a MongoDB database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def acquire(self, name: str, holder: str, for_s: float) -> bool:
-        expires_at = {"$add": ["$$NOW", timedelta(seconds=for_s) // timedelta(milliseconds=1)]}
-        new = {"_id": {"$literal": name}, "holder": {"$literal": holder}, "expires_at": expires_at}
-        # To an expression, what is not there is earlier than all dates.
-        over = {"$lte": ["$expires_at", "$$NOW"]}
-        mine_or_nobodys = {"$or": [{"$eq": ["$holder", {"$literal": holder}]}, over]}
-        either: list[Stored] = [{"$replaceWith": {"$cond": [mine_or_nobodys, new, "$$ROOT"]}}]
+    def find(self, ids: Sequence[str]) -> Mapping[str, CopyRecord]:
         with self._database.asked():
-            found = self._database.leases.find_one_and_update(
-                {"_id": name}, either, upsert=True, return_document=pymongo.ReturnDocument.AFTER
-            )
-        return found is not None and found["holder"] == holder
+            found = list(self._database.copies.find({"_id": {"$in": [*ids]}}))
+        return {
+            document["_id"]: CopyRecord(id=document["_id"], **{name: document[name] for name in _COPY_FIELDS})
+            for document in found
+        }
 
-    def release(self, name: str, holder: str) -> None:
+    def save(self, copy: CopyRecord) -> None:
+        document = {name: getattr(copy, name) for name in _COPY_FIELDS}
         with self._database.asked():
-            self._database.leases.delete_one({"_id": name, "holder": holder})
+            self._database.copies.replace_one({"_id": copy.id}, document, upsert=True)
+
+    def remove(self, copy: str) -> None:
+        with self._database.asked():
+            self._database.copies.delete_one({"_id": copy})

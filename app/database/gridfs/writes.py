@@ -1,5 +1,4 @@
-"""Changes of what is stored in GridFS: each is one write of one document, before and after which it is looked
-whether it may be."""
+"""Changes of the stored files: each is one write of one document, with checks before and after."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,50 +7,59 @@ from uuid import uuid4
 from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
-from app.database.gridfs import own_writes, upload_leases
+from app.database.gridfs import own_writes
+from app.database.gridfs.bucket import FOREIGN, OURS
 from app.database.gridfs.connection import Database
-from app.database.gridfs.documents import Media, Stored, as_it_is, find, key_of, place
+from app.database.gridfs.documents import Media, Stored, find_media, key_fields, key_of, unchanged_filter
+from app.database.gridfs.garbage_collection import begin_lease, end_lease, pass_over, retire
 from app.database.gridfs.own_writes import Mark
-from app.database.gridfs.staging import NOT_OURS, OURS
 from app.http.dates import modification_date
 from app.http.media_types import media_type_after_rename
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Expectation, FileInfo, Key, check_expectation
 
-_BEGINNINGS = ("", "/", "./", "//")
-"""Beginnings that mean the top folder. Few, so that all spellings of a path are looked up along an index."""
+_TOP_FOLDER_PREFIXES = ("", "/", "./", "//")
+"""Prefixes that mean the top folder. Few, so that an index finds all spellings of a path."""
+
+LOOKUP_TIMEOUT_S = 1.0
+"""Seconds to look up whether a write with a lost reply has happened."""
+
+NO_FILE = "There is no such file."
 
 
-def path_of(name: str) -> str:
-    """Return the path that a name means: `/films/a.mp4` is `films/a.mp4`, as it would be on a disk.
+def normalize_filename(name: str) -> str:
+    """Return the path that a filename of the bucket means: `/films/a.mp4` is `films/a.mp4`, as on a disk.
 
-    Names that end with a slash stand for folders in other stores; they, and all other unusual names, stay as
-    they are, and no key can be made of them.
+    Names that end with a slash, which stand for folders in other stores, and all other unusual names are
+    returned unchanged: they are no valid keys.
     """
-    beginning = max((text for text in _BEGINNINGS if name.startswith(text)), key=len)
-    return name[len(beginning) :]
+    prefix = max((prefix for prefix in _TOP_FOLDER_PREFIXES if name.startswith(prefix)), key=len)
+    return name[len(prefix) :]
 
 
-def spellings(name: str) -> list[str]:
-    """Return all names that mean the same path as this one."""
-    path = path_of(name)
-    return [f"{beginning}{path}" for beginning in _BEGINNINGS]
+def equivalent_filenames(name: str) -> list[str]:
+    """Return all filenames that mean the same path as this one."""
+    path = normalize_filename(name)
+    return [f"{prefix}{path}" for prefix in _TOP_FOLDER_PREFIXES]
 
 
-def check_room(collection: Collection[Stored], key: Key) -> None:
-    """Raise PathConflict when a folder of the key is a file, or the key is a folder, as on a disk."""
-    taken = collection.find_one({"$or": conflicts(key)}, {"folder": True, "filename": True})
-    if taken is None:
+def check_path_conflicts(collection: Collection[Stored], key: Key) -> None:
+    """Raise PathConflict if a folder of the key is a file, or the key is a folder.
+
+    MongoDB has no directory tree that would prevent this.
+    """
+    conflict = collection.find_one({"$or": path_conflicts(key)}, {"folder": True, "filename": True})
+    if conflict is None:
         return
-    path = f"{taken['folder']}/{taken['filename']}".lstrip("/")
+    path = f"{conflict['folder']}/{conflict['filename']}".lstrip("/")
     if key.path.startswith(f"{path}/"):
-        raise PathConflict(f"{taken['filename']!r} is no folder, so that no file can be inside it.")
-    raise PathConflict(f"{key.filename!r} is a folder, so that no file can have that name.")
+        raise PathConflict(f"{conflict['filename']!r} is a file, not a folder. Choose another folder.")
+    raise PathConflict(f"{key.filename!r} is a folder. Choose another name.")
 
 
-def conflicts(key: Key) -> list[Stored]:
-    """What finds files that are where a folder has to be, or beneath the file."""
+def path_conflicts(key: Key) -> list[Stored]:
+    """Return filters that find files in the place of the key's folders, and files beneath the key."""
     names = key.folder.split("/") if key.folder else []
     above: list[Stored] = [
         {"library": key.library, "folder": "/".join(names[:depth]), "filename": names[depth]}
@@ -59,32 +67,25 @@ def conflicts(key: Key) -> list[Stored]:
     ]
     beneath: list[Stored] = [
         {"library": key.library, "folder": key.path},
-        # "0" comes right after "/"
+        # "0" follows "/"
         {"library": key.library, "folder": {"$gt": f"{key.path}/", "$lt": f"{key.path}0"}},
     ]
     return above + beneath
 
 
-LOOK_S = 1.0
-"""How long it is looked up whether a change whose outcome is not known has happened."""
-
-NO_FILE = "There is no such file."
-
-
-class Changes:
-    """Makes them, each as its namesake in `contract.Storage` promises. `ignored` decides which files lists
-    leave out."""
+class MediaWrites:
+    """The writes of stored files, each as its namesake in `contract.Storage` promises."""
 
     def __init__(self, database: Database, ignored: IgnoredNames) -> None:
         self._database = database
         self._ignored = ignored
 
     def store(self, new: Media, expect: Expectation, origin: FileInfo | None) -> bool:
-        """Put the document in its place. Whether it is a new one."""
+        """Insert the document or replace the one with its key. Return whether it was inserted."""
         created_at, updated_at = new.created_at, new.updated_at
         while True:
             with self._database.asked():
-                old = find(self._database.media, key_of(new))
+                old = find_media(self._database.media, key_of(new))
             check_expectation(None if old is None else old.etag, expect)
             if old is None:
                 new.id, new.created_at = self._free_id(origin), created_at
@@ -95,23 +96,25 @@ class Changes:
                     new.updated_at = modification_date(updated_at, old.updated_at, updated_at)
                 done = self._replace(old, new)
             if done:
-                self._hand_over(old, new)
+                self._end_lease(old, new)
                 return old is None
-            # Somebody else was faster: look again.
+            # A concurrent change was faster: start again.
 
-    def _hand_over(self, old: Media | None, new: Media) -> None:
-        """End the lease on the bytes, now that the document names them. A change that comes so late, of a
-        process that was stopped meanwhile, that a sweep may have removed them, is taken back."""
+    def _end_lease(self, old: Media | None, new: Media) -> None:
+        """End the lease of the bytes, now that the document refers to them.
+
+        If this process was paused so long that a sweep may have removed them, the change is undone.
+        """
         file = new.file.grid_id
         with self._database.asked():
-            if upload_leases.hand_over(self._database, file):
+            if end_lease(self._database, file):
                 return
-            upload_leases.take(self._database, file)  # or what is left of it would be nobody's
+            begin_lease(self._database, file)  # so that a sweep removes the remaining chunks
             if old is None:
-                self._database.media.delete_one(as_it_is(new))
-            else:  # which is not gone: it was retired only just now
-                self._database.media.update_one(as_it_is(new), {"$set": _fields(old)})
-        raise StorageUnavailable(upload_leases.GIVEN_UP)
+                self._database.media.delete_one(unchanged_filter(new))
+            else:  # whose bytes still exist: they were retired only now
+                self._database.media.update_one(unchanged_filter(new), {"$set": _validated_fields(old)})
+        raise StorageUnavailable("The upload paused for too long and was given up. Upload the file again.")
 
     def _free_id(self, origin: FileInfo | None) -> str:
         if origin is not None:
@@ -121,91 +124,95 @@ class Changes:
         return uuid4().hex
 
     def _create(self, new: Media) -> bool:
-        """Whether the name was still free."""
+        """Insert the document. Return False if the name is taken by now."""
         key, media = key_of(new), self._database.media
         with self._database.asked():
-            check_room(media, key)
+            check_path_conflicts(media, key)
 
         def insert() -> bool:
             try:
-                media.insert_one(_fields(new))
+                media.insert_one(_validated_fields(new))
             except DuplicateKeyError:
-                return named()  # by an attempt whose answer was lost
+                return is_inserted()  # by an attempt whose reply was lost
             return True
 
-        def named() -> bool:
+        def is_inserted() -> bool:
             return media.find_one({"file": new.file.grid_id}, {"_id": True}) is not None
 
-        if not self._step(own_writes.stored(new.file.grid_id), insert, named):
+        if not self._write(own_writes.stored(new.file.grid_id), insert, is_inserted):
             return False
         try:
             with self._database.asked():
-                check_room(media, key)  # again: nothing but this keeps a file and a folder from one name
+                check_path_conflicts(media, key)  # again: no index prevents a file and a folder of one name
         except PathConflict:
             mark = own_writes.deleted(new.id)
-            if self._step(
-                mark, lambda: media.delete_one(as_it_is(new)).deleted_count == 1, lambda: not named()
+            if self._write(
+                mark,
+                lambda: media.delete_one(unchanged_filter(new)).deleted_count == 1,
+                lambda: not is_inserted(),
             ):
                 raise
-            # Somebody moved or replaced it meanwhile, so that it was there.
+            # Another client has moved or replaced the file meanwhile, so it was stored.
         return True
 
     def _replace(self, old: Media, new: Media) -> bool:
-        """Whether the old version was still there."""
+        """Replace the document. Return False if the old version was changed meanwhile."""
         media = self._database.media
         self._retire(old)
-        return self._step(
+        return self._write(
             own_writes.stored(new.file.grid_id),
-            lambda: media.update_one(as_it_is(old), {"$set": _fields(new)}).matched_count == 1,
+            lambda: (
+                media.update_one(unchanged_filter(old), {"$set": _validated_fields(new)}).matched_count == 1
+            ),
             lambda: media.find_one({"file": new.file.grid_id}, {"_id": True}) is not None,
         )
 
     def delete(self, key: Key, expect: Expectation) -> None:
-        while not self._delete(self._expected(key, expect)):
-            pass  # somebody else was faster: look again
+        while not self._delete(self._find_expected(key, expect)):
+            pass  # a concurrent change was faster: start again
 
     def _delete(self, old: Media) -> bool:
-        """Whether it was still there."""
+        """Delete the document. Return False if it was changed meanwhile."""
         media = self._database.media
         self._retire(old)
-        return self._step(
+        return self._write(
             own_writes.deleted(old.id),
-            lambda: media.delete_one(as_it_is(old)).deleted_count == 1,
+            lambda: media.delete_one(unchanged_filter(old)).deleted_count == 1,
             lambda: media.find_one({"file": old.file.grid_id}, {"_id": True}) is None,
         )
 
     def move(self, source: Key, target: Key, expect: Expectation) -> Media:
         while True:
-            media = self._expected(source, expect)
+            media = self._find_expected(source, expect)
             if source == target or self._move(media, target):
                 return media
 
     def _move(self, media: Media, target: Key) -> bool:
-        """Whether it was still where it was, and the new name free."""
+        """Move the file. Return False if it was changed, or the new name taken, meanwhile."""
         source, content_type = key_of(media), media.content_type
         with self._database.asked():
-            if find(self._database.media, target) is not None:
+            if find_media(self._database.media, target) is not None:
                 raise AlreadyExists("A file with this name already exists. Choose another name.")
-            check_room(self._database.media, target)
+            check_path_conflicts(self._database.media, target)
         suggested = media_type_after_rename(content_type, source.filename, target.filename)
-        if not self._put(media, target, suggested):
+        if not self._rename(media, target, suggested):
             return False
         try:
             with self._database.asked():
-                check_room(self._database.media, target)
+                check_path_conflicts(self._database.media, target)
         except PathConflict:
-            if self._put(media, source, content_type):
+            if self._rename(media, source, content_type):
                 raise
-            # Somebody took the old name meanwhile, so that the file stays.
+            # The old name was taken meanwhile, so the file stays.
         with suppress(StorageError), self._database.asked():  # other programs may find it by its path
             ours = {"_id": media.file.grid_id, **OURS}
             self._database.files.update_one(ours, {"$set": {"filename": target.path}})
         return True
 
-    def _put(self, media: Media, key: Key, content_type: str) -> bool:
-        """Give the file the key and the type, if it still is as it was and the key is free."""
-        collection, before = self._database.media, as_it_is(media)
-        fields = {**place(key, self._ignored), "content_type": content_type}
+    def _rename(self, media: Media, key: Key, content_type: str) -> bool:
+        """Set the key and the type. Return False if the file was changed, or the key taken, meanwhile."""
+        collection, before = self._database.media, unchanged_filter(media)
+        fields = {**key_fields(key, self._ignored), "content_type": content_type}
         after = before | {name: fields[name] for name in ("library", "folder", "filename")}
 
         def update() -> bool:
@@ -215,15 +222,15 @@ class Changes:
                 return False
 
         mark = own_writes.moved(media.id, key.library, key.folder, key.filename)
-        if not self._step(mark, update, lambda: collection.find_one(after, {"_id": True}) is not None):
+        if not self._write(mark, update, lambda: collection.find_one(after, {"_id": True}) is not None):
             return False
         for name, value in fields.items():
             setattr(media, name, value)
         return True
 
-    def _expected(self, key: Key, expect: Expectation) -> Media:
+    def _find_expected(self, key: Key, expect: Expectation) -> Media:
         with self._database.asked():
-            media = find(self._database.media, key)
+            media = find_media(self._database.media, key)
         if media is None:
             raise NotFound(NO_FILE)
         check_expectation(media.etag, expect)
@@ -232,36 +239,36 @@ class Changes:
     def _retire(self, media: Media) -> None:
         file = media.file.grid_id
         with self._database.asked():
-            upload_leases.retire(self._database, file)
-            strange = self._database.files.find_one({"_id": file, **NOT_OURS}, {"filename": True})
-            if strange is not None:
-                # Or older ones of its name would take its place when it is gone.
-                same_path = {"filename": {"$in": spellings(strange["filename"])}}
-                older = {**same_path, "_id": {"$ne": file}, **NOT_OURS}
+            retire(self._database, file)
+            foreign = self._database.files.find_one({"_id": file, **FOREIGN}, {"filename": True})
+            if foreign is not None:
+                # Otherwise a scan would put older foreign files with this name in its place.
+                same_path = {"filename": {"$in": equivalent_filenames(foreign["filename"])}}
+                older = {**same_path, "_id": {"$ne": file}, **FOREIGN}
                 for other in self._database.files.find(older, {"_id": True}):
-                    upload_leases.pass_over(self._database, other["_id"])
+                    pass_over(self._database, other["_id"])
 
-    def _step(self, mark: Mark, write: Callable[[], bool], happened: Callable[[], bool]) -> bool:
-        """Make the change of this mark by one write. Whether it was made.
+    def _write(self, mark: Mark, write: Callable[[], bool], has_happened: Callable[[], bool]) -> bool:
+        """Run one write with this mark. Return whether it changed the database.
 
-        When the answer is lost, it is looked up whether it happened. StorageUnavailable says that this is not
-        known: it may happen yet.
+        If the reply is lost, `has_happened` looks up the outcome. Raises StorageUnavailable if the outcome
+        stays unknown: the write may still happen.
         """
 
-        def made() -> bool:
+        def run() -> bool:
             try:
                 with self._database.asked():
                     return write()
             except StorageError:
-                with suppress(StorageError), self._database.asked(LOOK_S, fail_fast=False):
-                    if happened():
+                with suppress(StorageError), self._database.asked(LOOKUP_TIMEOUT_S, fail_fast=False):
+                    if has_happened():
                         return True
                 raise
 
-        return self._database.own_writes.run(mark, made)
+        return self._database.own_writes.run(mark, run)
 
 
-def _fields(media: Media) -> Stored:
+def _validated_fields(media: Media) -> Stored:
     media.validate()
     fields: Stored = media.to_mongo().to_dict()
     return fields

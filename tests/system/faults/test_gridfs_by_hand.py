@@ -7,7 +7,7 @@ import pytest
 from bson import ObjectId
 from gridfs import GridFSBucket
 
-from app.database.gridfs.staging import CHUNK_SIZE
+from app.database.gridfs.bucket import CHUNK_SIZE
 from tests.support import Server, mongo, noise
 from tests.support.beneath import bucket_file
 from tests.system.faults.grid import LONG_AGO, Download, Grid, StartRequest, sha256

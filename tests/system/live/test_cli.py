@@ -382,7 +382,10 @@ def test_verify_and_scan_name_malformed_documents_of_gridfs_and_exit_1(workdir: 
     database["media"].insert_one(malformed)
     status, output = run_command(workdir, "scan", **environment)
     assert status == 1
-    assert "unreadable: films/bad.mp4: Its document is not like those of this program.\n" in output
+    assert (
+        "unreadable: films/bad.mp4: Its document in media lacks fields, or has fields of a wrong type.\n"
+        in output
+    )
     status, output = run_command(workdir, "verify", **environment)
     assert status == 1
     assert "unreadable: films/bad.mp4\n" in output

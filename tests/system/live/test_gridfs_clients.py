@@ -15,8 +15,8 @@ from gridfs import GridFSBucket
 from mongoengine.connection import disconnect
 from pymongo.database import Database
 
+from app.database.gridfs.bucket import CHUNK_SIZE
 from app.database.gridfs.documents import Media
-from app.database.gridfs.staging import CHUNK_SIZE
 from tests.support import Server, mongo, running
 from tests.support.forking import completed
 from tests.system.live.clients import sha256, until

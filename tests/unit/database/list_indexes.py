@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 from sqlalchemy.orm import Session
 
 from app.database import paging
-from app.database.gridfs.documents import Stored, info_in, place
+from app.database.gridfs.documents import Stored, info_in, key_fields
 from app.database.gridfs.list_index import MongoListIndex
 from app.database.paging import LIMITS, Limits
 from app.database.sql.list_index import SqlListIndex
@@ -74,7 +74,7 @@ def info(media: Any) -> FileInfo:
 def document(key: Key, number: int, size: int = 0, content_type: str = "video/mp4") -> Stored:
     return {
         "_id": f"{key.library}-{number:032}",
-        **place(key, IGNORE_NOTHING),
+        **key_fields(key, IGNORE_NOTHING),
         "file": ObjectId(),
         "size": size,
         "chunk_size": 1,

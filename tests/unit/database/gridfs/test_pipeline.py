@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pymongo import monitoring
 
+from app.database.gridfs.bucket import CHUNK_SIZE
 from app.database.gridfs.opening import open_gridfs
-from app.database.gridfs.staging import CHUNK_SIZE
 from app.settings import Settings
 from app.storage.async_storage import Observer, ThreadedStorage
 from app.storage.contract import Storage

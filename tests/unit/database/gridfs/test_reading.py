@@ -20,8 +20,8 @@ from pymongo.monitoring import (
 from app.database import open_database
 from app.database.gridfs import connection
 from app.database.gridfs.backend import GridBackend
+from app.database.gridfs.bucket import MAX_QUERY_CHUNKS
 from app.database.gridfs.opening import open_gridfs
-from app.database.gridfs.reader import CHUNKS_AT_ONCE
 from app.settings import Settings
 from app.storage.backend import batches
 from app.storage.contract import Storage
@@ -52,7 +52,7 @@ def test_short_chunks_are_read_in_bounded_batches() -> None:
     with ExitStack() as stack:
         backend = library(stack, size, 1, [bytes([n % 251]) for n in range(size)])
         reader = backend.open(Key(SHARED, "", "a.mp4"), wait=True)
-        assert (reader.unit, reader.max_units) == (CHUNKS_AT_ONCE, 1)
+        assert (reader.unit, reader.max_units) == (MAX_QUERY_CHUNKS, 1)
         parts = [
             reader.read(start, stop - start)
             for start, stop in batches(0, size, unit=reader.unit, max_units=1)
@@ -74,11 +74,11 @@ def test_doubles_are_accepted_as_integers() -> None:
     """The MongoDB shell writes doubles such as 10.0 by default."""
     with ExitStack() as stack:
         backend = library(stack, 10, 4, [b"0123", b"4567", b"89"])
-        backend._database.media.update_one({}, {"$set": {"size": 10.0, "chunk_size": 4.0}})
+        backend.database.media.update_one({}, {"$set": {"size": 10.0, "chunk_size": 4.0}})
         reader = backend.open(Key(SHARED, "", "a.mp4"), wait=True)
         assert repr(reader.info.size) == "10"
         assert b"".join(reader.read(3, 6)) == b"345678"
-        backend._database.media.update_one({}, {"$unset": {"chunk_size": 1}})
+        backend.database.media.update_one({}, {"$unset": {"chunk_size": 1}})
         with pytest.raises(StorageUnavailable, match="chunk_size"):
             backend.open(Key(SHARED, "", "a.mp4"), wait=True)
 

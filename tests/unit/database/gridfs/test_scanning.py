@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,10 +11,10 @@ from bson import Int64, ObjectId
 from gridfs import GridFSBucket
 from pymongo.database import Database
 
-from app.database.gridfs import upload_leases, writes
+from app.database.gridfs import writes
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.opening import open_gridfs
-from app.database.gridfs.writes import check_room
+from app.database.gridfs.writes import check_path_conflicts
 from app.settings import Settings
 from app.storage.errors import PathConflict, StorageUnavailable
 from app.storage.maintenance import Integrity
@@ -30,10 +30,10 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 class Grid:
     """A library and its database."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, **options: Any) -> None:
         settings = Settings(_env_file=None, **mongo.gridfs())
         assert settings.mongodb_url is not None
-        self.backend: GridBackend = open_gridfs(settings, stack)
+        self.backend: GridBackend = open_gridfs(settings, stack, **options)
         self.database: Database[dict[str, Any]] = mongo.database(settings.mongodb_url)
 
     def scan(self) -> list[tuple[str, str]]:
@@ -132,7 +132,7 @@ def test_scan_reports_unreadable_documents_and_continues(grid: Grid) -> None:
     assert grid.paths() == ["films/a.mp4", "films/sound.mp4"], "lists do not need the chunk size"
     media.update_one({"filename": "a.mp4"}, {"$unset": {"size": True}})
     assert grid.paths() == ["films/sound.mp4"]
-    with pytest.raises(StorageUnavailable, match="document of the file cannot be read"):
+    with pytest.raises(StorageUnavailable, match="document of this file is malformed"):
         grid.size(Key(SHARED, "films", "a.mp4"))
     assert sorted(grid.verdicts()) == [
         ("b.mp4", Integrity.UNREADABLE),
@@ -235,7 +235,7 @@ def test_swept_file_does_not_return_when_scan_has_listed_it(grid: Grid) -> None:
     grid.backend.delete(Key(SHARED, "", "a.mp4"), Expect.ANY)
     grid.pass_time()
     grid.scan()  # like another process
-    assert [*grid.backend.maintenance._scanner._found(listed)] == []
+    assert [*grid.backend.maintenance._scanner.adopt_new(listed)] == []
     assert grid.paths() == []
 
 
@@ -316,10 +316,9 @@ def test_upload_is_not_replaced_by_other_spelling_of_path(grid: Grid) -> None:
     assert grid.size(FILM) == 4
 
 
-def test_writer_keeps_lease_when_client_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload_leases, "LEASE", timedelta(seconds=1))
+def test_writer_keeps_lease_when_client_is_slow() -> None:
     with ExitStack() as stack:
-        grid = Grid(stack)
+        grid = Grid(stack, lease_s=1.0)
         writer = grid.backend.stage(None)
         writer.write(bytes(5 << 20))
         for _ in range(3):
@@ -338,12 +337,12 @@ def test_move_is_undone_when_path_conflict_appears(grid: Grid, monkeypatch: pyte
     before = grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items
 
     def look(collection: Any, key: Key) -> None:
-        check_room(collection, key)
+        check_path_conflicts(collection, key)
         if key.filename == "part":  # after this check and before the next, another client adds a file beneath
-            monkeypatch.setattr(writes, "check_room", check_room)
+            monkeypatch.setattr(writes, "check_path_conflicts", check_path_conflicts)
             grid.upload(Key(SHARED, "part", "film.mp4"))
 
-    monkeypatch.setattr(writes, "check_room", look)
+    monkeypatch.setattr(writes, "check_path_conflicts", look)
     with pytest.raises(PathConflict):
         grid.backend.move(FILM, Key(SHARED, "", "part"), Expect.ANY)
     assert grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items == before

@@ -2,13 +2,9 @@
 
 import threading
 from contextlib import ExitStack
-from datetime import timedelta
 
-import pytest
-
-from app.database.gridfs import upload_leases
+from app.database.gridfs.bucket import CHUNK_SIZE, CHUNKS_PER_BATCH, ChunkSenders
 from app.database.gridfs.opening import open_gridfs
-from app.database.gridfs.staging import BATCH, CHUNK_SIZE, Senders
 from app.settings import Settings
 from tests.support import mongo
 
@@ -21,7 +17,7 @@ def test_submit_blocks_when_all_threads_are_busy() -> None:
             senders.submit(resume.wait, 60)
             submitted.release()
 
-    with Senders(2) as senders:
+    with ChunkSenders(2) as senders:
         writer = threading.Thread(target=submit_three)
         writer.start()
         try:
@@ -42,22 +38,17 @@ def test_lease_stays_when_batch_fails_unnoticed() -> None:
     with ExitStack() as stack:
         writer = open_gridfs(settings, stack).stage(None)
         with mongo.fail_point(database, "insert", "fs.chunks", errorCode=1):
-            writer.write(bytes(BATCH * CHUNK_SIZE))
+            writer.write(bytes(CHUNKS_PER_BATCH * CHUNK_SIZE))
             writer.discard()  # as when its client disconnects
         assert [upload["_id"] for upload in database["media.uploads"].find()] == [writer.id]
 
 
-def test_discarded_upload_is_not_restored_by_concurrent_renewal(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_discarded_upload_is_not_restored_by_concurrent_renewal() -> None:
     settings = Settings(_env_file=None, **mongo.gridfs())
     assert settings.mongodb_url is not None
     database = mongo.database(settings.mongodb_url)
     with ExitStack() as stack:
-        monkeypatch.setattr(
-            upload_leases, "LEASE", timedelta(milliseconds=40)
-        )  # renewed after a quarter of it
-        backend = open_gridfs(settings, stack)
+        backend = open_gridfs(settings, stack, lease_s=0.04)  # renewed after a quarter of it
         writers = backend.stage(None), backend.stage(None)
         delay = {"blockConnection": True, "blockTimeMS": 500}
         with mongo.fail_point(database, "update", "media.uploads", **delay) as entered:

@@ -1,0 +1,266 @@
+"""Files of the GridFS bucket: a reader of byte ranges, and a writer of new files."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Semaphore
+from typing import Any
+
+from bson import Int64, ObjectId
+
+from app.database.gridfs.connection import Database
+from app.database.gridfs.documents import Stored
+from app.database.gridfs.garbage_collection import LeaseRenewer, delete_entry, remove_chunks
+from app.storage.errors import StorageError, Truncated
+from app.storage.types import FileInfo, Key
+
+CHUNK_SIZE = 128 << 10
+"""Bytes per chunk of new files. Drivers use 255 KiB, but a range touches one chunk more than it needs: for
+1 MiB at any offset the database then reads a quarter more, with these an eighth."""
+
+CHUNKS_PER_BATCH = 6
+"""Chunks per insert: less than 1 MiB, because the driver doubles the size of its buffer until they fit."""
+
+MAX_BATCHES_PER_FILE = 2
+"""Batches of one file that are being inserted at the same time."""
+
+MIN_QUERY_SIZE = 128 << 10
+"""Minimum bytes per query, unless the file ends or its chunks are very short."""
+
+MAX_QUERY_SIZE = 8 * MIN_QUERY_SIZE
+"""Maximum bytes per query, unless one chunk is longer."""
+
+MAX_QUERY_CHUNKS = 1024
+"""Maximum chunks per query: other programs write chunks of any size."""
+
+MIN_PIECE_SIZE = 512 << 10
+"""Shorter chunks are joined up to this many bytes: sending each alone takes longer than copying."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSizes:
+    """How much one query or insert transfers. Tests use small sizes."""
+
+    chunk_size: int = CHUNK_SIZE
+    chunks_per_batch: int = CHUNKS_PER_BATCH
+    min_query_size: int = MIN_QUERY_SIZE
+    max_query_size: int = MAX_QUERY_SIZE
+
+
+DEFAULT_SIZES = TransferSizes()
+
+OURS: Stored = {"metadata.library": {"$exists": True}}
+"""Selects files of the bucket that were uploaded through this program."""
+
+FOREIGN: Stored = {"metadata.library": {"$exists": False}}
+"""Selects files of the bucket that other programs wrote."""
+
+
+class GridReader:
+    """A file of the bucket, as its document described it when it was opened. See `storage.backend.Reader`.
+
+    (MongoEngine's own reader returns an early end of file for every failure.)
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        info: FileInfo,
+        file: Any,
+        chunk_size: int,
+        sizes: TransferSizes = DEFAULT_SIZES,
+    ) -> None:
+        self.info = info
+        self._database = database
+        self._file = file
+        self._chunk_size = chunk_size
+        chunks = max(1, min(sizes.min_query_size // self._chunk_size, MAX_QUERY_CHUNKS))
+        self.unit = chunks * self._chunk_size
+        self.max_units = max(1, min(sizes.max_query_size // self.unit, MAX_QUERY_CHUNKS // chunks))
+
+    def fileno(self) -> None:
+        """Return None: there is no descriptor."""
+
+    def read(self, start: int, size: int) -> list[bytes]:
+        """Return the bytes of a range. Raises Truncated if a chunk is missing or has a wrong length."""
+        stop = min(start + size, self.info.size)
+        first, last = start // self._chunk_size, (stop - 1) // self._chunk_size
+        with self._database.asked():
+            selected = {"files_id": self._file, "n": {"$gte": first, "$lte": last}}
+            # All in one reply, so that the server keeps no cursor open.
+            count = last - first + 1
+            found = self._database.chunks.find(selected, sort=[("n", 1)], limit=count, batch_size=count)
+            chunks = found.to_list()
+        pieces = self._pieces(chunks, start, stop)
+        per_piece = max(1, MIN_PIECE_SIZE // self._chunk_size)
+        return [b"".join(pieces[i : i + per_piece]) for i in range(0, len(pieces), per_piece)]
+
+    def _pieces(self, chunks: list[Stored], start: int, stop: int) -> list[bytes]:
+        position = start
+        pieces = []
+        for number, chunk in enumerate(chunks, start // self._chunk_size):
+            offset = number * self._chunk_size
+            data = chunk.get("data")
+            length = min(self._chunk_size, self.info.size - offset)
+            if chunk["n"] != number or not isinstance(data, bytes) or len(data) != length:
+                break
+            pieces.append(data[position - offset : stop - offset])  # a slice of all bytes makes no copy
+            position = offset + len(data)
+        if position < stop:
+            raise Truncated(f"The database holds only {position} of {self.info.size} bytes of this file.")
+        return pieces
+
+    def read_nowait(self, start: int, size: int) -> None:
+        """Return None: every read queries the database."""
+
+    def is_cached(self, start: int, stop: int) -> bool:
+        return False
+
+    def preload(self, start: int, stop: int) -> None:
+        """Do nothing: there is no descriptor."""
+
+    def close(self) -> None:
+        """Do nothing: no resource is held."""
+
+    def close_nowait(self) -> bool:
+        return True
+
+
+class ChunkSenders(ThreadPoolExecutor):
+    """Threads that insert chunks, shared by all uploads.
+
+    `submit` blocks until a thread is free, because queued chunks would use memory for each upload.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, "send")
+        self._free = Semaphore(threads)
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self._free.acquire()
+        future = super().submit(function, *args, **kwargs)
+        future.add_done_callback(lambda _: self._free.release())
+        return future
+
+
+class StagedFile:
+    """A new file of the bucket, leased while it is written. See `storage.backend.Writer`.
+
+    Its chunks are inserted first and its document of `fs.files` last, as the GridFS specification requires.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        leases: LeaseRenewer,
+        senders: Executor,
+        sizes: TransferSizes = DEFAULT_SIZES,
+    ) -> None:
+        self._database = database
+        self._leases = leases
+        self._senders = senders
+        self._inserts: deque[Future[None]] = deque()  # in progress, the oldest first
+        self.id = ObjectId()
+        self.chunk_size = sizes.chunk_size
+        self._chunks_per_batch = sizes.chunks_per_batch
+        self._partial = bytearray()  # the incomplete last chunk
+        self._pending: list[bytes] = []  # complete chunks of the next batch
+        self._size = 0
+        self._chunks = 0
+        self._referenced = False
+        self._failed = False
+        leases.add(self.id)
+
+    def write(self, data: bytes) -> None:
+        """Write all of the data. May raise the error of an earlier batch."""
+        with memoryview(data) as view:
+            start = 0
+            while start < len(view):
+                stop = start + self.chunk_size - len(self._partial)
+                self._partial += view[start:stop]
+                start = stop
+                if len(self._partial) == self.chunk_size:
+                    self._complete_chunk()
+
+    def seal(self, key: Key, content_type: str, sha256: str) -> int:
+        """Insert the remaining chunks and the document of `fs.files`. Return the size in bytes.
+
+        A document has to refer to the file within the lease. Key, type and hash are metadata for other
+        programs.
+        """
+        if self._partial:
+            self._complete_chunk()
+        if self._pending:
+            self._send()
+        with self._recording_failure():
+            while self._inserts:
+                self._inserts.popleft().result()
+        self._leases.remove(self.id)  # before the lease ends, or a renewal would enter the file again
+        self._insert_file(key.path, {"library": key.library, "contentType": content_type, "sha256": sha256})
+        return self._size
+
+    def keep(self) -> None:
+        """Keep the bytes: a document refers to them, or may do so later."""
+        self._referenced = True
+
+    def discard(self) -> None:
+        """Remove the bytes unless they are kept. If that fails, a sweep removes them later."""
+        self._partial.clear()
+        self._pending.clear()
+        done, _ = wait(self._inserts)  # a later insert would outlive the removal
+        self._leases.remove(self.id)
+        if self._referenced or self._failed or any(insert.exception() for insert in done):
+            return
+        with suppress(StorageError):
+            while remove_chunks(self._database, self.id):
+                pass
+            with self._database.asked():
+                delete_entry(self._database, self.id)
+
+    def _complete_chunk(self) -> None:
+        self._pending.append(bytes(self._partial))
+        self._partial.clear()
+        if len(self._pending) == self._chunks_per_batch:
+            self._send()
+
+    def _send(self) -> None:
+        chunks, self._pending = self._pending, []
+        documents = [
+            {"_id": ObjectId(), "files_id": self.id, "n": n, "data": data}
+            for n, data in enumerate(chunks, self._chunks)
+        ]
+        with self._recording_failure():
+            if len(self._inserts) == MAX_BATCHES_PER_FILE:
+                self._inserts.popleft().result()
+            self._inserts.append(self._senders.submit(self._insert_chunks, documents))
+        self._chunks += len(chunks)
+        self._size += sum(map(len, chunks))
+
+    def _insert_chunks(self, documents: list[Stored]) -> None:
+        with self._database.asked():
+            self._database.chunks.insert_many(documents)
+
+    def _insert_file(self, filename: str, metadata: Stored) -> None:
+        document: Stored = {
+            "_id": self.id,
+            "filename": filename,
+            "length": Int64(self._size),
+            "chunkSize": self.chunk_size,
+            "uploadDate": datetime.now(UTC),
+            "metadata": metadata,
+        }
+        with self._recording_failure(), self._database.asked():
+            self._database.files.insert_one(document)
+
+    @contextmanager
+    def _recording_failure(self) -> Iterator[None]:
+        # After a failure it is unknown which chunks are stored, and more queries would only take time: the
+        # lease expires, and a sweep removes them.
+        try:
+            yield
+        except BaseException:
+            self._failed = True
+            raise
