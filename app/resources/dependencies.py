@@ -217,7 +217,7 @@ def route_path(scope: Scope) -> str:
 
 
 def base_path(scope: Scope) -> str:
-    """Return the path that a proxy puts this server below, percent-encoded; "" if there is none."""
+    """Return the path that a proxy puts this server below, percent-encoded; "" without a proxy path."""
     return quote(scope.get("root_path", ""))
 
 

@@ -90,7 +90,7 @@ def is_json(request: Request) -> bool:
 
 
 def declared_length(request: Request) -> int | None:
-    """Return the Content-Length; None if there is none."""
+    """Return the Content-Length; None for a chunked body."""
     value = request.headers.get("content-length", "")
     return int(value) if value.isascii() and value.isdigit() else None
 

@@ -36,7 +36,7 @@ def name_of(base_url: str | None, *, scheme: str, host: str) -> str:
 
 
 def read(request: HTTPConnection, base_url: str | None) -> str | None:
-    """Return the session secret of the request's cookie; None if there is none."""
+    """Return the session secret of the request's cookie; None without a cookie."""
     return request.cookies.get(_name(request, base_url)) or None
 
 

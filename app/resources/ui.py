@@ -68,7 +68,7 @@ class PageLinks:
 
     @property
     def root(self) -> str:
-        """The path that a proxy puts this server below; "" if there is none."""
+        """The path that a proxy puts this server below, or ""."""
         return urlsplit(self.base).path
 
     def to(self, path: str, **query: object) -> str:
@@ -133,7 +133,7 @@ def page(
 ) -> Response:
     """Return a template as a response.
 
-    Every template has `links`, `account` (None if nobody is signed in) and `read_only`. `trail` makes the
+    Every template has `links`, `account` (None before a login) and `read_only`. `trail` makes the
     folder a link in the breadcrumbs, for pages that show something inside it.
     """
     services: Services = request.state.services

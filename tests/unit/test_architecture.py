@@ -157,6 +157,25 @@ def test_a_planted_import_is_seen(tmp_path: Path, file: str, line: str) -> None:
     assert len(wrong_arrows(tmp_path / "app")) == 1
 
 
+def private_imports(text: str) -> list[str]:
+    """Return the imports of private modules and names, which libraries change without notice."""
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    names = [f"{node.module}.{alias.name}" for node in nodes for alias in node.names]
+    names += [name for name in imports_of(text) if name not in names]
+    return [name for name in names if any(part.startswith("_") for part in name.split("."))]
+
+
+def test_no_module_imports_private_names() -> None:
+    found = {name for file in APP.rglob("*.py") for name in private_imports(file.read_text())}
+    # uvicorn has no public names for the types of its messages.
+    assert {name for name in found if not name.startswith("uvicorn._types")} == set()
+
+
+def test_planted_private_import_is_found() -> None:
+    assert private_imports("from starlette._utils import get_route_path\nimport _ssl\n")
+    assert private_imports("from starlette.routing import _Any\n")
+
+
 def test_importing_the_parts_needs_no_other_library() -> None:
     """Every third-party package that is imported is one that pyproject.toml asks for, or comes with one."""
     ours = {"app", "click", "uvicorn", *ONLY_IN}
