@@ -3,9 +3,10 @@
 import json
 import logging
 import time
-from collections import OrderedDict
 from email.utils import formatdate
 from http import HTTPStatus
+
+from cachetools import LRUCache
 
 MALFORMED_EVERY_S = 1.0
 """Seconds between two log records about one peer."""
@@ -42,7 +43,7 @@ class LogThrottle:
     """A limit of one log record per peer and second, so that a peer cannot flood the log."""
 
     def __init__(self) -> None:
-        self._records: OrderedDict[str, float] = OrderedDict()
+        self._records: LRUCache[str, float] = LRUCache(MAX_PEERS)
 
     def is_recent(self, peer: str, now: float) -> bool:
         """Return whether the peer was logged within the last second; if not, remember this record."""
@@ -50,9 +51,6 @@ class LogThrottle:
         if last is not None and now - last < MALFORMED_EVERY_S:
             return True
         self._records[peer] = now
-        self._records.move_to_end(peer)
-        if len(self._records) > MAX_PEERS:
-            self._records.popitem(last=False)
         return False
 
 
