@@ -1,4 +1,4 @@
-"""The `seekable` command."""
+"""The `seekable` command: serve, migrate, scan, verify, copy."""
 
 import asyncio
 import logging
@@ -24,10 +24,10 @@ from typing import Any
 import click
 
 from app import logs
+from app.accounts.errors import AccountError
 from app.accounts.factories import new_invite
 from app.cli.account_commands import account
 from app.cli.doctor import IGNORES_CASE, doctor
-from app.cli.failures import in_a_sentence
 from app.database import (
     Stores,
     check_apart,
@@ -36,7 +36,7 @@ from app.database import (
     open_database,
     prepare_database,
 )
-from app.database.filesystem.doctor_checks import ignores_case
+from app.database.doctor_checks import ignores_case
 from app.library.copying import LEFT_BEHIND, CopyOutcome, Target, copy, find_gone, remove_gone
 from app.server.listen import activated_listeners, listen, listener_url, reachable
 from app.server.unix_socket import unix_listener
@@ -48,35 +48,45 @@ from app.storage.types import FileInfo, Key
 
 
 def ensure_utf8() -> None:
-    """Start this process anew in Python's UTF-8 mode where its locale has another encoding.
+    """Restart this process in Python's UTF-8 mode if its locale has another encoding.
 
-    Names on the disk would else depend on the locale of each start: `ü` of one would be no name for
-    another, and what Latin-1 lacks could not be stored. Python turns the mode on by itself for the locales C
-    and POSIX alone (PEP 540). Raises ConfigurationError if the mode cannot be turned on.
+    Otherwise names on the disk would depend on the locale of each start: one locale could not read `ü` of
+    another, and Latin-1 lacks most characters. Python enables the mode only for the locales C and POSIX (PEP
+    540). Raises ConfigurationError if the mode cannot be enabled.
     """
     if sys.getfilesystemencoding() == "utf-8":
         return
-    if os.environ.get("PYTHONUTF8") == "1":  # with -E or -I Python does not look
+    if os.environ.get("PYTHONUTF8") == "1":  # Python ignores it with -E and -I
         raise ConfigurationError(
-            f"Names of files would be in {sys.getfilesystemencoding()}. Start Python with -X utf8."
+            f"The encoding of file names is {sys.getfilesystemencoding()}, not UTF-8. Start Python with -X "
+            f"utf8."
         )
     os.environ["PYTHONUTF8"] = "1"
     os.execv(sys.executable, sys.orig_argv)
 
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 _FAULTS = {Integrity.DAMAGED, Integrity.CHANGED, Integrity.MISSING, Integrity.UNREADABLE}
 _LEFT = {ScanOutcome.UNFINISHED, ScanOutcome.UNREADABLE}
-_GO_ON = "What is copied stays; run the same command again to go on."
+_CONTINUE = "Files copied so far are kept. Run the same command again to continue."
 
 
-@click.group()
+class _Commands(click.Group):
+    """Commands whose expected errors are one line of output, with the exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (AccountError, ConfigurationError, StorageError) as error:
+            raise click.ClickException(logs.escaped(str(error))) from None
+
+
+@click.group(cls=_Commands)
 @click.version_option(package_name="seekable")
 def main() -> None:
     """A small, fast, self-hosted media server. Settings are read from SEEKABLE_* and from .env."""
-    with in_a_sentence():
-        ensure_utf8()
+    ensure_utf8()
     logs.configure()
 
 
@@ -87,24 +97,22 @@ main.add_command(doctor)
 @main.command("serve")
 @click.option("--host", help="Address to listen on (SEEKABLE_HOST, 127.0.0.1).")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port, 0 for a free one (SEEKABLE_PORT, 8000).")
-@click.option("--uds", metavar="PATH", help="Unix socket to listen on, in place of an address.")
-@click.option("--reload", is_flag=True, help="Start again whenever the code changes, for development.")
+@click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of an address.")
+@click.option("--reload", is_flag=True, help="Restart when the code changes, for development.")
 def serve_command(host: str | None, port: int | None, uds: str | None, reload: bool) -> None:
     """Serve the library. An SQL database is migrated first.
 
-    Sockets that systemd opened (a .socket unit) are taken in place of an address.
+    Uses the sockets that systemd opened (a .socket unit) instead of an address.
     """
     if uds is not None and (host, port) != (None, None):
-        raise click.UsageError("--uds takes the place of --host and --port.")
+        raise click.UsageError("--uds cannot be combined with --host or --port.")
     with ExitStack() as stack:
-        with in_a_sentence():
-            settings = load(lambda settings: logs.configure(settings.log_format))
-            # Before the database is touched.
-            listeners, host = _listeners(settings, host, port, uds, stack)
-            prepare_database(settings)  # what is wrong with it is said here, and not in a traceback
-            sign_up = _first_sign_up(settings, _base(settings, listeners[0], host))
+        settings = load(lambda settings: logs.configure(settings.log_format))
+        listeners, host = _listeners(settings, host, port, uds, stack)  # before the database is touched
+        prepare_database(settings)  # its errors become messages here; in the server, tracebacks
+        sign_up = _first_sign_up(settings, _base(settings, listeners[0], host))
 
-        # Here, because the other commands need no web server.
+        # Imported here, because the other commands need no web server.
         from app.server.serving import serve, serve_reloading  # noqa: PLC0415
 
         announce = partial(_announce, settings, listeners[0], host, sign_up)
@@ -117,16 +125,15 @@ def serve_command(host: str | None, port: int | None, uds: str | None, reload: b
 
 @main.command()
 def migrate() -> None:
-    """Bring the database to the newest schema."""
-    with in_a_sentence():
-        prepare_database(load())
+    """Migrate the database to the newest schema."""
+    prepare_database(load())
 
 
 @main.command()
 def scan() -> None:
-    """Take note of files that were put there, changed, moved or removed by hand.
+    """Register files that other programs added, changed, moved or removed.
 
-    The exit status is 1 if anything could not be read; it is named.
+    Lists files that cannot be read; the exit status is then 1.
     """
     found: Counter[ScanOutcome] = Counter()
 
@@ -139,7 +146,7 @@ def scan() -> None:
 
 
 async def _scan(storage: Storage) -> Counter[ScanOutcome]:
-    """What was done, and how often."""
+    """Scan, and return the number of files by outcome."""
     found: Counter[ScanOutcome] = Counter()
     files = 0
     with _Bar("Scanning", await storage.estimate_file_count()) as bar:
@@ -148,7 +155,7 @@ async def _scan(storage: Storage) -> Counter[ScanOutcome]:
             for finding in step.findings:
                 found[finding.outcome] += 1
                 if finding.reason:
-                    bar.say(finding.outcome.value, finding.path, finding.reason)
+                    bar.print(finding.outcome.value, finding.path, finding.reason)
             bar.advance(step.files + sum(bool(finding.reason) for finding in step.findings))
     click.echo(", ".join([f"{files} files", *_counts(found)]))
     return found
@@ -156,7 +163,7 @@ async def _scan(storage: Storage) -> Counter[ScanOutcome]:
 
 @main.command()
 def verify() -> None:
-    """Read every file and name those that no longer match their hash; the exit status is then 1."""
+    """Read every file, and list those that do not match their hash; the exit status is then 1."""
     found: Counter[Integrity] = Counter()
 
     async def run(storage: Storage) -> None:
@@ -165,7 +172,7 @@ def verify() -> None:
                 if step.verdict is not None:
                     found[step.verdict] += 1
                 if step.verdict in _FAULTS:
-                    bar.say(step.verdict.value, step.path)
+                    bar.print(step.verdict.value, step.path)
                 bar.advance(step.size)
 
     _with_storage(run)
@@ -175,66 +182,68 @@ def verify() -> None:
 
 
 @main.command("copy")
+@click.option("--to", "storage", type=click.Choice(["filesystem", "gridfs"]), help="Storage of the target.")
+@click.option("--files-dir", help="Folder of the target, with --to filesystem.")
 @click.option(
-    "--to", "storage", type=click.Choice(["filesystem", "gridfs"]), help="What the other is stored in."
+    "--database-url", help="Database of the target, with --to filesystem; an SQLite file by default."
 )
-@click.option("--files-dir", help="Its folder, with --to filesystem.")
-@click.option("--database-url", help="Its database, with --to filesystem; an SQLite file by default.")
-@click.option("--mongodb-url", help="Its database, with --to gridfs.")
-@click.option("--mirror", is_flag=True, help="Remove copies of files that are gone here; asks first.")
-@click.option("--yes", is_flag=True, help="With --mirror, remove them without a question.")
+@click.option("--mongodb-url", help="Database of the target, with --to gridfs.")
+@click.option("--mirror", is_flag=True, help="Remove copies of files that no longer exist here; asks first.")
+@click.option("--yes", is_flag=True, help="With --mirror, do not ask.")
 def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
-    """Copy all files from the library of the settings to another, which is made if there is none.
+    """Copy all files from the library of the settings to another, which is created if necessary.
 
-    Run it again to go on where it was stopped, or to bring what is new. Only earlier copies that have not
-    changed there since are written over, or, with --mirror, removed. The exit status is 1 if any file was
-    left behind.
+    Run it again to continue an interrupted copy, or to copy new files. Only earlier copies that have not
+    changed in the target are replaced, or, with --mirror, removed. The exit status is 1 if any file was not
+    copied.
 
-    In place of each option there may be a setting SEEKABLE_COPY_TO_STORAGE, SEEKABLE_COPY_TO_MONGODB_URL and
-    so on: others on this machine can see the options of a command, and passwords in them.
+    Each option has a setting: SEEKABLE_COPY_TO_STORAGE, SEEKABLE_COPY_TO_MONGODB_URL and so on. Prefer the
+    settings for passwords: other users of this machine can see the options of a command.
     """
     left_behind: set[object] = set()
-    over: list[FileInfo] = []
+    gone: list[FileInfo] = []
 
     async def copy_all(source: Storage, to: Target) -> None:
         left_behind.update(LEFT_BEHIND & (await _copy(source, to)).keys())
 
-    async def begin(source: Storage, to: Target) -> None:
-        # What other programs put there is brought, too.
+    async def scan_first(source: Storage, to: Target) -> None:
+        # So that files of other programs are copied, too.
         left_behind.update(_LEFT & (await _scan(source)).keys())
         if mirror:
             _check_known(to)
-            over.extend([info async for info in find_gone(source, to)])
+            gone.extend([info async for info in find_gone(source, to)])
         else:
             await copy_all(source, to)
 
-    async def go_on(source: Storage, to: Target) -> None:
-        await _remove(source, to, over)  # first: what comes may need their room, or their names
+    async def mirror_changes(source: Storage, to: Target) -> None:
+        await _remove(source, to, gone)  # first: new files may need their space or their names
         await copy_all(source, to)
 
     try:
-        with in_a_sentence():
-            settings, target = load(target=options["files_dir"]), load_target(**options)
-            check_apart(settings, target)
-        _between(settings, target, begin)
-        if mirror:  # asked while no event loop runs, because a question would keep Ctrl-C from it
-            if over and not yes and not _may_remove(over):
-                over.clear()
-            _between(settings, target, go_on)
+        settings, target = load(target=options["files_dir"]), load_target(**options)
+        check_apart(settings, target)
+        _with_both(settings, target, scan_first)
+        if mirror:
+            # Ask while no event loop runs: it would not receive Ctrl-C during the question.
+            if gone and not yes and not _may_remove(gone):
+                gone.clear()
+            _with_both(settings, target, mirror_changes)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise click.ClickException(f"Stopped. {_GO_ON}") from None
+        raise click.ClickException(f"Stopped. {_CONTINUE}") from None
     if left_behind:
         sys.exit(1)
 
 
-def _between(settings: Settings, target: Settings, run: Callable[[Storage, Target], Awaitable[None]]) -> None:
-    """Open both libraries, and run it."""
+def _with_both(
+    settings: Settings, target: Settings, run: Callable[[Storage, Target], Awaitable[None]]
+) -> None:
+    """Open both libraries, and run a step of the copy."""
 
     async def opened(source: Stores) -> None:
-        # asyncio does the same on Ctrl-C: what is under way is left in good order.
+        # As asyncio does on Ctrl-C: cancellation discards the file in progress cleanly.
         asyncio.get_running_loop().add_signal_handler(SIGTERM, partial(_cancel, asyncio.current_task()))
         async with AsyncExitStack() as stack:
-            with _said_of_target():
+            with _errors_name_target():
                 await asyncio.to_thread(prepare_database, target)
                 stores = await stack.enter_async_context(_opened(target))
                 stores.storage.check_changeable()
@@ -244,28 +253,28 @@ def _between(settings: Settings, target: Settings, run: Callable[[Storage, Targe
 
 
 def _check_known(to: Target) -> None:
-    """Raise ConfigurationError if copies cannot be told from those of another library."""
+    """Raise ConfigurationError if the source has no lasting id, by which its copies are recognised."""
     if to.source is None:
         raise ConfigurationError(
-            "A read-only library without an id of its own cannot be mirrored, because another disk may be "
-            "mounted in its place. Leave --mirror away."
+            "A read-only library without its own id cannot be mirrored, because another disk may be mounted "
+            "in its place. Omit --mirror."
         )
 
 
-def _may_remove(over: Sequence[FileInfo]) -> bool:
-    """Name the files and ask. Raises ClickException where nobody can answer."""
-    for info in over:
+def _may_remove(gone: Sequence[FileInfo]) -> bool:
+    """List the files, and ask for confirmation. Raises ClickException if standard input is not a terminal."""
+    for info in gone:
         click.echo(_line("gone", info.key))
-    what = f"{len(over)} files ({sum(info.size for info in over)} bytes)"
+    files = f"{len(gone)} files ({sum(info.size for info in gone)} bytes)"
     if not sys.stdin.isatty():
         raise click.ClickException(
-            f"{what} would be removed there. Add --yes to remove them, or leave --mirror away."
+            f"{files} would be removed from the target. Add --yes to remove them, or omit --mirror."
         )
-    return click.confirm(f"Remove these {what} from the library to copy to?", err=True)
+    return click.confirm(f"Remove these {files} from the target?", err=True)
 
 
-async def _remove(source: Storage, to: Target, over: Sequence[FileInfo]) -> None:
-    removed = [info for info in over if await remove_gone(source, to, info)]
+async def _remove(source: Storage, to: Target, gone: Sequence[FileInfo]) -> None:
+    removed = [info for info in gone if await remove_gone(source, to, info)]
     for info in removed:
         click.echo(_line("removed", info.key))
     if removed:
@@ -273,7 +282,7 @@ async def _remove(source: Storage, to: Target, over: Sequence[FileInfo]) -> None
 
 
 def _line(*parts: str | Key) -> str:
-    """Return what happened to a file, on one line; a library other than the shared one is named."""
+    """Return a line about a file. Names its library, unless it is the shared one."""
     texts: list[str] = []
     for part in parts:
         texts += [part] if isinstance(part, str) else [*filter(None, [part.library]), part.path]
@@ -286,7 +295,7 @@ def _cancel(task: asyncio.Task[None] | None) -> None:
 
 
 @contextmanager
-def _said_of_target() -> Iterator[None]:
+def _errors_name_target() -> Iterator[None]:
     try:
         yield
     except (ConfigurationError, StorageError) as error:
@@ -294,7 +303,7 @@ def _said_of_target() -> Iterator[None]:
 
 
 async def _copy(source: Storage, target: Target) -> Counter[CopyOutcome]:
-    """What became of the files, and of how many."""
+    """Copy, and return the number of files by outcome."""
     found: Counter[CopyOutcome] = Counter()
     size = 0
     try:
@@ -304,16 +313,16 @@ async def _copy(source: Storage, target: Target) -> Counter[CopyOutcome]:
                     found[file.outcome] += 1
                     size += file.size
                     if file.reason:
-                        bar.say(file.outcome.value, file.key, file.reason)
+                        bar.print(file.outcome.value, file.key, file.reason)
     except StorageError as error:
-        raise type(error)(f"{error} {_GO_ON}") from error
+        raise type(error)(f"{error} {_CONTINUE}") from error
     finally:
         click.echo(", ".join([f"{found.total()} files", *_counts(found), f"{size} bytes copied"]))
     return found
 
 
 class _Bar:
-    """A progress bar on standard error, and lines on standard output that do not run into it."""
+    """A progress bar on standard error, which lines on standard output do not corrupt."""
 
     def __init__(self, label: str, length: int) -> None:
         self._bar = click.progressbar(length=length, label=label, file=sys.stderr)
@@ -328,10 +337,10 @@ class _Bar:
     def advance(self, steps: int) -> None:
         self._bar.update(steps)
 
-    def say(self, *parts: str | Key) -> None:
+    def print(self, *parts: str | Key) -> None:
         if sys.stderr.isatty():
             click.echo("\r\x1b[K", file=sys.stderr, nl=False)
-            self._bar._last_line = None  # or the same line would not be drawn again
+            self._bar._last_line = None  # click does not draw an unchanged line again
         click.echo(_line(*parts))
         self._bar.render_progress()
 
@@ -348,10 +357,9 @@ def _with_stores(run: Callable[[Stores], Awaitable[object]], settings: Settings 
         async with _opened(settings) as stores:
             await run(stores)
 
-    with in_a_sentence():
-        settings = settings or load()
-        prepare_database(settings, create=False)
-        asyncio.run(opened(settings))
+    settings = settings or load()
+    prepare_database(settings, create=False)
+    asyncio.run(opened(settings))
 
 
 def _opened(settings: Settings) -> AbstractAsyncContextManager[Stores]:
@@ -365,13 +373,14 @@ def _counts(found: Mapping[Any, int]) -> list[str]:
 def _listeners(
     settings: Settings, host: str | None, port: int | None, uds: str | None, stack: ExitStack
 ) -> tuple[list[socket], str | None]:
-    """Listen at the Unix socket, or at the address, of the options and settings; systemd's sockets go first.
+    """Return the sockets to listen on: those of systemd, or of the options and settings; and the host, if
+    any.
 
-    Also returns the host that was chosen, if any was. Raises ConfigurationError.
+    Raises ConfigurationError.
     """
     if given := activated_listeners():
         if (host, port, uds) != (None, None, None):
-            raise ConfigurationError("systemd opened the sockets: leave --host, --port and --uds out.")
+            raise ConfigurationError("systemd opened the sockets. Omit --host, --port and --uds.")
         for listener in given:
             if listener.family != AF_UNIX:
                 _check_host(listener.getsockname()[0], settings)
@@ -388,19 +397,19 @@ def _check_host(host: str, settings: Settings) -> None:
 
     if settings.access == "loopback" and host != "localhost" and not is_loopback(host):
         raise ConfigurationError(
-            f"Anybody who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=accounts to let in "
-            "only those who have an account, or open to allow that, or listen on 127.0.0.1."
+            f"Everyone who can reach {host} could upload and delete. Set SEEKABLE_ACCESS=accounts to require "
+            "an account, or open to allow that, or listen on 127.0.0.1."
         )
 
 
 def _first_sign_up(settings: Settings, base: str) -> str | None:
-    """Note where the server is reached, for `account invite`. Return the path where the administrator signs
-    up, if there is no account yet."""
+    """Store the address of the server, for `account invite`. Return the sign-up path of the first account;
+    None if it exists already."""
     if settings.access != "accounts":
         return None
     with open_accounts(settings, create=True) as store:
         if store.announced() != base:
-            with suppress(OutOfSpace):  # the server starts all the same, to make room
+            with suppress(OutOfSpace):  # the server must start, so that files can be deleted
                 store.announce(base)
         if settings.sign_up == "closed" or store.count():
             return None
@@ -438,16 +447,15 @@ def _announce(settings: Settings, listener: socket, host: str | None, sign_up: s
         lines = [line for line in lines if not line.startswith("  upload")]
     if sign_up:
         lines += [f"  sign up {base}{sign_up}", "          The first account is the administrator's."]
-    # For a person to read, unless it is programs that read what this process says.
     if settings.log_format == "json":
         for line in lines:
-            _log.info("%s", line.strip())
+            log.info("%s", line.strip())
     else:
         click.echo("\n".join(lines))
 
 
 def _base(settings: Settings, listener: socket, host: str | None) -> str:
-    """The address of the server for a client on this machine, by the name of the host that was chosen."""
+    """Return the URL of the server for a client on this machine."""
     if settings.base_url is not None:
         return settings.base_url
     if listener.family == AF_UNIX:

@@ -20,6 +20,9 @@ from app.storage.leases import Leases, LeaseStore
 if TYPE_CHECKING:
     from app.database.filesystem.backend import FilesystemBackend
 
+NEWER_SCHEMA = "The database was made by a newer Seekable. Install that version, or a later one."
+"""The message about a database whose schema this version does not know."""
+
 PATIENCE_MS = 3_000
 """How long a command waits for the writers of other processes before it says so."""
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 from pymongo import UpdateOne
 from pymongo.errors import ServerSelectionTimeoutError
 
-from app.database.facts import NEWER
+from app.database import NEWER_SCHEMA
 from app.database.gridfs.accounts import MongoAccounts
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.bucket import DEFAULT_SIZES, ChunkSenders, TransferSizes
@@ -121,7 +121,7 @@ def _reason(error: StorageError) -> str:
 def check_version(database: Connection) -> None:
     """Raise StorageUnavailable if a newer version of this program made the database. Changes nothing."""
     if migration_of(database) == "newer":
-        raise StorageUnavailable(NEWER)
+        raise StorageUnavailable(NEWER_SCHEMA)
 
 
 def record_version(database: Connection) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import URL, Connection, inspect, select, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.database.facts import NEWER
+from app.database import NEWER_SCHEMA
 from app.database.filesystem.backend import FilesystemBackend
 from app.database.filesystem.copy_records import SqliteCopies
 from app.database.filesystem.disk import Disk, is_marked
@@ -68,7 +68,7 @@ def migrate(database: Database) -> None:
     with database.writing() as session:
         state, version = schema_of(session.connection())
         if state == "newer":
-            raise StorageUnavailable(f"{NEWER} Its schema is {version}.")
+            raise StorageUnavailable(f"{NEWER_SCHEMA} Its schema is {version}.")
         scripts.attributes["connection"] = session.connection()
         command.upgrade(scripts, "head")
         session.commit()

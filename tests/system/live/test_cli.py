@@ -298,7 +298,7 @@ def test_start_is_refused_when_locale_cannot_be_overridden(workdir: Path, tmp_pa
             timeout=60,
         )
         assert refused.returncode != 0
-        assert "Names of files would be in iso8859-1" in refused.stderr
+        assert "The encoding of file names is iso8859-1" in refused.stderr
         assert remedy in refused.stderr
     assert list(workdir.iterdir()) == []
 

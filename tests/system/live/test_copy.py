@@ -115,7 +115,7 @@ def test_copy_to_another_backend_and_back_keeps_every_file(new_library: NewLibra
         status, shown = interrupt(target, back, signal.SIGTERM, tmp_path / "stopped.txt")
         assert status == 1
         assert shown.splitlines()[-1] == (
-            "Error: Stopped. What is copied stays; run the same command again to go on."
+            "Error: Stopped. Files copied so far are kept. Run the same command again to continue."
         )
         assert re.search(r"\d files, \d copied, \d+ bytes copied\n", (tmp_path / "stopped.txt").read_text())
         assert os.listdir(tmp_path / "back" / ".seekable" / "staging") == []
@@ -187,11 +187,12 @@ def test_mirror_asks_before_it_removes_files(source: dict[str, object], tmp_path
     assert refused.returncode == 1
     assert refused.stdout.splitlines()[-2:] == ["gone: top.mp4", "gone: a/ok.mp4"]
     assert refused.stderr.splitlines()[-1] == (
-        "Error: 2 files (5 bytes) would be removed there. Add --yes to remove them, or leave --mirror away."
+        "Error: 2 files (5 bytes) would be removed from the target. Add --yes to remove them, or omit "
+        "--mirror."
     )
 
     shown = copy_on_terminal(b"n\n", source, *mirror)
-    assert "Remove these 2 files (5 bytes) from the library to copy to? [y/N]" in shown
+    assert "Remove these 2 files (5 bytes) from the target? [y/N]" in shown
     assert "1 files, 1 already there" in shown, "it copies all the same"
     assert {path.name for path in target.rglob("*.mp4")} == {"film.mp4", "ok.mp4", "top.mp4"}
 

@@ -150,7 +150,7 @@ def test_serve_is_refused_when_path_cannot_be_a_socket(path: str, message: str, 
 def test_serve_refuses_socket_together_with_port(tmp_path: Path) -> None:
     status, output = run_command(tmp_path, "serve", "--uds", "s.sock", "--port", "0")
     assert status == 2
-    assert "--uds takes the place of" in output
+    assert "--uds cannot be combined with" in output
 
 
 @pytest.mark.parametrize("name", ["nginx", "caddy"])
@@ -221,5 +221,5 @@ def test_public_port_of_systemd_is_refused_without_access_setting(tmp_path: Path
     with program(workdir, *command) as server:
         server.wait_for("Listening on")
         with socket.create_connection(("127.0.0.1", port), timeout=10):
-            server.wait_for("Anybody who can reach 0.0.0.0")
+            server.wait_for("Everyone who can reach 0.0.0.0")
         assert server.process.wait(20) == 1

@@ -1,4 +1,4 @@
-"""`seekable doctor`: its findings for given settings and facts, and for real folders and databases."""
+"""`seekable doctor`: its findings for given settings and status, and for real folders and databases."""
 
 import os
 from collections.abc import Callable
@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app.cli.doctor import RULES, Finding, Level, of_database, of_folder, of_settings
-from app.database.examining import examine
-from app.database.facts import DatabaseFacts
-from app.database.filesystem.doctor_checks import FolderFacts, examine_folder
-from app.database.gridfs.doctor_checks import NEEDED, missing_rights
+from app.cli.doctor import RULES, Finding, Level, check_database, check_folder, check_settings
+from app.database.doctor_checks import (
+    NEEDED_ACTIONS,
+    DatabaseStatus,
+    FolderStatus,
+    missing_rights,
+    probe_databases,
+    probe_folder,
+)
 from app.database.sql.opening import open_sql
 from app.settings import Settings
 from tests.conftest import BACKENDS
@@ -24,10 +28,17 @@ from tests.support.forking import completed
 GOOD, NOTE, FIX = Level.GOOD, Level.NOTE, Level.FIX
 PLENTY = 1 << 50
 
-FOLDER = FolderFacts(
-    exists=True, writable=True, links=True, locks=True, sendfile=True, free=PLENTY, kind="ext4", sync_s=0.01
+FOLDER = FolderStatus(
+    exists=True,
+    writable=True,
+    hard_links=True,
+    locks=True,
+    sendfile=True,
+    free_bytes=PLENTY,
+    fs_type="ext4",
+    fsync_s=0.01,
 )
-DATABASE = DatabaseFacts("The database")
+DATABASE = DatabaseStatus("The database")
 
 
 def settings(**chosen: Any) -> Settings:
@@ -54,10 +65,10 @@ SAFE: list[dict[str, Any]] = [
     {"storage": "gridfs", "mongodb_url": "mongodb://127.0.0.1/x"},
 ]
 RISKY: list[tuple[dict[str, Any], Level, str]] = [
-    ({"host": "0.0.0.0"}, FIX, "`seekable serve` refuses"),
-    ({"access": "open", "host": "0.0.0.0"}, NOTE, "everybody who can reach"),
-    ({**ACCOUNTS, "base_url": "http://media.example.org"}, FIX, "passwords travel readably"),
-    ({**ACCOUNTS, "base_url": "http://203.0.114.1"}, FIX, "passwords travel readably"),
+    ({"host": "0.0.0.0"}, FIX, "`seekable serve` refuses to start"),
+    ({"access": "open", "host": "0.0.0.0"}, NOTE, "everyone who can reach"),
+    ({**ACCOUNTS, "base_url": "http://media.example.org"}, FIX, "passwords are sent unencrypted"),
+    ({**ACCOUNTS, "base_url": "http://203.0.114.1"}, FIX, "passwords are sent unencrypted"),
     ({**ACCOUNTS, "host": "0.0.0.0"}, NOTE, "put a proxy in front"),
     ({"cors_origins": ("*",)}, FIX, "SEEKABLE_CORS_ORIGINS=*"),
     ({"allowed_hosts": ("*",)}, FIX, "DNS rebinding"),
@@ -65,21 +76,21 @@ RISKY: list[tuple[dict[str, Any], Level, str]] = [
     ({**ACCOUNTS, "host": "0.0.0.0", "base_url": "https://a.example"}, NOTE, "count as one address"),
     ({**ACCOUNTS, "sign_up": "open"}, NOTE, "fill the disk"),
     ({**ACCOUNTS, "cache_control": "public, max-age=60"}, FIX, "shared caches"),
-    ({"quota": 5}, NOTE, "count with SEEKABLE_ACCESS=accounts"),
-    ({"storage": "gridfs", "files_dir": "x"}, NOTE, "do not count with SEEKABLE_STORAGE=gridfs"),
-    ({"mongodb_url": "mongodb://127.0.0.1/x"}, FIX, "set SEEKABLE_STORAGE=gridfs"),
+    ({"quota": 5}, NOTE, "no effect without SEEKABLE_ACCESS=accounts"),
+    ({"storage": "gridfs", "files_dir": "x"}, NOTE, "no effect with SEEKABLE_STORAGE=gridfs"),
+    ({"mongodb_url": "mongodb://127.0.0.1/x"}, FIX, "Set SEEKABLE_STORAGE=gridfs"),
     ({"session_idle_timeout": 9, "session_lifetime": 8}, NOTE, "has no effect"),
 ]
 
 
 @pytest.mark.parametrize("chosen", SAFE)
 def test_safe_settings_have_no_findings(chosen: dict[str, Any]) -> None:
-    assert sentences(of_settings(settings(**chosen), (), float("inf"))) == []
+    assert sentences(check_settings(settings(**chosen), (), float("inf"))) == []
 
 
 @pytest.mark.parametrize(("chosen", "level", "words"), RISKY)
 def test_risky_setting_has_one_finding(chosen: dict[str, Any], level: Level, words: str) -> None:
-    ((found, sentence),) = sentences(of_settings(settings(**chosen), (), PLENTY))
+    ((found, sentence),) = sentences(check_settings(settings(**chosen), (), PLENTY))
     assert found is level
     assert words in sentence
 
@@ -88,7 +99,7 @@ def test_every_rule_has_a_test_case() -> None:
     assert {sentence for _, _, sentence in RULES} == {
         sentence
         for chosen, _, _ in RISKY
-        for _, sentence in sentences(of_settings(settings(**chosen), (), PLENTY))
+        for _, sentence in sentences(check_settings(settings(**chosen), (), PLENTY))
     }
 
 
@@ -107,12 +118,12 @@ def test_every_rule_has_a_test_case() -> None:
 def test_descriptor_limit_must_suffice_for_connections(
     descriptors: float, chosen: dict[str, object], levels: list[Level]
 ) -> None:
-    found = sentences(of_settings(settings(**chosen), (), descriptors))
+    found = sentences(check_settings(settings(**chosen), (), descriptors))
     assert [level for level, _ in found] == levels
 
 
 @pytest.mark.parametrize(
-    ("facts", "chosen", "level", "words"),
+    ("status", "chosen", "level", "words"),
     [
         (FOLDER, {}, GOOD, "can be written"),
         (replace(FOLDER, writable=False), {}, FIX, "cannot be written"),
@@ -126,68 +137,68 @@ def test_descriptor_limit_must_suffice_for_connections(
             NOTE,
             "accounts of its own",
         ),
-        (replace(FOLDER, exists=False), {}, NOTE, "is not there"),
-        (replace(FOLDER, links=False), {}, FIX, "no hard links"),
+        (replace(FOLDER, exists=False), {}, NOTE, "does not exist"),
+        (replace(FOLDER, hard_links=False), {}, FIX, "no hard links"),
         (replace(FOLDER, locks=False), {}, FIX, "no file locks"),
         (replace(FOLDER, exposed=True), {}, FIX, "`chmod 700` it"),
         (replace(FOLDER, ignores_case=True), {}, NOTE, "ignores case"),
         (replace(FOLDER, sendfile=False), {}, FIX, "SEEKABLE_SENDFILE=false"),
         (replace(FOLDER, sendfile=False), {"sendfile": False}, GOOD, "can be written"),
-        (replace(FOLDER, kind="nfs4"), {}, FIX, "PostgreSQL"),
-        (replace(FOLDER, kind="nfs4"), {"database_url": "postgresql:///x"}, NOTE, "lookupcache=none"),
+        (replace(FOLDER, fs_type="nfs4"), {}, FIX, "PostgreSQL"),
+        (replace(FOLDER, fs_type="nfs4"), {"database_url": "postgresql:///x"}, NOTE, "lookupcache=none"),
         (
-            replace(FOLDER, kind="nfs4", options=frozenset({"rw", "lookupcache=none"})),
+            replace(FOLDER, fs_type="nfs4", mount_options=frozenset({"rw", "lookupcache=none"})),
             {"database_url": "postgresql:///x"},
             GOOD,
             "can be written",
         ),
-        (replace(FOLDER, free=5 << 20), {}, FIX, "Make room"),
-        (replace(FOLDER, free=5 << 30), {}, NOTE, "SEEKABLE_MAX_UPLOAD_SIZE"),
-        (replace(FOLDER, kind="tmpfs"), {}, FIX, "in memory"),
-        (replace(FOLDER, options=frozenset({"rw", "nobarrier"})), {}, FIX, "mounted with nobarrier"),
-        (replace(FOLDER, sync_s=0.000001), {}, NOTE, "fsync returns at once"),
+        (replace(FOLDER, free_bytes=5 << 20), {}, FIX, "Free some space"),
+        (replace(FOLDER, free_bytes=5 << 30), {}, NOTE, "SEEKABLE_MAX_UPLOAD_SIZE"),
+        (replace(FOLDER, fs_type="tmpfs"), {}, FIX, "in memory"),
+        (replace(FOLDER, mount_options=frozenset({"rw", "nobarrier"})), {}, FIX, "mounted with nobarrier"),
+        (replace(FOLDER, fsync_s=0.000001), {}, NOTE, "fsync returns at once"),
     ],
 )
-def test_folder_facts_become_findings(
-    facts: FolderFacts, chosen: dict[str, Any], level: Level, words: str
+def test_folder_status_becomes_findings(
+    status: FolderStatus, chosen: dict[str, Any], level: Level, words: str
 ) -> None:
-    found = sentences(of_folder(settings(**chosen), facts))
+    found = sentences(check_folder(settings(**chosen), status))
     assert any(one is level and words in sentence for one, sentence in found), found
     assert {one for one, _ in found} <= {level, GOOD}
 
 
 @pytest.mark.parametrize(
-    ("facts", "chosen", "level", "words"),
+    ("status", "chosen", "level", "words"),
     [
         (DATABASE, {}, GOOD, "up to date"),
         (replace(DATABASE, error="No answer."), {}, FIX, "The database: No answer."),
-        (replace(DATABASE, made=False), {}, NOTE, "nothing of ours yet"),
+        (replace(DATABASE, exists=False), {}, NOTE, "no library yet"),
         (replace(DATABASE, migration="due"), {}, NOTE, "migrated at the next start"),
         (replace(DATABASE, migration="newer"), {}, FIX, "newer Seekable"),
         (replace(DATABASE, missing_indexes=("media.path",)), {}, FIX, "media.path"),
         (replace(DATABASE, missing_rights=("insert", "remove")), {}, FIX, "may not insert, remove"),
-        (replace(DATABASE, skew_s=-1.9), {}, GOOD, "up to date"),
-        (replace(DATABASE, skew_s=-5), {}, NOTE, "-5 s"),
-        (replace(DATABASE, skew_s=60), {}, FIX, "+60 s"),
-        (replace(DATABASE, replicated=False), {}, NOTE, "no replica set"),
+        (replace(DATABASE, clock_skew_s=-1.9), {}, GOOD, "up to date"),
+        (replace(DATABASE, clock_skew_s=-5), {}, NOTE, "-5 s"),
+        (replace(DATABASE, clock_skew_s=60), {}, FIX, "+60 s"),
+        (replace(DATABASE, replicated=False), {}, NOTE, "not a replica set"),
         (
             replace(DATABASE, replicated=False),
             {},
             NOTE,
-            "WebSockets hear only of what their own process does",
+            "WebSockets receive only changes of their own process",
         ),
-        (replace(DATABASE, exposed=("/films/x.db",)), {}, FIX, "rights to /films/x.db"),
-        (replace(DATABASE, alone=True), {}, NOTE, "stays on one machine"),
-        (replace(DATABASE, protected=False), {}, NOTE, "lets in everybody"),
+        (replace(DATABASE, exposed_files=("/films/x.db",)), {}, FIX, "rights to /films/x.db"),
+        (replace(DATABASE, single_machine=True), {}, NOTE, "stays on one machine"),
+        (replace(DATABASE, requires_login=False), {}, NOTE, "requires no login"),
         (replace(DATABASE, accounts=0), {**ACCOUNTS, "sign_up": "closed"}, FIX, "seekable account add"),
         (replace(DATABASE, accounts=0), ACCOUNTS, GOOD, "up to date"),
         (replace(DATABASE, accounts=1), {**ACCOUNTS, "sign_up": "closed"}, GOOD, "up to date"),
     ],
 )
-def test_database_facts_become_findings(
-    facts: DatabaseFacts, chosen: dict[str, Any], level: Level, words: str
+def test_database_status_becomes_findings(
+    status: DatabaseStatus, chosen: dict[str, Any], level: Level, words: str
 ) -> None:
-    found = sentences(of_database(settings(**chosen), facts))
+    found = sentences(check_database(settings(**chosen), status))
     assert any(one is level and words in sentence for one, sentence in found), found
     assert {one for one, _ in found} <= {level, GOOD}
 
@@ -195,14 +206,23 @@ def test_database_facts_become_findings(
 @pytest.mark.parametrize(
     ("privileges", "missing"),
     [
-        ([], sorted(NEEDED)),
-        ([{"resource": {"db": "films", "collection": ""}, "actions": [*NEEDED]}], []),
-        ([{"resource": {"db": "", "collection": ""}, "actions": [*NEEDED]}], []),
-        ([{"resource": {"anyResource": True}, "actions": [*NEEDED]}], []),
-        ([{"resource": {"db": "other", "collection": ""}, "actions": [*NEEDED]}], sorted(NEEDED)),
-        ([{"resource": {"db": "films", "collection": "media"}, "actions": [*NEEDED]}], sorted(NEEDED)),
-        ([{"resource": {"cluster": True}, "actions": [*NEEDED]}], sorted(NEEDED)),
-        ([{"resource": {"db": "films", "collection": ""}, "actions": [*NEEDED - {"remove"}]}], ["remove"]),
+        ([], sorted(NEEDED_ACTIONS)),
+        ([{"resource": {"db": "films", "collection": ""}, "actions": [*NEEDED_ACTIONS]}], []),
+        ([{"resource": {"db": "", "collection": ""}, "actions": [*NEEDED_ACTIONS]}], []),
+        ([{"resource": {"anyResource": True}, "actions": [*NEEDED_ACTIONS]}], []),
+        (
+            [{"resource": {"db": "other", "collection": ""}, "actions": [*NEEDED_ACTIONS]}],
+            sorted(NEEDED_ACTIONS),
+        ),
+        (
+            [{"resource": {"db": "films", "collection": "media"}, "actions": [*NEEDED_ACTIONS]}],
+            sorted(NEEDED_ACTIONS),
+        ),
+        ([{"resource": {"cluster": True}, "actions": [*NEEDED_ACTIONS]}], sorted(NEEDED_ACTIONS)),
+        (
+            [{"resource": {"db": "films", "collection": ""}, "actions": [*NEEDED_ACTIONS - {"remove"}]}],
+            ["remove"],
+        ),
     ],
 )
 def test_missing_rights_counts_only_rights_on_all_collections(
@@ -221,34 +241,34 @@ def test_advised_role_has_all_rights() -> None:
 # Real folders and databases
 
 
-def test_examine_folder_leaves_no_trace(tmp_path: Path) -> None:
-    facts = examine_folder(tmp_path / "not" / "there")
-    assert (facts.exists, facts.writable, facts.links, facts.locks) == (False, True, True, True)
-    assert facts.free > 0
-    assert facts.kind
+def test_probe_folder_leaves_no_trace(tmp_path: Path) -> None:
+    status = probe_folder(tmp_path / "not" / "there")
+    assert (status.exists, status.writable, status.hard_links, status.locks) == (False, True, True, True)
+    assert status.free_bytes > 0
+    assert status.fs_type
     assert [*tmp_path.iterdir()] == []
 
 
-def test_examine_folder_reports_kind_and_state_of_file_system(tmp_path: Path) -> None:
+def test_probe_folder_reports_kind_and_state_of_file_system(tmp_path: Path) -> None:
     with mounted(tmp_path / "memory", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as folder:
-        facts = examine_folder(folder)
-        assert (facts.kind, facts.free <= 1 << 20, facts.links) == ("tmpfs", True, True)
+        status = probe_folder(folder)
+        assert (status.fs_type, status.free_bytes <= 1 << 20, status.hard_links) == ("tmpfs", True, True)
         with suppress(OSError), (folder / "fill").open("wb", buffering=0) as fill:
             while fill.write(bytes(4096)):
                 pass
-        facts = examine_folder(folder)
-        assert (facts.writable, facts.full) == (True, True)
+        status = probe_folder(folder)
+        assert (status.writable, status.full) == (True, True)
     with mounted(tmp_path / "fixed", "-t", "tmpfs", "-o", "ro", "tmpfs") as folder:
-        facts = examine_folder(folder)
-        assert (facts.writable, facts.read_only, facts.exists) == (False, True, True)
+        status = probe_folder(folder)
+        assert (status.writable, status.read_only, status.exists) == (False, True, True)
 
 
-def test_examine_folder_writes_nothing_when_served_read_only(tmp_path: Path) -> None:
+def test_probe_folder_writes_nothing_when_served_read_only(tmp_path: Path) -> None:
     before = tmp_path.stat().st_mtime_ns
-    facts = examine_folder(tmp_path, read_only=True)
-    assert (facts.writable, facts.read_only, facts.exists) == (False, True, True)
+    status = probe_folder(tmp_path, read_only=True)
+    assert (status.writable, status.read_only, status.exists) == (False, True, True)
     assert tmp_path.stat().st_mtime_ns == before
-    assert not examine_folder(tmp_path / "none", read_only=True).exists
+    assert not probe_folder(tmp_path / "none", read_only=True).exists
 
 
 def doctor(folder: Path, **chosen: object) -> tuple[int, list[str]]:
@@ -268,16 +288,16 @@ def lines(found: list[str], level: str) -> list[str]:
 
 
 def test_doctor_lists_fixes_and_changes_nothing(tmp_path: Path) -> None:
-    status, found = doctor(tmp_path)
-    assert (status, lines(found, "fix")) == (0, [])
+    exit_status, found = doctor(tmp_path)
+    assert (exit_status, lines(found, "fix")) == (0, [])
     assert [*tmp_path.iterdir()] == []
-    status, found = doctor(tmp_path, prot=1, host="0.0.0.0", files_dir="/proc/films")
-    assert status == 1
+    exit_status, found = doctor(tmp_path, prot=1, host="0.0.0.0", files_dir="/proc/films")
+    assert exit_status == 1
     wanted = ("SEEKABLE_PORT", "refuses", "cannot be written")
     for line, words in zip(lines(found, "fix"), wanted, strict=True):
         assert words in line
-    status, found = doctor(tmp_path, port="many")
-    assert (status, found) == (1, []), "an invalid setting is reported like in every command"
+    exit_status, found = doctor(tmp_path, port="many")
+    assert (exit_status, found) == (1, []), "an invalid setting is reported like in every command"
 
 
 Broken = Callable[[dict[str, Any]], str]
@@ -318,22 +338,22 @@ def test_doctor_finds_fault_in_real_database(tmp_path: Path, backend: str, harm:
     if backend == "postgresql":
         chosen["database_url"] = postgres.shared().new_database()
     environment = {f"SEEKABLE_{key.upper()}": str(value) for key, value in chosen.items()}
-    (before,) = examine(settings(**chosen))
-    assert (before.error, before.made) == ("", False)
+    (before,) = probe_databases(settings(**chosen))
+    assert (before.error, before.exists) == ("", False)
     migrated = completed("migrate", folder=tmp_path, environment={**os.environ, **environment})
     assert migrated.returncode == 0, migrated.stderr
-    (facts,) = examine(settings(**chosen))
-    assert (facts.error, facts.migration, facts.missing_indexes) == ("", "done", ())
-    assert abs(facts.skew_s) < 1
-    assert facts.alone == (backend == "filesystem")
+    (status,) = probe_databases(settings(**chosen))
+    assert (status.error, status.migration, status.missing_indexes) == ("", "done", ())
+    assert abs(status.clock_skew_s) < 1
+    assert status.single_machine == (backend == "filesystem")
     if backend == "gridfs":
-        assert (facts.replicated, facts.protected) == (True, False)
+        assert (status.replicated, status.requires_login) == (True, False)
         mongo.database(chosen["mongodb_url"])["media"].insert_one({})
-    status, found = doctor(tmp_path, **chosen)
-    assert (status, lines(found, "fix")) == (0, []), found
+    exit_status, found = doctor(tmp_path, **chosen)
+    assert (exit_status, lines(found, "fix")) == (0, []), found
     words = harm(chosen)
-    status, found = doctor(tmp_path, **chosen)
-    assert status == 1
+    exit_status, found = doctor(tmp_path, **chosen)
+    assert exit_status == 1
     (line,) = lines(found, "fix")
     assert words in line
 
@@ -348,7 +368,7 @@ def test_doctor_finds_fault_in_real_database(tmp_path: Path, backend: str, harm:
     ],
 )
 def test_unreachable_database_is_one_finding(tmp_path: Path, chosen: dict[str, Any]) -> None:
-    (facts,) = examine(settings(files_dir=tmp_path, **chosen))
-    (finding,) = of_database(settings(**chosen), facts)
-    assert finding == Finding(FIX, f"{facts.name}: {facts.error}")
-    assert facts.error.endswith((".", "refused", "?")) or "refused" in facts.error
+    (status,) = probe_databases(settings(files_dir=tmp_path, **chosen))
+    (finding,) = check_database(settings(**chosen), status)
+    assert finding == Finding(FIX, f"{status.name}: {status.error}")
+    assert status.error.endswith((".", "refused", "?")) or "refused" in status.error

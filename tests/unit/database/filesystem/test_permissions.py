@@ -7,9 +7,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from app.cli.doctor import Level, of_database, of_folder
-from app.database.examining import examine
-from app.database.filesystem.doctor_checks import examine_folder
+from app.cli.doctor import Level, check_database, check_folder
+from app.database.doctor_checks import probe_databases, probe_folder
 from app.storage.types import Key
 from tests.support import need, need_root, run
 from tests.unit.database.library import Library
@@ -44,9 +43,9 @@ def database_files(library: Library) -> list[Path]:
 
 def exposed(library: Library) -> list[str]:
     """Return the findings of `seekable doctor` about permissions."""
-    findings = [*of_folder(library.settings, examine_folder(library.root))]
-    for facts in examine(library.settings):
-        findings += of_database(library.settings, facts)
+    findings = [*check_folder(library.settings, probe_folder(library.root))]
+    for status in probe_databases(library.settings):
+        findings += check_database(library.settings, status)
     return [one.sentence for one in findings if one.level is Level.FIX and "Other users" in one.sentence]
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from pymongo.collection import Collection
 
-from app.database import prepare_database
-from app.database.facts import NEWER
+from app.database import NEWER_SCHEMA, prepare_database
 from app.database.gridfs.connection import Database
 from app.database.gridfs.documents import UNJUDGED, UNJUDGED_INDEX
 from app.database.gridfs.opening import VERSION, migration, open_gridfs
@@ -108,7 +107,7 @@ def test_database_of_newer_version_is_refused_and_unchanged(newer: str) -> None:
     databases[newer].update_one({}, {"$set": {"version": VERSION + 1}})
     indexed = files["media"] if newer == "files" else users["accounts"]
     indexed.drop_indexes()
-    with pytest.raises(StorageUnavailable, match=rf"^MongoDB at .+: {re.escape(NEWER)}$"):
+    with pytest.raises(StorageUnavailable, match=rf"^MongoDB at .+: {re.escape(NEWER_SCHEMA)}$"):
         prepare_database(settings)
     assert len(list(indexed.list_indexes())) == 1
     assert versions(databases[newer]) == [VERSION + 1]

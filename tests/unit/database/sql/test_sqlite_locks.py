@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database.examining import examine
+from app.database.doctor_checks import probe_databases
 from app.database.filesystem import reconcile
 from app.storage.errors import AlreadyExists, NotFound
 from app.storage.maintenance import Integrity
@@ -39,7 +39,7 @@ def open_again(library: Library) -> None:
 
 
 def use_everything(library: Library) -> None:
-    examine(library.settings)
+    probe_databases(library.settings)
     library.backend.ping()
     scan(library)
     sum(library.backend.maintenance.hash_unverified())
