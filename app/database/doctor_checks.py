@@ -166,7 +166,7 @@ def _probe_connection(
     try:
         with closing(open_()) as database:
             name = f"{database.server}, database {database.name!r}"
-            with database.asked(within_s=10):
+            with database.operation(within_s=10):
                 return status(name, database)
     except (ConfigurationError, StorageError) as error:
         return DatabaseStatus(name, error=str(error))

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from mongoengine import BooleanField, DateTimeField, Document, FloatField, ListField, LongField, StringField
 
 from app.accounts import models
-from app.database.gridfs.documents import Stored, index
+from app.database.gridfs.documents import RawDocument, index
 
 M = TypeVar("M")
 
@@ -28,7 +28,7 @@ def _unique(*names: str) -> dict[str, Any]:
     return index(*names) | {"unique": True}
 
 
-def _where(spec: dict[str, Any], condition: Stored) -> dict[str, Any]:
+def _where(spec: dict[str, Any], condition: RawDocument) -> dict[str, Any]:
     return spec | {"partialFilterExpression": condition}
 
 
@@ -149,7 +149,7 @@ class Attempts(Document):  # type: ignore[misc]
     change = StringField(required=True)
 
 
-def stored(kind: type[Document], model: Any, **more: object) -> Stored:
+def stored(kind: type[Document], model: Any, **more: object) -> RawDocument:
     """What is stored of one of the models, in a document of this kind."""
     values = {field.name: getattr(model, field.name) for field in fields(model)} | more
     if isinstance(model, models.Token):

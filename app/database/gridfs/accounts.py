@@ -35,39 +35,41 @@ from app.accounts.store import MAX_SESSIONS
 from app.database.gridfs import account_documents
 from app.database.gridfs.account_documents import model, stored
 from app.database.gridfs.connection import Users
-from app.database.gridfs.documents import Stored
+from app.database.gridfs.documents import RawDocument
 from app.database.gridfs.shared_state import MongoAttempts
 from app.storage.errors import StorageUnavailable
 
 COUNTS_FOR_MS = 10_000
 TRIES = 8
 
-_PARTING: Stored = {"$gt": ["$parting.until", "$$NOW"]}
-LEAVE: Stored = {"$set": {"leaving": True}, "$inc": {"era": 1}, "$unset": {"heir": True}}
+_PARTING: RawDocument = {"$gt": ["$parting.until", "$$NOW"]}
+LEAVE: RawDocument = {"$set": {"leaving": True}, "$inc": {"era": 1}, "$unset": {"heir": True}}
 """The one write that ends an account's sessions, too."""
 
-DEMOTE: Stored = {"$set": {"is_admin": False}, "$unset": {"heir": True, "parting": True}}
+DEMOTE: RawDocument = {"$set": {"is_admin": False}, "$unset": {"heir": True, "parting": True}}
 
 
-def resign(users: Users, account_id: str, change: Stored, *, may_be_alone: bool) -> None:
+def resign(users: Users, account_id: str, change: RawDocument, *, may_be_alone: bool) -> None:
     """Apply the change, by which an account stops being an administrator that stays. Raises LastAdministrator
     unless another one can log in, or, where that will do, all other accounts are leaving."""
     for attempt in range(TRIES):
-        with users.asked():
+        with users.operation():
             if _resigned(users.accounts, account_id, change, may_be_alone):
                 return
         time.sleep(random.uniform(0, 0.02 * 2**attempt))
     raise StorageUnavailable("Several administrators are leaving just now.")
 
 
-def _resigned(accounts: Documents[Stored], account_id: str, change: Stored, may_be_alone: bool) -> bool:
+def _resigned(
+    accounts: Documents[RawDocument], account_id: str, change: RawDocument, may_be_alone: bool
+) -> bool:
     """Return False if the attempt has to be repeated."""
     said = uuid4().hex  # by this call: another one may be about the same account
     until = {"$add": ["$$NOW", COUNTS_FOR_MS]}
     accounts.update_one({"_id": account_id}, [{"$set": {"parting": {"by": said, "until": until}}}])
-    others: Stored = {"_id": {"$ne": account_id}, "leaving": False}
+    others: RawDocument = {"_id": {"$ne": account_id}, "leaving": False}
     able = others | {"is_admin": True, "disabled": False}
-    mine: Stored = {"_id": account_id, "parting.by": said}
+    mine: RawDocument = {"_id": account_id, "parting.by": said}
     is_alone = may_be_alone and not accounts.find_one(others)
     if is_alone or accounts.find_one(able | {"$expr": {"$not": _PARTING}}):
         return accounts.update_one(mine | {"$expr": _PARTING}, change).matched_count == 1
@@ -79,13 +81,13 @@ def _resigned(accounts: Documents[Stored], account_id: str, change: Stored, may_
 
 def succeed(users: Users) -> None:
     """Make the oldest account that stays an administrator, if none that stays is one."""
-    with users.asked():
+    with users.operation():
         while users.accounts.find_one({"is_admin": True, "leaving": False}, {"_id": True}) is None:
-            staying: Stored = {"_id": {"$gt": ""}, "leaving": False}
+            staying: RawDocument = {"_id": {"$gt": ""}, "leaving": False}
             heir = users.accounts.find_one(staying, {"_id": True}, sort=[("created_at", 1), ("_id", 1)])
             if heir is None:
                 return
-            appoint: Stored = {"$set": {"is_admin": True, "heir": True}}
+            appoint: RawDocument = {"$set": {"is_admin": True, "heir": True}}
             try:
                 users.accounts.update_one({"_id": heir["_id"], "leaving": False}, appoint)
             except DuplicateKeyError:
@@ -107,7 +109,7 @@ class MongoAccounts:
 
     def add(self, account: Account, *, invite: str | None = None) -> Account:
         users = self._users
-        with users.asked():
+        with users.operation():
             if invite is not None:
                 unexpired = {"_id": invite, "expires_at": {"$gt": datetime.now(UTC)}}
                 if users.invites.find_one(unexpired) is None:
@@ -148,12 +150,12 @@ class MongoAccounts:
         return self._first(Account, self._users.accounts, {"email": email})
 
     def accounts(self, *, after: str = "", limit: int) -> Sequence[Account]:
-        with self._users.asked():
+        with self._users.operation():
             found = self._users.accounts.find({"email": {"$gt": after}}).sort("email").limit(limit)
             return [model(Account, one) for one in found]
 
     def count(self) -> int:
-        with self._users.asked():
+        with self._users.operation():
             return self._users.accounts.count_documents({})
 
     def set_password(self, account_id: str, password: str, *, version: int) -> bool:
@@ -161,7 +163,7 @@ class MongoAccounts:
         return self._changed({"_id": account_id, "version": version}, change)
 
     def set_disabled(self, account_id: str, disabled: bool) -> None:
-        change: Stored = {"$set": {"disabled": disabled}} | ({"$inc": {"era": 1}} if disabled else {})
+        change: RawDocument = {"$set": {"disabled": disabled}} | ({"$inc": {"era": 1}} if disabled else {})
         if not self._changed({"_id": account_id}, change):
             raise UnknownAccount(NO_ACCOUNT)
 
@@ -169,9 +171,9 @@ class MongoAccounts:
         if not self._changed({"_id": account_id}, {"$set": {"quota": quota}}):
             raise UnknownAccount(NO_ACCOUNT)
 
-    def _changed(self, which: Stored, change: Stored) -> bool:
+    def _changed(self, which: RawDocument, change: RawDocument) -> bool:
         """Whether there was such an account. Sessions of its former eras are gone."""
-        with self._users.asked():
+        with self._users.operation():
             found = self._users.accounts.find_one_and_update(which, change, return_document=_AFTER)
             if found is not None and "$inc" in change:
                 former = {"account_id": found["_id"], "era": {"$lt": found["era"]}}
@@ -190,15 +192,15 @@ class MongoAccounts:
 
     def leave(self, account_id: str, keep: Destination | None = None) -> None:
         library, folder = (keep.library, keep.folder) if keep else (None, None)
-        kept: Stored = {"keep_library": library, "keep_folder": folder}
+        kept: RawDocument = {"keep_library": library, "keep_folder": folder}
         leave = LEAVE | {"$set": LEAVE["$set"] | kept}
         while not self._left(account_id, leave):
             pass  # its rights have just changed
         succeed(self._users)
-        with self._users.asked():
+        with self._users.operation():
             self._forget_belongings(account_id)
 
-    def _left(self, account_id: str, leave: Stored) -> bool:
+    def _left(self, account_id: str, leave: RawDocument) -> bool:
         """Mark the account as leaving. Return False if it became an administrator meanwhile."""
         account = self.account(account_id)
         if account is None:
@@ -207,21 +209,21 @@ class MongoAccounts:
             resign(self._users, account_id, leave, may_be_alone=True)
             return True
         same = {"_id": account_id, "leaving": account.leaving, "is_admin": account.is_admin}
-        with self._users.asked():
+        with self._users.operation():
             return self._users.accounts.update_one(same, leave).matched_count == 1
 
     def leaving(self) -> Sequence[Account]:
-        with self._users.asked():
+        with self._users.operation():
             return [model(Account, one) for one in self._users.accounts.find({"leaving": True})]
 
     def remove(self, account_id: str) -> None:
         users = self._users
-        with users.asked():
+        with users.operation():
             # First nothing more can come to belong to it.
             found = users.accounts.find_one_and_update({"_id": account_id}, LEAVE)
             self._forget_belongings(account_id)
         succeed(users)
-        with users.asked():
+        with users.operation():
             if found is not None:
                 # Of a crash before it was: it must not be used again when the account is no longer there.
                 users.invites.delete_one({"_id": found.get("invite")})
@@ -233,7 +235,7 @@ class MongoAccounts:
 
     def add_session(self, session: Session, *, version: int) -> bool:
         mine = {"_id": session.account_id, "version": version, **_CAN_LOG_IN}
-        with self._users.asked():
+        with self._users.operation():
             account = self._users.accounts.find_one(mine, {"era": True})
             if account is None:
                 return False
@@ -247,11 +249,11 @@ class MongoAccounts:
             return True
 
     def session(self, secret_hash: str) -> Session | None:
-        with self._users.asked():
+        with self._users.operation():
             found = self._current([secret_hash])
         return model(Session, found[0]) if found else None
 
-    def _current(self, hashes: Collection[str]) -> list[Stored]:
+    def _current(self, hashes: Collection[str]) -> list[RawDocument]:
         """Of these sessions those that count."""
         found = list(self._users.sessions.find({"_id": {"$in": [*hashes]}}))
         ids = list({one["account_id"] for one in found})
@@ -261,7 +263,7 @@ class MongoAccounts:
         return [one for one in found if eras.get(one["account_id"]) == one["era"]]
 
     def sessions(self, account_id: str) -> Sequence[Session]:
-        with self._users.asked():
+        with self._users.operation():
             account = self._users.accounts.find_one({"_id": account_id}, {"era": True})
             if account is None:
                 return []
@@ -269,11 +271,11 @@ class MongoAccounts:
             return _newest_first(Session, self._users.sessions, mine)
 
     def see_session(self, secret_hash: str, seen_at: datetime) -> None:
-        with self._users.asked():
+        with self._users.operation():
             self._users.sessions.update_one({"_id": secret_hash}, {"$max": {"seen_at": seen_at}})
 
     def remove_session(self, secret_hash: str) -> None:
-        with self._users.asked():
+        with self._users.operation():
             self._users.sessions.delete_one({"_id": secret_hash})
 
     def add_token(self, token: Token) -> None:
@@ -283,14 +285,14 @@ class MongoAccounts:
         return self._first(Token, self._users.tokens, {"hash": secret_hash})
 
     def tokens(self, account_id: str) -> Sequence[Token]:
-        with self._users.asked():
+        with self._users.operation():
             return _newest_first(Token, self._users.tokens, {"account_id": account_id})
 
     def remove_token(self, account_id: str, token_id: str) -> None:
         self._remove(self._users.tokens, {"_id": token_id, "account_id": account_id}, NO_TOKEN)
 
     def remove_tokens(self, account_id: str) -> None:
-        with self._users.asked():
+        with self._users.operation():
             self._users.tokens.delete_many({"account_id": account_id})
 
     def add_link(self, link: Link) -> None:
@@ -300,7 +302,7 @@ class MongoAccounts:
         return self._first(Link, self._users.links, {"_id": link_id})
 
     def links(self, account_id: str) -> Sequence[Link]:
-        with self._users.asked():
+        with self._users.operation():
             return _newest_first(Link, self._users.links, {"account_id": account_id})
 
     def automatic_link(
@@ -313,27 +315,27 @@ class MongoAccounts:
     def remove_link(self, account_id: str, link_id: str) -> None:
         self._remove(self._users.links, {"_id": link_id, "account_id": account_id}, NO_LINK)
 
-    def _add(self, documents: Documents[Stored], document: Stored) -> None:
+    def _add(self, documents: Documents[RawDocument], document: RawDocument) -> None:
         """Store what belongs to an account. Who leaves says so first, and then deletes what there is."""
-        with self._users.asked():
+        with self._users.operation():
             documents.insert_one(document)
             if self._users.accounts.find_one({"_id": document["account_id"], "leaving": False}) is None:
                 documents.delete_one({"_id": document["_id"]})
                 raise UnknownAccount(NO_ACCOUNT)
 
-    def _remove(self, documents: Documents[Stored], which: Stored, missing: str) -> None:
-        with self._users.asked():
+    def _remove(self, documents: Documents[RawDocument], which: RawDocument, missing: str) -> None:
+        with self._users.operation():
             if not documents.delete_one(which).deleted_count:
                 raise UnknownAccount(missing)
 
     def add_invite(self, invite: Invite) -> None:
-        with self._users.asked():
+        with self._users.operation():
             self._users.invites.insert_one(stored(account_documents.Invite, invite))
 
     def invites(self) -> Sequence[Invite]:
-        with self._users.asked():
+        with self._users.operation():
             found = _newest_first(Invite, self._users.invites, {})
-            hashes: Stored = {"$in": [one.hash for one in found]}
+            hashes: RawDocument = {"$in": [one.hash for one in found]}
             # Those that a crash has left when they had been used.
             used = {one["invite"] for one in self._users.accounts.find({"invite": hashes}, {"invite": True})}
         return [one for one in found if one.hash not in used]
@@ -342,19 +344,19 @@ class MongoAccounts:
         self._remove(self._users.invites, {"_id": secret_hash}, NO_INVITE)
 
     def signing_keys(self) -> Sequence[SigningKey]:
-        with self._users.asked():
+        with self._users.operation():
             return [model(SigningKey, one) for one in self._keys()]
 
-    def _keys(self) -> list[Stored]:
+    def _keys(self) -> list[RawDocument]:
         return list(self._users.signing_keys.find().sort("number", DESCENDING))
 
     def add_first_signing_key(self, key: SigningKey) -> None:
-        with self._users.asked():
+        with self._users.operation():
             if not self._keys():
                 self._insert_key(key, 1)
 
     def add_signing_key(self, key: SigningKey, *, keep: Iterable[str]) -> None:
-        with self._users.asked():
+        with self._users.operation():
             while True:
                 known = self._keys()
                 if self._insert_key(key, known[0]["number"] + 1 if known else 1):
@@ -374,12 +376,12 @@ class MongoAccounts:
         return True
 
     def announce(self, address: str) -> None:
-        with self._users.asked():
+        with self._users.operation():
             change = {"$set": {"address": address}}
             self._users.announcements.update_one({"_id": "server"}, change, upsert=True)
 
     def announced(self) -> str | None:
-        with self._users.asked():
+        with self._users.operation():
             found = self._users.announcements.find_one({"_id": "server"})
         return found["address"] if found else None
 
@@ -387,7 +389,7 @@ class MongoAccounts:
         self, *, accounts: Collection[tuple[str, int]], sessions: Collection[str], tokens: Collection[str]
     ) -> tuple[set[tuple[str, int]], set[str], set[str]]:
         ids = {"$in": [one for one, _ in accounts]}
-        with self._users.asked():
+        with self._users.operation():
             found = self._users.accounts.find({"_id": ids, **_CAN_LOG_IN}, {"version": True})
             known = {(one["_id"], one["version"]) for one in found}
             logins = {one["_id"] for one in self._current(sessions)}
@@ -396,22 +398,24 @@ class MongoAccounts:
         return known & {*accounts}, logins, left
 
     def standing_links(self, links: Collection[str]) -> set[str]:
-        with self._users.asked():
+        with self._users.operation():
             return {one["_id"] for one in self._users.links.find({"_id": {"$in": [*links]}}, {"_id": True})}
 
     def sweep(self, *, now: datetime, seen_before: datetime, created_before: datetime) -> None:
         users = self._users
-        with users.asked():
+        with users.operation():
             users.links.delete_many({"expires_at": {"$lte": now}})
             users.invites.delete_many({"expires_at": {"$lte": now}})
             users.sessions.delete_many({"seen_at": {"$lt": seen_before}})
             users.sessions.delete_many({"created_at": {"$lt": created_before}})
 
-    def _first(self, kind: type[M], documents: Documents[Stored], which: Stored, **order: Any) -> M | None:
-        with self._users.asked():
+    def _first(
+        self, kind: type[M], documents: Documents[RawDocument], which: RawDocument, **order: Any
+    ) -> M | None:
+        with self._users.operation():
             found = documents.find_one(which, **order)
         return None if found is None else model(kind, found)
 
 
-def _newest_first(kind: type[M], documents: Documents[Stored], which: Stored) -> list[M]:
+def _newest_first(kind: type[M], documents: Documents[RawDocument], which: RawDocument) -> list[M]:
     return [model(kind, one) for one in documents.find(which).sort("created_at", DESCENDING)]

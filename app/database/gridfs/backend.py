@@ -18,10 +18,10 @@ from app.database.gridfs.documents import (
     Media,
     address_filter,
     find_media,
-    info_in,
     info_of,
-    infos_in,
     key_fields,
+    parse_info,
+    parse_infos,
 )
 from app.database.gridfs.garbage_collection import LeaseRenewer
 from app.database.gridfs.grid_maintenance import GridMaintenance
@@ -76,18 +76,18 @@ class GridBackend:
         """Return None: only the database knows the current version, and a query blocks."""
 
     def open(self, address: Address, *, wait: bool) -> GridReader:
-        with self.database.asked():
+        with self.database.operation():
             media = self.database.media.find_one(address_filter(address))
         if media is None:
             raise NotFound(NO_FILE)
         try:
             size = int(media["chunk_size"])
-            return GridReader(self.database, info_in(media), media["file"], size, self._sizes)
+            return GridReader(self.database, parse_info(media), media["file"], size, self._sizes)
         except MALFORMED as error:
             raise StorageUnavailable(f"The document of this file is malformed: {error!r}.") from error
 
     def check(self, key: Key, expect: Expectation) -> None:
-        with self.database.asked():
+        with self.database.operation():
             media = find_media(self.database.media, key)
             if media is None:
                 check_path_conflicts(self.database.media, key)
@@ -143,20 +143,20 @@ class GridBackend:
 
     def page(self, listing: Listing, *, cursor: str | None, limit: int, wait: bool) -> Page:
         media = self.database.media
-        with self.database.asked():
+        with self.database.operation():
             index = MongoListIndex(media, listing)
             found, next_cursor = paging.page(index, cursor=cursor, limit=limit)
             names: tuple[str, ...] = ()
             if cursor is None and not listing.recursive and not listing.query.strip():
                 names = folders(media, listing.library, listing.folder, limit=MAX_FOLDERS)
-        return Page(names, tuple(infos_in(found)), next_cursor)
+        return Page(names, tuple(parse_infos(found)), next_cursor)
 
     def folders(self, library: str, folder: str) -> tuple[str, ...]:
-        with self.database.asked():
+        with self.database.operation():
             return folders(self.database.media, library, folder, limit=MAX_ALL_FOLDERS)
 
     def libraries(self) -> tuple[str, ...]:
-        with self.database.asked():
+        with self.database.operation():
             return libraries(self.database.media)
 
     def ping(self, part: str | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from bson import Int64, ObjectId
 
 from app.database.gridfs.connection import Database
-from app.database.gridfs.documents import Stored
+from app.database.gridfs.documents import RawDocument
 from app.database.gridfs.garbage_collection import LeaseRenewer, delete_entry, remove_chunks
 from app.storage.errors import StorageError, Truncated
 from app.storage.types import FileInfo, Key
@@ -52,10 +52,10 @@ class TransferSizes:
 
 DEFAULT_SIZES = TransferSizes()
 
-OURS: Stored = {"metadata.library": {"$exists": True}}
+OURS: RawDocument = {"metadata.library": {"$exists": True}}
 """Selects files of the bucket that were uploaded through this program."""
 
-FOREIGN: Stored = {"metadata.library": {"$exists": False}}
+FOREIGN: RawDocument = {"metadata.library": {"$exists": False}}
 """Selects files of the bucket that other programs wrote."""
 
 
@@ -88,7 +88,7 @@ class GridReader:
         """Return the bytes of a range. Raises Truncated if a chunk is missing or has a wrong length."""
         stop = min(start + size, self.info.size)
         first, last = start // self._chunk_size, (stop - 1) // self._chunk_size
-        with self._database.asked():
+        with self._database.operation():
             selected = {"files_id": self._file, "n": {"$gte": first, "$lte": last}}
             # All in one reply, so that the server keeps no cursor open.
             count = last - first + 1
@@ -98,7 +98,7 @@ class GridReader:
         per_piece = max(1, MIN_PIECE_SIZE // self._chunk_size)
         return [b"".join(pieces[i : i + per_piece]) for i in range(0, len(pieces), per_piece)]
 
-    def _pieces(self, chunks: list[Stored], start: int, stop: int) -> list[bytes]:
+    def _pieces(self, chunks: list[RawDocument], start: int, stop: int) -> list[bytes]:
         position = start
         pieces = []
         for number, chunk in enumerate(chunks, start // self._chunk_size):
@@ -217,7 +217,7 @@ class StagedFile:
         with suppress(StorageError):
             while remove_chunks(self._database, self.id):
                 pass
-            with self._database.asked():
+            with self._database.operation():
                 delete_entry(self._database, self.id)
 
     def _complete_chunk(self) -> None:
@@ -239,12 +239,12 @@ class StagedFile:
         self._chunks += len(chunks)
         self._size += sum(map(len, chunks))
 
-    def _insert_chunks(self, documents: list[Stored]) -> None:
-        with self._database.asked():
+    def _insert_chunks(self, documents: list[RawDocument]) -> None:
+        with self._database.operation():
             self._database.chunks.insert_many(documents)
 
-    def _insert_file(self, filename: str, metadata: Stored) -> None:
-        document: Stored = {
+    def _insert_file(self, filename: str, metadata: RawDocument) -> None:
+        document: RawDocument = {
             "_id": self.id,
             "filename": filename,
             "length": Int64(self._size),
@@ -252,7 +252,7 @@ class StagedFile:
             "uploadDate": datetime.now(UTC),
             "metadata": metadata,
         }
-        with self._recording_failure(), self._database.asked():
+        with self._recording_failure(), self._database.operation():
             self._database.files.insert_one(document)
 
     @contextmanager

@@ -13,7 +13,7 @@ from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
 
 from app.database.gridfs import own_writes
 from app.database.gridfs.connection import IMAGES, Database, map_error
-from app.database.gridfs.documents import MALFORMED, Stored, info_in
+from app.database.gridfs.documents import MALFORMED, RawDocument, parse_info
 from app.database.gridfs.own_writes import Mark
 from app.events.feed import ChangeFeed, Message
 from app.storage.errors import StorageError, StorageUnavailable
@@ -60,41 +60,45 @@ def _parse(event: Mapping[str, Any]) -> StreamEvent | None:
     before, after = event.get("fullDocumentBeforeChange"), _after(event)
     match event["operationType"]:
         case "insert":
-            return StreamEvent(Change(ChangeKind.CREATED, info_in(after)), own_writes.stored(after["file"]))
+            return StreamEvent(
+                Change(ChangeKind.CREATED, parse_info(after)), own_writes.stored(after["file"])
+            )
         case "delete":
             mark = own_writes.deleted(event["documentKey"]["_id"])
-            return StreamEvent(None if before is None else Change(ChangeKind.DELETED, info_in(before)), mark)
+            return StreamEvent(
+                None if before is None else Change(ChangeKind.DELETED, parse_info(before)), mark
+            )
         case "update" | "replace":
             return _parse_update(before, after)
     return StreamEvent(None)  # the collection was dropped or renamed
 
 
-def _after(event: Mapping[str, Any]) -> Stored:
+def _after(event: Mapping[str, Any]) -> RawDocument:
     """Return the document after the change; of an update without an earlier image, the updated fields."""
     if event["operationType"] != "update":
         return dict(event.get("fullDocument") or {})
     return {**(event.get("fullDocumentBeforeChange") or {}), **event["updateDescription"]["updatedFields"]}
 
 
-def _parse_update(before: Stored | None, after: Stored) -> StreamEvent | None:
+def _parse_update(before: RawDocument | None, after: RawDocument) -> StreamEvent | None:
     if before is None:  # the server keeps no images of documents before a change
         if "file" in after:
             return StreamEvent(None, own_writes.stored(after["file"]))
         return StreamEvent(None) if any(name in after for name in (*KEY_FIELDS, "etag")) else None
     if before["file"] != after["file"]:
-        return StreamEvent(Change(ChangeKind.REPLACED, info_in(after)), own_writes.stored(after["file"]))
+        return StreamEvent(Change(ChangeKind.REPLACED, parse_info(after)), own_writes.stored(after["file"]))
     if any(before[name] != after[name] for name in KEY_FIELDS):
         previous = Key(*(before[name] for name in KEY_FIELDS))
         mark = own_writes.moved(after["_id"], *(after[name] for name in KEY_FIELDS))
-        return StreamEvent(Change(ChangeKind.MOVED, info_in(after), previous), mark)
+        return StreamEvent(Change(ChangeKind.MOVED, parse_info(after), previous), mark)
     if before["etag"] != after["etag"]:
-        return StreamEvent(Change(ChangeKind.REPLACED, info_in(after)))
+        return StreamEvent(Change(ChangeKind.REPLACED, parse_info(after)))
     return None
 
 
 def open_change_source(database: Database) -> "MongoChangeSource | None":
     """Return the source of other processes' changes. Returns None if the server is not a replica set."""
-    with database.asked():
+    with database.operation():
         replicated = database.is_replicated()
     if not replicated:
         log.info(ALONE)
@@ -108,7 +112,7 @@ class MongoChangeSource:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._origin = uuid4().hex
-        self._stream: DatabaseChangeStream[Stored] | None = None
+        self._stream: DatabaseChangeStream[RawDocument] | None = None
         self._token: Mapping[str, Any] | None = None
         self._is_prepared = False
         self._has_progress = False
@@ -122,7 +126,7 @@ class MongoChangeSource:
             own_writes.clear()
         own_writes.enabled = True
         try:
-            with self._database.asked():
+            with self._database.operation():
                 self._stream = self._database.media.database.watch(
                     [{"$match": self._filter()}],
                     full_document_before_change="whenAvailable",
@@ -163,7 +167,7 @@ class MongoChangeSource:
         """Do nothing: the connections belong to the database."""
 
     def send(self, message: Message) -> None:
-        with self._database.asked():
+        with self._database.operation():
             if not self._has_progress:
                 with suppress(CollectionInvalid, OperationFailure):  # it exists
                     self._database.progress.database.create_collection(
@@ -172,7 +176,7 @@ class MongoChangeSource:
                 self._has_progress = True
             self._database.progress.insert_one({"origin": self._origin, **message._asdict()})
 
-    def _pass_on(self, event: Stored, feed: ChangeFeed) -> None:
+    def _pass_on(self, event: RawDocument, feed: ChangeFeed) -> None:
         if event["ns"].get("coll") == self._database.progress.name:
             document = event["fullDocument"]
             if document.get("origin") != self._origin:
@@ -186,7 +190,7 @@ class MongoChangeSource:
         else:
             feed.publish_threadsafe([parsed.change])
 
-    def _filter(self) -> Stored:
+    def _filter(self) -> RawDocument:
         media, progress = self._database.media.name, self._database.progress.name
         relevant = [
             {f"updateDescription.updatedFields.{name}": {"$exists": True}}
@@ -205,12 +209,12 @@ class MongoChangeSource:
     def _keep_images(self) -> None:
         """Make the server keep images of documents before a change, even in an older collection."""
         media = self._database.media
-        with self._database.asked():
+        with self._database.operation():
             (found,) = media.database.list_collections(filter={"name": media.name})
         if found["options"].get("changeStreamPreAndPostImages", {}).get("enabled"):
             return
         try:
-            with self._database.asked():
+            with self._database.operation():
                 media.database.command("collMod", media.name, **IMAGES)
         except StorageError as error:
             if not isinstance(error.__cause__, OperationFailure):

@@ -18,7 +18,7 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from app.database.gridfs.account_documents import Account, Attempts, Invite, Link, Session, SigningKey, Token
-from app.database.gridfs.documents import OBSOLETE_INDEXES, Media, Stored
+from app.database.gridfs.documents import OBSOLETE_INDEXES, Media, RawDocument
 from app.database.gridfs.own_writes import OwnWrites
 from app.events.feed import ChangeFeed
 from app.settings import ConfigurationError, Settings
@@ -62,7 +62,7 @@ class Connection:
     Raises ConfigurationError, which names the `setting`, if the URL is invalid.
     """
 
-    schema: Collection[Stored]
+    schema: Collection[RawDocument]
     """The version of the schema; see opening.py."""
 
     def __init__(self, url: str, *, setting: str, default: str, name: str | None = None) -> None:
@@ -70,7 +70,7 @@ class Connection:
             parsed = parse_uri(url)
             options, nodes = parsed["options"], parsed["nodelist"]
             missing = {name: value for name, value in OPTIONS.items() if name not in options}
-            self.client: MongoClient[Stored] = MongoClient(url, tz_aware=True, **missing)
+            self.client: MongoClient[RawDocument] = MongoClient(url, tz_aware=True, **missing)
             # The name is not put into the URL, whose database authenticates the user.
             database = self.client[name] if name else self.client.get_default_database(default)
         except (PyMongoError, ValueError, OSError) as error:  # OSError: a certificate file is missing
@@ -88,7 +88,7 @@ class Connection:
         self.client.close()
 
     @contextmanager
-    def asked(self, within_s: float | None = TIMEOUT_S, *, fail_fast: bool = True) -> Iterator[None]:
+    def operation(self, within_s: float | None = TIMEOUT_S, *, fail_fast: bool = True) -> Iterator[None]:
         """Limit the total time of the commands inside, and map their errors.
 
         With `fail_fast`, raise at once if the database was found unreachable within the last second.
@@ -116,13 +116,13 @@ class Connection:
         hello = self.client.admin.command("hello")
         return "setName" in hello or hello.get("msg") == "isdbgrid"  # the latter is a mongos router
 
-    def create_missing(self, collection: Collection[Stored], indexes: list[IndexModel]) -> bool:
+    def create_missing(self, collection: Collection[RawDocument], indexes: list[IndexModel]) -> bool:
         """Create the missing indexes, which is slow for many documents. Return whether any was missing."""
-        with self.asked():
+        with self.operation():
             existing = [dict(index["key"]) for index in collection.list_indexes()]
         missing = [index for index in indexes if dict(index.document["key"]) not in existing]
         if missing:
-            with self.asked(within_s=None):
+            with self.operation(within_s=None):
                 collection.create_indexes(missing)
         return bool(missing)
 
@@ -132,18 +132,18 @@ class Database(Connection):
 
     def __init__(self, url: str, feed: ChangeFeed | None = None) -> None:
         super().__init__(url, setting="SEEKABLE_MONGODB_URL", default=DEFAULT_NAME)
-        self.media: Collection[Stored] = self._database["media"]
+        self.media: Collection[RawDocument] = self._database["media"]
         """The documents of the stored files."""
-        self.files: Collection[Stored] = self._database["fs.files"]
-        self.chunks: Collection[Stored] = self._database["fs.chunks"]
-        self.uploads: Collection[Stored] = self._database["media.uploads"]
+        self.files: Collection[RawDocument] = self._database["fs.files"]
+        self.chunks: Collection[RawDocument] = self._database["fs.chunks"]
+        self.uploads: Collection[RawDocument] = self._database["media.uploads"]
         """The entries of garbage collection."""
-        self.leases: Collection[Stored] = self._database["media.leases"]
-        self.copies: Collection[Stored] = self._database["media.copies"]
+        self.leases: Collection[RawDocument] = self._database["media.leases"]
+        self.copies: Collection[RawDocument] = self._database["media.copies"]
         """Records of the files that were copied from another library."""
-        self.ignore: Collection[Stored] = self._database["media.ignore"]
+        self.ignore: Collection[RawDocument] = self._database["media.ignore"]
         """The patterns by which the documents were flagged as ignored."""
-        self.progress: Collection[Stored] = self._database["media.progress"]
+        self.progress: Collection[RawDocument] = self._database["media.progress"]
         """Messages about uploads to other processes: a capped collection."""
         self.schema = self._database["media.schema"]
         self.own_writes = OwnWrites()
@@ -151,12 +151,12 @@ class Database(Connection):
 
     def exists(self) -> bool:
         """Return whether the database contains a library."""
-        with self.asked():
+        with self.operation():
             return self.media.name in self._database.list_collection_names()
 
     def free_bytes(self) -> float:
         """Return the free bytes on the disk of the primary; infinity if unknown."""
-        with self.asked():
+        with self.operation():
             found = self._database.command("dbStats")
         if "fsTotalSize" not in found:  # some hosted databases do not report it
             return math.inf
@@ -172,32 +172,35 @@ class Database(Connection):
         self.create_missing(self.chunks, CHUNKS_INDEXES)
         self.create_missing(self.leases, LEASES_INDEXES)
 
-    def _drop(self, collection: Collection[Stored], indexes: Sequence[tuple[str, ...]]) -> None:
-        with self.asked():
+    def _drop(self, collection: Collection[RawDocument], indexes: Sequence[tuple[str, ...]]) -> None:
+        with self.operation():
             existing = [(index["name"], tuple(index["key"])) for index in collection.list_indexes()]
         for name, fields in existing:
             if fields in indexes:
-                with self.asked(within_s=None), suppress(StorageUnavailable):  # another process was faster
+                with (
+                    self.operation(within_s=None),
+                    suppress(StorageUnavailable),
+                ):  # another process was faster
                     collection.drop_index(name)
 
     def _create_media(self) -> None:
         """Create the collection, if missing, with IMAGES: later that needs the privilege collMod, which the
         role readWrite lacks."""
         # A standalone server, or one before MongoDB 6.0, refuses. Then its indexes create the collection.
-        with self.asked(), suppress(CollectionInvalid, OperationFailure):
+        with self.operation(), suppress(CollectionInvalid, OperationFailure):
             self._database.create_collection(self.media.name, **IMAGES)
 
     def check_responds(self) -> None:
         """Raise StorageUnavailable if the database does not respond: the error was not one document's."""
-        with self.asked(within_s=1.5, fail_fast=False):
+        with self.operation(within_s=1.5, fail_fast=False):
             self.client.admin.command("ping")
 
     def ping(self) -> None:
         """Raise StorageUnavailable unless the database accepts writes and has its unique indexes."""
         required = ((self.media, ["library", "folder", "filename"]), (self.chunks, ["files_id", "n"]))
-        with self.asked(within_s=1.5):
+        with self.operation(within_s=1.5):
             complete = all(fields in _unique(collection) for collection, fields in required)
-            # Changes nothing, but needs all that a write needs: an unlocked primary, privileges, a majority.
+            # Changes nothing, but needs what a write needs: an unlocked primary, privileges, a majority.
             self.media.update_one({"_id": _ABSENT}, {"$set": {"ready": True}})
         if not complete:
             raise StorageUnavailable("The database has lost an index. Restart the server to create it.")
@@ -207,7 +210,7 @@ _ABSENT = "none"
 """An id that no document has: ours are longer."""
 
 
-def _unique(collection: Collection[Stored]) -> list[list[str]]:
+def _unique(collection: Collection[RawDocument]) -> list[list[str]]:
     """Return the fields of each unique index."""
     return [list(index["key"]) for index in collection.list_indexes() if index.get("unique")]
 
@@ -268,7 +271,7 @@ class Users(Connection):
         self.announcements = self._database["announcements"]
         self.schema = self._database["schema"]
 
-    def _of(self, kind: type[Document]) -> Collection[Stored]:
+    def _of(self, kind: type[Document]) -> Collection[RawDocument]:
         return self._database[kind._meta["collection"]]
 
     def ensure_indexes(self) -> None:

@@ -26,10 +26,10 @@ from app.storage.errors import InvalidName
 from app.storage.ignored_names import IgnoredNames
 from app.storage.types import Address, FileInfo, Key
 
-Stored = dict[str, Any]
+RawDocument = dict[str, Any]
 """A document, or a part of a query, as the driver takes and returns it."""
 
-UNJUDGED: Stored = {"is_utf8": None, "content_type": {"$gte": "text/", "$lt": "text0"}}
+UNJUDGED: RawDocument = {"is_utf8": None, "content_type": {"$gte": "text/", "$lt": "text0"}}
 """Selects texts that were not checked for UTF-8: not hashed yet, or stored by an older version."""
 
 UNJUDGED_INDEX = [("_id", 1), ("content_type", 1)]
@@ -94,17 +94,17 @@ class Media(Document):  # type: ignore[misc]
     ignored = BooleanField(null=True)
 
 
-def query_media(collection: Collection[Stored]) -> QuerySet:
+def query_media(collection: Collection[RawDocument]) -> QuerySet:
     """Return a query of a collection. (MongoEngine's `Media.objects` supports one database per process.)"""
     return QuerySet(Media, collection)
 
 
-def find_media(collection: Collection[Stored], address: Address) -> Media | None:
+def find_media(collection: Collection[RawDocument], address: Address) -> Media | None:
     found: Media | None = query_media(collection)(__raw__=address_filter(address)).first()
     return found
 
 
-def address_filter(address: Address) -> Stored:
+def address_filter(address: Address) -> RawDocument:
     """Return the filter that selects the document of a file."""
     if isinstance(address, Key):
         return {"library": address.library, "folder": address.folder, "filename": address.filename}
@@ -119,7 +119,7 @@ OBSOLETE_INDEXES = [
 """Indexes of `Media` of versions without ignored names."""
 
 
-def key_fields(key: Key, ignored: IgnoredNames) -> Stored:
+def key_fields(key: Key, ignored: IgnoredNames) -> RawDocument:
     """Return the fields that depend on the key of a file."""
     return {
         "library": key.library,
@@ -167,14 +167,14 @@ def info_of(media: Media) -> FileInfo:
     )
 
 
-KNOWN = [name for name in FileInfo.__annotations__ if name not in ("id", "key")]
-KNOWN += ["library", "folder", "filename"]
+INFO_FIELDS = [name for name in FileInfo.__annotations__ if name not in ("id", "key")]
+INFO_FIELDS += ["library", "folder", "filename"]
 """The fields of a FileInfo, except the id. (Objects of MongoEngine would take most of the time of a list, and
 half of that of an open.)"""
 
 
-def info_in(stored: Stored) -> FileInfo:
-    """Return the FileInfo of a document with the KNOWN fields."""
+def parse_info(stored: RawDocument) -> FileInfo:
+    """Return the FileInfo of a document with the INFO_FIELDS fields."""
     key = Key(stored["library"], stored["folder"], stored["filename"])
     return FileInfo(
         id=stored["_id"],
@@ -189,20 +189,20 @@ def info_in(stored: Stored) -> FileInfo:
     )
 
 
-def infos_in(found: Iterable[Stored]) -> Iterator[FileInfo]:
+def parse_infos(found: Iterable[RawDocument]) -> Iterator[FileInfo]:
     """Yield the FileInfo of each document. Malformed ones are left out; a scan reports them."""
     for stored in found:
         with suppress(*MALFORMED):
-            yield info_in(stored)
+            yield parse_info(stored)
 
 
-def after_id(identity: Any) -> Stored:
+def after_id(identity: Any) -> RawDocument:
     """Return the filter that selects later ids of any type. ($gt outside of $expr compares only ids of one
     type.)"""
     return {"$expr": {"$gt": ["$_id", {"$literal": identity}]}}
 
 
-def unchanged_filter(media: Media) -> Stored:
+def unchanged_filter(media: Media) -> RawDocument:
     """Return the filter that selects the document unless it was changed, moved or deleted meanwhile."""
     return {
         "_id": media.id,

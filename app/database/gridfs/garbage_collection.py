@@ -14,7 +14,7 @@ from typing import Any
 from bson import ObjectId
 
 from app.database.gridfs.connection import Database
-from app.database.gridfs.documents import Stored, after_id
+from app.database.gridfs.documents import RawDocument, after_id
 from app.storage.errors import StorageError
 from app.storage.maintenance import ScanStep
 
@@ -28,11 +28,11 @@ MAX_REMOVED_CHUNKS = 256
 """Chunks that one command removes."""
 
 # In an expression, a missing date is earlier than all dates. Entries without a date are not ours.
-_EXPIRED: Stored = {"expires_at": {"$type": "date"}, "$expr": {"$lte": ["$expires_at", "$$NOW"]}}
+_EXPIRED: RawDocument = {"expires_at": {"$type": "date"}, "$expr": {"$lte": ["$expires_at", "$$NOW"]}}
 _UNCLAIMED = {"sweeping": {"$exists": False}}
 
 
-def _from_now(seconds: float) -> Stored:
+def _from_now(seconds: float) -> RawDocument:
     return {"$add": ["$$NOW", round(seconds * 1000)]}
 
 
@@ -64,7 +64,7 @@ class LeaseRenewer:
 
     def add(self, file: ObjectId) -> None:
         """Lease a file and renew the lease until `remove`. Raises StorageUnavailable."""
-        with self._database.asked():
+        with self._database.operation():
             begin_lease(self._database, file, self._lease_s)
         with self._changed:
             self._files.add(file)
@@ -85,7 +85,7 @@ class LeaseRenewer:
             for file in files:
                 with self._renewal(file) as needed:
                     if needed:
-                        with suppress(StorageError), self._database.asked():
+                        with suppress(StorageError), self._database.operation():
                             self._renew(file)
 
     @contextmanager
@@ -148,7 +148,7 @@ def sweep(database: Database) -> Generator[ScanStep]:
         if claimed:
             while remove_chunks(database, file):
                 yield ScanStep(0, ())
-            with database.asked():
+            with database.operation():
                 # Without the claim, the writer has resumed and may have sent more chunks.
                 database.uploads.delete_one({"_id": file, "sweeping": True})
         yield ScanStep(0, (), swept=int(claimed))
@@ -156,9 +156,9 @@ def sweep(database: Database) -> Generator[ScanStep]:
 
 def _expired(database: Database) -> Iterator[Any]:
     """Yield the ids of files whose entries have expired."""
-    last: Stored = {}
+    last: RawDocument = {}
     while True:
-        with database.asked():
+        with database.operation():
             entry = database.uploads.find_one({"$and": [_EXPIRED, last]}, {"_id": True}, sort=[("_id", 1)])
         if entry is None:
             return
@@ -168,7 +168,7 @@ def _expired(database: Database) -> Iterator[Any]:
 
 def _claim(database: Database, file: Any) -> bool:
     """Claim an expired file for removal. Return whether no writer and no document needs it."""
-    with database.asked():
+    with database.operation():
         claimed = database.uploads.update_one({"_id": file, **_EXPIRED}, {"$set": {"sweeping": True}})
         if claimed.matched_count == 0:
             return False
@@ -183,7 +183,7 @@ def _claim(database: Database, file: Any) -> bool:
 
 def remove_chunks(database: Database, file: Any) -> bool:
     """Remove a file from the bucket and some of its chunks. Return whether there may be more chunks."""
-    with database.asked():
+    with database.operation():
         database.files.delete_one({"_id": file})  # first, so that no client finds an incomplete file
         first = database.chunks.find_one({"files_id": file}, {"n": True}, sort=[("n", 1)])
         if first is None:

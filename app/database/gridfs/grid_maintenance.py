@@ -20,7 +20,7 @@ from app.database.gridfs.documents import (
     UNJUDGED,
     UNJUDGED_INDEX,
     Media,
-    Stored,
+    RawDocument,
     after_id,
     display_name,
     find_media,
@@ -64,16 +64,16 @@ class GridMaintenance:
         self._scanner = Scanner(database, ignored)
 
     def usage(self, library: str | None) -> Usage:
-        total: Stored = {"$group": {"_id": None, "files": {"$sum": 1}, "size": {"$sum": "$size"}}}
+        total: RawDocument = {"$group": {"_id": None, "files": {"$sum": 1}, "size": {"$sum": "$size"}}}
         steps = [total] if library is None else [{"$match": {"library": library}}, total]
         # An index that contains the sizes, so that no document is read.
         hint = {} if library is None else {"library": 1, "ignored": 1, "size": 1, "folder": 1, "filename": 1}
-        with self._database.asked(USAGE_TIMEOUT_S):
+        with self._database.operation(USAGE_TIMEOUT_S):
             found = next(iter(self._database.media.aggregate(steps, hint=hint)), None)
         return Usage(found["files"], found["size"]) if found is not None else Usage(0, 0)
 
     def estimate_file_count(self) -> int:
-        with self._database.asked():
+        with self._database.operation():
             return self._database.media.estimated_document_count()
 
     def scan(self) -> Generator[ScanStep]:
@@ -110,7 +110,7 @@ class GridMaintenance:
         unchanged = {"_id": media.id, "file": media.file.grid_id, "unverified": media.unverified}
         # A recorded hash is kept, so that a verification detects corrupt bytes.
         hashed = {"sha256": found.sha256, "unverified": False} if media.unverified else {}
-        with self._database.asked():
+        with self._database.operation():
             self._database.media.update_one(unchanged, {"$set": {"is_utf8": found.is_utf8, **hashed}})
 
     def verify(self) -> Generator[VerifyStep]:
@@ -137,7 +137,7 @@ class GridMaintenance:
 
     def _missing_or_damaged(self, media: Media) -> Integrity | None:
         """Return None if the file was replaced or deleted meanwhile."""
-        with self._database.asked():
+        with self._database.operation():
             if self._database.media.find_one({"file": media.file.grid_id}, {"_id": True}) is None:
                 return None
             file = self._database.files.find_one({"_id": media.file.grid_id}, {"_id": True})
@@ -149,12 +149,12 @@ class GridMaintenance:
             yield from reader.read(start, stop - start)
 
     def _documents(
-        self, conditions: Stored | None = None, hint: list[tuple[str, int]] | None = None
+        self, conditions: RawDocument | None = None, hint: list[tuple[str, int]] | None = None
     ) -> Iterator[Media]:
         """Yield the documents in the order of their ids. Each is queried only when its turn comes."""
         last = ""
         while True:
-            with self._database.asked():
+            with self._database.operation():
                 selected = {"_id": {"$gt": last}, **(conditions or {})}
                 query = query_media(self._database.media)(__raw__=selected)
                 media: Media | None = query.order_by("id").hint(hint).first()
@@ -177,11 +177,13 @@ class Scanner:
         for files in self._batches(self._database.files, _FILE_FIELDS):
             yield ScanStep(0, tuple(self.adopt_new(files)))
 
-    def _batches(self, collection: Collection[Stored], projection: Stored) -> Iterator[list[Stored]]:
+    def _batches(
+        self, collection: Collection[RawDocument], projection: RawDocument
+    ) -> Iterator[list[RawDocument]]:
         """Yield the documents of a collection. Each batch is queried only when its turn comes."""
-        last: Stored = {}
+        last: RawDocument = {}
         while True:
-            with self._database.asked():
+            with self._database.operation():
                 batch = list(collection.find(last, projection).sort("_id").limit(SCAN_BATCH))
             if not batch:
                 return
@@ -203,13 +205,13 @@ class Scanner:
             self._database.check_responds()
             return ScanFinding(name, ScanOutcome.UNREADABLE, str(error))
 
-    def remove_missing(self, documents: Sequence[Stored]) -> Iterator[ScanFinding]:
+    def remove_missing(self, documents: Sequence[RawDocument]) -> Iterator[ScanFinding]:
         """Delete the documents of files that another program removed from the bucket."""
         malformed = [document for document in documents if not _has_file(document)]
         for document in malformed:
             yield ScanFinding(display_name(document), ScanOutcome.UNREADABLE, _NOT_LIKE_OURS)
         documents = [document for document in documents if document not in malformed]
-        with self._database.asked():
+        with self._database.operation():
             ids = [document["file"] for document in documents]
             files = self._database.files.find({"_id": {"$in": ids}}, {"_id": True})
             existing = [file["_id"] for file in files]  # a list, because an id may be a document
@@ -220,9 +222,9 @@ class Scanner:
                 if finding is not None:
                     yield finding
 
-    def _remove(self, document: Stored) -> ScanFinding | None:
+    def _remove(self, document: RawDocument) -> ScanFinding | None:
         unchanged = {"_id": document["_id"], "file": document["file"]}
-        with self._database.asked():
+        with self._database.operation():
             media = query_media(self._database.media)(id=document["_id"]).first()
             if media is None:
                 return None
@@ -238,10 +240,10 @@ class Scanner:
         self._publish(Change(ChangeKind.DELETED, info))
         return ScanFinding(info.key.path, ScanOutcome.DELETED)
 
-    def adopt_new(self, files: Sequence[Stored]) -> Iterator[ScanFinding]:
+    def adopt_new(self, files: Sequence[RawDocument]) -> Iterator[ScanFinding]:
         """Add documents for files of the bucket that have none and no entry for garbage collection."""
         unknown = [file["_id"] for file in files]
-        with self._database.asked():
+        with self._database.operation():
             # The entries after the documents: a change that deletes a document has entered its file before.
             # The documents again: an upload has an entry until a document refers to it. The bucket last: a
             # sweep removes a file from the bucket before its entry.
@@ -265,7 +267,7 @@ class Scanner:
         found = self._database.uploads.find({"_id": {"$in": files}}, {"_id": True})
         return [entry["_id"] for entry in found]
 
-    def _adopt(self, file: Stored) -> ScanFinding | None:
+    def _adopt(self, file: RawDocument) -> ScanFinding | None:
         """Add a document for the file. Returns None if its name is ignored or the file is taken by now."""
         name = file.get("filename")
         # An upload whose document is lost returns to its library.
@@ -277,13 +279,13 @@ class Scanner:
         if self._ignored.matches(key):
             return None
         new = self._document(file, key)
-        with self._database.asked():
+        with self._database.operation():
             if self._has_newer(file):
                 return ScanFinding(key.path, ScanOutcome.SKIPPED, "A newer file with this name exists.")
             old = find_media(self._database.media, key)
             return self._insert(file, key, new) if old is None else self._replace(file, old, new)
 
-    def _document(self, file: Stored, key: Key) -> Media:
+    def _document(self, file: RawDocument, key: Key) -> Media:
         size, chunk_size = int(file["length"]), int(file["chunkSize"])
         if not (0 <= size < 1 << 63 and 1 <= chunk_size < 1 << 31):
             raise ValueError
@@ -306,12 +308,12 @@ class Scanner:
         media.validate()
         return media
 
-    def _has_newer(self, file: Stored) -> bool:
+    def _has_newer(self, file: RawDocument) -> bool:
         same_path = {"filename": {"$in": equivalent_filenames(file["filename"])}}
         newer = {**same_path, "uploadDate": {"$gt": file["uploadDate"]}, **FOREIGN}
         return self._database.files.find_one(newer, {"_id": True}) is not None
 
-    def _insert(self, file: Stored, key: Key, new: Media) -> ScanFinding | None:
+    def _insert(self, file: RawDocument, key: Key, new: Media) -> ScanFinding | None:
         media = self._database.media
         check_path_conflicts(media, key)
         with suppress(DuplicateKeyError):  # a concurrent change was faster
@@ -322,7 +324,7 @@ class Scanner:
             return ScanFinding(key.path, ScanOutcome.CREATED)
         return None
 
-    def _replace(self, file: Stored, old: Media, new: Media) -> ScanFinding | None:
+    def _replace(self, file: RawDocument, old: Media, new: Media) -> ScanFinding | None:
         path = key_of(new).path
         before = self._database.files.find_one({"_id": old.file.grid_id, **FOREIGN})
         if before is None:
@@ -341,10 +343,10 @@ class Scanner:
         return ScanFinding(path, ScanOutcome.REPLACED)
 
 
-def _has_file(document: Stored) -> bool:
+def _has_file(document: RawDocument) -> bool:
     return isinstance(document["_id"], str) and "file" in document
 
 
-def _etag(file: Stored) -> str:
+def _etag(file: RawDocument) -> str:
     """Return the etag of a file that is not hashed yet. A file of the bucket never changes."""
     return hashlib.sha256(f"{file['_id']!r} {file['length']} {file['uploadDate']}".encode()).hexdigest()[:32]

@@ -14,7 +14,7 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.collection import Collection
 from pymongo.cursor import Cursor
 
-from app.database.gridfs.documents import KNOWN, Stored
+from app.database.gridfs.documents import INFO_FIELDS, RawDocument
 from app.database.paging import MAX_FOLDER_NAMES, distinct_names, in_byte_order, is_scattered, order_of
 from app.storage import search_tokens
 from app.storage.cursors import Position
@@ -34,14 +34,14 @@ _SHOWN_PATH_INDEX = ("library", "ignored", "folder", "filename")
 class Candidates:
     """Files that include those of a listing, by a condition that is a range of one index."""
 
-    where: Stored
+    where: RawDocument
     index: tuple[str, ...]
 
 
 class MongoListIndex:
-    """`paging.ListIndex` over the collection `media`. Its rows are documents with the fields KNOWN."""
+    """`paging.ListIndex` over the collection `media`. Its rows are documents with the fields INFO_FIELDS."""
 
-    def __init__(self, collection: Collection[Stored], listing: Listing) -> None:
+    def __init__(self, collection: Collection[RawDocument], listing: Listing) -> None:
         self.listing = listing
         self.tokens: Sequence[str] = search_tokens.query_tokens(listing.query)
         self._collection = collection
@@ -73,14 +73,14 @@ class MongoListIndex:
         ids = [media["_id"] for media in found.limit(limit + 1)]
         return Candidates({"_id": {"$in": ids}}, ("_id",)) if len(ids) <= limit else None
 
-    def sorted_rows(self, candidates: Candidates, after: Position | None, limit: int) -> list[Stored]:
+    def sorted_rows(self, candidates: Candidates, after: Position | None, limit: int) -> list[RawDocument]:
         listing = self.listing
         shown = {"ignored": True if listing.ignored else {"$ne": True}}
         selected = _selected(listing, self.tokens)
         where = [candidates.where, _in_tree(listing), shown, *selected, _is_after(listing, after)]
         order = _order(listing, order_of(listing, "folder"))
         hint = _ascending(candidates.index)
-        return list(self._collection.find({"$and": where}, KNOWN, hint=hint, sort=order, limit=limit))
+        return list(self._collection.find({"$and": where}, INFO_FIELDS, hint=hint, sort=order, limit=limit))
 
     def library_range(self) -> "_IndexRange":
         index = ("library", "ignored", *order_of(self.listing, "folder"))
@@ -95,7 +95,7 @@ class MongoListIndex:
         low, high = (*library, f"{folder}/"), (*library, f"{folder}0", MinKey())  # "0" comes after "/"
         return replace(self.library_range(), low=low, high=high)
 
-    def position(self, row: Stored) -> Position:
+    def position(self, row: RawDocument) -> Position:
         return _position(self.listing, row)
 
     def _library(self) -> tuple[Any, ...]:
@@ -110,9 +110,9 @@ class _IndexRange:
     """The documents from the entry `low` of an index up to, but without, the entry `high`. Shorter tuples
     leave the remaining fields open."""
 
-    collection: Collection[Stored]
+    collection: Collection[RawDocument]
     listing: Listing
-    filters: Sequence[Stored]
+    filters: Sequence[RawDocument]
     index: tuple[str, ...]
     low: tuple[Any, ...]
     high: tuple[Any, ...]
@@ -131,15 +131,17 @@ class _IndexRange:
             return replace(self, low=self._entry(position))
         return replace(self, high=self._next_entry(position))
 
-    def rows(self, limit: int) -> list[Stored]:
-        return list(self._find(self.filters, KNOWN).limit(limit))
+    def rows(self, limit: int) -> list[RawDocument]:
+        return list(self._find(self.filters, INFO_FIELDS).limit(limit))
 
     def position_at(self, number: int) -> Position | None:
-        only_keys: Stored = {"_id": False} | dict.fromkeys(self.index, True)
+        only_keys: RawDocument = {"_id": False} | dict.fromkeys(self.index, True)
         entry = next(self._find([], only_keys).skip(number - 1).limit(1), None)
         return None if entry is None else _position(self.listing, entry)
 
-    def _find(self, filters: Sequence[Stored], fields: Sequence[str] | Stored) -> Cursor[Stored]:
+    def _find(
+        self, filters: Sequence[RawDocument], fields: Sequence[str] | RawDocument
+    ) -> Cursor[RawDocument]:
         # Bounds rather than conditions: conditions would need several ranges, one for each key that is equal.
         rest = len(self.index)
         low = [*zip(self.index, (*self.low, *[MinKey()] * rest), strict=False)]
@@ -157,12 +159,12 @@ class _IndexRange:
         return *before, f"{filename}\0"  # the least text after it; no name contains NUL
 
 
-def _position(listing: Listing, row: Stored) -> Position:
+def _position(listing: Listing, row: RawDocument) -> Position:
     value = None if listing.sort is Sort.NAME else row[listing.sort.value]
     return Position(value, row["folder"], row["filename"])
 
 
-def _values(listing: Listing, position: Position) -> Stored:
+def _values(listing: Listing, position: Position) -> RawDocument:
     return {
         listing.sort.value: position.value,
         "library": listing.library,
@@ -181,7 +183,7 @@ def _ascending(index: Sequence[str]) -> list[tuple[str, int]]:
     return [(field, ASCENDING) for field in index]
 
 
-def _is_after(listing: Listing, position: Position | None) -> Stored:
+def _is_after(listing: Listing, position: Position | None) -> RawDocument:
     """Return the condition that a file is after the position: its first fields are equal, and the next is
     after."""
     if position is None:
@@ -198,9 +200,9 @@ def _is_after(listing: Listing, position: Position | None) -> Stored:
     }
 
 
-def _in_tree(listing: Listing) -> Stored:
+def _in_tree(listing: Listing) -> RawDocument:
     """Return the condition that a file is in the listing's folder, or, in a recursive listing, below it."""
-    library: Stored = {"library": listing.library}
+    library: RawDocument = {"library": listing.library}
     if not listing.recursive:
         return library | {"folder": listing.folder}
     if not listing.folder:
@@ -208,7 +210,7 @@ def _in_tree(listing: Listing) -> Stored:
     return library | {"folder": {"$in": [listing.folder, _begins_with(f"{listing.folder}/")]}}
 
 
-def _selected(listing: Listing, tokens: Sequence[str]) -> Iterator[Stored]:
+def _selected(listing: Listing, tokens: Sequence[str]) -> Iterator[RawDocument]:
     """Yield the conditions that a file has the listing's media type and all tokens."""
     if listing.content_type:
         yield _has_type(listing.content_type)
@@ -217,7 +219,7 @@ def _selected(listing: Listing, tokens: Sequence[str]) -> Iterator[Stored]:
         yield {"$nor": [{"words": {"$not": _begins_with(token)}}]}
 
 
-def _has_type(kind: str) -> Stored:
+def _has_type(kind: str) -> RawDocument:
     if "/" not in kind:
         return {"content_type": _begins_with(f"{kind}/")}
     return {"content_type": {"$in": [kind, _begins_with(f"{kind};"), _begins_with(f"{kind} ")]}}
@@ -232,13 +234,13 @@ def _begins_with(prefix: str) -> Regex[str]:
 # Folders and libraries
 
 
-def libraries(collection: Collection[Stored]) -> tuple[str, ...]:
+def libraries(collection: Collection[RawDocument]) -> tuple[str, ...]:
     """Return the names of all libraries that have files, in byte order."""
     return in_byte_order(_distinct(collection, "library", {}, _PATH_INDEX))
 
 
 def folders(
-    collection: Collection[Stored],
+    collection: Collection[RawDocument],
     library: str,
     folder: str,
     *,
@@ -254,7 +256,7 @@ def folders(
         return distinct_names((path[len(prefix) :].partition("/")[0] for path in paths), limit=max_names)
 
     prefix = f"{folder}/" if folder else ""
-    of_library: Stored = {"library": library}
+    of_library: RawDocument = {"library": library}
     of_ignored = of_library | {"ignored": True}
     names = distinct(_paths_inside(collection, of_library, folder, _PATH_INDEX, max_jumps))
     with_ignored = distinct(_paths_inside(collection, of_ignored, folder, _SHOWN_PATH_INDEX, max_jumps))
@@ -262,12 +264,12 @@ def folders(
     if len(to_check) <= max_checks:
         names -= {name for name in to_check if not _has_shown_file(collection, library, prefix + name)}
     else:
-        where: Stored = of_library | {"ignored": {"$ne": True}, "folder": _inside(folder)}
+        where: RawDocument = of_library | {"ignored": {"$ne": True}, "folder": _inside(folder)}
         names = distinct(_distinct(collection, "folder", where, _SHOWN_PATH_INDEX))
     return in_byte_order(names)[:limit]
 
 
-def _has_shown_file(collection: Collection[Stored], library: str, folder: str) -> bool:
+def _has_shown_file(collection: Collection[RawDocument], library: str, folder: str) -> bool:
     """Return whether a file in the folder, or below it, is not ignored."""
     # Bounds rather than a condition: from an index alone, MongoDB cannot distinguish null from a missing
     # field.
@@ -280,12 +282,12 @@ def _has_shown_file(collection: Collection[Stored], library: str, folder: str) -
     return False
 
 
-def _inside(folder: str) -> Stored:
+def _inside(folder: str) -> RawDocument:
     return {"$gte": f"{folder}/", "$lt": f"{folder}0"} if folder else {"$gt": ""}  # "0" comes after "/"
 
 
 def _paths_inside(
-    collection: Collection[Stored], where: Stored, folder: str, index: Sequence[str], max_jumps: int
+    collection: Collection[RawDocument], where: RawDocument, folder: str, index: Sequence[str], max_jumps: int
 ) -> Iterator[str]:
     """Yield at least one path of each folder directly inside, by jumps from one to the next in the index."""
     prefix = f"{folder}/" if folder else ""
@@ -306,11 +308,11 @@ def _paths_inside(
 
 
 def _distinct(
-    collection: Collection[Stored], field: str, where: Stored, index: Sequence[str]
+    collection: Collection[RawDocument], field: str, where: RawDocument, index: Sequence[str]
 ) -> Iterator[str]:
     """Yield each value of the field once. (`distinct` returns one document, which may exceed its maximum
     size.)"""
-    steps: list[Stored] = [{"$match": where}, {"$group": {"_id": f"${field}"}}]
+    steps: list[RawDocument] = [{"$match": where}, {"$group": {"_id": f"${field}"}}]
     with collection.aggregate(steps, hint=dict(_ascending(index))) as found:
         for one in found:
             yield one["_id"]

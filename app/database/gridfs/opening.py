@@ -15,7 +15,7 @@ from app.database.gridfs.accounts import MongoAccounts
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.bucket import DEFAULT_SIZES, ChunkSenders, TransferSizes
 from app.database.gridfs.connection import USERS, Connection, Database, Users
-from app.database.gridfs.documents import Stored, after_id
+from app.database.gridfs.documents import RawDocument, after_id
 from app.database.gridfs.garbage_collection import LEASE_S, LeaseRenewer
 from app.events.feed import ChangeFeed
 from app.http.media_types import OUTDATED_TYPES, correct_outdated
@@ -126,13 +126,13 @@ def check_version(database: Connection) -> None:
 
 def record_version(database: Connection) -> None:
     """Record the version of the schema, unless a newer one was recorded meanwhile."""
-    with database.asked():
+    with database.operation():
         database.schema.update_one(_SCHEMA_ID, {"$max": {"version": VERSION}}, upsert=True)
 
 
 def migration_of(database: Connection) -> str:
     """Return `done`, `due` at the next start, or `newer`."""
-    with database.asked():
+    with database.operation():
         return migration(database.schema.find_one(_SCHEMA_ID))
 
 
@@ -149,7 +149,7 @@ def migration(found: Mapping[str, Any] | None, ours: int = VERSION) -> str:
 def library_id(database: Connection) -> str:
     """Return the id by which other libraries record copies from this one. Creates it at the first call."""
     without = {**_SCHEMA_ID, "library": {"$exists": False}}
-    with database.asked():
+    with database.operation():
         database.schema.update_one(without, {"$set": {"library": uuid4().hex}})
         found = database.schema.find_one(_SCHEMA_ID)
     assert found is not None
@@ -161,7 +161,7 @@ def library_id(database: Connection) -> str:
 
 def _correct_media_types(database: Database) -> None:
     """Correct the media types that hide films from players, in documents of older versions."""
-    with database.asked(within_s=None):
+    with database.operation(within_s=None):
         selected = {"content_type": {"$in": [*OUTDATED_TYPES]}}
         for media in database.media.find(selected, {"content_type": 1, "filename": 1}):
             unchanged = {name: media[name] for name in ("_id", "content_type")}
@@ -175,7 +175,7 @@ def _ignored_names(database: Database, configured: IgnoredNames, *, serving: boo
     A server flags every document by its settings. A command uses the patterns of the last server, because a
     shell may lack the server's settings.
     """
-    with database.asked():
+    with database.operation():
         recorded = (database.ignore.find_one(_PATTERNS_ID) or {}).get("text")
     if not serving:
         return IgnoredNames.parse(recorded) if isinstance(recorded, str) else configured
@@ -190,9 +190,9 @@ def _flag_ignored(database: Database, ignored: IgnoredNames) -> None:
     Other processes may write meanwhile. Each update requires that the document still has the name that was
     checked, and later changes of names set the flag themselves.
     """
-    last: Stored = {}
+    last: RawDocument = {}
     while True:
-        with database.asked():
+        with database.operation():
             batch = list(database.media.find(last, _NAME_FIELDS).sort("_id").limit(UPGRADE_BATCH))
         if not batch:
             break
@@ -203,24 +203,24 @@ def _flag_ignored(database: Database, ignored: IgnoredNames) -> None:
             _flag_update(media) for media in batch if _is_ignored(media, ignored) != _is_flagged(media)
         ]
         if updates:
-            with database.asked():
+            with database.operation():
                 database.media.bulk_write(updates, ordered=False)
-    with database.asked():
+    with database.operation():
         database.ignore.replace_one(_PATTERNS_ID, {"text": ignored.text}, upsert=True)
 
 
-def _is_flagged(media: Stored) -> bool:
+def _is_flagged(media: RawDocument) -> bool:
     return media.get("ignored") is True
 
 
-def _is_ignored(media: Stored, ignored: IgnoredNames) -> bool:
+def _is_ignored(media: RawDocument, ignored: IgnoredNames) -> bool:
     try:
         return ignored.matches(Key(media["library"], media["folder"], media["filename"]))
     except (InvalidName, KeyError, TypeError):  # another program wrote the document
         return _is_flagged(media)
 
 
-def _flag_update(media: Stored) -> UpdateOne:
+def _flag_update(media: RawDocument) -> UpdateOne:
     unchanged = {name: media[name] for name in ("_id", "library", "folder", "filename")}
     change = {"$unset": {"ignored": ""}} if _is_flagged(media) else {"$set": {"ignored": True}}
     return UpdateOne(unchanged, change)

@@ -8,11 +8,11 @@ import pymongo
 
 from app.accounts.login_limits import Bucket, poured
 from app.database.gridfs.connection import Database, Users
-from app.database.gridfs.documents import Stored
+from app.database.gridfs.documents import RawDocument
 from app.storage.contract import CopyRecord
 
 # In an expression, a missing date is earlier than all dates.
-_EXPIRED: Stored = {"$lte": ["$expires_at", "$$NOW"]}
+_EXPIRED: RawDocument = {"$lte": ["$expires_at", "$$NOW"]}
 
 
 class MongoLeases:
@@ -25,15 +25,15 @@ class MongoLeases:
         expires_at = {"$add": ["$$NOW", timedelta(seconds=for_s) // timedelta(milliseconds=1)]}
         new = {"_id": {"$literal": name}, "holder": {"$literal": holder}, "expires_at": expires_at}
         is_free = {"$or": [{"$eq": ["$holder", {"$literal": holder}]}, _EXPIRED]}
-        steps: list[Stored] = [{"$replaceWith": {"$cond": [is_free, new, "$$ROOT"]}}]
-        with self._database.asked():
+        steps: list[RawDocument] = [{"$replaceWith": {"$cond": [is_free, new, "$$ROOT"]}}]
+        with self._database.operation():
             found = self._database.leases.find_one_and_update(
                 {"_id": name}, steps, upsert=True, return_document=pymongo.ReturnDocument.AFTER
             )
         return found is not None and found["holder"] == holder
 
     def release(self, name: str, holder: str) -> None:
-        with self._database.asked():
+        with self._database.operation():
             self._database.leases.delete_one({"_id": name, "holder": holder})
 
 
@@ -47,7 +47,7 @@ class MongoAttempts:
         self._users = users
 
     def attempt(self, buckets: Sequence[Bucket]) -> tuple[Bucket, float] | None:
-        with self._users.asked():
+        with self._users.operation():
             poured_buckets: list[Bucket] = []
             for bucket in buckets:
                 wait_s = self._pour(bucket)
@@ -72,10 +72,10 @@ class MongoAttempts:
             if self._replace(bucket.key, row["change"] if row else None, level, lasts_s):
                 return 0.0
 
-    def _find(self, keys: Sequence[str]) -> dict[str, Stored]:
+    def _find(self, keys: Sequence[str]) -> dict[str, RawDocument]:
         """Return the documents that have not expired, with their ages, by key."""
         elapsed = {"$subtract": ["$$NOW", "$at"]}
-        steps: list[Stored] = [
+        steps: list[RawDocument] = [
             {"$match": {"_id": {"$in": [*keys]}, "$expr": {"$gt": ["$expires_at", "$$NOW"]}}},
             {"$project": {"level": True, "change": True, "elapsed_ms": elapsed}},
         ]
@@ -85,16 +85,18 @@ class MongoAttempts:
         """Replace the bucket. Return False if it was changed since `previous`."""
         new = _document(key, level, lasts_s)
         unchanged = {"$eq": ["$change", previous]} if previous else _EXPIRED
-        steps: list[Stored] = [{"$replaceWith": {"$cond": [{"$or": [_EXPIRED, unchanged]}, new, "$$ROOT"]}}]
+        steps: list[RawDocument] = [
+            {"$replaceWith": {"$cond": [{"$or": [_EXPIRED, unchanged]}, new, "$$ROOT"]}}
+        ]
         found = self._users.attempts.find_one_and_update(
             {"_id": key}, steps, upsert=True, return_document=pymongo.ReturnDocument.AFTER
         )
         return found is not None and found["change"] == new["change"]
 
     def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
-        with self._users.asked():
+        with self._users.operation():
             self._decrement(buckets)
-            steps: list[Stored] = [{"$replaceWith": _document(note, 0.0, for_s)}]
+            steps: list[RawDocument] = [{"$replaceWith": _document(note, 0.0, for_s)}]
             self._users.attempts.update_one({"_id": note}, steps, upsert=True)
 
     def _decrement(self, buckets: Collection[Bucket]) -> None:
@@ -104,7 +106,7 @@ class MongoAttempts:
 
     def sweep_attempts(self, most: int) -> None:
         attempts = self._users.attempts
-        with self._users.asked():
+        with self._users.operation():
             excess = attempts.estimated_document_count() - most
             if excess > 0:
                 kept = attempts.find({}, {"expires_at": True}).sort("expires_at").skip(excess).limit(1)
@@ -112,7 +114,7 @@ class MongoAttempts:
                     attempts.delete_many({"expires_at": {"$lt": row["expires_at"]}})
 
 
-def _document(key: str, level: float, lasts_s: float) -> Stored:
+def _document(key: str, level: float, lasts_s: float) -> RawDocument:
     lasts_ms = timedelta(seconds=lasts_s) // timedelta(milliseconds=1)
     return {
         "_id": key,
@@ -133,7 +135,7 @@ class MongoCopyRecords:
         self._database = database
 
     def find(self, ids: Sequence[str]) -> Mapping[str, CopyRecord]:
-        with self._database.asked():
+        with self._database.operation():
             found = list(self._database.copies.find({"_id": {"$in": [*ids]}}))
         return {
             document["_id"]: CopyRecord(id=document["_id"], **{name: document[name] for name in _COPY_FIELDS})
@@ -142,9 +144,9 @@ class MongoCopyRecords:
 
     def save(self, copy: CopyRecord) -> None:
         document = {name: getattr(copy, name) for name in _COPY_FIELDS}
-        with self._database.asked():
+        with self._database.operation():
             self._database.copies.replace_one({"_id": copy.id}, document, upsert=True)
 
     def remove(self, copy: str) -> None:
-        with self._database.asked():
+        with self._database.operation():
             self._database.copies.delete_one({"_id": copy})

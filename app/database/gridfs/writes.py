@@ -10,7 +10,7 @@ from pymongo.errors import DuplicateKeyError
 from app.database.gridfs import own_writes
 from app.database.gridfs.bucket import FOREIGN, OURS
 from app.database.gridfs.connection import Database
-from app.database.gridfs.documents import Media, Stored, find_media, key_fields, key_of, unchanged_filter
+from app.database.gridfs.documents import Media, RawDocument, find_media, key_fields, key_of, unchanged_filter
 from app.database.gridfs.garbage_collection import begin_lease, end_lease, pass_over, retire
 from app.database.gridfs.own_writes import Mark
 from app.http.dates import modification_date
@@ -44,7 +44,7 @@ def equivalent_filenames(name: str) -> list[str]:
     return [f"{prefix}{path}" for prefix in _TOP_FOLDER_PREFIXES]
 
 
-def check_path_conflicts(collection: Collection[Stored], key: Key) -> None:
+def check_path_conflicts(collection: Collection[RawDocument], key: Key) -> None:
     """Raise PathConflict if a folder of the key is a file, or the key is a folder.
 
     MongoDB has no directory tree that would prevent this.
@@ -58,14 +58,14 @@ def check_path_conflicts(collection: Collection[Stored], key: Key) -> None:
     raise PathConflict(f"{key.filename!r} is a folder. Choose another name.")
 
 
-def path_conflicts(key: Key) -> list[Stored]:
+def path_conflicts(key: Key) -> list[RawDocument]:
     """Return filters that find files in the place of the key's folders, and files beneath the key."""
     names = key.folder.split("/") if key.folder else []
-    above: list[Stored] = [
+    above: list[RawDocument] = [
         {"library": key.library, "folder": "/".join(names[:depth]), "filename": names[depth]}
         for depth in range(len(names))
     ]
-    beneath: list[Stored] = [
+    beneath: list[RawDocument] = [
         {"library": key.library, "folder": key.path},
         # "0" follows "/"
         {"library": key.library, "folder": {"$gt": f"{key.path}/", "$lt": f"{key.path}0"}},
@@ -84,7 +84,7 @@ class MediaWrites:
         """Insert the document or replace the one with its key. Return whether it was inserted."""
         created_at, updated_at = new.created_at, new.updated_at
         while True:
-            with self._database.asked():
+            with self._database.operation():
                 old = find_media(self._database.media, key_of(new))
             check_expectation(None if old is None else old.etag, expect)
             if old is None:
@@ -106,7 +106,7 @@ class MediaWrites:
         If this process was paused so long that a sweep may have removed them, the change is undone.
         """
         file = new.file.grid_id
-        with self._database.asked():
+        with self._database.operation():
             if end_lease(self._database, file):
                 return
             begin_lease(self._database, file)  # so that a sweep removes the remaining chunks
@@ -118,7 +118,7 @@ class MediaWrites:
 
     def _free_id(self, origin: FileInfo | None) -> str:
         if origin is not None:
-            with self._database.asked():
+            with self._database.operation():
                 if self._database.media.find_one({"_id": origin.id}, {"_id": True}) is None:
                     return origin.id
         return uuid4().hex
@@ -126,7 +126,7 @@ class MediaWrites:
     def _create(self, new: Media) -> bool:
         """Insert the document. Return False if the name is taken by now."""
         key, media = key_of(new), self._database.media
-        with self._database.asked():
+        with self._database.operation():
             check_path_conflicts(media, key)
 
         def insert() -> bool:
@@ -142,7 +142,7 @@ class MediaWrites:
         if not self._write(own_writes.stored(new.file.grid_id), insert, is_inserted):
             return False
         try:
-            with self._database.asked():
+            with self._database.operation():
                 check_path_conflicts(media, key)  # again: no index prevents a file and a folder of one name
         except PathConflict:
             mark = own_writes.deleted(new.id)
@@ -190,7 +190,7 @@ class MediaWrites:
     def _move(self, media: Media, target: Key) -> bool:
         """Move the file. Return False if it was changed, or the new name taken, meanwhile."""
         source, content_type = key_of(media), media.content_type
-        with self._database.asked():
+        with self._database.operation():
             if find_media(self._database.media, target) is not None:
                 raise AlreadyExists("A file with this name already exists. Choose another name.")
             check_path_conflicts(self._database.media, target)
@@ -198,13 +198,13 @@ class MediaWrites:
         if not self._rename(media, target, suggested):
             return False
         try:
-            with self._database.asked():
+            with self._database.operation():
                 check_path_conflicts(self._database.media, target)
         except PathConflict:
             if self._rename(media, source, content_type):
                 raise
             # The old name was taken meanwhile, so the file stays.
-        with suppress(StorageError), self._database.asked():  # other programs may find it by its path
+        with suppress(StorageError), self._database.operation():  # other programs may find it by its path
             ours = {"_id": media.file.grid_id, **OURS}
             self._database.files.update_one(ours, {"$set": {"filename": target.path}})
         return True
@@ -229,7 +229,7 @@ class MediaWrites:
         return True
 
     def _find_expected(self, key: Key, expect: Expectation) -> Media:
-        with self._database.asked():
+        with self._database.operation():
             media = find_media(self._database.media, key)
         if media is None:
             raise NotFound(NO_FILE)
@@ -238,7 +238,7 @@ class MediaWrites:
 
     def _retire(self, media: Media) -> None:
         file = media.file.grid_id
-        with self._database.asked():
+        with self._database.operation():
             retire(self._database, file)
             foreign = self._database.files.find_one({"_id": file, **FOREIGN}, {"filename": True})
             if foreign is not None:
@@ -257,10 +257,10 @@ class MediaWrites:
 
         def run() -> bool:
             try:
-                with self._database.asked():
+                with self._database.operation():
                     return write()
             except StorageError:
-                with suppress(StorageError), self._database.asked(LOOKUP_TIMEOUT_S, fail_fast=False):
+                with suppress(StorageError), self._database.operation(LOOKUP_TIMEOUT_S, fail_fast=False):
                     if has_happened():
                         return True
                 raise
@@ -268,7 +268,7 @@ class MediaWrites:
         return self._database.own_writes.run(mark, run)
 
 
-def _validated_fields(media: Media) -> Stored:
+def _validated_fields(media: Media) -> RawDocument:
     media.validate()
-    fields: Stored = media.to_mongo().to_dict()
+    fields: RawDocument = media.to_mongo().to_dict()
     return fields

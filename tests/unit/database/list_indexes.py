@@ -9,7 +9,7 @@ from pymongo.collection import Collection
 from sqlalchemy.orm import Session
 
 from app.database import paging
-from app.database.gridfs.documents import Stored, info_in, key_fields
+from app.database.gridfs.documents import RawDocument, key_fields, parse_info
 from app.database.gridfs.list_index import MongoListIndex
 from app.database.paging import LIMITS, Limits
 from app.database.sql.list_index import SqlListIndex
@@ -71,7 +71,7 @@ def info(media: Any) -> FileInfo:
     )
 
 
-def document(key: Key, number: int, size: int = 0, content_type: str = "video/mp4") -> Stored:
+def document(key: Key, number: int, size: int = 0, content_type: str = "video/mp4") -> RawDocument:
     return {
         "_id": f"{key.library}-{number:032}",
         **key_fields(key, IGNORE_NOTHING),
@@ -95,16 +95,16 @@ def sql_page(
 
 
 def mongo_page(
-    media: Collection[Stored],
+    media: Collection[RawDocument],
     listing: Listing,
     *,
     cursor: str | None = None,
     limit: int,
     limits: Limits = LIMITS,
 ) -> tuple[list[FileInfo], str | None]:
-    found: Sequence[Stored]
+    found: Sequence[RawDocument]
     found, cursor = paging.page(MongoListIndex(media, listing), cursor=cursor, limit=limit, limits=limits)
-    return [*map(info_in, found)], cursor
+    return [*map(parse_info, found)], cursor
 
 
 def pages(get_page: GetPage, listing: Listing, limit: int) -> Iterator[list[FileInfo]]:

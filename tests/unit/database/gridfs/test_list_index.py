@@ -11,7 +11,7 @@ from pymongo.collection import Collection
 
 from app.database.gridfs import list_index
 from app.database.gridfs.connection import Database
-from app.database.gridfs.documents import Stored, info_in
+from app.database.gridfs.documents import RawDocument, parse_info
 from app.database.gridfs.list_index import MongoListIndex
 from app.database.paging import LIMITS, Limits
 from app.storage import cursors
@@ -31,7 +31,7 @@ ALONG_PATHS = "IXSCAN { library: 1, ignored: 1, folder: 1, filename: 1 }"
 
 
 @contextmanager
-def empty() -> Iterator[Collection[Stored]]:
+def empty() -> Iterator[Collection[RawDocument]]:
     database = Database(str(mongo.gridfs()["mongodb_url"]))
     database.ensure_indexes()
     yield database.media
@@ -39,12 +39,12 @@ def empty() -> Iterator[Collection[Stored]]:
     database.close()
 
 
-def everything_in(media: Collection[Stored]) -> list[FileInfo]:
-    return [info_in(one) for one in media.find()]
+def everything_in(media: Collection[RawDocument]) -> list[FileInfo]:
+    return [parse_info(one) for one in media.find()]
 
 
 @pytest.fixture(scope="module")
-def media() -> Iterator[Collection[Stored]]:
+def media() -> Iterator[Collection[RawDocument]]:
     """Store the model's files, and the same files in another library."""
     with empty() as media:
         media.insert_many(
@@ -56,13 +56,13 @@ def media() -> Iterator[Collection[Stored]]:
 
 
 @pytest.fixture
-def empty_media() -> Iterator[Collection[Stored]]:
+def empty_media() -> Iterator[Collection[RawDocument]]:
     with empty() as media:
         yield media
 
 
 def all_pages(
-    media: Collection[Stored], listing: Listing, limit: int, limits: Limits = LIMITS
+    media: Collection[RawDocument], listing: Listing, limit: int, limits: Limits = LIMITS
 ) -> Iterator[list[FileInfo]]:
     def get_page(listing: Listing, cursor: str | None, limit: int) -> tuple[list[FileInfo], str | None]:
         return mongo_page(media, listing, cursor=cursor, limit=limit, limits=limits)
@@ -70,15 +70,15 @@ def all_pages(
     return pages(get_page, listing, limit)
 
 
-def listed(media: Collection[Stored], listing: Listing, limits: Limits = LIMITS) -> list[FileInfo]:
+def listed(media: Collection[RawDocument], listing: Listing, limits: Limits = LIMITS) -> list[FileInfo]:
     return [one for page in all_pages(media, listing, 1000, limits) for one in page]
 
 
 @contextmanager
-def profiled(media: Collection[Stored]) -> Iterator[list[Stored]]:
+def profiled(media: Collection[RawDocument]) -> Iterator[list[RawDocument]]:
     """Yield a list that receives, at the end, one profile document per command sent inside."""
     database = media.database
-    commands: list[Stored] = []
+    commands: list[RawDocument] = []
     database.command("profile", 2)
     try:
         yield commands
@@ -88,11 +88,11 @@ def profiled(media: Collection[Stored]) -> Iterator[list[Stored]]:
         database["system.profile"].drop()
 
 
-def total(commands: list[Stored], field: str) -> int:
+def total(commands: list[RawDocument], field: str) -> int:
     return sum(command[field] for command in commands)
 
 
-def assert_short(commands: list[Stored]) -> None:
+def assert_short(commands: list[RawDocument]) -> None:
     assert commands
     for command in commands:
         assert "COLLSCAN" not in command["planSummary"], command
@@ -103,7 +103,7 @@ SPECIAL_CHARACTERS = ["a.b", "a|b", "(", "[x]", "$", "^", "a+", "a*", "{1}", "? 
 
 
 @pytest.mark.parametrize("limits", [Limits(sort_at_most=(0,)), Limits(sort_at_most=(100, 1_000, 10_000))])
-def test_special_characters_are_literal(empty_media: Collection[Stored], limits: Limits) -> None:
+def test_special_characters_are_literal(empty_media: Collection[RawDocument], limits: Limits) -> None:
     folders = [
         *SPECIAL_CHARACTERS,
         *(f"{character}/b" for character in SPECIAL_CHARACTERS),
@@ -132,7 +132,7 @@ def test_special_characters_are_literal(empty_media: Collection[Stored], limits:
 
 
 @pytest.mark.parametrize("listing", IN_INDEX_ORDER)
-def test_page_examines_at_most_one_extra_file(media: Collection[Stored], listing: Listing) -> None:
+def test_page_examines_at_most_one_extra_file(media: Collection[RawDocument], listing: Listing) -> None:
     ascending_paths = listing.sort is Sort.NAME and not listing.descending
     most = 2 if ascending_paths or not listing.recursive else 3
     cursor: str | None = None
@@ -151,7 +151,7 @@ def test_page_examines_at_most_one_extra_file(media: Collection[Stored], listing
 @pytest.mark.parametrize("sort", Sort)
 @pytest.mark.parametrize("listing", FREQUENT_MATCHES)
 def test_frequent_matches_are_read_in_index_order(
-    media: Collection[Stored], listing: Listing, sort: Sort
+    media: Collection[RawDocument], listing: Listing, sort: Sort
 ) -> None:
     listing = replace(listing, sort=sort)
     with profiled(media) as commands:
@@ -180,7 +180,7 @@ def test_frequent_matches_are_read_in_index_order(
     ],
 )
 def test_rare_matches_are_found_by_their_own_index(
-    media: Collection[Stored], listing: Listing, index: str
+    media: Collection[RawDocument], listing: Listing, index: str
 ) -> None:
     with profiled(media) as commands:
         found, cursor = mongo_page(media, listing, limit=2)
@@ -193,11 +193,11 @@ def test_rare_matches_are_found_by_their_own_index(
     assert found
 
 
-def conditions(media: Collection[Stored], listing: Listing) -> list[Stored]:
+def conditions(media: Collection[RawDocument], listing: Listing) -> list[RawDocument]:
     return [one.where for one in MongoListIndex(media, listing).candidates()]
 
 
-def test_counting_examines_only_keys_up_to_limit(media: Collection[Stored]) -> None:
+def test_counting_examines_only_keys_up_to_limit(media: Collection[RawDocument]) -> None:
     listing = Listing(SHARED, "a", True, query="the", content_type="video/mp4", sort=Sort.SIZE)
     with profiled(media) as commands:
         mongo_page(media, listing, limit=2, limits=Limits(sort_at_most=(3,)))
@@ -209,7 +209,9 @@ def test_counting_examines_only_keys_up_to_limit(media: Collection[Stored]) -> N
 
 
 @pytest.mark.parametrize("folder", ["a|b", "a", "a.b"])
-def test_counting_a_folder_examines_no_other_folder(empty_media: Collection[Stored], folder: str) -> None:
+def test_counting_a_folder_examines_no_other_folder(
+    empty_media: Collection[RawDocument], folder: str
+) -> None:
     beside = [f"{folder}{character}x" for character in ("-", ".", "0", "a", " |")]
     folders = [folder, f"{folder}/b", *beside * 50]
     empty_media.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
@@ -220,7 +222,7 @@ def test_counting_a_folder_examines_no_other_folder(empty_media: Collection[Stor
         assert command["keysExamined"] <= 4, command
 
 
-def test_search_examines_bounded_number_of_files_per_page(media: Collection[Stored]) -> None:
+def test_search_examines_bounded_number_of_files_per_page(media: Collection[RawDocument]) -> None:
     limits = replace(NEVER_SORT, strides=(3, 4))
     everything = model.expected(everything_in(media), Listing(SHARED, "", True))
     listing = Listing(SHARED, "", True, query="the strasse")
@@ -236,7 +238,9 @@ def test_search_examines_bounded_number_of_files_per_page(media: Collection[Stor
     assert mongo_page(media, listing, cursor=cursor, limit=2, limits=limits) == ([], None)
 
 
-def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(media: Collection[Stored]) -> None:
+def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(
+    media: Collection[RawDocument],
+) -> None:
     limits = Limits(sort_at_most=(2,), with_all_tokens=3)
     with profiled(media) as commands:
         mongo_page(media, Listing(SHARED, "", True, query="the strasse"), limit=2, limits=limits)
@@ -251,7 +255,7 @@ def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(media: 
 @pytest.mark.parametrize("limits", [Limits(sort_at_most=(0,)), Limits(sort_at_most=(100, 1_000, 10_000))])
 @pytest.mark.parametrize("query", ["", "film"])
 def test_staying_files_are_listed_once_when_others_change(
-    empty_media: Collection[Stored],
+    empty_media: Collection[RawDocument],
     sort: Sort,
     descending: bool,
     limits: Limits,
@@ -283,7 +287,7 @@ def test_staying_files_are_listed_once_when_others_change(
 
 
 @pytest.mark.parametrize("max_jumps", [0, 1, 3, 100])
-def test_folders_are_listed_in_byte_order(empty_media: Collection[Stored], max_jumps: int) -> None:
+def test_folders_are_listed_in_byte_order(empty_media: Collection[RawDocument], max_jumps: int) -> None:
     inside = ["a", "a-b/c", "a/b", "a/b/c", "a0", "z/y/x", "é/f", "\uffee/f", "🎬/f", "f", "~/f", "z-/y"]
     others = ["", "to", "to/p", "top-2/a", "top0/b", "topp/c"]
     folders = [*others, "top", *(f"top/{one}" for one in inside)]
@@ -304,7 +308,7 @@ def test_folders_are_listed_in_byte_order(empty_media: Collection[Stored], max_j
     assert found("another", "top", limit=9) == ()
 
 
-def test_cost_of_folders_depends_on_folders_not_files(empty_media: Collection[Stored]) -> None:
+def test_cost_of_folders_depends_on_folders_not_files(empty_media: Collection[RawDocument]) -> None:
     folders = [f"f/{number:03}" for number in range(300) for _ in range(10)] + ["f"] * 2000
     empty_media.insert_many(document(Key(SHARED, one, f"{n}"), n) for n, one in enumerate(folders))
     with profiled(empty_media) as commands:
@@ -315,7 +319,9 @@ def test_cost_of_folders_depends_on_folders_not_files(empty_media: Collection[St
 
 
 @pytest.mark.parametrize("max_checks", [0, 100])
-def test_folders_with_only_ignored_files_are_hidden(empty_media: Collection[Stored], max_checks: int) -> None:
+def test_folders_with_only_ignored_files_are_hidden(
+    empty_media: Collection[RawDocument], max_checks: int
+) -> None:
     ignored = ["f/mixed", "f/only", "f/only-2/deep", "f/deep/er", "@eaDir"]
     shown = ["f/mixed", "f/only-", "f/only0", "f/deep/er/still", "f"]
     empty_media.insert_many(
@@ -336,7 +342,7 @@ def test_folders_with_only_ignored_files_are_hidden(empty_media: Collection[Stor
     assert found(SHARED, "f/only-2", limit=9) == ()
 
 
-def test_folders_skips_contents_of_subfolders(empty_media: Collection[Stored]) -> None:
+def test_folders_skips_contents_of_subfolders(empty_media: Collection[RawDocument]) -> None:
     folders = [f"{number % 3}/{number:04}" for number in range(1500)]
     empty_media.insert_many(document(Key(SHARED, one, "film"), n) for n, one in enumerate(folders))
     with profiled(empty_media) as commands:
@@ -344,7 +350,7 @@ def test_folders_skips_contents_of_subfolders(empty_media: Collection[Stored]) -
     assert total(commands, "keysExamined") <= 4
 
 
-def test_number_of_folder_names_in_memory_is_bounded(empty_media: Collection[Stored]) -> None:
+def test_number_of_folder_names_in_memory_is_bounded(empty_media: Collection[RawDocument]) -> None:
     empty_media.insert_many(document(Key(SHARED, f"{number:03}", "film"), number) for number in range(200))
     assert list_index.folders(empty_media, SHARED, "", limit=1000, max_names=150) == tuple(
         f"{number:03}" for number in range(150)
@@ -352,7 +358,7 @@ def test_number_of_folder_names_in_memory_is_bounded(empty_media: Collection[Sto
 
 
 def test_libraries_are_listed_in_byte_order_from_index(
-    empty_media: Collection[Stored],
+    empty_media: Collection[RawDocument],
 ) -> None:
     assert list_index.libraries(empty_media) == ()
     names = [SHARED, "b", "\uffee", "🎬", "é", "a b", "A"]
