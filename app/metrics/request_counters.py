@@ -107,6 +107,6 @@ class RequestCounters:
 
 
 def route_of(scope: Mapping[str, Any]) -> str:
-    """Return the template of the request's route, never its path; empty if there is none (yet)."""
+    """Return the template of the request's route, never its path; empty before one matched."""
     route = scope.get("route")
     return "" if route is None else str(route.path_format)

@@ -25,7 +25,7 @@ class OpenFile(Protocol):
     async def preload(self, start: int, stop: int) -> None:
         """Read these bytes of the descriptor into memory, so that sending them does not wait for the disk.
 
-        Only as far as the system tells. Raises what `read` raises.
+        Skipped if the first and the last of them are in memory already. Raises the errors of `read`.
         """
 
     def read(self, start: int, stop: int) -> AsyncGenerator[bytes, None]:
@@ -46,7 +46,7 @@ class Staged(Protocol):
         """
 
     async def flush(self) -> None:
-        """Wait until all bytes are written, counted and hashed. Raises what `write` raises."""
+        """Wait until all bytes are written, counted and hashed. Raises the errors of `write`."""
 
     @property
     def size(self) -> int:

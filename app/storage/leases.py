@@ -1,4 +1,4 @@
-"""Leases: work that one process at a time does, of all that share a database."""
+"""Leases: work that one process at a time does, of those that share a database."""
 
 import asyncio
 import logging
