@@ -263,6 +263,12 @@ class Settings(BaseSettings):
     scan_interval: int = Field(
         3600, ge=1, description="Seconds between two full scans for changes by other programs."
     )
+    stable_after: float = Field(
+        2,
+        ge=0,
+        description="Seconds without a change after which a new file of another program counts as complete, "
+        "where the system cannot tell whether it is still open, such as on a network share.",
+    )
     max_sockets: int = Field(10_000, ge=1, description="Maximum number of open WebSockets.")
     heartbeat: float = Field(
         20, gt=0, description="Seconds between pings of a WebSocket, and seconds to answer one."

@@ -169,7 +169,9 @@ def _open(
         )
     from app.database.sql.opening import open_copies, open_leases  # noqa: PLC0415
 
-    files, accounts = _open_filesystem(settings, stack, feed, patient=patient, create=create, serving=serving)
+    files, accounts = _open_filesystem(
+        settings, stack, feed, patient=patient, create=create, serving=serving, **(backend_options or {})
+    )
     listener = _listen(feed, files.database.change_source, stack)
     return _Opened(
         files,
@@ -178,7 +180,7 @@ def _open(
         listener,
         library_id=files.volume if files.disk.is_lasting(files.volume) else None,
         copies=open_copies(settings, stack),
-        read_only=files.read_only,
+        read_only=files.disk.read_only,
     )
 
 
@@ -201,6 +203,7 @@ def _open_filesystem(
     patient: bool,
     create: bool,
     serving: bool,
+    **options: Any,
 ) -> tuple["FilesystemBackend", AccountStore]:
     # The other way round, SQLAlchemy and Alembic.
     from app.database.sql.accounts import SqlAccounts  # noqa: PLC0415
@@ -215,6 +218,7 @@ def _open_filesystem(
         busy_timeout_ms=busy_timeout_ms,
         create=create,
         serving=serving,
+        **options,
     )
     # One database for both, since it has one writer at a time.
     return files, SqlAccounts(files.database, files.with_reserve)

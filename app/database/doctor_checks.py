@@ -76,7 +76,7 @@ def probe_databases(settings: Settings) -> list[DatabaseStatus]:
 
 
 def _probe_sql(settings: Settings) -> DatabaseStatus:
-    from app.database.filesystem.permissions import is_exposed  # noqa: PLC0415
+    from app.database.filesystem.posix import is_exposed  # noqa: PLC0415
     from app.database.sql.opening import open_sql  # noqa: PLC0415
 
     name = "The database"
@@ -288,8 +288,8 @@ def probe_folder(path: Path, *, read_only: bool = False) -> FolderStatus:
 
     Does not raise.
     """
-    from app.database.filesystem.permissions import is_exposed  # noqa: PLC0415
-    from app.database.filesystem.read_only import is_on_read_only_file_system  # noqa: PLC0415
+    from app.database.filesystem.disk import is_on_read_only_file_system  # noqa: PLC0415
+    from app.database.filesystem.posix import is_exposed  # noqa: PLC0415
 
     path = Path(os.path.realpath(path))
     exists = path.is_dir()

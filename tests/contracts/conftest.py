@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from app.database import open_database
+from app.database.filesystem import Limits
+from app.database.filesystem.file_identity import TICK_S
 from app.database.gridfs.bucket import TransferSizes
 from app.settings import Settings
 from app.storage.contract import Storage
@@ -59,14 +61,24 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
 
 
 @pytest.fixture
+def backend_options(settings: Settings, request: pytest.FixtureRequest) -> dict[str, object]:
+    """Return small sizes and times for the backend.
+
+    GridFS uses small chunks, so that most reads in these tests need several. The filesystem backend trusts
+    new files, and the times of files and folders, after one tick of the clock.
+    """
+    if settings.storage == "gridfs":
+        chunk = 32_768 if request.module.__name__.endswith("test_maintenance") else 4096  # for its long files
+        return {"sizes": TransferSizes(chunk_size=chunk, min_query_size=chunk, max_query_size=2 * chunk)}
+    return {"limits": Limits(stable_after_s=0, folder_tick_s=TICK_S, cache_after_s=TICK_S)}
+
+
+@pytest.fixture
 async def storage(
-    settings: Settings, request: pytest.FixtureRequest, anyio_backend: str
+    settings: Settings, backend_options: dict[str, object], anyio_backend: str
 ) -> AsyncIterator[Storage]:
-    """Open the library. GridFS uses small chunks, so that most reads in these tests need several."""
-    chunk = 32_768 if request.module.__name__.endswith("test_maintenance") else 4096  # for its long files
-    sizes = TransferSizes(chunk_size=chunk, min_query_size=chunk, max_query_size=2 * chunk)
-    options = {"sizes": sizes} if settings.storage == "gridfs" else None
-    async with open_database(settings, backend_options=options) as stores:
+    """Open the library."""
+    async with open_database(settings, backend_options=backend_options) as stores:
         yield stores.storage
 
 
@@ -77,13 +89,12 @@ def leftovers(settings: Settings) -> Callable[[], set[str]]:
 
 
 @pytest.fixture
-def big_file(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bytes], Key]:
+def big_file(settings: Settings) -> Callable[[int, bytes], Key]:
     """Return a function that adds a sparse file of zeros with an end, where a scan finds it."""
-    foreign_changes.shorten_waits(monkeypatch)
 
     def big_file(size: int, end: bytes) -> Key:
         beneath(settings).put_big("big.mkv", size, end, rested=False)
-        foreign_changes.age_files()
+        foreign_changes.wait_for_tick()
         return Key(SHARED, "", "big.mkv")
 
     return big_file

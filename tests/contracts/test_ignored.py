@@ -153,14 +153,11 @@ async def test_commands_use_patterns_of_last_server(settings: Settings) -> None:
         assert await listed(stores.storage, Listing(SHARED)) == ["a.part", "b.part"]
 
 
-async def test_scan_skips_ignored_files(
-    settings: Settings, storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    foreign_changes.shorten_waits(monkeypatch)
+async def test_scan_skips_ignored_files(settings: Settings, storage: Storage) -> None:
     with closing(beneath(settings)) as library:
         for path in (*HIDDEN, "b/film.mp4"):
             library.put_big(path, 7, b"by hand", rested=False)
-    foreign_changes.age_files()
+    foreign_changes.wait_for_tick()
     assert await findings(storage) == [ScanFinding("b/film.mp4", ScanOutcome.CREATED)]
     assert await listed(storage, Listing(SHARED, recursive=True)) == ["b/film.mp4"]
     assert await listed(storage, Listing(SHARED, recursive=True, ignored=True)) == []

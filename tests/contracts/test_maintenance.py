@@ -130,13 +130,12 @@ async def test_hashing_detects_encoding_of_texts_from_older_version(
 
 
 async def test_hashing_detects_encoding_of_files_from_other_programs(
-    storage: Storage, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    storage: Storage, settings: Settings
 ) -> None:
-    foreign_changes.shorten_waits(monkeypatch)
     with closing(beneath(settings)) as library:
         for name, data in {"text": "Größe".encode(), "other": b"\xff"}.items():
             library.put_big(name, len(data), data, rested=False)
-    foreign_changes.age_files()
+    foreign_changes.wait_for_tick()
     await findings(storage)
     assert {info.is_utf8 for info in (await stored(storage)).values()} == {None}
     async for _ in storage.hash_unverified():

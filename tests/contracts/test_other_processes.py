@@ -8,7 +8,6 @@ from contextlib import aclosing
 import pytest
 
 from app.database import open_database
-from app.database.filesystem import open_cache
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound
@@ -21,16 +20,12 @@ FILM = Key(SHARED, "films", "film.mp4")
 OTHER = Key(SHARED, "other", "place.mp4")
 
 
-@pytest.fixture(autouse=True)
-def short_quiet_period(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let entries of the open cache be used almost at once, instead of after two quiet seconds."""
-    monkeypatch.setattr(open_cache, "QUIET_NS", 20_000_000)
-
-
 @pytest.fixture
-async def other(settings: Settings, storage: Storage) -> AsyncIterator[Storage]:
+async def other(
+    settings: Settings, storage: Storage, backend_options: dict[str, object]
+) -> AsyncIterator[Storage]:
     """Open the same library again, like another process."""
-    async with open_database(settings) as stores:
+    async with open_database(settings, backend_options=backend_options) as stores:
         yield stores.storage
 
 
@@ -138,7 +133,7 @@ async def test_expectation_is_checked_against_change_of_other_process(
 
 async def test_every_query_shows_change_of_other_process_at_once(storage: Storage, other: Storage) -> None:
     """Each process has cached the state before: of the file, and of the folders."""
-    moved = Key(SHARED, "films/deep", "other.mp4")
+    moved = Key(SHARED, "films/deep", "film.mkv")
 
     async def query_state(by: Storage) -> tuple[object, ...]:
         page = await by.page(Listing(SHARED, recursive=True), cursor=None, limit=10)

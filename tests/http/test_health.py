@@ -219,7 +219,7 @@ def test_server_is_not_ready_when_it_loses_write_permission(
             mode = damaged.stat().st_mode
             damaged.chmod(0o500 if damaged.is_dir() else 0o400)
             detail = check_problem(http.get("/health/ready"), 503)
-            assert "cannot be written by this user any more" in detail
+            assert "may no longer write to the folder of files" in detail
             damaged.chmod(mode)
             assert http.get("/health/ready").status_code == 200
     finally:

@@ -401,7 +401,7 @@ def test_file_and_folder_cannot_share_a_path(
     put(http, f"{folder}/inner/film.mp4", DATA)
     with storage_unchanged():
         for child_path in (f"{folder}/taken/film.mp4", f"{folder}/taken/deep/er/film.mp4"):
-            assert "'taken' is no folder" in check_problem(put(http, child_path, DATA), 409)
+            assert "“taken” is a file, not a folder" in check_problem(put(http, child_path, DATA), 409)
             check_problem(put(http, child_path, DATA, if_none_match='"x"'), 409)
             target_folder, _, name = child_path.rpartition("/")
             for order in (1, -1):

@@ -1,7 +1,7 @@
-"""The copies that a library consists of, in a small SQLite file of their own.
+"""The files of a library that are copies, recorded in an SQLite file of their own.
 
-Only `seekable copy` reads or writes it. Without it copies count as files that others put there, until the
-next run finds that they are copies still.
+Only `seekable copy` reads or writes it. If it is lost, copies count as files of other programs until the next
+run finds that they are still equal.
 """
 
 import os
@@ -23,7 +23,7 @@ CREATE TABLE IF NOT EXISTS copies (
 
 
 class SqliteCopies:
-    """`storage.contract.CopyRecords` over a file, which is made when something is noted."""
+    """`storage.contract.CopyRecords` over a file, which is created when a copy is recorded."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -36,7 +36,7 @@ class SqliteCopies:
                 self._connection.close()
 
     def find(self, ids: Sequence[str]) -> Mapping[str, CopyRecord]:
-        with self._asked(create=False) as connection:
+        with self._connected(create=False) as connection:
             if connection is None:
                 return {}
             marks = ",".join("?" * len(ids))
@@ -51,33 +51,33 @@ class SqliteCopies:
 
     def save(self, copy: CopyRecord) -> None:
         values = (copy.id, copy.path, copy.etag, copy.updated_at.isoformat(), copy.source, copy.origin)
-        with self._asked(create=True) as connection:
+        with self._connected(create=True) as connection:
             assert connection is not None
             connection.execute("INSERT OR REPLACE INTO copies VALUES (?, ?, ?, ?, ?, ?)", values)
 
     def remove(self, copy: str) -> None:
-        with self._asked(create=False) as connection:
+        with self._connected(create=False) as connection:
             if connection is not None:
                 connection.execute("DELETE FROM copies WHERE id = ?", [copy])
 
     @contextmanager
-    def _asked(self, *, create: bool) -> Iterator[sqlite3.Connection | None]:
-        """Yield the connection, None if there is no file and none is to be made."""
+    def _connected(self, *, create: bool) -> Iterator[sqlite3.Connection | None]:
+        """Yield the connection; None if there is no file, unless it is to be created."""
         with self._lock:
             try:
                 if self._connection is None and (create or self._path.exists()):
-                    self._connection = self._opened()
+                    self._connection = self._open()
                 yield self._connection
             except (sqlite3.Error, OSError) as error:
                 raise StorageUnavailable(f"{self._path}: {error}.") from error
 
-    def _opened(self) -> sqlite3.Connection:
-        """Open the file; one that was damaged, such as by a backup in mid-change, begins anew."""
-        connection = self._connected()
+    def _open(self) -> sqlite3.Connection:
+        """Open the file; replace it if it is corrupt, for example by a backup during a change."""
+        connection = self._connect()
         try:
             connection.execute(_TABLE)
             sound = connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-        except sqlite3.OperationalError:  # it is locked, say, or the disk is full
+        except sqlite3.OperationalError:  # for example, it is locked, or the disk is full
             connection.close()
             raise
         except sqlite3.DatabaseError:
@@ -86,10 +86,10 @@ class SqliteCopies:
             return connection
         connection.close()
         self._path.unlink()
-        connection = self._connected()
+        connection = self._connect()
         connection.execute(_TABLE)
         return connection
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connect(self) -> sqlite3.Connection:
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)

@@ -1,14 +1,13 @@
-"""Holding the files of a folder against the rows that speak of them, and reconciler what differs."""
+"""Comparison of folders with their rows, and reconciliation of the differences."""
 
-import contextlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import groupby
 
 from sqlalchemy import func, select
 
-from app.database.filesystem.directory_entries import Entry, Folder
-from app.database.filesystem.disk import Disk
+from app.database.filesystem import Limits
+from app.database.filesystem.disk import Disk, Entry, Folder
 from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.posix import DiskPath, ReservedFolder
 from app.database.filesystem.reconcile import Reconciler
@@ -21,77 +20,84 @@ from app.storage.ignored_names import IgnoredNames
 from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep
 from app.storage.types import Key
 
-BATCH = 256
-"""Files that are looked at in one go, or settled in one transaction."""
-
 _NO_FILE = {"link": "It is a symbolic link.", "other": "It is neither a file nor a folder."}
+
+Reconciling = Callable[[], AbstractContextManager[Reconciler]]
+"""Begins a transaction of a Reconciler."""
 
 
 class FolderDiff:
-    """What is on the disk against what the rows say. `reconciler` begins a transaction."""
+    """The differences between folders and their rows, found and reconciled in batches."""
 
     def __init__(
         self,
         database: Database,
         files: Disk,
-        reconciler: Callable[[], AbstractContextManager[Reconciler]],
+        reconciling: Reconciling,
         ignored: IgnoredNames,
+        limits: Limits,
     ) -> None:
         self._database = database
         self._disk = files
-        self._reconciling = reconciler
+        self._reconciling = reconciling
         self._ignored = ignored
+        self._limits = limits
 
-    def entries(
-        self,
-        found: Folder,
-        library: str,
-        path: DiskPath,
-        folder: str,
-        entries: list[Entry],
+    def reconcile_entries(
+        self, found: Folder, library: str, path: DiskPath, folder: str, entries: list[Entry]
     ) -> ScanStep:
-        """One batch of what is in a folder. `files` counts those that have a row in the end: of those that
-        are ignored, what was uploaded or asked for by its address."""
-        findings: list[ScanFinding] = []
+        """Reconcile one batch of the entries of a folder.
+
+        `files` of the result counts files that have a row afterwards. Ignored files have one if they were
+        uploaded, or requested by their address.
+        """
+        files, findings = self._legal_files(library, path, folder, entries)
+        known = self._known(library, folder, [key.filename for key, _ in files.values()])
+        depth = len(root_of(library))
+        differing = []
+        ignored = 0
+        for name, (key, where) in files.items():
+            if key.filename not in known and self._ignored.matches(key):
+                ignored += 1
+                continue
+            known_path, known_stat = known.get(key.filename, (None, None))
+            if known_path != "/".join(where[depth:]) or _stat(found, name) != known_stat:
+                differing.append((key, where))
+        step = self._reconcile(differing)
+        findings += step.findings
+        return ScanStep(len(files) - ignored - len(differing) + step.files, tuple(findings))
+
+    def _legal_files(
+        self, library: str, path: DiskPath, folder: str, entries: list[Entry]
+    ) -> tuple[dict[str, Place], list[ScanFinding]]:
+        """Return the files by their names on disk, and findings about entries that cannot be adopted."""
         files: dict[str, Place] = {}
+        findings: list[ScanFinding] = []
         depth = len(root_of(library))
         for entry in entries:
-            shown = "/".join((*path[depth:], entry.name))
-            if entry.kind in _NO_FILE:
-                findings.append(ScanFinding(shown, ScanOutcome.SKIPPED, _NO_FILE[entry.kind]))
-            elif entry.kind == "file":
+            reason = _NO_FILE.get(entry.type)
+            if entry.type == "file":
                 try:
                     files[entry.name] = Key.of(library, folder, entry.name), (*path, entry.name)
                 except InvalidName as error:
-                    findings.append(ScanFinding(shown, ScanOutcome.SKIPPED, str(error)))
-        known = self._known(library, folder, [key.filename for key, _ in files.values()])
-        differing = []
-        ignored = 0
-        for entry in entries:
-            if entry.name in files:
-                key, where = files[entry.name]
-                if key.filename not in known and self._ignored.matches(key):
-                    ignored += 1
-                    continue
-                path_known, signature = known.get(key.filename, (None, None))
-                if path_known != "/".join(where[depth:]) or _signature(found, entry.name) != signature:
-                    differing.append((key, where))
-        settled = self._reconcile(differing)
-        findings += settled.findings
-        return ScanStep(len(files) - ignored - len(differing) + settled.files, tuple(findings))
+                    reason = str(error)
+            if reason is not None:
+                shown = "/".join((*path[depth:], entry.name))
+                findings.append(ScanFinding(shown, ScanOutcome.SKIPPED, reason))
+        return files, findings
 
-    def rows(self, library: str, folder: str) -> int:
-        """How many rows speak of files directly in the folder."""
-        here = (Media.library == library) & (Media.folder == folder)
+    def count_rows(self, library: str, folder: str) -> int:
+        """Return the number of rows of files directly in the folder."""
+        inside = (Media.library == library) & (Media.folder == folder)
         with self._database.reading() as session:
-            return session.scalar(select(func.count()).select_from(Media).where(here)) or 0
+            return session.scalar(select(func.count()).select_from(Media).where(inside)) or 0
 
-    def gone(self, library: str, folder: str, *, beneath: bool) -> Iterator[ScanStep]:
-        """Settle the rows in a folder, or all beneath it, that have no file where they say."""
+    def reconcile_missing(self, library: str, folder: str, *, recursive: bool) -> Iterator[ScanStep]:
+        """Reconcile the rows in a folder whose file is missing."""
         after = ("", "")
         while True:
             with self._database.reading() as session:
-                found = places(session, library, folder, after, beneath=beneath, limit=BATCH)
+                found = places(session, library, folder, after, beneath=recursive, limit=self._limits.batch)
             if not found:
                 return
             last = found[-1][0]
@@ -99,22 +105,22 @@ class FolderDiff:
             yield ScanStep(0, self._reconcile(list(self._missing(found))).findings)
 
     def _missing(self, known: list[Place]) -> Iterator[Place]:
-        """Those that have no file. Of what cannot be looked into nobody knows; whoever walks through the
-        folders says so."""
-        for inside, those in groupby(known, lambda place: place[1][:-1]):
-            with contextlib.suppress(Unreadable), self._folder(inside) as folder:
-                for key, path in those:
-                    if folder is None or not folder.has_file(path[-1]) or not folder.spells(path[-1]):
-                        yield key, path
+        """Yield those without a file. Unreadable folders are passed over; the scan reports them."""
+        for path, group in groupby(known, lambda place: place[1][:-1]):
+            with suppress(Unreadable), self._open_exact_folder(path) as folder:
+                for key, file in group:
+                    name = file[-1]
+                    if folder is None or not folder.has_file(name) or not folder.has_exact_name(name):
+                        yield key, file
 
-    @contextlib.contextmanager
-    def _folder(self, path: DiskPath) -> Iterator[Folder | None]:
-        """The folder that has just this path; None where only another spelling of it, or none, is there."""
-        with contextlib.ExitStack() as stack:
+    @contextmanager
+    def _open_exact_folder(self, path: DiskPath) -> Iterator[Folder | None]:
+        """Yield the folder of exactly this path; None if there is none, or only one of an equivalent name."""
+        with ExitStack() as stack:
             folder = None
             if self._disk.actual_path(path) == path:
-                with contextlib.suppress(ReservedFolder):
-                    folder = stack.enter_context(self._disk.folder(path))
+                with suppress(ReservedFolder):
+                    folder = stack.enter_context(self._disk.open_folder(path))
             yield folder
 
     def _reconcile(self, differing: list[Place]) -> ScanStep:
@@ -125,30 +131,37 @@ class FolderDiff:
         with self._reconciling() as reconciler:
             for key, path in differing:
                 before = len(reconciler.changes)
-                left: tuple[ScanOutcome, str] | None = None
-                try:
-                    if reconciler.reconcile(key, path) is not None:
-                        files += 1
-                    elif self._disk.status(path) is not None:
-                        left = ScanOutcome.UNFINISHED, "It is being written, or was until just now."
-                except Unfinished as error:
-                    left = ScanOutcome.UNFINISHED, str(error)
-                except Unreadable as error:
-                    left = ScanOutcome.UNREADABLE, str(error)
-                except PathConflict as error:
-                    left = ScanOutcome.SKIPPED, str(error)
+                has_row, problem = self._reconcile_file(reconciler, key, path)
+                files += has_row
                 for change in reconciler.changes[before:]:
                     findings.append(ScanFinding(change.info.key.path, ScanOutcome(change.kind.value)))
-                if left is not None:
-                    findings.append(ScanFinding("/".join(path[len(root_of(key.library)) :]), *left))
+                if problem is not None:
+                    findings.append(ScanFinding("/".join(path[len(root_of(key.library)) :]), *problem))
             reconciler.commit()
         return ScanStep(files, tuple(findings))
 
+    def _reconcile_file(
+        self, reconciler: Reconciler, key: Key, path: DiskPath
+    ) -> tuple[bool, tuple[ScanOutcome, str] | None]:
+        """Return whether the file has a row afterwards, and the reason if it could not be reconciled."""
+        try:
+            if reconciler.reconcile(key, path) is not None:
+                return True, None
+            if self._disk.status(path) is not None:
+                return False, (ScanOutcome.UNFINISHED, "It is being written, or was until just now.")
+        except Unfinished as error:
+            return False, (ScanOutcome.UNFINISHED, str(error))
+        except Unreadable as error:
+            return False, (ScanOutcome.UNREADABLE, str(error))
+        except PathConflict as error:
+            return False, (ScanOutcome.SKIPPED, str(error))
+        return False, None
+
     def _known(self, library: str, folder: str, names: list[str]) -> dict[str, tuple[str, FileStat]]:
-        """Where the rows of these names say that their files are, and what these are."""
+        """Return the path and the status that the rows of these names record."""
         if not names:
             return {}
-        # Not whole rows: making them takes most of the time of a scan.
+        # Columns only: loading whole rows would take most of the time of a scan.
         query = select(Media.filename, Media.disk_path, *STAT_COLUMNS).where(
             Media.library == library, Media.folder == folder, Media.filename.in_(names)
         )
@@ -160,8 +173,8 @@ class FolderDiff:
             }
 
 
-def _signature(folder: Folder, name: str) -> FileStat | None:
-    """Return the status of a file; None if there is none or it is unreadable."""
-    with contextlib.suppress(Unreadable):
-        return folder.signature(name)
+def _stat(folder: Folder, name: str) -> FileStat | None:
+    """Return the status of a file; None if it is missing or unreadable."""
+    with suppress(Unreadable):
+        return folder.stat(name)
     return None

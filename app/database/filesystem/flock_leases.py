@@ -1,6 +1,6 @@
-"""Leases as locks of the system: for processes of one machine.
+"""Leases as locks of the kernel, for processes of one machine.
 
-Nothing is written to a disk for them, which may rest; and what a process holds is free as soon as it dies.
+They write nothing to a disk, which may sleep, and the kernel releases them when their process dies.
 """
 
 import fcntl
@@ -26,11 +26,14 @@ class _Held:
 
 
 class FlockLeases:
-    """`storage.leases.LeaseStore` over the files of a folder, which is opened when the first is asked for: a
-    command that needs none, and that somebody else may run, makes no folder. `opened` gives a descriptor."""
+    """`storage.leases.LeaseStore` over locked files in a folder.
 
-    def __init__(self, opened: Callable[[], int]) -> None:
-        self._opened = opened
+    `open_folder` returns a descriptor of the folder. It is called for the first lease only, because a command
+    that needs none may be run by another user, and must not create the folder.
+    """
+
+    def __init__(self, open_folder: Callable[[], int]) -> None:
+        self._open_folder = open_folder
         self._folder = -1
         self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
@@ -50,7 +53,7 @@ class FlockLeases:
             if held is not None and held.holder != holder and now < held.until:
                 return False
             file = hashlib.sha256(name.encode()).hexdigest()[:32]
-            descriptor = self._locked(file) if held is None else held.descriptor
+            descriptor = self._lock_file(file) if held is None else held.descriptor
             if descriptor is None:
                 return False
             self._held[name] = _Held(holder, now + for_s, file, descriptor)
@@ -63,22 +66,23 @@ class FlockLeases:
                 del self._held[name]
                 with map_os_errors():
                     try:
-                        os.unlink(held.file, dir_fd=self._folder)  # before somebody else can lock it
+                        os.unlink(held.file, dir_fd=self._folder)  # before another process can lock it
                     finally:
                         os.close(held.descriptor)
 
-    def _locked(self, file: str) -> int | None:
+    def _lock_file(self, file: str) -> int | None:
+        """Return a descriptor of the locked file; None if another process has locked it."""
         if self._folder < 0:
-            self._folder = self._opened()
+            self._folder = self._open_folder()
         with map_os_errors(), ExitStack() as stack:
             descriptor = os.open(file, _OPEN, 0o666, dir_fd=self._folder)
             stack.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                there = os.stat(file, dir_fd=self._folder, follow_symlinks=False).st_ino
+                inode = os.stat(file, dir_fd=self._folder, follow_symlinks=False).st_ino
             except (BlockingIOError, FileNotFoundError):
                 return None
-            if there != os.fstat(descriptor).st_ino:  # it was given back between the open and the lock
+            if inode != os.fstat(descriptor).st_ino:  # it was released between the open and the lock
                 return None
             stack.pop_all()
         return descriptor

@@ -1,25 +1,24 @@
-"""Maintenance of the folder: scans, hashes of files that have none yet, verification of all files."""
+"""Maintenance of the folder: scans, hashing of new files, verification of all files."""
 
-import contextlib
 import ctypes
 import hashlib
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from sqlalchemy import TextClause, delete, func, select, text
 from sqlalchemy.orm import Session
 
-from app.database.filesystem import page_cache
-from app.database.filesystem.directory_entries import looking
-from app.database.filesystem.disk import Disk
+from app.database.filesystem import Limits
+from app.database.filesystem.diff import Reconciling
+from app.database.filesystem.disk import Disk, map_read_errors
 from app.database.filesystem.file_identity import FileStat
-from app.database.filesystem.reconcile import Reconciler
+from app.database.filesystem.posix import pread
 from app.database.filesystem.rows import key_of, looks_alike, path_of, stat_of
 from app.database.filesystem.scanner import Scanner
 from app.database.sql.engine import Database
@@ -29,28 +28,44 @@ from app.storage.errors import StorageUnavailable, Unreadable
 from app.storage.ignored_names import IGNORE_NOTHING
 from app.storage.maintenance import Integrity, ScanStep, Usage, VerifyStep
 
-_CALL = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}.get(platform.machine())
 _THIS_THREAD = (1, 0)  # IOPRIO_WHO_PROCESS, which means a thread; 0 is the caller
 _IDLE, _DEFAULT = 3 << 13, 0
+
+DEPARTED_KEPT_FOR = timedelta(days=30)
+"""Time for which the row of a missing file is kept, in case the file returns."""
+
+STEP = 1 << 20
+"""Bytes per read."""
+
+TRIES = 3
+"""Attempts to hash a file that moves meanwhile."""
+
+MAX_FAILED = 100
+"""Number of files that failed, up to which new urgent files are looked for between two others."""
+
+_FIRST = text(f"({HASH_FIRST})")
+
+_NO_FAULT = (None, Integrity.SOUND, Integrity.UNKNOWN)
 
 
 @contextmanager
 def idle_io() -> Iterator[None]:
-    """Give the reads of this thread the class IDLE, on schedulers that have it (bfq, mq-deadline).
+    """Give reads of this thread the idle I/O class (ioprio_set(2); schedulers bfq and mq-deadline).
 
-    Does nothing where the system has no such call.
+    Does nothing if the system lacks the call.
     """
-    _set(_IDLE)
+    _set_io_priority(_IDLE)
     try:
         yield
     finally:
-        _set(_DEFAULT)
+        _set_io_priority(_DEFAULT)
 
 
-def _set(priority: int) -> None:
-    if sys.platform == "linux" and _CALL is not None:
-        with contextlib.suppress(OSError):
-            _libc().syscall(_CALL, *_THIS_THREAD, priority)
+def _set_io_priority(priority: int) -> None:
+    if sys.platform == "linux" and _IOPRIO_SET is not None:
+        with suppress(OSError):
+            _libc().syscall(_IOPRIO_SET, *_THIS_THREAD, priority)
 
 
 @cache
@@ -58,36 +73,17 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-DEPARTED_LASTS = timedelta(days=30)
-"""How long the record of a file that disappeared is kept, in case the file returns."""
-
-STEP = 1 << 20
-"""Bytes that are read in one go."""
-
-TRIES = 3
-
-MAX_FAILED = 100
-"""Files that could not be hashed, up to which it is worth looking past them for others to be hashed first."""
-
-_FIRST = text(f"({HASH_FIRST})")
-
-_NO_FAULT = (None, Integrity.SOUND, Integrity.UNKNOWN)
-
-
 class FilesystemMaintenance:
-    """`storage.maintenance.Maintenance` over a folder and its database. `reconciler` begins a transaction."""
+    """`storage.maintenance.Maintenance` over a folder and its database."""
 
     def __init__(
-        self,
-        database: Database,
-        files: Disk,
-        reconciler: Callable[[], AbstractContextManager[Reconciler]],
-        scanner: Scanner,
+        self, database: Database, files: Disk, reconciling: Reconciling, scanner: Scanner, limits: Limits
     ) -> None:
         self._database = database
         self._disk = files
-        self._reconciling = reconciler
+        self._reconciling = reconciling
         self._scanner = scanner
+        self._limits = limits
 
     def usage(self, library: str | None) -> Usage:
         query = select(func.count(), func.sum(Media.size))
@@ -95,7 +91,7 @@ class FilesystemMaintenance:
             query = query.where(Media.library == library)
         with self._database.reading() as session:
             files, size = session.execute(query).one()
-        return Usage(files, int(size or 0))  # PostgreSQL adds up integers to a Decimal
+        return Usage(files, int(size or 0))  # PostgreSQL sums integers to a Decimal
 
     def estimate_file_count(self) -> int:
         return self._scanner.estimate_file_count()
@@ -103,23 +99,23 @@ class FilesystemMaintenance:
     def scan(self) -> Generator[ScanStep]:
         yield ScanStep(0, (), swept=self._disk.sweep())
         with self._database.writing() as session:
-            expired = datetime.now(UTC) - DEPARTED_LASTS
+            expired = datetime.now(UTC) - DEPARTED_KEPT_FOR
             session.execute(delete(Departed).where(Departed.departed_at < expired))
             session.commit()
         yield from self._scanner.scan()
 
     def adopt_all(self, library: str) -> Generator[ScanStep]:
-        return Scanner(self._database, self._disk, self._reconciling, IGNORE_NOTHING).scan_library(library)
+        scanner = Scanner(self._database, self._disk, self._reconciling, IGNORE_NOTHING, self._limits)
+        return scanner.scan_library(library)
 
     def hash_unverified(self) -> Generator[int]:
-        """Hash the files that need it, one after the other. Each step is the bytes that it read."""
         failed: set[str] = set()
         yield from self._hash_all(self._rows(_FIRST), failed)
         for condition in ("media.unverified", UNJUDGED):
             for row in self._rows(text(condition)):
                 yield from self._hash_all([row], failed)
                 if len(failed) < MAX_FAILED:
-                    # Others that clients wait for may have come meanwhile.
+                    # Clients may be waiting for others that were added meanwhile.
                     yield from self._hash_all(self._rows(_FIRST), failed)
 
     def _hash_all(self, rows: Iterable[Media], failed: set[str]) -> Generator[int]:
@@ -128,79 +124,77 @@ class FilesystemMaintenance:
                 failed.add(listed.id)
 
     def _hash_and_record(self, listed: Media) -> Generator[int, None, bool]:
-        """Return whether the hash was recorded. A file that was moved meanwhile is read again."""
+        """Return whether the hash was recorded. A file that moves meanwhile is read again."""
         for _ in range(TRIES):
-            read = None
-            with contextlib.suppress(Unreadable):  # it stays as it is
-                read = yield from self._hash(listed)
-            yield 0  # of many files that are empty, or wait, each is a step too
-            if read is not None and self._record(*read):
+            result = None
+            with suppress(Unreadable):  # the row stays as it is
+                result = yield from self._hash(listed)
+            yield 0  # a step even if the file is empty or skipped
+            if result is not None and self._record(*result):
                 return True
         return False
 
     def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, ContentHash] | None]:
-        """None when row and file do not agree: that is settled when the file is looked at next."""
+        """Return the row and the hash; None if row and file disagree, which the next scan reconciles."""
         with self._opened(listed) as (row, descriptor):
             if row is None or descriptor is None:
                 return None
-            # Or bytes that change after they were read would have this hash.
+            # Otherwise bytes that change after they were read could keep this hash.
             time.sleep(stat_of(row).ambiguous_for_s(time.time_ns()))
-            before = _signature(descriptor)
+            before = _stat(descriptor)
             if not stat_of(row).agrees_with(before):
                 return None
-            fingerprint = ContentHash()
+            content_hash = ContentHash()
             for data in _read(descriptor, row.size):
-                fingerprint.update(data)
+                content_hash.update(data)
                 yield len(data)
-            return (row, fingerprint) if _signature(descriptor) == before else None
+            return (row, content_hash) if _stat(descriptor) == before else None
 
     def verify(self) -> Generator[VerifyStep]:
-        """Hold every file against its row. Changes nothing."""
         for row in self._rows():
-            verdict = yield from self._verify(row, alone=False)
-            if verdict not in _NO_FAULT:
-                # A change may be under way, which takes its file step before it is committed. Nothing is
-                # while the row and the file are found alone.
-                verdict = yield from self._verify(row, alone=True)
-            if verdict is not None:
-                yield VerifyStep(key_of(row).path, 0, verdict)
+            integrity = yield from self._verify(row, locked=False)
+            if integrity not in _NO_FAULT:
+                # A change in progress takes its file step before it commits: look again under the write lock.
+                integrity = yield from self._verify(row, locked=True)
+            if integrity is not None:
+                yield VerifyStep(key_of(row).path, 0, integrity)
 
-    def _verify(self, listed: Media, *, alone: bool) -> Generator[VerifyStep, None, Integrity | None]:
-        """None when the file was deleted, and not by hand."""
+    def _verify(self, listed: Media, *, locked: bool) -> Generator[VerifyStep, None, Integrity | None]:
+        """Return the integrity of the file; None if it was deleted through the server."""
         digest = hashlib.sha256()
         try:
-            with self._opened(listed, alone=alone) as (row, descriptor):
+            with self._opened(listed, locked=locked) as (row, descriptor):
                 if row is None:
                     return None
                 if descriptor is None:
                     return Integrity.MISSING
-                before = _signature(descriptor)
+                before = _stat(descriptor)
                 if not looks_alike(row, before):
                     return Integrity.CHANGED
                 for data in _read(descriptor, row.size):
                     digest.update(data)
                     yield VerifyStep(key_of(listed).path, len(data), None)
-                if not looks_alike(row, _signature(descriptor)):
+                if not looks_alike(row, _stat(descriptor)):
                     return Integrity.CHANGED
         except Unreadable:
             return Integrity.UNREADABLE
         return Integrity.of_hash(row.sha256 or row.other_sha256, digest.hexdigest())
 
     def _record(self, row: Media, found: ContentHash) -> bool:
-        """Record the hash, if the row still speaks of the same bytes. Return whether it does."""
+        """Record the hash unless the row has changed. Return whether it was recorded."""
         with self._reconciling() as reconciler:
             now = reconciler.session.get(Media, row.id)
             if now is None or stat_of(now) != stat_of(row):
                 return False
             if now.unverified:
-                reconciler.hashed(now, found.sha256, is_utf8=found.is_utf8)
-            elif now.is_utf8 is None:  # its hash stays, so that a verification finds bytes that rotted
+                reconciler.record_hash(now, found.sha256, is_utf8=found.is_utf8)
+            elif now.is_utf8 is None:  # the hash stays, so that a verification can detect damage
                 now.is_utf8 = found.is_utf8
             reconciler.commit()
         return True
 
     def _rows(self, *conditions: TextClause) -> Iterator[Media]:
-        """The rows, in the order of their ids, as they are when their turn comes."""
+        """Yield the rows in the order of their ids, each read when its turn comes."""
         last = ""
         while True:
             query = select(Media).where(Media.id > last, *conditions).order_by(Media.id).limit(1)
@@ -212,8 +206,8 @@ class FilesystemMaintenance:
             last = row.id
 
     @contextmanager
-    def _looking(self, *, alone: bool) -> Iterator[Session]:
-        if alone:
+    def _session(self, *, locked: bool) -> Iterator[Session]:
+        if locked:
             with self._reconciling() as reconciler:
                 yield reconciler.session
         else:
@@ -221,15 +215,16 @@ class FilesystemMaintenance:
                 yield session
 
     @contextmanager
-    def _opened(self, listed: Media, *, alone: bool = False) -> Iterator[tuple[Media | None, int | None]]:
-        """The row as it is now, and its open file; alone, as they are while nobody changes them."""
-        with self._looking(alone=alone) as session:
+    def _opened(self, listed: Media, *, locked: bool = False) -> Iterator[tuple[Media | None, int | None]]:
+        """Yield the present row and a descriptor of its file, both read under the write lock if `locked`."""
+        with self._session(locked=locked) as session:
             row = session.get(Media, listed.id)
-            with _unreadable():
-                descriptor = None if row is None else self._disk.open(path_of(row))
+            with _map_unavailable():
+                opened = None if row is None else self._disk.open(path_of(row))
+        descriptor = None if opened is None else opened[0]
         try:
             if descriptor is not None and hasattr(os, "posix_fadvise"):
-                # What is read once, and by nobody else, need not push out what is being watched.
+                # Bytes that are read once need not evict those of films that clients watch.
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_NOREUSE)
             yield row, descriptor
         finally:
@@ -238,25 +233,25 @@ class FilesystemMaintenance:
 
 
 @contextmanager
-def _unreadable() -> Iterator[None]:
-    """Tells a file that cannot be read from a database that does not answer."""
+def _map_unavailable() -> Iterator[None]:
+    """Raise Unreadable for a file that cannot be read, so that StorageUnavailable means the database."""
     try:
         yield
     except StorageUnavailable as error:
         raise Unreadable(str(error)) from error
 
 
-def _signature(descriptor: int) -> FileStat:
-    """Raises Unreadable."""
-    with looking():
+def _stat(descriptor: int) -> FileStat:
+    """Return the status of an open file. Raises Unreadable."""
+    with map_read_errors():
         return FileStat.of(os.fstat(descriptor))
 
 
 def _read(descriptor: int, size: int) -> Iterator[bytes]:
     position = 0
     while position < size:
-        with _unreadable(), idle_io():
-            data = page_cache.read(descriptor, position, min(STEP, size - position))
+        with _map_unavailable(), idle_io():
+            data = pread(descriptor, position, min(STEP, size - position))
         if not data:
             return
         yield data

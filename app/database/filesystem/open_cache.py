@@ -1,22 +1,19 @@
-"""Rows that were true of their files a moment ago, so that most opens ask no database and need no thread.
+"""Open files, and a cache of recent rows, so that most opens need neither the database nor a thread.
 
-Nobody says when such a row is out of date. Other processes cannot, and what this one says might come before
-a slow reader notes what it found earlier. So a row is used only with a proof that it is still true, which
-no change can get around:
+No process announces reliably that a cached row is outdated: other processes cannot, and an announcement of
+this one may arrive before a slow reader caches its older row. So a row is used only with proof that it is
+still true:
 
-- The file at its path is opened anew, and fstat says that it is the very inode for which the row was read,
-  and that nothing happened to it since. All that happens to a file (to its bytes, names, rights or times)
-  changes its ctime, which nobody can set. (The signature in the row is less: a file may get its old size and
-  time back.) A file that is replaced, moved or deleted, by whoever, fails here: every change takes its file
-  step before it is committed.
-- The ctime was old when the row was read. The clock of a file system ticks slowly, so that a file which
-  has just changed may change again under the same ctime.
-- The row was verified. To hash a file that was put there by hand may give it another ETag, and touches no
-  file.
+- The file at its path is opened again, and fstat(2) shows the inode for which the row was read, with the same
+  ctime. Every change of a file (bytes, names, permissions or times) changes its ctime, which no program can
+  set. Every change takes its file step before it commits, so a file that was replaced, moved or deleted fails
+  here, whichever program did it.
+- The ctime was old when the row was read: within one tick of its file system's clock, a file may change again
+  under the same ctime.
+- The row was verified: hashing a file that another program added may change its ETag, but touches no file.
 
-So the version is always the right one: the ETag and the time of the last change belong to these bytes. What
-is left is what no file tells, such as an id that somebody edited in the database by hand, or that went with
-a folder which was away for a month. For that the database is asked again every few seconds.
+The version is therefore always right: the ETag and the modification date belong to these bytes. Values that
+no file reveals, such as an id that was edited in the database, are read again every few seconds.
 """
 
 import os
@@ -26,42 +23,70 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from app.database.filesystem import page_cache
+from app.database.filesystem import Limits
 from app.database.filesystem.disk import Disk
-from app.database.filesystem.posix import DiskPath
+from app.database.filesystem.posix import DiskPath, pread
 from app.database.filesystem.rows import info_of, path_of
 from app.database.sql.schema import Media
 from app.storage.types import Address, FileInfo
 
+_RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
+_PRELOAD_BATCH = 256 << 10
+_DISCARDED = [bytearray(1)]
+
 
 class DiskReader:
-    """An open file and what its row said when it was opened. `is_near`: nobody else has to be asked when it
-    is closed."""
+    """An open file, and its row when it was opened. It is `local` if closing it needs no network."""
 
-    def __init__(self, info: FileInfo, descriptor: int, chunk_size: int, *, is_near: bool = False) -> None:
+    max_units = 1
+
+    def __init__(self, info: FileInfo, descriptor: int, chunk_size: int, *, local: bool = False) -> None:
         self.info = info
         self._descriptor = descriptor
-        self._is_near = is_near
+        self._local = local
         self.unit = chunk_size
-        self.max_units = 1
 
     def fileno(self) -> int:
         return self._descriptor
 
     def read(self, start: int, size: int) -> list[bytes]:
-        return [page_cache.read(self._descriptor, start, size)]
+        return [pread(self._descriptor, start, size)]
 
     def read_nowait(self, start: int, size: int) -> bytes | None:
-        return page_cache.read_nowait(self._descriptor, start, size)
+        if not _RWF_NOWAIT:
+            return None
+        buffer = bytearray(size)
+        try:
+            complete = os.preadv(self._descriptor, [buffer], start, _RWF_NOWAIT) == size
+        except OSError:  # EAGAIN: not cached; EOPNOTSUPP: unknown (tmpfs). `read` raises all others.
+            return None
+        return bytes(buffer) if complete else None
 
     def is_cached(self, start: int, stop: int) -> bool:
-        return page_cache.is_cached(self._descriptor, start, stop)
+        # The first and the last byte stand for all of them.
+        if not _RWF_NOWAIT:
+            return False
+        try:
+            for position in {start, stop - 1}:
+                os.preadv(self._descriptor, _DISCARDED, position, _RWF_NOWAIT)
+        except OSError:  # as above, with `preload`
+            return False
+        return True
 
     def preload(self, start: int, stop: int) -> None:
-        page_cache.preload(self._descriptor, start, stop)
+        for position in range(start, stop, _PRELOAD_BATCH):
+            pread(self._descriptor, position, min(_PRELOAD_BATCH, stop - position))
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    def close_nowait(self) -> bool:
+        # The last close of a big deleted file blocks until its blocks are freed. (A deletion between these
+        # two calls is rare enough.)
+        if not self._local or not self._has_name():
+            return False
+        os.close(self._descriptor)
+        return True
 
     def _has_name(self) -> bool:
         try:
@@ -69,41 +94,14 @@ class DiskReader:
         except OSError:
             return False
 
-    def close_nowait(self) -> bool:
-        # The last to close a big file that was deleted waits until its blocks are freed. (If it is deleted
-        # between these two calls, this one waits, for once.)
-        if not self._is_near or not self._has_name():
-            return False
-        os.close(self._descriptor)
-        return True
+
+StatFields = tuple[int, int, int, int, int]
+"""The fields of stat(2) that stay the same while nothing happens to a file."""
 
 
-MOST = 4096
-"""Rows that are kept, of about 2 KiB each."""
-
-QUIET_NS = 2_000_000_000
-"""How long nothing has to have happened to a file: longer than any tick, which is a second on some disks."""
-
-AGE_S = 10
-"""How long the database is not asked again."""
-
-Proof = tuple[int, int, int, int, int]
-"""What stays the same for as long as nothing happens to a file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a row said, and of which file."""
-
-    info: FileInfo
-    path: DiskPath
-    proof: Proof
-    until: float
-
-
-def proof_of(status: os.stat_result) -> Proof:
+def stat_fields(status: os.stat_result) -> StatFields:
     return (
-        status.st_dev,  # one folder may hold several file systems that are not mounted there (Btrfs)
+        status.st_dev,  # one folder may contain several file systems that are no mounts (Btrfs)
         status.st_ino,
         status.st_size,
         status.st_mtime_ns,
@@ -111,41 +109,53 @@ def proof_of(status: os.stat_result) -> Proof:
     )
 
 
-def _proves(descriptor: int, proof: Proof) -> bool:
+def _still_matches(descriptor: int, fields: StatFields) -> bool:
     try:
-        return proof_of(os.fstat(descriptor)) == proof
-    except OSError:  # which another open will meet too, and say
+        return stat_fields(os.fstat(descriptor)) == fields
+    except OSError:  # the ordinary open meets the same error and raises it
         return False
 
 
-class OpenCache:
-    """The rows that were used last. Used by many threads at once."""
+@dataclass(frozen=True, slots=True)
+class CachedRow:
+    """The content of a row, and the file for which it was read."""
 
-    def __init__(self, files: Disk, chunk_size: int, *, max_rows: int = MOST) -> None:
+    info: FileInfo
+    path: DiskPath
+    fields: StatFields
+    expires_at: float
+
+
+class OpenCache:
+    """The most recently used rows, each of about 2 KiB. Thread-safe."""
+
+    def __init__(self, files: Disk, chunk_size: int, limits: Limits) -> None:
         self._disk = files
         self._chunk_size = chunk_size
+        self._limits = limits
         # No TTLCache: it takes four times as long, in every request.
-        self._known: LRUCache[Address, Known] = LRUCache(max_rows)
+        self._rows: LRUCache[Address, CachedRow] = LRUCache(limits.max_cached_rows)
         self._lock = threading.Lock()
 
-    def note(self, address: Address, row: Media, status: os.stat_result, looked_ns: int) -> None:
-        """The row is true of an open file of this status. `looked_ns` is when, or before, it was read."""
-        if row.unverified or status.st_ctime_ns > looked_ns - QUIET_NS:
+    def put(self, address: Address, row: Media, status: os.stat_result, read_at_ns: int) -> None:
+        """Cache a row that was true of an open file of this status when it was read, or later."""
+        if row.unverified or status.st_ctime_ns > read_at_ns - self._limits.cache_after_s * 1e9:
             return
-        known = Known(info_of(row), path_of(row), proof_of(status), time.monotonic() + AGE_S)
+        expires_at = time.monotonic() + self._limits.cache_for_s
+        cached = CachedRow(info_of(row), path_of(row), stat_fields(status), expires_at)
         with self._lock:
-            self._known[address] = known
+            self._rows[address] = cached
 
     def open(self, address: Address) -> DiskReader | None:
-        """The file, if the row that is known of it is proved to be true, without waiting for anything."""
+        """Open the file without blocking. Returns None if its row is not cached, or not proved."""
         with self._lock:
-            known = self._known.get(address)
-        if known is None or time.monotonic() > known.until:
+            row = self._rows.get(address)
+        if row is None or time.monotonic() > row.expires_at:
             return None
-        descriptor = self._disk.open_cached(known.path)
+        descriptor = self._disk.open_cached(row.path)
         if descriptor is None:
             return None
-        if not _proves(descriptor, known.proof):
+        if not _still_matches(descriptor, row.fields):
             os.close(descriptor)
             return None
-        return DiskReader(known.info, descriptor, self._chunk_size, is_near=True)
+        return DiskReader(row.info, descriptor, self._chunk_size, local=True)

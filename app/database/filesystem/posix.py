@@ -1,51 +1,211 @@
-"""Folders beneath a root: walked, made, removed, without ever being led out of it.
+"""System calls on paths below a root folder, none of which ever leads out of it.
 
-Paths are tuples of segments. Each is walked segment by segment with `dir_fd` and O_NOFOLLOW, so that no
-symbolic link, however it is swapped in, leads elsewhere. (Python has no openat2.)
+A path is walked segment by segment with `dir_fd` and O_NOFOLLOW, so that no symbolic link, however it is
+swapped in, leads elsewhere.
 """
 
-import contextlib
 import ctypes
 import errno
 import os
 import stat
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
-from app.storage.errors import (
-    AlreadyExists,
-    InvalidName,
-    OutOfSpace,
-    PathConflict,
-    StorageUnavailable,
-)
+from app.storage.errors import AlreadyExists, InvalidName, OutOfSpace, PathConflict, StorageUnavailable
 from app.storage.types import RESERVED
 
+T = TypeVar("T")
+
+DiskPath = tuple[str, ...]
+"""The segments of a path below the root."""
+
+InodeId = tuple[int, int]
+"""Device and inode."""
+
+NOT_FOUND = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""Errors of a path that leads to no folder or file, or through a symbolic link."""
+
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
+_NO_RENAMEAT2 = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
+"""Errors of kernels, seccomp filters and file systems (such as NFS) without RENAME_NOREPLACE."""
+
+_RENAME_NOREPLACE = 1
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OTHERS = 0o077
 
 
 @contextmanager
 def map_os_errors() -> Iterator[None]:
-    """Raise the storage's errors for those of the operating system."""
+    """Raise storage errors instead of OSError."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise OutOfSpace("The disk is full.") from error
         if error.errno == errno.ENAMETOOLONG:
-            raise InvalidName("The disk does not take so long a name.") from error
+            raise InvalidName("The disk does not accept a name of this length. Shorten it.") from error
         if error.errno == errno.EXDEV:
             raise PathConflict("Another file system is mounted there; it can only be read.") from error
-        raise StorageUnavailable(f"The disk refuses: {error.strerror}.") from error
+        raise StorageUnavailable(f"The disk failed: {error.strerror}.") from error
 
 
-_NOREPLACE = 1
-_MISSING = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM}
-"""Errors of kernels, seccomp filters and file systems (NFS, for one) that lack the flag."""
+class ReservedFolder(InvalidName):
+    """A path into the reserved folder by another name: in another case, or through a bind mount."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"“{name}” leads to the server's own folder. Choose another name.")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The descriptor of the root folder, which the caller keeps open."""
+
+    descriptor: int
+    reserved: InodeId | None = None
+    """The reserved folder, which may be entered by its own name only."""
+
+
+def inode_id(status: os.stat_result) -> InodeId:
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def open_folder(root: Root, path: DiskPath, *, create: bool = False) -> Generator[int]:
+    """Yield a descriptor of the folder. Created folders are durable by then.
+
+    Raises OSError, ReservedFolder, and PathConflict if a folder cannot be created.
+    """
+    folder = os.dup(root.descriptor)
+    try:
+        for depth, segment in enumerate(path):
+            inner = _enter(folder, segment, create=create)
+            os.close(folder)
+            folder = inner
+            # Case-insensitive file systems and bind mounts give the reserved folder other names.
+            if (depth or segment != RESERVED) and inode_id(os.fstat(folder)) == root.reserved:
+                raise ReservedFolder(segment)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _enter(folder: int, segment: str, *, create: bool) -> int:
+    while True:
+        try:
+            return os.open(segment, _FOLDER, dir_fd=folder)
+        except FileNotFoundError:
+            if not create:
+                raise
+        except OSError as error:
+            if create and error.errno in NOT_FOUND:
+                raise _not_a_folder(segment) from None
+            raise
+        with suppress(FileExistsError):
+            os.mkdir(segment, dir_fd=folder)
+            os.fsync(folder)
+
+
+def lstat(root: Root, path: DiskPath) -> os.stat_result | None:
+    """Return the status of the entry at the path, even of a symbolic link; None if it does not exist."""
+    try:
+        with open_folder(root, path[:-1]) as folder:
+            return os.lstat(path[-1], dir_fd=folder)
+    except OSError as error:
+        if error.errno in NOT_FOUND:
+            return None
+        raise
+
+
+def check_path_conflicts(root: Root, path: DiskPath) -> None:
+    """Raise PathConflict if an existing file or folder prevents a file at this path."""
+    for depth in range(1, len(path)):
+        found = lstat(root, path[:depth])
+        if found is None:
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            raise _not_a_folder(path[depth - 1])
+        if inode_id(found) == root.reserved and path[:depth] != (RESERVED,):
+            raise ReservedFolder(path[depth - 1])
+    found = lstat(root, path)
+    if found is not None and stat.S_ISDIR(found.st_mode) and not _is_empty(root, path):
+        raise _is_a_folder(path[-1])
+
+
+def _is_empty(root: Root, path: DiskPath) -> bool:
+    try:
+        with open_folder(root, path) as folder:
+            return not os.listdir(folder)
+    except OSError as error:
+        if error.errno in NOT_FOUND:  # it was removed meanwhile
+            return True
+        raise
+
+
+def _not_a_folder(name: str) -> PathConflict:
+    return PathConflict(f"“{name}” is a file, not a folder. Choose another folder.")
+
+
+def _is_a_folder(name: str) -> PathConflict:
+    return PathConflict(f"“{name}” is a folder. Choose another name.")
+
+
+def link(source_folder: int, source: str, folder: int, name: str) -> None:
+    """Give a file a second name. Raises AlreadyExists, PathConflict; never replaces a file."""
+
+    def link() -> None:
+        try:
+            os.link(source, name, src_dir_fd=source_folder, dst_dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise StorageUnavailable(
+                    "Seekable needs hard links. Store the files on a file system that has them."
+                ) from error
+            raise
+
+    _claim_name(link, folder, name)
+
+
+def rename(source_folder: int, source: str, folder: int, name: str) -> bool:
+    """Rename a file. Raises AlreadyExists, PathConflict; never replaces a file.
+
+    Returns False, without any effect, if the system lacks such a rename.
+    """
+    return _claim_name(lambda: rename_noreplace(source_folder, source, folder, name), folder, name)
+
+
+def _claim_name(step: Callable[[], T], folder: int, name: str) -> T:
+    for _ in range(2):
+        try:
+            return step()
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+                raise AlreadyExists("A file with this name already exists. Choose another name.") from None
+        # Folders exist only while they contain files: an empty one, perhaps left by a crash, is removed.
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=folder)
+    raise _is_a_folder(name)
+
+
+def rename_noreplace(source_folder: int, source: str, folder: int, name: str) -> bool:
+    """Rename a file atomically (renameat2(2), RENAME_NOREPLACE).
+
+    Returns False, without any effect, if the system lacks the call. Raises OSError, FileExistsError.
+    """
+    libc = _libc()
+    if libc is None:
+        return False
+    if libc.renameat2(source_folder, os.fsencode(source), folder, os.fsencode(name), _RENAME_NOREPLACE) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in _NO_RENAMEAT2:
+        return False
+    raise OSError(error, os.strerror(error), name)
 
 
 @cache
@@ -58,200 +218,67 @@ def _libc() -> ctypes.CDLL | None:
     return libc
 
 
-def rename_to_free_name(source_folder: int, source: str, folder: int, name: str) -> bool:
-    """Rename a file, so that at every moment it has exactly one name.
-
-    Returns False, and does nothing, where the system has no such rename. Raises OSError, and
-    FileExistsError if the name is taken.
-    """
-    libc = _libc()
-    if libc is None:
-        return False
-    if libc.renameat2(source_folder, os.fsencode(source), folder, os.fsencode(name), _NOREPLACE) == 0:
-        return True
-    error = ctypes.get_errno()
-    if error in _MISSING:
-        return False
-    raise OSError(error, os.strerror(error), name)
-
-
-T = TypeVar("T")
-
-DiskPath = tuple[str, ...]
-"""A path beneath the root, in pieces."""
-
-NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-"""What the system says of a path where nothing is that could be entered or opened."""
-
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class ReservedFolder(InvalidName):
-    """A path that leads into the reserved folder under another name: in another case, or by a bind mount."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name!r} is the server's own folder under another name.")
-
-
-InodeId = tuple[int, int]
-"""Device and inode."""
-
-
-def inode_id(status: os.stat_result) -> InodeId:
-    return status.st_dev, status.st_ino
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """The folder that all others are beneath: a descriptor, which stays the caller's."""
-
-    descriptor: int
-    ours: InodeId | None = None
-    """The reserved folder, which no other name leads into."""
-
-
-@contextmanager
-def entered(root: Root, path: DiskPath, *, create: bool = False) -> Generator[int]:
-    """A descriptor of the folder, closed afterwards. New folders are on the disk before it is given.
-
-    Raises OSError, PathConflict where a folder cannot be made, and ReservedFolder.
-    """
-    folder = os.dup(root.descriptor)
-    try:
-        for depth, segment in enumerate(path):
-            inner = _enter(folder, segment, create=create)
-            os.close(folder)
-            folder = inner
-            # The name alone tells nothing on file systems that ignore case, nor where folders are mounted.
-            if (depth or segment != RESERVED) and inode_id(os.fstat(folder)) == root.ours:
-                raise ReservedFolder(segment)
-        yield folder
-    finally:
-        os.close(folder)
-
-
-def status(root: Root, path: DiskPath) -> os.stat_result | None:
-    """What stands at the path itself, a link too; None when nothing does."""
-    try:
-        with entered(root, path[:-1]) as folder:
-            return os.lstat(path[-1], dir_fd=folder)
-    except OSError as error:
-        if error.errno in NOT_THERE:
-            return None
-        raise
-
-
-def check_path_conflicts(root: Root, path: DiskPath) -> None:
-    """Raise PathConflict when a file cannot have this path because of a file or folder that is there."""
-    for depth in range(1, len(path)):
-        found = status(root, path[:depth])
-        if found is None:
-            return
-        if not stat.S_ISDIR(found.st_mode):
-            raise _not_a_folder(path[depth - 1])
-        if inode_id(found) == root.ours and path[:depth] != (RESERVED,):
-            raise ReservedFolder(path[depth - 1])
-    found = status(root, path)
-    if found is not None and stat.S_ISDIR(found.st_mode) and not _is_empty(root, path):
-        raise _is_a_folder(path[-1])
-
-
-def _is_empty(root: Root, path: DiskPath) -> bool:
-    try:
-        with entered(root, path) as folder:
-            return not os.listdir(folder)
-    except OSError as error:
-        if error.errno in NOT_THERE:  # it went away meanwhile
-            return True
-        raise
-
-
-def link(source_folder: int, source: str, folder: int, name: str) -> None:
-    """Give a file a second name, which is never taken from another: AlreadyExists, PathConflict."""
-
-    def link() -> None:
-        try:
-            os.link(source, name, src_dir_fd=source_folder, dst_dir_fd=folder, follow_symlinks=False)
-        except OSError as error:
-            if error.errno in _NO_LINKS:
-                raise StorageUnavailable("The file system has no hard links, which are needed.") from error
-            raise
-
-    _to_free_name(link, folder, name)
-
-
-def rename(source_folder: int, source: str, folder: int, name: str) -> bool:
-    """Rename a file to a name that is never taken from another: AlreadyExists, PathConflict.
-
-    Returns False, and does nothing, where the system can only link and unlink.
-    """
-    return _to_free_name(lambda: rename_to_free_name(source_folder, source, folder, name), folder, name)
-
-
-def _to_free_name(step: Callable[[], T], folder: int, name: str) -> T:
-    for _ in range(2):
-        try:
-            return step()
-        except FileExistsError:
-            if not stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
-                raise AlreadyExists("A file with this name already exists. Choose another name.") from None
-        # A folder exists while a file has it, so an empty one, which a crash may have left, gives way.
-        with contextlib.suppress(OSError):
-            os.rmdir(name, dir_fd=folder)
-    raise _is_a_folder(name)
-
-
 def prune(root: Root, path: DiskPath) -> None:
-    """Remove the folder if it is empty, and then those above it."""
+    """Remove the folder if it is empty, then its parents likewise."""
     for depth in range(len(path), 0, -1):
         try:
-            with entered(root, path[: depth - 1]) as above:
-                os.rmdir(path[depth - 1], dir_fd=above)
-                os.fsync(above)
+            with open_folder(root, path[: depth - 1]) as parent:
+                os.rmdir(path[depth - 1], dir_fd=parent)
+                os.fsync(parent)
         except OSError:
             return
 
 
-def make_root(path: str) -> None:
-    """Make the folder that all others are beneath, and those above it, so that they outlive a power cut."""
+def create_root(path: str) -> None:
+    """Create the root folder and its parents durably."""
     if not os.path.isdir(path):
-        above = os.path.dirname(path)
-        make_root(above)
-        with contextlib.suppress(FileExistsError):  # another process that starts, or no folder, as will show
+        parent = os.path.dirname(path)
+        create_root(parent)
+        with suppress(FileExistsError):  # another process that starts; if it is a file, opening it fails
             os.mkdir(path)
-        descriptor = os.open(above, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
-def _enter(folder: int, segment: str, *, create: bool) -> int:
-    while True:
-        try:
-            return os.open(segment, _FOLDER, dir_fd=folder)
-        except FileNotFoundError:
-            if not create:
-                raise
-        except OSError as error:
-            if create and error.errno in NOT_THERE:
-                raise _not_a_folder(segment) from None
-            raise
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(segment, dir_fd=folder)
-            os.fsync(folder)
+def pread(descriptor: int, start: int, size: int) -> bytes:
+    """Return `size` bytes from `start`; fewer only at the end of the file."""
+    with map_os_errors():
+        data = os.pread(descriptor, size, start)
+        while 0 < len(data) < size:
+            more = os.pread(descriptor, size - len(data), start + len(data))
+            if not more:
+                break
+            data += more
+        return data
 
 
-def _not_a_folder(name: str) -> PathConflict:
-    return PathConflict(f"{name!r} is no folder, so that no file can be inside it.")
+def make_private(file: int | Path) -> None:
+    """Revoke all permissions of other users, if this user may and the file system has permissions."""
+    with suppress(OSError):
+        mode = stat.S_IMODE(os.stat(file).st_mode)
+        if mode & _OTHERS:
+            os.chmod(file, mode & ~_OTHERS)
 
 
-def _is_a_folder(name: str) -> PathConflict:
-    return PathConflict(f"{name!r} is a folder, so that no file can have that name.")
+def is_exposed(path: Path) -> bool:
+    """Return whether other users have any permissions on a file or folder."""
+    try:
+        return bool(path.stat().st_mode & _OTHERS)
+    except OSError:
+        return False
 
 
-_OPENAT2 = 437  # on every architecture that Python has been seen on with such a kernel
+def umask() -> int:
+    """Return the umask of the process. A file that another thread creates meanwhile is private."""
+    mask = os.umask(_OTHERS)
+    os.umask(mask)
+    return mask
+
+
+_OPENAT2 = 437  # on every architecture with such a kernel that Python supports
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH, _CACHED = 0x01, 0x02, 0x04, 0x08, 0x20
 
@@ -265,7 +292,7 @@ _LOCAL = {
     0x01021994,  # tmpfs
     0x794C7630,  # overlayfs
 }
-"""What statfs(2) calls the file systems that open a file they know of without asking anybody."""
+"""Types, as statfs(2) reports them, of file systems that open a cached file without network traffic."""
 
 
 class _How(ctypes.Structure):
@@ -277,40 +304,36 @@ _HOW_POINTER, _HOW_SIZE = ctypes.byref(_HOW), ctypes.sizeof(_HOW)
 
 
 class CachedOpener:
-    """Opens what is beneath a root, without ever waiting or being led out of it.
+    """An opener of files below a root that never blocks (openat2(2), RESOLVE_CACHED).
 
-    The kernel walks the path through what it has in memory alone (RESOLVE_CACHED), follows no symbolic link
-    and enters nothing that is mounted there. On file systems of other machines an open is a question to
-    them all the same, so that nothing is opened there.
+    It follows no symbolic link and enters no mount below the root. On network file systems it opens nothing,
+    because every open there sends a request.
     """
 
     def __init__(self, root: int) -> None:
         self._root = root
         self._libc: ctypes.PyDLL | None = None
         if sys.platform == "linux":
-            # Unlike CDLL it keeps the interpreter's lock, which to take again may last longer than the call.
+            # Unlike CDLL, PyDLL keeps the GIL, which may take longer to acquire again than the call takes.
             libc = ctypes.PyDLL(None)
-            libc.syscall.argtypes = (
-                ctypes.c_long,
-                ctypes.c_long,
-                ctypes.c_char_p,
-                ctypes.c_void_p,
-                ctypes.c_size_t,
-            )
-            libc.syscall.restype = ctypes.c_long
-            if _kind(libc, root) in _LOCAL:
+            number = ctypes.c_long
+            libc.syscall.argtypes = number, number, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t
+            libc.syscall.restype = number
+            if _file_system_type(libc, root) in _LOCAL:
                 self._libc = libc
 
     def open(self, path: str) -> int | None:
-        """A descriptor of what is at the path, which the caller closes; None where nothing is, or where that
-        cannot be said without waiting, or not on this system."""
+        """Return a descriptor, which the caller closes.
+
+        Returns None if there is no file, if opening it could block, or if the system lacks the call.
+        """
         if self._libc is None:
             return None
         descriptor: int = self._libc.syscall(_OPENAT2, self._root, os.fsencode(path), _HOW_POINTER, _HOW_SIZE)
         return None if descriptor < 0 else descriptor
 
 
-def _kind(libc: ctypes.PyDLL, descriptor: int) -> int | None:
-    """The kind of file system that holds the file: the first field of what statfs(2) says."""
-    said = (ctypes.c_ulong * 64)()
-    return said[0] if libc.fstatfs(descriptor, said) == 0 else None
+def _file_system_type(libc: ctypes.PyDLL, descriptor: int) -> int | None:
+    """Return the type of the file system: the first field of struct statfs (statfs(2))."""
+    status = (ctypes.c_ulong * 64)()
+    return status[0] if libc.fstatfs(descriptor, status) == 0 else None

@@ -1,4 +1,4 @@
-"""Rows of stored files, and what they say in the storage's words."""
+"""Rows of stored files: their paths on disk, and their content as FileInfo."""
 
 import logging
 from datetime import UTC, datetime
@@ -16,25 +16,27 @@ from app.storage.ignored_names import IgnoredNames
 from app.storage.search_tokens import tokenize
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key, is_storable
 
+log = logging.getLogger(__name__)
+
 
 def root_of(library: str) -> DiskPath:
-    """The folder of a library."""
-    # Not beside the shared files, where a library's name could be that of somebody's folder.
+    """Return the folder of a library."""
+    # Not beside the shared files, where a user may have a folder with the name of the library.
     return (RESERVED, "libraries", library) if library else ()
 
 
 def path_at(key: Key) -> DiskPath:
-    """Where the file of a key is put."""
+    """Return the path at which the file of a key is stored."""
     return (*root_of(key.library), *key.path.split("/"))
 
 
 def disk_path(library: str, path: str) -> DiskPath:
-    """Where a row's `disk_path` is."""
+    """Return the path of a row's `disk_path`."""
     return (*root_of(library), *path.split("/"))
 
 
 def path_of(row: Media) -> DiskPath:
-    """Where the file of a row is."""
+    """Return the path of a row's file."""
     if row.disk_path is None:
         return path_at(key_of(row))
     return disk_path(row.library, row.disk_path)
@@ -52,27 +54,27 @@ def find(session: Session, address: Address) -> Media | None:
 
 
 def new_row(session: Session, origin: FileInfo | None, now: datetime) -> Media:
-    """The row of a file that is new here, perhaps as the copy of another storage's."""
+    """Return the row of a new file, which may be a copy of another storage's."""
     if origin is None:
         return Media(id=uuid4().hex, created_at=now)
     if session.get(Media, origin.id) is not None:
         return Media(id=uuid4().hex, created_at=origin.created_at)
-    # A file that went away and comes back must not bring this id with it once more.
+    # Otherwise a removed file that returns would bring back the same id.
     session.execute(delete(Departed).where(Departed.id == origin.id))
     return Media(id=origin.id, created_at=origin.created_at)
 
 
 def place(row: Media, key: Key, path: DiskPath, ignored: IgnoredNames) -> None:
-    """Let the row speak of the file at the path, under the key."""
+    """Set the key of the row, and the path of its file."""
     row.library, row.folder, row.filename = key.library, key.folder, key.filename
     row.disk_path = None if path == path_at(key) else "/".join(path[len(root_of(key.library)) :])
     row.ignored = ignored.matches(key)
     row.words = [Word(library=key.library, word=word) for word in tokenize(key.filename)]
 
 
-def record_stat(row: Media, signature: FileStat, device: int | None) -> None:
-    row.size, row.mtime_ns, row.inode = signature.size, signature.mtime_ns, signature.inode
-    row.ctime_ns, row.device = signature.ctime_ns, device
+def record_stat(row: Media, stat: FileStat, device: int | None) -> None:
+    row.size, row.mtime_ns, row.inode = stat.size, stat.mtime_ns, stat.inode
+    row.ctime_ns, row.device = stat.ctime_ns, device
 
 
 def stat_of(row: Known) -> FileStat:
@@ -80,19 +82,19 @@ def stat_of(row: Known) -> FileStat:
 
 
 STAT_COLUMNS = (Media.size, Media.mtime_ns, Media.inode, Media.ctime_ns)
-"""What a FileStat is made of."""
+"""The columns of a FileStat."""
 
 
-def be_version(row: Media, *, etag: str, sha256: str | None, is_utf8: bool | None) -> None:
-    """Let the row speak of a version of its own, which is to be hashed if its hash is not known."""
+def set_version(row: Media, *, etag: str, sha256: str | None, is_utf8: bool | None) -> None:
+    """Set the version of the row; it is to be hashed if its hash is unknown."""
     row.etag, row.sha256, row.is_utf8 = etag, sha256, is_utf8
     row.unverified, row.doubtful = sha256 is None, False
     row.other_etag = row.other_sha256 = row.other_until = None
 
 
-def looks_alike(row: Media, signature: FileStat) -> bool:
-    """Whether these seem to be the bytes of the row, be it in another inode."""
-    return (row.size, row.mtime_ns) == (signature.size, signature.mtime_ns)
+def looks_alike(row: Media, stat: FileStat) -> bool:
+    """Return whether a file, perhaps in another inode, has the size and modification time of the row."""
+    return (row.size, row.mtime_ns) == (stat.size, stat.mtime_ns)
 
 
 def key_of(row: Media | Row[Any]) -> Key:
@@ -101,7 +103,7 @@ def key_of(row: Media | Row[Any]) -> Key:
 
 KNOWN = [getattr(Media, name) for name in FileInfo.__annotations__ if name != "key"]
 KNOWN += [Media.library, Media.folder, Media.filename, Media.other_until, Media.other_sha256]
-"""What a FileInfo is made of. (Whole rows take most of the time of a list.)"""
+"""The columns of a FileInfo. (Loading whole rows would take most of the time of a list.)"""
 
 
 def info_of(row: Media | Row[Any]) -> FileInfo:
@@ -134,30 +136,27 @@ _FLAG = (
     .where(*(column == bindparam(f"same_{column.key}") for column in _COLUMNS))
     .values(ignored=bindparam("is_ignored"))
 )
-"""Sent by the connection, not the session, many at a time."""
-
-_log = logging.getLogger("seekable")
+"""Executed on the connection, not the session, for many rows at once."""
 
 
 def ignored_names(database: Database, wanted: IgnoredNames, *, serving: bool) -> IgnoredNames:
-    """Return the patterns that decide which files lists leave out.
+    """Return the patterns of the files that lists leave out.
 
     A server flags every row by the patterns that it wants, and returns those. A command returns those of
     the last server, because a shell may lack the server's settings.
     """
     with database.reading() as session:
-        noted = session.scalar(select(Volume.ignore))
+        recorded = session.scalar(select(Volume.ignore))
     if not serving:
-        return wanted if noted is None else IgnoredNames.parse(noted)
-    if noted != wanted.text:
+        return wanted if recorded is None else IgnoredNames.parse(recorded)
+    if recorded != wanted.text:
         _flag(database, wanted)
     return wanted
 
 
 def _flag(database: Database, ignored: IgnoredNames) -> None:
-    """Decide for every row. Others may write meanwhile: a row is changed only if it still has the name that
-    was looked at, and a row that gets its name later was decided by whoever named it.
-    """
+    """Flag every row. Other processes may write meanwhile: a row is changed only if it still has the name
+    that was read, because the process that renamed it has flagged it by the new name."""
     after = ""
     while True:
         query = select(*_COLUMNS, Media.ignored).where(Media.id > after).order_by(Media.id).limit(BATCH)
@@ -166,7 +165,7 @@ def _flag(database: Database, ignored: IgnoredNames) -> None:
         if not rows:
             break
         if not after and len(rows) == BATCH:
-            _log.info("SEEKABLE_IGNORE is another than the last time: looking at the names of all files.")
+            log.info("SEEKABLE_IGNORE has changed: checking the names of all files.")
         after = rows[-1].id
         changed = [
             {f"same_{name}": getattr(row, name) for name in _SAME} | {"is_ignored": not row.ignored}

@@ -1,24 +1,28 @@
-"""Files that are being written, under names that nobody else sees."""
+"""Files that are still being written, invisible to clients, and disk space reserved for deletions."""
 
-import contextlib
 import fcntl
 import os
 import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from uuid import uuid4
 
 from app.database.filesystem.file_identity import FileStat
-from app.database.filesystem.page_cache import begin_write_back
 from app.database.filesystem.posix import map_os_errors
 
 WRITE_BACK = 16 << 20
-"""Bytes after which the disk is told to begin with them: few are left to wait for when all have come."""
+"""Bytes after which the kernel starts to write them to disk, so that few remain for the final fsync."""
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def hold(staging: int, name: str) -> int | None:
-    """A descriptor that keeps a name in the staging folder from every sweep until it is closed; None when a
-    sweep was faster."""
+    """Return a descriptor that protects a name in the staging folder from every sweep until it is closed.
+
+    Returns None if a sweep has removed it already.
+    """
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
     except FileNotFoundError:
@@ -30,7 +34,7 @@ def hold(staging: int, name: str) -> int | None:
 
 
 def _lock(staging: int, name: str, descriptor: int) -> bool:
-    # Shared, because several names may hold one file at once; the lock goes when its process dies.
+    # Shared, because several names may hold one file; the kernel releases it when the process dies.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.stat(name, dir_fd=staging, follow_symlinks=False)
@@ -40,21 +44,21 @@ def _lock(staging: int, name: str, descriptor: int) -> bool:
 
 
 class StagedFile:
-    """A new file in the staging folder, which no sweep removes for as long as its writer lives.
+    """A new file in the staging folder, which no sweep removes while its writer lives.
 
-    Other users get the rights of `mode` when it is sealed.
+    It is private until `seal` sets its permissions to `mode`.
     """
 
     def __init__(self, staging: int, mode: int = 0o666) -> None:
         self._staging = staging
         self._mode = mode
-        self._size = self._given_to_disk = 0
+        self._size = self._written_back = 0
         while True:
             self.name = uuid4().hex
             self._descriptor = os.open(self.name, _CREATE, 0o600, dir_fd=staging)
             if _lock(staging, self.name, self._descriptor):
                 return
-            os.close(self._descriptor)  # a sweep came between the open and the lock
+            os.close(self._descriptor)  # a sweep removed it between the open and the lock
 
     def write(self, data: bytes) -> None:
         with map_os_errors():
@@ -62,55 +66,120 @@ class StagedFile:
             while rest:  # a write may be short: on signals, near a limit, on a full disk
                 rest = rest[os.write(self._descriptor, rest) :]
         self._size += len(data)
-        if self._size - self._given_to_disk >= WRITE_BACK:
-            begin_write_back(self._descriptor, self._given_to_disk, self._size)
-            self._given_to_disk = self._size
+        if self._size - self._written_back >= WRITE_BACK:
+            _start_write_back(self._descriptor, self._written_back, self._size)
+            self._written_back = self._size
 
     def seal(self) -> FileStat:
-        """Bring the bytes to the disk. An error here is final: the kernel may have dropped what it could
-        not write, and a second fsync would then succeed without it."""
+        """Make the bytes durable and return the status.
+
+        An error is final: the kernel may have dropped pages that it could not write, and a second fsync
+        would then succeed without them.
+        """
         with map_os_errors():
-            with contextlib.suppress(OSError):  # of a file system that knows no rights
+            with suppress(OSError):  # a file system without permissions
                 os.fchmod(self._descriptor, self._mode)
             os.fsync(self._descriptor)
             return FileStat.of(os.fstat(self._descriptor))
 
     def seal_after(self, mtime_ns: int) -> FileStat:
-        """Make the file look newer than that. The kernel's clock ticks slowly: two versions that are
-        written within one tick could not be told apart by their signatures."""
+        """Seal with a later modification time than this, because two versions that are written within one
+        tick of the kernel's clock would otherwise have the same one."""
         with map_os_errors():
             os.utime(self._descriptor, ns=(mtime_ns + 1, mtime_ns + 1))
         return self.seal()
 
     def discard(self) -> None:
-        """Give up the staging name; a link made from it elsewhere stays."""
+        """Remove the staged name; a link to it elsewhere remains."""
         with map_os_errors():
             try:
-                with contextlib.suppress(FileNotFoundError):
+                with suppress(FileNotFoundError):
                     os.unlink(self.name, dir_fd=self._staging)
             finally:
                 os.close(self._descriptor)
 
 
+def _start_write_back(descriptor: int, start: int, stop: int) -> None:
+    """Ask the kernel to write the bytes [start, stop) to disk; does not wait, and does nothing elsewhere than
+    on Linux."""
+    if sys.platform == "linux":
+        # DONTNEED is meant to drop pages, but writes dirty ones first without waiting, so these remain.
+        # Python lacks sync_file_range(2), which does just that.
+        with suppress(OSError):
+            os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
+
+
 def sweep(staging: int) -> int:
-    """Remove what crashed writers left in the staging folder. How much that was."""
+    """Remove the staged files of crashed processes, and return their number."""
     swept = 0
     with map_os_errors():
         for name in os.listdir(staging):
-            with contextlib.suppress(FileNotFoundError, BlockingIOError, IsADirectoryError, PermissionError):
+            with suppress(FileNotFoundError, BlockingIOError, IsADirectoryError, PermissionError):
                 if stat.S_ISREG(os.lstat(name, dir_fd=staging).st_mode):
-                    _remove(staging, name)
-                else:  # nothing of ours, and some of it cannot be opened
+                    _remove_unless_held(staging, name)
+                else:  # not ours, and perhaps impossible to open
                     os.unlink(name, dir_fd=staging)
                 swept += 1
     return swept
 
 
-def _remove(staging: int, name: str) -> None:
-    # O_NONBLOCK: who put a named pipe there meanwhile must not stop the server.
+def _remove_unless_held(staging: int, name: str) -> None:
+    # O_NONBLOCK: a named pipe that was put there meanwhile must not block the server.
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=staging)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not while somebody holds it
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=staging)
     finally:
         os.close(descriptor)
+
+
+RESERVE_SIZE = 256 << 10
+"""Bytes that are reserved: several times what a change of the database needs."""
+
+_RESERVE = "reserve"
+_BLOCK = 4096
+_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Reserve:
+    """A file that only occupies disk space, so that files can still be deleted when the disk is full."""
+
+    def __init__(self, folder: int) -> None:
+        """Use the folder of a descriptor, which the caller keeps open."""
+        self._folder = folder
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def released(self) -> Iterator[None]:
+        """Free the space inside, for one thread at a time; then occupy as much of it as is free."""
+        with self._lock:
+            with suppress(FileNotFoundError):
+                os.unlink(_RESERVE, dir_fd=self._folder)
+            try:
+                yield
+            finally:
+                self._fill()
+
+    def fill(self) -> None:
+        """Occupy the missing space as far as possible, unless it is released."""
+        if self._size() < RESERVE_SIZE and self._lock.acquire(blocking=False):
+            try:
+                self._fill()
+            finally:
+                self._lock.release()
+
+    def _size(self) -> int:
+        try:
+            return os.stat(_RESERVE, dir_fd=self._folder, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return 0
+
+    def _fill(self) -> None:
+        # A disk too full for the reserve is no error: it is the case that the reserve is for.
+        with suppress(OSError), open(_RESERVE, "ab", buffering=0, opener=self._open) as file:
+            while (missing := RESERVE_SIZE - os.fstat(file.fileno()).st_size) > 0:
+                # Random bytes, because some file systems store zeros without using space.
+                os.write(file.fileno(), os.urandom(min(_BLOCK, missing)))
+
+    def _open(self, name: str, _flags: int) -> int:
+        return os.open(name, _APPEND, 0o600, dir_fd=self._folder)

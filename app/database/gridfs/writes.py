@@ -54,8 +54,8 @@ def check_path_conflicts(collection: Collection[RawDocument], key: Key) -> None:
         return
     path = f"{conflict['folder']}/{conflict['filename']}".lstrip("/")
     if key.path.startswith(f"{path}/"):
-        raise PathConflict(f"{conflict['filename']!r} is a file, not a folder. Choose another folder.")
-    raise PathConflict(f"{key.filename!r} is a folder. Choose another name.")
+        raise PathConflict(f"“{conflict['filename']}” is a file, not a folder. Choose another folder.")
+    raise PathConflict(f"“{key.filename}” is a folder. Choose another name.")
 
 
 def path_conflicts(key: Key) -> list[RawDocument]:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from app.database.change_listener import ChangeSource
-from app.database.filesystem.permissions import make_private
+from app.database.filesystem.posix import make_private
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
 from app.storage.types import Change
 

@@ -19,13 +19,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.database import NEWER_SCHEMA
+from app.database.filesystem import Limits
 from app.database.filesystem.backend import FilesystemBackend
 from app.database.filesystem.copy_records import SqliteCopies
-from app.database.filesystem.disk import Disk, is_marked
+from app.database.filesystem.disk import Disk, inode_volume, is_marked, is_on_read_only_file_system
 from app.database.filesystem.flock_leases import FlockLeases
 from app.database.filesystem.posix import map_os_errors
-from app.database.filesystem.read_only import ReadOnlyDisk, is_on_read_only_file_system, place_of
 from app.database.filesystem.rows import ignored_names
+from app.database.filesystem.writable_disk import WritableDisk
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.schema import Volume
 from app.database.sql.shared_state import SqlLeases
@@ -86,7 +87,7 @@ def state_file(settings: Settings, suffix: str) -> Path:
     """
     files_dir = settings.files_dir
     try:
-        place = place_of(files_dir.stat())
+        place = inode_volume(files_dir.stat())
     except OSError as error:
         raise ConfigurationError(f"SEEKABLE_FILES_DIR={files_dir}: {error.strerror}.") from None
     folder = _state_folder()
@@ -144,6 +145,7 @@ def open_filesystem(
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
     create: bool = True,
     serving: bool = True,
+    limits: Limits | None = None,
 ) -> FilesystemBackend:
     read_only = is_read_only(settings)
     if read_only and settings.database_url is None:
@@ -158,7 +160,7 @@ def open_filesystem(
     files = open_files(settings, stack)
     files.exclude(database.files())
     # Even a look at the database needs a file beside it.
-    with _said_of(database), files.with_reserve():
+    with _said_of(database), files.release_reserve():
         database.keep_private()
         migrate(database)
         volume = _claim(settings.files_dir, files, database)
@@ -171,6 +173,7 @@ def open_filesystem(
             chunk_size=settings.read_chunk_size,
             ignored=ignored,
             feed=feed,
+            limits=limits or Limits(stable_after_s=settings.stable_after),
         )
         backend.undo_interrupted_move()
     return backend
@@ -193,7 +196,7 @@ def open_copies(settings: Settings, stack: ExitStack) -> SqliteCopies:
 
 def _folder_of_leases(settings: Settings, disk: Disk) -> int:
     """A descriptor of the folder that holds the locks of leases, which the caller closes."""
-    if not isinstance(disk, ReadOnlyDisk):
+    if not disk.read_only:
         return disk.open_reserved_folder("leases")
     path = state_file(settings, ".leases")
     make_state_folder(path)
@@ -219,9 +222,9 @@ def _is_within(folder: Path, other: Path) -> bool:
 def open_files(settings: Settings, stack: ExitStack) -> Disk:
     with _said_of_folder(settings):
         if is_read_only(settings):
-            files: Disk = ReadOnlyDisk(settings.files_dir, marked=settings.database_url is not None)
+            files: Disk = Disk(settings.files_dir, marked=settings.database_url is not None)
         else:
-            files = Disk(settings.files_dir)
+            files = WritableDisk(settings.files_dir)
     stack.callback(files.close)
     return files
 

@@ -278,9 +278,9 @@ def test_unreadable_files_do_not_hide_readable_ones(folder: Path) -> None:
             (server.files / "z" / "film.mp4").unlink()
             scan = completed("scan", environment={"SEEKABLE_FILES_DIR": str(server.files)}, bound=True)
             assert scan.returncode == 1
-            assert "unreadable: a/secret.mp4: The disk refuses: Permission denied." in scan.stdout
-            assert "unreadable: a/closed: The disk refuses: Permission denied." in scan.stdout
-            assert "unreadable: known: The disk refuses: Permission denied." in scan.stdout
+            assert "unreadable: a/secret.mp4: The file system reported: Permission denied." in scan.stdout
+            assert "unreadable: a/closed: The file system reported: Permission denied." in scan.stdout
+            assert "unreadable: known: The file system reported: Permission denied." in scan.stdout
             assert "1 deleted" in scan.stdout, "the scan ended at an unreadable folder"
             assert names(http, recursive=True) == ["a/film.mp4", "known/film.mp4"]
             (server.files / "a" / "secret.mp4").chmod(0o644)

@@ -21,8 +21,7 @@ from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable
 from app.storage.types import SHARED, Key
 from tests.support import mounted
 from tests.support.copying import CountingStorage, Pair, get, opened, put, stored
-from tests.unit.database import foreign_changes
-from tests.unit.database.foreign_changes import age_files
+from tests.unit.database.foreign_changes import wait_for_tick
 
 pytestmark = pytest.mark.anyio
 
@@ -31,15 +30,9 @@ OTHER, LAST = Key(SHARED, "films", "other.mp4"), Key(SHARED, "films", "z.mp4")
 BYTES = os.urandom(300_000)
 
 
-@pytest.fixture(autouse=True)
-def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the two seconds for which a file must be unchanged."""
-    foreign_changes.shorten_waits(monkeypatch)
-
-
 @pytest.fixture
 async def pair(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Pair]:
-    async with opened(tmp_path, {}, {}) as pair:
+    async with opened(tmp_path, {"stable_after": 0}, {"stable_after": 0}) as pair:
         yield pair
 
 
@@ -80,7 +73,7 @@ async def test_copy_skips_file_truncated_while_it_is_read(pair: Pair, tmp_path: 
     assert found[":films/film.mp4"].outcome is CopyOutcome.FAILED
     assert found[":films/film.mp4"].reason
     assert set(await stored(pair.target)) == {LAST}
-    age_files()
+    wait_for_tick()
     assert await pair.run() == {"films/film.mp4": CopyOutcome.COPIED, "films/z.mp4": CopyOutcome.PRESENT}
 
 
@@ -92,7 +85,7 @@ async def test_copy_hashes_unhashed_files_and_recognizes_copies_later(pair: Pair
     (folder / "z.mp4").write_bytes(b"last")
     await put(pair.target, OTHER, b"other")
     await put(pair.target, LAST, b"LAST")
-    age_files()
+    wait_for_tick()
     expected = {
         "films/film.mp4": CopyOutcome.COPIED,
         "films/other.mp4": CopyOutcome.PRESENT,
@@ -166,7 +159,7 @@ async def test_copy_fails_for_adopted_file_edited_while_it_is_read(
         await put(pair.target, Key(SHARED, "", "film.mp4"), existing)
     path = tmp_path / "source" / "film.mp4"
     path.write_bytes(BYTES)
-    age_files()
+    wait_for_tick()
     await stored(pair.source)
     await pair.source.stat(Key(SHARED, "", "film.mp4"))
 
@@ -203,7 +196,7 @@ async def test_copy_raises_storage_unavailable_when_target_is_gone(pair: Pair, t
 
 async def test_full_disk_ends_copy_and_keeps_files_copied_before(tmp_path: Path) -> None:
     with mounted(tmp_path / "target", "-t", "tmpfs", "-o", "size=8m", "tmpfs"):
-        async with opened(tmp_path, {}, {}) as pair:
+        async with opened(tmp_path, {"stable_after": 0}, {"stable_after": 0}) as pair:
             await put(pair.source, FILM, BYTES)
             await put(pair.source, OTHER, os.urandom(9_000_000))
             await put(pair.source, LAST, b"last")

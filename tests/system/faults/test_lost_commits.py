@@ -11,7 +11,7 @@ from app.storage.types import SHARED, Expect, Key
 from tests.support.postgres import shared
 from tests.system.faults.lossy_proxy import Loss, LossyProxy
 from tests.unit.database import foreign_changes
-from tests.unit.database.foreign_changes import age_files
+from tests.unit.database.foreign_changes import wait_for_tick
 from tests.unit.database.library import FILM, Library
 
 MOVED = Key(SHARED, "other", "film.mp4")
@@ -33,9 +33,9 @@ AFTER: dict[str, State] = {
 
 
 @pytest.fixture
-def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def shorten_waits(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the time after which a file counts as finished, and that of the search for a lost commit."""
-    foreign_changes.shorten_waits(monkeypatch)
+    foreign_changes.shorten_waits(library)
     monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
 
 
@@ -110,7 +110,7 @@ def test_change_of_unknown_outcome_is_completed_later(
         change(library, kind)
     assert proxy.lost.is_set()
     proxy.reachable = True
-    age_files()
+    wait_for_tick()
     assert found(library) == AFTER[kind]
     assert found(library) == AFTER[kind], "a second read found another state"
     assert library.staging() == []

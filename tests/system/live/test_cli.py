@@ -285,7 +285,7 @@ def test_start_is_refused_when_locale_cannot_be_overridden(workdir: Path, tmp_pa
     """Under another ASGI server than ours, and where Python ignores its environment."""
     locale = latin_1(tmp_path)
     for remedy, command in (
-        ("by the locale: set PYTHONUTF8=1.", ("-m", "uvicorn", "app.main:app", "--port", "0")),
+        ("Set PYTHONUTF8=1.", ("-m", "uvicorn", "app.main:app", "--port", "0")),
         ("Start Python with -X utf8.", ("-E", SEEKABLE, "scan")),
     ):
         environment = without_settings() | locale | ({"PYTHONUTF8": "1"} if "-E" in command else {})
@@ -362,8 +362,8 @@ def test_verify_and_scan_name_unreadable_files_and_exit_1(workdir: Path) -> None
     assert "good.mp4" not in output
     status, output = run_command(workdir, "scan", bound=True)
     assert status == 1
-    assert "unreadable: closed: The disk refuses: Permission denied.\n" in output
-    assert "unreadable: bad.mp4: The disk refuses: Permission denied.\n" in output, (
+    assert "unreadable: closed: The file system reported: Permission denied.\n" in output
+    assert "unreadable: bad.mp4: The file system reported: Permission denied.\n" in output, (
         "a new ctime causes a new read"
     )
     (films / "closed").chmod(0o755)

@@ -97,7 +97,7 @@ def test_copy_reports_conflict_when_names_differ_only_in_case(server: Server, tm
     done = completed(*to, folder=tmp_path, environment=environment)
     assert done.returncode == 1
     assert "conflict: " in done.stdout
-    assert "“film.mp4” is already there as “FILM.mp4”" in done.stdout
+    assert "“film.mp4” exists as “FILM.mp4”" in done.stdout
     assert [path.name for path in target.iterdir() if path.name != ".seekable"] == ["FILM.mp4"]
 
 

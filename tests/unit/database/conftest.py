@@ -48,9 +48,9 @@ def changes(library: Library) -> list[Change]:
 
 
 @pytest.fixture
-def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the two seconds that a file has to be stable."""
-    foreign_changes.shorten_waits(monkeypatch)
+def shorten_waits(library: Library) -> None:
+    """Shorten the two seconds for which a file must be unchanged."""
+    foreign_changes.shorten_waits(library)
 
 
 @pytest.fixture

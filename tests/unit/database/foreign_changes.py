@@ -1,14 +1,11 @@
 """Helpers for changes by other programs in the folder of files, and for how the library reports them."""
 
-import os
 import time
 import unicodedata
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
-from app.database.filesystem import reconcile, scanner
+from app.database.filesystem.file_identity import TICK_S
 from app.storage.maintenance import Integrity, ScanFinding, ScanOutcome
 from app.storage.types import SHARED, FileInfo, Key, Listing, Page
 from tests.unit.database.library import FILM, Library
@@ -46,32 +43,21 @@ def verdicts(library: Library) -> dict[str, Integrity]:
 
 
 def drop(path: Path, data: bytes = b"dropped") -> Path:
-    """Write a file as another program would; it counts as finished once it has been stable for a while."""
+    """Write a file as another program would."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
 
 
-def shorten_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let files that exist at `age_files()` count as stable, so that no test has to wait two seconds or to be
-    quick. Trust the times of folders after one tick of any kernel's clock."""
-    age_s = reconcile._age_s
-
-    def effective_age_s(status: os.stat_result) -> float:
-        is_aged = age_s(status) >= 0 and status.st_ctime_ns <= AGED_NS[-1]
-        return max(age_s(status), reconcile.STABLE_AFTER_S) if is_aged else age_s(status)
-
-    monkeypatch.setattr(reconcile, "_age_s", effective_age_s)
-    monkeypatch.setattr(scanner, "FINE_NS", 20_000_000)
+def shorten_waits(library: Library) -> None:
+    """Let new files count as complete at once, and trust the times of folders after one tick of the clock."""
+    library.limits.stable_after_s = 0
+    library.limits.folder_tick_s = TICK_S
 
 
-AGED_NS = [0]
-"""The times of all calls of `age_files()`."""
-
-
-def age_files() -> None:
-    AGED_NS.append(time.time_ns())
-    time.sleep(0.03)  # or the next change could have the same timestamp
+def wait_for_tick() -> None:
+    """Let the next change of a file get another timestamp than the last one."""
+    time.sleep(0.03)
 
 
 def stat(library: Library, key: Key = FILM) -> FileInfo:

@@ -4,6 +4,7 @@ import os
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from app.database.filesystem import Limits
 from app.database.filesystem.backend import FilesystemBackend
 from app.database.sql.opening import open_filesystem
 from app.settings import Settings
@@ -25,12 +26,15 @@ class Library:
         )
         self.stack = ExitStack()
         self.feed = RecordingFeed()
+        self.limits = Limits()
         if database_url is None:
             begin_library(root)
         self.open()
 
     def open(self) -> None:
-        self.backend: FilesystemBackend = open_filesystem(self.settings, self.stack, self.feed)
+        self.backend: FilesystemBackend = open_filesystem(
+            self.settings, self.stack, self.feed, limits=self.limits
+        )
 
     @property
     def noticed(self) -> list[Change]:
@@ -81,7 +85,7 @@ class Library:
 
     def sql(self, statement: str) -> list[tuple[object, ...]]:
         """Execute a statement at once, outside of a transaction."""
-        with closing(self.backend._database.engine.raw_connection()) as connection:
+        with closing(self.backend.database.engine.raw_connection()) as connection:
             cursor = connection.cursor()
             cursor.execute(statement)
             return [tuple(row) for row in cursor.fetchall()] if cursor.description else []

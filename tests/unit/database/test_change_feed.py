@@ -16,7 +16,6 @@ import pytest
 from bson.datetime_ms import DatetimeMS
 
 from app.database import Stores, open_database
-from app.database.filesystem import reconcile
 from app.database.gridfs.change_feed import ALONE, NO_IMAGES
 from app.database.sql import change_feed
 from app.database.sql.change_feed import CHANNEL
@@ -63,7 +62,7 @@ class ProcessPair:
 
 
 def settings_of(name: str, folder: Path) -> Settings:
-    return Settings(_env_file=None, files_dir=folder / "files", **BACKENDS[name]())
+    return Settings(_env_file=None, files_dir=folder / "files", stable_after=0, **BACKENDS[name]())
 
 
 def with_app_name(settings: Settings) -> tuple[Settings, str]:
@@ -161,8 +160,7 @@ async def test_progress_arrives_at_others(two: ProcessPair) -> None:
     assert two.b.received.until(last) == [last]
 
 
-async def test_findings_of_scan_arrive_at_others(two: ProcessPair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
+async def test_findings_of_scan_arrive_at_others(two: ProcessPair) -> None:
     beneath(two.settings).put_big("by hand.mp4", 7, b"by hand", rested=False)
     async for _ in two.b.stores.storage.scan():
         pass
@@ -176,10 +174,7 @@ async def test_findings_of_scan_arrive_at_others(two: ProcessPair, monkeypatch: 
 
 
 @pytest.mark.parametrize("two", ["postgresql"], indirect=True)
-async def test_large_scan_publishes_only_the_library(
-    two: ProcessPair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0)
+async def test_large_scan_publishes_only_the_library(two: ProcessPair) -> None:
     for number in range(change_feed.MAX_CHANGES + 1):
         (two.settings.files_dir / f"{number}.mp4").write_bytes(b"x")
     async for _ in two.b.stores.storage.scan():

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from app.database import open_database
-from app.database.filesystem import reconcile
 from app.events.feed import Batch, ChangeFeed
 from app.library.maintenance_loop import MaintenanceLoop, with_rests
 from app.settings import Settings
@@ -27,15 +26,14 @@ FILM = Key(SHARED, "films", "film.mp4")
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path) -> Path:
     """Return the folder of files."""
-    monkeypatch.setattr(reconcile, "STABLE_AFTER_S", 0.1)
     return tmp_path
 
 
 @pytest.fixture
 async def storage(root: Path, anyio_backend: str) -> AsyncIterator[Storage]:
-    async with open_database(Settings(_env_file=None, files_dir=root)) as stores:
+    async with open_database(Settings(_env_file=None, files_dir=root, stable_after=0.1)) as stores:
         yield stores.storage
 
 
@@ -127,7 +125,7 @@ async def test_maintenance_uses_no_cpu_when_idle(storage: Storage) -> None:
 async def test_maintenance_hashes_new_rows_between_scans(root: Path) -> None:
     """A list creates the row; the storage then publishes to the feed, from its thread."""
     feed = ChangeFeed()
-    settings = Settings(_env_file=None, files_dir=root)
+    settings = Settings(_env_file=None, files_dir=root, stable_after=0.1)
     async with (
         open_database(settings, feed=feed) as stores,
         running(stores.storage, NEVER_S) as maintenance,
@@ -161,7 +159,8 @@ async def test_failed_scan_is_logged_and_retried(
         await until(lambda: hashes(root) == [])
     messages = {record.getMessage() for record in caplog.records if record.levelno == logging.ERROR}
     assert messages == {
-        "The files could not be scanned: The folder of files is not the one that the database speaks of."
+        "The files could not be scanned: The folder of files does not belong to the database. "
+        "Check that its disk is mounted."
     }
     assert all(record.exc_info is None for record in caplog.records)
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from app.database.filesystem import scanner
 from app.database.sql.opening import open_files, open_filesystem, open_sql
 from app.settings import ConfigurationError, Settings
 from app.storage.async_storage import ThreadedStorage
@@ -27,7 +26,7 @@ from app.storage.errors import (
     Truncated,
 )
 from app.storage.types import SHARED, Expect, FileInfo, Key, Listing
-from tests.unit.database.foreign_changes import age_files
+from tests.unit.database.foreign_changes import wait_for_tick
 from tests.unit.database.library import FILM, Library
 
 
@@ -93,7 +92,7 @@ def test_dropped_file_is_added_and_never_overwritten(library: Library) -> None:
 def test_edited_file_is_new_version(library: Library, shorten_waits: None) -> None:
     old = library.put(b"before").info
     library.path().write_bytes(b"after it")
-    age_files()
+    wait_for_tick()
     data, info = library.get()
     assert data == b"after it"
     assert info.id == old.id
@@ -141,7 +140,7 @@ def test_only_regular_files_are_served(library: Library, shorten_waits: None) ->
         listener.bind(str(library.path(kinds["socket"])))
     (library.path(kinds["directory"]) / "inside").mkdir(parents=True)
     (library.path(kinds["directory"]) / "inside" / "file").write_bytes(b"x")
-    age_files()
+    wait_for_tick()
     for kind, key in kinds.items():
         with pytest.raises(NotFound):
             library.get(key)
@@ -158,7 +157,7 @@ def test_symlinked_folder_is_not_entered(library: Library, shorten_waits: None) 
     outside.mkdir()
     (outside / "film.mp4").write_bytes(b"secret")
     (library.root / "films").symlink_to(outside)
-    age_files()
+    wait_for_tick()
     with pytest.raises(NotFound):
         library.get()
     with pytest.raises(PathConflict):
@@ -178,7 +177,7 @@ def test_crash_after_link_leaves_complete_file(library: Library, shorten_waits: 
     library.close()
     library.open()
     assert library.staging() == []
-    age_files()
+    wait_for_tick()
     assert library.get()[0] == b"film"
     assert library.put(b"new").info.size == 3
 
@@ -219,7 +218,7 @@ def test_sweep_keeps_uploads_in_progress(library: Library) -> None:
 
 def test_sweep_keeps_file_that_a_change_needs_for_undo(library: Library) -> None:
     library.put(b"film")
-    disk = library.backend._disk
+    disk = library.backend.disk
     with pytest.raises(ZeroDivisionError), disk.removed(("films", "film.mp4")):
         assert not library.path().exists()
         disk.sweep()
@@ -247,7 +246,7 @@ def test_files_with_extreme_dates_are_served(library: Library, shorten_waits: No
         library.put(b"film", key)
         moment = datetime.fromisoformat(f"{key.filename}T00:00:00+00:00").timestamp()
         os.utime(library.path(key), (moment, moment))
-    age_files()
+    wait_for_tick()
     for key in keys:
         data, info = library.get(key)
         assert data == b"film"
@@ -258,11 +257,9 @@ def test_files_with_extreme_dates_are_served(library: Library, shorten_waits: No
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)
-def test_readers_are_not_blocked_when_reconciling_waits(
-    library: Library, shorten_waits: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readers_are_not_blocked_when_reconciling_waits(library: Library, shorten_waits: None) -> None:
     """Another process holds the database: files that need reconciling wait for it, others do not."""
-    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
+    library.limits.refresh_s = 20
 
     async def readers() -> None:
         storage = ThreadedStorage(library.backend)
@@ -281,7 +278,7 @@ def test_readers_are_not_blocked_when_reconciling_waits(
     library.put(b"film")
     for number in range(20):
         (library.root / f"{number}").write_bytes(b"dropped")
-    age_files()
+    wait_for_tick()
     database = library.root / ".seekable" / "seekable.db"
     with closing(sqlite3.connect(database, isolation_level=None, check_same_thread=False)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -342,9 +339,9 @@ TRAPS = {
 @pytest.fixture
 def failing_commit(library: Library) -> Iterator[None]:
     """Let every COMMIT of a change fail."""
-    on_connect, set_trap, remove_trap = TRAPS[library.backend._database.engine.dialect.name]
-    engine = library.backend._database.engine
-    library.backend._database.close()
+    on_connect, set_trap, remove_trap = TRAPS[library.backend.database.engine.dialect.name]
+    engine = library.backend.database.engine
+    library.backend.database.close()
     event.listen(engine, "connect", lambda connection, _: connection.execute(on_connect))
     library.put(b"film")
     for statement in set_trap:
@@ -409,7 +406,7 @@ def test_wrong_folder_is_refused_and_loses_no_row(library: Library, tmp_path: Pa
     library.put(b"film")
     settings = library.settings.model_copy(
         update={
-            "database_url": library.backend._database.engine.url.render_as_string(hide_password=False),
+            "database_url": library.backend.database.engine.url.render_as_string(hide_password=False),
             "files_dir": tmp_path / "mount",
         }
     )
@@ -429,7 +426,7 @@ def test_wrong_folder_is_refused_and_loses_no_row(library: Library, tmp_path: Pa
 
 def test_ping_raises_when_database_was_swapped(library: Library) -> None:
     library.sql("UPDATE volume SET id = 'another'")
-    with pytest.raises(StorageUnavailable, match="another one"):
+    with pytest.raises(StorageUnavailable, match="exchanged"):
         library.backend.ping()
 
 
@@ -439,7 +436,7 @@ def test_lost_database_is_rebuilt_from_files(library: Library, shorten_waits: No
     library.close()
     for name in ("seekable.db", "seekable.db-wal", "seekable.db-shm"):
         (library.root / ".seekable" / name).unlink(missing_ok=True)
-    age_files()
+    wait_for_tick()
     library.open()
     assert library.get()[0] == b"film"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database.filesystem.move_intents import MoveIntent
+from app.database.filesystem.writable_disk import MoveIntent
 from app.database.sql.engine import Database
 from app.storage.errors import (
     AlreadyExists,
@@ -28,7 +28,15 @@ from app.storage.maintenance import ScanOutcome
 from app.storage.types import SHARED, Change, ChangeKind, Expect, FileId, Key
 from tests.support import mounted
 from tests.support.folding import FILE_SYSTEMS
-from tests.unit.database.foreign_changes import age_files, drop, findings, names, page, scan, shorten_waits
+from tests.unit.database.foreign_changes import (
+    drop,
+    findings,
+    names,
+    page,
+    scan,
+    shorten_waits,
+    wait_for_tick,
+)
 from tests.unit.database.library import FILM, Library
 
 CASE = Key(SHARED, "films", "FILM.mp4")
@@ -58,8 +66,8 @@ def library(file_system: Path, tmp_path: Path) -> Iterator[Library]:
 
 
 @pytest.fixture
-def aging_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    shorten_waits(monkeypatch)
+def aging_files(library: Library) -> None:
+    shorten_waits(library)
 
 
 def rows(library: Library) -> list[str]:
@@ -95,7 +103,7 @@ def test_reserved_folder_is_inaccessible_under_other_names(
     drop(library.root / ".seekable" / "secret", b"secret")
     drop(library.root / ".seekable" / "libraries" / "anna" / "film.mp4", b"anna's")
     with nullcontext() if by_case else bind_mounted(library, name):
-        age_files()
+        wait_for_tick()
         for folder, filename in ((name, "secret"), (f"{name}/libraries/anna", "film.mp4")):
             key = Key(SHARED, folder, filename)  # bypasses the validation of names
             plant(library, key)
@@ -133,7 +141,7 @@ def test_reserved_folder_is_inaccessible_under_other_names(
 def test_other_spelling_neither_reads_nor_replaces_nor_deletes(
     library: Library, aging_files: None, key: Key
 ) -> None:
-    age_files()
+    wait_for_tick()
     with pytest.raises(NotFound):
         library.backend.open(key, wait=True)
     for expect in (Expect.ANY, Expect.ABSENT):
@@ -159,7 +167,7 @@ def test_other_spelling_neither_reads_nor_replaces_nor_deletes(
 
 def test_upload_to_other_spelling_of_folder_is_refused(library: Library) -> None:
     for change in (lambda: library.backend.check(NEW, Expect.ANY), lambda: library.put(b"new", NEW)):
-        with pytest.raises(PathConflict, match=r"“Films” is already there as “films”"):
+        with pytest.raises(PathConflict, match=r"“Films” exists as “films”"):
             change()
     assert page(library, "Films").items == ()
     assert names(library, "films") == ["film.mp4"]
@@ -182,7 +190,7 @@ def test_case_rename_by_other_program_is_a_move(library: Library, aging_files: N
     # In two steps, because Linux ignores a rename to the same entry.
     (parent / old).rename(parent / "between")
     (parent / "between").rename(parent / new)
-    age_files()
+    wait_for_tick()
     page(library, recursive=True)
     assert rows(library) == [to]
     assert library.get(Key.at(SHARED, to))[1].id == before.id
@@ -248,7 +256,7 @@ def test_case_rename_leaves_one_file_when_killed(library: Library, aging_files: 
     if killed == "after":
         (films / "detour").unlink()
     library.close()
-    age_files()
+    wait_for_tick()
     library.stack = ExitStack()
     library.noticed.clear()
     library.open()
@@ -261,7 +269,7 @@ def test_case_rename_leaves_one_file_when_killed(library: Library, aging_files: 
 
 @on_name_preserving_file_systems
 def test_move_error_names_folder_with_other_spelling(library: Library) -> None:
-    with pytest.raises(PathConflict, match="“Films” is already there as “films”"):
+    with pytest.raises(PathConflict, match="“Films” exists as “films”"):
         library.backend.move(FILM, NEW, Expect.ANY)
 
 
@@ -272,11 +280,11 @@ def test_file_is_unique_under_any_normalization_of_disk(
 ) -> None:
     key = Key.at(SHARED, name)
     new = library.put(b"new", key).info
-    age_files()
+    wait_for_tick()
     assert findings(library) == []
     assert [info.id for info in page(library, key.folder).items] == [new.id]
     assert library.put(b"newer", key).info.id == new.id
-    age_files()
+    wait_for_tick()
     assert findings(library) == []
     moved = library.backend.move(key, Key.at(SHARED, name.replace("A", "a")), Expect.ANY)
     assert moved.id == new.id
@@ -289,7 +297,7 @@ def test_file_is_unique_under_any_normalization_of_disk(
 def test_dropped_file_is_found_by_exact_name_only(library: Library, aging_files: None) -> None:
     nfd = unicodedata.normalize("NFD", "Été.mkv")
     drop(library.root / nfd)
-    age_files()
+    wait_for_tick()
     assert library.get(Key.of(SHARED, "", nfd))[1].key.filename == "Été.mkv"
     with pytest.raises(NotFound):
         library.get(Key(SHARED, "", "été.mkv"))
@@ -316,7 +324,7 @@ def test_names_differ_by_case_on_case_sensitive_file_system(
         case_sensitive_library.path(), case_sensitive_library.root / "films" / "Film.mp4"
     )  # a second name of the same file
     case_sensitive_library.put(b"Film", FOLDER)
-    age_files()
+    wait_for_tick()
     assert scan(case_sensitive_library) == {ScanOutcome.CREATED: 1}
     assert rows(case_sensitive_library) == [
         "FILMS/film.mp4",

@@ -12,7 +12,7 @@ import pytest
 from app.storage.errors import AlreadyExists, NotFound, PathConflict
 from app.storage.types import SHARED, Expect, Key, Listing
 from tests.system.live.clients import until
-from tests.unit.database.foreign_changes import age_files, drop, findings, names, page
+from tests.unit.database.foreign_changes import drop, findings, names, page, wait_for_tick
 from tests.unit.database.library import Library
 
 
@@ -38,7 +38,7 @@ def paths_on_disk(library: Library) -> set[str]:
 @pytest.mark.parametrize("path", PATHS)
 def test_decomposed_file_is_read_without_listing(library: Library, path: str) -> None:
     drop(library.root / nfd(path), b"film")
-    age_files()
+    wait_for_tick()
     data, info = library.get(key_of(path))
     assert (data, info.key.path) == (b"film", path)
     assert library.get(key_of(path))[1] == info
@@ -49,7 +49,7 @@ def test_decomposed_file_is_read_without_listing(library: Library, path: str) ->
 @pytest.mark.parametrize("recursive", [False, True])
 def test_decomposed_folder_is_listed(library: Library, path: str, recursive: bool) -> None:
     drop(library.root / nfd(path), b"film")
-    age_files()
+    wait_for_tick()
     folder = key_of(path).folder
     assert [info.key.path for info in page(library, folder, recursive=recursive).items] == [path]
     listing = Listing(SHARED, folder, recursive=recursive)
@@ -74,7 +74,7 @@ def test_upload_goes_into_existing_decomposed_folder(library: Library, path: str
     assert not library.put(b"newer", new).created
     assert library.get(new)[0] == b"newer"
     assert paths_on_disk(library) == places
-    age_files()
+    wait_for_tick()
     assert [finding.path for finding in findings(library)] == [path]
     assert library.backend.move(new, newest, Expect.ANY).key == newest
     assert paths_on_disk(library) == {nfd(path), f"{nfd(folder)}/größer.mkv".lstrip("/")}
@@ -90,7 +90,7 @@ def test_upload_goes_into_existing_decomposed_folder(library: Library, path: str
 def test_upload_is_refused_when_decomposed_file_exists(library: Library, path: str, rested: bool) -> None:
     drop(library.root / nfd(path), b"film")
     if rested:
-        age_files()
+        wait_for_tick()
     for attempt in (
         lambda: library.backend.check(key_of(path), Expect.ABSENT),
         lambda: create(library, path),
@@ -101,7 +101,7 @@ def test_upload_is_refused_when_decomposed_file_exists(library: Library, path: s
     with pytest.raises(AlreadyExists):
         library.backend.move(other.key, key_of(path), Expect.ANY)
     assert paths_on_disk(library) == {nfd(path), "other.mkv"}
-    age_files()
+    wait_for_tick()
     assert library.get(key_of(path))[0] == b"film"
     replaced = library.put(b"newer", key_of(path))
     assert not replaced.created
@@ -114,7 +114,7 @@ def create(library: Library, path: str) -> None:
 
 def test_half_decomposed_name_is_found(library: Library) -> None:
     drop(library.root / nfd("séries") / MIXED, b"film")
-    age_files()
+    wait_for_tick()
     assert library.get(key_of("séries/éé.mkv"))[0] == b"film"
 
 
@@ -122,7 +122,7 @@ def test_file_is_found_in_either_twin_folder(library: Library) -> None:
     """Earlier versions created such a twin folder for an upload."""
     drop(library.root / nfd("séries") / "old.mkv", b"old")
     drop(library.root / "séries" / "new.mkv", b"new")
-    age_files()
+    wait_for_tick()
     assert library.get(key_of("séries/old.mkv"))[0] == b"old"
     assert library.get(key_of("séries/new.mkv"))[0] == b"new"
     assert names(library, "séries") == ["new.mkv", "old.mkv"]

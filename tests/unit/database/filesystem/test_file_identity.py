@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.database.filesystem.file_identity import FileIdentity, FileStat, Match, compare
-from app.database.filesystem.reconcile import STABLE_AFTER_S, WRITTEN_FOR_S, is_finished
+from app.database.filesystem.reconcile import is_complete
 from app.http.dates import modification_date
 
 ROW = FileStat(size=4, mtime_ns=10, inode=7, ctime_ns=20)
@@ -47,15 +47,16 @@ def test_likeness_compares_file_with_row(
         (0.0, True, True, False),
         (0.0, None, False, False),  # the system has no leases
         (0.0, None, True, True),
-        (STABLE_AFTER_S, None, False, True),
-        (STABLE_AFTER_S, True, False, False),
-        (WRITTEN_FOR_S, True, False, True),  # some programs never close their files
+        (2.0, None, False, True),
+        (2.0, True, False, False),
+        (60.0, True, False, True),  # some programs never close their files
     ],
 )
-def test_is_finished_needs_age_or_no_writer(
+def test_is_complete_needs_age_or_no_writer(
     age_s: float, has_writer: bool | None, moved_there: bool, expected: bool
 ) -> None:
-    assert is_finished(age_s, has_writer, moved_there=moved_there) is expected
+    found = is_complete(age_s, has_writer, moved_there=moved_there, stable_after_s=2, written_for_s=60)
+    assert found is expected
 
 
 NOON = datetime(2026, 11, 30, 12, 0, 0, 500_000, tzinfo=UTC)

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from app.database.filesystem import diff, scanner
+from app.database.filesystem import Limits, scanner
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, Unfinished
 from app.storage.maintenance import Integrity, ScanFinding, ScanOutcome
 from app.storage.types import SHARED, Change, ChangeKind, Expect, FileId, Key, Listing
 from tests.unit.database.foreign_changes import (
     NFC,
     NFD,
-    age_files,
     drop,
     findings,
     names,
@@ -24,6 +23,7 @@ from tests.unit.database.foreign_changes import (
     scan,
     stat,
     verdicts,
+    wait_for_tick,
 )
 from tests.unit.database.library import FILM, Library
 
@@ -48,10 +48,10 @@ def test_dropped_file_is_in_next_list(library: Library) -> None:
 def test_dropped_file_is_listed_when_its_folder_was_empty(library: Library) -> None:
     """The folder above does not change, and no row names the new folder."""
     (library.root / "films" / "new").mkdir(parents=True)
-    age_files()
+    wait_for_tick()
     assert page(library).folders == ()
     drop(library.root / "films" / "new" / "one.mp4")
-    age_files()
+    wait_for_tick()
     assert page(library).folders == ("films",)
     assert names(library, "films/new") == ["one.mp4"]
 
@@ -60,10 +60,10 @@ def test_recursive_list_finds_dropped_files_below(library: Library) -> None:
     library.put(b"film", Key(SHARED, "a/b", "film.mp4"))
     page(library, recursive=True)
     drop(library.root / "a" / "b" / "two.mp4")
-    age_files()
+    wait_for_tick()
     assert page(library, "a/b").items[1].key.filename == "two.mp4"
     drop(library.root / "a" / "b" / "three.mp4")
-    age_files()
+    wait_for_tick()
     page(library, recursive=True)
     assert [info.key.filename for info in page(library, "a/b").items] == ["film.mp4", "three.mp4", "two.mp4"]
 
@@ -81,16 +81,16 @@ def test_removed_file_is_in_no_list(library: Library) -> None:
     assert library.sql("SELECT * FROM media") == []
 
 
-def test_unchanged_folder_is_not_read_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_folder_is_not_read_again(library: Library) -> None:
     library.put(b"film", Key(SHARED, "a", "film.mp4"))
-    age_files()
+    wait_for_tick()
     page(library, "a")
     listing = Listing(SHARED, "a")
     assert library.backend.page(listing, cursor=None, limit=9, wait=False) is not None
     drop(library.root / "a" / "two.mp4")
     assert library.backend.page(listing, cursor=None, limit=9, wait=False) is None
     # A change within the clock tick before the folder was read cannot be distinguished from one after it.
-    monkeypatch.setattr(scanner, "FINE_NS", 10**12)
+    library.limits.folder_tick_s = 1000
     page(library, "a")
     assert library.backend.page(listing, cursor=None, limit=9, wait=False) is None
 
@@ -99,33 +99,33 @@ def test_folder_is_read_again_when_its_time_was_set_back(library: Library) -> No
     """tar, rsync and cp -a set the time back after they have copied into a folder."""
     library.put(b"film")
     os.utime(library.root / "films", (1_500_000_000, 1_500_000_000))
-    age_files()
+    wait_for_tick()
     page(library, "films")
     drop(library.root / "films" / "two.mp4")
     os.utime(library.root / "films", (1_500_000_000, 1_500_000_000))
-    age_files()
+    wait_for_tick()
     assert names(library, "films") == ["film.mp4", "two.mp4"]
 
 
 def test_file_written_again_after_removal_is_new(library: Library) -> None:
     """The new file may get the inode of the old one."""
     library.put(b"film")
-    age_files()
+    wait_for_tick()
     assert page(library, "films").items[0].size == 4
     library.path().unlink()
     drop(library.path(), b"another film")
-    age_files()
+    wait_for_tick()
     assert page(library, "films").items[0].size == 12
 
 
 def test_emptied_folder_is_read_again(library: Library) -> None:
     library.put(b"film", Key(SHARED, "a/b", "film.mp4"))
-    age_files()
+    wait_for_tick()
     assert page(library).folders == ("a",)
     (library.root / "a" / "b" / "film.mp4").unlink()
     assert page(library, "a/b").items == ()
     drop(library.root / "a" / "b" / "new.mp4")
-    age_files()
+    wait_for_tick()
     assert page(library).folders == ("a",)
     assert names(library, "a/b") == ["new.mp4"]
 
@@ -133,13 +133,13 @@ def test_emptied_folder_is_read_again(library: Library) -> None:
 def test_dropped_file_is_listed_when_folder_has_other_normalization(library: Library) -> None:
     odd = library.root / unicodedata.normalize("NFD", "séries")
     drop(odd / "one.mp4")
-    age_files()
+    wait_for_tick()
     page(library)
     library.put(b"film", Key.of(SHARED, "séries", "two.mp4"))
-    age_files()
+    wait_for_tick()
     assert names(library, "séries") == ["one.mp4", "two.mp4"]
     drop(odd / "three.mp4")
-    age_files()
+    wait_for_tick()
     assert names(library, "séries") == ["one.mp4", "three.mp4", "two.mp4"]
 
 
@@ -152,13 +152,12 @@ def test_list_reports_move_when_folder_was_moved(library: Library) -> None:
     assert [change.kind for change in library.noticed] == [ChangeKind.MOVED]
 
 
-def test_scan_handles_more_files_than_one_batch(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (diff, scanner):
-        monkeypatch.setattr(module, "BATCH", 64)
+def test_scan_handles_more_files_than_one_batch(library: Library) -> None:
+    library.limits.batch = 64
     count = 2 * 64 + 3
     for number in range(count):
         drop(library.root / "many" / f"{number:04}.mp4")
-    age_files()
+    wait_for_tick()
     assert scan(library) == {ScanOutcome.CREATED: count}
     for number in range(0, count, 2):
         (library.root / "many" / f"{number:04}.mp4").unlink()
@@ -167,22 +166,22 @@ def test_scan_handles_more_files_than_one_batch(library: Library, monkeypatch: p
 
 
 def test_scan_cache_is_bounded() -> None:
-    folders = scanner.ScanCache(max_folders=3, max_names=7)
+    folders = scanner.ScanCache(Limits(), max_folders=3, max_names=7)
     for number in (0, 1, 2, 0, 3, 4):
-        folders.put((str(number),), scanner.FolderState(0, ("a", "b"), ()), looked_ns=10**10)
+        folders.put((str(number),), scanner.FolderState(0, ("a", "b"), ()), scanned_ns=10**10)
     found = [number for number in range(5) if folders.get((str(number),)) is not None]
     assert found == [0, 3, 4], "the most recently read folders stay"
-    folders.put(("0",), scanner.FolderState(0, ("a", "b", "c"), ()), looked_ns=10**10)
+    folders.put(("0",), scanner.FolderState(0, ("a", "b", "c"), ()), scanned_ns=10**10)
     assert folders.get(("3",)) is not None, "seven names are within the limit"
-    folders.put(("0",), scanner.FolderState(0, ("a", "b", "c", "d"), ()), looked_ns=10**10)
+    folders.put(("0",), scanner.FolderState(0, ("a", "b", "c", "d"), ()), scanned_ns=10**10)
     found = [number for number in range(5) if folders.get((str(number),)) is not None]
     assert found == [0, 4], "the least recently read folders are dropped"
-    folders.put(("0",), scanner.FolderState(0, tuple("abcdefgh"), ()), looked_ns=10**10)
+    folders.put(("0",), scanner.FolderState(0, tuple("abcdefgh"), ()), scanned_ns=10**10)
     assert folders.get(("0",)) is None, "a folder with too many names is not cached"
 
 
 @pytest.mark.parametrize(
-    ("changed_ns", "looked_ns", "is_cached"),
+    ("changed_ns", "scanned_ns", "is_cached"),
     [
         (10 * 10**9 + 1, 10 * 10**9 + 10**8, False),
         (10 * 10**9 + 1, 10 * 10**9 + 10**8 + 1, True),
@@ -192,11 +191,10 @@ def test_scan_cache_is_bounded() -> None:
     ],
 )
 def test_folder_is_cached_when_its_time_is_old_enough(
-    changed_ns: int, looked_ns: int, is_cached: bool, monkeypatch: pytest.MonkeyPatch
+    changed_ns: int, scanned_ns: int, is_cached: bool
 ) -> None:
-    monkeypatch.setattr(scanner, "FINE_NS", 10**8)
-    folders = scanner.ScanCache()
-    folders.put(("a",), scanner.FolderState(changed_ns, (), ()), looked_ns=looked_ns)
+    folders = scanner.ScanCache(Limits(folder_tick_s=0.1))
+    folders.put(("a",), scanner.FolderState(changed_ns, (), ()), scanned_ns=scanned_ns)
     assert (folders.get(("a",)) is not None) is is_cached
 
 
@@ -208,7 +206,7 @@ def test_unfinished_file_is_not_listed(library: Library) -> None:
     with path.open("wb") as file:
         file.write(b"half")
         file.flush()
-        age_files()
+        wait_for_tick()
         assert names(library) == []
         assert scan(library) == {ScanOutcome.UNFINISHED: 1}
         with pytest.raises(NotFound):
@@ -216,7 +214,7 @@ def test_unfinished_file_is_not_listed(library: Library) -> None:
         with pytest.raises(AlreadyExists):
             library.backend.check(Key(SHARED, "", "slow.mp4"), Expect.ABSENT)
         file.write(b" and half")
-    age_files()
+    wait_for_tick()
     assert names(library) == ["slow.mp4"]
     assert library.get(Key(SHARED, "", "slow.mp4"))[0] == b"half and half"
 
@@ -279,7 +277,7 @@ def test_files_of_moved_folder_keep_ids_when_either_end_is_listed_first(library:
 def test_second_link_is_second_file(library: Library) -> None:
     info = library.put(b"film").info
     os.link(library.path(), library.root / "again.mp4")
-    age_files()
+    wait_for_tick()
     assert scan(library) == {ScanOutcome.CREATED: 1}
     assert stat(library).id == info.id
     assert stat(library, Key(SHARED, "", "again.mp4")).id != info.id
@@ -292,7 +290,7 @@ def test_returning_file_gets_new_id_when_copy_has_its_id(library: Library) -> No
     copy = library.put(b"film", Key(SHARED, "", "copy.mp4"), origin=info).info
     assert copy.id == info.id
     (library.root.parent / "away").rename(library.path())
-    age_files()
+    wait_for_tick()
     back = stat(library, FILM)
     assert back.id != info.id
     assert stat(library, FileId(SHARED, info.id)) == copy
@@ -324,7 +322,7 @@ def test_scan_reports_files_it_must_skip(library: Library, tmp_path: Path) -> No
     bad = library.root / "line\nbreak"
     drop(bad / "film.mp4")
     drop(library.root / "good.mp4")
-    age_files()
+    wait_for_tick()
     found = {finding.path: finding for finding in findings(library)}
     assert {path for path, one in found.items() if one.outcome is ScanOutcome.SKIPPED} == {
         "link.mp4",
@@ -353,14 +351,14 @@ def test_name_in_other_normalization_is_served_and_kept(library: Library) -> Non
     """Files that macOS created have such names."""
     folder = unicodedata.normalize("NFD", "séries")
     drop(library.root / folder / NFD, b"film")
-    age_files()
+    wait_for_tick()
     key = Key.of(SHARED, "séries", NFC)
     assert page(library).folders == ("séries",)
     assert names(library, "séries") == [NFC]
     assert library.get(key)[0] == b"film"
     assert os.listdir(library.root / folder) == [NFD]
     drop(library.root / folder / "two.mp4")
-    age_files()
+    wait_for_tick()
     assert names(library, "séries") == [NFC, "two.mp4"]
     # An upload replaces it under its own spelling.
     library.put(b"other", key)
@@ -376,7 +374,7 @@ def test_name_in_other_normalization_is_served_and_kept(library: Library) -> Non
 def test_twin_names_are_not_confused(library: Library) -> None:
     library.put(b"first", Key(SHARED, "", NFC))
     drop(library.root / NFD, b"second")
-    age_files()
+    wait_for_tick()
     (found,) = findings(library)
     assert (found.path, found.outcome) == (NFD, ScanOutcome.SKIPPED)
     assert library.get(Key(SHARED, "", NFC))[0] == b"first"
@@ -387,13 +385,13 @@ def test_twin_names_are_not_confused(library: Library) -> None:
 
 def test_file_and_folder_conflict_when_they_differ_in_normalization(library: Library) -> None:
     drop(library.root / NFD)
-    age_files()
+    wait_for_tick()
     assert names(library) == [NFC]
     with pytest.raises(PathConflict):
         library.put(b"film", Key(SHARED, NFC, "film.mp4"))
     folder = unicodedata.normalize("NFD", "séries")
     drop(library.root / folder / "film.mp4")
-    age_files()
+    wait_for_tick()
     scan(library)
     with pytest.raises(PathConflict):
         library.put(b"film", Key.of(SHARED, "", "séries"))
@@ -404,7 +402,7 @@ def test_file_and_folder_conflict_when_they_differ_in_normalization(library: Lib
 
 def test_dropped_file_is_hashed_and_keeps_its_version(library: Library) -> None:
     drop(library.root / "film.mp4", b"x" * 3_000_000)
-    age_files()
+    wait_for_tick()
     before = page(library).items[0]
     steps = [1 << 20, 1 << 20, 3_000_000 - (2 << 20)]
     assert [size for size in library.backend.maintenance.hash_unverified() if size] == steps
@@ -430,14 +428,14 @@ def test_restored_backup_is_hashed_again(library: Library, changes: list[Change]
 
 def test_file_has_no_hash_when_changed_during_hashing(library: Library) -> None:
     drop(library.root / "film.mp4", b"x" * 3_000_000)
-    age_files()
+    wait_for_tick()
     page(library)
     hashing = library.backend.maintenance.hash_unverified()
     next(hashing)
     drop(library.root / "film.mp4", b"y")
     for _ in hashing:
         pass
-    age_files()
+    wait_for_tick()
     data, info = library.get(Key(SHARED, "", "film.mp4"))
     assert (data, info.sha256) == (b"y", None)
 
@@ -446,7 +444,7 @@ def test_verify_reports_files_that_no_longer_match(library: Library) -> None:
     for name in ("sound", "rotten", "edited", "gone", "short"):
         library.put(b"x" * 2_000_000, Key(SHARED, "a", name))
     drop(library.root / "dropped")
-    age_files()
+    wait_for_tick()
     page(library)
     folder = library.root / "a"
     times = (folder / "rotten").stat()
@@ -510,7 +508,7 @@ def test_changes_by_other_programs_are_reported(library: Library, changes: list[
     library.path().rename(library.root / "moved.mp4")
     scan(library)
     (library.root / "moved.mp4").write_bytes(b"other")
-    age_files()
+    wait_for_tick()
     scan(library)
     (library.root / "moved.mp4").unlink()
     scan(library)
@@ -529,13 +527,13 @@ def test_ignored_file_is_in_no_list_but_served_by_path(library: Library) -> None
     hidden = Key(SHARED, "", "film.mp4.part")
     drop(library.path(hidden))
     drop(library.root / "#recycle" / "film.mp4")
-    age_files()
+    wait_for_tick()
     assert (page(library).items, page(library).folders, scan(library)) == ((), (), {})
     assert library.sql("SELECT id FROM media") == []
     assert stat(library, hidden).size == 7
     assert names(library) == []
     library.path(hidden).rename(library.root / "film.mp4")
-    age_files()
+    wait_for_tick()
     assert names(library) == ["film.mp4"]
 
 
@@ -543,7 +541,7 @@ def test_upload_replaces_dropped_ignored_file_only_without_if_none_match(library
     """A crash may leave a file without a row, which no scan adds; the client then uploads it again."""
     hidden = Key(SHARED, "films", "film.mp4.part")
     drop(library.path(hidden))
-    age_files()
+    wait_for_tick()
     with pytest.raises(AlreadyExists):
         library.put(b"new", hidden, Expect.ABSENT)
     assert library.path(hidden).read_bytes() == b"dropped"
@@ -556,13 +554,13 @@ def test_ignored_folder_is_read_only_where_rows_exist(library: Library) -> None:
     thumbs = library.root / "films" / "@eaDir" / "film.mp4"
     drop(thumbs / "thumb.jpg")
     library.put(b"film", Key(SHARED, "films", "film.mp4"))
-    age_files()
+    wait_for_tick()
     assert library.backend.maintenance.estimate_file_count() == 1
     scan(library)
     page(library, recursive=True)
-    seen_folders = library.backend._scanner._cache
-    assert seen_folders.get(("films",)) is not None
-    assert seen_folders.get(("films", "@eaDir")) is None
+    cached_folders = library.backend._scanner._cache
+    assert cached_folders.get(("films",)) is not None
+    assert cached_folders.get(("films", "@eaDir")) is None
     uploaded = Key(SHARED, "films/@eaDir/film.mp4", "uploaded.jpg")
     library.put(b"uploaded", uploaded)
     library.path(uploaded).unlink()
@@ -573,11 +571,11 @@ def test_ignored_folder_is_read_only_where_rows_exist(library: Library) -> None:
 def test_film_keeps_id_after_temporary_ignored_name(library: Library) -> None:
     before = library.put(b"film").info
     library.path().rename(library.root / "films" / "film.mp4.part")
-    age_files()
+    wait_for_tick()
     assert names(library, "films") == []
     assert scan(library) == {}
     (library.root / "films" / "film.mp4.part").rename(library.path())
-    age_files()
+    wait_for_tick()
     assert names(library, "films") == ["film.mp4"]
     assert stat(library).id == before.id
 
@@ -598,5 +596,5 @@ def test_list_survives_when_lstat_of_one_file_fails(
     monkeypatch.setattr(os, "lstat", failing)
     assert names(library) == ["bad.mp4", "new.mp4"], "the row of the unreadable file stays"
     assert findings(library) == [
-        ScanFinding("bad.mp4", ScanOutcome.UNREADABLE, "The disk refuses: Input/output error.")
+        ScanFinding("bad.mp4", ScanOutcome.UNREADABLE, "The file system reported: Input/output error.")
     ]

@@ -12,7 +12,7 @@ from sqlalchemy.event import listen
 
 from app.storage.maintenance import Integrity
 from app.storage.types import SHARED, Change, ChangeKind, Expect, Key
-from tests.unit.database.foreign_changes import age_files, drop, names, page, stat, verdicts
+from tests.unit.database.foreign_changes import drop, names, page, stat, verdicts, wait_for_tick
 from tests.unit.database.library import FILM, Library
 
 pytestmark = pytest.mark.usefixtures("shorten_waits")
@@ -25,7 +25,7 @@ NEW = Key(SHARED, "", "new.mp4")
 def dropped(library: Library, shorten_waits: None) -> Key:
     """Add a file that several steps hash."""
     drop(library.path(NEW), LONG)
-    age_files()
+    wait_for_tick()
     assert names(library) == ["new.mp4"]
     return NEW
 
@@ -43,7 +43,7 @@ def test_hash_is_discarded_when_file_changes_during_hashing(library: Library) ->
 def test_hashing_skips_file_edited_since_last_scan(library: Library, dropped: Key) -> None:
     library.path(dropped).write_bytes(b"edited")
     assert sum(library.backend.maintenance.hash_unverified()) == 0
-    age_files()
+    wait_for_tick()
     assert stat(library, dropped).sha256 is None
     assert sum(library.backend.maintenance.hash_unverified()) == 6
 
@@ -128,7 +128,7 @@ def test_verify_waits_for_change_in_progress(library: Library) -> None:
     library.put(b"film")
     found: dict[str, Integrity] = {}
     verifying = threading.Thread(target=lambda: found.update(verdicts(library)))
-    disk, database = library.backend._disk, library.backend._database
+    disk, database = library.backend.disk, library.backend.database
     with pytest.raises(ZeroDivisionError), database.writing(), disk.removed(("films", "film.mp4")):
         verifying.start()
         verifying.join(0.2)
@@ -167,7 +167,7 @@ def test_unreadable_file_is_reported_and_hashed_later(
 ) -> None:
     library.put(b"film")
     drop(library.path(NEW))
-    age_files()
+    wait_for_tick()
     assert names(library) == ["new.mp4"]
     with no_descriptors():
         assert verdicts(library) == {"films/film.mp4": Integrity.UNREADABLE, "new.mp4": Integrity.UNREADABLE}
@@ -180,7 +180,7 @@ def test_unreadable_file_is_reported_and_hashed_later(
 def test_unhashed_files_are_found_by_index(library: Library) -> None:
     """The query runs every minute, in libraries of any size."""
     statements: list[tuple[str, object]] = []
-    engine = library.backend._database.engine
+    engine = library.backend.database.engine
     listen(engine, "before_cursor_execute", lambda *call: statements.append((call[2], call[3])))
     assert sum(library.backend.maintenance.hash_unverified()) == 0
     media_statements = [(sql, values) for sql, values in statements if "FROM media" in sql]

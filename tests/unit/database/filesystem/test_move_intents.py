@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.database.filesystem import posix
-from app.database.filesystem.disk import Disk
-from app.database.filesystem.move_intents import MoveIntent, MoveIntentFile
+from app.database.filesystem.writable_disk import MoveIntent, MoveIntentFile, WritableDisk
 from app.storage.errors import AlreadyExists, StorageUnavailable
 from tests.support import skip_or_fail
 
@@ -99,7 +98,7 @@ def names(root: Path) -> list[str]:
 
 @pytest.mark.usefixtures("disk")
 def test_move_renames_file(tmp_path: Path) -> None:
-    with closing(Disk(tmp_path)) as disk:
+    with closing(WritableDisk(tmp_path)) as disk:
         with disk.moved(SOURCE, TARGET):
             assert names(tmp_path) == ["b/new.mp4"]
         assert not disk.is_moving()
@@ -108,7 +107,7 @@ def test_move_renames_file(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("disk")
 def test_move_is_undone_when_body_fails(tmp_path: Path) -> None:
-    with closing(Disk(tmp_path)) as disk:
+    with closing(WritableDisk(tmp_path)) as disk:
         with pytest.raises(ZeroDivisionError), disk.moved(SOURCE, TARGET):
             raise ZeroDivisionError
         assert not disk.is_moving()
@@ -127,7 +126,7 @@ def test_move_is_undone_when_old_folder_cannot_be_synced(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         sync(descriptor)
 
-    with closing(Disk(tmp_path)) as disk:
+    with closing(WritableDisk(tmp_path)) as disk:
         monkeypatch.setattr(os, "fsync", failing)
         with pytest.raises(StorageUnavailable), disk.moved(SOURCE, TARGET):
             pass
@@ -137,7 +136,11 @@ def test_move_is_undone_when_old_folder_cannot_be_synced(
 
 @pytest.mark.usefixtures("disk")
 def test_move_loses_no_bytes_when_source_is_taken_before_undo(tmp_path: Path) -> None:
-    with closing(Disk(tmp_path)) as disk, pytest.raises(ZeroDivisionError), disk.moved(SOURCE, TARGET):
+    with (
+        closing(WritableDisk(tmp_path)) as disk,
+        pytest.raises(ZeroDivisionError),
+        disk.moved(SOURCE, TARGET),
+    ):
         (tmp_path / "a" / "old.mp4").write_bytes(b"of another program")
         raise ZeroDivisionError
     assert (tmp_path / "b" / "new.mp4").read_bytes() == b"film"
@@ -148,7 +151,7 @@ def test_move_loses_no_bytes_when_source_is_taken_before_undo(tmp_path: Path) ->
 def test_move_raises_already_exists_when_target_exists(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "new.mp4").write_bytes(b"other")
-    with closing(Disk(tmp_path)) as disk:
+    with closing(WritableDisk(tmp_path)) as disk:
         with pytest.raises(AlreadyExists), disk.moved(SOURCE, TARGET):
             pass
         assert not disk.is_moving()
@@ -158,6 +161,6 @@ def test_move_raises_already_exists_when_target_exists(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("disk")
 def test_move_replaces_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "b" / "new.mp4").mkdir(parents=True)
-    with closing(Disk(tmp_path)) as disk, disk.moved(SOURCE, TARGET):
+    with closing(WritableDisk(tmp_path)) as disk, disk.moved(SOURCE, TARGET):
         pass
     assert (tmp_path / "b" / "new.mp4").read_bytes() == b"film"

@@ -9,21 +9,20 @@ from pathlib import Path
 import pytest
 from sqlalchemy.event import listen
 
-from app.database.filesystem import open_cache, posix
-from app.database.filesystem.open_cache import OpenCache
+from app.database.filesystem import posix
 from app.storage.async_storage import ThreadedStorage
 from app.storage.types import SHARED, Expect, FileId, Key
 from tests.support import skip_or_fail
-from tests.unit.database.foreign_changes import age_files, drop, names
+from tests.unit.database.foreign_changes import drop, names, wait_for_tick
 from tests.unit.database.library import FILM, Library
 
 OTHER = Key(SHARED, "films", "other.mp4")
 
 
 @pytest.fixture(autouse=True)
-def short_quiet_period(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_quiet_period(library: Library) -> None:
     """Shorten the quiet period of two seconds; it is still longer than a tick of any kernel."""
-    monkeypatch.setattr(open_cache, "QUIET_NS", 20_000_000)
+    library.limits.cache_after_s = 0.02
 
 
 def is_cached(library: Library, address: Key | FileId = FILM) -> bool:
@@ -48,7 +47,7 @@ def cached_library(library: Library) -> Library:
 async def test_cached_file_opens_without_query_or_thread(cached_library: Library) -> None:
     statements: list[str] = []
     listen(
-        cached_library.backend._database.engine,
+        cached_library.backend.database.engine,
         "before_cursor_execute",
         lambda *arguments: statements.append(arguments[2]),
     )
@@ -155,11 +154,9 @@ def test_cache_entry_is_invalid_when_other_process_changed_file(cached_library: 
         other.close()
 
 
-def test_file_is_not_cached_when_it_changed_recently(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_is_not_cached_when_it_changed_recently(library: Library) -> None:
     """It may change once more within the same tick, without a visible difference."""
-    monkeypatch.setattr(open_cache, "QUIET_NS", 3_600_000_000_000)
+    library.limits.cache_after_s = 3600
     library.put(b"film")
     library.get()
     assert not is_cached(library)
@@ -168,7 +165,7 @@ def test_file_is_not_cached_when_it_changed_recently(
 @pytest.mark.usefixtures("cached_library", "shorten_waits")
 def test_file_is_not_cached_before_it_is_hashed(library: Library) -> None:
     drop(library.path(OTHER), b"dropped")
-    age_files()
+    wait_for_tick()
     assert OTHER.filename in names(library, "films")
     assert library.get(OTHER)[1].sha256 is None
     assert not is_cached(library, OTHER)
@@ -192,34 +189,33 @@ def test_restored_backup_is_not_cached_before_it_is_hashed(cached_library: Libra
     assert is_cached(cached_library)
 
 
-def test_cache_entry_expires(cached_library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_cache, "AGE_S", 0)
+def test_cache_entry_expires(cached_library: Library) -> None:
+    cached_library.limits.cache_for_s = 0
     cached_library.get()
     assert not is_cached(cached_library)
-    monkeypatch.setattr(open_cache, "AGE_S", 60)
+    cached_library.limits.cache_for_s = 60
     cached_library.get()
     assert is_cached(cached_library)
 
 
 @pytest.mark.anyio
 async def test_edited_row_is_visible_to_stat_at_once_and_to_open_after_expiry(
-    cached_library: Library, monkeypatch: pytest.MonkeyPatch
+    cached_library: Library,
 ) -> None:
     cached_library.sql("UPDATE media SET content_type = 'audio/edited'")
     storage = ThreadedStorage(cached_library.backend)
     assert (await storage.stat(FILM)).content_type == "audio/edited"
-    monkeypatch.setattr(open_cache, "AGE_S", 0)
+    cached_library.limits.cache_for_s = 0
     cached_library.get()
     async with storage.open(FILM) as file:
         assert file.info.content_type == "audio/edited"
     storage.close()
 
 
-def test_cache_keeps_most_recently_used_files(
-    cached_library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend = cached_library.backend
-    monkeypatch.setattr(backend, "_open_cache", OpenCache(backend.disk, 4096, max_rows=2))
+def test_cache_keeps_most_recently_used_files(cached_library: Library) -> None:
+    cached_library.limits.max_cached_rows = 2
+    cached_library.close()
+    cached_library.open()
     keys = [Key(SHARED, "", f"{number}.mp4") for number in range(3)]
     for key in keys:
         cached_library.put(b"x", key)

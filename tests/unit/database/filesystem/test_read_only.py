@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.database import open_database
-from app.database.filesystem.read_only import ReadOnlyDisk
+from app.database.filesystem.disk import Disk
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import ReadOnly
@@ -53,7 +53,7 @@ def test_storage_raises_read_only_for_each_change(
 def test_disk_raises_read_only_for_each_step(tmp_path: Path) -> None:
     """The disk layer refuses on its own, in case a caller above it forgets to."""
     (tmp_path / "film.mp4").write_bytes(b"film")
-    disk = ReadOnlyDisk(tmp_path, marked=False)
+    disk = Disk(tmp_path, marked=False)
     steps: list[Callable[[], object]] = [
         disk.stage,
         lambda: disk.mark("id"),
@@ -66,7 +66,7 @@ def test_disk_raises_read_only_for_each_step(tmp_path: Path) -> None:
             step()
     disk.sweep()
     disk.undo_interrupted_move()
-    with disk.locked(1), disk.with_reserve():
+    with disk.locked(1), disk.release_reserve():
         pass
     disk.close()
     assert os.listdir(tmp_path) == ["film.mp4"]

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from app.database.filesystem import reconcile, scanner
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageUnavailable
 from app.storage.maintenance import Integrity, ScanOutcome
 from app.storage.types import SHARED, Change, ChangeKind, Expect, FileId, Key, Listing
 from tests.unit.database.foreign_changes import (
     NFC,
     NFD,
-    age_files,
     drop,
     findings,
     names,
@@ -28,6 +26,7 @@ from tests.unit.database.foreign_changes import (
     scan,
     stat,
     verdicts,
+    wait_for_tick,
 )
 from tests.unit.database.library import FILM, Library
 
@@ -50,7 +49,7 @@ def test_moved_file_keeps_id_when_another_takes_its_path(library: Library) -> No
     info = library.put(b"film").info
     library.path().rename(library.path(NEW))
     drop(library.path(), b"another")
-    age_files()
+    wait_for_tick()
     assert stat(library, NEW).id == info.id
     assert stat(library).id != info.id
     assert library.get()[0] == b"another"
@@ -75,7 +74,7 @@ def test_returning_file_keeps_its_row(library: Library, tmp_path: Path) -> None:
 
 def test_returning_file_is_hashed_when_it_was_not_before(library: Library, tmp_path: Path) -> None:
     drop(library.path(), b"film")
-    age_files()
+    wait_for_tick()
     info = stat(library)
     library.path().rename(tmp_path / "away")
     assert names(library, "films") == []
@@ -88,7 +87,7 @@ def test_returning_file_is_hashed_when_it_was_not_before(library: Library, tmp_p
 def test_edited_file_keeps_id_and_gets_type_from_name(library: Library) -> None:
     info = library.put(b"film").info
     library.path().write_bytes(b"edited")
-    age_files()
+    wait_for_tick()
     address = FileId(SHARED, info.id)
     reader = library.backend.open(address, wait=True)
     assert reader is not None
@@ -103,7 +102,7 @@ def test_second_link_of_returning_file_is_second_file(library: Library, tmp_path
     (tmp_path / "away").rename(library.path())
     assert stat(library).id == info.id
     os.link(library.path(), library.path(NEW))
-    age_files()
+    wait_for_tick()
     assert stat(library, NEW).id != info.id
 
 
@@ -120,7 +119,7 @@ def test_file_moved_and_edited_is_new(library: Library, tmp_path: Path, noticed:
     with (tmp_path / "away").open("ab") as file:
         file.write(b" and more")
     (tmp_path / "away").rename(library.path(NEW))
-    age_files()
+    wait_for_tick()
     data, after = library.get(NEW)
     assert data == b"film and more"
     assert after.etag != info.etag
@@ -137,7 +136,7 @@ def test_copy_with_same_times_is_new_file(
         library.path().rename(tmp_path / "away")
         assert names(library, "films") == []
     with_times_of(drop(library.path(NEW), b"FILM"), times)
-    age_files()
+    wait_for_tick()
     after = stat(library, NEW)
     assert (after.id == info.id, after.etag == info.etag) == (False, False)
     assert ChangeKind.MOVED not in [change.kind for change in changes]
@@ -152,7 +151,7 @@ def test_file_moved_to_other_library_is_new(library: Library, noticed: bool) -> 
     if noticed:
         assert page(library, "films", of=THEIRS.library).items == ()
     away.rename(library.path(NEW))
-    age_files()
+    wait_for_tick()
     assert stat(library, NEW).id != info.id
     with pytest.raises(NotFound):
         stat(library, THEIRS)
@@ -162,7 +161,7 @@ def test_scan_covers_every_library(library: Library) -> None:
     library.put(b"film", THEIRS)
     folder = library.root / ".seekable" / "libraries" / THEIRS.library
     drop(folder / "new" / "film.mp4")
-    age_files()
+    wait_for_tick()
     assert [(one.path, one.outcome) for one in findings(library)] == [("new/film.mp4", ScanOutcome.CREATED)]
     shutil.rmtree(folder)
     library.put(b"film", Key(THEIRS.library, "", "other"))
@@ -176,20 +175,20 @@ def test_recently_changed_file_is_unfinished_without_leases(
     library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without leases: an old mtime proves nothing, because tar, rsync and wget set it."""
+    library.limits.stable_after_s = 2
     monkeypatch.delattr(fcntl, "F_SETLEASE")
     os.utime(drop(library.path(NEW)), (1e9, 1e9))
     assert names(library) == []
-    age_files()
+    library.limits.stable_after_s = 0
+    wait_for_tick()
     assert names(library) == ["new.mp4"]
 
 
-def test_file_is_added_eventually_when_writer_never_closes_it(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_is_added_eventually_when_writer_never_closes_it(library: Library) -> None:
     with drop(library.path(NEW)).open("ab"):
-        age_files()
+        wait_for_tick()
         assert names(library) == []
-        monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)
+        library.limits.written_for_s = 0
         assert names(library) == ["new.mp4"]
 
 
@@ -206,7 +205,7 @@ def test_removed_file_is_noticed_beside_unfinished_file(library: Library) -> Non
     library.put(b"film")
     library.path().unlink()
     with drop(library.root / "films" / "new.mp4").open("ab"):
-        age_files()
+        wait_for_tick()
         assert names(library, "films") == []
         assert library.sql("SELECT * FROM media") == []
         assert [step.files for step in library.backend.maintenance.scan() if step.files] == []
@@ -215,12 +214,12 @@ def test_removed_file_is_noticed_beside_unfinished_file(library: Library) -> Non
 def test_file_added_within_clock_tick_is_found(library: Library) -> None:
     """The folder then seems unchanged since it was read."""
     drop(library.path(NEW))
-    age_files()
+    wait_for_tick()
     os.utime(library.root)
     times = library.root.stat()
     assert names(library) == ["new.mp4"]
     drop(library.root / "two.mp4")
-    age_files()
+    wait_for_tick()
     with_times_of(library.root, times)
     assert names(library) == ["new.mp4", "two.mp4"]
 
@@ -272,7 +271,7 @@ def test_refused_change_reports_replacement_only_when_committed(
 ) -> None:
     library.put(b"film")
     library.path().write_bytes(b"edited")
-    age_files()
+    wait_for_tick()
     with pytest.raises(AlreadyExists):
         library.put(b"upload", expect=Expect.ABSENT)
     changes_before = list(changes)
@@ -292,7 +291,7 @@ def test_scan_removes_files_of_crashed_writers(library: Library) -> None:
 
 def test_decomposed_file_is_served_after_move(library: Library) -> None:
     drop(library.root / NFD, b"film")
-    age_files()
+    wait_for_tick()
     (info,) = page(library).items
     (library.root / SERIES).mkdir()
     (library.root / NFD).rename(library.root / SERIES / NFD)
@@ -304,7 +303,7 @@ def test_decomposed_file_is_served_after_move(library: Library) -> None:
 
 def test_file_keeps_id_when_name_is_normalized(library: Library) -> None:
     drop(library.root / NFD, b"film")
-    age_files()
+    wait_for_tick()
     (info,) = page(library).items
     list(library.backend.maintenance.hash_unverified())
     (library.root / NFD).rename(library.root / NFC)
@@ -316,7 +315,7 @@ def test_file_keeps_id_when_name_is_normalized(library: Library) -> None:
 def test_decomposed_file_stays_when_another_is_removed(library: Library) -> None:
     drop(library.root / SERIES / NFD)
     drop(library.root / SERIES / "two.mp4")
-    age_files()
+    wait_for_tick()
     assert scan(library) == {ScanOutcome.CREATED: 2}
     (library.root / SERIES / "two.mp4").unlink()
     assert scan(library) == {ScanOutcome.DELETED: 1}
@@ -326,7 +325,7 @@ def test_decomposed_file_stays_when_another_is_removed(library: Library) -> None
 def test_decomposed_names_conflict_within_their_library_only(library: Library) -> None:
     drop(library.root / SERIES / "deep" / "film.mp4")
     drop(library.root / NFD)
-    age_files()
+    wait_for_tick()
     assert scan(library) == {ScanOutcome.CREATED: 2}
     for key in (Key(SHARED, "", "séries"), Key(SHARED, "séries", "deep"), Key(SHARED, NFC, "film.mp4")):
         with pytest.raises(PathConflict):
@@ -352,7 +351,7 @@ def test_file_and_folder_with_equal_names_are_never_both_added(
 
     for put in (put_file, put_folder) if decomposed_first is decomposed_file else (put_folder, put_file):
         put()
-        age_files()
+        wait_for_tick()
         scan(library)
     found = findings(library)
     assert [one.outcome for one in found] == [ScanOutcome.SKIPPED]
@@ -368,25 +367,23 @@ def test_file_and_folder_with_equal_names_are_never_both_added(
 
 
 @pytest.fixture
-def huge(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def huge(library: Library) -> None:
     """Create a folder with more files than a list has time to check."""
     for number in range(9):
         library.put(b"film", Key(SHARED, "", f"{number}"))
-    monkeypatch.setattr(scanner, "BATCH", 2)
-    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 0)
+    library.limits.batch = 2
+    library.limits.refresh_s = 0
 
 
 @pytest.mark.parametrize("library", ["sqlite"], indirect=True)  # one database is enough for this many lists
-def test_list_leaves_remaining_files_to_next_list_when_out_of_time(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scanner, "BATCH", 10)
+def test_list_leaves_remaining_files_to_next_list_when_out_of_time(library: Library) -> None:
+    library.limits.batch = 10
     # Enough time to compare all files with their rows, but not to add them all.
-    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 0.3)
-    monkeypatch.setattr(scanner, "LEFT_FOR_S", 0)
+    library.limits.refresh_s = 0.3
+    library.limits.retry_after_s = 0
     for number in range(400):
         drop(library.root / f"{number}")
-    age_files()
+    wait_for_tick()
     found = [len(names(library))]
     assert 0 < found[0] < 400
     while found[-1] < 400:
@@ -398,7 +395,7 @@ def test_list_leaves_remaining_files_to_next_list_when_out_of_time(
 def test_list_leaves_huge_folder_to_next_scan(library: Library) -> None:
     assert len(names(library)) == 9
     drop(library.root / "another")
-    age_files()
+    wait_for_tick()
     listing = Listing(SHARED)
     assert library.backend.page(listing, cursor=None, limit=99, wait=False) is not None, (
         "the list must not read the folder again"
@@ -408,57 +405,53 @@ def test_list_leaves_huge_folder_to_next_scan(library: Library) -> None:
 
 
 @pytest.mark.usefixtures("huge")
-def test_list_reads_huge_folder_again_after_pause(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanner, "LEFT_FOR_S", 0.01)
+def test_list_reads_huge_folder_again_after_pause(library: Library) -> None:
+    library.limits.retry_after_s = 0.01
     assert len(names(library)) == 9
     drop(library.root / "another")
-    age_files()
-    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
+    wait_for_tick()
+    library.limits.refresh_s = 20
     assert len(names(library)) == 10
 
 
-def test_list_soon_reads_folder_again_when_many_files_are_new(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_soon_reads_folder_again_when_many_files_are_new(library: Library) -> None:
     """A slow machine has no time to check them all while they are unfinished."""
-    monkeypatch.setattr(scanner, "BATCH", 10)
-    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 0.05)
-    monkeypatch.setattr(scanner, "LEFT_NEW_FOR_S", 0.01)
+    library.limits.batch = 10
+    library.limits.refresh_s = 0.05
+    library.limits.retry_new_after_s = 0.01
     for number in range(300):
         drop(library.root / f"{number}")
     assert len(names(library)) < 300
-    age_files()
-    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
+    wait_for_tick()
+    library.limits.refresh_s = 20
     assert len(names(library)) == 300
 
 
 @pytest.mark.usefixtures("huge")
-def test_folder_list_still_reads_after_recursive_list_ran_out_of_time(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_list_still_reads_after_recursive_list_ran_out_of_time(library: Library) -> None:
     assert len(page(library, recursive=True).items) == 9
-    monkeypatch.setattr(scanner, "REFRESH_FOR_S", 20)
+    library.limits.refresh_s = 20
     drop(library.path(NEW))
-    age_files()
+    wait_for_tick()
     assert len(page(library, recursive=True).items) == 9
     assert len(names(library)) == 10
 
 
 def test_recursive_list_reads_below_unchanged_folders(library: Library) -> None:
     library.put(b"film", Key(SHARED, "a/b/c", "film.mp4"))
-    age_files()
+    wait_for_tick()
     assert len(page(library, recursive=True).items) == 1
     drop(library.root / "a" / "b" / "c" / "two.mp4")
-    age_files()
+    wait_for_tick()
     assert len(page(library, recursive=True).items) == 2
 
 
 def test_scan_checks_files_that_lists_have_cached(library: Library) -> None:
     library.put(b"film")
-    age_files()
+    wait_for_tick()
     assert names(library, "films") == ["film.mp4"]
     library.path().write_bytes(b"edited")
-    age_files()
+    wait_for_tick()
     assert scan(library) == {ScanOutcome.REPLACED: 1}
 
 
@@ -466,7 +459,7 @@ def test_list_is_served_when_folder_cannot_be_read(
     library: Library, no_descriptors: Callable[[], AbstractContextManager[None]]
 ) -> None:
     library.put(b"film")
-    age_files()
+    wait_for_tick()
     page(library, "films")
     with no_descriptors():
         assert names(library, "films") == ["film.mp4"]
@@ -479,10 +472,10 @@ def test_list_notices_removed_files_after_abandoned_scan(library: Library) -> No
     for folder in ("a", "b"):
         for name in ("one.mp4", "two.mp4"):
             library.put(b"film", Key(SHARED, folder, name))
-    age_files()
+    wait_for_tick()
     for folder in ("a", "b"):
         (library.root / folder / "one.mp4").unlink()
-    age_files()
+    wait_for_tick()
     scanning = library.backend.maintenance.scan()
     for _ in range(6):  # twice the top, then one folder and the other: the removed files would come next
         assert not next(scanning).findings
@@ -490,14 +483,12 @@ def test_list_notices_removed_files_after_abandoned_scan(library: Library) -> No
     assert [names(library, folder) for folder in ("a", "b")] == [["two.mp4"], ["two.mp4"]]
 
 
-def test_own_change_in_big_folder_causes_no_new_comparison(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scanner, "BIG", 2)
+def test_own_change_in_big_folder_causes_no_new_comparison(library: Library) -> None:
+    library.limits.big_folder = 2
     listing = Listing(SHARED)
     for number in range(3):
         library.put(b"film", Key(SHARED, "", f"{number}"))
-    age_files()
+    wait_for_tick()
     assert len(names(library)) == 3
     library.put(b"film", Key(SHARED, "", "new"))
     library.put(b"another film", Key(SHARED, "", "new"))
@@ -508,22 +499,22 @@ def test_own_change_in_big_folder_causes_no_new_comparison(
     )
     drop(library.root / "dropped")
     library.put(b"film", Key(SHARED, "", "newer"))
-    age_files()
+    wait_for_tick()
     assert names(library) == ["0", "1", "2", "dropped", "newer"]
 
 
-def test_many_folders_are_read_again_after_pause(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scanner, "MAX_WALKED", 2)
-    monkeypatch.setattr(scanner, "REST", 10_000)
+def test_many_folders_are_read_again_after_pause(library: Library) -> None:
+    library.limits.max_folders_checked = 2
+    library.limits.rest_factor = 10_000
     for folder in ("a", "b", "c"):
         library.put(b"film", Key(SHARED, folder, "film"))
-    age_files()
+    wait_for_tick()
     assert len(page(library, recursive=True).items) == 3
     listing = Listing(SHARED, recursive=True)
     assert library.backend.page(listing, cursor=None, limit=99, wait=False) is not None, (
         "the list must not read the folder again"
     )
-    library.backend._scanner._walked_until.clear()
+    library.backend._scanner._resting_until.clear()
     drop(library.root / "c" / "dropped")
-    age_files()
+    wait_for_tick()
     assert len(page(library, recursive=True).items) == 4

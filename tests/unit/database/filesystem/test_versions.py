@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.database.filesystem.disk import Disk
+from app.database.filesystem.writable_disk import WritableDisk
 from app.database.sql.engine import BUSY_TIMEOUT_MS
 from app.storage.errors import NotFound, Unfinished, VersionMismatch
 from app.storage.maintenance import Integrity
@@ -351,7 +351,7 @@ def test_file_is_served_unconfirmed_soon_when_database_is_locked(library: Librar
 
 
 def test_device_of_returns_number_for_other_device(tmp_path: Path) -> None:
-    disk = Disk(tmp_path)
+    disk = WritableDisk(tmp_path)
     assert disk.device_of(tmp_path.stat()) == 0
     assert disk.device_of(os.stat("/proc")) not in (None, 0)
     disk.close()

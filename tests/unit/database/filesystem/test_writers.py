@@ -9,8 +9,8 @@ from threading import Event, Thread
 
 import pytest
 
-from app.database.filesystem.disk import Disk
 from app.database.filesystem.file_identity import FileStat, has_writer
+from app.database.filesystem.writable_disk import WritableDisk
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs file leases, which only Linux has")
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs file leas
 def test_writer_is_detected_while_file_is_open(tmp_path: Path) -> None:
     film = tmp_path / "film"
     film.write_bytes(b"film")
-    disk = Disk(tmp_path)
+    disk = WritableDisk(tmp_path)
 
     def is_written() -> bool | None:
         return disk.has_writer(("film",), film.stat())
@@ -38,7 +38,7 @@ def test_changed_file_counts_as_written(tmp_path: Path) -> None:
     before = film.stat()
     with film.open("ab") as file:
         file.write(b" and more")
-    disk = Disk(tmp_path)
+    disk = WritableDisk(tmp_path)
     assert disk.has_writer(("film",), before) is True
     assert disk.has_writer(("film",), film.stat()) is False
     film.unlink()
@@ -49,7 +49,7 @@ def test_changed_file_counts_as_written(tmp_path: Path) -> None:
 def test_mapping_without_descriptor_counts_as_writer(tmp_path: Path) -> None:
     film = tmp_path / "film"
     film.write_bytes(b"film")
-    disk = Disk(tmp_path)
+    disk = WritableDisk(tmp_path)
     with film.open("r+b") as file:
         mapped = mmap.mmap(file.fileno(), 4)
     assert disk.has_writer(("film",), film.stat()) is True
@@ -121,7 +121,7 @@ def test_lease_is_held_briefly_when_threads_compete(tmp_path: Path) -> None:
     """A program that opens it for writing with O_NONBLOCK succeeds."""
     film = tmp_path / "film"
     film.write_bytes(b"film")
-    disk, ended = Disk(tmp_path), Event()
+    disk, ended = WritableDisk(tmp_path), Event()
 
     def compete() -> None:
         while not ended.is_set():

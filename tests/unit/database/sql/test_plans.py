@@ -173,7 +173,7 @@ def test_disk_folders_uses_partial_index(database: Database) -> None:
 
 def test_no_change_scans_a_whole_library(tmp_path: Path) -> None:
     library = Library(tmp_path)
-    database, backend = library.backend._database, library.backend
+    database, backend = library.backend.database, library.backend
     deep, other = Key(SHARED, "a/b/c/d", "film.mp4"), Key(SHARED, "a/b/other", "film.mp4")
     try:
         with recorded(database) as sent:

@@ -180,7 +180,7 @@ def test_folders_are_found_by_jumps_in_index(many: Postgresql, folder: str) -> N
 
 
 def test_unhashed_files_are_found_by_indexes(library: Library) -> None:
-    database = library.backend._database
+    database = library.backend.database
     assert isinstance(database, Postgresql)
     first, unhashed, unjudged = (
         plan for plan, _ in costs(database, lambda _: list(library.backend.maintenance.hash_unverified()))
@@ -232,7 +232,7 @@ def test_other_writer_waits_when_writer_loses_connection(library: Library, tmp_p
     """The process that lost its connection has lost its lock, and may be in the middle of a file step."""
     other = Library(library.root, library.settings.database_url)
     with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(StorageUnavailable), library.backend._reconciling():
+        with pytest.raises(StorageUnavailable), library.backend.reconciling():
             library.sql(TERMINATE_WRITER)
             waiting = pool.submit(other.put, b"of the other")
             has_waited = not wait([waiting], timeout=0.5).done
@@ -296,10 +296,10 @@ def test_open_error_names_missing_privilege(tmp_path: Path, url: str) -> None:
 
 def test_write_error_names_read_only_server(library: Library) -> None:
     library.put(b"film")
-    name = Identifier(str(library.backend._database.engine.url.database))
+    name = Identifier(str(library.backend.database.engine.url.database))
     with SERVER().connected() as connection:
         connection.execute(SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
-    library.backend._database.close()
+    library.backend.database.close()
     with pytest.raises(StorageUnavailable, match="read-only"):
         library.put(b"another")
     assert library.get()[0] == b"film"
@@ -329,7 +329,7 @@ def test_nul_character_is_not_found(library: Library) -> None:
 
 
 def test_refusal_is_raised_when_connection_is_lost_too(library: Library) -> None:
-    with pytest.raises(NotFound), library.backend._reconciling():
+    with pytest.raises(NotFound), library.backend.reconciling():
         library.sql(TERMINATE_WRITER)
         raise NotFound("There is no such file.")
 
@@ -337,7 +337,7 @@ def test_refusal_is_raised_when_connection_is_lost_too(library: Library) -> None
 def test_errors_do_not_reveal_database_address(library: Library) -> None:
     library.put(b"film")
     library.sql("SELECT 1")
-    with pytest.raises(StorageUnavailable) as lost, library.backend._database.writing() as session:
+    with pytest.raises(StorageUnavailable) as lost, library.backend.database.writing() as session:
         session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
     assert "127.0.0.1" not in str(lost.value)
     assert library.get(FILM)[0] == b"film"

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from app.database.doctor_checks import probe_databases
-from app.database.filesystem import reconcile
 from app.storage.errors import AlreadyExists, NotFound
 from app.storage.maintenance import Integrity
 from app.storage.types import SHARED, Expect, Key
@@ -64,20 +63,18 @@ def link(library: Library) -> str:
 
 
 @pytest.mark.parametrize("put", [link_all, link])
-def test_links_to_database_are_not_served(
-    library: Library, put: Callable[[Library], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)  # so that no open file counts as unfinished
+def test_links_to_database_are_not_served(library: Library, put: Callable[[Library], str]) -> None:
+    library.limits.written_for_s = 0  # so that no open file counts as unfinished
     library.put(b"film")
     path = put(library)
     check_inaccessible(library, Key.at(SHARED, path))
 
 
-def test_database_inside_library_is_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconcile, "WRITTEN_FOR_S", 0)
+def test_database_inside_library_is_not_served(tmp_path: Path) -> None:
     root = tmp_path / "files"
     root.mkdir()
     library = Library(root, f"sqlite:///{root / 'films.db'}")
+    library.limits.written_for_s = 0
     library.put(b"film")
     check_inaccessible(library, Key.at(SHARED, "films.db"))
     library.close()
