@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import make_url
 
 from app.database.gridfs.connection import Database as MongoDatabase
-from app.database.gridfs.documents import info_in
+from app.database.gridfs.documents import parse_info
 from app.database.paging import LIMITS, Limits
 from app.database.sql.engine import Database
 from app.database.sql.opening import migrate
@@ -71,7 +71,7 @@ def mongo_library() -> Iterator[Library]:
         get_page = partial(mongo_page, database.media, limits=limits)
         return lambda listing, cursor, limit: get_page(listing, cursor=cursor, limit=limit)
 
-    yield [*map(info_in, database.media.find())], within
+    yield [*map(parse_info, database.media.find())], within
     database.client.drop_database(database.name)
     database.close()
 
