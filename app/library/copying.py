@@ -26,10 +26,10 @@ from app.storage.workers import wait_for_result
 
 T = TypeVar("T")
 
-PAGE = 100
+PAGE_SIZE = 100
 """Files in one page of a list."""
 
-CHAIN = 10
+MAX_CHAIN = 10
 """Files that may wait for one another to free their names."""
 
 ATTEMPTS = 2
@@ -168,7 +168,7 @@ async def _pages(storage: Storage) -> AsyncGenerator[Page, None]:
         listing = Listing(library, recursive=True, ignored=ignored)
         cursor: str | None = None
         while True:
-            page = await storage.page(listing, cursor=cursor, limit=PAGE)
+            page = await storage.page(listing, cursor=cursor, limit=PAGE_SIZE)
             yield page
             cursor = page.next_cursor
             if cursor is None:
@@ -354,7 +354,7 @@ class _FileCopy:
         """Free the name by copying `other` first, if its source was renamed. Return whether it is free."""
         waiting = self._waiting | {info.id}
         origin = other.id if copied is None else copied.origin
-        if origin in waiting or len(waiting) > CHAIN:  # a cycle: they swapped their names
+        if origin in waiting or len(waiting) > MAX_CHAIN:  # a cycle: they swapped their names
             return False
         now = await _find(self._source, FileId(other.key.library, origin))
         if now is None or now.key == other.key:
