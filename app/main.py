@@ -16,8 +16,8 @@ from starlette.types import Lifespan
 
 from app.accounts.errors import TooManyAttempts
 from app.accounts.passwords import Passwords
-from app.accounts.principals import Callers
-from app.accounts.revocation import Watch
+from app.accounts.principals import Authenticator
+from app.accounts.revocation import RevocationMonitor
 from app.accounts.service import Accounts, SignUp
 from app.accounts.store import AccountStore
 from app.database import Stores, open_database
@@ -130,7 +130,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
             chores = [maintenance.run]
             if stores.accounts is not None:
                 account_services = await _open_accounts(settings, stores, stores.accounts, library, stack)
-                chores.append(account_services.service.sweep_again_and_again)
+                chores.append(account_services.service.run_sweeps)
             sessions = Sessions(connections, stores.listener)
             uploads = Uploads(stores.storage, library, max_size=settings.max_upload_size, send=sessions.send)
             services = Services(
@@ -165,7 +165,7 @@ async def _open_accounts(
     asking = BoundedPool(4, "accounts", max_waiting=1000, refuse=_too_many_calls)
     stack.callback(asking.close)
     passwords = Passwords()
-    callers = Callers(
+    authenticator = Authenticator(
         store,
         idle=timedelta(seconds=settings.session_idle_timeout),
         lifetime=timedelta(seconds=settings.session_lifetime),
@@ -174,10 +174,10 @@ async def _open_accounts(
         asking=asking.start,
     )
     accounts = Accounts(
-        store, callers, sign_up=SignUp(settings.sign_up), passwords=passwords, hashing=hashing.start
+        store, authenticator, sign_up=SignUp(settings.sign_up), passwords=passwords, hashing=hashing.start
     )
     quotas = Quotas(
-        stores.storage, default=settings.quota, may_store=accounts.is_there, acquire=stores.leases.acquire
+        stores.storage, default=settings.quota, may_store=accounts.is_active, acquire=stores.leases.acquire
     )
     deletion = AccountDeletion(
         stores.storage,
@@ -188,12 +188,12 @@ async def _open_accounts(
         leases=stores.leases,
         is_staying=accounts.is_staying,
     )
-    watch = Watch(store, callers)
-    for work in (watch.run(), deletion.run()):
+    revocation = RevocationMonitor(store, authenticator)
+    for work in (revocation.run(), deletion.run()):
         await stack.enter_async_context(_running(work))
     return AccountServices(
         service=accounts,
-        watch=watch,
+        revocation=revocation,
         quotas=quotas,
         account_deletion=deletion,
         session_lasts_s=settings.session_lifetime,

@@ -15,7 +15,7 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def hashed(secret: str) -> str:
+def hash_secret(secret: str) -> str:
     """What is kept of a secret that is too long to be guessed."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
@@ -40,9 +40,9 @@ def new_account(email: str, password: str, *, is_admin: bool = False, quota: int
 def new_invite(lasts: timedelta) -> tuple[Invite, str]:
     """An invite for one person, and its secret, which is kept nowhere."""
     secret, at = secrets.token_urlsafe(32), now()
-    return Invite(hashed(secret), at, at + lasts), secret
+    return Invite(hash_secret(secret), at, at + lasts), secret
 
 
-def new_key() -> SigningKey:
+def new_signing_key() -> SigningKey:
     """What links are signed with from now on."""
     return SigningKey(secrets.token_hex(8), secrets.token_urlsafe(32), now())

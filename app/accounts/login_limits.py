@@ -24,7 +24,7 @@ class Bucket:
     """Where this was noted, it is not asked."""
 
 
-class AttemptStore(Protocol):
+class LoginLimitStore(Protocol):
     """What was attempted lately, by the clock of the database. Plain blocking calls, from any thread; each
     may raise the database's StorageUnavailable or OutOfSpace. What a power cut takes away is no harm."""
 
@@ -36,7 +36,7 @@ class AttemptStore(Protocol):
         """Take one out of each again, and note this for so long."""
         ...
 
-    def sweep_attempts(self, most: int) -> None:
+    def sweep(self, most: int) -> None:
         """Forget what is over, and beyond so many what will be over first."""
         ...
 
@@ -51,7 +51,7 @@ SWEEP_AFTER = 1_000
 """Attempts after which it is looked whether there are more."""
 
 
-def poured(level: float, elapsed_s: float, *, limit: int, window_s: float) -> tuple[float, float]:
+def pour(level: float, elapsed_s: float, *, limit: int, window_s: float) -> tuple[float, float]:
     """What one more attempt makes of a bucket that holds `limit` and empties within `window_s`, and the
     seconds until there is room for it: 0 if there is now. Then only is it poured in."""
     rate = limit / window_s
@@ -64,11 +64,13 @@ class Ask(Protocol):
     async def __call__(self, call: Callable[..., Any], *arguments: object) -> Any: ...
 
 
-class Throttle:
+class RateLimiter:
     """Asks the store, by `ask` in a thread, and remembers who has to wait: of those who go on trying it hears
     no more than once. Used from the event loop only."""
 
-    def __init__(self, store: AttemptStore, ask: Ask, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: LoginLimitStore, ask: Ask, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store, self._ask, self._clock = store, ask, clock
         self._waiting: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._attempts = 0
@@ -86,7 +88,7 @@ class Throttle:
             raise _too_many(wait_s)
         self._attempts += 1
         if self._attempts % SWEEP_AFTER == 0:
-            await self._ask(self._store.sweep_attempts, MAX_STORED)
+            await self._ask(self._store.sweep, MAX_STORED)
 
     async def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
         """One that counted was none."""
@@ -127,25 +129,25 @@ RIGHT_LASTS_S = 30 * 86400
 """How long it is known from where somebody has logged in."""
 
 
-class Guesses:
+class LoginLimits:
     """Counts before a password is looked at, so that a thousand at once are not looked at all; in whichever
     process they try. Raises TooManyAttempts, and the database's StorageUnavailable."""
 
-    def __init__(self, throttle: Throttle) -> None:
-        self._throttle = throttle
+    def __init__(self, throttle: RateLimiter) -> None:
+        self._limiter = throttle
 
-    async def guess(self, email: str, address: str) -> None:
+    async def count_attempt(self, email: str, address: str) -> None:
         """Somebody tries a password for this account."""
-        await self._throttle.attempt(*_concerned(email, address))
+        await self._limiter.attempt(*_concerned(email, address))
 
-    async def was_right(self, email: str, address: str) -> None:
+    async def record_success(self, email: str, address: str) -> None:
         """So it was no guess."""
         buckets = _concerned(email, address)
-        await self._throttle.forgive(buckets, note=buckets[-1].unless, for_s=RIGHT_LASTS_S)
+        await self._limiter.forgive(buckets, note=buckets[-1].unless, for_s=RIGHT_LASTS_S)
 
     async def sign_up(self, address: str) -> None:
         """Somebody tries to make an account."""
-        await self._throttle.attempt(Bucket(_key("sign-up", network(address)), SIGN_UPS, SIGN_UP_WINDOW_S))
+        await self._limiter.attempt(Bucket(_key("sign-up", network(address)), SIGN_UPS, SIGN_UP_WINDOW_S))
 
 
 def _concerned(email: str, address: str) -> tuple[Bucket, ...]:

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
 
 from app.accounts.errors import BadCredentials, LinkRefused, WrongCredentials
-from app.accounts.factories import hashed, new_key, now
-from app.accounts.links import Kind, Signatures, is_signed
-from app.accounts.login_limits import MAX_STORED, Guesses, Throttle, network
+from app.accounts.factories import hash_secret, new_signing_key, now
+from app.accounts.links import LinkKind, LinkSigner, looks_signed
+from app.accounts.login_limits import MAX_STORED, LoginLimits, RateLimiter, network
 from app.accounts.models import Account, Link, Scope, Session, Token, check_email
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
@@ -75,7 +75,7 @@ class Cache(Generic[K, V]):
 T = TypeVar("T")
 
 
-class StartInThread(Protocol):
+class RunInThread(Protocol):
     """Calls a blocking function in a thread. Raises TooManyAttempts if too many calls are waiting."""
 
     def __call__(self, function: Callable[..., T], *arguments: object) -> Awaitable[T]: ...
@@ -96,7 +96,7 @@ ALL = frozenset(Scope)
 
 
 @dataclass(frozen=True, slots=True)
-class BySession:
+class SessionCredential:
     """A browser's cookie."""
 
     hash: str
@@ -104,35 +104,35 @@ class BySession:
 
 
 @dataclass(frozen=True, slots=True)
-class ByToken:
+class TokenCredential:
     hash: str
 
 
 @dataclass(frozen=True, slots=True)
-class ByPassword:
+class PasswordCredential:
     version: int
 
 
 @dataclass(frozen=True, slots=True)
-class ByLink:
+class LinkCredential:
     link: Link
 
 
-Proof = BySession | ByToken | ByPassword | ByLink
+Credential = SessionCredential | TokenCredential | PasswordCredential | LinkCredential
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Principal:
     """On whose behalf a request is made, and what it may do there."""
 
     account: Account
-    proof: Proof
+    credential: Credential
     scopes: frozenset[Scope]
 
     @property
     def may_manage(self) -> bool:
         """Whether it may change the account itself: the person may, and no program that was given less."""
-        return isinstance(self.proof, BySession | ByPassword)
+        return isinstance(self.credential, SessionCredential | PasswordCredential)
 
     @property
     def may_read(self) -> bool:
@@ -142,10 +142,10 @@ class Caller:
     @property
     def link(self) -> Link | None:
         """The link that it came by, if it did: then it is somebody that nobody knows."""
-        return self.proof.link if isinstance(self.proof, ByLink) else None
+        return self.credential.link if isinstance(self.credential, LinkCredential) else None
 
 
-class Callers:
+class Authenticator:
     """Knows accounts by what they show. What was found is remembered for some seconds: see `forget`.
 
     Raises WrongCredentials, TooManyAttempts, LinkRefused, and the database's StorageUnavailable.
@@ -158,31 +158,31 @@ class Callers:
         idle: timedelta,
         lifetime: timedelta,
         passwords: Passwords,
-        hashing: StartInThread,
-        asking: StartInThread,
+        hashing: RunInThread,
+        asking: RunInThread,
     ) -> None:
         self._store = store
         self._idle, self._lifetime = idle, lifetime
         self._passwords, self._hashing, self._asking = passwords, hashing, asking
-        self._guesses = Guesses(Throttle(store.attempts, self.ask))
+        self._login_limits = LoginLimits(RateLimiter(store.login_limits, self.ask))
         self._key = secrets.token_bytes(32)
         self._right: Cache[bytes, tuple[str, int]] = Cache(PASSWORD_LASTS_S, MAX_REMEMBERED)
         self._accounts: Cache[str, Account] = Cache(FRESH_S, MAX_REMEMBERED)
         self._sessions: Cache[str, Session] = Cache(FRESH_S, MAX_REMEMBERED)
         self._tokens: Cache[str, Token] = Cache(FRESH_S, MAX_REMEMBERED)
         self._links: Cache[str, Link] = Cache(FRESH_S, MAX_REMEMBERED)
-        self._signatures: Cache[None, Signatures] = Cache(FRESH_S, 1)
+        self._signers: Cache[None, LinkSigner] = Cache(FRESH_S, 1)
 
     @property
-    def guesses(self) -> Guesses:
-        return self._guesses
+    def login_limits(self) -> LoginLimits:
+        return self._login_limits
 
     def forget(self) -> None:
         """Look everything up anew but passwords, which are held against the account's version anyway."""
-        for cache in (self._accounts, self._sessions, self._tokens, self._links, self._signatures):
+        for cache in (self._accounts, self._sessions, self._tokens, self._links, self._signers):
             cache.forget()
 
-    async def by_password(self, email: str, password: str, address: str) -> Caller:
+    async def by_password(self, email: str, password: str, address: str) -> Principal:
         """The account with this email address and password. It takes as long to say that there is none."""
         # By address, or who guesses elsewhere could do so without end while a player is let in here.
         said = f"{network(address)}\n{email}\n{password}"
@@ -193,7 +193,7 @@ class Callers:
             if right is None or account is None:
                 break
             if account.version == right[1]:
-                return Caller(account, ByPassword(account.version), ALL)
+                return Principal(account, PasswordCredential(account.version), ALL)
             # One of them was remembered while the password changed, perhaps to what it had been before.
             self._right.discard(shown)
             self._accounts.discard(account.id)
@@ -204,17 +204,17 @@ class Callers:
             email = check_email(email)
         except BadCredentials:
             email = ""
-        await self._guesses.guess(email, address)
+        await self._login_limits.count_attempt(email, address)
         account = await self.ask(self._store.account_of, email)
         known = account.password if account else None
         if not await self._hashing(self._passwords.match, known, password) or account is None:
             return None
-        await self._guesses.was_right(email, address)
+        await self._login_limits.record_success(email, address)
         return account.id, account.version
 
-    async def by_session(self, secret: str) -> Caller:
+    async def by_session(self, secret: str) -> Principal:
         """The account that logged in with this cookie."""
-        key = hashed(secret)
+        key = hash_secret(secret)
         session = await self._sessions.get(key, lambda: self.ask(self._store.session, key))
         account = await self._active(session.account_id) if session else None
         if session is None or account is None:
@@ -226,46 +226,46 @@ class Callers:
         if at - session.seen_at >= min(self._idle / 20, timedelta(hours=1)):
             await self.ask(self._store.see_session, key, at)
             self._sessions.discard(key)
-        return Caller(account, BySession(key, ends_at), ALL)
+        return Principal(account, SessionCredential(key, ends_at), ALL)
 
-    async def by_token(self, secret: str) -> Caller:
+    async def by_token(self, secret: str) -> Principal:
         """The account that made this token."""
-        key = hashed(secret)
+        key = hash_secret(secret)
         token = await self._tokens.get(key, lambda: self.ask(self._store.token, key))
         account = await self._active(token.account_id) if token else None
         if token is None or account is None:
             raise WrongCredentials("There is no such token, or it was revoked.")
-        return Caller(account, ByToken(key), token.scopes)
+        return Principal(account, TokenCredential(key), token.scopes)
 
-    async def by_link(self, signed: str, kind: Kind, path: str, *, recursive: bool = False) -> Caller:
+    async def by_link(self, signed: str, kind: LinkKind, path: str, *, recursive: bool = False) -> Principal:
         """The account that shares this file, or the playlist of this folder, by a link. LinkRefused."""
-        link_id = (await self.signatures()).check(signed, kind, path)
-        if link_id is None and is_signed(signed):
+        link_id = (await self.link_signer()).check(signed, kind, path)
+        if link_id is None and looks_signed(signed):
             # Another process may just have begun to sign with a new key.
-            self._signatures.forget()
-            link_id = (await self.signatures()).check(signed, kind, path)
+            self._signers.forget()
+            link_id = (await self.link_signer()).check(signed, kind, path)
         link = await self._link(link_id) if link_id else None
         if link is None:
             raise LinkRefused("This link is not valid, or not any longer.")
         account = await self._active(link.account_id)
         if account is None or now() >= link.expires_at or (recursive and not link.recursive):
             raise LinkRefused("This link is not valid, or not any longer.")
-        return Caller(account, ByLink(link), frozenset({Scope.READ}))
+        return Principal(account, LinkCredential(link), frozenset({Scope.READ}))
 
     async def _link(self, link_id: str) -> Link | None:
         return await self._links.get(link_id, lambda: self.ask(self._store.link, link_id))
 
-    async def signatures(self) -> Signatures:
+    async def link_signer(self) -> LinkSigner:
         """What links are signed with now. The first key is made when it is needed."""
 
-        async def look() -> Signatures:
+        async def look() -> LinkSigner:
             keys = await self.ask(self._store.signing_keys)
             if not keys:
-                await self.ask(self._store.add_first_signing_key, new_key())
+                await self.ask(self._store.add_first_signing_key, new_signing_key())
                 keys = await self.ask(self._store.signing_keys)
-            return Signatures(keys)
+            return LinkSigner(keys)
 
-        found = await self._signatures.get(None, look)
+        found = await self._signers.get(None, look)
         assert found is not None
         return found
 
@@ -275,7 +275,7 @@ class Callers:
         await self.ask(
             lambda: self._store.sweep(now=at, seen_before=at - self._idle, created_before=at - self._lifetime)
         )
-        await self.ask(self._store.attempts.sweep_attempts, MAX_STORED)
+        await self.ask(self._store.login_limits.sweep, MAX_STORED)
 
     async def is_active(self, account_id: str) -> bool:
         """Whether the account is there and neither disabled nor leaving."""

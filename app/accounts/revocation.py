@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from itertools import count, islice
 
 from app.accounts.factories import now
-from app.accounts.principals import ByLink, ByPassword, BySession, ByToken, Caller, Callers
+from app.accounts.principals import (
+    Authenticator,
+    LinkCredential,
+    PasswordCredential,
+    Principal,
+    SessionCredential,
+    TokenCredential,
+)
 from app.accounts.store import AccountStore
 
 EVERY_S = 2.0
@@ -17,21 +24,21 @@ AT_ONCE = 500
 _log = logging.getLogger("seekable")
 
 
-class Watch:
+class RevocationMonitor:
     """Ends within seconds what callers do that came in by what was revoked since. Used from the event loop
     only."""
 
-    def __init__(self, store: AccountStore, callers: Callers) -> None:
+    def __init__(self, store: AccountStore, authenticator: Authenticator) -> None:
         self._store = store
-        self._callers = callers
-        self._watched: dict[int, tuple[Caller, Callable[[], None]]] = {}
+        self._authenticator = authenticator
+        self._watched: dict[int, tuple[Principal, Callable[[], None]]] = {}
         self._numbers = count()
 
     @contextmanager
-    def watched(self, caller: Caller, ended: Callable[[], None]) -> Iterator[None]:
+    def watch(self, principal: Principal, ended: Callable[[], None]) -> Iterator[None]:
         """Call `ended`, once, should what the caller has shown no longer count."""
         number = next(self._numbers)
-        self._watched[number] = caller, ended
+        self._watched[number] = principal, ended
         try:
             yield
         finally:
@@ -48,42 +55,50 @@ class Watch:
 
     async def look(self) -> None:
         """Look at all of them once."""
-        watched = iter(list(self._watched.items()))
-        while some := list(islice(watched, AT_ONCE)):
-            standing = await self._standing([caller for _, (caller, _) in some])
-            for number, (caller, ended) in some:
-                if caller not in standing and number in self._watched:
+        watch = iter(list(self._watched.items()))
+        while some := list(islice(watch, AT_ONCE)):
+            standing = await self._standing([principal for _, (principal, _) in some])
+            for number, (principal, ended) in some:
+                if principal not in standing and number in self._watched:
                     del self._watched[number]
                     ended()
 
-    async def _standing(self, callers: list[Caller]) -> set[Caller]:
-        accounts, sessions, tokens = await self._callers.ask(
+    async def _standing(self, principals: list[Principal]) -> set[Principal]:
+        accounts, sessions, tokens = await self._authenticator.ask(
             lambda: self._store.standing(
                 accounts={
-                    (one.account.id, one.proof.version)
-                    for one in callers
-                    if isinstance(one.proof, ByPassword)
+                    (one.account.id, one.credential.version)
+                    for one in principals
+                    if isinstance(one.credential, PasswordCredential)
                 },
-                sessions={one.proof.hash for one in callers if isinstance(one.proof, BySession)},
-                tokens={one.proof.hash for one in callers if isinstance(one.proof, ByToken)},
+                sessions={
+                    one.credential.hash for one in principals if isinstance(one.credential, SessionCredential)
+                },
+                tokens={
+                    one.credential.hash for one in principals if isinstance(one.credential, TokenCredential)
+                },
             )
         )
-        links = {one.proof.link.id for one in callers if isinstance(one.proof, ByLink)}
+        links = {one.credential.link.id for one in principals if isinstance(one.credential, LinkCredential)}
         if links:
-            links = await self._callers.ask(self._store.standing_links, links)
+            links = await self._authenticator.ask(self._store.standing_links, links)
         at = now()
 
-        async def stands(one: Caller) -> bool:
-            match one.proof:
-                case BySession(hash, ends_at):
-                    return hash in sessions and at < ends_at and await self._callers.is_active(one.account.id)
-                case ByToken(hash):
-                    return hash in tokens and await self._callers.is_active(one.account.id)
-                case ByPassword(version):
+        async def stands(one: Principal) -> bool:
+            match one.credential:
+                case SessionCredential(hash, ends_at):
+                    return (
+                        hash in sessions
+                        and at < ends_at
+                        and await self._authenticator.is_active(one.account.id)
+                    )
+                case TokenCredential(hash):
+                    return hash in tokens and await self._authenticator.is_active(one.account.id)
+                case PasswordCredential(version):
                     return (one.account.id, version) in accounts
-                case ByLink(link):
+                case LinkCredential(link):
                     # A download that began in time goes on when the link expires, and is then swept.
-                    is_there = link.id in links or at >= link.expires_at
-                    return is_there and await self._callers.is_active(one.account.id)
+                    is_active = link.id in links or at >= link.expires_at
+                    return is_active and await self._authenticator.is_active(one.account.id)
 
-        return {one for one in callers if await stands(one)}
+        return {one for one in principals if await stands(one)}

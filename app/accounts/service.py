@@ -17,11 +17,11 @@ from app.accounts.errors import (
     UnknownAccount,
     WrongCredentials,
 )
-from app.accounts.factories import hashed, new_account, new_invite, now
-from app.accounts.links import Kind
+from app.accounts.factories import hash_secret, new_account, new_invite, now
+from app.accounts.links import LinkKind
 from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, Token, check_email
 from app.accounts.passwords import Passwords
-from app.accounts.principals import TOKEN_PREFIX, Caller, Callers, StartInThread
+from app.accounts.principals import TOKEN_PREFIX, Authenticator, Principal, RunInThread
 from app.accounts.store import AccountStore
 
 MAX_TOKENS = 100
@@ -60,14 +60,14 @@ class Accounts:
     def __init__(
         self,
         store: AccountStore,
-        callers: Callers,
+        authenticator: Authenticator,
         *,
         sign_up: SignUp,
         passwords: Passwords,
-        hashing: StartInThread,
+        hashing: RunInThread,
     ) -> None:
         self._policy = sign_up
-        self.callers = callers
+        self.authenticator = authenticator
         self._store = store
         self._passwords, self._hashing = passwords, hashing
 
@@ -78,7 +78,7 @@ class Accounts:
 
     async def ping(self) -> None:
         """Return when their database answers; StorageUnavailable."""
-        await self.callers.ask(self._store.account, "")
+        await self.authenticator.ask(self._store.account, "")
 
     async def sign_up(self, email: str, password: str, *, invite: str | None, address: str) -> Account:
         """A new account. BadCredentials, EmailTaken, SignUpRefused, TooManyAttempts."""
@@ -87,180 +87,193 @@ class Accounts:
         if self._policy is SignUp.INVITE and not invite:
             raise SignUpRefused("To sign up here takes an invite; ask the administrator for one.")
         email = check_email(email)
-        await self.callers.guesses.sign_up(address)
+        await self.authenticator.login_limits.sign_up(address)
         account = new_account(email, await self._hashing(self._passwords.hash, password))
-        taken = hashed(invite) if invite and self._policy is SignUp.INVITE else None
-        return await self.callers.ask(lambda: self._store.add(account, invite=taken))
+        taken = hash_secret(invite) if invite and self._policy is SignUp.INVITE else None
+        return await self.authenticator.ask(lambda: self._store.add(account, invite=taken))
 
-    async def begin_session(self, account: Account, *, previous: str | None) -> str:
+    async def start_session(self, account: Account, *, previous: str | None) -> str:
         """The secret of a new login, for the browser's cookie. What the browser showed before is over, so
         that nobody else can have chosen the secret (session fixation)."""
         if previous:
             await self.end_session(previous)
         secret = secrets.token_urlsafe(32)
         at = now()
-        session = Session(hashed(secret), account.id, at, at)
-        if not await self.callers.ask(lambda: self._store.add_session(session, version=account.version)):
+        session = Session(hash_secret(secret), account.id, at, at)
+        if not await self.authenticator.ask(
+            lambda: self._store.add_session(session, version=account.version)
+        ):
             raise WrongCredentials("The account has just changed.")
         return secret
 
     async def end_session(self, secret: str) -> None:
         """Log out."""
-        await self._change(self._store.remove_session, hashed(secret))
+        await self._change(self._store.remove_session, hash_secret(secret))
 
-    async def change_password(self, caller: Caller, old: str, new: str, *, address: str) -> Account:
+    async def change_password(self, principal: Principal, old: str, new: str, *, address: str) -> Account:
         """The account with its new password. Every login of it is over, and every playlist that a player has
         fetched. WrongCredentials, BadCredentials."""
-        account = await self._confirmed(caller, old, address)
+        account = await self._confirmed(principal, old, address)
         password = await self._hashing(self._passwords.hash, new)
-        changed = await self.callers.ask(
+        changed = await self.authenticator.ask(
             lambda: self._store.set_password(account.id, password, version=account.version)
         )
-        self.callers.forget()
+        self.authenticator.forget()
         if not changed:
             raise WrongCredentials("The account has just changed.")
         await self._end_playlists(account.id)
         return replace(account, password=password, version=account.version + 1)
 
-    async def leave(
-        self, caller: Caller, password: str, *, address: str, keep: Destination | None = None
+    async def delete_account(
+        self, principal: Principal, password: str, *, address: str, keep: Destination | None = None
     ) -> None:
         """Delete the account. Nobody can log in to it any more, and its files will be deleted, or moved to
         where they are kept. LastAdministrator."""
-        account = await self._confirmed(caller, password, address)
+        account = await self._confirmed(principal, password, address)
         await self._change(self._store.leave, account.id, keep)
 
-    async def _confirmed(self, caller: Caller, password: str, address: str) -> Account:
-        found = await self.callers.by_password(caller.account.email, password, address)
+    async def _confirmed(self, principal: Principal, password: str, address: str) -> Account:
+        found = await self.authenticator.by_password(principal.account.email, password, address)
         return found.account
 
-    async def make_token(self, caller: Caller, name: str, scopes: frozenset[Scope]) -> tuple[Token, str]:
+    async def create_token(
+        self, principal: Principal, name: str, scopes: frozenset[Scope]
+    ) -> tuple[Token, str]:
         """A token for a program, and its secret, which is told only now."""
         name = name.strip()
         if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
             raise BadCredentials(f"The name of a token has up to {MAX_NAME_LENGTH} printable characters.")
         if not scopes:
             raise BadCredentials("A token is for reading, for writing, or for both.")
-        if len(await self.tokens(caller)) >= MAX_TOKENS:
+        if len(await self.tokens(principal)) >= MAX_TOKENS:
             raise NotPermitted(f"An account has at most {MAX_TOKENS} tokens; revoke one that is not used.")
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-        token = Token(uuid4().hex, caller.account.id, name, hashed(secret), scopes, now())
-        await self.callers.ask(self._store.add_token, token)
+        token = Token(uuid4().hex, principal.account.id, name, hash_secret(secret), scopes, now())
+        await self.authenticator.ask(self._store.add_token, token)
         return token, secret
 
-    async def tokens(self, caller: Caller) -> Sequence[Token]:
-        return await self.callers.ask(self._store.tokens, caller.account.id)
+    async def tokens(self, principal: Principal) -> Sequence[Token]:
+        return await self.authenticator.ask(self._store.tokens, principal.account.id)
 
-    async def revoke_token(self, caller: Caller, token_id: str) -> None:
+    async def revoke_token(self, principal: Principal, token_id: str) -> None:
         """UnknownAccount, if there is none."""
-        await self._change(self._store.remove_token, caller.account.id, token_id)
-        await self._end_playlists(caller.account.id)
+        await self._change(self._store.remove_token, principal.account.id, token_id)
+        await self._end_playlists(principal.account.id)
 
     async def _end_playlists(self, account_id: str) -> None:
         """Let no entry of a playlist count that a player has fetched: perhaps with what no longer counts."""
-        for link in await self.callers.ask(self._store.links, account_id):
+        for link in await self.authenticator.ask(self._store.links, account_id):
             if link.automatic:
                 with suppress(UnknownAccount):  # somebody else was faster
                     await self._change(self._store.remove_link, account_id, link.id)
 
-    async def make_link(
-        self, caller: Caller, path: str, *, playlist: bool, recursive: bool, lasts: timedelta
+    async def create_link(
+        self, principal: Principal, path: str, *, playlist: bool, recursive: bool, lasts: timedelta
     ) -> Link:
         """A link to a file, or to the playlist of a folder."""
         if not timedelta(0) < lasts <= LINK_LASTS_AT_MOST:
             raise BadCredentials(f"A link lasts up to {LINK_LASTS_AT_MOST.days} days.")
-        if len(await self.links(caller)) >= MAX_LINKS:
+        if len(await self.links(principal)) >= MAX_LINKS:
             raise NotPermitted(f"An account has at most {MAX_LINKS:,} links; revoke some.")
         return await self._add_link(
-            caller, path, playlist=playlist, recursive=recursive, automatic=False, lasts=lasts
+            principal, path, playlist=playlist, recursive=recursive, automatic=False, lasts=lasts
         )
 
-    async def playlist_link(self, caller: Caller, folder: str, *, recursive: bool) -> Link:
+    async def playlist_link(self, principal: Principal, folder: str, *, recursive: bool) -> Link:
         """What the entries of a playlist are signed for that is fetched now: the link that it was fetched by,
         or one that serves all who fetch this playlist on behalf of the account for a while."""
-        if link := caller.link:
+        if link := principal.link:
             return link
         until = now() + PLAYLIST_LASTS / 2
-        found = await self.callers.ask(
-            lambda: self._store.automatic_link(caller.account.id, folder, recursive=recursive, until=until)
+        found = await self.authenticator.ask(
+            lambda: self._store.automatic_link(principal.account.id, folder, recursive=recursive, until=until)
         )
         return found or await self._add_link(
-            caller, folder, playlist=True, recursive=recursive, automatic=True, lasts=PLAYLIST_LASTS
+            principal, folder, playlist=True, recursive=recursive, automatic=True, lasts=PLAYLIST_LASTS
         )
 
     async def _add_link(
-        self, caller: Caller, path: str, *, playlist: bool, recursive: bool, automatic: bool, lasts: timedelta
+        self,
+        principal: Principal,
+        path: str,
+        *,
+        playlist: bool,
+        recursive: bool,
+        automatic: bool,
+        lasts: timedelta,
     ) -> Link:
         at = now()
-        link = Link(uuid4().hex, caller.account.id, path, playlist, recursive, automatic, at, at + lasts)
-        await self.callers.ask(self._store.add_link, link)
+        link = Link(uuid4().hex, principal.account.id, path, playlist, recursive, automatic, at, at + lasts)
+        await self.authenticator.ask(self._store.add_link, link)
         return link
 
-    async def links(self, caller: Caller) -> Sequence[Link]:
-        found = await self.callers.ask(self._store.links, caller.account.id)
+    async def links(self, principal: Principal) -> Sequence[Link]:
+        found = await self.authenticator.ask(self._store.links, principal.account.id)
         at = now()
         return [link for link in found if link.expires_at > at]
 
     async def signed(self, link: Link) -> str:
         """What is shown to open what the link is for."""
-        kind = Kind.PLAYLIST if link.is_playlist else Kind.FILE
-        return (await self.callers.signatures()).sign(link.id, kind, link.path)
+        kind = LinkKind.PLAYLIST if link.is_playlist else LinkKind.FILE
+        return (await self.authenticator.link_signer()).sign(link.id, kind, link.path)
 
-    async def revoke_link(self, caller: Caller, link_id: str) -> None:
+    async def revoke_link(self, principal: Principal, link_id: str) -> None:
         """UnknownAccount, if there is none."""
-        await self._change(self._store.remove_link, caller.account.id, link_id)
+        await self._change(self._store.remove_link, principal.account.id, link_id)
 
-    async def invite(self, caller: Caller, lasts: timedelta) -> tuple[Invite, str]:
+    async def create_invite(self, principal: Principal, lasts: timedelta) -> tuple[Invite, str]:
         """An invite for one person, and its secret. NotPermitted, unless the caller is an administrator."""
-        _need_admin(caller)
+        _need_admin(principal)
         if not timedelta(0) < lasts <= LINK_LASTS_AT_MOST:
             raise BadCredentials(f"An invite lasts up to {LINK_LASTS_AT_MOST.days} days.")
         invite, secret = new_invite(lasts)
-        await self.callers.ask(self._store.add_invite, invite)
+        await self.authenticator.ask(self._store.add_invite, invite)
         return invite, secret
 
-    async def invites(self, caller: Caller) -> Sequence[Invite]:
-        _need_admin(caller)
+    async def invites(self, principal: Principal) -> Sequence[Invite]:
+        _need_admin(principal)
         at = now()
-        return [invite for invite in await self.callers.ask(self._store.invites) if invite.expires_at > at]
+        return [
+            invite for invite in await self.authenticator.ask(self._store.invites) if invite.expires_at > at
+        ]
 
-    async def revoke_invite(self, caller: Caller, invite: str) -> None:
+    async def revoke_invite(self, principal: Principal, invite: str) -> None:
         """UnknownAccount, if there is none."""
-        _need_admin(caller)
-        await self.callers.ask(self._store.remove_invite, invite)
+        _need_admin(principal)
+        await self.authenticator.ask(self._store.remove_invite, invite)
 
-    async def is_there(self, account_id: str) -> bool:
+    async def is_active(self, account_id: str) -> bool:
         """Whether the account is neither gone, leaving nor disabled, looking anew."""
-        account = await self.callers.ask(self._store.account, account_id)
+        account = await self.authenticator.ask(self._store.account, account_id)
         return account is not None and not account.leaving and not account.disabled
 
     async def is_staying(self, account_id: str) -> bool:
         """Whether the account is neither gone nor leaving, looking anew."""
-        account = await self.callers.ask(self._store.account, account_id)
+        account = await self.authenticator.ask(self._store.account, account_id)
         return account is not None and not account.leaving
 
     async def leaving(self) -> Sequence[Account]:
         """The accounts that are being deleted."""
-        return await self.callers.ask(self._store.leaving)
+        return await self.authenticator.ask(self._store.leaving)
 
     async def remove(self, account_id: str) -> None:
         """Forget an account, of which nothing is left."""
         await self._change(self._store.remove, account_id)
 
-    async def sweep_again_and_again(self) -> None:
+    async def run_sweeps(self) -> None:
         """Forget what has expired, now and every hour until cancelled."""
         while True:
             try:
-                await self.callers.sweep()
+                await self.authenticator.sweep()
             except Exception as error:
                 _log.error("What has expired of the accounts could not be removed: %s", error)
             await asyncio.sleep(SWEEP_EVERY_S)
 
     async def _change(self, call: Callable[..., None], *arguments: object) -> None:
-        await self.callers.ask(call, *arguments)
-        self.callers.forget()
+        await self.authenticator.ask(call, *arguments)
+        self.authenticator.forget()
 
 
-def _need_admin(caller: Caller) -> None:
-    if not caller.account.is_admin:
+def _need_admin(principal: Principal) -> None:
+    if not principal.account.is_admin:
         raise NotPermitted("Only an administrator may do that.")

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from app.accounts.login_limits import AttemptStore
+from app.accounts.login_limits import LoginLimitStore
 from app.accounts.models import Account, Destination, Invite, Link, Session, SigningKey, Token
 
 MAX_SESSIONS = 100
@@ -155,7 +155,7 @@ class AccountStore(Protocol):
         ...
 
     @property
-    def attempts(self) -> AttemptStore:
+    def login_limits(self) -> LoginLimitStore:
         """What anybody tried, beside it."""
         ...
 

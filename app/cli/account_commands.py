@@ -12,7 +12,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from app import logs
 from app.accounts.errors import BadCredentials, UnknownAccount
-from app.accounts.factories import INVITE_LASTS, new_account, new_invite, new_key
+from app.accounts.factories import INVITE_LASTS, new_account, new_invite, new_signing_key
 from app.accounts.models import Account, Destination, check_email
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
@@ -298,7 +298,7 @@ def rotate_key() -> None:
     """Sign links with a new key. Links signed with the previous key stay valid; older links expire."""
     with _opened() as (store, _):
         last = [key.id for key in store.signing_keys()[:1]]
-        store.add_signing_key(new_key(), keep=last)
+        store.add_signing_key(new_signing_key(), keep=last)
 
 
 def _hash_password() -> str:

@@ -197,7 +197,7 @@ def _accounts_status(name: str, users: "mongo.Users") -> DatabaseStatus:
         (users.links, indexes_of(documents.Link)),
         (users.invites, indexes_of(documents.Invite)),
         (users.signing_keys, indexes_of(documents.SigningKey)),
-        (users.attempts, indexes_of(documents.Attempts)),
+        (users.login_limits, indexes_of(documents.LoginLimit)),
     ]
     return _mongodb_status(name, users, indexes, exists=count > 0, accounts=count)
 

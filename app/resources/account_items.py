@@ -65,11 +65,11 @@ class LinkList(BaseModel):
 
 @router.get("/account/links", response_model=LinkList, responses=problems(401, 403, 503))
 async def list_links(
-    request: Request, services: ServicesDep, accounts: AccountsDep, caller: AccountHolderDep
+    request: Request, services: ServicesDep, accounts: AccountsDep, principal: AccountHolderDep
 ) -> LinkList:
     """The signed links of the account."""
     base = base_url(request, services.base_url)
-    links = await accounts.service.links(caller)
+    links = await accounts.service.links(principal)
     return LinkList(items=[_info(link, base, await accounts.service.signed(link)) for link in links])
 
 
@@ -84,20 +84,20 @@ async def make_link(
     request: Request,
     services: ServicesDep,
     accounts: AccountsDep,
-    caller: AccountHolderDep,
+    principal: AccountHolderDep,
     new: Annotated[NewLink, body(NewLink)],
 ) -> LinkInfo:
     """Share a file, or the playlist of a folder, by a link that expires and can be revoked."""
     if new.playlist is None:
         if new.path is None:
             raise InvalidFields("path is missing.")
-        key = Key.at(caller.account.library, new.path)
+        key = Key.at(principal.account.library, new.path)
         await services.storage.stat(key)
         path = key.path
     else:
         path = normalize_folder(new.folder or "")
-    link = await accounts.service.make_link(
-        caller,
+    link = await accounts.service.create_link(
+        principal,
         path,
         playlist=new.playlist is not None,
         recursive=new.recursive and new.playlist is not None,
@@ -113,9 +113,9 @@ async def make_link(
     response_class=Response,
     responses=problems(401, 403, 404, 503),
 )
-async def revoke_link(accounts: AccountsDep, caller: AccountHolderDep, link_id: str) -> Response:
+async def revoke_link(accounts: AccountsDep, principal: AccountHolderDep, link_id: str) -> Response:
     """Revoke a link, and with it the entries of its playlist."""
-    await accounts.service.revoke_link(caller, link_id)
+    await accounts.service.revoke_link(principal, link_id)
     return Response(status_code=204)
 
 
@@ -168,9 +168,9 @@ class InviteList(BaseModel):
 
 
 @router.get("/invites", response_model=InviteList, responses=problems(401, 403, 503))
-async def list_invites(accounts: AccountsDep, caller: AccountHolderDep) -> InviteList:
+async def list_invites(accounts: AccountsDep, principal: AccountHolderDep) -> InviteList:
     """The invites; for administrators."""
-    return InviteList(items=[InviteInfo.of(invite) for invite in await accounts.service.invites(caller)])
+    return InviteList(items=[InviteInfo.of(invite) for invite in await accounts.service.invites(principal)])
 
 
 @router.post(
@@ -184,11 +184,11 @@ async def make_invite(
     request: Request,
     services: ServicesDep,
     accounts: AccountsDep,
-    caller: AccountHolderDep,
+    principal: AccountHolderDep,
     new: Annotated[NewInvite, body(NewInvite)],
 ) -> MadeInvite:
     """Invite one person; for administrators."""
-    invite, secret = await accounts.service.invite(caller, timedelta(seconds=new.expires_in))
+    invite, secret = await accounts.service.create_invite(principal, timedelta(seconds=new.expires_in))
     url = f"{base_url(request, services.base_url)}/sign-up?invite={secret}"
     return MadeInvite(**InviteInfo.of(invite).model_dump(), url=url)
 
@@ -196,9 +196,9 @@ async def make_invite(
 @router.delete(
     "/invites/{invite_id}", status_code=204, response_class=Response, responses=problems(401, 403, 404, 503)
 )
-async def revoke_invite(accounts: AccountsDep, caller: AccountHolderDep, invite_id: str) -> Response:
+async def revoke_invite(accounts: AccountsDep, principal: AccountHolderDep, invite_id: str) -> Response:
     """Revoke an invite; for administrators."""
-    await accounts.service.revoke_invite(caller, invite_id)
+    await accounts.service.revoke_invite(principal, invite_id)
     return Response(status_code=204)
 
 
@@ -238,9 +238,9 @@ class TokenList(BaseModel):
 
 
 @router.get("/account/tokens", response_model=TokenList, responses=problems(401, 403, 503))
-async def list_tokens(accounts: AccountsDep, caller: AccountHolderDep) -> TokenList:
+async def list_tokens(accounts: AccountsDep, principal: AccountHolderDep) -> TokenList:
     """The tokens of the account."""
-    return TokenList(items=[TokenInfo.of(token) for token in await accounts.service.tokens(caller)])
+    return TokenList(items=[TokenInfo.of(token) for token in await accounts.service.tokens(principal)])
 
 
 @router.post(
@@ -251,10 +251,10 @@ async def list_tokens(accounts: AccountsDep, caller: AccountHolderDep) -> TokenL
     responses=problems(400, 401, 403, 413, 415, 422, 503),
 )
 async def make_token(
-    accounts: AccountsDep, caller: AccountHolderDep, new: Annotated[NewToken, body(NewToken)]
+    accounts: AccountsDep, principal: AccountHolderDep, new: Annotated[NewToken, body(NewToken)]
 ) -> MadeToken:
     """Create a token for a program. Only this response contains its secret."""
-    token, secret = await accounts.service.make_token(caller, new.name, frozenset(new.scopes))
+    token, secret = await accounts.service.create_token(principal, new.name, frozenset(new.scopes))
     return MadeToken(**TokenInfo.of(token).model_dump(), token=secret)
 
 
@@ -264,7 +264,7 @@ async def make_token(
     response_class=Response,
     responses=problems(401, 403, 404, 503),
 )
-async def revoke_token(accounts: AccountsDep, caller: AccountHolderDep, token_id: str) -> Response:
+async def revoke_token(accounts: AccountsDep, principal: AccountHolderDep, token_id: str) -> Response:
     """Revoke a token at once."""
-    await accounts.service.revoke_token(caller, token_id)
+    await accounts.service.revoke_token(principal, token_id)
     return Response(status_code=204)

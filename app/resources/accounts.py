@@ -142,14 +142,14 @@ async def login(request: Request, services: ServicesDep, accounts: AccountsDep) 
     shown = {"email": "", "next": ""}
     try:
         fields = await _read_form(request, LoginForm, shown)
-        caller = await accounts.service.callers.by_password(
+        principal = await accounts.service.authenticator.by_password(
             fields.email, fields.password, client_address(request)
         )
     except (AccountError, BodyError) as error:
         if is_json(request):
             raise
         return await _form_again(request, error, "login.html", **shown, sign_up=accounts.service.is_open)
-    return await _logged_in(request, services, accounts, caller.account, 200, fields.next or "")
+    return await _logged_in(request, services, accounts, principal.account, 200, fields.next or "")
 
 
 F = TypeVar("F", bound=Credentials)
@@ -202,7 +202,7 @@ async def _begin_session(
 ) -> None:
     """Begin a session in place of the browser's previous one, and set its cookie."""
     previous = session_cookies.read(request, services.base_url)
-    secret = await accounts.service.begin_session(account, previous=previous)
+    secret = await accounts.service.start_session(account, previous=previous)
     session_cookies.store(response, request, secret, services.base_url, lasts_s=accounts.session_lasts_s)
     response.headers["cache-control"] = "no-store"
 
@@ -237,9 +237,9 @@ def _logged_out(request: Request, services: Services) -> Response:
 
 
 @router.get("/account", response_model=AccountInfo, responses=problems(401, 403, 503))
-async def account(services: ServicesDep, accounts: AccountsDep, caller: AccountHolderDep) -> Response:
+async def account(services: ServicesDep, accounts: AccountsDep, principal: AccountHolderDep) -> Response:
     """The account of the caller."""
-    info = await _info(services, accounts, caller.account)
+    info = await _info(services, accounts, principal.account)
     headers = {"cache-control": "private, no-cache"}
     return Response(info.model_dump_json(), headers=headers, media_type="application/json")
 
@@ -255,12 +255,12 @@ async def change_password(
     request: Request,
     services: ServicesDep,
     accounts: AccountsDep,
-    caller: AccountHolderDep,
+    principal: AccountHolderDep,
     change: Annotated[PasswordChange, body(PasswordChange)],
 ) -> Response:
     """Change the password. All sessions end; the browser that sends this gets a new one."""
     account = await accounts.service.change_password(
-        caller, change.password, change.new_password, address=client_address(request)
+        principal, change.password, change.new_password, address=client_address(request)
     )
     response = Response(status_code=204)
     if session_cookies.read(request, services.base_url):
@@ -270,12 +270,12 @@ async def change_password(
 
 @router.get("/account/delete", response_model=DeletionPreview, responses=problems(401, 403, 503))
 async def preview_deletion(
-    response: Response, services: ServicesDep, accounts: AccountsDep, caller: AccountHolderDep
+    response: Response, services: ServicesDep, accounts: AccountsDep, principal: AccountHolderDep
 ) -> DeletionPreview:
     """The number of files that would be deleted with the account, and whether you can keep them."""
     response.headers["cache-control"] = "no-store"
-    usage = await usage_before_deletion(services.storage, caller.account.library)
-    can_keep = _can_keep(accounts, caller.account)
+    usage = await usage_before_deletion(services.storage, principal.account.library)
+    can_keep = _can_keep(accounts, principal.account)
     return DeletionPreview(files=usage.files, size=usage.size, can_keep_files=can_keep)
 
 
@@ -291,15 +291,17 @@ async def delete_account(
     request: Request,
     services: ServicesDep,
     accounts: AccountsDep,
-    caller: AccountHolderDep,
+    principal: AccountHolderDep,
     deletion: Annotated[Deletion, body(Deletion)],
 ) -> Response:
     """Delete the account and all its files, or keep the files in the folder of the server. This cannot be
     undone."""
-    if deletion.email is not None and deletion.email.strip().lower() != caller.account.email:
+    if deletion.email is not None and deletion.email.strip().lower() != principal.account.email:
         raise BadCredentials("This is not the address of this account.")
-    keep = await _destination(services, accounts, caller.account) if deletion.keep_files else None
-    await accounts.service.leave(caller, deletion.password, address=client_address(request), keep=keep)
+    keep = await _destination(services, accounts, principal.account) if deletion.keep_files else None
+    await accounts.service.delete_account(
+        principal, deletion.password, address=client_address(request), keep=keep
+    )
     accounts.account_deletion.start_soon()
     return _logged_out(request, services)
 

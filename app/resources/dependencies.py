@@ -13,8 +13,8 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from app.accounts.errors import NotPermitted, NotSignedIn
-from app.accounts.principals import Caller
-from app.accounts.revocation import Watch
+from app.accounts.principals import Principal
+from app.accounts.revocation import RevocationMonitor
 from app.accounts.service import Accounts
 from app.events.connections import ConnectionManager
 from app.library.account_deletion import AccountDeletion
@@ -32,7 +32,7 @@ class AccountServices:
     """The services that exist only with accounts."""
 
     service: Accounts
-    watch: Watch
+    revocation: RevocationMonitor
     quotas: Quotas
     account_deletion: AccountDeletion
     session_lasts_s: int
@@ -77,18 +77,18 @@ async def get_accounts(services: "ServicesDep") -> AccountServices:
     return services.accounts
 
 
-async def get_caller(request: HTTPConnection) -> Caller | None:
+async def get_principal(request: HTTPConnection) -> Principal | None:
     """Dependency: the authenticated caller; None without accounts."""
-    return getattr(request.state, "caller", None)
+    return getattr(request.state, "principal", None)
 
 
-async def get_account_holder(caller: "CallerDep") -> Caller:
+async def get_account_holder(principal: "PrincipalDep") -> Principal:
     """Dependency: a caller with full rights (session or password), not a token or a link."""
-    if caller is None:
+    if principal is None:
         raise NotSignedIn("This needs an account.")
-    if not caller.may_manage:
+    if not principal.may_manage:
         raise NotPermitted("A token or a link cannot do this. Log in, or use the password.")
-    return caller
+    return principal
 
 
 async def get_library(request: HTTPConnection) -> str:
@@ -103,8 +103,8 @@ async def get_key(library: "LibraryDep", path: str) -> Key:
 
 ServicesDep = Annotated[Services, Depends(get_services)]
 AccountsDep = Annotated[AccountServices, Depends(get_accounts)]
-CallerDep = Annotated[Caller | None, Depends(get_caller)]
-AccountHolderDep = Annotated[Caller, Depends(get_account_holder)]
+PrincipalDep = Annotated[Principal | None, Depends(get_principal)]
+AccountHolderDep = Annotated[Principal, Depends(get_account_holder)]
 LibraryDep = Annotated[str, Depends(get_library)]
 KeyDep = Annotated[Key, Depends(get_key)]
 
@@ -119,17 +119,17 @@ async def no_store(response: Response) -> None:
     response.headers["cache-control"] = "no-store"
 
 
-def is_write_only(caller: Caller | None) -> bool:
+def is_write_only(principal: Principal | None) -> bool:
     """Return whether the caller is a token that may write and not read.
 
     Responses to it reveal nothing of what is stored: see README, "Accounts".
     """
-    return caller is not None and not caller.may_read
+    return principal is not None and not principal.may_read
 
 
-def owner_of(caller: Caller | None) -> str | None:
+def owner_of(principal: Principal | None) -> str | None:
     """Return the owner in the JSON of files."""
-    return caller.account.id if caller is not None else None
+    return principal.account.id if principal is not None else None
 
 
 def library_of(scope: Scope, parameters: Collection[str] | None = None) -> str:
@@ -148,10 +148,10 @@ def library_of(scope: Scope, parameters: Collection[str] | None = None) -> str:
             raise _not_utf8(bad)
     if scope["state"]["services"].accounts is None:
         return SHARED
-    caller = scope["state"].get("caller")
-    if not isinstance(caller, Caller):
+    principal = scope["state"].get("principal")
+    if not isinstance(principal, Principal):
         raise NotSignedIn("This needs an account.")
-    return caller.account.library
+    return principal.account.library
 
 
 def _is_utf8(raw: bytes) -> bool:

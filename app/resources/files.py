@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from app.accounts.errors import ScopeTooSmall
-from app.accounts.principals import Caller
+from app.accounts.principals import Principal
 from app.http.conditions import Verdict, evaluate, has_write_condition
 from app.http.digest_fields import declared_digests
 from app.http.errors import BadPatch, IncompleteBody, TooLarge, UnsupportedForm, UnsupportedPatch
@@ -17,9 +17,9 @@ from app.http.merge_patch import MEDIA_TYPE, parse_merge_patch
 from app.http.multipart import FormReader, boundary_of
 from app.library.quotas import QuotaReservation
 from app.resources.dependencies import (
-    CallerDep,
     KeyDep,
     LibraryDep,
+    PrincipalDep,
     Services,
     ServicesDep,
     base_url,
@@ -139,14 +139,14 @@ async def upload_file(
     request: Request,
     services: ServicesDep,
     library: LibraryDep,
-    caller: CallerDep,
+    principal: PrincipalDep,
     folder: Annotated[str | None, Query(description="The folder, if the form has no such field.")] = None,
     sid: Sid = None,
 ) -> Response:
     """Store a new file from a form; never over another (409). The fields may come in any order."""
     form = FormReader(boundary_of(request.headers.get("content-type")))
     refuse_encoding(request, UnsupportedForm)
-    async with _reserve(services, caller) as reservation:
+    async with _reserve(services, principal) as reservation:
         info = await services.uploads.receive_form(
             library,
             folder,
@@ -155,9 +155,9 @@ async def upload_file(
             length=declared_length(request),
             sid=sid,
             reservation=reservation,
-            early=not is_write_only(caller),
+            early=not is_write_only(principal),
         )
-    return _created(request, services, info, caller)
+    return _created(request, services, info, principal)
 
 
 @router.put(
@@ -169,7 +169,7 @@ async def upload_file(
     responses={204: {"description": "Replaced."}, **problems(400, 403, 409, 412, 413, 415, 422, 503, 507)},
 )
 async def put_file(
-    request: Request, services: ServicesDep, key: KeyDep, caller: CallerDep, sid: Sid = None
+    request: Request, services: ServicesDep, key: KeyDep, principal: PrincipalDep, sid: Sid = None
 ) -> Response:
     """Store the body at this path, as a new file (201) or over an existing one (204)."""
     if "content-range" in request.headers:  # RFC 9110 §14.5
@@ -178,7 +178,7 @@ async def put_file(
     content_type = request.headers.get("content-type")
     if content_type is not None and content_type.lower().startswith("multipart/form-data"):
         raise UnsupportedForm("A PUT stores its body as it is. Send forms to POST /file/upload.")
-    early = not is_write_only(caller)
+    early = not is_write_only(principal)
     current = await _current(services, key) if early else None
     expect = expectation("PUT", request.scope["headers"], current)
     fields = request.headers
@@ -188,7 +188,7 @@ async def put_file(
         fields.getlist("content-md5"),
     )
     try:
-        async with _reserve(services, caller, replacing=current) as reservation:
+        async with _reserve(services, principal, replacing=current) as reservation:
             committed = await services.uploads.receive_raw(
                 key,
                 request.stream(),
@@ -203,8 +203,8 @@ async def put_file(
     except AlreadyExists as error:
         raise _as_precondition(error, expect) from None
     if committed.created:
-        return _created(request, services, committed.info, caller)
-    return Response(status_code=204, headers=_version(committed.info, caller))
+        return _created(request, services, committed.info, principal)
+    return Response(status_code=204, headers=_version(committed.info, principal))
 
 
 @router.delete(
@@ -222,13 +222,13 @@ async def delete_file(request: Request, services: ServicesDep, key: KeyDep) -> R
 
 
 def _reserve(
-    services: Services, caller: Caller | None, *, replacing: FileInfo | None = None
+    services: Services, principal: Principal | None, *, replacing: FileInfo | None = None
 ) -> AbstractAsyncContextManager[QuotaReservation | None]:
     """Reserve quota for an upload; without accounts, nothing."""
-    if caller is None or services.accounts is None:
+    if principal is None or services.accounts is None:
         return nullcontext()
-    early = not is_write_only(caller)
-    return services.accounts.quotas.reserve(caller.account, replacing=replacing, early=early)
+    early = not is_write_only(principal)
+    return services.accounts.quotas.reserve(principal.account, replacing=replacing, early=early)
 
 
 async def _current(services: Services, key: Key) -> FileInfo | None:
@@ -243,21 +243,21 @@ def _as_precondition(error: AlreadyExists, expect: Expectation) -> Exception:
     return VersionMismatch(str(error)) if expect is Expect.ABSENT else error
 
 
-def _created(request: Request, services: Services, info: FileInfo, caller: Caller | None) -> Response:
+def _created(request: Request, services: Services, info: FileInfo, principal: Principal | None) -> Response:
     base = base_url(request, services.base_url)
-    if is_write_only(caller):
+    if is_write_only(principal):
         location = file_url(base, info.key)
         content = Receipt(path=info.key.path, etag=info.etag).model_dump_json()
     else:
-        file = File.of(info, base, owner_of(caller))
+        file = File.of(info, base, owner_of(principal))
         location, content = file.url, file.model_dump_json()
-    headers = {"location": location, **_version(info, caller)}
+    headers = {"location": location, **_version(info, principal)}
     return Response(content, 201, headers=headers, media_type="application/json")
 
 
-def _version(info: FileInfo, caller: Caller | None) -> dict[str, str]:
+def _version(info: FileInfo, principal: Principal | None) -> dict[str, str]:
     digest = {}
-    if info.sha256 and not is_write_only(caller):
+    if info.sha256 and not is_write_only(principal):
         digest = {"repr-digest": repr_digest(info.sha256)}
     return {"etag": f'"{info.etag}"', **digest}
 
@@ -295,20 +295,22 @@ _PATCH: dict[str, Any] = {
     openapi_extra=_PATCH,
     responses=problems(400, 403, 404, 409, 412, 413, 415, 422, 503, 507),
 )
-async def move_file(request: Request, services: ServicesDep, key: KeyDep, caller: CallerDep) -> Response:
+async def move_file(
+    request: Request, services: ServicesDep, key: KeyDep, principal: PrincipalDep
+) -> Response:
     """Move or rename a file; never over another (409). Its id and version stay, and so does the name or
     folder that the body omits."""
     _check_type(request)
     too_large = TooLarge(f"A patch may have at most {MAX_PATCH_BYTES} bytes.")
     target = renamed_key(key, await bounded(request, MAX_PATCH_BYTES, too_large))
-    if is_write_only(caller):
+    if is_write_only(principal):
         info = await _move_blindly(services, key, target)
         receipt = Receipt(path=info.key.path).model_dump_json(exclude_none=True)
         return Response(receipt, media_type="application/json")
     current = await services.storage.stat(key)
     expect = expectation("PATCH", request.scope["headers"], current)
     info = await services.library.rename(key, target, expect=expect)
-    file = File.of(info, base_url(request, services.base_url), owner_of(caller))
+    file = File.of(info, base_url(request, services.base_url), owner_of(principal))
     # The ETag is that of the resource at Content-Location (RFC 5789 §2.1).
     return Response(
         file.model_dump_json(),

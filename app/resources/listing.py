@@ -12,7 +12,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Send
 
 from app.http.media_types import canonical
-from app.resources.dependencies import CallerDep, Flag, LibraryDep, ServicesDep, base_url, owner_of
+from app.resources.dependencies import Flag, LibraryDep, PrincipalDep, ServicesDep, base_url, owner_of
 from app.resources.errors import problems
 from app.resources.files import File
 from app.storage.contract import Storage
@@ -82,7 +82,7 @@ async def list_files(
     request: Request,
     services: ServicesDep,
     listing: ListingDep,
-    caller: CallerDep,
+    principal: PrincipalDep,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(description="From the page before.")] = None,
 ) -> Response:
@@ -98,7 +98,7 @@ async def list_files(
     files = FileList(
         folder=listing.folder,
         folders=list(page.folders),
-        items=[File.of(info, base, owner_of(caller)) for info in page.items],
+        items=[File.of(info, base, owner_of(principal)) for info in page.items],
         next_cursor=page.next_cursor,
     )
     # Serialised here: FastAPI would validate all of it again, and block the event loop meanwhile.

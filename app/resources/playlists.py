@@ -6,12 +6,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.accounts.links import Kind
-from app.accounts.principals import Caller
+from app.accounts.links import LinkKind
+from app.accounts.principals import Principal
 from app.http.content_disposition import content_disposition
 from app.media.playlist_formats import M3U, XSPF, Format, Track
 from app.media.segments import SegmentFilter
-from app.resources.dependencies import CallerDep, Services, ServicesDep, base_url, file_url
+from app.resources.dependencies import PrincipalDep, Services, ServicesDep, base_url, file_url
 from app.resources.errors import problems
 from app.resources.listing import PAGE_SIZE, ListingDep, listing_response, pages_from
 from app.storage.types import FileInfo, Key, Listing, Page
@@ -27,30 +27,30 @@ def _responses(format: Format) -> dict[int | str, dict[str, Any]]:
 @router.head("/playlist.m3u", include_in_schema=False)
 @router.get("/playlist.m3u", response_class=Response, responses=_responses(M3U))
 async def m3u_playlist(
-    request: Request, services: ServicesDep, listing: ListingDep, caller: CallerDep
+    request: Request, services: ServicesDep, listing: ListingDep, principal: PrincipalDep
 ) -> Response:
     """The films and the music of a folder, as M3U."""
-    return await _playlist(request, services, listing, caller, M3U)
+    return await _playlist(request, services, listing, principal, M3U)
 
 
 @router.head("/playlist.xspf", include_in_schema=False)
 @router.get("/playlist.xspf", response_class=Response, responses=_responses(XSPF))
 async def xspf_playlist(
-    request: Request, services: ServicesDep, listing: ListingDep, caller: CallerDep
+    request: Request, services: ServicesDep, listing: ListingDep, principal: PrincipalDep
 ) -> Response:
     """The films and the music of a folder, as XSPF."""
-    return await _playlist(request, services, listing, caller, XSPF)
+    return await _playlist(request, services, listing, principal, XSPF)
 
 
 async def _playlist(
-    request: Request, services: Services, listing: Listing, caller: Caller | None, format: Format
+    request: Request, services: Services, listing: Listing, principal: Principal | None, format: Format
 ) -> Response:
     name = listing.folder.rpartition("/")[2] or "playlist"
     # Before the response begins, so that an error still sets the status.
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
     pages = pages_from(first, services.storage, listing)
     base = base_url(request, services.base_url)
-    address = await _addresses(request, services, listing, first, caller, base)
+    address = await _addresses(request, services, listing, first, principal, base)
     pieces = _pieces(pages, SegmentFilter(services.storage, listing), format, name, address)
     return await listing_response(
         request,
@@ -67,20 +67,25 @@ async def _playlist(
 
 
 async def _addresses(
-    request: Request, services: Services, listing: Listing, first: Page, caller: Caller | None, base: str
+    request: Request,
+    services: Services,
+    listing: Listing,
+    first: Page,
+    principal: Principal | None,
+    base: str,
 ) -> Callable[[Key], str]:
     """Return the function that makes the addresses in a playlist; players have no cookie, so with accounts
     each address is signed."""
     # A response without addresses needs no link. A short response to HEAD has the length of that to GET.
     is_head_only = request.method == "HEAD" and first.next_cursor is not None
-    if caller is None or services.accounts is None or is_head_only or not first.items:
+    if principal is None or services.accounts is None or is_head_only or not first.items:
         return partial(file_url, base)
     accounts = services.accounts.service
-    link = await accounts.playlist_link(caller, listing.folder, recursive=listing.recursive)
-    signatures = await accounts.callers.signatures()
+    link = await accounts.playlist_link(principal, listing.folder, recursive=listing.recursive)
+    link_signer = await accounts.authenticator.link_signer()
 
     def address(key: Key) -> str:
-        return f"{file_url(base, key)}?link={signatures.sign(link.id, Kind.FILE, key.path)}"
+        return f"{file_url(base, key)}?link={link_signer.sign(link.id, LinkKind.FILE, key.path)}"
 
     return address
 

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from app.accounts.principals import Caller
+from app.accounts.principals import Principal
 from app.events.connections import ClientConnection
 from app.events.feed import RESYNC, Event, compact
-from app.resources.dependencies import CallerDep, LibraryDep, Services, ServicesDep
+from app.resources.dependencies import LibraryDep, PrincipalDep, Services, ServicesDep
 from app.resources.errors import WebSocketRequired
 from app.storage.errors import NotFound
 
@@ -27,19 +27,21 @@ router = APIRouter()
 
 @router.websocket("/")
 async def session(
-    websocket: WebSocket, services: ServicesDep, library: LibraryDep, caller: CallerDep
+    websocket: WebSocket, services: ServicesDep, library: LibraryDep, principal: PrincipalDep
 ) -> None:
     """Send the sid, answer every text, and send the progress of uploads with this sid."""
-    async with _connected(websocket, services, library, None, caller) as (peer, connection):
+    async with _connected(websocket, services, library, None, principal) as (peer, connection):
         services.connections.open(connection, compact({"sid": connection.sid}))
         async for _ in peer.texts():
             await peer.send(PONG)  # not queued: a peer that does not read stops being read from
 
 
 @router.websocket("/events")
-async def events(websocket: WebSocket, services: ServicesDep, library: LibraryDep, caller: CallerDep) -> None:
+async def events(
+    websocket: WebSocket, services: ServicesDep, library: LibraryDep, principal: PrincipalDep
+) -> None:
     """Send the changes of the library; first an event that makes the client list it."""
-    async with _connected(websocket, services, library, library, caller) as (peer, connection):
+    async with _connected(websocket, services, library, library, principal) as (peer, connection):
         services.connections.open(connection, Event(RESYNC, library).text())
         async for _ in peer.texts():
             pass
@@ -95,7 +97,7 @@ class _Peer:
 
 @asynccontextmanager
 async def _connected(
-    websocket: WebSocket, services: Services, library: str, topic: str | None, caller: Caller | None
+    websocket: WebSocket, services: Services, library: str, topic: str | None, principal: Principal | None
 ) -> AsyncIterator[tuple[_Peer, ClientConnection]]:
     """Accept a connection, and disconnect it at the end. Raises TooManyConnections."""
     peer = _Peer(websocket)
@@ -103,7 +105,7 @@ async def _connected(
     try:
         async with peer.lifetime:
             await websocket.accept()
-            with _close_when_revoked(services, peer, caller):
+            with _close_when_revoked(services, peer, principal):
                 yield peer, connection
     except (ConnectionError, TimeoutError, WebSocketDisconnect):
         pass  # the client disconnected
@@ -112,8 +114,8 @@ async def _connected(
 
 
 def _close_when_revoked(
-    services: Services, peer: _Peer, caller: Caller | None
+    services: Services, peer: _Peer, principal: Principal | None
 ) -> AbstractContextManager[None]:
-    if caller is None or services.accounts is None:
+    if principal is None or services.accounts is None:
         return nullcontext()
-    return services.accounts.watch.watched(caller, peer.revoke)
+    return services.accounts.revocation.watch(principal, peer.revoke)

@@ -137,8 +137,8 @@ def page(
     folder a link in the breadcrumbs, for pages that show something inside it.
     """
     services: Services = request.state.services
-    caller = getattr(request.state, "caller", None)
-    account = caller.account if caller is not None else None
+    principal = getattr(request.state, "principal", None)
+    account = principal.account if principal is not None else None
     shared = {
         "links": PageLinks(base_url(request, services.base_url)),
         "account": account,
@@ -274,7 +274,7 @@ async def sign_up(request: Request, services: ServicesDep, invite: Text = "", he
 
 @account_pages.head("/settings")
 @account_pages.get("/settings")
-async def settings(request: Request, caller: AccountHolderDep) -> Response:
+async def settings(request: Request, principal: AccountHolderDep) -> Response:
     """Password, tokens, links and invites of an account; its script calls the JSON routes."""
     return page(request, "settings.html")
 

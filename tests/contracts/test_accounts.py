@@ -802,7 +802,7 @@ def _assert_unavailable(store: AccountStore) -> None:
         lambda: store.add(make_account()),
         lambda: store.session("none"),
         lambda: store.leave("nobody"),
-        lambda: store.attempts.attempt([Bucket("key", 1, 60.0)]),
+        lambda: store.login_limits.attempt([Bucket("key", 1, 60.0)]),
     ):
         with pytest.raises(StorageUnavailable):
             call()

@@ -8,7 +8,7 @@ from itertools import count
 
 import pytest
 
-from app.accounts.login_limits import AttemptStore, Bucket
+from app.accounts.login_limits import Bucket, LoginLimitStore
 from app.database import open_accounts
 from app.settings import Settings
 from tests.conftest import BACKENDS
@@ -17,7 +17,7 @@ from tests.support.together import Outcomes, Together
 NUMBERS = count(1)
 
 
-Stores = list[AttemptStore]
+Stores = list[LoginLimitStore]
 
 waiting = Together("waiting")
 
@@ -40,7 +40,7 @@ def opened(
                 options["users_url"] = str(options["mongodb_url"]).replace("library", "attempts")
             folder = tmp_path_factory.mktemp("attempts")
             settings = Settings(_env_file=None, files_dir=folder / "files", **options)
-            return [stack.enter_context(open_accounts(settings, create=True)).attempts for _ in range(2)]
+            return [stack.enter_context(open_accounts(settings, create=True)).login_limits for _ in range(2)]
 
         yield {backend: two(backend) for backend in BACKENDS if backend in selected}
 
@@ -76,12 +76,12 @@ def make_bucket(limit: int = 3, window_s: float = 900.0, unless: str = "") -> Bu
     return Bucket(f"bucket-{next(NUMBERS)}", limit, window_s, unless)
 
 
-def is_full(store: AttemptStore, bucket: Bucket) -> bool:
+def is_full(store: LoginLimitStore, bucket: Bucket) -> bool:
     """Return whether the bucket is full; if it is not, this adds an attempt."""
     return store.attempt([bucket]) is not None
 
 
-def fill(store: AttemptStore, bucket: Bucket) -> None:
+def fill(store: LoginLimitStore, bucket: Bucket) -> None:
     for _ in range(bucket.limit):
         assert store.attempt([bucket]) is None
 
@@ -164,11 +164,11 @@ def test_sweep_keeps_full_buckets_up_to_limit(stores: Stores) -> None:
     fill(stores[0], full)
     for bucket in others:
         assert stores[0].attempt([bucket]) is None
-    stores[0].sweep_attempts(1000)
+    stores[0].sweep(1000)
     for bucket in others[:2]:
         assert [stores[0].attempt([bucket]) for _ in range(2)] == [None, None]
         assert is_full(stores[0], bucket)
-    stores[1].sweep_attempts(1)
+    stores[1].sweep(1)
     assert any(is_full(stores[0], bucket) for bucket in (full, *others[:2]))
     for bucket in others[2:]:
         fill(stores[0], bucket)

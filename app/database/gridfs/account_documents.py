@@ -136,7 +136,7 @@ class SigningKey(Document):  # type: ignore[misc]
     created_at = DateTimeField(required=True)
 
 
-class Attempts(Document):  # type: ignore[misc]
+class LoginLimit(Document):  # type: ignore[misc]
     """How full a bucket of attempts was, and when; or that somebody was right."""
 
     meta: ClassVar[dict[str, Any]] = _meta("attempts", index("expires_at") | {"expireAfterSeconds": 0})

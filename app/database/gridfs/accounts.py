@@ -36,7 +36,7 @@ from app.database.gridfs import account_documents
 from app.database.gridfs.account_documents import model, stored
 from app.database.gridfs.connection import Users
 from app.database.gridfs.documents import RawDocument
-from app.database.gridfs.shared_state import MongoAttempts
+from app.database.gridfs.shared_state import MongoLoginLimits
 from app.storage.errors import StorageUnavailable
 
 COUNTS_FOR_MS = 10_000
@@ -105,7 +105,7 @@ class MongoAccounts:
 
     def __init__(self, users: Users) -> None:
         self._users = users
-        self.attempts = MongoAttempts(users)
+        self.login_limits = MongoLoginLimits(users)
 
     def add(self, account: Account, *, invite: str | None = None) -> Account:
         users = self._users

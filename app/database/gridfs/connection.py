@@ -17,7 +17,15 @@ from pymongo.read_preferences import ReadPreference
 from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
-from app.database.gridfs.account_documents import Account, Attempts, Invite, Link, Session, SigningKey, Token
+from app.database.gridfs.account_documents import (
+    Account,
+    Invite,
+    Link,
+    LoginLimit,
+    Session,
+    SigningKey,
+    Token,
+)
 from app.database.gridfs.documents import OBSOLETE_INDEXES, Media, RawDocument
 from app.database.gridfs.own_writes import OwnWrites
 from app.events.feed import ChangeFeed
@@ -267,7 +275,7 @@ class Users(Connection):
         self.links = self._of(Link)
         self.invites = self._of(Invite)
         self.signing_keys = self._of(SigningKey)
-        self.attempts = self._of(Attempts)
+        self.login_limits = self._of(LoginLimit)
         self.announcements = self._database["announcements"]
         self.schema = self._database["schema"]
 
@@ -276,5 +284,5 @@ class Users(Connection):
 
     def ensure_indexes(self) -> None:
         """Create the missing indexes. The unique ones make concurrent calls safe."""
-        for kind in (Account, Session, Token, Link, Invite, SigningKey, Attempts):
+        for kind in (Account, Session, Token, Link, Invite, SigningKey, LoginLimit):
             self.create_missing(self._of(kind), indexes_of(kind))

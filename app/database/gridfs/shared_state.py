@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pymongo
 
-from app.accounts.login_limits import Bucket, poured
+from app.accounts.login_limits import Bucket, pour
 from app.database.gridfs.connection import Database, Users
 from app.database.gridfs.documents import RawDocument
 from app.storage.contract import CopyRecord
@@ -37,7 +37,7 @@ class MongoLeases:
             self._database.leases.delete_one({"_id": name, "holder": holder})
 
 
-class MongoAttempts:
+class MongoLoginLimits:
     """`accounts.login_limits.AttemptStore` over a MongoDB database, with a document per bucket.
 
     Works without transactions: each change is conditional on the previous one.
@@ -65,7 +65,7 @@ class MongoAttempts:
                 return 0.0
             row = found.get(bucket.key)
             level, elapsed_s = (row["level"], max(0.0, row["elapsed_ms"] / 1000)) if row else (0.0, 0.0)
-            level, wait_s = poured(level, elapsed_s, limit=bucket.limit, window_s=bucket.window_s)
+            level, wait_s = pour(level, elapsed_s, limit=bucket.limit, window_s=bucket.window_s)
             if wait_s:
                 return wait_s
             lasts_s = level * bucket.window_s / bucket.limit  # until the bucket is empty
@@ -79,7 +79,7 @@ class MongoAttempts:
             {"$match": {"_id": {"$in": [*keys]}, "$expr": {"$gt": ["$expires_at", "$$NOW"]}}},
             {"$project": {"level": True, "change": True, "elapsed_ms": elapsed}},
         ]
-        return {row["_id"]: row for row in self._users.attempts.aggregate(steps)}
+        return {row["_id"]: row for row in self._users.login_limits.aggregate(steps)}
 
     def _replace(self, key: str, previous: str | None, level: float, lasts_s: float) -> bool:
         """Replace the bucket. Return False if it was changed since `previous`."""
@@ -88,7 +88,7 @@ class MongoAttempts:
         steps: list[RawDocument] = [
             {"$replaceWith": {"$cond": [{"$or": [_EXPIRED, unchanged]}, new, "$$ROOT"]}}
         ]
-        found = self._users.attempts.find_one_and_update(
+        found = self._users.login_limits.find_one_and_update(
             {"_id": key}, steps, upsert=True, return_document=pymongo.ReturnDocument.AFTER
         )
         return found is not None and found["change"] == new["change"]
@@ -97,21 +97,21 @@ class MongoAttempts:
         with self._users.operation():
             self._decrement(buckets)
             steps: list[RawDocument] = [{"$replaceWith": _document(note, 0.0, for_s)}]
-            self._users.attempts.update_one({"_id": note}, steps, upsert=True)
+            self._users.login_limits.update_one({"_id": note}, steps, upsert=True)
 
     def _decrement(self, buckets: Collection[Bucket]) -> None:
         changes = {"level": {"$max": [0.0, {"$subtract": ["$level", 1.0]}]}, "change": uuid4().hex}
         selected = {"_id": {"$in": [bucket.key for bucket in buckets]}}
-        self._users.attempts.update_many(selected, [{"$set": changes}])
+        self._users.login_limits.update_many(selected, [{"$set": changes}])
 
-    def sweep_attempts(self, most: int) -> None:
-        attempts = self._users.attempts
+    def sweep(self, most: int) -> None:
+        login_limits = self._users.login_limits
         with self._users.operation():
-            excess = attempts.estimated_document_count() - most
+            excess = login_limits.estimated_document_count() - most
             if excess > 0:
-                kept = attempts.find({}, {"expires_at": True}).sort("expires_at").skip(excess).limit(1)
+                kept = login_limits.find({}, {"expires_at": True}).sort("expires_at").skip(excess).limit(1)
                 for row in kept:
-                    attempts.delete_many({"expires_at": {"$lt": row["expires_at"]}})
+                    login_limits.delete_many({"expires_at": {"$lt": row["expires_at"]}})
 
 
 def _document(key: str, level: float, lasts_s: float) -> RawDocument:

@@ -36,7 +36,7 @@ from app.accounts.store import MAX_SESSIONS
 from app.database.sql.engine import Database
 from app.database.sql.schema import Account, Announcement, Invite, Link, SigningKey, Table, Token
 from app.database.sql.schema import Session as Login
-from app.database.sql.shared_state import SqlAttempts, WithReserve
+from app.database.sql.shared_state import SqlLoginLimits, WithReserve
 from app.storage.types import is_storable
 
 M = TypeVar("M")
@@ -63,7 +63,7 @@ class SqlAccounts:
     def __init__(self, database: Database, with_reserve: WithReserve) -> None:
         self._database = database
         self._with_reserve = with_reserve
-        self.attempts = SqlAttempts(database, with_reserve)
+        self.login_limits = SqlLoginLimits(database, with_reserve)
 
     def add(self, account: models.Account, *, invite: str | None = None) -> models.Account:
         with self._database.writing() as session:

@@ -294,7 +294,7 @@ class Lease(Table):
     expires_at: Mapped[float] = mapped_column(Double)
 
 
-class Attempts(Table):
+class LoginLimit(Table):
     """How full a bucket of attempts was, and when; or that somebody was right."""
 
     __tablename__ = "attempts"

@@ -7,9 +7,9 @@ from sqlalchemy import delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from app.accounts.login_limits import Bucket, poured
+from app.accounts.login_limits import Bucket, pour
 from app.database.sql.engine import Database
-from app.database.sql.schema import Attempts, Lease
+from app.database.sql.schema import Lease, LoginLimit
 
 FORGOTTEN_AFTER_S = 3600
 """What nobody gave back is no row for longer than that."""
@@ -49,7 +49,7 @@ class WithReserve(Protocol):
     def __call__(self, step: Callable[[], T]) -> T: ...
 
 
-class SqlAttempts:
+class SqlLoginLimits:
     """`accounts.attempts.AttemptStore` over an SQL database. One transaction at a time changes these rows."""
 
     def __init__(self, database: Database, with_reserve: WithReserve) -> None:
@@ -68,7 +68,7 @@ class SqlAttempts:
                 if bucket.unless not in rows:
                     row = rows.get(bucket.key)
                     level, elapsed_s = (row.level, max(0.0, now - row.at)) if row else (0.0, 0.0)
-                    level, wait_s = poured(level, elapsed_s, limit=bucket.limit, window_s=bucket.window_s)
+                    level, wait_s = pour(level, elapsed_s, limit=bucket.limit, window_s=bucket.window_s)
                     levels[bucket] = level
                     refused += [(bucket, wait_s)] if wait_s else []
             if refused:
@@ -86,26 +86,26 @@ class SqlAttempts:
             now, rows = self._rows(session, [bucket.key for bucket in buckets])
             for row in rows.values():
                 row.level = max(0.0, row.level - 1)
-            session.merge(Attempts(key=note, level=0.0, at=now, expires_at=now + for_s))
+            session.merge(LoginLimit(key=note, level=0.0, at=now, expires_at=now + for_s))
             session.commit()
 
-    def sweep_attempts(self, most: int) -> None:
+    def sweep(self, most: int) -> None:
         with self._database.noting() as session:
-            session.execute(delete(Attempts).where(Attempts.expires_at <= self._database.clock))
-            over = (session.scalar(select(func.count()).select_from(Attempts)) or 0) - most
+            session.execute(delete(LoginLimit).where(LoginLimit.expires_at <= self._database.clock))
+            over = (session.scalar(select(func.count()).select_from(LoginLimit)) or 0) - most
             if over > 0:
-                first = select(Attempts.key).order_by(Attempts.expires_at).limit(over)
-                session.execute(delete(Attempts).where(Attempts.key.in_(first)))
+                first = select(LoginLimit.key).order_by(LoginLimit.expires_at).limit(over)
+                session.execute(delete(LoginLimit).where(LoginLimit.key.in_(first)))
             session.commit()
 
-    def _rows(self, session: Session, keys: Sequence[str]) -> tuple[float, dict[str, Attempts]]:
+    def _rows(self, session: Session, keys: Sequence[str]) -> tuple[float, dict[str, LoginLimit]]:
         """The time, and those that count still."""
         now = session.scalar(select(self._database.clock))
         assert now is not None
-        found = session.scalars(select(Attempts).where(Attempts.key.in_(keys)))
+        found = session.scalars(select(LoginLimit).where(LoginLimit.key.in_(keys)))
         return now, {row.key: row for row in found if row.expires_at > now}
 
 
 def _put(session: Session, bucket: Bucket, level: float, now: float) -> None:
     lasts_s = level * bucket.window_s / bucket.limit  # until it is empty, and as good as none
-    session.merge(Attempts(key=bucket.key, level=level, at=now, expires_at=now + lasts_s))
+    session.merge(LoginLimit(key=bucket.key, level=level, at=now, expires_at=now + lasts_s))

@@ -14,10 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from app.accounts.errors import LinkRefused, NotSignedIn, ScopeTooSmall, WrongCredentials
-from app.accounts.links import Kind
+from app.accounts.links import LinkKind
 from app.accounts.models import Scope as TokenScope
-from app.accounts.principals import Caller, Callers
-from app.accounts.revocation import Watch
+from app.accounts.principals import Authenticator, Principal
+from app.accounts.revocation import RevocationMonitor
 from app.resources import docs, session_cookies
 from app.resources.dependencies import Services, base_path, is_write_only, route_path
 from app.resources.errors import EXPECTED_ERRORS, error_response
@@ -56,7 +56,7 @@ class AuthenticationMiddleware:
             return
         request = Request(scope, receive) if scope["type"] == "http" else WebSocket(scope, receive, send)
         try:
-            caller = scope["state"]["caller"] = await _authorized(request)
+            principal = scope["state"]["principal"] = await _authorized(request)
         except NotSignedIn as error:
             login = _login_redirect(request) if isinstance(request, Request) else None
             await (login or await error_response(request, error))(scope, receive, send)
@@ -64,8 +64,8 @@ class AuthenticationMiddleware:
             await (await _refusal(request, error))(scope, receive, send)
         else:
             if isinstance(request, Request):
-                watch = request.state.services.accounts.watch
-                await respond_until_revoked(self._app, scope, receive, send, watch, caller)
+                revocation = request.state.services.accounts.revocation
+                await respond_until_revoked(self._app, scope, receive, send, revocation, principal)
             else:  # the routes of WebSockets watch their callers themselves
                 await self._app(scope, receive, send)
 
@@ -94,17 +94,17 @@ def _login_redirect(request: Request) -> Response | None:
     return RedirectResponse(location, 303, headers={"cache-control": "no-store", "vary": "accept"})
 
 
-async def _authorized(request: HTTPConnection) -> Caller:
+async def _authorized(request: HTTPConnection) -> Principal:
     """Return the caller, if its rights include the method. Raises AccountError."""
     method = request.scope.get("method", "GET")
     services: Services = request.state.services
-    caller = await _authenticated(request, method, services)
+    principal = await _authenticated(request, method, services)
     scope = TokenScope.READ if method in SAFE_METHODS else TokenScope.WRITE
-    if scope not in caller.scopes:
+    if scope not in principal.scopes:
         raise ScopeTooSmall(f"This needs a token for {'reading' if scope is TokenScope.READ else 'writing'}.")
-    if is_write_only(caller):
+    if is_write_only(principal):
         _refuse_preconditions(request.headers)
-    return caller
+    return principal
 
 
 def _refuse_preconditions(headers: Headers) -> None:
@@ -116,37 +116,37 @@ def _refuse_preconditions(headers: Headers) -> None:
         )
 
 
-async def _authenticated(request: HTTPConnection, method: str, services: Services) -> Caller:
+async def _authenticated(request: HTTPConnection, method: str, services: Services) -> Principal:
     """Return the caller by its signed link, Authorization header or session cookie, in this order."""
     assert services.accounts is not None
-    callers = services.accounts.service.callers
+    authenticator = services.accounts.service.authenticator
     if b"link=" in request.scope["query_string"] and method in SAFE_METHODS:
         query = request.query_params
         if "link" in query:
-            return await _by_link(callers, route_path(request.scope), query)
+            return await _by_link(authenticator, route_path(request.scope), query)
     authorization = request.headers.getlist("authorization")
     if authorization:
-        return await _by_authorization(callers, authorization, client_address(request))
+        return await _by_authorization(authenticator, authorization, client_address(request))
     secret = session_cookies.read(request, services.base_url)
     if secret is None:
         raise NotSignedIn("This needs an account. Log in, or send a password or a token.")
     if not session_cookies.is_accepted(method, request.headers, base_url=services.base_url):
         raise NotSignedIn(f"A login does not count for pages of other sites. {BASE_URL_HINT}")
     try:
-        return await callers.by_session(secret)
+        return await authenticator.by_session(secret)
     except WrongCredentials as error:
         raise NotSignedIn(str(error)) from None
 
 
-async def _by_authorization(callers: Callers, fields: list[str], address: str) -> Caller:
+async def _by_authorization(authenticator: Authenticator, fields: list[str], address: str) -> Principal:
     scheme, _, credentials = fields[0].strip().partition(" ")
     if len(fields) > 1 or len(fields[0]) > MAX_CREDENTIALS:
         raise WrongCredentials(f"Send one Authorization header, of at most {MAX_CREDENTIALS:,} characters.")
     match scheme.lower():
         case "bearer":
-            return await callers.by_token(credentials.strip())
+            return await authenticator.by_token(credentials.strip())
         case "basic":
-            return await callers.by_password(*_parse_basic(credentials.strip()), address)
+            return await authenticator.by_password(*_parse_basic(credentials.strip()), address)
     raise WrongCredentials("Use the Authorization scheme Basic or Bearer.")
 
 
@@ -161,7 +161,7 @@ def _parse_basic(credentials: str) -> tuple[str, str]:
     return name, password
 
 
-async def _by_link(callers: Callers, path: str, query: QueryParams) -> Caller:
+async def _by_link(authenticator: Authenticator, path: str, query: QueryParams) -> Principal:
     """Return the account whose signed link opens this path."""
     if any(len(query.getlist(name)) > 1 for name in ("link", "folder", "recursive")):
         raise LinkRefused("A link may not repeat a parameter.")
@@ -169,16 +169,21 @@ async def _by_link(callers: Callers, path: str, query: QueryParams) -> Caller:
         if path in ("/playlist.m3u", "/playlist.xspf"):
             folder = normalize_folder(query.get("folder", ""))
             recursive = query.get("recursive", "false").lower() not in _FALSE
-            return await callers.by_link(query["link"], Kind.PLAYLIST, folder, recursive=recursive)
+            return await authenticator.by_link(query["link"], LinkKind.PLAYLIST, folder, recursive=recursive)
         if path.startswith("/files/"):
-            return await callers.by_link(query["link"], Kind.FILE, Key.at(SHARED, path[7:]).path)
+            return await authenticator.by_link(query["link"], LinkKind.FILE, Key.at(SHARED, path[7:]).path)
     except InvalidName:
         pass  # no link can have been signed for it
     raise LinkRefused("A link opens one file or one playlist, not this address.")
 
 
 async def respond_until_revoked(
-    app: ASGIApp, scope: Scope, receive: Receive, send: Send, watch: Watch, caller: Caller
+    app: ASGIApp,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    revocation: RevocationMonitor,
+    principal: Principal,
 ) -> None:
     """Let the application respond until the caller is revoked.
 
@@ -186,15 +191,20 @@ async def respond_until_revoked(
     has arrived is carried out.
     """
     if scope["method"] in SAFE_METHODS:
-        await _send_until_revoked(app, scope, receive, send, watch, caller)
+        await _send_until_revoked(app, scope, receive, send, revocation, principal)
         return
     body = _RevocableBody(receive)
-    with watch.watched(caller, body.revoke):
+    with revocation.watch(principal, body.revoke):
         await app(scope, body.receive, send)
 
 
 async def _send_until_revoked(
-    app: ASGIApp, scope: Scope, receive: Receive, send: Send, watch: Watch, caller: Caller
+    app: ASGIApp,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    revocation: RevocationMonitor,
+    principal: Principal,
 ) -> None:
     started = False
 
@@ -205,7 +215,7 @@ async def _send_until_revoked(
 
     try:
         async with asyncio.timeout(None) as admission:
-            with watch.watched(caller, partial(admission.reschedule, 0)):
+            with revocation.watch(principal, partial(admission.reschedule, 0)):
                 await app(scope, receive, send_noting_start)
     except TimeoutError:
         if not admission.expired():

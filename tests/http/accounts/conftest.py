@@ -16,9 +16,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from app.accounts.factories import hash_secret, now
 from app.accounts.models import Account, Invite, Scope, Session, Token
 from app.accounts.passwords import Passwords
-from app.accounts.principals import TOKEN_PREFIX, hashed, now
+from app.accounts.principals import TOKEN_PREFIX
 from app.accounts.store import AccountStore
 from app.database import open_accounts
 from app.settings import Settings
@@ -96,7 +97,7 @@ class User:
     def new_token(self, *scopes: Scope) -> str:
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         granted = frozenset(scopes) or BOTH
-        self.store.add_token(Token(uuid4().hex, self.account.id, "VLC", hashed(secret), granted, now()))
+        self.store.add_token(Token(uuid4().hex, self.account.id, "VLC", hash_secret(secret), granted, now()))
         return secret
 
     def new_link(self, path: str, **more: Any) -> dict[str, Any]:
@@ -156,7 +157,9 @@ class AccountServer:
         """Create a session that was made and last used `age` ago, and return its secret."""
         secret = secrets.token_urlsafe(32)
         at = now() - age
-        assert self.store.add_session(Session(hashed(secret), account.id, at, at), version=account.version)
+        assert self.store.add_session(
+            Session(hash_secret(secret), account.id, at, at), version=account.version
+        )
         return secret
 
     def cookie(self, secret: str) -> dict[str, str]:
@@ -164,7 +167,7 @@ class AccountServer:
 
     def new_invite(self, lasts: timedelta = timedelta(days=1)) -> str:
         secret = secrets.token_urlsafe(32)
-        self.store.add_invite(Invite(hashed(secret), now(), now() + lasts))
+        self.store.add_invite(Invite(hash_secret(secret), now(), now() + lasts))
         return secret
 
     def request(self, method: str, target: str, **options: Any) -> httpx.Response:

@@ -10,8 +10,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from app.accounts.factories import hash_secret
 from app.accounts.models import Scope
-from app.accounts.principals import hashed
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
 from tests.support import each_backend
 from tests.support.sockets import TEXT, Socket
@@ -165,7 +165,7 @@ def owned(owner: User, socket: Socket) -> Place:
     owner.put(f"{name}/other.mp4")
     link = owner.new_link(f"{name}/film.mp4")
     secret = owner.new_token()
-    token = owner.store.token(hashed(secret))
+    token = owner.store.token(hash_secret(secret))
     assert token is not None
     return Place(name, file["id"], file["etag"], socket.json()["sid"], token.id, link["id"])
 

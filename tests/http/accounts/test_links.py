@@ -11,9 +11,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.accounts.links import Kind, Signatures
+from app.accounts.factories import now
+from app.accounts.links import LinkKind, LinkSigner
 from app.accounts.models import Link, SigningKey
-from app.accounts.principals import now
 from tests.http.accounts.conftest import AccountServer, User, bearer
 from tests.support import each_backend
 
@@ -370,12 +370,16 @@ def test_entries_of_shared_playlist_end_with_its_link(account_server: AccountSer
 
 def test_signature_of_discarded_key_is_invalid() -> None:
     old, new, newest = (SigningKey(str(number), uuid4().hex, now()) for number in range(3))
-    signed = [Signatures([key]).sign("1", Kind.FILE, "film.mp4") for key in (old, new, newest)]
-    signatures = Signatures([newest, new])
-    assert [signatures.check(one, Kind.FILE, "film.mp4") for one in signed] == [None, "1", "1"]
-    assert signatures.sign("1", Kind.FILE, "film.mp4") == signed[2]
-    for kind, path in ((Kind.PLAYLIST, "film.mp4"), (Kind.FILE, "film.mp"), (Kind.FILE, "1\nfile\nfilm.mp4")):
-        assert signatures.check(signed[2], kind, path) is None
+    signed = [LinkSigner([key]).sign("1", LinkKind.FILE, "film.mp4") for key in (old, new, newest)]
+    link_signer = LinkSigner([newest, new])
+    assert [link_signer.check(one, LinkKind.FILE, "film.mp4") for one in signed] == [None, "1", "1"]
+    assert link_signer.sign("1", LinkKind.FILE, "film.mp4") == signed[2]
+    for kind, path in (
+        (LinkKind.PLAYLIST, "film.mp4"),
+        (LinkKind.FILE, "film.mp"),
+        (LinkKind.FILE, "1\nfile\nfilm.mp4"),
+    ):
+        assert link_signer.check(signed[2], kind, path) is None
 
 
 def test_playlists_of_missing_folders_create_no_links(account_server: AccountServer) -> None:

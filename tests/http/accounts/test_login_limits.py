@@ -20,9 +20,9 @@ import pytest
 
 from app.accounts import login_limits
 from app.accounts.errors import TooManyAttempts, WrongCredentials
-from app.accounts.login_limits import PER_ACCOUNT, PER_ADDRESS, PER_PAIR, WINDOW_S, Guesses, Throttle
+from app.accounts.login_limits import PER_ACCOUNT, PER_ADDRESS, PER_PAIR, WINDOW_S, LoginLimits, RateLimiter
 from app.accounts.passwords import Passwords
-from app.accounts.principals import Callers
+from app.accounts.principals import Authenticator
 from app.accounts.store import AccountStore
 from app.database import open_accounts
 from app.settings import Settings
@@ -42,7 +42,7 @@ class CountedLimits:
     """Login limits whose database calls run in a test's own loop, and are counted."""
 
     def __init__(self, store: AccountStore, runner: asyncio.Runner) -> None:
-        self._limits = Guesses(Throttle(store.attempts, self._call))
+        self._limits = LoginLimits(RateLimiter(store.login_limits, self._call))
         self._runner = runner
         self.calls = 0
 
@@ -50,11 +50,11 @@ class CountedLimits:
         self.calls += 1
         return function(*arguments)
 
-    def guess(self, email: str, address: str) -> None:
-        self._runner.run(self._limits.guess(email, address))
+    def count_attempt(self, email: str, address: str) -> None:
+        self._runner.run(self._limits.count_attempt(email, address))
 
-    def was_right(self, email: str, address: str) -> None:
-        self._runner.run(self._limits.was_right(email, address))
+    def record_success(self, email: str, address: str) -> None:
+        self._runner.run(self._limits.record_success(email, address))
 
 
 @pytest.fixture
@@ -129,8 +129,8 @@ def test_successful_logins_are_not_counted(user: User, new_browser: Browsers) ->
 
 def test_login_limits_do_not_count_successful_attempts(limits: CountedLimits) -> None:
     for _ in range(2 * PER_ACCOUNT):
-        limits.guess("anna@example.org", "192.0.2.1")
-        limits.was_right("anna@example.org", "192.0.2.1")
+        limits.count_attempt("anna@example.org", "192.0.2.1")
+        limits.record_success("anna@example.org", "192.0.2.1")
 
 
 def test_unknown_account_is_limited_like_an_existing_one(new_browser: Browsers) -> None:
@@ -150,23 +150,23 @@ def test_concurrent_guesses_share_one_limit(account_server: AccountServer, user:
 
 def test_address_is_limited_across_accounts(limits: CountedLimits) -> None:
     for number in range(PER_ADDRESS):
-        limits.guess(f"person-{number}@example.org", "192.0.2.1")
+        limits.count_attempt(f"person-{number}@example.org", "192.0.2.1")
     with pytest.raises(TooManyAttempts):
-        limits.guess("another@example.org", "192.0.2.1")
-    limits.guess("another@example.org", "192.0.2.2")
+        limits.count_attempt("another@example.org", "192.0.2.1")
+    limits.count_attempt("another@example.org", "192.0.2.2")
 
 
 def test_known_address_is_admitted_when_account_limit_is_reached(limits: CountedLimits) -> None:
-    limits.guess("anna@example.org", "203.0.113.5")
-    limits.was_right("anna@example.org", "203.0.113.5")
+    limits.count_attempt("anna@example.org", "203.0.113.5")
+    limits.record_success("anna@example.org", "203.0.113.5")
     for number in range(PER_ACCOUNT):
-        limits.guess("anna@example.org", f"192.0.2.{number}")
+        limits.count_attempt("anna@example.org", f"192.0.2.{number}")
     with pytest.raises(TooManyAttempts):
-        limits.guess("anna@example.org", "203.0.113.6")
+        limits.count_attempt("anna@example.org", "203.0.113.6")
     for _ in range(PER_PAIR):
-        limits.guess("anna@example.org", "203.0.113.5")
+        limits.count_attempt("anna@example.org", "203.0.113.5")
     with pytest.raises(TooManyAttempts):
-        limits.guess("anna@example.org", "203.0.113.5")
+        limits.count_attempt("anna@example.org", "203.0.113.5")
 
 
 def test_password_matches_in_any_unicode_normalization() -> None:
@@ -177,41 +177,41 @@ def test_password_matches_in_any_unicode_normalization() -> None:
 def test_ipv6_network_counts_as_one_address(limits: CountedLimits) -> None:
     """A home network has at least 2⁶⁴ addresses."""
     for number in range(PER_PAIR):
-        limits.guess("anna@example.org", f"2001:db8:0:1::{number:x}")
+        limits.count_attempt("anna@example.org", f"2001:db8:0:1::{number:x}")
     with pytest.raises(TooManyAttempts):
-        limits.guess("anna@example.org", "2001:db8:0:1:ffff::1")
-    limits.guess("anna@example.org", "2001:db8:0:2::1")
+        limits.count_attempt("anna@example.org", "2001:db8:0:1:ffff::1")
+    limits.count_attempt("anna@example.org", "2001:db8:0:2::1")
     for number in range(PER_PAIR):
-        limits.guess("anna@example.org", ["::ffff:192.0.2.1", "192.0.2.1"][number % 2])
+        limits.count_attempt("anna@example.org", ["::ffff:192.0.2.1", "192.0.2.1"][number % 2])
     with pytest.raises(TooManyAttempts):
-        limits.guess("anna@example.org", "192.0.2.1")
+        limits.count_attempt("anna@example.org", "192.0.2.1")
 
 
 def test_account_limit_applies_across_addresses(limits: CountedLimits) -> None:
     for number in range(PER_ACCOUNT):
-        limits.guess("anna@example.org", f"192.0.2.{number}")
+        limits.count_attempt("anna@example.org", f"192.0.2.{number}")
     with pytest.raises(TooManyAttempts):
-        limits.guess("anna@example.org", "198.51.100.1")
+        limits.count_attempt("anna@example.org", "198.51.100.1")
 
 
 def test_refused_attempts_do_not_count_against_address(limits: CountedLimits) -> None:
     """A player with an outdated password retries for ever, and the family shares its address."""
     for _ in range(PER_PAIR):
-        limits.guess("anna@example.org", "192.0.2.1")
+        limits.count_attempt("anna@example.org", "192.0.2.1")
     for _ in range(2 * PER_ADDRESS):
         with pytest.raises(TooManyAttempts):
-            limits.guess("anna@example.org", "192.0.2.1")
-    limits.guess("ben@example.org", "192.0.2.1")
+            limits.count_attempt("anna@example.org", "192.0.2.1")
+    limits.count_attempt("ben@example.org", "192.0.2.1")
 
 
 def test_attempts_refused_by_account_limit_are_not_counted(limits: CountedLimits) -> None:
     for number in range(PER_ACCOUNT):
-        limits.guess("anna@example.org", f"192.0.2.{number}")
+        limits.count_attempt("anna@example.org", f"192.0.2.{number}")
     for _ in range(2 * PER_ADDRESS):
         with pytest.raises(TooManyAttempts) as refused:
-            limits.guess("anna@example.org", "198.51.100.1")
+            limits.count_attempt("anna@example.org", "198.51.100.1")
     assert refused.value.retry_after <= WINDOW_S / PER_ACCOUNT + 1
-    limits.guess("ben@example.org", "198.51.100.1")
+    limits.count_attempt("ben@example.org", "198.51.100.1")
 
 
 def test_guesses_stay_counted_when_one_address_tries_endless_accounts(
@@ -219,33 +219,33 @@ def test_guesses_stay_counted_when_one_address_tries_endless_accounts(
 ) -> None:
     monkeypatch.setattr(login_limits, "MAX_KEYS", 500)  # twenty thousand would take seconds
     for _ in range(PER_PAIR):
-        limits.guess("anna@example.org", "192.0.2.1")
+        limits.count_attempt("anna@example.org", "192.0.2.1")
     for number in range(500 + PER_ADDRESS):
         with contextlib.suppress(TooManyAttempts):
-            limits.guess(f"person-{number}@example.org", "192.0.2.2")
+            limits.count_attempt(f"person-{number}@example.org", "192.0.2.2")
     with pytest.raises(TooManyAttempts):
-        limits.guess("anna@example.org", "192.0.2.1")
+        limits.count_attempt("anna@example.org", "192.0.2.1")
 
 
 def test_refused_attempts_cause_no_database_calls(limits: CountedLimits) -> None:
     for _ in range(PER_PAIR):
-        limits.guess("anna@example.org", "192.0.2.1")
+        limits.count_attempt("anna@example.org", "192.0.2.1")
     for _ in range(1000):
         with pytest.raises(TooManyAttempts):
-            limits.guess("anna@example.org", "192.0.2.1")
+            limits.count_attempt("anna@example.org", "192.0.2.1")
     assert limits.calls == PER_PAIR + 1
 
 
 def test_limits_are_shared_between_processes(new_store: AccountStore, runner: asyncio.Runner) -> None:
     one, two = CountedLimits(new_store, runner), CountedLimits(new_store, runner)
-    one.guess("ben@example.org", "203.0.113.5")
-    one.was_right("ben@example.org", "203.0.113.5")
+    one.count_attempt("ben@example.org", "203.0.113.5")
+    one.record_success("ben@example.org", "203.0.113.5")
     for number in range(PER_ACCOUNT):
-        (one, two)[number % 2].guess("ben@example.org", f"192.0.2.{number}")
+        (one, two)[number % 2].count_attempt("ben@example.org", f"192.0.2.{number}")
     for limits in (one, two):
         with pytest.raises(TooManyAttempts):
-            limits.guess("ben@example.org", "198.51.100.1")
-        limits.guess("ben@example.org", "203.0.113.5")
+            limits.count_attempt("ben@example.org", "198.51.100.1")
+        limits.count_attempt("ben@example.org", "203.0.113.5")
 
 
 def test_forwarded_headers_of_client_do_not_change_its_address(user: User, new_browser: Browsers) -> None:
@@ -283,7 +283,7 @@ def test_sign_ups_are_limited_by_address(
 
 
 @asynccontextmanager
-async def callers(account_server: AccountServer) -> AsyncIterator[Callers]:
+async def authenticator(account_server: AccountServer) -> AsyncIterator[Authenticator]:
     """Run authentication in this process, so that timings contain no network."""
 
     def refuse() -> TooManyAttempts:
@@ -292,7 +292,7 @@ async def callers(account_server: AccountServer) -> AsyncIterator[Callers]:
     hashing = BoundedPool(1, "hashing", max_waiting=10, refuse=refuse)
     asking = BoundedPool(1, "asking", max_waiting=10, refuse=refuse)
     try:
-        yield Callers(
+        yield Authenticator(
             account_server.store,
             idle=timedelta(days=1),
             lifetime=timedelta(days=1),
@@ -305,12 +305,14 @@ async def callers(account_server: AccountServer) -> AsyncIterator[Callers]:
         asking.close()
 
 
-async def failed_login_s(callers: Callers, email: str, password: str) -> float:
+async def failed_login_s(authenticator: Authenticator, email: str, password: str) -> float:
     """Return the seconds that a failed login takes, from an unused address."""
     number = next(NUMBERS)
     began = time.perf_counter()
     with pytest.raises(WrongCredentials):
-        await callers.by_password(email, password, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        await authenticator.by_password(
+            email, password, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+        )
     return time.perf_counter() - began
 
 
@@ -328,7 +330,7 @@ async def test_failed_login_takes_equal_time_for_unknown_account(
 
     unknown, disabled = f"unknown-{next(NUMBERS)}@example.org", account_server.new_user()
     account_server.store.set_disabled(disabled.account.id, True)
-    async with callers(account_server) as authentication:
+    async with authenticator(account_server) as authentication:
         with monkeypatch.context() as patch:
             patch.setattr(argon2.PasswordHasher, "verify", counting_verify)
             for email in (user.email, unknown, disabled.email, "no address", "\0", ""):
@@ -352,7 +354,7 @@ async def test_failed_login_takes_equal_time_for_unknown_account(
 @pytest.mark.anyio
 async def test_password_checks_are_bounded_by_threads(account_server: AccountServer, user: User) -> None:
     """The queue is bounded too; attempts beyond it are refused."""
-    async with callers(account_server) as authentication:
+    async with authenticator(account_server) as authentication:
         responses = await asyncio.gather(
             *(authentication.by_password(f"{n}@example.org", "wrong", f"10.9.0.{n}") for n in range(60)),
             return_exceptions=True,
@@ -377,7 +379,7 @@ async def test_right_password_is_cached(
         return verify(self, known_hash, password)
 
     monkeypatch.setattr(argon2.PasswordHasher, "verify", counting_verify)
-    async with callers(account_server) as authentication:
+    async with authenticator(account_server) as authentication:
         await asyncio.gather(
             *(authentication.by_password(user.email, PASSWORD, "10.8.0.1") for _ in range(50))
         )

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.accounts.factories import new_key
+from app.accounts.factories import new_signing_key
 from app.accounts.login_limits import PER_PAIR, SIGN_UPS
 from tests.http.accounts.conftest import (
     NUMBERS,
@@ -246,7 +246,7 @@ def test_link_signed_by_one_server_opens_on_other(primary: AccountServer, replic
     altered = first.replace("link=", "link=x")
     assert replica.open_link(altered).status_code == 403
     last = [key.id for key in primary.store.signing_keys()[:1]]
-    primary.store.add_signing_key(new_key(), keep=last)
+    primary.store.add_signing_key(new_signing_key(), keep=last)
     link = _path(user.new_link("film.mp4")["url"])
     assert replica.open_link(link).content == b"shared"
     assert replica.open_link(first).content == b"shared"

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
+from app.accounts.factories import hash_secret, now
 from app.accounts.models import SigningKey
 from app.accounts.passwords import Passwords
-from app.accounts.principals import hashed, now
 from tests.conftest import BACKENDS
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer, run_account_server
 from tests.http.accounts.test_links import token_of
@@ -76,7 +76,7 @@ def revoke(account_server: AccountServer, user: User) -> object:
 ENDS: dict[str, tuple[EndAccess, set[str]]] = {
     "logout": (lambda _, user: user.request("POST", "/logout").raise_for_status(), {"cookie"}),
     "logout elsewhere": (
-        lambda account_server, one: account_server.store.remove_session(hashed(one.session)),
+        lambda account_server, one: account_server.store.remove_session(hash_secret(one.session)),
         {"cookie"},
     ),
     "a new password": (change_password, {"cookie", "password"}),
@@ -231,7 +231,7 @@ def test_revocation_by_another_process_takes_effect_within_5_s(account_server: A
         user.put("film.mp4")
     kept_session = account_server.new_session(one.account)
     token = two.new_token()
-    token_record = account_server.store.token(hashed(token))
+    token_record = account_server.store.token(hash_secret(token))
     assert token_record is not None
     links = {user: user.new_link("film.mp4") for user in (two, disabled)}
     credentials = {
@@ -258,7 +258,7 @@ def test_revocation_by_another_process_takes_effect_within_5_s(account_server: A
     assert (
         account_server.request("GET", "/files/film.mp4", headers=credentials["a password"]).status_code == 200
     )
-    account_server.store.remove_session(hashed(one.session))
+    account_server.store.remove_session(hash_secret(one.session))
     account_server.store.remove_token(two.account.id, token_record.id)
     account_server.store.remove_link(two.account.id, links[two]["id"])
     assert account_server.store.set_password(changed.account.id, Passwords().hash(NEW_PASSWORD), version=1)

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from app.accounts.factories import hash_secret
 from app.accounts.models import Scope
-from app.accounts.principals import hashed
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer, browser
 from tests.support import each_backend
 from tests.support.sockets import Socket
@@ -170,9 +170,20 @@ def test_sign_up_requires_valid_invite(
     https_server: AccountServer, sign_up_with: Any, admin_request: Any, check_problem: CheckProblem
 ) -> None:
     expired, revoked = https_server.new_invite(timedelta(seconds=-1)), https_server.new_invite()
-    admin_request("DELETE", f"/invites/{hashed(revoked)}").raise_for_status()
+    admin_request("DELETE", f"/invites/{hash_secret(revoked)}").raise_for_status()
     good = https_server.new_invite()
-    for invite in (None, "", "x", expired, revoked, hashed(good), good + "x", good[:-1], "\0", "x" * 5000):
+    for invite in (
+        None,
+        "",
+        "x",
+        expired,
+        revoked,
+        hash_secret(good),
+        good + "x",
+        good[:-1],
+        "\0",
+        "x" * 5000,
+    ):
         # The error does not reveal whether an account exists.
         details = {check_problem(sign_up_with(invite, email), 403) for email in ("", "admin@example.org")}
         assert len(details) == 1
@@ -194,7 +205,7 @@ def test_one_of_twenty_concurrent_uses_of_an_invite_wins(
 def test_invites_require_administrator(https_server: AccountServer, check_problem: CheckProblem) -> None:
     guest = https_server.new_user()
     credentials = {"headers": basic(guest.email)}
-    invite = hashed(https_server.new_invite())
+    invite = hash_secret(https_server.new_invite())
     for method, target in (("GET", "/invites"), ("POST", "/invites"), ("DELETE", f"/invites/{invite}")):
         body = {"json": {}} if method == "POST" else {}
         check_problem(https_server.request(method, target, **credentials, **body), 403)

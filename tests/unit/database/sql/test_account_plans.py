@@ -82,9 +82,9 @@ def _call_every_method(store: SqlAccounts) -> None:
     store.set_disabled(anna.id, True)
     store.set_disabled(anna.id, False)
     buckets = [Bucket("one", 3, 60.0), Bucket("two", 3, 60.0, unless="three")]
-    store.attempts.attempt(buckets)
-    store.attempts.forgive(buckets, note="three", for_s=60)
-    store.attempts.sweep_attempts(0)
+    store.login_limits.attempt(buckets)
+    store.login_limits.forgive(buckets, note="three", for_s=60)
+    store.login_limits.sweep(0)
     store.set_admin(anna.id, True)
     store.set_admin(anna.id, False)
     store.set_admin(anna.id, True)
