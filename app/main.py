@@ -20,7 +20,7 @@ from app.accounts.principals import Authenticator
 from app.accounts.revocation import RevocationMonitor
 from app.accounts.service import Accounts, SignUp
 from app.accounts.store import AccountStore
-from app.database import Stores, open_database
+from app.database import Stores, open_stores
 from app.events.connections import ConnectionManager, Sessions
 from app.events.feed import ChangeFeed
 from app.library.account_deletion import AccountDeletion
@@ -118,7 +118,7 @@ def _lifespan(settings: Settings) -> Lifespan[FastAPI]:
         requests = RequestCounters()  # the server reads it from the lifespan state, and counts requests in it
         metrics = Metrics(requests, connections.queues, version=version("seekable"))
         async with AsyncExitStack() as stack:
-            stores = await stack.enter_async_context(open_database(settings, feed=feed, observer=metrics))
+            stores = await stack.enter_async_context(open_stores(settings, feed=feed, observer=metrics))
             if stores.storage.read_only:
                 log.info(
                     "%s is read-only: no file of it can be uploaded, renamed or deleted", settings.location

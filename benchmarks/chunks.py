@@ -16,7 +16,7 @@ from collections import defaultdict
 from contextlib import aclosing
 from pathlib import Path
 
-from app.database import open_database
+from app.database import open_stores
 from app.database.gridfs.bucket import (
     CHUNK_SIZE,
     CHUNKS_PER_BATCH,
@@ -63,7 +63,7 @@ async def measure(url: str, rounds: int) -> Results:
             sizes = TransferSizes(
                 chunk_size=chunk, chunks_per_batch=max(1, BATCH_SIZE // chunk), max_query_size=query
             )
-            async with open_database(settings, backend_options={"sizes": sizes}) as stores:
+            async with open_stores(settings, backend_options={"sizes": sizes}) as stores:
                 if turn == 0:
                     await upload(stores.storage, chunk)
                 found = results[pair]

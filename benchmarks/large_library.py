@@ -22,7 +22,7 @@ from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
-from app.database import open_database
+from app.database import open_stores
 from app.settings import Settings
 from app.storage import cursors
 from app.storage.contract import Storage
@@ -116,7 +116,7 @@ async def measure(settings: list[Settings], rounds: int, only: str = "") -> dict
     async with AsyncExitStack() as stack:
         asked = []
         for one in settings:
-            stores = await stack.enter_async_context(open_database(one))
+            stores = await stack.enter_async_context(open_stores(one))
             asked.append(await operations(stores.storage))
         for turn in range(rounds + 1):
             for name in asked[0]:
@@ -264,7 +264,7 @@ def measure_whole_library(settings: Settings) -> dict[str, str]:
 async def scan(settings: Settings) -> tuple[int, float]:
     """Return the number of steps of a scan, and the seconds of the longest."""
     steps, longest = 0, 0.0
-    async with open_database(settings) as stores, aclosing(stores.storage.scan()) as found:
+    async with open_stores(settings) as stores, aclosing(stores.storage.scan()) as found:
         began = time.monotonic()
         async for step in found:
             assert not step.findings, step.findings[:3]

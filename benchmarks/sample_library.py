@@ -20,10 +20,11 @@ from typing import Any
 from bson import ObjectId
 from sqlalchemy import Connection, Table
 
+from app.database.filesystem.opening import open_filesystem
 from app.database.gridfs.connection import Database as MongoDatabase
 from app.database.gridfs.documents import key_fields
 from app.database.gridfs.opening import open_gridfs
-from app.database.sql.opening import open_filesystem, open_sql
+from app.database.sql.opening import open_sql
 from app.database.sql.schema import Media, Word
 from app.settings import Settings
 from app.storage.ignored_names import IgnoredNames

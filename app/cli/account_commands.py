@@ -16,7 +16,7 @@ from app.accounts.factories import INVITE_LASTS, new_account, new_invite, new_si
 from app.accounts.models import Account, Destination, check_email
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
-from app.database import is_read_only, open_accounts, open_database, place_of
+from app.database import is_read_only, library_location, open_accounts, open_stores
 from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion
 from app.server.listen import reachable
 from app.settings import ConfigurationError, Settings, load
@@ -108,7 +108,7 @@ def list_command() -> None:
         after = ""
         while page := store.accounts(after=after, limit=PAGE_SIZE):
             for listed in page:
-                place = place_of(settings, listed.library)
+                place = library_location(settings, listed.library)
                 created_at = listed.created_at.isoformat()
                 columns = (listed.email, listed.id, _state(listed), _size(listed.quota), created_at, place)
                 click.echo("\t".join(map(logs.escaped, columns)))
@@ -211,15 +211,16 @@ class _Deletion:
     def lines(self, settings: Settings, leaver: Account, receiver: Account | None) -> Iterator[str]:
         """Yield a description, for the confirmation."""
         size = ByteSize(self.size).human_readable()
-        place = place_of(settings, leaver.library)
+        place = library_location(settings, leaver.library)
         yield f"{leaver.email} has {self.files:,} files ({self.size:,} bytes, {size}) in {place}"
         if self.keep is None:
             yield "All of them are deleted for good, including those that other programs added."
         elif self.keep == IN_PLACE:
             yield "They stay there."
         else:
+            folder = f"{library_location(settings, self.keep.library)}/{self.keep.folder}"
             whose = f", the library of {receiver.email}" if receiver else ""
-            yield f"They are kept, in {place_of(settings, self.keep.library)}/{self.keep.folder}{whose}"
+            yield f"They are kept, in {folder}{whose}"
         if receiver is not None:
             quota = settings.quota if receiver.quota is None else receiver.quota
             if quota is not None and self.kept_before + self.size > quota:
@@ -243,7 +244,7 @@ def _check_destination(
 async def _plan_deletion(
     settings: Settings, leaver: Account, receiver: Account | None, keep_files: bool
 ) -> _Deletion:
-    async with open_database(settings, serving=False) as stores:
+    async with open_stores(settings, serving=False) as stores:
         storage = stores.storage
         usage = await usage_before_deletion(storage, leaver.library)
         keep = None

@@ -30,10 +30,10 @@ from app.cli.account_commands import account
 from app.cli.doctor import IGNORES_CASE, doctor
 from app.database import (
     Stores,
-    check_apart,
+    check_different_libraries,
     is_read_only,
     open_accounts,
-    open_database,
+    open_stores,
     prepare_database,
 )
 from app.database.doctor_checks import ignores_case
@@ -221,7 +221,7 @@ def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
 
     try:
         settings, target = load(target=options["files_dir"]), load_target(**options)
-        check_apart(settings, target)
+        check_different_libraries(settings, target)
         _with_both(settings, target, scan_first)
         if mirror:
             # Ask while no event loop runs: it would not receive Ctrl-C during the question.
@@ -363,7 +363,7 @@ def _with_stores(run: Callable[[Stores], Awaitable[object]], settings: Settings 
 
 
 def _opened(settings: Settings) -> AbstractAsyncContextManager[Stores]:
-    return open_database(settings, serving=False)
+    return open_stores(settings, serving=False)
 
 
 def _counts(found: Mapping[Any, int]) -> list[str]:

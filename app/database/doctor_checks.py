@@ -99,11 +99,11 @@ def _sql_status(
 ) -> DatabaseStatus:
     from sqlalchemy import func, inspect, select  # noqa: PLC0415
 
-    from app.database.sql.opening import schema_of  # noqa: PLC0415
+    from app.database.sql.opening import schema_state  # noqa: PLC0415
     from app.database.sql.schema import Account  # noqa: PLC0415
 
     connection = session.connection()
-    state, _ = schema_of(connection)
+    state, _ = schema_state(connection)
     has_accounts = count_accounts and Account.__tablename__ in inspect(connection).get_table_names()
     return DatabaseStatus(
         name,

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from app.database import open_database
+from app.database import open_stores
 from app.database.filesystem import Limits
 from app.database.filesystem.file_identity import TICK_S
 from app.database.gridfs.bucket import TransferSizes
@@ -78,7 +78,7 @@ async def storage(
     settings: Settings, backend_options: dict[str, object], anyio_backend: str
 ) -> AsyncIterator[Storage]:
     """Open the library."""
-    async with open_database(settings, backend_options=backend_options) as stores:
+    async with open_stores(settings, backend_options=backend_options) as stores:
         yield stores.storage
 
 

@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 
-from app.database import open_database, prepare_database
+from app.database import open_stores, prepare_database
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound
@@ -124,10 +124,10 @@ async def test_move_shows_or_hides_file(storage: Storage) -> None:
 async def test_lists_follow_changed_setting_after_restart(settings: Settings, flags: str) -> None:
     async def names(**options: object) -> list[str]:
         changed = settings.model_copy(update=options)
-        async with open_database(changed) as stores:
+        async with open_stores(changed) as stores:
             return await listed(stores.storage, Listing(SHARED, recursive=True))
 
-    async with open_database(settings) as stores:
+    async with open_stores(settings) as stores:
         await fill(stores.storage)
     if flags == "lost":  # as in a library of an earlier version
         with closing(beneath(settings)) as library:
@@ -141,15 +141,15 @@ async def test_lists_follow_changed_setting_after_restart(settings: Settings, fl
 async def test_commands_use_patterns_of_last_server(settings: Settings) -> None:
     """`seekable scan` may run without the environment of the server."""
     served = settings.model_copy(update={"ignore": ("*.tmp",)})
-    async with open_database(served) as stores:
+    async with open_stores(served) as stores:
         await put(stores.storage, key("a.tmp"))
         await put(stores.storage, key("a.part"))
-    async with open_database(settings, serving=False) as stores:
+    async with open_stores(settings, serving=False) as stores:
         await put(stores.storage, key("b.tmp"))
         await put(stores.storage, key("b.part"))
         assert await listed(stores.storage, Listing(SHARED)) == ["a.part", "b.part"]
     prepare_database(settings)
-    async with open_database(served) as stores:
+    async with open_stores(served) as stores:
         assert await listed(stores.storage, Listing(SHARED)) == ["a.part", "b.part"]
 
 

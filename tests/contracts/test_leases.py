@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from app.database import open_database
+from app.database import open_stores
 from app.settings import Settings
 from app.storage.errors import StorageError
 from app.storage.leases import HeldElsewhere, Leases
@@ -26,11 +26,11 @@ LASTS_S = 2.0
 
 HOLDER_PROGRAM = """
 import asyncio, os, sys
-from app.database import open_database
+from app.database import open_stores
 from app.settings import Settings
 
 async def hold():
-    async with open_database(Settings(_env_file=None)) as stores:
+    async with open_stores(Settings(_env_file=None)) as stores:
         lasts_s = float(sys.argv[1])
 
         async def work():
@@ -56,7 +56,7 @@ def settings_of(backend: str, folder: Path) -> Settings:
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Leases]:
-    async with open_database(settings) as stores:
+    async with open_stores(settings) as stores:
         yield stores.leases
 
 

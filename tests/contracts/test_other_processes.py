@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import pytest
 
-from app.database import open_database
+from app.database import open_stores
 from app.settings import Settings
 from app.storage.contract import Storage
 from app.storage.errors import AlreadyExists, NotFound
@@ -25,7 +25,7 @@ async def other(
     settings: Settings, storage: Storage, backend_options: dict[str, object]
 ) -> AsyncIterator[Storage]:
     """Open the same library again, like another process."""
-    async with open_database(settings, backend_options=backend_options) as stores:
+    async with open_stores(settings, backend_options=backend_options) as stores:
         yield stores.storage
 
 

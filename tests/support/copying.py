@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.database import Stores, open_database
+from app.database import Stores, open_stores
 from app.library.copying import CopyOutcome, CopyResult, Target, copy, find_gone, remove_gone
 from app.settings import Settings
 from app.storage.contract import CopyRecords, OpenFile, Storage
@@ -74,7 +74,7 @@ async def opened(folder: Path, source: dict[str, object], target: dict[str, obje
     async with AsyncExitStack() as stack:
         pair: list[Stores] = []
         for name, settings in (("source", source), ("target", target)):
-            database = open_database(
+            database = open_stores(
                 Settings(_env_file=None, files_dir=folder / name, **settings),  # type: ignore[arg-type]
             )
             pair.append(await stack.enter_async_context(database))

@@ -5,7 +5,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from app.database.sql.opening import migrate, open_files, open_sql
+from app.database.filesystem.opening import open_disk
+from app.database.sql.opening import migrate, open_sql
 from app.settings import Settings
 
 
@@ -23,6 +24,6 @@ def _migrated() -> bytes:
         settings = Settings(_env_file=None, files_dir=Path(folder))
         with ExitStack() as stack:
             database = open_sql(settings, stack)
-            open_files(settings, stack)
+            open_disk(settings, stack)
             migrate(database)
         return (settings.files_dir / ".seekable" / "seekable.db").read_bytes()

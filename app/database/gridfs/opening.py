@@ -4,19 +4,22 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from pymongo import UpdateOne
 from pymongo.errors import ServerSelectionTimeoutError
 
-from app.database import NEWER_SCHEMA
+from app.database import NEWER_SCHEMA, OpenLibrary
 from app.database.gridfs.accounts import MongoAccounts
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.bucket import DEFAULT_SIZES, ChunkSenders, TransferSizes
+from app.database.gridfs.change_feed import open_change_source
 from app.database.gridfs.connection import USERS, Connection, Database, Users
 from app.database.gridfs.documents import RawDocument, after_id
 from app.database.gridfs.garbage_collection import LEASE_S, LeaseRenewer
+from app.database.gridfs.shared_state import MongoCopyRecords, MongoLeases
 from app.events.feed import ChangeFeed
 from app.http.media_types import OUTDATED_TYPES, correct_outdated
 from app.settings import ConfigurationError, Settings
@@ -41,6 +44,26 @@ _PATTERNS_ID = {"_id": "patterns"}
 _NAME_FIELDS = dict.fromkeys(("library", "folder", "filename", "ignored"), True)
 
 log = logging.getLogger(__name__)
+
+
+def open_mongo_library(
+    settings: Settings, stack: ExitStack, feed: ChangeFeed | None, **options: Any
+) -> OpenLibrary:
+    """Open the library, its accounts and its leases. The options are those of `open_gridfs`.
+
+    Raises ConfigurationError, StorageError.
+    """
+    backend = open_gridfs(settings, stack, feed, **options)
+    database = backend.database
+    return OpenLibrary(
+        backend,
+        open_users(settings, stack) if settings.access == "accounts" else None,
+        MongoLeases(database),
+        MongoCopyRecords(database),
+        library_id=library_id(database),
+        read_only=settings.read_only,
+        open_change_source=partial(open_change_source, database),
+    )
 
 
 def open_gridfs(

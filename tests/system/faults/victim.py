@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from app.database.filesystem.backend import FilesystemBackend
-from app.database.sql.opening import open_filesystem
+from app.database.filesystem.opening import open_filesystem
 from app.settings import Settings
 from app.storage.errors import NotFound
 from app.storage.types import SHARED, Expect, Expectation, Key, Listing

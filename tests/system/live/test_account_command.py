@@ -17,7 +17,7 @@ import pytest
 from app.accounts.models import Account, Destination, Link, Scope, Session, SigningKey, Token
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
-from app.database import open_accounts, open_database
+from app.database import open_accounts, open_stores
 from app.settings import Settings
 from app.storage.types import Key, Listing
 from tests.conftest import BACKENDS
@@ -142,7 +142,7 @@ def test_remove_shows_files_and_where_they_are_kept(
 def _put(settings: dict[str, Any], library: str, path: str) -> None:
     async def put() -> None:
         given = Settings(_env_file=None, **settings)
-        async with open_database(given) as stores, stores.storage.stage() as staged:
+        async with open_stores(given) as stores, stores.storage.stage() as staged:
             await staged.write(b"a film")
             await staged.flush()
             await stores.storage.commit(Key.at(library, path), staged, content_type="video/mp4")
@@ -297,7 +297,7 @@ def test_remove_keeps_ignore_patterns_of_server(
 
     async def shown(serving: bool) -> list[str]:
         chosen = Settings(_env_file=None, ignore="*.tmp", **settings)
-        async with open_database(chosen, serving=serving) as stores:
+        async with open_stores(chosen, serving=serving) as stores:
             if serving:
                 async with stores.storage.stage() as staged:
                     await stores.storage.commit(Key.at("", "film.mp4.part"), staged, content_type="a/b")

@@ -490,9 +490,9 @@ def test_serve_is_refused_when_host_is_not_local(host: str, reason: str, workdir
 
 def test_start_is_refused_when_files_folder_is_a_file(workdir: Path) -> None:
     (workdir / "files").write_bytes(b"")
-    assert serve_and_migrate_error(workdir) == "Error: SEEKABLE_FILES_DIR=files: This is no folder.\n"
+    assert serve_and_migrate_error(workdir) == "Error: SEEKABLE_FILES_DIR=files: This is not a folder.\n"
     output = serve_and_migrate_error(workdir, SEEKABLE_FILES_DIR="files/inside")
-    assert output == "Error: SEEKABLE_FILES_DIR=files/inside: This is no folder.\n"
+    assert output == "Error: SEEKABLE_FILES_DIR=files/inside: This is not a folder.\n"
 
 
 def test_start_is_refused_when_files_folder_cannot_be_created(workdir: Path) -> None:
@@ -526,7 +526,7 @@ def test_scan_and_verify_create_no_library(command: str, workdir: Path) -> None:
     """If they did, a missing disk would look like an empty library without faults."""
     output = start_error(workdir, command)
     assert (
-        output == "Error: SEEKABLE_FILES_DIR=files: There is no library here; `seekable serve` makes one.\n"
+        output == "Error: SEEKABLE_FILES_DIR=files: There is no library here; `seekable serve` creates one.\n"
     )
     assert list(workdir.iterdir()) == []
 
@@ -557,7 +557,7 @@ def test_start_is_refused_when_disk_is_not_mounted(in_its_place: str, workdir: P
         (files / ".seekable" / "seekable.db").unlink()
     before = paths_besides_database()
     output = serve_and_migrate_error(workdir, **environment)
-    assert "The folder of files, files, is not the one that the database speaks of" in output
+    assert "The folder of files, files, is not the one that the database belongs to" in output
     assert paths_besides_database() == before, "nothing was written where the disk should be"
     shutil.rmtree(files, ignore_errors=True)
     unmounted.rename(files)

@@ -174,7 +174,7 @@ def test_library_id_is_kept_on_read_only_mount(workdir: Path, tmp_path: Path) ->
         workdir, "scan", first=REMOUNT_READ_ONLY, **database, XDG_STATE_HOME=str(tmp_path / "state")
     )
     assert status == 1
-    assert "is not the one that the database speaks of" in output
+    assert "is not the one that the database belongs to" in output
 
 
 def test_setting_leaves_writable_folder_unchanged(

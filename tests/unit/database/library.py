@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app.database.filesystem import Limits
 from app.database.filesystem.backend import FilesystemBackend
-from app.database.sql.opening import open_filesystem
+from app.database.filesystem.opening import open_filesystem
 from app.settings import Settings
 from app.storage.content_hash import ContentHash
 from app.storage.types import SHARED, Change, Committed, Expect, Expectation, FileInfo, Key

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from bson.datetime_ms import DatetimeMS
 
-from app.database import Stores, open_database
+from app.database import Stores, open_stores
 from app.database.gridfs.change_feed import ALONE, NO_IMAGES
 from app.database.sql import change_feed
 from app.database.sql.change_feed import CHANNEL
@@ -73,7 +73,7 @@ def with_app_name(settings: Settings) -> tuple[Settings, str]:
 
 async def open_process(stack: AsyncExitStack, settings: Settings, *, listens: bool = True) -> Process:
     received = RecordingFeed()
-    opening = open_database(settings, feed=received if listens else None)
+    opening = open_stores(settings, feed=received if listens else None)
     return Process(await stack.enter_async_context(opening), received)
 
 

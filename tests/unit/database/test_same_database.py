@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import check_apart
+from app.database import check_different_libraries
 from app.settings import ConfigurationError, Settings
 
 
@@ -21,7 +21,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def are_apart(one: Settings, other: Settings) -> bool:
     try:
-        check_apart(one, other)
+        check_different_libraries(one, other)
     except ConfigurationError:
         return False
     return True

@@ -11,7 +11,7 @@ import pytest
 
 from app.accounts.factories import new_account
 from app.accounts.models import Account, Destination
-from app.database import Stores, open_database
+from app.database import Stores, open_stores
 from app.events.feed import ChangeFeed
 from app.library.account_deletion import AccountDeletion
 from app.library.quotas import Quotas
@@ -30,7 +30,7 @@ async def opened(settings: Settings) -> AsyncIterator[tuple[Stores, Library, Quo
     async def may_store(_: str) -> bool:
         return True
 
-    async with open_database(settings) as stores:
+    async with open_stores(settings) as stores:
         library = Library(stores.storage, ChangeFeed())
         quotas = Quotas(stores.storage, default=None, may_store=may_store, acquire=stores.leases.acquire)
         yield stores, library, quotas

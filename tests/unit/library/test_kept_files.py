@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.accounts.models import Destination
-from app.database import open_database
+from app.database import open_stores
 from app.library.account_deletion import candidates, free_destination, numbered
 from app.settings import Settings
 from app.storage.types import SHARED, Key
@@ -54,6 +54,6 @@ def test_candidates_keep_folder_when_possible(folder: str, first: str, second: s
 
 @pytest.mark.anyio
 async def test_destination_is_never_an_ignored_name(tmp_path: Path) -> None:
-    async with open_database(Settings(_env_file=None, files_dir=tmp_path)) as stores:
+    async with open_stores(Settings(_env_file=None, files_dir=tmp_path)) as stores:
         for email, folder in (("._a/b@nas", "_a-b@nas"), (".nfs@nas", "nfs@nas")):
             assert await free_destination(stores.storage, SHARED, email) == Destination(SHARED, folder)

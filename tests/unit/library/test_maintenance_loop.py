@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import open_database
+from app.database import open_stores
 from app.events.feed import Batch, ChangeFeed
 from app.library.maintenance_loop import MaintenanceLoop, with_rests
 from app.settings import Settings
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def storage(root: Path, anyio_backend: str) -> AsyncIterator[Storage]:
-    async with open_database(Settings(_env_file=None, files_dir=root, stable_after=0.1)) as stores:
+    async with open_stores(Settings(_env_file=None, files_dir=root, stable_after=0.1)) as stores:
         yield stores.storage
 
 
@@ -127,7 +127,7 @@ async def test_maintenance_hashes_new_rows_between_scans(root: Path) -> None:
     feed = ChangeFeed()
     settings = Settings(_env_file=None, files_dir=root, stable_after=0.1)
     async with (
-        open_database(settings, feed=feed) as stores,
+        open_stores(settings, feed=feed) as stores,
         running(stores.storage, NEVER_S) as maintenance,
     ):
         feed.subscribe(maintenance.receive)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import open_database
+from app.database import open_stores
 from app.library.service import Library
 from app.settings import Settings
 from app.storage.contract import Storage
@@ -27,7 +27,7 @@ def run_scenario(tmp_path: Path, new_library: NewLibrary) -> Callable[[Scenario]
     def run_scenario(scenario: Scenario) -> None:
         async def run() -> None:
             settings = Settings(files_dir=tmp_path, **new_library())
-            async with open_database(settings) as stores:
+            async with open_stores(settings) as stores:
                 feed = RecordingFeed()
                 await scenario(Library(stores.storage, feed), stores.storage, feed.all)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import open_database
+from app.database import open_stores
 from app.media.segments import FILTER_LIMITS, FilterLimits, SegmentFilter
 from app.settings import Settings
 from app.storage.contract import Storage
@@ -30,7 +30,7 @@ async def entries_of_pages(
 ) -> list[list[str]]:
     """Return the entries for each page of three presentations: the files whose path contains a text."""
     settings = Settings(_env_file=None, files_dir=tmp_path)
-    async with open_database(settings) as stores:
+    async with open_stores(settings) as stores:
         storage = stores.storage
         for folder in FOLDERS:
             await put(storage, f"{folder}/film.m3u8", HLS)
@@ -78,7 +78,7 @@ async def test_many_hostile_manifests_in_one_folder_cost_little_time(tmp_path: P
     hls = HLS + b"".join(b"%d.ts\n" % n for n in range(1_000))
     templates = b"".join(b'<x><SegmentTemplate media="$Number$a%d"/></x>' % n for n in range(200))
     dash = b"<MPD>%s</MPD>" % templates.replace(b"x>", b"Representation>")
-    async with open_database(settings) as stores:
+    async with open_stores(settings) as stores:
         storage = stores.storage
         for n in range(50):
             await put(storage, f"{n}.m3u8", hls)
@@ -95,7 +95,7 @@ async def test_manifest_with_both_extensions_is_one_entry(tmp_path: Path) -> Non
     settings = Settings(_env_file=None, files_dir=tmp_path)
     dash = b"<MPD><Representation><BaseURL>a.mp4</BaseURL></Representation></MPD>"
     async with (
-        open_database(settings) as stores,
+        open_stores(settings) as stores,
         stores.storage.stage() as staged,
     ):
         await staged.write(dash)
@@ -110,7 +110,7 @@ async def test_manifest_with_both_extensions_is_one_entry(tmp_path: Path) -> Non
 
 async def test_checking_many_files_lets_other_requests_run(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, files_dir=tmp_path)
-    async with open_database(settings) as stores:
+    async with open_stores(settings) as stores:
         await put(stores.storage, "film.m3u8", HLS)
         listing = Listing(SHARED)
         page = await stores.storage.page(listing, cursor=None, limit=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql.opening import open_filesystem
+from app.database.filesystem.opening import open_filesystem
 from app.settings import Settings
 from app.storage.async_storage import Observer, ThreadedStorage
 from app.storage.errors import NotFound, StorageUnavailable

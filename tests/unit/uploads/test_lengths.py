@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import open_database
+from app.database import open_stores
 from app.events.feed import ChangeFeed
 from app.http.errors import IncompleteBody
 from app.library.service import Library
@@ -29,7 +29,7 @@ def test_body_of_another_length_is_refused_and_not_stored(
 ) -> None:
     async def run() -> None:
         settings = Settings(_env_file=None, files_dir=tmp_path, **new_library())
-        async with open_database(settings) as stores:
+        async with open_stores(settings) as stores:
             library = Library(stores.storage, ChangeFeed())
             uploads = Uploads(stores.storage, library, max_size=100, send=lambda message, *, elsewhere: None)
             with pytest.raises(IncompleteBody):

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from app.database.sql.opening import open_files, open_filesystem, open_sql
+from app.database.filesystem.opening import open_disk, open_filesystem
+from app.database.sql.opening import open_sql
 from app.settings import ConfigurationError, Settings
 from app.storage.async_storage import ThreadedStorage
 from app.storage.errors import (
@@ -459,7 +460,7 @@ def test_impossible_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     settings = Settings(_env_file=None, files_dir=tmp_path / "file" / "files")
     with ExitStack() as stack, pytest.raises(ConfigurationError, match="SEEKABLE_FILES_DIR"):
-        open_files(settings, stack)
+        open_disk(settings, stack)
 
 
 def test_database_may_be_outside_folder(tmp_path: Path) -> None:
@@ -467,7 +468,7 @@ def test_database_may_be_outside_folder(tmp_path: Path) -> None:
         _env_file=None, files_dir=tmp_path / "files", database_url=f"sqlite:///{tmp_path}/other.db"
     )
     with ExitStack() as stack:
-        open_files(settings, stack)
+        open_disk(settings, stack)
         open_sql(settings, stack)
     with ExitStack() as stack:
         open_filesystem(settings, stack).ping()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import open_database
+from app.database import open_stores
 from app.database.filesystem.disk import Disk
 from app.settings import Settings
 from app.storage.contract import Storage
@@ -41,7 +41,7 @@ def test_storage_raises_read_only_for_each_change(
 
     async def scenario() -> None:
         settings = Settings(_env_file=None, files_dir=files, read_only=True)
-        async with open_database(settings) as stores:
+        async with open_stores(settings) as stores:
             assert stores.storage.read_only
             with pytest.raises(ReadOnly):
                 await CHANGES[change](stores.storage)
@@ -84,7 +84,7 @@ def test_library_has_no_id_when_opened_read_only_without_one(
         settings = Settings(_env_file=None, files_dir=files, read_only=read_only, database_url=url)
 
         async def opened() -> str | None:
-            async with open_database(settings) as stores:
+            async with open_stores(settings) as stores:
                 return stores.library_id
 
         return asyncio.run(opened())

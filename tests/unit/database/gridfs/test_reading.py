@@ -17,7 +17,7 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
-from app.database import open_database
+from app.database import open_stores
 from app.database.gridfs import connection
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.bucket import MAX_QUERY_CHUNKS
@@ -107,7 +107,7 @@ def test_open_takes_one_query_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> 
         return submit(*arguments)
 
     async def scenario() -> None:
-        async with open_database(settings) as stores:
+        async with open_stores(settings) as stores:
             async with stores.storage.stage() as staged:
                 await staged.write(b"film")
                 await stores.storage.commit(key, staged, content_type="video/mp4")
@@ -140,7 +140,7 @@ def test_list_is_not_blocked_when_downloads_wait_for_database() -> None:
                 pass
 
     async def scenario() -> float:
-        async with open_database(settings) as stores:
+        async with open_stores(settings) as stores:
             async with stores.storage.stage() as staged:
                 await staged.write(b"film")
                 await stores.storage.commit(key, staged, content_type="video/mp4")

@@ -13,8 +13,9 @@ from alembic import command
 from psycopg.sql import SQL, Identifier
 from sqlalchemy import event, make_url, text
 
+from app.database.filesystem.opening import open_filesystem
 from app.database.sql.list_index import folders
-from app.database.sql.opening import config, migrate, open_filesystem
+from app.database.sql.opening import alembic_config, migrate
 from app.database.sql.postgresql import Postgresql
 from app.settings import ConfigurationError, Settings
 from app.storage import cursors
@@ -62,7 +63,7 @@ def library(url: str, tmp_path: Path) -> Iterator[Library]:
 
 
 def check(database: Postgresql) -> None:
-    scripts = config()
+    scripts = alembic_config()
     with database.writing() as session:
         scripts.attributes["connection"] = session.connection()
         command.check(scripts)
@@ -76,7 +77,7 @@ def test_tables_match_migrations(database: Postgresql) -> None:
 
 
 def test_migrations_can_be_reverted_and_applied_again(database: Postgresql) -> None:
-    scripts = config()
+    scripts = alembic_config()
     with database.writing() as session:
         scripts.attributes["connection"] = session.connection()
         command.downgrade(scripts, "base")

@@ -1,0 +1,224 @@
+"""Opens a library in a folder, with its SQL database, and checks that the two belong together."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import inspect, select, update
+
+from app.database import OpenLibrary
+from app.database.filesystem import Limits
+from app.database.filesystem.backend import FilesystemBackend
+from app.database.filesystem.copy_records import SqliteCopies
+from app.database.filesystem.disk import Disk, is_marked
+from app.database.filesystem.flock_leases import FlockLeases
+from app.database.filesystem.posix import map_os_errors
+from app.database.filesystem.rows import ignored_names
+from app.database.filesystem.writable_disk import WritableDisk
+from app.database.sql.accounts import SqlAccounts
+from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
+from app.database.sql.opening import is_read_only, make_state_folder, migrate, open_sql, state_file
+from app.database.sql.schema import Volume
+from app.database.sql.shared_state import SqlLeases
+from app.events.feed import ChangeFeed
+from app.settings import ConfigurationError, Settings
+from app.storage.errors import StorageError, StorageUnavailable
+from app.storage.ignored_names import IgnoredNames
+from app.storage.leases import LeaseStore
+from app.storage.types import RESERVED
+
+_FOLDER_ERRORS = {
+    errno.EEXIST: "This is not a folder.",
+    errno.ENOTDIR: "This is not a folder.",
+    errno.EACCES: "This user cannot write there.",
+    errno.EPERM: "This user cannot write there.",
+    errno.EROFS: "Its file system is read-only.",
+    errno.ENOENT: "There is no such folder.",
+}
+"""Messages about the folder of files, by system error."""
+
+
+def open_folder_library(
+    settings: Settings,
+    stack: ExitStack,
+    feed: ChangeFeed | None,
+    **options: Any,
+) -> OpenLibrary:
+    """Open the library, its accounts and its leases. The options are those of `open_filesystem`.
+
+    Raises ConfigurationError, StorageError.
+    """
+    backend = open_filesystem(settings, stack, feed, **options)
+    copies = SqliteCopies(settings.files_dir / RESERVED / "copies.db")
+    stack.callback(copies.close)
+    return OpenLibrary(
+        backend,
+        SqlAccounts(backend.database, backend.with_reserve),
+        _open_leases(settings, backend, stack),
+        copies,
+        library_id=backend.volume if backend.disk.is_lasting(backend.volume) else None,
+        read_only=backend.disk.read_only,
+        open_change_source=backend.database.change_source,
+    )
+
+
+def open_filesystem(
+    settings: Settings,
+    stack: ExitStack,
+    feed: ChangeFeed | None = None,
+    *,
+    busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    create: bool = True,
+    serving: bool = True,
+    limits: Limits | None = None,
+) -> FilesystemBackend:
+    """Open the files and their database. Raises ConfigurationError, StorageError."""
+    read_only = is_read_only(settings)
+    if read_only and settings.database_url is None:
+        make_state_folder(state_file(settings, ".db").parent)
+    database = open_sql(settings, stack, busy_timeout_ms=busy_timeout_ms)
+    if not read_only:
+        _check_mounted(settings, database)
+    if not create and not read_only and not _is_marked(settings):
+        raise ConfigurationError(
+            f"SEEKABLE_FILES_DIR={settings.files_dir}: There is no library here; `seekable serve` creates "
+            f"one."
+        )
+    disk = open_disk(settings, stack)
+    disk.exclude(database.files())
+    # With the reserve, because even a reader of an SQLite database creates a file beside it.
+    with _name_in_errors(database), disk.release_reserve():
+        database.keep_private()
+        migrate(database)
+        volume = _pair(settings.files_dir, disk, database)
+        ignored = ignored_names(database, IgnoredNames(settings.ignore), serving=serving)
+        disk.sweep()
+        backend = FilesystemBackend(
+            database,
+            disk,
+            volume=volume,
+            chunk_size=settings.read_chunk_size,
+            ignored=ignored,
+            feed=feed,
+            limits=limits or Limits(stable_after_s=settings.stable_after),
+        )
+        backend.undo_interrupted_move()
+    return backend
+
+
+def open_disk(settings: Settings, stack: ExitStack) -> Disk:
+    with _folder_errors(settings):
+        if is_read_only(settings):
+            disk: Disk = Disk(settings.files_dir, marked=settings.database_url is not None)
+        else:
+            disk = WritableDisk(settings.files_dir)
+    stack.callback(disk.close)
+    return disk
+
+
+def _open_leases(settings: Settings, backend: FilesystemBackend, stack: ExitStack) -> LeaseStore:
+    if not backend.database.on_one_machine:
+        return SqlLeases(backend.database)
+    leases = FlockLeases(partial(_open_leases_folder, settings, backend.disk))
+    stack.callback(leases.close)
+    return leases
+
+
+def _open_leases_folder(settings: Settings, disk: Disk) -> int:
+    """Return a descriptor of the folder for the lock files. The caller closes it."""
+    if not disk.read_only:
+        return disk.open_reserved_folder("leases")
+    path = state_file(settings, ".leases")
+    make_state_folder(path)
+    with map_os_errors():
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def check_different_folders(settings: Settings, other: Settings) -> None:
+    """Raise ConfigurationError if both folders are the same, or one contains the other: files of one library
+    would appear in the other."""
+    one, two = settings.files_dir, other.files_dir
+    if _is_within(one, two) or _is_within(two, one):
+        raise ConfigurationError(f"{one} and {two} are the same folder, or one is in the other.")
+
+
+def _is_within(folder: Path, other: Path) -> bool:
+    real = Path(os.path.realpath(folder))
+    return os.path.exists(other) and any(
+        os.path.exists(path) and os.path.samefile(path, other) for path in (real, *real.parents)
+    )
+
+
+@contextmanager
+def _folder_errors(settings: Settings) -> Iterator[None]:
+    """Turn errors of the folder into ConfigurationError."""
+    try:
+        yield
+    except StorageError as error:
+        cause = error.__cause__
+        reason = _FOLDER_ERRORS.get(cause.errno or 0) if isinstance(cause, OSError) else None
+        if isinstance(cause, PermissionError) and settings.files_dir.is_dir():
+            reason = f"{reason} To serve it as it is, set SEEKABLE_READ_ONLY=true."
+        raise ConfigurationError(f"SEEKABLE_FILES_DIR={settings.files_dir}: {reason or error}") from error
+
+
+@contextmanager
+def _name_in_errors(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except StorageError as error:
+        raise type(error)(f"{database.name}: {error}") from error
+
+
+def _check_mounted(settings: Settings, database: Database) -> None:
+    """Refuse a folder without an id if the database requires one, before anything is written into it: it may
+    be the empty mount point of a missing disk."""
+    if _is_marked(settings) or not database.exists():
+        return
+    with _name_in_errors(database):
+        with database.reading() as session:
+            has_table = inspect(session.connection()).has_table(Volume.__tablename__)
+            required = has_table and session.scalar(select(Volume.id)) is not None
+        # Another process may be creating both at this moment; it marks the folder first.
+        if required and not _is_marked(settings):
+            raise _wrong_folder(settings.files_dir)
+
+
+def _is_marked(settings: Settings) -> bool:
+    with _folder_errors(settings):
+        return is_marked(settings.files_dir)
+
+
+def _pair(folder: Path, disk: Disk, database: Database) -> str:
+    """Return the id that folder and database share; give them one if they are new.
+
+    Raises StorageUnavailable for a folder with another id: it stands where the real one should be mounted,
+    and every row would seem to have lost its file.
+    """
+    with database.writing() as session:
+        required = session.scalar(select(Volume.id))
+        volume = disk.volume()
+        if required is None:
+            if volume is None:
+                volume = uuid4().hex
+                disk.mark(volume)  # first: the id of a folder is adopted, that of a database is required
+            session.add(Volume(id=volume))
+        elif not disk.is_volume(required):
+            raise _wrong_folder(folder)
+        else:
+            volume = required
+            session.execute(update(Volume).values(id=volume))  # proves that the database is writable
+        session.commit()
+        return volume
+
+
+def _wrong_folder(folder: Path) -> StorageUnavailable:
+    return StorageUnavailable(
+        f"The folder of files, {folder}, is not the one that the database belongs to. Check that its disk is "
+        "mounted."
+    )
