@@ -93,7 +93,7 @@ def big_file(settings: Settings) -> Callable[[int, bytes], Key]:
     """Return a function that adds a sparse file of zeros with an end, where a scan finds it."""
 
     def big_file(size: int, end: bytes) -> Key:
-        beneath(settings).put_big("big.mkv", size, end, rested=False)
+        beneath(settings).add_file("big.mkv", size, end)
         foreign_changes.wait_for_tick()
         return Key(SHARED, "", "big.mkv")
 

@@ -156,7 +156,7 @@ async def test_commands_use_patterns_of_last_server(settings: Settings) -> None:
 async def test_scan_skips_ignored_files(settings: Settings, storage: Storage) -> None:
     with closing(beneath(settings)) as library:
         for path in (*HIDDEN, "b/film.mp4"):
-            library.put_big(path, 7, b"by hand", rested=False)
+            library.add_file(path, 7, b"by hand")
     foreign_changes.wait_for_tick()
     assert await findings(storage) == [ScanFinding("b/film.mp4", ScanOutcome.CREATED)]
     assert await listed(storage, Listing(SHARED, recursive=True)) == ["b/film.mp4"]

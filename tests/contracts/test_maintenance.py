@@ -134,7 +134,7 @@ async def test_hashing_detects_encoding_of_files_from_other_programs(
 ) -> None:
     with closing(beneath(settings)) as library:
         for name, data in {"text": "Größe".encode(), "other": b"\xff"}.items():
-            library.put_big(name, len(data), data, rested=False)
+            library.add_file(name, len(data), data)
     foreign_changes.wait_for_tick()
     await findings(storage)
     assert {info.is_utf8 for info in (await stored(storage)).values()} == {None}

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -50,12 +49,8 @@ class Beneath(Protocol):
     def content(self, path: str) -> bytes | None:
         """Return the content that another program reads at a path, or None."""
 
-    def put(self, path: str, data: bytes) -> None:
-        """Add a file as another program would; a scan finds it."""
-
-    def put_big(self, path: str, size: int, end: bytes, *, rested: bool = True) -> None:
-        """Add a sparse file of zeros that ends with `end`. With `rested`, wait until a scan considers it
-        complete."""
+    def add_file(self, path: str, size: int, end: bytes) -> None:
+        """Add a sparse file of zeros that ends with `end`, as another program would; a scan finds it."""
 
     def clear_encodings(self) -> None:
         """Remove the attributes that versions before the detection of encodings did not record."""
@@ -126,18 +121,13 @@ class Folder:
         file = self._root / path
         return file.read_bytes() if file.exists() else None
 
-    def put(self, path: str, data: bytes) -> None:
-        self.put_big(path, len(data), data)
-
-    def put_big(self, path: str, size: int, end: bytes, *, rested: bool = True) -> None:
+    def add_file(self, path: str, size: int, end: bytes) -> None:
         file = self._root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("wb") as opened:
             opened.truncate(size - len(end))
             opened.seek(0, os.SEEK_END)
             opened.write(end)
-        if rested:
-            time.sleep(2.1)  # a scan considers a file complete once it has been unchanged for 2 s
 
     def clear_encodings(self) -> None:
         with self._engine.connect() as connection:
@@ -232,10 +222,7 @@ class Bucket:
         with GridFSBucket(self._database).open_download_stream(found["file"]) as stream:
             return stream.read()
 
-    def put(self, path: str, data: bytes) -> None:
-        GridFSBucket(self._database).upload_from_stream(path, data)
-
-    def put_big(self, path: str, size: int, end: bytes, *, rested: bool = True) -> None:
+    def add_file(self, path: str, size: int, end: bytes) -> None:
         """Store only the first and the last chunk and those around 4 GiB."""
         file, last = ObjectId(), (size - 1) // CHUNK_SIZE
         around = (1 << 32) // CHUNK_SIZE

@@ -8,8 +8,8 @@ class Limits:
     """Times and sizes by which the backend decides. Tests change them, also while it is open."""
 
     stable_after_s: float = 2
-    """A new or changed file counts as complete when it has been unchanged for so long, if the system cannot
-    tell whether a program has it open for writing; the setting STABLE_AFTER."""
+    """A new or changed file counts as complete when it has been unchanged for so long, if the system does not
+    report whether a program has it open for writing; the setting STABLE_AFTER."""
 
     written_for_s: float = 60
     """A file that a program has open for writing counts as complete when it has been unchanged for so long:

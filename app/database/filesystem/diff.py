@@ -115,7 +115,7 @@ class FolderDiff:
 
     @contextmanager
     def _open_exact_folder(self, path: DiskPath) -> Iterator[Folder | None]:
-        """Yield the folder of exactly this path; None if there is none, or only one of an equivalent name."""
+        """Yield the folder of exactly this path; None if only one of an equivalent name exists."""
         with ExitStack() as stack:
             folder = None
             if self._disk.actual_path(path) == path:

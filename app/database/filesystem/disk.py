@@ -97,7 +97,7 @@ class Folder:
         return name in self._names
 
     def stat(self, name: str) -> FileStat | None:
-        """Return the status of the entry of this name; None if there is none."""
+        """Return the status of the entry of this name, or None."""
         with map_read_errors():
             try:
                 return FileStat.of(os.lstat(name, dir_fd=self._descriptor))
@@ -215,7 +215,7 @@ class Disk:
         return self._cached.open("/".join(path))
 
     def status(self, path: DiskPath) -> os.stat_result | None:
-        """Return the status of the regular file at the path; None if there is none. Raises Unreadable."""
+        """Return the status of the regular file at the path, or None. Raises Unreadable."""
         opened = self.open(path)
         if opened is None:
             return None
@@ -227,7 +227,7 @@ class Disk:
         return 0 if status.st_dev == self._device else to_signed(status.st_dev)
 
     def has_writer(self, path: DiskPath, status: os.stat_result) -> bool | None:
-        """Return whether a process has the regular file open for writing; None if the system cannot tell.
+        """Return whether a process has the regular file open for writing; None if unknown.
 
         Also returns True if the status has changed.
         """
@@ -241,7 +241,7 @@ class Disk:
 
     @contextmanager
     def open_folder(self, path: DiskPath) -> Generator[Folder | None]:
-        """Yield the folder at the path; None if there is none. Raises Unreadable, ReservedFolder."""
+        """Yield the folder at the path, or None. Raises Unreadable, ReservedFolder."""
         with ExitStack() as stack:
             with map_read_errors():
                 try:

@@ -101,7 +101,7 @@ def compare(known: FileIdentity, found: FileIdentity) -> Match:
 
 
 def has_writer(descriptor: int, expected: FileStat) -> bool | None:
-    """Return whether any process has the file open for writing; None if the system cannot tell.
+    """Return whether any process has the file open for writing; None if unknown.
 
     Also returns True if the file is not as expected, because a process has just written to it. A read lease
     is granted only while no process has the file open or mapped for writing (Linux: fcntl(2), F_SETLEASE).

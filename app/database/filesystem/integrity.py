@@ -42,7 +42,7 @@ TRIES = 3
 """Attempts to hash a file that moves meanwhile."""
 
 MAX_FAILED = 100
-"""Number of files that failed, up to which new urgent files are looked for between two others."""
+"""Number of failed files up to which new urgent files are hashed between two others."""
 
 _FIRST = text(f"({HASH_FIRST})")
 

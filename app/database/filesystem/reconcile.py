@@ -365,7 +365,7 @@ def is_complete(
 ) -> bool:
     """Return whether a file that changed so many seconds ago counts as complete.
 
-    `has_writer` is None if the system cannot tell. A file that was moved over another was complete before.
+    `has_writer` is None if unknown. A file that was moved over another was complete before.
     """
     if has_writer:
         return age_s >= written_for_s

@@ -75,7 +75,7 @@ class MoveIntentFile:
         os.fsync(self._folder)
 
     def read(self) -> MoveIntent | None:
-        """Return the intent; None if there is none, or its writer died while writing. Raises OSError."""
+        """Return the intent; None if it is missing, or incomplete because its writer died. Raises OSError."""
         try:
             descriptor = os.open(self._name, _READ_INTENT, dir_fd=self._folder)
         except FileNotFoundError:

@@ -38,7 +38,7 @@ def until() -> Callable[..., bool]:
 @pytest.fixture
 def filesystem_server(tmp_path: Path) -> Iterator[Server]:
     """Run a server of the test's own over the filesystem backend. The test may kill and restart it."""
-    server = Server(tmp_path / "server", storage="filesystem")
+    server = Server(tmp_path / "server", storage="filesystem", stable_after=0)
     try:
         yield server.start()
     finally:

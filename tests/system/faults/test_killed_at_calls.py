@@ -4,7 +4,6 @@ strace kills the process before the call is made, so that the kills cover all st
 """
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -97,8 +96,6 @@ def kill_at_each(victims: Victims, database: str | None, variant: str, calls: tu
                 if kind == "move" and number % 2:
                     check_survivor(survivor, path, allowed[path])
     assert needed in (+kills)
-    if kind == "create":
-        time.sleep(2.1)  # a file without a row counts as finished by then
     check_recovered(victims.root, database, allowed)
     return set(+kills)
 
@@ -168,7 +165,6 @@ def test_server_killed_at_a_call_recovers_at_its_next_start(
         filesystem_server.process.wait()
         filesystem_server.start()
         assert filesystem_server.staging() == []
-    time.sleep(2.1)
     with filesystem_server.client() as http:
         for number, (kind, _, _) in enumerate(KILLS):
             check_names(http, hashes_in, kind, str(number))

@@ -37,7 +37,7 @@ class Library:
     """The stored files as a process sees them that has just started."""
 
     def __init__(self, root: Path, stack: ExitStack, database: str | None = None) -> None:
-        settings = Settings(_env_file=None, files_dir=root, database_url=database)
+        settings = Settings(_env_file=None, files_dir=root, database_url=database, stable_after=0)
         self.backend: FilesystemBackend = open_filesystem(settings, stack)
         self.root = root
         self._staging = root / ".seekable" / "staging"

@@ -161,7 +161,7 @@ async def test_progress_arrives_at_others(two: ProcessPair) -> None:
 
 
 async def test_findings_of_scan_arrive_at_others(two: ProcessPair) -> None:
-    beneath(two.settings).put_big("by hand.mp4", 7, b"by hand", rested=False)
+    beneath(two.settings).add_file("by hand.mp4", 7, b"by hand")
     async for _ in two.b.stores.storage.scan():
         pass
     async for _ in two.b.stores.storage.hash_unverified():  # reports no change
