@@ -1,26 +1,18 @@
-"""Reading files that other programs wrote to the bucket, with any chunk sizes."""
+"""Files of the bucket: reading with any chunk sizes, and the threads that write chunks."""
 
 import asyncio
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
-from functools import partial
 from typing import Any
 
 import pytest
 from bson import Binary, ObjectId
-from pymongo import MongoClient
-from pymongo.monitoring import (
-    CommandFailedEvent,
-    CommandListener,
-    CommandStartedEvent,
-    CommandSucceededEvent,
-)
 
 from app.database import open_stores
-from app.database.gridfs import connection
 from app.database.gridfs.backend import GridBackend
-from app.database.gridfs.bucket import MAX_QUERY_CHUNKS
+from app.database.gridfs.bucket import MAX_QUERY_CHUNKS, ChunkSenders
 from app.database.gridfs.opening import open_gridfs
 from app.settings import Settings
 from app.storage.backend import batches
@@ -30,6 +22,7 @@ from app.storage.maintenance import Integrity
 from app.storage.types import SHARED, Key, Listing
 from tests.support import mongo
 from tests.support.beneath import bucket_file
+from tests.unit.database.gridfs.conftest import Commands
 
 
 def library(stack: ExitStack, size: int, chunk_size: int, chunks: list[Any]) -> GridBackend:
@@ -83,23 +76,8 @@ def test_doubles_are_accepted_as_integers() -> None:
             backend.open(Key(SHARED, "", "a.mp4"), wait=True)
 
 
-class Commands(CommandListener):
-    """A recorder of the commands that a database receives."""
-
-    def __init__(self) -> None:
-        self.commands: list[str] = []
-
-    def started(self, event: CommandStartedEvent) -> None:
-        self.commands.append(f"{event.command_name} {event.command.get(event.command_name)}")
-
-    def succeeded(self, event: CommandSucceededEvent) -> None: ...
-
-    def failed(self, event: CommandFailedEvent) -> None: ...
-
-
-def test_open_takes_one_query_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    listener, threads, submit = Commands(), [], ThreadPoolExecutor.submit
-    monkeypatch.setattr(connection, "MongoClient", partial(MongoClient, event_listeners=[listener]))
+def test_open_takes_one_query_in_one_thread(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, submit = [], ThreadPoolExecutor.submit
     settings, key = Settings(_env_file=None, **mongo.gridfs()), Key(SHARED, "", "a.mp4")
 
     def counted(*arguments: Any) -> Any:
@@ -113,11 +91,13 @@ def test_open_takes_one_query_in_one_thread(monkeypatch: pytest.MonkeyPatch) -> 
                 await stores.storage.commit(key, staged, content_type="video/mp4")
             monkeypatch.setattr(ThreadPoolExecutor, "submit", counted)
             for _ in range(2):
-                listener.commands.clear()
+                commands.sent.clear()
                 threads.clear()
                 async with stores.storage.open(key) as file:
                     assert file.info.size == 4
-                assert [command for command in listener.commands if "media" in command] == ["find media"]
+                assert [command.get("find") for command in commands.sent if "media" in command.values()] == [
+                    "media"
+                ]
                 assert len(threads) == 1
 
     asyncio.run(scenario())
@@ -159,3 +139,24 @@ def test_list_is_not_blocked_when_downloads_wait_for_database() -> None:
         return took
 
     assert asyncio.run(scenario()) < 0.4
+
+
+def test_submit_blocks_when_all_threads_are_busy() -> None:
+    resume, submitted = threading.Event(), threading.Semaphore(0)
+
+    def submit_three() -> None:
+        for _ in range(3):
+            senders.submit(resume.wait, 60)
+            submitted.release()
+
+    with ChunkSenders(2) as senders:
+        writer = threading.Thread(target=submit_three)
+        writer.start()
+        try:
+            assert submitted.acquire(timeout=60)
+            assert submitted.acquire(timeout=60)
+            assert not submitted.acquire(timeout=0.2)
+        finally:
+            resume.set()
+        assert submitted.acquire(timeout=60)
+        writer.join()

@@ -1,78 +1,22 @@
-"""Scans of a bucket: files they add, remains they sweep, and foreign data they must not touch."""
+"""Scans of a bucket: files they add, and foreign data they must not touch."""
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from bson import Int64, ObjectId
 from gridfs import GridFSBucket
-from pymongo.database import Database
 
-from app.database.gridfs import writes
-from app.database.gridfs.backend import GridBackend
-from app.database.gridfs.opening import open_gridfs
-from app.database.gridfs.writes import check_path_conflicts
-from app.settings import Settings
-from app.storage.errors import PathConflict, StorageUnavailable
+from app.storage.errors import StorageUnavailable
 from app.storage.maintenance import Integrity
 from app.storage.types import SHARED, Expect, Key, Listing
 from tests.support import mongo
 from tests.support.beneath import bucket_file
+from tests.unit.database.gridfs.conftest import Command, Commands, Grid
 
 FILM = Key(SHARED, "", "film.mp4")
 FILM_A = Key(SHARED, "", "a.mp4")
-LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
-
-
-class Grid:
-    """A library and its database."""
-
-    def __init__(self, stack: ExitStack, **options: Any) -> None:
-        settings = Settings(_env_file=None, **mongo.gridfs())
-        assert settings.mongodb_url is not None
-        self.backend: GridBackend = open_gridfs(settings, stack, **options)
-        self.database: Database[dict[str, Any]] = mongo.database(settings.mongodb_url)
-
-    def scan(self) -> list[tuple[str, str]]:
-        return [
-            (finding.path, finding.outcome.value)
-            for step in self.backend.maintenance.scan()
-            for finding in step.findings
-        ]
-
-    def verdicts(self) -> list[tuple[str, Integrity]]:
-        return [
-            (step.path, step.verdict)
-            for step in self.backend.maintenance.verify()
-            if step.verdict is not None
-        ]
-
-    def paths(self, library: str = SHARED) -> list[str]:
-        listing = Listing(library, recursive=True)
-        return [
-            info.key.path for info in self.backend.page(listing, cursor=None, limit=1000, wait=True).items
-        ]
-
-    def size(self, key: Key) -> int:
-        return self.backend.open(key, wait=True).info.size
-
-    def pass_time(self) -> None:
-        ending = {"expires_at": {"$exists": True}}
-        self.database["media.uploads"].update_many(ending, {"$set": {"expires_at": LONG_AGO}})
-
-    def upload(self, key: Key) -> None:
-        writer = self.backend.stage(None)
-        writer.write(b"film")
-        self.backend.commit(key, writer, size=4, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY)
-
-
-@pytest.fixture
-def grid() -> Iterator[Grid]:
-    with ExitStack() as stack:
-        yield Grid(stack)
 
 
 def test_scan_accepts_ids_of_any_type(grid: Grid) -> None:
@@ -178,40 +122,6 @@ def test_upload_returns_to_its_library_when_document_is_lost(grid: Grid) -> None
     assert (grid.paths("alice"), grid.paths()) == (["mine.mp4"], [])
 
 
-def test_sweep_keeps_foreign_documents_in_uploads_collection(grid: Grid) -> None:
-    others = [{"_id": n, "invoice": n} for n in range(3)] + [{"_id": "x", "expires_at": "soon"}]
-    grid.database["media.uploads"].insert_many(others)
-    grid.scan()
-    assert [*grid.database["media.uploads"].find({}, sort=[("_id", 1)])] == others
-
-
-def test_foreign_fields_of_document_are_kept(grid: Grid) -> None:
-    old, new = Key(SHARED, "", "a.mp4"), Key(SHARED, "", "b.mp4")
-    grid.upload(old)
-    grid.database["media"].update_one({}, {"$set": {"tags": ["seen"]}})
-    grid.backend.move(old, new, Expect.ANY)
-    grid.upload(new)
-    assert grid.paths() == ["b.mp4"]
-    media = grid.database["media"].find_one({})
-    assert media is not None
-    assert media["tags"] == ["seen"]
-
-
-def test_late_chunks_of_expired_upload_are_swept(grid: Grid) -> None:
-    writer = grid.backend.stage(None)
-    grid.pass_time()
-    grid.scan()  # while the writer's process is paused, just before it sends
-    writer.write(bytes(3 << 20))
-    with pytest.raises(StorageUnavailable, match="given up"):
-        grid.backend.commit(
-            Key(SHARED, "", "a.mp4"), writer, size=3 << 20, sha256="", content_type="", expect=Expect.ANY
-        )
-    writer.discard()
-    grid.pass_time()
-    grid.scan()
-    assert [grid.database[name].count_documents({}) for name in ("media.uploads", "fs.chunks")] == [0, 0]
-
-
 def test_upload_date_in_future_is_limited_to_now(grid: Grid) -> None:
     ahead = bucket_file(ObjectId(), "a.mp4", 0) | {"uploadDate": datetime(2100, 1, 1, tzinfo=UTC)}
     grid.database["fs.files"].insert_one(ahead)
@@ -227,34 +137,6 @@ def test_ping_raises_when_index_is_missing(grid: Grid, collection: str) -> None:
     grid.database[collection].drop_indexes()
     with pytest.raises(StorageUnavailable, match="lost an index"):
         grid.backend.ping()
-
-
-def test_swept_file_does_not_return_when_scan_has_listed_it(grid: Grid) -> None:
-    grid.upload(Key(SHARED, "", "a.mp4"))
-    listed = [*grid.database["fs.files"].find()]
-    grid.backend.delete(Key(SHARED, "", "a.mp4"), Expect.ANY)
-    grid.pass_time()
-    grid.scan()  # like another process
-    assert [*grid.backend.maintenance._scanner.adopt_new(listed)] == []
-    assert grid.paths() == []
-
-
-def test_upload_committed_during_scan_is_not_added_as_foreign(
-    grid: Grid, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    key, scanner = Key(SHARED, "", "a.mp4"), grid.backend.maintenance._scanner
-    writer = grid.backend.stage(None)
-    writer.seal(key, "video/mp4", "0" * 64)
-    monkeypatch.setattr(writer, "seal", lambda *_: 0)
-    entered = scanner._entered
-
-    def after_a_commit(files: Sequence[Any]) -> list[Any]:
-        grid.backend.commit(key, writer, size=0, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY)
-        return entered(files)
-
-    monkeypatch.setattr(scanner, "_entered", after_a_commit)
-    assert grid.scan() == []
-    assert grid.paths() == ["a.mp4"]
 
 
 def test_older_revision_stays_hidden_when_newest_is_deleted(grid: Grid) -> None:
@@ -316,33 +198,41 @@ def test_upload_is_not_replaced_by_other_spelling_of_path(grid: Grid) -> None:
     assert grid.size(FILM) == 4
 
 
-def test_writer_keeps_lease_when_client_is_slow() -> None:
-    with ExitStack() as stack:
-        grid = Grid(stack, lease_s=1.0)
-        writer = grid.backend.stage(None)
-        writer.write(bytes(5 << 20))
-        for _ in range(3):
-            time.sleep(0.7)
-            grid.scan()
-        grid.backend.commit(
-            FILM, writer, size=5 << 20, sha256="0" * 64, content_type="video/mp4", expect=Expect.ANY
-        )
-        reader = grid.backend.open(FILM, wait=True)
-        assert sum(map(len, reader.read(0, 5 << 20))) == 5 << 20
-        assert grid.database["media.uploads"].count_documents({}) == 0
+def finds_several(command: Command, collection: str, field: str) -> bool:
+    """Return whether a scan sends the command to look up a batch of files."""
+    return command.get("find") == collection and "$in" in command["filter"].get(field, ())
 
 
-def test_move_is_undone_when_path_conflict_appears(grid: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
-    grid.upload(FILM)
-    before = grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items
+def test_swept_file_does_not_return_when_scan_has_listed_it(commands: Commands, grid: Grid) -> None:
+    grid.upload(FILM_A)
 
-    def look(collection: Any, key: Key) -> None:
-        check_path_conflicts(collection, key)
-        if key.filename == "part":  # after this check and before the next, another client adds a file beneath
-            monkeypatch.setattr(writes, "check_path_conflicts", check_path_conflicts)
-            grid.upload(Key(SHARED, "part", "film.mp4"))
+    def delete_and_sweep() -> None:
+        """Do what another process may do while a scan runs."""
+        grid.backend.delete(FILM_A, Expect.ANY)
+        grid.pass_time()
+        grid.scan()
 
-    monkeypatch.setattr(writes, "check_path_conflicts", look)
-    with pytest.raises(PathConflict):
-        grid.backend.move(FILM, Key(SHARED, "", "part"), Expect.ANY)
-    assert grid.backend.page(Listing(SHARED), cursor=None, limit=10, wait=True).items == before
+    commands.before(lambda command: finds_several(command, "media", "file"), delete_and_sweep)
+    assert grid.scan() == []
+    assert grid.paths() == []
+
+
+def test_upload_committed_during_scan_is_not_added_as_foreign(commands: Commands, grid: Grid) -> None:
+    is_sealed, may_commit = threading.Event(), threading.Event()
+    upload = threading.Thread(target=grid.upload, args=(FILM_A,))
+
+    def finish_upload() -> None:
+        may_commit.set()
+        upload.join()
+
+    def pause_upload() -> None:
+        is_sealed.set()
+        assert may_commit.wait(60)
+
+    commands.before(lambda command: command.get("insert") == "media", pause_upload)
+    commands.before(lambda command: finds_several(command, "media.uploads", "_id"), finish_upload)
+    upload.start()
+    assert is_sealed.wait(60)
+    assert grid.scan() == []
+    assert may_commit.is_set()
+    assert grid.paths() == ["a.mp4"]
