@@ -23,7 +23,7 @@ Range = TypeVar("Range", bound="IndexRange[Any]")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class PageLimits:
     """Bounds of the work for one page, in numbers of files."""
 
     sort_at_most: Sequence[int] = (100, 1_000, 5_000)
@@ -42,7 +42,7 @@ class Limits:
     """Maximum number of files with several frequent tokens whose ids are collected."""
 
 
-LIMITS = Limits()
+PAGE_LIMITS = PageLimits()
 
 
 class IndexRange(Protocol[R_co]):
@@ -101,7 +101,7 @@ class ListIndex(Protocol[R, C]):
 
 
 def page(
-    index: ListIndex[R, C], *, cursor: str | None, limit: int, limits: Limits = LIMITS
+    index: ListIndex[R, C], *, cursor: str | None, limit: int, limits: PageLimits = PAGE_LIMITS
 ) -> tuple[Sequence[R], str | None]:
     """Return the rows of the next files of the listing, and the cursor of the page after them."""
     listing = index.listing
@@ -150,7 +150,7 @@ def _is_index_range(index: ListIndex[R, C]) -> bool:
     return not (index.tokens or index.listing.content_type or is_scattered(index.listing))
 
 
-def _few_candidates(index: ListIndex[R, C], limits: Limits) -> C | None:
+def _few_candidates(index: ListIndex[R, C], limits: PageLimits) -> C | None:
     """Return a condition that few files meet; None if all are met by many."""
     for number in limits.sort_at_most:
         for candidates in index.candidates():
@@ -159,7 +159,7 @@ def _few_candidates(index: ListIndex[R, C], limits: Limits) -> C | None:
     return _few_with_all_tokens(index, limits)
 
 
-def _few_with_all_tokens(index: ListIndex[R, C], limits: Limits) -> C | None:
+def _few_with_all_tokens(index: ListIndex[R, C], limits: PageLimits) -> C | None:
     """Handle tokens that are frequent, but rarely meet: a search in index order would find hardly any
     file."""
     if len(index.tokens) > 1:

@@ -305,12 +305,12 @@ class Reconciler:
         # `_record_same_inode` detects a change meanwhile by the ctime; without one, there is no proof.
         unproven = departed.ctime_ns is None
         unverified = departed.sha256 is None or unproven
-        return Media(**departed.known(), unverified=unverified, doubtful=unproven)
+        return Media(**departed.shared_values(), unverified=unverified, doubtful=unproven)
 
     def _remove(self, row: Media) -> None:
         """Delete the row of a missing file, and remember it in case the file returns."""
         self._check_volume()  # in a wrong folder every file would be missing
-        known = row.known() | ({"ctime_ns": None} if row.doubtful else {})
+        known = row.shared_values() | ({"ctime_ns": None} if row.doubtful else {})
         self.session.merge(Departed(**known, departed_at=datetime.now(UTC)))
         self._add_change(ChangeKind.DELETED, row)
         self.session.delete(row)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.posix import DiskPath
 from app.database.sql.engine import Database
-from app.database.sql.schema import Departed, Known, Media, Volume, Word
+from app.database.sql.schema import Departed, FileColumns, Media, Volume, Word
 from app.storage.ignored_names import IgnoredNames
 from app.storage.search_tokens import tokenize
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key, is_storable
@@ -77,7 +77,7 @@ def record_stat(row: Media, stat: FileStat, device: int | None) -> None:
     row.ctime_ns, row.device = stat.ctime_ns, device
 
 
-def stat_of(row: Known) -> FileStat:
+def stat_of(row: FileColumns) -> FileStat:
     return FileStat(row.size, row.mtime_ns, row.inode, row.ctime_ns)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from app.database.sql.liveness import AnsweredConnection
+from app.database.sql.liveness import WatchedConnection
 from app.events.feed import ChangeFeed, Message
 from app.storage.errors import InvalidName, StorageUnavailable
 from app.storage.types import Change, ChangeKind, FileInfo, Key
@@ -116,10 +116,10 @@ class PostgresqlChangeSource:
     """
 
     def __init__(
-        self, origin: str, connect: Callable[[], AnsweredConnection], notify: Callable[[Sequence[str]], None]
+        self, origin: str, connect: Callable[[], WatchedConnection], notify: Callable[[Sequence[str]], None]
     ) -> None:
         self._origin, self._open_connection, self._notify = origin, connect, notify
-        self._connection: AnsweredConnection | None = None
+        self._connection: WatchedConnection | None = None
         self._wake, self._waker = os.pipe()
         self._open = True
         self._interrupting = threading.Lock()

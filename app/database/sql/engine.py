@@ -1,4 +1,4 @@
-"""Connections to an SQL database: what all kinds of them have in common."""
+"""Transactions on an SQL database: one writer at a time, and readers with snapshots."""
 
 import threading
 import time
@@ -19,39 +19,39 @@ from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
 from app.storage.types import Change
 
 BUSY_TIMEOUT_MS = 30_000
-"""How long a writer waits for the writers of other processes, unless somebody waits for an answer."""
+"""Milliseconds that a writer of a server waits for the writers of other processes."""
 
 PROVEN_FOR_S = 2
-"""Seconds for which one change that succeeded proves that others can."""
+"""Seconds for which a successful change proves that the database is writable."""
 
-TRY_FOR_MS = 1_000
-"""Milliseconds that a trial waits for the writers of other processes."""
+PROBE_TIMEOUT_MS = 1_000
+"""Milliseconds that a write probe waits for the writers of other processes."""
 
 STUCK_AFTER_S = 5
-"""Seconds after which a change of ours that is still under way counts as stuck."""
+"""Seconds after which a change of this process that is still in progress counts as stuck."""
 
-BUSY = "The database has too much to do."
+OVERLOADED = "The database is overloaded; try again in a few seconds."
 
 
 class OutcomeUnknown(StorageUnavailable):
-    """The connection was lost in a COMMIT, and nobody can say what became of it."""
+    """The connection was lost during a COMMIT, and its outcome could not be determined."""
 
 
 class Database(ABC):
     """One SQL database. It has one writer at a time, among all processes.
 
-    `read` and `write` are the statements that begin a reader's and a writer's transaction; the latter waits
-    for its turn. So does `note`, behind others of its kind, for what is no file's and no account's.
+    `read`, `write` and `note` are the statements that begin each kind of transaction. `write` and `note` wait
+    for a lock of their own; `note` is for data of neither files nor accounts.
     """
 
     clock: ColumnElement[float]
-    """What the time is to the database, in seconds since 1970."""
+    """The time of the database, in seconds since 1970."""
 
     on_one_machine: bool
-    """Whether no process of another machine can be at work in it."""
+    """Whether all processes that use it are on one machine."""
 
     keeps_lock: bool
-    """Whether a writer is the only one until it has ended, even if its connection is lost before."""
+    """Whether a writer holds its lock until it has ended, even if its connection is lost before."""
 
     def __init__(
         self,
@@ -62,57 +62,57 @@ class Database(ABC):
         write: tuple[str, ...],
         note: tuple[str, ...],
     ) -> None:
-        # Without the query, in which there may be a password, too.
+        # Without the query, which may contain a password, too.
         self.name = url.set(query={}).render_as_string(hide_password=True)
         self.engine = engine
         event.listen(engine, "begin", partial(_begin, read))
         self._writers = engine.execution_options(begin=write)
         self._notes = engine.execution_options(begin=note)
-        # Databases let a writer wait without knowing of the threads behind it. A lock of ours leaves only the
-        # writers of other processes to them.
+        # Threads of this process wait for this lock, so that the database has at most one of its writers
+        # waiting.
         self._writing = threading.Lock()
         self._writing_since = self._wrote_at = 0.0
-        self._failed = False  # the last change, for want of a database that takes it
+        self._failed = False  # whether the database refused the last change
 
     def close(self) -> None:
         self.engine.dispose()
 
     @abstractmethod
-    def reach(self) -> None:
-        """See that there is a server, if it needs one, and that it lets us in. ConfigurationError."""
+    def check_reachable(self) -> None:
+        """Check that the server is reachable and accepts our credentials. Raises ConfigurationError."""
 
     @abstractmethod
     def exists(self) -> bool:
-        """Whether there is a database, which some make of nothing when they are first used."""
+        """Return whether the database exists. SQLite creates it at the first use."""
 
     @abstractmethod
-    def explained(self, error: DBAPIError) -> StorageError:
-        """An error of the database in the storage's words."""
+    def map_error(self, error: DBAPIError) -> StorageError:
+        """Return the storage error for an error of the driver."""
 
     @abstractmethod
     def checkpoint(self) -> None:
-        """Make room where the database shares its disk with the files, if it can."""
+        """Free disk space that the database can do without, if it shares its disk with the files."""
 
     def files(self) -> tuple[Path, ...]:
-        """Return the files of the database on this machine, or where they may come to be."""
+        """Return the paths of the database on this machine, whether they exist or not."""
         return ()
 
     def keep_private(self) -> None:
-        """Take all rights to its files from other users of this machine."""
+        """Revoke the rights of other users of this machine to its files."""
         for file in self.files():
             make_private(file)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A snapshot of the database."""
-        with self._translated(), self._transaction(self.engine) as session:
+        """Yield a session that reads a snapshot of the database."""
+        with self._map_errors(), self._transaction(self.engine) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """The one writer's view of the database; what is not committed inside is rolled back."""
+        """Yield the session of the only writer. Without a commit inside, its changes are rolled back."""
         try:
-            with self._translated(), self._turn(), self._transaction(self._writers) as session:
+            with self._map_errors(), self._writer_lock(), self._transaction(self._writers) as session:
                 yield session
         except StorageUnavailable:
             self._failed = True
@@ -120,44 +120,45 @@ class Database(ABC):
         self._failed, self._wrote_at = False, time.monotonic()
 
     def check_writable(self) -> None:
-        """Raise StorageUnavailable where no change can succeed; return within about a second.
+        """Raise StorageUnavailable if no change can succeed. Takes about a second at most.
 
-        Nothing is written unless the last change failed, so that a disk may rest. A full disk is no such
-        case: deleting makes room.
+        Writes only if the last change failed, so that an idle disk can spin down. A full disk is no error
+        here: deleting frees space.
         """
-        self._check_place()
+        self._check_location()
         now = time.monotonic()
         if now - self._wrote_at < PROVEN_FOR_S:
             return
-        if self._writing.locked():  # a trial would only wait behind it
+        if self._writing.locked():  # a probe would wait for it
             if now - self._writing_since > STUCK_AFTER_S:
                 raise StorageUnavailable(f"No change has succeeded for more than {STUCK_AFTER_S} s.")
             return
-        with suppress(OutOfSpace), self._translated():
-            self._try_to_write(really=self._failed)
+        with suppress(OutOfSpace), self._map_errors():
+            self._probe_write(commit=self._failed)
         self._failed = False
 
     @abstractmethod
-    def _check_place(self) -> None:
-        """Raise StorageUnavailable if the database is not where it was opened, or is read-only there."""
+    def _check_location(self) -> None:
+        """Raise StorageUnavailable if the database was moved or replaced, or became read-only."""
 
     @abstractmethod
-    def _try_to_write(self, *, really: bool) -> None:
-        """Begin a change, or really write; wait TRY_FOR_MS for other processes at most."""
+    def _probe_write(self, *, commit: bool) -> None:
+        """Begin a change, and commit it or roll it back. Waits PROBE_TIMEOUT_MS for other processes at
+        most."""
 
     @contextmanager
     def noting(self) -> Iterator[Session]:
-        """The same of what matters for minutes only, and is not kept waiting by the writer where it need not
-        be. In SQLite a power cut may take it away."""
-        turn = self._turn() if self.on_one_machine else nullcontext()
-        with self._translated(), turn, self._transaction(self._notes) as session:
+        """Yield a session for data that matters for minutes only. On PostgreSQL it does not wait for the
+        writer; on SQLite a power cut may lose its commits."""
+        turn = self._writer_lock() if self.on_one_machine else nullcontext()
+        with self._map_errors(), turn, self._transaction(self._notes) as session:
             yield session
 
     def commit(self, session: Session, was_made: Callable[[Session], bool]) -> None:
-        """Commit what a writer did, after which it cannot be undone.
+        """Commit the writer's changes.
 
-        `was_made` tells whether a snapshot has it, should the connection be lost meanwhile. Raises
-        OutcomeUnknown if that cannot be looked up; all else means that it was not.
+        If the connection is lost, `was_made` looks them up in a later snapshot. Raises OutcomeUnknown if that
+        fails; after any other error nothing was committed.
         """
         session.commit()
 
@@ -171,19 +172,19 @@ class Database(ABC):
 
     @contextmanager
     def _transaction(self, engine: Engine) -> Iterator[Session]:
-        # The session's commit is that of the transaction, which has begun already.
+        # The session commits the transaction of the connection, which has begun already.
         with (
-            self._begun(engine) as connection,
+            self._connect_and_begin(engine) as connection,
             Session(connection, expire_on_commit=False, join_transaction_mode="control_fully") as session,
         ):
             try:
                 yield session
             except BaseException:
-                self._broken_off(connection)
+                self._roll_back(connection)
                 raise
 
-    def _begun(self, engine: Engine) -> Connection:
-        """A connection in a transaction that has begun."""
+    def _connect_and_begin(self, engine: Engine) -> Connection:
+        """Return a connection in a new transaction."""
         connection = engine.connect()
         try:
             connection.begin()
@@ -193,13 +194,13 @@ class Database(ABC):
         return connection
 
     @abstractmethod
-    def _broken_off(self, connection: Connection) -> None:
-        """End the transaction on this connection, which failed."""
+    def _roll_back(self, connection: Connection) -> None:
+        """Roll back the failed transaction of this connection."""
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _writer_lock(self) -> Iterator[None]:
         if not self._writing.acquire(timeout=BUSY_TIMEOUT_MS / 1000):
-            raise StorageUnavailable(BUSY)
+            raise StorageUnavailable(OVERLOADED)
         self._writing_since = time.monotonic()
         try:
             yield
@@ -207,13 +208,13 @@ class Database(ABC):
             self._writing.release()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _map_errors(self) -> Iterator[None]:
         try:
             yield
         except DBAPIError as error:
-            raise self.explained(error) from error
+            raise self.map_error(error) from error
         except PoolTimeout as error:
-            raise StorageUnavailable(BUSY) from error
+            raise StorageUnavailable(OVERLOADED) from error
 
 
 def _begin(read: tuple[str, ...], connection: Connection) -> None:

@@ -1,16 +1,16 @@
-"""Whether a PostgreSQL server answers, however long it may take for what it was asked.
+"""Detects unresponsive PostgreSQL servers, however long a query may take.
 
-A server that was stopped, or a machine that lost its power, refuses nothing: whoever waits for it waits
-without end. How long something may take tells nothing either, as a disk may be slow. So who has waited for a
-while asks the server whether it is there.
+A suspended server, or a machine without power, refuses no connection: its clients would block forever. A
+timeout for queries would not help, because a disk may be slow. So a connection that has waited for a while
+probes the server.
 """
 
-import contextlib
 import socket
 import struct
 import threading
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import psycopg
@@ -18,55 +18,54 @@ from psycopg.abc import PQGen
 
 T = TypeVar("T")
 
-ASK_AFTER_S = 0.5
-"""How long something may take before the server is asked whether it is there, and then before it is asked
-again."""
+PROBE_AFTER_S = 0.5
+"""Seconds of waiting after which a connection probes the server, again and again."""
 
-ANSWER_WITHIN_S = 1
+PROBE_TIMEOUT_S = 1
 
-_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # answered by every server, at once and with one letter
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # every server answers at once, with one letter
 
 
 class Server:
-    """What is known of a server: asked by one, on behalf of all who wait for it."""
+    """The state of a server. One thread probes it on behalf of all. Thread-safe."""
 
     def __init__(self) -> None:
         self._address: tuple[str, int] | None = None
-        self._asking = threading.Lock()
-        self._asked_at = 0.0
-        self._silent = False
+        self._probing = threading.Lock()
+        self._probed_at = 0.0
+        self._unresponsive = False
 
-    def connected(self, host: str, port: int) -> None:
-        """It was reached there."""
+    def note_connected(self, host: str, port: int) -> None:
+        """Remember the address of a successful connection."""
         self._address = host, port
-        self._silent = False
+        self._unresponsive = False
 
-    def is_silent(self) -> bool:
-        """Whether it did not answer when it was asked last, and does not now."""
-        return self._silent and not self.answers()
+    def is_unresponsive(self) -> bool:
+        """Return whether the last probe failed, and another one now."""
+        return self._unresponsive and not self.is_responding()
 
-    def answers(self) -> bool:
-        """Whether it answers, or did within the last second."""
+    def is_responding(self) -> bool:
+        """Return whether the server responds, or did within the last second."""
         began = time.monotonic()
-        with self._asking:
-            if self._address is not None and self._asked_at < began - 1:
-                self._silent = not _answers(*self._address)
-                self._asked_at = time.monotonic()
-            return not self._silent
+        with self._probing:
+            if self._address is not None and self._probed_at < began - 1:
+                self._unresponsive = not _probe(*self._address)
+                self._probed_at = time.monotonic()
+            return not self._unresponsive
 
 
-def _answers(host: str, port: int) -> bool:
-    with contextlib.suppress(OSError), _dialled(host, port) as connection:
+def _probe(host: str, port: int) -> bool:
+    with suppress(OSError), _dial(host, port) as connection:
         connection.sendall(_SSL_REQUEST)
         return connection.recv(1) != b""
     return False
 
 
-def _dialled(host: str, port: int) -> socket.socket:
+def _dial(host: str, port: int) -> socket.socket:
     if not host.startswith("/"):
-        return socket.create_connection((host, port), timeout=ANSWER_WITHIN_S)
+        return socket.create_connection((host, port), timeout=PROBE_TIMEOUT_S)
     connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(ANSWER_WITHIN_S)
+    connection.settimeout(PROBE_TIMEOUT_S)
     try:
         connection.connect(f"{host}/.s.PGSQL.{port}")
     except BaseException:
@@ -75,25 +74,25 @@ def _dialled(host: str, port: int) -> socket.socket:
     return connection
 
 
-class AnsweredConnection(psycopg.Connection[Any]):
-    """A connection on which nobody waits for a server that does not answer."""
+class WatchedConnection(psycopg.Connection[Any]):
+    """A connection that fails when its server becomes unresponsive, instead of blocking forever."""
 
     server: Server
 
     def wait(self, gen: PQGen[T], *arguments: Any, **options: Any) -> T:
-        return super().wait(self._answered(gen), *arguments, **options)
+        return super().wait(self._watch(gen), *arguments, **options)
 
-    def _answered(self, steps: PQGen[T]) -> Generator[Any, Any, T]:
+    def _watch(self, steps: PQGen[T]) -> Generator[Any, Any, T]:
         try:
             wanted = next(steps)
-            patient_until = time.monotonic() + ASK_AFTER_S
+            probe_at = time.monotonic() + PROBE_AFTER_S
             while True:
-                ready = yield wanted  # nothing, several times a second, while there is nothing
-                if not ready and time.monotonic() > patient_until:
-                    if not self.server.answers():
+                ready = yield wanted  # no events several times a second, while the server sends nothing
+                if not ready and time.monotonic() > probe_at:
+                    if not self.server.is_responding():
                         self.close()
-                        raise psycopg.OperationalError("The server does not answer.")
-                    patient_until = time.monotonic() + ASK_AFTER_S
+                        raise psycopg.OperationalError("The server does not respond.")
+                    probe_at = time.monotonic() + PROBE_AFTER_S
                 wanted = steps.send(ready)
         except StopIteration as ended:
             result: T = ended.value

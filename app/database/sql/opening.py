@@ -35,7 +35,7 @@ def open_sql(settings: Settings, stack: ExitStack, *, busy_timeout_ms: int = BUS
         raise ConfigurationError("SEEKABLE_DATABASE_URL is not an SQLAlchemy URL.") from None
     database = _database(url, busy_timeout_ms)
     stack.callback(database.close)
-    database.reach()
+    database.check_reachable()
     return database
 
 

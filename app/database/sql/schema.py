@@ -1,4 +1,4 @@
-"""The tables. Alembic's migrations are their only source; a test proves that both agree."""
+"""The tables. Only Alembic's migrations create them; a test proves that both agree."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -23,12 +23,12 @@ from app.accounts.models import Scope
 
 
 def text_by_bytes(length: int | None = None) -> TypeEngine[str]:
-    """Text that is compared and sorted by its bytes in UTF-8, as SQLite does anyway."""
+    """Return a type of text that is compared by its bytes in UTF-8, as SQLite always does."""
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A time with time zone UTC. SQLite keeps no time zone."""
+    """A time with time zone UTC, also on SQLite, which stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -40,30 +40,31 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class Table(DeclarativeBase):
-    """The metadata that all tables share."""
+    """The base class of all tables, with their metadata."""
 
 
 class Volume(Table):
-    """The one folder of files that this database speaks of: what `Disk.volume` says there."""
+    """The id of the folder that this database belongs to; `Disk.volume` returns the id in the folder. One
+    row."""
 
     __tablename__ = "volume"
 
     id: Mapped[str] = mapped_column(text_by_bytes(32), primary_key=True)
-    # The patterns by which `Media.ignored` was decided; see ignoring.py.
+    # The patterns that determined `Media.ignored`.
     ignore: Mapped[str | None] = mapped_column(text_by_bytes())
 
 
 def partial(name: str, where: str, *columns: str) -> Index:
-    """An index of the few rows that this is true of."""
+    """Return an index of the rows that meet the condition."""
     return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 UNJUDGED = "is_utf8 IS NULL AND content_type >= 'text/' AND content_type < 'text0'"
-"""Texts not known to be UTF-8 or not: those that older versions stored, and those not hashed yet."""
+"""The condition for texts of unknown encoding: stored by older versions, or not hashed yet."""
 
 
-class Known:
-    """What is known of a file, be it there or gone."""
+class FileColumns:
+    """The columns that `media` and `departed` share."""
 
     id: Mapped[str] = mapped_column(text_by_bytes(32), primary_key=True)
     library: Mapped[str] = mapped_column(text_by_bytes(255))
@@ -73,30 +74,30 @@ class Known:
     sha256: Mapped[str | None] = mapped_column(text_by_bytes(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
-    # The signature of the bytes that this row speaks of; see storage.signatures.
+    # With `ctime_ns` and `device`: which bytes the row describes; see filesystem/file_identity.py.
     size: Mapped[int] = mapped_column(BigInteger)
     mtime_ns: Mapped[int] = mapped_column(BigInteger)
     inode: Mapped[int] = mapped_column(BigInteger)
     is_utf8: Mapped[bool | None]
-    # None in rows of releases that recorded neither. The device is 0 for that of the library.
+    # None in rows of releases that did not record them. The device is 0 if it is that of the library.
     ctime_ns: Mapped[int | None] = mapped_column(BigInteger)
     device: Mapped[int | None] = mapped_column(BigInteger)
 
-    def known(self) -> dict[str, Any]:
-        """All of it, by the names above."""
-        return {name: getattr(self, name) for name in Known.__annotations__}
+    def shared_values(self) -> dict[str, Any]:
+        """Return the values of the columns above, by name."""
+        return {name: getattr(self, name) for name in FileColumns.__annotations__}
 
 
 HASH_FIRST = "doubtful OR other_sha256 IS NOT NULL"
-"""Which files are hashed before others: clients wait for what the hash proves."""
+"""The condition for files that are hashed first: clients wait for the result."""
 
 
-class Media(Known, Table):
-    """What is known of one stored file."""
+class Media(FileColumns, Table):
+    """A stored file."""
 
     __tablename__ = "media"
-    # Lists are ranges of these indexes, in their order: one by name, and by each other `Sort` one for a
-    # folder and one for all that is in a library.
+    # Lists are ranges of these indexes: one by name, and for each other `Sort` one within a folder and one
+    # within a library.
     __table_args__ = (
         UniqueConstraint("library", "folder", "filename", name="uq_media_path"),
         Index("ix_media_path", "library", "ignored", "folder", "filename"),
@@ -117,27 +118,26 @@ class Media(Known, Table):
     )
 
     folder: Mapped[str] = mapped_column(text_by_bytes(1024))
-    # Where it is on the disk, if not at the path above: somebody put it there under a name that is not in
-    # NFC.
+    # The path on the disk, if it is another than the path above: names of other programs may not be in NFC.
     disk_path: Mapped[str | None] = mapped_column(text_by_bytes())
-    # The hash is not known, or has to be held against the bytes again.
+    # The hash is unknown, or must be compared with the bytes again.
     unverified: Mapped[bool] = mapped_column(default=False, server_default=false())
-    # The bytes may have changed unseen: the ETag and the hash are those of the bytes before.
+    # The bytes may have changed: the ETag and the hash may be those of earlier bytes.
     doubtful: Mapped[bool] = mapped_column(default=False, server_default=false())
-    # Another ETag. With a hash: that of the version before, which returns if the hash proves to be the same.
-    # With a time: of the same bytes, and accepted until then.
+    # Another ETag. With `other_sha256`: of the previous version, restored if the hash proves to be the same.
+    # With `other_until`: of the same bytes, and accepted until then.
     other_etag: Mapped[str | None] = mapped_column(text_by_bytes(64))
     other_sha256: Mapped[str | None] = mapped_column(text_by_bytes(64))
     other_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
-    # Lists leave it out because of its name; see storage.ignored.
+    # Lists omit the file because of its name; see storage/ignored_names.py.
     ignored: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     words: Mapped[list["Word"]] = relationship(cascade="all, delete-orphan")
 
 
 class Word(Table):
-    """A word of a filename, to find it by; see storage.words."""
+    """A search token of a filename; see storage/search_tokens.py."""
 
     __tablename__ = "word"
     __table_args__ = (Index("ix_word", "library", "word", "media_id"),)
@@ -147,9 +147,8 @@ class Word(Table):
     library: Mapped[str] = mapped_column(text_by_bytes(255))
 
 
-class Departed(Known, Table):
-    """What was known of a file that is no longer where it was: it may have been moved by hand, or the disk
-    that it is on may come back."""
+class Departed(FileColumns, Table):
+    """A file that disappeared: another program may have moved it, or its disk may return."""
 
     __tablename__ = "departed"
     __table_args__ = (
@@ -161,7 +160,7 @@ class Departed(Known, Table):
 
 
 class Scopes(TypeDecorator[frozenset[Scope]]):
-    """Names with spaces between them, as OAuth writes them (RFC 6749 3.3)."""
+    """Names of scopes, separated by spaces as in OAuth (RFC 6749 §3.3)."""
 
     impl = text_by_bytes(255)
     cache_ok = True
@@ -174,13 +173,13 @@ class Scopes(TypeDecorator[frozenset[Scope]]):
 
 
 class Account(Table):
-    """A person, or whoever else has a library here."""
+    """An account, with its own library."""
 
     __tablename__ = "account"
     __table_args__ = (
         Index("uq_account_email", "email", unique=True),
         Index("uq_account_library", "library", unique=True),
-        # What the last administrator is known by.
+        # Finds the last administrator.
         partial("ix_account_administrator", "is_admin", "id"),
         partial("ix_account_leaving", "leaving", "id"),
     )
@@ -200,7 +199,7 @@ class Account(Table):
 
 
 class Session(Table):
-    """One browser, from its login on."""
+    """A login of a browser."""
 
     __tablename__ = "session"
     __table_args__ = (
@@ -216,7 +215,7 @@ class Session(Table):
 
 
 class Token(Table):
-    """What a person made for a program."""
+    """A token for a program."""
 
     __tablename__ = "token"
     __table_args__ = (
@@ -233,7 +232,7 @@ class Token(Table):
 
 
 class Link(Table):
-    """What opens one file, or the playlist of one folder and the files in it."""
+    """A link to one file, or to the playlist of one folder and its files."""
 
     __tablename__ = "link"
     __table_args__ = (
@@ -253,7 +252,7 @@ class Link(Table):
 
 
 class Invite(Table):
-    """What lets one person sign up."""
+    """An invite: one person may sign up."""
 
     __tablename__ = "invite"
     __table_args__ = (Index("ix_invite_expires_at", "expires_at"),)
@@ -264,7 +263,7 @@ class Invite(Table):
 
 
 class SigningKey(Table):
-    """What links are signed with. `number` says which is newer."""
+    """A key that signs links. Newer keys have higher numbers."""
 
     __tablename__ = "signing_key"
     __table_args__ = (Index("uq_signing_key_number", "number", unique=True),)
@@ -276,7 +275,7 @@ class SigningKey(Table):
 
 
 class Announcement(Table):
-    """Where the server that started last is reached; one row."""
+    """The URL of the server that started last. One row."""
 
     __tablename__ = "announcement"
 
@@ -285,7 +284,7 @@ class Announcement(Table):
 
 
 class Lease(Table):
-    """A name that somebody holds."""
+    """A lease; see storage/leases.py."""
 
     __tablename__ = "lease"
 
@@ -295,7 +294,7 @@ class Lease(Table):
 
 
 class LoginLimit(Table):
-    """How full a bucket of attempts was, and when; or that somebody was right."""
+    """The level of a leaky bucket of attempts at a time, or a note of a successful login."""
 
     __tablename__ = "attempts"
     __table_args__ = (Index("ix_attempts_expires_at", "expires_at"),)

@@ -1,4 +1,4 @@
-"""Leases as rows: for a database that several machines share."""
+"""State that the processes on one database share: leases and login limits."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeVar
@@ -11,8 +11,8 @@ from app.accounts.login_limits import Bucket, pour
 from app.database.sql.engine import Database
 from app.database.sql.schema import Lease, LoginLimit
 
-FORGOTTEN_AFTER_S = 3600
-"""What nobody gave back is no row for longer than that."""
+EXPIRED_KEPT_S = 3600
+"""Seconds for which the row of an expired lease is kept."""
 
 
 class SqlLeases:
@@ -24,19 +24,19 @@ class SqlLeases:
     def acquire(self, name: str, holder: str, for_s: float) -> bool:
         now = self._database.clock
         row = insert(Lease).values(name=name, holder=holder, expires_at=now + for_s)
-        mine_or_nobodys = or_(Lease.holder == holder, Lease.expires_at <= now)
-        new = {"holder": holder, "expires_at": now + for_s}
-        take = row.on_conflict_do_update(index_elements=[Lease.name], set_=new, where=mine_or_nobodys)
+        ours_or_expired = or_(Lease.holder == holder, Lease.expires_at <= now)
+        values = {"holder": holder, "expires_at": now + for_s}
+        upsert = row.on_conflict_do_update(index_elements=[Lease.name], set_=values, where=ours_or_expired)
         with self._database.noting() as session:
-            taken = session.scalar(take.returning(Lease.name)) is not None
+            acquired = session.scalar(upsert.returning(Lease.name)) is not None
             session.commit()
-        return taken
+        return acquired
 
     def release(self, name: str, holder: str) -> None:
-        mine = (Lease.name == name) & (Lease.holder == holder)
-        forgotten = Lease.expires_at < self._database.clock - FORGOTTEN_AFTER_S
+        ours = (Lease.name == name) & (Lease.holder == holder)
+        long_expired = Lease.expires_at < self._database.clock - EXPIRED_KEPT_S
         with self._database.noting() as session:
-            session.execute(delete(Lease).where(or_(mine, forgotten)))
+            session.execute(delete(Lease).where(or_(ours, long_expired)))
             session.commit()
 
 
@@ -44,13 +44,14 @@ T = TypeVar("T")
 
 
 class WithReserve(Protocol):
-    """Takes a step again with the room held back on the disk, if there is no other."""
+    """A function that calls a step, and calls it again with the disk's reserved space if the disk is full."""
 
     def __call__(self, step: Callable[[], T]) -> T: ...
 
 
 class SqlLoginLimits:
-    """`accounts.attempts.AttemptStore` over an SQL database. One transaction at a time changes these rows."""
+    """`accounts.login_limits.LoginLimitStore` over an SQL database. Transactions on its rows run one at a
+    time."""
 
     def __init__(self, database: Database, with_reserve: WithReserve) -> None:
         self._database = database
@@ -99,7 +100,7 @@ class SqlLoginLimits:
             session.commit()
 
     def _rows(self, session: Session, keys: Sequence[str]) -> tuple[float, dict[str, LoginLimit]]:
-        """The time, and those that count still."""
+        """Return the time of the database, and the rows that have not expired."""
         now = session.scalar(select(self._database.clock))
         assert now is not None
         found = session.scalars(select(LoginLimit).where(LoginLimit.key.in_(keys)))
@@ -107,5 +108,5 @@ class SqlLoginLimits:
 
 
 def _put(session: Session, bucket: Bucket, level: float, now: float) -> None:
-    lasts_s = level * bucket.window_s / bucket.limit  # until it is empty, and as good as none
+    lasts_s = level * bucket.window_s / bucket.limit  # until it is empty, which equals no row
     session.merge(LoginLimit(key=bucket.key, level=level, at=now, expires_at=now + lasts_s))

@@ -589,7 +589,7 @@ def test_serve_is_refused_when_database_is_locked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda path: path.write_bytes(b"not a database" * 100), "is no SQLite file"),
+        (lambda path: path.write_bytes(b"not a database" * 100), "is not an SQLite file"),
         (lambda path: path.mkdir(), "cannot be opened"),
         (lambda path: path.touch(0o000), "cannot be opened"),
         (lambda path: path.touch(0o444), "cannot be written"),

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.database import paging
 from app.database.gridfs.documents import RawDocument, key_fields, parse_info
 from app.database.gridfs.list_index import MongoListIndex
-from app.database.paging import LIMITS, Limits
+from app.database.paging import PAGE_LIMITS, PageLimits
 from app.database.sql.list_index import SqlListIndex
 from app.database.sql.schema import Media, Word
 from app.storage.ignored_names import IGNORE_NOTHING
@@ -41,8 +41,8 @@ FREQUENT_MATCHES = [
     Listing(SHARED, "a", True, query="film"),
 ]
 
-NEVER_SORT = Limits(sort_at_most=(0,), with_token=0)
-"""Limits that select the search in index order."""
+NEVER_SORT = PageLimits(sort_at_most=(0,), with_token=0)
+"""PageLimits that select the search in index order."""
 
 GetPage = Callable[[Listing, str | None, int], tuple[list[FileInfo], str | None]]
 
@@ -88,7 +88,12 @@ def document(key: Key, number: int, size: int = 0, content_type: str = "video/mp
 
 
 def sql_page(
-    session: Session, listing: Listing, *, cursor: str | None = None, limit: int, limits: Limits = LIMITS
+    session: Session,
+    listing: Listing,
+    *,
+    cursor: str | None = None,
+    limit: int,
+    limits: PageLimits = PAGE_LIMITS,
 ) -> tuple[list[FileInfo], str | None]:
     rows, cursor = paging.page(SqlListIndex(session, listing), cursor=cursor, limit=limit, limits=limits)
     return [*map(info, rows)], cursor
@@ -100,7 +105,7 @@ def mongo_page(
     *,
     cursor: str | None = None,
     limit: int,
-    limits: Limits = LIMITS,
+    limits: PageLimits = PAGE_LIMITS,
 ) -> tuple[list[FileInfo], str | None]:
     found: Sequence[RawDocument]
     found, cursor = paging.page(MongoListIndex(media, listing), cursor=cursor, limit=limit, limits=limits)

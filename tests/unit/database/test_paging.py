@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 
 from app.database.gridfs.connection import Database as MongoDatabase
 from app.database.gridfs.documents import parse_info
-from app.database.paging import LIMITS, Limits
+from app.database.paging import PAGE_LIMITS, PageLimits
 from app.database.sql.engine import Database
 from app.database.sql.opening import migrate
 from app.database.sql.postgresql import Postgresql
@@ -20,16 +20,16 @@ from tests.support import model, mongo, postgres
 from tests.unit.database.list_indexes import GetPage, document, info, mongo_page, pages, row, sql_page
 
 STRATEGIES = [
-    LIMITS,
-    Limits(sort_at_most=(0,), with_token=0, strides=(1, 5)),
-    Limits(sort_at_most=(0,), with_token=0, strides=(1000,)),
-    Limits(sort_at_most=(2, 5), with_token=1000, strides=(10, 1000)),
-    Limits(sort_at_most=(10_000,), with_token=0, strides=()),
+    PAGE_LIMITS,
+    PageLimits(sort_at_most=(0,), with_token=0, strides=(1, 5)),
+    PageLimits(sort_at_most=(0,), with_token=0, strides=(1000,)),
+    PageLimits(sort_at_most=(2, 5), with_token=1000, strides=(10, 1000)),
+    PageLimits(sort_at_most=(10_000,), with_token=0, strides=()),
 ]
-"""Limits that select each strategy: search in index order in short parts, and in one; search among few files
-that have all tokens; sorting."""
+"""PageLimits that select each strategy: search in index order in short parts, and in one; search among few
+files that have all tokens; sorting."""
 
-Library = tuple[list[FileInfo], Callable[[Limits], GetPage]]
+Library = tuple[list[FileInfo], Callable[[PageLimits], GetPage]]
 """The files that are stored, and a function that returns how to get a page within limits."""
 
 FILES = [
@@ -53,7 +53,7 @@ def sql_library(database: Database) -> Iterator[Library]:
         infos = [*map(info, rows)]
     with database.reading() as session:
 
-        def within(limits: Limits) -> GetPage:
+        def within(limits: PageLimits) -> GetPage:
             get_page = partial(sql_page, session, limits=limits)
             return lambda listing, cursor, limit: get_page(listing, cursor=cursor, limit=limit)
 
@@ -67,7 +67,7 @@ def mongo_library() -> Iterator[Library]:
     database.ensure_indexes()
     database.media.insert_many(document(*file) for file in FILES)
 
-    def within(limits: Limits) -> GetPage:
+    def within(limits: PageLimits) -> GetPage:
         get_page = partial(mongo_page, database.media, limits=limits)
         return lambda listing, cursor, limit: get_page(listing, cursor=cursor, limit=limit)
 
@@ -90,7 +90,7 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("limits", STRATEGIES)
-def test_every_strategy_finds_the_files_of_the_model(stored: Library, limits: Limits) -> None:
+def test_every_strategy_finds_the_files_of_the_model(stored: Library, limits: PageLimits) -> None:
     infos, within = stored
     get_page = within(limits)
     unfiltered: list[Listing] = [one for one in model.LISTINGS if not one.query and not one.content_type]

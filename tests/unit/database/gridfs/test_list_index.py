@@ -13,7 +13,7 @@ from app.database.gridfs import list_index
 from app.database.gridfs.connection import Database
 from app.database.gridfs.documents import RawDocument, parse_info
 from app.database.gridfs.list_index import MongoListIndex
-from app.database.paging import LIMITS, Limits
+from app.database.paging import PAGE_LIMITS, PageLimits
 from app.storage import cursors
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
 from tests.support import model, mongo
@@ -62,7 +62,7 @@ def empty_media() -> Iterator[Collection[RawDocument]]:
 
 
 def all_pages(
-    media: Collection[RawDocument], listing: Listing, limit: int, limits: Limits = LIMITS
+    media: Collection[RawDocument], listing: Listing, limit: int, limits: PageLimits = PAGE_LIMITS
 ) -> Iterator[list[FileInfo]]:
     def get_page(listing: Listing, cursor: str | None, limit: int) -> tuple[list[FileInfo], str | None]:
         return mongo_page(media, listing, cursor=cursor, limit=limit, limits=limits)
@@ -70,7 +70,9 @@ def all_pages(
     return pages(get_page, listing, limit)
 
 
-def listed(media: Collection[RawDocument], listing: Listing, limits: Limits = LIMITS) -> list[FileInfo]:
+def listed(
+    media: Collection[RawDocument], listing: Listing, limits: PageLimits = PAGE_LIMITS
+) -> list[FileInfo]:
     return [one for page in all_pages(media, listing, 1000, limits) for one in page]
 
 
@@ -102,8 +104,10 @@ def assert_short(commands: list[RawDocument]) -> None:
 SPECIAL_CHARACTERS = ["a.b", "a|b", "(", "[x]", "$", "^", "a+", "a*", "{1}", "? !", "~#&-", "\u2028", ".b"]
 
 
-@pytest.mark.parametrize("limits", [Limits(sort_at_most=(0,)), Limits(sort_at_most=(100, 1_000, 10_000))])
-def test_special_characters_are_literal(empty_media: Collection[RawDocument], limits: Limits) -> None:
+@pytest.mark.parametrize(
+    "limits", [PageLimits(sort_at_most=(0,)), PageLimits(sort_at_most=(100, 1_000, 10_000))]
+)
+def test_special_characters_are_literal(empty_media: Collection[RawDocument], limits: PageLimits) -> None:
     folders = [
         *SPECIAL_CHARACTERS,
         *(f"{character}/b" for character in SPECIAL_CHARACTERS),
@@ -200,7 +204,7 @@ def conditions(media: Collection[RawDocument], listing: Listing) -> list[RawDocu
 def test_counting_examines_only_keys_up_to_limit(media: Collection[RawDocument]) -> None:
     listing = Listing(SHARED, "a", True, query="the", content_type="video/mp4", sort=Sort.SIZE)
     with profiled(media) as commands:
-        mongo_page(media, listing, limit=2, limits=Limits(sort_at_most=(3,)))
+        mongo_page(media, listing, limit=2, limits=PageLimits(sort_at_most=(3,)))
     *counts, _strides, _ = commands
     assert len(counts) == 3
     for count in counts:
@@ -241,7 +245,7 @@ def test_search_examines_bounded_number_of_files_per_page(media: Collection[RawD
 def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(
     media: Collection[RawDocument],
 ) -> None:
-    limits = Limits(sort_at_most=(2,), with_all_tokens=3)
+    limits = PageLimits(sort_at_most=(2,), with_all_tokens=3)
     with profiled(media) as commands:
         mongo_page(media, Listing(SHARED, "", True, query="the strasse"), limit=2, limits=limits)
     assert commands[-1]["planSummary"] in ("EOF", "IXSCAN { _id: 1 }")
@@ -252,13 +256,15 @@ def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(
 
 
 @pytest.mark.parametrize(("sort", "descending"), list(product(Sort, (False, True))))
-@pytest.mark.parametrize("limits", [Limits(sort_at_most=(0,)), Limits(sort_at_most=(100, 1_000, 10_000))])
+@pytest.mark.parametrize(
+    "limits", [PageLimits(sort_at_most=(0,)), PageLimits(sort_at_most=(100, 1_000, 10_000))]
+)
 @pytest.mark.parametrize("query", ["", "film"])
 def test_staying_files_are_listed_once_when_others_change(
     empty_media: Collection[RawDocument],
     sort: Sort,
     descending: bool,
-    limits: Limits,
+    limits: PageLimits,
     query: str,
 ) -> None:
     folders = ("a", "a/b", "a-b", "a/c")

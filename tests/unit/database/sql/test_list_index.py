@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, make_url
 from sqlalchemy.orm import Session
 
-from app.database.paging import LIMITS, Limits
+from app.database.paging import PAGE_LIMITS, PageLimits
 from app.database.sql.engine import Database
 from app.database.sql.list_index import end_of
 from app.database.sql.opening import migrate
@@ -56,7 +56,7 @@ def plans(
     *,
     cursor: str | None = None,
     limit: int = 2,
-    limits: Limits = LIMITS,
+    limits: PageLimits = PAGE_LIMITS,
 ) -> list[str]:
     """Return SQLite's plan for each query of a page."""
     sent: list[tuple[str, Any]] = []
@@ -168,7 +168,7 @@ def test_rare_matches_are_found_by_their_own_index(
 def test_frequent_words_that_rarely_meet_are_not_searched_in_index_order(
     database: Database, infos: list[FileInfo]
 ) -> None:
-    limits = Limits(sort_at_most=(2,), with_all_tokens=3)
+    limits = PageLimits(sort_at_most=(2,), with_all_tokens=3)
     *_, page = plans(database, Listing(SHARED, "", True, query="the strasse"), limits=limits)
     assert page.startswith("SEARCH media USING INDEX sqlite_autoindex_media_1 (id=?)"), page
     *_, page = plans(database, Listing(SHARED, "", True, query="the end"), limits=limits)

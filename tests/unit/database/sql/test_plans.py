@@ -12,7 +12,7 @@ from sqlalchemy import event, make_url
 from sqlalchemy.orm import Session
 
 from app.database.filesystem.rows import find
-from app.database.paging import Limits
+from app.database.paging import PageLimits
 from app.database.sql.engine import Database
 from app.database.sql.list_index import disk_folders, folders
 from app.database.sql.opening import migrate
@@ -132,7 +132,7 @@ def test_page_is_read_in_index_order(database: Database, listing: Listing) -> No
 
 @pytest.mark.parametrize("listing", SEARCHES)
 def test_search_uses_indexes_and_sorts_only_few_rows(database: Database, listing: Listing) -> None:
-    limits = Limits(sort_at_most=(10, 300))
+    limits = PageLimits(sort_at_most=(10, 300))
     found = plans(database, lambda session: sql_page(session, listing, limit=20, limits=limits))
     for plan in found:
         assert_by_index(plan)
