@@ -21,7 +21,7 @@ from bson import ObjectId
 from sqlalchemy import Connection, Table
 
 from app.database.filesystem.opening import open_filesystem
-from app.database.gridfs.connection import Database as MongoDatabase
+from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import key_fields
 from app.database.gridfs.opening import open_gridfs
 from app.database.sql.opening import open_sql

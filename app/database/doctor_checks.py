@@ -147,13 +147,13 @@ NEEDED_ACTIONS = frozenset(
 
 
 def _probe_mongodb(settings: Settings) -> list[DatabaseStatus]:
-    from app.database.gridfs.connection import Database  # noqa: PLC0415
+    from app.database.gridfs.connection import MongoDatabase  # noqa: PLC0415
     from app.database.gridfs.opening import NO_URL, connect_users  # noqa: PLC0415
 
     url = settings.mongodb_url
     if not url:
         return [DatabaseStatus("MongoDB", error=NO_URL)]
-    found = [_probe_connection(lambda: Database(url), _files_status)]
+    found = [_probe_connection(lambda: MongoDatabase(url), _files_status)]
     if settings.access == "accounts":
         found.append(_probe_connection(lambda: connect_users(settings), _accounts_status))
     return found
@@ -172,7 +172,7 @@ def _probe_connection(
         return DatabaseStatus(name, error=str(error))
 
 
-def _files_status(name: str, database: "mongo.Database") -> DatabaseStatus:
+def _files_status(name: str, database: "mongo.MongoDatabase") -> DatabaseStatus:
     from app.database.gridfs import connection  # noqa: PLC0415
     from app.database.gridfs.documents import Media  # noqa: PLC0415
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from mongoengine.fields import GridFSProxy
 
 from app.database import paging
-from app.database.gridfs.bucket import DEFAULT_SIZES, GridReader, StagedFile, TransferSizes
-from app.database.gridfs.connection import Database
+from app.database.gridfs.bucket import DEFAULT_SIZES, GridReader, GridWriter, TransferSizes
+from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import (
     MALFORMED,
     Media,
@@ -24,7 +24,7 @@ from app.database.gridfs.documents import (
     parse_infos,
 )
 from app.database.gridfs.garbage_collection import LeaseRenewer
-from app.database.gridfs.grid_maintenance import GridMaintenance
+from app.database.gridfs.integrity import GridMaintenance
 from app.database.gridfs.list_index import MongoListIndex, folders, libraries
 from app.database.gridfs.writes import NO_FILE, MediaWrites, check_path_conflicts
 from app.storage.backend import Writer
@@ -57,7 +57,7 @@ class GridBackend:
 
     def __init__(
         self,
-        database: Database,
+        database: MongoDatabase,
         leases: LeaseRenewer,
         senders: Executor,
         *,
@@ -93,10 +93,10 @@ class GridBackend:
                 check_path_conflicts(self.database.media, key)
         check_expectation(None if media is None else media.etag, expect)
 
-    def stage(self, size: int | None) -> StagedFile:
+    def stage(self, size: int | None) -> GridWriter:
         if size is not None and size >= MIN_CHECKED_SIZE and self.database.free_bytes() < size:
             raise OutOfSpace("The disk of the database has too little free space for this file.")
-        return StagedFile(self.database, self._leases, self._senders, self._sizes)
+        return GridWriter(self.database, self._leases, self._senders, self._sizes)
 
     def commit(
         self,
@@ -110,7 +110,7 @@ class GridBackend:
         origin: FileInfo | None = None,
         is_utf8: bool | None = None,
     ) -> Committed:
-        assert isinstance(writer, StagedFile)
+        assert isinstance(writer, GridWriter)
         if writer.seal(key, content_type, sha256) != size:
             raise StorageUnavailable("The database did not store the whole file. Upload it again.")
         now = datetime.now(UTC)

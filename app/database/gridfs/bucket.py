@@ -11,7 +11,7 @@ from typing import Any
 
 from bson import Int64, ObjectId
 
-from app.database.gridfs.connection import Database
+from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import RawDocument
 from app.database.gridfs.garbage_collection import LeaseRenewer, delete_entry, remove_chunks
 from app.storage.errors import StorageError, Truncated
@@ -67,7 +67,7 @@ class GridReader:
 
     def __init__(
         self,
-        database: Database,
+        database: MongoDatabase,
         info: FileInfo,
         file: Any,
         chunk_size: int,
@@ -146,7 +146,7 @@ class ChunkSenders(ThreadPoolExecutor):
         return future
 
 
-class StagedFile:
+class GridWriter:
     """A new file of the bucket, leased while it is written. See `storage.backend.Writer`.
 
     Its chunks are inserted first and its document of `fs.files` last, as the GridFS specification requires.
@@ -154,7 +154,7 @@ class StagedFile:
 
     def __init__(
         self,
-        database: Database,
+        database: MongoDatabase,
         leases: LeaseRenewer,
         senders: Executor,
         sizes: TransferSizes = DEFAULT_SIZES,

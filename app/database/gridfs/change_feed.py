@@ -12,7 +12,7 @@ from pymongo.change_stream import DatabaseChangeStream
 from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
 
 from app.database.gridfs import own_writes
-from app.database.gridfs.connection import IMAGES, Database, map_error
+from app.database.gridfs.connection import IMAGES, MongoDatabase, map_error
 from app.database.gridfs.documents import MALFORMED, RawDocument, parse_info
 from app.database.gridfs.own_writes import Mark
 from app.events.feed import ChangeFeed, Message
@@ -96,7 +96,7 @@ def _parse_update(before: RawDocument | None, after: RawDocument) -> StreamEvent
     return None
 
 
-def open_change_source(database: Database) -> "MongoChangeSource | None":
+def open_change_source(database: MongoDatabase) -> "MongoChangeSource | None":
     """Return the source of other processes' changes. Returns None if the server is not a replica set."""
     with database.operation():
         replicated = database.is_replicated()
@@ -109,7 +109,7 @@ def open_change_source(database: Database) -> "MongoChangeSource | None":
 class MongoChangeSource:
     """`change_listener.ChangeSource` over MongoDB, whose oplog keeps changes for disconnected processes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: MongoDatabase) -> None:
         self._database = database
         self._origin = uuid4().hex
         self._stream: DatabaseChangeStream[RawDocument] | None = None

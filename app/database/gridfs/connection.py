@@ -135,7 +135,7 @@ class Connection:
         return bool(missing)
 
 
-class Database(Connection):
+class MongoDatabase(Connection):
     """The database of the files. `feed` receives the changes that scans find."""
 
     def __init__(self, url: str, feed: ChangeFeed | None = None) -> None:

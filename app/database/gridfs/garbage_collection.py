@@ -13,7 +13,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from app.database.gridfs.connection import Database
+from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import RawDocument, after_id
 from app.storage.errors import StorageError
 from app.storage.maintenance import ScanStep
@@ -36,7 +36,7 @@ def _from_now(seconds: float) -> RawDocument:
     return {"$add": ["$$NOW", round(seconds * 1000)]}
 
 
-def begin_lease(database: Database, file: Any, lease_s: float = LEASE_S) -> None:
+def begin_lease(database: MongoDatabase, file: Any, lease_s: float = LEASE_S) -> None:
     """Lease a file to its writer, unless it has an entry."""
     exists = {"$eq": [{"$type": "$expires_at"}, "date"]}
     entry = {"_id": file, "expires_at": _from_now(lease_s), "lease": True}
@@ -47,7 +47,7 @@ def begin_lease(database: Database, file: Any, lease_s: float = LEASE_S) -> None
 class LeaseRenewer:
     """A thread that renews the leases of this process's writers, however slow their clients are."""
 
-    def __init__(self, database: Database, *, lease_s: float = LEASE_S) -> None:
+    def __init__(self, database: MongoDatabase, *, lease_s: float = LEASE_S) -> None:
         self._database = database
         self._lease_s = lease_s
         self._files: set[ObjectId] = set()
@@ -111,7 +111,7 @@ class LeaseRenewer:
             begin_lease(self._database, file, self._lease_s)
 
 
-def end_lease(database: Database, file: Any) -> bool:
+def end_lease(database: MongoDatabase, file: Any) -> bool:
     """End the lease of a file that a document refers to now.
 
     Returns False if a sweep has claimed the file before. A later sweep finds the document.
@@ -122,17 +122,17 @@ def end_lease(database: Database, file: Any) -> bool:
     return entry is not None and "lease" not in entry  # a concurrent change has replaced and retired it
 
 
-def pass_over(database: Database, file: Any) -> None:
+def pass_over(database: MongoDatabase, file: Any) -> None:
     """Let scans ignore a file of another program that no document refers to."""
     database.uploads.update_one({"_id": file}, {"$setOnInsert": {"passed_over": True}}, upsert=True)
 
 
-def delete_entry(database: Database, file: Any) -> None:
+def delete_entry(database: MongoDatabase, file: Any) -> None:
     """Delete the entry of a file whose bytes are removed."""
     database.uploads.delete_one({"_id": file})
 
 
-def retire(database: Database, file: Any) -> None:
+def retire(database: MongoDatabase, file: Any) -> None:
     """Schedule the removal of a file for the end of the grace period.
 
     Called before the change that ends the document's reference; if the change fails, the file stays.
@@ -141,7 +141,7 @@ def retire(database: Database, file: Any) -> None:
     database.uploads.update_one({"_id": file}, [{"$replaceWith": entry}], upsert=True)
 
 
-def sweep(database: Database) -> Generator[ScanStep]:
+def sweep(database: MongoDatabase) -> Generator[ScanStep]:
     """Remove the expired files from the bucket, in short steps."""
     for file in _expired(database):
         claimed = _claim(database, file)
@@ -154,7 +154,7 @@ def sweep(database: Database) -> Generator[ScanStep]:
         yield ScanStep(0, (), swept=int(claimed))
 
 
-def _expired(database: Database) -> Iterator[Any]:
+def _expired(database: MongoDatabase) -> Iterator[Any]:
     """Yield the ids of files whose entries have expired."""
     last: RawDocument = {}
     while True:
@@ -166,7 +166,7 @@ def _expired(database: Database) -> Iterator[Any]:
         yield entry["_id"]
 
 
-def _claim(database: Database, file: Any) -> bool:
+def _claim(database: MongoDatabase, file: Any) -> bool:
     """Claim an expired file for removal. Return whether no writer and no document needs it."""
     with database.operation():
         claimed = database.uploads.update_one({"_id": file, **_EXPIRED}, {"$set": {"sweeping": True}})
@@ -181,7 +181,7 @@ def _claim(database: Database, file: Any) -> bool:
         return database.uploads.find_one(claim) is not None
 
 
-def remove_chunks(database: Database, file: Any) -> bool:
+def remove_chunks(database: MongoDatabase, file: Any) -> bool:
     """Remove a file from the bucket and some of its chunks. Return whether there may be more chunks."""
     with database.operation():
         database.files.delete_one({"_id": file})  # first, so that no client finds an incomplete file

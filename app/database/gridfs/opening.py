@@ -16,7 +16,7 @@ from app.database.gridfs.accounts import MongoAccounts
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.bucket import DEFAULT_SIZES, ChunkSenders, TransferSizes
 from app.database.gridfs.change_feed import open_change_source
-from app.database.gridfs.connection import USERS, Connection, Database, Users
+from app.database.gridfs.connection import USERS, Connection, MongoDatabase, Users
 from app.database.gridfs.documents import RawDocument, after_id
 from app.database.gridfs.garbage_collection import LEASE_S, LeaseRenewer
 from app.database.gridfs.shared_state import MongoCopyRecords, MongoLeases
@@ -82,7 +82,7 @@ def open_gridfs(
     """
     if not settings.mongodb_url:
         raise ConfigurationError(NO_URL)
-    database = Database(settings.mongodb_url, feed)
+    database = MongoDatabase(settings.mongodb_url, feed)
     stack.callback(database.close)
     with _naming_server(database):
         if not create and not database.exists():
@@ -182,7 +182,7 @@ def library_id(database: Connection) -> str:
 # Upgrades of documents
 
 
-def _correct_media_types(database: Database) -> None:
+def _correct_media_types(database: MongoDatabase) -> None:
     """Correct the media types that hide films from players, in documents of older versions."""
     with database.operation(within_s=None):
         selected = {"content_type": {"$in": [*OUTDATED_TYPES]}}
@@ -192,7 +192,7 @@ def _correct_media_types(database: Database) -> None:
             database.media.update_one(unchanged, {"$set": {"content_type": kind}})
 
 
-def _ignored_names(database: Database, configured: IgnoredNames, *, serving: bool) -> IgnoredNames:
+def _ignored_names(database: MongoDatabase, configured: IgnoredNames, *, serving: bool) -> IgnoredNames:
     """Return the patterns that decide which files lists leave out.
 
     A server flags every document by its settings. A command uses the patterns of the last server, because a
@@ -207,7 +207,7 @@ def _ignored_names(database: Database, configured: IgnoredNames, *, serving: boo
     return configured
 
 
-def _flag_ignored(database: Database, ignored: IgnoredNames) -> None:
+def _flag_ignored(database: MongoDatabase, ignored: IgnoredNames) -> None:
     """Flag every document.
 
     Other processes may write meanwhile. Each update requires that the document still has the name that was

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pymongo
 
 from app.accounts.login_limits import Bucket, pour
-from app.database.gridfs.connection import Database, Users
+from app.database.gridfs.connection import MongoDatabase, Users
 from app.database.gridfs.documents import RawDocument
 from app.storage.contract import CopyRecord
 
@@ -18,7 +18,7 @@ _EXPIRED: RawDocument = {"$lte": ["$expires_at", "$$NOW"]}
 class MongoLeases:
     """`storage.leases.LeaseStore` over a MongoDB database, which removes expired leases itself."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: MongoDatabase) -> None:
         self._database = database
 
     def acquire(self, name: str, holder: str, for_s: float) -> bool:
@@ -131,7 +131,7 @@ _COPY_FIELDS = ("path", "etag", "updated_at", "source", "origin")
 class MongoCopyRecords:
     """`storage.contract.CopyRecords` over a MongoDB database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: MongoDatabase) -> None:
         self._database = database
 
     def find(self, ids: Sequence[str]) -> Mapping[str, CopyRecord]:

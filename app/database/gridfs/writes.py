@@ -9,7 +9,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.database.gridfs import own_writes
 from app.database.gridfs.bucket import FOREIGN, OURS
-from app.database.gridfs.connection import Database
+from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import Media, RawDocument, find_media, key_fields, key_of, unchanged_filter
 from app.database.gridfs.garbage_collection import begin_lease, end_lease, pass_over, retire
 from app.database.gridfs.own_writes import Mark
@@ -76,7 +76,7 @@ def path_conflicts(key: Key) -> list[RawDocument]:
 class MediaWrites:
     """The writes of stored files, each as its namesake in `contract.Storage` promises."""
 
-    def __init__(self, database: Database, ignored: IgnoredNames) -> None:
+    def __init__(self, database: MongoDatabase, ignored: IgnoredNames) -> None:
         self._database = database
         self._ignored = ignored
 

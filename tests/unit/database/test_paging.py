@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from app.database.gridfs.connection import Database as MongoDatabase
+from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import parse_info
 from app.database.paging import PAGE_LIMITS, PageLimits
 from app.database.sql.engine import Database

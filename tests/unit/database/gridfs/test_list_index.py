@@ -10,7 +10,7 @@ import pytest
 from pymongo.collection import Collection
 
 from app.database.gridfs import list_index
-from app.database.gridfs.connection import Database
+from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import RawDocument, parse_info
 from app.database.gridfs.list_index import MongoListIndex
 from app.database.paging import PAGE_LIMITS, PageLimits
@@ -32,7 +32,7 @@ ALONG_PATHS = "IXSCAN { library: 1, ignored: 1, folder: 1, filename: 1 }"
 
 @contextmanager
 def empty() -> Iterator[Collection[RawDocument]]:
-    database = Database(str(mongo.gridfs()["mongodb_url"]))
+    database = MongoDatabase(str(mongo.gridfs()["mongodb_url"]))
     database.ensure_indexes()
     yield database.media
     database.client.drop_database(database.name)

@@ -11,7 +11,7 @@ import pytest
 from pymongo.collection import Collection
 
 from app.database import NEWER_SCHEMA, prepare_database
-from app.database.gridfs.connection import Database
+from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import UNJUDGED, UNJUDGED_INDEX
 from app.database.gridfs.opening import VERSION, migration, open_gridfs
 from app.settings import ConfigurationError, Settings
@@ -119,7 +119,7 @@ def versions(schema: Collection[Any]) -> list[int]:
 
 def test_readme_names_each_collection() -> None:
     chosen = mongo.gridfs()
-    database = Database(str(chosen["mongodb_url"]))
+    database = MongoDatabase(str(chosen["mongodb_url"]))
     collections = [one.name for one in vars(database).values() if isinstance(one, Collection)]
     database.close()
     readme = (Path(__file__).parents[4] / "README.md").read_text()

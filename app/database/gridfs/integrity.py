@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 
 from app.database.gridfs import own_writes
 from app.database.gridfs.bucket import FOREIGN, GridReader
-from app.database.gridfs.connection import Database
+from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import (
     MALFORMED,
     UNJUDGED,
@@ -59,9 +59,9 @@ _NOT_LIKE_OURS = "Its document in media lacks fields, or has fields of a wrong t
 class GridMaintenance:
     """`storage.maintenance.Maintenance` over a MongoDB database."""
 
-    def __init__(self, database: Database, ignored: IgnoredNames) -> None:
+    def __init__(self, database: MongoDatabase, ignored: IgnoredNames) -> None:
         self._database = database
-        self._scanner = Scanner(database, ignored)
+        self._scanner = GridScanner(database, ignored)
 
     def usage(self, library: str | None) -> Usage:
         total: RawDocument = {"$group": {"_id": None, "files": {"$sum": 1}, "size": {"$sum": "$size"}}}
@@ -164,10 +164,10 @@ class GridMaintenance:
             last = media.id
 
 
-class Scanner:
+class GridScanner:
     """Makes the documents match the files of the bucket."""
 
-    def __init__(self, database: Database, ignored: IgnoredNames) -> None:
+    def __init__(self, database: MongoDatabase, ignored: IgnoredNames) -> None:
         self._database = database
         self._ignored = ignored
 
