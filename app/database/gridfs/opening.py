@@ -87,7 +87,7 @@ def open_gridfs(
     with _naming_server(database):
         if not create and not database.exists():
             raise ConfigurationError(
-                f"The database {database.name!r} contains no library. Run `seekable serve` to create one."
+                f"The database “{database.name}” contains no library. Run `seekable serve` to create one."
             )
         check_version(database)
         database.ensure_indexes()

@@ -31,12 +31,12 @@ class ChunkQueries(monitoring.CommandListener):
     """A counter of queries for chunks and of the bytes in their replies."""
 
     def __init__(self) -> None:
-        self.questions: list[str] = []
+        self.names: list[str] = []
         self.bytes = 0
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
         if "fs.chunks" in (event.command.get("find"), event.command.get("collection")):
-            self.questions.append(event.command_name)
+            self.names.append(event.command_name)
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         cursor: dict[str, Any] = event.reply.get("cursor") or {}
@@ -49,7 +49,7 @@ class ChunkQueries(monitoring.CommandListener):
 
 
 @pytest.fixture
-def queries(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChunkQueries]:
+def queries() -> Iterator[ChunkQueries]:
     listener = ChunkQueries()
     listeners = monitoring._LISTENERS.command_listeners  # those of every client created from now on
     listeners.append(listener)
@@ -78,7 +78,7 @@ def parts_of(start: int, stop: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("start", "size", "questions"),
+    ("start", "size", "max_queries"),
     [
         (0, 1, 1),
         (300_000, 64 << 10, 1),
@@ -92,15 +92,15 @@ def parts_of(start: int, stop: int) -> int:
     ],
 )
 async def test_download_queries_each_chunk_once(
-    queries: ChunkQueries, start: int, size: int, questions: int
+    queries: ChunkQueries, start: int, size: int, max_queries: int
 ) -> None:
     async with stored() as storage:
-        queries.questions.clear()
+        queries.names.clear()
         async with storage.open(FILM) as file:
             data = b"".join([data async for data in file.read(start, start + size)])
     assert data == DATA[start : start + size]
-    assert {*queries.questions} == {"find"}
-    assert len(queries.questions) <= questions
+    assert {*queries.names} == {"find"}
+    assert len(queries.names) <= max_queries
     assert queries.bytes == parts_of(start, start + size)
 
 
