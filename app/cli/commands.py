@@ -7,14 +7,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    ExitStack,
-    aclosing,
-    contextmanager,
-    suppress,
-)
+from contextlib import AsyncExitStack, ExitStack, aclosing, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from signal import SIGTERM
@@ -239,17 +232,19 @@ def _with_both(
 ) -> None:
     """Open both libraries, and run a step of the copy."""
 
-    async def opened(source: Stores) -> None:
+    async def run_step(source: Stores) -> None:
         # As asyncio does on Ctrl-C: cancellation discards the file in progress cleanly.
-        asyncio.get_running_loop().add_signal_handler(SIGTERM, partial(_cancel, asyncio.current_task()))
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(SIGTERM, task.cancel)
         async with AsyncExitStack() as stack:
             with _errors_name_target():
                 await asyncio.to_thread(prepare_database, target)
-                stores = await stack.enter_async_context(_opened(target))
+                stores = await stack.enter_async_context(open_stores(target, serving=False))
                 stores.storage.check_changeable()
             await run(source.storage, Target(stores.storage, stores.copies, source.library_id))
 
-    _with_stores(opened, settings)
+    _with_stores(settings, run_step)
 
 
 def _check_known(to: Target) -> None:
@@ -287,11 +282,6 @@ def _line(*parts: str | Key) -> str:
     for part in parts:
         texts += [part] if isinstance(part, str) else [*filter(None, [part.library]), part.path]
     return ": ".join(map(logs.escaped, texts))
-
-
-def _cancel(task: asyncio.Task[None] | None) -> None:
-    assert task is not None
-    task.cancel()
 
 
 @contextmanager
@@ -346,24 +336,16 @@ class _Bar:
 
 
 def _with_storage(run: Callable[[Storage], Awaitable[object]]) -> None:
-    async def opened(stores: Stores) -> None:
-        await run(stores.storage)
-
-    _with_stores(opened)
+    _with_stores(load(), lambda stores: run(stores.storage))
 
 
-def _with_stores(run: Callable[[Stores], Awaitable[object]], settings: Settings | None = None) -> None:
-    async def opened(settings: Settings) -> None:
-        async with _opened(settings) as stores:
+def _with_stores(settings: Settings, run: Callable[[Stores], Awaitable[object]]) -> None:
+    async def open_and_run() -> None:
+        async with open_stores(settings, serving=False) as stores:
             await run(stores)
 
-    settings = settings or load()
     prepare_database(settings, create=False)
-    asyncio.run(opened(settings))
-
-
-def _opened(settings: Settings) -> AbstractAsyncContextManager[Stores]:
-    return open_stores(settings, serving=False)
+    asyncio.run(open_and_run())
 
 
 def _counts(found: Mapping[Any, int]) -> list[str]:

@@ -40,8 +40,8 @@ class OutcomeUnknown(StorageUnavailable):
 class Database(ABC):
     """One SQL database. It has one writer at a time, among all processes.
 
-    `read`, `write` and `note` are the statements that begin each kind of transaction. `write` and `note` wait
-    for a lock of their own; `note` is for data of neither files nor accounts.
+    `read`, `write` and `write_transient` are the statements that begin each kind of transaction. The writers
+    of each kind wait for each other. Transient data, such as leases, matters for minutes only.
     """
 
     clock: ColumnElement[float]
@@ -60,14 +60,14 @@ class Database(ABC):
         *,
         read: tuple[str, ...],
         write: tuple[str, ...],
-        note: tuple[str, ...],
+        write_transient: tuple[str, ...],
     ) -> None:
         # Without the query, which may contain a password, too.
         self.name = url.set(query={}).render_as_string(hide_password=True)
         self.engine = engine
         event.listen(engine, "begin", partial(_begin, read))
         self._writers = engine.execution_options(begin=write)
-        self._notes = engine.execution_options(begin=note)
+        self._transient_writers = engine.execution_options(begin=write_transient)
         # Threads of this process wait for this lock, so that the database has at most one of its writers
         # waiting.
         self._writing = threading.Lock()
@@ -147,18 +147,18 @@ class Database(ABC):
         most."""
 
     @contextmanager
-    def noting(self) -> Iterator[Session]:
-        """Yield a session for data that matters for minutes only. On PostgreSQL it does not wait for the
+    def writing_transient(self) -> Iterator[Session]:
+        """Yield a session for transient data. On PostgreSQL it does not wait for the
         writer; on SQLite a power cut may lose its commits."""
         turn = self._writer_lock() if self.on_one_machine else nullcontext()
-        with self._map_errors(), turn, self._transaction(self._notes) as session:
+        with self._map_errors(), turn, self._transaction(self._transient_writers) as session:
             yield session
 
-    def commit(self, session: Session, was_made: Callable[[Session], bool]) -> None:
+    def commit(self, session: Session, was_committed: Callable[[Session], bool]) -> None:
         """Commit the writer's changes.
 
-        If the connection is lost, `was_made` looks them up in a later snapshot. Raises OutcomeUnknown if that
-        fails; after any other error nothing was committed.
+        If the connection is lost, `was_committed` looks them up in a later snapshot. Raises OutcomeUnknown if
+        that fails; after any other error nothing was committed.
         """
         session.commit()
 

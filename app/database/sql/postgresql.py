@@ -1,4 +1,4 @@
-"""A PostgreSQL database: a server, which may be stopped, restarted, or cut off at any time."""
+"""PostgreSQL: connections to a server that may stop, restart or become unreachable at any time."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -48,8 +48,8 @@ _LOCK = 0x5EEC_AB1E
 """The number of the advisory lock of the writer, in all processes."""
 
 _NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
-_NOTES_LOCK = _LOCK + 1
-"""The number of the advisory lock of `Database.noting`."""
+_TRANSIENT_LOCK = _LOCK + 1
+"""The number of the advisory lock of `Database.writing_transient`."""
 
 _DEFAULTS: dict[str, Any] = {
     "connect_timeout": 2,
@@ -115,7 +115,7 @@ class Postgresql(Database):
             hide_parameters=True,  # they contain hashes and keys
         )
         event.listen(engine, "do_connect", self._connect)
-        event.listen(engine, "handle_error", _note_end)
+        event.listen(engine, "handle_error", _note_disconnect)
         # READ COMMITTED: each statement of the writer sees all that was committed before it acquired the
         # lock.
         super().__init__(
@@ -126,9 +126,9 @@ class Postgresql(Database):
                 "BEGIN ISOLATION LEVEL READ COMMITTED",
                 f"SELECT pg_advisory_xact_lock({_LOCK})",
             ),
-            note=(
+            write_transient=(
                 "BEGIN ISOLATION LEVEL READ COMMITTED",
-                f"SELECT pg_advisory_xact_lock({_NOTES_LOCK})",
+                f"SELECT pg_advisory_xact_lock({_TRANSIENT_LOCK})",
             ),
         )
 
@@ -223,23 +223,23 @@ class Postgresql(Database):
         arguments, options = dialect.create_connect_args(self.engine.url)
         return self._connect(dialect, None, [*arguments], {**options})
 
-    def commit(self, session: Session, was_made: Callable[[Session], bool]) -> None:
+    def commit(self, session: Session, was_committed: Callable[[Session], bool]) -> None:
         connection = cast(WatchedConnection, session.connection().connection.dbapi_connection)
         backend = connection.info.backend_pid
         try:
             session.commit()
         except DBAPIError as error:
-            if not error.connection_invalidated or not self._look_up(backend, was_made):
+            if not error.connection_invalidated or not self._look_up(backend, was_committed):
                 raise
 
-    def _look_up(self, backend: int, was_made: Callable[[Session], bool]) -> bool:
+    def _look_up(self, backend: int, was_committed: Callable[[Session], bool]) -> bool:
         """Return whether the transaction of a lost connection was committed."""
         deadline = time.monotonic() + OUTCOME_TIMEOUT_S
         while True:
             try:
                 if self._has_ended(backend):
                     with self.reading() as session:
-                        return was_made(session)
+                        return was_committed(session)
             except StorageUnavailable:  # the server may be restarting
                 if self._server.is_unresponsive():
                     deadline = 0
@@ -276,7 +276,7 @@ class Postgresql(Database):
         return super()._connect_and_begin(engine)
 
 
-def _note_end(context: ExceptionContext) -> None:
+def _note_disconnect(context: ExceptionContext) -> None:
     """Treat errors with which the server closes a connection as its end, which may be detected later."""
     if getattr(context.original_exception, "sqlstate", None) in _CONNECTION_ENDED:
         context.is_disconnect = True

@@ -27,7 +27,7 @@ class SqlLeases:
         ours_or_expired = or_(Lease.holder == holder, Lease.expires_at <= now)
         values = {"holder": holder, "expires_at": now + for_s}
         upsert = row.on_conflict_do_update(index_elements=[Lease.name], set_=values, where=ours_or_expired)
-        with self._database.noting() as session:
+        with self._database.writing_transient() as session:
             acquired = session.scalar(upsert.returning(Lease.name)) is not None
             session.commit()
         return acquired
@@ -35,7 +35,7 @@ class SqlLeases:
     def release(self, name: str, holder: str) -> None:
         ours = (Lease.name == name) & (Lease.holder == holder)
         long_expired = Lease.expires_at < self._database.clock - EXPIRED_KEPT_S
-        with self._database.noting() as session:
+        with self._database.writing_transient() as session:
             session.execute(delete(Lease).where(or_(ours, long_expired)))
             session.commit()
 
@@ -61,7 +61,7 @@ class SqlLoginLimits:
         return self._with_reserve(lambda: self._attempt(buckets))
 
     def _attempt(self, buckets: Sequence[Bucket]) -> tuple[Bucket, float] | None:
-        with self._database.noting() as session:
+        with self._database.writing_transient() as session:
             now, rows = self._rows(session, [key for one in buckets for key in (one.key, one.unless)])
             levels = {}
             refused: list[tuple[Bucket, float]] = []
@@ -83,7 +83,7 @@ class SqlLoginLimits:
         self._with_reserve(lambda: self._forgive(buckets, note, for_s))
 
     def _forgive(self, buckets: Collection[Bucket], note: str, for_s: float) -> None:
-        with self._database.noting() as session:
+        with self._database.writing_transient() as session:
             now, rows = self._rows(session, [bucket.key for bucket in buckets])
             for row in rows.values():
                 row.level = max(0.0, row.level - 1)
@@ -91,7 +91,7 @@ class SqlLoginLimits:
             session.commit()
 
     def sweep(self, most: int) -> None:
-        with self._database.noting() as session:
+        with self._database.writing_transient() as session:
             session.execute(delete(LoginLimit).where(LoginLimit.expires_at <= self._database.clock))
             over = (session.scalar(select(func.count()).select_from(LoginLimit)) or 0) - most
             if over > 0:

@@ -1,4 +1,4 @@
-"""An SQLite database: a file."""
+"""SQLite: connections to a database file, which other programs may lock, move or replace."""
 
 import os
 import sqlite3
@@ -51,14 +51,14 @@ class Sqlite(Database):
         self._opened: tuple[int, int] | None = None
         event.listen(engine, "do_connect", self._check_file)
         event.listen(engine, "connect", partial(_configure, busy_timeout_ms))
-        event.listen(engine, "connect", self._note_file)
-        # FULL, because with NORMAL a power cut loses acknowledged commits. Notes may be lost.
+        event.listen(engine, "connect", self._remember_file)
+        # FULL, because with NORMAL a power cut loses acknowledged commits. Transient data may be lost.
         super().__init__(
             url,
             engine,
             read=("BEGIN",),
             write=("PRAGMA synchronous = FULL", "BEGIN IMMEDIATE"),
-            note=("PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE"),
+            write_transient=("PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE"),
         )
 
     def check_reachable(self) -> None:
@@ -78,7 +78,7 @@ class Sqlite(Database):
     def files(self) -> tuple[Path, ...]:
         return tuple(Path(f"{self._file}{suffix}") for suffix in ("", "-wal", "-shm", "-journal"))
 
-    def _note_file(self, _connection: SQLiteConnection, _record: Any) -> None:
+    def _remember_file(self, _connection: SQLiteConnection, _record: Any) -> None:
         if self._opened is None:
             status = self._file.stat()
             self._opened = status.st_dev, status.st_ino
@@ -108,7 +108,7 @@ class Sqlite(Database):
             if os.statvfs(self._file).f_flag & os.ST_RDONLY:
                 raise StorageUnavailable("The file system of the database is read-only.")
             if not os.access(self._file, os.R_OK | os.W_OK):
-                raise StorageUnavailable("The database cannot be written by this user any more.")
+                raise StorageUnavailable("The server's user may no longer write to the database.")
         except OSError as error:
             raise StorageUnavailable(f"The database cannot be reached: {error.strerror}.") from error
 

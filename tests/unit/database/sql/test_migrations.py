@@ -136,7 +136,7 @@ def test_lists_and_lookups_use_an_index(database: Database) -> None:
 
 def test_connections_make_commits_durable(database: Database) -> None:
     """Except on connections for notes, and independent of a connection's earlier use."""
-    for begun, synchronous in ((database.writing, 2), (database.noting, 1), (database.writing, 2)):
+    for begun, synchronous in ((database.writing, 2), (database.writing_transient, 1), (database.writing, 2)):
         with begun() as session:
             connection = session.connection()
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
