@@ -746,7 +746,7 @@ def test_change_succeeds_when_postgresql_commits_but_answer_is_lost(tmp_path: Pa
 def test_store_is_unavailable_until_postgresql_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
+    monkeypatch.setattr(postgresql, "OUTCOME_TIMEOUT_S", 0.2)
     with _connected_through_proxy(tmp_path) as (proxy, store):
         anna = store.add(make_account())
         proxy.loss, proxy.reachable = Loss.COMMIT, False

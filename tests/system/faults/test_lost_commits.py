@@ -36,7 +36,7 @@ AFTER: dict[str, State] = {
 def shorten_waits(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the time after which a file counts as finished, and that of the search for a lost commit."""
     foreign_changes.shorten_waits(library)
-    monkeypatch.setattr(postgresql, "LOOKED_UP_WITHIN_S", 0.2)
+    monkeypatch.setattr(postgresql, "OUTCOME_TIMEOUT_S", 0.2)
 
 
 @pytest.fixture
