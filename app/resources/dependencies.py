@@ -54,6 +54,8 @@ class Services:
     accounts: AccountServices | None
     """None without accounts."""
     metrics: Metrics
+    close_sockets_within_s: float = 5
+    """Seconds to wait for a WebSocket peer that does not read; the server itself has no deadline."""
 
 
 def _flag(value: object) -> object:

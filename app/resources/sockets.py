@@ -17,9 +17,6 @@ from app.storage.errors import NotFound
 UNSUPPORTED_DATA = 1003  # RFC 6455 §7.4.1
 POLICY_VIOLATION = 1008
 
-CLOSE_WITHIN_S = 5
-"""Seconds to wait for a peer that does not read; the server itself has no deadline."""
-
 PONG = compact({"pong": True})
 
 router = APIRouter()
@@ -62,8 +59,9 @@ async def unknown_path(websocket: WebSocket) -> None:
 class _Peer:
     """A WebSocket as a peer of `events.connections`."""
 
-    def __init__(self, websocket: WebSocket) -> None:
+    def __init__(self, websocket: WebSocket, close_within_s: float) -> None:
         self._websocket = websocket
+        self._close_within_s = close_within_s
         self.lifetime = asyncio.timeout(None)
 
     async def texts(self) -> AsyncIterator[str]:
@@ -87,7 +85,7 @@ class _Peer:
 
     async def close(self, code: int) -> None:
         try:
-            async with asyncio.timeout(CLOSE_WITHIN_S):
+            async with asyncio.timeout(self._close_within_s):
                 await self._websocket.close(code)
         except TimeoutError:
             self.lifetime.reschedule(0)
@@ -100,7 +98,7 @@ async def _connected(
     websocket: WebSocket, services: Services, library: str, topic: str | None, principal: Principal | None
 ) -> AsyncIterator[tuple[_Peer, ClientConnection]]:
     """Accept a connection, and disconnect it at the end. Raises TooManyConnections."""
-    peer = _Peer(websocket)
+    peer = _Peer(websocket, services.close_sockets_within_s)
     connection = services.connections.connect(peer, library, topic)
     try:
         async with peer.lifetime:

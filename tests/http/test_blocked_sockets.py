@@ -1,35 +1,34 @@
 """A WebSocket on a server whose `send` blocks for ever when the client does not read, as uvicorn's does."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from app.events.connections import BACKLOG
 from app.main import create_app
-from app.resources import sockets
 from app.settings import Settings
 from tests.support import NewLibrary
 
 
-def test_socket_route_ends_when_close_blocks(
-    tmp_path: Path, new_library: NewLibrary, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sockets, "CLOSE_WITHIN_S", 0.1)
+def test_socket_route_ends_when_close_blocks(tmp_path: Path, new_library: NewLibrary) -> None:
     sent: list[str] = []
 
     async def run_socket() -> None:
         app = create_app(Settings(files_dir=tmp_path, **new_library()))
         incoming = asyncio.Queue[dict[str, str]]()
         incoming.put_nowait({"type": "websocket.connect"})
+        sending = asyncio.Event()
 
         async def send(message: Any) -> None:
             sent.append(message["type"])
             if message["type"] != "websocket.accept":
+                sending.set()
                 await asyncio.Event().wait()
 
-        async with app.router.lifespan_context(app) as state:
+        async with app.router.lifespan_context(app) as lifespan_state:
+            state = dict(lifespan_state or {})
+            state["services"] = replace(state["services"], close_sockets_within_s=0.1)
             scope = {
                 "type": "websocket",
                 "http_version": "1.1",
@@ -41,11 +40,11 @@ def test_socket_route_ends_when_close_blocks(
                 "client": ("127.0.0.1", 1),
                 "server": ("127.0.0.1", 2),
                 "subprotocols": [],
-                "state": dict(state or {}),
+                "state": state,
             }
             route = asyncio.create_task(app(scope, incoming.get, send))
-            await asyncio.sleep(0.2)
-            connections = scope["state"]["services"].connections
+            await asyncio.wait_for(sending.wait(), 10)
+            connections = state["services"].connections
             for number in range(BACKLOG + 1):
                 connections.broadcast("", str(number))
             await asyncio.wait_for(route, 10)
