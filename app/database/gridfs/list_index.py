@@ -31,7 +31,7 @@ _SHOWN_PATH_INDEX = ("library", "ignored", "folder", "filename")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class MongoCandidates:
     """Files that include those of a listing, by a condition that is a range of one index."""
 
     where: RawDocument
@@ -48,32 +48,34 @@ class MongoListIndex:
         self._filters = [_in_tree(listing)] if is_scattered(listing) else []
         self._filters += _selected(listing, self.tokens)
 
-    def candidates(self) -> Iterator[Candidates]:
+    def candidates(self) -> Iterator[MongoCandidates]:
         listing = self.listing
         if listing.folder or not listing.recursive:
-            yield Candidates(_in_tree(listing), _PATH_INDEX)
+            yield MongoCandidates(_in_tree(listing), _PATH_INDEX)
         yield from map(self.with_token, self.tokens)
         if listing.content_type:
             where = {"library": listing.library, **_has_type(listing.content_type)}
-            yield Candidates(where, ("library", "content_type"))
+            yield MongoCandidates(where, ("library", "content_type"))
 
-    def with_token(self, token: str) -> Candidates:
+    def with_token(self, token: str) -> MongoCandidates:
         where = {"library": self.listing.library, "words": _begins_with(token)}
-        return Candidates(where, ("library", "words"))
+        return MongoCandidates(where, ("library", "words"))
 
-    def has_more_than(self, number: int, candidates: Candidates) -> bool:
+    def has_more_than(self, number: int, candidates: MongoCandidates) -> bool:
         only_key = {"_id": False, "library": True}
         entries = self._collection.find(candidates.where, only_key, hint=_ascending(candidates.index))
         return next(entries.skip(number).limit(1), None) is not None
 
-    def with_all_tokens(self, first: str, *, limit: int) -> Candidates | None:
+    def with_all_tokens(self, first: str, *, limit: int) -> MongoCandidates | None:
         candidates = self.with_token(first)
         where = {"$and": [candidates.where, *_selected(self.listing, self.tokens)]}
         found = self._collection.find(where, {"_id": True}, hint=_ascending(candidates.index))
         ids = [media["_id"] for media in found.limit(limit + 1)]
-        return Candidates({"_id": {"$in": ids}}, ("_id",)) if len(ids) <= limit else None
+        return MongoCandidates({"_id": {"$in": ids}}, ("_id",)) if len(ids) <= limit else None
 
-    def sorted_rows(self, candidates: Candidates, after: Position | None, limit: int) -> list[RawDocument]:
+    def sorted_rows(
+        self, candidates: MongoCandidates, after: Position | None, limit: int
+    ) -> list[RawDocument]:
         listing = self.listing
         shown = {"ignored": True if listing.ignored else {"$ne": True}}
         selected = _selected(listing, self.tokens)

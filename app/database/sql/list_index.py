@@ -39,7 +39,7 @@ Text = ColumnElement[str] | InstrumentedAttribute[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class SqlCandidates:
     """Files that include those of a listing: by queries for their ids, each answered by one index, or by
     ids."""
 
@@ -61,38 +61,40 @@ class SqlListIndex:
         self._filters = [*_in_tree(listing)] if is_scattered(listing) else []
         self._filters += _selected(listing, self.tokens)
 
-    def candidates(self) -> Iterator[Candidates]:
+    def candidates(self) -> Iterator[SqlCandidates]:
         listing = self.listing
         of_library = select(Media.id).where(Media.library == listing.library)
         if listing.folder or not listing.recursive:
             folders = [of_library.where(Media.folder == listing.folder)]
             if listing.recursive:
                 folders.append(of_library.where(_begins_with(Media.folder, f"{listing.folder}/")))
-            yield Candidates(folders)
+            yield SqlCandidates(folders)
         yield from map(self.with_token, self.tokens)
         if listing.content_type:
-            yield Candidates([of_library.where(_begins_with(Media.content_type, listing.content_type))])
+            yield SqlCandidates([of_library.where(_begins_with(Media.content_type, listing.content_type))])
 
-    def with_token(self, token: str) -> Candidates:
-        return Candidates([self._ids_with(token)])
+    def with_token(self, token: str) -> SqlCandidates:
+        return SqlCandidates([self._ids_with(token)])
 
     def _ids_with(self, token: str) -> Select[str]:
         return select(Word.media_id).where(
             Word.library == self.listing.library, _begins_with(Word.word, token)
         )
 
-    def has_more_than(self, number: int, candidates: Candidates) -> bool:
+    def has_more_than(self, number: int, candidates: SqlCandidates) -> bool:
         entries: CompoundSelect[int] = union_all(
             *(query.with_only_columns(literal_column("1")) for query in candidates.queries)
         )
         return self._session.scalar(entries.offset(number).limit(1)) is not None
 
-    def with_all_tokens(self, first: str, *, limit: int) -> Candidates | None:
+    def with_all_tokens(self, first: str, *, limit: int) -> SqlCandidates | None:
         others = (_has_token(Word.media_id, token) for token in self.tokens if token != first)
         ids = self._session.scalars(self._ids_with(first).where(*others).limit(limit + 1)).all()
-        return Candidates(ids=ids) if len(ids) <= limit else None
+        return SqlCandidates(ids=ids) if len(ids) <= limit else None
 
-    def sorted_rows(self, candidates: Candidates, after: Position | None, limit: int) -> Sequence[Row[Any]]:
+    def sorted_rows(
+        self, candidates: SqlCandidates, after: Position | None, limit: int
+    ) -> Sequence[Row[Any]]:
         among = [candidates.condition, Media.ignored == self.listing.ignored, *_in_tree(self.listing)]
         filters = [*_selected(self.listing, self.tokens)]
         order = order_of(self.listing, "folder")
