@@ -65,7 +65,7 @@ class GridBackend:
         sizes: TransferSizes = DEFAULT_SIZES,
     ) -> None:
         self.database = database
-        self.maintenance = GridMaintenance(database, ignored)
+        self.maintenance = GridMaintenance(database, ignored, sizes)
         self._leases = leases
         self._senders = senders
         self._ignored = ignored

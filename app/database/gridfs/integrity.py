@@ -13,7 +13,7 @@ from pymongo.collection import Collection
 from pymongo.errors import DuplicateKeyError
 
 from app.database.gridfs import own_writes
-from app.database.gridfs.bucket import FOREIGN, GridReader
+from app.database.gridfs.bucket import FOREIGN, GridReader, TransferSizes
 from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import (
     MALFORMED,
@@ -59,8 +59,9 @@ _NOT_LIKE_OURS = "Its document in media lacks fields, or has fields of a wrong t
 class GridMaintenance:
     """`storage.maintenance.Maintenance` over a MongoDB database."""
 
-    def __init__(self, database: MongoDatabase, ignored: IgnoredNames) -> None:
+    def __init__(self, database: MongoDatabase, ignored: IgnoredNames, sizes: TransferSizes) -> None:
         self._database = database
+        self._sizes = sizes
         self._scanner = GridScanner(database, ignored)
 
     def usage(self, library: str | None) -> Usage:
@@ -144,7 +145,8 @@ class GridMaintenance:
         return Integrity.MISSING if file is None else Integrity.DAMAGED
 
     def _read(self, media: Media) -> Iterator[bytes]:
-        reader = GridReader(self._database, info_of(media), media.file.grid_id, media.chunk_size)
+        file, chunk_size = media.file.grid_id, media.chunk_size
+        reader = GridReader(self._database, info_of(media), file, chunk_size, self._sizes)
         for start, stop in batches(0, media.size, unit=reader.unit, max_units=reader.max_units):
             yield from reader.read(start, stop - start)
 
