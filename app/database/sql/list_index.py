@@ -58,8 +58,7 @@ class SqlListIndex:
         self.listing = listing
         self.tokens: Sequence[str] = search_tokens.query_tokens(listing.query)
         self._session = session
-        self._filters = [*_in_tree(listing)] if is_scattered(listing) else []
-        self._filters += _selected(listing, self.tokens)
+        self._selected = [*_selected(listing, self.tokens)]
 
     def candidates(self) -> Iterator[SqlCandidates]:
         listing = self.listing
@@ -96,14 +95,14 @@ class SqlListIndex:
         self, candidates: SqlCandidates, after: Position | None, limit: int
     ) -> Sequence[Row[Any]]:
         among = [candidates.condition, Media.ignored == self.listing.ignored, *_in_tree(self.listing)]
-        filters = [*_selected(self.listing, self.tokens)]
         order = order_of(self.listing, "folder")
-        return _IndexRange(self._session, self.listing, among, order, filters).after(after).rows(limit)
+        return _IndexRange(self._session, self.listing, among, order, self._selected).after(after).rows(limit)
 
     def library_range(self) -> "_IndexRange":
         listing = self.listing
         shown = [Media.library == listing.library, Media.ignored == listing.ignored]
-        return _IndexRange(self._session, listing, shown, order_of(listing, "folder"), self._filters)
+        filters = [*self._selected, *_in_tree(listing)] if is_scattered(listing) else self._selected
+        return _IndexRange(self._session, listing, shown, order_of(listing, "folder"), filters)
 
     def folder_range(self) -> "_IndexRange":
         library = self.library_range()
