@@ -106,12 +106,18 @@ def _parse_intent(data: bytes) -> MoveIntent | None:
 
 
 class WritableDisk(Disk):
-    """A root folder on one file system, with a reserved folder inside for the server's own files."""
+    """A root folder on one file system, with a reserved folder inside for the server's own files.
+
+    `rename` returns False, like `posix.rename`, if the system has no rename that spares an existing target.
+    """
 
     read_only = False
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], *, rename: Callable[[int, str, int, str], bool] = posix.rename
+    ) -> None:
         check_encoding()
+        self._rename = rename
         self._mode = 0o666 & ~umask()
         with map_os_errors():
             posix.create_root(os.path.abspath(root))
@@ -269,7 +275,7 @@ class WritableDisk(Disk):
                 with posix.open_folder(self._root, source[:-1]) as old:
 
                     def move(new: int) -> None:
-                        if not posix.rename(old, source[-1], new, target[-1]):
+                        if not self._rename(old, source[-1], new, target[-1]):
                             self._move_by_link(old, source, new, target)
 
                     with self._placed(move, old, source[-1], target) as new:
@@ -371,7 +377,7 @@ class WritableDisk(Disk):
         # If another program has created a file at the source meanwhile, ours stays at the target, and
         # reconciliation updates its row.
         with suppress(AlreadyExists):
-            if not posix.rename(new, target[-1], old, source[-1]):
+            if not self._rename(new, target[-1], old, source[-1]):
                 self._move_by_link(new, target, old, source)
         os.fsync(old)
         os.fsync(new)
@@ -389,7 +395,7 @@ class WritableDisk(Disk):
             inode = os.stat(path[-1], dir_fd=folder, follow_symlinks=False).st_ino
             self._intents.write(MoveIntent(path, (*path[:-1], detour), inode, is_detour=True))
             os.rename(path[-1], detour, src_dir_fd=folder, dst_dir_fd=folder)
-            if not posix.rename(folder, detour, folder, name):
+            if not self._rename(folder, detour, folder, name):
                 posix.link(folder, detour, folder, name)
                 os.unlink(detour, dir_fd=folder)
             os.fsync(folder)  # before the intent is removed

@@ -1,14 +1,22 @@
-"""Pure rules: likeness of a file and its row, completeness of a file, and modification times."""
+"""Pure rules: the match of a file with its row, its completeness, its times, and modification dates."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.database.filesystem.file_identity import FileIdentity, FileStat, Match, compare
+from app.database.filesystem.file_identity import (
+    COARSE_TICK_S,
+    TICK_S,
+    FileIdentity,
+    FileStat,
+    Match,
+    compare,
+)
 from app.database.filesystem.reconcile import is_complete
 from app.http.dates import modification_date
 
+SECOND = 1_000_000_000
 ROW = FileStat(size=4, mtime_ns=10, inode=7, ctime_ns=20)
 OLD_ROW = replace(ROW, ctime_ns=None)
 
@@ -33,7 +41,7 @@ OLD_ROW = replace(ROW, ctime_ns=None)
         (OLD_ROW, None, replace(ROW, size=5), 0, Match.DIFFERENT),
     ],
 )
-def test_likeness_compares_file_with_row(
+def test_compare_matches_file_with_row(
     row: FileStat, row_device: int | None, found: FileStat, device: int, expected: Match
 ) -> None:
     assert compare(FileIdentity(row, row_device), FileIdentity(found, device)) is expected
@@ -81,3 +89,22 @@ NEXT_SECOND = NOON.replace(microsecond=0) + ONE_SECOND
 )
 def test_modified_at_never_goes_back(date: datetime, previous: datetime | None, expected: datetime) -> None:
     assert modification_date(date, previous, NOON) == expected
+
+
+@pytest.mark.parametrize(
+    ("ctime_ns", "age_s", "expected"),
+    [
+        (5 * SECOND + 1, 0, TICK_S),
+        (5 * SECOND + 1, TICK_S / 2, TICK_S / 2),
+        (5 * SECOND + 1, TICK_S, 0),
+        (5 * SECOND + 1, 60, 0),
+        (5 * SECOND, 0, COARSE_TICK_S),  # a file system that stores whole seconds
+        (5 * SECOND, 1.5, COARSE_TICK_S - 1.5),
+        (5 * SECOND, COARSE_TICK_S, 0),
+        (5 * SECOND, -1, 0),  # the clock was set back
+        (None, 0, 0),  # a row of an earlier release
+    ],
+)
+def test_stat_is_ambiguous_within_a_tick(ctime_ns: int | None, age_s: float, expected: float) -> None:
+    now_ns = (ctime_ns or 0) + int(age_s * SECOND)
+    assert FileStat(4, 10, 7, ctime_ns).ambiguous_for_s(now_ns) == pytest.approx(expected)

@@ -80,43 +80,48 @@ def test_torn_intent_reads_as_none(tmp_path: Path, data: bytes) -> None:
 
 
 @pytest.fixture(params=["rename", "link"])
-def disk(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Create a folder with one file, where a move is one rename, or a link and an unlink without
-    renameat2."""
-    if request.param == "link":
-        monkeypatch.setattr(posix, "_libc", lambda: None)
-    elif posix._libc() is None:
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WritableDisk]:
+    """Open a folder with one file, where a move is one rename, or a link and an unlink."""
+    if request.param == "rename" and not has_renameat2(tmp_path):
         skip_or_fail("this system has no renameat2")
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "old.mp4").write_bytes(b"film")
-    return tmp_path
+    rename = posix.rename if request.param == "rename" else lambda *_: False
+    with closing(WritableDisk(tmp_path, rename=rename)) as disk:
+        yield disk
+
+
+def has_renameat2(folder: Path) -> bool:
+    (folder / "before").touch()
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        return posix.rename_noreplace(descriptor, "before", descriptor, "after")
+    finally:
+        os.close(descriptor)
+        for name in ("before", "after"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def names(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.glob("[!.]*/*"))
 
 
-@pytest.mark.usefixtures("disk")
-def test_move_renames_file(tmp_path: Path) -> None:
-    with closing(WritableDisk(tmp_path)) as disk:
-        with disk.moved(SOURCE, TARGET):
-            assert names(tmp_path) == ["b/new.mp4"]
-        assert not disk.is_moving()
+def test_move_renames_file(disk: WritableDisk, tmp_path: Path) -> None:
+    with disk.moved(SOURCE, TARGET):
+        assert names(tmp_path) == ["b/new.mp4"]
+    assert not disk.is_moving()
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.usefixtures("disk")
-def test_move_is_undone_when_body_fails(tmp_path: Path) -> None:
-    with closing(WritableDisk(tmp_path)) as disk:
-        with pytest.raises(ZeroDivisionError), disk.moved(SOURCE, TARGET):
-            raise ZeroDivisionError
-        assert not disk.is_moving()
+def test_move_is_undone_when_body_fails(disk: WritableDisk, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), disk.moved(SOURCE, TARGET):
+        raise ZeroDivisionError
+    assert not disk.is_moving()
     assert (names(tmp_path), os.listdir(tmp_path / "a")) == (["a/old.mp4"], ["old.mp4"])
 
 
-@pytest.mark.usefixtures("disk")
 def test_move_is_undone_when_old_folder_cannot_be_synced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: WritableDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync, failed = os.fsync, []
 
@@ -126,41 +131,32 @@ def test_move_is_undone_when_old_folder_cannot_be_synced(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         sync(descriptor)
 
-    with closing(WritableDisk(tmp_path)) as disk:
-        monkeypatch.setattr(os, "fsync", failing)
-        with pytest.raises(StorageUnavailable), disk.moved(SOURCE, TARGET):
-            pass
-        assert not disk.is_moving()
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StorageUnavailable), disk.moved(SOURCE, TARGET):
+        pass
+    assert not disk.is_moving()
     assert (failed, names(tmp_path)) == ([["b/new.mp4"]], ["a/old.mp4"])
 
 
-@pytest.mark.usefixtures("disk")
-def test_move_loses_no_bytes_when_source_is_taken_before_undo(tmp_path: Path) -> None:
-    with (
-        closing(WritableDisk(tmp_path)) as disk,
-        pytest.raises(ZeroDivisionError),
-        disk.moved(SOURCE, TARGET),
-    ):
+def test_move_loses_no_bytes_when_source_is_taken_before_undo(disk: WritableDisk, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), disk.moved(SOURCE, TARGET):
         (tmp_path / "a" / "old.mp4").write_bytes(b"of another program")
         raise ZeroDivisionError
     assert (tmp_path / "b" / "new.mp4").read_bytes() == b"film"
     assert (tmp_path / "a" / "old.mp4").read_bytes() == b"of another program"
 
 
-@pytest.mark.usefixtures("disk")
-def test_move_raises_already_exists_when_target_exists(tmp_path: Path) -> None:
+def test_move_raises_already_exists_when_target_exists(disk: WritableDisk, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "new.mp4").write_bytes(b"other")
-    with closing(WritableDisk(tmp_path)) as disk:
-        with pytest.raises(AlreadyExists), disk.moved(SOURCE, TARGET):
-            pass
-        assert not disk.is_moving()
+    with pytest.raises(AlreadyExists), disk.moved(SOURCE, TARGET):
+        pass
+    assert not disk.is_moving()
     assert names(tmp_path) == ["a/old.mp4", "b/new.mp4"]
 
 
-@pytest.mark.usefixtures("disk")
-def test_move_replaces_empty_folder(tmp_path: Path) -> None:
+def test_move_replaces_empty_folder(disk: WritableDisk, tmp_path: Path) -> None:
     (tmp_path / "b" / "new.mp4").mkdir(parents=True)
-    with closing(WritableDisk(tmp_path)) as disk, disk.moved(SOURCE, TARGET):
+    with disk.moved(SOURCE, TARGET):
         pass
     assert (tmp_path / "b" / "new.mp4").read_bytes() == b"film"
