@@ -59,15 +59,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
 }
 
+# The backends do not import each other: a server loads the drivers of its own database only.
+BACKENDS_APART = {
+    "database.gridfs": {"database.sql", "database.filesystem"},
+    "database.sql": {"database.gridfs"},
+    "database.filesystem": {"database.gridfs"},
+}
+
 # Where alone a library may be imported; a file counts with the folder it is in.
 ONLY_IN: dict[str, set[str]] = {
-    "sqlalchemy": {"database"},
-    "alembic": {"database"},
-    "psycopg": {"database"},
-    "mongoengine": {"database"},
-    "pymongo": {"database"},
-    "gridfs": {"database"},
-    "bson": {"database"},
+    "sqlalchemy": {"database.sql", "database.filesystem", "database.doctor_checks"},
+    "alembic": {"database.sql"},
+    "psycopg": {"database.sql"},
+    "mongoengine": {"database.gridfs"},
+    "pymongo": {"database.gridfs", "database.doctor_checks"},
+    "gridfs": {"database.gridfs"},
+    "bson": {"database.gridfs"},
     "fastapi": {"resources", "main", "streaming.file_response"},
     "starlette": {"resources", "main", "streaming.file_response"},
     "uvicorn": {"server", "cli"},
@@ -109,13 +116,15 @@ def wrong_arrows(app: Path) -> list[str]:
     for file in sorted(app.rglob("*.py")):
         module = ".".join(file.relative_to(app).with_suffix("").parts)
         part = module.partition(".")[0]
+        package = ".".join(module.split(".")[:2])
         for imported in imports(file):
             top, _, rest = imported.partition(".")
             target = rest.partition(".")[0]
             if top == "app":
                 bad = target != part and target not in MAY_IMPORT[part]
+                bad |= ".".join(rest.split(".")[:2]) in BACKENDS_APART.get(package, ())
             else:
-                bad = top in ONLY_IN and not {part, module} & ONLY_IN[top]
+                bad = top in ONLY_IN and not {part, package, module} & ONLY_IN[top]
             if bad:
                 wrong.append(f"{module} -> {imported}")
     return wrong
@@ -148,6 +157,10 @@ def test_every_part_has_its_rule() -> None:
         ("resources/health.py", "import sqlalchemy.orm"),
         ("http/media_types.py", "def f():\n    import pydantic"),
         ("database/filesystem/backend.py", "from app.resources.errors import problems"),
+        ("database/sql/opening.py", "from app.database.gridfs.opening import VERSION"),
+        ("database/gridfs/backend.py", "from app.database.filesystem.disk import Disk"),
+        ("database/paging.py", "import sqlalchemy"),
+        ("database/filesystem/backend.py", "import pymongo"),
     ],
 )
 def test_a_planted_import_is_seen(tmp_path: Path, file: str, line: str) -> None:
