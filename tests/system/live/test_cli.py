@@ -350,9 +350,9 @@ def test_verify_and_scan_name_unreadable_files_and_exit_1(workdir: Path) -> None
     (films / "closed").mkdir(parents=True)
     for name in ("good.mp4", "bad.mp4", "closed/inside.mp4"):
         (films / name).write_bytes(b"film")
-    time.sleep(2.1)
     assert run_command(workdir, "migrate")[0] == 0
-    assert run_command(workdir, "scan", bound=True) == (0, "3 files, 3 created\nScanning\n")
+    scan = run_command(workdir, "scan", bound=True, SEEKABLE_STABLE_AFTER="0")
+    assert scan == (0, "3 files, 3 created\nScanning\n")
     (films / "bad.mp4").chmod(0)
     (films / "closed").chmod(0)
     status, output = run_command(workdir, "verify", bound=True)
@@ -401,8 +401,7 @@ def test_verify_names_file_when_disk_fails(fault: str, workdir: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         (films / name).write_bytes(b"film")
     assert run_command(workdir, "migrate")[0] == 0
-    time.sleep(2.1)
-    assert run_command(workdir, "scan")[0] == 0
+    assert run_command(workdir, "scan", SEEKABLE_STABLE_AFTER="0")[0] == 0
     calls, _, when = fault.partition(":")
     inject = f"inject={calls}:error=EIO{when and ':'}{when}"
     strace = ("strace", "-f", "-o", workdir / "trace", "-P", films / "a.mp4", "-e", inject)
