@@ -29,15 +29,17 @@ from app.library.quotas import Quotas
 from app.library.service import Library
 from app.metrics.registry import Metrics
 from app.metrics.request_counters import RequestCounters
+from app.resources.application import Application, NoSniffMiddleware, routes
 from app.resources.dependencies import AccountServices, Services
-from app.resources.docs import Application
 from app.resources.downloads import StreamMiddleware
 from app.resources.errors import HANDLERS
 from app.resources.middleware.authentication import AuthenticationMiddleware
-from app.resources.middleware.host_guard import HostGuard, HostGuardMiddleware, names_of_machine
-from app.resources.middleware.response_headers import CORSMiddleware, NoSniffMiddleware
-from app.resources.middleware.targets import TargetMiddleware
-from app.resources.routes import routes
+from app.resources.middleware.host_guard import (
+    CORSMiddleware,
+    HostGuard,
+    HostGuardMiddleware,
+    names_of_machine,
+)
 from app.settings import Settings, read
 from app.storage.ignored_names import IgnoredNames
 from app.storage.workers import BoundedPool
@@ -90,7 +92,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(StreamMiddleware)
     if has_accounts:
         app.add_middleware(AuthenticationMiddleware)
-    app.add_middleware(TargetMiddleware)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

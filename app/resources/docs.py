@@ -1,18 +1,15 @@
-"""The API docs at /docs, whose assets this server has too, and the OpenAPI document."""
+"""The API docs at /docs, whose assets this server has too."""
 
 import os
 from importlib.metadata import version
 from importlib.resources import files
-from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
 
 from app.resources.dependencies import base_path
-from app.resources.errors import problems
 
 
 class StaticAssets:
@@ -55,43 +52,6 @@ _HEADERS = {
 }
 
 PUBLIC_PATHS = ("/favicon.ico", "/login", "/sign-up", "/health", "/health/live", "/health/ready", "/metrics")
-
-_SCHEMES = {
-    "password": {"type": "http", "scheme": "basic", "description": "Email address and password."},
-    "token": {"type": "http", "scheme": "bearer", "description": "A token of POST /account/tokens."},
-}
-
-
-class Application(FastAPI):
-    """FastAPI below the path of a proxy, whose document names the authentication of accounts."""
-
-    has_accounts = False
-    base_path = ""
-    """The path that a proxy puts this server below, decoded."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # FastAPI's own parameter is deprecated, and the server's is not set under `uvicorn app.main:app`.
-        if self.base_path:
-            scope["root_path"] = self.base_path
-        await super().__call__(scope, receive, send)
-
-    def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None and self.has_accounts:
-            add_authentication(super().openapi())
-        return super().openapi()
-
-
-def add_authentication(document: dict[str, Any]) -> None:
-    """Add the authentication of accounts to an OpenAPI document."""
-    document.setdefault("components", {})["securitySchemes"] = _SCHEMES
-    document["security"] = [{name: []} for name in _SCHEMES]
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            if path in PUBLIC_PATHS:
-                operation["security"] = []
-            else:
-                operation["responses"] |= {str(k): v for k, v in problems(401, 403, 429).items()}
-
 
 router = APIRouter(include_in_schema=False)
 router.include_router(ASSETS.router)

@@ -8,6 +8,8 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.middleware import cors
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.resources.errors import problem_response
@@ -211,3 +213,28 @@ class HostGuardMiddleware:
                 await response(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+_PRIVATE_NETWORK = "access-control-request-private-network"
+
+
+class CORSMiddleware(cors.CORSMiddleware):
+    """Starlette's middleware, with private networks for the configured sites and problem documents."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        named = request_headers["origin"] in self.allow_origins
+        if named and _PRIVATE_NETWORK in request_headers:
+            # A page of the internet requests an address of a home network (WICG Private Network Access §3.2).
+            # Starlette would allow that to every site, `*` too, or to none.
+            without = [
+                (name, value) for name, value in request_headers.raw if name != _PRIVATE_NETWORK.encode()
+            ]
+            response = super().preflight_response(Headers(raw=without))
+            response.headers["access-control-allow-private-network"] = "true"
+        else:
+            response = super().preflight_response(request_headers)
+        if response.status_code < 400:
+            return response
+        kept = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        reason = bytes(response.body).decode()
+        return problem_response(response.status_code, f"{reason}; see SEEKABLE_CORS_ORIGINS.", kept)

@@ -8,7 +8,7 @@ import pytest
 
 from app.metrics.registry import METHODS, Metrics
 from app.metrics.request_counters import BUCKETS, STREAMS, UPLOADS, RequestCounters
-from app.resources.routes import routes
+from app.resources.application import routes
 from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep
 
 

@@ -1,29 +1,23 @@
-"""The middleware that normalizes request targets: raw path and path agree, below any base path."""
+"""Normalization of request targets: raw path and path agree, below any base path."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
+from app.resources.application import normalize_target
 from app.resources.dependencies import route_path
-from app.resources.middleware.targets import TargetMiddleware
 
 
 def received_paths(raw_path: str, root_path: str = "") -> tuple[str, str]:
-    """Return the raw path and the route path that the application receives."""
+    """Return the raw path and the route path that routes receive."""
     scope: dict[str, Any] = {
         "type": "http",
         "raw_path": raw_path.encode(),
         "path": "?",
         "root_path": root_path,
     }
-    received: dict[str, Any] = {}
-
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        received.update(scope)
-
-    asyncio.run(TargetMiddleware(application)(scope, None, None))  # type: ignore[arg-type]  # passed through unused
-    return received["raw_path"].decode(), route_path(received)
+    normalize_target(scope)
+    return scope["raw_path"].decode(), route_path(scope)
 
 
 def test_path_and_raw_path_agree() -> None:
