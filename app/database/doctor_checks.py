@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from app.database import COMMAND_BUSY_TIMEOUT_MS
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
 from app.storage.types import RESERVED
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
     from app.database.gridfs import connection as mongo
     from app.database.sql.engine import Database
-
-MAX_WAIT_MS = 3_000
-"""Milliseconds to wait for the writers of other processes."""
 
 FSYNCS = 5
 """Number of fsyncs that are timed; the shortest counts."""
@@ -82,7 +80,7 @@ def _probe_sql(settings: Settings) -> DatabaseStatus:
     name = "The database"
     try:
         with ExitStack() as stack:
-            database = open_sql(settings, stack, busy_timeout_ms=MAX_WAIT_MS)
+            database = open_sql(settings, stack, busy_timeout_ms=COMMAND_BUSY_TIMEOUT_MS)
             name = database.name
             if not database.exists():
                 return DatabaseStatus(name, exists=False)

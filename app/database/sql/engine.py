@@ -91,7 +91,7 @@ class Database(ABC):
 
     @abstractmethod
     def checkpoint(self) -> None:
-        """Free disk space that the database can do without, if it shares its disk with the files."""
+        """Keep the write-ahead log from growing, on a database that shares its disk with the files."""
 
     def files(self) -> tuple[Path, ...]:
         """Return the paths of the database on this machine, whether they exist or not."""
