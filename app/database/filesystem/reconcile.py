@@ -40,8 +40,8 @@ OLD_ETAG_ACCEPTED_FOR = timedelta(hours=1)
 MAX_ETAG = 64
 
 CHANGED_UNSEEN = (
-    "%s has other bytes than before, and the same size and time: a program put the time back, or the disk "
-    "damages files. If it is damaged, restore it from a backup."
+    "%s has other bytes than before, but the same size and time: a program restored the time, or the disk "
+    "corrupts files. If the file is damaged, restore it from a backup."
 )
 
 log = logging.getLogger(__name__)
@@ -308,7 +308,7 @@ class Reconciler:
         return Media(**departed.shared_values(), unverified=unverified, doubtful=unproven)
 
     def _remove(self, row: Media) -> None:
-        """Delete the row of a missing file, and remember it in case the file returns."""
+        """Delete the row of a missing file; keep its values in case the file returns."""
         self._check_volume()  # in a wrong folder every file would be missing
         known = row.shared_values() | ({"ctime_ns": None} if row.doubtful else {})
         self.session.merge(Departed(**known, departed_at=datetime.now(UTC)))

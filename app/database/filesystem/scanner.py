@@ -32,7 +32,7 @@ MAX_NAMES = 500_000
 """Maximum number of names of subfolders in the scan cache, of all folders together."""
 
 MAX_TARGETS = 1000
-"""Maximum number of lists for which a time is remembered."""
+"""Maximum number of lists for which the time of their next scan is kept."""
 
 _RETRIED = (ScanOutcome.UNFINISHED, ScanOutcome.UNREADABLE)
 """Outcomes that may change without a change of the folder's time."""

@@ -44,7 +44,7 @@ def library(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Library]
 @pytest.fixture
 def changes(library: Library) -> list[Change]:
     """Return the changes that the backend has reported, of files changed by other programs."""
-    return library.noticed
+    return library.published
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ class Library:
         )
 
     @property
-    def noticed(self) -> list[Change]:
+    def published(self) -> list[Change]:
         """The changes that the backend published."""
         return self.feed.all
 

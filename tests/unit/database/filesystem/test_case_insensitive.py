@@ -258,7 +258,7 @@ def test_case_rename_leaves_one_file_when_killed(library: Library, aging_files: 
     library.close()
     wait_for_tick()
     library.stack = ExitStack()
-    library.noticed.clear()
+    library.published.clear()
     library.open()
     (name,) = os.listdir(films)
     assert name == ("film.mp4" if killed in ("before", "between") else "FILM.mp4")
@@ -302,7 +302,7 @@ def test_dropped_file_is_found_by_exact_name_only(library: Library, aging_files:
     with pytest.raises(NotFound):
         library.get(Key(SHARED, "", "été.mkv"))
     assert findings(library) == []
-    assert [change.kind for change in library.noticed] == [ChangeKind.CREATED]
+    assert [change.kind for change in library.published] == [ChangeKind.CREATED]
 
 
 # Case-sensitive file systems
@@ -333,9 +333,9 @@ def test_names_differ_by_case_on_case_sensitive_file_system(
         "films/film.mp4",
     ]
     assert scan(case_sensitive_library) == {}
-    case_sensitive_library.noticed.clear()
+    case_sensitive_library.published.clear()
     with pytest.raises(AlreadyExists):
         case_sensitive_library.backend.move(FILM, CASE, Expect.ANY)
-    assert case_sensitive_library.noticed == list[Change]()
+    assert case_sensitive_library.published == list[Change]()
     with pytest.raises(InvalidName):
         Key.of(SHARED, ".SEEKABLE", "x")

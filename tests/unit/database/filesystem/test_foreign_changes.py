@@ -149,7 +149,7 @@ def test_list_reports_move_when_folder_was_moved(library: Library) -> None:
     page(library)
     (library.root / "old").rename(library.root / "new")
     assert page(library).folders == ("new",)
-    assert [change.kind for change in library.noticed] == [ChangeKind.MOVED]
+    assert [change.kind for change in library.published] == [ChangeKind.MOVED]
 
 
 def test_scan_handles_more_files_than_one_batch(library: Library) -> None:

@@ -44,7 +44,7 @@ def test_reserved_name_is_refused_in_every_spelling(segment: str, reserved: bool
     assert is_reserved(segment) is reserved
     for create in (lambda: Key.of(SHARED, segment, "x"), lambda: Key.of("anna", "", segment)):
         if reserved:
-            with pytest.raises(InvalidName, match=r"must not start with '\.seekable'"):
+            with pytest.raises(InvalidName, match=r"must not start with “\.seekable”"):
                 create()
             with pytest.raises(InvalidName):
                 normalize_folder(f"{segment}/libraries")
@@ -120,7 +120,7 @@ def test_is_same_ignores_normalization_only() -> None:
         (["film"], "film/é", "film/é"),
     ],
 )
-def test_spelled_returns_path_as_folders_spell_it(
+def test_actual_path_has_names_that_folders_contain(
     tmp_path: Path, existing: list[str], path: str, expected: str
 ) -> None:
     for one in existing:

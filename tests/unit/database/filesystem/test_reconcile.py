@@ -109,12 +109,12 @@ def test_second_link_of_returning_file_is_second_file(library: Library, tmp_path
 # Another file
 
 
-@pytest.mark.parametrize("noticed", [False, True], ids=["at-once", "away-for-a-while"])
-def test_file_moved_and_edited_is_new(library: Library, tmp_path: Path, noticed: bool) -> None:
+@pytest.mark.parametrize("listed_before", [False, True], ids=["at-once", "away-for-a-while"])
+def test_file_moved_and_edited_is_new(library: Library, tmp_path: Path, listed_before: bool) -> None:
     """Its old ETag would promise other bytes."""
     info = library.put(b"film").info
     library.path().rename(tmp_path / "away")
-    if noticed:
+    if listed_before:
         assert names(library, "films") == []
     with (tmp_path / "away").open("ab") as file:
         file.write(b" and more")
@@ -126,13 +126,13 @@ def test_file_moved_and_edited_is_new(library: Library, tmp_path: Path, noticed:
     assert after.id != info.id
 
 
-@pytest.mark.parametrize("noticed", [False, True], ids=["at-once", "after-it-went"])
+@pytest.mark.parametrize("listed_before", [False, True], ids=["at-once", "after-it-went"])
 def test_copy_with_same_times_is_new_file(
-    library: Library, tmp_path: Path, noticed: bool, changes: list[Change]
+    library: Library, tmp_path: Path, listed_before: bool, changes: list[Change]
 ) -> None:
     info = library.put(b"film").info
     times = library.path().stat()
-    if noticed:
+    if listed_before:
         library.path().rename(tmp_path / "away")
         assert names(library, "films") == []
     with_times_of(drop(library.path(NEW), b"FILM"), times)
@@ -142,13 +142,13 @@ def test_copy_with_same_times_is_new_file(
     assert ChangeKind.MOVED not in [change.kind for change in changes]
 
 
-@pytest.mark.parametrize("noticed", [False, True], ids=["at-once", "away-for-a-while"])
-def test_file_moved_to_other_library_is_new(library: Library, noticed: bool) -> None:
+@pytest.mark.parametrize("listed_before", [False, True], ids=["at-once", "away-for-a-while"])
+def test_file_moved_to_other_library_is_new(library: Library, listed_before: bool) -> None:
     """Clients that know its id in the old library must not get access to it in the new one."""
     info = library.put(b"film", THEIRS).info
     theirs = library.root / ".seekable" / "libraries" / THEIRS.library / THEIRS.path
     away = theirs.rename(library.root / ".seekable" / "away")
-    if noticed:
+    if listed_before:
         assert page(library, "films", of=THEIRS.library).items == ()
     away.rename(library.path(NEW))
     wait_for_tick()

@@ -70,9 +70,9 @@ writer = threading.Thread(target=write)
 writer.start()
 descriptor = os.open(sys.argv[1], os.O_RDONLY)
 expected = FileStat.of(os.fstat(descriptor))
-seen = {has_writer(descriptor, expected) for _ in iter(lambda: time.monotonic() < end, False)}
+results = {has_writer(descriptor, expected) for _ in iter(lambda: time.monotonic() < end, False)}
 writer.join()
-assert seen == {True, False}, seen
+assert results == {True, False}, results
 """
 
 
