@@ -33,7 +33,7 @@ SERVER_CODE = """
 import functools, sys
 import app.server.serving
 {before}
-app.server.serving.Config = functools.partial(app.server.serving.Config, {options})
+app.server.serving.UvicornConfig = functools.partial(app.server.serving.UvicornConfig, {options})
 from app.cli import main
 main(["serve", "--port", "0"])
 """
