@@ -174,7 +174,7 @@ half of that of an open.)"""
 
 
 def parse_info(stored: RawDocument) -> FileInfo:
-    """Return the FileInfo of a document with the INFO_FIELDS fields."""
+    """Return the FileInfo of a document that has the INFO_FIELDS."""
     key = Key(stored["library"], stored["folder"], stored["filename"])
     return FileInfo(
         id=stored["_id"],
