@@ -18,7 +18,7 @@ from app.accounts.errors import TooManyAttempts
 from app.accounts.passwords import Passwords
 from app.accounts.principals import Authenticator
 from app.accounts.revocation import RevocationMonitor
-from app.accounts.service import Accounts, SignUp
+from app.accounts.service import AccountService, SignUp
 from app.accounts.store import AccountStore
 from app.database import Stores, open_stores
 from app.events.connections import ConnectionManager, Sessions
@@ -163,19 +163,19 @@ async def _open_accounts(
     """Open the services of accounts; `stack` closes them."""
     hashing = BoundedPool(HASHING, "passwords", max_waiting=100, refuse=_too_many_calls)
     stack.callback(hashing.close)
-    asking = BoundedPool(4, "accounts", max_waiting=1000, refuse=_too_many_calls)
-    stack.callback(asking.close)
+    store_calls = BoundedPool(4, "accounts", max_waiting=1000, refuse=_too_many_calls)
+    stack.callback(store_calls.close)
     passwords = Passwords()
     authenticator = Authenticator(
         store,
         idle=timedelta(seconds=settings.session_idle_timeout),
         lifetime=timedelta(seconds=settings.session_lifetime),
         passwords=passwords,
-        hashing=hashing.start,
-        asking=asking.start,
+        run_hash=hashing.start,
+        run_call=store_calls.start,
     )
-    accounts = Accounts(
-        store, authenticator, sign_up=SignUp(settings.sign_up), passwords=passwords, hashing=hashing.start
+    accounts = AccountService(
+        store, authenticator, sign_up=SignUp(settings.sign_up), passwords=passwords, run_hash=hashing.start
     )
     quotas = Quotas(
         stores.storage, default=settings.quota, may_store=accounts.is_active, acquire=stores.leases.acquire

@@ -1,62 +1,60 @@
-"""What may go wrong with accounts. Each message is a sentence that may be shown to the person who asked."""
+"""Errors of accounts. The text of each is shown to the person who made the request."""
 
 
 class AccountError(Exception):
-    """The base of them all."""
+    """The base class of all errors of accounts."""
 
 
 class BadCredentials(AccountError):
-    """What was given as an email address, a password, a name or the like can be none."""
+    """An email address, a password, a name or a duration that no account can have."""
 
 
 class WrongCredentials(AccountError):
-    """Nobody has this address and this password together; or this token, or session."""
+    """A wrong email address or password, or a token or session that is not valid."""
 
 
 class NotSignedIn(AccountError):
-    """The request is nobody's."""
+    """A request without credentials."""
 
 
 class NotPermitted(AccountError):
-    """The caller is known, and may not do that."""
+    """A request that the rights of the principal do not include."""
 
 
 class ScopeTooSmall(NotPermitted):
-    """The token was made for less than that."""
+    """A request that the scopes of the token do not include."""
 
 
 class LinkRefused(AccountError):
-    """The link was altered, has expired or was revoked, or is none for this."""
+    """A link that was altered, has expired, was revoked, or is for another file."""
 
 
 class EmailTaken(AccountError):
-    """Another account has the address."""
+    """An email address that another account has."""
 
 
 class SignUpRefused(AccountError):
-    """Nobody may sign up here, or not without an invite that counts."""
+    """A sign-up while sign-up is closed, or without a valid invite."""
 
 
 class LastAdministrator(AccountError):
-    """Nobody would be left who may look after the accounts."""
+    """A change after which no administrator would remain who can log in."""
 
 
 class UnknownAccount(AccountError):
-    """There is no such account, or no such thing of it."""
+    """An account that does not exist, or a token, link or invite that it does not have."""
 
 
 class TooManyAttempts(AccountError):
-    """Somebody seems to be guessing. `retry_after` is in seconds."""
+    """More attempts than a limit allows, until `retry_after` seconds have passed."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-TAKEN = "There is an account with this email address."
-LAST = "Nobody would be left who may look after the accounts: there is no other administrator."
-NO_ACCOUNT = "There is no such account."
-NO_TOKEN = "There is no such token."
-NO_LINK = "There is no such link."
-NO_INVITE = "This invite is not valid, or not any longer."
-"""Messages of the errors that the account stores raise."""
+TAKEN = "An account with this email address already exists. Log in, or choose another address."
+LAST = "This is the last administrator. Make another account an administrator first."
+NO_ACCOUNT = "This account does not exist, or is being deleted."
+NO_INVITE = "This invite was used or revoked, or has expired. Ask the administrator for a new one."
+"""Messages of the errors that every account store raises."""

@@ -1,4 +1,4 @@
-"""What accounts, and what belongs to them, are when they begin."""
+"""New accounts, invites and signing keys, and the hashes and times that all records share."""
 
 import hashlib
 import secrets
@@ -11,17 +11,17 @@ INVITE_LASTS = timedelta(days=7)
 
 
 def now() -> datetime:
-    """In whole seconds, which every database keeps."""
+    """Return the time in whole seconds, which every database stores exactly."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 def hash_secret(secret: str) -> str:
-    """What is kept of a secret that is too long to be guessed."""
+    """Return the SHA-256 under which a secret is stored. Only for secrets that are too long to guess."""
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def new_account(email: str, password: str, *, is_admin: bool = False, quota: int | None = None) -> Account:
-    """One with a library of its own, an address that was checked, and this hash of a password."""
+    """Return an account with a library of its own, for a checked email address and the hash of a password."""
     account_id = uuid4().hex
     return Account(
         id=account_id,
@@ -38,11 +38,10 @@ def new_account(email: str, password: str, *, is_admin: bool = False, quota: int
 
 
 def new_invite(lasts: timedelta) -> tuple[Invite, str]:
-    """An invite for one person, and its secret, which is kept nowhere."""
+    """Return an invite for one person, and its secret, which is not stored."""
     secret, at = secrets.token_urlsafe(32), now()
     return Invite(hash_secret(secret), at, at + lasts), secret
 
 
 def new_signing_key() -> SigningKey:
-    """What links are signed with from now on."""
     return SigningKey(secrets.token_hex(8), secrets.token_urlsafe(32), now())

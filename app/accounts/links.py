@@ -1,4 +1,4 @@
-"""Signing links, so that the address of one file does not become that of another."""
+"""Signatures of links. A signature covers the path, so that the URL of one file does not open another."""
 
 import hashlib
 import re
@@ -9,20 +9,20 @@ from itsdangerous import Signer
 
 from app.accounts.models import SigningKey
 
-# An id, and 32 bytes as base64url without padding, whose last character holds but four bits: what decodes to
-# the same bytes is no second spelling of a link.
-_TOKEN = re.compile(r"([0-9A-Za-z-]{1,64})\.([0-9A-Za-z_-]{42}[AEIMQUYcgkosw048])")
+# An id, and 32 bytes in base64url without padding. The last character holds only four bits: only the spelling
+# with zeros in the other two is accepted, so that a link has one spelling.
+_SIGNED = re.compile(r"([0-9A-Za-z-]{1,64})\.([0-9A-Za-z_-]{42}[AEIMQUYcgkosw048])")
 
 
 class LinkKind(Enum):
-    """What a link is for."""
+    """What a link opens: one file, or the playlist of a folder and the files in it."""
 
     FILE = "file"
     PLAYLIST = "playlist"
 
 
 class LinkSigner:
-    """Signs with the newest key, and takes what any of them signed. `keys` begin with the newest."""
+    """Signs with the newest of the keys, and accepts signatures of each. `keys` begin with the newest."""
 
     def __init__(self, keys: Sequence[SigningKey]) -> None:
         self._signer = Signer(
@@ -33,22 +33,22 @@ class LinkSigner:
         )
 
     def sign(self, link_id: str, kind: LinkKind, path: str) -> str:
-        """What opens a file, or the playlist of a folder, on behalf of a link: `ID.SIGNATURE`."""
-        return f"{link_id}.{self._signer.get_signature(_said(link_id, kind, path)).decode()}"
+        """Return `ID.SIGNATURE`, which opens this path on behalf of a link."""
+        return f"{link_id}.{self._signer.get_signature(_message(link_id, kind, path)).decode()}"
 
-    def check(self, token: str, kind: LinkKind, path: str) -> str | None:
-        """The id of the link that it was signed for; None if it was not, or for something else."""
-        match = _TOKEN.fullmatch(token)
-        if match and self._signer.verify_signature(_said(match[1], kind, path), match[2].encode()):
+    def check(self, signed: str, kind: LinkKind, path: str) -> str | None:
+        """Return the id of the link. Returns None if the signature is wrong, or of another kind or path."""
+        match = _SIGNED.fullmatch(signed)
+        if match and self._signer.verify_signature(_message(match[1], kind, path), match[2].encode()):
             return match[1]
         return None
 
 
-def looks_signed(token: str) -> bool:
-    """Whether it looks like what is signed, by whatever key."""
-    return _TOKEN.fullmatch(token) is not None
+def looks_signed(text: str) -> bool:
+    """Return whether a text has the form of a signed link, whichever key signed it."""
+    return _SIGNED.fullmatch(text) is not None
 
 
-def _said(link_id: str, kind: LinkKind, path: str) -> bytes:
-    # No id and no kind holds a line break.
+def _message(link_id: str, kind: LinkKind, path: str) -> bytes:
+    # Ids and kinds contain no line break.
     return f"{link_id}\n{kind.value}\n{path}".encode()

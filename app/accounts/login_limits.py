@@ -1,156 +1,168 @@
-"""How often something may be tried: a leaky bucket for each who tries."""
+"""Limits on attempts to log in and sign up: leaky buckets, which all processes share through the database."""
 
 import hashlib
 import ipaddress
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cachetools import LRUCache
+
 from app.accounts.errors import TooManyAttempts
 
-
-@dataclass(frozen=True, slots=True)
-class Bucket:
-    """`limit` attempts at once, and as many in each `window_s` seconds. See `throttle.poured`."""
-
-    key: str
-    """Of up to 64 characters in ASCII."""
-    limit: int
-    window_s: float
-    unless: str = ""
-    """Where this was noted, it is not asked."""
-
-
-class LoginLimitStore(Protocol):
-    """What was attempted lately, by the clock of the database. Plain blocking calls, from any thread; each
-    may raise the database's StorageUnavailable or OutOfSpace. What a power cut takes away is no harm."""
-
-    def attempt(self, buckets: Sequence[Bucket]) -> tuple[Bucket, float] | None:
-        """Pour one into each, or into none: then which of them has no room, and the seconds until it has."""
-        ...
-
-    def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
-        """Take one out of each again, and note this for so long."""
-        ...
-
-    def sweep(self, most: int) -> None:
-        """Forget what is over, and beyond so many what will be over first."""
-        ...
-
-
-MAX_KEYS = 20_000
-"""Of whom it is known here that they have to wait. Bounds the memory."""
+MAX_WAITING = 20_000
+"""Full buckets that a process remembers; bounds the memory."""
 
 MAX_STORED = 100_000
-"""Buckets in the database. Beyond that those go that are nearly empty."""
+"""Buckets in the database; beyond that, a sweep removes those that are nearly empty."""
 
 SWEEP_AFTER = 1_000
-"""Attempts after which it is looked whether there are more."""
-
-
-def pour(level: float, elapsed_s: float, *, limit: int, window_s: float) -> tuple[float, float]:
-    """What one more attempt makes of a bucket that holds `limit` and empties within `window_s`, and the
-    seconds until there is room for it: 0 if there is now. Then only is it poured in."""
-    rate = limit / window_s
-    left = max(0.0, level - elapsed_s * rate)
-    over = left + 1 - limit
-    return (left, over / rate) if over > 0 else (left + 1, 0.0)
-
-
-class Ask(Protocol):
-    async def __call__(self, call: Callable[..., Any], *arguments: object) -> Any: ...
-
-
-class RateLimiter:
-    """Asks the store, by `ask` in a thread, and remembers who has to wait: of those who go on trying it hears
-    no more than once. Used from the event loop only."""
-
-    def __init__(
-        self, store: LoginLimitStore, ask: Ask, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._store, self._ask, self._clock = store, ask, clock
-        self._waiting: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._attempts = 0
-
-    async def attempt(self, *buckets: Bucket) -> None:
-        """Count one in each. Raises TooManyAttempts, and then it counts in none: who waits behind one bucket
-        does not fill another."""
-        now = self._clock()
-        if (wait_s := max(self._waiting.get(_who(bucket), 0.0) - now for bucket in buckets)) > 0:
-            raise _too_many(wait_s)
-        refused = await self._ask(self._store.attempt, buckets)
-        if refused is not None:
-            bucket, wait_s = refused
-            self._remember(_who(bucket), now + wait_s)
-            raise _too_many(wait_s)
-        self._attempts += 1
-        if self._attempts % SWEEP_AFTER == 0:
-            await self._ask(self._store.sweep, MAX_STORED)
-
-    async def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
-        """One that counted was none."""
-        await self._ask(lambda: self._store.forgive(buckets, note=note, for_s=for_s))
-        for bucket in buckets:
-            self._waiting.pop(_who(bucket), None)
-
-    def _remember(self, who: tuple[str, str], until: float) -> None:
-        self._waiting[who] = until
-        self._waiting.move_to_end(who)
-        if len(self._waiting) > MAX_KEYS:
-            self._waiting.popitem(last=False)
-
-
-def _who(bucket: Bucket) -> tuple[str, str]:
-    """Whom a full bucket keeps waiting. Whom it does not, only the store knows."""
-    return bucket.key, bucket.unless
-
-
-def _too_many(wait_s: float) -> TooManyAttempts:
-    return TooManyAttempts("That was tried too often. Wait a while.", max(1, math.ceil(wait_s)))
-
+"""Attempts of one process between two sweeps."""
 
 WINDOW_S = 15 * 60
 PER_PAIR = 10
 """Wrong passwords for one account from one address, within the window."""
+
 PER_ADDRESS = 50
 PER_ACCOUNT = 100
-"""From all addresses together, but those from which somebody has logged in to it: whoever has many addresses
-can keep people out of their account at most where they have never been."""
+"""Wrong passwords from all addresses together, except those with a successful login to the account. So an
+attacker with many addresses cannot lock the owner out of places where the owner has logged in before."""
 
 SIGN_UP_WINDOW_S = 60 * 60
 SIGN_UPS = 20
-"""Accounts that one address may try to make within that."""
+"""Sign-ups that one address may attempt within that window."""
+
+SUCCESS_LASTS_S = 30 * 86400
+"""Time for which an address with a successful login is remembered."""
 
 
-RIGHT_LASTS_S = 30 * 86400
-"""How long it is known from where somebody has logged in."""
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A leaky bucket: room for `limit` attempts at once, and for as many more in each `window_s` seconds."""
+
+    key: str
+    """At most 64 ASCII characters."""
+    limit: int
+    window_s: float
+    unless: str = ""
+    """The key of a note; while the note is stored, the bucket does not apply."""
+
+
+def pour(level: float, elapsed_s: float, *, limit: int, window_s: float) -> tuple[float, float]:
+    """Add one attempt to a bucket that had this level `elapsed_s` seconds ago.
+
+    Returns the new level, and the seconds until there is room: 0 if the attempt was added.
+    """
+    rate = limit / window_s
+    left = max(0.0, level - elapsed_s * rate)
+    excess = left + 1 - limit
+    return (left, excess / rate) if excess > 0 else (left + 1, 0.0)
+
+
+class LoginLimitStore(Protocol):
+    """Buckets in the database, by its clock. Blocking; thread-safe.
+
+    Each call may raise the database's StorageUnavailable or OutOfSpace. A power cut may undo recent calls.
+    """
+
+    def attempt(self, buckets: Sequence[Bucket]) -> tuple[Bucket, float] | None:
+        """Add an attempt to every bucket. If one has no room, add it to none, and return that bucket and the
+        seconds until it has."""
+        ...
+
+    def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
+        """Take one attempt out of each bucket, and store a note for this time."""
+        ...
+
+    def sweep(self, most: int) -> None:
+        """Remove expired rows, and of more than `most` those that expire first."""
+        ...
+
+
+class CallStore(Protocol):
+    """Calls a method of a store in a worker thread."""
+
+    async def __call__(self, call: Callable[..., Any], *arguments: object) -> Any: ...
+
+
+class RateLimiter:
+    """Leaky buckets in a store, and a memory of the full ones: a client that keeps trying causes no further
+    query. Used from the event loop only."""
+
+    def __init__(self, store: LoginLimitStore, call: CallStore, *, max_waiting: int = MAX_WAITING) -> None:
+        self._store, self._call = store, call
+        self._full_until: LRUCache[tuple[str, str], float] = LRUCache(max_waiting)
+        self._attempts = 0
+
+    async def attempt(self, *buckets: Bucket) -> None:
+        """Add an attempt to every bucket.
+
+        Raises TooManyAttempts if one is full, and adds the attempt to none: a client that waits for one
+        bucket does not fill another.
+        """
+        now = time.monotonic()
+        if (wait_s := max(self._full_until.get(_id(bucket), 0.0) - now for bucket in buckets)) > 0:
+            raise _too_many(wait_s)
+        refused = await self._call(self._store.attempt, buckets)
+        if refused is not None:
+            bucket, wait_s = refused
+            self._full_until[_id(bucket)] = now + wait_s
+            raise _too_many(wait_s)
+        self._attempts += 1
+        if self._attempts % SWEEP_AFTER == 0:
+            await self._call(self._store.sweep, MAX_STORED)
+
+    async def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
+        """Take one attempt out of each bucket, and store a note for this time."""
+        await self._call(lambda: self._store.forgive(buckets, note=note, for_s=for_s))
+        for bucket in buckets:
+            self._full_until.pop(_id(bucket), None)
+
+
+def _id(bucket: Bucket) -> tuple[str, str]:
+    """Return the key of a full bucket. Only the store knows whether the note of `unless` exists."""
+    return bucket.key, bucket.unless
+
+
+def _too_many(wait_s: float) -> TooManyAttempts:
+    retry_after = max(1, math.ceil(wait_s))
+    return TooManyAttempts(f"Too many attempts. Try again in {_duration(retry_after)}.", retry_after)
+
+
+def _duration(seconds: int) -> str:
+    if seconds < 60:
+        return "1 second" if seconds == 1 else f"{seconds} seconds"
+    minutes = math.ceil(seconds / 60)
+    return "1 minute" if minutes == 1 else f"{minutes} minutes"
 
 
 class LoginLimits:
-    """Counts before a password is looked at, so that a thousand at once are not looked at all; in whichever
-    process they try. Raises TooManyAttempts, and the database's StorageUnavailable."""
+    """Limits on passwords and sign-ups, which all processes share.
 
-    def __init__(self, throttle: RateLimiter) -> None:
-        self._limiter = throttle
+    An attempt is counted before its password is checked, so that concurrent attempts beyond the limit are not
+    checked at all. Raises TooManyAttempts, and the database's StorageUnavailable.
+    """
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
 
     async def count_attempt(self, email: str, address: str) -> None:
-        """Somebody tries a password for this account."""
-        await self._limiter.attempt(*_concerned(email, address))
+        """Count an attempt to log in to an account from an address."""
+        await self._limiter.attempt(*_buckets(email, address))
 
     async def record_success(self, email: str, address: str) -> None:
-        """So it was no guess."""
-        buckets = _concerned(email, address)
-        await self._limiter.forgive(buckets, note=buckets[-1].unless, for_s=RIGHT_LASTS_S)
+        """Take back the count of an attempt whose password was correct."""
+        buckets = _buckets(email, address)
+        await self._limiter.forgive(buckets, note=buckets[-1].unless, for_s=SUCCESS_LASTS_S)
 
-    async def sign_up(self, address: str) -> None:
-        """Somebody tries to make an account."""
+    async def count_sign_up(self, address: str) -> None:
+        """Count an attempt to sign up from an address."""
         await self._limiter.attempt(Bucket(_key("sign-up", network(address)), SIGN_UPS, SIGN_UP_WINDOW_S))
 
 
-def _concerned(email: str, address: str) -> tuple[Bucket, ...]:
+def _buckets(email: str, address: str) -> tuple[Bucket, ...]:
     site = network(address)
     return (
         Bucket(_key("address", site), PER_ADDRESS, WINDOW_S),
@@ -160,12 +172,12 @@ def _concerned(email: str, address: str) -> tuple[Bucket, ...]:
 
 
 def _key(*words: str) -> str:
-    """Nobody need read in a database who was where; and names have any length."""
+    """Return a hash of fixed length that does not reveal who was where to readers of the database."""
     return hashlib.sha256("\n".join(words).encode(errors="surrogatepass")).hexdigest()
 
 
 def network(address: str) -> str:
-    """What one client has of the addresses: of IPv6 all that begin with the same 64 bits (RFC 4291 2.5.4)."""
+    """Return what identifies a client: its IPv4 address, or its IPv6 network of 64 bits (RFC 4291 §2.5.4)."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""The nouns of the accounts. Times are whole seconds with time zone UTC; secrets are kept as hashes only."""
+"""The models of accounts. Times are whole seconds in UTC; secrets are stored as hashes only."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ from app.accounts.errors import BadCredentials
 
 
 class Scope(Enum):
-    """What a token may do."""
+    """A right that a token includes."""
 
     READ = "read"
     WRITE = "write"
@@ -18,40 +18,40 @@ class Scope(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where the files of an account go that is deleted, and whose files are not."""
+    """The library and folder to which the files of a deleted account are moved."""
 
     library: str
     folder: str
-    """With library "" and the account's own the same, "" too: the files stay where they are."""
+    """With "" for an account whose library is the shared one, the files stay in place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A person, or whoever else has a library here."""
+    """A person or program with a library."""
 
     id: str
     email: str
-    """In lower case; no two accounts share one. No mail is ever sent there."""
+    """In lower case and unique. The server sends no mail."""
     password: str
-    """The hash, as argon2 writes it."""
+    """The hash, in the encoded form of Argon2."""
     version: int
-    """Of the password: one more with each change of it."""
+    """The version of the password: each change increments it."""
     library: str
-    """Where all files of the account are: see `storage.types.Key.library`."""
+    """The library with all files of the account: see `storage.types.Key.library`."""
     is_admin: bool
     disabled: bool
     leaving: bool
-    """It is being deleted: nobody can log in, and its files go, then itself."""
+    """Marked for deletion: no login succeeds; first its files are removed, then the account."""
     quota: int | None
-    """Bytes that its files may have together; None for as many as the settings say."""
+    """The maximum of bytes of its files; None for that of the settings."""
     created_at: datetime
     keep_library: str | None = None
     keep_folder: str | None = None
-    """Of a leaving account: see `keep`."""
+    """With `keep_library` the destination of a leaving account: see `keep`."""
 
     @property
     def keep(self) -> Destination | None:
-        """Where its files go while it is leaving; None if they are deleted."""
+        """The destination of its files while it is leaving; None if they are deleted."""
         if self.keep_library is None or self.keep_folder is None:
             return None
         return Destination(self.keep_library, self.keep_folder)
@@ -59,10 +59,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One browser, from its login on."""
+    """A login of one browser."""
 
     hash: str
-    """Of the secret that the browser's cookie holds: SHA-256, in hexadecimal. So are those below."""
+    """The SHA-256 of the secret in the browser's cookie, in hexadecimal, like each `hash` below."""
     account_id: str
     created_at: datetime
     seen_at: datetime
@@ -70,7 +70,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a person made for a program."""
+    """An access token that a person created for a program."""
 
     id: str
     account_id: str
@@ -82,24 +82,24 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What opens one file, or the playlist of one folder and the files in it, to whoever has it."""
+    """A capability URL: its holder can open one file, or the playlist of a folder and the files in it."""
 
     id: str
     account_id: str
     path: str
-    """Of the file; or the folder, which may be "" for the top."""
+    """The path of the file, or of the folder; "" is the top folder."""
     is_playlist: bool
     recursive: bool
-    """With a playlist: that it is of all that is in the folders inside, too."""
+    """Whether a playlist includes the files in subfolders."""
     automatic: bool
-    """A player asked for the playlist, and its entries had to be signed: nobody made this link."""
+    """Whether the server created the link, to sign the entries of a playlist that a player fetched."""
     created_at: datetime
     expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """What lets one person sign up."""
+    """The right of one person to sign up."""
 
     hash: str
     created_at: datetime
@@ -108,24 +108,27 @@ class Invite:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """What links are signed with."""
+    """A key that links are signed with."""
 
     id: str
     secret: str
     created_at: datetime
 
 
-MAX_LENGTH = 254  # RFC 5321 4.5.3.1.3, without the angle brackets
+Record = Account | Session | Token | Link | Invite | SigningKey
+"""The models that an account store stores."""
 
-# No more than tells an address from a name: of a network at home, `anna@nas` is as good as any.
+MAX_LENGTH = 254  # RFC 5321 §4.5.3.1.3, without the angle brackets
+
+# Only a distinction from a name: in a home network, `anna@nas` is a valid address.
 _ADDRESS = re.compile(r"[^\s@,;:<>\"]+@[^\s@,;:<>\"]+")
 
 
 def check_email(text: str) -> str:
-    """The address in lower case and NFC, so that twins cannot exist. Raises BadCredentials."""
+    """Return the address in lower case and NFC, so that it is unique. Raises BadCredentials."""
     email = unicodedata.normalize("NFC", text[: 4 * MAX_LENGTH]).strip().lower()
     if not _ADDRESS.fullmatch(email) or not email.isprintable():
-        raise BadCredentials("An email address is like anna@example.org.")
+        raise BadCredentials("This is not an email address. Enter one like anna@example.org.")
     if len(email) > MAX_LENGTH:
-        raise BadCredentials(f"An email address has at most {MAX_LENGTH} characters.")
+        raise BadCredentials(f"An email address has at most {MAX_LENGTH} characters. Enter a shorter one.")
     return email

@@ -1,4 +1,4 @@
-"""Passwords, and what is kept of them: Argon2id (RFC 9106)."""
+"""Hashes of passwords: Argon2id (RFC 9106)."""
 
 import unicodedata
 
@@ -8,41 +8,44 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from app.accounts.errors import BadCredentials
 
 MIN_LENGTH = 8
-"""As NIST SP 800-63B 3.1.1.2 has it for passwords that people choose."""
+"""Characters of a password, as NIST SP 800-63B §3.1.1.2 requires of passwords that people choose."""
 
 MAX_LENGTH = 1024
 
 _MEMORY_KIB = 19 << 10
-"""OWASP's least memory for Argon2id, with its two passes. `main.HASHING` are hashed at once."""
+"""OWASP's minimum for Argon2id with two passes. `main.HASHING` passwords are hashed at the same time."""
 
 
 class Passwords:
-    """Hashes passwords and holds them against hashes. Each call blocks for some hundredths of a second."""
+    """Hashes passwords and compares them with hashes. Each call blocks for some hundredths of a second."""
 
     def __init__(self) -> None:
         self._hasher = argon2.PasswordHasher(time_cost=2, memory_cost=_MEMORY_KIB, parallelism=1)
-        self._nobodys = self._hasher.hash("the password of nobody")
+        self._decoy = self._hasher.hash("the password of no account")
 
     def hash(self, password: str) -> str:
-        """What is kept of a password. Raises BadCredentials for one that nobody should have."""
+        """Return the hash of a password. Raises BadCredentials if it is too short or too long."""
         if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
             raise BadCredentials(
-                f"A password has at least {MIN_LENGTH} characters, and at most {MAX_LENGTH:,}."
+                f"A password has at least {MIN_LENGTH} characters, and at most {MAX_LENGTH:,}. "
+                "Choose another one."
             )
-        return self._hasher.hash(_bytes(password))
+        return self._hasher.hash(_encode(password))
 
     def match(self, known: str | None, password: str) -> bool:
-        """Whether this is the password that was hashed. With no hash it takes as long: who asks does not
-        learn that there is no such account."""
+        """Return whether the hash is that of the password; False without a hash.
+
+        Constant time: an unknown account takes as long as a wrong password.
+        """
         if len(password) > MAX_LENGTH:
             password = ""
         try:
-            return self._hasher.verify(known or self._nobodys, _bytes(password)) and known is not None
+            return self._hasher.verify(known or self._decoy, _encode(password)) and known is not None
         except (VerificationError, InvalidHashError):
             return False
 
 
-def _bytes(password: str) -> bytes:
-    password = unicodedata.normalize("NFC", password)  # RFC 8265 4.2.2: keyboards differ
-    # JSON can hold lone surrogates, which UTF-8 cannot.
+def _encode(password: str) -> bytes:
+    password = unicodedata.normalize("NFC", password)  # RFC 8265 §4.2.2: keyboards differ
+    # JSON can contain lone surrogates, which UTF-8 cannot encode.
     return password.encode(errors="surrogatepass")

@@ -1,14 +1,14 @@
-"""Whose a request is, by what it shows."""
+"""Authentication: the principal for which a request acts, by the credential that it carries."""
 
 import asyncio
 import hmac
 import secrets
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, Protocol, TypeVar
+
+from cachetools import TTLCache
 
 from app.accounts.errors import BadCredentials, LinkRefused, WrongCredentials
 from app.accounts.factories import hash_secret, new_signing_key, now
@@ -20,59 +20,64 @@ from app.accounts.store import AccountStore
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+T = TypeVar("T")
+
+CACHE_TTL_S = 2.0
+"""Time within which a process observes what another process revoked."""
+
+PASSWORD_TTL_S = 60.0
+"""Time for which a correct password is cached: a player sends it with each of a thousand requests."""
+
+CACHE_SIZE = 10_000
+
+TOKEN_PREFIX = "skb_"
+"""The first characters of every token, by which people and programs find leaked ones."""
+
+ALL_SCOPES = frozenset(Scope)
+
+REFUSED_LINK = (
+    "This link is not valid: it was altered or revoked, or has expired. Ask its sender for a new one."
+)
 
 
-class Cache(Generic[K, V]):
-    """Remembers for `lasts_s` seconds what was found, of the `size` that were asked for last. Several who ask
-    for the same at once wait for one look-up. Used from the event loop only."""
+class SingleFlightCache(Generic[K, V]):
+    """A cache with a time to live, in which concurrent look-ups of a key share one call. Used from the event
+    loop only."""
 
-    def __init__(self, lasts_s: float, size: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._lasts_s, self._size, self._clock = lasts_s, size, clock
-        self._found: OrderedDict[K, tuple[V, float]] = OrderedDict()
-        self._looking: dict[K, asyncio.Task[V | None]] = {}
+    def __init__(self, ttl_s: float, size: int) -> None:
+        self._values: TTLCache[K, V] = TTLCache(size, ttl_s)
+        self._loading: dict[K, asyncio.Task[V | None]] = {}
 
-    def known(self, key: K) -> V | None:
-        """What is remembered, without a look."""
-        value, until = self._found.get(key, (None, 0.0))
-        return value if until > self._clock() else None
-
-    async def get(self, key: K, look: Callable[[], Awaitable[V | None]]) -> V | None:
-        """What is remembered, else what the look finds. That there is nothing is not remembered, and neither
-        are errors."""
-        value = self.known(key)
+    async def get(self, key: K, load: Callable[[], Awaitable[V | None]]) -> V | None:
+        """Return the cached value, or else load it. None and errors are not cached."""
+        value = self._values.get(key)
         if value is not None:
             return value
-        task = self._looking.get(key)
+        task = self._loading.get(key)
         if task is None:
-            task = self._looking[key] = asyncio.create_task(self._look(key, look))
-        return await asyncio.shield(task)  # others wait for it too, should this one leave
+            task = self._loading[key] = asyncio.create_task(self._load(key, load))
+        return await asyncio.shield(task)  # other callers wait for it too, even if this one is cancelled
 
-    async def _look(self, key: K, look: Callable[[], Awaitable[V | None]]) -> V | None:
+    async def _load(self, key: K, load: Callable[[], Awaitable[V | None]]) -> V | None:
         task = asyncio.current_task()
         try:
-            value = await look()
-            if value is not None and self._looking.get(key) is task:  # nobody has said `forget` meanwhile
-                self._found[key] = value, self._clock() + self._lasts_s
-                self._found.move_to_end(key)
-                if len(self._found) > self._size:
-                    self._found.popitem(last=False)
+            value = await load()
+            if value is not None and self._loading.get(key) is task:  # not invalidated meanwhile
+                self._values[key] = value
             return value
         finally:
-            if self._looking.get(key) is task:
-                del self._looking[key]
+            if self._loading.get(key) is task:
+                del self._loading[key]
 
     def discard(self, key: K) -> None:
-        """Look this one up anew the next time."""
-        self._found.pop(key, None)
-        self._looking.pop(key, None)
+        """Invalidate one key."""
+        self._values.pop(key, None)
+        self._loading.pop(key, None)
 
-    def forget(self) -> None:
-        """All of it: something has changed."""
-        self._found.clear()
-        self._looking.clear()
-
-
-T = TypeVar("T")
+    def clear(self) -> None:
+        """Invalidate all keys."""
+        self._values.clear()
+        self._loading.clear()
 
 
 class RunInThread(Protocol):
@@ -81,23 +86,9 @@ class RunInThread(Protocol):
     def __call__(self, function: Callable[..., T], *arguments: object) -> Awaitable[T]: ...
 
 
-FRESH_S = 2.0
-"""How long it may take until what another process revoked is no longer taken here."""
-
-PASSWORD_LASTS_S = 60.0
-"""How long a password that was right is remembered: a player sends it with each of its thousand requests."""
-
-MAX_REMEMBERED = 10_000
-
-TOKEN_PREFIX = "skb_"
-"""What tokens begin with, so that people and programs that look for leaked secrets know one."""
-
-ALL = frozenset(Scope)
-
-
 @dataclass(frozen=True, slots=True)
 class SessionCredential:
-    """A browser's cookie."""
+    """The cookie of a browser that has logged in."""
 
     hash: str
     ends_at: datetime
@@ -105,16 +96,22 @@ class SessionCredential:
 
 @dataclass(frozen=True, slots=True)
 class TokenCredential:
+    """An access token."""
+
     hash: str
 
 
 @dataclass(frozen=True, slots=True)
 class PasswordCredential:
+    """An email address and a password; `version` is that of the password."""
+
     version: int
 
 
 @dataclass(frozen=True, slots=True)
 class LinkCredential:
+    """A signed link."""
+
     link: Link
 
 
@@ -123,7 +120,7 @@ Credential = SessionCredential | TokenCredential | PasswordCredential | LinkCred
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """On whose behalf a request is made, and what it may do there."""
+    """The account for which a request acts, and the rights that its credential gives it."""
 
     account: Account
     credential: Credential
@@ -131,22 +128,22 @@ class Principal:
 
     @property
     def may_manage(self) -> bool:
-        """Whether it may change the account itself: the person may, and no program that was given less."""
+        """Whether it may change the account: by a session or a password, not by a token or a link."""
         return isinstance(self.credential, SessionCredential | PasswordCredential)
 
     @property
     def may_read(self) -> bool:
-        """Whether answers may hold what it did not send itself."""
+        """Whether responses may contain data that it did not send itself."""
         return Scope.READ in self.scopes
 
     @property
     def link(self) -> Link | None:
-        """The link that it came by, if it did: then it is somebody that nobody knows."""
+        """The link of an anonymous viewer; None for every other credential."""
         return self.credential.link if isinstance(self.credential, LinkCredential) else None
 
 
 class Authenticator:
-    """Knows accounts by what they show. What was found is remembered for some seconds: see `forget`.
+    """Finds the principal of a credential. Accounts and credentials are cached for seconds; see `invalidate`.
 
     Raises WrongCredentials, TooManyAttempts, LinkRefused, and the database's StorageUnavailable.
     """
@@ -158,133 +155,137 @@ class Authenticator:
         idle: timedelta,
         lifetime: timedelta,
         passwords: Passwords,
-        hashing: RunInThread,
-        asking: RunInThread,
+        run_hash: RunInThread,
+        run_call: RunInThread,
     ) -> None:
         self._store = store
         self._idle, self._lifetime = idle, lifetime
-        self._passwords, self._hashing, self._asking = passwords, hashing, asking
-        self._login_limits = LoginLimits(RateLimiter(store.login_limits, self.ask))
+        self._passwords, self._run_hash, self._run_call = passwords, run_hash, run_call
+        self.login_limits = LoginLimits(RateLimiter(store.login_limits, self.call))
         self._key = secrets.token_bytes(32)
-        self._right: Cache[bytes, tuple[str, int]] = Cache(PASSWORD_LASTS_S, MAX_REMEMBERED)
-        self._accounts: Cache[str, Account] = Cache(FRESH_S, MAX_REMEMBERED)
-        self._sessions: Cache[str, Session] = Cache(FRESH_S, MAX_REMEMBERED)
-        self._tokens: Cache[str, Token] = Cache(FRESH_S, MAX_REMEMBERED)
-        self._links: Cache[str, Link] = Cache(FRESH_S, MAX_REMEMBERED)
-        self._signers: Cache[None, LinkSigner] = Cache(FRESH_S, 1)
+        self._correct: SingleFlightCache[bytes, tuple[str, int]] = SingleFlightCache(
+            PASSWORD_TTL_S, CACHE_SIZE
+        )
+        self._accounts: SingleFlightCache[str, Account] = SingleFlightCache(CACHE_TTL_S, CACHE_SIZE)
+        self._sessions: SingleFlightCache[str, Session] = SingleFlightCache(CACHE_TTL_S, CACHE_SIZE)
+        self._tokens: SingleFlightCache[str, Token] = SingleFlightCache(CACHE_TTL_S, CACHE_SIZE)
+        self._links: SingleFlightCache[str, Link] = SingleFlightCache(CACHE_TTL_S, CACHE_SIZE)
+        self._signers: SingleFlightCache[None, LinkSigner] = SingleFlightCache(CACHE_TTL_S, 1)
 
-    @property
-    def login_limits(self) -> LoginLimits:
-        return self._login_limits
-
-    def forget(self) -> None:
-        """Look everything up anew but passwords, which are held against the account's version anyway."""
+    def invalidate(self) -> None:
+        """Clear all caches but that of passwords, whose entries are compared with the account's version."""
         for cache in (self._accounts, self._sessions, self._tokens, self._links, self._signers):
-            cache.forget()
+            cache.clear()
 
     async def by_password(self, email: str, password: str, address: str) -> Principal:
-        """The account with this email address and password. It takes as long to say that there is none."""
-        # By address, or who guesses elsewhere could do so without end while a player is let in here.
-        said = f"{network(address)}\n{email}\n{password}"
-        shown = hmac.digest(self._key, said.encode(errors="surrogatepass"), "sha256")
+        """Return the principal of an email address and a password.
+
+        Constant time: an unknown account takes as long as a wrong password.
+        """
+        # With the address, or else a cached password would let other addresses guess without a limit.
+        message = f"{network(address)}\n{email}\n{password}"
+        digest = hmac.digest(self._key, message.encode(errors="surrogatepass"), "sha256")
         for _ in range(2):
-            right = await self._right.get(shown, lambda: self._verified(email, password, address))
-            account = await self._active(right[0]) if right else None
-            if right is None or account is None:
+            correct = await self._correct.get(digest, lambda: self._verify(email, password, address))
+            account = await self._active(correct[0]) if correct else None
+            if correct is None or account is None:
                 break
-            if account.version == right[1]:
-                return Principal(account, PasswordCredential(account.version), ALL)
-            # One of them was remembered while the password changed, perhaps to what it had been before.
-            self._right.discard(shown)
+            if account.version == correct[1]:
+                return Principal(account, PasswordCredential(account.version), ALL_SCOPES)
+            # One of the caches is older than a change of the password, perhaps back to a former one.
+            self._correct.discard(digest)
             self._accounts.discard(account.id)
         raise WrongCredentials("The email address or the password is wrong.")
 
-    async def _verified(self, email: str, password: str, address: str) -> tuple[str, int] | None:
+    async def _verify(self, email: str, password: str, address: str) -> tuple[str, int] | None:
         try:
             email = check_email(email)
         except BadCredentials:
             email = ""
-        await self._login_limits.count_attempt(email, address)
-        account = await self.ask(self._store.account_of, email)
+        await self.login_limits.count_attempt(email, address)
+        account = await self.call(self._store.by_email, email)
         known = account.password if account else None
-        if not await self._hashing(self._passwords.match, known, password) or account is None:
+        if not await self._run_hash(self._passwords.match, known, password) or account is None:
             return None
-        await self._login_limits.record_success(email, address)
+        await self.login_limits.record_success(email, address)
         return account.id, account.version
 
     async def by_session(self, secret: str) -> Principal:
-        """The account that logged in with this cookie."""
+        """Return the principal of a session cookie, and record that the session is in use."""
         key = hash_secret(secret)
-        session = await self._sessions.get(key, lambda: self.ask(self._store.session, key))
+        session = await self._sessions.get(key, lambda: self.call(self._store.sessions.get, key))
         account = await self._active(session.account_id) if session else None
         if session is None or account is None:
-            raise WrongCredentials("This login is over.")
+            raise WrongCredentials("You are logged out. Log in again.")
         at = now()
         ends_at = session.created_at + self._lifetime
         if at >= min(ends_at, session.seen_at + self._idle):
-            raise WrongCredentials("This login has expired.")
+            raise WrongCredentials("Your login has expired. Log in again.")
         if at - session.seen_at >= min(self._idle / 20, timedelta(hours=1)):
-            await self.ask(self._store.see_session, key, at)
+            await self.call(self._store.sessions.touch, key, at)
             self._sessions.discard(key)
-        return Principal(account, SessionCredential(key, ends_at), ALL)
+        return Principal(account, SessionCredential(key, ends_at), ALL_SCOPES)
 
     async def by_token(self, secret: str) -> Principal:
-        """The account that made this token."""
+        """Return the principal of an access token."""
         key = hash_secret(secret)
-        token = await self._tokens.get(key, lambda: self.ask(self._store.token, key))
+        token = await self._tokens.get(key, lambda: self.call(self._store.tokens.get, key))
         account = await self._active(token.account_id) if token else None
         if token is None or account is None:
-            raise WrongCredentials("There is no such token, or it was revoked.")
+            raise WrongCredentials("This token does not exist, or was revoked. Create a new one.")
         return Principal(account, TokenCredential(key), token.scopes)
 
     async def by_link(self, signed: str, kind: LinkKind, path: str, *, recursive: bool = False) -> Principal:
-        """The account that shares this file, or the playlist of this folder, by a link. LinkRefused."""
+        """Return the principal of a link to this file, or to the playlist of this folder.
+
+        Raises LinkRefused.
+        """
         link_id = (await self.link_signer()).check(signed, kind, path)
         if link_id is None and looks_signed(signed):
-            # Another process may just have begun to sign with a new key.
-            self._signers.forget()
+            # Another process may have begun to sign with a new key.
+            self._signers.clear()
             link_id = (await self.link_signer()).check(signed, kind, path)
         link = await self._link(link_id) if link_id else None
         if link is None:
-            raise LinkRefused("This link is not valid, or not any longer.")
+            raise LinkRefused(REFUSED_LINK)
         account = await self._active(link.account_id)
         if account is None or now() >= link.expires_at or (recursive and not link.recursive):
-            raise LinkRefused("This link is not valid, or not any longer.")
+            raise LinkRefused(REFUSED_LINK)
         return Principal(account, LinkCredential(link), frozenset({Scope.READ}))
 
     async def _link(self, link_id: str) -> Link | None:
-        return await self._links.get(link_id, lambda: self.ask(self._store.link, link_id))
+        return await self._links.get(link_id, lambda: self.call(self._store.links.get, link_id))
 
     async def link_signer(self) -> LinkSigner:
-        """What links are signed with now. The first key is made when it is needed."""
+        """Return the signer of links. Stores the first key when a signature is first needed."""
 
-        async def look() -> LinkSigner:
-            keys = await self.ask(self._store.signing_keys)
+        async def load() -> LinkSigner:
+            keys = await self.call(self._store.signing_keys.list)
             if not keys:
-                await self.ask(self._store.add_first_signing_key, new_signing_key())
-                keys = await self.ask(self._store.signing_keys)
+                await self.call(self._store.signing_keys.add_first, new_signing_key())
+                keys = await self.call(self._store.signing_keys.list)
             return LinkSigner(keys)
 
-        found = await self._signers.get(None, look)
+        found = await self._signers.get(None, load)
         assert found is not None
         return found
 
     async def sweep(self) -> None:
-        """Forget links, invites, logins and attempts that are over."""
+        """Remove expired links, invites, sessions and login attempts from the database."""
         at = now()
-        await self.ask(
+        await self.call(
             lambda: self._store.sweep(now=at, seen_before=at - self._idle, created_before=at - self._lifetime)
         )
-        await self.ask(self._store.login_limits.sweep, MAX_STORED)
+        await self.call(self._store.login_limits.sweep, MAX_STORED)
 
     async def is_active(self, account_id: str) -> bool:
-        """Whether the account is there and neither disabled nor leaving."""
+        """Return whether an account exists and is neither disabled nor leaving; cached."""
         return await self._active(account_id) is not None
 
     async def _active(self, account_id: str) -> Account | None:
-        account = await self._accounts.get(account_id, lambda: self.ask(self._store.account, account_id))
+        account = await self._accounts.get(account_id, lambda: self.call(self._store.get, account_id))
         return account if account and not account.disabled and not account.leaving else None
 
-    async def ask(self, call: Callable[..., T], *arguments: object) -> T:
-        """What the store says, asked in a thread."""
-        return await self._asking(call, *arguments)
+    async def call(self, call: Callable[..., T], *arguments: object) -> T:
+        """Call a method of the store in a worker thread."""
+        return await self._run_call(call, *arguments)

@@ -1,9 +1,10 @@
-"""Looks whether those who stay connected are still let in."""
+"""Revocation of running requests: a periodic check whether their credentials are still valid."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import count, islice
 
 from app.accounts.factories import now
@@ -15,18 +16,26 @@ from app.accounts.principals import (
     SessionCredential,
     TokenCredential,
 )
-from app.accounts.store import AccountStore
+from app.accounts.store import MAX_KEYS_PER_QUERY, AccountStore
 
-EVERY_S = 2.0
-AT_ONCE = 500
-"""What the store is asked about in one go."""
+CHECK_EVERY_S = 2.0
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Valid:
+    """The keys of those credentials of one batch that the database still has."""
+
+    accounts: set[tuple[str, int]]
+    sessions: set[str]
+    tokens: set[str]
+    links: set[str]
 
 
 class RevocationMonitor:
-    """Ends within seconds what callers do that came in by what was revoked since. Used from the event loop
-    only."""
+    """Ends running responses and sockets within seconds of the revocation of their credentials. Used from the
+    event loop only."""
 
     def __init__(self, store: AccountStore, authenticator: Authenticator) -> None:
         self._store = store
@@ -35,70 +44,63 @@ class RevocationMonitor:
         self._numbers = count()
 
     @contextmanager
-    def watch(self, principal: Principal, ended: Callable[[], None]) -> Iterator[None]:
-        """Call `ended`, once, should what the caller has shown no longer count."""
+    def watch(self, principal: Principal, on_revoked: Callable[[], None]) -> Iterator[None]:
+        """Call `on_revoked` once if the credential of the principal is revoked within the context."""
         number = next(self._numbers)
-        self._watched[number] = principal, ended
+        self._watched[number] = principal, on_revoked
         try:
             yield
         finally:
             self._watched.pop(number, None)
 
     async def run(self) -> None:
-        """Go on until cancelled. A database that does not answer ends nobody's connection."""
+        """Check until cancelled. While the database does not respond, connections continue."""
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(CHECK_EVERY_S)
             try:
-                await self.look()
+                await self.check()
             except Exception as error:
-                _log.error("It could not be looked who is still let in: %s", error)
+                log.error("The credentials of open connections could not be checked: %s", error)
 
-    async def look(self) -> None:
-        """Look at all of them once."""
-        watch = iter(list(self._watched.items()))
-        while some := list(islice(watch, AT_ONCE)):
-            standing = await self._standing([principal for _, (principal, _) in some])
-            for number, (principal, ended) in some:
-                if principal not in standing and number in self._watched:
+    async def check(self) -> None:
+        """Check all watched principals once."""
+        watched = iter(list(self._watched.items()))
+        while batch := list(islice(watched, MAX_KEYS_PER_QUERY)):
+            valid = await self._authenticator.call(self._query, [principal for _, (principal, _) in batch])
+            for number, (principal, on_revoked) in batch:
+                if not await self._is_valid(principal, valid) and number in self._watched:
                     del self._watched[number]
-                    ended()
+                    on_revoked()
 
-    async def _standing(self, principals: list[Principal]) -> set[Principal]:
-        accounts, sessions, tokens = await self._authenticator.ask(
-            lambda: self._store.standing(
-                accounts={
-                    (one.account.id, one.credential.version)
-                    for one in principals
-                    if isinstance(one.credential, PasswordCredential)
-                },
-                sessions={
-                    one.credential.hash for one in principals if isinstance(one.credential, SessionCredential)
-                },
-                tokens={
-                    one.credential.hash for one in principals if isinstance(one.credential, TokenCredential)
-                },
-            )
-        )
-        links = {one.credential.link.id for one in principals if isinstance(one.credential, LinkCredential)}
-        if links:
-            links = await self._authenticator.ask(self._store.standing_links, links)
-        at = now()
-
-        async def stands(one: Principal) -> bool:
-            match one.credential:
-                case SessionCredential(hash, ends_at):
-                    return (
-                        hash in sessions
-                        and at < ends_at
-                        and await self._authenticator.is_active(one.account.id)
-                    )
-                case TokenCredential(hash):
-                    return hash in tokens and await self._authenticator.is_active(one.account.id)
+    def _query(self, principals: Sequence[Principal]) -> _Valid:
+        versions, sessions, tokens, links = set(), set(), set(), set()
+        for principal in principals:
+            match principal.credential:
                 case PasswordCredential(version):
-                    return (one.account.id, version) in accounts
+                    versions.add((principal.account.id, version))
+                case SessionCredential(secret_hash):
+                    sessions.add(secret_hash)
+                case TokenCredential(secret_hash):
+                    tokens.add(secret_hash)
                 case LinkCredential(link):
-                    # A download that began in time goes on when the link expires, and is then swept.
-                    is_active = link.id in links or at >= link.expires_at
-                    return is_active and await self._authenticator.is_active(one.account.id)
+                    links.add(link.id)
+        store = self._store
+        return _Valid(
+            store.active(versions) if versions else set(),
+            store.sessions.existing(sessions) if sessions else set(),
+            store.tokens.existing(tokens) if tokens else set(),
+            store.links.existing(links) if links else set(),
+        )
 
-        return {one for one in principals if await stands(one)}
+    async def _is_valid(self, principal: Principal, valid: _Valid) -> bool:
+        match principal.credential:
+            case PasswordCredential(version):
+                return (principal.account.id, version) in valid.accounts
+            case SessionCredential(secret_hash, ends_at):
+                is_valid = secret_hash in valid.sessions and now() < ends_at
+            case TokenCredential(secret_hash):
+                is_valid = secret_hash in valid.tokens
+            case LinkCredential(link):
+                # A download that began in time continues when the link expires and is swept.
+                is_valid = link.id in valid.links or now() >= link.expires_at
+        return is_valid and await self._authenticator.is_active(principal.account.id)

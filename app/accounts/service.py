@@ -1,16 +1,17 @@
-"""What people do with their accounts."""
+"""The use cases of accounts: sign up, log in, tokens, links, invites, deletion."""
 
 import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
+from typing import Any
 from uuid import uuid4
 
 from app.accounts.errors import (
+    NO_INVITE,
     BadCredentials,
     NotPermitted,
     SignUpRefused,
@@ -22,37 +23,43 @@ from app.accounts.links import LinkKind
 from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, Token, check_email
 from app.accounts.passwords import Passwords
 from app.accounts.principals import TOKEN_PREFIX, Authenticator, Principal, RunInThread
-from app.accounts.store import AccountStore
+from app.accounts.store import AccountStore, RecordStore
 
 MAX_TOKENS = 100
+"""Tokens of one account."""
+
 MAX_LINKS = 10_000
-"""Of one account."""
+"""Links of one account."""
 
 MAX_NAME_LENGTH = 100
 
 LINK_LASTS = timedelta(days=7)
-"""Unless somebody says otherwise."""
-LINK_LASTS_AT_MOST = timedelta(days=365)
+"""The default time to live of a link."""
+
+MAX_LINK_LASTS = timedelta(days=365)
 
 PLAYLIST_LASTS = timedelta(days=1)
-"""The entries of a playlist that a player has fetched; at least half of that."""
+"""Time for which the entries of a fetched playlist can be opened: at least half of it."""
 
 SWEEP_EVERY_S = 3600
 
-_log = logging.getLogger("seekable")
+NO_TOKEN = "This token does not exist, or was already revoked."
+NO_LINK = "This link does not exist, or was already revoked."
+
+log = logging.getLogger(__name__)
 
 
 class SignUp(Enum):
-    """Who may make an account."""
+    """The condition on which people may sign up."""
 
     OPEN = "open"
     INVITE = "invite"
     CLOSED = "closed"
 
 
-class Accounts:
-    """Makes, changes and removes accounts and what belongs to them. What is changed counts at once here, and
-    within seconds in other processes.
+class AccountService:
+    """Creates, changes and removes accounts and their records. A change takes effect in this process at once,
+    and in other processes within seconds.
 
     Raises AccountError, and the database's StorageUnavailable.
     """
@@ -64,73 +71,80 @@ class Accounts:
         *,
         sign_up: SignUp,
         passwords: Passwords,
-        hashing: RunInThread,
+        run_hash: RunInThread,
     ) -> None:
         self._policy = sign_up
         self.authenticator = authenticator
         self._store = store
-        self._passwords, self._hashing = passwords, hashing
+        self._passwords, self._run_hash = passwords, run_hash
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody may sign up."""
+        """Whether people may sign up without an invite."""
         return self._policy is SignUp.OPEN
 
     async def ping(self) -> None:
-        """Return when their database answers; StorageUnavailable."""
-        await self.authenticator.ask(self._store.account, "")
+        """Return when the database responds. Raises StorageUnavailable."""
+        await self.authenticator.call(self._store.get, "")
 
     async def sign_up(self, email: str, password: str, *, invite: str | None, address: str) -> Account:
-        """A new account. BadCredentials, EmailTaken, SignUpRefused, TooManyAttempts."""
+        """Create an account. Raises BadCredentials, EmailTaken, SignUpRefused, TooManyAttempts."""
         if self._policy is SignUp.CLOSED:
-            raise SignUpRefused("Nobody can sign up here; ask the administrator for an account.")
+            raise SignUpRefused("Sign-up is closed. Ask the administrator for an account.")
         if self._policy is SignUp.INVITE and not invite:
-            raise SignUpRefused("To sign up here takes an invite; ask the administrator for one.")
+            raise SignUpRefused("You need an invite to sign up. Ask the administrator for one.")
         email = check_email(email)
-        await self.authenticator.login_limits.sign_up(address)
-        account = new_account(email, await self._hashing(self._passwords.hash, password))
-        taken = hash_secret(invite) if invite and self._policy is SignUp.INVITE else None
-        return await self.authenticator.ask(lambda: self._store.add(account, invite=taken))
+        await self.authenticator.login_limits.count_sign_up(address)
+        account = new_account(email, await self._run_hash(self._passwords.hash, password))
+        invite_hash = hash_secret(invite) if invite and self._policy is SignUp.INVITE else None
+        return await self.authenticator.call(lambda: self._store.add(account, invite=invite_hash))
 
     async def start_session(self, account: Account, *, previous: str | None) -> str:
-        """The secret of a new login, for the browser's cookie. What the browser showed before is over, so
-        that nobody else can have chosen the secret (session fixation)."""
+        """Start a session and return its secret, for the browser's cookie.
+
+        The browser's previous session ends, against session fixation. Raises WrongCredentials if the account
+        changed meanwhile.
+        """
         if previous:
             await self.end_session(previous)
         secret = secrets.token_urlsafe(32)
         at = now()
         session = Session(hash_secret(secret), account.id, at, at)
-        if not await self.authenticator.ask(
-            lambda: self._store.add_session(session, version=account.version)
+        if not await self.authenticator.call(
+            lambda: self._store.sessions.add(session, version=account.version)
         ):
-            raise WrongCredentials("The account has just changed.")
+            raise WrongCredentials("Your account was changed at the same moment. Log in again.")
         return secret
 
     async def end_session(self, secret: str) -> None:
-        """Log out."""
-        await self._change(self._store.remove_session, hash_secret(secret))
+        """End the session with this secret, if there is one."""
+        await self._change(self._store.sessions.remove, hash_secret(secret))
 
     async def change_password(self, principal: Principal, old: str, new: str, *, address: str) -> Account:
-        """The account with its new password. Every login of it is over, and every playlist that a player has
-        fetched. WrongCredentials, BadCredentials."""
+        """Change the password and return the account. All its sessions and fetched playlists end.
+
+        Raises WrongCredentials, BadCredentials.
+        """
         account = await self._confirmed(principal, old, address)
-        password = await self._hashing(self._passwords.hash, new)
-        changed = await self.authenticator.ask(
+        password = await self._run_hash(self._passwords.hash, new)
+        changed = await self.authenticator.call(
             lambda: self._store.set_password(account.id, password, version=account.version)
         )
-        self.authenticator.forget()
+        self.authenticator.invalidate()
         if not changed:
-            raise WrongCredentials("The account has just changed.")
-        await self._end_playlists(account.id)
+            raise WrongCredentials("Your account was changed at the same moment. Log in again.")
+        await self._revoke_automatic_links(account.id)
         return replace(account, password=password, version=account.version + 1)
 
     async def delete_account(
         self, principal: Principal, password: str, *, address: str, keep: Destination | None = None
     ) -> None:
-        """Delete the account. Nobody can log in to it any more, and its files will be deleted, or moved to
-        where they are kept. LastAdministrator."""
+        """Mark the account for deletion: logins fail from now on, and its files will be deleted or moved.
+
+        Raises WrongCredentials, LastAdministrator.
+        """
         account = await self._confirmed(principal, password, address)
-        await self._change(self._store.leave, account.id, keep)
+        await self._change(self._store.mark_leaving, account.id, keep)
 
     async def _confirmed(self, principal: Principal, password: str, address: str) -> Account:
         found = await self.authenticator.by_password(principal.account.email, password, address)
@@ -139,54 +153,61 @@ class Accounts:
     async def create_token(
         self, principal: Principal, name: str, scopes: frozenset[Scope]
     ) -> tuple[Token, str]:
-        """A token for a program, and its secret, which is told only now."""
+        """Create a token for a program. Return it with its secret, which is not stored."""
         name = name.strip()
         if not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
-            raise BadCredentials(f"The name of a token has up to {MAX_NAME_LENGTH} printable characters.")
+            raise BadCredentials(
+                f"The name of a token has 1 to {MAX_NAME_LENGTH} printable characters. Enter another."
+            )
         if not scopes:
-            raise BadCredentials("A token is for reading, for writing, or for both.")
+            raise BadCredentials("A token needs a scope. Choose read, write, or both.")
         if len(await self.tokens(principal)) >= MAX_TOKENS:
-            raise NotPermitted(f"An account has at most {MAX_TOKENS} tokens; revoke one that is not used.")
+            raise NotPermitted(f"You have {MAX_TOKENS} tokens, the maximum. Revoke one that you do not use.")
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         token = Token(uuid4().hex, principal.account.id, name, hash_secret(secret), scopes, now())
-        await self.authenticator.ask(self._store.add_token, token)
+        await self.authenticator.call(self._store.tokens.add, token)
         return token, secret
 
     async def tokens(self, principal: Principal) -> Sequence[Token]:
-        return await self.authenticator.ask(self._store.tokens, principal.account.id)
+        return await self.authenticator.call(self._store.tokens.list, principal.account.id)
 
     async def revoke_token(self, principal: Principal, token_id: str) -> None:
-        """UnknownAccount, if there is none."""
-        await self._change(self._store.remove_token, principal.account.id, token_id)
-        await self._end_playlists(principal.account.id)
+        """Raises UnknownAccount."""
+        await self._remove(self._store.tokens, token_id, NO_TOKEN, account_id=principal.account.id)
+        await self._revoke_automatic_links(principal.account.id)
 
-    async def _end_playlists(self, account_id: str) -> None:
-        """Let no entry of a playlist count that a player has fetched: perhaps with what no longer counts."""
-        for link in await self.authenticator.ask(self._store.links, account_id):
+    async def _revoke_automatic_links(self, account_id: str) -> None:
+        """Revoke the links in fetched playlists: a credential that is now invalid may have fetched them."""
+        for link in await self.authenticator.call(self._store.links.list, account_id):
             if link.automatic:
-                with suppress(UnknownAccount):  # somebody else was faster
-                    await self._change(self._store.remove_link, account_id, link.id)
+                await self.authenticator.call(self._store.links.remove, link.id)
+        self.authenticator.invalidate()
 
     async def create_link(
         self, principal: Principal, path: str, *, playlist: bool, recursive: bool, lasts: timedelta
     ) -> Link:
-        """A link to a file, or to the playlist of a folder."""
-        if not timedelta(0) < lasts <= LINK_LASTS_AT_MOST:
-            raise BadCredentials(f"A link lasts up to {LINK_LASTS_AT_MOST.days} days.")
+        """Create a link to a file, or to the playlist of a folder. Raises BadCredentials, NotPermitted."""
+        if not timedelta(0) < lasts <= MAX_LINK_LASTS:
+            raise BadCredentials(f"A link lasts at most {MAX_LINK_LASTS.days} days. Choose a shorter time.")
         if len(await self.links(principal)) >= MAX_LINKS:
-            raise NotPermitted(f"An account has at most {MAX_LINKS:,} links; revoke some.")
+            raise NotPermitted(f"You have {MAX_LINKS:,} links, the maximum. Revoke some that you do not use.")
         return await self._add_link(
             principal, path, playlist=playlist, recursive=recursive, automatic=False, lasts=lasts
         )
 
     async def playlist_link(self, principal: Principal, folder: str, *, recursive: bool) -> Link:
-        """What the entries of a playlist are signed for that is fetched now: the link that it was fetched by,
-        or one that serves all who fetch this playlist on behalf of the account for a while."""
+        """Return the link by which a player opens the entries of a playlist.
+
+        It is the link of the request itself, or else an automatic one, which later requests for this playlist
+        and account share for a while.
+        """
         if link := principal.link:
             return link
         until = now() + PLAYLIST_LASTS / 2
-        found = await self.authenticator.ask(
-            lambda: self._store.automatic_link(principal.account.id, folder, recursive=recursive, until=until)
+        found = await self.authenticator.call(
+            lambda: self._store.links.find_automatic(
+                principal.account.id, folder, recursive=recursive, until=until
+            )
         )
         return found or await self._add_link(
             principal, folder, playlist=True, recursive=recursive, automatic=True, lasts=PLAYLIST_LASTS
@@ -204,76 +225,87 @@ class Accounts:
     ) -> Link:
         at = now()
         link = Link(uuid4().hex, principal.account.id, path, playlist, recursive, automatic, at, at + lasts)
-        await self.authenticator.ask(self._store.add_link, link)
+        await self.authenticator.call(self._store.links.add, link)
         return link
 
     async def links(self, principal: Principal) -> Sequence[Link]:
-        found = await self.authenticator.ask(self._store.links, principal.account.id)
+        found = await self.authenticator.call(self._store.links.list, principal.account.id)
         at = now()
         return [link for link in found if link.expires_at > at]
 
-    async def signed(self, link: Link) -> str:
-        """What is shown to open what the link is for."""
+    async def sign(self, link: Link) -> str:
+        """Return the signed form of a link, for its URL."""
         kind = LinkKind.PLAYLIST if link.is_playlist else LinkKind.FILE
         return (await self.authenticator.link_signer()).sign(link.id, kind, link.path)
 
     async def revoke_link(self, principal: Principal, link_id: str) -> None:
-        """UnknownAccount, if there is none."""
-        await self._change(self._store.remove_link, principal.account.id, link_id)
+        """Raises UnknownAccount."""
+        await self._remove(self._store.links, link_id, NO_LINK, account_id=principal.account.id)
 
     async def create_invite(self, principal: Principal, lasts: timedelta) -> tuple[Invite, str]:
-        """An invite for one person, and its secret. NotPermitted, unless the caller is an administrator."""
-        _need_admin(principal)
-        if not timedelta(0) < lasts <= LINK_LASTS_AT_MOST:
-            raise BadCredentials(f"An invite lasts up to {LINK_LASTS_AT_MOST.days} days.")
+        """Create an invite for one person. Return it with its secret. Raises NotPermitted."""
+        _check_admin(principal)
+        if not timedelta(0) < lasts <= MAX_LINK_LASTS:
+            raise BadCredentials(f"An invite lasts at most {MAX_LINK_LASTS.days} days. Choose a shorter one.")
         invite, secret = new_invite(lasts)
-        await self.authenticator.ask(self._store.add_invite, invite)
+        await self.authenticator.call(self._store.invites.add, invite)
         return invite, secret
 
     async def invites(self, principal: Principal) -> Sequence[Invite]:
-        _need_admin(principal)
+        _check_admin(principal)
         at = now()
         return [
-            invite for invite in await self.authenticator.ask(self._store.invites) if invite.expires_at > at
+            invite
+            for invite in await self.authenticator.call(self._store.invites.list)
+            if invite.expires_at > at
         ]
 
     async def revoke_invite(self, principal: Principal, invite: str) -> None:
-        """UnknownAccount, if there is none."""
-        _need_admin(principal)
-        await self.authenticator.ask(self._store.remove_invite, invite)
+        """Raises NotPermitted, UnknownAccount."""
+        _check_admin(principal)
+        await self._remove(self._store.invites, invite, NO_INVITE)
 
     async def is_active(self, account_id: str) -> bool:
-        """Whether the account is neither gone, leaving nor disabled, looking anew."""
-        account = await self.authenticator.ask(self._store.account, account_id)
+        """Return whether an account exists and is neither disabled nor leaving; not cached."""
+        account = await self.authenticator.call(self._store.get, account_id)
         return account is not None and not account.leaving and not account.disabled
 
     async def is_staying(self, account_id: str) -> bool:
-        """Whether the account is neither gone nor leaving, looking anew."""
-        account = await self.authenticator.ask(self._store.account, account_id)
+        """Return whether an account exists and is not leaving; not cached."""
+        account = await self.authenticator.call(self._store.get, account_id)
         return account is not None and not account.leaving
 
     async def leaving(self) -> Sequence[Account]:
-        """The accounts that are being deleted."""
-        return await self.authenticator.ask(self._store.leaving)
+        """Return the accounts that are marked for deletion."""
+        return await self.authenticator.call(self._store.list_leaving)
 
     async def remove(self, account_id: str) -> None:
-        """Forget an account, of which nothing is left."""
+        """Remove an account whose files were deleted or moved."""
         await self._change(self._store.remove, account_id)
 
     async def run_sweeps(self) -> None:
-        """Forget what has expired, now and every hour until cancelled."""
+        """Remove expired records from the database, now and every hour until cancelled."""
         while True:
             try:
                 await self.authenticator.sweep()
             except Exception as error:
-                _log.error("What has expired of the accounts could not be removed: %s", error)
+                log.error("Expired records of accounts could not be removed: %s", error)
             await asyncio.sleep(SWEEP_EVERY_S)
 
-    async def _change(self, call: Callable[..., None], *arguments: object) -> None:
-        await self.authenticator.ask(call, *arguments)
-        self.authenticator.forget()
+    async def _remove(
+        self, records: RecordStore[Any], record_id: str, missing: str, *, account_id: str | None = None
+    ) -> None:
+        """Remove a record. Raises UnknownAccount with this message if there is no such record."""
+        if not await self.authenticator.call(lambda: records.remove(record_id, account_id=account_id)):
+            raise UnknownAccount(missing)
+        self.authenticator.invalidate()
+
+    async def _change(self, call: Callable[..., object], *arguments: object) -> None:
+        """Call a method of the store, and clear the caches that its change concerns."""
+        await self.authenticator.call(call, *arguments)
+        self.authenticator.invalidate()
 
 
-def _need_admin(principal: Principal) -> None:
+def _check_admin(principal: Principal) -> None:
     if not principal.account.is_admin:
-        raise NotPermitted("Only an administrator may do that.")
+        raise NotPermitted("Only an administrator may manage invites. Ask one to do it.")

@@ -1,188 +1,198 @@
-"""What the accounts ask of a database."""
+"""The contract of an account store: accounts, the records that belong to them, invites and signing keys."""
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from app.accounts.login_limits import LoginLimitStore
 from app.accounts.models import Account, Destination, Invite, Link, Session, SigningKey, Token
 
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
 MAX_SESSIONS = 100
-"""Logins of one account that count at the same time: an older one ends with the next one."""
+"""Sessions that an account may have at the same time; the next login ends the oldest."""
+
+MAX_KEYS_PER_QUERY = 500
+
+
+class Records(Protocol[R_co]):
+    """Stored records of one model. Each has an id, and a key by which it is looked up: the hash of its secret
+    if it has one, or else the id."""
+
+    def get(self, key: str) -> R_co | None: ...
+
+    def list(self, account_id: str | None = None) -> Sequence[R_co]:
+        """Return the records of one account, or all records, the newest first."""
+        ...
+
+    def remove(self, record_id: str, *, account_id: str | None = None) -> bool:
+        """Remove a record, if it belongs to this account. Return False if there is no such record."""
+        ...
+
+    def remove_all(self, account_id: str) -> None:
+        """Remove the records of an account."""
+        ...
+
+    def existing(self, keys: Collection[str]) -> set[str]:
+        """Return those of at most MAX_KEYS_PER_QUERY keys that have a record."""
+        ...
+
+
+class RecordStore(Records[R], Protocol[R]):
+    """Records that are added without a further condition: tokens, links and invites."""
+
+    def add(self, record: R) -> None:
+        """Store a record. Raises UnknownAccount if it belongs to an account that is leaving or gone."""
+        ...
+
+
+class SessionStore(Records[Session], Protocol):
+    """The sessions of all accounts."""
+
+    def add(self, session: Session, *, version: int) -> bool:
+        """Store a session, and keep the newest MAX_SESSIONS of its account, this one included.
+
+        Returns False, and stores nothing, if the password has another version, or the account is disabled or
+        leaving. No session remains of a login that races with such a change.
+        """
+        ...
+
+    def touch(self, secret_hash: str, seen_at: datetime) -> None:
+        """Record when a session was last used, if it still exists and was not used later."""
+        ...
+
+
+class LinkStore(RecordStore[Link], Protocol):
+    """The links of all accounts."""
+
+    def find_automatic(
+        self, account_id: str, folder: str, *, recursive: bool, until: datetime
+    ) -> Link | None:
+        """Return an automatic link to the playlist of this folder that does not expire before `until`."""
+        ...
+
+
+class SigningKeyStore(Protocol):
+    """The keys that links are signed with."""
+
+    def list(self) -> Sequence[SigningKey]:
+        """Return the keys, the newest first."""
+        ...
+
+    def add_first(self, key: SigningKey) -> None:
+        """Store a key unless there is one. Of several processes that start together, one succeeds."""
+        ...
+
+    def rotate(self, key: SigningKey, *, keep: Iterable[str]) -> None:
+        """Store a key and remove all others but those with these ids."""
+        ...
 
 
 class AccountStore(Protocol):
-    """Accounts and what belongs to them. Plain blocking calls, from any thread.
+    """Accounts, and everything that is stored with them. Blocking; thread-safe.
 
-    What a call has written is durable when it returns, and every call that begins later sees it. Each may
-    raise the database's StorageUnavailable or OutOfSpace; then nothing has changed, or all of it has.
+    A change is durable when its call returns, and every later call sees it. Each call may raise the
+    database's StorageUnavailable or OutOfSpace; then the change has been made completely or not at all.
     """
 
-    # Accounts.
+    @property
+    def sessions(self) -> SessionStore: ...
+
+    @property
+    def tokens(self) -> RecordStore[Token]: ...
+
+    @property
+    def links(self) -> LinkStore: ...
+
+    @property
+    def invites(self) -> RecordStore[Invite]: ...
+
+    @property
+    def signing_keys(self) -> SigningKeyStore: ...
+
+    @property
+    def login_limits(self) -> LoginLimitStore: ...
 
     def add(self, account: Account, *, invite: str | None = None) -> Account:
-        """Store a new account. The very first one of all becomes the administrator, and its library the
-        shared one, "": of several that race for it one does. While all other accounts are leaving, the next
-        one becomes an administrator, too: of several that race for it one does. EmailTaken.
+        """Store a new account and return it as stored.
 
-        With the hash of an `invite` only if that is there and has not expired when the account is made,
-        SignUpRefused otherwise; it is used up by it, and by nothing that fails."""
+        The very first account becomes an administrator, and the shared library, "", becomes its library.
+        While all other accounts are leaving, the next account becomes an administrator too. If several
+        accounts race for either, one wins.
+
+        `invite` is the hash of an invite, which a successful call uses up. Raises SignUpRefused if it does
+        not exist or has expired, and EmailTaken.
+        """
         ...
 
-    def account(self, account_id: str) -> Account | None: ...
+    def get(self, account_id: str) -> Account | None: ...
 
-    def account_of(self, email: str) -> Account | None: ...
+    def by_email(self, email: str) -> Account | None: ...
 
-    def accounts(self, *, after: str = "", limit: int) -> Sequence[Account]:
-        """By their addresses in byte order, from behind one."""
+    def list(self, *, after: str = "", limit: int) -> Sequence[Account]:
+        """Return accounts in byte order of their email addresses, from the first one after `after`."""
         ...
 
     def count(self) -> int:
-        """How many accounts there are, leaving ones too."""
+        """Return the number of accounts, including those that are leaving."""
         ...
 
     def set_password(self, account_id: str, password: str, *, version: int) -> bool:
-        """Store another hash, and one more than the version. False, and nothing has changed, if the version
-        is another meanwhile. All sessions of the account are gone with it."""
+        """Store another hash, increment the version and end all sessions of the account.
+
+        Returns False, and changes nothing, if the stored version is another.
+        """
         ...
 
     def set_disabled(self, account_id: str, disabled: bool) -> None:
-        """Its sessions are gone, too, when it is disabled. UnknownAccount."""
+        """Disable or enable an account; to disable it ends its sessions. Raises UnknownAccount."""
         ...
 
     def set_quota(self, account_id: str, quota: int | None) -> None:
-        """UnknownAccount."""
+        """Raises UnknownAccount."""
         ...
 
     def set_admin(self, account_id: str, is_admin: bool) -> None:
-        """Let the account look after the others, or no longer. UnknownAccount, if it is leaving or gone;
-        LastAdministrator, if no other administrator would be left that can log in."""
+        """Promote or demote an account.
+
+        Raises UnknownAccount if the account is leaving or gone, and LastAdministrator if no other
+        administrator who can log in would remain.
+        """
         ...
 
-    def leave(self, account_id: str, keep: Destination | None = None) -> None:
-        """Note that the account is being deleted, and where its files go if they are kept; what belongs to it
-        is gone, but not itself. Again, it ends what was begun, and the last destination counts.
-        UnknownAccount; LastAdministrator, if no other administrator that can log in is left,
-        but other accounts are, leaving ones aside."""
+    def mark_leaving(self, account_id: str, keep: Destination | None = None) -> None:
+        """Mark an account for deletion, with the destination of its files if they are kept, and remove the
+        records that belong to it.
+
+        A repeated call completes an interrupted one, and its destination replaces the former. Raises
+        UnknownAccount, and LastAdministrator if no other administrator who can log in would remain for
+        accounts that are not leaving.
+        """
         ...
 
-    def leaving(self) -> Sequence[Account]:
-        """Those that were noted so."""
+    def list_leaving(self) -> Sequence[Account]:
+        """Return the accounts that are marked for deletion."""
         ...
 
     def remove(self, account_id: str) -> None:
-        """Forget an account and what belongs to it, if it is there."""
+        """Remove an account, if it exists, and the records that belong to it."""
         ...
 
-    # What belongs to an account, and is gone with it.
-
-    def add_session(self, session: Session, *, version: int) -> bool:
-        """Store one, and keep the newest MAX_SESSIONS of the account, of which this is one. False, and
-        nothing is stored, if the account's password has another version meanwhile, or it is disabled or
-        leaving: of a login that races with these, no session stays."""
+    def active(self, accounts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Return those of at most MAX_KEYS_PER_QUERY accounts, each with the version of its password, that
+        still have this version and are neither disabled nor leaving."""
         ...
-
-    def session(self, secret_hash: str) -> Session | None: ...
-
-    def sessions(self, account_id: str) -> Sequence[Session]:
-        """The newest first."""
-        ...
-
-    def see_session(self, secret_hash: str, seen_at: datetime) -> None:
-        """Note when it was last used, if it is still there."""
-        ...
-
-    def remove_session(self, secret_hash: str) -> None: ...
-
-    def add_token(self, token: Token) -> None:
-        """UnknownAccount, if the account is leaving or gone."""
-        ...
-
-    def token(self, secret_hash: str) -> Token | None: ...
-
-    def tokens(self, account_id: str) -> Sequence[Token]:
-        """The newest first."""
-        ...
-
-    def remove_token(self, account_id: str, token_id: str) -> None:
-        """UnknownAccount, if the account has no such token."""
-        ...
-
-    def remove_tokens(self, account_id: str) -> None: ...
-
-    def add_link(self, link: Link) -> None:
-        """UnknownAccount, if the account is leaving or gone."""
-        ...
-
-    def link(self, link_id: str) -> Link | None: ...
-
-    def links(self, account_id: str) -> Sequence[Link]:
-        """The newest first."""
-        ...
-
-    def automatic_link(
-        self, account_id: str, folder: str, *, recursive: bool, until: datetime
-    ) -> Link | None:
-        """An automatic link to the playlist of this folder that lasts until then, or longer."""
-        ...
-
-    def remove_link(self, account_id: str, link_id: str) -> None:
-        """UnknownAccount, if the account has no such link."""
-        ...
-
-    # What belongs to nobody.
-
-    def add_invite(self, invite: Invite) -> None: ...
-
-    def invites(self) -> Sequence[Invite]:
-        """The newest first."""
-        ...
-
-    def remove_invite(self, secret_hash: str) -> None:
-        """UnknownAccount, if there is none."""
-        ...
-
-    def signing_keys(self) -> Sequence[SigningKey]:
-        """The newest first."""
-        ...
-
-    def add_first_signing_key(self, key: SigningKey) -> None:
-        """Store one, unless there is one: of several processes that start, one does."""
-        ...
-
-    def add_signing_key(self, key: SigningKey, *, keep: Iterable[str]) -> None:
-        """Store one, and forget all others but these ids."""
-        ...
-
-    @property
-    def login_limits(self) -> LoginLimitStore:
-        """What anybody tried, beside it."""
-        ...
-
-    # Where people find the server.
 
     def announce(self, address: str) -> None:
-        """Note where the server that started last is reached, as far as it knows."""
+        """Record the base URL of the server that started last."""
         ...
 
     def announced(self) -> str | None:
-        """What was noted so."""
-        ...
-
-    # Looking after it.
-
-    def standing(
-        self, *, accounts: Collection[tuple[str, int]], sessions: Collection[str], tokens: Collection[str]
-    ) -> tuple[set[tuple[str, int]], set[str], set[str]]:
-        """Which of these are still there: accounts by id and the password's version, not disabled or leaving;
-        sessions and tokens by their hashes. At most 500 of each."""
-        ...
-
-    def standing_links(self, links: Collection[str]) -> set[str]:
-        """Which of these links are still there, by their ids. At most 500."""
+        """Return the base URL that was recorded last."""
         ...
 
     def sweep(self, *, now: datetime, seen_before: datetime, created_before: datetime) -> None:
-        """Forget links and invites that have expired, and sessions that were last seen or were made before
+        """Remove links and invites that have expired, and sessions that were last seen, or created, before
         these times."""
         ...

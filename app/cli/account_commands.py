@@ -78,7 +78,7 @@ def _account(email: str) -> Iterator[tuple[AccountStore, Account]]:
 
 
 def _find(store: AccountStore, email: str) -> Account:
-    found = store.account_of(check_email(email))
+    found = store.by_email(check_email(email))
     if found is None:
         raise UnknownAccount("There is no account with this email address.")
     return found
@@ -106,7 +106,7 @@ def list_command() -> None:
     with _opened() as (store, settings):
         click.echo("email\tid\tstate\tquota\tcreated\tfiles")
         after = ""
-        while page := store.accounts(after=after, limit=PAGE_SIZE):
+        while page := store.list(after=after, limit=PAGE_SIZE):
             for listed in page:
                 place = library_location(settings, listed.library)
                 created_at = listed.created_at.isoformat()
@@ -122,9 +122,8 @@ def reset(email: str) -> None:
     with _account(email) as (store, found):
         if not store.set_password(found.id, _hash_password(), version=found.version):
             raise BadCredentials("The password was changed in the meantime. Run the command again.")
-        store.remove_tokens(found.id)
-        for link in store.links(found.id):
-            store.remove_link(found.id, link.id)
+        store.tokens.remove_all(found.id)
+        store.links.remove_all(found.id)
 
 
 @account.command()
@@ -194,7 +193,7 @@ def remove(email: str, yes: bool, keep_files: bool, to: str | None) -> None:
             click.echo(logs.escaped(line))
         if not yes:
             _confirm(leaver)
-        store.leave(leaver.id, deletion.keep)
+        store.mark_leaving(leaver.id, deletion.keep)
         click.echo(f"{logs.escaped(leaver.email)} is deleted.")
 
 
@@ -276,7 +275,7 @@ def invite() -> None:
     """Print a link with which one person can sign up within seven days."""
     with _opened(create=True, check=_check_sign_up) as (store, settings):
         created, secret = new_invite(INVITE_LASTS)
-        store.add_invite(created)
+        store.invites.add(created)
         default = f"http://{reachable(settings.host, settings.port)}"  # before the first start of a server
         base = settings.base_url or store.announced() or default
         click.echo(f"{base}/sign-up?invite={secret}")
@@ -298,8 +297,8 @@ def _check_sign_up(settings: Settings) -> None:
 def rotate_key() -> None:
     """Sign links with a new key. Links signed with the previous key stay valid; older links expire."""
     with _opened() as (store, _):
-        last = [key.id for key in store.signing_keys()[:1]]
-        store.add_signing_key(new_signing_key(), keep=last)
+        last = [key.id for key in store.signing_keys.list()[:1]]
+        store.signing_keys.rotate(new_signing_key(), keep=last)
 
 
 def _hash_password() -> str:

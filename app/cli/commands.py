@@ -398,7 +398,7 @@ def _first_sign_up(settings: Settings, base: str) -> str | None:
         if settings.sign_up == "open":
             return "/sign-up"
         invite, secret = new_invite(timedelta(days=1))
-        store.add_invite(invite)
+        store.invites.add(invite)
         return f"/sign-up?invite={secret}"
 
 

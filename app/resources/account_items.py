@@ -70,7 +70,7 @@ async def list_links(
     """The signed links of the account."""
     base = base_url(request, services.base_url)
     links = await accounts.service.links(principal)
-    return LinkList(items=[_info(link, base, await accounts.service.signed(link)) for link in links])
+    return LinkList(items=[_info(link, base, await accounts.service.sign(link)) for link in links])
 
 
 @router.post(
@@ -104,7 +104,7 @@ async def make_link(
         lasts=timedelta(seconds=new.expires_in),
     )
     base = base_url(request, services.base_url)
-    return _info(link, base, await accounts.service.signed(link), new.playlist or "m3u")
+    return _info(link, base, await accounts.service.sign(link), new.playlist or "m3u")
 
 
 @router.delete(

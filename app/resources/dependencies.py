@@ -15,7 +15,7 @@ from starlette.types import Scope
 from app.accounts.errors import NotPermitted, NotSignedIn
 from app.accounts.principals import Principal
 from app.accounts.revocation import RevocationMonitor
-from app.accounts.service import Accounts
+from app.accounts.service import AccountService
 from app.events.connections import ConnectionManager
 from app.library.account_deletion import AccountDeletion
 from app.library.quotas import Quotas
@@ -31,7 +31,7 @@ from app.uploads.service import Uploads
 class AccountServices:
     """The services that exist only with accounts."""
 
-    service: Accounts
+    service: AccountService
     revocation: RevocationMonitor
     quotas: Quotas
     account_deletion: AccountDeletion

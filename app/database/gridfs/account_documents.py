@@ -1,7 +1,5 @@
-"""Accounts, and what belongs to them, as documents; their fields are named like those of the models.
-
-Only the first field of a model has another name here: it is what the document is known by.
-"""
+"""Documents of accounts and of the records that belong to them. Fields have the names of the models' fields,
+except the first one, which is stored as `_id`."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,14 +10,14 @@ from mongoengine import BooleanField, DateTimeField, Document, FloatField, ListF
 from app.accounts import models
 from app.database.gridfs.documents import RawDocument, index
 
-M = TypeVar("M")
+M = TypeVar("M", bound=models.Record)
 
 
 def _meta(collection: str, *indexes: dict[str, Any]) -> dict[str, Any]:
     return {
         "collection": collection,
-        "strict": False,  # newer versions may note more than we know of
-        "auto_create_index": False,  # see users.py
+        "strict": False,  # newer versions may store further fields
+        "auto_create_index": False,  # connection.py creates them
         "indexes": [*indexes],
     }
 
@@ -33,18 +31,18 @@ def _where(spec: dict[str, Any], condition: RawDocument) -> dict[str, Any]:
 
 
 class Account(Document):  # type: ignore[misc]
-    """A person, or whoever else has a library here."""
+    """A person or program with a library."""
 
     meta: ClassVar[dict[str, Any]] = _meta(
         "accounts",
         _unique("email"),
-        # Of those that race to be the first, one has the shared library, and is the administrator.
+        # Of accounts that race to be first, one gets the shared library, and is the administrator.
         _unique("library"),
-        # An invite is used by one account, whatever becomes of its own document.
+        # One account uses an invite, even if the invite's own document survives a crash.
         _unique("invite") | {"sparse": True},
         _where(index("is_admin"), {"is_admin": True}),
         _where(index("leaving"), {"leaving": True}),
-        # Of those that race to succeed an administrator that left, one does.
+        # Of accounts that race to succeed an administrator that left, one wins.
         _unique("heir") | {"sparse": True},
     )
 
@@ -60,15 +58,15 @@ class Account(Document):  # type: ignore[misc]
     created_at = DateTimeField(required=True)
     keep_library = StringField(null=True)
     keep_folder = StringField(null=True)
-    # Sessions count that have the same: to end them all is one write.
+    # Sessions with another era are invalid, so that one write ends all sessions.
     era = LongField(required=True)
     invite = StringField()
-    # It became an administrator because no other one stayed; absent when it leaves or is demoted.
+    # Promoted because no other administrator remained; unset when the account leaves or is demoted.
     heir = BooleanField()
 
 
 class Session(Document):  # type: ignore[misc]
-    """One browser, from its login on."""
+    """A login of one browser."""
 
     meta: ClassVar[dict[str, Any]] = _meta(
         "sessions", index("account_id", "created_at"), index("seen_at"), index("created_at")
@@ -82,7 +80,7 @@ class Session(Document):  # type: ignore[misc]
 
 
 class Token(Document):  # type: ignore[misc]
-    """What a person made for a program."""
+    """An access token for a program."""
 
     meta: ClassVar[dict[str, Any]] = _meta("tokens", _unique("hash"), index("account_id", "created_at"))
 
@@ -95,7 +93,7 @@ class Token(Document):  # type: ignore[misc]
 
 
 class Link(Document):  # type: ignore[misc]
-    """What opens one file, or the playlist of one folder and the files in it."""
+    """A capability URL of one file, or of a folder's playlist and its files."""
 
     meta: ClassVar[dict[str, Any]] = _meta(
         "links",
@@ -115,7 +113,7 @@ class Link(Document):  # type: ignore[misc]
 
 
 class Invite(Document):  # type: ignore[misc]
-    """What lets one person sign up."""
+    """The right of one person to sign up."""
 
     meta: ClassVar[dict[str, Any]] = _meta("invites", index("expires_at"))
 
@@ -125,19 +123,19 @@ class Invite(Document):  # type: ignore[misc]
 
 
 class SigningKey(Document):  # type: ignore[misc]
-    """What links are signed with."""
+    """A key that links are signed with."""
 
     meta: ClassVar[dict[str, Any]] = _meta("signing_keys", _unique("number"))
 
     id = StringField(primary_key=True)
-    # Which is newer; of several that are made at once, each has its own.
+    # Higher is newer; unique, so that concurrent calls get different numbers.
     number = LongField(required=True)
     secret = StringField(required=True)
     created_at = DateTimeField(required=True)
 
 
 class LoginLimit(Document):  # type: ignore[misc]
-    """How full a bucket of attempts was, and when; or that somebody was right."""
+    """The level of a bucket of login attempts at some time, or the note of a successful login."""
 
     meta: ClassVar[dict[str, Any]] = _meta("attempts", index("expires_at") | {"expireAfterSeconds": 0})
 
@@ -145,12 +143,12 @@ class LoginLimit(Document):  # type: ignore[misc]
     level = FloatField(required=True)
     at = DateTimeField(required=True)
     expires_at = DateTimeField(required=True)
-    # Which was the last, so that none is made on what is no longer true.
+    # An id of the last change; the next change is conditional on it.
     change = StringField(required=True)
 
 
-def stored(kind: type[Document], model: Any, **more: object) -> RawDocument:
-    """What is stored of one of the models, in a document of this kind."""
+def to_document(kind: type[Document], model: models.Record, **more: object) -> RawDocument:
+    """Return the document of this kind that stores a model and further fields."""
     values = {field.name: getattr(model, field.name) for field in fields(model)} | more
     if isinstance(model, models.Token):
         values["scopes"] = sorted(scope.value for scope in model.scopes)
@@ -159,10 +157,10 @@ def stored(kind: type[Document], model: Any, **more: object) -> RawDocument:
     return dict(document.to_mongo())
 
 
-def model(kind: type[M], found: Mapping[str, Any]) -> M:
-    """One of the models, from what is stored."""
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    values = {name: found.get(name) for name in names} | {names[0]: found["_id"]}
+def from_document(kind: type[M], document: Mapping[str, Any]) -> M:
+    """Return the model that a document stores."""
+    names = [field.name for field in fields(kind)]
+    values: dict[str, Any] = {name: document.get(name) for name in names} | {names[0]: document["_id"]}
     if kind is models.Token:
-        values["scopes"] = frozenset(map(models.Scope, found["scopes"]))
+        values["scopes"] = frozenset(map(models.Scope, document["scopes"]))
     return kind(**values)

@@ -1,8 +1,8 @@
 """Accounts in a MongoDB database, which need not have transactions.
 
-Every promise is kept by one write to one document, and what goes along with it comes after, in an order in
-which a crash leaves nothing but documents that nobody can use. A session counts while its era is that of its
-account; a token or link is looked after again when it is there, since its account may have begun to leave.
+One write to one document keeps each promise. The writes that go along with it follow in an order in which a
+crash leaves only documents that have no effect. A session is valid while its era is that of its account. A
+token or link is removed again if its account began to leave while it was added.
 """
 
 import random
@@ -10,11 +10,11 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 from uuid import uuid4
 
-import pymongo
-from pymongo import DESCENDING
+from mongoengine import Document
+from pymongo import DESCENDING, ReturnDocument
 from pymongo.collection import Collection as Documents
 from pymongo.errors import DuplicateKeyError
 
@@ -22,89 +22,272 @@ from app.accounts.errors import (
     LAST,
     NO_ACCOUNT,
     NO_INVITE,
-    NO_LINK,
-    NO_TOKEN,
     TAKEN,
     EmailTaken,
     LastAdministrator,
     SignUpRefused,
     UnknownAccount,
 )
-from app.accounts.models import Account, Destination, Invite, Link, Session, SigningKey, Token
+from app.accounts.models import Account, Destination, Invite, Link, Record, Session, SigningKey, Token
 from app.accounts.store import MAX_SESSIONS
-from app.database.gridfs import account_documents
-from app.database.gridfs.account_documents import model, stored
+from app.database.gridfs import account_documents as documents
+from app.database.gridfs.account_documents import from_document, to_document
 from app.database.gridfs.connection import Users
 from app.database.gridfs.documents import RawDocument
 from app.database.gridfs.shared_state import MongoLoginLimits
 from app.storage.errors import StorageUnavailable
 
-COUNTS_FOR_MS = 10_000
-TRIES = 8
+RESIGNATION_LASTS_MS = 10_000
+"""Time for which an administrator that resigns does not count as one; it ends even if the process crashes."""
 
-_PARTING: RawDocument = {"$gt": ["$parting.until", "$$NOW"]}
-LEAVE: RawDocument = {"$set": {"leaving": True}, "$inc": {"era": 1}, "$unset": {"heir": True}}
-"""The one write that ends an account's sessions, too."""
+MAX_RESIGN_ATTEMPTS = 8
 
-DEMOTE: RawDocument = {"$set": {"is_admin": False}, "$unset": {"heir": True, "parting": True}}
+_IS_RESIGNING: RawDocument = {"$gt": ["$parting.until", "$$NOW"]}
+_LEAVE: RawDocument = {"$set": {"leaving": True}, "$inc": {"era": 1}, "$unset": {"heir": True}}
+"""The one write that also ends the sessions of the account."""
 
-
-def resign(users: Users, account_id: str, change: RawDocument, *, may_be_alone: bool) -> None:
-    """Apply the change, by which an account stops being an administrator that stays. Raises LastAdministrator
-    unless another one can log in, or, where that will do, all other accounts are leaving."""
-    for attempt in range(TRIES):
-        with users.operation():
-            if _resigned(users.accounts, account_id, change, may_be_alone):
-                return
-        time.sleep(random.uniform(0, 0.02 * 2**attempt))
-    raise StorageUnavailable("Several administrators are leaving just now.")
-
-
-def _resigned(
-    accounts: Documents[RawDocument], account_id: str, change: RawDocument, may_be_alone: bool
-) -> bool:
-    """Return False if the attempt has to be repeated."""
-    said = uuid4().hex  # by this call: another one may be about the same account
-    until = {"$add": ["$$NOW", COUNTS_FOR_MS]}
-    accounts.update_one({"_id": account_id}, [{"$set": {"parting": {"by": said, "until": until}}}])
-    others: RawDocument = {"_id": {"$ne": account_id}, "leaving": False}
-    able = others | {"is_admin": True, "disabled": False}
-    mine: RawDocument = {"_id": account_id, "parting.by": said}
-    is_alone = may_be_alone and not accounts.find_one(others)
-    if is_alone or accounts.find_one(able | {"$expr": {"$not": _PARTING}}):
-        return accounts.update_one(mine | {"$expr": _PARTING}, change).matched_count == 1
-    accounts.update_one(mine, {"$unset": {"parting": True}})
-    if accounts.find_one(able) is None:
-        raise LastAdministrator(LAST)
-    return False
-
-
-def succeed(users: Users) -> None:
-    """Make the oldest account that stays an administrator, if none that stays is one."""
-    with users.operation():
-        while users.accounts.find_one({"is_admin": True, "leaving": False}, {"_id": True}) is None:
-            staying: RawDocument = {"_id": {"$gt": ""}, "leaving": False}
-            heir = users.accounts.find_one(staying, {"_id": True}, sort=[("created_at", 1), ("_id", 1)])
-            if heir is None:
-                return
-            appoint: RawDocument = {"$set": {"is_admin": True, "heir": True}}
-            try:
-                users.accounts.update_one({"_id": heir["_id"], "leaving": False}, appoint)
-            except DuplicateKeyError:
-                return  # another process appointed one at the same time
-
-
-M = TypeVar("M")
-
+_DEMOTE: RawDocument = {"$set": {"is_admin": False}, "$unset": {"heir": True, "parting": True}}
 _CAN_LOG_IN = {"disabled": False, "leaving": False}
-_AFTER = pymongo.ReturnDocument.AFTER
+
+M = TypeVar("M", bound=Record)
+
+
+class _Administrators:
+    """Ensures that an administrator remains, without a transaction over several accounts.
+
+    An administrator that resigns first announces it in its own document, and then looks for another one that
+    has announced nothing. Of two that resign at the same time, both see the other's announcement, and retry.
+    """
+
+    def __init__(self, users: Users, resignation_lasts_ms: int) -> None:
+        self._users = users
+        self._resignation_lasts_ms = resignation_lasts_ms
+
+    def resign(self, account_id: str, change: RawDocument, *, may_be_alone: bool) -> None:
+        """Apply a change that ends the rights of an administrator.
+
+        Raises LastAdministrator unless another administrator can log in. With `may_be_alone`, it is enough
+        that all other accounts are leaving. Blocks while other administrators resign.
+        """
+        for attempt in range(MAX_RESIGN_ATTEMPTS):
+            with self._users.operation():
+                if self._try_resign(account_id, change, may_be_alone):
+                    return
+            time.sleep(random.uniform(0, 0.02 * 2**attempt))
+        raise StorageUnavailable("Several administrators are leaving at the same time. Try again.")
+
+    def _try_resign(self, account_id: str, change: RawDocument, may_be_alone: bool) -> bool:
+        """Return False if the attempt must be repeated."""
+        accounts = self._users.accounts
+        call_id = uuid4().hex  # another call may be about the same account
+        announcement = {"by": call_id, "until": {"$add": ["$$NOW", self._resignation_lasts_ms]}}
+        accounts.update_one({"_id": account_id}, [{"$set": {"parting": announcement}}])
+        others: RawDocument = {"_id": {"$ne": account_id}, "leaving": False}
+        able = others | {"is_admin": True, "disabled": False}
+        mine: RawDocument = {"_id": account_id, "parting.by": call_id}
+        is_alone = may_be_alone and not accounts.find_one(others)
+        if is_alone or accounts.find_one(able | {"$expr": {"$not": _IS_RESIGNING}}):
+            return accounts.update_one(mine | {"$expr": _IS_RESIGNING}, change).matched_count == 1
+        accounts.update_one(mine, {"$unset": {"parting": True}})
+        if accounts.find_one(able) is None:
+            raise LastAdministrator(LAST)
+        return False
+
+    def ensure_one(self) -> None:
+        """Promote the oldest account that is not leaving, if no such account is an administrator."""
+        accounts = self._users.accounts
+        with self._users.operation():
+            while accounts.find_one({"is_admin": True, "leaving": False}, {"_id": True}) is None:
+                staying: RawDocument = {"_id": {"$gt": ""}, "leaving": False}
+                heir = accounts.find_one(staying, {"_id": True}, sort=[("created_at", 1), ("_id", 1)])
+                if heir is None:
+                    return
+                promotion: RawDocument = {"$set": {"is_admin": True, "heir": True}}
+                try:
+                    accounts.update_one({"_id": heir["_id"], "leaving": False}, promotion)
+                except DuplicateKeyError:
+                    return  # another process promoted one at the same time
+
+
+class MongoRecords(Generic[M]):
+    """`accounts.store.Records` over one collection."""
+
+    def __init__(
+        self,
+        users: Users,
+        collection: Documents[RawDocument],
+        model: type[M],
+        document: type[Document],
+        *,
+        key: str = "_id",
+    ) -> None:
+        self._users, self._collection = users, collection
+        self._model, self._document, self._key = model, document, key
+
+    def get(self, key: str) -> M | None:
+        with self._users.operation():
+            found = self._valid([*self._collection.find({self._key: key})])
+        return from_document(self._model, found[0]) if found else None
+
+    def list(self, account_id: str | None = None) -> Sequence[M]:
+        with self._users.operation():
+            newest_first = self._collection.find(_of(account_id)).sort("created_at", DESCENDING)
+            return [from_document(self._model, one) for one in self._valid([*newest_first])]
+
+    def remove(self, record_id: str, *, account_id: str | None = None) -> bool:
+        with self._users.operation():
+            return self._collection.delete_one({"_id": record_id, **_of(account_id)}).deleted_count == 1
+
+    def remove_all(self, account_id: str) -> None:
+        with self._users.operation():
+            self._collection.delete_many(_of(account_id))
+
+    def existing(self, keys: Collection[str]) -> set[str]:
+        with self._users.operation():
+            found = self._valid([*self._collection.find({self._key: {"$in": [*keys]}})])
+        return {one[self._key] for one in found}
+
+    def _valid(self, found: Sequence[RawDocument]) -> Sequence[RawDocument]:
+        """Return those of the documents that are valid: a crash may have left others."""
+        return found
+
+
+def _of(account_id: str | None) -> RawDocument:
+    return {} if account_id is None else {"account_id": account_id}
+
+
+class MongoRecordStore(MongoRecords[M]):
+    """`accounts.store.RecordStore` over a collection of records that belong to accounts."""
+
+    def add(self, record: M) -> None:
+        document = to_document(self._document, record)
+        with self._users.operation():
+            self._collection.insert_one(document)
+            # Checked afterwards: an account that leaves is marked first, and then its records are deleted.
+            owner = {"_id": document["account_id"], "leaving": False}
+            if self._users.accounts.find_one(owner, {"_id": True}) is None:
+                self._collection.delete_one({"_id": document["_id"]})
+                raise UnknownAccount(NO_ACCOUNT)
+
+
+class MongoSessions(MongoRecords[Session]):
+    """`accounts.store.SessionStore`."""
+
+    def __init__(self, users: Users) -> None:
+        super().__init__(users, users.sessions, Session, documents.Session)
+
+    def add(self, session: Session, *, version: int) -> bool:
+        current = {"_id": session.account_id, "version": version, **_CAN_LOG_IN}
+        with self._users.operation():
+            account = self._users.accounts.find_one(current, {"era": True})
+            if account is None:
+                return False
+            self._collection.insert_one(to_document(self._document, session, era=account["era"]))
+            self._remove_surplus(session)
+            return True
+
+    def _remove_surplus(self, newest: Session) -> None:
+        others = {"account_id": newest.account_id, "_id": {"$ne": newest.hash}}
+        newest_first = self._collection.find(others, {"_id": True}).sort("created_at", DESCENDING)
+        surplus = [one["_id"] for one in newest_first.skip(MAX_SESSIONS - 1)]
+        if surplus:
+            self._collection.delete_many({"_id": {"$in": surplus}})
+
+    def touch(self, secret_hash: str, seen_at: datetime) -> None:
+        with self._users.operation():
+            self._collection.update_one({"_id": secret_hash}, {"$max": {"seen_at": seen_at}})
+
+    def _valid(self, found: Sequence[RawDocument]) -> Sequence[RawDocument]:
+        """Return the sessions of the current eras of their accounts."""
+        ids = {one["account_id"] for one in found}
+        accounts = self._users.accounts.find({"_id": {"$in": [*ids]}}, {"era": True}) if ids else ()
+        eras = {one["_id"]: one["era"] for one in accounts}
+        return [one for one in found if eras.get(one["account_id"]) == one["era"]]
+
+
+class MongoLinks(MongoRecordStore[Link]):
+    """`accounts.store.LinkStore`."""
+
+    def __init__(self, users: Users) -> None:
+        super().__init__(users, users.links, Link, documents.Link)
+
+    def find_automatic(
+        self, account_id: str, folder: str, *, recursive: bool, until: datetime
+    ) -> Link | None:
+        mine = {"account_id": account_id, "path": folder, "automatic": True, "is_playlist": True}
+        lasting = mine | {"recursive": recursive, "expires_at": {"$gte": until}}
+        with self._users.operation():
+            found = self._collection.find_one(lasting, sort=[("expires_at", DESCENDING)])
+        return None if found is None else from_document(Link, found)
+
+
+class MongoInvites(MongoRecords[Invite]):
+    """`accounts.store.RecordStore` over the invites, which belong to no account."""
+
+    def __init__(self, users: Users) -> None:
+        super().__init__(users, users.invites, Invite, documents.Invite)
+
+    def add(self, record: Invite) -> None:
+        with self._users.operation():
+            self._collection.insert_one(to_document(self._document, record))
+
+    def _valid(self, found: Sequence[RawDocument]) -> Sequence[RawDocument]:
+        """Return the invites that no account has used."""
+        by_invite: RawDocument = {"invite": {"$in": [one["_id"] for one in found]}}
+        used = {one["invite"] for one in self._users.accounts.find(by_invite, {"invite": True})}
+        return [one for one in found if one["_id"] not in used]
+
+
+class MongoSigningKeys:
+    """`accounts.store.SigningKeyStore`."""
+
+    def __init__(self, users: Users) -> None:
+        self._users = users
+
+    def list(self) -> Sequence[SigningKey]:
+        with self._users.operation():
+            return [from_document(SigningKey, one) for one in self._newest_first()]
+
+    def add_first(self, key: SigningKey) -> None:
+        with self._users.operation():
+            if not self._newest_first():
+                self._try_insert(key, 1)
+
+    def rotate(self, key: SigningKey, *, keep: Iterable[str]) -> None:
+        with self._users.operation():
+            while True:
+                known = self._newest_first()
+                if self._try_insert(key, known[0]["number"] + 1 if known else 1):
+                    break
+            # Only keys that are older: two concurrent calls must not remove each other's.
+            others = [one["_id"] for one in known if one["_id"] not in {*keep}]
+            self._users.signing_keys.delete_many({"_id": {"$in": others}})
+
+    def _newest_first(self) -> Sequence[RawDocument]:
+        return [*self._users.signing_keys.find().sort("number", DESCENDING)]
+
+    def _try_insert(self, key: SigningKey, number: int) -> bool:
+        """Return False if another key has the number."""
+        try:
+            self._users.signing_keys.insert_one(to_document(documents.SigningKey, key, number=number))
+        except DuplicateKeyError as error:
+            if "number" not in (error.details or {}).get("keyPattern", {}):
+                raise
+            return False
+        return True
 
 
 class MongoAccounts:
     """`accounts.store.AccountStore` over a MongoDB database."""
 
-    def __init__(self, users: Users) -> None:
+    def __init__(self, users: Users, *, resignation_lasts_ms: int = RESIGNATION_LASTS_MS) -> None:
         self._users = users
+        self._administrators = _Administrators(users, resignation_lasts_ms)
+        self.sessions = MongoSessions(users)
+        self.tokens = MongoRecordStore(users, users.tokens, Token, documents.Token, key="hash")
+        self.links = MongoLinks(users)
+        self.invites = MongoInvites(users)
+        self.signing_keys = MongoSigningKeys(users)
         self.login_limits = MongoLoginLimits(users)
 
     def add(self, account: Account, *, invite: str | None = None) -> Account:
@@ -114,26 +297,26 @@ class MongoAccounts:
                 unexpired = {"_id": invite, "expires_at": {"$gt": datetime.now(UTC)}}
                 if users.invites.find_one(unexpired) is None:
                     raise SignUpRefused(NO_INVITE)
-            account = self._inserted(account, invite)
+            account = self._insert(account, invite)
             revoked = invite is not None and not users.invites.delete_one({"_id": invite}).deleted_count
-            if revoked:  # meanwhile
+            if revoked:  # since the check above
                 users.accounts.delete_one({"_id": account.id})
-        succeed(users)
+        self._administrators.ensure_one()
         if revoked:
             raise SignUpRefused(NO_INVITE)
-        return account if account.is_admin else self.account(account.id) or account
+        return account if account.is_admin else self.get(account.id) or account
 
-    def _inserted(self, account: Account, invite: str | None) -> Account:
+    def _insert(self, account: Account, invite: str | None) -> Account:
         more = {"era": 1, "invite": invite}
         if self._users.accounts.find_one({}, {"_id": True}) is None:
             first = replace(account, is_admin=True, library="")
             try:
-                self._users.accounts.insert_one(stored(account_documents.Account, first, **more))
+                self._users.accounts.insert_one(to_document(documents.Account, first, **more))
                 return first
             except DuplicateKeyError:
-                pass  # another one was the first
+                pass  # another account was first
         try:
-            self._users.accounts.insert_one(stored(account_documents.Account, account, **more))
+            self._users.accounts.insert_one(to_document(documents.Account, account, **more))
         except DuplicateKeyError as error:
             taken = (error.details or {}).get("keyPattern", {})
             if "email" in taken:
@@ -143,16 +326,16 @@ class MongoAccounts:
             raise
         return account
 
-    def account(self, account_id: str) -> Account | None:
-        return self._first(Account, self._users.accounts, {"_id": account_id})
+    def get(self, account_id: str) -> Account | None:
+        return self._find({"_id": account_id})
 
-    def account_of(self, email: str) -> Account | None:
-        return self._first(Account, self._users.accounts, {"email": email})
+    def by_email(self, email: str) -> Account | None:
+        return self._find({"email": email})
 
-    def accounts(self, *, after: str = "", limit: int) -> Sequence[Account]:
+    def list(self, *, after: str = "", limit: int) -> Sequence[Account]:
         with self._users.operation():
             found = self._users.accounts.find({"email": {"$gt": after}}).sort("email").limit(limit)
-            return [model(Account, one) for one in found]
+            return [from_document(Account, one) for one in found]
 
     def count(self) -> int:
         with self._users.operation():
@@ -160,220 +343,80 @@ class MongoAccounts:
 
     def set_password(self, account_id: str, password: str, *, version: int) -> bool:
         change = {"$set": {"password": password}, "$inc": {"version": 1, "era": 1}}
-        return self._changed({"_id": account_id, "version": version}, change)
+        return self._change({"_id": account_id, "version": version}, change)
 
     def set_disabled(self, account_id: str, disabled: bool) -> None:
         change: RawDocument = {"$set": {"disabled": disabled}} | ({"$inc": {"era": 1}} if disabled else {})
-        if not self._changed({"_id": account_id}, change):
+        if not self._change({"_id": account_id}, change):
             raise UnknownAccount(NO_ACCOUNT)
 
     def set_quota(self, account_id: str, quota: int | None) -> None:
-        if not self._changed({"_id": account_id}, {"$set": {"quota": quota}}):
+        if not self._change({"_id": account_id}, {"$set": {"quota": quota}}):
             raise UnknownAccount(NO_ACCOUNT)
 
-    def _changed(self, which: RawDocument, change: RawDocument) -> bool:
-        """Whether there was such an account. Sessions of its former eras are gone."""
+    def _change(self, selected: RawDocument, change: RawDocument) -> bool:
+        """Update an account and delete the sessions of its former eras. Return whether it was found."""
         with self._users.operation():
-            found = self._users.accounts.find_one_and_update(which, change, return_document=_AFTER)
+            found = self._users.accounts.find_one_and_update(
+                selected, change, return_document=ReturnDocument.AFTER
+            )
             if found is not None and "$inc" in change:
                 former = {"account_id": found["_id"], "era": {"$lt": found["era"]}}
                 self._users.sessions.delete_many(former)
         return found is not None
 
     def set_admin(self, account_id: str, is_admin: bool) -> None:
-        account = self.account(account_id)
+        account = self.get(account_id)
         if account is None or account.leaving:
             raise UnknownAccount(NO_ACCOUNT)
         if is_admin:
-            if not self._changed({"_id": account_id, "leaving": False}, {"$set": {"is_admin": True}}):
+            if not self._change({"_id": account_id, "leaving": False}, {"$set": {"is_admin": True}}):
                 raise UnknownAccount(NO_ACCOUNT)
         elif account.is_admin:
-            resign(self._users, account_id, DEMOTE, may_be_alone=False)
+            self._administrators.resign(account_id, _DEMOTE, may_be_alone=False)
 
-    def leave(self, account_id: str, keep: Destination | None = None) -> None:
+    def mark_leaving(self, account_id: str, keep: Destination | None = None) -> None:
         library, folder = (keep.library, keep.folder) if keep else (None, None)
         kept: RawDocument = {"keep_library": library, "keep_folder": folder}
-        leave = LEAVE | {"$set": LEAVE["$set"] | kept}
-        while not self._left(account_id, leave):
-            pass  # its rights have just changed
-        succeed(self._users)
+        leave = _LEAVE | {"$set": _LEAVE["$set"] | kept}
+        while not self._try_mark_leaving(account_id, leave):
+            pass  # the account was promoted or demoted meanwhile
+        self._administrators.ensure_one()
         with self._users.operation():
-            self._forget_belongings(account_id)
+            self._delete_records(account_id)
 
-    def _left(self, account_id: str, leave: RawDocument) -> bool:
-        """Mark the account as leaving. Return False if it became an administrator meanwhile."""
-        account = self.account(account_id)
+    def _try_mark_leaving(self, account_id: str, leave: RawDocument) -> bool:
+        """Return False if the account was promoted or demoted meanwhile."""
+        account = self.get(account_id)
         if account is None:
             raise UnknownAccount(NO_ACCOUNT)
         if account.is_admin and not account.leaving:
-            resign(self._users, account_id, leave, may_be_alone=True)
+            self._administrators.resign(account_id, leave, may_be_alone=True)
             return True
         same = {"_id": account_id, "leaving": account.leaving, "is_admin": account.is_admin}
         with self._users.operation():
             return self._users.accounts.update_one(same, leave).matched_count == 1
 
-    def leaving(self) -> Sequence[Account]:
+    def list_leaving(self) -> Sequence[Account]:
         with self._users.operation():
-            return [model(Account, one) for one in self._users.accounts.find({"leaving": True})]
+            return [from_document(Account, one) for one in self._users.accounts.find({"leaving": True})]
 
     def remove(self, account_id: str) -> None:
         users = self._users
         with users.operation():
-            # First nothing more can come to belong to it.
-            found = users.accounts.find_one_and_update({"_id": account_id}, LEAVE)
-            self._forget_belongings(account_id)
-        succeed(users)
+            # Marked first, so that no record is added after the others were deleted.
+            found = users.accounts.find_one_and_update({"_id": account_id}, _LEAVE)
+            self._delete_records(account_id)
+        self._administrators.ensure_one()
         with users.operation():
             if found is not None:
-                # Of a crash before it was: it must not be used again when the account is no longer there.
+                # After a crash in `add`, the used invite may still exist. Only the account blocks its use.
                 users.invites.delete_one({"_id": found.get("invite")})
                 users.accounts.delete_one({"_id": account_id})
 
-    def _forget_belongings(self, account_id: str) -> None:
-        for documents in (self._users.sessions, self._users.tokens, self._users.links):
-            documents.delete_many({"account_id": account_id})
-
-    def add_session(self, session: Session, *, version: int) -> bool:
-        mine = {"_id": session.account_id, "version": version, **_CAN_LOG_IN}
-        with self._users.operation():
-            account = self._users.accounts.find_one(mine, {"era": True})
-            if account is None:
-                return False
-            document = stored(account_documents.Session, session, era=account["era"])
-            self._users.sessions.insert_one(document)
-            others = {"account_id": session.account_id, "_id": {"$ne": session.hash}}
-            newest_first = self._users.sessions.find(others, {"_id": True}).sort("created_at", DESCENDING)
-            surplus = [one["_id"] for one in newest_first.skip(MAX_SESSIONS - 1)]
-            if surplus:
-                self._users.sessions.delete_many({"_id": {"$in": surplus}})
-            return True
-
-    def session(self, secret_hash: str) -> Session | None:
-        with self._users.operation():
-            found = self._current([secret_hash])
-        return model(Session, found[0]) if found else None
-
-    def _current(self, hashes: Collection[str]) -> list[RawDocument]:
-        """Of these sessions those that count."""
-        found = list(self._users.sessions.find({"_id": {"$in": [*hashes]}}))
-        ids = list({one["account_id"] for one in found})
-        eras = {
-            one["_id"]: one["era"] for one in self._users.accounts.find({"_id": {"$in": ids}}, {"era": True})
-        }
-        return [one for one in found if eras.get(one["account_id"]) == one["era"]]
-
-    def sessions(self, account_id: str) -> Sequence[Session]:
-        with self._users.operation():
-            account = self._users.accounts.find_one({"_id": account_id}, {"era": True})
-            if account is None:
-                return []
-            mine = {"account_id": account_id, "era": account["era"]}
-            return _newest_first(Session, self._users.sessions, mine)
-
-    def see_session(self, secret_hash: str, seen_at: datetime) -> None:
-        with self._users.operation():
-            self._users.sessions.update_one({"_id": secret_hash}, {"$max": {"seen_at": seen_at}})
-
-    def remove_session(self, secret_hash: str) -> None:
-        with self._users.operation():
-            self._users.sessions.delete_one({"_id": secret_hash})
-
-    def add_token(self, token: Token) -> None:
-        self._add(self._users.tokens, stored(account_documents.Token, token))
-
-    def token(self, secret_hash: str) -> Token | None:
-        return self._first(Token, self._users.tokens, {"hash": secret_hash})
-
-    def tokens(self, account_id: str) -> Sequence[Token]:
-        with self._users.operation():
-            return _newest_first(Token, self._users.tokens, {"account_id": account_id})
-
-    def remove_token(self, account_id: str, token_id: str) -> None:
-        self._remove(self._users.tokens, {"_id": token_id, "account_id": account_id}, NO_TOKEN)
-
-    def remove_tokens(self, account_id: str) -> None:
-        with self._users.operation():
-            self._users.tokens.delete_many({"account_id": account_id})
-
-    def add_link(self, link: Link) -> None:
-        self._add(self._users.links, stored(account_documents.Link, link))
-
-    def link(self, link_id: str) -> Link | None:
-        return self._first(Link, self._users.links, {"_id": link_id})
-
-    def links(self, account_id: str) -> Sequence[Link]:
-        with self._users.operation():
-            return _newest_first(Link, self._users.links, {"account_id": account_id})
-
-    def automatic_link(
-        self, account_id: str, folder: str, *, recursive: bool, until: datetime
-    ) -> Link | None:
-        mine = {"account_id": account_id, "path": folder, "automatic": True, "is_playlist": True}
-        lasting = mine | {"recursive": recursive, "expires_at": {"$gte": until}}
-        return self._first(Link, self._users.links, lasting, sort=[("expires_at", DESCENDING)])
-
-    def remove_link(self, account_id: str, link_id: str) -> None:
-        self._remove(self._users.links, {"_id": link_id, "account_id": account_id}, NO_LINK)
-
-    def _add(self, documents: Documents[RawDocument], document: RawDocument) -> None:
-        """Store what belongs to an account. Who leaves says so first, and then deletes what there is."""
-        with self._users.operation():
-            documents.insert_one(document)
-            if self._users.accounts.find_one({"_id": document["account_id"], "leaving": False}) is None:
-                documents.delete_one({"_id": document["_id"]})
-                raise UnknownAccount(NO_ACCOUNT)
-
-    def _remove(self, documents: Documents[RawDocument], which: RawDocument, missing: str) -> None:
-        with self._users.operation():
-            if not documents.delete_one(which).deleted_count:
-                raise UnknownAccount(missing)
-
-    def add_invite(self, invite: Invite) -> None:
-        with self._users.operation():
-            self._users.invites.insert_one(stored(account_documents.Invite, invite))
-
-    def invites(self) -> Sequence[Invite]:
-        with self._users.operation():
-            found = _newest_first(Invite, self._users.invites, {})
-            hashes: RawDocument = {"$in": [one.hash for one in found]}
-            # Those that a crash has left when they had been used.
-            used = {one["invite"] for one in self._users.accounts.find({"invite": hashes}, {"invite": True})}
-        return [one for one in found if one.hash not in used]
-
-    def remove_invite(self, secret_hash: str) -> None:
-        self._remove(self._users.invites, {"_id": secret_hash}, NO_INVITE)
-
-    def signing_keys(self) -> Sequence[SigningKey]:
-        with self._users.operation():
-            return [model(SigningKey, one) for one in self._keys()]
-
-    def _keys(self) -> list[RawDocument]:
-        return list(self._users.signing_keys.find().sort("number", DESCENDING))
-
-    def add_first_signing_key(self, key: SigningKey) -> None:
-        with self._users.operation():
-            if not self._keys():
-                self._insert_key(key, 1)
-
-    def add_signing_key(self, key: SigningKey, *, keep: Iterable[str]) -> None:
-        with self._users.operation():
-            while True:
-                known = self._keys()
-                if self._insert_key(key, known[0]["number"] + 1 if known else 1):
-                    break
-            # Not those that came after it, or of two that do this at once each would forget the other's.
-            others = [one["_id"] for one in known if one["_id"] not in {*keep}]
-            self._users.signing_keys.delete_many({"_id": {"$in": others}})
-
-    def _insert_key(self, key: SigningKey, number: int) -> bool:
-        """False if another key has the number."""
-        try:
-            self._users.signing_keys.insert_one(stored(account_documents.SigningKey, key, number=number))
-        except DuplicateKeyError as error:
-            if "number" not in (error.details or {}).get("keyPattern", {}):
-                raise
-            return False
-        return True
+    def _delete_records(self, account_id: str) -> None:
+        for collection in (self._users.sessions, self._users.tokens, self._users.links):
+            collection.delete_many({"account_id": account_id})
 
     def announce(self, address: str) -> None:
         with self._users.operation():
@@ -385,21 +428,11 @@ class MongoAccounts:
             found = self._users.announcements.find_one({"_id": "server"})
         return found["address"] if found else None
 
-    def standing(
-        self, *, accounts: Collection[tuple[str, int]], sessions: Collection[str], tokens: Collection[str]
-    ) -> tuple[set[tuple[str, int]], set[str], set[str]]:
+    def active(self, accounts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
         ids = {"$in": [one for one, _ in accounts]}
         with self._users.operation():
             found = self._users.accounts.find({"_id": ids, **_CAN_LOG_IN}, {"version": True})
-            known = {(one["_id"], one["version"]) for one in found}
-            logins = {one["_id"] for one in self._current(sessions)}
-            hashes = {"$in": [*tokens]}
-            left = {one["hash"] for one in self._users.tokens.find({"hash": hashes}, {"hash": True})}
-        return known & {*accounts}, logins, left
-
-    def standing_links(self, links: Collection[str]) -> set[str]:
-        with self._users.operation():
-            return {one["_id"] for one in self._users.links.find({"_id": {"$in": [*links]}}, {"_id": True})}
+            return {(one["_id"], one["version"]) for one in found} & {*accounts}
 
     def sweep(self, *, now: datetime, seen_before: datetime, created_before: datetime) -> None:
         users = self._users
@@ -409,13 +442,7 @@ class MongoAccounts:
             users.sessions.delete_many({"seen_at": {"$lt": seen_before}})
             users.sessions.delete_many({"created_at": {"$lt": created_before}})
 
-    def _first(
-        self, kind: type[M], documents: Documents[RawDocument], which: RawDocument, **order: Any
-    ) -> M | None:
+    def _find(self, selected: RawDocument) -> Account | None:
         with self._users.operation():
-            found = documents.find_one(which, **order)
-        return None if found is None else model(kind, found)
-
-
-def _newest_first(kind: type[M], documents: Documents[RawDocument], which: RawDocument) -> list[M]:
-    return [model(kind, one) for one in documents.find(which).sort("created_at", DESCENDING)]
+            found = self._users.accounts.find_one(selected)
+        return None if found is None else from_document(Account, found)

@@ -97,7 +97,7 @@ class User:
     def new_token(self, *scopes: Scope) -> str:
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         granted = frozenset(scopes) or BOTH
-        self.store.add_token(Token(uuid4().hex, self.account.id, "VLC", hash_secret(secret), granted, now()))
+        self.store.tokens.add(Token(uuid4().hex, self.account.id, "VLC", hash_secret(secret), granted, now()))
         return secret
 
     def new_link(self, path: str, **more: Any) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class AccountServer:
         """Create a session that was made and last used `age` ago, and return its secret."""
         secret = secrets.token_urlsafe(32)
         at = now() - age
-        assert self.store.add_session(
+        assert self.store.sessions.add(
             Session(hash_secret(secret), account.id, at, at), version=account.version
         )
         return secret
@@ -167,7 +167,7 @@ class AccountServer:
 
     def new_invite(self, lasts: timedelta = timedelta(days=1)) -> str:
         secret = secrets.token_urlsafe(32)
-        self.store.add_invite(Invite(hash_secret(secret), now(), now() + lasts))
+        self.store.invites.add(Invite(hash_secret(secret), now(), now() + lasts))
         return secret
 
     def request(self, method: str, target: str, **options: Any) -> httpx.Response:
@@ -226,7 +226,7 @@ def https_server(
 
 @pytest.fixture(scope="session")
 def admin(account_server: AccountServer) -> User:
-    account = account_server.store.account_of("admin@example.org")
+    account = account_server.store.by_email("admin@example.org")
     assert account is not None
     assert account.is_admin
     return User(account, account_server.new_session(account), account_server.store, account_server.http)

@@ -69,7 +69,7 @@ def test_deletion_removes_account_and_only_its_library(
     for headers in (leaver.headers, bearer(token), basic(email)):
         assert account_server.request("GET", "/files/films/0.mp4", headers=headers).status_code == 401
     assert account_server.open_link(link["url"]).status_code == 403
-    wait_until(lambda: account_server.store.account(leaver.account.id) is None, "the account is deleted")
+    wait_until(lambda: account_server.store.get(leaver.account.id) is None, "the account is deleted")
     assert stored_paths(account_server.server, leaver.account.library) == []
     assert other_user.content("films/0.mp4") == b"another's"
     # A new account with this address finds nothing of the old one.
@@ -105,7 +105,7 @@ def test_upload_leaves_nothing_when_its_account_is_deleted(
     connection.send(noise(50_000))
     time.sleep(0.2)
     assert delete_account(leaver).status_code == 204
-    wait_until(lambda: account_server.store.account(leaver.account.id) is None, "the account is deleted")
+    wait_until(lambda: account_server.store.get(leaver.account.id) is None, "the account is deleted")
     connection.send(noise(50_000))
     assert connection.receive_response().status_code == 401
     assert stored_paths(account_server.server, leaver.account.library) == []
@@ -140,7 +140,7 @@ def test_deletion_resumes_after_kill(own_server: AccountServer) -> None:
     port = own_server.server.port
     own_server.server.start("--port", str(port))
     own_server.server.url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: own_server.store.account(leaver.account.id) is None, "the account is deleted")
+    wait_until(lambda: own_server.store.get(leaver.account.id) is None, "the account is deleted")
     assert stored_paths(own_server.server, leaver.account.library) == []
     assert stayer.content("film.mp4") == b"stays"
 
@@ -158,7 +158,7 @@ def test_kept_files_move_to_another_account_despite_kill(own_server: AccountServ
     for path in ("leaver@nas/0/7.mp4", "leaver@nas/3"):  # the second where a folder would be
         storage.fill([path], receiver.account.library)
     contents = {path: leaver.content(path) for path in leaver.paths()}
-    own_server.store.leave(leaver.account.id, Destination(receiver.account.library, "leaver@nas"))
+    own_server.store.mark_leaving(leaver.account.id, Destination(receiver.account.library, "leaver@nas"))
     assert delete_account(own_server.new_user()).status_code == 204  # wakes the deletion worker
     wait_until(
         lambda: len(stored_paths(own_server.server, leaver.account.library)) < 58,
@@ -169,7 +169,7 @@ def test_kept_files_move_to_another_account_despite_kill(own_server: AccountServ
     port = own_server.server.port
     own_server.server.start("--port", str(port))
     own_server.server.url = f"http://127.0.0.1:{port}"
-    wait_until(lambda: own_server.store.account(leaver.account.id) is None, "the account is deleted")
+    wait_until(lambda: own_server.store.get(leaver.account.id) is None, "the account is deleted")
     assert stored_paths(own_server.server, leaver.account.library) == []
     moved_paths = receiver.paths()
     flat = {path: f"leaver@nas/{path.rpartition('/')[2]}" for path in contents}
@@ -188,19 +188,19 @@ def test_kept_files_do_not_move_to_an_account_that_is_leaving(own_server: Accoun
         own_server.new_user(f"{name}@nas") for name in ("leaver", "receiver", "other")
     )
     leaver.put("film.mp4", b"a film")
-    own_server.store.leave(receiver.account.id)
-    own_server.store.leave(leaver.account.id, Destination(receiver.account.library, "leaver@nas"))
+    own_server.store.mark_leaving(receiver.account.id)
+    own_server.store.mark_leaving(leaver.account.id, Destination(receiver.account.library, "leaver@nas"))
     third = own_server.new_user("third@nas")
     assert delete_account(third).status_code == 204  # wakes the deletion worker
     for leaving in (receiver, third):
         account_id = leaving.account.id
-        wait_until(lambda account_id=account_id: own_server.store.account(account_id) is None, leaving.email)  # type: ignore[misc]
+        wait_until(lambda account_id=account_id: own_server.store.get(account_id) is None, leaving.email)  # type: ignore[misc]
     wait_until(lambda: "should receive them is deleted" in own_server.server.log(), "the failure is logged")
     assert len(stored_paths(own_server.server, leaver.account.library)) == 1
     # Another destination takes them.
-    own_server.store.leave(leaver.account.id, Destination(other_user.account.library, "leaver@nas"))
+    own_server.store.mark_leaving(leaver.account.id, Destination(other_user.account.library, "leaver@nas"))
     assert delete_account(own_server.new_user()).status_code == 204
-    wait_until(lambda: own_server.store.account(leaver.account.id) is None, "the account is deleted")
+    wait_until(lambda: own_server.store.get(leaver.account.id) is None, "the account is deleted")
     assert other_user.content("leaver@nas/film.mp4") == b"a film"
 
 
@@ -229,9 +229,7 @@ def test_deletion_shows_its_effect_and_requires_own_address(
     if has_folder:
         kept = {"password": PASSWORD, "email": "second@nas", "keep_files": True}
         assert second.request("POST", "/account/delete", json=kept).status_code == 204
-        wait_until(
-            lambda: own_server.store.account(second.account.id) is None, "the second account is deleted"
-        )
+        wait_until(lambda: own_server.store.get(second.account.id) is None, "the second account is deleted")
         assert admin.content("second@nas/films/film.mp4") == b"a film"
         assert (own_server.server.files / "second@nas" / "films" / "film.mp4").read_bytes() == b"a film"
 
@@ -249,7 +247,7 @@ def test_files_in_the_folder_survive_deletion_when_kept(own_server: AccountServe
     assert (preview["files"], preview["size"]) == (2, 13)
     kept = {"password": PASSWORD, "keep_files": True}
     assert admin.request("POST", "/account/delete", json=kept).status_code == 204
-    wait_until(lambda: own_server.store.account(admin.account.id) is None, "the account is deleted")
+    wait_until(lambda: own_server.store.get(admin.account.id) is None, "the account is deleted")
     assert (own_server.server.files / "films" / "film.mp4").read_bytes() == b"a film"
     assert own_server.new_user().content("films/film.mp4") == b"a film"
 
@@ -297,9 +295,9 @@ def test_first_account_owns_a_library_that_was_open(tmp_path: Path, new_library:
         # The last administrator may leave once no other account exists; its library is removed too.
         for account in accounts:
             if account != first:
-                store.leave(account["id"])
+                store.mark_leaving(account["id"])
         body = {"password": PASSWORD}
         leaving = account_server.request("POST", "/account/delete", json=body, headers=basic(first["email"]))
         assert leaving.status_code == 204
-        wait_until(lambda: store.account(first["id"]) is None, "the first account is deleted")
+        wait_until(lambda: store.get(first["id"]) is None, "the first account is deleted")
         assert beneath(server).content("films/film.mp4") is None

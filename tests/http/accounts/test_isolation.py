@@ -165,7 +165,7 @@ def owned(owner: User, socket: Socket) -> Place:
     owner.put(f"{name}/other.mp4")
     link = owner.new_link(f"{name}/film.mp4")
     secret = owner.new_token()
-    token = owner.store.token(hash_secret(secret))
+    token = owner.store.tokens.get(hash_secret(secret))
     assert token is not None
     return Place(name, file["id"], file["etag"], socket.json()["sid"], token.id, link["id"])
 
@@ -248,7 +248,7 @@ def callers(account_server: AccountServer, admin: User, owner: User, owned: Plac
         "a token that was never given": OtherCaller(bearer("skb_" + "0" * 43), shut=refused),
     }
     account_server.store.set_disabled(disabled.account.id, True)
-    account_server.store.leave(leaving.account.id)
+    account_server.store.mark_leaving(leaving.account.id)
     assert set(created) == set(CALLERS)
     return created
 

@@ -395,8 +395,8 @@ def test_link_is_refused_after_expiry(age: timedelta, account_server: AccountSer
     user.put("film.mp4")
     token = token_of(user.new_link("film.mp4")["url"])
     link_id = token.partition(".")[0]
-    account_server.store.remove_link(user.account.id, link_id)
+    account_server.store.links.remove(link_id, account_id=user.account.id)
     at = now()
     expired: Any = Link(link_id, user.account.id, "film.mp4", False, False, False, at + age, at + age)
-    account_server.store.add_link(expired)
+    account_server.store.links.add(expired)
     assert account_server.request("GET", f"/files/film.mp4?link={token}").status_code == 403

@@ -378,7 +378,7 @@ def test_logout_ends_only_its_session(account_server: AccountServer, user: User)
     assert cleared.startswith("seekable-")
     assert "Max-Age=0" in cleared
     assert has_ended(account_server, user.session)
-    assert user.store.session(hash_secret(user.session)) is None, (
+    assert user.store.sessions.get(hash_secret(user.session)) is None, (
         "removed from the database, for every process"
     )
     assert not has_ended(account_server, other_session), "another browser"
@@ -395,7 +395,7 @@ def test_session_expires_when_idle_or_old(account_server: AccountServer, user: U
     def session(created: timedelta, session_record: timedelta) -> str:
         secret = f"session-{next(NUMBERS)}"
         login = Session(hash_secret(secret), user.account.id, now() - created, now() - session_record)
-        assert account_server.store.add_session(login, version=1)
+        assert account_server.store.sessions.add(login, version=1)
         return secret
 
     minute = timedelta(minutes=1)
@@ -406,7 +406,7 @@ def test_session_expires_when_idle_or_old(account_server: AccountServer, user: U
         assert not has_ended(account_server, used)
     idling = session(idle - minute, idle - minute)
     assert not has_ended(account_server, idling)
-    session_record = account_server.store.session(hash_secret(idling))
+    session_record = account_server.store.sessions.get(hash_secret(idling))
     assert session_record is not None
     assert now() - session_record.seen_at < minute, "the request renewed it"
 
@@ -425,8 +425,8 @@ def test_password_change_ends_all_other_sessions(
     assert has_ended(account_server, other_session)
     assert has_ended(account_server, user.session)
     assert not has_ended(account_server, new_session)
-    assert account_server.store.sessions(user.account.id) == [
-        account_server.store.session(hash_secret(new_session))
+    assert account_server.store.sessions.list(user.account.id) == [
+        account_server.store.sessions.get(hash_secret(new_session))
     ]
     check_problem(account_server.request("GET", "/account", headers=basic(user.email)), 401)
     assert (

@@ -18,9 +18,16 @@ import argon2
 import httpx
 import pytest
 
-from app.accounts import login_limits
 from app.accounts.errors import TooManyAttempts, WrongCredentials
-from app.accounts.login_limits import PER_ACCOUNT, PER_ADDRESS, PER_PAIR, WINDOW_S, LoginLimits, RateLimiter
+from app.accounts.login_limits import (
+    MAX_WAITING,
+    PER_ACCOUNT,
+    PER_ADDRESS,
+    PER_PAIR,
+    WINDOW_S,
+    LoginLimits,
+    RateLimiter,
+)
 from app.accounts.passwords import Passwords
 from app.accounts.principals import Authenticator
 from app.accounts.store import AccountStore
@@ -41,8 +48,11 @@ def log_in(browser: httpx.Client, email: str, password: str) -> httpx.Response:
 class CountedLimits:
     """Login limits whose database calls run in a test's own loop, and are counted."""
 
-    def __init__(self, store: AccountStore, runner: asyncio.Runner) -> None:
-        self._limits = LoginLimits(RateLimiter(store.login_limits, self._call))
+    def __init__(
+        self, store: AccountStore, runner: asyncio.Runner, *, max_waiting: int = MAX_WAITING
+    ) -> None:
+        limiter = RateLimiter(store.login_limits, self._call, max_waiting=max_waiting)
+        self._limits = LoginLimits(limiter)
         self._runner = runner
         self.calls = 0
 
@@ -215,9 +225,9 @@ def test_attempts_refused_by_account_limit_are_not_counted(limits: CountedLimits
 
 
 def test_guesses_stay_counted_when_one_address_tries_endless_accounts(
-    limits: CountedLimits, monkeypatch: pytest.MonkeyPatch
+    new_store: AccountStore, runner: asyncio.Runner
 ) -> None:
-    monkeypatch.setattr(login_limits, "MAX_KEYS", 500)  # twenty thousand would take seconds
+    limits = CountedLimits(new_store, runner, max_waiting=500)  # twenty thousand would take seconds
     for _ in range(PER_PAIR):
         limits.count_attempt("anna@example.org", "192.0.2.1")
     for number in range(500 + PER_ADDRESS):
@@ -290,19 +300,19 @@ async def authenticator(account_server: AccountServer) -> AsyncIterator[Authenti
         return TooManyAttempts("The queue is full.", 1)
 
     hashing = BoundedPool(1, "hashing", max_waiting=10, refuse=refuse)
-    asking = BoundedPool(1, "asking", max_waiting=10, refuse=refuse)
+    store_calls = BoundedPool(1, "store", max_waiting=10, refuse=refuse)
     try:
         yield Authenticator(
             account_server.store,
             idle=timedelta(days=1),
             lifetime=timedelta(days=1),
             passwords=Passwords(),
-            hashing=hashing.start,
-            asking=asking.start,
+            run_hash=hashing.start,
+            run_call=store_calls.start,
         )
     finally:
         hashing.close()
-        asking.close()
+        store_calls.close()
 
 
 async def failed_login_s(authenticator: Authenticator, email: str, password: str) -> float:

@@ -245,8 +245,8 @@ def test_link_signed_by_one_server_opens_on_other(primary: AccountServer, replic
     time.sleep(2.1)  # until the first server reads the keys again
     altered = first.replace("link=", "link=x")
     assert replica.open_link(altered).status_code == 403
-    last = [key.id for key in primary.store.signing_keys()[:1]]
-    primary.store.add_signing_key(new_signing_key(), keep=last)
+    last = [key.id for key in primary.store.signing_keys.list()[:1]]
+    primary.store.signing_keys.rotate(new_signing_key(), keep=last)
     link = _path(user.new_link("film.mp4")["url"])
     assert replica.open_link(link).content == b"shared"
     assert replica.open_link(first).content == b"shared"
@@ -287,7 +287,7 @@ def test_deleted_account_leaves_no_file_uploaded_to_other_server(
         assert leaver.request("POST", "/account/delete", json={"password": PASSWORD}).status_code == 204
         try:
             deadline = time.monotonic() + 28
-            while primary.store.account(leaver.account.id) is not None:
+            while primary.store.get(leaver.account.id) is not None:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
         finally:

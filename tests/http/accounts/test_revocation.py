@@ -76,7 +76,7 @@ def revoke(account_server: AccountServer, user: User) -> object:
 ENDS: dict[str, tuple[EndAccess, set[str]]] = {
     "logout": (lambda _, user: user.request("POST", "/logout").raise_for_status(), {"cookie"}),
     "logout elsewhere": (
-        lambda account_server, one: account_server.store.remove_session(hash_secret(one.session)),
+        lambda account_server, one: account_server.store.sessions.remove(hash_secret(one.session)),
         {"cookie"},
     ),
     "a new password": (change_password, {"cookie", "password"}),
@@ -219,8 +219,8 @@ def disable(account_server: AccountServer, user: User) -> None:
 
 
 def remove_links(account_server: AccountServer, user: User) -> None:
-    for link in account_server.store.links(user.account.id):
-        account_server.store.remove_link(user.account.id, link.id)
+    for link in account_server.store.links.list(user.account.id):
+        account_server.store.links.remove(link.id, account_id=user.account.id)
 
 
 @concurrent
@@ -231,7 +231,7 @@ def test_revocation_by_another_process_takes_effect_within_5_s(account_server: A
         user.put("film.mp4")
     kept_session = account_server.new_session(one.account)
     token = two.new_token()
-    token_record = account_server.store.token(hash_secret(token))
+    token_record = account_server.store.tokens.get(hash_secret(token))
     assert token_record is not None
     links = {user: user.new_link("film.mp4") for user in (two, disabled)}
     credentials = {
@@ -258,9 +258,9 @@ def test_revocation_by_another_process_takes_effect_within_5_s(account_server: A
     assert (
         account_server.request("GET", "/files/film.mp4", headers=credentials["a password"]).status_code == 200
     )
-    account_server.store.remove_session(hash_secret(one.session))
-    account_server.store.remove_token(two.account.id, token_record.id)
-    account_server.store.remove_link(two.account.id, links[two]["id"])
+    account_server.store.sessions.remove(hash_secret(one.session))
+    account_server.store.tokens.remove(token_record.id, account_id=two.account.id)
+    account_server.store.links.remove(links[two]["id"], account_id=two.account.id)
     assert account_server.store.set_password(changed.account.id, Passwords().hash(NEW_PASSWORD), version=1)
     account_server.store.set_disabled(disabled.account.id, True)
     ended = time.monotonic()
@@ -319,9 +319,9 @@ def test_links_stay_valid_for_one_key_rotation(account_server: AccountServer) ->
     store = account_server.store
 
     def rotate() -> None:
-        keys = store.signing_keys()
+        keys = store.signing_keys.list()
         newest = SigningKey(uuid4().hex, uuid4().hex, max(now(), keys[0].created_at + timedelta(seconds=1)))
-        store.add_signing_key(newest, keep=[keys[0].id])
+        store.signing_keys.rotate(newest, keep=[keys[0].id])
         time.sleep(2.2)  # until the server polls again
 
     rotate()

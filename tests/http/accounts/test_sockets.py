@@ -114,7 +114,7 @@ def test_websocket_that_does_not_read_is_closed_on_revocation(
 ) -> None:
     with open_socket(account_server, "/events", user.headers) as mute:
         assert mute.status == 101
-        account_server.store.remove_session(hash_secret(user.session))
+        account_server.store.sessions.remove(hash_secret(user.session))
         mute.socket.settimeout(12)
         deadline = time.monotonic() + 12
         while time.monotonic() < deadline and mute.socket.recv(1 << 16):

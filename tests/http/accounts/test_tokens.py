@@ -209,7 +209,7 @@ def test_invites_require_administrator(https_server: AccountServer, check_proble
     for method, target in (("GET", "/invites"), ("POST", "/invites"), ("DELETE", f"/invites/{invite}")):
         body = {"json": {}} if method == "POST" else {}
         check_problem(https_server.request(method, target, **credentials, **body), 403)
-    assert invite in {one.hash for one in https_server.store.invites()}
+    assert invite in {one.hash for one in https_server.store.invites.list()}
 
 
 def test_invalid_invite_request_is_rejected(admin_request: Any, check_problem: CheckProblem) -> None:

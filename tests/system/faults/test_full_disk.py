@@ -238,13 +238,13 @@ def test_full_disk_allows_login_logout_and_account_deletion(tmp_path: Path) -> N
                 file.write(b"x" * 4096)
         with pytest.raises(OutOfSpace):
             for _ in range(1000):
-                store.add_token(make_token(anna))
+                store.tokens.add(make_token(anna))
         # Each of them makes the write-ahead log of the database grow.
         for minutes in range(1, 20):
             session = make_session(anna)
-            assert store.add_session(session, version=1)
-            store.see_session(session.hash, session.seen_at + timedelta(minutes=minutes))
-        store.remove_session(session.hash)
-        store.leave(anna.id)
+            assert store.sessions.add(session, version=1)
+            store.sessions.touch(session.hash, session.seen_at + timedelta(minutes=minutes))
+        store.sessions.remove(session.hash)
+        store.mark_leaving(anna.id)
         store.remove(anna.id)
         assert store.count() == 0

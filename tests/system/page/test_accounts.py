@@ -245,7 +245,7 @@ def test_administrator_can_keep_files_when_account_is_deleted(
     pick(page, *write_films(tmp_path, film=b"a film"))
     expect(row(page, "film.mp4")).to_be_visible()
     with open_accounts(Settings(_env_file=None, **server.settings), create=False) as store:
-        account = store.account_of(email)
+        account = store.by_email(email)
         assert account is not None
         store.set_admin(account.id, True)
         page.wait_for_timeout(2100)  # until the server has reloaded the account
@@ -256,7 +256,7 @@ def test_administrator_can_keep_files_when_account_is_deleted(
         page.get_by_label("Your password").fill(PASSWORD)
         page.get_by_role("button", name="Delete", exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
-        until(lambda: store.account(account.id) is None, "the account is deleted")
+        until(lambda: store.get(account.id) is None, "the account is deleted")
     assert (server.files / email / "film.mp4").read_bytes() == b"a film"
 
 

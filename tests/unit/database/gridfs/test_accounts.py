@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 
 import pytest
@@ -11,7 +11,9 @@ import pytest
 from app.accounts.errors import LastAdministrator, SignUpRefused
 from app.accounts.store import AccountStore
 from app.database import open_accounts, prepare_database
-from app.database.gridfs import accounts
+from app.database.gridfs.accounts import MongoAccounts
+from app.database.gridfs.connection import Users
+from app.database.gridfs.opening import connect_users
 from app.settings import Settings
 from app.storage.errors import StorageUnavailable
 from tests.contracts.test_accounts import make_account, make_invite, make_link, make_session, make_token
@@ -28,9 +30,16 @@ def node() -> Iterator[Mongod]:
 def store(node: Mongod) -> Iterator[AccountStore]:
     settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"))
     with open_accounts(settings, create=True) as store:
-        for account in store.accounts(limit=100):
+        for account in store.list(limit=100):
             store.remove(account.id)
         yield store
+
+
+@pytest.fixture
+def users(node: Mongod) -> Iterator[Users]:
+    settings = Settings(_env_file=None, storage="gridfs", mongodb_url=node.url("library"))
+    with closing(connect_users(settings)) as users:
+        yield users
 
 
 def test_users_database_is_created_only_with_accounts(node: Mongod) -> None:
@@ -76,11 +85,11 @@ def failpoint(node: Mongod, command: str, collection: str, after: int, **options
 
 def test_used_invite_stays_used_after_crash(node: Mongod, store: AccountStore) -> None:
     invite, anna = make_invite(), make_account()
-    store.add_invite(invite)
+    store.invites.add(invite)
     with failing(node, "delete", "invites"):
         store.add(anna, invite=invite.hash)
-    assert store.account_of(anna.email) is not None
-    assert store.invites() == []
+    assert store.by_email(anna.email) is not None
+    assert store.invites.list() == []
     for _ in range(2):
         with pytest.raises(SignUpRefused):
             store.add(make_account(), invite=invite.hash)
@@ -95,29 +104,29 @@ def test_sessions_end_even_when_they_cannot_be_deleted(node: Mongod, store: Acco
         (2, lambda: store.set_disabled(anna.id, True)),
     ):
         session = make_session(anna)
-        assert store.add_session(session, version=version)
+        assert store.sessions.add(session, version=version)
         with failing(node, "delete", "sessions"):
             change()
-        assert store.session(session.hash) is None
-        assert store.sessions(anna.id) == []
-        assert store.standing(accounts=[], sessions=[session.hash], tokens=[])[1] == set()
+        assert store.sessions.get(session.hash) is None
+        assert store.sessions.list(anna.id) == []
+        assert store.sessions.existing([session.hash]) == set()
     store.set_disabled(anna.id, False)
-    assert store.session(session.hash) is None
+    assert store.sessions.get(session.hash) is None
 
 
 def test_leave_and_remove_resume_after_crash(node: Mongod, store: AccountStore) -> None:
     anna, later = store.add(make_account()), timedelta(days=1)
     token, link = make_token(anna), make_link(anna)
-    store.add_token(token)
-    store.add_link(link)
+    store.tokens.add(token)
+    store.links.add(link)
     with failing(node, "delete", "tokens"):
-        store.leave(anna.id)
-    assert [one.id for one in store.leaving()] == [anna.id]
-    store.leave(anna.id)
-    assert store.token(token.hash) is store.link(link.id) is None
+        store.mark_leaving(anna.id)
+    assert [one.id for one in store.list_leaving()] == [anna.id]
+    store.mark_leaving(anna.id)
+    assert store.tokens.get(token.hash) is store.links.get(link.id) is None
     with failing(node, "delete", "accounts"):
         store.remove(anna.id)
-    assert [one.id for one in store.leaving()] == [anna.id]
+    assert [one.id for one in store.list_leaving()] == [anna.id]
     store.remove(anna.id)
     assert store.count() == 0
     store.sweep(
@@ -127,49 +136,46 @@ def test_leave_and_remove_resume_after_crash(node: Mongod, store: AccountStore) 
 
 def test_remove_appoints_administrator_when_crash_prevented_it(node: Mongod, store: AccountStore) -> None:
     first, heir = store.add(make_account()), make_account()
-    store.leave(first.id)
+    store.mark_leaving(first.id)
     with failing(node, "update", "accounts"):  # the account is stored, but its client gets an error
         store.add(heir)
-    assert [one.is_admin for one in store.accounts(limit=9) if not one.leaving] == [False]
+    assert [one.is_admin for one in store.list(limit=9) if not one.leaving] == [False]
     store.remove(first.id)
-    assert [(one.id, one.is_admin) for one in store.accounts(limit=9)] == [(heir.id, True)]
+    assert [(one.id, one.is_admin) for one in store.list(limit=9)] == [(heir.id, True)]
 
 
 def test_administrator_counts_again_when_leave_crashed(
-    node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
+    node: Mongod, store: AccountStore, users: Users
 ) -> None:
-    monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 300)
+    brief = MongoAccounts(users, resignation_lasts_ms=300)
     anna, bert = (store.add(make_account(is_admin=True)) for _ in range(2))
     store.add(make_account())
     with failing(node, "find", "accounts", after=1):  # after the account announced that it leaves
-        store.leave(anna.id)
-    assert store.leaving() == []
+        brief.mark_leaving(anna.id)
+    assert store.list_leaving() == []
     start = time.monotonic()
-    store.leave(bert.id)
+    store.mark_leaving(bert.id)
     assert time.monotonic() - start > 0.2
-    assert [one.id for one in store.leaving()] == [bert.id]
+    assert [one.id for one in store.list_leaving()] == [bert.id]
     with pytest.raises(LastAdministrator):
-        store.leave(anna.id)
+        store.mark_leaving(anna.id)
 
 
-def test_leave_checks_again_when_server_was_paused(
-    node: Mongod, store: AccountStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_leave_checks_again_when_server_was_paused(node: Mongod, store: AccountStore) -> None:
     """Its earlier check has expired: this account may be the last administrator now."""
-    monkeypatch.setattr(accounts, "COUNTS_FOR_MS", 200)
     anna, bert = (store.add(make_account(is_admin=True)) for _ in range(2))
     store.add(make_account())
     url = f"{node.url('library')}&appName=stopped"
     settings = Settings(_env_file=None, storage="gridfs", mongodb_url=url)
     stopped: dict[str, object] = {"blockConnection": True, "blockTimeMS": 500, "appName": "stopped"}
     with (
-        open_accounts(settings, create=True) as other,
+        closing(connect_users(settings)) as users,
         failpoint(node, "update", "accounts", 1, **stopped),
         ThreadPoolExecutor(1) as pool,
     ):
-        late = pool.submit(other.leave, anna.id)
+        late = pool.submit(MongoAccounts(users, resignation_lasts_ms=200).mark_leaving, anna.id)
         time.sleep(0.3)
-        store.leave(bert.id)
+        store.mark_leaving(bert.id)
         with pytest.raises(LastAdministrator):
             late.result()
-    assert [one.id for one in store.leaving()] == [bert.id]
+    assert [one.id for one in store.list_leaving()] == [bert.id]
