@@ -15,7 +15,7 @@ _SIGNED = re.compile(r"([0-9A-Za-z-]{1,64})\.([0-9A-Za-z_-]{42}[AEIMQUYcgkosw048
 
 
 class LinkKind(Enum):
-    """What a link opens: one file, or the playlist of a folder and the files in it."""
+    """The target of a link: one file, or the playlist of a folder and the files in it."""
 
     FILE = "file"
     PLAYLIST = "playlist"

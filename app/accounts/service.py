@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -110,9 +111,8 @@ class AccountService:
         secret = secrets.token_urlsafe(32)
         at = now()
         session = Session(hash_secret(secret), account.id, at, at)
-        if not await self.authenticator.call(
-            lambda: self._store.sessions.add(session, version=account.version)
-        ):
+        add = partial(self._store.sessions.add, session, version=account.version)
+        if not await self.authenticator.call(add):
             raise WrongCredentials("Your account was changed at the same moment. Log in again.")
         return secret
 
@@ -253,12 +253,9 @@ class AccountService:
 
     async def invites(self, principal: Principal) -> Sequence[Invite]:
         _check_admin(principal)
+        found = await self.authenticator.call(self._store.invites.list)
         at = now()
-        return [
-            invite
-            for invite in await self.authenticator.call(self._store.invites.list)
-            if invite.expires_at > at
-        ]
+        return [invite for invite in found if invite.expires_at > at]
 
     async def revoke_invite(self, principal: Principal, invite: str) -> None:
         """Raises NotPermitted, UnknownAccount."""

@@ -17,7 +17,7 @@ MAX_KEYS_PER_QUERY = 500
 
 
 class Records(Protocol[R_co]):
-    """Stored records of one model. Each has an id, and a key by which it is looked up: the hash of its secret
+    """Stored records of one model. Each has an id, and a key that `get` finds it by: the hash of its secret
     if it has one, or else the id."""
 
     def get(self, key: str) -> R_co | None: ...
