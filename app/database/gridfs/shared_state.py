@@ -38,7 +38,7 @@ class MongoLeases:
 
 
 class MongoLoginLimits:
-    """`accounts.login_limits.AttemptStore` over a MongoDB database, with a document per bucket.
+    """`accounts.login_limits.LoginLimitStore` over a MongoDB database, with a document per bucket.
 
     Works without transactions: each change is conditional on the previous one.
     """
