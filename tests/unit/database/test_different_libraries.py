@@ -9,7 +9,7 @@ from app.settings import ConfigurationError, Settings
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Create a folder of films and a link to it; return their parent."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "films" / "deep").mkdir(parents=True)
@@ -19,7 +19,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def are_apart(one: Settings, other: Settings) -> bool:
+def are_different(one: Settings, other: Settings) -> bool:
     try:
         check_different_libraries(one, other)
     except ConfigurationError:
@@ -28,7 +28,7 @@ def are_apart(one: Settings, other: Settings) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("folder", "apart"),
+    ("folder", "different"),
     [
         ("films", False),
         ("films/../films/", False),
@@ -46,18 +46,18 @@ def are_apart(one: Settings, other: Settings) -> bool:
         ("file/films", True),
     ],
 )
-def test_folders_are_compared_by_their_real_paths(folder: str, apart: bool, here: Path) -> None:
-    films = Settings(_env_file=None, files_dir=here / "films")
-    for path in (Path(folder), here / folder):
-        assert are_apart(films, Settings(_env_file=None, files_dir=path)) is apart
-        assert are_apart(Settings(_env_file=None, files_dir=path), films) is apart
+def test_folders_are_compared_by_their_real_paths(folder: str, different: bool, working_folder: Path) -> None:
+    films = Settings(_env_file=None, files_dir=working_folder / "films")
+    for path in (Path(folder), working_folder / folder):
+        assert are_different(films, Settings(_env_file=None, files_dir=path)) is different
+        assert are_different(Settings(_env_file=None, files_dir=path), films) is different
 
 
 FILMS = "mongodb://user:secret@one:27017,two/films?replicaSet=a"
 
 
 @pytest.mark.parametrize(
-    ("url", "apart"),
+    ("url", "different"),
     [
         (FILMS, False),
         ("mongodb://TWO:27017/films", False),
@@ -70,23 +70,23 @@ FILMS = "mongodb://user:secret@one:27017,two/films?replicaSet=a"
         ("mongodb://", True),
     ],
 )
-def test_databases_are_compared_by_host_and_name(url: str, apart: bool) -> None:
+def test_databases_are_compared_by_host_and_name(url: str, different: bool) -> None:
     one, other = (Settings(_env_file=None, storage="gridfs", mongodb_url=each) for each in (FILMS, url))
-    assert are_apart(one, other) is are_apart(other, one) is apart
+    assert are_different(one, other) is are_different(other, one) is different
 
 
 def test_url_without_database_means_default_name() -> None:
     urls = ("mongodb://one", "mongodb://one/seekable")
-    assert not are_apart(*(Settings(_env_file=None, storage="gridfs", mongodb_url=url) for url in urls))
+    assert not are_different(*(Settings(_env_file=None, storage="gridfs", mongodb_url=url) for url in urls))
 
 
 def test_equal_urls_are_the_same_database_when_unresolvable() -> None:
     one = Settings(_env_file=None, storage="gridfs", mongodb_url="mongodb+srv://films.example/films")
-    assert not are_apart(one, one)
+    assert not are_different(one, one)
 
 
 def test_different_storages_are_different_libraries(tmp_path: Path) -> None:
     folder = Settings(_env_file=None, files_dir=tmp_path)
-    assert are_apart(
+    assert are_different(
         folder, Settings(_env_file=None, storage="gridfs", mongodb_url=FILMS, files_dir=tmp_path)
     )
