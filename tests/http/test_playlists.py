@@ -259,7 +259,7 @@ def test_playlist_responds_503_when_first_page_fails(
 ) -> None:
     counter.fail_at = 1
     response = httpx.get(f"http://127.0.0.1:{port}/playlist.m3u?folder=films", trust_env=False)
-    assert check_problem(response, 503).startswith("The database refuses")
+    assert check_problem(response, 503).startswith("The database reports an error")
     assert "retry-after" in response.headers
 
 

@@ -175,7 +175,7 @@ async def test_failed_hashing_is_logged_and_retried(
     async with running(storage, NEVER_S) as maintenance:
         await until(lambda: caplog.records)
         (record,) = caplog.records
-        assert record.getMessage().startswith("The files could not be hashed: The database refuses")
+        assert record.getMessage().startswith("The files could not be hashed: The database reports an error")
         assert record.exc_info is None
         sql(root, "DROP TRIGGER trap")
         maintenance.receive(Batch(unverified=True))
