@@ -25,7 +25,7 @@ from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import key_fields
 from app.database.gridfs.opening import open_gridfs
 from app.database.sql.opening import open_sql
-from app.database.sql.schema import Media, Word
+from app.database.sql.schema import MediaRow, WordRow
 from app.settings import Settings
 from app.storage.ignored_names import IgnoredNames
 from app.storage.search_tokens import tokenize
@@ -111,7 +111,7 @@ def _batches(all_of_them: Iterable[File]) -> Iterator[list[File]]:
 def _fill_filesystem(settings: Settings, n: int, folders: int | None) -> None:
     with ExitStack() as stack:
         open_filesystem(settings, stack)  # migrates
-    media, word = Media.__table__, Word.__table__
+    media, word = MediaRow.__table__, WordRow.__table__
     assert isinstance(media, Table)
     assert isinstance(word, Table)
     indexes = [*media.indexes, *word.indexes]

@@ -98,11 +98,11 @@ def _sql_status(
     from sqlalchemy import func, inspect, select  # noqa: PLC0415
 
     from app.database.sql.opening import schema_state  # noqa: PLC0415
-    from app.database.sql.schema import Account  # noqa: PLC0415
+    from app.database.sql.schema import AccountRow  # noqa: PLC0415
 
     connection = session.connection()
     state, _ = schema_state(connection)
-    has_accounts = count_accounts and Account.__tablename__ in inspect(connection).get_table_names()
+    has_accounts = count_accounts and AccountRow.__tablename__ in inspect(connection).get_table_names()
     return DatabaseStatus(
         name,
         exists=state != "none",
@@ -110,7 +110,7 @@ def _sql_status(
         single_machine=connection.dialect.name == "sqlite",
         migration="due" if state == "none" else state,
         clock_skew_s=_clock_skew(session) if connection.dialect.name == "postgresql" else 0.0,
-        accounts=session.scalar(select(func.count()).select_from(Account)) if has_accounts else None,
+        accounts=session.scalar(select(func.count()).select_from(AccountRow)) if has_accounts else None,
     )
 
 
@@ -127,11 +127,11 @@ def _try_to_write(database: "Database") -> None:
     """Begin a change, and roll it back."""
     from sqlalchemy import inspect, update  # noqa: PLC0415
 
-    from app.database.sql.schema import Volume  # noqa: PLC0415
+    from app.database.sql.schema import VolumeRow  # noqa: PLC0415
 
     with database.writing() as session:
-        if inspect(session.connection()).has_table(Volume.__tablename__):
-            session.execute(update(Volume).values(id=Volume.id))
+        if inspect(session.connection()).has_table(VolumeRow.__tablename__):
+            session.execute(update(VolumeRow).values(id=VolumeRow.id))
         session.rollback()
 
 

@@ -17,7 +17,7 @@ from app.database import prepare_database
 from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.rows import path_at
 from app.database.sql import postgresql
-from app.database.sql.schema import Media, Table
+from app.database.sql.schema import MediaRow, Table
 from app.settings import Settings
 from app.storage.search_tokens import tokenize
 from app.storage.types import SHARED, Key
@@ -144,7 +144,7 @@ class Folder:
             rows.append(film(key) | {"size": 0, "mtime_ns": found.mtime_ns, "inode": found.inode})
         with self._engine.connect() as connection:
             connection.execute(text("BEGIN"))
-            connection.execute(insert(Media), rows)
+            connection.execute(insert(MediaRow), rows)
             connection.execute(text("COMMIT"))
             if self._engine.name == "postgresql":  # autovacuum would do so later
                 connection.execute(text("ANALYZE media"))

@@ -41,7 +41,7 @@ from app.database.filesystem.scanner import Scanner
 from app.database.filesystem.staging import StagedFile
 from app.database.sql.engine import Database
 from app.database.sql.list_index import SqlListIndex, folders, libraries
-from app.database.sql.schema import Media, Volume
+from app.database.sql.schema import MediaRow, VolumeRow
 from app.events.feed import ChangeFeed
 from app.http.dates import modification_date
 from app.storage.backend import Writer
@@ -149,7 +149,7 @@ class FilesystemBackend:
         actual = self.disk.actual_path(path)
         return is_equivalent(actual, path) and self.disk.status(actual) is not None
 
-    def _open_unproven(self, address: Address, row: Media, descriptor: int) -> DiskReader:
+    def _open_unproven(self, address: Address, row: MediaRow, descriptor: int) -> DiskReader:
         """Open a file of which only the ctime has changed, even if the database cannot record that."""
         with ExitStack() as stack:
             stack.callback(os.close, descriptor)
@@ -163,7 +163,7 @@ class FilesystemBackend:
                 info = replace(info_of(row), sha256=None, is_utf8=None, doubtful=True)
                 return DiskReader(info, descriptor, self._chunk_size)
 
-    def _compare(self, row: Media, status: os.stat_result) -> Match:
+    def _compare(self, row: MediaRow, status: os.stat_result) -> Match:
         found = FileIdentity(FileStat.of(status), self.disk.device_of(status))
         return compare(FileIdentity(stat_of(row), row.device), found)
 
@@ -246,7 +246,7 @@ class FilesystemBackend:
     def ping(self, part: str | None = None) -> None:
         if part != "folder":
             with self.database.reading() as session:
-                if session.scalar(select(Volume.id)) != self.volume:
+                if session.scalar(select(VolumeRow.id)) != self.volume:
                     raise StorageUnavailable("The database has been exchanged since the server started.")
             self.database.check_writable()
         if part != "database":
@@ -352,7 +352,7 @@ class FilesystemBackend:
     def _commit_step(
         self,
         reconciler: Reconciler,
-        row: Media,
+        row: MediaRow,
         change: Change,
         step: AbstractContextManager[os.stat_result | None],
         *paths: DiskPath,
@@ -365,7 +365,7 @@ class FilesystemBackend:
                 self._record_stat(reconciler, row, FileStat.of(status), self.disk.device_of(status))
             reconciler.commit_step(row, change)
 
-    def _record_stat(self, reconciler: Reconciler, row: Media, found: FileStat, device: int) -> None:
+    def _record_stat(self, reconciler: Reconciler, row: MediaRow, found: FileStat, device: int) -> None:
         """Record the ctime after the step, unless another program has put another file there meanwhile: the
         ETag and the hash of our file would then seem to be those of its bytes."""
         if replace(stat_of(row), ctime_ns=None).agrees_with(found):
@@ -420,7 +420,7 @@ class FilesystemBackend:
                     self._scanner.forget_parents(change.previous or change.info.key)
             self._feed.publish_threadsafe(reconciler.changes, unverified=True)
 
-    def _existing_row(self, reconciler: Reconciler, key: Key) -> Media:
+    def _existing_row(self, reconciler: Reconciler, key: Key) -> MediaRow:
         row = reconciler.reconcile(key)
         if row is None:
             reconciler.commit()
@@ -428,7 +428,7 @@ class FilesystemBackend:
         return row
 
 
-def _check_row(row: Media | None, expect: Expectation) -> None:
+def _check_row(row: MediaRow | None, expect: Expectation) -> None:
     """Compare a row with the expected version. Raises AlreadyExists, VersionMismatch."""
     if row is None:
         check_expectation(None, expect)

@@ -14,7 +14,7 @@ from app.database.filesystem.reconcile import Reconciler
 from app.database.filesystem.rows import STAT_COLUMNS, root_of
 from app.database.sql.engine import Database
 from app.database.sql.list_index import Place, places
-from app.database.sql.schema import Media
+from app.database.sql.schema import MediaRow
 from app.storage.errors import InvalidName, PathConflict, Unfinished, Unreadable
 from app.storage.ignored_names import IgnoredNames
 from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep
@@ -88,9 +88,9 @@ class FolderDiff:
 
     def count_rows(self, library: str, folder: str) -> int:
         """Return the number of rows of files directly in the folder."""
-        inside = (Media.library == library) & (Media.folder == folder)
+        inside = (MediaRow.library == library) & (MediaRow.folder == folder)
         with self._database.reading() as session:
-            return session.scalar(select(func.count()).select_from(Media).where(inside)) or 0
+            return session.scalar(select(func.count()).select_from(MediaRow).where(inside)) or 0
 
     def reconcile_missing(self, library: str, folder: str, *, recursive: bool) -> Iterator[ScanStep]:
         """Reconcile the rows in a folder whose file is missing."""
@@ -162,8 +162,8 @@ class FolderDiff:
         if not names:
             return {}
         # Columns only: loading whole rows would take most of the time of a scan.
-        query = select(Media.filename, Media.disk_path, *STAT_COLUMNS).where(
-            Media.library == library, Media.folder == folder, Media.filename.in_(names)
+        query = select(MediaRow.filename, MediaRow.disk_path, *STAT_COLUMNS).where(
+            MediaRow.library == library, MediaRow.folder == folder, MediaRow.filename.in_(names)
         )
         prefix = f"{folder}/" if folder else ""
         with self._database.reading() as session:

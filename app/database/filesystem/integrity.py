@@ -22,7 +22,7 @@ from app.database.filesystem.posix import pread
 from app.database.filesystem.rows import key_of, looks_alike, path_of, stat_of
 from app.database.filesystem.scanner import Scanner
 from app.database.sql.engine import Database
-from app.database.sql.schema import HASH_FIRST, UNJUDGED, Departed, Media
+from app.database.sql.schema import HASH_FIRST, UNJUDGED, DepartedRow, MediaRow
 from app.storage.content_hash import ContentHash
 from app.storage.errors import StorageUnavailable, Unreadable
 from app.storage.ignored_names import IGNORE_NOTHING
@@ -86,9 +86,9 @@ class FilesystemMaintenance:
         self._limits = limits
 
     def usage(self, library: str | None) -> Usage:
-        query = select(func.count(), func.sum(Media.size))
+        query = select(func.count(), func.sum(MediaRow.size))
         if library is not None:
-            query = query.where(Media.library == library)
+            query = query.where(MediaRow.library == library)
         with self._database.reading() as session:
             files, size = session.execute(query).one()
         return Usage(files, int(size or 0))  # PostgreSQL sums integers to a Decimal
@@ -100,7 +100,7 @@ class FilesystemMaintenance:
         yield ScanStep(0, (), swept=self._disk.sweep())
         with self._database.writing() as session:
             expired = datetime.now(UTC) - DEPARTED_KEPT_FOR
-            session.execute(delete(Departed).where(Departed.departed_at < expired))
+            session.execute(delete(DepartedRow).where(DepartedRow.departed_at < expired))
             session.commit()
         yield from self._scanner.scan()
 
@@ -118,12 +118,12 @@ class FilesystemMaintenance:
                     # Clients may be waiting for others that were added meanwhile.
                     yield from self._hash_all(self._rows(_FIRST), failed)
 
-    def _hash_all(self, rows: Iterable[Media], failed: set[str]) -> Generator[int]:
+    def _hash_all(self, rows: Iterable[MediaRow], failed: set[str]) -> Generator[int]:
         for listed in rows:
             if listed.id not in failed and not (yield from self._hash_and_record(listed)):
                 failed.add(listed.id)
 
-    def _hash_and_record(self, listed: Media) -> Generator[int, None, bool]:
+    def _hash_and_record(self, listed: MediaRow) -> Generator[int, None, bool]:
         """Return whether the hash was recorded. A file that moves meanwhile is read again."""
         for _ in range(TRIES):
             result = None
@@ -134,7 +134,7 @@ class FilesystemMaintenance:
                 return True
         return False
 
-    def _hash(self, listed: Media) -> Generator[int, None, tuple[Media, ContentHash] | None]:
+    def _hash(self, listed: MediaRow) -> Generator[int, None, tuple[MediaRow, ContentHash] | None]:
         """Return the row and the hash; None if row and file disagree, which the next scan reconciles."""
         with self._opened(listed) as (row, descriptor):
             if row is None or descriptor is None:
@@ -159,7 +159,7 @@ class FilesystemMaintenance:
             if integrity is not None:
                 yield VerifyStep(key_of(row).path, 0, integrity)
 
-    def _verify(self, listed: Media, *, locked: bool) -> Generator[VerifyStep, None, Integrity | None]:
+    def _verify(self, listed: MediaRow, *, locked: bool) -> Generator[VerifyStep, None, Integrity | None]:
         """Return the integrity of the file; None if it was deleted through the server."""
         digest = hashlib.sha256()
         try:
@@ -180,10 +180,10 @@ class FilesystemMaintenance:
             return Integrity.UNREADABLE
         return Integrity.of_hash(row.sha256 or row.other_sha256, digest.hexdigest())
 
-    def _record(self, row: Media, found: ContentHash) -> bool:
+    def _record(self, row: MediaRow, found: ContentHash) -> bool:
         """Record the hash unless the row has changed. Return whether it was recorded."""
         with self._reconciling() as reconciler:
-            now = reconciler.session.get(Media, row.id)
+            now = reconciler.session.get(MediaRow, row.id)
             if now is None or stat_of(now) != stat_of(row):
                 return False
             if now.unverified:
@@ -193,11 +193,11 @@ class FilesystemMaintenance:
             reconciler.commit()
         return True
 
-    def _rows(self, *conditions: TextClause) -> Iterator[Media]:
+    def _rows(self, *conditions: TextClause) -> Iterator[MediaRow]:
         """Yield the rows in the order of their ids, each read when its turn comes."""
         last = ""
         while True:
-            query = select(Media).where(Media.id > last, *conditions).order_by(Media.id).limit(1)
+            query = select(MediaRow).where(MediaRow.id > last, *conditions).order_by(MediaRow.id).limit(1)
             with self._database.reading() as session:
                 row = session.scalar(query)
             if row is None:
@@ -215,10 +215,12 @@ class FilesystemMaintenance:
                 yield session
 
     @contextmanager
-    def _opened(self, listed: Media, *, locked: bool = False) -> Iterator[tuple[Media | None, int | None]]:
+    def _opened(
+        self, listed: MediaRow, *, locked: bool = False
+    ) -> Iterator[tuple[MediaRow | None, int | None]]:
         """Yield the present row and a descriptor of its file, both read under the write lock if `locked`."""
         with self._session(locked=locked) as session:
-            row = session.get(Media, listed.id)
+            row = session.get(MediaRow, listed.id)
             with _map_unavailable():
                 opened = None if row is None else self._disk.open(path_of(row))
         descriptor = None if opened is None else opened[0]

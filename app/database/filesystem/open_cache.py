@@ -27,7 +27,7 @@ from app.database.filesystem import Limits
 from app.database.filesystem.disk import Disk
 from app.database.filesystem.posix import DiskPath, pread
 from app.database.filesystem.rows import info_of, path_of
-from app.database.sql.schema import Media
+from app.database.sql.schema import MediaRow
 from app.storage.types import Address, FileInfo
 
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only
@@ -137,7 +137,7 @@ class OpenCache:
         self._rows: LRUCache[Address, CachedRow] = LRUCache(limits.max_cached_rows)
         self._lock = threading.Lock()
 
-    def put(self, address: Address, row: Media, status: os.stat_result, read_at_ns: int) -> None:
+    def put(self, address: Address, row: MediaRow, status: os.stat_result, read_at_ns: int) -> None:
         """Cache a row that was true of an open file of this status when it was read, or later."""
         if row.unverified or status.st_ctime_ns > read_at_ns - self._limits.cache_after_s * 1e9:
             return

@@ -23,7 +23,7 @@ from app.database.filesystem.writable_disk import WritableDisk
 from app.database.sql.accounts import SqlAccounts
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.opening import is_read_only, make_state_folder, migrate, open_sql, state_file
-from app.database.sql.schema import Volume
+from app.database.sql.schema import VolumeRow
 from app.database.sql.shared_state import SqlLeases
 from app.events.feed import ChangeFeed
 from app.settings import ConfigurationError, Settings
@@ -182,8 +182,8 @@ def _check_mounted(settings: Settings, database: Database) -> None:
         return
     with _name_in_errors(database):
         with database.reading() as session:
-            has_table = inspect(session.connection()).has_table(Volume.__tablename__)
-            required = has_table and session.scalar(select(Volume.id)) is not None
+            has_table = inspect(session.connection()).has_table(VolumeRow.__tablename__)
+            required = has_table and session.scalar(select(VolumeRow.id)) is not None
         # Another process may be creating both at this moment; it marks the folder first.
         if required and not _is_marked(settings):
             raise _wrong_folder(settings.files_dir)
@@ -201,18 +201,18 @@ def _pair(folder: Path, disk: Disk, database: Database) -> str:
     and every row would seem to have lost its file.
     """
     with database.writing() as session:
-        required = session.scalar(select(Volume.id))
+        required = session.scalar(select(VolumeRow.id))
         volume = disk.volume()
         if required is None:
             if volume is None:
                 volume = uuid4().hex
                 disk.mark(volume)  # first: the id of a folder is adopted, that of a database is required
-            session.add(Volume(id=volume))
+            session.add(VolumeRow(id=volume))
         elif not disk.is_volume(required):
             raise _wrong_folder(folder)
         else:
             volume = required
-            session.execute(update(Volume).values(id=volume))  # proves that the database is writable
+            session.execute(update(VolumeRow).values(id=volume))  # proves that the database is writable
         session.commit()
         return volume
 

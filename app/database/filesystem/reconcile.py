@@ -27,7 +27,7 @@ from app.database.filesystem.rows import (
     stat_of,
 )
 from app.database.sql.engine import Database, OutcomeUnknown
-from app.database.sql.schema import Departed, Media
+from app.database.sql.schema import DepartedRow, MediaRow
 from app.http.dates import modification_date
 from app.http.media_types import media_type, media_type_after_rename
 from app.storage.errors import PathConflict, Unfinished
@@ -81,7 +81,7 @@ class Reconciler:
         self.session.commit()
         self.committed = True
 
-    def commit_step(self, row: Media, change: Change) -> None:
+    def commit_step(self, row: MediaRow, change: Change) -> None:
         """Commit a change of the row after its file step.
 
         The step is not undone if the outcome is unknown; `check_outcome` raises the error then.
@@ -90,7 +90,7 @@ class Reconciler:
         self._database.notify(self.session, [*self.changes, change])
 
         def was_made(session: Session) -> bool:
-            found = session.get(Media, row_id)
+            found = session.get(MediaRow, row_id)
             return (None if found is None else _version_of(found)) == expected
 
         try:
@@ -107,7 +107,7 @@ class Reconciler:
         if self._unknown is not None:
             raise self._unknown
 
-    def reconcile(self, key: Key, found: DiskPath | None = None) -> Media | None:
+    def reconcile(self, key: Key, found: DiskPath | None = None) -> MediaRow | None:
         """Return the row of the file at the key, updated; None if there is no file, or an incomplete new one.
 
         `found` is the path at which a scan found a file of this key. Raises Unfinished if a program is
@@ -134,7 +134,7 @@ class Reconciler:
         return None if status is None else self._adopt(key, path, status)
 
     def _correct_path(
-        self, row: Media, known: DiskPath, status: os.stat_result
+        self, row: MediaRow, known: DiskPath, status: os.stat_result
     ) -> tuple[DiskPath, os.stat_result | None]:
         """Return the actual path of a row's file; without a status if it has another name."""
         actual = self._disk.actual_path(known)
@@ -150,12 +150,12 @@ class Reconciler:
         self.check_path_conflicts(key)
         return check_exact_name(path_at(key), self._disk.actual_path(path_at(key)))
 
-    def rename(self, row: Media, key: Key, path: DiskPath) -> None:
+    def rename(self, row: MediaRow, key: Key, path: DiskPath) -> None:
         """Give the row the key and the path of its moved file."""
         row.content_type = media_type_after_rename(row.content_type, row.filename, key.filename)
         place(row, key, path, self._ignored)
 
-    def record_hash(self, row: Media, sha256: str, *, is_utf8: bool) -> None:
+    def record_hash(self, row: MediaRow, sha256: str, *, is_utf8: bool) -> None:
         """Record the hash and the encoding of the row's bytes."""
         changed = row.sha256 not in (None, sha256)
         if changed:  # other bytes under the same size and time
@@ -175,7 +175,7 @@ class Reconciler:
         if changed:
             self._add_change(ChangeKind.REPLACED, row)
 
-    def _record_first_hash(self, row: Media, sha256: str, *, is_utf8: bool) -> bool:
+    def _record_first_hash(self, row: MediaRow, sha256: str, *, is_utf8: bool) -> bool:
         """Record a hash that contradicts no earlier one. Return whether clients see another version."""
         is_other = row.other_sha256 is not None
         etag, accepted = row.etag, (None, None) if is_other else (row.other_etag, row.other_until)
@@ -193,10 +193,10 @@ class Reconciler:
 
         Only names in another normalization matter here: the disk itself detects all other conflicts.
         """
-        odd = select(Media.id).where(Media.library == key.library, Media.disk_path.is_not(None))
+        odd = select(MediaRow.id).where(MediaRow.library == key.library, MediaRow.disk_path.is_not(None))
         folders = key.folder.split("/") if key.folder else []
         parents = [
-            (Media.folder == "/".join(folders[:depth])) & (Media.filename == folders[depth])
+            (MediaRow.folder == "/".join(folders[:depth])) & (MediaRow.filename == folders[depth])
             for depth in range(len(folders))
         ]
         # One index lookup for each: for an OR, SQLite may scan all rows with a `disk_path`.
@@ -205,12 +205,12 @@ class Reconciler:
             raise PathConflict("One of its folders has the name of a file. Choose another folder.")
         # One range of an index: given two, SQLite may scan all rows. "0" follows "/", and rows between the
         # folder and its content are filtered out.
-        inside = Media.folder >= key.path, Media.folder < f"{key.path}0"
-        exact = or_(Media.folder == key.path, Media.folder > f"{key.path}/")
+        inside = MediaRow.folder >= key.path, MediaRow.folder < f"{key.path}0"
+        exact = or_(MediaRow.folder == key.path, MediaRow.folder > f"{key.path}/")
         if self.session.scalar(odd.where(*inside, exact).limit(1)) is not None:
             raise PathConflict(f"“{key.filename}” is a folder. Choose another name.")
 
-    def _update(self, row: Media, path: DiskPath, status: os.stat_result) -> Media:
+    def _update(self, row: MediaRow, path: DiskPath, status: os.stat_result) -> MediaRow:
         found = self._identity_of(status)
         match = compare(FileIdentity(stat_of(row), row.device), found)
         if match in (Match.SAME, Match.UNPROVEN):
@@ -230,7 +230,7 @@ class Reconciler:
         self._add_change(ChangeKind.REPLACED, row)
         return row
 
-    def _record_same_inode(self, row: Media, found: FileIdentity) -> None:
+    def _record_same_inode(self, row: MediaRow, found: FileIdentity) -> None:
         """Record the status of the same inode, which must be hashed again if its ctime differs."""
         known = FileIdentity(stat_of(row), row.device)
         if known == found:
@@ -243,7 +243,7 @@ class Reconciler:
     def _identity_of(self, status: os.stat_result) -> FileIdentity:
         return FileIdentity(FileStat.of(status), self._disk.device_of(status))
 
-    def _adopt(self, key: Key, path: DiskPath, status: os.stat_result) -> Media | None:
+    def _adopt(self, key: Key, path: DiskPath, status: os.stat_result) -> MediaRow | None:
         if path != path_at(key):
             self._disk.check_path_conflicts(path_at(key))
         self.check_path_conflicts(key)
@@ -255,7 +255,7 @@ class Reconciler:
         if row is None:
             if not self._is_complete(path, status):
                 return None
-            row = Media(id=uuid4().hex, created_at=datetime.now(UTC), filename=key.filename)
+            row = MediaRow(id=uuid4().hex, created_at=datetime.now(UTC), filename=key.filename)
             self._describe(row, status)
         self._record_same_inode(row, self._identity_of(status))
         self.rename(row, key, path)
@@ -264,13 +264,13 @@ class Reconciler:
         self._add_change(ChangeKind.CREATED, row)
         return row
 
-    def _find_moved(self, key: Key, path: DiskPath, status: os.stat_result) -> Media | None:
+    def _find_moved(self, key: Key, path: DiskPath, status: os.stat_result) -> MediaRow | None:
         """Return the row of this very file, updated, if it was at another path before."""
         stat = FileStat.of(status)
-        query = select(Media).where(
-            Media.inode == stat.inode,
-            Media.size == stat.size,
-            Media.mtime_ns == stat.mtime_ns,
+        query = select(MediaRow).where(
+            MediaRow.inode == stat.inode,
+            MediaRow.size == stat.size,
+            MediaRow.mtime_ns == stat.mtime_ns,
         )
         for row in self.session.scalars(query):
             if row.library == key.library and self._has_left(path_of(row), stat.inode):
@@ -289,34 +289,34 @@ class Reconciler:
             return True
         return self._disk.actual_path(path) != path
 
-    def _restore(self, key: Key, status: os.stat_result) -> Media | None:
+    def _restore(self, key: Key, status: os.stat_result) -> MediaRow | None:
         """Return a row like that of this very file before it disappeared."""
         stat = FileStat.of(status)
-        query = select(Departed).where(
-            Departed.inode == stat.inode,
-            Departed.size == stat.size,
-            Departed.mtime_ns == stat.mtime_ns,
-            Departed.library == key.library,
+        query = select(DepartedRow).where(
+            DepartedRow.inode == stat.inode,
+            DepartedRow.size == stat.size,
+            DepartedRow.mtime_ns == stat.mtime_ns,
+            DepartedRow.library == key.library,
         )
-        departed = self.session.scalars(query.order_by(Departed.departed_at.desc())).first()
+        departed = self.session.scalars(query.order_by(DepartedRow.departed_at.desc())).first()
         if departed is None:
             return None
         self.session.delete(departed)
         # `_record_same_inode` detects a change meanwhile by the ctime; without one, there is no proof.
         unproven = departed.ctime_ns is None
         unverified = departed.sha256 is None or unproven
-        return Media(**departed.shared_values(), unverified=unverified, doubtful=unproven)
+        return MediaRow(**departed.shared_values(), unverified=unverified, doubtful=unproven)
 
-    def _remove(self, row: Media) -> None:
+    def _remove(self, row: MediaRow) -> None:
         """Delete the row of a missing file; keep its values in case the file returns."""
         self._check_volume()  # in a wrong folder every file would be missing
         known = row.shared_values() | ({"ctime_ns": None} if row.doubtful else {})
-        self.session.merge(Departed(**known, departed_at=datetime.now(UTC)))
+        self.session.merge(DepartedRow(**known, departed_at=datetime.now(UTC)))
         self._add_change(ChangeKind.DELETED, row)
         self.session.delete(row)
         self.session.flush()
 
-    def _describe(self, row: Media, status: os.stat_result) -> None:
+    def _describe(self, row: MediaRow, status: os.stat_result) -> None:
         """Record a version with the bytes of this status, which are yet to be hashed."""
         record_stat(row, FileStat.of(status), self._disk.device_of(status))
         row.content_type = media_type(None, row.filename)
@@ -340,11 +340,11 @@ class Reconciler:
             written_for_s=self._limits.written_for_s,
         )
 
-    def _add_change(self, kind: ChangeKind, row: Media, previous: Key | None = None) -> None:
+    def _add_change(self, kind: ChangeKind, row: MediaRow, previous: Key | None = None) -> None:
         self.changes.append(Change(kind, info_of(row), previous))
 
 
-def _version_of(row: Media) -> tuple[object, ...]:
+def _version_of(row: MediaRow) -> tuple[object, ...]:
     """Return values that identify a version of a file at a path."""
     return key_of(row), path_of(row), stat_of(row), row.etag, row.updated_at
 

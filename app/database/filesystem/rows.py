@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.posix import DiskPath
 from app.database.sql.engine import Database
-from app.database.sql.schema import Departed, FileColumns, Media, Volume, Word
+from app.database.sql.schema import DepartedRow, FileColumns, MediaRow, VolumeRow, WordRow
 from app.storage.ignored_names import IgnoredNames
 from app.storage.search_tokens import tokenize
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key, is_storable
@@ -35,44 +35,44 @@ def disk_path(library: str, path: str) -> DiskPath:
     return (*root_of(library), *path.split("/"))
 
 
-def path_of(row: Media) -> DiskPath:
+def path_of(row: MediaRow) -> DiskPath:
     """Return the path of a row's file."""
     if row.disk_path is None:
         return path_at(key_of(row))
     return disk_path(row.library, row.disk_path)
 
 
-def find(session: Session, address: Address) -> Media | None:
+def find(session: Session, address: Address) -> MediaRow | None:
     if isinstance(address, FileId) and not is_storable(address.id):
         return None
-    query = select(Media).where(Media.library == address.library)
+    query = select(MediaRow).where(MediaRow.library == address.library)
     if isinstance(address, Key):
-        query = query.where(Media.folder == address.folder, Media.filename == address.filename)
+        query = query.where(MediaRow.folder == address.folder, MediaRow.filename == address.filename)
     else:
-        query = query.where(Media.id == address.id)
+        query = query.where(MediaRow.id == address.id)
     return session.scalar(query)
 
 
-def new_row(session: Session, origin: FileInfo | None, now: datetime) -> Media:
+def new_row(session: Session, origin: FileInfo | None, now: datetime) -> MediaRow:
     """Return the row of a new file, which may be a copy of another storage's."""
     if origin is None:
-        return Media(id=uuid4().hex, created_at=now)
-    if session.get(Media, origin.id) is not None:
-        return Media(id=uuid4().hex, created_at=origin.created_at)
+        return MediaRow(id=uuid4().hex, created_at=now)
+    if session.get(MediaRow, origin.id) is not None:
+        return MediaRow(id=uuid4().hex, created_at=origin.created_at)
     # Otherwise a removed file that returns would bring back the same id.
-    session.execute(delete(Departed).where(Departed.id == origin.id))
-    return Media(id=origin.id, created_at=origin.created_at)
+    session.execute(delete(DepartedRow).where(DepartedRow.id == origin.id))
+    return MediaRow(id=origin.id, created_at=origin.created_at)
 
 
-def place(row: Media, key: Key, path: DiskPath, ignored: IgnoredNames) -> None:
+def place(row: MediaRow, key: Key, path: DiskPath, ignored: IgnoredNames) -> None:
     """Set the key of the row, and the path of its file."""
     row.library, row.folder, row.filename = key.library, key.folder, key.filename
     row.disk_path = None if path == path_at(key) else "/".join(path[len(root_of(key.library)) :])
     row.ignored = ignored.matches(key)
-    row.words = [Word(library=key.library, word=word) for word in tokenize(key.filename)]
+    row.words = [WordRow(library=key.library, word=word) for word in tokenize(key.filename)]
 
 
-def record_stat(row: Media, stat: FileStat, device: int | None) -> None:
+def record_stat(row: MediaRow, stat: FileStat, device: int | None) -> None:
     row.size, row.mtime_ns, row.inode = stat.size, stat.mtime_ns, stat.inode
     row.ctime_ns, row.device = stat.ctime_ns, device
 
@@ -81,32 +81,32 @@ def stat_of(row: FileColumns) -> FileStat:
     return FileStat(row.size, row.mtime_ns, row.inode, row.ctime_ns)
 
 
-STAT_COLUMNS = (Media.size, Media.mtime_ns, Media.inode, Media.ctime_ns)
+STAT_COLUMNS = (MediaRow.size, MediaRow.mtime_ns, MediaRow.inode, MediaRow.ctime_ns)
 """The columns of a FileStat."""
 
 
-def set_version(row: Media, *, etag: str, sha256: str | None, is_utf8: bool | None) -> None:
+def set_version(row: MediaRow, *, etag: str, sha256: str | None, is_utf8: bool | None) -> None:
     """Set the version of the row; it is to be hashed if its hash is unknown."""
     row.etag, row.sha256, row.is_utf8 = etag, sha256, is_utf8
     row.unverified, row.doubtful = sha256 is None, False
     row.other_etag = row.other_sha256 = row.other_until = None
 
 
-def looks_alike(row: Media, stat: FileStat) -> bool:
+def looks_alike(row: MediaRow, stat: FileStat) -> bool:
     """Return whether a file, perhaps in another inode, has the size and modification time of the row."""
     return (row.size, row.mtime_ns) == (stat.size, stat.mtime_ns)
 
 
-def key_of(row: Media | Row[Any]) -> Key:
+def key_of(row: MediaRow | Row[Any]) -> Key:
     return Key(row.library, row.folder, row.filename)
 
 
-KNOWN = [getattr(Media, name) for name in FileInfo.__annotations__ if name != "key"]
-KNOWN += [Media.library, Media.folder, Media.filename, Media.other_until, Media.other_sha256]
+KNOWN = [getattr(MediaRow, name) for name in FileInfo.__annotations__ if name != "key"]
+KNOWN += [MediaRow.library, MediaRow.folder, MediaRow.filename, MediaRow.other_until, MediaRow.other_sha256]
 """The columns of a FileInfo. (Loading whole rows would take most of the time of a list.)"""
 
 
-def info_of(row: Media | Row[Any]) -> FileInfo:
+def info_of(row: MediaRow | Row[Any]) -> FileInfo:
     return FileInfo(
         id=row.id,
         key=key_of(row),
@@ -130,9 +130,9 @@ BATCH = 2_000
 """Rows that one query reads."""
 
 _SAME = ("id", "library", "folder", "filename")
-_COLUMNS = [getattr(Media, name) for name in _SAME]
+_COLUMNS = [getattr(MediaRow, name) for name in _SAME]
 _FLAG = (
-    update(Media)
+    update(MediaRow)
     .where(*(column == bindparam(f"same_{column.key}") for column in _COLUMNS))
     .values(ignored=bindparam("is_ignored"))
 )
@@ -146,7 +146,7 @@ def ignored_names(database: Database, wanted: IgnoredNames, *, serving: bool) ->
     the last server, because a shell may lack the server's settings.
     """
     with database.reading() as session:
-        recorded = session.scalar(select(Volume.ignore))
+        recorded = session.scalar(select(VolumeRow.ignore))
     if not serving:
         return wanted if recorded is None else IgnoredNames.parse(recorded)
     if recorded != wanted.text:
@@ -159,7 +159,9 @@ def _flag(database: Database, ignored: IgnoredNames) -> None:
     that was read, because the process that renamed it has flagged it by the new name."""
     after = ""
     while True:
-        query = select(*_COLUMNS, Media.ignored).where(Media.id > after).order_by(Media.id).limit(BATCH)
+        query = (
+            select(*_COLUMNS, MediaRow.ignored).where(MediaRow.id > after).order_by(MediaRow.id).limit(BATCH)
+        )
         with database.reading() as session:
             rows = session.execute(query).all()
         if not rows:
@@ -177,5 +179,5 @@ def _flag(database: Database, ignored: IgnoredNames) -> None:
                 session.connection().execute(_FLAG, changed)
                 session.commit()
     with database.writing() as session:
-        session.execute(update(Volume).values(ignore=ignored.text))
+        session.execute(update(VolumeRow).values(ignore=ignored.text))
         session.commit()

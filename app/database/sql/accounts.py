@@ -32,8 +32,16 @@ from app.accounts.errors import (
 )
 from app.accounts.store import MAX_SESSIONS
 from app.database.sql.engine import Database
-from app.database.sql.schema import Account, Announcement, Invite, Link, SigningKey, Table, Token
-from app.database.sql.schema import Session as Login
+from app.database.sql.schema import (
+    AccountRow,
+    AnnouncementRow,
+    InviteRow,
+    LinkRow,
+    SessionRow,
+    SigningKeyRow,
+    Table,
+    TokenRow,
+)
 from app.database.sql.shared_state import SqlLoginLimits, WithReserve
 from app.storage.types import is_storable
 
@@ -42,8 +50,8 @@ M = TypeVar("M", bound=models.Record)
 _MAX_SURPLUS = 1_000
 """Sessions that one login ends at most. Accounts of old releases, which had no limit, may have more."""
 
-_OWNED = (Login, Token, Link)
-_CAN_LOG_IN = (~Account.disabled, ~Account.leaving)
+_OWNED = (SessionRow, TokenRow, LinkRow)
+_CAN_LOG_IN = (~AccountRow.disabled, ~AccountRow.leaving)
 
 # In the words of the partial indexes, or else SQLite does not use them.
 _IS_ADMIN: ColumnElement[bool] = literal_column("account.is_admin")
@@ -145,58 +153,60 @@ class SqlSessions(SqlRecords[models.Session]):
     """`accounts.store.SessionStore`."""
 
     def __init__(self, database: Database, with_reserve: WithReserve) -> None:
-        super().__init__(database, with_reserve, models.Session, Login, record_id="hash", key="hash")
+        super().__init__(database, with_reserve, models.Session, SessionRow, record_id="hash", key="hash")
 
     def add(self, record: models.Session, *, version: int) -> bool:
         return self._with_reserve(lambda: self._add(record, version))
 
     def _add(self, record: models.Session, version: int) -> bool:
         with self._database.writing() as session:
-            current = (Account.id == record.account_id, Account.version == version)
+            current = (AccountRow.id == record.account_id, AccountRow.version == version)
             if not _exists(session, *current, *_CAN_LOG_IN):
                 return False
-            hashes = select(Login.hash).where(Login.account_id == record.account_id)
-            surplus = hashes.order_by(Login.created_at.desc()).offset(MAX_SESSIONS - 1).limit(_MAX_SURPLUS)
+            hashes = select(SessionRow.hash).where(SessionRow.account_id == record.account_id)
+            surplus = (
+                hashes.order_by(SessionRow.created_at.desc()).offset(MAX_SESSIONS - 1).limit(_MAX_SURPLUS)
+            )
             if oldest := session.scalars(surplus).all():
-                session.execute(delete(Login).where(Login.hash.in_(oldest)))
-            self._insert(session, Login(**asdict(record)), Login.hash == record.hash)
+                session.execute(delete(SessionRow).where(SessionRow.hash.in_(oldest)))
+            self._insert(session, SessionRow(**asdict(record)), SessionRow.hash == record.hash)
         return True
 
     def touch(self, secret_hash: str, seen_at: datetime) -> None:
-        earlier = (Login.hash == secret_hash, Login.seen_at < seen_at)
-        self._execute(update(Login).where(*earlier).values(seen_at=seen_at), *earlier)
+        earlier = (SessionRow.hash == secret_hash, SessionRow.seen_at < seen_at)
+        self._execute(update(SessionRow).where(*earlier).values(seen_at=seen_at), *earlier)
 
 
 class SqlLinks(SqlRecordStore[models.Link]):
     """`accounts.store.LinkStore`."""
 
     def __init__(self, database: Database, with_reserve: WithReserve) -> None:
-        super().__init__(database, with_reserve, models.Link, Link)
+        super().__init__(database, with_reserve, models.Link, LinkRow)
 
     def find_automatic(
         self, account_id: str, folder: str, *, recursive: bool, until: datetime
     ) -> models.Link | None:
-        mine = (_AUTOMATIC, Link.account_id == account_id, Link.path == folder, Link.is_playlist)
-        lasting = select(Link).where(*mine, Link.recursive.is_(recursive), Link.expires_at >= until)
-        return self._first(models.Link, lasting.order_by(Link.expires_at.desc()).limit(1))
+        mine = (_AUTOMATIC, LinkRow.account_id == account_id, LinkRow.path == folder, LinkRow.is_playlist)
+        lasting = select(LinkRow).where(*mine, LinkRow.recursive.is_(recursive), LinkRow.expires_at >= until)
+        return self._first(models.Link, lasting.order_by(LinkRow.expires_at.desc()).limit(1))
 
 
 class SqlSigningKeys(_Statements):
     """`accounts.store.SigningKeyStore`."""
 
     def list(self) -> Sequence[models.SigningKey]:
-        return self._all(models.SigningKey, select(SigningKey).order_by(SigningKey.number.desc()))
+        return self._all(models.SigningKey, select(SigningKeyRow).order_by(SigningKeyRow.number.desc()))
 
     def add_first(self, key: models.SigningKey) -> None:
         with self._database.writing() as session:
-            if not _exists(session, SigningKey.id.is_not(None)):
-                self._insert(session, SigningKey(**asdict(key), number=1), SigningKey.id == key.id)
+            if not _exists(session, SigningKeyRow.id.is_not(None)):
+                self._insert(session, SigningKeyRow(**asdict(key), number=1), SigningKeyRow.id == key.id)
 
     def rotate(self, key: models.SigningKey, *, keep: Iterable[str]) -> None:
         with self._database.writing() as session:
-            newest = session.scalar(select(func.max(SigningKey.number))) or 0
-            session.execute(delete(SigningKey).where(SigningKey.id.not_in([*keep])))
-            self._insert(session, SigningKey(**asdict(key), number=newest + 1), SigningKey.id == key.id)
+            newest = session.scalar(select(func.max(SigningKeyRow.number))) or 0
+            session.execute(delete(SigningKeyRow).where(SigningKeyRow.id.not_in([*keep])))
+            self._insert(session, SigningKeyRow(**asdict(key), number=newest + 1), SigningKeyRow.id == key.id)
 
 
 class SqlAccounts(_Statements):
@@ -209,10 +219,10 @@ class SqlAccounts(_Statements):
     def __init__(self, database: Database, with_reserve: WithReserve) -> None:
         super().__init__(database, with_reserve)
         self.sessions = SqlSessions(database, with_reserve)
-        self.tokens = SqlRecordStore(database, with_reserve, models.Token, Token, key="hash")
+        self.tokens = SqlRecordStore(database, with_reserve, models.Token, TokenRow, key="hash")
         self.links = SqlLinks(database, with_reserve)
         self.invites = SqlRecordStore(
-            database, with_reserve, models.Invite, Invite, record_id="hash", key="hash"
+            database, with_reserve, models.Invite, InviteRow, record_id="hash", key="hash"
         )
         self.signing_keys = SqlSigningKeys(database, with_reserve)
         self.login_limits = SqlLoginLimits(database, with_reserve)
@@ -220,40 +230,42 @@ class SqlAccounts(_Statements):
     def add(self, account: models.Account, *, invite: str | None = None) -> models.Account:
         with self._database.writing() as session:
             if invite is not None:
-                use = delete(Invite).where(Invite.hash == invite, Invite.expires_at > datetime.now(UTC))
+                use = delete(InviteRow).where(
+                    InviteRow.hash == invite, InviteRow.expires_at > datetime.now(UTC)
+                )
                 if not _changed(session, use):
                     raise SignUpRefused(NO_INVITE)
-            if _exists(session, Account.email == account.email):
+            if _exists(session, AccountRow.email == account.email):
                 raise EmailTaken(TAKEN)
-            if not _exists(session, Account.id.is_not(None)):
+            if not _exists(session, AccountRow.id.is_not(None)):
                 account = replace(account, is_admin=True, library="")
-            elif not _exists(session, ~Account.leaving):
+            elif not _exists(session, ~AccountRow.leaving):
                 account = replace(account, is_admin=True)
-            self._insert(session, Account(**asdict(account)), Account.id == account.id)
+            self._insert(session, AccountRow(**asdict(account)), AccountRow.id == account.id)
         return account
 
     def get(self, account_id: str) -> models.Account | None:
-        return self._first(models.Account, select(Account).where(Account.id == account_id))
+        return self._first(models.Account, select(AccountRow).where(AccountRow.id == account_id))
 
     def by_email(self, email: str) -> models.Account | None:
-        return self._first(models.Account, select(Account).where(Account.email == email))
+        return self._first(models.Account, select(AccountRow).where(AccountRow.email == email))
 
     def list(self, *, after: str = "", limit: int) -> Sequence[models.Account]:
-        behind = select(Account).where(Account.email > after).order_by(Account.email).limit(limit)
+        behind = select(AccountRow).where(AccountRow.email > after).order_by(AccountRow.email).limit(limit)
         return self._all(models.Account, behind)
 
     def count(self) -> int:
         with self._database.reading() as session:
-            return session.scalar(select(func.count()).select_from(Account)) or 0
+            return session.scalar(select(func.count()).select_from(AccountRow)) or 0
 
     def set_password(self, account_id: str, password: str, *, version: int) -> bool:
-        mine = (Account.id == account_id, Account.version == version)
+        mine = (AccountRow.id == account_id, AccountRow.version == version)
         with self._database.writing() as session:
-            change = update(Account).where(*mine).values(password=password, version=version + 1)
+            change = update(AccountRow).where(*mine).values(password=password, version=version + 1)
             if not _changed(session, change):
                 return False
-            session.execute(delete(Login).where(Login.account_id == account_id))
-            written = (Account.id == account_id, Account.password == password)
+            session.execute(delete(SessionRow).where(SessionRow.account_id == account_id))
+            written = (AccountRow.id == account_id, AccountRow.password == password)
             self._database.commit(session, lambda later: _exists(later, *written))
         return True
 
@@ -261,23 +273,23 @@ class SqlAccounts(_Statements):
         with self._database.writing() as session:
             self._update(session, account_id, disabled=disabled)
             if disabled:
-                session.execute(delete(Login).where(Login.account_id == account_id))
-            written = (Account.id == account_id, Account.disabled.is_(disabled))
+                session.execute(delete(SessionRow).where(SessionRow.account_id == account_id))
+            written = (AccountRow.id == account_id, AccountRow.disabled.is_(disabled))
             self._database.commit(session, lambda later: _exists(later, *written))
 
     def set_quota(self, account_id: str, quota: int | None) -> None:
         with self._database.writing() as session:
             self._update(session, account_id, quota=quota)
-            written = (Account.id == account_id, Account.quota.is_not_distinct_from(quota))
+            written = (AccountRow.id == account_id, AccountRow.quota.is_not_distinct_from(quota))
             self._database.commit(session, lambda later: _exists(later, *written))
 
     def set_admin(self, account_id: str, is_admin: bool) -> None:
         with self._database.writing() as session:
             _check_staying(session, account_id)
-            if not is_admin and _exists(session, _IS_ADMIN, Account.id == account_id):
+            if not is_admin and _exists(session, _IS_ADMIN, AccountRow.id == account_id):
                 _check_not_last(session, account_id)
             self._update(session, account_id, is_admin=is_admin)
-            written = (Account.id == account_id, Account.is_admin.is_(is_admin))
+            written = (AccountRow.id == account_id, AccountRow.is_admin.is_(is_admin))
             self._database.commit(session, lambda later: _exists(later, *written))
 
     def mark_leaving(self, account_id: str, keep: models.Destination | None = None) -> None:
@@ -285,7 +297,7 @@ class SqlAccounts(_Statements):
 
     def _mark_leaving(self, account_id: str, keep: models.Destination | None) -> None:
         with self._database.writing() as session:
-            account = session.get(Account, account_id)
+            account = session.get(AccountRow, account_id)
             if account is None:
                 raise UnknownAccount(NO_ACCOUNT)
             if account.is_admin and not account.leaving:
@@ -293,12 +305,12 @@ class SqlAccounts(_Statements):
             library, folder = (keep.library, keep.folder) if keep else (None, None)
             self._update(session, account_id, leaving=True, keep_library=library, keep_folder=folder)
             _delete_records(session, account_id)
-            kept = Account.keep_library.is_not_distinct_from(library)
-            written = (Account.id == account_id, Account.leaving.is_(True), kept)
+            kept = AccountRow.keep_library.is_not_distinct_from(library)
+            written = (AccountRow.id == account_id, AccountRow.leaving.is_(True), kept)
             self._database.commit(session, lambda later: _exists(later, *written))
 
     def list_leaving(self) -> Sequence[models.Account]:
-        return self._all(models.Account, select(Account).where(_LEAVING).order_by(Account.id))
+        return self._all(models.Account, select(AccountRow).where(_LEAVING).order_by(AccountRow.id))
 
     def remove(self, account_id: str) -> None:
         self._with_reserve(lambda: self._remove(account_id))
@@ -306,34 +318,36 @@ class SqlAccounts(_Statements):
     def _remove(self, account_id: str) -> None:
         with self._database.writing() as session:
             _delete_records(session, account_id)
-            session.execute(delete(Account).where(Account.id == account_id))
-            self._database.commit(session, lambda later: not _exists(later, Account.id == account_id))
+            session.execute(delete(AccountRow).where(AccountRow.id == account_id))
+            self._database.commit(session, lambda later: not _exists(later, AccountRow.id == account_id))
 
     def announce(self, address: str) -> None:
         with self._database.writing() as session:
-            session.execute(delete(Announcement))
-            self._insert(session, Announcement(id=1, address=address), Announcement.address == address)
+            session.execute(delete(AnnouncementRow))
+            self._insert(session, AnnouncementRow(id=1, address=address), AnnouncementRow.address == address)
 
     def announced(self) -> str | None:
         with self._database.reading() as session:
-            return session.scalar(select(Announcement.address).where(Announcement.id == 1))
+            return session.scalar(select(AnnouncementRow.address).where(AnnouncementRow.id == 1))
 
     def active(self, accounts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
-        stored = select(Account.id, Account.version).where(Account.id.in_([one for one, _ in accounts]))
+        stored = select(AccountRow.id, AccountRow.version).where(
+            AccountRow.id.in_([one for one, _ in accounts])
+        )
         with self._database.reading() as session:
             found = {(one, version) for one, version in session.execute(stored.where(*_CAN_LOG_IN))}
         return found & {*accounts}
 
     def sweep(self, *, now: datetime, seen_before: datetime, created_before: datetime) -> None:
         with self._database.writing() as session:
-            session.execute(delete(Link).where(Link.expires_at <= now))
-            session.execute(delete(Invite).where(Invite.expires_at <= now))
-            session.execute(delete(Login).where(Login.seen_at < seen_before))
-            session.execute(delete(Login).where(Login.created_at < created_before))
+            session.execute(delete(LinkRow).where(LinkRow.expires_at <= now))
+            session.execute(delete(InviteRow).where(InviteRow.expires_at <= now))
+            session.execute(delete(SessionRow).where(SessionRow.seen_at < seen_before))
+            session.execute(delete(SessionRow).where(SessionRow.created_at < created_before))
             session.commit()
 
     def _update(self, session: Session, account_id: str, **values: object) -> None:
-        if not _changed(session, update(Account).where(Account.id == account_id).values(**values)):
+        if not _changed(session, update(AccountRow).where(AccountRow.id == account_id).values(**values)):
             raise UnknownAccount(NO_ACCOUNT)
 
 
@@ -353,7 +367,7 @@ def _changed(session: Session, statement: Update | Delete) -> bool:
 
 
 def _check_staying(session: Session, account_id: str) -> None:
-    if not _exists(session, Account.id == account_id, ~Account.leaving):
+    if not _exists(session, AccountRow.id == account_id, ~AccountRow.leaving):
         raise UnknownAccount(NO_ACCOUNT)
 
 
@@ -362,9 +376,9 @@ def _check_not_last(session: Session, account_id: str, *, may_be_alone: bool = F
 
     With `may_be_alone`, it is enough that all other accounts are leaving.
     """
-    if _exists(session, _IS_ADMIN, Account.id != account_id, *_CAN_LOG_IN):
+    if _exists(session, _IS_ADMIN, AccountRow.id != account_id, *_CAN_LOG_IN):
         return
-    if not may_be_alone or _exists(session, Account.id != account_id, ~Account.leaving):
+    if not may_be_alone or _exists(session, AccountRow.id != account_id, ~AccountRow.leaving):
         raise LastAdministrator(LAST)
 
 

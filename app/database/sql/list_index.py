@@ -30,7 +30,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from app.database.filesystem.posix import DiskPath
 from app.database.filesystem.rows import KNOWN, disk_path, path_at
 from app.database.paging import distinct_names, in_byte_order, is_scattered, order_of
-from app.database.sql.schema import Media, Word
+from app.database.sql.schema import MediaRow, WordRow
 from app.storage import search_tokens
 from app.storage.cursors import Position
 from app.storage.types import Key, Listing, Sort
@@ -48,7 +48,7 @@ class SqlCandidates:
 
     @property
     def condition(self) -> ColumnElement[bool]:
-        return Media.id.in_(union_all(*self.queries) if self.queries else self.ids)
+        return MediaRow.id.in_(union_all(*self.queries) if self.queries else self.ids)
 
 
 class SqlListIndex:
@@ -62,22 +62,22 @@ class SqlListIndex:
 
     def candidates(self) -> Iterator[SqlCandidates]:
         listing = self.listing
-        of_library = select(Media.id).where(Media.library == listing.library)
+        of_library = select(MediaRow.id).where(MediaRow.library == listing.library)
         if listing.folder or not listing.recursive:
-            folders = [of_library.where(Media.folder == listing.folder)]
+            folders = [of_library.where(MediaRow.folder == listing.folder)]
             if listing.recursive:
-                folders.append(of_library.where(_begins_with(Media.folder, f"{listing.folder}/")))
+                folders.append(of_library.where(_begins_with(MediaRow.folder, f"{listing.folder}/")))
             yield SqlCandidates(folders)
         yield from map(self.with_token, self.tokens)
         if listing.content_type:
-            yield SqlCandidates([of_library.where(_begins_with(Media.content_type, listing.content_type))])
+            yield SqlCandidates([of_library.where(_begins_with(MediaRow.content_type, listing.content_type))])
 
     def with_token(self, token: str) -> SqlCandidates:
         return SqlCandidates([self._ids_with(token)])
 
     def _ids_with(self, token: str) -> Select[str]:
-        return select(Word.media_id).where(
-            Word.library == self.listing.library, _begins_with(Word.word, token)
+        return select(WordRow.media_id).where(
+            WordRow.library == self.listing.library, _begins_with(WordRow.word, token)
         )
 
     def has_more_than(self, number: int, candidates: SqlCandidates) -> bool:
@@ -87,31 +87,31 @@ class SqlListIndex:
         return self._session.scalar(entries.offset(number).limit(1)) is not None
 
     def with_all_tokens(self, first: str, *, limit: int) -> SqlCandidates | None:
-        others = (_has_token(Word.media_id, token) for token in self.tokens if token != first)
+        others = (_has_token(WordRow.media_id, token) for token in self.tokens if token != first)
         ids = self._session.scalars(self._ids_with(first).where(*others).limit(limit + 1)).all()
         return SqlCandidates(ids=ids) if len(ids) <= limit else None
 
     def sorted_rows(
         self, candidates: SqlCandidates, after: Position | None, limit: int
     ) -> Sequence[Row[Any]]:
-        among = [candidates.condition, Media.ignored == self.listing.ignored, *_in_tree(self.listing)]
+        among = [candidates.condition, MediaRow.ignored == self.listing.ignored, *_in_tree(self.listing)]
         order = order_of(self.listing, "folder")
         return _IndexRange(self._session, self.listing, among, order, self._selected).after(after).rows(limit)
 
     def library_range(self) -> "_IndexRange":
         listing = self.listing
-        shown = [Media.library == listing.library, Media.ignored == listing.ignored]
+        shown = [MediaRow.library == listing.library, MediaRow.ignored == listing.ignored]
         filters = [*self._selected, *_in_tree(listing)] if is_scattered(listing) else self._selected
         return _IndexRange(self._session, listing, shown, order_of(listing, "folder"), filters)
 
     def folder_range(self) -> "_IndexRange":
         library = self.library_range()
-        folder = [*library.equal, Media.folder == self.listing.folder]
+        folder = [*library.equal, MediaRow.folder == self.listing.folder]
         return replace(library, equal=folder, columns=order_of(self.listing))
 
     def subfolders_range(self) -> "_IndexRange":
-        low = Media.folder >= f"{self.listing.folder}/"
-        high = Media.folder < f"{self.listing.folder}0"  # "0" is the character after "/"
+        low = MediaRow.folder >= f"{self.listing.folder}/"
+        high = MediaRow.folder < f"{self.listing.folder}0"  # "0" is the character after "/"
         start, stop = (high, low) if self.listing.descending else (low, high)
         return replace(self.library_range(), start=start, stop=stop)
 
@@ -142,7 +142,7 @@ class _IndexRange:
         return self.session.execute(self._query().where(*self.filters).limit(limit)).all()
 
     def position_at(self, number: int) -> Position | None:
-        columns = {column.key: column for column in (*self._columns(), Media.folder, Media.filename)}
+        columns = {column.key: column for column in (*self._columns(), MediaRow.folder, MediaRow.filename)}
         entry = self._query().with_only_columns(*columns.values()).offset(number - 1).limit(1)
         row = self.session.execute(entry).first()
         return None if row is None else _position(self.listing, row)
@@ -163,7 +163,7 @@ class _IndexRange:
         return row < bound if self.listing.descending else row > bound
 
     def _columns(self) -> list[InstrumentedAttribute[Any]]:
-        return [getattr(Media, name) for name in self.columns]
+        return [getattr(MediaRow, name) for name in self.columns]
 
 
 def _position(listing: Listing, row: Row[Any]) -> Position:
@@ -178,24 +178,24 @@ def _position(listing: Listing, row: Row[Any]) -> Position:
 def _in_tree(listing: Listing) -> list[ColumnElement[bool]]:
     """Return the condition that a file is in the listing's folder, or, in a recursive listing, below it."""
     if not listing.recursive:
-        return [Media.folder == listing.folder]
-    return [_begins_with(Media.folder.concat("/"), f"{listing.folder}/")] if listing.folder else []
+        return [MediaRow.folder == listing.folder]
+    return [_begins_with(MediaRow.folder.concat("/"), f"{listing.folder}/")] if listing.folder else []
 
 
 def _selected(listing: Listing, tokens: Sequence[str]) -> Iterator[ColumnElement[bool]]:
     """Yield the conditions that a file has the listing's media type and all tokens."""
-    kind, stored = listing.content_type, Media.content_type.concat("")
+    kind, stored = listing.content_type, MediaRow.content_type.concat("")
     if "/" in kind:
         yield or_(stored == kind, _begins_with(stored, f"{kind};"), _begins_with(stored, f"{kind} "))
     elif kind:
         yield _begins_with(stored, f"{kind}/")
     for token in tokens:
-        yield _has_token(Media.id, token)
+        yield _has_token(MediaRow.id, token)
 
 
 def _has_token(media_id: InstrumentedAttribute[str], token: str) -> ColumnElement[bool]:
     """Return the condition that the file with this id has a word that begins with the token."""
-    other = aliased(Word)
+    other = aliased(WordRow)
     return exists().where(other.media_id == media_id, _begins_with(other.word, token))
 
 
@@ -237,10 +237,10 @@ def _strpos(element: TextPosition, compiler: SQLCompiler, **options: Any) -> str
 
 def libraries(session: Session) -> Iterator[str]:
     """Yield the libraries that have rows, by jumps from one to the next in the index."""
-    name = session.scalar(select(func.min(Media.library)))
+    name = session.scalar(select(func.min(MediaRow.library)))
     while name is not None:
         yield name
-        name = session.scalar(select(func.min(Media.library)).where(Media.library > name))
+        name = session.scalar(select(func.min(MediaRow.library)).where(MediaRow.library > name))
 
 
 def folders(session: Session, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
@@ -256,13 +256,13 @@ def folder_names(
     """Yield the names of the folders directly inside, by jumps from one to the next in the index; some occur
     twice. `ignored` selects folders by their files: ignored, not ignored, or (None) all."""
     prefix = f"{folder}/" if folder else ""
-    rows = select(func.min(Media.folder)).where(Media.library == library)
+    rows = select(func.min(MediaRow.folder)).where(MediaRow.library == library)
     if ignored is not None:
-        rows = rows.where(Media.ignored == ignored)
+        rows = rows.where(MediaRow.ignored == ignored)
     if folder:
-        rows = rows.where(Media.folder < f"{folder}0")  # "0" is the character after "/"
+        rows = rows.where(MediaRow.folder < f"{folder}0")  # "0" is the character after "/"
     # No legal name contains "\x01": it sorts after a text and before all legal continuations of it.
-    found = select(rows.where(Media.folder >= (prefix or "\x01")).scalar_subquery().label("folder")).cte(
+    found = select(rows.where(MediaRow.folder >= (prefix or "\x01")).scalar_subquery().label("folder")).cte(
         "found", recursive=True
     )
     rest = func.substr(found.c.folder, len(prefix) + 1)
@@ -272,7 +272,7 @@ def folder_names(
         (slash > 0, literal(prefix).concat(func.substr(rest, 1, slash - 1)).concat("0")),
         else_=found.c.folder.concat("\x01"),
     )
-    following = rows.where(Media.folder >= skipped).correlate(found).scalar_subquery()
+    following = rows.where(MediaRow.folder >= skipped).correlate(found).scalar_subquery()
     found = found.union_all(select(following).where(found.c.folder.is_not(None)))
     for (path,) in session.execute(select(found.c.folder).where(found.c.folder.is_not(None))):
         yield path[len(prefix) :].partition("/")[0]
@@ -286,25 +286,25 @@ def places(
     session: Session, library: str, folder: str, after: tuple[str, str], *, beneath: bool, limit: int
 ) -> list[Place]:
     """Return the places of the rows in a folder, or also below it, after this folder and filename."""
-    query = select(Media.folder, Media.filename, Media.disk_path).where(
-        Media.library == library, tuple_(Media.folder, Media.filename) > tuple_(*after)
+    query = select(MediaRow.folder, MediaRow.filename, MediaRow.disk_path).where(
+        MediaRow.library == library, tuple_(MediaRow.folder, MediaRow.filename) > tuple_(*after)
     )
     if not beneath:
-        query = query.where(Media.folder == folder)
+        query = query.where(MediaRow.folder == folder)
     elif folder:
         # "0" is the character after "/". Folders that sort between the folder and its inside are skipped.
-        inside = Media.folder >= f"{folder}/"
+        inside = MediaRow.folder >= f"{folder}/"
         query = query.where(
-            Media.folder >= folder, Media.folder < f"{folder}0", or_(Media.folder == folder, inside)
+            MediaRow.folder >= folder, MediaRow.folder < f"{folder}0", or_(MediaRow.folder == folder, inside)
         )
-    rows = session.execute(query.order_by(Media.folder, Media.filename).limit(limit))
+    rows = session.execute(query.order_by(MediaRow.folder, MediaRow.filename).limit(limit))
     keys = ((Key(library, folder, name), path) for folder, name, path in rows)
     return [(key, path_at(key) if path is None else disk_path(library, path)) for key, path in keys]
 
 
 def disk_folders(session: Session, library: str, folder: str) -> set[DiskPath]:
     """Return the folders on the disk that have files of a folder under another spelling of its name."""
-    differs = Media.disk_path.is_not(None)
-    query = select(Media.disk_path).where(Media.library == library, Media.folder == folder, differs)
+    differs = MediaRow.disk_path.is_not(None)
+    query = select(MediaRow.disk_path).where(MediaRow.library == library, MediaRow.folder == folder, differs)
     paths = session.scalars(query.limit(10)).all()
     return {tuple(path.split("/")[:-1]) for path in paths if path is not None}

@@ -43,14 +43,14 @@ class Table(DeclarativeBase):
     """The base class of all tables, with their metadata."""
 
 
-class Volume(Table):
+class VolumeRow(Table):
     """The id of the folder that this database belongs to; `Disk.volume` returns the id in the folder. One
     row."""
 
     __tablename__ = "volume"
 
     id: Mapped[str] = mapped_column(text_by_bytes(32), primary_key=True)
-    # The patterns that determined `Media.ignored`.
+    # The patterns that determined `MediaRow.ignored`.
     ignore: Mapped[str | None] = mapped_column(text_by_bytes())
 
 
@@ -92,7 +92,7 @@ HASH_FIRST = "doubtful OR other_sha256 IS NOT NULL"
 """The condition for files that are hashed first: clients wait for the result."""
 
 
-class Media(FileColumns, Table):
+class MediaRow(FileColumns, Table):
     """A stored file."""
 
     __tablename__ = "media"
@@ -133,10 +133,10 @@ class Media(FileColumns, Table):
     # Lists omit the file because of its name; see storage/ignored_names.py.
     ignored: Mapped[bool] = mapped_column(default=False, server_default=false())
 
-    words: Mapped[list["Word"]] = relationship(cascade="all, delete-orphan")
+    words: Mapped[list["WordRow"]] = relationship(cascade="all, delete-orphan")
 
 
-class Word(Table):
+class WordRow(Table):
     """A search token of a filename; see storage/search_tokens.py."""
 
     __tablename__ = "word"
@@ -147,7 +147,7 @@ class Word(Table):
     library: Mapped[str] = mapped_column(text_by_bytes(255))
 
 
-class Departed(FileColumns, Table):
+class DepartedRow(FileColumns, Table):
     """A file that disappeared: another program may have moved it, or its disk may return."""
 
     __tablename__ = "departed"
@@ -172,7 +172,7 @@ class Scopes(TypeDecorator[frozenset[Scope]]):
         return frozenset(map(Scope, value.split()))
 
 
-class Account(Table):
+class AccountRow(Table):
     """An account, with its own library."""
 
     __tablename__ = "account"
@@ -198,7 +198,7 @@ class Account(Table):
     keep_folder: Mapped[str | None] = mapped_column(text_by_bytes())
 
 
-class Session(Table):
+class SessionRow(Table):
     """A login of a browser."""
 
     __tablename__ = "session"
@@ -214,7 +214,7 @@ class Session(Table):
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class Token(Table):
+class TokenRow(Table):
     """A token for a program."""
 
     __tablename__ = "token"
@@ -231,7 +231,7 @@ class Token(Table):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class Link(Table):
+class LinkRow(Table):
     """A link to one file, or to the playlist of one folder and its files."""
 
     __tablename__ = "link"
@@ -251,7 +251,7 @@ class Link(Table):
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class Invite(Table):
+class InviteRow(Table):
     """An invite: one person may sign up."""
 
     __tablename__ = "invite"
@@ -262,7 +262,7 @@ class Invite(Table):
     expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class SigningKey(Table):
+class SigningKeyRow(Table):
     """A key that signs links. Newer keys have higher numbers."""
 
     __tablename__ = "signing_key"
@@ -274,7 +274,7 @@ class SigningKey(Table):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
-class Announcement(Table):
+class AnnouncementRow(Table):
     """The URL of the server that started last. One row."""
 
     __tablename__ = "announcement"
@@ -283,7 +283,7 @@ class Announcement(Table):
     address: Mapped[str] = mapped_column(text_by_bytes())
 
 
-class Lease(Table):
+class LeaseRow(Table):
     """A lease; see storage/leases.py."""
 
     __tablename__ = "lease"
@@ -293,7 +293,7 @@ class Lease(Table):
     expires_at: Mapped[float] = mapped_column(Double)
 
 
-class LoginLimit(Table):
+class LoginLimitRow(Table):
     """The level of a leaky bucket of attempts at a time, or a note of a successful login."""
 
     __tablename__ = "attempts"

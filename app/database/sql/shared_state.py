@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts.login_limits import Bucket, pour
 from app.database.sql.engine import Database
-from app.database.sql.schema import Lease, LoginLimit
+from app.database.sql.schema import LeaseRow, LoginLimitRow
 
 EXPIRED_KEPT_S = 3600
 """Seconds for which the row of an expired lease is kept."""
@@ -23,20 +23,20 @@ class SqlLeases:
 
     def acquire(self, name: str, holder: str, for_s: float) -> bool:
         now = self._database.clock
-        row = insert(Lease).values(name=name, holder=holder, expires_at=now + for_s)
-        ours_or_expired = or_(Lease.holder == holder, Lease.expires_at <= now)
+        row = insert(LeaseRow).values(name=name, holder=holder, expires_at=now + for_s)
+        ours_or_expired = or_(LeaseRow.holder == holder, LeaseRow.expires_at <= now)
         values = {"holder": holder, "expires_at": now + for_s}
-        upsert = row.on_conflict_do_update(index_elements=[Lease.name], set_=values, where=ours_or_expired)
+        upsert = row.on_conflict_do_update(index_elements=[LeaseRow.name], set_=values, where=ours_or_expired)
         with self._database.writing_transient() as session:
-            acquired = session.scalar(upsert.returning(Lease.name)) is not None
+            acquired = session.scalar(upsert.returning(LeaseRow.name)) is not None
             session.commit()
         return acquired
 
     def release(self, name: str, holder: str) -> None:
-        ours = (Lease.name == name) & (Lease.holder == holder)
-        long_expired = Lease.expires_at < self._database.clock - EXPIRED_KEPT_S
+        ours = (LeaseRow.name == name) & (LeaseRow.holder == holder)
+        long_expired = LeaseRow.expires_at < self._database.clock - EXPIRED_KEPT_S
         with self._database.writing_transient() as session:
-            session.execute(delete(Lease).where(or_(ours, long_expired)))
+            session.execute(delete(LeaseRow).where(or_(ours, long_expired)))
             session.commit()
 
 
@@ -87,26 +87,26 @@ class SqlLoginLimits:
             now, rows = self._rows(session, [bucket.key for bucket in buckets])
             for row in rows.values():
                 row.level = max(0.0, row.level - 1)
-            session.merge(LoginLimit(key=note, level=0.0, at=now, expires_at=now + for_s))
+            session.merge(LoginLimitRow(key=note, level=0.0, at=now, expires_at=now + for_s))
             session.commit()
 
     def sweep(self, most: int) -> None:
         with self._database.writing_transient() as session:
-            session.execute(delete(LoginLimit).where(LoginLimit.expires_at <= self._database.clock))
-            over = (session.scalar(select(func.count()).select_from(LoginLimit)) or 0) - most
+            session.execute(delete(LoginLimitRow).where(LoginLimitRow.expires_at <= self._database.clock))
+            over = (session.scalar(select(func.count()).select_from(LoginLimitRow)) or 0) - most
             if over > 0:
-                first = select(LoginLimit.key).order_by(LoginLimit.expires_at).limit(over)
-                session.execute(delete(LoginLimit).where(LoginLimit.key.in_(first)))
+                first = select(LoginLimitRow.key).order_by(LoginLimitRow.expires_at).limit(over)
+                session.execute(delete(LoginLimitRow).where(LoginLimitRow.key.in_(first)))
             session.commit()
 
-    def _rows(self, session: Session, keys: Sequence[str]) -> tuple[float, dict[str, LoginLimit]]:
+    def _rows(self, session: Session, keys: Sequence[str]) -> tuple[float, dict[str, LoginLimitRow]]:
         """Return the time of the database, and the rows that have not expired."""
         now = session.scalar(select(self._database.clock))
         assert now is not None
-        found = session.scalars(select(LoginLimit).where(LoginLimit.key.in_(keys)))
+        found = session.scalars(select(LoginLimitRow).where(LoginLimitRow.key.in_(keys)))
         return now, {row.key: row for row in found if row.expires_at > now}
 
 
 def _put(session: Session, bucket: Bucket, level: float, now: float) -> None:
     lasts_s = level * bucket.window_s / bucket.limit  # until it is empty, which equals no row
-    session.merge(LoginLimit(key=bucket.key, level=level, at=now, expires_at=now + lasts_s))
+    session.merge(LoginLimitRow(key=bucket.key, level=level, at=now, expires_at=now + lasts_s))

@@ -13,7 +13,7 @@ from app.database.gridfs.documents import RawDocument, key_fields, parse_info
 from app.database.gridfs.list_index import MongoListIndex
 from app.database.paging import PAGE_LIMITS, PageLimits
 from app.database.sql.list_index import SqlListIndex
-from app.database.sql.schema import Media, Word
+from app.database.sql.schema import MediaRow, WordRow
 from app.storage.ignored_names import IGNORE_NOTHING
 from app.storage.search_tokens import tokenize
 from app.storage.types import SHARED, FileInfo, Key, Listing, Sort
@@ -47,8 +47,8 @@ NEVER_SORT = PageLimits(sort_at_most=(0,), with_token=0)
 GetPage = Callable[[Listing, str | None, int], tuple[list[FileInfo], str | None]]
 
 
-def row(key: Key, number: int, size: int, content_type: str) -> Media:
-    return Media(
+def row(key: Key, number: int, size: int, content_type: str) -> MediaRow:
+    return MediaRow(
         id=f"{number:032}",
         library=key.library,
         folder=key.folder,
@@ -60,7 +60,7 @@ def row(key: Key, number: int, size: int, content_type: str) -> Media:
         size=size,
         mtime_ns=0,
         inode=0,
-        words=[Word(library=key.library, word=word) for word in tokenize(key.filename)],
+        words=[WordRow(library=key.library, word=word) for word in tokenize(key.filename)],
     )
 
 

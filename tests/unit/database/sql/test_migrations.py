@@ -15,7 +15,7 @@ from sqlalchemy import Column, Integer, make_url
 
 from app.database.sql.engine import Database
 from app.database.sql.opening import alembic_config, migrate
-from app.database.sql.schema import UNJUDGED, Media, Table
+from app.database.sql.schema import UNJUDGED, MediaRow, Table
 from app.database.sql.sqlite import Sqlite
 from tests.support.forking import completed
 
@@ -146,7 +146,7 @@ def test_connections_make_commits_durable(database: Database) -> None:
 def test_name_columns_fit_longest_keys() -> None:
     widths = {
         column.name: column.type.length
-        for column in Media.__table__.columns
+        for column in MediaRow.__table__.columns
         if hasattr(column.type, "length")
     }
     assert widths["folder"] >= 1024

@@ -17,7 +17,7 @@ from app.database.sql.engine import Database
 from app.database.sql.list_index import disk_folders, folders
 from app.database.sql.opening import migrate
 from app.database.sql.postgresql import Postgresql
-from app.database.sql.schema import Media, Word
+from app.database.sql.schema import MediaRow, WordRow
 from app.database.sql.sqlite import Sqlite
 from app.storage.types import SHARED, Expect, FileId, Key, Listing, Sort
 from tests.support import postgres
@@ -52,7 +52,7 @@ def films() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     ]
     words = [{"media_id": one.id, "word": w.word, "library": SHARED} for one in medias for w in one.words]
     columns = [
-        column.name for column in Media.__table__.columns if getattr(medias[0], column.name) is not None
+        column.name for column in MediaRow.__table__.columns if getattr(medias[0], column.name) is not None
     ]
     return [{name: getattr(one, name) for name in columns} for one in medias], words
 
@@ -69,7 +69,7 @@ def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         if request.param == "postgresql":
             for table in ("media", "word"):
                 session.connection().exec_driver_sql(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
-        for table, rows in zip((Media, Word), films(), strict=True):
+        for table, rows in zip((MediaRow, WordRow), films(), strict=True):
             session.execute(table.__table__.insert(), rows)
         if request.param == "postgresql, analysed":
             session.connection().exec_driver_sql("ANALYZE")
@@ -110,7 +110,7 @@ def plans(database: Database, call: Callable[[Session], object]) -> list[str]:
 
 
 def assert_by_index(plan: str) -> None:
-    for table in (Media, Word):
+    for table in (MediaRow, WordRow):
         assert f"SCAN {table.__tablename__}" not in plan, plan
         assert f"Seq Scan on {table.__tablename__}" not in plan, plan
 
