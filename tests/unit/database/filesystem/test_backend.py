@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -473,3 +474,17 @@ def test_database_may_be_outside_folder(tmp_path: Path) -> None:
     with ExitStack() as stack:
         open_filesystem(settings, stack).ping()
     assert (tmp_path / "other.db").exists()
+
+
+@pytest.mark.parametrize(("stable_after_s", "paths"), [(0, ["film.mp4"]), (3600, [])])
+def test_new_file_is_listed_after_setting_when_system_lacks_leases(
+    tmp_path: Path, stable_after_s: float, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(fcntl, "F_SETLEASE")
+    settings = Settings(_env_file=None, files_dir=tmp_path, stable_after=stable_after_s)
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    with ExitStack() as stack:
+        backend = open_filesystem(settings, stack)
+        page = backend.page(Listing(SHARED), cursor=None, limit=9, wait=True)
+    assert page is not None
+    assert [info.key.path for info in page.items] == paths
