@@ -189,13 +189,13 @@ def _accounts_status(name: str, users: "mongo.Users") -> DatabaseStatus:
 
     count = users.accounts.count_documents({})
     indexes = [
-        (users.accounts, indexes_of(documents.Account)),
-        (users.sessions, indexes_of(documents.Session)),
-        (users.tokens, indexes_of(documents.Token)),
-        (users.links, indexes_of(documents.Link)),
-        (users.invites, indexes_of(documents.Invite)),
-        (users.signing_keys, indexes_of(documents.SigningKey)),
-        (users.login_limits, indexes_of(documents.LoginLimit)),
+        (users.accounts, indexes_of(documents.AccountDocument)),
+        (users.sessions, indexes_of(documents.SessionDocument)),
+        (users.tokens, indexes_of(documents.TokenDocument)),
+        (users.links, indexes_of(documents.LinkDocument)),
+        (users.invites, indexes_of(documents.InviteDocument)),
+        (users.signing_keys, indexes_of(documents.SigningKeyDocument)),
+        (users.login_limits, indexes_of(documents.LoginLimitDocument)),
     ]
     return _mongodb_status(name, users, indexes, exists=count > 0, accounts=count)
 

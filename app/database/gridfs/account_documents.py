@@ -30,7 +30,7 @@ def _where(spec: dict[str, Any], condition: RawDocument) -> dict[str, Any]:
     return spec | {"partialFilterExpression": condition}
 
 
-class Account(Document):  # type: ignore[misc]
+class AccountDocument(Document):  # type: ignore[misc]
     """A person or program with a library."""
 
     meta: ClassVar[dict[str, Any]] = _meta(
@@ -65,7 +65,7 @@ class Account(Document):  # type: ignore[misc]
     heir = BooleanField()
 
 
-class Session(Document):  # type: ignore[misc]
+class SessionDocument(Document):  # type: ignore[misc]
     """A login of one browser."""
 
     meta: ClassVar[dict[str, Any]] = _meta(
@@ -79,7 +79,7 @@ class Session(Document):  # type: ignore[misc]
     era = LongField(required=True)
 
 
-class Token(Document):  # type: ignore[misc]
+class TokenDocument(Document):  # type: ignore[misc]
     """An access token for a program."""
 
     meta: ClassVar[dict[str, Any]] = _meta("tokens", _unique("hash"), index("account_id", "created_at"))
@@ -92,7 +92,7 @@ class Token(Document):  # type: ignore[misc]
     created_at = DateTimeField(required=True)
 
 
-class Link(Document):  # type: ignore[misc]
+class LinkDocument(Document):  # type: ignore[misc]
     """A capability URL of one file, or of a folder's playlist and its files."""
 
     meta: ClassVar[dict[str, Any]] = _meta(
@@ -112,7 +112,7 @@ class Link(Document):  # type: ignore[misc]
     expires_at = DateTimeField(required=True)
 
 
-class Invite(Document):  # type: ignore[misc]
+class InviteDocument(Document):  # type: ignore[misc]
     """The right of one person to sign up."""
 
     meta: ClassVar[dict[str, Any]] = _meta("invites", index("expires_at"))
@@ -122,7 +122,7 @@ class Invite(Document):  # type: ignore[misc]
     expires_at = DateTimeField(required=True)
 
 
-class SigningKey(Document):  # type: ignore[misc]
+class SigningKeyDocument(Document):  # type: ignore[misc]
     """A key that links are signed with."""
 
     meta: ClassVar[dict[str, Any]] = _meta("signing_keys", _unique("number"))
@@ -134,7 +134,7 @@ class SigningKey(Document):  # type: ignore[misc]
     created_at = DateTimeField(required=True)
 
 
-class LoginLimit(Document):  # type: ignore[misc]
+class LoginLimitDocument(Document):  # type: ignore[misc]
     """The level of a bucket of login attempts at some time, or the note of a successful login."""
 
     meta: ClassVar[dict[str, Any]] = _meta("attempts", index("expires_at") | {"expireAfterSeconds": 0})

@@ -174,7 +174,7 @@ class MongoSessions(MongoRecords[Session]):
     """`accounts.store.SessionStore`."""
 
     def __init__(self, users: Users) -> None:
-        super().__init__(users, users.sessions, Session, documents.Session)
+        super().__init__(users, users.sessions, Session, documents.SessionDocument)
 
     def add(self, session: Session, *, version: int) -> bool:
         current = {"_id": session.account_id, "version": version, **_CAN_LOG_IN}
@@ -209,7 +209,7 @@ class MongoLinks(MongoRecordStore[Link]):
     """`accounts.store.LinkStore`."""
 
     def __init__(self, users: Users) -> None:
-        super().__init__(users, users.links, Link, documents.Link)
+        super().__init__(users, users.links, Link, documents.LinkDocument)
 
     def find_automatic(
         self, account_id: str, folder: str, *, recursive: bool, until: datetime
@@ -225,7 +225,7 @@ class MongoInvites(MongoRecords[Invite]):
     """`accounts.store.RecordStore` over the invites, which belong to no account."""
 
     def __init__(self, users: Users) -> None:
-        super().__init__(users, users.invites, Invite, documents.Invite)
+        super().__init__(users, users.invites, Invite, documents.InviteDocument)
 
     def add(self, record: Invite) -> None:
         with self._users.operation():
@@ -269,7 +269,7 @@ class MongoSigningKeys:
     def _try_insert(self, key: SigningKey, number: int) -> bool:
         """Return False if another key has the number."""
         try:
-            self._users.signing_keys.insert_one(to_document(documents.SigningKey, key, number=number))
+            self._users.signing_keys.insert_one(to_document(documents.SigningKeyDocument, key, number=number))
         except DuplicateKeyError as error:
             if "number" not in (error.details or {}).get("keyPattern", {}):
                 raise
@@ -284,7 +284,7 @@ class MongoAccounts:
         self._users = users
         self._administrators = _Administrators(users, resignation_lasts_ms)
         self.sessions = MongoSessions(users)
-        self.tokens = MongoRecordStore(users, users.tokens, Token, documents.Token, key="hash")
+        self.tokens = MongoRecordStore(users, users.tokens, Token, documents.TokenDocument, key="hash")
         self.links = MongoLinks(users)
         self.invites = MongoInvites(users)
         self.signing_keys = MongoSigningKeys(users)
@@ -311,12 +311,12 @@ class MongoAccounts:
         if self._users.accounts.find_one({}, {"_id": True}) is None:
             first = replace(account, is_admin=True, library="")
             try:
-                self._users.accounts.insert_one(to_document(documents.Account, first, **more))
+                self._users.accounts.insert_one(to_document(documents.AccountDocument, first, **more))
                 return first
             except DuplicateKeyError:
                 pass  # another account was first
         try:
-            self._users.accounts.insert_one(to_document(documents.Account, account, **more))
+            self._users.accounts.insert_one(to_document(documents.AccountDocument, account, **more))
         except DuplicateKeyError as error:
             taken = (error.details or {}).get("keyPattern", {})
             if "email" in taken:

@@ -18,13 +18,13 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from app.database.gridfs.account_documents import (
-    Account,
-    Invite,
-    Link,
-    LoginLimit,
-    Session,
-    SigningKey,
-    Token,
+    AccountDocument,
+    InviteDocument,
+    LinkDocument,
+    LoginLimitDocument,
+    SessionDocument,
+    SigningKeyDocument,
+    TokenDocument,
 )
 from app.database.gridfs.documents import OBSOLETE_INDEXES, Media, RawDocument
 from app.database.gridfs.own_writes import OwnWrites
@@ -269,13 +269,13 @@ class Users(Connection):
 
     def __init__(self, url: str, *, setting: str, name: str | None = None) -> None:
         super().__init__(url, setting=setting, default=USERS, name=name)
-        self.accounts = self._of(Account)
-        self.sessions = self._of(Session)
-        self.tokens = self._of(Token)
-        self.links = self._of(Link)
-        self.invites = self._of(Invite)
-        self.signing_keys = self._of(SigningKey)
-        self.login_limits = self._of(LoginLimit)
+        self.accounts = self._of(AccountDocument)
+        self.sessions = self._of(SessionDocument)
+        self.tokens = self._of(TokenDocument)
+        self.links = self._of(LinkDocument)
+        self.invites = self._of(InviteDocument)
+        self.signing_keys = self._of(SigningKeyDocument)
+        self.login_limits = self._of(LoginLimitDocument)
         self.announcements = self._database["announcements"]
         self.schema = self._database["schema"]
 
@@ -284,5 +284,13 @@ class Users(Connection):
 
     def ensure_indexes(self) -> None:
         """Create the missing indexes. The unique ones make concurrent calls safe."""
-        for kind in (Account, Session, Token, Link, Invite, SigningKey, LoginLimit):
+        for kind in (
+            AccountDocument,
+            SessionDocument,
+            TokenDocument,
+            LinkDocument,
+            InviteDocument,
+            SigningKeyDocument,
+            LoginLimitDocument,
+        ):
             self.create_missing(self._of(kind), indexes_of(kind))
