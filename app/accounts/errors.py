@@ -54,7 +54,7 @@ class TooManyAttempts(AccountError):
 
 
 TAKEN = "An account with this email address already exists. Log in, or choose another address."
-LAST = "This is the last administrator. Make another account an administrator first."
+LAST = "This is the last administrator who can log in. Make another account an administrator first."
 NO_ACCOUNT = "This account does not exist, or is being deleted."
 NO_INVITE = "This invite was used or revoked, or has expired. Ask the administrator for a new one."
 """Messages of the errors that every account store raises."""
