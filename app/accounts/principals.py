@@ -50,9 +50,10 @@ class SingleFlightCache(Generic[K, V]):
 
     async def get(self, key: K, load: Callable[[], Awaitable[V | None]]) -> V | None:
         """Return the cached value, or else load it. None and errors are not cached."""
-        value = self._values.get(key)
-        if value is not None:
-            return value
+        try:  # faster than `TTLCache.get`
+            return self._values[key]
+        except KeyError:
+            pass
         task = self._loading.get(key)
         if task is None:
             task = self._loading[key] = asyncio.create_task(self._load(key, load))
