@@ -1,10 +1,16 @@
-"""The models of accounts. Times are whole seconds in UTC; secrets are stored as hashes only."""
+"""The models of accounts, and new instances of them. Times are whole seconds in UTC.
 
+Passwords and the secrets of sessions, tokens and invites are stored as hashes only.
+"""
+
+import hashlib
 import re
+import secrets
 import unicodedata
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
+from uuid import uuid4
 
 from app.accounts.errors import BadCredentials
 
@@ -118,7 +124,7 @@ class SigningKey:
 Record = Account | Session | Token | Link | Invite | SigningKey
 """The models that an account store stores."""
 
-MAX_LENGTH = 254  # RFC 5321 §4.5.3.1.3, without the angle brackets
+MAX_EMAIL_LENGTH = 254  # RFC 5321 §4.5.3.1.3, without the angle brackets
 
 # Only a distinction from a name: in a home network, `anna@nas` is a valid address.
 _ADDRESS = re.compile(r"[^\s@,;:<>\"]+@[^\s@,;:<>\"]+")
@@ -126,9 +132,52 @@ _ADDRESS = re.compile(r"[^\s@,;:<>\"]+@[^\s@,;:<>\"]+")
 
 def check_email(text: str) -> str:
     """Return the address in lower case and NFC, so that it is unique. Raises BadCredentials."""
-    email = unicodedata.normalize("NFC", text[: 4 * MAX_LENGTH]).strip().lower()
+    email = unicodedata.normalize("NFC", text[: 4 * MAX_EMAIL_LENGTH]).strip().lower()
     if not _ADDRESS.fullmatch(email) or not email.isprintable():
         raise BadCredentials("This is not an email address. Enter one like anna@example.org.")
-    if len(email) > MAX_LENGTH:
-        raise BadCredentials(f"An email address has at most {MAX_LENGTH} characters. Enter a shorter one.")
+    if len(email) > MAX_EMAIL_LENGTH:
+        raise BadCredentials(
+            f"An email address has at most {MAX_EMAIL_LENGTH} characters. Enter a shorter one."
+        )
     return email
+
+
+INVITE_LASTS = timedelta(days=7)
+"""The default time to live of an invite."""
+
+
+def now() -> datetime:
+    """Return the time in whole seconds, which every database stores exactly."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def hash_secret(secret: str) -> str:
+    """Return the SHA-256 under which a secret is stored. Only for secrets that are too long to guess."""
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
+
+
+def new_account(email: str, password: str, *, is_admin: bool = False, quota: int | None = None) -> Account:
+    """Return an account with a library of its own, for a checked email address and the hash of a password."""
+    account_id = uuid4().hex
+    return Account(
+        id=account_id,
+        email=email,
+        password=password,
+        version=1,
+        library=account_id,
+        is_admin=is_admin,
+        disabled=False,
+        leaving=False,
+        quota=quota,
+        created_at=now(),
+    )
+
+
+def new_invite(lasts: timedelta) -> tuple[Invite, str]:
+    """Return an invite for one person, and its secret, which is not stored."""
+    secret, at = secrets.token_urlsafe(32), now()
+    return Invite(hash_secret(secret), at, at + lasts), secret
+
+
+def new_signing_key() -> SigningKey:
+    return SigningKey(secrets.token_hex(8), secrets.token_urlsafe(32), now())

@@ -11,10 +11,19 @@ from typing import Generic, Protocol, TypeVar
 from cachetools import TTLCache
 
 from app.accounts.errors import BadCredentials, LinkRefused, WrongCredentials
-from app.accounts.factories import hash_secret, new_signing_key, now
 from app.accounts.links import LinkKind, LinkSigner, looks_signed
 from app.accounts.login_limits import MAX_STORED, LoginLimits, RateLimiter, network
-from app.accounts.models import Account, Link, Scope, Session, Token, check_email
+from app.accounts.models import (
+    Account,
+    Link,
+    Scope,
+    Session,
+    Token,
+    check_email,
+    hash_secret,
+    new_signing_key,
+    now,
+)
 from app.accounts.passwords import Passwords
 from app.accounts.store import AccountStore
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice
 
-from app.accounts.factories import now
+from app.accounts.models import now
 from app.accounts.principals import (
     Authenticator,
     LinkCredential,

@@ -19,9 +19,21 @@ from app.accounts.errors import (
     UnknownAccount,
     WrongCredentials,
 )
-from app.accounts.factories import hash_secret, new_account, new_invite, now
 from app.accounts.links import LinkKind
-from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, Token, check_email
+from app.accounts.models import (
+    Account,
+    Destination,
+    Invite,
+    Link,
+    Scope,
+    Session,
+    Token,
+    check_email,
+    hash_secret,
+    new_account,
+    new_invite,
+    now,
+)
 from app.accounts.passwords import Passwords
 from app.accounts.principals import TOKEN_PREFIX, Authenticator, Principal, RunInThread
 from app.accounts.store import AccountStore, RecordStore

@@ -12,8 +12,15 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from app import logs
 from app.accounts.errors import BadCredentials, UnknownAccount
-from app.accounts.factories import INVITE_LASTS, new_account, new_invite, new_signing_key
-from app.accounts.models import Account, Destination, check_email
+from app.accounts.models import (
+    INVITE_LASTS,
+    Account,
+    Destination,
+    check_email,
+    new_account,
+    new_invite,
+    new_signing_key,
+)
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
 from app.database import is_read_only, library_location, open_accounts, open_stores

@@ -18,7 +18,7 @@ import click
 
 from app import logs
 from app.accounts.errors import AccountError
-from app.accounts.factories import new_invite
+from app.accounts.models import new_invite
 from app.cli.account_commands import account
 from app.cli.doctor import IGNORES_CASE, doctor
 from app.database import (

@@ -7,8 +7,7 @@ from urllib.parse import quote, urlencode
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, BeforeValidator, Field
 
-from app.accounts.factories import INVITE_LASTS
-from app.accounts.models import Invite, Link, Scope, Token
+from app.accounts.models import INVITE_LASTS, Invite, Link, Scope, Token
 from app.accounts.service import LINK_LASTS
 from app.resources.dependencies import (
     AccountHolderDep,

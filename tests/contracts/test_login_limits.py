@@ -1,4 +1,4 @@
-"""The contract of attempt stores (app/accounts/login_limits.py), on every database and across processes."""
+"""The contract of login limit stores (app/accounts/login_limits.py), on every database, across processes."""
 
 import time
 from collections.abc import Iterator

@@ -16,8 +16,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.accounts.factories import hash_secret, now
-from app.accounts.models import Account, Invite, Scope, Session, Token
+from app.accounts.models import Account, Invite, Scope, Session, Token, hash_secret, now
 from app.accounts.passwords import Passwords
 from app.accounts.principals import TOKEN_PREFIX
 from app.accounts.store import AccountStore

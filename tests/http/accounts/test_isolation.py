@@ -10,8 +10,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.accounts.factories import hash_secret
-from app.accounts.models import Scope
+from app.accounts.models import Scope, hash_secret
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer
 from tests.support import each_backend
 from tests.support.sockets import TEXT, Socket

@@ -11,9 +11,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.accounts.factories import now
 from app.accounts.links import LinkKind, LinkSigner
-from app.accounts.models import Link, SigningKey
+from app.accounts.models import Link, SigningKey, now
 from tests.http.accounts.conftest import AccountServer, User, bearer
 from tests.support import each_backend
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import httpx
 
-from app.accounts.factories import hash_secret, now
-from app.accounts.models import Session
+from app.accounts.models import Session, hash_secret, now
 from tests.http.accounts.conftest import NUMBERS, PASSWORD, AccountServer, User, basic, bearer
 from tests.support import each_backend
 

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.accounts.factories import new_signing_key
 from app.accounts.login_limits import PER_PAIR, SIGN_UPS
+from app.accounts.models import new_signing_key
 from tests.http.accounts.conftest import (
     NUMBERS,
     PASSWORD,

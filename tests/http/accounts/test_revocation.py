@@ -8,8 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from app.accounts.factories import hash_secret, now
-from app.accounts.models import SigningKey
+from app.accounts.models import SigningKey, hash_secret, now
 from app.accounts.passwords import Passwords
 from tests.conftest import BACKENDS
 from tests.http.accounts.conftest import PASSWORD, AccountServer, User, basic, bearer, run_account_server

@@ -7,7 +7,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from app.accounts.factories import hash_secret
+from app.accounts.models import hash_secret
 from tests.http.accounts.conftest import AccountServer, User, basic, bearer
 from tests.support import each_backend
 from tests.support.sockets import Socket

@@ -198,7 +198,7 @@ def test_command_fails_with_one_line_when_request_is_invalid(run: Run, store: Ac
 
 
 def _now() -> Any:
-    from app.accounts.factories import now
+    from app.accounts.models import now
 
     return now()
 

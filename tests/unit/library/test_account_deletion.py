@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.accounts.factories import new_account
-from app.accounts.models import Account, Destination
+from app.accounts.models import Account, Destination, new_account
 from app.database import Stores, open_stores
 from app.events.feed import ChangeFeed
 from app.library.account_deletion import AccountDeletion
