@@ -44,7 +44,7 @@ def awaited_step(state: ConnectionState) -> WaitingFor | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ClientLimits:
     """Limits for one client, in bytes and seconds."""
 
     head_size: int
@@ -95,7 +95,9 @@ class StepTimer:
         self._step: tuple[WaitingFor, object] | None = None
         self._since = 0.0
 
-    def has_expired(self, step: WaitingFor | None, progress: object, limits: Limits, now: float) -> bool:
+    def has_expired(
+        self, step: WaitingFor | None, progress: object, limits: ClientLimits, now: float
+    ) -> bool:
         """Return whether the deadline of the step has passed.
 
         `progress` is a value that changes whenever the client makes progress.
@@ -118,7 +120,9 @@ class BodyRate:
         self._start = 0
         self._last_tick: float | None = None
 
-    def is_too_slow(self, request: object, *, waits: bool, received: int, limits: Limits, now: float) -> bool:
+    def is_too_slow(
+        self, request: object, *, waits: bool, received: int, limits: ClientLimits, now: float
+    ) -> bool:
         """Return whether the body arrived more slowly than the limits demand.
 
         `received` counts the bytes of the whole connection, `now` is the time of a StallClock. Time in which

@@ -2,11 +2,15 @@
 
 import asyncio
 import logging
+import re
+import secrets
 import struct
 import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
+from itertools import count
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, NamedTuple
 
@@ -16,8 +20,36 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from app import logs
 from app.metrics.request_counters import RequestCounters
-from app.server.request_id import HEADER, has_request_id, request_id
 from app.server.zerocopy import EXTENSION, FileSender
+
+HEADER = b"x-request-id"
+
+# Covers UUIDs, trace ids and the ids of proxies; excludes characters that would be unsafe in a log or header.
+_SAFE = re.compile(rb"[A-Za-z0-9._:@/+=-]{1,128}")
+
+_numbers = count(1)
+
+
+@cache
+def _process() -> str:
+    return secrets.token_hex(6)
+
+
+def has_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether the request carries an id, so that its sender may expect it in the response."""
+    for name, _ in headers:  # noqa: SIM110 - thousands of times a second, and any() takes twice as long
+        if name == HEADER:
+            return True
+    return False
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id that the client or a proxy sent, if it is single and safe; otherwise a new unique id."""
+    given = [value for name, value in headers if name == HEADER]
+    if len(given) == 1 and _SAFE.fullmatch(given[0]):
+        return given[0].decode("ascii")
+    return f"{_process()}-{next(_numbers)}"
+
 
 _CLOSE = (b"connection", b"close")
 

@@ -28,10 +28,17 @@ from app.http.request_head import (
 )
 from app.metrics.request_counters import RequestCounters
 from app.server.deadlines import BodyRate, ConnectionState, StepTimer, WaitingFor, awaited_step
-from app.server.exchange import LONG_BODY, BodyReader, Exchange, Instrumentation, body_length, reset
+from app.server.exchange import (
+    LONG_BODY,
+    BodyReader,
+    Exchange,
+    Instrumentation,
+    body_length,
+    request_id,
+    reset,
+)
 from app.server.forwarded import UNIX_CLIENT, UNIX_SERVER, is_unix
 from app.server.refusal import log_malformed_request, log_refused_connection, problem_response
-from app.server.request_id import request_id
 from app.server.uvicorn_config import UvicornConfig
 from app.server.zerocopy import EXTENSION, FileSender
 

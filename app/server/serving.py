@@ -18,7 +18,7 @@ from uvicorn.supervisors import ChangeReload
 
 from app import logs
 from app.server.connection_limits import ConnectionLimits, connections_within
-from app.server.deadlines import Limits, StallClock
+from app.server.deadlines import ClientLimits, StallClock
 from app.server.listen import BACKLOG, listener_url
 from app.server.protocol import HttpProtocol
 from app.server.uvicorn_config import UvicornConfig
@@ -172,7 +172,7 @@ def _config(settings: Settings, **options: Any) -> UvicornConfig:
         # Without a timeout one stalled client would block the shutdown.
         "timeout_graceful_shutdown": settings.shutdown_timeout,
     }
-    limits = Limits(
+    limits = ClientLimits(
         head_size=settings.max_header_size,
         head=settings.header_timeout,
         body=settings.body_timeout,

@@ -11,7 +11,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.server.connection_limits import ConnectionLimits
-from app.server.deadlines import Limits
+from app.server.deadlines import ClientLimits
 from app.server.forwarded import ProxyHeadersMiddleware
 from app.server.zerocopy import IS_POSSIBLE
 
@@ -89,7 +89,7 @@ class UvicornConfig(uvicorn.Config):
         app: str,
         *,
         protocol: type[HttpToolsProtocol],
-        limits: Limits,
+        limits: ClientLimits,
         connections: ConnectionLimits,
         sendfile: bool,
         log_requests: bool,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from app.server.exchange import request_id
 from app.server.forwarded import UNIX_CLIENT, UNIX_SERVER, is_unix
 from app.server.refusal import log_malformed_request, problem_response
-from app.server.request_id import request_id
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent

@@ -11,7 +11,7 @@ import uvicorn
 
 from app.main import create_app
 from app.server.connection_limits import ConnectionLimits
-from app.server.deadlines import Limits
+from app.server.deadlines import ClientLimits
 from app.server.protocol import HttpProtocol
 from app.server.uvicorn_config import UvicornConfig
 from app.settings import Settings
@@ -65,7 +65,7 @@ def serve_in_process(library: LargeLibrary) -> Iterator[int]:
     config = UvicornConfig(
         create_app(library.settings),  # type: ignore[arg-type]  # uvicorn accepts an application
         protocol=HttpProtocol,
-        limits=Limits(head_size=65536, head=10, body=30, body_rate=1024, reader=60, idle=5),
+        limits=ClientLimits(head_size=65536, head=10, body=30, body_rate=1024, reader=60, idle=5),
         connections=ConnectionLimits(per_peer=1000, total=None, exempt=()),
         sendfile=True,
         log_requests=False,

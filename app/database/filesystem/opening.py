@@ -14,11 +14,10 @@ from sqlalchemy import inspect, select, update
 from app.database import OpenLibrary
 from app.database.filesystem import Limits
 from app.database.filesystem.backend import FilesystemBackend
-from app.database.filesystem.copy_records import SqliteCopies
 from app.database.filesystem.disk import Disk, is_marked
-from app.database.filesystem.flock_leases import FlockLeases
 from app.database.filesystem.posix import map_os_errors
 from app.database.filesystem.rows import ignored_names
+from app.database.filesystem.shared_state import FlockLeases, SqliteCopies
 from app.database.filesystem.writable_disk import WritableDisk
 from app.database.sql.accounts import SqlAccounts
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from app.database.filesystem.copy_records import SqliteCopies
+from app.database.filesystem.shared_state import SqliteCopies
 from app.library.copying import CopyOutcome, copy, find_gone, remove_gone
 from app.storage.contract import CopyRecord
 from app.storage.errors import NotFound, OutOfSpace, StorageUnavailable

@@ -10,7 +10,7 @@ from uvicorn.server import ServerState
 
 from app.metrics.request_counters import RequestCounters
 from app.server.connection_limits import ConnectionLimits
-from app.server.deadlines import Limits
+from app.server.deadlines import ClientLimits
 from app.server.protocol import HttpProtocol
 from app.server.uvicorn_config import UvicornConfig
 from app.server.websocket import WebSocketProtocol
@@ -107,7 +107,7 @@ class Service:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Service]:
     service = Service()
-    limits = Limits(head_size=8192, head=10, body=10, body_rate=1, reader=10, idle=10)
+    limits = ClientLimits(head_size=8192, head=10, body=10, body_rate=1, reader=10, idle=10)
     config = UvicornConfig(
         service.app,  # type: ignore[arg-type]
         protocol=HttpProtocol,

@@ -1,4 +1,4 @@
-"""Limits on open connections, as tables."""
+"""ClientLimits on open connections, as tables."""
 
 import pytest
 

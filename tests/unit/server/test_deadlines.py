@@ -7,15 +7,15 @@ import pytest
 
 from app.server.deadlines import (
     BodyRate,
+    ClientLimits,
     ConnectionState,
-    Limits,
     StallClock,
     StepTimer,
     WaitingFor,
     awaited_step,
 )
 
-LIMITS = Limits(head_size=1000, head=10, body=30, body_rate=1000, reader=60, idle=5)
+LIMITS = ClientLimits(head_size=1000, head=10, body=30, body_rate=1000, reader=60, idle=5)
 
 # begun, head, answering, reading, unsent, new
 CASES: dict[str, tuple[tuple[int, int, int, int, int, int], WaitingFor | None]] = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.server.request_id import request_id
+from app.server.exchange import request_id
 
 VALID = ["1", "b4c0a7f2-5f7b-4a55-8b1c-0d6d0a2d7a11", "Root=1-67891233-abcdef", "a" * 128, "x/y:z@w+1._-"]
 INVALID = [

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from app.database.filesystem.flock_leases import FlockLeases
+from app.database.filesystem.shared_state import FlockLeases
 from app.storage.leases import Leases
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database.filesystem.flock_leases import FlockLeases
+from app.database.filesystem.shared_state import FlockLeases
 
 
 @pytest.fixture
