@@ -189,7 +189,6 @@ _CONFIG: dict[str, Any] = {
     "root": {"level": "WARNING", "handlers": ["stderr"]},
     "loggers": {
         "app": {"level": "INFO"},
-        "seekable": {"level": "INFO"},
         REQUESTS: {"level": "INFO", "handlers": ["stdout"], "propagate": False},
         "uvicorn": {"level": "INFO"},
         "uvicorn.access": {"level": "INFO", "handlers": ["stdout"], "propagate": False},

@@ -24,7 +24,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-_log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 
 class ConfigurationError(Exception):
@@ -425,9 +425,9 @@ def load(prepare: Callable[[Settings], object] | None = None, *, target: str | N
     if prepare is not None:
         prepare(settings)
     if found.ignored:
-        _log.warning("%s", found.ignored)
+        log.warning("%s", found.ignored)
     if names := unknown(found):
-        _log.warning("Unknown settings: %s", ", ".join(names))
+        log.warning("Unknown settings: %s", ", ".join(names))
     return settings
 
 

@@ -42,7 +42,7 @@ from app.server.refusal import log_malformed_request, log_refused_connection, pr
 from app.server.uvicorn_config import UvicornConfig
 from app.server.zerocopy import EXTENSION, FileSender
 
-log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 MAX_PIPELINED_REQUESTS = 100
 """Maximum number of pipelined requests that wait for their responses: each takes kilobytes of memory."""

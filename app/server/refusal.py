@@ -19,7 +19,7 @@ MAX_REASON = 200
 
 _RETRY = "retry-after: 5\r\n"
 
-log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 
 def problem_response(status: HTTPStatus, detail: str, request_id: str) -> bytes:

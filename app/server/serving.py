@@ -36,7 +36,7 @@ _SHUTDOWN_POLL_S = 0.05
 _DEADLINE_TICKS = 5
 """Ticks of uvicorn, 0.1 s each, between two checks of the deadlines."""
 
-log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):

@@ -15,7 +15,7 @@ from app.server.deadlines import ClientLimits
 from app.server.forwarded import ProxyHeadersMiddleware
 from app.server.zerocopy import IS_POSSIBLE
 
-log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 _METHODS: dict[type, dict[str, list[str]]] = {
     HttpToolsProtocol: {

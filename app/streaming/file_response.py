@@ -27,7 +27,7 @@ SendSpan = Callable[[Span, bool], Awaitable[None]]
 FIRST_BLOCK, MOST_BLOCK = 1 << 20, 8 << 20
 """Bytes to preload before a sendfile: few at first, so that the first byte leaves early."""
 
-log = logging.getLogger("seekable")
+log = logging.getLogger(__name__)
 
 
 class StoredFileResponse(Response):

@@ -200,7 +200,7 @@ def test_storage_fault_in_mid_stream_leaves_response_incomplete(
         if at >= position:
             raise fault
 
-    with caplog.at_level(logging.DEBUG, "seekable"):
+    with caplog.at_level(logging.DEBUG, "app"):
         client = get(Memory(fail), **fields)
     assert not client.is_complete
     assert len(client.body) < int(dict(client.messages[0]["headers"])[b"content-length"])
