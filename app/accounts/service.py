@@ -88,7 +88,7 @@ class AccountService:
     ) -> None:
         self._policy = sign_up
         self.authenticator = authenticator
-        self._store = store
+        self._store, self._call = store, authenticator.call
         self._passwords, self._run_hash = passwords, run_hash
 
     @property
@@ -98,7 +98,7 @@ class AccountService:
 
     async def ping(self) -> None:
         """Return when the database responds. Raises StorageUnavailable."""
-        await self.authenticator.call(self._store.get, "")
+        await self._call(self._store.get, "")
 
     async def sign_up(self, email: str, password: str, *, invite: str | None, address: str) -> Account:
         """Create an account. Raises BadCredentials, EmailTaken, SignUpRefused, TooManyAttempts."""
@@ -110,7 +110,7 @@ class AccountService:
         await self.authenticator.login_limits.count_sign_up(address)
         account = new_account(email, await self._run_hash(self._passwords.hash, password))
         invite_hash = hash_secret(invite) if invite and self._policy is SignUp.INVITE else None
-        return await self.authenticator.call(lambda: self._store.add(account, invite=invite_hash))
+        return await self._call(lambda: self._store.add(account, invite=invite_hash))
 
     async def start_session(self, account: Account, *, previous: str | None) -> str:
         """Start a session and return its secret, for the browser's cookie.
@@ -124,7 +124,7 @@ class AccountService:
         at = now()
         session = Session(hash_secret(secret), account.id, at, at)
         add = partial(self._store.sessions.add, session, version=account.version)
-        if not await self.authenticator.call(add):
+        if not await self._call(add):
             raise WrongCredentials("Your account was changed at the same moment. Log in again.")
         return secret
 
@@ -139,7 +139,7 @@ class AccountService:
         """
         account = await self._confirmed(principal, old, address)
         password = await self._run_hash(self._passwords.hash, new)
-        changed = await self.authenticator.call(
+        changed = await self._call(
             lambda: self._store.set_password(account.id, password, version=account.version)
         )
         self.authenticator.invalidate()
@@ -177,11 +177,11 @@ class AccountService:
             raise NotPermitted(f"You have {MAX_TOKENS} tokens, the maximum. Revoke one that you do not use.")
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         token = Token(uuid4().hex, principal.account.id, name, hash_secret(secret), scopes, now())
-        await self.authenticator.call(self._store.tokens.add, token)
+        await self._call(self._store.tokens.add, token)
         return token, secret
 
     async def tokens(self, principal: Principal) -> Sequence[Token]:
-        return await self.authenticator.call(self._store.tokens.list, principal.account.id)
+        return await self._call(self._store.tokens.list, principal.account.id)
 
     async def revoke_token(self, principal: Principal, token_id: str) -> None:
         """Raises UnknownAccount."""
@@ -190,9 +190,9 @@ class AccountService:
 
     async def _revoke_automatic_links(self, account_id: str) -> None:
         """Revoke the links in fetched playlists: a credential that is now invalid may have fetched them."""
-        for link in await self.authenticator.call(self._store.links.list, account_id):
+        for link in await self._call(self._store.links.list, account_id):
             if link.automatic:
-                await self.authenticator.call(self._store.links.remove, link.id)
+                await self._call(self._store.links.remove, link.id)
         self.authenticator.invalidate()
 
     async def create_link(
@@ -203,8 +203,9 @@ class AccountService:
             raise BadCredentials(f"A link lasts at most {MAX_LINK_LASTS.days} days. Choose a shorter time.")
         if len(await self.links(principal)) >= MAX_LINKS:
             raise NotPermitted(f"You have {MAX_LINKS:,} links, the maximum. Revoke some that you do not use.")
+        account_id = principal.account.id
         return await self._add_link(
-            principal, path, playlist=playlist, recursive=recursive, automatic=False, lasts=lasts
+            account_id, path, lasts, playlist=playlist, recursive=recursive, automatic=False
         )
 
     async def playlist_link(self, principal: Principal, folder: str, *, recursive: bool) -> Link:
@@ -215,33 +216,29 @@ class AccountService:
         """
         if link := principal.link:
             return link
-        until = now() + PLAYLIST_LASTS / 2
-        found = await self.authenticator.call(
-            lambda: self._store.links.find_automatic(
-                principal.account.id, folder, recursive=recursive, until=until
-            )
-        )
-        return found or await self._add_link(
-            principal, folder, playlist=True, recursive=recursive, automatic=True, lasts=PLAYLIST_LASTS
+        account_id, until = principal.account.id, now() + PLAYLIST_LASTS / 2
+        find = partial(self._store.links.find_automatic, account_id, folder, recursive=recursive, until=until)
+        return await self._call(find) or await self._add_link(
+            account_id, folder, PLAYLIST_LASTS, playlist=True, recursive=recursive, automatic=True
         )
 
     async def _add_link(
         self,
-        principal: Principal,
+        account_id: str,
         path: str,
+        lasts: timedelta,
         *,
         playlist: bool,
         recursive: bool,
         automatic: bool,
-        lasts: timedelta,
     ) -> Link:
         at = now()
-        link = Link(uuid4().hex, principal.account.id, path, playlist, recursive, automatic, at, at + lasts)
-        await self.authenticator.call(self._store.links.add, link)
+        link = Link(uuid4().hex, account_id, path, playlist, recursive, automatic, at, at + lasts)
+        await self._call(self._store.links.add, link)
         return link
 
     async def links(self, principal: Principal) -> Sequence[Link]:
-        found = await self.authenticator.call(self._store.links.list, principal.account.id)
+        found = await self._call(self._store.links.list, principal.account.id)
         at = now()
         return [link for link in found if link.expires_at > at]
 
@@ -260,12 +257,12 @@ class AccountService:
         if not timedelta(0) < lasts <= MAX_LINK_LASTS:
             raise BadCredentials(f"An invite lasts at most {MAX_LINK_LASTS.days} days. Choose a shorter one.")
         invite, secret = new_invite(lasts)
-        await self.authenticator.call(self._store.invites.add, invite)
+        await self._call(self._store.invites.add, invite)
         return invite, secret
 
     async def invites(self, principal: Principal) -> Sequence[Invite]:
         _check_admin(principal)
-        found = await self.authenticator.call(self._store.invites.list)
+        found = await self._call(self._store.invites.list)
         at = now()
         return [invite for invite in found if invite.expires_at > at]
 
@@ -276,17 +273,17 @@ class AccountService:
 
     async def is_active(self, account_id: str) -> bool:
         """Return whether an account exists and is neither disabled nor leaving; not cached."""
-        account = await self.authenticator.call(self._store.get, account_id)
+        account = await self._call(self._store.get, account_id)
         return account is not None and not account.leaving and not account.disabled
 
     async def is_staying(self, account_id: str) -> bool:
         """Return whether an account exists and is not leaving; not cached."""
-        account = await self.authenticator.call(self._store.get, account_id)
+        account = await self._call(self._store.get, account_id)
         return account is not None and not account.leaving
 
     async def leaving(self) -> Sequence[Account]:
         """Return the accounts that are marked for deletion."""
-        return await self.authenticator.call(self._store.list_leaving)
+        return await self._call(self._store.list_leaving)
 
     async def remove(self, account_id: str) -> None:
         """Remove an account whose files were deleted or moved."""
@@ -305,13 +302,13 @@ class AccountService:
         self, records: RecordStore[Any], record_id: str, missing: str, *, account_id: str | None = None
     ) -> None:
         """Remove a record. Raises UnknownAccount with this message if there is no such record."""
-        if not await self.authenticator.call(lambda: records.remove(record_id, account_id=account_id)):
+        if not await self._call(lambda: records.remove(record_id, account_id=account_id)):
             raise UnknownAccount(missing)
         self.authenticator.invalidate()
 
     async def _change(self, call: Callable[..., object], *arguments: object) -> None:
         """Call a method of the store, and clear the caches that its change concerns."""
-        await self.authenticator.call(call, *arguments)
+        await self._call(call, *arguments)
         self.authenticator.invalidate()
 
 

@@ -79,7 +79,11 @@ class _Statements:
         """Insert a row, which fulfils the condition, and commit the transaction."""
         session.add(row)
         session.flush()
-        self._database.commit(session, lambda later: _exists(later, condition))
+        self._commit(session, condition)
+
+    def _commit(self, session: Session, *written: ColumnElement[bool]) -> None:
+        """Commit. If the outcome is unknown, a row with these conditions proves the commit."""
+        self._database.commit(session, lambda later: _exists(later, *written))
 
     def _execute(self, statement: Update | Delete, *conditions: ColumnElement[bool]) -> bool:
         """Execute a statement that leaves no row with these conditions. Return whether it changed a row."""
@@ -266,7 +270,7 @@ class SqlAccounts(_Statements):
                 return False
             session.execute(delete(SessionRow).where(SessionRow.account_id == account_id))
             written = (AccountRow.id == account_id, AccountRow.password == password)
-            self._database.commit(session, lambda later: _exists(later, *written))
+            self._commit(session, *written)
         return True
 
     def set_disabled(self, account_id: str, disabled: bool) -> None:
@@ -275,13 +279,13 @@ class SqlAccounts(_Statements):
             if disabled:
                 session.execute(delete(SessionRow).where(SessionRow.account_id == account_id))
             written = (AccountRow.id == account_id, AccountRow.disabled.is_(disabled))
-            self._database.commit(session, lambda later: _exists(later, *written))
+            self._commit(session, *written)
 
     def set_quota(self, account_id: str, quota: int | None) -> None:
         with self._database.writing() as session:
             self._update(session, account_id, quota=quota)
             written = (AccountRow.id == account_id, AccountRow.quota.is_not_distinct_from(quota))
-            self._database.commit(session, lambda later: _exists(later, *written))
+            self._commit(session, *written)
 
     def set_admin(self, account_id: str, is_admin: bool) -> None:
         with self._database.writing() as session:
@@ -290,7 +294,7 @@ class SqlAccounts(_Statements):
                 _check_not_last(session, account_id)
             self._update(session, account_id, is_admin=is_admin)
             written = (AccountRow.id == account_id, AccountRow.is_admin.is_(is_admin))
-            self._database.commit(session, lambda later: _exists(later, *written))
+            self._commit(session, *written)
 
     def mark_leaving(self, account_id: str, keep: models.Destination | None = None) -> None:
         self._with_reserve(lambda: self._mark_leaving(account_id, keep))
@@ -307,7 +311,7 @@ class SqlAccounts(_Statements):
             _delete_records(session, account_id)
             kept = AccountRow.keep_library.is_not_distinct_from(library)
             written = (AccountRow.id == account_id, AccountRow.leaving.is_(True), kept)
-            self._database.commit(session, lambda later: _exists(later, *written))
+            self._commit(session, *written)
 
     def list_leaving(self) -> Sequence[models.Account]:
         return self._all(models.Account, select(AccountRow).where(_LEAVING).order_by(AccountRow.id))
