@@ -205,7 +205,7 @@ def test_storage_fault_in_mid_stream_leaves_response_incomplete(
     assert not client.is_complete
     assert len(client.body) < int(dict(client.messages[0]["headers"])[b"content-length"])
     (record,) = caplog.records
-    assert record.name == "seekable"
+    assert record.name == "app.streaming.file_response"
     assert record.getMessage() == f"The response for 'films/a.mp4' was aborted: {fault}"
     assert record.exc_info is None
 
