@@ -365,7 +365,7 @@ def test_set_disabled_ends_sessions_permanently(store: AccountStore) -> None:
 # Deleting accounts
 
 
-def test_leave_removes_belongings_and_remove_removes_account(store: AccountStore) -> None:
+def test_mark_leaving_removes_records_and_remove_removes_account(store: AccountStore) -> None:
     store.add(make_account())
     anna, bert = store.add(make_account()), store.add(make_account())
     mine, theirs = [
@@ -395,7 +395,7 @@ def test_leave_removes_belongings_and_remove_removes_account(store: AccountStore
     store.add(make_account(anna.email))
 
 
-def test_leave_stores_destination_of_files(store: AccountStore) -> None:
+def test_mark_leaving_stores_destination_of_files(store: AccountStore) -> None:
     admin = store.add(make_account())
     for number, keep in enumerate((Destination("", "anna@nas"), Destination("", ""), None)):
         anna = store.add(make_account(is_admin=number == 1))
@@ -443,7 +443,7 @@ def test_nothing_remains_when_items_are_added_while_account_leaves(store: Accoun
         ([{"leaving": True}], True),
     ],
 )
-def test_leave_refuses_last_administrator_while_others_remain(
+def test_mark_leaving_refuses_last_administrator_while_others_remain(
     store: AccountStore, others: list[dict[str, bool]], may_leave: bool
 ) -> None:
     admin = store.add(make_account())

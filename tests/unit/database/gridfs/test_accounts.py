@@ -114,7 +114,7 @@ def test_sessions_end_even_when_they_cannot_be_deleted(node: Mongod, store: Acco
     assert store.sessions.get(session.hash) is None
 
 
-def test_leave_and_remove_resume_after_crash(node: Mongod, store: AccountStore) -> None:
+def test_mark_leaving_and_remove_resume_after_crash(node: Mongod, store: AccountStore) -> None:
     anna, later = store.add(make_account()), timedelta(days=1)
     token, link = make_token(anna), make_link(anna)
     store.tokens.add(token)
@@ -144,7 +144,7 @@ def test_remove_appoints_administrator_when_crash_prevented_it(node: Mongod, sto
     assert [(one.id, one.is_admin) for one in store.list(limit=9)] == [(heir.id, True)]
 
 
-def test_administrator_counts_again_when_leave_crashed(
+def test_administrator_counts_again_when_its_resignation_crashed(
     node: Mongod, store: AccountStore, users: Users
 ) -> None:
     brief = MongoAccounts(users, resignation_lasts_ms=300)
@@ -161,7 +161,7 @@ def test_administrator_counts_again_when_leave_crashed(
         store.mark_leaving(anna.id)
 
 
-def test_leave_checks_again_when_server_was_paused(node: Mongod, store: AccountStore) -> None:
+def test_mark_leaving_checks_again_when_server_was_paused(node: Mongod, store: AccountStore) -> None:
     """Its earlier check has expired: this account may be the last administrator now."""
     anna, bert = (store.add(make_account(is_admin=True)) for _ in range(2))
     store.add(make_account())
