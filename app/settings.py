@@ -367,10 +367,7 @@ class EnvFile:
 
 
 def env_file(target: str | None = None) -> EnvFile:
-    """Find `.env`, and ignore it if it is inside a library that the environment names.
-
-    `target` is the folder of a further library, from a command-line option.
-    """
+    """Find `.env`; ignore it inside a library that the environment names, or `target` (of an option)."""
     path = Path(ENV_FILE).absolute()
     if not path.is_file():
         return EnvFile(None)

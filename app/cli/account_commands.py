@@ -206,8 +206,6 @@ def remove(email: str, yes: bool, keep_files: bool, to: str | None) -> None:
 
 @dataclass(frozen=True)
 class _Deletion:
-    """The effects of deleting an account."""
-
     files: int
     size: int
     keep: Destination | None
@@ -215,7 +213,6 @@ class _Deletion:
     """Bytes in the library of the destination."""
 
     def lines(self, settings: Settings, leaver: Account, receiver: Account | None) -> Iterator[str]:
-        """Yield a description, for the confirmation."""
         size = ByteSize(self.size).human_readable()
         place = library_location(settings, leaver.library)
         yield f"{leaver.email} has {self.files:,} files ({self.size:,} bytes, {size}) in {place}"
@@ -309,8 +306,7 @@ def rotate_key() -> None:
 
 
 def _hash_password() -> str:
-    """Return the hash of a password from a prompt, or from one line of standard input. (Other users can see
-    the options of a command.)"""
+    """Hash a password from a prompt or standard input: other users can see a command's options."""
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt="Repeat the password")
     else:

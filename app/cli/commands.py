@@ -139,7 +139,6 @@ def scan() -> None:
 
 
 async def _scan(storage: Storage) -> Counter[ScanOutcome]:
-    """Scan, and return the number of files by outcome."""
     found: Counter[ScanOutcome] = Counter()
     files = 0
     with _Bar("Scanning", await storage.estimate_file_count()) as bar:
@@ -230,7 +229,6 @@ def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
 def _with_both(
     settings: Settings, target: Settings, run: Callable[[Storage, Target], Awaitable[None]]
 ) -> None:
-    """Open both libraries, and run a step of the copy."""
 
     async def run_step(source: Stores) -> None:
         # As asyncio does on Ctrl-C: cancellation discards the file in progress cleanly.
@@ -293,7 +291,6 @@ def _errors_name_target() -> Iterator[None]:
 
 
 async def _copy(source: Storage, target: Target) -> Counter[CopyOutcome]:
-    """Copy, and return the number of files by outcome."""
     found: Counter[CopyOutcome] = Counter()
     size = 0
     try:
@@ -355,11 +352,7 @@ def _counts(found: Mapping[Any, int]) -> list[str]:
 def _listeners(
     settings: Settings, host: str | None, port: int | None, uds: str | None, stack: ExitStack
 ) -> tuple[list[socket], str | None]:
-    """Return the sockets to listen on: those of systemd, or of the options and settings; and the host, if
-    any.
-
-    Raises ConfigurationError.
-    """
+    """Return the sockets (of systemd, options or settings) and the host if any. Raises ConfigurationError."""
     if given := activated_listeners():
         if (host, port, uds) != (None, None, None):
             raise ConfigurationError("systemd opened the sockets. Omit --host, --port and --uds.")
@@ -385,8 +378,7 @@ def _check_host(host: str, settings: Settings) -> None:
 
 
 def _first_sign_up(settings: Settings, base: str) -> str | None:
-    """Store the address of the server, for `account invite`. Return the sign-up path of the first account;
-    None if it exists already."""
+    """Store the address for `account invite`; return the first account's sign-up path; None if it exists."""
     if settings.access != "accounts":
         return None
     with open_accounts(settings, create=True) as store:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -19,8 +20,6 @@ from app.storage.types import RESERVED
 
 
 class Level(Enum):
-    """How urgent a finding is."""
-
     GOOD = "good"
     NOTE = "note"
     FIX = "fix"
@@ -28,10 +27,11 @@ class Level(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the output."""
-
     level: Level
     sentence: str
+
+
+_good, _note, _fix = (partial(Finding, level) for level in Level)
 
 
 LOW_SPACE = 1 << 30
@@ -171,29 +171,24 @@ RULES: tuple[_Rule, ...] = (
 
 
 def check_settings(settings: Settings, unknown: Iterable[str], descriptors: float) -> Iterator[Finding]:
-    """Yield findings about the settings.
-
-    `unknown` are names that resemble settings; `descriptors` is the limit of open files of this process.
-    """
+    """Yield findings; `unknown` resemble settings, `descriptors` is the limit of open files."""
     for name in unknown:
-        yield Finding(Level.FIX, f"There is no setting {name}.")
+        yield _fix(f"There is no setting {name}.")
     for level, applies, sentence in RULES:
         if applies(settings):
             yield Finding(level, sentence)
     possible = descriptors if descriptors == float("inf") else connections_within(int(descriptors))
     if settings.max_connections is not None and settings.max_connections > possible:
-        yield Finding(
-            Level.FIX,
+        yield _fix(
             f"A process may open {descriptors:.0f} files here (`ulimit -Hn`), too few for "
-            f"SEEKABLE_MAX_CONNECTIONS={settings.max_connections}. Raise the limit, or set {possible:.0f}.",
+            f"SEEKABLE_MAX_CONNECTIONS={settings.max_connections}. Raise the limit, or set {possible:.0f}."
         )
     limit = settings.max_connections or possible
     if limit < settings.max_sockets:
-        yield Finding(
-            Level.NOTE,
+        yield _note(
             f"At most {limit:.0f} connections may be open at once, fewer than "
             f"SEEKABLE_MAX_SOCKETS={settings.max_sockets}. For more WebSockets, raise `ulimit -Hn` or "
-            "SEEKABLE_MAX_CONNECTIONS.",
+            "SEEKABLE_MAX_CONNECTIONS."
         )
 
 
@@ -205,18 +200,16 @@ def _exposed(path: str, mode: str) -> str:
 
 
 def check_folder(settings: Settings, folder: FolderStatus) -> Iterator[Finding]:
-    """Yield findings about the folder of files."""
     where = f"SEEKABLE_FILES_DIR={settings.files_dir}"
     if folder.read_only:
         yield from _check_read_only(settings, folder, where)
     elif not folder.writable:
-        yield Finding(
-            Level.FIX,
+        yield _fix(
             f"{where} cannot be written or created by this user. To serve it as it is, set "
-            "SEEKABLE_READ_ONLY=true.",
+            "SEEKABLE_READ_ONLY=true."
         )
     elif folder.full:
-        yield Finding(Level.FIX, f"{where} is full: no file can be stored. Free some space.")
+        yield _fix(f"{where} is full: no file can be stored. Free some space.")
     else:
         yield from _check_abilities(settings, folder, where)
         yield from _check_network(settings, folder, where)
@@ -226,138 +219,119 @@ def check_folder(settings: Settings, folder: FolderStatus) -> Iterator[Finding]:
 
 def _check_abilities(settings: Settings, folder: FolderStatus, where: str) -> Iterator[Finding]:
     if not folder.exists:
-        yield Finding(Level.NOTE, f"{where} does not exist; `seekable serve` creates it.")
+        yield _note(f"{where} does not exist; `seekable serve` creates it.")
     if not folder.hard_links:
-        yield Finding(
-            Level.FIX,
-            f"{where} has no hard links ({folder.fs_type}): files cannot be stored. Choose another folder.",
+        yield _fix(
+            f"{where} has no hard links ({folder.fs_type}): files cannot be stored. Choose another folder."
         )
     if not folder.locks:
-        yield Finding(Level.FIX, f"{where} has no file locks ({folder.fs_type}). Choose another folder.")
+        yield _fix(f"{where} has no file locks ({folder.fs_type}). Choose another folder.")
     if folder.exposed:
-        yield Finding(Level.FIX, _exposed(str(settings.files_dir / RESERVED), "700"))
+        yield _fix(_exposed(str(settings.files_dir / RESERVED), "700"))
     if folder.ignores_case:
-        yield Finding(Level.NOTE, f"{where} {IGNORES_CASE}")
+        yield _note(f"{where} {IGNORES_CASE}")
     if settings.sendfile and not folder.sendfile:
-        yield Finding(Level.FIX, f"The kernel cannot send files from {where}. Set SEEKABLE_SENDFILE=false.")
+        yield _fix(f"The kernel cannot send files from {where}. Set SEEKABLE_SENDFILE=false.")
 
 
 def _check_network(settings: Settings, folder: FolderStatus, where: str) -> Iterator[Finding]:
     if folder.fs_type in _NETWORK and settings.database_url is None:
-        yield Finding(
-            Level.FIX,
+        yield _fix(
             f"{where} is on a network ({folder.fs_type}), where SQLite is not safe. Set "
-            "SEEKABLE_DATABASE_URL to a PostgreSQL database, or to a file on a disk of this machine.",
+            "SEEKABLE_DATABASE_URL to a PostgreSQL database, or to a file on a disk of this machine."
         )
     elif folder.fs_type in _NFS and not folder.mount_options & _COHERENT:
-        yield Finding(
-            Level.NOTE,
+        yield _note(
             f"{where} is on NFS, where a machine may see names that are a minute old. For servers on several "
-            "machines, mount it with lookupcache=none.",
+            "machines, mount it with lookupcache=none."
         )
 
 
 def _check_read_only(settings: Settings, folder: FolderStatus, where: str) -> Iterator[Finding]:
     if not folder.exists:
-        yield Finding(Level.FIX, f"{where} does not exist, or cannot be read by this user.")
+        yield _fix(f"{where} does not exist, or cannot be read by this user.")
     elif settings.read_only:
-        yield Finding(Level.GOOD, f"{where} is served read-only (SEEKABLE_READ_ONLY).")
+        yield _good(f"{where} is served read-only (SEEKABLE_READ_ONLY).")
     else:
-        yield Finding(
-            Level.NOTE,
+        yield _note(
             f"{where} is on a read-only file system: no file can be uploaded, renamed or deleted. If this is "
-            "intended, set SEEKABLE_READ_ONLY=true.",
+            "intended, set SEEKABLE_READ_ONLY=true."
         )
     if settings.access == "accounts" and settings.database_url is None:
-        yield Finding(
-            Level.NOTE,
+        yield _note(
             "A read-only library has accounts of its own, in the state folder of this user. To use others, "
-            "set SEEKABLE_DATABASE_URL to their database.",
+            "set SEEKABLE_DATABASE_URL to their database."
         )
 
 
 def _check_space(settings: Settings, folder: FolderStatus, where: str) -> Iterator[Finding]:
     free = ByteSize(folder.free_bytes).human_readable()
     if folder.free_bytes < LOW_SPACE:
-        yield Finding(Level.FIX, f"{where} has only {free} free. Free some space.")
+        yield _fix(f"{where} has only {free} free. Free some space.")
     elif folder.free_bytes < settings.max_upload_size:
         maximum = settings.max_upload_size.human_readable()
-        yield Finding(Level.NOTE, f"{where} has {free} free, less than SEEKABLE_MAX_UPLOAD_SIZE ({maximum}).")
+        yield _note(f"{where} has {free} free, less than SEEKABLE_MAX_UPLOAD_SIZE ({maximum}).")
     else:
-        yield Finding(Level.GOOD, f"{where} can be written, and has {free} free.")
+        yield _good(f"{where} can be written, and has {free} free.")
 
 
 def _check_durability(folder: FolderStatus, where: str) -> Iterator[Finding]:
     if folder.fs_type in _IN_MEMORY:
-        yield Finding(
-            Level.FIX, f"{where} is in memory ({folder.fs_type}): a restart of the machine loses it."
-        )
+        yield _fix(f"{where} is in memory ({folder.fs_type}): a restart of the machine loses it.")
     elif barriers := folder.mount_options & _NO_BARRIERS:
-        yield Finding(
-            Level.FIX, f"{where} is mounted with {', '.join(sorted(barriers))}: a power cut loses uploads."
-        )
+        yield _fix(f"{where} is mounted with {', '.join(sorted(barriers))}: a power cut loses uploads.")
     elif folder.fsync_s < INSTANT_FSYNC_S:
-        yield Finding(
-            Level.NOTE, f"fsync returns at once in {where}: a power cut may lose acknowledged uploads."
-        )
+        yield _note(f"fsync returns at once in {where}: a power cut may lose acknowledged uploads.")
 
 
 def check_database(settings: Settings, database: DatabaseStatus) -> Iterator[Finding]:
-    """Yield findings about a database."""
     name = database.name
     if database.error:
-        yield Finding(Level.FIX, f"{name}: {database.error}")
+        yield _fix(f"{name}: {database.error}")
         return
     if database.missing_rights:
         rights = ", ".join(database.missing_rights)
-        yield Finding(Level.FIX, f"{name}: its user may not {rights}. Grant it the role readWrite.")
+        yield _fix(f"{name}: its user may not {rights}. Grant it the role readWrite.")
     yield _check_schema(database)
     if abs(database.clock_skew_s) > SKEW_S:
         level = Level.FIX if abs(database.clock_skew_s) > BAD_SKEW_S else Level.NOTE
         yield Finding(
             level, f"{name}: its clock differs from ours by {database.clock_skew_s:+.0f} s. Use NTP."
         )
-    yield from (Finding(Level.FIX, _exposed(file, "600")) for file in database.exposed_files)
+    yield from (_fix(_exposed(file, "600")) for file in database.exposed_files)
     yield from _check_notifications(database)
     if not database.requires_login:
-        yield Finding(
-            Level.NOTE, f"{name} requires no login: every client that can reach it has full access."
-        )
+        yield _note(f"{name} requires no login: every client that can reach it has full access.")
     if database.accounts == 0 and settings.sign_up == "closed":
-        yield Finding(
-            Level.FIX,
-            "There are no accounts, and sign-up is closed. Create one with `seekable account add EMAIL`.",
+        yield _fix(
+            "There are no accounts, and sign-up is closed. Create one with `seekable account add EMAIL`."
         )
 
 
 def _check_schema(database: DatabaseStatus) -> Finding:
     name = database.name
     if not database.exists:
-        return Finding(Level.NOTE, f"{name} contains no library yet; `seekable serve` creates it.")
+        return _note(f"{name} contains no library yet; `seekable serve` creates it.")
     if database.migration == "newer":
-        return Finding(
-            Level.FIX, f"{name} was made by a newer Seekable. Install that version, or a later one."
-        )
+        return _fix(f"{name} was made by a newer Seekable. Install that version, or a later one.")
     if database.migration == "due":
-        return Finding(Level.NOTE, f"{name} is migrated at the next start (or by `seekable migrate`).")
+        return _note(f"{name} is migrated at the next start (or by `seekable migrate`).")
     if database.missing_indexes:
         indexes = ", ".join(database.missing_indexes)
-        return Finding(Level.FIX, f"{name} lacks indexes ({indexes}). Start the server again to create them.")
-    return Finding(Level.GOOD, f"{name} responds, and is up to date.")
+        return _fix(f"{name} lacks indexes ({indexes}). Start the server again to create them.")
+    return _good(f"{name} responds, and is up to date.")
 
 
 def _check_notifications(database: DatabaseStatus) -> Iterator[Finding]:
     if database.single_machine:
-        yield Finding(
-            Level.NOTE,
+        yield _note(
             f"{database.name} stays on one machine: WebSockets receive only changes of their own process. To "
-            "run several, set SEEKABLE_DATABASE_URL to a PostgreSQL database.",
+            "run several, set SEEKABLE_DATABASE_URL to a PostgreSQL database."
         )
     if not database.replicated:
-        yield Finding(
-            Level.NOTE,
+        yield _note(
             f"{database.name} is not a replica set: a change whose connection is lost is not retried, and "
-            "WebSockets receive only changes of their own process.",
+            "WebSockets receive only changes of their own process."
         )
 
 
@@ -379,7 +353,7 @@ def _findings(settings: Settings, found: EnvFile) -> Iterator[Finding]:
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     descriptors = float("inf") if hard_limit == resource.RLIM_INFINITY else hard_limit
     if found.ignored:
-        yield Finding(Level.FIX, found.ignored)
+        yield _fix(found.ignored)
     yield from check_settings(settings, unknown(found), descriptors)
     if settings.storage == "filesystem":
         yield from check_folder(settings, probe_folder(settings.files_dir, read_only=settings.read_only))

@@ -111,7 +111,6 @@ class ClientConnection:
         return len(self._outbox)
 
     def close(self) -> None:
-        """Stop sending."""
         self._outbox.close()
         self._stop()
 
@@ -153,7 +152,6 @@ class ConnectionManager:
             self._by_topic.setdefault(connection.topic, set()).add(connection)
 
     def disconnect(self, connection: ClientConnection) -> None:
-        """Close and remove a connection."""
         connection.close()
         self._by_sid.pop(connection.sid, None)
         if connection.topic in self._by_topic:

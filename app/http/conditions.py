@@ -111,7 +111,6 @@ def range_applies(headers: RawHeaders, current: Representation) -> bool:
 
 
 def _etags(info: Representation) -> tuple[str, ...]:
-    """Return the ETags that identify this version."""
     return (info.etag,) if info.other_etag is None else (info.etag, info.other_etag)
 
 

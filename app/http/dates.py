@@ -31,10 +31,7 @@ def format_date(moment: datetime) -> str:
 
 
 def parse_date(value: str, now: datetime | None = None) -> datetime | None:
-    """Parse an HTTP-date in any of its three formats; None if it is malformed (RFC 9110 §5.6.7).
-
-    `now` resolves two-digit years; it defaults to the present moment.
-    """
+    """Parse an HTTP-date in any format, or return None; `now` resolves two-digit years (RFC 9110 §5.6.7)."""
     for pattern in _FORMATS:
         match = pattern.fullmatch(value)
         if match is not None:

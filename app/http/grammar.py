@@ -59,10 +59,7 @@ def extended_of(value: str, name: str) -> str | None:
 
 
 def word_decoded(value: str) -> str | None:
-    """Decode an encoded-word (RFC 2047 §2); None if the value is not one.
-
-    Encoded-words have no meaning in a form, but .NET sends names that way that are not in ASCII.
-    """
+    """Decode an encoded-word (RFC 2047 §2), which .NET sends in forms; None if the value is not one."""
     match = _ENCODED_WORD.fullmatch(value)
     if match is None:
         return None

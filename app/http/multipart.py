@@ -57,10 +57,7 @@ Event = Field | FileStarted | FileData
 
 
 def boundary_of(content_type: str | None) -> bytes:
-    """Return the boundary from the Content-Type of a form (RFC 2046 §5.1.1).
-
-    Raises UnsupportedForm for another type, BadForm for a malformed one.
-    """
+    """Return a form's boundary (RFC 2046 §5.1.1). Raises UnsupportedForm for another type, else BadForm."""
     if content_type is None or word_of(content_type) != "multipart/form-data":
         raise UnsupportedForm("An upload form has the Content-Type multipart/form-data.")
     try:
@@ -78,8 +75,6 @@ def boundary_of(content_type: str | None) -> bytes:
 
 @dataclass(slots=True)
 class _Part:
-    """The state of the part that is being parsed."""
-
     header_name: bytearray = field(default_factory=bytearray)
     header_value: bytearray = field(default_factory=bytearray)
     headers: dict[bytes, bytes] = field(default_factory=dict)
@@ -228,8 +223,7 @@ def _names(disposition: bytes | None) -> tuple[str, str | None]:
 
 
 def _filename(disposition: str, given: str | None) -> str | None:
-    """Return the filename of a part. RFC 7578 §4.2 forbids `filename*`, but .NET sends it beside a `filename`
-    that is an encoded-word."""
+    """Return the filename. .NET sends a forbidden `filename*` (RFC 7578 §4.2) beside an encoded-word."""
     filename = None if given is None else unquote_form(given)
     decoded = None if filename is None else word_decoded(filename)
     return filename if decoded is None else extended_of(disposition, "filename") or decoded

@@ -27,10 +27,7 @@ class RangeNotSatisfiable(Exception):
 
 
 def parse_ranges(value: str, size: int) -> tuple[Span, ...] | None:
-    """Return the spans that a Range header selects of a file of this size (RFC 9110 §14.2).
-
-    Returns None if the header must be ignored. Raises RangeNotSatisfiable.
-    """
+    """Return the selected spans, or None to ignore Range (RFC 9110 §14.2). Raises RangeNotSatisfiable."""
     # A suffix of an empty file is satisfiable (RFC 9110 §14.1.2), and a 416 breaks proxies that cache slices.
     specs = _specs(value) if size else None
     if specs is None:
@@ -75,9 +72,6 @@ def _magnitude(digits: str) -> tuple[int, str]:
 
 
 def _at_most(digits: str, limit: int) -> int:
-    """Return the smaller of the number and the limit."""
-    if len(digits) <= len(str(limit)):  # the common case
-        return min(int(digits), limit)
     length, significant = _magnitude(digits)
     if length > len(str(limit)):
         return limit

@@ -185,8 +185,7 @@ class AccountDeletion:
     async def _moved(
         self, files: Sequence[FileInfo], account: Account, destination: Destination
     ) -> list[bool]:
-        """Move files to the destination, whatever its quota, because they must not get lost. Return for each
-        whether it existed."""
+        """Move files whatever the quota, because they must not get lost; return whether each existed."""
         moved: list[bool] = []
         for start in range(0, len(files), MOVE_BATCH):
             # Like an upload, so that no file enters the library of an account that is being deleted.

@@ -37,8 +37,6 @@ ATTEMPTS = 2
 
 
 class Action(Enum):
-    """The next step for one file."""
-
     COPY = auto()
     SKIP = auto()
     REPLACE = auto()
@@ -83,8 +81,6 @@ def _is_copy(other: FileInfo, source: FileInfo) -> bool:
 
 
 class CopyOutcome(Enum):
-    """The outcome of copying one file."""
-
     COPIED = "copied"
     REPLACED = "replaced"
     MOVED = "moved"
@@ -102,8 +98,6 @@ LEFT_BEHIND = frozenset({CopyOutcome.CONFLICT, CopyOutcome.DAMAGED, CopyOutcome.
 
 @dataclass(frozen=True, slots=True)
 class CopyResult:
-    """The result of copying one file."""
-
     key: Key
     size: int
     """Bytes that were stored in the target."""
@@ -176,10 +170,7 @@ async def _pages(storage: Storage) -> AsyncGenerator[Page, None]:
 
 
 async def find_gone(source: Storage, target: Target) -> AsyncGenerator[FileInfo, None]:
-    """Yield the unchanged copies in the target whose source file was deleted.
-
-    Copies whose name another file of the source has by now are omitted: `copy` replaces them.
-    """
+    """Yield unchanged copies of deleted files, except those that `copy` replaces by a file of that name."""
     async with aclosing(_pages(target.storage)) as pages:
         async for page in pages:
             records = await target.records(page.items)
@@ -248,8 +239,6 @@ class _Damaged(Exception):
 
 
 class _FileCopy:
-    """The copy of one file."""
-
     def __init__(
         self,
         source: Storage,

@@ -27,10 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class MaintenanceLoop:
-    """Scans all files at the start and then every `interval_s` seconds, and hashes those without a hash.
-
-    It rests half of the time, so that it does not slow down the server.
-    """
+    """Scans at the start, then every `interval_s`; hashes new files. Rests half the time for the server."""
 
     def __init__(self, storage: Storage, interval_s: float, *, retry_after_s: float = RETRY_AFTER_S) -> None:
         self._storage = storage

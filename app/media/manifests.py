@@ -62,7 +62,6 @@ class Presentation:
         )
 
     def __len__(self) -> int:
-        """Return the number of paths and patterns."""
         return len(self.paths) + self.count_patterns()
 
     def count_patterns(self) -> int:

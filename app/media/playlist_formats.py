@@ -23,8 +23,6 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One entry of a playlist."""
-
     url: str
     """Absolute and percent-encoded: players interpret only ASCII alike."""
     title: str

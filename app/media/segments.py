@@ -18,7 +18,7 @@ from app.storage.types import FileInfo, Key, Listing, Page
 
 @dataclass(frozen=True, slots=True)
 class FilterLimits:
-    """FilterLimits of one playlist. Segments beyond them are entries like other files."""
+    """Limits of one playlist. Segments beyond them are entries like other files."""
 
     manifests: int = 10_000
     """Manifests to search for."""
@@ -47,8 +47,6 @@ _PAGE = 1000
 
 
 class _Manifest(NamedTuple):
-    """A manifest and its presentation."""
-
     path: str
     presentation: Presentation
 
@@ -83,7 +81,6 @@ class SegmentFilter:
         self._bytes_left = limits.total_bytes
 
     async def entries(self, infos: tuple[FileInfo, ...]) -> list[FileInfo]:
-        """Return the files that are entries."""
         found = []
         until = time.monotonic() + self._limits.slice_s
         for info in infos:
@@ -147,7 +144,6 @@ class SegmentFilter:
         return self._manifests
 
     async def _presentations(self, folder: str) -> _Folder:
-        """Return the presentations whose manifests are directly in the folder."""
         if folder in self._known:
             self._known.move_to_end(folder)
             return self._known[folder]

@@ -82,10 +82,7 @@ class Metrics(Observer):
             self._scans.labels(result)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Return all metrics in a format that the Accept header allows, and its media type.
-
-        Called from the event loop only.
-        """
+        """Return the metrics in an accepted format, and its media type. Called from the event loop only."""
         encode, media_type = choose_encoder(accept)
         return encode(self._registry), media_type
 

@@ -57,10 +57,7 @@ class PasswordChange(BaseModel):
 
 
 def _yes_or_no(value: object) -> bool:
-    """Return a JSON member or a form field as a flag.
-
-    Anything else than yes or no is an error: a misspelt wish to keep the files must not delete them.
-    """
+    """Parse a flag strictly: a misspelt wish to keep the files must not delete them."""
     if value in (None, "", "false", "off") or value is False:
         return False
     if value in ("true", "on") or value is True:
@@ -163,14 +160,12 @@ async def _read_form(request: Request, model: type[F], shown: dict[str, str]) ->
 
 
 def _is_sent_by_http(request: Request, services: Services) -> bool:
-    """Return whether a page over http sent the form, and its cookie would be for https: the browser would
-    drop it, and show the form again and again."""
+    """Return whether the form came by http: the browser would drop an https cookie and show it again."""
     is_secure = (services.base_url or "").startswith("https://")
     return is_secure and not is_json(request) and request.headers.get("origin", "").startswith("http://")
 
 
 async def _form_again(request: Request, error: Exception, template: str, **context: object) -> Response:
-    """Return the form with the error message in it."""
     response = await error_response(request, error)
     problem = Problem.model_validate_json(bytes(response.body))
     kept = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}

@@ -48,10 +48,7 @@ _OTHERS = (
 
 
 def routes(*, accounts: bool, metrics: str) -> list[BaseRoute]:
-    """Return the routes as one flat list: nested routers would each be searched twice per request.
-
-    `metrics` is off, local or open.
-    """
+    """Return the routes as one flat list: nested routers would each be searched twice per request."""
     metrics_routers = () if metrics == "off" else (health.metrics_router(any_peer=metrics == "open"),)
     routers = (*_FILES, *(_ACCOUNTS if accounts else ()), *metrics_routers, *_OTHERS)
     return [route for router in routers for route in router.routes]

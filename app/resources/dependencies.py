@@ -67,7 +67,6 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 
 
 async def get_services(request: HTTPConnection) -> Services:
-    """Dependency: the services."""
     services = request.state.services
     assert isinstance(services, Services)
     return services
@@ -94,12 +93,10 @@ async def get_account_holder(principal: "PrincipalDep") -> Principal:
 
 
 async def get_library(request: HTTPConnection) -> str:
-    """Dependency: the library of the request."""
     return library_of(request.scope)
 
 
 async def get_key(library: "LibraryDep", path: str) -> Key:
-    """Dependency: the key that the path of the URL names."""
     return Key.at(library, path)
 
 
@@ -122,10 +119,7 @@ async def no_store(response: Response) -> None:
 
 
 def is_write_only(principal: Principal | None) -> bool:
-    """Return whether the caller is a token that may write and not read.
-
-    Responses to it reveal nothing of what is stored: see README, "Accounts".
-    """
+    """Return whether a token may only write (see README, "Accounts"): responses reveal nothing stored."""
     return principal is not None and not principal.may_read
 
 
@@ -229,5 +223,4 @@ def base_url(request: Request, configured: str | None) -> str:
 
 
 def file_url(base: str, key: Key) -> str:
-    """Return the percent-encoded address of a file."""
     return f"{base}/files/{quote(key.path)}"

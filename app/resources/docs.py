@@ -13,10 +13,7 @@ from app.resources.dependencies import base_path
 
 
 class StaticAssets:
-    """The files of a folder, below a path with their release, so that browsers can cache them for good.
-
-    `release` must change whenever a file does.
-    """
+    """The files of a folder. Browsers cache them for good, so `release` must change whenever a file does."""
 
     def __init__(self, release: str, folder: str | os.PathLike[str]) -> None:
         self.path = f"/assets/{release}"

@@ -159,8 +159,7 @@ def _parsed(model: type[Download | DownloadByName], query: bytes) -> Download | 
 
 
 async def _folder_redirect(scope: Scope) -> Response | None:
-    """Return a redirect to the page of the folder that the path names without its slash; None if there is no
-    such folder."""
+    """Return a redirect to the folder's page if the path names a folder without its slash; else None."""
     path = scope["path_params"].get("path")
     if path is None:
         return None

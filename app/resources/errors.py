@@ -86,7 +86,6 @@ class Problem(BaseModel):
 
 
 def problem_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a response with a problem document."""
     # A rejected name may contain lone surrogates, which JSON cannot.
     printable = detail.encode(errors="backslashreplace").decode()
     body = Problem(title=HTTPStatus(status).phrase, status=status, detail=printable)

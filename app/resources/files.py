@@ -336,10 +336,7 @@ def _check_type(request: Request) -> None:
 
 
 def renamed_key(key: Key, document: bytes) -> Key:
-    """Return the key after a merge patch of `folder` and `filename`; `folder: null` is the top.
-
-    Raises BadPatch, InvalidName.
-    """
+    """Return the key after a merge patch; `folder: null` is the top. Raises BadPatch, InvalidName."""
     patch = parse_merge_patch(document)
     unknown = [name for name in patch if name not in _PATCHED]
     if unknown:

@@ -74,8 +74,7 @@ async def _addresses(
     principal: Principal | None,
     base: str,
 ) -> Callable[[Key], str]:
-    """Return the function that makes the addresses in a playlist; players have no cookie, so with accounts
-    each address is signed."""
+    """Return the maker of a playlist's addresses; with accounts it signs them, as players have no cookies."""
     # A response without addresses needs no link. A short response to HEAD has the length of that to GET.
     is_head_only = request.method == "HEAD" and first.next_cursor is not None
     if principal is None or services.accounts is None or is_head_only or not first.items:

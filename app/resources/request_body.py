@@ -27,8 +27,7 @@ class InvalidFields(BodyError):
 
 
 def body(model: type[BaseModel]) -> Any:
-    """Return a dependency: the body as this model. Raises InvalidFields, BadForm, TooLarge,
-    UnsupportedForm."""
+    """Return a dependency: the body as this model. Raises InvalidFields and the errors of `read_fields`."""
 
     async def parsed(request: Request) -> BaseModel:
         return validate(model, await read_fields(request))
@@ -43,10 +42,7 @@ def body_schema(model: type[BaseModel], *, form: bool = False) -> dict[str, Any]
 
 
 async def read_fields(request: Request) -> dict[str, Any]:
-    """Return the fields of a form, or the members of a JSON object, as they were sent.
-
-    Raises BadForm, TooLarge, UnsupportedForm.
-    """
+    """Return the raw fields of a form or JSON object. Raises BadForm, TooLarge, UnsupportedForm."""
     refuse_encoding(request, UnsupportedForm)
     content = await bounded(request, MAX_BYTES, TooLarge(f"The body may have at most {MAX_BYTES} bytes."))
     kind = word_of(request.headers.get("content-type", ""))
@@ -84,8 +80,7 @@ def _sentence(fault: Mapping[str, Any]) -> str:
 
 
 def is_json(request: Request) -> bool:
-    """Return whether the body is JSON, and the response therefore JSON too: programs send JSON, browsers
-    forms."""
+    """Return whether the body, and so the response, is JSON: programs send JSON, browsers forms."""
     return word_of(request.headers.get("content-type", "")) == _JSON
 
 
@@ -96,8 +91,7 @@ def declared_length(request: Request) -> int | None:
 
 
 def refuse_encoding(request: Request, error: type[Exception]) -> None:
-    """Raise the error if the body is encoded: we store and serve it as it is, to clients that may not
-    support its encoding."""
+    """Raise the error if the body is encoded: clients may not support the encoding that we would store."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise error("The server does not decode bodies. Send it without a Content-Encoding.")
     if request.headers.get("transfer-encoding", "chunked").lower() != "chunked":

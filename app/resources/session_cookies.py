@@ -57,14 +57,12 @@ def store(
 
 
 def delete(response: Response, request: HTTPConnection, base_url: str | None) -> None:
-    """Make the browser delete the cookie."""
     name = _name(request, base_url)
     response.delete_cookie(name, path="/", httponly=True, samesite="lax", secure=name.startswith("__Host-"))
 
 
 def is_accepted(method: str, headers: Headers, *, base_url: str | None) -> bool:
-    """Return whether the cookie authenticates the request: not if a page of another site sent it, unless
-    the user followed a link."""
+    """Return whether the cookie counts: not from another site's page, unless the user followed a link."""
     if is_from_our_page(headers, base_url):
         return True
     followed = method in SAFE_METHODS and headers.get("sec-fetch-mode") == "navigate"
@@ -72,8 +70,7 @@ def is_accepted(method: str, headers: Headers, *, base_url: str | None) -> bool:
 
 
 def is_dropped(headers: Headers, *, scheme: str, base_url: str | None) -> bool:
-    """Return whether the browser certainly drops our cookie: the base URL has https, and the page was
-    requested by http."""
+    """Return whether the browser drops our cookie: the base URL has https, but the request was by http."""
     base = urlsplit(base_url or "")
     if base.scheme != "https" or scheme == "https":
         return False

@@ -106,7 +106,6 @@ class PageRoute(APIRoute):
 
 
 async def error_page(request: Request, error: Exception) -> Response:
-    """Return the response to an error of the table, as a page."""
     response = await error_response(request, error)
     problem = Problem.model_validate_json(bytes(response.body))
     kept = {name: value for name, value in response.headers.items() if name == "retry-after"}

@@ -20,10 +20,7 @@ def connections_within(descriptors: int) -> int:
 
 
 class ConnectionLimits:
-    """A counter of the open connections, by peer.
-
-    Peers in the `exempt` networks, such as proxies, have no limit per peer; loopback is always exempt.
-    """
+    """A counter of open connections; loopback and `exempt` networks (proxies) have no limit per peer."""
 
     def __init__(self, *, per_peer: int, total: int | None, exempt: Iterable[str]) -> None:
         self._per_peer = per_peer

@@ -61,7 +61,6 @@ class ClientLimits:
     """Seconds between the end of a response and the next request."""
 
     def seconds(self, step: WaitingFor) -> float:
-        """Return the deadline for a step."""
         match step:  # called for every connection, several times a second
             case WaitingFor.HEAD:
                 return self.head
@@ -98,10 +97,7 @@ class StepTimer:
     def has_expired(
         self, step: WaitingFor | None, progress: object, limits: ClientLimits, now: float
     ) -> bool:
-        """Return whether the deadline of the step has passed.
-
-        `progress` is a value that changes whenever the client makes progress.
-        """
+        """Return whether the deadline has passed; `progress` changes when the client makes progress."""
         if step is None:
             self._step = None
             return False

@@ -128,7 +128,6 @@ class Exchange:
         return self._bodies + (self._sender.sent - self._files if self._sender is not None else 0)
 
     async def run(self, app: Any, scope: Any, receive: Any, send: Any) -> None:
-        """Run the application for this exchange."""
         requests, log, name = self._instrumentation
         if self._sender is not None:
             self._files = self._sender.sent
@@ -183,7 +182,6 @@ class Exchange:
             self._cycle.expected_content_length = _UNTIL_CLOSE
 
     def _with_server_headers(self, message: Any, named: bool) -> Any:
-        """Return the response start with the headers that the server adds."""
         added = []
         if named:
             added.append((HEADER, self.id.encode()))

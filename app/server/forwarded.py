@@ -45,7 +45,6 @@ _FIELDS = frozenset((_FOR, _PROTO, _FORWARDED))
 
 
 def address_matcher(networks: Sequence[str]) -> AddressMatcher:
-    """Return a function that tests whether an address is in one of the networks."""
     # A partial of a module-level function: `--reload` pickles the configuration that contains it.
     return partial(_matches, tuple(networks))
 
@@ -180,6 +179,5 @@ UNIX_SERVER = ("localhost", 80)
 
 
 def is_unix(transport: asyncio.BaseTransport) -> bool:
-    """Return whether the connection is one over a Unix socket."""
     connected = transport.get_extra_info("socket")
     return connected is not None and connected.family == socket.AF_UNIX

@@ -36,10 +36,7 @@ def listener_url(listener: socket.socket) -> str:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on all addresses of the host, on one port; port 0 selects one that is free on all of them.
-
-    Raises ConfigurationError.
-    """
+    """Listen on all addresses of a host, on one port; 0 selects a free one. Raises ConfigurationError."""
     for _ in range(_TRIES):
         try:
             return _listen(host, port)
@@ -92,7 +89,6 @@ def _listener(family: int, address: tuple[str | int | bytes, ...]) -> socket.soc
 
 
 def _explain(error: OSError, host: str, port: int) -> str:
-    """Return the reason in a sentence, with the remedy."""
     another_port = "Choose another with --port or SEEKABLE_PORT; 0 takes a free one."
     another_host = "Choose another with --host or SEEKABLE_HOST."
     match error.errno:
@@ -112,10 +108,7 @@ _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
 def activated_listeners() -> list[socket.socket]:
-    """Return the sockets that systemd passed to this process; empty without socket activation.
-
-    Raises ConfigurationError unless each of them is a listening stream socket.
-    """
+    """Return the sockets that systemd passed. Raises ConfigurationError unless all are listening streams."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     passed = os.environ.get("LISTEN_FDS", "0")

@@ -102,7 +102,6 @@ class HttpProtocol(HttpToolsProtocol):
             self.config.connections.release(self._address)
 
     def _notify_disconnect(self) -> None:
-        """Notify the unfinished requests that their client has left."""
         for cycle in self._cycles:
             if not cycle.response_complete:
                 cycle.disconnected = True
@@ -164,7 +163,6 @@ class HttpProtocol(HttpToolsProtocol):
                 return head + rest
 
     def _switch_to_websocket(self, rest: bytes) -> None:
-        """Pass the connection, and its unparsed bytes, to the WebSocket protocol."""
         if self._is_responding():
             self.transport.abort()  # the unfinished response would escape every limit
             return

@@ -122,10 +122,7 @@ class _Server(uvicorn.Server):
 
 
 def _end_within(seconds: float) -> None:
-    """Exit the process after this time even if a thread is blocked by a hung disk.
-
-    Its unfinished work is then in the state after a power cut, from which the storage recovers.
-    """
+    """Exit after this time even if a hung disk blocks a thread; storage recovers as after a power cut."""
 
     def end() -> None:
         log.error(

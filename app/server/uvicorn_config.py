@@ -79,10 +79,7 @@ def missing_features() -> list[str]:
 
 
 class UvicornConfig(uvicorn.Config):
-    """The configuration of uvicorn and of our protocol.
-
-    With an unexpected version of uvicorn its own protocol is used instead.
-    """
+    """The configuration of uvicorn, with our protocol unless this version of uvicorn is unexpected."""
 
     def __init__(
         self,

@@ -52,10 +52,7 @@ def count_units(start: int, stop: int, unit: int) -> int:
 
 
 def end_of_batch(start: int, stop: int, unit: int, units: int) -> int:
-    """Return the end of the batch that begins at `start` and touches so many units, at most `stop`.
-
-    No two batches touch the same unit.
-    """
+    """Return the end, at most `stop`, of a batch of so many units from `start`; batches share no unit."""
     return min(stop, (start // unit + units) * unit)
 
 
@@ -78,16 +75,10 @@ class Writer(Protocol):
 
 
 class Backend(Protocol):
-    """The stored files of one database, blocking. Thread-safe.
-
-    Each method keeps the promise of its namesake in `contract.Storage`.
-    """
+    """The files of one database, as `contract.Storage` promises for each method. Blocking, thread-safe."""
 
     def try_open(self, address: Address) -> Reader | None:
-        """Open the file, or return None if that would block or fail. Never raises.
-
-        May be called on an event loop.
-        """
+        """Open the file, or return None if that would block or fail. Never raises; for event loops."""
 
     def open(self, address: Address, *, wait: bool) -> Reader | None:
         """Open the file. Returns None only without `wait`, if a change may be in progress."""

@@ -20,7 +20,6 @@ class ContentHash:
         """None once the bytes cannot be text: in most files, within the first few."""
 
     def update(self, data: bytes) -> None:
-        """Add the next bytes."""
         for each in self._hashes.values():
             each.update(data)
         if self._text is not None and not self._is_text(self._text, data):

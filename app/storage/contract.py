@@ -75,19 +75,13 @@ class Storage(Protocol):
         """Raise ReadOnly if no file can be changed."""
 
     def open(self, address: Address) -> AbstractAsyncContextManager[OpenFile]:
-        """Open the current version. Raises NotFound.
-
-        The file is closed when the context exits, also on cancellation.
-        """
+        """Open the current version until the context exits, also by cancellation. Raises NotFound."""
 
     async def stat(self, address: Address) -> FileInfo:
         """Return the current version's metadata. Raises NotFound."""
 
     async def check(self, key: Key, expect: Expectation) -> None:
-        """Raise the error that a commit with this expectation would raise now, to refuse an upload early.
-
-        Only the commit decides: the answer may change meanwhile.
-        """
+        """Refuse an upload early: raise the present error of such a commit, though only a commit decides."""
 
     def stage(
         self, *, size: int | None = None, algorithms: Collection[str] = ()
@@ -151,10 +145,7 @@ class Storage(Protocol):
         """Return roughly how many files a scan will look at, for a progress bar. Counting takes a while."""
 
     def scan(self) -> AsyncGenerator[ScanStep, None]:
-        """Find files that other programs added, changed or removed, and clean up after crashes.
-
-        May be repeated, also while other processes scan.
-        """
+        """Find changes by other programs, and clean up after crashes. Other processes may scan as well."""
 
     def adopt_all(self, library: str) -> AsyncGenerator[ScanStep, None]:
         """Add every file that other programs put into an account's library, ignored names included.
@@ -169,10 +160,7 @@ class Storage(Protocol):
         """
 
     def verify(self) -> AsyncGenerator[VerifyStep, None]:
-        """Read every file and compare it with its hash. Changes nothing.
-
-        The last step of each file has its verdict.
-        """
+        """Compare every file with its hash; change nothing. The last step of each file has its verdict."""
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -13,10 +13,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The last file of a page: the value that the list is sorted by, if not by name, and the file's path.
-
-    The file may be gone: the next page begins after this place in the order.
-    """
+    """The place of a page's last file, which may be gone: the sort value, if not the name, and the path."""
 
     value: int | datetime | None
     folder: str
@@ -24,16 +21,12 @@ class Position:
 
 
 def encode(listing: Listing, position: Position) -> str:
-    """Return the cursor of a position in a listing."""
     text = f"{_order(listing)}:{_number(position.value)}:{position.folder}/{position.filename}"
     return base64.urlsafe_b64encode(text.encode()).decode("ascii").rstrip("=")
 
 
 def decode(listing: Listing, cursor: str) -> Position:
-    """Return the position of a cursor.
-
-    Raises InvalidCursor unless `encode` can have returned it for this listing: its order and folder count.
-    """
+    """Return a cursor's position. Raises InvalidCursor unless `encode` can have made it for this listing."""
     try:
         position = _decoded(listing, cursor)
         # A recursive list that is not in the order of names may have examined files of any folder.

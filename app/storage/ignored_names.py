@@ -20,7 +20,6 @@ class IgnoredNames:
 
     @classmethod
     def parse(cls, text: str) -> "IgnoredNames":
-        """Parse a `text`."""
         return cls(text.split("\n"))
 
     def matches(self, key: Key) -> bool:

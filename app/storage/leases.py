@@ -136,8 +136,6 @@ async def _poll(lease: "_Lease", timeout_s: float) -> None:
 
 
 class _Lease:
-    """One holder of a lease."""
-
     def __init__(self, store: LeaseStore, pool: Pool, name: str, lease_s: float) -> None:
         self.name = name
         self._store, self._pool, self._lease_s = store, pool, lease_s

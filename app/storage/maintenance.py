@@ -36,8 +36,6 @@ class ScanFinding:
 
 @dataclass(frozen=True, slots=True)
 class ScanStep:
-    """A step of a scan."""
-
     files: int
     """The number of stored files that were examined."""
     findings: tuple[ScanFinding, ...]
@@ -67,8 +65,6 @@ class Integrity(Enum):
 
 @dataclass(frozen=True, slots=True)
 class VerifyStep:
-    """A step of a verification."""
-
     path: str
     size: int
     """Bytes that were read in this step."""
@@ -78,8 +74,6 @@ class VerifyStep:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The number and total size of stored files."""
-
     files: int
     size: int
     """In bytes."""

@@ -198,10 +198,7 @@ class _Fetch:
 
 
 class ReadAhead:
-    """The bytes [start, stop) of a reader, piece by piece.
-
-    Buffered bytes can be fetched again, so they are dropped when other clients need the memory more.
-    """
+    """The bytes [start, stop) in pieces. Buffers that others need more are dropped, and fetched again."""
 
     def __init__(
         self, reader: Reader, read: Read, budget: MemoryBudget, begin: Begin, start: int, stop: int
@@ -258,7 +255,6 @@ class ReadAhead:
         self._reserved = 0
 
     def close(self) -> None:
-        """Release everything that is held."""
         self._budget.end_wait(self)
         self.drop_buffers()
         self._budget.release_lent(self._lent + self._lent_before)

@@ -165,15 +165,11 @@ class Key:
 
     @property
     def path(self) -> str:
-        """The folder and the filename, joined by a slash."""
         return f"{self.folder}/{self.filename}" if self.folder else self.filename
 
 
 def is_storable(text: str) -> bool:
-    """Return whether every database accepts the text.
-
-    PostgreSQL and MongoDB's patterns refuse NUL, even in a search.
-    """
+    """Return whether every database accepts the text: PostgreSQL and MongoDB's patterns refuse NUL."""
     return "\0" not in text
 
 
@@ -227,10 +223,7 @@ that version is stored there, else VersionMismatch."""
 
 
 def check_expectation(etag: str | None, expect: Expectation) -> None:
-    """Compare the stored version, None if there is no file, with the expected one.
-
-    Raises AlreadyExists, VersionMismatch.
-    """
+    """Compare the stored version (None: no file) with this. Raises AlreadyExists, VersionMismatch."""
     if expect is Expect.ABSENT:
         if etag is not None:
             raise AlreadyExists("A file with this name already exists. Choose another name.")
@@ -240,8 +233,6 @@ def check_expectation(etag: str | None, expect: Expectation) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The result of a commit."""
-
     info: FileInfo
     created: bool
     """False if the file replaced an earlier version."""
@@ -255,8 +246,6 @@ MAX_ALL_FOLDERS = 100_000
 
 
 class ChangeKind(Enum):
-    """The kinds of changes."""
-
     CREATED = "created"
     REPLACED = "replaced"
     MOVED = "moved"
@@ -265,8 +254,6 @@ class ChangeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of a stored file."""
-
     kind: ChangeKind
     info: FileInfo
     """After the change; the last version of a deleted file."""

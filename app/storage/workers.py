@@ -36,13 +36,10 @@ async def wait_until_done(future: asyncio.Future[T]) -> None:
 
 
 class Pool:
-    """A bounded number of threads."""
-
     def __init__(self, threads: int, name: str) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     def start(self, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
-        """Call the function in a thread."""
         return asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
 
     async def run(self, function: Callable[..., T], *arguments: object) -> T:

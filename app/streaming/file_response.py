@@ -47,7 +47,6 @@ class StoredFileResponse(Response):
         self._download = download
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Open the file, plan the response and send it."""
         async with self._storage.open(self._address) as file:
             planned = plan(
                 scope["method"],
@@ -79,10 +78,7 @@ def _date_of(scope: Scope) -> datetime:
 
 
 async def _send_while_present(file: OpenFile, parts: tuple[Part, ...], receive: Receive, send: Send) -> None:
-    """Send the body; stop when the client disconnects.
-
-    After a disconnect send() may silently do nothing, so a task watches receive().
-    """
+    """Send the body until the client disconnects. A task watches receive(), since send() may do nothing."""
     try:
         # Only the watcher sets this timeout: it cancels this block alone, and a cancellation from outside is
         # not mistaken for it.

@@ -121,10 +121,7 @@ class Uploads:
         reservation: QuotaReservation | None = None,
         early: bool = True,
     ) -> FileInfo:
-        """Store the file of a form as a new file.
-
-        Fields of the form may give `folder` and `sid` as well. `length` is the length of the whole body.
-        """
+        """Store a form's file as new. Fields may give `folder` and `sid`; `length` is the whole body's."""
         self._check_length(length, self._max_size + FORM_OVERHEAD)
         if reservation is not None and length is not None:
             reservation.resize(max(0, length - FORM_OVERHEAD))
@@ -193,10 +190,7 @@ class Uploads:
         reservation: QuotaReservation | None,
         algorithms: Collection[str] = (),
     ) -> AsyncIterator[Staged]:
-        """Stage the file of a body, for the context to store. `read` extracts the file from each piece.
-
-        Raises IncompleteBody, TooLarge, QuotaExceeded.
-        """
+        """Stage the file of a body, which `read` extracts. Raises IncompleteBody, TooLarge, QuotaExceeded."""
         async with self._storage.stage(size=length, algorithms=algorithms) as staged:
             size = 0
             async for data in body:

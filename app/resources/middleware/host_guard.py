@@ -35,8 +35,6 @@ class RequestRefused(Exception):
 
 @dataclass(frozen=True)
 class HostGuard:
-    """The rules of the guard."""
-
     any_peer: bool
     """Whether peers other than this machine may connect."""
     hosts: frozenset[str]
@@ -181,7 +179,6 @@ def hostname(host: str) -> str | None:
 
 @lru_cache(1024)
 def is_loopback(address: str | None) -> bool:
-    """Return whether an IP address is a loopback address."""
     try:
         ip = ipaddress.ip_address(address or "")
     except ValueError:
