@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,16 +32,10 @@ class ConfigurationError(Exception):
     """The configuration is invalid; the message is a sentence for its author."""
 
 
-def _split_commas(value: object) -> object:
-    return (
-        tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-    )
-
-
-def _split_commas_and_lines(value: object) -> object:
+def _split(separators: str, value: object) -> object:
     if not isinstance(value, str):
         return value
-    return tuple(part.strip() for part in re.split(r"[,\n]", value) if part.strip())
+    return tuple(part.strip() for part in re.split(separators, value) if part.strip())
 
 
 def _valid_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
@@ -130,20 +125,15 @@ _SERVICE_URL = re.compile(r"(tcp|udp|sctp)://.*")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 """The ports that browsers omit from an origin."""
 
-Hosts = Annotated[
-    tuple[Annotated[str, AfterValidator(_valid_host)], ...], NoDecode, BeforeValidator(_split_commas)
-]
-Origins = Annotated[
-    tuple[Annotated[str, AfterValidator(_valid_origin)], ...], NoDecode, BeforeValidator(_split_commas)
-]
-Networks = Annotated[
-    tuple[Annotated[str, AfterValidator(_valid_network)], ...], NoDecode, BeforeValidator(_split_commas)
-]
+_COMMAS = BeforeValidator(partial(_split, ","))
+_COMMAS_AND_LINES = BeforeValidator(partial(_split, r"[,\n]"))
+
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_valid_host)], ...], NoDecode, _COMMAS]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_valid_origin)], ...], NoDecode, _COMMAS]
+Networks = Annotated[tuple[Annotated[str, AfterValidator(_valid_network)], ...], NoDecode, _COMMAS]
 """IP networks, separated by commas; `Hosts` and `Origins` likewise."""
 
-Patterns = Annotated[
-    tuple[str, ...], NoDecode, BeforeValidator(_split_commas_and_lines), AfterValidator(_valid_patterns)
-]
+Patterns = Annotated[tuple[str, ...], NoDecode, _COMMAS_AND_LINES, AfterValidator(_valid_patterns)]
 """Patterns in the syntax of .gitignore, separated by commas or line breaks."""
 
 IGNORE = (

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from itertools import product
 from typing import TypeVar
 
-from app.storage.contract import MILLISECOND, CopyRecord, CopyRecords, Storage
+from app.storage.contract import MILLISECOND, CopyRecord, CopyRecords, Storage, all_pages
 from app.storage.errors import (
     AlreadyExists,
     NotFound,
@@ -160,13 +160,8 @@ async def _pages(storage: Storage) -> AsyncGenerator[Page, None]:
     libraries = sorted({SHARED, *await storage.libraries()}, key=str.encode)
     for library, ignored in product(libraries, (True, False)):
         listing = Listing(library, recursive=True, ignored=ignored)
-        cursor: str | None = None
-        while True:
-            page = await storage.page(listing, cursor=cursor, limit=PAGE_SIZE)
+        async for page in all_pages(storage, listing, limit=PAGE_SIZE):
             yield page
-            cursor = page.next_cursor
-            if cursor is None:
-                break
 
 
 async def find_gone(source: Storage, target: Target) -> AsyncGenerator[FileInfo, None]:
@@ -200,14 +195,8 @@ async def _is_gone(source: Storage, target: Target, info: FileInfo, copied: Copy
         if await _find(source, origin) is not None or await _find(source, info.key) is not None:
             return False
         return copied.is_untouched(await target.hashed(info, copied) if info.doubtful else info)
-    except (
-        Unfinished,
-        Unreadable,
-        NotFound,
-        _Changed,
-        _Damaged,
-    ):  # the source file exists, or this is not its copy
-        return False
+    except (Unfinished, Unreadable, NotFound, _Changed, _Damaged):
+        return False  # the source file exists, or this is not its copy
 
 
 async def _in_thread(function: Callable[..., T], *arguments: object) -> T:

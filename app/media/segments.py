@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from app.media.manifests import EXTENSIONS, Presentation, is_manifest, merged, parse_manifest, shape
 from app.media.playlist_formats import is_playable
-from app.storage.contract import Storage
+from app.storage.contract import Storage, all_pages
 from app.storage.errors import StorageError
-from app.storage.types import FileInfo, Key, Listing, Page
+from app.storage.types import FileInfo, Key, Listing
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +96,11 @@ class SegmentFilter:
         if self._listing.content_type == "video" and await self._index():
             for extension in EXTENSIONS:
                 query = f"{self._listing.query} {extension}"
-                async for page in self._pages(replace(self._listing, query=query, content_type="")):
+                listing = replace(self._listing, query=query, content_type="")
+                async for page in all_pages(self._storage, listing, limit=_PAGE):
                     found = (one for one in page.items if one.key.filename.lower().endswith(f".{extension}"))
                     not_listed = (one for one in found if not is_playable(one.content_type))
                     yield await self.entries(tuple(not_listed))
-
-    async def _pages(self, listing: Listing) -> AsyncGenerator[Page, None]:
-        cursor: str | None = None
-        while True:
-            page = await self._storage.page(listing, cursor=cursor, limit=_PAGE)
-            yield page
-            cursor = page.next_cursor
-            if cursor is None:
-                return
 
     async def _is_entry(self, info: FileInfo) -> bool:
         playable = is_playable(info.content_type)
@@ -133,7 +125,7 @@ class SegmentFilter:
             where = self._listing
             for extension in EXTENSIONS:  # which the search finds as words of the names
                 listing = Listing(where.library, where.folder, where.recursive, query=extension)
-                async with aclosing(self._pages(listing)) as pages:
+                async with aclosing(all_pages(self._storage, listing, limit=_PAGE)) as pages:
                     async for page in pages:
                         for info in page.items:
                             if is_manifest(info.key.filename):

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Request, Response
 
 from app.resources.dependencies import LibraryDep, Services, ServicesDep
 from app.resources.errors import TooManyFolders
-from app.resources.listing import PAGE_SIZE, listing_response, pages_from
+from app.resources.listing import PAGE_SIZE, listing_response
+from app.storage.contract import all_pages
 from app.storage.errors import NotFound
 from app.storage.types import MAX_ALL_FOLDERS, MAX_FOLDERS, FileInfo, Listing, Page, normalize_folder
 
@@ -58,7 +59,7 @@ async def _index(request: Request, services: Services, listing: Listing) -> Resp
             f"The folder has {MAX_ALL_FOLDERS:,} folders inside, or more: too many for one page. "
             "Use GET /files instead."
         )
-    pages = pages_from(first, services.storage, listing)
+    pages = all_pages(services.storage, listing, limit=PAGE_SIZE, first=first)
     return await listing_response(request, first, _page(listing.folder, folders, pages), _HEADERS)
 
 

@@ -15,7 +15,6 @@ from app.http.media_types import canonical
 from app.resources.dependencies import Flag, LibraryDep, PrincipalDep, ServicesDep, base_url, owner_of
 from app.resources.errors import problems
 from app.resources.files import File
-from app.storage.contract import Storage
 from app.storage.errors import StorageError
 from app.storage.types import MAX_FOLDERS, Listing, Page, Sort, normalize_folder
 
@@ -134,15 +133,6 @@ class StreamedListing(StreamingResponse):
         except StorageError as error:
             # The server closes the connection of an incomplete response.
             log.error("The response for %r was aborted: %s", self._path, error)
-
-
-async def pages_from(first: Page, storage: Storage, listing: Listing) -> AsyncIterator[Page]:
-    """Yield the first page of a listing, and then all pages after it."""
-    page = first
-    yield page
-    while page.next_cursor is not None:
-        page = await storage.page(listing, cursor=page.next_cursor, limit=PAGE_SIZE)
-        yield page
 
 
 async def _yielding(pieces: AsyncIterator[str]) -> AsyncIterator[str]:

@@ -13,7 +13,8 @@ from app.media.playlist_formats import M3U, XSPF, Format, Track
 from app.media.segments import SegmentFilter
 from app.resources.dependencies import PrincipalDep, Services, ServicesDep, base_url, file_url
 from app.resources.errors import problems
-from app.resources.listing import PAGE_SIZE, ListingDep, listing_response, pages_from
+from app.resources.listing import PAGE_SIZE, ListingDep, listing_response
+from app.storage.contract import all_pages
 from app.storage.types import FileInfo, Key, Listing, Page
 
 router = APIRouter(tags=["playlists"])
@@ -48,7 +49,7 @@ async def _playlist(
     name = listing.folder.rpartition("/")[2] or "playlist"
     # Before the response begins, so that an error still sets the status.
     first = await services.storage.page(listing, cursor=None, limit=PAGE_SIZE)
-    pages = pages_from(first, services.storage, listing)
+    pages = all_pages(services.storage, listing, limit=PAGE_SIZE, first=first)
     base = base_url(request, services.base_url)
     address = await _addresses(request, services, listing, first, principal, base)
     pieces = _pieces(pages, SegmentFilter(services.storage, listing), format, name, address)

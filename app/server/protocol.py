@@ -238,9 +238,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._remaining -= len(body)
         cycle: Any = self.cycle
         if cycle is not None and not cycle.response_started:
-            cycle.waiting_for_100_continue = (
-                False  # the client did not wait for it, and will send the whole body
-            )
+            # The client did not wait for it, and will send the whole body.
+            cycle.waiting_for_100_continue = False
         # uvicorn copies every body into a bytearray, and out of it again. A single piece, the usual case for
         # files, is passed on without a copy.
         if not cycle.response_complete:
@@ -316,9 +315,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _state(self) -> ConnectionState:
         responding = self._is_responding()
-        waits_to_continue = (
-            responding and self.cycle.waiting_for_100_continue
-        )  # the client waits for our 100 (Continue)
+        waits_to_continue = responding and self.cycle.waiting_for_100_continue
         return ConnectionState(
             receiving=self._receiving,
             head_complete=not self._in_head,

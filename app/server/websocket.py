@@ -86,9 +86,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             super().data_received(piece)
 
     def handle_cont(self, event: Any) -> None:
-        if (
-            event.data or event.fin
-        ):  # empty fragments do not count towards the size limit, and could go on without end
+        # Empty fragments do not count towards the size limit, and could go on without end.
+        if event.data or event.fin:
             super().handle_cont(event)
 
     def send_receive_event_to_app(self) -> None:

@@ -72,9 +72,7 @@ class FileSender:
             await waiting
         finally:
             self._waiting = None
-            self._loop.remove_writer(
-                watched
-            )  # before close(2), because another connection may reuse the number
+            self._loop.remove_writer(watched)  # before close(2): a new connection may reuse the number
             os.close(watched)
 
     def connection_lost(self) -> None:

@@ -173,6 +173,17 @@ class Storage(Protocol):
         """
 
 
+async def all_pages(
+    storage: Storage, listing: Listing, *, limit: int, first: Page | None = None
+) -> AsyncGenerator[Page, None]:
+    """Yield the pages of a listing in order; `first` is its first one, if known."""
+    page = first or await storage.page(listing, cursor=None, limit=limit)
+    yield page
+    while page.next_cursor is not None:
+        page = await storage.page(listing, cursor=page.next_cursor, limit=limit)
+        yield page
+
+
 MILLISECOND = timedelta(milliseconds=1)
 """The precision to which every backend keeps times."""
 
