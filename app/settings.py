@@ -342,7 +342,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_header(cls, value: str) -> str:
         if not (value.isascii() and value.isprintable()):
-            raise ValueError("It becomes a header. Use printable ASCII only.")
+            raise ValueError("The server sends this value in a header. Use printable ASCII only.")
         return value
 
 

@@ -22,7 +22,7 @@ class LinkKind(Enum):
 
 
 class LinkSigner:
-    """Signs with the newest of the keys, and accepts signatures of each. `keys` begin with the newest."""
+    """A signer with the newest of `keys`, which come first; signatures of all of them are accepted."""
 
     def __init__(self, keys: Sequence[SigningKey]) -> None:
         self._signer = Signer(

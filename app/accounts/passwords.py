@@ -46,6 +46,8 @@ class Passwords:
 
 
 def _encode(password: str) -> bytes:
-    password = unicodedata.normalize("NFC", password)  # RFC 8265 §4.2.2: keyboards differ
+    password = unicodedata.normalize(
+        "NFC", password
+    )  # keyboards compose characters differently (RFC 8265 §4.2.2)
     # JSON can contain lone surrogates, which UTF-8 cannot encode.
     return password.encode(errors="surrogatepass")

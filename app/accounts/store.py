@@ -90,7 +90,7 @@ class SigningKeyStore(Protocol):
 
 
 class AccountStore(Protocol):
-    """Accounts, and everything that is stored with them. Blocking; thread-safe.
+    """Accounts with their sessions, tokens, links and invites. Blocking; thread-safe.
 
     A change is durable when its call returns, and every later call sees it. Each call may raise the
     database's StorageUnavailable or OutOfSpace; then the change has been made completely or not at all.

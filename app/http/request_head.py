@@ -29,7 +29,7 @@ def origin_form(target: bytes, version: str, headers: Headers) -> tuple[bytes, H
     """
     match = _ABSOLUTE.fullmatch(target)
     if match is None:
-        raise InvalidTarget("The target of the request is not valid.")
+        raise InvalidTarget("The request target (the URL in the request line) is not valid.")
     authority, rest = match[1], match[2] or b""
     if not rest.startswith(b"/"):
         rest = b"/" + rest

@@ -120,7 +120,7 @@ class Target:
         return self.source is not None and copied.source == self.source
 
     async def records(self, infos: Sequence[FileInfo]) -> dict[str, CopyRecord]:
-        """Return the records of those files that are copies, of any library, by the id of the copy."""
+        """Return the copy records of those files that earlier runs copied from any library, by file id."""
         return {**await _in_thread(self.copies.find, [info.id for info in infos])}
 
     async def hashed(self, info: FileInfo, copied: CopyRecord | None) -> FileInfo:
@@ -282,7 +282,7 @@ class _FileCopy:
             try:
                 await storage.ping()
             except StorageUnavailable as error:
-                raise StorageUnavailable(f"The library to copy {which} does not answer: {error}") from error
+                raise StorageUnavailable(f"The library to copy {which} is unavailable: {error}") from error
 
     async def _attempt(self, info: FileInfo) -> CopyResult:
         at_key = await _find(self._target, info.key)

@@ -170,7 +170,8 @@ async def _form_again(request: Request, error: Exception, template: str, **conte
     problem = Problem.model_validate_json(bytes(response.body))
     kept = {name: response.headers[name] for name in ("retry-after",) if name in response.headers}
     if problem.status == 401:
-        kept["www-authenticate"] = BEARER  # with Basic, the browser would show its own dialog first
+        # With Basic, the browser would show its own login dialog before this page.
+        kept["www-authenticate"] = BEARER
     return page(request, template, problem.status, kept, message=problem.detail, **context)
 
 

@@ -93,7 +93,7 @@ def declared_length(request: Request) -> int | None:
 def refuse_encoding(request: Request, error: type[Exception]) -> None:
     """Raise the error if the body is encoded: clients may not support the encoding that we would store."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise error("The server does not decode bodies. Send it without a Content-Encoding.")
+        raise error("The server does not decode request bodies. Send the body without a Content-Encoding.")
     if request.headers.get("transfer-encoding", "chunked").lower() != "chunked":
         raise error("The server decodes only the Transfer-Encoding chunked.")
 

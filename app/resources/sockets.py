@@ -47,7 +47,7 @@ async def events(
 @router.head("/events", include_in_schema=False)
 @router.get("/events", include_in_schema=False)
 async def upgrade_required() -> None:
-    raise WebSocketRequired("This is a WebSocket. Connect with ws:// or wss://.")
+    raise WebSocketRequired("This address accepts WebSocket connections only. Connect with ws:// or wss://.")
 
 
 @router.websocket("/{path:rest}")

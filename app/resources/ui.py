@@ -236,7 +236,7 @@ async def _subtitles(storage: Storage, film: Key) -> FileInfo | None:
 
 
 async def _neighbour(storage: Storage, key: Key, kind: str, *, back: bool) -> FileInfo | None:
-    """Return the next or previous file of the same kind in the folder."""
+    """Return the next (or previous) file of a kind, such as `video/`, in the folder; None at the end."""
     if not kind:
         return None
     listing = Listing(key.library, key.folder, content_type=kind, descending=back)

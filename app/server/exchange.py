@@ -199,7 +199,9 @@ class Exchange:
             raise ConnectionResetError("The client has left.")
         count = message["count"]
         if not cycle.response_started or cycle.chunked_encoding or count > cycle.expected_content_length:
-            raise RuntimeError("A file must fit into the Content-Length of a response that has started.")
+            raise RuntimeError(
+                "The application sent a file before its response started, or beyond its Content-Length."
+            )
         file, offset = message["file"].fileno(), message["offset"]
         sent = self._sender.send_now(file, offset, count)
         if sent < count:

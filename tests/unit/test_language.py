@@ -53,11 +53,6 @@ CONSTRUCTIONS = [
     ]
 ]
 
-UNFINISHED = {
-    "app": "its rooms are being rewritten",
-}
-"""Trees above a limit, with the reason. An entry whose tree is within the limits fails: remove it."""
-
 
 @dataclass(frozen=True)
 class Text:
@@ -165,15 +160,7 @@ def _trees() -> list[str]:
     return ["app", "tests", "benchmarks", "alembic", "deploy", *documents]
 
 
-@pytest.mark.parametrize(
-    "tree",
-    [
-        pytest.param(
-            tree, marks=pytest.mark.xfail(strict=True, reason=UNFINISHED[tree]) if tree in UNFINISHED else ()
-        )
-        for tree in _trees()
-    ],
-)
+@pytest.mark.parametrize("tree", _trees())
 def test_tree_is_within_the_limits(tree: str) -> None:
     if above := [one for one in measure(ROOT / tree) if one.rate > one.construction.limit]:
         pytest.fail("\n".join(map(str, above)), pytrace=False)

@@ -76,7 +76,7 @@ LOCK_TIMEOUT_S = 30
 """Time to wait for the file step of another process that has lost its connection to the database."""
 
 _NO_FILE = "There is no such file."
-_BEING_WRITTEN = "Another program is writing the file. Try again when it has finished."
+_BEING_WRITTEN = "Another program is still writing the file. Try again when that program has finished."
 
 
 class FilesystemBackend:

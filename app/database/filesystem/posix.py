@@ -52,7 +52,7 @@ def map_os_errors() -> Iterator[None]:
             raise InvalidName("The disk does not accept a name of this length. Shorten it.") from error
         if error.errno == errno.EXDEV:
             raise PathConflict("Another file system is mounted there; it can only be read.") from error
-        raise StorageUnavailable(f"The disk failed: {error.strerror}.") from error
+        raise StorageUnavailable(f"The disk cannot be read or written: {error.strerror}.") from error
 
 
 class ReservedFolder(InvalidName):

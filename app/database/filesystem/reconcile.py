@@ -52,7 +52,7 @@ class Reconciler:
 
     It needs the write lock: another writer could be between its row and its file step. `changes` are those of
     other programs, which become valid when the transaction commits. `has_doubts` is set if a file must be
-    hashed again although no change of it is known.
+    hashed again although it shows no change.
     """
 
     def __init__(
@@ -165,7 +165,8 @@ class Reconciler:
             # From now on a verification reports them as sound, so this is the only warning.
             log.warning(CHANGED_UNSEEN, "/".join(path_of(row)))
         elif row.other_etag is not None and row.other_sha256 == sha256:
-            # The bytes of the earlier version, whose ETag players still send.
+            # The file holds the bytes of its earlier version again. Players still send the ETag of that, so
+            # make it current; the replaced ETag stays valid for a while.
             accepted = row.etag, datetime.now(UTC) + OLD_ETAG_ACCEPTED_FOR
             set_version(row, etag=row.other_etag, sha256=sha256, is_utf8=is_utf8)
             row.other_etag, row.other_until = accepted
@@ -218,7 +219,9 @@ class Reconciler:
             return row
         # A file that was moved over another is complete; one that is written in place may just pause.
         if not self._is_complete(path, status, moved_there=row.inode != found.stat.inode):
-            raise Unfinished("Another program is writing the file. Try again when it has finished.")
+            raise Unfinished(
+                "Another program is still writing the file. Try again when that program has finished."
+            )
         before = (row.other_etag, row.other_sha256) if row.other_sha256 else (row.etag, row.sha256)
         kept = row.content_type, row.updated_at
         self._describe(row, status)

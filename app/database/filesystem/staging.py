@@ -161,7 +161,7 @@ class Reserve:
                 self._fill()
 
     def fill(self) -> None:
-        """Occupy the missing space as far as possible, unless it is released."""
+        """Grow the reserve file to its full size, or as far as the disk allows, unless it is released."""
         if self._size() < RESERVE_SIZE and self._lock.acquire(blocking=False):
             try:
                 self._fill()
@@ -175,7 +175,7 @@ class Reserve:
             return 0
 
     def _fill(self) -> None:
-        # A disk too full for the reserve is no error: it is the case that the reserve is for.
+        # A disk that is too full for the whole reserve is no error: the reserve exists for full disks.
         with suppress(OSError), open(_RESERVE, "ab", buffering=0, opener=self._open) as file:
             while (missing := RESERVE_SIZE - os.fstat(file.fileno()).st_size) > 0:
                 # Random bytes, because some file systems store zeros without using space.

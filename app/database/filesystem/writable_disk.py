@@ -75,7 +75,7 @@ class MoveIntentFile:
         os.fsync(self._folder)
 
     def read(self) -> MoveIntent | None:
-        """Return the intent; None if it is missing, or incomplete because its writer died. Raises OSError."""
+        """Return the move intent; None if it is missing, or incomplete because of a crash. Raises OSError."""
         try:
             descriptor = os.open(self._name, _READ_INTENT, dir_fd=self._folder)
         except FileNotFoundError:
@@ -152,7 +152,7 @@ class WritableDisk(Disk):
                 raise StorageUnavailable(
                     f"The folder {'/'.join(_STAGING)} was removed; start the server again."
                 )
-            # Some file systems that became read-only after an error do not report it.
+            # Some file systems become read-only after an error without a sign in their flags: create a file.
             if time.monotonic() > self._proven_until:
                 with suppress(OutOfSpace):
                     self._create_staged().discard()

@@ -203,7 +203,8 @@ class GridWriter:
         return self._size
 
     def keep(self) -> None:
-        """Keep the bytes: a document refers to them, or may do so later."""
+        """Make `discard` do nothing: a document refers to the bytes, or may if its write turns out to have
+        succeeded."""
         self._referenced = True
 
     def discard(self) -> None:

@@ -149,7 +149,7 @@ def sweep(database: MongoDatabase) -> Generator[ScanStep]:
             while remove_chunks(database, file):
                 yield ScanStep(0, ())
             with database.operation():
-                # Without the claim, the writer has resumed and may have sent more chunks.
+                # Only with our claim (`sweeping`): without it, the writer has resumed and may send more.
                 database.uploads.delete_one({"_id": file, "sweeping": True})
         yield ScanStep(0, (), swept=int(claimed))
 

@@ -107,7 +107,7 @@ def _state_folder() -> Path:
 
 
 def alembic_config() -> Config:
-    """Return the Alembic configuration, with the migrations of a checkout or of an installed wheel."""
+    """Return the Alembic configuration. Finds the migrations in a checkout and in an installed wheel."""
     package = Path(str(files("app")))
     inside, beside = package / "alembic", package.parent / "alembic"
     config = Config()

@@ -187,7 +187,7 @@ async def test_copy_raises_storage_unavailable_when_target_is_gone(pair: Pair, t
     for key in (FILM, OTHER, LAST):
         await put(pair.source, key, BYTES)
     outcomes = []
-    with pytest.raises(StorageUnavailable, match="The library to copy to does not answer: "):
+    with pytest.raises(StorageUnavailable, match="The library to copy to is unavailable: "):
         async for file in copy(pair.source, pair.to, lambda size: None):
             outcomes.append(file.outcome)
             shutil.rmtree(tmp_path / "target")
