@@ -9,7 +9,7 @@ from itertools import count
 from app.accounts.models import Account, Destination
 from app.library.quotas import Quotas
 from app.library.service import Library
-from app.storage.contract import Storage
+from app.storage.contract import Storage, find_file
 from app.storage.errors import (
     AlreadyExists,
     InvalidName,
@@ -57,11 +57,7 @@ async def _is_taken(storage: Storage, library: str, folder: str) -> bool:
         beneath = Listing(library, folder=folder, recursive=True, ignored=ignored)
         if (await storage.page(beneath, cursor=None, limit=1)).items:
             return True
-    try:
-        await storage.stat(Key.of(library, "", folder))
-    except NotFound:
-        return False
-    return True
+    return await find_file(storage, Key.of(library, "", folder)) is not None
 
 
 def candidates(destination: Destination, key: Key) -> Iterator[Key]:

@@ -9,7 +9,7 @@ from enum import Enum, auto
 from itertools import product
 from typing import TypeVar
 
-from app.storage.contract import MILLISECOND, CopyRecord, CopyRecords, Storage, all_pages
+from app.storage.contract import MILLISECOND, CopyRecord, CopyRecords, Storage, all_pages, find_file
 from app.storage.errors import (
     AlreadyExists,
     NotFound,
@@ -21,7 +21,7 @@ from app.storage.errors import (
     Unreadable,
     VersionMismatch,
 )
-from app.storage.types import SHARED, Address, Expect, Expectation, FileId, FileInfo, Key, Listing, Page
+from app.storage.types import SHARED, Expect, Expectation, FileId, FileInfo, Key, Listing, Page
 from app.storage.workers import wait_for_result
 
 T = TypeVar("T")
@@ -192,7 +192,7 @@ async def _is_gone(source: Storage, target: Target, info: FileInfo, copied: Copy
         return False
     try:
         origin = FileId(info.key.library, copied.origin)
-        if await _find(source, origin) is not None or await _find(source, info.key) is not None:
+        if await find_file(source, origin) is not None or await find_file(source, info.key) is not None:
             return False
         return copied.is_untouched(await target.hashed(info, copied) if info.doubtful else info)
     except (Unfinished, Unreadable, NotFound, _Changed, _Damaged):
@@ -260,21 +260,15 @@ class _FileCopy:
             except StorageError as error:
                 failed = CopyResult(info.key, 0, CopyOutcome.FAILED, str(error))
                 await self._check_answers()
-            try:
-                info = await self._current(info)
-            except NotFound:
-                return CopyResult(info.key, 0, CopyOutcome.GONE)
+            try:  # it may have another name now, or another file its name
+                now = await find_file(self._source, _id(info)) or await find_file(self._source, info.key)
             except StorageError as error:
                 await self._check_answers()
                 return CopyResult(info.key, 0, CopyOutcome.FAILED, str(error))
+            if now is None:
+                return CopyResult(info.key, 0, CopyOutcome.GONE)
+            info = now
         return failed
-
-    async def _current(self, info: FileInfo) -> FileInfo:
-        """Return the current state of the file. It may have another name, or another file its name."""
-        try:
-            return await self._source.stat(_id(info))
-        except NotFound:
-            return await self._source.stat(info.key)
 
     async def _check_answers(self) -> None:
         """Raise StorageUnavailable if a library is unavailable: all further files would fail as well."""
@@ -285,8 +279,8 @@ class _FileCopy:
                 raise StorageUnavailable(f"The library to copy {which} is unavailable: {error}") from error
 
     async def _attempt(self, info: FileInfo) -> CopyResult:
-        at_key = await _find(self._target, info.key)
-        other = at_key or await _find(self._target, _id(info))
+        at_key = await find_file(self._target, info.key)
+        other = at_key or await find_file(self._target, _id(info))
         copied = None if other is None else (await self._to.records([other])).get(other.id)
         if other is not None and copied is not None and other.doubtful and other.size != info.size:
             other = await self._to.hashed(other, copied)
@@ -326,7 +320,7 @@ class _FileCopy:
         """Return whether the file is a copy of a file that this source no longer has."""
         if copied is None or not self._to.is_of_source(copied):
             return False
-        return await _find(self._source, FileId(other.key.library, copied.origin)) is None
+        return await find_file(self._source, FileId(other.key.library, copied.origin)) is None
 
     async def _move_away(self, other: FileInfo, info: FileInfo, copied: CopyRecord | None) -> bool:
         """Free the name by copying `other` first, if its source was renamed. Return whether it is free."""
@@ -334,7 +328,7 @@ class _FileCopy:
         origin = other.id if copied is None else copied.origin
         if origin in waiting or len(waiting) > MAX_CHAIN:  # a cycle: they swapped their names
             return False
-        now = await _find(self._source, FileId(other.key.library, origin))
+        now = await find_file(self._source, FileId(other.key.library, origin))
         if now is None or now.key == other.key:
             return False
         result = await _FileCopy(self._source, self._to, lambda size: None, waiting).run(now)
@@ -368,13 +362,6 @@ class _FileCopy:
                 info.key, staged, content_type=info.content_type, expect=expect, origin=info
             )
             await self._to.note(committed.info, info.id)
-
-
-async def _find(storage: Storage, address: Address) -> FileInfo | None:
-    try:
-        return await storage.stat(address)
-    except NotFound:
-        return None
 
 
 async def _hashed(storage: Storage, info: FileInfo, advance: Callable[[int], None] | None = None) -> FileInfo:

@@ -8,8 +8,7 @@ from weakref import WeakValueDictionary
 
 from app.accounts.errors import NotSignedIn
 from app.accounts.models import Account
-from app.storage.contract import Storage
-from app.storage.errors import NotFound
+from app.storage.contract import Storage, find_file
 from app.storage.types import FileInfo, Key
 
 
@@ -91,11 +90,9 @@ class Quotas:
         quota = self.of(account)
         if quota is None:
             return
-        try:
-            replaced = (await self._storage.stat(key)).size
-        except NotFound:
-            replaced = 0
-        if (await self._storage.usage(account.library)).size - replaced + size > quota:
+        replaced = await find_file(self._storage, key)
+        growth = size - (replaced.size if replaced else 0)
+        if (await self._storage.usage(account.library)).size + growth > quota:
             raise _exceeded(quota)
 
 

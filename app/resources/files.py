@@ -30,6 +30,7 @@ from app.resources.dependencies import (
 )
 from app.resources.errors import problems
 from app.resources.request_body import bounded, declared_length, refuse_encoding
+from app.storage.contract import find_file
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, VersionMismatch
 from app.storage.types import Expect, Expectation, FileInfo, Key
 from app.streaming.plan import repr_digest
@@ -179,7 +180,7 @@ async def put_file(
     if content_type is not None and content_type.lower().startswith("multipart/form-data"):
         raise UnsupportedForm("A PUT stores its body as it is. Send forms to POST /file/upload.")
     early = not is_write_only(principal)
-    current = await _current(services, key) if early else None
+    current = await find_file(services.storage, key) if early else None
     expect = expectation("PUT", request.scope["headers"], current)
     fields = request.headers
     declared = declared_digests(
@@ -229,13 +230,6 @@ def _reserve(
         return nullcontext()
     early = not is_write_only(principal)
     return services.accounts.quotas.reserve(principal.account, replacing=replacing, early=early)
-
-
-async def _current(services: Services, key: Key) -> FileInfo | None:
-    try:
-        return await services.storage.stat(key)
-    except NotFound:
-        return None
 
 
 def _as_precondition(error: AlreadyExists, expect: Expectation) -> Exception:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from app.storage.errors import NotFound
 from app.storage.maintenance import ScanStep, Usage, VerifyStep
 from app.storage.types import Address, Committed, Expect, Expectation, FileInfo, Key, Listing, Page
 
@@ -171,6 +172,14 @@ class Storage(Protocol):
 
         Raises StorageUnavailable, which names the part that does not respond.
         """
+
+
+async def find_file(storage: Storage, address: Address) -> FileInfo | None:
+    """Return the current version's metadata; None if there is no file."""
+    try:
+        return await storage.stat(address)
+    except NotFound:
+        return None
 
 
 async def all_pages(
