@@ -1,6 +1,6 @@
 """The application: all routes in the order in which they are matched, and what applies to all of them."""
 
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI
@@ -47,7 +47,7 @@ _OTHERS = (
 )
 
 
-def routes(*, accounts: bool, metrics: str) -> list[BaseRoute]:
+def routes(*, accounts: bool, metrics: Literal["off", "local", "open"]) -> list[BaseRoute]:
     """Return the routes as one flat list: nested routers would each be searched twice per request."""
     metrics_routers = () if metrics == "off" else (health.metrics_router(any_peer=metrics == "open"),)
     routers = (*_FILES, *(_ACCOUNTS if accounts else ()), *metrics_routers, *_OTHERS)
