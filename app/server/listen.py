@@ -4,8 +4,6 @@ import errno
 import os
 import socket
 
-from app.settings import ConfigurationError
-
 BACKLOG = 2048
 """The listen(2) backlog."""
 
@@ -13,6 +11,10 @@ _TRIES = 20
 """Attempts to find a port that is free on all addresses of a host."""
 
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # such as ::1 where there is no IPv6
+
+
+class ListenError(Exception):
+    """The server cannot listen. The message is a sentence with the remedy."""
 
 
 def authority(host: str, port: int) -> str:
@@ -36,19 +38,19 @@ def listener_url(listener: socket.socket) -> str:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on all addresses of a host, on one port; 0 selects a free one. Raises ConfigurationError."""
+    """Listen on all addresses of a host, on one port; 0 selects a free one. Raises ListenError."""
     for _ in range(_TRIES):
         try:
             return _listen(host, port)
         except (ValueError, socket.gaierror):
-            raise ConfigurationError(
+            raise ListenError(
                 f"{host} is not the name of an address. Choose another with --host or SEEKABLE_HOST."
             ) from None
         except OSError as error:
             if port == 0 and error.errno == errno.EADDRINUSE:
                 continue  # free on one address, taken on another
-            raise ConfigurationError(_explain(error, host, port)) from None
-    raise ConfigurationError(f"No port is free on all addresses of {host}.")
+            raise ListenError(_explain(error, host, port)) from None
+    raise ListenError(f"No port is free on all addresses of {host}.")
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:
@@ -108,7 +110,7 @@ _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
 def activated_listeners() -> list[socket.socket]:
-    """Return the sockets that systemd passed. Raises ConfigurationError unless all are listening streams."""
+    """Return the sockets that systemd passed. Raises ListenError unless all are listening streams."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     passed = os.environ.get("LISTEN_FDS", "0")
@@ -124,11 +126,11 @@ def _activated(descriptor: int) -> socket.socket:
         listener = socket.socket(fileno=descriptor)
         listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise ConfigurationError(
+        raise ListenError(
             f"Descriptor {descriptor} from systemd is not a socket: {error.strerror}."
         ) from None
     if listener.type != socket.SOCK_STREAM or listener.family not in _FAMILIES or not listens:
-        raise ConfigurationError(
+        raise ListenError(
             f"Descriptor {descriptor} from systemd does not listen for connections. Use ListenStream= and "
             "Accept=no in its socket unit."
         )

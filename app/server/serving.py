@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from types import FrameType
 from typing import Any
@@ -23,7 +24,6 @@ from app.server.listen import BACKLOG, listener_url
 from app.server.protocol import HttpProtocol
 from app.server.uvicorn_config import UvicornConfig
 from app.server.websocket import WebSocketProtocol
-from app.settings import Settings
 
 APP = "app.main:app"
 
@@ -37,6 +37,25 @@ _DEADLINE_TICKS = 5
 """Ticks of uvicorn, 0.1 s each, between two checks of the deadlines."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """The settings of the server. Times are in seconds."""
+
+    limits: ClientLimits
+    max_connections: int | None
+    """None for as many as the process has file descriptors for."""
+    max_connections_per_peer: int
+    trusted_proxies: Sequence[str]
+    """Networks, in CIDR notation, whose headers about the client are believed."""
+    sendfile: bool
+    access_log: bool
+    log_format: logs.Format
+    heartbeat: float
+    """Between two pings of a WebSocket."""
+    shutdown_delay: float
+    shutdown_timeout: int
 
 
 class _Server(uvicorn.Server):
@@ -135,13 +154,13 @@ def _end_within(seconds: float) -> None:
     timer.start()
 
 
-def serve(settings: Settings, listeners: Sequence[socket.socket], started: Callable[[], None]) -> None:
+def serve(options: ServerOptions, listeners: Sequence[socket.socket], started: Callable[[], None]) -> None:
     """Serve until SIGINT or SIGTERM; further signals end the shutdown delay, then the transfers, at once.
 
     Calls `started` when the server accepts connections.
     """
     _raise_descriptor_limit()
-    _Server(_config(settings), started, delay=settings.shutdown_delay).run(sockets=[*listeners])
+    _Server(_config(options), started, delay=options.shutdown_delay).run(sockets=[*listeners])
 
 
 def _raise_descriptor_limit() -> None:
@@ -150,48 +169,39 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def serve_reloading(settings: Settings, listeners: Sequence[socket.socket]) -> None:
+def serve_reloading(options: ServerOptions, listeners: Sequence[socket.socket]) -> None:
     """Serve for development: restart when the code changes, without waiting for transfers."""
-    config = _config(settings, reload=True, reload_dirs=[str(files("app"))], timeout_graceful_shutdown=1)
+    config = _config(options, reload=True, reload_dirs=[str(files("app"))], timeout_graceful_shutdown=1)
     ChangeReload(config, target=uvicorn.Server(config).run, sockets=[*listeners]).run()
 
 
-def _config(settings: Settings, **options: Any) -> UvicornConfig:
-    usual: dict[str, Any] = {
+def _config(options: ServerOptions, **overrides: Any) -> UvicornConfig:
+    uvicorn_options: dict[str, Any] = {
         "ws": WebSocketProtocol,
         "ws_max_size": 64 << 10,
-        "ws_ping_interval": settings.heartbeat,
-        "ws_ping_timeout": settings.heartbeat,
+        "ws_ping_interval": options.heartbeat,
+        "ws_ping_timeout": options.heartbeat,
         "ws_per_message_deflate": False,  # it would take tens of KiB for each connection
         "server_header": False,
-        "log_config": logs.config(settings.log_format),
+        "log_config": logs.config(options.log_format),
         "backlog": BACKLOG,
         # Without a timeout one stalled client would block the shutdown.
-        "timeout_graceful_shutdown": settings.shutdown_timeout,
+        "timeout_graceful_shutdown": options.shutdown_timeout,
     }
-    limits = ClientLimits(
-        head_size=settings.max_header_size,
-        head=settings.header_timeout,
-        body=settings.body_timeout,
-        body_rate=settings.body_rate,
-        reader=settings.send_timeout,
-        idle=settings.keepalive_timeout,
-    )
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     within = None if descriptors == resource.RLIM_INFINITY else connections_within(descriptors)
-    connections = ConnectionLimits(
-        per_peer=settings.max_connections_per_peer,
-        total=settings.max_connections or within,
-        exempt=settings.trusted_proxies,
-    )
     return UvicornConfig(
         APP,
         protocol=HttpProtocol,
-        limits=limits,
-        connections=connections,
-        sendfile=settings.sendfile,
-        log_requests=settings.access_log,
-        name_requests=settings.log_format == "json",
-        trusted_proxies=settings.trusted_proxies,
-        **(usual | options),
+        limits=options.limits,
+        connections=ConnectionLimits(
+            per_peer=options.max_connections_per_peer,
+            total=options.max_connections or within,
+            exempt=options.trusted_proxies,
+        ),
+        sendfile=options.sendfile,
+        log_requests=options.access_log,
+        name_requests=options.log_format == "json",
+        trusted_proxies=options.trusted_proxies,
+        **(uvicorn_options | overrides),
     )

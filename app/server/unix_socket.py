@@ -8,8 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 
-from app.server.listen import BACKLOG
-from app.settings import ConfigurationError
+from app.server.listen import BACKLOG, ListenError
 
 _UMASK = 0o117
 """Results in mode 0660: connect(2) needs write permission, and clients count as this machine. A proxy that
@@ -31,7 +30,7 @@ _REASONS = {
 def unix_listener(path: str) -> Iterator[socket.socket]:
     """Listen at the path inside the context. The stale socket of a killed server is replaced.
 
-    Raises ConfigurationError if another program listens there, or if no socket can be created at the path.
+    Raises ListenError if another program listens there, or if no socket can be created at the path.
     """
     path = os.path.abspath(path)
     try:
@@ -41,7 +40,7 @@ def unix_listener(path: str) -> Iterator[socket.socket]:
     except OSError as error:
         # Python rejects a path that is too long itself, without an errno.
         reason = _REASONS.get(error.errno or 0) or error.strerror or f"{error}."
-        raise ConfigurationError(f"--uds {path}: {reason}") from None
+        raise ListenError(f"--uds {path}: {reason}") from None
     with closing(listener):
         identity = _identity(path)
         try:
@@ -70,11 +69,11 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ConfigurationError(
+        raise ListenError(
             f"--uds {path}: A file of this name exists, and it is not a socket. Choose another path."
         )
     if _has_listener(path):
-        raise ConfigurationError(f"--uds {path}: Another program listens there. Choose another path.")
+        raise ListenError(f"--uds {path}: Another program listens there. Choose another path.")
     os.unlink(path)
 
 

@@ -7,8 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from app.server.listen import authority, listen
-from app.settings import ConfigurationError
+from app.server.listen import ListenError, authority, listen
 
 ABSENT = "192.0.2.1"  # assigned to no machine (RFC 5737)
 
@@ -55,7 +54,7 @@ def test_listen_uses_one_port_on_all_addresses_of_a_name(stack: ExitStack) -> No
 @pytest.mark.usefixtures("resolves_every_word")
 def test_listen_fails_when_port_is_taken_on_one_address(stack: ExitStack) -> None:
     port = occupy(stack, "127.0.0.2")
-    with pytest.raises(ConfigurationError, match=f"Port {port} of .* is taken"):
+    with pytest.raises(ListenError, match=f"Port {port} of .* is taken"):
         listen("127.0.0.1 127.0.0.2", port)
     assert listen_on(stack, "127.0.0.1", port) == [("127.0.0.1", port)], (
         "the port on the first address was not released"
@@ -66,7 +65,7 @@ def test_listen_fails_when_port_is_taken_on_one_address(stack: ExitStack) -> Non
 def test_listen_skips_absent_address(stack: ExitStack) -> None:
     ((address, _),) = listen_on(stack, f"{ABSENT} 127.0.0.1 {ABSENT}", 0)
     assert address == "127.0.0.1"
-    with pytest.raises(ConfigurationError, match="not an address of this machine"):
+    with pytest.raises(ListenError, match="not an address of this machine"):
         listen(ABSENT, 0)
 
 
@@ -102,7 +101,7 @@ def test_listen_reuses_port_of_a_server_that_just_ended(stack: ExitStack) -> Non
 def test_ipv6_listener_does_not_accept_ipv4(stack: ExitStack) -> None:
     try:
         ((_, port),) = listen_on(stack, "::1", 0)
-    except ConfigurationError:
+    except ListenError:
         pytest.skip("this machine has no IPv6")
     assert authority("::1", port) == f"[::1]:{port}"
     ((_, wildcard),) = listen_on(stack, "::", 0)
