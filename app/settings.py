@@ -473,7 +473,7 @@ def _read(prefix: str, found: EnvFile, **options: str) -> Settings:
 
 
 def misspelt(names: Iterable[str]) -> list[str]:
-    """Return the names that begin like settings and are none, nor variables of Kubernetes; each once."""
+    """Return the SEEKABLE_ names that are neither settings nor set by Kubernetes, each once."""
     upper = (name.upper() for name in names)
     return sorted(
         {n for n in upper if n.startswith(PREFIX) and n not in _names() and not _SERVICE.fullmatch(n)}

@@ -17,7 +17,7 @@ from benchmarks.others import FULL_RUN, OTHERS, run_other
 from benchmarks.plot import plot
 from benchmarks.report import Results, report
 from benchmarks.rounds import CaseResult, run_case
-from benchmarks.servers import missing
+from benchmarks.servers import why_unavailable
 from benchmarks.testbed import FULL, QUICK, prepared
 
 
@@ -84,7 +84,7 @@ def _rounds(case: Case, options: argparse.Namespace) -> int:
 def _names(case: Case, options: argparse.Namespace) -> tuple[str, ...]:
     """Return the contestants that can run. A case that --only names has some in quick mode too."""
     names = case.quick if options.quick and (case.quick or not options.only) else case.contestants
-    return tuple(name for name in names if missing(CONTESTANTS[name]) is None)
+    return tuple(name for name in names if why_unavailable(CONTESTANTS[name]) is None)
 
 
 def _show(results: Results, tables: list[str], about: str, folder: Path) -> None:
@@ -107,7 +107,9 @@ def _about(seconds: float) -> str:
         *_versions(),
     ]
     left_out = [
-        f"{one.name} is left out: {lacks}." for one in CONTESTANTS.values() if (lacks := missing(one))
+        f"{one.name} is left out: {reason}."
+        for one in CONTESTANTS.values()
+        if (reason := why_unavailable(one))
     ]
     return "\n\n".join([", ".join(parts) + ".", *left_out])
 

@@ -119,9 +119,8 @@ def _fill_filesystem(settings: Settings, n: int, folders: int | None) -> None:
         database = open_sql(settings, stack)
         connection = stack.enter_context(database.engine.execution_options(begin=("BEGIN",)).connect())
         if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(
-                "PRAGMA cache_size = -2000000"
-            )  # KiB; with less, SQLite writes pages many times
+            # In KiB. With less, SQLite writes pages many times.
+            connection.exec_driver_sql("PRAGMA cache_size = -2000000")
         for index in indexes:
             index.drop(connection)
         for batch in _batches(files(n, folders)):

@@ -50,9 +50,9 @@ class Server:
             self.start()
 
     def start(self, within: float = 30) -> None:
-        lacks = missing(self.contestant)
-        if lacks:
-            raise NotStarted(lacks)
+        reason = why_unavailable(self.contestant)
+        if reason:
+            raise NotStarted(reason)
         self.place.home.mkdir(exist_ok=True)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("SEEKABLE_")}
         own = self.contestant.environment(self.place)
@@ -92,7 +92,7 @@ class Server:
         self._process = None
 
 
-def missing(contestant: Contestant) -> str | None:
+def why_unavailable(contestant: Contestant) -> str | None:
     """Return why a contestant cannot run on this machine, or None if it can."""
     needs = contestant.needs
     if needs is None or program(needs) or importlib.util.find_spec(needs):

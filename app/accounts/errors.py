@@ -41,8 +41,8 @@ class LastAdministrator(AccountError):
     """A change after which no administrator would remain who can log in."""
 
 
-class UnknownAccount(AccountError):
-    """An account that does not exist, or a token, link or invite that it does not have."""
+class UnknownRecord(AccountError):
+    """An account, token, link or invite that does not exist."""
 
 
 class TooManyAttempts(AccountError):

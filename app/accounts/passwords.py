@@ -35,7 +35,7 @@ class Passwords:
     def match(self, known: str | None, password: str) -> bool:
         """Return whether the hash is that of the password; False without a hash.
 
-        Constant time: an unknown account takes as long as a wrong password.
+        Takes as long for an unknown account as for a wrong password, so that timing reveals no accounts.
         """
         if len(password) > MAX_LENGTH:
             password = ""
@@ -46,8 +46,7 @@ class Passwords:
 
 
 def _encode(password: str) -> bytes:
-    password = unicodedata.normalize(
-        "NFC", password
-    )  # keyboards compose characters differently (RFC 8265 §4.2.2)
+    # Keyboards compose characters differently (RFC 8265 §4.2.2).
+    password = unicodedata.normalize("NFC", password)
     # JSON can contain lone surrogates, which UTF-8 cannot encode.
     return password.encode(errors="surrogatepass")

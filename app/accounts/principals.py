@@ -190,7 +190,7 @@ class Authenticator:
     async def by_password(self, email: str, password: str, address: str) -> Principal:
         """Return the principal of an email address and a password.
 
-        Constant time: an unknown account takes as long as a wrong password.
+        Takes as long for an unknown account as for a wrong password, so that timing reveals no accounts.
         """
         # With the address, or else a cached password would let other addresses guess without a limit.
         message = f"{network(address)}\n{email}\n{password}"

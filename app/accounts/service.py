@@ -16,7 +16,7 @@ from app.accounts.errors import (
     BadCredentials,
     NotPermitted,
     SignUpRefused,
-    UnknownAccount,
+    UnknownRecord,
     WrongCredentials,
 )
 from app.accounts.links import LinkKind
@@ -184,7 +184,7 @@ class AccountService:
         return await self._call(self._store.tokens.list, principal.account.id)
 
     async def revoke_token(self, principal: Principal, token_id: str) -> None:
-        """Raises UnknownAccount."""
+        """Revoke a token. Raises UnknownRecord if the account has none with this id."""
         await self._remove(self._store.tokens, token_id, NO_TOKEN, account_id=principal.account.id)
         await self._revoke_automatic_links(principal.account.id)
 
@@ -248,7 +248,7 @@ class AccountService:
         return (await self.authenticator.link_signer()).sign(link.id, kind, link.path)
 
     async def revoke_link(self, principal: Principal, link_id: str) -> None:
-        """Raises UnknownAccount."""
+        """Revoke a link. Raises UnknownRecord if the account has none with this id."""
         await self._remove(self._store.links, link_id, NO_LINK, account_id=principal.account.id)
 
     async def create_invite(self, principal: Principal, lasts: timedelta) -> tuple[Invite, str]:
@@ -267,7 +267,7 @@ class AccountService:
         return [invite for invite in found if invite.expires_at > at]
 
     async def revoke_invite(self, principal: Principal, invite: str) -> None:
-        """Raises NotPermitted, UnknownAccount."""
+        """Revoke an invite, by its hash. Raises NotPermitted, UnknownRecord."""
         _check_admin(principal)
         await self._remove(self._store.invites, invite, NO_INVITE)
 
@@ -301,9 +301,9 @@ class AccountService:
     async def _remove(
         self, records: RecordStore[Any], record_id: str, missing: str, *, account_id: str | None = None
     ) -> None:
-        """Remove a record. Raises UnknownAccount with this message if there is no such record."""
+        """Remove a record. Raises UnknownRecord with the message `missing` if there is none."""
         if not await self._call(lambda: records.remove(record_id, account_id=account_id)):
-            raise UnknownAccount(missing)
+            raise UnknownRecord(missing)
         self.authenticator.invalidate()
 
     async def _change(self, call: Callable[..., object], *arguments: object) -> None:

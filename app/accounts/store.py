@@ -43,7 +43,7 @@ class RecordStore(Records[R], Protocol[R]):
     """Records that are added without a further condition: tokens, links and invites."""
 
     def add(self, record: R) -> None:
-        """Store a record. Raises UnknownAccount if it belongs to an account that is leaving or gone."""
+        """Store a record. Raises UnknownRecord if it belongs to an account that is leaving or gone."""
         ...
 
 
@@ -146,17 +146,17 @@ class AccountStore(Protocol):
         ...
 
     def set_disabled(self, account_id: str, disabled: bool) -> None:
-        """Disable or enable an account; to disable it ends its sessions. Raises UnknownAccount."""
+        """Disable or enable an account; to disable it ends its sessions. Raises UnknownRecord."""
         ...
 
     def set_quota(self, account_id: str, quota: int | None) -> None:
-        """Raises UnknownAccount."""
+        """Set the quota of an account in bytes; None for that of the settings. Raises UnknownRecord."""
         ...
 
     def set_admin(self, account_id: str, is_admin: bool) -> None:
         """Promote or demote an account.
 
-        Raises UnknownAccount if the account is leaving or gone, and LastAdministrator if no other
+        Raises UnknownRecord if the account is leaving or gone, and LastAdministrator if no other
         administrator who can log in would remain.
         """
         ...
@@ -166,7 +166,7 @@ class AccountStore(Protocol):
         records that belong to it.
 
         A repeated call completes an interrupted one, and its destination replaces the former. Raises
-        UnknownAccount, and LastAdministrator if no other administrator who can log in would remain for
+        UnknownRecord, and LastAdministrator if no other administrator who can log in would remain for
         accounts that are not leaving.
         """
         ...

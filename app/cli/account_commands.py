@@ -11,7 +11,7 @@ import click
 from pydantic import ByteSize, Field, TypeAdapter, ValidationError
 
 from app import logs
-from app.accounts.errors import BadCredentials, UnknownAccount
+from app.accounts.errors import BadCredentials, UnknownRecord
 from app.accounts.models import (
     INVITE_LASTS,
     Account,
@@ -87,7 +87,7 @@ def _account(email: str) -> Iterator[tuple[AccountStore, Account]]:
 def _find(store: AccountStore, email: str) -> Account:
     found = store.by_email(check_email(email))
     if found is None:
-        raise UnknownAccount("There is no account with this email address.")
+        raise UnknownRecord("There is no account with this email address.")
     return found
 
 

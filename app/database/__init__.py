@@ -1,4 +1,4 @@
-"""The stores: opened here, over the backend that the settings name.
+"""Opens storage, accounts and leases on the backend that the settings name.
 
 Drivers are imported where they are used: a library in a folder needs no MongoEngine, and one in MongoDB no
 SQLAlchemy. Only this package imports them.
@@ -88,7 +88,7 @@ async def open_stores(
 
 @contextmanager
 def open_accounts(settings: Settings, *, create: bool) -> Iterator[AccountStore]:
-    """Open the accounts alone, whatever the access. An SQL database must exist, unless `create`.
+    """Open the accounts alone, whatever SEEKABLE_ACCESS is. An SQL database must exist, unless `create`.
 
     Raises ConfigurationError, StorageError.
     """

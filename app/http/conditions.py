@@ -115,7 +115,7 @@ def _etags(info: Representation) -> tuple[str, ...]:
 
 
 def has_write_condition(headers: RawHeaders) -> bool:
-    """Return whether a precondition applies to a change of something that is stored (RFC 9110 §13.1)."""
+    """Return whether the request has a precondition for changing a stored file (RFC 9110 §13.1)."""
     return (
         field(headers, b"if-match") is not None
         or field(headers, b"if-none-match") is not None

@@ -49,7 +49,7 @@ _ATTR_CHAR = "!#$&+-.^_`|~"
 
 
 def is_inline(content_type: str) -> bool:
-    """Return whether a browser may show this type in our origin: no type that can run a script.
+    """Return whether a browser may show this type in our origin. False for types that can run scripts.
 
     The whole value has to be well formed: given `video/mp4, text/html`, a browser uses the last.
     """

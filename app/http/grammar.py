@@ -28,7 +28,7 @@ _ENCODED_WORD = re.compile(r"=\?(?i:(utf-8|iso-8859-1))\?([BbQq])\?([!->@-~]*)\?
 _FORM_ESCAPE = re.compile(r'\\(["\\])|%(22|0D|0A)')
 
 
-def word_of(value: str) -> str:
+def value_without_parameters(value: str) -> str:
     """Return the value without its parameters, in lower case."""
     return value.partition(";")[0].strip(" \t").lower()
 
@@ -58,7 +58,7 @@ def extended_of(value: str, name: str) -> str | None:
     return None if match is None else _decoded(unquote_to_bytes(match[2]), match[1])
 
 
-def word_decoded(value: str) -> str | None:
+def decode_encoded_word(value: str) -> str | None:
     """Decode an encoded-word (RFC 2047 §2), which .NET sends in forms; None if the value is not one."""
     match = _ENCODED_WORD.fullmatch(value)
     if match is None:

@@ -8,7 +8,14 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from app.http.errors import BadForm, UnsupportedForm
-from app.http.grammar import extended_of, parameters_of, unquote, unquote_form, word_decoded, word_of
+from app.http.grammar import (
+    decode_encoded_word,
+    extended_of,
+    parameters_of,
+    unquote,
+    unquote_form,
+    value_without_parameters,
+)
 
 MAX_BOUNDARY_BYTES = 70
 MAX_PARTS = 32
@@ -58,7 +65,7 @@ Event = Field | FileStarted | FileData
 
 def boundary_of(content_type: str | None) -> bytes:
     """Return a form's boundary (RFC 2046 §5.1.1). Raises UnsupportedForm for another type, else BadForm."""
-    if content_type is None or word_of(content_type) != "multipart/form-data":
+    if content_type is None or value_without_parameters(content_type) != "multipart/form-data":
         raise UnsupportedForm("An upload form has the Content-Type multipart/form-data.")
     try:
         boundary = unquote(parameters_of(content_type).get("boundary", ""))
@@ -217,7 +224,7 @@ def _names(disposition: bytes | None) -> tuple[str, str | None]:
     except ValueError:
         raise BadForm("The Content-Disposition of a part is malformed.") from None
     name = unquote_form(parameters.get("name", ""))
-    if word_of(text) != "form-data" or not name:
+    if value_without_parameters(text) != "form-data" or not name:
         raise BadForm("Every part of a form has a Content-Disposition of form-data, with a name.")
     return name, _filename(text, parameters.get("filename"))
 
@@ -225,7 +232,7 @@ def _names(disposition: bytes | None) -> tuple[str, str | None]:
 def _filename(disposition: str, given: str | None) -> str | None:
     """Return the filename. .NET sends a forbidden `filename*` (RFC 7578 §4.2) beside an encoded-word."""
     filename = None if given is None else unquote_form(given)
-    decoded = None if filename is None else word_decoded(filename)
+    decoded = None if filename is None else decode_encoded_word(filename)
     return filename if decoded is None else extended_of(disposition, "filename") or decoded
 
 

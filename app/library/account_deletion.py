@@ -229,6 +229,6 @@ async def _logged() -> AsyncIterator[None]:
     try:
         yield
     except StorageError as error:
-        log.error("The files of an account that was deleted are still there: %s", error)
+        log.error("An account could not be deleted yet; the server will retry: %s", error)
     except Exception:
-        log.exception("The files of an account that was deleted are still there")
+        log.exception("An account could not be deleted yet; the server will retry")

@@ -174,8 +174,8 @@ def _parameters(dependant: Dependant) -> frozenset[str]:
 
 
 class _Rest(Convertor[str]):
-    """The rest of a path, `{path:rest}`; Starlette's `path` stops at a line break, and a name with one would
-    be 404 instead of rejected."""
+    """The rest of a path, `{path:rest}`; Starlette's `path` stops at a line break, and a name that contains
+    one would get 404 instead of 400."""
 
     regex = r"[\s\S]*"
 
@@ -187,7 +187,7 @@ class _Rest(Convertor[str]):
 
 
 class _File(_Rest):
-    """The rest of a path that does not name a folder: a folder ends in a slash, and is more than one."""
+    """The path of a file. Paths that end in a slash are folders, except a lone slash."""
 
     regex = r"[\s\S]*[^/]|/"
 

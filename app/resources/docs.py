@@ -1,4 +1,4 @@
-"""The API docs at /docs, whose assets this server has too."""
+"""The API docs at /docs. This server also serves their assets."""
 
 import os
 from importlib.metadata import version

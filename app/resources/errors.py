@@ -36,7 +36,7 @@ STATUS: dict[type[Exception], int] = {
     accounts.NotPermitted: 403,
     accounts.LinkRefused: 403,
     accounts.SignUpRefused: 403,
-    accounts.UnknownAccount: 404,
+    accounts.UnknownRecord: 404,
     accounts.EmailTaken: 409,
     accounts.LastAdministrator: 409,
     accounts.BadCredentials: 422,

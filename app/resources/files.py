@@ -12,7 +12,7 @@ from app.accounts.principals import Principal
 from app.http.conditions import Verdict, evaluate, has_write_condition
 from app.http.digest_fields import declared_digests
 from app.http.errors import BadPatch, IncompleteBody, TooLarge, UnsupportedForm, UnsupportedPatch
-from app.http.grammar import RawHeaders, field, word_of
+from app.http.grammar import RawHeaders, field, value_without_parameters
 from app.http.merge_patch import MEDIA_TYPE, parse_merge_patch
 from app.http.multipart import FormReader, boundary_of
 from app.library.quotas import QuotaReservation
@@ -324,7 +324,7 @@ async def _move_blindly(services: Services, key: Key, target: Key) -> FileInfo:
 
 
 def _check_type(request: Request) -> None:
-    if word_of(request.headers.get("content-type", "")) != MEDIA_TYPE:
+    if value_without_parameters(request.headers.get("content-type", "")) != MEDIA_TYPE:
         raise UnsupportedPatch(f"To move or rename a file, send a body with Content-Type: {MEDIA_TYPE}.")
     refuse_encoding(request, UnsupportedPatch)
 

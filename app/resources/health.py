@@ -16,7 +16,7 @@ from app.resources.request_body import client_address
 from app.storage.errors import StorageError, StorageUnavailable
 
 READY_WITHIN_S = 2
-VERSION = version("seekable")  # read once: slower than all the rest of the probe
+VERSION = version("seekable")  # read once: it would take longer than the rest of the probe
 
 _PROXY_HEADERS = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
 

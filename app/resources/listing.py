@@ -45,7 +45,7 @@ def sort_of(order: str) -> tuple[Sort, bool]:
 async def get_listing(
     library: LibraryDep,
     folder: Annotated[str, Query(description="The top if absent.")] = "",
-    recursive: Annotated[Flag, Query(description="Also all that is in the folders inside.")] = False,
+    recursive: Annotated[Flag, Query(description="Include the files of all subfolders.")] = False,
     q: SearchWords = "",
     type: Annotated[
         str, Query(pattern=_TYPE, description="Media type: `video/mp4`, or `video` for all videos.")
@@ -68,7 +68,7 @@ class FileList(BaseModel):
     folders: list[str] = Field(description="Names of the folders inside; on the first page of a folder only.")
     items: list[File]
     next_cursor: str | None = Field(
-        description="Ask for the next page with it; null on the last. Of a search others may be short, too."
+        description="Cursor of the next page; null on the last. Any page may have fewer than `limit` files."
     )
 
 

@@ -11,7 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection
 
 from app.http.errors import BadForm, BodyError, TooLarge, UnsupportedForm
-from app.http.grammar import word_of
+from app.http.grammar import value_without_parameters
 
 MAX_BYTES = 64 << 10
 MAX_FIELDS = 20
@@ -45,7 +45,7 @@ async def read_fields(request: Request) -> dict[str, Any]:
     """Return the raw fields of a form or JSON object. Raises BadForm, TooLarge, UnsupportedForm."""
     refuse_encoding(request, UnsupportedForm)
     content = await bounded(request, MAX_BYTES, TooLarge(f"The body may have at most {MAX_BYTES} bytes."))
-    kind = word_of(request.headers.get("content-type", ""))
+    kind = value_without_parameters(request.headers.get("content-type", ""))
     try:
         if kind == _JSON:
             members = json.loads(content.decode())
@@ -81,7 +81,7 @@ def _sentence(fault: Mapping[str, Any]) -> str:
 
 def is_json(request: Request) -> bool:
     """Return whether the body, and so the response, is JSON: programs send JSON, browsers forms."""
-    return word_of(request.headers.get("content-type", "")) == _JSON
+    return value_without_parameters(request.headers.get("content-type", "")) == _JSON
 
 
 def declared_length(request: Request) -> int | None:

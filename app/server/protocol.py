@@ -38,7 +38,7 @@ from app.server.exchange import (
     reset,
 )
 from app.server.forwarded import UNIX_CLIENT, UNIX_SERVER, is_unix
-from app.server.refusal import log_malformed_request, log_refused_connection, problem_response
+from app.server.refusal import encode_problem_response, log_malformed_request, log_refused_connection
 from app.server.uvicorn_config import UvicornConfig
 from app.server.zerocopy import EXTENSION, FileSender
 
@@ -212,7 +212,7 @@ class HttpProtocol(HttpToolsProtocol):
         if len(self.pipeline) == MAX_PIPELINED_REQUESTS:
             self._refuse(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"At most {MAX_PIPELINED_REQUESTS} requests may wait for another.",
+                f"At most {MAX_PIPELINED_REQUESTS} pipelined requests may wait. Read the responses first.",
             )
             raise ValueError("too many")
         self._use_origin_form()
@@ -283,7 +283,7 @@ class HttpProtocol(HttpToolsProtocol):
         if any(_forbids_refusal(cycle) for cycle in self._cycles):
             self.transport.abort()
         else:
-            self.transport.write(problem_response(status, detail, request_id(self.headers or ())))
+            self.transport.write(encode_problem_response(status, detail, request_id(self.headers or ())))
             self._instrumentation.requests.request_refused(status)
             self._notify_disconnect()
             self.transport.close()
@@ -298,7 +298,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._body_rate.is_too_slow(
             self.cycle, waits=waits, received=self._received, limits=limits, now=now
         ):
-            detail = f"A body has to come with at least {limits.body_rate:g} bytes a second."
+            detail = f"The body arrives too slowly: send at least {limits.body_rate:g} bytes a second."
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, detail)
             return
         if not self._step_timer.has_expired(step, self._progress(step), limits, now):

@@ -22,7 +22,7 @@ _RETRY = "retry-after: 5\r\n"
 log = logging.getLogger(__name__)
 
 
-def problem_response(status: HTTPStatus, detail: str, request_id: str) -> bytes:
+def encode_problem_response(status: HTTPStatus, detail: str, request_id: str) -> bytes:
     """Return a complete response with a problem document (RFC 9457) and `Connection: close`."""
     body = json.dumps({"title": status.phrase, "status": status, "detail": detail}).encode()
     head = (

@@ -10,7 +10,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from app.server.exchange import request_id
 from app.server.forwarded import UNIX_CLIENT, UNIX_SERVER, is_unix
-from app.server.refusal import log_malformed_request, problem_response
+from app.server.refusal import encode_problem_response, log_malformed_request
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -63,7 +63,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             # The head is complete here. uvicorn does not notice that its parser refused it, and would wait.
             detail = "This handshake is malformed, or too long."
             log_malformed_request(self.client, detail)
-            self.transport.write(problem_response(HTTPStatus.BAD_REQUEST, detail, request_id(())))
+            self.transport.write(encode_problem_response(HTTPStatus.BAD_REQUEST, detail, request_id(())))
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -28,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FAILURES = (StorageUnavailable, OutOfSpace, Truncated)
-"""Errors that are failures of the database or the disk; all others are answers to the caller."""
+"""Errors that metrics count as failures. All others are normal outcomes."""
 
 
 class Observer:

@@ -59,4 +59,4 @@ class Unreadable(StorageUnavailable):
 
 
 class DiskFault(Unreadable):
-    """The disk failed to read: neither permissions nor memory are missing."""
+    """The disk failed to read, for a reason other than permissions, descriptors or memory."""

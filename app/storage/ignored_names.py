@@ -14,7 +14,7 @@ class IgnoredNames:
     def __init__(self, patterns: Sequence[str]) -> None:
         self._spec = GitIgnoreSpec.from_lines(patterns)
         self.text = "\n".join(patterns)
-        """The patterns, one a line: compare it with the text by which earlier rows were flagged."""
+        """The patterns, one per line. Backends store it, to detect that the patterns changed."""
         self.matches_folder = lru_cache(4096)(self._matches_folder)
         """Return whether a pattern matches the folder or one above it: then all files in it are ignored."""
 

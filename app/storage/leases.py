@@ -1,4 +1,4 @@
-"""Leases: work that one process at a time does, of those that share a database."""
+"""Leases: of the processes that share a database, only the holder does a piece of work."""
 
 import asyncio
 import logging

@@ -20,12 +20,12 @@ class ScanOutcome(Enum):
     UNREADABLE = "unreadable"
     """The file or folder cannot be read."""
     SKIPPED = "skipped"
-    """The file cannot be stored, such as for its name."""
+    """The file cannot be stored, for example because of its name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanFinding:
-    """A file that a scan acted on, or could not."""
+    """A file that a scan changed in the library, or could not add."""
 
     path: str
     """With lone surrogates where a name on the disk is not UTF-8."""

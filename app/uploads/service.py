@@ -16,7 +16,7 @@ from app.storage.contract import Staged, Storage
 from app.storage.types import Committed, Expect, Expectation, FileInfo, Key, normalize_folder
 
 PROGRESS_INTERVAL_S = 0.125
-"""Seconds between two messages. With the last one, which is not delayed, a client gets ten in a second."""
+"""Seconds between two messages: eight a second, and with the undelayed last one at most the promised ten."""
 
 REMOTE_PROGRESS_INTERVAL_S = 1.0
 """Seconds between two messages, other than the last, that other processes receive as well."""

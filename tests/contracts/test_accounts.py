@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from app.accounts.errors import AccountError, EmailTaken, LastAdministrator, SignUpRefused, UnknownAccount
+from app.accounts.errors import AccountError, EmailTaken, LastAdministrator, SignUpRefused, UnknownRecord
 from app.accounts.login_limits import Bucket
 from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, SigningKey, Token
 from app.accounts.store import MAX_SESSIONS, AccountStore
@@ -50,9 +50,8 @@ def settings_of(
     with ExitStack() as stack:
         name = request.param
         options = stack.enter_context(standalone()) if name == "standalone" else BACKENDS[name]()
-        if (
-            "mongodb_url" in options
-        ):  # all tests share one MongoDB, but each module needs a `users` database of its own
+        # All tests share one MongoDB, but each module needs a `users` database of its own.
+        if "mongodb_url" in options:
             options["users_url"] = str(options["mongodb_url"]).replace("library", "users")
         yield Settings(_env_file=None, files_dir=tmp_path_factory.mktemp("accounts") / "files", **options)
 
@@ -168,7 +167,7 @@ def test_unknown_account_is_not_found(store: AccountStore) -> None:
         lambda: store.tokens.add(make_token(make_account())),
         lambda: store.links.add(make_link(make_account())),
     ):
-        with pytest.raises(UnknownAccount):
+        with pytest.raises(UnknownRecord):
             call()
     assert not store.invites.remove("none")
     assert not store.invites.remove("no\0ne")
@@ -383,7 +382,7 @@ def test_mark_leaving_removes_records_and_remove_removes_account(store: AccountS
     assert _stored(store, *theirs) == [*theirs]
     store.mark_leaving(anna.id)
     for call in (lambda: store.tokens.add(mine[1]), lambda: store.links.add(mine[2])):
-        with pytest.raises(UnknownAccount):
+        with pytest.raises(UnknownRecord):
             call()
     assert _stored(store, *mine) == [None, None, None]
     store.remove(anna.id)
@@ -527,7 +526,7 @@ def test_set_admin_promotes_and_demotes_but_keeps_last_administrator(store: Acco
     store.mark_leaving(anna.id)
     for account_id in (anna.id, "nobody"):
         for is_admin in (True, False):
-            with pytest.raises(UnknownAccount):
+            with pytest.raises(UnknownRecord):
                 store.set_admin(account_id, is_admin)
     with pytest.raises(LastAdministrator):  # although it is the only account, and may leave
         store.set_admin(admin.id, False)

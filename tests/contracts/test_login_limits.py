@@ -34,9 +34,8 @@ def opened(
 
         def two(backend: str) -> Stores:
             options = BACKENDS[backend]()
-            if (
-                "mongodb_url" in options
-            ):  # all tests share one MongoDB, but each module needs a `users` database of its own
+            # All tests share one MongoDB, but each module needs a `users` database of its own.
+            if "mongodb_url" in options:
                 options["users_url"] = str(options["mongodb_url"]).replace("library", "attempts")
             folder = tmp_path_factory.mktemp("attempts")
             settings = Settings(_env_file=None, files_dir=folder / "files", **options)

@@ -216,9 +216,8 @@ def test_socket_that_does_not_read_is_closed_without_delaying_others(folder: Pat
             stack.enter_context(Socket(server, "/events", receive_buffer=4096)) for _ in range(2)
         )
         slowest = 0.0
-        for number in range(
-            250
-        ):  # more messages than the backlog holds, in too short a time to give up the socket
+        # More messages than the backlog holds, in too short a time to give up the socket.
+        for number in range(250):
             assert http.put(f"/files/{LONG}", content=b"%d" % number).status_code in (201, 204)
             answered = time.monotonic()
             assert reading.json()["path"] == LONG

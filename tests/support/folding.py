@@ -239,9 +239,8 @@ def _serve(store: str, point: str, *options: str) -> None:
     descriptor = os.open("/dev/fuse", os.O_RDWR)
     libc = ctypes.CDLL(None, use_errno=True)
     data = f"fd={descriptor},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-    if (
-        libc.mount(b"folding", os.fsencode(point), b"fuse.folding", 6, data.encode()) != 0
-    ):  # no suid, no devices
+    # The flags: no suid, no devices.
+    if libc.mount(b"folding", os.fsencode(point), b"fuse.folding", 6, data.encode()) != 0:
         sys.exit(os.strerror(ctypes.get_errno()))
     Folding(store, nfd="nfd" in options).serve(descriptor)
 

@@ -27,9 +27,9 @@ class Together:
         def test(**fixtures: Outcomes) -> None:
             fixtures[self._fixture][case.__name__].result()
 
-        asks = inspect.Parameter(self._fixture, inspect.Parameter.KEYWORD_ONLY)
+        parameter = inspect.Parameter(self._fixture, inspect.Parameter.KEYWORD_ONLY)
         test.__name__, test.__doc__, test.__wrapped__ = case.__name__, case.__doc__, case  # type: ignore[attr-defined]
-        test.__signature__ = inspect.Signature([asks])  # type: ignore[attr-defined]
+        test.__signature__ = inspect.Signature([parameter])  # type: ignore[attr-defined]
         return test
 
     @contextmanager

@@ -22,7 +22,7 @@ class Limits:
     """Time after which a list searches such a folder again."""
 
     retry_new_after_s: float = 2
-    """The same if the time was spent on new files, which will soon be complete."""
+    """Like `retry_after_s`, if the search found only files that are still being written."""
 
     max_folders_checked: int = 200
     """Folders below a list that are checked for changes without blocking."""

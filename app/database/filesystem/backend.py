@@ -91,7 +91,7 @@ class FilesystemBackend:
     def __init__(
         self,
         database: Database,
-        files: Disk,
+        disk: Disk,
         *,
         volume: str,
         chunk_size: int,
@@ -101,17 +101,17 @@ class FilesystemBackend:
     ) -> None:
         self.database = database
         """The database, which it shares with the accounts."""
-        self.disk = files
+        self.disk = disk
         self.volume = volume
         self._chunk_size = chunk_size
         self._ignored = ignored
         self._feed = feed or ChangeFeed()
         self._limits = limits or Limits()
-        self._scanner = Scanner(database, files, self.reconciling, ignored, self._limits)
+        self._scanner = Scanner(database, disk, self.reconciling, ignored, self._limits)
         self.maintenance = FilesystemMaintenance(
-            database, files, self.reconciling, self._scanner, self._limits
+            database, disk, self.reconciling, self._scanner, self._limits
         )
-        self._open_cache = OpenCache(files, chunk_size, self._limits)
+        self._open_cache = OpenCache(disk, chunk_size, self._limits)
 
     # Reading
 

@@ -20,7 +20,7 @@ from app.storage.ignored_names import IgnoredNames
 from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep
 from app.storage.types import Key
 
-_NO_FILE = {"link": "It is a symbolic link.", "other": "It is neither a file nor a folder."}
+_NOT_A_FILE = {"link": "It is a symbolic link.", "other": "It is neither a file nor a folder."}
 
 Reconciling = Callable[[], AbstractContextManager[Reconciler]]
 """Begins a transaction of a Reconciler."""
@@ -32,13 +32,13 @@ class FolderDiff:
     def __init__(
         self,
         database: Database,
-        files: Disk,
+        disk: Disk,
         reconciling: Reconciling,
         ignored: IgnoredNames,
         limits: Limits,
     ) -> None:
         self._database = database
-        self._disk = files
+        self._disk = disk
         self._reconciling = reconciling
         self._ignored = ignored
         self._limits = limits
@@ -75,7 +75,7 @@ class FolderDiff:
         findings: list[ScanFinding] = []
         depth = len(root_of(library))
         for entry in entries:
-            reason = _NO_FILE.get(entry.type)
+            reason = _NOT_A_FILE.get(entry.type)
             if entry.type == "file":
                 try:
                     files[entry.name] = Key.of(library, folder, entry.name), (*path, entry.name)
@@ -105,7 +105,7 @@ class FolderDiff:
             yield ScanStep(0, self._reconcile(list(self._missing(found))).findings)
 
     def _missing(self, known: list[Place]) -> Iterator[Place]:
-        """Yield those without a file. Unreadable folders are passed over; the scan reports them."""
+        """Yield the rows whose file is missing. Skips unreadable folders, which the scan reports."""
         for path, group in groupby(known, lambda place: place[1][:-1]):
             with suppress(Unreadable), self._open_exact_folder(path) as folder:
                 for key, file in group:

@@ -42,7 +42,7 @@ TRIES = 3
 """Attempts to hash a file that moves meanwhile."""
 
 MAX_FAILED = 100
-"""Number of failed files up to which new urgent files are hashed between two others."""
+"""While fewer files have failed, urgent files are hashed before each next one."""
 
 _FIRST = text(f"({HASH_FIRST})")
 
@@ -77,10 +77,10 @@ class FilesystemMaintenance:
     """`storage.maintenance.Maintenance` over a folder and its database."""
 
     def __init__(
-        self, database: Database, files: Disk, reconciling: Reconciling, scanner: Scanner, limits: Limits
+        self, database: Database, disk: Disk, reconciling: Reconciling, scanner: Scanner, limits: Limits
     ) -> None:
         self._database = database
-        self._disk = files
+        self._disk = disk
         self._reconciling = reconciling
         self._scanner = scanner
         self._limits = limits

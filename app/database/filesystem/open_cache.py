@@ -129,8 +129,8 @@ class CachedRow:
 class OpenCache:
     """The most recently used rows, each of about 2 KiB. Thread-safe."""
 
-    def __init__(self, files: Disk, chunk_size: int, limits: Limits) -> None:
-        self._disk = files
+    def __init__(self, disk: Disk, chunk_size: int, limits: Limits) -> None:
+        self._disk = disk
         self._chunk_size = chunk_size
         self._limits = limits
         # No TTLCache: it takes four times as long, in every request.

@@ -278,7 +278,7 @@ def umask() -> int:
     return mask
 
 
-_OPENAT2 = 437  # on every architecture with such a kernel that Python supports
+_OPENAT2 = 437  # the same number on every architecture except Alpha
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH, _CACHED = 0x01, 0x02, 0x04, 0x08, 0x20
 

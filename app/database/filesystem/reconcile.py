@@ -59,7 +59,7 @@ class Reconciler:
         self,
         database: Database,
         session: Session,
-        files: Disk,
+        disk: Disk,
         *,
         ignored: IgnoredNames,
         check_volume: Callable[[], None],
@@ -71,7 +71,7 @@ class Reconciler:
         self.has_doubts = False
         self._unknown: OutcomeUnknown | None = None
         self._database = database
-        self._disk = files
+        self._disk = disk
         self._ignored = ignored
         self._check_volume = check_volume
         self._limits = limits
@@ -253,7 +253,7 @@ class Reconciler:
         row = self._find_moved(key, path, status)
         if row is not None:
             return row
-        # A returning file is no new one that a program may still be writing.
+        # A file that returns is complete: no program is still writing it.
         row = self._restore(key, status)
         if row is None:
             if not self._is_complete(path, status):

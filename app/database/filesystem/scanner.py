@@ -108,14 +108,14 @@ class Scanner:
     def __init__(
         self,
         database: Database,
-        files: Disk,
+        disk: Disk,
         reconciling: Reconciling,
         ignored: IgnoredNames,
         limits: Limits,
     ) -> None:
         self._database = database
-        self._disk = files
-        self._diff = FolderDiff(database, files, reconciling, ignored, limits)
+        self._disk = disk
+        self._diff = FolderDiff(database, disk, reconciling, ignored, limits)
         self._ignored = ignored
         self._limits = limits
         self._cache = ScanCache(limits)

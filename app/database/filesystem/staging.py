@@ -100,8 +100,7 @@ class StagedFile:
 
 
 def _start_write_back(descriptor: int, start: int, stop: int) -> None:
-    """Ask the kernel to write the bytes [start, stop) to disk; does not wait, and does nothing elsewhere than
-    on Linux."""
+    """Ask the kernel to write the bytes [start, stop) to disk, without waiting. Linux only."""
     if sys.platform == "linux":
         # DONTNEED is meant to drop pages, but writes dirty ones first without waiting, so these remain.
         # Python lacks sync_file_range(2), which does just that.

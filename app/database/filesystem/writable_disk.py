@@ -58,7 +58,7 @@ class MoveIntent:
 class MoveIntentFile:
     """A file in the reserved folder that records at most one intent.
 
-    Only the holder of the write lock moves files, so an intent of another process is a dead process's.
+    Only the holder of the write lock moves files, so a foreign intent was left by a process that died.
     """
 
     def __init__(self, folder: int) -> None:
@@ -357,7 +357,7 @@ class WritableDisk(Disk):
     # Moves without an atomic rename
 
     def _move_by_link(self, old: int, source: DiskPath, new: int, target: DiskPath) -> None:
-        """Move the file where every rename would replace an existing target."""
+        """Move the file by link and unlink, because this system's rename would replace a target."""
         try:
             inode = os.stat(source[-1], dir_fd=old, follow_symlinks=False).st_ino
             self._intents.write(MoveIntent(source, target, inode))

@@ -26,7 +26,7 @@ from app.accounts.errors import (
     EmailTaken,
     LastAdministrator,
     SignUpRefused,
-    UnknownAccount,
+    UnknownRecord,
 )
 from app.accounts.models import Account, Destination, Invite, Link, Record, Session, SigningKey, Token
 from app.accounts.store import MAX_SESSIONS
@@ -167,7 +167,7 @@ class MongoRecordStore(MongoRecords[M]):
             owner = {"_id": document["account_id"], "leaving": False}
             if self._users.accounts.find_one(owner, {"_id": True}) is None:
                 self._collection.delete_one({"_id": document["_id"]})
-                raise UnknownAccount(NO_ACCOUNT)
+                raise UnknownRecord(NO_ACCOUNT)
 
 
 class MongoSessions(MongoRecords[Session]):
@@ -348,11 +348,11 @@ class MongoAccounts:
     def set_disabled(self, account_id: str, disabled: bool) -> None:
         change: RawDocument = {"$set": {"disabled": disabled}} | ({"$inc": {"era": 1}} if disabled else {})
         if not self._change({"_id": account_id}, change):
-            raise UnknownAccount(NO_ACCOUNT)
+            raise UnknownRecord(NO_ACCOUNT)
 
     def set_quota(self, account_id: str, quota: int | None) -> None:
         if not self._change({"_id": account_id}, {"$set": {"quota": quota}}):
-            raise UnknownAccount(NO_ACCOUNT)
+            raise UnknownRecord(NO_ACCOUNT)
 
     def _change(self, selected: RawDocument, change: RawDocument) -> bool:
         """Update an account and delete the sessions of its former eras. Return whether it was found."""
@@ -368,10 +368,10 @@ class MongoAccounts:
     def set_admin(self, account_id: str, is_admin: bool) -> None:
         account = self.get(account_id)
         if account is None or account.leaving:
-            raise UnknownAccount(NO_ACCOUNT)
+            raise UnknownRecord(NO_ACCOUNT)
         if is_admin:
             if not self._change({"_id": account_id, "leaving": False}, {"$set": {"is_admin": True}}):
-                raise UnknownAccount(NO_ACCOUNT)
+                raise UnknownRecord(NO_ACCOUNT)
         elif account.is_admin:
             self._administrators.resign(account_id, _DEMOTE, may_be_alone=False)
 
@@ -389,7 +389,7 @@ class MongoAccounts:
         """Return False if the account was promoted or demoted meanwhile."""
         account = self.get(account_id)
         if account is None:
-            raise UnknownAccount(NO_ACCOUNT)
+            raise UnknownRecord(NO_ACCOUNT)
         if account.is_admin and not account.leaving:
             self._administrators.resign(account_id, leave, may_be_alone=True)
             return True

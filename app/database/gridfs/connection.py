@@ -185,21 +185,19 @@ class MongoDatabase(Connection):
             existing = [(index["name"], tuple(index["key"])) for index in collection.list_indexes()]
         for name, fields in existing:
             if fields in indexes:
-                with (
-                    self.operation(within_s=None),
-                    suppress(StorageUnavailable),
-                ):  # another process was faster
+                # Another process may be faster.
+                with self.operation(within_s=None), suppress(StorageUnavailable):
                     collection.drop_index(name)
 
     def _create_media(self) -> None:
-        """Create the collection, if missing, with IMAGES: later that needs the privilege collMod, which the
-        role readWrite lacks."""
+        """Create the collection, if missing, with IMAGES, because enabling them later needs the privilege
+        collMod, which the role readWrite lacks."""
         # A standalone server, or one before MongoDB 6.0, refuses. Then its indexes create the collection.
         with self.operation(), suppress(CollectionInvalid, OperationFailure):
             self._database.create_collection(self.media.name, **IMAGES)
 
     def check_responds(self) -> None:
-        """Raise StorageUnavailable if the database does not respond: the error was not one document's."""
+        """Raise StorageUnavailable unless the database responds: then an error concerns one document only."""
         with self.operation(within_s=1.5, fail_fast=False):
             self.client.admin.command("ping")
 

@@ -72,7 +72,7 @@ class LeaseRenewer:
     def remove(self, file: ObjectId) -> None:
         """Stop renewing a lease; its remaining time suffices for the writer.
 
-        Blocks until a renewal in progress ends, because that could enter the file again later.
+        Blocks until a renewal in progress ends, because it could otherwise create the entry again.
         """
         with self._changed:
             self._files.discard(file)

@@ -32,7 +32,7 @@ _SHOWN_PATH_INDEX = ("library", "ignored", "folder", "filename")
 
 @dataclass(frozen=True, slots=True)
 class MongoCandidates:
-    """Files that include those of a listing, by a condition that is a range of one index."""
+    """A superset of a listing's files, as a condition that selects a range of one index."""
 
     where: RawDocument
     index: tuple[str, ...]

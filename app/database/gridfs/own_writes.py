@@ -16,8 +16,8 @@ T = TypeVar("T")
 Mark = tuple[str, ...]
 
 MAX_MARKS = 10_000
-"""Writes that wait to be reported by the stream. The oldest of more are taken for another process's, which is
-harmless."""
+"""Writes that wait to be reported by the stream. Beyond this number the oldest are forgotten, and
+count as another process's, which is harmless."""
 
 WAIT_S = 10.0
 """Seconds to wait for a write that is in progress: longer than any write takes."""

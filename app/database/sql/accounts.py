@@ -28,7 +28,7 @@ from app.accounts.errors import (
     EmailTaken,
     LastAdministrator,
     SignUpRefused,
-    UnknownAccount,
+    UnknownRecord,
 )
 from app.accounts.store import MAX_SESSIONS
 from app.database.sql.engine import Database
@@ -303,7 +303,7 @@ class SqlAccounts(_Statements):
         with self._database.writing() as session:
             account = session.get(AccountRow, account_id)
             if account is None:
-                raise UnknownAccount(NO_ACCOUNT)
+                raise UnknownRecord(NO_ACCOUNT)
             if account.is_admin and not account.leaving:
                 _check_not_last(session, account_id, may_be_alone=True)
             library, folder = (keep.library, keep.folder) if keep else (None, None)
@@ -352,7 +352,7 @@ class SqlAccounts(_Statements):
 
     def _update(self, session: Session, account_id: str, **values: object) -> None:
         if not _changed(session, update(AccountRow).where(AccountRow.id == account_id).values(**values)):
-            raise UnknownAccount(NO_ACCOUNT)
+            raise UnknownRecord(NO_ACCOUNT)
 
 
 def _model(model: type[M], row: Any) -> M:
@@ -372,7 +372,7 @@ def _changed(session: Session, statement: Update | Delete) -> bool:
 
 def _check_staying(session: Session, account_id: str) -> None:
     if not _exists(session, AccountRow.id == account_id, ~AccountRow.leaving):
-        raise UnknownAccount(NO_ACCOUNT)
+        raise UnknownRecord(NO_ACCOUNT)
 
 
 def _check_not_last(session: Session, account_id: str, *, may_be_alone: bool = False) -> None:

@@ -40,8 +40,7 @@ Text = ColumnElement[str] | InstrumentedAttribute[str]
 
 @dataclass(frozen=True, slots=True)
 class SqlCandidates:
-    """Files that include those of a listing: by queries for their ids, each answered by one index, or by
-    ids."""
+    """A superset of a listing's files, as queries for ids (one index each) or as ids."""
 
     queries: Sequence[Select[str]] = ()
     ids: Sequence[str] = ()

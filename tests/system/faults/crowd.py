@@ -46,7 +46,7 @@ class Film:
         self.possible = frozenset({version})
 
     def possible_since(self) -> Callable[[], set[Version]]:
-        """Return a function; called after a read, it returns the versions that the read may have returned."""
+        """Return a function that, after a read, returns the versions that were possible."""
         possible, attempts = self.possible, len(self.attempted)
         return lambda: {*possible, *self.attempted[attempts:]}
 

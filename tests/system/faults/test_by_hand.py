@@ -405,8 +405,5 @@ def test_scan_and_verify_report_changes_beside_a_running_server(folder: Path) ->
             assert damaged.returncode == 1
             finding, counts = damaged.stdout.splitlines()
             assert finding == "damaged: a/film.mp4"
-            assert sorted(counts.split(", ")) == [
-                "1 damaged",
-                "1 not hashed yet",
-                "2 files",
-            ]  # in order of the random IDs
+            # Sorted, because files are verified in the order of their random IDs.
+            assert sorted(counts.split(", ")) == ["1 damaged", "1 not hashed yet", "2 files"]

@@ -168,9 +168,8 @@ def test_failover_keeps_acknowledged_changes_and_downloads_resume(
     if how == "steps down":
         assert (complete_downloads, uploads.failed()) == ([True] * AT_ONCE, 0), uploads.outcomes
     elif "no successor" in how:
-        assert (
-            complete_downloads.count(False) >= AT_ONCE // 2
-        )  # the other downloads were already buffered to their end
+        # The other downloads were already buffered to their end.
+        assert complete_downloads.count(False) >= AT_ONCE // 2
     with server.client() as http:
         for download, is_complete in zip(downloads, complete_downloads, strict=True):
             assert is_complete is (len(download.body) == len(FILM))

@@ -16,9 +16,8 @@ def start_error(folder: Path, url: str) -> str:
     grid = Grid(folder, url)
     began = time.monotonic()
     ended = grid.seekable("serve", "--port", "0", timeout=40)
-    assert (
-        time.monotonic() - began < 20
-    )  # MongoDB's driver waits for 30 s by default; ten servers start here at once
+    # MongoDB's driver waits for 30 s by default; ten servers start here at once.
+    assert time.monotonic() - began < 20
     assert ended.returncode == 1
     assert ended.stdout == ""
     (line,) = ended.stderr.splitlines()

@@ -53,9 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        if (
-            self.headers["content-type"] != "application/json"
-        ):  # Helm's own release record, in Protocol Buffers
+        # Helm's own release record is in Protocol Buffers.
+        if self.headers["content-type"] != "application/json":
             self._respond(201, {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "release"}})
             return
         created = json.loads(body)

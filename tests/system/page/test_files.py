@@ -51,9 +51,8 @@ def test_file_can_be_renamed_by_keyboard_alone(page: Page, http: httpx.Client, f
     page.keyboard.type("a")  # replaces the name, without its extension
     page.keyboard.press("Enter")
     error = page.get_by_role("alert")
-    expect(error).to_have_text(
-        "A file with this name already exists. Choose another name."
-    )  # the dialog stays open
+    # The dialog stays open.
+    expect(error).to_have_text("A file with this name already exists. Choose another name.")
     expect(field).to_have_value("a.mp4")
     field.fill("<i>סרט #1.mp4")
     page.keyboard.press("Enter")

@@ -116,9 +116,8 @@ def test_changes_over_limit_become_resync() -> None:
         process.feed.publish_threadsafe(
             changes(*(("mine", number) for number in range(MAX_PENDING_CHANGES + 1)))
         )
-        process.feed.publish_threadsafe(
-            changes(("mine", -1), ("other", 7))
-        )  # the resync covers the first of these as well
+        # The resync covers the first of these as well.
+        process.feed.publish_threadsafe(changes(("mine", -1), ("other", 7)))
         assert await process.wait_for(process.mine, RESYNC) == [RESYNC]
         assert await process.wait_for(process.other, created(7)) == [created(7)]
         process.feed.publish_threadsafe(changes(("mine", 8)))

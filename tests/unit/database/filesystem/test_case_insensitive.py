@@ -320,9 +320,8 @@ def test_names_differ_by_case_on_case_sensitive_file_system(
 ) -> None:
     case_sensitive_library.put(b"film")
     case_sensitive_library.put(b"FILM", CASE)
-    os.link(
-        case_sensitive_library.path(), case_sensitive_library.root / "films" / "Film.mp4"
-    )  # a second name of the same file
+    # A second name of the same file.
+    os.link(case_sensitive_library.path(), case_sensitive_library.root / "films" / "Film.mp4")
     case_sensitive_library.put(b"Film", FOLDER)
     wait_for_tick()
     assert scan(case_sensitive_library) == {ScanOutcome.CREATED: 1}
