@@ -25,6 +25,8 @@ from app.resources.dependencies import base_path
 from app.resources.docs import PUBLIC_PATHS
 from app.resources.errors import problems
 
+# StreamMiddleware responds to every GET and HEAD whose path a route of downloads.router matches, before these
+# routes are tried. A GET route below /files/, such as /files/count, would be documented and never called.
 _FILES = (
     files.uploads,
     downloads.router,

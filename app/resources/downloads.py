@@ -92,6 +92,8 @@ _ROUTES = [route for route in router.routes if isinstance(route, APIRoute) and "
 class StreamMiddleware:
     """Responds to GET and HEAD of the routes above; FastAPI only documents them.
 
+    It also hides every other GET route whose path one of these matches: /files/count would be a file.
+
     Players request thousands of short ranges, and FastAPI takes longer to route a request and to solve the
     dependencies of its endpoint than we take to plan and send the response.
     """
