@@ -215,7 +215,8 @@ class _Deletion:
     def lines(self, settings: Settings, leaver: Account, receiver: Account | None) -> Iterator[str]:
         size = ByteSize(self.size).human_readable()
         place = library_location(settings, leaver.library)
-        yield f"{leaver.email} has {self.files:,} files ({self.size:,} bytes, {size}) in {place}"
+        files = "1 file" if self.files == 1 else f"{self.files:,} files"
+        yield f"{leaver.email} has {files} ({self.size:,} bytes, {size}) in {place}"
         if self.keep is None:
             yield "All of them are deleted for good, including those that other programs added."
         elif self.keep == IN_PLACE:

@@ -113,7 +113,7 @@ async def _scan(storage: Storage) -> Counter[ScanOutcome]:
                 if finding.reason:
                     bar.print(finding.outcome.value, finding.path, finding.reason)
             bar.advance(step.files + sum(bool(finding.reason) for finding in step.findings))
-    click.echo(", ".join([f"{files} files", *_counts(found)]))
+    click.echo(", ".join([_file_count(files), *_counts(found)]))
     return found
 
 
@@ -132,7 +132,7 @@ def verify() -> None:
                 bar.advance(step.size)
 
     _with_storage(run)
-    click.echo(", ".join([f"{found.total()} files", *_counts(found)]))
+    click.echo(", ".join([_file_count(found.total()), *_counts(found)]))
     if found.keys() & _FAULTS:
         sys.exit(1)
 
@@ -222,12 +222,12 @@ def _may_remove(gone: Sequence[FileInfo]) -> bool:
     """List the files, and ask for confirmation. Raises ClickException if standard input is not a terminal."""
     for info in gone:
         click.echo(_line("gone", info.key))
-    files = f"{len(gone)} files ({sum(info.size for info in gone)} bytes)"
+    files = f"{_file_count(len(gone))} ({sum(info.size for info in gone)} bytes)"
     if not sys.stdin.isatty():
         raise click.ClickException(
             f"{files} would be removed from the target. Add --yes to remove them, or omit --mirror."
         )
-    return click.confirm(f"Remove these {files} from the target?", err=True)
+    return click.confirm(f"Remove {files} from the target?", err=True)
 
 
 async def _remove(source: Storage, to: Target, gone: Sequence[FileInfo]) -> None:
@@ -235,7 +235,7 @@ async def _remove(source: Storage, to: Target, gone: Sequence[FileInfo]) -> None
     for info in removed:
         click.echo(_line("removed", info.key))
     if removed:
-        click.echo(f"{len(removed)} files removed, {sum(info.size for info in removed)} bytes")
+        click.echo(f"{_file_count(len(removed))} removed, {sum(info.size for info in removed)} bytes")
 
 
 def _line(*parts: str | Key) -> str:
@@ -268,7 +268,7 @@ async def _copy(source: Storage, target: Target) -> Counter[CopyOutcome]:
     except StorageError as error:
         raise type(error)(f"{error} {_CONTINUE}") from error
     finally:
-        click.echo(", ".join([f"{found.total()} files", *_counts(found), f"{size} bytes copied"]))
+        click.echo(", ".join([_file_count(found.total()), *_counts(found), f"{size} bytes copied"]))
     return found
 
 
@@ -307,6 +307,10 @@ def _with_stores(settings: Settings, run: Callable[[Stores], Awaitable[object]])
 
     prepare_database(settings, create=False)
     asyncio.run(open_and_run())
+
+
+def _file_count(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _counts(found: Mapping[Any, int]) -> list[str]:

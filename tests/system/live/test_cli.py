@@ -278,7 +278,7 @@ def test_file_names_are_utf8_in_every_locale(workdir: Path, locale: dict[str, st
     scanned = subprocess.run(
         [SEEKABLE, "scan"], cwd=workdir, env=without_settings() | locale, capture_output=True
     )
-    assert b"1 files, 1 moved" in scanned.stdout, scanned
+    assert b"1 file, 1 moved" in scanned.stdout, scanned
 
 
 def test_start_is_refused_when_locale_cannot_be_overridden(workdir: Path, tmp_path: Path) -> None:

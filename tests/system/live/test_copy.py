@@ -192,8 +192,8 @@ def test_mirror_asks_before_it_removes_files(source: dict[str, object], tmp_path
     )
 
     shown = copy_on_terminal(b"n\n", source, *mirror)
-    assert "Remove these 2 files (5 bytes) from the target? [y/N]" in shown
-    assert "1 files, 1 already there" in shown, "it copies all the same"
+    assert "Remove 2 files (5 bytes) from the target? [y/N]" in shown
+    assert "1 file, 1 already there" in shown, "it copies all the same"
     assert {path.name for path in target.rglob("*.mp4")} == {"film.mp4", "ok.mp4", "top.mp4"}
 
     shown = copy_on_terminal(b"y\n", source, *mirror)
@@ -201,7 +201,7 @@ def test_mirror_asks_before_it_removes_files(source: dict[str, object], tmp_path
     assert {path.name for path in target.rglob("*.mp4")} == {"film.mp4"}
 
     (files / "a" / "film.mp4").unlink()
-    assert "removed: a/film.mp4\n1 files removed, 4000 bytes\n" in copy(source, {}, *mirror, "--yes").stdout
+    assert "removed: a/film.mp4\n1 file removed, 4000 bytes\n" in copy(source, {}, *mirror, "--yes").stdout
     assert list(target.rglob("*.mp4")) == []
 
 
