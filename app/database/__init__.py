@@ -146,11 +146,11 @@ def _open_listener(library: OpenLibrary, feed: ChangeFeed | None, stack: ExitSta
 
 def is_read_only(settings: Settings) -> bool:
     """Return whether no file can be changed, by the settings or because of the folder's file system."""
-    if settings.storage == "gridfs":
+    if settings.read_only or settings.storage == "gridfs":
         return settings.read_only
-    from app.database.sql import opening  # noqa: PLC0415
+    from app.database.filesystem.disk import is_on_read_only_file_system  # noqa: PLC0415
 
-    return opening.is_read_only(settings)
+    return is_on_read_only_file_system(settings.files_dir)
 
 
 def library_location(settings: Settings, library: str) -> str:

@@ -14,8 +14,8 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.database import NEWER_SCHEMA
-from app.database.filesystem.disk import inode_volume, is_on_read_only_file_system
+from app.database import NEWER_SCHEMA, is_read_only
+from app.database.filesystem.disk import inode_volume
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.sqlite import Sqlite
 from app.settings import ConfigurationError, Settings
@@ -57,11 +57,6 @@ def _database(url: URL, busy_timeout_ms: int) -> Database:
         "SEEKABLE_DATABASE_URL is neither sqlite:///FILE nor "
         "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
     )
-
-
-def is_read_only(settings: Settings) -> bool:
-    """Return whether no file of the folder can be changed, because of its file system or by the settings."""
-    return settings.read_only or is_on_read_only_file_system(settings.files_dir)
 
 
 def state_file(settings: Settings, suffix: str) -> Path:
