@@ -1,6 +1,8 @@
 """Run migrations on the connection that `app.database.sql.opening` passes in.
 
 Without one (`alembic revision --autogenerate` in a checkout), open the database that the settings name.
+
+Migrations run in the order of `down_revision` (`alembic history`), not of their numbers: 0011 precedes 0006.
 """
 
 from alembic import context

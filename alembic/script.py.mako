@@ -1,9 +1,9 @@
-"""${message}"""
+"""Add ${message}."""
 
 import sqlalchemy as sa
-
 from alembic import op
 ${imports if imports else ""}
+
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = ${repr(branch_labels)}
