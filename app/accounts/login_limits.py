@@ -77,7 +77,7 @@ class LoginLimitStore(Protocol):
         ...
 
     def sweep(self, most: int) -> None:
-        """Remove expired rows, and of more than `most` those that expire first."""
+        """Remove expired rows, then those that expire first until at most `most` remain."""
         ...
 
 
@@ -172,12 +172,12 @@ def _buckets(email: str, address: str) -> tuple[Bucket, ...]:
 
 
 def _key(*words: str) -> str:
-    """Return a hash of fixed length that does not reveal who was where to readers of the database."""
+    """Return a hash of fixed length, so that the database does not reveal who logged in from where."""
     return hashlib.sha256("\n".join(words).encode(errors="surrogatepass")).hexdigest()
 
 
 def network(address: str) -> str:
-    """Return what identifies a client: its IPv4 address, or its IPv6 network of 64 bits (RFC 4291 §2.5.4)."""
+    """Return the IPv4 address, or the IPv6 network of 64 bits (RFC 4291 §2.5.4), that identifies a client."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -28,7 +28,7 @@ class Destination:
 
     library: str
     folder: str
-    """With "" for an account whose library is the shared one, the files stay in place."""
+    """If it is "" and the account has the shared library, the files stay in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Account:
     leaving: bool
     """Marked for deletion: no login succeeds; first its files are removed, then the account."""
     quota: int | None
-    """The maximum of bytes of its files; None for that of the settings."""
+    """Maximum total size of its files, in bytes; None for the quota of the settings."""
     created_at: datetime
     keep_library: str | None = None
     keep_folder: str | None = None
@@ -126,7 +126,7 @@ Record = Account | Session | Token | Link | Invite | SigningKey
 
 MAX_EMAIL_LENGTH = 254  # RFC 5321 §4.5.3.1.3, without the angle brackets
 
-# Only a distinction from a name: in a home network, `anna@nas` is a valid address.
+# Only distinguishes addresses from names: in a home network, `anna@nas` is a valid address.
 _ADDRESS = re.compile(r"[^\s@,;:<>\"]+@[^\s@,;:<>\"]+")
 
 

@@ -32,7 +32,7 @@ V = TypeVar("V")
 T = TypeVar("T")
 
 CACHE_TTL_S = 2.0
-"""Time within which a process observes what another process revoked."""
+"""Time for which a process may still accept a credential that another process revoked."""
 
 PASSWORD_TTL_S = 60.0
 """Time for which a correct password is cached: a player sends it with each of a thousand requests."""
@@ -192,7 +192,7 @@ class Authenticator:
 
         Takes as long for an unknown account as for a wrong password, so that timing reveals no accounts.
         """
-        # With the address, or else a cached password would let other addresses guess without a limit.
+        # Without the address, one that has reached its limit could go on guessing until it hits the cache.
         message = f"{network(address)}\n{email}\n{password}"
         digest = hmac.digest(self._key, message.encode(errors="surrogatepass"), "sha256")
         for _ in range(2):
@@ -202,7 +202,7 @@ class Authenticator:
                 break
             if account.version == correct[1]:
                 return Principal(account, PasswordCredential(account.version), ALL_SCOPES)
-            # One of the caches is older than a change of the password, perhaps back to a former one.
+            # One of the caches is outdated: the password was changed, perhaps back to a former one.
             self._correct.discard(digest)
             self._accounts.discard(account.id)
         raise WrongCredentials("The email address or the password is wrong.")

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Valid:
-    """The keys of those credentials of one batch that the database still has."""
+    """The keys of the credentials of one batch that are still in the database."""
 
     accounts: set[tuple[str, int]]
     sessions: set[str]

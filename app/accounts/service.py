@@ -52,7 +52,7 @@ LINK_LASTS = timedelta(days=7)
 MAX_LINK_LASTS = timedelta(days=365)
 
 PLAYLIST_LASTS = timedelta(days=1)
-"""Time for which the entries of a fetched playlist can be opened: at least half of it."""
+"""Lifetime of automatic links. A fetched playlist uses one that has at least half of it left."""
 
 SWEEP_EVERY_S = 3600
 
@@ -307,7 +307,7 @@ class AccountService:
         self.authenticator.invalidate()
 
     async def _change(self, call: Callable[..., object], *arguments: object) -> None:
-        """Call a method of the store, and clear the caches that its change concerns."""
+        """Call a method of the store that changes accounts or records, and clear the caches."""
         await self._call(call, *arguments)
         self.authenticator.invalidate()
 

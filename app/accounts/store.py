@@ -166,8 +166,8 @@ class AccountStore(Protocol):
         records that belong to it.
 
         A repeated call completes an interrupted one, and its destination replaces the former. Raises
-        UnknownRecord, and LastAdministrator if no other administrator who can log in would remain for
-        accounts that are not leaving.
+        UnknownRecord, and LastAdministrator if other accounts are staying, but no administrator among them
+        can log in.
         """
         ...
 

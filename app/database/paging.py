@@ -1,8 +1,8 @@
 """The paging algorithm of lists, over the indexes that a database has.
 
 If an index has the files of a listing in its order, a page is a range of that index, however many files there
-are. Otherwise one of two ways is short. Few files are sorted. Among many files, those of the page are soon
-found in index order; if not, the page ends early, and the next page continues from there.
+are. Otherwise there are two ways. If few files can match, they are sorted. If many can, an index with the
+order is searched: it soon yields a page, or else the page ends early, and the next continues from there.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,19 +27,19 @@ class PageLimits:
     """Bounds of the work for one page, in numbers of files."""
 
     sort_at_most: Sequence[int] = (100, 1_000, 5_000)
-    """Maximum number of files that are sorted. The smaller limits are tried first, to select the condition
-    that the fewest files meet. (Of a million files, the 30 of a page that are among 5,000 are found within
-    6,000 in index order.)"""
+    """Maximum number of files that are sorted. The smaller limits are tried first, to find the condition
+    that selects the fewest files. If 5,000 of a million files match, 6,000 in index order contain the 30 of a
+    page, so more need not be sorted."""
 
     strides: Sequence[int] = (1_000, 5_000)
-    """Files to examine in index order: the first stride is enough where matches are frequent; if the page is
-    not full, the next follows. The page has the files found by then."""
+    """Files to examine in index order. The first stride is enough where matches are frequent; if the page is
+    not full, the next follows. After the last, the page ends."""
 
     with_token: int = 20_000
     """Maximum number of files with one search token that are examined for the other tokens."""
 
     with_all_tokens: int = 1_000
-    """Maximum number of files with several frequent tokens whose ids are collected."""
+    """Maximum number of ids that are collected: of the files with all tokens."""
 
 
 PAGE_LIMITS = PageLimits()
@@ -55,30 +55,29 @@ class IndexRange(Protocol[R_co]):
         """Return the part up to a position, and including it."""
 
     def position_at(self, number: int) -> Position | None:
-        """Return the position of an entry by its number, from 1; None if there are fewer. Reads the index
-        only, and counts entries that the listing does not select, too."""
+        """Return the position of the entry with this number, from 1; None if there are fewer. Reads only the
+        index, and also counts entries that the listing does not select."""
 
     def rows(self, limit: int) -> Sequence[R_co]:
         """Return the first rows."""
 
 
 class ListIndex(Protocol[R, C]):
-    """The queries for one listing, each answered by one index. C is a condition that at least all files of
-    the listing meet."""
+    """The queries for one listing, each answered by one index. C is a condition that selects a
+    superset of the listing's files."""
 
     listing: Listing
     tokens: Sequence[str]
     """The search tokens of the listing's query."""
 
     def candidates(self) -> Iterator[C]:
-        """Yield the conditions that have an index."""
+        """Yield each condition that an index can answer."""
 
     def with_token(self, token: str) -> C:
-        """Return the condition that a file has a word that begins with this token."""
+        """Return the condition that a word of the filename begins with this token."""
 
     def has_more_than(self, number: int, candidates: C) -> bool:
-        """Return whether more files meet the condition. Examines `number` + 1 entries of an index, and no
-        file."""
+        """Return whether the condition selects more files. Examines `number` + 1 entries of an index."""
 
     def with_all_tokens(self, first: str, *, limit: int) -> C | None:
         """Return a condition for the files with all tokens, found among those with the `first`; None if there
@@ -128,7 +127,7 @@ def _page_of_ranges(
             rows += part.rows(limit + 1 - len(rows))
             if len(rows) > limit:
                 return _cut(index, rows, limit)
-        if end is not None:
+        if end is not None:  # after the last stride
             return rows, cursors.encode(index.listing, end)
     return rows, None
 
@@ -151,7 +150,7 @@ def _is_index_range(index: ListIndex[R, C]) -> bool:
 
 
 def _few_candidates(index: ListIndex[R, C], limits: PageLimits) -> C | None:
-    """Return a condition that few files meet; None if all are met by many."""
+    """Return a condition that selects few files; None if every condition selects many."""
     for number in limits.sort_at_most:
         for candidates in index.candidates():
             if not index.has_more_than(number, candidates):
@@ -160,8 +159,8 @@ def _few_candidates(index: ListIndex[R, C], limits: PageLimits) -> C | None:
 
 
 def _few_with_all_tokens(index: ListIndex[R, C], limits: PageLimits) -> C | None:
-    """Handle tokens that are frequent, but rarely meet: a search in index order would find hardly any
-    file."""
+    """Handle tokens that are each frequent, but rarely in the same name: index order would have hardly any
+    match in a stride."""
     if len(index.tokens) > 1:
         for first in sorted(index.tokens, key=len, reverse=True):  # the longest is likely to be the rarest
             if not index.has_more_than(limits.with_token, index.with_token(first)):
@@ -193,8 +192,8 @@ def _index_ranges(index: ListIndex[R, C], position: Position | None) -> Sequence
 
 
 def _parts(whole: Range, strides: Sequence[int]) -> Iterator[tuple[Range, Position | None]]:
-    """Yield the range in parts of so many entries, each with the position of its end. Yields the whole range
-    if there are no strides."""
+    """Yield a part of the range for each stride, with the position of its end: None if that is the end of the
+    range. Yields the whole range if there are no strides."""
     for stride in strides:
         end = whole.position_at(stride)
         yield whole.through(end), end

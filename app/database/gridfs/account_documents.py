@@ -1,5 +1,5 @@
-"""Documents of accounts and of the records that belong to them. Fields have the names of the models' fields,
-except the first one, which is stored as `_id`."""
+"""Documents of accounts and of the records that belong to them. The first field of a model is stored as
+`_id`, the others by their names."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -11,6 +11,9 @@ from app.accounts import models
 from app.database.gridfs.documents import RawDocument, index
 
 M = TypeVar("M", bound=models.Record)
+
+SESSIONS_VERSION, WAS_PROMOTED = "era", "heir"
+"""Stored names of fields."""
 
 
 def _meta(collection: str, *indexes: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +46,7 @@ class AccountDocument(Document):  # type: ignore[misc]
         _where(index("is_admin"), {"is_admin": True}),
         _where(index("leaving"), {"leaving": True}),
         # Of accounts that race to succeed an administrator that left, one wins.
-        _unique("heir") | {"sparse": True},
+        _unique("was_promoted") | {"sparse": True},
     )
 
     id = StringField(primary_key=True)
@@ -58,11 +61,11 @@ class AccountDocument(Document):  # type: ignore[misc]
     created_at = DateTimeField(required=True)
     keep_library = StringField(null=True)
     keep_folder = StringField(null=True)
-    # Sessions with another era are invalid, so that one write ends all sessions.
-    era = LongField(required=True)
+    # Sessions with another version are invalid, so that one write ends all sessions.
+    sessions_version = LongField(db_field=SESSIONS_VERSION, required=True)
     invite = StringField()
     # Promoted because no other administrator remained; unset when the account leaves or is demoted.
-    heir = BooleanField()
+    was_promoted = BooleanField(db_field=WAS_PROMOTED)
 
 
 class SessionDocument(Document):  # type: ignore[misc]
@@ -76,7 +79,7 @@ class SessionDocument(Document):  # type: ignore[misc]
     account_id = StringField(required=True)
     created_at = DateTimeField(required=True)
     seen_at = DateTimeField(required=True)
-    era = LongField(required=True)
+    sessions_version = LongField(db_field=SESSIONS_VERSION, required=True)
 
 
 class TokenDocument(Document):  # type: ignore[misc]

@@ -1,8 +1,8 @@
 """Accounts in a MongoDB database, which need not have transactions.
 
-One write to one document keeps each promise. The writes that go along with it follow in an order in which a
-crash leaves only documents that have no effect. A session is valid while its era is that of its account. A
-token or link is removed again if its account began to leave while it was added.
+Each change takes effect by one write to one document. Further writes follow in an order in which a crash
+leaves only documents without effect. A session is valid while it has the sessions version of its account. A
+token or link is removed again if its account was marked as leaving while it was added.
 """
 
 import random
@@ -31,22 +31,22 @@ from app.accounts.errors import (
 from app.accounts.models import Account, Destination, Invite, Link, Record, Session, SigningKey, Token
 from app.accounts.store import MAX_SESSIONS
 from app.database.gridfs import account_documents as documents
-from app.database.gridfs.account_documents import from_document, to_document
+from app.database.gridfs.account_documents import SESSIONS_VERSION, WAS_PROMOTED, from_document, to_document
 from app.database.gridfs.connection import Users
 from app.database.gridfs.documents import RawDocument
 from app.database.gridfs.shared_state import MongoLoginLimits
 from app.storage.errors import StorageUnavailable
 
 RESIGNATION_LASTS_MS = 10_000
-"""Time for which an administrator that resigns does not count as one; it ends even if the process crashes."""
+"""Time after which a resignation is void: the process that announced it may have crashed."""
 
 MAX_RESIGN_ATTEMPTS = 8
+_RESIGNATION = "parting"  # the stored name of the field
 
-_IS_RESIGNING: RawDocument = {"$gt": ["$parting.until", "$$NOW"]}
-_LEAVE: RawDocument = {"$set": {"leaving": True}, "$inc": {"era": 1}, "$unset": {"heir": True}}
-"""The one write that also ends the sessions of the account."""
-
-_DEMOTE: RawDocument = {"$set": {"is_admin": False}, "$unset": {"heir": True, "parting": True}}
+_IS_RESIGNING: RawDocument = {"$gt": [f"${_RESIGNATION}.until", "$$NOW"]}
+_END_SESSIONS: RawDocument = {"$inc": {SESSIONS_VERSION: 1}}
+_LEAVE: RawDocument = {"$set": {"leaving": True}, "$unset": {WAS_PROMOTED: True}} | _END_SESSIONS
+_DEMOTE: RawDocument = {"$set": {"is_admin": False}, "$unset": {WAS_PROMOTED: True, _RESIGNATION: True}}
 _CAN_LOG_IN = {"disabled": False, "leaving": False}
 
 M = TypeVar("M", bound=Record)
@@ -55,8 +55,8 @@ M = TypeVar("M", bound=Record)
 class _Administrators:
     """Ensures that an administrator remains, without a transaction over several accounts.
 
-    An administrator that resigns first announces it in its own document, and then looks for another one that
-    has announced nothing. Of two that resign at the same time, both see the other's announcement, and retry.
+    An administrator that resigns first announces it in its own document, and then requires another one that
+    has announced nothing. Of two at the same time, at least one finds the other's announcement and retries.
     """
 
     def __init__(self, users: Users, resignation_lasts_ms: int) -> None:
@@ -77,19 +77,19 @@ class _Administrators:
         raise StorageUnavailable("Several administrators are leaving at the same time. Try again.")
 
     def _try_resign(self, account_id: str, change: RawDocument, may_be_alone: bool) -> bool:
-        """Return False if the attempt must be repeated."""
+        """Return False if others are resigning at the same time, or this took too long."""
         accounts = self._users.accounts
         call_id = uuid4().hex  # another call may be about the same account
         announcement = {"by": call_id, "until": {"$add": ["$$NOW", self._resignation_lasts_ms]}}
-        accounts.update_one({"_id": account_id}, [{"$set": {"parting": announcement}}])
+        accounts.update_one({"_id": account_id}, [{"$set": {_RESIGNATION: announcement}}])
         others: RawDocument = {"_id": {"$ne": account_id}, "leaving": False}
-        able = others | {"is_admin": True, "disabled": False}
-        mine: RawDocument = {"_id": account_id, "parting.by": call_id}
+        administrators = others | {"is_admin": True, "disabled": False}
+        mine: RawDocument = {"_id": account_id, f"{_RESIGNATION}.by": call_id}
         is_alone = may_be_alone and not accounts.find_one(others)
-        if is_alone or accounts.find_one(able | {"$expr": {"$not": _IS_RESIGNING}}):
+        if is_alone or accounts.find_one(administrators | {"$expr": {"$not": _IS_RESIGNING}}):
             return accounts.update_one(mine | {"$expr": _IS_RESIGNING}, change).matched_count == 1
-        accounts.update_one(mine, {"$unset": {"parting": True}})
-        if accounts.find_one(able) is None:
+        accounts.update_one(mine, {"$unset": {_RESIGNATION: True}})
+        if accounts.find_one(administrators) is None:
             raise LastAdministrator(LAST)
         return False
 
@@ -99,12 +99,12 @@ class _Administrators:
         with self._users.operation():
             while accounts.find_one({"is_admin": True, "leaving": False}, {"_id": True}) is None:
                 staying: RawDocument = {"_id": {"$gt": ""}, "leaving": False}
-                heir = accounts.find_one(staying, {"_id": True}, sort=[("created_at", 1), ("_id", 1)])
-                if heir is None:
+                successor = accounts.find_one(staying, {"_id": True}, sort=[("created_at", 1), ("_id", 1)])
+                if successor is None:
                     return
-                promotion: RawDocument = {"$set": {"is_admin": True, "heir": True}}
+                promotion: RawDocument = {"$set": {"is_admin": True, WAS_PROMOTED: True}}
                 try:
-                    accounts.update_one({"_id": heir["_id"], "leaving": False}, promotion)
+                    accounts.update_one({"_id": successor["_id"], "leaving": False}, promotion)
                 except DuplicateKeyError:
                     return  # another process promoted one at the same time
 
@@ -148,7 +148,7 @@ class MongoRecords(Generic[M]):
         return {one[self._key] for one in found}
 
     def _valid(self, found: Sequence[RawDocument]) -> Sequence[RawDocument]:
-        """Return those of the documents that are valid: a crash may have left others."""
+        """Return the valid documents: a crash may have left others."""
         return found
 
 
@@ -163,7 +163,7 @@ class MongoRecordStore(MongoRecords[M]):
         document = to_document(self._document, record)
         with self._users.operation():
             self._collection.insert_one(document)
-            # Checked afterwards: an account that leaves is marked first, and then its records are deleted.
+            # Checked after the insert, because `mark_leaving` deletes the records after it marks the account.
             owner = {"_id": document["account_id"], "leaving": False}
             if self._users.accounts.find_one(owner, {"_id": True}) is None:
                 self._collection.delete_one({"_id": document["_id"]})
@@ -179,10 +179,11 @@ class MongoSessions(MongoRecords[Session]):
     def add(self, session: Session, *, version: int) -> bool:
         current = {"_id": session.account_id, "version": version, **_CAN_LOG_IN}
         with self._users.operation():
-            account = self._users.accounts.find_one(current, {"era": True})
+            account = self._users.accounts.find_one(current, {SESSIONS_VERSION: True})
             if account is None:
                 return False
-            self._collection.insert_one(to_document(self._document, session, era=account["era"]))
+            valid_for = account[SESSIONS_VERSION]
+            self._collection.insert_one(to_document(self._document, session, sessions_version=valid_for))
             self._remove_surplus(session)
             return True
 
@@ -198,11 +199,11 @@ class MongoSessions(MongoRecords[Session]):
             self._collection.update_one({"_id": secret_hash}, {"$max": {"seen_at": seen_at}})
 
     def _valid(self, found: Sequence[RawDocument]) -> Sequence[RawDocument]:
-        """Return the sessions of the current eras of their accounts."""
-        ids = {one["account_id"] for one in found}
-        accounts = self._users.accounts.find({"_id": {"$in": [*ids]}}, {"era": True}) if ids else ()
-        eras = {one["_id"]: one["era"] for one in accounts}
-        return [one for one in found if eras.get(one["account_id"]) == one["era"]]
+        """Return the sessions that have the sessions version of their account."""
+        ids = [*{one["account_id"] for one in found}]
+        accounts = self._users.accounts.find({"_id": {"$in": ids}}, {SESSIONS_VERSION: True}) if ids else ()
+        versions = {one["_id"]: one[SESSIONS_VERSION] for one in accounts}
+        return [one for one in found if versions.get(one["account_id"]) == one[SESSIONS_VERSION]]
 
 
 class MongoLinks(MongoRecordStore[Link]):
@@ -259,7 +260,7 @@ class MongoSigningKeys:
                 known = self._newest_first()
                 if self._try_insert(key, known[0]["number"] + 1 if known else 1):
                     break
-            # Only keys that are older: two concurrent calls must not remove each other's.
+            # Only older keys, so that concurrent calls do not remove each other's new ones.
             others = [one["_id"] for one in known if one["_id"] not in {*keep}]
             self._users.signing_keys.delete_many({"_id": {"$in": others}})
 
@@ -307,7 +308,7 @@ class MongoAccounts:
         return account if account.is_admin else self.get(account.id) or account
 
     def _insert(self, account: Account, invite: str | None) -> Account:
-        more = {"era": 1, "invite": invite}
+        more = {"sessions_version": 1, "invite": invite}
         if self._users.accounts.find_one({}, {"_id": True}) is None:
             first = replace(account, is_admin=True, library="")
             try:
@@ -342,11 +343,11 @@ class MongoAccounts:
             return self._users.accounts.count_documents({})
 
     def set_password(self, account_id: str, password: str, *, version: int) -> bool:
-        change = {"$set": {"password": password}, "$inc": {"version": 1, "era": 1}}
+        change = {"$set": {"password": password}, "$inc": {"version": 1, SESSIONS_VERSION: 1}}
         return self._change({"_id": account_id, "version": version}, change)
 
     def set_disabled(self, account_id: str, disabled: bool) -> None:
-        change: RawDocument = {"$set": {"disabled": disabled}} | ({"$inc": {"era": 1}} if disabled else {})
+        change: RawDocument = {"$set": {"disabled": disabled}} | (_END_SESSIONS if disabled else {})
         if not self._change({"_id": account_id}, change):
             raise UnknownRecord(NO_ACCOUNT)
 
@@ -355,13 +356,13 @@ class MongoAccounts:
             raise UnknownRecord(NO_ACCOUNT)
 
     def _change(self, selected: RawDocument, change: RawDocument) -> bool:
-        """Update an account and delete the sessions of its former eras. Return whether it was found."""
+        """Update an account and delete the sessions that the change ends. Return whether it was found."""
         with self._users.operation():
             found = self._users.accounts.find_one_and_update(
                 selected, change, return_document=ReturnDocument.AFTER
             )
             if found is not None and "$inc" in change:
-                former = {"account_id": found["_id"], "era": {"$lt": found["era"]}}
+                former = {"account_id": found["_id"], SESSIONS_VERSION: {"$lt": found[SESSIONS_VERSION]}}
                 self._users.sessions.delete_many(former)
         return found is not None
 
@@ -393,9 +394,9 @@ class MongoAccounts:
         if account.is_admin and not account.leaving:
             self._administrators.resign(account_id, leave, may_be_alone=True)
             return True
-        same = {"_id": account_id, "leaving": account.leaving, "is_admin": account.is_admin}
+        unchanged = {"_id": account_id, "leaving": account.leaving, "is_admin": account.is_admin}
         with self._users.operation():
-            return self._users.accounts.update_one(same, leave).matched_count == 1
+            return self._users.accounts.update_one(unchanged, leave).matched_count == 1
 
     def list_leaving(self) -> Sequence[Account]:
         with self._users.operation():
@@ -404,13 +405,13 @@ class MongoAccounts:
     def remove(self, account_id: str) -> None:
         users = self._users
         with users.operation():
-            # Marked first, so that no record is added after the others were deleted.
+            # Marked first, so that no record can be added after they are deleted.
             found = users.accounts.find_one_and_update({"_id": account_id}, _LEAVE)
             self._delete_records(account_id)
         self._administrators.ensure_one()
         with users.operation():
             if found is not None:
-                # After a crash in `add`, the used invite may still exist. Only the account blocks its use.
+                # A crash in `add` may have left the used invite; only the account prevents its reuse.
                 users.invites.delete_one({"_id": found.get("invite")})
                 users.accounts.delete_one({"_id": account_id})
 
