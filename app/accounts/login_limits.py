@@ -70,15 +70,12 @@ class LoginLimitStore(Protocol):
     def attempt(self, buckets: Sequence[Bucket]) -> tuple[Bucket, float] | None:
         """Add an attempt to every bucket. If one has no room, add it to none, and return that bucket and the
         seconds until it has."""
-        ...
 
     def forgive(self, buckets: Collection[Bucket], *, note: str, for_s: float) -> None:
         """Take one attempt out of each bucket, and store a note for this time."""
-        ...
 
     def sweep(self, most: int) -> None:
         """Remove expired rows, then those that expire first until at most `most` remain."""
-        ...
 
 
 class CallStore(Protocol):

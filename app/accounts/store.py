@@ -24,19 +24,15 @@ class Records(Protocol[R_co]):
 
     def list(self, account_id: str | None = None) -> Sequence[R_co]:
         """Return the records of one account, or all records, the newest first."""
-        ...
 
     def remove(self, record_id: str, *, account_id: str | None = None) -> bool:
         """Remove a record, if it belongs to this account. Return False if there is no such record."""
-        ...
 
     def remove_all(self, account_id: str) -> None:
         """Remove the records of an account."""
-        ...
 
     def existing(self, keys: Collection[str]) -> set[str]:
         """Return those of at most MAX_KEYS_PER_QUERY keys that have a record."""
-        ...
 
 
 class RecordStore(Records[R], Protocol[R]):
@@ -44,7 +40,6 @@ class RecordStore(Records[R], Protocol[R]):
 
     def add(self, record: R) -> None:
         """Store a record. Raises UnknownRecord if it belongs to an account that is leaving or gone."""
-        ...
 
 
 class SessionStore(Records[Session], Protocol):
@@ -56,11 +51,9 @@ class SessionStore(Records[Session], Protocol):
         Returns False, and stores nothing, if the password has another version, or the account is disabled or
         leaving. No session remains of a login that races with such a change.
         """
-        ...
 
     def touch(self, secret_hash: str, seen_at: datetime) -> None:
         """Record when a session was last used, if it still exists and was not used later."""
-        ...
 
 
 class LinkStore(RecordStore[Link], Protocol):
@@ -70,7 +63,6 @@ class LinkStore(RecordStore[Link], Protocol):
         self, account_id: str, folder: str, *, recursive: bool, until: datetime
     ) -> Link | None:
         """Return an automatic link to the playlist of this folder that does not expire before `until`."""
-        ...
 
 
 class SigningKeyStore(Protocol):
@@ -78,15 +70,12 @@ class SigningKeyStore(Protocol):
 
     def list(self) -> Sequence[SigningKey]:
         """Return the keys, the newest first."""
-        ...
 
     def add_first(self, key: SigningKey) -> None:
         """Store a key unless there is one. Of several processes that start together, one succeeds."""
-        ...
 
     def rotate(self, key: SigningKey, *, keep: Iterable[str]) -> None:
         """Store a key and remove all others but those with these ids."""
-        ...
 
 
 class AccountStore(Protocol):
@@ -124,7 +113,6 @@ class AccountStore(Protocol):
         `invite` is the hash of an invite, which a successful call uses up. Raises SignUpRefused if it does
         not exist or has expired, and EmailTaken.
         """
-        ...
 
     def get(self, account_id: str) -> Account | None: ...
 
@@ -132,26 +120,21 @@ class AccountStore(Protocol):
 
     def list(self, *, after: str = "", limit: int) -> Sequence[Account]:
         """Return accounts in byte order of their email addresses, from the first one after `after`."""
-        ...
 
     def count(self) -> int:
         """Return the number of accounts, including those that are leaving."""
-        ...
 
     def set_password(self, account_id: str, password: str, *, version: int) -> bool:
         """Store another hash, increment the version and end all sessions of the account.
 
         Returns False, and changes nothing, if the stored version is another.
         """
-        ...
 
     def set_disabled(self, account_id: str, disabled: bool) -> None:
         """Disable or enable an account; to disable it ends its sessions. Raises UnknownRecord."""
-        ...
 
     def set_quota(self, account_id: str, quota: int | None) -> None:
         """Set the quota of an account in bytes; None for that of the settings. Raises UnknownRecord."""
-        ...
 
     def set_admin(self, account_id: str, is_admin: bool) -> None:
         """Promote or demote an account.
@@ -159,7 +142,6 @@ class AccountStore(Protocol):
         Raises UnknownRecord if the account is leaving or gone, and LastAdministrator if no other
         administrator who can log in would remain.
         """
-        ...
 
     def mark_leaving(self, account_id: str, keep: Destination | None = None) -> None:
         """Mark an account for deletion, with the destination of its files if they are kept, and remove the
@@ -169,30 +151,23 @@ class AccountStore(Protocol):
         UnknownRecord, and LastAdministrator if other accounts are staying, but no administrator among them
         can log in.
         """
-        ...
 
     def list_leaving(self) -> Sequence[Account]:
         """Return the accounts that are marked for deletion."""
-        ...
 
     def remove(self, account_id: str) -> None:
         """Remove an account, if it exists, and the records that belong to it."""
-        ...
 
     def active(self, accounts: Collection[tuple[str, int]]) -> set[tuple[str, int]]:
         """Return those of at most MAX_KEYS_PER_QUERY accounts, each with the version of its password, that
         still have this version and are neither disabled nor leaving."""
-        ...
 
     def announce(self, address: str) -> None:
         """Record the base URL of the server that started last."""
-        ...
 
     def announced(self) -> str | None:
         """Return the base URL that was recorded last."""
-        ...
 
     def sweep(self, *, now: datetime, seen_before: datetime, created_before: datetime) -> None:
         """Remove links and invites that have expired, and sessions that were last seen, or created, before
         these times."""
-        ...

@@ -233,10 +233,8 @@ class CopyRecords(Protocol):
 
     def find(self, ids: Sequence[str]) -> Mapping[str, CopyRecord]:
         """Return the records that exist for these ids."""
-        ...
 
     def save(self, copy: CopyRecord) -> None:
         """Add the record, or replace that of the same id."""
-        ...
 
     def remove(self, copy: str) -> None: ...

@@ -46,11 +46,9 @@ class LeaseStore(Protocol):
 
     def acquire(self, name: str, holder: str, for_s: float) -> bool:
         """Acquire or renew the lease for so many seconds. Return False if another holder has it."""
-        ...
 
     def release(self, name: str, holder: str) -> None:
         """Release the lease, if this holder has it."""
-        ...
 
 
 class Leases:
