@@ -163,8 +163,7 @@ def library_location(settings: Settings, library: str) -> str:
 
 
 def check_different_libraries(settings: Settings, other: Settings) -> None:
-    """Raise ConfigurationError if both name the same library, or one inside the other, as far as the settings
-    show."""
+    """Raise ConfigurationError if both visibly name the same library, or one inside the other."""
     if settings.storage == other.storage == "filesystem":
         from app.database.filesystem.opening import check_different_folders  # noqa: PLC0415
 

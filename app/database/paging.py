@@ -139,8 +139,7 @@ def _cut(index: ListIndex[R, C], rows: Sequence[R], limit: int) -> tuple[Sequenc
 
 
 def is_scattered(listing: Listing) -> bool:
-    """Return whether the files are in one folder tree, but the index that has their order spans the
-    library."""
+    """Return whether the files are in one folder tree, but the index with their order spans the library."""
     return listing.recursive and bool(listing.folder) and listing.sort is not Sort.NAME
 
 

@@ -34,8 +34,7 @@ _MAX_INTENT_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class MoveIntent:
-    """A move in two steps, a second link and the removal of the first, recorded so that a crash leaves one
-    file."""
+    """A move by link and unlink, recorded so that a crash leaves one file."""
 
     source: DiskPath
     target: DiskPath

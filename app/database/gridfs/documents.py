@@ -197,8 +197,7 @@ def parse_infos(found: Iterable[RawDocument]) -> Iterator[FileInfo]:
 
 
 def after_id(identity: Any) -> RawDocument:
-    """Return the filter that selects later ids of any type. ($gt outside of $expr compares only ids of one
-    type.)"""
+    """Return the filter that selects later ids of any type; outside of $expr, $gt compares one type only."""
     return {"$expr": {"$gt": ["$_id", {"$literal": identity}]}}
 
 

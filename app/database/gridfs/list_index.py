@@ -186,8 +186,7 @@ def _ascending(index: Sequence[str]) -> list[tuple[str, int]]:
 
 
 def _is_after(listing: Listing, position: Position | None) -> RawDocument:
-    """Return the condition that a file is after the position: its first fields are equal, and the next is
-    after."""
+    """Return the condition that a file is after the position: equal in its first fields, then greater."""
     if position is None:
         return {}
     fields, values = order_of(listing, "folder"), _values(listing, position)
@@ -251,8 +250,7 @@ def folders(
     max_checks: int = MAX_CHECKS,
     max_names: int = MAX_FOLDER_NAMES,
 ) -> tuple[str, ...]:
-    """Return the names of the folders directly inside that have files which are not ignored, in byte
-    order."""
+    """Return the names of the subfolders that have files that are not ignored, in byte order."""
 
     def distinct(paths: Iterator[str]) -> set[str]:
         return distinct_names((path[len(prefix) :].partition("/")[0] for path in paths), limit=max_names)
@@ -312,8 +310,7 @@ def _paths_inside(
 def _distinct(
     collection: Collection[RawDocument], field: str, where: RawDocument, index: Sequence[str]
 ) -> Iterator[str]:
-    """Yield each value of the field once. (`distinct` returns one document, which may exceed its maximum
-    size.)"""
+    """Yield each value of the field once. MongoDB's `distinct` returns one document: it may be too big."""
     steps: list[RawDocument] = [{"$match": where}, {"$group": {"_id": f"${field}"}}]
     with collection.aggregate(steps, hint=dict(_ascending(index))) as found:
         for one in found:

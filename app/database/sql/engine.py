@@ -143,8 +143,7 @@ class Database(ABC):
 
     @abstractmethod
     def _probe_write(self, *, commit: bool) -> None:
-        """Begin a change, and commit it or roll it back. Waits PROBE_TIMEOUT_MS for other processes at
-        most."""
+        """Begin a change, and commit it or roll it back. Waits at most PROBE_TIMEOUT_MS for others."""
 
     @contextmanager
     def writing_transient(self) -> Iterator[Session]:

@@ -205,8 +205,7 @@ def _begins_with(column: Text, prefix: str) -> ColumnElement[bool]:
 
 
 def end_of(prefix: str) -> str | None:
-    """Return the first text, by bytes in UTF-8, after all that begin with the prefix; None if there is
-    none."""
+    """Return the first text, by bytes in UTF-8, after those that begin with the prefix, or None."""
     stem = prefix.rstrip("\U0010ffff")
     if not stem:
         return None
@@ -243,8 +242,7 @@ def libraries(session: Session) -> Iterator[str]:
 
 
 def folders(session: Session, library: str, folder: str, *, limit: int) -> tuple[str, ...]:
-    """Return the names of the folders directly inside that have files which are not ignored, in byte
-    order."""
+    """Return the names of the subfolders that have files that are not ignored, in byte order."""
     names = distinct_names(folder_names(session, library, folder, ignored=False))
     return in_byte_order(names)[:limit]
 

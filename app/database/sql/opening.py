@@ -27,8 +27,7 @@ _POSTGRESQL = {"postgresql+psycopg", "postgresql", "postgres"}  # many database 
 
 
 def open_sql(settings: Settings, stack: ExitStack, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Database:
-    """Connect to the database of the settings, without creating or migrating it. Raises
-    ConfigurationError."""
+    """Connect to the settings' database, without creating or migrating it. Raises ConfigurationError."""
     try:
         url = make_url(settings.database_url or f"sqlite:///{_default_file(settings)}")
     except (ArgumentError, ValueError):  # ValueError: the port is not a number

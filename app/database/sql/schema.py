@@ -44,8 +44,7 @@ class Table(DeclarativeBase):
 
 
 class VolumeRow(Table):
-    """The id of the folder that this database belongs to; `Disk.volume` returns the id in the folder. One
-    row."""
+    """One row: the id of the folder that this database belongs to. `Disk.volume` returns the folder's."""
 
     __tablename__ = "volume"
 

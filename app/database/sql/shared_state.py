@@ -50,8 +50,7 @@ class WithReserve(Protocol):
 
 
 class SqlLoginLimits:
-    """`accounts.login_limits.LoginLimitStore` over an SQL database. Transactions on its rows run one at a
-    time."""
+    """`accounts.login_limits.LoginLimitStore` over an SQL database. Transactions on its rows are serial."""
 
     def __init__(self, database: Database, with_reserve: WithReserve) -> None:
         self._database = database
