@@ -39,7 +39,7 @@ class PageLimits:
     """Maximum number of files with one search token that are examined for the other tokens."""
 
     with_all_tokens: int = 1_000
-    """Maximum number of ids that are collected: of the files with all tokens."""
+    """Maximum number of files with all tokens whose ids are collected."""
 
 
 PAGE_LIMITS = PageLimits()
@@ -93,7 +93,7 @@ class ListIndex(Protocol[R, C]):
         """Return the files directly in the folder."""
 
     def subfolders_range(self) -> IndexRange[R]:
-        """Return the files in folders inside the folder. For listings by name only."""
+        """Return the files of all subfolders, at any depth. For listings by name only."""
 
     def position(self, row: R) -> Position:
         """Return the position of a row in the listing."""
