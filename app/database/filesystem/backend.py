@@ -26,8 +26,6 @@ from app.database.filesystem.posix import DiskPath
 from app.database.filesystem.reconcile import Reconciler
 from app.database.filesystem.rows import (
     find,
-    info_of,
-    key_of,
     looks_alike,
     new_row,
     path_at,
@@ -41,7 +39,7 @@ from app.database.filesystem.scanner import Scanner
 from app.database.filesystem.staging import StagedFile
 from app.database.sql.engine import Database
 from app.database.sql.list_index import SqlListIndex, folders, libraries
-from app.database.sql.schema import MediaRow, VolumeRow
+from app.database.sql.schema import MediaRow, VolumeRow, info_of, key_of
 from app.events.feed import ChangeFeed
 from app.http.dates import modification_date
 from app.storage.backend import Writer

@@ -11,9 +11,8 @@ from app.database.filesystem.disk import Disk, Entry, Folder
 from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.posix import DiskPath, ReservedFolder
 from app.database.filesystem.reconcile import Reconciler
-from app.database.filesystem.rows import STAT_COLUMNS, root_of
+from app.database.filesystem.rows import STAT_COLUMNS, Place, places, root_of
 from app.database.sql.engine import Database
-from app.database.sql.list_index import Place, places
 from app.database.sql.schema import MediaRow
 from app.storage.errors import InvalidName, PathConflict, Unfinished, Unreadable
 from app.storage.ignored_names import IgnoredNames

@@ -19,10 +19,10 @@ from app.database.filesystem.diff import Reconciling
 from app.database.filesystem.disk import Disk, map_read_errors
 from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.posix import pread
-from app.database.filesystem.rows import key_of, looks_alike, path_of, stat_of
+from app.database.filesystem.rows import looks_alike, path_of, stat_of
 from app.database.filesystem.scanner import Scanner
 from app.database.sql.engine import Database
-from app.database.sql.schema import HASH_FIRST, UNJUDGED, DepartedRow, MediaRow
+from app.database.sql.schema import HASH_FIRST, UNJUDGED, DepartedRow, MediaRow, key_of
 from app.storage.content_hash import ContentHash
 from app.storage.errors import StorageUnavailable, Unreadable
 from app.storage.ignored_names import IGNORE_NOTHING

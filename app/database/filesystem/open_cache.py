@@ -26,8 +26,8 @@ from cachetools import LRUCache
 from app.database.filesystem import Limits
 from app.database.filesystem.disk import Disk
 from app.database.filesystem.posix import DiskPath, pread
-from app.database.filesystem.rows import info_of, path_of
-from app.database.sql.schema import MediaRow
+from app.database.filesystem.rows import path_of
+from app.database.sql.schema import MediaRow, info_of
 from app.storage.types import Address, FileInfo
 
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux only

@@ -17,8 +17,6 @@ from app.database.filesystem.name_equivalence import check_exact_name, is_equiva
 from app.database.filesystem.posix import DiskPath
 from app.database.filesystem.rows import (
     find,
-    info_of,
-    key_of,
     path_at,
     path_of,
     place,
@@ -27,7 +25,7 @@ from app.database.filesystem.rows import (
     stat_of,
 )
 from app.database.sql.engine import Database, OutcomeUnknown
-from app.database.sql.schema import DepartedRow, MediaRow
+from app.database.sql.schema import DepartedRow, MediaRow, info_of, key_of
 from app.http.dates import modification_date
 from app.http.media_types import media_type, media_type_after_rename
 from app.storage.errors import PathConflict, Unfinished

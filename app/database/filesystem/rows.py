@@ -1,17 +1,16 @@
-"""Rows of stored files: their paths on disk, and their content as FileInfo."""
+"""Rows of stored files: their paths on disk, and their changes."""
 
 import logging
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 from uuid import uuid4
 
-from sqlalchemy import Row, bindparam, delete, select, update
+from sqlalchemy import bindparam, delete, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from app.database.filesystem.file_identity import FileStat
 from app.database.filesystem.posix import DiskPath
 from app.database.sql.engine import Database
-from app.database.sql.schema import DepartedRow, FileColumns, MediaRow, VolumeRow, WordRow
+from app.database.sql.schema import DepartedRow, FileColumns, MediaRow, VolumeRow, WordRow, key_of
 from app.storage.ignored_names import IgnoredNames
 from app.storage.search_tokens import tokenize
 from app.storage.types import RESERVED, Address, FileId, FileInfo, Key, is_storable
@@ -40,6 +39,38 @@ def path_of(row: MediaRow) -> DiskPath:
     if row.disk_path is None:
         return path_at(key_of(row))
     return disk_path(row.library, row.disk_path)
+
+
+Place = tuple[Key, DiskPath]
+"""A file, and its path on the disk."""
+
+
+def places(
+    session: Session, library: str, folder: str, after: tuple[str, str], *, beneath: bool, limit: int
+) -> list[Place]:
+    """Return the places of the rows in a folder, or also below it, after this folder and filename."""
+    query = select(MediaRow.folder, MediaRow.filename, MediaRow.disk_path).where(
+        MediaRow.library == library, tuple_(MediaRow.folder, MediaRow.filename) > tuple_(*after)
+    )
+    if not beneath:
+        query = query.where(MediaRow.folder == folder)
+    elif folder:
+        # "0" is the character after "/". Folders that sort between the folder and its inside are skipped.
+        inside = MediaRow.folder >= f"{folder}/"
+        query = query.where(
+            MediaRow.folder >= folder, MediaRow.folder < f"{folder}0", or_(MediaRow.folder == folder, inside)
+        )
+    rows = session.execute(query.order_by(MediaRow.folder, MediaRow.filename).limit(limit))
+    keys = ((Key(library, folder, name), path) for folder, name, path in rows)
+    return [(key, path_at(key) if path is None else disk_path(library, path)) for key, path in keys]
+
+
+def disk_folders(session: Session, library: str, folder: str) -> set[DiskPath]:
+    """Return the folders on the disk that have files of a folder under another spelling of its name."""
+    differs = MediaRow.disk_path.is_not(None)
+    query = select(MediaRow.disk_path).where(MediaRow.library == library, MediaRow.folder == folder, differs)
+    paths = session.scalars(query.limit(10)).all()
+    return {tuple(path.split("/")[:-1]) for path in paths if path is not None}
 
 
 def find(session: Session, address: Address) -> MediaRow | None:
@@ -95,35 +126,6 @@ def set_version(row: MediaRow, *, etag: str, sha256: str | None, is_utf8: bool |
 def looks_alike(row: MediaRow, stat: FileStat) -> bool:
     """Return whether a file, perhaps in another inode, has the size and modification time of the row."""
     return (row.size, row.mtime_ns) == (stat.size, stat.mtime_ns)
-
-
-def key_of(row: MediaRow | Row[Any]) -> Key:
-    return Key(row.library, row.folder, row.filename)
-
-
-KNOWN = [getattr(MediaRow, name) for name in FileInfo.__annotations__ if name != "key"]
-KNOWN += [MediaRow.library, MediaRow.folder, MediaRow.filename, MediaRow.other_until, MediaRow.other_sha256]
-"""The columns of a FileInfo. (Loading whole rows would take most of the time of a list.)"""
-
-
-def info_of(row: MediaRow | Row[Any]) -> FileInfo:
-    return FileInfo(
-        id=row.id,
-        key=key_of(row),
-        size=row.size,
-        content_type=row.content_type,
-        etag=row.etag,
-        sha256=None if row.doubtful else row.sha256,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
-        is_utf8=None if row.doubtful else row.is_utf8,
-        doubtful=row.doubtful or row.other_sha256 is not None,
-        other_etag=row.other_etag if _is_accepted(row.other_until) else None,
-    )
-
-
-def _is_accepted(until: datetime | None) -> bool:
-    return until is not None and datetime.now(UTC) < until
 
 
 BATCH = 2_000

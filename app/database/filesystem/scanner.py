@@ -17,9 +17,9 @@ from app.database.filesystem.disk import Disk, Folder
 from app.database.filesystem.file_identity import tick_s
 from app.database.filesystem.name_equivalence import is_equivalent
 from app.database.filesystem.posix import DiskPath
-from app.database.filesystem.rows import path_at, root_of
+from app.database.filesystem.rows import disk_folders, path_at, root_of
 from app.database.sql.engine import Database
-from app.database.sql.list_index import disk_folders, folder_names
+from app.database.sql.list_index import folder_names
 from app.storage.errors import DiskFault, InvalidName, Unreadable
 from app.storage.ignored_names import IgnoredNames
 from app.storage.maintenance import ScanFinding, ScanOutcome, ScanStep

@@ -27,13 +27,11 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from app.database.filesystem.posix import DiskPath
-from app.database.filesystem.rows import KNOWN, disk_path, path_at
 from app.database.paging import distinct_names, in_byte_order, is_scattered, order_of
-from app.database.sql.schema import MediaRow, WordRow
+from app.database.sql.schema import INFO_COLUMNS, MediaRow, WordRow
 from app.storage import search_tokens
 from app.storage.cursors import Position
-from app.storage.types import Key, Listing, Sort
+from app.storage.types import Listing, Sort
 
 Text = ColumnElement[str] | InstrumentedAttribute[str]
 
@@ -51,7 +49,7 @@ class SqlCandidates:
 
 
 class SqlListIndex:
-    """`paging.ListIndex` over the table `media`. Its rows have the columns KNOWN."""
+    """`paging.ListIndex` over the table `media`. Its rows have INFO_COLUMNS."""
 
     def __init__(self, session: Session, listing: Listing) -> None:
         self.listing = listing
@@ -151,7 +149,7 @@ class _IndexRange:
         bounds = [bound for bound in (self.start, self.stop) if bound is not None]
         columns = self._columns()
         order = (column.desc() for column in columns) if self.listing.descending else columns
-        return select(*KNOWN).where(*self.equal, *bounds).order_by(*order)
+        return select(*INFO_COLUMNS).where(*self.equal, *bounds).order_by(*order)
 
     def _is_after(self, position: Position) -> ColumnElement[bool]:
         sort = self.listing.sort.value
@@ -273,35 +271,3 @@ def folder_names(
     found = found.union_all(select(following).where(found.c.folder.is_not(None)))
     for (path,) in session.execute(select(found.c.folder).where(found.c.folder.is_not(None))):
         yield path[len(prefix) :].partition("/")[0]
-
-
-Place = tuple[Key, DiskPath]
-"""A file, and its path on the disk."""
-
-
-def places(
-    session: Session, library: str, folder: str, after: tuple[str, str], *, beneath: bool, limit: int
-) -> list[Place]:
-    """Return the places of the rows in a folder, or also below it, after this folder and filename."""
-    query = select(MediaRow.folder, MediaRow.filename, MediaRow.disk_path).where(
-        MediaRow.library == library, tuple_(MediaRow.folder, MediaRow.filename) > tuple_(*after)
-    )
-    if not beneath:
-        query = query.where(MediaRow.folder == folder)
-    elif folder:
-        # "0" is the character after "/". Folders that sort between the folder and its inside are skipped.
-        inside = MediaRow.folder >= f"{folder}/"
-        query = query.where(
-            MediaRow.folder >= folder, MediaRow.folder < f"{folder}0", or_(MediaRow.folder == folder, inside)
-        )
-    rows = session.execute(query.order_by(MediaRow.folder, MediaRow.filename).limit(limit))
-    keys = ((Key(library, folder, name), path) for folder, name, path in rows)
-    return [(key, path_at(key) if path is None else disk_path(library, path)) for key, path in keys]
-
-
-def disk_folders(session: Session, library: str, folder: str) -> set[DiskPath]:
-    """Return the folders on the disk that have files of a folder under another spelling of its name."""
-    differs = MediaRow.disk_path.is_not(None)
-    query = select(MediaRow.disk_path).where(MediaRow.library == library, MediaRow.folder == folder, differs)
-    paths = session.scalars(query.limit(10)).all()
-    return {tuple(path.split("/")[:-1]) for path in paths if path is not None}

@@ -1,4 +1,7 @@
-"""The tables. Only Alembic's migrations create them; a test proves that both agree."""
+"""The tables, and the FileInfo of a row.
+
+Only Alembic's migrations create the tables; a test proves that both agree.
+"""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +13,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     Index,
+    Row,
     String,
     TypeDecorator,
     UniqueConstraint,
@@ -20,6 +24,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeEngine
 
 from app.accounts.models import Scope
+from app.storage.types import FileInfo, Key
 
 
 def text_by_bytes(length: int | None = None) -> TypeEngine[str]:
@@ -133,6 +138,41 @@ class MediaRow(FileColumns, Table):
     ignored: Mapped[bool] = mapped_column(default=False, server_default=false())
 
     words: Mapped[list["WordRow"]] = relationship(cascade="all, delete-orphan")
+
+
+def key_of(row: MediaRow | Row[Any]) -> Key:
+    return Key(row.library, row.folder, row.filename)
+
+
+INFO_COLUMNS = [getattr(MediaRow, name) for name in FileInfo.__annotations__ if name != "key"]
+INFO_COLUMNS += [
+    MediaRow.library,
+    MediaRow.folder,
+    MediaRow.filename,
+    MediaRow.other_until,
+    MediaRow.other_sha256,
+]
+"""The columns of a FileInfo. (Loading whole rows would take most of the time of a list.)"""
+
+
+def info_of(row: MediaRow | Row[Any]) -> FileInfo:
+    return FileInfo(
+        id=row.id,
+        key=key_of(row),
+        size=row.size,
+        content_type=row.content_type,
+        etag=row.etag,
+        sha256=None if row.doubtful else row.sha256,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        is_utf8=None if row.doubtful else row.is_utf8,
+        doubtful=row.doubtful or row.other_sha256 is not None,
+        other_etag=row.other_etag if _is_accepted(row.other_until) else None,
+    )
+
+
+def _is_accepted(until: datetime | None) -> bool:
+    return until is not None and datetime.now(UTC) < until
 
 
 class WordRow(Table):

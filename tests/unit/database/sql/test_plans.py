@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import event, make_url
 from sqlalchemy.orm import Session
 
-from app.database.filesystem.rows import find
+from app.database.filesystem.rows import disk_folders, find
 from app.database.paging import PageLimits
 from app.database.sql.engine import Database
-from app.database.sql.list_index import disk_folders, folders
+from app.database.sql.list_index import folders
 from app.database.sql.opening import migrate
 from app.database.sql.postgresql import Postgresql
 from app.database.sql.schema import MediaRow, WordRow
