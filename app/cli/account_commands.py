@@ -23,7 +23,8 @@ from app.accounts.models import (
 )
 from app.accounts.passwords import MAX_LENGTH, Passwords
 from app.accounts.store import AccountStore
-from app.database import is_read_only, library_location, open_accounts, open_stores
+from app.database import library_location, open_accounts, open_stores
+from app.database.open_library import is_read_only
 from app.library.account_deletion import IN_PLACE, free_destination, usage_before_deletion
 from app.server.listen import reachable
 from app.settings import ConfigurationError, Settings, load

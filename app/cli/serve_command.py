@@ -13,8 +13,9 @@ import click
 from app import logs
 from app.accounts.models import new_invite
 from app.cli.doctor import IGNORES_CASE
-from app.database import is_read_only, open_accounts, prepare_database
+from app.database import open_accounts, prepare_database
 from app.database.doctor_checks import ignores_case
+from app.database.open_library import is_read_only
 from app.server.listen import activated_listeners, listen, listener_url, reachable
 from app.server.unix_socket import unix_listener
 from app.settings import ConfigurationError, Settings, load

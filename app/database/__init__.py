@@ -6,25 +6,22 @@ SQLAlchemy. Only this package imports them.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from app.accounts.store import AccountStore
-from app.database.change_listener import ChangeListener, ChangeSource
+from app.database.change_listener import ChangeListener
+from app.database.open_library import OpenLibrary
 from app.events.feed import ChangeFeed
 from app.settings import Settings
 from app.storage.async_storage import Observer, ThreadedStorage
-from app.storage.backend import Backend
 from app.storage.contract import CopyRecords, Storage
-from app.storage.leases import Leases, LeaseStore
+from app.storage.leases import Leases
 
 COMMAND_BUSY_TIMEOUT_MS = 3_000
 """Milliseconds that a command waits for the writers of other processes; a server waits longer."""
-
-NEWER_SCHEMA = "The database was made by a newer Seekable. Install that version, or a later one."
-"""The message about a database whose schema this version does not know."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +37,6 @@ class Stores:
     library_id: str | None
     """A lasting id of the library, the same from every machine; None if it has none."""
     copies: CopyRecords
-
-
-@dataclass(frozen=True)
-class OpenLibrary:
-    """The blocking parts of an open library, as each backend opens them."""
-
-    backend: Backend
-    accounts: AccountStore | None
-    leases: LeaseStore
-    copies: CopyRecords
-    library_id: str | None
-    read_only: bool
-    open_change_source: Callable[[], ChangeSource | None]
 
 
 @asynccontextmanager
@@ -142,15 +126,6 @@ def _open_listener(library: OpenLibrary, feed: ChangeFeed | None, stack: ExitSta
     listener = ChangeListener(source, feed)
     stack.callback(listener.close)
     return listener
-
-
-def is_read_only(settings: Settings) -> bool:
-    """Return whether no file can be changed, by the settings or because of the folder's file system."""
-    if settings.read_only or settings.storage == "gridfs":
-        return settings.read_only
-    from app.database.filesystem.disk import is_on_read_only_file_system  # noqa: PLC0415
-
-    return is_on_read_only_file_system(settings.files_dir)
 
 
 def library_location(settings: Settings, library: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.database import COMMAND_BUSY_TIMEOUT_MS
+from app.database.open_library import is_on_read_only_file_system
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageError
 from app.storage.types import RESERVED
@@ -286,7 +287,6 @@ def probe_folder(path: Path, *, read_only: bool = False) -> FolderStatus:
 
     Does not raise.
     """
-    from app.database.filesystem.disk import is_on_read_only_file_system  # noqa: PLC0415
     from app.database.filesystem.posix import is_exposed  # noqa: PLC0415
 
     path = Path(os.path.realpath(path))

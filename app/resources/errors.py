@@ -15,10 +15,9 @@ from starlette.routing import Match
 from app.accounts import errors as accounts
 from app.events import connections
 from app.http import errors as bodies
-from app.http.merge_patch import MEDIA_TYPE
 from app.http.ranges import RangeNotSatisfiable
 from app.library.quotas import QuotaExceeded
-from app.resources.request_body import InvalidFields
+from app.resources.request_body import MERGE_PATCH, InvalidFields
 from app.storage import errors as storage
 
 
@@ -137,7 +136,7 @@ async def _domain_error(request: HTTPConnection, error: Exception) -> Response:
     if isinstance(error, RangeNotSatisfiable):
         headers["content-range"] = f"bytes */{error.size}"
     if isinstance(error, bodies.UnsupportedPatch):
-        headers["accept-patch"] = MEDIA_TYPE  # RFC 5789 §2.2
+        headers["accept-patch"] = MERGE_PATCH  # RFC 5789 §2.2
     return problem_response(status, str(error), headers)
 
 

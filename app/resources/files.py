@@ -13,7 +13,6 @@ from app.http.conditions import Verdict, evaluate, has_write_condition
 from app.http.digest_fields import declared_digests
 from app.http.errors import BadPatch, IncompleteBody, TooLarge, UnsupportedForm, UnsupportedPatch
 from app.http.grammar import RawHeaders, field, value_without_parameters
-from app.http.merge_patch import MEDIA_TYPE, parse_merge_patch
 from app.http.multipart import FormReader, boundary_of
 from app.library.quotas import QuotaReservation
 from app.resources.dependencies import (
@@ -29,7 +28,13 @@ from app.resources.dependencies import (
     require_writable,
 )
 from app.resources.errors import problems
-from app.resources.request_body import bounded, declared_length, refuse_encoding
+from app.resources.request_body import (
+    MERGE_PATCH,
+    bounded,
+    declared_length,
+    parse_merge_patch,
+    refuse_encoding,
+)
 from app.storage.contract import find_file
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, VersionMismatch
 from app.storage.types import Expect, Expectation, FileInfo, Key
@@ -263,7 +268,7 @@ _PATCH: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            MEDIA_TYPE: {
+            MERGE_PATCH: {
                 "schema": {
                     "type": "object",
                     "additionalProperties": False,
@@ -324,8 +329,8 @@ async def _move_blindly(services: Services, key: Key, target: Key) -> FileInfo:
 
 
 def _check_type(request: Request) -> None:
-    if value_without_parameters(request.headers.get("content-type", "")) != MEDIA_TYPE:
-        raise UnsupportedPatch(f"To move or rename a file, send a body with Content-Type: {MEDIA_TYPE}.")
+    if value_without_parameters(request.headers.get("content-type", "")) != MERGE_PATCH:
+        raise UnsupportedPatch(f"To move or rename a file, send a body with Content-Type: {MERGE_PATCH}.")
     refuse_encoding(request, UnsupportedPatch)
 
 

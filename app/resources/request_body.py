@@ -1,4 +1,4 @@
-"""Request bodies: bounds, encodings, and small ones as a form or JSON, validated by a pydantic model."""
+"""Request bodies: bounds, encodings, and small ones as a form, JSON or a merge patch."""
 
 import json
 from collections.abc import AsyncGenerator, Mapping
@@ -10,11 +10,14 @@ from pydantic import BaseModel, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import HTTPConnection
 
-from app.http.errors import BadForm, BodyError, TooLarge, UnsupportedForm
+from app.http.errors import BadForm, BadPatch, BodyError, TooLarge, UnsupportedForm
 from app.http.grammar import value_without_parameters
 
 MAX_BYTES = 64 << 10
 MAX_FIELDS = 20
+
+MERGE_PATCH = "application/merge-patch+json"
+"""The media type of a JSON Merge Patch (RFC 7396)."""
 
 _JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
@@ -77,6 +80,25 @@ def _sentence(fault: Mapping[str, Any]) -> str:
         return f"{name} is missing."
     problem = fault["ctx"]["error"] if fault["type"] == "value_error" else fault["msg"]
     return f"{name}: {str(problem).rstrip('.')}."
+
+
+def parse_merge_patch(document: bytes) -> dict[str, Any]:
+    """Return the members of a merge patch that is a JSON object in UTF-8. Raises BadPatch."""
+    try:
+        patch = json.loads(document.decode(), object_pairs_hook=_unique_members)
+    except (ValueError, RecursionError):
+        raise BadPatch("The body is not JSON in UTF-8.") from None
+    if not isinstance(patch, dict):
+        raise BadPatch("A patch is a JSON object with folder, filename or both.")
+    return patch
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        # Two JSON parsers would disagree on which one counts (RFC 8259 §4).
+        raise BadPatch("A member of the patch is there twice.")
+    return members
 
 
 def is_json(request: Request) -> bool:

@@ -354,14 +354,6 @@ def inode_volume(status: os.stat_result) -> str:
     return f"{status.st_dev:x}-{status.st_ino:x}"
 
 
-def is_on_read_only_file_system(folder: Path) -> bool:
-    """Return whether the folder exists, on a file system that is mounted read-only."""
-    try:
-        return folder.is_dir() and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    except OSError:
-        return False
-
-
 def is_marked(root: str | os.PathLike[str]) -> bool:
     """Return whether `Disk.mark` was ever called for a folder, which need not exist. Writes nothing."""
     with map_os_errors():

@@ -11,7 +11,6 @@ from uuid import uuid4
 
 from sqlalchemy import inspect, select, update
 
-from app.database import OpenLibrary, is_read_only
 from app.database.filesystem import Limits
 from app.database.filesystem.backend import FilesystemBackend
 from app.database.filesystem.disk import Disk, is_marked
@@ -19,6 +18,7 @@ from app.database.filesystem.posix import map_os_errors
 from app.database.filesystem.rows import ignored_names
 from app.database.filesystem.shared_state import FlockLeases, SqliteCopies
 from app.database.filesystem.writable_disk import WritableDisk
+from app.database.open_library import OpenLibrary, is_read_only
 from app.database.sql.accounts import SqlAccounts
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.opening import make_state_folder, migrate, open_sql, state_file

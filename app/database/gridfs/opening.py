@@ -11,7 +11,6 @@ from uuid import uuid4
 from pymongo import UpdateOne
 from pymongo.errors import ServerSelectionTimeoutError
 
-from app.database import NEWER_SCHEMA, OpenLibrary
 from app.database.gridfs.accounts import MongoAccounts
 from app.database.gridfs.backend import GridBackend
 from app.database.gridfs.bucket import DEFAULT_SIZES, ChunkSenders, TransferSizes
@@ -20,6 +19,7 @@ from app.database.gridfs.connection import USERS, Connection, MongoDatabase, Use
 from app.database.gridfs.documents import RawDocument, after_id
 from app.database.gridfs.garbage_collection import LEASE_S, LeaseRenewer
 from app.database.gridfs.shared_state import MongoCopyRecords, MongoLeases
+from app.database.open_library import NEWER_SCHEMA, OpenLibrary
 from app.events.feed import ChangeFeed
 from app.http.media_types import OUTDATED_TYPES, correct_outdated
 from app.settings import ConfigurationError, Settings

@@ -14,8 +14,8 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.database import NEWER_SCHEMA, is_read_only
 from app.database.filesystem.disk import inode_volume
+from app.database.open_library import NEWER_SCHEMA, is_read_only
 from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
 from app.database.sql.sqlite import Sqlite
 from app.settings import ConfigurationError, Settings

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from pymongo.collection import Collection
 
-from app.database import NEWER_SCHEMA, prepare_database
+from app.database import prepare_database
 from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import UNJUDGED, UNJUDGED_INDEX
 from app.database.gridfs.opening import VERSION, migration, open_gridfs
+from app.database.open_library import NEWER_SCHEMA
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageUnavailable
 from tests.support import mongo
