@@ -328,7 +328,7 @@ class Reconciler:
 
     def _is_complete(self, path: DiskPath, status: os.stat_result, *, moved_there: bool = False) -> bool:
         age_s = _age_s(status)
-        if not 0 <= age_s < self._limits.written_for_s:
+        if not 0 <= age_s < max(self._limits.written_for_s, self._limits.stable_after_s):
             return True
         ambiguous_s = FileStat.of(status).ambiguous_for_s(time.time_ns())
         if ambiguous_s <= TICK_S:  # otherwise the row is marked doubtful, and clients need not wait so long

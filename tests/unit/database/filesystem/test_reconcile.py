@@ -184,6 +184,19 @@ def test_recently_changed_file_is_unfinished_without_leases(
     assert names(library) == ["new.mp4"]
 
 
+def test_paused_copy_stays_unfinished_until_setting_when_system_lacks_leases(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.limits.stable_after_s = 300
+    library.limits.written_for_s = 0.1
+    monkeypatch.delattr(fcntl, "F_SETLEASE")
+    drop(library.path(NEW))
+    time.sleep(0.2)
+    assert names(library) == []
+    library.limits.stable_after_s = 0.1
+    assert names(library) == ["new.mp4"]
+
+
 def test_file_is_added_eventually_when_writer_never_closes_it(library: Library) -> None:
     with drop(library.path(NEW)).open("ab"):
         wait_for_tick()
