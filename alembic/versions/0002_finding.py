@@ -1,9 +1,10 @@
 """Add what sorted lists, searches, changes made by hand and background hashing need."""
 
+import unicodedata
+from itertools import groupby
+
 import sqlalchemy as sa
 from alembic import op
-
-from app.storage.search_tokens import tokenize
 
 revision = "0002"
 down_revision = "0001"
@@ -62,6 +63,36 @@ def upgrade():
     )
     op.create_index("ix_departed_inode", "departed", ["inode", "size", "mtime_ns"])
     op.create_index("ix_departed_at", "departed", ["departed_at"])
+
+
+# A copy of app/storage/search_tokens.py, which later versions may change.
+VARIATION_SELECTORS = {*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)}
+ZERO_WIDTH_SPACE = "\u200b"
+
+
+def tokenize(text):
+    folded = unicodedata.normalize("NFC", text).casefold()
+    visible = unicodedata.normalize("NFC", "".join(filter(is_visible, folded)))
+    tokens = []
+    for kind, characters in groupby(visible, kind_of):
+        if kind == "symbol":
+            tokens.extend(characters)
+        elif kind == "word":
+            tokens.append("".join(characters))
+    return tuple(dict.fromkeys(tokens))
+
+
+def is_visible(character):
+    if ord(character) in VARIATION_SELECTORS:
+        return False
+    return unicodedata.category(character) != "Cf" or character == ZERO_WIDTH_SPACE
+
+
+def kind_of(character):
+    category = unicodedata.category(character)
+    if category[0] in "LMN":
+        return "word"
+    return "symbol" if category == "So" else "space"
 
 
 def create_partial_index(name, where, columns):

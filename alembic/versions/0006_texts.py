@@ -3,14 +3,32 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.http.media_types import OUTDATED_TYPES, correct_outdated
-
 revision = "0006"
 down_revision = "0011"
 branch_labels = None
 depends_on = None
 
 UNJUDGED = "is_utf8 IS NULL AND content_type >= 'text/' AND content_type < 'text0'"
+
+# A copy from app/http/media_types.py, which later versions may change. Each type maps extensions to the
+# correct type; "" is any extension.
+MATROSKA = {"": "video/x-matroska", "mka": "audio/x-matroska"}
+OUTDATED_TYPES = {
+    "application/matroska": MATROSKA,
+    "application/x-matroska": MATROSKA,
+    "audio/matroska": {"": "audio/x-matroska"},
+    "video/matroska": {"": "video/x-matroska"},
+    "video/matroska-3d": {"": "video/x-matroska"},
+    "video/mkv": {"": "video/x-matroska"},
+    "video/x-mkv": {"": "video/x-matroska"},
+    "application/mp4": {"mp4": "video/mp4", "m4v": "video/mp4", "m4a": "audio/mp4", "m4b": "audio/mp4"},
+    "application/ogg": {
+        **dict.fromkeys(("ogg", "oga", "opus", "spx"), "audio/ogg"),
+        **dict.fromkeys(("ogv", "ogm"), "video/ogg"),
+    },
+    "text/vnd.trolltech.linguist": {"ts": "video/mp2t"},
+    "text/vnd.qt.linguist": {"ts": "video/mp2t"},
+}
 
 
 def upgrade():
@@ -26,6 +44,12 @@ def retype(table):
     for identity, content_type, filename in rows:
         changed = table.update().where(table.c.id == identity)
         op.execute(changed.values(content_type=correct_outdated(content_type, filename)))
+
+
+def correct_outdated(content_type, filename):
+    _, dot, extension = filename.rpartition(".")
+    by_extension = OUTDATED_TYPES[content_type]
+    return by_extension.get(extension.lower() if dot else "", by_extension.get("", content_type))
 
 
 def downgrade():

@@ -1,4 +1,4 @@
-"""Who may import whom: the arrows of README's "How it fits together"."""
+"""Imports between the parts of app/, and of third-party libraries, follow README's "How it fits together"."""
 
 import ast
 import shutil
@@ -28,7 +28,7 @@ EVERYTHING = {
     "main",
 }
 
-# What each part of the program may import of the others.
+# The parts of the program, and the other parts that each may import.
 MAY_IMPORT: dict[str, set[str]] = {
     "accounts": set(),
     "settings": set(),
@@ -59,14 +59,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": set(),
 }
 
-# The backends do not import each other: a server loads the drivers of its own database only.
-BACKENDS_APART = {
+# Backends do not import each other, so that a server loads the drivers of its own database only.
+IMPORTS_FORBIDDEN_TO = {
     "database.gridfs": {"database.sql", "database.filesystem"},
     "database.sql": {"database.gridfs"},
     "database.filesystem": {"database.gridfs"},
 }
 
-# Where alone a library may be imported; a file counts with the folder it is in.
+# Third-party libraries, and the only parts, packages or modules that may import each.
 ONLY_IN: dict[str, set[str]] = {
     "sqlalchemy": {"database.sql", "database.filesystem", "database.doctor_checks"},
     "alembic": {"database.sql"},
@@ -94,7 +94,7 @@ ONLY_IN: dict[str, set[str]] = {
 
 
 def imports(file: Path) -> tuple[str, ...]:
-    """Every module that the file imports, wherever in it."""
+    """Return the modules that a file imports, inside functions too."""
     return imports_of(file.read_text())
 
 
@@ -110,9 +110,9 @@ def imports_of(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def wrong_arrows(app: Path) -> list[str]:
-    """Each import that points where it may not."""
-    wrong = []
+def forbidden_imports(app: Path) -> list[str]:
+    """Return the imports that the rules forbid."""
+    forbidden = []
     for file in sorted(app.rglob("*.py")):
         module = ".".join(file.relative_to(app).with_suffix("").parts)
         part = module.partition(".")[0]
@@ -121,20 +121,20 @@ def wrong_arrows(app: Path) -> list[str]:
             top, _, rest = imported.partition(".")
             target = rest.partition(".")[0]
             if top == "app":
-                bad = target != part and target not in MAY_IMPORT[part]
-                bad |= ".".join(rest.split(".")[:2]) in BACKENDS_APART.get(package, ())
+                is_forbidden = target != part and target not in MAY_IMPORT[part]
+                is_forbidden |= ".".join(rest.split(".")[:2]) in IMPORTS_FORBIDDEN_TO.get(package, ())
             else:
-                bad = top in ONLY_IN and not {part, package, module} & ONLY_IN[top]
-            if bad:
-                wrong.append(f"{module} -> {imported}")
-    return wrong
+                is_forbidden = top in ONLY_IN and not {part, package, module} & ONLY_IN[top]
+            if is_forbidden:
+                forbidden.append(f"{module} -> {imported}")
+    return forbidden
 
 
-def test_no_arrow_points_the_wrong_way() -> None:
-    assert wrong_arrows(APP) == []
+def test_imports_follow_rules() -> None:
+    assert forbidden_imports(APP) == []
 
 
-def test_every_part_has_its_rule() -> None:
+def test_parts_and_rules_are_the_same() -> None:
     parts = {path.stem for path in APP.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert parts == set(MAY_IMPORT)
 
@@ -164,11 +164,18 @@ def test_every_part_has_its_rule() -> None:
         ("database/filesystem/backend.py", "import pymongo"),
     ],
 )
-def test_a_planted_import_is_seen(tmp_path: Path, file: str, line: str) -> None:
+def test_planted_import_is_found(tmp_path: Path, file: str, line: str) -> None:
     shutil.copytree(APP, tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__", "web"))
     with (tmp_path / "app" / file).open("a") as planted:
         planted.write(f"\n{line}\n")
-    assert len(wrong_arrows(tmp_path / "app")) == 1
+    assert len(forbidden_imports(tmp_path / "app")) == 1
+
+
+def test_migrations_do_not_import_app() -> None:
+    """Later versions may change the code of app/, but not the result of a migration."""
+    migrations = [*(APP.parent / "alembic" / "versions").glob("*.py")]
+    assert migrations
+    assert [file.name for file in migrations if any(name.startswith("app.") for name in imports(file))] == []
 
 
 def private_imports(text: str) -> list[str]:
@@ -179,7 +186,7 @@ def private_imports(text: str) -> list[str]:
     return [name for name in names if any(part.startswith("_") for part in name.split("."))]
 
 
-def test_no_module_imports_private_names() -> None:
+def test_modules_import_no_private_names() -> None:
     found = {name for file in APP.rglob("*.py") for name in private_imports(file.read_text())}
     # uvicorn has no public names for the types of its messages.
     assert {name for name in found if not name.startswith("uvicorn._types")} == set()
@@ -190,8 +197,8 @@ def test_planted_private_import_is_found() -> None:
     assert private_imports("from starlette.routing import _Any\n")
 
 
-def test_importing_the_parts_needs_no_other_library() -> None:
-    """Every third-party package that is imported is one that pyproject.toml asks for, or comes with one."""
+def test_modules_import_only_required_libraries() -> None:
+    """pyproject.toml lists each library that modules import, or one that depends on it."""
     ours = {"app", "click", "uvicorn", *ONLY_IN}
     found = {imported.partition(".")[0] for file in APP.rglob("*.py") for imported in imports(file)}
     assert found - set(sys.stdlib_module_names) <= ours
