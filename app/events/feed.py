@@ -155,8 +155,8 @@ class ChangeFeed:
     """Delivers changes of stored files to subscribers, in the event loop.
 
     `ignored` decides which files no list shows; their changes are dropped. The methods whose names end in
-    `_threadsafe` may be called by any thread. They collect into bounded batches and never block. While the
-    feed has no subscriber, nothing is delivered.
+    `_threadsafe` may be called by any thread. They collect into bounded batches and never block. Until the
+    first subscription, all news is dropped.
     """
 
     def __init__(self, ignored: IgnoredNames = IGNORE_NOTHING) -> None:
@@ -180,18 +180,21 @@ class ChangeFeed:
 
     def publish_threadsafe(self, changes: Sequence[Change], *, unverified: bool = False) -> None:
         """Deliver changes soon. `unverified` reports that files without a verified hash are stored."""
-        self._pending.add_changes(self._listed(changes), unverified=unverified)
-        self._schedule()
+        if self._subscribers:
+            self._pending.add_changes(self._listed(changes), unverified=unverified)
+            self._schedule()
 
     def resync_threadsafe(self, libraries: Sequence[str] | None = None) -> None:
         """Report that unknown changes were made in these libraries, or in any."""
-        self._pending.add_resync(libraries)
-        self._schedule()
+        if self._subscribers:
+            self._pending.add_resync(libraries)
+            self._schedule()
 
     def send_threadsafe(self, message: Message) -> None:
         """Deliver a message of another process, whose session may be connected to this one."""
-        self._pending.add_message(message)
-        self._schedule()
+        if self._subscribers:
+            self._pending.add_message(message)
+            self._schedule()
 
     def _listed(self, changes: Sequence[Change]) -> list[Change]:
         listed = (listed_change(change, self._ignored) for change in changes)

@@ -226,10 +226,20 @@ def test_unverified_files_are_reported_without_changes() -> None:
     run(scenario)
 
 
-def test_feed_without_subscriber_drops_changes() -> None:
-    feed = ChangeFeed()
-    feed.publish_threadsafe(changes(("mine", 1)))
-    feed.publish(changes(("mine", 1)))
+def test_feed_drops_news_until_first_subscription() -> None:
+    async def scenario(_: Process) -> None:
+        feed = ChangeFeed()
+        feed.publish(changes(("mine", 1)))
+        feed.publish_threadsafe(changes(("mine", 2)), unverified=True)
+        feed.resync_threadsafe()
+        feed.send_threadsafe(Message("mine", "session", "3"))
+        batches: list[Batch] = []
+        feed.subscribe(batches.append)
+        later = changes(("mine", 4))
+        feed.publish(later)  # after the pending news, of which there is none
+        assert batches == [Batch(later)]
+
+    run(scenario)
 
 
 IGNORED = IgnoredNames(["*.part"])
