@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 from functools import partial
-from typing import Any
 from uuid import uuid4
 
 from app.accounts.errors import (
@@ -36,7 +35,7 @@ from app.accounts.models import (
 )
 from app.accounts.passwords import Passwords
 from app.accounts.principals import TOKEN_PREFIX, Authenticator, Principal, RunInThread
-from app.accounts.store import AccountStore, RecordStore
+from app.accounts.store import AccountStore
 
 MAX_TOKENS = 100
 """Tokens of one account."""
@@ -185,7 +184,9 @@ class AccountService:
 
     async def revoke_token(self, principal: Principal, token_id: str) -> None:
         """Revoke a token. Raises UnknownRecord if the account has none with this id."""
-        await self._remove(self._store.tokens, token_id, NO_TOKEN, account_id=principal.account.id)
+        await self._remove(
+            partial(self._store.tokens.remove, token_id, account_id=principal.account.id), NO_TOKEN
+        )
         await self._revoke_automatic_links(principal.account.id)
 
     async def _revoke_automatic_links(self, account_id: str) -> None:
@@ -249,7 +250,9 @@ class AccountService:
 
     async def revoke_link(self, principal: Principal, link_id: str) -> None:
         """Revoke a link. Raises UnknownRecord if the account has none with this id."""
-        await self._remove(self._store.links, link_id, NO_LINK, account_id=principal.account.id)
+        await self._remove(
+            partial(self._store.links.remove, link_id, account_id=principal.account.id), NO_LINK
+        )
 
     async def create_invite(self, principal: Principal, lasts: timedelta) -> tuple[Invite, str]:
         """Create an invite for one person. Return it with its secret. Raises NotPermitted."""
@@ -269,7 +272,7 @@ class AccountService:
     async def revoke_invite(self, principal: Principal, invite: str) -> None:
         """Revoke an invite, by its hash. Raises NotPermitted, UnknownRecord."""
         _check_admin(principal)
-        await self._remove(self._store.invites, invite, NO_INVITE)
+        await self._remove(partial(self._store.invites.remove, invite), NO_INVITE)
 
     async def is_active(self, account_id: str) -> bool:
         """Return whether an account exists and is neither disabled nor leaving; not cached."""
@@ -298,11 +301,9 @@ class AccountService:
                 log.error("Expired records of accounts could not be removed: %s", error)
             await asyncio.sleep(SWEEP_EVERY_S)
 
-    async def _remove(
-        self, records: RecordStore[Any], record_id: str, missing: str, *, account_id: str | None = None
-    ) -> None:
+    async def _remove(self, remove: Callable[[], bool], missing: str) -> None:
         """Remove a record. Raises UnknownRecord with the message `missing` if there is none."""
-        if not await self._call(lambda: records.remove(record_id, account_id=account_id)):
+        if not await self._call(remove):
             raise UnknownRecord(missing)
         self.authenticator.invalidate()
 

@@ -22,8 +22,18 @@ class Records(Protocol[R_co]):
 
     def get(self, key: str) -> R_co | None: ...
 
-    def list(self, account_id: str | None = None) -> Sequence[R_co]:
-        """Return the records of one account, or all records, the newest first."""
+    def remove(self, record_id: str) -> bool:
+        """Remove a record. Return False if there is no such record."""
+
+    def existing(self, keys: Collection[str]) -> set[str]:
+        """Return those of at most MAX_KEYS_PER_QUERY keys that have a record."""
+
+
+class OwnedRecords(Records[R_co], Protocol[R_co]):
+    """Records that belong to accounts: sessions, tokens and links."""
+
+    def list(self, account_id: str) -> Sequence[R_co]:
+        """Return the records of an account, the newest first, then in byte order of their ids."""
 
     def remove(self, record_id: str, *, account_id: str | None = None) -> bool:
         """Remove a record, if it belongs to this account. Return False if there is no such record."""
@@ -31,18 +41,24 @@ class Records(Protocol[R_co]):
     def remove_all(self, account_id: str) -> None:
         """Remove the records of an account."""
 
-    def existing(self, keys: Collection[str]) -> set[str]:
-        """Return those of at most MAX_KEYS_PER_QUERY keys that have a record."""
 
-
-class RecordStore(Records[R], Protocol[R]):
-    """Records that are added without a further condition: tokens, links and invites."""
+class RecordStore(OwnedRecords[R], Protocol[R]):
+    """Records that are added without a further condition: tokens and links."""
 
     def add(self, record: R) -> None:
-        """Store a record. Raises UnknownRecord if it belongs to an account that is leaving or gone."""
+        """Store a record. Raises UnknownRecord if its account is leaving or gone."""
 
 
-class SessionStore(Records[Session], Protocol):
+class InviteStore(Records[Invite], Protocol):
+    """All invites. They belong to no account."""
+
+    def add(self, invite: Invite) -> None: ...
+
+    def list(self) -> Sequence[Invite]:
+        """Return all invites, the newest first, then in byte order of their hashes."""
+
+
+class SessionStore(OwnedRecords[Session], Protocol):
     """The sessions of all accounts."""
 
     def add(self, session: Session, *, version: int) -> bool:
@@ -95,7 +111,7 @@ class AccountStore(Protocol):
     def links(self) -> LinkStore: ...
 
     @property
-    def invites(self) -> RecordStore[Invite]: ...
+    def invites(self) -> InviteStore: ...
 
     @property
     def signing_keys(self) -> SigningKeyStore: ...

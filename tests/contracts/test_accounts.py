@@ -294,6 +294,20 @@ def test_invites_are_listed_newest_first(store: AccountStore) -> None:
     assert store.invites.list() == [invites[0], invites[2], invites[1]]
 
 
+def test_records_of_same_time_are_listed_in_order_of_their_ids(store: AccountStore) -> None:
+    anna = store.add(make_account())
+    ids = ["b", "ab", "Z", "\N{LATIN SMALL LETTER E WITH ACUTE}", "a", "aa"]
+    for one in ids:
+        store.invites.add(replace(make_invite(), hash=one))
+        store.sessions.add(replace(make_session(anna), hash=one), version=1)
+        store.tokens.add(replace(make_token(anna), id=one))
+        store.links.add(make_link(anna, id=one))
+    assert [invite.hash for invite in store.invites.list()] == sorted(ids)
+    assert [session.hash for session in store.sessions.list(anna.id)] == sorted(ids)
+    assert [token.id for token in store.tokens.list(anna.id)] == sorted(ids)
+    assert [link.id for link in store.links.list(anna.id)] == sorted(ids)
+
+
 # Passwords, and which accounts may log in
 
 

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from uuid import uuid4
 
 from mongoengine import Document
-from pymongo import DESCENDING, ReturnDocument
+from pymongo import ASCENDING, DESCENDING, ReturnDocument
 from pymongo.collection import Collection as Documents
 from pymongo.errors import DuplicateKeyError
 
@@ -129,35 +129,47 @@ class MongoRecords(Generic[M]):
             found = self._valid([*self._collection.find({self._key: key})])
         return from_document(self._model, found[0]) if found else None
 
-    def list(self, account_id: str | None = None) -> Sequence[M]:
-        with self._users.operation():
-            newest_first = self._collection.find(_of(account_id)).sort("created_at", DESCENDING)
-            return [from_document(self._model, one) for one in self._valid([*newest_first])]
-
-    def remove(self, record_id: str, *, account_id: str | None = None) -> bool:
-        with self._users.operation():
-            return self._collection.delete_one({"_id": record_id, **_of(account_id)}).deleted_count == 1
-
-    def remove_all(self, account_id: str) -> None:
-        with self._users.operation():
-            self._collection.delete_many(_of(account_id))
+    def remove(self, record_id: str) -> bool:
+        return self._remove({"_id": record_id})
 
     def existing(self, keys: Collection[str]) -> set[str]:
         with self._users.operation():
             found = self._valid([*self._collection.find({self._key: {"$in": [*keys]}})])
         return {one[self._key] for one in found}
 
+    def _list(self, selected: RawDocument) -> Sequence[M]:
+        with self._users.operation():
+            newest_first = self._collection.find(selected).sort(
+                [("created_at", DESCENDING), ("_id", ASCENDING)]
+            )
+            return [from_document(self._model, one) for one in self._valid([*newest_first])]
+
+    def _remove(self, selected: RawDocument) -> bool:
+        with self._users.operation():
+            return self._collection.delete_one(selected).deleted_count == 1
+
     def _valid(self, found: Sequence[RawDocument]) -> Sequence[RawDocument]:
         """Return the valid documents: a crash may have left others."""
         return found
 
 
-def _of(account_id: str | None) -> RawDocument:
-    return {} if account_id is None else {"account_id": account_id}
+class MongoOwnedRecords(MongoRecords[M]):
+    """`accounts.store.OwnedRecords` over one collection."""
+
+    def list(self, account_id: str) -> Sequence[M]:
+        return self._list({"account_id": account_id})
+
+    def remove(self, record_id: str, *, account_id: str | None = None) -> bool:
+        owner = {} if account_id is None else {"account_id": account_id}
+        return self._remove({"_id": record_id, **owner})
+
+    def remove_all(self, account_id: str) -> None:
+        with self._users.operation():
+            self._collection.delete_many({"account_id": account_id})
 
 
-class MongoRecordStore(MongoRecords[M]):
-    """`accounts.store.RecordStore` over a collection of records that belong to accounts."""
+class MongoRecordStore(MongoOwnedRecords[M]):
+    """`accounts.store.RecordStore` over one collection."""
 
     def add(self, record: M) -> None:
         document = to_document(self._document, record)
@@ -170,7 +182,7 @@ class MongoRecordStore(MongoRecords[M]):
                 raise UnknownRecord(NO_ACCOUNT)
 
 
-class MongoSessions(MongoRecords[Session]):
+class MongoSessions(MongoOwnedRecords[Session]):
     """`accounts.store.SessionStore`."""
 
     def __init__(self, users: Users) -> None:
@@ -223,14 +235,17 @@ class MongoLinks(MongoRecordStore[Link]):
 
 
 class MongoInvites(MongoRecords[Invite]):
-    """`accounts.store.RecordStore` over the invites, which belong to no account."""
+    """`accounts.store.InviteStore`."""
 
     def __init__(self, users: Users) -> None:
         super().__init__(users, users.invites, Invite, documents.InviteDocument)
 
-    def add(self, record: Invite) -> None:
+    def add(self, invite: Invite) -> None:
         with self._users.operation():
-            self._collection.insert_one(to_document(self._document, record))
+            self._collection.insert_one(to_document(self._document, invite))
+
+    def list(self) -> Sequence[Invite]:
+        return self._list({})
 
     def _valid(self, found: Sequence[RawDocument]) -> Sequence[RawDocument]:
         """Return the invites that no account has used."""

@@ -113,47 +113,68 @@ class SqlRecords(_Statements, Generic[M]):
         super().__init__(database, with_reserve)
         self._model, self._table = model, table
         self._id, self._key = getattr(table, record_id), getattr(table, key)
-        self._account_id = getattr(table, "account_id", None)  # invites belong to no account
 
     def get(self, key: str) -> M | None:
         if not is_storable(key):
             return None
         return self._first(self._model, select(self._table).where(self._key == key))
 
-    def list(self, account_id: str | None = None) -> Sequence[M]:
-        newest_first = select(self._table).order_by(self._table.created_at.desc())
-        return self._all(self._model, newest_first.where(*self._of(account_id)))
-
-    def remove(self, record_id: str, *, account_id: str | None = None) -> bool:
-        mine = (self._id == record_id, *self._of(account_id))
-        return is_storable(record_id) and self._execute(delete(self._table).where(*mine), *mine)
-
-    def remove_all(self, account_id: str) -> None:
-        self._execute(delete(self._table).where(*self._of(account_id)), *self._of(account_id))
+    def remove(self, record_id: str) -> bool:
+        return self._remove(record_id)
 
     def existing(self, keys: Collection[str]) -> set[str]:
         with self._database.reading() as session:
             return {*session.scalars(select(self._key).where(self._key.in_(keys)))}
 
-    def _of(self, account_id: str | None) -> Sequence[ColumnElement[bool]]:
-        if account_id is None:
-            return ()
-        assert self._account_id is not None
-        return (self._account_id == account_id,)
+    def _list(self, *conditions: ColumnElement[bool]) -> Sequence[M]:
+        newest_first = select(self._table).order_by(self._table.created_at.desc(), self._id)
+        return self._all(self._model, newest_first.where(*conditions))
+
+    def _remove(self, record_id: str, *conditions: ColumnElement[bool]) -> bool:
+        found = (self._id == record_id, *conditions)
+        return is_storable(record_id) and self._execute(delete(self._table).where(*found), *found)
 
 
-class SqlRecordStore(SqlRecords[M]):
+class SqlOwnedRecords(SqlRecords[M]):
+    """`accounts.store.OwnedRecords` over one table."""
+
+    def list(self, account_id: str) -> Sequence[M]:
+        return self._list(self._table.account_id == account_id)
+
+    def remove(self, record_id: str, *, account_id: str | None = None) -> bool:
+        owner = () if account_id is None else (self._table.account_id == account_id,)
+        return self._remove(record_id, *owner)
+
+    def remove_all(self, account_id: str) -> None:
+        mine = self._table.account_id == account_id
+        self._execute(delete(self._table).where(mine), mine)
+
+
+class SqlRecordStore(SqlOwnedRecords[M]):
     """`accounts.store.RecordStore` over one table."""
 
     def add(self, record: M) -> None:
         row = self._table(**asdict(record))
         with self._database.writing() as session:
-            if self._account_id is not None:
-                _check_staying(session, row.account_id)
+            _check_staying(session, row.account_id)
             self._insert(session, row, self._id == getattr(record, self._id.key))
 
 
-class SqlSessions(SqlRecords[models.Session]):
+class SqlInvites(SqlRecords[models.Invite]):
+    """`accounts.store.InviteStore`."""
+
+    def __init__(self, database: Database, with_reserve: WithReserve) -> None:
+        super().__init__(database, with_reserve, models.Invite, InviteRow, record_id="hash", key="hash")
+
+    def add(self, invite: models.Invite) -> None:
+        with self._database.writing() as session:
+            self._insert(session, InviteRow(**asdict(invite)), InviteRow.hash == invite.hash)
+
+    def list(self) -> Sequence[models.Invite]:
+        return self._list()
+
+
+class SqlSessions(SqlOwnedRecords[models.Session]):
     """`accounts.store.SessionStore`."""
 
     def __init__(self, database: Database, with_reserve: WithReserve) -> None:
@@ -225,9 +246,7 @@ class SqlAccounts(_Statements):
         self.sessions = SqlSessions(database, with_reserve)
         self.tokens = SqlRecordStore(database, with_reserve, models.Token, TokenRow, key="hash")
         self.links = SqlLinks(database, with_reserve)
-        self.invites = SqlRecordStore(
-            database, with_reserve, models.Invite, InviteRow, record_id="hash", key="hash"
-        )
+        self.invites = SqlInvites(database, with_reserve)
         self.signing_keys = SqlSigningKeys(database, with_reserve)
         self.login_limits = SqlLoginLimits(database, with_reserve)
 
