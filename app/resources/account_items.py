@@ -1,11 +1,11 @@
 """Signed links, invites and tokens of an account."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from app.accounts.models import INVITE_LASTS, Invite, Link, Scope, Token
 from app.accounts.service import LINK_LASTS
@@ -39,8 +39,16 @@ class NewLink(BaseModel):
     path: str | None = Field(None, examples=["films/film.mp4"])
     folder: str | None = Field(None, description="With playlist: its folder; the top if empty.")
     playlist: Literal["m3u", "xspf"] | None = None
-    recursive: bool = Field(False, description="With playlist: include the folders inside.")
+    recursive: Annotated[bool, BeforeValidator(lambda value: value is True)] = Field(
+        False, description="With playlist: include the folders inside."
+    )
     expires_in: Seconds = Field(int(LINK_LASTS.total_seconds()), description="Seconds, up to a year.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unused_member(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        unused = "folder" if fields.get("playlist") is None else "path"
+        return {name: value for name, value in fields.items() if name != unused}
 
 
 class LinkInfo(BaseModel):

@@ -286,6 +286,50 @@ def test_link_is_not_created_for_missing_or_invalid_path(
         check_problem(user.request("POST", "/account/links", json=body), status)
 
 
+NOT_TRUE: list[Any] = [False, None, "", "true", "on", "yes", "foo", 0, 1, 1.0, 5, [True], {}]
+
+
+@pytest.mark.parametrize("recursive", [True, *NOT_TRUE])
+def test_link_is_recursive_only_for_json_true(recursive: object, user: User) -> None:
+    assert user.new_playlist_link("films", recursive=recursive)["recursive"] is (recursive is True)
+    user.put("film.mp4")
+    assert user.new_link("film.mp4", recursive=recursive)["recursive"] is False
+
+
+@pytest.mark.parametrize("value", [5, 0, 0.5, True, None, "", "..", ["films"], {"films": 1}])
+def test_new_link_ignores_unused_members(value: object, user: User) -> None:
+    user.put("film.mp4")
+    file = user.new_link("film.mp4", folder=value, note=value)
+    assert (file["path"], file["is_playlist"]) == ("film.mp4", False)
+    playlist = user.new_playlist_link("films", path=value, note=value)
+    assert (playlist["path"], playlist["is_playlist"]) == ("films", True)
+
+
+@pytest.mark.parametrize(
+    ("form", "path", "is_playlist"),
+    [
+        ({"path": "film.mp4"}, "film.mp4", False),
+        ({"path": "film.mp4", "recursive": "foo"}, "film.mp4", False),
+        ({"playlist": "m3u"}, "", True),
+        *(({"playlist": "m3u", "recursive": value}, "", True) for value in ("on", "true", "1", "")),
+    ],
+)
+def test_form_creates_link_that_is_not_recursive(
+    form: dict[str, str], path: str, is_playlist: bool, user: User
+) -> None:
+    user.put("film.mp4")
+    response = user.request("POST", "/account/links", data=form)
+    assert response.status_code == 201, response.text
+    link = response.json()
+    assert (link["path"], link["is_playlist"], link["recursive"]) == (path, is_playlist, False)
+
+
+def test_form_with_invalid_member_creates_no_link(user: User, check_problem: CheckProblem) -> None:
+    user.put("film.mp4")
+    for form in ({"path": "film.mp4", "expires_in": "60"}, {"path": "film.mp4", "playlist": ""}):
+        check_problem(user.request("POST", "/account/links", data=form), 422)
+
+
 # Playlists
 
 

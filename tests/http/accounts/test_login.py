@@ -99,6 +99,17 @@ def test_sign_up_form_shows_errors_and_logs_in(new_browser: Browsers) -> None:
     assert "text/html" in conflict.headers["content-type"]
 
 
+def test_json_login_takes_texts_only_and_ignores_other_members(
+    account_server: AccountServer, new_browser: Browsers, check_problem: CheckProblem
+) -> None:
+    browser, email = new_browser(), account_server.new_user().email
+    for name in ("email", "password", "next"):
+        for value in (5, True, [email], {"text": email}, *([None] * (name != "next"))):
+            check_problem(browser.post("/login", json=credentials(email) | {name: value}), 422)
+    for more in ({"next": None}, {"next": "/files"}, {"invite": 5, "recursive": "foo"}):
+        assert browser.post("/login", json=credentials(email) | more).status_code == 200
+
+
 def test_equivalent_addresses_are_one_account(new_browser: Browsers, check_problem: CheckProblem) -> None:
     """Addresses that differ in case, Unicode normalization or surrounding blanks are equal."""
     browser, number = new_browser(), next(NUMBERS)
