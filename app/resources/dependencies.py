@@ -23,7 +23,7 @@ from app.library.service import Library
 from app.metrics.registry import Metrics
 from app.storage.contract import Storage
 from app.storage.errors import InvalidName
-from app.storage.types import MAX_SHOWN, SHARED, Key
+from app.storage.types import SHARED, Key, quoted
 from app.uploads.service import Uploads
 
 
@@ -160,7 +160,7 @@ def _is_utf8(raw: bytes) -> bool:
 
 def _not_utf8(parts: Iterable[bytes]) -> InvalidName:
     part = next(part for part in parts if not _is_utf8(part)).decode("latin-1")
-    return InvalidName(f"“{part[:MAX_SHOWN]}” in the URL is not valid UTF-8 when its escapes are decoded.")
+    return InvalidName(f"{quoted(part)} in the URL is not valid UTF-8 when its escapes are decoded.")
 
 
 def _name_of(pair: bytes) -> str:

@@ -25,7 +25,7 @@ _IGNORABLE = {"\u034f", *map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE010
 """Invisible marks: the grapheme joiner and the variation selectors."""
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return the name for a message: in quotes, shortened, with escapes for invisible characters."""
     short = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
     visible = (each if each.isprintable() else each.encode("unicode_escape").decode() for each in short)
@@ -34,17 +34,17 @@ def _quoted(text: str) -> str:
 
 def _check_segment(segment: str) -> None:
     if segment in (".", ".."):
-        raise InvalidName(f"{_quoted(segment)} cannot be the name of a file or folder. Choose another name.")
+        raise InvalidName(f"{quoted(segment)} cannot be the name of a file or folder. Choose another name.")
     if "\\" in segment:
-        raise InvalidName(f"{_quoted(segment)} contains a backslash. Write / instead.")
+        raise InvalidName(f"{quoted(segment)} contains a backslash. Write / instead.")
     control = next((each for each in segment if unicodedata.category(each) == "Cc"), None)
     if control is not None:
         raise InvalidName(
-            f"{_quoted(segment)} contains the control character U+{ord(control):04X}. Remove it."
+            f"{quoted(segment)} contains the control character U+{ord(control):04X}. Remove it."
         )
     if (length := len(segment.encode())) > MAX_SEGMENT_BYTES:
         raise InvalidName(
-            f"{_quoted(segment)} is {length} bytes long in UTF-8. Shorten it to at most {MAX_SEGMENT_BYTES}."
+            f"{quoted(segment)} is {length} bytes long in UTF-8. Shorten it to at most {MAX_SEGMENT_BYTES}."
         )
 
 
@@ -52,7 +52,7 @@ def _check_path(path: str) -> None:
     try:
         length = len(path.encode())
     except UnicodeEncodeError:  # lone surrogates
-        raise InvalidName(f"{_quoted(path)} is not valid UTF-8.") from None
+        raise InvalidName(f"{quoted(path)} is not valid UTF-8.") from None
     # The length first: the following checks take time for every character.
     if length > MAX_PATH_BYTES:
         raise _too_long(path)
@@ -62,10 +62,10 @@ def _check_path(path: str) -> None:
         raise InvalidName("The name is empty. Choose one.")
     segments = path.split("/")
     if "" in segments:
-        raise InvalidName(f"{_quoted(path)} contains an empty name. Remove the extra slash.")
+        raise InvalidName(f"{quoted(path)} contains an empty name. Remove the extra slash.")
     if len(segments) > MAX_SEGMENTS:
         raise InvalidName(
-            f"{_quoted(path)} has {len(segments)} segments, of at most {MAX_SEGMENTS}. Use fewer folders."
+            f"{quoted(path)} has {len(segments)} segments, of at most {MAX_SEGMENTS}. Use fewer folders."
         )
     for segment in segments:
         _check_segment(segment)
@@ -75,7 +75,7 @@ def _check_path(path: str) -> None:
 
 def _too_long(path: str) -> InvalidName:
     return InvalidName(
-        f"The path {_quoted(path)} is too long: at most {MAX_PATH_BYTES} bytes in UTF-8 fit. "
+        f"The path {quoted(path)} is too long: at most {MAX_PATH_BYTES} bytes in UTF-8 fit. "
         "Shorten a name, or use fewer folders."
     )
 
@@ -83,7 +83,7 @@ def _too_long(path: str) -> InvalidName:
 def _reserved(path: str) -> InvalidName:
     first = path.partition("/")[0]
     return InvalidName(
-        f"{_quoted(first)} is reserved for the server: a path must not start with “{RESERVED}”, in any "
+        f"{quoted(first)} is reserved for the server: a path must not start with “{RESERVED}”, in any "
         "spelling. Choose another name."
     )
 
@@ -142,7 +142,7 @@ class Key:
     def __post_init__(self) -> None:
         for name in (self.filename, self.library):
             if "/" in name:
-                raise InvalidName(f"The name {_quoted(name)} contains a slash. Give the folder separately.")
+                raise InvalidName(f"The name {quoted(name)} contains a slash. Give the folder separately.")
         if self.library:
             _check_path(self.library)
         _check_path(self.path)
@@ -160,7 +160,7 @@ class Key:
         """Return the key of a path `folder/filename` in any normalisation."""
         folder, slash, filename = path.rpartition("/")
         if slash and not folder:
-            raise InvalidName(f"{_quoted(path)} begins with a slash. Remove it.")
+            raise InvalidName(f"{quoted(path)} begins with a slash. Remove it.")
         return cls.of(library, folder, filename)
 
     @property

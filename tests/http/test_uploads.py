@@ -417,6 +417,16 @@ def test_file_and_folder_cannot_share_a_path(
     assert put(http, f"{folder}/taken/film.mp4", DATA).status_code == 201
 
 
+@each_backend
+def test_conflict_quotes_invisible_characters_as_escapes(
+    http: httpx.Client, folder: str, check_problem: CheckProblem
+) -> None:
+    put(http, f"{folder}/file\u202e", DATA)
+    put(http, f"{folder}/folder\u202e/film.mp4", DATA)
+    for path, quoted in ((f"{folder}/file\u202e/film.mp4", "file"), (f"{folder}/folder\u202e", "folder")):
+        assert f"“{quoted}\\u202e” is a " in check_problem(put(http, path, DATA), 409)
+
+
 # Delete
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from app.database.filesystem.posix import NOT_FOUND, DiskPath, Root, open_folder
 from app.storage.errors import PathConflict
+from app.storage.types import quoted
 
 _UPPER_ASCII = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 _LOWER_ASCII = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
@@ -25,7 +26,7 @@ class EquivalentNameExists(PathConflict):
         pairs = zip(path, actual, strict=True)
         wanted, found = next(pair for pair in pairs if not is_equivalent(pair[1:], pair[:1]))
         super().__init__(
-            f"“{wanted}” exists as “{found}”, and this file system treats both as the same name. "
+            f"{quoted(wanted)} exists as {quoted(found)}, and this file system treats both as the same name. "
             "Use that spelling, or choose another name."
         )
 

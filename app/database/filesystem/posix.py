@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from app.storage.errors import AlreadyExists, InvalidName, OutOfSpace, PathConflict, StorageUnavailable
-from app.storage.types import RESERVED
+from app.storage.types import RESERVED, quoted
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class ReservedFolder(InvalidName):
     """A path into the reserved folder by another name: in another case, or through a bind mount."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"“{name}” leads to the server's own folder. Choose another name.")
+        super().__init__(f"{quoted(name)} leads to the server's own folder. Choose another name.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +148,11 @@ def _is_empty(root: Root, path: DiskPath) -> bool:
 
 
 def _not_a_folder(name: str) -> PathConflict:
-    return PathConflict(f"“{name}” is a file, not a folder. Choose another folder.")
+    return PathConflict(f"{quoted(name)} is a file, not a folder. Choose another folder.")
 
 
 def _is_a_folder(name: str) -> PathConflict:
-    return PathConflict(f"“{name}” is a folder. Choose another name.")
+    return PathConflict(f"{quoted(name)} is a folder. Choose another name.")
 
 
 def link(source_folder: int, source: str, folder: int, name: str) -> None:

@@ -30,7 +30,7 @@ from app.http.dates import modification_date
 from app.http.media_types import media_type, media_type_after_rename
 from app.storage.errors import PathConflict, Unfinished
 from app.storage.ignored_names import IgnoredNames
-from app.storage.types import Change, ChangeKind, Key
+from app.storage.types import Change, ChangeKind, Key, quoted
 
 OLD_ETAG_ACCEPTED_FOR = timedelta(hours=1)
 """Time for which the provisional ETag of a file is accepted after its hash has restored an earlier one."""
@@ -207,7 +207,7 @@ class Reconciler:
         inside = MediaRow.folder >= key.path, MediaRow.folder < f"{key.path}0"
         exact = or_(MediaRow.folder == key.path, MediaRow.folder > f"{key.path}/")
         if self.session.scalar(odd.where(*inside, exact).limit(1)) is not None:
-            raise PathConflict(f"“{key.filename}” is a folder. Choose another name.")
+            raise PathConflict(f"{quoted(key.filename)} is a folder. Choose another name.")
 
     def _update(self, row: MediaRow, path: DiskPath, status: os.stat_result) -> MediaRow:
         found = self._identity_of(status)

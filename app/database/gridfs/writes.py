@@ -17,7 +17,7 @@ from app.http.dates import modification_date
 from app.http.media_types import media_type_after_rename
 from app.storage.errors import AlreadyExists, NotFound, PathConflict, StorageError, StorageUnavailable
 from app.storage.ignored_names import IgnoredNames
-from app.storage.types import Expectation, FileInfo, Key, check_expectation
+from app.storage.types import Expectation, FileInfo, Key, check_expectation, quoted
 
 _TOP_FOLDER_PREFIXES = ("", "/", "./", "//")
 """Prefixes that mean the top folder. Few, so that an index finds all spellings of a path."""
@@ -54,8 +54,8 @@ def check_path_conflicts(collection: Collection[RawDocument], key: Key) -> None:
         return
     path = f"{conflict['folder']}/{conflict['filename']}".lstrip("/")
     if key.path.startswith(f"{path}/"):
-        raise PathConflict(f"“{conflict['filename']}” is a file, not a folder. Choose another folder.")
-    raise PathConflict(f"“{key.filename}” is a folder. Choose another name.")
+        raise PathConflict(f"{quoted(conflict['filename'])} is a file, not a folder. Choose another folder.")
+    raise PathConflict(f"{quoted(key.filename)} is a folder. Choose another name.")
 
 
 def path_conflicts(key: Key) -> list[RawDocument]:
