@@ -11,7 +11,6 @@ from functools import partial
 from uuid import uuid4
 
 from app.accounts.errors import (
-    NO_INVITE,
     BadCredentials,
     NotPermitted,
     SignUpRefused,
@@ -57,6 +56,7 @@ SWEEP_EVERY_S = 3600
 
 NO_TOKEN = "This token does not exist, or was already revoked."
 NO_LINK = "This link does not exist, or was already revoked."
+UNKNOWN_INVITE = "This invite does not exist, or was already used or revoked."
 
 log = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ class AccountService:
     async def revoke_invite(self, principal: Principal, invite: str) -> None:
         """Revoke an invite, by its hash. Raises NotPermitted, UnknownRecord."""
         _check_admin(principal)
-        await self._remove(partial(self._store.invites.remove, invite), NO_INVITE)
+        await self._remove(partial(self._store.invites.remove, invite), UNKNOWN_INVITE)
 
     async def is_active(self, account_id: str) -> bool:
         """Return whether an account exists and is neither disabled nor leaving; not cached."""
