@@ -129,10 +129,10 @@ class Target:
         proved = copied is not None and copied.seems_version(info) and copied.etag == hashed.sha256
         return replace(hashed, doubtful=hashed.doubtful and not proved)
 
-    async def note(self, info: FileInfo, origin: str) -> None:
+    async def save_record(self, info: FileInfo, origin: str) -> None:
         await _in_thread(self.copies.save, CopyRecord.of(info, self.source or "", origin))
 
-    async def forget(self, info: FileInfo) -> None:
+    async def remove_record(self, info: FileInfo) -> None:
         """Remove the record of a copy before the copy is changed, so that a crash leaves no wrong record."""
         await _in_thread(self.copies.remove, info.id)
 
@@ -183,7 +183,7 @@ async def remove_gone(source: Storage, target: Target, info: FileInfo) -> bool:
         await target.storage.delete(info.key, expect=info.etag)
     except (NotFound, VersionMismatch):
         return False
-    await target.forget(info)
+    await target.remove_record(info)
     return True
 
 
@@ -294,13 +294,13 @@ class _FileCopy:
             action = decide(info, at_key, other, copied)
         if action is Action.MOVE:
             assert other is not None
-            await self._to.forget(other)
+            await self._to.remove_record(other)
             await self._target.move(other.key, info.key, expect=other.etag)
             self._moved = True
             return await self._attempt(info)
         if action is Action.SKIP:
             if at_key is not None and _is_copy(at_key, info) and not self._is_recorded(at_key, copied):
-                await self._to.note(at_key, info.id)
+                await self._to.save_record(at_key, info.id)
             return CopyResult(info.key, 0, CopyOutcome.MOVED if self._moved else CopyOutcome.PRESENT)
         if action in (Action.CONFLICT, Action.SUPERSEDE):
             assert other is not None
@@ -357,11 +357,11 @@ class _FileCopy:
             if instead_of is not None:
                 await self._target.delete(instead_of.key, expect=instead_of.etag)
             if before := over or instead_of:
-                await self._to.forget(before)
+                await self._to.remove_record(before)
             committed = await self._target.commit(
                 info.key, staged, content_type=info.content_type, expect=expect, origin=info
             )
-            await self._to.note(committed.info, info.id)
+            await self._to.save_record(committed.info, info.id)
 
 
 async def _hashed(storage: Storage, info: FileInfo, advance: Callable[[int], None] | None = None) -> FileInfo:
