@@ -236,7 +236,7 @@ def test_feed_drops_news_until_first_subscription() -> None:
         batches: list[Batch] = []
         feed.subscribe(batches.append)
         later = changes(("mine", 4))
-        feed.publish(later)  # after the pending news, of which there is none
+        feed.publish(later)  # delivers pending news first
         assert batches == [Batch(later)]
 
     run(scenario)
