@@ -18,7 +18,7 @@ from app.accounts.login_limits import Bucket
 from app.accounts.models import Account, Destination, Invite, Link, Scope, Session, SigningKey, Token
 from app.accounts.store import MAX_SESSIONS, AccountStore
 from app.database import open_accounts
-from app.database.sql import postgresql
+from app.database.filesystem.opening import open_folder_library
 from app.settings import Settings
 from app.storage.errors import StorageUnavailable
 from tests.conftest import BACKENDS
@@ -754,11 +754,8 @@ def test_change_succeeds_when_postgresql_commits_but_answer_is_lost(tmp_path: Pa
         assert store.get(anna.id) == replace(anna, password="new", version=2)
 
 
-def test_store_is_unavailable_until_postgresql_returns(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(postgresql, "OUTCOME_TIMEOUT_S", 0.2)
-    with _connected_through_proxy(tmp_path) as (proxy, store):
+def test_store_is_unavailable_until_postgresql_returns(tmp_path: Path) -> None:
+    with _connected_through_proxy(tmp_path, outcome_timeout_s=0.2) as (proxy, store):
         anna = store.add(make_account())
         proxy.loss, proxy.reachable = Loss.COMMIT, False
         with pytest.raises(StorageUnavailable):
@@ -769,12 +766,15 @@ def test_store_is_unavailable_until_postgresql_returns(
 
 
 @contextmanager
-def _connected_through_proxy(tmp_path: Path) -> Iterator[tuple[LossyProxy, AccountStore]]:
+def _connected_through_proxy(tmp_path: Path, **options: Any) -> Iterator[tuple[LossyProxy, AccountStore]]:
+    """Open the accounts of a new database. The options are those of `open_filesystem`."""
     proxy = LossyProxy(postgres.shared().port)
     url = postgres.shared().new_library().replace(str(postgres.shared().port), str(proxy.port))
     settings = Settings(_env_file=None, files_dir=tmp_path / "files", database_url=url)
     try:
-        with open_accounts(settings, create=True) as store:
+        with ExitStack() as stack:
+            store = open_folder_library(settings, stack, None, **options).accounts
+            assert store is not None
             yield proxy, store
     finally:
         proxy.close()

@@ -20,7 +20,7 @@ from app.database.filesystem.shared_state import FlockLeases, SqliteCopies
 from app.database.filesystem.writable_disk import WritableDisk
 from app.database.open_library import OpenLibrary, is_read_only
 from app.database.sql.accounts import SqlAccounts
-from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
+from app.database.sql.engine import BUSY_TIMEOUT_MS, OUTCOME_TIMEOUT_S, Database
 from app.database.sql.opening import make_state_folder, migrate, open_sql, state_file
 from app.database.sql.schema import VolumeRow
 from app.database.sql.shared_state import SqlLeases
@@ -72,6 +72,7 @@ def open_filesystem(
     feed: ChangeFeed | None = None,
     *,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    outcome_timeout_s: float = OUTCOME_TIMEOUT_S,
     create: bool = True,
     serving: bool = True,
     limits: Limits | None = None,
@@ -80,7 +81,7 @@ def open_filesystem(
     read_only = is_read_only(settings)
     if read_only and settings.database_url is None:
         make_state_folder(state_file(settings, ".db").parent)
-    database = open_sql(settings, stack, busy_timeout_ms=busy_timeout_ms)
+    database = open_sql(settings, stack, busy_timeout_ms=busy_timeout_ms, outcome_timeout_s=outcome_timeout_s)
     if not read_only:
         _check_mounted(settings, database)
     if not create and not read_only and not _is_marked(settings):

@@ -21,6 +21,9 @@ from app.storage.types import Change
 BUSY_TIMEOUT_MS = 30_000
 """Milliseconds that a writer of a server waits for the writers of other processes."""
 
+OUTCOME_TIMEOUT_S = 2
+"""Seconds to determine the outcome of a COMMIT whose connection was lost."""
+
 PROVEN_FOR_S = 2
 """Seconds for which a successful change proves that the database is writable."""
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.database.filesystem.disk import inode_volume
 from app.database.open_library import NEWER_SCHEMA, is_read_only
-from app.database.sql.engine import BUSY_TIMEOUT_MS, Database
+from app.database.sql.engine import BUSY_TIMEOUT_MS, OUTCOME_TIMEOUT_S, Database
 from app.database.sql.sqlite import Sqlite
 from app.settings import ConfigurationError, Settings
 from app.storage.errors import StorageUnavailable
@@ -26,13 +26,19 @@ _SQLITE = {"sqlite", "sqlite+pysqlite"}
 _POSTGRESQL = {"postgresql+psycopg", "postgresql", "postgres"}  # many database hosts write the last form
 
 
-def open_sql(settings: Settings, stack: ExitStack, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> Database:
+def open_sql(
+    settings: Settings,
+    stack: ExitStack,
+    *,
+    busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    outcome_timeout_s: float = OUTCOME_TIMEOUT_S,
+) -> Database:
     """Connect to the settings' database, without creating or migrating it. Raises ConfigurationError."""
     try:
         url = make_url(settings.database_url or f"sqlite:///{_default_file(settings)}")
     except (ArgumentError, ValueError):  # ValueError: the port is not a number
         raise ConfigurationError("SEEKABLE_DATABASE_URL is not an SQLAlchemy URL.") from None
-    database = _database(url, busy_timeout_ms)
+    database = _database(url, busy_timeout_ms, outcome_timeout_s)
     stack.callback(database.close)
     database.check_reachable()
     return database
@@ -44,14 +50,14 @@ def _default_file(settings: Settings) -> Path:
     return (settings.files_dir / RESERVED / "seekable.db").absolute()
 
 
-def _database(url: URL, busy_timeout_ms: int) -> Database:
+def _database(url: URL, busy_timeout_ms: int, outcome_timeout_s: float) -> Database:
     if url.drivername in _SQLITE and url.database not in (None, "", ":memory:"):
         return Sqlite(url, busy_timeout_ms=busy_timeout_ms)
     if url.drivername in _POSTGRESQL and url.database:
         # Imported here, so that a server on SQLite does not load psycopg.
         from app.database.sql.postgresql import Postgresql  # noqa: PLC0415
 
-        return Postgresql(url, busy_timeout_ms=busy_timeout_ms)
+        return Postgresql(url, busy_timeout_ms=busy_timeout_ms, outcome_timeout_s=outcome_timeout_s)
     raise ConfigurationError(
         "SEEKABLE_DATABASE_URL is neither sqlite:///FILE nor "
         "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."

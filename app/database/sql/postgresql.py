@@ -29,7 +29,13 @@ from sqlalchemy.orm import Session
 from app.database.change_listener import ChangeSource
 from app.database.sql import change_feed
 from app.database.sql.change_feed import PostgresqlChangeSource
-from app.database.sql.engine import BUSY_TIMEOUT_MS, PROBE_TIMEOUT_MS, Database, OutcomeUnknown
+from app.database.sql.engine import (
+    BUSY_TIMEOUT_MS,
+    OUTCOME_TIMEOUT_S,
+    PROBE_TIMEOUT_MS,
+    Database,
+    OutcomeUnknown,
+)
 from app.database.sql.liveness import Server, WatchedConnection
 from app.settings import ConfigurationError
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
@@ -40,9 +46,6 @@ MAX_CONNECTIONS = 16
 
 POOL_TIMEOUT_S = 4
 """Seconds to wait for a free connection."""
-
-OUTCOME_TIMEOUT_S = 2
-"""Seconds to determine the outcome of a COMMIT whose connection was lost."""
 
 _LOCK = 0x5EEC_AB1E
 """The number of the advisory lock of the writer, in all processes."""
@@ -102,7 +105,14 @@ class Postgresql(Database):
     on_one_machine = False
     clock = sql_cast(extract("epoch", func.clock_timestamp()), Double)
 
-    def __init__(self, url: URL, *, busy_timeout_ms: int = BUSY_TIMEOUT_MS) -> None:
+    def __init__(
+        self,
+        url: URL,
+        *,
+        busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+        outcome_timeout_s: float = OUTCOME_TIMEOUT_S,
+    ) -> None:
+        self._outcome_timeout_s = outcome_timeout_s
         self.origin = uuid4().hex  # identifies this process's own notifications, which it receives, too
         self._server = Server()
         self._settings = _SETTINGS | {"lock_timeout": str(busy_timeout_ms)}
@@ -234,7 +244,7 @@ class Postgresql(Database):
 
     def _look_up(self, backend: int, was_committed: Callable[[Session], bool]) -> bool:
         """Return whether the transaction of a lost connection was committed."""
-        deadline = time.monotonic() + OUTCOME_TIMEOUT_S
+        deadline = time.monotonic() + self._outcome_timeout_s
         while True:
             try:
                 if self._has_ended(backend):

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from app.database.sql import postgresql
 from app.storage.errors import NotFound, StorageUnavailable
 from app.storage.types import SHARED, Expect, Key
 from tests.support.postgres import shared
@@ -33,10 +32,9 @@ AFTER: dict[str, State] = {
 
 
 @pytest.fixture
-def shorten_waits(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the time after which a file counts as finished, and that of the search for a lost commit."""
+def shorten_waits(library: Library) -> None:
+    """Shorten the time after which a file counts as finished."""
     foreign_changes.shorten_waits(library)
-    monkeypatch.setattr(postgresql, "OUTCOME_TIMEOUT_S", 0.2)
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def proxy() -> Iterator[LossyProxy]:
 @pytest.fixture
 def library(tmp_path: Path, proxy: LossyProxy) -> Iterator[Library]:
     url = shared().new_database().replace(str(shared().port), str(proxy.port))
-    library = Library(tmp_path / "files", url)
+    library = Library(tmp_path / "files", url, outcome_timeout_s=0.2)
     yield library
     library.close()
 

@@ -3,6 +3,7 @@
 import os
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 from app.database.filesystem import Limits
 from app.database.filesystem.backend import FilesystemBackend
@@ -19,7 +20,9 @@ FILM = Key(SHARED, "films", "film.mp4")
 class Library:
     """A backend in a folder, which can be closed and opened again like at a restart."""
 
-    def __init__(self, root: Path, database_url: str | None = None) -> None:
+    def __init__(self, root: Path, database_url: str | None = None, **options: Any) -> None:
+        """Open a library. The options are those of `open_filesystem`."""
+        self.options = options
         self.root = root
         self.settings = Settings(
             _env_file=None, files_dir=root, database_url=database_url, read_chunk_size=4096
@@ -33,7 +36,7 @@ class Library:
 
     def open(self) -> None:
         self.backend: FilesystemBackend = open_filesystem(
-            self.settings, self.stack, self.feed, limits=self.limits
+            self.settings, self.stack, self.feed, limits=self.limits, **self.options
         )
 
     @property
