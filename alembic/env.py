@@ -28,9 +28,9 @@ if connection is not None:
 else:
     from contextlib import ExitStack
 
-    from app.database.sql.opening import open_sql
+    from app.database.filesystem.opening import open_database
     from app.settings import read
 
-    with ExitStack() as stack, open_sql(read(), stack).writing() as session:
+    with ExitStack() as stack, open_database(read(), stack).writing() as session:
         run(session.connection())
         session.commit()

@@ -20,11 +20,10 @@ from typing import Any
 from bson import ObjectId
 from sqlalchemy import Connection, Table
 
-from app.database.filesystem.opening import open_filesystem
+from app.database.filesystem.opening import open_database, open_filesystem
 from app.database.gridfs.connection import MongoDatabase
 from app.database.gridfs.documents import key_fields
 from app.database.gridfs.opening import open_gridfs
-from app.database.sql.opening import open_sql
 from app.database.sql.schema import MediaRow, WordRow
 from app.settings import Settings
 from app.storage.ignored_names import IgnoredNames
@@ -116,7 +115,7 @@ def _fill_filesystem(settings: Settings, n: int, folders: int | None) -> None:
     assert isinstance(word, Table)
     indexes = [*media.indexes, *word.indexes]
     with ExitStack() as stack:
-        database = open_sql(settings, stack)
+        database = open_database(settings, stack)
         connection = stack.enter_context(database.engine.execution_options(begin=("BEGIN",)).connect())
         if connection.dialect.name == "sqlite":
             # In KiB. With less, SQLite writes pages many times.

@@ -75,13 +75,13 @@ def probe_databases(settings: Settings) -> list[DatabaseStatus]:
 
 
 def _probe_sql(settings: Settings) -> DatabaseStatus:
+    from app.database.filesystem.opening import open_database  # noqa: PLC0415
     from app.database.filesystem.posix import is_exposed  # noqa: PLC0415
-    from app.database.sql.opening import open_sql  # noqa: PLC0415
 
     name = "The database"
     try:
         with ExitStack() as stack:
-            database = open_sql(settings, stack, busy_timeout_ms=COMMAND_BUSY_TIMEOUT_MS)
+            database = open_database(settings, stack, busy_timeout_ms=COMMAND_BUSY_TIMEOUT_MS)
             name = database.name
             if not database.exists():
                 return DatabaseStatus(name, exists=False)

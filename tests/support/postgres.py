@@ -20,7 +20,6 @@ import psycopg
 from psycopg.sql import SQL, Identifier, Literal
 
 from app.database.sql.opening import migrate, open_sql
-from app.settings import Settings
 
 NOBODY = 65534
 """The user that runs the server for root; PostgreSQL refuses to run as root."""
@@ -197,7 +196,7 @@ class Postgres:
         if self._template is None:
             url = self.new_database()
             with contextlib.ExitStack() as stack:
-                migrate(open_sql(Settings(_env_file=None, database_url=url), stack))
+                migrate(open_sql(url, stack))
             self._template = self._databases.pop()
         return self.new_database(self._template)
 

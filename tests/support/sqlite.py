@@ -5,8 +5,8 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from app.database.filesystem.opening import open_disk
-from app.database.sql.opening import migrate, open_sql
+from app.database.filesystem.opening import open_database, open_disk
+from app.database.sql.opening import migrate
 from app.settings import Settings
 
 
@@ -23,7 +23,7 @@ def _migrated() -> bytes:
     with TemporaryDirectory() as folder:
         settings = Settings(_env_file=None, files_dir=Path(folder))
         with ExitStack() as stack:
-            database = open_sql(settings, stack)
+            database = open_database(settings, stack)
             open_disk(settings, stack)
             migrate(database)
         return (settings.files_dir / ".seekable" / "seekable.db").read_bytes()

@@ -13,15 +13,15 @@ from sqlalchemy import inspect, select, update
 
 from app.database.filesystem import Limits
 from app.database.filesystem.backend import FilesystemBackend
-from app.database.filesystem.disk import Disk, is_marked
-from app.database.filesystem.posix import map_os_errors
+from app.database.filesystem.disk import Disk, inode_volume, is_marked
+from app.database.filesystem.posix import make_private, map_os_errors
 from app.database.filesystem.rows import ignored_names
 from app.database.filesystem.shared_state import FlockLeases, SqliteCopies
 from app.database.filesystem.writable_disk import WritableDisk
 from app.database.open_library import OpenLibrary, is_read_only
 from app.database.sql.accounts import SqlAccounts
 from app.database.sql.engine import BUSY_TIMEOUT_MS, OUTCOME_TIMEOUT_S, Database
-from app.database.sql.opening import make_state_folder, migrate, open_sql, state_file
+from app.database.sql.opening import migrate, open_sql
 from app.database.sql.schema import VolumeRow
 from app.database.sql.shared_state import SqlLeases
 from app.events.feed import ChangeFeed
@@ -80,8 +80,10 @@ def open_filesystem(
     """Open the files and their database. Raises ConfigurationError, StorageError."""
     read_only = is_read_only(settings)
     if read_only and settings.database_url is None:
-        make_state_folder(state_file(settings, ".db").parent)
-    database = open_sql(settings, stack, busy_timeout_ms=busy_timeout_ms, outcome_timeout_s=outcome_timeout_s)
+        _make_state_folder(_state_file(settings, ".db").parent)
+    database = open_database(
+        settings, stack, busy_timeout_ms=busy_timeout_ms, outcome_timeout_s=outcome_timeout_s
+    )
     if not read_only:
         _check_mounted(settings, database)
     if not create and not read_only and not _is_marked(settings):
@@ -93,7 +95,7 @@ def open_filesystem(
     disk.exclude(database.files())
     # With the reserve, because even a reader of an SQLite database creates a file beside it.
     with _name_in_errors(database), disk.release_reserve():
-        database.keep_private()
+        _keep_private(database)
         migrate(database)
         volume = _pair(settings.files_dir, disk, database)
         ignored = ignored_names(database, IgnoredNames(settings.ignore), serving=serving)
@@ -109,6 +111,73 @@ def open_filesystem(
         )
         backend.undo_interrupted_move()
     return backend
+
+
+def open_database(
+    settings: Settings,
+    stack: ExitStack,
+    *,
+    busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    outcome_timeout_s: float = OUTCOME_TIMEOUT_S,
+) -> Database:
+    """Connect to the settings' database, without creating or migrating it. Raises ConfigurationError."""
+    url = settings.database_url or f"sqlite:///{_default_file(settings)}"
+    return open_sql(url, stack, busy_timeout_ms=busy_timeout_ms, outcome_timeout_s=outcome_timeout_s)
+
+
+def _default_file(settings: Settings) -> Path:
+    if is_read_only(settings):
+        return _state_file(settings, ".db")
+    return (settings.files_dir / RESERVED / "seekable.db").absolute()
+
+
+def _state_file(settings: Settings, suffix: str) -> Path:
+    """Return a path in the user's state folder for data of a read-only library, by its device and inode.
+
+    Raises ConfigurationError if the library does not exist, or if the state folder is in it.
+    """
+    files_dir = settings.files_dir
+    try:
+        place = inode_volume(files_dir.stat())
+    except OSError as error:
+        raise ConfigurationError(f"SEEKABLE_FILES_DIR={files_dir}: {error.strerror}.") from None
+    folder = _state_folder()
+    if any(path.exists() and path.samefile(files_dir) for path in (folder, *folder.parents)):
+        raise ConfigurationError(
+            f"The database of a read-only library would be in the library itself ({folder}). Set "
+            "SEEKABLE_DATABASE_URL or XDG_STATE_HOME to a place outside of it."
+        )
+    return folder / f"{place}{suffix}"
+
+
+def _make_state_folder(path: Path) -> None:
+    """Create the folder, for this user only. Raises ConfigurationError."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}, for the database of a read-only library, cannot be made: {error.strerror}. Set "
+            "SEEKABLE_DATABASE_URL or XDG_STATE_HOME."
+        ) from None
+
+
+def _state_folder() -> Path:
+    named = os.environ.get("XDG_STATE_HOME", "")
+    # The XDG specification requires relative paths to be ignored.
+    home = named if os.path.isabs(named) else os.path.expanduser("~/.local/state")
+    if not os.path.isabs(home):
+        raise ConfigurationError(
+            "This user has no home folder for the database of a read-only library. Set XDG_STATE_HOME or "
+            "SEEKABLE_DATABASE_URL."
+        )
+    return Path(home) / "seekable"
+
+
+def _keep_private(database: Database) -> None:
+    """Revoke the rights of other users of this machine to the files of the database."""
+    database.create_private()
+    for file in database.files():
+        make_private(file)
 
 
 def open_disk(settings: Settings, stack: ExitStack) -> Disk:
@@ -133,8 +202,8 @@ def _open_leases_folder(settings: Settings, disk: Disk) -> int:
     """Return a descriptor of the folder for the lock files. The caller closes it."""
     if not disk.read_only:
         return disk.open_reserved_folder("leases")
-    path = state_file(settings, ".leases")
-    make_state_folder(path)
+    path = _state_file(settings, ".leases")
+    _make_state_folder(path)
     with map_os_errors():
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 

@@ -14,7 +14,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from app.database.change_listener import ChangeSource
-from app.database.filesystem.posix import make_private
 from app.storage.errors import OutOfSpace, StorageError, StorageUnavailable
 from app.storage.types import Change
 
@@ -100,10 +99,9 @@ class Database(ABC):
         """Return the paths of the database on this machine, whether they exist or not."""
         return ()
 
-    def keep_private(self) -> None:
-        """Revoke the rights of other users of this machine to its files."""
-        for file in self.files():
-            make_private(file)
+    @abstractmethod
+    def create_private(self) -> None:
+        """Create the file of an embedded database, unless it exists, without rights for other users."""
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -1,6 +1,5 @@
 """Opens SQL databases and migrates their schema."""
 
-import os
 from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
@@ -14,40 +13,35 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app.database.filesystem.disk import inode_volume
-from app.database.open_library import NEWER_SCHEMA, is_read_only
+from app.database.open_library import NEWER_SCHEMA
 from app.database.sql.engine import BUSY_TIMEOUT_MS, OUTCOME_TIMEOUT_S, Database
 from app.database.sql.sqlite import Sqlite
-from app.settings import ConfigurationError, Settings
+from app.settings import ConfigurationError
 from app.storage.errors import StorageUnavailable
-from app.storage.types import RESERVED
 
 _SQLITE = {"sqlite", "sqlite+pysqlite"}
 _POSTGRESQL = {"postgresql+psycopg", "postgresql", "postgres"}  # many database hosts write the last form
 
 
 def open_sql(
-    settings: Settings,
+    address: str,
     stack: ExitStack,
     *,
     busy_timeout_ms: int = BUSY_TIMEOUT_MS,
     outcome_timeout_s: float = OUTCOME_TIMEOUT_S,
 ) -> Database:
-    """Connect to the settings' database, without creating or migrating it. Raises ConfigurationError."""
+    """Connect to the database at an SQLAlchemy URL, without creating or migrating it.
+
+    Raises ConfigurationError.
+    """
     try:
-        url = make_url(settings.database_url or f"sqlite:///{_default_file(settings)}")
+        url = make_url(address)
     except (ArgumentError, ValueError):  # ValueError: the port is not a number
         raise ConfigurationError("SEEKABLE_DATABASE_URL is not an SQLAlchemy URL.") from None
     database = _database(url, busy_timeout_ms, outcome_timeout_s)
     stack.callback(database.close)
     database.check_reachable()
     return database
-
-
-def _default_file(settings: Settings) -> Path:
-    if is_read_only(settings):
-        return state_file(settings, ".db")
-    return (settings.files_dir / RESERVED / "seekable.db").absolute()
 
 
 def _database(url: URL, busy_timeout_ms: int, outcome_timeout_s: float) -> Database:
@@ -62,48 +56,6 @@ def _database(url: URL, busy_timeout_ms: int, outcome_timeout_s: float) -> Datab
         "SEEKABLE_DATABASE_URL is neither sqlite:///FILE nor "
         "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
     )
-
-
-def state_file(settings: Settings, suffix: str) -> Path:
-    """Return a path in the user's state folder for data of a read-only library, by its device and inode.
-
-    Raises ConfigurationError if the library does not exist, or if the state folder is in it.
-    """
-    files_dir = settings.files_dir
-    try:
-        place = inode_volume(files_dir.stat())
-    except OSError as error:
-        raise ConfigurationError(f"SEEKABLE_FILES_DIR={files_dir}: {error.strerror}.") from None
-    folder = _state_folder()
-    if any(path.exists() and path.samefile(files_dir) for path in (folder, *folder.parents)):
-        raise ConfigurationError(
-            f"The database of a read-only library would be in the library itself ({folder}). Set "
-            "SEEKABLE_DATABASE_URL or XDG_STATE_HOME to a place outside of it."
-        )
-    return folder / f"{place}{suffix}"
-
-
-def make_state_folder(path: Path) -> None:
-    """Create the folder, for this user only. Raises ConfigurationError."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}, for the database of a read-only library, cannot be made: {error.strerror}. Set "
-            "SEEKABLE_DATABASE_URL or XDG_STATE_HOME."
-        ) from None
-
-
-def _state_folder() -> Path:
-    named = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG specification requires relative paths to be ignored.
-    home = named if os.path.isabs(named) else os.path.expanduser("~/.local/state")
-    if not os.path.isabs(home):
-        raise ConfigurationError(
-            "This user has no home folder for the database of a read-only library. Set XDG_STATE_HOME or "
-            "SEEKABLE_DATABASE_URL."
-        )
-    return Path(home) / "seekable"
 
 
 def alembic_config() -> Config:

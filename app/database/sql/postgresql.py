@@ -208,6 +208,9 @@ class Postgresql(Database):
             if session.scalar(text("SHOW transaction_read_only")) == "on":
                 raise StorageUnavailable("The database is read-only.")
 
+    def create_private(self) -> None:
+        """Do nothing: the database is on the server."""
+
     def checkpoint(self) -> None:
         """Do nothing: the server manages its disk."""
 

@@ -67,13 +67,12 @@ class Sqlite(Database):
     def exists(self) -> bool:
         return self._file.exists()
 
-    def keep_private(self) -> None:
+    def create_private(self) -> None:
         # SQLite gives the files beside the database the same permissions. Do not open an existing file:
         # closing it would release the locks of this process's other connections (POSIX), and lose their
         # commits.
         with suppress(OSError):
             os.close(os.open(self._file, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        super().keep_private()
 
     def files(self) -> tuple[Path, ...]:
         return tuple(Path(f"{self._file}{suffix}") for suffix in ("", "-wal", "-shm", "-journal"))

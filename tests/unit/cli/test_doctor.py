@@ -19,7 +19,7 @@ from app.database.doctor_checks import (
     probe_databases,
     probe_folder,
 )
-from app.database.sql.opening import open_sql
+from app.database.filesystem.opening import open_database
 from app.settings import Settings
 from tests.conftest import BACKENDS
 from tests.support import mongo, mounted, postgres
@@ -307,7 +307,7 @@ def newer(chosen: dict[str, Any]) -> str:
     from contextlib import ExitStack
 
     with ExitStack() as stack:
-        database = open_sql(settings(**chosen), stack)
+        database = open_database(settings(**chosen), stack)
         with database.writing() as session:
             session.execute(text("UPDATE alembic_version SET version_num = 'future'"))
             session.commit()

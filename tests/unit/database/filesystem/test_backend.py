@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from app.database.filesystem.opening import open_disk, open_filesystem
-from app.database.sql.opening import open_sql
+from app.database.filesystem.opening import open_database, open_disk, open_filesystem
 from app.settings import ConfigurationError, Settings
 from app.storage.async_storage import ThreadedStorage
 from app.storage.errors import (
@@ -470,7 +469,7 @@ def test_database_may_be_outside_folder(tmp_path: Path) -> None:
     )
     with ExitStack() as stack:
         open_disk(settings, stack)
-        open_sql(settings, stack)
+        open_database(settings, stack)
     with ExitStack() as stack:
         open_filesystem(settings, stack).ping()
     assert (tmp_path / "other.db").exists()
