@@ -15,15 +15,7 @@ from app.database.filesystem.disk import Disk
 from app.database.filesystem.file_identity import TICK_S, FileIdentity, FileStat, Match, compare
 from app.database.filesystem.name_equivalence import check_exact_name, is_equivalent
 from app.database.filesystem.posix import DiskPath
-from app.database.filesystem.rows import (
-    find,
-    path_at,
-    path_of,
-    place,
-    record_stat,
-    set_version,
-    stat_of,
-)
+from app.database.filesystem.rows import find, path_at, path_of, place, record_stat, set_version, stat_of
 from app.database.sql.engine import Database, OutcomeUnknown
 from app.database.sql.schema import DepartedRow, MediaRow, info_of, key_of
 from app.http.dates import modification_date

@@ -145,13 +145,8 @@ def key_of(row: MediaRow | Row[Any]) -> Key:
 
 
 INFO_COLUMNS = [getattr(MediaRow, name) for name in FileInfo.__annotations__ if name != "key"]
-INFO_COLUMNS += [
-    MediaRow.library,
-    MediaRow.folder,
-    MediaRow.filename,
-    MediaRow.other_until,
-    MediaRow.other_sha256,
-]
+INFO_COLUMNS += [MediaRow.library, MediaRow.folder, MediaRow.filename]
+INFO_COLUMNS += [MediaRow.other_until, MediaRow.other_sha256]
 """The columns of a FileInfo. (Loading whole rows would take most of the time of a list.)"""
 
 
