@@ -24,7 +24,7 @@ run: $(STAMP) ## start the server (ARGS="--port 9000")
 run-gridfs: $(STAMP) ## start a MongoDB in .mongodb and the server over its GridFS
 	$(BIN)/python deploy/run_gridfs.py $(ARGS)
 
-check: lint ## run lint, and the unit and contract tests on SQLite: under a minute (ARGS="-k range")
+check: lint ## run lint, and the unit and contract tests on SQLite: a minute or two (ARGS="-k range")
 	$(BIN)/pytest -q -n 2 --dist worksteal -k '$(ON_SQLITE)' $(ARGS) tests/unit tests/contracts
 
 # Tests of another database name it in their id, module or folder. tmpfs repeats tests of the disk.
