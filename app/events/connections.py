@@ -214,12 +214,12 @@ class Sessions:
         self._waiting: deque[Message] = deque(maxlen=MAX_PENDING_MESSAGES)
         self._task: asyncio.Task[None] | None = None
 
-    def send(self, message: Message, *, elsewhere: bool) -> None:
-        """Send a message to its session; with `elsewhere`, even if another process has it. Does not block.
+    def send(self, message: Message, *, across_processes: bool) -> None:
+        """Send a message to its session, with `across_processes` also to another process. Does not block.
 
         While other processes are unreachable, only the newest messages are kept.
         """
-        if self._connections.has(message.sid) or not elsewhere:
+        if self._connections.has(message.sid) or not across_processes:
             self._connections.send(message)
         elif self._remote is not None:
             self._waiting.append(message)

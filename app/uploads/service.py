@@ -26,9 +26,9 @@ MAX_SID_LENGTH = 64
 
 
 class Send(Protocol):
-    """Sends a message to a WebSocket session; with `elsewhere`, even if another process has it."""
+    """Sends a message to a WebSocket session; with `across_processes`, even if another process has it."""
 
-    def __call__(self, message: Message, *, elsewhere: bool) -> None: ...
+    def __call__(self, message: Message, *, across_processes: bool) -> None: ...
 
 
 class Progress:
@@ -55,7 +55,7 @@ class Progress:
         self._sid: str | None = None
         self._total = total
         self._clock = clock
-        self._not_before = self._elsewhere_not_before = clock()
+        self._not_before = self._across_processes_not_before = clock()
         if sid:
             self.follow(sid)
 
@@ -73,21 +73,21 @@ class Progress:
         now = self._clock()
         if self._sid and size and now >= self._not_before and self.received != self._total:
             self._not_before = now + PROGRESS_INTERVAL_S
-            elsewhere = now >= self._elsewhere_not_before
-            if elsewhere:
-                self._elsewhere_not_before = now + REMOTE_PROGRESS_INTERVAL_S
-            self._send(self._total, elsewhere=elsewhere)
+            across_processes = now >= self._across_processes_not_before
+            if across_processes:
+                self._across_processes_not_before = now + REMOTE_PROGRESS_INTERVAL_S
+            self._send(self._total, across_processes=across_processes)
 
     def finish(self) -> None:
         """Send the last message: the file is stored."""
         if self._sid:
-            self._send(self.received, elsewhere=True)
+            self._send(self.received, across_processes=True)
 
-    def _send(self, total: int | None, *, elsewhere: bool) -> None:
+    def _send(self, total: int | None, *, across_processes: bool) -> None:
         assert self._sid is not None
         progress = {"filename": self.filename, "received": self.received, "total": total}
         message = Message(self._library, self._sid, compact({"progress": progress}))
-        self._deliver(message, elsewhere=elsewhere)
+        self._deliver(message, across_processes=across_processes)
 
 
 FORM_OVERHEAD = 1 << 20

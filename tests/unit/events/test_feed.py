@@ -307,10 +307,10 @@ def test_message_goes_to_local_session_or_else_to_other_processes() -> None:
         others = OtherProcesses()
         others.answers.set()
         sessions = Sessions(process.connections, others)
-        sessions.send(Message("mine", process.sid, '"1"'), elsewhere=True)
-        sessions.send(Message("other", process.sid, '"not for this one"'), elsewhere=True)
-        sessions.send(Message("mine", "elsewhere", "2"), elsewhere=False)
-        sessions.send(Message("mine", "elsewhere", "3"), elsewhere=True)
+        sessions.send(Message("mine", process.sid, '"1"'), across_processes=True)
+        sessions.send(Message("other", process.sid, '"not for this one"'), across_processes=True)
+        sessions.send(Message("mine", "elsewhere", "2"), across_processes=False)
+        sessions.send(Message("mine", "elsewhere", "3"), across_processes=True)
         process.feed.send_threadsafe(Message("mine", process.sid, '"4"'))
         process.feed.send_threadsafe(Message("other", process.sid, '"not for this one"'))
         process.feed.send_threadsafe(Message("mine", "elsewhere", '"not for this one"'))
@@ -323,7 +323,7 @@ def test_message_goes_to_local_session_or_else_to_other_processes() -> None:
 
 def test_message_is_dropped_when_no_other_process_can_have_its_session() -> None:
     async def scenario(process: Process) -> None:
-        Sessions(process.connections, None).send(Message("mine", "elsewhere", "1"), elsewhere=True)
+        Sessions(process.connections, None).send(Message("mine", "elsewhere", "1"), across_processes=True)
         assert len(asyncio.all_tasks()) == 4  # this one, and one sender for each greeting
 
     run(scenario)
@@ -335,10 +335,10 @@ def test_failed_message_does_not_block_later_messages() -> None:
         others.answers.set()
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         sessions = Sessions(process.connections, others)
-        sessions.send(Message("mine", "elsewhere", "fails"), elsewhere=True)
+        sessions.send(Message("mine", "elsewhere", "fails"), across_processes=True)
         await asyncio.to_thread(others.failed.wait, 20)
         await asyncio.sleep(0.01)
-        sessions.send(Message("mine", "elsewhere", "2"), elsewhere=True)
+        sessions.send(Message("mine", "elsewhere", "2"), across_processes=True)
         await others.wait_for("2")
 
     run(scenario)
@@ -349,7 +349,7 @@ def test_only_newest_messages_wait_while_other_processes_are_unreachable() -> No
         others = OtherProcesses()
         sessions = Sessions(process.connections, others)
         for number in range(1000):
-            sessions.send(Message("mine", "elsewhere", str(number)), elsewhere=True)
+            sessions.send(Message("mine", "elsewhere", str(number)), across_processes=True)
             await asyncio.sleep(0)
         others.answers.set()
         await others.wait_for("999")

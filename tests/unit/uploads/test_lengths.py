@@ -31,7 +31,9 @@ def test_body_of_another_length_is_refused_and_not_stored(
         settings = Settings(_env_file=None, files_dir=tmp_path, **new_library())
         async with open_stores(settings) as stores:
             library = Library(stores.storage, ChangeFeed())
-            uploads = Uploads(stores.storage, library, max_size=100, send=lambda message, *, elsewhere: None)
+            uploads = Uploads(
+                stores.storage, library, max_size=100, send=lambda message, *, across_processes: None
+            )
             with pytest.raises(IncompleteBody):
                 await uploads.receive_raw(
                     FILM,

@@ -21,8 +21,8 @@ class Recorder:
         self.published: list[tuple[float, str, dict[str, Any]]] = []
         self.other_processes: list[float] = []
 
-    def publish(self, message: Message, *, elsewhere: bool) -> None:
-        if elsewhere:
+    def publish(self, message: Message, *, across_processes: bool) -> None:
+        if across_processes:
             self.other_processes.append(self.now)
         self.published.append((self.now, message.sid, json.loads(message.text)["progress"]))
 
