@@ -119,7 +119,7 @@ async def no_store(response: Response) -> None:
 
 
 def is_write_only(principal: Principal | None) -> bool:
-    """Return whether a token may only write (see README, "Accounts"): responses reveal nothing stored."""
+    """Return whether a token may only write (see docs/accounts.md): responses reveal nothing stored."""
     return principal is not None and not principal.may_read
 
 

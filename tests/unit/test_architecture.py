@@ -1,4 +1,4 @@
-"""Imports between the parts of app/, and of third-party libraries, follow README's "How it fits together"."""
+"""Imports between the parts of app/, and of third-party libraries, follow docs/architecture.md."""
 
 import ast
 import shutil

@@ -1,4 +1,4 @@
-"""Backups and restores by the commands of the README, while uploads run."""
+"""Backups and restores by the commands of docs/operations.md, while uploads run."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from tests.system.live.history import ABSENT, History
 
 pytestmark = pytest.mark.live
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
+OPERATIONS = (Path(__file__).parents[3] / "docs" / "operations.md").read_text()
 OWNER = httpx.BasicAuth("owner@example.org", "a good long password")
 ANNA = httpx.BasicAuth("anna@example.org", "a good long password")
 LIBRARY = {"access": "accounts", "sign_up": "open"}
@@ -38,8 +38,8 @@ together = Together("backups")
 
 
 def commands(after: str) -> list[str]:
-    """Return the two shell blocks that follow these words in the README: back up, and restore."""
-    section = README[README.index("## Backup and restore") :]
+    """Return the two shell blocks that follow these words in docs/operations.md: back up, and restore."""
+    section = OPERATIONS[OPERATIONS.index("## Backup and restore") :]
     return re.findall(r"```sh\n(.*?)```", section[section.index(after) :], re.DOTALL)[:2]
 
 
@@ -423,7 +423,7 @@ def test_backup_commands_fail_when_rsync_fails(tmp_path: Path) -> None:
 
 
 def postgresql_environment(url: str) -> dict[str, str]:
-    """Return the variables for the README's commands: the database, and the running version's tools."""
+    """Return the variables for the commands of the docs: the database, and the running version's tools."""
     path = f"{shared().tools}{os.pathsep}{os.environ['PATH']}"
     return {"PATH": path, "DATABASE": url.replace("postgresql+psycopg:", "postgresql:")}
 
@@ -465,10 +465,10 @@ def copy_when_caught_up(primary: Mongod, secondary: Mongod, backup: Path) -> Non
 
 
 def copy_while_locked(node: Mongod, backup: Path) -> None:
-    """Run the README's rsync between the commands that `db.fsyncLock()` and `db.fsyncUnlock()` send."""
+    """Run the rsync of the docs between the commands that `db.fsyncLock()` and `db.fsyncUnlock()` send."""
     need("rsync")
     found = re.search(
-        r"db\.fsyncLock\(\) .*?: (rsync .*) /var/lib/mongodb/ backup/mongodb/\ndb.fsyncUnlock", README
+        r"db\.fsyncLock\(\) .*?: (rsync .*) /var/lib/mongodb/ backup/mongodb/\ndb.fsyncUnlock", OPERATIONS
     )
     assert found
     with node.direct() as client:

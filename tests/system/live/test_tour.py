@@ -1,4 +1,4 @@
-"""The commands of the README's tour."""
+"""The commands of the tutorial."""
 
 import os
 import re
@@ -11,16 +11,15 @@ from tests.support import Server, need, on_disk_and_gridfs, run
 
 pytestmark = pytest.mark.live
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
+TUTORIAL = (Path(__file__).parents[3] / "docs" / "tutorial.md").read_text()
 
 
 @on_disk_and_gridfs
-def test_commands_of_tour_work(
+def test_commands_of_tutorial_work(
     server: Server, tmp_path: Path, film: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("curl")
-    tour = README[README.index("\n## A tour") : README.index("\n### What a client may rely on")]
-    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", tour, re.DOTALL)).replace("\\\n", " ")
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", TUTORIAL, re.DOTALL)).replace("\\\n", " ")
     commands = [shlex.split(line, comments=True) for line in blocks.splitlines()]
     curls = [command for command in commands if command and command[0] == "curl"]
     assert len(curls) > 9

@@ -118,12 +118,12 @@ def versions(schema: Collection[Any]) -> list[int]:
     return [document["version"] for document in schema.find()]
 
 
-def test_readme_names_each_collection() -> None:
+def test_documentation_names_each_collection() -> None:
     chosen = mongo.gridfs()
     database = MongoDatabase(str(chosen["mongodb_url"]))
     collections = [one.name for one in vars(database).values() if isinstance(one, Collection)]
     database.close()
-    readme = (Path(__file__).parents[4] / "README.md").read_text()
+    documentation = (Path(__file__).parents[4] / "docs" / "backends.md").read_text()
     supported = {name for name in collections if not name.startswith("fs.")}
     assert supported >= {"media", "media.schema"}
-    assert [name for name in supported if f"`{name}`" not in readme] == []
+    assert [name for name in supported if f"`{name}`" not in documentation] == []
