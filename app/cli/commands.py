@@ -1,13 +1,7 @@
-"""The `seekable` command: serve, migrate, scan, verify, copy."""
+"""The `seekable` command, and its subcommand `migrate`."""
 
-import asyncio
-import logging
 import os
 import sys
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, contextmanager
-from signal import SIGTERM
 from typing import Any
 
 import click
@@ -16,20 +10,12 @@ from app import logs
 from app.accounts.errors import AccountError
 from app.cli.account_commands import account
 from app.cli.doctor import doctor
+from app.cli.library_commands import copy_command, scan, verify
 from app.cli.serve_command import serve_command
-from app.database import (
-    Stores,
-    check_different_libraries,
-    open_stores,
-    prepare_database,
-)
-from app.library.copying import LEFT_BEHIND, CopyOutcome, Target, copy, find_gone, remove_gone
+from app.database import prepare_database
 from app.server.listen import ListenError
-from app.settings import ConfigurationError, Settings, load, load_target
-from app.storage.contract import Storage
+from app.settings import ConfigurationError, load
 from app.storage.errors import StorageError
-from app.storage.maintenance import Integrity, ScanOutcome
-from app.storage.types import FileInfo, Key
 
 
 def ensure_utf8() -> None:
@@ -48,13 +34,6 @@ def ensure_utf8() -> None:
         )
     os.environ["PYTHONUTF8"] = "1"
     os.execv(sys.executable, sys.orig_argv)
-
-
-log = logging.getLogger(__name__)
-
-_FAULTS = {Integrity.DAMAGED, Integrity.CHANGED, Integrity.MISSING, Integrity.UNREADABLE}
-_LEFT = {ScanOutcome.UNFINISHED, ScanOutcome.UNREADABLE}
-_CONTINUE = "Files copied so far are kept. Run the same command again to continue."
 
 
 class _Commands(click.Group):
@@ -78,240 +57,12 @@ def main() -> None:
 main.add_command(serve_command)
 main.add_command(account)
 main.add_command(doctor)
+main.add_command(scan)
+main.add_command(verify)
+main.add_command(copy_command)
 
 
 @main.command()
 def migrate() -> None:
     """Migrate the database to the newest schema."""
     prepare_database(load())
-
-
-@main.command()
-def scan() -> None:
-    """Register files that other programs added, changed, moved or removed.
-
-    Lists files that cannot be read; the exit status is then 1.
-    """
-    found: Counter[ScanOutcome] = Counter()
-
-    async def run(storage: Storage) -> None:
-        found.update(await _scan(storage))
-
-    _with_storage(run)
-    if ScanOutcome.UNREADABLE in found:
-        sys.exit(1)
-
-
-async def _scan(storage: Storage) -> Counter[ScanOutcome]:
-    found: Counter[ScanOutcome] = Counter()
-    files = 0
-    with _Bar("Scanning", await storage.estimate_file_count()) as bar:
-        async for step in storage.scan():
-            files += step.files
-            for finding in step.findings:
-                found[finding.outcome] += 1
-                if finding.reason:
-                    bar.print(finding.outcome.value, finding.path, finding.reason)
-            bar.advance(step.files + sum(bool(finding.reason) for finding in step.findings))
-    click.echo(", ".join([_file_count(files), *_counts(found)]))
-    return found
-
-
-@main.command()
-def verify() -> None:
-    """Read every file, and list those that do not match their hash; the exit status is then 1."""
-    found: Counter[Integrity] = Counter()
-
-    async def run(storage: Storage) -> None:
-        with _Bar("Verifying", (await storage.usage()).size) as bar:
-            async for step in storage.verify():
-                if step.verdict is not None:
-                    found[step.verdict] += 1
-                if step.verdict in _FAULTS:
-                    bar.print(step.verdict.value, step.path)
-                bar.advance(step.size)
-
-    _with_storage(run)
-    click.echo(", ".join([_file_count(found.total()), *_counts(found)]))
-    if found.keys() & _FAULTS:
-        sys.exit(1)
-
-
-@main.command("copy")
-@click.option("--to", "storage", type=click.Choice(["filesystem", "gridfs"]), help="Storage of the target.")
-@click.option("--files-dir", help="Folder of the target, with --to filesystem.")
-@click.option(
-    "--database-url", help="Database of the target, with --to filesystem; an SQLite file by default."
-)
-@click.option("--mongodb-url", help="Database of the target, with --to gridfs.")
-@click.option("--mirror", is_flag=True, help="Remove copies of files that no longer exist here; asks first.")
-@click.option("--yes", is_flag=True, help="With --mirror, do not ask.")
-def copy_command(mirror: bool, yes: bool, **options: str | None) -> None:
-    """Copy all files from the library of the settings to another, which is created if necessary.
-
-    Run it again to continue an interrupted copy, or to copy new files. Only earlier copies that have not
-    changed in the target are replaced, or, with --mirror, removed. The exit status is 1 if any file was not
-    copied.
-
-    Each option has a setting: SEEKABLE_COPY_TO_STORAGE, SEEKABLE_COPY_TO_MONGODB_URL and so on. Prefer the
-    settings for passwords: other users of this machine can see the options of a command.
-    """
-    left_behind: set[object] = set()
-    gone: list[FileInfo] = []
-
-    async def copy_all(source: Storage, to: Target) -> None:
-        left_behind.update(LEFT_BEHIND & (await _copy(source, to)).keys())
-
-    async def scan_first(source: Storage, to: Target) -> None:
-        # So that files of other programs are copied, too.
-        left_behind.update(_LEFT & (await _scan(source)).keys())
-        if mirror:
-            _check_known(to)
-            gone.extend([info async for info in find_gone(source, to)])
-        else:
-            await copy_all(source, to)
-
-    async def mirror_changes(source: Storage, to: Target) -> None:
-        await _remove(source, to, gone)  # first: new files may need their space or their names
-        await copy_all(source, to)
-
-    try:
-        settings, target = load(target=options["files_dir"]), load_target(**options)
-        check_different_libraries(settings, target)
-        _with_both(settings, target, scan_first)
-        if mirror:
-            # Ask while no event loop runs: it would not receive Ctrl-C during the question.
-            if gone and not yes and not _may_remove(gone):
-                gone.clear()
-            _with_both(settings, target, mirror_changes)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        raise click.ClickException(f"Stopped. {_CONTINUE}") from None
-    if left_behind:
-        sys.exit(1)
-
-
-def _with_both(
-    settings: Settings, target: Settings, run: Callable[[Storage, Target], Awaitable[None]]
-) -> None:
-
-    async def run_step(source: Stores) -> None:
-        # As asyncio does on Ctrl-C: cancellation discards the file in progress cleanly.
-        task = asyncio.current_task()
-        assert task is not None
-        asyncio.get_running_loop().add_signal_handler(SIGTERM, task.cancel)
-        async with AsyncExitStack() as stack:
-            with _errors_name_target():
-                await asyncio.to_thread(prepare_database, target)
-                stores = await stack.enter_async_context(open_stores(target, serving=False))
-                stores.storage.check_changeable()
-            await run(source.storage, Target(stores.storage, stores.copies, source.library_id))
-
-    _with_stores(settings, run_step)
-
-
-def _check_known(to: Target) -> None:
-    """Raise ConfigurationError if the source has no lasting id, by which its copies are recognised."""
-    if to.source is None:
-        raise ConfigurationError(
-            "A read-only library without its own id cannot be mirrored, because another disk may be mounted "
-            "in its place. Omit --mirror."
-        )
-
-
-def _may_remove(gone: Sequence[FileInfo]) -> bool:
-    """List the files, and ask for confirmation. Raises ClickException if standard input is not a terminal."""
-    for info in gone:
-        click.echo(_line("gone", info.key))
-    files = f"{_file_count(len(gone))} ({sum(info.size for info in gone)} bytes)"
-    if not sys.stdin.isatty():
-        raise click.ClickException(
-            f"{files} would be removed from the target. Add --yes to remove them, or omit --mirror."
-        )
-    return click.confirm(f"Remove {files} from the target?", err=True)
-
-
-async def _remove(source: Storage, to: Target, gone: Sequence[FileInfo]) -> None:
-    removed = [info for info in gone if await remove_gone(source, to, info)]
-    for info in removed:
-        click.echo(_line("removed", info.key))
-    if removed:
-        click.echo(f"{_file_count(len(removed))} removed, {sum(info.size for info in removed)} bytes")
-
-
-def _line(*parts: str | Key) -> str:
-    """Return a line about a file. Names its library, unless it is the shared one."""
-    texts: list[str] = []
-    for part in parts:
-        texts += [part] if isinstance(part, str) else [*filter(None, [part.library]), part.path]
-    return ": ".join(map(logs.escaped, texts))
-
-
-@contextmanager
-def _errors_name_target() -> Iterator[None]:
-    try:
-        yield
-    except (ConfigurationError, StorageError) as error:
-        raise type(error)(f"The library to copy to: {error}") from error
-
-
-async def _copy(source: Storage, target: Target) -> Counter[CopyOutcome]:
-    found: Counter[CopyOutcome] = Counter()
-    size = 0
-    try:
-        with _Bar("Copying", (await source.usage()).size) as bar:
-            async with aclosing(copy(source, target, bar.advance)) as files:
-                async for file in files:
-                    found[file.outcome] += 1
-                    size += file.size
-                    if file.reason:
-                        bar.print(file.outcome.value, file.key, file.reason)
-    except StorageError as error:
-        raise type(error)(f"{error} {_CONTINUE}") from error
-    finally:
-        click.echo(", ".join([_file_count(found.total()), *_counts(found), f"{size} bytes copied"]))
-    return found
-
-
-class _Bar:
-    """A progress bar on standard error, which lines on standard output do not corrupt."""
-
-    def __init__(self, label: str, length: int) -> None:
-        self._bar = click.progressbar(length=length, label=label, file=sys.stderr)
-
-    def __enter__(self) -> "_Bar":
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.render_finish()
-
-    def advance(self, steps: int) -> None:
-        self._bar.update(steps)
-
-    def print(self, *parts: str | Key) -> None:
-        if sys.stderr.isatty():
-            click.echo("\r\x1b[K", file=sys.stderr, nl=False)
-            self._bar._last_line = None  # click does not draw an unchanged line again
-        click.echo(_line(*parts))
-        self._bar.render_progress()
-
-
-def _with_storage(run: Callable[[Storage], Awaitable[object]]) -> None:
-    _with_stores(load(), lambda stores: run(stores.storage))
-
-
-def _with_stores(settings: Settings, run: Callable[[Stores], Awaitable[object]]) -> None:
-    async def open_and_run() -> None:
-        async with open_stores(settings, serving=False) as stores:
-            await run(stores)
-
-    prepare_database(settings, create=False)
-    asyncio.run(open_and_run())
-
-
-def _file_count(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
-
-
-def _counts(found: Mapping[Any, int]) -> list[str]:
-    return [f"{n} {kind.value}" for kind, n in found.items()]
