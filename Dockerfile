@@ -14,6 +14,7 @@ RUN python -m venv --without-pip /opt/build \
  && python -m pip --python /opt/build/bin/python install --require-hashes --only-binary :all: -r deploy/build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY alembic alembic
+COPY docs docs
 COPY app app
 RUN /opt/build/bin/hatchling build --target wheel --directory dist \
  && python -m pip --python /opt/seekable/bin/python install --no-deps --no-index dist/*.whl
