@@ -70,7 +70,9 @@ class LinkList(BaseModel):
     items: list[LinkInfo]
 
 
-@router.get("/account/links", response_model=LinkList, responses=problems(401, 403, 503))
+@router.get(
+    "/account/links", operation_id="links_list", response_model=LinkList, responses=problems(401, 403, 503)
+)
 async def list_links(
     request: Request, services: ServicesDep, accounts: AccountsDep, principal: AccountHolderDep
 ) -> LinkList:
@@ -82,6 +84,7 @@ async def list_links(
 
 @router.post(
     "/account/links",
+    operation_id="links_create",
     status_code=201,
     response_model=LinkInfo,
     openapi_extra=body_schema(NewLink),
@@ -116,6 +119,7 @@ async def make_link(
 
 @router.delete(
     "/account/links/{link_id}",
+    operation_id="links_revoke",
     status_code=204,
     response_class=Response,
     responses=problems(401, 403, 404, 503),
@@ -174,7 +178,9 @@ class InviteList(BaseModel):
     items: list[InviteInfo]
 
 
-@router.get("/invites", response_model=InviteList, responses=problems(401, 403, 503))
+@router.get(
+    "/invites", operation_id="invites_list", response_model=InviteList, responses=problems(401, 403, 503)
+)
 async def list_invites(accounts: AccountsDep, principal: AccountHolderDep) -> InviteList:
     """The invites; for administrators."""
     return InviteList(items=[InviteInfo.of(invite) for invite in await accounts.service.invites(principal)])
@@ -182,6 +188,7 @@ async def list_invites(accounts: AccountsDep, principal: AccountHolderDep) -> In
 
 @router.post(
     "/invites",
+    operation_id="invites_create",
     status_code=201,
     response_model=MadeInvite,
     openapi_extra=body_schema(NewInvite),
@@ -201,7 +208,11 @@ async def make_invite(
 
 
 @router.delete(
-    "/invites/{invite_id}", status_code=204, response_class=Response, responses=problems(401, 403, 404, 503)
+    "/invites/{invite_id}",
+    operation_id="invites_revoke",
+    status_code=204,
+    response_class=Response,
+    responses=problems(401, 403, 404, 503),
 )
 async def revoke_invite(accounts: AccountsDep, principal: AccountHolderDep, invite_id: str) -> Response:
     """Revoke an invite; for administrators."""
@@ -244,7 +255,9 @@ class TokenList(BaseModel):
     items: list[TokenInfo]
 
 
-@router.get("/account/tokens", response_model=TokenList, responses=problems(401, 403, 503))
+@router.get(
+    "/account/tokens", operation_id="tokens_list", response_model=TokenList, responses=problems(401, 403, 503)
+)
 async def list_tokens(accounts: AccountsDep, principal: AccountHolderDep) -> TokenList:
     """The tokens of the account."""
     return TokenList(items=[TokenInfo.of(token) for token in await accounts.service.tokens(principal)])
@@ -252,6 +265,7 @@ async def list_tokens(accounts: AccountsDep, principal: AccountHolderDep) -> Tok
 
 @router.post(
     "/account/tokens",
+    operation_id="tokens_create",
     status_code=201,
     response_model=MadeToken,
     openapi_extra=body_schema(NewToken),
@@ -267,6 +281,7 @@ async def make_token(
 
 @router.delete(
     "/account/tokens/{token_id}",
+    operation_id="tokens_revoke",
     status_code=204,
     response_class=Response,
     responses=problems(401, 403, 404, 503),

@@ -102,6 +102,7 @@ async def require_own_page(request: Request, services: ServicesDep) -> None:
 
 @router.post(
     "/sign-up",
+    operation_id="accounts_sign_up",
     dependencies=[Depends(require_own_page)],
     status_code=201,
     response_model=AccountInfo,
@@ -127,6 +128,7 @@ async def sign_up(request: Request, services: ServicesDep, accounts: AccountsDep
 
 @router.post(
     "/login",
+    operation_id="accounts_log_in",
     dependencies=[Depends(require_own_page)],
     response_model=AccountInfo,
     openapi_extra=body_schema(Credentials, form=True),
@@ -212,6 +214,7 @@ def _local_target(request: Request, target: str) -> str:
 
 @router.post(
     "/logout",
+    operation_id="accounts_log_out",
     status_code=204,
     response_class=Response,
     responses={303: {"description": "To a form."}, **problems(401, 403, 503)},
@@ -232,7 +235,9 @@ def _logged_out(request: Request, services: Services) -> Response:
     return response
 
 
-@router.get("/account", response_model=AccountInfo, responses=problems(401, 403, 503))
+@router.get(
+    "/account", operation_id="accounts_get", response_model=AccountInfo, responses=problems(401, 403, 503)
+)
 async def account(services: ServicesDep, accounts: AccountsDep, principal: AccountHolderDep) -> Response:
     """The account of the caller."""
     info = await _info(services, accounts, principal.account)
@@ -242,6 +247,7 @@ async def account(services: ServicesDep, accounts: AccountsDep, principal: Accou
 
 @router.post(
     "/account/password",
+    operation_id="accounts_change_password",
     status_code=204,
     response_class=Response,
     openapi_extra=body_schema(PasswordChange, form=True),
@@ -264,7 +270,12 @@ async def change_password(
     return response
 
 
-@router.get("/account/delete", response_model=DeletionPreview, responses=problems(401, 403, 503))
+@router.get(
+    "/account/delete",
+    operation_id="accounts_preview_deletion",
+    response_model=DeletionPreview,
+    responses=problems(401, 403, 503),
+)
 async def preview_deletion(
     response: Response, services: ServicesDep, accounts: AccountsDep, principal: AccountHolderDep
 ) -> DeletionPreview:
@@ -277,6 +288,7 @@ async def preview_deletion(
 
 @router.post(
     "/account/delete",
+    operation_id="accounts_delete",
     dependencies=[Depends(require_writable)],
     status_code=204,
     response_class=Response,

@@ -60,7 +60,7 @@ router = APIRouter(tags=["files"])
 
 # The first route is the one that players request most.
 @router.head("/files/{path:file}", include_in_schema=False)
-@router.get("/files/{path:file}", **{**_STREAM, "responses": _RESPONSES_OR_FOLDER})
+@router.get("/files/{path:file}", operation_id="files_get", **{**_STREAM, "responses": _RESPONSES_OR_FOLDER})
 def get_file(
     library: LibraryDep, path: str, query: Annotated[Download, Query()], range_: RangeHeader = None
 ) -> Address:
@@ -69,7 +69,7 @@ def get_file(
 
 
 @router.head("/file/stream", include_in_schema=False)
-@router.get("/file/stream", **_STREAM)
+@router.get("/file/stream", operation_id="files_stream", **_STREAM)
 def stream_file(
     library: LibraryDep, query: Annotated[DownloadByName, Query()], range_: RangeHeader = None
 ) -> Address:
@@ -78,7 +78,7 @@ def stream_file(
 
 
 @router.head("/stream/{id}", include_in_schema=False)
-@router.get("/stream/{id}", **_STREAM)
+@router.get("/stream/{id}", operation_id="files_stream_by_id", **_STREAM)
 def stream_file_by_id(
     library: LibraryDep, id: str, query: Annotated[Download, Query()], range_: RangeHeader = None
 ) -> Address:

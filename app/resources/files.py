@@ -45,7 +45,7 @@ uploads = APIRouter(tags=["files"])
 router = APIRouter(tags=["files"])
 
 
-class File(BaseModel):
+class StoredFile(BaseModel):
     """A stored file."""
 
     id: str = Field(description="Stays the same when the file is replaced or moved.")
@@ -67,7 +67,7 @@ class File(BaseModel):
     )
 
     @classmethod
-    def of(cls, info: FileInfo, base_url: str, owner: str | None) -> "File":
+    def of(cls, info: FileInfo, base_url: str, owner: str | None) -> "StoredFile":
         return cls(
             id=info.id,
             path=info.key.path,
@@ -135,9 +135,10 @@ Sid = Annotated[str | None, Query(max_length=MAX_SID_LENGTH, description=_SID)]
 
 @uploads.post(
     "/file/upload",
+    operation_id="files_upload",
     dependencies=[Depends(require_writable)],
     status_code=201,
-    response_model=File,
+    response_model=StoredFile,
     openapi_extra=_FORM,
     responses=problems(400, 403, 409, 413, 415, 422, 503, 507),
 )
@@ -168,8 +169,9 @@ async def upload_file(
 
 @router.put(
     "/files/{path:rest}",
+    operation_id="files_put",
     dependencies=[Depends(require_writable)],
-    response_model=File,
+    response_model=StoredFile,
     status_code=201,
     openapi_extra=_RAW,
     responses={204: {"description": "Replaced."}, **problems(400, 403, 409, 412, 413, 415, 422, 503, 507)},
@@ -215,6 +217,7 @@ async def put_file(
 
 @router.delete(
     "/files/{path:rest}",
+    operation_id="files_delete",
     dependencies=[Depends(require_writable)],
     status_code=204,
     response_class=Response,
@@ -248,7 +251,7 @@ def _created(request: Request, services: Services, info: FileInfo, principal: Pr
         location = file_url(base, info.key)
         content = Receipt(path=info.key.path, etag=info.etag).model_dump_json()
     else:
-        file = File.of(info, base, owner_of(principal))
+        file = StoredFile.of(info, base, owner_of(principal))
         location, content = file.url, file.model_dump_json()
     headers = {"location": location, **_version(info, principal)}
     return Response(content, 201, headers=headers, media_type="application/json")
@@ -289,8 +292,9 @@ _PATCH: dict[str, Any] = {
 
 @router.patch(
     "/files/{path:rest}",
+    operation_id="files_move",
     dependencies=[Depends(require_writable)],
-    response_model=File,
+    response_model=StoredFile,
     openapi_extra=_PATCH,
     responses=problems(400, 403, 404, 409, 412, 413, 415, 422, 503, 507),
 )
@@ -309,7 +313,7 @@ async def move_file(
     current = await services.storage.stat(key)
     expect = expectation("PATCH", request.scope["headers"], current)
     info = await services.library.rename(key, target, expect=expect)
-    file = File.of(info, base_url(request, services.base_url), owner_of(principal))
+    file = StoredFile.of(info, base_url(request, services.base_url), owner_of(principal))
     # The ETag is that of the resource at Content-Location (RFC 5789 §2.1).
     return Response(
         file.model_dump_json(),

@@ -37,9 +37,9 @@ class Readiness(Health):
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", response_model=Health)
+@router.get("/health", operation_id="health_get", response_model=Health)
 @router.head("/health/live", include_in_schema=False)
-@router.get("/health/live", response_model=Health)
+@router.get("/health/live", operation_id="health_get_live", response_model=Health)
 async def live(response: Response) -> Health:
     """The process responds."""
     response.headers["cache-control"] = "no-store"
@@ -47,7 +47,9 @@ async def live(response: Response) -> Health:
 
 
 @router.head("/health/ready", include_in_schema=False)
-@router.get("/health/ready", response_model=Readiness, responses=problems(503))
+@router.get(
+    "/health/ready", operation_id="health_get_ready", response_model=Readiness, responses=problems(503)
+)
 async def ready(request: Request, response: Response, services: ServicesDep) -> Readiness:
     """Storage and databases respond; otherwise 503 names those that do not. 503 during shutdown, too."""
     if getattr(request.state, "stopping", False):

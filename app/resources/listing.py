@@ -14,7 +14,7 @@ from starlette.types import Send
 from app.http.media_types import canonical
 from app.resources.dependencies import Flag, LibraryDep, PrincipalDep, ServicesDep, base_url, owner_of
 from app.resources.errors import problems
-from app.resources.files import File
+from app.resources.files import StoredFile
 from app.storage.errors import StorageError
 from app.storage.types import MAX_FOLDERS, Listing, Page, Sort, normalize_folder
 
@@ -66,7 +66,7 @@ class FileList(BaseModel):
 
     folder: str
     folders: list[str] = Field(description="Names of the folders inside; on the first page of a folder only.")
-    items: list[File]
+    items: list[StoredFile]
     next_cursor: str | None = Field(
         description="Cursor of the next page; null on the last. Any page may have fewer than `limit` files."
     )
@@ -76,7 +76,7 @@ router = APIRouter(tags=["files"])
 
 
 @router.head("/files", include_in_schema=False)
-@router.get("/files", response_model=FileList, responses=problems(400, 422, 503))
+@router.get("/files", operation_id="files_list", response_model=FileList, responses=problems(400, 422, 503))
 async def list_files(
     request: Request,
     services: ServicesDep,
@@ -97,7 +97,7 @@ async def list_files(
     files = FileList(
         folder=listing.folder,
         folders=list(page.folders),
-        items=[File.of(info, base, owner_of(principal)) for info in page.items],
+        items=[StoredFile.of(info, base, owner_of(principal)) for info in page.items],
         next_cursor=page.next_cursor,
     )
     # Serialised here: FastAPI would validate all of it again, and block the event loop meanwhile.
