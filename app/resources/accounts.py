@@ -65,14 +65,19 @@ def _yes_or_no(value: object) -> bool:
     raise ValueError("must be true or false")
 
 
-class Deletion(BaseModel):
-    """The password once more: an open browser must not be enough."""
+class DeletionChoices(BaseModel):
+    """The members of a deletion that are checked before the password."""
 
-    password: str
     email: str | None = Field(None, description="The address of the account, if a person typed it.")
     keep_files: Annotated[bool, BeforeValidator(_yes_or_no)] = Field(
         False, description="Keep the files; GET shows whether you may."
     )
+
+
+class Deletion(DeletionChoices):
+    """The password once more: an open browser must not be enough."""
+
+    password: str
 
 
 class DeletionPreview(BaseModel):
@@ -296,20 +301,18 @@ async def preview_deletion(
     responses=problems(400, 401, 403, 409, 413, 415, 422, 429, 503),
 )
 async def delete_account(
-    request: Request,
-    services: ServicesDep,
-    accounts: AccountsDep,
-    principal: AccountHolderDep,
-    deletion: Annotated[Deletion, body(Deletion)],
+    request: Request, services: ServicesDep, accounts: AccountsDep, principal: AccountHolderDep
 ) -> Response:
     """Delete the account and all its files, or keep the files in the folder of the server. This cannot be
     undone."""
-    if deletion.email is not None and deletion.email.strip().lower() != principal.account.email:
-        raise BadCredentials("This is not the address of this account.")
-    keep = await _destination(services, accounts, principal.account) if deletion.keep_files else None
-    await accounts.service.delete_account(
-        principal, deletion.password, address=client_address(request), keep=keep
-    )
+    fields = await read_fields(request)
+    choices = validate(DeletionChoices, fields)
+    if choices.email is not None and choices.email.strip().lower() != principal.account.email:
+        raise BadCredentials("This is not the address of your account. Type the one that you log in with.")
+    # Before the password: a client that may not keep the files gets 403 whatever else its body contains.
+    keep = await _destination(services, accounts, principal.account) if choices.keep_files else None
+    password = validate(Deletion, fields).password
+    await accounts.service.delete_account(principal, password, address=client_address(request), keep=keep)
     accounts.account_deletion.start_soon()
     return _logged_out(request, services)
 

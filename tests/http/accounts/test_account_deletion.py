@@ -218,6 +218,9 @@ def test_deletion_shows_its_effect_and_requires_own_address(
     check_problem(user.request("POST", "/account/delete", json=body), 422)
     kept = {"password": PASSWORD, "email": user.email.upper(), "keep_files": True}
     check_problem(user.request("POST", "/account/delete", json=kept), 403)
+    # The permission is checked before the password.
+    check_problem(user.request("POST", "/account/delete", json={"keep_files": True}), 403)
+    check_problem(user.request("POST", "/account/delete", json={"keep_files": False}), 422)
     for invalid in ("yes", "True", 1, ["true"]):
         check_problem(user.request("POST", "/account/delete", json=kept | {"keep_files": invalid}), 422)
     assert user.paths() == ["film.mp4"]
